@@ -1,0 +1,94 @@
+"""What every backend is to the runtime: the `Backend` and `Engine` protocols.
+
+A backend turns one verified ONNX graph into an engine on this device. Nothing here, nor in any
+sibling module, knows of bundles, torch or the tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@runtime_checkable
+class Tensor(Protocol):
+    """An array that may live on a device; `numpy()` brings it to the host."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def numpy(self) -> NDArray[np.generic]: ...
+
+
+@dataclass(frozen=True)
+class GraphSource:
+    """One ONNX graph whose bytes have been verified.
+
+    `weights` maps initializer names to arrays for the tensors that `onnx` keeps as external data;
+    it is empty for a self-contained graph.
+    """
+
+    name: str
+    onnx: bytes
+    weights: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How to run: `threads` per engine, None for the backend's default; `device` index on GPUs."""
+
+    threads: int | None = None
+    device: int = 0
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Whether a backend works here: `detail` for people, `remedy` when it does not."""
+
+    available: bool
+    detail: str
+    remedy: str = ""
+
+
+class Engine(Protocol):
+    """One graph, ready on one device. `run` may be called from several threads at once."""
+
+    @property
+    def input_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def output_names(self) -> tuple[str, ...]: ...
+
+    def run(
+        self,
+        feeds: Mapping[str, NDArray[np.generic] | Tensor],
+        outputs: Sequence[str] | None = None,
+    ) -> dict[str, Tensor]:
+        """Compute `outputs` (None: all); they stay on the device until `numpy()` is called.
+
+        Raises EngineRunError when the backend fails, ClosedError after `close()`.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the engine; further calls to `close` do nothing."""
+        ...
+
+
+class Backend(Protocol):
+    """One way to run graphs."""
+
+    @property
+    def name(self) -> str: ...
+
+    def probe(self) -> Probe:
+        """Look, without side effects, whether the backend works on this machine."""
+        ...
+
+    def load(self, source: GraphSource, options: EngineOptions) -> Engine:
+        """Make `source` ready; raises BackendUnavailableError or EngineRunError."""
+        ...

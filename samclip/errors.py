@@ -1,0 +1,104 @@
+"""The exceptions of samclip.
+
+Every failure that a caller can meet is one of these; each message says what came, what was
+expected and what to do::
+
+    SamclipError
+    |-- BundleError              a bundle cannot be used
+    |   |-- BundleNotFoundError  no such directory or name
+    |   |-- ManifestError        manifest.json is missing, too large, malformed or of another schema
+    |   |-- IntegrityError       a file's size or SHA-256 differs from the manifest
+    |   `-- UnsafePathError      a path leaves the bundle, is a link, or is not a plain file
+    |-- InputError (ValueError)  what the caller passed in cannot be used
+    |   |-- ImageError
+    |   |-- PromptError
+    |   `-- VocabularyError
+    |-- EngineError              a backend failed
+    |   |-- BackendUnavailableError
+    |   `-- EngineRunError
+    |-- CapabilityError          the bundle has no graph or data for this task
+    |-- ClosedError              used after close()
+    |-- CheckpointError          weights cannot be read or do not fit the model
+    `-- ExportError              a bundle could not be made
+        `-- ParityError          an exported graph differs from the torch model
+
+One warning stands beside them: `UntrainedHeadWarning`.
+"""
+
+from __future__ import annotations
+
+
+class SamclipError(Exception):
+    """Base of every error that samclip raises on purpose."""
+
+
+class BundleError(SamclipError):
+    """A bundle cannot be used."""
+
+
+class BundleNotFoundError(BundleError):
+    """No bundle has this path or name."""
+
+
+class ManifestError(BundleError):
+    """`manifest.json` is missing, too large, malformed, or of another schema version."""
+
+
+class IntegrityError(BundleError):
+    """A file's size or SHA-256 differs from what the manifest says."""
+
+
+class UnsafePathError(BundleError):
+    """A path of the bundle leaves it, is a link, or is not a plain file."""
+
+
+class InputError(SamclipError, ValueError):
+    """What the caller passed in cannot be used."""
+
+
+class ImageError(InputError):
+    """An image cannot be read, or is of a kind or size that is refused."""
+
+
+class PromptError(InputError):
+    """Points, boxes, labels or mask prompts do not fit together or the image."""
+
+
+class VocabularyError(InputError):
+    """The names or templates given are empty or of the wrong kind."""
+
+
+class EngineError(SamclipError):
+    """A backend failed."""
+
+
+class BackendUnavailableError(EngineError):
+    """The backend asked for does not work on this machine."""
+
+
+class EngineRunError(EngineError):
+    """A graph failed while it was loaded or run."""
+
+
+class CapabilityError(SamclipError):
+    """The bundle has no graph or data for the task asked of it."""
+
+
+class ClosedError(SamclipError):
+    """A model, scene or engine was used after `close()`."""
+
+
+class CheckpointError(SamclipError):
+    """Weights cannot be read, or do not fit the model."""
+
+
+class ExportError(SamclipError):
+    """A bundle could not be made."""
+
+
+class ParityError(ExportError):
+    """An exported graph differs from the torch model by more than its tolerance."""
+
+
+class UntrainedHeadWarning(UserWarning):
+    """Names come from a CLIP head that was never trained: they mean nothing."""

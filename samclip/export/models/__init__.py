@@ -1,0 +1,1 @@
+"""The merged model in torch, one concept per file."""

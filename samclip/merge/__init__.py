@@ -1,0 +1,1 @@
+"""The distillation recipe that makes merged checkpoints."""

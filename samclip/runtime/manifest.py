@@ -1,0 +1,186 @@
+"""The schema of `manifest.json`: everything a client must know of a bundle, so that none guesses.
+
+The exporter writes it and the runtime reads it, through these classes alone.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from samclip.errors import ManifestError
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+DIGEST_NAME = "manifest.sha256"  # one line, as `sha256sum` writes it
+MAX_MANIFEST_BYTES = 1_000_000
+
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Size = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
+ImageSize = Annotated[int, msgspec.Meta(ge=64, le=4096, multiple_of=16)]
+Positive = Annotated[int, msgspec.Meta(gt=0, le=2**31)]
+Triple = tuple[float, float, float]
+
+
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of all manifest records: frozen, by keyword, unknown fields refused."""
+
+
+class FileEntry(Record):
+    """A file of the bundle."""
+
+    size: Size
+    sha256: Sha256
+
+
+class TensorSpec(Record):
+    """An input or output of a graph; a dimension given as a string is dynamic."""
+
+    name: str
+    dtype: Literal["float32", "float16", "int64", "int32", "bool"]
+    shape: tuple[int | str, ...]
+
+
+class Variant(Record):
+    """One file that computes a graph, and the backends that it is meant for.
+
+    `file` holds the ONNX graph, `weights` (safetensors, also valid as ONNX external data) its
+    large initializers; variants of one graph share one weights file.
+    """
+
+    file: str
+    weights: str | None = None
+    precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
+    attention: Literal["bias", "fold", "chunk"] | None = None
+    opset: Positive
+    backends: tuple[str, ...]
+
+
+class Graph(Record):
+    """A graph's interface and its variants, the preferred one first."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    variants: Annotated[tuple[Variant, ...], msgspec.Meta(min_length=1)]
+
+
+class Graphs(Record):
+    """The graphs of a bundle; a task whose graph is absent is refused with a CapabilityError."""
+
+    encoder: Graph
+    mask_decoder: Graph
+    clip_head: Graph | None = None
+    text_encoder: Graph | None = None
+
+
+class Preprocessing(Record):
+    """From an image to the encoder's input.
+
+    Resize so that the longest side is `image_size` (each side `floor(side * scale + 0.5)`),
+    subtract `mean`, divide by `std` (both in [0, 255] units), pad with zeros to a square at the
+    bottom and right.
+    """
+
+    image_size: ImageSize
+    mean: Triple
+    std: Triple
+    channels: Literal["RGB"] = "RGB"
+    resize: Literal["longest_side"] = "longest_side"
+    interpolation: Literal["pillow_bilinear"] = "pillow_bilinear"
+    rounding: Literal["half_up"] = "half_up"
+    padding: Literal["bottom_right"] = "bottom_right"
+
+
+class ClipHead(Record):
+    """The CLIP head: `trained` False means that names are meaningless until it is trained."""
+
+    trained: bool
+    embed_dim: Positive
+    grid: Positive  # tokens along a side of `patch_embeds`
+
+
+class Text(Record):
+    """The text space, and what of it travels with the bundle.
+
+    `space` names the tower: its SHA-256 keys every cache of text embeddings. `labels` and
+    `label_embeddings` hold ready-made embeddings: a JSON list of K names, and K x embed_dim
+    little-endian float32, unit length, made with `templates`.
+    """
+
+    model: str
+    space: Sha256
+    embed_dim: Positive
+    logit_scale: float  # already exponentiated: multiplies cosines
+    templates: str | tuple[str, ...]  # a known set's name, or the templates themselves
+    tokenizer: str | None = None
+    context_length: Positive = 77
+    labels: str | None = None
+    label_embeddings: str | None = None
+
+
+class Source(Record):
+    """A checkpoint that went into the bundle."""
+
+    role: Literal["merged", "sam", "clip_head", "text"]
+    file: str  # the file's name, without its folder
+    sha256: Sha256
+    license: str = "unknown"
+
+
+class Provenance(Record):
+    """Where the bundle comes from."""
+
+    sources: tuple[Source, ...]
+    samclip: str
+    torch: str
+    onnx: str
+    notes: str = ""
+
+
+class ParityRow(Record):
+    """One output of one exported graph against the torch model, on one photo."""
+
+    graph: str
+    variant: str
+    output: str
+    image: str
+    max_abs_error: float
+    max_rel_error: float
+    tolerance: float
+
+
+class Manifest(Record):
+    """All of `manifest.json`."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    model_type: str
+    preprocessing: Preprocessing
+    graphs: Graphs
+    files: dict[str, FileEntry]
+    provenance: Provenance
+    clip_head: ClipHead | None = None
+    text: Text | None = None
+    parity: tuple[ParityRow, ...] = ()
+
+
+def decode_manifest(data: bytes) -> Manifest:
+    """Parse the bytes of a manifest; raises ManifestError on anything but a valid one."""
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise ManifestError(
+            f"{MANIFEST_NAME} has {len(data):,} bytes; at most {MAX_MANIFEST_BYTES:,} are accepted. "
+            "Export the bundle again."
+        )
+    try:
+        return msgspec.json.decode(data, type=Manifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ManifestError(
+            f"{MANIFEST_NAME} is not a valid manifest of schema {SCHEMA_VERSION}: {error}. "
+            "Export the bundle again with this version of samclip."
+        ) from error
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Serialise a manifest as indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
