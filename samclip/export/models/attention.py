@@ -1,0 +1,146 @@
+"""Self-attention with decomposed relative positions: one definition, three exact lowerings.
+
+A query at (i, j) attends to a key at (k, l) of the same h x w grid with the score
+
+    q . k / sqrt(d)  +  q . Rh[i - k]  +  q . Rw[j - l]
+
+(MViTv2, Li et al., 2022, "decomposed relative position embedding"; segment-anything's
+`add_decomposed_rel_pos`). `rel_h(q)`, the second term for every k, and `rel_w(q)`, the third for
+every l, are computed once here. How they reach the scores is the *lowering*, chosen per target:
+
+- `bias`: fused attention with rel_h + rel_w as an additive mask, (h*w) x (h*w) per head;
+- `fold`: q is extended by rel_h(q) and rel_w(q), k by the one-hot row and column of its place, so
+  that attention without a mask computes the sum;
+- `chunk`: `bias` for a few rows of queries at a time, which bounds memory.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from samclip.errors import ExportError
+
+Lowering = Literal["bias", "fold", "chunk"]
+LOWERINGS: tuple[Lowering, ...] = get_args(Lowering)
+
+# Scores that one chunk may hold per image or window: 64 MiB as float32. SAM's windows (14 x 14)
+# stay whole; its 64 x 64 global layers take 13 chunks in ViT-B.
+MAX_CHUNK_SCORES = 2**24
+
+
+class RelPosAttention(nn.Module):
+    """Multi-head self-attention on a fixed grid of tokens, `input_size` = (h, w).
+
+    State-dict keys are those of segment-anything's `Attention`: `qkv`, `proj`, `rel_pos_h`
+    (2h-1 x head_dim) and `rel_pos_w` (2w-1 x head_dim).
+    """
+
+    index_h: Tensor
+    index_w: Tensor
+    places: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        input_size: tuple[int, int],
+        lowering: Lowering = "bias",
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.input_size = input_size
+        self.lowering: Lowering = lowering
+        head_dim = dim // num_heads
+        self.scale = head_dim**-0.5
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        height, width = input_size
+        self.rel_pos_h = nn.Parameter(torch.zeros(2 * height - 1, head_dim))
+        self.rel_pos_w = nn.Parameter(torch.zeros(2 * width - 1, head_dim))
+        # Constants, so that an exported graph holds no index arithmetic.
+        self.register_buffer("index_h", relative_index(height), persistent=False)
+        self.register_buffer("index_w", relative_index(width), persistent=False)
+        self.register_buffer("places", one_hot_places(height, width), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend within each grid of `x`, BxHxWxC float, where (H, W) is `input_size`."""
+        height, width = self.input_size
+        batch, _, _, dim = x.shape
+        qkv = self.qkv(x).reshape(batch, height * width, 3, self.num_heads, -1)  # BxLx3xNxD
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each BxNxLxD
+        rel_h, rel_w = self.relative_terms(q)
+        x = self.attend(q, k, v, rel_h, rel_w)
+        x = x.transpose(1, 2).reshape(batch, height, width, dim)  # BxHxWxC
+        out: Tensor = self.proj(x)
+        return out
+
+    def relative_terms(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """Score each query of `q` (BxNxLxD, not scaled) against every row and every column.
+
+        Returns rel_h, BxNxLxH, and rel_w, BxNxLxW.
+        """
+        grid = q.reshape(*q.shape[:2], *self.input_size, q.shape[-1])  # BxNxHxWxD
+        rows = F.embedding(self.index_h, self.rel_pos_h)  # HxHxD, query row by key row
+        columns = F.embedding(self.index_w, self.rel_pos_w)  # WxWxD
+        rel_h = grid @ rows.transpose(1, 2)  # BxNxHxWxH
+        rel_w = (grid.transpose(2, 3) @ columns.transpose(1, 2)).transpose(2, 3)  # BxNxHxWxW
+        return rel_h.flatten(2, 3), rel_w.flatten(2, 3)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
+        """Run the chosen lowering: BxNxLxD queries, keys and values to BxNxLxD."""
+        if self.lowering == "fold":
+            return self._fold(q, k, v, rel_h, rel_w)
+        step = self._chunk_length() if self.lowering == "chunk" else q.shape[2]
+        parts = zip(*(torch.split(x, step, dim=2) for x in (q, rel_h, rel_w)), strict=True)
+        chunks = [self._bias(part, k, v, part_h, part_w) for part, part_h, part_w in parts]
+        return chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=2)
+
+    def _bias(self, q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
+        """Fused attention of some queries, BxNxQxD, with an additive mask BxNxQxL."""
+        mask = (rel_h.unsqueeze(-1) + rel_w.unsqueeze(-2)).flatten(3)  # BxNxQx(H*W)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale)
+
+    def _fold(self, q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
+        """Attention without a mask on vectors of D + H + W; values keep D."""
+        places = self.places.expand(k.shape[0], k.shape[1], -1, -1)  # BxNxLx(H+W)
+        q = torch.cat([q * self.scale, rel_h, rel_w], dim=-1)  # BxNxLx(D+H+W)
+        k = torch.cat([k, places.to(k.dtype)], dim=-1)
+        return F.scaled_dot_product_attention(q, k, v, scale=1.0)
+
+    def _chunk_length(self) -> int:
+        """Return the queries per chunk: as many whole rows as `MAX_CHUNK_SCORES` admits, or one.
+
+        The batch is left out, so that a graph with a dynamic batch has fixed chunks.
+        """
+        height, width = self.input_size
+        per_row = self.num_heads * width * height * width
+        return width * min(height, max(1, MAX_CHUNK_SCORES // per_row))
+
+
+def relative_index(size: int) -> Tensor:
+    """Rows of a table of 2*size-1 relative positions: [query, key] -> query - key + size - 1."""
+    place = torch.arange(size)
+    return place[:, None] - place[None, :] + size - 1
+
+
+def one_hot_places(height: int, width: int) -> Tensor:
+    """One-hot row and column of each token of a grid in row-major order: (H*W) x (H+W) float32."""
+    rows = torch.eye(height).repeat_interleave(width, dim=0)  # (H*W)xH
+    columns = torch.eye(width).repeat(height, 1)  # (H*W)xW
+    return torch.cat([rows, columns], dim=1)
+
+
+def set_attention_lowering(module: nn.Module, lowering: Lowering) -> None:
+    """Set the lowering of every `RelPosAttention` inside `module`; weights stay as they are.
+
+    Raises ExportError when there is no such lowering.
+    """
+    if lowering not in LOWERINGS:
+        raise ExportError(f"unknown attention lowering {lowering!r}; use {', '.join(LOWERINGS)}")
+    for part in module.modules():
+        if isinstance(part, RelPosAttention):
+            part.lowering = lowering
