@@ -1,0 +1,73 @@
+"""Where the command talks: answers go to stdout; progress, warnings and errors go to stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def say(console: Console, text: str, style: str | None = None) -> None:
+    """Print `text` as it is: no markup, and no line breaks that it does not have itself."""
+    console.print(text, style=style, markup=False, soft_wrap=True)
+
+
+def write_line(line: str) -> None:
+    """Write one machine-readable line to stdout at once, so that a reader can follow along."""
+    out.file.write(line + "\n")
+    out.file.flush()
+
+
+def warn_untrained_head() -> None:
+    """Say, so that nobody can overlook it, that the names in the answers mean nothing."""
+    text = (
+        "The CLIP head of this bundle was never trained: every name and probability below is "
+        "MEANINGLESS. Masks are not affected.\n"
+        "Use a bundle whose head was trained (`samclip info` tells), or train one with the recipe "
+        "in samclip.merge."
+    )
+    err.print(Panel(text, title="WARNING: UNTRAINED HEAD", style="bold red"))
+
+
+class Ticker:
+    """A progress bar over images on stderr; silent where stderr is no terminal."""
+
+    def __init__(self, total: int) -> None:
+        """Prepare a bar over `total` images."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        self._progress = Progress(
+            *columns,
+            TimeRemainingColumn(),
+            console=err,
+            transient=True,
+            redirect_stdout=False,  # else the answers would land on stderr
+            disable=not err.is_terminal or total < 2,
+        )
+        self._task = self._progress.add_task("", total=total)
+
+    def __enter__(self) -> Ticker:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def working(self, description: str) -> AbstractContextManager[object]:
+        """Name the image at work; a single image gets a spinner in place of the bar."""
+        self._progress.update(self._task, description=description)
+        alone = self._progress.tasks[0].total == 1
+        return err.status(description) if alone and err.is_terminal else nullcontext()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Take the bar off the terminal while something else is printed, then advance it."""
+        self._progress.stop()
+        yield
+        self._progress.advance(self._task)
+        self._progress.start()

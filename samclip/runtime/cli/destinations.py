@@ -1,0 +1,53 @@
+"""Where pictures are written: a file for one image, a folder for many."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from samclip.errors import InputError
+from samclip.runtime.cli.images import SUFFIXES, ImageList
+
+
+def plan_pictures(images: ImageList, output: Path | None, task: str) -> tuple[Path, ...]:
+    """Return the picture's path for each image, in order; no folder is made yet.
+
+    `output` is a file when its suffix is an image's, else a folder. None stands for the current
+    folder, or for `samclip-<task>` inside it when there may be many images. In a folder the names
+    are `<stem>.<task>.png`, numbered where two would be equal. Raises InputError for one file and
+    many images, and when a picture would replace an image.
+    """
+    output = None if output is None else output.expanduser()
+    if output is not None and output.suffix.lower() in SUFFIXES and not output.is_dir():
+        if images.many:
+            raise InputError(
+                f"--output {output} is one file, and there may be many images. Give a folder."
+            )
+        pictures: tuple[Path, ...] = (output,)
+    else:
+        default = Path(f"samclip-{task}") if images.many else Path()
+        pictures = _in_folder(images.paths, output or default, task)
+    _keep_images(images.paths, pictures)
+    return pictures
+
+
+def _in_folder(paths: Sequence[Path], folder: Path, task: str) -> tuple[Path, ...]:
+    """Name the pictures after their images; equal names get -2, -3 and so on."""
+    names: dict[str, None] = {}
+    for path in paths:
+        name, count = f"{path.stem}.{task}.png", 1
+        while name in names:
+            count += 1
+            name = f"{path.stem}-{count}.{task}.png"
+        names[name] = None
+    return tuple(folder / name for name in names)
+
+
+def _keep_images(paths: Sequence[Path], pictures: Sequence[Path]) -> None:
+    """Refuse to write a picture over one of the images."""
+    sources = {path.resolve() for path in paths}
+    for picture in pictures:
+        if picture.resolve() in sources:
+            raise InputError(
+                f"the picture would replace the image {picture}. Give another --output."
+            )

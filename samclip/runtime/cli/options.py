@@ -1,0 +1,179 @@
+"""The options that commands share, each defined once, so that a flag means the same everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from samclip.runtime.cli.parsing import Box, Point, parse_box, parse_point
+
+_BUNDLE, _NAMES, _PROMPTS, _ANSWER = "Bundle and engine", "Names", "Prompts", "Answer"
+
+Images = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="IMAGE...",
+        show_default=False,
+        help="Image files, or folders of images (in name order, subfolders left out).",
+    ),
+]
+
+Bundle = Annotated[
+    str | None,
+    typer.Option(
+        "--bundle",
+        "-b",
+        metavar="NAME_OR_PATH",
+        envvar="SAMCLIP_BUNDLE",
+        rich_help_panel=_BUNDLE,
+        help="The bundle: a folder, or the name of one that is installed. May be left out when "
+        "exactly one is installed (`samclip doctor` lists them).",
+    ),
+]
+Backend = Annotated[
+    str,
+    typer.Option(
+        "--backend",
+        metavar="auto|NAME",
+        rich_help_panel=_BUNDLE,
+        help="What runs the graphs: auto, onnxruntime (CPU), cuda ... `samclip doctor` lists them.",
+    ),
+]
+Precision = Annotated[
+    Literal["fp32", "fp16", "bf16", "int8"] | None,
+    typer.Option(
+        "--precision",
+        rich_help_panel=_BUNDLE,
+        show_default="the bundle's first choice",
+        help="Take the graphs of this precision.",
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        min=1,
+        rich_help_panel=_BUNDLE,
+        show_default="the backend's choice",
+        help="CPU threads per graph.",
+    ),
+]
+
+Names = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--names",
+        "-n",
+        metavar="A,B,C",
+        rich_help_panel=_NAMES,
+        show_default=False,
+        help="Names to choose from, separated by commas; may be repeated.",
+    ),
+]
+Labels = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels",
+        metavar="FILE",
+        rich_help_panel=_NAMES,
+        show_default=False,
+        help="A text file with one name a line, added to --names; a name may hold commas there.",
+    ),
+]
+Templates = Annotated[
+    Literal["openai", "simple", "none"] | None,
+    typer.Option(
+        "--templates",
+        rich_help_panel=_NAMES,
+        show_default="the bundle's",
+        help="Prompt templates to average over: the 80 of OpenAI, the 7 simple ones, or the bare "
+        "name.",
+    ),
+]
+
+Points = Annotated[
+    list[Point] | None,
+    typer.Option(
+        "--point",
+        "-p",
+        parser=parse_point,
+        metavar="X,Y",
+        rich_help_panel=_PROMPTS,
+        show_default=False,
+        help="A point of the object, in pixels of the image. Repeated points describe ONE object "
+        "together (see --separate). With one --box they refine that box.",
+    ),
+]
+PointLabels = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--label",
+        min=0,
+        max=1,
+        metavar="1|0",
+        rich_help_panel=_PROMPTS,
+        show_default="1 for every point",
+        help="For each --point, in order: 1 belongs to the object, 0 does not.",
+    ),
+]
+Boxes = Annotated[
+    list[Box] | None,
+    typer.Option(
+        "--box",
+        parser=parse_box,
+        metavar="X1,Y1,X2,Y2",
+        rich_help_panel=_PROMPTS,
+        show_default=False,
+        help="A box around an object, in pixels of the image. Each repeated box is an object of "
+        "its own.",
+    ),
+]
+Separate = Annotated[
+    bool,
+    typer.Option(
+        "--separate",
+        rich_help_panel=_PROMPTS,
+        help="Every --point and every --box is an object of its own.",
+    ),
+]
+Multimask = Annotated[
+    bool,
+    typer.Option(
+        "--multimask",
+        rich_help_panel=_PROMPTS,
+        help="Three masks per object (whole, part, part of a part) in place of the best one.",
+    ),
+]
+
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="PATH",
+        rich_help_panel=_ANSWER,
+        show_default=False,
+        help="Where the picture goes: a file such as out.png for one image, a folder (made if "
+        "need be) for many.",
+    ),
+]
+AsJson = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        rich_help_panel=_ANSWER,
+        help="Print JSON on stdout and nothing else: one document per image, one a line. No "
+        "picture is drawn unless --output asks for it.",
+    ),
+]
+Debug = Annotated[
+    bool,
+    typer.Option(
+        "--debug",
+        envvar="SAMCLIP_DEBUG",
+        rich_help_panel=_ANSWER,
+        help="Show the traceback of an error.",
+    ),
+]
