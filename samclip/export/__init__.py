@@ -1,1 +1,1 @@
-"""The torch side: checkpoints to bundles. Nothing outside `samclip.export` and `samclip.merge` imports torch."""
+"""The torch side: checkpoints to bundles; only this package and `samclip.merge` import torch."""

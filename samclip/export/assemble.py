@@ -1,0 +1,229 @@
+"""From checkpoints to one merged model: a merged file, or a SAM and a CLIP still apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import torch
+
+from samclip.errors import CheckpointError
+from samclip.export.checkpoint import (
+    Checkpoint,
+    StateDict,
+    fit_state,
+    guess_model_type,
+    read_checkpoint,
+)
+from samclip.export.fetch import PACKAGED_CHECKPOINTS
+from samclip.export.metadata import MergedMetadata, TextMetadata, decode_metadata
+from samclip.export.models.clip_head import resize_head_state
+from samclip.export.models.merged import MODEL_TYPES, MergedConfig, MergedModel
+from samclip.export.models.sam_vit import resize_encoder_state
+from samclip.export.models.tiny_vit import IGNORED_CHECKPOINT_KEYS
+from samclip.export.text_source import TextSource, has_text, read_text
+from samclip.runtime.manifest import Source
+
+SAM_IMAGE_SIZE = 1024
+DEFAULT_EMBED_DIM = 512  # OpenCLIP ViT-B/16's, for an untrained head with no text tower
+HEAD_SEED = 0
+HEAD, TEXT = "clip_head.", "text."
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The files to assemble: `main` is a merged checkpoint or a SAM.
+
+    `clip` brings a trained CLIP head, a text tower or both; `text` a text tower alone.
+    """
+
+    main: Path
+    clip: Path | None = None
+    text: Path | None = None
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """A model with its weights, what is known of it, and where the weights come from."""
+
+    model: MergedModel
+    metadata: MergedMetadata
+
+
+def assemble(
+    files: Checkpoints,
+    model_type: str | None = None,
+    image_size: int | None = None,
+    head_pool: int | None = None,
+    quick_gelu: bool | None = None,
+) -> Assembly:
+    """Read the checkpoints and build the model; None takes what the checkpoint says.
+
+    Raises CheckpointError when a file cannot be read or its weights do not fit, naming the keys
+    and the likely model type.
+    """
+    main = read_checkpoint(files.main)
+    clip = read_checkpoint(files.clip) if files.clip else None
+    head = next((c for c in (clip, main) if c is not None and c.has(HEAD)), None)
+    text_file, text = _text(files, clip, main, quick_gelu)
+    metadata = _metadata(main, head, text, model_type)
+    metadata = msgspec.structs.replace(
+        metadata,
+        image_size=image_size or metadata.image_size,
+        head_pool=head_pool or metadata.head_pool,
+        sources=_sources(main, head, text_file),
+    )
+    model = _build(metadata, text)
+    _load_sam(model, main)
+    _load_head(model, head)
+    if model.text is not None and text is not None:
+        fit_state(model.text, text.state, f"text tower ({text.model})")
+    return Assembly(model.eval(), metadata)
+
+
+def _text(
+    files: Checkpoints,
+    clip: Checkpoint | None,
+    main: Checkpoint,
+    quick_gelu: bool | None,
+) -> tuple[Checkpoint | None, TextSource | None]:
+    """Find the text tower: its own file first, then the CLIP's, then the merged checkpoint's."""
+    if files.text is not None:
+        checkpoint = read_checkpoint(files.text)
+        return checkpoint, read_text(checkpoint, quick_gelu)
+    for candidate in (clip, main):
+        if candidate is not None and has_text(candidate):
+            return candidate, read_text(candidate, quick_gelu)
+    return None, None
+
+
+def _metadata(
+    main: Checkpoint, head: Checkpoint | None, text: TextSource | None, model_type: str | None
+) -> MergedMetadata:
+    """Collect what the checkpoints say of the model, checked against each other."""
+    encoder = _model_type(main, model_type)
+    described = None if head is None else decode_metadata(dict(head.metadata), head.path.name)
+    if described is not None and described.model_type != encoder:
+        raise CheckpointError(
+            f"the CLIP head of {head.path.name if head else ''} was trained on a "
+            f"{described.model_type} encoder, and {main.path.name} holds a {encoder}; "
+            "give a head that belongs to this encoder"
+        )
+    base = described or MergedMetadata(
+        model_type=encoder,
+        image_size=SAM_IMAGE_SIZE,
+        embed_dim=text.config.embed_dim if text else DEFAULT_EMBED_DIM,
+    )
+    if text is None:
+        return base
+    _check_space(base, text)
+    return msgspec.structs.replace(
+        base,
+        text=TextMetadata(
+            model=text.model,
+            logit_scale=text.logit_scale,
+            space=text.space,
+            quick_gelu=text.config.quick_gelu,
+        ),
+    )
+
+
+def _check_space(metadata: MergedMetadata, text: TextSource) -> None:
+    """Refuse a text tower whose space is not the one the head was trained in."""
+    trained_in = metadata.text.space if metadata.text else ""
+    if metadata.embed_dim != text.config.embed_dim:
+        raise CheckpointError(
+            f"the CLIP head gives {metadata.embed_dim}-d embeddings and the text tower "
+            f"{text.config.embed_dim}-d ones; give the tower that the head was trained with"
+        )
+    if metadata.head_trained and trained_in not in ("", text.space):
+        raise CheckpointError(
+            "the CLIP head was trained in another text tower's space "
+            f"({trained_in[:12]}..., this one is {text.space[:12]}...); names would be random. "
+            "Give the tower that the head was trained with."
+        )
+
+
+def _model_type(main: Checkpoint, asked: str | None) -> str:
+    """Tell the encoder's type: as asked, or as its keys show."""
+    guessed = guess_model_type(main.state)
+    if asked is not None and asked not in MODEL_TYPES:
+        raise CheckpointError(
+            f"unknown model type {asked!r}; there are {', '.join(MODEL_TYPES)}"
+            + (f". {main.path.name} looks like --model-type {guessed}" if guessed else "")
+        )
+    if asked is not None and guessed is not None and asked != guessed:
+        raise CheckpointError(
+            f"{main.path.name} does not fit --model-type {asked}: its image encoder looks like "
+            f"--model-type {guessed}. Leave the option out, or give {guessed}."
+        )
+    if guessed is None:
+        raise CheckpointError(
+            f"{main.path.name} is no SAM, MobileSAM or merged checkpoint: expected keys such as "
+            f"image_encoder.pos_embed or image_encoder.layers.*, found {_first_keys(main.state)}"
+        )
+    return guessed
+
+
+def _build(metadata: MergedMetadata, text: TextSource | None) -> MergedModel:
+    """Make the model; the seed makes an untrained head the same in every export."""
+    torch.manual_seed(HEAD_SEED)
+    return MergedModel(
+        MergedConfig(
+            model_type=metadata.model_type,
+            image_size=metadata.image_size,
+            embed_dim=metadata.embed_dim,
+            head_pool=metadata.head_pool,
+            text_tower=None if text is None else text.config,
+        )
+    )
+
+
+def _load_sam(model: MergedModel, main: Checkpoint) -> None:
+    """Load encoder, prompt encoder and mask decoder, resized where the image size asks for it."""
+    what = f"of a {model.config.model_type} model (is {main.path.name} complete?)"
+    encoder = main.part("image_encoder.")
+    if model.config.model_type != "vit_t":
+        encoder = resize_encoder_state(encoder, model.image_encoder)
+    fit_state(model.image_encoder, encoder, f"image encoder {what}", IGNORED_CHECKPOINT_KEYS)
+    fit_state(model.prompt_encoder, main.part("prompt_encoder."), f"prompt encoder {what}")
+    fit_state(model.mask_decoder, main.part("mask_decoder."), f"mask decoder {what}")
+
+
+def _load_head(model: MergedModel, head: Checkpoint | None) -> None:
+    """Load the CLIP head, or start an untrained one from the encoder's last block."""
+    if head is None:
+        model.initialise_head()
+        return
+    state = resize_head_state(head.part(HEAD), model.clip_head)
+    fit_state(model.clip_head, state, f"CLIP head of {head.path.name}")
+
+
+def _sources(
+    main: Checkpoint, head: Checkpoint | None, text: Checkpoint | None
+) -> tuple[Source, ...]:
+    """Name every file that went in, once per role."""
+    merged = head is main
+    roles = [("merged" if merged else "sam", main)]
+    roles += [("clip_head", head)] if head is not None and not merged else []
+    roles += [("text", text)] if text is not None and text is not main else []
+    return tuple(
+        Source(role=role, file=c.path.name, sha256=c.sha256, license=_license(c))  # type: ignore[arg-type]
+        for role, c in roles
+    )
+
+
+def _license(checkpoint: Checkpoint) -> str:
+    """Tell the licence that the file states, or that is known of a packaged checkpoint."""
+    for known in PACKAGED_CHECKPOINTS.values():
+        if known.sha256 == checkpoint.sha256:
+            return known.license
+    if checkpoint.has(HEAD) and checkpoint.metadata:
+        return decode_metadata(dict(checkpoint.metadata), checkpoint.path.name).license
+    return "unknown"
+
+
+def _first_keys(state: Mapping[str, object] | StateDict) -> str:
+    return ", ".join(list(state)[:4])

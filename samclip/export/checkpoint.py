@@ -1,0 +1,157 @@
+"""Reading checkpoints, and fitting them to a module with errors that people can act on.
+
+Only tensors are ever read: safetensors, or torch files with `weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from samclip.errors import CheckpointError
+from samclip.export.fetch import file_sha256
+
+StateDict = dict[str, torch.Tensor]
+
+# What hubs call the weights inside a model's folder, the preferred one first.
+FOLDER_FILES = (
+    "model.safetensors",
+    "open_clip_model.safetensors",
+    "pytorch_model.bin",
+    "open_clip_pytorch_model.bin",
+)
+WRAPPERS = ("state_dict", "model", "model_state_dict", "module")
+SHOWN_KEYS = 6
+VIT_WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The tensors of a file, its SHA-256, and the metadata of its safetensors header."""
+
+    path: Path
+    sha256: str
+    state: StateDict
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def has(self, prefix: str) -> bool:
+        """Whether any key starts with `prefix`."""
+        return any(key.startswith(prefix) for key in self.state)
+
+    def part(self, prefix: str) -> StateDict:
+        """Take the tensors whose keys start with `prefix`, without it."""
+        return {k[len(prefix) :]: v for k, v in self.state.items() if k.startswith(prefix)}
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a `.safetensors`, `.pt`, `.pth` or `.bin` file, or a model folder that holds one.
+
+    Raises CheckpointError when the file is missing, is not a checkpoint, or holds anything but
+    tensors.
+    """
+    file = _weights_file(Path(path).expanduser())
+    if file.suffix == ".safetensors":
+        state, metadata = _read_safetensors(file)
+    else:
+        state, metadata = _read_torch(file), {}
+    return Checkpoint(file, file_sha256(file), state, metadata)
+
+
+def guess_model_type(state: Mapping[str, torch.Tensor]) -> str | None:
+    """Tell `vit_t`, `vit_b`, `vit_l` or `vit_h` from the image encoder's keys; None if neither."""
+    if any(key.startswith("image_encoder.layers.") for key in state):
+        return "vit_t"
+    positions = state.get("image_encoder.pos_embed")
+    return None if positions is None else VIT_WIDTHS.get(positions.shape[-1])
+
+
+def fit_state(
+    module: nn.Module, state: Mapping[str, torch.Tensor], what: str, ignored: Collection[str] = ()
+) -> None:
+    """Load `state` into `module`, all of it or not at all.
+
+    `what` names the part in errors ("image encoder"); keys in `ignored` may be left over.
+    Raises CheckpointError naming the missing, unexpected and misshapen keys.
+    """
+    own = module.state_dict()
+    missing = sorted(own.keys() - state.keys())
+    unexpected = sorted(state.keys() - own.keys() - set(ignored))
+    misshapen = [
+        f"{key} {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
+        for key in sorted(own.keys() & state.keys())
+        if state[key].shape != own[key].shape
+    ]
+    problems = [
+        f"{label}: {_some(keys)}"
+        for label, keys in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("wrong shape", misshapen),
+        )
+        if keys
+    ]
+    if problems:
+        raise CheckpointError(f"the weights do not fit the {what}; " + "; ".join(problems))
+    module.load_state_dict({key: state[key] for key in own})
+
+
+def _some(keys: Sequence[str]) -> str:
+    shown = ", ".join(keys[:SHOWN_KEYS])
+    return shown if len(keys) <= SHOWN_KEYS else f"{shown} and {len(keys) - SHOWN_KEYS} more"
+
+
+def _weights_file(path: Path) -> Path:
+    if path.is_dir():
+        for name in FOLDER_FILES:
+            if (path / name).is_file():
+                return path / name
+        raise CheckpointError(
+            f"the folder {path} holds none of {', '.join(FOLDER_FILES)}; name the weights file"
+        )
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}; give an existing file or model folder")
+    return path
+
+
+def _read_safetensors(file: Path) -> tuple[StateDict, Mapping[str, str]]:
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            return {key: tensors.get_tensor(key) for key in tensors.keys()}, (  # noqa: SIM118
+                tensors.metadata() or {}
+            )
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{file.name} is not a valid safetensors file ({error}); download it again"
+        ) from error
+
+
+def _read_torch(file: Path) -> StateDict:
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{file.name} holds more than tensors, or is no torch file, and was not loaded "
+            f"({str(error).splitlines()[0]}). Convert it to safetensors where you trust it."
+        ) from error
+    except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+        raise CheckpointError(
+            f"{file.name} is not a readable torch checkpoint ({str(error).splitlines()[0]}); "
+            "download it again"
+        ) from error
+    for wrapper in WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f"{file.name} holds a {type(content).__name__}, expected a dictionary of tensors"
+        )
+    state = {str(k): v for k, v in content.items() if isinstance(v, torch.Tensor)}
+    if not state:
+        raise CheckpointError(f"{file.name} holds no tensors; is it a checkpoint?")
+    return state

@@ -1,0 +1,214 @@
+"""The command `samclip-export`: one checkpoint in, one verified bundle out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from samclip.runtime.bundle import bundle_home
+from samclip.runtime.cli.consoles import err, say, write_line
+from samclip.runtime.cli.failures import reported
+from samclip.runtime.cli.options import AsJson, Debug
+from samclip.runtime.cli.vocabulary import read_names
+
+EXAMPLES = """
+[bold]Examples[/]
+
+MobileSAM, fetched from a package and verified:
+
+    samclip-export --checkpoint mobile_sam
+
+SAM ViT-B with OpenCLIP's text tower, at 512 px:
+
+    samclip-export --checkpoint sam_vit_b_01ec64.pth --text-checkpoint open_clip_model.safetensors
+    --imgsz 512 --output sam-b-512
+
+A device without a text tower, with its vocabulary embedded:
+
+    samclip-export --checkpoint merged.safetensors --labels names.txt --no-text-encoder
+"""
+
+app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+_FROM, _WHAT, _CHECK = "Checkpoints", "What is written", "Verification"
+
+
+@app.command(epilog=EXAMPLES)
+def export(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants it
+    checkpoint: Annotated[
+        str,
+        typer.Option(
+            help="A SAM (.pth), MobileSAM (.pt) or merged (.safetensors) checkpoint; "
+            "'mobile_sam' fetches MobileSAM's real weights.",
+            rich_help_panel=_FROM,
+        ),
+    ],
+    clip_checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="A trained CLIP head for this encoder, or a CLIP whose text tower to use.",
+            rich_help_panel=_FROM,
+        ),
+    ] = None,
+    text_checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="An OpenCLIP or Hugging Face CLIP checkpoint, or its folder: the text tower.",
+            rich_help_panel=_FROM,
+        ),
+    ] = None,
+    quick_gelu: Annotated[
+        bool | None,
+        typer.Option(
+            "--quick-gelu/--gelu",
+            help="The text tower's activation, where the file does not tell it.",
+            show_default="as the checkpoint's family has it",
+            rich_help_panel=_FROM,
+        ),
+    ] = None,
+    model_type: Annotated[
+        str | None,
+        typer.Option(
+            help="vit_t (MobileSAM), vit_b, vit_l or vit_h.",
+            show_default="read off the weights",
+            rich_help_panel=_FROM,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The bundle's folder.",
+            show_default="installed by the checkpoint's name, so that --bundle NAME finds it",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option(help="Replace an existing bundle.", rich_help_panel=_WHAT)
+    ] = False,
+    imgsz: Annotated[
+        int | None,
+        typer.Option(
+            help="Square input size in pixels, a multiple of 16.",
+            show_default="the checkpoint's, 1024 for SAM",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    precision: Annotated[
+        Literal["fp32"], typer.Option(help="Number format.", rich_help_panel=_WHAT)
+    ] = "fp32",
+    opset: Annotated[
+        int, typer.Option(min=18, max=23, help="ONNX opset.", rich_help_panel=_WHAT)
+    ] = 20,
+    attention: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Lowering of relative-position attention: chunk, bias or fold. May be repeated: "
+            "the variants share one weights file, and each backend takes its best.",
+            show_default="chunk",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    head_pool: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=2,
+            help="2 runs the CLIP head on half as many tokens a side (32x32 at 1024 px).",
+            show_default="the checkpoint's, else 1",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file with one name a line; their embeddings travel in the bundle.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    templates: Annotated[
+        str,
+        typer.Option(
+            help="Prompt templates: openai (80), simple (7), none, or a file with one a line.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = "openai",
+    text_encoder: Annotated[
+        bool,
+        typer.Option(
+            "--text-encoder/--no-text-encoder",
+            help="Put the text tower into the bundle.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = True,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify/--no-verify",
+            help="Run every exported graph on photos against the torch model; a difference "
+            "beyond tolerance fails the export and leaves no bundle.",
+            rich_help_panel=_CHECK,
+        ),
+    ] = True,
+    photos: Annotated[
+        Path | None,
+        typer.Option(
+            "--photos",
+            "--data",
+            help="A folder of photos to verify on.",
+            show_default="four photos that come with samclip",
+            rich_help_panel=_CHECK,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Turn a checkpoint into a bundle: ONNX graphs, a manifest, and proof that they are equal."""
+    with reported(debug):
+        # torch and onnx take seconds to import: --help and usage errors do not wait for them.
+        from samclip.export.exporter import export_bundle  # noqa: PLC0415
+        from samclip.export.fetch import PACKAGED_CHECKPOINTS, fetch_checkpoint  # noqa: PLC0415
+        from samclip.export.options import ExportOptions, parse_attention  # noqa: PLC0415
+        from samclip.export.progress import ConsoleProgress  # noqa: PLC0415
+        from samclip.export.report import print_export, to_json  # noqa: PLC0415
+
+        path = Path(checkpoint).expanduser()
+        if checkpoint in PACKAGED_CHECKPOINTS and not path.exists():
+            path = fetch_checkpoint(checkpoint, report=lambda text: say(err, text))
+        options = ExportOptions(
+            checkpoint=path,
+            output=(output or bundle_home() / Path(checkpoint).stem).expanduser(),
+            clip_checkpoint=clip_checkpoint,
+            text_checkpoint=text_checkpoint,
+            model_type=model_type,
+            image_size=imgsz,
+            head_pool=head_pool,
+            quick_gelu=quick_gelu,
+            opset=opset,
+            precision=precision,
+            attention=parse_attention(attention),
+            templates=_templates(templates),
+            labels=tuple(read_names(None, labels) or ()),
+            text_encoder=text_encoder,
+            verify=verify,
+            photos=photos,
+            overwrite=overwrite,
+        )
+        export = export_bundle(options, ConsoleProgress(err))
+        if as_json:
+            write_line(to_json(export))
+        else:
+            print_export(export, err)
+
+
+def _templates(given: str) -> str | tuple[str, ...]:
+    """Keep a known set's name as it is; read the lines of a file otherwise."""
+    file = Path(given).expanduser()
+    return tuple(read_names(None, file) or ()) if file.is_file() else given
+
+
+def main() -> None:
+    """Run the command."""
+    app()

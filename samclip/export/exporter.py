@@ -1,0 +1,249 @@
+"""The whole export: assemble the model, write its graphs, prove them equal, write the bundle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from samclip.errors import ExportError
+from samclip.export.assemble import Assembly, Checkpoints, assemble
+from samclip.export.graph_files import GraphFiles, write_graph, write_plain_graph
+from samclip.export.metadata import MergedMetadata
+from samclip.export.models.merged import MergedModel
+from samclip.export.options import ExportOptions
+from samclip.export.parity import Sample, enforce, measure, photo_samples, text_samples
+from samclip.export.photos import photo_paths
+from samclip.export.progress import Progress, silent
+from samclip.export.specs import clip_head_spec, encoder_spec, mask_decoder_spec, text_encoder_spec
+from samclip.export.tokenizer import clip_tokenizer_json
+from samclip.runtime.bundle import write_bundle
+from samclip.runtime.manifest import (
+    ClipHead,
+    Graphs,
+    Manifest,
+    ParityRow,
+    Preprocessing,
+    Provenance,
+    Text,
+)
+from samclip.runtime.templates import resolve_templates
+from samclip.runtime.text import TextSpace
+from samclip.runtime.tokenizer import Tokenizer
+from samclip.version import __version__
+
+TOKENIZER_FILE = "tokenizer.json"
+LABELS_FILE = "labels.json"
+EMBEDDINGS_FILE = "label_embeddings.f32"
+MAX_PHOTOS = 8
+UNTRAINED_NOTE = (
+    "The CLIP head was never trained: masks are real, names (classify, semantic, names=) are noise."
+)
+
+
+@dataclass(frozen=True)
+class Export:
+    """A finished export: the bundle's folder and its manifest."""
+
+    path: Path
+    manifest: Manifest
+
+
+def export_bundle(options: ExportOptions, progress: Progress = silent) -> Export:
+    """Make a bundle from checkpoints; on any failure nothing is left at `options.output`.
+
+    Raises CheckpointError for weights that do not fit, ParityError when a graph differs from the
+    torch model, ExportError or BundleError when the bundle cannot be made.
+    """
+    _check_target(options)
+    with progress("reading checkpoints"):
+        files = Checkpoints(options.checkpoint, options.clip_checkpoint, options.text_checkpoint)
+        assembly = assemble(
+            files,
+            options.model_type,
+            options.image_size,
+            options.head_pool,
+            options.quick_gelu,
+        )
+    pixels = Preprocessing(
+        image_size=assembly.metadata.image_size,
+        mean=assembly.metadata.mean,
+        std=assembly.metadata.std,
+    )
+    graphs = _graphs(assembly.model, options, progress)
+    parity = _verify(assembly.model, graphs, pixels, options, progress) if options.verify else ()
+    text, text_files = _text(assembly, options, progress)
+    manifest = Manifest(
+        name=options.output.name,
+        model_type=assembly.metadata.model_type,
+        preprocessing=pixels,
+        graphs=Graphs(**{g.name: g.graph for g in graphs}),
+        files={},
+        provenance=_provenance(assembly.metadata),
+        clip_head=ClipHead(
+            trained=assembly.metadata.head_trained,
+            embed_dim=assembly.metadata.embed_dim,
+            grid=assembly.model.config.grid // assembly.model.config.head_pool,
+        ),
+        text=text,
+        parity=tuple(parity),
+    )
+    contents: dict[str, bytes | Path] = dict(text_files)
+    for graph in graphs:
+        contents.update(graph.files)
+    with progress(f"writing the bundle to {options.output}"):
+        path = write_bundle(options.output, manifest, contents, overwrite=options.overwrite)
+    return Export(path, manifest)
+
+
+def _check_target(options: ExportOptions) -> None:
+    """Fail before the long work rather than after it."""
+    if options.output.exists() and not options.overwrite:
+        raise ExportError(f"{options.output} exists; give another --output, or --overwrite")
+    if options.labels and not options.text_checkpoint and not options.clip_checkpoint:
+        return  # a merged checkpoint may bring its own tower; _text says so if it does not
+
+
+def _graphs(model: MergedModel, options: ExportOptions, progress: Progress) -> list[GraphFiles]:
+    """Export every graph that the bundle will hold."""
+    forms, kind = options.attention, (options.opset, options.precision)
+    makers: list[tuple[str, Callable[[], GraphFiles]]] = [
+        (
+            "encoder",
+            lambda: write_graph("encoder", lambda f: encoder_spec(model, f), forms, *kind),
+        ),
+        (
+            "clip_head",
+            lambda: write_graph("clip_head", lambda f: clip_head_spec(model, f), forms, *kind),
+        ),
+        (
+            "mask_decoder",
+            lambda: write_plain_graph("mask_decoder", mask_decoder_spec(model), *kind),
+        ),
+    ]
+    tower = model.text
+    if tower is not None and options.text_encoder:
+        makers.append(
+            (
+                "text_encoder",
+                lambda: write_plain_graph("text_encoder", text_encoder_spec(tower), *kind),
+            )
+        )
+    graphs = []
+    for name, make in makers:
+        with progress(f"exporting the {name} graph"):
+            graphs.append(make())
+    return graphs
+
+
+def _verify(
+    model: MergedModel,
+    graphs: Sequence[GraphFiles],
+    pixels: Preprocessing,
+    options: ExportOptions,
+    progress: Progress,
+) -> list[ParityRow]:
+    """Check and run every exported graph on real photos; raises ParityError beyond tolerance."""
+    photos = photo_paths(options.photos)[:MAX_PHOTOS]
+    if not photos:
+        raise ExportError(f"no images in {options.photos} to verify on; give a folder of photos")
+    samples: list[Sample] = []
+    for photo in photos:
+        with progress(f"running the torch model on {photo.name}"):
+            samples += photo_samples(model, pixels, photo)
+    if model.text is not None:
+        samples += text_samples(model.text, _token_batches(model))
+    rows: list[ParityRow] = []
+    for graph in graphs:
+        own = [sample for sample in samples if sample.graph == graph.name]
+        for variant, source in graph.sources():
+            with progress(f"verifying {graph.name} ({variant})"):
+                rows += measure(source, variant, own)
+    enforce(rows)
+    return rows
+
+
+def _token_batches(model: MergedModel) -> list[NDArray[np.int64]]:
+    """One prompt, and several of different lengths."""
+    tokenizer = _tokenizer(model)
+    several = ["a photo of a cup.", "road", "a bad photo of the hard to see espresso machine."]
+    return [tokenizer(["a photo of a cat."]), tokenizer(several)]
+
+
+def _tokenizer(model: MergedModel) -> Tokenizer:
+    length = model.text.config.context_length if model.text is not None else 77
+    return Tokenizer.from_bytes(clip_tokenizer_json(), length)
+
+
+def _text(
+    assembly: Assembly, options: ExportOptions, progress: Progress
+) -> tuple[Text | None, dict[str, bytes]]:
+    """Describe the text space, and make its files: tokenizer, ready-made label embeddings."""
+    described, tower = assembly.metadata.text, assembly.model.text
+    if options.labels and tower is None:
+        raise ExportError(
+            "--labels needs a text tower to embed them; give --text-checkpoint or --clip-checkpoint"
+        )
+    if described is None:
+        return None, {}
+    files: dict[str, bytes] = {}
+    if tower is not None and options.text_encoder:
+        files[TOKENIZER_FILE] = clip_tokenizer_json()
+    if tower is not None and options.labels:
+        with progress(f"embedding {len(options.labels)} labels"):
+            files |= _label_files(assembly, options)
+    text = Text(
+        model=described.model,
+        space=described.space,
+        embed_dim=assembly.metadata.embed_dim,
+        logit_scale=described.logit_scale,
+        templates=options.templates,
+        tokenizer=TOKENIZER_FILE if TOKENIZER_FILE in files else None,
+        context_length=tower.config.context_length if tower is not None else 77,
+        labels=LABELS_FILE if LABELS_FILE in files else None,
+        label_embeddings=EMBEDDINGS_FILE if EMBEDDINGS_FILE in files else None,
+    )
+    return text, files
+
+
+def _label_files(assembly: Assembly, options: ExportOptions) -> dict[str, bytes]:
+    """Embed the labels with the torch tower: names as JSON, vectors as little-endian float32."""
+    tower, described = assembly.model.text, assembly.metadata.text
+    if tower is None or described is None:
+        raise ExportError("labels cannot be embedded without a text tower")
+
+    @torch.inference_mode()
+    def encode(tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        return np.asarray(tower(torch.from_numpy(tokens)).numpy(), np.float32)
+
+    space = TextSpace(
+        encode=encode,
+        tokenizer=_tokenizer(assembly.model),
+        space=described.space,
+        embed_dim=assembly.metadata.embed_dim,
+        templates=resolve_templates(options.templates),
+    )
+    vectors = space.embed(options.labels)
+    return {
+        LABELS_FILE: json.dumps(list(options.labels), ensure_ascii=False).encode(),
+        EMBEDDINGS_FILE: vectors.astype("<f4").tobytes(),
+    }
+
+
+def _provenance(metadata: MergedMetadata) -> Provenance:
+    notes = [metadata.notes] if metadata.notes else []
+    if not metadata.head_trained:
+        notes.append(UNTRAINED_NOTE)
+    return Provenance(
+        sources=metadata.sources,
+        samclip=__version__,
+        torch=torch.__version__,
+        onnx=onnx.__version__,
+        notes=" ".join(notes),
+    )

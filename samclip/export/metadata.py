@@ -1,0 +1,59 @@
+"""What a merged checkpoint says of itself, in the header of its safetensors file."""
+
+from __future__ import annotations
+
+import msgspec
+
+from samclip.errors import CheckpointError
+from samclip.runtime.manifest import Positive, Record, Source, Triple
+
+METADATA_KEY = "samclip"
+
+# segment-anything's pixel statistics: the shared pass starts from SAM's encoder, so it keeps them.
+SAM_MEAN: Triple = (123.675, 116.28, 103.53)
+SAM_STD: Triple = (58.395, 57.12, 57.375)
+
+
+class TextMetadata(Record):
+    """The text tower whose space the head was trained in, whether or not its weights are inside."""
+
+    model: str
+    logit_scale: float
+    space: str = ""  # SHA-256 of the tower's weights
+    quick_gelu: bool = False
+
+
+class MergedMetadata(Record):
+    """Everything needed to rebuild the model around the tensors."""
+
+    format: int = 1
+    name: str = "merged"
+    model_type: str
+    image_size: Positive
+    embed_dim: Positive
+    head_pool: Positive = 1
+    head_trained: bool = False
+    mean: Triple = SAM_MEAN
+    std: Triple = SAM_STD
+    text: TextMetadata | None = None
+    license: str = "unknown"
+    sources: tuple[Source, ...] = ()
+    notes: str = ""
+
+
+def encode_metadata(metadata: MergedMetadata) -> dict[str, str]:
+    """Make the header entry that `decode_metadata` reads."""
+    return {METADATA_KEY: msgspec.json.encode(metadata).decode()}
+
+
+def decode_metadata(header: dict[str, str], file: str) -> MergedMetadata:
+    """Read a merged checkpoint's header; raises CheckpointError if it is absent or malformed."""
+    try:
+        return msgspec.json.decode(header[METADATA_KEY].encode(), type=MergedMetadata)
+    except KeyError:
+        raise CheckpointError(
+            f"{file} has clip_head weights but no {METADATA_KEY!r} metadata; "
+            "save merged checkpoints with samclip.export.merged_checkpoint.save_merged"
+        ) from None
+    except msgspec.MsgspecError as error:
+        raise CheckpointError(f"the metadata of {file} cannot be read: {error}") from error

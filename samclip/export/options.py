@@ -1,0 +1,70 @@
+"""What `samclip-export` can be told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from samclip.export.graphs import DEFAULT_OPSET
+from samclip.errors import ExportError
+from samclip.export.models.attention import LOWERINGS, Lowering
+
+# Which lowering each backend runs best, the best first. ONNX Runtime's and OpenVINO's CPUs want
+# bounded score tensors; TensorRT fuses attention with an additive bias.
+LOWERINGS_BY_BACKEND: dict[str, tuple[Lowering, ...]] = {
+    "onnxruntime": ("chunk", "bias", "fold"),
+    "openvino": ("chunk", "bias", "fold"),
+    "cuda": ("bias", "chunk", "fold"),
+    "tensorrt": ("bias", "chunk", "fold"),
+}
+
+
+Precision = Literal["fp32"]
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """One export. `None` means the default: what the checkpoint says, or none of it.
+
+    `output` is the bundle's directory; `attention` the lowerings to write, sharing one weights
+    file; `templates` a known set's name or the templates; `labels` names to embed into the bundle;
+    `photos` a folder to verify on.
+    """
+
+    checkpoint: Path
+    output: Path
+    clip_checkpoint: Path | None = None
+    text_checkpoint: Path | None = None
+    model_type: str | None = None
+    image_size: int | None = None
+    head_pool: int | None = None
+    quick_gelu: bool | None = None
+    opset: int = DEFAULT_OPSET
+    precision: Precision = "fp32"
+    attention: tuple[Lowering, ...] = ("chunk",)
+    templates: str | tuple[str, ...] = "openai"
+    labels: tuple[str, ...] = ()
+    text_encoder: bool = True
+    verify: bool = True
+    photos: Path | None = None
+    overwrite: bool = False
+
+
+def backends_for(lowering: Lowering, available: tuple[Lowering, ...]) -> tuple[str, ...]:
+    """List the backends for which `lowering` is the best of those `available`."""
+    return tuple(
+        backend
+        for backend, order in LOWERINGS_BY_BACKEND.items()
+        if next(form for form in order if form in available) == lowering
+    )
+
+
+def parse_attention(names: Sequence[str] | None) -> tuple[Lowering, ...]:
+    """Check lowerings given by name, each once, in order; None is the default."""
+    forms = tuple(form for form in LOWERINGS if form in (names or ()))
+    unknown = [name for name in names or () if name not in LOWERINGS]
+    if unknown:
+        raise ExportError(f"unknown attention lowering {unknown[0]!r}; use {', '.join(LOWERINGS)}")
+    return tuple(sorted(forms, key=list(names or ()).index)) or ("chunk",)

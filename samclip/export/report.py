@@ -1,0 +1,45 @@
+"""What an export tells at its end: for people a table and what to do next, for machines JSON."""
+
+from __future__ import annotations
+
+import msgspec
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+
+from samclip.export.exporter import UNTRAINED_NOTE, Export
+
+
+def to_json(export: Export) -> str:
+    """One JSON object: the bundle's path and its manifest."""
+    document = {"path": str(export.path), "manifest": msgspec.to_builtins(export.manifest)}
+    return msgspec.json.encode(document).decode()
+
+
+def print_export(export: Export, console: Console) -> None:
+    """Print the parity table, the bundle's size and the next command."""
+    manifest = export.manifest
+    if manifest.parity:
+        console.print(_parity_table(export))
+    if manifest.clip_head is not None and not manifest.clip_head.trained:
+        console.print(Panel(UNTRAINED_NOTE, title="Untrained CLIP head", border_style="red"))
+    megabytes = sum(file.size for file in manifest.files.values()) / 1e6
+    console.print(f"[bold]{export.path}[/]  {megabytes:.1f} MB", soft_wrap=True)
+    console.print(
+        f"Try it: samclip everything PHOTO --bundle {export.path}", soft_wrap=True, markup=False
+    )
+
+
+def _parity_table(export: Export) -> Table:
+    """Worst relative error of each output over all photos."""
+    table = Table("graph", "variant", "output", "worst error", "allowed", "photo")
+    table.title = "Exported graphs against the torch model (max |a - b| / max |b|)"
+    worst = {}
+    for row in export.manifest.parity:
+        key = (row.graph, row.variant, row.output)
+        if key not in worst or row.max_rel_error > worst[key].max_rel_error:
+            worst[key] = row
+    for (graph, variant, output), row in worst.items():
+        cells = (f"{row.max_rel_error:.1e}", f"{row.tolerance:.0e}", row.image)
+        table.add_row(graph, variant, output, *cells)
+    return table
