@@ -1,0 +1,64 @@
+"""Where pictures go: never over an image, never two to one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from samclip.errors import InputError
+from samclip.runtime.cli.destinations import plan_pictures
+from samclip.runtime.cli.images import ImageList
+
+ONE = ImageList((Path("in/street.jpg"),), many=False)
+TWO = ImageList((Path("in/street.jpg"), Path("in/yard.png")), many=True)
+
+
+def test_one_image_without_output_goes_beside_the_caller() -> None:
+    assert plan_pictures(ONE, None, "segment") == (Path("street.segment.png"),)
+
+
+def test_many_images_without_output_get_a_folder() -> None:
+    pictures = plan_pictures(TWO, None, "semantic")
+    folder = Path("samclip-semantic")
+    assert pictures == (folder / "street.semantic.png", folder / "yard.semantic.png")
+
+
+def test_output_with_an_image_suffix_is_a_file() -> None:
+    assert plan_pictures(ONE, Path("out/x.JPG"), "segment") == (Path("out/x.JPG"),)
+
+
+@pytest.mark.parametrize("output", ["out", "out.d", "v1.2"])
+def test_any_other_output_is_a_folder(output: str) -> None:
+    assert plan_pictures(ONE, Path(output), "segment") == (Path(output) / "street.segment.png",)
+
+
+def test_existing_folder_with_an_image_suffix_is_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "frames.png"
+    folder.mkdir()
+    assert plan_pictures(ONE, folder, "segment") == (folder / "street.segment.png",)
+
+
+def test_one_file_for_many_images_is_refused() -> None:
+    with pytest.raises(InputError, match=r"out\.png is one file.*Give a folder"):
+        plan_pictures(TWO, Path("out.png"), "segment")
+
+
+def test_picture_never_replaces_an_image(tmp_path: Path) -> None:
+    image = tmp_path / "a.png"
+    with pytest.raises(InputError, match="would replace the image"):
+        plan_pictures(ImageList((image,), many=False), tmp_path / "x" / ".." / "a.png", "segment")
+
+
+def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert plan_pictures(ONE, Path("~/a.png"), "segment") == (tmp_path / "a.png",)
+
+
+@given(st.lists(st.sampled_from(["a.jpg", "a.png", "b/a.jpg", "a-2.jpg", "b.jpg"]), min_size=1))
+def test_no_two_pictures_share_a_path(names: list[str]) -> None:
+    images = ImageList(tuple(Path("in") / name for name in names), many=True)
+    pictures = plan_pictures(images, Path("out"), "segment")
+    assert len(set(pictures)) == len(names)

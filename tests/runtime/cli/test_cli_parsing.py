@@ -1,0 +1,26 @@
+"""Points and boxes as text."""
+
+from __future__ import annotations
+
+import pytest
+import typer
+
+from samclip.runtime.cli.parsing import parse_box, parse_point
+
+
+def test_numbers_may_be_whole_or_not_and_have_spaces() -> None:
+    assert parse_point("420,310") == (420.0, 310.0)
+    assert parse_point(" 4.5, -1e1 ") == (4.5, -10.0)
+    assert parse_box("10,20,200.5,240") == (10.0, 20.0, 200.5, 240.0)
+
+
+@pytest.mark.parametrize("text", ["", "1", "1,2,3", "a,b", "1;2", "1,,2", "(1,2)"])
+def test_anything_else_is_no_point(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="is not X,Y in pixels, as in 420,310"):
+        parse_point(text)
+
+
+@pytest.mark.parametrize("text", ["1,2,3", "1,2,3,4,5", "10,20 200,240", "x1,y1,x2,y2"])
+def test_anything_else_is_no_box(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="is not X1,Y1,X2,Y2"):
+        parse_box(text)

@@ -1,0 +1,105 @@
+"""What gets imported when: no torch at run time, and nothing heavy before it is needed."""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import samclip.engines
+import samclip.runtime
+
+TORCH_SIDE = ("torch", "torchvision", "onnx", "onnxscript", "onnx_ir", "transformers", "onnxslim")
+DEV_SIDE = ("pytest", "matplotlib", "scipy", "skimage", "supervision", "open_clip", "timm")
+LATE = ("onnxruntime", "cv2", "tokenizers", "ftfy", "pycocotools", "PIL", "numpy", "supervision")
+
+BLOCK = f"""
+import importlib.abc, sys
+BLOCKED = {TORCH_SIDE + DEV_SIDE!r}
+class Block(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in BLOCKED or name.startswith("samclip.export"):
+            raise ModuleNotFoundError(f"blocked: {{name}}", name=name)
+sys.meta_path.insert(0, Block())
+"""
+
+
+def run_python(code: str) -> str:
+    """Run `code` in a fresh interpreter; returns what it printed."""
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def modules_after(code: str) -> set[str]:
+    """Top-level modules that are loaded after `code` ran in a fresh interpreter."""
+    tail = (
+        "\nimport json, sys; print(json.dumps(sorted({m.partition('.')[0] for m in sys.modules})))"
+    )
+    return set(json.loads(run_python(code + tail).splitlines()[-1]))
+
+
+def walk(package: object) -> list[str]:
+    paths, name = package.__path__, package.__name__  # type: ignore[attr-defined]
+    return [name, *(m.name for m in pkgutil.walk_packages(paths, f"{name}."))]
+
+
+def test_import_samclip_brings_no_torch_side_package() -> None:
+    assert not modules_after("import samclip") & {*TORCH_SIDE, *DEV_SIDE, "PIL", "onnxruntime"}
+
+
+def test_the_command_starts_without_heavy_packages() -> None:
+    loaded = modules_after("import samclip.runtime.cli.main")
+    assert not loaded & {*TORCH_SIDE, *DEV_SIDE, *LATE}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["segment", "--help"], ["--version"]])
+def test_help_needs_no_heavy_package(arguments: list[str]) -> None:
+    code = (
+        "from typer.testing import CliRunner\n"
+        "from samclip.runtime.cli.main import app\n"
+        f"assert CliRunner().invoke(app, {arguments!r}).exit_code == 0\n"
+    )
+    assert not modules_after(code) & {*TORCH_SIDE, *DEV_SIDE, *LATE}
+
+
+@pytest.mark.parametrize("package", [samclip.runtime, samclip.engines])
+def test_every_module_imports_while_torch_and_onnx_are_blocked(package: object) -> None:
+    code = (
+        f"{BLOCK}\nimport importlib\nfor name in {walk(package)!r}: importlib.import_module(name)"
+    )
+    loaded = modules_after(code)
+    assert "samclip" in loaded
+    assert not loaded & set(TORCH_SIDE)
+
+
+def test_doctor_runs_while_torch_and_onnx_are_blocked() -> None:
+    code = (
+        f"{BLOCK}\n"
+        "from samclip.runtime.cli.main import app\n"
+        "app(['doctor', '--json'], standalone_mode=False)\n"
+    )
+    report = json.loads(run_python(code))
+    assert report["samclip"] == samclip.__version__
+
+
+@pytest.mark.parametrize("task", ["classify", "segment", "semantic", "everything"])
+def test_a_task_answers_while_torch_and_onnx_are_blocked(
+    task: str, mobile_sam_bundle: Path, photo_path: Path
+) -> None:
+    options = {
+        "classify": ["--names", "a cup,a dog"],
+        "segment": ["--point", "300,200"],
+        "semantic": ["--names", "a cup,a table"],
+        "everything": ["--points-per-side", "2"],
+    }[task]
+    command = [task, str(photo_path), "--bundle", str(mobile_sam_bundle), "--json", *options]
+    run = f"from samclip.runtime.cli.main import app\napp({command!r}, standalone_mode=False)"
+    code = f"{BLOCK}\n{run}"
+    assert json.loads(run_python(code))["task"] == task

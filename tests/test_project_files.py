@@ -1,0 +1,114 @@
+"""Files around the code: links, scripts, versions, and text that holds on any machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LINKS = ("benchmarks", "engines", "export", "runtime")
+# A path of one machine means nothing on another; spelled so that this file does not match itself.
+MACHINE_PATHS = re.compile(r"(?<![\w.$}/-])/(?:tmp|work|root|home/\w+|Users/\w+)\b")
+REGISTRY_HOSTS = re.compile(r"(?:pypi|pythonhosted|npmjs|debian)\.(?:org|com)")
+BINARY = {".jpg", ".png", ".onnx", ".gz", ".pdf"}
+
+
+def tracked_files() -> list[Path]:
+    """Files under version control, links left out."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout: an sdist or an archive")
+    command = ["git", "ls-files", "-z"]
+    listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    paths = [ROOT / name for name in listing.split("\0") if name]
+    return [path for path in paths if path.is_file() and not path.is_symlink()]
+
+
+def tracked_texts() -> list[Path]:
+    return [path for path in tracked_files() if path.suffix not in BINARY]
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_top_level_links_point_into_the_package(name: str) -> None:
+    link = ROOT / name
+    if not link.is_symlink():
+        pytest.skip("links get lost in archives; they carry no weight")
+    assert link.readlink() == Path("samclip") / name
+    assert (link / "__init__.py").is_file()
+
+
+def test_no_text_names_a_path_of_one_machine() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}"
+        for path in tracked_texts()
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1)
+        if MACHINE_PATHS.search(line) or REGISTRY_HOSTS.search(line)
+    ]
+    found = [line for line in found if not line.startswith("tests/test_project_files.py")]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "bad"),
+    [
+        ("open('/tmp" + "/x')", True),
+        ("see /home" + "/alice/notes", True),
+        ("a/tmp/b and $HOME/tmp and tmp_path / 'x'", False),
+        ("https://example.com/work", False),
+    ],
+)
+def test_the_pattern_knows_paths_of_one_machine(text: str, bad: bool) -> None:
+    assert bool(MACHINE_PATHS.search(text)) is bad
+
+
+def test_texts_are_utf8_with_plain_line_ends() -> None:
+    for path in tracked_texts():
+        data = path.read_bytes()
+        data.decode("utf-8")
+        assert b"\r" not in data, f"{path} has carriage returns"
+        assert not data or data.endswith(b"\n"), f"{path} does not end with a line end"
+
+
+def test_no_large_file_is_tracked() -> None:
+    limit = 3_000_000  # bytes: a checkpoint or a bundle by mistake is far larger
+    large = [path for path in tracked_files() if path.stat().st_size > limit]
+    assert not large
+
+
+@pytest.mark.parametrize("script", ["scripts/check", ".ci/run"])
+def test_scripts_run_under_bash_and_can_be_executed(script: str) -> None:
+    path = ROOT / script
+    assert path.read_text("utf-8").startswith("#!/usr/bin/env bash\n")
+    assert os.access(path, os.X_OK)
+    subprocess.run(["bash", "-n", str(path)], check=True)
+
+
+def test_ci_runs_exactly_the_check_script() -> None:
+    lines = (ROOT / ".ci" / "run").read_text("utf-8").splitlines()
+    commands = [line for line in lines if line and not line.startswith(("#", "set ", "cd "))]
+    assert commands == ["exec scripts/check"]
+
+
+def test_changelog_knows_this_version() -> None:
+    from samclip import __version__
+
+    text = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    assert "## [Unreleased]" in text or f"## [{__version__}]" in text
+
+
+def test_licence_is_apache_2() -> None:
+    text = (ROOT / "LICENSE").read_text("utf-8")
+    assert "Apache License" in text
+    assert "Version 2.0, January 2004" in text
+    assert "END OF TERMS AND CONDITIONS" in text
+    assert (ROOT / "NOTICE").read_text("utf-8").startswith("samclip\n")
+
+
+def test_every_requirement_of_the_references_is_pinned() -> None:
+    lines = (ROOT / "requirements-reference.txt").read_text("utf-8").splitlines()
+    wanted = [line for line in lines if line and not line.startswith("#")]
+    assert wanted
+    assert all(re.fullmatch(r"[\w-]+==[\d.]+", line) for line in wanted)
