@@ -35,7 +35,7 @@ def read_merges(file: Path = MERGES_FILE) -> list[tuple[str, str]]:
 
 
 def clip_vocabulary(merges: list[tuple[str, str]]) -> dict[str, int]:
-    """Number the tokens as CLIP does: bytes, bytes that end a word, merges, special tokens."""
+    """Give each token CLIP's id: bytes, bytes that end a word, merges, special tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [
         *alphabet,
