@@ -54,13 +54,13 @@ class RelPosAttention(nn.Module):
         self.num_heads = num_heads
         self.input_size = input_size
         self.lowering: Lowering = lowering
-        head_dim = dim // num_heads
-        self.scale = head_dim**-0.5
+        self.head_dim = dim // num_heads
+        self.scale = self.head_dim**-0.5
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
         height, width = input_size
-        self.rel_pos_h = nn.Parameter(torch.zeros(2 * height - 1, head_dim))
-        self.rel_pos_w = nn.Parameter(torch.zeros(2 * width - 1, head_dim))
+        self.rel_pos_h = nn.Parameter(torch.zeros(2 * height - 1, self.head_dim))
+        self.rel_pos_w = nn.Parameter(torch.zeros(2 * width - 1, self.head_dim))
         # Constants, so that an exported graph holds no index arithmetic.
         self.register_buffer("index_h", relative_index(height), persistent=False)
         self.register_buffer("index_w", relative_index(width), persistent=False)
@@ -68,15 +68,17 @@ class RelPosAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend within each grid of `x`, BxHxWxC float, where (H, W) is `input_size`."""
-        height, width = self.input_size
-        batch, _, _, dim = x.shape
-        qkv = self.qkv(x).reshape(batch, height * width, 3, self.num_heads, -1)  # BxLx3xNxD
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each BxNxLxD
+        q, k, v = (self._heads(part) for part in self.qkv(x).chunk(3, dim=-1))
         rel_h, rel_w = self.relative_terms(q)
-        x = self.attend(q, k, v, rel_h, rel_w)
-        x = x.transpose(1, 2).reshape(batch, height, width, dim)  # BxHxWxC
-        out: Tensor = self.proj(x)
+        heads = self.attend(q, k, v, rel_h, rel_w).transpose(1, 2)  # BxLxNxD
+        # A real copy: which strides fused attention returns depends on the kernel chosen, and
+        # torch.export would bake in a view that fits one kernel only.
+        heads = heads.clone(memory_format=torch.contiguous_format)
+        out: Tensor = self.proj(heads.reshape(x.shape))  # BxHxWxC
         return out
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.reshape(x.shape[0], -1, self.num_heads, self.head_dim).transpose(1, 2)  # BxNxLxD
 
     def relative_terms(self, q: Tensor) -> tuple[Tensor, Tensor]:
         """Score each query of `q` (BxNxLxD, not scaled) against every row and every column.
@@ -94,10 +96,11 @@ class RelPosAttention(nn.Module):
         """Run the chosen lowering: BxNxLxD queries, keys and values to BxNxLxD."""
         if self.lowering == "fold":
             return self._fold(q, k, v, rel_h, rel_w)
-        step = self._chunk_length() if self.lowering == "chunk" else q.shape[2]
+        step = self._chunk_length()
+        if self.lowering == "bias" or step >= q.shape[2]:
+            return self._bias(q, k, v, rel_h, rel_w)
         parts = zip(*(torch.split(x, step, dim=2) for x in (q, rel_h, rel_w)), strict=True)
-        chunks = [self._bias(part, k, v, part_h, part_w) for part, part_h, part_w in parts]
-        return chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=2)
+        return torch.cat([self._bias(q_, k, v, h_, w_) for q_, h_, w_ in parts], dim=2)
 
     def _bias(self, q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
         """Fused attention of some queries, BxNxQxD, with an additive mask BxNxQxL."""
