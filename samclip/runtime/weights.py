@@ -1,0 +1,174 @@
+"""Weights as a safetensors byte string, read without copying and written aligned.
+
+The format (safetensors' format description): 8 bytes, little-endian length of the header; the
+header, a JSON object `{name: {"dtype", "shape", "data_offsets": [begin, end]}}` with offsets from
+the end of the header, spaces allowed after it; the tensors, C order, little-endian, no holes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from samclip.errors import ExportError, IntegrityError
+
+MAX_HEADER_BYTES = 1_000_000  # a header has some 100 bytes per tensor, a model some 500 tensors
+ALIGNMENT = 64  # bytes: where the tensors begin in the file
+LENGTH_BYTES = 8
+MAX_ELEMENTS = 2**48
+METADATA = "__metadata__"
+DTYPES = {
+    name: np.dtype(code)
+    for name, code in {
+        "F64": "<f8", "F32": "<f4", "F16": "<f2", "BOOL": "?",
+        "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
+        "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1",
+    }.items()
+}  # fmt: skip
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+Length = Annotated[int, msgspec.Meta(ge=0, le=MAX_ELEMENTS)]
+
+
+class TensorInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A tensor's entry in the header; `data_offsets` count from the end of the header."""
+
+    dtype: str
+    shape: Annotated[tuple[Length, ...], msgspec.Meta(max_length=16)]
+    data_offsets: tuple[Length, Length]
+
+
+def parse_weights(data: bytes) -> dict[str, NDArray[np.generic]]:
+    """Give every tensor of a safetensors byte string as a read-only view into `data`.
+
+    Only a tensor that is not aligned to its dtype is copied, which files of `serialise_weights`
+    never need. Raises IntegrityError on anything but a valid file: a header that is too long or
+    malformed, an unknown dtype, offsets that overlap, leave holes, leave the file or contradict
+    the shape.
+    """
+    start, header = _read_header(data)
+    return {name: _view(data, start, info) for name, info in header.items()}
+
+
+def weight_offsets(data: bytes) -> dict[str, tuple[int, int]]:
+    """Give every tensor's (offset, length) in bytes from the start of `data`.
+
+    These are what ONNX external data calls `offset` and `length`. Raises IntegrityError as
+    `parse_weights` does.
+    """
+    start, header = _read_header(data)
+    return {
+        name: (start + info.data_offsets[0], info.data_offsets[1] - info.data_offsets[0])
+        for name, info in header.items()
+    }
+
+
+def serialise_weights(arrays: Mapping[str, NDArray[np.generic]]) -> bytes:
+    """Write arrays as safetensors; the same arrays always give the same bytes.
+
+    Tensors are ordered by descending item size, then by name, and the header is padded with
+    spaces so that they begin at a multiple of 64 bytes: each is then aligned to its dtype.
+    Raises ExportError for a dtype that the format or numpy does not have.
+    """
+    order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
+    header: dict[str, TensorInfo] = {}
+    end = 0
+    for name in order:
+        begin, end = end, end + arrays[name].nbytes
+        header[name] = TensorInfo(_dtype_name(name, arrays[name]), arrays[name].shape, (begin, end))
+    encoded = msgspec.json.encode(header)
+    encoded += b" " * (-(LENGTH_BYTES + len(encoded)) % ALIGNMENT)
+    if len(encoded) > MAX_HEADER_BYTES:
+        raise ExportError(
+            f"the header of {len(order):,} tensors has {len(encoded):,} bytes; at most "
+            f"{MAX_HEADER_BYTES:,} are allowed. Use shorter names or fewer tensors."
+        )
+    parts = [len(encoded).to_bytes(LENGTH_BYTES, "little"), encoded]
+    return b"".join([*parts, *(_little_endian(arrays[name]) for name in order)])
+
+
+def _dtype_name(name: str, array: NDArray[np.generic]) -> str:
+    dtype = array.dtype.newbyteorder("<")
+    if name == METADATA or dtype not in DTYPE_NAMES:
+        raise ExportError(
+            f"weights cannot hold {name!r} of dtype {array.dtype}. "
+            f"Use another name than {METADATA} and one of the dtypes {', '.join(DTYPES)}."
+        )
+    return DTYPE_NAMES[dtype]
+
+
+def _little_endian(array: NDArray[np.generic]) -> memoryview:
+    plain = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
+    return plain.reshape(-1).view(np.uint8).data
+
+
+def _read_header(data: bytes) -> tuple[int, dict[str, TensorInfo]]:
+    """Give where the tensors begin, and the header's entries, all checked."""
+    if len(data) < LENGTH_BYTES:
+        raise _invalid(f"it has {len(data)} bytes, fewer than the {LENGTH_BYTES} of a length")
+    length = int.from_bytes(data[:LENGTH_BYTES], "little")
+    start = LENGTH_BYTES + length
+    if length > MAX_HEADER_BYTES or start > len(data):
+        raise _invalid(
+            f"its header claims {length:,} bytes of a file of {len(data):,}, "
+            f"at most {MAX_HEADER_BYTES:,} are accepted"
+        )
+    header = _decode(data[LENGTH_BYTES:start])
+    _check_layout(header, len(data) - start)
+    return start, header
+
+
+def _decode(encoded: bytes) -> dict[str, TensorInfo]:
+    try:
+        raw = msgspec.json.decode(encoded, type=dict[str, msgspec.Raw])
+        if METADATA in raw:
+            msgspec.json.decode(raw.pop(METADATA), type=dict[str, str])
+        return {name: msgspec.json.decode(entry, type=TensorInfo) for name, entry in raw.items()}
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise _invalid(f"its header is malformed: {error}") from error
+
+
+def _check_layout(header: Mapping[str, TensorInfo], size: int) -> None:
+    """Check that the tensors, in the order of their offsets, tile the `size` bytes of data."""
+    position = 0
+    for name, info in sorted(header.items(), key=lambda item: item[1].data_offsets):
+        begin, end = info.data_offsets
+        if begin != position or end < begin:
+            raise _invalid(f"{name!r} lies at bytes {begin:,}-{end:,}, expected at {position:,}")
+        if info.dtype not in DTYPES:
+            raise _invalid(
+                f"{name!r} has dtype {info.dtype!r}, expected one of {', '.join(DTYPES)}"
+            )
+        if math.prod(side or 1 for side in info.shape) > MAX_ELEMENTS:  # numpy refuses it too
+            raise _invalid(f"{name!r} has the impossible shape {list(info.shape)}")
+        expected = math.prod(info.shape) * DTYPES[info.dtype].itemsize
+        if end - begin != expected:
+            raise _invalid(
+                f"{name!r} has {end - begin:,} bytes, but {info.dtype} of shape "
+                f"{list(info.shape)} needs {expected:,}"
+            )
+        position = end
+    if position != size:
+        raise _invalid(f"its tensors end at byte {position:,} of {size:,}")
+
+
+def _view(data: bytes, start: int, info: TensorInfo) -> NDArray[np.generic]:
+    dtype = DTYPES[info.dtype]
+    count = math.prod(info.shape)
+    if count == 0:
+        flat = np.empty(0, dtype)  # frombuffer refuses an empty range at the very end
+    else:
+        flat = np.frombuffer(data, dtype, count, start + info.data_offsets[0])
+    array = flat.reshape(info.shape)
+    return array if array.flags.aligned else array.copy()
+
+
+def _invalid(reason: str) -> IntegrityError:
+    return IntegrityError(
+        f"this is not a valid safetensors file: {reason}. Copy or export the bundle again."
+    )
