@@ -139,7 +139,7 @@ def _one_template(spec: str) -> tuple[str, ...]:
     if PLACEHOLDER in spec:
         return (_checked(spec),)
     raise VocabularyError(
-        f"no template set is called {spec!r:.80}{did_you_mean(spec, TEMPLATE_SETS)} Known sets: "
+        f"no template set is called {spec!r:.80}{did_you_mean(spec, TEMPLATE_SETS)}. Known sets: "
         f"{_known()}. A template of your own needs {PLACEHOLDER} where the name goes."
     )
 

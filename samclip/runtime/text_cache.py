@@ -1,0 +1,200 @@
+"""Text embeddings kept on disk between runs: one SQLite file that threads and processes share.
+
+A cache never decides an answer. Each row carries a digest of its key and vector, so that a
+damaged row counts as absent; a file that cannot be used is left alone, with one warning.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+CACHE_DIR_VARIABLE = "SAMCLIP_CACHE_DIR"
+FILE_NAME = "text-embeddings.sqlite3"
+MAX_ROWS = 50_000  # 154 MB of 768-d vectors
+BUSY_SECONDS = 10.0  # how long to wait for another process's write
+# `used` is written when it is older than this, so that most reads write nothing.
+TOUCH_SECONDS = 3600.0
+KEYS_PER_QUERY = 500  # SQLite takes 999 variables at least
+RECIPE = b"mean of unit prompt embeddings, version 1"  # changes with the meaning of a row
+
+SCHEMA = """
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS embeddings (
+    key BLOB PRIMARY KEY, vector BLOB NOT NULL, digest BLOB NOT NULL, used REAL NOT NULL);
+CREATE INDEX IF NOT EXISTS embeddings_used ON embeddings (used);
+COMMIT;
+"""
+EVICT = """
+DELETE FROM embeddings WHERE key IN (
+    SELECT key FROM embeddings ORDER BY used
+    LIMIT max(0, (SELECT count(*) FROM embeddings) - ?))
+"""
+
+_logger = logging.getLogger("samclip")
+
+
+def cache_dir(directory: str | Path | None = None) -> Path:
+    """Choose where caches live: `directory`, else $SAMCLIP_CACHE_DIR, else the user's cache."""
+    import platformdirs  # noqa: PLC0415 - only needed here
+
+    named = directory or os.environ.get(CACHE_DIR_VARIABLE)
+    if not named:
+        return Path(platformdirs.user_cache_dir("samclip"))
+    return Path(os.path.expanduser(named))  # noqa: PTH111 - unlike pathlib's, it never raises
+
+
+def embedding_keys(space: str, templates: Sequence[str], names: Iterable[str]) -> list[bytes]:
+    """Key each name by the SHA-256 of recipe, text space, templates and name; 32 bytes each."""
+    common = hashlib.sha256(RECIPE)
+    for part in (space, *templates):
+        common.update(_framed(part))
+    keys = []
+    for name in names:
+        digest = common.copy()
+        digest.update(b"name" + _framed(name))
+        keys.append(digest.digest())
+    return keys
+
+
+class TextCache:
+    """At most `max_rows` vectors by key; the rows that were not used for longest go first.
+
+    Uses are recorded to the hour. Every method may be called from any thread or process; none
+    raises for a file that is damaged, locked, or not writable.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path | None = None,
+        max_rows: int = MAX_ROWS,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.path = cache_dir(directory) / FILE_NAME
+        self._max_rows, self._clock = max_rows, clock
+        self._usable = True
+        self._lock = threading.Lock()  # guards the warning
+
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, NDArray[np.float32]]:
+        """Find the vectors of those keys that are present and undamaged: key -> D float32."""
+        found: dict[bytes, NDArray[np.float32]] = {}
+        with self._database() as database:
+            if database is None:
+                return found
+            for chunk in _chunks(keys):
+                found |= self._read(database, chunk)
+        return found
+
+    def put(self, vectors: Mapping[bytes, NDArray[np.float32]]) -> None:
+        """Store vectors of D float32 by key, then drop the rows beyond `max_rows`."""
+        now = self._clock()
+        rows = []
+        for key, vector in vectors.items():
+            blob = np.ascontiguousarray(vector, "<f4").tobytes()
+            rows.append((key, blob, _digest(key, blob), now))
+        with self._database() as database:
+            if database is None or not rows:
+                return
+            with _writing(database):
+                database.executemany("INSERT OR REPLACE INTO embeddings VALUES (?, ?, ?, ?)", rows)
+                database.execute(EVICT, (self._max_rows,))
+
+    def _read(
+        self, database: sqlite3.Connection, keys: Sequence[bytes]
+    ) -> dict[bytes, NDArray[np.float32]]:
+        wanted = f"key IN ({','.join('?' * len(keys))})"
+        query = f"SELECT key, vector, digest, used FROM embeddings WHERE {wanted}"  # noqa: S608 - placeholders only
+        rows = [
+            (key, vector, used)
+            for key, vector, digest, used in database.execute(query, keys).fetchall()
+            if _is_sound(key, vector, digest) and isinstance(used, float)
+        ]
+        now = self._clock()
+        if stale := [(now, key) for key, _, used in rows if now - used > TOUCH_SECONDS]:
+            with _writing(database):
+                database.executemany("UPDATE embeddings SET used = ? WHERE key = ?", stale)
+        return {key: np.frombuffer(vector, "<f4") for key, vector, _ in rows}
+
+    @contextmanager
+    def _database(self) -> Iterator[sqlite3.Connection | None]:
+        """Open the file for one call, or give None; a failure inside ends the caching.
+
+        A connection per call needs no thread affinity and survives a fork.
+        """
+        if not self._usable:
+            yield None
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with closing(self._connect()) as database:
+                yield database
+        except (sqlite3.Error, OSError) as error:
+            self._give_up(error)
+
+    def _connect(self) -> sqlite3.Connection:
+        database = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
+        try:
+            database.execute("PRAGMA synchronous = NORMAL")
+            if not database.execute("PRAGMA schema_version").fetchone()[0]:
+                database.executescript(SCHEMA)
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    def _give_up(self, error: Exception) -> None:
+        with self._lock:
+            if not self._usable:
+                return
+            self._usable = False
+        _logger.warning(
+            "text embeddings are not kept on disk: %s cannot be used (%s). Delete the file, or "
+            "set %s to a directory that is writable.",
+            self.path,
+            error,
+            CACHE_DIR_VARIABLE,
+        )
+
+
+@contextmanager
+def _writing(database: sqlite3.Connection) -> Iterator[None]:
+    """Hold the write lock from the start: a read that turns into a write can deadlock."""
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        database.execute("ROLLBACK")
+        raise
+    database.execute("COMMIT")
+
+
+def _is_sound(key: object, vector: object, digest: object) -> bool:
+    """Whether a row is what was written: damage can change even the type of a column."""
+    if not isinstance(key, bytes) or not isinstance(vector, bytes):
+        return False
+    return len(vector) % 4 == 0 and digest == _digest(key, vector)
+
+
+def _digest(key: bytes, blob: bytes) -> bytes:
+    return hashlib.sha256(key + blob).digest()
+
+
+def _framed(text: str) -> bytes:
+    """Encode a text so that no two sequences of texts give the same bytes."""
+    data = text.encode("utf-8", "surrogatepass")
+    return len(data).to_bytes(8, "little") + data
+
+
+def _chunks(keys: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    for start in range(0, len(keys), KEYS_PER_QUERY):
+        yield keys[start : start + KEYS_PER_QUERY]
