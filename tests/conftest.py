@@ -1,4 +1,4 @@
-"""Fixtures that several folders share: real weights, their original code, a real bundle, a photo."""
+"""Fixtures that several folders share: real weights, their original code, a bundle, a photo."""
 
 from __future__ import annotations
 
@@ -38,6 +38,14 @@ def mobile_sam_checkpoint() -> Path:
     from samclip.export.fetch import fetch_checkpoint
 
     return fetch_checkpoint("mobile_sam", CACHE)
+
+
+@pytest.fixture(scope="session")
+def minilm_checkpoint() -> Path:
+    """The real MiniLM-L6 sentence encoder, its tokenizer beside it."""
+    from samclip.export.fetch import fetch_checkpoint
+
+    return fetch_checkpoint("minilm", CACHE)
 
 
 @pytest.fixture(scope="session")

@@ -19,9 +19,8 @@ from samclip.export.checkpoint import (
 )
 from samclip.export.fetch import PACKAGED_CHECKPOINTS
 from samclip.export.metadata import MergedMetadata, TextMetadata, decode_metadata
-from samclip.export.models.clip_head import resize_head_state
 from samclip.export.models.merged import MODEL_TYPES, MergedConfig, MergedModel
-from samclip.export.models.sam_vit import resize_encoder_state
+from samclip.export.models.pos_embed import fit_positions
 from samclip.export.models.tiny_vit import IGNORED_CHECKPOINT_KEYS
 from samclip.export.text_source import TextSource, has_text, read_text
 from samclip.runtime.manifest import Source
@@ -46,10 +45,11 @@ class Checkpoints:
 
 @dataclass(frozen=True)
 class Assembly:
-    """A model with its weights, what is known of it, and where the weights come from."""
+    """A model with its weights, what is known of it, and its text tower's `tokenizer.json`."""
 
     model: MergedModel
     metadata: MergedMetadata
+    tokenizer: bytes | None = None
 
 
 def assemble(
@@ -80,7 +80,7 @@ def assemble(
     _load_head(model, head)
     if model.text is not None and text is not None:
         fit_state(model.text, text.state, f"text tower ({text.model})")
-    return Assembly(model.eval(), metadata)
+    return Assembly(model.eval(), metadata, None if text is None else text.tokenizer)
 
 
 def _text(
@@ -125,7 +125,6 @@ def _metadata(
             model=text.model,
             logit_scale=text.logit_scale,
             space=text.space,
-            quick_gelu=text.config.quick_gelu,
         ),
     )
 
@@ -184,9 +183,7 @@ def _build(metadata: MergedMetadata, text: TextSource | None) -> MergedModel:
 def _load_sam(model: MergedModel, main: Checkpoint) -> None:
     """Load encoder, prompt encoder and mask decoder, resized where the image size asks for it."""
     what = f"of a {model.config.model_type} model (is {main.path.name} complete?)"
-    encoder = main.part("image_encoder.")
-    if model.config.model_type != "vit_t":
-        encoder = resize_encoder_state(encoder, model.image_encoder)
+    encoder = fit_positions(main.part("image_encoder."), model.image_encoder)
     fit_state(model.image_encoder, encoder, f"image encoder {what}", IGNORED_CHECKPOINT_KEYS)
     fit_state(model.prompt_encoder, main.part("prompt_encoder."), f"prompt encoder {what}")
     fit_state(model.mask_decoder, main.part("mask_decoder."), f"mask decoder {what}")
@@ -197,7 +194,7 @@ def _load_head(model: MergedModel, head: Checkpoint | None) -> None:
     if head is None:
         model.initialise_head()
         return
-    state = resize_head_state(head.part(HEAD), model.clip_head)
+    state = fit_positions(head.part(HEAD), model.clip_head)
     fit_state(model.clip_head, state, f"CLIP head of {head.path.name}")
 
 

@@ -137,11 +137,11 @@ def _read_torch(file: Path) -> StateDict:
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{file.name} holds more than tensors, or is no torch file, and was not loaded "
-            f"({str(error).splitlines()[0]}). Convert it to safetensors where you trust it."
+            f"({_first_line(error)}). Convert it to safetensors where you trust it."
         ) from error
     except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
         raise CheckpointError(
-            f"{file.name} is not a readable torch checkpoint ({str(error).splitlines()[0]}); "
+            f"{file.name} is not a readable torch checkpoint ({_first_line(error)}); "
             "download it again"
         ) from error
     for wrapper in WRAPPERS:
@@ -155,3 +155,7 @@ def _read_torch(file: Path) -> StateDict:
     if not state:
         raise CheckpointError(f"{file.name} holds no tensors; is it a checkpoint?")
     return state
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

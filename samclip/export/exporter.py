@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
+from samclip.runtime.bundle import write_bundle
 
 from samclip.errors import ExportError
 from samclip.export.assemble import Assembly, Checkpoints, assemble
@@ -22,8 +23,6 @@ from samclip.export.parity import Sample, enforce, measure, photo_samples, text_
 from samclip.export.photos import photo_paths
 from samclip.export.progress import Progress, silent
 from samclip.export.specs import clip_head_spec, encoder_spec, mask_decoder_spec, text_encoder_spec
-from samclip.export.tokenizer import clip_tokenizer_json
-from samclip.runtime.bundle import write_bundle
 from samclip.runtime.manifest import (
     ClipHead,
     Graphs,
@@ -77,7 +76,7 @@ def export_bundle(options: ExportOptions, progress: Progress = silent) -> Export
         std=assembly.metadata.std,
     )
     graphs = _graphs(assembly.model, options, progress)
-    parity = _verify(assembly.model, graphs, pixels, options, progress) if options.verify else ()
+    parity = _verify(assembly, graphs, pixels, options, progress) if options.verify else []
     text, text_files = _text(assembly, options, progress)
     manifest = Manifest(
         name=options.output.name,
@@ -143,13 +142,14 @@ def _graphs(model: MergedModel, options: ExportOptions, progress: Progress) -> l
 
 
 def _verify(
-    model: MergedModel,
+    assembly: Assembly,
     graphs: Sequence[GraphFiles],
     pixels: Preprocessing,
     options: ExportOptions,
     progress: Progress,
 ) -> list[ParityRow]:
     """Check and run every exported graph on real photos; raises ParityError beyond tolerance."""
+    model = assembly.model
     photos = photo_paths(options.photos)[:MAX_PHOTOS]
     if not photos:
         raise ExportError(f"no images in {options.photos} to verify on; give a folder of photos")
@@ -158,7 +158,7 @@ def _verify(
         with progress(f"running the torch model on {photo.name}"):
             samples += photo_samples(model, pixels, photo)
     if model.text is not None:
-        samples += text_samples(model.text, _token_batches(model))
+        samples += text_samples(model.text, _token_batches(assembly))
     rows: list[ParityRow] = []
     for graph in graphs:
         own = [sample for sample in samples if sample.graph == graph.name]
@@ -169,16 +169,17 @@ def _verify(
     return rows
 
 
-def _token_batches(model: MergedModel) -> list[NDArray[np.int64]]:
+def _token_batches(assembly: Assembly) -> list[NDArray[np.int64]]:
     """One prompt, and several of different lengths."""
-    tokenizer = _tokenizer(model)
+    tokenizer = _tokenizer(assembly)
     several = ["a photo of a cup.", "road", "a bad photo of the hard to see espresso machine."]
     return [tokenizer(["a photo of a cat."]), tokenizer(several)]
 
 
-def _tokenizer(model: MergedModel) -> Tokenizer:
-    length = model.text.config.context_length if model.text is not None else 77
-    return Tokenizer.from_bytes(clip_tokenizer_json(), length)
+def _tokenizer(assembly: Assembly) -> Tokenizer:
+    if assembly.tokenizer is None or assembly.model.text is None:
+        raise ExportError("there is no text tower to tokenize for; give --text-checkpoint")
+    return Tokenizer.from_bytes(assembly.tokenizer, assembly.model.text.config.context_length)
 
 
 def _text(
@@ -193,8 +194,8 @@ def _text(
     if described is None:
         return None, {}
     files: dict[str, bytes] = {}
-    if tower is not None and options.text_encoder:
-        files[TOKENIZER_FILE] = clip_tokenizer_json()
+    if assembly.tokenizer is not None and options.text_encoder:
+        files[TOKENIZER_FILE] = assembly.tokenizer
     if tower is not None and options.labels:
         with progress(f"embedding {len(options.labels)} labels"):
             files |= _label_files(assembly, options)
@@ -224,7 +225,7 @@ def _label_files(assembly: Assembly, options: ExportOptions) -> dict[str, bytes]
 
     space = TextSpace(
         encode=encode,
-        tokenizer=_tokenizer(assembly.model),
+        tokenizer=_tokenizer(assembly),
         space=described.space,
         embed_dim=assembly.metadata.embed_dim,
         templates=resolve_templates(options.templates),

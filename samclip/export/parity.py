@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from samclip.engines.registry import get_backend
+from samclip.runtime.image import load_image, preprocess
+from samclip.runtime.letterbox import Letterbox
 from torch import Tensor
 
 from samclip.engines.base import EngineOptions, GraphSource
-from samclip.engines.registry import get_backend
 from samclip.errors import ParityError
 from samclip.export.models.mask_decoder import PromptedMaskDecoder
 from samclip.export.models.merged import MergedModel
@@ -22,8 +24,6 @@ from samclip.export.specs import (
     HEAD_OUTPUTS,
     TEXT_OUTPUTS,
 )
-from samclip.runtime.image import load_image, preprocess
-from samclip.runtime.letterbox import Letterbox
 from samclip.runtime.manifest import ParityRow, Preprocessing
 
 TOLERANCE = 1e-4  # largest absolute error over the largest magnitude, FP32

@@ -9,10 +9,11 @@ from torch import nn
 
 from samclip.export.graphs import GraphSpec
 from samclip.export.models.attention import Lowering, set_attention_lowering
+from samclip.export.models.bert_tower import BertTower
+from samclip.export.models.conv_norm import fold_batch_norms
 from samclip.export.models.mask_decoder import PromptedMaskDecoder
 from samclip.export.models.merged import MergedModel
 from samclip.export.models.text_tower import TextTower
-from samclip.export.models.conv_norm import fold_batch_norms
 
 ENCODER_OUTPUTS = ("backbone_features", "image_embeddings")
 HEAD_OUTPUTS = ("image_embed", "patch_embeds")
@@ -58,7 +59,7 @@ def mask_decoder_spec(model: MergedModel) -> GraphSpec:
     return GraphSpec("mask_decoder", decoder, inputs, DECODER_OUTPUTS, dynamic)
 
 
-def text_encoder_spec(tower: TextTower) -> GraphSpec:
+def text_encoder_spec(tower: TextTower | BertTower) -> GraphSpec:
     """`tokens` NxL int64 -> `text_embeddings` NxD, not normalised."""
     tokens = torch.zeros(2, tower.config.context_length, dtype=torch.int64)
     return GraphSpec(

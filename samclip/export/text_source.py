@@ -1,4 +1,7 @@
-"""A CLIP text tower as it comes from a file: weights, sizes, temperature, name of its space."""
+"""A text tower as it comes from a file: weights, sizes, temperature, tokenizer, its space's name.
+
+CLIP's towers of two families, and BERT sentence encoders (MiniLM) in Hugging Face's layout.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,19 @@ from torch import Tensor
 
 from samclip.errors import CheckpointError
 from samclip.export.checkpoint import Checkpoint, StateDict
-from samclip.export.models.text_tower import TextTowerConfig
+from samclip.export.models.bert_tower import (
+    IGNORED_CHECKPOINT_KEYS,
+    BertTowerConfig,
+    infer_bert_config,
+    is_bert,
+)
+from samclip.export.models.merged import TextConfig
 from samclip.export.text_checkpoint import infer_text_config, logit_scale, text_state
+from samclip.export.tokenizer import clip_tokenizer_json
 
 HF_DEFAULT_ACTIVATION = "quick_gelu"  # what transformers' CLIPTextConfig assumes when unsaid
 TEXT_KEYS = ("text.", "text_model.", "token_embedding.")
+BERT_LOGIT_SCALE = 20.0  # what Sentence-BERT's contrastive training multiplies cosines by
 
 
 @dataclass(frozen=True)
@@ -26,21 +37,24 @@ class TextSource:
     """
 
     state: StateDict
-    config: TextTowerConfig
+    config: TextConfig
     logit_scale: float
     space: str
+    tokenizer: bytes  # the content of tokenizer.json
 
     @property
     def model(self) -> str:
         """A short description for people."""
         c = self.config
+        if isinstance(c, BertTowerConfig):
+            return f"BERT sentence encoder {c.width}x{c.layers} -> {c.embed_dim}"
         gelu = ", QuickGELU" if c.quick_gelu else ""
         return f"CLIP text transformer {c.width}x{c.layers} -> {c.embed_dim}{gelu}"
 
 
 def has_text(checkpoint: Checkpoint) -> bool:
     """Whether a checkpoint holds a text tower of a family we know."""
-    return any(checkpoint.has(prefix) for prefix in TEXT_KEYS)
+    return is_bert(checkpoint.state) or any(checkpoint.has(prefix) for prefix in TEXT_KEYS)
 
 
 def read_text(checkpoint: Checkpoint, quick_gelu: bool | None = None) -> TextSource:
@@ -48,11 +62,33 @@ def read_text(checkpoint: Checkpoint, quick_gelu: bool | None = None) -> TextSou
 
     `quick_gelu` None decides by the checkpoint's family, since weights do not tell the activation.
     """
+    if is_bert(checkpoint.state):
+        return _read_bert(checkpoint)
     own = {key: value for key, value in checkpoint.state.items() if not _is_vision(key)}
     state = {key: value.float() for key, value in text_state(own).items()}
     gelu = _quick_gelu(checkpoint) if quick_gelu is None else quick_gelu
     config = infer_text_config(state, quick_gelu=gelu)
-    return TextSource(state, config, logit_scale(checkpoint.state), _digest(state, gelu))
+    scale, space = logit_scale(checkpoint.state), _digest(state, "quick_gelu" if gelu else "gelu")
+    return TextSource(state, config, scale, space, clip_tokenizer_json())
+
+
+def _read_bert(checkpoint: Checkpoint) -> TextSource:
+    """Read a sentence encoder, with `config.json` and `tokenizer.json` from beside its weights."""
+    config = _beside(checkpoint, "config.json")
+    tokenizer = checkpoint.path.with_name("tokenizer.json")
+    heads = None if config is None else config.get("num_attention_heads")
+    if not isinstance(heads, int) or not tokenizer.is_file():
+        raise CheckpointError(
+            f"{checkpoint.path.name} is a BERT encoder; expected beside it config.json with "
+            "num_attention_heads, and tokenizer.json. Give the whole model folder."
+        )
+    state = {
+        key: value.float()
+        for key, value in checkpoint.state.items()
+        if key not in IGNORED_CHECKPOINT_KEYS
+    }
+    sizes, space = infer_bert_config(state, heads), _digest(state, "gelu")
+    return TextSource(state, sizes, BERT_LOGIT_SCALE, space, tokenizer.read_bytes())
 
 
 def _is_vision(key: str) -> bool:
@@ -68,21 +104,26 @@ def _quick_gelu(checkpoint: Checkpoint) -> bool:
     """
     if not checkpoint.has("text_model."):
         return "input_resolution" in checkpoint.state
-    config = checkpoint.path.with_name("config.json")
-    if not config.is_file():
-        return True
-    try:
-        content = msgspec.json.decode(config.read_bytes(), type=dict[str, object])
-    except msgspec.MsgspecError as error:
-        raise CheckpointError(f"{config} beside the weights is not valid JSON: {error}") from error
+    content = _beside(checkpoint, "config.json") or {}
     text = content.get("text_config", content)
     activation = text.get("hidden_act") if isinstance(text, dict) else None
     return (activation or HF_DEFAULT_ACTIVATION) == "quick_gelu"
 
 
-def _digest(state: Mapping[str, Tensor], quick_gelu: bool) -> str:
+def _beside(checkpoint: Checkpoint, name: str) -> dict[str, object] | None:
+    """Read a JSON object from the weights' folder; None when there is no such file."""
+    file = checkpoint.path.with_name(name)
+    if not file.is_file():
+        return None
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=dict[str, object])
+    except msgspec.MsgspecError as error:
+        raise CheckpointError(f"{file} beside the weights is not valid JSON: {error}") from error
+
+
+def _digest(state: Mapping[str, Tensor], activation: str) -> str:
     """Hash names, shapes and float32 bytes of all weights, in name order, and the activation."""
-    digest = hashlib.sha256(b"quick_gelu" if quick_gelu else b"gelu")
+    digest = hashlib.sha256(activation.encode())
     for key in sorted(state):
         digest.update(f"{key}{tuple(state[key].shape)}".encode())
         digest.update(state[key].contiguous().numpy().tobytes())

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from samclip.errors import CheckpointError
+from samclip.export.models.bert_tower import BertTower, BertTowerConfig
 from samclip.export.models.clip_head import ClipHead, clip_head_config, initialise_from_encoder
 from samclip.export.models.mask_decoder import MaskDecoder
 from samclip.export.models.prompt_encoder import PromptEncoder
@@ -20,6 +21,8 @@ from samclip.export.models.tiny_vit import TinyVit
 
 MODEL_TYPES = (*SAM_VIT_CONFIGS, "vit_t")
 PATCH = 16
+
+TextConfig = TextTowerConfig | BertTowerConfig
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class MergedConfig:
     image_size: int = 1024
     embed_dim: int = 512
     head_pool: int = 1
-    text_tower: TextTowerConfig | None = None
+    text_tower: TextConfig | None = None
 
     @property
     def grid(self) -> int:
@@ -55,7 +58,7 @@ class MergedModel(nn.Module):
                 config.model_type, config.image_size, config.embed_dim, pool=config.head_pool
             )
         )
-        self.text = None if config.text_tower is None else TextTower(config.text_tower)
+        self.text = None if config.text_tower is None else build_text_tower(config.text_tower)
 
     def initialise_head(self) -> None:
         """Start the CLIP head from the encoder's last block (appendix A), where shapes allow."""
@@ -75,3 +78,8 @@ def build_encoder(model_type: str, image_size: int) -> SamVit | TinyVit:
             f"unknown model type {model_type!r}; there are {', '.join(MODEL_TYPES)}"
         )
     return SamVit(SAM_VIT_CONFIGS[model_type], image_size)
+
+
+def build_text_tower(config: TextConfig) -> TextTower | BertTower:
+    """Make a text tower with random weights."""
+    return BertTower(config) if isinstance(config, BertTowerConfig) else TextTower(config)
