@@ -1,0 +1,121 @@
+"""SAM's mask decoder, and the module that is exported: prompts in, masks and their quality out.
+
+Segment Anything (Kirillov et al., 2023), appendix A, "Lightweight mask decoder"; segment-anything's
+`MaskDecoder`.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from samclip.export.models.layer_norm import LayerNorm2d
+from samclip.export.models.prompt_encoder import PromptEncoder
+from samclip.export.models.two_way_transformer import TwoWayTransformer
+
+
+class MaskDecoder(nn.Module):
+    """Four masks per prompt with their predicted IoU: token 0 alone, tokens 1 to 3 as multimask.
+
+    State-dict keys are those of segment-anything's `mask_decoder`, without the prefix.
+    """
+
+    def __init__(self, dim: int = 256, num_multimask_outputs: int = 3) -> None:
+        super().__init__()
+        self.num_mask_tokens = num_multimask_outputs + 1
+        self.transformer = TwoWayTransformer(dim=dim)
+        self.iou_token = nn.Embedding(1, dim)
+        self.mask_tokens = nn.Embedding(self.num_mask_tokens, dim)
+        self.output_upscaling = nn.Sequential(
+            nn.ConvTranspose2d(dim, dim // 4, kernel_size=2, stride=2),
+            LayerNorm2d(dim // 4),
+            nn.GELU(),
+            nn.ConvTranspose2d(dim // 4, dim // 8, kernel_size=2, stride=2),
+            nn.GELU(),
+        )
+        self.output_hypernetworks_mlps = nn.ModuleList(
+            ReluMlp((dim, dim, dim, dim // 8)) for _ in range(self.num_mask_tokens)
+        )
+        self.iou_prediction_head = ReluMlp((dim, dim, dim, self.num_mask_tokens))
+
+    def forward(
+        self, image_embeddings: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Predict masks for B prompts on one image.
+
+        `image_embeddings` and `image_pe`, both 1xCxGxG, are broadcast over the prompts; `sparse`,
+        BxNxC, and `dense`, BxCxGxG, come from the prompt encoder. Returns iou_predictions, Bx4,
+        and low_res_masks, Bx4x4Gx4G logits.
+        """
+        own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])  # 5xC
+        tokens = torch.cat([own.expand(sparse.shape[0], -1, -1), sparse], dim=1)  # Bx(5+N)xC
+        tokens, image = self.transformer(image_embeddings + dense, image_pe, tokens)
+        image = image.transpose(1, 2).reshape(dense.shape)  # BxCxGxG
+        masks = self._masks(tokens[:, 1 : 1 + self.num_mask_tokens], image)
+        return self.iou_prediction_head(tokens[:, 0]), masks
+
+    def _masks(self, tokens: Tensor, image: Tensor) -> Tensor:
+        """Multiply each mask token's weights, from its own MLP, with the upscaled image."""
+        upscaled = self.output_upscaling(image)  # BxDx4Gx4G
+        weights = torch.stack(
+            [mlp(tokens[:, index]) for index, mlp in enumerate(self.output_hypernetworks_mlps)],
+            dim=1,
+        )  # Bx4xD
+        masks: Tensor = weights @ upscaled.flatten(2)  # Bx4x(4G*4G)
+        return masks.reshape(-1, self.num_mask_tokens, *upscaled.shape[2:])  # Bx4x4Gx4G
+
+
+class ReluMlp(nn.Module):
+    """Linear layers between the given `widths`, with ReLU in between; keys `layers.<i>`."""
+
+    def __init__(self, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map the last axis of `x` from the first width to the last."""
+        last = len(self.layers) - 1
+        for index, layer in enumerate(self.layers):
+            x = layer(x) if index == last else F.relu(layer(x))
+        return x
+
+
+class PromptedMaskDecoder(nn.Module):
+    """Prompt encoder and mask decoder in one graph, as it is exported.
+
+    Make it after the prompt encoder's weights are loaded: the position encoding of the image grid
+    is computed here, once, and becomes a constant of the graph.
+    """
+
+    image_pe: Tensor
+
+    def __init__(self, prompt_encoder: PromptEncoder, mask_decoder: MaskDecoder) -> None:
+        super().__init__()
+        self.prompt_encoder = prompt_encoder
+        self.mask_decoder = mask_decoder
+        with torch.no_grad():
+            image_pe = prompt_encoder.dense_positions()
+        self.register_buffer("image_pe", image_pe, persistent=False)
+
+    def forward(
+        self,
+        image_embeddings: Tensor,
+        point_coords: Tensor,
+        point_labels: Tensor,
+        mask_input: Tensor,
+        has_mask_input: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Segment one image, `image_embeddings` 1x256xGxG, by B prompts of N points each.
+
+        `point_coords` is BxNx2 float, (x, y) in pixels of the resized input frame; `point_labels`
+        BxN float: 1 foreground, 0 background, 2 and 3 the corners of a box, -1 padding. Without a
+        box, SAM expects one padding point at the end. `mask_input` is Bx1x4Gx4G logits and
+        `has_mask_input` B, 0 or 1. Returns iou_predictions, Bx4, and low_res_masks, Bx4x4Gx4G
+        logits: 0 is the single mask, 1 to 3 the multimask ones.
+        """
+        sparse, dense = self.prompt_encoder(point_coords, point_labels, mask_input, has_mask_input)
+        iou, masks = self.mask_decoder(image_embeddings, self.image_pe, sparse, dense)
+        return iou, masks

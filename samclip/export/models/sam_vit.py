@@ -1,0 +1,105 @@
+"""SAM's image encoder: a ViT with windowed attention and a few global layers, then a neck.
+
+Segment Anything (Kirillov et al., 2023), appendix A, which takes the backbone from ViTDet
+(Li et al., 2022); segment-anything's `ImageEncoderViT` and `build_sam.py` for the sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from torch import Tensor, nn
+
+from samclip.export.models.block import Block
+from samclip.export.models.layer_norm import LayerNorm2d
+
+
+@dataclass(frozen=True)
+class SamVitConfig:
+    """The size of an encoder.
+
+    `width` channels, `depth` blocks, those in `global_blocks` (counted from 0) with global
+    attention and the others in windows of `window_size` tokens; `out_channels` after the neck.
+    """
+
+    width: int
+    depth: int
+    num_heads: int
+    global_blocks: tuple[int, ...]
+    window_size: int = 14
+    mlp_ratio: float = 4.0
+    out_channels: int = 256
+    patch_size: int = 16
+
+
+SAM_VIT_CONFIGS: Mapping[str, SamVitConfig] = MappingProxyType(
+    {
+        "vit_b": SamVitConfig(768, 12, 12, (2, 5, 8, 11)),
+        "vit_l": SamVitConfig(1024, 24, 16, (5, 11, 17, 23)),
+        "vit_h": SamVitConfig(1280, 32, 16, (7, 15, 23, 31)),
+    }
+)
+
+
+class SamVit(nn.Module):
+    """Image encoder for square images of `image_size` pixels, a multiple of the patch size.
+
+    State-dict keys are those of segment-anything's `image_encoder`, without the prefix. Weights
+    made for another image size fit after `fit_positions(state, encoder)`.
+    """
+
+    def __init__(self, config: SamVitConfig, image_size: int = 1024) -> None:
+        super().__init__()
+        self.config = config
+        self.image_size = image_size
+        self.grid = image_size // config.patch_size
+        self.backbone_channels = config.width
+        self.patch_embed = PatchEmbed(config.width, config.patch_size)
+        self.pos_embed = nn.Parameter(torch.zeros(1, self.grid, self.grid, config.width))
+        self.blocks = nn.ModuleList(self._block(index) for index in range(config.depth))
+        self.neck = nn.Sequential(
+            nn.Conv2d(config.width, config.out_channels, kernel_size=1, bias=False),
+            LayerNorm2d(config.out_channels),
+            nn.Conv2d(
+                config.out_channels, config.out_channels, kernel_size=3, padding=1, bias=False
+            ),
+            LayerNorm2d(config.out_channels),
+        )
+
+    def _block(self, index: int) -> Block:
+        config = self.config
+        return Block(
+            config.width,
+            config.num_heads,
+            (self.grid, self.grid),
+            window_size=0 if index in config.global_blocks else config.window_size,
+            mlp_ratio=config.mlp_ratio,
+        )
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode `image`, Bx3xSxS float, normalised by SAM's mean and standard deviation.
+
+        Returns backbone_features, BxCxGxG before the neck, and image_embeddings, Bx256xGxG after
+        it, where G = S / 16.
+        """
+        x = self.patch_embed(image) + self.pos_embed  # BxGxGxC
+        for block in self.blocks:
+            x = block(x)
+        features = x.permute(0, 3, 1, 2)  # BxCxGxG
+        return features, self.neck(features)
+
+
+class PatchEmbed(nn.Module):
+    """Project each patch of an image to one token."""
+
+    def __init__(self, width: int, patch_size: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, width, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map Bx3xSxS to tokens BxGxGxC."""
+        tokens: Tensor = self.proj(image)  # BxCxGxG
+        return tokens.permute(0, 2, 3, 1)
