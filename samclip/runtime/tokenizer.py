@@ -1,9 +1,9 @@
-"""CLIP's tokenizer: texts to token ids, equal to open_clip's `SimpleTokenizer`.
+"""Texts to token ids: CLIP's tokenizer, equal to open_clip's `SimpleTokenizer`, and BERT's.
 
-The byte-pair encoding is the `tokenizers` library's, from the bundle's `tokenizer.json`; the
-cleaning before it is CLIP's (Radford et al. 2021, released code): `ftfy`, HTML entities, white
-space, lower case. Ids differ from open_clip's only for characters that Unicode assigned after the
-tables of the installed `tokenizers` were made.
+The encoding itself is the `tokenizers` library's, from the bundle's `tokenizer.json`. CLIP's texts
+are cleaned before it (Radford et al. 2021, released code): `ftfy`, HTML entities, white space,
+lower case. Ids differ from open_clip's only for characters that Unicode assigned after the tables
+of the installed `tokenizers` were made. BERT's file does its own cleaning.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from samclip.errors import BundleError, VocabularyError
 DEFAULT_CONTEXT_LENGTH = 77
 MAX_CHARACTERS = 100_000  # of one text; a longer one is no name, and cleaning it takes seconds
 START, END = "<start_of_text>", "<end_of_text>"
-# The names of the two special tokens: open_clip's, and OpenAI's and Hugging Face's.
-SPECIAL_NAMES = ((START, END), ("<|startoftext|>", "<|endoftext|>"))
+# What the tokens around a text are called: by open_clip, by OpenAI and Hugging Face, in BERT.
+CLIP_NAMES = ((START, END), ("<|startoftext|>", "<|endoftext|>"))
+BERT_NAMES = ("[CLS]", "[SEP]")
 LONE_SURROGATE = re.compile(
     "[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]"
 )
@@ -35,11 +36,22 @@ SPECIAL_RUN = re.compile(rf"(?:\A|(?<=[^\W_]|[\s\u0345]))((?:{SPECIAL.pattern})+
 def clean_text(text: str) -> str:
     """Clean a text as open_clip does by default: mend, unescape, collapse white space, lower.
 
-    Raises VocabularyError for a text over MAX_CHARACTERS, and for lone surrogates, which stem
-    from bytes that were decoded wrongly.
+    Raises VocabularyError as `check_text` does.
     """
     import ftfy  # noqa: PLC0415 - only texts need it
 
+    check_text(text)
+    mended = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return " ".join(mended.split()).lower()
+
+
+def check_text(text: str) -> None:
+    """Refuse a text that is no string, has over MAX_CHARACTERS, or holds lone surrogates.
+
+    Such surrogates stem from bytes that were decoded wrongly. Raises VocabularyError.
+    """
+    if not isinstance(text, str):
+        raise VocabularyError(f"every text must be a string, got {type(text).__name__}")
     if len(text) > MAX_CHARACTERS:
         raise VocabularyError(
             f"a text of {len(text):,} characters; at most {MAX_CHARACTERS:,} are accepted"
@@ -49,16 +61,16 @@ def clean_text(text: str) -> str:
             f"the text {text[:40]!a} holds a lone surrogate at position {found.start()}: it "
             "was decoded from bytes wrongly; decode it as UTF-8"
         )
-    mended = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return " ".join(mended.split()).lower()
 
 
 class Tokenizer:
     """Texts in, ids out; may be called from several threads at once."""
 
-    def __init__(self, backend: Any, context_length: int, special: tuple[int, int]) -> None:
+    def __init__(
+        self, backend: Any, context_length: int, special: tuple[int, int], is_clip: bool = True
+    ) -> None:
         self.context_length = context_length
-        self._backend = backend
+        self._backend, self._is_clip = backend, is_clip
         self._start, self._end = special
 
     @classmethod
@@ -67,7 +79,7 @@ class Tokenizer:
     ) -> Tokenizer:
         """Read a `tokenizer.json` of the `tokenizers` library.
 
-        Raises BundleError when it is none, or lacks CLIP's start and end tokens.
+        Raises BundleError when it is none, or lacks the start and end tokens of CLIP and BERT.
         """
         import tokenizers  # noqa: PLC0415 - only texts need it
 
@@ -81,8 +93,8 @@ class Tokenizer:
             ) from error
         backend.no_truncation()
         backend.no_padding()
-        backend.encode_special_tokens = True  # texts cannot smuggle in OpenAI's special tokens
-        return cls(backend, context_length, _special_ids(backend))
+        backend.encode_special_tokens = True  # a name cannot smuggle special tokens in
+        return cls(backend, context_length, *_special_ids(backend))
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Tokenize N texts to N x context_length ids, int64, zero-padded.
@@ -101,16 +113,15 @@ class Tokenizer:
         return ids
 
     def _encode(self, text: str) -> list[int]:
-        if not isinstance(text, str):
-            raise VocabularyError(f"every text must be a string, got {type(text).__name__}")
-        tokens = [self._start, *self._pieces(clean_text(text)), self._end]
+        pieces = self._clip_pieces(text) if self._is_clip else self._bert_pieces(text)
+        tokens = [self._start, *pieces, self._end]
         if len(tokens) > self.context_length:
             tokens = [*tokens[: self.context_length - 1], self._end]
         return tokens
 
-    def _pieces(self, text: str) -> Iterator[int]:
-        """Yield the ids of a cleaned text, without start and end."""
-        for part in SPECIAL_RUN.split(text):
+    def _clip_pieces(self, text: str) -> Iterator[int]:
+        """Yield the ids of a text, in which open_clip's special tokens may be named."""
+        for part in SPECIAL_RUN.split(clean_text(text)):
             if not SPECIAL.match(part):
                 yield from self._plain(part)
                 continue
@@ -118,18 +129,24 @@ class Tokenizer:
                 special = {START: self._start, END: self._end}.get(name)
                 yield from self._plain(name) if special is None else (special,)
 
+    def _bert_pieces(self, text: str) -> list[int]:
+        check_text(text)
+        joined = text.encode("utf-16", "surrogatepass").decode("utf-16")  # of surrogate pairs
+        return self._plain(joined)
+
     def _plain(self, text: str) -> list[int]:
         ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
         return ids
 
 
-def _special_ids(backend: Any) -> tuple[int, int]:
-    for start, end in SPECIAL_NAMES:
-        ids = backend.token_to_id(start), backend.token_to_id(end)
-        if None not in ids:
-            return ids
+def _special_ids(backend: Any) -> tuple[tuple[int, int], bool]:
+    """Find the ids of the start and end token, and whether they are CLIP's."""
+    for names in (*CLIP_NAMES, BERT_NAMES):
+        start, end = map(backend.token_to_id, names)
+        if start is not None and end is not None:
+            return (start, end), names in CLIP_NAMES
     raise BundleError(
         "the tokenizer file has no start and end token: expected "
-        + " or ".join(f"{start} and {end}" for start, end in SPECIAL_NAMES)
-        + "; CLIP's tokenizer is the only kind supported"
+        + " or ".join(f"{start} and {end}" for start, end in (*CLIP_NAMES, BERT_NAMES))
+        + "; export the bundle again with a CLIP or BERT text encoder"
     )
