@@ -8,6 +8,8 @@ from pathlib import Path
 from samclip.errors import InputError
 from samclip.runtime.cli.images import SUFFIXES, ImageList
 
+WRITTEN = frozenset({".png", ".jpg", ".jpeg"})  # what samclip.runtime.drawing can save
+
 
 def plan_pictures(images: ImageList, output: Path | None, task: str) -> tuple[Path, ...]:
     """Return the picture's path for each image, in order; no folder is made yet.
@@ -15,20 +17,30 @@ def plan_pictures(images: ImageList, output: Path | None, task: str) -> tuple[Pa
     `output` is a file when its suffix is an image's, else a folder. None stands for the current
     folder, or for `samclip-<task>` inside it when there may be many images. In a folder the names
     are `<stem>.<task>.png`, numbered where two would be equal. Raises InputError for one file and
-    many images, and when a picture would replace an image.
+    many images, for a format that cannot be written, and when a picture would replace an image.
     """
     output = None if output is None else output.expanduser()
     if output is not None and output.suffix.lower() in SUFFIXES and not output.is_dir():
-        if images.many:
-            raise InputError(
-                f"--output {output} is one file, and there may be many images. Give a folder."
-            )
-        pictures: tuple[Path, ...] = (output,)
+        pictures: tuple[Path, ...] = (_as_file(output, images.many),)
     else:
         default = Path(f"samclip-{task}") if images.many else Path()
         pictures = _in_folder(images.paths, output or default, task)
     _keep_images(images.paths, pictures)
     return pictures
+
+
+def _as_file(output: Path, many: bool) -> Path:
+    """Return `output` if one picture can be written there."""
+    if many:
+        raise InputError(
+            f"--output {output} is one file, and there may be many images. Give a folder."
+        )
+    if output.suffix.lower() not in WRITTEN:
+        raise InputError(
+            f"--output {output}: pictures are written as {', '.join(sorted(WRITTEN))}. "
+            "Choose one of these."
+        )
+    return output
 
 
 def _in_folder(paths: Sequence[Path], folder: Path, task: str) -> tuple[Path, ...]:

@@ -83,13 +83,14 @@ Labels = Annotated[
     ),
 ]
 Templates = Annotated[
-    Literal["openai", "simple", "none"] | None,
+    str | None,
     typer.Option(
         "--templates",
+        metavar="openai|simple|none|TEXT",
         rich_help_panel=_NAMES,
         show_default="the bundle's",
-        help="Prompt templates to average over: the 80 of OpenAI, the 7 simple ones, or the bare "
-        "name.",
+        help="Sentences to average a name over: the 80 of OpenAI, the 7 simple ones, the bare "
+        "name, or one of your own, as 'a photo of a {}.'",
     ),
 ]
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samclip.errors import InputError
-from samclip.runtime.cli.destinations import plan_pictures
+from samclip.runtime.cli.destinations import WRITTEN, plan_pictures
 from samclip.runtime.cli.images import ImageList
 
 ONE = ImageList((Path("in/street.jpg"),), many=False)
@@ -44,6 +44,17 @@ def test_existing_folder_with_an_image_suffix_is_a_folder(tmp_path: Path) -> Non
 def test_one_file_for_many_images_is_refused() -> None:
     with pytest.raises(InputError, match=r"out\.png is one file.*Give a folder"):
         plan_pictures(TWO, Path("out.png"), "segment")
+
+
+def test_a_format_that_cannot_be_written_is_refused_early() -> None:
+    with pytest.raises(InputError, match=r"x\.webp: pictures are written as \.jpeg, \.jpg, \.png"):
+        plan_pictures(ONE, Path("x.webp"), "segment")
+
+
+def test_formats_are_those_of_the_drawing_module() -> None:
+    from samclip.runtime.drawing import FORMATS
+
+    assert set(FORMATS) == WRITTEN
 
 
 def test_picture_never_replaces_an_image(tmp_path: Path) -> None:

@@ -1,0 +1,155 @@
+"""How every task runs: load the bundle once, then answer image after image, in order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+import typer
+
+from samclip.errors import ImageError, PromptError
+from samclip.runtime.cli.consoles import Ticker, err, out, say, warn_untrained_head, write_line
+from samclip.runtime.cli.destinations import plan_pictures
+from samclip.runtime.cli.failures import FAILURE, describe, report
+from samclip.runtime.cli.images import ImageList, find_images
+from samclip.runtime.cli.models import Request, open_model
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from rich.console import RenderableType
+
+    from samclip.runtime.model import Model
+    from samclip.runtime.scene import Scene
+
+
+class Result(Protocol):
+    """What all answers have in common; `trained_head` is None when no names were asked for."""
+
+    @property
+    def trained_head(self) -> bool | None:
+        """Whether the names mean something."""
+        ...
+
+    def draw(self) -> NDArray[np.uint8]:
+        """Draw the answer over its image: HWC uint8 RGB."""
+        ...
+
+
+Answer = TypeVar("Answer", bound=Result)
+
+
+@dataclass(frozen=True)
+class Task(Generic[Answer]):
+    """One command's part: its question, and its answer as a record and as text for people.
+
+    `draws` tells whether a picture is made without being asked for.
+    """
+
+    name: str
+    ask: Callable[[Scene], Answer]
+    record: Callable[[Answer], dict[str, Any]]
+    show: Callable[[Answer], RenderableType]
+    draws: bool = True
+
+
+def answer_images(request: Request, task: Task[Answer]) -> None:
+    """Answer `task` for every image of `request`.
+
+    In a series, an image that cannot be read or does not fit the prompts is reported and the
+    rest goes on; the command then ends with exit code 1. Raises typer.Exit and SamclipError.
+    """
+    images = find_images(request.images)
+    wanted = request.output is not None or (task.draws and not request.as_json)
+    pictures = plan_pictures(images, request.output, task.name) if wanted else None
+    with open_model(request) as model:
+        failed = _Series(request, task, images, pictures, model).run()
+    if failed:
+        say(err, f"{failed} of {len(images.paths)} images failed", style="red")
+        raise typer.Exit(FAILURE)
+
+
+class _Series(Generic[Answer]):
+    """The images of one command, on one model."""
+
+    def __init__(
+        self,
+        request: Request,
+        task: Task[Answer],
+        images: ImageList,
+        pictures: tuple[Path, ...] | None,
+        model: Model,
+    ) -> None:
+        self._request = request
+        self._task = task
+        self._images = images
+        self._pictures = pictures
+        self._model = model
+        self._warned = False
+
+    def run(self) -> int:
+        """Answer all images; returns how many failed."""
+        failed = 0
+        with Ticker(len(self._images.paths)) as ticker:
+            for index, path in enumerate(self._images.paths):
+                try:
+                    with ticker.working(f"{self._task.name} {path.name}"):
+                        answer, picture = self._answer(index, path)
+                except (ImageError, PromptError) as error:
+                    if not self._images.many:
+                        raise
+                    failed += 1
+                    with ticker.paused():
+                        self._report(path, error)
+                else:
+                    with ticker.paused():
+                        self._print(path, answer, picture)
+        return failed
+
+    def _answer(self, index: int, path: Path) -> tuple[Answer, Path | None]:
+        """Answer one image and save its picture."""
+        with self._model.encode(path) as scene:
+            answer = self._task.ask(scene)
+        if self._pictures is None:
+            return answer, None
+        from samclip.runtime.drawing import save_picture  # brings in OpenCV
+
+        picture = self._pictures[index]
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        save_picture(answer.draw(), picture)
+        return answer, picture
+
+    def _print(self, path: Path, answer: Answer, picture: Path | None) -> None:
+        if answer.trained_head is False and not self._warned:
+            warn_untrained_head()
+            self._warned = True
+        if self._request.as_json:
+            record = self._head(path) | self._task.record(answer)
+            if answer.trained_head is not None:
+                record["trained_head"] = answer.trained_head
+            record["picture"] = None if picture is None else str(picture)
+            write_line(json.dumps(record))
+            return
+        say(out, str(path), style="bold")
+        out.print(self._task.show(answer))
+        if picture is not None:
+            say(out, f"picture: {picture}")
+
+    def _report(self, path: Path, error: Exception) -> None:
+        report(error, about=str(path))
+        if self._request.as_json:
+            fault = {"type": type(error).__name__, "message": describe(error)}
+            write_line(json.dumps(self._head(path) | {"error": fault}))
+
+    def _head(self, path: Path) -> dict[str, Any]:
+        """Return what every record begins with."""
+        head = self._model.bundle.manifest.clip_head
+        return {
+            "task": self._task.name,
+            "image": str(path),
+            "bundle": self._model.bundle.manifest.name,
+            "trained_head": None if head is None else head.trained,
+        }

@@ -1,0 +1,118 @@
+"""The tables of `samclip info`, one for each part of a manifest."""
+
+from __future__ import annotations
+
+from rich.markup import escape
+from rich.table import Table
+
+from samclip.runtime.cli.tables import make_table
+from samclip.runtime.manifest import Graph, Manifest, TensorSpec
+
+
+def summary(manifest: Manifest) -> Table:
+    """Say what the model is: type, image size, precisions, head, text space."""
+    table = make_table("property", "value", left=("property", "value"))
+    for name, value in _properties(manifest).items():
+        table.add_row(name, escape(value))
+    return table
+
+
+def graphs(manifest: Manifest) -> Table:
+    """List every variant of every graph."""
+    columns = ("graph", "file", "precision", "attention", "opset", "backends")
+    table = make_table(*columns, left=("graph", "file", "precision", "attention", "backends"))
+    for name, graph in _graphs(manifest).items():
+        for variant in graph.variants:
+            attention, backends = variant.attention or "-", ", ".join(variant.backends)
+            cells = (name, escape(variant.file), variant.precision, attention)
+            table.add_row(*cells, str(variant.opset), backends)
+    return table
+
+
+def tensors(manifest: Manifest) -> Table:
+    """List the inputs and outputs of every graph with their shapes."""
+    columns = ("graph", "direction", "tensor", "dtype", "shape")
+    table = make_table(*columns, left=columns)
+    for name, graph in _graphs(manifest).items():
+        for direction, specs in (("in", graph.inputs), ("out", graph.outputs)):
+            for spec in specs:
+                table.add_row(name, direction, escape(spec.name), spec.dtype, _shape(spec))
+    return table
+
+
+def files(manifest: Manifest) -> Table:
+    """List the files with their sizes, and the sum."""
+    table = make_table("file", "size", "sha256", left=("file", "sha256"))
+    for name, entry in sorted(manifest.files.items()):
+        table.add_row(escape(name), format_bytes(entry.size), entry.sha256[:16])
+    total = sum(entry.size for entry in manifest.files.values())
+    table.add_row(f"{len(manifest.files)} files", format_bytes(total), "")
+    return table
+
+
+def provenance(manifest: Manifest) -> Table:
+    """List the checkpoints that went in, and what exported them."""
+    table = make_table("source", "file", "licence", "sha256", left=("source", "file", "licence"))
+    for source in manifest.provenance.sources:
+        table.add_row(source.role, escape(source.file), escape(source.license), source.sha256[:16])
+    origin = manifest.provenance
+    table.caption = f"samclip {origin.samclip}, torch {origin.torch}, onnx {origin.onnx}"
+    if origin.notes:
+        table.caption += f"; {escape(origin.notes)}"
+    return table
+
+
+def parity(manifest: Manifest) -> Table:
+    """List how far each exported graph is from the torch model, per photo."""
+    columns = ("variant", "output", "image", "max abs error", "max rel error", "tolerance")
+    table = make_table(*columns, left=columns[:3])
+    for row in manifest.parity:
+        table.add_row(
+            escape(row.variant),
+            escape(row.output),
+            escape(row.image),
+            f"{row.max_abs_error:.2e}",
+            f"{row.max_rel_error:.2e}",
+            f"{row.tolerance:.2e}",
+        )
+    return table
+
+
+def format_bytes(size: int) -> str:
+    """Write a size for people, in units of 1000: `41.2 MB`."""
+    number, units = float(size), ["B", "kB", "MB", "GB", "TB"]
+    while number >= 999.95 and len(units) > 1:
+        number, units = number / 1000, units[1:]
+    return f"{number:.1f} {units[0]}" if units[0] != "B" else f"{size} B"
+
+
+def _properties(manifest: Manifest) -> dict[str, str]:
+    size, head, text = manifest.preprocessing.image_size, manifest.clip_head, manifest.text
+    variants = [v for graph in _graphs(manifest).values() for v in graph.variants]
+    found = {
+        "model": manifest.model_type,
+        "image size": f"{size} x {size}",
+        "precision": ", ".join(sorted({variant.precision for variant in variants})),
+        "CLIP head": "none: cannot name anything",
+        "text": "none",
+    }
+    if head is not None:
+        state = "trained" if head.trained else "UNTRAINED: names mean nothing"
+        found["CLIP head"] = f"{state}; {head.embed_dim}-d, {head.grid} x {head.grid} tokens"
+    if text is not None:
+        templates = text.templates if isinstance(text.templates, str) else len(text.templates)
+        has_encoder = manifest.graphs.text_encoder is not None
+        source = "any name" if has_encoder else "only its ready-made labels"
+        found["text"] = f"{text.model}, {text.embed_dim}-d, templates: {templates}; {source}"
+    return found
+
+
+def _graphs(manifest: Manifest) -> dict[str, Graph]:
+    """Return the graphs that the bundle has, by name, in the order in which they run."""
+    names = ("encoder", "clip_head", "mask_decoder", "text_encoder")
+    found = {name: getattr(manifest.graphs, name) for name in names}
+    return {name: graph for name, graph in found.items() if graph is not None}
+
+
+def _shape(spec: TensorSpec) -> str:
+    return " x ".join(str(side) for side in spec.shape) or "scalar"

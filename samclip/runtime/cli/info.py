@@ -1,0 +1,101 @@
+"""`samclip info`: what a bundle holds."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from samclip.runtime.cli import options
+from samclip.runtime.cli.consoles import err, out, say, warn_untrained_head, write_line
+from samclip.runtime.cli.failures import reported
+from samclip.runtime.cli.selection import choose_bundle
+
+if TYPE_CHECKING:
+    from samclip.runtime.bundle import Bundle
+
+EXAMPLES = """
+Examples:
+
+  samclip info my-bundle/
+
+  samclip info my-bundle/ --verify
+
+  samclip info my-bundle/ --json
+"""
+
+BundleArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[BUNDLE]",
+        envvar="SAMCLIP_BUNDLE",
+        show_default=False,
+        help="A folder, or the name of an installed bundle; may be left out when exactly one is "
+        "installed.",
+    ),
+]
+Verify = Annotated[
+    bool,
+    typer.Option("--verify", help="Read every file and compare its size and SHA-256."),
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print the manifest and what was found as JSON.")
+]
+
+
+def info(
+    bundle: BundleArgument = None,
+    verify: Verify = False,
+    as_json: AsJson = False,
+    debug: options.Debug = False,
+) -> None:
+    """Show what a bundle holds: model, graphs, files, where it comes from, and its parity.
+
+    Exit code 1 when --verify finds a file that is not as it was exported.
+    """
+    with reported(debug):
+        from samclip.runtime.bundle import Bundle, bundle_home, find_bundle
+
+        opened = Bundle.open(find_bundle(choose_bundle(bundle, bundle_home())))
+        if verify:
+            opened.verify()
+        if as_json:
+            write_line(json.dumps(bundle_record(opened, verify), indent=2))
+        else:
+            print_bundle(opened, verify)
+
+
+def bundle_record(bundle: Bundle, verified: bool) -> dict[str, object]:
+    """Return the manifest as plain values, with the path and the size in bytes of all files."""
+    import msgspec
+
+    sizes = [entry.size for entry in bundle.manifest.files.values()]
+    return {
+        "path": str(bundle.path),
+        "bytes": sum(sizes),
+        "verified": verified,
+        "manifest": msgspec.to_builtins(bundle.manifest),
+    }
+
+
+def print_bundle(bundle: Bundle, verified: bool) -> None:
+    """Show the bundle to a person, a table per subject."""
+    from samclip.runtime.cli import bundle_tables as tables
+
+    manifest = bundle.manifest
+    if manifest.clip_head is not None and not manifest.clip_head.trained:
+        warn_untrained_head()
+    say(out, f"{manifest.name}  {bundle.path}", style="bold")
+    for table in (
+        tables.summary(manifest),
+        tables.graphs(manifest),
+        tables.tensors(manifest),
+        tables.files(manifest),
+        tables.provenance(manifest),
+    ):
+        out.print(table)
+    if manifest.parity:
+        out.print(tables.parity(manifest))
+    if verified:
+        say(err, f"verified: all {len(manifest.files)} files are as they were exported")

@@ -1,0 +1,62 @@
+"""The app of the `samclip` command."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from samclip.runtime.cli import classify, doctor, everything, info, segment, semantic
+from samclip.runtime.cli.consoles import out, say
+from samclip.version import __version__
+
+EXAMPLES = """
+Examples:
+
+  samclip segment street.jpg --point 420,310
+
+  samclip classify photos/ --names "a street,a kitchen" --json
+
+  samclip doctor
+"""
+
+app = typer.Typer(
+    name="samclip",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,  # a defect shows Python's own traceback, fit for a report
+    epilog=EXAMPLES,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def print_version(wanted: bool) -> None:
+    """Print the version and stop, when `wanted`."""
+    if wanted:
+        say(out, f"samclip {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def samclip(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=print_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """One encoder pass per image, then classify, segment, label every pixel, find everything.
+
+    Answers go to stdout, everything else to stderr. Exit code 0: all went well; 1: something
+    failed; 2: the input or the command line is wrong.
+    """
+
+
+app.command(epilog=classify.EXAMPLES)(classify.classify)
+app.command(epilog=segment.EXAMPLES)(segment.segment)
+app.command(epilog=semantic.EXAMPLES)(semantic.semantic)
+app.command(epilog=everything.EXAMPLES)(everything.everything)
+app.command(epilog=info.EXAMPLES)(info.info)
+app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,46 @@
+"""What a command asks for, and the model that answers it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from samclip.runtime.cli.consoles import err
+from samclip.runtime.cli.logs import shown_logs
+from samclip.runtime.cli.selection import choose_bundle
+
+if TYPE_CHECKING:
+    from samclip.runtime.model import Model
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the options that all tasks share say; None means the default."""
+
+    images: list[Path]
+    bundle: str | None = None
+    backend: str = "auto"
+    precision: str | None = None
+    threads: int | None = None
+    output: Path | None = None
+    as_json: bool = False
+
+
+@contextmanager
+def open_model(request: Request) -> Iterator[Model]:
+    """Load the bundle that `request` asks for; the model is closed at the end of the block."""
+    import samclip  # brings in numpy and the runtime
+    from samclip.runtime.bundle import bundle_home
+    from samclip.runtime.vocabulary import UNTRAINED_MESSAGE
+
+    name = choose_bundle(request.bundle, bundle_home())
+    with err.status("loading the bundle") if err.is_terminal else nullcontext():
+        model = samclip.load(
+            name, backend=request.backend, precision=request.precision, threads=request.threads
+        )
+    said = UNTRAINED_MESSAGE.format(name=model.bundle.manifest.name)
+    with model, shown_logs(silent=frozenset({said})):
+        yield model

@@ -1,0 +1,40 @@
+"""The runtime's log on stderr."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+import pytest
+
+from samclip.errors import UntrainedHeadWarning
+from samclip.runtime.cli.logs import shown_logs
+
+LOGGER = logging.getLogger("samclip")
+
+
+def test_warnings_show_once_and_information_does_not(capsys: pytest.CaptureFixture[str]) -> None:
+    with shown_logs():
+        LOGGER.warning("disk %s is full", "[a]")
+        LOGGER.warning("disk [a] is full")
+        LOGGER.info("chatter")
+    assert capsys.readouterr().err == "warning: disk [a] is full\n"
+
+
+def test_messages_said_in_another_way_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    with shown_logs(silent=frozenset({"said already"})):
+        LOGGER.warning("said already")
+    assert capsys.readouterr().err == ""
+
+
+def test_untrained_head_warning_is_left_to_the_panel() -> None:
+    with shown_logs():
+        warnings.warn("x", UntrainedHeadWarning, stacklevel=1)  # an error anywhere else
+
+
+def test_logging_is_as_before_afterwards() -> None:
+    handlers, propagates = list(LOGGER.handlers), LOGGER.propagate
+    with shown_logs():
+        assert len(LOGGER.handlers) == len(handlers) + 1
+    assert LOGGER.handlers == handlers
+    assert LOGGER.propagate is propagates
