@@ -11,7 +11,7 @@ ABSOLUTE = ("pos_embed",)
 RELATIVE = ("rel_pos_h", "rel_pos_w")
 
 
-def resize_absolute_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
+def resize_absolute(positions: Tensor, grid: tuple[int, int]) -> Tensor:
     """Resample absolute positions, 1xHxWxC, to 1 x grid x C.
 
     Bicubic with antialiasing, half-pixel centres: what timm does with SAM's own weights
@@ -24,7 +24,7 @@ def resize_absolute_positions(positions: Tensor, grid: tuple[int, int]) -> Tenso
     return resized.permute(0, 2, 3, 1).to(positions.dtype)  # 1xHxWxC
 
 
-def resize_relative_positions(table: Tensor, length: int) -> Tensor:
+def resize_relative(table: Tensor, length: int) -> Tensor:
     """Resample a table of relative positions, LxC, to `length` = 2 * size - 1 rows.
 
     Linear, half-pixel centres, as segment-anything's `get_rel_pos` does at every forward pass.
@@ -53,7 +53,7 @@ def _fit(name: str, value: Tensor, target: Tensor) -> Tensor:
     if value.ndim != target.ndim or value.shape[-1:] != target.shape[-1:]:
         return value
     if name in ABSOLUTE and value.ndim == 4:
-        return resize_absolute_positions(value, (target.shape[1], target.shape[2]))
+        return resize_absolute(value, (target.shape[1], target.shape[2]))
     if name in RELATIVE and value.ndim == 2:
-        return resize_relative_positions(value, target.shape[0])
+        return resize_relative(value, target.shape[0])
     return value

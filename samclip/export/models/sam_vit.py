@@ -21,8 +21,8 @@ from samclip.export.models.layer_norm import LayerNorm2d
 class SamVitConfig:
     """The size of an encoder.
 
-    `embed_dim` channels, `depth` blocks, those in `global_attn_indexes` (counted from 0) with global
-    attention and the others in windows of `window_size` tokens; `out_channels` after the neck.
+    `embed_dim` channels; `depth` blocks, those in `global_attn_indexes` (counted from 0) with
+    global attention, the others in windows of `window_size` tokens; `out_channels` after the neck.
     """
 
     embed_dim: int
