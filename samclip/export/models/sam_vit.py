@@ -21,14 +21,14 @@ from samclip.export.models.layer_norm import LayerNorm2d
 class SamVitConfig:
     """The size of an encoder.
 
-    `embed_dim` channels; `depth` blocks, those in `global_attn_indexes` (counted from 0) with
+    `width` channels; `depth` blocks, those in `global_blocks` (counted from 0) with
     global attention, the others in windows of `window_size` tokens; `out_channels` after the neck.
     """
 
-    embed_dim: int
+    width: int
     depth: int
     num_heads: int
-    global_attn_indexes: tuple[int, ...]
+    global_blocks: tuple[int, ...]
     window_size: int = 14
     mlp_ratio: float = 4.0
     out_channels: int = 256
@@ -56,12 +56,12 @@ class SamVit(nn.Module):
         self.config = config
         self.image_size = image_size
         self.grid = image_size // config.patch_size
-        self.backbone_channels = config.embed_dim
-        self.patch_embed = PatchEmbed(config.embed_dim, config.patch_size)
-        self.pos_embed = nn.Parameter(torch.zeros(1, self.grid, self.grid, config.embed_dim))
+        self.backbone_channels = config.width
+        self.patch_embed = PatchEmbed(config.width, config.patch_size)
+        self.pos_embed = nn.Parameter(torch.zeros(1, self.grid, self.grid, config.width))
         self.blocks = nn.ModuleList(self._block(index) for index in range(config.depth))
         self.neck = nn.Sequential(
-            nn.Conv2d(config.embed_dim, config.out_channels, kernel_size=1, bias=False),
+            nn.Conv2d(config.width, config.out_channels, kernel_size=1, bias=False),
             LayerNorm2d(config.out_channels),
             nn.Conv2d(
                 config.out_channels, config.out_channels, kernel_size=3, padding=1, bias=False
@@ -72,10 +72,10 @@ class SamVit(nn.Module):
     def _block(self, index: int) -> Block:
         config = self.config
         return Block(
-            config.embed_dim,
+            config.width,
             config.num_heads,
             (self.grid, self.grid),
-            window_size=0 if index in config.global_attn_indexes else config.window_size,
+            window_size=0 if index in config.global_blocks else config.window_size,
             mlp_ratio=config.mlp_ratio,
         )
 
