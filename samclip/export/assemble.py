@@ -11,6 +11,7 @@ import torch
 
 from samclip.errors import CheckpointError
 from samclip.export.checkpoint import (
+    FOLDER_FILES,
     Checkpoint,
     StateDict,
     fit_state,
@@ -71,8 +72,8 @@ def assemble(
     metadata = _metadata(main, head, text, model_type)
     metadata = msgspec.structs.replace(
         metadata,
-        image_size=image_size or metadata.image_size,
-        head_pool=head_pool or metadata.head_pool,
+        image_size=metadata.image_size if image_size is None else image_size,
+        head_pool=metadata.head_pool if head_pool is None else head_pool,
         sources=_sources(main, head, text_file),
     )
     model = _build(metadata, text)
@@ -207,15 +208,20 @@ def _sources(
     roles += [("clip_head", head)] if head is not None and not merged else []
     roles += [("text", text)] if text is not None and text is not main else []
     return tuple(
-        Source(role=role, file=c.path.name, sha256=c.sha256, license=_license(c))  # type: ignore[arg-type]
+        Source(role=role, file=_file_name(c.path), sha256=c.sha256, license=_license(c))  # type: ignore[arg-type]
         for role, c in roles
     )
+
+
+def _file_name(path: Path) -> str:
+    """Name a file, with its folder where every model's weights have the same name."""
+    return f"{path.parent.name}/{path.name}" if path.name in FOLDER_FILES else path.name
 
 
 def _license(checkpoint: Checkpoint) -> str:
     """Tell the licence that the file states, or that is known of a packaged checkpoint."""
     for known in PACKAGED_CHECKPOINTS.values():
-        if known.sha256 == checkpoint.sha256:
+        if known.files[0].sha256 == checkpoint.sha256:
             return known.license
     if checkpoint.has(HEAD) and checkpoint.metadata:
         return decode_metadata(dict(checkpoint.metadata), checkpoint.path.name).license

@@ -76,12 +76,23 @@ def _clean(model: ir.Model, name: str) -> ir.Model:
         common_passes.ClearMetadataAndDocStringPass(),
     )
     model = passes(model).model
-    model.graph.metadata_props.clear()
-    model.metadata_props.clear()
+    for holder in (model, model.graph, *_values(model.graph)):
+        holder.metadata_props.clear()
     model.graph.name = name
     model.producer_name = "samclip"
     model.producer_version = None
     return model
+
+
+def _values(graph: ir.Graph) -> Iterator[ir.Value | ir.TensorProtocol]:
+    """Every value of a graph, and the tensors of its initializers."""
+    yield from graph.inputs
+    for value in graph.initializers.values():
+        yield value
+        if value.const_value is not None:
+            yield value.const_value
+    for node in graph:
+        yield from node.outputs
 
 
 @contextlib.contextmanager

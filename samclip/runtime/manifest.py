@@ -123,7 +123,7 @@ class Source(Record, kw_only=True):
     """A checkpoint that went into the bundle."""
 
     role: Literal["merged", "sam", "clip_head", "text"]
-    file: str  # the file's name, without its folder
+    file: str  # the file's name, with no folder but its model's
     sha256: Sha256
     license: str = "unknown"
 
