@@ -1,0 +1,183 @@
+"""HeadCLIP: the head that turns a SAM encoder's features into CLIP's text space.
+
+SAM-CLIP (Wang et al., arXiv 2310.15308, section 3 and appendix A) states: three transformer layers
+on the patch tokens, each initialised from the encoder's last layer, then a spatial max pooling, a
+LayerNorm, and an MLP with two hidden layers into the text space; about 25 % more parameters than
+one ViT-B. What it leaves open, and what is chosen here:
+
+- where it branches off: after the encoder's last block, before SAM's neck, at the encoder's width;
+- the layers: blocks of SAM's ViT with global attention and relative positions, as the last one is;
+- MLP: hidden layers as wide as the tokens, GELU. With ViT-B that makes 23.1 M parameters;
+- embeddings of patches: the same LayerNorm and MLP on every token instead of the pooled one;
+- the 32x32 class masks at 1024 px: `pool=2` averages 2x2 tokens before the layers;
+- padding of non-square images: kept out of the pooling, but attended to, as in SAM's encoder;
+- initialisation (section 3 says random, appendix A the last layer): `initialise_from_encoder`;
+- encoders without such layers, as MobileSAM's: the nearest of their tensors (`last_block.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from samclip.errors import InputError
+from samclip.export.models.block import Block
+from samclip.export.models.last_block import block_state, last_block
+from samclip.export.models.pos_embed import resize_relative
+from samclip.export.models.sam_vit import SAM_VIT_CONFIGS, SamVit
+from samclip.export.models.tiny_vit import PATCH_SIZE, TINY_VIT_5M, TinyVit
+
+
+@dataclass(frozen=True)
+class ClipHeadConfig:
+    """`width` channels on a `grid` x `grid` of tokens, averaged `pool` x `pool`, to `embed_dim`.
+
+    `depth` layers of `num_heads` heads; `hidden` is the width of the MLP's two hidden layers, None
+    for `width`. Raises InputError when the heads do not divide the width, or `pool` the grid.
+    """
+
+    width: int
+    num_heads: int
+    embed_dim: int
+    grid: int
+    depth: int = 3
+    pool: int = 1
+    hidden: int | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.num_heads, self.embed_dim, self.grid, self.depth, self.pool) < 1:
+            raise InputError(f"{self}: every number must be at least 1.")
+        if self.width % self.num_heads:
+            raise InputError(
+                f"{self.num_heads} heads do not divide a width of {self.width}; "
+                "take the encoder's own width and number of heads."
+            )
+        if self.grid % self.pool:
+            raise InputError(
+                f"pool={self.pool} does not divide a grid of {self.grid} tokens; take 1, or an "
+                f"image size that is a multiple of {PATCH_SIZE * self.pool}."
+            )
+
+    @property
+    def tokens(self) -> int:
+        """Tokens along a side after pooling: the side g of `token_mask` and `patch_embeds`."""
+        return self.grid // self.pool
+
+
+def clip_head_config(
+    model_type: str, image_size: int, embed_dim: int, pool: int = 1
+) -> ClipHeadConfig:
+    """Shape a head for an encoder (`vit_t`, `vit_b`, `vit_l`, `vit_h`) at `image_size` pixels.
+
+    Raises InputError for an unknown encoder, or a size that is no multiple of 16 * `pool`.
+    """
+    if image_size % PATCH_SIZE:
+        raise InputError(f"image_size={image_size} is not a multiple of {PATCH_SIZE}.")
+    grid = image_size // PATCH_SIZE
+    if model_type == "vit_t":
+        width, num_heads = TINY_VIT_5M.widths[-1], TINY_VIT_5M.num_heads[-1]
+    elif model_type in SAM_VIT_CONFIGS:
+        vit = SAM_VIT_CONFIGS[model_type]
+        width, num_heads = vit.width, vit.num_heads
+    else:
+        known = ", ".join(("vit_t", *SAM_VIT_CONFIGS))
+        raise InputError(f"unknown model type {model_type!r}; there are {known}.")
+    return ClipHeadConfig(width, num_heads, embed_dim, grid, pool=pool)
+
+
+class ProjectionMlp(nn.Module):
+    """Perceptron with two hidden layers and GELU over the last axis."""
+
+    def __init__(self, width: int, hidden: int, embed_dim: int) -> None:
+        super().__init__()
+        self.lin1 = nn.Linear(width, hidden)
+        self.lin2 = nn.Linear(hidden, hidden)
+        self.lin3 = nn.Linear(hidden, embed_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ...xC to ...xD."""
+        out: Tensor = self.lin3(F.gelu(self.lin2(F.gelu(self.lin1(x)))))
+        return out
+
+
+class ClipHead(nn.Module):
+    """The head of this module's title; weights are random until loaded or initialised."""
+
+    def __init__(self, config: ClipHeadConfig) -> None:
+        super().__init__()
+        self.config = config
+        size = (config.tokens, config.tokens)
+        self.layers = nn.ModuleList(
+            Block(config.width, config.num_heads, size) for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(config.width, eps=1e-6)
+        self.mlp = ProjectionMlp(config.width, config.hidden or config.width, config.embed_dim)
+
+    def forward(self, backbone_features: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed an image as a whole and patch by patch; neither result is normalised.
+
+        `backbone_features` is BxCxGxG, from before SAM's neck; `token_mask` Bxgxg float32 is 1 for
+        tokens of the image and 0 for padding, with g = G / pool. Returns `image_embed` BxD and
+        `patch_embeds` BxDxgxg.
+        """
+        x = backbone_features
+        if self.config.pool > 1:
+            x = F.avg_pool2d(x, self.config.pool)  # B, C, g, g
+        x = x.permute(0, 2, 3, 1)  # B, g, g, C
+        for layer in self.layers:
+            x = layer(x)
+        pooled = masked_max(x.flatten(1, 2), token_mask.flatten(1))  # B, C
+        return self.project(pooled), self.project(x).permute(0, 3, 1, 2)
+
+    def project(self, x: Tensor) -> Tensor:
+        """Take tokens or pooled tokens, ...xC, to the text space, ...xD."""
+        out: Tensor = self.mlp(self.norm(x))
+        return out
+
+
+def masked_max(tokens: Tensor, mask: Tensor) -> Tensor:
+    """Maximum over those of N tokens whose mask is 1: BxNxC and BxN -> BxC.
+
+    Padding takes each channel's smallest value, which no maximum can notice. So the result is
+    exact, and finite in every precision, where an infinity or a large constant would not be. With
+    nothing but padding the smallest value itself comes out.
+    """
+    smallest = tokens.amin(dim=1, keepdim=True)
+    return torch.where(mask.unsqueeze(-1) > 0.5, tokens, smallest).amax(dim=1)
+
+
+@dataclass(frozen=True)
+class Initialisation:
+    """Names of the head's tensors: taken over as they were, resized to its grid, or left alone."""
+
+    copied: tuple[str, ...]
+    resized: tuple[str, ...]
+    untouched: tuple[str, ...]
+
+
+def initialise_from_encoder(head: ClipHead, encoder: SamVit | TinyVit) -> Initialisation:
+    """Start each of the head's layers from the encoder's last block (appendix A).
+
+    Relative positions are resized to the head's grid. Tensors without a counterpart, the LayerNorm
+    and the MLP keep their values. Raises InputError when encoder and head differ in width or heads.
+    """
+    block = last_block(encoder)
+    shape = (encoder.backbone_channels, block.attn.num_heads)
+    if shape != (head.config.width, head.config.num_heads):
+        raise InputError(
+            f"the head has width and heads {(head.config.width, head.config.num_heads)}, the "
+            f"encoder {shape}; make the head with clip_head_config."
+        )
+    copied: list[str] = []
+    resized: list[str] = []
+    for name, source in block_state(block).items():
+        for index, layer in enumerate(head.layers):
+            target = layer.get_parameter(name)
+            fitted = resize_relative(source, len(target)) if "rel_pos" in name else source
+            target.data.copy_(fitted)
+            (copied if target.shape == source.shape else resized).append(f"layers.{index}.{name}")
+    untouched = head.state_dict().keys() - {*copied, *resized}
+    return Initialisation(tuple(sorted(copied)), tuple(sorted(resized)), tuple(sorted(untouched)))
