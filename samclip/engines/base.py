@@ -19,9 +19,13 @@ class Tensor(Protocol):
     """An array that may live on a device; `numpy()` brings it to the host."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """The dimensions, outermost first."""
+        ...
 
-    def numpy(self) -> NDArray[np.generic]: ...
+    def numpy(self) -> NDArray[np.generic]:
+        """Bring the data to the host."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -29,12 +33,14 @@ class GraphSource:
     """One ONNX graph whose bytes have been verified.
 
     `weights` maps initializer names to arrays for the tensors that `onnx` keeps as external data;
-    it is empty for a self-contained graph.
+    it is empty for a self-contained graph, and may hold tensors of the graph's other variants.
+    `files` holds the same data the other way: the `location` that `onnx` names, and its bytes.
     """
 
     name: str
     onnx: bytes
     weights: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,10 +64,14 @@ class Engine(Protocol):
     """One graph, ready on one device. `run` may be called from several threads at once."""
 
     @property
-    def input_names(self) -> tuple[str, ...]: ...
+    def input_names(self) -> tuple[str, ...]:
+        """The graph's inputs, all of which `run` needs."""
+        ...
 
     @property
-    def output_names(self) -> tuple[str, ...]: ...
+    def output_names(self) -> tuple[str, ...]:
+        """The graph's outputs, in its order."""
+        ...
 
     def run(
         self,
@@ -83,7 +93,9 @@ class Backend(Protocol):
     """One way to run graphs."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What `backend=` calls it."""
+        ...
 
     def probe(self) -> Probe:
         """Look, without side effects, whether the backend works on this machine."""
