@@ -88,11 +88,12 @@ class TextCache:
     def get(self, keys: Sequence[bytes]) -> dict[bytes, NDArray[np.float32]]:
         """Find the vectors of those keys that are present and undamaged: key -> D float32."""
         found: dict[bytes, NDArray[np.float32]] = {}
-        with self._database() as database:
-            if database is None:
-                return found
-            for chunk in _chunks(keys):
-                found |= self._read(database, chunk)
+
+        def read(database: sqlite3.Connection) -> None:
+            for start in range(0, len(keys), KEYS_PER_QUERY):
+                found.update(self._read(database, keys[start : start + KEYS_PER_QUERY]))
+
+        self._use(read)
         return found
 
     def put(self, vectors: Mapping[bytes, NDArray[np.float32]]) -> None:
@@ -102,12 +103,13 @@ class TextCache:
         for key, vector in vectors.items():
             blob = np.ascontiguousarray(vector, "<f4").tobytes()
             rows.append((key, blob, _digest(key, blob), now))
-        with self._database() as database:
-            if database is None or not rows:
-                return
+
+        def write(database: sqlite3.Connection) -> None:
             with _writing(database):
                 database.executemany("INSERT OR REPLACE INTO embeddings VALUES (?, ?, ?, ?)", rows)
                 database.execute(EVICT, (self._max_rows,))
+
+        self._use(write)
 
     def _read(
         self, database: sqlite3.Connection, keys: Sequence[bytes]
@@ -125,19 +127,17 @@ class TextCache:
                 database.executemany("UPDATE embeddings SET used = ? WHERE key = ?", stale)
         return {key: np.frombuffer(vector, "<f4") for key, vector, _ in rows}
 
-    @contextmanager
-    def _database(self) -> Iterator[sqlite3.Connection | None]:
-        """Open the file for one call, or give None; a failure inside ends the caching.
+    def _use(self, work: Callable[[sqlite3.Connection], None]) -> None:
+        """Open the file for one piece of work; a failure of either ends the caching.
 
-        A connection per call needs no thread affinity and survives a fork.
+        A connection for each needs no thread of its own and survives a fork.
         """
         if not self._usable:
-            yield None
             return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with closing(self._connect()) as database:
-                yield database
+                work(database)
         except (sqlite3.Error, OSError) as error:
             self._give_up(error)
 
@@ -193,8 +193,3 @@ def _framed(text: str) -> bytes:
     """Encode a text so that no two sequences of texts give the same bytes."""
     data = text.encode("utf-8", "surrogatepass")
     return len(data).to_bytes(8, "little") + data
-
-
-def _chunks(keys: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
-    for start in range(0, len(keys), KEYS_PER_QUERY):
-        yield keys[start : start + KEYS_PER_QUERY]
