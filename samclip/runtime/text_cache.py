@@ -26,6 +26,8 @@ BUSY_SECONDS = 10.0  # how long to wait for another process's write
 # `used` is written when it is older than this, so that most reads write nothing.
 TOUCH_SECONDS = 3600.0
 KEYS_PER_QUERY = 500  # SQLite takes 999 variables at least
+# What a damaged file can raise: ValueError comes from error messages that quote its bytes.
+DAMAGE = (sqlite3.Error, OSError, ValueError, MemoryError)
 RECIPE = b"mean of unit prompt embeddings, version 1"  # changes with the meaning of a row
 
 SCHEMA = """
@@ -138,7 +140,7 @@ class TextCache:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with closing(self._connect()) as database:
                 work(database)
-        except (sqlite3.Error, OSError) as error:
+        except DAMAGE as error:
             self._give_up(error)
 
     def _connect(self) -> sqlite3.Connection:

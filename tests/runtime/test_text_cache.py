@@ -158,6 +158,14 @@ def test_a_file_of_another_schema_ends_caching(
     assert len(caplog.records) == 1
 
 
+def test_damage_quoted_in_an_error_message_is_survived(tmp_path: Path) -> None:
+    file = filled_file(tmp_path, ["a"])
+    file.write_bytes(file.read_bytes().replace(b"embeddings (", b"\xed\xedbeddings ("))
+    cache = TextCache(tmp_path)
+    assert_right(cache, ["a"])
+    cache.put(entries(["b"]))
+
+
 @pytest.mark.parametrize(
     "change",
     [
