@@ -66,3 +66,35 @@ def mobile_sam_reference() -> Path:
             archive.unlink()
             (root / "complete").touch()
     return folder
+
+
+@pytest.fixture(scope="session")
+def text_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small CLIP text tower with random weights: 48 dimensions, logit scale e^3."""
+    import torch
+
+    from samclip.export.models.text_tower import TextTower, TextTowerConfig
+
+    torch.manual_seed(1)
+    tower = TextTower(TextTowerConfig(width=64, heads=1, layers=2, embed_dim=48))
+    path = tmp_path_factory.mktemp("text") / "text.pt"
+    torch.save({**tower.state_dict(), "logit_scale": torch.tensor(3.0)}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def mobile_sam_bundle(
+    mobile_sam_checkpoint: Path, text_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A bundle of real MobileSAM weights, an untrained CLIP head and a small random text tower."""
+    from samclip.export.exporter import export_bundle
+    from samclip.export.options import ExportOptions
+
+    options = ExportOptions(
+        checkpoint=mobile_sam_checkpoint,
+        text_checkpoint=text_checkpoint,
+        output=tmp_path_factory.mktemp("bundles") / "mobile_sam",
+        templates="simple",
+        verify=False,  # test_exporter.py verifies
+    )
+    return export_bundle(options).path

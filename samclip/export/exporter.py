@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from samclip.runtime.bundle import write_bundle
+from samclip.runtime.bundle import Bundle, write_bundle
 
 from samclip.errors import ExportError
 from samclip.export.assemble import Assembly, Checkpoints, assemble
@@ -98,7 +98,7 @@ def export_bundle(options: ExportOptions, progress: Progress = silent) -> Export
         contents.update(graph.files)
     with progress(f"writing the bundle to {options.output}"):
         path = write_bundle(options.output, manifest, contents, overwrite=options.overwrite)
-    return Export(path, manifest)
+    return Export(path, Bundle.open(path).manifest)
 
 
 def _check_target(options: ExportOptions) -> None:
@@ -244,7 +244,7 @@ def _provenance(metadata: MergedMetadata) -> Provenance:
     return Provenance(
         sources=metadata.sources,
         samclip=__version__,
-        torch=torch.__version__,
-        onnx=onnx.__version__,
+        torch=str(torch.__version__),
+        onnx=str(onnx.__version__),
         notes=" ".join(notes),
     )

@@ -15,16 +15,8 @@ SMALL_TEXT = TextTowerConfig(width=64, heads=1, layers=2, embed_dim=48)
 
 
 @pytest.fixture(scope="module")
-def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(1)
-    path = tmp_path_factory.mktemp("text") / "text.pt"
-    torch.save({**TextTower(SMALL_TEXT).state_dict(), "logit_scale": torch.tensor(3.0)}, path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def assembly(mobile_sam_checkpoint: Path, text_file: Path) -> Assembly:
-    return assemble(Checkpoints(mobile_sam_checkpoint, text=text_file), image_size=256)
+def assembly(mobile_sam_checkpoint: Path, text_checkpoint: Path) -> Assembly:
+    return assemble(Checkpoints(mobile_sam_checkpoint, text=text_checkpoint), image_size=256)
 
 
 def test_a_sam_and_a_clip_apart(assembly: Assembly) -> None:
@@ -51,9 +43,9 @@ def test_every_weight_is_the_checkpoints(assembly: Assembly, mobile_sam_checkpoi
 
 
 def test_an_untrained_head_is_the_same_every_time(
-    assembly: Assembly, mobile_sam_checkpoint: Path, text_file: Path
+    assembly: Assembly, mobile_sam_checkpoint: Path, text_checkpoint: Path
 ) -> None:
-    again = assemble(Checkpoints(mobile_sam_checkpoint, text=text_file), image_size=256)
+    again = assemble(Checkpoints(mobile_sam_checkpoint, text=text_checkpoint), image_size=256)
     first, second = (a.model.clip_head.state_dict() for a in (assembly, again))
     assert all(torch.equal(first[key], second[key]) for key in first)
 
