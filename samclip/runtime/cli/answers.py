@@ -146,10 +146,10 @@ class _Series(Generic[Answer]):
 
     def _head(self, path: Path) -> dict[str, Any]:
         """Return what every record begins with."""
-        head = self._model.bundle.manifest.clip_head
+        head = self._model.manifest.clip_head
         return {
             "task": self._task.name,
             "image": str(path),
-            "bundle": self._model.bundle.manifest.name,
+            "bundle": self._model.manifest.name,
             "trained_head": None if head is None else head.trained,
         }

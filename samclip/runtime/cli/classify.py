@@ -14,13 +14,13 @@ from samclip.runtime.cli.tables import show_classification
 from samclip.runtime.cli.vocabulary import read_names, require_names
 
 EXAMPLES = """
-Examples:
+**Examples:**
 
-  samclip classify street.jpg --names "a street,a kitchen,a beach"
+- `samclip classify street.jpg --names "a street,a kitchen,a beach"`
 
-  samclip classify photos/ --labels labels.txt --top 3
+- `samclip classify photos/ --labels labels.txt --top 3`
 
-  samclip classify street.jpg --labels labels.txt --json
+- `samclip classify street.jpg --labels labels.txt --json`
 """
 
 Top = Annotated[int, typer.Option("--top", "-k", min=1, metavar="K", help="Show the K best names.")]

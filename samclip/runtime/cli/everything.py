@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from samclip.runtime.masks import AutoMasks
 
 EXAMPLES = """
-Examples:
+**Examples:**
 
-  samclip everything street.jpg
+- `samclip everything street.jpg`
 
-  samclip everything street.jpg --points-per-side 16 --names "car,person,tree"
+- `samclip everything street.jpg --points-per-side 16 --names "car,person,tree"`
 
-  samclip everything photos/ --output masks/ --min-area 200
+- `samclip everything photos/ --output masks/ --min-mask-region-area 200`
 """
 
 _FILTERS = "Which masks are kept"
@@ -33,6 +33,7 @@ PointsPerSide = Annotated[
     typer.Option(
         "--points-per-side",
         min=1,
+        metavar="N",
         rich_help_panel=_FILTERS,
         help="Points are tried on a grid of this many by this many; fewer are faster.",
     ),
@@ -43,6 +44,7 @@ IouThreshold = Annotated[
         "--pred-iou-thresh",
         min=0,
         max=1,
+        metavar="0..1",
         rich_help_panel=_FILTERS,
         help="Least quality, as the model predicts it.",
     ),
@@ -53,6 +55,7 @@ StabilityThreshold = Annotated[
         "--stability-score-thresh",
         min=0,
         max=1,
+        metavar="0..1",
         rich_help_panel=_FILTERS,
         help="Least stability of a mask when its cutoff is moved.",
     ),
@@ -63,6 +66,7 @@ CropLayers = Annotated[
         "--crop-n-layers",
         min=0,
         max=4,
+        metavar="0..4",
         rich_help_panel=_FILTERS,
         help="Look again at 4, then 16 ... crops, to find small objects; one encoder pass each.",
     ),
@@ -71,8 +75,8 @@ MinArea = Annotated[
     int,
     typer.Option(
         "--min-mask-region-area",
-        "--min-area",
         min=0,
+        metavar="PIXELS",
         rich_help_panel=_FILTERS,
         help="Remove islands and fill holes of fewer pixels.",
     ),

@@ -10,25 +10,24 @@ import typer
 from samclip.runtime.cli import options
 from samclip.runtime.cli.consoles import err, out, say, warn_untrained_head, write_line
 from samclip.runtime.cli.failures import reported
-from samclip.runtime.cli.selection import choose_bundle
 
 if TYPE_CHECKING:
     from samclip.runtime.bundle import Bundle
 
 EXAMPLES = """
-Examples:
+**Examples:**
 
-  samclip info my-bundle/
+- `samclip info my-bundle/`
 
-  samclip info my-bundle/ --verify
+- `samclip info my-bundle/ --verify`
 
-  samclip info my-bundle/ --json
+- `samclip info my-bundle/ --json`
 """
 
 BundleArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="[BUNDLE]",
+        metavar="BUNDLE",
         envvar="SAMCLIP_BUNDLE",
         show_default=False,
         help="A folder, or the name of an installed bundle; may be left out when exactly one is "
@@ -55,9 +54,10 @@ def info(
     Exit code 1 when --verify finds a file that is not as it was exported.
     """
     with reported(debug):
-        from samclip.runtime.bundle import Bundle, bundle_home, find_bundle
+        from samclip.runtime.bundle import Bundle, find_bundle
+        from samclip.runtime.cli.selection import choose_bundle
 
-        opened = Bundle.open(find_bundle(choose_bundle(bundle, bundle_home())))
+        opened = Bundle.open(find_bundle(choose_bundle(bundle)))
         if verify:
             opened.verify()
         if as_json:

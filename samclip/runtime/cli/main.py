@@ -11,19 +11,19 @@ from samclip.runtime.cli.consoles import out, say
 from samclip.version import __version__
 
 EXAMPLES = """
-Examples:
+**Examples:**
 
-  samclip segment street.jpg --point 420,310
+- `samclip segment street.jpg --point 420,310`
 
-  samclip classify photos/ --names "a street,a kitchen" --json
+- `samclip classify photos/ --names "a street,a kitchen" --json`
 
-  samclip doctor
+- `samclip doctor`
 """
 
 app = typer.Typer(
     name="samclip",
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,  # a defect shows Python's own traceback, fit for a report
     epilog=EXAMPLES,
     context_settings={"help_option_names": ["-h", "--help"]},

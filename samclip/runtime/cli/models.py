@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from samclip.runtime.cli.consoles import err
 from samclip.runtime.cli.logs import shown_logs
-from samclip.runtime.cli.selection import choose_bundle
 
 if TYPE_CHECKING:
     from samclip.runtime.model import Model
@@ -33,14 +32,14 @@ class Request:
 def open_model(request: Request) -> Iterator[Model]:
     """Load the bundle that `request` asks for; the model is closed at the end of the block."""
     import samclip  # brings in numpy and the runtime
-    from samclip.runtime.bundle import bundle_home
+    from samclip.runtime.cli.selection import choose_bundle
     from samclip.runtime.vocabulary import UNTRAINED_MESSAGE
 
-    name = choose_bundle(request.bundle, bundle_home())
+    name = choose_bundle(request.bundle)
     with err.status("loading the bundle") if err.is_terminal else nullcontext():
         model = samclip.load(
             name, backend=request.backend, precision=request.precision, threads=request.threads
         )
-    said = UNTRAINED_MESSAGE.format(name=model.bundle.manifest.name)
+    said = UNTRAINED_MESSAGE.format(name=model.manifest.name)
     with model, shown_logs(silent=frozenset({said})):
         yield model

@@ -14,7 +14,7 @@ _BUNDLE, _NAMES, _PROMPTS, _ANSWER = "Bundle and engine", "Names", "Prompts", "A
 Images = Annotated[
     list[Path],
     typer.Argument(
-        metavar="IMAGE...",
+        metavar="IMAGE",
         show_default=False,
         help="Image files, or folders of images (in name order, subfolders left out).",
     ),
@@ -45,6 +45,7 @@ Precision = Annotated[
     Literal["fp32", "fp16", "bf16", "int8"] | None,
     typer.Option(
         "--precision",
+        metavar="fp32|fp16|bf16|int8",
         rich_help_panel=_BUNDLE,
         show_default="the bundle's first choice",
         help="Take the graphs of this precision.",
@@ -55,6 +56,7 @@ Threads = Annotated[
     typer.Option(
         "--threads",
         min=1,
+        metavar="N",
         rich_help_panel=_BUNDLE,
         show_default="the backend's choice",
         help="CPU threads per graph.",
@@ -111,8 +113,6 @@ PointLabels = Annotated[
     list[int] | None,
     typer.Option(
         "--label",
-        min=0,
-        max=1,
         metavar="1|0",
         rich_help_panel=_PROMPTS,
         show_default="1 for every point",
@@ -136,7 +136,7 @@ Separate = Annotated[
     typer.Option(
         "--separate",
         rich_help_panel=_PROMPTS,
-        help="Every --point and every --box is an object of its own.",
+        help="Every --point is an object of its own.",
     ),
 ]
 Multimask = Annotated[

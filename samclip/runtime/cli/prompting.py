@@ -42,6 +42,8 @@ def gather_prompts(
             f"{len(labels)} --label for {len(points)} --point: give one for each point, in order, "
             "or none."
         )
+    if not {*labels} <= {0, 1}:
+        raise PromptError(f"--label must be 1 (the object) or 0 (not the object); got {labels}.")
     labels = labels or [1] * len(points)
     if points and boxes and (separate or len(boxes) > 1):
         raise PromptError(

@@ -11,20 +11,22 @@ from samclip.runtime.cli.tables import show_masks
 from samclip.runtime.cli.vocabulary import read_names
 
 EXAMPLES = """
-Examples:
+**Examples:**
 
-  One object from one point: samclip segment street.jpg --point 420,310
+- One object from one point: `samclip segment street.jpg --point 420,310`
 
-  Two objects from two boxes: samclip segment street.jpg --box 10,20,200,240 --box 300,80,420,200
+- Two objects from two boxes:
+  `samclip segment street.jpg --box 10,20,200,240 --box 300,80,420,200`
 
-  One object from a box, less what a point shows:
-  samclip segment street.jpg --box 10,20,200,240 --point 60,200 --label 0
+- One object from a box, less what a point shows:
+  `samclip segment street.jpg --box 10,20,200,240 --point 60,200 --label 0`
 
-  Two objects from two points: samclip segment street.jpg --point 420,310 --point 80,90 --separate
+- Two objects from two points:
+  `samclip segment street.jpg --point 420,310 --point 80,90 --separate`
 
-  Masks with names: samclip segment street.jpg --point 420,310 --names "car,bus,person"
+- Masks with names: `samclip segment street.jpg --point 420,310 --names "car,bus,person"`
 
-  For another program: samclip segment street.jpg --point 420,310 --json > masks.json
+- For another program: `samclip segment street.jpg --point 420,310 --json > masks.json`
 """
 
 

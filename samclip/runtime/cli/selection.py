@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from samclip.errors import BundleNotFoundError
-
-MANIFEST = "manifest.json"
-
-
-def installed_bundles(home: Path) -> list[Path]:
-    """List the folders directly inside `home` that hold a manifest, in name order."""
-    if not home.is_dir():
-        return []
-    return sorted(path.parent for path in home.glob(f"*/{MANIFEST}") if path.is_file())
+from samclip.runtime.bundle_home import bundle_home, list_bundles
 
 
-def choose_bundle(given: str | None, home: Path) -> str:
-    """Return `given`, or the only bundle installed in `home`.
+def choose_bundle(given: str | None) -> str:
+    """Return `given`, a name or path, or the name of the only bundle that is installed.
 
     `given` comes from --bundle or SAMCLIP_BUNDLE. Raises BundleNotFoundError when nothing is
     given and there is not exactly one.
     """
     if given:
         return given
-    found = installed_bundles(home)
+    found = list_bundles()
     if len(found) == 1:
-        return str(found[0])
+        return found[0]
     if found:
-        names = ", ".join(path.name for path in found)
         raise BundleNotFoundError(
-            f"several bundles are installed: {names}. Name one with --bundle or SAMCLIP_BUNDLE."
+            f"several bundles are installed: {', '.join(found)}. Name one with --bundle or "
+            "SAMCLIP_BUNDLE."
         )
     raise BundleNotFoundError(
-        f"no bundle was named and none is installed in {home}. Give a folder with --bundle or "
-        "SAMCLIP_BUNDLE, copy a bundle there, or make one from a checkpoint with samclip-export."
+        f"no bundle was named and none is installed in {bundle_home()}. Give a folder with "
+        "--bundle or SAMCLIP_BUNDLE, copy a bundle there, or make one from a checkpoint with "
+        "samclip-export."
     )

@@ -17,18 +17,29 @@ if TYPE_CHECKING:
     from samclip.runtime.results import SemanticMap
 
 EXAMPLES = """
-Examples:
+**Examples:**
 
-  samclip semantic street.jpg --names "road,car,sky,building"
+- `samclip semantic street.jpg --names "road,car,sky,building"`
 
-  samclip semantic street.jpg --labels labels.txt --refine --output labelled.png
+- `samclip semantic street.jpg --labels labels.txt --refine --output labelled.png`
 
-  samclip semantic photos/ --labels labels.txt --json > labels.jsonl
+- `samclip semantic photos/ --labels labels.txt --json > labels.jsonl`
 """
 
 Refine = Annotated[
     bool,
     typer.Option("--refine", help="Let SAM's mask decoder draw the borders; takes longer."),
+]
+Background = Annotated[
+    float | None,
+    typer.Option(
+        "--background",
+        min=0,
+        max=1,
+        metavar="0..1",
+        show_default="every pixel gets a name",
+        help="Leave pixels without a name where its probability is below this.",
+    ),
 ]
 
 
@@ -38,6 +49,7 @@ def semantic(
     labels: options.Labels = None,
     templates: options.Templates = None,
     refine: Refine = False,
+    background: Background = None,
     output: options.Output = None,
     as_json: options.AsJson = False,
     bundle: options.Bundle = None,
@@ -56,7 +68,9 @@ def semantic(
         vocabulary = require_names(read_names(names, labels), "semantic")
         task = Task(
             name="semantic",
-            ask=lambda scene: scene.semantic(vocabulary, refine=refine, templates=templates),
+            ask=lambda scene: scene.semantic(
+                vocabulary, templates=templates, refine=refine, background=background
+            ),
             record=record_map,
             show=show_semantic,
         )

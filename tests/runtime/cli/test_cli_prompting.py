@@ -39,6 +39,7 @@ def test_points_refine_a_single_box() -> None:
         (None, None, None, False, "nothing to segment: add --point"),
         ([], [], [], False, "nothing to segment"),
         ([P], [1, 0], None, False, "2 --label for 1 --point"),
+        ([P, Q], [1, 2], None, False, r"must be 1 .* or 0 .*got \[1, 2\]"),
         (None, [1], [BOX], False, "1 --label for 0 --point"),
         ([P], None, [BOX, OTHER], False, "in two commands"),
         ([P], None, [BOX], True, "in two commands"),

@@ -1,0 +1,94 @@
+"""What `samclip doctor` looks at; plain values, ready for JSON."""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from samclip.engines.registry import backends
+from samclip.errors import BundleError
+from samclip.runtime.bundle import Bundle
+from samclip.runtime.bundle_home import bundle_home, list_bundles
+from samclip.runtime.cli.packages import list_packages, remedy
+from samclip.runtime.text_cache import CACHE_DIR_VARIABLE, cache_dir
+from samclip.version import __version__
+
+
+def examine() -> dict[str, Any]:
+    """Look at this machine without changing it; raises nothing for what does not work."""
+    return {
+        "samclip": __version__,
+        "python": platform.python_version(),
+        "device": describe_device(),
+        "backends": examine_backends(),
+        "packages": examine_packages(),
+        "cache": examine_folder(cache_dir()),
+        "bundle_home": str(bundle_home()),
+        "bundles": [examine_bundle(name) for name in list_bundles()],
+    }
+
+
+def examine_backends() -> list[dict[str, Any]]:
+    """Probe every backend: whether it works here, and if not, what to do."""
+    found = []
+    for backend in backends():
+        probe = backend.probe()
+        found.append(
+            {
+                "name": backend.name,
+                "available": probe.available,
+                "detail": probe.detail,
+                "remedy": probe.remedy,
+            }
+        )
+    return found
+
+
+def examine_packages() -> list[dict[str, Any]]:
+    """List the packages with their versions, and how to get those that are not there."""
+    return [
+        {
+            "name": package.name,
+            "extra": package.extra,
+            "version": package.version,
+            "remedy": "" if package.version else remedy(package),
+        }
+        for package in list_packages()
+    ]
+
+
+def examine_folder(folder: Path) -> dict[str, Any]:
+    """Try to write a file in `folder`, or in the nearest folder above it that exists."""
+    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            writable, advice = True, ""
+    except OSError as error:
+        writable = False
+        advice = f"{nearest}: {error.strerror}. Set {CACHE_DIR_VARIABLE} to a folder of your own."
+    return {"path": str(folder), "writable": writable, "remedy": advice}
+
+
+def examine_bundle(name: str) -> dict[str, Any]:
+    """Open an installed bundle; `error` says why one cannot be used."""
+    path = bundle_home() / name
+    try:
+        manifest = Bundle.open(path).manifest
+    except BundleError as error:
+        return {"name": name, "path": str(path), "error": str(error)}
+    head = manifest.clip_head
+    return {
+        "name": name,
+        "path": str(path),
+        "model_type": manifest.model_type,
+        "image_size": manifest.preprocessing.image_size,
+        "trained_head": None if head is None else head.trained,
+        "error": None,
+    }
+
+
+def describe_device() -> dict[str, Any]:
+    """Describe the machine in a few words and numbers."""
+    return {"machine": platform.machine(), "system": platform.system()}

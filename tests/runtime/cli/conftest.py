@@ -1,0 +1,37 @@
+"""Fixtures of the command's tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cli_fakes import FakeModel, Run, write_image
+from typer.testing import CliRunner, Result
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeModel:
+    """A fake model that `samclip.load` returns, whatever bundle is named; cwd is a fresh folder."""
+    fake = FakeModel()
+    monkeypatch.setattr("samclip.load", fake.load)
+    monkeypatch.setenv("SAMCLIP_BUNDLE", "fake")
+    monkeypatch.delenv("SAMCLIP_DEBUG", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return fake
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """A small image file in a folder of its own."""
+    return write_image(tmp_path / "in" / "street.png")
+
+
+@pytest.fixture
+def run() -> Run:
+    """Run the command with these arguments: exit code, stdout and stderr apart."""
+    from samclip.runtime.cli.main import app
+
+    def invoke(*arguments: object) -> Result:
+        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+    return invoke
