@@ -1,0 +1,139 @@
+"""The engines of one model: loaded on first use, shared by threads, closed together."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samclip.engines.base import Backend, Engine, EngineOptions, Tensor
+from samclip.errors import CapabilityError, ClosedError, EngineRunError
+from samclip.runtime.bundle import Bundle
+from samclip.runtime.manifest import Graph
+
+Feeds = Mapping[str, "NDArray[np.generic] | Tensor"]
+
+
+class EnginePool:
+    """Runs the graphs of `bundle` on `backend`.
+
+    Any method may be called from any thread. An engine does not survive a fork: in a forked
+    child every run raises EngineRunError, because the backends' own threads are gone there.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        backend: Backend,
+        options: EngineOptions,
+        precision: str | None = None,
+    ) -> None:
+        self.bundle = bundle
+        self.backend = backend
+        self._options = options
+        self._precision = precision
+        self._engines: dict[str, Engine] = {}
+        self._loading = threading.Lock()
+        self._state = threading.Condition()
+        self._running = 0
+        self._closed = False
+        self._process = os.getpid()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    def has(self, graph: str) -> bool:
+        """Tell whether the bundle holds `graph`."""
+        return getattr(self.bundle.manifest.graphs, graph) is not None
+
+    def load(self, graph: str) -> None:
+        """Make `graph` ready now instead of on its first run."""
+        with self._in_use():
+            self._engine(graph)
+
+    def run(
+        self, graph: str, feeds: Feeds, outputs: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        """Compute `outputs` of `graph` (None: all); they stay on the device.
+
+        Raises CapabilityError when the bundle lacks the graph, ClosedError after `close`,
+        EngineRunError when the backend fails.
+        """
+        with self._in_use():
+            return self._engine(graph).run(feeds, outputs)
+
+    def compute(
+        self, graph: str, feeds: Feeds, outputs: Sequence[str]
+    ) -> list[NDArray[np.float32]]:
+        """Compute `outputs` of `graph` and bring them to the host as float32; raises as `run`."""
+        with self._in_use():
+            results = self._engine(graph).run(feeds, outputs)
+            return [results[name].numpy().astype(np.float32, copy=False) for name in outputs]
+
+    def to_host(self, tensor: Tensor) -> NDArray[np.float32]:
+        """Bring one result of `run` to the host as float32; ClosedError after `close`."""
+        with self._in_use():
+            return tensor.numpy().astype(np.float32, copy=False)
+
+    def close(self) -> None:
+        """Refuse new runs, wait for those under way, free the engines; again: do nothing."""
+        if self._is_forked():
+            self._closed = True  # the parent's engines are not this process's to free
+            return
+        with self._state:
+            self._closed = True
+            self._state.wait_for(lambda: self._running == 0)
+            engines, self._engines = list(self._engines.values()), {}
+        for engine in engines:
+            engine.close()
+
+    def _is_forked(self) -> bool:
+        return os.getpid() != self._process
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        """Hold off `close` while a run is under way."""
+        if self._is_forked():
+            raise EngineRunError(
+                "this model was loaded before the process forked. Call samclip.load() in the child."
+            )
+        with self._state:
+            if self._closed:
+                raise ClosedError("the model is closed. Load it again with samclip.load().")
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._state:
+                self._running -= 1
+                self._state.notify_all()
+
+    def _engine(self, graph: str) -> Engine:
+        with self._loading:
+            if graph not in self._engines:
+                self._engines[graph] = self._load(graph)
+            return self._engines[graph]
+
+    def _load(self, graph: str) -> Engine:
+        described: Graph | None = getattr(self.bundle.manifest.graphs, graph)
+        if described is None:
+            raise CapabilityError(
+                f"bundle {self.bundle.manifest.name!r} has no {graph} graph. "
+                "Export it with one, or choose another bundle."
+            )
+        source: Any = self.bundle.source(graph, self.backend.name, self._precision_of(described))
+        return self.backend.load(source, self._options)
+
+    def _precision_of(self, graph: Graph) -> str | None:
+        """Keep the precision asked for where the graph has it; else take its preferred variant."""
+        offered = {v.precision for v in graph.variants if self.backend.name in v.backends}
+        wanted = self._precision
+        is_encoder = graph is self.bundle.manifest.graphs.encoder
+        return wanted if is_encoder or wanted in offered else None

@@ -1,0 +1,201 @@
+"""Prompts: what the caller points at, checked once and brought into one form.
+
+Coordinates are (x, y) in pixels of the original image, from (0, 0), its upper left corner, to
+(width, height). Forms and names follow segment-anything's `SamPredictor`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from samclip.errors import PromptError
+
+MAX_POINTS = 4096  # per prompt: the decoder's memory grows with points times image tokens
+
+Arrays: TypeAlias = ArrayLike | Sequence[ArrayLike]
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """One prompt, valid for its image.
+
+    `points`: Nx2, (x, y) in pixels of the original image, N may be 0; `labels`: N, 1 foreground,
+    0 background; `box`: 4, XYXY in the same pixels; `mask`: hxw logits in the decoder's frame.
+    """
+
+    points: NDArray[np.float64]
+    labels: NDArray[np.float64]
+    box: NDArray[np.float64] | None = None
+    mask: NDArray[np.float32] | None = None
+
+    @property
+    def is_ambiguous(self) -> bool:
+        """Whether it is a lone point, which may mean a whole, a part or a part of a part."""
+        return len(self.points) == 1 and self.box is None and self.mask is None
+
+    @property
+    def centre(self) -> NDArray[np.float64] | None:
+        """The middle of what is pointed at: 2, (x, y); None for a prompt of a mask alone."""
+        if self.box is not None:
+            return (self.box[:2] + self.box[2:]) / 2
+        chosen = self.points[self.labels == 1] if (self.labels == 1).any() else self.points
+        return np.asarray(chosen.mean(axis=0)) if len(chosen) else None
+
+
+def parse_prompts(
+    image_size: tuple[int, int],
+    mask_size: int,
+    *,
+    points: Arrays | None = None,
+    labels: Arrays | None = None,
+    boxes: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+) -> tuple[Prompt, ...]:
+    """Check prompts for an image of `image_size` (h, w) and a decoder of `mask_size` logits a side.
+
+    `points`: Nx2 is one prompt of N points; BxNx2, or a sequence of B arrays Nx2 of any lengths,
+    is B prompts. `labels`: the shape of `points` without the 2; None for all foreground.
+    `boxes`: 4 or Bx4 XYXY, joined one to one with B prompts of points. `mask`: hxw or Bxhxw.
+
+    Boxes that are partly outside the image are clamped to it. Raises PromptError when there is
+    no prompt at all, a number is not finite, shapes do not fit, a label is neither 0 nor 1, a
+    box is inverted or empty, or a point or a whole box lies outside the image.
+    """
+    point_sets = None if points is None else _parse_points(points, image_size)
+    label_sets = _parse_labels(labels, point_sets)
+    box_rows = None if boxes is None else _parse_boxes(boxes, image_size)
+    mask_rows = None if mask is None else _parse_masks(mask, mask_size)
+    count = _common_count(points=point_sets, boxes=box_rows, mask=mask_rows)
+    return tuple(
+        _join(
+            None if point_sets is None else point_sets[i],
+            None if label_sets is None else label_sets[i],
+            None if box_rows is None else box_rows[i],
+            None if mask_rows is None else mask_rows[i],
+        )
+        for i in range(count)
+    )
+
+
+def _join(
+    points: NDArray[np.float64] | None,
+    labels: NDArray[np.float64] | None,
+    box: NDArray[np.float64] | None,
+    mask: NDArray[np.float32] | None,
+) -> Prompt:
+    if points is None or labels is None:
+        return Prompt(np.zeros((0, 2)), np.zeros(0), box, mask)
+    if not len(points) and box is None and mask is None:
+        raise PromptError("a prompt has no point. Give each prompt a point, a box or a mask.")
+    return Prompt(points, labels, box, mask)
+
+
+def _numbers(value: Any, name: str, expected: str, kinds: str = "biuf") -> NDArray[np.float64]:
+    """Convert to float64; raises PromptError on anything but finite real numbers."""
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise PromptError(f"{name} must be {expected}; got rows of unequal shape.") from error
+    if array.dtype.kind not in kinds:
+        raise PromptError(f"{name} must be {expected}, of real numbers; got {array.dtype} values.")
+    array = array.astype(np.float64)
+    if not np.isfinite(array).all():
+        raise PromptError(f"{name} hold NaN or infinity. Give finite numbers only.")
+    return array
+
+
+def _per_prompt(value: Any, ndim: int, name: str, expected: str) -> list[NDArray[np.float64]]:
+    """Split `value` into one array per prompt, `ndim` being the dimensions of one."""
+    try:
+        dimensions = np.asarray(value).ndim
+    except ValueError:  # arrays of different lengths, one per prompt
+        return [_numbers(item, name, expected) for item in value]
+    array = _numbers(value, name, expected)
+    return list(array) if dimensions == ndim + 1 else [array]
+
+
+def _parse_points(points: Arrays, image_size: tuple[int, int]) -> list[NDArray[np.float64]]:
+    expected = "Nx2 (x, y) for one prompt, BxNx2 or a list of Nx2 arrays for B prompts"
+    sets = []
+    for given in _per_prompt(points, 2, "points", expected):
+        array = given.reshape(0, 2) if given.shape == (0,) else given  # `[]` beside a box
+        if array.ndim != 2 or array.shape[1] != 2:
+            hint = " Write points=[(x, y)] for a single point." if array.shape == (2,) else ""
+            raise PromptError(f"points must be {expected}; got shape {array.shape}.{hint}")
+        _check_points(array, image_size)
+        sets.append(array)
+    return sets
+
+
+def _check_points(points: NDArray[np.float64], image_size: tuple[int, int]) -> None:
+    if len(points) > MAX_POINTS:
+        raise PromptError(f"a prompt has {len(points):,} points; at most {MAX_POINTS:,} are taken.")
+    height, width = image_size
+    outside = ((points < 0) | (points > (width, height))).any(axis=1)
+    if outside.any():
+        x, y = points[np.argmax(outside)]
+        raise PromptError(
+            f"point ({x:g}, {y:g}) lies outside the image, {width} pixels wide and {height} high. "
+            "Give (x, y) in pixels of the original image."
+        )
+
+
+def _parse_labels(
+    labels: Arrays | None, point_sets: list[NDArray[np.float64]] | None
+) -> list[NDArray[np.float64]] | None:
+    if labels is None:
+        return None if point_sets is None else [np.ones(len(points)) for points in point_sets]
+    if point_sets is None:
+        raise PromptError("labels were given without points. Give points too, or no labels.")
+    expected = "N for one prompt, BxN or a list of N arrays for B prompts"
+    sets = _per_prompt(labels, 1, "labels", expected)
+    shapes = [array.shape for array in sets]
+    if shapes != [(len(points),) for points in point_sets]:
+        counts = [len(points) for points in point_sets]
+        raise PromptError(f"labels have shapes {shapes}, but the prompts have {counts} points.")
+    if not all(np.isin(array, (0, 1)).all() for array in sets):
+        raise PromptError("labels must be 1 (foreground) or 0 (background); got other numbers.")
+    return sets
+
+
+def _parse_boxes(boxes: ArrayLike, image_size: tuple[int, int]) -> list[NDArray[np.float64]]:
+    array = _numbers(boxes, "boxes", "4 or Bx4 numbers XYXY")
+    if array.ndim not in {1, 2} or array.shape[-1] != 4:
+        raise PromptError(f"boxes must be 4 or Bx4 numbers XYXY; got shape {array.shape}.")
+    array = array.reshape(-1, 4)  # 4 -> 1x4
+    height, width = image_size
+    clamped = np.clip(array, 0, (width, height, width, height))
+    for given, kept in zip(array, clamped, strict=True):
+        text = ", ".join(f"{number:g}" for number in given)
+        if (given[2:] <= given[:2]).any():
+            raise PromptError(f"box ({text}) is inverted or empty: x0 < x1 and y0 < y1 must hold.")
+        if (kept[2:] <= kept[:2]).any():
+            raise PromptError(
+                f"box ({text}) lies outside the image, {width} pixels wide and {height} high."
+            )
+    return list(clamped)
+
+
+def _parse_masks(mask: ArrayLike, mask_size: int) -> list[NDArray[np.float32]]:
+    expected = f"logits of {mask_size}x{mask_size}, or B of them, from `low_res_logits`"
+    array = _numbers(mask, "mask", expected, kinds="iuf")  # a bool mask holds no logits
+    if array.ndim not in {2, 3} or array.shape[-2:] != (mask_size, mask_size):
+        raise PromptError(f"mask must be {expected}; got shape {array.shape}.")
+    limit = float(np.finfo(np.float32).max)
+    bounded = np.clip(array, -limit, limit).astype(np.float32)
+    return list(bounded.reshape(-1, mask_size, mask_size))  # hxw -> 1xhxw
+
+
+def _common_count(**kinds: Sequence[Any] | None) -> int:
+    counts = {name: len(items) for name, items in kinds.items() if items is not None}
+    if not counts or not max(counts.values()):
+        raise PromptError("there is no prompt. Give points, boxes or a mask.")
+    if len(set(counts.values())) > 1:
+        text = ", ".join(f"{count} from {name}" for name, count in counts.items())
+        raise PromptError(f"prompts must pair one to one, but there are {text}.")
+    return next(iter(counts.values()))

@@ -1,0 +1,93 @@
+"""Prompted segmentation: points, boxes and masks through SAM's decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samclip.runtime.features import Features
+from samclip.runtime.mask_ops import MASK_THRESHOLD, mask_box
+from samclip.runtime.masks import Masks
+from samclip.runtime.packed_masks import PackedMasks
+from samclip.runtime.prompt_batches import batch_prompts
+from samclip.runtime.prompts import Prompt
+
+SINGLE = 0  # the decoder's single-mask output
+MULTI = (1, 2, 3)  # its outputs for ambiguous prompts: whole, part, part of a part
+
+
+def segment(
+    features: Features,
+    prompts: Sequence[Prompt],
+    image: NDArray[np.uint8],
+    *,
+    multimask: bool = False,
+    return_logits: bool = False,
+) -> Masks:
+    """Answer each prompt with one mask, or with three when `multimask`.
+
+    One mask is the single-mask output, except for a lone point: there it is the best, by
+    predicted IoU, of the three multimask outputs, which segment-anything advises for ambiguous
+    prompts. Logits are upscaled to the original image before the threshold (> 0). Host memory:
+    per mask 4 bytes a low-resolution logit and a bit a pixel; 4 bytes a pixel with
+    `return_logits`. Raises ClosedError, EngineRunError.
+    """
+    scores, low_res = decode_chosen(features, prompts, multimask)
+    per_prompt = len(MULTI) if multimask else 1
+    packed, boxes, logits = upscale_masks(features, low_res, return_logits)
+    return Masks(
+        packed=packed,
+        scores=scores,
+        boxes=boxes,
+        prompt_index=np.repeat(np.arange(len(prompts)), per_prompt),
+        low_res_logits=low_res,
+        logits=logits,
+        image=image,
+        prompts=tuple(prompts),
+    )
+
+
+def decode_chosen(
+    features: Features, prompts: Sequence[Prompt], multimask: bool
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Decode P prompts and keep the outputs that are asked for, in the order of the prompts.
+
+    Returns predicted IoUs N and low-resolution logits Nxhxw, N = P, or 3 * P when `multimask`.
+    """
+    per_prompt, side = len(MULTI) if multimask else 1, features.mask_size
+    scores = np.empty((len(prompts), per_prompt), np.float32)
+    logits = np.empty((len(prompts), per_prompt, side, side), np.float32)
+    for batch in batch_prompts(prompts, features.letterbox, side):
+        iou, low_res = features.decode(batch)
+        for place, row in enumerate(batch.rows):
+            chosen = _outputs(prompts[row], iou[place], multimask)
+            scores[row], logits[row] = iou[place, chosen], low_res[place, chosen]
+    return scores.reshape(-1), logits.reshape(-1, side, side)  # Pxk -> N, Pxkxhxw -> Nxhxw
+
+
+def _outputs(prompt: Prompt, iou: NDArray[np.float32], multimask: bool) -> list[int]:
+    if multimask:
+        return list(MULTI)
+    if prompt.is_ambiguous:
+        return [MULTI[int(iou[list(MULTI)].argmax())]]
+    return [SINGLE]
+
+
+def upscale_masks(
+    features: Features, low_res: NDArray[np.float32], keep_logits: bool
+) -> tuple[PackedMasks, NDArray[np.float32], NDArray[np.float32] | None]:
+    """Upscale Nxhxw logits one by one: masks, boxes Nx4, and logits NxHxW when kept."""
+    size = features.letterbox.original_size
+    boxes = np.zeros((len(low_res), 4), np.float32)
+    logits = np.empty((len(low_res), *size), np.float32) if keep_logits else None
+    parts = []
+    for row, small in enumerate(low_res):
+        full = features.letterbox.upscale(small)  # HxW
+        mask = full > MASK_THRESHOLD
+        boxes[row] = mask_box(mask)
+        parts.append(PackedMasks.pack([mask], size))
+        if logits is not None:
+            logits[row] = full
+    return PackedMasks.concatenate(parts, size), boxes, logits
