@@ -27,14 +27,14 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of all manifest records: frozen, unknown fields refused."""
 
 
-class FileEntry(Record, kw_only=True):
+class FileEntry(Record, frozen=True, kw_only=True):
     """A file of the bundle."""
 
     size: Size
     sha256: Sha256
 
 
-class TensorSpec(Record, kw_only=True):
+class TensorSpec(Record, frozen=True, kw_only=True):
     """An input or output of a graph; a dimension given as a string is dynamic."""
 
     name: str
@@ -42,7 +42,7 @@ class TensorSpec(Record, kw_only=True):
     shape: tuple[int | str, ...]
 
 
-class Variant(Record, kw_only=True):
+class Variant(Record, frozen=True, kw_only=True):
     """One file that computes a graph, and the backends that it is meant for.
 
     `file` holds the ONNX graph, `weights` (safetensors, also valid as ONNX external data) its
@@ -57,7 +57,7 @@ class Variant(Record, kw_only=True):
     backends: tuple[str, ...]
 
 
-class Graph(Record, kw_only=True):
+class Graph(Record, frozen=True, kw_only=True):
     """A graph's interface and its variants, the preferred one first."""
 
     inputs: tuple[TensorSpec, ...]
@@ -65,7 +65,7 @@ class Graph(Record, kw_only=True):
     variants: Annotated[tuple[Variant, ...], msgspec.Meta(min_length=1)]
 
 
-class Graphs(Record, kw_only=True):
+class Graphs(Record, frozen=True, kw_only=True):
     """The graphs of a bundle; a task whose graph is absent is refused with a CapabilityError."""
 
     encoder: Graph
@@ -74,7 +74,7 @@ class Graphs(Record, kw_only=True):
     text_encoder: Graph | None = None
 
 
-class Preprocessing(Record, kw_only=True):
+class Preprocessing(Record, frozen=True, kw_only=True):
     """From an image to the encoder's input.
 
     Resize so that the longest side is `image_size` (each side `floor(side * scale + 0.5)`),
@@ -92,7 +92,7 @@ class Preprocessing(Record, kw_only=True):
     padding: Literal["bottom_right"] = "bottom_right"
 
 
-class ClipHead(Record, kw_only=True):
+class ClipHead(Record, frozen=True, kw_only=True):
     """The CLIP head: `trained` False means that names are meaningless until it is trained."""
 
     trained: bool
@@ -100,7 +100,7 @@ class ClipHead(Record, kw_only=True):
     grid: Positive  # tokens along a side of `patch_embeds`
 
 
-class Text(Record, kw_only=True):
+class Text(Record, frozen=True, kw_only=True):
     """The text space, and what of it travels with the bundle.
 
     `space` names the tower: its SHA-256 keys every cache of text embeddings. `labels` and
@@ -119,7 +119,7 @@ class Text(Record, kw_only=True):
     label_embeddings: str | None = None
 
 
-class Source(Record, kw_only=True):
+class Source(Record, frozen=True, kw_only=True):
     """A checkpoint that went into the bundle."""
 
     role: Literal["merged", "sam", "clip_head", "text"]
@@ -128,7 +128,7 @@ class Source(Record, kw_only=True):
     license: str = "unknown"
 
 
-class Provenance(Record, kw_only=True):
+class Provenance(Record, frozen=True, kw_only=True):
     """Where the bundle comes from."""
 
     sources: tuple[Source, ...]
@@ -138,7 +138,7 @@ class Provenance(Record, kw_only=True):
     notes: str = ""
 
 
-class ParityRow(Record, kw_only=True):
+class ParityRow(Record, frozen=True, kw_only=True):
     """One output of one exported graph against the torch model, on one photo."""
 
     graph: str
@@ -150,7 +150,7 @@ class ParityRow(Record, kw_only=True):
     tolerance: float
 
 
-class Manifest(Record, kw_only=True):
+class Manifest(Record, frozen=True, kw_only=True):
     """All of `manifest.json`."""
 
     schema_version: Literal[1] = 1
@@ -169,8 +169,8 @@ def decode_manifest(data: bytes) -> Manifest:
     """Parse the bytes of a manifest; raises ManifestError on anything but a valid one."""
     if len(data) > MAX_MANIFEST_BYTES:
         raise ManifestError(
-            f"{MANIFEST_NAME} has {len(data):,} bytes; at most {MAX_MANIFEST_BYTES:,} are accepted. "
-            "Export the bundle again."
+            f"{MANIFEST_NAME} has {len(data):,} bytes; at most {MAX_MANIFEST_BYTES:,} are "
+            "accepted. Export the bundle again."
         )
     try:
         return msgspec.json.decode(data, type=Manifest)
