@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.markup import escape
 from rich.table import Table
 
-from samclip.runtime.cli.tables import make_table
+from samclip.runtime.cli.tables import format_bytes, make_table
 from samclip.runtime.manifest import Graph, Manifest, TensorSpec
 
 
@@ -76,14 +76,6 @@ def parity(manifest: Manifest) -> Table:
             f"{row.tolerance:.2e}",
         )
     return table
-
-
-def format_bytes(size: int) -> str:
-    """Write a size for people, in units of 1000: `41.2 MB`."""
-    number, units = float(size), ["B", "kB", "MB", "GB", "TB"]
-    while number >= 999.95 and len(units) > 1:
-        number, units = number / 1000, units[1:]
-    return f"{number:.1f} {units[0]}" if units[0] != "B" else f"{size} B"
 
 
 def _properties(manifest: Manifest) -> dict[str, str]:

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from samclip.engines.device import describe_device
 from samclip.engines.registry import backends
 from samclip.errors import BundleError
 from samclip.runtime.bundle import Bundle
@@ -21,13 +22,19 @@ def examine() -> dict[str, Any]:
     return {
         "samclip": __version__,
         "python": platform.python_version(),
-        "device": describe_device(),
+        "device": examine_device(),
         "backends": examine_backends(),
         "packages": examine_packages(),
         "cache": examine_folder(cache_dir()),
         "bundle_home": str(bundle_home()),
         "bundles": [examine_bundle(name) for name in list_bundles()],
     }
+
+
+def examine_device() -> dict[str, Any]:
+    """Describe the machine; packages are left to `examine_packages`."""
+    found = describe_device().to_dict()
+    return {key: value for key, value in found.items() if key not in {"packages", "python"}}
 
 
 def examine_backends() -> list[dict[str, Any]]:
@@ -87,8 +94,3 @@ def examine_bundle(name: str) -> dict[str, Any]:
         "trained_head": None if head is None else head.trained,
         "error": None,
     }
-
-
-def describe_device() -> dict[str, Any]:
-    """Describe the machine in a few words and numbers."""
-    return {"machine": platform.machine(), "system": platform.system()}

@@ -12,7 +12,7 @@ from rich.table import Table
 from samclip.runtime.cli import options
 from samclip.runtime.cli.consoles import out, say, write_line
 from samclip.runtime.cli.failures import reported
-from samclip.runtime.cli.tables import make_table
+from samclip.runtime.cli.tables import format_bytes, make_table
 
 EXAMPLES = """
 **Examples:**
@@ -44,8 +44,7 @@ def doctor(as_json: AsJson = False, debug: options.Debug = False) -> None:
 def print_report(report: dict[str, Any]) -> None:
     """Show the report to a person."""
     say(out, f"samclip {report['samclip']}, Python {report['python']}", style="bold")
-    for name, value in report["device"].items():
-        say(out, f"{name.replace('_', ' ')}: {value}")
+    show_device(report["device"])
     out.print(show_backends(report["backends"]))
     if report["packages"]:
         out.print(show_packages(report["packages"]))
@@ -55,6 +54,19 @@ def print_report(report: dict[str, Any]) -> None:
     say(out, f"bundles: {report['bundle_home']}" + ("" if report["bundles"] else " (none yet)"))
     if report["bundles"]:
         out.print(show_bundles(report["bundles"]))
+
+
+def show_device(device: dict[str, Any]) -> None:
+    """Say what machine this is, a line per part."""
+    cores = f"{device['usable_cores']} cores, {device['logical_cores']} threads"
+    say(out, f"cpu: {device['cpu']} ({device['machine']}, {cores})")
+    say(out, f"memory: {format_bytes(device['memory'])}")
+    say(out, f"system: {device['system']}")
+    if device["jetson"]:
+        say(out, f"jetson: {device['jetson']}")
+    for gpu in device["gpus"]:
+        memory = "" if gpu["memory"] is None else f", {format_bytes(gpu['memory'])}"
+        say(out, f"gpu: {gpu['name']}{memory}, driver {gpu['driver'] or 'unknown'}")
 
 
 def show_backends(backends: list[dict[str, Any]]) -> Table:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -24,11 +25,19 @@ def make_table(*columns: str, left: Sequence[str] = ("name",)) -> Table:
     return table
 
 
+def format_bytes(size: int) -> str:
+    """Write a size for people, in units of 1000: `41.2 MB`."""
+    number, units = float(size), ["B", "kB", "MB", "GB", "TB"]
+    while number >= 999.95 and len(units) > 1:
+        number, units = number / 1000, units[1:]
+    return f"{number:.1f} {units[0]}" if units[0] != "B" else f"{size} B"
+
+
 def show_classification(answer: Classification, top: int) -> Table:
     """List the best names with their probabilities in percent."""
     table = make_table("probability", "name")
     for name, probability in answer.top(top):
-        table.add_row(f"{probability:.1%}", _plain(name))
+        table.add_row(f"{probability:.1%}", escape(name))
     return table
 
 
@@ -41,7 +50,7 @@ def show_masks(answer: Masks) -> Table:
     for row in range(min(len(answer), MOST_ROWS)):
         cells = [str(row), str(int(answer.prompt_index[row]))]
         if answer.names is not None and answer.name_probabilities is not None:
-            cells += [_plain(answer.names[row]), f"{answer.name_probabilities[row]:.1%}"]
+            cells += [escape(answer.names[row]), f"{answer.name_probabilities[row]:.1%}"]
         edges = ",".join(f"{edge:.0f}" for edge in answer.boxes[row])
         share = int(answer.areas[row]) / (height * width)
         table.add_row(*cells, f"{answer.scores[row]:.3f}", f"{share:.1%}", edges)
@@ -55,13 +64,6 @@ def show_semantic(answer: SemanticMap) -> Table:
     table = make_table("area", "score", "name")
     for found in answer.to_dict()["classes"]:
         table.add_row(
-            f"{found['fraction']:.1%}", f"{found['mean_score']:.2f}", _plain(found["name"])
+            f"{found['fraction']:.1%}", f"{found['mean_score']:.2f}", escape(found["name"])
         )
     return table
-
-
-def _plain(text: str) -> str:
-    """Escape what rich would take for markup."""
-    from rich.markup import escape
-
-    return escape(text)

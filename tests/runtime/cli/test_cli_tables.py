@@ -1,10 +1,10 @@
-"""The tables of `samclip info`."""
+"""Answers as text."""
 
 from __future__ import annotations
 
 import pytest
 
-from samclip.runtime.cli.bundle_tables import format_bytes
+from samclip.runtime.cli.tables import format_bytes
 
 
 @pytest.mark.parametrize(
