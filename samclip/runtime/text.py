@@ -195,13 +195,15 @@ def _checked_names(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _checked_vectors(vectors: Mapping[str, Vector], embed_dim: int) -> dict[str, Vector]:
-    for name, vector in vectors.items():
-        if vector.shape != (embed_dim,) or not np.isfinite(vector).all() or not vector.any():
+    rows = [np.asarray(vector, np.float32) for vector in vectors.values()]
+    sound = [row.shape == (embed_dim,) and np.isfinite(row).all() and row.any() for row in rows]
+    for name, is_sound in zip(vectors, sound, strict=True):
+        if not is_sound:
             raise BundleError(
-                f"the ready-made vector of {name!r:.60} is not {embed_dim} finite numbers; "
-                "export the bundle again"
+                f"the ready-made vector of {name!r:.60} is not {embed_dim} finite numbers, or is "
+                "zero; export the bundle again"
             )
-    return {n: unit_rows(np.asarray(v, np.float32)[None])[0] for n, v in vectors.items()}
+    return dict(zip(vectors, unit_rows(np.stack(rows)), strict=True)) if rows else {}
 
 
 def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

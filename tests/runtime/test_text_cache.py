@@ -160,7 +160,7 @@ def test_a_file_of_another_schema_ends_caching(
 
 def test_damage_quoted_in_an_error_message_is_survived(tmp_path: Path) -> None:
     file = filled_file(tmp_path, ["a"])
-    file.write_bytes(file.read_bytes().replace(b"embeddings (", b"\xed\xedbeddings ("))
+    file.write_bytes(file.read_bytes().replace(b"NOT NULL, digest", b"(\xed( NULL, digest"))
     cache = TextCache(tmp_path)
     assert_right(cache, ["a"])
     cache.put(entries(["b"]))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import cache
+
 import onnxruntime
 import pytest
 import torch
@@ -28,6 +30,7 @@ TEXTS = [
 ]
 
 
+@cache
 def tokens(count: int = len(TEXTS)) -> Tensor:
     """`count` x 77 real token ids, with empty and cut texts among them."""
     return torch.from_numpy(Tokenizer.from_bytes(clip_tokenizer_json(), 77)(TEXTS[:count]))
@@ -112,8 +115,7 @@ def test_quick_gelu_formula() -> None:
     assert torch.allclose(QuickGELU()(x), x / (1 + torch.exp(-1.702 * x)), atol=1e-6)
 
 
-@pytest.mark.parametrize("opset", [18, 20, 23])
-@pytest.mark.parametrize("quick_gelu", [False, True])
+@pytest.mark.parametrize(("opset", "quick_gelu"), [(18, False), (20, True), (23, False)])
 def test_onnx_equals_torch_for_any_number_of_texts(opset: int, quick_gelu: bool) -> None:
     config = TextTowerConfig(width=64, heads=2, layers=2, embed_dim=48, quick_gelu=quick_gelu)
     check_onnx(config, opset)
