@@ -2,9 +2,11 @@ from __future__ import annotations
 
 from functools import cache
 
+import numpy as np
 import onnxruntime
 import pytest
 import torch
+from numpy.typing import NDArray
 from reference_open_clip import perturb, reference_text_tower
 from torch import Tensor
 
@@ -31,9 +33,13 @@ TEXTS = [
 
 
 @cache
+def token_ids() -> NDArray[np.int64]:
+    return Tokenizer.from_bytes(clip_tokenizer_json(), 77)(TEXTS)
+
+
 def tokens(count: int = len(TEXTS)) -> Tensor:
     """`count` x 77 real token ids, with empty and cut texts among them."""
-    return torch.from_numpy(Tokenizer.from_bytes(clip_tokenizer_json(), 77)(TEXTS[:count]))
+    return torch.from_numpy(token_ids()[:count].copy())
 
 
 def relative_error(ours: Tensor, reference: Tensor) -> float:
