@@ -1,0 +1,110 @@
+"""ONNX Runtime as a library: imported in this one place, its installation examined."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import re
+from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
+
+from samclip.engines.nvidia import find_driver
+from samclip.errors import BackendUnavailableError
+
+CPU_PACKAGE, GPU_PACKAGE = "onnxruntime", "onnxruntime-gpu"
+CUDA_PROVIDER = "CUDAExecutionProvider"
+MAX_MESSAGE = 300  # characters of a backend's message that are passed on
+INTERNALS = re.compile(
+    r"\[ONNXRuntimeError\] : \d+ : \w+ : "  # its own prefix
+    r"|/\S+\.(?:cc|h|cpp)\S*( \S+\(.*?\))?"  # source files and signatures
+    r"|\b\w+\.(?:cc|h|cpp):\d+ \w+"
+    r"|0x[0-9a-fA-F]+"
+)
+REMEDY = "To do: "  # what stands before the remedy in messages here
+REINSTALL = f"pip uninstall -y {CPU_PACKAGE} {GPU_PACKAGE}, then pip install {{}}"
+
+
+def import_library() -> ModuleType:
+    """Import ONNX Runtime; raises BackendUnavailableError when it is absent or broken."""
+    try:
+        library = importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise BackendUnavailableError(
+            f"ONNX Runtime cannot be imported: {error}. {REMEDY}{reinstall()}"
+        ) from error
+    if not hasattr(library, "InferenceSession"):  # an emptied folder imports as a namespace
+        raise BackendUnavailableError(f"ONNX Runtime's files are incomplete. {REMEDY}{reinstall()}")
+    return library
+
+
+def import_cuda_library() -> ModuleType:
+    """Import an ONNX Runtime that has its CUDA provider; loads no CUDA library yet.
+
+    Raises BackendUnavailableError when the build has no such provider or there is no driver.
+    """
+    library = import_library()
+    if CUDA_PROVIDER not in library.get_available_providers():
+        raise BackendUnavailableError(
+            f"onnxruntime {library.__version__} is a build without CUDA. "
+            f"{REMEDY}{reinstall(GPU_PACKAGE)}; on a Jetson install the wheel for its JetPack"
+        )
+    if find_driver() is None:
+        raise BackendUnavailableError(
+            f"there is no NVIDIA driver here. {REMEDY}install it, start the container with its "
+            "GPU, or use backend='onnxruntime'"
+        )
+    return library
+
+
+def preload(library: ModuleType) -> None:
+    """Load the CUDA libraries of pip's packages, which ONNX Runtime itself does not find.
+
+    Only for where there is a driver. Before 1.21 it has no such function.
+    """
+    if hasattr(library, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
+            library.preload_dlls()
+
+
+def installed_packages() -> dict[str, str]:
+    """Give the versions of the packages that provide `onnxruntime`."""
+    found = {}
+    for name in (CPU_PACKAGE, GPU_PACKAGE):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def conflict() -> str:
+    """Say that two packages overwrite each other's files; empty when all is well."""
+    found = installed_packages()
+    if len(found) < 2:
+        return ""
+    names = " and ".join(f"{name} {number}" for name, number in found.items())
+    return f"{names} are both installed and overwrite each other"
+
+
+def reinstall(package: str = "") -> str:
+    """Give the commands that leave one sound installation of `package`."""
+    wanted = package or (GPU_PACKAGE if GPU_PACKAGE in installed_packages() else CPU_PACKAGE)
+    return REINSTALL.format(wanted)
+
+
+def clean_message(error: BaseException) -> str:
+    """Give a backend's message in one line, without its source files, addresses and codes."""
+    text = " ".join(INTERNALS.sub(" ", str(error)).split())
+    return text[:MAX_MESSAGE].rstrip(". ") or type(error).__name__
+
+
+def is_initializer(onnx: bytes, name: str) -> bool:
+    """Tell whether the bytes of an ONNX graph hold a tensor of this name.
+
+    Looks for TensorProto's field 8, its name, as protobuf writes it: tag, length, UTF-8.
+    """
+    encoded, length = name.encode(), bytearray()
+    rest = len(encoded)
+    while rest > 0x7F:
+        length.append(rest & 0x7F | 0x80)
+        rest >>= 7
+    return b"\x42" + bytes([*length, rest]) + encoded in onnx
