@@ -84,7 +84,7 @@ class TokenSpread:
         starts = np.arange(len(self._token_mask))[:, None] * self._token_side
         left = np.maximum(edges[None, :-1], starts)
         right = np.minimum(edges[None, 1:], starts + self._token_side)
-        return np.maximum(right - left, 0).astype(np.float32)
+        return np.asarray(np.maximum(right - left, 0), np.float32)
 
     def _nearest(self, centre: NDArray[np.float64] | None) -> NDArray[np.float32]:
         """Return weights that are 1 on the image token nearest to `centre`, (x, y)."""

@@ -1,0 +1,109 @@
+"""Edge inference for merged vision foundation models: one encoder pass serves every task.
+
+::
+
+    import samclip
+
+    model = samclip.load("my-bundle")
+    scene = model.encode("street.jpg")
+    scene.classify(["a street", "a kitchen"])
+    scene.segment(points=[(420, 310)])
+    scene.semantic(["road", "car", "sky"])
+    scene.everything()
+
+Names are imported when they are first used, so that `import samclip` alone stays light.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from samclip.errors import (
+    BackendUnavailableError,
+    BundleError,
+    BundleNotFoundError,
+    CapabilityError,
+    CheckpointError,
+    ClosedError,
+    EngineError,
+    EngineRunError,
+    ExportError,
+    ImageError,
+    InputError,
+    IntegrityError,
+    ManifestError,
+    ParityError,
+    PromptError,
+    SamclipError,
+    UnsafePathError,
+    UntrainedHeadWarning,
+    VocabularyError,
+)
+from samclip.version import __version__
+
+if TYPE_CHECKING:
+    from samclip.runtime.masks import AutoMasks, Masks
+    from samclip.runtime.model import Model, load
+    from samclip.runtime.predictor import SamPredictor
+    from samclip.runtime.results import Classification, SemanticMap
+    from samclip.runtime.scene import Scene
+    from samclip.runtime.templates import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
+
+__all__ = [
+    "OPENAI_IMAGENET_TEMPLATES",
+    "SIMPLE_IMAGENET_TEMPLATES",
+    "AutoMasks",
+    "BackendUnavailableError",
+    "BundleError",
+    "BundleNotFoundError",
+    "CapabilityError",
+    "CheckpointError",
+    "Classification",
+    "ClosedError",
+    "EngineError",
+    "EngineRunError",
+    "ExportError",
+    "ImageError",
+    "InputError",
+    "IntegrityError",
+    "ManifestError",
+    "Masks",
+    "Model",
+    "ParityError",
+    "PromptError",
+    "SamPredictor",
+    "SamclipError",
+    "Scene",
+    "SemanticMap",
+    "UnsafePathError",
+    "UntrainedHeadWarning",
+    "VocabularyError",
+    "__version__",
+    "load",
+]
+
+_HOMES = {
+    "AutoMasks": "masks",
+    "Classification": "results",
+    "Masks": "masks",
+    "Model": "model",
+    "OPENAI_IMAGENET_TEMPLATES": "templates",
+    "SIMPLE_IMAGENET_TEMPLATES": "templates",
+    "SamPredictor": "predictor",
+    "Scene": "scene",
+    "SemanticMap": "results",
+    "load": "model",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'samclip' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"samclip.runtime.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,195 @@
+"""A model: one bundle, ready to run on this device."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samclip.engines.base import Backend, EngineOptions
+from samclip.engines.registry import AUTO, backends, choose
+from samclip.errors import CapabilityError
+from samclip.runtime.bundle import Bundle, find_bundle
+from samclip.runtime.bundle_text import open_text_space
+from samclip.runtime.engine_pool import EnginePool
+from samclip.runtime.features import Features
+from samclip.runtime.image import load_image, preprocess
+from samclip.runtime.letterbox import Letterbox
+from samclip.runtime.manifest import Manifest
+from samclip.runtime.scene import Scene, Templates
+from samclip.runtime.text import TextSpace
+from samclip.runtime.vocabulary import Vocabulary, as_names, warn_untrained
+
+ENCODER_OUTPUTS = ("backbone_features", "image_embeddings")
+MASK_STRIDE = 4  # pixels of the input per low-resolution logit
+
+Prepared = tuple[NDArray[np.uint8], NDArray[np.float32], Letterbox]
+
+
+def load(
+    name_or_path: str | Path,
+    backend: str = "auto",
+    *,
+    precision: str | None = None,
+    threads: int | None = None,
+    device: int = 0,
+    cache_dir: str | Path | None = None,
+) -> Model:
+    """Load a bundle by path, or by name from the bundle home, and make its encoder ready.
+
+    `backend`: "onnxruntime", "cuda" and so on, "auto" for the fastest that works here and that
+    the bundle was made for; `precision`: of the encoder, and of other graphs that have it; None
+    for the bundle's preference; `threads`: per engine; `device`: index of the GPU; `cache_dir`:
+    where text embeddings are kept between runs. Raises BundleError, BackendUnavailableError,
+    EngineRunError.
+    """
+    bundle = Bundle.open(find_bundle(name_or_path))
+    options = EngineOptions(threads=threads, device=device)
+    return Model(bundle, _choose_backend(bundle, backend), options, precision, cache_dir)
+
+
+def _choose_backend(bundle: Bundle, name: str) -> Backend:
+    """Choose the backend named, or with "auto" the fastest here that the bundle was made for."""
+    made_for = {b for variant in bundle.manifest.graphs.encoder.variants for b in variant.backends}
+    if name == AUTO:
+        for backend in backends():
+            if backend.name in made_for and backend.probe().available:
+                return backend
+    return choose(name)
+
+
+class Model:
+    """Encodes images into scenes; shared by threads; ends with `close()` or its `with` block."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        backend: Backend,
+        options: EngineOptions,
+        precision: str | None = None,
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        self.bundle = bundle
+        self._pool = EnginePool(bundle, backend, options, precision)
+        self._pool.load("encoder")
+        self._cache_dir = None if cache_dir is None else Path(cache_dir)
+        self._text: TextSpace | None = None
+        self._passes = 0
+        self._counting = threading.Lock()
+        self._opening_text = threading.Lock()
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the bundle says of itself."""
+        return self.bundle.manifest
+
+    @property
+    def backend(self) -> str:
+        """The name of the backend that runs the graphs."""
+        return self._pool.backend.name
+
+    @property
+    def encoder_passes(self) -> int:
+        """How often the encoder has run."""
+        return self._passes
+
+    def encode(self, image: Any) -> Scene:
+        """Run the encoder, once, on an image: a path, bytes, a PIL image, or HWC uint8 RGB.
+
+        Raises ImageError, ClosedError, EngineRunError.
+        """
+        return self._encode_prepared(self._prepare(image))
+
+    def encode_all(self, images: Iterable[Any]) -> Iterator[Scene]:
+        """Encode images in order, one scene at a time.
+
+        One image ahead is taken from `images`, read and resized while the encoder runs. Raises as
+        `encode`, at the image's turn.
+        """
+        with ThreadPoolExecutor(1, thread_name_prefix="samclip-images") as reader:
+            ahead: Future[Prepared] | None = None
+            for image in images:
+                current, ahead = ahead, reader.submit(self._prepare, image)
+                if current is not None:
+                    yield self._encode_prepared(current.result())
+            if ahead is not None:
+                yield self._encode_prepared(ahead.result())
+
+    def vocabulary(self, names: Sequence[str], templates: Templates = None) -> Vocabulary:
+        """Embed names in the bundle's text space, for the tasks of its scenes.
+
+        Raises VocabularyError, and CapabilityError without a CLIP head or text; warns with
+        UntrainedHeadWarning, on every call, when the head was never trained.
+        """
+        head, text = self.manifest.clip_head, self.manifest.text
+        if head is None or text is None:
+            lacking = "CLIP head" if head is None else "text"
+            raise CapabilityError(
+                f"bundle {self.manifest.name!r} has no {lacking}, so it cannot name anything. "
+                "Export it with one, or choose another bundle."
+            )
+        checked = as_names(names)
+        embeddings = self._text_space().embed(checked, templates)
+        if not head.trained:
+            warn_untrained(self.manifest.name)
+        return Vocabulary(checked, embeddings, text.logit_scale, head.trained)
+
+    def close(self) -> None:
+        """Wait for calls under way, then free the engines; later calls raise ClosedError.
+
+        Scenes end with their model; results stay valid. Closing again does nothing.
+        """
+        self._pool.close()
+
+    def _prepare(self, image: Any) -> Prepared:
+        pixels = load_image(image)
+        if isinstance(image, np.ndarray) and np.may_share_memory(pixels, image):
+            pixels = pixels.copy()  # the scene must not change with the caller's array
+        pixels.flags.writeable = False
+        return pixels, *preprocess(pixels, self.manifest.preprocessing)
+
+    def _encode_prepared(self, prepared: Prepared) -> Scene:
+        image, tensor, letterbox = prepared
+        return Scene(
+            self._run_encoder(tensor, letterbox), image, self.vocabulary, self._encode_crop
+        )
+
+    def _encode_crop(self, crop: NDArray[np.uint8]) -> Features:
+        return self._run_encoder(*preprocess(crop, self.manifest.preprocessing))
+
+    def _run_encoder(self, tensor: NDArray[np.float32], letterbox: Letterbox) -> Features:
+        encoded = self._pool.run("encoder", {"image": tensor}, ENCODER_OUTPUTS)
+        with self._counting:
+            self._passes += 1
+        mask_size = self.manifest.preprocessing.image_size // MASK_STRIDE
+        return Features(self._pool, letterbox, encoded, mask_size)
+
+    def _text_space(self) -> TextSpace:
+        text = self.manifest.text
+        with self._opening_text:
+            if self._text is None and text is not None:
+                self._text = open_text_space(self._pool, text, self._cache_dir)
+            if self._text is None:
+                raise CapabilityError(f"bundle {self.manifest.name!r} has no text.")
+            return self._text
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = ", closed" if self._pool.closed else ""
+        return f"Model({self.manifest.name!r}, backend={self.backend!r}{state})"

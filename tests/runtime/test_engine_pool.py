@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import FakeBackend, FakeBundle, fake_manifest
+
+from samclip.engines.base import EngineOptions
+from samclip.errors import CapabilityError, ClosedError, EngineRunError
+from samclip.runtime.engine_pool import EnginePool
+
+IMAGE = {"image": np.zeros((1, 3, 256, 256), np.float32)}
+
+
+def make_pool(delay: float = 0.0, precision: str | None = None, **parts: bool) -> EnginePool:
+    bundle: Any = FakeBundle(fake_manifest(**parts))
+    return EnginePool(bundle, FakeBackend(delay=delay), EngineOptions(), precision)
+
+
+def requested(pool: EnginePool) -> list[Any]:
+    bundle: Any = pool.bundle
+    return list(bundle.requested)
+
+
+def test_a_graph_is_loaded_on_its_first_run() -> None:
+    pool = make_pool()
+    assert requested(pool) == []
+    pool.run("encoder", IMAGE)
+    pool.run("encoder", IMAGE)
+    assert requested(pool) == [("encoder", "fake", None)]
+
+
+def test_many_threads_load_a_graph_once() -> None:
+    pool = make_pool(delay=0.02)  # the fake backend refuses a second load
+    threads = [threading.Thread(target=pool.run, args=("encoder", IMAGE)) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(requested(pool)) == 1
+
+
+def test_precision_holds_for_the_encoder_and_where_it_is_offered() -> None:
+    pool = make_pool(precision="fp16")
+    pool.load("encoder")
+    pool.load("mask_decoder")
+    assert requested(pool) == [("encoder", "fake", "fp16"), ("mask_decoder", "fake", None)]
+
+
+def test_compute_brings_float32_to_the_host_in_order() -> None:
+    embeddings, features = make_pool().compute(
+        "encoder", IMAGE, ("image_embeddings", "backbone_features")
+    )
+    assert embeddings.dtype == features.dtype == np.float32
+    np.testing.assert_array_equal(embeddings, features + 1)
+
+
+def test_a_graph_that_is_absent() -> None:
+    pool = make_pool(clip=False)
+    assert not pool.has("clip_head")
+    assert pool.has("encoder")
+    with pytest.raises(CapabilityError, match="clip_head"):
+        pool.run("clip_head", {})
+
+
+def test_closing_waits_for_runs_and_refuses_later_ones() -> None:
+    pool = make_pool(delay=0.2)
+    pool.load("encoder")
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(pool.run("encoder", IMAGE)))
+    thread.start()
+    time.sleep(0.05)
+    pool.close()  # the fake engine refuses to be closed while it runs
+    assert len(results) == 1
+    thread.join()
+    with pytest.raises(ClosedError, match="Load it again"):
+        pool.run("encoder", IMAGE)
+    pool.close()
+    assert pool.closed
+
+
+def test_closing_from_many_threads_during_runs() -> None:
+    """Every run either answers or raises ClosedError; no engine is closed under a run."""
+    for _ in range(20):
+        pool = make_pool(delay=0.001)
+        outcomes: list[str] = []
+
+        def work(pool: EnginePool = pool, outcomes: list[str] = outcomes) -> None:
+            try:
+                for _ in range(5):
+                    pool.run("encoder", IMAGE)
+                outcomes.append("done")
+            except ClosedError:
+                outcomes.append("closed")
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        threads += [threading.Thread(target=pool.close) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(outcomes) == 4
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_gets_an_error_not_a_hang() -> None:
+    pool = make_pool()
+    pool.load("encoder")
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            pool.run("encoder", IMAGE)
+        except EngineRunError:
+            pool.close()
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    pool.run("encoder", IMAGE)
+    pool.close()

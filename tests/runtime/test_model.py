@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import FakeBackend, fake_model, flag
+from PIL import Image
+
+from samclip.errors import (
+    CapabilityError,
+    ClosedError,
+    ImageError,
+    UntrainedHeadWarning,
+    VocabularyError,
+)
+
+ALL = ["red", "green", "blue"]
+
+
+def test_only_the_encoder_is_loaded_at_first() -> None:
+    model = fake_model()
+    backend = model._pool.backend
+    assert isinstance(backend, FakeBackend)
+    assert set(backend.engines) == {"encoder"}
+    scene = model.encode(flag())
+    scene.classify(ALL)
+    assert set(backend.engines) == {"encoder", "clip_head"}
+    scene.segment(points=[(5, 5)])
+    assert set(backend.engines) == {"encoder", "clip_head", "mask_decoder"}
+
+
+def test_one_pass_serves_all_tasks() -> None:
+    model = fake_model()
+    scene = model.encode(flag())
+    scene.classify(ALL)
+    scene.segment(points=[(5, 5)], names=ALL)
+    scene.semantic(ALL, refine=True)
+    scene.everything(points_per_side=2, names=ALL)
+    assert scene.image_embed.shape == (3,)
+    assert scene.patch_embeds.shape == (3, 16, 16)
+    assert scene.image_embeddings.shape == (1, 3, 16, 16)
+    backend = model._pool.backend
+    assert isinstance(backend, FakeBackend)
+    assert model.encoder_passes == 1
+    assert len(backend.engines["encoder"].batches) == 1
+    assert len(backend.engines["clip_head"].batches) == 1
+
+
+def test_images_come_as_array_path_bytes_or_pil(tmp_path: Path) -> None:
+    path = tmp_path / "flag.png"
+    Image.fromarray(flag()).save(path)
+    model = fake_model()
+    for source in (flag(), path, str(path), path.read_bytes(), Image.open(path)):
+        np.testing.assert_array_equal(model.encode(source).image, flag())
+    with pytest.raises(ImageError):
+        model.encode(np.zeros((4, 4), np.float32))
+
+
+def test_a_scene_does_not_follow_the_callers_array() -> None:
+    image = flag()
+    scene = fake_model().encode(image)
+    image[:] = 7
+    np.testing.assert_array_equal(scene.image, flag())
+    assert image.flags.writeable
+    with pytest.raises(ValueError, match="read-only"):
+        scene.image[0, 0] = 0
+
+
+def test_encode_all_keeps_the_order_and_reads_one_ahead() -> None:
+    pulled: list[int] = []
+
+    def images() -> Iterator[np.ndarray]:
+        for value in range(5):
+            pulled.append(value)
+            yield np.full((4, 4, 3), value, np.uint8)
+
+    model = fake_model()
+    values, lead = [], []
+    for scene in model.encode_all(images()):
+        values.append(int(scene.image[0, 0, 0]))
+        lead.append(len(pulled) - len(values))
+    assert values == list(range(5))
+    assert max(lead) == 1
+    assert list(model.encode_all([])) == []
+    endless = model.encode_all(flag() for _ in itertools.count())
+    next(endless)
+    endless.close()
+
+
+def test_encode_all_raises_at_the_images_turn() -> None:
+    scenes = fake_model().encode_all([flag(), "missing.png", flag()])
+    assert next(scenes).size == (128, 200)
+    with pytest.raises(ImageError):
+        next(scenes)
+
+
+def test_closing_ends_model_and_scenes() -> None:
+    with fake_model() as model:
+        scene = model.encode(flag())
+        masks = scene.segment(points=[(5, 5)])
+    model.close()
+    calls: list[Any] = [
+        lambda: model.encode(flag()),
+        lambda: next(model.encode_all([flag()])),
+        lambda: scene.classify(ALL),
+        lambda: scene.segment(points=[(5, 5)]),
+        lambda: scene.semantic(ALL),
+        scene.everything,
+        lambda: scene.image_embed,
+        lambda: scene.image_embeddings,
+    ]
+    for call in calls:
+        with pytest.raises(ClosedError):
+            call()
+    assert masks.masks.shape == (1, 128, 200)
+    assert "closed" in repr(model)
+
+
+def test_scenes_end_on_their_own() -> None:
+    model = fake_model()
+    first, second = model.encode(flag()), model.encode(flag())
+    with first:
+        pass
+    first.close()
+    with pytest.raises(ClosedError, match="Encode the image again"):
+        first.segment(points=[(5, 5)])
+    assert second.classify(ALL).best in ALL
+    assert first.size == (128, 200)
+
+
+@pytest.mark.parametrize("parts", [{"clip": False}, {"text": False}])
+def test_names_need_a_head_and_text(parts: dict[str, bool]) -> None:
+    scene = fake_model(**parts).encode(flag())
+    for call in (scene.classify, scene.semantic):
+        with pytest.raises(CapabilityError, match="has no"):
+            call(ALL)
+    with pytest.raises(CapabilityError):
+        scene.segment(points=[(5, 5)], names=ALL)
+    assert len(scene.segment(points=[(5, 5)])) == 1
+
+
+def test_names_outside_the_ready_made_ones_are_refused() -> None:
+    scene = fake_model().encode(flag())
+    with pytest.raises(CapabilityError, match="purple"):
+        scene.classify(["red", "purple"])
+    with pytest.raises(VocabularyError):
+        scene.classify("red")
+    with pytest.raises(VocabularyError):
+        scene.classify([])
+
+
+def test_names_are_checked_before_the_decoder_runs() -> None:
+    model = fake_model()
+    with pytest.raises(VocabularyError):
+        model.encode(flag()).segment(points=[(5, 5)], names=[])
+    backend = model._pool.backend
+    assert isinstance(backend, FakeBackend)
+    assert "mask_decoder" not in backend.engines
+
+
+def test_an_untrained_head_warns_on_every_use_and_marks_answers() -> None:
+    scene = fake_model(trained=False).encode(flag())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for _ in range(2):
+            answers: list[Any] = [
+                scene.classify(ALL),
+                scene.semantic(ALL),
+                scene.segment(points=[(5, 5)], names=ALL),
+                scene.everything(points_per_side=2, names=ALL),
+            ]
+    assert [w.category for w in caught] == [UntrainedHeadWarning] * 8
+    assert {w.filename for w in caught} == {__file__}
+    assert [answer.trained_head for answer in answers] == [False] * 4
+    assert [answer.to_dict()["trained_head"] for answer in answers] == [False] * 4
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scene.segment(points=[(5, 5)])
+
+
+@pytest.mark.parametrize("workers", [2, 8, 32])
+def test_threads_answer_as_one_would(workers: int) -> None:
+    model = fake_model()
+    scene = model.encode(flag())
+    boxes = [(x, 10, x + 30, 60) for x in range(0, 160, 10)]
+    serial = [scene.segment(boxes=box, names=ALL) for box in boxes]
+    fresh = model.encode(flag())
+    with ThreadPoolExecutor(workers) as threads:
+        found = list(threads.map(lambda box: fresh.segment(boxes=box, names=ALL), boxes * 4))
+    for one, other in zip(serial * 4, found, strict=True):
+        np.testing.assert_array_equal(one.masks, other.masks)
+        assert one.names == other.names
+    assert model.encoder_passes == 2
+
+
+def test_the_counter_misses_no_pass() -> None:
+    model = fake_model()
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(model.encode, [flag()] * 100))
+    assert model.encoder_passes == 100
+
+
+def test_closing_during_tasks_answers_or_raises() -> None:
+    for _ in range(10):
+        model = fake_model(delay=0.001)
+        scene = model.encode(flag())
+        outcomes: list[str] = []
+
+        def work(scene: Any = scene, outcomes: list[str] = outcomes) -> None:
+            try:
+                for _ in range(5):
+                    scene.segment(points=[(5, 5)])
+                outcomes.append("done")
+            except ClosedError:
+                outcomes.append("closed")
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.003)
+        model.close()
+        for thread in threads:
+            thread.join()
+        assert len(outcomes) == 4
