@@ -1,33 +1,90 @@
+"""What `import samclip` offers is exactly what docs/api.md lists."""
+
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 import samclip
 from samclip import errors
 
+PAGE = Path(__file__).parent.parent / "docs" / "api.md"
+CLASSES = ("Model", "Scene", "Classification", "Masks", "AutoMasks", "SemanticMap", "SamPredictor")
 
-def test_every_public_name_is_there_and_documented() -> None:
-    for name in samclip.__all__:
-        value = getattr(samclip, name)
-        if inspect.isclass(value) or inspect.isfunction(value):
-            assert inspect.getdoc(value), name
-            assert value.__module__.startswith("samclip.")
+
+def documented() -> list[str]:
+    """The names in the first cells of the tables, arguments cut off."""
+    api = PAGE.read_text("utf-8").partition("# Environment")[0]
+    cells = [line.split("|")[1] for line in api.splitlines() if line.startswith("| `")]
+    return [name for cell in cells for name in re.findall(r"`([\w.]+)[^`]*`", cell)]
+
+
+def members(name: str) -> set[str]:
+    """Public attributes that a class adds to its bases, fields included."""
+    kind = getattr(samclip, name)
+    inherited = {member for base in kind.__mro__[1:] for member in vars(base)}
+    fields: set[str] = set()
+    if dataclasses.is_dataclass(kind):
+        fields = {field.name for field in dataclasses.fields(kind)}
+        for base in kind.__mro__[1:]:
+            if dataclasses.is_dataclass(base):
+                fields -= {field.name for field in dataclasses.fields(base)}
+    own = {member for member in vars(kind) if not member.startswith("_")}
+    return (own | fields) - inherited
+
+
+def test_all_is_exactly_what_is_documented() -> None:
+    names = [name for name in documented() if "." not in name]
+    assert sorted(names) == sorted(set(names)), "a name is documented twice"
+    assert set(names) == set(samclip.__all__)
+
+
+def test_all_is_sorted_and_without_doubles() -> None:
+    assert len(set(samclip.__all__)) == len(samclip.__all__)
+
+
+@pytest.mark.parametrize("name", samclip.__all__)
+def test_every_name_can_be_had(name: str) -> None:
+    assert getattr(samclip, name) is not None
+    assert name in dir(samclip)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_every_member_is_documented_and_every_documented_member_exists(name: str) -> None:
+    listed = {entry.partition(".")[2] for entry in documented() if entry.startswith(f"{name}.")}
+    assert listed == members(name)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_public_classes_and_methods_have_docstrings(name: str) -> None:
+    kind = getattr(samclip, name)
+    assert kind.__doc__
+    methods = [getattr(kind, member) for member in members(name) if hasattr(kind, member)]
+    assert all(inspect.getdoc(method) for method in methods if callable(method))
 
 
 def test_every_error_is_public() -> None:
-    defined = {
-        n for n, v in vars(errors).items() if inspect.isclass(v) and v.__module__ == errors.__name__
-    }
-    assert defined <= set(samclip.__all__)
+    kinds = [
+        k for k in vars(errors).values() if inspect.isclass(k) and k.__module__ == "samclip.errors"
+    ]
+    assert {kind.__name__ for kind in kinds} <= set(samclip.__all__)
+    assert all(kind.__doc__ for kind in kinds)
 
 
-def test_names_are_listed_before_they_are_loaded() -> None:
-    assert set(samclip.__all__) <= set(dir(samclip))
-    assert len(samclip.__all__) == len(set(samclip.__all__))
+def test_unknown_names_are_attribute_errors() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = samclip.nothing
 
 
-def test_an_unknown_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="segmnt"):
-        samclip.segmnt  # noqa: B018
+def test_star_import_works() -> None:
+    code = "from samclip import *; print(load.__name__, Masks.__name__)"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "load Masks\n"

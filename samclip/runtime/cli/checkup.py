@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from samclip.engines.device import describe_device
-from samclip.engines.registry import backends
+from samclip.engines.registry import probes
 from samclip.errors import BundleError
 from samclip.runtime.bundle import Bundle
 from samclip.runtime.bundle_home import bundle_home, list_bundles
@@ -39,18 +39,15 @@ def examine_device() -> dict[str, Any]:
 
 def examine_backends() -> list[dict[str, Any]]:
     """Probe every backend: whether it works here, and if not, what to do."""
-    found = []
-    for backend in backends():
-        probe = backend.probe()
-        found.append(
-            {
-                "name": backend.name,
-                "available": probe.available,
-                "detail": probe.detail,
-                "remedy": probe.remedy,
-            }
-        )
-    return found
+    return [
+        {
+            "name": name,
+            "available": probe.available,
+            "detail": probe.detail,
+            "remedy": probe.remedy,
+        }
+        for name, probe in probes().items()
+    ]
 
 
 def examine_packages() -> list[dict[str, Any]]:

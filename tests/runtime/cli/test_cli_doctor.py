@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from cli_fakes import Run
@@ -48,8 +47,7 @@ def test_doctor_changes_nothing(run: Run, places: Path) -> None:
 
 def test_what_does_not_work_comes_with_a_remedy(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     probe = Probe(available=False, detail="no [GPU] here", remedy="install a driver")
-    backend = SimpleNamespace(name="cuda", probe=lambda: probe)
-    monkeypatch.setattr(checkup, "backends", lambda: (backend,))
+    monkeypatch.setattr(checkup, "probes", lambda: {"cuda": probe})
     text = " ".join(run("doctor").stdout.split())
     assert "cuda no no [GPU] here -> install a driver" in text
 
