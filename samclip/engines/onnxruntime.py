@@ -184,7 +184,7 @@ class OnnxRuntimeBackend:
             f"onnxruntime {library.__version__} could not start {self.provider} on device {index}: "
             "no such GPU, or its CUDA or cuDNN libraries are missing or of another version. "
             f"{REMEDY}install those it was built for (pip install 'onnxruntime-gpu[cuda,cudnn]'), "
-            "or use backend='onnxruntime'"
+            "or use backend='onnxruntime'."
         )
 
     def _library(self) -> Any:

@@ -31,10 +31,12 @@ def import_library() -> ModuleType:
         library = importlib.import_module("onnxruntime")
     except ImportError as error:
         raise BackendUnavailableError(
-            f"ONNX Runtime cannot be imported: {error}. {REMEDY}{reinstall()}"
+            f"ONNX Runtime cannot be imported: {error}. {REMEDY}{reinstall()}."
         ) from error
     if not hasattr(library, "InferenceSession"):  # an emptied folder imports as a namespace
-        raise BackendUnavailableError(f"ONNX Runtime's files are incomplete. {REMEDY}{reinstall()}")
+        raise BackendUnavailableError(
+            f"ONNX Runtime's files are incomplete. {REMEDY}{reinstall()}."
+        )
     return library
 
 
@@ -47,12 +49,12 @@ def import_cuda_library() -> ModuleType:
     if CUDA_PROVIDER not in library.get_available_providers():
         raise BackendUnavailableError(
             f"onnxruntime {library.__version__} is a build without CUDA. "
-            f"{REMEDY}{reinstall(GPU_PACKAGE)}; on a Jetson install the wheel for its JetPack"
+            f"{REMEDY}{reinstall(GPU_PACKAGE)}; on a Jetson install the wheel for its JetPack."
         )
     if find_driver() is None:
         raise BackendUnavailableError(
             f"there is no NVIDIA driver here. {REMEDY}install it, start the container with its "
-            "GPU, or use backend='onnxruntime'"
+            "GPU, or use backend='onnxruntime'."
         )
     return library
 

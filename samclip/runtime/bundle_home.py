@@ -52,7 +52,7 @@ def find_bundle(name_or_path: str | PathLike[str]) -> Path:
     is_name = text not in {"", ".", ".."} and not {"/", os.sep, "\0"}.intersection(text)
     if is_name and _is_directory(bundle_home() / text):
         return bundle_home() / text
-    raise BundleNotFoundError(_not_found(text, path))
+    raise BundleNotFoundError(_not_found(text))
 
 
 def _expand(text: str) -> Path | None:
@@ -71,8 +71,8 @@ def _is_directory(path: Path) -> bool:
         return False
 
 
-def _not_found(text: str, path: Path | None) -> str:
-    if path is not None and "\0" not in text and path.is_file():
+def _not_found(text: str) -> str:
+    if os.path.isfile(text):  # noqa: PTH113 - False for a name too long or with a NUL
         return f"{text!r} is a file. A bundle is a directory with a {MANIFEST_NAME}: give that."
     known = list_bundles()
     names = ", ".join(known[:MAX_NAMES_SHOWN]) or "none yet"

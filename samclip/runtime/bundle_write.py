@@ -59,8 +59,8 @@ def write_bundle(
         ) from error
     except OSError as error:
         raise ExportError(
-            f"the bundle {path} could not be written: {error}. What was there before is unchanged: "
-            "make room, correct permissions, or choose another place, and write it again."
+            f"the bundle {path} could not be written: {error}. What is there is whole, as "
+            "it was: make room, correct permissions, or choose another place, and write it again."
         ) from error
     return path
 

@@ -8,6 +8,8 @@ the name means the old or the new one; only between the two renames it means not
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -17,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PARTIAL, OLD = ".partial", ".old"
-ABANDONED_SECONDS = 3600  # left alone for so long, it has lost its writer
+ABANDONED_SECONDS = 3600  # a partial directory left alone for so long has lost its writer
 MAX_ATTEMPTS = 100
 
 
@@ -60,9 +62,13 @@ def recover(path: Path) -> bool:
 
 
 def remove_abandoned(path: Path) -> None:
-    """Remove what writers of `path` that died long ago left beside it."""
+    """Remove what writers of `path` that died left beside it."""
     recover(path)
-    for sibling in [*_siblings(path, PARTIAL), *_siblings(path, OLD)]:
+    old = _siblings(path, OLD)
+    if os.path.lexists(path):  # looked at after the list: so all in it have been replaced
+        for sibling in old:
+            _discard(sibling)
+    for sibling in _siblings(path, PARTIAL):
         if _age(sibling) > ABANDONED_SECONDS:
             shutil.rmtree(sibling, ignore_errors=True)
 
@@ -87,22 +93,27 @@ def _replace(partial: Path, path: Path) -> bool:
     try:
         done = _rename(partial, path)
     finally:
-        if not done:
-            _rename(old, path)  # False if another writer was faster: then the old one has ended
-    rubbish = _new_sibling(path, PARTIAL)  # half deleted, it must not be recovered
-    if _rename(old, rubbish):
-        shutil.rmtree(rubbish, ignore_errors=True)
+        if not done and not _rename(old, path):  # another writer was faster: the old one has ended
+            _discard(old)
+    if done:
+        _discard(old)
     return done
+
+
+def _discard(old: Path) -> None:
+    """Delete a directory under another name, because half of it must not be recovered."""
+    rubbish = _new_sibling(old, PARTIAL)
+    with contextlib.suppress(OSError):
+        old = old.rename(rubbish)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _rename(source: Path, target: Path) -> bool:
     """Rename a directory; False when the target is taken or another writer took the source."""
     try:
         source.rename(target)
-    except (FileNotFoundError, FileExistsError, NotADirectoryError):
-        return False
-    except OSError:
-        if os.path.lexists(target):  # "directory not empty"
+    except OSError as error:
+        if error.errno in {errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}:
             return False
         raise
     return True
