@@ -60,7 +60,7 @@ def export_bundle(options: ExportOptions, progress: Progress = silent) -> Export
     Raises CheckpointError for weights that do not fit, ParityError when a graph differs from the
     torch model, ExportError or BundleError when the bundle cannot be made.
     """
-    _check_target(options)
+    _check_early(options)
     with progress("reading checkpoints"):
         files = Checkpoints(options.checkpoint, options.clip_checkpoint, options.text_checkpoint)
         assembly = assemble(
@@ -101,12 +101,11 @@ def export_bundle(options: ExportOptions, progress: Progress = silent) -> Export
     return Export(path, Bundle.open(path).manifest)
 
 
-def _check_target(options: ExportOptions) -> None:
-    """Fail before the long work rather than after it."""
+def _check_early(options: ExportOptions) -> None:
+    """Fail before the long work, rather than after it, where that can be told."""
     if options.output.exists() and not options.overwrite:
         raise ExportError(f"{options.output} exists; give another --output, or --overwrite")
-    if options.labels and not options.text_checkpoint and not options.clip_checkpoint:
-        return  # a merged checkpoint may bring its own tower; _text says so if it does not
+    resolve_templates(options.templates)
 
 
 def _graphs(model: MergedModel, options: ExportOptions, progress: Progress) -> list[GraphFiles]:

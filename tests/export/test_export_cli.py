@@ -1,0 +1,95 @@
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from samclip.export import parity
+from samclip.export.cli import app
+
+
+def _run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+@pytest.fixture
+def common(mobile_sam_checkpoint: Path, text_checkpoint: Path, tmp_path: Path) -> list[object]:
+    return [
+        *("--checkpoint", mobile_sam_checkpoint, "--text-checkpoint", text_checkpoint),
+        *("--imgsz", 128, "--output", tmp_path / "bundle", "--templates", "none"),
+    ]
+
+
+def test_json_is_all_that_stdout_holds(common: list[object], tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("cat\ndog\n", "utf-8")
+    result = _run(*common, "--labels", tmp_path / "names.txt", "--head-pool", 2, "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["path"] == str(tmp_path / "bundle")
+    assert document["manifest"]["preprocessing"]["image_size"] == 128
+    assert document["manifest"]["clip_head"] == {"trained": False, "embed_dim": 48, "grid": 4}
+    assert document["manifest"]["text"]["labels"] == "labels.json"
+    assert document["manifest"]["parity"]
+    assert (tmp_path / "bundle" / "manifest.json").is_file()
+
+
+def test_people_get_a_table_a_warning_and_the_next_command(common: list[object]) -> None:
+    result = _run(*common, "--no-text-encoder", "--photos", _two_photos(common))
+    assert result.exit_code == 0, result.output
+    for part in ("worst error", "never trained", "samclip everything PHOTO --bundle"):
+        assert part in result.stderr
+    assert not result.stdout
+
+
+def _two_photos(common: list[object]) -> Path:
+    from samclip.export.photos import photo_paths
+
+    folder = Path(str(common[common.index("--output") + 1])).with_name("photos")
+    folder.mkdir()
+    for photo in photo_paths()[:2]:
+        (folder / photo.name).write_bytes(photo.read_bytes())
+    return folder
+
+
+def test_a_failed_gate_exits_non_zero_and_leaves_nothing(
+    common: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parity, "TOLERANCE", 1e-9)
+    result = _run(*common)
+    assert result.exit_code == 1
+    assert "differ from the torch model" in result.stderr
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--model-type", "vit_b"], "--model-type vit_t"),
+        (["--imgsz", 100], "multiple of 16"),
+        (["--attention", "flash"], "'flash'"),
+        (["--templates", "opnai"], "openai"),
+        (["--checkpoint", "nowhere.pth"], "no checkpoint at"),
+        (["--text-checkpoint", "nowhere.pth"], "no checkpoint at"),
+    ],
+)
+def test_mistakes_are_one_message(
+    common: list[object], tmp_path: Path, change: list[object], message: str
+) -> None:
+    result = _run(*common, *change)
+    assert result.exit_code in (1, 2)
+    assert message in result.stderr.replace("\n", " ")
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--precision", "fp12"], ["--opset", "12"], []])
+def test_usage_errors(common: list[object], arguments: list[object]) -> None:
+    result = _run(*(common if arguments else []), *arguments)
+    assert result.exit_code == 2
+
+
+def test_help_teaches() -> None:
+    text = _run("--help").output
+    for flag in ("--checkpoint", "--clip-checkpoint", "--imgsz", "--no-verify", "--attention"):
+        assert flag in text
+    assert "mobile_sam" in text
