@@ -6,7 +6,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from samclip.runtime.cli.tables import format_bytes, make_table
-from samclip.runtime.manifest import Graph, Manifest, TensorSpec
+from samclip.runtime.manifest import Graph, Manifest, ParityRow, TensorSpec
 
 
 def summary(manifest: Manifest) -> Table:
@@ -51,31 +51,29 @@ def files(manifest: Manifest) -> Table:
 
 
 def provenance(manifest: Manifest) -> Table:
-    """List the checkpoints that went in, and what exported them."""
+    """List the checkpoints that went in."""
     table = make_table("source", "file", "licence", "sha256", left=("source", "file", "licence"))
     for source in manifest.provenance.sources:
         table.add_row(source.role, escape(source.file), escape(source.license), source.sha256[:16])
-    origin = manifest.provenance
-    table.caption = f"samclip {origin.samclip}, torch {origin.torch}, onnx {origin.onnx}"
-    if origin.notes:
-        table.caption += f"; {escape(origin.notes)}"
     return table
 
 
 def parity(manifest: Manifest) -> Table:
-    """List how far each exported graph is from the torch model, per photo."""
-    columns = ("variant", "output", "image", "max abs error", "max rel error", "tolerance")
-    table = make_table(*columns, left=columns[:3])
-    for row in manifest.parity:
-        table.add_row(
-            escape(row.variant),
-            escape(row.output),
-            escape(row.image),
-            f"{row.max_abs_error:.2e}",
-            f"{row.max_rel_error:.2e}",
-            f"{row.tolerance:.2e}",
-        )
+    """List the worst error of each output against the torch model, over all photos."""
+    columns = ("graph", "output", "variants x photos", "worst error", "tolerance")
+    table = make_table(*columns, left=columns[:2])
+    for (graph, output), rows in _by_output(manifest).items():
+        worst = max(rows, key=lambda row: row.max_rel_error / row.tolerance)
+        errors = (f"{worst.max_rel_error:.1e}", f"{worst.tolerance:.0e}")
+        table.add_row(escape(graph), escape(output), str(len(rows)), *errors)
     return table
+
+
+def _by_output(manifest: Manifest) -> dict[tuple[str, str], list[ParityRow]]:
+    groups: dict[tuple[str, str], list[ParityRow]] = {}
+    for row in manifest.parity:
+        groups.setdefault((row.graph, row.output), []).append(row)
+    return groups
 
 
 def _properties(manifest: Manifest) -> dict[str, str]:

@@ -29,8 +29,8 @@ def warn_untrained_head() -> None:
     text = (
         "The CLIP head of this bundle was never trained: every name and probability below is "
         "MEANINGLESS. Masks are not affected.\n"
-        "Use a bundle whose head was trained (`samclip info` tells), or train one with the recipe "
-        "in samclip.merge."
+        "Use a bundle that was exported from a checkpoint with a trained head; `samclip info` "
+        "tells which it is."
     )
     err.print(Panel(text, title="WARNING: UNTRAINED HEAD", style="bold red"))
 

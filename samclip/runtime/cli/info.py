@@ -97,5 +97,10 @@ def print_bundle(bundle: Bundle, verified: bool) -> None:
         out.print(table)
     if manifest.parity:
         out.print(tables.parity(manifest))
+    origin = manifest.provenance
+    versions = f"samclip {origin.samclip}, torch {origin.torch}, onnx {origin.onnx}"
+    say(out, f"exported with {versions}")
+    if origin.notes:
+        say(out, f"notes: {origin.notes}")
     if verified:
         say(err, f"verified: all {len(manifest.files)} files are as they were exported")

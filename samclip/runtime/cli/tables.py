@@ -20,8 +20,10 @@ def make_table(*columns: str, left: Sequence[str] = ("name",)) -> Table:
     """Make an empty table; columns named in `left` hold text, the others numbers."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="")
     for column in columns:
-        is_text = column in left
-        table.add_column(column, justify="left" if is_text else "right", no_wrap=not is_text)
+        if column in left:
+            table.add_column(column, overflow="fold")  # a cut name would be no name
+        else:
+            table.add_column(column, justify="right", no_wrap=True)
     return table
 
 
@@ -43,17 +45,10 @@ def show_classification(answer: Classification, top: int) -> Table:
 
 def show_masks(answer: Masks) -> Table:
     """List masks with their share of the image; the first ones when they are many."""
-    named = answer.names is not None and answer.name_probabilities is not None
-    columns = ("name", "probability") if named else ()
-    table = make_table("#", "object", *columns, "score", "area", "box x1,y1,x2,y2")
-    height, width = answer.packed.size
-    for row in range(min(len(answer), MOST_ROWS)):
-        cells = [str(row), str(int(answer.prompt_index[row]))]
-        if answer.names is not None and answer.name_probabilities is not None:
-            cells += [escape(answer.names[row]), f"{answer.name_probabilities[row]:.1%}"]
-        edges = ",".join(f"{edge:.0f}" for edge in answer.boxes[row])
-        share = int(answer.areas[row]) / (height * width)
-        table.add_row(*cells, f"{answer.scores[row]:.3f}", f"{share:.1%}", edges)
+    rows = [_mask_cells(answer, row) for row in range(min(len(answer), MOST_ROWS))]
+    table = make_table(*(rows[0] if rows else ("#",)))
+    for cells in rows:
+        table.add_row(*cells.values())
     if len(answer) > MOST_ROWS:
         table.caption = f"and {len(answer) - MOST_ROWS} more; --json lists all"
     return table
@@ -67,3 +62,18 @@ def show_semantic(answer: SemanticMap) -> Table:
             f"{found['fraction']:.1%}", f"{found['mean_score']:.2f}", escape(found["name"])
         )
     return table
+
+
+def _mask_cells(answer: Masks, row: int) -> dict[str, str]:
+    """Describe one mask: column -> text."""
+    cells = {"#": str(row)}
+    if answer.prompts:  # several masks may answer one prompt
+        cells["object"] = str(int(answer.prompt_index[row]))
+    if answer.names is not None and answer.name_probabilities is not None:
+        cells["name"] = escape(answer.names[row])
+        cells["probability"] = f"{answer.name_probabilities[row]:.1%}"
+    height, width = answer.packed.size
+    cells["score"] = f"{answer.scores[row]:.3f}"
+    cells["area"] = f"{int(answer.areas[row]) / (height * width):.1%}"
+    cells["box x1,y1,x2,y2"] = ",".join(f"{edge:.0f}" for edge in answer.boxes[row])
+    return cells
