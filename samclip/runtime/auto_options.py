@@ -22,7 +22,8 @@ class AutoMaskOptions:
     """Options of automatic mask generation; raises PromptError for values out of range.
 
     `points_per_side`: the grid is that many points wide and high; `points_per_batch`: points per
-    run of the decoder; `pred_iou_thresh`, `stability_score_thresh`: masks below are dropped;
+    run of the decoder, of which this package takes 16 at most, see `batch_prompts`; answers do
+    not depend on it; `pred_iou_thresh`, `stability_score_thresh`: masks below are dropped;
     `stability_score_offset`: how far the cutoff is moved, in logits; `box_nms_thresh`,
     `crop_nms_thresh`: box IoU above which a mask is a duplicate, within and between crops;
     `crop_n_layers`: layer i looks again at 2**i x 2**i crops, one encoder pass each;

@@ -22,11 +22,12 @@ MAX_LETTERS = 40
 
 @dataclass(frozen=True)
 class Label:
-    """A text around `spot`, (x, y) in pixels, on a chip of `colour`."""
+    """A text on a chip of `colour`; `spot`, (x, y) in pixels, is its middle, or its left end."""
 
     text: str
     spot: tuple[float, float]
     colour: Colour
+    from_left: bool = False
 
 
 def font_size(height: int, width: int) -> int:
@@ -73,7 +74,8 @@ def _write_chip(
     pad = max(2, (bottom - top) // 4)
     width, height = right - left + 2 * pad, bottom - top + 2 * pad
     canvas_width, canvas_height = draw.im.size
-    x = max(0, min(label.spot[0] - width / 2, canvas_width - width))
+    start = label.spot[0] - (0 if label.from_left else width / 2)
+    x = max(0, min(start, canvas_width - width))
     y = max(0, min(label.spot[1] - height / 2, canvas_height - height))
     draw.rounded_rectangle((x, y, x + width, y + height), radius=pad, fill=label.colour)
     draw.text((x + pad - left, y + pad - top), text, font=font, fill=ink_on(label.colour))

@@ -38,6 +38,14 @@ class CoarseMap:
         logits = self.cosines[index] * self._scale
         return np.asarray(np.exp(logits - self._log_sums), np.float32)
 
+    def log_odds(self, index: int) -> NDArray[np.float32]:
+        """Return gxg: the logit of one name less that of the best other; needs two names."""
+        others = np.delete(np.arange(len(self.cosines)), index)
+        best = np.full(self.cosines.shape[1:], -np.inf, np.float32)
+        for other in others:
+            np.maximum(best, self.cosines[other], out=best)
+        return np.asarray((self.cosines[index] - best) * self._scale, np.float32)
+
     def upscale(self, tokens: NDArray[np.float32]) -> NDArray[np.float32]:
         """Bring gxg values to the original image: HxW, bilinear."""
         return self._letterbox.upscale(tokens)

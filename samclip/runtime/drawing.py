@@ -106,8 +106,8 @@ def draw_bars(
         band[:] = _blend(band, DARK, 0.6)
         bar = canvas[y0:y1, size // 2 : size // 2 + round(full * probability)]
         bar[:] = _blend(bar, colour(row), 0.8)
-        middle = (size // 2 + full / 2, (y0 + y1) / 2)
-        labels.append(Label(f"{name} {probability:.1%}", middle, DARK))
+        start = (size, (y0 + y1) / 2)
+        labels.append(Label(f"{name} {probability:.1%}", start, DARK, from_left=True))
     return write_labels(canvas, labels, note)
 
 

@@ -17,9 +17,8 @@ class SamPredictor:
     """Answers one prompt at a time about the image that was set last.
 
     Same methods, arguments and answers as segment-anything's `SamPredictor`, as numpy arrays.
-    Two differences: boxes are clamped to the image, points outside it are refused, see
-    `parse_prompts`; and a mask without points or box is decoded with one padding point, which
-    the exported decoder needs. Not for several threads at once; share a `Model` instead.
+    One difference: boxes are clamped to the image, and points outside it are refused, see
+    `parse_prompts`. Not for several threads at once; share a `Model` instead.
     """
 
     def __init__(self, model: Model) -> None:

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from samclip.runtime.letterbox import Letterbox
 from samclip.runtime.prompts import Prompt
 
-MAX_PROMPTS = 32  # per run of the decoder: some 30 MB of activations each at 64x64 tokens
-MAX_TOKENS = 2048  # per run: attention to 64x64 image tokens takes 128 kB per point and layer
+# Bounds per run of the decoder. On the CPU a prompt takes 28 MB and a token 0.3 MB at 64x64 image
+# tokens, so a run stays below 600 MB; runs of 64 prompts took 2 GB more, at the speed of 8 or 16.
+MAX_PROMPTS = 16
+MAX_TOKENS = 512
 
 BOX_CORNERS = [2.0, 3.0]
 PADDING = [-1.0]
@@ -55,21 +57,23 @@ def batch_prompts(
 
     Only prompts of equally many tokens share a batch: every token takes part in the decoder's
     attention, so padding a short prompt to the length of a long one would change its mask. A
-    prompt without a box ends in one padding point, (0, 0) with label -1, as in
-    segment-anything's `PromptEncoder`; so does a mask alone. A batch has at most `max_prompts`
-    prompts and, beyond one prompt, `MAX_TOKENS` tokens.
+    prompt without a box ends in one padding point, (0, 0) with label -1; a mask alone has no
+    token at all (segment-anything, `PromptEncoder`). A batch has at most `max_prompts` prompts,
+    never more than `MAX_PROMPTS`, and beyond one prompt at most `MAX_TOKENS` tokens.
     """
     groups: dict[int, list[int]] = defaultdict(list)
     for row, prompt in enumerate(prompts):
         groups[_token_count(prompt)].append(row)
     for tokens, rows in groups.items():
-        size = max(1, min(max_prompts, MAX_TOKENS // tokens))
+        size = max(1, min(max_prompts, MAX_PROMPTS, MAX_TOKENS // max(1, tokens)))
         for start in range(0, len(rows), size):
             yield _make_batch(prompts, rows[start : start + size], letterbox, mask_size)
 
 
 def _token_count(prompt: Prompt) -> int:
-    return len(prompt.points) + (1 if prompt.box is None else 2)
+    if prompt.box is not None:
+        return len(prompt.points) + len(BOX_CORNERS)
+    return len(prompt.points) + len(PADDING) if len(prompt.points) else 0
 
 
 def _make_batch(
@@ -95,6 +99,8 @@ def _tokens(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return Nx2 coordinates in the input frame and N labels: points, then corners or padding."""
     points = letterbox.to_input(prompt.points)
+    if not _token_count(prompt):
+        return points, np.zeros(0, np.float32)
     if prompt.box is None:
         last, labels = np.zeros((1, 2), np.float32), PADDING
     else:

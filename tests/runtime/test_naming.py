@@ -42,8 +42,6 @@ def test_an_empty_mask_takes_the_token_of_its_prompt() -> None:
     masks = scene.segment(boxes=(140, 10, 190, 60), mask=nothing, names=ALL)
     assert masks.areas.tolist() == [0]
     assert masks.names == ("blue",)
-    alone = scene.segment(mask=nothing, names=ALL)
-    assert alone.names == ("green",)  # the middle of the image
 
 
 def test_weights_are_shares_of_area() -> None:

@@ -38,9 +38,10 @@ def test_a_box_ends_in_its_corners() -> None:
     assert (batch.mask_input == 5).all()
 
 
-def test_a_mask_alone_has_a_padding_point() -> None:
+def test_a_mask_alone_has_no_token() -> None:
     (batch,) = batch_prompts([prompt(0, mask=True)], LETTERBOX, 16)
-    assert batch.point_labels.tolist() == [[-1]]
+    assert batch.point_coords.shape == (1, 0, 2)
+    assert batch.point_labels.shape == (1, 0)
 
 
 def test_all_inputs_are_float32() -> None:
@@ -71,6 +72,6 @@ def test_every_prompt_comes_once_with_its_own_tokens(rows: list, limit: int) -> 
 def test_batches_are_bounded_in_prompts_and_tokens() -> None:
     sizes = [len(b.rows) for b in batch_prompts([prompt(1)] * 100, LETTERBOX, 16)]
     assert max(sizes) == MAX_PROMPTS
-    long = [b.point_labels.size for b in batch_prompts([prompt(900)] * 5, LETTERBOX, 16)]
+    long = [b.point_labels.size for b in batch_prompts([prompt(200)] * 5, LETTERBOX, 16)]
     assert max(long) <= MAX_TOKENS
     assert [len(b.rows) for b in batch_prompts([prompt(4000)] * 2, LETTERBOX, 16)] == [1, 1]

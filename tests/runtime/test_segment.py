@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from fakes import IOUS, MASK_SIZE, FakeBackend, fake_model, flag
 
+from samclip.errors import PromptError
 from samclip.runtime.prompt_batches import MAX_PROMPTS
 from samclip.runtime.scene import Scene
 
@@ -77,7 +78,18 @@ def test_a_mask_alone_is_a_prompt(scene: Scene) -> None:
     low_res = scene.segment(boxes=(20, 30, 120, 90)).low_res_logits
     assert low_res is not None
     again = scene.segment(mask=low_res[0])
-    np.testing.assert_allclose(again.boxes[0], [20, 30, 120, 90], atol=2)
+    np.testing.assert_allclose(again.boxes[0], [20, 30, 120, 90], atol=3)
+    assert again.prompts[0].box is not None  # its own, in whole logits of 3.1 pixels
+    np.testing.assert_allclose(again.prompts[0].box, [20, 30, 120, 90], atol=3.2)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_mask_alone_that_shows_nothing_is_refused(scene: Scene, padded: bool) -> None:
+    mask = np.full((MASK_SIZE, MASK_SIZE), -5.0)
+    if padded:
+        mask[-2:] = 5  # below the image
+    with pytest.raises(PromptError, match="no positive logit"):
+        scene.segment(mask=mask)
 
 
 def test_a_thousand_prompts_go_in_bounded_batches() -> None:
@@ -93,6 +105,6 @@ def test_a_thousand_prompts_go_in_bounded_batches() -> None:
 
 
 def test_an_empty_mask_has_no_area_and_no_box(scene: Scene) -> None:
-    masks = scene.segment(mask=np.full((MASK_SIZE, MASK_SIZE), -5))
+    masks = scene.segment(boxes=(5, 5, 9, 9), mask=np.full((MASK_SIZE, MASK_SIZE), -1e6))
     assert masks.areas.tolist() == [0]
     assert masks.boxes.tolist() == [[0, 0, 0, 0]]

@@ -1,0 +1,210 @@
+"""A scene: one encoded image, which answers every task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from samclip.runtime.auto_options import AutoMaskOptions
+from samclip.runtime.classify import classify
+from samclip.runtime.everything import Encode, segment_everything
+from samclip.runtime.features import Features
+from samclip.runtime.masks import AutoMasks, Masks
+from samclip.runtime.naming import with_names
+from samclip.runtime.prompts import Arrays, parse_prompts
+from samclip.runtime.results import Classification, SemanticMap
+from samclip.runtime.segment import segment
+from samclip.runtime.semantic import semantic
+from samclip.runtime.vocabulary import Vocabulary
+
+Templates = str | Sequence[str] | None
+GetVocabulary = Callable[[Sequence[str], Templates], Vocabulary]
+
+
+class Scene:
+    """One encoder pass over one image; made by `Model.encode`.
+
+    No task runs the encoder again, except `everything` with crops. Scenes are independent of
+    each other, may be used from several threads at once, and end with `close()`, with the
+    `with` block they are used in, or with their model; then tasks raise ClosedError. Names,
+    wherever they are given, need a bundle with a CLIP head and text, else CapabilityError; an
+    untrained head warns with UntrainedHeadWarning on every use.
+    """
+
+    def __init__(
+        self,
+        features: Features,
+        image: NDArray[np.uint8],
+        get_vocabulary: GetVocabulary,
+        encode: Encode,
+    ) -> None:
+        self._features = features
+        self._image = image
+        self._get_vocabulary = get_vocabulary
+        self._encode = encode
+
+    @property
+    def image(self) -> NDArray[np.uint8]:
+        """The image: HWC uint8 RGB, read-only."""
+        return self._image
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the image in pixels."""
+        return self._features.letterbox.original_size
+
+    @property
+    def image_embed(self) -> NDArray[np.float32]:
+        """CLIP's embedding of the image: D float32, not normalised, read-only."""
+        return self._features.clip().image_embed
+
+    @property
+    def patch_embeds(self) -> NDArray[np.float32]:
+        """CLIP's embeddings of the tokens: Dxgxg float32, not normalised, read-only."""
+        return self._features.clip().patch_embeds
+
+    @property
+    def image_embeddings(self) -> NDArray[np.float32]:
+        """SAM's embedding of the image, copied to the host: 1x256xGxG float32."""
+        return self._features.image_embeddings()
+
+    @property
+    def features(self) -> Features:
+        """The encoder's outputs, for code that works on logits, as `SamPredictor` does."""
+        return self._features
+
+    def classify(self, names: Sequence[str], templates: Templates = None) -> Classification:
+        """Tell how well each name fits the whole image.
+
+        `templates`: a known set's name or templates with one `{}` each; None: the bundle's.
+        Raises VocabularyError, CapabilityError, ClosedError.
+        """
+        self._features.check_open()
+        return classify(self._features, self._get_vocabulary(names, templates), self._image)
+
+    def segment(
+        self,
+        points: Arrays | None = None,
+        labels: Arrays | None = None,
+        boxes: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        *,
+        multimask: bool = False,
+        names: Sequence[str] | None = None,
+        templates: Templates = None,
+        return_logits: bool = False,
+    ) -> Masks:
+        """Segment what points, boxes and masks show, in pixels (x, y) of the original image.
+
+        `points`: Nx2 is ONE prompt of N points; BxNx2, or a list of arrays Nx2, is B prompts.
+        `labels`: 1 foreground, 0 background, shaped as `points`; None: all foreground. `boxes`: 4
+        or Bx4 XYXY, paired with B prompts of points if there are any. `mask`: hxw or Bxhxw logits
+        out of a former answer's `low_res_logits`. `multimask`: three masks per prompt instead of
+        one. `names`: give each mask the name that fits it best. See `parse_prompts` for what is
+        refused, `samclip.runtime.segment.segment` for which mask is chosen.
+        Raises PromptError, VocabularyError, CapabilityError, ClosedError.
+        """
+        self._features.check_open()
+        prompts = parse_prompts(
+            self.size,
+            self._features.mask_size,
+            points=points,
+            labels=labels,
+            boxes=boxes,
+            mask=mask,
+        )
+        vocabulary = None if names is None else self._get_vocabulary(names, templates)
+        masks = segment(
+            self._features, prompts, self._image, multimask=multimask, return_logits=return_logits
+        )
+        if vocabulary is None:
+            return masks
+        centres = [prompts[index].centre for index in masks.prompt_index]
+        return with_names(masks, centres, self._features, vocabulary)
+
+    def semantic(
+        self,
+        names: Sequence[str],
+        templates: Templates = None,
+        refine: bool = False,
+        background: float | None = None,
+    ) -> SemanticMap:
+        """Label every pixel with one of the names.
+
+        `refine`: SAM's decoder draws the borders, else they come from the CLIP head's tokens.
+        `background`: pixels whose probability is below it, in [0, 1], get label -1.
+        Raises VocabularyError, CapabilityError, ClosedError.
+        """
+        self._features.check_open()
+        return semantic(
+            self._features,
+            self._get_vocabulary(names, templates),
+            self._image,
+            refine=refine,
+            background=background,
+        )
+
+    def everything(  # noqa: PLR0913 - segment-anything's options
+        self,
+        names: Sequence[str] | None = None,
+        templates: Templates = None,
+        *,
+        points_per_side: int = 32,
+        points_per_batch: int = 64,
+        pred_iou_thresh: float = 0.88,
+        stability_score_thresh: float = 0.95,
+        stability_score_offset: float = 1.0,
+        box_nms_thresh: float = 0.7,
+        crop_n_layers: int = 0,
+        crop_nms_thresh: float = 0.7,
+        crop_overlap_ratio: float = 512 / 1500,
+        crop_n_points_downscale_factor: int = 1,
+        min_mask_region_area: float = 0,
+    ) -> AutoMasks:
+        """Segment everything, by the rules of segment-anything's `SamAutomaticMaskGenerator`.
+
+        For the options see `AutoMaskOptions`. With `crop_n_layers` above 0 each crop is encoded,
+        which `Model.encoder_passes` counts. `names`: give each mask the name that fits it best.
+        Raises PromptError, VocabularyError, CapabilityError, ClosedError.
+        """
+        self._features.check_open()
+        options = AutoMaskOptions(
+            points_per_side=points_per_side,
+            points_per_batch=points_per_batch,
+            pred_iou_thresh=pred_iou_thresh,
+            stability_score_thresh=stability_score_thresh,
+            stability_score_offset=stability_score_offset,
+            box_nms_thresh=box_nms_thresh,
+            crop_n_layers=crop_n_layers,
+            crop_nms_thresh=crop_nms_thresh,
+            crop_overlap_ratio=crop_overlap_ratio,
+            crop_n_points_downscale_factor=crop_n_points_downscale_factor,
+            min_mask_region_area=min_mask_region_area,
+        )
+        vocabulary = None if names is None else self._get_vocabulary(names, templates)
+        found = segment_everything(self._features, self._image, options, self._encode)
+        if vocabulary is None:
+            return found
+        return with_names(found, found.points, self._features, vocabulary)
+
+    def close(self) -> None:
+        """Let go of the encoder's outputs; results stay valid; again: do nothing."""
+        self._features.close()
+
+    def __enter__(self) -> Scene:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        height, width = self.size
+        return f"Scene({width}x{height}{', closed' if self._features.closed else ''})"
