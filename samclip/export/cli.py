@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from samclip.runtime.bundle import bundle_home
 
+from samclip.errors import ExportError
+from samclip.runtime.bundle import bundle_home
 from samclip.runtime.cli.consoles import err, say, write_line
 from samclip.runtime.cli.failures import reported
 from samclip.runtime.cli.options import AsJson, Debug
@@ -31,6 +33,7 @@ A device without a text tower, with its vocabulary embedded:
 """
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+PACKAGES = ("torch", "onnx", "onnxscript", "safetensors", "filelock")
 _FROM, _WHAT, _CHECK = "Checkpoints", "What is written", "Verification"
 
 
@@ -168,6 +171,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants 
 ) -> None:
     """Turn a checkpoint into a bundle: ONNX graphs, a manifest, and proof that they are equal."""
     with reported(debug):
+        _require_packages()
         # torch and onnx take seconds to import: --help and usage errors do not wait for them.
         from samclip.export.exporter import export_bundle  # noqa: PLC0415
         from samclip.export.fetch import resolve_checkpoint  # noqa: PLC0415
@@ -202,6 +206,23 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants 
             write_line(to_json(export))
         else:
             print_export(export, err)
+
+
+def _require_packages() -> None:
+    """Raise ExportError, with the remedy, when the packages of the torch side are not installed."""
+    missing = [name for name in PACKAGES if not _importable(name)]
+    if missing:
+        raise ExportError(
+            f"samclip-export needs {', '.join(missing)}, not installed here. "
+            "Install them: pip install 'samclip[export]'"
+        )
+
+
+def _importable(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ValueError:  # blocked: None stands in sys.modules
+        return False
 
 
 def _templates(given: str) -> str | tuple[str, ...]:

@@ -11,7 +11,6 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from samclip.runtime.bundle import Bundle, write_bundle
 
 from samclip.errors import ExportError
 from samclip.export.assemble import Assembly, Checkpoints, assemble
@@ -23,6 +22,7 @@ from samclip.export.parity import Sample, enforce, measure, photo_samples, text_
 from samclip.export.photos import photo_paths
 from samclip.export.progress import Progress, silent
 from samclip.export.specs import clip_head_spec, encoder_spec, mask_decoder_spec, text_encoder_spec
+from samclip.runtime.bundle import Bundle, write_bundle
 from samclip.runtime.manifest import (
     ClipHead,
     Graphs,

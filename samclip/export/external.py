@@ -50,7 +50,7 @@ def _share(
 ) -> None:
     """Give `value` the one name that its content has across variants."""
     array = np.ascontiguousarray(value.const_value.numpy())  # type: ignore[union-attr]
-    digest = hashlib.sha256(array.view(np.uint8).reshape(-1))
+    digest = hashlib.sha256(array.tobytes())
     key = f"{array.dtype}{array.shape}{digest.hexdigest()}"
     if key not in names:
         names[key] = _lasting_name(str(value.name), digest.hexdigest())
@@ -77,5 +77,10 @@ def _point(value: ir.Value, location: str, offset: int, length: int) -> None:
     if tensor is None:
         raise ExportError(f"the initializer {value.name} has no value")
     value.const_value = ir.ExternalTensor(
-        location, offset, length, tensor.dtype, shape=ir.Shape(tensor.shape), name=str(value.name)
+        location,
+        offset,
+        length,
+        tensor.dtype,
+        shape=ir.Shape(tensor.shape.numpy()),
+        name=str(value.name),
     )

@@ -14,7 +14,7 @@ SAM_MEAN: Triple = (123.675, 116.28, 103.53)
 SAM_STD: Triple = (58.395, 57.12, 57.375)
 
 
-class TextMetadata(Record, kw_only=True):
+class TextMetadata(Record, frozen=True, kw_only=True):
     """The text tower whose space the head was trained in, whether or not its weights are inside."""
 
     model: str
@@ -22,7 +22,7 @@ class TextMetadata(Record, kw_only=True):
     space: str = ""  # SHA-256 of the tower's weights
 
 
-class MergedMetadata(Record, kw_only=True):
+class MergedMetadata(Record, frozen=True, kw_only=True):
     """Everything needed to rebuild the model around the tensors."""
 
     format: int = 1

@@ -9,12 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from samclip.engines.registry import get_backend
-from samclip.runtime.image import load_image, preprocess
-from samclip.runtime.letterbox import Letterbox
 from torch import Tensor
 
 from samclip.engines.base import EngineOptions, GraphSource
+from samclip.engines.registry import get_backend
 from samclip.errors import ParityError
 from samclip.export.models.mask_decoder import PromptedMaskDecoder
 from samclip.export.models.merged import MergedModel
@@ -24,6 +22,8 @@ from samclip.export.specs import (
     HEAD_OUTPUTS,
     TEXT_OUTPUTS,
 )
+from samclip.runtime.image import load_image, preprocess
+from samclip.runtime.letterbox import Letterbox
 from samclip.runtime.manifest import ParityRow, Preprocessing
 
 TOLERANCE = 1e-4  # largest absolute error over the largest magnitude, FP32
@@ -127,7 +127,7 @@ def _compare(
 ) -> ParityRow:
     absolute = relative = float("inf")
     if found.shape == expected.shape and np.isfinite(found).all():
-        absolute = float(np.abs(found - expected).max())
+        absolute = float(np.abs(np.subtract(found, expected)).max())
         relative = absolute / max(float(np.abs(expected).max()), 1e-12)
     return ParityRow(
         graph=sample.graph,

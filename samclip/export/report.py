@@ -8,6 +8,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from samclip.export.exporter import UNTRAINED_NOTE, Export
+from samclip.runtime.manifest import ParityRow
 
 
 def to_json(export: Export) -> str:
@@ -34,7 +35,7 @@ def _parity_table(export: Export) -> Table:
     """Worst relative error of each output over all photos."""
     table = Table("graph", "variant", "output", "worst error", "allowed", "photo")
     table.title = "Exported graphs against the torch model (max |a - b| / max |b|)"
-    worst = {}
+    worst: dict[tuple[str, str, str], ParityRow] = {}
     for row in export.manifest.parity:
         key = (row.graph, row.variant, row.output)
         if key not in worst or row.max_rel_error > worst[key].max_rel_error:

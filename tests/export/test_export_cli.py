@@ -1,4 +1,5 @@
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,16 @@ def test_mistakes_are_one_message(
 def test_usage_errors(common: list[object], arguments: list[object]) -> None:
     result = _run(*(common if arguments else []), *arguments)
     assert result.exit_code == 2
+
+
+def test_without_torch_it_says_what_to_install(
+    common: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    result = _run(*common)
+    assert result.exit_code == 1
+    assert "needs torch" in result.stderr
+    assert "samclip[export]" in result.stderr
 
 
 def test_help_teaches() -> None:

@@ -78,7 +78,9 @@ class BertSelf(nn.Module):
         return out.transpose(1, 2).flatten(2)  # N, L, W
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)  # N, H, L, W/H
+        batch, length, width = x.shape
+        heads = x.reshape(batch, length, self.heads, width // self.heads)  # N, L, H, W/H
+        return heads.transpose(1, 2)  # N, H, L, W/H
 
 
 class BertOutput(nn.Module):
@@ -120,9 +122,8 @@ class BertTower(nn.Module):
         super().__init__()
         self.config = config
         self.embeddings = BertEmbeddings(config)
-        self.encoder = nn.ModuleDict(
-            {"layer": nn.ModuleList(BertLayer(config) for _ in range(config.layers))}
-        )
+        layers = nn.ModuleList(BertLayer(config) for _ in range(config.layers))
+        self.encoder = nn.ModuleDict({"layer": layers})
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Embed texts: `tokens` NxL int64, padded with `config.pad` -> NxW float32, not normalised.
@@ -133,7 +134,7 @@ class BertTower(nn.Module):
         present = (tokens != self.config.pad).to(self.embeddings.word_embeddings.weight.dtype)
         mask = ((1.0 - present) * MASKED)[:, None, None, :]  # N, 1, 1, L
         x: Tensor = self.embeddings(tokens)
-        for layer in self.encoder["layer"]:  # type: ignore[union-attr]
+        for layer in self.encoder["layer"].children():
             x = layer(x, mask)
         return (x * present[..., None]).sum(1) / present.sum(1, keepdim=True).clamp(min=1.0)
 
