@@ -1,0 +1,405 @@
+"""Odd, damaged and hostile image files: pixels that are right, or one ImageError; never a hang."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import subprocess
+import sys
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+from PIL.Image import Transpose
+
+from samclip.errors import ImageError
+from samclip.runtime.image import load_image
+
+ROWS, COLUMNS = np.mgrid[0:40, 0:60]
+GREY = (ROWS * 3 + COLUMNS * 2).astype(np.uint8)
+RGB = np.dstack([GREY, GREY[::-1], 255 - GREY])  # 40x60x3, smooth
+ORIENTATION = 0x0112
+COUNTS = [60, pytest.param(500, marks=pytest.mark.slow)]
+
+
+def encode(image: Image.Image | NDArray[Any], kind: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    picture.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def mode(name: str) -> Image.Image:
+    """The picture in one of Pillow's modes."""
+    if name == "I;16":
+        return Image.fromarray(GREY.astype(np.uint16) * 257)
+    if name in {"LA", "RGBA"}:
+        image = Image.fromarray(RGB).convert(name)
+        image.putalpha(Image.fromarray(GREY))
+        return image
+    return Image.fromarray(RGB).convert(name)
+
+
+def opaque(name: str) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(RGB).convert(name).convert("RGB"))
+
+
+REPEATED = np.dstack([GREY] * 3)
+# file, the pixels it must give, and by how much lossy formats may differ
+KINDS: dict[str, tuple[bytes, NDArray[np.uint8], int]] = {
+    "PNG RGB": (encode(RGB, "PNG"), RGB, 0),
+    "PNG L": (encode(GREY, "PNG"), REPEATED, 0),
+    "PNG LA": (encode(mode("LA"), "PNG"), opaque("L"), 0),
+    "PNG RGBA": (encode(mode("RGBA"), "PNG"), RGB, 0),
+    "PNG P": (encode(mode("P"), "PNG"), opaque("P"), 0),
+    "PNG P, one clear colour": (encode(mode("P"), "PNG", transparency=3), opaque("P"), 0),
+    "PNG P with alpha": (
+        encode(mode("P"), "PNG", transparency=bytes(range(256))),
+        opaque("P"),
+        0,
+    ),
+    "PNG L, one clear grey": (encode(GREY, "PNG", transparency=3), REPEATED, 0),
+    "PNG 1": (encode(mode("1"), "PNG"), opaque("1"), 0),
+    "PNG 16 bit": (encode(mode("I;16"), "PNG"), REPEATED, 0),
+    "PNG animated": (
+        encode(RGB, "PNG", save_all=True, append_images=[Image.fromarray(RGB[::-1])]),
+        RGB,
+        0,
+    ),
+    "JPEG RGB": (encode(RGB, "JPEG", quality=95), RGB, 12),
+    "JPEG L": (encode(GREY, "JPEG", quality=95), REPEATED, 12),
+    "JPEG CMYK": (encode(mode("CMYK"), "JPEG", quality=95), opaque("CMYK"), 12),
+    "JPEG progressive": (encode(RGB, "JPEG", quality=95, progressive=True), RGB, 12),
+    "JPEG of two (MPO)": (
+        encode(RGB, "MPO", quality=95, save_all=True, append_images=[Image.fromarray(RGB[::-1])]),
+        RGB,
+        12,
+    ),
+    "JPEG and more": (encode(RGB, "JPEG", quality=95) + b"\xff\xda motion photo" * 99, RGB, 12),
+    "PNG and more": (encode(RGB, "PNG") + b"more" * 99, RGB, 0),
+    "WebP": (encode(RGB, "WEBP", quality=95), RGB, 20),
+    "WebP lossless": (encode(RGB, "WEBP", lossless=True), RGB, 0),
+    "WebP RGBA": (encode(mode("RGBA"), "WEBP", lossless=True, exact=True), RGB, 0),
+    "WebP animated": (
+        encode(
+            RGB, "WEBP", lossless=True, save_all=True, append_images=[Image.fromarray(RGB[::-1])]
+        ),
+        RGB,
+        0,
+    ),
+    "BMP": (encode(RGB, "BMP"), RGB, 0),
+    "BMP L": (encode(GREY, "BMP"), REPEATED, 0),
+    "TIFF": (encode(RGB, "TIFF"), RGB, 0),
+    "TIFF LZW": (encode(RGB, "TIFF", compression="tiff_lzw"), RGB, 0),
+    "TIFF JPEG": (encode(RGB, "TIFF", compression="jpeg"), RGB, 40),
+    "TIFF CMYK": (encode(mode("CMYK"), "TIFF"), opaque("CMYK"), 0),
+    "TIFF 16 bit": (encode(mode("I;16"), "TIFF"), REPEATED, 0),
+    "TIFF 1": (encode(mode("1"), "TIFF"), opaque("1"), 0),
+    "TIFF of two pages": (
+        encode(RGB, "TIFF", save_all=True, append_images=[Image.fromarray(RGB[::-1])]),
+        RGB,
+        0,
+    ),
+    "GIF": (encode(mode("P"), "GIF"), opaque("P"), 0),
+    "GIF animated": (
+        encode(GREY, "GIF", save_all=True, append_images=[Image.fromarray(GREY[::-1])]),
+        REPEATED,
+        0,
+    ),
+    "PPM": (encode(RGB, "PPM"), RGB, 0),
+    "PGM": (encode(GREY, "PPM"), REPEATED, 0),
+    "PGM 16 bit": (
+        b"P5 60 40 65535\n" + (GREY.astype(">u2") * 257).tobytes(),
+        REPEATED,
+        0,
+    ),
+    "PBM": (encode(mode("1"), "PPM"), opaque("1"), 0),
+}
+REFUSED = {
+    "TIFF F": encode(Image.fromarray(GREY.astype(np.float32)), "TIFF"),
+    "TIFF I": encode(Image.fromarray(GREY.astype(np.int32)), "TIFF"),
+    "ICO": encode(mode("RGB"), "ICO"),
+    "TGA": encode(mode("RGB"), "TGA"),
+    "PDF": encode(mode("RGB"), "PDF"),
+    "EPS": encode(mode("RGB"), "EPS"),
+    "JPEG 2000": b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0" * 99,
+    "HEIC": b"\0\0\0\x18ftypheic" + b"\0" * 99,
+    "SVG": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+    "WAV": b"RIFF\x24\0\0\0WAVEfmt " + b"\0" * 99,
+    "ZIP": b"PK\x03\x04" + b"\0" * 99,
+    "text": b"hello",
+    "one byte": b"\xff",
+    "zeros": b"\0" * 1000,
+    "PNG without pixels": b"\x89PNG\r\n\x1a\n",
+    "JPEG without pixels": b"\xff\xd8\xff\xd9",
+    "GIF without frame": b"GIF89a\1\0\1\0\0\0\0;",
+    "PPM of 0 pixels": b"P6 0 0 255\n",
+    "PPM with a comment for ever": b"P6 #" + b"x" * 10_000,
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_kinds_of_images(name: str, tmp_path: Path) -> None:
+    data, expected, tolerance = KINDS[name]
+    wrong_extension = tmp_path / "image.xyz"
+    wrong_extension.write_bytes(data)
+    for source in (data, wrong_extension):
+        got = load_image(source)
+        assert got.shape == (40, 60, 3)
+        assert got.dtype == np.uint8
+        assert np.abs(got.astype(int) - expected).max() <= tolerance
+
+
+@pytest.mark.parametrize("data", REFUSED.values(), ids=REFUSED)
+def test_refused_kinds(data: bytes) -> None:
+    with pytest.raises(ImageError):
+        load_image(data)
+
+
+def test_wrong_extension_of_another_format(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(KINDS["PNG RGB"][0])
+    np.testing.assert_array_equal(load_image(tmp_path / "a.jpg"), RGB)
+
+
+def test_16_bits_are_scaled_not_cut() -> None:
+    values = np.array([[0, 1, 128, 129, 256, 257, 32767, 32768, 65534, 65535]], np.uint16)
+    expected = np.round(values / 257).astype(np.uint8)
+    for image in (Image.fromarray(values), encode(values, "PNG"), encode(values, "TIFF")):
+        np.testing.assert_array_equal(load_image(image)[..., 0], expected)
+    big_endian = Image.frombytes("I;16B", (10, 1), values.astype(">u2").tobytes())
+    np.testing.assert_array_equal(load_image(big_endian)[..., 0], expected)
+
+
+@pytest.mark.parametrize("name", ["F", "I"])
+def test_pil_images_of_unknown_range_are_refused(name: str) -> None:
+    with pytest.raises(ImageError, match=f"mode '{name}', whose range is unknown"):
+        load_image(mode(name))
+
+
+TURNED = {  # how the camera stored an upright picture, by the EXIF specification
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: np.rot90,
+    7: lambda a: np.rot90(a.transpose(1, 0, 2), 2),
+    8: lambda a: np.rot90(a, -1),
+}
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "JPEG"])
+@pytest.mark.parametrize("orientation", TURNED)
+def test_exif_orientation_is_applied(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    stored = np.ascontiguousarray(TURNED[orientation](RGB))
+    data = encode(stored, kind, exif=exif, lossless=True, quality=95)
+    for source in (data, Image.open(io.BytesIO(data))):
+        got = load_image(source)
+        assert got.shape == RGB.shape
+        tolerance = 12 if kind == "JPEG" else 0
+        assert np.abs(got.astype(int) - RGB).max() <= tolerance
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 255])
+def test_orientations_that_do_not_exist_are_ignored(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    np.testing.assert_array_equal(load_image(encode(RGB, "PNG", exif=exif)), RGB)
+
+
+def test_orientation_of_a_transposed_image_is_applied_once() -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    image = Image.open(io.BytesIO(encode(np.rot90(RGB).copy(), "PNG", exif=exif)))
+    turned = image.transpose(Transpose.ROTATE_270)
+    turned.getexif()[ORIENTATION] = 1
+    np.testing.assert_array_equal(load_image(turned), RGB)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 10_000), (10_000, 1), (65_535, 1)])
+def test_extreme_shapes(size: tuple[int, int]) -> None:
+    for kind in ("PNG", "BMP", "TIFF", "PPM"):
+        assert load_image(encode(Image.new("RGB", size), kind)).shape == (size[1], size[0], 3)
+
+
+TRUNCATABLE = [
+    "PNG RGB",
+    "PNG 16 bit",
+    "JPEG RGB",
+    "JPEG progressive",
+    "WebP",
+    "WebP lossless",
+    "BMP",
+    "TIFF",
+    "TIFF LZW",
+    "PPM",
+]
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("name", TRUNCATABLE)
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow, about the rests of metadata
+def test_truncated_files_are_refused(name: str, count: int) -> None:
+    data = KINDS[name][0]
+    lengths = {*np.linspace(0, len(data) - 1, count).astype(int), *range(len(data) - 9, len(data))}
+    for length in sorted(lengths):
+        with pytest.raises(ImageError):
+            load_image(data[:length])
+
+
+def test_truncated_files_are_refused_even_if_pillow_is_told_to_accept_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    for name in ("JPEG RGB", "PNG RGB"):
+        with pytest.raises(ImageError):
+            load_image(KINDS[name][0][:-200])
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("name", ["JPEG RGB", "PNG RGB", "WebP", "TIFF LZW", "GIF", "BMP", "PPM"])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_flipped_bits_give_pixels_or_an_error(name: str, count: int) -> None:
+    data = KINDS[name][0]
+    for bit in np.random.default_rng(0).integers(0, len(data) * 8, count):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        try:
+            got = load_image(bytes(flipped), max_pixels=10_000_000)
+        except ImageError:
+            continue
+        assert got.dtype == np.uint8
+        assert got.ndim == 3
+        assert got.shape[2] == 3
+
+
+@pytest.mark.parametrize("count", [200, pytest.param(5000, marks=pytest.mark.slow)])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_random_headers(count: int) -> None:
+    """Each format's first bytes, then noise."""
+    rng = np.random.default_rng(0)
+    starts = [data[:20] for data, _, _ in KINDS.values()]
+    for number in range(count):
+        noise = rng.integers(0, 256, rng.integers(0, 2000), dtype=np.uint8).tobytes()
+        data = starts[number % len(starts)] + noise
+        try:
+            load_image(data, max_pixels=10_000_000)
+        except ImageError:
+            continue
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and has a few bytes of pixels."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    pixels = chunk(b"IDAT", zlib.compress(bytes(1000)))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
+
+
+def patch(data: bytes, at: int, value: bytes) -> bytes:
+    return data[:at] + value + data[at + len(value) :]
+
+
+def jpeg_header(width: int, height: int) -> bytes:
+    data = KINDS["JPEG RGB"][0]
+    return patch(data, data.index(b"\xff\xc0") + 5, struct.pack(">HH", height, width))
+
+
+def gif_frame(width: int, height: int) -> bytes:
+    """A GIF of 1x1 whose frame is larger."""
+    data = b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + bytes(6)
+    return data + b",\0\0\0\0" + struct.pack("<HHB", width, height, 0) + b"\2\2\x4c\1\0;"
+
+
+def tiff_tile(width: int, height: int) -> bytes:
+    """A TIFF of 16x16 whose one tile is larger."""
+    tags = [(256, 16), (257, 16), (258, 8), (259, 1), (262, 1), (277, 1)]
+    tags += [(322, width), (323, height), (324, 0), (325, 256)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(300)
+
+
+def webp_canvas(width: int, height: int) -> bytes:
+    body = b"VP8X\x0a\0\0\0\0\0\0\0" + (width - 1).to_bytes(3, "little")
+    body += (height - 1).to_bytes(3, "little") + KINDS["WebP"][0][12:]
+    return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
+
+
+HUGE: dict[str, Callable[[int, int], bytes]] = {
+    "PNG": png_header,
+    "JPEG": jpeg_header,
+    "GIF screen": lambda w, h: patch(KINDS["GIF"][0], 6, struct.pack("<HH", w, h)),
+    "GIF frame": gif_frame,
+    "BMP": lambda w, h: patch(KINDS["BMP"][0], 18, struct.pack("<II", w, h)),
+    "PPM": lambda w, h: b"P6 %d %d 255\n" % (w, h),
+    "WebP": webp_canvas,
+    "TIFF tile": tiff_tile,
+}
+
+
+@pytest.mark.parametrize("size", [(10_000, 10_000), (20_000, 20_000), (60_000, 60_000)])
+@pytest.mark.parametrize("kind", HUGE)
+def test_huge_sizes_are_refused(kind: str, size: tuple[int, int]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # Pillow's DecompressionBombWarning among them
+        with pytest.raises(ImageError, match=f"{size[0]} x {size[1]} pixels, at most 89,478,485"):
+            load_image(HUGE[kind](*size))
+
+
+@pytest.mark.parametrize("size", [(2**31 - 1, 1), (1, 70_000), (2**24, 5)])
+def test_lines_too_long_are_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(ImageError, match="pixels, a"):
+        load_image(png_header(*size))
+
+
+def test_huge_sizes_are_refused_with_little_memory(tmp_path: Path) -> None:
+    """At most 50 MB more than before, however large the claim."""
+    for kind, make in HUGE.items():
+        (tmp_path / kind).write_bytes(make(60_000, 60_000))
+    real = encode(Image.new("1", (20_000, 20_000)), "PNG")  # 400 megapixels that do exist
+    (tmp_path / "real").write_bytes(real)
+    code = (
+        "import json, resource, sys\n"
+        "from samclip.errors import ImageError\n"
+        "from samclip.runtime.image import load_image\n"
+        f"load_image({bytes(KINDS['PNG RGB'][0])!r})\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak()\n"
+        "for path in sys.argv[1:]:\n"
+        "    try:\n"
+        "        load_image(path)\n"
+        "        sys.exit(path)\n"
+        "    except ImageError:\n"
+        "        pass\n"
+        "print(json.dumps(peak() - before))\n"
+    )
+    paths = [str(path) for path in tmp_path.iterdir()]
+    answer = subprocess.run(
+        [sys.executable, "-c", code, *paths], capture_output=True, text=True, check=True
+    )
+    assert json.loads(answer.stdout) <= 50_000  # kB
+
+
+def test_text_that_unpacks_to_gigabytes() -> None:
+    """A PNG's compressed comment is no way round the limit."""
+    bomb = zlib.compress(bytes(200_000_000), 9)
+    data = b"comment\0\0" + bomb
+    chunk = struct.pack(">I", len(data)) + b"zTXt" + data
+    chunk += struct.pack(">I", zlib.crc32(b"zTXt" + data))
+    png = KINDS["PNG RGB"][0]
+    with pytest.raises(ImageError):
+        load_image(png[:33] + chunk + png[33:])
