@@ -70,6 +70,10 @@ def export_bundle(options: ExportOptions, progress: Progress = silent) -> Export
             options.head_pool,
             options.quick_gelu,
         )
+    if options.labels and assembly.model.text is None:
+        raise ExportError(
+            "--labels needs a text tower to embed them; give --text-checkpoint or --clip-checkpoint"
+        )
     pixels = Preprocessing(
         image_size=assembly.metadata.image_size,
         mean=assembly.metadata.mean,
@@ -106,6 +110,8 @@ def _check_early(options: ExportOptions) -> None:
     if options.output.exists() and not options.overwrite:
         raise ExportError(f"{options.output} exists; give another --output, or --overwrite")
     resolve_templates(options.templates)
+    if options.verify and not photo_paths(options.photos):
+        raise ExportError(f"no images in {options.photos} to verify on; give a folder of photos")
 
 
 def _graphs(model: MergedModel, options: ExportOptions, progress: Progress) -> list[GraphFiles]:
@@ -149,11 +155,8 @@ def _verify(
 ) -> list[ParityRow]:
     """Check and run every exported graph on real photos; raises ParityError beyond tolerance."""
     model = assembly.model
-    photos = photo_paths(options.photos)[:MAX_PHOTOS]
-    if not photos:
-        raise ExportError(f"no images in {options.photos} to verify on; give a folder of photos")
     samples: list[Sample] = []
-    for photo in photos:
+    for photo in photo_paths(options.photos)[:MAX_PHOTOS]:
         with progress(f"running the torch model on {photo.name}"):
             samples += photo_samples(model, pixels, photo)
     if model.text is not None:
@@ -186,10 +189,6 @@ def _text(
 ) -> tuple[Text | None, dict[str, bytes]]:
     """Describe the text space, and make its files: tokenizer, ready-made label embeddings."""
     described, tower = assembly.metadata.text, assembly.model.text
-    if options.labels and tower is None:
-        raise ExportError(
-            "--labels needs a text tower to embed them; give --text-checkpoint or --clip-checkpoint"
-        )
     if described is None:
         return None, {}
     files: dict[str, bytes] = {}

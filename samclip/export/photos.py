@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from samclip.errors import ExportError
+
 PHOTOS = Path(__file__).parent / "assets" / "photos"
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
 
 def photo_paths(folder: Path | None = None) -> list[Path]:
-    """List the images of `folder` in name order; None means the photos that ship with samclip."""
-    return sorted(p for p in (folder or PHOTOS).iterdir() if p.suffix.lower() in SUFFIXES)
+    """List the images of `folder` in name order; None means the photos that ship with samclip.
+
+    Raises ExportError when there is no such folder.
+    """
+    folder = folder or PHOTOS
+    if not folder.is_dir():
+        raise ExportError(f"there is no folder {folder} of photos; give an existing one")
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)

@@ -116,6 +116,9 @@ class EnginePool:
                 self._state.notify_all()
 
     def _engine(self, graph: str) -> Engine:
+        ready = self._engines.get(graph)  # without the lock: another graph may be loading
+        if ready is not None:
+            return ready
         with self._loading:
             if graph not in self._engines:
                 self._engines[graph] = self._load(graph)

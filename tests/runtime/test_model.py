@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import FakeBackend, fake_model, flag
+from fakes import FakeBackend, FakeBundle, fake_manifest, fake_model, flag
 from PIL import Image
 
 from samclip.errors import (
@@ -230,3 +230,36 @@ def test_closing_during_tasks_answers_or_raises() -> None:
         for thread in threads:
             thread.join()
         assert len(outcomes) == 4
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (2, 5)])
+def test_images_of_any_shape(size: tuple[int, int]) -> None:
+    image = np.full((*size, 3), (200, 10, 10), np.uint8)
+    scene = fake_model().encode(image)
+    height, width = size
+    answers: list[Any] = [
+        scene.classify(ALL),
+        scene.segment(points=[(width / 2, height / 2)], names=ALL),
+        scene.segment(boxes=(0, 0, width, height)),
+        scene.semantic(ALL, refine=True),
+        scene.everything(names=ALL, points_per_side=2, crop_n_layers=1),
+    ]
+    for answer in answers:
+        assert answer.draw().shape == image.shape
+        answer.to_dict()
+    assert answers[0].best == "red"
+    assert answers[1].masks.shape == (1, *size)
+    assert answers[3].present == ("red",)
+
+
+def test_auto_takes_the_fastest_backend_that_the_bundle_was_made_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from samclip.runtime import model as module
+
+    bundle: Any = FakeBundle(fake_manifest())
+    other, ours = FakeBackend(name="other"), FakeBackend(name="fake")
+    monkeypatch.setattr(module, "backends", lambda: (other, ours))
+    assert module._choose_backend(bundle, "auto") is ours
+    monkeypatch.setattr(module, "backends", lambda: (other,))
+    assert module._choose_backend(bundle, "onnxruntime").name == "onnxruntime"

@@ -60,21 +60,18 @@ def compare(ours: Any, theirs: Any) -> None:
     (masks, scores, low_res), (masks_0, scores_0, low_res_0) = ours, theirs
     assert masks.shape == masks_0.shape
     assert masks.dtype == masks_0.dtype
-    print("scores", np.abs(scores - scores_0).max(), "logits", np.abs(low_res - low_res_0).max())
     np.testing.assert_allclose(scores, scores_0, atol=1e-3)
     np.testing.assert_allclose(low_res, low_res_0, atol=0.02)  # of logits in about [-40, 20]
     for one, other in zip(masks, masks_0, strict=True):
         if masks.dtype == np.float32:
             np.testing.assert_allclose(one, other, atol=0.02)
         else:
-            print("iou", iou(one, other), (one != other).sum())
             assert iou(one, other) > 0.999
 
 
 def test_the_embedding(ours: samclip.SamPredictor, original: Any) -> None:
     theirs = original.get_image_embedding().numpy()
     found = ours.get_image_embedding()
-    print("embedding", np.abs(found - theirs).max())
     assert found.shape == (1, 256, 64, 64)
     np.testing.assert_allclose(found, theirs, atol=1e-3)
 
