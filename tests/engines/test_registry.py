@@ -1,0 +1,166 @@
+"""The choice of a backend, and what is said of those that do not work."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import types
+from importlib.metadata import PackageNotFoundError
+
+import onnxruntime
+import pytest
+
+from samclip.engines import ort_library, registry
+from samclip.engines.base import Backend, EngineOptions, GraphSource, Probe
+from samclip.engines.onnxruntime import CPU, CUDA
+from samclip.errors import BackendUnavailableError
+
+
+class Broken:
+    """A backend that never works."""
+
+    name = "broken"
+
+    def probe(self) -> Probe:
+        return Probe(False, "no luck here", "try another machine")
+
+    def load(self, source: GraphSource, options: EngineOptions) -> None:
+        raise AssertionError("must not be loaded")
+
+
+@pytest.fixture
+def with_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build with CUDA and a driver."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(ort_library, "find_driver", lambda: "/dev/nvidiactl")
+
+
+def test_names() -> None:
+    assert [backend.name for backend in registry.backends()] == ["cuda", "onnxruntime"]
+    assert all(isinstance(backend.probe(), Probe) for backend in registry.backends())
+    assert registry.get_backend("onnxruntime") is CPU
+    assert registry.get_backend("cuda") is CUDA
+
+
+def test_auto_is_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort_library, "find_driver", lambda: None)
+    assert registry.choose() is registry.choose("auto") is registry.choose("onnxruntime") is CPU
+    assert registry.available_backends() == ("onnxruntime",)
+
+
+@pytest.mark.usefixtures("with_cuda")
+def test_auto_is_cuda_where_it_works() -> None:
+    assert registry.choose() is registry.choose("cuda") is CUDA
+    assert registry.available_backends() == ("cuda", "onnxruntime")
+
+
+def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(ort_library, "find_driver", lambda: None)
+    assert registry.choose() is CPU
+    with pytest.raises(BackendUnavailableError, match=r"no NVIDIA driver here\. To do: install"):
+        registry.choose("cuda")
+
+
+def test_build_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(BackendUnavailableError, match=r"build without CUDA.*onnxruntime-gpu.*Jets"):
+        registry.choose("cuda")
+
+
+def test_probing_loads_no_cuda_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("a probe must not load anything")
+
+    monkeypatch.setattr(onnxruntime, "preload_dlls", fail, raising=False)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
+    monkeypatch.setattr(ort_library, "find_driver", lambda: "/dev/nvidiactl")
+    registry.probes()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cudo", "Did you mean 'cuda'"),
+        ("onnxruntme", "Did you mean 'onnxruntime'"),
+        ("zzz", r"'zzz'\. Choose among auto, cuda, onnxruntime"),
+        ("", "Choose among"),
+        ("tensorrt", "no engine for it. Use cuda, onnxruntime"),
+        ("openvino", "no engine for it"),
+    ],
+)
+def test_unknown_names(name: str, message: str) -> None:
+    for use in (registry.get_backend, registry.choose):
+        with pytest.raises(BackendUnavailableError, match=message):
+            use(name)
+
+
+def test_nothing_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    backends: tuple[Backend, ...] = (Broken(),)  # type: ignore[assignment]
+    monkeypatch.setattr(registry, "BACKENDS", backends)
+    assert registry.available_backends() == ()
+    with pytest.raises(BackendUnavailableError, match=r"broken: no luck here\. To do: try another"):
+        registry.choose()
+
+
+@pytest.mark.parametrize("state", ["absent", "broken", "emptied"])
+def test_onnxruntime_that_does_not_import(state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Absent; a shared library is missing; only the folder is left by `pip uninstall`."""
+    if state == "emptied":
+        monkeypatch.setitem(sys.modules, "onnxruntime", types.ModuleType("onnxruntime"))
+    else:
+        error = ImportError("libfoo.so" if state == "broken" else "No module named 'onnxruntime'")
+
+        def fail(_: str) -> None:
+            raise error
+
+        monkeypatch.setattr(ort_library.importlib, "import_module", fail)
+    probe = CPU.probe()
+    assert not probe.available
+    assert probe.remedy.startswith("pip uninstall -y onnxruntime onnxruntime-gpu, then pip install")
+    with pytest.raises(BackendUnavailableError, match="no backend works"):
+        registry.choose()
+
+
+@pytest.fixture
+def packages(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What is installed, as far as the metadata says."""
+    installed: dict[str, str] = {}
+
+    def version(name: str) -> str:
+        if name not in installed:
+            raise PackageNotFoundError(name)
+        return installed[name]
+
+    monkeypatch.setattr(ort_library, "version", version)
+    monkeypatch.setattr(registry, "version", version)
+    return installed
+
+
+def test_two_installations_are_reported(packages: dict[str, str]) -> None:
+    packages["onnxruntime"] = "1.31.1"
+    assert CPU.probe().remedy == ""
+    packages["onnxruntime-gpu"] = "1.30.0"
+    probe = CPU.probe()
+    assert probe.available
+    assert "onnxruntime 1.31.1 and onnxruntime-gpu 1.30.0 are both installed" in probe.detail
+    assert probe.remedy.endswith("then pip install onnxruntime-gpu")
+
+
+def test_probes_tell_of_runtimes_without_an_engine(packages: dict[str, str]) -> None:
+    packages["tensorrt-cu13"] = "11.4"
+    probes = registry.probes()
+    assert list(probes) == ["cuda", "onnxruntime", "openvino", "tensorrt"]
+    assert probes["openvino"].detail.startswith("openvino is not installed")
+    assert probes["tensorrt"].detail.startswith("tensorrt-cu13 11.4 is installed")
+    assert not probes["openvino"].available
+    assert not probes["tensorrt"].available
+    assert not {"openvino", "tensorrt"}.intersection(b.name for b in registry.backends())
+
+
+def test_other_runtimes_are_never_imported() -> None:
+    code = (
+        "import sys\nfrom samclip.engines.registry import probes\nprobes()\n"
+        "sys.exit(bool({'tensorrt', 'openvino', 'torch', 'onnx'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
