@@ -56,11 +56,11 @@ def _read_labels(bundle: Bundle, text: Text) -> dict[str, NDArray[np.float32]]:
         names = msgspec.json.decode(bundle.read(text.labels), type=list[str])
     except msgspec.MsgspecError as error:
         raise BundleError(f"{text.labels} is no JSON list of names: export again.") from error
-    flat = np.frombuffer(bundle.read(text.label_embeddings), "<f4")
-    if flat.size != len(names) * text.embed_dim:
+    data = bundle.read(text.label_embeddings)
+    if len(data) != len(names) * text.embed_dim * np.dtype("<f4").itemsize:
         raise BundleError(
-            f"{text.label_embeddings} has {flat.size} numbers for {len(names)} names of "
-            f"{text.embed_dim}: export again."
+            f"{text.label_embeddings} has {len(data)} bytes, which is not {text.embed_dim} float32 "
+            f"for each of {len(names)} names: export again."
         )
-    rows = flat.reshape(len(names), text.embed_dim)  # K*D -> KxD
+    rows = np.frombuffer(data, "<f4").reshape(len(names), text.embed_dim)  # K*D -> KxD
     return dict(zip(names, rows, strict=True))

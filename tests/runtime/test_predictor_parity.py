@@ -95,13 +95,13 @@ def test_a_mask_alone(ours: samclip.SamPredictor, original: Any) -> None:
 def test_everything_equals_the_original(
     model: samclip.Model, original: Any, mobile_sam_reference: Path, photo: NDArray[np.uint8]
 ) -> None:
-    options = {"points_per_side": 4, "min_mask_region_area": 50}
+    options = {"points_per_side": 3, "min_mask_region_area": 50}
     generator = load_generator(mobile_sam_reference).SamAutomaticMaskGenerator(
         original.model, **options
     )
     expected = generator.generate(photo)
     found = model.encode(photo).everything(**options).records()
-    assert len(found) == len(expected) > 3
+    assert len(found) == len(expected) > 2
     for record, other in zip(found, expected, strict=True):
         assert record["point_coords"] == other["point_coords"]
         assert iou(record["segmentation"], other["segmentation"]) > 0.999
