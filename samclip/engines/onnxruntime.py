@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from samclip.engines.base import EngineOptions, GraphSource, Probe, Tensor
 from samclip.engines.cores import usable_cores
+from samclip.engines.memory import release_free_memory
 from samclip.engines.ort_library import (
     CUDA_PROVIDER,
     REMEDY,
@@ -101,8 +102,10 @@ class OrtEngine:
 
     def close(self) -> None:
         """Free the session once runs under way have ended; again: do nothing."""
-        self._session = None
-        self._held = None
+        if self._session is not None:
+            self._session = None
+            self._held = None
+            release_free_memory()
 
     def _open_session(self) -> Any:
         session = self._session
@@ -177,6 +180,7 @@ class OnnxRuntimeBackend:
             ) from error
         if self.provider not in session.get_providers():  # it falls back without an error
             raise self._fallen_back(library, options.device)
+        release_free_memory()
         return OrtEngine(library, session, source.name, self.device, options.device, held)
 
     def _fallen_back(self, library: Any, index: int) -> BackendUnavailableError:

@@ -353,6 +353,31 @@ def test_many_shapes_keep_memory_bounded() -> None:
     assert resident() - before <= 20e6  # bytes
 
 
+def test_close_gives_memory_back() -> None:
+    rng = np.random.default_rng(0)  # ONNX Runtime keeps equal weights once
+    weights = {f"w{i}": rng.random((512, 2048), np.float32) for i in range(16)}  # 4 MiB each
+    data = serialise_weights(weights)
+    places = weight_offsets(data)
+    tensors = [external_tensor(name, w, "w", places[name]) for name, w in weights.items()]
+    nodes = [
+        node
+        for i in range(16)
+        for node in (
+            helper.make_node("MatMul", ["x", f"w{i}"], [f"h{i}"]),
+            helper.make_node("Add", [f"s{i - 1}" if i else "h0", f"h{i}"], [f"s{i}"]),
+        )
+    ]
+    onnx = make_model(nodes, {"x": ["n", 512]}, {"s15": ["n", 2048]}, tensors)
+    source = GraphSource("g", onnx, parse_weights(data), {"w": data})
+    before = resident()
+    engine = CPU.load(source, ONE_THREAD)
+    engine.run({"x": np.ones((1, 512), np.float32)})
+    assert resident() - before >= 60e6  # bytes: the weights as ONNX Runtime packs them
+    engine.close()
+    gc.collect()
+    assert resident() - before <= 20e6
+
+
 def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
