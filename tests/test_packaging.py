@@ -16,8 +16,6 @@ import pytest
 
 import samclip
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(samclip.__file__).parent
 

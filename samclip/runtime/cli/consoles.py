@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -16,6 +18,16 @@ err = Console(stderr=True, highlight=False)
 def say(console: Console, text: str, style: str | None = None) -> None:
     """Print `text` as it is: no markup, and no line breaks that it does not have itself."""
     console.print(text, style=style, markup=False, soft_wrap=True)
+
+
+def accept_any_text() -> None:
+    """Write what stdout or stderr cannot encode as escapes, instead of failing on it.
+
+    Such are names in a terminal without UTF-8, and files whose names are no UTF-8.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def write_line(line: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from samclip.runtime.cli import classify, doctor, everything, info, segment, semantic
-from samclip.runtime.cli.consoles import out, say
+from samclip.runtime.cli.consoles import accept_any_text, out, say
 from samclip.version import __version__
 
 EXAMPLES = """
@@ -39,7 +39,7 @@ def print_version(wanted: bool) -> None:
 
 @app.callback()
 def samclip(
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001 - its callback has done the work
         bool,
         typer.Option("--version", callback=print_version, is_eager=True, help="Show the version."),
     ] = False,
@@ -49,6 +49,7 @@ def samclip(
     Answers go to stdout, everything else to stderr. Exit code 0: all went well; 1: something
     failed; 2: the input or the command line is wrong.
     """
+    accept_any_text()
 
 
 app.command(epilog=classify.EXAMPLES)(classify.classify)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from samclip.errors import BackendUnavailableError, InputError
+from samclip.runtime.cli.main import app
 
 TASKS: dict[str, list[str]] = {
     "classify": ["--names", "car,bus"],
@@ -141,6 +143,16 @@ def test_table_for_people_shows_the_best_names(model: FakeModel, run: Run, image
     assert result.stdout.index("bus") < result.stdout.index("[bold]dog")
     assert "cat" not in result.stdout
     assert "66.5%" in result.stdout  # softmax of 0, 1, 2
+
+
+def test_names_that_stdout_cannot_encode_are_escaped(
+    model: FakeModel, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, "ascii", write_through=True))
+    app(["classify", str(image), "--names", "caf\xe9,\udcff"], standalone_mode=False)
+    assert b"caf\\xe9" in written.getvalue()
+    assert b"\\udcff" in written.getvalue()
 
 
 def test_long_lists_are_cut_and_say_so(model: FakeModel, run: Run, image: Path) -> None:
