@@ -27,6 +27,8 @@ from samclip.runtime.manifest import MANIFEST_NAME, Graph, Graphs, Manifest, Var
 from samclip.runtime.suggest import did_you_mean
 from samclip.runtime.weights import parse_weights
 
+MAX_NAMES_SHOWN = 20  # files that an error message lists
+
 __all__ = ["Bundle", "bundle_home", "find_bundle", "write_bundle"]
 
 
@@ -60,9 +62,11 @@ class Bundle:
         """
         entry = self.manifest.files.get(name)
         if entry is None:
+            present = sorted(self.manifest.files)[:MAX_NAMES_SHOWN]
             raise CapabilityError(
-                f"the bundle {self.manifest.name!r} has no file {name!r}, only "
-                f"{', '.join(sorted(self.manifest.files))}. Export it with what is missing."
+                f"the bundle {self.manifest.name!r} has no file {name!r}"
+                f"{did_you_mean(name, self.manifest.files)}, only {', '.join(present)}. "
+                "Export it with what is missing."
             )
         return read_verified(self.path, name, entry)
 
