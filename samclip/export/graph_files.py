@@ -36,16 +36,14 @@ class GraphFiles:
     def sources(self) -> list[tuple[str, GraphSource]]:
         """Every variant with its label, ready for a backend."""
         return [
-            (
-                variant.attention or variant.precision,
-                GraphSource(
-                    self.name,
-                    self.files[variant.file],
-                    parse_weights(self.files[variant.weights]) if variant.weights else {},
-                ),
-            )
+            (variant.attention or variant.precision, self._source(variant))
             for variant in self.graph.variants
         ]
+
+    def _source(self, variant: Variant) -> GraphSource:
+        shared = {variant.weights: self.files[variant.weights]} if variant.weights else {}
+        weights = {n: w for data in shared.values() for n, w in parse_weights(data).items()}
+        return GraphSource(self.name, self.files[variant.file], weights, shared)
 
 
 def write_graph(
