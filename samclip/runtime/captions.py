@@ -22,12 +22,14 @@ MAX_LETTERS = 40
 
 @dataclass(frozen=True)
 class Label:
-    """A text on a chip of `colour`; `spot`, (x, y) in pixels, is its middle, or its left end."""
+    """A text around `spot`, (x, y) in pixels, on a chip of `colour`.
+
+    Without a colour there is no chip: white letters that start at `spot`.
+    """
 
     text: str
     spot: tuple[float, float]
-    colour: Colour
-    from_left: bool = False
+    colour: Colour | None
 
 
 def font_size(height: int, width: int) -> int:
@@ -54,10 +56,10 @@ def write_labels(
     return np.array(picture, np.uint8)
 
 
-def shorten(text: str) -> str:
-    """Bring `text` to one line of at most 40 letters."""
+def shorten(text: str, most: int = MAX_LETTERS) -> str:
+    """Bring `text` to one line of at most `most` letters."""
     line = " ".join(text.split())
-    return line if len(line) <= MAX_LETTERS else line[: MAX_LETTERS - 1] + "…"
+    return line if len(line) <= most else line[: most - 1] + "…"
 
 
 def ink_on(colour: Colour) -> Colour:
@@ -74,11 +76,14 @@ def _write_chip(
     pad = max(2, (bottom - top) // 4)
     width, height = right - left + 2 * pad, bottom - top + 2 * pad
     canvas_width, canvas_height = draw.im.size
-    start = label.spot[0] - (0 if label.from_left else width / 2)
+    start = label.spot[0] - (width / 2 if label.colour else 0)
     x = max(0, min(start, canvas_width - width))
     y = max(0, min(label.spot[1] - height / 2, canvas_height - height))
-    draw.rounded_rectangle((x, y, x + width, y + height), radius=pad, fill=label.colour)
-    draw.text((x + pad - left, y + pad - top), text, font=font, fill=ink_on(label.colour))
+    ink = WHITE
+    if label.colour:
+        ink = ink_on(label.colour)
+        draw.rounded_rectangle((x, y, x + width, y + height), radius=pad, fill=label.colour)
+    draw.text((x + pad - left, y + pad - top), text, font=font, fill=ink)
 
 
 def _write_band(

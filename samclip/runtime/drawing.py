@@ -16,7 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from samclip.errors import ImageError
-from samclip.runtime.captions import DARK, WHITE, Colour, Label, font_size, write_labels
+from samclip.runtime.captions import DARK, WHITE, Colour, Label, font_size, shorten, write_labels
+from samclip.runtime.directory_swap import sync_directory
 from samclip.runtime.mask_ops import mask_extent
 from samclip.runtime.packed_masks import PackedMasks
 from samclip.runtime.prompts import Prompt
@@ -24,6 +25,7 @@ from samclip.runtime.prompts import Prompt
 Picture = NDArray[np.uint8]
 
 UNTRAINED_NOTE = "CLIP head untrained: names mean nothing"
+NAME_LETTERS = 30  # of a name that is followed by a number
 FILL = 0.45  # share of the mask's colour in a filled pixel
 FOREGROUND: Colour = (34, 197, 94)
 BACKGROUND: Colour = (239, 68, 68)
@@ -105,9 +107,9 @@ def draw_bars(
         band = canvas[y0:y1, size // 2 : size // 2 + round(full)]
         band[:] = _blend(band, DARK, 0.6)
         bar = canvas[y0:y1, size // 2 : size // 2 + round(full * probability)]
-        bar[:] = _blend(bar, colour(row), 0.8)
+        bar[:] = _blend(bar, colour(row), 0.65)
         start = (size, (y0 + y1) / 2)
-        labels.append(Label(f"{name} {probability:.1%}", start, DARK, from_left=True))
+        labels.append(Label(f"{shorten(name, NAME_LETTERS)} {probability:.1%}", start, None))
     return write_labels(canvas, labels, note)
 
 
@@ -129,6 +131,7 @@ def save_picture(picture: Picture, path: str | os.PathLike[str]) -> Path:
             os.fsync(file.fileno())
         Path(name).chmod(0o644)
         Path(name).replace(target)
+        sync_directory(target.parent)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise

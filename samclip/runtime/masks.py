@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from samclip.runtime.drawing import UNTRAINED_NOTE, draw_masks, pick_image
+from samclip.runtime.captions import shorten
+from samclip.runtime.drawing import NAME_LETTERS, UNTRAINED_NOTE, draw_masks, pick_image
 from samclip.runtime.interchange import coco_annotations, supervision_detections
 from samclip.runtime.mask_ops import encode_rle, mask_extent
 from samclip.runtime.packed_masks import PackedMasks
@@ -101,11 +102,11 @@ class Masks:
         return draw_masks(picture, self.packed, self.captions(), prompts, note)
 
     def captions(self) -> tuple[str, ...]:
-        """Say of each mask its name and probability, or its score."""
+        """Say of each mask its name, shortened, and probability; or else its score."""
         if self.names is None or self.name_probabilities is None:
             return tuple(f"{score:.2f}" for score in self.scores)
         pairs = zip(self.names, self.name_probabilities, strict=True)
-        return tuple(f"{name} {probability:.0%}" for name, probability in pairs)
+        return tuple(f"{shorten(name, NAME_LETTERS)} {share:.0%}" for name, share in pairs)
 
     def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
         """List the masks as COCO annotations with compressed RLE; see `coco_annotations`."""
