@@ -43,12 +43,12 @@ from samclip.errors import (
 from samclip.version import __version__
 
 if TYPE_CHECKING:
-    from samclip.runtime.masks import AutoMasks, Masks
     from samclip.runtime.model import Model, load
     from samclip.runtime.predictor import SamPredictor
-    from samclip.runtime.results import Classification, SemanticMap
+    from samclip.runtime.results.answers import Classification, SemanticMap
+    from samclip.runtime.results.masks import AutoMasks, Masks
     from samclip.runtime.scene import Scene
-    from samclip.runtime.templates import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
+    from samclip.runtime.texts.templates import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
 
 __all__ = [
     "OPENAI_IMAGENET_TEMPLATES",
@@ -84,15 +84,15 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AutoMasks": "masks",
-    "Classification": "results",
-    "Masks": "masks",
+    "AutoMasks": "results.masks",
+    "Classification": "results.answers",
+    "Masks": "results.masks",
     "Model": "model",
-    "OPENAI_IMAGENET_TEMPLATES": "templates",
-    "SIMPLE_IMAGENET_TEMPLATES": "templates",
+    "OPENAI_IMAGENET_TEMPLATES": "texts.templates",
+    "SIMPLE_IMAGENET_TEMPLATES": "texts.templates",
     "SamPredictor": "predictor",
     "Scene": "scene",
-    "SemanticMap": "results",
+    "SemanticMap": "results.answers",
     "load": "model",
 }
 

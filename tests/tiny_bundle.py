@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from samclip.runtime.bundle import write_bundle
-from samclip.runtime.manifest import (
+from samclip.runtime.bundles.bundle import write_bundle
+from samclip.runtime.bundles.manifest import (
     Graph,
     Graphs,
     Manifest,
@@ -21,7 +21,7 @@ from samclip.runtime.manifest import (
     TensorSpec,
     Variant,
 )
-from samclip.runtime.weights import serialise_weights, weight_offsets
+from samclip.runtime.bundles.weights import serialise_weights, weight_offsets
 
 WEIGHT = np.arange(12, dtype=np.float32).reshape(4, 3) - 5
 WEIGHTS_FILE = "weights.safetensors"

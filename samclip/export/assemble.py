@@ -24,7 +24,7 @@ from samclip.export.models.merged import MODEL_TYPES, MergedConfig, MergedModel
 from samclip.export.models.pos_embed import fit_positions
 from samclip.export.models.tiny_vit import IGNORED_CHECKPOINT_KEYS
 from samclip.export.text_source import TextSource, has_text, read_text
-from samclip.runtime.manifest import Source
+from samclip.runtime.bundles.manifest import Source
 
 SAM_IMAGE_SIZE = 1024
 DEFAULT_EMBED_DIM = 512  # OpenCLIP ViT-B/16's, for an untrained head with no text tower

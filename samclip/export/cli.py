@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from samclip.errors import ExportError
-from samclip.runtime.bundle import bundle_home
+from samclip.runtime.bundles.bundle import bundle_home
 from samclip.runtime.cli.consoles import err, say, write_line
 from samclip.runtime.cli.failures import reported
 from samclip.runtime.cli.options import AsJson, Debug

@@ -22,8 +22,8 @@ from samclip.export.parity import Sample, enforce, measure, photo_samples, text_
 from samclip.export.photos import photo_paths
 from samclip.export.progress import Progress, silent
 from samclip.export.specs import clip_head_spec, encoder_spec, mask_decoder_spec, text_encoder_spec
-from samclip.runtime.bundle import Bundle, write_bundle
-from samclip.runtime.manifest import (
+from samclip.runtime.bundles.bundle import Bundle, write_bundle
+from samclip.runtime.bundles.manifest import (
     ClipHead,
     Graphs,
     Manifest,
@@ -32,9 +32,9 @@ from samclip.runtime.manifest import (
     Provenance,
     Text,
 )
-from samclip.runtime.templates import resolve_templates
-from samclip.runtime.text import TextSpace
-from samclip.runtime.tokenizer import Tokenizer
+from samclip.runtime.texts.templates import resolve_templates
+from samclip.runtime.texts.text_space import TextSpace
+from samclip.runtime.texts.tokenizer import Tokenizer
 from samclip.version import __version__
 
 TOKENIZER_FILE = "tokenizer.json"

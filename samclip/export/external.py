@@ -14,7 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from samclip.errors import ExportError
-from samclip.runtime.weights import serialise_weights, weight_offsets
+from samclip.runtime.bundles.weights import serialise_weights, weight_offsets
 
 MIN_EXTERNAL_BYTES = 1024  # smaller tensors (shapes, scalars, biases of norms) stay in the graph
 

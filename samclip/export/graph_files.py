@@ -13,8 +13,8 @@ from samclip.export.external import externalise
 from samclip.export.graphs import GraphSpec, export_graph
 from samclip.export.models.attention import Lowering
 from samclip.export.options import LOWERINGS_BY_BACKEND, Precision, backends_for
-from samclip.runtime.manifest import Graph, TensorSpec, Variant
-from samclip.runtime.weights import parse_weights
+from samclip.runtime.bundles.manifest import Graph, TensorSpec, Variant
+from samclip.runtime.bundles.weights import parse_weights
 
 DTYPES = {
     ir.DataType.FLOAT: "float32",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from samclip.errors import CheckpointError
-from samclip.runtime.manifest import Positive, Record, Source, Triple
+from samclip.runtime.bundles.manifest import Positive, Record, Source, Triple
 
 METADATA_KEY = "samclip"
 

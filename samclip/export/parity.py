@@ -22,9 +22,9 @@ from samclip.export.specs import (
     HEAD_OUTPUTS,
     TEXT_OUTPUTS,
 )
-from samclip.runtime.image import load_image, preprocess
-from samclip.runtime.letterbox import Letterbox
-from samclip.runtime.manifest import ParityRow, Preprocessing
+from samclip.runtime.bundles.manifest import ParityRow, Preprocessing
+from samclip.runtime.images.image import load_image, preprocess
+from samclip.runtime.images.letterbox import Letterbox
 
 TOLERANCE = 1e-4  # largest absolute error over the largest magnitude, FP32
 

@@ -8,7 +8,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from samclip.export.exporter import UNTRAINED_NOTE, Export
-from samclip.runtime.manifest import ParityRow
+from samclip.runtime.bundles.manifest import ParityRow
 
 
 def to_json(export: Export) -> str:

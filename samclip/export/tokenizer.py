@@ -12,7 +12,7 @@ from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
-from samclip.runtime.tokenizer import END, SPECIAL, START
+from samclip.runtime.texts.tokenizer import END, SPECIAL, START
 
 MERGES_FILE = Path(__file__).parent / "assets" / "clip_bpe_merges.txt.gz"
 MERGE_COUNT = 49152 - 256 - 2
@@ -48,7 +48,7 @@ def clip_vocabulary(merges: list[tuple[str, str]]) -> dict[str, int]:
 
 
 def clip_tokenizer_json() -> bytes:
-    """Build `tokenizer.json` for texts that were cleaned by `samclip.runtime.tokenizer.clean_text`.
+    """Build `tokenizer.json` for texts that the runtime has cleaned (its tokenizer's `clean_text`).
 
     The file is in the format of the `tokenizers` library, which adds the start and end tokens when
     asked for special tokens.

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from samclip.engines.base import Backend, Engine, EngineOptions, Tensor
 from samclip.errors import CapabilityError, ClosedError, EngineRunError
-from samclip.runtime.bundle import Bundle
-from samclip.runtime.manifest import Graph
+from samclip.runtime.bundles.bundle import Bundle
+from samclip.runtime.bundles.manifest import Graph
 
 Feeds = Mapping[str, "NDArray[np.generic] | Tensor"]
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from samclip.engines.base import Tensor
 from samclip.errors import CapabilityError, ClosedError
 from samclip.runtime.engine_pool import EnginePool, Feeds
-from samclip.runtime.letterbox import Letterbox
-from samclip.runtime.prompt_batches import PromptBatch
+from samclip.runtime.images.letterbox import Letterbox
+from samclip.runtime.tasks.prompt_batches import PromptBatch
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from samclip.engines.base import Backend, EngineOptions
 from samclip.engines.registry import AUTO, backends, choose
 from samclip.errors import CapabilityError
-from samclip.runtime.bundle import Bundle, find_bundle
-from samclip.runtime.bundle_text import open_text_space
+from samclip.runtime.bundles.bundle import Bundle, find_bundle
+from samclip.runtime.bundles.manifest import Manifest
 from samclip.runtime.engine_pool import EnginePool
 from samclip.runtime.features import Features
-from samclip.runtime.image import load_image, preprocess
-from samclip.runtime.letterbox import Letterbox
-from samclip.runtime.manifest import Manifest
+from samclip.runtime.images.image import load_image, preprocess
+from samclip.runtime.images.letterbox import Letterbox
 from samclip.runtime.scene import Scene, Templates
-from samclip.runtime.text import TextSpace
-from samclip.runtime.vocabulary import Vocabulary, as_names, warn_untrained
+from samclip.runtime.texts.bundle_text import open_text_space
+from samclip.runtime.texts.text_space import TextSpace
+from samclip.runtime.texts.vocabulary import Vocabulary, as_names, warn_untrained
 
 ENCODER_OUTPUTS = ("backbone_features", "image_embeddings")
 MASK_STRIDE = 4  # pixels of the input per low-resolution logit

@@ -7,10 +7,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from samclip.errors import ImageError, InputError, PromptError
 from samclip.runtime.model import Model
-from samclip.runtime.prompt_batches import batch_prompts
-from samclip.runtime.prompts import parse_prompts
 from samclip.runtime.scene import Scene
-from samclip.runtime.segment import MULTI, SINGLE, upscale_masks
+from samclip.runtime.tasks.prompt_batches import batch_prompts
+from samclip.runtime.tasks.prompts import parse_prompts
+from samclip.runtime.tasks.segment import MULTI, SINGLE, upscale_masks
 
 
 class SamPredictor:

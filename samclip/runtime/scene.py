@@ -8,17 +8,17 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from samclip.runtime.auto_options import AutoMaskOptions
-from samclip.runtime.classify import classify
-from samclip.runtime.everything import Encode, segment_everything
 from samclip.runtime.features import Features
-from samclip.runtime.masks import AutoMasks, Masks
-from samclip.runtime.naming import with_names
-from samclip.runtime.prompts import Arrays, parse_prompts
-from samclip.runtime.results import Classification, SemanticMap
-from samclip.runtime.segment import segment
-from samclip.runtime.semantic import semantic
-from samclip.runtime.vocabulary import Vocabulary
+from samclip.runtime.results.answers import Classification, SemanticMap
+from samclip.runtime.results.masks import AutoMasks, Masks
+from samclip.runtime.tasks.auto_options import AutoMaskOptions
+from samclip.runtime.tasks.classify import classify
+from samclip.runtime.tasks.everything import Encode, segment_everything
+from samclip.runtime.tasks.naming import with_names
+from samclip.runtime.tasks.prompts import Arrays, parse_prompts
+from samclip.runtime.tasks.segment import segment
+from samclip.runtime.tasks.semantic import semantic
+from samclip.runtime.texts.vocabulary import Vocabulary
 
 Templates = str | Sequence[str] | None
 GetVocabulary = Callable[[Sequence[str], Templates], Vocabulary]
@@ -104,7 +104,7 @@ class Scene:
         or Bx4 XYXY, paired with B prompts of points if there are any. `mask`: hxw or Bxhxw logits
         out of a former answer's `low_res_logits`. `multimask`: three masks per prompt instead of
         one. `names`: give each mask the name that fits it best. See `parse_prompts` for what is
-        refused, `samclip.runtime.segment.segment` for which mask is chosen.
+        refused, `samclip.runtime.tasks.segment.segment` for which mask is chosen.
         Raises PromptError, VocabularyError, CapabilityError, ClosedError.
         """
         self._features.check_open()

@@ -16,9 +16,9 @@ import pytest
 from tiny_bundle import write_tiny_bundle
 
 from samclip.errors import BundleError, IntegrityError, ManifestError, UnsafePathError
-from samclip.runtime.bundle import Bundle
-from samclip.runtime.bundle_paths import check_path
-from samclip.runtime.manifest import MAX_MANIFEST_BYTES
+from samclip.runtime.bundles.bundle import Bundle
+from samclip.runtime.bundles.manifest import MAX_MANIFEST_BYTES
+from samclip.runtime.bundles.paths import check_path
 
 BAD_PATHS = {
     "parent": "../encoder.onnx",
@@ -325,9 +325,9 @@ def test_truncation(tiny: Path, name: str, count: int) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_bit_flips(tiny: Path, name: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refused by SHA-256, before any parser sees a byte."""
-    monkeypatch.setattr("samclip.runtime.bundle.parse_weights", unreachable)
+    monkeypatch.setattr("samclip.runtime.bundles.bundle.parse_weights", unreachable)
     if name.startswith("manifest"):
-        monkeypatch.setattr("samclip.runtime.bundle_manifest.decode_manifest", unreachable)
+        monkeypatch.setattr("samclip.runtime.bundles.manifest_file.decode_manifest", unreachable)
     data = (tiny / name).read_bytes()
     for bit in np.random.default_rng(0).integers(0, len(data) * 8, count):
         flipped = bytearray(data)

@@ -26,10 +26,11 @@ from tiny_bundle import (
 
 from samclip.engines import ort_library
 from samclip.engines.base import Engine, EngineOptions, GraphSource, Tensor
+from samclip.engines.memory import release_free_memory
 from samclip.engines.onnxruntime import CPU, CUDA, OnnxRuntimeBackend
 from samclip.engines.ort_tensor import OrtTensor
 from samclip.errors import BackendUnavailableError, ClosedError, EngineRunError
-from samclip.runtime.weights import parse_weights, serialise_weights, weight_offsets
+from samclip.runtime.bundles.weights import parse_weights, serialise_weights, weight_offsets
 
 X = np.arange(8, dtype=np.float32).reshape(2, 4)
 ONE_THREAD = EngineOptions(threads=1)
@@ -369,6 +370,7 @@ def test_close_gives_memory_back() -> None:
     ]
     onnx = make_model(nodes, {"x": ["n", 512]}, {"s15": ["n", 2048]}, tensors)
     source = GraphSource("g", onnx, parse_weights(data), {"w": data})
+    release_free_memory()  # else the weights go where other tests' memory was
     before = resident()
     engine = CPU.load(source, ONE_THREAD)
     engine.run({"x": np.ones((1, 512), np.float32)})

@@ -14,7 +14,7 @@ from samclip.export.exporter import Export, export_bundle
 from samclip.export.graphs import GraphSpec
 from samclip.export.models.merged import MergedModel
 from samclip.export.options import ExportOptions, backends_for, parse_attention
-from samclip.runtime.bundle import Bundle
+from samclip.runtime.bundles.bundle import Bundle
 
 SIZE = 256
 

@@ -13,8 +13,8 @@ from samclip.export.exporter import Export, export_bundle
 from samclip.export.models.merged import MergedConfig, MergedModel
 from samclip.export.options import ExportOptions
 from samclip.export.photos import photo_paths
-from samclip.runtime.bundle import Bundle
-from samclip.runtime.image import load_image, preprocess
+from samclip.runtime.bundles.bundle import Bundle
+from samclip.runtime.images.image import load_image, preprocess
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ from torch import nn
 from samclip.errors import ExportError
 from samclip.export.external import externalise
 from samclip.export.graphs import DEFAULT_OPSET, MAX_OPSET, MIN_OPSET, GraphSpec, export_graph
-from samclip.runtime.weights import parse_weights
+from samclip.runtime.bundles.weights import parse_weights
 
 
 class Scaled(nn.Module):

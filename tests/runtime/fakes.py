@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from samclip.engines.base import Engine, EngineOptions, GraphSource, Probe
 from samclip.errors import CapabilityError, ClosedError
-from samclip.runtime.manifest import (
+from samclip.runtime.bundles.manifest import (
     ClipHead,
     Graph,
     Graphs,

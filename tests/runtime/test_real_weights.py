@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 import samclip
-from samclip.runtime.drawing import save_picture
+from samclip.runtime.results.drawing import save_picture
 
 NAMES = ["a cup", "a dog", "a table"]
 

@@ -115,7 +115,7 @@ class _Series(Generic[Answer]):
             answer = self._task.ask(scene)
         if self._pictures is None:
             return answer, None
-        from samclip.runtime.drawing import save_picture  # brings in OpenCV
+        from samclip.runtime.results.drawing import save_picture  # brings in OpenCV
 
         picture = self._pictures[index]
         picture.parent.mkdir(parents=True, exist_ok=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.markup import escape
 from rich.table import Table
 
+from samclip.runtime.bundles.manifest import Graph, Manifest, ParityRow, TensorSpec
 from samclip.runtime.cli.tables import format_bytes, make_table
-from samclip.runtime.manifest import Graph, Manifest, ParityRow, TensorSpec
 
 
 def summary(manifest: Manifest) -> Table:

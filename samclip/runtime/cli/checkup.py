@@ -10,10 +10,10 @@ from typing import Any
 from samclip.engines.device import describe_device
 from samclip.engines.registry import probes
 from samclip.errors import BundleError
-from samclip.runtime.bundle import Bundle
-from samclip.runtime.bundle_home import bundle_home, list_bundles
+from samclip.runtime.bundles.bundle import Bundle
+from samclip.runtime.bundles.home import bundle_home, list_bundles
 from samclip.runtime.cli.packages import list_packages, remedy
-from samclip.runtime.text_cache import CACHE_DIR_VARIABLE, cache_dir
+from samclip.runtime.texts.text_cache import CACHE_DIR_VARIABLE, cache_dir
 from samclip.version import __version__
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from samclip.errors import InputError
 from samclip.runtime.cli.images import SUFFIXES, ImageList
 
-WRITTEN = frozenset({".png", ".jpg", ".jpeg"})  # what samclip.runtime.drawing can save
+WRITTEN = frozenset({".png", ".jpg", ".jpeg"})  # what samclip.runtime.results.drawing can save
 
 
 def plan_pictures(images: ImageList, output: Path | None, task: str) -> tuple[Path, ...]:

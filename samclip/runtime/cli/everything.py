@@ -14,7 +14,7 @@ from samclip.runtime.cli.tables import show_masks
 from samclip.runtime.cli.vocabulary import read_names
 
 if TYPE_CHECKING:
-    from samclip.runtime.masks import AutoMasks
+    from samclip.runtime.results.masks import AutoMasks
 
 EXAMPLES = """
 **Examples:**

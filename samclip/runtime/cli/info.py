@@ -12,7 +12,7 @@ from samclip.runtime.cli.consoles import err, out, say, warn_untrained_head, wri
 from samclip.runtime.cli.failures import reported
 
 if TYPE_CHECKING:
-    from samclip.runtime.bundle import Bundle
+    from samclip.runtime.bundles.bundle import Bundle
 
 EXAMPLES = """
 **Examples:**
@@ -54,7 +54,7 @@ def info(
     Exit code 1 when --verify finds a file that is not as it was exported.
     """
     with reported(debug):
-        from samclip.runtime.bundle import Bundle, find_bundle
+        from samclip.runtime.bundles.bundle import Bundle, find_bundle
         from samclip.runtime.cli.selection import choose_bundle
 
         opened = Bundle.open(find_bundle(choose_bundle(bundle)))

@@ -33,7 +33,7 @@ def open_model(request: Request) -> Iterator[Model]:
     """Load the bundle that `request` asks for; the model is closed at the end of the block."""
     import samclip  # brings in numpy and the runtime
     from samclip.runtime.cli.selection import choose_bundle
-    from samclip.runtime.vocabulary import UNTRAINED_MESSAGE
+    from samclip.runtime.texts.vocabulary import UNTRAINED_MESSAGE
 
     name = choose_bundle(request.bundle)
     with err.status("loading the bundle") if err.is_terminal else nullcontext():

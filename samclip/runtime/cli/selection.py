@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from samclip.errors import BundleNotFoundError
-from samclip.runtime.bundle_home import bundle_home, list_bundles
+from samclip.runtime.bundles.home import bundle_home, list_bundles
 
 
 def choose_bundle(given: str | None) -> str:

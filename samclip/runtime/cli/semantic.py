@@ -14,7 +14,7 @@ from samclip.runtime.cli.tables import show_semantic
 from samclip.runtime.cli.vocabulary import read_names, require_names
 
 if TYPE_CHECKING:
-    from samclip.runtime.results import SemanticMap
+    from samclip.runtime.results.answers import SemanticMap
 
 EXAMPLES = """
 **Examples:**
@@ -79,7 +79,7 @@ def semantic(
 
 def record_map(answer: SemanticMap) -> dict[str, Any]:
     """Return the map as plain values: per name found, its share and its pixels as COCO RLE."""
-    from samclip.runtime.mask_ops import encode_rle  # brings in pycocotools
+    from samclip.runtime.tasks.mask_ops import encode_rle  # brings in pycocotools
 
     record = answer.to_dict()
     for found in record["classes"]:

@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from samclip.runtime.masks import Masks
-    from samclip.runtime.results import Classification, SemanticMap
+    from samclip.runtime.results.answers import Classification, SemanticMap
+    from samclip.runtime.results.masks import Masks
 
 MOST_ROWS = 20
 

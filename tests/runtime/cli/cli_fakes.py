@@ -12,11 +12,11 @@ import numpy as np
 from PIL import Image
 from typer.testing import Result
 
-from samclip.runtime.image import load_image
-from samclip.runtime.masks import AutoMasks, Masks
-from samclip.runtime.packed_masks import PackedMasks
-from samclip.runtime.prompts import parse_prompts
-from samclip.runtime.results import Classification, SemanticMap
+from samclip.runtime.images.image import load_image
+from samclip.runtime.results.answers import Classification, SemanticMap
+from samclip.runtime.results.masks import AutoMasks, Masks
+from samclip.runtime.results.packed_masks import PackedMasks
+from samclip.runtime.tasks.prompts import parse_prompts
 
 SIZE = (24, 32)  # (h, w) of every image here
 

@@ -52,7 +52,7 @@ def test_a_format_that_cannot_be_written_is_refused_early() -> None:
 
 
 def test_formats_are_those_of_the_drawing_module() -> None:
-    from samclip.runtime.drawing import FORMATS
+    from samclip.runtime.results.drawing import FORMATS
 
     assert set(FORMATS) == WRITTEN
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cli_fakes import Run
 
-from samclip.runtime.manifest import MANIFEST_NAME
+from samclip.runtime.bundles.manifest import MANIFEST_NAME
 
 
 def test_json_holds_the_manifest_and_sizes(run: Run, mobile_sam_bundle: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from samclip.errors import BundleNotFoundError
+from samclip.runtime.bundles.manifest import MANIFEST_NAME
 from samclip.runtime.cli.selection import choose_bundle
-from samclip.runtime.manifest import MANIFEST_NAME
 
 
 @pytest.fixture

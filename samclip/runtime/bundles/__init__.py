@@ -1,0 +1,1 @@
+"""Bundles: finding, checking, reading and writing them."""

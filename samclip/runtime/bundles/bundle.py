@@ -1,0 +1,131 @@
+"""A bundle: the directory of graphs, weights and texts that is all a device needs.
+
+Opening one checks its manifest and that the directory holds exactly what is listed, all of it
+plain files; the bytes of a file are checked when they are read.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+from samclip.engines.base import GraphSource
+from samclip.errors import (
+    BackendUnavailableError,
+    BundleNotFoundError,
+    CapabilityError,
+)
+from samclip.runtime.bundles.directory_swap import recover
+from samclip.runtime.bundles.files import check_tree, read_verified, verify_file
+from samclip.runtime.bundles.home import bundle_home, find_bundle
+from samclip.runtime.bundles.manifest import MANIFEST_NAME, Graph, Graphs, Manifest, Variant
+from samclip.runtime.bundles.manifest_file import check_references, read_manifest
+from samclip.runtime.bundles.paths import check_paths
+from samclip.runtime.bundles.weights import parse_weights
+from samclip.runtime.bundles.write import write_bundle
+from samclip.runtime.suggest import did_you_mean
+
+MAX_NAMES_SHOWN = 20  # files that an error message lists
+
+__all__ = ["Bundle", "bundle_home", "find_bundle", "write_bundle"]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: its directory, links resolved, and its manifest."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | PathLike[str]) -> Bundle:
+        """Open the bundle in the directory `path`, which itself may be reached through a link.
+
+        Raises BundleNotFoundError when there is no such directory; ManifestError, IntegrityError
+        or UnsafePathError when what is in it cannot be trusted. The files' contents are not read
+        yet: `read` and `verify` check them.
+        """
+        root = _resolve(path)
+        manifest = read_manifest(root)
+        check_paths(manifest.files)
+        check_references(manifest)
+        check_tree(root, manifest.files)
+        return cls(root, manifest)
+
+    def read(self, name: str) -> bytes:
+        """Read a file that the manifest lists; the bytes returned are those that were verified.
+
+        Raises CapabilityError for a name that is not listed, IntegrityError or UnsafePathError
+        when the file is not what the manifest says.
+        """
+        entry = self.manifest.files.get(name)
+        if entry is None:
+            present = sorted(self.manifest.files)[:MAX_NAMES_SHOWN]
+            raise CapabilityError(
+                f"the bundle {self.manifest.name!r} has no file {name!r}"
+                f"{did_you_mean(name, self.manifest.files)}, only {', '.join(present)}. "
+                "Export it with what is missing."
+            )
+        return read_verified(self.path, name, entry)
+
+    def verify(self) -> None:
+        """Read every file and check its SHA-256; raises as `read` does, at the first bad one."""
+        for name, entry in self.manifest.files.items():
+            verify_file(self.path, name, entry)
+
+    def source(self, graph: str, backend: str, precision: str | None = None) -> GraphSource:
+        """Read the first variant of a graph that is meant for `backend` [and has `precision`].
+
+        `graph` is a field of `Graphs`. Raises CapabilityError when the bundle has no such graph,
+        BackendUnavailableError when no variant fits, and as `read` does.
+        """
+        variant = self._variant(graph, backend, precision)
+        onnx = self.read(variant.file)
+        if variant.weights is None:
+            return GraphSource(graph, onnx)
+        data = self.read(variant.weights)
+        location = posixpath.relpath(variant.weights, posixpath.dirname(variant.file) or ".")
+        return GraphSource(graph, onnx, parse_weights(data), {location: data})
+
+    def _variant(self, name: str, backend: str, precision: str | None) -> Variant:
+        graph = self._graph(name)
+        for variant in graph.variants:
+            if backend in variant.backends and precision in {None, variant.precision}:
+                return variant
+        wanted = f"{backend} in {precision}" if precision else backend
+        present = "; ".join(f"{v.precision} for {', '.join(v.backends)}" for v in graph.variants)
+        raise BackendUnavailableError(
+            f"the graph {name!r} of the bundle {self.manifest.name!r} has no variant for {wanted}, "
+            f"only: {present}. Choose one of those, or export the bundle for it."
+        )
+
+    def _graph(self, name: str) -> Graph:
+        graph: Graph | None = getattr(self.manifest.graphs, name, None)
+        if name in Graphs.__struct_fields__ and graph is not None:
+            return graph
+        present = [g for g in Graphs.__struct_fields__ if getattr(self.manifest.graphs, g)]
+        raise CapabilityError(
+            f"the bundle {self.manifest.name!r} has no graph {name!r}"
+            f"{did_you_mean(name, present)}, only {', '.join(present)}. "
+            "Export it from a checkpoint that has this part."
+        )
+
+
+def _resolve(path: str | PathLike[str]) -> Path:
+    """Give the directory `path` with links resolved, after an interrupted overwrite the old one."""
+    try:
+        given = Path(path).expanduser()
+        recover(given.absolute())
+        root = given.resolve(strict=True)
+    except (OSError, ValueError, RuntimeError) as error:  # missing, NUL, a loop, no such ~user
+        raise BundleNotFoundError(
+            f"there is no bundle at {str(path)[:200]!r}: {error}. Give the path of a directory "
+            f"with a {MANIFEST_NAME}, or export one with samclip-export."
+        ) from error
+    if not root.is_dir():
+        raise BundleNotFoundError(
+            f"{str(path)!r} is a file. A bundle is a directory with a {MANIFEST_NAME}: give that."
+        )
+    return root

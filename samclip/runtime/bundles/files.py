@@ -1,0 +1,153 @@
+"""The files of a bundle on the disk: checked as a tree, then read from the checked descriptor.
+
+What is returned is what was checked: the status is that of the open file and the SHA-256 that of
+the bytes in memory, so nothing that changes on the disk in between can bring in other bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from samclip.errors import IntegrityError, ManifestError, UnsafePathError
+from samclip.runtime.bundles.manifest import FileEntry
+from samclip.runtime.bundles.paths import RESERVED, parent_folders
+
+MAX_FILE_BYTES = 2**33  # ViT-H in FP32 has 2.5 GB
+CHUNK_BYTES = 2**20
+COPY_FILES = "A bundle holds plain files only: copy it again with the files themselves (cp -RL)."
+
+
+def check_tree(root: Path, files: Mapping[str, FileEntry]) -> None:
+    """Check that `root` holds exactly `files` and the manifest's own, all of them plain.
+
+    Raises UnsafePathError for a symbolic or hard link, FIFO, socket or device; IntegrityError
+    for a file that is missing, has another size, or is not listed; ManifestError for a listed
+    size beyond all reason.
+    """
+    try:
+        found = dict(_walk(root, files.keys() | RESERVED, parent_folders(files)))
+    except OSError as error:
+        raise IntegrityError(
+            f"{root} cannot be listed: {error.strerror}. Correct its permissions, or copy the "
+            "bundle again."
+        ) from error
+    for path, entry in files.items():
+        if path not in found:
+            raise IntegrityError(f"{path!r} is missing from {root}. Copy the bundle again.")
+        _check_size(path, found[path], entry)
+
+
+def _walk(
+    root: Path, files: Collection[str], folders: Collection[str], prefix: str = ""
+) -> Iterator[tuple[str, int]]:
+    """Give the path and size of every file below `root`; refuse what is not listed."""
+    with os.scandir(root / prefix) as entries:
+        for entry in entries:
+            path = prefix + entry.name
+            status = entry.stat(follow_symlinks=False)
+            is_folder = stat.S_ISDIR(status.st_mode)
+            if not is_folder:
+                _check_plain(path, status)
+            if path not in (folders if is_folder else files):
+                raise IntegrityError(
+                    f"{path!r} is in {root} but not in its manifest. Delete it, or copy or "
+                    "export the bundle again."
+                )
+            if is_folder:
+                yield from _walk(root, files, folders, path + "/")
+            else:
+                yield path, status.st_size
+
+
+def _check_plain(path: str, status: os.stat_result) -> None:
+    if stat.S_ISLNK(status.st_mode):
+        raise UnsafePathError(f"{path!r} is a symbolic link. {COPY_FILES}")
+    if not stat.S_ISREG(status.st_mode):
+        raise UnsafePathError(f"{path!r} is not a plain file. {COPY_FILES}")
+    if status.st_nlink != 1:
+        raise UnsafePathError(
+            f"{path!r} has {status.st_nlink} hard links, so it may change from elsewhere. "
+            f"{COPY_FILES}"
+        )
+
+
+def _check_size(path: str, size: int, entry: FileEntry) -> None:
+    if entry.size > MAX_FILE_BYTES:
+        raise ManifestError(
+            f"the manifest gives {path!r} {entry.size:,} bytes; at most {MAX_FILE_BYTES:,} are "
+            "accepted. Export the bundle again."
+        )
+    if size != entry.size:
+        raise IntegrityError(
+            f"{path!r} has {size:,} bytes, the manifest says {entry.size:,}. Copy the bundle again."
+        )
+
+
+@contextmanager
+def open_plain_file(root: Path, path: str) -> Iterator[tuple[BinaryIO, int]]:
+    """Open a file of the bundle, and give it with its size in bytes.
+
+    Never follows a link and never blocks, on a FIFO for instance. Raises UnsafePathError when it
+    is not a plain file, IntegrityError when it is missing or the disk fails.
+    """
+    flags = os.O_RDONLY
+    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # not every system has each
+        flags |= getattr(os, name, 0)
+    try:
+        _check_plain(path, (root / path).lstat())
+        with os.fdopen(os.open(root / path, flags), "rb") as file:
+            status = os.fstat(file.fileno())
+            _check_plain(path, status)
+            yield file, status.st_size
+    except OSError as error:
+        raise IntegrityError(
+            f"{path!r} of {root} cannot be read: {error.strerror}. Copy the bundle again, or "
+            "correct its permissions."
+        ) from error
+
+
+def read_capped(root: Path, path: str, limit: int) -> bytes:
+    """Read a file of unknown size; raises as `open_plain_file`, ManifestError over `limit`."""
+    with open_plain_file(root, path) as (file, size):
+        if size > limit:
+            raise ManifestError(
+                f"{path!r} has {size:,} bytes; at most {limit:,} are accepted. "
+                "Export the bundle again."
+            )
+        return file.read(size)
+
+
+def read_verified(root: Path, path: str, entry: FileEntry) -> bytes:
+    """Read a listed file into memory: exactly the bytes whose SHA-256 the manifest has.
+
+    Raises as `open_plain_file`, and IntegrityError when size or digest differ.
+    """
+    with open_plain_file(root, path) as (file, size):
+        _check_size(path, size, entry)
+        data = file.read(size)
+    _check_digest(path, hashlib.sha256(data).hexdigest(), entry)
+    return data
+
+
+def verify_file(root: Path, path: str, entry: FileEntry) -> None:
+    """Check a listed file as `read_verified` does, a mebibyte at a time."""
+    digest = hashlib.sha256()
+    with open_plain_file(root, path) as (file, size):
+        _check_size(path, size, entry)
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    _check_digest(path, digest.hexdigest(), entry)
+
+
+def _check_digest(path: str, digest: str, entry: FileEntry) -> None:
+    if digest != entry.sha256:
+        raise IntegrityError(
+            f"{path!r} has SHA-256 {digest}, the manifest says {entry.sha256}: its bytes changed. "
+            "Copy or export the bundle again."
+        )

@@ -1,0 +1,83 @@
+"""The manifest as a file: its SHA-256 checked before parsing, its references after."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from samclip.errors import IntegrityError, ManifestError
+from samclip.runtime.bundles.files import read_capped
+from samclip.runtime.bundles.manifest import (
+    DIGEST_NAME,
+    MANIFEST_NAME,
+    MAX_MANIFEST_BYTES,
+    Graph,
+    Graphs,
+    Manifest,
+    decode_manifest,
+)
+
+MAX_DIGEST_BYTES = 1024
+
+
+def read_manifest(root: Path) -> Manifest:
+    """Read the manifest of the bundle in `root`, its SHA-256 checked before any parser sees it.
+
+    Raises ManifestError, IntegrityError or UnsafePathError.
+    """
+    for name in (MANIFEST_NAME, DIGEST_NAME):
+        if not os.path.lexists(root / name):
+            raise ManifestError(
+                f"{root} is not a complete bundle: {name} is missing. Copy or export it again."
+            )
+    data = read_capped(root, MANIFEST_NAME, MAX_MANIFEST_BYTES)
+    line = read_capped(root, DIGEST_NAME, MAX_DIGEST_BYTES)
+    if line.rstrip(b"\r\n") != digest_line(data).rstrip(b"\n"):
+        raise IntegrityError(
+            f"{MANIFEST_NAME} of {root} has SHA-256 {hashlib.sha256(data).hexdigest()}, "
+            f"{DIGEST_NAME} says {line[:64]!r}. Copy the bundle again; after an edit on purpose, "
+            f"run: sha256sum {MANIFEST_NAME} > {DIGEST_NAME}"
+        )
+    manifest = decode_manifest(data)
+    json.loads(data, object_pairs_hook=_refuse_duplicates)
+    return manifest
+
+
+def digest_line(data: bytes) -> bytes:
+    """Give the line that `sha256sum manifest.json` writes for a manifest of these bytes."""
+    return f"{hashlib.sha256(data).hexdigest()}  {MANIFEST_NAME}\n".encode()
+
+
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> None:
+    names = [name for name, _ in pairs]
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ManifestError(
+            f"{MANIFEST_NAME} gives {twice[:80]!r} twice in one object. Export the bundle again."
+        )
+
+
+def check_references(manifest: Manifest) -> None:
+    """Check that every file that the manifest refers to is listed; raises ManifestError."""
+    for name in _references(manifest):
+        if name not in manifest.files:
+            raise ManifestError(
+                f"{MANIFEST_NAME} refers to {name!r} but does not list it under files. "
+                "Export the bundle again."
+            )
+
+
+def _references(manifest: Manifest) -> Iterator[str]:
+    for name in Graphs.__struct_fields__:
+        graph: Graph | None = getattr(manifest.graphs, name)
+        for variant in graph.variants if graph else ():
+            yield variant.file
+            if variant.weights is not None:
+                yield variant.weights
+    if manifest.text is not None:
+        text = manifest.text
+        yield from filter(None, (text.tokenizer, text.labels, text.label_embeddings))

@@ -1,0 +1,97 @@
+"""Images on their way in: anything that shows a picture, to RGB pixels, to the encoder's input."""
+
+from __future__ import annotations
+
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.Image import Resampling
+
+from samclip.errors import ImageError
+from samclip.runtime.bundles.manifest import Preprocessing
+from samclip.runtime.images.decode import convert_pil, decode_bytes, decode_path
+from samclip.runtime.images.headers import MAX_SIDE
+from samclip.runtime.images.letterbox import Letterbox
+
+DEFAULT_MAX_PIXELS = 2**30 // 4 // 3  # 256 MiB of RGB: also where Pillow begins to warn
+
+ImageSource = str | PathLike[str] | bytes | bytearray | Image.Image | NDArray[np.uint8]
+
+
+def load_image(source: ImageSource, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
+    """Give any image as HWC uint8 RGB, C order.
+
+    `source`: a path, the bytes of a file, a PIL image, or an array, which must be HWC uint8 RGB
+    already and is returned itself when it is contiguous. Files may be JPEG, PNG, WebP, BMP, TIFF,
+    GIF or PPM, of which the first picture is read, turned as EXIF says. As PIL's `convert("RGB")`
+    does, alpha is dropped and grey repeated; 16-bit grey is scaled to 8 bits. Raises ImageError,
+    for more than `max_pixels` before anything is decoded.
+    """
+    if isinstance(source, np.ndarray):
+        return _check_array(source, max_pixels)
+    if isinstance(source, str | PathLike):
+        return decode_path(source, max_pixels)
+    if isinstance(source, bytes | bytearray):
+        return decode_bytes(bytes(source), max_pixels)
+    if isinstance(source, Image.Image):
+        return convert_pil(source, max_pixels)
+    raise ImageError(
+        f"an image cannot be a {type(source).__name__}. Pass a path, the bytes of an image file, a "
+        "PIL image, or a numpy array HxWx3 uint8 RGB."
+    )
+
+
+def preprocess(
+    image: NDArray[np.uint8], preprocessing: Preprocessing
+) -> tuple[NDArray[np.float32], Letterbox]:
+    """Bring an image, HWC uint8 RGB, to the encoder's input, 1x3xSxS float32.
+
+    Resized by Pillow's bilinear filter as segment-anything's `ResizeLongestSide` does, normalised,
+    then padded with zeros as its `Sam.preprocess`. Raises ImageError.
+    """
+    pixels = _check_array(image, image.size)
+    letterbox = Letterbox.fit((pixels.shape[0], pixels.shape[1]), preprocessing.image_size)
+    height, width = letterbox.input_size
+    resized = Image.fromarray(pixels).resize((width, height), Resampling.BILINEAR)
+    mean, std = (np.array(v, np.float32) for v in (preprocessing.mean, preprocessing.std))
+    normalised = (np.asarray(resized, np.float32) - mean) / std  # hxwx3
+    side = preprocessing.image_size
+    padded = np.zeros((1, 3, side, side), np.float32)
+    padded[0, :, :height, :width] = normalised.transpose(2, 0, 1)
+    return padded, letterbox
+
+
+def _check_array(array: NDArray[Any], max_pixels: int) -> NDArray[np.uint8]:
+    """Give an HxWx3 uint8 array in C order, copied if it is not; raises ImageError."""
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
+        raise ImageError(
+            f"an image array must be HxWx3 uint8 RGB, got {'x'.join(map(str, array.shape))} "
+            f"{array.dtype}. {_conversion(array)}"
+        )
+    height, width = array.shape[:2]
+    if array.size == 0:
+        raise ImageError(f"the image array is empty: {height} x {width} pixels. Check its slices.")
+    if height * width > max_pixels or max(height, width) > MAX_SIDE:
+        raise ImageError(
+            f"the image array has {width} x {height} pixels; at most {max_pixels:,}, and "
+            f"{MAX_SIDE:,} a side, are taken. Make it smaller, or raise max_pixels."
+        )
+    return np.ascontiguousarray(array)
+
+
+def _conversion(array: NDArray[Any]) -> str:
+    """Say how to make HxWx3 uint8 RGB of an array, as far as one can tell."""
+    shape = array.shape
+    hints = (
+        (array.ndim == 2, "Repeat grey: np.stack([image] * 3, axis=-1)."),
+        (array.ndim == 4, "Pass one image at a time: images[0]."),
+        (array.ndim != 3, "Give it three axes: height, width, channels."),
+        (shape[-1:] != (3,) and shape[:1] == (3,), "Channels go last: image.transpose(1, 2, 0)."),
+        (shape[-1:] == (4,), "Drop alpha: image[..., :3]."),
+        (shape[-1:] == (1,), "Repeat grey: np.repeat(image, 3, axis=2)."),
+        (array.dtype.kind == "f", "Scale [0, 1]: (image * 255).round().astype(np.uint8)."),
+    )
+    return next((hint for fits, hint in hints if fits), "Convert it to 8-bit RGB first.")

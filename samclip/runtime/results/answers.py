@@ -1,0 +1,113 @@
+"""What the tasks on whole images answer: `Classification` and `SemanticMap`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from samclip.runtime.results.drawing import UNTRAINED_NOTE, draw_bars, draw_label_map, pick_image
+from samclip.runtime.texts.vocabulary import index_of
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Classification:
+    """How well each of K names fits an image.
+
+    `probabilities`: K float32 in [0, 1] that sum to 1; `logits`: K float32, cosine times the
+    logit scale; `trained_head`: False when the CLIP head was never trained and the answer means
+    nothing; `image`: the HWC uint8 RGB image.
+    """
+
+    names: tuple[str, ...]
+    probabilities: NDArray[np.float32]
+    logits: NDArray[np.float32]
+    trained_head: bool
+    image: NDArray[np.uint8] = field(repr=False)
+
+    @property
+    def best(self) -> str:
+        """The name with the highest probability."""
+        return self.names[int(self.logits.argmax())]
+
+    def top(self, k: int = 5) -> list[tuple[str, float]]:
+        """List the `k` best names with their probabilities, best first."""
+        order = np.argsort(-self.logits, kind="stable")[: max(k, 0)]
+        return [(self.names[i], float(self.probabilities[i])) for i in order]
+
+    def draw(self, image: ArrayLike | None = None, k: int = 5) -> NDArray[np.uint8]:
+        """Draw the `k` best names as bars on the image, or on `image`: HWC uint8 RGB."""
+        note = None if self.trained_head else UNTRAINED_NOTE
+        return draw_bars(pick_image(image, self.image), self.top(k), note)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON, best name first."""
+        ranked = self.top(len(self.names))
+        return {
+            "best": self.best,
+            "names": [name for name, _ in ranked],
+            "probabilities": [probability for _, probability in ranked],
+            "trained_head": self.trained_head,
+        }
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SemanticMap:
+    """A name for every pixel of an image.
+
+    `labels`: HxW int32, index into the K `names`, -1 where the score is below the background
+    threshold; `scores`: HxW float32 in [0, 1], the label's probability among the names, softmax
+    per token, upscaled; `refined`: whether SAM's decoder drew the borders; `trained_head`: False
+    when the CLIP head was never trained and the map means nothing; `image`: HWC uint8 RGB.
+    """
+
+    labels: NDArray[np.int32]
+    names: tuple[str, ...]
+    scores: NDArray[np.float32]
+    refined: bool
+    trained_head: bool
+    image: NDArray[np.uint8] = field(repr=False)
+
+    @property
+    def areas(self) -> NDArray[np.int64]:
+        """Pixels of each name: K."""
+        return np.bincount(self.labels.reshape(-1) + 1, minlength=len(self.names) + 1)[1:]
+
+    @property
+    def present(self) -> tuple[str, ...]:
+        """Names with at least one pixel, the largest area first."""
+        areas = self.areas
+        return tuple(self.names[i] for i in np.argsort(-areas, kind="stable") if areas[i])
+
+    def mask(self, name: str) -> NDArray[np.bool_]:
+        """Return the pixels of `name`, HxW bool; raises VocabularyError for an unknown name."""
+        return np.asarray(self.labels == index_of(name, self.names))
+
+    def draw(self, image: ArrayLike | None = None) -> NDArray[np.uint8]:
+        """Draw the map in colours, with names, over the image or `image`: HWC uint8 RGB."""
+        note = None if self.trained_head else UNTRAINED_NOTE
+        return draw_label_map(pick_image(image, self.image), self.labels, self.names, note)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON: size [h, w] and, per present name, its share."""
+        areas = self.areas
+        total = self.labels.size
+        order = [i for i in np.argsort(-areas, kind="stable") if areas[i]]
+        return {
+            "size": list(self.labels.shape),
+            "classes": [
+                {
+                    "name": self.names[i],
+                    "index": int(i),
+                    "area": int(areas[i]),
+                    "fraction": float(areas[i] / total),
+                    "mean_score": float(self.scores[self.labels == i].mean()),
+                }
+                for i in order
+            ],
+            "unlabelled_area": int(total - areas.sum()),
+            "refined": self.refined,
+            "trained_head": self.trained_head,
+        }

@@ -1,0 +1,188 @@
+"""Pictures of answers, for people: overlays of masks, label maps and names; saving them.
+
+Images are HWC uint8 RGB, [0, 255]; every function returns a new array.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from samclip.errors import ImageError
+from samclip.runtime.bundles.directory_swap import sync_directory
+from samclip.runtime.results.captions import (
+    DARK,
+    WHITE,
+    Colour,
+    Label,
+    font_size,
+    shorten,
+    write_labels,
+)
+from samclip.runtime.results.packed_masks import PackedMasks
+from samclip.runtime.tasks.mask_ops import mask_extent
+from samclip.runtime.tasks.prompts import Prompt
+
+Picture = NDArray[np.uint8]
+
+UNTRAINED_NOTE = "CLIP head untrained: names mean nothing"
+NAME_LETTERS = 30  # of a name that is followed by a number
+FILL = 0.45  # share of the mask's colour in a filled pixel
+FOREGROUND: Colour = (34, 197, 94)
+BACKGROUND: Colour = (239, 68, 68)
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+
+
+def colour(index: int) -> Colour:
+    """Return the RGB colour of class or mask `index`; neighbouring indices differ widely.
+
+    Hues step by the golden ratio; brightness and saturation change with every few steps.
+    """
+    hue = (0.58 + index * 0.618033988749895) % 1.0
+    saturation = (0.75, 0.55, 0.9)[index // 3 % 3]
+    value = (0.95, 0.8)[index // 2 % 2]
+    pixel = np.asarray([[[hue * 360, saturation, value]]], np.float32)
+    red, green, blue = cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0] * 255
+    return round(float(red)), round(float(green)), round(float(blue))
+
+
+def pick_image(given: ArrayLike | None, own: Picture) -> Picture:
+    """Return `given`, or `own` when None; raises ImageError when the sizes differ."""
+    if given is None:
+        return own
+    image = np.asarray(given)
+    if image.shape != own.shape or image.dtype != np.uint8:
+        raise ImageError(
+            f"an image to draw on must be HWC uint8 RGB of shape {own.shape}; "
+            f"got {image.dtype} of shape {image.shape}."
+        )
+    return image
+
+
+def draw_masks(
+    image: Picture,
+    masks: PackedMasks,
+    captions: Sequence[str],
+    prompts: Iterable[Prompt] = (),
+    note: str | None = None,
+) -> Picture:
+    """Fill and outline N masks, mark the prompts, write one caption on each mask.
+
+    Large masks are drawn first, so that small ones stay visible.
+    """
+    canvas = image.copy()
+    labels = []
+    for index in np.argsort(-masks.areas(), kind="stable").tolist():
+        mask = masks.unpack(index)
+        if mask.any():
+            _paint(canvas, mask, colour(index))
+            labels.append(Label(captions[index], _deepest_point(mask), colour(index)))
+    for prompt in prompts:
+        _mark_prompt(canvas, prompt)
+    return write_labels(canvas, labels, note)
+
+
+def draw_label_map(
+    image: Picture, labels: NDArray[np.int32], names: Sequence[str], note: str | None = None
+) -> Picture:
+    """Colour an HxW map of indices into `names` (-1: none) and name its largest regions."""
+    canvas = image.copy()
+    chips = []
+    for index in np.unique(labels[labels >= 0]).tolist():
+        mask = labels == index
+        _paint(canvas, mask, colour(index))
+        chips.append(Label(names[index], _deepest_point(mask), colour(index)))
+    return write_labels(canvas, chips, note)
+
+
+def draw_bars(
+    image: Picture, ranked: Sequence[tuple[str, float]], note: str | None = None
+) -> Picture:
+    """Draw names and probabilities as bars in the upper left corner, in the order given."""
+    canvas = image.copy()
+    size = font_size(*canvas.shape[:2])
+    row_height, full = round(size * 1.9), canvas.shape[1] * 0.6
+    labels = []
+    for row, (name, probability) in enumerate(ranked):
+        y0, y1 = size // 2 + row * row_height, size // 2 + (row + 1) * row_height - size // 4
+        band = canvas[y0:y1, size // 2 : size // 2 + round(full)]
+        band[:] = _blend(band, DARK, 0.6)
+        bar = canvas[y0:y1, size // 2 : size // 2 + round(full * probability)]
+        bar[:] = _blend(bar, colour(row), 0.65)
+        start = (size, (y0 + y1) / 2)
+        labels.append(Label(f"{shorten(name, NAME_LETTERS)} {probability:.1%}", start, None))
+    return write_labels(canvas, labels, note)
+
+
+def save_picture(picture: Picture, path: str | os.PathLike[str]) -> Path:
+    """Write an HWC uint8 RGB array as PNG or JPEG, chosen by the suffix; returns the path.
+
+    The file is complete or absent: it is written beside its target and then renamed over it.
+    Raises ImageError for another suffix, OSError when the disk refuses.
+    """
+    target = Path(path)
+    kind = FORMATS.get(target.suffix.lower())
+    if kind is None:
+        raise ImageError(f"cannot save {target.name!r}: use a name that ends in .png or .jpg.")
+    handle, name = tempfile.mkstemp(prefix=".", suffix=target.suffix, dir=target.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            Image.fromarray(picture).save(file, kind, quality=92)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(target)
+        sync_directory(target.parent)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return target
+
+
+def _blend(pixels: Picture, tint: Colour, share: float) -> Picture:
+    return np.asarray(pixels * (1 - share) + np.asarray(tint) * share + 0.5, np.uint8)
+
+
+def _line_width(canvas: Picture) -> int:
+    return max(1, int(min(canvas.shape[:2]) / 350 + 0.5))
+
+
+def _paint(canvas: Picture, mask: NDArray[np.bool_], tint: Colour) -> None:
+    """Fill the mask with `tint`, half transparent, and outline it."""
+    x0, y0, x1, y1 = mask_extent(mask)
+    part = mask[y0 : y1 + 1, x0 : x1 + 1]
+    view = canvas[y0 : y1 + 1, x0 : x1 + 1]
+    view[part] = _blend(view[part], tint, FILL)
+    contours, _ = cv2.findContours(
+        part.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(x0, y0)
+    )
+    cv2.drawContours(canvas, contours, -1, tint, _line_width(canvas), cv2.LINE_AA)
+
+
+def _deepest_point(mask: NDArray[np.bool_]) -> tuple[float, float]:
+    """Return the (x, y) farthest from the mask's edge: a good place for its caption."""
+    x0, y0, x1, y1 = mask_extent(mask)
+    part = np.pad(mask[y0 : y1 + 1, x0 : x1 + 1], 1).astype(np.uint8)
+    depth = cv2.distanceTransform(part, cv2.DIST_L2, 3)
+    row, column = np.unravel_index(int(depth.argmax()), depth.shape)
+    return float(x0 + column - 1), float(y0 + row - 1)
+
+
+def _mark_prompt(canvas: Picture, prompt: Prompt) -> None:
+    """Draw the box, and the points as discs: green for foreground, red for background."""
+    width = _line_width(canvas)
+    if prompt.box is not None:
+        x0, y0, x1, y1 = (round(edge) for edge in prompt.box.tolist())
+        cv2.rectangle(canvas, (x0, y0), (x1, y1), WHITE, width + 2, cv2.LINE_AA)
+        cv2.rectangle(canvas, (x0, y0), (x1, y1), FOREGROUND, width, cv2.LINE_AA)
+    for (x, y), label in zip(prompt.points.tolist(), prompt.labels.tolist(), strict=True):
+        centre, radius = (round(x), round(y)), 3 * width + 2
+        cv2.circle(canvas, centre, radius + width, WHITE, -1, cv2.LINE_AA)
+        cv2.circle(canvas, centre, radius, FOREGROUND if label else BACKGROUND, -1, cv2.LINE_AA)

@@ -1,0 +1,1 @@
+"""What a scene answers: classify, segment, semantic, everything."""

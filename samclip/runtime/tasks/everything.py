@@ -1,0 +1,146 @@
+"""Segment everything: a grid of points, filters and non-maximum suppression.
+
+The procedure is that of segment-anything's `SamAutomaticMaskGenerator`: given the same decoder
+outputs it keeps the same masks, in the same order. Candidates are held as bits, so memory grows
+with H * W / 8 per mask that passes the filters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samclip.runtime.features import Features
+from samclip.runtime.results.masks import AutoMasks
+from samclip.runtime.results.packed_masks import PackedMasks
+from samclip.runtime.tasks.auto_options import AutoMaskOptions
+from samclip.runtime.tasks.candidates import Candidates
+from samclip.runtime.tasks.crops import Crop, generate_crops
+from samclip.runtime.tasks.mask_ops import (
+    MASK_THRESHOLD,
+    mask_extent,
+    near_crop_edge,
+    stability_score,
+)
+from samclip.runtime.tasks.prompt_batches import batch_prompts
+from samclip.runtime.tasks.prompts import Prompt
+from samclip.runtime.tasks.segment import MULTI
+
+Encode = Callable[[NDArray[np.uint8]], Features]
+
+
+def segment_everything(
+    features: Features, image: NDArray[np.uint8], options: AutoMaskOptions, encode: Encode
+) -> AutoMasks:
+    """Find the masks of everything in an HWC uint8 RGB image whose `features` are given.
+
+    `encode` makes the features of crops, when options ask for crops; the image itself is not
+    encoded again. Raises ClosedError, EngineRunError.
+    """
+    size = features.letterbox.original_size
+    found, tried = [], 0
+    for crop in generate_crops(size, options.crop_n_layers, options.crop_overlap_ratio):
+        own = features if crop.layer == 0 else encode(image[crop.rows_columns])
+        search = CropSearch(own, crop, size, options)
+        found.append(search.run(tried))
+        tried += len(search.points)
+        if own is not features:
+            own.close()
+    return _finish(_join(found, size, options), image)
+
+
+def _join(found: list[Candidates], size: tuple[int, int], options: AutoMaskOptions) -> Candidates:
+    """Join the crops' masks, drop duplicates between crops, and small regions."""
+    joined = Candidates.concatenate(found, size)
+    if len(found) > 1:  # masks of smaller crops are preferred
+        x0, y0, x1, y1 = joined.crop_boxes.T  # N each
+        areas = ((x1 - x0) * (y1 - y0)).astype(np.float32)
+        joined = joined.without_duplicates(1 / areas, options.crop_nms_thresh)
+    if options.min_mask_region_area > 0:
+        threshold = max(options.box_nms_thresh, options.crop_nms_thresh)
+        joined = joined.without_small_regions(options.min_mask_region_area, threshold)
+    return joined
+
+
+def _finish(found: Candidates, image: NDArray[np.uint8]) -> AutoMasks:
+    one_past = np.where(found.packed.areas()[:, None] > 0, (0, 0, 1, 1), 0)
+    return AutoMasks(
+        packed=found.packed,
+        scores=found.ious,
+        boxes=(found.boxes + one_past).astype(np.float32),
+        prompt_index=found.point_index,
+        image=image,
+        points=found.points,
+        stability_scores=found.stability,
+        crop_boxes=found.crop_boxes,
+    )
+
+
+class CropSearch:
+    """Tries a grid of points in one crop of an image of `size` (h, w)."""
+
+    def __init__(
+        self, features: Features, crop: Crop, size: tuple[int, int], options: AutoMaskOptions
+    ) -> None:
+        height, width = features.letterbox.original_size
+        self.points = options.grid(crop.layer) * (width, height)  # Mx2, pixels of the crop
+        self._features = features
+        self._crop = crop
+        self._size = size
+        self._options = options
+
+    def run(self, first_index: int) -> Candidates:
+        """Return the masks that pass the filters, without duplicates, the best first.
+
+        `first_index`: the number that the crop's first point has among those of all crops.
+        """
+        prompts = [Prompt(point[None], np.ones(1)) for point in self.points]
+        side, limit = self._features.mask_size, self._options.points_per_batch
+        parts: list[Candidates] = []
+        for batch in batch_prompts(prompts, self._features.letterbox, side, limit):
+            iou, low_res = self._features.decode(batch)
+            for place, output in np.argwhere(self._is_good(iou[:, list(MULTI)])):
+                row, token = int(batch.rows[place]), MULTI[output]
+                parts.extend(
+                    self._examine(low_res[place, token], iou[place, token], row, first_index)
+                )
+        found = Candidates.concatenate(parts, self._size)
+        return self._placed(found.without_duplicates(found.ious, self._options.box_nms_thresh))
+
+    def _is_good(self, iou: NDArray[np.float32]) -> NDArray[np.bool_]:
+        threshold = self._options.pred_iou_thresh
+        return iou > threshold if threshold > 0 else np.ones(iou.shape, np.bool_)
+
+    def _examine(
+        self, low_res: NDArray[np.float32], iou: np.float32, row: int, first_index: int
+    ) -> Iterator[Candidates]:
+        """Yield the mask of one output, its box still in the crop's frame, if it is kept."""
+        logits = self._features.letterbox.upscale(low_res)  # crop's h x w
+        stability = stability_score(logits, self._options.stability_score_offset)
+        threshold = self._options.stability_score_thresh
+        if threshold > 0 and not stability >= threshold:  # NaN, of an empty mask, goes
+            return
+        mask = logits > MASK_THRESHOLD
+        box = np.asarray([mask_extent(mask)], np.float32)  # 1x4
+        if near_crop_edge(box, self._crop.box, self._size)[0]:
+            return
+        placed = np.zeros(self._size, np.bool_)
+        placed[self._crop.rows_columns] = mask
+        yield Candidates(
+            packed=PackedMasks.pack([placed], self._size),
+            boxes=box,
+            ious=np.asarray([iou], np.float32),
+            stability=np.asarray([stability], np.float32),
+            points=self.points[row : row + 1],
+            point_index=np.asarray([first_index + row], np.int64),
+            crop_boxes=np.asarray([self._crop.box], np.int64),
+        )
+
+    def _placed(self, found: Candidates) -> Candidates:
+        """Move boxes and points from the crop's frame to the image's."""
+        x0, y0, _, _ = self._crop.box
+        offset = np.asarray([x0, y0, x0, y0], np.float32)
+        return replace(found, boxes=found.boxes + offset, points=found.points + offset[:2])

@@ -1,0 +1,99 @@
+"""Names for masks: what the CLIP head says of the tokens that a mask covers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samclip.runtime.features import Features
+from samclip.runtime.images.letterbox import Letterbox
+from samclip.runtime.results.masks import Masks
+from samclip.runtime.tasks.mask_ops import mask_box
+from samclip.runtime.texts.vocabulary import Vocabulary, unit_rows
+
+AnyMasks = TypeVar("AnyMasks", bound=Masks)
+
+
+def with_names(
+    masks: AnyMasks,
+    centres: Iterable[NDArray[np.float64] | None],
+    features: Features,
+    vocabulary: Vocabulary,
+) -> AnyMasks:
+    """Give each of N masks the name that fits it best; one of N `centres` is for empty masks.
+
+    The unit patch embeddings are averaged, each weighted by the share of its token that the mask
+    covers; the mean's cosines with the names go through the softmax. This is the second baseline
+    of Open-Vocabulary SAM, CLIP features pooled inside SAM's mask. Its paper does not say whether
+    patches are normalised first; we do so, that no single patch outweighs the others. A mask
+    that covers no token of the image, an empty one for instance, takes the token nearest to its
+    centre, (x, y) in pixels of the original image.
+    """
+    clip = features.clip()
+    tokens = unit_rows(clip.patch_embeds.reshape(len(clip.patch_embeds), -1).T)  # Dxgxg -> ggxD
+    spread = TokenSpread(features.letterbox, clip.token_mask)
+    pooled = [
+        spread.weights(mask, centre).reshape(-1) @ tokens  # gxg -> gg, @ ggxD
+        for mask, centre in zip(masks.packed, centres, strict=True)
+    ]
+    cosines = vocabulary.cosines(np.asarray(pooled, np.float32).reshape(-1, tokens.shape[1]))
+    best = cosines.argmax(axis=1)  # N
+    probabilities = vocabulary.probabilities(cosines)  # NxK
+    return replace(
+        masks,
+        vocabulary=vocabulary.names,
+        class_ids=best.astype(np.int64),
+        name_probabilities=np.take_along_axis(probabilities, best[:, None], axis=1)[:, 0],
+        trained_head=vocabulary.trained_head,
+    )
+
+
+class TokenSpread:
+    """Spreads masks of the original image over the token grid, by area.
+
+    `token_mask`: gxg, 1 on tokens of the image, 0 on padding.
+    """
+
+    def __init__(self, letterbox: Letterbox, token_mask: NDArray[np.float32]) -> None:
+        self._token_mask = token_mask
+        self._token_side = letterbox.image_size / len(token_mask)  # in pixels of the input
+        self._rows = self._overlap(letterbox.original_size[0], letterbox.input_size[0])
+        self._columns = self._overlap(letterbox.original_size[1], letterbox.input_size[1])
+        self._letterbox = letterbox
+
+    def weights(
+        self, mask: NDArray[np.bool_], centre: NDArray[np.float64] | None
+    ) -> NDArray[np.float32]:
+        """Return gxg weights that sum to 1: how much of the HxW mask lies in each token."""
+        x0, y0, x1, y1 = mask_box(mask).astype(int)
+        inside = mask[y0:y1, x0:x1].astype(np.float32)
+        shares = self._rows[:, y0:y1] @ inside @ self._columns[:, x0:x1].T  # gxh @ hxw @ wxg
+        shares *= self._token_mask
+        total = shares.sum()
+        if total > 0:
+            return np.asarray(shares / total, np.float32)
+        return self._nearest(centre)
+
+    def _overlap(self, original: int, resized: int) -> NDArray[np.float32]:
+        """Return g x original: the length of each pixel, as resized, inside each token."""
+        edges = np.arange(original + 1) * (resized / original)
+        starts = np.arange(len(self._token_mask))[:, None] * self._token_side
+        left = np.maximum(edges[None, :-1], starts)
+        right = np.minimum(edges[None, 1:], starts + self._token_side)
+        return np.asarray(np.maximum(right - left, 0), np.float32)
+
+    def _nearest(self, centre: NDArray[np.float64] | None) -> NDArray[np.float32]:
+        """Return weights that are 1 on the image token nearest to `centre`, (x, y)."""
+        height, width = self._letterbox.original_size
+        point = np.asarray([[width / 2, height / 2]]) if centre is None else centre[None]
+        x, y = self._letterbox.to_input(point)[0] / self._token_side - 0.5
+        rows, columns = np.indices(self._token_mask.shape)
+        distances = (rows - y) ** 2 + (columns - x) ** 2
+        distances[self._token_mask == 0] = np.inf
+        weights = np.zeros(self._token_mask.shape, np.float32)
+        weights.flat[distances.argmin()] = 1
+        return weights

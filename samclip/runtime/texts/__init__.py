@@ -1,0 +1,1 @@
+"""From names to embeddings: templates, tokenizer, caches."""

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import IOUS, RADII, FakeBackend, fake_model, flag
+
+from samclip.errors import PromptError
+from samclip.runtime.model import Model
+from samclip.runtime.results.masks import AutoMasks
+from samclip.runtime.tasks.auto_options import AutoMaskOptions
+
+LOOSE = {"pred_iou_thresh": 0.75, "stability_score_thresh": 0.5}
+KEYS = {
+    "segmentation",
+    "area",
+    "bbox",
+    "predicted_iou",
+    "point_coords",
+    "stability_score",
+    "crop_box",
+}
+
+
+@pytest.fixture
+def model() -> Model:
+    return fake_model()
+
+
+def backend_of(model: Model) -> FakeBackend:
+    backend = model._pool.backend
+    assert isinstance(backend, FakeBackend)
+    return backend
+
+
+def test_filters_by_predicted_iou_and_stability(model: Model) -> None:
+    scene = model.encode(flag())
+    strict = scene.everything(points_per_side=2, pred_iou_thresh=0.9, stability_score_thresh=0)
+    assert strict.scores.tolist() == pytest.approx([0.95] * 4)
+    stability = ((RADII[2] - 0.25) / (RADII[2] + 0.25)) ** 2  # logits move by 1, 4 a pixel
+    np.testing.assert_allclose(strict.stability_scores, stability, atol=0.02)
+    assert len(scene.everything(points_per_side=2, stability_score_thresh=0.99)) == 0
+    none = scene.everything(points_per_side=2, pred_iou_thresh=0.999)
+    assert len(none) == 0
+    assert none.masks.shape == (0, 128, 200)
+    assert none.records() == []
+
+
+def test_records_have_sams_keys_and_conventions(model: Model) -> None:
+    found = model.encode(flag()).everything(points_per_side=2, stability_score_thresh=0.5)
+    records = found.records()
+    assert [set(record) for record in records] == [KEYS] * len(found)
+    for row, record in enumerate(records):
+        rows, columns = np.nonzero(record["segmentation"])
+        x0, y0 = int(columns.min()), int(rows.min())
+        width, height = int(columns.max()) - x0, int(rows.max()) - y0
+        assert record["bbox"] == [x0, y0, width, height]
+        assert record["area"] == len(rows)
+        assert record["crop_box"] == [0, 0, 200, 128]
+        assert found.boxes[row].tolist() == [x0, y0, x0 + width + 1, y0 + height + 1]
+    assert {tuple(record["point_coords"][0]) for record in records} == {
+        (50.0, 32.0),
+        (150.0, 32.0),
+        (50.0, 96.0),
+        (150.0, 96.0),
+    }
+    compressed = found.records(rle=True)
+    assert isinstance(compressed[0]["segmentation"]["counts"], str)
+
+
+def test_duplicates_go_the_best_stays(model: Model) -> None:
+    found = model.encode(flag()).everything(points_per_side=12, **LOOSE)
+    every = model.encode(flag()).everything(points_per_side=12, box_nms_thresh=1.0, **LOOSE)
+    assert 0 < len(found) < len(every)
+    assert (np.diff(found.scores) <= 0).all()
+
+
+def test_the_encoder_does_not_run_again_without_crops(model: Model) -> None:
+    scene = model.encode(flag())
+    scene.everything(points_per_side=2)
+    assert model.encoder_passes == 1
+
+
+def test_each_crop_is_one_counted_pass(model: Model) -> None:
+    scene = model.encode(flag())
+    found = scene.everything(points_per_side=3, crop_n_layers=1, crop_nms_thresh=1.0, **LOOSE)
+    assert model.encoder_passes == 5
+    assert {tuple(box) for box in found.crop_boxes.tolist()} >= {(0, 0, 200, 128)}
+    assert len({tuple(box) for box in found.crop_boxes.tolist()}) > 1
+    assert found.prompt_index.max() < 5 * 9
+
+
+def test_masks_of_crops_lie_in_their_crop_and_away_from_its_edge(model: Model) -> None:
+    image = np.zeros((300, 400, 3), np.uint8)
+    found = model.encode(image).everything(
+        points_per_side=4, crop_n_layers=1, crop_nms_thresh=1.0, **LOOSE
+    )
+    inner = 0
+    for mask, crop in zip(found.masks, found.crop_boxes, strict=True):
+        x0, y0, x1, y1 = crop
+        outside = mask.copy()
+        outside[y0:y1, x0:x1] = False
+        assert not outside.any()
+        rows, columns = np.nonzero(mask)
+        inner += (x1 - x0) < 400
+        assert x0 == 0 or columns.min() - x0 > 20
+        assert y0 == 0 or rows.min() - y0 > 20
+    assert inner > 0
+
+
+def test_small_islands_go(model: Model) -> None:
+    image = np.zeros((128, 200, 3), np.uint8)
+    found = model.encode(image).everything(
+        points_per_side=2, min_mask_region_area=400, pred_iou_thresh=0.6, stability_score_thresh=0
+    )
+    assert (found.areas > 0).all()  # discs are one island each: they stay, whatever their size
+
+
+def test_batches_are_as_large_as_asked(model: Model) -> None:
+    scene = model.encode(flag())
+    scene.everything(points_per_side=5, points_per_batch=7)
+    assert backend_of(model).engines["mask_decoder"].batches == [7, 7, 7, 4]
+
+
+def test_names_for_everything(model: Model) -> None:
+    found = model.encode(flag()).everything(
+        names=["red", "green", "blue"], points_per_side=3, stability_score_thresh=0.5
+    )
+    assert isinstance(found, AutoMasks)
+    assert found.names is not None
+    where = dict(zip(found.points[:, 0].astype(int).tolist(), found.names, strict=True))
+    assert where == {33: "red", 100: "green", 166: "blue"}
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"points_per_side": 0},
+        {"points_per_side": 2.5},
+        {"points_per_side": "32"},
+        {"points_per_batch": -1},
+        {"pred_iou_thresh": float("nan")},
+        {"stability_score_offset": -1.0},
+        {"crop_n_layers": 9},
+        {"crop_overlap_ratio": 1.0},
+        {"crop_n_points_downscale_factor": 0},
+        {"min_mask_region_area": -3},
+        {"box_nms_thresh": None},
+    ],
+)
+def test_options_out_of_range(option: dict[str, Any]) -> None:
+    with pytest.raises(PromptError, match=next(iter(option))):
+        AutoMaskOptions(**option)
+
+
+def test_defaults_are_sams() -> None:
+    options = AutoMaskOptions()
+    assert (options.points_per_side, options.points_per_batch) == (32, 64)
+    assert (options.pred_iou_thresh, options.stability_score_thresh) == (0.88, 0.95)
+    assert options.crop_overlap_ratio == 512 / 1500
+    assert len(options.grid(0)) == 32 * 32
+    halved = AutoMaskOptions(points_per_side=4, crop_n_points_downscale_factor=2)
+    assert [len(halved.grid(layer)) for layer in range(4)] == [16, 4, 1, 1]
+    assert max(IOUS) > options.pred_iou_thresh

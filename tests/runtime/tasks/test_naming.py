@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from fakes import MASK_SIZE, fake_model, flag
+
+from samclip.runtime.images.letterbox import Letterbox
+from samclip.runtime.tasks.naming import TokenSpread
+
+ALL = ("red", "green", "blue")
+
+
+def test_masks_take_the_name_of_what_they_cover() -> None:
+    scene = fake_model().encode(flag())
+    boxes = [(5, 5, 50, 120), (70, 5, 130, 120), (150, 5, 195, 120)]
+    masks = scene.segment(boxes=boxes, names=ALL)
+    assert masks.names == ALL
+    assert masks.vocabulary == ALL
+    assert masks.class_ids is not None
+    assert masks.class_ids.tolist() == [0, 1, 2]
+    assert masks.trained_head is True
+    assert masks.name_probabilities is not None
+    assert (masks.name_probabilities > 0.99).all()  # softmax of 10 against 0, 0
+
+
+def test_a_mask_across_two_bands_is_half_of_each() -> None:
+    scene = fake_model().encode(flag())
+    masks = scene.segment(boxes=(32, 0, 96, 128), names=["red", "green"])
+    assert masks.name_probabilities is not None
+    assert masks.name_probabilities[0] == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_tiny_mask_takes_its_token() -> None:
+    scene = fake_model().encode(flag())
+    masks = scene.segment(boxes=(160, 60, 164, 64), names=ALL)
+    assert masks.names == ("blue",)
+
+
+def test_an_empty_mask_takes_the_token_of_its_prompt() -> None:
+    scene = fake_model().encode(flag())
+    nothing = np.full((MASK_SIZE, MASK_SIZE), -1e6)
+    masks = scene.segment(boxes=(140, 10, 190, 60), mask=nothing, names=ALL)
+    assert masks.areas.tolist() == [0]
+    assert masks.names == ("blue",)
+
+
+def test_weights_are_shares_of_area() -> None:
+    letterbox = Letterbox.fit((64, 128), 64)  # two pixels a pixel, 8 tokens of 8x8
+    spread = TokenSpread(letterbox, letterbox.token_mask(8)[0])
+    mask = np.zeros((64, 128), bool)
+    mask[0:16, 0:24] = True  # token (0, 0) whole, token (0, 1) half
+    weights = spread.weights(mask, None)
+    expected = np.zeros((8, 8))
+    expected[0, :2] = 2 / 3, 1 / 3
+    np.testing.assert_allclose(weights, expected, atol=1e-6)
+
+
+def test_weights_equal_counting_pixels() -> None:
+    letterbox = Letterbox.fit((50, 73), 64)
+    spread = TokenSpread(letterbox, letterbox.token_mask(4)[0])
+    mask = np.random.default_rng(0).random((50, 73)) > 0.6
+    fine = 64  # every pixel cut into so many parts a side
+    rows = (np.arange(50 * fine) + 0.5) / fine * letterbox.input_size[0] / 50 / 16
+    columns = (np.arange(73 * fine) + 0.5) / fine * letterbox.input_size[1] / 73 / 16
+    by_row = np.zeros((4, 50))
+    np.add.at(by_row, (rows.astype(int), np.arange(50 * fine) // fine), 1)
+    by_column = np.zeros((4, 73))
+    np.add.at(by_column, (columns.astype(int), np.arange(73 * fine) // fine), 1)
+    expected = by_row @ mask @ by_column.T
+    np.testing.assert_allclose(spread.weights(mask, None), expected / expected.sum(), atol=2e-3)
+
+
+def test_weights_of_any_mask_sum_to_one() -> None:
+    letterbox = Letterbox.fit((30, 64), 64)
+    spread = TokenSpread(letterbox, letterbox.token_mask(4)[0])
+    for centre in (None, np.array([63.0, 29.0]), np.array([0.0, 0.0])):
+        weights = spread.weights(np.zeros((30, 64), bool), centre)
+        assert weights.sum() == 1
+        assert weights[2:].sum() == 0  # padding
+    assert spread.weights(np.zeros((30, 64), bool), np.array([63.0, 29.0]))[1, 3] == 1

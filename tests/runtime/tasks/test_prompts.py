@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from samclip.errors import PromptError
+from samclip.runtime.tasks.prompts import MAX_POINTS, Prompt, parse_prompts
+
+SIZE = (100, 200)  # h, w
+SIDE = 8
+
+
+def parse(**kinds: Any) -> tuple[Prompt, ...]:
+    return parse_prompts(SIZE, SIDE, **kinds)
+
+
+@pytest.mark.parametrize(
+    ("points", "counts"),
+    [
+        ([(1, 2)], [1]),
+        ([(1, 2), (3, 4), (5, 6)], [3]),
+        (np.ones((3, 1, 2)), [1, 1, 1]),
+        ([[(1, 2), (3, 4)], [(5, 6), (7, 8)]], [2, 2]),
+        ([[(1, 2)], [(3, 4), (5, 6)]], [1, 2]),
+        ([np.ones((4, 2)), np.ones((2, 2))], [4, 2]),
+        (((1, 2), (3, 4)), [2]),
+        (np.ones((2, 2), np.int64)[::-1], [2]),
+    ],
+)
+def test_forms_of_points(points: Any, counts: list[int]) -> None:
+    prompts = parse(points=points)
+    assert [len(prompt.points) for prompt in prompts] == counts
+    assert [prompt.labels.tolist() for prompt in prompts] == [[1.0] * n for n in counts]
+    assert all(prompt.box is None and prompt.mask is None for prompt in prompts)
+
+
+def test_labels_follow_the_shape_of_the_points() -> None:
+    (one,) = parse(points=[(1, 2), (3, 4)], labels=[1, 0])
+    assert one.labels.tolist() == [1, 0]
+    two = parse(points=[[(1, 2)], [(3, 4), (5, 6)]], labels=[[0], [1, 0]])
+    assert [prompt.labels.tolist() for prompt in two] == [[0], [1, 0]]
+    (flags,) = parse(points=[(1, 2)], labels=np.array([True]))
+    assert flags.labels.tolist() == [1]
+
+
+def test_boxes_pair_with_points_one_to_one() -> None:
+    boxes = [(0, 0, 10, 10), (5, 5, 50, 50)]
+    prompts = parse(points=[[(1, 2)], [(6, 7), (8, 9)]], boxes=boxes)
+    assert [prompt.box.tolist() for prompt in prompts if prompt.box is not None] == [
+        list(box) for box in boxes
+    ]
+    assert [len(prompt.points) for prompt in parse(boxes=boxes)] == [0, 0]
+    assert len(parse(boxes=boxes[0])) == 1
+    some = parse(points=[[(1, 2)], []], boxes=boxes)
+    assert [len(prompt.points) for prompt in some] == [1, 0]
+
+
+def test_boxes_partly_outside_are_clamped() -> None:
+    (prompt,) = parse(boxes=(-5, 10, 500, 90.5))
+    assert prompt.box is not None
+    assert prompt.box.tolist() == [0, 10, 200, 90.5]
+
+
+def test_the_image_border_belongs_to_the_image() -> None:
+    (prompt,) = parse(points=[(0, 0), (200, 100)])
+    assert len(prompt.points) == 2
+
+
+def test_masks() -> None:
+    (prompt,) = parse(mask=np.full((SIDE, SIDE), 3.0))
+    assert prompt.mask is not None
+    assert prompt.mask.dtype == np.float32
+    assert len(parse(mask=np.zeros((3, SIDE, SIDE)))) == 3
+    (huge,) = parse(mask=np.full((SIDE, SIDE), 1e300))
+    assert huge.mask is not None
+    assert np.isfinite(huge.mask).all()
+
+
+def test_ambiguity_and_centre() -> None:
+    (lone,) = parse(points=[(10, 20)])
+    assert lone.is_ambiguous
+    (pair,) = parse(points=[(10, 20), (30, 40), (90, 90)], labels=[1, 1, 0])
+    assert not pair.is_ambiguous
+    assert pair.centre is not None
+    assert pair.centre.tolist() == [20, 30]
+    (box,) = parse(points=[(10, 20)], boxes=(0, 0, 10, 30))
+    assert not box.is_ambiguous
+    assert box.centre is not None
+    assert box.centre.tolist() == [5, 15]
+    (mask,) = parse(mask=np.zeros((SIDE, SIDE)))
+    assert mask.centre is None
+    (negative,) = parse(points=[(10, 20)], labels=[0])
+    assert negative.centre is not None
+    assert negative.centre.tolist() == [10, 20]
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({}, "no prompt"),
+    ({"points": []}, "no point|must be"),
+    ({"points": np.zeros((0, 2))}, "no point"),
+    ({"points": np.zeros((0, 1, 2))}, "no prompt"),
+    ({"boxes": np.zeros((0, 4))}, "no prompt"),
+    ({"points": (420, 310)}, r"points=\[\(x, y\)\]"),
+    ({"points": 5}, "Nx2"),
+    ({"points": "here"}, "real numbers"),
+    ({"points": [(1, None)]}, "real numbers"),
+    ({"points": [(1j, 2)]}, "real numbers"),
+    ({"points": [(1, 2, 3)]}, "Nx2"),
+    ({"points": np.ones((1, 2, 2, 2))}, "Nx2"),
+    ({"points": [[(1, 2)], [(3, 4, 5), (6, 7, 8)]]}, "Nx2"),
+    ({"points": [[(1, 2)], ["a", "b"]]}, "real numbers"),
+    ({"points": [(float("nan"), 2)]}, "NaN"),
+    ({"points": [(float("inf"), 2)]}, "NaN or infinity"),
+    ({"points": [(201, 5)]}, "outside"),
+    ({"points": [(5, -1)]}, "outside"),
+    ({"points": [(5, 1e300)]}, "outside"),
+    ({"points": np.ones((MAX_POINTS + 1, 2))}, "at most"),
+    ({"points": [(1, 2)], "labels": [1, 0]}, "labels have"),
+    ({"points": [(1, 2)], "labels": 1}, "labels have"),
+    ({"points": [(1, 2)], "labels": [2]}, "1 .foreground. or 0"),
+    ({"points": [(1, 2)], "labels": [0.5]}, "1 .foreground. or 0"),
+    ({"points": [(1, 2)], "labels": [float("nan")]}, "NaN"),
+    ({"labels": [1]}, "without points"),
+    ({"boxes": [1, 2, 3]}, "XYXY"),
+    ({"boxes": np.ones((1, 1, 4))}, "XYXY"),
+    ({"boxes": [[1, 2, 3, 4], [5, 6]]}, "unequal"),
+    ({"boxes": [10, 10, 5, 20]}, "inverted"),
+    ({"boxes": [10, 10, 10, 20]}, "inverted or empty"),
+    ({"boxes": [10, 10, float("nan"), 20]}, "NaN"),
+    ({"boxes": [300, 10, 400, 20]}, "outside"),
+    ({"boxes": [-30, -10, -5, -2]}, "outside"),
+    ({"boxes": [[0, 0, 9, 9], [200, 10, 400, 20]]}, "outside"),
+    ({"points": [(1, 2)], "boxes": np.ones((2, 4)) * (0, 0, 9, 9)}, "one to one"),
+    ({"mask": np.zeros((4, 4))}, "8x8"),
+    ({"mask": np.zeros((1, 1, SIDE, SIDE))}, "8x8"),
+    ({"mask": np.zeros((SIDE, SIDE), bool)}, "bool"),
+    ({"mask": np.full((SIDE, SIDE), np.nan)}, "NaN"),
+    ({"mask": np.zeros((2, SIDE, SIDE)), "boxes": [0, 0, 9, 9]}, "one to one"),
+]
+
+
+@pytest.mark.parametrize(("kinds", "message"), BAD)
+def test_what_is_refused(kinds: dict[str, Any], message: str) -> None:
+    with pytest.raises(PromptError, match=message):
+        parse(**kinds)

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from typing import Any
+
+import fakes
+import numpy as np
+import pytest
+from fakes import IMAGE_SIZE, MASK_SIZE, FakeBackend, fake_model, flag
+from numpy.typing import NDArray
+
+from samclip.runtime.tasks.refine import MAX_POINTS, MIN_IOU, Region, _choose_points, _find_regions
+
+ALL = ["red", "green", "blue"]
+TRUTH = np.repeat([0, 1, 2], [64, 72, 64])[None].repeat(128, 0)
+EDGES = np.array([0, 64, 136, 201]) * IMAGE_SIZE / 200
+
+
+def bands(iou: float, seen: list[dict[str, NDArray[Any]]] | None = None) -> Any:
+    """A decoder that knows the flag: it returns the band that holds the first point."""
+
+    def decode(**feeds: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        if seen is not None:
+            seen.append(feeds)
+        x = np.arange(MASK_SIZE) * 4 + 2.0
+        logits = []
+        for coords in feeds["point_coords"]:
+            band = int(np.searchsorted(EDGES, coords[0, 0], side="right")) - 1
+            inside = np.minimum(x - EDGES[band], EDGES[band + 1] - x)
+            logits.append(np.tile(inside, (4, MASK_SIZE, 1)))
+        ious = np.full((len(logits), 4), iou, np.float32)
+        return {"iou_predictions": ious, "low_res_masks": np.asarray(logits, np.float32)}
+
+    return decode
+
+
+def refined(iou: float, monkeypatch: pytest.MonkeyPatch, **kinds: Any) -> Any:
+    monkeypatch.setitem(fakes.GRAPHS, "mask_decoder", bands(iou, **kinds))
+    return fake_model().encode(flag()).semantic(ALL, refine=True)
+
+
+def test_borders_come_from_the_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    coarse = fake_model().encode(flag()).semantic(ALL)
+    answer = refined(0.9, monkeypatch)
+    assert answer.refined
+    errors = (answer.labels != TRUTH).mean()
+    assert errors < 0.005  # one column of 200
+    assert errors < (coarse.labels != TRUTH).mean() / 2
+
+
+def test_masks_that_the_decoder_doubts_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    coarse = fake_model().encode(flag()).semantic(ALL)
+    answer = refined(MIN_IOU - 0.01, monkeypatch)
+    np.testing.assert_array_equal(answer.labels, coarse.labels)
+
+
+def test_a_prompt_is_points_box_and_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, NDArray[Any]]] = []
+    refined(0.9, monkeypatch, seen=seen)
+    (feeds,) = seen
+    assert feeds["point_labels"].tolist() == [[1] * MAX_POINTS + [2, 3]] * 3
+    assert feeds["has_mask_input"].tolist() == [1, 1, 1]
+    red = feeds["mask_input"][0, 0]
+    assert red[10, 3] == pytest.approx(10)  # of red against green
+    assert red[10, 40] == pytest.approx(-10, abs=0.1)
+    assert np.abs(feeds["mask_input"]).max() <= 10
+
+
+def test_one_name_needs_no_decoder() -> None:
+    model = fake_model()
+    answer = model.encode(flag()).semantic(["green"], refine=True)
+    assert (answer.labels == 0).all()
+    backend = model._pool.backend
+    assert isinstance(backend, FakeBackend)
+    assert "mask_decoder" not in backend.engines
+
+
+def test_regions_are_connected_and_large_enough() -> None:
+    labels = np.zeros((30, 40), np.int32)
+    labels[2:10, 2:10] = 1
+    labels[20:28, 20:35] = 1
+    labels[0, 39] = 1
+    regions = _find_regions(labels, 9)
+    assert [(region.index, region.box) for region in regions] == [
+        (0, (0, 0, 40, 30)),
+        (1, (20, 20, 35, 28)),
+        (1, (2, 2, 10, 10)),
+    ]
+    assert [int(region.inside.sum()) for region in regions] == [1200 - 64 - 120 - 1, 120, 64]
+
+
+def test_points_lie_inside_and_apart() -> None:
+    inside = np.zeros((20, 60), bool)
+    inside[:, :20] = True
+    inside[:, 40:] = True
+    inside[9:11] = True
+    region = Region(0, (100, 200, 160, 220), inside)
+    points = _choose_points(region, np.ones(inside.shape, np.float32))
+    assert points.shape == (3, 2)
+    columns, rows = (points - (100, 200)).astype(int).T
+    assert inside[rows, columns].all()
+    assert (columns < 20).any()
+    assert (columns >= 40).any()
+    np.testing.assert_array_equal(points, _choose_points(region, np.ones(inside.shape, np.float32)))
+
+
+def test_a_pixel_gets_one_point() -> None:
+    region = Region(0, (5, 6, 6, 7), np.ones((1, 1), bool))
+    assert _choose_points(region, np.ones((1, 1), np.float32)).tolist() == [[5.5, 6.5]]

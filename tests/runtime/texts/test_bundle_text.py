@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import NAMES, FakeBackend, FakeBundle, fake_manifest
+
+from samclip.engines.base import EngineOptions
+from samclip.errors import BundleError, CapabilityError
+from samclip.runtime.engine_pool import EnginePool
+from samclip.runtime.texts.bundle_text import open_text_space
+from samclip.runtime.texts.text_space import TextSpace
+
+
+class Damaged(FakeBundle):
+    """A bundle whose file `name` holds `data`."""
+
+    def __init__(self, name: str, data: bytes) -> None:
+        super().__init__(fake_manifest())
+        object.__setattr__(self, "bad", (name, data))
+
+    def read(self, name: str) -> bytes:
+        bad, data = self.bad  # type: ignore[attr-defined]
+        return bytes(data) if name == bad else super().read(name)
+
+
+def open_space(bundle: Any, tmp_path: Any) -> TextSpace:
+    pool = EnginePool(bundle, FakeBackend(), EngineOptions())
+    text = bundle.manifest.text
+    assert text is not None
+    return open_text_space(pool, text, tmp_path)
+
+
+def test_ready_made_labels_need_no_encoder(tmp_path: Any) -> None:
+    space = open_space(FakeBundle(fake_manifest()), tmp_path)
+    np.testing.assert_array_equal(space.embed(NAMES), np.eye(3))
+    with pytest.raises(CapabilityError, match="no text encoder"):
+        space.embed(["purple"])
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("labels.json", b"{"),
+        ("labels.json", b'{"a": 1}'),
+        ("labels.json", b'["red"]'),
+        ("labels.bin", b"\0" * 8),
+        ("labels.bin", b"\0" * 7),
+    ],
+)
+def test_damaged_labels_are_bundle_errors(tmp_path: Any, name: str, data: bytes) -> None:
+    with pytest.raises(BundleError, match="export"):
+        open_space(Damaged(name, data), tmp_path)
