@@ -11,7 +11,8 @@ STAND_INS = {
     "onnxruntime": ("onnxruntime-gpu",),
     "opencv-python-headless": ("opencv-python", "opencv-contrib-python-headless"),
 }
-NOT_FOR_USERS = frozenset({"dev"})
+# `gpu` has a remedy of its own, told by the backend: its package replaces one of the core.
+LEFT_OUT = frozenset({"dev", "gpu"})
 _REQUIREMENT = re.compile(r"^(?P<name>[\w.-]+).*?(?:extra == ['\"](?P<extra>[\w-]+)['\"])?$")
 
 
@@ -38,7 +39,7 @@ def list_packages() -> list[Package]:
     return [
         Package(name, extra, installed_version(name))
         for name, extra in pairs
-        if extra not in NOT_FOR_USERS and name != "samclip"
+        if extra not in LEFT_OUT and name != "samclip"
     ]
 
 
