@@ -99,7 +99,8 @@ def test_upscale_of_any_size(height: int, width: int, low: int, side: int) -> No
     expected = postprocess_masks(
         torch.from_numpy(logits)[None, None], box.input_size, (height, width), side
     ).numpy()[0, 0]
-    assert relative_error(box.upscale(logits), expected) <= 1e-5
+    # torch computes coordinates in float32: white noise shows it, up to 3e-5 from float64.
+    assert relative_error(box.upscale(logits), expected) <= 1e-4
 
 
 def test_upscale_takes_other_layouts() -> None:
