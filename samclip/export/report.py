@@ -8,6 +8,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from samclip.export.exporter import UNTRAINED_NOTE, Export
+from samclip.runtime.cli.tables import make_table
 from samclip.runtime.bundles.manifest import ParityRow
 
 
@@ -33,8 +34,9 @@ def print_export(export: Export, console: Console) -> None:
 
 def _parity_table(export: Export) -> Table:
     """Worst relative error of each output over all photos."""
-    table = Table("graph", "variant", "output", "worst error", "allowed", "photo")
-    table.title = "Exported graphs against the torch model (max |a - b| / max |b|)"
+    columns = ("graph", "variant", "output", "worst error", "allowed", "photo")
+    table = make_table(*columns, left=("graph", "variant", "output", "photo"))
+    table.title = "Exported graphs against the torch model: max |a - b| / max |b|"
     worst: dict[tuple[str, str, str], ParityRow] = {}
     for row in export.manifest.parity:
         key = (row.graph, row.variant, row.output)
