@@ -8,8 +8,8 @@ from rich.panel import Panel
 from rich.table import Table
 
 from samclip.export.exporter import UNTRAINED_NOTE, Export
-from samclip.runtime.cli.tables import make_table
 from samclip.runtime.bundles.manifest import ParityRow
+from samclip.runtime.cli.tables import make_table
 
 
 def to_json(export: Export) -> str:
@@ -34,9 +34,9 @@ def print_export(export: Export, console: Console) -> None:
 
 def _parity_table(export: Export) -> Table:
     """Worst relative error of each output over all photos."""
-    columns = ("graph", "variant", "output", "worst error", "allowed", "photo")
+    columns = ("graph", "variant", "output", "error", "allowed", "photo")
     table = make_table(*columns, left=("graph", "variant", "output", "photo"))
-    table.title = "Exported graphs against the torch model: max |a - b| / max |b|"
+    table.title = "Worst errors against the torch model: max |a - b| / max |b|"
     worst: dict[tuple[str, str, str], ParityRow] = {}
     for row in export.manifest.parity:
         key = (row.graph, row.variant, row.output)

@@ -37,7 +37,7 @@ def test_json_is_all_that_stdout_holds(common: list[object], tmp_path: Path) -> 
 def test_people_get_a_table_a_warning_and_the_next_command(common: list[object]) -> None:
     result = _run(*common, "--no-text-encoder", "--photos", _two_photos(common))
     assert result.exit_code == 0, result.output
-    for part in ("worst error", "never trained", "samclip everything PHOTO --bundle"):
+    for part in ("Worst errors", "never trained", "samclip everything PHOTO --bundle"):
         assert part in result.stderr
     assert not result.stdout
 
