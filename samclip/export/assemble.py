@@ -20,8 +20,10 @@ from samclip.export.checkpoint import (
 )
 from samclip.export.fetch import PACKAGED_CHECKPOINTS
 from samclip.export.metadata import MergedMetadata, TextMetadata, decode_metadata
+from samclip.export.models.bert_tower import BertTowerConfig
 from samclip.export.models.merged import MODEL_TYPES, MergedConfig, MergedModel
 from samclip.export.models.pos_embed import fit_positions
+from samclip.export.models.text_tower import TextTowerConfig
 from samclip.export.models.tiny_vit import IGNORED_CHECKPOINT_KEYS
 from samclip.export.text_source import TextSource, has_text, read_text
 from samclip.runtime.bundles.manifest import Source
@@ -29,7 +31,7 @@ from samclip.runtime.bundles.manifest import Source
 SAM_IMAGE_SIZE = 1024
 DEFAULT_EMBED_DIM = 512  # OpenCLIP ViT-B/16's, for an untrained head with no text tower
 HEAD_SEED = 0
-HEAD, TEXT = "clip_head.", "text."
+HEAD = "clip_head."
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,8 @@ def _metadata(
             model=text.model,
             logit_scale=text.logit_scale,
             space=text.space,
+            clip=text.config if isinstance(text.config, TextTowerConfig) else None,
+            bert=text.config if isinstance(text.config, BertTowerConfig) else None,
         ),
     )
 

@@ -56,11 +56,19 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     tensors.
     """
     file = _weights_file(Path(path).expanduser())
+    before, digest = _identity(file), file_sha256(file)
     if file.suffix == ".safetensors":
         state, metadata = _read_safetensors(file)
     else:
         state, metadata = _read_torch(file), {}
-    return Checkpoint(file, file_sha256(file), state, metadata)
+    if _identity(file) != before:
+        raise CheckpointError(f"{file} changed while it was read; try again when it is at rest")
+    return Checkpoint(file, digest, state, metadata)
+
+
+def _identity(file: Path) -> tuple[int, int, int]:
+    status = file.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def guess_model_type(state: Mapping[str, torch.Tensor]) -> str | None:
@@ -139,7 +147,7 @@ def _read_torch(file: Path) -> StateDict:
             f"{file.name} holds more than tensors, or is no torch file, and was not loaded "
             f"({_first_line(error)}). Convert it to safetensors where you trust it."
         ) from error
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+    except Exception as error:  # a damaged archive raises almost anything from inside torch
         raise CheckpointError(
             f"{file.name} is not a readable torch checkpoint ({_first_line(error)}); "
             "download it again"

@@ -33,7 +33,7 @@ A device without a text tower, with its vocabulary embedded:
 """
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
-PACKAGES = ("torch", "onnx", "onnxscript", "safetensors", "filelock")
+PACKAGES = ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "filelock")
 _FROM, _WHAT, _CHECK = "Checkpoints", "What is written", "Verification"
 
 
@@ -161,7 +161,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants 
         typer.Option(
             "--photos",
             "--data",
-            help="A folder of photos to verify on.",
+            help="A folder of photos to verify on; the first 8 by name are used.",
             show_default="four photos that come with samclip",
             rich_help_panel=_CHECK,
         ),

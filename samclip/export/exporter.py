@@ -32,6 +32,7 @@ from samclip.runtime.bundles.manifest import (
     Provenance,
     Text,
 )
+from samclip.runtime.bundles.write import check_target
 from samclip.runtime.texts.templates import resolve_templates
 from samclip.runtime.texts.text_space import TextSpace
 from samclip.runtime.texts.tokenizer import Tokenizer
@@ -107,8 +108,7 @@ def export_bundle(options: ExportOptions, progress: Progress = silent) -> Export
 
 def _check_early(options: ExportOptions) -> None:
     """Fail before the long work, rather than after it, where that can be told."""
-    if options.output.exists() and not options.overwrite:
-        raise ExportError(f"{options.output} exists; give another --output, or --overwrite")
+    check_target(options.output, options.overwrite)
     resolve_templates(options.templates)
     if options.verify and not photo_paths(options.photos):
         raise ExportError(f"no images in {options.photos} to verify on; give a folder of photos")

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from samclip.errors import ExportError
 from samclip.runtime.bundles.weights import serialise_weights, weight_offsets
 
+Array = NDArray[np.generic]
+
 MIN_EXTERNAL_BYTES = 1024  # smaller tensors (shapes, scalars, biases of norms) stay in the graph
 
 
@@ -27,13 +29,9 @@ def externalise(variants: Mapping[str, ir.Model], location: str) -> tuple[dict[s
     Returns the serialised graphs by file name, and the weights file.
     """
     names: dict[str, str] = {}
-    arrays: dict[str, NDArray[np.generic]] = {}
+    arrays: dict[str, Array] = {}
     for model in variants.values():
-        for value in list(model.graph.initializers.values()):
-            if value.const_value is None:
-                raise ExportError(f"the initializer {value.name} has no value")
-            if value.const_value.nbytes >= MIN_EXTERNAL_BYTES:
-                _share(model, value, names, arrays)
+        _share(model, names, arrays)
     weights = serialise_weights(arrays)
     offsets = weight_offsets(weights)
     graphs = {}
@@ -45,30 +43,44 @@ def externalise(variants: Mapping[str, ir.Model], location: str) -> tuple[dict[s
     return graphs, weights
 
 
-def _share(
-    model: ir.Model, value: ir.Value, names: dict[str, str], arrays: dict[str, NDArray[np.generic]]
-) -> None:
-    """Give `value` the one name that its content has across variants."""
-    array = np.ascontiguousarray(value.const_value.numpy())  # type: ignore[union-attr]
-    digest = hashlib.sha256(array.tobytes())
-    key = f"{array.dtype}{array.shape}{digest.hexdigest()}"
-    if key not in names:
-        names[key] = _lasting_name(str(value.name), digest.hexdigest())
-        arrays[names[key]] = array
+def _share(model: ir.Model, names: dict[str, str], arrays: dict[str, Array]) -> None:
+    """Give every large initializer of a graph the one name that its content has in all variants."""
     initializers = model.graph.initializers
-    if value.name == names[key]:
-        return
-    del initializers[str(value.name)]
-    if names[key] in initializers:  # the same content twice in one graph: keep one
-        ir.convenience.replace_all_uses_with(value, initializers[names[key]])
-    else:
-        value.name = names[key]
-        initializers[names[key]] = value
+    large = [(value, _content(value)) for value in initializers.values()]
+    large = [(value, array) for value, array in large if array.nbytes >= MIN_EXTERNAL_BYTES]
+    for value, _ in large:
+        del initializers[str(value.name)]
+    small = set(initializers)
+    for value, array in large:
+        name = _shared_name(str(value.name), array, names, arrays)
+        if name in small:
+            raise ExportError(f"two initializers of one graph would be called {name}")
+        if name in initializers:  # the same content twice in one graph: keep one
+            ir.convenience.replace_all_uses_with(value, initializers[name])
+        else:
+            value.name = name
+            initializers[name] = value
 
 
-def _lasting_name(name: str, digest: str) -> str:
-    """Keep a parameter's dotted name; name the exporter's own constants by their content."""
-    return name if "." in name else f"constant.{digest[:16]}"
+def _content(value: ir.Value) -> Array:
+    if value.const_value is None:
+        raise ExportError(f"the initializer {value.name} has no value")
+    return np.ascontiguousarray(value.const_value.numpy())
+
+
+def _shared_name(name: str, array: Array, names: dict[str, str], arrays: dict[str, Array]) -> str:
+    """Look up a content's name, or give it one: a parameter's own, unless other content has it.
+
+    The exporter's constants, whose names have no dots, are called by their content.
+    """
+    digest = hashlib.sha256(array.tobytes()).hexdigest()
+    key = f"{array.dtype}{array.shape}{digest}"
+    if key not in names:
+        wanted = name if "." in name else "constant"
+        free = wanted != "constant" and wanted not in arrays
+        names[key] = wanted if free else f"{wanted}.{digest[:16]}"
+        arrays[names[key]] = array
+    return names[key]
 
 
 def _point(value: ir.Value, location: str, offset: int, length: int) -> None:

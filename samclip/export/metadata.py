@@ -5,9 +5,12 @@ from __future__ import annotations
 import msgspec
 
 from samclip.errors import CheckpointError
+from samclip.export.models.bert_tower import BertTowerConfig
+from samclip.export.models.text_tower import TextTowerConfig
 from samclip.runtime.bundles.manifest import Positive, Record, Source, Triple
 
 METADATA_KEY = "samclip"
+TOKENIZER_KEY = "samclip.tokenizer"  # the content of tokenizer.json, for towers that bring one
 
 # segment-anything's pixel statistics: the shared pass starts from SAM's encoder, so it keeps them.
 SAM_MEAN: Triple = (123.675, 116.28, 103.53)
@@ -15,11 +18,16 @@ SAM_STD: Triple = (58.395, 57.12, 57.375)
 
 
 class TextMetadata(Record, frozen=True, kw_only=True):
-    """The text tower whose space the head was trained in, whether or not its weights are inside."""
+    """The text tower whose space the head was trained in.
+
+    `clip` or `bert`: its sizes, where its weights are inside the checkpoint.
+    """
 
     model: str
     logit_scale: float
-    space: str = ""  # SHA-256 of the tower's weights
+    space: str = ""  # SHA-256 that names the tower's text space
+    clip: TextTowerConfig | None = None
+    bert: BertTowerConfig | None = None
 
 
 class MergedMetadata(Record, frozen=True, kw_only=True):

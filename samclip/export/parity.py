@@ -126,7 +126,7 @@ def _compare(
     expected: NDArray[np.generic],
 ) -> ParityRow:
     absolute = relative = float("inf")
-    if found.shape == expected.shape and np.isfinite(found).all():
+    if found.shape == expected.shape and np.isfinite(found).all() and np.isfinite(expected).all():
         absolute = float(np.abs(np.subtract(found, expected)).max())
         relative = absolute / max(float(np.abs(expected).max()), 1e-12)
     return ParityRow(

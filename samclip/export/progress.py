@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
 from rich.console import Console
+from rich.markup import escape
 
 
 class Progress(Protocol):
@@ -34,6 +35,8 @@ class ConsoleProgress:
     def __call__(self, stage: str) -> Iterator[None]:
         """Show `stage` until the context ends."""
         start = time.perf_counter()
-        with self._console.status(stage):
+        with self._console.status(escape(stage)):
             yield
-        self._console.print(f"[green]done[/] {stage} [dim]{time.perf_counter() - start:.1f} s[/]")
+        self._console.print(
+            f"[green]done[/] {escape(stage)} [dim]{time.perf_counter() - start:.1f} s[/]"
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 from rich.console import Console
+from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
@@ -26,7 +27,7 @@ def print_export(export: Export, console: Console) -> None:
     if manifest.clip_head is not None and not manifest.clip_head.trained:
         console.print(Panel(UNTRAINED_NOTE, title="Untrained CLIP head", border_style="red"))
     megabytes = sum(file.size for file in manifest.files.values()) / 1e6
-    console.print(f"[bold]{export.path}[/]  {megabytes:.1f} MB", soft_wrap=True)
+    console.print(f"{export.path}  {megabytes:.1f} MB", style="bold", markup=False, soft_wrap=True)
     console.print(
         f"Try it: samclip everything PHOTO --bundle {export.path}", soft_wrap=True, markup=False
     )
@@ -44,5 +45,5 @@ def _parity_table(export: Export) -> Table:
             worst[key] = row
     for (graph, variant, output), row in worst.items():
         cells = (f"{row.max_rel_error:.1e}", f"{row.tolerance:.0e}", row.image)
-        table.add_row(graph, variant, output, *cells)
+        table.add_row(graph, variant, output, *map(escape, cells))
     return table

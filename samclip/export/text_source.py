@@ -14,6 +14,7 @@ from torch import Tensor
 
 from samclip.errors import CheckpointError
 from samclip.export.checkpoint import Checkpoint, StateDict
+from samclip.export.metadata import TOKENIZER_KEY, decode_metadata
 from samclip.export.models.bert_tower import (
     IGNORED_CHECKPOINT_KEYS,
     BertTowerConfig,
@@ -62,38 +63,63 @@ def read_text(checkpoint: Checkpoint, quick_gelu: bool | None = None) -> TextSou
 
     `quick_gelu` None decides by the checkpoint's family, since weights do not tell the activation.
     """
+    if checkpoint.has("clip_head."):
+        return _read_merged(checkpoint)
     if is_bert(checkpoint.state):
         return _read_bert(checkpoint)
-    own = {key: value for key, value in checkpoint.state.items() if not _is_vision(key)}
-    state = {key: value.float() for key, value in text_state(own).items()}
+    state = {key: value.float() for key, value in text_state(checkpoint.state).items()}
     gelu = _quick_gelu(checkpoint) if quick_gelu is None else quick_gelu
     config = infer_text_config(state, quick_gelu=gelu)
-    scale, space = logit_scale(checkpoint.state), _digest(state, "quick_gelu" if gelu else "gelu")
+    space = _digest(state, b"quick_gelu" if gelu else b"gelu")
+    scale = logit_scale(checkpoint.state)
     return TextSource(state, config, scale, space, clip_tokenizer_json())
+
+
+def _read_merged(checkpoint: Checkpoint) -> TextSource:
+    """Take the tower of a merged checkpoint, as its metadata describes it."""
+    text = decode_metadata(dict(checkpoint.metadata), checkpoint.path.name).text
+    config = None if text is None else text.clip or text.bert
+    tokenizer = checkpoint.metadata.get(TOKENIZER_KEY, "").encode() or clip_tokenizer_json()
+    if text is None or config is None:
+        raise CheckpointError(
+            f"{checkpoint.path.name} has text.* weights, and metadata that does not describe them; "
+            "save merged checkpoints with samclip.export.merged_checkpoint.save_merged"
+        )
+    return TextSource(checkpoint.part("text."), config, text.logit_scale, text.space, tokenizer)
 
 
 def _read_bert(checkpoint: Checkpoint) -> TextSource:
     """Read a sentence encoder, with `config.json` and `tokenizer.json` from beside its weights."""
-    config = _beside(checkpoint, "config.json")
+    config = _beside(checkpoint, "config.json") or {}
     tokenizer = checkpoint.path.with_name("tokenizer.json")
-    heads = None if config is None else config.get("num_attention_heads")
+    heads = config.get("num_attention_heads")
     if not isinstance(heads, int) or not tokenizer.is_file():
         raise CheckpointError(
             f"{checkpoint.path.name} is a BERT encoder; expected beside it config.json with "
             "num_attention_heads, and tokenizer.json. Give the whole model folder."
         )
+    _check_bert(checkpoint, config)
     state = {
         key: value.float()
         for key, value in checkpoint.state.items()
         if key not in IGNORED_CHECKPOINT_KEYS
     }
-    sizes, space = infer_bert_config(state, heads), _digest(state, "gelu")
-    return TextSource(state, sizes, BERT_LOGIT_SCALE, space, tokenizer.read_bytes())
+    sizes, vocabulary = infer_bert_config(state, heads), tokenizer.read_bytes()
+    space = _digest(state, repr(sizes).encode() + vocabulary)
+    return TextSource(state, sizes, BERT_LOGIT_SCALE, space, vocabulary)
 
 
-def _is_vision(key: str) -> bool:
-    """Keys of the other parts of a merged checkpoint."""
-    return key.startswith(("image_encoder.", "prompt_encoder.", "mask_decoder.", "clip_head."))
+def _check_bert(checkpoint: Checkpoint, config: Mapping[str, object]) -> None:
+    """Refuse encoders that would load and then embed wrongly: other activations, other pooling."""
+    activation = config.get("hidden_act", "gelu")
+    pooling = _beside(checkpoint, "1_Pooling/config.json") or {}
+    if activation != "gelu":
+        raise CheckpointError(f"a BERT encoder with hidden_act {activation!r}; only gelu is known")
+    if not pooling.get("pooling_mode_mean_tokens", True):
+        raise CheckpointError(
+            "this sentence encoder does not pool by the mean of its tokens, the only way that is "
+            "supported; give one that does, such as MiniLM"
+        )
 
 
 def _quick_gelu(checkpoint: Checkpoint) -> bool:
@@ -112,7 +138,7 @@ def _quick_gelu(checkpoint: Checkpoint) -> bool:
 
 def _beside(checkpoint: Checkpoint, name: str) -> dict[str, object] | None:
     """Read a JSON object from the weights' folder; None when there is no such file."""
-    file = checkpoint.path.with_name(name)
+    file = checkpoint.path.parent / name
     if not file.is_file():
         return None
     try:
@@ -121,9 +147,9 @@ def _beside(checkpoint: Checkpoint, name: str) -> dict[str, object] | None:
         raise CheckpointError(f"{file} beside the weights is not valid JSON: {error}") from error
 
 
-def _digest(state: Mapping[str, Tensor], activation: str) -> str:
-    """Hash names, shapes and float32 bytes of all weights, in name order, and the activation."""
-    digest = hashlib.sha256(activation.encode())
+def _digest(state: Mapping[str, Tensor], beside: bytes) -> str:
+    """Hash what makes a text space: the float32 weights in name order, and what stands `beside`."""
+    digest = hashlib.sha256(beside)
     for key in sorted(state):
         digest.update(f"{key}{tuple(state[key].shape)}".encode())
         digest.update(state[key].contiguous().numpy().tobytes())

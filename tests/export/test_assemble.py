@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -52,11 +53,13 @@ def test_an_untrained_head_is_the_same_every_time(
 
 def test_a_merged_checkpoint_comes_back_whole(assembly: Assembly, tmp_path: Path) -> None:
     metadata = msgspec.structs.replace(assembly.metadata, head_trained=True, license="MIT")
-    path = save_merged(assembly.model, metadata, tmp_path / "merged.safetensors")
+    path = save_merged(replace(assembly, metadata=metadata), tmp_path / "merged.safetensors")
     back = assemble(Checkpoints(path))
     assert back.metadata.head_trained
     assert back.metadata.license == "MIT"
     assert [s.role for s in back.metadata.sources] == ["merged"]
+    assert back.metadata.text == assembly.metadata.text
+    assert back.tokenizer == assembly.tokenizer
     before, after = assembly.model.state_dict(), back.model.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)
@@ -66,7 +69,7 @@ def test_a_merged_checkpoint_comes_back_whole(assembly: Assembly, tmp_path: Path
 def test_a_merged_checkpoint_at_another_size_and_pooling(
     assembly: Assembly, tmp_path: Path
 ) -> None:
-    path = save_merged(assembly.model, assembly.metadata, tmp_path / "merged.safetensors")
+    path = save_merged(assembly, tmp_path / "merged.safetensors")
     other = assemble(Checkpoints(path), image_size=512, head_pool=2)
     assert other.model.config.grid == 32
     features, mask = torch.rand(1, 320, 32, 32), torch.ones(1, 16, 16)
@@ -76,7 +79,7 @@ def test_a_merged_checkpoint_at_another_size_and_pooling(
 
 def test_a_trained_head_refuses_another_text_space(assembly: Assembly, tmp_path: Path) -> None:
     trained = msgspec.structs.replace(assembly.metadata, head_trained=True)
-    merged = save_merged(assembly.model, trained, tmp_path / "merged.safetensors")
+    merged = save_merged(replace(assembly, metadata=trained), tmp_path / "merged.safetensors")
     torch.manual_seed(2)
     torch.save(TextTower(SMALL_TEXT).state_dict(), tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match="another text tower's space"):
@@ -84,7 +87,7 @@ def test_a_trained_head_refuses_another_text_space(assembly: Assembly, tmp_path:
 
 
 def test_dimensions_of_head_and_text_must_agree(assembly: Assembly, tmp_path: Path) -> None:
-    merged = save_merged(assembly.model, assembly.metadata, tmp_path / "merged.safetensors")
+    merged = save_merged(assembly, tmp_path / "merged.safetensors")
     wide = TextTowerConfig(width=64, heads=1, layers=1, embed_dim=32)
     torch.save(TextTower(wide).state_dict(), tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match=r"48-d.*32-d"):
@@ -145,3 +148,34 @@ def test_minilm_brings_its_tokenizer(mobile_sam_checkpoint: Path, minilm_checkpo
     assert made.metadata.embed_dim == 384
     assert made.tokenizer is not None
     assert b"WordPiece" in made.tokenizer
+
+
+@pytest.mark.parametrize("tower", ["gelu", "quick_gelu", "minilm"])
+def test_a_merged_checkpoint_describes_its_text_tower(
+    tower: str,
+    mobile_sam_checkpoint: Path,
+    text_checkpoint: Path,
+    minilm_checkpoint: Path,
+    tmp_path: Path,
+) -> None:
+    """Trained or not, the tower that comes back is the one that went in, and its own space's."""
+    text = minilm_checkpoint if tower == "minilm" else text_checkpoint
+    files = Checkpoints(mobile_sam_checkpoint, text=text)
+    made = assemble(files, image_size=64, quick_gelu=tower == "quick_gelu")
+    trained = replace(made, metadata=msgspec.structs.replace(made.metadata, head_trained=True))
+    back = assemble(Checkpoints(save_merged(trained, tmp_path / "merged.safetensors")))
+    assert back.metadata.text == made.metadata.text
+    assert back.tokenizer == made.tokenizer
+    assert back.model.config == made.model.config
+    assert made.model.text is not None
+    assert back.model.text is not None
+    tokens = torch.randint(1, 1000, (2, made.model.text.config.context_length))
+    with torch.inference_mode():
+        assert torch.equal(back.model.text(tokens), made.model.text(tokens))
+
+
+def test_a_tower_without_its_sizes_is_not_saved(assembly: Assembly, tmp_path: Path) -> None:
+    bare = msgspec.structs.replace(assembly.metadata, text=None)
+    with pytest.raises(CheckpointError, match="text tower inside"):
+        save_merged(replace(assembly, metadata=bare), tmp_path / "merged.safetensors")
+    assert not list(tmp_path.iterdir())

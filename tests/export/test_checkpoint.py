@@ -1,5 +1,6 @@
 import pickle
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -118,3 +119,24 @@ def test_fit_tolerates_ignored_keys() -> None:
     state = {"weight": torch.ones(3, 2), "bias": torch.ones(3), "old": torch.zeros(1)}
     fit_state(module, state, "head", ignored=("old",))
     assert torch.equal(module.weight, torch.ones(3, 2))
+
+
+@pytest.mark.filterwarnings("ignore")  # torch warns of pickle protocols in damaged files
+@pytest.mark.parametrize("zipped", [True, False])
+def test_damaged_files_load_or_raise_one_type(tmp_path: Path, zipped: bool) -> None:
+    path = tmp_path / "w.pth"
+    state = {"a": torch.arange(60.0), "b": torch.ones(3, 4)}
+    torch.save(state, path, _use_new_zipfile_serialization=zipped)
+    whole, random = path.read_bytes(), Random(0)
+    refused = 0
+    for _ in range(150):
+        damaged = bytearray(whole)
+        damaged[random.randrange(len(whole))] ^= 1 << random.randrange(8)
+        path.write_bytes(
+            damaged if random.random() < 0.5 else whole[: random.randrange(len(whole))]
+        )
+        try:
+            read_checkpoint(path)
+        except CheckpointError:
+            refused += 1
+    assert refused >= 60  # every truncation, at least

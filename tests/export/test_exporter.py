@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 import torch
 
+from samclip.engines.base import GraphSource
 from samclip.errors import CheckpointError, ExportError, ParityError
 from samclip.export import parity
 from samclip.export.exporter import Export, export_bundle
@@ -162,6 +164,20 @@ def test_a_wrong_graph_fails_the_gate(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_sample_that_is_not_finite_fails_in_any_order(order: tuple[int, int]) -> None:
+    image = np.ones((2, 4), np.float32)
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 18]> g (float[2,4] x) => (float[2,4] y) {y = Neg(x)}'
+    )
+    source = GraphSource("g", proto.SerializeToString())
+    good = parity.Sample("g", "p.jpg", {"x": image}, {"y": -image})
+    bad = parity.Sample("g", "p.jpg", {"x": image}, {"y": image * np.nan})
+    samples = [(good, bad)[i] for i in order]
+    with pytest.raises(ParityError, match="inf"):
+        parity.enforce(parity.measure(source, "fp32", samples))
+
+
 def test_labels_without_any_text_tower(options: ExportOptions, tmp_path: Path) -> None:
     without = replace(options, text_checkpoint=None, output=tmp_path / "b", verify=False)
     with pytest.raises(ExportError, match="--labels needs a text tower"):
@@ -183,6 +199,18 @@ def test_missing_checkpoints_and_photos(options: ExportOptions, tmp_path: Path) 
     (tmp_path / "empty").mkdir()
     with pytest.raises(ExportError, match="no images"):
         export_bundle(replace(options, photos=tmp_path / "empty", output=tmp_path / "b"))
+
+
+def test_targets_that_cannot_be_written_are_told_at_once(
+    options: ExportOptions, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").touch()
+    absent = replace(options, checkpoint=tmp_path / "unread.pt", overwrite=True)
+    for target in (tmp_path / "file", tmp_path / "full", tmp_path / "file" / "b"):
+        with pytest.raises(ExportError):
+            export_bundle(replace(absent, output=target))
 
 
 def test_every_backend_gets_exactly_one_lowering() -> None:

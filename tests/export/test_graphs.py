@@ -94,3 +94,30 @@ def test_equal_constants_inside_one_graph_are_stored_once() -> None:
     model = export_graph(GraphSpec("twice", Twice(), {"x": torch.rand(400)}, ("y",)))
     _, weights = externalise({"t.onnx": model}, "w.safetensors")
     assert len(parse_weights(weights)) == 1
+
+
+class Named(nn.Module):
+    """A parameter `part.weight` of a given value, the same name in every variant."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.part = nn.Linear(32, 32, bias=False)
+        nn.init.constant_(self.part.weight, value)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.part.weight
+
+
+def test_one_name_with_other_content_is_kept_apart() -> None:
+    models = {
+        f"{value}.onnx": export_graph(
+            GraphSpec("named", Named(value), {"x": torch.rand(32, 32)}, ("y",))
+        )
+        for value in (1.0, 2.0)
+    }
+    graphs, weights = externalise(models, "w.safetensors")
+    tensors = parse_weights(weights)
+    assert sorted(float(tensor[0, 0]) for tensor in tensors.values()) == [1.0, 2.0]
+    for file, data in graphs.items():
+        (name,) = {i.name for i in onnx.load_from_string(data).graph.initializer} & set(tensors)
+        assert float(tensors[name][0, 0]) == float(file.removesuffix(".onnx"))

@@ -105,3 +105,41 @@ def test_no_tower_here(tmp_path: Path) -> None:
     assert not has_text(checkpoint)
     with pytest.raises(CheckpointError, match="no CLIP text tower"):
         read_text(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", {"num_attention_heads": 7}, "7 attention heads"),
+        ("config.json", {"num_attention_heads": 12, "hidden_act": "relu"}, "'relu'"),
+        ("1_Pooling/config.json", {"pooling_mode_mean_tokens": False}, "mean of its tokens"),
+    ],
+)
+def test_sentence_encoders_that_would_embed_wrongly(
+    minilm_checkpoint: Path, tmp_path: Path, file: str, content: object, message: str
+) -> None:
+    for name in ("model.safetensors", "tokenizer.json", "config.json"):
+        (tmp_path / name).symlink_to(minilm_checkpoint.with_name(name))
+    (tmp_path / file).unlink(missing_ok=True)
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(json.dumps(content), "utf-8")
+    with pytest.raises(CheckpointError, match=message):
+        read_text(read_checkpoint(tmp_path))
+
+
+def test_a_text_space_depends_on_heads_and_tokenizer(
+    minilm_checkpoint: Path, tmp_path: Path
+) -> None:
+    weights = minilm_checkpoint.read_bytes()
+    tokenizer = minilm_checkpoint.with_name("tokenizer.json").read_bytes()
+    spaces = set()
+    for number, (heads, vocabulary) in enumerate(
+        [(12, tokenizer), (6, tokenizer), (12, tokenizer + b" ")]
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(weights)
+        (folder / "tokenizer.json").write_bytes(vocabulary)
+        (folder / "config.json").write_text(f'{{"num_attention_heads": {heads}}}', "utf-8")
+        spaces.add(read_text(read_checkpoint(folder)).space)
+    assert len(spaces) == 3

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from samclip.errors import CheckpointError
+
 # Zero after the softmax in float32, and finite in float16, where -inf can become NaN.
 MASKED = -1e4
 LAYER_NORM_EPS = 1e-12
@@ -145,10 +147,15 @@ def is_bert(state: dict[str, Tensor]) -> bool:
 
 
 def infer_bert_config(state: dict[str, Tensor], heads: int) -> BertTowerConfig:
-    """Tell the sizes from a `BertModel` state dict; `heads` leave no trace in the weights."""
+    """Tell the sizes from a `BertModel` state dict; `heads` leave no trace in the weights.
+
+    Raises CheckpointError when they do not divide the width.
+    """
     words, positions = (
         state[f"embeddings.{name}_embeddings.weight"] for name in ("word", "position")
     )
+    if heads < 1 or words.shape[1] % heads:
+        raise CheckpointError(f"{heads} attention heads do not divide a width of {words.shape[1]}")
     layers = {key.split(".")[2] for key in state if key.startswith("encoder.layer.")}
     return BertTowerConfig(
         width=words.shape[1],

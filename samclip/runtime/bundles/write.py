@@ -43,29 +43,52 @@ def write_bundle(
     is taken or the disk fails; ManifestError or UnsafePathError for a manifest or a path that no
     reader would take. Then nothing that was there has changed. Returns the path written.
     """
-    path = Path(target).expanduser().absolute()
-    check_path(path.name)
     check_paths(files)
+    path = check_target(target, overwrite)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        recover(path)
-        _check_target(path, overwrite)
         with partial_directory(path) as partial:
             _fill(partial, manifest, files)
             put_in_place(partial, path, overwrite)
     except FileExistsError as error:
-        raise ExportError(
-            f"{path} exists already. Choose another name, or overwrite it on purpose."
-        ) from error
+        raise _taken(path) from error
     except OSError as error:
-        raise ExportError(
-            f"the bundle {path} could not be written: {error}. What is there is whole, as "
-            "it was: make room, correct permissions, or choose another place, and write it again."
-        ) from error
+        raise _unwritable(path, error) from error
     return path
 
 
-def _check_target(path: Path, overwrite: bool) -> None:
+def check_target(target: str | PathLike[str], overwrite: bool) -> Path:
+    """Tell whether a bundle may be written to `target`, and make the folder around it.
+
+    Long work asks before it begins. Returns the absolute path. Raises ExportError when the place
+    is taken or cannot be written to, UnsafePathError for a name that no reader would take.
+    """
+    path = Path(target).expanduser().absolute()
+    check_path(path.name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        recover(path)
+        _check_place(path, overwrite)
+    except FileExistsError as error:
+        raise _taken(path) from error
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return path
+
+
+def _taken(path: Path) -> ExportError:
+    return ExportError(
+        f"{path} exists already. Choose another name, or overwrite it on purpose (--overwrite)."
+    )
+
+
+def _unwritable(path: Path, error: OSError) -> ExportError:
+    return ExportError(
+        f"the bundle {path} could not be written: {error}. What is there is whole, as "
+        "it was: make room, correct permissions, or choose another place, and write it again."
+    )
+
+
+def _check_place(path: Path, overwrite: bool) -> None:
     """Refuse to overwrite what is no bundle; an empty directory may always be filled."""
     if not os.path.lexists(path):
         return

@@ -18,7 +18,7 @@ from samclip.export.models.prompt_encoder import PromptEncoder
 from samclip.export.models.tiny_vit import IGNORED_CHECKPOINT_KEYS, TinyVit, fold_batch_norms
 
 SIZE = 1024
-TOLERANCE = 1e-4  # largest absolute difference over the largest magnitude
+TOLERANCE = 1e-5  # largest absolute difference over the largest magnitude
 
 
 @dataclass(frozen=True)
