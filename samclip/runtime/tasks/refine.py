@@ -6,13 +6,13 @@ logits. It leaves open how masks become logits, how points are drawn, and what h
 in several places. What is chosen here:
 
 - a prompt per region, a connected part of the coarse map, because SAM's decoder outlines single
-  objects; regions smaller than a token stay as they are;
+  objects; regions smaller than a token, or beyond the 256 largest, get none;
 - up to three points, without chance: where probability times distance to the region's edge is
   highest, then the same times the distance to the nearest point so far;
 - the region's box, and as mask the log-odds of its name against the best other name, upscaled
   and clipped to +-10: its zero is the coarse border;
-- the single-mask output; below a predicted IoU of 0.7 the coarse region itself, as logit 2 (RADSeg
-  too keeps coarse regions whose predicted IoU is low);
+- the single-mask output; below a predicted IoU of 0.7, and where there was no prompt, the coarse
+  region itself, as logit 2 (RADSeg too keeps coarse regions whose predicted IoU is low);
 - per pixel the region with the highest logit above 0, else the coarse label.
 """
 
@@ -64,9 +64,9 @@ def refine_labels(
     """
     regions = _find_regions(labels, _token_area(features, coarse.grid))
     refined: NDArray[np.int32] = labels.copy()
-    best = np.zeros(labels.shape, np.float32)
     if len(np.unique(labels)) < 2:
         return refined
+    best = _unprompted(regions, labels.shape)
     side = features.mask_size
     prompts = list(_make_prompts(regions, coarse, side))
     for batch in batch_prompts(prompts, features.letterbox, side):
@@ -81,6 +81,14 @@ def refine_labels(
                 logits, window = np.float32(COARSE_LOGIT) * region.inside, region.window
                 _claim(refined[window], best[window], region.index, logits)
     return refined
+
+
+def _unprompted(regions: list[Region], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return HxW: the coarse logit, and 0 in the regions that get a prompt."""
+    best = np.full(shape, COARSE_LOGIT, np.float32)
+    for region in regions:
+        best[region.window][region.inside] = 0
+    return best
 
 
 def _claim(

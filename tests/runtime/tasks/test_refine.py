@@ -8,7 +8,17 @@ import pytest
 from fakes import IMAGE_SIZE, MASK_SIZE, FakeBackend, fake_model, flag
 from numpy.typing import NDArray
 
-from samclip.runtime.tasks.refine import MAX_POINTS, MIN_IOU, Region, _choose_points, _find_regions
+from samclip.runtime.tasks import refine
+from samclip.runtime.tasks.coarse import CoarseMap
+from samclip.runtime.tasks.refine import (
+    COARSE_LOGIT,
+    MAX_POINTS,
+    MIN_IOU,
+    Region,
+    _choose_points,
+    _find_regions,
+    refine_labels,
+)
 
 ALL = ["red", "green", "blue"]
 TRUTH = np.repeat([0, 1, 2], [64, 72, 64])[None].repeat(128, 0)
@@ -106,3 +116,40 @@ def test_points_lie_inside_and_apart() -> None:
 def test_a_pixel_gets_one_point() -> None:
     region = Region(0, (5, 6, 6, 7), np.ones((1, 1), bool))
     assert _choose_points(region, np.ones((1, 1), np.float32)).tolist() == [[5.5, 6.5]]
+
+
+def flat(logit: float) -> Any:
+    """A decoder that is sure of nothing: the same logit everywhere, whatever is asked."""
+
+    def decode(**feeds: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        shape = (len(feeds["point_coords"]), 4, MASK_SIZE, MASK_SIZE)
+        ious = np.full(shape[:2], 0.9, np.float32)
+        return {"iou_predictions": ious, "low_res_masks": np.full(shape, logit, np.float32)}
+
+    return decode
+
+
+def refined_square(logit: float, monkeypatch: pytest.MonkeyPatch) -> NDArray[np.int32]:
+    """What is left of 3x3 pixels of "blue" in all "red", where a token has 12.5x12.5."""
+    monkeypatch.setitem(fakes.GRAPHS, "mask_decoder", flat(logit))
+    model = fake_model()
+    features = model.encode(flag()).features
+    labels = np.zeros((128, 200), np.int32)
+    labels[50:53, 20:23] = 2
+    coarse = CoarseMap(features, model.vocabulary(ALL))
+    return refine_labels(features, coarse, labels)[50:53, 20:23]
+
+
+def test_a_region_without_a_prompt_stands_with_the_coarse_logit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert (refined_square(COARSE_LOGIT - 0.5, monkeypatch) == 2).all()
+    assert (refined_square(COARSE_LOGIT + 0.5, monkeypatch) == 0).all()
+
+
+def test_regions_beyond_the_largest_stand_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refine, "MAX_REGIONS", 1)
+    monkeypatch.setitem(fakes.GRAPHS, "mask_decoder", flat(COARSE_LOGIT - 0.5))
+    coarse = fake_model().encode(flag()).semantic(ALL)
+    answer = fake_model().encode(flag()).semantic(ALL, refine=True)
+    np.testing.assert_array_equal(answer.labels, coarse.labels)
