@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.engines.base import Backend, EngineOptions
-from samclip.engines.registry import AUTO, backends, choose
-from samclip.errors import CapabilityError
+from samclip.engines.registry import AUTO, available_backends, choose, get_backend
+from samclip.errors import BackendUnavailableError, CapabilityError
 from samclip.runtime.bundles.bundle import Bundle, find_bundle
 from samclip.runtime.bundles.manifest import Manifest
 from samclip.runtime.engine_pool import EnginePool
@@ -28,6 +29,8 @@ from samclip.runtime.texts.vocabulary import Vocabulary, as_names, warn_untraine
 
 ENCODER_OUTPUTS = ("backbone_features", "image_embeddings")
 MASK_STRIDE = 4  # pixels of the input per low-resolution logit
+
+_logger = logging.getLogger("samclip")
 
 Prepared = tuple[NDArray[np.uint8], NDArray[np.float32], Letterbox]
 
@@ -44,24 +47,40 @@ def load(
     """Load a bundle by path, or by name from the bundle home, and make its encoder ready.
 
     `backend`: "onnxruntime", "cuda" and so on, "auto" for the fastest that works here and that
-    the bundle was made for; `precision`: of the encoder, and of other graphs that have it; None
+    the bundle was made for: one that turns out not to start is logged as a warning, and the next
+    is tried; `precision`: of the encoder, and of other graphs that have it; None
     for the bundle's preference; `threads`: per engine; `device`: index of the GPU; `cache_dir`:
     where text embeddings are kept between runs. Raises BundleError, BackendUnavailableError,
     EngineRunError.
     """
     bundle = Bundle.open(find_bundle(name_or_path))
     options = EngineOptions(threads=threads, device=device)
-    return Model(bundle, _choose_backend(bundle, backend), options, precision, cache_dir)
+    if backend != AUTO:
+        return Model(bundle, choose(backend), options, precision, cache_dir)
+    return _load_fastest(bundle, options, precision, cache_dir)
 
 
-def _choose_backend(bundle: Bundle, name: str) -> Backend:
-    """Choose the backend named, or with "auto" the fastest here that the bundle was made for."""
-    made_for = {b for variant in bundle.manifest.graphs.encoder.variants for b in variant.backends}
-    if name == AUTO:
-        for backend in backends():
-            if backend.name in made_for and backend.probe().available:
-                return backend
-    return choose(name)
+def _load_fastest(
+    bundle: Bundle,
+    options: EngineOptions,
+    precision: str | None,
+    cache_dir: str | Path | None,
+) -> Model:
+    """Load on the fastest backend that starts, among those that the bundle was made for."""
+    made_for = {
+        name
+        for variant in bundle.manifest.graphs.encoder.variants
+        if precision in {None, variant.precision}
+        for name in variant.backends
+    }
+    names = [name for name in available_backends() if name in made_for]
+    for name in names[:-1]:
+        try:
+            return Model(bundle, get_backend(name), options, precision, cache_dir)
+        except BackendUnavailableError as error:
+            _logger.warning("backend %r does not start, the next one is tried: %s", name, error)
+    last = get_backend(names[-1]) if names else choose(AUTO)  # which says what is wrong
+    return Model(bundle, last, options, precision, cache_dir)
 
 
 class Model:

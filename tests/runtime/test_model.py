@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import threading
 import time
 import warnings
@@ -9,18 +10,24 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from fakes import FakeBackend, FakeBundle, fake_manifest, fake_model, flag
 from PIL import Image
 
+import samclip
+from samclip.engines import registry
+from samclip.engines.base import Engine, EngineOptions, GraphSource
 from samclip.errors import (
+    BackendUnavailableError,
     CapabilityError,
     ClosedError,
     ImageError,
     UntrainedHeadWarning,
     VocabularyError,
 )
+from samclip.runtime import model as model_module
 
 ALL = ["red", "green", "blue"]
 
@@ -252,14 +259,59 @@ def test_images_of_any_shape(size: tuple[int, int]) -> None:
     assert answers[3].present == ("red",)
 
 
-def test_auto_takes_the_fastest_backend_that_the_bundle_was_made_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from samclip.runtime import model as module
+class NotStarting(FakeBackend):
+    """A backend that looks fine until a graph is loaded."""
 
-    bundle: Any = FakeBundle(fake_manifest())
-    other, ours = FakeBackend(name="other"), FakeBackend(name="fake")
-    monkeypatch.setattr(module, "backends", lambda: (other, ours))
-    assert module._choose_backend(bundle, "auto") is ours
-    monkeypatch.setattr(module, "backends", lambda: (other,))
-    assert module._choose_backend(bundle, "onnxruntime").name == "onnxruntime"
+    def load(self, source: GraphSource, options: EngineOptions) -> Engine:
+        raise BackendUnavailableError(f"{self.name} has no cuDNN. To do: install it.")
+
+
+@pytest.fixture
+def two_backends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bundle for "fast", which does not start, and for "fake", which does."""
+    manifest = fake_manifest()
+    encoder = manifest.graphs.encoder
+    variants = tuple(
+        msgspec.structs.replace(variant, backends=("fast", "fake")) for variant in encoder.variants
+    )
+    graphs = msgspec.structs.replace(
+        manifest.graphs, encoder=msgspec.structs.replace(encoder, variants=variants)
+    )
+    bundle = FakeBundle(msgspec.structs.replace(manifest, graphs=graphs))
+    monkeypatch.setattr(model_module, "find_bundle", lambda name: name)
+    monkeypatch.setattr(model_module.Bundle, "open", lambda path: bundle)
+    monkeypatch.setattr(registry, "BACKENDS", (NotStarting("fast"), FakeBackend()))
+
+
+@pytest.mark.usefixtures("two_backends")
+def test_auto_tries_the_next_backend_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "samclip"), samclip.load("any") as model:
+        assert model.backend == "fake"
+        assert model.encode(flag()).classify(ALL).best in ALL
+    (record,) = caplog.records
+    assert "'fast' does not start" in record.getMessage()
+    assert "has no cuDNN" in record.getMessage()
+
+
+@pytest.mark.usefixtures("two_backends")
+def test_a_backend_asked_for_by_name_is_not_replaced() -> None:
+    with pytest.raises(BackendUnavailableError, match="no cuDNN"):
+        samclip.load("any", "fast")
+
+
+@pytest.mark.usefixtures("two_backends")
+def test_auto_raises_when_no_backend_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "BACKENDS", (NotStarting("fast"), NotStarting("fake")))
+    with pytest.raises(BackendUnavailableError, match="fake has no cuDNN"):
+        samclip.load("any")
+
+
+@pytest.mark.usefixtures("two_backends")
+def test_auto_takes_the_fastest_backend_that_the_bundle_was_made_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    others = (NotStarting("other"), FakeBackend("fast"), FakeBackend())
+    monkeypatch.setattr(registry, "BACKENDS", others)
+    with samclip.load("any") as model:
+        assert model.backend == "fast"
+    assert not caplog.records

@@ -36,7 +36,8 @@ def open_model(request: Request) -> Iterator[Model]:
     from samclip.runtime.texts.vocabulary import UNTRAINED_MESSAGE
 
     name = choose_bundle(request.bundle)
-    with err.status("loading the bundle") if err.is_terminal else nullcontext():
+    status = err.status("loading the bundle") if err.is_terminal else nullcontext()
+    with status, shown_logs():
         model = samclip.load(
             name, backend=request.backend, precision=request.precision, threads=request.threads
         )
