@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import typer
 
 from samclip.errors import ImageError, PromptError
-from samclip.runtime.cli.consoles import Ticker, err, out, say, warn_untrained_head, write_line
+from samclip.runtime.cli.consoles import Ticker, err, out, say, warn_untrained_head, write_json
 from samclip.runtime.cli.destinations import plan_pictures
 from samclip.runtime.cli.failures import FAILURE, describe, report
 from samclip.runtime.cli.images import ImageList, find_images
@@ -131,7 +130,7 @@ class _Series(Generic[Answer]):
             if answer.trained_head is not None:
                 record["trained_head"] = answer.trained_head
             record["picture"] = None if picture is None else str(picture)
-            write_line(json.dumps(record))
+            write_json(record)
             return
         say(out, str(path), style="bold")
         out.print(self._task.show(answer))
@@ -142,7 +141,7 @@ class _Series(Generic[Answer]):
         report(error, about=str(path))
         if self._request.as_json:
             fault = {"type": type(error).__name__, "message": describe(error)}
-            write_line(json.dumps(self._head(path) | {"error": fault}))
+            write_json(self._head(path) | {"error": fault})
 
     def _head(self, path: Path) -> dict[str, Any]:
         """Return what every record begins with."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 from rich.console import Console
 from rich.panel import Panel
@@ -34,6 +37,19 @@ def write_line(line: str) -> None:
     """Write one machine-readable line to stdout at once, so that a reader can follow along."""
     out.file.write(line + "\n")
     out.file.flush()
+
+
+def write_json(record: dict[str, Any], indent: int | None = None) -> None:
+    """Write a record as JSON; NaN and infinity, which JSON has no words for, become null."""
+    write_line(json.dumps(_finite(record), indent=indent, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def warn_untrained_head() -> None:

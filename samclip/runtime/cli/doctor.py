@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
@@ -10,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from samclip.runtime.cli import options
-from samclip.runtime.cli.consoles import out, say, write_line
+from samclip.runtime.cli.consoles import out, say, write_json
 from samclip.runtime.cli.failures import reported
 from samclip.runtime.cli.tables import format_bytes, make_table
 
@@ -36,7 +35,7 @@ def doctor(as_json: AsJson = False, debug: options.Debug = False) -> None:
 
         report = examine()
         if as_json:
-            write_line(json.dumps(report, indent=2))
+            write_json(report, indent=2)
         else:
             print_report(report)
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from samclip.runtime.cli import options
-from samclip.runtime.cli.consoles import err, out, say, warn_untrained_head, write_line
+from samclip.runtime.cli.consoles import err, out, say, warn_untrained_head, write_json
 from samclip.runtime.cli.failures import reported
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ def info(
         if verify:
             opened.verify()
         if as_json:
-            write_line(json.dumps(bundle_record(opened, verify), indent=2))
+            write_json(bundle_record(opened, verify), indent=2)
         else:
             print_bundle(opened, verify)
 

@@ -44,11 +44,13 @@ def segment_everything(
     found, tried = [], 0
     for crop in generate_crops(size, options.crop_n_layers, options.crop_overlap_ratio):
         own = features if crop.layer == 0 else encode(image[crop.rows_columns])
-        search = CropSearch(own, crop, size, options)
-        found.append(search.run(tried))
-        tried += len(search.points)
-        if own is not features:
-            own.close()
+        try:
+            search = CropSearch(own, crop, size, options)
+            found.append(search.run(tried))
+            tried += len(search.points)
+        finally:
+            if own is not features:
+                own.close()
     return _finish(_join(found, size, options), image)
 
 
@@ -121,7 +123,7 @@ class CropSearch:
         logits = self._features.letterbox.upscale(low_res)  # crop's h x w
         stability = stability_score(logits, self._options.stability_score_offset)
         threshold = self._options.stability_score_thresh
-        if threshold > 0 and not stability >= threshold:  # NaN, of an empty mask, goes
+        if threshold > 0 and stability < threshold:
             return
         mask = logits > MASK_THRESHOLD
         box = np.asarray([mask_extent(mask)], np.float32)  # 1x4

@@ -6,7 +6,6 @@ Each function is defined by the code of the same purpose in segment-anything
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 import cv2
@@ -21,11 +20,12 @@ def stability_score(logits: NDArray[np.float32], offset: float) -> float:
     """Compute the IoU of the masks got by raising and lowering the threshold by `offset`.
 
     `logits`: HxW. The higher mask lies inside the lower one, so the IoU is the quotient of their
-    areas; NaN when both are empty (segment-anything, `calculate_stability_score`).
+    areas (segment-anything, `calculate_stability_score`); 0 when both are empty, where the
+    original has NaN: neither passes a threshold above 0.
     """
     inner = np.count_nonzero(logits > MASK_THRESHOLD + offset)
     outer = np.count_nonzero(logits > MASK_THRESHOLD - offset)
-    return float(np.float32(inner / outer)) if outer else math.nan
+    return float(np.float32(inner / outer)) if outer else 0.0
 
 
 def mask_extent(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:

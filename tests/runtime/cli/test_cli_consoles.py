@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from samclip.runtime.cli.consoles import Ticker, out, say, warn_untrained_head, write_line
+from samclip.runtime.cli.consoles import (
+    Ticker,
+    out,
+    say,
+    warn_untrained_head,
+    write_json,
+    write_line,
+)
 
 
 def test_text_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,3 +49,9 @@ def test_ticker_is_silent_where_stderr_is_no_terminal(
     captured = capsys.readouterr()
     assert captured.out == "answer\n" * total
     assert captured.err == ""
+
+
+def test_json_has_no_nan(capsys: pytest.CaptureFixture[str]) -> None:
+    numbers = (float("nan"), [float("inf"), 0.5], True, "NaN", 3)
+    write_json({"a": {"b": numbers}})
+    assert capsys.readouterr().out == '{"a": {"b": [null, [null, 0.5], true, "NaN", 3]}}\n'

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from fakes import IOUS, RADII, FakeBackend, fake_model, flag
 
-from samclip.errors import PromptError
+from samclip.errors import EngineRunError, PromptError
+from samclip.runtime.features import Features
 from samclip.runtime.model import Model
 from samclip.runtime.results.masks import AutoMasks
 from samclip.runtime.tasks.auto_options import AutoMaskOptions
+from samclip.runtime.tasks.everything import CropSearch, segment_everything
 
 LOOSE = {"pred_iou_thresh": 0.75, "stability_score_thresh": 0.5}
 KEYS = {
@@ -163,3 +165,27 @@ def test_defaults_are_sams() -> None:
     halved = AutoMaskOptions(points_per_side=4, crop_n_points_downscale_factor=2)
     assert [len(halved.grid(layer)) for layer in range(4)] == [16, 4, 1, 1]
     assert max(IOUS) > options.pred_iou_thresh
+
+
+def test_crops_are_let_go_of_when_the_search_fails(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Features] = []
+    image, run = flag(), CropSearch.run
+
+    def encode(crop: np.ndarray) -> Features:
+        made.append(model.encode(crop).features)
+        return made[-1]
+
+    def fail_in_crops(search: CropSearch, first_index: int) -> Any:
+        if made:
+            raise EngineRunError("out of memory")
+        return run(search, first_index)
+
+    monkeypatch.setattr(CropSearch, "run", fail_in_crops)
+    whole = model.encode(image).features
+    options = AutoMaskOptions(points_per_side=2, crop_n_layers=1)
+    with pytest.raises(EngineRunError):
+        segment_everything(whole, image, options, encode)
+    assert [features.closed for features in made] == [True]
+    assert not whole.closed
