@@ -55,7 +55,8 @@ class SamPredictor:
         """Segment one prompt.
 
         `point_coords`: Nx2, (x, y) in pixels of the original image; `point_labels`: N, 1
-        foreground, 0 background; `box`: 4, XYXY; `mask_input`: 1xhxw logits of a former answer.
+        foreground, 0 background; `box`: 4 or 1x4, XYXY; `mask_input`: 1xhxw logits of a former
+        answer.
 
         Returns masks CxHxW bool, or float32 logits with `return_logits`; the IoUs predicted for
         them, C float32; low-resolution logits Cxhxw float32. C is 3, or 1 without
@@ -70,11 +71,13 @@ class SamPredictor:
             features.mask_size,
             points=None if point_coords is None else [point_coords],  # Nx2 -> 1xNx2
             labels=None if point_labels is None else [point_labels],  # N -> 1xN
-            boxes=None if box is None else np.asarray(box).reshape(-1),  # 1x4 -> 4
+            boxes=box,
             mask=mask_input,
         )
         if len(prompts) > 1:
-            raise PromptError(f"predict takes one prompt at a time; got {len(prompts)} masks.")
+            raise PromptError(
+                f"predict takes one prompt at a time; got {len(prompts)} boxes or masks."
+            )
         (batch,) = batch_prompts(prompts, features.letterbox, features.mask_size)
         iou, low_res = features.decode(batch)
         chosen = list(MULTI) if multimask_output else [SINGLE]

@@ -76,6 +76,8 @@ def test_an_image_must_be_set_first(predictor: SamPredictor) -> None:
         {"point_coords": np.array([[5, 5]]), "point_labels": np.array([1, 0])},
         {"point_coords": np.array([[900, 5]]), "point_labels": np.array([1])},
         {"box": np.array([5, 5])},
+        {"box": [[5, 5], [9]]},
+        {"box": [[5, 5, 9, 9], [5]]},
         {"box": np.array([[5, 5, 9, 9], [5, 5, 9, 9]])},
         {"mask_input": np.zeros((2, MASK_SIZE, MASK_SIZE), np.float32)},
         {"mask_input": np.zeros((1, 3, 3), np.float32)},
