@@ -1,12 +1,11 @@
 """ONNX Runtime on the CPU, and on NVIDIA GPUs through its CUDA provider.
 
 Choices. Threads: one per physical core that this process may use, not pinned. CPU memory: the
-arena stays on and keeps the largest pass's working memory until `close`; memory patterns are off,
-which plan one more block of that size. Measured with TinyViT at 1024 px on 2 cores: 407 MB at the
-peak against 625 with patterns, at equal speed; shrinking the arena after each pass leaves 240 MB
-between passes but costs 20 % of the time. CUDA: the arena grows by what is asked for, convolutions
-are chosen by heuristic, because the mask decoder's shapes change from call to call, and TF32 is
-off: FP32 graphs compute in FP32, FP16 graphs are there for speed.
+arena stays on and keeps the largest pass's working memory until `close`, because shrinking it after
+each pass costs time; memory patterns are off, which plan one more block of that size and gain no
+speed. CUDA: the arena grows by what is asked for, convolutions are chosen by heuristic, because the
+mask decoder's shapes change from call to call, and TF32 is off: FP32 graphs compute in FP32, FP16
+graphs are there for speed.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from samclip.engines.cores import usable_cores
 from samclip.engines.memory import release_free_memory
 from samclip.engines.ort_library import (
     CUDA_PROVIDER,
+    FORCE_GPU,
     REMEDY,
     clean_message,
     conflict,
@@ -31,7 +31,6 @@ from samclip.engines.ort_library import (
     import_library,
     is_initializer,
     preload,
-    reinstall,
 )
 from samclip.engines.ort_tensor import OrtTensor, to_ort_value
 from samclip.errors import BackendUnavailableError, ClosedError, EngineRunError
@@ -153,8 +152,8 @@ class OnnxRuntimeBackend:
             detail, _, remedy = str(error).partition(REMEDY)
             return Probe(False, detail.rstrip(". "), remedy.rstrip(". "))
         detail = f"onnxruntime {library.__version__}, {self.provider}"
-        if clash := conflict():
-            return Probe(True, f"{detail}; {clash}", reinstall())
+        if clash := conflict(library):
+            return Probe(True, f"{detail}; {clash}", FORCE_GPU)
         return Probe(True, detail)
 
     def load(self, source: GraphSource, options: EngineOptions) -> OrtEngine:

@@ -22,6 +22,7 @@ INTERNALS = re.compile(
     r"|0x[0-9a-fA-F]+"
 )
 REMEDY = "To do: "  # what stands before the remedy in messages here
+FORCE_GPU = f"pip install --force-reinstall --no-deps {GPU_PACKAGE}"
 REINSTALL = f"pip uninstall -y {CPU_PACKAGE} {GPU_PACKAGE}, then pip install {{}}"
 
 
@@ -78,13 +79,17 @@ def installed_packages() -> dict[str, str]:
     return found
 
 
-def conflict() -> str:
-    """Say that two packages overwrite each other's files; empty when all is well."""
+def conflict(library: ModuleType) -> str:
+    """Say that two packages overwrite each other's files; empty when all is well.
+
+    The loaded `library` shows which of them came last: all is well when it has CUDA, because
+    samclip itself requires the CPU package, so a GPU user always has both.
+    """
     found = installed_packages()
-    if len(found) < 2:
+    if len(found) < 2 or CUDA_PROVIDER in library.get_available_providers():
         return ""
     names = " and ".join(f"{name} {number}" for name, number in found.items())
-    return f"{names} are both installed and overwrite each other"
+    return f"{names} are both installed, and the files in place are the CPU build's"
 
 
 def reinstall(package: str = "") -> str:

@@ -137,14 +137,25 @@ def packages(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return installed
 
 
-def test_two_installations_are_reported(packages: dict[str, str]) -> None:
+def test_two_installations_are_reported(
+    packages: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     packages["onnxruntime"] = "1.31.1"
     assert CPU.probe().remedy == ""
     packages["onnxruntime-gpu"] = "1.30.0"
     probe = CPU.probe()
     assert probe.available
     assert "onnxruntime 1.31.1 and onnxruntime-gpu 1.30.0 are both installed" in probe.detail
-    assert probe.remedy.endswith("then pip install onnxruntime-gpu")
+    assert probe.remedy == "pip install --force-reinstall --no-deps onnxruntime-gpu"
+
+
+@pytest.mark.usefixtures("with_cuda")
+def test_the_gpu_build_over_the_cpu_build_is_no_conflict(packages: dict[str, str]) -> None:
+    packages.update({"onnxruntime": "1.31.1", "onnxruntime-gpu": "1.30.0"})
+    for backend in (CPU, CUDA):
+        assert backend.probe().available
+        assert backend.probe().remedy == ""
 
 
 def test_probes_tell_of_runtimes_without_an_engine(packages: dict[str, str]) -> None:

@@ -11,8 +11,9 @@ STAND_INS = {
     "onnxruntime": ("onnxruntime-gpu",),
     "opencv-python-headless": ("opencv-python", "opencv-contrib-python-headless"),
 }
-# `gpu` has a remedy of its own, told by the backend: its package replaces one of the core.
-LEFT_OUT = frozenset({"dev", "gpu"})
+# `gpu` has a remedy of its own, told by the backend: its package replaces one of the core. No
+# engine uses `tensorrt` and `openvino` yet: the table of backends says so.
+LEFT_OUT = frozenset({"dev", "gpu", "tensorrt", "openvino"})
 _REQUIREMENT = re.compile(r"^(?P<name>[\w.-]+).*?(?:extra == ['\"](?P<extra>[\w-]+)['\"])?$")
 
 

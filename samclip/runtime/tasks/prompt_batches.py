@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from samclip.runtime.images.letterbox import Letterbox
 from samclip.runtime.tasks.prompts import Prompt
 
-# Bounds per run of the decoder. On the CPU a prompt takes 28 MB and a token 0.3 MB at 64x64 image
-# tokens, so a run stays below 600 MB; runs of 64 prompts took 2 GB more, at the speed of 8 or 16.
+# Bounds per run of the decoder: its memory grows with prompts and tokens, its speed per prompt
+# hardly with either beyond these.
 MAX_PROMPTS = 16
 MAX_TOKENS = 512
 

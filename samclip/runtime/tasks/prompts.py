@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from samclip.errors import PromptError
 
-MAX_POINTS = 4096  # per prompt: the decoder's memory grows with it, here to 1.2 GB
+MAX_POINTS = 4096  # per prompt: the decoder's memory grows with it
 
 Arrays: TypeAlias = ArrayLike | Sequence[ArrayLike]
 

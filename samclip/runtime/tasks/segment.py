@@ -62,9 +62,8 @@ def segment(
 def box_of_mask(mask: NDArray[np.float32], letterbox: Letterbox) -> NDArray[np.float64]:
     """Return the box, 4 XYXY in pixels of the original image, around the positive logits hxw.
 
-    SAM was trained with masks beside points or boxes only. Given a mask alone, MobileSAM's
-    decoder returned something else than the mask on each of three objects tried (IoU 0.01, 0.28,
-    0.72). Raises PromptError when no logit is positive.
+    SAM was trained with masks beside points or boxes only: given a mask alone, its decoder may
+    answer with something else than the mask. Raises PromptError when no logit is positive.
     """
     edges = mask_box(mask > MASK_THRESHOLD).astype(np.float64) * (letterbox.image_size / len(mask))
     height, width = letterbox.original_size

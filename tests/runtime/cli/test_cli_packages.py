@@ -16,6 +16,9 @@ REQUIRES = [
     'torch>=2.10; extra == "export"',
     'samclip[export]; extra == "dev"',
     "pytest>=8; extra == 'dev'",
+    'onnxruntime-gpu>=1.23; extra == "gpu"',
+    'tensorrt>=10; extra == "tensorrt"',
+    'openvino>=2025.0; extra == "openvino"',
 ]
 
 
