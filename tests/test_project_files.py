@@ -78,7 +78,7 @@ def test_no_large_file_is_tracked() -> None:
     assert not large
 
 
-@pytest.mark.parametrize("script", ["scripts/check", ".ci/run"])
+@pytest.mark.parametrize("script", ["scripts/check", "scripts/demo", ".ci/run"])
 def test_scripts_run_under_bash_and_can_be_executed(script: str) -> None:
     path = ROOT / script
     assert path.read_text("utf-8").startswith("#!/usr/bin/env bash\n")
