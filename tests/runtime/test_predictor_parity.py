@@ -92,10 +92,21 @@ def test_a_mask_alone(ours: samclip.SamPredictor, original: Any) -> None:
     compare(ours.predict(**prompt), original.predict(**prompt))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"points_per_side": 3, "min_mask_region_area": 50},
+        pytest.param({"points_per_side": 6, "crop_n_layers": 1}, marks=pytest.mark.slow),
+    ],
+    ids=["whole", "crops"],
+)
 def test_everything_equals_the_original(
-    model: samclip.Model, original: Any, mobile_sam_reference: Path, photo: NDArray[np.uint8]
+    options: dict[str, Any],
+    model: samclip.Model,
+    original: Any,
+    mobile_sam_reference: Path,
+    photo: NDArray[np.uint8],
 ) -> None:
-    options = {"points_per_side": 3, "min_mask_region_area": 50}
     generator = load_generator(mobile_sam_reference).SamAutomaticMaskGenerator(
         original.model, **options
     )
