@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from samclip.engines.base import Backend, EngineOptions
 from samclip.engines.registry import AUTO, available_backends, choose, get_backend
-from samclip.errors import BackendUnavailableError, CapabilityError
+from samclip.errors import BackendUnavailableError, CapabilityError, ClosedError, InputError
 from samclip.runtime.bundles.bundle import Bundle, find_bundle
 from samclip.runtime.bundles.manifest import Manifest
 from samclip.runtime.engine_pool import EnginePool
@@ -49,15 +50,24 @@ def load(
     `backend`: "onnxruntime", "cuda" and so on, "auto" for the fastest that works here and that
     the bundle was made for: one that turns out not to start is logged as a warning, and the next
     is tried; `precision`: of the encoder, and of other graphs that have it; None
-    for the bundle's preference; `threads`: per engine; `device`: index of the GPU; `cache_dir`:
-    where text embeddings are kept between runs. Raises BundleError, BackendUnavailableError,
-    EngineRunError.
+    for the bundle's preference; `threads`: per engine, at most the processors; `device`: index
+    of the GPU; `cache_dir`: where text embeddings are kept between runs. Raises BundleError,
+    BackendUnavailableError, EngineRunError, InputError.
     """
     bundle = Bundle.open(find_bundle(name_or_path))
-    options = EngineOptions(threads=threads, device=device)
+    options = EngineOptions(threads=_checked_threads(threads), device=device)
     if backend != AUTO:
         return Model(bundle, choose(backend), options, precision, cache_dir)
     return _load_fastest(bundle, options, precision, cache_dir)
+
+
+def _checked_threads(threads: int | None) -> int | None:
+    """Refuse what is no number of threads; more than there are processors would only fight."""
+    if threads is None:
+        return None
+    if not isinstance(threads, int) or threads < 1:
+        raise InputError(f"threads must be a whole number of at least 1 or None; got {threads!r}.")
+    return min(threads, os.cpu_count() or 1)
 
 
 def _load_fastest(
@@ -140,10 +150,13 @@ class Model:
             if ahead is not None:
                 yield self._encode_prepared(ahead.result())
 
-    def vocabulary(self, names: Sequence[str], templates: Templates = None) -> Vocabulary:
-        """Embed names in the bundle's text space, for the tasks of its scenes.
+    def vocabulary(
+        self, names: Sequence[str] | Vocabulary, templates: Templates = None
+    ) -> Vocabulary:
+        """Embed names in the bundle's text space, once for all tasks that take `names`.
 
-        Raises VocabularyError, and CapabilityError without a CLIP head or text; warns with
+        Tasks accept the result in place of the names. Raises VocabularyError, ClosedError, and
+        CapabilityError without a CLIP head or text; warns with
         UntrainedHeadWarning, on every call, when the head was never trained.
         """
         head, text = self.manifest.clip_head, self.manifest.text
@@ -153,10 +166,14 @@ class Model:
                 f"bundle {self.manifest.name!r} has no {lacking}, so it cannot name anything. "
                 "Export it with one, or choose another bundle."
             )
-        checked = as_names(names)
-        embeddings = self._text_space().embed(checked, templates)
+        if self._pool.closed:
+            raise ClosedError("the model is closed. Load it again with samclip.load().")
         if not head.trained:
             warn_untrained(self.manifest.name)
+        if isinstance(names, Vocabulary):
+            return names
+        checked = as_names(names)
+        embeddings = self._text_space().embed(checked, templates)
         return Vocabulary(checked, embeddings, text.logit_scale, head.trained)
 
     def close(self) -> None:

@@ -21,7 +21,8 @@ from samclip.runtime.tasks.semantic import semantic
 from samclip.runtime.texts.vocabulary import Vocabulary
 
 Templates = str | Sequence[str] | None
-GetVocabulary = Callable[[Sequence[str], Templates], Vocabulary]
+Names = Sequence[str] | Vocabulary
+GetVocabulary = Callable[[Names, Templates], Vocabulary]
 
 
 class Scene:
@@ -76,7 +77,7 @@ class Scene:
         """The encoder's outputs, for code that works on logits, as `SamPredictor` does."""
         return self._features
 
-    def classify(self, names: Sequence[str], templates: Templates = None) -> Classification:
+    def classify(self, names: Names, templates: Templates = None) -> Classification:
         """Tell how well each name fits the whole image.
 
         `templates`: a known set's name or templates with one `{}` each; None: the bundle's.
@@ -93,7 +94,7 @@ class Scene:
         mask: ArrayLike | None = None,
         *,
         multimask: bool = False,
-        names: Sequence[str] | None = None,
+        names: Names | None = None,
         templates: Templates = None,
         return_logits: bool = False,
     ) -> Masks:
@@ -127,7 +128,7 @@ class Scene:
 
     def semantic(
         self,
-        names: Sequence[str],
+        names: Names,
         templates: Templates = None,
         refine: bool = False,
         background: float | None = None,
@@ -149,7 +150,7 @@ class Scene:
 
     def everything(  # noqa: PLR0913 - segment-anything's options
         self,
-        names: Sequence[str] | None = None,
+        names: Names | None = None,
         templates: Templates = None,
         *,
         points_per_side: int = 32,

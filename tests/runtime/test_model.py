@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import threading
 import time
 import warnings
@@ -24,6 +25,7 @@ from samclip.errors import (
     CapabilityError,
     ClosedError,
     ImageError,
+    InputError,
     UntrainedHeadWarning,
     VocabularyError,
 )
@@ -315,3 +317,29 @@ def test_auto_takes_the_fastest_backend_that_the_bundle_was_made_for(
     with samclip.load("any") as model:
         assert model.backend == "fast"
     assert not caplog.records
+
+
+def test_a_vocabulary_is_embedded_once_and_taken_by_every_task() -> None:
+    model = fake_model()
+    scene = model.encode(flag())
+    names = model.vocabulary(ALL)
+    assert scene.classify(names).names == tuple(ALL)
+    assert scene.semantic(names).names == tuple(ALL)
+    assert scene.segment(points=[(5, 5)], names=names).names is not None
+    model.close()
+    with pytest.raises(ClosedError):
+        model.vocabulary(ALL)
+    with pytest.raises(ClosedError):
+        model.vocabulary(names)
+
+
+@pytest.mark.parametrize("threads", [0, -1, "x", 1.5])
+def test_threads_that_are_no_number_of_threads(threads: Any) -> None:
+    with pytest.raises(InputError, match="threads"):
+        model_module._checked_threads(threads)
+
+
+def test_threads_are_at_most_the_processors() -> None:
+    assert model_module._checked_threads(100_000) == os.cpu_count()
+    assert model_module._checked_threads(1) == 1
+    assert model_module._checked_threads(None) is None

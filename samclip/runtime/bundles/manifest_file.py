@@ -39,8 +39,8 @@ def read_manifest(root: Path) -> Manifest:
     if line.rstrip(b"\r\n") != digest_line(data).rstrip(b"\n"):
         raise IntegrityError(
             f"{MANIFEST_NAME} of {root} has SHA-256 {hashlib.sha256(data).hexdigest()}, "
-            f"{DIGEST_NAME} says {line[:64]!r}. Copy the bundle again; after an edit on purpose, "
-            f"run: sha256sum {MANIFEST_NAME} > {DIGEST_NAME}"
+            f"{DIGEST_NAME} says {line[:64].decode('ascii', 'replace')}: one of them is damaged. "
+            "Copy the bundle again, or export it again."
         )
     manifest = decode_manifest(data)
     json.loads(data, object_pairs_hook=_refuse_duplicates)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +27,7 @@ def plan_pictures(images: ImageList, output: Path | None, task: str) -> tuple[Pa
         default = Path(f"samclip-{task}") if images.many else Path()
         pictures = _in_folder(images.paths, output or default, task)
     _keep_images(images.paths, pictures)
+    _check_writable(pictures)
     return pictures
 
 
@@ -53,6 +55,20 @@ def _in_folder(paths: Sequence[Path], folder: Path, task: str) -> tuple[Path, ..
             name = f"{path.stem}-{count}.{task}.png"
         names[name] = None
     return tuple(folder / name for name in names)
+
+
+def _check_writable(pictures: Sequence[Path]) -> None:
+    """Say before the model runs that a folder cannot be written to; none is made yet."""
+    for folder in dict.fromkeys(picture.absolute().parent for picture in pictures):
+        nearest = next(place for place in (folder, *folder.parents) if place.exists())
+        try:
+            with tempfile.TemporaryFile(dir=nearest):
+                pass
+        except OSError as error:
+            raise InputError(
+                f"no picture can be written to {folder}: {error.strerror}. "
+                "Give another --output, or --json for no picture."
+            ) from error
 
 
 def _keep_images(paths: Sequence[Path], pictures: Sequence[Path]) -> None:

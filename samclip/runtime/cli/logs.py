@@ -12,14 +12,11 @@ from samclip.runtime.cli.consoles import err, say
 
 
 class _Once(logging.Handler):
-    """Prints each message of level WARNING and above the first time it comes.
+    """Prints each message of level WARNING and above the first time it comes."""
 
-    Messages in `silent` are left out: the command says those in another way.
-    """
-
-    def __init__(self, silent: frozenset[str]) -> None:
+    def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self._seen = set(silent)
+        self._seen: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         message = record.getMessage()
@@ -29,13 +26,13 @@ class _Once(logging.Handler):
 
 
 @contextmanager
-def shown_logs(silent: frozenset[str] = frozenset()) -> Iterator[None]:
+def shown_logs() -> Iterator[None]:
     """Show the log "samclip" while the block runs.
 
     UntrainedHeadWarning is ignored meanwhile: the command has a panel for it.
     """
     logger = logging.getLogger("samclip")
-    handler, propagates = _Once(silent), logger.propagate
+    handler, propagates = _Once(), logger.propagate
     logger.addHandler(handler)
     logger.propagate = False
     try:

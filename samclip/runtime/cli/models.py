@@ -33,14 +33,13 @@ def open_model(request: Request) -> Iterator[Model]:
     """Load the bundle that `request` asks for; the model is closed at the end of the block."""
     import samclip  # brings in numpy and the runtime
     from samclip.runtime.cli.selection import choose_bundle
-    from samclip.runtime.texts.vocabulary import UNTRAINED_MESSAGE
 
     name = choose_bundle(request.bundle)
     status = err.status("loading the bundle") if err.is_terminal else nullcontext()
-    with status, shown_logs():
-        model = samclip.load(
-            name, backend=request.backend, precision=request.precision, threads=request.threads
-        )
-    said = UNTRAINED_MESSAGE.format(name=model.manifest.name)
-    with model, shown_logs(silent=frozenset({said})):
-        yield model
+    with shown_logs():
+        with status:
+            model = samclip.load(
+                name, backend=request.backend, precision=request.precision, threads=request.threads
+            )
+        with model:
+            yield model

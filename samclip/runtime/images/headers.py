@@ -67,8 +67,7 @@ def check_size(size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
     if width * height > max_pixels:
         raise HeaderError(
-            f"has {width} x {height} pixels, at most {max_pixels:,} are read: make it smaller, or "
-            "raise max_pixels"
+            f"has {width} x {height} pixels, at most {max_pixels:,} are read: make it smaller"
         )
     if max(size) > MAX_SIDE:
         raise HeaderError(

@@ -77,7 +77,7 @@ def _check_array(array: NDArray[Any], max_pixels: int) -> NDArray[np.uint8]:
     if height * width > max_pixels or max(height, width) > MAX_SIDE:
         raise ImageError(
             f"the image array has {width} x {height} pixels; at most {max_pixels:,}, and "
-            f"{MAX_SIDE:,} a side, are taken. Make it smaller, or raise max_pixels."
+            f"{MAX_SIDE:,} a side, are taken. Make it smaller first."
         )
     return np.ascontiguousarray(array)
 

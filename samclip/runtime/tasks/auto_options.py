@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from samclip.errors import PromptError
 from samclip.runtime.tasks.crops import point_grid
 
+MAX_POINTS_PER_SIDE = 512  # a quarter of a million prompts
 MAX_CROP_LAYERS = 4  # the fourth alone is 256 encoder passes
 
 _AT_LEAST_ONE = {"points_per_side", "points_per_batch", "crop_n_points_downscale_factor"}
@@ -47,6 +48,11 @@ class AutoMaskOptions:
     def __post_init__(self) -> None:
         for option in fields(self):
             _check(option.name, getattr(self, option.name))
+        if self.points_per_side > MAX_POINTS_PER_SIDE:
+            raise PromptError(
+                f"points_per_side must be at most {MAX_POINTS_PER_SIDE}; "
+                f"got {self.points_per_side}."
+            )
         if self.crop_n_layers > MAX_CROP_LAYERS:
             raise PromptError(
                 f"crop_n_layers must be at most {MAX_CROP_LAYERS}; got {self.crop_n_layers}."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import warnings
 from collections.abc import Sequence
@@ -18,8 +17,6 @@ UNTRAINED_MESSAGE = (
     "the CLIP head of bundle {name!r} was never trained: the names and probabilities of this "
     "answer mean nothing. Masks are not affected."
 )
-
-_logger = logging.getLogger("samclip")
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,13 +77,12 @@ def index_of(name: str, names: Sequence[str]) -> int:
 
 
 def warn_untrained(bundle_name: str) -> None:
-    """Warn, on every use, with UntrainedHeadWarning and in the log "samclip".
+    """Warn, on every use, with UntrainedHeadWarning; the caller's warning filters hold.
 
     Python shows a warning once per place by default. Each call here brings a registry of its
     own, so that repeated use in a loop or a server keeps warning.
     """
     message = UNTRAINED_MESSAGE.format(name=bundle_name)
-    _logger.warning(message)
     filename, line = _caller()
     warnings.warn_explicit(message, UntrainedHeadWarning, filename, line, registry={})
 

@@ -52,10 +52,10 @@ def test_sha256sum_accepts_the_digest_file(tiny: Path) -> None:
 
 
 def test_digest_written_by_sha256sum_is_accepted(tiny: Path) -> None:
-    """The remedy that the error names: also with its `*` for binary files on other systems."""
+    """An edit on purpose, digested anew; also with its `*` for binary files on other systems."""
     text = (tiny / "manifest.json").read_text().replace('"test"', '"edited"')
     (tiny / "manifest.json").write_text(text)
-    with pytest.raises(IntegrityError, match=r"sha256sum manifest\.json > manifest"):
+    with pytest.raises(IntegrityError, match="one of them is damaged"):
         Bundle.open(tiny)
     line = subprocess.run(
         ["sha256sum", "manifest.json"], cwd=tiny, check=True, capture_output=True

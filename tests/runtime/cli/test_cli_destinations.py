@@ -73,3 +73,9 @@ def test_no_two_pictures_share_a_path(names: list[str]) -> None:
     images = ImageList(tuple(Path("in") / name for name in names), many=True)
     pictures = plan_pictures(images, Path("out"), "segment")
     assert len(set(pictures)) == len(names)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder nobody can write to")
+def test_a_folder_that_cannot_be_written_to_is_told_at_once() -> None:
+    with pytest.raises(InputError, match=r"/proc/self/none.*--json"):
+        plan_pictures(ONE, Path("/proc/self/none/out.png"), "segment")

@@ -21,12 +21,6 @@ def test_warnings_show_once_and_information_does_not(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err == "warning: disk [a] is full\n"
 
 
-def test_messages_said_in_another_way_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
-    with shown_logs(silent=frozenset({"said already"})):
-        LOGGER.warning("said already")
-    assert capsys.readouterr().err == ""
-
-
 def test_untrained_head_warning_is_left_to_the_panel() -> None:
     with shown_logs():
         warnings.warn("x", UntrainedHeadWarning, stacklevel=1)  # an error anywhere else
