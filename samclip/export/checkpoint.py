@@ -6,7 +6,7 @@ Only tensors are ever read: safetensors, or torch files with `weights_only=True`
 from __future__ import annotations
 
 import pickle
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -96,7 +96,7 @@ def fit_state(
         if state[key].shape != own[key].shape
     ]
     problems = [
-        f"{label}: {_some(keys)}"
+        f"{label}: {some_keys(keys)}"
         for label, keys in (
             ("missing", missing),
             ("unexpected", unexpected),
@@ -109,9 +109,11 @@ def fit_state(
     module.load_state_dict({key: state[key] for key in own})
 
 
-def _some(keys: Sequence[str]) -> str:
-    shown = ", ".join(keys[:SHOWN_KEYS])
-    return shown if len(keys) <= SHOWN_KEYS else f"{shown} and {len(keys) - SHOWN_KEYS} more"
+def some_keys(keys: Iterable[str]) -> str:
+    """Name the first few of `keys` and count the rest, for an error's message."""
+    listed = list(keys)
+    shown = ", ".join(listed[:SHOWN_KEYS])
+    return shown if len(listed) <= SHOWN_KEYS else f"{shown} and {len(listed) - SHOWN_KEYS} more"
 
 
 def _weights_file(path: Path) -> Path:

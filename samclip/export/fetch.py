@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import IO
 
 from filelock import FileLock
-from platformdirs import user_cache_dir
 
 from samclip.errors import CheckpointError
+from samclip.runtime.texts.text_cache import cache_dir
 
 Report = Callable[[str], None]
 
@@ -103,8 +103,7 @@ PACKAGED_CHECKPOINTS = {
 
 def checkpoint_cache() -> Path:
     """Where fetched checkpoints live: `$SAMCLIP_CACHE_DIR` or the user's cache, `checkpoints/`."""
-    root = os.environ.get("SAMCLIP_CACHE_DIR") or user_cache_dir("samclip")
-    return Path(root).expanduser() / "checkpoints"
+    return cache_dir() / "checkpoints"
 
 
 def fetch_checkpoint(name: str, cache: Path | None = None, report: Report = print) -> Path:

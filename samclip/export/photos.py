@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from samclip.errors import ExportError
+from samclip.runtime.cli.images import SUFFIXES
 
 PHOTOS = Path(__file__).parent / "assets" / "photos"
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
 
 def photo_paths(folder: Path | None = None) -> list[Path]:

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from samclip.errors import CheckpointError
+from samclip.export.checkpoint import StateDict, some_keys
 from samclip.export.models.text_tower import MLP_RATIO, TextTowerConfig
-
-StateDict = dict[str, Tensor]
 
 DEFAULT_LOGIT_SCALE = 100.0  # where CLIP's training clips it (Radford et al. 2021, section 2.5)
 HEAD_WIDTH = 64  # of every released CLIP text tower
-SHOWN_KEYS = 6
 # Beside the text tower in a full checkpoint: the image tower, and leftovers of TorchScript files.
 NOT_TEXT = re.compile(
     r"(visual\.|vision_model\.|visual_projection\."
@@ -73,7 +71,7 @@ def from_open_clip(state: Mapping[str, Tensor]) -> StateDict:
         raise CheckpointError(
             "no CLIP text tower in this checkpoint: expected open_clip's names "
             "(token_embedding.weight, transformer.resblocks.*, ...) or Hugging Face's "
-            f"(text_model.*), got {_some(state)}"
+            f"(text_model.*), got {some_keys(state)}"
         )
     return text
 
@@ -97,7 +95,7 @@ def from_hugging_face(state: Mapping[str, Tensor]) -> StateDict:
             unknown.append(key)
     if unknown:
         raise CheckpointError(
-            f"not CLIP's text tower: unexpected {_some(unknown)}. Only CLIP's own architecture "
+            f"not CLIP's text tower: unexpected {some_keys(unknown)}. Only CLIP's own architecture "
             "is supported (no SigLIP, no CoCa)."
         )
     return text | _fused_projections(state)
@@ -129,7 +127,7 @@ def infer_text_config(
     missing = [key for key in _shapes(1, 1, 1, 1, layers) if key not in state]
     if missing or not layers:
         raise CheckpointError(
-            f"the text tower lacks {_some(missing) if missing else 'transformer.resblocks.*'}"
+            f"the text tower lacks {some_keys(missing) if missing else 'transformer.resblocks.*'}"
         )
     vocabulary, width = _matrix(state, "token_embedding.weight")
     length, _ = _matrix(state, "positional_embedding")
@@ -143,14 +141,16 @@ def infer_text_config(
 
 def _check_shapes(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
     if unexpected := sorted(state.keys() - shapes.keys()):
-        raise CheckpointError(f"the text tower has no {_some(unexpected)}; it is not plain CLIP")
+        raise CheckpointError(
+            f"the text tower has no {some_keys(unexpected)}; it is not plain CLIP"
+        )
     wrong = [
         f"{key} {tuple(state[key].shape)}, expected {shape}"
         for key, shape in shapes.items()
         if tuple(state[key].shape) != shape
     ]
     if wrong:
-        raise CheckpointError(f"the text tower's shapes do not fit together: {_some(wrong)}")
+        raise CheckpointError(f"the text tower's shapes do not fit together: {some_keys(wrong)}")
 
 
 def _matrix(state: Mapping[str, Tensor], key: str) -> tuple[int, int]:
@@ -202,13 +202,7 @@ def _fused_projections(state: Mapping[str, Tensor]) -> StateDict:
                 for name in HF_PROJECTIONS
             ]
             if missing := [name for name in names if name not in state]:
-                raise CheckpointError(f"the checkpoint lacks {_some(missing)}")
+                raise CheckpointError(f"the checkpoint lacks {some_keys(missing)}")
             key = f"transformer.resblocks.{layer}.attn.in_proj_{kind}"
             fused[key] = torch.cat([state[name] for name in names])  # 3W[, W]
     return fused
-
-
-def _some(keys: Iterable[str]) -> str:
-    listed = list(keys)
-    shown = ", ".join(listed[:SHOWN_KEYS])
-    return shown if len(listed) <= SHOWN_KEYS else f"{shown} and {len(listed) - SHOWN_KEYS} more"
