@@ -109,7 +109,11 @@ def boxes_from_masks(masks: Tensor, stride: float) -> Tensor:
 
 
 def jitter_boxes(
-    boxes: Tensor, size: tuple[int, int], frame: int, generator: Generator, share: float = BOX_JITTER
+    boxes: Tensor,
+    size: tuple[int, int],
+    frame: int,
+    generator: Generator,
+    share: float = BOX_JITTER,
 ) -> Tensor:
     """Move each coordinate of Nx4 boxes at random, within an image of (height, width) pixels.
 
