@@ -14,6 +14,7 @@ from samclip.runtime.results.masks import AutoMasks, Masks
 from samclip.runtime.tasks.auto_options import AutoMaskOptions
 from samclip.runtime.tasks.classify import classify
 from samclip.runtime.tasks.everything import Encode, segment_everything
+from samclip.runtime.tasks.given_masks import centres, parse_given
 from samclip.runtime.tasks.naming import with_names
 from samclip.runtime.tasks.prompts import Arrays, parse_prompts
 from samclip.runtime.tasks.segment import segment
@@ -123,8 +124,19 @@ class Scene:
         )
         if vocabulary is None:
             return masks
-        centres = [prompts[index].centre for index in masks.prompt_index]
-        return with_names(masks, centres, self._features, vocabulary)
+        return with_names(masks, centres(masks), self._features, vocabulary)
+
+    def name(self, masks: Masks | ArrayLike, names: Names, templates: Templates = None) -> Masks:
+        """Give masks that exist already the names that fit them best, as `segment` does its own.
+
+        `masks`: NxHxW or HxW bool in pixels of the original image, drawn by hand or by another
+        model, or `Masks` of this image. Raises PromptError, VocabularyError, CapabilityError,
+        ClosedError.
+        """
+        self._features.check_open()
+        given = parse_given(masks, self._image)
+        vocabulary = self._get_vocabulary(names, templates)
+        return with_names(given, centres(given), self._features, vocabulary)
 
     def semantic(
         self,

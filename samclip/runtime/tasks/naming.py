@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from samclip.runtime.features import Features
 from samclip.runtime.images.letterbox import Letterbox
 from samclip.runtime.results.masks import Masks
+from samclip.runtime.results.packed_masks import PackedMasks
 from samclip.runtime.tasks.mask_ops import mask_box
 from samclip.runtime.texts.vocabulary import Vocabulary, unit_rows
 
@@ -36,11 +37,30 @@ def with_names(
     clip = features.clip()
     tokens = unit_rows(clip.patch_embeds.reshape(len(clip.patch_embeds), -1).T)  # Dxgxg -> ggxD
     spread = TokenSpread(features.letterbox, clip.token_mask)
+    return named(masks, pool_tokens(masks.packed, centres, tokens, spread), vocabulary)
+
+
+def pool_tokens(
+    masks: PackedMasks,
+    centres: Iterable[NDArray[np.float64] | None],
+    tokens: NDArray[np.float32],
+    spread: TokenSpread,
+) -> NDArray[np.float32]:
+    """Average ggxD `tokens` inside each of N masks, weighted by area: NxD float32.
+
+    `centres`: for each mask the (x, y), in pixels of the original image, near which a token is
+    taken when the mask covers none; None for the middle of the image.
+    """
     pooled = [
         spread.weights(mask, centre).reshape(-1) @ tokens  # gxg -> gg, @ ggxD
-        for mask, centre in zip(masks.packed, centres, strict=True)
+        for mask, centre in zip(masks, centres, strict=True)
     ]
-    cosines = vocabulary.cosines(np.asarray(pooled, np.float32).reshape(-1, tokens.shape[1]))
+    return np.asarray(pooled, np.float32).reshape(-1, tokens.shape[1])
+
+
+def named(masks: AnyMasks, embeddings: NDArray[np.float32], vocabulary: Vocabulary) -> AnyMasks:
+    """Give each of N masks the name whose cosine with its embedding, NxD, is highest."""
+    cosines = vocabulary.cosines(embeddings)
     best = cosines.argmax(axis=1)  # N
     probabilities = vocabulary.probabilities(cosines)  # NxK
     return replace(
