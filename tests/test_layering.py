@@ -25,7 +25,7 @@ ALLOWED = {
     "engines": {"samclip.errors"},
     "runtime": {"samclip.errors", "samclip.version", "samclip.engines"},
     "export": {"samclip.errors", "samclip.version", "samclip.engines", "samclip.runtime"},
-    "merge": {"samclip.errors", "samclip.version", "samclip.export.models"},
+    "merge": {"samclip.errors", "samclip.version", "samclip.runtime", "samclip.export"},
 }
 
 

@@ -1,0 +1,110 @@
+"""Teacher outputs kept on disk, so that a view goes through a teacher once."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from samclip.errors import InputError
+from samclip.merge.stream import Sample
+
+_logger = logging.getLogger(__name__)
+
+Tensors = dict[str, Tensor]
+HALVED = (torch.float32, torch.float64)
+
+
+def output_key(fingerprint: str, sample: Sample) -> str:
+    """Name a teacher's output on a sample: SHA-256 of teacher, photo and view, hexadecimal."""
+    digest = hashlib.sha256()
+    for part in (fingerprint.encode(), sample.photo.encode(), sample.view.to_json()):
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()
+
+
+class OutputCache:
+    """One safetensors file per key, in two levels of folders under `folder`.
+
+    Tensors named in `half` are stored as float16 and come back as float32; `get_or_make` rounds
+    what was just made as well, so that a run does not depend on what was there before. Files are
+    written whole or not at all, and several processes may share the folder. A file that cannot be
+    read is damaged: it is made anew, with a warning in the log.
+    """
+
+    def __init__(self, folder: str | Path, half: Collection[str] = ()) -> None:
+        self.folder = Path(folder).expanduser()
+        self._half = frozenset(half)
+
+    def __contains__(self, key: str) -> bool:
+        return self.path(key).is_file()
+
+    def path(self, key: str) -> Path:
+        """Say where a key's file lies; raises InputError for a key that is no SHA-256."""
+        if len(key) != 64 or not set(key) <= set("0123456789abcdef"):
+            raise InputError(f"the key {key!r:.80} is no SHA-256 in lowercase hexadecimal")
+        return self.folder / key[:2] / key[2:4] / f"{key}.safetensors"
+
+    def get(self, key: str) -> Tensors | None:
+        """Read a key's tensors; None when they are absent or damaged."""
+        path = self.path(key)
+        try:
+            return self._widened(load(path.read_bytes()))
+        except FileNotFoundError:
+            return None
+        except SafetensorError as error:
+            _logger.warning("%s is damaged (%s) and will be made anew", path, error)
+            return None
+
+    def put(self, key: str, tensors: Mapping[str, Tensor]) -> Tensors:
+        """Store a key's tensors; returns them as `get` will."""
+        path = self.path(key)
+        stored = {
+            name: self._narrowed(name, tensor.detach().cpu()).contiguous()
+            for name, tensor in tensors.items()
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            partial.write_bytes(save(stored))
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        return self._widened(stored)
+
+    def get_or_make(self, key: str, make: Callable[[], Mapping[str, Tensor]]) -> Tensors:
+        """Read a key's tensors, or make and store them."""
+        found = self.get(key)
+        return self.put(key, make()) if found is None else found
+
+    def get_or_make_all(
+        self,
+        keys: Sequence[str],
+        make: Callable[[list[int]], Sequence[Mapping[str, Tensor]]],
+    ) -> list[Tensors]:
+        """Read the tensors of several keys; those missing are made together and stored.
+
+        `make` takes the positions in `keys` of what is missing, and gives the tensors of each.
+        """
+        found = [self.get(key) for key in keys]
+        missing = [position for position, tensors in enumerate(found) if tensors is None]
+        if missing:
+            for position, tensors in zip(missing, make(missing), strict=True):
+                found[position] = self.put(keys[position], tensors)
+        return [tensors for tensors in found if tensors is not None]
+
+    def _narrowed(self, name: str, tensor: Tensor) -> Tensor:
+        return tensor.half() if name in self._half and tensor.dtype in HALVED else tensor
+
+    def _widened(self, tensors: Mapping[str, Tensor]) -> Tensors:
+        return {
+            name: tensor.float() if name in self._half else tensor
+            for name, tensor in tensors.items()
+        }

@@ -1,0 +1,157 @@
+"""Photos in WebDataset shards: plain tar files with `.jpg` (or other image) members.
+
+A shard is read once to list its members; the list is kept beside it, and photos are then read at
+their places, in any order, by any number of processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from samclip.errors import ImageError, InputError
+from samclip.merge.photo_file import decode_photo
+from samclip.runtime.cli.images import SUFFIXES
+from samclip.runtime.images.decode import MAX_IMAGE_BYTES
+
+INDEX_SUFFIX = ".samclip-index.json"
+INDEX_VERSION = 1
+MAX_MEMBERS = 200_000  # of one shard; they have some 10,000 as a rule
+
+
+class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A photo inside a shard: where its bytes begin, how many they are, their SHA-256."""
+
+    offset: int
+    size: int
+    sha256: str
+
+
+class ShardIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The photos of a shard that had `size` bytes and was last changed at `mtime_ns`."""
+
+    version: int
+    size: int
+    mtime_ns: int
+    members: tuple[Member, ...]
+
+
+class ShardSource:
+    """The photos of tar shards, in the order of the shards given and of the members in each.
+
+    A member that holds the same bytes as another counts once. `longest`: see `decode_photo`.
+    Raises InputError for a shard that is missing, damaged, compressed, or holds a member that no
+    honest shard has: an absolute path, one that climbs out of its folder, a link, a device, a
+    photo of too many bytes.
+    """
+
+    def __init__(self, shards: Sequence[str | Path], longest: int | None = None) -> None:
+        self._longest = longest
+        found: dict[str, tuple[Path, Member]] = {}
+        for shard in (Path(given).expanduser() for given in shards):
+            for member in shard_index(shard).members:
+                found.setdefault(member.sha256, (shard, member))
+        if not found:
+            raise InputError(
+                f"{len(shards)} shards hold no image; give tar files with .jpg members"
+            )
+        self._keys, self._places = tuple(found), tuple(found.values())
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def key(self, index: int) -> str:
+        """Return the SHA-256 of a photo's file."""
+        return self._keys[index]
+
+    def photo(self, index: int) -> NDArray[np.uint8]:
+        """Decode a photo: HWC uint8 RGB. Raises ImageError, also for a shard that changed."""
+        shard, member = self._places[index]
+        with shard.open("rb") as file:
+            file.seek(member.offset)
+            data = file.read(member.size)
+        if hashlib.sha256(data).hexdigest() != member.sha256:
+            raise ImageError(f"the shard {shard} changed since it was listed; start again")
+        return decode_photo(data, f"the photo at byte {member.offset:,} of {shard}", self._longest)
+
+
+def shard_index(shard: Path) -> ShardIndex:
+    """List a shard's photos: from the file beside it when that fits, else by reading the shard.
+
+    The list is written beside the shard; a folder that is not writable costs only the time of
+    listing again. Raises InputError.
+    """
+    if not shard.is_file():
+        raise InputError(f"there is no shard {shard}; give an existing tar file")
+    status, file = shard.stat(), shard.with_name(shard.name + INDEX_SUFFIX)
+    stored = _stored(file)
+    if stored is not None and (stored.size, stored.mtime_ns) == (
+        status.st_size,
+        status.st_mtime_ns,
+    ):
+        return stored
+    members = tuple(_members(shard))
+    index = ShardIndex(INDEX_VERSION, status.st_size, status.st_mtime_ns, members)
+    _store(index, file)
+    return index
+
+
+def _members(shard: Path) -> Iterator[Member]:
+    """Read a shard from front to back; raises InputError for what no honest shard holds."""
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            for count, info in enumerate(tar):
+                _check(info, count, shard)
+                if info.isfile() and PurePosixPath(info.name).suffix.lower() in SUFFIXES:
+                    content = tar.extractfile(info)
+                    data = b"" if content is None else content.read()
+                    if len(data) != info.size:
+                        raise tarfile.ReadError("unexpected end of data")
+                    yield Member(info.offset_data, info.size, hashlib.sha256(data).hexdigest())
+    except tarfile.TarError as error:
+        raise InputError(
+            f"the shard {shard} cannot be read as a plain tar file: {error}. Copy it again; a "
+            "compressed one must be unpacked."
+        ) from error
+
+
+def _check(info: tarfile.TarInfo, count: int, shard: Path) -> None:
+    path = PurePosixPath(info.name)
+    reason = ""
+    if path.is_absolute() or ".." in path.parts:
+        reason = "its path leaves the archive"
+    elif not (info.isfile() or info.isdir()):
+        reason = "it is neither a file nor a folder"
+    elif info.issparse():
+        reason = "it is a sparse file"
+    elif info.size > MAX_IMAGE_BYTES:
+        reason = f"it has {info.size:,} bytes, at most {MAX_IMAGE_BYTES:,} are read"
+    elif count >= MAX_MEMBERS:
+        reason = f"it is beyond the first {MAX_MEMBERS:,} members, the most that are read"
+    if reason:
+        raise InputError(f"the shard {shard} holds {info.name!r:.80}, which is refused: {reason}")
+
+
+def _stored(file: Path) -> ShardIndex | None:
+    """Read a list; None when there is none that can be used: it is then made anew."""
+    try:
+        index = msgspec.json.decode(file.read_bytes(), type=ShardIndex)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    return index if index.version == INDEX_VERSION else None
+
+
+def _store(index: ShardIndex, file: Path) -> None:
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(msgspec.json.encode(index))
+        partial.replace(file)
+    except OSError:  # a read-only data set: the list is made again next time
+        partial.unlink(missing_ok=True)

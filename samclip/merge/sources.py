@@ -1,0 +1,161 @@
+"""Where photos come from: folders and tar shards, split into what is trained on and held back.
+
+A photo is known by the SHA-256 of its file, so that nothing depends on names or their order.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samclip.errors import ImageError, InputError
+from samclip.merge.photo_file import decode_photo
+from samclip.merge.seeds import SEED_BITS, derive_seed
+from samclip.merge.shards import ShardSource
+from samclip.runtime.cli.images import SUFFIXES
+from samclip.runtime.images.decode import MAX_IMAGE_BYTES
+
+__all__ = ["FolderSource", "JoinedSource", "PhotoSource", "PickedSource", "ShardSource", "split"]
+
+
+class PhotoSource(Protocol):
+    """A fixed list of photos; may be read from several threads and processes at once."""
+
+    def __len__(self) -> int:
+        """Count the photos."""
+        ...
+
+    def key(self, index: int) -> str:
+        """Return the SHA-256 of a photo's file, lowercase hexadecimal."""
+        ...
+
+    def photo(self, index: int) -> NDArray[np.uint8]:
+        """Decode a photo: HWC uint8 RGB. Raises ImageError."""
+        ...
+
+
+class FolderSource:
+    """The images in a folder and its subfolders, hidden ones left out, in the order of their paths.
+
+    A file that holds the same bytes as another counts once. `exclude`: patterns as `val/*` for
+    paths within the folder, written with `/`, that are left out. `longest`: see `decode_photo`.
+    Raises InputError when there is no such folder or no image in it.
+    """
+
+    def __init__(
+        self, folder: str | Path, exclude: Sequence[str] = (), longest: int | None = None
+    ) -> None:
+        self.folder = Path(folder).expanduser()
+        self._longest = longest
+        if not self.folder.is_dir():
+            raise InputError(f"there is no folder {self.folder} of photos; give an existing one")
+        found: dict[str, Path] = {}
+        for path in sorted(self.folder.rglob("*")):
+            if _is_image(path, self.folder, exclude):
+                found.setdefault(hashlib.sha256(_read(path)).hexdigest(), path)
+        if not found:
+            raise InputError(
+                f"the folder {self.folder} holds no image that is not excluded; expected files "
+                f"that end in {', '.join(sorted(SUFFIXES))}"
+            )
+        self._keys, self.paths = tuple(found), tuple(found.values())
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def key(self, index: int) -> str:
+        """Return the SHA-256 of a photo's file."""
+        return self._keys[index]
+
+    def photo(self, index: int) -> NDArray[np.uint8]:
+        """Decode a photo: HWC uint8 RGB. Raises ImageError, also for a file that changed."""
+        path = self.paths[index]
+        data = _read(path)
+        if hashlib.sha256(data).hexdigest() != self._keys[index]:
+            raise ImageError(f"the photo {path} changed since it was listed; start again")
+        return decode_photo(data, f"the photo {path}", self._longest)
+
+
+class PickedSource:
+    """Some of the photos of a source."""
+
+    def __init__(self, source: PhotoSource, indices: Sequence[int]) -> None:
+        self._source, self._indices = source, tuple(indices)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def key(self, index: int) -> str:
+        """Return the SHA-256 of a photo's file."""
+        return self._source.key(self._indices[index])
+
+    def photo(self, index: int) -> NDArray[np.uint8]:
+        """Decode a photo: HWC uint8 RGB. Raises ImageError."""
+        return self._source.photo(self._indices[index])
+
+
+class JoinedSource:
+    """Several sources one after the other; a photo that several hold counts once."""
+
+    def __init__(self, sources: Sequence[PhotoSource]) -> None:
+        found: dict[str, tuple[PhotoSource, int]] = {}
+        for source in sources:
+            for index in range(len(source)):
+                found.setdefault(source.key(index), (source, index))
+        self._keys, self._places = tuple(found), tuple(found.values())
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def key(self, index: int) -> str:
+        """Return the SHA-256 of a photo's file."""
+        return self._keys[index]
+
+    def photo(self, index: int) -> NDArray[np.uint8]:
+        """Decode a photo: HWC uint8 RGB. Raises ImageError."""
+        source, place = self._places[index]
+        return source.photo(place)
+
+
+def split(source: PhotoSource, holdout: float, seed: int) -> tuple[PhotoSource, PhotoSource]:
+    """Split into (train, held back), the latter about the share `holdout` of the photos.
+
+    Each photo's side depends on its content and `seed` alone: other photos may come or go, under
+    any names. Raises InputError when `holdout` is not in [0, 1).
+    """
+    if not 0 <= holdout < 1:
+        raise InputError(f"the share of photos held back is {holdout}; expected 0 up to below 1")
+    limit = int(holdout * 2**SEED_BITS)
+
+    def is_held(index: int) -> bool:
+        return derive_seed("holdout", seed, source.key(index)) < limit
+
+    return _picked(source, lambda i: not is_held(i)), _picked(source, is_held)
+
+
+def _picked(source: PhotoSource, keep: Callable[[int], bool]) -> PickedSource:
+    return PickedSource(source, [index for index in range(len(source)) if keep(index)])
+
+
+def _is_image(path: Path, folder: Path, exclude: Sequence[str]) -> bool:
+    within = path.relative_to(folder)
+    hidden = any(part.startswith(".") for part in within.parts)
+    if hidden or path.suffix.lower() not in SUFFIXES or not path.is_file():
+        return False
+    return not any(fnmatch.fnmatchcase(within.as_posix(), pattern) for pattern in exclude)
+
+
+def _read(path: Path) -> bytes:
+    size = path.stat().st_size
+    if size > MAX_IMAGE_BYTES:
+        raise ImageError(
+            f"the photo {path} has {size:,} bytes, at most {MAX_IMAGE_BYTES:,} are read; make it "
+            "smaller or exclude it"
+        )
+    return path.read_bytes()

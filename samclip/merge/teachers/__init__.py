@@ -1,0 +1,1 @@
+"""The frozen models that a merged one learns from."""

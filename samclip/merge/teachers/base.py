@@ -1,0 +1,98 @@
+"""What a teacher is: frozen, and known by a fingerprint that names its outputs in caches.
+
+Every method runs without gradient and leaves its results on the device of its input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from samclip.merge.pixels import PixelBatch
+
+if TYPE_CHECKING:
+    from samclip.merge.prompts import Prompts
+
+
+class NameTeacher(Protocol):
+    """Gives pictures their place in a text space of `embed_dim` dimensions.
+
+    `fingerprint` changes with everything that an embedding depends on: weights, options, recipe.
+    """
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of weights and options, lowercase hexadecimal."""
+        ...
+
+    @property
+    def embed_dim(self) -> int:
+        """D, the dimension of the text space."""
+        ...
+
+    def embed(self, batch: PixelBatch) -> Tensor:
+        """Embed B pictures: BxD float32, of unit length."""
+        ...
+
+
+@runtime_checkable
+class ClassTeacher(Protocol):
+    """A name teacher that goes by way of the C classes of a classifier, as ConSE does."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of weights and options, lowercase hexadecimal."""
+        ...
+
+    @property
+    def embed_dim(self) -> int:
+        """D, the dimension of the text space."""
+        ...
+
+    def embed(self, batch: PixelBatch) -> Tensor:
+        """Embed B pictures: BxD float32, of unit length."""
+        ...
+
+    def class_logits(self, batch: PixelBatch) -> Tensor:
+        """Classify B pictures: BxC float32 logits, before any temperature."""
+        ...
+
+    def embed_classes(self, probabilities: Tensor) -> Tensor:
+        """Embed BxC probabilities, rows of sum 1: BxD float32, of unit length."""
+        ...
+
+
+@dataclass(frozen=True)
+class MaskAnswer:
+    """Four masks for each of N prompts, and their predicted IoU.
+
+    `logits`: Nx4x4Gx4G float32 over the whole square, 0 the single mask and 1 to 3 the multimask
+    ones; `iou`: Nx4 float32.
+    """
+
+    logits: Tensor
+    iou: Tensor
+
+
+class MaskTeacher(Protocol):
+    """A SAM for squares of `image_size` pixels, G = image_size / 16."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of weights and image size, lowercase hexadecimal."""
+        ...
+
+    @property
+    def image_size(self) -> int:
+        """S, the side in pixels of the squares that it takes."""
+        ...
+
+    def encode(self, batch: PixelBatch) -> Tensor:
+        """Encode B pictures: Bx256xGxG float32, SAM's image embeddings."""
+        ...
+
+    def masks(self, embeddings: Tensor, prompts: Prompts) -> MaskAnswer:
+        """Segment ONE picture, whose embeddings are 1x256xGxG, by N prompts."""
+        ...
