@@ -12,15 +12,17 @@ expected and what to do::
     |-- InputError (ValueError)  what the caller passed in cannot be used
     |   |-- ImageError
     |   |-- PromptError
-    |   `-- VocabularyError
+    |   |-- VocabularyError
+    |   `-- ConfigError          the file that describes a training run is wrong
     |-- EngineError              a backend failed
     |   |-- BackendUnavailableError
     |   `-- EngineRunError
     |-- CapabilityError          the bundle has no graph or data for this task
     |-- ClosedError              used after close()
     |-- CheckpointError          weights cannot be read or do not fit the model
-    `-- ExportError              a bundle could not be made
-        `-- ParityError          an exported graph differs from the torch model
+    |-- ExportError              a bundle could not be made
+    |   `-- ParityError          an exported graph differs from the torch model
+    `-- TrainingError            a training run cannot begin, go on or be resumed
 
 One warning stands beside them: `UntrainedHeadWarning`.
 """
@@ -68,6 +70,10 @@ class VocabularyError(InputError):
     """The names or templates given are empty or of the wrong kind."""
 
 
+class ConfigError(InputError):
+    """The file that describes a training run cannot be read, or asks for what cannot be."""
+
+
 class EngineError(SamclipError):
     """A backend failed."""
 
@@ -98,6 +104,10 @@ class ExportError(SamclipError):
 
 class ParityError(ExportError):
     """An exported graph differs from the torch model by more than its tolerance."""
+
+
+class TrainingError(SamclipError):
+    """A training run cannot begin, go on, or be resumed."""
 
 
 class UntrainedHeadWarning(UserWarning):
