@@ -1,0 +1,122 @@
+"""The head that keeps a recogniser's names: its classifier at every position, in words.
+
+ConSE (Norouzi et al., arXiv 1312.5650): an image's place in a text space is the mean of its class
+names' embeddings, weighted by the classifier's probabilities. Here that mean is also taken patch by
+patch, so that one pass over a whole scene names every part of it. What differs from the paper:
+
+- all classes count, not the few best; the mean of all names is subtracted from each (`set_names`),
+  which leaves out what every name has in common. Where a classifier is unsure, the paper's form
+  ends near that common part, and so at whichever prompt happens to lie there;
+- the recogniser's maps come at several scales (`StitchedEncoder.pyramid`). Patches weigh them by
+  what they hold (`gate`), the image as a whole by fixed shares (`level_bias`);
+- two temperatures, for patches and for images: pooled and unpooled features differ in how sure
+  the classifier is of them.
+
+The pooling over the image is a mean, as the classifier's own, where SAM-CLIP's head takes a
+maximum.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from samclip.errors import InputError
+from samclip.export.models.efficientnet_lite import CLASSES, HEAD_CHANNELS, RecogniserHead
+
+
+@dataclass(frozen=True)
+class ConseHeadConfig:
+    """`levels` maps of `width` channels on a `grid` x `grid`, to an `embed_dim`-d text space.
+
+    Raises InputError for numbers below 1.
+    """
+
+    width: int
+    embed_dim: int
+    grid: int
+    levels: int = 1
+    classes: int = CLASSES
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.embed_dim, self.grid, self.levels, self.classes) < 1:
+            raise InputError(f"{self}: every number must be at least 1.")
+
+    @property
+    def tokens(self) -> int:
+        """Tokens along a side: the side g of `token_mask` and `patch_embeds`."""
+        return self.grid
+
+
+class ConseHead(nn.Module):
+    """The head of this module's title; weights are random and names are 0 until loaded or set."""
+
+    names: Tensor
+
+    def __init__(self, config: ConseHeadConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.recogniser = RecogniserHead(config.width, config.classes)
+        self.gate = nn.Linear(HEAD_CHANNELS, 1)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.zeros_(self.gate.bias)
+        self.patch_level_bias = nn.Parameter(torch.zeros(config.levels))
+        self.level_bias = nn.Parameter(torch.zeros(config.levels))
+        self.log_temperatures = nn.Parameter(torch.zeros(2))  # of images, of patches
+        self.register_buffer("names", torch.zeros(config.classes, config.embed_dim))
+
+    def forward(self, backbone_features: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed an image as a whole and patch by patch; neither result is normalised.
+
+        `backbone_features` is Bx(C levels)xGxG, `token_mask` BxGxG float32, 1 for tokens of the
+        image and 0 for padding. Returns `image_embed` BxD and `patch_embeds` BxDxGxG.
+        """
+        image_logits, patch_logits = self.logits(backbone_features, token_mask)
+        image_embed = image_logits.softmax(dim=1) @ self.names  # B, D
+        patch_embeds = patch_logits.softmax(dim=-1) @ self.names  # B, G, G, D
+        return image_embed, patch_embeds.permute(0, 3, 1, 2)
+
+    def logits(self, backbone_features: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Classify, before the words: logits of the image, BxK, and of its patches, BxGxGxK.
+
+        Arguments as for `forward`.
+        """
+        image_scale, patch_scale = torch.exp(-self.log_temperatures).unbind()
+        features = self._features(backbone_features)  # B, L, G, G, H
+        weights = (self.gate(features).squeeze(-1) + self._biases(self.patch_level_bias)).softmax(1)
+        patches = (features * weights.unsqueeze(-1)).sum(dim=1)  # B, G, G, H
+        pooled = masked_mean(features, token_mask)  # B, L, H
+        image = (pooled * self.level_bias.softmax(0)[:, None]).sum(dim=1)  # B, H
+        classify = self.recogniser.classifier
+        return classify(image) * image_scale, classify(patches) * patch_scale
+
+    def set_names(self, embeddings: Tensor) -> None:
+        """Give the classes their words: `embeddings` KxD, unit length; the mean is taken off them.
+
+        Raises InputError when the shape is not that of the head.
+        """
+        if embeddings.shape != self.names.shape:
+            raise InputError(
+                f"names of shape {tuple(embeddings.shape)} were given; this head takes "
+                f"{tuple(self.names.shape)}: a text embedding for each class, in class order"
+            )
+        self.names.copy_(embeddings - embeddings.mean(dim=0))
+
+    def _features(self, backbone_features: Tensor) -> Tensor:
+        """Widen every level by the recogniser's own layer: Bx(C levels)xGxG -> BxLxGxGxH."""
+        batch, _, grid, _ = backbone_features.shape
+        levels, width = self.config.levels, self.config.width
+        maps = backbone_features.reshape(batch * levels, width, grid, grid)  # BL, C, G, G
+        wide = self.recogniser.features(maps).reshape(batch, levels, HEAD_CHANNELS, grid, grid)
+        return wide.permute(0, 1, 3, 4, 2)  # B, L, G, G, H
+
+    def _biases(self, per_level: Tensor) -> Tensor:
+        return per_level[:, None, None]  # L, 1, 1
+
+
+def masked_mean(features: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the positions whose mask is 1: BxLxGxGxH and BxGxG -> BxLxH."""
+    weights = mask / mask.sum(dim=(1, 2), keepdim=True).clamp(min=1)
+    return torch.einsum("blijh,bij->blh", features, weights)
