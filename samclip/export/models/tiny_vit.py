@@ -104,17 +104,13 @@ class TinyVit(nn.Module):
                 f"{PATCH_SIZE}, for instance 1024."
             )
         self.image_size = image_size
-        self.grid = image_size // PATCH_SIZE
+        self.grid = image_size // PATCH_SIZE  # of the image embeddings
+        self.backbone_grid = self.grid  # of the backbone's features
         self.backbone_channels = config.widths[-1]
         self.patch_embed = PatchEmbed(config.widths[0])
         self.layers = nn.ModuleList(TinyVitStage(config, i) for i in range(len(config.widths)))
-        self.apply(_init_linear)
-        self.neck = nn.Sequential(
-            nn.Conv2d(self.backbone_channels, EMBED_CHANNELS, 1, bias=False),
-            LayerNorm2d(EMBED_CHANNELS),
-            nn.Conv2d(EMBED_CHANNELS, EMBED_CHANNELS, 3, padding=1, bias=False),
-            LayerNorm2d(EMBED_CHANNELS),
-        )
+        self.apply(init_linear)
+        self.neck = sam_neck(self.backbone_channels)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Encode a normalised float32 Bx3xSxS image, S = `image_size`.
@@ -128,7 +124,17 @@ class TinyVit(nn.Module):
         return x, self.neck(x)
 
 
-def _init_linear(module: nn.Module) -> None:
+def sam_neck(channels: int) -> nn.Sequential:
+    """Make SAM's neck: BxCxGxG features of `channels` to image embeddings Bx256xGxG."""
+    return nn.Sequential(
+        nn.Conv2d(channels, EMBED_CHANNELS, 1, bias=False),
+        LayerNorm2d(EMBED_CHANNELS),
+        nn.Conv2d(EMBED_CHANNELS, EMBED_CHANNELS, 3, padding=1, bias=False),
+        LayerNorm2d(EMBED_CHANNELS),
+    )
+
+
+def init_linear(module: nn.Module) -> None:
     """Initialise linear layers as TinyViT does: truncated normal, std 0.02, no bias."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
