@@ -99,6 +99,27 @@ class PixelBatch:
         """
         return self._inside(grid)[:, 0]
 
+    def scaled(self, size: int) -> PixelBatch:
+        """Scale the squares to `size` pixels, and every picture in them by the same factor.
+
+        Bicubic with antialiasing; a batch of that size is returned as it is.
+        """
+        if size == self.size:
+            return self
+        wanted = ((self.sizes * size / self.size + 0.5).long()).clamp(1, size).tolist()
+        return PixelBatch.of(
+            [_resize(self.picture(index), *sides)[0] for index, sides in enumerate(wanted)], size
+        )
+
+    def centred(self, share: float) -> PixelBatch:
+        """Cut the square in the middle out of each picture, `share` of its shorter side long."""
+        pictures = []
+        for index, (height, width) in enumerate(self.sizes.tolist()):
+            side = max(1, round(share * min(height, width)))
+            top, left = (height - side) // 2, (width - side) // 2
+            pictures.append(self.picture(index)[:, top : top + side, left : left + side])
+        return PixelBatch.of(pictures)
+
     def resized(self, height: int, width: int) -> Tensor:
         """Resize each picture without its padding to height x width: Bx3xhxw in [0, 255].
 

@@ -5,15 +5,22 @@ Every method runs without gradient and leaves its results on the device of its i
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+import msgspec
 from torch import Tensor
 
 from samclip.merge.pixels import PixelBatch
 
 if TYPE_CHECKING:
     from samclip.merge.prompts import Prompts
+
+
+def fingerprint_of(*parts: object) -> str:
+    """Hash what a teacher's outputs depend on: kind, weights' digests, options, as JSON."""
+    return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()
 
 
 class NameTeacher(Protocol):
@@ -90,9 +97,15 @@ class MaskTeacher(Protocol):
         ...
 
     def encode(self, batch: PixelBatch) -> Tensor:
-        """Encode B pictures: Bx256xGxG float32, SAM's image embeddings."""
+        """Encode B pictures: Bx256xGxG float32, SAM's image embeddings.
+
+        Squares of another size are scaled to S first.
+        """
         ...
 
     def masks(self, embeddings: Tensor, prompts: Prompts) -> MaskAnswer:
-        """Segment ONE picture, whose embeddings are 1x256xGxG, by N prompts."""
+        """Segment ONE picture, whose embeddings are 1x256xGxG, by N prompts.
+
+        The prompts' coordinates are in pixels of the square of S.
+        """
         ...
