@@ -122,7 +122,7 @@ class Text(Record, frozen=True, kw_only=True):
 class Source(Record, frozen=True, kw_only=True):
     """A checkpoint that went into the bundle."""
 
-    role: Literal["merged", "sam", "clip_head", "text"]
+    role: Literal["merged", "sam", "recogniser", "clip_head", "text"]
     file: str  # the file's name, with no folder but its model's
     sha256: Sha256
     license: str = "unknown"
