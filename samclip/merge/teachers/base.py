@@ -66,6 +66,10 @@ class ClassTeacher(Protocol):
         """Classify B pictures: BxC float32 logits, before any temperature."""
         ...
 
+    def class_probabilities(self, logits: Tensor) -> Tensor:
+        """Turn logits, BxC, to probabilities at the teacher's temperature: BxC."""
+        ...
+
     def embed_classes(self, probabilities: Tensor) -> Tensor:
         """Embed BxC probabilities, rows of sum 1: BxD float32, of unit length."""
         ...

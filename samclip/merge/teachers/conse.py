@@ -1,0 +1,150 @@
+"""ConSE, a name teacher without CLIP: a classifier's classes, placed in a text tower's space.
+
+Norouzi et al., arXiv 1312.5650, section 3: a picture's embedding is the sum of the embeddings of
+its most probable class names, weighted by their probabilities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from samclip.errors import CheckpointError, InputError
+from samclip.export.checkpoint import read_checkpoint
+from samclip.export.imagenet_classes import imagenet_names
+from samclip.export.models.conv_norm import fold_batch_norms
+from samclip.export.models.efficientnet_lite import RECOGNISER_MEAN, RECOGNISER_STD
+from samclip.export.recogniser_checkpoint import load_recogniser
+from samclip.export.text_source import read_text
+from samclip.merge.pixels import PixelBatch
+from samclip.merge.teachers.base import fingerprint_of
+from samclip.merge.teachers.class_names import TEMPLATES, embed_names
+from samclip.runtime.texts.templates import resolve_templates
+
+VERSION = 1  # of the recipe, part of the fingerprint
+CENTRE_SHARE = 260 / 292  # of the shorter side: what a centre crop shows of a picture
+
+Framing = Literal["whole", "centre"]
+
+
+@dataclass(frozen=True)
+class ConseOptions:
+    """How classes become an embedding.
+
+    `top_k`: how many of the most probable classes count, None for all; the paper reports 1, 10 and
+    1000, and 10 best. `temperature` divides the logits; the paper has none, which is 1. `centre`
+    subtracts the mean of the class names' embeddings from each: what all names have in common
+    draws unsure pictures to whichever prompt lies there. `framing`: the classifier sees the whole
+    picture squashed to a square, or a centre crop. `templates`: a set's name or the templates that
+    class names are put into. Raises InputError for numbers out of range.
+    """
+
+    top_k: int | None = 10
+    temperature: float = 1.0
+    centre: bool = False
+    framing: Framing = "whole"
+    templates: str | tuple[str, ...] = TEMPLATES
+
+    def __post_init__(self) -> None:
+        if self.top_k is not None and self.top_k < 1:
+            raise InputError(f"top_k is {self.top_k}; expected 1 or more, or none for all classes")
+        if not self.temperature > 0:
+            raise InputError(f"the temperature is {self.temperature}; expected more than 0")
+
+
+class Conse:
+    """A frozen EfficientNet-Lite2 and the embeddings of its classes' names.
+
+    `classifier`: the checkpoint of the classifier; `text`: a text tower's, with its tokenizer
+    beside it; `class_names`: one for each class, in the classifier's order, None for ImageNet's.
+    Raises CheckpointError when the checkpoints cannot be read or the names are not as many as the
+    classes.
+    """
+
+    def __init__(
+        self,
+        classifier: Path,
+        text: Path,
+        class_names: Sequence[str] | None = None,
+        options: ConseOptions | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.options = options or ConseOptions()
+        weights, tower = read_checkpoint(classifier), read_text(read_checkpoint(text))
+        model = load_recogniser(weights.state)
+        self._side = model.config.image_size
+        self._model = fold_batch_norms(model).requires_grad_(False).to(device)
+        told = tuple(imagenet_names() if class_names is None else class_names)
+        names = embed_names(told, tower, self.options.templates)  # KxD
+        self._names = (names - names.mean(dim=0) if self.options.centre else names).to(device)
+        self._device = torch.device(device)
+        self._check_classes(classifier)
+        settings = asdict(self.options) | {"templates": resolve_templates(self.options.templates)}
+        self._fingerprint = fingerprint_of(
+            "conse", VERSION, weights.sha256, tower.space, told, settings
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of weights and options, lowercase hexadecimal."""
+        return self._fingerprint
+
+    @property
+    def embed_dim(self) -> int:
+        """D, the dimension of the text space."""
+        return self._names.shape[1]
+
+    @property
+    def class_embeddings(self) -> Tensor:
+        """The classes' names, KxD float32, less their mean if `centre`, else of unit length."""
+        return self._names
+
+    def embed(self, batch: PixelBatch) -> Tensor:
+        """Embed B pictures: BxD float32, of unit length."""
+        return self.embed_classes(self.class_probabilities(self.class_logits(batch)))
+
+    @torch.no_grad()
+    def class_logits(self, batch: PixelBatch) -> Tensor:
+        """Classify B pictures: BxK float32 logits, before the temperature."""
+        image = self._framed(batch.to(self._device))
+        centre, spread = (
+            torch.tensor(values, device=self._device).reshape(1, 3, 1, 1)
+            for values in (RECOGNISER_MEAN, RECOGNISER_STD)
+        )
+        return self._model.classify((image - centre) / spread).to(batch.pixels.device)
+
+    def class_probabilities(self, logits: Tensor) -> Tensor:
+        """Turn logits, BxK, to probabilities at the temperature: BxK, rows of sum 1."""
+        return (logits.float() / self.options.temperature).softmax(dim=1)
+
+    def embed_classes(self, probabilities: Tensor) -> Tensor:
+        """Embed BxK probabilities by the names of the `top_k` greatest: BxD of unit length.
+
+        The paper divides by the sum of the probabilities taken; unit length makes that void.
+        """
+        kept = probabilities
+        if self.options.top_k is not None and self.options.top_k < probabilities.shape[1]:
+            best = probabilities.topk(self.options.top_k, dim=1)
+            kept = torch.zeros_like(probabilities).scatter(1, best.indices, best.values)
+        return F.normalize(kept @ self._names.to(kept.device), dim=1)
+
+    def _framed(self, batch: PixelBatch) -> Tensor:
+        """Bring pictures to the classifier's square: Bx3x260x260 in [0, 255]."""
+        if self.options.framing == "whole":
+            return batch.resized(self._side, self._side)
+        return batch.centred(CENTRE_SHARE).resized(self._side, self._side)
+
+    def _check_classes(self, classifier: Path) -> None:
+        head = self._model.head
+        classes = 0 if head is None else head.classifier.out_features
+        if len(self._names) != classes:
+            raise CheckpointError(
+                f"{classifier.name} tells {classes} classes apart, and {len(self._names)} class "
+                "names were given; give one name for each"
+            )
