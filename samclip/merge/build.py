@@ -1,0 +1,159 @@
+"""From a run's configuration to what it works with: student, teachers, photos, devices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from samclip.errors import ConfigError, TrainingError
+from samclip.export.assemble import Assembly, Checkpoints, assemble
+from samclip.export.checkpoint import read_checkpoint
+from samclip.export.fetch import resolve_checkpoint
+from samclip.export.imagenet_classes import imagenet_names
+from samclip.export.models.conv_norm import fold_batch_norms
+from samclip.export.stitching import assemble_stitched
+from samclip.export.text_source import read_text
+from samclip.merge.batches import STREAMS, StreamName
+from samclip.merge.config import (
+    DataConfig,
+    NameTeacherConfig,
+    RunConfig,
+    SourceConfig,
+    StudentConfig,
+)
+from samclip.merge.sources import FolderSource, JoinedSource, PhotoSource, ShardSource, split
+from samclip.merge.targets import Teachers
+from samclip.merge.teachers.base import MaskTeacher, NameTeacher
+from samclip.merge.teachers.class_names import TEMPLATES, embed_names
+from samclip.merge.teachers.conse import Conse, ConseOptions
+from samclip.merge.teachers.sam import Sam
+
+Sources = dict[StreamName, PhotoSource]
+
+
+def make_accelerator(config: RunConfig) -> Accelerator:
+    """Find the devices and processes; Accelerate reads how it was launched.
+
+    `auto` precision is bf16 on CUDA devices that compute in it. On CPUs it is fp32: some advertise
+    bf16 instructions that a virtual machine does not let them use.
+    """
+    cuda = torch.cuda.is_available()
+    precision = config.precision
+    if precision == "auto":
+        precision = "bf16" if cuda and torch.cuda.is_bf16_supported() else "fp32"
+    return Accelerator(cpu=not cuda, mixed_precision="no" if precision == "fp32" else "bf16")
+
+
+def make_student(config: StudentConfig) -> Assembly:
+    """Put the student together as it starts. Raises CheckpointError."""
+    main = resolve_checkpoint(config.checkpoint)
+    text = resolve_checkpoint(config.text_checkpoint) if config.text_checkpoint else None
+    if config.recogniser is not None:
+        recogniser = resolve_checkpoint(config.recogniser)
+        size = 1024 if config.image_size is None else config.image_size
+        return assemble_stitched(recogniser, main, text, size, config.pyramid)
+    clip = resolve_checkpoint(config.clip_checkpoint) if config.clip_checkpoint else None
+    files = Checkpoints(main, clip, text)
+    return assemble(files, config.model_type, config.image_size, config.head_pool)
+
+
+def make_sources(config: DataConfig, seed: int) -> tuple[Sources, Sources]:
+    """Find the photos of both streams: those to train on, and those held back.
+
+    Raises InputError for folders that are missing or without photos.
+    """
+    train: Sources = {}
+    held: Sources = {}
+    known: dict[SourceConfig, tuple[PhotoSource, PhotoSource]] = {}
+    for name in STREAMS:
+        source: SourceConfig | None = getattr(config, name)
+        if source is None:
+            continue
+        if source not in known:
+            known[source] = split(open_source(source), config.holdout, seed)
+        train[name], held[name] = known[source]
+    return train, held
+
+
+def open_source(config: SourceConfig) -> PhotoSource:
+    """Open folders and shards as one source."""
+    parts: list[PhotoSource] = [
+        FolderSource(folder, config.exclude, config.longest) for folder in config.folders
+    ]
+    if config.shards:
+        parts.append(ShardSource(config.shards, config.longest))
+    return parts[0] if len(parts) == 1 else JoinedSource(parts)
+
+
+def make_teachers(config: RunConfig, cache: Path, device: torch.device) -> Teachers:
+    """Make the teachers that the configuration has."""
+    names, masks = config.teachers.names, config.teachers.masks
+
+    def masks_at(size: int) -> MaskTeacher:
+        if masks is None:
+            raise ConfigError("this run has no [teachers.masks]")
+        return Sam(resolve_checkpoint(masks.checkpoint), size, device)
+
+    def encoder() -> nn.Module:
+        if masks is None:
+            raise ConfigError("this run has no [teachers.masks]")
+        model = assemble(Checkpoints(resolve_checkpoint(masks.checkpoint))).model
+        return fold_batch_norms(model.image_encoder).to(device)
+
+    return Teachers(
+        None if names is None else make_name_teacher(names, device),
+        None if masks is None else masks_at,
+        encoder,
+        cache,
+        device,
+    )
+
+
+def make_name_teacher(config: NameTeacherConfig, device: torch.device) -> NameTeacher:
+    """Make the teacher of names. Raises ConfigError when its table lacks something."""
+    weights = resolve_checkpoint(config.checkpoint)
+    if config.kind == "open_clip":
+        from samclip.merge.teachers.open_clip import OpenClip  # noqa: PLC0415 - an optional package
+
+        if config.model is None:
+            raise ConfigError("[teachers.names] of kind open_clip needs model, such as 'ViT-L-14'")
+        return OpenClip(config.model, weights, device)
+    if config.text_checkpoint is None:
+        raise ConfigError("[teachers.names] of kind conse needs text_checkpoint")
+    names = imagenet_names() if config.class_names is None else read_lines(config.class_names)
+    options = ConseOptions(
+        top_k=config.top_k,
+        temperature=config.temperature,
+        centre=config.centre,
+        framing=config.framing,
+        templates=TEMPLATES if config.templates is None else config.templates,
+    )
+    return Conse(weights, resolve_checkpoint(config.text_checkpoint), names, options, device)
+
+
+def make_vocabulary(config: NameTeacherConfig, teacher: NameTeacher) -> Tensor:
+    """Embed the names on which student and teacher are compared: KxD.
+
+    Raises ConfigError when the configuration does not tell them.
+    """
+    if config.vocabulary is None and isinstance(teacher, Conse):
+        return teacher.class_embeddings
+    if config.vocabulary is None or config.text_checkpoint is None:
+        raise ConfigError(
+            "an evaluation compares names: [teachers.names] needs vocabulary, a file with a name "
+            "a line, and text_checkpoint"
+        )
+    tower = read_text(read_checkpoint(resolve_checkpoint(config.text_checkpoint)))
+    return embed_names(read_lines(config.vocabulary), tower)
+
+
+def read_lines(file: str) -> tuple[str, ...]:
+    """Read a file's lines, those that are not blank. Raises TrainingError."""
+    try:
+        text = Path(file).expanduser().read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TrainingError(f"the names in {file} cannot be read: {error}") from error
+    return tuple(line.strip() for line in text.splitlines() if line.strip())

@@ -1,0 +1,122 @@
+"""The command `samclip-merge`: photos and teachers in, a merged checkpoint out."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from samclip.errors import TrainingError
+from samclip.runtime.cli.consoles import err, say
+from samclip.runtime.cli.failures import reported
+from samclip.runtime.cli.options import Debug
+
+PACKAGES = ("torch", "safetensors", "filelock", "accelerate")
+INTERRUPTED = 130  # what shells say of a program that Ctrl-C ended
+
+EXAMPLES = """
+[bold]Examples[/]
+
+A run as its file describes it, its results in runs/tiny:
+
+    samclip-merge --config configs/tiny.toml --output runs/tiny
+
+The same command goes on where it was stopped. From the start again:
+
+    samclip-merge --config configs/tiny.toml --output runs/tiny --restart
+
+What a checkpoint is worth on the photos held back:
+
+    samclip-merge --config configs/tiny.toml --evaluate-only runs/tiny/merged.safetensors
+
+On several GPUs:
+
+    accelerate launch -m samclip.merge.cli --config configs/sam_clip_vit_b.toml
+"""
+
+app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+
+
+@app.command(epilog=EXAMPLES)
+def merge(
+    config: Annotated[
+        Path, typer.Option(help="The TOML file that describes student, teachers, photos, stages.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The folder of the run: state, log, curves, evaluations, checkpoint.",
+            show_default="runs/NAME, the name in the file",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Insist on going on: fail if there is no state.")
+    ] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Begin anew, forgetting the folder's state and log.")
+    ] = False,
+    precompute: Annotated[
+        bool,
+        typer.Option(
+            "--precompute", help="Only ask the teachers, and keep what they say of fixed views."
+        ),
+    ] = False,
+    steps_scale: Annotated[
+        float, typer.Option(min=0.0001, help="Stretch or shorten every stage by this factor.")
+    ] = 1.0,
+    evaluate_only: Annotated[
+        Path | None,
+        typer.Option(help="Judge this merged checkpoint on the photos held back; train nothing."),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Merge SAM and CLIP into one model, by distillation as SAM-CLIP describes it.
+
+    A run is stages, one after the other: each trains some parts of the student on some losses.
+    Ctrl-C stops it between two steps and keeps its state; the same command continues.
+    """
+    with reported(debug):
+        _require_packages()
+        # torch takes seconds to import: --help and usage errors do not wait for it.
+        from samclip.merge.config import read_config  # noqa: PLC0415
+        from samclip.merge.session import Session, SessionOptions  # noqa: PLC0415
+        from samclip.merge.trainer import StoppedError  # noqa: PLC0415
+
+        if resume and restart:
+            raise TrainingError("--resume and --restart contradict each other; give one")
+        run = read_config(config, steps_scale)
+        folder = (output or Path("runs") / run.name).expanduser()
+        session = Session(run, SessionOptions(folder, config, resume, restart), err)
+        try:
+            if evaluate_only is not None:
+                session.evaluate(evaluate_only)
+            elif precompute:
+                session.precompute()
+            else:
+                session.train()
+        except StoppedError as stopped:
+            say(err, f"{stopped}; the same command continues the run in {folder}")
+            raise typer.Exit(INTERRUPTED) from stopped
+
+
+def _require_packages() -> None:
+    """Raise TrainingError, with the remedy, when the packages of training are not installed."""
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise TrainingError(
+            f"samclip-merge needs {', '.join(missing)}, not installed here. "
+            "Install them: pip install 'samclip[merge]'"
+        )
+
+
+def main() -> None:
+    """Run the command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,259 @@
+"""The file that describes a training run: TOML, read into frozen structs, every mistake named.
+
+`name`, `seed`, then the tables `[student]`, `[teachers.names]`, `[teachers.masks]`, `[data]`,
+`[[stages]]` (see `samclip/merge/stages.py`) and `[evaluation]`. What a file leaves out takes the
+defaults below; a misspelt key is an error that names the nearest one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from samclip.errors import ConfigError
+from samclip.merge.stages import Settings, Stage, StitchStage, TrainStage, check_stage
+from samclip.merge.views import ViewOptions
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover - the same parser under its old name
+    import tomli as tomllib
+
+UNKNOWN_FIELD = re.compile(r"unknown field `([^`]+)`")
+
+
+class StudentConfig(Settings, frozen=True, kw_only=True):
+    """Where the student starts: checkpoints by path, or by a packaged checkpoint's name.
+
+    `checkpoint` is a SAM, MobileSAM or merged one; `clip_checkpoint` brings a trained CLIP head,
+    `text_checkpoint` the text tower of the name teacher's space. With a `recogniser` the student
+    is a new one of model type lite2: that classifier's backbone, looking at the image at the
+    divisors `pyramid` of its size, stitched to the MobileSAM `checkpoint`. None takes what the
+    checkpoints say.
+    """
+
+    checkpoint: str
+    recogniser: str | None = None
+    clip_checkpoint: str | None = None
+    text_checkpoint: str | None = None
+    model_type: str | None = None
+    image_size: int | None = None
+    head_pool: int | None = None
+    pyramid: tuple[int, ...] = (1, 2, 4)
+
+
+class NameTeacherConfig(Settings, frozen=True, kw_only=True):
+    """Who says what a picture shows.
+
+    `conse`: the classifier `checkpoint`, whose classes have the names in the file `class_names`,
+    embedded by `text_checkpoint`; the other fields are those of `ConseOptions`. `open_clip`: the
+    image tower `model` of the open_clip library with the weights `checkpoint`. `vocabulary` is a
+    file of names, one a line, on which an evaluation compares student and teacher, embedded by
+    `text_checkpoint`; None takes the class names.
+    """
+
+    kind: Literal["conse", "open_clip"]
+    checkpoint: str
+    model: str | None = None
+    text_checkpoint: str | None = None
+    class_names: str | None = None
+    top_k: int | None = 10
+    temperature: float = 1.0
+    centre: bool = False
+    framing: Literal["whole", "centre"] = "whole"
+    templates: str | tuple[str, ...] | None = None
+    vocabulary: str | None = None
+
+
+class MaskTeacherConfig(Settings, frozen=True, kw_only=True):
+    """Who says what masks are: the SAM or MobileSAM `checkpoint`."""
+
+    kind: Literal["sam"] = "sam"
+    checkpoint: str
+    model_type: str | None = None
+
+
+class TeachersConfig(Settings, frozen=True, kw_only=True):
+    """The two teachers; a run whose stages need but one may leave out the other."""
+
+    names: NameTeacherConfig | None = None
+    masks: MaskTeacherConfig | None = None
+
+
+class SourceConfig(Settings, frozen=True, kw_only=True):
+    """Photos: `folders` searched at every depth, and `shards`, tar files of webdataset.
+
+    `exclude`: patterns, as `val/*`, of paths within a folder that are left out. `longest`: photos
+    with a longer side are made smaller as they are read, in pixels.
+    """
+
+    folders: tuple[str, ...] = ()
+    shards: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    longest: int | None = None
+
+
+class DataConfig(Settings, frozen=True, kw_only=True):
+    """The photos of each stream, and the share of them that is held back for evaluation.
+
+    `cache` is the folder of the teachers' answers; None stands for the run's own.
+    """
+
+    names: SourceConfig | None = None
+    masks: SourceConfig | None = None
+    holdout: float = 0.01
+    cache: str | None = None
+
+
+class EvaluationConfig(Settings, frozen=True, kw_only=True):
+    """How held-back photos are judged: how many `photos`, at which `size`, up to how many regions.
+
+    `size` None is the student's own.
+    """
+
+    photos: int = 60
+    size: int | None = None
+    regions: int = 24
+
+
+class RunConfig(Settings, frozen=True, kw_only=True):
+    """A whole run. `precision` auto is bf16 on CUDA devices that have it, else fp32."""
+
+    name: str
+    student: StudentConfig
+    teachers: TeachersConfig
+    data: DataConfig
+    stages: tuple[Stage, ...]
+    seed: int = 0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    evaluation: EvaluationConfig = EvaluationConfig()
+    save_every: int = 100
+    notes: str = ""
+    license: str = "unknown"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 that tells this run from others: a state continues under the same one only."""
+        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
+
+
+def read_config(path: Path, steps_scale: float = 1.0) -> RunConfig:
+    """Read a run's TOML file; `steps_scale` stretches or shortens every stage.
+
+    Relative paths of folders and checkpoints are left as they are: relative to where the command
+    runs. Raises ConfigError, naming the file, the place in it and the remedy.
+    """
+    try:
+        raw = tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no valid TOML: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    config = parse_config(raw, str(path))
+    stages = tuple(stage.scaled(steps_scale) for stage in config.stages)
+    return msgspec.structs.replace(config, stages=stages)
+
+
+def parse_config(raw: dict[str, Any], file: str) -> RunConfig:
+    """Check and convert a parsed file; raises ConfigError. `file` names it in messages."""
+    stages = raw.get("stages")
+    if isinstance(stages, list):  # a stage trains unless it says otherwise
+        raw = {**raw, "stages": [_with_kind(stage) for stage in stages]}
+    try:
+        config = msgspec.convert(raw, RunConfig)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{file}: {error}{_suggestion(str(error))}") from error
+    try:
+        _check(config)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error
+    return config
+
+
+def _with_kind(stage: Any) -> Any:
+    return {"kind": "train", **stage} if isinstance(stage, dict) else stage
+
+
+def _suggestion(message: str) -> str:
+    """Name the known key nearest to an unknown one."""
+    unknown = UNKNOWN_FIELD.search(message)
+    if unknown is None:
+        return ""
+    near = difflib.get_close_matches(unknown[1], sorted(_known_fields(RunConfig)), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _known_fields(kind: Any) -> set[str]:
+    """Collect the field names of a struct and of every struct inside it."""
+    found: set[str] = set()
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        for field in msgspec.structs.fields(kind):
+            found |= {field.name} | _known_fields(field.type)
+    else:
+        for inner in getattr(kind, "__args__", ()):
+            found |= _known_fields(inner)
+    return found
+
+
+def _check(config: RunConfig) -> None:
+    """Check what types cannot say: each stage, and that it has its teachers and photos."""
+    names = [stage.name for stage in config.stages]
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if not names or doubled:
+        said = f"two stages are called {doubled[0]!r}" if doubled else "there are no stages"
+        raise ConfigError(f"{said}; give [[stages]] with a name each, every name once")
+    if not 0 <= config.data.holdout < 1:
+        raise ConfigError(f"data.holdout is {config.data.holdout}; expected 0 to below 1")
+    for stage in config.stages:
+        check_stage(stage)
+        for what in needs(stage):
+            if getattr(config.teachers, what) is None:
+                raise ConfigError(f"stage {stage.name!r} needs [teachers.{what}]")
+        for stream in streams(stage):
+            source = getattr(config.data, stream)
+            if source is None or not (source.folders or source.shards):
+                raise ConfigError(f"stage {stage.name!r} needs photos: [data.{stream}] folders")
+
+
+def needs(stage: Stage) -> tuple[Literal["names", "masks"], ...]:
+    """Tell which teachers a stage asks."""
+    if isinstance(stage, StitchStage):
+        return ("masks",)
+    losses = stage.losses
+    names = bool(losses.clip or losses.region or losses.patch)
+    masks = bool(losses.sam or losses.embed or losses.region)
+    return (*(("names",) if names else ()), *(("masks",) if masks else ()))  # type: ignore[return-value]
+
+
+def streams(stage: Stage) -> tuple[Literal["names", "masks"], ...]:
+    """Tell which streams of photos a stage reads."""
+    if isinstance(stage, StitchStage):
+        return ("masks",)
+    both: tuple[Literal["names", "masks"], ...] = ("names", "masks")
+    return tuple(stream for stream in both if getattr(stage, stream) is not None)
+
+
+__all__ = [
+    "DataConfig",
+    "EvaluationConfig",
+    "MaskTeacherConfig",
+    "NameTeacherConfig",
+    "RunConfig",
+    "SourceConfig",
+    "Stage",
+    "StitchStage",
+    "StudentConfig",
+    "TeachersConfig",
+    "TrainStage",
+    "ViewOptions",
+    "needs",
+    "parse_config",
+    "read_config",
+    "streams",
+]

@@ -1,0 +1,82 @@
+"""The log of a run: one line of CSV for each step."""
+
+from __future__ import annotations
+
+import csv
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from samclip.errors import TrainingError
+from samclip.merge.objective import TERMS
+
+COLUMNS = ("stage", "step", "loss", *TERMS, "learning_rate", "gradient_norm", "seconds")
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What one step did; `terms` are unweighted means over the global batch."""
+
+    stage: str
+    step: int
+    loss: float
+    terms: dict[str, float]
+    learning_rate: float
+    gradient_norm: float
+    seconds: float
+
+    def row(self) -> dict[str, str]:
+        """Return the values by column; terms that the stage does not have are empty."""
+        numbers = {
+            "loss": self.loss,
+            **self.terms,
+            "learning_rate": self.learning_rate,
+            "gradient_norm": self.gradient_norm,
+            "seconds": self.seconds,
+        }
+        texts = {name: f"{value:.6g}" for name, value in numbers.items()}
+        return {"stage": self.stage, "step": str(self.step), **texts}
+
+
+class StepLog:
+    """A CSV file that grows by a line a step."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def add(self, record: StepRecord) -> None:
+        """Append a line."""
+        new = not self.path.exists()
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS, restval="")
+            if new:
+                writer.writeheader()
+            writer.writerow(record.row())
+
+    def rows(self) -> list[dict[str, str]]:
+        """Read all lines; raises TrainingError for a file that is no log of a run."""
+        if not self.path.exists():
+            return []
+        with self.path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                raise TrainingError(f"{self.path} is no log of a run; move it away")
+            return [row for row in reader if None not in row.values() and None not in row]
+
+    def keep(self, stages: list[str], step: int) -> None:
+        """Drop the lines past a state: keep those of `stages` and, of the last, below `step`.
+
+        A run that was killed had gone on after its last state; those steps are done again.
+        """
+        kept = [
+            row
+            for row in self.rows()
+            if row["stage"] in stages[:-1]
+            or (row["stage"] == stages[-1] and int(row["step"]) < step)
+        ]
+        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(kept)
+        partial.replace(self.path)

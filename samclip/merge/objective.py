@@ -1,0 +1,125 @@
+"""The loss of a batch: what the student says of its pictures against what the teachers say.
+
+Every term has one number for each photo: the mean over the photo's prompts, regions or places. The
+loss of a step is the sum over terms of weight x mean over the global batch, so it does not matter
+how the batch is cut into processes and micro-batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from samclip.merge import losses
+from samclip.merge.pixels import PixelBatch
+from samclip.merge.prompting import PromptedTarget
+from samclip.merge.stages import TrainStage
+from samclip.merge.student import Encoded, Named, Student
+from samclip.merge.teachers.base import MaskAnswer
+from samclip.merge.teachers.regions import RegionTargets
+
+TERMS = ("clip", "region", "patch", "sam", "embed")
+
+PerPhoto = dict[str, Tensor]  # term -> B float32
+
+
+@dataclass(frozen=True)
+class NameTargets:
+    """What teachers say of B pictures of the names' stream; None for what no loss asks.
+
+    `embeds`: BxD. `regions`: one for each picture. `patches`: BxDxgxg on the head's grid.
+    """
+
+    embeds: Tensor | None = None
+    regions: Sequence[RegionTargets] | None = None
+    patches: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class MaskTargets:
+    """What teachers say of B pictures of the masks' stream; None for what no loss asks.
+
+    `embeddings`: Bx256xGxG. `prompted` and `regions`: one for each picture.
+    """
+
+    embeddings: Tensor | None = None
+    prompted: Sequence[PromptedTarget] | None = None
+    regions: Sequence[RegionTargets] | None = None
+
+
+def name_terms(student: Student, batch: PixelBatch, targets: NameTargets) -> PerPhoto:
+    """Compute the terms of the names' stream."""
+    named = student.names(student.encode(batch), batch)
+    terms: PerPhoto = {}
+    if targets.embeds is not None:
+        terms["clip"] = losses.cosine_loss(named.image, targets.embeds)
+    if targets.patches is not None:
+        terms["patch"] = losses.patch_loss(named.patches, targets.patches, named.token_mask)
+    if targets.regions is not None:
+        terms["region"] = region_terms(named, targets.regions)
+    return terms
+
+
+def mask_terms(
+    student: Student, batch: PixelBatch, targets: MaskTargets, stage: TrainStage
+) -> PerPhoto:
+    """Compute the terms of the masks' stream."""
+    encoded = student.encode(batch)
+    terms: PerPhoto = {}
+    if targets.embeddings is not None:
+        terms["embed"] = losses.embedding_loss(
+            encoded.embeddings,
+            targets.embeddings,
+            batch.token_mask(encoded.embeddings.shape[-1]),
+            stage.embed_loss.cosine,
+            stage.embed_loss.smooth_l1,
+        )
+    if targets.prompted is not None:
+        terms["sam"] = torch.stack(
+            [
+                _prompted_loss(student, encoded, index, target, stage)
+                for index, target in enumerate(targets.prompted)
+            ]
+        )
+    if targets.regions is not None:
+        terms["region"] = region_terms(student.names(encoded, batch), targets.regions)
+    return terms
+
+
+def region_terms(named: Named, regions: Sequence[RegionTargets]) -> Tensor:
+    """Average the region loss of each picture, by the regions' weights: B.
+
+    A picture without regions has 0.
+    """
+    terms = []
+    for patches, region, token_mask in zip(named.patches, regions, named.token_mask, strict=True):
+        if len(region) == 0:
+            terms.append(patches.sum() * 0.0)
+            continue
+        each = losses.region_loss(patches, region.masks, region.targets, token_mask)  # K
+        terms.append((each * region.weights).sum() / region.weights.sum().clamp(min=1e-6))
+    return torch.stack(terms)
+
+
+def _prompted_loss(
+    student: Student, encoded: Encoded, index: int, target: PromptedTarget, stage: TrainStage
+) -> Tensor:
+    """L_SAM of one picture: the mean over its prompts."""
+    ours = student.masks(encoded, index, target.prompts)
+    return prompted_loss(ours, target, stage).mean()
+
+
+def prompted_loss(ours: MaskAnswer, target: PromptedTarget, stage: TrainStage) -> Tensor:
+    """L_SAM of each of N prompts, as the stage's `mask_loss` says: N."""
+    config = stage.mask_loss
+    weights = losses.MaskLossWeights(config.focal, config.dice)
+    soft = config.targets == "soft"
+    each = losses.mask_loss(ours.logits, target.answer.logits, target.valid, weights, soft)  # Nx4
+    if config.outputs == "best":
+        chosen = losses.best_output(each, target.prompts.is_point)
+    else:
+        chosen = losses.every_output(each)
+    return chosen + config.iou * losses.iou_loss(ours.iou, target.answer.iou)

@@ -1,0 +1,181 @@
+"""One call of the command: the folder of a run made ready, trained in, and its result written."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+
+from samclip.errors import TrainingError
+from samclip.export.assemble import Assembly, Checkpoints, assemble
+from samclip.export.merged_checkpoint import save_merged
+from samclip.merge.batches import STREAMS, Processes, StageInputs
+from samclip.merge.build import (
+    make_accelerator,
+    make_sources,
+    make_student,
+    make_teachers,
+    make_vocabulary,
+)
+from samclip.merge.config import RunConfig
+from samclip.merge.evaluation import Evaluator
+from samclip.merge.reporting import ConsoleReporter, Reporter, Silent
+from samclip.merge.schedule import steps_to_run
+from samclip.merge.stages import TrainStage
+from samclip.merge.state import StateFolder
+from samclip.merge.student import Student
+from samclip.merge.targets import Teachers, mask_targets, name_targets, prompt_seed
+from samclip.merge.trainer import Run, Trainer
+
+CHECKPOINT = "merged.safetensors"
+CONFIG = "config.toml"
+EVALUATIONS = "evaluation.json"
+LOG = "log.csv"
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """The run's folder, its file, and what to do about a state that the folder holds."""
+
+    output: Path
+    file: Path
+    resume: bool = False
+    restart: bool = False
+
+
+class Session:
+    """A run's configuration brought to life."""
+
+    def __init__(self, config: RunConfig, options: SessionOptions, console: Console) -> None:
+        self._config, self._options = config, options
+        self._accelerator = make_accelerator(config)
+        main = self._accelerator.is_main_process
+        self._reporter: Reporter = ConsoleReporter(console) if main else Silent()
+        output = options.output
+        cache = Path(config.data.cache).expanduser() if config.data.cache else output / "cache"
+        self._teachers = make_teachers(config, cache, self._accelerator.device)
+        self._train, self._held = make_sources(config.data, config.seed)
+
+    def train(self) -> None:
+        """Train from the start or from the folder's state, and write the merged checkpoint."""
+        self._prepare_folder()
+        assembly = make_student(self._config.student)
+        assembly.model.to(self._accelerator.device)
+        student = Student(assembly)
+        evaluator = self._evaluator(student, self._options.output / EVALUATIONS)
+        run = Run(
+            self._config,
+            self._options.output,
+            student,
+            self._teachers,
+            self._train,
+            evaluator,
+            self._accelerator,
+            self._reporter,
+        )
+        Trainer(run).train()
+        if self._accelerator.is_main_process:
+            path = save_merged(self._described(assembly), self._options.output / CHECKPOINT)
+            self._reporter.note(f"the merged model is {path}; export it with samclip-export")
+
+    def evaluate(self, checkpoint: Path) -> None:
+        """Judge a merged checkpoint."""
+        assembly = assemble(Checkpoints(checkpoint))
+        assembly.model.to(self._accelerator.device)
+        student = Student(assembly)
+        evaluator = self._evaluator(student, None)
+        if evaluator is None:
+            raise TrainingError(
+                "an evaluation needs both teachers and photos held back: data.holdout above 0"
+            )
+        self._reporter.note(evaluator.evaluate(student, checkpoint.name, None).line())
+
+    def precompute(self) -> None:
+        """Ask the teachers about every view that the stages will use and that comes again."""
+        accelerator = self._accelerator
+        processes = Processes(accelerator.process_index, accelerator.num_processes)
+        for stage in self._config.stages:
+            if not isinstance(stage, TrainStage):
+                continue
+            photos = len(self._train["names" if stage.names is not None else "masks"])
+            inputs = StageInputs(stage, dict(self._train), self._config.seed, processes)
+            steps = min(steps_to_run(stage, photos), self._steps_of_views(stage))
+            with self._reporter.stage(stage.name, 0, steps):
+                for given in inputs.between(0, steps):
+                    if "names" in given.streams and stage.names is not None:
+                        name_targets(self._teachers, given.streams["names"], stage, stage.names)
+                    if "masks" in given.streams and stage.masks is not None:
+                        batch = given.streams["masks"]
+                        seeds = [
+                            prompt_seed(self._config.seed, stage.name, given.step, place)
+                            for place in range(len(batch.samples))
+                        ]
+                        mask_targets(self._teachers, batch, stage, stage.masks, seeds)
+                    self._reporter.advance("")
+
+    def _steps_of_views(self, stage: TrainStage) -> int:
+        """Count the steps after which every fixed view has been seen once."""
+        counts = [
+            -(-len(self._train[name]) * batch.views // batch.batch) * len(batch.sizes)
+            for name, batch in zip(STREAMS, (stage.names, stage.masks), strict=True)
+            if batch is not None
+        ]
+        return max(counts, default=0)
+
+    def _evaluator(self, student: Student, file: Path | None) -> Evaluator | None:
+        """Make the judge; None, with a note, where teachers or photos are missing."""
+        names = self._config.teachers.names
+        source = self._held.get("masks", self._held.get("names"))
+        if names is None or self._config.teachers.masks is None or not source or not len(source):
+            self._reporter.note("nothing is evaluated: it takes both teachers and data.holdout")
+            return None
+        config = self._config.evaluation
+        size = config.size or student.model.config.image_size
+        vocabulary = make_vocabulary(names, self._teachers.names)
+        return Evaluator(config, self._teachers, source, vocabulary, size, file)
+
+    def _prepare_folder(self) -> None:
+        """Make the folder ready. Raises TrainingError when it holds what does not belong."""
+        output, options = self._options.output, self._options
+        states = StateFolder(output / "state")
+        if self._accelerator.is_main_process:
+            output.mkdir(parents=True, exist_ok=True)
+            if options.restart:
+                states.remove()
+            if options.restart or not states.file.exists():
+                for name in (LOG, EVALUATIONS):
+                    (output / name).unlink(missing_ok=True)
+            if options.resume and not states.file.exists():
+                raise TrainingError(f"{output} holds no state to resume; leave --resume out")
+            states.read(self._config.digest)  # refuses another run's before anything is written
+            _copy(options.file, output / CONFIG)
+        self._accelerator.wait_for_everyone()
+
+    def _described(self, assembly: Assembly) -> Assembly:
+        """Add to the metadata what the run did."""
+        config = self._config
+        named = any(
+            isinstance(stage, TrainStage)
+            and any(part.startswith("clip_head") for part in stage.train)
+            for stage in config.stages
+        )
+        metadata = msgspec.structs.replace(
+            assembly.metadata,
+            name=config.name,
+            head_trained=assembly.metadata.head_trained or named,
+            license=config.license,
+            notes=config.notes,
+        )
+        return Assembly(assembly.model, metadata, assembly.tokenizer)
+
+
+def _copy(source: Path, target: Path) -> None:
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    partial.write_bytes(source.read_bytes())
+    partial.replace(target)
+
+
+__all__ = ["Session", "SessionOptions", "Teachers"]

@@ -1,0 +1,102 @@
+"""Where a run stands, on disk: one file, replaced whole, from which it goes on as if never stopped.
+
+Nothing random is kept: draws of photos, views and prompts are functions of seed, stage and step.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from samclip.errors import TrainingError
+
+STATE_KEY = "samclip.state"
+FILE = "state.safetensors"
+
+
+class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The next thing to do: step `step` of stage `stage`, both from 0; `digest` names the run."""
+
+    digest: str
+    stage: int = 0
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class State:
+    """A place, and the tensors that belong to it.
+
+    `model`: weights by name, those that the run changes; `optimiser`: its moments; `average`: the
+    running average of weights, where a stage keeps one.
+    """
+
+    place: Place
+    model: Mapping[str, Tensor] = field(default_factory=dict)
+    optimiser: Mapping[str, Tensor] = field(default_factory=dict)
+    average: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class StateFolder:
+    """The folder that holds a run's state."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / FILE
+
+    def write(self, state: State) -> None:
+        """Write a state; whatever happens, the file holds either it or the one before."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {
+            f"{group}/{name}": tensor.detach().cpu().contiguous()
+            for group in ("model", "optimiser", "average")
+            for name, tensor in getattr(state, group).items()
+        }
+        header = {STATE_KEY: msgspec.json.encode(state.place).decode()}
+        partial = self.file.with_name(f".{self.file.name}.{os.getpid()}.partial")
+        try:
+            save_file(tensors, partial, metadata=header)
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
+            partial.replace(self.file)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def read(self, digest: str) -> State | None:
+        """Read the state of the run `digest`; None when there is none.
+
+        Raises TrainingError for a damaged file, and for the state of another run.
+        """
+        if not self.file.exists():
+            return None
+        try:
+            with safe_open(self.file, framework="pt") as file:
+                place = msgspec.json.decode((file.metadata() or {})[STATE_KEY], type=Place)
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        except (SafetensorError, KeyError, msgspec.MsgspecError) as error:
+            raise TrainingError(
+                f"{self.file} is damaged ({error}); begin anew with --restart"
+            ) from error
+        if place.digest != digest:
+            raise TrainingError(
+                f"{self.file.parent.parent} holds a run of another configuration; give another "
+                "--output, or begin anew there with --restart"
+            )
+        groups = {
+            group: {
+                key.removeprefix(f"{group}/"): tensor
+                for key, tensor in tensors.items()
+                if key.startswith(f"{group}/")
+            }
+            for group in ("model", "optimiser", "average")
+        }
+        return State(place, **groups)
+
+    def remove(self) -> None:
+        """Forget the state."""
+        self.file.unlink(missing_ok=True)

@@ -1,0 +1,127 @@
+"""The model in training: pictures in, what the losses compare out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from samclip.export.assemble import Assembly
+from samclip.export.models.block import Block
+from samclip.export.models.mask_decoder import PromptedMaskDecoder
+from samclip.export.models.merged import MergedModel
+from samclip.export.models.tiny_vit_block import TinyVitBlock
+from samclip.export.models.tiny_vit_convs import MBConv
+from samclip.merge.pixels import PixelBatch
+from samclip.merge.prompts import Prompts
+from samclip.merge.sizes import SizedModels
+from samclip.merge.teachers.base import MaskAnswer
+
+RECOMPUTED = (Block, TinyVitBlock, MBConv)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What one pass of the image encoder gives.
+
+    `features`: BxCxGxG, before the neck; `embeddings`: Bx256xGxG, after it; `size`: S, the side of
+    the squares in pixels.
+    """
+
+    features: Tensor
+    embeddings: Tensor
+    size: int
+
+
+@dataclass(frozen=True)
+class Named:
+    """What the CLIP head gives: `image` BxD and `patches` BxDxgxg; `token_mask` Bxgxg."""
+
+    image: Tensor
+    patches: Tensor
+    token_mask: Tensor
+
+
+class Student:
+    """A merged model with the pixel statistics that it wants, at any image size.
+
+    The model stays in eval mode. What its frozen parts compute leaves no graph behind, since
+    neither pixels nor frozen weights want a gradient: a head on a frozen encoder costs the
+    encoder's inference, and nothing flows back into a frozen backbone.
+    """
+
+    def __init__(self, assembly: Assembly) -> None:
+        self.model: MergedModel = assembly.model.eval()
+        self.mean, self.std = assembly.metadata.mean, assembly.metadata.std
+        self._sized = SizedModels(self.model)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def encode(self, batch: PixelBatch) -> Encoded:
+        """Encode B pictures of whatever size."""
+        model = self._sized.at(batch.size)
+        features, embeddings = model.image_encoder(batch.normalised(self.mean, self.std))
+        return Encoded(features, embeddings, batch.size)
+
+    def names(self, encoded: Encoded, batch: PixelBatch) -> Named:
+        """Embed the pictures and their patches; nothing is normalised."""
+        head = self._sized.at(encoded.size).clip_head
+        token_mask = batch.token_mask(head.config.tokens)
+        image, patches = head(encoded.features, token_mask)
+        return Named(image, patches, token_mask)
+
+    def masks(self, encoded: Encoded, index: int, prompts: Prompts) -> MaskAnswer:
+        """Segment picture `index` of the batch by N prompts, in pixels of its square."""
+        model = self._sized.at(encoded.size)
+        decoder = PromptedMaskDecoder(model.prompt_encoder, model.mask_decoder)
+        return answer(decoder, encoded.embeddings[index : index + 1], prompts)
+
+    @contextmanager
+    def recomputing(self, size: int, wanted: bool) -> Iterator[None]:
+        """Within, `wanted` keeps only the inputs of the encoder's blocks, and computes twice.
+
+        Gradient checkpointing (Chen et al., 2016) for squares of `size` pixels.
+        """
+        blocks = [
+            module
+            for module in self._sized.at(size).image_encoder.modules()
+            if wanted and isinstance(module, RECOMPUTED)
+        ]
+        for block in blocks:
+            block.forward = _recomputed(block)  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            for block in blocks:
+                del block.forward  # the class's own comes back
+
+
+def answer(decoder: PromptedMaskDecoder, embeddings: Tensor, prompts: Prompts) -> MaskAnswer:
+    """Run a prompted decoder on one picture's embeddings, 1x256xGxG, without a mask prompt."""
+    count, side = len(prompts), 4 * embeddings.shape[-1]
+    iou, logits = decoder(
+        embeddings,
+        prompts.coords,
+        prompts.labels,
+        embeddings.new_zeros(1, 1, side, side),  # broadcast over the prompts: none has a mask
+        embeddings.new_zeros(count),
+    )
+    return MaskAnswer(logits, iou)
+
+
+def _recomputed(block: nn.Module) -> object:
+    """Wrap a block's own forward so that backward runs it again."""
+    forward = block.forward
+
+    def run(x: Tensor) -> Tensor:
+        out: Tensor = checkpoint(forward, x, use_reentrant=False)
+        return out
+
+    return run

@@ -1,0 +1,170 @@
+"""A run from its first stage to the merged checkpoint, or from where it was stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from samclip.errors import SamclipError
+from samclip.merge.batches import Processes, StageInputs, StreamName
+from samclip.merge.config import RunConfig
+from samclip.merge.descent import Descent
+from samclip.merge.evaluation import Evaluator
+from samclip.merge.interrupts import Interrupts
+from samclip.merge.logs import StepLog
+from samclip.merge.parts import select_parts
+from samclip.merge.reporting import Reporter
+from samclip.merge.schedule import schedule_length, steps_to_run
+from samclip.merge.sources import PhotoSource
+from samclip.merge.stages import Stage, StitchStage, TrainStage
+from samclip.merge.state import Place, State, StateFolder
+from samclip.merge.stitching import fit_stitch
+from samclip.merge.student import Student
+from samclip.merge.targets import Teachers
+
+STITCHED = "image_encoder.stitch"
+
+
+class StoppedError(SamclipError):
+    """A run was asked to stop; its state is written."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that a run works with; `sources` are the photos to train on."""
+
+    config: RunConfig
+    output: Path
+    student: Student
+    teachers: Teachers
+    sources: Mapping[StreamName, PhotoSource]
+    evaluator: Evaluator | None
+    accelerator: Accelerator
+    reporter: Reporter
+
+
+class Trainer:
+    """Runs the stages that are still to be run."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._folder = StateFolder(run.output / "state")
+        self._log = StepLog(run.output / "log.csv")
+        self._interrupts = Interrupts()
+        self._changed = changed_names(run.student, run.config.stages)
+
+    def train(self) -> None:
+        """Run to the end; the student then holds the final weights.
+
+        Raises StoppedError after a signal, TrainingError when training cannot go on.
+        """
+        state = self._folder.read(self._run.config.digest)
+        place = Place(self._run.config.digest) if state is None else state.place
+        if state is not None:
+            self._restore(state)
+        with self._interrupts.heeded():
+            for index in range(place.stage, len(self._run.config.stages)):
+                stage = self._run.config.stages[index]
+                if isinstance(stage, StitchStage):
+                    self._stitch(stage)
+                else:
+                    self._descend(stage, index, state if index == place.stage else None)
+                self._finish(stage, index)
+
+    def _restore(self, state: State) -> None:
+        """Put a state's weights into the student, and the log back to where the state was."""
+        model = dict(self._run.student.model.named_parameters())
+        with torch.no_grad():
+            for name, tensor in state.model.items():
+                model[name].copy_(tensor)
+        stages = [stage.name for stage in self._run.config.stages]
+        if self._run.accelerator.is_main_process:
+            self._log.keep(stages[: state.place.stage + 1] or stages[:1], state.place.step)
+        self._run.reporter.note(self._continuing(state.place, stages))
+
+    def _continuing(self, place: Place, stages: list[str]) -> str:
+        if place.stage == len(stages):
+            return "every stage is done already"
+        return f"continuing with step {place.step} of stage {stages[place.stage]!r}"
+
+    def _descend(self, stage: TrainStage, index: int, state: State | None) -> None:
+        """Run a training stage from its beginning or from a state."""
+        run = self._run
+        photos = len(run.sources["names" if stage.names is not None else "masks"])
+        length, end = schedule_length(stage, photos), steps_to_run(stage, photos)
+        seed, accelerator = run.config.seed, run.accelerator
+        descent = Descent(stage, run.student, run.teachers, seed, length, accelerator)
+        start = 0 if state is None else state.place.step
+        if state is not None and start:
+            descent.load(state)
+        processes = Processes(accelerator.process_index, accelerator.num_processes)
+        inputs = StageInputs(stage, dict(run.sources), seed, processes)
+        with run.reporter.stage(stage.name, start, end):
+            for record in descent.steps(inputs, start, end):
+                if accelerator.is_main_process:
+                    self._log.add(record)
+                run.reporter.step(record)
+                done = record.step + 1
+                if self._stop_asked() and done < end:
+                    self._save(index, done, descent)
+                    raise StoppedError(f"stopped after step {record.step} of stage {stage.name!r}")
+                if done % run.config.save_every == 0 and done < end:
+                    self._save(index, done, descent)
+                if stage.evaluate_every and done % stage.evaluate_every == 0 and done < end:
+                    self._evaluate(stage.name, done)
+        descent.finish()
+
+    def _stitch(self, stage: StitchStage) -> None:
+        run = self._run
+        teacher = run.teachers.mask_encoder()
+        with run.reporter.stage(stage.name, 0, stage.photos):
+            source, seed, advance = run.sources["masks"], run.config.seed, run.reporter.advance
+            fit_stitch(stage, run.student, teacher, source, seed, advance)
+
+    def _finish(self, stage: Stage, index: int) -> None:
+        """Write the state after a stage, and judge the student."""
+        self._save(index + 1, 0, None)
+        self._evaluate(stage.name, None)
+        if self._stop_asked() and index + 1 < len(self._run.config.stages):
+            raise StoppedError(f"stopped after stage {stage.name!r}")
+
+    def _evaluate(self, stage: str, step: int | None) -> None:
+        run = self._run
+        if run.evaluator is not None and run.accelerator.is_main_process:
+            record = run.evaluator.evaluate(run.student, stage, step)
+            run.reporter.note(record.line())
+        run.accelerator.wait_for_everyone()
+
+    def _save(self, stage: int, step: int, descent: Descent | None) -> None:
+        """Write the state; all processes hold the same, so the first one does it."""
+        if self._run.accelerator.is_main_process:
+            place = Place(self._run.config.digest, stage, step)
+            state = State(place, self._weights())
+            self._folder.write(state if descent is None else descent.state(state))
+        self._run.accelerator.wait_for_everyone()
+
+    def _weights(self) -> dict[str, Tensor]:
+        parameters = dict(self._run.student.model.named_parameters())
+        return {name: parameters[name].detach() for name in self._changed}
+
+    def _stop_asked(self) -> bool:
+        """Tell whether any process was asked to stop; all of them hear the same."""
+        asked = torch.tensor([float(self._interrupts.asked)])
+        if self._run.accelerator.num_processes > 1:
+            device = self._run.accelerator.device
+            asked = self._run.accelerator.reduce(asked.to(device), reduction="sum").cpu()
+        return bool(asked.item())
+
+
+def changed_names(student: Student, stages: tuple[Stage, ...]) -> tuple[str, ...]:
+    """Name the parameters that a run's stages change, in the model's order."""
+    changed: set[str] = set()
+    for stage in stages:
+        parts = {STITCHED: 1.0} if isinstance(stage, StitchStage) else stage.train
+        changed |= {part.name for part in select_parts(student.model, parts)}
+    return tuple(name for name, _ in student.model.named_parameters() if name in changed)
