@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,18 +43,6 @@ class ViewStream:
     def batch(self, step: int) -> ViewBatch:
         """Render this process's part of the batch of step `step`. Raises ImageError."""
         return self.render(self.sampler.draws(step))
-
-    def batches(self, steps: Iterable[int]) -> Iterator[ViewBatch]:
-        """Yield the batches of `steps`, each made in a thread while the one before it is used."""
-        with ThreadPoolExecutor(1, "samclip-views") as pool:
-            ahead: Future[ViewBatch] | None = None
-            for step in steps:
-                following = pool.submit(self.batch, step)
-                if ahead is not None:
-                    yield ahead.result()
-                ahead = following
-            if ahead is not None:
-                yield ahead.result()
 
     def render(self, draws: Sequence[Draw]) -> ViewBatch:
         """Render the views of some draws. Raises ImageError."""

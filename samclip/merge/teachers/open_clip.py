@@ -1,0 +1,173 @@
+"""A CLIP as the teacher of names: an image tower of the open_clip library, from a local file."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from samclip.errors import CheckpointError, TrainingError
+from samclip.export.checkpoint import fit_state, read_checkpoint
+from samclip.merge.pixels import PixelBatch
+from samclip.merge.teachers.base import fingerprint_of
+from samclip.runtime.suggest import did_you_mean
+
+VERSION = 1  # of the recipe, part of the fingerprint
+LIBRARY = "open_clip"
+CONFIG_FILE = "open_clip_config.json"  # beside the weights, as model hubs have it
+# The statistics of OpenAI's CLIP, which most others take over; of [0, 1].
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+Triple = tuple[float, float, float]
+Table = TypeVar("Table")
+
+
+class Preprocess(msgspec.Struct, frozen=True):
+    """The part of a preprocessing table that is used: statistics of RGB in [0, 1]."""
+
+    mean: Triple = CLIP_MEAN
+    std: Triple = CLIP_STD
+
+
+class Model(msgspec.Struct, frozen=True):
+    """The part of a model's table that is used; `vision_cfg` is the library's own affair."""
+
+    embed_dim: int
+    vision_cfg: dict[str, Any]
+    quick_gelu: bool = False
+
+
+class ModelFile(msgspec.Struct, frozen=True):
+    """The content of `open_clip_config.json`."""
+
+    model_cfg: Model
+    preprocess_cfg: Preprocess = Preprocess()
+
+
+class OpenClip:
+    """A frozen image tower, in eval mode; the text tower is never made.
+
+    `checkpoint`: a file of open_clip's own layout (`visual.*`), or a folder that holds one.
+    `model`: the library's name for it, such as ViT-B-32 (ViT-B-32-quickgelu for OpenAI's own
+    weights, whose activation the weights do not tell); None takes `open_clip_config.json` beside
+    the weights, whose mean and deviation are used where it is there. Pictures are squashed to the
+    tower's square, so that it sees all that the student sees. Raises CheckpointError when weights
+    or tables do not fit, TrainingError when the library cannot be imported.
+    """
+
+    def __init__(
+        self,
+        model: str | None,
+        checkpoint: Path,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        weights = read_checkpoint(checkpoint)
+        beside = _beside(weights.path.with_name(CONFIG_FILE))
+        table = _known(model) if model is not None else _described(beside, weights.path)
+        preprocess = Preprocess() if beside is None else beside.preprocess_cfg
+        tower = _build(table)
+        fit_state(tower, weights.part("visual."), f"image tower of {model or weights.path.name}")
+        self._tower = tower.to(device).eval().requires_grad_(False)
+        self._mean, self._std = (_in_bytes(v) for v in (preprocess.mean, preprocess.std))
+        self._side = _sides(table)
+        self._device, self._embed_dim = torch.device(device), table.embed_dim
+        self._fingerprint = fingerprint_of("open_clip", VERSION, weights.sha256, table, preprocess)
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of weights and tables, lowercase hexadecimal."""
+        return self._fingerprint
+
+    @property
+    def embed_dim(self) -> int:
+        """D, the dimension of the text space."""
+        return self._embed_dim
+
+    @torch.no_grad()
+    def embed(self, batch: PixelBatch) -> Tensor:
+        """Embed B pictures: BxD float32, of unit length."""
+        image = batch.to(self._device).resized(*self._side)
+        mean, std = (
+            torch.tensor(values, device=self._device).reshape(1, 3, 1, 1)
+            for values in (self._mean, self._std)
+        )
+        embeds: Tensor = self._tower((image - mean) / std)
+        return F.normalize(embeds, dim=1).to(batch.pixels.device)
+
+
+def _build(table: Model) -> nn.Module:
+    """Make the image tower with random weights; raises CheckpointError for a table it refuses."""
+    vision = {**table.vision_cfg, "timm_model_pretrained": False, "output_tokens": False}
+    library = _library()
+    try:  # the function that open_clip's own CLIP classes make their image tower with
+        tower: nn.Module = library._build_vision_tower(table.embed_dim, vision, table.quick_gelu)
+    except (TypeError, ValueError, RuntimeError, KeyError) as error:
+        raise CheckpointError(
+            f"open_clip cannot make the image tower that the table describes: {error}. Give the "
+            "table or the model's name that belongs to the weights."
+        ) from error
+    return tower
+
+
+def _library() -> Any:
+    """Import open_clip's `model`; raises TrainingError where that fails."""
+    try:
+        return importlib.import_module(f"{LIBRARY}.model")
+    except ImportError as error:
+        raise TrainingError(
+            f"an open_clip teacher needs the open_clip_torch package and torchvision: {error}. "
+            "Install both: pip install open_clip_torch torchvision"
+        ) from error
+
+
+def _known(model: str) -> Model:
+    """Read the library's own table of a model; raises CheckpointError for an unknown name."""
+    spec = importlib.util.find_spec(LIBRARY)
+    if spec is None or not spec.submodule_search_locations:
+        raise TrainingError(
+            "an open_clip teacher needs the open_clip_torch package: pip install open_clip_torch"
+        )
+    folder = Path(spec.submodule_search_locations[0]) / "model_configs"
+    tables = {path.stem: path for path in folder.glob("*.json")}
+    if model not in tables:
+        raise CheckpointError(f"open_clip knows no model {model!r}{did_you_mean(model, tables)}")
+    return _decoded(tables[model], Model)
+
+
+def _beside(file: Path) -> ModelFile | None:
+    return _decoded(file, ModelFile) if file.is_file() else None
+
+
+def _described(beside: ModelFile | None, weights: Path) -> Model:
+    if beside is None:
+        raise CheckpointError(
+            f"{weights} has no {CONFIG_FILE} beside it: name the model, such as ViT-B-32"
+        )
+    return beside.model_cfg
+
+
+def _decoded(file: Path, kind: type[Table]) -> Table:
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=kind)
+    except msgspec.MsgspecError as error:
+        raise CheckpointError(f"{file} is no table of open_clip: {error}") from error
+
+
+def _sides(table: Model) -> tuple[int, int]:
+    """Tell the tower's input size (h, w) in pixels."""
+    size = table.vision_cfg.get("image_size", 224)  # the library's default
+    height, width = (size, size) if isinstance(size, int) else size
+    return int(height), int(width)
+
+
+def _in_bytes(values: Triple) -> Triple:
+    """Take statistics of [0, 1] to units of [0, 255]."""
+    red, green, blue = (255.0 * value for value in values)
+    return red, green, blue
