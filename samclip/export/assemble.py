@@ -21,7 +21,12 @@ from samclip.export.checkpoint import (
 from samclip.export.fetch import PACKAGED_CHECKPOINTS
 from samclip.export.metadata import MergedMetadata, TextMetadata, decode_metadata
 from samclip.export.models.bert_tower import BertTowerConfig
-from samclip.export.models.merged import MODEL_TYPES, MergedConfig, MergedModel
+from samclip.export.models.merged import (
+    MODEL_TYPES,
+    STITCHED_TYPE,
+    MergedConfig,
+    MergedModel,
+)
 from samclip.export.models.pos_embed import fit_positions
 from samclip.export.models.text_tower import TextTowerConfig
 from samclip.export.models.tiny_vit import IGNORED_CHECKPOINT_KEYS
@@ -32,6 +37,10 @@ SAM_IMAGE_SIZE = 1024
 DEFAULT_EMBED_DIM = 512  # OpenCLIP ViT-B/16's, for an untrained head with no text tower
 HEAD_SEED = 0
 HEAD = "clip_head."
+STITCHED_ONLY_MERGED = (
+    f"A {STITCHED_TYPE} model comes from merging a recogniser with a SAM, so there are merged "
+    "checkpoints of it and no others."
+)
 
 
 @dataclass(frozen=True)
@@ -114,6 +123,8 @@ def _metadata(
             f"{described.model_type} encoder, and {main.path.name} holds a {encoder}; "
             "give a head that belongs to this encoder"
         )
+    if described is None and encoder == STITCHED_TYPE:
+        raise CheckpointError(f"{main.path.name} holds no {HEAD}* weights. {STITCHED_ONLY_MERGED}")
     base = described or MergedMetadata(
         model_type=encoder,
         image_size=SAM_IMAGE_SIZE,
@@ -162,6 +173,7 @@ def _model_type(main: Checkpoint, asked: str | None) -> str:
         raise CheckpointError(
             f"{main.path.name} does not fit --model-type {asked}: its image encoder looks like "
             f"--model-type {guessed}. Leave the option out, or give {guessed}."
+            + (f" {STITCHED_ONLY_MERGED}" if asked == STITCHED_TYPE else "")
         )
     if guessed is None:
         raise CheckpointError(
@@ -180,6 +192,7 @@ def _build(metadata: MergedMetadata, text: TextSource | None) -> MergedModel:
             image_size=metadata.image_size,
             embed_dim=metadata.embed_dim,
             head_pool=metadata.head_pool,
+            pyramid=metadata.pyramid,
             text_tower=None if text is None else text.config,
         )
     )
@@ -212,7 +225,7 @@ def _sources(
     roles += [("clip_head", head)] if head is not None and not merged else []
     roles += [("text", text)] if text is not None and text is not main else []
     return tuple(
-        Source(role=role, file=_file_name(c.path), sha256=c.sha256, license=_license(c))  # type: ignore[arg-type]
+        Source(role=role, file=_file_name(c.path), sha256=c.sha256, license=checkpoint_license(c))  # type: ignore[arg-type]
         for role, c in roles
     )
 
@@ -222,7 +235,7 @@ def _file_name(path: Path) -> str:
     return f"{path.parent.name}/{path.name}" if path.name in FOLDER_FILES else path.name
 
 
-def _license(checkpoint: Checkpoint) -> str:
+def checkpoint_license(checkpoint: Checkpoint) -> str:
     """Tell the licence that the file states, or that is known of a packaged checkpoint."""
     for known in PACKAGED_CHECKPOINTS.values():
         if known.files[0].sha256 == checkpoint.sha256:

@@ -72,7 +72,9 @@ def _identity(file: Path) -> tuple[int, int, int]:
 
 
 def guess_model_type(state: Mapping[str, torch.Tensor]) -> str | None:
-    """Tell `vit_t`, `vit_b`, `vit_l` or `vit_h` from the image encoder's keys; None if neither."""
+    """Tell `lite2`, `vit_t`, `vit_b`, `vit_l` or `vit_h` by the encoder's keys; None if neither."""
+    if any(key.startswith("image_encoder.stitch.") for key in state):
+        return "lite2"
     if any(key.startswith("image_encoder.layers.") for key in state):
         return "vit_t"
     positions = state.get("image_encoder.pos_embed")

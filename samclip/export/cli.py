@@ -74,7 +74,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants 
     model_type: Annotated[
         str | None,
         typer.Option(
-            help="vit_t (MobileSAM), vit_b, vit_l or vit_h.",
+            help="vit_t (MobileSAM), vit_b, vit_l, vit_h, or lite2 (merged checkpoints only).",
             show_default="read off the weights",
             rich_help_panel=_FROM,
         ),

@@ -93,7 +93,7 @@ def export_bundle(options: ExportOptions, progress: Progress = silent) -> Export
         clip_head=ClipHead(
             trained=assembly.metadata.head_trained,
             embed_dim=assembly.metadata.embed_dim,
-            grid=assembly.model.config.grid // assembly.model.config.head_pool,
+            grid=assembly.model.clip_head.config.tokens,
         ),
         text=text,
         parity=tuple(parity),

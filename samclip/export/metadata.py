@@ -12,7 +12,7 @@ from samclip.runtime.bundles.manifest import Positive, Record, Source, Triple
 METADATA_KEY = "samclip"
 TOKENIZER_KEY = "samclip.tokenizer"  # the content of tokenizer.json, for towers that bring one
 
-# segment-anything's pixel statistics: the shared pass starts from SAM's encoder, so it keeps them.
+# segment-anything's pixel statistics: a shared pass that starts from SAM's encoder keeps them.
 SAM_MEAN: Triple = (123.675, 116.28, 103.53)
 SAM_STD: Triple = (58.395, 57.12, 57.375)
 
@@ -31,7 +31,10 @@ class TextMetadata(Record, frozen=True, kw_only=True):
 
 
 class MergedMetadata(Record, frozen=True, kw_only=True):
-    """Everything needed to rebuild the model around the tensors."""
+    """Everything needed to rebuild the model around the tensors.
+
+    `pyramid` is a stitched encoder's: divisors of the image size.
+    """
 
     format: int = 1
     name: str = "merged"
@@ -39,6 +42,7 @@ class MergedMetadata(Record, frozen=True, kw_only=True):
     image_size: Positive
     embed_dim: Positive
     head_pool: Positive = 1
+    pyramid: tuple[Positive, ...] = (1,)
     head_trained: bool = False
     mean: Triple = SAM_MEAN
     std: Triple = SAM_STD

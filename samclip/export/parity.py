@@ -44,10 +44,9 @@ def photo_samples(model: MergedModel, pixels: Preprocessing, photo: Path) -> lis
     """Run the torch model on a photo: samples for encoder, CLIP head and mask decoder."""
     image, letterbox = preprocess(load_image(photo), pixels)
     features, embeddings = model.image_encoder(torch.from_numpy(image))
-    tokens = model.config.grid // model.config.head_pool
     head_inputs = {
         "backbone_features": features,
-        "token_mask": torch.from_numpy(letterbox.token_mask(tokens)),
+        "token_mask": torch.from_numpy(letterbox.token_mask(model.clip_head.config.tokens)),
     }
     encoded = _sample(
         "encoder",

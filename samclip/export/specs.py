@@ -30,12 +30,13 @@ def encoder_spec(model: MergedModel, lowering: Lowering) -> GraphSpec:
 
 def clip_head_spec(model: MergedModel, lowering: Lowering) -> GraphSpec:
     """`backbone_features` 1xCxGxG and `token_mask` 1xgxg -> 1xD and 1xDxgxg, not normalised."""
-    grid, tokens = model.config.grid, model.config.grid // model.config.head_pool
+    grid, tokens = model.image_encoder.backbone_grid, model.clip_head.config.tokens
     inputs = {
         "backbone_features": torch.rand(1, model.image_encoder.backbone_channels, grid, grid),
         "token_mask": torch.ones(1, tokens, tokens),
     }
-    return GraphSpec("clip_head", _lowered(model.clip_head, lowering), inputs, HEAD_OUTPUTS)
+    head = fold_batch_norms(_lowered(model.clip_head, lowering))
+    return GraphSpec("clip_head", head, inputs, HEAD_OUTPUTS)
 
 
 def mask_decoder_spec(model: MergedModel) -> GraphSpec:

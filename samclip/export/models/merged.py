@@ -1,7 +1,9 @@
 """The merged model: one image encoder, a CLIP head and SAM's prompted mask decoder on top of it.
 
 SAM-CLIP (Wang et al., 2023), section 3: the CLIP head branches off the encoder before SAM's neck,
-the mask decoder after it; the text tower is the CLIP teacher's own, frozen.
+the mask decoder after it; the text tower is the CLIP teacher's own, frozen. Model type `lite2`
+turns this around: its encoder is a recogniser's, which SAM's back is stitched to, and its head says
+in words what the recogniser's classifier sees.
 """
 
 from __future__ import annotations
@@ -13,23 +15,29 @@ from torch import nn
 from samclip.errors import CheckpointError
 from samclip.export.models.bert_tower import BertTower, BertTowerConfig
 from samclip.export.models.clip_head import ClipHead, clip_head_config, initialise_from_encoder
+from samclip.export.models.conse_head import ConseHead, ConseHeadConfig
+from samclip.export.models.efficientnet_lite import LITE2
 from samclip.export.models.mask_decoder import MaskDecoder
 from samclip.export.models.prompt_encoder import PromptEncoder
 from samclip.export.models.sam_vit import SAM_VIT_CONFIGS, SamVit
+from samclip.export.models.stitched_encoder import StitchedEncoder
 from samclip.export.models.text_tower import TextTower, TextTowerConfig
 from samclip.export.models.tiny_vit import TinyVit
 
-MODEL_TYPES = (*SAM_VIT_CONFIGS, "vit_t")
+STITCHED_TYPE = "lite2"
+MODEL_TYPES = (*SAM_VIT_CONFIGS, "vit_t", STITCHED_TYPE)
 PATCH = 16
 
 TextConfig = TextTowerConfig | BertTowerConfig
+ImageEncoder = SamVit | TinyVit | StitchedEncoder
 
 
 @dataclass(frozen=True)
 class MergedConfig:
     """The architecture: encoder `model_type`, square `image_size` in pixels (a multiple of 16).
 
-    `embed_dim` is the text space's; `head_pool` 2 halves the CLIP head's token grid.
+    `embed_dim` is the text space's; `head_pool` 2 halves the CLIP head's token grid. `pyramid` is a
+    stitched encoder's: the divisors of the image size at which its backbone looks at the image.
     """
 
     model_type: str
@@ -37,10 +45,11 @@ class MergedConfig:
     embed_dim: int = 512
     head_pool: int = 1
     text_tower: TextConfig | None = None
+    pyramid: tuple[int, ...] = (1,)
 
     @property
     def grid(self) -> int:
-        """Tokens along a side of the encoder's output."""
+        """Tokens along a side of the image embeddings."""
         return self.image_size // PATCH
 
 
@@ -50,26 +59,44 @@ class MergedModel(nn.Module):
     def __init__(self, config: MergedConfig) -> None:
         super().__init__()
         self.config = config
-        self.image_encoder = build_encoder(config.model_type, config.image_size)
+        self.image_encoder = build_encoder(config.model_type, config.image_size, config.pyramid)
         self.prompt_encoder = PromptEncoder(image_size=config.image_size)
         self.mask_decoder = MaskDecoder()
-        self.clip_head = ClipHead(
-            clip_head_config(
-                config.model_type, config.image_size, config.embed_dim, pool=config.head_pool
-            )
-        )
+        self.clip_head = _build_head(config, self.image_encoder)
         self.text = None if config.text_tower is None else build_text_tower(config.text_tower)
 
     def initialise_head(self) -> None:
-        """Start the CLIP head from the encoder's last block (appendix A), where shapes allow."""
-        initialise_from_encoder(self.clip_head, self.image_encoder)
+        """Start the CLIP head from the encoder's last block (appendix A), where shapes allow.
+
+        Raises CheckpointError for a stitched encoder, whose head is the recogniser's.
+        """
+        head, encoder = self.clip_head, self.image_encoder
+        if isinstance(head, ConseHead) or isinstance(encoder, StitchedEncoder):
+            raise CheckpointError(
+                f"a {self.config.model_type} head starts from its recogniser's classifier, not "
+                "from the encoder; use samclip.export.stitching.assemble_stitched"
+            )
+        initialise_from_encoder(head, encoder)
 
 
-def build_encoder(model_type: str, image_size: int) -> SamVit | TinyVit:
-    """Make an image encoder with random weights; raises CheckpointError for an unknown type."""
+def build_encoder(
+    model_type: str, image_size: int, pyramid: tuple[int, ...] = (1,)
+) -> ImageEncoder:
+    """Make an image encoder with random weights.
+
+    Raises CheckpointError for an unknown type, a size that it cannot have, or a pyramid for an
+    encoder that has none.
+    """
     if image_size % PATCH or not 64 <= image_size <= 4096:
         raise CheckpointError(
             f"image size {image_size} was asked for; a multiple of {PATCH} from 64 to 4096 works"
+        )
+    if model_type == STITCHED_TYPE:
+        return StitchedEncoder(image_size, pyramid, LITE2)
+    if pyramid != (1,):
+        raise CheckpointError(
+            f"pyramid={pyramid} was asked of a {model_type} encoder, which looks at the image "
+            f"once; only {STITCHED_TYPE} has a pyramid"
         )
     if model_type == "vit_t":
         return TinyVit(image_size)
@@ -78,6 +105,24 @@ def build_encoder(model_type: str, image_size: int) -> SamVit | TinyVit:
             f"unknown model type {model_type!r}; there are {', '.join(MODEL_TYPES)}"
         )
     return SamVit(SAM_VIT_CONFIGS[model_type], image_size)
+
+
+def _build_head(config: MergedConfig, encoder: ImageEncoder) -> ClipHead | ConseHead:
+    """Make the CLIP head that belongs to an encoder, with random weights."""
+    if not isinstance(encoder, StitchedEncoder):
+        return ClipHead(
+            clip_head_config(
+                config.model_type, config.image_size, config.embed_dim, pool=config.head_pool
+            )
+        )
+    if config.head_pool != 1:
+        raise CheckpointError(
+            f"head_pool={config.head_pool} was asked of a {config.model_type} head, whose tokens "
+            "are as coarse as its recogniser's map already; leave it at 1"
+        )
+    levels = len(encoder.pyramid)
+    width = encoder.backbone_channels // levels
+    return ConseHead(ConseHeadConfig(width, config.embed_dim, encoder.backbone_grid, levels))
 
 
 def build_text_tower(config: TextConfig) -> TextTower | BertTower:
