@@ -2,7 +2,8 @@
 
 Names follow WordNet's first synonym, as usual, but say what they mean without the picture: "crane
 bird" and "construction crane", "jaguar wild cat", "computer mouse". A text encoder sees nothing
-else.
+else. Clothes that the photos of their class show worn say so, "person wearing a kimono": ImageNet
+has no class for people, and a classifier that looks at one answers with what they wear.
 """
 
 from __future__ import annotations
