@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
 from samclip.errors import ConfigError
+from samclip.merge.ahead import made_ahead
 from samclip.merge.sampler import Sampler, Sampling
 from samclip.merge.seeds import derive_seed
 from samclip.merge.sources import PhotoSource
@@ -73,15 +73,7 @@ class StageInputs:
 
     def between(self, start: int, end: int) -> Iterator[StepInput]:
         """Yield the inputs of the steps from `start` to before `end`, one made ahead."""
-        with ThreadPoolExecutor(1, "samclip-inputs") as pool:
-            ahead: Future[StepInput] | None = None
-            for step in range(start, end):
-                following = pool.submit(self.at, step)
-                if ahead is not None:
-                    yield ahead.result()
-                ahead = following
-            if ahead is not None:
-                yield ahead.result()
+        return made_ahead(self.at, range(start, end))
 
     def _size(self, name: StreamName, sizes: tuple[int, ...], step: int) -> int:
         """Draw the size of a step, the same in every process."""

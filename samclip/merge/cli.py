@@ -54,7 +54,11 @@ def merge(
         ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Insist on going on: fail if there is no state.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Insist on going on: also where the file has changed since; fail without a state.",
+        ),
     ] = False,
     restart: Annotated[
         bool, typer.Option("--restart", help="Begin anew, forgetting the folder's state and log.")

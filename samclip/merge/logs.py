@@ -53,6 +53,10 @@ class StepLog:
                 writer.writeheader()
             writer.writerow(record.row())
 
+    def clear(self) -> None:
+        """Begin an empty log."""
+        self.path.unlink(missing_ok=True)
+
     def rows(self) -> list[dict[str, str]]:
         """Read all lines; raises TrainingError for a file that is no log of a run."""
         if not self.path.exists():

@@ -12,7 +12,7 @@ from rich.console import Console
 from samclip.errors import TrainingError
 from samclip.export.assemble import Assembly, Checkpoints, assemble
 from samclip.export.merged_checkpoint import save_merged
-from samclip.merge.batches import STREAMS, Processes, StageInputs
+from samclip.merge.batches import Processes
 from samclip.merge.build import (
     make_accelerator,
     make_sources,
@@ -22,18 +22,16 @@ from samclip.merge.build import (
 )
 from samclip.merge.config import RunConfig
 from samclip.merge.evaluation import Evaluator
+from samclip.merge.precompute import planned, precompute
 from samclip.merge.reporting import ConsoleReporter, Reporter, Silent
-from samclip.merge.schedule import steps_to_run
 from samclip.merge.stages import TrainStage
-from samclip.merge.state import StateFolder
+from samclip.merge.state import State, StateFolder
 from samclip.merge.student import Student
-from samclip.merge.targets import Teachers, mask_targets, name_targets, prompt_seed
 from samclip.merge.trainer import Run, Trainer
 
 CHECKPOINT = "merged.safetensors"
 CONFIG = "config.toml"
 EVALUATIONS = "evaluation.json"
-LOG = "log.csv"
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ class Session:
             self._accelerator,
             self._reporter,
         )
-        Trainer(run).train()
+        Trainer(run).train(self._state(StateFolder(self._options.output / "state")))
         if self._accelerator.is_main_process:
             path = save_merged(self._described(assembly), self._options.output / CHECKPOINT)
             self._reporter.note(f"the merged model is {path}; export it with samclip-export")
@@ -97,33 +95,13 @@ class Session:
         """Ask the teachers about every view that the stages will use and that comes again."""
         accelerator = self._accelerator
         processes = Processes(accelerator.process_index, accelerator.num_processes)
-        for stage in self._config.stages:
-            if not isinstance(stage, TrainStage):
-                continue
-            photos = len(self._train["names" if stage.names is not None else "masks"])
-            inputs = StageInputs(stage, dict(self._train), self._config.seed, processes)
-            steps = min(steps_to_run(stage, photos), self._steps_of_views(stage))
-            with self._reporter.stage(stage.name, 0, steps):
-                for given in inputs.between(0, steps):
-                    if "names" in given.streams and stage.names is not None:
-                        name_targets(self._teachers, given.streams["names"], stage, stage.names)
-                    if "masks" in given.streams and stage.masks is not None:
-                        batch = given.streams["masks"]
-                        seeds = [
-                            prompt_seed(self._config.seed, stage.name, given.step, place)
-                            for place in range(len(batch.samples))
-                        ]
-                        mask_targets(self._teachers, batch, stage, stage.masks, seeds)
-                    self._reporter.advance("")
-
-    def _steps_of_views(self, stage: TrainStage) -> int:
-        """Count the steps after which every fixed view has been seen once."""
-        counts = [
-            -(-len(self._train[name]) * batch.views // batch.batch) * len(batch.sizes)
-            for name, batch in zip(STREAMS, (stage.names, stage.masks), strict=True)
-            if batch is not None
-        ]
-        return max(counts, default=0)
+        works = planned(self._config.stages, self._train, self._teachers, self._config.seed)
+        if not works:
+            raise TrainingError("no stage has fixed views to precompute; set views in its batches")
+        for work in works:
+            with self._reporter.stage(work.title, 0, work.photos // processes.world):
+                count = precompute(work, processes, self._reporter.advance)
+            self._reporter.note(f"{work.title}: {count} views")
 
     def _evaluator(self, student: Student, file: Path | None) -> Evaluator | None:
         """Make the judge; None, with a note, where teachers or photos are missing."""
@@ -146,13 +124,22 @@ class Session:
             if options.restart:
                 states.remove()
             if options.restart or not states.file.exists():
-                for name in (LOG, EVALUATIONS):
-                    (output / name).unlink(missing_ok=True)
+                (output / EVALUATIONS).unlink(missing_ok=True)
             if options.resume and not states.file.exists():
                 raise TrainingError(f"{output} holds no state to resume; leave --resume out")
-            states.read(self._config.digest)  # refuses another run's before anything is written
+            self._state(states)  # refuses another run's before anything is written
             _copy(options.file, output / CONFIG)
         self._accelerator.wait_for_everyone()
+
+    def _state(self, states: StateFolder) -> State | None:
+        """Read the folder's state. Raises TrainingError for another run's, but for --resume."""
+        state = states.read(None if self._options.resume else self._config.digest)
+        if state is not None and state.place.stage > len(self._config.stages):
+            raise TrainingError(
+                f"the state stands at stage {state.place.stage + 1}, and the file has "
+                f"{len(self._config.stages)}; give the run's own file, or begin anew with --restart"
+            )
+        return state
 
     def _described(self, assembly: Assembly) -> Assembly:
         """Add to the metadata what the run did."""
@@ -176,6 +163,3 @@ def _copy(source: Path, target: Path) -> None:
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     partial.write_bytes(source.read_bytes())
     partial.replace(target)
-
-
-__all__ = ["Session", "SessionOptions", "Teachers"]

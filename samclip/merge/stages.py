@@ -12,8 +12,11 @@ from samclip.merge.views import ViewOptions
 PATCH = 16
 
 
-class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of every table of the file."""
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Base of every table of the file.
+
+    Defaults are left out of what is written, so a run's digest is not changed by a new field.
+    """
 
 
 class ViewConfig(Settings, frozen=True, kw_only=True):

@@ -67,8 +67,8 @@ class StateFolder:
         finally:
             partial.unlink(missing_ok=True)
 
-    def read(self, digest: str) -> State | None:
-        """Read the state of the run `digest`; None when there is none.
+    def read(self, digest: str | None) -> State | None:
+        """Read the state of the run `digest`, None for any run's; None when there is no state.
 
         Raises TrainingError for a damaged file, and for the state of another run.
         """
@@ -82,10 +82,11 @@ class StateFolder:
             raise TrainingError(
                 f"{self.file} is damaged ({error}); begin anew with --restart"
             ) from error
-        if place.digest != digest:
+        if digest is not None and place.digest != digest:
             raise TrainingError(
-                f"{self.file.parent.parent} holds a run of another configuration; give another "
-                "--output, or begin anew there with --restart"
+                f"{self.file.parent.parent} holds a run of another configuration; go on with this "
+                "one from where that stands with --resume, begin anew there with --restart, or "
+                "give another --output"
             )
         groups = {
             group: {

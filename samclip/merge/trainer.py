@@ -58,15 +58,16 @@ class Trainer:
         self._interrupts = Interrupts()
         self._changed = changed_names(run.student, run.config.stages)
 
-    def train(self) -> None:
-        """Run to the end; the student then holds the final weights.
+    def train(self, state: State | None = None) -> None:
+        """Run from a state, or from the start, to the end; the student then is what comes of it.
 
         Raises StoppedError after a signal, TrainingError when training cannot go on.
         """
-        state = self._folder.read(self._run.config.digest)
         place = Place(self._run.config.digest) if state is None else state.place
         if state is not None:
             self._restore(state)
+        elif self._run.accelerator.is_main_process:
+            self._log.clear()
         with self._interrupts.heeded():
             for index in range(place.stage, len(self._run.config.stages)):
                 stage = self._run.config.stages[index]
