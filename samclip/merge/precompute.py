@@ -24,10 +24,11 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Work:
-    """The views of one stream of a stage, at one size, and what asks the teachers about them."""
+    """One stream of a stage at one size, its photos with `views` views each, and who is asked."""
 
     title: str
     stream: ViewStream
+    views: int
     ask: Callable[[ViewBatch], None]
 
     @property
@@ -64,15 +65,16 @@ def precompute(
 ) -> int:
     """Ask about every fixed view of this process's photos; returns how many views these are.
 
-    `report` is called after each batch with what is done by then. Raises ImageError for a photo
-    that cannot be read.
+    `report` is called once for each photo that is done. Raises ImageError for a photo that cannot
+    be read.
     """
     done = 0
     draws = _batches(work, processes, views_at_once)
     for batch in made_ahead(work.stream.render, draws):
         work.ask(batch)
-        done += len(batch.samples)
-        report(f"{done} views")
+        before, done = done, done + len(batch.samples)
+        for photo in range(before // work.views, done // work.views):
+            report(f"{photo + 1} photos")
     return done
 
 
@@ -91,7 +93,7 @@ def _work(
     def ask(batch: ViewBatch) -> None:
         _ask(teachers, batch, stage, name, config)
 
-    return Work(f"{stage.name}: {name} at {size} px", stream, ask)
+    return Work(f"{stage.name}: {name} at {size} px", stream, config.views, ask)
 
 
 def _ask(
