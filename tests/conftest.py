@@ -91,6 +91,23 @@ def text_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def lite2_checkpoint(
+    recogniser_checkpoint: Path,
+    mobile_sam_checkpoint: Path,
+    text_checkpoint: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A merged `lite2` of real weights at 256 px, its stitch random, with the small text tower."""
+    from samclip.export.merged_checkpoint import save_merged
+    from samclip.export.stitching import assemble_stitched
+
+    made = assemble_stitched(
+        recogniser_checkpoint, mobile_sam_checkpoint, text_checkpoint, image_size=256
+    )
+    return save_merged(made, tmp_path_factory.mktemp("lite2") / "lite2.safetensors")
+
+
+@pytest.fixture(scope="session")
 def mobile_sam_bundle(
     mobile_sam_checkpoint: Path, text_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:

@@ -38,9 +38,9 @@ def test_every_name_is_another() -> None:
         ("n02012849", "crane bird"),
         ("n03126707", "construction crane"),
         ("n02113186", "Cardigan Welsh corgi"),
-        ("n02963159", "cardigan sweater"),
-        ("n03710637", "maillot swimsuit"),
-        ("n03710721", "one-piece swimsuit"),
+        ("n02963159", "person wearing a cardigan sweater"),
+        ("n03710637", "person wearing a maillot swimsuit"),
+        ("n03710721", "person wearing a one-piece swimsuit"),
     ],
 )
 def test_names_that_two_classes_share_are_told_apart(wnid: str, name: str) -> None:

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
-from samclip.export.models.conv_norm import ConvNorm, fold_batch_norms
+from samclip.export.models.conv_norm import ConvNorm, fold_batch_norms, same_padding
 
 
 def random_conv_norm(groups: int = 1) -> ConvNorm:
@@ -59,3 +60,29 @@ def test_odd_kernels_keep_the_size() -> None:
     image = torch.randn(1, 4, 7, 9)
     for kernel_size in (1, 3, 5):
         assert ConvNorm(4, 6, kernel_size)(image).shape == (1, 6, 7, 9)
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel_size", "stride", "expected"),
+    [  # by TensorFlow's definition: ceil(size / stride) outputs, the odd zero behind
+        (64, 3, 2, (0, 1)),
+        (64, 5, 2, (1, 2)),
+        (65, 3, 2, (1, 1)),
+        (65, 5, 2, (2, 2)),
+        (7, 3, 1, (1, 1)),
+        (4, 1, 2, (0, 0)),
+    ],
+)
+def test_same_padding_by_hand(
+    size: int, kernel_size: int, stride: int, expected: tuple[int, int]
+) -> None:
+    assert same_padding(size, kernel_size, stride) == expected
+
+
+def test_same_padding_shifts_the_stride() -> None:
+    """At an even size the first output looks at values 0 to 2, not at -1 to 1."""
+    module = ConvNorm(1, 1, 3, stride=2, same=True).eval()
+    nn.init.ones_(module.c.weight)
+    image = torch.arange(16.0).reshape(1, 1, 4, 4)  # B, C, H, W
+    found = fold_batch_norms(module)(image)[0, 0]
+    torch.testing.assert_close(found, torch.tensor([[45.0, 39.0], [66.0, 50.0]]), rtol=1e-4, atol=0)

@@ -72,7 +72,7 @@ def test_refuses_other_sizes(image_size: int, pyramid: tuple[int, ...]) -> None:
 
 
 def test_exports_to_onnx() -> None:
-    encoder, image = random_encoder(256, (1, 2, 4)), torch.randn(1, 3, 256, 256)
+    encoder, image = random_encoder(64, (1, 2)), torch.randn(1, 3, 64, 64)
     outputs = ["backbone_features", "image_embeddings"]
     graph = export_onnx(fold_batch_norms(encoder), (image,), ["image"], outputs, 20)
     assert not operators(graph).keys() & {"BatchNormalization", "If", "Loop", "Shape"}
