@@ -226,7 +226,7 @@ def needs(stage: Stage) -> tuple[Literal["names", "masks"], ...]:
     if isinstance(stage, StitchStage):
         return ("masks",)
     losses = stage.losses
-    names = bool(losses.clip or losses.region or losses.patch)
+    names = bool(losses.clip or losses.region)
     masks = bool(losses.sam or losses.embed or losses.region)
     return (*(("names",) if names else ()), *(("masks",) if masks else ()))  # type: ignore[return-value]
 

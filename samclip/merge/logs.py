@@ -58,14 +58,19 @@ class StepLog:
         self.path.unlink(missing_ok=True)
 
     def rows(self) -> list[dict[str, str]]:
-        """Read all lines; raises TrainingError for a file that is no log of a run."""
+        """Read all lines that are whole, by column.
+
+        Columns that another version wrote are left out. Raises TrainingError for a file that is no
+        log of a run.
+        """
         if not self.path.exists():
             return []
         with self.path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
+            if not {*COLUMNS} <= {*(reader.fieldnames or ())}:
                 raise TrainingError(f"{self.path} is no log of a run; move it away")
-            return [row for row in reader if None not in row.values() and None not in row]
+            whole = [row for row in reader if None not in row.values() and None not in row]
+        return [{column: row[column] for column in COLUMNS} for row in whole]
 
     def keep(self, stages: list[str], step: int) -> None:
         """Drop the lines past a state: keep those of `stages` and, of the last, below `step`.

@@ -149,12 +149,6 @@ def region_loss(patch_embeds: Tensor, masks: Tensor, targets: Tensor, token_mask
     return torch.where(covered, losses, torch.zeros_like(losses))
 
 
-def patch_loss(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
-    """Cosine loss patch by patch: BxDxgxg and BxDxgxg -> B, over `valid`, Bxgxg."""
-    distance = 1 - F.cosine_similarity(student.float(), teacher.float(), dim=1)  # Bxgxg
-    return _mean_over(distance, valid)
-
-
 def _mean_over(values: Tensor, valid: Tensor) -> Tensor:
     """Average ...xHxW over the places where `valid`, HxW or of the same shape, is 1."""
     valid = valid.to(values.dtype)

@@ -21,7 +21,7 @@ from samclip.merge.student import Encoded, Named, Student
 from samclip.merge.teachers.base import MaskAnswer
 from samclip.merge.teachers.regions import RegionTargets
 
-TERMS = ("clip", "region", "patch", "sam", "embed")
+TERMS = ("clip", "region", "sam", "embed")
 
 PerPhoto = dict[str, Tensor]  # term -> B float32
 
@@ -30,12 +30,11 @@ PerPhoto = dict[str, Tensor]  # term -> B float32
 class NameTargets:
     """What teachers say of B pictures of the names' stream; None for what no loss asks.
 
-    `embeds`: BxD. `regions`: one for each picture. `patches`: BxDxgxg on the head's grid.
+    `embeds`: BxD. `regions`: one for each picture.
     """
 
     embeds: Tensor | None = None
     regions: Sequence[RegionTargets] | None = None
-    patches: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,6 @@ def name_terms(student: Student, batch: PixelBatch, targets: NameTargets) -> Per
     terms: PerPhoto = {}
     if targets.embeds is not None:
         terms["clip"] = losses.cosine_loss(named.image, targets.embeds)
-    if targets.patches is not None:
-        terms["patch"] = losses.patch_loss(named.patches, targets.patches, named.token_mask)
     if targets.regions is not None:
         terms["region"] = region_terms(named, targets.regions)
     return terms

@@ -69,14 +69,12 @@ class Losses(Settings, frozen=True, kw_only=True):
     """The weight of each loss; 0 leaves it out.
 
     `clip`: pooled embeddings, on the names' stream. `region`: patch embeddings inside the teacher's
-    masks, on every stream with `regions`. `patch`: every patch against the teacher's dense
-    answer, on the names' stream. `sam`: masks of the same prompts; SAM-CLIP's lambda. `embed`:
-    image embeddings place by place; both on the masks' stream.
+    masks, the dense term for names, on every stream with `regions`. `sam`: masks of the same
+    prompts; SAM-CLIP's lambda. `embed`: image embeddings place by place; both on the masks' stream.
     """
 
     clip: float = 0.0
     region: float = 0.0
-    patch: float = 0.0
     sam: float = 0.0
     embed: float = 0.0
 
@@ -192,7 +190,7 @@ def _check_losses(stage: TrainStage) -> None:
     weights: dict[str, float] = msgspec.structs.asdict(losses)
     _require(stage, all(w >= 0 for w in weights.values()), "losses of at least 0")
     _require(stage, any(weights.values()), "a loss above 0")
-    _require(stage, not (losses.clip or losses.patch) or stage.names is not None, "names = {...}")
+    _require(stage, not losses.clip or stage.names is not None, "names = {...}")
     _require(stage, not (losses.sam or losses.embed) or stage.masks is not None, "masks = {...}")
     regions = any(batch is not None and batch.regions for batch in (stage.names, stage.masks))
     _require(stage, not losses.region or regions, "regions above 0 in names or masks")

@@ -14,7 +14,6 @@ from samclip.merge.losses import (
     focal_loss,
     iou_loss,
     mask_loss,
-    patch_loss,
     pool_regions,
     region_loss,
     region_weights,
@@ -139,13 +138,6 @@ def test_region_loss_by_hand() -> None:
     assert close(pooled[0], 0.5, 0.5)
     loss = region_loss(patches, mask, targets, torch.ones(2, 2))
     assert close(loss, 1 - math.sqrt(0.5), 0.0)
-
-
-def test_patch_loss_by_hand() -> None:
-    student = torch.tensor([[1.0, 0.0], [0.0, 2.0]]).reshape(1, 2, 1, 2)  # (1, 0), (0, 2)
-    teacher = torch.tensor([[1.0, 1.0], [0.0, 0.0]]).reshape(1, 2, 1, 2)  # (1, 0), (1, 0)
-    assert close(patch_loss(student, teacher, torch.ones(1, 1, 2)), 0.5)
-    assert close(patch_loss(student, teacher, torch.tensor([[[0.0, 1.0]]])), 1.0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
