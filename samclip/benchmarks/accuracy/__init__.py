@@ -1,0 +1,1 @@
+"""How right a bundle is, measured through the public runtime on local folders."""

@@ -1,0 +1,75 @@
+"""How well objects are named: top-1 of a data set's categories on its objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samclip.baselines.crops import check_margin, cut
+from samclip.baselines.encoders import ImageEncoder
+from samclip.benchmarks.candidates import Candidate, Scores, compare
+from samclip.benchmarks.data.coco import CocoObject, CocoPhoto
+from samclip.benchmarks.progress import Track, silent
+from samclip.benchmarks.rows import Row
+from samclip.benchmarks.subsets import of_objects
+from samclip.runtime.scene import Scene
+from samclip.runtime.texts.vocabulary import Vocabulary
+
+MASKS_AT_ONCE = 64  # bounds the masks that are held
+TOP1 = "name top-1"
+ONE_PASS, ON_CROPS = "in one pass", "on crops"
+PROTOCOL = (
+    "in one pass: the photo is encoded once; unit patch embeddings are averaged inside "
+    "the object's true mask, weighted by area, and the name of the highest cosine is the answer.",
+    "on crops: the object's box, with its margin, is cut out and encoded by itself; the "
+    "whole crop's embedding is compared with the names.",
+    "All names of the data set compete for every object. Crowds are left out. Areas are pixels of "
+    "the object's mask in the original photo.",
+    "Intervals: percentile bootstrap over photos, seeded, 95 %.",
+)
+
+
+def evaluate_names(
+    candidate: Candidate,
+    photos: Sequence[CocoPhoto],
+    vocabulary: Vocabulary,
+    croppers: Mapping[str, ImageEncoder],
+    *,
+    margin: float = 0.0,
+    apart: str | None = "person",
+    track: Track = silent,
+) -> list[Row]:
+    """Name every object from the one pass of `candidate`, and by each of `croppers` on its crop.
+
+    `vocabulary`: the data set's categories, in its order, in the text space of all of them.
+    `margin`: of the crops, see `cut`. `apart`: the class that figures are also given without; it
+    is ignored if there is none. Raises ImageError, InputError, EngineRunError.
+    """
+    check_margin(margin)
+    scores = Scores()
+    objects: list[CocoObject] = []
+    for number, photo in enumerate(track(photos, "names")):
+        image = photo.pixels()
+        truth = np.asarray([found.category for found in photo.objects])
+        scores.photos += [number] * len(truth)
+        objects += photo.objects
+        with candidate.model.encode(image) as scene:
+            answers = _name_masks(scene, photo, vocabulary)
+        scores.add(f"{candidate.name} {ONE_PASS}", TOP1, answers == truth)
+        crops = [cut(image, found.box, margin) for found in photo.objects]
+        for name, encoder in croppers.items():
+            cosines = vocabulary.cosines(encoder.embed_images(crops))  # NxK
+            scores.add(name, TOP1, cosines.argmax(axis=1) == truth)
+    return list(compare(scores, of_objects(objects, vocabulary.names, apart)))
+
+
+def _name_masks(scene: Scene, photo: CocoPhoto, vocabulary: Vocabulary) -> NDArray[np.int64]:
+    """Name the objects of a photo by their true masks: N indices of names."""
+    parts = []
+    for start in range(0, len(photo.objects), MASKS_AT_ONCE):
+        objects = photo.objects[start : start + MASKS_AT_ONCE]
+        named = scene.name(np.stack([found.mask() for found in objects]), vocabulary)
+        parts.append(np.asarray(named.class_ids))
+    return np.concatenate(parts)

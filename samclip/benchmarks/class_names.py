@@ -1,0 +1,49 @@
+"""Classes as a model is asked for them: by their names, or by synonyms and prompts of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from samclip.benchmarks.data.json_file import read_json
+from samclip.errors import VocabularyError
+from samclip.runtime.model import Model
+from samclip.runtime.scene import Templates
+from samclip.runtime.suggest import did_you_mean
+from samclip.runtime.texts.vocabulary import Vocabulary, unit_rows
+
+Texts = Mapping[str, Sequence[str]]
+
+
+def read_synonyms(path: Path | None) -> dict[str, list[str]]:
+    """Read a JSON object: class -> texts that stand for it; empty for None. Raises InputError."""
+    if path is None:
+        return {}
+    return read_json(path, dict[str, list[str]], "a JSON object of class: [text, ...]")
+
+
+def class_vocabulary(
+    model: Model, names: Sequence[str], synonyms: Texts, templates: Templates = None
+) -> Vocabulary:
+    """Embed K classes in a model's text space.
+
+    A class with `synonyms` is the mean of their embeddings, of unit length, as CLIP averages
+    over templates (Radford et al. 2021, section 3.1.4); the others are their names. Each text is
+    put into the templates. Raises VocabularyError for synonyms of no class, or none of a class.
+    """
+    for name in synonyms:
+        if name not in names:
+            raise VocabularyError(
+                f"there are synonyms of {name!r:.60}, which is no class{did_you_mean(name, names)}."
+            )
+        if not synonyms[name]:
+            raise VocabularyError(f"the list of synonyms of {name!r:.60} is empty. Leave it out.")
+    groups = [synonyms.get(name, [name]) for name in names]
+    vocabulary = model.vocabulary([text for group in groups for text in group], templates)
+    ends = np.cumsum([len(group) for group in groups])
+    parts = np.split(vocabulary.embeddings, ends[:-1])
+    means = np.stack([part.mean(axis=0) for part in parts])  # KxD
+    return replace(vocabulary, names=tuple(names), embeddings=unit_rows(means))

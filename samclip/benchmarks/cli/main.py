@@ -1,0 +1,61 @@
+"""The app of the `samclip-bench` command."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from samclip.benchmarks.cli import baselines, images, instances, names, semantic
+from samclip.runtime.cli.consoles import accept_any_text
+from samclip.runtime.cli.main import print_version
+
+EXAMPLES = """
+**Examples:**
+
+- `samclip-bench accuracy instances path/to/coco --bundle my-bundle`
+
+- `samclip-bench accuracy semantic path/to/camvid --bundle my-bundle --json semantic.json`
+"""
+HELP_NAMES = {"help_option_names": ["-h", "--help"]}
+
+app = typer.Typer(
+    name="samclip-bench",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,  # a defect shows Python's own traceback, fit for a report
+    epilog=EXAMPLES,
+    context_settings=HELP_NAMES,
+)
+accuracy = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    context_settings=HELP_NAMES,
+    help="How right a bundle is, on local folders of photos with truth.",
+)
+
+
+@app.callback()
+def samclip_bench(
+    version: Annotated[  # noqa: ARG001 - its callback has done the work
+        bool,
+        typer.Option("--version", callback=print_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Measure bundles on this machine; every figure comes with its 95 % interval.
+
+    Tables go to stdout, everything else to stderr; --json FILE writes the whole report. Exit code
+    0: all went well; 1: something failed; 2: the input or the command line is wrong.
+    """
+    accept_any_text()
+
+
+accuracy.command(epilog=instances.EXAMPLES)(instances.instances)
+accuracy.command(epilog=names.EXAMPLES)(names.names)
+accuracy.command(epilog=images.EXAMPLES)(images.images)
+accuracy.command(epilog=semantic.EXAMPLES)(semantic.semantic)
+accuracy.command(epilog=baselines.EXAMPLES)(baselines.baselines)
+app.add_typer(accuracy, name="accuracy")
+
+if __name__ == "__main__":
+    app()

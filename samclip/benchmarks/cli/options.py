@@ -1,0 +1,115 @@
+"""The options that benchmarks share, each defined once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+_DATA, _NAMES, _BESIDE, _ANSWER = "Data", "Names", "Measured beside it", "Answer"
+
+CocoFolder = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FOLDER",
+        show_default=False,
+        help="A folder in COCO's layout: images/ and instances.json.",
+    ),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        "--limit",
+        min=1,
+        metavar="N",
+        rich_help_panel=_DATA,
+        show_default="all",
+        help="Use N photos, spread evenly over the folder's, always the same ones.",
+    ),
+]
+Synonyms = Annotated[
+    Path | None,
+    typer.Option(
+        "--synonyms",
+        metavar="FILE",
+        rich_help_panel=_NAMES,
+        show_default="each class by its name",
+        help='A JSON object of class: ["text", ...]: a class listed there is asked for by the mean '
+        "of its texts' embeddings. With --templates none texts may be whole prompts.",
+    ),
+]
+Without = Annotated[
+    str | None,
+    typer.Option(
+        "--without",
+        metavar="CLASS",
+        rich_help_panel=_NAMES,
+        help="Give figures without this class too, if the data has it.",
+    ),
+]
+Margin = Annotated[
+    float,
+    typer.Option(
+        "--margin",
+        min=0,
+        max=10,
+        metavar="SHARE",
+        rich_help_panel=_NAMES,
+        help="Context of a crop: how much is added to each side of the box, as a share of that "
+        "side.",
+    ),
+]
+Against = Annotated[
+    str | None,
+    typer.Option(
+        "--against",
+        metavar="NAME_OR_PATH",
+        rich_help_panel=_BESIDE,
+        show_default=False,
+        help="A second bundle, measured in the same run; ratios of the first to it are given.",
+    ),
+]
+Untrained = Annotated[
+    str | None,
+    typer.Option(
+        "--untrained",
+        metavar="NAME_OR_PATH",
+        rich_help_panel=_BESIDE,
+        show_default=False,
+        help="A bundle of the same architecture whose head was never trained: the floor.",
+    ),
+]
+Teacher = Annotated[
+    Literal["conse"] | None,
+    typer.Option(
+        "--teacher",
+        metavar="conse",
+        rich_help_panel=_BESIDE,
+        show_default=False,
+        help="The teacher that the names were learned from: ConSE, an ImageNet classifier and a "
+        "text tower. Needs samclip\\[export].",
+    ),
+]
+TeacherOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--teacher-option",
+        metavar="KEY=VALUE",
+        rich_help_panel=_BESIDE,
+        show_default=False,
+        help="classifier and text (checkpoints, by path or packaged name), top_k, temperature, "
+        "centre, framing (whole or centre), dense_size; may be repeated.",
+    ),
+]
+Json = Annotated[
+    Path | None,
+    typer.Option(
+        "--json",
+        metavar="FILE",
+        rich_help_panel=_ANSWER,
+        show_default=False,
+        help="Write the whole report there: rows with their intervals, how they are defined, "
+        "machine, versions, threads, this command, date, and hashes of the bundles.",
+    ),
+]

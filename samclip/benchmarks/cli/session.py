@@ -1,0 +1,126 @@
+"""One run of a benchmark: models opened, work timed, the report printed and written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+import samclip
+from samclip.benchmarks.candidates import Candidate
+from samclip.benchmarks.files import check_writable
+from samclip.benchmarks.progress import ConsoleTrack
+from samclip.benchmarks.report import Data, Report, Subject, describe_bundle, make_report
+from samclip.benchmarks.report import write_report as write
+from samclip.benchmarks.rows import Row, show_rows
+from samclip.benchmarks.teacher_settings import parse_teacher
+from samclip.errors import CapabilityError
+from samclip.runtime.cli.consoles import err, out, say, warn_untrained_head
+from samclip.runtime.cli.failures import reported
+from samclip.runtime.cli.logs import shown_logs
+from samclip.runtime.cli.selection import choose_bundle
+
+if TYPE_CHECKING:
+    from samclip.benchmarks.teachers import ConseTeacher
+
+WIDTH_OF_FILES = 150  # columns of a table where stdout is no terminal
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the options that all benchmarks share say; None means the default."""
+
+    bundle: str | None = None
+    backend: str = "auto"
+    precision: str | None = None
+    threads: int | None = None
+    json: Path | None = None
+
+
+class Session:
+    """The models of one run, and its report; use `open_session`."""
+
+    def __init__(self, benchmark: str, setup: Setup, models: ExitStack) -> None:
+        self.track = ConsoleTrack(err)
+        self._benchmark = benchmark
+        self._setup = setup
+        self._models = models
+        self._json = None if setup.json is None else check_writable(setup.json)
+        self._subjects: list[Subject] = []
+        self._start = time.monotonic()
+
+    def open_bundle(self, *, names: bool = False) -> Candidate:
+        """Load the bundle that is measured; `names`: warn if its head was never trained."""
+        candidate = self.open(choose_bundle(self._setup.bundle), "measured")
+        if names and self._subjects[-1].trained_head is False:
+            warn_untrained_head()
+        return candidate
+
+    def open(self, name_or_path: str, role: str) -> Candidate:
+        """Load a bundle, which is closed at the end of the session."""
+        model = samclip.load(
+            name_or_path,
+            backend=self._setup.backend,
+            precision=self._setup.precision,
+            threads=self._setup.threads,
+        )
+        self._models.enter_context(model)
+        name = self._unique(model.manifest.name, role)
+        self._subjects.append(describe_bundle(model, name, role, self._setup.precision))
+        return Candidate(name, model)
+
+    def open_teacher(self, kind: str, options: Sequence[str] | None) -> tuple[str, ConseTeacher]:
+        """Make a teacher; raises CapabilityError where torch is not installed."""
+        settings = parse_teacher(options or ())
+        try:
+            from samclip.benchmarks.teachers import ConseTeacher  # noqa: PLC0415 - torch: seconds
+        except ModuleNotFoundError as error:
+            raise CapabilityError(
+                f"a teacher needs {error.name}, which is not installed here. Install it: "
+                "pip install 'samclip[export]'"
+            ) from error
+        teacher = ConseTeacher(settings, self._setup.threads, lambda text: say(err, text))
+        name = self._unique(kind, "teacher")
+        self._subjects.append(Subject(name=name, role="teacher", fingerprint=teacher.fingerprint))
+        return name, teacher
+
+    def finish(self, data: Data, protocol: Sequence[str], rows: Sequence[Row]) -> Report:
+        """Put the report together, print its table, and write it where --json says."""
+        report = make_report(
+            self._benchmark,
+            self._subjects,
+            data,
+            protocol,
+            rows,
+            seconds=time.monotonic() - self._start,
+            threads=self._setup.threads,
+        )
+        _wide_console().print(show_rows(report.rows))
+        for line in report.protocol:
+            say(out, f"- {line}", style="dim")
+        if self._json is not None:
+            write(report, self._json)
+            say(err, f"report: {self._json}")
+        return report
+
+    def _unique(self, name: str, role: str) -> str:
+        """Tell two models of the same name apart."""
+        taken = {subject.name for subject in self._subjects}
+        return f"{name} ({role})" if name in taken else name
+
+
+def _wide_console() -> Console:
+    """Give stdout as a console: of the terminal's width, and wide where it is none."""
+    return out if out.is_terminal else Console(file=out.file, width=WIDTH_OF_FILES)
+
+
+@contextmanager
+def open_session(benchmark: str, setup: Setup, debug: bool) -> Iterator[Session]:
+    """Begin a run; its models are closed at the end, and errors told as every command does."""
+    with reported(debug), shown_logs(), ExitStack() as models:
+        yield Session(benchmark, setup, models)

@@ -1,0 +1,112 @@
+"""Photos with one class each: ImageNet's layouts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from samclip.errors import InputError
+from samclip.runtime.cli.images import SUFFIXES
+from samclip.runtime.cli.vocabulary import read_names
+from samclip.runtime.suggest import did_you_mean
+
+_FLAT = re.compile(r"(?P<key>n\d{8})_(?P<name>.+)")
+
+
+@dataclass(frozen=True)
+class ClassPhoto:
+    """A photo and its class, an index into the folder's classes."""
+
+    path: Path
+    category: int
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """Photos in the order of their paths; K classes: sorted `keys` and their `names`."""
+
+    path: Path
+    keys: tuple[str, ...]
+    names: tuple[str, ...]
+    photos: tuple[ClassPhoto, ...]
+
+
+def read_image_folder(folder: Path, classes: Path | None = None) -> ImageFolder:
+    """Read `<wnid>_<name>.jpg` files, or a folder for each class.
+
+    `classes`: a text file with one class a line, its key (WordNet's id, or the class's folder) and
+    its name; of several names with commas between, as WordNet lists synonyms, the first is taken.
+    Without it, names come from the files' or folders' own. Raises InputError.
+    """
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}. Give one with photos in it.")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    found = {path: _key_and_name(path, folder) for path in paths}
+    if not found:
+        raise InputError(
+            f"{folder} holds no photo; expected files <wnid>_<name>.jpg, or a folder a class."
+        )
+    own = dict(found.values())
+    named = own if classes is None else _read_classes(classes)
+    keys = tuple(sorted(named))
+    places = {key: place for place, key in enumerate(keys)}
+    if missing := sorted(set(own) - set(keys)):
+        raise InputError(
+            f"{classes} has no class {missing[0]!r}{did_you_mean(missing[0], keys)}, of which "
+            f"{folder} has photos. Add a line for each class."
+        )
+    photos = tuple(ClassPhoto(path, places[key]) for path, (key, _) in found.items())
+    return ImageFolder(folder, keys, tuple(named[key] for key in keys), photos)
+
+
+def keep_only(folder: ImageFolder, listing: Path) -> ImageFolder:
+    """Keep the photos that a text file lists, one name or path below the folder a line.
+
+    The classes stay. Raises InputError for a file that is not there.
+    """
+    wanted = set(read_names(None, listing) or ())
+    kept, met = [], set()
+    for photo in folder.photos:
+        names = {photo.path.name, photo.path.relative_to(folder.path).as_posix()}
+        if names & wanted:
+            kept.append(photo)
+            met |= names & wanted
+    if lacking := sorted(wanted - met):
+        raise InputError(
+            f"{listing} lists {lacking[0]!r}, and {len(lacking) - 1} more, that {folder.path} does "
+            "not have. Give names of its files."
+        )
+    return ImageFolder(folder.path, folder.keys, folder.names, tuple(kept))
+
+
+def _key_and_name(path: Path, folder: Path) -> tuple[str, str]:
+    inside = path.relative_to(folder)
+    if len(inside.parts) > 1:
+        key = inside.parts[0]
+        flat = _FLAT.fullmatch(key)
+        return (flat["key"], _spaced(flat["name"])) if flat else (key, _spaced(key))
+    if flat := _FLAT.fullmatch(path.stem):
+        return flat["key"], _spaced(flat["name"])
+    raise InputError(
+        f"the class of {path} is unknown; expected <wnid>_<name>{path.suffix}, or a folder a class."
+    )
+
+
+def _spaced(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _read_classes(path: Path) -> dict[str, str]:
+    lines: Sequence[str] = read_names(None, path) or ()
+    classes: dict[str, str] = {}
+    for line in lines:
+        key, _, names = line.partition("\t") if "\t" in line else line.partition(" ")
+        if not names.strip():
+            raise InputError(
+                f"{path}: the line {line!r:.60} has no key and name; expected for instance "
+                "'n01440764 tench'."
+            )
+        classes[key] = names.split(",")[0].strip()
+    return classes

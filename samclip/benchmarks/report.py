@@ -1,0 +1,143 @@
+"""The report of a run: what was measured, with what, where, and the rows."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import shlex
+import sys
+from collections.abc import Sequence, Sized
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from samclip.benchmarks.files import write_whole
+from samclip.benchmarks.machine import Machine, Threads, describe_machine, describe_threads
+from samclip.benchmarks.rows import Row
+from samclip.runtime.bundles.manifest import MANIFEST_NAME
+from samclip.runtime.model import Model
+from samclip.version import __version__
+
+
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of all records of a report: frozen, unknown fields refused."""
+
+
+class Subject(Record, frozen=True, kw_only=True):
+    """A model that was measured; `name` is what rows call it.
+
+    For a bundle, `manifest_sha256` is of its manifest, which lists every file's own. For a
+    teacher, `fingerprint` is what its outputs depend on.
+    """
+
+    name: str
+    role: str
+    path: str | None = None
+    manifest_sha256: str | None = None
+    backend: str | None = None
+    precision: str | None = None
+    image_size: int | None = None
+    trained_head: bool | None = None
+    fingerprint: str | None = None
+
+
+class Data(Record, frozen=True, kw_only=True):
+    """What was measured on: photos used out of those there are, and what was left out."""
+
+    path: str
+    layout: str
+    photos: int
+    photos_there: int
+    left_out: dict[str, int] = {}
+
+    @classmethod
+    def of(
+        cls,
+        path: Path,
+        layout: str,
+        used: Sized,
+        there: Sized,
+        left_out: dict[str, int] | None = None,
+    ) -> Data:
+        """Describe a folder of which the photos `used` were measured."""
+        return cls(
+            path=str(path),
+            layout=layout,
+            photos=len(used),
+            photos_there=len(there),
+            left_out=left_out or {},
+        )
+
+
+class Report(Record, frozen=True, kw_only=True):
+    """A run of a benchmark, complete enough to be run again.
+
+    `date`: UTC, ISO 8601, of the end; `seconds`: how long it took; `protocol`: how the figures
+    are defined.
+    """
+
+    schema_version: Literal[1] = 1
+    benchmark: str
+    command: str
+    date: str
+    seconds: float
+    samclip: str
+    machine: Machine
+    threads: Threads
+    subjects: tuple[Subject, ...]
+    data: Data
+    protocol: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+def make_report(
+    benchmark: str,
+    subjects: Sequence[Subject],
+    data: Data,
+    protocol: Sequence[str],
+    rows: Sequence[Row],
+    *,
+    seconds: float,
+    threads: int | None,
+) -> Report:
+    """Put a report together on this machine, now, for this process's command line."""
+    return Report(
+        benchmark=benchmark,
+        command=command_line(),
+        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        seconds=round(seconds, 1),
+        samclip=__version__,
+        machine=describe_machine(),
+        threads=describe_threads(threads),
+        subjects=tuple(subjects),
+        data=data,
+        protocol=tuple(protocol),
+        rows=tuple(rows),
+    )
+
+
+def describe_bundle(model: Model, name: str, role: str, precision: str | None = None) -> Subject:
+    """Say which bundle a model is, down to the SHA-256 of its manifest file."""
+    manifest = model.manifest
+    data = (model.bundle.path / MANIFEST_NAME).read_bytes()
+    return Subject(
+        name=name,
+        role=role,
+        path=str(model.bundle.path),
+        manifest_sha256=hashlib.sha256(data).hexdigest(),
+        backend=model.backend,
+        precision=precision,
+        image_size=manifest.preprocessing.image_size,
+        trained_head=None if manifest.clip_head is None else manifest.clip_head.trained,
+    )
+
+
+def command_line() -> str:
+    """Give the command that this process was started with, quoted for a shell."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def write_report(report: Report, path: Path) -> None:
+    """Write a report as indented JSON, whole or not at all; raises OSError."""
+    write_whole(path, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")

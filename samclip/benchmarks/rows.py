@@ -1,0 +1,84 @@
+"""Rows: what every benchmark measures, one figure each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Literal
+
+import msgspec
+from rich.markup import escape
+from rich.table import Table
+
+from samclip.benchmarks.statistics import Estimate
+from samclip.runtime.cli.tables import make_table
+
+Unit = Literal["share", "seconds", "ratio"]
+
+
+class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One figure: `measure` of `model` over `subset`, with the ends of its 95 % interval.
+
+    `n`: how many objects, photos or pixels it is over, from `photos` photos. A `share` is in
+    [0, 1]; a `ratio` says in its measure what is divided by what. Rows of `detail` are for files;
+    tables leave them out.
+    """
+
+    model: str
+    measure: str
+    subset: str
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    photos: int
+    unit: Unit = "share"
+    detail: bool = False
+
+
+def make_row(
+    model: str,
+    measure: str,
+    subset: str,
+    estimate: Estimate,
+    unit: Unit = "share",
+    detail: bool = False,
+) -> Row:
+    """Make a row of an estimate; a number that is not finite, which JSON lacks, becomes None."""
+    value, low, high = (
+        number if math.isfinite(number) else None
+        for number in (estimate.value, estimate.low, estimate.high)
+    )
+    return Row(
+        model=model,
+        measure=measure,
+        subset=subset,
+        value=value,
+        low=low,
+        high=high,
+        n=estimate.n,
+        photos=estimate.photos,
+        unit=unit,
+        detail=detail,
+    )
+
+
+def show_rows(rows: Iterable[Row]) -> Table:
+    """Show rows as a table, without those of detail."""
+    columns = ("measure", "subset", "model", "value", "95 % interval", "n", "photos")
+    table = make_table(*columns, left=("measure", "subset", "model"))
+    for row in rows:
+        if row.detail:
+            continue
+        interval = f"{_number(row.low)} - {_number(row.high)}"
+        texts = map(escape, (row.measure, row.subset, row.model))
+        table.add_row(*texts, _with_unit(row), interval, f"{row.n:,}", f"{row.photos:,}")
+    return table
+
+
+def _with_unit(row: Row) -> str:
+    return _number(row.value) + {"share": "", "seconds": " s", "ratio": " x"}[row.unit]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

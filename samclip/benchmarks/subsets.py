@@ -1,0 +1,32 @@
+"""Parts of a data set that figures are given for, beside the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samclip.benchmarks.data.coco import CocoObject
+
+LARGE_AREA = 1024  # pixels of the original photo, COCO's bound between small and medium
+ALL, LARGE = "all objects", f"area > {LARGE_AREA:,} px"
+PHOTOS = "all photos"
+
+Subsets = dict[str, NDArray[np.bool_]]
+
+
+def of_objects(
+    objects: Sequence[CocoObject], names: Sequence[str] = (), apart: str | None = None
+) -> Subsets:
+    """Say which of N objects belong to each part, N bool: all, large ones, both without a class.
+
+    `apart`: that class; the parts without it are given only if it is among `names`.
+    """
+    areas = np.asarray([found.area for found in objects])
+    parts = {ALL: np.ones(len(areas), np.bool_), LARGE: areas > LARGE_AREA}
+    if apart is None or apart not in names:
+        return parts
+    others = np.asarray([found.category for found in objects]) != names.index(apart)
+    more = {f"{part}, without {apart}": chosen & others for part, chosen in parts.items()}
+    return {**parts, **more}

@@ -1,0 +1,129 @@
+"""Teachers as benchmarks see them: pictures in, vectors or class scores out, as numpy arrays.
+
+The only module of the benchmarks that needs torch; it is imported when a teacher is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from samclip.baselines.encoders import DenseFeatures
+from samclip.benchmarks.teacher_settings import TeacherSettings
+from samclip.errors import InputError
+from samclip.export.checkpoint import read_checkpoint
+from samclip.export.fetch import resolve_checkpoint
+from samclip.export.imagenet_classes import imagenet_names
+from samclip.export.models.conv_norm import fold_batch_norms
+from samclip.export.models.efficientnet_lite import RECOGNISER_MEAN, RECOGNISER_STD, RecogniserHead
+from samclip.export.recogniser_checkpoint import load_recogniser
+from samclip.export.text_source import read_text
+from samclip.merge.pixels import PixelBatch
+from samclip.merge.teachers.conse import Conse, ConseOptions
+from samclip.runtime.bundles.manifest import Preprocessing
+from samclip.runtime.images.image import preprocess
+from samclip.runtime.model import Model
+
+STRIDE = 32  # pixels between the places of the classifier's last map
+AT_ONCE = 16  # pictures in a batch
+
+
+class ConseTeacher:
+    """ConSE as an image encoder, as a dense encoder, and as a classifier.
+
+    Densely, the classifier's last map of one pass over the whole image is what gets pooled, and
+    the classifier's linear layer and ConSE's rule are applied to the averages.
+    """
+
+    def __init__(
+        self,
+        settings: TeacherSettings,
+        threads: int | None = None,
+        report: Callable[[str], None] = print,
+    ) -> None:
+        """Read the checkpoints, fetched and told of by `report` where they are not here yet.
+
+        `threads`: of torch, for the whole process; None leaves them. Raises CheckpointError,
+        InputError.
+        """
+        if threads is not None:
+            torch.set_num_threads(threads)
+        options = ConseOptions(
+            settings.top_k, settings.temperature, settings.centre, settings.framing
+        )
+        classifier = resolve_checkpoint(settings.classifier, report)
+        text = resolve_checkpoint(settings.text, report)
+        self._conse = Conse(classifier, text, imagenet_names(), options)
+        self._space = read_text(read_checkpoint(text)).space
+        self._trunk = fold_batch_norms(load_recogniser(read_checkpoint(classifier).state))
+        self._grid = settings.dense_size // STRIDE
+        self._preprocessing = Preprocessing(
+            image_size=settings.dense_size, mean=RECOGNISER_MEAN, std=RECOGNISER_STD
+        )
+        if settings.dense_size % STRIDE or self._grid < 1:
+            raise InputError(f"dense_size={settings.dense_size}; a multiple of {STRIDE} works.")
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of the teacher's weights and options."""
+        return self._conse.fingerprint
+
+    def check_space(self, model: Model) -> None:
+        """Refuse a bundle whose names lie in another text space; raises InputError."""
+        text = model.manifest.text
+        if text is None or text.space != self._space:
+            raise InputError(
+                f"the text space of bundle {model.manifest.name!r} is not the teacher's, so their "
+                "embeddings do not compare. Give the text tower that the bundle was exported with: "
+                "--teacher-option text=CHECKPOINT."
+            )
+
+    def embed_images(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Embed N images, HWC uint8 RGB of any sizes: NxD float32, of unit length."""
+        return self._in_batches(images, self._conse.embed)
+
+    def score_images(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Classify N images, HWC uint8 RGB of any sizes: NxK logits."""
+        return self._in_batches(images, self._conse.class_logits)
+
+    @torch.no_grad()
+    def encode_densely(self, image: NDArray[np.uint8]) -> DenseFeatures:
+        """Make one pass over an image, HWC uint8 RGB: the classifier's last map."""
+        pixels, letterbox = preprocess(image, self._preprocessing)
+        maps = self._head.features(self._trunk(torch.from_numpy(pixels)).stride32)[0]  # Cxgxg
+        tokens = maps.reshape(len(maps), -1).T  # Cxgxg -> ggxC
+        return DenseFeatures(
+            np.ascontiguousarray(tokens.numpy()), letterbox.token_mask(self._grid)[0], letterbox
+        )
+
+    @torch.no_grad()
+    def embed_pooled(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Embed N averages of the last map, NxC: NxD float32, of unit length."""
+        logits = self._head.classifier(torch.from_numpy(pooled))
+        rows = self._conse.embed_classes(self._conse.class_probabilities(logits))
+        return np.asarray(rows.numpy(), np.float32)
+
+    @property
+    def _head(self) -> RecogniserHead:
+        head = self._trunk.head
+        if head is None:
+            raise InputError("the teacher's checkpoint has no classifier. Give one that has.")
+        return head
+
+    def _in_batches(
+        self, images: Sequence[NDArray[np.uint8]], run: Callable[[PixelBatch], Tensor]
+    ) -> NDArray[np.float32]:
+        rows = []
+        for start in range(0, len(images), AT_ONCE):
+            pictures = [_to_tensor(image) for image in images[start : start + AT_ONCE]]
+            rows.append(run(PixelBatch.of(pictures)).numpy())
+        return np.concatenate(rows)
+
+
+def _to_tensor(image: NDArray[np.uint8]) -> Tensor:
+    """Turn HWC uint8 into 3xhxw float32 in [0, 255]."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float()

@@ -1,0 +1,196 @@
+"""`samclip-bench accuracy`: what the command reads, prints and writes; the model is a fake."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_data import Made, rectangle, save, stripes, write_camvid, write_coco
+
+Bench = Callable[..., Any]
+COMMANDS = ("instances", "names", "images", "semantic", "baselines")
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> Path:
+    objects = [Made("red", rectangle(0, 0, 64, 64)), Made("green", rectangle(160, 0, 224, 64))]
+    photos = {f"{name}.png": (stripes(0, 2), objects) for name in "abcd"}
+    return write_coco(tmp_path / "coco", photos)
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Path:
+    return tmp_path / "report.json"
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_bytes())
+
+
+def figures(path: Path) -> dict[tuple[str, str, str], float]:
+    rows = read(path)["rows"]
+    return {(row["model"], row["measure"], row["subset"]): row["value"] for row in rows}
+
+
+def test_instances(bench: Bench, coco: Path, report: Path, loads: list, tmp_path: Path) -> None:
+    options = ("--against", "other", "--threads", "2", "--json", report)
+    result = bench("accuracy", "instances", coco, "-b", "mine", *options)
+    assert result.exit_code == 0, result.stderr
+    assert "box mIoU" in result.stdout
+    assert "95 % interval" in result.stdout
+    assert [call["name"] for call in loads] == ["mine", "other"]
+    assert all(call["threads"] == 2 for call in loads)
+    record = read(report)
+    assert record["benchmark"] == "accuracy instances"
+    assert [subject["role"] for subject in record["subjects"]] == ["measured", "against"]
+    assert [subject["name"] for subject in record["subjects"]] == ["fake", "fake (against)"]
+    digest = hashlib.sha256((tmp_path / "bundle" / "manifest.json").read_bytes()).hexdigest()
+    assert record["subjects"][0]["manifest_sha256"] == digest
+    assert record["data"]["photos"] == record["data"]["photos_there"] == 4
+    assert figures(report)["fake / fake (against)", "box mIoU", "all objects"] == 1.0
+    assert record["protocol"]
+
+
+def test_limit_takes_some_of_the_photos(
+    bench: Bench, coco: Path, report: Path, loads: list
+) -> None:
+    result = bench("accuracy", "instances", coco, "-b", "x", "--limit", "2", "--json", report)
+    assert result.exit_code == 0, result.stderr
+    record = read(report)
+    assert (record["data"]["photos"], record["data"]["photos_there"]) == (2, 4)
+    assert {row["photos"] for row in record["rows"]} == {2}
+
+
+def test_names(bench: Bench, coco: Path, report: Path, loads: list) -> None:
+    arguments = ("accuracy", "names", coco, "-b", "x", "--without", "green", "--json", report)
+    result = bench(*arguments)
+    assert result.exit_code == 0, result.stderr
+    found = figures(report)
+    assert found["fake in one pass", "name top-1", "all objects"] == 0.5
+    assert found["fake in one pass", "name top-1", "all objects, without green"] == 1.0
+    assert found["fake on crops", "name top-1", "all objects"] == 0.5
+    result = bench(*arguments, "--no-crops")
+    assert result.exit_code == 0, result.stderr
+    assert not any(model == "fake on crops" for model, _, _ in figures(report))
+
+
+def test_synonyms_ask_for_a_class_by_other_words(
+    bench: Bench, coco: Path, report: Path, loads: list, tmp_path: Path
+) -> None:
+    synonyms = tmp_path / "synonyms.json"
+    synonyms.write_text(json.dumps({"green": ["blue"], "blue": ["green"]}))
+    options = ("--synonyms", synonyms, "--no-crops", "--json", report)
+    result = bench("accuracy", "names", coco, "-b", "x", *options)
+    assert result.exit_code == 0, result.stderr
+    assert figures(report)["fake in one pass", "name top-1", "all objects"] == 1.0
+
+
+def test_images(bench: Bench, report: Path, loads: list, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    for name, colour in (("n00000001_red", 0), ("n00000002_green", 1), ("n00000003_blue", 0)):
+        save(stripes(colour), folder / f"{name}.png")
+    result = bench("accuracy", "images", folder, "-b", "x", "--json", report)
+    assert result.exit_code == 0, result.stderr
+    assert figures(report)["fake", "image top-1", "all photos"] == pytest.approx(2 / 3)
+    only = tmp_path / "only.txt"
+    only.write_text("n00000001_red.png\n")
+    result = bench("accuracy", "images", folder, "-b", "x", "--only", only, "--json", report)
+    assert result.exit_code == 0, result.stderr
+    assert figures(report)["fake", "image top-1", "all photos"] == 1.0
+    assert read(report)["data"]["photos_there"] == 3
+
+
+def test_semantic(bench: Bench, report: Path, loads: list, tmp_path: Path) -> None:
+    truth = np.zeros((256, 256), np.uint8)
+    truth[:, 128:] = 2
+    folder = write_camvid(tmp_path / "camvid", {"a": (stripes(0, 2), truth)})
+    options = ("--untrained", "untrained", "--json", report)
+    result = bench("accuracy", "semantic", folder, "-b", "x", *options)
+    assert result.exit_code == 0, result.stderr
+    found = figures(report)
+    assert found["fake coarse", "mIoU", "labelled pixels"] == 1.0
+    assert found["fake (untrained) coarse", "mIoU", "labelled pixels"] == 1.0
+    assert ("fake (untrained) refined", "mIoU", "labelled pixels") in found
+    assert found["'red' everywhere", "mIoU", "labelled pixels"] == 0.25
+    assert [subject["trained_head"] for subject in read(report)["subjects"]] == [True, False]
+    assert "UNTRAINED" not in result.stderr  # the one measured is trained
+    assert found["fake coarse", "IoU", "blue"] == 1.0  # of a single class: in the file alone
+    assert "'red' everywhere" in result.stdout
+    assert " blue " not in result.stdout
+
+
+def test_semantic_takes_coco_too(bench: Bench, coco: Path, report: Path, loads: list) -> None:
+    result = bench("accuracy", "semantic", coco, "-b", "x", "--no-refine", "--json", report)
+    assert result.exit_code == 0, result.stderr
+    assert read(report)["data"]["layout"] == "COCO, painted"
+    assert figures(report)["fake coarse", "IoU", "red"] == 1.0
+    assert figures(report)["fake coarse", "IoU", "green"] == 0.0
+
+
+def test_baselines(bench: Bench, coco: Path, report: Path, loads: list) -> None:
+    options = ("--sam", "sam", "--clip", "clip", "--json", report)
+    result = bench("accuracy", "baselines", coco, "-b", "merged", *options)
+    assert result.exit_code == 0, result.stderr
+    found = figures(report)
+    for name in ("fake", "crop-image", "crop-feature"):
+        assert found[name, "name top-1", "all objects"] == 0.5
+        assert found[name, "seconds a photo", "all photos"] > 0
+    roles = [subject["role"] for subject in read(report)["subjects"]]
+    assert roles == ["measured", "masks of baselines", "names of baselines"]
+
+
+def test_an_untrained_head_is_told(bench: Bench, coco: Path, loads: list) -> None:
+    result = bench("accuracy", "names", coco, "-b", "untrained", "--no-crops")
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.count("UNTRAINED") == 1
+    result = bench("accuracy", "instances", coco, "-b", "untrained")
+    assert "UNTRAINED" not in result.stderr  # masks are not affected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("instances", "nowhere"), "instances.json cannot be read"),
+        (("baselines", "COCO", "--sam", "x"), "give --clip BUNDLE or --teacher"),
+        (("baselines", "COCO", "--sam", "x", "--clip", "y", "--teacher", "conse"), "one second"),
+        (("names", "COCO", "--teacher", "conse", "--teacher-option", "topk=3"), "'top_k'"),
+        (("names", "COCO", "--teacher", "conse", "--teacher-option", "top_k=x"), "top_k"),
+        (("names", "COCO", "--synonyms", "nowhere.json"), "nowhere.json cannot be read"),
+        (("instances", "COCO", "--json", "no/such/folder/x.json"), "cannot be written"),
+    ],
+)
+def test_mistakes_are_told_without_a_traceback(
+    arguments: tuple[str, ...], message: str, bench: Bench, coco: Path, loads: list
+) -> None:
+    given = [str(coco) if argument == "COCO" else argument for argument in arguments]
+    result = bench("accuracy", *given, "-b", "x")
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_place_for_the_report_is_checked_before_anything_is_loaded(
+    bench: Bench, coco: Path, loads: list, tmp_path: Path
+) -> None:
+    assert bench("accuracy", "instances", coco, "-b", "x", "--json", tmp_path).exit_code == 2
+    assert loads == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_shows_examples_and_the_shared_flags(command: str, bench: Bench) -> None:
+    text = re.sub(r"\s+", " ", bench("accuracy", command, "--help").stdout)
+    assert f"samclip-bench accuracy {command} path/to/" in text.partition("Examples:")[2]
+    flags = ("--bundle", "--backend", "--threads", "--limit", "--json", "--debug")
+    assert [flag for flag in flags if flag not in text] == []
+
+
+def test_version_and_overview(bench: Bench) -> None:
+    assert bench("--version").stdout.startswith("samclip ")
+    overview = bench("accuracy", "--help").stdout
+    assert all(command in overview for command in COMMANDS)

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from samclip.benchmarks.files import check_writable, write_whole
+from samclip.benchmarks.report import Data, Report, Subject, make_report, write_report
+from samclip.benchmarks.rows import Row, make_row, show_rows
+from samclip.benchmarks.statistics import Estimate
+from samclip.errors import InputError
+
+ESTIMATE = Estimate(0.5, 0.25, 0.75, 12, 3)
+
+
+def make(rows: list[Row]) -> Report:
+    data = Data.of(Path("photos"), "COCO", [1, 2], [1, 2, 3], {"crowds": 4})
+    subject = Subject(name="a", role="measured")
+    return make_report("test", [subject], data, ["how"], rows, seconds=1.23, threads=1)
+
+
+def test_a_report_says_all_that_is_needed_to_run_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        sys, "argv", ["/bin/samclip-bench", "accuracy", "my folder", "--limit", "3"]
+    )
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    report = make([make_row("a", "mIoU", "all", ESTIMATE)])
+    write_report(report, tmp_path / "report.json")
+    record = json.loads((tmp_path / "report.json").read_bytes())
+    assert record["command"] == "samclip-bench accuracy 'my folder' --limit 3"
+    assert record["date"].endswith("+00:00")
+    assert record["machine"]["packages"]["onnxruntime"]
+    assert record["machine"]["logical_cores"] >= 1
+    assert record["threads"]["asked"] == record["threads"]["engine"] == 1
+    assert record["threads"]["environment"]["OMP_NUM_THREADS"] == "1"
+    assert record["data"] == {
+        "path": "photos",
+        "layout": "COCO",
+        "photos": 2,
+        "photos_there": 3,
+        "left_out": {"crowds": 4},
+    }
+    (row,) = record["rows"]
+    assert (row["value"], row["low"], row["high"], row["n"], row["photos"]) == (
+        0.5,
+        0.25,
+        0.75,
+        12,
+        3,
+    )
+    assert msgspec.json.decode((tmp_path / "report.json").read_bytes(), type=Report) == report
+
+
+def test_numbers_that_json_lacks_become_null(tmp_path: Path) -> None:
+    nan = float("nan")
+    row = make_row("a / b", "mIoU", "all", Estimate(nan, nan, float("inf"), 1, 1), "ratio")
+    assert (row.value, row.low, row.high) == (None, None, None)
+    write_report(make([row]), tmp_path / "report.json")
+    assert json.loads((tmp_path / "report.json").read_bytes())["rows"][0]["value"] is None
+
+
+def test_tables_show_units_and_leave_details_out() -> None:
+    rows = [
+        make_row("a", "mIoU", "all", ESTIMATE),
+        make_row("a", "time", "all", ESTIMATE, "seconds"),
+        make_row("a / b", "mIoU", "all", ESTIMATE, "ratio"),
+        make_row("a", "IoU", "sky", ESTIMATE, detail=True),
+        make_row("a", "mIoU", "none", Estimate(float("nan"), 0, 1, 1, 1)),
+    ]
+    columns = list(show_rows(rows).columns)
+    assert list(columns[3].cells) == ["0.500", "0.500 s", "0.500 x", "-"]
+    assert next(iter(columns[4].cells)) == "0.250 - 0.750"
+
+
+def test_a_failed_write_leaves_the_former_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "report.json"
+    write_whole(target, b"former")
+
+    def fail(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="No space"):
+        write_whole(target, b"new")
+    assert target.read_bytes() == b"former"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize(("name", "message"), [("", "is a folder"), ("no/such/x.json", "folder")])
+def test_places_that_cannot_be_written_are_refused(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_writable(tmp_path / name)
+
+
+def test_a_bundle_is_known_by_the_hash_of_its_manifest(loads: list, tmp_path: Path) -> None:
+    import samclip
+    from samclip.benchmarks.report import describe_bundle
+
+    with samclip.load("fake") as model:
+        subject = describe_bundle(model, "fake", "measured", "fp32")
+    assert subject.manifest_sha256 == hashlib.sha256(b"{}\n").hexdigest()
+    assert (subject.image_size, subject.trained_head, subject.backend) == (256, True, "fake")
