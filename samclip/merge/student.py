@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +13,10 @@ from torch.utils.checkpoint import checkpoint
 
 from samclip.export.assemble import Assembly
 from samclip.export.models.block import Block
+from samclip.export.models.efficientnet_lite import LiteFeatures
 from samclip.export.models.mask_decoder import PromptedMaskDecoder
 from samclip.export.models.merged import MergedModel
+from samclip.export.models.stitched_encoder import StitchedEncoder
 from samclip.export.models.tiny_vit_block import TinyVitBlock
 from samclip.export.models.tiny_vit_convs import MBConv
 from samclip.merge.pixels import PixelBatch
@@ -24,17 +27,42 @@ from samclip.merge.teachers.base import MaskAnswer
 RECOMPUTED = (Block, TinyVitBlock, MBConv)
 
 
-@dataclass(frozen=True)
 class Encoded:
-    """What one pass of the image encoder gives.
+    """What one pass of the image encoder gives, computed when it is first asked for.
 
-    `features`: BxCxGxG, before the neck; `embeddings`: Bx256xGxG, after it; `size`: S, the side of
-    the squares in pixels.
+    A stitched encoder's two results share its backbone alone, so a loss on names costs no masks,
+    and one on masks no look at a smaller picture. `image` is Bx3xSxS, normalised.
     """
 
-    features: Tensor
-    embeddings: Tensor
-    size: int
+    def __init__(self, encoder: nn.Module, image: Tensor) -> None:
+        self._encoder, self._image = encoder, image
+        self._stitched = encoder if isinstance(encoder, StitchedEncoder) else None
+        self._maps: LiteFeatures | None = None
+        self.size: int = image.shape[-1]  # S, in pixels
+
+    @cached_property
+    def features(self) -> Tensor:
+        """The maps before the neck, BxCxGxG, that names are made of."""
+        if self._stitched is None:
+            return self._both[0]
+        return self._stitched.last_maps(self._image, self._backbone(self._stitched))
+
+    @cached_property
+    def embeddings(self) -> Tensor:
+        """The image embeddings, Bx256xS/16xS/16, that masks are made of."""
+        if self._stitched is None:
+            return self._both[1]
+        return self._stitched.embed(self._stitched.stitch(self._backbone(self._stitched)))
+
+    def _backbone(self, encoder: StitchedEncoder) -> LiteFeatures:
+        if self._maps is None:
+            self._maps = encoder.backbone(self._image)
+        return self._maps
+
+    @cached_property
+    def _both(self) -> tuple[Tensor, Tensor]:
+        both: tuple[Tensor, Tensor] = self._encoder(self._image)
+        return both
 
 
 @dataclass(frozen=True)
@@ -67,8 +95,7 @@ class Student:
     def encode(self, batch: PixelBatch) -> Encoded:
         """Encode B pictures of whatever size."""
         model = self._sized.at(batch.size)
-        features, embeddings = model.image_encoder(batch.normalised(self.mean, self.std))
-        return Encoded(features, embeddings, batch.size)
+        return Encoded(model.image_encoder, batch.normalised(self.mean, self.std))
 
     def names(self, encoded: Encoded, batch: PixelBatch) -> Named:
         """Embed the pictures and their patches; nothing is normalised."""

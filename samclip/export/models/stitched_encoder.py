@@ -21,6 +21,7 @@ from samclip.export.models.efficientnet_lite import (
     LITE2,
     EfficientNetLite,
     EfficientNetLiteConfig,
+    LiteFeatures,
 )
 from samclip.export.models.stitch import Stitch
 from samclip.export.models.tiny_vit import (
@@ -75,8 +76,15 @@ class StitchedEncoder(nn.Module):
         Bx256xS/16xS/16.
         """
         features = self.backbone(image)
+        return self.last_maps(image, features), self.embed(self.stitch(features))
+
+    def last_maps(self, image: Tensor, features: LiteFeatures) -> Tensor:
+        """Give what names are made of, Bx(352 levels)xS/32xS/32, as `forward` does.
+
+        `features` is what the backbone says of the `image` at its full size.
+        """
         levels = [features.stride32] + [self._look(image, d) for d in self.pyramid[1:]]
-        return torch.cat(levels, dim=1), self.embed(self.stitch(features))
+        return torch.cat(levels, dim=1)
 
     def embed(self, stitched: Tensor) -> Tensor:
         """Take what enters TinyViT's stage 2, Bx160xGxG, to image embeddings Bx256xGxG."""
