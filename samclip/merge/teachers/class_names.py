@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from samclip.export.checkpoint import fit_state
+from samclip.export.models.bert_tower import BertTowerConfig
 from samclip.export.models.merged import build_text_tower
 from samclip.export.text_source import TextSource
 from samclip.runtime.texts.templates import PLACEHOLDER, fill, resolve_templates
@@ -38,7 +39,8 @@ def embed_names(
     rows = []
     for start in range(0, len(prompts), TEXTS_AT_ONCE):
         tokens = tokenizer(prompts[start : start + TEXTS_AT_ONCE])
-        longest = int(np.count_nonzero(tokens.any(axis=0)))
-        rows.append(F.normalize(tower(torch.from_numpy(tokens[:, :longest])), dim=1))
+        if isinstance(text.config, BertTowerConfig):  # CLIP's tower takes its whole length alone
+            tokens = tokens[:, : int(np.count_nonzero(tokens.any(axis=0)))]
+        rows.append(F.normalize(tower(torch.from_numpy(tokens)), dim=1))
     means = torch.cat(rows).reshape(len(names), len(chosen), -1).mean(dim=1)  # K, T, D -> KxD
     return F.normalize(means, dim=1)
