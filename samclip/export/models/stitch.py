@@ -55,13 +55,13 @@ class Stitch(nn.Module):
         neighbourhood at stride 16 (zeros beyond the border), the interpolated stride-32 map. With
         weight FxC, `forward` is design^T weight + bias at every token.
         """
-        grid = features.stride16.shape[-2:]
+        batch, _, height, width = features.stride16.shape
         near = F.unfold(features.stride16, NEIGHBOURS, padding=NEIGHBOURS // 2)  # B, 9 C, G G
         return torch.cat(
             [
                 F.pixel_unshuffle(features.stride4, FINEST),
                 F.pixel_unshuffle(features.stride8, FINEST // 2),
-                near.unflatten(-1, grid),  # B, 9 C, G, G
+                near.reshape(batch, -1, height, width),  # B, 9 C, G, G
                 _upsample(features.stride32),
             ],
             dim=1,
@@ -80,7 +80,7 @@ class Stitch(nn.Module):
                 f"the stitch takes a weight of {expected} and a bias of {expected[1:]}, not "
                 f"{tuple(weight.shape)} and {tuple(bias.shape)}; solve for the channels of design()"
             )
-        for conv, part in zip(self.parts, weight.split(sizes), strict=True):
+        for conv, part in zip(self.parts, torch.split(weight, sizes), strict=True):
             conv.weight.copy_(part.T.reshape(conv.weight.shape))  # C, channels, side, side
         self.bias.copy_(bias)
 
