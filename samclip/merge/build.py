@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import Tensor, nn
 
 from samclip.errors import ConfigError, TrainingError
@@ -33,6 +34,8 @@ from samclip.merge.teachers.sam import Sam
 
 Sources = dict[StreamName, PhotoSource]
 
+PATIENCE = timedelta(days=1)  # of processes that wait while the first one evaluates
+
 
 def make_accelerator(config: RunConfig) -> Accelerator:
     """Find the devices and processes; Accelerate reads how it was launched.
@@ -44,7 +47,21 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     precision = config.precision
     if precision == "auto":
         precision = "bf16" if cuda and torch.cuda.is_bf16_supported() else "fp32"
-    return Accelerator(cpu=not cuda, mixed_precision="no" if precision == "fp32" else "bf16")
+    return Accelerator(
+        cpu=not cuda,
+        mixed_precision="no" if precision == "fp32" else "bf16",
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+    )
+
+
+def require_devices(processes: int) -> None:
+    """Raise TrainingError where there are GPUs, but not one for each process."""
+    if torch.cuda.is_available() and torch.cuda.device_count() < processes:
+        raise TrainingError(
+            f"{processes} processes want a GPU each, and this machine has "
+            f"{torch.cuda.device_count()}; give --processes {torch.cuda.device_count()}, or hide "
+            "the GPUs with CUDA_VISIBLE_DEVICES= to train on the CPU"
+        )
 
 
 def make_student(config: StudentConfig) -> Assembly:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from samclip.errors import TrainingError
+from samclip.merge.launch import launch, launched
 from samclip.runtime.cli.consoles import err, say
 from samclip.runtime.cli.failures import reported
 from samclip.runtime.cli.options import Debug
 
 PACKAGES = ("torch", "safetensors", "filelock", "accelerate")
+SELF = (sys.executable, "-m", "samclip.merge.cli")
 INTERRUPTED = 130  # what shells say of a program that Ctrl-C ended
 
 EXAMPLES = """
@@ -31,7 +34,11 @@ What a checkpoint is worth on the photos held back:
 
     samclip-merge --config configs/tiny.toml --evaluate-only runs/tiny/merged.safetensors
 
-On several GPUs:
+On the four GPUs of this machine, or as four processes of its CPU:
+
+    samclip-merge --config configs/tiny.toml --processes 4
+
+On several machines:
 
     accelerate launch -m samclip.merge.cli --config configs/sam_clip_vit_b.toml
 """
@@ -76,6 +83,12 @@ def merge(
         Path | None,
         typer.Option(help="Judge this merged checkpoint on the photos held back; train nothing."),
     ] = None,
+    processes: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Train in so many processes on this machine, which divide the batches."
+        ),
+    ] = 1,
     debug: Debug = False,
 ) -> None:
     """Merge SAM and CLIP into one model, by distillation as SAM-CLIP describes it.
@@ -86,6 +99,7 @@ def merge(
     with reported(debug):
         _require_packages()
         # torch takes seconds to import: --help and usage errors do not wait for it.
+        from samclip.merge.build import require_devices  # noqa: PLC0415
         from samclip.merge.config import read_config  # noqa: PLC0415
         from samclip.merge.session import Session, SessionOptions  # noqa: PLC0415
         from samclip.merge.trainer import StoppedError  # noqa: PLC0415
@@ -93,6 +107,9 @@ def merge(
         if resume and restart:
             raise TrainingError("--resume and --restart contradict each other; give one")
         run = read_config(config, steps_scale)
+        if processes > 1 and not launched():
+            require_devices(processes)
+            raise typer.Exit(launch([*SELF, *sys.argv[1:]], processes))
         folder = (output or Path("runs") / run.name).expanduser()
         session = Session(run, SessionOptions(folder, config, resume, restart), err)
         try:
