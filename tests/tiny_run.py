@@ -147,7 +147,8 @@ def tiny_run(output: Path, config: RunConfig | None = None, **parts: Any) -> Run
     output.mkdir(parents=True, exist_ok=True)
     sources = {"names": train, "masks": train}
     accelerator, student = Accelerator(cpu=True), tiny_student()
-    made = Run(config, output, student, teachers, sources, evaluator, accelerator, Silent())
+    reporter, curves = Silent(), False
+    made = Run(config, output, student, teachers, sources, evaluator, accelerator, reporter, curves)
     return Run(**{**vars(made), **parts})
 
 

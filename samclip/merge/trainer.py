@@ -10,9 +10,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from samclip.errors import SamclipError
+from samclip.errors import SamclipError, TrainingError
 from samclip.merge.batches import Processes, StageInputs, StreamName
 from samclip.merge.config import RunConfig
+from samclip.merge.curves import draw_curves
 from samclip.merge.descent import Descent
 from samclip.merge.evaluation import Evaluator
 from samclip.merge.interrupts import Interrupts
@@ -36,7 +37,10 @@ class StoppedError(SamclipError):
 
 @dataclass(frozen=True)
 class Run:
-    """All that a run works with; `sources` are the photos to train on."""
+    """All that a run works with; `sources` are the photos to train on.
+
+    `curves`: whether its losses are drawn at the end of each stage.
+    """
 
     config: RunConfig
     output: Path
@@ -46,6 +50,7 @@ class Run:
     evaluator: Evaluator | None
     accelerator: Accelerator
     reporter: Reporter
+    curves: bool = True
 
 
 class Trainer:
@@ -128,9 +133,11 @@ class Trainer:
             fit_stitch(stage, run.student, teacher, source, seed, advance)
 
     def _finish(self, stage: Stage, index: int) -> None:
-        """Write the state after a stage, and judge the student."""
+        """Write the state after a stage, judge the student and draw the curves."""
         self._save(index + 1, 0, None)
         self._evaluate(stage.name, None)
+        if self._run.curves and self._run.accelerator.is_main_process:
+            self._draw()
         if self._stop_asked() and index + 1 < len(self._run.config.stages):
             raise StoppedError(f"stopped after stage {stage.name!r}")
 
@@ -140,6 +147,14 @@ class Trainer:
             record = run.evaluator.evaluate(run.student, stage, step)
             run.reporter.note(record.line())
         run.accelerator.wait_for_everyone()
+
+    def _draw(self) -> None:
+        """Draw the curves so far; a run does not end for want of a picture."""
+        stages = [stage.name for stage in self._run.config.stages]
+        try:
+            draw_curves(self._run.output, stages)
+        except TrainingError as error:
+            self._run.reporter.note(str(error))
 
     def _save(self, stage: int, step: int, descent: Descent | None) -> None:
         """Write the state; all processes hold the same, so the first one does it."""
