@@ -228,7 +228,7 @@ def needs(stage: Stage) -> tuple[Literal["names", "masks"], ...]:
     losses = stage.losses
     names = bool(losses.clip or losses.region)
     masks = bool(losses.sam or losses.embed or losses.region)
-    return (*(("names",) if names else ()), *(("masks",) if masks else ()))  # type: ignore[return-value]
+    return (*(("names",) if names else ()), *(("masks",) if masks else ()))
 
 
 def streams(stage: Stage) -> tuple[Literal["names", "masks"], ...]:

@@ -137,7 +137,7 @@ class Descent:
         if self._processes.world > 1:
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             flat = self._summed(torch.cat([gradient.flatten() for gradient in gradients]))
-            parts = flat.split([gradient.numel() for gradient in gradients])
+            parts = torch.split(flat, [gradient.numel() for gradient in gradients])
             for gradient, part in zip(gradients, parts, strict=True):
                 gradient.copy_(part.reshape(gradient.shape))
         limit = math.inf if self._stage.clip_norm is None else self._stage.clip_norm

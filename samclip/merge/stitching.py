@@ -51,7 +51,7 @@ class NormalEquations:
         added[-1] = 0
         try:
             solution = torch.linalg.solve(self.gram + torch.diag(added), self.cross)
-        except torch.linalg.LinAlgError as error:
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             raise TrainingError(
                 f"the stitch's equations have no one solution ({error}); use more photos or a "
                 "larger ridge"

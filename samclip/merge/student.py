@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -143,7 +143,7 @@ def answer(decoder: PromptedMaskDecoder, embeddings: Tensor, prompts: Prompts) -
     return MaskAnswer(logits, iou)
 
 
-def _recomputed(block: nn.Module) -> object:
+def _recomputed(block: nn.Module) -> Callable[[Tensor], Tensor]:
     """Wrap a block's own forward so that backward runs it again."""
     forward = block.forward
 
