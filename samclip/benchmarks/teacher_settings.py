@@ -28,8 +28,11 @@ class TeacherSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
 
 def parse_teacher(pairs: Sequence[str]) -> TeacherSettings:
-    """Read KEY=VALUE pairs; raises InputError for an unknown key or a value of another type."""
-    given: dict[str, str] = {}
+    """Read KEY=VALUE pairs, `none` for None.
+
+    Raises InputError for an unknown key or a value of another type.
+    """
+    given: dict[str, str | None] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or key not in TeacherSettings.__struct_fields__:
@@ -38,7 +41,7 @@ def parse_teacher(pairs: Sequence[str]) -> TeacherSettings:
                 f"{pair!r:.60} is no KEY=VALUE of a teacher{did_you_mean(key, known)}. "
                 f"Keys: {', '.join(known)}."
             )
-        given[key] = value
+        given[key] = None if value == "none" else value
     try:
         return msgspec.convert(given, TeacherSettings, strict=False)
     except msgspec.ValidationError as error:

@@ -50,6 +50,8 @@ class ConseTeacher:
         `threads`: of torch, for the whole process; None leaves them. Raises CheckpointError,
         InputError.
         """
+        if settings.dense_size % STRIDE or settings.dense_size < STRIDE:
+            raise InputError(f"dense_size={settings.dense_size}; a multiple of {STRIDE} works.")
         if threads is not None:
             torch.set_num_threads(threads)
         options = ConseOptions(
@@ -64,8 +66,6 @@ class ConseTeacher:
         self._preprocessing = Preprocessing(
             image_size=settings.dense_size, mean=RECOGNISER_MEAN, std=RECOGNISER_STD
         )
-        if settings.dense_size % STRIDE or self._grid < 1:
-            raise InputError(f"dense_size={settings.dense_size}; a multiple of {STRIDE} works.")
 
     @property
     def fingerprint(self) -> str:

@@ -29,7 +29,8 @@ PROTOCOL = (
     "features are averaged inside each mask by the rule of the merged model.",
     "seconds: the median over photos of encoding, masks and names together, from decoded pixels "
     "to the answer; names are embedded and models loaded before. The first photo is answered once "
-    "more before, untimed. Models take turns photo by photo, in rotating order.",
+    "more before, untimed. Models take turns photo by photo, in rotating order. "
+    "Bundles run in their backend, a teacher in torch.",
     "Intervals: percentile bootstrap over photos, seeded, 95 %.",
 )
 
