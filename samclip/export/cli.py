@@ -103,6 +103,17 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants 
     precision: Annotated[
         Literal["fp32"], typer.Option(help="Number format.", rich_help_panel=_WHAT)
     ] = "fp32",
+    weights_dtype: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[GRAPH=]fp32|fp16|int8",
+            help="How large weights are stored; the graphs expand them when they are loaded and "
+            "compute in their precision. May be repeated, as in --weights-dtype fp16 "
+            "--weights-dtype text_encoder=int8. Rounded graphs pass a gate of their own.",
+            show_default="fp32",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
     opset: Annotated[
         int, typer.Option(min=18, max=23, help="ONNX opset.", rich_help_panel=_WHAT)
     ] = 20,
@@ -175,7 +186,11 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants 
         # torch and onnx take seconds to import: --help and usage errors do not wait for them.
         from samclip.export.exporter import export_bundle  # noqa: PLC0415
         from samclip.export.fetch import resolve_checkpoint  # noqa: PLC0415
-        from samclip.export.options import ExportOptions, parse_attention  # noqa: PLC0415
+        from samclip.export.options import (  # noqa: PLC0415
+            ExportOptions,
+            parse_attention,
+            parse_weights_dtypes,
+        )
         from samclip.export.progress import ConsoleProgress  # noqa: PLC0415
         from samclip.export.report import print_export, to_json  # noqa: PLC0415
 
@@ -193,6 +208,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants 
             quick_gelu=quick_gelu,
             opset=opset,
             precision=precision,
+            weights_dtype=parse_weights_dtypes(weights_dtype),
             attention=parse_attention(attention),
             templates=_templates(templates),
             labels=tuple(read_names(None, labels) or ()),

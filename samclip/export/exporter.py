@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,19 +19,21 @@ from samclip.export.graph_files import GraphFiles, write_graph, write_plain_grap
 from samclip.export.metadata import MergedMetadata
 from samclip.export.models.merged import MergedModel
 from samclip.export.options import ExportOptions
-from samclip.export.parity import Sample, enforce, measure, photo_samples, text_samples
 from samclip.export.photos import photo_paths
 from samclip.export.progress import Progress, silent
+from samclip.export.rounding import GraphPair
 from samclip.export.specs import clip_head_spec, encoder_spec, mask_decoder_spec, text_encoder_spec
+from samclip.export.verification import Proof, verify
+from samclip.export.weight_storage import store_weights
 from samclip.runtime.bundles.bundle import Bundle, write_bundle
 from samclip.runtime.bundles.manifest import (
     ClipHead,
     Graphs,
     Manifest,
-    ParityRow,
     Preprocessing,
     Provenance,
     Text,
+    WeightsDtype,
 )
 from samclip.runtime.bundles.write import check_target
 from samclip.runtime.texts.templates import resolve_templates
@@ -41,7 +44,6 @@ from samclip.version import __version__
 TOKENIZER_FILE = "tokenizer.json"
 LABELS_FILE = "labels.json"
 EMBEDDINGS_FILE = "label_embeddings.f32"
-MAX_PHOTOS = 8
 UNTRAINED_NOTE = (
     "The CLIP head was never trained: masks are real, names (classify, semantic, names=) are noise."
 )
@@ -81,13 +83,17 @@ def export_bundle(options: ExportOptions, progress: Progress = silent) -> Export
         std=assembly.metadata.std,
     )
     graphs = _graphs(assembly.model, options, progress)
-    parity = _verify(assembly, graphs, pixels, options, progress) if options.verify else []
+    pairs = [GraphPair(g, store_weights(g, options.weights_dtype.of(g.name))) for g in graphs]
+    proof = Proof()
+    if options.verify:
+        tokens = _token_batches(assembly)
+        proof = verify(assembly.model, pixels, tokens, pairs, options.photos, progress)
     text, text_files = _text(assembly, options, progress)
     manifest = Manifest(
         name=options.output.name,
         model_type=assembly.metadata.model_type,
         preprocessing=pixels,
-        graphs=Graphs(**{g.name: g.graph for g in graphs}),
+        graphs=Graphs(**{pair.stored.name: pair.stored.graph for pair in pairs}),
         files={},
         provenance=_provenance(assembly.metadata),
         clip_head=ClipHead(
@@ -96,11 +102,12 @@ def export_bundle(options: ExportOptions, progress: Progress = silent) -> Export
             grid=assembly.model.clip_head.config.tokens,
         ),
         text=text,
-        parity=tuple(parity),
+        parity=proof.parity,
+        rounding=proof.rounding,
     )
     contents: dict[str, bytes | Path] = dict(text_files)
-    for graph in graphs:
-        contents.update(graph.files)
+    for pair in pairs:
+        contents.update(pair.stored.files)
     with progress(f"writing the bundle to {options.output}"):
         path = write_bundle(options.output, manifest, contents, overwrite=options.overwrite)
     return Export(path, Bundle.open(path).manifest)
@@ -146,33 +153,10 @@ def _graphs(model: MergedModel, options: ExportOptions, progress: Progress) -> l
     return graphs
 
 
-def _verify(
-    assembly: Assembly,
-    graphs: Sequence[GraphFiles],
-    pixels: Preprocessing,
-    options: ExportOptions,
-    progress: Progress,
-) -> list[ParityRow]:
-    """Check and run every exported graph on real photos; raises ParityError beyond tolerance."""
-    model = assembly.model
-    samples: list[Sample] = []
-    for photo in photo_paths(options.photos)[:MAX_PHOTOS]:
-        with progress(f"running the torch model on {photo.name}"):
-            samples += photo_samples(model, pixels, photo)
-    if model.text is not None:
-        samples += text_samples(model.text, _token_batches(assembly))
-    rows: list[ParityRow] = []
-    for graph in graphs:
-        own = [sample for sample in samples if sample.graph == graph.name]
-        for variant, source in graph.sources():
-            with progress(f"verifying {graph.name} ({variant})"):
-                rows += measure(source, variant, own)
-    enforce(rows)
-    return rows
-
-
 def _token_batches(assembly: Assembly) -> list[NDArray[np.int64]]:
-    """One prompt, and several of different lengths."""
+    """One prompt, and several of different lengths; nothing without a text tower."""
+    if assembly.model.text is None:
+        return []
     tokenizer = _tokenizer(assembly)
     several = ["a photo of a cup.", "road", "a bad photo of the hard to see espresso machine."]
     return [tokenizer(["a photo of a cat."]), tokenizer(several)]
@@ -199,7 +183,7 @@ def _text(
             files |= _label_files(assembly, options)
     text = Text(
         model=described.model,
-        space=described.space,
+        space=_stored_space(described.space, options.weights_dtype.of("text_encoder")),
         embed_dim=assembly.metadata.embed_dim,
         logit_scale=described.logit_scale,
         templates=options.templates,
@@ -209,6 +193,11 @@ def _text(
         label_embeddings=EMBEDDINGS_FILE if EMBEDDINGS_FILE in files else None,
     )
     return text, files
+
+
+def _stored_space(space: str, dtype: WeightsDtype) -> str:
+    """Name the space of a stored tower: rounding moves embeddings, so caches keep them apart."""
+    return space if dtype == "fp32" else hashlib.sha256(f"{space} {dtype}".encode()).hexdigest()
 
 
 def _label_files(assembly: Assembly, options: ExportOptions) -> dict[str, bytes]:

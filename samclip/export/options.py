@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast, get_args
 
 from samclip.errors import ExportError
 from samclip.export.graphs import DEFAULT_OPSET
 from samclip.export.models.attention import LOWERINGS, Lowering
+from samclip.runtime.bundles.manifest import Graphs, WeightsDtype
+from samclip.runtime.suggest import did_you_mean
 
 # Which lowering each backend runs best, the best first. ONNX Runtime's and OpenVINO's CPUs want
 # bounded score tensors; TensorRT fuses attention with an additive bias.
@@ -25,11 +27,24 @@ Precision = Literal["fp32"]
 
 
 @dataclass(frozen=True)
+class WeightsDtypes:
+    """How the large weights are stored: `default`, or what `graphs` says of a graph by name."""
+
+    default: WeightsDtype = "fp32"
+    graphs: Mapping[str, WeightsDtype] = field(default_factory=dict)
+
+    def of(self, graph: str) -> WeightsDtype:
+        """Give the storage of one graph's weights."""
+        return self.graphs.get(graph, self.default)
+
+
+@dataclass(frozen=True)
 class ExportOptions:
     """One export. `None` means the default: what the checkpoint says, or none of it.
 
-    `output` is the bundle's directory; `attention` the lowerings to write, sharing one weights
-    file; `templates` a known set's name or the templates; `labels` names to embed into the bundle;
+    `output` is the bundle's directory; `precision` what the graphs compute in, `weights_dtype` how
+    their weights are stored; `attention` the lowerings to write, sharing one weights file;
+    `templates` a known set's name or the templates; `labels` names to embed into the bundle;
     `photos` a folder to verify on.
     """
 
@@ -43,6 +58,7 @@ class ExportOptions:
     quick_gelu: bool | None = None
     opset: int = DEFAULT_OPSET
     precision: Precision = "fp32"
+    weights_dtype: WeightsDtypes = WeightsDtypes()
     attention: tuple[Lowering, ...] = ("chunk",)
     templates: str | tuple[str, ...] = "openai"
     labels: tuple[str, ...] = ()
@@ -68,3 +84,23 @@ def parse_attention(names: Sequence[str] | None) -> tuple[Lowering, ...]:
     if unknown:
         raise ExportError(f"unknown attention lowering {unknown[0]!r}; use {', '.join(LOWERINGS)}")
     return tuple(sorted(forms, key=list(names or ()).index)) or ("chunk",)
+
+
+def parse_weights_dtypes(given: Sequence[str] | None) -> WeightsDtypes:
+    """Read storages given as "fp16", for all graphs, or as "text_encoder=int8"; None is FP32."""
+    default: WeightsDtype = "fp32"
+    graphs: dict[str, WeightsDtype] = {}
+    for item in given or ():
+        graph, equals, dtype = item.rpartition("=")
+        if dtype not in get_args(WeightsDtype):
+            known = ", ".join(get_args(WeightsDtype))
+            raise ExportError(f"weights cannot be stored as {dtype!r}; use one of {known}")
+        if equals and graph not in Graphs.__struct_fields__:
+            known = ", ".join(Graphs.__struct_fields__)
+            hint = did_you_mean(graph, Graphs.__struct_fields__)
+            raise ExportError(f"there is no graph {graph!r}{hint}; there are {known}")
+        if equals:
+            graphs[graph] = cast("WeightsDtype", dtype)
+        else:
+            default = cast("WeightsDtype", dtype)
+    return WeightsDtypes(default, graphs)

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from samclip.export.exporter import UNTRAINED_NOTE, Export
 from samclip.runtime.bundles.manifest import ParityRow
+from samclip.runtime.cli.bundle_tables import rounding
 from samclip.runtime.cli.tables import make_table
 
 
@@ -24,6 +25,10 @@ def print_export(export: Export, console: Console) -> None:
     manifest = export.manifest
     if manifest.parity:
         console.print(_parity_table(export))
+    if manifest.rounding:
+        table = rounding(manifest)
+        table.title = "Rounded weights against their originals"
+        console.print(table)
     if manifest.clip_head is not None and not manifest.clip_head.trained:
         console.print(Panel(UNTRAINED_NOTE, title="Untrained CLIP head", border_style="red"))
     megabytes = sum(file.size for file in manifest.files.values()) / 1e6

@@ -23,7 +23,8 @@ def common(mobile_sam_checkpoint: Path, text_checkpoint: Path, tmp_path: Path) -
 
 def test_json_is_all_that_stdout_holds(common: list[object], tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("cat\ndog\n", "utf-8")
-    result = _run(*common, "--labels", tmp_path / "names.txt", "--head-pool", 2, "--json")
+    rounded = ["--weights-dtype", "fp16", "--weights-dtype", "text_encoder=int8"]
+    result = _run(*common, "--labels", tmp_path / "names.txt", "--head-pool", 2, *rounded, "--json")
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
     assert document["path"] == str(tmp_path / "bundle")
@@ -31,6 +32,13 @@ def test_json_is_all_that_stdout_holds(common: list[object], tmp_path: Path) -> 
     assert document["manifest"]["clip_head"] == {"trained": False, "embed_dim": 48, "grid": 4}
     assert document["manifest"]["text"]["labels"] == "labels.json"
     assert document["manifest"]["parity"]
+    rows = document["manifest"]["rounding"]
+    assert {row["graph"]: row["weights_dtype"] for row in rows} == {
+        "encoder": "fp16",
+        "clip_head": "fp16",
+        "mask_decoder": "fp16",
+        "text_encoder": "int8",
+    }
     assert (tmp_path / "bundle" / "manifest.json").is_file()
 
 
@@ -68,6 +76,7 @@ def test_a_failed_gate_exits_non_zero_and_leaves_nothing(
         (["--model-type", "vit_b"], "--model-type vit_t"),
         (["--imgsz", 100], "multiple of 16"),
         (["--attention", "flash"], "'flash'"),
+        (["--weights-dtype", "text=int8"], "there is no graph 'text'"),
         (["--templates", "opnai"], "openai"),
         (["--checkpoint", "nowhere.pth"], "no checkpoint at"),
         (["--text-checkpoint", "nowhere.pth"], "no checkpoint at"),
@@ -101,6 +110,6 @@ def test_without_torch_it_says_what_to_install(
 
 def test_help_teaches() -> None:
     text = _run("--help").output
-    for flag in ("--checkpoint", "--clip-checkpoint", "--imgsz", "--no-verify", "--attention"):
+    for flag in ("--checkpoint", "--clip-checkpoint", "--imgsz", "--no-verify", "--weights-dtype"):
         assert flag in text
     assert "mobile_sam" in text

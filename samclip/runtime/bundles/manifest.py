@@ -21,6 +21,7 @@ Size = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
 ImageSize = Annotated[int, msgspec.Meta(ge=64, le=4096, multiple_of=16)]
 Positive = Annotated[int, msgspec.Meta(gt=0, le=2**31)]
 Triple = tuple[float, float, float]
+WeightsDtype = Literal["fp32", "fp16", "int8"]
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,11 +47,13 @@ class Variant(Record, frozen=True, kw_only=True):
     """One file that computes a graph, and the backends that it is meant for.
 
     `file` holds the ONNX graph, `weights` (safetensors, also valid as ONNX external data) its
-    large initializers; variants of one graph share one weights file.
+    large initializers; variants of one graph share one weights file. `weights_dtype` tells how
+    that file stores them, apart from the `precision` in which the graph computes: it expands them.
     """
 
     file: str
     weights: str | None = None
+    weights_dtype: WeightsDtype = "fp32"
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
     attention: Literal["bias", "fold", "chunk"] | None = None
     opset: Positive
@@ -150,6 +153,29 @@ class ParityRow(Record, frozen=True, kw_only=True):
     tolerance: float
 
 
+class RoundingRow(Record, frozen=True, kw_only=True):
+    """One output of a graph whose weights, or whose encoder's, are stored rounded.
+
+    Against the graph that was exported, on one photo. `weights_dtype` is the coarser of the two;
+    `measure` is the mean cosine of embeddings, the IoU of masks, or the largest difference.
+    """
+
+    graph: str
+    variant: str
+    output: str
+    image: str
+    weights_dtype: WeightsDtype
+    measure: Literal["cosine", "mask_iou", "difference"]
+    value: float
+    limit: float
+
+    @property
+    def margin(self) -> float:
+        """How far the value keeps from its limit; below 0 it is beyond."""
+        inside = self.limit - self.value
+        return inside if self.measure == "difference" else -inside
+
+
 class Manifest(Record, frozen=True, kw_only=True):
     """All of `manifest.json`."""
 
@@ -163,6 +189,7 @@ class Manifest(Record, frozen=True, kw_only=True):
     clip_head: ClipHead | None = None
     text: Text | None = None
     parity: tuple[ParityRow, ...] = ()
+    rounding: tuple[RoundingRow, ...] = ()
 
 
 def decode_manifest(data: bytes) -> Manifest:

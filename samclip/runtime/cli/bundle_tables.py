@@ -5,12 +5,12 @@ from __future__ import annotations
 from rich.markup import escape
 from rich.table import Table
 
-from samclip.runtime.bundles.manifest import Graph, Manifest, ParityRow, TensorSpec
+from samclip.runtime.bundles.manifest import Graph, Manifest, ParityRow, RoundingRow, TensorSpec
 from samclip.runtime.cli.tables import format_bytes, make_table
 
 
 def summary(manifest: Manifest) -> Table:
-    """Say what the model is: type, image size, precisions, head, text space."""
+    """Say what the model is: type, image size, precisions, storage, head, text space."""
     table = make_table("property", "value", left=("property", "value"))
     for name, value in _properties(manifest).items():
         table.add_row(name, escape(value))
@@ -19,12 +19,13 @@ def summary(manifest: Manifest) -> Table:
 
 def graphs(manifest: Manifest) -> Table:
     """List every variant of every graph."""
-    columns = ("graph", "file", "precision", "attention", "opset", "backends")
-    table = make_table(*columns, left=("graph", "file", "precision", "attention", "backends"))
+    columns = ("graph", "file", "precision", "weights", "attention", "opset", "backends")
+    table = make_table(*columns, left=[name for name in columns if name != "opset"])
     for name, graph in _graphs(manifest).items():
         for variant in graph.variants:
             attention, backends = variant.attention or "-", ", ".join(variant.backends)
-            cells = (name, escape(variant.file), variant.precision, attention)
+            formats = (variant.precision, variant.weights_dtype)
+            cells = (name, escape(variant.file), *formats, attention)
             table.add_row(*cells, str(variant.opset), backends)
     return table
 
@@ -69,6 +70,21 @@ def parity(manifest: Manifest) -> Table:
     return table
 
 
+def rounding(manifest: Manifest) -> Table:
+    """List what rounding the weights did to each output, on the photo where it did most."""
+    columns = ("graph", "output", "weights", "measure", "worst", "limit", "photo")
+    table = make_table(*columns, left=("graph", "output", "weights", "measure", "photo"))
+    worst: dict[tuple[str, str], RoundingRow] = {}
+    for row in manifest.rounding:
+        key = (row.graph, row.output)
+        if key not in worst or row.margin < worst[key].margin:
+            worst[key] = row
+    for row in worst.values():
+        names = (escape(row.graph), escape(row.output), row.weights_dtype, row.measure)
+        table.add_row(*names, f"{row.value:.5f}", f"{row.limit:g}", escape(row.image))
+    return table
+
+
 def _by_output(manifest: Manifest) -> dict[tuple[str, str], list[ParityRow]]:
     groups: dict[tuple[str, str], list[ParityRow]] = {}
     for row in manifest.parity:
@@ -83,6 +99,7 @@ def _properties(manifest: Manifest) -> dict[str, str]:
         "model": manifest.model_type,
         "image size": f"{size} x {size}",
         "precision": ", ".join(sorted({variant.precision for variant in variants})),
+        "weights": ", ".join(sorted({variant.weights_dtype for variant in variants})),
         "CLIP head": "none: cannot name anything",
         "text": "none",
     }

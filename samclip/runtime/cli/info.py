@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from samclip.runtime.assets import DEFAULT_BUNDLE
 from samclip.runtime.cli import options
 from samclip.runtime.cli.consoles import err, out, say, warn_untrained_head, write_json
 from samclip.runtime.cli.failures import reported
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = """
 **Examples:**
+
+- `samclip info`
 
 - `samclip info my-bundle/`
 
@@ -28,9 +31,8 @@ BundleArgument = Annotated[
     typer.Argument(
         metavar="BUNDLE",
         envvar="SAMCLIP_BUNDLE",
-        show_default=False,
-        help="A folder, or the name of an installed bundle; may be left out when exactly one is "
-        "installed.",
+        show_default=DEFAULT_BUNDLE,
+        help="A folder, or a bundle's name (`samclip doctor` lists them).",
     ),
 ]
 Verify = Annotated[
@@ -54,9 +56,8 @@ def info(
     """
     with reported(debug):
         from samclip.runtime.bundles.bundle import Bundle, find_bundle
-        from samclip.runtime.cli.selection import choose_bundle
 
-        opened = Bundle.open(find_bundle(choose_bundle(bundle)))
+        opened = Bundle.open(find_bundle(bundle or None))
         if verify:
             opened.verify()
         if as_json:
@@ -96,6 +97,8 @@ def print_bundle(bundle: Bundle, verified: bool) -> None:
         out.print(table)
     if manifest.parity:
         out.print(tables.parity(manifest))
+    if manifest.rounding:
+        out.print(tables.rounding(manifest))
     origin = manifest.provenance
     versions = f"samclip {origin.samclip}, torch {origin.torch}, onnx {origin.onnx}"
     say(out, f"exported with {versions}")

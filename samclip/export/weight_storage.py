@@ -1,0 +1,179 @@
+"""Large weights stored rounded, as FP16 or INT8, and expanded to FP32 inside the graph.
+
+This is storage, apart from precision: the graph computes in FP32, with FP16 by `Cast`, with INT8
+by `Cast` and a `Mul` with a scale. Backends fold both when they load a graph, so that a run costs
+what it did. Rows that are looked up in a table are expanded behind the `Gather`, which leaves the
+table small in memory too.
+
+INT8 is symmetric, one FP32 scale per output channel: w ~ q * s with s = max |w| / 127 and q in
+[-127, 127] (Krishnamoorthi, 2018, sections 2.2 and 3.1.1). It is for the largest factors of
+products and the largest tables, whose channels can be told; the rest is stored as FP16, because
+what a rounded weight costs in accuracy does not shrink with its size, and what it saves does.
+Vectors (norms, biases) and small tensors stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import msgspec
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from samclip.errors import ExportError
+from samclip.export.external import externalise
+from samclip.export.graph_files import GraphFiles
+from samclip.runtime.bundles.manifest import WeightsDtype
+from samclip.runtime.bundles.weights import parse_weights
+
+Array = NDArray[np.generic]
+Axes = tuple[int, ...]
+
+MIN_ROUNDED_BYTES = 8192  # below it little is to be gained, and SAM's frequencies (2x128) lie there
+MIN_INT8_ELEMENTS = 2**17  # MobileSAM's early convolutions lie below, and suffer most from INT8
+LARGEST_INT8 = 127  # -128 is left out: the range is symmetric
+LARGEST_HALF = float(np.finfo(np.float16).max)
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """A weight as it is stored: `values` float16, or int8 with a `scale` that broadcasts to it."""
+
+    values: Array
+    scale: NDArray[np.float32] | None = None
+
+
+def store_weights(files: GraphFiles, dtype: WeightsDtype) -> GraphFiles:
+    """Give the same graph with its large weights stored as `dtype`, in all its variants.
+
+    Raises ExportError when a weight cannot be rounded.
+    """
+    location = files.graph.variants[0].weights
+    if dtype == "fp32" or location is None:
+        return files
+    weights = parse_weights(files.files[location])
+    models = {v.file: _open(files.files[v.file], weights) for v in files.graph.variants}
+    summed = _summed_axes(models.values()) if dtype == "int8" else {}
+    rounded = {
+        name: round_weight(name, weight, summed.get(name))
+        for name, weight in weights.items()
+        if _is_large(weight)
+    }
+    for model in models.values():
+        for name in rounded.keys() & set(model.graph.initializers):
+            _expand(model.graph, model.graph.initializers[name], rounded[name])
+    graphs, stored = externalise(models, location)
+    variants = tuple(msgspec.structs.replace(v, weights_dtype=dtype) for v in files.graph.variants)
+    graph = msgspec.structs.replace(files.graph, variants=variants)
+    return replace(files, graph=graph, files={**graphs, location: stored})
+
+
+def round_weight(name: str, weight: Array, summed: Axes | None) -> Rounded:
+    """Round a float32 weight to INT8 with a scale shared along the axes `summed`.
+
+    To FP16 without them, and when it is not large enough for INT8 to pay. Raises ExportError for
+    values that are not finite or, for FP16, beyond its range.
+    """
+    exact = np.asarray(weight, np.float32)
+    largest = float(np.abs(exact).max())
+    if weight.size < MIN_INT8_ELEMENTS:
+        summed = None
+    if not np.isfinite(largest) or (summed is None and largest > LARGEST_HALF):
+        raise ExportError(
+            f"the weight {name!r} reaches {largest:g} and cannot be stored rounded. "
+            "Store this graph's weights as fp32."
+        )
+    if summed is None:
+        return Rounded(exact.astype(np.float16))
+    peak = np.abs(exact).max(axis=summed, keepdims=True)
+    scale = np.where(peak > 0, peak / LARGEST_INT8, 1).astype(np.float32)
+    return Rounded(np.rint(exact / scale).astype(np.int8), scale)
+
+
+def _is_large(weight: Array) -> bool:
+    """Whether a weight is a matrix, kernel or table of FP32 worth rounding, and no vector."""
+    sides = sum(side > 1 for side in weight.shape)
+    return weight.dtype == np.float32 and weight.nbytes >= MIN_ROUNDED_BYTES and sides > 1
+
+
+def _open(data: bytes, weights: Mapping[str, Array]) -> ir.Model:
+    """Parse a graph file and put its weights into it."""
+    model = ir.serde.deserialize_model(onnx.load_from_string(data))
+    for name, value in model.graph.initializers.items():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value = ir.tensor(weights[name], name=name)
+    return model
+
+
+def _summed_axes(models: Iterable[ir.Model]) -> dict[str, Axes]:
+    """Find, by weight, the axes that its products sum over; a weight whose uses differ has none."""
+    found: dict[str, set[Axes]] = {}
+    for model in models:
+        for name, value in model.graph.initializers.items():
+            axes = (_axes_of_use(node, index, value) for node, index in value.uses())
+            found.setdefault(name, set()).update(a for a in axes if a is not None)
+    return {name: axes.pop() for name, axes in found.items() if len(axes) == 1}
+
+
+def _axes_of_use(node: ir.Node, index: int, value: ir.Value) -> Axes | None:
+    """Name the axes of a weight that a node sums over, or those of one row of a table."""
+    rank = 0 if value.shape is None else value.shape.rank()
+    match node.op_type, index:
+        case "MatMul", 1:
+            return (rank - 2,)
+        case "Gemm", 1:
+            return (1,) if node.attributes.get_int("transB", 0) else (0,)
+        case "ConvTranspose", 1:  # input channels first
+            return (0, *range(2, rank))
+        case ("Conv", 1) | ("Gather", 0) if _is_lookup(node) or index:
+            return tuple(range(1, rank))
+    return None
+
+
+def _is_lookup(node: ir.Node) -> bool:
+    return node.op_type == "Gather" and node.attributes.get_int("axis", 0) == 0
+
+
+def _expand(graph: ir.Graph, value: ir.Value, rounded: Rounded) -> None:
+    """Put a rounded weight in the place of `value`, and the nodes that make FP32 of it."""
+    name = str(value.name)
+    uses = tuple(value.uses())
+    del graph.initializers[name]
+    stored = _initializer(graph, name, rounded.values)
+    scale = None if rounded.scale is None else _initializer(graph, f"{name}_scale", rounded.scale)
+    if all(index == 0 and _is_lookup(node) for node, index in uses):
+        for node, _ in uses:
+            _expand_rows(graph, node, stored, scale)
+        return
+    nodes = _to_float(stored, scale)
+    graph.insert_before(graph[0], nodes)
+    value.replace_all_uses_with(nodes[-1].outputs[0])
+
+
+def _expand_rows(graph: ir.Graph, node: ir.Node, stored: ir.Value, scale: ir.Value | None) -> None:
+    """Look up rounded rows and, if there are, their scales; expand only those."""
+    rows = node.inputs[1]
+    lookups = [ir.node("Gather", [table, rows]) for table in (stored, scale) if table is not None]
+    looked_up = [lookup.outputs[0] for lookup in lookups]
+    nodes = _to_float(looked_up[0], looked_up[1] if scale is not None else None)
+    old, new = node.outputs[0], nodes[-1].outputs[0]
+    ir.convenience.replace_nodes_and_values(graph, node, [node], [*lookups, *nodes], [old], [new])
+
+
+def _to_float(stored: ir.Value, scale: ir.Value | None) -> list[ir.Node]:
+    nodes = [ir.node("Cast", [stored], {"to": ir.DataType.FLOAT})]
+    if scale is not None:
+        nodes.append(ir.node("Mul", [nodes[0].outputs[0], scale]))
+    return nodes
+
+
+def _initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(
+        name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
+    graph.register_initializer(value)
+    return value
