@@ -1,8 +1,9 @@
 """One encoder out of two networks: a recogniser's front, SAM's back.
 
 The recogniser (EfficientNet-Lite) was trained to name things, and its features are kept as they
-are: what classifies images still does. Its maps go through a linear stitch into stage 2 of
-MobileSAM's TinyViT, whose last two stages and neck make SAM's image embeddings of them.
+are: what classifies images still does. Its maps go through a linear stitch into stage 1 of
+MobileSAM's TinyViT, whose last three stages and neck make SAM's image embeddings of them. A
+stitch into stage 2 would cost less; it was tried and keeps less of SAM (docs/samclip-tiny.md).
 
 A recogniser knows objects at the scale of its training photos, some 260 pixels wide. In an image of
 1024 pixels a large object is larger than anything it has seen, so the same backbone can also look
@@ -35,7 +36,7 @@ from samclip.export.models.tiny_vit import (
 )
 
 STRIDE = 32  # of the recogniser's last map
-FIRST_STAGE = 2  # of TinyViT, where the stitch leads
+FIRST_STAGE = 1  # of TinyViT, where the stitch leads
 
 
 class StitchedEncoder(nn.Module):
@@ -87,7 +88,7 @@ class StitchedEncoder(nn.Module):
         return torch.cat(levels, dim=1)
 
     def embed(self, stitched: Tensor) -> Tensor:
-        """Take what enters TinyViT's stage 2, Bx160xGxG, to image embeddings Bx256xGxG."""
+        """Take what enters TinyViT's stage 1, Bx128x2Gx2G, to image embeddings Bx256xGxG."""
         for stage in self.stages:
             stitched = stage(stitched)
         out: Tensor = self.neck(stitched)
@@ -114,7 +115,7 @@ def check_pyramid(image_size: int, pyramid: tuple[int, ...]) -> None:
 
 
 def stitch_target(sam_encoder: TinyVit, image: Tensor) -> Tensor:
-    """Tell what TinyViT feeds to its stage 2, Bx160xS/16xS/16: what the stitch is to give.
+    """Tell what TinyViT feeds to its stage 1, Bx128xS/8xS/8: what the stitch is to give.
 
     `image` is Bx3xSxS, normalised with SAM's own mean and standard deviation.
     """

@@ -9,7 +9,7 @@ from samclip.export.models.efficientnet_lite import LiteFeatures
 from samclip.export.models.stitch import Stitch
 
 CHANNELS = (3, 4, 5, 6)
-UNFOLDED = 3 * 16 + 4 * 4 + 5 * 9 + 6
+UNFOLDED = 3 * 4 + 4 * 9 + 5 + 6
 
 
 def random_features(grid: int = 4) -> LiteFeatures:
@@ -29,7 +29,7 @@ def test_is_linear_in_its_design() -> None:
     weight, bias = torch.randn(UNFOLDED, 7), torch.randn(7)
     stitch.set_linear(weight, bias)
     design = stitch.design(features)
-    assert design.shape == (2, UNFOLDED, 4, 4)
+    assert design.shape == (2, UNFOLDED, 8, 8)
     torch.testing.assert_close(stitch(features), linear(design, weight, bias), rtol=1e-5, atol=1e-5)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from samclip.errors import InputError
 from samclip.export.models.conv_norm import fold_batch_norms
-from samclip.export.models.stitched_encoder import StitchedEncoder, stitch_target
+from samclip.export.models.stitched_encoder import FIRST_STAGE, StitchedEncoder, stitch_target
 from samclip.export.models.tiny_vit import TinyVit
 
 
@@ -48,14 +48,14 @@ def test_the_pyramid_changes_no_mask() -> None:
 
 @torch.inference_mode()
 def test_its_back_is_tiny_vits() -> None:
-    """Fed with what TinyViT feeds to its stage 2, the stages and the neck answer as TinyViT."""
+    """Fed with what TinyViT feeds to its stage 1, the stages and the neck answer as TinyViT."""
     torch.manual_seed(0)
     sam, image = TinyVit(128).eval(), torch.randn(1, 3, 128, 128)
     encoder = random_encoder(128, (1,))
-    encoder.stages.load_state_dict(sam.layers[2:].state_dict())
+    encoder.stages.load_state_dict(sam.layers[FIRST_STAGE:].state_dict())
     encoder.neck.load_state_dict(sam.neck.state_dict())
     target = stitch_target(sam, image)
-    assert target.shape == (1, 160, 8, 8)
+    assert target.shape == (1, 128, 16, 16)
     assert torch.equal(encoder.embed(target), sam(image)[1])
 
 
