@@ -4,7 +4,7 @@
 
     import samclip
 
-    model = samclip.load("my-bundle")
+    model = samclip.load()
     scene = model.encode("street.jpg")
     scene.classify(["a street", "a kitchen"])
     scene.segment(points=[(420, 310)])

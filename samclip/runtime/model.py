@@ -37,7 +37,7 @@ Prepared = tuple[NDArray[np.uint8], NDArray[np.float32], Letterbox]
 
 
 def load(
-    name_or_path: str | Path,
+    name_or_path: str | Path | None = None,
     backend: str = "auto",
     *,
     precision: str | None = None,
@@ -45,8 +45,9 @@ def load(
     device: int = 0,
     cache_dir: str | Path | None = None,
 ) -> Model:
-    """Load a bundle by path, or by name from the bundle home, and make its encoder ready.
+    """Load a bundle by path or by name, and make its encoder ready; None is "samclip-tiny".
 
+    A name is looked up in the bundle home, then among the bundles that come with the package.
     `backend`: "onnxruntime", "cuda" and so on, "auto" for the fastest that works here and that
     the bundle was made for: one that turns out not to start is logged as a warning, and the next
     is tried; `precision`: of the encoder, and of other graphs that have it; None

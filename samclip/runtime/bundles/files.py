@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from samclip.errors import IntegrityError, ManifestError, UnsafePathError
+from samclip.runtime.assets import is_packaged
 from samclip.runtime.bundles.manifest import FileEntry
 from samclip.runtime.bundles.paths import RESERVED, parent_folders
 
@@ -26,9 +27,10 @@ COPY_FILES = "A bundle holds plain files only: copy it again with the files them
 def check_tree(root: Path, files: Mapping[str, FileEntry]) -> None:
     """Check that `root` holds exactly `files` and the manifest's own, all of them plain.
 
-    Raises UnsafePathError for a symbolic or hard link, FIFO, socket or device; IntegrityError
-    for a file that is missing, has another size, or is not listed; ManifestError for a listed
-    size beyond all reason.
+    Hard links are refused but in a packaged bundle, where installers make them. Raises
+    UnsafePathError for a symbolic or hard link, FIFO, socket or device; IntegrityError for a file
+    that is missing, has another size, or is not listed; ManifestError for a listed size beyond all
+    reason.
     """
     try:
         found = dict(_walk(root, files.keys() | RESERVED, parent_folders(files)))
@@ -47,13 +49,14 @@ def _walk(
     root: Path, files: Collection[str], folders: Collection[str], prefix: str = ""
 ) -> Iterator[tuple[str, int]]:
     """Give the path and size of every file below `root`; refuse what is not listed."""
+    may_be_linked = is_packaged(root)
     with os.scandir(root / prefix) as entries:
         for entry in entries:
             path = prefix + entry.name
             status = entry.stat(follow_symlinks=False)
             is_folder = stat.S_ISDIR(status.st_mode)
             if not is_folder:
-                _check_plain(path, status)
+                _check_plain(path, status, may_be_linked)
             if path not in (folders if is_folder else files):
                 raise IntegrityError(
                     f"{path!r} is in {root} but not in its manifest. Delete it, or copy or "
@@ -65,12 +68,12 @@ def _walk(
                 yield path, status.st_size
 
 
-def _check_plain(path: str, status: os.stat_result) -> None:
+def _check_plain(path: str, status: os.stat_result, may_be_linked: bool) -> None:
     if stat.S_ISLNK(status.st_mode):
         raise UnsafePathError(f"{path!r} is a symbolic link. {COPY_FILES}")
     if not stat.S_ISREG(status.st_mode):
         raise UnsafePathError(f"{path!r} is not a plain file. {COPY_FILES}")
-    if status.st_nlink != 1:
+    if status.st_nlink != 1 and not may_be_linked:
         raise UnsafePathError(
             f"{path!r} has {status.st_nlink} hard links, so it may change from elsewhere. "
             f"{COPY_FILES}"
@@ -99,11 +102,12 @@ def open_plain_file(root: Path, path: str) -> Iterator[tuple[BinaryIO, int]]:
     flags = os.O_RDONLY
     for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # not every system has each
         flags |= getattr(os, name, 0)
+    may_be_linked = is_packaged(root)
     try:
-        _check_plain(path, (root / path).lstat())
+        _check_plain(path, (root / path).lstat(), may_be_linked)
         with os.fdopen(os.open(root / path, flags), "rb") as file:
             status = os.fstat(file.fileno())
-            _check_plain(path, status)
+            _check_plain(path, status, may_be_linked)
             yield file, status.st_size
     except OSError as error:
         raise IntegrityError(

@@ -1,14 +1,19 @@
-"""Where bundles live on this machine, and how a name becomes a path."""
+"""Where bundles live on this machine, and how a name becomes a path.
+
+A name means the bundle of the user's own home, else the one that came with the package.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 
 import platformdirs
 
 from samclip.errors import BundleNotFoundError
+from samclip.runtime.assets import DEFAULT_BUNDLE, in_archive, packaged_bundles
 from samclip.runtime.bundles.directory_swap import recover
 from samclip.runtime.bundles.manifest import MANIFEST_NAME
 from samclip.runtime.suggest import did_you_mean
@@ -18,7 +23,7 @@ MAX_NAMES_SHOWN = 20
 
 
 def bundle_home() -> Path:
-    """Give the directory of the bundles that are found by name; it need not exist.
+    """Give the directory of the user's bundles that are found by name; it need not exist.
 
     It is `$SAMCLIP_HOME`, or `bundles` in the user's data directory.
     """
@@ -28,31 +33,37 @@ def bundle_home() -> Path:
     return platformdirs.user_data_path("samclip") / "bundles"
 
 
-def list_bundles() -> list[str]:
-    """Give the names in `bundle_home()`, sorted: the directories that have a manifest."""
-    home = bundle_home()
-    if not home.is_dir():
-        return []
-    return sorted(
-        entry.name
-        for entry in home.iterdir()
-        if (entry / MANIFEST_NAME).is_file() and not entry.name.startswith(".")
-    )
+def list_bundles() -> dict[str, Path]:
+    """Give the bundles that have a name, sorted: the directories that have a manifest."""
+    found = {path.name: path for folder in _folders()[::-1] for path in _bundles_in(folder)}
+    return dict(sorted(found.items()))
 
 
-def find_bundle(name_or_path: str | PathLike[str]) -> Path:
-    """Find a bundle's directory: an existing path, else a name in `bundle_home()`.
+def find_bundle(name_or_path: str | PathLike[str] | None = None) -> Path:
+    """Find a bundle's directory: an existing path, else by name; None means the default bundle.
 
     Raises BundleNotFoundError, which lists the known names.
     """
-    text = os.fspath(name_or_path)
-    path = _expand(text)
+    text = DEFAULT_BUNDLE if name_or_path is None else os.fspath(name_or_path)
+    path = None if name_or_path is None else _expand(text)  # a folder that is called so by chance
     if path is not None and _is_directory(path):
         return path
     is_name = text not in {"", ".", ".."} and not {"/", os.sep, "\0"}.intersection(text)
-    if is_name and _is_directory(bundle_home() / text):
-        return bundle_home() / text
+    for folder in _folders() if is_name else ():
+        if _is_directory(folder / text):
+            return folder / text
     raise BundleNotFoundError(_not_found(text))
+
+
+def _folders() -> tuple[Path, Path]:
+    """Give the folders in which a name is looked up, the first that has it wins."""
+    return bundle_home(), packaged_bundles()
+
+
+def _bundles_in(folder: Path) -> Iterator[Path]:
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        if (entry / MANIFEST_NAME).is_file() and not entry.name.startswith("."):
+            yield entry
 
 
 def _expand(text: str) -> Path | None:
@@ -75,9 +86,25 @@ def _not_found(text: str) -> str:
     if os.path.isfile(text):  # noqa: PTH113 - False for a name too long or with a NUL
         return f"{text!r} is a file. A bundle is a directory with a {MANIFEST_NAME}: give that."
     known = list_bundles()
-    names = ", ".join(known[:MAX_NAMES_SHOWN]) or "none yet"
+    names = ", ".join([*known][:MAX_NAMES_SHOWN]) or "none yet"
+    if text == DEFAULT_BUNDLE:
+        return _no_default(names)
     return (
         f"there is no bundle {text[:200]!r}{did_you_mean(text, known)}: neither a directory nor a "
-        f"name in {bundle_home()}, which has: {names}. Export one with samclip-export, or give "
-        "the path of a directory."
+        f"known name, of which there are: {names}. Export one with samclip-export, or give the "
+        f"path of a directory, or put one into {bundle_home()}."
+    )
+
+
+def _no_default(names: str) -> str:
+    if in_archive():
+        return (
+            f"samclip runs from an archive, where its own bundle {DEFAULT_BUNDLE!r} cannot be "
+            "read. Install it unpacked (pip does), or give the path of a bundle."
+        )
+    return (
+        f"the default bundle {DEFAULT_BUNDLE!r} is not there: this samclip was built without it. "
+        f"Name another bundle (known names: {names}) or a directory, or make this one from a "
+        f"checkpoint: samclip-export --checkpoint CHECKPOINT --output "
+        f"{bundle_home() / DEFAULT_BUNDLE}"
     )

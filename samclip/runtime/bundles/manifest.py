@@ -123,9 +123,12 @@ class Text(Record, frozen=True, kw_only=True):
 
 
 class Source(Record, frozen=True, kw_only=True):
-    """A checkpoint that went into the bundle."""
+    """A checkpoint that went into the bundle, or into a merged checkpoint that did.
 
-    role: Literal["merged", "sam", "recogniser", "clip_head", "text"]
+    Of a `teacher` the bundle holds no weights: the merged model was trained on its answers.
+    """
+
+    role: Literal["merged", "sam", "recogniser", "clip_head", "text", "teacher"]
     file: str  # the file's name, with no folder but its model's
     sha256: Sha256
     license: str = "unknown"

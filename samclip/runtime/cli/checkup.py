@@ -9,9 +9,10 @@ from typing import Any
 
 from samclip.engines.device import describe_device
 from samclip.engines.registry import probes
-from samclip.errors import BundleError
+from samclip.errors import BundleError, BundleNotFoundError
+from samclip.runtime.assets import DEFAULT_BUNDLE, is_packaged
 from samclip.runtime.bundles.bundle import Bundle
-from samclip.runtime.bundles.home import bundle_home, list_bundles
+from samclip.runtime.bundles.home import bundle_home, find_bundle, list_bundles
 from samclip.runtime.cli.packages import list_packages, remedy
 from samclip.runtime.texts.text_cache import CACHE_DIR_VARIABLE, cache_dir
 from samclip.version import __version__
@@ -27,7 +28,8 @@ def examine() -> dict[str, Any]:
         "packages": examine_packages(),
         "cache": examine_folder(cache_dir()),
         "bundle_home": str(bundle_home()),
-        "bundles": [examine_bundle(name) for name in list_bundles()],
+        "default_bundle": examine_default(),
+        "bundles": [examine_bundle(name, path) for name, path in list_bundles().items()],
     }
 
 
@@ -75,17 +77,28 @@ def examine_folder(folder: Path) -> dict[str, Any]:
     return {"path": str(folder), "writable": writable, "remedy": advice}
 
 
-def examine_bundle(name: str) -> dict[str, Any]:
-    """Open an installed bundle; `error` says why one cannot be used."""
-    path = bundle_home() / name
+def examine_default() -> dict[str, Any]:
+    """Look which bundle is used when none is named, and if there is none, what to do."""
+    try:
+        return {"name": DEFAULT_BUNDLE, "path": str(find_bundle()), "remedy": ""}
+    except BundleNotFoundError as error:
+        return {"name": DEFAULT_BUNDLE, "path": None, "remedy": str(error)}
+
+
+def examine_bundle(name: str, path: Path) -> dict[str, Any]:
+    """Open a bundle that is found by name; `error` says why one cannot be used."""
+    place = {
+        "name": name,
+        "path": str(path),
+        "packaged": is_packaged(path),
+    }
     try:
         manifest = Bundle.open(path).manifest
     except BundleError as error:
-        return {"name": name, "path": str(path), "error": str(error)}
+        return {**place, "error": str(error)}
     head = manifest.clip_head
     return {
-        "name": name,
-        "path": str(path),
+        **place,
         "model_type": manifest.model_type,
         "image_size": manifest.preprocessing.image_size,
         "trained_head": None if head is None else head.trained,

@@ -50,9 +50,11 @@ def print_report(report: dict[str, Any]) -> None:
     cache = report["cache"]
     state = "writable" if cache["writable"] else f"NOT WRITABLE: {cache['remedy']}"
     say(out, f"cache: {cache['path']} ({state})")
-    say(out, f"bundles: {report['bundle_home']}" + ("" if report["bundles"] else " (none yet)"))
+    say(out, f"bundles: {report['bundle_home']}, and those that came with samclip")
     if report["bundles"]:
         out.print(show_bundles(report["bundles"]))
+    default = report["default_bundle"]
+    say(out, f"default bundle: {default['path'] or default['remedy']}")
 
 
 def show_device(device: dict[str, Any]) -> None:
@@ -88,13 +90,15 @@ def show_packages(packages: list[dict[str, Any]]) -> Table:
 
 
 def show_bundles(bundles: list[dict[str, Any]]) -> Table:
-    """List installed bundles, and why one cannot be used."""
-    table = make_table("bundle", "model", "names", left=("bundle", "model", "names"))
+    """List the bundles that are found by name, and why one cannot be used."""
+    columns = ("bundle", "from", "model", "names")
+    table = make_table(*columns, left=columns)
     states = {True: "trained head", False: "UNTRAINED head: names mean nothing", None: "no head"}
     for bundle in bundles:
+        place = (escape(bundle["name"]), "samclip" if bundle["packaged"] else "you")
         if bundle["error"]:
-            table.add_row(escape(bundle["name"]), "cannot be used", escape(bundle["error"]))
+            table.add_row(*place, "cannot be used", escape(bundle["error"]))
         else:
             model = f"{bundle['model_type']} at {bundle['image_size']} px"
-            table.add_row(escape(bundle["name"]), model, states[bundle["trained_head"]])
+            table.add_row(*place, model, states[bundle["trained_head"]])
     return table

@@ -32,14 +32,15 @@ class Request:
 def open_model(request: Request) -> Iterator[Model]:
     """Load the bundle that `request` asks for; the model is closed at the end of the block."""
     import samclip  # brings in numpy and the runtime
-    from samclip.runtime.cli.selection import choose_bundle
 
-    name = choose_bundle(request.bundle)
     status = err.status("loading the bundle") if err.is_terminal else nullcontext()
     with shown_logs():
         with status:
             model = samclip.load(
-                name, backend=request.backend, precision=request.precision, threads=request.threads
+                request.bundle or None,
+                backend=request.backend,
+                precision=request.precision,
+                threads=request.threads,
             )
         with model:
             yield model

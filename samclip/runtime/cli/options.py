@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from samclip.runtime.assets import DEFAULT_BUNDLE
 from samclip.runtime.cli.parsing import Box, Point, parse_box, parse_point
 
 _BUNDLE, _NAMES, _PROMPTS, _ANSWER = "Bundle and engine", "Names", "Prompts", "Answer"
@@ -28,8 +29,8 @@ Bundle = Annotated[
         metavar="NAME_OR_PATH",
         envvar="SAMCLIP_BUNDLE",
         rich_help_panel=_BUNDLE,
-        help="The bundle: a folder, or the name of one that is installed. May be left out when "
-        "exactly one is installed (`samclip doctor` lists them).",
+        show_default=DEFAULT_BUNDLE,
+        help="The bundle: a folder, or a bundle's name (`samclip doctor` lists them).",
     ),
 ]
 Backend = Annotated[

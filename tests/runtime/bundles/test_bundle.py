@@ -22,8 +22,7 @@ from samclip.errors import (
     SamclipError,
 )
 from samclip.runtime.bundles import files as bundle_files
-from samclip.runtime.bundles.bundle import Bundle, bundle_home, find_bundle, write_bundle
-from samclip.runtime.bundles.home import list_bundles
+from samclip.runtime.bundles.bundle import Bundle, find_bundle, write_bundle
 from samclip.runtime.bundles.manifest import Text
 
 
@@ -204,35 +203,6 @@ def test_text_files_must_be_listed(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="refers to 'l' but does not list it"):
         write_tiny_bundle(tmp_path / "tiny", text=text)
     assert not list(tmp_path.iterdir())
-
-
-def test_names_are_looked_up_in_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SAMCLIP_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    assert list_bundles() == []
-    with pytest.raises(BundleNotFoundError, match="none yet"):
-        find_bundle("samclip-tiny")
-    path = write_tiny_bundle(tmp_path / "home" / "samclip-tiny")
-    (tmp_path / "home" / "rubbish").mkdir()
-    assert bundle_home() == tmp_path / "home"
-    assert list_bundles() == ["samclip-tiny"]
-    assert find_bundle("samclip-tiny") == path
-    with pytest.raises(BundleNotFoundError, match=r"did you mean 'samclip-tiny'.*which has: samcl"):
-        find_bundle("samclip-tny")
-
-
-def test_a_path_goes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SAMCLIP_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    write_tiny_bundle(tmp_path / "home" / "tiny")
-    local = write_tiny_bundle(tmp_path / "tiny")
-    assert find_bundle("tiny").absolute() == local
-
-
-def test_default_home_is_in_the_users_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SAMCLIP_HOME", raising=False)
-    monkeypatch.setenv("XDG_DATA_HOME", "/xdg")
-    assert bundle_home() == Path("/xdg/samclip/bundles")
 
 
 def test_many_threads_may_read(tiny: Path) -> None:

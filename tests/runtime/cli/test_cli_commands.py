@@ -288,3 +288,15 @@ def test_debug_shows_the_error_itself(
     flag = ["--debug"] if how == "flag" else []
     result = run("segment", image, *flag)
     assert isinstance(result.exception, InputError)
+
+
+@pytest.mark.parametrize("variable", [None, ""])
+def test_without_a_name_the_default_bundle_is_loaded(
+    variable: str | None, run: Run, model: FakeModel, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if variable is None:
+        monkeypatch.delenv("SAMCLIP_BUNDLE")
+    else:
+        monkeypatch.setenv("SAMCLIP_BUNDLE", variable)
+    assert run("classify", image, "--names", "a,b").exit_code == 0
+    assert model.loaded["name"] is None

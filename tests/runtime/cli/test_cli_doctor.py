@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 from cli_fakes import Run
+from tiny_bundle import write_tiny_bundle
 
 from samclip import __version__
 from samclip.engines.base import Probe
+from samclip.runtime import assets
 from samclip.runtime.cli import checkup
 
 
 @pytest.fixture(autouse=True)
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(assets, "ASSETS", tmp_path / "package")
     monkeypatch.setenv("SAMCLIP_HOME", str(tmp_path / "bundles"))
     monkeypatch.setenv("SAMCLIP_CACHE_DIR", str(tmp_path / "cache"))
     return tmp_path
@@ -81,3 +84,20 @@ def test_sound_bundle_is_listed(run: Run, places: Path, mobile_sam_bundle: Path)
     assert (found["name"], found["error"]) == ("tiny", None)
     assert found["trained_head"] is False
     assert "UNTRAINED" in run("doctor").stdout
+
+
+def test_the_default_bundle_is_told_and_where_bundles_come_from(run: Run, places: Path) -> None:
+    path = write_tiny_bundle(places / "package" / "bundles" / "samclip-tiny")
+    write_tiny_bundle(places / "bundles" / "mine")
+    report = json.loads(run("doctor", "--json").stdout)
+    assert report["default_bundle"] == {"name": "samclip-tiny", "path": str(path), "remedy": ""}
+    packaged = {bundle["name"]: bundle["packaged"] for bundle in report["bundles"]}
+    assert packaged == {"mine": False, "samclip-tiny": True}
+    assert f"default bundle: {path}" in run("doctor").stdout
+
+
+def test_without_a_default_bundle_it_says_how_to_make_one(run: Run) -> None:
+    found = json.loads(run("doctor", "--json").stdout)["default_bundle"]
+    assert found["path"] is None
+    assert "samclip-export --checkpoint" in found["remedy"]
+    assert "was built without it" in run("doctor").stdout

@@ -1,0 +1,28 @@
+"""What comes inside the package: the default bundle, and photos to try it on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+DEFAULT_BUNDLE = "samclip-tiny"
+ASSETS = Path(__file__).parents[1] / "assets"
+
+
+def packaged_bundles() -> Path:
+    """Give the folder of the bundles that came with this installation; it need not exist."""
+    return ASSETS / "bundles"
+
+
+def packaged_photos() -> Path:
+    """Give the folder of the photos that came with this installation."""
+    return ASSETS / "photos"
+
+
+def is_packaged(path: Path) -> bool:
+    """Whether `path` lies in the folder of packaged bundles."""
+    return path.resolve().is_relative_to(packaged_bundles().resolve())
+
+
+def in_archive() -> bool:
+    """Whether samclip runs from an archive (zipimport), out of which no bundle can be read."""
+    return not Path(__file__).is_file()
