@@ -28,9 +28,10 @@ def loads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any
     (tmp_path / "bundle" / "manifest.json").write_text("{}\n")
     asked: list[dict[str, Any]] = []
 
-    def load(name: str, **options: Any) -> Model:
+    def load(name: str | None, **options: Any) -> Model:
         asked.append({"name": name, **options})
-        manifest = fake_manifest(trained="untrained" not in name, clip="sam" not in name)
+        trained, clip = "untrained" not in (name or ""), "sam" not in (name or "")
+        manifest = fake_manifest(trained=trained, clip=clip)
         bundle: Any = PlacedBundle(manifest, path=tmp_path / "bundle")
         return Model(bundle, FakeBackend(), EngineOptions())
 

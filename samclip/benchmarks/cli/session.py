@@ -23,7 +23,6 @@ from samclip.errors import CapabilityError
 from samclip.runtime.cli.consoles import err, out, say, warn_untrained_head
 from samclip.runtime.cli.failures import reported
 from samclip.runtime.cli.logs import shown_logs
-from samclip.runtime.cli.selection import choose_bundle
 
 if TYPE_CHECKING:
     from samclip.benchmarks.teachers import ConseTeacher
@@ -56,13 +55,13 @@ class Session:
 
     def open_bundle(self, *, names: bool = False) -> Candidate:
         """Load the bundle that is measured; `names`: warn if its head was never trained."""
-        candidate = self.open(choose_bundle(self._setup.bundle), "measured")
+        candidate = self.open(self._setup.bundle or None, "measured")
         if names and self._subjects[-1].trained_head is False:
             warn_untrained_head()
         return candidate
 
-    def open(self, name_or_path: str, role: str) -> Candidate:
-        """Load a bundle, which is closed at the end of the session."""
+    def open(self, name_or_path: str | None, role: str) -> Candidate:
+        """Load a bundle, None for the default one; it is closed at the end of the session."""
         model = samclip.load(
             name_or_path,
             backend=self._setup.backend,

@@ -57,6 +57,14 @@ def test_instances(bench: Bench, coco: Path, report: Path, loads: list, tmp_path
     assert record["protocol"]
 
 
+def test_no_bundle_named_is_the_default_one(
+    bench: Bench, coco: Path, loads: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SAMCLIP_BUNDLE", raising=False)
+    assert bench("accuracy", "instances", coco).exit_code == 0
+    assert [call["name"] for call in loads] == [None]
+
+
 def test_limit_takes_some_of_the_photos(
     bench: Bench, coco: Path, report: Path, loads: list
 ) -> None:
