@@ -122,7 +122,7 @@ class Student:
             if wanted and isinstance(module, RECOMPUTED)
         ]
         for block in blocks:
-            block.forward = _recomputed(block)  # type: ignore[method-assign]
+            block.forward = _recomputed(block)  # type: ignore[method-assign, assignment]
         try:
             yield
         finally:
@@ -132,14 +132,7 @@ class Student:
 
 def answer(decoder: PromptedMaskDecoder, embeddings: Tensor, prompts: Prompts) -> MaskAnswer:
     """Run a prompted decoder on one picture's embeddings, 1x256xGxG, without a mask prompt."""
-    count, side = len(prompts), 4 * embeddings.shape[-1]
-    iou, logits = decoder(
-        embeddings,
-        prompts.coords,
-        prompts.labels,
-        embeddings.new_zeros(1, 1, side, side),  # broadcast over the prompts: none has a mask
-        embeddings.new_zeros(count),
-    )
+    iou, logits = decoder.without_masks(embeddings, prompts.coords, prompts.labels)
     return MaskAnswer(logits, iou)
 
 

@@ -119,3 +119,12 @@ class PromptedMaskDecoder(nn.Module):
         sparse, dense = self.prompt_encoder(point_coords, point_labels, mask_input, has_mask_input)
         iou, masks = self.mask_decoder(image_embeddings, self.image_pe, sparse, dense)
         return iou, masks
+
+    def without_masks(
+        self, image_embeddings: Tensor, point_coords: Tensor, point_labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Do what `forward` does where no prompt has a mask; no convolution looks for any."""
+        sparse = self.prompt_encoder.embed_points(point_coords, point_labels)
+        dense = self.prompt_encoder.embed_no_masks(len(point_coords))
+        iou, masks = self.mask_decoder(image_embeddings, self.image_pe, sparse, dense)
+        return iou, masks

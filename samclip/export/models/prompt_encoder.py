@@ -83,6 +83,11 @@ class PromptEncoder(nn.Module):
         absent = self.no_mask_embed.weight.reshape(1, -1, 1, 1)  # 1xCx1x1
         return torch.where(given, self.mask_downscaling(mask_input), absent)
 
+    def embed_no_masks(self, count: int) -> Tensor:
+        """Embed the lack of a mask in each of `count` prompts, as `embed_masks` does: BxCxGxG."""
+        absent = self.no_mask_embed.weight.reshape(1, -1, 1, 1)  # 1xCx1x1
+        return absent.expand(count, -1, self.grid, self.grid)
+
     def dense_positions(self) -> Tensor:
         """Return the position encoding of the image grid's cells, 1xCxGxG.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from samclip.merge.teachers.base import MaskAnswer, fingerprint_of
 
 VERSION = 1  # of the recipe, part of the fingerprint
 PROMPTS_AT_ONCE = 16  # 4096 tokens of 256 numbers each, several times over: 0.5 GB
+
+Frozen = TypeVar("Frozen", bound=nn.Module)
 
 
 class Sam:
@@ -78,17 +81,9 @@ class Sam:
         return MaskAnswer(logits.to(embeddings.device), iou.to(embeddings.device))
 
     def _decode(self, embeddings: Tensor, coords: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        side = 4 * embeddings.shape[-1]
-        no_mask = embeddings.new_zeros(len(coords), 1, side, side)
-        iou, logits = self._decoder(
-            embeddings,
-            coords.to(self._device),
-            labels.to(self._device),
-            no_mask,
-            no_mask.new_zeros(len(coords)),
-        )
-        return iou, logits
+        coords, labels = coords.to(self._device), labels.to(self._device)
+        return self._decoder.without_masks(embeddings, coords, labels)
 
 
-def _frozen(module: nn.Module, device: torch.device | str) -> nn.Module:
+def _frozen(module: Frozen, device: torch.device | str) -> Frozen:
     return module.to(device).eval().requires_grad_(False)

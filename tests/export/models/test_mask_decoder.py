@@ -194,6 +194,14 @@ def test_prompts_do_not_influence_each_other(small_decoder: PromptedMaskDecoder)
     assert relative_error(alone[1], masks[1:2]) < 1e-5
 
 
+@torch.no_grad()
+def test_prompts_without_masks_need_no_mask_input(small_decoder: PromptedMaskDecoder) -> None:
+    embeddings, given = torch.randn(1, 256, 16, 16), prompts(3, 4, image_size=256)
+    found = small_decoder.without_masks(embeddings, given["point_coords"], given["point_labels"])
+    for ours, expected in zip(found, small_decoder(embeddings, **given), strict=True):
+        assert torch.equal(ours, expected)
+
+
 def exported(decoder: PromptedMaskDecoder, feeds: Prompts, opset: int) -> bytes:
     batch, both = {0: "prompts"}, {0: "prompts", 1: "points"}
     dynamic = {"point_coords": both, "point_labels": both}

@@ -73,6 +73,12 @@ def test_masks_per_prompt(encoder: PromptEncoder, original: Any) -> None:
 
 
 @torch.no_grad()
+def test_lack_of_masks(encoder: PromptEncoder) -> None:
+    expected = encoder.embed_masks(torch.zeros(2, 1, 256, 256), torch.zeros(2))
+    assert torch.equal(encoder.embed_no_masks(2), expected)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("image_size", [64, 512, 1024])
 def test_dense_positions(
     encoder: PromptEncoder, image_size: int, mobile_sam_reference: Path
