@@ -22,6 +22,7 @@ HEAVY = {
 }
 # What each folder may take from samclip; every folder may take from itself.
 ALLOWED = {
+    "baselines": {"samclip.errors", "samclip.runtime"},
     "engines": {"samclip.errors"},
     "runtime": {"samclip.errors", "samclip.version", "samclip.engines"},
     "export": {"samclip.errors", "samclip.version", "samclip.engines", "samclip.runtime"},
