@@ -18,7 +18,7 @@ from samclip.export.checkpoint import (
     guess_model_type,
     read_checkpoint,
 )
-from samclip.export.fetch import PACKAGED_CHECKPOINTS
+from samclip.export.fetch import packaged_license
 from samclip.export.metadata import MergedMetadata, TextMetadata, decode_metadata
 from samclip.export.models.bert_tower import BertTowerConfig
 from samclip.export.models.merged import (
@@ -85,7 +85,7 @@ def assemble(
         metadata,
         image_size=metadata.image_size if image_size is None else image_size,
         head_pool=metadata.head_pool if head_pool is None else head_pool,
-        sources=_sources(main, head, text_file),
+        sources=_all_sources(_sources(main, head, text_file), metadata.sources),
     )
     model = _build(metadata, text)
     _load_sam(model, main)
@@ -225,21 +225,27 @@ def _sources(
     roles += [("clip_head", head)] if head is not None and not merged else []
     roles += [("text", text)] if text is not None and text is not main else []
     return tuple(
-        Source(role=role, file=_file_name(c.path), sha256=c.sha256, license=checkpoint_license(c))  # type: ignore[arg-type]
+        Source(role=role, file=weights_name(c.path), sha256=c.sha256, license=checkpoint_license(c))  # type: ignore[arg-type]
         for role, c in roles
     )
 
 
-def _file_name(path: Path) -> str:
+def _all_sources(files: tuple[Source, ...], origins: tuple[Source, ...]) -> tuple[Source, ...]:
+    """Put behind the files what a merged checkpoint among them says that it was made of."""
+    own = {(source.role, source.sha256) for source in files}
+    return (*files, *(source for source in origins if (source.role, source.sha256) not in own))
+
+
+def weights_name(path: Path) -> str:
     """Name a file, with its folder where every model's weights have the same name."""
     return f"{path.parent.name}/{path.name}" if path.name in FOLDER_FILES else path.name
 
 
 def checkpoint_license(checkpoint: Checkpoint) -> str:
     """Tell the licence that the file states, or that is known of a packaged checkpoint."""
-    for known in PACKAGED_CHECKPOINTS.values():
-        if known.files[0].sha256 == checkpoint.sha256:
-            return known.license
+    packaged = packaged_license(checkpoint.sha256)
+    if packaged is not None:
+        return packaged
     if checkpoint.has(HEAD) and checkpoint.metadata:
         return decode_metadata(dict(checkpoint.metadata), checkpoint.path.name).license
     return "unknown"

@@ -55,7 +55,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     Raises CheckpointError when the file is missing, is not a checkpoint, or holds anything but
     tensors.
     """
-    file = _weights_file(Path(path).expanduser())
+    file = weights_file(Path(path).expanduser())
     before, digest = _identity(file), file_sha256(file)
     if file.suffix == ".safetensors":
         state, metadata = _read_safetensors(file)
@@ -118,7 +118,8 @@ def some_keys(keys: Iterable[str]) -> str:
     return shown if len(listed) <= SHOWN_KEYS else f"{shown} and {len(listed) - SHOWN_KEYS} more"
 
 
-def _weights_file(path: Path) -> Path:
+def weights_file(path: Path) -> Path:
+    """Find the weights at `path`, a file or a model folder; raises CheckpointError for neither."""
     if path.is_dir():
         for name in FOLDER_FILES:
             if (path / name).is_file():

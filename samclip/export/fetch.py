@@ -144,6 +144,12 @@ def fetch_checkpoint(name: str, cache: Path | None = None, report: Report = prin
     return folder / known.files[0].name
 
 
+def packaged_license(sha256: str) -> str | None:
+    """Tell the licence of a packaged checkpoint by the SHA-256 of its weights; None for others."""
+    known = PACKAGED_CHECKPOINTS.values()
+    return next((one.license for one in known if one.files[0].sha256 == sha256), None)
+
+
 def resolve_checkpoint(given: str | Path, report: Report = print) -> Path:
     """Take a path as it is; fetch a packaged checkpoint's name where no such path exists."""
     path = Path(given).expanduser()

@@ -23,6 +23,7 @@ from samclip.merge.build import (
 from samclip.merge.config import RunConfig
 from samclip.merge.evaluation import Evaluator
 from samclip.merge.precompute import planned, precompute
+from samclip.merge.provenance import teacher_sources
 from samclip.merge.reporting import ConsoleReporter, Reporter, Silent
 from samclip.merge.stages import TrainStage
 from samclip.merge.state import State, StateFolder
@@ -153,6 +154,7 @@ class Session:
             assembly.metadata,
             name=config.name,
             head_trained=assembly.metadata.head_trained or named,
+            sources=(*assembly.metadata.sources, *teacher_sources(config.teachers)),
             license=config.license,
             notes=config.notes,
         )

@@ -57,7 +57,8 @@ def test_a_merged_checkpoint_comes_back_whole(assembly: Assembly, tmp_path: Path
     back = assemble(Checkpoints(path))
     assert back.metadata.head_trained
     assert back.metadata.license == "MIT"
-    assert [s.role for s in back.metadata.sources] == ["merged"]
+    assert [s.role for s in back.metadata.sources] == ["merged", "sam", "text"]
+    assert back.metadata.sources[1:] == assembly.metadata.sources
     assert back.metadata.text == assembly.metadata.text
     assert back.tokenizer == assembly.tokenizer
     before, after = assembly.model.state_dict(), back.model.state_dict()

@@ -35,7 +35,8 @@ def test_the_file_describes_itself(assembly: Assembly) -> None:
     assert (metadata.model_type, metadata.image_size, metadata.pyramid) == ("lite2", 256, (1, 2, 4))
     assert (metadata.mean, metadata.std) == ((127.0,) * 3, (128.0,) * 3)
     assert metadata.head_trained
-    assert [source.role for source in metadata.sources] == ["merged"]
+    roles = [source.role for source in metadata.sources]
+    assert roles == ["merged", "recogniser", "sam", "text"]
     assert isinstance(model.image_encoder, StitchedEncoder)
     assert isinstance(model.clip_head, ConseHead)
     assert (model.image_encoder.grid, model.image_encoder.backbone_grid) == (16, 8)
@@ -54,8 +55,8 @@ def test_every_part_is_its_origins(
         key.replace("image_encoder.backbone.head.", "clip_head.recogniser."): value
         for key, value in expected.items()
     }
-    for index in (2, 3):
-        theirs, ours = f"image_encoder.layers.{index}.", f"image_encoder.stages.{index - 2}."
+    for index in (1, 2, 3):
+        theirs, ours = f"image_encoder.layers.{index}.", f"image_encoder.stages.{index - 1}."
         expected |= {k.replace(theirs, ours): v for k, v in sam.items() if k.startswith(theirs)}
     kept = ("image_encoder.neck.", "prompt_encoder.", "mask_decoder.")
     expected |= {k: v for k, v in sam.items() if k.startswith(kept)}
