@@ -1,7 +1,7 @@
 """A run of a few steps on photos made here, with teachers that cost nothing; also a command.
 
-`python tests/tiny_run.py FOLDER [--slow]` trains in FOLDER, or goes on there; `--slow` waits
-between steps, so that a test can kill it in the middle.
+`python tests/tiny_run.py FOLDER [--slow] [--bf16]` trains in FOLDER, or goes on there; `--slow`
+waits between steps, so that a test can kill it in the middle.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from accelerate import Accelerator
 from PIL import Image
@@ -20,8 +21,10 @@ from torch import Tensor
 
 from samclip.export.assemble import Assembly
 from samclip.export.metadata import MergedMetadata
+from samclip.export.models import clip_head, merged
 from samclip.export.models.mask_decoder import PromptedMaskDecoder
 from samclip.export.models.merged import MergedConfig, MergedModel
+from samclip.export.models.sam_vit import SamVitConfig
 from samclip.merge.config import RunConfig, parse_config
 from samclip.merge.evaluation import Evaluator
 from samclip.merge.pixels import PixelBatch
@@ -44,11 +47,27 @@ def tiny_model(seed: int = 0, size: int = SIZE, **config: Any) -> MergedModel:
     return MergedModel(MergedConfig(**options)).eval()
 
 
-def tiny_student(seed: int = 0, **config: Any) -> Student:
+def small_vit_b(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make `vit_b` a small ViT of two blocks, the first in windows, the second global."""
+    small = {"vit_b": SamVitConfig(48, 2, 4, (1,), window_size=3)}
+    for module in (merged, clip_head):
+        monkeypatch.setattr(module, "SAM_VIT_CONFIGS", small)
+
+
+def tiny_assembly(seed: int = 0, **config: Any) -> Assembly:
     model = tiny_model(seed, **config)
     c = model.config
-    metadata = MergedMetadata(model_type=c.model_type, image_size=c.image_size, embed_dim=DIM)
-    return Student(Assembly(model, metadata))
+    metadata = MergedMetadata(
+        model_type=c.model_type,
+        image_size=c.image_size,
+        embed_dim=c.embed_dim,
+        pyramid=c.pyramid,
+    )
+    return Assembly(model, metadata)
+
+
+def tiny_student(seed: int = 0, **config: Any) -> Student:
+    return Student(tiny_assembly(seed, **config))
 
 
 class ColourNames:
@@ -145,11 +164,19 @@ def tiny_run(output: Path, config: RunConfig | None = None, **parts: Any) -> Run
         config.evaluation, teachers, held, torch.eye(DIM), SIZE, output / "evaluation.json"
     )
     output.mkdir(parents=True, exist_ok=True)
-    sources = {"names": train, "masks": train}
-    accelerator, student = Accelerator(cpu=True), tiny_student()
-    reporter, curves = Silent(), False
-    made = Run(config, output, student, teachers, sources, evaluator, accelerator, reporter, curves)
-    return Run(**{**vars(made), **parts})
+    made = {
+        "config": config,
+        "output": output,
+        "teachers": teachers,
+        "sources": {"names": train, "masks": train},
+        "evaluator": evaluator,
+        "reporter": Silent(),
+        "curves": False,
+        **parts,
+    }
+    made.setdefault("student", tiny_student())
+    made.setdefault("accelerator", Accelerator(cpu=True))
+    return Run(**made)
 
 
 def train(run: Run) -> None:
@@ -169,4 +196,11 @@ class Slow(Silent):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    train(tiny_run(Path(sys.argv[1]), reporter=Slow() if "--slow" in sys.argv else Silent()))
+    precision = "bf16" if "--bf16" in sys.argv else "no"
+    train(
+        tiny_run(
+            Path(sys.argv[1]),
+            reporter=Slow() if "--slow" in sys.argv else Silent(),
+            accelerator=Accelerator(cpu=True, mixed_precision=precision),
+        )
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import Tensor, nn
 
-from samclip.errors import ConfigError, TrainingError
+from samclip.errors import ConfigError, InputError, TrainingError
 from samclip.export.assemble import Assembly, Checkpoints, assemble
 from samclip.export.checkpoint import read_checkpoint
 from samclip.export.fetch import resolve_checkpoint
@@ -101,8 +102,26 @@ def open_source(config: SourceConfig) -> PhotoSource:
         FolderSource(folder, config.exclude, config.longest) for folder in config.folders
     ]
     if config.shards:
-        parts.append(ShardSource(config.shards, config.longest))
+        parts.append(ShardSource(expand_shards(config.shards), config.longest))
     return parts[0] if len(parts) == 1 else JoinedSource(parts)
+
+
+def expand_shards(patterns: Sequence[str]) -> list[str]:
+    """List the files that `patterns` such as `cc12m/*.tar` stand for, each pattern's by name.
+
+    Raises InputError for a pattern that stands for nothing.
+    """
+    files: list[str] = []
+    for pattern in patterns:
+        path = Path(pattern).expanduser()
+        if not any(sign in pattern for sign in "*?["):
+            files.append(str(path))
+            continue
+        found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+        if not found:
+            raise InputError(f"no shard is called {pattern}; give tar files that exist")
+        files += map(str, found)
+    return files
 
 
 def make_teachers(config: RunConfig, cache: Path, device: torch.device) -> Teachers:
@@ -135,8 +154,6 @@ def make_name_teacher(config: NameTeacherConfig, device: torch.device) -> NameTe
     if config.kind == "open_clip":
         from samclip.merge.teachers.open_clip import OpenClip  # noqa: PLC0415 - an optional package
 
-        if config.model is None:
-            raise ConfigError("[teachers.names] of kind open_clip needs model, such as 'ViT-L-14'")
         return OpenClip(config.model, weights, device)
     if config.text_checkpoint is None:
         raise ConfigError("[teachers.names] of kind conse needs text_checkpoint")

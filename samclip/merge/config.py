@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +26,7 @@ if sys.version_info >= (3, 11):
 else:  # pragma: no cover - the same parser under its old name
     import tomli as tomllib
 
-UNKNOWN_FIELD = re.compile(r"unknown field `([^`]+)`")
+UNKNOWN_FIELD = re.compile(r"unknown field `([^`]+)`(?: - at `([^`]+)`)?")
 
 
 class StudentConfig(Settings, frozen=True, kw_only=True):
@@ -53,9 +54,9 @@ class NameTeacherConfig(Settings, frozen=True, kw_only=True):
 
     `conse`: the classifier `checkpoint`, whose classes have the names in the file `class_names`,
     embedded by `text_checkpoint`; the other fields are those of `ConseOptions`. `open_clip`: the
-    image tower `model` of the open_clip library with the weights `checkpoint`. `vocabulary` is a
-    file of names, one a line, on which an evaluation compares student and teacher, embedded by
-    `text_checkpoint`; None takes the class names.
+    image tower `model` of the open_clip library with the weights `checkpoint`; None takes the
+    tables beside them. `vocabulary` is a file of names, one a line, on which an evaluation compares
+    student and teacher, embedded by `text_checkpoint`; None takes the class names.
     """
 
     kind: Literal["conse", "open_clip"]
@@ -76,7 +77,6 @@ class MaskTeacherConfig(Settings, frozen=True, kw_only=True):
 
     kind: Literal["sam"] = "sam"
     checkpoint: str
-    model_type: str | None = None
 
 
 class TeachersConfig(Settings, frozen=True, kw_only=True):
@@ -89,6 +89,7 @@ class TeachersConfig(Settings, frozen=True, kw_only=True):
 class SourceConfig(Settings, frozen=True, kw_only=True):
     """Photos: `folders` searched at every depth, and `shards`, tar files of webdataset.
 
+    A shard may be a pattern that stands for several, as `cc12m/*.tar`.
     `exclude`: patterns, as `val/*`, of paths within a folder that are left out. `longest`: photos
     with a longer side are made smaller as they are read, in pixels.
     """
@@ -181,23 +182,30 @@ def _with_kind(stage: Any) -> Any:
 
 
 def _suggestion(message: str) -> str:
-    """Name the known key nearest to an unknown one."""
+    """Name the key nearest to an unknown one, of those that its table knows."""
     unknown = UNKNOWN_FIELD.search(message)
     if unknown is None:
         return ""
-    near = difflib.get_close_matches(unknown[1], sorted(_known_fields(RunConfig)), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    fields = _fields_at(re.findall(r"\.(\w+)", unknown[2] or ""))
+    near = difflib.get_close_matches(unknown[1], sorted(fields), n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(fields)}"
 
 
-def _known_fields(kind: Any) -> set[str]:
-    """Collect the field names of a struct and of every struct inside it."""
-    found: set[str] = set()
+def _fields_at(path: Sequence[str]) -> dict[str, Any]:
+    """Find the fields, with their types, of the table that a file has at `path`."""
+    fields = _fields(RunConfig)
+    for name in path:
+        fields = _fields(fields[name])
+    return fields
+
+
+def _fields(kind: Any) -> dict[str, Any]:
+    """List the fields of a struct, or of those among which a union or a list chooses."""
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-        for field in msgspec.structs.fields(kind):
-            found |= {field.name} | _known_fields(field.type)
-    else:
-        for inner in getattr(kind, "__args__", ()):
-            found |= _known_fields(inner)
+        return {field.name: field.type for field in msgspec.structs.fields(kind)}
+    found: dict[str, Any] = {}
+    for inner in getattr(kind, "__args__", ()):
+        found |= _fields(inner)
     return found
 
 

@@ -171,10 +171,13 @@ class Descent:
         return State(state.place, state.model, self.optimiser.state(), self._average)
 
     def load(self, state: State) -> None:
-        """Take over what `state` gave. Raises TrainingError when it is of other parameters."""
+        """Take over what `state` gave; raises TrainingError when it is of other parameters.
+
+        A stage that keeps an average only since its file was changed begins it here.
+        """
         self.optimiser.load(state.optimiser)
-        for name, tensor in state.average.items():
-            self._average[name].copy_(tensor)
+        for name in self._average.keys() & state.average.keys():
+            self._average[name].copy_(state.average[name])
 
     @torch.no_grad()
     def finish(self) -> None:

@@ -83,8 +83,17 @@ class Trainer:
                 self._finish(stage, index)
 
     def _restore(self, state: State) -> None:
-        """Put a state's weights into the student, and the log back to where the state was."""
+        """Put a state's weights into the student, and the log back to where the state was.
+
+        Raises TrainingError when the state is of another model.
+        """
         model = dict(self._run.student.model.named_parameters())
+        foreign = [n for n, t in state.model.items() if n not in model or model[n].shape != t.shape]
+        if foreign:
+            raise TrainingError(
+                f"the state is of another model: its {foreign[0]} does not fit the student; begin "
+                "anew with --restart, or give another --output"
+            )
         with torch.no_grad():
             for name, tensor in state.model.items():
                 model[name].copy_(tensor)
