@@ -93,7 +93,8 @@ def test_wheel_sdist_and_editable_install_hold_the_same_files(wheel: Path, sdist
 def test_wheel_has_types_assets_and_licence(wheel: Path) -> None:
     files = wheel_files(wheel)
     assert "samclip/py.typed" in files
-    assert any(name.startswith("samclip/export/assets/photos/") for name in files)
+    assert "samclip/assets/photos/coffee.jpg" in files
+    assert "samclip/export/assets/clip_bpe_merges.txt.gz" in files
     assert {Path(name).name for name in files} >= {"LICENSE", "NOTICE"}
 
 

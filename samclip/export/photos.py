@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from samclip.errors import ExportError
+from samclip.runtime.assets import packaged_photos
 from samclip.runtime.cli.images import SUFFIXES
 
-PHOTOS = Path(__file__).parent / "assets" / "photos"
+PHOTOS = packaged_photos()
 
 
 def photo_paths(folder: Path | None = None) -> list[Path]:

@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 
-from samclip.runtime.cli import classify, doctor, everything, info, segment, semantic
+from samclip.runtime.cli import classify, demo, doctor, everything, info, segment, semantic
 from samclip.runtime.cli.consoles import accept_any_text, out, say
 from samclip.version import __version__
 
 EXAMPLES = """
 **Examples:**
+
+- `samclip demo`
 
 - `samclip segment street.jpg --point 420,310`
 
@@ -56,6 +58,7 @@ app.command(epilog=classify.EXAMPLES)(classify.classify)
 app.command(epilog=segment.EXAMPLES)(segment.segment)
 app.command(epilog=semantic.EXAMPLES)(semantic.semantic)
 app.command(epilog=everything.EXAMPLES)(everything.everything)
+app.command(epilog=demo.EXAMPLES)(demo.demo)
 app.command(epilog=info.EXAMPLES)(info.info)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 

@@ -38,17 +38,24 @@ def font_size(height: int, width: int) -> int:
 
 
 @lru_cache(maxsize=8)
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def load_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Give Pillow's own font with letters of `size` pixels."""
     return ImageFont.load_default(size)
 
 
 def write_labels(
-    image: NDArray[np.uint8], labels: Sequence[Label], note: str | None = None
+    image: NDArray[np.uint8],
+    labels: Sequence[Label],
+    note: str | None = None,
+    letters: int | None = None,
 ) -> NDArray[np.uint8]:
-    """Write labels on an HWC uint8 RGB image, and `note` as a band along its lower edge."""
+    """Write labels on an HWC uint8 RGB image, and `note` as a band along its lower edge.
+
+    `letters`: their size in pixels; None for what suits the image.
+    """
     picture = Image.fromarray(image)
     draw = ImageDraw.Draw(picture)
-    font = _font(font_size(picture.height, picture.width))
+    font = load_font(letters or font_size(picture.height, picture.width))
     for label in labels:
         _write_chip(draw, label, font)
     if note:

@@ -72,34 +72,47 @@ def draw_masks(
     captions: Sequence[str],
     prompts: Iterable[Prompt] = (),
     note: str | None = None,
+    tints: Sequence[Colour] | None = None,
+    letters: int | None = None,
 ) -> Picture:
     """Fill and outline N masks, mark the prompts, write one caption on each mask.
 
-    Large masks are drawn first, so that small ones stay visible.
+    Large masks are drawn first, so that small ones stay visible. `tints`: the masks' colours, None
+    for one each; `letters`: their size in pixels, None for what suits the image.
     """
     canvas = image.copy()
     labels = []
     for index in np.argsort(-masks.areas(), kind="stable").tolist():
         mask = masks.unpack(index)
+        tint = colour(index) if tints is None else tints[index]
         if mask.any():
-            _paint(canvas, mask, colour(index))
-            labels.append(Label(captions[index], _deepest_point(mask), colour(index)))
+            _paint(canvas, mask, tint)
+            labels.append(Label(captions[index], _deepest_point(mask), tint))
     for prompt in prompts:
         _mark_prompt(canvas, prompt)
-    return write_labels(canvas, labels, note)
+    return write_labels(canvas, labels, note, letters)
 
 
 def draw_label_map(
-    image: Picture, labels: NDArray[np.int32], names: Sequence[str], note: str | None = None
+    image: Picture,
+    labels: NDArray[np.int32],
+    names: Sequence[str],
+    note: str | None = None,
+    tints: Sequence[Colour] | None = None,
+    letters: int | None = None,
 ) -> Picture:
-    """Colour an HxW map of indices into `names` (-1: none) and name its largest regions."""
+    """Colour an HxW map of indices into `names` (-1: none) and name its largest regions.
+
+    `tints` and `letters`: as in `draw_masks`, a colour for each name.
+    """
     canvas = image.copy()
     chips = []
     for index in np.unique(labels[labels >= 0]).tolist():
         mask = labels == index
-        _paint(canvas, mask, colour(index))
-        chips.append(Label(names[index], _deepest_point(mask), colour(index)))
-    return write_labels(canvas, chips, note)
+        tint = colour(index) if tints is None else tints[index]
+        _paint(canvas, mask, tint)
+        chips.append(Label(names[index], _deepest_point(mask), tint))
+    return write_labels(canvas, chips, note, letters)
 
 
 def draw_bars(

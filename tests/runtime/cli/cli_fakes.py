@@ -48,7 +48,7 @@ class FakeScene:
 
     def segment(self, *, names: list[str] | None = None, **options: Any) -> Masks:
         self.model.calls.append(("segment", {"names": names, **options}))
-        prompt = {key: options[key] for key in ("points", "labels", "boxes")}
+        prompt = {key: options.get(key) for key in ("points", "labels", "boxes")}
         prompts = parse_prompts(self.image.shape[:2], 256, **prompt)
         return Masks(**self.mask_fields(len(prompts), names), prompts=prompts)
 

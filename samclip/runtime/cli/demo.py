@@ -1,0 +1,97 @@
+"""`samclip demo`: all three tasks on one photo, in one picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from samclip.runtime.assets import packaged_photos
+from samclip.runtime.cli import options
+from samclip.runtime.cli.answers import Task, answer_images
+from samclip.runtime.cli.failures import reported
+from samclip.runtime.cli.models import Request
+from samclip.runtime.cli.vocabulary import read_names
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from samclip.runtime.results.overview import Overview
+    from samclip.runtime.scene import Scene
+
+EXAMPLES = """
+**Examples:**
+
+- `samclip demo`
+
+- `samclip demo street.jpg --names "car,bus,road,sky" --output demo.png`
+"""
+
+PHOTO = "coffee.jpg"
+PHOTO_NAMES = ("cup of espresso", "spoon", "plate", "wooden table", "cat", "rocket")
+PHOTO_BOXES = ((172.0, 17.0, 410.0, 308.0), (326.0, 65.0, 425.0, 328.0))  # the cup and the spoon
+COMMON_NAMES = (
+    *("person", "cat", "dog", "bird", "horse", "car", "bus", "bicycle", "boat", "airplane"),
+    *("tree", "flower", "grass", "sky", "water", "road", "building", "furniture", "food", "cup"),
+)
+
+Photos = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="[IMAGE]",
+        show_default="a photo that comes with samclip",
+        help="Image files, or folders of images; a picture each.",
+    ),
+]
+
+
+def demo(
+    images: Photos = None,
+    boxes: options.Boxes = None,
+    names: options.Names = None,
+    labels: options.Labels = None,
+    templates: options.Templates = None,
+    output: options.Output = None,
+    as_json: options.AsJson = False,
+    bundle: options.Bundle = None,
+    backend: options.Backend = "auto",
+    precision: options.Precision = None,
+    threads: options.Threads = None,
+    debug: options.Debug = False,
+) -> None:
+    """Show everything that one encoder pass answers: classify, segment and semantic in one picture.
+
+    Without --names, names of common things; without --box, the largest objects that are found.
+    Draws STEM.demo.png into the current folder unless --output or --json is given.
+    """
+    with reported(debug):
+        given = read_names(names, labels)
+        vocabulary = given or list(COMMON_NAMES if images else PHOTO_NAMES)
+        shown = boxes or (None if images else PHOTO_BOXES)
+
+        def ask(scene: Scene) -> Overview:
+            from samclip.runtime.tasks.overview import look_over  # brings in OpenCV
+
+            return look_over(scene, vocabulary, shown, templates)
+
+        task = Task("demo", ask, lambda answer: answer.to_dict(), show_overview)
+        photos = images or [packaged_photos() / PHOTO]
+        answer_images(Request(photos, bundle, backend, precision, threads, output, as_json), task)
+
+
+def show_overview(answer: Overview) -> Table:
+    """List each task's answer in a line."""
+    from rich.markup import escape
+
+    from samclip.runtime.cli.tables import make_table
+
+    answers = {
+        "classify": [f"{name} {share:.0%}" for name, share in answer.classification.top(3)],
+        "segment": answer.masks.captions(),
+        "semantic": [f"{name} {share:.0%}" for name, share in answer.shares.items()],
+    }
+    table = make_table("task", "answer", left=("task", "answer"))
+    for task, parts in answers.items():
+        table.add_row(task, escape(", ".join(parts)))
+    return table
