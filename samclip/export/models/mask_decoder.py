@@ -87,7 +87,8 @@ class PromptedMaskDecoder(nn.Module):
     """Prompt encoder and mask decoder in one graph, as it is exported.
 
     Make it after the prompt encoder's weights are loaded: the position encoding of the image grid
-    is computed here, once, and becomes a constant of the graph.
+    is computed here, once. An exported graph computes it from the frequencies, which a backend
+    does when it loads the graph: as a constant it would be a fifth of the stored weights.
     """
 
     image_pe: Tensor
@@ -116,8 +117,10 @@ class PromptedMaskDecoder(nn.Module):
         `has_mask_input` B, 0 or 1. Returns iou_predictions, Bx4, and low_res_masks, Bx4x4Gx4G
         logits: 0 is the single mask, 1 to 3 the multimask ones.
         """
+        exporting = torch.compiler.is_exporting()
+        image_pe = self.prompt_encoder.dense_positions() if exporting else self.image_pe
         sparse, dense = self.prompt_encoder(point_coords, point_labels, mask_input, has_mask_input)
-        iou, masks = self.mask_decoder(image_embeddings, self.image_pe, sparse, dense)
+        iou, masks = self.mask_decoder(image_embeddings, image_pe, sparse, dense)
         return iou, masks
 
     def without_masks(
