@@ -15,13 +15,27 @@ from pathlib import Path
 import pytest
 
 import samclip
+from samclip.runtime.assets import DEFAULT_BUNDLE, packaged_bundles
+from samclip.runtime.bundles.bundle import Bundle
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(samclip.__file__).parent
+TINY = packaged_bundles() / DEFAULT_BUNDLE
+MAX_BUNDLE_BYTES = 50_000_000
+FOREIGN = ("PYTHONPATH", "SAMCLIP_BUNDLE", "SAMCLIP_HOME")
+OFFLINE = """
+import socket
+
+def refuse(*arguments):
+    raise OSError("a test runs offline")
+
+socket.socket.connect = socket.getaddrinfo = refuse
+"""
+needs_tiny = pytest.mark.skipif(not TINY.exists(), reason="samclip-tiny is not in the tree yet")
 
 
 def run(*command: str | Path, cwd: Path) -> str:
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment = {key: value for key, value in os.environ.items() if key not in FOREIGN}
     result = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
@@ -123,3 +137,65 @@ def test_installed_wheel_runs(wheel: Path, tmp_path: Path) -> None:
     assert run(command, "--version", cwd=tmp_path).strip() == f"samclip {samclip.__version__}"
     report = json.loads(run(command, "doctor", "--json", cwd=tmp_path))
     assert report["backends"]
+
+
+@needs_tiny
+def test_the_default_bundle_is_small_whole_and_proven() -> None:
+    assert sum(p.stat().st_size for p in TINY.rglob("*") if p.is_file()) <= MAX_BUNDLE_BYTES
+    bundle = Bundle.open(TINY)
+    bundle.verify()
+    manifest = bundle.manifest
+    assert manifest.name == DEFAULT_BUNDLE
+    assert manifest.clip_head is not None
+    assert manifest.clip_head.trained
+    assert manifest.graphs.text_encoder is not None
+    assert {source.license for source in manifest.provenance.sources} == {"Apache-2.0"}
+    assert manifest.parity
+    assert all(row.max_rel_error <= row.tolerance == 1e-4 for row in manifest.parity)
+    assert manifest.rounding
+    assert all(row.margin >= 0 for row in manifest.rounding)
+
+
+@needs_tiny
+def test_wheel_and_sdist_hold_the_default_bundle(wheel: Path, sdist: Path) -> None:
+    names = {f"samclip/assets/bundles/{DEFAULT_BUNDLE}/{path.name}" for path in TINY.iterdir()}
+    assert names <= wheel_files(wheel)
+    assert names <= sdist_files(sdist)
+
+
+@pytest.fixture(scope="module")
+def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The `bin` of a fresh environment with the wheel and what it requires, cut off the network."""
+    home = tmp_path_factory.mktemp("bare") / "venv"
+    venv.create(home, with_pip=False)
+    python = home / "bin" / "python"
+    pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet")
+    run(*pip, "--constraint", ROOT / "constraints.txt", wheel, cwd=home)
+    site = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=home)
+    Path(site.strip(), "sitecustomize.py").write_text(OFFLINE)
+    return home / "bin"
+
+
+@needs_tiny
+@pytest.mark.slow
+def test_a_bare_environment_answers_every_task_offline(bare: Path, tmp_path: Path) -> None:
+    """No torch, no network, no bundle but the packaged one, and a photo of the package."""
+    code = "import importlib.util as i, samclip; print(i.find_spec('torch'), samclip.__file__)"
+    torch, where = run(bare / "python", "-c", code, cwd=tmp_path).split()
+    assert torch == "None"
+    assert Path(where).is_relative_to(bare.parent)
+    photo = Path(where).parent / "assets" / "photos" / "coffee.jpg"
+    tasks = {
+        "classify": ["--names", "a cup,a rocket"],
+        "segment": ["--box", "172,17,410,308", "--names", "cup,rocket"],
+        "semantic": ["--names", "cup,table"],
+    }
+    for task, options in tasks.items():
+        command = (bare / "samclip", task, photo, *options, "--json")
+        answer = json.loads(run(*command, cwd=tmp_path))
+        assert (answer["bundle"], answer["trained_head"]) == (DEFAULT_BUNDLE, True)
+    run(bare / "samclip", "demo", cwd=tmp_path)
+    assert (tmp_path / "coffee.demo.png").stat().st_size > 100_000
+    report = json.loads(run(bare / "samclip", "doctor", "--json", cwd=tmp_path))
+    packaged = Path(where).parent / "assets" / "bundles" / DEFAULT_BUNDLE
+    assert report["default_bundle"]["path"] == str(packaged)

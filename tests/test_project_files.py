@@ -15,16 +15,18 @@ LINKS = ("benchmarks", "engines", "export", "runtime")
 MACHINE_PATHS = re.compile(r"(?<![\w.$}/-])/(?:tmp|work|root|home/\w+|Users/\w+)\b")
 REGISTRY_HOSTS = re.compile(r"(?:pypi|pythonhosted|npmjs|debian)\.(?:org|com)")
 BINARY = {".jpg", ".png", ".onnx", ".gz", ".pdf"}
+BUNDLES = ROOT / "samclip" / "assets" / "bundles"  # made by export; test_packaging.py looks at them
 
 
 def tracked_files() -> list[Path]:
-    """Files under version control, links left out."""
+    """Files under version control, links and bundles left out."""
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout: an sdist or an archive")
     command = ["git", "ls-files", "-z"]
     listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     paths = [ROOT / name for name in listing.split("\0") if name]
-    return [path for path in paths if path.is_file() and not path.is_symlink()]
+    plain = [path for path in paths if path.is_file() and not path.is_symlink()]
+    return [path for path in plain if not path.is_relative_to(BUNDLES)]
 
 
 def tracked_texts() -> list[Path]:

@@ -17,6 +17,7 @@ WIDTH, MARGIN, GAP = 1200, 36, 28
 INNER = WIDTH - 2 * MARGIN
 LARGE, TEXT, SMALL = 58, 40, 34  # heights of letters
 BAR, MIN_ROW, MAX_ROW = 18, 66, 86
+LEAST_SHARE = 0.005  # what is written as 0 % has no bar
 NAME_LETTERS = 22  # of a name in the ranking
 PAPER: Colour = (255, 255, 255)
 INK: Colour = (24, 24, 27)
@@ -63,7 +64,8 @@ def draw_ranking(entries: Sequence[Entry], height: int, width: int) -> Strip:
         top = y + row - BAR - BAR // 2
         draw.rounded_rectangle((0, top, width - 1, top + BAR), BAR // 2, fill=TRACK)
         end = max(BAR, round((width - 1) * share))
-        draw.rounded_rectangle((0, top, end, top + BAR), BAR // 2, fill=tint)
+        if share >= LEAST_SHARE:
+            draw.rounded_rectangle((0, top, end, top + BAR), BAR // 2, fill=tint)
     return np.array(picture)
 
 

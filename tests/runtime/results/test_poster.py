@@ -132,6 +132,7 @@ def test_bars_are_as_long_as_their_shares() -> None:
     full = (strip == (255, 0, 0)).all(axis=-1).sum(axis=1).max()
     assert 195 <= full <= 205
     assert count(strip, TRACK) > 0
+    assert count(strip, (0, 0, 255)) == 0
 
 
 def test_chips_that_do_not_fit_go_to_the_next_line() -> None:
