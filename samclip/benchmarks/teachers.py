@@ -6,6 +6,7 @@ The only module of the benchmarks that needs torch; it is imported when a teache
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import get_args
 
 import numpy as np
 import torch
@@ -22,9 +23,10 @@ from samclip.export.models.conv_norm import fold_batch_norms
 from samclip.export.models.efficientnet_lite import RECOGNISER_MEAN, RECOGNISER_STD, RecogniserHead
 from samclip.export.recogniser_checkpoint import load_recogniser
 from samclip.export.text_source import read_text
+from samclip.export.weight_storage import stored_space
 from samclip.merge.pixels import PixelBatch
 from samclip.merge.teachers.conse import Conse, ConseOptions
-from samclip.runtime.bundles.manifest import Preprocessing
+from samclip.runtime.bundles.manifest import Preprocessing, WeightsDtype
 from samclip.runtime.images.image import preprocess
 from samclip.runtime.model import Model
 
@@ -75,7 +77,8 @@ class ConseTeacher:
     def check_space(self, model: Model) -> None:
         """Refuse a bundle whose names lie in another text space; raises InputError."""
         text = model.manifest.text
-        if text is None or text.space != self._space:
+        stored = {stored_space(self._space, dtype) for dtype in get_args(WeightsDtype)}
+        if text is None or text.space not in stored:
             raise InputError(
                 f"the text space of bundle {model.manifest.name!r} is not the teacher's, so their "
                 "embeddings do not compare. Give the text tower that the bundle was exported with: "

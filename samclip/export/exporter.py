@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from samclip.export.progress import Progress, silent
 from samclip.export.rounding import GraphPair
 from samclip.export.specs import clip_head_spec, encoder_spec, mask_decoder_spec, text_encoder_spec
 from samclip.export.verification import Proof, verify
-from samclip.export.weight_storage import store_weights
+from samclip.export.weight_storage import store_weights, stored_space
 from samclip.runtime.bundles.bundle import Bundle, write_bundle
 from samclip.runtime.bundles.manifest import (
     ClipHead,
@@ -33,7 +32,6 @@ from samclip.runtime.bundles.manifest import (
     Preprocessing,
     Provenance,
     Text,
-    WeightsDtype,
 )
 from samclip.runtime.bundles.write import check_target
 from samclip.runtime.texts.templates import resolve_templates
@@ -183,7 +181,7 @@ def _text(
             files |= _label_files(assembly, options)
     text = Text(
         model=described.model,
-        space=_stored_space(described.space, options.weights_dtype.of("text_encoder")),
+        space=stored_space(described.space, options.weights_dtype.of("text_encoder")),
         embed_dim=assembly.metadata.embed_dim,
         logit_scale=described.logit_scale,
         templates=options.templates,
@@ -193,11 +191,6 @@ def _text(
         label_embeddings=EMBEDDINGS_FILE if EMBEDDINGS_FILE in files else None,
     )
     return text, files
-
-
-def _stored_space(space: str, dtype: WeightsDtype) -> str:
-    """Name the space of a stored tower: rounding moves embeddings, so caches keep them apart."""
-    return space if dtype == "fp32" else hashlib.sha256(f"{space} {dtype}".encode()).hexdigest()
 
 
 def _label_files(assembly: Assembly, options: ExportOptions) -> dict[str, bytes]:

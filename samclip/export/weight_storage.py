@@ -14,6 +14,7 @@ Vectors (norms, biases) and small tensors stay as they are.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -36,6 +37,14 @@ MIN_ROUNDED_BYTES = 8192  # below it little is to be gained, and SAM's frequenci
 MIN_INT8_ELEMENTS = 2**17  # MobileSAM's early convolutions lie below, and suffer most from INT8
 LARGEST_INT8 = 127  # -128 is left out: the range is symmetric
 LARGEST_HALF = float(np.finfo(np.float16).max)
+
+
+def stored_space(space: str, dtype: WeightsDtype) -> str:
+    """Name the text space of a stored tower, given the tower's own.
+
+    Rounded weights move embeddings a little, so caches keep the two apart.
+    """
+    return space if dtype == "fp32" else hashlib.sha256(f"{space} {dtype}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)
