@@ -31,7 +31,6 @@ def refuse(*arguments):
 
 socket.socket.connect = socket.getaddrinfo = refuse
 """
-needs_tiny = pytest.mark.skipif(not TINY.exists(), reason="samclip-tiny is not in the tree yet")
 
 
 def run(*command: str | Path, cwd: Path) -> str:
@@ -139,7 +138,6 @@ def test_installed_wheel_runs(wheel: Path, tmp_path: Path) -> None:
     assert report["backends"]
 
 
-@needs_tiny
 def test_the_default_bundle_is_small_whole_and_proven() -> None:
     assert sum(p.stat().st_size for p in TINY.rglob("*") if p.is_file()) <= MAX_BUNDLE_BYTES
     bundle = Bundle.open(TINY)
@@ -156,7 +154,6 @@ def test_the_default_bundle_is_small_whole_and_proven() -> None:
     assert all(row.margin >= 0 for row in manifest.rounding)
 
 
-@needs_tiny
 def test_wheel_and_sdist_hold_the_default_bundle(wheel: Path, sdist: Path) -> None:
     names = {f"samclip/assets/bundles/{DEFAULT_BUNDLE}/{path.name}" for path in TINY.iterdir()}
     assert names <= wheel_files(wheel)
@@ -176,7 +173,6 @@ def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home / "bin"
 
 
-@needs_tiny
 @pytest.mark.slow
 def test_a_bare_environment_answers_every_task_offline(bare: Path, tmp_path: Path) -> None:
     """No torch, no network, no bundle but the packaged one, and a photo of the package."""
