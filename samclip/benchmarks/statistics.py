@@ -49,7 +49,10 @@ def ratio(values: ArrayLike, base: ArrayLike, photos: ArrayLike) -> Estimate:
 
     def divide(weights: NDArray[np.int64]) -> Floats:
         below = weights @ bases
-        return np.divide(weights @ sums, below, out=np.full(len(below), np.nan), where=below > 0)
+        out: Floats = np.divide(
+            weights @ sums, below, out=np.full(len(below), np.nan), where=below > 0
+        )
+        return out
 
     return _estimate(len(sums), int(counts.sum()), divide)
 
@@ -82,7 +85,8 @@ def mean_iou(tallies: NDArray[np.int64]) -> Estimate:
         ious = class_ious(sums)
         counts = np.count_nonzero(~np.isnan(ious), axis=1)  # a draw may miss all that has truth
         totals = np.nansum(ious, axis=1)
-        return np.divide(totals, counts, out=np.full(len(counts), np.nan), where=counts > 0)
+        out: Floats = np.divide(totals, counts, out=np.full(len(counts), np.nan), where=counts > 0)
+        return out
 
     return _estimate(len(tallies), int(tallies[:, 1].sum()), evaluate)
 
@@ -95,14 +99,16 @@ def class_ious(sums: NDArray[np.floating] | NDArray[np.int64]) -> Floats:
     """
     both, truth, answer = (np.asarray(sums[..., part, :], np.float64) for part in range(3))
     iou = np.full(both.shape, np.nan)
-    return np.divide(both, truth + answer - both, out=iou, where=truth > 0)
+    out: Floats = np.divide(both, truth + answer - both, out=iou, where=truth > 0)
+    return out
 
 
 def _by_photo(values: ArrayLike, photos: ArrayLike) -> tuple[Floats, Floats]:
     """Sum and count values photo by photo."""
     _, place = np.unique(np.asarray(photos), return_inverse=True)
     numbers = np.asarray(values, np.float64)
-    return np.bincount(place, numbers), np.bincount(place).astype(np.float64)
+    sums = np.bincount(place, numbers).astype(np.float64)
+    return sums, np.bincount(place).astype(np.float64)
 
 
 def _estimate(photos: int, n: int, statistic: Callable[[NDArray[np.int64]], Floats]) -> Estimate:
