@@ -97,6 +97,7 @@ def test_tasks_answer_while_torch_and_onnx_are_blocked(
         "segment": ["--point", "300,200"],
         "semantic": ["--names", "a cup,a table"],
         "everything": ["--points-per-side", "2"],
+        "demo": ["--names", "a cup,a table", "--box", "172,17,410,308"],
     }
     shared = [str(photo_path), "--bundle", str(mobile_sam_bundle), "--json"]
     shared += ["--output", str(tmp_path)]  # a picture too: drawing must be as lean

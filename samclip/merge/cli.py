@@ -107,7 +107,7 @@ def merge(
         if resume and restart:
             raise TrainingError("--resume and --restart contradict each other; give one")
         run = read_config(config, steps_scale)
-        if processes > 1 and not launched():
+        if processes > 1 and evaluate_only is None and not launched():
             require_devices(processes)
             raise typer.Exit(launch([*SELF, *sys.argv[1:]], processes))
         folder = (output or Path("runs") / run.name).expanduser()

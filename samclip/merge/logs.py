@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,16 +73,16 @@ class StepLog:
             whole = [row for row in reader if None not in row.values() and None not in row]
         return [{column: row[column] for column in COLUMNS} for row in whole]
 
-    def keep(self, stages: list[str], step: int) -> None:
-        """Drop the lines past a state: keep those of `stages` and, of the last, below `step`.
+    def keep(self, done: Sequence[str], current: str | None, step: int) -> None:
+        """Drop the lines past a state: keep all of the stages `done`, of `current` those below.
 
-        A run that was killed had gone on after its last state; those steps are done again.
+        A run that was killed had gone on after its last state; those steps, from `step` of the
+        stage `current` on, are done again.
         """
         kept = [
             row
             for row in self.rows()
-            if row["stage"] in stages[:-1]
-            or (row["stage"] == stages[-1] and int(row["step"]) < step)
+            if row["stage"] in done or (row["stage"] == current and int(row["step"]) < step)
         ]
         partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
         with partial.open("w", newline="", encoding="utf-8") as file:

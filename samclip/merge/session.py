@@ -150,11 +150,12 @@ class Session:
             and any(part.startswith("clip_head") for part in stage.train)
             for stage in config.stages
         )
+        taught_by = teacher_sources(config.teachers)
         metadata = msgspec.structs.replace(
             assembly.metadata,
             name=config.name,
             head_trained=assembly.metadata.head_trained or named,
-            sources=(*assembly.metadata.sources, *teacher_sources(config.teachers)),
+            sources=tuple(dict.fromkeys((*assembly.metadata.sources, *taught_by))),
             license=config.license,
             notes=config.notes,
         )

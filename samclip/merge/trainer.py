@@ -99,7 +99,8 @@ class Trainer:
                 model[name].copy_(tensor)
         stages = [stage.name for stage in self._run.config.stages]
         if self._run.accelerator.is_main_process:
-            self._log.keep(stages[: state.place.stage + 1] or stages[:1], state.place.step)
+            done, ahead = stages[: state.place.stage], stages[state.place.stage :]
+            self._log.keep(done, ahead[0] if ahead else None, state.place.step)
         self._run.reporter.note(self._continuing(state.place, stages))
 
     def _continuing(self, place: Place, stages: list[str]) -> str:

@@ -125,6 +125,8 @@ def test_several_processes_run_the_same_command(
     assert run(*arguments).exit_code == 130  # theirs is passed on
     assert launched == [([sys.executable, "-m", "samclip.merge.cli", *arguments], 2)]
     assert recorder.calls == []
+    assert run(*arguments, "--evaluate-only", "a.safetensors").exit_code == 0  # one is enough
+    assert (len(launched), recorder.calls.pop()) == (1, ("evaluate", Path("a.safetensors")))
     monkeypatch.setenv("LOCAL_RANK", "1")  # as one of them
     assert run(*arguments).exit_code == 0
     assert (len(launched), recorder.calls) == (1, [("train",)])

@@ -38,7 +38,7 @@ def test_no_file_has_no_rows(tmp_path: Path) -> None:
 
 
 def test_what_came_after_a_state_is_dropped(log: StepLog) -> None:
-    log.keep(["first"], 2)
+    log.keep([], "first", 2)
     assert places(log) == [("first", "0"), ("first", "1")]
     log.add(record("first", 2))
     assert places(log)[-1] == ("first", "2")
@@ -46,8 +46,14 @@ def test_what_came_after_a_state_is_dropped(log: StepLog) -> None:
 
 
 def test_whole_stages_before_a_state_are_kept(log: StepLog) -> None:
-    log.keep(["first", "second"], 0)
+    log.keep(["first"], "second", 0)
     assert places(log) == [("first", "0"), ("first", "1"), ("first", "2")]
+
+
+def test_a_finished_run_keeps_its_log(log: StepLog) -> None:
+    before = log.path.read_text()
+    log.keep(["first", "second"], None, 0)
+    assert log.path.read_text() == before
 
 
 def test_a_line_cut_off_is_no_row(log: StepLog) -> None:
@@ -60,7 +66,7 @@ def test_columns_of_another_version_are_left_out(log: StepLog) -> None:
     older = [lines[0] + ",patch", *(line + ",0" for line in lines[1:])]
     log.path.write_text("\n".join(older) + "\n")
     assert len(log.rows()) == 4
-    log.keep(["first", "second"], 1)
+    log.keep(["first"], "second", 1)
     assert log.path.read_text().splitlines() == lines
 
 
