@@ -221,7 +221,8 @@ def test_export(opset: int, small_decoder: PromptedMaskDecoder) -> None:
     # Nine of the transformer's, two of the mask prompt's, one of the upscaling.
     assert found["LayerNormalization"] == 12
     assert not {"OneHot", "NonZero", "ScatterND", "If", "Loop", "Range", "Tile"} & set(found)
-    assert found["Sin"] == found["Cos"] == 1  # the points'; the grid's is folded, when it is small
+    # The points'; and the grid's, which exporters fold or leave to the backend.
+    assert found["Sin"] == found["Cos"] <= 2
     for batch, points, mask in ((1, 2, False), (1, 1, True), (3, 5, False), (2, 3, True)):
         feeds = image | prompts(batch, points, mask, image_size=256)
         expected = small_decoder(**feeds)
