@@ -9,7 +9,8 @@ INT8 is symmetric, one FP32 scale per output channel: w ~ q * s with s = max |w|
 [-127, 127] (Krishnamoorthi, 2018, sections 2.2 and 3.1.1). It is for the largest factors of
 products and the largest tables, whose channels can be told; the rest is stored as FP16, because
 what a rounded weight costs in accuracy does not shrink with its size, and what it saves does.
-Vectors (norms, biases) and small tensors stay as they are.
+Vectors (norms, biases) and small tensors stay as they are. TensorRT takes FP16 constants, but INT8
+ones only in front of a DequantizeLinear, which ONNX Runtime would not fold.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 from samclip.errors import ExportError
 from samclip.export.external import externalise
 from samclip.export.graph_files import GraphFiles
-from samclip.runtime.bundles.manifest import WeightsDtype
+from samclip.runtime.bundles.manifest import Variant, WeightsDtype
 from samclip.runtime.bundles.weights import parse_weights
 
 Array = NDArray[np.generic]
@@ -35,6 +36,7 @@ Axes = tuple[int, ...]
 
 MIN_ROUNDED_BYTES = 8192  # below it little is to be gained, and SAM's frequencies (2x128) lie there
 MIN_INT8_ELEMENTS = 2**17  # MobileSAM's early convolutions lie below, and suffer most from INT8
+REFUSING_INT8 = ("tensorrt",)
 LARGEST_INT8 = 127  # -128 is left out: the range is symmetric
 LARGEST_HALF = float(np.finfo(np.float16).max)
 
@@ -75,7 +77,7 @@ def store_weights(files: GraphFiles, dtype: WeightsDtype) -> GraphFiles:
         for name in rounded.keys() & set(model.graph.initializers):
             _expand(model.graph, model.graph.initializers[name], rounded[name])
     graphs, stored = externalise(models, location)
-    variants = tuple(msgspec.structs.replace(v, weights_dtype=dtype) for v in files.graph.variants)
+    variants = tuple(_described(variant, dtype) for variant in files.graph.variants)
     graph = msgspec.structs.replace(files.graph, variants=variants)
     return replace(files, graph=graph, files={**graphs, location: stored})
 
@@ -100,6 +102,13 @@ def round_weight(name: str, weight: Array, summed: Axes | None) -> Rounded:
     peak = np.abs(exact).max(axis=summed, keepdims=True)
     scale = np.where(peak > 0, peak / LARGEST_INT8, 1).astype(np.float32)
     return Rounded(np.rint(exact / scale).astype(np.int8), scale)
+
+
+def _described(variant: Variant, dtype: WeightsDtype) -> Variant:
+    """Tell a variant's storage, and which backends can no longer read it."""
+    refusing = REFUSING_INT8 if dtype == "int8" else ()
+    backends = tuple(name for name in variant.backends if name not in refusing)
+    return msgspec.structs.replace(variant, weights_dtype=dtype, backends=backends)
 
 
 def _is_large(weight: Array) -> bool:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import onnxruntime
@@ -180,6 +182,19 @@ def test_weights_that_cannot_be_rounded(value: float, summed: tuple[int, ...] | 
 def test_large_values_fit_int8() -> None:
     weight = normal(512, 512) * 1e6
     assert isinstance(round_weight("w", weight, (0,)), Rounded)
+
+
+def test_int8_is_not_for_tensorrt() -> None:
+    files = everything()
+    graph = msgspec.structs.replace(
+        files.graph,
+        variants=tuple(
+            msgspec.structs.replace(v, backends=("cuda", "tensorrt")) for v in files.graph.variants
+        ),
+    )
+    both = replace(files, graph=graph)
+    assert store_weights(both, "fp16").graph.variants[0].backends == ("cuda", "tensorrt")
+    assert store_weights(both, "int8").graph.variants[0].backends == ("cuda",)
 
 
 def test_fp32_changes_nothing() -> None:
