@@ -35,12 +35,17 @@ class GraphSource:
     `weights` maps initializer names to arrays for the tensors that `onnx` keeps as external data;
     it is empty for a self-contained graph, and may hold tensors of the graph's other variants.
     `files` holds the same data the other way: the `location` that `onnx` names, and its bytes.
+    `origin` says where the graph comes from (a bundle's path), `precision` and `attention` which
+    of its variants this is: for messages and commands, nothing is computed from them.
     """
 
     name: str
     onnx: bytes
     weights: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict)
+    origin: str = ""
+    precision: str = "fp32"
+    attention: str | None = None
 
 
 @dataclass(frozen=True)
