@@ -16,7 +16,13 @@ expected and what to do::
     |   `-- ConfigError          the file that describes a training run is wrong
     |-- EngineError              a backend failed
     |   |-- BackendUnavailableError
-    |   `-- EngineRunError
+    |   |-- EngineRunError
+    |   |-- PlanBuildError       TensorRT could not make a plan of a graph
+    |   `-- PlanError            a TensorRT plan is refused before TensorRT sees its bytes
+    |       |-- PlanMissingError no plan was built for this graph
+    |       |-- PlanStaleError   built from another version of the graph
+    |       |-- PlanForeignError built by another TensorRT, or for another GPU or system
+    |       `-- PlanDamagedError its bytes, or those of its sidecar, are not what was written
     |-- CapabilityError          the bundle has no graph or data for this task
     |-- ClosedError              used after close()
     |-- CheckpointError          weights cannot be read or do not fit the model
@@ -84,6 +90,30 @@ class BackendUnavailableError(EngineError):
 
 class EngineRunError(EngineError):
     """A graph failed while it was loaded or run."""
+
+
+class PlanBuildError(EngineError):
+    """TensorRT could not make a plan of a graph; the message has what its parser said."""
+
+
+class PlanError(EngineError):
+    """A TensorRT plan is refused, before TensorRT sees its bytes."""
+
+
+class PlanMissingError(PlanError):
+    """No plan was built for this graph."""
+
+
+class PlanStaleError(PlanError):
+    """A plan was built from another version of the graph."""
+
+
+class PlanForeignError(PlanError):
+    """A plan was built by another TensorRT, or for another GPU or system."""
+
+
+class PlanDamagedError(PlanError):
+    """The bytes of a plan or of its sidecar are not what was written."""
 
 
 class CapabilityError(SamclipError):
