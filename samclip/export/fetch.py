@@ -24,8 +24,8 @@ from typing import IO
 
 from filelock import FileLock
 
+from samclip.engines.cache_folder import cache_dir
 from samclip.errors import CheckpointError
-from samclip.runtime.texts.text_cache import cache_dir
 
 Report = Callable[[str], None]
 

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from samclip.engines.cache_folder import CACHE_DIR_VARIABLE, cache_dir
 from samclip.engines.device import describe_device
 from samclip.engines.registry import probes
 from samclip.errors import BundleError, BundleNotFoundError
@@ -14,7 +15,6 @@ from samclip.runtime.assets import DEFAULT_BUNDLE, is_packaged
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.home import bundle_home, find_bundle, list_bundles
 from samclip.runtime.cli.packages import list_packages, remedy
-from samclip.runtime.texts.text_cache import CACHE_DIR_VARIABLE, cache_dir
 from samclip.version import __version__
 
 

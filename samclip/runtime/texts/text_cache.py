@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import sqlite3
 import threading
 import time
@@ -19,7 +18,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-CACHE_DIR_VARIABLE = "SAMCLIP_CACHE_DIR"
+from samclip.engines.cache_folder import CACHE_DIR_VARIABLE, cache_dir
+
 FILE_NAME = "text-embeddings.sqlite3"
 MAX_ROWS = 50_000  # 154 MB of 768-d vectors
 BUSY_SECONDS = 10.0  # how long to wait for another process's write
@@ -44,16 +44,6 @@ DELETE FROM embeddings WHERE key IN (
 """
 
 _logger = logging.getLogger("samclip")
-
-
-def cache_dir(directory: str | Path | None = None) -> Path:
-    """Choose where caches live: `directory`, else $SAMCLIP_CACHE_DIR, else the user's cache."""
-    import platformdirs  # noqa: PLC0415 - only needed here
-
-    named = directory or os.environ.get(CACHE_DIR_VARIABLE)
-    if not named:
-        return Path(platformdirs.user_cache_dir("samclip"))
-    return Path(os.path.expanduser(named))  # noqa: PTH111 - unlike pathlib's, it never raises
 
 
 def embedding_keys(space: str, templates: Sequence[str], names: Iterable[str]) -> list[bytes]:

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from samclip.runtime.texts.text_cache import FILE_NAME, TextCache, cache_dir, embedding_keys
+from samclip.engines.cache_folder import cache_dir
+from samclip.runtime.texts.text_cache import FILE_NAME, TextCache, embedding_keys
 
 DIMENSION = 16
 TEMPLATES = ("a photo of a {}.",)

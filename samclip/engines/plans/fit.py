@@ -1,0 +1,104 @@
+"""Whether a plan fits a graph and a machine, as its sidecar has it: before its bytes are used."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass, field
+
+from samclip.engines.plans.command import build_command, rebuild_command
+from samclip.engines.plans.sidecar import BuiltGraph, LibraryName, Sidecar
+from samclip.errors import PlanError, PlanForeignError, PlanStaleError
+
+
+def system_name() -> str:
+    """Name this system's kind: "Linux x86_64"."""
+    return f"{platform.system()} {platform.machine()}"
+
+
+@dataclass(frozen=True)
+class PlanHost:
+    """What a plan is to run on.
+
+    `version`: the library's `__version__`; `capability`: the GPU's compute capability, "8.7".
+    """
+
+    library: LibraryName
+    version: str
+    capability: str
+    system: str = field(default_factory=system_name)
+
+
+def misfit(sidecar: Sidecar, graph: BuiltGraph, host: PlanHost) -> PlanError | None:
+    """Say why a plan of the same graph's name must not be used here; None when it may.
+
+    PlanStaleError when the graph's bytes are others by now, PlanForeignError when the library, its
+    version, the GPU or the system is another one. `sidecar.library` must be the host's.
+    """
+    if _bytes(sidecar.graph) != _bytes(graph):
+        return _stale(sidecar, graph, host)
+    reason = _foreign(sidecar, host)
+    if reason is None:
+        return None
+    command = rebuild_command(sidecar, graph.origin, host.capability)
+    return PlanForeignError(
+        f"the plan of {graph.name!r} ({sidecar.graph.precision}) {reason}. It is not loaded. "
+        f"Build it on this machine: {command}"
+    )
+
+
+def _bytes(graph: BuiltGraph) -> tuple[str, str | None]:
+    return graph.onnx_sha256, graph.weights_sha256
+
+
+def _stale(sidecar: Sidecar, graph: BuiltGraph, host: PlanHost) -> PlanStaleError:
+    built = sidecar.graph
+    if built.onnx_sha256 != graph.onnx_sha256:
+        what, came, expected = "ONNX graph", built.onnx_sha256, graph.onnx_sha256
+    else:
+        what = "weights file"
+        came, expected = str(built.weights_sha256), str(graph.weights_sha256)
+    command = rebuild_command(sidecar, graph.origin, host.capability)
+    return PlanStaleError(
+        f"the plan of {graph.name!r} ({graph.precision}) is stale: it was built on "
+        f"{sidecar.built[:10]} from a {what} with SHA-256 {came[:16]}..., the bundle's has "
+        f"{expected[:16]}... by now. It is not loaded. Build it again: {command}"
+    )
+
+
+def _foreign(sidecar: Sidecar, host: PlanHost) -> str | None:
+    """Say in which way a plan was built for something else than `host`."""
+    built, capabilities = sidecar.target, sidecar.target.capabilities
+    if not _runs(sidecar, host.version):
+        return f"was built by {sidecar.library} {sidecar.library_version}, here is {host.version}"
+    if host.capability not in capabilities:
+        return (
+            f"was built for compute capability {', '.join(capabilities)}"
+            f"{f' ({built.gpu})' if built.gpu else ''}, the GPU here has {host.capability}"
+        )
+    if built.system != host.system:
+        return f"was built for {built.system}, this is {host.system}"
+    return None
+
+
+def _runs(sidecar: Sidecar, version: str) -> bool:
+    """Whether a library of `version` may run the plan: the same one, or a compatible newer one."""
+    if version == sidecar.library_version:
+        return True
+    try:
+        ours, built = _numbers(version), _numbers(sidecar.library_version)
+    except ValueError:  # a version of an unknown form: only equality counts
+        return False
+    return sidecar.options.version_compatible and ours[0] == built[0] and ours >= built
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
+
+
+def missing_message(graph: BuiltGraph, host: PlanHost) -> str:
+    """Say that there is no plan, and how to build one."""
+    command = build_command(graph, host.library, host.capability)
+    return (
+        f"there is no plan of {graph.name!r} ({graph.precision}) for {host.library} "
+        f"{host.version} and compute capability {host.capability}. Build one, once: {command}"
+    )

@@ -1,0 +1,230 @@
+"""Plans on the disk: a plan file exactly as TensorRT wrote it, and its sidecar beside it.
+
+A plan's name ends in the first digits of its own SHA-256, so that a new plan never overwrites one
+that is being read; the sidecar is put in place last and makes the plan valid. Plans are executable:
+only the user's own files, which nobody else can write to, are ever read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import stat
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from samclip.engines.cache_folder import cache_dir
+from samclip.engines.plans.command import rebuild_command, target_name
+from samclip.engines.plans.sidecar import (
+    MAX_SIDECAR_BYTES,
+    PlanFile,
+    Sidecar,
+    decode_sidecar,
+    encode_sidecar,
+)
+from samclip.errors import PlanDamagedError
+
+PLAN_SUFFIX, SIDECAR_SUFFIX, PARTIAL_SUFFIX = ".plan", ".plan.json", ".partial"
+FOLDER_NAME = "engines"
+BESIDE_SUFFIX = ".engines"
+ABANDONED_SECONDS = 86_400.0  # a partial file untouched for so long has lost its writer
+
+
+@dataclass(frozen=True)
+class StoredPlan:
+    """A plan file; `sidecar` is None when that cannot be used, and `fault` says why.
+
+    `size` is that of both files in bytes.
+    """
+
+    path: Path
+    size: int
+    sidecar: Sidecar | None
+    fault: PlanDamagedError | None = None
+
+
+def plan_folder() -> Path:
+    """Give where plans live: `engines` in `$SAMCLIP_CACHE_DIR` or the user's cache."""
+    return cache_dir() / FOLDER_NAME
+
+
+def folder_beside(origin: str | Path) -> Path:
+    """Give the folder for plans beside a bundle, which itself holds its own files alone."""
+    path = Path(origin)
+    return path.with_name(path.name + BESIDE_SUFFIX)
+
+
+def search_folders(origin: str = "") -> tuple[Path, ...]:
+    """Give the folders in which the plans of the bundle at `origin` are looked for."""
+    return (plan_folder(), *([folder_beside(origin)] if origin else []))
+
+
+def list_plans(folders: Iterable[Path]) -> list[StoredPlan]:
+    """Look at every plan in `folders`, newest first; only sidecars are read."""
+    found = [_look_at(path) for folder in folders for path in _plans_in(folder)]
+    known = [plan for plan in found if plan is not None]
+    return sorted(known, key=lambda plan: plan.sidecar.built if plan.sidecar else "", reverse=True)
+
+
+def read_plan(stored: StoredPlan) -> bytes:
+    """Read a plan's bytes: exactly those whose size and SHA-256 its sidecar has.
+
+    Raises PlanDamagedError; FileNotFoundError when it was removed meanwhile.
+    """
+    if stored.sidecar is None:
+        raise stored.fault or PlanDamagedError(f"the plan {stored.path} has no sidecar.")
+    expected, command = stored.sidecar.plan, rebuild_command(stored.sidecar)
+    data = _read_own(stored.path, expected.size)
+    if len(data) != expected.size:
+        longer = "more than " if len(data) > expected.size else ""
+        size = min(len(data), expected.size)
+        came, wanted = f"{longer}{size:,} bytes", f"{expected.size:,}"
+    else:
+        came, wanted = f"SHA-256 {hashlib.sha256(data).hexdigest()}", f"SHA-256 {expected.sha256}"
+    if came == wanted:
+        return data
+    raise PlanDamagedError(
+        f"the plan {stored.path} has {came}, its sidecar says {wanted}: it was cut off or changed. "
+        f"It is not loaded. Build it again: {command} --force"
+    )
+
+
+def write_plan(folder: Path, data: bytes, sidecar: Sidecar) -> StoredPlan:
+    """Write a plan and its sidecar, whose `plan` is filled in; both appear whole or not at all."""
+    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    remove_abandoned(folder)
+    digest = hashlib.sha256(data).hexdigest()
+    complete = msgspec.structs.replace(sidecar, plan=PlanFile(size=len(data), sha256=digest))
+    path = folder / f"{_stem(complete)}.{digest[:12]}{PLAN_SUFFIX}"
+    encoded = encode_sidecar(complete)
+    _write(path, data)
+    _write(sidecar_path(path), encoded)
+    return StoredPlan(path, len(data) + len(encoded), decode_sidecar(encoded, path.name))
+
+
+def remove_plan(path: Path) -> None:
+    """Remove a plan, the sidecar first: without it the plan counts as absent."""
+    for file in (sidecar_path(path), path):
+        with contextlib.suppress(FileNotFoundError):
+            file.unlink()
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove what writers that died left in `folder`."""
+    for path in folder.glob(f".*{PARTIAL_SUFFIX}"):
+        with contextlib.suppress(OSError):  # its writer may have just finished
+            if time.time() - path.lstat().st_mtime > ABANDONED_SECONDS:
+                path.unlink()
+
+
+def sidecar_path(plan: Path) -> Path:
+    """Give where the sidecar of a plan is."""
+    return plan.with_name(plan.name.removesuffix(PLAN_SUFFIX) + SIDECAR_SUFFIX)
+
+
+def _plans_in(folder: Path) -> Iterator[Path]:
+    """Name the plans of a folder: by their sidecars, and by plan files, which may have none."""
+    names = set()
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    stems = {name.removesuffix(SIDECAR_SUFFIX) for name in names if name.endswith(SIDECAR_SUFFIX)}
+    stems |= {name.removesuffix(PLAN_SUFFIX) for name in names if name.endswith(PLAN_SUFFIX)}
+    yield from (folder / f"{stem}{PLAN_SUFFIX}" for stem in sorted(stems))
+
+
+def _look_at(path: Path) -> StoredPlan | None:
+    """Read a plan's sidecar; None when both files have gone meanwhile, or are being written."""
+    sizes = [_size(file) for file in (path, sidecar_path(path))]
+    if sizes[1] is None:
+        age = _age(path)
+        if age is None or age < ABANDONED_SECONDS:
+            return None
+    size = sum(filter(None, sizes))
+    try:
+        sidecar = _read_sidecar(path)
+    except PlanDamagedError as error:
+        return StoredPlan(path, size, None, error)
+    except FileNotFoundError:
+        reason = f"the plan {path} has no sidecar. Remove it: samclip engine remove {path.stem}"
+        return StoredPlan(path, size, None, PlanDamagedError(reason))
+    if sizes[0] is None:
+        reason = f"the plan {path} is missing beside its sidecar. Build it again: "
+        return StoredPlan(path, size, None, PlanDamagedError(reason + rebuild_command(sidecar)))
+    return StoredPlan(path, size, sidecar)
+
+
+def _read_sidecar(plan: Path) -> Sidecar:
+    path = sidecar_path(plan)
+    return decode_sidecar(_read_own(path, MAX_SIDECAR_BYTES), str(path))
+
+
+def _read_own(path: Path, limit: int) -> bytes:
+    """Read a plain file of the user's own, at most `limit` + 1 bytes of it; follows no link."""
+    flags = os.O_RDONLY
+    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # not every system has each
+        flags |= getattr(os, name, 0)
+    try:
+        with os.fdopen(os.open(path, flags), "rb") as file:
+            _check_own(path, os.fstat(file.fileno()))
+            return file.read(limit + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise PlanDamagedError(
+            f"{path} cannot be read: {error.strerror}. Remove it, and build the plan again."
+        ) from error
+
+
+def _check_own(path: Path, status: os.stat_result) -> None:
+    """Refuse what somebody else could have written: a plan is a program."""
+    if not stat.S_ISREG(status.st_mode):
+        raise PlanDamagedError(f"{path} is not a plain file. Remove it, and build the plan again.")
+    if os.name == "nt":
+        return
+    if status.st_uid not in {0, os.getuid()} or status.st_mode & stat.S_IWOTH:
+        raise PlanDamagedError(
+            f"{path} belongs to another user, or everybody may write to it: a plan is a program, "
+            "and only your own are run. Build the plan again, or make the file yours (chown, "
+            "chmod o-w) if you know where it comes from."
+        )
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file through to the disk under another name, then give it its own."""
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}{PARTIAL_SUFFIX}")
+    try:
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _stem(sidecar: Sidecar) -> str:
+    """Name a plan for people: what it computes, by which library, for which GPUs."""
+    graph, targets = sidecar.graph, map(target_name, sidecar.target.capabilities)
+    parts = [graph.name, graph.attention, graph.precision]
+    parts += [f"{sidecar.library}-{sidecar.library_version}", "+".join(targets)]
+    return ".".join(part for part in parts if part)
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.lstat().st_size
+    except FileNotFoundError:
+        return None
+
+
+def _age(path: Path) -> float | None:
+    try:
+        return time.time() - path.lstat().st_mtime
+    except FileNotFoundError:
+        return None
