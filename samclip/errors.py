@@ -27,7 +27,8 @@ expected and what to do::
     |-- ClosedError              used after close()
     |-- CheckpointError          weights cannot be read or do not fit the model
     |-- ExportError              a bundle could not be made
-    |   `-- ParityError          an exported graph differs from the torch model
+    |   |-- ParityError          an exported graph differs from the torch model
+    |   `-- GateError            reduced precision costs a task more than is allowed
     `-- TrainingError            a training run cannot begin, go on or be resumed
 
 One warning stands beside them: `UntrainedHeadWarning`.
@@ -134,6 +135,10 @@ class ExportError(SamclipError):
 
 class ParityError(ExportError):
     """An exported graph differs from the torch model by more than its tolerance."""
+
+
+class GateError(ExportError):
+    """Reduced precision differs from FP32, on a task, by more than its gate allows."""
 
 
 class TrainingError(SamclipError):

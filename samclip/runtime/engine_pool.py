@@ -53,6 +53,14 @@ class EnginePool:
         """Tell whether the bundle holds `graph`."""
         return getattr(self.bundle.manifest.graphs, graph) is not None
 
+    def precision(self, graph: str) -> str | None:
+        """Tell what `graph` computes in on this backend; None when it is not to be had."""
+        described: Graph | None = getattr(self.bundle.manifest.graphs, graph)
+        if described is None:
+            return None
+        variant = described.variant_for(self.backend.name, self._precision_of(described))
+        return None if variant is None else variant.precision
+
     def load(self, graph: str) -> None:
         """Make `graph` ready now instead of on its first run."""
         with self._in_use():
@@ -136,7 +144,7 @@ class EnginePool:
 
     def _precision_of(self, graph: Graph) -> str | None:
         """Keep the precision asked for where the graph has it; else take its preferred variant."""
-        offered = {v.precision for v in graph.variants if self.backend.name in v.backends}
         wanted = self._precision
+        offered = graph.variant_for(self.backend.name, wanted) is not None
         is_encoder = graph is self.bundle.manifest.graphs.encoder
-        return wanted if is_encoder or wanted in offered else None
+        return wanted if is_encoder or offered else None

@@ -50,9 +50,10 @@ def load(
     A name is looked up in the bundle home, then among the bundles that come with the package.
     `backend`: "onnxruntime", "cuda" and so on, "auto" for the fastest that works here and that
     the bundle was made for: one that turns out not to start is logged as a warning, and the next
-    is tried; `precision`: of the encoder, and of other graphs that have it; None
-    for the bundle's preference; `threads`: per engine, at most the processors; `device`: index
-    of the GPU; `cache_dir`: where text embeddings are kept between runs. Raises BundleError,
+    is tried; `precision`: of the encoder, and of other graphs that have it ("int8" is any INT8);
+    None for the bundle's preference on this backend; `threads`: per engine, at most the
+    processors; `device`: index of the GPU; `cache_dir`: where text embeddings are kept between
+    runs. Raises BundleError,
     BackendUnavailableError, EngineRunError, InputError.
     """
     bundle = Bundle.open(find_bundle(name_or_path))
@@ -78,13 +79,8 @@ def _load_fastest(
     cache_dir: str | Path | None,
 ) -> Model:
     """Load on the fastest backend that starts, among those that the bundle was made for."""
-    made_for = {
-        name
-        for variant in bundle.manifest.graphs.encoder.variants
-        if precision in {None, variant.precision}
-        for name in variant.backends
-    }
-    names = [name for name in available_backends() if name in made_for]
+    encoder = bundle.manifest.graphs.encoder
+    names = [name for name in available_backends() if encoder.variant_for(name, precision)]
     for name in names[:-1]:
         try:
             return Model(bundle, get_backend(name), options, precision, cache_dir)

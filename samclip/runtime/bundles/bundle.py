@@ -7,7 +7,7 @@ plain files; the bytes of a file are checked when they are read.
 from __future__ import annotations
 
 import posixpath
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
@@ -82,18 +82,24 @@ class Bundle:
         BackendUnavailableError when no variant fits, and as `read` does.
         """
         variant = self._variant(graph, backend, precision)
-        onnx = self.read(variant.file)
+        source = GraphSource(
+            graph,
+            self.read(variant.file),
+            origin=str(self.path),
+            precision=variant.precision,
+            attention=variant.attention,
+        )
         if variant.weights is None:
-            return GraphSource(graph, onnx)
+            return source
         data = self.read(variant.weights)
         location = posixpath.relpath(variant.weights, posixpath.dirname(variant.file) or ".")
-        return GraphSource(graph, onnx, parse_weights(data), {location: data})
+        return replace(source, weights=parse_weights(data), files={location: data})
 
     def _variant(self, name: str, backend: str, precision: str | None) -> Variant:
         graph = self._graph(name)
-        for variant in graph.variants:
-            if backend in variant.backends and precision in {None, variant.precision}:
-                return variant
+        variant = graph.variant_for(backend, precision)
+        if variant is not None:
+            return variant
         wanted = f"{backend} in {precision}" if precision else backend
         present = "; ".join(f"{v.precision} for {', '.join(v.backends)}" for v in graph.variants)
         raise BackendUnavailableError(

@@ -22,6 +22,18 @@ ImageSize = Annotated[int, msgspec.Meta(ge=64, le=4096, multiple_of=16)]
 Positive = Annotated[int, msgspec.Meta(gt=0, le=2**31)]
 Triple = tuple[float, float, float]
 WeightsDtype = Literal["fp32", "fp16", "int8"]
+ReducedPrecision = Literal["fp16", "bf16", "int8", "int8_fp16"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int8_fp16"]
+GateMeasure = Literal[
+    "image_embeddings_cosine",  # SAM's embedding of the image, the mean over its positions
+    "image_embed_cosine",  # the CLIP head's embedding of the image
+    "patch_embeds_cosine",  # its embeddings of the tokens, the mean over those of the image
+    "text_cosine",  # the text encoder's embeddings
+    "mask_iou_mean",
+    "mask_iou_worst",
+    "semantic_agreement",  # share of pixels with the same name
+    "top1_agreement",  # share of photos and masks with the same name
+]
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -49,15 +61,22 @@ class Variant(Record, frozen=True, kw_only=True):
     `file` holds the ONNX graph, `weights` (safetensors, also valid as ONNX external data) its
     large initializers; variants of one graph share one weights file. `weights_dtype` tells how
     that file stores them, apart from the `precision` in which the graph computes: it expands them.
+    "int8" quantises the products and leaves the rest in FP32, "int8_fp16" in FP16. Inputs and
+    outputs are FP32 in every precision.
     """
 
     file: str
     weights: str | None = None
     weights_dtype: WeightsDtype = "fp32"
-    precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
+    precision: Precision = "fp32"
     attention: Literal["bias", "fold", "chunk"] | None = None
     opset: Positive
     backends: tuple[str, ...]
+
+    def serves(self, backend: str, precision: str | None) -> bool:
+        """Tell whether this is for `backend` in `precision`; None is any, "int8" either INT8."""
+        computes = {None, self.precision} | ({"int8"} if self.precision == "int8_fp16" else set())
+        return backend in self.backends and precision in computes
 
 
 class Graph(Record, frozen=True, kw_only=True):
@@ -66,6 +85,10 @@ class Graph(Record, frozen=True, kw_only=True):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     variants: Annotated[tuple[Variant, ...], msgspec.Meta(min_length=1)]
+
+    def variant_for(self, backend: str, precision: str | None = None) -> Variant | None:
+        """Choose the first variant that is for `backend` in `precision`; None where none is."""
+        return next((v for v in self.variants if v.serves(backend, precision)), None)
 
 
 class Graphs(Record, frozen=True, kw_only=True):
@@ -179,6 +202,72 @@ class RoundingRow(Record, frozen=True, kw_only=True):
         return inside if self.measure == "difference" else -inside
 
 
+class GateRow(Record, frozen=True, kw_only=True):
+    """One measure of what reduced precision does to a task, against FP32, on held-back photos.
+
+    `value` is in [0, 1] or a cosine, the larger the better; cosines are those of the worst photo.
+    A `limit` of None: shown, not judged. `samples`: photos, texts, masks or pixels, by the measure.
+    """
+
+    measure: GateMeasure
+    value: float
+    limit: float | None = None
+    samples: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether the value keeps its limit; a value that is no number does not."""
+        return self.limit is None or self.value >= self.limit
+
+
+class KeptNode(Record, frozen=True, kw_only=True):
+    """A node that computes in FP32 because a value, at most `peak`, is too large for the type."""
+
+    graph: str
+    attention: str | None = None  # the variant's lowering
+    node: str
+    op_type: str
+    peak: float
+    reason: str
+
+
+class LayerError(Record, frozen=True, kw_only=True):
+    """What quantising one layer alone does to its graph's outputs."""
+
+    graph: str
+    layer: str
+    error: float
+
+
+class CalibrationRecord(Record, frozen=True, kw_only=True):
+    """How the INT8 scales were found; `smooth` is the equalisation's alpha, None without."""
+
+    photos: Positive
+    method: Literal["minmax", "entropy", "percentile"]
+    smooth: float | None = None
+
+
+class Reduction(Record, frozen=True, kw_only=True):
+    """One reduced precision of the bundle: what it was made with, and what it lost.
+
+    `photos`: the held-back photos that the gates were measured on; 0 when they were not, with
+    --no-verify. `keep`: patterns that the exporter was told to keep in FP32; `kept`: nodes that
+    stay in FP32 because of their range; `fallen_back`: layers, as "graph/node", that are not
+    quantised because the gates would not hold; `sensitive`: the layers that suffer most from INT8;
+    `skipped`: what could not be measured, and why.
+    """
+
+    precision: ReducedPrecision
+    photos: Annotated[int, msgspec.Meta(ge=0)]
+    gates: tuple[GateRow, ...] = ()
+    keep: tuple[str, ...] = ()
+    kept: tuple[KeptNode, ...] = ()
+    calibration: CalibrationRecord | None = None
+    fallen_back: tuple[str, ...] = ()
+    sensitive: tuple[LayerError, ...] = ()
+    skipped: tuple[str, ...] = ()
+
+
 class Manifest(Record, frozen=True, kw_only=True):
     """All of `manifest.json`."""
 
@@ -193,6 +282,7 @@ class Manifest(Record, frozen=True, kw_only=True):
     text: Text | None = None
     parity: tuple[ParityRow, ...] = ()
     rounding: tuple[RoundingRow, ...] = ()
+    reductions: tuple[Reduction, ...] = ()
 
 
 def decode_manifest(data: bytes) -> Manifest:

@@ -43,13 +43,13 @@ Backend = Annotated[
     ),
 ]
 Precision = Annotated[
-    Literal["fp32", "fp16", "bf16", "int8"] | None,
+    Literal["fp32", "fp16", "bf16", "int8", "int8_fp16"] | None,
     typer.Option(
         "--precision",
-        metavar="fp32|fp16|bf16|int8",
+        metavar="fp32|fp16|bf16|int8|int8_fp16",
         rich_help_panel=_BUNDLE,
-        show_default="the bundle's first choice",
-        help="Take the graphs of this precision.",
+        show_default="the bundle's first choice for the backend",
+        help="Take the graphs of this precision; int8 is any INT8.",
     ),
 ]
 Threads = Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import msgspec
@@ -26,12 +27,20 @@ def open_text_space(pool: EnginePool, text: Text, cache_dir: Path | None) -> Tex
     return TextSpace(
         encode=_encoder(pool) if pool.has("text_encoder") else None,
         tokenizer=_read_tokenizer(pool.bundle, text),
-        space=text.space,
+        space=_space(pool, text),
         embed_dim=text.embed_dim,
         templates=resolve_templates(text.templates),
         precomputed=_read_labels(pool.bundle, text),
         cache=TextCache(cache_dir),
     )
+
+
+def _space(pool: EnginePool, text: Text) -> str:
+    """Name the space: one computed in reduced precision keeps a cache apart from FP32's."""
+    precision = pool.precision("text_encoder")
+    if precision in {None, "fp32"}:
+        return text.space
+    return hashlib.sha256(f"{text.space} {precision}".encode()).hexdigest()
 
 
 def _encoder(pool: EnginePool) -> Encode:
