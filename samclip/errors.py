@@ -17,6 +17,7 @@ expected and what to do::
     |-- EngineError              a backend failed
     |   |-- BackendUnavailableError
     |   |-- EngineRunError
+    |   |   `-- DeviceMemoryError  the GPU has too little free memory
     |   |-- PlanBuildError       TensorRT could not make a plan of a graph
     |   `-- PlanError            a TensorRT plan is refused before TensorRT sees its bytes
     |       |-- PlanMissingError no plan was built for this graph
@@ -91,6 +92,10 @@ class BackendUnavailableError(EngineError):
 
 class EngineRunError(EngineError):
     """A graph failed while it was loaded or run."""
+
+
+class DeviceMemoryError(EngineRunError):
+    """The GPU had too little free memory; the engine still works for what fits."""
 
 
 class PlanBuildError(EngineError):
