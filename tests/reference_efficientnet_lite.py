@@ -19,9 +19,9 @@ def reference_lite2(state: dict[str, Tensor], image_size: int) -> Any:
 
 
 def reference_maps(model: Any, image: Tensor) -> list[Tensor]:
-    """The maps after the last blocks of strides 4, 8, 16 and 32."""
+    """The maps after the stem, and after the last blocks of strides 4, 8, 16 and 32."""
     x = model._swish(model._bn0(model._conv_stem(image)))
-    maps = []
+    maps = [x]
     for index, block in enumerate(model._blocks):
         x = block(x)
         if index in STRIDES:

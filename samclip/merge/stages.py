@@ -141,22 +141,47 @@ class TrainStage(Settings, frozen=True, kw_only=True, tag_field="kind", tag="tra
         return msgspec.structs.replace(self, steps=steps, epochs=epochs)
 
 
-class StitchStage(Settings, frozen=True, kw_only=True, tag_field="kind", tag="stitch"):
-    """The adapter between a frozen recogniser and the teacher's encoder, in closed form.
+class HiddenConfig(Settings, frozen=True, kw_only=True):
+    """How a stitch's hidden layer is found: `steps` of Adam, `batch` places each.
 
-    Least squares over the valid places of `photos` views, with `ridge` times the mean of the
-    normal matrix's diagonal added to it.
+    `places` of every photo are remembered, 3.6 KB each. The learning rate rises over the `warmup`
+    share of the steps and falls to 0 after it.
+    """
+
+    places: int = 4096
+    steps: int = 2000
+    batch: int = 4096
+    learning_rate: float = 2e-3
+    warmup: float = 0.05
+
+
+class StitchStage(Settings, frozen=True, kw_only=True, tag_field="kind", tag="stitch"):
+    """The adapter between a frozen recogniser and the teacher's encoder.
+
+    Its linear part in closed form: least squares over the valid places of `photos` views, with
+    `ridge` times the mean of the normal matrix's diagonal added to it. With `hidden`, its hidden
+    layer by gradient on what that leaves; without, it stays linear.
     """
 
     name: str
     photos: int = 200
     size: int = 1024
     ridge: float = 1e-3
+    hidden: HiddenConfig | None = None
     view: ViewConfig = ViewConfig(whole=1.0, flip=0.5, brightness=0, contrast=0, saturation=0)
 
+    @property
+    def length(self) -> int:
+        """Photos and steps, all in all."""
+        return self.photos + (self.hidden.steps if self.hidden else 0)
+
     def scaled(self, scale: float) -> StitchStage:
-        """Return the stage with `scale` times its photos, one at least."""
-        return msgspec.structs.replace(self, photos=max(1, round(self.photos * scale)))
+        """Return the stage with `scale` times its photos and steps, one of each at least."""
+        hidden = self.hidden
+        if hidden is not None:
+            hidden = msgspec.structs.replace(hidden, steps=max(1, round(hidden.steps * scale)))
+        photos = max(1, round(self.photos * scale))
+        return msgspec.structs.replace(self, photos=photos, hidden=hidden)
 
 
 Stage = TrainStage | StitchStage
@@ -168,6 +193,7 @@ def check_stage(stage: Stage) -> None:
         _require(stage, stage.photos > 0 and stage.ridge >= 0, "photos > 0 and ridge >= 0")
         _check_sizes(stage, (stage.size,))
         stage.view.at(stage.size)
+        _check_hidden(stage, stage.hidden)
         return
     _require(stage, (stage.steps is None) != (stage.epochs is None), "either steps or epochs")
     _require(stage, (stage.steps or stage.epochs or 0) > 0, "a length above 0")
@@ -182,6 +208,15 @@ def check_stage(stage: Stage) -> None:
     for batch in (stage.names, stage.masks):
         if batch is not None:
             _check_batch(stage, batch)
+
+
+def _check_hidden(stage: StitchStage, hidden: HiddenConfig | None) -> None:
+    if hidden is None:
+        return
+    counts = (hidden.places, hidden.steps, hidden.batch)
+    _require(stage, min(counts) > 0, "hidden.places, .steps and .batch above 0")
+    _require(stage, hidden.learning_rate > 0, "hidden.learning_rate above 0")
+    _require(stage, 0 < hidden.warmup < 1, "hidden.warmup between 0 and 1")
 
 
 def _check_losses(stage: TrainStage) -> None:

@@ -138,7 +138,7 @@ class Trainer:
     def _stitch(self, stage: StitchStage) -> None:
         run = self._run
         teacher = run.teachers.mask_encoder()
-        with run.reporter.stage(stage.name, 0, stage.photos):
+        with run.reporter.stage(stage.name, 0, stage.length):
             source, seed, advance = run.sources["masks"], run.config.seed, run.reporter.advance
             fit_stitch(stage, run.student, teacher, source, seed, advance)
 

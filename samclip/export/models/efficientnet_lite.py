@@ -78,10 +78,10 @@ class EfficientNetLiteConfig:
         )
 
     @property
-    def channels(self) -> tuple[int, int, int, int]:
-        """Channels of the feature maps at strides 4, 8, 16 and 32."""
+    def channels(self) -> tuple[int, int, int, int, int]:
+        """Channels of the feature maps at strides 2, 4, 8, 16 and 32."""
         widths = [stage.width for stage in self.stages]
-        return widths[1], widths[2], widths[4], widths[6]
+        return STEM_CHANNELS, widths[1], widths[2], widths[4], widths[6]
 
 
 LITE0 = EfficientNetLiteConfig()
@@ -92,8 +92,12 @@ LITE4 = EfficientNetLiteConfig(width=1.4, depth=1.8, image_size=300)
 
 
 class LiteFeatures(NamedTuple):
-    """Feature maps BxCxH/sxW/s at strides s of 4, 8, 16 and 32: 24, 48, 120, 352 wide in Lite2."""
+    """Feature maps BxCxH/sxW/s at strides s of 2 to 32: 32, 24, 48, 120, 352 wide in Lite2.
 
+    That at stride 2 is the stem's, behind its ReLU6.
+    """
+
+    stride2: Tensor
     stride4: Tensor
     stride8: Tensor
     stride16: Tensor
@@ -160,7 +164,7 @@ class EfficientNetLite(nn.Module):
         Any size runs; those that are no multiples of 32 round up along the way.
         """
         x = F.relu6(self.stem(image))
-        maps: list[Tensor] = []
+        maps: list[Tensor] = [x]
         for index, block in enumerate(self.blocks):
             x = block(x)
             if index in self.taps:

@@ -73,6 +73,7 @@ def test_equals_the_original_on_real_weights(
 def test_maps_have_the_promised_shapes() -> None:
     maps = EfficientNetLite(LITE2).eval()(torch.randn(2, 3, 64, 96))
     assert [tuple(m.shape) for m in maps] == [
+        (2, 32, 32, 48),
         (2, 24, 16, 24),
         (2, 48, 8, 12),
         (2, 120, 4, 6),
@@ -83,11 +84,11 @@ def test_maps_have_the_promised_shapes() -> None:
 @pytest.mark.parametrize(
     ("config", "channels", "blocks", "millions"),
     [  # the parameters that the authors give for each, classifier and all
-        (LITE0, (24, 40, 112, 320), 16, 4.7),
-        (LITE1, (24, 40, 112, 320), 21, 5.4),
-        (LITE2, (24, 48, 120, 352), 21, 6.1),
-        (LITE3, (32, 48, 136, 384), 24, 8.2),
-        (LITE4, (32, 56, 160, 448), 30, 13.0),
+        (LITE0, (32, 24, 40, 112, 320), 16, 4.7),
+        (LITE1, (32, 24, 40, 112, 320), 21, 5.4),
+        (LITE2, (32, 24, 48, 120, 352), 21, 6.1),
+        (LITE3, (32, 32, 48, 136, 384), 24, 8.2),
+        (LITE4, (32, 32, 56, 160, 448), 30, 13.0),
     ],
 )
 def test_scalings(
