@@ -23,7 +23,7 @@ HEAVY = {
 # What each folder may take from samclip; every folder may take from itself.
 ALLOWED = {
     "baselines": {"samclip.errors", "samclip.runtime"},
-    "engines": {"samclip.errors"},
+    "engines": {"samclip.errors", "samclip.version"},
     "runtime": {"samclip.errors", "samclip.version", "samclip.engines"},
     "export": {"samclip.errors", "samclip.version", "samclip.engines", "samclip.runtime"},
     "merge": {"samclip.errors", "samclip.version", "samclip.runtime", "samclip.export"},

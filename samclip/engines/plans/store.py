@@ -80,7 +80,7 @@ def read_plan(stored: StoredPlan) -> bytes:
     if stored.sidecar is None:
         raise stored.fault or PlanDamagedError(f"the plan {stored.path} has no sidecar.")
     expected, command = stored.sidecar.plan, rebuild_command(stored.sidecar)
-    data = _read_own(stored.path, expected.size)
+    data = read_own(stored.path, expected.size)
     if len(data) != expected.size:
         longer = "more than " if len(data) > expected.size else ""
         size = min(len(data), expected.size)
@@ -103,8 +103,8 @@ def write_plan(folder: Path, data: bytes, sidecar: Sidecar) -> StoredPlan:
     complete = msgspec.structs.replace(sidecar, plan=PlanFile(size=len(data), sha256=digest))
     path = folder / f"{_stem(complete)}.{digest[:12]}{PLAN_SUFFIX}"
     encoded = encode_sidecar(complete)
-    _write(path, data)
-    _write(sidecar_path(path), encoded)
+    write_file(path, data)
+    write_file(sidecar_path(path), encoded)
     return StoredPlan(path, len(data) + len(encoded), decode_sidecar(encoded, path.name))
 
 
@@ -161,10 +161,10 @@ def _look_at(path: Path) -> StoredPlan | None:
 
 def _read_sidecar(plan: Path) -> Sidecar:
     path = sidecar_path(plan)
-    return decode_sidecar(_read_own(path, MAX_SIDECAR_BYTES), str(path))
+    return decode_sidecar(read_own(path, MAX_SIDECAR_BYTES), str(path))
 
 
-def _read_own(path: Path, limit: int) -> bytes:
+def read_own(path: Path, limit: int) -> bytes:
     """Read a plain file of the user's own, at most `limit` + 1 bytes of it; follows no link."""
     flags = os.O_RDONLY
     for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # not every system has each
@@ -195,7 +195,7 @@ def _check_own(path: Path, status: os.stat_result) -> None:
         )
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes) -> None:
     """Write a file through to the disk under another name, then give it its own."""
     partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}{PARTIAL_SUFFIX}")
     try:

@@ -1,0 +1,198 @@
+"""A graph built into a plan and put where the runtime finds it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from samclip.engines.base import GraphSource
+from samclip.engines.plans.axes import DEFAULT_AXES
+from samclip.engines.plans.command import target_name
+from samclip.engines.plans.fit import system_name
+from samclip.engines.plans.identity import identify
+from samclip.engines.plans.library import Library
+from samclip.engines.plans.lock import only_build
+from samclip.engines.plans.logs import Said, listening, shared_logger
+from samclip.engines.plans.network import Network, parse_network
+from samclip.engines.plans.network_io import add_profile, describe_tensors, used_axes
+from samclip.engines.plans.preflight import check_memory
+from samclip.engines.plans.progress import BuildReport, Silent, make_monitor
+from samclip.engines.plans.reuse import find_equal, remove_superseded
+from samclip.engines.plans.sidecar import (
+    AxisRange,
+    BuildOptions,
+    BuiltFor,
+    PlanFile,
+    PlanTensor,
+    Sidecar,
+)
+from samclip.engines.plans.store import StoredPlan, plan_folder, write_plan
+from samclip.engines.plans.timing_cache import load_timings, save_timings, timing_file
+from samclip.errors import PlanBuildError
+from samclip.version import __version__
+
+EMPTY = PlanFile(size=0, sha256="0" * 64)
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What to build: a graph, for these compute capabilities ("8.6"), these sizes of its axes.
+
+    `folder`: where the plan is put, None for the user's cache; `force`: build even if an equal
+    plan is there; `preflight`: refuse a build that cannot fit into memory.
+    """
+
+    source: GraphSource
+    capabilities: tuple[str, ...]
+    axes: Mapping[str, AxisRange] = field(default_factory=lambda: DEFAULT_AXES)
+    options: BuildOptions = field(default_factory=BuildOptions)
+    folder: Path | None = None
+    force: bool = False
+    preflight: bool = True
+
+
+@dataclass(frozen=True)
+class BuiltPlan:
+    """A plan in its place; `reused` when an equal one was there already."""
+
+    stored: StoredPlan
+    reused: bool
+
+
+def build_plan(
+    request: BuildRequest, library: Library, report: BuildReport | None = None
+) -> BuiltPlan:
+    """Build the plan of one graph, or find that it is there; one build at a time on a machine.
+
+    Raises PlanBuildError with all that the library said when it fails.
+    """
+    told = report or Silent()
+    with only_build(told), listening() as said:
+        equal = None if request.force else find_equal(request, library)
+        if equal is not None:
+            return BuiltPlan(equal, reused=True)
+        started = time.monotonic()
+        built = _Build(request, library, told, said)
+        data, tensors, axes = built.run()
+        sidecar = _describe(request, library, tensors, axes, time.monotonic() - started)
+        stored = write_plan(request.folder or plan_folder(), data, sidecar)
+        remove_superseded(stored)
+        return BuiltPlan(stored, reused=False)
+
+
+@dataclass
+class _Build:
+    """One build under way."""
+
+    request: BuildRequest
+    library: Library
+    report: BuildReport
+    said: Said
+
+    def run(self) -> tuple[bytes, tuple[PlanTensor, ...], dict[str, AxisRange]]:
+        """Parse, configure and build; gives the plan's bytes, its inputs and outputs, its axes."""
+        request, module = self.request, self.library.module
+        logger = shared_logger(module)
+        builder = module.Builder(logger)
+        network = parse_network(module, builder, logger, request.source, self.said)
+        if request.preflight:
+            check_memory(network, self.library, self.report, request.options.workspace)
+        tensors = describe_tensors(network, request.axes)
+        config = configure(module, builder, request)
+        add_profile(builder, config, tensors)
+        timings = timing_file(self.library)
+        load_timings(config, timings)
+        data = self._build(builder, network, config)
+        save_timings(config, timings)
+        return data, tensors, used_axes(network, request.axes)
+
+    def _build(self, builder: Any, network: Network, config: Any) -> bytes:
+        monitor = make_monitor(self.library.module, self.report)
+        config.progress_monitor = monitor
+        plan = builder.build_serialized_network(network.definition, config)
+        if monitor.interruption is not None:
+            raise monitor.interruption
+        if plan is None:
+            raise PlanBuildError(self._failure())
+        return bytes(plan)
+
+    def _failure(self) -> str:
+        source = self.request.source
+        lines = "".join(f"\n- {' '.join(line.split())}" for line in dict.fromkeys(self.said.errors))
+        return (
+            f"{self.library.name} {self.library.version} could not build the graph "
+            f"{source.name!r} ({source.precision}); it says:{lines or ' nothing'}\n"
+            "If it ran out of memory, use a smaller --workspace or free some; else export the "
+            "bundle again for this backend, or choose another one."
+        )
+
+
+def configure(module: Any, builder: Any, request: BuildRequest) -> Any:
+    """Make the configuration of a build. No precision is set: it is in the graph.
+
+    TF32 is off, as in the other backends: FP32 graphs compute in FP32. Details of the layers stay
+    in the plan, for trtexec and the inspector.
+    """
+    options, flags = request.options, module.BuilderFlag
+    config = builder.create_builder_config()
+    config.clear_flag(flags.TF32)
+    config.profiling_verbosity = module.ProfilingVerbosity.DETAILED
+    if options.workspace is not None:
+        config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, options.workspace)
+    if options.level is not None:
+        config.builder_optimization_level = options.level
+    if options.strip_weights:
+        config.set_flag(flags.STRIP_PLAN)
+    if options.version_compatible:
+        config.set_flag(flags.VERSION_COMPATIBLE)
+        config.set_flag(flags.EXCLUDE_LEAN_RUNTIME)  # a plan with a library inside runs its code
+    if hasattr(module, "ComputeCapability"):
+        _set_targets(module, config, request.capabilities)
+    return config
+
+
+def _set_targets(module: Any, config: Any, capabilities: tuple[str, ...]) -> None:
+    """Name the GPU architectures to build for; the GPU that is here may be one of no name."""
+    known = module.ComputeCapability.__members__
+    config.num_compute_capabilities = len(capabilities)
+    for place, capability in enumerate(capabilities):
+        target = known.get(target_name(capability).upper(), module.ComputeCapability.CURRENT)
+        if not config.set_compute_capability(target, place):
+            raise PlanBuildError(
+                f"{module.__name__} refuses the target {target_name(capability)}. Choose another "
+                "one, or one alone."
+            )
+
+
+def _describe(
+    request: BuildRequest,
+    library: Library,
+    tensors: tuple[PlanTensor, ...],
+    axes: dict[str, AxisRange],
+    seconds: float,
+) -> Sidecar:
+    gpu, state = library.state.gpu, library.state
+    target = BuiltFor(
+        capabilities=request.capabilities,
+        system=system_name(),
+        gpu=None if gpu is None else gpu.name,
+        driver=state.driver,
+        cuda=None if gpu is None else gpu.cuda,
+    )
+    return Sidecar(
+        plan=EMPTY,
+        graph=identify(request.source),
+        library=library.name,
+        library_version=library.version,
+        target=target,
+        options=request.options,
+        axes=axes,
+        tensors=tensors,
+        samclip=__version__,
+        built=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        seconds=round(seconds, 2),
+    )

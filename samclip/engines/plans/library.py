@@ -1,0 +1,161 @@
+"""TensorRT and TensorRT for RTX: the one library of two that builds a plan.
+
+Both have the same Python API. TensorRT builds on the GPU that the plan will run on, by timing its
+kernels. TensorRT for RTX builds ahead of time for GPU architectures that are named to it, on any
+machine. Neither is imported before it is known whether it can work here: without a driver
+TensorRT's own calls may crash the process.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from samclip.engines.plans.gpu import DriverState, examine_gpu
+from samclip.engines.plans.sidecar import LibraryName
+from samclip.errors import BackendUnavailableError, InputError
+
+MINIMUM = 10  # the first major version of TensorRT with strongly typed networks
+_TARGET = re.compile(r"^SM([0-9]+)([0-9])$")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is known of a library before it is imported.
+
+    `needs_gpu`: it builds for the GPU that is here, and keeps timings of its kernels.
+    """
+
+    name: LibraryName
+    module: str
+    needs_gpu: bool
+    install: str
+
+
+@dataclass(frozen=True)
+class Library:
+    """An imported library that can build here; `module` is typed as Any, having no stubs.
+
+    `capabilities` are those that it can build for ahead of time: empty where it needs the GPU.
+    """
+
+    kind: Kind
+    module: Any
+    version: str
+    state: DriverState
+    capabilities: tuple[str, ...]
+
+    @property
+    def name(self) -> LibraryName:
+        """What `--backend` calls it."""
+        return self.kind.name
+
+
+KINDS: dict[str, Kind] = {
+    "tensorrt": Kind(
+        name="tensorrt",
+        module="tensorrt",
+        needs_gpu=True,
+        install="on a Jetson it comes with JetPack (apt install python3-libnvinfer; a virtual "
+        "environment needs --system-site-packages); elsewhere pip install tensorrt",
+    ),
+    "tensorrt-rtx": Kind(
+        name="tensorrt-rtx",
+        module="tensorrt_rtx",
+        needs_gpu=False,
+        install="pip install tensorrt-rtx-cu13",
+    ),
+}
+
+
+def open_library(name: str, device: int = 0) -> Library:
+    """Import the library called `name` to build for the GPU number `device`.
+
+    Raises BackendUnavailableError, which says what to do, when it cannot build here; InputError
+    for another name.
+    """
+    if name not in KINDS:
+        raise InputError(f"plans are built by {' or '.join(KINDS)}, not by {name!r}. Choose one.")
+    kind = KINDS[name]
+    state = examine_gpu(device)
+    if kind.needs_gpu and state.gpu is None:
+        raise BackendUnavailableError(
+            f"{state.reason}, and {kind.name} builds a plan on the GPU that it will run on. Run "
+            "this command on that machine (in a container: start it with its GPU), or build for "
+            "RTX GPUs here: --backend tensorrt-rtx --target sm86"
+        )
+    module = _import(kind)
+    return Library(kind, module, str(module.__version__), state, ahead_of_time(module))
+
+
+def ahead_of_time(module: Any) -> tuple[str, ...]:
+    """List the compute capabilities that a library builds for without a GPU: ("7.5", ...)."""
+    listed = getattr(module, "ComputeCapability", None)
+    names = () if listed is None else listed.__members__
+    found = [_TARGET.match(name) for name in names]
+    return tuple(f"{match[1]}.{match[2]}" for match in found if match is not None)
+
+
+def choose_targets(library: Library, asked: tuple[str, ...]) -> tuple[str, ...]:
+    """Give the compute capabilities to build for: those asked for ("sm86" or "8.6"), else the GPU.
+
+    Raises InputError for one that the library cannot build for.
+    """
+    here = None if library.state.gpu is None else library.state.gpu.capability
+    wanted = tuple(dict.fromkeys(parse_target(name) for name in asked))
+    if library.kind.needs_gpu:
+        return _only_here(library, wanted, str(here))
+    known = ", ".join(f"sm{name.replace('.', '')}" for name in library.capabilities)
+    if not wanted and here is None:
+        raise InputError(
+            f"there is no GPU here to build for ({library.state.reason}). Say for which "
+            f"architectures, as in --target sm86; {library.name} {library.version} has {known}."
+        )
+    wanted = wanted or (str(here),)
+    unknown = [name for name in wanted if name not in library.capabilities]
+    if unknown:
+        raise InputError(
+            f"{library.name} {library.version} cannot build for compute capability "
+            f"{', '.join(unknown)}, only for {known}. Choose among those with --target."
+        )
+    return wanted
+
+
+def parse_target(text: str) -> str:
+    """Read "sm86" or "8.6" as the compute capability "8.6"; raises InputError."""
+    match = re.match(r"^(?:sm_?)?([0-9]{1,2})[.]?([0-9])$", text.strip().lower())
+    if match is None:
+        raise InputError(f"{text!r} is no GPU architecture. Write it as sm86, or as 8.6.")
+    return f"{match[1]}.{match[2]}"
+
+
+def _only_here(library: Library, wanted: tuple[str, ...], here: str) -> tuple[str, ...]:
+    if set(wanted) - {here}:
+        raise InputError(
+            f"{library.name} builds for the GPU of this machine alone, compute capability {here}; "
+            f"asked for {', '.join(wanted)}. Leave --target out, build on the machine that has the "
+            "other GPU, or use --backend tensorrt-rtx."
+        )
+    return (here,)
+
+
+def _import(kind: Kind) -> Any:
+    try:
+        module = importlib.import_module(kind.module)
+    except (ImportError, OSError) as error:  # OSError: its libraries are missing or of another CUDA
+        raise BackendUnavailableError(
+            f"{kind.name} cannot be imported: {error}. To do: {kind.install}."
+        ) from error
+    version = str(getattr(module, "__version__", ""))
+    if not hasattr(module, "Builder"):  # the lean runtime, or an emptied folder
+        raise BackendUnavailableError(
+            f"the module {kind.module} {version} has no builder. To do: {kind.install}."
+        )
+    if kind.needs_gpu and not int(version.partition(".")[0] or 0) >= MINIMUM:
+        raise BackendUnavailableError(
+            f"here is TensorRT {version}, and plans need {MINIMUM} or newer, whose networks keep "
+            f"the types of the graph. To do: {kind.install}."
+        )
+    return module

@@ -1,0 +1,169 @@
+"""A graph as a TensorRT network: parsed from verified bytes, strongly typed, and looked through."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samclip.engines.base import GraphSource
+from samclip.engines.plans.logs import Said
+from samclip.errors import PlanBuildError
+
+# What must occur in a network of each precision, as TensorRT calls its types and layers: so that
+# a graph that is FP32 after all is not built under another name.
+TYPES_OF = {
+    "fp16": frozenset({"HALF"}),
+    "bf16": frozenset({"BF16"}),
+    "int8": frozenset({"INT8"}),
+    "int8_fp16": frozenset({"INT8", "HALF"}),
+}
+
+
+@dataclass
+class Network:
+    """A parsed network; `held` is memory that TensorRT reads until the plan is built."""
+
+    module: Any
+    definition: Any
+    held: list[Any] = field(default_factory=list)
+
+    def layers(self) -> Iterator[Any]:
+        """Give its layers in order."""
+        yield from (self.definition.get_layer(i) for i in range(self.definition.num_layers))
+
+    def inputs(self) -> list[Any]:
+        """Give its input tensors in order."""
+        return [self.definition.get_input(i) for i in range(self.definition.num_inputs)]
+
+    def outputs(self) -> list[Any]:
+        """Give its output tensors in order."""
+        return [self.definition.get_output(i) for i in range(self.definition.num_outputs)]
+
+    def layer_types(self) -> Counter[str]:
+        """Count its layers by TensorRT's name of their type: "CONVOLUTION", "ATTENTION_INPUT"."""
+        return Counter(layer.type.name for layer in self.layers())
+
+    def types(self) -> Counter[str]:
+        """Count the outputs of its layers by TensorRT's name of their data type: "HALF"."""
+        outputs = (layer.get_output(i) for layer in self.layers() for i in range(layer.num_outputs))
+        return Counter(tensor.dtype.name for tensor in outputs if tensor is not None)
+
+
+def parse_network(
+    module: Any, builder: Any, logger: Any, source: GraphSource, said: Said
+) -> Network:
+    """Parse a graph into a strongly typed network.
+
+    Weights are handed over in memory; parsers before 10.11 or so cannot take them, and get a
+    private folder that is removed at once. Raises PlanBuildError with every error of the parser.
+    """
+    network = Network(module, builder.create_network(_flags(module)), [source.onnx, source.weights])
+    parser = module.OnnxParser(network.definition, logger)
+    network.held.append(parser)  # weights that the parser converted are its own
+    if hasattr(parser, "load_initializer"):
+        parsed = _parse_in_memory(parser, source)
+    else:
+        parsed = _parse_in_folder(parser, source)
+    if not parsed:
+        raise PlanBuildError(_parse_message(module, parser, source, said))
+    _expand_int8_constants(network)
+    _check_precision(network, source)
+    return network
+
+
+def _flags(module: Any) -> int:
+    """Ask for strong types, which newer versions have anyway."""
+    return int(1 << int(module.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+
+
+def _parse_in_memory(parser: Any, source: GraphSource) -> bool:
+    if not parser.load_model_proto(source.onnx):
+        return False
+    for name, weight in source.weights.items():
+        # False for a tensor that only other variants of the graph have: they share the file.
+        parser.load_initializer(name, weight.ctypes.data, weight.nbytes)
+    parser.clear_errors()
+    return bool(parser.parse_model_proto())
+
+
+def _parse_in_folder(parser: Any, source: GraphSource) -> bool:
+    with tempfile.TemporaryDirectory(prefix="samclip-build-") as name:
+        folder = Path(name)
+        for location, data in source.files.items():
+            file = folder / location
+            if not file.resolve().is_relative_to(folder.resolve()):
+                raise PlanBuildError(
+                    f"the graph {source.name!r} keeps weights at {location!r}, outside of its "
+                    "folder. Export the bundle again."
+                )
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(data)
+        return bool(parser.parse(source.onnx, str(folder / "graph.onnx")))
+
+
+def _parse_message(module: Any, parser: Any, source: GraphSource, said: Said) -> str:
+    errors = [_describe(parser.get_error(i)) for i in range(parser.num_errors)]
+    lines = "".join(f"\n- {line}" for line in dict.fromkeys(errors or said.errors))
+    version = f"{module.__name__} {module.__version__}"
+    return (
+        f"{version} cannot take the graph {source.name!r} ({source.precision}); its parser says:"
+        f"{lines or ' nothing'}\nExport the bundle again for this backend (samclip-export --opset, "
+        "--attention), or choose another one."
+    )
+
+
+def _describe(error: Any) -> str:
+    """Put one of the parser's errors into a line: node, operator, and what it says."""
+    node = f"node {error.node_name()!r} ({error.node_operator()}): " if error.node_name() else ""
+    return f"{node}{' '.join(str(error.desc()).split())} [{error.code()}]"
+
+
+def _expand_int8_constants(network: Network) -> None:
+    """Replace INT8 constants that a Cast expands by the FP32 ones that come out of it.
+
+    TensorRT takes INT8 constants in front of a DequantizeLinear alone, and weights that are merely
+    stored rounded have a Cast there. A table's Gather may stand between the two.
+    """
+    stored = {
+        layer.get_output(0).name: layer
+        for layer in network.layers()
+        if layer.type.name == "CONSTANT" and layer.get_output(0).dtype.name == "INT8"
+    }
+    expanded: dict[str, Any] = {}
+    for layer in list(network.layers()) if stored else ():
+        for place in range(layer.num_inputs):
+            tensor = layer.get_input(place)
+            if tensor is None or tensor.name not in stored or layer.type.name == "DEQUANTIZE":
+                continue
+            if tensor.name not in expanded:
+                expanded[tensor.name] = _as_float(network, stored[tensor.name])
+            layer.set_input(place, expanded[tensor.name])
+
+
+def _as_float(network: Network, layer: Any) -> Any:
+    """Add the FP32 form of a constant layer, and give its output."""
+    name = layer.name
+    layer.__class__ = network.module.IConstantLayer  # how its Python API casts a layer
+    values: NDArray[np.float32] = np.asarray(layer.weights).astype(np.float32)
+    network.held.append(values)
+    shape = tuple(layer.get_output(0).shape)
+    added = network.definition.add_constant(shape, values.reshape(shape))
+    added.name = f"{name}_expanded"
+    return added.get_output(0)
+
+
+def _check_precision(network: Network, source: GraphSource) -> None:
+    """Refuse a network without the types of its precision: it would silently run in FP32."""
+    missing = TYPES_OF.get(source.precision, frozenset()) - network.types().keys()
+    if missing:
+        raise PlanBuildError(
+            f"the graph {source.name!r} is said to be {source.precision}, but nothing in it is "
+            f"{' or '.join(sorted(missing))}: it would run in FP32. Export the bundle again."
+        )

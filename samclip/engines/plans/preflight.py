@@ -1,0 +1,93 @@
+"""Whether a build fits into this machine's memory: looked at before it begins.
+
+A build that runs out of memory is killed by the system, on a Jetson together with what else runs
+there, and says nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from samclip.engines.plans.library import Library
+from samclip.engines.plans.network import Network
+from samclip.engines.plans.progress import BuildReport
+from samclip.errors import PlanBuildError
+
+MEMORY_INFO = Path("/proc/meminfo")
+CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
+CONTAINER_USE = Path("/sys/fs/cgroup/memory.current")
+# A build holds the weights once as they were parsed, once as its kernels take them, and once in
+# the plan. Libraries alone take the second figure.
+WEIGHT_COPIES = 3
+BASE_BYTES = {"tensorrt": 2**30, "tensorrt-rtx": 300 * 2**20}
+COMFORT = 1.5  # below so many times the need a build may still fail: a warning
+ITEM_BYTES = {"FLOAT": 4, "HALF": 2, "BF16": 2, "INT8": 1, "UINT8": 1, "BOOL": 1, "INT64": 8}
+
+
+def check_memory(
+    network: Network, library: Library, report: BuildReport, workspace: int | None = None
+) -> None:
+    """Compare what a build needs with what is free; unknown amounts pass.
+
+    Warns through `report` when it is tight. Raises PlanBuildError, with the figures, when a build
+    cannot fit: then free memory, or build on a machine with more.
+    """
+    weights = weight_bytes(network)
+    needs = WEIGHT_COPIES * weights + BASE_BYTES[library.name]
+    _compare("memory", needs, available_memory(), weights, report)
+    gpu = library.state.gpu
+    if library.kind.needs_gpu and gpu is not None:
+        _compare(f"memory of {gpu.name}", weights + (workspace or 0), gpu.memory, weights, report)
+
+
+def weight_bytes(network: Network) -> int:
+    """Sum the bytes of a network's constants."""
+    tensors = [ly.get_output(0) for ly in network.layers() if ly.type.name == "CONSTANT"]
+    return sum(math.prod(t.shape) * ITEM_BYTES.get(t.dtype.name, 4) for t in tensors)
+
+
+def available_memory() -> int | None:
+    """Give the bytes that a process may still take: the machine's, at most the container's.
+
+    None where the system does not tell.
+    """
+    known = [amount for amount in (_machine(), _container()) if amount is not None]
+    return min(known, default=None)
+
+
+def _compare(what: str, needs: int, free: int | None, weights: int, report: BuildReport) -> None:
+    if free is None or free >= COMFORT * needs:
+        return
+    figures = (
+        f"{needs / 1e9:.1f} GB of {what} ({weights / 1e9:.2f} GB of weights), and "
+        f"{free / 1e9:.1f} GB are free"
+    )
+    if free < needs:
+        raise PlanBuildError(
+            f"this build needs about {figures}. Close other programs, build with a smaller "
+            "--workspace, or on a machine with more memory; --no-preflight builds all the same."
+        )
+    report.message(f"warning: this build needs about {figures}: it may fail")
+
+
+def _machine() -> int | None:
+    for line in _read(MEMORY_INFO).splitlines():
+        heading, _, value = line.partition(":")
+        if heading == "MemAvailable":
+            return int(value.split()[0]) * 1024  # it says kB and means KiB
+    return None
+
+
+def _container() -> int | None:
+    limit, use = _read(CONTAINER_LIMIT).strip(), _read(CONTAINER_USE).strip()
+    if not (limit.isdecimal() and use.isdecimal()):  # "max", or version 1 of cgroups
+        return None
+    return max(0, int(limit) - int(use))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:  # not Linux
+        return ""

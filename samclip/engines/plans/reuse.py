@@ -1,0 +1,76 @@
+"""Plans that need not be built again, and plans that a new one takes the place of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from samclip.engines.plans.identity import identify
+from samclip.engines.plans.sidecar import Sidecar
+from samclip.engines.plans.store import (
+    StoredPlan,
+    list_plans,
+    plan_folder,
+    read_plan,
+    remove_plan,
+)
+from samclip.errors import PlanDamagedError
+
+if TYPE_CHECKING:
+    from samclip.engines.plans.build import BuildRequest
+    from samclip.engines.plans.library import Library
+
+
+def find_equal(request: BuildRequest, library: Library) -> StoredPlan | None:
+    """Find a sound plan that was built from the same bytes, in the same way, for the same GPUs."""
+    graph = identify(request.source)
+    for stored in list_plans([request.folder or plan_folder()]):
+        built = stored.sidecar
+        if built is None or not _same_recipe(built, request, library):
+            continue
+        if (built.graph.onnx_sha256, built.graph.weights_sha256) != (
+            graph.onnx_sha256,
+            graph.weights_sha256,
+        ):
+            continue
+        if _is_sound(stored):
+            return stored
+    return None
+
+
+def remove_superseded(new: StoredPlan) -> None:
+    """Remove the plans of which `new` is a newer build: same bundle, graph, library and targets."""
+    for stored in list_plans([new.path.parent]):
+        if stored.sidecar is None or new.sidecar is None or stored.path == new.path:
+            continue
+        if _place(stored.sidecar) == _place(new.sidecar):
+            remove_plan(stored.path)
+
+
+def _same_recipe(built: Sidecar, request: BuildRequest, library: Library) -> bool:
+    axes_differ = any(request.axes.get(name) != axis for name, axis in built.axes.items())
+    gpu = library.state.gpu if library.kind.needs_gpu else None
+    return (
+        not axes_differ
+        and built.options == request.options
+        and (built.library, built.library_version) == (library.name, library.version)
+        and built.target.capabilities == request.capabilities
+        and (gpu is None or built.target.gpu == gpu.name)
+    )
+
+
+def _is_sound(stored: StoredPlan) -> bool:
+    try:
+        read_plan(stored)
+    except (PlanDamagedError, FileNotFoundError):
+        return False
+    return True
+
+
+def _place(sidecar: Sidecar) -> tuple[object, ...]:
+    graph = sidecar.graph
+    return (
+        (graph.origin or (graph.onnx_sha256, graph.weights_sha256)),
+        (graph.name, graph.precision, graph.attention),
+        (sidecar.library, sidecar.library_version, sidecar.target.capabilities),
+        (sidecar.options, sidecar.axes),
+    )

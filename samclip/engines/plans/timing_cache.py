@@ -1,0 +1,69 @@
+"""TensorRT's timings of kernels, kept between builds: the second build takes a fraction.
+
+A cache is for one version of TensorRT on one kind of GPU. A digest stands beside it, and one that
+does not fit is left out: the build then times everything again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+from samclip.engines.plans.library import Library
+from samclip.engines.plans.store import plan_folder, read_own, write_file
+from samclip.errors import PlanDamagedError
+
+FOLDER_NAME = "timings"
+MAX_BYTES = 2**28
+DIGEST_BYTES = 64
+
+_logger = logging.getLogger("samclip")
+
+
+def timing_file(library: Library) -> Path | None:
+    """Give the cache of a library that times kernels here; None for one that does not."""
+    gpu = library.state.gpu
+    if not library.kind.needs_gpu or gpu is None:
+        return None
+    gpu_name = re.sub(r"[^\w]+", "-", gpu.name)
+    file = f"{library.name}-{library.version}-{gpu.capability}-{gpu_name}.timings"
+    return plan_folder() / FOLDER_NAME / file
+
+
+def load_timings(config: Any, path: Path | None) -> None:
+    """Give a build the timings of those before it; none when they are damaged or absent."""
+    if path is None:
+        return
+    cache = config.create_timing_cache(_read(path))
+    if cache is None or not config.set_timing_cache(cache, False):
+        _logger.warning("the timings in %s are of no use here: everything is timed again", path)
+        config.set_timing_cache(config.create_timing_cache(b""), False)
+
+
+def save_timings(config: Any, path: Path | None) -> None:
+    """Keep the timings of a build, for those after it."""
+    if path is None:
+        return
+    cache = config.get_timing_cache()
+    data = b"" if cache is None else bytes(cache.serialize())
+    if data:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, hashlib.sha256(data).hexdigest().encode() + data)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        data = read_own(path, MAX_BYTES)
+    except FileNotFoundError:
+        return b""
+    except PlanDamagedError as error:
+        _logger.warning("the timings are not used: %s", error)
+        return b""
+    digest, timings = data[:DIGEST_BYTES], data[DIGEST_BYTES:]
+    if digest.decode("ascii", "replace") != hashlib.sha256(timings).hexdigest():
+        _logger.warning("the timings in %s are damaged: everything is timed again", path)
+        return b""
+    return timings
