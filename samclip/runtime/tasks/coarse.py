@@ -66,6 +66,10 @@ class CoarseMap:
             np.copyto(best, full, where=better)
         return labels
 
+    def best_inside(self, weights: NDArray[np.float32]) -> int:
+        """Return the name whose cosine, averaged with gxg `weights`, is highest."""
+        return int(np.argmax(np.tensordot(self.cosines, weights, axes=2)))  # Kxgg, gxg -> K
+
     def scores(self, labels: NDArray[np.int32]) -> NDArray[np.float32]:
         """Return HxW: the upscaled probability of the name that `labels` holds at each pixel."""
         scores = np.zeros(labels.shape, np.float32)

@@ -89,14 +89,19 @@ class TokenSpread:
         self, mask: NDArray[np.bool_], centre: NDArray[np.float64] | None
     ) -> NDArray[np.float32]:
         """Return gxg weights that sum to 1: how much of the HxW mask lies in each token."""
+        shares = self.covered(mask)
+        total = shares.sum()
+        return shares / total if total > 0 else self._nearest(centre)
+
+    def covered(self, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Return gxg: the area of the HxW mask in each token of the image; all 0 if there is none.
+
+        Areas are in pixels of the encoder's input.
+        """
         x0, y0, x1, y1 = mask_box(mask).astype(int)
         inside = mask[y0:y1, x0:x1].astype(np.float32)
         shares = self._rows[:, y0:y1] @ inside @ self._columns[:, x0:x1].T  # gxh @ hxw @ wxg
-        shares *= self._token_mask
-        total = shares.sum()
-        if total > 0:
-            return np.asarray(shares / total, np.float32)
-        return self._nearest(centre)
+        return np.asarray(shares * self._token_mask, np.float32)
 
     def _overlap(self, original: int, resized: int) -> NDArray[np.float32]:
         """Return g x original: the length of each pixel, as resized, inside each token."""

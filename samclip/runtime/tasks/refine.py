@@ -13,7 +13,9 @@ in several places. What is chosen here:
   and clipped to +-10: its zero is the coarse border;
 - the single-mask output; below a predicted IoU of 0.7, and where there was no prompt, the coarse
   region itself, as logit 2 (RADSeg too keeps coarse regions whose predicted IoU is low);
-- per pixel the region with the highest logit above 0, else the coarse label.
+- a mask gets the name whose mean cosine inside it is highest, which may be another than that of
+  the region it was prompted with: the object as a whole tells more than a few odd tokens;
+- per pixel the mask with the highest logit above 0, else the coarse label.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from numpy.typing import NDArray
 
 from samclip.runtime.features import Features
 from samclip.runtime.tasks.coarse import CoarseMap
+from samclip.runtime.tasks.naming import TokenSpread
 from samclip.runtime.tasks.prompt_batches import batch_prompts
 from samclip.runtime.tasks.prompts import Prompt
 from samclip.runtime.tasks.segment import SINGLE
@@ -59,8 +62,7 @@ def refine_labels(
 ) -> NDArray[np.int32]:
     """Redraw the borders of coarse `labels`, HxW int32 indices of names: HxW int32.
 
-    One decoder prompt per region; names absent from the coarse map stay absent. Raises
-    ClosedError, EngineRunError.
+    One decoder prompt per region. Raises ClosedError, EngineRunError.
     """
     regions = _find_regions(labels, _token_area(features, coarse.grid))
     refined: NDArray[np.int32] = labels.copy()
@@ -68,6 +70,7 @@ def refine_labels(
         return refined
     best = _unprompted(regions, labels.shape)
     side = features.mask_size
+    spread = TokenSpread(features.letterbox, features.clip().token_mask)
     prompts = list(_make_prompts(regions, coarse, side))
     for batch in batch_prompts(prompts, features.letterbox, side):
         iou, low_res = features.decode(batch)
@@ -76,11 +79,19 @@ def refine_labels(
             logits: NDArray[np.float32]
             if iou[place, SINGLE] >= MIN_IOU:
                 logits = features.letterbox.upscale(low_res[place, SINGLE])
-                _claim(refined, best, region.index, logits)
+                _claim(refined, best, _name(coarse, spread, region, logits > 0), logits)
             else:
                 logits, window = np.float32(COARSE_LOGIT) * region.inside, region.window
                 _claim(refined[window], best[window], region.index, logits)
     return refined
+
+
+def _name(
+    coarse: CoarseMap, spread: TokenSpread, region: Region, mask: NDArray[np.bool_]
+) -> int:
+    """Name an HxW mask by what lies inside it; one that covers no token by its region."""
+    weights = spread.covered(mask)
+    return coarse.best_inside(weights) if weights.any() else region.index
 
 
 def _unprompted(regions: list[Region], shape: tuple[int, ...]) -> NDArray[np.float32]:

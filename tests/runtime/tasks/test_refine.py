@@ -63,6 +63,17 @@ def test_masks_that_the_decoder_doubts_are_not_used(monkeypatch: pytest.MonkeyPa
     np.testing.assert_array_equal(answer.labels, coarse.labels)
 
 
+def test_a_mask_is_named_by_all_that_lies_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(fakes.GRAPHS, "mask_decoder", bands(0.9))
+    model = fake_model()
+    features = model.encode(flag())._features
+    coarse = CoarseMap(features, model.vocabulary(ALL))
+    labels = coarse.argmax()
+    labels[20:80, 10:50] = 2  # a blue patch inside the red band, that the tokens do not show
+    answer = refine_labels(features, coarse, labels)
+    assert (answer != TRUTH).mean() < 0.005  # one column of 200
+
+
 def test_a_prompt_is_points_box_and_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, NDArray[Any]]] = []
     refined(0.9, monkeypatch, seen=seen)
@@ -144,7 +155,8 @@ def test_a_region_without_a_prompt_stands_with_the_coarse_logit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert (refined_square(COARSE_LOGIT - 0.5, monkeypatch) == 2).all()
-    assert (refined_square(COARSE_LOGIT + 0.5, monkeypatch) == 0).all()
+    # The mask is the whole flag, of which green is the widest band.
+    assert (refined_square(COARSE_LOGIT + 0.5, monkeypatch) == 1).all()
 
 
 def test_regions_beyond_the_largest_stand_too(monkeypatch: pytest.MonkeyPatch) -> None:
