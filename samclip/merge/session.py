@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from samclip.merge.evaluation import Evaluator
 from samclip.merge.precompute import planned, precompute
 from samclip.merge.provenance import teacher_sources
 from samclip.merge.reporting import ConsoleReporter, Reporter, Silent
+from samclip.merge.sources import PhotoSource
 from samclip.merge.stages import TrainStage
 from samclip.merge.state import State, StateFolder
 from samclip.merge.student import Student
@@ -33,6 +35,7 @@ from samclip.merge.trainer import Run, Trainer
 CHECKPOINT = "merged.safetensors"
 CONFIG = "config.toml"
 EVALUATIONS = "evaluation.json"
+HELD_BACK = "held_back.txt"  # the photos that were not trained on
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,8 @@ class Session:
             if options.resume and not states.file.exists():
                 raise TrainingError(f"{output} holds no state to resume; leave --resume out")
             self._state(states)  # refuses another run's before anything is written
-            _copy(options.file, output / CONFIG)
+            _write(output / CONFIG, options.file.read_bytes())
+            _write(output / HELD_BACK, _listing(self._held.values()))
         self._accelerator.wait_for_everyone()
 
     def _state(self, states: StateFolder) -> State | None:
@@ -162,7 +166,13 @@ class Session:
         return Assembly(assembly.model, metadata, assembly.tokenizer)
 
 
-def _copy(source: Path, target: Path) -> None:
+def _listing(sources: Iterable[PhotoSource]) -> bytes:
+    """List the photos of all sources, a SHA-256 a line."""
+    keys = {source.key(index) for source in sources for index in range(len(source))}
+    return "".join(f"{key}\n" for key in sorted(keys)).encode()
+
+
+def _write(target: Path, data: bytes) -> None:
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    partial.write_bytes(source.read_bytes())
+    partial.write_bytes(data)
     partial.replace(target)

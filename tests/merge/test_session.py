@@ -78,7 +78,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
 def test_a_run_leaves_its_results(call: Call, config: RunConfig, tmp_path: Path) -> None:
     call(config).train()
     assert {path.name for path in call.output.iterdir()} == {
-        *("cache", "config.toml", "curves.png", "evaluation.json", "log.csv"),
+        *("cache", "config.toml", "curves.png", "evaluation.json", "held_back.txt", "log.csv"),
         *("merged.safetensors", "state"),
     }
     assert (call.output / "config.toml").read_text() == "# the file\n"

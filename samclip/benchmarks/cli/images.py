@@ -24,7 +24,7 @@ EXAMPLES = """
 - `samclip-bench accuracy images path/to/imagenet --bundle my-bundle --classes imagenet`
 
 - `samclip-bench accuracy images path/to/photos --bundle my-bundle --classes classes.txt
-  --only held-back.txt --teacher conse --json images.json`
+  --only runs/my-run/held_back.txt --teacher conse --json images.json`
 """
 
 IMAGENET = "imagenet"
@@ -53,8 +53,8 @@ Only = Annotated[
         "--only",
         metavar="FILE",
         show_default="all photos",
-        help="Use the photos that this text file lists, one file name a line, for instance the "
-        "share that was held back from training. The classes stay.",
+        help="Use the photos that this text file lists, one file name or SHA-256 a line, for "
+        "instance held_back.txt of a run of samclip-merge. The classes stay.",
     ),
 ]
 

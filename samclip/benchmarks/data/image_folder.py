@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from samclip.runtime.cli.images import SUFFIXES
 from samclip.runtime.cli.vocabulary import read_names
 from samclip.runtime.suggest import did_you_mean
 
+_HASH = re.compile(r"[0-9a-f]{64}")
 _FLAT = re.compile(r"(?P<key>n\d{8})_(?P<name>.+)")
 
 
@@ -62,15 +64,19 @@ def read_image_folder(folder: Path, classes: Path | None = None) -> ImageFolder:
 
 
 def keep_only(folder: ImageFolder, listing: Path) -> ImageFolder:
-    """Keep the photos that a text file lists, one name or path below the folder a line.
+    """Keep the photos that a text file lists, one a line.
 
-    The classes stay. Raises InputError for a file that is not there.
+    By name, by path below the folder, or by the SHA-256 of the file, as samclip-merge writes
+    `held_back.txt`; that list may name photos of other folders too. The classes stay. Raises
+    InputError for a file that is not there.
     """
-    wanted = set(read_names(None, listing) or ())
+    listed = set(read_names(None, listing) or ())
+    hashes = {line for line in listed if _HASH.fullmatch(line)}
+    wanted = listed - hashes
     kept, met = [], set()
     for photo in folder.photos:
         names = {photo.path.name, photo.path.relative_to(folder.path).as_posix()}
-        if names & wanted:
+        if names & wanted or (hashes and _digest(photo.path) in hashes):
             kept.append(photo)
             met |= names & wanted
     if lacking := sorted(wanted - met):
@@ -78,7 +84,13 @@ def keep_only(folder: ImageFolder, listing: Path) -> ImageFolder:
             f"{listing} lists {lacking[0]!r}, and {len(lacking) - 1} more, that {folder.path} does "
             "not have. Give names of its files."
         )
+    if not kept:
+        raise InputError(f"{listing} lists no photo of {folder.path}. Give the list of its photos.")
     return ImageFolder(folder.path, folder.keys, folder.names, tuple(kept))
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _key_and_name(path: Path, folder: Path) -> tuple[str, str]:

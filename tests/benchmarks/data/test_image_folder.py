@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,16 @@ def test_only_the_photos_listed_stay_and_all_classes(tmp_path: Path) -> None:
         "owl/3.png",
     ]
     assert kept.names == ("cat", "dog", "owl")
+    (tmp_path / "dog/1.png").write_bytes(b"of its own")
+    listing.write_text(
+        f"{hashlib.sha256(b'of its own').hexdigest()}\n{'0' * 64}"
+    )  # photos of other folders are passed over
+    assert [photo.category for photo in keep_only(read_image_folder(tmp_path), listing).photos] == [
+        1
+    ]
+    listing.write_text("0" * 64)
+    with pytest.raises(InputError, match="lists no photo"):
+        keep_only(read_image_folder(tmp_path), listing)
     listing.write_text("cat/1.png\ncat/9.png\n")
     with pytest.raises(InputError, match=r"'cat/9\.png'"):
         keep_only(read_image_folder(tmp_path), listing)
