@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from samclip.runtime.cli import classify, demo, doctor, everything, info, segment, semantic
+from samclip.runtime.cli import (
+    classify,
+    demo,
+    doctor,
+    engine,
+    everything,
+    info,
+    segment,
+    semantic,
+)
 from samclip.runtime.cli.consoles import accept_any_text, out, say
 from samclip.version import __version__
 
@@ -61,6 +70,7 @@ app.command(epilog=everything.EXAMPLES)(everything.everything)
 app.command(epilog=demo.EXAMPLES)(demo.demo)
 app.command(epilog=info.EXAMPLES)(info.info)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
+app.add_typer(engine.app, name="engine")
 
 if __name__ == "__main__":
     app()

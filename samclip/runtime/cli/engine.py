@@ -1,0 +1,174 @@
+"""`samclip engine`: TensorRT plans, built once on a machine, listed and removed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from samclip.runtime.cli import engine_build, options
+from samclip.runtime.cli.consoles import err, out, say, write_json
+from samclip.runtime.cli.failures import reported
+from samclip.runtime.cli.tables import format_bytes, make_table
+
+if TYPE_CHECKING:
+    from samclip.engines.plans.store import StoredPlan
+
+LIST_EXAMPLES = """
+**Examples:**
+
+- `samclip engine list`
+
+- `samclip engine list my-bundle/ --json`
+"""
+REMOVE_EXAMPLES = """
+**Examples:**
+
+- `samclip engine remove --outdated`
+
+- `samclip engine remove encoder.fp16`
+
+- `samclip engine remove --all`
+"""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="TensorRT plans: build them once on a machine, list and remove them.",
+)
+Beside = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="BUNDLE",
+        show_default=False,
+        help="A bundle: look also at the plans that were built beside it.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def list_engines(
+    bundle: Beside = None, as_json: AsJson = False, debug: options.Debug = False
+) -> None:
+    """List the plans on this machine: what they compute, for what, their size and state.
+
+    The state is "current", or says why a plan is refused: its bundle changed, another version of
+    the library is installed, its files are damaged.
+    """
+    with reported(debug):
+        plans = [(plan, _state(plan)) for plan in _find(bundle)]
+        if as_json:
+            write_json({"plans": [record(plan, state) for plan, state in plans]}, indent=2)
+        elif plans:
+            out.print(show_plans(plans))
+            total = sum(plan.size for plan, _ in plans)
+            say(out, f"{len(plans)} plans, {format_bytes(total)}, in {_folders(plans)}")
+        else:
+            say(err, "no plans yet. Build them: samclip engine build BUNDLE")
+
+
+def remove_engines(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME", show_default=False, help="Plans whose names begin so, as `list` has it."
+        ),
+    ] = None,
+    beside: Annotated[
+        str | None,
+        typer.Option("--bundle", "-b", metavar="BUNDLE", help="Also those beside this bundle."),
+    ] = None,
+    outdated: Annotated[
+        bool, typer.Option("--outdated", help="All whose state is not current.")
+    ] = False,
+    everything: Annotated[bool, typer.Option("--all", help="All.")] = False,
+    as_json: AsJson = False,
+    debug: options.Debug = False,
+) -> None:
+    """Remove plans: those named, those that are of no use any more, or all."""
+    with reported(debug):
+        from samclip.engines.plans.store import remove_plan
+
+        found = [(plan, _state(plan)) for plan in _find(beside)]
+        chosen = _choose(found, tuple(names or ()), outdated, everything)
+        for plan, _ in chosen:
+            remove_plan(plan.path)
+        if as_json:
+            write_json({"removed": [record(plan, state) for plan, state in chosen]}, indent=2)
+        total = sum(plan.size for plan, _ in chosen)
+        say(err, f"removed {len(chosen)} plans, {format_bytes(total)}")
+
+
+def record(plan: StoredPlan, state: str) -> dict[str, Any]:
+    """Return a plan as plain values: path, size in bytes, state, and its sidecar."""
+    import msgspec
+
+    sidecar = None if plan.sidecar is None else msgspec.to_builtins(plan.sidecar)
+    return {"path": str(plan.path), "bytes": plan.size, "state": state, "sidecar": sidecar}
+
+
+def show_plans(plans: list[tuple[StoredPlan, str]]) -> Table:
+    """List plans for a person."""
+    columns = ("name", "bundle", "library", "for", "size", "built", "state")
+    table = make_table(*columns, left=[name for name in columns if name != "size"])
+    for plan, state in plans:
+        built = plan.sidecar
+        if built is None:
+            cells = ("?", "?", "?", format_bytes(plan.size), "?")
+        else:
+            bundle = Path(built.graph.origin).name if built.graph.origin else "-"
+            library = f"{built.library} {built.library_version}"
+            targets = ", ".join(built.target.capabilities)
+            cells = (bundle, library, targets, format_bytes(plan.size), built.built[:10])
+        table.add_row(escape(_short_name(plan)), *map(escape, cells), escape(state))
+    return table
+
+
+def _choose(
+    found: list[tuple[StoredPlan, str]], names: tuple[str, ...], outdated: bool, everything: bool
+) -> list[tuple[StoredPlan, str]]:
+    from samclip.errors import InputError
+
+    if not (names or outdated or everything):
+        raise InputError("say which plans to remove: names, --outdated, or --all.")
+    for name in names:
+        if not any(plan.path.name.startswith(name) for plan, _ in found):
+            known = ", ".join(_short_name(plan) for plan, _ in found) or "none"
+            raise InputError(f"no plan's name begins with {name!r}; there are: {known}.")
+    return [
+        (plan, state)
+        for plan, state in found
+        if everything
+        or (outdated and state != "current")
+        or (names and plan.path.name.startswith(names))
+    ]
+
+
+def _find(bundle: str | None) -> list[StoredPlan]:
+    from samclip.engines.plans.store import list_plans, search_folders
+    from samclip.runtime.bundles.home import find_bundle
+
+    origin = "" if bundle is None else str(find_bundle(bundle).resolve())
+    return list_plans(search_folders(origin))
+
+
+def _state(plan: StoredPlan) -> str:
+    from samclip.runtime.engine_plans import plan_state
+
+    return plan_state(plan)
+
+
+def _folders(plans: list[tuple[StoredPlan, str]]) -> str:
+    return ", ".join(dict.fromkeys(str(plan.path.parent) for plan, _ in plans))
+
+
+def _short_name(plan: StoredPlan) -> str:
+    return plan.path.name.removesuffix(".plan")
+
+
+app.command("build", epilog=engine_build.EXAMPLES)(engine_build.build_engines)
+app.command("list", epilog=LIST_EXAMPLES)(list_engines)
+app.command("remove", epilog=REMOVE_EXAMPLES)(remove_engines)

@@ -1,0 +1,258 @@
+"""`samclip engine build`: the plans of a bundle, for this GPU or for RTX GPUs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from samclip.runtime.assets import DEFAULT_BUNDLE
+from samclip.runtime.cli import options
+from samclip.runtime.cli.consoles import err, say, write_json
+from samclip.runtime.cli.failures import reported
+from samclip.runtime.cli.tables import format_bytes
+
+if TYPE_CHECKING:
+    from samclip.engines.plans.build import BuiltPlan
+    from samclip.engines.plans.sidecar import AxisRange
+
+EXAMPLES = """
+**Examples:**
+
+- `samclip engine build my-bundle/`
+
+- `samclip engine build my-bundle/ --precision fp16 --points 1,2,8 --workspace 2048`
+
+- `samclip engine build my-bundle/ --backend tensorrt-rtx --target sm86 --target sm89`
+"""
+MIB = 2**20
+_WHAT, _SHAPES, _HOW, _WHERE = "What is built", "Shapes", "How it is built", "Plan"
+
+Bundle = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="BUNDLE",
+        envvar="SAMCLIP_BUNDLE",
+        show_default=DEFAULT_BUNDLE,
+        help="A folder, or a bundle's name (`samclip doctor` lists them).",
+    ),
+]
+Backend = Annotated[
+    Literal["tensorrt", "tensorrt-rtx"],
+    typer.Option(
+        "--backend",
+        rich_help_panel=_WHAT,
+        help="tensorrt builds for the GPU of this machine, tensorrt-rtx for RTX GPUs, anywhere.",
+    ),
+]
+GraphNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--graph",
+        metavar="NAME",
+        rich_help_panel=_WHAT,
+        show_default="all of the bundle",
+        help="encoder, mask_decoder, clip_head or text_encoder; may be repeated.",
+    ),
+]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        metavar="smNN",
+        rich_help_panel=_WHAT,
+        show_default="the GPU of this machine",
+        help="A GPU architecture to build for, with tensorrt-rtx; may be repeated.",
+    ),
+]
+Device = Annotated[
+    int, typer.Option("--device", min=0, rich_help_panel=_WHAT, help="Which GPU builds.")
+]
+Prompts = Annotated[
+    str | None,
+    typer.Option(
+        "--prompts",
+        "--batch",
+        metavar="MIN,OPT,MAX",
+        rich_help_panel=_SHAPES,
+        show_default="1,16,16",
+        help="Prompts per run of the mask decoder; one number for a fixed size.",
+    ),
+]
+Points = Annotated[
+    str | None,
+    typer.Option(
+        "--points",
+        metavar="MIN,OPT,MAX",
+        rich_help_panel=_SHAPES,
+        show_default="0,2,64",
+        help="Points per prompt, one more than are clicked; a box counts as two, a mask as none.",
+    ),
+]
+Texts = Annotated[
+    str | None,
+    typer.Option(
+        "--texts",
+        metavar="MIN,OPT,MAX",
+        rich_help_panel=_SHAPES,
+        show_default="1,16,64",
+        help="Texts per run of the text encoder.",
+    ),
+]
+Workspace = Annotated[
+    int | None,
+    typer.Option(
+        "--workspace",
+        min=1,
+        metavar="MIB",
+        rich_help_panel=_HOW,
+        show_default="all of the GPU's memory",
+        help="Scratch memory in MiB that a kernel may take.",
+    ),
+]
+Level = Annotated[
+    int | None,
+    typer.Option(
+        "--level",
+        min=0,
+        max=5,
+        rich_help_panel=_HOW,
+        show_default="3",
+        help="Builder optimisation level: higher builds longer, for a faster plan.",
+    ),
+]
+StripWeights = Annotated[
+    bool,
+    typer.Option(
+        "--strip-weights",
+        rich_help_panel=_HOW,
+        help="Leave the weights out of the plan; it takes them from the bundle when it is loaded.",
+    ),
+]
+VersionCompatible = Annotated[
+    bool,
+    typer.Option(
+        "--version-compatible",
+        rich_help_panel=_HOW,
+        help="A plan that newer versions of the same major one run too, somewhat slower.",
+    ),
+]
+Preflight = Annotated[
+    bool,
+    typer.Option(
+        "--preflight/--no-preflight",
+        rich_help_panel=_HOW,
+        help="Refuse a build that cannot fit into memory.",
+    ),
+]
+Beside = Annotated[
+    bool,
+    typer.Option(
+        "--beside",
+        rich_help_panel=_WHERE,
+        help="Put plans into BUNDLE.engines beside the bundle, not into the user's cache.",
+    ),
+]
+Force = Annotated[
+    bool,
+    typer.Option("--force", rich_help_panel=_WHERE, help="Build even if an equal plan is there."),
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", rich_help_panel=_WHERE, help="Print the plans as JSON.")
+]
+
+
+def build_engines(
+    bundle: Bundle = None,
+    backend: Backend = "tensorrt",
+    graph: GraphNames = None,
+    precision: options.Precision = None,
+    target: Targets = None,
+    device: Device = 0,
+    prompts: Prompts = None,
+    points: Points = None,
+    texts: Texts = None,
+    workspace: Workspace = None,
+    level: Level = None,
+    strip_weights: StripWeights = False,
+    version_compatible: VersionCompatible = False,
+    preflight: Preflight = True,
+    beside: Beside = False,
+    force: Force = False,
+    as_json: AsJson = False,
+    debug: options.Debug = False,
+) -> None:
+    """Build TensorRT plans of a bundle's graphs, and keep them for the runtime.
+
+    A plan fits one version of the library and the GPUs that it was built for; the runtime checks
+    that before it loads one. Graphs whose plan is there already are left alone.
+    """
+    with reported(debug):
+        from samclip.engines.plans.sidecar import BuildOptions
+        from samclip.runtime.bundles.bundle import Bundle as Opened
+        from samclip.runtime.bundles.home import find_bundle
+        from samclip.runtime.engine_plans import PlanSettings
+
+        settings = PlanSettings(
+            backend=backend,
+            graphs=tuple(graph or ()),
+            precision=precision,
+            targets=tuple(target or ()),
+            axes=_axes(prompts=prompts, points=points, texts=texts),
+            options=BuildOptions(
+                workspace=None if workspace is None else workspace * MIB,
+                level=level,
+                strip_weights=strip_weights,
+                version_compatible=version_compatible,
+            ),
+            beside=beside,
+            device=device,
+            force=force,
+            preflight=preflight,
+        )
+        built = build_and_show(Opened.open(find_bundle(bundle or None)), settings)
+        if as_json:
+            write_json({"plans": [_record(one) for one in built]}, indent=2)
+
+
+def build_and_show(bundle: Any, settings: Any) -> list[BuiltPlan]:
+    """Build a bundle's plans as `PlanSettings` say, with progress and a line for each on stderr.
+
+    Raises as `build_plans` does; plans that were built before a failure stay.
+    """
+    from samclip.runtime.cli.engine_progress import BuildConsole
+    from samclip.runtime.cli.logs import shown_logs
+    from samclip.runtime.engine_plans import build_plans
+
+    built = []
+    with shown_logs(), BuildConsole() as console:
+        for plan in build_plans(bundle, settings, console):
+            built.append(plan)
+            say(err, describe(plan))
+    return built
+
+
+def describe(plan: BuiltPlan) -> str:
+    """Say in a line what was built, or that it was there."""
+    sidecar = plan.stored.sidecar
+    name = "" if sidecar is None else f"{sidecar.graph.name} ({sidecar.graph.precision}): "
+    took = "" if sidecar is None else f"built in {sidecar.seconds:.1f} s"
+    state = "was there already" if plan.reused else took
+    return f"{name}{state}, {format_bytes(plan.stored.size)}: {plan.stored.path}"
+
+
+def _axes(**given: str | None) -> dict[str, AxisRange]:
+    from samclip.engines.plans.axes import parse_axis
+
+    return {name: parse_axis(text) for name, text in given.items() if text is not None}
+
+
+def _record(plan: BuiltPlan) -> dict[str, Any]:
+    import msgspec
+
+    return {
+        "path": str(plan.stored.path),
+        "bytes": plan.stored.size,
+        "reused": plan.reused,
+        "sidecar": msgspec.to_builtins(plan.stored.sidecar),
+    }

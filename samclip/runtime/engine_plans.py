@@ -1,0 +1,155 @@
+"""The TensorRT plans of a bundle: built for all its graphs, and judged against what it holds now.
+
+`samclip engine` and `samclip-export --engine` are both made of this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+
+from samclip.engines.base import GraphSource
+from samclip.engines.plans.axes import DEFAULT_AXES
+from samclip.engines.plans.build import BuildRequest, BuiltPlan, build_plan
+from samclip.engines.plans.library import Library, choose_targets, open_library
+from samclip.engines.plans.progress import BuildReport, Silent
+from samclip.engines.plans.sidecar import AxisRange, BuildOptions, Sidecar
+from samclip.engines.plans.store import StoredPlan, folder_beside
+from samclip.errors import CapabilityError, SamclipError
+from samclip.runtime.bundles.bundle import Bundle
+from samclip.runtime.bundles.manifest import Graph, Graphs, Manifest
+from samclip.runtime.suggest import did_you_mean
+
+TENSORRT = "tensorrt"
+PACKAGES = {
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+    "tensorrt-rtx": ("tensorrt-rtx-cu13", "tensorrt-rtx"),
+}
+
+
+@dataclass(frozen=True)
+class PlanSettings:
+    """How to build the plans of a bundle.
+
+    `backend`: "tensorrt" or "tensorrt-rtx"; `graphs`: which, () for all; `precision`: None for
+    what the runtime would take; `targets`: GPU architectures ("sm86"), () for the GPU here;
+    `axes`: sizes of dynamic axes that are not the default ones; `beside`: put the plans beside the
+    bundle in place of the user's cache; `device`: the GPU's number.
+    """
+
+    backend: str = TENSORRT
+    graphs: tuple[str, ...] = ()
+    precision: str | None = None
+    targets: tuple[str, ...] = ()
+    axes: Mapping[str, AxisRange] = field(default_factory=dict)
+    options: BuildOptions = field(default_factory=BuildOptions)
+    beside: bool = False
+    device: int = 0
+    force: bool = False
+    preflight: bool = True
+
+
+def build_plans(
+    bundle: Bundle, settings: PlanSettings, report: BuildReport | None = None
+) -> Iterator[BuiltPlan]:
+    """Build the plans of a bundle's graphs, one after the other, each given when it is in place.
+
+    Raises before the first build: BackendUnavailableError when the library cannot build here or
+    no variant of a graph is for it, InputError for targets that it does not have, CapabilityError
+    for a graph that the bundle lacks. Then PlanBuildError when a build fails.
+    """
+    told = report or Silent()
+    library = open_library(settings.backend, settings.device)
+    capabilities = choose_targets(library, settings.targets)
+    names = _graph_names(bundle.manifest, settings.graphs)
+    return _build_each(bundle, settings, library, capabilities, names, told)
+
+
+def _build_each(
+    bundle: Bundle,
+    settings: PlanSettings,
+    library: Library,
+    capabilities: tuple[str, ...],
+    names: tuple[str, ...],
+    report: BuildReport,
+) -> Iterator[BuiltPlan]:
+    for name in names:
+        source = plan_source(bundle, name, library.name, settings.precision)
+        report.message(f"{name} ({source.precision}): building with {library.name}")
+        request = BuildRequest(
+            source,
+            capabilities,
+            axes={**DEFAULT_AXES, **settings.axes},
+            options=settings.options,
+            folder=folder_beside(bundle.path) if settings.beside else None,
+            force=settings.force,
+            preflight=settings.preflight,
+        )
+        yield build_plan(request, library, report)
+
+
+def plan_source(bundle: Bundle, graph: str, backend: str, precision: str | None) -> GraphSource:
+    """Read the variant of a graph that the runtime would run on `backend`.
+
+    As there, a graph other than the encoder that lacks the precision gives its preferred variant.
+    Graphs for TensorRT serve TensorRT for RTX where none are for it alone.
+    """
+    described: Graph | None = getattr(bundle.manifest.graphs, graph)
+    names = (backend, TENSORRT)
+    offers = {} if described is None else {n: described.variant_for(n, precision) for n in names}
+    chosen = next((name for name in names if offers.get(name) is not None), None)
+    if chosen is not None or described is None or graph == "encoder":
+        return bundle.source(graph, chosen or backend, precision)
+    preferred = next((name for name in names if described.variant_for(name) is not None), backend)
+    return bundle.source(graph, preferred)
+
+
+def plan_state(stored: StoredPlan) -> str:
+    """Say of a plan whether it still is what its bundle says: "current", or what is wrong.
+
+    Compares digests in the manifest of the bundle that it was built from, and the version of the
+    library that is installed; imports no library and reads no plan.
+    """
+    if stored.sidecar is None:
+        return f"damaged: {stored.fault}"
+    built = stored.sidecar
+    if not built.graph.origin:
+        return _version_state(built)
+    try:
+        manifest = Bundle.open(built.graph.origin).manifest
+    except SamclipError:
+        return "bundle gone"
+    if (built.graph.onnx_sha256, built.graph.weights_sha256) not in _digests(manifest, built):
+        return "stale: the bundle has changed"
+    return _version_state(built)
+
+
+def _version_state(built: Sidecar) -> str:
+    for package in PACKAGES[built.library]:
+        try:
+            here = version(package)
+        except PackageNotFoundError:
+            continue
+        return "current" if here == built.library_version else f"foreign: {package} is {here}"
+    return "current"  # of a library that pip does not know, as on a Jetson
+
+
+def _digests(manifest: Manifest, built: Sidecar) -> set[tuple[str, str | None]]:
+    graph: Graph | None = getattr(manifest.graphs, built.graph.name, None)
+    found = set()
+    for variant in graph.variants if graph is not None else ():
+        weights = None if variant.weights is None else manifest.files[variant.weights].sha256
+        found.add((manifest.files[variant.file].sha256, weights))
+    return found
+
+
+def _graph_names(manifest: Manifest, asked: tuple[str, ...]) -> tuple[str, ...]:
+    present = [name for name in Graphs.__struct_fields__ if getattr(manifest.graphs, name)]
+    for name in asked:
+        if name not in present:
+            raise CapabilityError(
+                f"the bundle {manifest.name!r} has no graph {name!r}{did_you_mean(name, present)}, "
+                f"only {', '.join(present)}. Choose among those."
+            )
+    return tuple(dict.fromkeys(asked)) or tuple(present)
