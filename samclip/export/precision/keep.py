@@ -1,0 +1,165 @@
+"""The keep list: which nodes of which graphs go on computing in FP32 in a half-precision variant.
+
+By default the residual sums, whose terms of very different size half precision would round away,
+LayerNormalization and Softmax, and the whole mask decoder, which is small and decides on contours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+import onnx_ir as ir
+
+from samclip.errors import ExportError
+
+GRAPHS = ("encoder", "clip_head", "mask_decoder", "text_encoder")
+ANY = "*"
+RESIDUAL = "residual"  # no operator: the sums x + f(x), as `residual_sums` finds them
+SHAPING = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
+
+
+@dataclass(frozen=True)
+class KeepRule:
+    """Nodes to keep: those of graphs called like `graph` whose operator or name is like `node`.
+
+    Both are patterns with `*` and `?`, case counts; `node` may be `residual` too.
+    """
+
+    graph: str
+    node: str
+
+    def __str__(self) -> str:
+        """As `--keep-fp32` takes it."""
+        return f"{self.graph}:{self.node}"
+
+
+@dataclass(frozen=True)
+class KeepList:
+    """Nodes that stay FP32; lists add up with `|`."""
+
+    rules: tuple[KeepRule, ...] = ()
+
+    def __or__(self, other: KeepList) -> KeepList:
+        """Keep what either keeps."""
+        return KeepList(tuple(dict.fromkeys((*self.rules, *other.rules))))
+
+    def of(self, graph_name: str) -> KeepList:
+        """Take the rules that concern a graph."""
+        return KeepList(tuple(rule for rule in self.rules if fnmatchcase(graph_name, rule.graph)))
+
+    def whole(self, graph_name: str) -> bool:
+        """Whether all of a graph stays FP32, so that a half-precision variant would be none."""
+        return any(rule.node == ANY for rule in self.of(graph_name).rules)
+
+    def nodes(self, graph_name: str, model: ir.Model) -> frozenset[str]:
+        """Name the nodes to keep; nodes that have no name are given one, in place."""
+        name_nodes(model)
+        rules = self.of(graph_name).rules
+        return frozenset(name for rule in rules for name in _matching(rule, model.graph))
+
+    def unmatched(self, models: Mapping[str, Sequence[ir.Model]]) -> tuple[KeepRule, ...]:
+        """List the rules that match no node of any graph: misspelt ones, most likely.
+
+        `models` holds the variants of each graph by the graph's name.
+        """
+        return tuple(
+            rule
+            for rule in self.rules
+            if not any(
+                KeepList((rule,)).nodes(name, model)
+                for name, variants in models.items()
+                for model in variants
+            )
+        )
+
+
+DEFAULT_KEEP = KeepList(
+    (
+        KeepRule(ANY, RESIDUAL),
+        KeepRule(ANY, "LayerNormalization"),
+        KeepRule(ANY, "Softmax"),
+        KeepRule("mask_decoder", ANY),
+    )
+)
+
+
+def parse_keep(texts: Iterable[str]) -> KeepList:
+    """Read `--keep-fp32` options: GRAPH, or GRAPH:PATTERN for operators and names of nodes.
+
+    GRAPH is one of `GRAPHS` or a pattern, e.g. `*:Softmax`. Raises ExportError for anything else.
+    """
+    return KeepList(tuple(_parse(text) for text in texts))
+
+
+def _parse(text: str) -> KeepRule:
+    graph, colon, node = (part.strip() for part in text.partition(":"))
+    if any(fnmatchcase(name, graph) for name in GRAPHS) and (node or not colon):
+        return KeepRule(graph, node or ANY)
+    close = get_close_matches(graph, GRAPHS, 1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise ExportError(
+        f"--keep-fp32 {text!r} names no graph and nodes.{hint} Give a graph "
+        f"({', '.join(GRAPHS)} or *), or GRAPH:NODES, e.g. encoder:Softmax, encoder:node_conv2d*, "
+        f"*:{RESIDUAL}."
+    )
+
+
+def name_nodes(model: ir.Model) -> None:
+    """Give every node without a name one that no other has."""
+    taken = {node.name for node in model.graph if node.name}
+    for index, node in enumerate(model.graph):
+        if not node.name:
+            name = f"{node.op_type}_{index}"
+            while name in taken:
+                name += "_"
+            node.name = name
+            taken.add(name)
+
+
+def residual_sums(graph: ir.Graph) -> set[ir.Node]:
+    """Find the sums x + f(x): Adds of two activations, one of which the other is computed from."""
+    return {node for node in graph if node.op_type == "Add" and _is_residual(node)}
+
+
+def _is_residual(node: ir.Node) -> bool:
+    first, second = node.inputs
+    if first is None or second is None:
+        return False
+    terms = (_before_shaping(first), _before_shaping(second))
+    if any(term.producer() is None and not term.is_graph_input() for term in terms):
+        return False  # a bias or a table of positions
+    return terms[0] in set(_ancestors(terms[1])) or terms[1] in set(_ancestors(terms[0]))
+
+
+def _before_shaping(value: ir.Value) -> ir.Value:
+    """Go back over operators that change the shape alone."""
+    node = value.producer()
+    while node is not None and node.op_type in SHAPING and node.inputs[0] is not None:
+        value = node.inputs[0]
+        node = value.producer()
+    return value
+
+
+def _ancestors(value: ir.Value) -> Iterator[ir.Value]:
+    """Give every value that `value` is computed from."""
+    seen: set[ir.Value] = set()
+    waiting = [value]
+    while waiting:
+        node = waiting.pop().producer()
+        for source in () if node is None else node.inputs:
+            if source is not None and source not in seen:
+                seen.add(source)
+                waiting.append(source)
+                yield source
+
+
+def _matching(rule: KeepRule, graph: ir.Graph) -> Iterator[str]:
+    if rule.node == RESIDUAL:
+        yield from (str(node.name) for node in residual_sums(graph))
+        return
+    for node in graph:
+        if fnmatchcase(node.op_type, rule.node) or fnmatchcase(str(node.name), rule.node):
+            yield str(node.name)
