@@ -1,0 +1,143 @@
+"""Real inputs for every graph: photos go through the FP32 chain, and what each graph gets is kept.
+
+Feeds lie on the disk and are read anew on each pass, so that memory does not grow with the photos.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samclip.engines.base import Engine, EngineOptions, GraphSource, Probe, Tensor
+from samclip.engines.registry import get_backend
+from samclip.export.precision.chain import CPU, DraftBundle, reference_model
+from samclip.export.precision.names import gate_vocabulary
+from samclip.export.progress import Progress
+from samclip.runtime.bundles.manifest import Preprocessing
+from samclip.runtime.images.image import load_image, preprocess
+from samclip.runtime.scene import Scene
+
+POINTS_PER_SIDE = 3  # of the grid of prompts that the mask decoder gets
+
+Array = NDArray[np.generic]
+Feeds = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class PhotoFeeds:
+    """The encoder's inputs, each made from its photo when it is asked for."""
+
+    photos: tuple[Path, ...]
+    pixels: Preprocessing
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __iter__(self) -> Iterator[Feeds]:
+        for photo in self.photos:
+            yield {"image": preprocess(load_image(photo), self.pixels)[0]}
+
+
+@dataclass(frozen=True)
+class SavedFeeds:
+    """A graph's inputs as it got them, by `folder`, in their order."""
+
+    folder: Path
+
+    def save(self, feeds: Mapping[str, Array | Tensor]) -> None:
+        """Keep one run's inputs."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        host = {n: x if isinstance(x, np.ndarray) else x.numpy() for n, x in feeds.items()}
+        np.savez(self.folder / f"{len(self):06}.npz", **host)  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return len(list(self.folder.glob("*.npz")))
+
+    def __iter__(self) -> Iterator[Feeds]:
+        for path in sorted(self.folder.glob("*.npz")):
+            with np.load(path) as stored:
+                yield dict(stored)
+
+
+GraphFeeds = Mapping[str, "PhotoFeeds | SavedFeeds"]
+
+
+def record_feeds(
+    draft: DraftBundle, photos: Sequence[Path], folder: Path, progress: Progress
+) -> GraphFeeds:
+    """Run the FP32 chain on photos, with texts and prompts, and keep each graph's inputs.
+
+    They lie in `folder` and are good as long as it exists.
+    """
+    graphs = draft.manifest.graphs
+    heads = {
+        name: SavedFeeds(folder / name)
+        for name in ("clip_head", "mask_decoder", "text_encoder")
+        if getattr(graphs, name) is not None
+    }
+    with reference_model(draft, RecordingBackend(heads)) as model:
+        gate_vocabulary(model)
+        for photo in photos:
+            stage = f"recording what graphs get for {photo.name}"
+            with progress(stage), model.encode(load_image(photo)) as scene:
+                _use(scene, "clip_head" in heads)
+    pixels = draft.manifest.preprocessing
+    return {"encoder": PhotoFeeds(tuple(photos), pixels), **{n: f for n, f in heads.items() if f}}
+
+
+def _use(scene: Scene, has_head: bool) -> None:
+    """Run the heads: a grid of points, and a box refined by the mask of its first answer."""
+    if has_head:
+        scene.features.clip()
+    height, width = scene.size
+    steps = (np.arange(POINTS_PER_SIDE) + 0.5) / POINTS_PER_SIDE
+    x, y = np.meshgrid(steps * width, steps * height)
+    scene.segment(points=np.stack([x.ravel(), y.ravel()], axis=1)[:, None])  # Bx1x2
+    box = np.asarray([0.25 * width, 0.25 * height, 0.75 * width, 0.75 * height])
+    first = scene.segment(boxes=box)
+    scene.segment(boxes=box, mask=first.low_res_logits)
+
+
+@dataclass(frozen=True)
+class RecordingBackend:
+    """ONNX Runtime's CPU, which keeps what the graphs in `feeds` get."""
+
+    feeds: Mapping[str, SavedFeeds]
+    name: str = CPU
+
+    def probe(self) -> Probe:
+        """Look whether ONNX Runtime works here."""
+        return get_backend(CPU).probe()
+
+    def load(self, source: GraphSource, options: EngineOptions) -> Engine:
+        """Make an engine, which records if the graph is one of those wanted."""
+        engine = get_backend(CPU).load(source, options)
+        feeds = self.feeds.get(source.name)
+        return engine if feeds is None else _RecordingEngine(engine, feeds)
+
+
+@dataclass
+class _RecordingEngine:
+    engine: Engine
+    feeds: SavedFeeds = field(repr=False)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        return self.engine.input_names
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return self.engine.output_names
+
+    def run(
+        self, feeds: Mapping[str, Array | Tensor], outputs: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        self.feeds.save(feeds)
+        return self.engine.run(feeds, outputs)
+
+    def close(self) -> None:
+        self.engine.close()

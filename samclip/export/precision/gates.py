@@ -1,0 +1,140 @@
+"""The gates: reduced precision against FP32 on the tasks, on held-back photos, or no bundle.
+
+No ground truth is needed: FP32 is the truth. The whole chain is judged, from the photo to masks
+and names, because an error that looks small in an embedding may cost an object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samclip.errors import GateError
+from samclip.export.precision.agreement import Agreement, agreements, text_agreement
+from samclip.export.precision.answers import Answers, Questions, answer, ask
+from samclip.export.precision.names import gate_vocabulary, unnameable
+from samclip.export.progress import Progress
+from samclip.runtime.bundles.manifest import GateMeasure, GateRow, ReducedPrecision
+from samclip.runtime.model import Model
+from samclip.runtime.texts.vocabulary import Vocabulary
+
+_COSINES: tuple[GateMeasure, ...] = (
+    "image_embeddings_cosine",
+    "image_embed_cosine",
+    "patch_embeds_cosine",
+    "text_cosine",
+)
+
+
+def _limits(cosine: float, **others: float) -> dict[str, float]:
+    return {**dict.fromkeys(_COSINES, cosine), **others}
+
+
+_INT8 = _limits(0.995, mask_iou_mean=0.98, semantic_agreement=0.98, top1_agreement=0.97)
+# BF16 rounds to 8 bits where FP16 keeps 11: its limits lie between those of FP16 and INT8.
+LIMITS: dict[ReducedPrecision, dict[str, float]] = {
+    "fp16": _limits(0.9995, mask_iou_mean=0.995, mask_iou_worst=0.96, semantic_agreement=0.995),
+    "bf16": _limits(0.998, mask_iou_mean=0.985, mask_iou_worst=0.9, semantic_agreement=0.98),
+    "int8": _INT8,
+    "int8_fp16": _INT8,
+}
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a precision costs: a row for each measure; `skipped`: what could not be measured."""
+
+    precision: ReducedPrecision
+    photos: int
+    rows: tuple[GateRow, ...]
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> tuple[GateRow, ...]:
+        """The rows beyond their limits."""
+        return tuple(row for row in self.rows if not row.passed)
+
+
+class Gate:
+    """FP32's answers on the gates' photos, computed once, and the comparison with them."""
+
+    def __init__(self, reference: Model, photos: Sequence[Path], progress: Progress) -> None:
+        """Ask `reference`, which computes in FP32; it is not needed any more afterwards."""
+        self._photos = tuple(photos)
+        self._progress = progress
+        self._skipped = unnameable(reference.manifest)
+        self._texts = gate_vocabulary(reference)
+        self._questions: list[Questions] = []
+        self._expected: list[Answers] = []
+        for photo in self._photos:
+            with progress(f"gates: FP32 on {photo.name}"):
+                questions, expected = ask(reference, photo, self._nameable(self._texts))
+            self._questions.append(questions)
+            self._expected.append(expected)
+
+    def judge(self, model: Model, precision: ReducedPrecision) -> Judgement:
+        """Put the same questions to a model in `precision`, and compare.
+
+        The model may run here or on the device that it is for.
+        """
+        texts = gate_vocabulary(model)
+        found = []
+        for photo, questions in zip(self._photos, self._questions, strict=True):
+            with self._progress(f"gates: {precision} on {photo.name}"):
+                found.append(answer(model, photo, questions, self._nameable(texts)))
+        measured = agreements(self._questions, self._expected, found)
+        if self._texts is not None and texts is not None:
+            measured += _of_texts(self._texts.embeddings, texts.embeddings)
+        rows = tuple(row_of(agreement, precision) for agreement in measured)
+        skipped = () if self._skipped is None else (self._skipped,)
+        return Judgement(precision, len(self._photos), rows, skipped)
+
+    def _nameable(self, vocabulary: Vocabulary | None) -> Vocabulary | None:
+        return None if self._skipped else vocabulary
+
+
+def row_of(agreement: Agreement, precision: ReducedPrecision) -> GateRow:
+    """Put a measure beside its limit."""
+    return GateRow(
+        measure=agreement.measure,
+        value=agreement.value,
+        limit=LIMITS[precision].get(agreement.measure),
+        samples=agreement.samples,
+    )
+
+
+def enforce_gates(judgements: Sequence[Judgement]) -> None:
+    """Raise GateError naming every row beyond its limit, and what to do."""
+    failed = [(judgement, row) for judgement in judgements for row in judgement.failed]
+    if not failed:
+        return
+    lines = "\n".join(
+        f"  {j.precision} {r.measure}: {r.value:.4f}, at least {r.limit:g} is asked for "
+        f"({r.samples:,} samples, {j.photos} photos)"
+        for j, r in failed
+    )
+    quantised = any(judgement.precision.startswith("int8") for judgement, _ in failed)
+    raise GateError(
+        f"reduced precision costs too much:\n{lines}\nNo bundle was written. "
+        f"{_INT8_REMEDY if quantised else _HALF_REMEDY}"
+    )
+
+
+_HALF_REMEDY = (
+    "Keep more in FP32, as in --keep-fp32 clip_head or --keep-fp32 encoder:Softmax, give photos "
+    "like those of your task (--calib, --photos), or leave this precision out."
+)
+_INT8_REMEDY = (
+    "Calibrate on more photos, and on photos like those of your task (--calib), try "
+    "--calib-method percentile or entropy, or --smooth 0.5, keep graphs or nodes from INT8 with "
+    "--keep-fp32 clip_head, or leave this precision out."
+)
+
+
+def _of_texts(expected: NDArray[np.float32], found: NDArray[np.float32]) -> list[Agreement]:
+    """Compare embeddings KxD, unless the text encoder is the very same."""
+    return [] if np.array_equal(expected, found) else [text_agreement(expected, found)]

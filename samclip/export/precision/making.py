@@ -1,0 +1,119 @@
+"""Making the variants of a precision: quantised or not, typed, what would overflow kept in FP32."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from samclip.errors import ExportError
+from samclip.export.graph_files import GraphFiles
+from samclip.export.options import PrecisionOptions
+from samclip.export.precision.feeds import GraphFeeds
+from samclip.export.precision.half import HalfPrecision, to_half
+from samclip.export.precision.keep import DEFAULT_KEEP, parse_keep
+from samclip.export.precision.quantising import Quantiser
+from samclip.export.precision.ranges import RangeReport, measure_ranges
+from samclip.export.precision.variants import full_variant, reduced_variants
+from samclip.export.progress import Progress
+from samclip.runtime.bundles.manifest import KeptNode, LayerError, ReducedPrecision, Variant
+
+MAX_SENSITIVE = 10  # layers that the manifest lists
+
+
+@dataclass(frozen=True)
+class Made:
+    """The variants of one precision, by graph, and what was left out of it."""
+
+    precision: ReducedPrecision
+    models: Mapping[str, Mapping[Variant, ir.Model]]
+    kept: tuple[KeptNode, ...] = ()
+    fallen_back: tuple[str, ...] = ()
+    sensitive: tuple[LayerError, ...] = ()
+
+
+class Maker:
+    """Makes variants out of the FP32 `graphs`; what it measures on `feeds`, it measures once."""
+
+    def __init__(
+        self,
+        graphs: Sequence[GraphFiles],
+        feeds: GraphFeeds,
+        options: PrecisionOptions,
+        progress: Progress,
+    ) -> None:
+        self._graphs, self._feeds, self._progress = tuple(graphs), feeds, progress
+        asked = parse_keep(options.keep_fp32)
+        if unmatched := asked.unmatched({f.name: tuple(f.models().values()) for f in graphs}):
+            raise ExportError(
+                f"--keep-fp32 {unmatched[0]} fits no operator and no node of this model. "
+                "`samclip-export --precision fp32` writes the graphs whose nodes it may name."
+            )
+        self._keep = DEFAULT_KEEP | asked
+        self._quantiser = Quantiser(feeds, options, progress)
+        self._ranges: dict[tuple[str, str | None], RangeReport] = {}
+
+    def make(self, precision: ReducedPrecision, fallen_back: tuple[str, ...] = ()) -> Made:
+        """Make every variant of a precision, without INT8 for the layers `fallen_back`.
+
+        These are called "graph/layer". A graph that is kept in FP32 as a whole gets no variants.
+        """
+        models: dict[str, dict[Variant, ir.Model]] = {}
+        kept: list[KeptNode] = []
+        for files in (f for f in self._graphs if not self._keep.whole(f.name)):
+            for variant in reduced_variants(files, precision):
+                full = files.models()[full_variant(files, variant).file]
+                with self._progress(f"making {variant.file}"):
+                    model, nodes = self._make(files.name, full, variant, fallen_back)
+                models.setdefault(files.name, {})[variant] = model
+                kept += nodes
+        sensitive = self._quantiser.sensitivity()[:MAX_SENSITIVE] if _quantises(precision) else ()
+        return Made(precision, models, tuple(kept), fallen_back, sensitive)
+
+    def fall_back(
+        self, precision: ReducedPrecision, fallen_back: tuple[str, ...]
+    ) -> tuple[str, ...] | None:
+        """Name more layers to leave out of INT8; None when that can help no more."""
+        return self._quantiser.fall_back(fallen_back) if _quantises(precision) else None
+
+    def _make(
+        self, graph: str, full: ir.Model, variant: Variant, fallen_back: tuple[str, ...]
+    ) -> tuple[ir.Model, list[KeptNode]]:
+        model, precision = full, variant.precision
+        if precision in {"int8", "int8_fp16"}:  # not _quantises(): a set narrows the type
+            prefix = f"{graph}/"
+            layers = {x.removeprefix(prefix) for x in fallen_back if x.startswith(prefix)}
+            skip = self._keep.nodes(graph, full) | layers
+            model = self._quantiser.quantise(graph, full, precision, skip)
+        if precision == "int8":
+            return model, []
+        dtype: HalfPrecision = "bf16" if precision == "bf16" else "fp16"
+        beyond = self._beyond(graph, full, variant.attention, dtype)
+        keep = self._keep.nodes(graph, model) | {node.node for node in beyond}
+        there = {str(node.name) for node in model.graph}  # quantising may have replaced some
+        return to_half(model, dtype, frozenset(keep & there)), beyond
+
+    def _beyond(
+        self, graph: str, model: ir.Model, attention: str | None, dtype: HalfPrecision
+    ) -> list[KeptNode]:
+        """List the nodes whose values are too large for a type, on the photos."""
+        key = (graph, attention)
+        if key not in self._ranges:
+            with self._progress(f"measuring ranges of the {graph} ({attention or 'fp32'})"):
+                self._ranges[key] = measure_ranges(model, self._feeds[graph])
+        return [
+            KeptNode(
+                graph=graph,
+                attention=attention,
+                node=kept.node,
+                op_type=kept.op_type,
+                peak=float(kept.peak),
+                reason=kept.reason,
+            )
+            for kept in self._ranges[key].beyond(dtype)
+        ]
+
+
+def _quantises(precision: ReducedPrecision) -> bool:
+    return precision in {"int8", "int8_fp16"}

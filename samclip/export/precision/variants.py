@@ -1,0 +1,75 @@
+"""Which variants a reduced precision makes of a graph: for which backends, of which lowerings.
+
+All variants of a graph share one weights file. Their order in the manifest is the order of
+preference: what a backend computes fastest comes first, FP32, which every backend takes, last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from samclip.export.graph_files import GraphFiles
+from samclip.export.options import backends_for
+from samclip.runtime.bundles.manifest import Precision, ReducedPrecision, Variant
+
+PREFERENCE: tuple[Precision, ...] = ("int8_fp16", "fp16", "bf16", "int8", "fp32")
+
+# FP16 and BF16 pay where there are kernels for them, which ONNX Runtime's and OpenVINO's CPUs do
+# not have. Q/DQ beside FP32 is what those take, beside FP16 what TensorRT takes; ONNX Runtime's
+# CUDA provider has no integer products and would only convert.
+BACKENDS: dict[ReducedPrecision, tuple[str, ...]] = {
+    "int8_fp16": ("tensorrt", "tensorrt-rtx"),
+    "fp16": ("tensorrt", "tensorrt-rtx", "cuda"),
+    "bf16": ("tensorrt", "tensorrt-rtx", "cuda"),
+    "int8": ("onnxruntime", "openvino"),
+}
+
+# The text encoder runs once per vocabulary and its answers are cached, so INT8 would cost accuracy
+# and gain nothing; the mask decoder is small and draws the borders.
+QUANTISED_GRAPHS = ("encoder", "clip_head")
+
+
+def reduced_variants(files: GraphFiles, precision: ReducedPrecision) -> tuple[Variant, ...]:
+    """Describe the variants of `precision` to make, each from the FP32 variant of its lowering.
+
+    A lowering that is no backend's best among those of the graph gets none.
+    """
+    if precision in {"int8", "int8_fp16"} and files.name not in QUANTISED_GRAPHS:
+        return ()
+    full = full_variants(files)
+    forms = tuple(v.attention for v in full if v.attention is not None)
+    made = []
+    for variant in full:
+        best = backends_for(variant.attention, forms) if variant.attention else None
+        backends = tuple(b for b in BACKENDS[precision] if best is None or b in best)
+        if backends:
+            made.append(_reduced(variant, precision, backends))
+    return tuple(made)
+
+
+def full_variants(files: GraphFiles) -> tuple[Variant, ...]:
+    """Give a graph's FP32 variants, the first one first."""
+    return tuple(v for v in files.graph.variants if v.precision == "fp32")
+
+
+def full_variant(files: GraphFiles, reduced: Variant) -> Variant:
+    """Give the FP32 variant that `reduced` is made from: the one of its lowering."""
+    return next(v for v in full_variants(files) if v.attention == reduced.attention)
+
+
+def in_order(variants: Sequence[Variant]) -> tuple[Variant, ...]:
+    """Sort variants by preference; lowerings of one precision keep their order."""
+    return tuple(sorted(variants, key=lambda variant: PREFERENCE.index(variant.precision)))
+
+
+def _reduced(variant: Variant, precision: ReducedPrecision, backends: tuple[str, ...]) -> Variant:
+    return Variant(
+        file=f"{PurePosixPath(variant.file).stem}.{precision}.onnx",
+        weights=variant.weights,
+        weights_dtype=variant.weights_dtype,
+        precision=precision,
+        attention=variant.attention,
+        opset=variant.opset,
+        backends=backends,
+    )

@@ -1,0 +1,152 @@
+"""Gates on the numpy model of `fakes`, whose answers can be worked out by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import FakeBackend, FakeBundle, FakeEngine, HostTensor, fake_manifest, flag
+from PIL import Image
+
+from samclip.engines.base import Engine, EngineOptions, GraphSource
+from samclip.errors import GateError
+from samclip.export.precision.gates import LIMITS, Gate, Judgement, enforce_gates
+from samclip.export.progress import silent
+from samclip.runtime.bundles.manifest import GateRow
+from samclip.runtime.model import Model
+
+Change = Mapping[str, float]  # by output: what is added, times noise of size 1
+
+
+@dataclass
+class NoisyEngine(FakeEngine):
+    change: Change = field(default_factory=dict)
+
+    def run(
+        self, feeds: Mapping[str, Any], outputs: Sequence[str] | None = None
+    ) -> dict[str, HostTensor]:
+        results = super().run(feeds, outputs)
+        noise = np.random.default_rng(0)
+        for name in results.keys() & self.change.keys():
+            array = results[name].array
+            added = self.change[name] * noise.standard_normal(array.shape)
+            results[name] = HostTensor((array + added).astype(np.float32))
+        return results
+
+
+@dataclass
+class NoisyBackend(FakeBackend):
+    change: Change = field(default_factory=dict)
+
+    def load(self, source: GraphSource, options: EngineOptions) -> Engine:
+        return NoisyEngine(source.name, change=self.change)
+
+
+def model(change: Change | None = None, **parts: bool) -> Model:
+    bundle: Any = FakeBundle(fake_manifest(**parts))
+    return Model(bundle, NoisyBackend(change=change or {}), EngineOptions())
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / "flag.png", tmp_path / "turned.png"]
+    for path, image in zip(paths, (flag(), flag()[:, ::-1]), strict=True):
+        Image.fromarray(np.ascontiguousarray(image)).save(path)
+    return paths
+
+
+@pytest.fixture
+def gate(photos: list[Path]) -> Iterator[Gate]:
+    with model() as reference:
+        yield Gate(reference, photos, silent)
+
+
+def judge(gate: Gate, change: Change | None = None) -> Judgement:
+    with model(change) as reduced:
+        return gate.judge(reduced, "fp16")
+
+
+def values(judgement: Judgement) -> dict[str, float]:
+    return {row.measure: row.value for row in judgement.rows}
+
+
+def test_the_same_model_agrees_wholly(gate: Gate) -> None:
+    judgement = judge(gate)
+    assert not judgement.failed
+    assert judgement.photos == 2
+    assert values(judgement) == pytest.approx(
+        {
+            "image_embeddings_cosine": 1,
+            "image_embed_cosine": 1,
+            "patch_embeds_cosine": 1,
+            "mask_iou_mean": 1,
+            "mask_iou_worst": 1,
+            "semantic_agreement": 1,
+            "top1_agreement": 1,
+        }
+    )
+    samples = {row.measure: row.samples for row in judgement.rows}
+    assert samples["semantic_agreement"] == 2 * 128 * 200
+    assert samples["mask_iou_worst"] > samples["top1_agreement"] > 2  # objects are named too
+
+
+@pytest.mark.parametrize(
+    ("change", "failing"),
+    [
+        ({"image_embeddings": 0.5}, {"image_embeddings_cosine"}),
+        ({"image_embed": 300.0}, {"image_embed_cosine"}),
+        ({"low_res_masks": 300.0}, {"mask_iou_mean", "mask_iou_worst"}),
+        ({"patch_embeds": 300.0}, {"patch_embeds_cosine", "semantic_agreement"}),
+        ({"image_embeddings": np.nan}, {"image_embeddings_cosine"}),
+        ({"low_res_masks": np.nan}, {"mask_iou_mean", "mask_iou_worst"}),
+    ],
+)
+def test_what_is_wrong_fails_its_own_gate(gate: Gate, change: Change, failing: set[str]) -> None:
+    judgement = judge(gate, change)
+    assert {row.measure for row in judgement.failed} == failing
+    with pytest.raises(GateError) as caught:
+        enforce_gates([judgement])
+    for part in (*failing, "fp16", "2 photos", "--keep-fp32", "No bundle was written"):
+        assert part in str(caught.value)
+
+
+def test_an_untrained_head_is_compared_but_names_are_not_judged(photos: list[Path]) -> None:
+    with model(trained=False) as reference:
+        judgement = Gate(reference, photos, silent).judge(reference, "fp16")
+    assert judgement.skipped == ("names are not judged: the CLIP head was never trained",)
+    assert "image_embed_cosine" in values(judgement)
+    assert "semantic_agreement" not in values(judgement)
+
+
+@pytest.mark.parametrize(
+    ("parts", "reason"), [({"clip": False}, "no CLIP head"), ({"text": False}, "no text encoder")]
+)
+def test_without_head_or_text_there_are_masks(
+    photos: list[Path], parts: dict[str, bool], reason: str
+) -> None:
+    with model(**parts) as reference:
+        judgement = Gate(reference, photos, silent).judge(reference, "int8")
+    assert reason in judgement.skipped[0]
+    assert values(judgement)["mask_iou_worst"] == 1
+
+
+def test_int8_is_told_what_else_helps() -> None:
+    row = GateRow(measure="top1_agreement", value=0.9, limit=0.97, samples=50)
+    with pytest.raises(GateError, match=r"top1_agreement: 0.9000, at least 0.97.*\n.*--smooth"):
+        enforce_gates([Judgement("int8", 4, (row,))])
+
+
+def test_limits_are_those_that_were_promised() -> None:
+    assert LIMITS["fp16"]["image_embeddings_cosine"] == 0.9995
+    assert LIMITS["fp16"]["mask_iou_mean"] == 0.995
+    assert LIMITS["fp16"]["mask_iou_worst"] == 0.96
+    assert LIMITS["fp16"]["semantic_agreement"] == 0.995
+    for precision in ("int8", "int8_fp16"):
+        assert LIMITS[precision]["patch_embeds_cosine"] == 0.995  # type: ignore[index]
+        assert LIMITS[precision]["mask_iou_mean"] == 0.98  # type: ignore[index]
+        assert LIMITS[precision]["semantic_agreement"] == 0.98  # type: ignore[index]
+        assert LIMITS[precision]["top1_agreement"] == 0.97  # type: ignore[index]
