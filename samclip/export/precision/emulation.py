@@ -1,0 +1,104 @@
+"""Half-precision graphs evaluated truly on a CPU: FP32 arithmetic, every half value rounded.
+
+ONNX Runtime's CPU provider has no half kernels: it runs typed half graphs in FP32 and drops the
+casts between its own nodes, so that overflow and rounding never show. An emulated graph computes in
+FP32 on purpose, and behind every node of a half type stands a rounding to the nearest (ties to
+even) half value, beyond the largest to infinity, below the normal range to a subnormal. It is
+written as a pair of casts, which ONNX Runtime keeps where the graph around them is FP32.
+
+So an operator rounds once, at its output: products and convolutions add up in FP32, as tensor cores
+do; LayerNormalization, Softmax, Gelu and means compute in FP32 inside, as TensorRT does. What hands
+values on or only clips them rounds nothing anew: rounding and clipping to half bounds commute.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+import onnx_ir.passes.common as common_passes
+
+from samclip.engines.base import Engine, EngineOptions, GraphSource
+from samclip.engines.registry import get_backend
+from samclip.export.external import externalise
+from samclip.export.precision.half import DATA_TYPES, TYPE_ATTRIBUTES
+from samclip.export.precision.operands import FLOAT, MOVES
+from samclip.runtime.bundles.weights import parse_weights
+
+HALVES = frozenset(DATA_TYPES.values())
+CLIPPING = frozenset({"Clip", "Relu"})  # monotone, and exact on half values
+FILE, WEIGHTS = "emulated.onnx", "emulated.safetensors"
+
+
+def emulate(model: ir.Model) -> ir.Model:
+    """Give an FP32 graph that computes what `model`, typed in halves by `to_half`, computes.
+
+    Inputs and outputs of a half type become float32. Other graphs come back as they are.
+    """
+    emulated = model.clone()
+    common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(emulated)
+    graph = emulated.graph
+    for value in graph.initializers.values():
+        _widen(value)
+    halves = {v: v.dtype for n in graph for v in n.outputs if v.dtype in HALVES}
+    halves |= {v: v.dtype for v in graph.inputs if v.dtype in HALVES}
+    for value in halves:
+        value.type = ir.TensorType(FLOAT)
+    for value in graph.inputs:
+        if value in halves:
+            _round(graph, value, halves[value])
+    for node in list(graph):
+        _evaluate(graph, node, halves)
+    return emulated
+
+
+def half_engine(model: ir.Model) -> Engine:
+    """Run a typed half graph on this CPU with true half-precision results."""
+    graphs, weights = externalise({FILE: emulate(model)}, WEIGHTS)
+    source = GraphSource(
+        str(model.graph.name), graphs[FILE], parse_weights(weights), {WEIGHTS: weights}
+    )
+    return get_backend("onnxruntime").load(source, EngineOptions())
+
+
+def _widen(value: ir.Value) -> None:
+    """Store a half constant as the float32 values that it has."""
+    tensor = value.const_value
+    if tensor is not None and tensor.dtype in HALVES:
+        value.const_value = ir.tensor(tensor.numpy().astype("float32"), name=value.name)
+        value.type = ir.TensorType(FLOAT)
+
+
+def _evaluate(graph: ir.Graph, node: ir.Node, halves: dict[ir.Value, ir.DataType]) -> None:
+    """Make a node compute in FP32, and round those of its outputs that are halves."""
+    for name in TYPE_ATTRIBUTES:
+        if node.attributes.get_int(name, 0) in HALVES:
+            node.attributes.add(ir.AttrInt64(name, FLOAT))
+    for value in node.outputs:
+        if value in halves and node.op_type not in MOVES and not _is_only_clipped(value):
+            _round(graph, value, halves[value])
+
+
+def _is_only_clipped(value: ir.Value) -> bool:
+    users = [user for user, _ in value.uses()]
+    return not value.is_graph_output() and all(user.op_type in CLIPPING for user in users)
+
+
+def _round(graph: ir.Graph, value: ir.Value, half: ir.DataType) -> None:
+    """Put a rounding behind a float32 value, for all who use it."""
+    users = tuple(value.uses())
+    down = ir.node("Cast", [value], {"to": half})
+    up = ir.node("Cast", [down.outputs[0]], {"to": FLOAT})
+    for cast, dtype in ((down, half), (up, FLOAT)):
+        cast.outputs[0].type, cast.outputs[0].shape = ir.TensorType(dtype), value.shape
+    producer = value.producer()
+    if producer is None:
+        graph.insert_before(graph[0], [down, up])
+    else:
+        graph.insert_after(producer, [down, up])
+    rounded = up.outputs[0]
+    for user, index in users:
+        user.replace_input_with(index, rounded)
+    if value.is_graph_output():
+        value.name, rounded.name = f"{value.name}_exact", value.name
+        for index, output in enumerate(graph.outputs):
+            if output is value:
+                graph.outputs[index] = rounded
