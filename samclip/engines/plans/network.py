@@ -24,6 +24,7 @@ TYPES_OF = {
     "int8": frozenset({"INT8"}),
     "int8_fp16": frozenset({"INT8", "HALF"}),
 }
+STORAGE = frozenset({"CONSTANT", "CAST"})  # layers that only tell how weights are stored
 
 
 @dataclass
@@ -51,8 +52,12 @@ class Network:
         return Counter(layer.type.name for layer in self.layers())
 
     def types(self) -> Counter[str]:
-        """Count the outputs of its layers by TensorRT's name of their data type: "HALF"."""
-        outputs = (layer.get_output(i) for layer in self.layers() for i in range(layer.num_outputs))
+        """Count what its layers compute by TensorRT's name of the data type: "HALF".
+
+        Constants and casts are left out: they tell how weights are stored.
+        """
+        computing = (layer for layer in self.layers() if layer.type.name not in STORAGE)
+        outputs = (layer.get_output(i) for layer in computing for i in range(layer.num_outputs))
         return Counter(tensor.dtype.name for tensor in outputs if tensor is not None)
 
 
@@ -164,6 +169,6 @@ def _check_precision(network: Network, source: GraphSource) -> None:
     missing = TYPES_OF.get(source.precision, frozenset()) - network.types().keys()
     if missing:
         raise PlanBuildError(
-            f"the graph {source.name!r} is said to be {source.precision}, but nothing in it is "
-            f"{' or '.join(sorted(missing))}: it would run in FP32. Export the bundle again."
+            f"the graph {source.name!r} is said to be {source.precision}, but nothing in it "
+            f"computes in {' or '.join(sorted(missing))}: it would run in FP32. Export the bundle again."
         )
