@@ -7,8 +7,6 @@ from torch import Tensor
 
 from samclip.errors import TrainingError
 
-MIN_SCALE = 1e-2  # channels that are as good as dead stay so
-
 
 class NormalEquations:
     """Sums for the least-squares map, with a bias, from F features to C targets; float64."""
@@ -27,9 +25,9 @@ class NormalEquations:
         self.rows += len(features)
 
     def scales(self) -> Tensor:
-        """Tell the root mean square of every feature, F in float32, none of them 0."""
+        """Tell the root mean square of every feature, F in float32."""
         squares = self.gram.diagonal()[:-1] / max(1, self.rows)
-        return squares.sqrt().float().clamp_min(MIN_SCALE)
+        return squares.sqrt().float()
 
     def solve(self, ridge: float) -> tuple[Tensor, Tensor]:
         """Return the weight, FxC, and the bias, C, in float32.

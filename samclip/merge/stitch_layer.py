@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from samclip.merge.stages import HiddenConfig
 
+WEAK = 0.05  # as a share of the features' median root mean square
+
 
 @dataclass(frozen=True)
 class StitchWeights:
@@ -49,33 +51,43 @@ class RememberedRows:
 
 
 class StitchLayer(nn.Module):
-    """y = x A + relu(x B) P for standardised x: a stitch as its rows see it."""
+    """y = x (A + dA) + relu(x B) P: a stitch as its rows see it; A is the closed form, `weight`.
+
+    dA and B are learned for standardised features: `scales`, F, are their root mean squares. Weak
+    features, dead channels for instance, have no part in either: Adam moves all alike, so they
+    would get large weights for no gain, and rounded weights would have no digits for the others.
+    """
 
     def __init__(
         self, scales: Tensor, weight: Tensor, bias: Tensor, hidden: int, generator: torch.Generator
     ) -> None:
         super().__init__()
         features, outputs = weight.shape
-        self._scales = scales
+        weak = scales < WEAK * scales.median()
+        self._gains = torch.where(weak, 0, 1 / scales)[:, None]  # Fx1
+        self._weight = weight
         drawn = torch.randn(features, hidden, generator=generator) / features**0.5
-        self.linear = nn.Parameter(weight * scales[:, None])
-        self.linear_bias = nn.Parameter(bias.clone())
+        self.change = nn.Parameter(torch.zeros_like(weight))
         self.directions = nn.Parameter(drawn.to(weight))
-        self.hidden_bias = nn.Parameter(torch.zeros_like(bias[:1]).expand(hidden).clone())
-        self.project = nn.Parameter(torch.zeros(hidden, outputs).to(weight))
+        self.bias = nn.Parameter(torch.cat([bias, bias.new_zeros(hidden)]))
+        self.project = nn.Parameter(weight.new_zeros(hidden, outputs))
 
     def forward(self, features: Tensor) -> Tensor:
         """Map rows NxF to NxC."""
-        x = features.float() / self._scales
-        hidden = F.relu(x @ self.directions + self.hidden_bias)
-        return x @ self.linear + self.linear_bias + hidden @ self.project
+        seen = features.float() @ self._joined() + self.bias
+        linear, hidden = torch.split(seen, list(self.project.shape)[::-1], dim=1)
+        out: Tensor = linear + F.relu(hidden) @ self.project
+        return out
 
     @torch.no_grad()
     def weights(self) -> StitchWeights:
-        """Give the layer for features as they come."""
-        both = torch.cat([self.linear, self.directions], dim=1) / self._scales[:, None]
-        bias = torch.cat([self.linear_bias, self.hidden_bias])
-        return StitchWeights(both, bias, self.project.detach().clone())
+        """Give the layer's weights."""
+        return StitchWeights(self._joined(), self.bias.clone(), self.project.clone())
+
+    def _joined(self) -> Tensor:
+        """Join the linear part and the hidden layer: Fx(C+H)."""
+        linear = self._weight + self.change * self._gains
+        return torch.cat([linear, self.directions * self._gains], dim=1)
 
 
 @torch.enable_grad()
@@ -91,7 +103,7 @@ def descend(
     `advance` is called after each step with the error as a share of the targets' variance.
     """
     features, targets = rows.joined()
-    device = layer.linear.device
+    device = layer.bias.device
     variance = float(targets.float().var(dim=0).mean())
     adam = torch.optim.Adam(layer.parameters(), lr=config.learning_rate)
     cycle = torch.optim.lr_scheduler.OneCycleLR(

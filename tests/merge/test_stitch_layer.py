@@ -57,3 +57,19 @@ def test_rows_are_drawn_from_every_photo() -> None:
     features, targets = rows.joined()
     assert features[:, 0].tolist() == [1, 1, 1, 2, 2, 2, 3, 3]
     assert torch.equal(features[:, :1], targets)
+
+
+def test_weak_features_have_no_part_in_what_is_learned() -> None:
+    x = torch.randn(500, FEATURES, generator=generator()) * torch.tensor([1.0, 1.0, 1.0, 1e-3])
+    equations = NormalEquations(FEATURES, TARGETS)
+    equations.add(x, folded(x))
+    weight, bias = equations.solve(1e-6)
+    layer = StitchLayer(equations.scales(), weight, bias, HIDDEN, generator())
+    rows = RememberedRows(500, generator())
+    rows.add(x, folded(x))
+    descend(layer, rows, HiddenConfig(steps=5, batch=64), generator(), lambda _: None)
+    found = layer.weights().weight
+    assert found.isfinite().all()
+    assert torch.equal(found[3:, :TARGETS], weight[3:])
+    assert (found[3:, TARGETS:] == 0).all()
+    assert (found[:3] != torch.cat([weight, torch.zeros(4, HIDDEN)], dim=1)[:3]).any(dim=1).all()
