@@ -49,11 +49,32 @@ class GraphSource:
 
 
 @dataclass(frozen=True)
+class GraphKey:
+    """Which bytes a graph is of, without reading them: what a plan must have been built from.
+
+    `weights_sha256` is None for a graph without a weights file; the rest is as in `GraphSource`.
+    """
+
+    name: str
+    onnx_sha256: str
+    weights_sha256: str | None = None
+    origin: str = ""
+    precision: str = "fp32"
+    attention: str | None = None
+
+
+@dataclass(frozen=True)
 class EngineOptions:
-    """How to run: `threads` per engine, None for the backend's default; `device` index on GPUs."""
+    """How to run: `threads` per engine, None for the backend's default; `device` index on GPUs.
+
+    Of TensorRT's engines: `contexts`, how many callers run at once, each with memory of its own;
+    `cuda_graphs`, whether runs of the same shapes are replayed from a captured CUDA graph.
+    """
 
     threads: int | None = None
     device: int = 0
+    contexts: int = 4
+    cuda_graphs: bool = True
 
 
 @dataclass(frozen=True)
@@ -106,6 +127,13 @@ class Backend(Protocol):
         """Look, without side effects, whether the backend works on this machine."""
         ...
 
+    def ready(self, graphs: Sequence[GraphKey], options: EngineOptions) -> Probe:
+        """Look whether these graphs can be run at once, without minutes of building first.
+
+        Asked only of a backend whose `probe` succeeds; reads no graph.
+        """
+        ...
+
     def load(self, source: GraphSource, options: EngineOptions) -> Engine:
-        """Make `source` ready; raises BackendUnavailableError or EngineRunError."""
+        """Make `source` ready; raises EngineError: BackendUnavailableError, PlanError and so on."""
         ...

@@ -1,11 +1,11 @@
-"""ONNX Runtime on the CPU, and on NVIDIA GPUs through its CUDA provider.
+"""ONNX Runtime on the CPU, and on NVIDIA GPUs through its CUDA and TensorRT providers.
 
 Choices. Threads: one per physical core that this process may use, not pinned. CPU memory: the
 arena stays on and keeps the largest pass's working memory until `close`, because shrinking it after
 each pass costs time; memory patterns are off, which plan one more block of that size and gain no
 speed. CUDA: the arena grows by what is asked for, convolutions are chosen by heuristic, because the
 mask decoder's shapes change from call to call, and TF32 is off: FP32 graphs compute in FP32, FP16
-graphs are there for speed.
+graphs are there for speed. TensorRT: see `ort_tensorrt.py`; CUDA computes what it does not take.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.engines.base import EngineOptions, GraphSource, Probe, Tensor
+from samclip.engines.base import EngineOptions, GraphKey, GraphSource, Probe, Tensor
 from samclip.engines.cores import usable_cores
 from samclip.engines.memory import release_free_memory
 from samclip.engines.ort_library import (
     CUDA_PROVIDER,
     FORCE_GPU,
     REMEDY,
+    TENSORRT_PROVIDER,
     clean_message,
     conflict,
     import_cuda_library,
@@ -33,6 +34,7 @@ from samclip.engines.ort_library import (
     preload,
 )
 from samclip.engines.ort_tensor import OrtTensor, to_ort_value
+from samclip.engines.ort_tensorrt import tensorrt_options
 from samclip.errors import BackendUnavailableError, ClosedError, EngineRunError
 
 CPU_PROVIDER = "CPUExecutionProvider"
@@ -156,15 +158,16 @@ class OnnxRuntimeBackend:
             return Probe(True, f"{detail}; {clash}", FORCE_GPU)
         return Probe(True, detail)
 
+    def ready(self, graphs: Sequence[GraphKey], options: EngineOptions) -> Probe:  # noqa: ARG002
+        """Say that any graph runs at once: sessions need no plans."""
+        return Probe(True, "needs no plans")
+
     def load(self, source: GraphSource, options: EngineOptions) -> OrtEngine:
         """Make a session of a graph; raises BackendUnavailableError or EngineRunError."""
         library = self._library()
         settings = _settings(library, options)
         held = _add_weights(library, settings, source)
-        providers: list[Any] = [CPU_PROVIDER]
-        if self.device == "cuda":
-            preload(library)
-            providers.insert(0, (self.provider, {**CUDA_OPTIONS, "device_id": options.device}))
+        providers = self._providers(library, source, options)
         try:
             session = library.InferenceSession(
                 source.onnx, settings, providers=providers, enable_fallback=0
@@ -182,20 +185,35 @@ class OnnxRuntimeBackend:
         release_free_memory()
         return OrtEngine(library, session, source.name, self.device, options.device, held)
 
+    def _providers(self, library: Any, source: GraphSource, options: EngineOptions) -> list[Any]:
+        """List the providers with their options, the preferred one first."""
+        providers: list[Any] = [CPU_PROVIDER]
+        if self.device == "cuda":
+            preload(library)
+            providers.insert(0, (CUDA_PROVIDER, {**CUDA_OPTIONS, "device_id": options.device}))
+        if self.provider == TENSORRT_PROVIDER:
+            settings = tensorrt_options(library, source, options.device)
+            providers.insert(0, (self.provider, settings))
+        return providers
+
     def _fallen_back(self, library: Any, index: int) -> BackendUnavailableError:
         return BackendUnavailableError(
             f"onnxruntime {library.__version__} could not start {self.provider} on device {index}: "
-            "no such GPU, or its CUDA or cuDNN libraries are missing or of another version. "
+            f"no such GPU, or its {self._needs()} libraries are missing or of another version. "
             f"{REMEDY}install those it was built for (pip install 'onnxruntime-gpu[cuda,cudnn]'), "
             "or use backend='onnxruntime'."
         )
 
+    def _needs(self) -> str:
+        return "TensorRT, CUDA or cuDNN" if self.provider == TENSORRT_PROVIDER else "CUDA or cuDNN"
+
     def _library(self) -> Any:
-        return import_cuda_library() if self.device == "cuda" else import_library()
+        return import_cuda_library(self.provider) if self.device == "cuda" else import_library()
 
 
 CPU = OnnxRuntimeBackend("onnxruntime", CPU_PROVIDER, "cpu")
 CUDA = OnnxRuntimeBackend("cuda", CUDA_PROVIDER, "cuda")
+TENSORRT = OnnxRuntimeBackend("ort-tensorrt", TENSORRT_PROVIDER, "cuda")
 
 
 def _settings(library: Any, options: EngineOptions) -> Any:

@@ -14,6 +14,7 @@ from samclip.errors import BackendUnavailableError
 
 CPU_PACKAGE, GPU_PACKAGE = "onnxruntime", "onnxruntime-gpu"
 CUDA_PROVIDER = "CUDAExecutionProvider"
+TENSORRT_PROVIDER = "TensorrtExecutionProvider"
 MAX_MESSAGE = 300  # characters of a backend's message that are passed on
 INTERNALS = re.compile(
     r"\[ONNXRuntimeError\] : \d+ : \w+ : "  # its own prefix
@@ -41,15 +42,16 @@ def import_library() -> ModuleType:
     return library
 
 
-def import_cuda_library() -> ModuleType:
-    """Import an ONNX Runtime that has its CUDA provider; loads no CUDA library yet.
+def import_cuda_library(provider: str = CUDA_PROVIDER) -> ModuleType:
+    """Import an ONNX Runtime that has its CUDA or TensorRT provider; loads no CUDA library yet.
 
     Raises BackendUnavailableError when the build has no such provider or there is no driver.
     """
     library = import_library()
-    if CUDA_PROVIDER not in library.get_available_providers():
+    if provider not in library.get_available_providers():
+        lacks = "CUDA" if provider == CUDA_PROVIDER else "TensorRT"
         raise BackendUnavailableError(
-            f"onnxruntime {library.__version__} is a build without CUDA. "
+            f"onnxruntime {library.__version__} is a build without {lacks}. "
             f"{REMEDY}{reinstall(GPU_PACKAGE)}; on a Jetson install the wheel for its JetPack."
         )
     if find_driver() is None:

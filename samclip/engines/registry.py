@@ -2,19 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
 
-from samclip.engines import onnxruntime
+from samclip.engines import onnxruntime, tensorrt
 from samclip.engines.base import Backend, Probe
 from samclip.errors import BackendUnavailableError
 
 AUTO = "auto"
-BACKENDS: tuple[Backend, ...] = (onnxruntime.CUDA, onnxruntime.CPU)  # the fastest first
+BACKENDS: tuple[Backend, ...] = (  # the fastest first
+    tensorrt.TENSORRT,
+    tensorrt.TENSORRT_RTX,
+    onnxruntime.CUDA,
+    onnxruntime.CPU,
+    onnxruntime.TENSORRT,
+)
+BY_NAME_ALONE = frozenset({"ort-tensorrt"})  # builds for minutes on its first runs: must be asked
 WITHOUT_ENGINE = {  # runtimes that people ask for, and the packages that bring them
     "openvino": ("openvino",),
-    "tensorrt": ("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt-rtx-cu13"),
 }
+
+
+@dataclass(frozen=True)
+class PassedOver:
+    """A faster backend that was not taken, why not, and what to do about it."""
+
+    name: str
+    reason: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        advice = f" To do: {self.remedy.rstrip('. ')}." if self.remedy else ""
+        return f"{self.name}: {self.reason.rstrip('. ')}.{advice}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The backend that was taken, and those before it that were not."""
+
+    backend: Backend
+    passed_over: tuple[PassedOver, ...] = ()
+
+    def after(self, passed: PassedOver) -> Choice:
+        """Give this choice made after one more backend was passed over, before all others."""
+        return Choice(self.backend, (passed, *self.passed_over))
 
 
 def backends() -> tuple[Backend, ...]:
@@ -47,17 +80,40 @@ def choose(name: str = AUTO) -> Backend:
 
     Raises BackendUnavailableError, which says what to do.
     """
+    return decide(name).backend
+
+
+def decide(name: str = AUTO, suits: Callable[[Backend], Probe] | None = None) -> Choice:
+    """Choose as `choose` does, and say why faster ones were not taken.
+
+    `suits` looks, for "auto", whether a backend that works here has all that a bundle needs of
+    it. Raises BackendUnavailableError, which says what to do.
+    """
     if name != AUTO:
         backend = get_backend(name)
         probe = backend.probe()
         if probe.available:
-            return backend
+            return Choice(backend)
         raise BackendUnavailableError(f"backend {name!r}: {_describe(probe)}")
-    probes = {backend: backend.probe() for backend in backends()}
-    for backend, probe in probes.items():
+    return first_of(candidates(), suits)
+
+
+def candidates() -> tuple[Backend, ...]:
+    """Give the backends that "auto" chooses among, the fastest first."""
+    return tuple(backend for backend in backends() if backend.name not in BY_NAME_ALONE)
+
+
+def first_of(among: tuple[Backend, ...], suits: Callable[[Backend], Probe] | None = None) -> Choice:
+    """Choose the first backend that works here and `suits`; raises BackendUnavailableError."""
+    passed: list[PassedOver] = []
+    for backend in among:
+        probe = backend.probe()
+        if probe.available and suits is not None:
+            probe = suits(backend)
         if probe.available:
-            return backend
-    reasons = " ".join(f"{backend.name}: {_describe(probe)}" for backend, probe in probes.items())
+            return Choice(backend, tuple(passed))
+        passed.append(PassedOver(backend.name, probe.detail, probe.remedy))
+    reasons = " ".join(map(str, passed))
     raise BackendUnavailableError(f"no backend works on this machine. {reasons}")
 
 

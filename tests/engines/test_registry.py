@@ -5,13 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import types
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError
 
 import onnxruntime
 import pytest
 
 from samclip.engines import ort_library, registry
-from samclip.engines.base import Backend, EngineOptions, GraphSource, Probe
+from samclip.engines.base import Backend, EngineOptions, GraphKey, GraphSource, Probe
 from samclip.engines.onnxruntime import CPU, CUDA
 from samclip.errors import BackendUnavailableError
 
@@ -23,6 +24,9 @@ class Broken:
 
     def probe(self) -> Probe:
         return Probe(False, "no luck here", "try another machine")
+
+    def ready(self, graphs: Sequence[GraphKey], options: EngineOptions) -> Probe:
+        raise AssertionError("must not be asked")
 
     def load(self, source: GraphSource, options: EngineOptions) -> None:
         raise AssertionError("must not be loaded")
@@ -36,7 +40,8 @@ def with_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_names() -> None:
-    assert [backend.name for backend in registry.backends()] == ["cuda", "onnxruntime"]
+    names = [backend.name for backend in registry.backends()]
+    assert names == ["tensorrt", "tensorrt-rtx", "cuda", "onnxruntime", "ort-tensorrt"]
     assert all(isinstance(backend.probe(), Probe) for backend in registry.backends())
     assert registry.get_backend("onnxruntime") is CPU
     assert registry.get_backend("cuda") is CUDA
@@ -83,16 +88,39 @@ def test_probing_loads_no_cuda_library(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("cudo", "Did you mean 'cuda'"),
         ("onnxruntme", "Did you mean 'onnxruntime'"),
-        ("zzz", r"'zzz'\. Choose among auto, cuda, onnxruntime"),
+        ("zzz", r"'zzz'\. Choose among auto, tensorrt, tensorrt-rtx, cuda, onnxruntime"),
         ("", "Choose among"),
-        ("tensorrt", "no engine for it. Use cuda, onnxruntime"),
-        ("openvino", "no engine for it"),
+        ("tensort", "Did you mean 'tensorrt'"),
+        ("openvino", "no engine for it. Use tensorrt, tensorrt-rtx, cuda, onnxruntime"),
     ],
 )
 def test_unknown_names(name: str, message: str) -> None:
     for use in (registry.get_backend, registry.choose):
         with pytest.raises(BackendUnavailableError, match=message):
             use(name)
+
+
+@pytest.mark.usefixtures("with_cuda")
+def test_the_choice_says_why_faster_backends_were_not_taken() -> None:
+    def suits(backend: Backend) -> Probe:
+        return Probe(backend is CPU, "the bundle is not for it", "export it again")
+
+    choice = registry.decide("auto", suits)
+    assert choice.backend is CPU
+    assert [passed.name for passed in choice.passed_over] == ["tensorrt", "tensorrt-rtx", "cuda"]
+    assert str(choice.passed_over[2]) == ("cuda: the bundle is not for it. To do: export it again.")
+    assert "tensorrt is not installed" in choice.passed_over[0].reason
+    assert registry.decide("onnxruntime") == registry.Choice(CPU)
+
+
+@pytest.mark.usefixtures("with_cuda")
+def test_what_builds_for_minutes_is_never_chosen_by_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    providers = ["TensorrtExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    assert registry.choose("ort-tensorrt").name == "ort-tensorrt"
+    assert registry.choose() is CPU
 
 
 def test_nothing_works(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,14 +187,13 @@ def test_the_gpu_build_over_the_cpu_build_is_no_conflict(packages: dict[str, str
 
 
 def test_probes_tell_of_runtimes_without_an_engine(packages: dict[str, str]) -> None:
-    packages["tensorrt-cu13"] = "11.4"
+    assert registry.probes()["openvino"].detail.startswith("openvino is not installed")
+    packages["openvino"] = "2026.1"
     probes = registry.probes()
-    assert list(probes) == ["cuda", "onnxruntime", "openvino", "tensorrt"]
-    assert probes["openvino"].detail.startswith("openvino is not installed")
-    assert probes["tensorrt"].detail.startswith("tensorrt-cu13 11.4 is installed")
+    assert list(probes) == [*(backend.name for backend in registry.backends()), "openvino"]
+    assert probes["openvino"].detail.startswith("openvino 2026.1 is installed")
     assert not probes["openvino"].available
-    assert not probes["tensorrt"].available
-    assert not {"openvino", "tensorrt"}.intersection(b.name for b in registry.backends())
+    assert "openvino" not in {backend.name for backend in registry.backends()}
 
 
 def test_other_runtimes_are_never_imported() -> None:

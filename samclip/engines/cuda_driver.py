@@ -1,0 +1,132 @@
+"""The CUDA driver as TensorRT engines need it: memory, copies, streams and captured graphs.
+
+`CudaDevice` is all they ask for. One device is one reference to the GPU's primary context, the one
+that torch and TensorRT use too: made current for the length of a call, and the caller's own put
+back afterwards. Nothing here is called in a forked child: CUDA does not work there.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samclip.errors import BackendUnavailableError, DeviceMemoryError, EngineRunError
+
+OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
+UNKNOWN = 999  # CUDA_ERROR_UNKNOWN
+NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for the default stream of other libraries
+
+HostArray = NDArray[np.uint8]
+
+
+class CudaDevice(Protocol):
+    """One GPU; addresses, streams and graphs are plain numbers.
+
+    All but `active`, `capability`, `index` and `close` are called inside `with active():`. They
+    raise DeviceMemoryError when memory is short and EngineRunError for any other failure. Copies
+    are asynchronous: host arrays come from `allocate_host` and stay as they are until
+    `synchronize(stream)`.
+    """
+
+    @property
+    def index(self) -> int:
+        """The GPU's number."""
+        ...
+
+    @property
+    def capability(self) -> str:
+        """The compute capability: "8.7"."""
+        ...
+
+    def active(self) -> AbstractContextManager[None]:
+        """Make the primary context this thread's, and at the end what it was before."""
+        ...
+
+    def allocate(self, size: int) -> int:
+        """Allocate `size` bytes on the GPU; gives their address."""
+        ...
+
+    def free(self, address: int) -> None:
+        """Free what `allocate` gave."""
+        ...
+
+    def allocate_host(self, size: int) -> HostArray:
+        """Allocate `size` bytes of pinned host memory: uint8, one axis."""
+        ...
+
+    def free_host(self, array: HostArray) -> None:
+        """Free what `allocate_host` gave; the array must not be touched afterwards."""
+        ...
+
+    def create_stream(self) -> int:
+        """Create a stream that does not wait for the default one."""
+        ...
+
+    def destroy_stream(self, stream: int) -> None:
+        """Destroy what `create_stream` gave."""
+        ...
+
+    def synchronize(self, stream: int) -> None:
+        """Wait for all work of a stream; failures of that work are raised here."""
+        ...
+
+    def to_device(self, address: int, array: HostArray, stream: int) -> None:
+        """Copy all of a pinned array to the GPU."""
+        ...
+
+    def to_host(self, array: HostArray, address: int, stream: int) -> None:
+        """Fill a pinned array from the GPU."""
+        ...
+
+    def on_device(self, target: int, source: int, size: int, stream: int) -> None:
+        """Copy `size` bytes within the GPU."""
+        ...
+
+    def begin_capture(self, stream: int) -> None:
+        """Record this thread's work on `stream` from now on instead of doing it."""
+        ...
+
+    def end_capture(self, stream: int) -> int:
+        """Stop recording and give the graph; raises when what was recorded cannot be one."""
+        ...
+
+    def launch(self, graph: int, stream: int) -> None:
+        """Do the recorded work."""
+        ...
+
+    def destroy_graph(self, graph: int) -> None:
+        """Destroy what `end_capture` gave."""
+        ...
+
+    def free_memory(self) -> tuple[int, int]:
+        """Give the free and the total memory of the GPU in bytes."""
+        ...
+
+    def close(self) -> None:
+        """Give the primary context back; again: do nothing."""
+        ...
+
+
+def cuda_error(call: str, code: int, text: str) -> EngineRunError:
+    """Make the exception of a driver call that failed with `code`."""
+    if code == OUT_OF_MEMORY:
+        return DeviceMemoryError(
+            f"the GPU has too little free memory ({call}). Close other models and scenes or other "
+            "programs on it, send fewer prompts at once, or choose a smaller bundle or precision."
+        )
+    return EngineRunError(
+        f"CUDA failed: {call}: {text} (code {code}). After an error in a kernel no further call "
+        "works in this process: start it again, and if that does not help update the driver."
+    )
+
+
+def no_device(index: int, count: int) -> BackendUnavailableError:
+    """Make the exception for a GPU that is not there."""
+    have = f"there {'is' if count == 1 else 'are'} {count}, counted from 0" if count else "none"
+    return BackendUnavailableError(
+        f"there is no GPU {index}: {have}. To do: choose device= below {count}, or check "
+        "CUDA_VISIBLE_DEVICES and that the container was started with its GPU."
+    )

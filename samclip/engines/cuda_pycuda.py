@@ -1,0 +1,140 @@
+"""The CUDA driver through pycuda.
+
+pycuda's objects belong to the context that was pushed when they were made, and work in another
+thread only while that very context object is pushed there: so there is one per GPU, and all that
+is freed is freed explicitly under `active()`. It can be given back only by the thread that took
+it, and pycuda then leaves it on CUDA's stack: it is kept until the process ends.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from samclip.engines.cuda_driver import (
+    NON_BLOCKING,
+    OUT_OF_MEMORY,
+    UNKNOWN,
+    HostArray,
+    cuda_error,
+    no_device,
+)
+from samclip.engines.cuda_graphs import CudaGraphs
+
+_contexts: dict[tuple[int, int], Any] = {}  # by pycuda's module and the GPU's number
+_taking = threading.Lock()
+
+
+class PycudaDevice(CudaGraphs):
+    """`CudaDevice` on `driver`, the module `pycuda.driver`."""
+
+    def __init__(self, driver: Any, index: int, library: Any = None) -> None:
+        self._driver = driver
+        self._index = index
+        self._do("init", driver.init)
+        count = driver.Device.count()
+        if not 0 <= index < count:
+            raise no_device(index, count)
+        super().__init__(library)
+        self._device = driver.Device(index)
+        self._context = self._primary_context()
+        self._allocations: dict[int, Any] = {}  # by address; freed when it loses them, too
+        self._streams: dict[int, Any] = {}
+
+    @property
+    def index(self) -> int:
+        """The GPU's number."""
+        return self._index
+
+    @property
+    def capability(self) -> str:
+        """The compute capability: "8.7"."""
+        return "{}.{}".format(*self._device.compute_capability())
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Make the primary context this thread's, and at the end what it was before."""
+        self._do("push", self._context.push)
+        try:
+            yield
+        finally:
+            self._do("pop", self._driver.Context.pop)
+
+    def allocate(self, size: int) -> int:
+        """Allocate `size` bytes on the GPU; gives their address."""
+        allocation = self._do("mem_alloc", self._driver.mem_alloc, size)
+        self._allocations[int(allocation)] = allocation
+        return int(allocation)
+
+    def free(self, address: int) -> None:
+        """Free what `allocate` gave."""
+        self._do("free", self._allocations.pop(address).free)
+
+    def allocate_host(self, size: int) -> HostArray:
+        """Allocate `size` bytes of pinned host memory: uint8, one axis."""
+        array: HostArray = self._do(
+            "pagelocked_empty", self._driver.pagelocked_empty, size, np.uint8
+        )
+        return array
+
+    def free_host(self, array: HostArray) -> None:
+        """Free what `allocate_host` gave; the array must not be touched afterwards."""
+        owner: Any = array.base
+        self._do("free", owner.free)
+
+    def create_stream(self) -> int:
+        """Create a stream that does not wait for the default one."""
+        stream = self._do("Stream", self._driver.Stream, NON_BLOCKING)
+        self._streams[stream.handle] = stream
+        return int(stream.handle)
+
+    def destroy_stream(self, stream: int) -> None:
+        """Destroy what `create_stream` gave: pycuda does when the last reference goes."""
+        del self._streams[stream]
+
+    def synchronize(self, stream: int) -> None:
+        """Wait for all work of a stream; failures of that work are raised here."""
+        self._do("synchronize", self._streams[stream].synchronize)
+
+    def to_device(self, address: int, array: HostArray, stream: int) -> None:
+        """Copy all of a pinned array to the GPU."""
+        copy = self._driver.memcpy_htod_async
+        self._do("memcpy_htod_async", copy, address, array, self._streams[stream])
+
+    def to_host(self, array: HostArray, address: int, stream: int) -> None:
+        """Fill a pinned array from the GPU."""
+        copy = self._driver.memcpy_dtoh_async
+        self._do("memcpy_dtoh_async", copy, array, address, self._streams[stream])
+
+    def on_device(self, target: int, source: int, size: int, stream: int) -> None:
+        """Copy `size` bytes within the GPU."""
+        copy = self._driver.memcpy_dtod_async
+        self._do("memcpy_dtod_async", copy, target, source, size, self._streams[stream])
+
+    def free_memory(self) -> tuple[int, int]:
+        """Give the free and the total memory of the GPU in bytes."""
+        free, total = self._do("mem_get_info", self._driver.mem_get_info)
+        return int(free), int(total)
+
+    def close(self) -> None:
+        """Do nothing: the primary context stays, see above; all else has been freed."""
+
+    def _primary_context(self) -> Any:
+        key = id(self._driver), self._index
+        with _taking:
+            if key not in _contexts:
+                take = self._device.retain_primary_context
+                _contexts[key] = self._do("retain_primary_context", take)
+            return _contexts[key]
+
+    def _do(self, name: str, function: Any, *arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except self._driver.MemoryError as error:
+            raise cuda_error(name, OUT_OF_MEMORY, str(error)) from error
+        except self._driver.Error as error:
+            raise cuda_error(name, UNKNOWN, str(error)) from error

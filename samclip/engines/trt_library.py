@@ -1,0 +1,103 @@
+"""TensorRT and TensorRT for RTX as libraries that run plans: opened only where a driver answers."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from samclip.engines.base import Probe
+from samclip.engines.cuda_device import describe_cuda_package, missing_for_cuda
+from samclip.engines.ort_library import clean_message
+from samclip.engines.plans.fit import PlanHost
+from samclip.engines.plans.library import KINDS, Library, open_library
+from samclip.engines.plans.logs import listening, shared_logger
+from samclip.engines.plans.sidecar import LibraryName
+from samclip.errors import BackendUnavailableError, DeviceMemoryError, EngineRunError
+
+SUFFIXES = ("", "-cu13", "-cu12", "_lean", "-lean-cu13")
+MEMORY_WORDS = ("out of memory", "outofmemory", "cuda_error_out_of_memory", "insufficient memory")
+
+
+def probe_library(name: LibraryName) -> Probe:
+    """Look whether a library and all that runs its plans are here; imports and loads nothing.
+
+    What is missing is said in the order in which it must be put right: driver, library, package.
+    """
+    kind = KINDS[name]
+    found = _describe(name)
+    lacks_cuda = missing_for_cuda()
+    if lacks_cuda is not None and "driver" in lacks_cuda[0]:
+        state = f"; {found} is installed" if found else f"; {name} is not installed"
+        return Probe(False, lacks_cuda[0] + state, lacks_cuda[1])
+    if not found:
+        return Probe(False, f"{name} is not installed", kind.install)
+    if lacks_cuda is not None:
+        return Probe(False, f"{found} is installed; {lacks_cuda[0]}", lacks_cuda[1])
+    return Probe(True, f"{found}, {describe_cuda_package()}")
+
+
+def open_for_running(name: LibraryName, device: int) -> tuple[Library, PlanHost]:
+    """Import a library once the driver has answered in another process; says what plans fit.
+
+    Raises BackendUnavailableError, which says what is missing and what to do.
+    """
+    probe = probe_library(name)
+    if not probe.available:
+        raise BackendUnavailableError(f"{name}: {probe.detail}. To do: {probe.remedy}.")
+    library = open_library(name, device)
+    if library.state.gpu is None:
+        raise BackendUnavailableError(
+            f"{name}: {library.state.reason}. To do: check nvidia-smi, CUDA_VISIBLE_DEVICES and "
+            "that the container was started with its GPU."
+        )
+    return library, PlanHost(name, library.version, library.state.gpu.capability)
+
+
+def deserialize(library: Library, plan: bytes, graph: str) -> tuple[Any, Any]:
+    """Make an engine of a verified plan; gives it and the runtime, which must outlive it.
+
+    A primary context is current. Programs inside plans stay forbidden. Raises EngineRunError.
+    """
+    runtime = library.module.Runtime(shared_logger(library.module))
+    if runtime.engine_host_code_allowed:
+        raise EngineRunError(
+            "TensorRT is set to run programs inside plans, and samclip never does. Leave "
+            "engine_host_code_allowed off."
+        )
+    with listening() as said:
+        engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        error = EngineRunError(f"{library.name} {library.version} refuses the plan.")
+        raise explain(error, graph, said.errors)
+    return runtime, engine
+
+
+def explain(error: EngineRunError, graph: str, said: Sequence[str]) -> EngineRunError:
+    """Add what TensorRT said; a lack of memory becomes DeviceMemoryError."""
+    lines = "; ".join(dict.fromkeys(clean_message(RuntimeError(line)) for line in said))
+    message = f"the graph {graph!r} failed: {error} TensorRT says: {lines or 'nothing'}."
+    short = any(word in line.lower() for line in said for word in MEMORY_WORDS)
+    if short or isinstance(error, DeviceMemoryError):
+        return DeviceMemoryError(
+            f"{message} The GPU has too little free memory: close other models and programs on it, "
+            "send fewer prompts at once, or choose a smaller bundle or precision."
+        )
+    return EngineRunError(
+        f"{message} Check the shapes of its inputs; if that does not help, build the plan again: "
+        "samclip engine build --help."
+    )
+
+
+def _describe(name: LibraryName) -> str:
+    """Name a library and its version; empty when it is not installed."""
+    kind = KINDS[name]
+    if importlib.util.find_spec(kind.module) is None:
+        return ""
+    for suffix in SUFFIXES:
+        try:
+            return f"{name} {version(name + suffix)}"
+        except PackageNotFoundError:
+            continue
+    return name

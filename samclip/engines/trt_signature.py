@@ -1,0 +1,130 @@
+"""What a TensorRT engine takes and gives: names, types, and the shapes its plan was built for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samclip.engines.base import Tensor
+from samclip.engines.cuda_memory import CudaTensor
+from samclip.errors import EngineRunError
+
+# TensorRT's names of the types that numpy has too
+DTYPES: dict[str, np.dtype[Any]] = {
+    "FLOAT": np.dtype(np.float32),
+    "HALF": np.dtype(np.float16),
+    "INT64": np.dtype(np.int64),
+    "INT32": np.dtype(np.int32),
+    "INT8": np.dtype(np.int8),
+    "UINT8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output; -1 is a dynamic axis, `least` and `most` bound an input's shape."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: Shape
+    least: Shape = ()
+    most: Shape = ()
+
+    def takes(self, shape: Shape) -> bool:
+        """Whether an input of this shape is within the bounds."""
+        if len(shape) != len(self.shape):
+            return False
+        bounds = zip(self.least, shape, self.most, strict=True)
+        return all(least <= size <= most for least, size, most in bounds)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The ports of the graph called `graph`, in the engine's order."""
+
+    graph: str
+    inputs: Mapping[str, Port]
+    outputs: Mapping[str, Port]
+
+    def check(
+        self, feeds: Mapping[str, NDArray[np.generic] | Tensor], outputs: Sequence[str]
+    ) -> dict[str, NDArray[np.generic] | CudaTensor]:
+        """Give the feeds as arrays and device tensors that fit; raises EngineRunError."""
+        self._check_names("outputs", outputs, set(outputs) <= set(self.outputs), self.outputs)
+        self._check_names("inputs", feeds, set(feeds) == set(self.inputs), self.inputs)
+        return {name: self._check_feed(port, feeds[name]) for name, port in self.inputs.items()}
+
+    def _check_feed(
+        self, port: Port, feed: NDArray[np.generic] | Tensor
+    ) -> NDArray[np.generic] | CudaTensor:
+        given = feed if isinstance(feed, np.ndarray | CudaTensor) else feed.numpy()
+        if given.dtype != port.dtype:
+            raise EngineRunError(
+                f"the input {port.name!r} is {given.dtype}, expected {port.dtype}. "
+                f"Convert it: array.astype('{port.dtype}')."
+            )
+        if not port.takes(tuple(given.shape)):
+            raise EngineRunError(self._misfit(port, tuple(given.shape)))
+        return given
+
+    def _misfit(self, port: Port, shape: Shape) -> str:
+        if port.least == port.most:
+            expected, remedy = f"{port.least}", "Give it that shape"
+        else:
+            expected = f"{port.least} to {port.most}"
+            remedy = (
+                "Send fewer at once, or build the plan for other sizes: samclip engine build --help"
+            )
+        return (
+            f"the input {port.name!r} of the graph {self.graph!r} has shape {shape}, its plan was "
+            f"built for {expected}. {remedy}."
+        )
+
+    def _check_names(self, what: str, got: Iterable[str], fits: bool, known: Iterable[str]) -> None:
+        if not fits:
+            raise EngineRunError(
+                f"the graph {self.graph!r} has the {what} {', '.join(known)}; "
+                f"asked with {', '.join(got) or 'none'}. Name those it has."
+            )
+
+
+def read_signature(module: Any, engine: Any, graph: str) -> Signature:
+    """Ask a TensorRT engine for its ports; raises EngineRunError for one that cannot be served."""
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    inputs, outputs = {}, {}
+    for name in names:
+        if engine.get_tensor_mode(name) == module.TensorIOMode.INPUT:
+            inputs[name] = _read_port(module, engine, name, is_input=True)
+        else:
+            outputs[name] = _read_port(module, engine, name, is_input=False)
+    return Signature(graph, inputs, outputs)
+
+
+def _read_port(module: Any, engine: Any, name: str, is_input: bool) -> Port:
+    kind = engine.get_tensor_dtype(name).name
+    if kind not in DTYPES:
+        raise EngineRunError(
+            f"the tensor {name!r} of the plan is {kind}, which numpy does not have; expected one "
+            f"of {', '.join(DTYPES)}. Export the graph with float32 inputs and outputs."
+        )
+    if engine.get_tensor_location(name) != module.TensorLocation.DEVICE:
+        raise EngineRunError(
+            f"the tensor {name!r} of the plan is a shape, read on the host; expected tensors on "
+            "the GPU. Export the bundle again with samclip-export."
+        )
+    if engine.get_tensor_format(name) != module.TensorFormat.LINEAR:
+        raise EngineRunError(
+            f"the tensor {name!r} of the plan has the layout {engine.get_tensor_format_desc(name)},"
+            " expected a linear one. Build the plan with: samclip engine build."
+        )
+    shape = tuple(engine.get_tensor_shape(name))
+    least = most = shape
+    if is_input and -1 in shape:
+        least, _, most = map(tuple, engine.get_tensor_profile_shape(name, 0))
+    return Port(name, DTYPES[kind], shape, least, most)

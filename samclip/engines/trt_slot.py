@@ -1,0 +1,198 @@
+"""One execution context of a TensorRT engine, with its stream and buffers: serves one caller.
+
+Inputs are copied into buffers of the slot and outputs out of them, within the GPU where they come
+from there, so that addresses stay the same and a captured CUDA graph stays valid. A graph belongs
+to the context's state: it is dropped before any shape or address changes. It is captured when the
+same shapes come a second time in succession; shapes that change every time cost no capture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samclip.engines.cuda_memory import CudaTensor, DeviceBlock, DeviceMemory, PinnedBlock
+from samclip.engines.trt_signature import Shape, Signature
+from samclip.errors import EngineRunError
+
+MAX_CAPTURE_FAILURES = 2  # a graph that cannot be captured is run without, not tried for ever
+
+Feeds = Mapping[str, "NDArray[np.generic] | CudaTensor"]
+Shapes = dict[str, Shape]
+
+
+class TrtSlot:
+    """`context` is TensorRT's execution context; `graphs`: whether CUDA graphs are captured."""
+
+    def __init__(
+        self, context: Any, signature: Signature, memory: DeviceMemory, graphs: bool
+    ) -> None:
+        self._context = context
+        self._signature = signature
+        self._memory = memory
+        self._device = memory.device
+        self._buffers: dict[str, DeviceBlock] = {}
+        self._staging: dict[str, PinnedBlock] = {}
+        self._shapes: Shapes = {}
+        self._repeated = False  # whether the shapes were the last run's too
+        self._graph: int | None = None
+        self._failures_left = MAX_CAPTURE_FAILURES if graphs else 0
+        with self._device.active():
+            self._stream = memory.take_stream()
+
+    @property
+    def has_graph(self) -> bool:
+        """Whether the next run of the same shapes launches a captured graph."""
+        return self._graph is not None
+
+    def serves(self, feeds: Feeds) -> bool:
+        """Whether the last run had the shapes of these feeds."""
+        return self._shapes == _shapes(feeds)
+
+    def run(self, feeds: Feeds, outputs: Sequence[str]) -> dict[str, CudaTensor]:
+        """Compute `outputs` of feeds that fit the signature, and wait until they are there.
+
+        Raises EngineRunError; the slot may then be used again.
+        """
+        with self._device.active():
+            shapes = self._set_shapes(_shapes(feeds))
+            self._place(feeds, shapes)
+            results = self._make_results(outputs, shapes)  # memory first: then nothing is running
+            try:
+                self._copy_in(feeds)
+                self._execute()
+                self._copy_out(results)
+            finally:  # also after a failure: buffers must not be reused while copies are under way
+                self._device.synchronize(self._stream)
+        return results
+
+    def close(self) -> None:
+        """Free the context and its buffers; no run is under way."""
+        with self._device.active():
+            self._drop_graph()
+            self._context = None
+            self._memory.give_stream(self._stream)
+        for block in self._buffers.values():
+            self._memory.blocks.give(block)
+        for pinned in self._staging.values():
+            self._memory.pinned.give(pinned)
+        self._buffers, self._staging = {}, {}
+
+    def _set_shapes(self, shapes: Shapes) -> Shapes:
+        """Tell the context the inputs' shapes; gives those of the outputs."""
+        self._repeated = self._shapes == shapes
+        if not self._repeated:
+            self._drop_graph()
+            self._shapes = {}  # until all are set
+            for name, shape in shapes.items():
+                self._check(self._context.set_input_shape(name, shape), f"the shape of {name!r}")
+            self._shapes = shapes
+        found = {name: tuple(self._context.get_tensor_shape(name)) for name in self._outputs}
+        unknown = [name for name, shape in found.items() if min(shape, default=0) < 0]
+        if unknown:
+            raise EngineRunError(
+                f"the graph {self._signature.graph!r} gives {', '.join(unknown)} a shape that "
+                "depends on its data, expected one that follows from the inputs' shapes. Export "
+                "the bundle again with samclip-export."
+            )
+        return found
+
+    @property
+    def _outputs(self) -> Mapping[str, Any]:
+        return self._signature.outputs
+
+    def _place(self, feeds: Feeds, shapes: Shapes) -> None:
+        """See that every input and output has a buffer that is large enough."""
+        for name, feed in feeds.items():
+            self._need(name, feed.nbytes)
+            if isinstance(feed, np.ndarray):
+                self._stage(name, feed.nbytes)
+        for name, shape in shapes.items():
+            self._need(name, _size(shape, self._outputs[name].dtype))
+
+    def _need(self, name: str, size: int) -> None:
+        block = self._buffers.get(name)
+        if block is not None and block.size >= size:
+            return
+        self._drop_graph()  # it has the old address
+        self._repeated = False
+        if block is not None:
+            del self._buffers[name]
+            self._memory.blocks.give(block)
+        self._buffers[name] = self._memory.blocks.take(size)
+        address = self._buffers[name].memory
+        self._check(self._context.set_tensor_address(name, address), f"the address of {name!r}")
+
+    def _stage(self, name: str, size: int) -> None:
+        pinned = self._staging.get(name)
+        if pinned is None or pinned.size < size:
+            if pinned is not None:
+                del self._staging[name]
+                self._memory.pinned.give(pinned)
+            self._staging[name] = self._memory.pinned.take(size)
+
+    def _make_results(self, outputs: Sequence[str], shapes: Shapes) -> dict[str, CudaTensor]:
+        results = {}
+        for name in outputs:
+            dtype = self._outputs[name].dtype
+            block = self._memory.blocks.take(_size(shapes[name], dtype))
+            results[name] = self._memory.tensor(block, shapes[name], dtype)
+        return results
+
+    def _copy_in(self, feeds: Feeds) -> None:
+        for name, feed in feeds.items():
+            if not feed.nbytes:
+                continue
+            target = self._buffers[name].memory
+            if isinstance(feed, CudaTensor):
+                self._device.on_device(target, feed.address, feed.nbytes, self._stream)
+            else:
+                staged = self._staging[name].memory[: feed.nbytes]
+                staged.view(feed.dtype).reshape(feed.shape)[...] = feed
+                self._device.to_device(target, staged, self._stream)
+
+    def _copy_out(self, results: Mapping[str, CudaTensor]) -> None:
+        for name, tensor in results.items():
+            if tensor.nbytes:
+                source = self._buffers[name].memory
+                self._device.on_device(tensor.address, source, tensor.nbytes, self._stream)
+
+    def _execute(self) -> None:
+        """Launch the graph, capture one first if it is time to, or run without."""
+        if self._graph is None and self._repeated and self._failures_left:
+            self._capture()
+        if self._graph is None:
+            self._check(self._context.execute_async_v3(self._stream), "to be run")
+        else:
+            self._device.launch(self._graph, self._stream)
+
+    def _capture(self) -> None:
+        try:
+            self._device.begin_capture(self._stream)
+            try:
+                self._check(self._context.execute_async_v3(self._stream), "to be captured")
+            finally:
+                self._graph = self._device.end_capture(self._stream)
+        except EngineRunError:  # layers that wait for the host: the run itself says if all is well
+            self._drop_graph()
+            self._failures_left -= 1
+
+    def _drop_graph(self) -> None:
+        graph, self._graph = self._graph, None
+        if graph is not None:
+            self._device.destroy_graph(graph)
+
+    def _check(self, is_done: bool, what: str) -> None:
+        if not is_done:
+            raise EngineRunError(f"TensorRT refuses {what}.")
+
+
+def _shapes(feeds: Feeds) -> Shapes:
+    return {name: tuple(feed.shape) for name, feed in feeds.items()}
+
+
+def _size(shape: Shape, dtype: np.dtype[Any]) -> int:
+    return int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
