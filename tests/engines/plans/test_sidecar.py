@@ -1,0 +1,70 @@
+"""Sidecars: what is written is read, and whatever else is refused."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import pytest
+from plan_samples import sample_sidecar
+
+from samclip.engines.plans.axes import DEFAULT_AXES, parse_axis
+from samclip.engines.plans.sidecar import AxisRange, decode_sidecar, encode_sidecar
+from samclip.errors import InputError, PlanDamagedError
+
+
+def test_what_is_written_is_read() -> None:
+    sidecar = sample_sidecar(axes=dict(DEFAULT_AXES))
+    read = decode_sidecar(encode_sidecar(sidecar), "x")
+    assert msgspec.structs.replace(read, digest="") == sidecar
+
+
+def test_no_flipped_bit_goes_unnoticed() -> None:
+    data = encode_sidecar(sample_sidecar())
+    original = decode_sidecar(data, "x")
+    for place in range(len(data)):
+        flipped = data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :]
+        try:
+            assert decode_sidecar(flipped, "x") == original  # between the values
+        except PlanDamagedError:
+            continue
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schema_version": 2},
+        {"library": "another"},
+        {"unknown": 1},
+        {"plan": {"size": -1, "sha256": "0" * 64}},
+        {"target": {"capabilities": [], "system": "x"}},
+    ],
+)
+def test_what_is_no_sidecar_is_refused(change: dict[str, object]) -> None:
+    record = json.loads(encode_sidecar(sample_sidecar()))
+    with pytest.raises(PlanDamagedError, match=r"x\.json is not a sidecar of schema 1"):
+        decode_sidecar(json.dumps({**record, **change}).encode(), "x.json")
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff" * 9, b"[" * 100_000, b" " * 2_000_000])
+def test_rubbish_is_refused(data: bytes) -> None:
+    with pytest.raises(PlanDamagedError, match="samclip engine"):
+        decode_sidecar(data, "x")
+
+
+def test_a_changed_value_is_found_by_the_digest() -> None:
+    changed = encode_sidecar(sample_sidecar()).replace(b'"10.3.0"', b'"10.4.0"')
+    with pytest.raises(PlanDamagedError, match="its bytes changed"):
+        decode_sidecar(changed, "x")
+
+
+def test_axes_are_read() -> None:
+    assert parse_axis("1,4, 16") == AxisRange(least=1, best=4, most=16)
+    assert parse_axis("3") == AxisRange(least=3, best=3, most=3)
+    assert parse_axis(str(DEFAULT_AXES["points"])) == DEFAULT_AXES["points"]
+
+
+@pytest.mark.parametrize("text", ["", "1,2", "4,1,16", "a,b,c", "-1,2,3", "0", "1,2,99999999999"])
+def test_axes_that_are_none_are_refused(text: str) -> None:
+    with pytest.raises(InputError):
+        parse_axis(text)
