@@ -3,33 +3,47 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from samclip.engines.base import Probe
 from samclip.engines.cache_folder import CACHE_DIR_VARIABLE, cache_dir
 from samclip.engines.device import describe_device
+from samclip.engines.jetson import Jetson, find_jetson
+from samclip.engines.jetson_power import Power, PowerMode
+from samclip.engines.python_here import PythonHere, describe_python
 from samclip.engines.registry import probes
 from samclip.errors import BundleError, BundleNotFoundError
 from samclip.runtime.assets import DEFAULT_BUNDLE, is_packaged
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.home import bundle_home, find_bundle, list_bundles
+from samclip.runtime.cli.findings import judge_backends, judge_cache
+from samclip.runtime.cli.jetson_findings import judge_jetson
 from samclip.runtime.cli.packages import list_packages, remedy
 from samclip.version import __version__
 
 
 def examine() -> dict[str, Any]:
     """Look at this machine without changing it; raises nothing for what does not work."""
+    backends, cache, jetson = probes(), examine_folder(cache_dir()), find_jetson()
+    python = describe_python()
+    found = judge_jetson(jetson, python) if jetson is not None else []
+    found += [*judge_cache(cache), *judge_backends(backends)]
     return {
         "samclip": __version__,
         "python": platform.python_version(),
         "device": examine_device(),
-        "backends": examine_backends(),
+        "jetson": None if jetson is None else examine_jetson(jetson, python),
+        "backends": [examine_backend(name, probe) for name, probe in backends.items()],
         "packages": examine_packages(),
-        "cache": examine_folder(cache_dir()),
+        "cache": cache,
         "bundle_home": str(bundle_home()),
         "default_bundle": examine_default(),
         "bundles": [examine_bundle(name, path) for name, path in list_bundles().items()],
+        "findings": [asdict(finding) for finding in found],
     }
 
 
@@ -39,17 +53,46 @@ def examine_device() -> dict[str, Any]:
     return {key: value for key, value in found.items() if key not in {"packages", "python"}}
 
 
-def examine_backends() -> list[dict[str, Any]]:
-    """Probe every backend: whether it works here, and if not, what to do."""
-    return [
-        {
-            "name": name,
-            "available": probe.available,
-            "detail": probe.detail,
-            "remedy": probe.remedy,
-        }
-        for name, probe in probes().items()
-    ]
+def examine_jetson(jetson: Jetson, python: PythonHere) -> dict[str, Any]:
+    """Describe a Jetson; frequencies are left out, what they mean is not."""
+    return {
+        "model": jetson.model,
+        "l4t": jetson.jetpack.l4t,
+        "jetpack": jetson.jetpack.version,
+        "tensorrt": {
+            "library": jetson.tensorrt.library,
+            "python_module": jetson.tensorrt.python,
+            "importable": python.tensorrt,
+        },
+        "power": examine_power(jetson.power),
+        "memory": asdict(jetson.memory),
+        "container": jetson.container,
+        "desktop": jetson.desktop,
+        "gpu_allowed": jetson.gpu_allowed,
+    }
+
+
+def examine_power(power: Power) -> dict[str, Any]:
+    """Describe power mode and clocks; null for what the files do not tell."""
+
+    def name(mode: PowerMode | None) -> dict[str, Any] | None:
+        return None if mode is None else {"number": mode.number, "name": mode.name}
+
+    return {
+        "mode": name(power.mode),
+        "fastest": name(power.fastest),
+        "clocks_pinned": power.pinned,
+    }
+
+
+def examine_backend(name: str, probe: Probe) -> dict[str, Any]:
+    """Say of a backend whether it works here, and if not, what to do."""
+    return {
+        "name": name,
+        "available": probe.available,
+        "detail": probe.detail,
+        "remedy": probe.remedy,
+    }
 
 
 def examine_packages() -> list[dict[str, Any]]:
@@ -66,15 +109,38 @@ def examine_packages() -> list[dict[str, Any]]:
 
 
 def examine_folder(folder: Path) -> dict[str, Any]:
-    """Try to write a file in `folder`, or in the nearest folder above it that exists."""
-    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    """Try to write a file in `folder`, or in the nearest folder above it that exists.
+
+    `free` is the room on its disk in bytes, None when that cannot be told.
+    """
+    nearest = next(place for place in (folder, *folder.absolute().parents) if _is_there(place))
     try:
         with tempfile.TemporaryFile(dir=nearest):
             writable, advice = True, ""
     except OSError as error:
         writable = False
         advice = f"{nearest}: {error.strerror}. Set {CACHE_DIR_VARIABLE} to a folder of your own."
-    return {"path": str(folder), "writable": writable, "remedy": advice}
+    return {
+        "path": str(folder),
+        "writable": writable,
+        "free": free_space(nearest),
+        "remedy": advice,
+    }
+
+
+def free_space(folder: Path) -> int | None:
+    """Give the bytes that may still be written to the disk of `folder`, None when unknown."""
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None
+
+
+def _is_there(place: Path) -> bool:
+    try:
+        return place.exists()
+    except OSError:  # a name too long, or a folder that may not be looked into
+        return False
 
 
 def examine_default() -> dict[str, Any]:

@@ -44,17 +44,22 @@ def print_report(report: dict[str, Any]) -> None:
     """Show the report to a person."""
     say(out, f"samclip {report['samclip']}, Python {report['python']}", style="bold")
     show_device(report["device"])
+    if report["jetson"] is not None:
+        show_jetson(report["jetson"])
     out.print(show_backends(report["backends"]))
     if report["packages"]:
         out.print(show_packages(report["packages"]))
     cache = report["cache"]
     state = "writable" if cache["writable"] else f"NOT WRITABLE: {cache['remedy']}"
-    say(out, f"cache: {cache['path']} ({state})")
+    room = "" if cache["free"] is None else f", {format_bytes(cache['free'])} free"
+    say(out, f"cache: {cache['path']} ({state}{room})")
     say(out, f"bundles: {report['bundle_home']}, and those that came with samclip")
     if report["bundles"]:
         out.print(show_bundles(report["bundles"]))
     default = report["default_bundle"]
     say(out, f"default bundle: {default['path'] or default['remedy']}")
+    if report["findings"]:
+        out.print(show_findings(report["findings"]))
 
 
 def show_device(device: dict[str, Any]) -> None:
@@ -63,11 +68,44 @@ def show_device(device: dict[str, Any]) -> None:
     say(out, f"cpu: {device['cpu']} ({device['machine']}, {cores})")
     say(out, f"memory: {format_bytes(device['memory'])}")
     say(out, f"system: {device['system']}")
-    if device["jetson"]:
-        say(out, f"jetson: {device['jetson']}")
     for gpu in device["gpus"]:
         memory = "" if gpu["memory"] is None else f", {format_bytes(gpu['memory'])}"
         say(out, f"gpu: {gpu['name']}{memory}, driver {gpu['driver'] or 'unknown'}")
+
+
+def show_jetson(jetson: dict[str, Any]) -> None:
+    """Say what Jetson this is and how it is set up, a line per part."""
+    release = describe_release(jetson["jetpack"], jetson["l4t"])
+    place = ", in a container" if jetson["container"] else ""
+    say(out, f"jetson: {jetson['model'] or 'of unknown model'}, {release}{place}")
+    tensorrt = jetson["tensorrt"]
+    seen = tensorrt["importable"]
+    python = "not seen by this Python" if seen is None else f"this Python sees {seen or 'one'}"
+    say(out, f"tensorrt: {tensorrt['library'] or 'not installed on the system'}; {python}")
+    power = jetson["power"]
+    mode, pinned = power["mode"], power["clocks_pinned"]
+    name = f"{mode['name']} ({mode['number']})" if mode else "unknown"
+    clocks = {True: "pinned", False: "following the load", None: "unknown"}[pinned]
+    say(out, f"power mode: {name}; clocks: {clocks}")
+    memory = jetson["memory"]
+    swap = f"{format_bytes(memory['swap'])} ({format_bytes(memory['zram'])} of it zram)"
+    free = format_bytes(memory["available"])
+    say(out, f"memory, shared with the GPU: {free} free; swap: {swap}")
+
+
+def describe_release(jetpack: str | None, l4t: str | None) -> str:
+    """Name a release in one line, as "JetPack 6.2 (L4T 36.4.3)"."""
+    name = f"JetPack {jetpack or 'unknown'}"
+    return f"{name} (L4T {l4t})" if l4t else name
+
+
+def show_findings(findings: list[dict[str, Any]]) -> Table:
+    """List what to do, in the order found."""
+    table = make_table("to do", "about", "detail", left=("to do", "about", "detail"))
+    for finding in findings:
+        text = f"{finding['detail']}\n-> {finding['remedy']}"
+        table.add_row(finding["level"], escape(finding["about"]), escape(text))
+    return table
 
 
 def show_backends(backends: list[dict[str, Any]]) -> Table:

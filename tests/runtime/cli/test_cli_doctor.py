@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import onnxruntime
 import pytest
 from cli_fakes import Run
+from machine_trees import ORIN_NANO, ORIN_NANO_LINKS, write_tree
 from tiny_bundle import write_tiny_bundle
 
 from samclip import __version__
+from samclip.engines import ort_library
 from samclip.engines.base import Probe
+from samclip.engines.jetson import find_jetson
+from samclip.engines.python_here import PythonHere
 from samclip.runtime import assets
 from samclip.runtime.cli import checkup
 
@@ -31,7 +36,10 @@ def test_report_has_every_part(run: Run, places: Path) -> None:
     assert report["samclip"] == __version__
     assert report["device"]["logical_cores"] >= 1
     assert {"onnxruntime", "cuda"} <= {backend["name"] for backend in report["backends"]}
-    assert report["cache"] == {"path": str(places / "cache"), "writable": True, "remedy": ""}
+    cache = report["cache"]
+    assert cache.pop("free") > 0
+    assert cache == {"path": str(places / "cache"), "writable": True, "remedy": ""}
+    assert report["jetson"] is None or report["jetson"]["memory"]["total"] > 0
     assert report["bundle_home"] == str(places / "bundles")
     assert report["bundles"] == []
 
@@ -62,9 +70,75 @@ def test_unusable_cache_is_told_and_is_no_failure(
     monkeypatch.setenv("SAMCLIP_CACHE_DIR", str(places / "file" / "cache"))
     result = run("doctor", "--json")
     assert result.exit_code == 0
-    cache = json.loads(result.stdout)["cache"]
-    assert cache["writable"] is False
-    assert "Set SAMCLIP_CACHE_DIR" in cache["remedy"]
+    report = json.loads(result.stdout)
+    assert report["cache"]["writable"] is False
+    assert "Set SAMCLIP_CACHE_DIR" in report["cache"]["remedy"]
+    (finding,) = [found for found in report["findings"] if found["about"] == "cache"]
+    assert (finding["level"], finding["remedy"]) == ("problem", report["cache"]["remedy"])
+
+
+def test_a_cache_folder_that_may_not_be_looked_into(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAMCLIP_CACHE_DIR", "/" + "x" * 300)  # no file can be called so
+    assert run("doctor").exit_code == 0
+
+
+def test_too_little_disk_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkup, "free_space", lambda folder: 10**8)
+    text = " ".join(run("doctor").stdout.split())
+    assert "disk 0.1 GB are free" in text
+    assert "-> free at least 2 GB, or set SAMCLIP_CACHE_DIR" in text
+
+
+def test_both_onnxruntime_packages_are_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = {"onnxruntime": "1.23.2", "onnxruntime-gpu": "1.23.0"}
+    monkeypatch.setattr(ort_library, "installed_packages", lambda: both)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    (finding,) = json.loads(run("doctor", "--json").stdout)["findings"]
+    assert finding["about"] == "onnxruntime"
+    assert "onnxruntime 1.23.2 and onnxruntime-gpu 1.23.0 are both installed" in finding["detail"]
+    assert "--force-reinstall" in finding["remedy"]
+
+
+@pytest.fixture
+def orin_nano(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An Orin Nano as it comes, and a Python that does not see JetPack's TensorRT."""
+    files = write_tree(places.parent / "machine", ORIN_NANO, ORIN_NANO_LINKS)
+    python = PythonHere("3.10", "/home/me/env", True, False, None)
+    monkeypatch.setattr(checkup, "find_jetson", lambda: find_jetson(files))
+    monkeypatch.setattr(checkup, "describe_python", lambda: python)
+
+
+@pytest.mark.usefixtures("orin_nano")
+def test_a_jetson_for_machines(run: Run) -> None:
+    report = json.loads(run("doctor", "--json").stdout)
+    jetson = report["jetson"]
+    assert (jetson["l4t"], jetson["jetpack"]) == ("36.4.3", "6.2")
+    assert jetson["tensorrt"] == {
+        "library": "10.3.0.30",
+        "python_module": "10.3.0.30",
+        "importable": None,
+    }
+    assert jetson["power"] == {
+        "mode": {"number": 0, "name": "15W"},
+        "fastest": {"number": 2, "name": "MAXN_SUPER"},
+        "clocks_pinned": False,
+    }
+    about = [finding["about"] for finding in report["findings"]]
+    assert about[:5] == ["tensorrt", "power", "clocks", "swap", "desktop"]
+
+
+@pytest.mark.usefixtures("orin_nano")
+def test_a_jetson_for_people(run: Run) -> None:
+    text = run("doctor").stdout
+    assert "Developer Kit Super, JetPack 6.2 (L4T 36.4.3)\n" in text
+    assert "tensorrt: 10.3.0.30; not seen by this Python\n" in text
+    assert "power mode: 15W (0); clocks: following the load\n" in text
+    assert "memory, shared with the GPU: 5.0 GB free; swap: 4.0 GB (4.0 GB of it zram)" in text
+    words = " ".join(text.split())
+    assert "set include-system-site-packages = true in /home/me/env/pyvenv.cfg" in words
+    assert "sudo nvpmodel -m 2 (MAXN_SUPER)" in words
 
 
 def test_broken_bundle_is_listed_with_its_fault(run: Run, places: Path) -> None:
