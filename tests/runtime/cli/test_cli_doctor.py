@@ -102,9 +102,9 @@ def test_both_onnxruntime_packages_are_told(run: Run, monkeypatch: pytest.Monkey
 
 
 @pytest.fixture
-def orin_nano(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def orin_nano(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """An Orin Nano as it comes, and a Python that does not see JetPack's TensorRT."""
-    files = write_tree(places.parent / "machine", ORIN_NANO, ORIN_NANO_LINKS)
+    files = write_tree(tmp_path_factory.mktemp("machine"), ORIN_NANO, ORIN_NANO_LINKS)
     python = PythonHere("3.10", "/home/me/env", True, False, None)
     monkeypatch.setattr(checkup, "find_jetson", lambda: find_jetson(files))
     monkeypatch.setattr(checkup, "describe_python", lambda: python)
