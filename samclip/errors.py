@@ -29,6 +29,7 @@ expected and what to do::
     |-- CheckpointError          weights cannot be read or do not fit the model
     |-- ExportError              a bundle could not be made
     |   |-- ParityError          an exported graph differs from the torch model
+    |   |-- CalibrationError     the photos that INT8 is to be measured on are none, or cannot be
     |   `-- GateError            reduced precision costs a task more than is allowed
     `-- TrainingError            a training run cannot begin, go on or be resumed
 
@@ -140,6 +141,10 @@ class ExportError(SamclipError):
 
 class ParityError(ExportError):
     """An exported graph differs from the torch model by more than its tolerance."""
+
+
+class CalibrationError(ExportError):
+    """Ranges for INT8 cannot be measured: no feeds, or feeds that are no photos."""
 
 
 class GateError(ExportError):

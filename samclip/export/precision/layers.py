@@ -1,0 +1,145 @@
+"""The layers of a graph that INT8 pays for: linear layers and convolutions with constant weights.
+
+Everything else stays as it is: residual sums, products of attention, normalisations, activations.
+A layer is called by its parameters, as "stages.0.blocks.1.attn.qkv", which is the same in every
+lowering of a graph, where names of nodes and tensors differ.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+Kind = Literal["linear", "conv", "depthwise"]
+
+MIN_CHANNELS = 16  # in and out, of a linear layer: below there is nothing to gain
+RECTIFIERS = ("Relu", "Clip")  # what integer convolutions do on the way
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One MatMul, Gemm or Conv and its float32 weight.
+
+    `weight` is KxN (inputs by outputs) for a linear layer, OxIxHxW for a convolution; `axis` is
+    that of its output channels.
+    """
+
+    name: str
+    kind: Kind
+    node: ir.Node
+    weight: NDArray[np.float32]
+
+    @property
+    def axis(self) -> int:
+        """The axis of the weight's output channels."""
+        return 1 if self.kind == "linear" else 0
+
+    @property
+    def input(self) -> ir.Value:
+        """The activation that comes in."""
+        value = self.node.inputs[0]
+        if value is None:
+            raise ValueError(f"{self.node.name} has no input")
+        return value
+
+    @property
+    def output(self) -> ir.Value:
+        """The activation that goes out, behind a rectifier that nothing else stands before."""
+        value = self.node.outputs[0]
+        users = value.consumers()
+        if len(users) == 1 and users[0].op_type in RECTIFIERS and not value.is_graph_output():
+            return users[0].outputs[0]
+        return value
+
+
+def find_layers(model: ir.Model) -> tuple[Layer, ...]:
+    """List the layers of a graph in its order; their names are unique."""
+    seen: Counter[str] = Counter()
+    layers = []
+    for node, kind, weight in _candidates(model.graph):
+        stem = _stem(node)
+        seen[stem] += 1
+        name = stem if seen[stem] == 1 else f"{stem}#{seen[stem]}"
+        layers.append(Layer(name, kind, node, weight))
+    return tuple(layers)
+
+
+def _candidates(graph: ir.Graph) -> Iterator[tuple[ir.Node, Kind, NDArray[np.float32]]]:
+    for node in graph:
+        if node.op_type not in {"MatMul", "Gemm", "Conv"} or node.domain:
+            continue
+        weight = _constant(node.inputs[1])
+        activation = node.inputs[0]
+        if weight is None or activation is None or _constant(activation) is not None:
+            continue
+        if node.op_type == "Conv":
+            yield node, _kind_of_convolution(node, weight), weight
+        elif _is_linear(node, weight, activation):
+            transposed = bool(node.attributes.get_int("transB", 0))
+            yield node, "linear", np.ascontiguousarray(weight.T) if transposed else weight
+
+
+def _kind_of_convolution(node: ir.Node, weight: NDArray[np.float32]) -> Kind:
+    groups = node.attributes.get_int("group", 1)
+    return "depthwise" if groups == len(weight) and groups > 1 else "conv"
+
+
+def _is_linear(node: ir.Node, weight: NDArray[np.float32], activation: ir.Value) -> bool:
+    """Whether a product is a linear layer worth the while.
+
+    Probabilities are left out: behind a Softmax almost all values are far below one step of INT8.
+    """
+    if weight.ndim != 2 or min(weight.shape) < MIN_CHANNELS:
+        return False
+    producer = activation.producer()
+    if producer is not None and producer.op_type == "Softmax":
+        return False
+    numbers = node.attributes
+    return node.op_type == "MatMul" or (
+        numbers.get_int("transA", 0) == 0
+        and numbers.get_float("alpha", 1.0) == 1.0
+        and numbers.get_float("beta", 1.0) == 1.0
+    )
+
+
+def _constant(value: ir.Value | None) -> NDArray[np.float32] | None:
+    """Give a float32 initializer, or the transpose of one."""
+    if value is None:
+        return None
+    if value.is_initializer() and value.const_value is not None:
+        array = value.const_value.numpy()
+        return array if array.dtype == np.float32 else None
+    producer = value.producer()
+    if producer is None or producer.op_type != "Transpose":
+        return None
+    source = _constant(producer.inputs[0])
+    if source is None:
+        return None
+    order = producer.attributes.get_ints("perm", tuple(reversed(range(source.ndim))))
+    return np.ascontiguousarray(source.transpose(order))
+
+
+def _stem(node: ir.Node) -> str:
+    """Call a layer by its bias or weight, whichever has the name of a parameter, or by its node."""
+    for value in (_bias(node), node.inputs[1]):
+        name = "" if value is None else str(value.name)
+        stem, dot, last = name.rpartition(".")
+        if dot and last in {"bias", "weight"}:
+            return stem
+    return str(node.name)
+
+
+def _bias(node: ir.Node) -> ir.Value | None:
+    """Find a layer's bias: its third input, or what is added to a product right behind it."""
+    if len(node.inputs) > 2:
+        return node.inputs[2]
+    users = node.outputs[0].consumers()
+    if node.op_type != "MatMul" or len(users) != 1 or users[0].op_type != "Add":
+        return None
+    return next((x for x in users[0].inputs if x is not None and x.is_initializer()), None)

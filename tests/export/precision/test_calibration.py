@@ -1,0 +1,121 @@
+"""Ranges of activations: what is measured, refused, and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from int8_graphs import SIZE, Array, photo_feeds, small_network
+
+from samclip.errors import CalibrationError
+from samclip.export.precision import calibration
+from samclip.export.precision.calibration import Method, calibrate
+from samclip.export.precision.photo_check import neighbour_correlation
+
+METHODS: tuple[Method, ...] = ("minmax", "entropy", "percentile")
+
+
+@pytest.fixture(scope="module")
+def network() -> ir.Model:
+    return small_network()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_ranges_hold_what_the_method_says(network: ir.Model, method: Method) -> None:
+    feeds = photo_feeds(4)
+    found = calibrate(network, feeds, method)
+    values = np.concatenate([feed["image"].ravel() for feed in feeds])
+    span = found.inputs["stem"]
+    assert (found.method, found.photos) == (method, 4)
+    if method == "minmax":
+        assert (span.low, span.high) == (values.min(), values.max())
+    else:
+        assert values.min() <= span.low < 0 < span.high <= values.max()
+        assert np.mean((values < span.low) | (values > span.high)) < 0.05
+
+
+def test_outputs_are_taken_behind_their_rectifier(network: ir.Model) -> None:
+    found = calibrate(network, photo_feeds())
+    assert found.outputs["stem"].low == 0
+    assert found.outputs["pw"].low < 0
+    assert found.outputs["stem"] == found.inputs["dw"]
+
+
+def test_the_graph_is_left_as_it_was(network: ir.Model) -> None:
+    before = ir.to_proto(network).SerializeToString(deterministic=True)
+    calibrate(network, photo_feeds())
+    assert ir.to_proto(network).SerializeToString(deterministic=True) == before
+
+
+def test_no_photos_are_refused(network: ir.Model) -> None:
+    with pytest.raises(CalibrationError, match="no photos"):
+        calibrate(network, [])
+
+
+@pytest.mark.parametrize("kind", ["noise", "one colour", "nan", "noise in padding"])
+def test_what_is_no_photo_is_refused(network: ir.Model, kind: str) -> None:
+    image = np.random.default_rng(0).standard_normal((1, 3, SIZE, SIZE)).astype(np.float32)
+    match kind:
+        case "one colour":
+            image[:] = 0.5
+        case "nan":
+            image[0, 0, 0, 0] = np.nan
+        case "noise in padding":
+            image[:, :, SIZE // 2 :] = 0
+    with pytest.raises(CalibrationError, match=r"no photo|not finite"):
+        calibrate(network, [*photo_feeds(1), {"image": image}])
+
+
+def test_smooth_pictures_are_told_from_noise() -> None:
+    noise = np.random.default_rng(0).standard_normal((1, 3, 64, 64)).astype(np.float32)
+    assert abs(neighbour_correlation(noise)) < 0.1
+    assert neighbour_correlation(photo_feeds(1)[0]["image"]) > 0.7
+
+
+def test_an_unknown_method_is_refused(network: ir.Model) -> None:
+    with pytest.raises(CalibrationError, match="minmax, entropy, percentile"):
+        calibrate(network, photo_feeds(), "median")  # type: ignore[arg-type]
+
+
+class TestCache:
+    def test_what_was_measured_is_read_back(
+        self, network: ir.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = calibrate(network, photo_feeds(), cache=tmp_path)
+        monkeypatch.delattr(calibration, "observe")
+        assert calibrate(network, photo_feeds(), cache=tmp_path) == first
+        assert len([*tmp_path.iterdir()]) == 1
+
+    def test_graph_feeds_and_method_each_have_their_own(
+        self, network: ir.Model, tmp_path: Path
+    ) -> None:
+        calibrate(network, photo_feeds(), cache=tmp_path)
+        calibrate(network, photo_feeds(), "percentile", cache=tmp_path)
+        calibrate(network, photo_feeds(seed=1), cache=tmp_path)
+        calibrate(small_network(seed=1), photo_feeds(), cache=tmp_path)
+        calibrate(network, photo_feeds(seed=2), cache=tmp_path, source="folder")
+        calibrate(network, photo_feeds(seed=3), cache=tmp_path, source="folder")
+        assert len([*tmp_path.iterdir()]) == 5
+
+    @pytest.mark.parametrize("damage", ["cut", "changed", "emptied"])
+    def test_a_damaged_file_is_made_anew(
+        self, network: ir.Model, tmp_path: Path, damage: str
+    ) -> None:
+        first = calibrate(network, photo_feeds(), cache=tmp_path)
+        (file,) = tmp_path.iterdir()
+        whole = file.read_bytes()
+        changed = whole.replace(b'"photos":3', b'"photos":4')
+        file.write_bytes({"cut": whole[:-9], "changed": changed, "emptied": b""}[damage])
+        assert calibrate(network, photo_feeds(), cache=tmp_path) == first
+        assert file.read_bytes() == whole
+
+    def test_feeds_that_are_read_once_need_a_name(self, network: ir.Model, tmp_path: Path) -> None:
+        def once() -> Iterator[dict[str, Array]]:
+            yield from photo_feeds()
+
+        with pytest.raises(CalibrationError, match="only once"):
+            calibrate(network, once(), cache=tmp_path)
+        assert calibrate(network, once(), cache=tmp_path, source="x").photos == 3
