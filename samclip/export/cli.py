@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -27,6 +28,10 @@ SAM ViT-B with OpenCLIP's text tower, at 512 px:
     samclip-export --checkpoint sam_vit_b_01ec64.pth --text-checkpoint open_clip_model.safetensors
     --imgsz 512 --output sam-b-512
 
+FP16 for TensorRT and INT8 for both TensorRT and CPUs, calibrated and gated on photos:
+
+    samclip-export --checkpoint merged.safetensors --fp16 --int8 --calib photos/ --photos held-back/
+
 A device without a text tower, with its vocabulary embedded:
 
     samclip-export --checkpoint merged.safetensors --labels names.txt --no-text-encoder
@@ -35,6 +40,16 @@ A device without a text tower, with its vocabulary embedded:
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 PACKAGES = ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "filelock")
 _FROM, _WHAT, _CHECK = "Checkpoints", "What is written", "Verification"
+_PRECISION = "Reduced precision"
+
+
+class PrecisionName(str, Enum):
+    """What --precision takes; an enumeration, because typer has no lists of literals."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+    INT8 = "int8"
 
 
 @app.command(epilog=EXAMPLES)
@@ -101,8 +116,60 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants 
         ),
     ] = None,
     precision: Annotated[
-        Literal["fp32"], typer.Option(help="Number format.", rich_help_panel=_WHAT)
-    ] = "fp32",
+        list[PrecisionName] | None,
+        typer.Option(
+            help="What graphs compute in, beside FP32: adds variants, which share the weights "
+            "file, and each backend takes its best. May be repeated; INT8 with FP16 is also INT8 "
+            "with the rest in FP16, for TensorRT.",
+            show_default="fp32 alone",
+            rich_help_panel=_PRECISION,
+        ),
+    ] = None,
+    fp16: Annotated[
+        bool, typer.Option("--fp16", "--half", help="--precision fp16", rich_help_panel=_PRECISION)
+    ] = False,
+    bf16: Annotated[
+        bool, typer.Option("--bf16", help="--precision bf16", rich_help_panel=_PRECISION)
+    ] = False,
+    int8: Annotated[
+        bool,
+        typer.Option("--int8", help="--precision int8; needs --calib", rich_help_panel=_PRECISION),
+    ] = False,
+    calib: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of photos like those of your task, to calibrate INT8 and to find what "
+            "overflows FP16; up to 64, spread over the folder. None of them may be in --photos.",
+            show_default="ranges are measured on the photos of --photos",
+            rich_help_panel=_PRECISION,
+        ),
+    ] = None,
+    calib_method: Annotated[
+        Literal["minmax", "entropy", "percentile"],
+        typer.Option(help="How INT8 ranges are chosen.", rich_help_panel=_PRECISION),
+    ] = "minmax",
+    smooth: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            metavar="ALPHA",
+            help="Move ranges of activations into weights before INT8, as SmoothQuant does; "
+            "0.5 is usual.",
+            show_default="off",
+            rich_help_panel=_PRECISION,
+        ),
+    ] = None,
+    keep_fp32: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GRAPH|GRAPH:OPERATOR|GRAPH:NODE*",
+            help="Keep a graph, an operator or nodes of it in FP32, as in clip_head or "
+            "encoder:Softmax. May be repeated. Sums of residuals, norms, softmax and the mask "
+            "decoder are kept anyway.",
+            rich_help_panel=_PRECISION,
+        ),
+    ] = None,
     weights_dtype: Annotated[
         list[str] | None,
         typer.Option(
@@ -122,7 +189,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants 
         typer.Option(
             help="Lowering of relative-position attention: chunk, bias or fold. May be repeated: "
             "the variants share one weights file, and each backend takes its best.",
-            show_default="chunk",
+            show_default="chunk, and bias for fp16 and bf16",
             rich_help_panel=_WHAT,
         ),
     ] = None,
@@ -163,7 +230,8 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants 
         typer.Option(
             "--verify/--no-verify",
             help="Run every exported graph on photos against the torch model; a difference "
-            "beyond tolerance fails the export and leaves no bundle.",
+            "beyond tolerance fails the export and leaves no bundle. So do the gates of reduced "
+            "precision, which --no-verify leaves out too.",
             rich_help_panel=_CHECK,
         ),
     ] = True,
@@ -172,7 +240,8 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants 
         typer.Option(
             "--photos",
             "--data",
-            help="A folder of photos to verify on; the first 8 by name are used.",
+            help="A folder of photos to verify on: the first 8 by name against torch, the first "
+            "32 at the gates of reduced precision.",
             show_default="four photos that come with samclip",
             rich_help_panel=_CHECK,
         ),
@@ -188,7 +257,9 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants 
         from samclip.export.fetch import resolve_checkpoint  # noqa: PLC0415
         from samclip.export.options import (  # noqa: PLC0415
             ExportOptions,
+            PrecisionOptions,
             parse_attention,
+            parse_precisions,
             parse_weights_dtypes,
         )
         from samclip.export.progress import ConsoleProgress  # noqa: PLC0415
@@ -197,6 +268,9 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants 
         def resolve(given: str) -> Path:
             return resolve_checkpoint(given, report=lambda text: say(err, text))
 
+        precisions = parse_precisions(
+            [p.value for p in precision or ()], fp16=fp16, bf16=bf16, int8=int8
+        )
         options = ExportOptions(
             checkpoint=resolve(checkpoint),
             output=(output or bundle_home() / Path(checkpoint).stem).expanduser(),
@@ -207,9 +281,11 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants 
             head_pool=head_pool,
             quick_gelu=quick_gelu,
             opset=opset,
-            precision=precision,
+            precision=PrecisionOptions(
+                precisions, tuple(keep_fp32 or ()), calib, calib_method, smooth
+            ),
             weights_dtype=parse_weights_dtypes(weights_dtype),
-            attention=parse_attention(attention),
+            attention=parse_attention(attention, precisions),
             templates=_templates(templates),
             labels=tuple(read_names(None, labels) or ()),
             text_encoder=text_encoder,

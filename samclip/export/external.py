@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
@@ -41,6 +42,15 @@ def externalise(variants: Mapping[str, ir.Model], location: str) -> tuple[dict[s
                 _point(value, location, *offsets[value.name])
         graphs[file] = ir.to_proto(model).SerializeToString(deterministic=True)
     return graphs, weights
+
+
+def internalise(graph: bytes, weights: Mapping[str, Array]) -> ir.Model:
+    """Undo `externalise` for one graph: parse its file and put the shared weights, by name, in."""
+    model = ir.serde.deserialize_model(onnx.load_from_string(graph))
+    for name, value in model.graph.initializers.items():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value = ir.tensor(weights[name], name=name)
+    return model
 
 
 def _share(model: ir.Model, names: dict[str, str], arrays: dict[str, Array]) -> None:

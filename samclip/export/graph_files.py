@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
+from msgspec.structs import replace
+from numpy.typing import NDArray
 
 from samclip.engines.base import GraphSource
 from samclip.errors import ExportError
-from samclip.export.external import externalise
+from samclip.export.external import externalise, internalise
 from samclip.export.graphs import GraphSpec, export_graph
 from samclip.export.models.attention import Lowering
-from samclip.export.options import LOWERINGS_BY_BACKEND, Precision, backends_for
-from samclip.runtime.bundles.manifest import Graph, TensorSpec, Variant
+from samclip.export.options import LOWERINGS_BY_BACKEND, backends_for
+from samclip.runtime.bundles.manifest import Graph, Graphs, Precision, TensorSpec, Variant
 from samclip.runtime.bundles.weights import parse_weights
 
 DTYPES = {
@@ -33,6 +36,11 @@ class GraphFiles:
     graph: Graph
     files: Mapping[str, bytes]
 
+    def models(self, precision: Precision = "fp32") -> dict[str, ir.Model]:
+        """Open the variants of one precision, their weights inside, by file."""
+        chosen = [v for v in self.graph.variants if v.precision == precision]
+        return {v.file: internalise(self.files[v.file], self._weights(v)) for v in chosen}
+
     def sources(self) -> list[tuple[str, GraphSource]]:
         """Every variant with its label, ready for a backend."""
         return [
@@ -42,8 +50,10 @@ class GraphFiles:
 
     def _source(self, variant: Variant) -> GraphSource:
         shared = {variant.weights: self.files[variant.weights]} if variant.weights else {}
-        weights = {n: w for data in shared.values() for n, w in parse_weights(data).items()}
-        return GraphSource(self.name, self.files[variant.file], weights, shared)
+        return GraphSource(self.name, self.files[variant.file], self._weights(variant), shared)
+
+    def _weights(self, variant: Variant) -> dict[str, NDArray[np.generic]]:
+        return parse_weights(self.files[variant.weights]) if variant.weights else {}
 
 
 def write_graph(
@@ -51,7 +61,6 @@ def write_graph(
     spec: Callable[[Lowering], GraphSpec],
     lowerings: Sequence[Lowering],
     opset: int,
-    precision: Precision,
 ) -> GraphFiles:
     """Export a graph with relative-position attention, once per lowering, on one weights file.
 
@@ -64,14 +73,14 @@ def write_graph(
         file = f"{name}.onnx" if form == forms[0] else f"{name}.{form}.onnx"
         models[file] = export_graph(spec(form), opset)
         variants.append((file, form, backends_for(form, forms)))
-    return _files(name, models, variants, opset, precision)
+    return _files(name, models, variants, opset)
 
 
-def write_plain_graph(name: str, spec: GraphSpec, opset: int, precision: Precision) -> GraphFiles:
+def write_plain_graph(name: str, spec: GraphSpec, opset: int) -> GraphFiles:
     """Export a graph that has no relative-position attention: one variant for every backend."""
     models = {f"{name}.onnx": export_graph(spec, opset)}
     variants = [(f"{name}.onnx", None, tuple(LOWERINGS_BY_BACKEND))]
-    return _files(name, models, variants, opset, precision)
+    return _files(name, models, variants, opset)
 
 
 def _files(
@@ -79,7 +88,6 @@ def _files(
     models: Mapping[str, ir.Model],
     variants: Sequence[tuple[str, Lowering | None, tuple[str, ...]]],
     opset: int,
-    precision: Precision,
 ) -> GraphFiles:
     first = next(iter(models.values()))
     inputs = tuple(_tensor(value) for value in first.graph.inputs)
@@ -93,7 +101,6 @@ def _files(
             Variant(
                 file=file,
                 weights=weights_file,
-                precision=precision,
                 attention=form,
                 opset=opset,
                 backends=backends,
@@ -102,6 +109,33 @@ def _files(
         ),
     )
     return GraphFiles(name, graph, {**graphs, weights_file: weights})
+
+
+def described(graphs: Sequence[GraphFiles]) -> Graphs:
+    """Give the manifest's entries of graphs."""
+    return Graphs(**{files.name: files.graph for files in graphs})
+
+
+def with_variants(files: GraphFiles, added: Mapping[Variant, ir.Model]) -> GraphFiles:
+    """Give the same graph with further variants before those that it has, on one weights file.
+
+    `added` are models with their weights inside, which are changed here; their variants name the
+    weights file of `files`.
+    """
+    location = files.graph.variants[0].weights
+    if not added or location is None:
+        return files
+    models = {v.file: model for v, model in added.items()}
+    own = parse_weights(files.files[location])
+    models |= {v.file: internalise(files.files[v.file], own) for v in files.graph.variants}
+    graphs, weights = externalise(models, location)
+    described = [replace(v, opset=_opset(model)) for v, model in added.items()]
+    graph = replace(files.graph, variants=(*described, *files.graph.variants))
+    return GraphFiles(files.name, graph, {**graphs, location: weights})
+
+
+def _opset(model: ir.Model) -> int:
+    return int(model.opset_imports[""])
 
 
 def _tensor(value: ir.Value) -> TensorSpec:

@@ -10,7 +10,7 @@ from typing import Literal, cast, get_args
 from samclip.errors import ExportError
 from samclip.export.graphs import DEFAULT_OPSET
 from samclip.export.models.attention import LOWERINGS, Lowering
-from samclip.runtime.bundles.manifest import Graphs, WeightsDtype
+from samclip.runtime.bundles.manifest import Graphs, ReducedPrecision, WeightsDtype
 from samclip.runtime.suggest import did_you_mean
 
 # Which lowering each backend runs best, the best first. ONNX Runtime's and OpenVINO's CPUs want
@@ -20,10 +20,34 @@ LOWERINGS_BY_BACKEND: dict[str, tuple[Lowering, ...]] = {
     "openvino": ("chunk", "bias", "fold"),
     "cuda": ("bias", "chunk", "fold"),
     "tensorrt": ("bias", "chunk", "fold"),
+    "tensorrt-rtx": ("bias", "chunk", "fold"),
+    "ort-tensorrt": ("bias", "chunk", "fold"),
 }
 
+CalibrationMethod = Literal["minmax", "entropy", "percentile"]
+SHORT: tuple[ReducedPrecision, ...] = ("fp16", "bf16", "int8")
+HALVES: tuple[ReducedPrecision, ...] = ("int8_fp16", "fp16", "bf16")  # what GPUs take
 
-Precision = Literal["fp32"]
+
+@dataclass(frozen=True)
+class PrecisionOptions:
+    """The reduced precisions to add to a bundle, beside FP32, and how they are made.
+
+    `keep_fp32`: what stays in FP32 beyond the default, as `parse_keep` reads it; `calib`: a folder
+    of photos, which INT8 needs and whose ranges FP16 is checked on, apart from those that are
+    verified on; `smooth`: the equalisation's alpha in [0, 1], None without.
+    """
+
+    precisions: tuple[ReducedPrecision, ...] = ()
+    keep_fp32: tuple[str, ...] = ()
+    calib: Path | None = None
+    calib_method: CalibrationMethod = "minmax"
+    smooth: float | None = None
+
+    @property
+    def quantises(self) -> bool:
+        """Whether INT8 is among them."""
+        return any(precision in {"int8", "int8_fp16"} for precision in self.precisions)
 
 
 @dataclass(frozen=True)
@@ -42,8 +66,9 @@ class WeightsDtypes:
 class ExportOptions:
     """One export. `None` means the default: what the checkpoint says, or none of it.
 
-    `output` is the bundle's directory; `precision` what the graphs compute in, `weights_dtype` how
-    their weights are stored; `attention` the lowerings to write, sharing one weights file;
+    `output` is the bundle's directory; `precision` what the graphs compute in beside FP32,
+    `weights_dtype` how their weights are stored; `attention` the lowerings to write, sharing one
+    weights file;
     `templates` a known set's name or the templates; `labels` names to embed into the bundle;
     `photos` a folder to verify on.
     """
@@ -57,7 +82,7 @@ class ExportOptions:
     head_pool: int | None = None
     quick_gelu: bool | None = None
     opset: int = DEFAULT_OPSET
-    precision: Precision = "fp32"
+    precision: PrecisionOptions = PrecisionOptions()
     weights_dtype: WeightsDtypes = WeightsDtypes()
     attention: tuple[Lowering, ...] = ("chunk",)
     templates: str | tuple[str, ...] = "openai"
@@ -77,13 +102,37 @@ def backends_for(lowering: Lowering, available: tuple[Lowering, ...]) -> tuple[s
     )
 
 
-def parse_attention(names: Sequence[str] | None) -> tuple[Lowering, ...]:
+def parse_precisions(
+    given: Sequence[str] | None, *, fp16: bool = False, bf16: bool = False, int8: bool = False
+) -> tuple[ReducedPrecision, ...]:
+    """Tell the reduced precisions that options ask for, the preferred one first.
+
+    INT8 together with FP16 is also INT8 with the rest in FP16. Raises ExportError for an unknown
+    one.
+    """
+    asked = {*(given or ()), *(n for n, on in zip(SHORT, (fp16, bf16, int8), strict=True) if on)}
+    if unknown := sorted(asked - {"fp32", *SHORT}):
+        hint = did_you_mean(unknown[0], ("fp32", *SHORT))
+        raise ExportError(f"unknown precision {unknown[0]!r}{hint}; use fp32, {', '.join(SHORT)}")
+    both: tuple[ReducedPrecision, ...] = ("int8_fp16",) if {"int8", "fp16"} <= asked else ()
+    return (*both, *(name for name in SHORT if name in asked))
+
+
+def default_attention(precisions: Sequence[ReducedPrecision]) -> tuple[Lowering, ...]:
+    """Choose the lowerings that are written unless some are asked for: CPUs' best, and GPUs'."""
+    return ("chunk", "bias") if set(HALVES) & set(precisions) else ("chunk",)
+
+
+def parse_attention(
+    names: Sequence[str] | None, precisions: Sequence[ReducedPrecision] = ()
+) -> tuple[Lowering, ...]:
     """Check lowerings given by name, each once, in order; None is the default."""
     forms = tuple(form for form in LOWERINGS if form in (names or ()))
     unknown = [name for name in names or () if name not in LOWERINGS]
     if unknown:
         raise ExportError(f"unknown attention lowering {unknown[0]!r}; use {', '.join(LOWERINGS)}")
-    return tuple(sorted(forms, key=list(names or ()).index)) or ("chunk",)
+    chosen = tuple(sorted(forms, key=list(names or ()).index))
+    return chosen or default_attention(precisions)
 
 
 def parse_weights_dtypes(given: Sequence[str] | None) -> WeightsDtypes:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from samclip.export.exporter import UNTRAINED_NOTE, Export
 from samclip.runtime.bundles.manifest import ParityRow
-from samclip.runtime.cli.bundle_tables import rounding
+from samclip.runtime.cli.bundle_tables import exceptions, gates, rounding
 from samclip.runtime.cli.tables import make_table
 
 
@@ -21,7 +21,7 @@ def to_json(export: Export) -> str:
 
 
 def print_export(export: Export, console: Console) -> None:
-    """Print the parity table, the bundle's size and the next command."""
+    """Print the parity table, the gates, the bundle's size and the next command."""
     manifest = export.manifest
     if manifest.parity:
         console.print(_parity_table(export))
@@ -29,6 +29,13 @@ def print_export(export: Export, console: Console) -> None:
         table = rounding(manifest)
         table.title = "Rounded weights against their originals"
         console.print(table)
+    for title, table in (
+        ("Gates: reduced precision against FP32, on held-back photos", gates(manifest)),
+        ("Left out of reduced precision", exceptions(manifest)),
+    ):
+        if table.row_count:
+            table.title = title
+            console.print(table)
     if manifest.clip_head is not None and not manifest.clip_head.trained:
         console.print(Panel(UNTRAINED_NOTE, title="Untrained CLIP head", border_style="red"))
     megabytes = sum(file.size for file in manifest.files.values()) / 1e6

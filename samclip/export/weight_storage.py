@@ -16,17 +16,16 @@ ones only in front of a DequantizeLinear, which ONNX Runtime would not fold.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
-import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from samclip.errors import ExportError
-from samclip.export.external import externalise
+from samclip.export.external import externalise, internalise
 from samclip.export.graph_files import GraphFiles
 from samclip.runtime.bundles.manifest import Variant, WeightsDtype
 from samclip.runtime.bundles.weights import parse_weights
@@ -36,7 +35,7 @@ Axes = tuple[int, ...]
 
 MIN_ROUNDED_BYTES = 8192  # below it little is to be gained, and SAM's frequencies (2x128) lie there
 MIN_INT8_ELEMENTS = 2**17  # MobileSAM's early convolutions lie below, and suffer most from INT8
-REFUSING_INT8 = ("tensorrt",)
+REFUSING_INT8 = ("tensorrt", "tensorrt-rtx", "ort-tensorrt")
 LARGEST_INT8 = 127  # -128 is left out: the range is symmetric
 LARGEST_HALF = float(np.finfo(np.float16).max)
 
@@ -66,7 +65,7 @@ def store_weights(files: GraphFiles, dtype: WeightsDtype) -> GraphFiles:
     if dtype == "fp32" or location is None:
         return files
     weights = parse_weights(files.files[location])
-    models = {v.file: _open(files.files[v.file], weights) for v in files.graph.variants}
+    models = {v.file: internalise(files.files[v.file], weights) for v in files.graph.variants}
     summed = _summed_axes(models.values()) if dtype == "int8" else {}
     rounded = {
         name: round_weight(name, weight, summed.get(name))
@@ -115,15 +114,6 @@ def _is_large(weight: Array) -> bool:
     """Whether a weight is a matrix, kernel or table of FP32 worth rounding, and no vector."""
     sides = sum(side > 1 for side in weight.shape)
     return weight.dtype == np.float32 and weight.nbytes >= MIN_ROUNDED_BYTES and sides > 1
-
-
-def _open(data: bytes, weights: Mapping[str, Array]) -> ir.Model:
-    """Parse a graph file and put its weights into it."""
-    model = ir.serde.deserialize_model(onnx.load_from_string(data))
-    for name, value in model.graph.initializers.items():
-        if isinstance(value.const_value, ir.ExternalTensor):
-            value.const_value = ir.tensor(weights[name], name=name)
-    return model
 
 
 def _summed_axes(models: Iterable[ir.Model]) -> dict[str, Axes]:

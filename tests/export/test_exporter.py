@@ -99,7 +99,7 @@ def test_variants_share_one_weights_file_and_split_the_backends(export: Export) 
         "clip_head.fold.onnx",
     ]
     assert head.variants[0].backends == ("onnxruntime", "openvino")
-    assert head.variants[1].backends == ("cuda", "tensorrt")
+    assert head.variants[1].backends == ("cuda", "tensorrt", "tensorrt-rtx", "ort-tensorrt")
     sizes = {name: file.size for name, file in export.manifest.files.items()}
     assert all(sizes[v.file] * 5 < sizes["clip_head.safetensors"] for v in head.variants)
 

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 
-from samclip.engines.base import Backend, Engine, EngineOptions, GraphSource, Probe
+from samclip.engines.base import Backend, Engine, EngineOptions, GraphKey, GraphSource, Probe
 from samclip.engines.registry import get_backend
 from samclip.errors import ExportError
 from samclip.export.external import internalise
@@ -57,6 +57,10 @@ class EmulatingBackend:
     def probe(self) -> Probe:
         """Say that it works."""
         return Probe(True, "emulated on ONNX Runtime's CPU")
+
+    def ready(self, graphs: Sequence[GraphKey], options: EngineOptions) -> Probe:
+        """Say that nothing is built in advance."""
+        return get_backend(CPU).ready(graphs, options)
 
     def load(self, source: GraphSource, options: EngineOptions) -> Engine:
         """Make an engine of a graph, by the precision of its variant."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.engines.base import Engine, EngineOptions, GraphSource, Probe, Tensor
+from samclip.engines.base import Engine, EngineOptions, GraphKey, GraphSource, Probe, Tensor
 from samclip.engines.registry import get_backend
 from samclip.export.precision.chain import CPU, DraftBundle, reference_model
 from samclip.export.precision.names import gate_vocabulary
@@ -112,6 +112,10 @@ class RecordingBackend:
     def probe(self) -> Probe:
         """Look whether ONNX Runtime works here."""
         return get_backend(CPU).probe()
+
+    def ready(self, graphs: Sequence[GraphKey], options: EngineOptions) -> Probe:
+        """Say that nothing is built in advance."""
+        return get_backend(CPU).ready(graphs, options)
 
     def load(self, source: GraphSource, options: EngineOptions) -> Engine:
         """Make an engine, which records if the graph is one of those wanted."""

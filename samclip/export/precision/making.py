@@ -19,6 +19,7 @@ from samclip.export.precision.variants import full_variant, reduced_variants
 from samclip.export.progress import Progress
 from samclip.runtime.bundles.manifest import KeptNode, LayerError, ReducedPrecision, Variant
 
+HEADROOM = 2.0  # other photos may reach farther than those at hand
 MAX_SENSITIVE = 10  # layers that the manifest lists
 
 
@@ -81,15 +82,16 @@ class Maker:
         self, graph: str, full: ir.Model, variant: Variant, fallen_back: tuple[str, ...]
     ) -> tuple[ir.Model, list[KeptNode]]:
         model, precision = full, variant.precision
+        dtype: HalfPrecision = "bf16" if precision == "bf16" else "fp16"
+        halved = precision != "int8"
+        beyond = self._beyond(graph, full, variant.attention, dtype) if halved else []
         if precision in {"int8", "int8_fp16"}:  # not _quantises(): a set narrows the type
             prefix = f"{graph}/"
             layers = {x.removeprefix(prefix) for x in fallen_back if x.startswith(prefix)}
-            skip = self._keep.nodes(graph, full) | layers
+            skip = self._keep.nodes(graph, full) | layers | {node.node for node in beyond}
             model = self._quantiser.quantise(graph, full, precision, skip)
-        if precision == "int8":
-            return model, []
-        dtype: HalfPrecision = "bf16" if precision == "bf16" else "fp16"
-        beyond = self._beyond(graph, full, variant.attention, dtype)
+            if not halved:
+                return model, []
         keep = self._keep.nodes(graph, model) | {node.node for node in beyond}
         there = {str(node.name) for node in model.graph}  # quantising may have replaced some
         return to_half(model, dtype, frozenset(keep & there)), beyond
@@ -107,11 +109,11 @@ class Maker:
                 graph=graph,
                 attention=attention,
                 node=kept.node,
-                op_type=kept.op_type,
-                peak=float(kept.peak),
+                tensor=kept.tensor,
+                peak=float(kept.largest),
                 reason=kept.reason,
             )
-            for kept in self._ranges[key].beyond(dtype)
+            for kept in self._ranges[key].beyond(dtype, HEADROOM)
         ]
 
 

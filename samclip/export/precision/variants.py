@@ -19,9 +19,9 @@ PREFERENCE: tuple[Precision, ...] = ("int8_fp16", "fp16", "bf16", "int8", "fp32"
 # not have. Q/DQ beside FP32 is what those take, beside FP16 what TensorRT takes; ONNX Runtime's
 # CUDA provider has no integer products and would only convert.
 BACKENDS: dict[ReducedPrecision, tuple[str, ...]] = {
-    "int8_fp16": ("tensorrt", "tensorrt-rtx"),
-    "fp16": ("tensorrt", "tensorrt-rtx", "cuda"),
-    "bf16": ("tensorrt", "tensorrt-rtx", "cuda"),
+    "int8_fp16": ("tensorrt", "tensorrt-rtx", "ort-tensorrt"),
+    "fp16": ("tensorrt", "tensorrt-rtx", "ort-tensorrt", "cuda"),
+    "bf16": ("tensorrt", "tensorrt-rtx", "ort-tensorrt", "cuda"),
     "int8": ("onnxruntime", "openvino"),
 }
 

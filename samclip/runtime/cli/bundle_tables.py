@@ -85,6 +85,36 @@ def rounding(manifest: Manifest) -> Table:
     return table
 
 
+def gates(manifest: Manifest) -> Table:
+    """List what every reduced precision costs on held-back photos, against FP32."""
+    columns = ("precision", "measure", "value", "at least", "samples", "photos")
+    table = make_table(*columns, left=columns[:2])
+    for reduction in manifest.reductions:
+        for row in reduction.gates:
+            limit = "-" if row.limit is None else f"{row.limit:g}"
+            cells = (f"{row.value:.5f}", limit, f"{row.samples:,}", str(reduction.photos))
+            table.add_row(reduction.precision, row.measure.replace("_", " "), *cells)
+    return table
+
+
+def exceptions(manifest: Manifest) -> Table:
+    """List what is not in the precision of its variants, and why; what was not judged, too."""
+    table = make_table("precision", "what", "why", left=("precision", "what", "why"))
+    for reduction in manifest.reductions:
+        for node in reduction.kept:
+            form = f" ({node.attention})" if node.attention else ""
+            what = f"{node.graph}{form} {node.node}"
+            why = f"FP32: {node.reason} ({node.tensor} reaches {node.peak:,.0f})"
+            table.add_row(reduction.precision, escape(what), escape(why))
+        for layer in reduction.fallen_back:
+            table.add_row(reduction.precision, escape(layer), "not INT8: the gate would not hold")
+        for pattern in reduction.keep:
+            table.add_row(reduction.precision, escape(pattern), "FP32: --keep-fp32")
+        for note in reduction.skipped:
+            table.add_row(reduction.precision, "-", escape(note))
+    return table
+
+
 def _by_output(manifest: Manifest) -> dict[tuple[str, str], list[ParityRow]]:
     groups: dict[tuple[str, str], list[ParityRow]] = {}
     for row in manifest.parity:

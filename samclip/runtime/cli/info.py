@@ -50,7 +50,7 @@ def info(
     as_json: AsJson = False,
     debug: options.Debug = False,
 ) -> None:
-    """Show what a bundle holds: model, graphs, files, where it comes from, and its parity.
+    """Show what a bundle holds: model, graphs, files, where it comes from, parity and gates.
 
     Exit code 1 when --verify finds a file that is not as it was exported.
     """
@@ -99,6 +99,9 @@ def print_bundle(bundle: Bundle, verified: bool) -> None:
         out.print(tables.parity(manifest))
     if manifest.rounding:
         out.print(tables.rounding(manifest))
+    for table in (tables.gates(manifest), tables.exceptions(manifest)):
+        if table.row_count:
+            out.print(table)
     origin = manifest.provenance
     versions = f"samclip {origin.samclip}, torch {origin.torch}, onnx {origin.onnx}"
     say(out, f"exported with {versions}")
