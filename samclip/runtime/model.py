@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.engines.base import Backend, EngineOptions
-from samclip.engines.registry import AUTO, available_backends, choose, get_backend
-from samclip.errors import BackendUnavailableError, CapabilityError, ClosedError, InputError
+from samclip.engines.registry import AUTO, Choice, PassedOver, decide
+from samclip.errors import CapabilityError, ClosedError, InputError
 from samclip.runtime.bundles.bundle import Bundle, find_bundle
 from samclip.runtime.bundles.manifest import Manifest
+from samclip.runtime.choice import start_fastest
 from samclip.runtime.engine_pool import EnginePool
 from samclip.runtime.features import Features
 from samclip.runtime.images.image import load_image, preprocess
@@ -49,18 +50,22 @@ def load(
 
     A name is looked up in the bundle home, then among the bundles that come with the package.
     `backend`: "onnxruntime", "cuda" and so on, "auto" for the fastest that works here and that
-    the bundle was made for: one that turns out not to start is logged as a warning, and the next
-    is tried; `precision`: of the encoder, and of other graphs that have it ("int8" is any INT8);
-    None for the bundle's preference on this backend; `threads`: per engine, at most the
-    processors; `device`: index of the GPU; `cache_dir`: where text embeddings are kept between
-    runs. Raises BundleError,
-    BackendUnavailableError, EngineRunError, InputError.
+    the bundle was made for: one that turns out not to start, or TensorRT without plans of this
+    bundle, is logged as a warning, and the next is tried (see `Model.passed_over`); `precision`: of
+    the encoder, and of other graphs that have it ("int8" is any INT8); None for the bundle's
+    preference on this backend; `threads`: per engine, at most the processors; `device`: index of
+    the GPU; `cache_dir`: where text embeddings are kept between runs. Raises BundleError,
+    BackendUnavailableError, PlanError, EngineRunError, InputError.
     """
     bundle = Bundle.open(find_bundle(name_or_path))
     options = EngineOptions(threads=_checked_threads(threads), device=device)
+
+    def start(choice: Choice) -> Model:
+        return Model(bundle, choice, options, precision, cache_dir)
+
     if backend != AUTO:
-        return Model(bundle, choose(backend), options, precision, cache_dir)
-    return _load_fastest(bundle, options, precision, cache_dir)
+        return start(decide(backend))
+    return start_fastest(bundle, options, precision, start)
 
 
 def _checked_threads(threads: int | None) -> int | None:
@@ -72,37 +77,20 @@ def _checked_threads(threads: int | None) -> int | None:
     return min(threads, os.cpu_count() or 1)
 
 
-def _load_fastest(
-    bundle: Bundle,
-    options: EngineOptions,
-    precision: str | None,
-    cache_dir: str | Path | None,
-) -> Model:
-    """Load on the fastest backend that starts, among those that the bundle was made for."""
-    encoder = bundle.manifest.graphs.encoder
-    names = [name for name in available_backends() if encoder.variant_for(name, precision)]
-    for name in names[:-1]:
-        try:
-            return Model(bundle, get_backend(name), options, precision, cache_dir)
-        except BackendUnavailableError as error:
-            _logger.warning("backend %r does not start, the next one is tried: %s", name, error)
-    last = get_backend(names[-1]) if names else choose(AUTO)  # which says what is wrong
-    return Model(bundle, last, options, precision, cache_dir)
-
-
 class Model:
     """Encodes images into scenes; shared by threads; ends with `close()` or its `with` block."""
 
     def __init__(
         self,
         bundle: Bundle,
-        backend: Backend,
+        backend: Backend | Choice,
         options: EngineOptions,
         precision: str | None = None,
         cache_dir: str | Path | None = None,
     ) -> None:
         self.bundle = bundle
-        self._pool = EnginePool(bundle, backend, options, precision)
+        self._choice = backend if isinstance(backend, Choice) else Choice(backend)
+        self._pool = EnginePool(bundle, self._choice.backend, options, precision)
         self._pool.load("encoder")
         self._cache_dir = None if cache_dir is None else Path(cache_dir)
         self._text: TextSpace | None = None
@@ -119,6 +107,11 @@ class Model:
     def backend(self) -> str:
         """The name of the backend that runs the graphs."""
         return self._pool.backend.name
+
+    @property
+    def passed_over(self) -> tuple[PassedOver, ...]:
+        """With backend="auto": the faster backends that were not taken, and why not."""
+        return self._choice.passed_over
 
     @property
     def encoder_passes(self) -> int:

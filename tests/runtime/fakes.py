@@ -12,15 +12,17 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.engines.base import Engine, EngineOptions, GraphSource, Probe
+from samclip.engines.base import Engine, EngineOptions, GraphKey, GraphSource, Probe
 from samclip.errors import CapabilityError, ClosedError
 from samclip.runtime.bundles.manifest import (
     ClipHead,
+    FileEntry,
     Graph,
     Graphs,
     Manifest,
@@ -145,6 +147,10 @@ class FakeBackend:
     def probe(self) -> Probe:
         return Probe(True, "numpy")
 
+    def ready(self, graphs: Sequence[GraphKey], options: EngineOptions) -> Probe:
+        assert {key.name for key in graphs} >= {"encoder"}
+        return Probe(True, "numpy")
+
     def load(self, source: GraphSource, options: EngineOptions) -> Engine:
         assert source.name not in self.engines, f"{source.name} loaded twice"
         time.sleep(self.delay)
@@ -172,7 +178,7 @@ def fake_manifest(*, trained: bool = True, clip: bool = True, text: bool = True)
             mask_decoder=_graph(),
             clip_head=_graph() if clip else None,
         ),
-        files={},
+        files={f"{p}.onnx": FileEntry(size=0, sha256="0" * 64) for p in ("fp32", "fp16")},
         provenance=Provenance(sources=(), samclip="0", torch="0", onnx="0"),
         clip_head=ClipHead(trained=trained, embed_dim=3, grid=GRID) if clip else None,
         text=Text(
@@ -192,6 +198,7 @@ def fake_manifest(*, trained: bool = True, clip: bool = True, text: bool = True)
 @dataclass(frozen=True)
 class FakeBundle:
     manifest: Manifest
+    path: Path = Path("fake")
     requested: list[tuple[str, str, str | None]] = field(default_factory=list)
 
     def read(self, name: str) -> bytes:

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,14 @@ from PIL import Image
 
 import samclip
 from samclip.engines import registry
-from samclip.engines.base import Engine, EngineOptions, GraphSource
+from samclip.engines.base import Engine, EngineOptions, GraphKey, GraphSource, Probe
 from samclip.errors import (
     BackendUnavailableError,
     CapabilityError,
     ClosedError,
     ImageError,
     InputError,
+    PlanMissingError,
     UntrainedHeadWarning,
     VocabularyError,
 )
@@ -289,10 +290,37 @@ def two_backends(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_auto_tries_the_next_backend_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "samclip"), samclip.load("any") as model:
         assert model.backend == "fake"
+        assert [passed.name for passed in model.passed_over] == ["fast"]
+        assert "has no cuDNN" in model.passed_over[0].reason
         assert model.encode(flag()).classify(ALL).best in ALL
     (record,) = caplog.records
     assert "'fast' does not start" in record.getMessage()
     assert "has no cuDNN" in record.getMessage()
+
+
+class NotBuilt(FakeBackend):
+    """A backend that works, but has no plans of this bundle."""
+
+    def ready(self, graphs: Sequence[GraphKey], options: EngineOptions) -> Probe:
+        assert [key.precision for key in graphs] == ["fp32"]
+        assert graphs[0].origin == "fake"
+        return Probe(False, "no plan was built", "samclip engine build fake")
+
+    def load(self, source: GraphSource, options: EngineOptions) -> Engine:
+        raise PlanMissingError("there is no plan. Build one: samclip engine build fake")
+
+
+@pytest.mark.usefixtures("two_backends")
+def test_auto_does_not_take_a_backend_that_would_build_for_minutes(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(registry, "BACKENDS", (NotBuilt("fast"), FakeBackend()))
+    with caplog.at_level(logging.WARNING, "samclip"), samclip.load("any") as model:
+        assert model.backend == "fake"
+        assert [passed.remedy for passed in model.passed_over] == ["samclip engine build fake"]
+    assert "To do: samclip engine build fake" in caplog.records[0].getMessage()
+    with pytest.raises(PlanMissingError, match="samclip engine build fake"):
+        samclip.load("any", "fast")
 
 
 @pytest.mark.usefixtures("two_backends")

@@ -1,0 +1,109 @@
+"""The choice of a backend for a bundle: what it was made for, works here, and is ready to run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+from samclip.engines.base import Backend, EngineOptions, GraphKey, Probe
+from samclip.engines.registry import Choice, PassedOver, candidates, first_of
+from samclip.errors import BackendUnavailableError, PlanError
+from samclip.runtime.bundles.bundle import Bundle
+from samclip.runtime.bundles.manifest import Graph, Graphs, Variant
+
+_logger = logging.getLogger("samclip")
+
+Started = TypeVar("Started")
+
+
+def choose_for(
+    bundle: Bundle,
+    options: EngineOptions | None = None,
+    precision: str | None = None,
+    among: tuple[Backend, ...] | None = None,
+) -> Choice:
+    """Choose the fastest backend that works here, that `bundle` was made for and that is ready.
+
+    A backend that would first have to build for minutes is not taken; why, and the command that
+    builds, is in the choice. `among`: None for all that "auto" knows. Reads no graph. Raises
+    BackendUnavailableError when none is left, with the reasons.
+    """
+    settings = options or EngineOptions()
+
+    def suits(backend: Backend) -> Probe:
+        variants = _variants(bundle, backend.name, precision)
+        if "encoder" not in variants:
+            wanted = f"{backend.name} in {precision}" if precision else backend.name
+            return Probe(False, f"the bundle has no graphs for {wanted}", "export it for that")
+        keys = [_key(bundle, name, variant) for name, variant in variants.items()]
+        probe = backend.ready(keys, settings)
+        if not probe.available:
+            _logger.warning(
+                "backend %r works here but is not ready for this bundle, the next one is tried: "
+                "%s. To do: %s",
+                backend.name,
+                probe.detail,
+                probe.remedy,
+            )
+        return probe
+
+    return first_of(candidates() if among is None else among, suits)
+
+
+def start_fastest(
+    bundle: Bundle,
+    options: EngineOptions,
+    precision: str | None,
+    start: Callable[[Choice], Started],
+) -> Started:
+    """Call `start` with the choice; where its backend does not start after all, with the next."""
+    among = candidates()
+    passed: tuple[PassedOver, ...] = ()
+    while True:
+        choice = choose_for(bundle, options, precision, among)
+        tried = (*passed, *choice.passed_over)
+        among = among[among.index(choice.backend) + 1 :]
+        try:
+            return start(Choice(choice.backend, tried))
+        except (BackendUnavailableError, PlanError) as error:
+            if not _is_any_left(bundle, precision, among):
+                raise
+            name = choice.backend.name
+            _logger.warning("backend %r does not start, the next one is tried: %s", name, error)
+            passed = (*tried, PassedOver(name, str(error)))
+
+
+def _is_any_left(bundle: Bundle, precision: str | None, among: tuple[Backend, ...]) -> bool:
+    return any(
+        backend.probe().available and _variants(bundle, backend.name, precision)
+        for backend in among
+    )
+
+
+def _variants(bundle: Bundle, backend: str, precision: str | None) -> dict[str, Variant]:
+    """Give the variant of each graph that the model would load, as `EnginePool` chooses it."""
+    graphs = bundle.manifest.graphs
+    found: dict[str, Variant] = {}
+    for name in Graphs.__struct_fields__:
+        graph: Graph | None = getattr(graphs, name)
+        if graph is None:
+            continue
+        variant = graph.variant_for(backend, precision)
+        if variant is None and name != "encoder":
+            variant = graph.variant_for(backend)
+        if variant is not None:
+            found[name] = variant
+    return found
+
+
+def _key(bundle: Bundle, name: str, variant: Variant) -> GraphKey:
+    files = bundle.manifest.files
+    return GraphKey(
+        name,
+        files[variant.file].sha256,
+        None if variant.weights is None else files[variant.weights].sha256,
+        origin=str(bundle.path),
+        precision=variant.precision,
+        attention=variant.attention,
+    )
