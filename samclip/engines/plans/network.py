@@ -79,6 +79,7 @@ def parse_network(
     if not parsed:
         raise PlanBuildError(_parse_message(module, parser, source, said))
     _expand_int8_constants(network)
+    _decompose_fp32_attention(network)
     _check_precision(network, source)
     return network
 
@@ -162,6 +163,17 @@ def _as_float(network: Network, layer: Any) -> Any:
     added = network.definition.add_constant(shape, values.reshape(shape))
     added.name = f"{name}_expanded"
     return added.get_output(0)
+
+
+def _decompose_fp32_attention(network: Network) -> None:
+    """Let FP32 attention be built of several kernels: none computes it in one.
+
+    In FP16 and BF16 it is fused, or the build fails: it must not become slow in silence.
+    """
+    for layer in network.layers():
+        if layer.type.name == "ATTENTION_INPUT" and layer.get_input(0).dtype.name == "FLOAT":
+            layer.__class__ = network.module.IAttentionInputLayer
+            layer.attention.decomposable = True
 
 
 def _check_precision(network: Network, source: GraphSource) -> None:

@@ -1,0 +1,269 @@
+"""Real engines of real graphs, built ahead of time by TensorRT for RTX: no GPU, no driver."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip(
+    "tensorrt_rtx", reason="builds real engines: pip install tensorrt-rtx-cu13 (no GPU needed)"
+)
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+from typed_graphs import half_source
+
+from samclip.engines.base import GraphSource
+from samclip.engines.plans import build, network
+from samclip.engines.plans.build import BuildRequest, BuiltPlan, build_plan
+from samclip.engines.plans.find import find_plan
+from samclip.engines.plans.fit import PlanHost
+from samclip.engines.plans.library import Library, open_library
+from samclip.engines.plans.network import Network
+from samclip.engines.plans.network_io import describe_tensors
+from samclip.engines.plans.sidecar import BuildOptions
+from samclip.engines.plans.store import read_plan
+from samclip.errors import PlanBuildError
+from samclip.runtime.assets import DEFAULT_BUNDLE, packaged_bundles
+from samclip.runtime.bundles.bundle import Bundle
+from samclip.runtime.bundles.manifest import Graph
+from samclip.runtime.engine_plans import PlanSettings, build_plans
+
+GRAPHS = ("encoder", "mask_decoder", "clip_head", "text_encoder")
+MATRIX = np.linspace(-1, 1, 64 * 64, dtype=np.float32).reshape(64, 64)
+
+
+@pytest.fixture(scope="module")
+def rtx() -> Library:
+    return open_library("tensorrt-rtx")
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Bundle:
+    return Bundle.open(packaged_bundles() / DEFAULT_BUNDLE)
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[Network]:
+    """The networks that builds parse."""
+    found: list[Network] = []
+
+    def parse(*arguments: Any) -> Network:
+        found.append(network.parse_network(*arguments))
+        return found[-1]
+
+    monkeypatch.setattr(build, "parse_network", parse)
+    return found
+
+
+def build_one(source: GraphSource, rtx: Library, *capabilities: str, **changes: Any) -> BuiltPlan:
+    return build_plan(BuildRequest(source, capabilities or ("8.6",), **changes), rtx)
+
+
+def small_graph(
+    nodes: list[Any], dtype: int, shapes: dict[str, list[int]], precision: str, **tensors: Any
+) -> GraphSource:
+    """A graph by hand: all but the last of `shapes` are inputs."""
+    infos = [helper.make_tensor_value_info(n, dtype, shape) for n, shape in shapes.items()]
+    weights = [numpy_helper.from_array(array, name) for name, array in tensors.items()]
+    graph = helper.make_graph(nodes, "small", infos[:-1], infos[-1:], weights)
+    opsets = [helper.make_opsetid("", 23)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=11)
+    return GraphSource("small", model.SerializeToString(), precision=precision)
+
+
+def attention(precision: str, value_size: int = 32) -> GraphSource:
+    dtype = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+    shapes = {name: [1, 4, 64, 32] for name in ("q", "k")}
+    shapes |= {name: [1, 4, 64, value_size] for name in ("v", "y")}
+    shapes = {"bias": [1, 4, 64, 64], **shapes}
+    node = helper.make_node("Attention", ["q", "k", "v", "bias"], ["y"], name="attention")
+    return small_graph([node], dtype[precision], shapes, precision)
+
+
+def quantised(zero: np.generic) -> GraphSource:
+    """y = x @ w in INT8 (or UINT8, by the type of `zero`), the rest FP32."""
+    tensors = {"scale": np.float32(0.1), "zero": zero, "w": MATRIX}
+    tensors["w"] = np.rint(MATRIX * 127).astype(np.int8)
+    tensors["w_scale"] = np.full(64, 1 / 127, np.float32)
+    tensors["w_zero"] = np.zeros(64, np.int8)
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"]),
+        helper.make_node("DequantizeLinear", ["w", "w_scale", "w_zero"], ["wd"], axis=1),
+        helper.make_node("MatMul", ["d", "wd"], ["y"], name="product"),
+    ]
+    arrays = {name: np.asarray(array) for name, array in tensors.items()}
+    return small_graph(nodes, TensorProto.FLOAT, {"x": [8, 64], "y": [8, 64]}, "int8", **arrays)
+
+
+def test_the_library_says_what_it_builds_for(rtx: Library) -> None:
+    assert {"8.6", "8.9"} <= set(rtx.capabilities)
+    assert int(rtx.version.partition(".")[0]) >= 1
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_every_graph_of_the_packaged_bundle_builds_in_fp32(
+    name: str, tiny: Bundle, rtx: Library, parsed: list[Network]
+) -> None:
+    settings = PlanSettings("tensorrt-rtx", (name,), targets=("sm86", "sm89"))
+    (built,) = build_plans(tiny, settings)
+    sidecar = built.stored.sidecar
+    assert sidecar is not None
+    assert sidecar.target.capabilities == ("8.6", "8.9")
+    described: Graph = getattr(tiny.manifest.graphs, name)
+    for mode, specs in (("input", described.inputs), ("output", described.outputs)):
+        found = [(t.name, t.dtype, t.shape) for t in sidecar.tensors if t.mode == mode]
+        assert found == [
+            (s.name, s.dtype, tuple(-1 if isinstance(n, str) else n for n in s.shape))
+            for s in specs
+        ]
+    assert set(parsed[0].types()) <= {"FLOAT", "INT64", "INT32", "BOOL"}
+    source = tiny.source(name, "onnxruntime")
+    plan = find_plan(source, PlanHost("tensorrt-rtx", rtx.version, "8.9"))
+    assert plan.data == read_plan(built.stored)
+    assert len(plan.data) > 10**6
+
+
+@pytest.mark.parametrize("name", ["encoder", "clip_head", "text_encoder"])
+def test_graphs_of_the_packaged_bundle_build_in_fp16(
+    name: str, tiny: Bundle, rtx: Library, parsed: list[Network]
+) -> None:
+    source = half_source(tiny.source(name, "onnxruntime"), "fp16")
+    built = build_one(source, rtx)
+    assert ".fp16." in built.stored.path.name
+    half, full = (parsed[0].types()[kind] for kind in ("HALF", "FLOAT"))
+    assert half > full  # FP32: sums of residuals, norms, softmax, and moves between them
+    kinds = Counter(
+        (layer.type.name, layer.get_output(0).dtype.name) for layer in parsed[0].layers()
+    )
+    assert kinds["MATRIX_MULTIPLY", "HALF"] + kinds["CONVOLUTION", "HALF"] > 0
+    assert kinds["MATRIX_MULTIPLY", "FLOAT"] + kinds["CONVOLUTION", "FLOAT"] == 0
+    assert kinds["NORMALIZATION", "HALF"] + kinds["SOFTMAX", "HALF"] == 0
+    tensors = describe_tensors(parsed[0], build.DEFAULT_AXES)
+    assert {t.dtype for t in tensors} <= {"float32", "int64"}  # borders stay as they are
+
+
+def test_bf16_builds(tiny: Bundle, rtx: Library, parsed: list[Network]) -> None:
+    build_one(half_source(tiny.source("clip_head", "onnxruntime"), "bf16"), rtx)
+    assert parsed[0].types()["BF16"] > 0
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_half_attention_is_one_fused_operation(
+    precision: str, rtx: Library, parsed: list[Network]
+) -> None:
+    # It is not marked as decomposable: without one kernel for it the build would fail.
+    build_one(attention(precision), rtx)
+    layers = parsed[0].layer_types()
+    assert (layers["ATTENTION_INPUT"], layers["SOFTMAX"]) == (1, 0)
+
+
+def test_fp32_attention_is_decomposed(rtx: Library, parsed: list[Network]) -> None:
+    build_one(attention("fp32"), rtx)
+    assert parsed[0].layer_types()["ATTENTION_INPUT"] == 1
+
+
+def test_the_parsers_own_words_name_the_node(rtx: Library) -> None:
+    with pytest.raises(PlanBuildError, match=r"node 'attention' \(Attention\)") as caught:
+        build_one(attention("fp16", value_size=48), rtx)
+    assert "Key and Value must have the same shape" in str(caught.value)
+
+
+def test_symmetric_int8_builds(rtx: Library, parsed: list[Network]) -> None:
+    build_one(quantised(np.int8(0)), rtx)
+    layers = parsed[0].layer_types()
+    assert (layers["QUANTIZE"], layers["DEQUANTIZE"]) == (1, 2)
+    assert parsed[0].types()["INT8"] == 1
+
+
+def test_asymmetric_uint8_is_refused(rtx: Library) -> None:
+    with pytest.raises(PlanBuildError, match="QuantizeLinear|DequantizeLinear"):
+        build_one(quantised(np.uint8(128)), rtx)
+
+
+def test_an_operator_that_it_does_not_have_is_refused(rtx: Library) -> None:
+    nodes = [helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"], name="dynamic")]
+    nodes.append(helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]))
+    source = small_graph(nodes, TensorProto.FLOAT, {"x": [8, 64], "y": [8, 64]}, "fp32")
+    with pytest.raises(PlanBuildError, match="DynamicQuantizeLinear"):
+        build_one(source, rtx)
+
+
+def test_a_graph_that_is_none_is_refused(rtx: Library) -> None:
+    with pytest.raises(PlanBuildError, match="cannot take the graph"):
+        build_one(GraphSource("encoder", b"\xff\xff not a graph"), rtx)
+
+
+def test_weights_in_files_and_in_memory_make_the_same_network(
+    tiny: Bundle, rtx: Library, parsed: list[Network], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tiny.source("clip_head", "onnxruntime")
+    build_one(source, rtx)
+    monkeypatch.setattr(network, "_parse_in_memory", network._parse_in_folder)
+    build_one(source, rtx, force=True)
+    summaries = [(n.layer_types(), n.types()) for n in parsed]
+    assert summaries[0] == summaries[1]
+
+
+def test_progress_comes_from_the_real_builder(tiny: Bundle, rtx: Library) -> None:
+    phases: list[tuple[str, int, int]] = []
+
+    class Told:
+        def message(self, text: str) -> None: ...
+
+        def phase(self, name: str, step: int, steps: int) -> None:
+            phases.append((name, step, steps))
+
+    source = tiny.source("clip_head", "onnxruntime")
+    build_plan(BuildRequest(source, ("8.6",), force=True), rtx, Told())
+    assert all(0 <= step <= steps for _, step, steps in phases)
+    assert phases[0][1] == 0
+
+
+def test_an_interruption_ends_a_real_build(tiny: Bundle, rtx: Library) -> None:
+    class Interrupting:
+        def message(self, text: str) -> None: ...
+
+        def phase(self, name: str, step: int, steps: int) -> None:
+            raise KeyboardInterrupt
+
+    source = tiny.source("clip_head", "onnxruntime")
+    with pytest.raises(KeyboardInterrupt):
+        build_plan(BuildRequest(source, ("8.6",), force=True), rtx, Interrupting())
+
+
+def test_options_of_the_real_builder(tiny: Bundle, rtx: Library) -> None:
+    options = BuildOptions(workspace=2**30, level=2, version_compatible=True)
+    built = build_one(tiny.source("clip_head", "onnxruntime"), rtx, options=options)
+    assert built.stored.sidecar is not None
+    assert built.stored.sidecar.options == options
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_vit_b_builds(precision: str, rtx: Library, parsed: list[Network], tmp_path: Path) -> None:
+    """SAM's ViT-B encoder at 1024 px, random weights."""
+    import torch
+    from typed_graphs import source_of
+
+    from samclip.export.graph_files import write_graph
+    from samclip.export.models.merged import MergedConfig, MergedModel
+    from samclip.export.precision.half import to_half
+    from samclip.export.precision.keep import DEFAULT_KEEP
+    from samclip.export.specs import encoder_spec
+
+    torch.manual_seed(0)
+    model = MergedModel(MergedConfig("vit_b")).eval()
+    files = write_graph("encoder", lambda form: encoder_spec(model, form), ("bias",), 20)
+    (full,) = files.models().values()
+    keep = DEFAULT_KEEP.nodes("encoder", full)
+    typed = full if precision == "fp32" else to_half(full, "fp16", keep)
+    built = build_one(source_of("encoder", typed, precision), rtx)
+    assert parsed[0].layer_types()["NORMALIZATION"] >= 24
+    assert built.stored.size > (350e6 if precision == "fp32" else 170e6)
+    assert os.path.getsize(built.stored.path) < 450e6  # noqa: PTH202 - symmetric with the above

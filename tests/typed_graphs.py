@@ -1,0 +1,45 @@
+"""Graphs of a bundle in reduced precision, as the exporter makes them, for builders of plans."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import onnx_ir as ir
+import onnx_ir.passes.common as common_passes
+from onnxscript.optimizer import fold_constants
+
+from samclip.engines.base import GraphSource
+from samclip.export.external import externalise, internalise
+from samclip.export.precision.half import to_half
+from samclip.export.precision.keep import DEFAULT_KEEP
+from samclip.runtime.bundles.weights import parse_weights
+
+WEIGHTS = "weights.safetensors"
+LIMIT = 2**30  # bytes: of no constant here
+
+
+def full_model(source: GraphSource) -> ir.Model:
+    """The FP32 graph of a source, weights inside; weights that are stored rounded are expanded."""
+    model = internalise(source.onnx, source.weights)
+    fold_constants(
+        model, onnx_shape_inference=True, input_size_limit=LIMIT, output_size_limit=LIMIT
+    )
+    common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    common_passes.RemoveUnusedNodesPass()(model)
+    return model
+
+
+def half_source(source: GraphSource, precision: Literal["fp16", "bf16"]) -> GraphSource:
+    """The same graph typed, with what the exporter keeps in FP32."""
+    model = full_model(source)
+    typed = to_half(model, precision, DEFAULT_KEEP.nodes(source.name, model))
+    return source_of(source.name, typed, precision)
+
+
+def source_of(name: str, model: ir.Model, precision: str) -> GraphSource:
+    """A model as a bundle would hand it to a backend."""
+    graphs, weights = externalise({"graph.onnx": model}, WEIGHTS)
+    files = {WEIGHTS: weights}
+    return GraphSource(
+        name, graphs["graph.onnx"], parse_weights(weights), files, precision=precision
+    )
