@@ -51,13 +51,14 @@ def write_labels(
 ) -> NDArray[np.uint8]:
     """Write labels on an HWC uint8 RGB image, and `note` as a band along its lower edge.
 
-    `letters`: their size in pixels; None for what suits the image.
+    `letters`: their size in pixels; None for what suits the image. Empty texts get no chip.
     """
     picture = Image.fromarray(image)
     draw = ImageDraw.Draw(picture)
     font = load_font(letters or font_size(picture.height, picture.width))
     for label in labels:
-        _write_chip(draw, label, font)
+        if label.text:
+            _write_chip(draw, label, font)
     if note:
         _write_band(draw, note, font)
     return np.array(picture, np.uint8)

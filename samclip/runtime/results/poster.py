@@ -27,6 +27,7 @@ from samclip.runtime.results.packed_masks import PackedMasks
 from samclip.runtime.results.poster_parts import (
     GAP,
     INNER,
+    LEAST_SHARE,
     TEXT,
     blank,
     draw_ranking,
@@ -40,6 +41,7 @@ from samclip.runtime.tasks.prompts import Prompt
 Palette = dict[str, Colour]
 
 SHOWN = 5  # names of the classification
+LEAST_NAMED = 0.01  # of the photo: a smaller patch has its colour, and no name on it
 
 
 def draw_poster(
@@ -56,13 +58,16 @@ def draw_poster(
     photo = _fit(classification.image, (INNER - GAP) // 2)
     ranked = [(name, share, palette[name]) for name, share in classification.top(SHOWN)]
     ranking = draw_ranking(ranked, photo.shape[0], INNER - GAP - photo.shape[1])
+    shares = shares_of(semantic).items()
     found, mapped = _draw_masks(masks, palette, side), _draw_map(semantic, palette, side)
     rows = [
         title_line(title),
         heading("classify", "which name fits the photo"),
         _beside(photo, ranking),
         *(_below if columns == 1 else _abreast)(found, mapped),
-        draw_shares([(name, share, palette[name]) for name, share in shares_of(semantic).items()]),
+        draw_shares(
+            [(name, share, palette[name]) for name, share in shares if share >= LEAST_SHARE]
+        ),
     ]
     picture = np.concatenate([framed(row) for row in rows])
     trained = classification.trained_head and semantic.trained_head
@@ -102,7 +107,9 @@ def _draw_map(semantic: SemanticMap, palette: Palette, width: int) -> Picture:
     cover = [_enlarge(semantic.labels == index, size) for index in present]
     labels = present[np.argmax(cover, axis=0)].astype(np.int32)  # KxHxW -> HxW
     tints = [palette[name] for name in semantic.names]
-    return draw_label_map(image, labels, semantic.names, tints=tints, letters=TEXT)
+    shares = shares_of(semantic)
+    names = [name if shares.get(name, 0) >= LEAST_NAMED else "" for name in semantic.names]
+    return draw_label_map(image, labels, names, tints=tints, letters=TEXT)
 
 
 def shares_of(semantic: SemanticMap) -> dict[str, float]:
