@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import msgspec
-from fake_tensorrt import FakeTensorRT, Script
+from recorded_tensorrt import FakeTensorRT, Script
 from tiny_bundle import WEIGHTS_FILE, affine_model
 
 from samclip.engines.base import GraphSource

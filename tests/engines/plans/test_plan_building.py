@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_tensorrt import VERSIONS, Script
 from filelock import FileLock
 from plan_samples import HOST, fake_library, sample_source
+from recorded_tensorrt import VERSIONS, Script
 from tiny_bundle import WEIGHTS_FILE
 
 from samclip.engines.plans import preflight

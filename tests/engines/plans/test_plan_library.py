@@ -7,8 +7,8 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from fake_tensorrt import FakeTensorRT, Script
 from plan_samples import ORIN, fake_library
+from recorded_tensorrt import FakeTensorRT, Script
 
 from samclip.engines.plans import gpu, library
 from samclip.engines.plans.gpu import DriverState, examine_gpu

@@ -1,0 +1,104 @@
+"""The plans of a whole bundle, and what becomes of them when the bundle changes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from plan_samples import HOST, fake_library
+from recorded_tensorrt import Script
+from tiny_bundle import negation_model, tiny_files, tiny_manifest, write_tiny_bundle
+
+from samclip.engines.plans.find import find_plan
+from samclip.engines.plans.library import Library
+from samclip.engines.plans.store import StoredPlan, list_plans, plan_folder, sidecar_path
+from samclip.errors import BackendUnavailableError, CapabilityError, InputError, PlanStaleError
+from samclip.runtime import engine_plans
+from samclip.runtime.bundles.bundle import Bundle, write_bundle
+from samclip.runtime.engine_plans import PlanSettings, build_plans, plan_source, plan_state
+
+HALF = Script(layers=(("MATRIX_MULTIPLY", "HALF"),))  # the tiny bundle's variant is called FP16
+
+
+@pytest.fixture(autouse=True)
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Library:
+    """TensorRT on an Orin, and a cache of the test's own."""
+    monkeypatch.setenv("SAMCLIP_CACHE_DIR", str(tmp_path / "cache"))
+    opened = fake_library(HALF)
+    monkeypatch.setattr(engine_plans, "open_library", lambda *_: opened)
+    return opened
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return Bundle.open(write_tiny_bundle(tmp_path / "bundle"))
+
+
+def build(bundle: Bundle, *graphs: str, **settings: object) -> StoredPlan:
+    (built,) = build_plans(bundle, PlanSettings(graphs=graphs or ("encoder",), **settings))
+    return built.stored
+
+
+def test_a_plan_serves_the_bundle_it_was_built_from(bundle: Bundle) -> None:
+    stored = build(bundle)
+    found = find_plan(bundle.source("encoder", "tensorrt"), HOST)
+    assert found.path == stored.path
+    assert found.sidecar.graph.precision == "fp16"
+    assert found.sidecar.graph.origin == str(bundle.path)
+    assert plan_state(stored) == "current"
+
+
+def test_plans_beside_the_bundle_leave_it_as_it_is(bundle: Bundle) -> None:
+    stored = build(bundle, beside=True)
+    assert stored.path.parent == bundle.path.with_name("bundle.engines")
+    Bundle.open(bundle.path).verify()
+    assert find_plan(bundle.source("encoder", "tensorrt"), HOST).path == stored.path
+
+
+def test_all_graphs_are_meant_when_none_is_named(bundle: Bundle) -> None:
+    with pytest.raises(BackendUnavailableError, match=r"'mask_decoder'.*no variant for tensorrt"):
+        list(build_plans(bundle, PlanSettings()))
+    (stored,) = list_plans([plan_folder()])  # the encoder's, built before, stays
+    assert stored.sidecar is not None
+    assert stored.sidecar.graph.name == "encoder"
+
+
+def test_unknown_graphs_targets_and_precisions_are_told(bundle: Bundle) -> None:
+    with pytest.raises(CapabilityError, match="did you mean 'encoder'"):
+        build(bundle, "encodr")
+    with pytest.raises(CapabilityError, match="no graph 'clip_head'"):
+        build(bundle, "clip_head")
+    with pytest.raises(InputError, match="for the GPU of this machine"):
+        build(bundle, targets=("sm86",))
+    with pytest.raises(BackendUnavailableError, match="tensorrt in bf16"):
+        build(bundle, precision="bf16")
+
+
+def test_variants_for_tensorrt_serve_rtx_where_it_has_none_of_its_own(bundle: Bundle) -> None:
+    assert plan_source(bundle, "encoder", "tensorrt-rtx", None).precision == "fp16"
+    with pytest.raises(BackendUnavailableError, match="for tensorrt-rtx"):
+        plan_source(bundle, "mask_decoder", "tensorrt-rtx", "fp16")
+
+
+def test_a_changed_bundle_makes_its_plans_stale(bundle: Bundle) -> None:
+    stored = build(bundle)
+    files = {**tiny_files(), "encoder.onnx": negation_model()}
+    write_bundle(bundle.path, tiny_manifest(), files, True)
+    assert plan_state(stored).startswith("stale")
+    changed = Bundle.open(bundle.path).source("encoder", "tensorrt")
+    with pytest.raises(PlanStaleError, match=f"samclip engine build {bundle.path} "):
+        find_plan(changed, HOST)
+
+
+def test_states_of_plans_that_are_of_no_use(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = build(bundle)
+    monkeypatch.setattr(engine_plans, "version", lambda _: "10.9.0")
+    assert plan_state(stored) == "foreign: tensorrt is 10.9.0"
+    shutil.rmtree(bundle.path)
+    assert plan_state(stored) == "bundle gone"
+    sidecar_path(stored.path).write_bytes(b"{")
+    (damaged,) = list_plans([plan_folder()])
+    assert plan_state(damaged).startswith("damaged: the sidecar")
