@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -26,7 +26,7 @@ from samclip.export.precision.calibration_key import calibration_key
 from samclip.export.precision.histogram import Histogram
 from samclip.export.precision.layers import find_layers
 from samclip.export.precision.observe import Statistic, observe
-from samclip.export.precision.photo_check import check_photo
+from samclip.export.precision.photo_check import checked_photos
 
 Feeds = Iterable[Mapping[str, NDArray[np.generic]]]
 Method = Literal["minmax", "entropy", "percentile"]
@@ -114,7 +114,7 @@ def _measure(model: ir.Model, feeds: Feeds, method: Method) -> Calibration:
     if method != "minmax":
         wanted = ("min", "max", "sample")
         histograms = {name: Histogram() for name in names}
-    for found in observe(model, names, wanted, _photos(feeds)):
+    for found in observe(model, names, wanted, checked_photos(feeds)):
         for name in names:
             seen[name].append(Range(float(found[name, "min"]), float(found[name, "max"])))
         for name, histogram in histograms.items():
@@ -126,16 +126,6 @@ def _measure(model: ir.Model, feeds: Feeds, method: Method) -> Calibration:
         inputs={x.name: spans[str(x.input.name)] for x in layers},
         outputs={x.name: spans[str(x.output.name)] for x in layers},
     )
-
-
-def _photos(feeds: Feeds) -> Iterator[Mapping[str, NDArray[np.generic]]]:
-    """Pass on feeds that have been looked at; raises CalibrationError when there are none."""
-    count = 0
-    for count, feed in enumerate(feeds, start=1):
-        check_photo(feed, count)
-        yield feed
-    if not count:
-        raise CalibrationError("there are no photos to calibrate on; give a folder of photos")
 
 
 def _range(seen: list[Range], histogram: Histogram | None, method: Method) -> Range:

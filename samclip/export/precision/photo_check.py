@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,18 @@ from samclip.errors import CalibrationError
 
 MIN_CORRELATION = 0.2  # of neighbouring pixels: photos have 0.8 to 0.99, noise has 0
 CHANNELS = 3
+
+
+def checked_photos(
+    feeds: Iterable[Mapping[str, NDArray[np.generic]]],
+) -> Iterator[Mapping[str, NDArray[np.generic]]]:
+    """Pass on feeds that have been looked at; raises CalibrationError when there are none."""
+    count = 0
+    for count, feed in enumerate(feeds, start=1):
+        check_photo(feed, count)
+        yield feed
+    if not count:
+        raise CalibrationError("there are no photos to calibrate on; give a folder of photos")
 
 
 def check_photo(feeds: Mapping[str, NDArray[np.generic]], place: int) -> None:

@@ -54,16 +54,12 @@ def quantise(
     calibration does not know, and for weights that are not finite.
     """
     model = model.clone()
-    for layer in _chosen(model, skip):
-        if layer.node.op_type == "Gemm":
-            _split_gemm(model.graph, layer.node)
-    layers = _chosen(model, skip)
-    _check(layers, calibration)
+    layers = prepare(model, calibration, skip)
     pairs: dict[ir.Value, ir.Value] = {}
     for layer in layers:
         scale = make_scale(calibration.inputs[layer.name], form)
         _quantise_input(model.graph, layer, scale, pairs)
-        _quantise_weight(model.graph, layer)
+        layer.node.replace_input_with(1, insert_weight(model.graph, layer))
     if form == "unsigned":
         for layer in layers:
             if layer.kind == "linear":
@@ -72,6 +68,21 @@ def quantise(
                 scale = make_scale(calibration.outputs[layer.name], form)
                 _quantise_output(model.graph, layer, scale, pairs)
     return RemoveUnusedNodesPass()(model).model
+
+
+def prepare(
+    model: ir.Model, calibration: Calibration, skip: frozenset[str] = frozenset()
+) -> tuple[Layer, ...]:
+    """Give the layers to quantise, Gemm among them taken apart in the model itself.
+
+    Raises ExportError for a layer that cannot be quantised.
+    """
+    for layer in _chosen(model, skip):
+        if layer.node.op_type == "Gemm":
+            _split_gemm(model.graph, layer.node)
+    layers = _chosen(model, skip)
+    _check(layers, calibration)
+    return layers
 
 
 def make_scale(span: Range, form: Form) -> Scale:
@@ -92,11 +103,47 @@ def round_channels(weight: NDArray[np.float32], axis: int) -> tuple[Array, NDArr
     return np.rint(weight / scale).astype(np.int8), scale.reshape(-1)
 
 
-def _chosen(model: ir.Model, skip: frozenset[str]) -> list[Layer]:
-    return [x for x in find_layers(model) if not {x.name, str(x.node.name)} & skip]
+def insert_pair(
+    graph: ir.Graph, value: ir.Value, scale: Scale, name: str | None = None
+) -> ir.Value:
+    """Quantise a value right behind where it is made; gives what comes back out.
+
+    The nodes and their constants are named after `name`, None for that of the value.
+    """
+    name = name or str(value.name)
+    step = _initializer(graph, f"{name}_step", np.asarray(scale.step))
+    zero = _initializer(graph, f"{name}_zero", np.asarray(scale.zero))
+    down = ir.node("QuantizeLinear", [value, step, zero], name=f"{name}_q")
+    back = ir.node("DequantizeLinear", [down.outputs[0], step, zero], name=f"{name}_dq")
+    _type(down.outputs[0], ir.DataType.from_numpy(scale.zero.dtype), value.shape)
+    _type(back.outputs[0], ir.DataType.FLOAT, value.shape)
+    producer = value.producer()
+    if producer is None:
+        graph.insert_before(graph[0], [down, back])
+    else:
+        graph.insert_after(producer, [down, back])
+    return back.outputs[0]
 
 
-def _check(layers: list[Layer], calibration: Calibration) -> None:
+def insert_weight(graph: ir.Graph, layer: Layer) -> ir.Value:
+    """Round a layer's weight to an int8 initializer behind a DequantizeLinear; gives its output."""
+    values, scales = round_channels(layer.weight, layer.axis)
+    inputs = [
+        _initializer(graph, f"{layer.name}.int8", values),
+        _initializer(graph, f"{layer.name}.int8_scale", scales),
+        _initializer(graph, f"{layer.name}.int8_zero", np.zeros(len(scales), np.int8)),
+    ]
+    back = ir.node("DequantizeLinear", inputs, {"axis": layer.axis}, name=f"{layer.name}.dq")
+    _type(back.outputs[0], ir.DataType.FLOAT, ir.Shape(layer.weight.shape))
+    graph.insert_before(layer.node, back)
+    return back.outputs[0]
+
+
+def _chosen(model: ir.Model, skip: frozenset[str]) -> tuple[Layer, ...]:
+    return tuple(x for x in find_layers(model) if not {x.name, str(x.node.name)} & skip)
+
+
+def _check(layers: tuple[Layer, ...], calibration: Calibration) -> None:
     unknown = [layer.name for layer in layers if layer.name not in calibration.inputs]
     if unknown:
         raise ExportError(
@@ -134,7 +181,7 @@ def _quantise_input(
     """Let a layer take its input from a Q/DQ pair, which it shares with other layers."""
     value = layer.input
     if value not in pairs:
-        pairs[value] = _insert_pair(graph, value, scale)
+        pairs[value] = insert_pair(graph, value, scale)
     layer.node.replace_input_with(0, pairs[value])
 
 
@@ -146,7 +193,7 @@ def _quantise_output(
     if value.is_graph_output():
         return
     if value not in pairs:
-        pairs[value] = _insert_pair(graph, value, scale)
+        pairs[value] = insert_pair(graph, value, scale)
     for node, index in tuple(value.uses()):
         if node.op_type != "QuantizeLinear":
             node.replace_input_with(index, pairs[value])
@@ -167,36 +214,6 @@ def _keep_bias_apart(graph: ir.Graph, layer: Layer) -> None:
             wide = bias.const_value.numpy().reshape((1,) * (rank - 1) + (-1,))
             apart = _initializer(graph, f"{layer.name}.wide_bias", wide)
             users[0].replace_input_with(index, apart)
-
-
-def _insert_pair(graph: ir.Graph, value: ir.Value, scale: Scale) -> ir.Value:
-    """Quantise a value right behind where it is made; gives what comes back out."""
-    step = _initializer(graph, f"{value.name}_step", np.asarray(scale.step))
-    zero = _initializer(graph, f"{value.name}_zero", np.asarray(scale.zero))
-    down = ir.node("QuantizeLinear", [value, step, zero], name=f"{value.name}_q")
-    back = ir.node("DequantizeLinear", [down.outputs[0], step, zero], name=f"{value.name}_dq")
-    _type(down.outputs[0], ir.DataType.from_numpy(scale.zero.dtype), value.shape)
-    _type(back.outputs[0], ir.DataType.FLOAT, value.shape)
-    producer = value.producer()
-    if producer is None:
-        graph.insert_before(graph[0], [down, back])
-    else:
-        graph.insert_after(producer, [down, back])
-    return back.outputs[0]
-
-
-def _quantise_weight(graph: ir.Graph, layer: Layer) -> None:
-    """Put an int8 weight behind a DequantizeLinear in the place of a layer's own."""
-    values, scales = round_channels(layer.weight, layer.axis)
-    inputs = [
-        _initializer(graph, f"{layer.name}.int8", values),
-        _initializer(graph, f"{layer.name}.int8_scale", scales),
-        _initializer(graph, f"{layer.name}.int8_zero", np.zeros(len(scales), np.int8)),
-    ]
-    back = ir.node("DequantizeLinear", inputs, {"axis": layer.axis}, name=f"{layer.name}.dq")
-    _type(back.outputs[0], ir.DataType.FLOAT, ir.Shape(layer.weight.shape))
-    graph.insert_before(layer.node, back)
-    layer.node.replace_input_with(1, back.outputs[0])
 
 
 def _type(value: ir.Value, dtype: ir.DataType, shape: ir.Shape | None) -> None:

@@ -1,0 +1,152 @@
+"""How much each layer suffers from INT8, and leaving out the worst until a gate holds.
+
+Every layer gets a quantised twin that takes the same FP32 input, all in one graph, so that a single
+pass over a few photos tells the noise that each of them adds: the power of the twin's error over
+that of the signal it joins, which behind a branch is the residual sum. Quantising one layer after
+the other and comparing the graph's outputs would take a pass for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from samclip.errors import ExportError
+from samclip.export.precision.calibration import Calibration
+from samclip.export.precision.layers import Layer
+from samclip.export.precision.photo_check import checked_photos
+from samclip.export.precision.quantise import Form, insert_pair, insert_weight, make_scale, prepare
+from samclip.export.precision.running import open_engine
+
+LARGEST_SHARE = 0.5  # of the layers that may be left out: beyond it INT8 is not worth its name
+MOVES = ("Reshape", "Transpose", "Slice")  # what values pass through on their way to a sum
+
+
+@dataclass(frozen=True)
+class LayerNoise:
+    """The noise that INT8 adds to what goes out of one layer, as a share of the signal's power."""
+
+    layer: str
+    noise: float
+
+
+def measure_sensitivity(
+    model: ir.Model,
+    calibration: Calibration,
+    feeds: Iterable[Mapping[str, NDArray[np.generic]]],
+    form: Form = "symmetric",
+) -> tuple[LayerNoise, ...]:
+    """Tell every layer's noise in a float32 graph, weights inside, the worst layer first.
+
+    Each feed, of which two or three suffice, costs about three runs of the graph. Raises
+    CalibrationError when there are none, and ExportError as `quantise` does.
+    """
+    twins = model.clone()
+    layers = prepare(twins, calibration)
+    outputs = [_add_twin(twins.graph, x, calibration, form) for x in layers]
+    twins.graph.outputs.clear()
+    for index, (error, signal) in enumerate(outputs):
+        for kind, value in (("error", error), ("signal", signal)):
+            value.name = f"{index}.{kind}"
+            twins.graph.outputs.append(value)
+    power = _run(twins, feeds) if layers else {}
+    noises = [
+        LayerNoise(x.name, power[f"{i}.error"] / max(power[f"{i}.signal"], np.finfo("f4").tiny))
+        for i, x in enumerate(layers)
+    ]
+    return tuple(sorted(noises, key=lambda x: -x.noise))
+
+
+def fall_back(
+    worst_first: Sequence[str],
+    holds: Callable[[frozenset[str]], bool],
+    largest_share: float = LARGEST_SHARE,
+) -> frozenset[str]:
+    """Leave the fewest of the worst layers out of INT8 with which `holds` says yes.
+
+    `holds` takes the layers left out (the `skip` of `quantise`) and judges the graph. It is asked
+    for 0, 1, 2, 4 ... layers and then, by halves, between the last no and the first yes. Raises
+    ExportError when it holds for no more than `largest_share` of all layers.
+    """
+    limit = int(largest_share * len(worst_first))
+    refused, count = -1, 0
+    while not holds(frozenset(worst_first[:count])):
+        if count >= limit:
+            raise ExportError(
+                f"INT8 fails even with {count} of {len(worst_first)} layers left out, the worst "
+                f"of them {', '.join(worst_first[:3])}. Calibrate on more photos, by another "
+                "method, or leave this precision out."
+            )
+        refused, count = count, min(limit, max(1, 2 * count))
+    while count - refused > 1:
+        middle = (refused + count) // 2
+        if holds(frozenset(worst_first[:middle])):
+            count = middle
+        else:
+            refused = middle
+    return frozenset(worst_first[:count])
+
+
+def _add_twin(
+    graph: ir.Graph, layer: Layer, calibration: Calibration, form: Form
+) -> tuple[ir.Value, ir.Value]:
+    """Compute a layer once more, quantised; gives the power of its error and of the signal."""
+    scale = make_scale(calibration.inputs[layer.name], form)
+    inputs = [
+        insert_pair(graph, layer.input, scale, f"{layer.name}.in"),
+        insert_weight(graph, layer),
+    ]
+    output, signal = layer.output, joined_signal(layer)  # before anything else takes from them
+    twin = _copy(graph, layer.node, [*inputs, *layer.node.inputs[2:]])
+    rectifier = output.producer()
+    if rectifier is not None and rectifier is not layer.node:
+        twin = _copy(graph, rectifier, [twin, *rectifier.inputs[1:]])
+    if form == "unsigned" and layer.kind != "linear":
+        scale = make_scale(calibration.outputs[layer.name], form)
+        twin = insert_pair(graph, twin, scale, f"{layer.name}.out")
+    error = ir.node("Sub", [twin, output])
+    powers = [
+        ir.node("ReduceSumSquare", [value], {"keepdims": 0}) for value in (error.outputs[0], signal)
+    ]
+    graph.extend([error, *powers])
+    for power in powers:
+        power.outputs[0].dtype = ir.DataType.FLOAT
+        power.outputs[0].shape = ir.Shape(())
+    return powers[0].outputs[0], powers[1].outputs[0]
+
+
+def joined_signal(layer: Layer) -> ir.Value:
+    """Follow a layer's output to the residual sum that it alone leads to; else give the output."""
+    value = layer.output
+    while len(users := value.consumers()) == 1:
+        node = users[0]
+        if node.op_type == "Add":
+            if not any(x is not None and x.is_initializer() for x in node.inputs):
+                return node.outputs[0]
+        elif node.op_type not in MOVES or node.inputs[0] is not value:
+            break
+        value = node.outputs[0]
+    return layer.output
+
+
+def _copy(graph: ir.Graph, node: ir.Node, inputs: Sequence[ir.Value | None]) -> ir.Value:
+    """Append a node that does what another does, to other inputs; gives its output."""
+    copied = ir.Node(node.domain, node.op_type, inputs, [*node.attributes.values()])
+    graph.append(copied)
+    return copied.outputs[0]
+
+
+def _run(model: ir.Model, feeds: Iterable[Mapping[str, NDArray[np.generic]]]) -> dict[str, float]:
+    """Add up a graph's scalar outputs over all feeds."""
+    total: dict[str, float] = {}
+    with closing(open_engine(model)) as engine:
+        for feed in checked_photos(feeds):
+            found = engine.run({name: feed[name] for name in engine.input_names})
+            for name, tensor in found.items():
+                total[name] = total.get(name, 0.0) + float(tensor.numpy())
+    return total
