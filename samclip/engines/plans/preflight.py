@@ -17,6 +17,7 @@ from samclip.errors import PlanBuildError
 MEMORY_INFO = Path("/proc/meminfo")
 CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 CONTAINER_USE = Path("/sys/fs/cgroup/memory.current")
+CONTAINER_PARTS = Path("/sys/fs/cgroup/memory.stat")
 # A build holds the weights once as they were parsed, once as its kernels take them, and once in
 # the plan. Libraries alone take the second figure.
 WEIGHT_COPIES = 3
@@ -72,18 +73,25 @@ def _compare(what: str, needs: int, free: int | None, weights: int, report: Buil
 
 
 def _machine() -> int | None:
-    for line in _read(MEMORY_INFO).splitlines():
-        heading, _, value = line.partition(":")
-        if heading == "MemAvailable":
-            return int(value.split()[0]) * 1024  # it says kB and means KiB
-    return None
+    fields = _fields(MEMORY_INFO, ":")
+    # it says kB and means KiB
+    return fields["MemAvailable"] * 1024 if "MemAvailable" in fields else None
 
 
 def _container() -> int | None:
+    """Subtract what a container uses from its limit; files that are merely cached do not count."""
     limit, use = _read(CONTAINER_LIMIT).strip(), _read(CONTAINER_USE).strip()
     if not (limit.isdecimal() and use.isdecimal()):  # "max", or version 1 of cgroups
         return None
-    return max(0, int(limit) - int(use))
+    cached = _fields(CONTAINER_PARTS, " ").get("inactive_file", 0)
+    return max(0, int(limit) - int(use) + cached)
+
+
+def _fields(path: Path, separator: str) -> dict[str, int]:
+    """Read lines of a heading and a whole number."""
+    parts = (line.partition(separator) for line in _read(path).splitlines())
+    words = ((heading, value.split()) for heading, _, value in parts)
+    return {heading: int(value[0]) for heading, value in words if value and value[0].isdecimal()}
 
 
 def _read(path: Path) -> str:

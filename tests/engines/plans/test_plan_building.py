@@ -305,11 +305,11 @@ def test_a_tight_build_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {"MEMORY_INFO": "MemTotal: 9 kB\nMemAvailable: 1000 kB\n", "CONTAINER_USE": "5000\n"}
-    files["CONTAINER_LIMIT"] = "7000\n"
+    files |= {"CONTAINER_LIMIT": "7000\n", "CONTAINER_PARTS": "anon 3000\ninactive_file 1500\n"}
     for name, text in files.items():
         (tmp_path / name).write_text(text)
         monkeypatch.setattr(preflight, name, tmp_path / name)
-    assert preflight.available_memory() == 2000
+    assert preflight.available_memory() == 7000 - 5000 + 1500
     (tmp_path / "CONTAINER_LIMIT").write_text("max\n")
     assert preflight.available_memory() == 1_024_000
     (tmp_path / "MEMORY_INFO").unlink()
