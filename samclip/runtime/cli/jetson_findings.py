@@ -82,7 +82,8 @@ def judge_access(jetson: Jetson) -> list[Finding]:
 
 def judge_power(jetson: Jetson) -> list[Finding]:
     """Judge power mode and clocks, both advice: a slower mode may be meant."""
-    power, found = jetson.power, []
+    power = jetson.power
+    found: list[Finding] = []
     fastest = power.fastest
     if power.mode is not None and fastest is not None and fastest.speed > power.mode.speed:
         detail = f"power mode {power.mode.name} ({power.mode.number}) limits the clocks"
@@ -96,7 +97,8 @@ def judge_power(jetson: Jetson) -> list[Finding]:
 
 def judge_memory(jetson: Jetson) -> list[Finding]:
     """Judge the memory, which the GPU shares: room for a build, swap, and the desktop."""
-    memory, found = jetson.memory, []
+    memory = jetson.memory
+    found: list[Finding] = []
     if not 0 < memory.total < SMALL:
         return found
     if memory.swap - memory.zram < 2**30:
