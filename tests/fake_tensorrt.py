@@ -1,212 +1,238 @@
-"""A stand-in for the module `tensorrt`, at the boundary: it has no name that TensorRT has not.
+"""TensorRT's runtime in front of `FakeGpu`: plans are ONNX graphs, ONNX Runtime computes them.
 
-Every attribute that is read or set on its objects must be in the recorded API of its version
-(tests/engines/plans/tensorrt_api, made by scripts/record-tensorrt-api); anything else is an
-AttributeError. It parses nothing: a `Script` says what comes out.
+What TensorRT leaves undefined raises `Broken`: a context used by two threads at once or without
+shapes and addresses, memory that is too small, a captured graph whose context changed since, an
+engine or context that outlives what it needs.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
-from enum import IntEnum
-from pathlib import Path
+import enum
+import math
+import threading
+import time
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnxruntime
+from fake_gpu import Broken, FakeGpu
 
-FOLDER = Path(__file__).parent / "engines" / "plans" / "tensorrt_api"
-VERSIONS = tuple(sorted(path.name.removesuffix(".json") for path in FOLDER.glob("*.json")))
-
-
-@dataclass
-class Script:
-    """What the stand-in answers, and, in `calls`, what was asked of it.
-
-    `inputs`: name -> (type, shape, names of axes); `layers`: (type, output type); `errors`: what
-    the parser says of nodes: (node, operator, description). `plan` None: the build fails.
-    """
-
-    inputs: dict[str, tuple[str, tuple[int, ...], tuple[str | None, ...]]] = field(
-        default_factory=lambda: {"x": ("FLOAT", (1, 4), (None, None))}
-    )
-    outputs: dict[str, tuple[str, tuple[int, ...]]] = field(
-        default_factory=lambda: {"y": ("FLOAT", (1, 3))}
-    )
-    layers: tuple[tuple[str, str], ...] = (("MATRIX_MULTIPLY", "FLOAT"),)
-    errors: tuple[tuple[str, str, str], ...] = ()
-    plan: bytes | None = b"a plan"
-    says: tuple[str, ...] = ()
-    timings: bytes = b"timings"
-    calls: list[tuple[Any, ...]] = field(default_factory=list)
-
-    def named(self, name: str) -> list[tuple[Any, ...]]:
-        """The arguments of every call of `name`."""
-        return [call[1:] for call in self.calls if call[0] == name]
+MAGIC = b"FAKEPLAN"
+TYPES = {
+    "tensor(float)": ("FLOAT", np.float32),
+    "tensor(float16)": ("HALF", np.float16),
+    "tensor(bfloat16)": ("BF16", None),
+    "tensor(int64)": ("INT64", np.int64),
+    "tensor(bool)": ("BOOL", np.bool_),
+}
+Bounds = Mapping[str, tuple[tuple[int, ...], ...]]
 
 
-class Recorded:
-    """An object of a TensorRT class; names that begin with an underscore are the stand-in's own."""
-
-    def __init__(self, module: FakeTensorRT, kind: str, **values: Any) -> None:
-        object.__setattr__(self, "_module", module)
-        object.__setattr__(self, "_kind", kind)
-        object.__setattr__(self, "_values", values)
-
-    def __getattr__(self, name: str) -> Any:
-        self._module._require(self._kind, name)
-        if name in self._values:
-            return self._values[name]
-        return lambda *arguments: self._module._script.calls.append((name, *arguments))
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "__class__":  # how a layer is cast
-            object.__setattr__(self, "_kind", value._kind)
-            return
-        self._module._require(self._kind, name)
-        self._values[name] = value
-        self._module._script.calls.append((name, value))
+class Severity(enum.IntEnum):
+    INTERNAL_ERROR = 0
+    ERROR = 1
+    WARNING = 2
 
 
-class FakeTensorRT:
-    """The module, of a recorded version; `__name__` and `__version__` as a module has them."""
+class ILogger:
+    Severity = Severity
 
-    def __init__(self, version: str, script: Script) -> None:
-        self.__name__ = f"fake tensorrt {version} {id(self)}"  # a logger of its own
-        self.__version__ = version
-        self._script = script
-        self._api = json.loads((FOLDER / f"{version}.json").read_text())
-        self.ILogger = _logger_class(self._api)
-        self.IProgressMonitor = type("IProgressMonitor", (), {})
+    def log(self, severity: Severity, message: str) -> None:
+        raise NotImplementedError
 
-    def __getattr__(self, name: str) -> Any:
-        members = self._api.get(name)
-        if members is None:
-            raise AttributeError(f"TensorRT {self.__version__} has no {name}")
-        if members and all(member.isupper() for member in members):
-            return IntEnum(name, [(member, i) for i, member in enumerate(members)])
-        maker = getattr(self, f"_make_{name}", None)
-        return maker or SimpleNamespace(_kind=name)
 
-    def _require(self, kind: str, name: str) -> None:
-        if name not in self._api[kind]:
-            raise AttributeError(f"{kind} of TensorRT {self.__version__} has no {name!r}")
+class FakeTensorRt:
+    """The module. `bounds`: least, best and most shape of each dynamic input; `activations`:
+    bytes that an execution context takes on the GPU; `seconds`: that a run takes at least."""
 
-    def _new(self, kind: str, **values: Any) -> Recorded:
-        return Recorded(self, kind, **values)
+    __name__ = "fake_tensorrt"
+    __version__ = "10.3.0"
+    ILogger = ILogger
+    TensorIOMode = enum.Enum("TensorIOMode", ["NONE", "INPUT", "OUTPUT"])
+    TensorLocation = enum.Enum("TensorLocation", ["DEVICE", "HOST"])
+    TensorFormat = enum.Enum("TensorFormat", ["LINEAR", "CHW32"])
 
-    def _make_Builder(self, logger: Any) -> Recorded:  # noqa: N802 - the class's name
-        script = self._script
+    def __init__(
+        self, gpu: FakeGpu, bounds: Bounds | None = None, activations: int = 0, seconds: float = 0
+    ) -> None:
+        self.gpu = gpu
+        self.bounds = bounds or {}
+        self.activations = activations
+        self.seconds = seconds
+        self.given: list[bytes] = []  # the plans that were deserialised
+        self.alive: set[object] = set()
+        self.fail_next_run = False
 
-        def build(network: Any, config: Any) -> bytes | None:
-            script.calls.append(("build", network, config))
-            for text in script.says:
-                logger.log(self.ILogger.Severity.ERROR, text)
-            monitor = config.progress_monitor
-            monitor.phase_start("Building", None, 2)
-            if not monitor.step_complete("Building", 0):
-                return None
-            monitor.phase_finish("Building")
-            return script.plan
+    def Runtime(self, logger: ILogger) -> FakeRuntime:  # noqa: N802
+        return FakeRuntime(self, logger)
 
-        return self._new(
-            "Builder",
-            create_network=self._make_network,
-            create_builder_config=self._make_config,
-            create_optimization_profile=lambda: self._new("IOptimizationProfile"),
-            build_serialized_network=build,
-        )
 
-    def _make_network(self, flags: int) -> Recorded:
-        script = self._script
-        script.calls.append(("create_network", flags))
-        inputs = [self._tensor(n, *rest) for n, rest in script.inputs.items()]
-        outputs = [self._tensor(n, *rest, ()) for n, rest in script.outputs.items()]
-        layers = [self._layer(i, *types) for i, types in enumerate(script.layers)]
-        return self._new(
-            "INetworkDefinition",
-            num_inputs=len(inputs),
-            get_input=inputs.__getitem__,
-            num_outputs=len(outputs),
-            get_output=outputs.__getitem__,
-            num_layers=len(layers),
-            get_layer=layers.__getitem__,
-            add_constant=lambda shape, values: script.calls.append(("add_constant", shape, values)),
-        )
+class FakeRuntime:
+    engine_host_code_allowed = False
 
-    def _tensor(
-        self, name: str, dtype: str, shape: tuple[int, ...], axes: tuple[str | None, ...]
-    ) -> Recorded:
-        kind = SimpleNamespace(name=dtype)
-        return self._new(
-            "ITensor", name=name, dtype=kind, shape=shape, get_dimension_name=axes.__getitem__
-        )
+    def __init__(self, module: FakeTensorRt, logger: ILogger) -> None:
+        self.module, self.logger = module, logger
+        module.alive.add(id(self))
 
-    def _layer(self, index: int, kind: str, dtype: str) -> Recorded:
-        output = self._tensor(f"{kind.lower()}.{index}", dtype, (2, 2), (None, None))
-        weights = {"weights": np.zeros(4, np.float32)} if kind == "CONSTANT" else {}
-        return self._new(
-            "IConstantLayer" if weights else "ILayer",
-            name=f"layer {index}",
-            type=SimpleNamespace(name=kind),
-            num_inputs=0,
-            num_outputs=1,
-            get_output=lambda _: output,
-            **weights,
-        )
+    def deserialize_cuda_engine(self, plan: bytes) -> FakeEngine | None:
+        self.module.gpu.need_context()
+        self.module.given.append(plan)
+        if not plan.startswith(MAGIC):
+            self.logger.log(Severity.ERROR, "Serialization assertion magicTag failed")
+            return None
+        return FakeEngine(self, plan.removeprefix(MAGIC))
 
-    def _make_OnnxParser(self, network: Any, logger: Any) -> Recorded:  # noqa: N802
-        script = self._script
+    def __del__(self) -> None:
+        self.module.alive.discard(id(self))
 
-        def answer(name: str) -> Any:
-            def call(*arguments: Any) -> bool:
-                script.calls.append((name, *arguments))
-                return not script.errors
 
-            return call
+class FakeEngine:
+    def __init__(self, runtime: FakeRuntime, onnx: bytes) -> None:
+        self.module, self.logger = runtime.module, runtime.logger
+        self.runtime = id(runtime)  # no reference: whoever holds the engine must hold that too
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self.session = onnxruntime.InferenceSession(onnx, options)
+        self.inputs = {node.name: node for node in self.session.get_inputs()}
+        self.outputs = {node.name: node for node in self.session.get_outputs()}
+        self.nodes = {**self.inputs, **self.outputs}
+        self.names = list(self.nodes)
+        self.num_io_tensors = len(self.names)
+        self.module.alive.add(id(self))
 
-        errors = [
-            self._new(
-                "ParserError",
-                node_name=lambda node=node: node,
-                node_operator=lambda operator=operator: operator,
-                desc=lambda text=text: text,
-                code=lambda: "UNSUPPORTED_NODE",
+    def __del__(self) -> None:
+        if self.runtime not in self.module.alive or self.module.gpu.retained < 1:
+            raise Broken("the engine outlives its runtime or its context")
+        self.module.alive.discard(id(self))
+
+    def get_tensor_name(self, index: int) -> str:
+        return self.names[index]
+
+    def get_tensor_mode(self, name: str) -> Any:
+        modes = self.module.TensorIOMode
+        return modes.INPUT if name in self.inputs else modes.OUTPUT
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        return SimpleNamespace(name=TYPES[self.nodes[name].type][0])
+
+    def get_tensor_location(self, name: str) -> Any:
+        return self.module.TensorLocation.DEVICE
+
+    def get_tensor_format(self, name: str) -> Any:
+        return self.module.TensorFormat.LINEAR
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return tuple(size if isinstance(size, int) else -1 for size in self.nodes[name].shape)
+
+    def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
+        return list(self.module.bounds[name])
+
+    def dtype(self, name: str) -> Any:
+        return np.dtype(TYPES[self.nodes[name].type][1])
+
+    def create_execution_context(self) -> FakeContext | None:
+        gpu = self.module.gpu
+        gpu.need_context()
+        if gpu.used + self.module.activations > gpu.memory:
+            self.logger.log(
+                Severity.ERROR, "Requested amount of GPU memory could not be allocated."
             )
-            for node, operator, text in script.errors
-        ]
-        names = ("parse", "load_initializer", "parse_model_proto")
-        return self._new(
-            "OnnxParser",
-            num_errors=len(errors),
-            get_error=errors.__getitem__,
-            load_model_proto=lambda data: script.calls.append(("load_model_proto", data)) or True,
-            **{name: answer(name) for name in names},
+            self.logger.log(Severity.ERROR, "[executionContext.cpp] OutOfMemory: Cuda failure: 2")
+            return None
+        return FakeContext(self)
+
+
+class FakeContext:
+    def __init__(self, engine: FakeEngine) -> None:
+        self.engine, self.module = engine, engine.module
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.addresses: dict[str, int] = {}
+        self.version = 0  # of shapes and addresses
+        self.busy = threading.Lock()
+        size, gpu = self.module.activations, self.module.gpu
+        self.activations = gpu.allocate(size) if size else 0
+
+    def __del__(self) -> None:
+        if id(self.engine) not in self.module.alive:
+            raise Broken("the context outlives its engine")
+        if self.activations:
+            self.module.gpu.free(self.activations)
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        with self._alone():
+            known = self.engine.get_tensor_shape(name)
+            fits = all(want in {-1, size} for want, size in zip(known, shape, strict=True))
+            if fits and self.shapes.get(name) != shape:
+                self.shapes[name] = shape
+                self.version += 1
+            return fits
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        self._check_shapes()
+        sizes = {
+            axis: size
+            for key, node in self.engine.inputs.items()
+            for axis, size in zip(node.shape, self.shapes[key], strict=True)
+        }
+        return tuple(
+            size if isinstance(size, int) else sizes.get(size, -1)
+            for size in self.engine.nodes[name].shape
         )
 
-    def _make_config(self) -> Recorded:
-        script = self._script
-        cache = self._new("ITimingCache", serialize=lambda: script.timings)
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        with self._alone():
+            if address % 256:
+                raise Broken("an address that is not aligned")
+            self.addresses[name] = address
+            self.version += 1
+            return True
 
-        def create(data: bytes) -> Recorded:
-            script.calls.append(("create_timing_cache", data))
-            return cache
+    def execute_async_v3(self, stream: int) -> bool:
+        with self._alone():
+            self._check_shapes()
+            if missing := set(self.engine.names) - set(self.addresses):
+                raise Broken(f"no address was set for {missing}")
+            if self.module.fail_next_run:
+                self.module.fail_next_run = False
+                self.engine.logger.log(Severity.ERROR, "IExecutionContext::enqueueV3: error 700")
+                return False
+            version, shapes = self.version, dict(self.shapes)
+            self.module.gpu.submit(stream, lambda: self._compute(version, shapes))
+            return True
 
-        def add(profile: Any) -> int:
-            script.calls.append(("add_optimization_profile", profile))
-            return 0
+    def _compute(self, version: int, shapes: dict[str, tuple[int, ...]]) -> None:
+        with self._alone():
+            if version != self.version:
+                raise Broken("a captured graph is launched after its context changed")
+            time.sleep(self.module.seconds)
+            feeds = {name: self._view(name, shape) for name, shape in shapes.items()}
+            results = self.engine.session.run(None, {k: v.copy() for k, v in feeds.items()})
+            for name, result in zip(self.engine.outputs, results, strict=True):
+                self._view(name, result.shape)[...] = result
 
-        return self._new(
-            "IBuilderConfig",
-            create_timing_cache=create,
-            get_timing_cache=lambda: cache,
-            set_timing_cache=lambda *_: True,
-            add_optimization_profile=add,
-        )
+    def _view(self, name: str, shape: tuple[int, ...]) -> Any:
+        dtype = self.engine.dtype(name)
+        size = math.prod(shape) * dtype.itemsize
+        return self.module.gpu.view(self.addresses[name], size).view(dtype).reshape(shape)
+
+    def _check_shapes(self) -> None:
+        if missing := set(self.engine.inputs) - set(self.shapes):
+            raise Broken(f"no shape was set for {missing}")
+
+    def _alone(self) -> Any:
+        if not self.busy.acquire(blocking=False):
+            raise Broken("one execution context is used by two threads at once")
+        return _Release(self.busy)
 
 
-def _logger_class(api: dict[str, list[str]]) -> Any:
-    names = api["ILogger.Severity"]
-    severity = IntEnum("Severity", [(name, i) for i, name in enumerate(names)])
-    return type("ILogger", (), {"Severity": severity})
+class _Release:
+    def __init__(self, lock: threading.Lock) -> None:
+        self._lock = lock
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()

@@ -78,6 +78,11 @@ def _start(
             "Build it again without --strip-weights."
         )
     with memory.device.active():
-        runtime, engine = deserialize(library, plan.data, source.name)
-        signature = read_signature(library.module, engine, source.name)
-        return TrtEngine(engine, signature, memory, options, runtime)
+        loaded = deserialize(library, plan.data, source.name)
+        try:
+            signature = read_signature(library.module, loaded.engine, source.name)
+            return TrtEngine(loaded, signature, memory, options)
+        except BaseException as error:
+            traceback.clear_frames(error.__traceback__)
+            loaded.close()
+            raise

@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,29 +17,27 @@ from numpy.typing import NDArray
 from samclip.engines.base import EngineOptions, Tensor
 from samclip.engines.cuda_memory import DeviceMemory
 from samclip.engines.plans.logs import listening
-from samclip.engines.trt_library import explain
+from samclip.engines.trt_library import LoadedPlan, explain
 from samclip.engines.trt_signature import Signature
 from samclip.engines.trt_slot import Feeds, TrtSlot
 from samclip.errors import ClosedError, DeviceMemoryError, EngineRunError
 
 
 class TrtEngine:
-    """A deserialised plan; owns `memory`. `held`: what must live as long as the plan."""
+    """A plan, ready to run; owns `loaded` and `memory`."""
 
     def __init__(
         self,
-        engine: Any,
+        loaded: LoadedPlan,
         signature: Signature,
         memory: DeviceMemory,
         options: EngineOptions,
-        held: Any = None,
     ) -> None:
-        self._engine = engine
+        self._loaded = loaded
         self._signature = signature
         self._memory = memory
         self._graphs = options.cuda_graphs
         self._limit = options.contexts
-        self._held = held
         self._free: list[TrtSlot] = []
         self._made = 0
         self._state = threading.Condition()
@@ -104,8 +101,7 @@ class TrtEngine:
             slot.close()
         slots.clear()  # contexts go before their engine, that before the runtime
         with self._memory.device.active():
-            self._engine = None
-            self._held = None
+            self._loaded.close()
         self._memory.close()
 
     def _check_open(self) -> None:
@@ -178,7 +174,7 @@ class TrtEngine:
 
     def _make(self) -> TrtSlot:
         with listening() as said, self._memory.device.active():
-            context = self._engine.create_execution_context()
+            context = self._loaded.engine.create_execution_context()
             if context is None:
                 error = EngineRunError("TensorRT gives no execution context.")
                 raise explain(error, self._signature.graph, said.errors)

@@ -55,8 +55,21 @@ def open_for_running(name: LibraryName, device: int) -> tuple[Library, PlanHost]
     return library, PlanHost(name, library.version, library.state.gpu.capability)
 
 
-def deserialize(library: Library, plan: bytes, graph: str) -> tuple[Any, Any]:
-    """Make an engine of a verified plan; gives it and the runtime, which must outlive it.
+class LoadedPlan:
+    """A deserialised plan: TensorRT's `engine`, and the runtime, which must outlive it."""
+
+    def __init__(self, runtime: Any, engine: Any) -> None:
+        self._runtime = runtime
+        self.engine = engine
+
+    def close(self) -> None:
+        """Free both in order; the engine's contexts are gone, and a primary context is current."""
+        self.engine = None
+        self._runtime = None
+
+
+def deserialize(library: Library, plan: bytes, graph: str) -> LoadedPlan:
+    """Make an engine of a verified plan.
 
     A primary context is current. Programs inside plans stay forbidden. Raises EngineRunError.
     """
@@ -71,7 +84,7 @@ def deserialize(library: Library, plan: bytes, graph: str) -> tuple[Any, Any]:
     if engine is None:
         error = EngineRunError(f"{library.name} {library.version} refuses the plan.")
         raise explain(error, graph, said.errors)
-    return runtime, engine
+    return LoadedPlan(runtime, engine)
 
 
 def explain(error: EngineRunError, graph: str, said: Sequence[str]) -> EngineRunError:

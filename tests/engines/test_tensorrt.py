@@ -1,0 +1,499 @@
+"""TensorRT engines on a stand-in for the GPU that raises where CUDA would be undefined.
+
+ONNX Runtime computes for the stand-in, so results are compared exactly: what is tested here is
+that the right bytes are at the right place at the right time.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from fake_cuda_packages import fake_cuda_python, fake_pycuda
+from fake_gpu import FakeGpu, FakeLibcuda
+from fake_tensorrt import MAGIC, FakeTensorRt
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+from tiny_bundle import negation_model
+
+from samclip.engines import cuda_pycuda, tensorrt
+from samclip.engines.base import EngineOptions, GraphKey, GraphSource, Tensor
+from samclip.engines.cuda_memory import CudaTensor
+from samclip.engines.cuda_pycuda import PycudaDevice
+from samclip.engines.cuda_python import CudaPythonDevice
+from samclip.engines.onnxruntime import CPU
+from samclip.engines.plans.fit import PlanHost, system_name
+from samclip.engines.plans.gpu import DriverState, PlanGpu
+from samclip.engines.plans.identity import identify
+from samclip.engines.plans.library import KINDS, Library
+from samclip.engines.plans.sidecar import BuildOptions, BuiltFor, PlanFile, Sidecar
+from samclip.engines.plans.store import plan_folder, write_plan
+from samclip.engines.tensorrt import TENSORRT
+from samclip.engines.trt_engine import TrtEngine
+from samclip.errors import (
+    ClosedError,
+    DeviceMemoryError,
+    EngineRunError,
+    PlanDamagedError,
+    PlanForeignError,
+    PlanMissingError,
+    PlanStaleError,
+)
+
+X = np.arange(8, dtype=np.float32).reshape(2, 4)
+BOUNDS = {"x": ((0, 4), (2, 4), (16, 4))}
+NEGATION = GraphSource("graph", negation_model(), origin="a-bundle")
+
+
+@dataclass
+class Bench:
+    """A fake machine, and the means to run plans on it."""
+
+    gpu: FakeGpu
+    module: FakeTensorRt
+    package: str
+
+    def store(self, source: GraphSource = NEGATION, plan: bytes | None = None, **changes: Any):
+        target = BuiltFor(capabilities=("8.6",), system=system_name())
+        sidecar = Sidecar(
+            plan=PlanFile(size=0, sha256="0" * 64),
+            graph=identify(source),
+            library="tensorrt",
+            library_version=self.module.__version__,
+            target=target,
+            options=BuildOptions(),
+            tensors=(),
+            samclip="0",
+            built="2026-01-01T00:00:00+00:00",
+            seconds=1.0,
+        )
+        sidecar = msgspec.structs.replace(sidecar, **changes)
+        return write_plan(plan_folder(), plan or MAGIC + source.onnx, sidecar)
+
+    def load(self, source: GraphSource = NEGATION, **options: Any) -> TrtEngine:
+        return TENSORRT.load(source, EngineOptions(**options))
+
+    def start(self, source: GraphSource = NEGATION, **options: Any) -> TrtEngine:
+        self.store(source)
+        return self.load(source, **options)
+
+    def check_clean(self) -> None:
+        gc.collect()
+        retained = self.gpu.retained
+        if self.package == "pycuda":  # keeps its context
+            self.gpu.retained = 0
+        assert self.gpu.is_clean
+        assert self.module.alive == set()
+        assert self.gpu.stack() == []
+        self.gpu.retained = retained
+
+
+@pytest.fixture(params=["cuda-python", "pycuda"])
+def bench(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Bench]:
+    monkeypatch.setenv("SAMCLIP_CACHE_DIR", str(tmp_path))
+    gpu = FakeGpu()
+    bench = Bench(gpu, FakeTensorRt(gpu, BOUNDS), request.param)
+    packages = {"cuda-python": fake_cuda_python(gpu), "pycuda": fake_pycuda(gpu)}
+    driver = packages[request.param]
+
+    def open_device(index: int) -> Any:
+        device = CudaPythonDevice if request.param == "cuda-python" else PycudaDevice
+        return device(driver, index, FakeLibcuda(gpu))
+
+    def open_for_running(name: Any, device: int) -> tuple[Library, PlanHost]:
+        state = DriverState(PlanGpu("fake", "8.6", "13.0", 2**30), "580", "")
+        library = Library(KINDS[name], bench.module, bench.module.__version__, state, ())
+        return library, PlanHost(name, library.version, "8.6")
+
+    monkeypatch.setattr(tensorrt, "open_device", open_device)
+    monkeypatch.setattr(tensorrt, "open_for_running", open_for_running)
+    monkeypatch.setattr(cuda_pycuda, "_contexts", {})
+    yield bench
+    bench.check_clean()
+
+
+def cast_model(out: int) -> bytes:
+    """y = x converted to another type."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])
+    y = helper.make_tensor_value_info("y", out, ["n", 4])
+    graph = helper.make_graph([helper.make_node("Cast", ["x"], ["y"], to=out)], "g", [x], [y])
+    opsets = [helper.make_opsetid("", 18)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+
+
+def add_model() -> bytes:
+    """y = a + b, and z = -a, where `a` is Nx4 and `b` is 4."""
+    infos = [
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in names]
+        for names in ((("a", ["n", 4]), ("b", [4])), (("y", ["n", 4]), ("z", ["n", 4])))
+    ]
+    nodes = [helper.make_node("Add", ["a", "b"], ["y"]), helper.make_node("Neg", ["a"], ["z"])]
+    opsets = [helper.make_opsetid("", 18)]
+    graph = helper.make_graph(nodes, "g", *infos)
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+
+
+def test_runs_as_onnxruntime_does(bench: Bench) -> None:
+    source = GraphSource("add", add_model())
+    bench.module.bounds = {"a": BOUNDS["x"]}
+    feeds = {"a": X, "b": np.ones(4, np.float32)}
+    ours, theirs = bench.start(source), CPU.load(source, EngineOptions(threads=1))
+    try:
+        assert ours.input_names == theirs.input_names
+        assert ours.output_names == theirs.output_names
+        expected = theirs.run(feeds)
+        for _ in range(4):  # plain, captured, replayed
+            got = ours.run(feeds)
+            assert list(got) == list(expected)
+            for name, tensor in got.items():
+                assert isinstance(tensor, Tensor)
+                assert tensor.shape == (2, 4)
+                np.testing.assert_array_equal(tensor.numpy(), expected[name].numpy())  # exact
+        assert list(ours.run(feeds, ["z"])) == ["z"]
+        assert ours.run(feeds, []) == {}
+    finally:
+        ours.close()
+        theirs.close()
+
+
+def test_outputs_feed_the_next_engine_without_a_host_copy(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = bench.start(), bench.load()
+    encoded = first.run({"x": X})["y"]
+    copies: list[str] = []
+    for name in ("to_host", "to_device"):
+        monkeypatch.setattr(bench.gpu, name, lambda *_, name=name: copies.append(name))
+    decoded = second.run({"x": encoded})["y"]
+    assert copies == []
+    monkeypatch.undo()
+    np.testing.assert_array_equal(decoded.numpy(), X)
+    first.close()
+    second.close()
+    np.testing.assert_array_equal(encoded.numpy(), -X)  # results outlive their engine
+    assert bench.gpu.blocks
+    del encoded, decoded
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.INT64, TensorProto.BOOL])
+def test_types_of_outputs(bench: Bench, kind: int) -> None:
+    engine = bench.start(GraphSource("cast", cast_model(kind)))
+    got = engine.run({"x": X})["y"].numpy()
+    assert got.dtype == helper.tensor_dtype_to_np_dtype(kind)
+    np.testing.assert_array_equal(got, X.astype(got.dtype))
+    engine.close()
+
+
+def test_bfloat16_outside_is_refused(bench: Bench) -> None:
+    with pytest.raises(
+        EngineRunError, match=r"'y' of the plan is BF16.*float32 inputs and outputs"
+    ):
+        bench.start(GraphSource("cast", cast_model(TensorProto.BFLOAT16)))
+
+
+@pytest.mark.parametrize(
+    ("feeds", "message"),
+    [
+        ({}, "has the inputs x; asked with none"),
+        ({"x": X, "w": X}, "asked with x, w"),
+        ({"x": X.astype(np.float64)}, "'x' is float64, expected float32"),
+        ({"x": X.astype(np.float16)}, r"astype\('float32'\)"),
+        ({"x": np.zeros((17, 4), np.float32)}, r"\(17, 4\).*\(0, 4\) to \(16, 4\)"),
+        ({"x": X[:, :3]}, r"shape \(2, 3\)"),
+        ({"x": X[0]}, r"shape \(4,\)"),
+    ],
+)
+def test_wrong_feeds(bench: Bench, feeds: dict[str, Any], message: str) -> None:
+    engine = bench.start()
+    with pytest.raises(EngineRunError, match=message):
+        engine.run(feeds)
+    with pytest.raises(EngineRunError, match="has the outputs y; asked with q"):
+        engine.run({"x": X}, ["q"])
+    np.testing.assert_array_equal(engine.run({"x": X})["y"].numpy(), -X)
+    engine.close()
+
+
+@pytest.mark.parametrize("x", [X[::-1], np.asfortranarray(X), np.zeros((0, 4), np.float32)])
+def test_any_layout_of_inputs(bench: Bench, x: NDArray[np.float32]) -> None:
+    engine = bench.start()
+    np.testing.assert_array_equal(engine.run({"x": x})["y"].numpy(), -x)
+    engine.close()
+
+
+def test_graphs_are_captured_when_shapes_return(bench: Bench) -> None:
+    engine, gpu = bench.start(), bench.gpu
+    for sizes, captures, launches in (
+        ([2], 0, 0),
+        ([2], 1, 1),  # the second time in succession
+        ([2], 1, 2),
+        ([3, 2, 3, 2], 1, 2),  # shapes that alternate cost no capture
+        ([2, 2], 2, 4),  # captured anew: the old graph went with its shape
+        ([9, 9], 3, 5),  # larger buffers, other addresses
+    ):
+        for size in sizes:
+            x = np.full((size, 4), size, np.float32)
+            np.testing.assert_array_equal(engine.run({"x": x})["y"].numpy(), -x)
+        assert (gpu.captures, gpu.launches) == (captures, launches)
+        assert len(gpu.graphs) <= 1
+    engine.close()
+
+
+def test_graphs_can_be_switched_off(bench: Bench) -> None:
+    engine = bench.start(cuda_graphs=False)
+    for _ in range(3):
+        np.testing.assert_array_equal(engine.run({"x": X})["y"].numpy(), -X)
+    assert bench.gpu.captures == 0
+    engine.close()
+
+
+def test_what_cannot_be_captured_runs_without_a_graph(bench: Bench) -> None:
+    bench.gpu.can_capture = False
+    engine = bench.start()
+    for _ in range(5):
+        np.testing.assert_array_equal(engine.run({"x": X})["y"].numpy(), -X)
+    assert bench.gpu.launches == 0
+    engine.close()
+
+
+@pytest.mark.parametrize("threads", [2, 8])
+@pytest.mark.parametrize("contexts", [1, 3])
+def test_concurrent_callers(bench: Bench, threads: int, contexts: int) -> None:
+    bench.module.seconds = 0.002
+    engine = bench.start(contexts=contexts)
+    gate = threading.Barrier(threads)
+
+    def call(number: int) -> None:
+        gate.wait()
+        for turn in range(6):
+            x = np.full((1 + (number + turn) % 3, 4), number * 100 + turn, np.float32)
+            tensor = engine.run({"x": x})["y"]
+            np.testing.assert_array_equal(tensor.numpy(), -x)
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(call, range(threads)))
+    assert 1 <= engine.contexts <= contexts
+    engine.close()
+
+
+def test_memory_does_not_grow(bench: Bench) -> None:
+    engine = bench.start()
+    for turn in range(20):
+        engine.run({"x": X[: 1 + turn % 2]})["y"].numpy()
+    blocks, pinned, made = len(bench.gpu.blocks), len(bench.gpu.pinned), bench.gpu.allocations
+    for turn in range(200):
+        engine.run({"x": X[: 1 + turn % 2]})["y"].numpy()
+    assert (len(bench.gpu.blocks), len(bench.gpu.pinned)) == (blocks, pinned)
+    assert bench.gpu.allocations == made  # nothing was even allocated again
+    engine.close()
+
+
+def test_out_of_memory_is_an_error_after_which_the_engine_works(bench: Bench) -> None:
+    engine = bench.start()
+    kept = [engine.run({"x": X})["y"]]
+    bench.gpu.memory = bench.gpu.used
+    with pytest.raises(DeviceMemoryError, match="too little free memory"):
+        kept.append(engine.run({"x": X})["y"])
+    kept.clear()
+    np.testing.assert_array_equal(engine.run({"x": X})["y"].numpy(), -X)
+    engine.close()
+
+
+def test_kept_memory_is_freed_before_memory_counts_as_short(bench: Bench) -> None:
+    bench.module.bounds = {"x": ((0, 4), (2, 4), (10_000, 4))}
+    engine = bench.start()
+    big = np.ones((10_000, 4), np.float32)
+    engine.run({"x": X})
+    bench.gpu.memory = bench.gpu.used + 4 * big.nbytes
+    np.testing.assert_array_equal(engine.run({"x": big})["y"].numpy(), -big)
+    np.testing.assert_array_equal(engine.run({"x": X})["y"].numpy(), -X)
+    engine.close()
+
+
+def test_no_memory_for_the_first_context(bench: Bench) -> None:
+    bench.module.activations = bench.gpu.memory + 1
+    with pytest.raises(DeviceMemoryError, match=r"TensorRT says.*OutOfMemory"):
+        bench.start()
+
+
+def test_no_memory_for_a_second_context_means_waiting(bench: Bench) -> None:
+    bench.module.activations = bench.gpu.memory // 2 + 1
+    bench.module.seconds = 0.01
+    engine = bench.start(contexts=4)
+    with ThreadPoolExecutor(4) as pool:
+        for tensor in pool.map(lambda _: engine.run({"x": X})["y"].numpy(), range(8)):
+            np.testing.assert_array_equal(tensor, -X)
+    assert engine.contexts == 1
+    engine.close()
+
+
+def test_a_failed_run_is_explained_and_the_engine_goes_on(bench: Bench) -> None:
+    engine = bench.start()
+    bench.module.fail_next_run = True
+    with pytest.raises(EngineRunError, match=r"the graph 'graph' failed.*TensorRT says.*error 700"):
+        engine.run({"x": X})
+    np.testing.assert_array_equal(engine.run({"x": X})["y"].numpy(), -X)
+    engine.close()
+
+
+def test_close_waits_for_runs(bench: Bench) -> None:
+    bench.module.seconds = 0.05
+    engine = bench.start(contexts=2)
+    begun = threading.Event()
+    compute = engine._memory.device.synchronize
+
+    def waiting(stream: int) -> None:
+        begun.set()
+        compute(stream)
+
+    engine._memory.device.synchronize = waiting  # type: ignore[method-assign]
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(engine.run, {"x": X})
+        assert begun.wait(30)
+        engine.close()
+        np.testing.assert_array_equal(run.result()["y"].numpy(), -X)
+    del run
+    engine.close()  # again: nothing
+    with pytest.raises(ClosedError, match="Load the model again"):
+        engine.run({"x": X})
+
+
+def test_callers_who_wait_are_refused_at_close(bench: Bench) -> None:
+    bench.module.seconds = 0.05
+    engine = bench.start(contexts=1)
+    with ThreadPoolExecutor(4) as pool:
+        runs = [pool.submit(engine.run, {"x": X}) for _ in range(4)]
+        engine.close()
+        errors = [run.exception() for run in runs]
+    assert all(error is None or isinstance(error, ClosedError) for error in errors)
+    del runs
+
+
+def test_a_forked_child_is_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = bench.start()
+    result = engine.run({"x": X})["y"]
+    parent = os.getpid()
+    with monkeypatch.context() as child:
+        child.setattr(os, "getpid", lambda: parent + 1)
+        with pytest.raises(EngineRunError, match="before the process forked"):
+            engine.run({"x": X})
+        with pytest.raises(EngineRunError, match="forked"):
+            result.numpy()
+        engine.close()
+    assert bench.gpu.blocks  # the child freed nothing of the parent's
+    engine._closed = False
+    del result
+    engine.close()
+
+
+def test_the_callers_own_context_is_put_back(bench: Bench) -> None:
+    engine = bench.start()
+    bench.gpu.stack().append("another library's")
+    tensor = engine.run({"x": X})["y"]
+    tensor.numpy()
+    assert bench.gpu.stack() == ["another library's"]
+    bench.gpu.stack().clear()
+    engine.close()
+
+
+def test_tensors_of_other_backends_are_taken(bench: Bench) -> None:
+    engine, other = bench.start(), CPU.load(NEGATION, EngineOptions(threads=1))
+    np.testing.assert_array_equal(engine.run({"x": other.run({"x": X})["y"]})["y"].numpy(), X)
+    given = engine.run({"x": X})["y"]
+    assert isinstance(given, CudaTensor)
+    np.testing.assert_array_equal(other.run({"x": given})["y"].numpy(), X)
+    engine.close()
+    other.close()
+
+
+def test_without_a_plan_the_command_is_told(bench: Bench) -> None:
+    with pytest.raises(PlanMissingError, match="samclip engine build a-bundle"):
+        bench.load()
+    assert bench.module.given == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"library_version": "10.4.0"}, PlanForeignError),
+        ({"target": BuiltFor(capabilities=("8.7",), system=system_name())}, PlanForeignError),
+        ({"target": BuiltFor(capabilities=("8.6",), system="Plan9 mips")}, PlanForeignError),
+        (
+            {"graph": identify(GraphSource("graph", b"former", origin="a-bundle"))},
+            PlanStaleError,
+        ),
+    ],
+)
+def test_plans_of_others_never_reach_tensorrt(
+    bench: Bench, changes: dict[str, Any], error: type[Exception]
+) -> None:
+    bench.store(**changes)
+    with pytest.raises(error, match="samclip engine build"):
+        bench.load()
+    assert bench.module.given == []
+
+
+def test_damaged_plans_never_reach_tensorrt(bench: Bench) -> None:
+    stored = bench.store()
+    data = bytearray(stored.path.read_bytes())
+    data[-1] ^= 1
+    stored.path.write_bytes(data)
+    with pytest.raises(PlanDamagedError, match="samclip engine build"):
+        bench.load()
+    assert bench.module.given == []
+
+
+def test_a_plan_that_tensorrt_refuses(bench: Bench) -> None:
+    bench.store(plan=b"something else")
+    with pytest.raises(EngineRunError, match=r"refuses the plan.*magicTag"):
+        bench.load()
+
+
+def test_a_plan_without_weights_is_refused(bench: Bench) -> None:
+    bench.store(options=BuildOptions(strip_weights=True))
+    with pytest.raises(EngineRunError, match="without its weights"):
+        bench.load()
+
+
+def test_host_code_stays_forbidden(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = bench.module.Runtime
+
+    def unsafe(logger: Any) -> Any:
+        made = runtime(logger)
+        made.engine_host_code_allowed = True
+        return made
+
+    monkeypatch.setattr(bench.module, "Runtime", unsafe)
+    with pytest.raises(EngineRunError, match="programs inside plans"):
+        bench.start()
+    assert bench.module.given == []
+
+
+def test_ready_only_when_every_graph_has_a_plan(bench: Bench) -> None:
+    def key(source: GraphSource) -> GraphKey:
+        graph = identify(source)
+        return GraphKey(graph.name, graph.onnx_sha256, graph.weights_sha256, origin=source.origin)
+
+    other = GraphSource("other", add_model(), origin="a-bundle")
+    keys = [key(NEGATION), key(other)]
+    nothing = TENSORRT.ready(keys, EngineOptions())
+    assert not nothing.available
+    assert "no plan was built for graph (fp32), other (fp32)" in nothing.detail
+    assert nothing.remedy.startswith("samclip engine build a-bundle --backend tensorrt")
+    bench.store()
+    one = TENSORRT.ready(keys, EngineOptions())
+    assert not one.available
+    assert "for other (fp32) with" in one.detail
+    assert "--graph other" in one.remedy
+    bench.store(other)
+    assert TENSORRT.ready(keys, EngineOptions()).available

@@ -1,0 +1,274 @@
+"""A GPU in host memory that holds callers to CUDA's rules: the stand-in for the driver.
+
+Work on a stream is done only when the stream is synchronised, so that code which forgets to wait
+reads nothing. Whatever CUDA leaves undefined raises `Broken`: memory that was freed, a copy out of
+bounds or from pageable memory, a call without a current context, a graph whose context changed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+OUT_OF_MEMORY, CAPTURE_UNSUPPORTED = 2, 900
+
+
+class Broken(BaseException):
+    """A rule of CUDA was broken: passes through every `except Exception`."""
+
+
+class CudaCallError(Exception):
+    """The driver reports a failure."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+@dataclass
+class Stream:
+    handle: int
+    work: list[Callable[[], None]] = field(default_factory=list)
+    recording: list[Callable[[], None]] | None = None
+    recorder: int = 0  # the thread that records
+
+
+@dataclass
+class FakeGpu:
+    """`memory`: bytes that may be allocated on it; `capability` as in "8.6"."""
+
+    memory: int = 2**26
+    capability: tuple[int, int] = (8, 6)
+    count: int = 1
+    can_capture: bool = True
+
+    def __post_init__(self) -> None:
+        self.blocks: dict[int, NDArray[np.uint8]] = {}  # by address
+        self.pinned: dict[int, NDArray[np.uint8]] = {}
+        self.streams: dict[int, Stream] = {}
+        self.graphs: dict[int, list[Callable[[], None]]] = {}
+        self.retained = 0
+        self.calls: list[str] = []
+        self.captures = self.launches = self.allocations = 0
+        self._handles = iter(range(1000, 10**9))
+        self._current = threading.local()
+        self.lock = threading.RLock()
+
+    @property
+    def used(self) -> int:
+        return sum(block.nbytes for block in self.blocks.values())
+
+    @property
+    def is_clean(self) -> bool:
+        return not (self.blocks or self.pinned or self.streams or self.graphs or self.retained)
+
+    def stack(self) -> list[str]:
+        if not hasattr(self._current, "stack"):
+            self._current.stack = []
+        return self._current.stack  # type: ignore[no-any-return]
+
+    def push(self) -> None:
+        if not self.retained:
+            raise Broken("the primary context was released")
+        self.stack().append("primary")
+
+    def pop(self) -> None:
+        if not self.stack():
+            raise Broken("pop without push")
+        self.stack().pop()
+
+    def need_context(self) -> None:
+        if "primary" not in self.stack()[-1:]:
+            raise Broken("no current context in this thread")
+
+    def release(self) -> None:
+        self.retained -= 1
+        if self.retained < 0:
+            raise Broken("released once too often")
+        if not self.retained and (self.blocks or self.pinned or self.streams or self.graphs):
+            raise Broken("the context is released before what was made in it")
+
+    def allocate(self, size: int) -> int:
+        with self.lock:
+            self.need_context()
+            recording = [s.recorder for s in self.streams.values() if s.recording is not None]
+            if threading.get_ident() in recording:
+                raise CudaCallError(CAPTURE_UNSUPPORTED)
+            if self.used + size > self.memory:
+                raise CudaCallError(OUT_OF_MEMORY)
+            block = np.full(size + 256, 0xCD, np.uint8)  # as uninitialised memory
+            address = -(-block.ctypes.data // 256) * 256
+            self.blocks[address] = block[address - block.ctypes.data :][:size]
+            self.allocations += 1
+            return address
+
+    def free(self, address: int) -> None:
+        with self.lock:
+            self.need_context()
+            if address not in self.blocks:
+                raise Broken(f"freed twice, or never allocated: {address}")
+            self.blocks.pop(address)[:] = 0xDD
+
+    def allocate_host(self, size: int) -> NDArray[np.uint8]:
+        with self.lock:
+            self.need_context()
+            array = np.full(size, 0xCD, np.uint8)
+            self.pinned[array.ctypes.data] = array
+            return array
+
+    def free_host(self, address: int) -> None:
+        with self.lock:
+            self.need_context()
+            if address not in self.pinned:
+                raise Broken("pinned memory freed twice, or never allocated")
+            del self.pinned[address]
+
+    def view(self, address: int, size: int) -> NDArray[np.uint8]:
+        """The bytes at an address, which must lie in one live allocation."""
+        for start, block in self.blocks.items():
+            if start <= address and address + size <= start + block.nbytes:
+                return block[address - start :][:size]
+        raise Broken(f"{size} bytes at {address} are not in allocated memory")
+
+    def pinned_view(self, address: int, size: int) -> NDArray[np.uint8]:
+        for start, array in self.pinned.items():
+            if start <= address and address + size <= start + array.nbytes:
+                return array[address - start :][:size]
+        raise Broken("an asynchronous copy needs pinned memory")
+
+    def create_stream(self, flags: int) -> int:
+        with self.lock:
+            self.need_context()
+            if flags != 1:
+                raise Broken("a stream that waits for the default one")
+            handle = next(self._handles)
+            self.streams[handle] = Stream(handle)
+            return handle
+
+    def destroy_stream(self, handle: int) -> None:
+        with self.lock:
+            self.need_context()
+            if self.streams.pop(handle).work:
+                raise Broken("a stream is destroyed while it has work")
+
+    def submit(self, handle: int, work: Callable[[], None]) -> None:
+        with self.lock:
+            self.need_context()
+            stream = self._stream(handle)
+            (stream.work if stream.recording is None else stream.recording).append(work)
+
+    def synchronize(self, handle: int) -> None:
+        self.need_context()
+        stream = self._stream(handle)
+        if stream.recording is not None:
+            raise CudaCallError(CAPTURE_UNSUPPORTED)
+        work, stream.work = stream.work, []
+        for task in work:
+            task()
+
+    def to_device(self, target: int, source: int, size: int, stream: int) -> None:
+        pinned = self.pinned_view(source, size)
+        self.submit(stream, lambda: self._copy(self.view(target, size), pinned))
+
+    def to_host(self, target: int, source: int, size: int, stream: int) -> None:
+        pinned = self.pinned_view(target, size)
+        self.submit(stream, lambda: self._copy(pinned, self.view(source, size)))
+
+    def on_device(self, target: int, source: int, size: int, stream: int) -> None:
+        self.submit(stream, lambda: self._copy(self.view(target, size), self.view(source, size)))
+
+    def _copy(self, target: NDArray[np.uint8], source: NDArray[np.uint8]) -> None:
+        target[:] = source
+
+    def begin_capture(self, handle: int, mode: int) -> None:
+        self.need_context()
+        if mode != 1:
+            raise Broken("a capture that calls of other threads can spoil")
+        stream = self._stream(handle)
+        stream.recording, stream.recorder = [], threading.get_ident()
+
+    def end_capture(self, handle: int) -> list[Callable[[], None]]:
+        self.need_context()
+        stream = self._stream(handle)
+        recorded, stream.recording = stream.recording, None
+        if recorded is None or not self.can_capture:
+            raise CudaCallError(CAPTURE_UNSUPPORTED)
+        return recorded
+
+    def add_graph(self, recorded: list[Callable[[], None]]) -> int:
+        with self.lock:
+            handle = next(self._handles)
+            self.graphs[handle] = recorded
+            self.captures += 1
+            return handle
+
+    def launch(self, graph: int, stream: int) -> None:
+        if graph not in self.graphs:
+            raise Broken("a destroyed graph is launched")
+        self.launches += 1
+        for task in self.graphs[graph]:
+            self.submit(stream, task)
+
+    def destroy_graph(self, graph: int) -> None:
+        self.need_context()
+        if self.graphs.pop(graph, None) is None:
+            raise Broken("a graph is destroyed twice")
+
+    def _stream(self, handle: int) -> Stream:
+        if handle not in self.streams:
+            raise Broken("a stream that does not exist")
+        return self.streams[handle]
+
+
+def status(work: Callable[[], Any]) -> tuple[int, Any]:
+    """Do a call; gives CUDA's result code and the value."""
+    try:
+        return 0, work()
+    except CudaCallError as failure:
+        return failure.code, None
+
+
+class FakeLibcuda:
+    """The driver's C functions for graphs, as `ctypes` shows them."""
+
+    def __init__(self, gpu: FakeGpu) -> None:
+        self._gpu = gpu
+        self._recorded: dict[int, list[Callable[[], None]]] = {}
+        for name in (
+            "cuStreamBeginCapture_v2",
+            "cuStreamEndCapture",
+            "cuGraphInstantiateWithFlags",
+            "cuGraphLaunch",
+            "cuGraphExecDestroy",
+            "cuGraphDestroy",
+        ):
+            method = getattr(self, f"_{name}")
+            setattr(self, name, lambda *a, method=method: status(lambda: method(*a))[0])
+            getattr(self, name).argtypes = None
+
+    def _cuStreamBeginCapture_v2(self, stream: int, mode: int) -> None:  # noqa: N802
+        self._gpu.begin_capture(stream, mode)
+
+    def _cuStreamEndCapture(self, stream: int, graph: Any) -> None:  # noqa: N802
+        recorded = self._gpu.end_capture(stream)
+        self._recorded[id(recorded)] = recorded
+        graph._obj.value = id(recorded)
+
+    def _cuGraphInstantiateWithFlags(self, ready: Any, graph: Any, flags: int) -> None:  # noqa: N802
+        ready._obj.value = self._gpu.add_graph(self._recorded[graph.value])
+
+    def _cuGraphLaunch(self, graph: int, stream: int) -> None:  # noqa: N802
+        self._gpu.launch(graph, stream)
+
+    def _cuGraphExecDestroy(self, graph: int) -> None:  # noqa: N802
+        self._gpu.destroy_graph(graph)
+
+    def _cuGraphDestroy(self, graph: ctypes.c_void_p) -> None:  # noqa: N802
+        if self._recorded.pop(graph.value or 0, None) is None:
+            raise Broken("a recorded graph is destroyed twice")
