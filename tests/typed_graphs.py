@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 from onnxscript.optimizer import fold_constants
@@ -11,7 +9,7 @@ from onnxscript.optimizer import fold_constants
 from samclip.engines.base import GraphSource
 from samclip.export.external import externalise, internalise
 from samclip.export.precision.calibration import Calibration, Range
-from samclip.export.precision.half import to_half
+from samclip.export.precision.half import HalfPrecision, to_half
 from samclip.export.precision.keep import DEFAULT_KEEP
 from samclip.export.precision.layers import find_layers
 from samclip.export.precision.quantise import quantise
@@ -32,25 +30,20 @@ def full_model(source: GraphSource) -> ir.Model:
     return model
 
 
-def half_source(source: GraphSource, precision: Literal["fp16", "bf16"]) -> GraphSource:
-    """The same graph typed, with what the exporter keeps in FP32."""
-    model = full_model(source)
-    typed = to_half(model, precision, DEFAULT_KEEP.nodes(source.name, model))
-    return source_of(source.name, typed, precision)
+def typed_source(name: str, model: ir.Model, precision: str) -> GraphSource:
+    """An FP32 graph in a precision, with what the exporter keeps in FP32.
 
-
-def int8_source(source: GraphSource, precision: str) -> GraphSource:
-    """The same graph with its layers in INT8, the rest FP32 or, for "int8_fp16", FP16.
-
-    All activations have one made-up range: it builds as any other, its answers are of no use.
+    In INT8 all activations have one made-up range: it builds as any other, its answers are of no
+    use.
     """
-    model = full_model(source)
-    ranges = {layer.name: Range(low=-8.0, high=8.0) for layer in find_layers(model)}
-    calibration = Calibration(method="minmax", photos=1, inputs=ranges, outputs=ranges)
-    typed = quantise(model, calibration)
-    if precision == "int8_fp16":
-        typed = to_half(typed, "fp16", DEFAULT_KEEP.nodes(source.name, typed))
-    return source_of(source.name, typed, precision)
+    if precision.startswith("int8"):
+        ranges = {layer.name: Range(low=-8.0, high=8.0) for layer in find_layers(model)}
+        calibration = Calibration(method="minmax", photos=1, inputs=ranges, outputs=ranges)
+        model = quantise(model, calibration)
+    if precision not in {"fp32", "int8"}:
+        dtype: HalfPrecision = "bf16" if precision == "bf16" else "fp16"
+        model = to_half(model, dtype, DEFAULT_KEEP.nodes(name, model))
+    return source_of(name, model, precision)
 
 
 def source_of(name: str, model: ir.Model, precision: str) -> GraphSource:

@@ -182,5 +182,6 @@ def _check_precision(network: Network, source: GraphSource) -> None:
     if missing:
         raise PlanBuildError(
             f"the graph {source.name!r} is said to be {source.precision}, but nothing in it "
-            f"computes in {' or '.join(sorted(missing))}: it would run in FP32. Export the bundle again."
+            f"computes in {' or '.join(sorted(missing))}: it would run in FP32. "
+            "Export the bundle again."
         )
