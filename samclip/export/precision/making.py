@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -20,18 +20,15 @@ from samclip.export.progress import Progress
 from samclip.runtime.bundles.manifest import KeptNode, LayerError, ReducedPrecision, Variant
 
 HEADROOM = 2.0  # other photos may reach farther than those at hand
-MAX_SENSITIVE = 10  # layers that the manifest lists
 
 
 @dataclass(frozen=True)
 class Made:
-    """The variants of one precision, by graph, and what was left out of it."""
+    """The variants of one precision, by graph, and the nodes that their range keeps in FP32."""
 
     precision: ReducedPrecision
     models: Mapping[str, Mapping[Variant, ir.Model]]
     kept: tuple[KeptNode, ...] = ()
-    fallen_back: tuple[str, ...] = ()
-    sensitive: tuple[LayerError, ...] = ()
 
 
 class Maker:
@@ -55,43 +52,51 @@ class Maker:
         self._quantiser = Quantiser(feeds, options, progress)
         self._ranges: dict[tuple[str, str | None], RangeReport] = {}
 
-    def make(self, precision: ReducedPrecision, fallen_back: tuple[str, ...] = ()) -> Made:
+    def make(self, precision: ReducedPrecision, fallen_back: frozenset[str] = frozenset()) -> Made:
         """Make every variant of a precision, without INT8 for the layers `fallen_back`.
 
         These are called "graph/layer". A graph that is kept in FP32 as a whole gets no variants.
         """
         models: dict[str, dict[Variant, ir.Model]] = {}
         kept: list[KeptNode] = []
-        for files in (f for f in self._graphs if not self._keep.whole(f.name)):
-            for variant in reduced_variants(files, precision):
-                full = files.models()[full_variant(files, variant).file]
-                with self._progress(f"making {variant.file}"):
-                    model, nodes = self._make(files.name, full, variant, fallen_back)
-                models.setdefault(files.name, {})[variant] = model
-                kept += nodes
-        sensitive = self._quantiser.sensitivity()[:MAX_SENSITIVE] if _quantises(precision) else ()
-        return Made(precision, models, tuple(kept), fallen_back, sensitive)
+        for files, variant in self._variants(precision):
+            with self._progress(f"making {variant.file}"):
+                model, nodes = self._make(files, variant, fallen_back)
+            models.setdefault(files.name, {})[variant] = model
+            kept += nodes
+        return Made(precision, models, tuple(kept))
 
-    def fall_back(
-        self, precision: ReducedPrecision, fallen_back: tuple[str, ...]
-    ) -> tuple[str, ...] | None:
-        """Name more layers to leave out of INT8; None when that can help no more."""
-        return self._quantiser.fall_back(fallen_back) if _quantises(precision) else None
+    def sensitivity(self, precision: ReducedPrecision) -> tuple[LayerError, ...]:
+        """List the layers of all graphs by what INT8 does to them, the worst first."""
+        found: dict[str, tuple[LayerError, ...]] = {}
+        for files, variant in self._variants(precision):
+            if files.name not in found:
+                full, attention = _full_model(files, variant), variant.attention
+                found[files.name] = self._quantiser.sensitivity(
+                    files.name, attention, full, precision
+                )
+        errors = [error for errors in found.values() for error in errors]
+        return tuple(sorted(errors, key=lambda error: -error.error))
+
+    def _variants(self, precision: ReducedPrecision) -> Iterator[tuple[GraphFiles, Variant]]:
+        for files in self._graphs:
+            if not self._keep.whole(files.name):
+                yield from ((files, variant) for variant in reduced_variants(files, precision))
 
     def _make(
-        self, graph: str, full: ir.Model, variant: Variant, fallen_back: tuple[str, ...]
+        self, files: GraphFiles, variant: Variant, fallen_back: frozenset[str]
     ) -> tuple[ir.Model, list[KeptNode]]:
-        model, precision = full, variant.precision
+        graph, attention, precision = files.name, variant.attention, variant.precision
+        model = full = _full_model(files, variant)
         dtype: HalfPrecision = "bf16" if precision == "bf16" else "fp16"
-        halved = precision != "int8"
-        beyond = self._beyond(graph, full, variant.attention, dtype) if halved else []
-        if precision in {"int8", "int8_fp16"}:  # not _quantises(): a set narrows the type
+        beyond = [] if precision == "int8" else self._beyond(graph, full, attention, dtype)
+        if precision in {"int8", "int8_fp16"}:
             prefix = f"{graph}/"
             layers = {x.removeprefix(prefix) for x in fallen_back if x.startswith(prefix)}
             skip = self._keep.nodes(graph, full) | layers | {node.node for node in beyond}
-            model = self._quantiser.quantise(graph, full, precision, skip)
-            if not halved:
-                return model, []
+            model = self._quantiser.quantise(graph, attention, full, precision, skip)
+        if precision == "int8":
+            return model, []
         keep = self._keep.nodes(graph, model) | {node.node for node in beyond}
         there = {str(node.name) for node in model.graph}  # quantising may have replaced some
         return to_half(model, dtype, frozenset(keep & there)), beyond
@@ -117,5 +122,5 @@ class Maker:
         ]
 
 
-def _quantises(precision: ReducedPrecision) -> bool:
-    return precision in {"int8", "int8_fp16"}
+def _full_model(files: GraphFiles, variant: Variant) -> ir.Model:
+    return files.models()[full_variant(files, variant).file]

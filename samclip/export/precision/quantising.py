@@ -1,64 +1,74 @@
-"""INT8 graphs of one export: equalised if asked for, calibrated once, worst layers known."""
+"""INT8 graphs of one export: equalised if asked for, calibrated once, their worst layers known."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 
 import onnx_ir as ir
 
 from samclip.engines.cache_folder import cache_dir
 from samclip.export.options import PrecisionOptions
 from samclip.export.precision.calibration import Calibration, calibrate
+from samclip.export.precision.equalisation import equalise
 from samclip.export.precision.feeds import GraphFeeds
-from samclip.export.precision.layers import find_layers
 from samclip.export.precision.quantise import Form, quantise
+from samclip.export.precision.sensitivity import measure_sensitivity
 from samclip.export.progress import Progress
 from samclip.runtime.bundles.manifest import LayerError, ReducedPrecision
 
+# CPUs multiply unsigned by signed bytes; TensorRT takes symmetric ones alone.
 FORMS: Mapping[ReducedPrecision, Form] = {"int8": "unsigned", "int8_fp16": "symmetric"}
-LARGEST_SHARE = 0.5  # of the layers that may fall back: beyond it INT8 is not worth its name
 CACHE_FOLDER = "calibration"
+SENSITIVITY_PHOTOS = 3
 
 
 class Quantiser:
-    """Makes INT8 graphs; `feeds` are what calibrates them."""
+    """Makes INT8 graphs, calibrated on `feeds`; graphs are told apart by name and lowering."""
 
     def __init__(self, feeds: GraphFeeds, options: PrecisionOptions, progress: Progress) -> None:
         self._feeds, self._options, self._progress = feeds, options, progress
+        self._equalised: dict[tuple[str, str | None], ir.Model] = {}
         self._calibrations: dict[str, Calibration] = {}
-        self._layers: dict[str, tuple[str, ...]] = {}
 
     def quantise(
-        self, graph: str, model: ir.Model, precision: ReducedPrecision, skip: frozenset[str]
+        self,
+        graph: str,
+        attention: str | None,
+        model: ir.Model,
+        precision: ReducedPrecision,
+        skip: frozenset[str],
     ) -> ir.Model:
         """Give an FP32 graph, weights inside, with Q/DQ; `skip` names layers and nodes."""
-        calibration = self._calibration(graph, model)
-        return quantise(model, calibration, skip, FORMS[precision])
+        evened = self._evened(graph, attention, model)
+        return quantise(evened, self._calibration(graph, evened), skip, FORMS[precision])
 
-    def fall_back(self, fallen_back: tuple[str, ...]) -> tuple[str, ...] | None:
-        """Name more layers to leave out, as "graph/layer": the worst ones, twice as many.
+    def sensitivity(
+        self, graph: str, attention: str | None, model: ir.Model, precision: ReducedPrecision
+    ) -> tuple[LayerError, ...]:
+        """Tell the noise that INT8 adds in each layer of a graph, the worst layer first."""
+        evened = self._evened(graph, attention, model)
+        calibration = self._calibration(graph, evened)
+        some = tuple(islice(self._feeds[graph], SENSITIVITY_PHOTOS))
+        with self._progress(f"measuring how the layers of the {graph} suffer from {precision}"):
+            noises = measure_sensitivity(evened, calibration, some, FORMS[precision])
+        return tuple(LayerError(graph=graph, layer=x.layer, error=x.noise) for x in noises)
 
-        None when half of them are left out already.
-        """
-        worst = [f"{error.graph}/{error.layer}" for error in self.sensitivity()]
-        wanted = max(1, 2 * len(fallen_back))
-        if wanted > LARGEST_SHARE * sum(len(layers) for layers in self._layers.values()):
-            return None
-        return tuple(worst[:wanted])
-
-    def sensitivity(self) -> tuple[LayerError, ...]:
-        """Tell what quantising each layer alone does to its graph's outputs, the worst first."""
-        return ()
+    def _evened(self, graph: str, attention: str | None, model: ir.Model) -> ir.Model:
+        """Equalise a lowering of a graph, once, if that was asked for."""
+        if self._options.smooth is None:
+            return model
+        key = (graph, attention)
+        if key not in self._equalised:
+            with self._progress(f"equalising the {graph} ({attention})"):
+                self._equalised[key] = equalise(model, self._feeds[graph], self._options.smooth)
+        return self._equalised[key]
 
     def _calibration(self, graph: str, model: ir.Model) -> Calibration:
-        """Calibrate a graph once: layers are called the same in all its lowerings."""
+        """Calibrate a graph, once: layers are called the same in all its lowerings."""
         if graph not in self._calibrations:
-            self._layers[graph] = tuple(layer.name for layer in find_layers(model))
-            with self._progress(f"calibrating the {graph} on {len(self._feeds[graph])} photos"):
-                self._calibrations[graph] = calibrate(
-                    model,
-                    self._feeds[graph],
-                    self._options.calib_method,
-                    cache_dir() / CACHE_FOLDER,
-                )
+            feeds, method = self._feeds[graph], self._options.calib_method
+            with self._progress(f"calibrating the {graph} on {len(feeds)} photos"):
+                made = calibrate(model, feeds, method, cache_dir() / CACHE_FOLDER)
+            self._calibrations[graph] = made
         return self._calibrations[graph]

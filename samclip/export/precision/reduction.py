@@ -20,12 +20,22 @@ from samclip.export.precision.feeds import record_feeds
 from samclip.export.precision.gates import Gate, Judgement, enforce_gates
 from samclip.export.precision.making import Made, Maker
 from samclip.export.precision.photo_sets import PhotoSets, photo_sets
+from samclip.export.precision.sensitivity import LARGEST_SHARE, fall_back
 from samclip.export.precision.variants import in_order
 from samclip.export.progress import Progress
-from samclip.runtime.bundles.manifest import CalibrationRecord, ReducedPrecision, Reduction
+from samclip.runtime.bundles.manifest import (
+    CalibrationRecord,
+    KeptNode,
+    LayerError,
+    ReducedPrecision,
+    Reduction,
+)
 
 # FP16 before what is judged beside it: the runtime takes a graph that has no INT8 in FP16.
 ORDER: tuple[ReducedPrecision, ...] = ("fp16", "bf16", "int8", "int8_fp16")
+
+MAX_SENSITIVE = 10  # layers that the manifest lists
+NOT_JUDGED = "not judged: --no-verify, or nothing was left to change"
 
 Store = Callable[[GraphFiles], GraphFiles]
 
@@ -59,11 +69,25 @@ def reduce_graphs(
         if options.verify:
             with reference_model(draft) as model:
                 gate = Gate(model, sets.held_back, progress)
-        work = _Work(draft, tuple(graphs), maker, store, gate)
-        done = [work.add(precision) for precision in ORDER if precision in wanted]
-    records = [_record(made, judged, options.precision, sets) for made, judged in done]
+        work = _Work(draft, tuple(graphs), maker, store, gate, options.precision, sets)
+        records = [work.add(precision) for precision in ORDER if precision in wanted]
     records.sort(key=lambda record: wanted.index(record.precision))
     return Reduced(tuple(store(files) for files in work.graphs), tuple(records))
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """The graphs with one more precision, without INT8 in the layers `left_out`, and the gates."""
+
+    precision: ReducedPrecision
+    graphs: tuple[GraphFiles, ...]
+    kept: tuple[KeptNode, ...]
+    left_out: frozenset[str]
+    judgement: Judgement | None
+
+    @property
+    def judgements(self) -> tuple[Judgement, ...]:
+        return () if self.judgement is None else (self.judgement,)
 
 
 class _Work:
@@ -76,25 +100,61 @@ class _Work:
         maker: Maker,
         store: Store,
         gate: Gate | None,
+        options: PrecisionOptions,
+        sets: PhotoSets,
     ) -> None:
         self.graphs = graphs
         self._draft, self._maker, self._store, self._gate = draft, maker, store, gate
+        self._options, self._sets = options, sets
 
-    def add(self, precision: ReducedPrecision) -> tuple[Made, Judgement | None]:
-        """Add a precision to the graphs; INT8 with ever more layers left out, until it passes."""
-        fallen_back: tuple[str, ...] = ()
-        while True:
-            made = self._maker.make(precision, fallen_back)
-            graphs = tuple(_extended(files, made) for files in self.graphs)
-            judgement = self._judge(graphs, precision) if made.models else None
-            if judgement is None or not judgement.failed:
-                self.graphs = graphs
-                return made, judgement
-            further = self._maker.fall_back(precision, fallen_back)
-            if further is None:
-                enforce_gates([judgement])
-            else:
-                fallen_back = further
+    def add(self, precision: ReducedPrecision) -> Reduction:
+        """Add a precision to the graphs; INT8 with the fewest worst layers left out that pass."""
+        if precision not in {"int8", "int8_fp16"}:
+            attempt = self._attempt(precision, frozenset())
+            enforce_gates(attempt.judgements)
+            return self._accept(attempt)
+        sensitive = self._maker.sensitivity(precision)
+        layers = tuple(f"{error.graph}/{error.layer}" for error in sensitive)
+        passed: dict[frozenset[str], _Attempt] = {}
+
+        def holds(left_out: frozenset[str]) -> bool:
+            attempt = self._attempt(precision, left_out)
+            if attempt.judgement is not None and attempt.judgement.failed:
+                if len(left_out) >= int(LARGEST_SHARE * len(layers)):  # as many as there may be
+                    enforce_gates(attempt.judgements)
+                return False
+            passed.clear()  # graphs are large, and a later one that passes leaves out less
+            passed[left_out] = attempt
+            return True
+
+        return self._accept(passed[fall_back(layers, holds)], sensitive[:MAX_SENSITIVE])
+
+    def _attempt(self, precision: ReducedPrecision, left_out: frozenset[str]) -> _Attempt:
+        made = self._maker.make(precision, left_out)
+        graphs = tuple(_extended(files, made) for files in self.graphs)
+        judgement = self._judge(graphs, precision) if made.models else None
+        return _Attempt(precision, graphs, made.kept, left_out, judgement)
+
+    def _accept(self, attempt: _Attempt, sensitive: tuple[LayerError, ...] = ()) -> Reduction:
+        self.graphs = attempt.graphs
+        judgement, quantised = attempt.judgement, attempt.precision in {"int8", "int8_fp16"}
+        return Reduction(
+            precision=attempt.precision,
+            photos=0 if judgement is None else judgement.photos,
+            gates=() if judgement is None else judgement.rows,
+            keep=self._options.keep_fp32,
+            kept=attempt.kept,
+            calibration=self._calibration() if quantised else None,
+            fallen_back=tuple(sorted(attempt.left_out)),
+            sensitive=sensitive,
+            skipped=(NOT_JUDGED,) if judgement is None else judgement.skipped,
+        )
+
+    def _calibration(self) -> CalibrationRecord:
+        options = self._options
+        return CalibrationRecord(
+            photos=len(self._sets.measured), method=options.calib_method, smooth=options.smooth
+        )
 
     def _judge(self, graphs: Sequence[GraphFiles], precision: ReducedPrecision) -> Judgement | None:
         if self._gate is None:
@@ -109,24 +169,3 @@ def _extended(files: GraphFiles, made: Made) -> GraphFiles:
     extended = with_variants(files, made.models.get(files.name, {}))
     graph = replace(extended.graph, variants=in_order(extended.graph.variants))
     return GraphFiles(files.name, graph, extended.files)
-
-
-def _record(
-    made: Made, judgement: Judgement | None, options: PrecisionOptions, sets: PhotoSets
-) -> Reduction:
-    quantised = made.precision in {"int8", "int8_fp16"}
-    return Reduction(
-        precision=made.precision,
-        photos=0 if judgement is None else judgement.photos,
-        gates=() if judgement is None else judgement.rows,
-        keep=options.keep_fp32,
-        kept=made.kept,
-        calibration=CalibrationRecord(
-            photos=len(sets.measured), method=options.calib_method, smooth=options.smooth
-        )
-        if quantised
-        else None,
-        fallen_back=made.fallen_back,
-        sensitive=made.sensitive,
-        skipped=("not judged: --no-verify",) if judgement is None else judgement.skipped,
-    )

@@ -233,7 +233,7 @@ class KeptNode(Record, frozen=True, kw_only=True):
 
 
 class LayerError(Record, frozen=True, kw_only=True):
-    """What quantising one layer alone does to its graph's outputs."""
+    """The noise that INT8 adds in one layer, as a share of the power of its signal."""
 
     graph: str
     layer: str

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from onnx import helper
+from small_graphs import graph_files, small_graph
+
+from samclip.errors import ExportError
+from samclip.export.graph_files import GraphFiles
+from samclip.export.options import LOWERINGS_BY_BACKEND, PrecisionOptions
+from samclip.export.precision.making import Maker
+from samclip.export.progress import silent
+
+SIDE = 32
+HALF = 10  # ONNX's number of float16
+
+
+def encoder(gain: float = 1.0) -> GraphFiles:
+    """Two linear layers; the first makes values `gain` times larger, the second smaller again."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "first.weight": rng.standard_normal((SIDE, SIDE)).astype(np.float32) * np.float32(gain),
+        "second.weight": rng.standard_normal((SIDE, SIDE)).astype(np.float32) / np.float32(gain),
+    }
+    nodes = [
+        helper.make_node("MatMul", ["x", "first.weight"], ["h"], name="first"),
+        helper.make_node("MatMul", ["h", "second.weight"], ["y"], name="second"),
+    ]
+    shapes = {"x": ("n", SIDE)}, {"y": ("n", SIDE)}
+    files = graph_files("encoder", small_graph("encoder", nodes, *shapes, weights))
+    variant = msgspec.structs.replace(
+        files.graph.variants[0], file="encoder.onnx", backends=tuple(LOWERINGS_BY_BACKEND)
+    )
+    graph = msgspec.structs.replace(files.graph, variants=(variant,))
+    contents = {**files.files, "encoder.onnx": files.files["encoder.0.onnx"]}
+    return GraphFiles("encoder", graph, contents)
+
+
+class Features:
+    """Inputs that are no images, so that nobody asks whether they are photos."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __iter__(self) -> Iterator[dict[str, NDArray[np.float32]]]:
+        for seed in range(3):
+            yield {"x": np.random.default_rng(seed).random((4, SIDE), np.float32)}
+
+
+def maker(files: GraphFiles, **options: Any) -> Maker:
+    feeds: Any = {"encoder": Features()}
+    return Maker([files], feeds, PrecisionOptions(**options), silent)
+
+
+def operators(made: Any) -> list[str]:
+    (model,) = made.models["encoder"].values()
+    return [node.op_type for node in model.graph]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAMCLIP_CACHE_DIR", str(tmp_path / "cache"))
+
+
+def test_fp16_is_typed() -> None:
+    made = maker(encoder()).make("fp16")
+    (variant, model), *_ = made.models["encoder"].items()
+    assert variant.file == "encoder.fp16.onnx"
+    products = [node for node in model.graph if node.op_type == "MatMul"]
+    assert [node.outputs[0].dtype for node in products] == [HALF, HALF]
+    assert made.kept == ()
+
+
+def test_what_overflows_stays_in_fp32_and_is_listed() -> None:
+    made = maker(encoder(gain=1e5)).make("fp16")
+    assert {node.node for node in made.kept} == {"first", "second"}  # who makes it, who reads it
+    assert all(node.peak > 65_504 and node.tensor == "h" for node in made.kept)
+    assert "MatMul" in operators(made)
+    (model,) = made.models["encoder"].values()
+    assert all(n.outputs[0].dtype != HALF for n in model.graph if n.op_type == "MatMul")
+    assert maker(encoder(gain=1e5)).make("bf16").kept == ()  # its range is that of FP32
+
+
+def test_int8_quantises_all_layers_but_those_that_are_left_out() -> None:
+    quantising = maker(encoder(), calib=Path("unused"))
+    assert operators(quantising.make("int8")).count("QuantizeLinear") == 2
+    left = quantising.make("int8", frozenset({"encoder/first"}))
+    assert operators(left).count("QuantizeLinear") == 1
+    names = {error.layer for error in quantising.sensitivity("int8")}
+    assert names == {"first", "second"}
+
+
+def test_int8_beside_fp16_leaves_what_overflows_in_fp32() -> None:
+    made = maker(encoder(gain=1e5), calib=Path("unused")).make("int8_fp16")
+    assert "QuantizeLinear" not in operators(made)
+    assert {node.node for node in made.kept} == {"first", "second"}
+
+
+def test_a_kept_graph_has_no_variants() -> None:
+    assert maker(encoder(), keep_fp32=("encoder",)).make("fp16").models == {}
+
+
+def test_a_kept_node_is_not_listed_but_kept() -> None:
+    made = maker(encoder(), keep_fp32=("encoder:second",)).make("fp16")
+    (model,) = made.models["encoder"].values()
+    types = {node.name: node.outputs[0].dtype for node in model.graph if node.op_type == "MatMul"}
+    assert types["first"] == HALF
+    assert types["second"] != HALF
+    assert made.kept == ()
+
+
+def test_a_pattern_that_fits_nothing() -> None:
+    with pytest.raises(ExportError, match=r"encoder:Sofmax fits no operator"):
+        maker(encoder(), keep_fp32=("encoder:Sofmax",))
