@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 POINTS_PER_SIDE = 8  # 64 prompts find what is large
 MOST_MASKS = 3
-AREAS = (0.01, 0.5)  # of the image: neither crumbs nor backgrounds
+AREAS = (0.01, 0.7)  # of the image: neither crumbs nor backgrounds
 MAX_OVERLAP = 0.2  # of the smaller mask
 
 

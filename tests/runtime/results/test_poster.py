@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from samclip.runtime.results.answers import Classification, SemanticMap
+from samclip.runtime.results.captions import Label, write_labels
 from samclip.runtime.results.drawing import colour
 from samclip.runtime.results.masks import Masks
 from samclip.runtime.results.overview import Overview
@@ -152,3 +153,17 @@ def test_the_overview_is_plain_values() -> None:
     assert record["classify"]["best"] == "cup"
     assert [mask["name"] for mask in record["segment"]["masks"]] == ["cup", "spoon"]
     assert record["semantic"]["size"] == [8, 8]
+
+
+def test_crumbs_of_the_map_have_no_name() -> None:
+    whole = overview((100, 100))
+    labels = whole.semantic.labels.copy()
+    labels[0, :2] = 2  # 0.02 %: below a chip, and below the legend's 0 %
+    semantic = replace(whole.semantic, labels=labels)
+    without = draw_poster("", whole.classification, whole.masks, whole.semantic)
+    assert draw_poster("", whole.classification, whole.masks, semantic).shape == without.shape
+
+
+def test_an_empty_text_gets_no_chip() -> None:
+    grey = np.full((50, 50, 3), 128, np.uint8)
+    assert (write_labels(grey, [Label("", (25, 25), (1, 2, 3))]) == grey).all()
