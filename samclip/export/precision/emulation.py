@@ -14,13 +14,12 @@ values on or only clips them rounds nothing anew: rounding and clipping to half 
 from __future__ import annotations
 
 import onnx_ir as ir
-import onnx_ir.passes.common as common_passes
 
 from samclip.engines.base import Engine, EngineOptions, GraphSource
 from samclip.engines.registry import get_backend
 from samclip.export.external import externalise
 from samclip.export.precision.half import DATA_TYPES, TYPE_ATTRIBUTES
-from samclip.export.precision.operands import FLOAT, MOVES
+from samclip.export.precision.operands import FLOAT, MOVES, typed_copy
 from samclip.runtime.bundles.weights import parse_weights
 
 HALVES = frozenset(DATA_TYPES.values())
@@ -33,8 +32,7 @@ def emulate(model: ir.Model) -> ir.Model:
 
     Inputs and outputs of a half type become float32. Other graphs come back as they are.
     """
-    emulated = model.clone()
-    common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(emulated)
+    emulated = typed_copy(model)
     graph = emulated.graph
     for value in graph.initializers.values():
         _widen(value)

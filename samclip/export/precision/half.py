@@ -31,6 +31,7 @@ from samclip.export.precision.operands import (
     float_outputs,
     reads_only,
     takes_half,
+    typed_copy,
 )
 
 HalfPrecision = Literal["fp16", "bf16"]
@@ -52,11 +53,6 @@ def to_half(model: ir.Model, dtype: HalfPrecision, keep: frozenset[str]) -> ir.M
     BF16 convolutions come with opset 22), and whose constants lie beyond its range. Raises
     ExportError for graphs with subgraphs or functions, and for names in `keep` that no node has.
     """
-    if model.functions or any(True for _ in model.graph.subgraphs()):
-        raise ExportError(
-            f"the graph {model.graph.name} holds functions, loops or branches, which have no "
-            f"{dtype} form here; export it without them"
-        )
     name_nodes(model)
     unknown = keep - {str(node.name) for node in model.graph}
     if unknown:
@@ -64,8 +60,7 @@ def to_half(model: ir.Model, dtype: HalfPrecision, keep: frozenset[str]) -> ir.M
             f"the graph {model.graph.name} has no node {sorted(unknown)[0]!r} to keep in FP32; "
             "name nodes of this variant of the graph"
         )
-    typed = model.clone()
-    common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(typed)
+    typed = typed_copy(model)
     _Conversion(typed, dtype).run(keep)
     common_passes.RemoveUnusedNodesPass()(typed)
     return typed

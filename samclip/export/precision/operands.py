@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import onnx_ir as ir
+import onnx_ir.passes.common as common_passes
 from onnx import defs
+
+from samclip.errors import ExportError
 
 FLOAT = ir.DataType.FLOAT
 HALF_TYPES = {ir.DataType.FLOAT16: "tensor(float16)", ir.DataType.BFLOAT16: "tensor(bfloat16)"}
@@ -52,6 +55,30 @@ READERS = frozenset(
 # Operators that make floats of nothing or of shapes: cheap, and typed by an attribute.
 SOURCES = frozenset({"ConstantOfShape", "EyeLike", "RandomNormal", "RandomUniform", "Range"})
 RESIZE_REGION = 1  # of interest: has a type of its own
+
+
+def typed_copy(model: ir.Model) -> ir.Model:
+    """Copy a model; constants become initializers, and values without a type get it by inference.
+
+    Raises ExportError for graphs with subgraphs or functions, and where a type cannot be told.
+    """
+    if model.functions or any(True for _ in model.graph.subgraphs()):
+        raise ExportError(
+            f"the graph {model.graph.name} holds functions, loops or branches, whose values have "
+            "no one type here; export it without them"
+        )
+    copied = model.clone()
+    common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(copied)
+    if any(_untyped(copied.graph)):
+        common_passes.ShapeInferencePass()(copied)
+    for value in _untyped(copied.graph):
+        raise ExportError(f"the type of {value.name!r} in the graph {model.graph.name} is unknown")
+    return copied
+
+
+def _untyped(graph: ir.Graph) -> Iterator[ir.Value]:
+    for node in graph:
+        yield from (value for value in node.outputs if value.name and value.dtype is None)
 
 
 def float_inputs(node: ir.Node, version: int) -> Iterator[tuple[int, ir.Value]]:
