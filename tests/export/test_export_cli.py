@@ -76,6 +76,9 @@ def test_a_failed_gate_exits_non_zero_and_leaves_nothing(
         (["--model-type", "vit_b"], "--model-type vit_t"),
         (["--imgsz", 100], "multiple of 16"),
         (["--attention", "flash"], "'flash'"),
+        (["--int8"], "give --calib FOLDER"),
+        (["--fp16", "--calib", "nowhere"], "there is no folder nowhere"),
+        (["--half", "--keep-fp32", "encodr"], "Did you mean 'encoder'?"),
         (["--weights-dtype", "text=int8"], "there is no graph 'text'"),
         (["--templates", "opnai"], "openai"),
         (["--checkpoint", "nowhere.pth"], "no checkpoint at"),
@@ -110,6 +113,6 @@ def test_without_torch_it_says_what_to_install(
 
 def test_help_teaches() -> None:
     text = _run("--help").output
-    for flag in ("--checkpoint", "--clip-checkpoint", "--imgsz", "--no-verify", "--weights-dtype"):
+    for flag in ("--checkpoint", "--clip-checkpoint", "--imgsz", "--no-verify", "--fp16", "--int8"):
         assert flag in text
     assert "mobile_sam" in text

@@ -1,56 +1,18 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
-import numpy as np
 import pytest
-from numpy.typing import NDArray
-from onnx import helper
-from small_graphs import graph_files, small_graph
+from layered_encoder import Features, encoder
 
 from samclip.errors import ExportError
 from samclip.export.graph_files import GraphFiles
-from samclip.export.options import LOWERINGS_BY_BACKEND, PrecisionOptions
+from samclip.export.options import PrecisionOptions
 from samclip.export.precision.making import Maker
 from samclip.export.progress import silent
 
-SIDE = 32
 HALF = 10  # ONNX's number of float16
-
-
-def encoder(gain: float = 1.0) -> GraphFiles:
-    """Two linear layers; the first makes values `gain` times larger, the second smaller again."""
-    rng = np.random.default_rng(0)
-    weights = {
-        "first.weight": rng.standard_normal((SIDE, SIDE)).astype(np.float32) * np.float32(gain),
-        "second.weight": rng.standard_normal((SIDE, SIDE)).astype(np.float32) / np.float32(gain),
-    }
-    nodes = [
-        helper.make_node("MatMul", ["x", "first.weight"], ["h"], name="first"),
-        helper.make_node("MatMul", ["h", "second.weight"], ["y"], name="second"),
-    ]
-    shapes = {"x": ("n", SIDE)}, {"y": ("n", SIDE)}
-    files = graph_files("encoder", small_graph("encoder", nodes, *shapes, weights))
-    variant = msgspec.structs.replace(
-        files.graph.variants[0], file="encoder.onnx", backends=tuple(LOWERINGS_BY_BACKEND)
-    )
-    graph = msgspec.structs.replace(files.graph, variants=(variant,))
-    contents = {**files.files, "encoder.onnx": files.files["encoder.0.onnx"]}
-    return GraphFiles("encoder", graph, contents)
-
-
-class Features:
-    """Inputs that are no images, so that nobody asks whether they are photos."""
-
-    def __len__(self) -> int:
-        return 3
-
-    def __iter__(self) -> Iterator[dict[str, NDArray[np.float32]]]:
-        for seed in range(3):
-            yield {"x": np.random.default_rng(seed).random((4, SIDE), np.float32)}
 
 
 def maker(files: GraphFiles, **options: Any) -> Maker:

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from tiny_bundle import tiny_manifest
+
+from samclip.runtime.bundles.manifest import GateRow, KeptNode, Reduction
+from samclip.runtime.cli import bundle_tables as tables
+
+ROWS = (
+    GateRow(measure="mask_iou_worst", value=0.971234, limit=0.96, samples=1234),
+    GateRow(measure="top1_agreement", value=1.0, samples=40),
+)
+KEPT = KeptNode(
+    graph="encoder",
+    attention="bias",
+    node="node_conv_7",
+    tensor="val_8",
+    peak=123456.0,
+    reason="a value beyond the range",
+)
+REDUCTION = Reduction(
+    precision="int8_fp16",
+    photos=4,
+    gates=ROWS,
+    keep=("clip_head:Softmax",),
+    kept=(KEPT,),
+    fallen_back=("encoder/stem",),
+    skipped=("names are not judged",),
+)
+
+
+def text(table: Table) -> str:
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get()
+
+
+def test_gates_are_listed_with_their_limits() -> None:
+    shown = text(tables.gates(tiny_manifest(reductions=(REDUCTION,))))
+    for part in ("int8_fp16", "mask iou worst", "0.97123", "0.96", "1,234", "top1 agreement"):
+        assert part in shown
+
+
+def test_what_was_left_out_is_listed_with_the_reason() -> None:
+    shown = text(tables.exceptions(tiny_manifest(reductions=(REDUCTION,))))
+    for part in (
+        "encoder (bias) node_conv_7",
+        "val_8 reaches 123,456",
+        "encoder/stem",
+        "clip_head:Softmax",
+        "names are not judged",
+    ):
+        assert part in shown
+
+
+def test_an_fp32_bundle_has_neither() -> None:
+    assert tables.gates(tiny_manifest()).row_count == 0
+    assert tables.exceptions(tiny_manifest()).row_count == 0
