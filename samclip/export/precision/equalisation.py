@@ -78,7 +78,8 @@ def factors(peak: Floats, weights: list[Floats], alpha: float) -> Floats:
     """
     rows = np.max([np.abs(weight).max(axis=1) for weight in weights], axis=0)
     share = np.maximum(peak, SMALLEST) ** alpha / np.maximum(rows, SMALLEST) ** (1 - alpha)
-    return np.exp2(np.rint(np.log2(share))).astype(np.float32)
+    powers: Floats = np.exp2(np.rint(np.log2(share))).astype(np.float32)
+    return powers
 
 
 def _scales_last_axis(node: ir.Node) -> bool:
@@ -140,7 +141,8 @@ def _fold(graph: ir.Graph, group: Group, divisor: Floats) -> None:
     for index, kind in enumerate(("scale", "bias")[: len(group.norm.inputs) - 1], start=1):
         old = group.norm.inputs[index]
         if old is not None and old.const_value is not None:
-            _replace(graph, group.norm, index, old.const_value.numpy() / divisor, f"{name}.{kind}")
+            array = np.asarray(old.const_value.numpy() / divisor, np.float32)
+            _replace(graph, group.norm, index, array, f"{name}.{kind}")
     for layer in group.layers:
         weight = layer.weight * divisor[:, None]
         transposed = layer.node.attributes.get_int("transB", 0)

@@ -24,6 +24,7 @@ from samclip.export.precision.quantise import Form, insert_pair, insert_weight, 
 from samclip.export.precision.running import open_engine
 
 LARGEST_SHARE = 0.5  # of the layers that may be left out: beyond it INT8 is not worth its name
+SILENCE = 1e-30  # power of a signal that is 0 everywhere
 MOVES = ("Reshape", "Transpose", "Slice")  # what values pass through on their way to a sum
 
 
@@ -56,7 +57,7 @@ def measure_sensitivity(
             twins.graph.outputs.append(value)
     power = _run(twins, feeds) if layers else {}
     noises = [
-        LayerNoise(x.name, power[f"{i}.error"] / max(power[f"{i}.signal"], np.finfo("f4").tiny))
+        LayerNoise(x.name, power[f"{i}.error"] / max(power[f"{i}.signal"], SILENCE))
         for i, x in enumerate(layers)
     ]
     return tuple(sorted(noises, key=lambda x: -x.noise))
