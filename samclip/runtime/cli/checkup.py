@@ -20,6 +20,7 @@ from samclip.errors import BundleError, BundleNotFoundError
 from samclip.runtime.assets import DEFAULT_BUNDLE, is_packaged
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.home import bundle_home, find_bundle, list_bundles
+from samclip.runtime.cli.auto_choice import auto_record
 from samclip.runtime.cli.findings import judge_backends, judge_cache
 from samclip.runtime.cli.jetson_findings import judge_jetson
 from samclip.runtime.cli.packages import list_packages, remedy
@@ -144,11 +145,15 @@ def _is_there(place: Path) -> bool:
 
 
 def examine_default() -> dict[str, Any]:
-    """Look which bundle is used when none is named, and if there is none, what to do."""
+    """Look which bundle is used when none is named, and on what; if there is none, what to do."""
     try:
-        return {"name": DEFAULT_BUNDLE, "path": str(find_bundle()), "remedy": ""}
+        path = find_bundle()
+        auto = auto_record(Bundle.open(path))
     except BundleNotFoundError as error:
-        return {"name": DEFAULT_BUNDLE, "path": None, "remedy": str(error)}
+        return {"name": DEFAULT_BUNDLE, "path": None, "auto": None, "remedy": str(error)}
+    except BundleError as error:
+        return {"name": DEFAULT_BUNDLE, "path": str(path), "auto": None, "remedy": str(error)}
+    return {"name": DEFAULT_BUNDLE, "path": str(path), "auto": auto, "remedy": ""}
 
 
 def examine_bundle(name: str, path: Path) -> dict[str, Any]:

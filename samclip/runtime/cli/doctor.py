@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from samclip.runtime.cli import options
+from samclip.runtime.cli.auto_choice import show_auto
 from samclip.runtime.cli.consoles import out, say, write_json
 from samclip.runtime.cli.failures import reported
 from samclip.runtime.cli.tables import format_bytes, make_table
@@ -58,6 +59,8 @@ def print_report(report: dict[str, Any]) -> None:
         out.print(show_bundles(report["bundles"]))
     default = report["default_bundle"]
     say(out, f"default bundle: {default['path'] or default['remedy']}")
+    if default["auto"] is not None:
+        show_auto(default["auto"])
     if report["findings"]:
         out.print(show_findings(report["findings"]))
 

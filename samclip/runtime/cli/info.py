@@ -70,11 +70,14 @@ def bundle_record(bundle: Bundle, verified: bool) -> dict[str, object]:
     """Return the manifest as plain values, with the path and the size in bytes of all files."""
     import msgspec
 
+    from samclip.runtime.cli.auto_choice import auto_record
+
     sizes = [entry.size for entry in bundle.manifest.files.values()]
     return {
         "path": str(bundle.path),
         "bytes": sum(sizes),
         "verified": verified,
+        "auto": auto_record(bundle),
         "manifest": msgspec.to_builtins(bundle.manifest),
     }
 
@@ -82,6 +85,7 @@ def bundle_record(bundle: Bundle, verified: bool) -> dict[str, object]:
 def print_bundle(bundle: Bundle, verified: bool) -> None:
     """Show the bundle to a person, a table per subject."""
     from samclip.runtime.cli import bundle_tables as tables
+    from samclip.runtime.cli.auto_choice import auto_record, show_auto
 
     manifest = bundle.manifest
     if manifest.clip_head is not None and not manifest.clip_head.trained:
@@ -107,5 +111,6 @@ def print_bundle(bundle: Bundle, verified: bool) -> None:
     say(out, f"exported with {versions}")
     if origin.notes:
         say(out, f"notes: {origin.notes}")
+    show_auto(auto_record(bundle))
     if verified:
         say(err, f"verified: all {len(manifest.files)} files are as they were exported")
