@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from samclip.runtime.images.letterbox import Letterbox
 from samclip.runtime.model import Model
-from samclip.runtime.texts.vocabulary import unit_rows
 
 
 class ImageEncoder(Protocol):
@@ -65,10 +64,10 @@ class BundleEncoder:
         return np.stack(rows)  # N, D
 
     def encode_densely(self, image: NDArray[np.uint8]) -> DenseFeatures:
-        """Make one pass over an image, HWC uint8 RGB: its patch embeddings, of unit length."""
+        """Make one pass over an image, HWC uint8 RGB: its patch embeddings, as they are."""
         with self._model.encode(image) as scene:
             clip = scene.features.clip()
-            tokens = unit_rows(clip.patch_embeds.reshape(len(clip.patch_embeds), -1).T)  # -> ggxD
+            tokens = clip.patch_embeds.reshape(len(clip.patch_embeds), -1).T  # Dxgxg -> ggxD
             return DenseFeatures(tokens, clip.token_mask, scene.features.letterbox)
 
     def embed_pooled(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -21,7 +21,7 @@ MASKS_AT_ONCE = 64  # bounds the masks that are held
 TOP1 = "name top-1"
 ONE_PASS, ON_CROPS = "in one pass", "on crops"
 PROTOCOL = (
-    "in one pass: the photo is encoded once; unit patch embeddings are averaged inside "
+    "in one pass: the photo is encoded once; patch embeddings are averaged inside "
     "the object's true mask, weighted by area, and the name of the highest cosine is the answer.",
     "on crops: the object's box, with its margin, is cut out and encoded by itself; the "
     "whole crop's embedding is compared with the names.",

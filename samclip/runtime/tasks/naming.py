@@ -14,7 +14,7 @@ from samclip.runtime.images.letterbox import Letterbox
 from samclip.runtime.results.masks import Masks
 from samclip.runtime.results.packed_masks import PackedMasks
 from samclip.runtime.tasks.mask_ops import mask_box
-from samclip.runtime.texts.vocabulary import Vocabulary, unit_rows
+from samclip.runtime.texts.vocabulary import Vocabulary
 
 AnyMasks = TypeVar("AnyMasks", bound=Masks)
 
@@ -27,15 +27,15 @@ def with_names(
 ) -> AnyMasks:
     """Give each of N masks the name that fits it best; one of N `centres` is for empty masks.
 
-    The unit patch embeddings are averaged, each weighted by the share of its token that the mask
+    The patch embeddings are averaged, each weighted by the share of its token that the mask
     covers; the mean's cosines with the names go through the softmax. This is the second baseline
     of Open-Vocabulary SAM, CLIP features pooled inside SAM's mask. Its paper does not say whether
-    patches are normalised first; we do so, that no single patch outweighs the others. A mask
-    that covers no token of the image, an empty one for instance, takes the token nearest to its
-    centre, (x, y) in pixels of the original image.
+    patches are normalised first; we do not: a patch's length tells how sure the head is of it
+    (docs/samclip-tiny.md has what that gains). A mask that covers no token of the image, an empty
+    one for instance, takes the token nearest to its centre, (x, y) in pixels of the original image.
     """
     clip = features.clip()
-    tokens = unit_rows(clip.patch_embeds.reshape(len(clip.patch_embeds), -1).T)  # Dxgxg -> ggxD
+    tokens = clip.patch_embeds.reshape(len(clip.patch_embeds), -1).T  # Dxgxg -> ggxD
     spread = TokenSpread(features.letterbox, clip.token_mask)
     return named(masks, pool_tokens(masks.packed, centres, tokens, spread), vocabulary)
 

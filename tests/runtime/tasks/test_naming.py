@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from fakes import MASK_SIZE, fake_model, flag
@@ -28,6 +30,18 @@ def test_a_mask_across_two_bands_is_half_of_each() -> None:
     masks = scene.segment(boxes=(32, 0, 96, 128), names=["red", "green"])
     assert masks.name_probabilities is not None
     assert masks.name_probabilities[0] == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_patch_counts_by_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = fake_model().encode(flag())
+    clip = scene.features.clip()
+    sure = clip.patch_embeds * np.where(np.arange(clip.patch_embeds.shape[2]) < 6, 3, 1)
+    louder = replace(clip, patch_embeds=sure.astype(np.float32))  # red, in the columns to the left
+    monkeypatch.setattr(scene.features, "clip", lambda: louder)
+    masks = scene.segment(boxes=(32, 0, 96, 128), names=["red", "green"])
+    assert masks.names == ("red",)
+    assert masks.name_probabilities is not None
+    assert masks.name_probabilities[0] > 0.9
 
 
 def test_a_tiny_mask_takes_its_token() -> None:
