@@ -33,7 +33,7 @@ def check_torch_half(options: Namespace) -> Iterator[Row]:
     for photo in _photos(options):
         for name, module, inputs, outputs in _graphs(model, pixels, photo):
             whole = _run(torch, module.to(device), inputs, device)
-            for precision, dtype in (("fp16", torch.float16), ("bf16", torch.bfloat16)):
+            for precision, dtype in _types(torch, options):
                 pure = copy.deepcopy(module).to(device, dtype)
                 for mode, got in (
                     ("pure", _run(torch, pure, inputs, device, dtype)),
@@ -42,6 +42,12 @@ def check_torch_half(options: Namespace) -> Iterator[Row]:
                     where = f"{name} {precision} {mode}, {photo.name}"
                     limit = LIMITS[precision] if mode == "autocast" else None
                     yield from compare(where, dict(zip(outputs, whole, strict=True)), got, limit)
+
+
+def _types(torch: Any, options: Namespace) -> list[tuple[str, Any]]:
+    """FP16 alone on the CPU: there are virtual machines whose CPU claims BF16 and then traps."""
+    both = [("fp16", torch.float16), ("bf16", torch.bfloat16)]
+    return both[:1] if options.dry_run else both
 
 
 def compare(

@@ -164,7 +164,17 @@ def test_the_default_bundle_is_told_and_where_bundles_come_from(run: Run, places
     path = write_tiny_bundle(places / "package" / "bundles" / "samclip-tiny")
     write_tiny_bundle(places / "bundles" / "mine")
     report = json.loads(run("doctor", "--json").stdout)
-    assert report["default_bundle"] == {"name": "samclip-tiny", "path": str(path), "remedy": ""}
+    default = report["default_bundle"]
+    assert {**default, "auto": None} == {
+        "name": "samclip-tiny",
+        "path": str(path),
+        "auto": None,
+        "remedy": "",
+    }
+    assert default["auto"]["backend"] == "onnxruntime"
+    passed = {one["name"]: one["remedy"] for one in default["auto"]["passed_over"]}
+    assert list(passed) == ["tensorrt", "tensorrt-rtx", "cuda"]
+    assert all(passed.values())
     packaged = {bundle["name"]: bundle["packaged"] for bundle in report["bundles"]}
     assert packaged == {"mine": False, "samclip-tiny": True}
     assert f"default bundle: {path}" in run("doctor").stdout

@@ -1,0 +1,86 @@
+"""The script for machines with a GPU: it runs, keeps what it found, and fails when it must."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "gpu"
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(FOLDER)
+    return importlib.import_module("check_gpu")
+
+
+def test_dry_run(script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "gpu.json"
+    parts = ["libraries", "tensorrt"]
+    assert script.main(["--dry-run", "--output", str(output), "--parts", *parts]) == 0
+    report = json.loads(output.read_text())
+    assert [part["name"] for part in report["parts"]] == parts
+    assert [part["state"] for part in report["parts"]] == ["passed", "skipped"]
+    printed = capsys.readouterr().out
+    assert "nothing failed" in printed
+    assert "says nothing about a GPU" in printed
+
+
+@pytest.mark.slow
+def test_dry_run_of_every_part(script: ModuleType, tmp_path: Path) -> None:
+    output = tmp_path / "gpu.json"
+    code = script.main(["--dry-run", "--output", str(output)])
+    states = {part["name"]: part["state"] for part in json.loads(output.read_text())["parts"]}
+    assert states == {
+        "libraries": "passed",
+        "torch-half": "passed",
+        "ort-cuda": "passed",
+        "tensorrt": "skipped",
+        "tensorrt-rtx": "skipped",
+    }
+    assert code == 0
+
+
+@pytest.mark.parametrize("end", ["error", "crash", "hang", "limit"])
+def test_a_part_that_fails_loses_nothing(
+    script: ModuleType, end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report: Any = importlib.import_module("gpu_report")
+    part = report.PartResult("torch-half", rows=[report.Row("found before", 1.0)])
+
+    def run(command: list[str], timeout: float, check: bool) -> Any:
+        if end == "error":
+            part.state, part.error = report.FAILED, "Traceback: it went wrong"
+        if end == "limit":
+            part.rows.append(report.Row("too low", 0.9, limit=0.99))
+            part.settle()
+        part.save(Path(command[-1]))
+        if end == "hang":
+            raise script.subprocess.TimeoutExpired(command, timeout)
+        return script.subprocess.CompletedProcess(command, -11 if end == "crash" else 0)
+
+    monkeypatch.setattr(script.subprocess, "run", run)
+    output = tmp_path / "gpu.json"
+    assert script.main(["--output", str(output), "--parts", "torch-half"]) == 1
+    (found,) = json.loads(output.read_text())["parts"]
+    assert found["state"] == "FAILED"
+    assert found["rows"][0]["what"] == "found before"
+    expected = {"error": "it went wrong", "crash": "code -11", "hang": "not done after"}
+    assert expected.get(end, "") in found["error"]
+
+
+def test_parts_are_imported_by_name(script: ModuleType) -> None:
+    assert {script.part_function(name).__name__ for name in script.PARTS} == {
+        "check_libraries",
+        "check_torch_half",
+        "check_ort_cuda",
+        "check_tensorrt",
+        "check_tensorrt_rtx",
+    }
+    assert str(FOLDER) in sys.path

@@ -1,0 +1,141 @@
+"""The stand-in for the GPU raises where CUDA would be undefined: else it would prove nothing."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_cuda_packages import fake_cuda_python
+from fake_gpu import Broken, FakeGpu, FakeLibcuda
+from fake_tensorrt import MAGIC, FakeTensorRt, ILogger
+from tiny_bundle import negation_model
+
+from samclip.engines.block_pool import BlockPool, size_class
+from samclip.engines.cuda_python import CudaPythonDevice
+from samclip.errors import BackendUnavailableError, DeviceMemoryError
+
+
+class Quiet(ILogger):
+    def log(self, severity: Any, message: str) -> None:
+        return None
+
+
+@pytest.fixture
+def gpu() -> FakeGpu:
+    return FakeGpu()
+
+
+@pytest.fixture
+def device(gpu: FakeGpu) -> Iterator[CudaPythonDevice]:
+    device = CudaPythonDevice(fake_cuda_python(gpu), 0, FakeLibcuda(gpu))
+    with device.active():
+        yield device
+
+
+def test_memory_and_copies(gpu: FakeGpu, device: CudaPythonDevice) -> None:
+    stream, address, host = device.create_stream(), device.allocate(64), device.allocate_host(64)
+    host[:] = 7
+    device.to_device(address, host, stream)
+    assert not (gpu.view(address, 64) == 7).any()  # nothing happens before synchronize
+    device.synchronize(stream)
+    assert (gpu.view(address, 64) == 7).all()
+    with pytest.raises(Broken, match="pinned"):
+        device.to_device(address, np.zeros(64, np.uint8), stream)
+    with pytest.raises(Broken, match="not in allocated memory"):
+        device.on_device(address, address + 32, 64, stream)
+        device.synchronize(stream)
+    device.free(address)
+    with pytest.raises(Broken, match="freed twice"):
+        device.free(address)
+    device.to_host(host, address, stream)
+    with pytest.raises(Broken, match="not in allocated memory"):
+        device.synchronize(stream)
+    with pytest.raises(Broken, match="released before"):
+        device.close()
+
+
+def test_calls_need_a_context(gpu: FakeGpu, device: CudaPythonDevice) -> None:
+    gpu.pop()
+    with pytest.raises(Broken, match="no current context"):
+        device.allocate(1)
+    gpu.push()
+
+
+def test_short_memory_is_typed_and_other_gpus_are_not_there(
+    gpu: FakeGpu, device: CudaPythonDevice
+) -> None:
+    with pytest.raises(DeviceMemoryError, match="cuMemAlloc"):
+        device.allocate(gpu.memory + 1)
+    with pytest.raises(BackendUnavailableError, match=r"no GPU 1: there is 1, counted from 0"):
+        CudaPythonDevice(fake_cuda_python(gpu), 1, FakeLibcuda(gpu))
+    assert device.capability == "8.6"
+
+
+def test_contexts_of_tensorrt(gpu: FakeGpu, device: CudaPythonDevice) -> None:
+    module = FakeTensorRt(gpu)
+    runtime = module.Runtime(Quiet())
+    engine = runtime.deserialize_cuda_engine(MAGIC + negation_model())
+    assert engine is not None
+    context = engine.create_execution_context()
+    assert context is not None
+    stream = device.create_stream()
+    with pytest.raises(Broken, match="no shape was set"):
+        context.execute_async_v3(stream)
+    context.set_input_shape("x", (1, 4))
+    with pytest.raises(Broken, match="no address was set"):
+        context.execute_async_v3(stream)
+    addresses = [device.allocate(64) for _ in range(2)]
+    for name, address in zip("xy", addresses, strict=True):
+        context.set_tensor_address(name, address)
+    device.begin_capture(stream)
+    context.execute_async_v3(stream)
+    graph = device.end_capture(stream)
+    device.launch(graph, stream)
+    device.synchronize(stream)
+    context.set_input_shape("x", (2, 4))
+    device.launch(graph, stream)
+    with pytest.raises(Broken, match="after its context changed"):
+        device.synchronize(stream)
+    with context.busy, pytest.raises(Broken, match="two threads"):
+        context.execute_async_v3(stream)
+    gpu.graphs.clear()  # what they recorded holds the context
+    gpu.streams.clear()
+    del context
+    gc.collect()
+    del engine
+    gc.collect()
+    assert module.alive == {id(runtime)}
+
+
+def test_blocks_given_back_while_the_pool_is_at_work_are_not_lost() -> None:
+    """A finalizer runs inside the pool's own lock, and after it was closed."""
+    pool: BlockPool[int]
+    freed: list[int] = []
+    ended: list[bool] = []
+    late: list[Any] = []
+
+    def allocate(size: int) -> int:
+        while late:
+            pool.give(late.pop())
+        return size
+
+    pool = BlockPool(allocate, freed.append, lambda: ended.append(True))
+    late.append(pool.take(1))
+    second = pool.take(5000)
+    assert pool.take(1).memory == 512  # the one that was given back meanwhile
+    pool.close()
+    pool.give(second)
+    assert freed == [second.size]
+    assert pool.made == 1
+    assert ended == []
+
+
+@pytest.mark.parametrize("size", [0, 1, 511, 513, 5000, 10**6, 2**20, 2**31 + 1])
+def test_size_classes(size: int) -> None:
+    wasted = size_class(size) - size
+    assert 0 <= wasted <= max(512, size // 4)
+    assert size_class(size_class(size)) == size_class(size)
+    assert size_class(size) % 512 == 0
