@@ -126,12 +126,21 @@ def residual_sums(graph: ir.Graph) -> set[ir.Node]:
 
 def _is_residual(node: ir.Node) -> bool:
     first, second = node.inputs
-    if first is None or second is None:
-        return False
+    if first is None or second is None or _broadcasts(first, second):
+        return False  # a mask, say, which earlier layers used as well
     terms = (_before_shaping(first), _before_shaping(second))
     if any(term.producer() is None and not term.is_graph_input() for term in terms):
         return False  # a bias or a table of positions
     return terms[0] in set(_ancestors(terms[1])) or terms[1] in set(_ancestors(terms[0]))
+
+
+def _broadcasts(first: ir.Value, second: ir.Value) -> bool:
+    """Whether two values differ in rank, or one is repeated along an axis of the other."""
+    if first.shape is None or second.shape is None:
+        return False
+    if first.shape.rank() != second.shape.rank():
+        return True
+    return any((a == 1) != (b == 1) for a, b in zip(first.shape, second.shape, strict=True))
 
 
 def _before_shaping(value: ir.Value) -> ir.Value:
