@@ -63,8 +63,8 @@ def ask(model: Model, photo: Path, vocabulary: Vocabulary | None) -> tuple[Quest
 def answer(
     model: Model, photo: Path, questions: Questions, vocabulary: Vocabulary | None
 ) -> Answers:
-    """Answer the questions of a photo."""
-    with model.encode(load_image(photo)) as scene:
+    """Answer the questions of a photo; what has overflowed gives bad answers, no warnings."""
+    with np.errstate(all="ignore"), model.encode(load_image(photo)) as scene:
         return _answers(scene, questions, vocabulary, _has_head(model))
 
 
