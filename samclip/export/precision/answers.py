@@ -111,7 +111,7 @@ def _answers(
 def _tokens(scene: Scene) -> NDArray[np.float32]:
     """Give the embeddings of the tokens that lie on the photo: NxD."""
     clip = scene.features.clip()
-    return clip.patch_embeds[:, clip.token_mask > 0].T
+    return np.asarray(clip.patch_embeds[:, clip.token_mask > 0].T)
 
 
 def _labels(scene: Scene, vocabulary: Vocabulary) -> NDArray[np.int16]:
