@@ -29,6 +29,6 @@ RUN python -m pip install --constraint constraints.txt . 'cuda-python>=12.6,<13'
 # Plans are built for one GPU and one TensorRT: they belong to the machine, not to the image.
 ENV SAMCLIP_CACHE_DIR=/cache
 VOLUME /cache
-WORKDIR /work
+WORKDIR /photos
 ENTRYPOINT ["samclip"]
 CMD ["doctor"]

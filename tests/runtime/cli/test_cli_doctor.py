@@ -105,7 +105,7 @@ def test_both_onnxruntime_packages_are_told(run: Run, monkeypatch: pytest.Monkey
 def orin_nano(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """An Orin Nano as it comes, and a Python that does not see JetPack's TensorRT."""
     files = write_tree(tmp_path_factory.mktemp("machine"), ORIN_NANO, ORIN_NANO_LINKS)
-    python = PythonHere("3.10", "/home/me/env", True, False, None)
+    python = PythonHere("3.10", "/opt/me/env", True, False, None)
     monkeypatch.setattr(checkup, "find_jetson", lambda: find_jetson(files))
     monkeypatch.setattr(checkup, "describe_python", lambda: python)
 
@@ -137,7 +137,7 @@ def test_a_jetson_for_people(run: Run) -> None:
     assert "power mode: 15W (0); clocks: following the load\n" in text
     assert "memory, shared with the GPU: 5.0 GB free; swap: 4.0 GB (4.0 GB of it zram)" in text
     words = " ".join(text.split())
-    assert "set include-system-site-packages = true in /home/me/env/pyvenv.cfg" in words
+    assert "set include-system-site-packages = true in /opt/me/env/pyvenv.cfg" in words
     assert "sudo nvpmodel -m 2 (MAXN_SUPER)" in words
 
 

@@ -14,7 +14,7 @@ from samclip.engines.python_here import PythonHere
 from samclip.runtime.cli.findings import Finding
 from samclip.runtime.cli.jetson_findings import judge_jetson
 
-SEEING = PythonHere("3.10", "/home/me/env", True, True, "10.3.0", "/usr/lib/python3.10")
+SEEING = PythonHere("3.10", "/opt/me/env", True, True, "10.3.0", "/usr/lib/python3.10")
 BLIND = replace(SEEING, sees_system=False, tensorrt=None, location="")
 
 
@@ -50,8 +50,8 @@ def test_a_thor_at_full_speed_has_nothing_to_do(tmp_path: Path) -> None:
 def test_an_environment_that_hides_tensorrt(tmp_path: Path) -> None:
     first = next(iter(judge(tmp_path, python=BLIND).values()))
     assert (first.about, first.level) == ("tensorrt", "problem")
-    assert first.detail == "JetPack's TensorRT 10.3.0.30 cannot be seen from /home/me/env"
-    assert "include-system-site-packages = true in /home/me/env/pyvenv.cfg" in first.remedy
+    assert first.detail == "JetPack's TensorRT 10.3.0.30 cannot be seen from /opt/me/env"
+    assert "include-system-site-packages = true in /opt/me/env/pyvenv.cfg" in first.remedy
     assert "/usr/bin/python3 -m venv --system-site-packages" in first.remedy
 
 
@@ -62,9 +62,9 @@ def test_a_python_that_jetpack_has_no_tensorrt_for(tmp_path: Path) -> None:
 
 
 def test_a_tensorrt_of_pip_that_hides_jetpacks(tmp_path: Path) -> None:
-    python = replace(SEEING, tensorrt="11.4.0.1", location="/home/me/env/lib")
+    python = replace(SEEING, tensorrt="11.4.0.1", location="/opt/me/env/lib")
     finding = judge(tmp_path, python=python)["tensorrt"]
-    assert "imports TensorRT 11.4.0.1 from /home/me/env/lib" in finding.detail
+    assert "imports TensorRT 11.4.0.1 from /opt/me/env/lib" in finding.detail
     assert "libraries are 10.3.0.30" in finding.detail
     assert finding.remedy.startswith("pip uninstall -y tensorrt ")
 
