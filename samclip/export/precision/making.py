@@ -60,8 +60,7 @@ class Maker:
         models: dict[str, dict[Variant, ir.Model]] = {}
         kept: list[KeptNode] = []
         for files, variant in self._variants(precision):
-            with self._progress(f"making {variant.file}"):
-                model, nodes = self._make(files, variant, fallen_back)
+            model, nodes = self._make(files, variant, fallen_back)
             models.setdefault(files.name, {})[variant] = model
             kept += nodes
         return Made(precision, models, tuple(kept))
@@ -99,7 +98,8 @@ class Maker:
             return model, []
         keep = self._keep.nodes(graph, model) | {node.node for node in beyond}
         there = {str(node.name) for node in model.graph}  # quantising may have replaced some
-        return to_half(model, dtype, frozenset(keep & there)), beyond
+        with self._progress(f"making {variant.file}"):
+            return to_half(model, dtype, frozenset(keep & there)), beyond
 
     def _beyond(
         self, graph: str, model: ir.Model, attention: str | None, dtype: HalfPrecision

@@ -41,7 +41,9 @@ class Quantiser:
     ) -> ir.Model:
         """Give an FP32 graph, weights inside, with Q/DQ; `skip` names layers and nodes."""
         evened = self._evened(graph, attention, model)
-        return quantise(evened, self._calibration(graph, evened), skip, FORMS[precision])
+        calibration = self._calibration(graph, evened)
+        with self._progress(f"quantising the {graph} for {precision}"):
+            return quantise(evened, calibration, skip, FORMS[precision])
 
     def sensitivity(
         self, graph: str, attention: str | None, model: ir.Model, precision: ReducedPrecision
