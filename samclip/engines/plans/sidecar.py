@@ -14,7 +14,7 @@ import msgspec
 
 from samclip.errors import PlanDamagedError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 MAX_SIDECAR_BYTES = 1_000_000
 
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]

@@ -58,7 +58,7 @@ def _values(graph: ir.Graph) -> dict[str, ir.Value]:
 
 def _attach(graph: ir.Graph, value: ir.Value, kind: Statistic, name: str) -> ir.Value:
     """Append the nodes that compute a statistic of a value; gives the graph's new output."""
-    shape: tuple[int | None, ...] | None = (None,)
+    shape: tuple[int | None, ...] = (None,)
     match kind:
         case "min":
             nodes, shape = [ir.node("ReduceMin", [value], {"keepdims": 0})], ()

@@ -25,9 +25,7 @@ class CoarseMap:
     def __init__(self, features: Features, vocabulary: Vocabulary) -> None:
         clip = features.clip()
         dim, self.grid = clip.patch_embeds.shape[:2]
-        embeds = clip.patch_embeds.reshape(dim, -1).T  # Dxgxg -> ggxD
-        tokens = unit_rows(embeds)
-        self._lengths = np.linalg.norm(embeds, axis=1).reshape(self.grid, self.grid)
+        tokens = unit_rows(clip.patch_embeds.reshape(dim, -1).T)  # Dxgxg -> ggxD
         cosines = vocabulary.embeddings @ tokens.T  # Kxgg
         cosines = cosines.reshape(-1, self.grid, self.grid)  # Kxgg -> Kxgxg
         self.cosines = _extend(cosines, clip.token_mask)
@@ -69,12 +67,8 @@ class CoarseMap:
         return labels
 
     def best_inside(self, weights: NDArray[np.float32]) -> int:
-        """Return the name nearest to the mean of the patch embeddings with gxg `weights`.
-
-        Tokens of the padding must have weight 0.
-        """
-        lengths = weights * self._lengths
-        return int(np.argmax(np.tensordot(self.cosines, lengths, axes=2)))  # Kxgg, gxg -> K
+        """Return the name whose cosine, averaged with gxg `weights`, is highest."""
+        return int(np.argmax(np.tensordot(self.cosines, weights, axes=2)))  # Kxgg, gxg -> K
 
     def scores(self, labels: NDArray[np.int32]) -> NDArray[np.float32]:
         """Return HxW: the upscaled probability of the name that `labels` holds at each pixel."""

@@ -13,8 +13,8 @@ in several places. What is chosen here:
   and clipped to +-10: its zero is the coarse border;
 - the single-mask output; below a predicted IoU of 0.7, and where there was no prompt, the coarse
   region itself, as logit 2 (RADSeg too keeps coarse regions whose predicted IoU is low);
-- a mask gets the name of its mean patch embedding, as `with_names` gives it, which may be another
-  than that of the region it was prompted with: the object as a whole tells more than a few tokens;
+- a mask gets the name whose mean cosine inside it is highest, which may be another than that of
+  the region it was prompted with: the object as a whole tells more than a few odd tokens;
 - per pixel the mask with the highest logit above 0, else the coarse label.
 """
 
