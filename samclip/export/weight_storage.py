@@ -9,8 +9,9 @@ INT8 is symmetric, one FP32 scale per output channel: w ~ q * s with s = max |w|
 [-127, 127] (Krishnamoorthi, 2018, sections 2.2 and 3.1.1). It is for the largest factors of
 products and the largest tables, whose channels can be told; the rest is stored as FP16, because
 what a rounded weight costs in accuracy does not shrink with its size, and what it saves does.
-Vectors (norms, biases) and small tensors stay as they are. TensorRT takes FP16 constants, but INT8
-ones only in front of a DequantizeLinear, which ONNX Runtime would not fold.
+Vectors (norms, biases) and small tensors stay as they are. TensorRT takes INT8 constants only in
+front of a DequantizeLinear, which ONNX Runtime would not fold: building a plan expands them before
+(`samclip.engines.plans.network`), ONNX Runtime's TensorRT provider cannot.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ Axes = tuple[int, ...]
 
 MIN_ROUNDED_BYTES = 8192  # below it little is to be gained, and SAM's frequencies (2x128) lie there
 MIN_INT8_ELEMENTS = 2**17  # MobileSAM's early convolutions lie below, and suffer most from INT8
-REFUSING_INT8 = ("tensorrt", "tensorrt-rtx", "ort-tensorrt")
+REFUSING_INT8 = ("ort-tensorrt",)
 LARGEST_INT8 = 127  # -128 is left out: the range is symmetric
 LARGEST_HALF = float(np.finfo(np.float16).max)
 

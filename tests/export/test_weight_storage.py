@@ -184,16 +184,16 @@ def test_large_values_fit_int8() -> None:
     assert isinstance(round_weight("w", weight, (0,)), Rounded)
 
 
-def test_int8_is_not_for_tensorrt() -> None:
+def test_int8_is_not_for_the_tensorrt_provider() -> None:
     files = everything()
     graph = msgspec.structs.replace(
         files.graph,
         variants=tuple(
-            msgspec.structs.replace(v, backends=("cuda", "tensorrt")) for v in files.graph.variants
+            msgspec.structs.replace(v, backends=("cuda", "ort-tensorrt")) for v in files.graph.variants
         ),
     )
     both = replace(files, graph=graph)
-    assert store_weights(both, "fp16").graph.variants[0].backends == ("cuda", "tensorrt")
+    assert store_weights(both, "fp16").graph.variants[0].backends == ("cuda", "ort-tensorrt")
     assert store_weights(both, "int8").graph.variants[0].backends == ("cuda",)
 
 

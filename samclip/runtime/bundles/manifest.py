@@ -21,7 +21,6 @@ Size = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
 ImageSize = Annotated[int, msgspec.Meta(ge=64, le=4096, multiple_of=16)]
 Positive = Annotated[int, msgspec.Meta(gt=0, le=2**31)]
 Triple = tuple[float, float, float]
-MADE_AS = {"ort-tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt"}  # the same graphs serve
 WeightsDtype = Literal["fp32", "fp16", "int8"]
 ReducedPrecision = Literal["fp16", "bf16", "int8", "int8_fp16"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int8_fp16"]
@@ -77,8 +76,7 @@ class Variant(Record, frozen=True, kw_only=True):
     def serves(self, backend: str, precision: str | None) -> bool:
         """Tell whether this is for `backend` in `precision`; None is any, "int8" either INT8."""
         computes = {None, self.precision} | ({"int8"} if self.precision == "int8_fp16" else set())
-        names = {backend, MADE_AS.get(backend, backend)}
-        return not names.isdisjoint(self.backends) and precision in computes
+        return backend in self.backends and precision in computes
 
 
 class Graph(Record, frozen=True, kw_only=True):
