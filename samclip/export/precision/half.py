@@ -20,6 +20,7 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
+from numpy.typing import NDArray
 
 from samclip.errors import ExportError
 from samclip.export.external import MIN_EXTERNAL_BYTES
@@ -34,12 +35,14 @@ from samclip.export.precision.operands import (
     typed_copy,
 )
 
+Array = NDArray[np.floating]
 HalfPrecision = Literal["fp16", "bf16"]
 DATA_TYPES: dict[HalfPrecision, ir.DataType] = {
     "fp16": ir.DataType.FLOAT16,
     "bf16": ir.DataType.BFLOAT16,
 }
 LARGEST: dict[HalfPrecision, float] = {"fp16": 65504.0, "bf16": 3.3895313892515355e38}
+SMALLEST: dict[HalfPrecision, float] = {"fp16": 2.0**-24, "bf16": 2.0**-133}
 SMALLEST_NORMAL: dict[HalfPrecision, float] = {"fp16": 2.0**-14, "bf16": 2.0**-126}
 TYPE_ATTRIBUTES = ("to", "output_dtype")  # of Cast, of DequantizeLinear
 SCALED = ("QuantizeLinear", "DequantizeLinear")
@@ -50,8 +53,10 @@ def to_half(model: ir.Model, dtype: HalfPrecision, keep: frozenset[str]) -> ir.M
     """Give a copy that computes in `dtype`, but in FP32 where a node is called as in `keep`.
 
     Nodes stay FP32 as well whose operator is not defined for `dtype` in the graph's opset (for
-    BF16 convolutions come with opset 22), and whose constants lie beyond its range. Raises
-    ExportError for graphs with subgraphs or functions, and for names in `keep` that no node has.
+    BF16 convolutions come with opset 22), whose constants lie beyond its range, or whose constants
+    would be zero in it, with those that read the result: x / max(n, 1e-9) must not become x / 0.
+    Raises ExportError for graphs with subgraphs or functions, and for names in `keep` that no node
+    has.
     """
     name_nodes(model)
     unknown = keep - {str(node.name) for node in model.graph}
@@ -81,6 +86,9 @@ class _Conversion:
         """Choose each node's type, then set types and casts in the order of the graph."""
         nodes = list(self._graph)
         self._exact = {n for n in nodes if n.name in keep or self._must_stay_exact(n)}
+        for node in nodes:
+            if any(self._vanishes(sizes) for sizes in self._constants(node).values()):
+                self._exact.update((node, *_readers(node)))
         self._spread(nodes)
         operands = {node: list(float_inputs(node, self._version)) for node in nodes}
         for node in nodes:
@@ -99,15 +107,24 @@ class _Conversion:
         """Whether `node` cannot be computed in the half type at all, or not with its constants."""
         if not takes_half(node, self._version, self._half):
             return True
-        for index, value in float_inputs(node, self._version):
-            if value.const_value is None:
-                continue
-            sizes = np.abs(value.const_value.numpy())
+        for index, sizes in self._constants(node).items():
             if np.any(sizes[np.isfinite(sizes)] > LARGEST[self._dtype]):
                 return True
-            if node.op_type in SCALED and index == SCALE:  # half would lose digits, or be zero
+            if node.op_type in SCALED and index == SCALE:  # half would lose digits
                 return bool(np.any(sizes < SMALLEST_NORMAL[self._dtype]))
         return False
+
+    def _constants(self, node: ir.Node) -> dict[int, Array]:
+        """Give the magnitudes of a node's constant inputs, by their index."""
+        return {
+            index: np.abs(value.const_value.numpy())
+            for index, value in float_inputs(node, self._version)
+            if value.const_value is not None
+        }
+
+    def _vanishes(self, sizes: Array) -> bool:
+        """Whether a constant that is not zero becomes zero: it rounds to nearest, ties to even."""
+        return bool(0 < sizes.max(initial=0) <= SMALLEST[self._dtype] / 2)
 
     def _spread(self, nodes: list[ir.Node]) -> None:
         """Add the nodes that hand FP32 on to where FP32 is wanted, or that only look at it."""
@@ -181,6 +198,15 @@ class _Conversion:
         node = _make_cast(value, FLOAT, name)
         self._graph.append(node)
         return node.outputs[0]
+
+
+def _readers(node: ir.Node) -> Iterator[ir.Node]:
+    """Give those who use a node's results, also as others hand them on."""
+    for value in node.outputs:
+        for user, _ in value.uses():
+            yield user
+            if user.op_type in MOVES:
+                yield from _readers(user)
 
 
 def _make_cast(value: ir.Value, wanted: ir.DataType, name: str) -> ir.Node:

@@ -50,6 +50,8 @@ READERS = frozenset(
         "LessOrEqual",
         "NonZero",
         "QuantizeLinear",
+        "Shape",
+        "Size",
     }
 )
 # Operators that make floats of nothing or of shapes: cheap, and typed by an attribute.

@@ -12,6 +12,7 @@ from onnx import NodeProto, helper
 
 from samclip.errors import ExportError
 from samclip.export.external import externalise
+from samclip.export.precision.emulation import emulate
 from samclip.export.precision.half import DATA_TYPES, HalfPrecision, casts, to_half
 from samclip.export.precision.keep import DEFAULT_KEEP, KeepList, parse_keep
 
@@ -110,6 +111,28 @@ def test_constants_beyond_fp16_keep_their_node_exact(value: float) -> None:
     model = hand_made(nodes, {"c": np.float32(value)})
     assert operators(to_half(model, "fp16", NOTHING), F32) == ["Mul"]
     assert operators(to_half(model, "bf16", NOTHING), F32) == []
+
+
+def test_what_guards_a_division_does_not_become_zero() -> None:
+    nodes = [
+        node("Abs", "x", "a"),
+        node("Max", "a guard", "b"),
+        node("Transpose", "b", "c", perm=[0, 1]),
+        node("Div", "x c", "d"),
+        node("Tanh", "d", "y"),
+    ]
+    half = to_half(hand_made(nodes, {"guard": np.float32(1e-9)}), "fp16", NOTHING)
+    check(half)
+    assert operators(half, F32) == ["Max", "Transpose", "Div"]
+    zero = np.zeros((4, 8), np.float32)
+    np.testing.assert_array_equal(run(emulate(half), x=zero)[0], zero)
+
+
+def test_shapes_are_taken_of_what_is_there() -> None:
+    nodes = [node("Shape", "x", "s"), node("Tanh", "x", "t"), node("Reshape", "t s", "y")]
+    half = to_half(hand_made(nodes), "fp16", NOTHING)
+    check(half)
+    assert len(list(casts(half))) == 2
 
 
 def test_masks_of_minus_infinity_are_half() -> None:
