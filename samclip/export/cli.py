@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from samclip.errors import ExportError
-from samclip.runtime.bundles.bundle import bundle_home
+from samclip.errors import ExportError, InputError
+from samclip.export.command import ExportCommand
+from samclip.runtime.bundles.bundle import Bundle, bundle_home
 from samclip.runtime.cli.consoles import err, say, write_line
+from samclip.runtime.cli.engine_build import build_and_show
 from samclip.runtime.cli.failures import reported
 from samclip.runtime.cli.options import AsJson, Debug
 from samclip.runtime.cli.vocabulary import read_names
+from samclip.runtime.engine_plans import PlanSettings, check_library
 
 EXAMPLES = """
 [bold]Examples[/]
@@ -32,6 +36,10 @@ FP16 for TensorRT and INT8 for both TensorRT and CPUs, calibrated and gated on p
 
     samclip-export --checkpoint merged.safetensors --fp16 --int8 --calib photos/ --photos held-back/
 
+The same, with plans for RTX GPUs:
+
+    samclip-export --checkpoint merged.safetensors --fp16 --engine tensorrt-rtx --target sm86
+
 A device without a text tower, with its vocabulary embedded:
 
     samclip-export --checkpoint merged.safetensors --labels names.txt --no-text-encoder
@@ -40,6 +48,7 @@ A device without a text tower, with its vocabulary embedded:
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 PACKAGES = ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "filelock")
 _FROM, _WHAT, _CHECK = "Checkpoints", "What is written", "Verification"
+_ENGINE = "TensorRT plans"
 _PRECISION = "Reduced precision"
 
 
@@ -52,7 +61,7 @@ class PrecisionName(str, Enum):
     INT8 = "int8"
 
 
-@app.command(epilog=EXAMPLES)
+@app.command(epilog=EXAMPLES, cls=ExportCommand)
 def export(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants it
     checkpoint: Annotated[
         str,
@@ -246,6 +255,24 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants 
             rich_help_panel=_CHECK,
         ),
     ] = None,
+    engine: Annotated[
+        Literal["tensorrt", "tensorrt-rtx"] | None,
+        typer.Option(
+            help="Build TensorRT plans of the bundle as well, as `samclip engine build` does: "
+            "alone for the GPU of this machine; tensorrt-rtx with --target for RTX GPUs, anywhere.",
+            show_default="no plans",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="smNN",
+            help="A GPU architecture for --engine tensorrt-rtx, as sm86; may be repeated.",
+            show_default="the GPU of this machine",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -268,6 +295,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants 
         def resolve(given: str) -> Path:
             return resolve_checkpoint(given, report=lambda text: say(err, text))
 
+        plans = _plan_settings(engine, target)
         precisions = parse_precisions(
             [p.value for p in precision or ()], fp16=fp16, bf16=bf16, int8=int8
         )
@@ -298,6 +326,19 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants 
             write_line(to_json(export))
         else:
             print_export(export, err)
+        if plans is not None:
+            build_and_show(Bundle.open(export.path), plans)
+
+
+def _plan_settings(engine: str | None, targets: Sequence[str] | None) -> PlanSettings | None:
+    """Say which plans to build, None for none; raises now what would fail after the export."""
+    if engine is None:
+        if targets:
+            raise InputError(f"--target {targets[0]} is for plans; give --engine tensorrt-rtx too")
+        return None
+    settings = PlanSettings(backend=engine, targets=tuple(targets or ()))
+    check_library(settings)
+    return settings
 
 
 def _require_packages() -> None:

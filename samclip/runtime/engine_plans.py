@@ -50,6 +50,11 @@ class PlanSettings:
     preflight: bool = True
 
 
+def check_library(settings: PlanSettings) -> None:
+    """Raise what `build_plans` would at once: BackendUnavailableError, InputError for targets."""
+    choose_targets(open_library(settings.backend, settings.device), settings.targets)
+
+
 def build_plans(
     bundle: Bundle, settings: PlanSettings, report: BuildReport | None = None
 ) -> Iterator[BuiltPlan]:
