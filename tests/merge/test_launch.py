@@ -100,7 +100,12 @@ def assert_alike(one: Path, two: Path) -> None:
     for name, weight in weights.items():
         assert np.abs(weight - also[name]).max() < 5e-4, name
         assert np.abs(weight - also[name]).mean() < 5e-6, name
-    assert read_records(two / "evaluation.json") == read_records(one / "evaluation.json")
+    # The name of a photo may change where two are equally near, and there are two photos.
+    evaluated = [
+        [(record.stage, record.step, record.photos) for record in read_records(file)]
+        for file in (one / "evaluation.json", two / "evaluation.json")
+    ]
+    assert evaluated[0] == evaluated[1] != []
 
 
 def numbers(row: dict[str, str], columns: tuple[str, ...]) -> list[float]:

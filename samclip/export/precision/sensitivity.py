@@ -23,7 +23,7 @@ from samclip.export.precision.photo_check import checked_photos
 from samclip.export.precision.quantise import Form, insert_pair, insert_weight, make_scale, prepare
 from samclip.export.precision.running import open_engine
 
-LARGEST_SHARE = 0.5  # of the layers that may be left out: beyond it INT8 is not worth its name
+LARGEST_SHARE = 0.9  # of the layers that may be left out: beyond it INT8 is not worth its name
 SILENCE = 1e-30  # power of a signal that is 0 everywhere
 MOVES = ("Reshape", "Transpose", "Slice")  # what values pass through on their way to a sum
 

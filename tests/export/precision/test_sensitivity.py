@@ -88,7 +88,7 @@ def test_the_model_is_left_alone_and_photos_are_needed() -> None:
 class TestFallBack:
     NAMES = tuple(f"layer{i}" for i in range(20))
 
-    @pytest.mark.parametrize("needed", [0, 1, 2, 3, 5, 7, 8, 10])
+    @pytest.mark.parametrize("needed", [0, 1, 2, 3, 5, 8, 10, 17])
     def test_the_fewest_layers_are_left_out(self, needed: int) -> None:
         asked: list[int] = []
 
@@ -97,10 +97,10 @@ class TestFallBack:
             return skip >= set(self.NAMES[:needed])
 
         assert fall_back(self.NAMES, holds) == frozenset(self.NAMES[:needed])
-        assert len(asked) == len(set(asked)) <= 8
+        assert len(asked) == len(set(asked)) <= 10
 
     def test_a_gate_that_never_holds_is_an_error(self) -> None:
-        with pytest.raises(ExportError, match="10 of 20 layers left out, the worst of them layer0"):
+        with pytest.raises(ExportError, match="18 of 20 layers left out, the worst of them layer0"):
             fall_back(self.NAMES, lambda _: False)
 
     def test_a_graph_without_layers_holds_or_fails(self) -> None:
