@@ -22,6 +22,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from samclip.errors import ExportError
 from samclip.export.precision.layers import Layer, find_layers
+from samclip.export.precision.nodes import add_initializer
 from samclip.export.precision.observe import observe
 from samclip.export.precision.photo_check import checked_photos
 
@@ -156,9 +157,5 @@ def _replace(graph: ir.Graph, node: ir.Node, index: int, array: Floats, name: st
     if old is not None and old.is_initializer() and not old.uses():
         del graph.initializers[str(old.name)]
     name = f"equalised.{name}" if name in graph.initializers else name
-    tensor = ir.tensor(np.ascontiguousarray(array, np.float32), name=name)
-    value = ir.Value(
-        name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
-    graph.register_initializer(value)
-    node.replace_input_with(index, value)
+    constant = add_initializer(graph, name, np.ascontiguousarray(array, np.float32))
+    node.replace_input_with(index, constant)

@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from samclip.export.precision.nodes import add_initializer
 from samclip.export.precision.running import open_engine
 
 Array = NDArray[np.generic]
@@ -92,10 +93,4 @@ def _sample(graph: ir.Graph, value: ir.Value, name: str) -> list[ir.Node]:
 
 
 def _constant(graph: ir.Graph, name: str, numbers: list[int]) -> ir.Value:
-    tensor = ir.tensor(np.asarray(numbers, np.int64), name=name)
-    shape = ir.Shape((len(numbers),))
-    value = ir.Value(
-        name=name, shape=shape, type=ir.TensorType(ir.DataType.INT64), const_value=tensor
-    )
-    graph.register_initializer(value)
-    return value
+    return add_initializer(graph, name, np.asarray(numbers, np.int64))

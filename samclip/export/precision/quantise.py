@@ -25,13 +25,14 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from samclip.errors import ExportError
 from samclip.export.precision.calibration import Calibration, Range
 from samclip.export.precision.layers import Layer, find_layers
+from samclip.export.precision.nodes import add_initializer, set_type
+from samclip.export.precision.ort_fusions import guard_skipped, keep_bias_apart
 
 Form = Literal["symmetric", "unsigned"]
 Array = NDArray[np.generic]
 
 LARGEST = 127  # -128 is left out: the range is symmetric
 STEPS = 255  # of an unsigned byte
-MIN_APART = 3  # axes of a product whose bias can be kept out of a Gemm
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ def quantise(
     model = model.clone()
     layers = prepare(model, calibration, skip)
     pairs: dict[ir.Value, ir.Value] = {}
+    if form == "unsigned":
+        guard_skipped(model, layers, calibration)
     for layer in layers:
         scale = make_scale(calibration.inputs[layer.name], form)
         _quantise_input(model.graph, layer, scale, pairs)
@@ -63,7 +66,7 @@ def quantise(
     if form == "unsigned":
         for layer in layers:
             if layer.kind == "linear":
-                _keep_bias_apart(model.graph, layer)
+                keep_bias_apart(model.graph, layer)
             else:
                 scale = make_scale(calibration.outputs[layer.name], form)
                 _quantise_output(model.graph, layer, scale, pairs)
@@ -111,12 +114,12 @@ def insert_pair(
     The nodes and their constants are named after `name`, None for that of the value.
     """
     name = name or str(value.name)
-    step = _initializer(graph, f"{name}_step", np.asarray(scale.step))
-    zero = _initializer(graph, f"{name}_zero", np.asarray(scale.zero))
+    step = add_initializer(graph, f"{name}_step", np.asarray(scale.step))
+    zero = add_initializer(graph, f"{name}_zero", np.asarray(scale.zero))
     down = ir.node("QuantizeLinear", [value, step, zero], name=f"{name}_q")
     back = ir.node("DequantizeLinear", [down.outputs[0], step, zero], name=f"{name}_dq")
-    _type(down.outputs[0], ir.DataType.from_numpy(scale.zero.dtype), value.shape)
-    _type(back.outputs[0], ir.DataType.FLOAT, value.shape)
+    set_type(down.outputs[0], ir.DataType.from_numpy(scale.zero.dtype), value.shape)
+    set_type(back.outputs[0], ir.DataType.FLOAT, value.shape)
     producer = value.producer()
     if producer is None:
         graph.insert_before(graph[0], [down, back])
@@ -129,12 +132,12 @@ def insert_weight(graph: ir.Graph, layer: Layer) -> ir.Value:
     """Round a layer's weight to an int8 initializer behind a DequantizeLinear; gives its output."""
     values, scales = round_channels(layer.weight, layer.axis)
     inputs = [
-        _initializer(graph, f"{layer.name}.int8", values),
-        _initializer(graph, f"{layer.name}.int8_scale", scales),
-        _initializer(graph, f"{layer.name}.int8_zero", np.zeros(len(scales), np.int8)),
+        add_initializer(graph, f"{layer.name}.int8", values),
+        add_initializer(graph, f"{layer.name}.int8_scale", scales),
+        add_initializer(graph, f"{layer.name}.int8_zero", np.zeros(len(scales), np.int8)),
     ]
     back = ir.node("DequantizeLinear", inputs, {"axis": layer.axis}, name=f"{layer.name}.dq")
-    _type(back.outputs[0], ir.DataType.FLOAT, ir.Shape(layer.weight.shape))
+    set_type(back.outputs[0], ir.DataType.FLOAT, ir.Shape(layer.weight.shape))
     graph.insert_before(layer.node, back)
     return back.outputs[0]
 
@@ -197,34 +200,3 @@ def _quantise_output(
     for node, index in tuple(value.uses()):
         if node.op_type != "QuantizeLinear":
             node.replace_input_with(index, pairs[value])
-
-
-def _keep_bias_apart(graph: ir.Graph, layer: Layer) -> None:
-    """Give a linear layer's bias as many axes as its output.
-
-    ONNX Runtime makes a Gemm of a MatMul and a vector that is added, before it looks for integer
-    products, and a Gemm with an FP32 bias is none.
-    """
-    product = layer.node.outputs[0]
-    users, rank = product.consumers(), 0 if product.shape is None else product.shape.rank()
-    if len(users) != 1 or users[0].op_type != "Add" or rank < MIN_APART:
-        return
-    for index, bias in enumerate(users[0].inputs):
-        if bias is not None and bias.is_initializer() and bias.const_value is not None:
-            wide = bias.const_value.numpy().reshape((1,) * (rank - 1) + (-1,))
-            apart = _initializer(graph, f"{layer.name}.wide_bias", wide)
-            users[0].replace_input_with(index, apart)
-
-
-def _type(value: ir.Value, dtype: ir.DataType, shape: ir.Shape | None) -> None:
-    value.dtype = dtype
-    value.shape = shape
-
-
-def _initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(
-        name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
-    graph.register_initializer(value)
-    return value

@@ -77,19 +77,37 @@ def test_sums_see_what_was_accumulated(network: ir.Model, known: Calibration) ->
     assert [str(x.name) for x in add.inputs if x is not None] == ["b", "e"]
 
 
+def optimised(model: ir.Model, folder: Path) -> Counter[str]:
+    """Operators of a graph as ONNX Runtime runs it."""
+    settings = onnxruntime.SessionOptions()
+    settings.optimized_model_filepath = str(folder / "optimised.onnx")
+    settings.log_severity_level = 4
+    data = ir.to_proto(model).SerializeToString()
+    onnxruntime.InferenceSession(data, settings, providers=["CPUExecutionProvider"])
+    graph = onnx.load(settings.optimized_model_filepath).graph
+    return Counter(node.op_type for node in graph.node)
+
+
 def test_onnx_runtime_computes_with_integers(
     network: ir.Model, known: Calibration, tmp_path: Path
 ) -> None:
-    settings = onnxruntime.SessionOptions()
-    settings.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    settings.log_severity_level = 4
-    data = ir.to_proto(quantise(network, known, form="unsigned")).SerializeToString()
-    onnxruntime.InferenceSession(data, settings, providers=["CPUExecutionProvider"])
-    graph = onnx.load(settings.optimized_model_filepath).graph
-    count = Counter(node.op_type for node in graph.node)
+    count = optimised(quantise(network, known, form="unsigned"), tmp_path)
     assert count["QLinearConv"] == 3
     assert count["MatMulIntegerToFloat"] == 2
     assert count["Clip"] == count["Conv"] == 0
+
+
+@pytest.mark.parametrize("skipped", ["stem", "dw", "pw"])
+def test_onnx_runtime_leaves_skipped_convolutions_alone(
+    network: ir.Model, known: Calibration, tmp_path: Path, skipped: str
+) -> None:
+    """It rounds convolutions between Q/DQ pairs on its own, with one scale for all channels."""
+    model = quantise(network, known, frozenset({skipped}), "unsigned")
+    count = optimised(model, tmp_path)
+    assert count["QLinearConv"] == 2
+    assert count["Conv"] + count["FusedConv"] == 1
+    feed = photo_feeds(1, seed=9)[0]
+    assert cosine(run(model, feed)["features"], run(network, feed)["features"]) > 0.999
 
 
 def test_what_is_skipped_stays(network: ir.Model, known: Calibration) -> None:
