@@ -54,7 +54,9 @@ class Quantiser:
         some = tuple(islice(self._feeds[graph], SENSITIVITY_PHOTOS))
         with self._progress(f"measuring how the layers of the {graph} suffer from {precision}"):
             noises = measure_sensitivity(evened, calibration, some, FORMS[precision])
-        return tuple(LayerError(graph=graph, layer=x.layer, error=x.noise) for x in noises)
+        return tuple(
+            LayerError(graph=graph, layer=x.layer, kind=x.kind, error=x.noise) for x in noises
+        )
 
     def _evened(self, graph: str, attention: str | None, model: ir.Model) -> ir.Model:
         """Equalise a lowering of a graph, once, if that was asked for."""

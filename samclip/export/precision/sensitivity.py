@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from samclip.errors import ExportError
 from samclip.export.precision.calibration import Calibration
-from samclip.export.precision.layers import Layer
+from samclip.export.precision.layers import Kind, Layer
 from samclip.export.precision.photo_check import checked_photos
 from samclip.export.precision.quantise import Form, insert_pair, insert_weight, make_scale, prepare
 from samclip.export.precision.running import open_engine
@@ -34,6 +34,7 @@ class LayerNoise:
 
     layer: str
     noise: float
+    kind: Kind
 
 
 def measure_sensitivity(
@@ -57,7 +58,7 @@ def measure_sensitivity(
             twins.graph.outputs.append(value)
     power = _run(twins, feeds) if layers else {}
     noises = [
-        LayerNoise(x.name, power[f"{i}.error"] / max(power[f"{i}.signal"], SILENCE))
+        LayerNoise(x.name, power[f"{i}.error"] / max(power[f"{i}.signal"], SILENCE), x.kind)
         for i, x in enumerate(layers)
     ]
     return tuple(sorted(noises, key=lambda x: -x.noise))

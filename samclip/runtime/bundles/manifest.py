@@ -236,6 +236,7 @@ class LayerError(Record, frozen=True, kw_only=True):
 
     graph: str
     layer: str
+    kind: Literal["linear", "conv", "depthwise"]
     error: float
 
 
