@@ -189,7 +189,8 @@ def test_int8_is_not_for_the_tensorrt_provider() -> None:
     graph = msgspec.structs.replace(
         files.graph,
         variants=tuple(
-            msgspec.structs.replace(v, backends=("cuda", "ort-tensorrt")) for v in files.graph.variants
+            msgspec.structs.replace(v, backends=("cuda", "ort-tensorrt"))
+            for v in files.graph.variants
         ),
     )
     both = replace(files, graph=graph)
