@@ -19,9 +19,6 @@ from samclip.export.precision.names import gate_vocabulary
 from samclip.export.progress import Progress
 from samclip.runtime.bundles.manifest import Preprocessing
 from samclip.runtime.images.image import load_image, preprocess
-from samclip.runtime.scene import Scene
-
-POINTS_PER_SIDE = 3  # of the grid of prompts that the mask decoder gets
 
 Array = NDArray[np.generic]
 Feeds = Mapping[str, Array]
@@ -69,37 +66,25 @@ GraphFeeds = Mapping[str, "PhotoFeeds | SavedFeeds"]
 def record_feeds(
     draft: DraftBundle, photos: Sequence[Path], folder: Path, progress: Progress
 ) -> GraphFeeds:
-    """Run the FP32 chain on photos, with texts and prompts, and keep each graph's inputs.
+    """Run the FP32 chain on photos, and on texts, and keep each graph's inputs.
 
-    They lie in `folder` and are good as long as it exists.
+    They lie in `folder` and are good as long as it exists. There are none for the mask decoder,
+    which is FP32 in every precision.
     """
     graphs = draft.manifest.graphs
     heads = {
         name: SavedFeeds(folder / name)
-        for name in ("clip_head", "mask_decoder", "text_encoder")
+        for name in ("clip_head", "text_encoder")
         if getattr(graphs, name) is not None
     }
     with reference_model(draft, RecordingBackend(heads)) as model:
         gate_vocabulary(model)
-        for photo in photos:
-            stage = f"recording what graphs get for {photo.name}"
+        for photo in photos if "clip_head" in heads else ():
+            stage = f"recording what the CLIP head gets for {photo.name}"
             with progress(stage), model.encode(load_image(photo)) as scene:
-                _use(scene, "clip_head" in heads)
+                scene.features.clip()
     pixels = draft.manifest.preprocessing
     return {"encoder": PhotoFeeds(tuple(photos), pixels), **{n: f for n, f in heads.items() if f}}
-
-
-def _use(scene: Scene, has_head: bool) -> None:
-    """Run the heads: a grid of points, and a box refined by the mask of its first answer."""
-    if has_head:
-        scene.features.clip()
-    height, width = scene.size
-    steps = (np.arange(POINTS_PER_SIDE) + 0.5) / POINTS_PER_SIDE
-    x, y = np.meshgrid(steps * width, steps * height)
-    scene.segment(points=np.stack([x.ravel(), y.ravel()], axis=1)[:, None])  # Bx1x2
-    box = np.asarray([0.25 * width, 0.25 * height, 0.75 * width, 0.75 * height])
-    first = scene.segment(boxes=box)
-    scene.segment(boxes=box, mask=first.low_res_logits)
 
 
 @dataclass(frozen=True)

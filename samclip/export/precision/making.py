@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import onnx_ir as ir
 
@@ -19,6 +20,7 @@ from samclip.export.precision.variants import full_variant, reduced_variants
 from samclip.export.progress import Progress
 from samclip.runtime.bundles.manifest import KeptNode, LayerError, ReducedPrecision, Variant
 
+MAX_RANGE_FEEDS = 16  # measuring ranges takes three times what a run takes
 HEADROOM = 2.0  # other photos may reach farther than those at hand
 
 
@@ -108,7 +110,9 @@ class Maker:
         key = (graph, attention)
         if key not in self._ranges:
             with self._progress(f"measuring ranges of the {graph} ({attention or 'fp32'})"):
-                self._ranges[key] = measure_ranges(model, self._feeds[graph])
+                every = -(-len(self._feeds[graph]) // MAX_RANGE_FEEDS)  # rounded up
+                some = islice(self._feeds[graph], 0, None, every)
+                self._ranges[key] = measure_ranges(model, some)
         return [
             KeptNode(
                 graph=graph,

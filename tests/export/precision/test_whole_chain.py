@@ -95,12 +95,9 @@ def test_feeds_are_what_the_runtime_gives_each_graph(
     draft = coloured_draft(coloured_graphs(), tmp_path)
     paths = sorted(photos["photos"].iterdir())
     feeds = record_feeds(draft, paths, tmp_path / "feeds", silent)
-    assert feeds.keys() == {"encoder", "clip_head", "mask_decoder"}
+    assert feeds.keys() == {"encoder", "clip_head"}  # nothing is measured of the mask decoder
     assert len(feeds["encoder"]) == len(feeds["clip_head"]) == 2
     for _ in range(2):  # they can be read again
         (first, _) = list(feeds["clip_head"])
         assert first["backbone_features"].shape == (1, 3, 16, 16)
         assert first["token_mask"].shape == (1, 16, 16)
-    prompts = [feed["point_coords"].shape for feed in feeds["mask_decoder"]]
-    assert (9, 2, 2) in prompts  # a grid of points, each with the padding point
-    assert any(feed["has_mask_input"].any() for feed in feeds["mask_decoder"])
