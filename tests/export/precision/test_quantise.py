@@ -77,21 +77,22 @@ def test_sums_see_what_was_accumulated(network: ir.Model, known: Calibration) ->
     assert [str(x.name) for x in add.inputs if x is not None] == ["b", "e"]
 
 
-def optimised(model: ir.Model, folder: Path) -> Counter[str]:
-    """Operators of a graph as ONNX Runtime runs it."""
+def optimised(model: ir.Model, folder: Path, level: str = "ORT_ENABLE_ALL") -> onnx.GraphProto:
+    """A graph as ONNX Runtime runs it."""
     settings = onnxruntime.SessionOptions()
     settings.optimized_model_filepath = str(folder / "optimised.onnx")
+    settings.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
     settings.log_severity_level = 4
     data = ir.to_proto(model).SerializeToString()
     onnxruntime.InferenceSession(data, settings, providers=["CPUExecutionProvider"])
-    graph = onnx.load(settings.optimized_model_filepath).graph
-    return Counter(node.op_type for node in graph.node)
+    return onnx.load(settings.optimized_model_filepath).graph
 
 
 def test_onnx_runtime_computes_with_integers(
     network: ir.Model, known: Calibration, tmp_path: Path
 ) -> None:
-    count = optimised(quantise(network, known, form="unsigned"), tmp_path)
+    graph = optimised(quantise(network, known, form="unsigned"), tmp_path)
+    count = Counter(node.op_type for node in graph.node)
     assert count["QLinearConv"] == 3
     assert count["MatMulIntegerToFloat"] == 2
     assert count["Clip"] == count["Conv"] == 0
@@ -103,9 +104,8 @@ def test_onnx_runtime_leaves_skipped_convolutions_alone(
 ) -> None:
     """It rounds convolutions between Q/DQ pairs on its own, with one scale for all channels."""
     model = quantise(network, known, frozenset({skipped}), "unsigned")
-    count = optimised(model, tmp_path)
-    assert count["QLinearConv"] == 2
-    assert count["Conv"] + count["FusedConv"] == 1
+    graph = optimised(model, tmp_path, "ORT_ENABLE_BASIC")
+    assert f"{skipped}.weight" in {node.input[1] for node in graph.node if node.op_type == "Conv"}
     feed = photo_feeds(1, seed=9)[0]
     assert cosine(run(model, feed)["features"], run(network, feed)["features"]) > 0.999
 
