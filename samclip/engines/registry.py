@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
 
-from samclip.engines import onnxruntime, tensorrt
 from samclip.engines.base import Backend, Probe
+from samclip.engines.onnxruntime import backend as onnxruntime
+from samclip.engines.tensorrt import backend as tensorrt
 from samclip.errors import BackendUnavailableError
 
 AUTO = "auto"

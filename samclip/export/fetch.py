@@ -24,7 +24,7 @@ from typing import IO
 
 from filelock import FileLock
 
-from samclip.engines.cache_folder import cache_dir
+from samclip.engines.machine.cache_folder import cache_dir
 from samclip.errors import CheckpointError
 
 Report = Callable[[str], None]

@@ -24,11 +24,11 @@ from tiny_bundle import (
     negation_model,
 )
 
-from samclip.engines import ort_library
 from samclip.engines.base import Engine, EngineOptions, GraphSource, Tensor
-from samclip.engines.memory import release_free_memory
-from samclip.engines.onnxruntime import CPU, CUDA, OnnxRuntimeBackend
-from samclip.engines.ort_tensor import OrtTensor
+from samclip.engines.machine.memory import release_free_memory
+from samclip.engines.onnxruntime import library as ort_library
+from samclip.engines.onnxruntime.backend import CPU, CUDA, OnnxRuntimeBackend
+from samclip.engines.onnxruntime.tensor import OrtTensor
 from samclip.errors import BackendUnavailableError, ClosedError, EngineRunError
 from samclip.runtime.bundles.weights import parse_weights, serialise_weights, weight_offsets
 
@@ -331,7 +331,7 @@ def test_options_reach_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
         return original(*args, **kwargs)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", record)
-    monkeypatch.setattr("samclip.engines.onnxruntime.usable_cores", lambda: 5)
+    monkeypatch.setattr("samclip.engines.onnxruntime.backend.usable_cores", lambda: 5)
     CPU.load(affine_source(), EngineOptions(threads=3))
     CPU.load(affine_source(), EngineOptions())
     assert [options.intra_op_num_threads for options, _ in seen] == [3, 5]

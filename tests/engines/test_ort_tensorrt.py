@@ -10,10 +10,10 @@ import onnxruntime
 import pytest
 from tiny_bundle import negation_model
 
-from samclip.engines import ort_library
 from samclip.engines.base import EngineOptions, GraphSource
-from samclip.engines.onnxruntime import TENSORRT
-from samclip.engines.ort_tensorrt import tensorrt_options
+from samclip.engines.onnxruntime import library as ort_library
+from samclip.engines.onnxruntime.backend import TENSORRT
+from samclip.engines.onnxruntime.tensorrt_options import tensorrt_options
 from samclip.errors import BackendUnavailableError, EngineRunError
 
 SOURCE = GraphSource("graph", negation_model())

@@ -11,9 +11,10 @@ from importlib.metadata import PackageNotFoundError
 import onnxruntime
 import pytest
 
-from samclip.engines import ort_library, registry
+from samclip.engines import registry
 from samclip.engines.base import Backend, EngineOptions, GraphKey, GraphSource, Probe
-from samclip.engines.onnxruntime import CPU, CUDA
+from samclip.engines.onnxruntime import library as ort_library
+from samclip.engines.onnxruntime.backend import CPU, CUDA
 from samclip.errors import BackendUnavailableError
 
 

@@ -25,20 +25,21 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from tiny_bundle import negation_model
 
-from samclip.engines import cuda_pycuda, tensorrt
 from samclip.engines.base import EngineOptions, GraphKey, GraphSource, Tensor
-from samclip.engines.cuda_memory import CudaTensor
-from samclip.engines.cuda_pycuda import PycudaDevice
-from samclip.engines.cuda_python import CudaPythonDevice
-from samclip.engines.onnxruntime import CPU
+from samclip.engines.cuda import with_pycuda
+from samclip.engines.cuda.memory import CudaTensor
+from samclip.engines.cuda.with_cuda_python import CudaPythonDevice
+from samclip.engines.cuda.with_pycuda import PycudaDevice
+from samclip.engines.onnxruntime.backend import CPU
 from samclip.engines.plans.fit import PlanHost, system_name
 from samclip.engines.plans.gpu import DriverState, PlanGpu
 from samclip.engines.plans.identity import identify
 from samclip.engines.plans.library import KINDS, Library
 from samclip.engines.plans.sidecar import BuildOptions, BuiltFor, PlanFile, Sidecar
 from samclip.engines.plans.store import plan_folder, write_plan
-from samclip.engines.tensorrt import TENSORRT
-from samclip.engines.trt_engine import TrtEngine
+from samclip.engines.tensorrt import backend as tensorrt
+from samclip.engines.tensorrt.backend import TENSORRT
+from samclip.engines.tensorrt.engine import TrtEngine
 from samclip.errors import (
     ClosedError,
     DeviceMemoryError,
@@ -118,7 +119,7 @@ def bench(
 
     monkeypatch.setattr(tensorrt, "open_device", open_device)
     monkeypatch.setattr(tensorrt, "open_for_running", open_for_running)
-    monkeypatch.setattr(cuda_pycuda, "_contexts", {})
+    monkeypatch.setattr(with_pycuda, "_contexts", {})
     yield bench
     bench.check_clean()
 

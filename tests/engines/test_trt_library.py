@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from samclip.engines import cuda_device, trt_library
 from samclip.engines.base import EngineOptions, GraphSource
+from samclip.engines.cuda import device as cuda_device
 from samclip.engines.plans.gpu import DriverState
 from samclip.engines.plans.library import KINDS, Library
-from samclip.engines.tensorrt import TENSORRT, TENSORRT_RTX, TensorRtBackend
+from samclip.engines.tensorrt import library as trt_library
+from samclip.engines.tensorrt.backend import TENSORRT, TENSORRT_RTX, TensorRtBackend
 from samclip.errors import BackendUnavailableError, DeviceMemoryError, EngineRunError
 
 BOTH = pytest.mark.parametrize("backend", [TENSORRT, TENSORRT_RTX])
@@ -89,8 +90,8 @@ def test_probing_without_a_driver_loads_nothing() -> None:
     code = (
         "import sys\n"
         "from samclip.engines.base import EngineOptions, GraphSource\n"
-        "from samclip.engines.cuda_device import open_device\n"
-        "from samclip.engines.tensorrt import TENSORRT\n"
+        "from samclip.engines.cuda.device import open_device\n"
+        "from samclip.engines.tensorrt.backend import TENSORRT\n"
         "from samclip.errors import BackendUnavailableError\n"
         "assert not TENSORRT.probe().available\n"
         "for attempt in (open_device, lambda: TENSORRT.load(GraphSource('g', b''), "

@@ -15,7 +15,7 @@ from gpu_engines import Sample, judge, milliseconds, open_bundle, samples
 from gpu_report import Row, Skip
 
 from samclip.engines.base import EngineOptions
-from samclip.engines.cuda_device import open_device
+from samclip.engines.cuda.device import open_device
 from samclip.engines.registry import get_backend
 from samclip.errors import DeviceMemoryError
 from samclip.runtime.bundles.bundle import Bundle

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from samclip.engines.nvidia import find_driver, list_gpus
+from samclip.engines.machine.nvidia import find_driver, list_gpus
 from samclip.errors import BackendUnavailableError
 
 TIMEOUT = 30.0  # seconds; a Jetson's GPU may have to wake up

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from samclip.engines.cache_folder import cache_dir
+from samclip.engines.machine.cache_folder import cache_dir
 from samclip.engines.plans.command import rebuild_command, target_name
 from samclip.engines.plans.sidecar import (
     MAX_SIDECAR_BYTES,

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from samclip.engines.base import Probe
-from samclip.engines.cache_folder import CACHE_DIR_VARIABLE, cache_dir
-from samclip.engines.device import describe_device
-from samclip.engines.jetson import Jetson, find_jetson
-from samclip.engines.jetson_power import Power, PowerMode
-from samclip.engines.python_here import PythonHere, describe_python
+from samclip.engines.machine.cache_folder import CACHE_DIR_VARIABLE, cache_dir
+from samclip.engines.machine.device import describe_device
+from samclip.engines.machine.jetson import Jetson, find_jetson
+from samclip.engines.machine.jetson_power import Power, PowerMode
+from samclip.engines.machine.python_here import PythonHere, describe_python
 from samclip.engines.registry import probes
 from samclip.errors import BundleError, BundleNotFoundError
 from samclip.runtime.assets import DEFAULT_BUNDLE, is_packaged

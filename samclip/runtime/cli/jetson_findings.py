@@ -5,8 +5,8 @@ Nothing is changed: commands that need root are told, never run.
 
 from __future__ import annotations
 
-from samclip.engines.jetson import Jetson
-from samclip.engines.python_here import PythonHere
+from samclip.engines.machine.jetson import Jetson
+from samclip.engines.machine.python_here import PythonHere
 from samclip.runtime.cli.findings import Finding
 from samclip.runtime.cli.tables import format_bytes
 

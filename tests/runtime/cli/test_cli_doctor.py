@@ -12,10 +12,10 @@ from machine_trees import ORIN_NANO, ORIN_NANO_LINKS, write_tree
 from tiny_bundle import write_tiny_bundle
 
 from samclip import __version__
-from samclip.engines import ort_library
 from samclip.engines.base import Probe
-from samclip.engines.jetson import find_jetson
-from samclip.engines.python_here import PythonHere
+from samclip.engines.machine.jetson import find_jetson
+from samclip.engines.machine.python_here import PythonHere
+from samclip.engines.onnxruntime import library as ort_library
 from samclip.runtime import assets
 from samclip.runtime.cli import checkup
 

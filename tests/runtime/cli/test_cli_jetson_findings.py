@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from machine_trees import DPKG, ORIN_NANO, ORIN_NANO_LINKS, THOR, THOR_LINKS, dpkg, write_tree
 
-from samclip.engines.jetson import Jetson, find_jetson
-from samclip.engines.python_here import PythonHere
+from samclip.engines.machine.jetson import Jetson, find_jetson
+from samclip.engines.machine.python_here import PythonHere
 from samclip.runtime.cli.findings import Finding
 from samclip.runtime.cli.jetson_findings import judge_jetson
 

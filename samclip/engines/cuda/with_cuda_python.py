@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from samclip.engines.cuda_driver import NON_BLOCKING, HostArray, cuda_error, no_device
-from samclip.engines.cuda_graphs import CudaGraphs
+from samclip.engines.cuda.driver import NON_BLOCKING, HostArray, cuda_error, no_device
+from samclip.engines.cuda.graphs import CudaGraphs
 
 PORTABLE = 1  # CU_MEMHOSTALLOC_PORTABLE: pinned for every context
 

@@ -15,8 +15,8 @@ from machine_trees import (
     write_tree,
 )
 
-from samclip.engines.jetson import Memory, SystemTensorRt, find_jetson, read_memory
-from samclip.engines.machine_files import MachineFiles
+from samclip.engines.machine.files import MachineFiles
+from samclip.engines.machine.jetson import Memory, SystemTensorRt, find_jetson, read_memory
 
 
 def test_orin_nano(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import os
 from typing import Any
 
 from samclip.engines.base import GraphSource
-from samclip.engines.cache_folder import cache_dir
+from samclip.engines.machine.cache_folder import cache_dir
 from samclip.engines.plans.identity import identify
 from samclip.errors import EngineRunError
 

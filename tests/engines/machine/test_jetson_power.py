@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 from machine_trees import ORIN_NANO, THOR, X86, write_tree
 
-from samclip.engines.jetson_power import MODES_FILE, STATUS_FILE, Clock, PowerMode, read_power
+from samclip.engines.machine.jetson_power import (
+    MODES_FILE,
+    STATUS_FILE,
+    Clock,
+    PowerMode,
+    read_power,
+)
 
 
 def test_orin_nano_whose_fastest_mode_is_neither_first_nor_last(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from samclip.engines.machine_files import MachineFiles
+from samclip.engines.machine.files import MachineFiles
 
 TENSORRT = "tensorrt"
 PIP_PACKAGES = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13")

@@ -5,7 +5,7 @@ arena stays on and keeps the largest pass's working memory until `close`, becaus
 each pass costs time; memory patterns are off, which plan one more block of that size and gain no
 speed. CUDA: the arena grows by what is asked for, convolutions are chosen by heuristic, because the
 mask decoder's shapes change from call to call, and TF32 is off: FP32 graphs compute in FP32, FP16
-graphs are there for speed. TensorRT: see `ort_tensorrt.py`; CUDA computes what it does not take.
+graphs are there for speed. TensorRT: see `tensorrt_options.py`; CUDA computes what it does not take.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.engines.base import EngineOptions, GraphKey, GraphSource, Probe, Tensor
-from samclip.engines.cores import usable_cores
-from samclip.engines.memory import release_free_memory
-from samclip.engines.ort_library import (
+from samclip.engines.machine.cores import usable_cores
+from samclip.engines.machine.memory import release_free_memory
+from samclip.engines.onnxruntime.library import (
     CUDA_PROVIDER,
     FORCE_GPU,
     REMEDY,
@@ -33,8 +33,8 @@ from samclip.engines.ort_library import (
     is_initializer,
     preload,
 )
-from samclip.engines.ort_tensor import OrtTensor, to_ort_value
-from samclip.engines.ort_tensorrt import tensorrt_options
+from samclip.engines.onnxruntime.tensor import OrtTensor, to_ort_value
+from samclip.engines.onnxruntime.tensorrt_options import tensorrt_options
 from samclip.errors import BackendUnavailableError, ClosedError, EngineRunError
 
 CPU_PROVIDER = "CPUExecutionProvider"

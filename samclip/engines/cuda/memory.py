@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.engines.block_pool import Block, BlockPool
-from samclip.engines.cuda_driver import CudaDevice, HostArray
+from samclip.engines.cuda.block_pool import Block, BlockPool
+from samclip.engines.cuda.driver import CudaDevice, HostArray
 from samclip.errors import EngineRunError
 
 _logger = logging.getLogger("samclip")

@@ -12,15 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from samclip.engines.base import EngineOptions, GraphKey, GraphSource, Probe
-from samclip.engines.cuda_device import open_device
-from samclip.engines.cuda_memory import DeviceMemory
+from samclip.engines.cuda.device import open_device
+from samclip.engines.cuda.memory import DeviceMemory
 from samclip.engines.plans.find import Plan, find_plan
 from samclip.engines.plans.library import Library
 from samclip.engines.plans.sidecar import LibraryName
-from samclip.engines.trt_engine import TrtEngine
-from samclip.engines.trt_library import deserialize, open_for_running, probe_library
-from samclip.engines.trt_plans import missing_plans
-from samclip.engines.trt_signature import read_signature
+from samclip.engines.tensorrt.engine import TrtEngine
+from samclip.engines.tensorrt.library import deserialize, open_for_running, probe_library
+from samclip.engines.tensorrt.ready import missing_plans
+from samclip.engines.tensorrt.signature import read_signature
 from samclip.errors import BackendUnavailableError, EngineRunError
 
 

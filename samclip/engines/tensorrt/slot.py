@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.engines.cuda_memory import CudaTensor, DeviceBlock, DeviceMemory, PinnedBlock
-from samclip.engines.trt_signature import Shape, Signature
+from samclip.engines.cuda.memory import CudaTensor, DeviceBlock, DeviceMemory, PinnedBlock
+from samclip.engines.tensorrt.signature import Shape, Signature
 from samclip.errors import EngineRunError
 
 MAX_CAPTURE_FAILURES = 2  # a graph that cannot be captured is run without, not tried for ever

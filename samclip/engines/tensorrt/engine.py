@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.engines.base import EngineOptions, Tensor
-from samclip.engines.cuda_memory import DeviceMemory
+from samclip.engines.cuda.memory import DeviceMemory
 from samclip.engines.plans.logs import listening
-from samclip.engines.trt_library import LoadedPlan, explain
-from samclip.engines.trt_signature import Signature
-from samclip.engines.trt_slot import Feeds, TrtSlot
+from samclip.engines.tensorrt.library import LoadedPlan, explain
+from samclip.engines.tensorrt.signature import Signature
+from samclip.engines.tensorrt.slot import Feeds, TrtSlot
 from samclip.errors import ClosedError, DeviceMemoryError, EngineRunError
 
 

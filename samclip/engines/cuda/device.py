@@ -10,10 +10,10 @@ import importlib.util
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from samclip.engines.cuda_driver import CudaDevice
-from samclip.engines.cuda_pycuda import PycudaDevice
-from samclip.engines.cuda_python import CudaPythonDevice
-from samclip.engines.nvidia import find_driver
+from samclip.engines.cuda.driver import CudaDevice
+from samclip.engines.cuda.with_cuda_python import CudaPythonDevice
+from samclip.engines.cuda.with_pycuda import PycudaDevice
+from samclip.engines.machine.nvidia import find_driver
 from samclip.errors import BackendUnavailableError
 
 PACKAGES = {"pycuda": "pycuda.driver", "cuda-python": "cuda.bindings.driver"}  # in this order

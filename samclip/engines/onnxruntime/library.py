@@ -9,7 +9,7 @@ import re
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
-from samclip.engines.nvidia import find_driver
+from samclip.engines.machine.nvidia import find_driver
 from samclip.errors import BackendUnavailableError
 
 CPU_PACKAGE, GPU_PACKAGE = "onnxruntime", "onnxruntime-gpu"

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from samclip.engines.cuda_driver import (
+from samclip.engines.cuda.driver import (
     NON_BLOCKING,
     OUT_OF_MEMORY,
     UNKNOWN,
@@ -23,7 +23,7 @@ from samclip.engines.cuda_driver import (
     cuda_error,
     no_device,
 )
-from samclip.engines.cuda_graphs import CudaGraphs
+from samclip.engines.cuda.graphs import CudaGraphs
 
 _contexts: dict[tuple[int, int], Any] = {}  # by pycuda's module and the GPU's number
 _taking = threading.Lock()

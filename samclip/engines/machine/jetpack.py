@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from samclip.engines.machine_files import MachineFiles
+from samclip.engines.machine.files import MachineFiles
 
 RELEASE_FILE = "/etc/nv_tegra_release"
 PACKAGE_LIST = "/var/lib/dpkg/status"

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from samclip.engines import cores, device, nvidia
-from samclip.engines.device import describe_device
+from samclip.engines.machine import cores, device, nvidia
+from samclip.engines.machine.device import describe_device
 
 
 def test_this_machine() -> None:

@@ -9,7 +9,7 @@ import ctypes
 import platform
 from typing import Any
 
-from samclip.engines.cuda_driver import cuda_error
+from samclip.engines.cuda.driver import cuda_error
 
 LIBRARIES = {"Windows": "nvcuda.dll"}
 DEFAULT_LIBRARY = "libcuda.so.1"

@@ -9,8 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from samclip.engines.cores import logical_cores, usable_cores
-from samclip.engines.nvidia import Gpu, jetson_model, list_gpus
+from samclip.engines.machine.cores import logical_cores, usable_cores
+from samclip.engines.machine.nvidia import Gpu, jetson_model, list_gpus
 
 CPU_INFO = Path("/proc/cpuinfo")
 RELEASE_INFO = Path("/etc/os-release")

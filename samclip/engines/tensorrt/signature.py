@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.engines.base import Tensor
-from samclip.engines.cuda_memory import CudaTensor
+from samclip.engines.cuda.memory import CudaTensor
 from samclip.errors import EngineRunError
 
 # TensorRT's names of the types that numpy has too

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from samclip.engines.jetpack import (
+from samclip.engines.machine.files import MachineFiles
+from samclip.engines.machine.jetpack import (
     CORE_PACKAGE,
     RELEASE_FILE,
     JetPack,
     find_jetpack,
     installed_packages,
 )
-from samclip.engines.jetson_power import Power, read_power
-from samclip.engines.machine_files import MachineFiles
+from samclip.engines.machine.jetson_power import Power, read_power
 
 MODEL_FILES = ("/proc/device-tree/model", "/sys/firmware/devicetree/base/model")
 MEMORY_FILE, SWAPS_FILE = "/proc/meminfo", "/proc/swaps"

@@ -1,0 +1,1 @@
+"""NVIDIA GPUs: memory, streams and captured graphs, through pycuda or cuda-python."""

@@ -1,0 +1,1 @@
+"""What this machine is: its cores, memory, GPUs, Python, and whether it is a Jetson."""
