@@ -13,15 +13,15 @@ from typing import Literal
 import msgspec
 
 from samclip.benchmarks.files import write_whole
+from samclip.benchmarks.latency.timing import Conditions, Energy, Settings, Timing
 from samclip.benchmarks.machine import Machine, Threads, describe_machine, describe_threads
+from samclip.benchmarks.memory.use import MemoryUse
+from samclip.benchmarks.record import Record
 from samclip.benchmarks.rows import Row
+from samclip.errors import InputError
 from samclip.runtime.bundles.manifest import MANIFEST_NAME
 from samclip.runtime.model import Model
 from samclip.version import __version__
-
-
-class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of all records of a report: frozen, unknown fields refused."""
 
 
 class Subject(Record, frozen=True, kw_only=True):
@@ -49,7 +49,7 @@ class Data(Record, frozen=True, kw_only=True):
     layout: str
     photos: int
     photos_there: int
-    left_out: dict[str, int] = {}
+    left_out: dict[str, int] = msgspec.field(default_factory=dict)
 
     @classmethod
     def of(
@@ -74,7 +74,8 @@ class Report(Record, frozen=True, kw_only=True):
     """A run of a benchmark, complete enough to be run again.
 
     `date`: UTC, ISO 8601, of the end; `seconds`: how long it took; `protocol`: how the figures
-    are defined.
+    are defined. `timings` and what follows hold the raw measurements of `latency` and `memory`,
+    from which `rows` were computed; other benchmarks, and reports of earlier versions, have none.
     """
 
     schema_version: Literal[1] = 1
@@ -89,6 +90,21 @@ class Report(Record, frozen=True, kw_only=True):
     data: Data
     protocol: tuple[str, ...]
     rows: tuple[Row, ...]
+    timings: tuple[Timing, ...] = ()
+    memory: tuple[MemoryUse, ...] = ()
+    energy: tuple[Energy, ...] = ()
+    settings: tuple[Settings, ...] = ()
+    conditions: Conditions | None = None
+
+
+class Measurements(msgspec.Struct, frozen=True, kw_only=True):
+    """The raw measurements of a report, by the names of its fields."""
+
+    timings: tuple[Timing, ...] = ()
+    memory: tuple[MemoryUse, ...] = ()
+    energy: tuple[Energy, ...] = ()
+    settings: tuple[Settings, ...] = ()
+    conditions: Conditions | None = None
 
 
 def make_report(
@@ -100,8 +116,10 @@ def make_report(
     *,
     seconds: float,
     threads: int | None,
+    measured: Measurements | None = None,
 ) -> Report:
     """Put a report together on this machine, now, for this process's command line."""
+    raw = measured or Measurements()
     return Report(
         benchmark=benchmark,
         command=command_line(),
@@ -114,6 +132,11 @@ def make_report(
         data=data,
         protocol=tuple(protocol),
         rows=tuple(rows),
+        timings=raw.timings,
+        memory=raw.memory,
+        energy=raw.energy,
+        settings=raw.settings,
+        conditions=raw.conditions,
     )
 
 
@@ -136,6 +159,20 @@ def describe_bundle(model: Model, name: str, role: str, precision: str | None = 
 def command_line() -> str:
     """Give the command that this process was started with, quoted for a shell."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def read_report(path: Path) -> Report:
+    """Read a report, of this version or an earlier one; raises InputError."""
+    try:
+        data = path.expanduser().read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}. Check the path.") from error
+    try:
+        return msgspec.json.decode(data, type=Report)
+    except msgspec.MsgspecError as error:
+        raise InputError(
+            f"{path} is no report of samclip-bench: {error}. Give a file that --json has written."
+        ) from error
 
 
 def write_report(report: Report, path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import msgspec
@@ -13,7 +13,8 @@ from rich.table import Table
 from samclip.benchmarks.statistics import Estimate
 from samclip.runtime.cli.tables import make_table
 
-Unit = Literal["share", "seconds", "ratio"]
+Unit = Literal["share", "seconds", "ratio", "per second", "bytes", "joules", "count"]
+MIB = 2**20
 
 
 class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -21,7 +22,7 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     `n`: how many objects, photos or pixels it is over, from `photos` photos. A `share` is in
     [0, 1]; a `ratio` says in its measure what is divided by what. Rows of `detail` are for files;
-    tables leave them out.
+    tables leave them out. A `count` is of parameters or multiply-accumulates.
     """
 
     model: str
@@ -70,15 +71,27 @@ def show_rows(rows: Iterable[Row]) -> Table:
     for row in rows:
         if row.detail:
             continue
-        interval = f"{_number(row.low)} - {_number(row.high)}"
+        interval = f"{_number(row.low, row.unit)} - {_number(row.high, row.unit)}"
         texts = map(escape, (row.measure, row.subset, row.model))
         table.add_row(*texts, _with_unit(row), interval, f"{row.n:,}", f"{row.photos:,}")
     return table
 
 
 def _with_unit(row: Row) -> str:
-    return _number(row.value) + {"share": "", "seconds": " s", "ratio": " x"}[row.unit]
+    return "-" if row.value is None else _FORMATS[row.unit](row.value)
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def _number(value: float | None, unit: Unit) -> str:
+    """Write the end of an interval, in the unit that stands beside the value."""
+    return "-" if value is None else _FORMATS[unit](value).partition(" ")[0]
+
+
+_FORMATS: dict[Unit, Callable[[float], str]] = {
+    "share": lambda value: f"{value:.3f}",
+    "seconds": lambda value: f"{value:.3f} s",
+    "ratio": lambda value: f"{value:.3f} x",
+    "per second": lambda value: f"{value:.2f} /s",
+    "bytes": lambda value: f"{value / MIB:,.1f} MiB",
+    "joules": lambda value: f"{value:.3f} J",
+    "count": lambda value: f"{value / 1e6:,.1f} M",
+}

@@ -9,7 +9,23 @@ import msgspec
 import pytest
 
 from samclip.benchmarks.files import check_writable, write_whole
-from samclip.benchmarks.report import Data, Report, Subject, make_report, write_report
+from samclip.benchmarks.latency.timing import (
+    ClockRange,
+    Conditions,
+    Energy,
+    Settings,
+    Timing,
+)
+from samclip.benchmarks.memory.use import MemoryUse
+from samclip.benchmarks.report import (
+    Data,
+    Measurements,
+    Report,
+    Subject,
+    make_report,
+    read_report,
+    write_report,
+)
 from samclip.benchmarks.rows import Row, make_row, show_rows
 from samclip.benchmarks.statistics import Estimate
 from samclip.errors import InputError
@@ -55,6 +71,64 @@ def test_a_report_says_all_that_is_needed_to_run_it_again(
         3,
     )
     assert msgspec.json.decode((tmp_path / "report.json").read_bytes(), type=Report) == report
+
+
+def measurements() -> Measurements:
+    settings = Settings(
+        model="a",
+        backend="onnxruntime",
+        precisions={"encoder": "fp32"},
+        threads=None,
+        device=0,
+        cuda_graphs=None,
+        transfers="none",
+        warm_up=1,
+        repeats=2,
+    )
+    clocks = (ClockRange(name="policy0", lowest=1e9, highest=2e9),)
+    return Measurements(
+        timings=(Timing(model="a", kind="stage", name="encoder", samples=(0.5, 7.0)),),
+        memory=(MemoryUse(model="a", stage="encoder", peaks=(5, 9), device_reason="no GPU"),),
+        energy=(Energy(model="a", name="encoder", joules=3.0, runs=2, seconds=1.0),),
+        settings=(settings,),
+        conditions=Conditions(
+            power_mode="performance", clocks=clocks, clocks_pinned=False, order="in turn"
+        ),
+    )
+
+
+def test_raw_measurements_are_read_as_they_were_written(tmp_path: Path) -> None:
+    data = Data.of(Path("photos"), "photos", [1], [1])
+    report = make_report(
+        "latency", [], data, [], [], seconds=1, threads=None, measured=measurements()
+    )
+    write_report(report, tmp_path / "report.json")
+    read = read_report(tmp_path / "report.json")
+    assert read == report
+    assert read.timings[0].samples == (0.5, 7.0)
+    assert read.memory[0].peak_rss == 9
+    assert read.energy[0].per_run == 1.5
+
+
+def test_reports_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    write_report(make([make_row("a", "mIoU", "all", ESTIMATE)]), tmp_path / "report.json")
+    record = json.loads((tmp_path / "report.json").read_bytes())
+    for field in ("timings", "memory", "energy", "settings", "conditions"):
+        del record[field]
+    (tmp_path / "old.json").write_text(json.dumps(record))
+    read = read_report(tmp_path / "old.json")
+    assert read.timings == read.memory == ()
+    assert read.conditions is None
+    assert read.rows[0].value == 0.5
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"schema_version": 2}'])
+def test_what_is_no_report_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(InputError, match=r"no report of samclip-bench.*--json"):
+        read_report(tmp_path / "x.json")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_report(tmp_path / "none.json")
 
 
 def test_numbers_that_json_lacks_become_null(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""How long stages and tasks take: measured in turn, nothing clipped."""

@@ -1,0 +1,98 @@
+"""Records of time and energy: every sample as it was measured, and under which settings."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from samclip.benchmarks.record import Record
+
+Kind = Literal["stage", "task", "pipeline", "process"]
+State = Literal["cold", "warm"]
+
+
+class Timing(Record, frozen=True, kw_only=True):
+    """How long one thing took, each time that it was measured.
+
+    `model`: the subject's name. `kind`: a `stage` is a part of a pipeline, a `task` an answer from
+    a scene that is encoded, a `pipeline` all from a file to an answer, a `process` the time of a
+    whole new process. `state`: `cold` is the first time in a new model or process.
+    `samples`: seconds, in the order of measurement, nothing left out; in a run with several models
+    sample i of each was taken in the same round, on the same photo. `items`: how many of `item`
+    one sample works on (an image, a prompt, a name): throughput counts those.
+    `part_of`: the name of the pipeline that this stage belongs to: the samples of all stages with
+    the same `part_of`, model and state, the one named "other" among them, add up to that
+    pipeline's, sample by sample.
+    """
+
+    model: str
+    kind: Kind
+    name: str
+    state: State = "warm"
+    unit: Literal["seconds"] = "seconds"
+    samples: tuple[float, ...]
+    items: int = 1
+    item: str = "image"
+    part_of: str | None = None
+
+
+class Energy(Record, frozen=True, kw_only=True):
+    """What one task takes from the power supply; `joules` None, with the `reason`, if unknown.
+
+    `joules`: of the whole `sensor` (a GPU, a board, its idle part included) over `runs` runs
+    that took `seconds` together.
+    """
+
+    model: str
+    name: str
+    joules: float | None
+    runs: int
+    seconds: float
+    sensor: str | None = None
+    reason: str | None = None
+
+    @property
+    def per_run(self) -> float | None:
+        """Joules of one run; None if unknown."""
+        return None if self.joules is None or not self.runs else self.joules / self.runs
+
+
+class Settings(Record, frozen=True, kw_only=True):
+    """How a model was run while it was timed.
+
+    `precisions`: of each graph, as it computes. `threads`: asked for, per graph; None for the
+    backend's choice. `cuda_graphs`: None where there is no such thing. `transfers`: whether copies
+    between host and device are within a stage's time, apart as stages of their own, or do not
+    exist. `warm_up`: rounds that were run and not kept; `repeats`: rounds that were.
+    """
+
+    model: str
+    backend: str
+    precisions: dict[str, str]
+    threads: int | None
+    device: int
+    cuda_graphs: bool | None
+    transfers: Literal["included", "apart", "none"]
+    warm_up: int
+    repeats: int
+
+
+class ClockRange(Record, frozen=True, kw_only=True):
+    """A clock and the range it may move in, in hertz; a pinned clock cannot move."""
+
+    name: str
+    lowest: float
+    highest: float
+
+
+class Conditions(Record, frozen=True, kw_only=True):
+    """What the machine's speed hangs on, beside its hardware; None for what it does not tell.
+
+    `power_mode`: of nvpmodel on a Jetson, elsewhere the CPU's frequency governor. `clocks`: the
+    ranges of CPU and GPU; `clocks_pinned`: whether none of them can move. `order`: how models took
+    turns.
+    """
+
+    power_mode: str | None
+    clocks: tuple[ClockRange, ...]
+    clocks_pinned: bool | None
+    order: str
