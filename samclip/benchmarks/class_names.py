@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from samclip.benchmarks.data.json_file import read_json
 from samclip.errors import VocabularyError
@@ -16,6 +17,18 @@ from samclip.runtime.suggest import did_you_mean
 from samclip.runtime.texts.vocabulary import Vocabulary, unit_rows
 
 Texts = Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True, eq=False)
+class AskedClasses:
+    """T texts in a model's text space, and for each the class that it stands for, T int64.
+
+    Where several texts stand for a class, the one that fits best speaks for it: the maximum over
+    synonyms, as Open-Vocabulary SAM (Yuan et al. 2024) and its kin take it.
+    """
+
+    vocabulary: Vocabulary
+    classes: NDArray[np.int64]
 
 
 def read_synonyms(path: Path | None) -> dict[str, list[str]]:
@@ -34,6 +47,26 @@ def class_vocabulary(
     over templates (Radford et al. 2021, section 3.1.4); the others are their names. Each text is
     put into the templates. Raises VocabularyError for synonyms of no class, or none of a class.
     """
+    check_synonyms(names, synonyms)
+    groups = [synonyms.get(name, [name]) for name in names]
+    vocabulary = model.vocabulary([text for group in groups for text in group], templates)
+    ends = np.cumsum([len(group) for group in groups])
+    parts = np.split(vocabulary.embeddings, ends[:-1])
+    means = np.stack([part.mean(axis=0) for part in parts])  # KxD
+    return replace(vocabulary, names=tuple(names), embeddings=unit_rows(means))
+
+
+def ask_classes(
+    model: Model, texts: Mapping[int, Sequence[str]], templates: Templates = None
+) -> AskedClasses:
+    """Embed the texts of classes, by their indices, in a model's text space, each by itself."""
+    owners = [place for place, group in texts.items() for _ in group]
+    vocabulary = model.vocabulary([text for group in texts.values() for text in group], templates)
+    return AskedClasses(vocabulary, np.asarray(owners, np.int64))
+
+
+def check_synonyms(names: Sequence[str], synonyms: Texts) -> None:
+    """Raise VocabularyError for synonyms of no class of `names`, or none of a class."""
     for name in synonyms:
         if name not in names:
             raise VocabularyError(
@@ -41,9 +74,3 @@ def class_vocabulary(
             )
         if not synonyms[name]:
             raise VocabularyError(f"the list of synonyms of {name!r:.60} is empty. Leave it out.")
-    groups = [synonyms.get(name, [name]) for name in names]
-    vocabulary = model.vocabulary([text for group in groups for text in group], templates)
-    ends = np.cumsum([len(group) for group in groups])
-    parts = np.split(vocabulary.embeddings, ends[:-1])
-    means = np.stack([part.mean(axis=0) for part in parts])  # KxD
-    return replace(vocabulary, names=tuple(names), embeddings=unit_rows(means))

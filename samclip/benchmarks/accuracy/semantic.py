@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip.benchmarks.class_names import AskedClasses
 from samclip.benchmarks.data.label_maps import IGNORED, LabelledPhoto
 from samclip.benchmarks.progress import Track, silent
 from samclip.benchmarks.rows import Row, make_row
 from samclip.benchmarks.statistics import class_ious, mean_iou
+from samclip.errors import InputError
 from samclip.runtime.model import Model
-from samclip.runtime.texts.vocabulary import Vocabulary
+from samclip.runtime.results.answers import SemanticMap
+from samclip.runtime.scene import Scene
 
 MIOU, PIXELS = "mIoU", "labelled pixels"
 PROTOCOL = (
-    "Every pixel gets one of the data set's class names; pixels without truth (void, or of no "
-    "object) do not count, whatever the answer there: there is no class for background.",
+    "Every pixel gets one of the data set's classes; pixels without truth (void, or of no "
+    "object) do not count, whatever the answer there.",
+    "Of a class with several texts the one that fits best speaks for it, pixel by pixel.",
+    "with background: the class background counts as every other; it is the answer where one of "
+    "its texts fits best or, with a threshold, where the best text's probability is below it.",
+    "without background: pixels whose truth is background do not count, and no text of it is asked "
+    "for.",
     "IoU per class over all photos together, in pixels of the original photo, then averaged over "
     "the classes that occur in the truth.",
     "coarse: from the CLIP head's tokens, upscaled; refined: borders drawn by SAM's decoder.",
@@ -31,16 +39,47 @@ PROTOCOL = (
 
 
 @dataclass(frozen=True)
-class Labeller:
-    """A model, the data set's names in its text space, and whether it refines its borders."""
+class Part:
+    """Which pixels count, and what an answer of no text means; `name` is what rows call it.
 
+    `ignored`: the class whose pixels do not count. `fallback`: the class of pixels whose best
+    text has a probability below `threshold`, in [0, 1].
+    """
+
+    name: str = PIXELS
+    ignored: int | None = None
+    fallback: int | None = None
+    threshold: float | None = None
+
+    def truth(self, labels: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Leave out of HxW classes what does not count."""
+        if self.ignored is None:
+            return labels
+        return np.where(labels == self.ignored, np.int32(IGNORED), labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Labeller:
+    """A model, the texts that it is asked for, for which part, and whether it refines borders."""
+
+    name: str
     model: Model
-    vocabulary: Vocabulary
+    asked: AskedClasses
+    part: Part = Part()
     refine: bool = False
+
+    def label(self, scene: Scene) -> NDArray[np.int64]:
+        """Label the photo of a scene: HxW classes, -1 for none."""
+        answer: SemanticMap = scene.semantic(
+            self.asked.vocabulary, refine=self.refine, background=self.part.threshold
+        )
+        none = -1 if self.part.fallback is None else self.part.fallback
+        by_text = np.append(self.asked.classes, none)  # T + 1: the label -1 means the last
+        return np.asarray(by_text[answer.labels])
 
 
 def evaluate_semantic(
-    labellers: Mapping[str, Labeller],
+    labellers: Sequence[Labeller],
     photos: Sequence[LabelledPhoto],
     names: Sequence[str],
     track: Track = silent,
@@ -50,17 +89,24 @@ def evaluate_semantic(
     Labellers that share a model share its encoder pass. Raises ImageError, InputError,
     EngineRunError.
     """
-    tallies: dict[str, list[NDArray[np.int64]]] = {name: [] for name in labellers}
-    truths = []
+    parts = tuple(dict.fromkeys(labeller.part for labeller in labellers))
+    tallies: list[list[NDArray[np.int64]]] = [[] for _ in labellers]
+    pixels: dict[Part, list[NDArray[np.int64]]] = {part: [] for part in parts}
     for photo in track(photos, "semantic"):
-        truth = photo.labels()
-        truths.append(np.bincount(truth[truth != IGNORED], minlength=len(names)))
-        for name, answer in _answers(labellers, photo):
-            tallies[name].append(tally(answer, truth, len(names)))
-    rows = [row for name, found in tallies.items() for row in _rows(name, np.stack(found), names)]
-    constant, tally_of_constant = _best_single_class(np.stack(truths))
-    label = f"{names[constant]!r} everywhere"
-    return [*rows, make_row(label, MIOU, PIXELS, mean_iou(tally_of_constant))]
+        labels = photo.labels()
+        truths = {part: part.truth(labels) for part in parts}
+        for part, truth in truths.items():
+            pixels[part].append(np.bincount(truth[truth != IGNORED], minlength=len(names)))
+        for place, answer in _answers(labellers, photo):
+            truth = truths[labellers[place].part]
+            _check_size(photo, answer, truth)
+            tallies[place].append(tally(answer, truth, len(names)))
+    rows: list[Row] = []
+    for labeller, found in zip(labellers, tallies, strict=True):
+        rows += _rows(labeller, np.stack(found), names)
+    for part, counts in pixels.items():
+        rows.append(_row_of_constant(part, np.stack(counts), names))
+    return rows
 
 
 def tally(
@@ -77,29 +123,38 @@ def tally(
 
 
 def _answers(
-    labellers: Mapping[str, Labeller], photo: LabelledPhoto
-) -> Iterator[tuple[str, NDArray[np.int32]]]:
-    """Label a photo, with one encoder pass for each different model."""
+    labellers: Sequence[Labeller], photo: LabelledPhoto
+) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Label a photo by each labeller, with one encoder pass for each different model."""
     image = photo.pixels()
-    for model in dict.fromkeys(labeller.model for labeller in labellers.values()):
+    for model in dict.fromkeys(labeller.model for labeller in labellers):
         with model.encode(image) as scene:
-            for name, labeller in labellers.items():
+            for place, labeller in enumerate(labellers):
                 if labeller.model is model:
-                    answer = scene.semantic(labeller.vocabulary, refine=labeller.refine)
-                    yield name, answer.labels
+                    yield place, labeller.label(scene)
 
 
-def _rows(name: str, tallies: NDArray[np.int64], names: Sequence[str]) -> Iterator[Row]:
+def _check_size(photo: LabelledPhoto, answer: NDArray[np.int64], truth: NDArray[np.int32]) -> None:
+    if answer.shape != truth.shape:
+        raise InputError(
+            f"{photo.path} has (h, w) = {answer.shape} pixels, its labels {truth.shape}. Use the "
+            "photos that the labels were made for."
+        )
+
+
+def _rows(labeller: Labeller, tallies: NDArray[np.int64], names: Sequence[str]) -> Iterator[Row]:
     """Give the mIoU of Px3xK tallies, and as details the IoU of each class in the truth."""
-    yield make_row(name, MIOU, PIXELS, mean_iou(tallies))
+    part = labeller.part
+    yield make_row(labeller.name, MIOU, part.name, mean_iou(tallies))
     present = ~np.isnan(class_ious(tallies.sum(axis=0)))
+    where = "" if part.name == PIXELS else f", {part.name}"
     for index in np.flatnonzero(present).tolist():
         estimate = mean_iou(tallies[:, :, [index]])
-        yield make_row(name, "IoU", names[index], estimate, detail=True)
+        yield make_row(labeller.name, "IoU", f"{names[index]}{where}", estimate, detail=True)
 
 
-def _best_single_class(truths: NDArray[np.int64]) -> tuple[int, NDArray[np.int64]]:
-    """Find the class that, answered everywhere, gets the highest mIoU; and its tallies Px3xK.
+def _row_of_constant(part: Part, truths: NDArray[np.int64], names: Sequence[str]) -> Row:
+    """Find the class that, answered everywhere, gets the highest mIoU.
 
     `truths`: PxK pixels. Only that class has an IoU above 0, its share of all pixels, so the
     most frequent class is the best.
@@ -108,4 +163,4 @@ def _best_single_class(truths: NDArray[np.int64]) -> tuple[int, NDArray[np.int64
     tallies = np.stack([np.zeros_like(truths), truths, np.zeros_like(truths)], axis=1)
     tallies[:, 0, best] = truths[:, best]
     tallies[:, 2, best] = truths.sum(axis=1)
-    return best, tallies
+    return make_row(f"{names[best]!r} everywhere", MIOU, part.name, mean_iou(tallies))

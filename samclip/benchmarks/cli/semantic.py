@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from samclip.benchmarks.accuracy.semantic import PROTOCOL, Labeller, evaluate_semantic
+from samclip.benchmarks.accuracy.semantic import PROTOCOL, Labeller, Part, evaluate_semantic
 from samclip.benchmarks.candidates import Candidate
-from samclip.benchmarks.class_names import Texts, class_vocabulary, read_synonyms
+from samclip.benchmarks.class_names import Texts, ask_classes, check_synonyms, read_synonyms
 from samclip.benchmarks.cli import options
 from samclip.benchmarks.cli.session import Setup, open_session
-from samclip.benchmarks.data.label_maps import read_label_folder
+from samclip.benchmarks.data.label_folder import LabelFolder, read_label_folder
 from samclip.benchmarks.data.sample import spread
 from samclip.benchmarks.report import Data
+from samclip.errors import InputError
 from samclip.runtime.cli import options as shared
 from samclip.runtime.scene import Templates
 
@@ -23,17 +25,42 @@ EXAMPLES = """
 
 - `samclip-bench accuracy semantic path/to/camvid --bundle my-bundle`
 
+- `samclip-bench accuracy semantic path/to/VOCdevkit/VOC2012 --templates openai --background 0.5`
+
 - `samclip-bench accuracy semantic path/to/coco --bundle my-bundle --untrained untrained-bundle
   --synonyms synonyms.json --json semantic.json`
 """
+
+AskedTexts = Mapping[int, Sequence[str]]  # by the index of the class
+WITH, WITHOUT = "with background", "without background"
 
 Folder = Annotated[
     Path,
     typer.Argument(
         metavar="FOLDER",
         show_default=False,
-        help='CamVid\'s layout (images/, labels/ of 8-bit PNGs, classes.json with "names" and '
-        '"void"), or COCO\'s (images/, instances.json), whose instances are painted.',
+        help="VOC2012, VOC2010 with PASCAL Context's maps, ADEChallengeData2016, COCO-Stuff with "
+        "COCO's photos, each as published; or CamVid's layout (images/, labels/ of 8-bit PNGs, "
+        'classes.json with "names" and "void"), or COCO\'s (images/, instances.json), whose '
+        "instances are painted.",
+    ),
+]
+Layout = Annotated[
+    Literal["voc", "context", "ade20k", "coco-stuff", "camvid", "coco"] | None,
+    typer.Option(
+        "--layout",
+        metavar="voc|context|ade20k|coco-stuff|camvid|coco",
+        show_default="what the folder looks like",
+        help="The data set, for a folder that holds several.",
+    ),
+]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        "--split",
+        metavar="NAME",
+        show_default="val, validation or val2017",
+        help="The part of a published data set.",
     ),
 ]
 Refine = Annotated[
@@ -42,14 +69,39 @@ Refine = Annotated[
         "--refine/--no-refine", help="Measure maps whose borders SAM's decoder drew as well."
     ),
 ]
+Background = Annotated[
+    float | None,
+    typer.Option(
+        "--background",
+        min=0,
+        max=1,
+        metavar="0..1",
+        show_default="texts for background compete with the others",
+        help="Of data sets with a class for background: pixels whose best text has a probability "
+        "below this are background. Figures without that class are always given too.",
+    ),
+]
+Synonyms = Annotated[
+    Path | None,
+    typer.Option(
+        "--synonyms",
+        metavar="FILE",
+        show_default="those that come with samclip, or each class by its name",
+        help='A JSON object of class: ["text", ...]: a class listed there is asked for by these '
+        "texts, and the one that fits a pixel best counts.",
+    ),
+]
 
 
 def semantic(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants it
     folder: Folder,
     bundle: shared.Bundle = None,
+    layout: Layout = None,
+    split: Split = None,
     refine: Refine = True,
+    background: Background = None,
     untrained: options.Untrained = None,
-    synonyms: options.Synonyms = None,
+    synonyms: Synonyms = None,
     templates: shared.Templates = None,
     limit: options.Limit = None,
     json: options.Json = None,
@@ -58,7 +110,7 @@ def semantic(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer want
     threads: shared.Threads = None,
     debug: shared.Debug = False,
 ) -> None:
-    """Measure the mIoU of label maps, coarse and refined.
+    """Measure the mIoU of label maps, coarse and refined, with and without background.
 
     Beside them stand the best map of a single class, and with --untrained the same of a bundle
     whose head was never trained. Pixels without truth do not count. The report of --json has the
@@ -66,26 +118,51 @@ def semantic(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer want
     """
     setup = Setup(bundle, backend, precision, threads, json)
     with open_session("accuracy semantic", setup, debug) as session:
-        labelled = read_label_folder(folder)
+        labelled = read_label_folder(folder, layout, split)
         photos = spread(labelled.photos, limit)
         candidates = [session.open_bundle(names=True)]
         if untrained is not None:
             candidates.append(session.open(untrained, "untrained"))
-        texts = read_synonyms(synonyms)
-        labellers: dict[str, Labeller] = {}
-        for candidate in candidates:
-            labellers |= _labellers(candidate, labelled.names, texts, templates, refine)
+        asked = dict(_parts(labelled, read_synonyms(synonyms), background))
+        labellers = [
+            labeller
+            for candidate in candidates
+            for labeller in _labellers(candidate, asked, templates, refine)
+        ]
         rows = evaluate_semantic(labellers, photos, labelled.names, session.track)
         data = Data.of(folder, labelled.layout, photos, labelled.photos, labelled.left_out)
         session.finish(data, PROTOCOL, rows)
 
 
+def _parts(
+    labelled: LabelFolder, synonyms: Texts, threshold: float | None
+) -> Iterator[tuple[Part, AskedTexts]]:
+    """Say for each part that is measured which texts are asked for, by the index of their class."""
+    check_synonyms(labelled.names, synonyms)
+    named = zip(labelled.names, labelled.texts, strict=True)
+    texts = {place: synonyms.get(name, own) for place, (name, own) in enumerate(named)}
+    background = labelled.background
+    if background is None:
+        if threshold is not None:
+            raise InputError(f"{labelled.layout} has no class background. Leave --background out.")
+        yield Part(), texts
+        return
+    others = {place: group for place, group in texts.items() if place != background}
+    yield Part(f"{WITHOUT}, {len(others)} classes", ignored=background), others
+    with_background = Part(
+        f"{WITH}, {len(texts)} classes",
+        fallback=None if threshold is None else background,
+        threshold=threshold,
+    )
+    yield with_background, texts if threshold is None else others
+
+
 def _labellers(
-    candidate: Candidate, names: tuple[str, ...], texts: Texts, templates: Templates, refine: bool
-) -> dict[str, Labeller]:
-    """Let a model label coarsely, and refined if asked for."""
-    vocabulary = class_vocabulary(candidate.model, names, texts, templates)
-    found = {f"{candidate.name} coarse": Labeller(candidate.model, vocabulary)}
-    if refine:
-        found[f"{candidate.name} refined"] = Labeller(candidate.model, vocabulary, refine=True)
-    return found
+    candidate: Candidate, asked: Mapping[Part, AskedTexts], templates: Templates, refine: bool
+) -> Iterator[Labeller]:
+    """Let a model label every part coarsely, and refined if asked for."""
+    for part, texts in asked.items():
+        classes = ask_classes(candidate.model, texts, templates)
+        yield Labeller(f"{candidate.name} coarse", candidate.model, classes, part)
+        if refine:
+            yield Labeller(f"{candidate.name} refined", candidate.model, classes, part, refine=True)

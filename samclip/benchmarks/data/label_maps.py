@@ -1,24 +1,23 @@
-"""Photos with a class for every pixel: CamVid's layout, or COCO's instances painted."""
+"""Photos with a class for every pixel: painted from COCO's objects, or in maps of numbers."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from samclip.benchmarks.data.coco import ANNOTATIONS, CocoPhoto, read_coco
-from samclip.benchmarks.data.json_file import read_json
+from samclip.benchmarks.data.coco import CocoPhoto
 from samclip.errors import InputError
-from samclip.runtime.cli.images import SUFFIXES
 from samclip.runtime.images.image import load_image
 
 IGNORED = -1
-CLASSES, IMAGES, LABELS = "classes.json", "images", "labels"
+UNKNOWN = -2
+VALUES = 256  # of an 8-bit map
 
 
 class LabelledPhoto(Protocol):
@@ -36,29 +35,6 @@ class LabelledPhoto(Protocol):
     def labels(self) -> NDArray[np.int32]:
         """Read the truth: HxW, index of the class, IGNORED where there is none."""
         ...
-
-
-@dataclass(frozen=True)
-class LabelFolder:
-    """Labelled photos in the order of their file names, and the `names` of the K classes."""
-
-    path: Path
-    layout: str
-    names: tuple[str, ...]
-    photos: tuple[LabelledPhoto, ...]
-    left_out: dict[str, int]
-
-
-def read_label_folder(folder: Path) -> LabelFolder:
-    """Read a folder in CamVid's layout, or in COCO's where it has `instances.json`.
-
-    Raises InputError.
-    """
-    if (folder / ANNOTATIONS).is_file():
-        coco = read_coco(folder)
-        photos = tuple(PaintedPhoto(photo) for photo in coco.photos)
-        return LabelFolder(folder, "COCO, painted", coco.names, photos, coco.left_out)
-    return _read_camvid(folder)
 
 
 @dataclass(frozen=True)
@@ -84,14 +60,13 @@ class PaintedPhoto:
         return labels
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MappedPhoto:
-    """A photo whose truth is an image of class indices; `void` is the index that means none."""
+    """A photo whose truth is an 8-bit image; `classes`: 256 class indices, one for each number."""
 
     path: Path
     label_path: Path
-    classes: int
-    void: int
+    classes: NDArray[np.int32]
 
     def pixels(self) -> NDArray[np.uint8]:
         """Read the photo: HWC uint8 RGB; raises ImageError."""
@@ -99,49 +74,30 @@ class MappedPhoto:
 
     def labels(self) -> NDArray[np.int32]:
         """Read the truth: HxW; raises InputError for what is no map of these classes."""
-        labels = _read_map(self.label_path)
-        labels[labels == self.void] = IGNORED
-        if labels.max() >= self.classes:
+        values = _read_map(self.label_path)
+        labels: NDArray[np.int32] = self.classes[values]
+        if (labels == UNKNOWN).any():
             raise InputError(
-                f"{self.label_path} has the class {labels.max()}; {CLASSES} names "
-                f"{self.classes} from 0 on, and {self.void} for void."
+                f"{self.label_path} has the class {values[labels == UNKNOWN][0]}, which is none of "
+                f"the {self.classes.max() + 1} of this data set, nor void. Is it of another one?"
             )
         return labels
 
 
-class _Classes(msgspec.Struct, frozen=True):
-    names: tuple[str, ...]
-    void: int
+def class_table(classes: Mapping[int, int], void: int) -> NDArray[np.int32]:
+    """Tell what each number of a map means, `classes` by number: 256 indices, IGNORED, UNKNOWN."""
+    table = np.full(VALUES, UNKNOWN, np.int32)
+    for value, place in classes.items():
+        table[value] = place
+    table[void] = IGNORED
+    return table
 
 
-def _read_camvid(folder: Path) -> LabelFolder:
-    expected = (
-        f'the layout of CamVid ({IMAGES}/, {LABELS}/, {CLASSES} with "names" and "void") or of '
-        f"COCO ({IMAGES}/, {ANNOTATIONS})"
-    )
-    classes = read_json(folder / CLASSES, _Classes, expected)
-    paths = sorted(p for p in (folder / IMAGES).glob("*") if p.suffix.lower() in SUFFIXES)
-    photos = tuple(
-        MappedPhoto(path, _label_path(folder, path), len(classes.names), classes.void)
-        for path in paths
-    )
-    if not photos or not classes.names:
-        raise InputError(f"{folder} has no photo or no class. Expected {expected}.")
-    return LabelFolder(folder, "CamVid", classes.names, photos, {})
-
-
-def _label_path(folder: Path, photo: Path) -> Path:
-    path = folder / LABELS / f"{photo.stem}.png"
-    if not path.is_file():
-        raise InputError(f"there is no {path}, the classes of {photo.name}. Add it.")
-    return path
-
-
-def _read_map(path: Path) -> NDArray[np.int32]:
+def _read_map(path: Path) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
             if image.mode in {"L", "P"}:  # grey, or a palette: the stored number is the class
-                return np.asarray(image).astype(np.int32)
+                return np.asarray(image)
             mode = image.mode
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} cannot be read: {error}. Expected an 8-bit PNG.") from error

@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from made_data import Made, rectangle, save, stripes, write_camvid, write_coco
+from made_layouts import write_voc
+
+from samclip.benchmarks.data.label_layouts import LAYOUTS
 
 Bench = Callable[..., Any]
 COMMANDS = ("instances", "names", "images", "semantic", "baselines")
@@ -139,6 +142,34 @@ def test_semantic_takes_coco_too(bench: Bench, coco: Path, report: Path, loads: 
     assert read(report)["data"]["layout"] == "COCO, painted"
     assert figures(report)["fake coarse", "IoU", "red"] == 1.0
     assert figures(report)["fake coarse", "IoU", "green"] == 0.0
+
+
+def test_semantic_with_and_without_background(
+    bench: Bench, report: Path, loads: list, tmp_path: Path
+) -> None:
+    truth = np.zeros((256, 256), np.uint8)
+    truth[:, 128:] = 20
+    truth[:, 128:160] = 255
+    folder = write_voc(tmp_path / "VOC2012", {"a": (stripes(0, 2), truth)})
+    texts = {found.name: ["green"] for found in LAYOUTS["voc"].classes}
+    synonyms = tmp_path / "synonyms.json"
+    synonyms.write_text(
+        json.dumps({**texts, "background": ["green", "red"], "tvmonitor": ["blue"]})
+    )
+    options = ("--synonyms", synonyms, "--no-refine", "--json", report)
+    result = bench("accuracy", "semantic", folder, "-b", "x", *options)
+    assert result.exit_code == 0, result.stderr
+    found = figures(report)
+    assert found["fake coarse", "mIoU", "with background, 21 classes"] == 1.0
+    assert found["fake coarse", "mIoU", "without background, 20 classes"] == 1.0
+    assert read(report)["data"]["layout"] == "PASCAL VOC, val"
+    result = bench("accuracy", "semantic", folder, "-b", "x", *options, "--background", "0.9")
+    assert result.exit_code == 0, result.stderr
+    assert figures(report)["fake coarse", "IoU", "tvmonitor, with background, 21 classes"] > 0.9
+    camvid = write_camvid(tmp_path / "camvid", {"a": (stripes(0, 2), truth // 255)})
+    result = bench("accuracy", "semantic", camvid, "-b", "x", "--background", "0.5")
+    assert result.exit_code == 2
+    assert "has no class background" in result.stderr
 
 
 def test_baselines(bench: Bench, coco: Path, report: Path, loads: list) -> None:

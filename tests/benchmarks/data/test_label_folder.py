@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from made_data import Made, rectangle, save, stripes, write_camvid, write_coco
 
-from samclip.benchmarks.data.label_maps import IGNORED, read_label_folder
+from samclip.benchmarks.data.label_folder import read_label_folder
+from samclip.benchmarks.data.label_maps import IGNORED
 from samclip.errors import InputError
 
 PHOTO = stripes(0, 1)
@@ -62,8 +63,11 @@ def test_maps_of_other_classes_or_kinds_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_neither_layout_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"CamVid .* or of COCO"):
+    with pytest.raises(InputError, match=r"of CamVid .* of COCO .* PASCAL VOC"):
         read_label_folder(tmp_path)
     write_camvid(tmp_path, {})
     with pytest.raises(InputError, match="no photo"):
+        read_label_folder(tmp_path)
+    write_camvid(tmp_path, {}, void=256)
+    with pytest.raises(InputError, match="<= 255"):
         read_label_folder(tmp_path)
