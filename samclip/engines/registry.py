@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib.metadata import PackageNotFoundError, version
 
 from samclip.engines.base import Backend, Probe
 from samclip.engines.onnxruntime import backend as onnxruntime
+from samclip.engines.openvino import backend as openvino
 from samclip.engines.tensorrt import backend as tensorrt
 from samclip.errors import BackendUnavailableError
 
@@ -17,13 +17,11 @@ BACKENDS: tuple[Backend, ...] = (  # the fastest first
     tensorrt.TENSORRT,
     tensorrt.TENSORRT_RTX,
     onnxruntime.CUDA,
+    openvino.OPENVINO,
     onnxruntime.CPU,
     onnxruntime.TENSORRT,
 )
 BY_NAME_ALONE = frozenset({"ort-tensorrt"})  # builds for minutes on its first runs: must be asked
-WITHOUT_ENGINE = {  # runtimes that people ask for, and the packages that bring them
-    "openvino": ("openvino",),
-}
 
 
 @dataclass(frozen=True)
@@ -66,9 +64,6 @@ def get_backend(name: str) -> Backend:
     known = {backend.name: backend for backend in backends()}
     if name in known:
         return known[name]
-    if name in WITHOUT_ENGINE:
-        probe = probe_package(name)
-        raise BackendUnavailableError(f"{probe.detail}. {probe.remedy}.")
     close = get_close_matches(str(name), [*known, AUTO], 1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise BackendUnavailableError(
@@ -119,22 +114,8 @@ def first_of(among: tuple[Backend, ...], suits: Callable[[Backend], Probe] | Non
 
 
 def probes() -> dict[str, Probe]:
-    """Probe every backend, and say of other runtimes whether they are installed: for `doctor`."""
-    found = {backend.name: backend.probe() for backend in backends()}
-    return {**found, **{name: probe_package(name) for name in WITHOUT_ENGINE}}
-
-
-def probe_package(name: str) -> Probe:
-    """Say which package of a runtime is installed, never importing it, and that it is not used."""
-    installed = []
-    for package in WITHOUT_ENGINE[name]:
-        try:
-            installed.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
-    state = f"{', '.join(installed)} is installed" if installed else f"{name} is not installed"
-    ours = ", ".join(backend.name for backend in backends())
-    return Probe(False, f"{state}; this version of samclip has no engine for it", f"Use {ours}")
+    """Probe every backend: for `doctor`."""
+    return {backend.name: backend.probe() for backend in backends()}
 
 
 def _describe(probe: Probe) -> str:

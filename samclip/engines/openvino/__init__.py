@@ -1,0 +1,1 @@
+"""OpenVINO: compiled models on the CPU."""

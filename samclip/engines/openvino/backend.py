@@ -1,0 +1,173 @@
+"""OpenVINO on the CPU.
+
+Choices. Threads: one per physical core that this process may use, not pinned. One stream, the
+shortest way to one answer: callers on other threads wait for their turn, each with a request of its
+own. Precision: FP32 graphs compute in FP32. Left to itself OpenVINO takes BF16 where the processor
+has it, and may quantise the inputs of products whose weights are stored as INT8; both are slower
+here or inexact, and are switched off. INT8 graphs with Q/DQ run in INT8.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samclip.engines.base import EngineOptions, GraphKey, GraphSource, Probe, Tensor
+from samclip.engines.machine.cores import usable_cores
+from samclip.engines.machine.memory import release_free_memory
+from samclip.engines.openvino.library import clean_message, find_library, import_library
+from samclip.engines.openvino.reading import read_graph
+from samclip.engines.openvino.tensor import OvTensor, to_ov_tensor
+from samclip.errors import ClosedError, EngineRunError
+
+DEVICE = "CPU"
+SETTINGS: dict[str, Any] = {
+    "PERFORMANCE_HINT": "LATENCY",
+    "NUM_STREAMS": 1,
+    "ENABLE_CPU_PINNING": False,
+    "INFERENCE_PRECISION_HINT": "f32",
+    "EXECUTION_MODE_HINT": "ACCURACY",
+    "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # inputs of products stay FP32 beside INT8 weights
+}
+
+
+class OvEngine:
+    """One graph as a compiled model."""
+
+    def __init__(self, library: Any, compiled: Any, name: str) -> None:
+        self._library = library
+        self._compiled: Any = compiled
+        self._name = name
+        self._process = os.getpid()
+        self._types = {
+            port.any_name: np.dtype(port.element_type.to_dtype()) for port in compiled.inputs
+        }
+        self._outputs = tuple(port.any_name for port in compiled.outputs)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The graph's inputs, all of which `run` needs."""
+        return tuple(self._types)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The graph's outputs, in its order."""
+        return self._outputs
+
+    def run(
+        self,
+        feeds: Mapping[str, NDArray[np.generic] | Tensor],
+        outputs: Sequence[str] | None = None,
+    ) -> dict[str, Tensor]:
+        """Compute `outputs` (None: all).
+
+        Raises EngineRunError for inputs that do not fit or when OpenVINO fails, ClosedError after
+        `close()`.
+        """
+        compiled = self._open_model()
+        names = self._outputs if outputs is None else tuple(outputs)
+        self._check_names("outputs", names, set(names) <= set(self._outputs), self._outputs)
+        self._check_names("inputs", feeds, set(feeds) == set(self._types), self.input_names)
+        values = {
+            name: to_ov_tensor(self._library, name, feed, self._types[name])
+            for name, feed in feeds.items()
+        }
+        if not names:
+            return {}
+        try:
+            request = compiled.create_infer_request()  # its own: 0.3 ms, and outputs stay as are
+            request.infer(values, share_inputs=True, share_outputs=True)
+            results = {name: OvTensor(request.get_tensor(name)) for name in names}
+        except Exception as error:  # its exceptions have no base of their own
+            raise self._failed(clean_message(error)) from error
+        self._check_computed(values, results)
+        return dict(results)
+
+    def close(self) -> None:
+        """Free the model once runs under way have ended; again: do nothing."""
+        if self._compiled is not None:
+            self._compiled = None
+            release_free_memory()
+
+    def _check_computed(self, feeds: Mapping[str, Any], results: Mapping[str, OvTensor]) -> None:
+        """Refuse empty results of inputs that are not empty.
+
+        With one thread OpenVINO says nothing when the shapes inside a dynamic graph do not fit:
+        it leaves its outputs empty.
+        """
+        empty = [name for name, result in results.items() if 0 in result.shape]
+        if empty and not any(0 in feed.shape for feed in feeds.values()):
+            raise self._failed(f"its outputs {', '.join(empty)} are empty")
+
+    def _failed(self, reason: str) -> EngineRunError:
+        return EngineRunError(
+            f"the graph {self._name!r} failed: {reason}. Check the shapes of its inputs, and the "
+            "memory that is free."
+        )
+
+    def _open_model(self) -> Any:
+        compiled = self._compiled
+        if compiled is None:
+            raise ClosedError(f"the engine of {self._name!r} is closed. Load the model again.")
+        if os.getpid() != self._process:  # its threads stayed in the parent: it would wait forever
+            raise EngineRunError(
+                f"the engine of {self._name!r} was loaded before the process forked. "
+                "Load the model in the child."
+            )
+        return compiled
+
+    def _check_names(self, what: str, got: Iterable[str], fits: bool, known: Sequence[str]) -> None:
+        if not fits:
+            raise EngineRunError(
+                f"the graph {self._name!r} has the {what} {', '.join(known)}; "
+                f"asked with {', '.join(got) or 'none'}. Name those it has."
+            )
+
+
+@dataclass(frozen=True)
+class OpenVinoBackend:
+    """OpenVINO on the CPU."""
+
+    name: str
+
+    def probe(self) -> Probe:
+        """Look whether OpenVINO is installed; imports nothing."""
+        return find_library()
+
+    def ready(self, graphs: Sequence[GraphKey], options: EngineOptions) -> Probe:  # noqa: ARG002
+        """Say that any graph runs at once: it is compiled in seconds."""
+        return Probe(True, "needs no plans")
+
+    def load(self, source: GraphSource, options: EngineOptions) -> OvEngine:
+        """Compile a graph; raises BackendUnavailableError or EngineRunError."""
+        library = import_library()
+        settings = _settings(options)
+        try:
+            core = library.Core()
+            with read_graph(core, source) as model:
+                compiled = core.compile_model(model, DEVICE, settings)
+        except EngineRunError:
+            raise
+        except Exception as error:  # its exceptions have no base of their own
+            raise EngineRunError(
+                f"the graph {source.name!r} could not be loaded by {self.name}: "
+                f"{clean_message(error)}. Export the bundle again for this backend, or choose "
+                "another one."
+            ) from error
+        del model
+        release_free_memory()
+        return OvEngine(library, compiled, source.name)
+
+
+OPENVINO = OpenVinoBackend("openvino")
+
+
+def _settings(options: EngineOptions) -> dict[str, Any]:
+    if options.threads is not None and options.threads < 1:
+        raise EngineRunError(f"threads must be at least 1 or None, got {options.threads}.")
+    return {**SETTINGS, "INFERENCE_NUM_THREADS": options.threads or usable_cores()}
