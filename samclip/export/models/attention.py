@@ -1,4 +1,4 @@
-"""Self-attention with decomposed relative positions: one definition, three exact lowerings.
+"""Self-attention with decomposed relative positions: one definition, four exact lowerings.
 
 A query at (i, j) attends to a key at (k, l) of the same h x w grid with the score
 
@@ -8,7 +8,9 @@ A query at (i, j) attends to a key at (k, l) of the same h x w grid with the sco
 `add_decomposed_rel_pos`). `rel_h(q)`, the second term for every k, and `rel_w(q)`, the third for
 every l, are computed once here. How they reach the scores is the *lowering*, chosen per target:
 
-- `bias`: fused attention with rel_h + rel_w as an additive mask, (h*w) x (h*w) per head;
+- `bias`: attention with rel_h + rel_w as an additive mask, (h*w) x (h*w) per head;
+- `fused`: the same as ONNX's own `Attention` operator, which opset 23 has; `bias` is written in its
+  parts, which older runtimes read;
 - `fold`: q is extended by rel_h(q) and rel_w(q), k by the one-hot row and column of its place, so
   that attention without a mask computes the sum;
 - `chunk`: `bias` for a few rows of queries at a time, which bounds memory.
@@ -24,7 +26,7 @@ from torch import Tensor, nn
 
 from samclip.errors import ExportError
 
-Lowering = Literal["bias", "fold", "chunk"]
+Lowering = Literal["bias", "fold", "chunk", "fused"]
 LOWERINGS: tuple[Lowering, ...] = get_args(Lowering)
 
 # Scores that one chunk may hold per image or window: 64 MiB as float32. SAM's windows (14 x 14)
@@ -32,7 +34,13 @@ LOWERINGS: tuple[Lowering, ...] = get_args(Lowering)
 MAX_CHUNK_SCORES = 2**24
 
 
-class RelPosAttention(nn.Module):
+class LoweredAttention(nn.Module):
+    """An attention whose form in the graph is chosen per target; `lowering` changes no result."""
+
+    lowering: Lowering = "bias"
+
+
+class RelPosAttention(LoweredAttention):
     """Multi-head self-attention on a fixed grid of tokens, `input_size` = (h, w).
 
     State-dict keys are those of segment-anything's `Attention`: `qkv`, `proj`, `rel_pos_h`
@@ -97,13 +105,13 @@ class RelPosAttention(nn.Module):
         if self.lowering == "fold":
             return self._fold(q, k, v, rel_h, rel_w)
         step = self._chunk_length()
-        if self.lowering == "bias" or step >= q.shape[2]:
+        if self.lowering != "chunk" or step >= q.shape[2]:
             return self._bias(q, k, v, rel_h, rel_w)
         parts = zip(*(torch.split(x, step, dim=2) for x in (q, rel_h, rel_w)), strict=True)
         return torch.cat([self._bias(q_, k, v, h_, w_) for q_, h_, w_ in parts], dim=2)
 
     def _bias(self, q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
-        """Fused attention of some queries, BxNxQxD, with an additive mask BxNxQxL."""
+        """Attention of some queries, BxNxQxD, with an additive mask BxNxQxL."""
         mask = (rel_h.unsqueeze(-1) + rel_w.unsqueeze(-2)).flatten(3)  # BxNxQx(H*W)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale)
 
@@ -138,12 +146,12 @@ def one_hot_places(height: int, width: int) -> Tensor:
 
 
 def set_attention_lowering(module: nn.Module, lowering: Lowering) -> None:
-    """Set the lowering of every `RelPosAttention` inside `module`; weights stay as they are.
+    """Set the lowering of every attention inside `module` that has one; weights stay as they are.
 
     Raises ExportError when there is no such lowering.
     """
     if lowering not in LOWERINGS:
         raise ExportError(f"unknown attention lowering {lowering!r}; use {', '.join(LOWERINGS)}")
     for part in module.modules():
-        if isinstance(part, RelPosAttention):
+        if isinstance(part, LoweredAttention):
             part.lowering = lowering

@@ -23,6 +23,8 @@ class LayerNorm2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise `x`, BxCxHxW float."""
-        x = x.permute(0, 2, 3, 1)  # BxHxWxC
-        x = F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
-        return x.permute(0, 3, 1, 2)  # BxCxHxW
+        return self.last(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # BxHxWxC and back
+
+    def last(self, x: Tensor) -> Tensor:
+        """Normalise `x`, whose last axis is the channels."""
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samclip.export.models.layer_norm import LayerNorm2d
 from samclip.export.models.prompt_encoder import PromptEncoder
 from samclip.export.models.two_way_transformer import TwoWayTransformer
+from samclip.export.models.upscaling import Upscaling, in_rows
 
 
 class MaskDecoder(nn.Module):
@@ -29,13 +29,7 @@ class MaskDecoder(nn.Module):
         self.transformer = TwoWayTransformer(dim=dim)
         self.iou_token = nn.Embedding(1, dim)
         self.mask_tokens = nn.Embedding(self.num_mask_tokens, dim)
-        self.output_upscaling = nn.Sequential(
-            nn.ConvTranspose2d(dim, dim // 4, kernel_size=2, stride=2),
-            LayerNorm2d(dim // 4),
-            nn.GELU(),
-            nn.ConvTranspose2d(dim // 4, dim // 8, kernel_size=2, stride=2),
-            nn.GELU(),
-        )
+        self.output_upscaling = Upscaling(dim)
         self.output_hypernetworks_mlps = nn.ModuleList(
             ReluMlp((dim, dim, dim, dim // 8)) for _ in range(self.num_mask_tokens)
         )
@@ -46,26 +40,20 @@ class MaskDecoder(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Predict masks for B prompts on one image.
 
-        `image_embeddings` and `image_pe`, both 1xCxGxG, are broadcast over the prompts; `sparse`,
-        BxNxC, and `dense`, BxCxGxG, come from the prompt encoder. Returns iou_predictions, Bx4,
-        and low_res_masks, Bx4x4Gx4G logits.
+        `image_embeddings`, 1xCxGxG, and `image_pe`, 1xLxC with L = G * G, are broadcast over the
+        prompts; `sparse`, BxNxC, and `dense`, BxLxC, come from the prompt encoder. Returns
+        iou_predictions, Bx4, and low_res_masks, Bx4x4Gx4G logits.
         """
         own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])  # 5xC
         tokens = torch.cat([own.expand(sparse.shape[0], -1, -1), sparse], dim=1)  # Bx(5+N)xC
-        tokens, image = self.transformer(image_embeddings + dense, image_pe, tokens)
-        image = image.transpose(1, 2).reshape(dense.shape)  # BxCxGxG
-        masks = self._masks(tokens[:, 1 : 1 + self.num_mask_tokens], image)
-        return self.iou_prediction_head(tokens[:, 0]), masks
-
-    def _masks(self, tokens: Tensor, image: Tensor) -> Tensor:
-        """Multiply each mask token's weights, from its own MLP, with the upscaled image."""
-        upscaled = self.output_upscaling(image)  # BxDx4Gx4G
+        image = image_embeddings.flatten(2).mT + dense  # BxLxC
+        tokens, image = self.transformer(image, image_pe, tokens)
         weights = torch.stack(
-            [mlp(tokens[:, index]) for index, mlp in enumerate(self.output_hypernetworks_mlps)],
+            [mlp(tokens[:, 1 + place]) for place, mlp in enumerate(self.output_hypernetworks_mlps)],
             dim=1,
-        )  # Bx4xD
-        masks: Tensor = weights @ upscaled.flatten(2)  # Bx4x(4G*4G)
-        return masks.reshape(-1, self.num_mask_tokens, *upscaled.shape[2:])  # Bx4x4Gx4G
+        )  # Bx4xD, of each mask token
+        masks = weights @ self.output_upscaling(image).mT  # Bx4x(16L)
+        return self.iou_prediction_head(tokens[:, 0]), in_rows(masks, image_embeddings.shape[-1])
 
 
 class ReluMlp(nn.Module):

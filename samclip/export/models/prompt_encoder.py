@@ -53,9 +53,10 @@ class PromptEncoder(nn.Module):
     def forward(
         self, point_coords: Tensor, point_labels: Tensor, mask_input: Tensor, has_mask_input: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Embed B prompts of N points and a mask each: sparse BxNxC and dense BxCxGxG.
+        """Embed B prompts of N points and a mask each: sparse BxNxC and dense BxLxC.
 
-        The arguments are those of `embed_points` and `embed_masks`.
+        L = G * G are the cells of the image's grid, row by row. The arguments are those of
+        `embed_points` and `embed_masks`.
         """
         sparse = self.embed_points(point_coords, point_labels)
         return sparse, self.embed_masks(mask_input, has_mask_input)
@@ -74,22 +75,25 @@ class PromptEncoder(nn.Module):
         return positions + F.embedding(index, torch.cat(kinds))  # table 5xC, by label + 1
 
     def embed_masks(self, mask_input: Tensor, has_mask_input: Tensor) -> Tensor:
-        """Embed masks, Bx1x4Gx4G logits, to BxCxGxG.
+        """Embed masks, Bx1x4Gx4G logits, to BxLxC.
 
         Where `has_mask_input`, B (0 or 1), is 0 the mask is ignored and the learned "no mask"
         embedding stands everywhere.
         """
-        given = (has_mask_input > 0.5).reshape(-1, 1, 1, 1)  # Bx1x1x1
-        absent = self.no_mask_embed.weight.reshape(1, -1, 1, 1)  # 1xCx1x1
-        return torch.where(given, self.mask_downscaling(mask_input), absent)
+        given = (has_mask_input > 0.5).reshape(-1, 1, 1)  # Bx1x1
+        *smaller, wider = self.mask_downscaling
+        for layer in smaller:
+            mask_input = layer(mask_input)
+        cells = mask_input.flatten(2).mT  # BxLx16: transposed while it is narrow
+        embedded = F.linear(cells, wider.weight.flatten(1), wider.bias)  # a 1x1 convolution
+        return torch.where(given, embedded, self.no_mask_embed.weight)
 
     def embed_no_masks(self, count: int) -> Tensor:
-        """Embed the lack of a mask in each of `count` prompts, as `embed_masks` does: BxCxGxG."""
-        absent = self.no_mask_embed.weight.reshape(1, -1, 1, 1)  # 1xCx1x1
-        return absent.expand(count, -1, self.grid, self.grid)
+        """Embed the lack of a mask in each of `count` prompts, as `embed_masks` does: BxLxC."""
+        return self.no_mask_embed.weight.expand(count, self.grid**2, -1)
 
     def dense_positions(self) -> Tensor:
-        """Return the position encoding of the image grid's cells, 1xCxGxG.
+        """Return the position encoding of the image grid's cells, 1xLxC, row by row.
 
         segment-anything's `get_dense_pe`.
         """
@@ -97,7 +101,7 @@ class PromptEncoder(nn.Module):
         centres = (torch.arange(self.grid, device=weight.device).to(weight) + 0.5) / self.grid
         y, x = torch.meshgrid(centres, centres, indexing="ij")
         encoded: Tensor = self.pe_layer(torch.stack([x, y], dim=-1))  # GxGxC
-        return encoded.permute(2, 0, 1).unsqueeze(0)  # 1xCxGxG
+        return encoded.flatten(0, 1).unsqueeze(0)
 
 
 class FourierPositions(nn.Module):

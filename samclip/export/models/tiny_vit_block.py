@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from samclip.export.models.attention import LoweredAttention
 from samclip.export.models.block import merge_windows, partition_windows
 from samclip.export.models.conv_norm import ConvNorm
 
@@ -27,12 +28,14 @@ def bias_indices(window_size: int) -> Tensor:
     return dy * window_size + dx
 
 
-class WindowAttention(nn.Module):
+class WindowAttention(LoweredAttention):
     """LayerNorm, then multi-head attention within windows: MxNxC -> MxNxC, N = window_size^2.
 
     `qkv` is laid out head by head: rows [q, k, v] of head 0, then of head 1, and so on. The biases
     are gathered in every call, so they are never stale (the original caches them in `eval()`, and
     weights loaded after it go unseen); as the indices are constant, engines fold the gather.
+
+    Of the lowerings only `fused` differs: windows are small, with nothing to chunk or to fold.
     """
 
     attention_bias_idxs: Tensor
@@ -54,11 +57,18 @@ class WindowAttention(nn.Module):
         q, k, v = qkv.chunk(3, dim=-1)  # M, heads, N, d
         bias = self.attention_biases.index_select(1, self.attention_bias_idxs.flatten())
         bias = bias.reshape(self.num_heads, tokens, tokens)  # heads, N, N
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias  # M, heads, N, N
-        x = scores.softmax(dim=-1) @ v  # M, heads, N, d
-        x = x.transpose(1, 2).reshape(windows, tokens, width)  # M, N, C
+        x = self._attend(q, k, v, bias).reshape(windows, tokens, width)  # M, N, C
         out: Tensor = self.proj(x)
         return out
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        """Map queries, keys and values, M x heads x N x d, to M x N x heads x d."""
+        if self.lowering == "fused":
+            x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.unsqueeze(0))
+            # A real copy, as in `RelPosAttention`: its strides are those of one kernel.
+            return x.transpose(1, 2).clone(memory_format=torch.contiguous_format)
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias  # M, heads, N, N
+        return (scores.softmax(dim=-1) @ v).transpose(1, 2)
 
 
 class Mlp(nn.Module):

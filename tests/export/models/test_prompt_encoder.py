@@ -41,7 +41,7 @@ def test_points(encoder: PromptEncoder, original: Any) -> None:
     sparse, dense = encoder(*pad(coords, labels), *NO_MASK)
     expected = original((coords, labels), None, None)
     assert relative_error(sparse, expected[0]) < 1e-5
-    assert torch.equal(dense.expand(2, -1, 64, 64), expected[1])
+    assert torch.equal(dense.expand(2, -1, -1), expected[1].flatten(2).mT)
 
 
 @torch.no_grad()
@@ -68,8 +68,9 @@ def test_masks_per_prompt(encoder: PromptEncoder, original: Any) -> None:
     masks = 10 * torch.randn(2, 1, 256, 256)
     dense = encoder.embed_masks(masks, torch.tensor([1.0, 0.0]))
     expected = original(None, None, masks)[1]
-    assert relative_error(dense[0], expected[0]) < 1e-5
-    assert torch.equal(dense[1], original(None, torch.zeros(1, 4), None)[1][0])
+    assert relative_error(dense[0], expected[0].flatten(1).mT) < 1e-5
+    absent = original(None, torch.zeros(1, 4), None)[1][0]  # CxGxG
+    assert torch.equal(dense[1], absent.flatten(1).mT)
 
 
 @torch.no_grad()
@@ -86,7 +87,7 @@ def test_dense_positions(
     ours = PromptEncoder(image_size)
     ours.load_state_dict(encoder.state_dict())
     theirs = reference_prompt_encoder(mobile_sam_reference, image_size, encoder.state_dict())
-    assert relative_error(ours.dense_positions(), theirs.get_dense_pe()) < 1e-5
+    assert relative_error(ours.dense_positions(), theirs.get_dense_pe().flatten(2).mT) < 1e-5
 
 
 @torch.no_grad()
