@@ -27,6 +27,7 @@ expected and what to do::
     |-- CapabilityError          the bundle has no graph or data for this task
     |-- ClosedError              used after close()
     |-- CheckpointError          weights cannot be read or do not fit the model
+    |-- CountError               a graph's work cannot be counted
     |-- ExportError              a bundle could not be made
     |   |-- ParityError          an exported graph differs from the torch model
     |   |-- CalibrationError     the photos that INT8 is to be measured on are none, or cannot be
@@ -133,6 +134,10 @@ class ClosedError(SamclipError):
 
 class CheckpointError(SamclipError):
     """Weights cannot be read, or do not fit the model."""
+
+
+class CountError(SamclipError):
+    """A graph's work cannot be counted: an operator, or the shape of a tensor, is not known."""
 
 
 class ExportError(SamclipError):

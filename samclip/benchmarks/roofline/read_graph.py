@@ -1,0 +1,222 @@
+"""ONNX graphs read with every shape known: the one place of the roofline that needs onnx.
+
+Nodes are gone through in order, each with the types of its inputs and with the values of those
+that are known before the graph runs and are small: shapes, and what is computed from them. Rules
+are onnx's own (its shape inference and its reference implementation), and `contrib_shapes` has
+those of the ONNX Runtime operators that exported graphs hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samclip.benchmarks.roofline.contrib_shapes import contrib_types
+from samclip.benchmarks.roofline.distinct import distinct_elements
+from samclip.benchmarks.roofline.shaped_graph import (
+    Attribute,
+    ShapedGraph,
+    ShapedNode,
+    TensorType,
+)
+from samclip.errors import CapabilityError, CountError
+
+MAX_KNOWN = 4096  # elements of a tensor whose values are followed: shapes and lists of indices
+BITS = {"bool": 8, "uint4": 4, "int4": 4, "float4e2m1": 4}  # where the name does not end in them
+TOLD_BY_SHAPE = {"Shape", "Size"}
+
+Sizes = Mapping[str, int]
+Weights = Mapping[str, NDArray[np.generic]]
+
+
+def read_graph(
+    onnx_bytes: bytes, name: str, sizes: Sizes | None = None, weights: Weights | None = None
+) -> ShapedGraph:
+    """Read a graph.
+
+    `sizes` gives the dynamic axes of the inputs, by name ("prompts"). `weights` are its external
+    tensors, which only tell repeated parameters apart: without them every stored number counts
+    as one. Raises CountError where an
+    axis is not given, or a shape cannot be told before the graph runs; CapabilityError where onnx
+    is not installed.
+    """
+    onnx = _library()
+    try:
+        model = onnx.load_from_string(onnx_bytes)
+    except Exception as error:  # protobuf's own, whose class differs from release to release
+        raise CountError(
+            f"the graph {name!r} is no ONNX model: {error}. Export it again."
+        ) from error
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
+    reader = _Reader(onnx, model, name)
+    reader.take_initializers(weights or {})
+    reader.take_inputs(sizes or {})
+    return reader.read()
+
+
+def _library() -> Any:
+    try:
+        import onnx  # noqa: PLC0415 - nothing else of the benchmarks needs it
+        import onnx.inliner  # noqa: PLC0415
+        import onnx.reference  # noqa: PLC0415
+        import onnx.shape_inference  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise CapabilityError(
+            f"counting needs {error.name}, which is not installed here. Install it: "
+            "pip install 'samclip[bench]'"
+        ) from error
+    return onnx
+
+
+class _Reader:
+    """Goes through one model: `types` and `values` of what has been seen so far."""
+
+    def __init__(self, onnx: Any, model: Any, name: str) -> None:
+        self._onnx = onnx
+        self._model = model
+        self._name = name
+        self._opsets = {entry.domain: entry.version for entry in model.opset_import}
+        self._types: dict[str, TensorType] = {}
+        self._values: dict[str, NDArray[np.generic]] = {}
+        self._distinct: dict[str, int] = {}
+        self._constants: set[str] = set()
+
+    def take_initializers(self, weights: Weights) -> None:
+        """Note every stored tensor, and the values of the small ones."""
+        for tensor in self._model.graph.initializer:
+            name, kind = tensor.name, self._type(tensor.data_type, tuple(tensor.dims))
+            self._types[name] = kind
+            self._constants.add(name)
+            array = weights.get(name)
+            if tensor.data_location != self._onnx.TensorProto.EXTERNAL:
+                array = self._onnx.numpy_helper.to_array(tensor)
+            self._distinct[name] = kind.size if array is None else distinct_elements(array)
+            if array is not None and kind.size <= MAX_KNOWN:
+                self._values[name] = array
+
+    def take_inputs(self, sizes: Sizes) -> None:
+        """Note the inputs, with numbers in the place of dynamic axes."""
+        for value in self._model.graph.input:
+            if value.name in self._types:  # old models list their initializers here too
+                continue
+            tensor = value.type.tensor_type
+            shape = tuple(self._axis(value.name, axis, sizes) for axis in tensor.shape.dim)
+            self._types[value.name] = self._type(tensor.elem_type, shape)
+
+    def read(self) -> ShapedGraph:
+        """Go through the nodes."""
+        graph = self._model.graph
+        inputs = tuple(v.name for v in graph.input if v.name not in self._constants)
+        return ShapedGraph(
+            name=self._name,
+            nodes=tuple(self._node(node) for node in graph.node),
+            tensors=self._types,
+            inputs=inputs,
+            outputs=tuple(value.name for value in graph.output),
+            distinct=self._distinct,
+            constants=frozenset(self._constants),
+        )
+
+    def _axis(self, tensor: str, axis: Any, sizes: Sizes) -> int:
+        if axis.HasField("dim_value"):
+            return int(axis.dim_value)
+        if axis.dim_param in sizes:
+            return sizes[axis.dim_param]
+        raise CountError(
+            f"the graph {self._name!r} has the dynamic axis {axis.dim_param!r} of {tensor!r}, and "
+            f"sizes are given for {', '.join(sizes) or 'none'}. Give its size."
+        )
+
+    def _type(self, code: int, shape: tuple[int, ...]) -> TensorType:
+        name = self._onnx.TensorProto.DataType.Name(code).lower()
+        name = {"float": "float32", "double": "float64"}.get(name, name)
+        digits = name.lstrip("abcdefghijklmnopqrstuvwxyz")[:2]
+        bits = BITS.get(name) or (int(digits) if digits.isdigit() else 8)  # float8e4m3fn has 8
+        return TensorType(shape, name, bits)
+
+    def _node(self, proto: Any) -> ShapedNode:
+        prefix = f"{proto.domain}." if proto.domain not in {"", "ai.onnx"} else ""
+        attributes = {a.name: _attribute(self._onnx, a) for a in proto.attribute}
+        node = ShapedNode(
+            operator=f"{prefix}{proto.op_type}",
+            inputs=tuple(proto.input),
+            outputs=tuple(output for output in proto.output if output),
+            attributes={name: value for name, value in attributes.items() if value is not None},
+            name=proto.name,
+        )
+        self._types.update(self._infer(proto, node))
+        self._follow(proto, node)
+        return node
+
+    def _infer(self, proto: Any, node: ShapedNode) -> dict[str, TensorType]:
+        """Tell the types of a node's outputs."""
+        if "." in node.operator:
+            return contrib_types(node, self._types)
+        onnx, present = self._onnx, [name for name in node.inputs if name]
+        types = {name: self._proto_of(self._types[name]) for name in present}
+        data = {
+            n: onnx.numpy_helper.from_array(self._values[n]) for n in present if n in self._values
+        }
+        opsets = [onnx.helper.make_opsetid(d, v) for d, v in self._opsets.items()]
+        try:
+            schema = onnx.defs.get_schema(proto.op_type, self._opsets.get("", 1), "")
+            found = onnx.shape_inference.infer_node_outputs(
+                schema, proto, types, data, opset_imports=opsets
+            )
+        except (onnx.defs.SchemaError, onnx.shape_inference.InferenceError) as error:
+            raise self._unknown(node, str(error)) from error
+        return {name: self._known(node, name, found.get(name)) for name in node.outputs}
+
+    def _known(self, node: ShapedNode, name: str, found: Any) -> TensorType:
+        tensor = None if found is None else found.tensor_type
+        if tensor is None or not tensor.HasField("shape"):
+            raise self._unknown(node, f"nothing is known of its output {name!r}")
+        if not all(axis.HasField("dim_value") for axis in tensor.shape.dim):
+            raise self._unknown(node, f"the shape of its output {name!r} depends on the data")
+        return self._type(tensor.elem_type, tuple(axis.dim_value for axis in tensor.shape.dim))
+
+    def _unknown(self, node: ShapedNode, reason: str) -> CountError:
+        return CountError(
+            f"the graph {self._name!r} cannot be counted: the shapes behind its {node.operator} "
+            f"{node.name!r} are not known: {reason}. Export it at a fixed size."
+        )
+
+    def _proto_of(self, kind: TensorType) -> Any:
+        onnx = self._onnx
+        names = {"float32": "FLOAT", "float64": "DOUBLE"}
+        code = onnx.TensorProto.DataType.Value(names.get(kind.dtype, kind.dtype.upper()))
+        return onnx.helper.make_tensor_type_proto(code, kind.shape)
+
+    def _follow(self, proto: Any, node: ShapedNode) -> None:
+        """Note which outputs are known before the graph runs, and the values of the small ones."""
+        told = node.operator in TOLD_BY_SHAPE
+        present = [name for name in node.inputs if name]
+        if not told and not set(present) <= self._constants:
+            return
+        self._constants.update(node.outputs)
+        small = all(self._types[name].size <= MAX_KNOWN for name in node.outputs)
+        if told:
+            shape = self._types[present[0]].shape
+            feeds = {present[0]: np.broadcast_to(np.False_, shape)}  # takes no memory
+        elif small and set(present) <= set(self._values) and "." not in node.operator:
+            feeds = {name: self._values[name] for name in present}
+        else:
+            return
+        evaluator = self._onnx.reference.ReferenceEvaluator(proto, opsets=self._opsets)
+        self._values.update(zip(node.outputs, evaluator.run(None, feeds), strict=True))
+
+
+def _attribute(onnx: Any, attribute: Any) -> Attribute | None:
+    """Give the value of an attribute that counting may ask for; of others, None."""
+    value = onnx.helper.get_attribute_value(attribute)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, (int, float)):
+        return value
+    if attribute.type == onnx.AttributeProto.INTS:
+        return tuple(value)
+    return None

@@ -1,0 +1,112 @@
+"""The count of whole models, against torch's own counter and what is published of SAM."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from samclip.benchmarks.roofline.count import count
+from samclip.benchmarks.roofline.read_graph import read_graph
+from samclip.benchmarks.roofline.work import Work
+from samclip.export.graph_files import GraphFiles, write_graph, write_plain_graph
+from samclip.export.graphs import GraphSpec
+from samclip.export.models.attention import Lowering, set_attention_lowering
+from samclip.export.models.merged import MergedConfig, MergedModel
+from samclip.export.models.sam_vit import SamVit, SamVitConfig
+from samclip.export.specs import encoder_spec, mask_decoder_spec
+from samclip.runtime.bundles.weights import parse_weights
+
+OUTPUTS = ("backbone_features", "image_embeddings")
+
+
+def with_random_weights(module: nn.Module) -> nn.Module:
+    """Biases of zeros would be stored once for all layers, and norms of ones too."""
+    torch.manual_seed(0)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.02)
+    return module.eval()
+
+
+def works(files: GraphFiles, **sizes: int) -> dict[str, Work]:
+    weights = parse_weights(files.files[f"{files.name}.safetensors"])
+    graphs = {v.attention or "": files.files[v.file] for v in files.graph.variants}
+    return {n: count(read_graph(g, files.name, sizes, weights)) for n, g in graphs.items()}
+
+
+def flops_by_torch(module: nn.Module, *inputs: torch.Tensor) -> int:
+    """Count in eager mode, where attention is two products."""
+    counter = FlopCounterMode(display=False)
+    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), counter:
+        module(*inputs)
+    return int(counter.get_total_flops())
+
+
+@pytest.fixture(scope="module")
+def small() -> tuple[SamVit, dict[str, Work]]:
+    """Two blocks, one in windows of 6 tokens that do not fill the grid of 8, one global."""
+    config = SamVitConfig(width=32, depth=2, num_heads=2, global_blocks=(1,), window_size=6)
+    encoder = with_random_weights(SamVit(config, image_size=128))
+
+    def spec(lowering: Lowering) -> GraphSpec:
+        set_attention_lowering(encoder, lowering)
+        return GraphSpec("encoder", encoder, {"image": torch.rand(1, 3, 128, 128)}, OUTPUTS)
+
+    return encoder, works(write_graph("encoder", spec, ("bias", "fold"), 20))
+
+
+@pytest.mark.parametrize("lowering", ["bias", "fold"])
+def test_macs_equal_torchs_count(small: tuple[SamVit, dict[str, Work]], lowering: Lowering) -> None:
+    encoder, found = small
+    set_attention_lowering(encoder, lowering)
+    assert 2 * found[lowering].macs == flops_by_torch(encoder, torch.rand(1, 3, 128, 128))
+
+
+def test_every_lowering_has_the_models_parameters(small: tuple[SamVit, dict[str, Work]]) -> None:
+    encoder, found = small
+    parameters = sum(parameter.numel() for parameter in encoder.parameters())
+    assert {work.parameters for work in found.values()} == {parameters}
+    assert found["fold"].macs > found["bias"].macs
+
+
+@pytest.mark.slow
+def test_sams_encoder_is_972_gflop() -> None:
+    """MLP 464, windowed linear 185, global linear 77, global attention 206, windowed 24."""
+    model = with_random_weights(MergedModel(MergedConfig("vit_b")))
+    files = write_graph("encoder", lambda form: encoder_spec(model, form), ("chunk",), 20)
+    work = works(files)["chunk"]
+    assert 2 * work.macs == sum(_flops_by_formula())
+    assert 2 * work.macs / 1e9 == pytest.approx(972.1, abs=0.05)
+    assert work.parameters == 89_670_912  # published: ViT-B's image encoder
+
+
+def _flops_by_formula() -> Sequence[int]:
+    tokens, width, windows = 64 * 64, 768, 25
+    in_windows, heads, head = windows * 14 * 14, 12, 64
+    linear = 2 * (3 * width * width + width * width)  # qkv and proj, a token
+    return (
+        12 * tokens * 2 * (2 * width * 4 * width),  # MLP
+        8 * in_windows * linear,
+        4 * tokens * linear,
+        4 * heads * tokens**2 * 4 * head,  # scores and values
+        8 * windows * heads * 196**2 * 4 * head,
+        4 * heads * tokens * 128 * 2 * head + 8 * heads * in_windows * 28 * 2 * head,  # positions
+        tokens * 2 * (3 * 256 * width + width * 256 + 9 * 256 * 256),  # patches, neck
+    )
+
+
+@pytest.mark.slow
+def test_sams_mask_decoder_has_the_published_parameters() -> None:
+    model = MergedModel(MergedConfig("vit_b"))
+    with_random_weights(model.mask_decoder)
+    with_random_weights(model.prompt_encoder)
+    files = write_plain_graph("mask_decoder", mask_decoder_spec(model), 20)
+    one, many = (works(files, prompts=n, points=2)[""] for n in (1, 64))
+    # 4,058,340 and 6,220 are published; the frequencies (2 x 128) and the grid of the positions
+    # (64 x 64 x 2) are constants that the graph holds beside them, less a scalar or two.
+    assert one.parameters == pytest.approx(4_064_560 + 256 + 8192, abs=10_000)
+    assert 60 < many.macs / one.macs <= 64
