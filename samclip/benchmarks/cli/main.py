@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from samclip.benchmarks.cli import baselines, images, instances, names, semantic
+from samclip.benchmarks.cli import baselines, images, instances, latency, names, semantic
 from samclip.runtime.cli.consoles import accept_any_text
 from samclip.runtime.cli.main import print_version
 
@@ -56,6 +56,7 @@ accuracy.command(epilog=images.EXAMPLES)(images.images)
 accuracy.command(epilog=semantic.EXAMPLES)(semantic.semantic)
 accuracy.command(epilog=baselines.EXAMPLES)(baselines.baselines)
 app.add_typer(accuracy, name="accuracy")
+app.command(epilog=latency.EXAMPLES)(latency.latency)
 
 if __name__ == "__main__":
     app()

@@ -10,12 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.table import Table
 
 import samclip
 from samclip.benchmarks.candidates import Candidate
 from samclip.benchmarks.files import check_writable
 from samclip.benchmarks.progress import ConsoleTrack
-from samclip.benchmarks.report import Data, Report, Subject, describe_bundle, make_report
+from samclip.benchmarks.report import (
+    Data,
+    Measurements,
+    Report,
+    Subject,
+    describe_bundle,
+    make_report,
+)
 from samclip.benchmarks.report import write_report as write
 from samclip.benchmarks.rows import Row, show_rows
 from samclip.benchmarks.teacher_settings import parse_teacher
@@ -23,6 +31,7 @@ from samclip.errors import CapabilityError
 from samclip.runtime.cli.consoles import err, out, say, warn_untrained_head
 from samclip.runtime.cli.failures import reported
 from samclip.runtime.cli.logs import shown_logs
+from samclip.runtime.model import Model
 
 if TYPE_CHECKING:
     from samclip.benchmarks.teachers import ConseTeacher
@@ -88,8 +97,30 @@ class Session:
         self._subjects.append(Subject(name=name, role="teacher", fingerprint=teacher.fingerprint))
         return name, teacher
 
-    def finish(self, data: Data, protocol: Sequence[str], rows: Sequence[Row]) -> Report:
-        """Put the report together, print its table, and write it where --json says."""
+    def hold(self, model: Model) -> None:
+        """Close a model that was loaded otherwise at the end of the session."""
+        self._models.enter_context(model)
+
+    def add(self, subject: Subject) -> None:
+        """List a model in the report."""
+        self._subjects.append(subject)
+
+    def show(self, *tables: Table) -> None:
+        """Print tables on stdout."""
+        for table in tables:
+            _wide_console().print(table)
+
+    def finish(
+        self,
+        data: Data,
+        protocol: Sequence[str],
+        rows: Sequence[Row],
+        measured: Measurements | None = None,
+    ) -> Report:
+        """Put the report together, print its table, and write it where --json says.
+
+        Where raw measurements were shown already, only ratios are printed of the rows.
+        """
         report = make_report(
             self._benchmark,
             self._subjects,
@@ -98,8 +129,11 @@ class Session:
             rows,
             seconds=time.monotonic() - self._start,
             threads=self._setup.threads,
+            measured=measured,
         )
-        _wide_console().print(show_rows(report.rows))
+        shown = [row for row in report.rows if measured is None or row.unit == "ratio"]
+        if shown:
+            self.show(show_rows(shown))
         for line in report.protocol:
             say(out, f"- {line}", style="dim")
         if self._json is not None:

@@ -18,7 +18,8 @@ class Timing(Record, frozen=True, kw_only=True):
     whole new process. `state`: `cold` is the first time in a new model or process.
     `samples`: seconds, in the order of measurement, nothing left out; in a run with several models
     sample i of each was taken in the same round, on the same photo. `items`: how many of `item`
-    one sample works on (an image, a prompt, a name): throughput counts those.
+    one sample works on (an image, a prompt, a name): throughput counts those. `photos`: how many
+    photos took turns: sample i is of photo i modulo `photos`.
     `part_of`: the name of the pipeline that this stage belongs to: the samples of all stages with
     the same `part_of`, model and state, the one named "other" among them, add up to that
     pipeline's, sample by sample.
@@ -32,6 +33,7 @@ class Timing(Record, frozen=True, kw_only=True):
     samples: tuple[float, ...]
     items: int = 1
     item: str = "image"
+    photos: int = 1
     part_of: str | None = None
 
 

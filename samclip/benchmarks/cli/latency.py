@@ -1,0 +1,157 @@
+"""`samclip-bench latency`: how long every stage and task takes."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from samclip.benchmarks.cli import options
+from samclip.benchmarks.cli import speed_options as speed
+from samclip.benchmarks.cli.session import Session, Setup, open_session
+from samclip.benchmarks.latency.conditions import describe_conditions, describe_settings
+from samclip.benchmarks.latency.contenders import (
+    Contender,
+    Variant,
+    combine,
+    name_all,
+    open_variant,
+)
+from samclip.benchmarks.latency.figures import make_rows
+from samclip.benchmarks.latency.processes import measure_processes
+from samclip.benchmarks.latency.protocol import PROTOCOL
+from samclip.benchmarks.latency.rounds import ORDER, Schedule, measure_cold, measure_warm
+from samclip.benchmarks.latency.tables import show_timings, warn_of_noise
+from samclip.benchmarks.latency.walk import Workload
+from samclip.benchmarks.report import Data, Measurements, describe_bundle
+from samclip.export.photos import photo_paths
+from samclip.runtime.cli import options as shared
+from samclip.runtime.cli.consoles import err, say
+
+EXAMPLES = """
+**Examples:**
+
+- `samclip-bench latency my-bundle --json latency.json`
+
+- `samclip-bench latency my-bundle --backend onnxruntime --backend openvino --precision fp32
+  --precision int8`
+
+- `samclip-bench latency --quick`
+"""
+
+QUICK = Schedule(cold=0, warm_up=1, repeats=6, seconds=8.0)
+QUICK_PHOTOS = 2
+_HOW_OFTEN, _WHAT = "How often", "What"
+
+Everything = Annotated[
+    bool,
+    typer.Option("--everything", rich_help_panel=_WHAT, help="Time 1,024 points per photo too."),
+]
+Refine = Annotated[
+    bool,
+    typer.Option("--refine/--no-refine", rich_help_panel=_WHAT, help="Time refined semantic maps."),
+]
+Repeats = Annotated[
+    int, typer.Option("--repeats", min=2, metavar="N", rich_help_panel=_HOW_OFTEN, help="Rounds.")
+]
+WarmUp = Annotated[
+    int,
+    typer.Option(
+        "--warm-up", min=0, metavar="N", rich_help_panel=_HOW_OFTEN, help="Rounds not kept."
+    ),
+]
+Cold = Annotated[
+    int,
+    typer.Option(
+        "--cold",
+        min=0,
+        metavar="N",
+        rich_help_panel=_HOW_OFTEN,
+        help="Fresh models, and new processes, for what the first answer takes.",
+    ),
+]
+Seconds = Annotated[
+    float | None,
+    typer.Option(
+        "--seconds",
+        min=0,
+        metavar="S",
+        rich_help_panel=_HOW_OFTEN,
+        show_default="no limit",
+        help="Begin no further round after so long; two are kept in any case.",
+    ),
+]
+Quick = Annotated[
+    bool,
+    typer.Option(
+        "--quick",
+        rich_help_panel=_HOW_OFTEN,
+        help="Some 15 seconds: few rounds, nothing cold, none of the longer tasks.",
+    ),
+]
+
+
+def latency(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants it
+    bundles: speed.Bundles = None,
+    backend: speed.Backends = None,
+    precision: speed.Precisions = None,
+    threads: shared.Threads = None,
+    photos: speed.Photos = None,
+    limit: options.Limit = None,
+    repeats: Repeats = 20,
+    warm_up: WarmUp = 2,
+    cold: Cold = 3,
+    seconds: Seconds = None,
+    everything: Everything = False,
+    refine: Refine = True,
+    quick: Quick = False,
+    json: options.Json = None,
+    debug: shared.Debug = False,
+) -> None:
+    """Time bundles on photos, stage by stage and task by task, cold and warm.
+
+    Every bundle is run on every backend in every precision that is named, in turn, photo by
+    photo, and the ratios to the first are given: on a busy machine they hold where seconds do
+    not. Nothing is clipped; --json has every sample.
+    """
+    schedule = QUICK if quick else Schedule(cold, warm_up, repeats, seconds)
+    workload = Workload(not quick, refine and not quick, not quick, everything)
+    variants = combine(bundles or (), backend or (), precision or (), threads)
+    with (
+        open_session("latency", Setup(threads=threads, json=json), debug) as session,
+        tempfile.TemporaryDirectory(prefix="samclip-bench-") as cache,
+    ):
+        chosen = speed.choose_photos(photos, limit or (QUICK_PHOTOS if quick else None))
+        contenders = open_contenders(session, variants, Path(cache))
+        timings = measure_processes(contenders, schedule.cold, chosen, session.track)
+        timings += measure_cold(contenders, schedule, chosen, Path(cache), session.track)
+        timings += measure_warm(contenders, schedule, chosen, workload, session.track)
+        for state in ("cold", "warm"):
+            session.show(*show_timings(timings, state))
+        for line in warn_of_noise(timings):
+            say(err, f"warning: {line}", style="yellow")
+        measured = Measurements(
+            timings=tuple(timings),
+            settings=tuple(describe_settings(c, schedule.warm_up, timings) for c in contenders),
+            conditions=describe_conditions(ORDER),
+        )
+        data = Data.of(photos or speed.PACKAGED, "photos", chosen, photo_paths(photos))
+        session.finish(data, PROTOCOL, make_rows(timings), measured)
+
+
+def open_contenders(
+    session: Session, variants: tuple[Variant, ...], cache: Path
+) -> tuple[Contender, ...]:
+    """Load every variant; the session closes them, and its report lists them."""
+    opened = []
+    for number, variant in enumerate(variants):
+        model, backend = open_variant(variant, cache / f"texts-{number}")
+        session.hold(model)
+        opened.append((variant, model, backend))
+    contenders = name_all(opened)
+    for contender in contenders:
+        precision = contender.backend.precisions["encoder"]
+        session.add(describe_bundle(contender.model, contender.name, "measured", precision))
+    return contenders

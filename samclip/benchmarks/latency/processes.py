@@ -1,0 +1,105 @@
+"""New processes: how long until a program that has just been started has its first answers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from samclip.benchmarks.latency.contenders import Contender
+from samclip.benchmarks.latency.first_answer import CODE, POINT
+from samclip.benchmarks.latency.timing import Timing
+from samclip.benchmarks.latency.walk import names_for
+from samclip.benchmarks.progress import Track
+from samclip.errors import EngineRunError
+
+FIRST_MASK, ALL_ANSWERS = "new process to first mask", "new process to three answers"
+TIMEOUT = 600.0  # seconds
+Steps = dict[str, float]
+
+
+def measure_processes(
+    contenders: Sequence[Contender], count: int, photos: Sequence[Path], track: Track
+) -> list[Timing]:
+    """Start `count` processes for each model, in turn; raises EngineRunError when one fails.
+
+    Text embeddings are cached nowhere beforehand. The bundle's files and Python's own are likely
+    in the system's cache.
+    """
+    found: dict[str, list[Steps]] = {contender.name: [] for contender in contenders}
+    for number in track(range(count), "new processes"):
+        for contender in contenders if number % 2 == 0 else reversed(contenders):
+            steps = run_process(contender, photos[number % len(photos)])
+            found[contender.name].append(steps)
+    return [
+        timing
+        for name, runs in found.items()
+        if runs
+        for timing in _timings(name, runs, len(photos))
+    ]
+
+
+def run_process(contender: Contender, photo: Path) -> Steps:
+    """Start one process and give its steps in order, in seconds; raises EngineRunError."""
+    with tempfile.TemporaryDirectory() as cache:
+        task = json.dumps(_describe(contender, photo, cache))
+        command = [sys.executable, "-c", CODE, repr(time.monotonic()), task]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise EngineRunError(
+            f"a new process for {contender.name} failed ({done.returncode}): {last}. Run `samclip "
+            "classify` with the same bundle and backend to see what is wrong."
+        )
+    return msgspec.json.decode(done.stdout, type=Steps)
+
+
+def _describe(contender: Contender, photo: Path, cache: str) -> dict[str, Any]:
+    options = {
+        "backend": contender.backend.name,
+        "precision": contender.variant.precision,
+        "threads": contender.variant.threads,
+        "cache_dir": cache,
+    }
+    return {
+        "bundle": str(contender.model.bundle.path),
+        "options": options,
+        "photo": str(photo),
+        "names": names_for(contender.model),
+    }
+
+
+def _timings(name: str, runs: Sequence[Steps], photos: int) -> list[Timing]:
+    """Give the times to the first mask and to the last answer, the latter with its stages."""
+    steps = list(runs[0])
+    to_mask = steps[: steps.index(POINT) + 1]
+    wholes = ((FIRST_MASK, to_mask), (ALL_ANSWERS, steps))
+    found = [
+        _timing(name, whole, [sum(run[step] for step in parts) for run in runs], photos, None)
+        for whole, parts in wholes
+    ]
+    stages = [
+        _timing(name, step, [run[step] for run in runs], photos, ALL_ANSWERS) for step in steps
+    ]
+    return [*found, *stages]
+
+
+def _timing(
+    model: str, name: str, samples: Sequence[float], photos: int, part_of: str | None
+) -> Timing:
+    return Timing(
+        model=model,
+        kind="process",
+        name=name,
+        state="cold",
+        samples=tuple(samples),
+        photos=photos,
+        part_of=part_of,
+    )

@@ -1,0 +1,136 @@
+"""Rounds of measurement: every model in turn on the same photo, the order turned round each time.
+
+On a machine with other work, speed drifts within seconds: what is measured a minute apart cannot
+be compared. Two models that are measured within one round can, and their ratio holds where their
+seconds do not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from samclip.benchmarks.latency.contenders import Contender, open_variant
+from samclip.benchmarks.latency.timing import State, Timing
+from samclip.benchmarks.latency.walk import Piece, Walk, Workload
+from samclip.benchmarks.progress import Track
+
+ORDER = "in turn, photo by photo; the order of the models is turned round after each photo"
+LOAD = "load bundle, engine of the encoder"
+FEWEST = 2
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How often: `cold` fresh models each, then `warm_up` rounds not kept, `repeats` that are.
+
+    After `seconds` no further round is begun, but `FEWEST` are kept in any case; None: no limit.
+    """
+
+    cold: int = 3
+    warm_up: int = 2
+    repeats: int = 20
+    seconds: float | None = None
+
+    def is_over(self, passed: float) -> bool:
+        """Whether no further round is begun once so many seconds have passed."""
+        return self.seconds is not None and passed > self.seconds
+
+
+@dataclass
+class Record:
+    """The pieces of every round of one model, in order."""
+
+    rounds: list[tuple[Piece, ...]] = field(default_factory=list)
+
+    def timings(self, model: str, state: State, photos: int) -> Iterator[Timing]:
+        """Give a timing for each name; a stage that a photo did without took 0 seconds."""
+        seconds = [{_key(piece): piece.seconds for piece in pieces} for pieces in self.rounds]
+        known = {_key(piece): piece for pieces in self.rounds for piece in pieces}
+        for key, piece in known.items():
+            yield Timing(
+                model=model,
+                kind=piece.kind,
+                name=piece.name,
+                state=state,
+                samples=tuple(found.get(key, 0.0) for found in seconds),
+                photos=photos,
+                items=piece.items,
+                item=piece.item,
+                part_of=piece.part_of,
+            )
+
+
+def _key(piece: Piece) -> tuple[str, str, str | None]:
+    return piece.kind, piece.name, piece.part_of
+
+
+def measure_cold(
+    contenders: Sequence[Contender],
+    schedule: Schedule,
+    photos: Sequence[Path],
+    cache: Path,
+    track: Track,
+) -> list[Timing]:
+    """Time the first photo of fresh models: what is loaded and made ready on first use counts.
+
+    The process is not new, and the bundle's files are likely in the system's cache.
+    """
+    records = [Record() for _ in contenders]
+    for number in track(range(schedule.cold), "fresh models"):
+        for place in _turn(len(contenders), number):
+            folder = cache / f"cold-{number}-{place}"
+            pieces = _first_photo(contenders[place], photos[number % len(photos)], folder)
+            records[place].rounds.append(pieces)
+    return _timings(contenders, records, "cold", len(photos))
+
+
+def measure_warm(
+    contenders: Sequence[Contender],
+    schedule: Schedule,
+    photos: Sequence[Path],
+    workload: Workload,
+    track: Track,
+) -> list[Timing]:
+    """Time rounds of photos after the warm-up, every model in turn."""
+    walks = [Walk(contender, workload) for contender in contenders]
+    for walk in walks:
+        walk.prepare()
+    records = [Record() for _ in contenders]
+    start = time.monotonic()
+    for number in track(range(schedule.warm_up + schedule.repeats), "rounds"):
+        kept = number - schedule.warm_up
+        if kept >= FEWEST and schedule.is_over(time.monotonic() - start):
+            break
+        for place in _turn(len(contenders), number):
+            pieces = walks[place].run(photos[kept % len(photos)])
+            if kept >= 0:
+                records[place].rounds.append(pieces)
+    return _timings(contenders, records, "warm", len(photos))
+
+
+def _first_photo(contender: Contender, photo: Path, cache: Path) -> tuple[Piece, ...]:
+    start = time.perf_counter()
+    model, backend = open_variant(contender.variant, cache)
+    load = Piece("stage", LOAD, time.perf_counter() - start)
+    with model:
+        fresh = replace(contender, model=model, backend=backend)
+        walk = Walk(fresh, Workload(many=False, refined=False, text=False))
+        return (load, *walk.prepare(), *walk.run(photo))
+
+
+def _turn(count: int, number: int) -> Sequence[int]:
+    """Give the order of the models in one round."""
+    return range(count) if number % 2 == 0 else range(count - 1, -1, -1)
+
+
+def _timings(
+    contenders: Sequence[Contender], records: Sequence[Record], state: State, photos: int
+) -> list[Timing]:
+    return [
+        timing
+        for contender, record in zip(contenders, records, strict=True)
+        for timing in record.timings(contender.name, state, photos)
+    ]

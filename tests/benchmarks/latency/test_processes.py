@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from timed_fakes import contender
+
+from samclip.benchmarks.latency import processes
+from samclip.benchmarks.latency.processes import ALL_ANSWERS, FIRST_MASK, measure_processes
+from samclip.benchmarks.progress import silent
+from samclip.errors import EngineRunError
+
+
+def answers_with(monkeypatch: pytest.MonkeyPatch, code: int, stdout: str, stderr: str = "") -> None:
+    def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(command, code, stdout, stderr)
+
+    monkeypatch.setattr(subprocess, "run", run)
+
+
+def test_steps_of_new_processes_add_up(monkeypatch: pytest.MonkeyPatch, photo_path: Path) -> None:
+    answers_with(monkeypatch, 0, '{"start Python": 0.5, "segment a point": 0.25, "more": 1.0}')
+    timings = measure_processes([contender()], 2, [photo_path], silent)
+    found = {timing.name: timing for timing in timings}
+    assert found[FIRST_MASK].samples == (0.75, 0.75)
+    assert found[ALL_ANSWERS].samples == (1.75, 1.75)
+    assert found["more"].part_of == ALL_ANSWERS
+    assert {timing.state for timing in timings} == {"cold"}
+
+
+def test_a_process_that_fails_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, photo_path: Path
+) -> None:
+    answers_with(monkeypatch, 1, "", "Traceback\nBundleError: no bundle\n")
+    with pytest.raises(EngineRunError, match=r"failed \(1\): BundleError: no bundle"):
+        measure_processes([contender()], 1, [photo_path], silent)
+
+
+def test_a_real_process_is_timed_from_its_start(photo_path: Path) -> None:
+    """The fake's bundle does not exist, which only a process that got that far can say."""
+    with pytest.raises(EngineRunError, match="BundleNotFoundError"):
+        processes.run_process(contender(), photo_path)

@@ -1,0 +1,26 @@
+"""The fake model, its graphs timed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fakes import FakeBackend, FakeBundle, fake_manifest
+
+from samclip.benchmarks.latency.clock import StageClock
+from samclip.benchmarks.latency.contenders import Contender, Variant
+from samclip.benchmarks.latency.timed_backend import TimedBackend
+from samclip.engines.base import EngineOptions
+from samclip.runtime.model import Model
+
+
+def timed_model(
+    delay: float = 0.0, clip: bool = True, path: Path = Path("fake")
+) -> tuple[Model, TimedBackend]:
+    bundle: Any = FakeBundle(fake_manifest(clip=clip, trained=False), path=path)
+    backend = TimedBackend(FakeBackend(delay=delay), StageClock())
+    return Model(bundle, backend, EngineOptions()), backend
+
+
+def contender(name: str = "a", delay: float = 0.0, clip: bool = True) -> Contender:
+    return Contender(name, Variant("fake"), *timed_model(delay, clip))
