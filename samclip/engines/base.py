@@ -65,16 +65,23 @@ class GraphKey:
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How to run: `threads` per engine, None for the backend's default; `device` index on GPUs.
+    """How to run: `threads` of the CPU per run, None for a fair share; `device` index on GPUs.
 
+    `streams`: how many runs are to go on at once, side by side on their own cores. With one, a run
+    may use all cores, and is soonest done; with more, all of them together are done sooner.
     Of TensorRT's engines: `contexts`, how many callers run at once, each with memory of its own;
     `cuda_graphs`, whether runs of the same shapes are replayed from a captured CUDA graph.
     """
 
     threads: int | None = None
+    streams: int = 1
     device: int = 0
     contexts: int = 4
     cuda_graphs: bool = True
+
+    def threads_per_run(self, cores: int) -> int:
+        """Give `threads`, or a stream's share of `cores`."""
+        return self.threads or max(1, cores // self.streams)
 
 
 @dataclass(frozen=True)
@@ -137,3 +144,18 @@ class Backend(Protocol):
     def load(self, source: GraphSource, options: EngineOptions) -> Engine:
         """Make `source` ready; raises EngineError: BackendUnavailableError, PlanError and so on."""
         ...
+
+
+@runtime_checkable
+class Versioned(Protocol):
+    """A backend whose library reads more graphs from some version on."""
+
+    @property
+    def version(self) -> str | None:
+        """The library's version here, as "10.14.1"; None when it cannot be told."""
+        ...
+
+
+def library_version(backend: Backend) -> str | None:
+    """Give the version of a backend's library, None where it does not matter or is unknown."""
+    return backend.version if isinstance(backend, Versioned) else None

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from samclip.runtime.features import Features
 from samclip.runtime.images.image import load_image, preprocess
 from samclip.runtime.images.letterbox import Letterbox
 from samclip.runtime.scene import Scene, Templates
+from samclip.runtime.series import in_order
 from samclip.runtime.texts.bundle_text import open_text_space
 from samclip.runtime.texts.text_space import TextSpace
 from samclip.runtime.texts.vocabulary import Vocabulary, as_names, warn_untrained
@@ -34,6 +35,8 @@ MASK_STRIDE = 4  # pixels of the input per low-resolution logit
 
 _logger = logging.getLogger("samclip")
 
+Image = TypeVar("Image")
+Answer = TypeVar("Answer")
 Prepared = tuple[NDArray[np.uint8], NDArray[np.float32], Letterbox]
 
 
@@ -43,6 +46,7 @@ def load(
     *,
     precision: str | None = None,
     threads: int | None = None,
+    streams: int = 1,
     device: int = 0,
     cache_dir: str | Path | None = None,
 ) -> Model:
@@ -53,12 +57,15 @@ def load(
     the bundle was made for: one that turns out not to start, or TensorRT without plans of this
     bundle, is logged as a warning, and the next is tried (see `Model.passed_over`); `precision`: of
     the encoder, and of other graphs that have it ("int8" is any INT8); None for the bundle's
-    preference on this backend; `threads`: per engine, at most the processors; `device`: index of
-    the GPU; `cache_dir`: where text embeddings are kept between runs. Raises BundleError,
+    preference on this backend; `threads`: of the CPU for one run of a graph, at most the
+    processors, None for a stream's share of the cores; `streams`: how many images `answer_all`
+    works on at once, 2 or more for throughput, 1 for the soonest single answer; `device`: index
+    of the GPU; `cache_dir`: where text embeddings are kept between runs. Raises BundleError,
     BackendUnavailableError, PlanError, EngineRunError, InputError.
     """
     bundle = Bundle.open(find_bundle(name_or_path))
-    options = EngineOptions(threads=_checked_threads(threads), device=device)
+    own, at_once = _checked("threads", threads), _checked("streams", streams) or 1
+    options = EngineOptions(threads=own, streams=at_once, device=device)
 
     def start(choice: Choice) -> Model:
         return Model(bundle, choice, options, precision, cache_dir)
@@ -68,13 +75,13 @@ def load(
     return start_fastest(bundle, options, precision, start)
 
 
-def _checked_threads(threads: int | None) -> int | None:
+def _checked(what: str, number: int | None) -> int | None:
     """Refuse what is no number of threads; more than there are processors would only fight."""
-    if threads is None:
+    if number is None:
         return None
-    if not isinstance(threads, int) or threads < 1:
-        raise InputError(f"threads must be a whole number of at least 1 or None; got {threads!r}.")
-    return min(threads, os.cpu_count() or 1)
+    if not isinstance(number, int) or number < 1:
+        raise InputError(f"{what} must be a whole number of at least 1 or None; got {number!r}.")
+    return min(number, os.cpu_count() or 1)
 
 
 class Model:
@@ -89,6 +96,7 @@ class Model:
         cache_dir: str | Path | None = None,
     ) -> None:
         self.bundle = bundle
+        self._streams = options.streams
         self._choice = backend if isinstance(backend, Choice) else Choice(backend)
         self._pool = EnginePool(bundle, self._choice.backend, options, precision)
         self._pool.load("encoder")
@@ -139,6 +147,27 @@ class Model:
                     yield self._encode_prepared(current.result())
             if ahead is not None:
                 yield self._encode_prepared(ahead.result())
+
+    def answer_all(self, images: Iterable[Any], ask: Callable[[Scene], Answer]) -> Iterator[Answer]:
+        """Encode images and give what `ask` answers of each scene, in order; scenes are closed.
+
+        As many images as `load` was given `streams` are worked on at once, reading and resizing
+        included, in threads that call `ask`; two more may wait for their turn or to be taken.
+        Raises as `encode`, and what `ask` raises, at the image's turn.
+        """
+        for _, answer in self.answers(images, ask):
+            yield answer.result()
+
+    def answers(
+        self, images: Iterable[Image], ask: Callable[[Scene], Answer]
+    ) -> Iterator[tuple[Image, Future[Answer]]]:
+        """Do as `answer_all`, but give each image with its future, done: one may fail alone."""
+
+        def work(image: Image) -> Answer:
+            with self.encode(image) as scene:
+                return ask(scene)
+
+        return in_order(work, images, self._streams)
 
     def vocabulary(
         self, names: Sequence[str] | Vocabulary, templates: Templates = None

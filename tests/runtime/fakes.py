@@ -220,9 +220,10 @@ def fake_model(
     clip: bool = True,
     text: bool = True,
     precision: str | None = None,
+    streams: int = 1,
 ) -> Model:
     bundle: Any = FakeBundle(fake_manifest(trained=trained, clip=clip, text=text))
-    return Model(bundle, FakeBackend(delay=delay), EngineOptions(), precision)
+    return Model(bundle, FakeBackend(delay=delay), EngineOptions(streams=streams), precision)
 
 
 def flag() -> NDArray[np.uint8]:

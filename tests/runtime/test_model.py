@@ -112,6 +112,24 @@ def test_encode_all_raises_at_the_images_turn() -> None:
         next(scenes)
 
 
+def test_answer_all_keeps_the_order_and_closes_scenes() -> None:
+    images = [np.full((4, 4, 3), value, np.uint8) for value in range(5)]
+    scenes = list(fake_model(streams=2).answer_all(images, lambda scene: scene))
+    assert [int(scene.image[0, 0, 0]) for scene in scenes] == list(range(5))
+    for scene in scenes:
+        with pytest.raises(ClosedError):
+            scene.segment(points=[(1, 1)])
+
+
+def test_one_image_may_fail_alone() -> None:
+    images = [flag(), "missing.png", flag()]
+    given = list(fake_model(streams=2).answers(images, lambda scene: scene.size))
+    assert [image is wanted for (image, _), wanted in zip(given, images, strict=True)] == [True] * 3
+    assert [given[0][1].result(), given[2][1].result()] == [(128, 200)] * 2
+    with pytest.raises(ImageError):
+        given[1][1].result()
+
+
 def test_closing_ends_model_and_scenes() -> None:
     with fake_model() as model:
         scene = model.encode(flag())
@@ -361,13 +379,21 @@ def test_a_vocabulary_is_embedded_once_and_taken_by_every_task() -> None:
         model.vocabulary(names)
 
 
-@pytest.mark.parametrize("threads", [0, -1, "x", 1.5])
-def test_threads_that_are_no_number_of_threads(threads: Any) -> None:
-    with pytest.raises(InputError, match="threads"):
-        model_module._checked_threads(threads)
+@pytest.mark.parametrize("what", ["threads", "streams"])
+@pytest.mark.parametrize("number", [0, -1, "x", 1.5])
+def test_what_is_no_number_of_threads(what: str, number: Any) -> None:
+    with pytest.raises(InputError, match=what):
+        model_module._checked(what, number)
 
 
 def test_threads_are_at_most_the_processors() -> None:
-    assert model_module._checked_threads(100_000) == os.cpu_count()
-    assert model_module._checked_threads(1) == 1
-    assert model_module._checked_threads(None) is None
+    assert model_module._checked("threads", 100_000) == os.cpu_count()
+    assert model_module._checked("threads", 1) == 1
+    assert model_module._checked("threads", None) is None
+
+
+def test_streams_share_the_cores() -> None:
+    assert EngineOptions().threads_per_run(8) == 8
+    assert EngineOptions(streams=2).threads_per_run(8) == 4
+    assert EngineOptions(streams=4).threads_per_run(2) == 1
+    assert EngineOptions(threads=3, streams=4).threads_per_run(2) == 3

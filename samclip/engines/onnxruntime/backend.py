@@ -5,7 +5,8 @@ arena stays on and keeps the largest pass's working memory until `close`, becaus
 each pass costs time; memory patterns are off, which plan one more block of that size and gain no
 speed. CUDA: the arena grows by what is asked for, convolutions are chosen by heuristic, because the
 mask decoder's shapes change from call to call, and TF32 is off: FP32 graphs compute in FP32, FP16
-graphs are there for speed. TensorRT: see `tensorrt_options.py`; CUDA computes what it does not take.
+graphs are there for speed. TensorRT: see `tensorrt_options.py`; CUDA computes what it does not
+take.
 """
 
 from __future__ import annotations
@@ -220,7 +221,7 @@ def _settings(library: Any, options: EngineOptions) -> Any:
     if options.threads is not None and options.threads < 1:
         raise EngineRunError(f"threads must be at least 1 or None, got {options.threads}.")
     settings = library.SessionOptions()
-    settings.intra_op_num_threads = options.threads or usable_cores()
+    settings.intra_op_num_threads = options.threads_per_run(usable_cores())
     settings.log_severity_level = FATAL
     settings.enable_mem_pattern = False
     # external data that was not handed over is not read from the disk: it would be unverified

@@ -28,7 +28,6 @@ from samclip.errors import ClosedError, EngineRunError
 DEVICE = "CPU"
 SETTINGS: dict[str, Any] = {
     "PERFORMANCE_HINT": "LATENCY",
-    "NUM_STREAMS": 1,
     "ENABLE_CPU_PINNING": False,
     "INFERENCE_PRECISION_HINT": "f32",
     "EXECUTION_MODE_HINT": "ACCURACY",
@@ -170,4 +169,5 @@ OPENVINO = OpenVinoBackend("openvino")
 def _settings(options: EngineOptions) -> dict[str, Any]:
     if options.threads is not None and options.threads < 1:
         raise EngineRunError(f"threads must be at least 1 or None, got {options.threads}.")
-    return {**SETTINGS, "INFERENCE_NUM_THREADS": options.threads or usable_cores()}
+    threads = options.streams * options.threads_per_run(usable_cores())  # of all streams
+    return {**SETTINGS, "NUM_STREAMS": options.streams, "INFERENCE_NUM_THREADS": threads}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -15,6 +17,7 @@ from samclip.runtime.cli.destinations import plan_pictures
 from samclip.runtime.cli.failures import FAILURE, describe, report
 from samclip.runtime.cli.images import ImageList, find_images
 from samclip.runtime.cli.models import Request, open_model
+from samclip.runtime.series import in_order
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 
     from samclip.runtime.model import Model
     from samclip.runtime.scene import Scene
+
+STREAMS = 2  # of a series: one image is read, and its masks drawn, while another is encoded
 
 
 class Result(Protocol):
@@ -62,6 +67,8 @@ def answer_images(request: Request, task: Task[Answer]) -> None:
     rest goes on; the command then ends with exit code 1. Raises typer.Exit and SamclipError.
     """
     images = find_images(request.images)
+    if request.streams is None and len(images.paths) > 1:
+        request = replace(request, streams=STREAMS)
     wanted = request.output is not None or (task.draws and not request.as_json)
     pictures = plan_pictures(images, request.output, task.name) if wanted else None
     with open_model(request) as model:
@@ -91,12 +98,12 @@ class _Series(Generic[Answer]):
 
     def run(self) -> int:
         """Answer all images; returns how many failed."""
-        failed = 0
-        with Ticker(len(self._images.paths)) as ticker:
-            for index, path in enumerate(self._images.paths):
+        failed, paths = 0, self._images.paths
+        with Ticker(len(paths)) as ticker, closing(self._answers()) as answers:
+            for path in paths:
                 try:
                     with ticker.working(f"{self._task.name} {path.name}"):
-                        answer, picture = self._answer(index, path)
+                        answer, picture = next(answers)()
                 except (ImageError, PromptError) as error:
                     if not self._images.many:
                         raise
@@ -108,9 +115,18 @@ class _Series(Generic[Answer]):
                         self._print(path, answer, picture)
         return failed
 
-    def _answer(self, index: int, path: Path) -> tuple[Answer, Path | None]:
+    def _answers(self) -> Generator[Callable[[], tuple[Answer, Path | None]], None, None]:
+        """Give, for each image in order, what returns its answer or raises its error."""
+        places, streams = range(len(self._images.paths)), self._request.streams or 1
+        if streams == 1:  # in this thread, where an interrupt takes effect at once
+            yield from (partial(self._answer, index) for index in places)
+        else:
+            for _, future in in_order(self._answer, places, streams):
+                yield future.result
+
+    def _answer(self, index: int) -> tuple[Answer, Path | None]:
         """Answer one image and save its picture."""
-        with self._model.encode(path) as scene:
+        with self._model.encode(self._images.paths[index]) as scene:
             answer = self._task.ask(scene)
         if self._pictures is None:
             return answer, None

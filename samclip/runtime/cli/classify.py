@@ -38,6 +38,7 @@ def classify(
     backend: options.Backend = "auto",
     precision: options.Precision = None,
     threads: options.Threads = None,
+    streams: options.Streams = None,
     debug: options.Debug = False,
 ) -> None:
     """Tell which of the names fits each image best, with probabilities.
@@ -54,4 +55,6 @@ def classify(
             show=lambda answer: show_classification(answer, top),
             draws=False,
         )
-        answer_images(Request(images, bundle, backend, precision, threads, output, as_json), task)
+        answer_images(
+            Request(images, bundle, backend, precision, threads, streams, output, as_json), task
+        )

@@ -58,6 +58,7 @@ def demo(
     backend: options.Backend = "auto",
     precision: options.Precision = None,
     threads: options.Threads = None,
+    streams: options.Streams = None,
     debug: options.Debug = False,
 ) -> None:
     """Show everything that one encoder pass answers: classify, segment and semantic in one picture.
@@ -77,7 +78,9 @@ def demo(
 
         task = Task("demo", ask, lambda answer: answer.to_dict(), show_overview)
         photos = images or [packaged_photos() / PHOTO]
-        answer_images(Request(photos, bundle, backend, precision, threads, output, as_json), task)
+        answer_images(
+            Request(photos, bundle, backend, precision, threads, streams, output, as_json), task
+        )
 
 
 def show_overview(answer: Overview) -> Table:

@@ -99,6 +99,7 @@ def everything(
     backend: options.Backend = "auto",
     precision: options.Precision = None,
     threads: options.Threads = None,
+    streams: options.Streams = None,
     debug: options.Debug = False,
 ) -> None:
     """Find the masks of all objects, with the options of SAM's automatic mask generator.
@@ -123,7 +124,9 @@ def everything(
             record=record_masks,
             show=show_masks,
         )
-        answer_images(Request(images, bundle, backend, precision, threads, output, as_json), task)
+        answer_images(
+            Request(images, bundle, backend, precision, threads, streams, output, as_json), task
+        )
 
 
 def record_masks(answer: AutoMasks) -> dict[str, Any]:

@@ -24,6 +24,7 @@ class Request:
     backend: str = "auto"
     precision: str | None = None
     threads: int | None = None
+    streams: int | None = None
     output: Path | None = None
     as_json: bool = False
 
@@ -41,6 +42,7 @@ def open_model(request: Request) -> Iterator[Model]:
                 backend=request.backend,
                 precision=request.precision,
                 threads=request.threads,
+                streams=request.streams or 1,
             )
         with model:
             yield model

@@ -60,7 +60,18 @@ Threads = Annotated[
         metavar="N",
         rich_help_panel=_BUNDLE,
         show_default="the backend's choice",
-        help="CPU threads per graph.",
+        help="CPU threads for one run of a graph.",
+    ),
+]
+Streams = Annotated[
+    int | None,
+    typer.Option(
+        "--streams",
+        min=1,
+        metavar="N",
+        rich_help_panel=_BUNDLE,
+        show_default="2 for a series of images, else 1",
+        help="Work on N images at once, each with its share of the cores.",
     ),
 ]
 

@@ -46,6 +46,7 @@ def segment(
     backend: options.Backend = "auto",
     precision: options.Precision = None,
     threads: options.Threads = None,
+    streams: options.Streams = None,
     debug: options.Debug = False,
 ) -> None:
     """Cut out what points and boxes show, in pixels of the image; with --names, name it too.
@@ -72,4 +73,6 @@ def segment(
             record=lambda answer: answer.to_dict(),
             show=show_masks,
         )
-        answer_images(Request(images, bundle, backend, precision, threads, output, as_json), task)
+        answer_images(
+            Request(images, bundle, backend, precision, threads, streams, output, as_json), task
+        )

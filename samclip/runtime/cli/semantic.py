@@ -56,6 +56,7 @@ def semantic(
     backend: options.Backend = "auto",
     precision: options.Precision = None,
     threads: options.Threads = None,
+    streams: options.Streams = None,
     debug: options.Debug = False,
 ) -> None:
     """Give every pixel the name that fits it best.
@@ -74,7 +75,9 @@ def semantic(
             record=record_map,
             show=show_semantic,
         )
-        answer_images(Request(images, bundle, backend, precision, threads, output, as_json), task)
+        answer_images(
+            Request(images, bundle, backend, precision, threads, streams, output, as_json), task
+        )
 
 
 def record_map(answer: SemanticMap) -> dict[str, Any]:

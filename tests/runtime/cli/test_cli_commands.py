@@ -104,8 +104,10 @@ def test_everything_has_the_keys_of_the_original(model: FakeModel, run: Run, ima
 
 def test_options_reach_the_model(model: FakeModel, run: Run, image: Path) -> None:
     where = ["--bundle", "b", "--backend", "cuda", "--precision", "fp16", "--threads", "2"]
+    where += ["--streams", "3"]
     assert run("segment", image, *where, "--box", "1,2,20,20", "--multimask").exit_code == 0
-    assert model.loaded == {"name": "b", "backend": "cuda", "precision": "fp16", "threads": 2}
+    given = {"name": "b", "backend": "cuda", "precision": "fp16", "threads": 2, "streams": 3}
+    assert model.loaded == given
     ((task, asked),) = model.calls
     assert task == "segment"
     assert asked["boxes"] == [(1.0, 2.0, 20.0, 20.0)]
@@ -195,6 +197,18 @@ def test_series_keeps_order_and_writes_a_folder(model: FakeModel, run: Run) -> N
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert [Path(line["image"]).name for line in lines] == ["a.png", "b.png", "c.png"]
     assert [Path(line["picture"]) for line in lines] == sorted(Path("out").iterdir())
+    assert model.loaded["streams"] == 2  # of one image, one
+
+
+def test_series_on_one_stream_says_the_same(model: FakeModel, run: Run) -> None:
+    for name in ("b.png", "a.png", "c.png"):
+        write_image(Path("in") / name)
+    (Path("in") / "bad.png").write_bytes(b"no image")
+    asked = ("segment", "in", "--point", "16,8", "--json")
+    answers = [run(*asked, "--streams", streams) for streams in ("1", "2", "4")]
+    assert [answer.exit_code for answer in answers] == [1, 1, 1]
+    assert len({answer.stdout for answer in answers}) == 1
+    assert len(answers[0].stdout.splitlines()) == 4
 
 
 def test_series_without_output_gets_a_folder_of_its_own(model: FakeModel, run: Run) -> None:

@@ -1,0 +1,40 @@
+"""Work on a series: several items at once, results in order, memory bounded."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_order(
+    work: Callable[[Item], Result], items: Iterable[Item], at_once: int
+) -> Generator[tuple[Item, Future[Result]], None, None]:
+    """Give each item with its finished work, in the order of `items`.
+
+    `at_once` items are worked on in threads of their own; one more than that is taken from `items`
+    ahead of what was given, and no more, so that results which nobody has asked for do not pile
+    up. Whoever stops early waits for the work under way; the rest is never begun.
+    """
+    waiting: deque[tuple[Item, Future[Result]]] = deque()
+    with ThreadPoolExecutor(at_once, thread_name_prefix="samclip-series") as workers:
+        try:
+            for item in items:
+                waiting.append((item, workers.submit(work, item)))
+                if len(waiting) > at_once:
+                    yield _finished(waiting)
+            while waiting:
+                yield _finished(waiting)
+        finally:
+            workers.shutdown(wait=True, cancel_futures=True)
+
+
+def _finished(waiting: deque[tuple[Item, Future[Result]]]) -> tuple[Item, Future[Result]]:
+    """Wait for the first in line; its error, if it has one, stays in the future."""
+    item, future = waiting.popleft()
+    future.exception()
+    return item, future

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from samclip.runtime.series import in_order
+
+
+def test_results_come_in_the_order_of_items_though_the_first_ends_last() -> None:
+    second_done = threading.Event()
+
+    def work(item: int) -> int:
+        if item == 0:
+            assert second_done.wait(10)  # only another thread can set it
+        if item == 1:
+            second_done.set()
+        return item * item
+
+    done = [(item, future.result()) for item, future in in_order(work, range(5), 2)]
+    assert done == [(0, 0), (1, 1), (2, 4), (3, 9), (4, 16)]
+
+
+def test_no_more_is_taken_than_is_worked_on_and_one() -> None:
+    taken: list[int] = []
+
+    def endless() -> Iterator[int]:
+        for item in itertools.count():
+            taken.append(item)
+            yield item
+
+    results = in_order(lambda item: item, endless(), 3)
+    for given in range(5):
+        assert next(results)[0] == given
+        assert len(taken) <= given + 1 + 3  # what was given, and three ahead of it
+    results.close()
+
+
+def test_an_error_stays_with_its_item() -> None:
+    def work(item: int) -> float:
+        return 1 / item
+
+    futures = [future for _, future in in_order(work, [1, 0, 2], 2)]
+    assert futures[0].result() == 1
+    with pytest.raises(ZeroDivisionError):
+        futures[1].result()
+    assert futures[2].result() == 0.5
+
+
+def test_whoever_stops_early_leaves_nothing_running() -> None:
+    begun: list[int] = []
+    results = in_order(begun.append, range(100), 2)
+    next(results)
+    results.close()
+    assert len(begun) <= 4
+    assert not [t for t in threading.enumerate() if t.name.startswith("samclip-series")]
+
+
+def test_nothing_to_do_gives_nothing() -> None:
+    assert list(in_order(str, [], 4)) == []
