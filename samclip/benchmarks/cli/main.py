@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from samclip.benchmarks.cli import baselines, images, instances, latency, names, semantic
+from samclip.benchmarks.cli import (
+    baselines,
+    images,
+    instances,
+    latency,
+    memory,
+    names,
+    roofline,
+    semantic,
+)
 from samclip.runtime.cli.consoles import accept_any_text
 from samclip.runtime.cli.main import print_version
 
@@ -57,6 +66,8 @@ accuracy.command(epilog=semantic.EXAMPLES)(semantic.semantic)
 accuracy.command(epilog=baselines.EXAMPLES)(baselines.baselines)
 app.add_typer(accuracy, name="accuracy")
 app.command(epilog=latency.EXAMPLES)(latency.latency)
+app.command(epilog=memory.EXAMPLES)(memory.memory)
+app.command(epilog=roofline.EXAMPLES)(roofline.roofline)
 
 if __name__ == "__main__":
     app()

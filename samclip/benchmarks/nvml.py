@@ -1,0 +1,87 @@
+"""NVIDIA's management library, through `nvidia-ml-py`: the memory and energy of GPUs.
+
+Imported only where a driver is. A Jetson's library answers neither question.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from samclip.engines.machine.nvidia import find_driver, jetson_model
+from samclip.errors import CapabilityError
+
+PACKAGE = "nvidia-ml-py"
+
+
+class Nvml:
+    """The GPU of number `index`, as the driver counts them; use `open_nvml`."""
+
+    def __init__(self, library: Any, index: int) -> None:
+        self._library = library
+        self._handle = library.nvmlDeviceGetHandleByIndex(index)
+
+    @property
+    def name(self) -> str:
+        """The GPU's name."""
+        found = self._library.nvmlDeviceGetName(self._handle)
+        return found.decode() if isinstance(found, bytes) else str(found)
+
+    def joules(self) -> float:
+        """Read the GPU's energy since its driver was loaded; raises CapabilityError.
+
+        The counter is in millijoules and moves some ten times a second.
+        """
+        with translated(self._library, "its energy counter, which GPUs have from Volta on"):
+            return float(self._library.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1e3
+
+    def process_memory(self, process: int | None = None) -> int:
+        """Read the bytes that a process, this one by default, holds; raises CapabilityError."""
+        wanted = os.getpid() if process is None else process
+        with translated(self._library, "the memory of its processes"):
+            found = self._library.nvmlDeviceGetComputeRunningProcesses(self._handle)
+        used = {entry.pid: entry.usedGpuMemory for entry in found}
+        if used.get(wanted) is None:
+            raise CapabilityError(
+                "the driver does not list this process, as in a container with process numbers of "
+                "its own. Run it with --pid=host."
+            )
+        return int(used[wanted])
+
+
+@contextmanager
+def translated(library: Any, what: str) -> Iterator[None]:
+    """Turn errors of the library into CapabilityError."""
+    try:
+        yield
+    except library.NVMLError as error:
+        raise CapabilityError(f"the GPU does not tell {what}: {error}.") from error
+
+
+@contextmanager
+def open_nvml(index: int = 0) -> Iterator[Nvml]:
+    """Open the library for one GPU; raises CapabilityError, which says what is missing."""
+    if find_driver() is None:
+        raise CapabilityError("there is no NVIDIA GPU here.")
+    if jetson_model() is not None:
+        raise CapabilityError("a Jetson's GPU has no memory and no energy counter of its own.")
+    try:
+        library: Any = importlib.import_module("pynvml")
+    except ImportError as error:
+        raise CapabilityError(
+            f"{PACKAGE} is not installed. Install it: pip install {PACKAGE}"
+        ) from error
+    with translated(library, "anything"):
+        library.nvmlInit()
+        try:
+            gpu = Nvml(library, index)
+        except BaseException:
+            library.nvmlShutdown()
+            raise
+    try:
+        yield gpu
+    finally:
+        library.nvmlShutdown()

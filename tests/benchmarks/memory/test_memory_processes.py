@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from fakes import fake_manifest
+from timed_fakes import contender
+
+from samclip.benchmarks.memory import processes
+from samclip.benchmarks.memory.child import peak_rss
+from samclip.benchmarks.memory.processes import Found, Plan, measure_memory, run_child
+from samclip.benchmarks.memory.stages import STAGES, bytes_read, stages_of
+from samclip.benchmarks.progress import silent
+from samclip.errors import EngineRunError
+from samclip.runtime.bundles.manifest import FileEntry
+
+
+def task(**changes: Any) -> str:
+    given = {"steps": [], "bundle": "none", "options": {}, "photo": "", "names": [], "gpu": None}
+    return json.dumps({**given, **changes})
+
+
+def test_a_process_reports_its_own_peak_and_not_that_of_its_parent() -> None:
+    ballast = bytearray(400 * 2**20)
+    ballast[:: 2**12] = b"x" * len(ballast[:: 2**12])
+    found = run_child("a", task())
+    del ballast
+    assert 2**20 < found.peak < 200 * 2**20  # Python with `import samclip` alone
+    assert peak_rss() > 400 * 2**20
+    assert found.device is found.reason is None
+
+
+def test_a_process_says_why_it_does_not_know_the_memory_of_a_gpu() -> None:
+    found = run_child("a", task(gpu=0))
+    assert found.device is not None or found.reason
+
+
+def test_a_process_that_fails_is_an_error() -> None:
+    with pytest.raises(EngineRunError, match=r"fresh process for a failed .*BundleNotFoundError"):
+        run_child("a", task(steps=["load"]))
+
+
+def test_every_stage_has_processes_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, photo_path: Path
+) -> None:
+    given: list[dict[str, Any]] = []
+
+    def run(name: str, text: str) -> Found:
+        given.append(json.loads(text))
+        return Found(peak=len(given), device=None, reason="no driver")
+
+    monkeypatch.setattr(processes, "run_child", run)
+    monkeypatch.setattr(processes, "bytes_read", lambda *_: 0)  # the fake has no files of labels
+    uses = measure_memory([contender()], Plan(photo_path, repeats=2), silent)
+    assert [use.stage for use in uses] == [stage.name for stage in STAGES]
+    assert [use.peaks for use in uses[:2]] == [(1, 2), (3, 4)]
+    assert given[0]["steps"] == []
+    assert given[-1]["steps"] == ["load", "encode", "segment", "classify", "semantic", "refine"]
+    assert given[-1]["names"]
+    assert given[0]["gpu"] == 0  # "fake" is no backend of the host
+    assert uses[0].device_reason == "no driver"
+
+
+def test_bundles_without_a_head_have_fewer_stages() -> None:
+    names = [stage.name for stage in stages_of(fake_manifest(clip=False), everything=True)]
+    assert names[-2:] == ["segment a point", "everything, 1,024 points"]
+
+
+def test_bytes_on_disk_count_each_file_once() -> None:
+    sizes = {"fp32.onnx": 100, "fp16.onnx": 10, "labels.json": 5, "labels.bin": 3}
+    entries = {name: FileEntry(size=size, sha256="0" * 64) for name, size in sizes.items()}
+    manifest = msgspec.structs.replace(fake_manifest(), files=entries)
+    assert bytes_read(manifest, STAGES[:1], "fake", None) == 0
+    assert bytes_read(manifest, STAGES[:2], "fake", None) == 100
+    assert bytes_read(manifest, STAGES[:2], "fake", "fp16") == 10
+    assert bytes_read(manifest, STAGES[:4], "fake", "fp16") == 110  # the decoder is FP32 alone
+    assert bytes_read(manifest, STAGES, "fake", None) == 108  # the graphs share a file
