@@ -17,6 +17,7 @@ from samclip.benchmarks.latency.timing import Conditions, Energy, Settings, Timi
 from samclip.benchmarks.machine import Machine, Threads, describe_machine, describe_threads
 from samclip.benchmarks.memory.use import MemoryUse
 from samclip.benchmarks.record import Record
+from samclip.benchmarks.roofline.records import Roofline
 from samclip.benchmarks.rows import Row
 from samclip.errors import InputError
 from samclip.runtime.bundles.manifest import MANIFEST_NAME
@@ -74,8 +75,9 @@ class Report(Record, frozen=True, kw_only=True):
     """A run of a benchmark, complete enough to be run again.
 
     `date`: UTC, ISO 8601, of the end; `seconds`: how long it took; `protocol`: how the figures
-    are defined. `timings` and what follows hold the raw measurements of `latency` and `memory`,
-    from which `rows` were computed; other benchmarks, and reports of earlier versions, have none.
+    are defined. `timings` and what follows hold the raw measurements of `latency`, `memory` and
+    `roofline`, from which `rows` were computed; other benchmarks, and reports of earlier versions,
+    have none.
     """
 
     schema_version: Literal[1] = 1
@@ -95,6 +97,7 @@ class Report(Record, frozen=True, kw_only=True):
     energy: tuple[Energy, ...] = ()
     settings: tuple[Settings, ...] = ()
     conditions: Conditions | None = None
+    roofline: Roofline | None = None
 
 
 class Measurements(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,6 +108,7 @@ class Measurements(msgspec.Struct, frozen=True, kw_only=True):
     energy: tuple[Energy, ...] = ()
     settings: tuple[Settings, ...] = ()
     conditions: Conditions | None = None
+    roofline: Roofline | None = None
 
 
 def make_report(
@@ -137,6 +141,7 @@ def make_report(
         energy=raw.energy,
         settings=raw.settings,
         conditions=raw.conditions,
+        roofline=raw.roofline,
     )
 
 

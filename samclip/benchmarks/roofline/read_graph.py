@@ -43,7 +43,7 @@ def read_graph(
     axis is not given, or a shape cannot be told before the graph runs; CapabilityError where onnx
     is not installed.
     """
-    onnx = _library()
+    onnx = import_onnx()
     try:
         model = onnx.load_from_string(onnx_bytes)
     except Exception as error:  # protobuf's own, whose class differs from release to release
@@ -58,7 +58,8 @@ def read_graph(
     return reader.read()
 
 
-def _library() -> Any:
+def import_onnx() -> Any:
+    """Import onnx; raises CapabilityError where it is not installed."""
     try:
         import onnx  # noqa: PLC0415 - nothing else of the benchmarks needs it
         import onnx.inliner  # noqa: PLC0415

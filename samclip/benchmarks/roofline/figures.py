@@ -1,0 +1,96 @@
+"""Rows of a report, and tables, made of a roofline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.markup import escape
+from rich.table import Table
+
+from samclip.benchmarks.roofline.reach import traffic_seconds
+from samclip.benchmarks.roofline.records import DeviceEstimate, GraphRoofline, Rate, Roofline
+from samclip.benchmarks.rows import Row, Unit, make_row
+from samclip.benchmarks.statistics import Estimate, median
+from samclip.runtime.cli.tables import make_table
+
+KINDS = {"fp32": "FP32 products", "int8": "INT8 products", "copy": "copies, read and written"}
+
+
+def make_rows(roofline: Roofline) -> tuple[Row, ...]:
+    """Give every graph's work, time, and the share of the machine's rate that it reaches."""
+    return tuple(row for graph in roofline.graphs for row in _of_graph(graph))
+
+
+def show_roofline(roofline: Roofline) -> Iterator[Table]:
+    """Show the rates, the graphs, and the estimates, a table each."""
+    yield _show_rates(roofline.rates)
+    yield _show_graphs(roofline)
+    if roofline.estimates:
+        yield _show_estimates(roofline.estimates)
+
+
+def _of_graph(graph: GraphRoofline) -> Iterator[Row]:
+    exact: tuple[tuple[str, float, Unit], ...] = (
+        ("multiply-accumulates", graph.all_macs, "count"),
+        ("parameters", graph.parameters, "count"),
+        ("weights read", graph.weight_bytes, "bytes"),
+        ("activations moved", graph.activation_bytes, "bytes"),
+    )
+    for measure, value, unit in exact:
+        estimate = Estimate(value, value, value, 1, 1)
+        yield make_row(graph.model, measure, graph.graph, estimate, unit, detail=True)
+    time = median(graph.samples)
+    yield make_row(graph.model, "run", graph.graph, time, "seconds", detail=True)
+    if graph.ideal is not None:
+        share = [graph.ideal / end for end in (time.value, time.high, time.low)]
+        name = "share of the machine's rate"
+        yield make_row(graph.model, name, graph.graph, Estimate(*share, time.n, 1), detail=True)
+
+
+def _show_rates(rates: Sequence[Rate]) -> Table:
+    table = make_table("rate of this machine", "best", "how", left=("rate of this machine", "how"))
+    for rate in rates:
+        unit = "GB/s" if rate.arithmetic == "copy" else "GOP/s"
+        how = escape(f"{rate.how}; {rate.threads} threads, best of {rate.runs}")
+        table.add_row(KINDS[rate.arithmetic], f"{rate.per_second / 1e9:,.1f} {unit}", how)
+    return table
+
+
+def _show_graphs(roofline: Roofline) -> Table:
+    columns = ("GMAC", "INT8", "M parameters", "weights", "moved", "median", "GFLOP/s", "reached")
+    table = make_table("graph", *columns, "if memory alone", left=("graph",))
+    for graph in roofline.graphs:
+        seconds = median(graph.samples).value
+        sizes = "".join(f", {size} {axis}" for axis, size in graph.sizes.items())
+        name = f"{graph.model}: {graph.graph}, {graph.precision}, {graph.backend}{sizes}"
+        table.add_row(
+            escape(name),
+            f"{graph.all_macs / 1e9:,.2f}",
+            f"{graph.macs.get('int8', 0) / max(graph.all_macs, 1):.0%}",
+            f"{graph.parameters / 1e6:,.2f}",
+            f"{graph.weight_bytes / 1e6:,.1f} MB",
+            f"{graph.activation_bytes / 1e6:,.0f} MB",
+            f"{seconds * 1e3:,.1f} ms",
+            f"{2 * graph.all_macs / seconds / 1e9:,.0f}",
+            "-" if graph.reached is None else f"{graph.reached:.0%}",
+            f"{traffic_seconds(graph, roofline.rates) * 1e3:,.1f} ms",
+        )
+    return table
+
+
+def _show_estimates(estimates: Sequence[DeviceEstimate]) -> Table:
+    at = f"ESTIMATE at {estimates[0].fraction:.0%}"
+    table = make_table(
+        "ESTIMATE: device", "graph", "in", "not faster than", "bound by", at,
+        left=("ESTIMATE: device", "graph"),
+    )  # fmt: skip
+    for entry in estimates:
+        table.add_row(
+            entry.device,
+            escape(f"{entry.model}: {entry.graph}"),
+            entry.precision,
+            f"{entry.not_below * 1e3:,.2f} ms",
+            entry.limit,
+            f"{entry.at_fraction * 1e3:,.2f} ms",
+        )
+    return table

@@ -1,0 +1,137 @@
+"""Graphs timed on a real photo through the tasks that run them, and counted as they were run."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from samclip.benchmarks.latency.clock import StageClock
+from samclip.benchmarks.latency.contenders import Variant
+from samclip.benchmarks.latency.walk import NAMES, names_for
+from samclip.benchmarks.progress import Track
+from samclip.benchmarks.roofline.count import count
+from samclip.benchmarks.roofline.counted_backend import CountedBackend, Shapes
+from samclip.benchmarks.roofline.reach import ideal_seconds, reached
+from samclip.benchmarks.roofline.read_graph import read_graph
+from samclip.benchmarks.roofline.records import GraphRoofline, OperatorShare, Rate
+from samclip.benchmarks.roofline.work import Work
+from samclip.engines.base import EngineOptions
+from samclip.engines.registry import AUTO, Choice, decide
+from samclip.errors import UntrainedHeadWarning
+from samclip.runtime.bundles.bundle import Bundle, find_bundle
+from samclip.runtime.bundles.manifest import Graph
+from samclip.runtime.choice import start_fastest
+from samclip.runtime.images.image import load_image
+from samclip.runtime.model import Model
+
+Samples = dict[str, list[float]]
+
+
+@dataclass(frozen=True, eq=False)
+class Counted:
+    """An open model whose graphs are timed and counted; `name` is what rows call it."""
+
+    name: str
+    model: Model
+    backend: CountedBackend
+    samples: Samples = field(default_factory=lambda: defaultdict(list))
+
+
+def open_counted(variant: Variant, cache: Path) -> tuple[Model, CountedBackend]:
+    """Load a model as `samclip.load` does, on a counted backend; raises as it does."""
+    bundle = Bundle.open(find_bundle(variant.bundle))
+    options = EngineOptions(threads=variant.threads)
+
+    def start(choice: Choice) -> tuple[Model, CountedBackend]:
+        counted = CountedBackend(choice.backend, StageClock())
+        found = Choice(counted, choice.passed_over)
+        return Model(bundle, found, options, variant.precision, cache), counted
+
+    if variant.backend != AUTO:
+        return start(decide(variant.backend))
+    return start_fastest(bundle, options, variant.precision, start)
+
+
+def time_graphs(models: Sequence[Counted], photo: Path, repeats: int, track: Track) -> None:
+    """Run every graph of every model `repeats` times, in turn, after once to warm up.
+
+    The encoder and the CLIP head on the photo, the mask decoder on one point in its middle, the
+    text encoder on 20 names by a template that no cache has seen.
+    """
+    pixels, number = load_image(photo), itertools.count()
+    for turn in track(range(repeats + 1), "graphs"):
+        for counted in models if turn % 2 else reversed(models):
+            for graph, seconds in _run_once(counted, pixels, next(number)):
+                if turn:
+                    counted.samples[graph].append(seconds)
+
+
+def _run_once(counted: Counted, pixels: Any, number: int) -> Iterator[tuple[str, float]]:
+    model, clock = counted.model, counted.backend.clock
+    manifest = model.manifest
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UntrainedHeadWarning)
+        encoded = clock.time(lambda: model.encode(pixels))
+        yield "encoder", encoded.inside["encoder"]
+        scene = encoded.answer
+        height, width = scene.size
+        point = clock.time(lambda: scene.segment(points=[(width / 2, height / 2)]))
+        yield "mask_decoder", point.inside["mask_decoder"]
+        if names := names_for(model):
+            named = clock.time(lambda: scene.classify(model.vocabulary(names)))
+            yield "clip_head", named.inside["clip_head"]
+            if manifest.graphs.text_encoder is not None:
+                template = f"a photo of a {{}}, number {number}."
+                text = clock.time(lambda: model.vocabulary(NAMES, template))
+                yield "text_encoder", text.inside["text_encoder"]
+        scene.close()
+
+
+def describe_graphs(counted: Counted, rates: Sequence[Rate]) -> tuple[GraphRoofline, ...]:
+    """Count the graphs that ran, in the shapes that they ran in; raises CountError."""
+    return tuple(_describe(counted, graph, rates) for graph in counted.samples)
+
+
+def count_graph(counted: Counted, graph: str) -> tuple[Work, dict[str, int]]:
+    """Count one graph in the shapes of its last run, and give the sizes of its dynamic axes."""
+    source, backend = counted.backend.sources[graph], counted.backend
+    described: Graph = getattr(counted.model.manifest.graphs, graph)
+    sizes = _sizes(described, backend.shapes[graph])
+    return count(read_graph(source.onnx, graph, sizes, source.weights)), sizes
+
+
+def _describe(counted: Counted, graph: str, rates: Sequence[Rate]) -> GraphRoofline:
+    work, sizes = count_graph(counted, graph)
+    backend, samples = counted.backend, tuple(counted.samples[graph])
+    ideal = ideal_seconds(work.by_arithmetic(), rates) if backend.on_host else None
+    return GraphRoofline(
+        model=counted.name,
+        graph=graph,
+        backend=backend.name,
+        precision=backend.precisions[graph],
+        sizes=sizes,
+        macs=work.by_arithmetic(),
+        parameters=work.parameters,
+        weight_bytes=work.weight_bytes,
+        activation_bytes=work.activation_bytes,
+        io_bytes=work.io_bytes,
+        samples=samples,
+        ideal=ideal,
+        reached=None if ideal is None else reached(ideal, samples),
+        operators=tuple(OperatorShare(**asdict(entry)) for entry in work.operators),
+    )
+
+
+def _sizes(graph: Graph, shapes: Shapes) -> dict[str, int]:
+    """Read off what the dynamic axes of a graph's inputs were."""
+    return {
+        axis: side
+        for spec in graph.inputs
+        for axis, side in zip(spec.shape, shapes[spec.name], strict=True)
+        if isinstance(axis, str)
+    }
