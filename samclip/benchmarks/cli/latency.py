@@ -19,6 +19,8 @@ from samclip.benchmarks.latency.contenders import (
     name_all,
     open_variant,
 )
+from samclip.benchmarks.latency.energy import PROTOCOL as ENERGY_PROTOCOL
+from samclip.benchmarks.latency.energy import describe_energy, energy_row, measure_energy
 from samclip.benchmarks.latency.figures import make_rows
 from samclip.benchmarks.latency.processes import measure_processes
 from samclip.benchmarks.latency.protocol import PROTOCOL
@@ -28,7 +30,7 @@ from samclip.benchmarks.latency.walk import Workload
 from samclip.benchmarks.report import Data, Measurements, describe_bundle
 from samclip.export.photos import photo_paths
 from samclip.runtime.cli import options as shared
-from samclip.runtime.cli.consoles import err, say
+from samclip.runtime.cli.consoles import err, out, say
 
 EXAMPLES = """
 **Examples:**
@@ -52,6 +54,12 @@ Everything = Annotated[
 Refine = Annotated[
     bool,
     typer.Option("--refine/--no-refine", rich_help_panel=_WHAT, help="Time refined semantic maps."),
+]
+Energy = Annotated[
+    bool,
+    typer.Option(
+        "--energy/--no-energy", rich_help_panel=_WHAT, help="Read a sensor of energy, if any."
+    ),
 ]
 Repeats = Annotated[
     int, typer.Option("--repeats", min=2, metavar="N", rich_help_panel=_HOW_OFTEN, help="Rounds.")
@@ -106,6 +114,7 @@ def latency(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants
     seconds: Seconds = None,
     everything: Everything = False,
     refine: Refine = True,
+    energy: Energy = True,
     quick: Quick = False,
     json: options.Json = None,
     debug: shared.Debug = False,
@@ -132,13 +141,19 @@ def latency(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants
             session.show(*show_timings(timings, state))
         for line in warn_of_noise(timings):
             say(err, f"warning: {line}", style="yellow")
+        joules = measure_energy(contenders, chosen, session.track) if energy and not quick else ()
+        for found in joules:
+            say(out, describe_energy(found))
         measured = Measurements(
             timings=tuple(timings),
+            energy=joules,
             settings=tuple(describe_settings(c, schedule.warm_up, timings) for c in contenders),
             conditions=describe_conditions(ORDER),
         )
         data = Data.of(photos or speed.PACKAGED, "photos", chosen, photo_paths(photos))
-        session.finish(data, PROTOCOL, make_rows(timings), measured)
+        rows = (*make_rows(timings), *map(energy_row, joules))
+        protocol = (*PROTOCOL, ENERGY_PROTOCOL) if joules else PROTOCOL
+        session.finish(data, protocol, rows, measured)
 
 
 def open_contenders(

@@ -112,6 +112,11 @@ class Walk:
             with scene:
                 return (*_pipeline(steps), *_tasks(steps), *self._more(scene))
 
+    def answer(self, photo: Path) -> None:
+        """Go from the file of a photo to three answers, untimed."""
+        with _without_untrained_warning():
+            self._answer(photo)["encode"].answer.close()
+
     def _time(self, work: Callable[[], Any]) -> Step[Any]:
         return self._contender.clock.time(work)
 
