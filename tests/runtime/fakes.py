@@ -208,7 +208,9 @@ class FakeBundle:
             return np.eye(3, dtype="<f4").tobytes()
         raise CapabilityError(name)
 
-    def source(self, graph: str, backend: str, precision: str | None = None) -> GraphSource:
+    def source(
+        self, graph: str, backend: str, precision: str | None = None, version: str | None = None
+    ) -> GraphSource:
         self.requested.append((graph, backend, precision))
         return GraphSource(graph, b"")
 

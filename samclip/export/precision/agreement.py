@@ -45,8 +45,9 @@ def agreements(
     overlaps = np.concatenate(
         [mask_ious(q, a, b) for q, (a, b) in zip(questions, pairs, strict=True)]
     )
-    rows.append(Agreement("mask_iou_mean", float(overlaps.mean()), len(overlaps)))
-    rows.append(Agreement("mask_iou_worst", float(overlaps.min()), len(overlaps)))
+    if len(overlaps):
+        rows.append(Agreement("mask_iou_mean", float(overlaps.mean()), len(overlaps)))
+        rows.append(Agreement("mask_iou_worst", float(overlaps.min()), len(overlaps)))
     return rows + _shares(pairs)
 
 

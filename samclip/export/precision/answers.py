@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from samclip.runtime.images.image import load_image
 from samclip.runtime.model import Model
-from samclip.runtime.results.masks import AutoMasks
+from samclip.runtime.results.masks import AutoMasks, Masks
 from samclip.runtime.results.packed_masks import PackedMasks
 from samclip.runtime.scene import Scene
+from samclip.runtime.tasks.auto_options import AutoMaskOptions
+from samclip.runtime.tasks.mask_ops import stability_score
 from samclip.runtime.texts.vocabulary import Vocabulary
 
 POINTS_PER_SIDE = 6  # of the grid in which FP32 looks for objects
@@ -26,7 +28,7 @@ PER_POINT = 3  # masks that the decoder offers for a lone point
 class Questions:
     """What every model is asked of one photo, found by FP32.
 
-    `boxes` Bx4 XYXY and `points` Bx2 (x, y) in pixels of the photo; `objects`: masks to name.
+    `boxes` Bx4 XYXY and `points` Px2 (x, y) in pixels of the photo; `objects`: masks to name.
     """
 
     boxes: NDArray[np.float64]
@@ -73,17 +75,38 @@ def _has_head(model: Model) -> bool:
 
 
 def _questions(scene: Scene) -> Questions:
-    """Take what FP32 finds on a grid of points, the surest first; without finds, fixed boxes."""
+    """Take what FP32 finds on a grid of points, the surest first; without finds, fixed prompts."""
     found = scene.everything(points_per_side=POINTS_PER_SIDE)
     chosen = _surest(found)
     if len(chosen):
         objects = found.packed.select(chosen)
         return Questions(found.boxes[chosen].astype(np.float64), found.points[chosen], objects)
+    return _fixed_questions(scene)
+
+
+def _fixed_questions(scene: Scene) -> Questions:
+    """Take five boxes and their centres, those to which FP32 has an answer that it is sure of.
+
+    Where logits lie about the threshold all over, as those of an untrained encoder, the contour
+    hangs on the last bit: such a mask tells of no precision.
+    """
     height, width = scene.size
     corners = np.asarray([[1, 1, 3, 3], [0, 0, 2, 2], [2, 0, 4, 2], [0, 2, 2, 4], [2, 2, 4, 4]])
     boxes = corners * np.asarray([width, height, width, height]) / 4
+    points = (boxes[:, :2] + boxes[:, 2:]) / 2
+    of_boxes = scene.segment(boxes=boxes, return_logits=True)
+    of_points = scene.segment(points=points[:, None], multimask=True, return_logits=True)
+    best = PER_POINT * np.arange(len(points)) + of_points.scores.reshape(-1, PER_POINT).argmax(1)
     nothing = PackedMasks.pack((), scene.size)
-    return Questions(boxes, (boxes[:, :2] + boxes[:, 2:]) / 2, nothing)
+    return Questions(boxes[_is_stable(of_boxes)], points[_is_stable(of_points[best])], nothing)
+
+
+def _is_stable(masks: Masks) -> NDArray[np.bool_]:
+    """Tell which of N masks with logits `everything` would take, by its stability score."""
+    options = AutoMaskOptions()
+    offset, threshold = options.stability_score_offset, options.stability_score_thresh
+    logits = [] if masks.logits is None else masks.logits
+    return np.asarray([stability_score(each, offset) >= threshold for each in logits], np.bool_)
 
 
 def _surest(found: AutoMasks) -> NDArray[np.int64]:
@@ -94,15 +117,18 @@ def _surest(found: AutoMasks) -> NDArray[np.int64]:
 def _answers(
     scene: Scene, questions: Questions, vocabulary: Vocabulary | None, has_head: bool
 ) -> Answers:
-    boxes = scene.segment(boxes=questions.boxes)
-    points = scene.segment(points=questions.points[:, None], multimask=True)  # Bx1x2
+    asked: list[Masks] = []
+    if len(questions.boxes):
+        asked.append(scene.segment(boxes=questions.boxes))
+    if len(questions.points):
+        asked.append(scene.segment(points=questions.points[:, None], multimask=True))  # Bx1x2
     embeddings = scene.image_embeddings
     return Answers(
         image_embeddings=embeddings.reshape(embeddings.shape[1], -1).T,  # 1x256xGxG -> GGx256
         image_embed=scene.image_embed[None].copy() if has_head else None,
         patch_embeds=_tokens(scene) if has_head else None,
-        masks=PackedMasks.concatenate((boxes.packed, points.packed), scene.size),
-        scores=np.concatenate([boxes.scores, points.scores]),
+        masks=PackedMasks.concatenate([masks.packed for masks in asked], scene.size),
+        scores=np.concatenate([np.zeros(0, np.float32), *(masks.scores for masks in asked)]),
         labels=None if vocabulary is None else _labels(scene, vocabulary),
         names=None if vocabulary is None else _names(scene, questions.objects, vocabulary),
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from samclip.errors import GateError
@@ -28,6 +29,8 @@ _COSINES: tuple[GateMeasure, ...] = (
     "patch_embeds_cosine",
     "text_cosine",
 )
+
+NO_MASKS = "masks are not judged: FP32 finds no object on these photos, nor any stable mask"
 
 
 def _limits(cosine: float, **others: float) -> dict[str, float]:
@@ -57,6 +60,11 @@ class Judgement:
     def failed(self) -> tuple[GateRow, ...]:
         """The rows beyond their limits."""
         return tuple(row for row in self.rows if not row.passed)
+
+    def joined(self, other: Judgement, attention: str) -> Judgement:
+        """Add the rows of the same precision with another lowering, marked as such."""
+        marked = tuple(replace(row, attention=attention) for row in other.rows)
+        return Judgement(self.precision, self.photos, (*self.rows, *marked), self.skipped)
 
 
 class Gate:
@@ -90,8 +98,14 @@ class Gate:
         if self._texts is not None and texts is not None:
             measured += _of_texts(self._texts.embeddings, texts.embeddings)
         rows = tuple(row_of(agreement, precision) for agreement in measured)
-        skipped = () if self._skipped is None else (self._skipped,)
-        return Judgement(precision, len(self._photos), rows, skipped)
+        return Judgement(precision, len(self._photos), rows, self._skips())
+
+    def _skips(self) -> tuple[str, ...]:
+        """Say what could not be judged."""
+        has_masks = any(len(q.boxes) + len(q.points) for q in self._questions)
+        return tuple(
+            reason for reason in (None if has_masks else NO_MASKS, self._skipped) if reason
+        )
 
     def _nameable(self, vocabulary: Vocabulary | None) -> Vocabulary | None:
         return None if self._skipped else vocabulary
@@ -113,7 +127,7 @@ def enforce_gates(judgements: Sequence[Judgement]) -> None:
     if not failed:
         return
     lines = "\n".join(
-        f"  {j.precision} {r.measure}: {r.value:.4f}, at least {r.limit:g} is asked for "
+        f"  {j.precision}{_form(r)} {r.measure}: {r.value:.4f}, at least {r.limit:g} is asked for "
         f"({r.samples:,} samples, {j.photos} photos)"
         for j, r in failed
     )
@@ -122,6 +136,10 @@ def enforce_gates(judgements: Sequence[Judgement]) -> None:
         f"reduced precision costs too much:\n{lines}\nNo bundle was written. "
         f"{_INT8_REMEDY if quantised else _HALF_REMEDY}"
     )
+
+
+def _form(row: GateRow) -> str:
+    return f" ({row.attention} attention)" if row.attention else ""
 
 
 _HALF_REMEDY = (

@@ -150,3 +150,28 @@ def test_limits_are_those_that_were_promised() -> None:
         assert LIMITS[precision]["mask_iou_mean"] == 0.98  # type: ignore[index]
         assert LIMITS[precision]["semantic_agreement"] == 0.98  # type: ignore[index]
         assert LIMITS[precision]["top1_agreement"] == 0.97  # type: ignore[index]
+
+
+@pytest.mark.parametrize("steepness", [1e-3, 1e-2])
+def test_masks_that_fp32_is_not_sure_of_are_not_judged(
+    steepness: float, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fakes.STEEPNESS", steepness)  # logits lie about the threshold all over
+    with model() as reference:
+        unsure = Gate(reference, photos, silent)
+    judgement = judge(unsure, {"image_embeddings": 0.01})
+    assert "mask_iou_mean" not in values(judgement)
+    assert "image_embeddings_cosine" in values(judgement)
+    assert any("masks are not judged" in reason for reason in judgement.skipped)
+
+
+def test_without_objects_stable_masks_of_fixed_prompts_are_judged(
+    photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fakes.IOUS", (0.5, 0.5, 0.5, 0.5))  # nothing passes as an object
+    with model() as reference:
+        fixed = Gate(reference, photos, silent)
+    rows = {row.measure: row for row in judge(fixed).rows}
+    assert rows["mask_iou_mean"].value == 1
+    assert 0 < rows["mask_iou_mean"].samples <= 20  # five boxes and their centres, two photos
+    assert judge(fixed).skipped == ()
