@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from samclip.benchmarks.data.coco import CocoObject
 
 LARGE_AREA = 1024  # pixels of the original photo, COCO's bound between small and medium
+LARGER_AREA = 9216  # and between medium and large
 ALL, LARGE = "all objects", f"area > {LARGE_AREA:,} px"
+SMALL, MEDIUM, LARGEST = "small objects", "medium objects", "large objects"
 PHOTOS = "all photos"
 
 Subsets = dict[str, NDArray[np.bool_]]
@@ -30,3 +32,14 @@ def of_objects(
     others = np.asarray([found.category for found in objects]) != names.index(apart)
     more = {f"{part}, without {apart}": chosen & others for part, chosen in parts.items()}
     return {**parts, **more}
+
+
+def by_size(objects: Sequence[CocoObject]) -> Subsets:
+    """Say which of N objects belong to each part: those of `of_objects`, then COCO's three sizes.
+
+    By the pixels of their masks: small to 32x32, medium to 96x96, large above.
+    """
+    areas = np.asarray([found.area for found in objects])
+    is_large = areas > LARGER_AREA
+    sizes = {SMALL: areas <= LARGE_AREA, MEDIUM: (areas > LARGE_AREA) & ~is_large}
+    return {**of_objects(objects), **sizes, LARGEST: is_large}

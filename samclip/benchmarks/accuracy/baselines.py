@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.benchmarks.accuracy.instances import iou
+from samclip.benchmarks.accuracy.outcomes import iou
 from samclip.benchmarks.candidates import Scores, compare
 from samclip.benchmarks.data.coco import CocoObject, CocoPhoto
 from samclip.benchmarks.progress import Track, silent

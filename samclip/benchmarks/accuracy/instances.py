@@ -1,87 +1,156 @@
-"""How well masks fit: mIoU of one mask a prompt against the truth, box and point prompts."""
+"""How well masks fit: mIoU and AP of one mask a prompt, of boxes and points, and refined once."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip.benchmarks.accuracy.average_precision import Find, average_precision
+from samclip.benchmarks.accuracy.clicks import correction, interior_point
+from samclip.benchmarks.accuracy.outcomes import Outcomes
+from samclip.benchmarks.accuracy.precision_rows import precision_rows
 from samclip.benchmarks.candidates import Candidate, Scores, compare
-from samclip.benchmarks.data.coco import CocoObject, CocoPhoto
+from samclip.benchmarks.data.coco import Categories, CocoObject, CocoPhoto
 from samclip.benchmarks.progress import Track, silent
 from samclip.benchmarks.rows import Row
-from samclip.benchmarks.subsets import of_objects
+from samclip.benchmarks.subsets import by_size
 from samclip.runtime.results.masks import Masks
 from samclip.runtime.scene import Scene
 
 PROMPTS_AT_ONCE = 64  # bounds the masks that are held
 PER_POINT = 3  # masks of an ambiguous prompt
-BOX, POINT, BEST = "box mIoU", "point mIoU", "point mIoU, best of three"
+BOX, AGAIN, BOX_CLICK = "box", "box again", "box + click"
+POINT, POINT_CLICK = "point", "point + click"
+BEST = f"{POINT} mIoU, best of three"
 PROTOCOL = (
     "box: the annotation's box is the prompt, the decoder's single-mask output the answer.",
     "point: the prompt is the object's pixel farthest from its outline (Euclidean distance "
     "transform, outside the photo counts as background; the first in reading order of several); "
     "the answer is the one of three masks whose predicted IoU is highest.",
     "best of three: of the same three masks the one that fits the truth best.",
-    "IoU is counted in pixels of the original photo and averaged over objects; crowds are left "
-    "out. Areas are pixels of the object's mask.",
+    "box again: one refinement without the truth: the box once more, with the low-resolution "
+    "logits of its first answer as mask prompt.",
+    "+ click: one refinement with the truth: the first prompt once more, its logits as mask "
+    "prompt, and a point where the first answer errs, the pixel farthest from the border of its "
+    "region among all that are missed (foreground) or too many (background).",
+    "mIoU: IoU is counted in pixels of the original photo and averaged over objects; crowds are "
+    "left out. Areas are pixels of the object's mask.",
+    "AP: pycocotools' mask AP over IoU 0.50 to 0.95 and categories. Every object is asked for, so "
+    "there are no finds of other categories; an answer has its object's category, and the "
+    "predicted IoU as score. Small, medium and large by the areas that the annotations state; "
+    "crowds are ignored; at most 100 answers a photo and category, 300 in LVIS. No interval.",
     "Intervals: percentile bootstrap over photos, seeded, 95 %.",
 )
 
 
 def evaluate_instances(
-    candidates: Sequence[Candidate], photos: Sequence[CocoPhoto], track: Track = silent
+    candidates: Sequence[Candidate],
+    photos: Sequence[CocoPhoto],
+    categories: Categories,
+    *,
+    refine: bool = True,
+    track: Track = silent,
 ) -> list[Row]:
     """Measure the masks of all `candidates`, in turn, and divide the first by each other.
 
-    Raises ImageError, InputError, EngineRunError.
+    `refine`: also those of one refinement. Raises ImageError, InputError, EngineRunError.
     """
-    scores = Scores()
+    tally = _Tally()
     objects: list[CocoObject] = []
     for number, photo in enumerate(track(photos, "instances")):
         image = photo.pixels()
-        scores.photos += [number] * len(photo.objects)
+        tally.scores.photos += [number] * len(photo.objects)
         objects += photo.objects
         for candidate in candidates:
             with candidate.model.encode(image) as scene:
-                _score(scene, photo, candidate.name, scores)
-    return list(compare(scores, of_objects(objects)))
+                for start in range(0, len(photo.objects), PROMPTS_AT_ONCE):
+                    part = photo.objects[start : start + PROMPTS_AT_ONCE]
+                    for kind, outcomes in _ask(scene, part, refine):
+                        tally.add(candidate.name, kind, outcomes, number, part)
+    precisions = {
+        place: average_precision(photos, categories, finds) for place, finds in tally.finds.items()
+    }
+    return [*compare(tally.scores, by_size(objects)), *precision_rows(precisions, len(photos))]
 
 
-def _score(scene: Scene, photo: CocoPhoto, name: str, scores: Scores) -> None:
-    for start in range(0, len(photo.objects), PROMPTS_AT_ONCE):
-        objects = photo.objects[start : start + PROMPTS_AT_ONCE]
-        truth = [found.mask() for found in objects]
-        boxed = scene.segment(boxes=[found.box for found in objects])
-        scores.add(name, BOX, list(map(iou, boxed.packed, truth)))
-        points = [[interior_point(mask)] for mask in truth]
-        pointed = scene.segment(points=points, multimask=True)
-        fits = _fits_of_three(pointed, truth)  # Nx3
-        chosen = pointed.scores.reshape(-1, PER_POINT).argmax(axis=1)  # 3N -> Nx3 -> N
-        scores.add(name, POINT, np.take_along_axis(fits, chosen[:, None], axis=1)[:, 0])
-        scores.add(name, BEST, fits.max(axis=1))
+@dataclass
+class _Tally:
+    """All outcomes: IoUs in the form that `compare` takes, and by model and kind what AP takes."""
+
+    scores: Scores = field(default_factory=Scores)
+    finds: dict[tuple[str, str], list[Find]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(
+        self, model: str, kind: str, outcomes: Outcomes, photo: int, objects: Sequence[CocoObject]
+    ) -> None:
+        """Add what N objects of a photo got."""
+        if kind == BEST:  # chosen with the truth at hand: no answer of the model's own
+            self.scores.add(model, BEST, outcomes.fits)
+            return
+        self.scores.add(model, f"{kind} mIoU", outcomes.fits)
+        for found, score, outline in zip(objects, outcomes.scores, outcomes.outlines, strict=True):
+            self.finds[model, f"{kind} AP"].append(
+                Find(photo, found.category, float(score), outline)
+            )
 
 
-def _fits_of_three(masks: Masks, truth: Sequence[NDArray[np.bool_]]) -> NDArray[np.float64]:
-    """Compare three masks a prompt with its truth: Nx3 IoUs."""
-    pairs: Iterator[float] = (
-        iou(mask, truth[prompt])
-        for mask, prompt in zip(masks.packed, masks.prompt_index, strict=True)
+def _ask(
+    scene: Scene, objects: Sequence[CocoObject], refine: bool
+) -> Iterator[tuple[str, Outcomes]]:
+    """Ask for N objects of a scene by each kind of prompt."""
+    truth = [found.mask() for found in objects]
+    boxes = [found.box for found in objects]
+    boxed = scene.segment(boxes=boxes)
+    box = Outcomes.of(boxed, truth)
+    yield BOX, box
+    if refine:
+        yield AGAIN, Outcomes.of(scene.segment(boxes=boxes, mask=boxed.low_res_logits), truth)
+        yield BOX_CLICK, _with_click(scene, boxed, box, truth, boxes=boxes)
+    points = [interior_point(mask) for mask in truth]
+    three = scene.segment(points=[[point] for point in points], multimask=True)
+    each = [mask for mask in truth for _ in range(PER_POINT)]  # N -> 3N
+    offered = Outcomes.of(three, each)
+    pointed = three[_best(offered.scores)]
+    point = Outcomes.of(pointed, truth)
+    yield POINT, point
+    yield BEST, Outcomes.of(three[_best(offered.fits)], truth)
+    if refine:
+        yield POINT_CLICK, _with_click(scene, pointed, point, truth, points=points)
+
+
+def _best(values: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Choose of 3N values the best of each three: N rows."""
+    table = values.reshape(-1, PER_POINT)  # 3N -> Nx3
+    return np.asarray(PER_POINT * np.arange(len(table)) + table.argmax(axis=1))
+
+
+def _with_click(
+    scene: Scene,
+    first: Masks,
+    outcomes: Outcomes,
+    truth: Sequence[NDArray[np.bool_]],
+    *,
+    boxes: Sequence[tuple[float, ...]] | None = None,
+    points: Sequence[tuple[float, float]] | None = None,
+) -> Outcomes:
+    """Ask for N objects once more, each with a click on the worst error of its `first` mask.
+
+    Objects that the first mask fits to the pixel keep it.
+    """
+    clicks = [correction(mask, true) for mask, true in zip(first.packed, truth, strict=True)]
+    rows = [row for row, click in enumerate(clicks) if click is not None]
+    if not rows or first.low_res_logits is None:
+        return outcomes
+    made = [click for click in clicks if click is not None]
+    before = [[points[row]] if points else [] for row in rows]
+    second = scene.segment(
+        points=[[*known, click.point] for known, click in zip(before, made, strict=True)],
+        labels=[[*(1 for _ in known), c.label] for known, c in zip(before, made, strict=True)],
+        boxes=None if boxes is None else [boxes[row] for row in rows],
+        mask=first.low_res_logits[rows],
     )
-    return np.fromiter(pairs, np.float64).reshape(-1, PER_POINT)  # 3N -> Nx3
-
-
-def iou(mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
-    """Divide the pixels in both HxW masks by those in either; 0 where both are empty."""
-    either = np.count_nonzero(mask | truth)
-    return np.count_nonzero(mask & truth) / either if either else 0.0
-
-
-def interior_point(mask: NDArray[np.bool_]) -> tuple[float, float]:
-    """Return the (x, y), in pixels, of the middle of a HxW mask's most interior pixel."""
-    framed = np.pad(mask.astype(np.uint8), 1)
-    distances = cv2.distanceTransform(framed, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
-    row, column = np.unravel_index(distances.argmax(), mask.shape)
-    return float(column) + 0.5, float(row) + 0.5
+    return outcomes.replaced(rows, Outcomes.of(second, [truth[row] for row in rows]))

@@ -74,6 +74,7 @@ def baselines(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wan
     without: options.Without = "person",
     synonyms: options.Synonyms = None,
     templates: shared.Templates = None,
+    annotations: options.Annotations = None,
     limit: options.Limit = None,
     json: options.Json = None,
     backend: shared.Backend = "auto",
@@ -89,7 +90,7 @@ def baselines(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wan
     """
     setup = Setup(bundle, backend, precision, threads, json)
     with open_session("accuracy baselines", setup, debug) as session:
-        coco = read_coco(folder)
+        coco = read_coco(folder, annotations)
         photos = spread(coco.photos, limit)
         merged, masks = session.open_bundle(names=True), session.open(sam, "masks of baselines")
         encoder, text = _open_second(session, merged, clip, teacher, teacher_options)
@@ -106,7 +107,7 @@ def baselines(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wan
         rows = evaluate_baselines(
             contenders, photos, coco.names, apart=without, track=session.track
         )
-        data = Data.of(folder, "COCO", photos, coco.photos, coco.left_out)
+        data = Data.of(folder, coco.layout, photos, coco.photos, coco.left_out)
         session.finish(data, PROTOCOL, rows)
 
 

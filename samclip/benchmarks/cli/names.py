@@ -43,6 +43,7 @@ def names(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants i
     templates: shared.Templates = None,
     teacher: options.Teacher = None,
     teacher_options: options.TeacherOptions = None,
+    annotations: options.Annotations = None,
     limit: options.Limit = None,
     json: options.Json = None,
     backend: shared.Backend = "auto",
@@ -58,7 +59,7 @@ def names(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants i
     """
     setup = Setup(bundle, backend, precision, threads, json)
     with open_session("accuracy names", setup, debug) as session:
-        coco = read_coco(folder)
+        coco = read_coco(folder, annotations)
         photos = spread(coco.photos, limit)
         candidate = session.open_bundle(names=True)
         texts = read_synonyms(synonyms)
@@ -79,5 +80,5 @@ def names(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants i
             apart=without,
             track=session.track,
         )
-        data = Data.of(folder, "COCO", photos, coco.photos, coco.left_out)
+        data = Data.of(folder, coco.layout, photos, coco.photos, coco.left_out)
         session.finish(data, PROTOCOL, rows)

@@ -14,7 +14,18 @@ CocoFolder = Annotated[
     typer.Argument(
         metavar="FOLDER",
         show_default=False,
-        help="A folder in COCO's layout: images/ and instances.json.",
+        help="A folder in COCO's layout: images/ and instances.json, or val2017/ and annotations/ "
+        "as COCO and LVIS publish them.",
+    ),
+]
+Annotations = Annotated[
+    Path | None,
+    typer.Option(
+        "--annotations",
+        metavar="FILE",
+        rich_help_panel=_DATA,
+        show_default="instances.json, or else COCO's or LVIS's val",
+        help="The JSON file of annotations, below the folder or anywhere.",
     ),
 ]
 Limit = Annotated[

@@ -9,7 +9,8 @@ from typing import Annotated
 import msgspec
 
 from samclip.benchmarks.data.class_lists import BACKGROUND
-from samclip.benchmarks.data.coco import ANNOTATIONS, read_coco
+from samclip.benchmarks.data.coco import read_coco
+from samclip.benchmarks.data.coco_layout import ANNOTATIONS
 from samclip.benchmarks.data.json_file import read_json
 from samclip.benchmarks.data.label_layouts import LAYOUTS, Layout
 from samclip.benchmarks.data.label_maps import (

@@ -60,6 +60,27 @@ def test_instances(bench: Bench, coco: Path, report: Path, loads: list, tmp_path
     assert record["protocol"]
 
 
+def test_instances_of_a_detector(
+    bench: Bench, coco: Path, report: Path, loads: list, tmp_path: Path
+) -> None:
+    boxes = tmp_path / "boxes.json"
+    finds = [(7, 1, [0, 0, 64, 64], 0.9), (8, 1, [0, 0, 64, 64], 0.8), (99, 1, [0, 0, 9, 9], 1)]
+    names = ("image_id", "category_id", "bbox", "score")
+    boxes.write_text(json.dumps([dict(zip(names, find, strict=True)) for find in finds]))
+    options = ("--boxes", boxes, "--json", report)
+    result = bench("accuracy", "instances", coco, "-b", "x", *options)
+    assert result.exit_code == 0, result.stderr
+    found = figures(report)
+    # two of the four red squares, at precision 1: 51 of the 101 recalls; no green one
+    assert found["fake", "box AP50", "all objects"] == pytest.approx(51 / 101 / 2)
+    assert ("fake", "box again AP", "all objects") in found
+    assert read(report)["data"]["left_out"] == {"boxes of other photos": 1}
+    options = ("--boxes", boxes, "--annotations", "instances.json", "--no-refine")
+    result = bench("accuracy", "instances", coco, "-b", "x", *options, "--json", report)
+    assert result.exit_code == 0, result.stderr
+    assert ("fake", "box again AP", "all objects") not in figures(report)
+
+
 def test_no_bundle_named_is_the_default_one(
     bench: Bench, coco: Path, loads: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:

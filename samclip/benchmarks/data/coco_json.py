@@ -1,0 +1,93 @@
+"""What COCO's and LVIS's JSON files hold (cocodataset.org and lvisdataset.org, "data format").
+
+LVIS adds to COCO's fields: for an image the categories that are known to be absent, and those of
+which not every object is annotated; for a category how common it is. Its images have no file
+names, but addresses, whose last two parts are COCO's folder and file.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from pycocotools import mask as coco_mask
+
+from samclip.errors import InputError
+
+SHORTEST_POLYGON = 6  # numbers: a triangle
+
+RleDict = dict[str, Any]  # pycocotools' form: size and counts
+
+
+class Rle(msgspec.Struct, frozen=True):
+    """COCO's run-length encoding: counts as numbers, or as compressed text."""
+
+    size: tuple[int, int]
+    counts: list[int] | str
+
+
+class ImageRecord(msgspec.Struct, frozen=True):
+    """An image; the last two fields are LVIS's, ids of categories."""
+
+    id: int
+    width: int
+    height: int
+    file_name: str = ""
+    coco_url: str = ""
+    neg_category_ids: list[int] | None = None
+    not_exhaustive_category_ids: list[int] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Where its file may be, below a folder of photos: by name, and by COCO's split."""
+        tail = "/".join(self.coco_url.split("/")[-2:])
+        own = (self.file_name,) if self.file_name else ()
+        return (*own, *((tail, tail.rpartition("/")[2]) if tail else ()))
+
+
+class Annotation(msgspec.Struct, frozen=True):
+    """An object: its outline, its box XYWH, and its area as annotators' tools counted it."""
+
+    image_id: int
+    category_id: int
+    segmentation: list[list[float]] | Rle
+    bbox: tuple[float, float, float, float]
+    iscrowd: int = 0
+    area: float | None = None
+
+
+class Category(msgspec.Struct, frozen=True):
+    """A category; `frequency` is LVIS's: in how many photos it was seen, rare to frequent."""
+
+    id: int
+    name: str
+    frequency: Literal["r", "c", "f"] | None = None
+
+
+class Instances(msgspec.Struct, frozen=True):
+    """A whole file."""
+
+    images: list[ImageRecord]
+    annotations: list[Annotation]
+    categories: list[Category]
+
+
+def to_rle(shape: list[list[float]] | Rle, image: ImageRecord) -> RleDict | None:
+    """Encode polygons, or counts as numbers, by pycocotools; None for no polygon at all.
+
+    Raises InputError for counts of another size than the image's.
+    """
+    if isinstance(shape, Rle):
+        if shape.size != (image.height, image.width):
+            raise InputError(
+                f"an outline of (h, w) = {shape.size} belongs to the photo {image.names[0]}, which "
+                f"has {(image.height, image.width)}. Export the annotations again."
+            )
+        plain = {"size": list(shape.size), "counts": shape.counts}
+        is_packed = isinstance(shape.counts, str)
+        return plain if is_packed else dict(coco_mask.frPyObjects(plain, *shape.size))
+    polygons = [polygon for polygon in shape if len(polygon) >= SHORTEST_POLYGON]
+    if not polygons:
+        return None
+    parts = coco_mask.frPyObjects(polygons, image.height, image.width)
+    return dict(coco_mask.merge(parts))
