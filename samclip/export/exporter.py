@@ -14,7 +14,13 @@ from msgspec.structs import replace
 from samclip.errors import ExportError
 from samclip.export.assemble import Checkpoints, assemble
 from samclip.export.bundle_texts import bundle_text, token_batches
-from samclip.export.graph_files import GraphFiles, described, write_graph, write_plain_graph
+from samclip.export.graph_files import (
+    GraphFiles,
+    described,
+    without_unused,
+    write_graph,
+    write_plain_graph,
+)
 from samclip.export.metadata import MergedMetadata
 from samclip.export.models.merged import MergedModel
 from samclip.export.options import ExportOptions
@@ -103,6 +109,7 @@ def export_bundle(options: ExportOptions, progress: Progress = silent) -> Export
     if options.precision.precisions:
         stored, reductions = _reduce(manifest, text_files, graphs, options, progress)
         manifest = replace(manifest, reductions=reductions)
+    stored = [without_unused(files) for files in stored]
     manifest = replace(manifest, graphs=described(stored))
     contents = text_files | {name: data for files in stored for name, data in files.files.items()}
     with progress(f"writing the bundle to {options.output}"):

@@ -15,8 +15,15 @@ from samclip.errors import ExportError
 from samclip.export.external import externalise, internalise
 from samclip.export.graphs import GraphSpec, export_graph
 from samclip.export.models.attention import Lowering
-from samclip.export.options import LOWERINGS_BY_BACKEND, backends_for
-from samclip.runtime.bundles.manifest import Graph, Graphs, Precision, TensorSpec, Variant
+from samclip.export.options import FUSED, LOWERINGS_BY_BACKEND, backends_for
+from samclip.runtime.bundles.manifest import (
+    Graph,
+    Graphs,
+    LibraryNeed,
+    Precision,
+    TensorSpec,
+    Variant,
+)
 from samclip.runtime.bundles.weights import parse_weights
 
 DTYPES = {
@@ -26,6 +33,15 @@ DTYPES = {
     ir.DataType.INT32: "int32",
     ir.DataType.BOOL: "bool",
 }
+
+
+# What reads the operator `Attention`: TensorRT's parser from 10.14 on, as its release notes say;
+# TensorRT for RTX in the version that this was tried with.
+ATTENTION_OPSET = 23
+ATTENTION_NEEDS = (
+    LibraryNeed(backend="tensorrt", version="10.14"),
+    LibraryNeed(backend="tensorrt-rtx", version="1.7"),
+)
 
 
 @dataclass(frozen=True)
@@ -64,30 +80,34 @@ def write_graph(
 ) -> GraphFiles:
     """Export a graph with relative-position attention, once per lowering, on one weights file.
 
-    The first lowering's file is `<name>.onnx`, the others' `<name>.<lowering>.onnx`.
+    The first lowering's file is `<name>.onnx`, the others' `<name>.<lowering>.onnx`. `fused` has
+    at least the opset that it needs.
     """
     forms = tuple(lowerings)
     models: dict[str, ir.Model] = {}
     variants = []
     for form in forms:
         file = f"{name}.onnx" if form == forms[0] else f"{name}.{form}.onnx"
-        models[file] = export_graph(spec(form), opset)
+        models[file] = export_graph(spec(form), _opset_of(form, opset))
         variants.append((file, form, backends_for(form, forms)))
-    return _files(name, models, variants, opset)
+    return _files(name, models, variants)
+
+
+def _opset_of(lowering: Lowering, opset: int) -> int:
+    return max(opset, ATTENTION_OPSET) if lowering == FUSED else opset
 
 
 def write_plain_graph(name: str, spec: GraphSpec, opset: int) -> GraphFiles:
     """Export a graph that has no relative-position attention: one variant for every backend."""
     models = {f"{name}.onnx": export_graph(spec, opset)}
     variants = [(f"{name}.onnx", None, tuple(LOWERINGS_BY_BACKEND))]
-    return _files(name, models, variants, opset)
+    return _files(name, models, variants)
 
 
 def _files(
     name: str,
     models: Mapping[str, ir.Model],
     variants: Sequence[tuple[str, Lowering | None, tuple[str, ...]]],
-    opset: int,
 ) -> GraphFiles:
     first = next(iter(models.values()))
     inputs = tuple(_tensor(value) for value in first.graph.inputs)
@@ -102,8 +122,9 @@ def _files(
                 file=file,
                 weights=weights_file,
                 attention=form,
-                opset=opset,
+                opset=_opset(models[file]),
                 backends=backends,
+                needs=_needs(models[file]),
             )
             for file, form, backends in variants
         ),
@@ -132,6 +153,19 @@ def with_variants(files: GraphFiles, added: Mapping[Variant, ir.Model]) -> Graph
     described = [replace(v, opset=_opset(model)) for v, model in added.items()]
     graph = replace(files.graph, variants=(*described, *files.graph.variants))
     return GraphFiles(files.name, graph, {**graphs, location: weights})
+
+
+def without_unused(files: GraphFiles) -> GraphFiles:
+    """Leave out the variants that are for no backend: others were made from them, that is all."""
+    variants = tuple(v for v in files.graph.variants if v.backends)
+    kept = {name for v in variants for name in (v.file, v.weights)}
+    contents = {name: data for name, data in files.files.items() if name in kept}
+    return GraphFiles(files.name, replace(files.graph, variants=variants), contents)
+
+
+def _needs(model: ir.Model) -> tuple[LibraryNeed, ...]:
+    """Say what reads a graph only from some version on."""
+    return ATTENTION_NEEDS if any(n.op_type == "Attention" for n in model.graph) else ()
 
 
 def _opset(model: ir.Model) -> int:

@@ -24,6 +24,11 @@ LOWERINGS_BY_BACKEND: dict[str, tuple[Lowering, ...]] = {
     "ort-tensorrt": ("bias", "chunk", "fold"),
 }
 
+# `fused` stands beside the others and never in their place: it is written in half precision alone,
+# in which TensorRT has kernels for it, and only newer versions read it.
+FUSED: Lowering = "fused"
+FUSED_BACKENDS = ("tensorrt", "tensorrt-rtx")
+
 CalibrationMethod = Literal["minmax", "entropy", "percentile"]
 SHORT: tuple[ReducedPrecision, ...] = ("fp16", "bf16", "int8")
 HALVES: tuple[ReducedPrecision, ...] = ("int8_fp16", "fp16", "bf16")  # what GPUs take
@@ -94,7 +99,10 @@ class ExportOptions:
 
 
 def backends_for(lowering: Lowering, available: tuple[Lowering, ...]) -> tuple[str, ...]:
-    """List the backends for which `lowering` is the best of those `available`."""
+    """List the backends for which `lowering` is the best of those `available`.
+
+    `fused` is for none in FP32; in half precision for those of `FUSED_BACKENDS` new enough for it.
+    """
     return tuple(
         backend
         for backend, order in LOWERINGS_BY_BACKEND.items()
@@ -126,13 +134,25 @@ def default_attention(precisions: Sequence[ReducedPrecision]) -> tuple[Lowering,
 def parse_attention(
     names: Sequence[str] | None, precisions: Sequence[ReducedPrecision] = ()
 ) -> tuple[Lowering, ...]:
-    """Check lowerings given by name, each once, in order; None is the default."""
-    forms = tuple(form for form in LOWERINGS if form in (names or ()))
-    unknown = [name for name in names or () if name not in LOWERINGS]
+    """Check lowerings given by name, each once, in order; None is the default.
+
+    `fused` is added to the others, or to the default, for backends that cannot read it. Raises
+    ExportError for an unknown one, and for `fused` without half precision.
+    """
+    asked = tuple(dict.fromkeys(names or ()))
+    unknown = [name for name in asked if name not in LOWERINGS]
     if unknown:
         raise ExportError(f"unknown attention lowering {unknown[0]!r}; use {', '.join(LOWERINGS)}")
-    chosen = tuple(sorted(forms, key=list(names or ()).index))
-    return chosen or default_attention(precisions)
+    forms = tuple(form for form in LOWERINGS if form in asked and form != FUSED)
+    chosen = tuple(sorted(forms, key=asked.index)) or default_attention(precisions)
+    if FUSED not in asked:
+        return chosen
+    if not set(HALVES) & set(precisions):
+        raise ExportError(
+            "--attention fused is for half precision, in which TensorRT has kernels for it; give "
+            "--fp16 or --bf16 too, or another lowering"
+        )
+    return (*chosen, FUSED)
 
 
 def parse_weights_dtypes(given: Sequence[str] | None) -> WeightsDtypes:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
-from samclip.engines.base import Backend, EngineOptions, GraphKey, Probe
+from samclip.engines.base import Backend, EngineOptions, GraphKey, Probe, library_version
 from samclip.engines.registry import Choice, PassedOver, candidates, first_of
 from samclip.errors import BackendUnavailableError, PlanError
 from samclip.runtime.bundles.bundle import Bundle
@@ -32,7 +32,7 @@ def choose_for(
     settings = options or EngineOptions()
 
     def suits(backend: Backend) -> Probe:
-        variants = _variants(bundle, backend.name, precision)
+        variants = _variants(bundle, backend, precision)
         if "encoder" not in variants:
             wanted = f"{backend.name} in {precision}" if precision else backend.name
             return Probe(False, f"the bundle has no graphs for {wanted}", "export it for that")
@@ -76,22 +76,21 @@ def start_fastest(
 
 def _is_any_left(bundle: Bundle, precision: str | None, among: tuple[Backend, ...]) -> bool:
     return any(
-        backend.probe().available and _variants(bundle, backend.name, precision)
-        for backend in among
+        backend.probe().available and _variants(bundle, backend, precision) for backend in among
     )
 
 
-def _variants(bundle: Bundle, backend: str, precision: str | None) -> dict[str, Variant]:
+def _variants(bundle: Bundle, backend: Backend, precision: str | None) -> dict[str, Variant]:
     """Give the variant of each graph that the model would load, as `EnginePool` chooses it."""
-    graphs = bundle.manifest.graphs
+    graphs, version = bundle.manifest.graphs, library_version(backend)
     found: dict[str, Variant] = {}
     for name in Graphs.__struct_fields__:
         graph: Graph | None = getattr(graphs, name)
         if graph is None:
             continue
-        variant = graph.variant_for(backend, precision)
+        variant = graph.variant_for(backend.name, precision, version)
         if variant is None and name != "encoder":
-            variant = graph.variant_for(backend)
+            variant = graph.variant_for(backend.name, version=version)
         if variant is not None:
             found[name] = variant
     return found

@@ -19,6 +19,7 @@ from samclip.engines.plans.store import StoredPlan, folder_beside
 from samclip.errors import CapabilityError, SamclipError
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import Graph, Graphs, Manifest
+from samclip.runtime.bundles.passed_over import passed_over_notices
 from samclip.runtime.suggest import did_you_mean
 
 TENSORRT = "tensorrt"
@@ -80,7 +81,9 @@ def _build_each(
     report: BuildReport,
 ) -> Iterator[BuiltPlan]:
     for name in names:
-        source = plan_source(bundle, name, library.name, settings.precision)
+        for notice in passed_over(bundle, name, library, settings.precision):
+            report.message(notice)
+        source = plan_source(bundle, name, library.name, settings.precision, library.version)
         report.message(f"{name} ({source.precision}): building with {library.name}")
         request = BuildRequest(
             source,
@@ -94,20 +97,42 @@ def _build_each(
         yield build_plan(request, library, report)
 
 
-def plan_source(bundle: Bundle, graph: str, backend: str, precision: str | None) -> GraphSource:
-    """Read the variant of a graph that the runtime would run on `backend`.
+def passed_over(
+    bundle: Bundle, graph: str, library: Library, precision: str | None
+) -> tuple[str, ...]:
+    """Say which variants of a graph `library` is too old for."""
+    described: Graph = getattr(bundle.manifest.graphs, graph)
+    return passed_over_notices(graph, described, library.name, precision, library.version)
+
+
+def plan_source(
+    bundle: Bundle,
+    graph: str,
+    backend: str,
+    precision: str | None,
+    version: str | None = None,
+) -> GraphSource:
+    """Read the variant of a graph that the runtime would run on `backend`, its library's `version`.
 
     As there, a graph other than the encoder that lacks the precision gives its preferred variant.
     Graphs for TensorRT serve TensorRT for RTX where none are for it alone.
     """
     described: Graph | None = getattr(bundle.manifest.graphs, graph)
     names = (backend, TENSORRT)
-    offers = {} if described is None else {n: described.variant_for(n, precision) for n in names}
-    chosen = next((name for name in names if offers.get(name) is not None), None)
+    chosen = _serving(described, names, precision, version)
     if chosen is not None or described is None or graph == "encoder":
-        return bundle.source(graph, chosen or backend, precision)
-    preferred = next((name for name in names if described.variant_for(name) is not None), backend)
-    return bundle.source(graph, preferred)
+        return bundle.source(graph, chosen or backend, precision, version)
+    preferred = _serving(described, names, None, version)
+    return bundle.source(graph, preferred or backend, version=version)
+
+
+def _serving(
+    graph: Graph | None, names: tuple[str, ...], precision: str | None, version: str | None
+) -> str | None:
+    """Name the first backend that a graph has a variant for."""
+    if graph is None:
+        return None
+    return next((n for n in names if graph.variant_for(n, precision, version) is not None), None)
 
 
 def plan_state(stored: StoredPlan) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,10 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.engines.base import Backend, Engine, EngineOptions, Tensor
+from samclip.engines.base import Backend, Engine, EngineOptions, Tensor, library_version
 from samclip.errors import CapabilityError, ClosedError, EngineRunError
 from samclip.runtime.bundles.bundle import Bundle
-from samclip.runtime.bundles.manifest import Graph
+from samclip.runtime.bundles.manifest import Graph, Variant
+from samclip.runtime.bundles.passed_over import passed_over_notices
+
+_logger = logging.getLogger("samclip")
 
 Feeds = Mapping[str, "NDArray[np.generic] | Tensor"]
 
@@ -58,7 +62,7 @@ class EnginePool:
         described: Graph | None = getattr(self.bundle.manifest.graphs, graph)
         if described is None:
             return None
-        variant = described.variant_for(self.backend.name, self._precision_of(described))
+        variant = self._variant(described, self._precision_of(described))
         return None if variant is None else variant.precision
 
     def load(self, graph: str) -> None:
@@ -139,12 +143,18 @@ class EnginePool:
                 f"bundle {self.bundle.manifest.name!r} has no {graph} graph. "
                 "Export it with one, or choose another bundle."
             )
-        source: Any = self.bundle.source(graph, self.backend.name, self._precision_of(described))
+        precision, version = self._precision_of(described), library_version(self.backend)
+        for notice in passed_over_notices(graph, described, self.backend.name, precision, version):
+            _logger.info(notice)
+        source: Any = self.bundle.source(graph, self.backend.name, precision, version)
         return self.backend.load(source, self._options)
+
+    def _variant(self, graph: Graph, precision: str | None) -> Variant | None:
+        return graph.variant_for(self.backend.name, precision, library_version(self.backend))
 
     def _precision_of(self, graph: Graph) -> str | None:
         """Keep the precision asked for where the graph has it; else take its preferred variant."""
         wanted = self._precision
-        offered = graph.variant_for(self.backend.name, wanted) is not None
+        offered = self._variant(graph, wanted) is not None
         is_encoder = graph is self.bundle.manifest.graphs.encoder
         return wanted if is_encoder or offered else None

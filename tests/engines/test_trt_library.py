@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from typing import Any
 
 import pytest
 
-from samclip.engines.base import EngineOptions, GraphSource
+from samclip.engines.base import EngineOptions, GraphSource, library_version
 from samclip.engines.cuda import device as cuda_device
+from samclip.engines.plans.fit import PlanHost
 from samclip.engines.plans.gpu import DriverState
 from samclip.engines.plans.library import KINDS, Library
 from samclip.engines.tensorrt import library as trt_library
@@ -41,6 +43,25 @@ def test_all_is_there(backend: TensorRtBackend, machine: set[str]) -> None:
     assert "pycuda" in probe.detail
     machine.remove("pycuda.driver")
     assert "cuda-python" in backend.probe().detail
+
+
+@pytest.mark.usefixtures("machine")
+def test_the_version_is_that_of_the_package_or_of_the_library(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    versions = {"tensorrt_lean": "10.9", "tensorrt-cu13": "10.14.1"}
+
+    def packaged(name: str) -> str:
+        if name not in versions:
+            raise PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(trt_library, "version", packaged)
+    assert library_version(TENSORRT) == "10.14.1"
+    assert library_version(TENSORRT_RTX) is None  # no package, and no driver answers here
+    host = PlanHost("tensorrt-rtx", "1.7.1", "8.6")
+    monkeypatch.setattr(trt_library, "open_for_running", lambda *_, **__: (None, host))
+    assert library_version(TENSORRT_RTX) == "1.7.1"
 
 
 @BOTH

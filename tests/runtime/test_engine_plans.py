@@ -6,16 +6,19 @@ import shutil
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from plan_samples import HOST, fake_library
 from recorded_tensorrt import Script
 from tiny_bundle import negation_model, tiny_files, tiny_manifest, write_tiny_bundle
 
 from samclip.engines.plans.find import find_plan
 from samclip.engines.plans.library import Library
+from samclip.engines.plans.progress import Silent
 from samclip.engines.plans.store import StoredPlan, list_plans, plan_folder, sidecar_path
 from samclip.errors import BackendUnavailableError, CapabilityError, InputError, PlanStaleError
 from samclip.runtime import engine_plans
 from samclip.runtime.bundles.bundle import Bundle, write_bundle
+from samclip.runtime.bundles.manifest import LibraryNeed
 from samclip.runtime.engine_plans import PlanSettings, build_plans, plan_source, plan_state
 
 HALF = Script(layers=(("MATRIX_MULTIPLY", "HALF"),))  # the tiny bundle's variant is called FP16
@@ -79,6 +82,28 @@ def test_variants_for_tensorrt_serve_rtx_where_it_has_none_of_its_own(bundle: Bu
     assert plan_source(bundle, "encoder", "tensorrt-rtx", None).precision == "fp16"
     with pytest.raises(BackendUnavailableError, match="for tensorrt-rtx"):
         plan_source(bundle, "mask_decoder", "tensorrt-rtx", "fp16")
+
+
+def test_an_older_library_gets_the_form_that_it_reads_and_it_is_said(tmp_path: Path) -> None:
+    manifest = tiny_manifest()
+    old = next(v for v in manifest.graphs.encoder.variants if "tensorrt" in v.backends)
+    newer = LibraryNeed(backend="tensorrt", version="10.14")
+    fused = replace(old, attention="fused", needs=(newer,))
+    encoder = replace(manifest.graphs.encoder, variants=(fused, old))
+    manifest = replace(manifest, graphs=replace(manifest.graphs, encoder=encoder))
+    write_bundle(tmp_path / "both", manifest, tiny_files())
+    both = Bundle.open(tmp_path / "both")
+    told: list[str] = []
+
+    class Told(Silent):
+        def message(self, text: str) -> None:
+            told.append(text)
+
+    (built,) = build_plans(both, PlanSettings(graphs=("encoder",)), Told())
+    assert built.stored.sidecar is not None
+    assert built.stored.sidecar.graph.attention is None
+    assert "needs tensorrt 10.14 or newer, here is 10.3.0" in told[0]
+    assert plan_source(both, "encoder", "tensorrt", None, "10.14.1").attention == "fused"
 
 
 def test_a_changed_bundle_makes_its_plans_stale(bundle: Bundle) -> None:

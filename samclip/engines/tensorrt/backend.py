@@ -18,7 +18,12 @@ from samclip.engines.plans.find import Plan, find_plan
 from samclip.engines.plans.library import Library
 from samclip.engines.plans.sidecar import LibraryName
 from samclip.engines.tensorrt.engine import TrtEngine
-from samclip.engines.tensorrt.library import deserialize, open_for_running, probe_library
+from samclip.engines.tensorrt.library import (
+    deserialize,
+    installed_version,
+    open_for_running,
+    probe_library,
+)
 from samclip.engines.tensorrt.ready import missing_plans
 from samclip.engines.tensorrt.signature import read_signature
 from samclip.errors import BackendUnavailableError, EngineRunError
@@ -29,6 +34,11 @@ class TensorRtBackend:
     """One of the two libraries."""
 
     name: LibraryName
+
+    @property
+    def version(self) -> str | None:
+        """The library's version, by which variants are chosen; None when it is not to be told."""
+        return installed_version(self.name)
 
     def probe(self) -> Probe:
         """Look whether driver, library and a CUDA package are here; imports none of them."""

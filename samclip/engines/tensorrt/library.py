@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -55,6 +56,18 @@ def open_for_running(name: LibraryName, device: int) -> tuple[Library, PlanHost]
     return library, PlanHost(name, library.version, library.state.gpu.capability)
 
 
+def installed_version(name: LibraryName) -> str | None:
+    """Tell a library's version: by its package, else by importing it where a driver answers."""
+    found = _packaged_version(name)
+    if found is not None:
+        return found
+    try:
+        _, host = open_for_running(name, device=0)
+    except BackendUnavailableError:
+        return None
+    return host.version
+
+
 class LoadedPlan:
     """A deserialised plan: TensorRT's `engine`, and the runtime, which must outlive it."""
 
@@ -105,12 +118,16 @@ def explain(error: EngineRunError, graph: str, said: Sequence[str]) -> EngineRun
 
 def _describe(name: LibraryName) -> str:
     """Name a library and its version; empty when it is not installed."""
-    kind = KINDS[name]
-    if importlib.util.find_spec(kind.module) is None:
+    if importlib.util.find_spec(KINDS[name].module) is None:
         return ""
+    return " ".join(part for part in (name, _packaged_version(name)) if part)
+
+
+def _packaged_version(name: LibraryName) -> str | None:
+    """Read a library's version off its package; None without one, as where it was unpacked."""
+    if importlib.util.find_spec(KINDS[name].module) is None:
+        return None
     for suffix in SUFFIXES:
-        try:
-            return f"{name} {version(name + suffix)}"
-        except PackageNotFoundError:
-            continue
-    return name
+        with contextlib.suppress(PackageNotFoundError):
+            return version(name + suffix)
+    return None

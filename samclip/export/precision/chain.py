@@ -50,9 +50,13 @@ class DraftBundle(Bundle):
 
 @dataclass(frozen=True)
 class EmulatingBackend:
-    """ONNX Runtime's CPU under another backend's `name`, half precision emulated."""
+    """ONNX Runtime's CPU under another backend's `name`, half precision emulated.
+
+    `version` is that of the library emulated: None for one that reads what all versions do.
+    """
 
     name: str
+    version: str | None = None
 
     def probe(self) -> Probe:
         """Say that it works."""
@@ -77,12 +81,15 @@ def reference_model(draft: DraftBundle, backend: Backend | None = None) -> Itera
 
 
 @contextmanager
-def reduced_model(draft: DraftBundle, precision: ReducedPrecision) -> Iterator[Model]:
+def reduced_model(
+    draft: DraftBundle, precision: ReducedPrecision, version: str | None = None
+) -> Iterator[Model]:
     """Run what the runtime would choose of a draft for `precision`; graphs without it in FP32.
 
-    Raises ExportError when no backend is left that takes it.
+    `version`: that of the backend's library, None for any. Raises ExportError when no backend is
+    left that takes it.
     """
-    backend = EmulatingBackend(_backend_of(draft.manifest, precision))
+    backend = EmulatingBackend(_backend_of(draft.manifest, precision), version)
     with _model(draft, backend, precision) as model:
         yield model
 
@@ -94,6 +101,13 @@ def _model(draft: DraftBundle, backend: Backend, precision: str) -> Iterator[Mod
         Model(draft, backend, EngineOptions(), precision, Path(cache)) as model,
     ):
         yield model
+
+
+def newest_needed(manifest: Manifest, precision: ReducedPrecision) -> str | None:
+    """Tell from which version on the library takes the encoder's preferred variant; None: any."""
+    backend = _backend_of(manifest, precision)
+    passed = manifest.graphs.encoder.passed_over(backend, precision, None)
+    return passed[0][1].version if passed else None
 
 
 def _backend_of(manifest: Manifest, precision: ReducedPrecision) -> str:

@@ -28,6 +28,7 @@ from samclip.runtime.bundles.weights import parse_weights
 FILE, WEIGHTS = "ranges.onnx", "ranges.safetensors"
 PEAK = "peak of "  # what the scalars are called
 SQUARING = frozenset({"ReduceL2", "ReduceSumSquare", "LpNormalization"})
+SCORES, BEFORE_SOFTMAX = 3, 2  # Attention's output of scores, and which of them: with the bias
 AVERAGING = frozenset({"ReduceMean", "AveragePool", "GlobalAveragePool"})
 
 
@@ -114,6 +115,7 @@ def _expose(model: ir.Model) -> tuple[ir.Model, dict[str, ir.Value]]:
     Gives the copy, and the values of a graph without these outputs by name.
     """
     base = typed_copy(model)
+    _expose_scores(base.graph)
     exposed = base.clone()
     values = {str(value.name): value for value in _floats(base.graph)}
     copies = {str(value.name): value for value in _floats(exposed.graph)}
@@ -126,6 +128,18 @@ def _expose(model: ir.Model) -> tuple[ir.Model, dict[str, ir.Value]]:
         exposed.graph.extend(nodes)
         exposed.graph.outputs.append(peak)
     return exposed, values
+
+
+def _expose_scores(graph: ir.Graph) -> None:
+    """Let every Attention give the scores that its softmax reads: they are values as others are."""
+    for node in graph:
+        if node.op_type == "Attention" and not node.domain and len(node.outputs) <= SCORES:
+            node.resize_outputs(SCORES + 1)
+            for value in node.outputs[1:SCORES]:
+                value.name = ""
+            scores = node.outputs[SCORES]
+            scores.name, scores.type = f"{node.name}_scores", ir.TensorType(FLOAT)
+            node.attributes.add(ir.AttrInt64("qk_matmul_output_mode", BEFORE_SOFTMAX))
 
 
 def _floats(graph: ir.Graph) -> Iterator[ir.Value]:

@@ -14,8 +14,13 @@ from tempfile import TemporaryDirectory
 from msgspec.structs import replace
 
 from samclip.export.graph_files import GraphFiles, with_variants
-from samclip.export.options import ExportOptions, PrecisionOptions
-from samclip.export.precision.chain import DraftBundle, reduced_model, reference_model
+from samclip.export.options import FUSED, ExportOptions, PrecisionOptions
+from samclip.export.precision.chain import (
+    DraftBundle,
+    newest_needed,
+    reduced_model,
+    reference_model,
+)
 from samclip.export.precision.feeds import record_feeds
 from samclip.export.precision.gates import Gate, Judgement, enforce_gates
 from samclip.export.precision.making import Made, Maker
@@ -160,8 +165,14 @@ class _Work:
         if self._gate is None:
             return None
         stored = [self._store(files) for files in graphs]
-        with reduced_model(self._draft.with_graphs(stored), precision) as model:
-            return self._gate.judge(model, precision)
+        draft = self._draft.with_graphs(stored)
+        with reduced_model(draft, precision) as model:
+            judged = self._gate.judge(model, precision)
+        version = newest_needed(draft.manifest, precision)
+        if version is None:
+            return judged
+        with reduced_model(draft, precision, version) as model:
+            return judged.joined(self._gate.judge(model, precision), FUSED)
 
 
 def _is_work(error: LayerError) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from samclip.export.graph_files import GraphFiles
-from samclip.export.options import backends_for
+from samclip.export.options import FUSED, FUSED_BACKENDS, backends_for
 from samclip.runtime.bundles.manifest import Precision, ReducedPrecision, Variant
 
 PREFERENCE: tuple[Precision, ...] = ("int8_fp16", "fp16", "bf16", "int8", "fp32")
@@ -33,7 +33,8 @@ QUANTISED_GRAPHS = ("encoder", "clip_head")
 def reduced_variants(files: GraphFiles, precision: ReducedPrecision) -> tuple[Variant, ...]:
     """Describe the variants of `precision` to make, each from the FP32 variant of its lowering.
 
-    A lowering that is no backend's best among those of the graph gets none.
+    A lowering that is no backend's best among those of the graph gets none; `fused` is for those
+    that have kernels for it, in half precision.
     """
     if precision in {"int8", "int8_fp16"} and files.name not in QUANTISED_GRAPHS:
         return ()
@@ -41,7 +42,10 @@ def reduced_variants(files: GraphFiles, precision: ReducedPrecision) -> tuple[Va
     forms = tuple(v.attention for v in full if v.attention is not None)
     made = []
     for variant in full:
-        best = backends_for(variant.attention, forms) if variant.attention else None
+        if variant.attention == FUSED:
+            best: tuple[str, ...] | None = FUSED_BACKENDS if precision != "int8" else ()
+        else:
+            best = backends_for(variant.attention, forms) if variant.attention else None
         backends = tuple(b for b in BACKENDS[precision] if best is None or b in best)
         if backends:
             made.append(_reduced(variant, precision, backends))
@@ -59,8 +63,13 @@ def full_variant(files: GraphFiles, reduced: Variant) -> Variant:
 
 
 def in_order(variants: Sequence[Variant]) -> tuple[Variant, ...]:
-    """Sort variants by preference; lowerings of one precision keep their order."""
-    return tuple(sorted(variants, key=lambda variant: PREFERENCE.index(variant.precision)))
+    """Sort variants by preference; lowerings of one precision keep their order, `fused` first.
+
+    A backend whose library cannot read that one takes the next.
+    """
+    return tuple(
+        sorted(variants, key=lambda v: (PREFERENCE.index(v.precision), v.attention != FUSED))
+    )
 
 
 def _reduced(variant: Variant, precision: ReducedPrecision, backends: tuple[str, ...]) -> Variant:
@@ -72,4 +81,5 @@ def _reduced(variant: Variant, precision: ReducedPrecision, backends: tuple[str,
         attention=variant.attention,
         opset=variant.opset,
         backends=backends,
+        needs=variant.needs,
     )

@@ -75,13 +75,16 @@ class Bundle:
         for name, entry in self.manifest.files.items():
             verify_file(self.path, name, entry)
 
-    def source(self, graph: str, backend: str, precision: str | None = None) -> GraphSource:
+    def source(
+        self, graph: str, backend: str, precision: str | None = None, version: str | None = None
+    ) -> GraphSource:
         """Read the first variant of a graph that is meant for `backend` [and has `precision`].
 
-        `graph` is a field of `Graphs`. Raises CapabilityError when the bundle has no such graph,
-        BackendUnavailableError when no variant fits, and as `read` does.
+        `graph` is a field of `Graphs`, `version` that of the backend's library. Raises
+        CapabilityError when the bundle has no such graph, BackendUnavailableError when no variant
+        fits, and as `read` does.
         """
-        variant = self._variant(graph, backend, precision)
+        variant = self._variant(graph, backend, precision, version)
         source = GraphSource(
             graph,
             self.read(variant.file),
@@ -95,12 +98,17 @@ class Bundle:
         location = posixpath.relpath(variant.weights, posixpath.dirname(variant.file) or ".")
         return replace(source, weights=parse_weights(data), files={location: data})
 
-    def _variant(self, name: str, backend: str, precision: str | None) -> Variant:
+    def _variant(
+        self, name: str, backend: str, precision: str | None, version: str | None
+    ) -> Variant:
         graph = self._graph(name)
-        variant = graph.variant_for(backend, precision)
+        variant = graph.variant_for(backend, precision, version)
         if variant is not None:
             return variant
         wanted = f"{backend} in {precision}" if precision else backend
+        if newer := graph.passed_over(backend, precision, version):
+            _, need = newer[0]
+            wanted += f" (version {version or 'unknown'}; from {need.version} on there is one)"
         present = "; ".join(f"{v.precision} for {', '.join(v.backends)}" for v in graph.variants)
         raise BackendUnavailableError(
             f"the graph {name!r} of the bundle {self.manifest.name!r} has no variant for {wanted}, "

@@ -5,6 +5,7 @@ The exporter writes it and the runtime reads it, through these classes alone.
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import Annotated, Literal
 
 import msgspec
@@ -55,6 +56,17 @@ class TensorSpec(Record, frozen=True, kw_only=True):
     shape: tuple[int | str, ...]
 
 
+class LibraryNeed(Record, frozen=True, kw_only=True):
+    """The least version of a backend's library that reads a graph: "10.14"."""
+
+    backend: str
+    version: Annotated[str, msgspec.Meta(pattern=r"^[0-9]+([.][0-9]+)*$")]
+
+    def is_met(self, version: str | None) -> bool:
+        """Whether a library of `version`, None for an unknown one, reads the graph."""
+        return version is not None and _numbers(version) >= _numbers(self.version)
+
+
 class Variant(Record, frozen=True, kw_only=True):
     """One file that computes a graph, and the backends that it is meant for.
 
@@ -62,21 +74,32 @@ class Variant(Record, frozen=True, kw_only=True):
     large initializers; variants of one graph share one weights file. `weights_dtype` tells how
     that file stores them, apart from the `precision` in which the graph computes: it expands them.
     "int8" quantises the products and leaves the rest in FP32, "int8_fp16" in FP16. Inputs and
-    outputs are FP32 in every precision.
+    outputs are FP32 in every precision. `needs`: the backends whose older versions cannot read it.
     """
 
     file: str
     weights: str | None = None
     weights_dtype: WeightsDtype = "fp32"
     precision: Precision = "fp32"
-    attention: Literal["bias", "fold", "chunk"] | None = None
+    attention: Literal["bias", "fold", "chunk", "fused"] | None = None
     opset: Positive
     backends: tuple[str, ...]
+    needs: tuple[LibraryNeed, ...] = ()
 
     def serves(self, backend: str, precision: str | None) -> bool:
         """Tell whether this is for `backend` in `precision`; None is any, "int8" either INT8."""
         computes = {None, self.precision} | ({"int8"} if self.precision == "int8_fp16" else set())
         return backend in self.backends and precision in computes
+
+    def reader(self, backend: str) -> str:
+        """Name a backend, with the least version of its library where that matters."""
+        versions = [need.version for need in self.needs if need.backend == backend]
+        return f"{backend} >= {versions[0]}" if versions else backend
+
+    def unmet_need(self, backend: str, version: str | None) -> LibraryNeed | None:
+        """Give what `backend` lacks to read this, with a library of `version`; None for nothing."""
+        own = (need for need in self.needs if need.backend == backend)
+        return next((need for need in own if not need.is_met(version)), None)
 
 
 class Graph(Record, frozen=True, kw_only=True):
@@ -86,9 +109,25 @@ class Graph(Record, frozen=True, kw_only=True):
     outputs: tuple[TensorSpec, ...]
     variants: Annotated[tuple[Variant, ...], msgspec.Meta(min_length=1)]
 
-    def variant_for(self, backend: str, precision: str | None = None) -> Variant | None:
-        """Choose the first variant that is for `backend` in `precision`; None where none is."""
-        return next((v for v in self.variants if v.serves(backend, precision)), None)
+    def variant_for(
+        self, backend: str, precision: str | None = None, version: str | None = None
+    ) -> Variant | None:
+        """Choose the first variant that is for `backend` in `precision`; None where none is.
+
+        `version`: that of the backend's library; None, for an unknown one, takes what any reads.
+        """
+        fitting = (v for v in self.variants if v.serves(backend, precision))
+        return next((v for v in fitting if v.unmet_need(backend, version) is None), None)
+
+    def passed_over(
+        self, backend: str, precision: str | None, version: str | None
+    ) -> tuple[tuple[Variant, LibraryNeed], ...]:
+        """List the variants before the one chosen that a newer library would read, and what for."""
+        chosen = self.variant_for(backend, precision, version)
+        fitting = (v for v in self.variants if v.serves(backend, precision))
+        before = takewhile(lambda variant: variant is not chosen, fitting)
+        unmet = ((variant, variant.unmet_need(backend, version)) for variant in before)
+        return tuple((variant, need) for variant, need in unmet if need is not None)
 
 
 class Graphs(Record, frozen=True, kw_only=True):
@@ -207,12 +246,14 @@ class GateRow(Record, frozen=True, kw_only=True):
 
     `value` is in [0, 1] or a cosine, the larger the better; cosines are those of the worst photo.
     A `limit` of None: shown, not judged. `samples`: photos, texts, masks or pixels, by the measure.
+    `attention`: the lowering judged, where it is not the one that every version of a library reads.
     """
 
     measure: GateMeasure
     value: float
     limit: float | None = None
     samples: int
+    attention: str | None = None
 
     @property
     def passed(self) -> bool:
@@ -284,6 +325,12 @@ class Manifest(Record, frozen=True, kw_only=True):
     parity: tuple[ParityRow, ...] = ()
     rounding: tuple[RoundingRow, ...] = ()
     reductions: tuple[Reduction, ...] = ()
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """Read the numbers that a version begins with: (10, 14, 1) of "10.14.1.post1"."""
+    parts = takewhile(str.isdecimal, version.split("."))
+    return tuple(int(part) for part in parts)
 
 
 def decode_manifest(data: bytes) -> Manifest:

@@ -23,7 +23,8 @@ def graphs(manifest: Manifest) -> Table:
     table = make_table(*columns, left=[name for name in columns if name != "opset"])
     for name, graph in _graphs(manifest).items():
         for variant in graph.variants:
-            attention, backends = variant.attention or "-", ", ".join(variant.backends)
+            attention = variant.attention or "-"
+            backends = ", ".join(map(variant.reader, variant.backends))
             formats = (variant.precision, variant.weights_dtype)
             cells = (name, escape(variant.file), *formats, attention)
             table.add_row(*cells, str(variant.opset), backends)
@@ -93,7 +94,8 @@ def gates(manifest: Manifest) -> Table:
         for row in reduction.gates:
             limit = "-" if row.limit is None else f"{row.limit:g}"
             cells = (f"{row.value:.5f}", limit, f"{row.samples:,}", str(reduction.photos))
-            table.add_row(reduction.precision, row.measure.replace("_", " "), *cells)
+            form = f" ({row.attention})" if row.attention else ""
+            table.add_row(reduction.precision + form, row.measure.replace("_", " "), *cells)
     return table
 
 

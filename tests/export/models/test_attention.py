@@ -116,7 +116,7 @@ def test_set_attention_lowering() -> None:
     set_attention_lowering(model, "fold")
     found = [m.lowering for m in model.modules() if isinstance(m, RelPosAttention)]
     assert found == ["fold", "fold"]
-    with pytest.raises(ExportError, match=r"'flash'; use bias, fold, chunk"):
+    with pytest.raises(ExportError, match=r"'flash'; use bias, fold, chunk, fused"):
         set_attention_lowering(model, cast(Lowering, "flash"))
 
 
@@ -127,7 +127,7 @@ def test_constants() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    ("lowering", "opset"), [("bias", 18), ("bias", 20), ("fold", 20), ("chunk", 20), ("bias", 23)]
+    ("lowering", "opset"), [("bias", 18), ("bias", 20), ("fold", 20), ("chunk", 20), ("fused", 23)]
 )
 def test_export(lowering: Lowering, opset: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "MAX_CHUNK_SCORES", 3 * 2 * 4 * 24)  # two chunks of three rows

@@ -7,6 +7,7 @@ from tiny_bundle import tiny_manifest
 from samclip.runtime.bundles.manifest import (
     GateRow,
     Graph,
+    LibraryNeed,
     Manifest,
     Precision,
     Reduction,
@@ -14,6 +15,7 @@ from samclip.runtime.bundles.manifest import (
     decode_manifest,
     encode_manifest,
 )
+from samclip.runtime.bundles.passed_over import passed_over_notices
 
 
 def variant(precision: Precision, *backends: str) -> Variant:
@@ -61,10 +63,54 @@ def test_no_variant_is_better_than_another_one(backend: str, precision: str | No
     assert GRAPH.variant_for(backend, precision) is None
 
 
+NEWER = msgspec.structs.replace(
+    variant("fp16", "tensorrt", "cuda"),
+    file="fused.onnx",
+    needs=(LibraryNeed(backend="tensorrt", version="10.14"),),
+)
+FORMS = msgspec.structs.replace(GRAPH, variants=(NEWER, *GRAPH.variants[1:]))
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        ("10.14", "fused.onnx"),
+        ("10.14.1.48.post1", "fused.onnx"),
+        ("11.4.0.106", "fused.onnx"),
+        ("10.9.0", "fp16.onnx"),  # 9 < 14
+        ("10.3.0", "fp16.onnx"),
+        ("unknown", "fp16.onnx"),
+        (None, "fp16.onnx"),
+    ],
+)
+def test_a_variant_is_for_libraries_that_are_new_enough(version: str | None, expected: str) -> None:
+    chosen = FORMS.variant_for("tensorrt", None, version)
+    assert chosen is not None
+    assert chosen.file == expected
+    others = FORMS.variant_for("cuda", None, version)  # it needs nothing of that one
+    assert others is NEWER
+
+
+def test_what_a_library_is_too_old_for_is_said() -> None:
+    (notice,) = passed_over_notices("encoder", FORMS, "tensorrt", None, "10.3.0")
+    expected = "fused.onnx is passed over for fp16.onnx: it needs tensorrt 10.14 or newer"
+    assert expected in notice
+    assert notice.endswith("here is 10.3.0")
+    assert passed_over_notices("encoder", FORMS, "tensorrt", None, "10.14.1") == ()
+    assert passed_over_notices("encoder", FORMS, "tensorrt", "fp32", None) == ()
+    assert NEWER.reader("tensorrt") == "tensorrt >= 10.14"
+    assert NEWER.reader("cuda") == "cuda"
+
+
 def test_a_manifest_without_the_new_fields_is_read() -> None:
     document = msgspec.json.decode(encode_manifest(tiny_manifest()))
     del document["reductions"]
-    assert decode_manifest(msgspec.json.encode(document)).reductions == ()
+    for graph in filter(None, document["graphs"].values()):
+        for described in graph["variants"]:
+            del described["needs"]
+    read = decode_manifest(msgspec.json.encode(document))
+    assert read.reductions == ()
+    assert read == tiny_manifest()
 
 
 def test_reductions_travel() -> None:
