@@ -4,7 +4,7 @@ Choices. Threads: one per physical core that this process may use, not pinned. O
 shortest way to one answer: callers on other threads wait for their turn, each with a request of its
 own. Precision: FP32 graphs compute in FP32. Left to itself OpenVINO takes BF16 where the processor
 has it, and may quantise the inputs of products whose weights are stored as INT8; both are slower
-here or inexact, and are switched off. INT8 graphs with Q/DQ run in INT8.
+here or inexact, and are switched off. INT8 graphs with Q/DQ run in INT8, without AMX.
 """
 
 from __future__ import annotations
@@ -20,12 +20,17 @@ from numpy.typing import NDArray
 from samclip.engines.base import EngineOptions, GraphKey, GraphSource, Probe, Tensor
 from samclip.engines.machine.cores import usable_cores
 from samclip.engines.machine.memory import release_free_memory
-from samclip.engines.openvino.library import clean_message, find_library, import_library
+from samclip.engines.openvino.library import (
+    DEVICE,
+    clean_message,
+    find_library,
+    import_library,
+    open_core,
+)
 from samclip.engines.openvino.reading import read_graph
 from samclip.engines.openvino.tensor import OvTensor, to_ov_tensor
 from samclip.errors import ClosedError, EngineRunError
 
-DEVICE = "CPU"
 SETTINGS: dict[str, Any] = {
     "PERFORMANCE_HINT": "LATENCY",
     "ENABLE_CPU_PINNING": False,
@@ -147,7 +152,7 @@ class OpenVinoBackend:
         library = import_library()
         settings = _settings(options)
         try:
-            core = library.Core()
+            core = open_core(library)
             with read_graph(core, source) as model:
                 compiled = core.compile_model(model, DEVICE, settings)
         except EngineRunError:

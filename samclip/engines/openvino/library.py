@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
+import os
 import re
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
+from typing import Any
 
 from samclip.engines.base import Probe
 from samclip.errors import BackendUnavailableError
 
-PACKAGE = "openvino"
+PACKAGE, DEVICE = "openvino", "CPU"
 INSTALL = "pip install 'samclip[openvino]'"
 OLDEST = (2025, 0)  # before it, settings that are pinned here are unknown or have other names
 MAX_MESSAGE = 300  # characters of its messages that are passed on
+# Its INT8 kernels for AMX end the process with an illegal instruction (2025.0 to 2026.4.1, INT8
+# convolutions, Xeon in a virtual machine), and FP32 has no use for AMX: this is the widest set of
+# instructions without it. Whoever sets the variable decides otherwise.
+ISA_VARIABLE, ISA_WITHOUT_AMX = "ONEDNN_MAX_CPU_ISA", "AVX512_CORE_FP16"
 INTERNALS = re.compile(
     r"Exception from \S+:\d+:"  # source files and lines
     r"|Check '.*?' failed at \S+:\d+:"
@@ -51,6 +58,24 @@ def import_library() -> ModuleType:
     if not hasattr(library, "Core"):  # an emptied folder imports as a namespace
         raise BackendUnavailableError(f"OpenVINO's files are incomplete. To do: {_reinstall()}.")
     return library
+
+
+@functools.cache
+def open_core(library: Any) -> Any:
+    """Give the `Core` of this process, which compiles for the instructions that are safe.
+
+    It reads them from the environment when it is first asked for what it can do, and keeps them:
+    the variable is put back at once, because torch reads it too.
+    """
+    if ISA_VARIABLE in os.environ:
+        return library.Core()
+    os.environ[ISA_VARIABLE] = ISA_WITHOUT_AMX
+    try:
+        core = library.Core()
+        core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
+        return core
+    finally:
+        os.environ.pop(ISA_VARIABLE, None)
 
 
 def clean_message(error: BaseException) -> str:
