@@ -3,7 +3,8 @@
 Choices. Threads: one per physical core that this process may use, not pinned. CPU memory: the
 arena stays on and keeps the largest pass's working memory until `close`, because shrinking it after
 each pass costs time; memory patterns are off, which plan one more block of that size and gain no
-speed. CUDA: the arena grows by what is asked for, convolutions are chosen by heuristic, because the
+speed; a sum and the norm behind it are not fused, as the fused kernel takes twice the time of the
+two. CUDA: the arena grows by what is asked for, convolutions are chosen by heuristic, because the
 mask decoder's shapes change from call to call, and TF32 is off: FP32 graphs compute in FP32, FP16
 graphs are there for speed. TensorRT: see `tensorrt_options.py`; CUDA computes what it does not
 take.
@@ -41,6 +42,7 @@ from samclip.errors import BackendUnavailableError, ClosedError, EngineRunError
 CPU_PROVIDER = "CPUExecutionProvider"
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 FATAL = 4  # severity of logging: all below is raised as an exception too
+SLOW_ON_CPU = ["SkipLayerNormFusion"]
 CUDA_OPTIONS = {
     "arena_extend_strategy": "kSameAsRequested",
     "cudnn_conv_algo_search": "HEURISTIC",
@@ -171,7 +173,11 @@ class OnnxRuntimeBackend:
         providers = self._providers(library, source, options)
         try:
             session = library.InferenceSession(
-                source.onnx, settings, providers=providers, enable_fallback=0
+                source.onnx,
+                settings,
+                providers=providers,
+                enable_fallback=0,
+                disabled_optimizers=SLOW_ON_CPU if self.device == "cpu" else None,
             )
         except (RuntimeError, ValueError) as error:  # of Python: the provider, not the graph
             raise self._fallen_back(library, options.device) from error
