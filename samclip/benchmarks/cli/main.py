@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from samclip.benchmarks.cli import (
+    agreement,
     baselines,
     images,
     instances,
@@ -65,6 +66,7 @@ accuracy.command(epilog=images.EXAMPLES)(images.images)
 accuracy.command(epilog=semantic.EXAMPLES)(semantic.semantic)
 accuracy.command(epilog=baselines.EXAMPLES)(baselines.baselines)
 app.add_typer(accuracy, name="accuracy")
+app.command(epilog=agreement.EXAMPLES)(agreement.agreement)
 app.command(epilog=latency.EXAMPLES)(latency.latency)
 app.command(epilog=memory.EXAMPLES)(memory.memory)
 app.command(epilog=roofline.EXAMPLES)(roofline.roofline)

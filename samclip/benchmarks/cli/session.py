@@ -69,17 +69,18 @@ class Session:
             warn_untrained_head()
         return candidate
 
-    def open(self, name_or_path: str | None, role: str) -> Candidate:
-        """Load a bundle, None for the default one; it is closed at the end of the session."""
+    def open(self, name_or_path: str | None, role: str, setup: Setup | None = None) -> Candidate:
+        """Load a bundle, None for the default one; it is closed at the end of the session.
+
+        `setup`: backend, precision and threads, if not those of the session.
+        """
+        setup = setup or self._setup
         model = samclip.load(
-            name_or_path,
-            backend=self._setup.backend,
-            precision=self._setup.precision,
-            threads=self._setup.threads,
+            name_or_path, backend=setup.backend, precision=setup.precision, threads=setup.threads
         )
         self._models.enter_context(model)
         name = self._unique(model.manifest.name, role)
-        self._subjects.append(describe_bundle(model, name, role, self._setup.precision))
+        self._subjects.append(describe_bundle(model, name, role, setup.precision))
         return Candidate(name, model)
 
     def open_teacher(self, kind: str, options: Sequence[str] | None) -> tuple[str, ConseTeacher]:

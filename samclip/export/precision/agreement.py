@@ -32,14 +32,14 @@ def agreements(
     by pixel in the photo; of the masks that a point offers, the one counts that FP32 thinks best.
     """
     pairs = list(zip(expected, found, strict=True))
-    embeddings = [_cosine(a.image_embeddings, b.image_embeddings) for a, b in pairs]
+    embeddings = [mean_cosine(a.image_embeddings, b.image_embeddings) for a, b in pairs]
     rows = [Agreement("image_embeddings_cosine", min(embeddings), len(pairs))]
     for measure, field in (
         ("image_embed_cosine", "image_embed"),
         ("patch_embeds_cosine", "patch_embeds"),
     ):
         both = [(getattr(a, field), getattr(b, field)) for a, b in pairs]
-        known = [_cosine(a, b) for a, b in both if a is not None and b is not None]
+        known = [mean_cosine(a, b) for a, b in both if a is not None and b is not None]
         if known:
             rows.append(Agreement(measure, min(known), len(known)))  # type: ignore[arg-type]
     overlaps = np.concatenate(
@@ -53,7 +53,7 @@ def agreements(
 
 def text_agreement(expected: NDArray[np.float32], found: NDArray[np.float32]) -> Agreement:
     """Compare embeddings of texts, NxD: the cosine of the worst text."""
-    worst = min(_cosine(a[None], b[None]) for a, b in zip(expected, found, strict=True))
+    worst = min(mean_cosine(a[None], b[None]) for a, b in zip(expected, found, strict=True))
     return Agreement("text_cosine", worst, len(expected))
 
 
@@ -84,7 +84,7 @@ def _shares(pairs: Sequence[tuple[Answers, Answers]]) -> list[Agreement]:
     return rows
 
 
-def _cosine(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
+def mean_cosine(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
     """Average the cosine of the rows of two NxD arrays; what is not finite is opposite."""
     a, b = expected.astype(np.float64), found.astype(np.float64)
     if not (np.isfinite(a).all() and np.isfinite(b).all()):

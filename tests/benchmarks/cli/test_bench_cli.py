@@ -205,6 +205,29 @@ def test_baselines(bench: Bench, coco: Path, report: Path, loads: list) -> None:
     assert roles == ["measured", "masks of baselines", "names of baselines"]
 
 
+def test_agreement(bench: Bench, coco: Path, report: Path, loads: list) -> None:
+    precisions = ("--reference-precision", "fp32", "--precision", "fp16")
+    arguments = ("agreement", "one", "two", coco / "images", "--limit", "2", "--json", report)
+    result = bench(*arguments, *precisions)
+    assert result.exit_code == 0, result.stderr
+    assert [(call["name"], call["precision"]) for call in loads] == [
+        ("one", "fp32"),
+        ("two", "fp16"),
+    ]
+    found = figures(report)
+    assert found["fake (compared)", "mask IoU", "all photos"] == 1.0
+    assert found["fake (compared)", "same name", "all photos"] == 1.0
+    assert read(report)["data"]["photos_there"] == 4
+    assert [subject["role"] for subject in read(report)["subjects"]] == ["reference", "compared"]
+    result = bench(
+        "agreement", "one", "untrained", coco / "images", "--limit", "1", "--json", report
+    )
+    assert result.exit_code == 0, result.stderr
+    assert "never trained" in result.stderr
+    assert "same name" not in {row["measure"] for row in read(report)["rows"]}
+    assert "mask IoU" in {row["measure"] for row in read(report)["rows"]}
+
+
 def test_an_untrained_head_is_told(bench: Bench, coco: Path, loads: list) -> None:
     result = bench("accuracy", "names", coco, "-b", "untrained", "--no-crops")
     assert result.exit_code == 0, result.stderr

@@ -1,0 +1,124 @@
+"""`samclip-bench agreement`: how far one bundle, precision or backend answers as another does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from samclip.benchmarks.accuracy.agreement import PROTOCOL, Side, evaluate_agreement
+from samclip.benchmarks.candidates import Candidate
+from samclip.benchmarks.cli import options
+from samclip.benchmarks.cli.session import Setup, open_session
+from samclip.benchmarks.data.sample import spread
+from samclip.benchmarks.report import Data
+from samclip.errors import VocabularyError
+from samclip.export.precision.names import gate_vocabulary, unnameable
+from samclip.runtime.cli import options as shared
+from samclip.runtime.cli.consoles import err, say
+from samclip.runtime.cli.images import find_images
+from samclip.runtime.cli.vocabulary import read_names
+from samclip.runtime.scene import Templates
+from samclip.runtime.texts.vocabulary import Vocabulary
+
+EXAMPLES = """
+**Examples:**
+
+- `samclip-bench agreement my-bundle my-bundle path/to/photos --reference-precision fp32 --precision
+  int8`
+
+- `samclip-bench agreement vit-b-bundle tiny-bundle path/to/photos --limit 50 --json agreement.json`
+"""
+
+Reference = Annotated[
+    str,
+    typer.Argument(
+        metavar="REFERENCE", show_default=False, help="The bundle whose answers count as right."
+    ),
+]
+Bundle = Annotated[
+    str,
+    typer.Argument(
+        metavar="BUNDLE",
+        show_default=False,
+        help="The bundle that is compared; the same one, to compare precisions or backends.",
+    ),
+]
+Photos = Annotated[
+    Path,
+    typer.Argument(metavar="FOLDER", show_default=False, help="Photos; no truth is needed."),
+]
+ReferenceBackend = Annotated[
+    str,
+    typer.Option("--reference-backend", metavar="auto|NAME", help="As --backend, of REFERENCE."),
+]
+ReferencePrecision = Annotated[
+    str | None,
+    typer.Option(
+        "--reference-precision",
+        metavar="fp32|fp16|bf16|int8|int8_fp16",
+        show_default="the bundle's first choice for the backend",
+        help="As --precision, of REFERENCE.",
+    ),
+]
+
+
+def agreement(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants it
+    reference: Reference,
+    bundle: Bundle,
+    folder: Photos,
+    reference_backend: ReferenceBackend = "auto",
+    reference_precision: ReferencePrecision = None,
+    names: shared.Names = None,
+    labels: shared.Labels = None,
+    templates: shared.Templates = None,
+    limit: options.Limit = None,
+    json: options.Json = None,
+    backend: shared.Backend = "auto",
+    precision: shared.Precision = None,
+    threads: shared.Threads = None,
+    debug: shared.Debug = False,
+) -> None:
+    """Compare two bundles, precisions or backends on photos, without any truth.
+
+    Cosines of their embeddings, IoU of their masks for the same prompts, the share of pixels and
+    of objects that get the same name.
+    """
+    setup = Setup(bundle, backend, precision, threads, json)
+    with open_session("agreement", setup, debug) as session:
+        paths = find_images([folder]).paths
+        photos = spread(paths, limit)
+        truth = replace(setup, backend=reference_backend, precision=reference_precision)
+        models = (session.open(reference, "reference", truth), session.open(bundle, "compared"))
+        reason = next(filter(None, (unnameable(each.model.manifest) for each in models)), None)
+        if reason is not None:
+            say(err, reason)
+        chosen = read_names(names, labels)
+        one, other = (_side(each, chosen, templates, reason is None) for each in models)
+        _check_names(one, other)
+        rows = evaluate_agreement(one, other, photos, session.track)
+        protocol = PROTOCOL if reason is None else (*PROTOCOL, reason)
+        session.finish(Data.of(folder, "photos", photos, paths), protocol, rows)
+
+
+def _side(
+    candidate: Candidate, names: Sequence[str] | None, templates: Templates, nameable: bool
+) -> Side:
+    vocabulary: Vocabulary | None = None
+    if nameable and names is None:
+        vocabulary = gate_vocabulary(candidate.model)
+    elif nameable and names is not None:
+        vocabulary = candidate.model.vocabulary(names, templates)
+    return Side(candidate.name, candidate.model, vocabulary)
+
+
+def _check_names(one: Side, other: Side) -> None:
+    """Raise VocabularyError when bundles without a text encoder know different names."""
+    if one.vocabulary and other.vocabulary and one.vocabulary.names != other.vocabulary.names:
+        raise VocabularyError(
+            f"{one.name} and {other.name} come with different names, so that their answers cannot "
+            "be compared. Give --names that both know."
+        )
