@@ -8,7 +8,8 @@ written as a pair of casts, which ONNX Runtime keeps where the graph around them
 
 So an operator rounds once, at its output: products and convolutions add up in FP32, as tensor cores
 do; LayerNormalization, Softmax, Gelu and means compute in FP32 inside, as TensorRT does. What hands
-values on or only clips them rounds nothing anew: rounding and clipping to half bounds commute.
+values on or only clips them rounds nothing anew: rounding and clipping to half bounds commute. The
+operator Attention in FP16 rounds its scores too (see `attention_parts`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import onnx_ir as ir
 from samclip.engines.base import Engine, EngineOptions, GraphSource
 from samclip.engines.registry import get_backend
 from samclip.export.external import externalise
+from samclip.export.precision.attention_parts import take_apart
 from samclip.export.precision.half import DATA_TYPES, TYPE_ATTRIBUTES
 from samclip.export.precision.operands import FLOAT, MOVES, typed_copy
 from samclip.runtime.bundles.weights import parse_weights
@@ -33,6 +35,7 @@ def emulate(model: ir.Model) -> ir.Model:
     Inputs and outputs of a half type become float32. Other graphs come back as they are.
     """
     emulated = typed_copy(model)
+    take_apart(emulated)
     graph = emulated.graph
     for value in graph.initializers.values():
         _widen(value)

@@ -7,6 +7,7 @@ Runtime's CPU provider; only those scalars leave the graph, whose values are fre
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from samclip.engines.base import Engine, EngineOptions, GraphSource
 from samclip.engines.registry import get_backend
 from samclip.errors import ExportError
 from samclip.export.external import externalise
+from samclip.export.precision.attention_parts import attention_scale
 from samclip.export.precision.half import LARGEST, HalfPrecision
 from samclip.export.precision.keep import name_nodes
 from samclip.export.precision.operands import FLOAT, typed_copy
@@ -198,7 +200,7 @@ def _describe(value: ir.Value, peak: float) -> TensorRange:
         op_type="" if node is None else node.op_type,
         readers=tuple(dict.fromkeys(str(user.name) for user in users)),
         squared_by=tuple(dict.fromkeys(str(u.name) for u in users if _squares(u, value))),
-        terms=1 if node is None else _terms(node),
+        terms=1 if node is None else _terms(node, value),
     )
 
 
@@ -212,8 +214,14 @@ def _squares(node: ir.Node, value: ir.Value) -> bool:
     return node.op_type in SQUARING
 
 
-def _terms(node: ir.Node) -> int:
-    """Count what a mean adds up per result; 1 where sizes are not fixed, or for other operators."""
+def _terms(node: ir.Node, value: ir.Value) -> int:
+    """Count what a mean adds up per result; 1 where sizes are not fixed, or for other operators.
+
+    Scores of an Attention are that many times larger before they are scaled.
+    """
+    if node.op_type == "Attention":
+        scale = attention_scale(node) or 1.0
+        return max(1, math.ceil(1 / scale)) if value is not node.outputs[0] else 1
     shapes = [None if v is None else v.shape for v in (node.inputs[0], node.outputs[0])]
     if node.op_type not in AVERAGING or any(s is None or s.is_dynamic() for s in shapes):
         return 1
@@ -235,4 +243,4 @@ def _overflows(measured: TensorRange, limit: float) -> Iterator[Kept]:
             yield Kept(node, name, largest, limit**0.5, "a square beyond the range")
     if measured.terms > 1 and largest * measured.terms > limit:
         bound = limit / measured.terms
-        yield Kept(measured.node, name, largest, bound, "a sum beyond the range, before its mean")
+        yield Kept(measured.node, name, largest, bound, "a sum beyond the range, not yet scaled")
