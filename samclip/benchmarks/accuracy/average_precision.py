@@ -39,7 +39,7 @@ class Find:
 
 
 @dataclass(frozen=True)
-class Precision:
+class AveragePrecision:
     """AP over some objects: `measure` is AP, AP50 or AP75; `objects`: how many there are."""
 
     measure: str
@@ -50,7 +50,7 @@ class Precision:
 
 def average_precision(
     photos: Sequence[CocoPhoto], categories: Categories, finds: Sequence[Find]
-) -> list[Precision]:
+) -> list[AveragePrecision]:
     """Evaluate finds in P photos: AP, AP50, AP75, AP by size, and in LVIS by frequency.
 
     Parts without an object are left out.
@@ -153,25 +153,27 @@ def _figures(
     tables: dict[int, NDArray[np.float64]],
     counts: dict[int, NDArray[np.int64]],
     categories: Categories,
-) -> Iterator[Precision]:
+) -> Iterator[AveragePrecision]:
     """Average TxRxA precisions over thresholds, recalls and the categories that have objects."""
     if not tables:
         return
     stacked = np.stack(list(tables.values()))  # KxTxRxA
     objects = np.stack(list(counts.values()))  # KxA
     whole = stacked[..., 0]
-    yield Precision("AP", AREAS[0], _mean(whole), int(objects[:, 0].sum()))
+    yield AveragePrecision("AP", AREAS[0], _mean(whole), int(objects[:, 0].sum()))
     for name, place in (("AP50", AT_50), ("AP75", AT_75)):
-        yield Precision(name, AREAS[0], _mean(whole[:, place]), int(objects[:, 0].sum()))
+        yield AveragePrecision(name, AREAS[0], _mean(whole[:, place]), int(objects[:, 0].sum()))
     for area, subset in enumerate(AREAS[1:], 1):
         if objects[:, area].any():
             value = _mean(stacked[..., area])
-            yield Precision("AP", subset, value, int(objects[:, area].sum()))
+            yield AveragePrecision("AP", subset, value, int(objects[:, area].sum()))
     frequencies = np.asarray([categories.frequencies[place] or "" for place in tables])
     for letter, subset in FREQUENCIES.items():
         chosen = frequencies == letter
         if chosen.any():
-            yield Precision("AP", subset, _mean(whole[chosen]), int(objects[chosen, 0].sum()))
+            yield AveragePrecision(
+                "AP", subset, _mean(whole[chosen]), int(objects[chosen, 0].sum())
+            )
 
 
 def _mean(precisions: NDArray[np.float64]) -> float:

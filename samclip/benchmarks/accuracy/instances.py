@@ -114,12 +114,12 @@ def _ask(
     three = scene.segment(points=[[point] for point in points], multimask=True)
     each = [mask for mask in truth for _ in range(PER_POINT)]  # N -> 3N
     offered = Outcomes.of(three, each)
-    pointed = three[_best(offered.scores)]
-    point = Outcomes.of(pointed, truth)
+    surest = _best(offered.scores)
+    point = offered.taken(surest)
     yield POINT, point
-    yield BEST, Outcomes.of(three[_best(offered.fits)], truth)
+    yield BEST, offered.taken(_best(offered.fits))
     if refine:
-        yield POINT_CLICK, _with_click(scene, pointed, point, truth, points=points)
+        yield POINT_CLICK, _with_click(scene, three[surest], point, truth, points=points)
 
 
 def _best(values: NDArray[np.float64]) -> NDArray[np.int64]:

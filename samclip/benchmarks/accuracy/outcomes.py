@@ -33,6 +33,11 @@ class Outcomes:
             tuple(map(encode_rle, masks.packed)),
         )
 
+    def taken(self, rows: NDArray[np.int64]) -> Outcomes:
+        """Take M of the answers."""
+        outlines = tuple(self.outlines[row] for row in rows)
+        return Outcomes(self.fits[rows], self.scores[rows], outlines)
+
     def replaced(self, rows: Sequence[int], others: Outcomes) -> Outcomes:
         """Put M other answers in place of those at M `rows`."""
         fits, scores, outlines = self.fits.copy(), self.scores.copy(), list(self.outlines)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from samclip.benchmarks.accuracy.average_precision import Precision
+from samclip.benchmarks.accuracy.average_precision import AveragePrecision
 from samclip.benchmarks.rows import Row, Unit, make_row
 from samclip.benchmarks.statistics import Estimate
 
 Place = tuple[str, str]  # model and kind of prompt, such as "box AP"
 
 
-def precision_rows(precisions: Mapping[Place, Sequence[Precision]], photos: int) -> Iterator[Row]:
+def precision_rows(
+    precisions: Mapping[Place, Sequence[AveragePrecision]], photos: int
+) -> Iterator[Row]:
     """Give the precisions of models, kind by kind, and the first model's divided by each other's.
 
     AP is no mean over photos, and has no interval.
@@ -29,7 +31,7 @@ def precision_rows(precisions: Mapping[Place, Sequence[Precision]], photos: int)
 
 
 def _row(
-    model: str, kind: str, one: Precision, value: float, photos: int, unit: Unit = "share"
+    model: str, kind: str, one: AveragePrecision, value: float, photos: int, unit: Unit = "share"
 ) -> Row:
     estimate = Estimate(value, math.nan, math.nan, one.objects, photos)
     measure = kind.replace("AP", one.measure)

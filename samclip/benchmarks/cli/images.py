@@ -81,10 +81,7 @@ def images(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants 
     """
     setup = Setup(bundle, backend, precision, threads, json)
     with open_session("accuracy images", setup, debug) as session:
-        listing = (
-            CLASSES_FILE if classes == IMAGENET else None if classes is None else Path(classes)
-        )
-        whole = read_image_folder(folder, listing)
+        whole = read_image_folder(folder, _listing(classes))
         chosen = whole if only is None else keep_only(whole, only)
         photos = spread(chosen.photos, limit)
         candidate = session.open_bundle(names=True)
