@@ -8,6 +8,7 @@ import typer
 
 from samclip.benchmarks.cli import (
     agreement,
+    amortised,
     baselines,
     images,
     instances,
@@ -69,6 +70,7 @@ app.add_typer(accuracy, name="accuracy")
 app.command(epilog=agreement.EXAMPLES)(agreement.agreement)
 app.command(epilog=latency.EXAMPLES)(latency.latency)
 app.command(epilog=memory.EXAMPLES)(memory.memory)
+app.command(epilog=amortised.EXAMPLES)(amortised.amortised)
 app.command(epilog=roofline.EXAMPLES)(roofline.roofline)
 
 if __name__ == "__main__":
