@@ -73,12 +73,15 @@ def show_rows(rows: Iterable[Row]) -> Table:
             continue
         interval = f"{_number(row.low, row.unit)} - {_number(row.high, row.unit)}"
         texts = map(escape, (row.measure, row.subset, row.model))
-        table.add_row(*texts, _with_unit(row), interval, f"{row.n:,}", f"{row.photos:,}")
+        table.add_row(
+            *texts, format_value(row.value, row.unit), interval, f"{row.n:,}", f"{row.photos:,}"
+        )
     return table
 
 
-def _with_unit(row: Row) -> str:
-    return "-" if row.value is None else _FORMATS[row.unit](row.value)
+def format_value(value: float | None, unit: Unit) -> str:
+    """Write a figure with its unit for people; "-" for none."""
+    return "-" if value is None else _FORMATS[unit](value)
 
 
 def _number(value: float | None, unit: Unit) -> str:

@@ -10,6 +10,7 @@ from samclip.benchmarks.cli import (
     agreement,
     amortised,
     baselines,
+    compare,
     images,
     instances,
     latency,
@@ -71,6 +72,7 @@ app.command(epilog=agreement.EXAMPLES)(agreement.agreement)
 app.command(epilog=latency.EXAMPLES)(latency.latency)
 app.command(epilog=memory.EXAMPLES)(memory.memory)
 app.command(epilog=amortised.EXAMPLES)(amortised.amortised)
+app.command(epilog=compare.EXAMPLES)(compare.compare)
 app.command(epilog=roofline.EXAMPLES)(roofline.roofline)
 
 if __name__ == "__main__":

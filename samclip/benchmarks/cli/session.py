@@ -109,7 +109,7 @@ class Session:
     def show(self, *tables: Table) -> None:
         """Print tables on stdout."""
         for table in tables:
-            _wide_console().print(table)
+            wide_console().print(table)
 
     def finish(
         self,
@@ -148,7 +148,7 @@ class Session:
         return f"{name} ({role})" if name in taken else name
 
 
-def _wide_console() -> Console:
+def wide_console() -> Console:
     """Give stdout as a console: of the terminal's width, and wide where it is none."""
     return out if out.is_terminal else Console(file=out.file, width=WIDTH_OF_FILES)
 
