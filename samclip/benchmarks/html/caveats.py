@@ -1,0 +1,40 @@
+"""What a reader must know before believing the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from samclip.benchmarks.html.sources import Sources
+from samclip.benchmarks.latency.tables import warn_of_noise
+from samclip.benchmarks.report import Report
+
+
+def caveats(sources: Sources) -> Iterator[str]:
+    """List doubts: noise, a busy machine, clocks that move, reports of different machines."""
+    for source in sources.all:
+        for line in (*warn_of_noise(source.report.timings), *_busy(source.report)):
+            yield f"{source.name}: {line}"
+        for subject in source.report.subjects:
+            if subject.trained_head is False:
+                yield f"{subject.name}: the head was never trained, so its names mean nothing."
+    yield from _differences([source.report for source in sources.all])
+
+
+def _busy(report: Report) -> Iterator[str]:
+    cores, load = report.machine.usable_cores, report.threads.load
+    if load is not None and load[0] > cores + 0.5:
+        yield (
+            f"at the end {load[0]:.1f} processes wanted the {cores} cores: other work was going "
+            "on. Ratios within one report hold better than seconds."
+        )
+    if report.conditions is not None and report.conditions.clocks_pinned is False:
+        yield "clocks could move while it was measured."
+
+
+def _differences(reports: list[Report]) -> Iterator[str]:
+    machines = {(report.machine.cpu, report.machine.gpus) for report in reports}
+    if len(machines) > 1:
+        yield "The reports are of different machines: do not compare their seconds."
+    versions = sorted({report.samclip for report in reports})
+    if len(versions) > 1:
+        yield f"The reports are of different versions of samclip: {', '.join(versions)}."

@@ -1,0 +1,69 @@
+"""The reports of a page, and what their models are called where two reports name one alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from samclip.benchmarks.latency.timing import State, Timing
+from samclip.benchmarks.memory.use import MemoryUse
+from samclip.benchmarks.report import Report, read_report
+
+
+@dataclass(frozen=True)
+class Source:
+    """A report, and the name of its file without the ending."""
+
+    name: str
+    report: Report
+
+
+@dataclass(frozen=True)
+class Sources:
+    """All reports of a page, in the order given."""
+
+    all: tuple[Source, ...]
+
+    @classmethod
+    def read(cls, paths: Sequence[Path]) -> Sources:
+        """Read reports; raises InputError."""
+        return cls(tuple(Source(path.stem, read_report(path)) for path in paths))
+
+    def models(self) -> dict[tuple[str, str], str]:
+        """Name the models that were timed or measured, by report and model."""
+        keys = [
+            (source.name, model)
+            for source in self.all
+            for model in dict.fromkeys(
+                entry.model for entry in (*source.report.timings, *source.report.memory)
+            )
+        ]
+        repeated = {model for _, model in keys if self._repeats(model, keys)}
+        return {
+            (source, model): f"{model} ({source})" if model in repeated else model
+            for source, model in keys
+        }
+
+    def timings(self, state: State) -> Iterator[tuple[str, Timing]]:
+        """Give all timings of one state with their model's name on the page."""
+        names = self.models()
+        for source in self.all:
+            for timing in source.report.timings:
+                if timing.state == state and timing.samples:
+                    yield names[source.name, timing.model], timing
+
+    def memory(self) -> Iterator[tuple[str, MemoryUse]]:
+        """Give all memory with its model's name on the page."""
+        names = self.models()
+        for source in self.all:
+            for use in source.report.memory:
+                yield names[source.name, use.model], use
+
+    def _kind(self, name: str) -> str:
+        return next(source.report.benchmark for source in self.all if source.name == name)
+
+    def _repeats(self, model: str, keys: list[tuple[str, str]]) -> bool:
+        """Whether two reports of the same benchmark measured a model of this name."""
+        kinds = [self._kind(source) for source, name in keys if name == model]
+        return len(kinds) != len(set(kinds))
