@@ -12,6 +12,7 @@ import math
 import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +21,7 @@ import onnxruntime
 from fake_gpu import Broken, FakeGpu
 
 MAGIC = b"FAKEPLAN"
+STRIPPED = b"STRIPPED"  # behind it: a plan that lacks the weights which `needs` names
 TYPES = {
     "tensor(float)": ("FLOAT", np.float32),
     "tensor(float16)": ("HALF", np.float16),
@@ -45,7 +47,9 @@ class ILogger:
 
 class FakeTensorRt:
     """The module. `bounds`: least, best and most shape of each dynamic input; `activations`:
-    bytes that an execution context takes on the GPU; `seconds`: that a run takes at least."""
+    bytes that an execution context takes on the GPU; `seconds`: that a run takes at least;
+    `needs`: the weights that a stripped plan lacks; `in_memory`: whether refitting takes them so,
+    as from 10.13 on."""
 
     __name__ = "fake_tensorrt"
     __version__ = "10.3.0"
@@ -64,9 +68,18 @@ class FakeTensorRt:
         self.given: list[bytes] = []  # the plans that were deserialised
         self.alive: set[object] = set()
         self.fail_next_run = False
+        self.needs: tuple[str, ...] = ()
+        self.in_memory = False
 
     def Runtime(self, logger: ILogger) -> FakeRuntime:  # noqa: N802
         return FakeRuntime(self, logger)
+
+    def Refitter(self, engine: FakeEngine, logger: ILogger) -> FakeRefitter:  # noqa: N802
+        self.gpu.need_context()
+        return FakeRefitter(engine)
+
+    def OnnxParserRefitter(self, refitter: FakeRefitter, logger: ILogger) -> Any:  # noqa: N802
+        return (InMemoryParser if self.in_memory else FileParser)(refitter)
 
 
 class FakeRuntime:
@@ -91,6 +104,8 @@ class FakeRuntime:
 class FakeEngine:
     def __init__(self, runtime: FakeRuntime, onnx: bytes) -> None:
         self.module, self.logger = runtime.module, runtime.logger
+        self.lacking = set(self.module.needs) if onnx.startswith(STRIPPED) else set()
+        self.is_whole, onnx = not onnx.startswith(STRIPPED), onnx.removeprefix(STRIPPED)
         self.runtime = id(runtime)  # no reference: whoever holds the engine must hold that too
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
@@ -135,6 +150,8 @@ class FakeEngine:
     def create_execution_context(self) -> FakeContext | None:
         gpu = self.module.gpu
         gpu.need_context()
+        if not self.is_whole:
+            raise Broken("a stripped engine runs without its weights")
         if gpu.used + self.module.activations > gpu.memory:
             self.logger.log(
                 Severity.ERROR, "Requested amount of GPU memory could not be allocated."
@@ -142,6 +159,58 @@ class FakeEngine:
             self.logger.log(Severity.ERROR, "[executionContext.cpp] OutOfMemory: Cuda failure: 2")
             return None
         return FakeContext(self)
+
+
+class FakeRefitter:
+    def __init__(self, engine: FakeEngine) -> None:
+        self.engine = engine
+
+    def get_missing_weights(self) -> list[str]:
+        return sorted(self.engine.lacking)
+
+    def refit_cuda_engine(self) -> bool:
+        self.engine.is_whole = not self.engine.lacking
+        return self.engine.is_whole
+
+
+class InMemoryParser:
+    num_errors = 0
+
+    def __init__(self, refitter: FakeRefitter) -> None:
+        self.engine, self.given = refitter.engine, set[str]()
+
+    def load_model_proto(self, onnx: bytes) -> bool:
+        return onnxruntime.InferenceSession(onnx) is not None
+
+    def load_initializer(self, name: str, address: int, size: int) -> bool:
+        if not (address and size):
+            raise Broken("no weight is there")
+        self.given.add(name)
+        return name in self.engine.module.needs
+
+    def clear_errors(self) -> None: ...
+
+    def refit_model_proto(self) -> bool:
+        self.engine.lacking -= self.given
+        return True
+
+
+class FileParser:
+    """Knows the weights by reading a file of their names, beside the path of the graph."""
+
+    num_errors = 1
+
+    def __init__(self, refitter: FakeRefitter) -> None:
+        self.engine = refitter.engine
+
+    def refit_from_bytes(self, onnx: bytes, path: str) -> bool:
+        files = [file for file in Path(path).parent.iterdir() if file.is_file()]
+        for file in files:
+            self.engine.lacking -= set(file.read_text().split())
+        return bool(files)
+
+    def get_error(self, index: int) -> Any:
+        return SimpleNamespace(desc=lambda: "Failed to open file")
 
 
 class FakeContext:

@@ -7,11 +7,12 @@ that the right bytes are at the right place at the right time.
 from __future__ import annotations
 
 import gc
+import json
 import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 import pytest
 from fake_cuda_packages import fake_cuda_python, fake_pycuda
 from fake_gpu import FakeGpu, FakeLibcuda
-from fake_tensorrt import MAGIC, FakeTensorRt
+from fake_tensorrt import MAGIC, STRIPPED, FakeTensorRt
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from tiny_bundle import negation_model
@@ -460,10 +461,49 @@ def test_a_plan_that_tensorrt_refuses(bench: Bench) -> None:
         bench.load()
 
 
-def test_a_plan_without_weights_is_refused(bench: Bench) -> None:
-    bench.store(options=BuildOptions(strip_weights=True))
-    with pytest.raises(EngineRunError, match="without its weights"):
-        bench.load()
+def stripped(bench: Bench, *there: str) -> GraphSource:
+    """A stored plan that lacks the weights "a" and "b", and its graph, which has those `there`."""
+    bench.module.needs = ("a", "b")
+    weights = {name: np.ones(3, np.float32) for name in there}
+    files = {"weights.bin": " ".join(there).encode()} if there else {}
+    source = replace(NEGATION, weights=weights, files=files)
+    options = BuildOptions(strip_weights=True)
+    bench.store(source, plan=MAGIC + STRIPPED + source.onnx, options=options)
+    return source
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_plan_without_weights_gets_those_of_the_graph(bench: Bench, in_memory: bool) -> None:
+    bench.module.in_memory = in_memory
+    engine = bench.load(stripped(bench, "a", "b", "of another variant"))
+    try:
+        np.testing.assert_array_equal(engine.run({"x": X})["y"].numpy(), -X)
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_plan_that_would_lack_weights_does_not_run(bench: Bench, in_memory: bool) -> None:
+    bench.module.in_memory = in_memory
+    with pytest.raises(EngineRunError, match=r"1 are missing \('b'\).*without --strip-weights"):
+        bench.load(stripped(bench, "a"))
+
+
+def test_weights_that_do_not_fit_a_plan_are_told_in_the_parsers_words(bench: Bench) -> None:
+    with pytest.raises(EngineRunError, match=r"do not fit into it.*Failed to open file"):
+        bench.load(stripped(bench))
+
+
+@pytest.mark.parametrize("version", ["10.3.0", "11.4.0.106"])
+def test_refitting_uses_what_tensorrt_has(version: str) -> None:
+    folder = Path(__file__).parent / "plans" / "tensorrt_api"
+    api = json.loads((folder / f"{version}.json").read_text())
+    assert {"get_missing_weights", "refit_cuda_engine"} <= set(api["Refitter"])
+    parser = set(api["OnnxParserRefitter"])
+    newer = {"load_model_proto", "load_initializer", "refit_model_proto"}
+    assert {"num_errors", "get_error", "clear_errors", "refit_from_bytes"} <= parser
+    assert parser & newer == (set() if version == "10.3.0" else newer)
+    assert {"STRIP_PLAN", "REFIT_IDENTICAL"} <= set(api["BuilderFlag"])
 
 
 def test_host_code_stays_forbidden(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,6 +99,8 @@ class _Build:
         logger = shared_logger(module)
         builder = module.Builder(logger)
         network = parse_network(module, builder, logger, request.source, self.said)
+        if request.options.strip_weights:
+            _check_refittable(network, request)
         if request.preflight:
             check_memory(network, self.library, self.report, request.options.workspace)
         tensors = describe_tensors(network, request.axes)
@@ -147,12 +149,23 @@ def configure(module: Any, builder: Any, request: BuildRequest) -> Any:
         config.builder_optimization_level = options.level
     if options.strip_weights:
         config.set_flag(flags.STRIP_PLAN)
+        config.set_flag(flags.REFIT_IDENTICAL)  # with what it was built from, and nothing else
     if options.version_compatible:
         config.set_flag(flags.VERSION_COMPATIBLE)
         config.set_flag(flags.EXCLUDE_LEAN_RUNTIME)  # a plan with a library inside runs its code
     if hasattr(module, "ComputeCapability"):
         _set_targets(module, config, request.capabilities)
     return config
+
+
+def _check_refittable(network: Network, request: BuildRequest) -> None:
+    """Refuse to strip weights that the graph does not have in the form that the plan needs."""
+    if network.expanded:
+        raise PlanBuildError(
+            f"the graph {request.source.name!r} stores {network.expanded} of its weights as INT8, "
+            "expected FP32 or FP16 for --strip-weights: only those go into a stripped plan as they "
+            "are. Leave --strip-weights out, or export the bundle with --weights-dtype fp16."
+        )
 
 
 def _set_targets(module: Any, config: Any, capabilities: tuple[str, ...]) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ from numpy.typing import NDArray
 
 from samclip.engines.base import GraphSource
 from samclip.engines.plans.logs import Said
+from samclip.engines.plans.weights_folder import weights_folder
 from samclip.errors import PlanBuildError
 
 # What must occur in a network of each precision, as TensorRT calls its types and layers: so that
@@ -29,11 +28,15 @@ STORAGE = frozenset({"CONSTANT", "CAST"})  # layers that only tell how weights a
 
 @dataclass
 class Network:
-    """A parsed network; `held` is memory that TensorRT reads until the plan is built."""
+    """A parsed network; `held` is memory that TensorRT reads until the plan is built.
+
+    `expanded`: how many weights it has in another form than the graph, which cannot refit them.
+    """
 
     module: Any
     definition: Any
     held: list[Any] = field(default_factory=list)
+    expanded: int = 0
 
     def layers(self) -> Iterator[Any]:
         """Give its layers in order."""
@@ -100,18 +103,8 @@ def _parse_in_memory(parser: Any, source: GraphSource) -> bool:
 
 
 def _parse_in_folder(parser: Any, source: GraphSource) -> bool:
-    with tempfile.TemporaryDirectory(prefix="samclip-build-") as name:
-        folder = Path(name)
-        for location, data in source.files.items():
-            file = folder / location
-            if not file.resolve().is_relative_to(folder.resolve()):
-                raise PlanBuildError(
-                    f"the graph {source.name!r} keeps weights at {location!r}, outside of its "
-                    "folder. Export the bundle again."
-                )
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(data)
-        return bool(parser.parse(source.onnx, str(folder / "graph.onnx")))
+    with weights_folder(source) as path:
+        return bool(parser.parse(source.onnx, str(path)))
 
 
 def _parse_message(module: Any, parser: Any, source: GraphSource, said: Said) -> str:
@@ -151,6 +144,7 @@ def _expand_int8_constants(network: Network) -> None:
             if tensor.name not in expanded:
                 expanded[tensor.name] = _as_float(network, stored[tensor.name])
             layer.set_input(place, expanded[tensor.name])
+    network.expanded = len(expanded)
 
 
 def _as_float(network: Network, layer: Any) -> Any:

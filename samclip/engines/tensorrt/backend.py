@@ -25,8 +25,9 @@ from samclip.engines.tensorrt.library import (
     probe_library,
 )
 from samclip.engines.tensorrt.ready import missing_plans
+from samclip.engines.tensorrt.refit import refit
 from samclip.engines.tensorrt.signature import read_signature
-from samclip.errors import BackendUnavailableError, EngineRunError
+from samclip.errors import BackendUnavailableError
 
 
 @dataclass(frozen=True)
@@ -82,14 +83,11 @@ def _start(
     memory: DeviceMemory,
     options: EngineOptions,
 ) -> TrtEngine:
-    if plan.sidecar.options.strip_weights:
-        raise EngineRunError(
-            f"the plan {plan.path.name} was built without its weights, expected one that has them. "
-            "Build it again without --strip-weights."
-        )
     with memory.device.active():
         loaded = deserialize(library, plan.data, source.name)
         try:
+            if plan.sidecar.options.strip_weights:
+                refit(library, loaded.engine, source)
             signature = read_signature(library.module, loaded.engine, source.name)
             return TrtEngine(loaded, signature, memory, options)
         except BaseException as error:

@@ -97,7 +97,8 @@ def test_every_option_reaches_tensorrt(version: str) -> None:
     script = Script()
     options = BuildOptions(workspace=2**28, level=4, strip_weights=True, version_compatible=True)
     build_plan(request(options=options), fake_library(script, version))
-    assert flags(script) == {"STRIP_PLAN", "VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME"}
+    stripped = {"STRIP_PLAN", "REFIT_IDENTICAL"}
+    assert flags(script) == stripped | {"VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME"}
     assert not flags(script) & FORBIDDEN
     ((pool, size),) = script.named("set_memory_pool_limit")
     assert (pool.name, size) == ("WORKSPACE", 2**28)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Any
 
@@ -73,13 +74,41 @@ def small_graph(
     return GraphSource("small", model.SerializeToString(), precision=precision)
 
 
-def attention(precision: str, value_size: int = 32) -> GraphSource:
+def attention(precision: str, value_size: int = 32, tokens: int = 64) -> GraphSource:
     dtype = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
-    shapes = {name: [1, 4, 64, 32] for name in ("q", "k")}
-    shapes |= {name: [1, 4, 64, value_size] for name in ("v", "y")}
-    shapes = {"bias": [1, 4, 64, 64], **shapes}
+    shapes = {name: [1, 4, tokens, 32] for name in ("q", "k")}
+    shapes |= {name: [1, 4, tokens, value_size] for name in ("v", "y")}
+    shapes = {"bias": [1, 4, tokens, tokens], **shapes}
     node = helper.make_node("Attention", ["q", "k", "v", "bias"], ["y"], name="attention")
     return small_graph([node], dtype[precision], shapes, precision)
+
+
+def decomposed_attention(tokens: int) -> GraphSource:
+    """The same in parts and in FP16, but for the softmax, as the exporter types it."""
+    half = TensorProto.FLOAT16
+    shapes = {"bias": [1, 4, tokens, tokens]}
+    shapes |= {name: [1, 4, tokens, 32] for name in ("q", "k", "v", "y")}
+    nodes = [
+        helper.make_node("Transpose", ["k"], ["kt"], perm=[0, 1, 3, 2]),
+        helper.make_node("MatMul", ["q", "kt"], ["scores"]),
+        helper.make_node("Mul", ["scores", "scale"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "bias"], ["sums"]),
+        helper.make_node("Cast", ["sums"], ["wide"], to=TensorProto.FLOAT),
+        helper.make_node("Softmax", ["wide"], ["shares"], axis=-1),
+        helper.make_node("Cast", ["shares"], ["narrow"], to=half),
+        helper.make_node("MatMul", ["narrow", "v"], ["y"]),
+    ]
+    return small_graph(nodes, half, shapes, "fp16", scale=np.asarray(32**-0.5, np.float16))
+
+
+def kernels(built: BuiltPlan) -> tuple[bool, set[bytes]]:
+    """Whether a plan holds a fused attention, and in what types its first products add up.
+
+    Plans of TensorRT for RTX hold the source of such kernels.
+    """
+    data = read_plan(built.stored)
+    types = re.findall(rb"Kernel_traits\w*<\s*fmha::Ampere_hmma_([a-z0-9]+)_traits", data)
+    return b"_gemm_mha_v2" in data, set(types)
 
 
 def quantised(zero: np.generic) -> GraphSource:
@@ -172,6 +201,18 @@ def test_half_attention_is_one_fused_operation(
     build_one(attention(precision), rtx)
     layers = parsed[0].layer_types()
     assert (layers["ATTENTION_INPUT"], layers["SOFTMAX"]) == (1, 0)
+
+
+def test_attention_is_fused_in_either_form_and_in_parts_keeps_fp32_scores(rtx: Library) -> None:
+    assert kernels(build_one(attention("fp16"), rtx))[0]  # may add up in FP16, as ViT-B's does
+    assert kernels(build_one(decomposed_attention(64), rtx)) == (True, {b"fp32"})
+    assert kernels(build_one(attention("fp32"), rtx)) == (False, set())
+
+
+def test_int8_stored_weights_cannot_be_stripped(tiny: Bundle, rtx: Library) -> None:
+    options = BuildOptions(strip_weights=True)
+    with pytest.raises(PlanBuildError, match=r"of its weights as INT8.*--weights-dtype fp16"):
+        build_one(tiny.source("clip_head", "onnxruntime"), rtx, options=options)
 
 
 def test_fp32_attention_is_decomposed(rtx: Library, parsed: list[Network]) -> None:

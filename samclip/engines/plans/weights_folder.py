@@ -1,0 +1,32 @@
+"""A graph's weights as files, for parsers that cannot take them from memory."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from samclip.engines.base import GraphSource
+from samclip.errors import PlanBuildError
+
+
+@contextmanager
+def weights_folder(source: GraphSource) -> Iterator[Path]:
+    """Write the weights files of a graph into a private folder, which goes with the block.
+
+    Gives the path that the graph itself would have there. Raises PlanBuildError for a graph whose
+    weights would lie outside.
+    """
+    with tempfile.TemporaryDirectory(prefix="samclip-build-") as name:
+        folder = Path(name)
+        for location, data in source.files.items():
+            file = folder / location
+            if not file.resolve().is_relative_to(folder.resolve()):
+                raise PlanBuildError(
+                    f"the graph {source.name!r} keeps weights at {location!r}, outside of its "
+                    "folder. Export the bundle again."
+                )
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(data)
+        yield folder / "graph.onnx"
