@@ -61,12 +61,12 @@ def _add(table: Table, timing: Timing, whole: Timing | None) -> None:
     found = summary_of(timing)
     share = "" if whole is None else f"{found.mean / max(summary_of(whole).mean, 1e-12):.1%}"
     indent = "" if whole is None else "  "
-    table.add_row(escape(indent + timing.name), *_cells(found, timing, whole is None), share)
+    table.add_row(escape(indent + timing.name), *_cells(found, timing), share)
 
 
-def _cells(found: Summary, timing: Timing, is_whole: bool) -> Iterator[str]:
+def _cells(found: Summary, timing: Timing) -> Iterator[str]:
     for seconds in (found.min, found.max, found.mean, found.median, found.p90, found.p95):
         yield f"{seconds * 1e3:.2f}"
     yield f"{found.p99 * 1e3:.2f}"
     yield "-" if found.noise is None else f"{found.noise:.1%}"
-    yield f"{found.throughput:.2f} {timing.item}s/s" if is_whole else ""
+    yield f"{found.throughput:.2f} {timing.item}s/s" if timing.kind != "stage" else ""

@@ -3,7 +3,7 @@
 A graph's time goes from the call of `run` to its return: that includes copies of host arrays to
 the device, and every GPU engine waits there for its stream. So that one which did not wait would
 be found out, and none be flattered, the smallest output is then brought to the host: that copy,
-and every other that `numpy()` makes, is timed apart.
+and every other that `numpy()` makes, is timed apart; so is the loading of graphs on first use.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from samclip.engines.base import (
     Tensor,
 )
 
-COPIES = "outputs to host"
+COPIES, LOADS = "outputs to host", "load engines"
 ON_HOST = frozenset({"onnxruntime", "openvino"})  # whose tensors are in the host's memory already
 
 
@@ -128,6 +128,8 @@ class TimedBackend:
 
     def load(self, source: GraphSource, options: EngineOptions) -> Engine:
         """Make `source` ready by the other backend; raises as it does."""
+        start = self.clock.now()
         engine = self.inner.load(source, options)
+        self.clock.add(LOADS, start, self.clock.now())
         self.precisions[source.name] = source.precision
         return TimedEngine(engine, source.name, self.clock, self.on_host)

@@ -179,10 +179,10 @@ def _pipeline(steps: dict[str, Step[Any]]) -> Iterator[Piece]:
     yield Piece("pipeline", ALL_STEPS, total)
     stages: dict[str, float] = {}
     for name, step in steps.items():
-        stages[RESTS[name]] = step.rest
-        for graph, seconds in step.inside.items():
-            stage = GRAPH_STAGES.get(graph, graph)
-            stages[stage] = stages.get(stage, 0.0) + seconds
+        parts = {GRAPH_STAGES.get(graph, graph): time for graph, time in step.inside.items()}
+        rest = {RESTS[name]: step.rest}
+        for stage, time in ({**rest, **parts} if name == "encode" else {**parts, **rest}).items():
+            stages[stage] = stages.get(stage, 0.0) + time
     stages["other"] = total - sum(stages.values())
     for name, seconds in stages.items():
         yield Piece("stage", name, seconds, part_of=ALL_STEPS)

@@ -45,6 +45,17 @@ def test_graphs_are_told_from_work_on_the_host() -> None:
     assert 3 * DELAY <= three <= found[steps.ALL_STEPS, None].seconds
 
 
+def test_engines_that_are_loaded_on_first_use_are_a_stage_of_their_own(photo_path: Path) -> None:
+    walk = Walk(contender(delay=DELAY), Workload(many=False, refined=False))
+    walk.prepare()
+    first, second = (
+        {piece.name: piece.seconds for piece in walk.run(photo_path) if piece.part_of}
+        for _ in range(2)
+    )
+    assert first["load engines"] >= 2 * DELAY  # the head's and the decoder's
+    assert "load engines" not in second
+
+
 def test_the_head_runs_once_for_each_photo(photo_path: Path) -> None:
     one = contender()
     walk = Walk(one, Workload())
