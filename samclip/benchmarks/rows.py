@@ -71,17 +71,22 @@ def show_rows(rows: Iterable[Row]) -> Table:
     for row in rows:
         if row.detail:
             continue
-        interval = f"{_number(row.low, row.unit)} - {_number(row.high, row.unit)}"
         texts = map(escape, (row.measure, row.subset, row.model))
-        table.add_row(
-            *texts, format_value(row.value, row.unit), interval, f"{row.n:,}", f"{row.photos:,}"
-        )
+        value, interval = format_value(row.value, row.unit), _interval(row)
+        table.add_row(*texts, value, interval, f"{row.n:,}", f"{row.photos:,}")
     return table
 
 
 def format_value(value: float | None, unit: Unit) -> str:
     """Write a figure with its unit for people; "-" for none."""
     return "-" if value is None else _FORMATS[unit](value)
+
+
+def _interval(row: Row) -> str:
+    """Say where a figure lies; "-" for one that has no interval, such as AP."""
+    if row.low is None and row.high is None:
+        return "-"
+    return f"{_number(row.low, row.unit)} - {_number(row.high, row.unit)}"
 
 
 def _number(value: float | None, unit: Unit) -> str:
