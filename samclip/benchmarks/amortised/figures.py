@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from rich.table import Table
 
 from samclip.benchmarks.amortised.ways import DENSE, MERGED, PROMPTS, WHOLE, pipeline
+from samclip.benchmarks.latency.figures import paired_ratio
 from samclip.benchmarks.latency.timing import Timing
 from samclip.benchmarks.roofline.work import Work
 from samclip.benchmarks.rows import Row, make_row
-from samclip.benchmarks.statistics import Estimate, median, median_ratio
+from samclip.benchmarks.statistics import Estimate, median
 from samclip.runtime.cli.tables import make_table
 
 WAYS = (MERGED, WHOLE, DENSE)
@@ -59,7 +60,7 @@ def _ratios(timings: Sequence[Timing]) -> Iterator[Row]:
     for way in WAYS[1:]:
         for count in PROMPTS:
             merged, apart = wholes[MERGED, count], wholes[way, count]
-            estimate = _of_photos(median_ratio(apart.samples, merged.samples), apart)
+            estimate = paired_ratio(apart.samples, merged.samples, apart.photos)
             name = f"{way} / {MERGED}"
             yield make_row(name, "seconds", pipeline(count), estimate, "ratio")
 
@@ -95,7 +96,7 @@ def show_amortised(timings: Sequence[Timing], costs: Mapping[str, Cost]) -> Tabl
         for count in PROMPTS:
             samples, base = wholes[way, count].samples, wholes[MERGED, count].samples
             cells.append(f"{median(samples).value * 1e3:,.1f}")
-            cells.append(f"{median_ratio(samples, base).value:.2f}")
+            cells.append(f"{paired_ratio(samples, base, 1).value:.2f}")
             cells.append(f"{costs[way].macs[count] / 1e9:,.1f}")
         table.add_row(way, *cells, f"{costs[way].parameters / 1e6:.1f} M")
     prompts = ", ".join(map(str, PROMPTS))

@@ -13,7 +13,7 @@ PROTOCOL = (
     "CLIP's vision encoder has its full size and RANDOM weights: its time is that of a trained "
     "one, its answers mean nothing. On ONNX Runtime it uses the fused attention operator.",
     "Both ways apart share one measured pass of SAM in each round. Seconds of a way are the sum of "
-    "its parts within one round; ratios draw the same rounds for both ways.",
+    "its parts within one round; a ratio is the median of the rounds' own ratios.",
     "Parameters and multiply-accumulates are counted from the ONNX graphs; parameters are those of "
     "vision encoders and CLIP heads, the mask decoder left out, which all ways have.",
 )

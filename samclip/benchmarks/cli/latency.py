@@ -43,7 +43,7 @@ EXAMPLES = """
 - `samclip-bench latency --quick`
 """
 
-QUICK = Schedule(cold=0, warm_up=1, repeats=6, seconds=8.0)
+QUICK = Schedule(cold=0, warm_up=1, repeats=6, seconds=6.0)
 QUICK_PHOTOS = 2
 _HOW_OFTEN, _WHAT = "How often", "What"
 

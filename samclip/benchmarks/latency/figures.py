@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from samclip.benchmarks.latency.timing import Timing
 from samclip.benchmarks.latency.walk import ALL_STEPS, THREE_TASKS
 from samclip.benchmarks.rows import Row, make_row
-from samclip.benchmarks.statistics import Estimate, median, median_ratio
+from samclip.benchmarks.statistics import Estimate, median
 
 ENCODER = "encoder"
 Key = tuple[str, str, str | None, str]
@@ -17,22 +19,30 @@ Key = tuple[str, str, str | None, str]
 def make_rows(timings: Sequence[Timing]) -> tuple[Row, ...]:
     """Give each timing's median, its ratio to the first model's, and three tasks to one encoder.
 
-    Intervals are percentile bootstraps over rounds. For a ratio the same rounds are drawn for
-    both models, because a busy second slows down both.
+    Intervals are percentile bootstraps over rounds; for ratios see `paired_ratio`.
     """
     return (*_medians(timings), *_three_tasks(timings), *ratios_to_first(timings))
 
 
 def ratios_to_first(timings: Sequence[Timing]) -> Iterator[Row]:
-    """Divide each model's median by the first one's, row by row."""
+    """Divide each model by the first one, row by row; stages are for files alone."""
     firsts: dict[Key, Timing] = {}
     for timing in timings:
         first = firsts.setdefault(_key(timing), timing)
         if first is timing or len(first.samples) != len(timing.samples) or not all(first.samples):
             continue
-        estimate = _of_photos(median_ratio(timing.samples, first.samples), timing)
-        name = f"{timing.model} / {first.model}"
-        yield make_row(name, _measure(timing), timing.state, estimate, "ratio")
+        estimate = paired_ratio(timing.samples, first.samples, timing.photos)
+        name, detail = f"{timing.model} / {first.model}", timing.part_of is not None
+        yield make_row(name, _measure(timing), timing.state, estimate, "ratio", detail)
+
+
+def paired_ratio(values: Sequence[float], base: Sequence[float], photos: int) -> Estimate:
+    """Divide round by round, and take the median of the N ratios.
+
+    A busy second slows down all that is measured in its round, and the ratio hardly.
+    """
+    ratios = np.asarray(values, np.float64) / np.asarray(base, np.float64)
+    return replace(median(ratios), photos=min(photos, len(ratios)))
 
 
 def _medians(timings: Sequence[Timing]) -> Iterator[Row]:
@@ -48,7 +58,7 @@ def _three_tasks(timings: Sequence[Timing]) -> Iterator[Row]:
         whole = found.get((model, "pipeline", THREE_TASKS, None))
         encoder = found.get((model, "stage", ENCODER, ALL_STEPS))
         if whole is not None and encoder is not None and all(encoder.samples):
-            estimate = _of_photos(median_ratio(whole.samples, encoder.samples), whole)
+            estimate = paired_ratio(whole.samples, encoder.samples, whole.photos)
             yield make_row(model, f"{THREE_TASKS} / encoder alone", "warm", estimate, "ratio")
 
 

@@ -3,8 +3,8 @@
 from samclip.benchmarks.latency.walk import ALL_STEPS, THREE_TASKS
 
 PROTOCOL = (
-    "Every sample is kept; medians stand with 95 % intervals from a bootstrap over rounds, and "
-    "ratios of two models draw the same rounds for both.",
+    "Every sample is kept; medians stand with 95 % intervals from a bootstrap over rounds. A ratio "
+    "is the median of the rounds' own ratios: both models were measured within each.",
     f"'{ALL_STEPS}': a photo's file is decoded, encoded, classified among 20 names, one point is "
     "segmented, and a coarse semantic map of 20 names made. Its stages add up to it, sample by "
     "sample; 'other' is what lies between them.",
