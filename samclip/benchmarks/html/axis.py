@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
 from samclip.benchmarks.html.elements import el
+from samclip.benchmarks.html.numbers import Quantity
 
 STEPS = (1, 2, 2.5, 5, 10)
 
@@ -25,7 +25,7 @@ class Axis:
         """Give the pixel of a value."""
         return self.left + (value - self.low) / (self.high - self.low) * (self.right - self.left)
 
-    def draw(self, top: float, bottom: float, write: Callable[[float], str]) -> list[Element]:
+    def draw(self, top: float, bottom: float, quantity: Quantity) -> list[Element]:
         """Draw lines at round values, and what they are under them."""
         drawn = []
         for value in ticks(self.low, self.high):
@@ -33,9 +33,8 @@ class Axis:
             drawn.append(el("line", x1=x, x2=x, y1=top, y2=bottom, class_="grid"))
             last = value > self.low + 0.9 * (self.high - self.low)
             anchor = "end" if last else "middle" if value > self.low else "start"
-            drawn.append(
-                el("text", write(value), x=x, y=bottom + 13, text_anchor=anchor, class_="s")
-            )
+            text = quantity.tick(value, self.high)
+            drawn.append(el("text", text, x=x, y=bottom + 13, text_anchor=anchor, class_="s"))
         return drawn
 
 

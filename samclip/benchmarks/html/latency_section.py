@@ -6,15 +6,16 @@ from collections.abc import Iterator
 from xml.etree.ElementTree import Element
 
 from samclip.benchmarks.html.elements import Child, el, table
-from samclip.benchmarks.html.numbers import NONE, digits, percent, seconds
+from samclip.benchmarks.html.numbers import NONE, SECONDS, digits, percent, seconds
 from samclip.benchmarks.html.plots import Series, dots
 from samclip.benchmarks.html.sources import Sources
 from samclip.benchmarks.latency.summary import summary_of
 from samclip.benchmarks.latency.timing import State, Timing
 
 FIGURES = ["n", "min", "mean", "median", "p90", "p95", "p99", "max", "CV", "throughput"]
-ORDER = ("pipeline", "process", "task")
+ORDER = ("pipeline", "process", "task", "stage")
 Named = list[tuple[str, Timing]]
+Groups = dict[tuple[str, str], Named]
 
 
 def latency_section(sources: Sources) -> Iterator[Element]:
@@ -29,10 +30,10 @@ def latency_section(sources: Sources) -> Iterator[Element]:
         "zero.",
         class_="soft",
     )
-    yield el("div", *(_figure(name, found) for name, found in warm.items()), class_="plots")
+    yield el("div", *(_figure(name, found) for (_, name), found in warm.items()), class_="plots")
     if cold:
         yield el("h3", "Cold: the first time in a new model or process")
-        plots = [_figure(name, found) for name, found in cold.items() if _stands_alone(found)]
+        plots = [_figure(name, found) for (kind, name), found in cold.items() if kind != "task"]
         yield el("div", *plots, class_="plots")
     for state, found in (("warm", warm), ("cold", cold)):
         if found:
@@ -40,17 +41,13 @@ def latency_section(sources: Sources) -> Iterator[Element]:
             yield el("details", title, _figures(found))
 
 
-def _by_name(sources: Sources, state: State) -> dict[str, Named]:
-    """Group what is no stage by its name, pipelines first."""
-    found: dict[str, Named] = {}
-    timings = [pair for pair in sources.timings(state) if pair[1].kind in ORDER]
+def _by_name(sources: Sources, state: State) -> Groups:
+    """Group what is no part of anything by kind and name, pipelines first."""
+    found: Groups = {}
+    timings = [pair for pair in sources.timings(state) if pair[1].part_of is None]
     for name, timing in sorted(timings, key=lambda pair: ORDER.index(pair[1].kind)):
-        found.setdefault(timing.name, []).append((name, timing))
+        found.setdefault((timing.kind, timing.name), []).append((name, timing))
     return found
-
-
-def _stands_alone(found: Named) -> bool:
-    return any(timing.part_of is None for _, timing in found)
 
 
 def _figure(name: str, found: Named) -> Element:
@@ -58,12 +55,14 @@ def _figure(name: str, found: Named) -> Element:
     counts = sorted({len(timing.samples) for _, timing in found})
     many = " and ".join(map(str, counts))
     text = f"{name}, {many} samples each" if len(found) > 1 else f"{name}, {many} samples"
-    return el("figure", el("h3", name), dots(series, seconds, text))
+    return el("figure", el("h3", name), dots(series, SECONDS, text))
 
 
-def _figures(groups: dict[str, Named]) -> Element:
+def _figures(groups: Groups) -> Element:
     rows: list[list[Child]] = [
-        [name, model, *_row(timing)] for name, found in groups.items() for model, timing in found
+        [name, model, *_row(timing)]
+        for (_, name), found in groups.items()
+        for model, timing in found
     ]
     return table(["what", "model", *FIGURES], rows, left=2)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from xml.etree.ElementTree import Element
 
 from samclip.benchmarks.html.elements import Child, el, table
-from samclip.benchmarks.html.numbers import MIB, NONE, digits, mebibytes
+from samclip.benchmarks.html.numbers import MEBIBYTES, MIB, NONE, mebibytes
 from samclip.benchmarks.html.plots import Series, bars
 from samclip.benchmarks.html.sources import Sources
 
@@ -28,7 +28,7 @@ def memory_section(sources: Sources) -> Iterator[Element]:
         series = [
             Series(use.stage, [use.peak_rss / MIB], place) for name, use in found if name == model
         ]
-        drawing = bars(series, _written, f"Peak memory of {model} in MiB, by stage")
+        drawing = bars(series, MEBIBYTES, f"Peak memory of {model} in MiB, by stage")
         plots.append(el("figure", el("h3", model), drawing))
     yield el("div", *plots, class_="plots")
     rows: list[list[Child]] = [
@@ -46,7 +46,3 @@ def memory_section(sources: Sources) -> Iterator[Element]:
     yield el("details", el("summary", "All figures of memory"), table(head, rows, left=2))
     for reason in sorted({use.device_reason for _, use in found if use.device_reason}):
         yield el("p", f"GPU memory: {reason}", class_="soft")
-
-
-def _written(value: float) -> str:
-    return f"{digits(value)} MiB"

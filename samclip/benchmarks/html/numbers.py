@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from samclip.benchmarks.rows import Row, Unit
 
@@ -22,8 +23,31 @@ def digits(value: float) -> str:
 
 
 def seconds(value: float) -> str:
-    """Write seconds, below ten of them in milliseconds."""
-    return f"{digits(value)} s" if abs(value) >= 10 else f"{digits(value * 1e3)} ms"
+    """Write seconds, below one of them in milliseconds."""
+    return f"{digits(value)} s" if abs(value) >= 1 else f"{digits(value * 1e3)} ms"
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """How a plot writes its figures, and the round values of a scale that ends at `high`."""
+
+    write: Callable[[float], str]
+    tick: Callable[[float, float], str]
+
+
+def _seconds_tick(value: float, high: float) -> str:
+    return f"{_round(value)} s" if high >= 1 else f"{_round(value * 1e3)} ms"
+
+
+def _round(value: float) -> str:
+    """Write a round number without zeros behind the point."""
+    text = f"{value:,.4f}"
+    return text.rstrip("0").rstrip(".")
+
+
+SECONDS = Quantity(seconds, _seconds_tick)
+MEBIBYTES = Quantity(lambda v: f"{digits(v)} MiB", lambda v, _: f"{_round(v)} MiB")
+PERCENT = Quantity(lambda v: f"{digits(v)} %", lambda v, _: f"{_round(v)} %")
 
 
 def mebibytes(value: float) -> str:
@@ -33,6 +57,8 @@ def mebibytes(value: float) -> str:
 
 def percent(value: float) -> str:
     """Write a share."""
+    if value == 0:
+        return "0 %"
     return f"{value * 100:.1f} %" if value < 0.1 else f"{value:.0%}".replace("%", " %")
 
 

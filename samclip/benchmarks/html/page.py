@@ -6,11 +6,14 @@ import datetime
 from collections.abc import Iterator
 from xml.etree.ElementTree import Element
 
+from samclip.benchmarks.html.amortised_section import amortised_section
 from samclip.benchmarks.html.caveats import caveats
 from samclip.benchmarks.html.elements import el, to_html
+from samclip.benchmarks.html.energy_section import energy_section
 from samclip.benchmarks.html.headline import headline
 from samclip.benchmarks.html.latency_section import latency_section
 from samclip.benchmarks.html.memory_section import memory_section
+from samclip.benchmarks.html.peers_section import peers_section
 from samclip.benchmarks.html.provenance_section import provenance_section
 from samclip.benchmarks.html.roofline_section import roofline_section
 from samclip.benchmarks.html.rows_section import rows_section
@@ -24,8 +27,11 @@ SECTIONS = (
     latency_section,
     stage_section,
     tradeoff_section,
+    amortised_section,
     memory_section,
+    energy_section,
     roofline_section,
+    peers_section,
     rows_section,
     provenance_section,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 from xml.etree.ElementTree import Element
@@ -12,14 +12,14 @@ import numpy as np
 
 from samclip.benchmarks.html.axis import Axis, from_zero, ticks
 from samclip.benchmarks.html.elements import Child, el, svg
+from samclip.benchmarks.html.numbers import Quantity
 from samclip.benchmarks.html.style import colour
 
 WIDTH = 360.0  # units of a drawing: letters of 11 stay readable on a phone
 ROW = 46.0  # of one series of dots
 BAR, GAP = 18.0, 32.0
 BINS = 90
-
-Write = Callable[[float], str]
+LONGEST = 32  # letters of a name
 
 
 @dataclass(frozen=True)
@@ -30,25 +30,33 @@ class Series:
     values: Sequence[float]
     place: int = 0  # colour
     note: str = ""
+    fills: Sequence[str] = ()  # colours of parts, where they are not `place` and those after it
 
 
-def dots(series: Sequence[Series], write: Write, label: str) -> Element:
+def _title(name: str, x: float, y: float, anchor: str = "start") -> Element:
+    """Write a series' name, cut where it would meet the figure at the other end."""
+    short = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}\N{HORIZONTAL ELLIPSIS}"
+    whole = el("title", name) if short != name else None
+    return el("text", short, whole, x=x, y=y, text_anchor=anchor, class_="b")
+
+
+def dots(series: Sequence[Series], quantity: Quantity, label: str) -> Element:
     """Draw every sample as a dot, the median as a line, p95 as a tick; a row for each series."""
     axis = from_zero(max(max(s.values) for s in series), 4, WIDTH - 4)
     bottom = ROW * len(series) + 4
-    drawn: list[Child] = [*axis.draw(2, bottom, write)]
+    drawn: list[Child] = [*axis.draw(2, bottom, quantity)]
     for row, one in enumerate(series):
-        drawn += _dot_row(one, axis, row * ROW, write)
+        drawn += _dot_row(one, axis, row * ROW, quantity)
     return svg(WIDTH, bottom + 18, label, *drawn)
 
 
-def _dot_row(one: Series, axis: Axis, top: float, write: Write) -> list[Child]:
+def _dot_row(one: Series, axis: Axis, top: float, quantity: Quantity) -> list[Child]:
     middle, x = top + 30, axis.at(median(one.values))
     p95 = axis.at(float(np.percentile(one.values, 95)))
     fill = colour(one.place)
-    values = f"median {write(median(one.values))}"
+    values = f"median {quantity.write(median(one.values))}"
     return [
-        el("text", one.name, x=4, y=top + 12, class_="b"),
+        _title(one.name, 4, top + 12),
         el("text", values, x=WIDTH - 4, y=top + 12, text_anchor="end"),
         el("path", d=_swarm(one.values, axis, middle), stroke=fill, stroke_width=4.2,
            stroke_linecap="round", stroke_opacity=0.55, fill="none"),
@@ -72,26 +80,28 @@ def _swarm(values: Sequence[float], axis: Axis, middle: float) -> str:
     return "".join(f"M{x:.1f} {y:.1f}h0" for x, y in places)
 
 
-def bars(series: Sequence[Series], write: Write, label: str) -> Element:
+def bars(series: Sequence[Series], quantity: Quantity, label: str) -> Element:
     """Draw a bar for each series, its parts one behind the other; the sum stands at its end."""
     axis = from_zero(max(sum(s.values) for s in series), 4, WIDTH - 4)
     bottom = (BAR + GAP - 10) * len(series) + 2
-    drawn: list[Child] = [*axis.draw(2, bottom, write)]
+    drawn: list[Child] = [*axis.draw(2, bottom, quantity)]
     for row, one in enumerate(series):
-        drawn += _bar(one, axis, row * (BAR + GAP - 10), write)
+        drawn += _bar(one, axis, row * (BAR + GAP - 10), quantity)
     return svg(WIDTH, bottom + 18, label, *drawn)
 
 
-def _bar(one: Series, axis: Axis, top: float, write: Write) -> list[Child]:
+def _bar(one: Series, axis: Axis, top: float, quantity: Quantity) -> list[Child]:
     parts, start = [], 0.0
     for place, value in enumerate(one.values):
         x, end = axis.at(start), axis.at(start + value)
-        fill = colour(one.place + place)
+        fill = one.fills[place] if one.fills else colour(one.place + place)
         parts.append(el("rect", x=x, y=top + 17, width=max(0.0, end - x), height=BAR, fill=fill))
         start += value
     return [
-        el("text", one.name, x=4, y=top + 12, class_="b"),
-        el("text", f"{write(start)}{one.note}", x=WIDTH - 4, y=top + 12, text_anchor="end"),
+        _title(one.name, 4, top + 12),
+        el(
+            "text", f"{quantity.write(start)}{one.note}", x=WIDTH - 4, y=top + 12, text_anchor="end"
+        ),
         *parts,
     ]
 
@@ -107,19 +117,19 @@ class Point:
     high: float | None = None
 
 
-def scatter(points: Sequence[Point], write_x: Write, write_y: Write, label: str) -> Element:
+def scatter(points: Sequence[Point], across_in: Quantity, label: str) -> Element:
     """Draw models by time and accuracy, each with its name; up and left is better."""
     height, left = 190.0, 34.0
     ends = [e for p in points for e in (p.y, p.low, p.high) if e is not None]
     room = max(0.04, (max(ends) - min(ends)) * 0.25)
     across = from_zero(max(p.x for p in points), left, WIDTH - 6)
     up = Axis(max(0.0, min(ends) - room), max(ends) + room, height, 8)
-    drawn: list[Child] = [*across.draw(8, height, write_x)]
+    drawn: list[Child] = [*across.draw(8, height, across_in)]
     for value in ticks(up.low, up.high):
         y = up.at(value)
         drawn.append(el("line", x1=left, x2=WIDTH - 6, y1=y, y2=y, class_="grid"))
         drawn.append(
-            el("text", write_y(value), x=left - 5, y=y + 3.5, text_anchor="end", class_="s")
+            el("text", f"{value:.2f}", x=left - 5, y=y + 3.5, text_anchor="end", class_="s")
         )
     for place, point in enumerate(points):
         drawn += _point(point, across, up, colour(place))
@@ -136,6 +146,5 @@ def _point(point: Point, across: Axis, up: Axis, fill: str) -> list[Child]:
     return [
         whisker,
         el("circle", cx=x, cy=y, r=5, fill=fill),
-        el("text", point.name, x=x + (-9 if right else 9), y=y - 7,
-           text_anchor="end" if right else "start", class_="b"),
+        _title(point.name, x + (-9 if right else 9), y - 7, "end" if right else "start"),
     ]  # fmt: skip

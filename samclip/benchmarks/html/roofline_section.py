@@ -7,12 +7,20 @@ from statistics import median
 from xml.etree.ElementTree import Element
 
 from samclip.benchmarks.html.elements import Child, el, table
-from samclip.benchmarks.html.numbers import NONE, digits, large, mebibytes, percent, seconds
+from samclip.benchmarks.html.numbers import (
+    NONE,
+    PERCENT,
+    digits,
+    large,
+    mebibytes,
+    percent,
+    seconds,
+)
 from samclip.benchmarks.html.plots import Series, bars
 from samclip.benchmarks.html.sources import Sources
 from samclip.benchmarks.roofline.figures import KINDS
 from samclip.benchmarks.roofline.reach import traffic_seconds
-from samclip.benchmarks.roofline.records import DeviceEstimate, Rate, Roofline
+from samclip.benchmarks.roofline.records import DeviceEstimate, GraphRoofline, Rate, Roofline
 
 WORK = ["graph", "model", "GMAC", "in INT8", "parameters", "weights", "moved", "median"]
 REACH = ["GFLOP/s", "reached", "if memory alone"]
@@ -41,15 +49,21 @@ def _rates(rates: Sequence[Rate]) -> Iterator[str]:
 
 
 def _reached(found: Roofline) -> Iterator[Element]:
+    several = len({graph.model for graph in found.graphs}) > 1
     series = [
-        Series(f"{graph.graph}, {graph.precision} ({graph.model})", [graph.reached * 100])
+        Series(_name(graph, several), [graph.reached * 100])
         for graph in found.graphs
         if graph.reached is not None
     ]
     if series:
         label = "Share of the machine's rate of products that each graph reaches, in percent"
-        drawing = bars(series, lambda value: f"{digits(value)} %", label)
-        yield el("figure", el("h3", "Share of the rate of products reached"), drawing)
+        drawing = bars(series, PERCENT, label)
+        title = el("h3", "Share of the rate of products reached")
+        yield el("div", el("figure", title, drawing), class_="plots")
+
+
+def _name(graph: GraphRoofline, several: bool) -> str:
+    return f"{graph.graph}, {graph.model}" if several else f"{graph.graph}, {graph.precision}"
 
 
 def _work(found: Roofline) -> Element:

@@ -36,7 +36,8 @@ class Sources:
             (source.name, model)
             for source in self.all
             for model in dict.fromkeys(
-                entry.model for entry in (*source.report.timings, *source.report.memory)
+                [timing.model for timing in source.report.timings]
+                + [use.model for use in source.report.memory]
             )
         ]
         repeated = {model for _, model in keys if self._repeats(model, keys)}

@@ -7,25 +7,26 @@ from statistics import fmean
 from xml.etree.ElementTree import Element
 
 from samclip.benchmarks.html.elements import Child, el, table
-from samclip.benchmarks.html.numbers import percent, seconds
+from samclip.benchmarks.html.numbers import SECONDS, percent, seconds
 from samclip.benchmarks.html.plots import Series, bars
 from samclip.benchmarks.html.sources import Sources
-from samclip.benchmarks.html.style import colour
-from samclip.benchmarks.latency.timing import Timing
+from samclip.benchmarks.html.style import REST, colour
+from samclip.benchmarks.latency.timing import State, Timing
 
-UNEXPLAINED = "not in any stage"
+OTHER, UNEXPLAINED = "other", "not in any stage"
 LEAST = 1e-3  # of the whole: a gap below it is rounding
+STATES: tuple[State, ...] = ("warm", "cold")
 Stages = dict[str, float]  # mean seconds
 
 
 def stage_section(sources: Sources) -> Iterator[Element]:
     """Give the section, nothing where nothing was timed in stages."""
-    wholes = [
-        (model, timing, _stages(sources, model, timing))
-        for model, timing in sources.timings("warm")
-        if timing.kind != "stage"
+    found = [
+        (model, timing, stages)
+        for state in STATES
+        for model, timing in sources.timings(state)
+        if timing.part_of is None and (stages := _stages(sources, model, timing))
     ]
-    found = [(model, timing, stages) for model, timing, stages in wholes if stages]
     if not found:
         return
     yield el("h2", "Where the time goes", id="stages")
@@ -35,21 +36,24 @@ def stage_section(sources: Sources) -> Iterator[Element]:
         "for is shown as a part of its own.",
         class_="soft",
     )
-    for name in dict.fromkeys(timing.name for _, timing, _ in found):
-        yield _figure(name, [(m, t, s) for m, t, s in found if t.name == name])
+    for state in STATES:
+        of_state = [entry for entry in found if entry[1].state == state]
+        for name in dict.fromkeys(timing.name for _, timing, _ in of_state):
+            title = name if state == "warm" else f"{name}, cold"
+            yield _figure(title, [entry for entry in of_state if entry[1].name == name])
 
 
 def _stages(sources: Sources, model: str, whole: Timing) -> Stages:
     """Give the mean of each stage, the largest first, and of what is left of the whole."""
     parts = {
         timing.name: fmean(timing.samples)
-        for name, timing in sources.timings("warm")
-        if name == model and timing.part_of == whole.name and timing.kind == "stage"
+        for name, timing in sources.timings(whole.state)
+        if name == model and timing.part_of == whole.name
     }
     if not parts:
         return {}
     rest = fmean(whole.samples) - sum(parts.values())
-    ordered = dict(sorted(parts.items(), key=lambda part: (part[0] == "other", -part[1])))
+    ordered = dict(sorted(parts.items(), key=lambda part: (part[0] == OTHER, -part[1])))
     if abs(rest) > LEAST * fmean(whole.samples):
         ordered[UNEXPLAINED] = rest
     return ordered
@@ -57,15 +61,14 @@ def _stages(sources: Sources, model: str, whole: Timing) -> Stages:
 
 def _figure(name: str, found: list[tuple[str, Timing, Stages]]) -> Element:
     order = list(dict.fromkeys(stage for _, _, stages in found for stage in stages))
+    fills = [_colour(stage, place) for place, stage in enumerate(order)]
     series = [
-        Series(model, [max(0.0, stages.get(stage, 0.0)) for stage in order])
+        Series(model, [max(0.0, stages.get(stage, 0.0)) for stage in order], fills=fills)
         for model, _, stages in found
     ]
     label = f"Stages of {name}: {', '.join(order)}"
-    return el(
-        "figure", el("h3", name), bars(series, seconds, label), _legend(order, found),
-        style="max-width: none",
-    )  # fmt: skip
+    drawing = el("figure", bars(series, SECONDS, label))
+    return el("div", el("h3", name), el("div", drawing, _legend(order, found), class_="side"))
 
 
 def _legend(order: list[str], found: list[tuple[str, Timing, Stages]]) -> Element:
@@ -89,5 +92,9 @@ def _legend(order: list[str], found: list[tuple[str, Timing, Stages]]) -> Elemen
 
 
 def _named(stage: str, place: int) -> Element:
-    key = el("span", class_="key", style=f"background: {colour(place)}")
+    key = el("span", class_="key", style=f"background: {_colour(stage, place)}")
     return el("span", key, stage)
+
+
+def _colour(stage: str, place: int) -> str:
+    return REST if stage in {OTHER, UNEXPLAINED} else colour(place)

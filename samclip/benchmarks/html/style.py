@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-SERIES = 8  # colours; Okabe and Ito's, told apart with any colour vision
+SERIES = 10  # colours; the first are Okabe and Ito's, told apart with any colour vision
+REST = "var(--rest)"  # of what is left over
 STYLE = """
 :root { color-scheme: light dark;
  --ink: #1b1f24; --soft: #57606a; --line: #d8dee4; --page: #ffffff; --card: #f6f8fa;
  --note: #fff4d6; --edge: #d4a72c;
  --c0: #0072b2; --c1: #e69f00; --c2: #009e73; --c3: #cc79a7; --c4: #56b4e9; --c5: #d55e00;
- --c6: #8c6bb1; --c7: #7a8188; }
+ --c6: #8c6bb1; --c7: #117f83; --c8: #8a6d1b; --c9: #b33a6f; --rest: #9aa1a8; }
 @media (prefers-color-scheme: dark) { :root {
  --ink: #e6edf3; --soft: #9aa4af; --line: #30363d; --page: #0d1117; --card: #161b22;
  --note: #2f2611; --edge: #9e7a1d;
  --c0: #4aa3df; --c1: #f0b429; --c2: #2fbf93; --c3: #dd97bd; --c4: #7cc7f2; --c5: #ee7a35;
- --c6: #a98bd0; --c7: #8d96a0; } }
+ --c6: #a98bd0; --c7: #35b3b8; --c8: #b8994a; --c9: #dd6c9b; --rest: #6e7681; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1.25rem 1rem 4rem; max-width: 62rem; background: var(--page);
  color: var(--ink); font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
@@ -22,6 +23,7 @@ h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .25rem; }
 h2 { font-size: 1.2rem; margin: 2.5rem 0 .25rem; padding-top: .75rem;
  border-top: 1px solid var(--line); }
 h3 { font-size: 1rem; margin: 1.25rem 0 .25rem; }
+figure h3 { margin-top: .5rem; }
 p { margin: .4rem 0; max-width: 46rem; }
 .lead { font-size: 1.1rem; margin: .75rem 0; }
 .soft, figcaption, summary, dt { color: var(--soft); }
@@ -30,12 +32,13 @@ p { margin: .4rem 0; max-width: 46rem; }
  margin: 1rem 0; }
 .tile { background: var(--card); border-radius: .5rem; padding: .6rem .8rem; }
 .tile b { display: block; font-size: 1.35rem; font-variant-numeric: tabular-nums; }
+.tile span + span { opacity: .75; }
 .tile span { color: var(--soft); font-size: .85rem; line-height: 1.3; display: block; }
 .note { background: var(--note); border-left: .25rem solid var(--edge); border-radius: .25rem;
  padding: .5rem .8rem; margin: .5rem 0; font-size: .925rem; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr));
+.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr));
  gap: .5rem 1.5rem; align-items: start; }
-figure { margin: .75rem 0; min-width: 0; max-width: 34rem; }
+figure { margin: .25rem 0 .75rem; min-width: 0; max-width: 34rem; }
 svg { display: block; width: 100%; height: auto; overflow: visible; }
 svg text { fill: var(--ink); font-size: 11px; font-variant-numeric: tabular-nums; }
 svg .s { fill: var(--soft); font-size: 10px; }
@@ -47,6 +50,9 @@ table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tab
 th { text-align: left; color: var(--soft); font-weight: 500; vertical-align: bottom; }
 th, td { padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); }
 td:first-child { min-width: 7rem; }
+.side { display: grid; gap: .5rem 2rem; align-items: start;
+ grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); }
+.side td:first-child { white-space: nowrap; }
 .n { text-align: right; white-space: nowrap; }
 tr.sum td { font-weight: 600; border-top: 2px solid var(--line); }
 .key { display: inline-block; width: .75em; height: .75em; border-radius: .15em;

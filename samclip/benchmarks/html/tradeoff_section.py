@@ -7,7 +7,7 @@ from statistics import median
 from xml.etree.ElementTree import Element
 
 from samclip.benchmarks.html.elements import el
-from samclip.benchmarks.html.numbers import seconds
+from samclip.benchmarks.html.numbers import SECONDS
 from samclip.benchmarks.html.plots import Point, scatter
 from samclip.benchmarks.html.sources import Source, Sources
 from samclip.benchmarks.report import Subject
@@ -46,7 +46,7 @@ def _plots(source: Source, sources: Sources) -> Iterator[Element]:
         points = [_point(row, times) for row in rows]
         across = times[rows[0].model][1]
         title = f"{measure}, {subset}"
-        drawing = scatter(points, seconds, lambda y: f"{y:.2f}", f"{title} against {across}")
+        drawing = scatter(points, SECONDS, f"{title} against {across}")
         caption = el("figcaption", f"{measure} ({subset}) against {across}")
         yield el("figure", el("h3", title), drawing, caption)
 
