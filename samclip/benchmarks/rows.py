@@ -15,6 +15,7 @@ from samclip.runtime.cli.tables import make_table
 
 Unit = Literal["share", "seconds", "ratio", "per second", "bytes", "joules", "count"]
 MIB = 2**20
+NEAR_ONE = 0.99
 
 
 class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -94,8 +95,13 @@ def _number(value: float | None, unit: Unit) -> str:
     return "-" if value is None else _FORMATS[unit](value).partition(" ")[0]
 
 
+def _share(value: float) -> str:
+    """Write a share; close to 1, as cosines are, two digits more tell what differs."""
+    return f"{value:.5f}" if NEAR_ONE <= value < 1 else f"{value:.3f}"
+
+
 _FORMATS: dict[Unit, Callable[[float], str]] = {
-    "share": lambda value: f"{value:.3f}",
+    "share": _share,
     "seconds": lambda value: f"{value:.3f} s",
     "ratio": lambda value: f"{value:.3f} x",
     "per second": lambda value: f"{value:.2f} /s",

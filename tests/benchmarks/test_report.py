@@ -146,10 +146,12 @@ def test_tables_show_units_and_leave_details_out() -> None:
         make_row("a / b", "mIoU", "all", ESTIMATE, "ratio"),
         make_row("a", "IoU", "sky", ESTIMATE, detail=True),
         make_row("a", "mIoU", "none", Estimate(float("nan"), 0, 1, 1, 1)),
+        make_row("a", "AP", "all", Estimate(0.999512, float("nan"), float("nan"), 1, 1)),
     ]
     columns = list(show_rows(rows).columns)
-    assert list(columns[3].cells) == ["0.500", "0.500 s", "0.500 x", "-"]
-    assert next(iter(columns[4].cells)) == "0.250 - 0.750"
+    assert list(columns[3].cells) == ["0.500", "0.500 s", "0.500 x", "-", "0.99951"]
+    intervals = list(columns[4].cells)
+    assert (intervals[0], intervals[-1]) == ("0.250 - 0.750", "-")
 
 
 def test_a_failed_write_leaves_the_former_file(
