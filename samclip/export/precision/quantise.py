@@ -10,6 +10,10 @@ the three into an integer layer; biases stay as they are. Two forms:
 - `unsigned`: uint8 activations with a zero point, and convolutions' outputs too. CPUs multiply
   unsigned by signed numbers (VNNI), spend no bit on the sign of what is never negative, rectify on
   the way, and ONNX Runtime has integer convolutions only where the output is quantised as well.
+
+Depthwise convolutions stay out of the symmetric form: each of their outputs sums up a few products,
+which no tensor core speeds up, and TensorRT for RTX makes far larger plans of them (samclip-tiny's
+encoder, with its 54: 251 MB against 33). CPUs take them.
 """
 
 from __future__ import annotations
@@ -24,13 +28,17 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from samclip.errors import ExportError
 from samclip.export.precision.calibration import Calibration, Range
-from samclip.export.precision.layers import Layer, find_layers
+from samclip.export.precision.layers import Kind, Layer, find_layers
 from samclip.export.precision.nodes import add_initializer, set_type
 from samclip.export.precision.ort_fusions import guard_skipped, keep_bias_apart
 
 Form = Literal["symmetric", "unsigned"]
 Array = NDArray[np.generic]
 
+KINDS: dict[Form, frozenset[Kind]] = {
+    "symmetric": frozenset({"linear", "conv"}),
+    "unsigned": frozenset({"linear", "conv", "depthwise"}),
+}
 LARGEST = 127  # -128 is left out: the range is symmetric
 STEPS = 255  # of an unsigned byte
 
@@ -51,11 +59,12 @@ def quantise(
 ) -> ir.Model:
     """Give a copy of a float32 graph, weights inside, with its layers in INT8.
 
-    `skip` names layers, or their nodes, that stay FP32. Raises ExportError for a layer that the
-    calibration does not know, and for weights that are not finite.
+    `skip` names layers, or their nodes, that stay FP32, as depthwise ones do in the symmetric form.
+    Raises ExportError for a layer that the calibration does not know, and for weights that are not
+    finite.
     """
     model = model.clone()
-    layers = prepare(model, calibration, skip)
+    layers = prepare(model, calibration, skip, form)
     pairs: dict[ir.Value, ir.Value] = {}
     if form == "unsigned":
         guard_skipped(model, layers, calibration)
@@ -74,16 +83,19 @@ def quantise(
 
 
 def prepare(
-    model: ir.Model, calibration: Calibration, skip: frozenset[str] = frozenset()
+    model: ir.Model,
+    calibration: Calibration,
+    skip: frozenset[str] = frozenset(),
+    form: Form = "symmetric",
 ) -> tuple[Layer, ...]:
-    """Give the layers to quantise, Gemm among them taken apart in the model itself.
+    """Give the layers to quantise in a form, Gemm among them taken apart in the model itself.
 
     Raises ExportError for a layer that cannot be quantised.
     """
-    for layer in _chosen(model, skip):
+    for layer in _chosen(model, skip, form):
         if layer.node.op_type == "Gemm":
             _split_gemm(model.graph, layer.node)
-    layers = _chosen(model, skip)
+    layers = _chosen(model, skip, form)
     _check(layers, calibration)
     return layers
 
@@ -142,8 +154,9 @@ def insert_weight(graph: ir.Graph, layer: Layer) -> ir.Value:
     return back.outputs[0]
 
 
-def _chosen(model: ir.Model, skip: frozenset[str]) -> tuple[Layer, ...]:
-    return tuple(x for x in find_layers(model) if not {x.name, str(x.node.name)} & skip)
+def _chosen(model: ir.Model, skip: frozenset[str], form: Form) -> tuple[Layer, ...]:
+    fitting = (layer for layer in find_layers(model) if layer.kind in KINDS[form])
+    return tuple(x for x in fitting if not {x.name, str(x.node.name)} & skip)
 
 
 def _check(layers: tuple[Layer, ...], calibration: Calibration) -> None:

@@ -49,7 +49,7 @@ def measure_sensitivity(
     CalibrationError when there are none, and ExportError as `quantise` does.
     """
     twins = model.clone()
-    layers = prepare(twins, calibration)
+    layers = prepare(twins, calibration, form=form)
     outputs = [_add_twin(twins.graph, x, calibration, form) for x in layers]
     twins.graph.outputs.clear()
     for index, (error, signal) in enumerate(outputs):

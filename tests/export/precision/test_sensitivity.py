@@ -39,7 +39,7 @@ def spoilt_network() -> ir.Model:
 def test_every_layer_is_told_the_worst_first(form: Form) -> None:
     model = small_network()
     found = measure_sensitivity(model, calibrate(model, photo_feeds()), photo_feeds(2), form)
-    assert {x.layer for x in found} == LAYERS
+    assert {x.layer for x in found} == (LAYERS if form == "unsigned" else LAYERS - {"dw"})
     noises = [x.noise for x in found]
     assert noises == sorted(noises, reverse=True)
     assert all(0 < noise < 0.01 for noise in noises)
