@@ -26,8 +26,11 @@ from samclip.benchmarks.latency.processes import measure_processes
 from samclip.benchmarks.latency.protocol import PROTOCOL
 from samclip.benchmarks.latency.rounds import ORDER, Schedule, measure_cold, measure_warm
 from samclip.benchmarks.latency.tables import show_timings, warn_of_noise
+from samclip.benchmarks.latency.timing import Timing
+from samclip.benchmarks.latency.transfer import measure_transfers
 from samclip.benchmarks.latency.walk import Workload
 from samclip.benchmarks.report import Data, Measurements, describe_bundle
+from samclip.errors import BackendUnavailableError
 from samclip.export.photos import photo_paths
 from samclip.runtime.cli import options as shared
 from samclip.runtime.cli.consoles import err, out, say
@@ -44,7 +47,7 @@ EXAMPLES = """
 """
 
 QUICK = Schedule(cold=0, warm_up=1, repeats=6, seconds=6.0)
-QUICK_PHOTOS = 2
+QUICK_PHOTOS, FEWEST_COPIES = 2, 20
 _HOW_OFTEN, _WHAT = "How often", "What"
 
 Everything = Annotated[
@@ -137,6 +140,7 @@ def latency(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants
         timings = measure_processes(contenders, schedule.cold, chosen, session.track)
         timings += measure_cold(contenders, schedule, chosen, Path(cache), session.track)
         timings += measure_warm(contenders, schedule, chosen, workload, session.track)
+        timings += transfers(contenders, max(schedule.repeats, FEWEST_COPIES))
         for state in ("cold", "warm"):
             session.show(*show_timings(timings, state))
         for line in warn_of_noise(timings):
@@ -154,6 +158,15 @@ def latency(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants
         rows = (*make_rows(timings), *map(energy_row, joules))
         protocol = (*PROTOCOL, ENERGY_PROTOCOL) if joules else PROTOCOL
         session.finish(data, protocol, rows, measured)
+
+
+def transfers(contenders: tuple[Contender, ...], repeats: int) -> list[Timing]:
+    """Time copies to the GPU, or say on stderr why that cannot be done."""
+    try:
+        return measure_transfers(contenders, repeats)
+    except BackendUnavailableError as error:
+        say(err, f"the copy of inputs to the GPU is not timed apart: {error}")
+        return []
 
 
 def open_contenders(
