@@ -59,6 +59,8 @@ def percent(value: float) -> str:
     """Write a share."""
     if value == 0:
         return "0 %"
+    if 0 < value < 0.0005:
+        return "< 0.1 %"
     return f"{value * 100:.1f} %" if value < 0.1 else f"{value:.0%}".replace("%", " %")
 
 

@@ -1,0 +1,226 @@
+"""The page: valid, whole, safe whatever names hold, and its stages add up."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import msgspec
+import pytest
+from made_reports import STAGES, WHOLE, accuracy, latency, memory, report, roofline
+
+from samclip.benchmarks.html.page import render
+from samclip.benchmarks.html.sources import Source, Sources
+from samclip.benchmarks.latency.timing import Energy
+from samclip.benchmarks.peers.records import PeerRecord
+from samclip.benchmarks.report import Report, write_report
+from samclip.benchmarks.rows import Row
+
+VOID = {"meta", "br", "hr", "img", "input", "link"}
+HOSTILE = '<script>alert("x")</script>" onload="alert(1) \x07&amp;'
+
+
+class Page(HTMLParser):
+    """Reads a page: tags with their attributes, texts by tag, and whether all tags close."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[tuple[str, str]] = []
+        self._open: list[str] = []
+        self.feed(text)
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open:
+            self.texts.append((self._open[-1], data))
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    def said(self, tag: str) -> list[str]:
+        return [text for name, text in self.texts if name == tag]
+
+    @property
+    def text(self) -> str:
+        return " ".join(text for tag, text in self.texts if tag != "style")
+
+
+def page(*reports: Report) -> Page:
+    named = (Source(f"r{place}", one) for place, one in enumerate(reports))
+    return Page(render(Sources(tuple(named))))
+
+
+@pytest.fixture(scope="module")
+def full() -> Page:
+    models = ("tiny", "vit_b")
+    return page(latency(*models), memory(*models), accuracy(*models), roofline("tiny"))
+
+
+def test_it_begins_with_what_matters(full: Page) -> None:
+    assert full.said("h1") == ["tiny, vit_b: latency, memory, accuracy instances and roofline"]
+    lead = next(text for tag, text in full.texts if tag == "p" and "goes from" in text)
+    assert re.match(r"tiny goes from photo file to three answers in \d+ ms, the median of 40", lead)
+    assert "vit_b takes 1.6" in lead
+    assert {"meta", "title", "style"} <= {tag for tag, _ in full.tags}
+    viewport = [meta for meta in full.all("meta") if meta.get("name") == "viewport"]
+    assert viewport[0]["content"] == "width=device-width, initial-scale=1"
+
+
+def test_it_loads_nothing_and_runs_nothing(full: Page) -> None:
+    assert not {"script", "link", "img", "iframe", "object"} & {tag for tag, _ in full.tags}
+    attributes = {name for _, given in full.tags for name in given}
+    assert not {name for name in attributes if name.startswith("on")}
+    assert not {"href", "src", "xlink:href"} & attributes
+    style = " ".join(full.said("style"))
+    assert "url(" not in style
+    assert "@import" not in style
+    assert "prefers-color-scheme: dark" in style
+
+
+def test_every_section_is_there_and_every_drawing_says_what_it_shows(full: Page) -> None:
+    assert {given.get("id") for given in full.all("h2")} >= {
+        "latency", "stages", "tradeoff", "memory", "roofline", "how"
+    }  # fmt: skip
+    drawings = full.all("svg")
+    assert len(drawings) >= 8
+    assert all(given["aria-label"] and given["viewbox"] for given in drawings)
+
+
+def test_every_sample_is_a_dot() -> None:
+    paths = [given["d"] for given in page(latency("tiny")).all("path")]
+    assert [str(path).count("h0") for path in paths] == [40, 40, 40, 3]
+
+
+def test_stages_add_up_to_the_whole(full: Page) -> None:
+    cells = full.said("td")
+    start = cells.index("whole")
+    assert cells[start + 2] == "100 %"
+    assert cells[start + 4] == "100 %"
+    assert "not in any stage" not in full.text
+    assert all(stage in full.text for stage in STAGES)
+
+
+def test_bars_of_stages_are_as_long_as_the_whole() -> None:
+    found = latency("tiny")
+    whole = next(t for t in found.timings if t.kind == "pipeline")
+    widths = [float(str(r["width"])) for r in page(found).all("rect")]
+    stages = [t for t in found.timings if t.part_of == WHOLE]
+    expected = [fmean(t.samples) / fmean(whole.samples) for t in stages]
+    assert sum(widths) / (352 / 1.04) == pytest.approx(1, abs=1e-3)
+    assert max(widths) / sum(widths) == pytest.approx(max(expected), abs=1e-3)
+
+
+def test_time_that_no_stage_explains_is_shown() -> None:
+    found = latency("tiny")
+    kept = tuple(t for t in found.timings if t.name not in {"encoder", "other"})
+    text = page(msgspec.structs.replace(found, timings=kept)).text
+    assert "not in any stage" in text
+
+
+def test_names_are_text_whatever_they_hold() -> None:
+    found = page(latency(HOSTILE), memory(HOSTILE), accuracy(HOSTILE), roofline(HOSTILE))
+    assert not found.all("script")
+    assert not any(name.startswith("on") for _, given in found.tags for name in given)
+    assert '<script>alert("x")</script>' in found.text
+    assert "\x07" not in found.text
+
+
+def test_warnings_are_shown() -> None:
+    busy = msgspec.structs.replace(latency("tiny").threads, load=(9.0, 9.0, 9.0))
+    other = msgspec.structs.replace(latency("tiny").machine, cpu="Cortex-A78AE")
+    text = page(
+        msgspec.structs.replace(latency("tiny"), threads=busy),
+        msgspec.structs.replace(memory("tiny"), machine=other),
+    ).text
+    assert "coefficient of variation is above 5%" in text
+    assert "9.0 processes wanted the 2 cores" in text
+    assert "clocks could move" in text
+    assert "different machines" in text
+
+
+def test_how_it_was_measured_is_told_in_full(full: Page) -> None:
+    for told in ("samclip-bench latency --json r.json", "AMD EPYC 7B13", "onnxruntime 1.31.1",
+                 "policy0 1,500-3,200 MHz", "photo by photo", "Every sample is kept."):  # fmt: skip
+        assert told in full.text
+
+
+def test_estimates_are_marked_wherever_they_stand(full: Page) -> None:
+    assert "ESTIMATE for devices that were not measured" in full.said("h3")
+    assert "ESTIMATE at 36 %" in full.said("th")
+    assert "Orin Nano 8GB (Super)" in full.said("td")
+
+
+def test_models_of_one_name_in_two_reports_are_told_apart() -> None:
+    text = page(latency("tiny"), latency("tiny")).text
+    assert "tiny (r0)" in text
+    assert "tiny (r1)" in text
+
+
+def test_accuracy_with_seconds_of_its_own_is_plotted_against_them() -> None:
+    found = page(accuracy("a", "b", seconds=True))
+    assert "box mIoU (all objects) against seconds a photo" in found.said("figcaption")
+    assert len(found.all("circle")) == 4
+
+
+def test_accuracy_alone_is_tables() -> None:
+    found = page(accuracy("a"))
+    assert "tradeoff" not in {given.get("id") for given in found.all("h2")}
+    assert "0.710" in found.said("td")
+    assert "accuracy instances of a" in found.text
+
+
+def test_the_amortised_table() -> None:
+    rows = [
+        Row(model=way, measure=measure, subset=subset, value=value, low=None, high=None, n=5,
+            photos=5, unit=unit)
+        for way, factor in (("merged", 1.0), ("SAM and CLIP", 2.0))
+        for measure, subset, value, unit in (
+            ("seconds", "three tasks, 10 prompts", 0.5 * factor, "seconds"),
+            ("multiply-accumulates", "three tasks, 10 prompts", 6e10 * factor, "count"),
+            ("vision parameters", "all", 1e7 * factor, "count"),
+        )
+    ]  # fmt: skip
+    found = page(report("amortised", "merged", rows=tuple(rows)))
+    assert "1.00 s, 2.00 \N{MULTIPLICATION SIGN}" in found.said("td")
+    assert {"10.0 M", "20.0 M", "120 G"} <= set(found.said("td"))
+
+
+def test_peers_and_energy_that_are_not_known_say_why() -> None:
+    peers = (PeerRecord(name="a peer", what="an export", image_size=1024, reason="no wheel"),)
+    energy = (Energy(model="tiny", name="encode", joules=None, runs=0, seconds=0, reason="none"),)
+    cells = page(report("peers", "tiny", peers=peers, energy=energy)).said("td")
+    assert {"no wheel", "1024 px", "none"} <= set(cells)
+
+
+def test_old_reports_are_read_and_written_as_a_page(tmp_path: Path, bench: Any) -> None:
+    path, target = tmp_path / "old.json", tmp_path / "page.html"
+    write_report(accuracy("tiny"), path)
+    old = json.loads(path.read_bytes())
+    for field in ("timings", "memory", "energy", "settings", "conditions", "roofline", "peers"):
+        old.pop(field)
+    path.write_text(json.dumps(old))
+    result = bench("report", path, "-o", target)
+    assert result.exit_code == 0, result.stderr
+    assert Page(target.read_text("utf-8")).said("h1") == ["tiny: accuracy instances"]
+
+
+def test_what_is_no_report_is_refused(tmp_path: Path, bench: Any) -> None:
+    path = tmp_path / "other.json"
+    path.write_text("{}")
+    result = bench("report", path, "-o", tmp_path / "page.html")
+    assert result.exit_code == 2
+    assert "is no report of samclip-bench" in result.stderr
+    assert not (tmp_path / "page.html").exists()
