@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from samclip.benchmarks.amortised.figures import Cost, cost_of
 from samclip.benchmarks.amortised.ways import DENSE, MERGED, PROMPTS, WHOLE
 from samclip.benchmarks.roofline.count import count
@@ -13,13 +15,18 @@ POINT_TOKENS = 2  # a point, and the padding that follows it
 
 
 def count_ways(merged: Counted, sam: Counted, whole: Work, dense: Work) -> dict[str, Cost]:
-    """Count all ways, after a run; `whole` and `dense` are CLIP's. Raises CountError."""
+    """Count all ways, after a run; `whole` and `dense` are CLIP's. Raises CountError.
+
+    Positions interpolated for the larger pass are no parameters of their own: both have `whole`'s.
+    """
     head, encoder = (count_graph(merged, name)[0] for name in ("clip_head", "encoder"))
     other, masks = count_graph(sam, "encoder")[0], _decoder(sam)
     return {
         MERGED: cost_of([encoder, head], _decoder(merged)),
         WHOLE: cost_of([other, whole], masks),
-        DENSE: cost_of([other, dense], masks),
+        DENSE: replace(
+            cost_of([other, dense], masks), parameters=other.parameters + whole.parameters
+        ),
     }
 
 
