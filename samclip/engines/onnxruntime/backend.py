@@ -25,11 +25,11 @@ from samclip.engines.machine.cores import usable_cores
 from samclip.engines.machine.memory import release_free_memory
 from samclip.engines.onnxruntime.library import (
     CUDA_PROVIDER,
-    FORCE_GPU,
     REMEDY,
     TENSORRT_PROVIDER,
     clean_message,
     conflict,
+    get_gpu_build,
     import_cuda_library,
     import_library,
     is_initializer,
@@ -158,7 +158,7 @@ class OnnxRuntimeBackend:
             return Probe(False, detail.rstrip(". "), remedy.rstrip(". "))
         detail = f"onnxruntime {library.__version__}, {self.provider}"
         if clash := conflict(library):
-            return Probe(True, f"{detail}; {clash}", FORCE_GPU)
+            return Probe(True, f"{detail}; {clash}", get_gpu_build())
         return Probe(True, detail)
 
     def ready(self, graphs: Sequence[GraphKey], options: EngineOptions) -> Probe:  # noqa: ARG002

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import platform
 import re
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
@@ -22,8 +23,10 @@ INTERNALS = re.compile(
     r"|\b\w+\.(?:cc|h|cpp):\d+ \w+"
     r"|0x[0-9a-fA-F]+"
 )
+ARM = frozenset({"aarch64", "arm64"})
 REMEDY = "To do: "  # what stands before the remedy in messages here
-FORCE_GPU = f"pip install --force-reinstall --no-deps {GPU_PACKAGE}"
+# The CPU package stays known to pip, because samclip requires it; its files are overwritten.
+OVERWRITE = f"pip install --force-reinstall --no-deps {GPU_PACKAGE}"
 REINSTALL = f"pip uninstall -y {CPU_PACKAGE} {GPU_PACKAGE}, then pip install {{}}"
 
 
@@ -52,7 +55,7 @@ def import_cuda_library(provider: str = CUDA_PROVIDER) -> ModuleType:
         lacks = "CUDA" if provider == CUDA_PROVIDER else "TensorRT"
         raise BackendUnavailableError(
             f"onnxruntime {library.__version__} is a build without {lacks}. "
-            f"{REMEDY}{reinstall(GPU_PACKAGE)}; on a Jetson install the wheel for its JetPack."
+            f"{REMEDY}{get_gpu_build(reinstall(GPU_PACKAGE))}."
         )
     if find_driver() is None:
         raise BackendUnavailableError(
@@ -92,6 +95,20 @@ def conflict(library: ModuleType) -> str:
         return ""
     names = " and ".join(f"{name} {number}" for name, number in found.items())
     return f"{names} are both installed, and the files in place are the CPU build's"
+
+
+def get_gpu_build(command: str = OVERWRITE) -> str:
+    """Give what brings a build for NVIDIA GPUs to this machine: `command` where PyPI has one.
+
+    It has none for ARM, whose boards need the build for their system's CUDA.
+    """
+    if platform.machine().lower() in ARM:
+        return (
+            f"PyPI has no {GPU_PACKAGE} for ARM: get NVIDIA's wheel for this JetPack (or CUDA) and "
+            "this Python, then pip install --force-reinstall --no-deps its file; or run TensorRT "
+            "plans without it: backend='tensorrt'"
+        )
+    return command
 
 
 def reinstall(package: str = "") -> str:
