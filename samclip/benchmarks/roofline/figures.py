@@ -57,7 +57,17 @@ def _show_rates(rates: Sequence[Rate]) -> Table:
 
 
 def _show_graphs(roofline: Roofline) -> Table:
-    columns = ("GMAC", "INT8", "M parameters", "weights", "moved", "median", "GFLOP/s", "reached")
+    columns = (
+        "GMAC",
+        "INT8",
+        "M parameters",
+        "weights",
+        "moved",
+        "median",
+        "GFLOP/s",
+        "reached",
+        "best run",
+    )
     table = make_table("graph", *columns, "if memory alone", left=("graph",))
     for graph in roofline.graphs:
         seconds = median(graph.samples).value
@@ -72,10 +82,15 @@ def _show_graphs(roofline: Roofline) -> Table:
             f"{graph.activation_bytes / 1e6:,.0f} MB",
             f"{seconds * 1e3:,.1f} ms",
             f"{2 * graph.all_macs / seconds / 1e9:,.0f}",
-            "-" if graph.reached is None else f"{graph.reached:.0%}",
+            _share(graph.reached),
+            _share(graph.reached_at_best),
             f"{traffic_seconds(graph, roofline.rates) * 1e3:,.1f} ms",
         )
     return table
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0%}"
 
 
 def _show_estimates(estimates: Sequence[DeviceEstimate]) -> Table:

@@ -24,7 +24,8 @@ NOTE = (
     "(224 px, FP16) by TensorRT 10.3 on an Orin Nano 8GB in 5.68 ms (onnxsim, pull request 1742). "
     "'int8' needs every product quantised that the INT8 graph has so, the rest in FP16."
 )
-FLOAT_BYTES = {"fp16": 0.5, "int8": 0.5}  # of a float32, once the graph is in that precision
+# How much of its weights' bytes a graph has at least once it computes in FP16 or INT8.
+WEIGHTS = {"fp32": 0.5, "int8": 0.5, "fp16": 1.0, "bf16": 1.0, "int8_fp16": 1.0}
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,10 @@ def estimate(graphs: Iterable[GraphRoofline]) -> tuple[DeviceEstimate, ...]:
 def _of_graph(graph: GraphRoofline) -> Iterator[DeviceEstimate]:
     integer = graph.macs.get("int8", 0)
     precision: Literal["fp16", "int8"] = "int8" if integer else "fp16"
-    halved = (graph.weight_bytes + graph.io_bytes) * FLOAT_BYTES[precision]
+    moved = graph.weight_bytes * WEIGHTS[graph.precision] + graph.io_bytes
     for device in DEVICES:
         products = 2 * (integer / device.int8 + (graph.all_macs - integer) / device.fp16)
-        memory = halved / device.bandwidth
+        memory = moved / device.bandwidth
         yield DeviceEstimate(
             model=graph.model,
             graph=graph.graph,

@@ -26,7 +26,7 @@ from samclip.benchmarks.roofline.records import Arithmetic, Rate
 from samclip.engines.base import Backend, EngineOptions
 
 SIZES = (1024, 2048)
-ROUNDS = 12
+ROUNDS = 30
 COPIED = 2**28  # bytes: beyond every cache
 
 

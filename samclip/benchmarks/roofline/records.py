@@ -45,6 +45,11 @@ class GraphRoofline(Record, frozen=True, kw_only=True):
     operators: tuple[OperatorShare, ...]
 
     @property
+    def reached_at_best(self) -> float | None:
+        """The fraction that the fastest run reaches: rates are of the best runs too."""
+        return None if self.ideal is None else self.ideal / min(self.samples)
+
+    @property
     def all_macs(self) -> int:
         """Multiply-accumulates of all types."""
         return sum(self.macs.values())

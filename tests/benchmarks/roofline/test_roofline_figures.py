@@ -69,7 +69,7 @@ def test_an_estimate_is_bound_by_products_or_memory() -> None:
     assert products.limit == "products"
     assert products.not_below == pytest.approx(2e11 / nano.fp16)
     assert memory.limit == "memory"
-    assert memory.not_below == pytest.approx((10**9 + 10**6) / 2 / nano.bandwidth)
+    assert memory.not_below == pytest.approx((10**9 / 2 + 10**6) / nano.bandwidth)
     assert all(entry.at_fraction == entry.not_below / FRACTION for entry in entries)
     assert all(entry.precision == "fp16" for entry in entries)
 
