@@ -42,9 +42,9 @@ def _of_graph(graph: GraphRoofline) -> Iterator[Row]:
     time = median(graph.samples)
     yield make_row(graph.model, "run", graph.graph, time, "seconds", detail=True)
     if graph.ideal is not None:
-        share = [graph.ideal / end for end in (time.value, time.high, time.low)]
-        name = "share of the machine's rate"
-        yield make_row(graph.model, name, graph.graph, Estimate(*share, time.n, 1), detail=True)
+        value, low, high = (graph.ideal / end for end in (time.value, time.high, time.low))
+        share = Estimate(value, low, high, time.n, 1)
+        yield make_row(graph.model, "share of the machine's rate", graph.graph, share, detail=True)
 
 
 def _show_rates(rates: Sequence[Rate]) -> Table:
@@ -57,18 +57,9 @@ def _show_rates(rates: Sequence[Rate]) -> Table:
 
 
 def _show_graphs(roofline: Roofline) -> Table:
-    columns = (
-        "GMAC",
-        "INT8",
-        "M parameters",
-        "weights",
-        "moved",
-        "median",
-        "GFLOP/s",
-        "reached",
-        "best run",
-    )
-    table = make_table("graph", *columns, "if memory alone", left=("graph",))
+    work = ("GMAC", "INT8", "M parameters", "weights", "moved", "median", "GFLOP/s")
+    columns = (*work, "reached", "best run", "if memory alone")
+    table = make_table("graph", *columns, left=("graph",))
     for graph in roofline.graphs:
         seconds = median(graph.samples).value
         sizes = "".join(f", {size} {axis}" for axis, size in graph.sizes.items())

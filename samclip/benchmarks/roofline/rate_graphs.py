@@ -49,7 +49,7 @@ def convolution() -> RateGraph:
 def quantised_product(size: int) -> RateGraph:
     """Multiply 8-bit values by 8-bit weights between Q/DQ pairs, as INT8 graphs do."""
     onnx, make = import_onnx(), import_onnx().helper.make_node
-    constants = {
+    constants: dict[str, NDArray[Any]] = {
         "s": np.array(0.02, np.float32),
         "z": np.array(128, np.uint8),
         "w": np.rint(_noise(size, size) * 40).clip(-127, 127).astype(np.int8),
