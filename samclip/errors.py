@@ -32,6 +32,7 @@ expected and what to do::
     |   |-- ParityError          an exported graph differs from the torch model
     |   |-- CalibrationError     the photos that INT8 is to be measured on are none, or cannot be
     |   `-- GateError            reduced precision costs a task more than is allowed
+    |-- PeerError                a peer of a benchmark cannot be installed, loaded or run
     `-- TrainingError            a training run cannot begin, go on or be resumed
 
 One warning stands beside them: `UntrainedHeadWarning`.
@@ -154,6 +155,10 @@ class CalibrationError(ExportError):
 
 class GateError(ExportError):
     """Reduced precision differs from FP32, on a task, by more than its gate allows."""
+
+
+class PeerError(SamclipError):
+    """A peer that a benchmark runs beside samclip cannot be installed, loaded or run."""
 
 
 class TrainingError(SamclipError):

@@ -16,6 +16,7 @@ from samclip.benchmarks.files import write_whole
 from samclip.benchmarks.latency.timing import Conditions, Energy, Settings, Timing
 from samclip.benchmarks.machine import Machine, Threads, describe_machine, describe_threads
 from samclip.benchmarks.memory.use import MemoryUse
+from samclip.benchmarks.peers.records import PeerRecord
 from samclip.benchmarks.record import Record
 from samclip.benchmarks.roofline.records import Roofline
 from samclip.benchmarks.rows import Row
@@ -75,9 +76,9 @@ class Report(Record, frozen=True, kw_only=True):
     """A run of a benchmark, complete enough to be run again.
 
     `date`: UTC, ISO 8601, of the end; `seconds`: how long it took; `protocol`: how the figures
-    are defined. `timings` and what follows hold the raw measurements of `latency`, `memory` and
-    `roofline`, from which `rows` were computed; other benchmarks, and reports of earlier versions,
-    have none.
+    are defined. `timings` and what follows hold the raw measurements of `latency`, `memory`,
+    `roofline` and `peers`, from which `rows` were computed; other benchmarks, and reports of
+    earlier versions, have none.
     """
 
     schema_version: Literal[1] = 1
@@ -98,6 +99,7 @@ class Report(Record, frozen=True, kw_only=True):
     settings: tuple[Settings, ...] = ()
     conditions: Conditions | None = None
     roofline: Roofline | None = None
+    peers: tuple[PeerRecord, ...] = ()
 
 
 class Measurements(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,6 +111,7 @@ class Measurements(msgspec.Struct, frozen=True, kw_only=True):
     settings: tuple[Settings, ...] = ()
     conditions: Conditions | None = None
     roofline: Roofline | None = None
+    peers: tuple[PeerRecord, ...] = ()
 
 
 def make_report(
@@ -142,6 +145,7 @@ def make_report(
         settings=raw.settings,
         conditions=raw.conditions,
         roofline=raw.roofline,
+        peers=raw.peers,
     )
 
 

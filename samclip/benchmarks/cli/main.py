@@ -16,6 +16,7 @@ from samclip.benchmarks.cli import (
     latency,
     memory,
     names,
+    peers,
     report,
     roofline,
     semantic,
@@ -74,6 +75,7 @@ app.command(epilog=latency.EXAMPLES)(latency.latency)
 app.command(epilog=memory.EXAMPLES)(memory.memory)
 app.command(epilog=amortised.EXAMPLES)(amortised.amortised)
 app.command(epilog=compare.EXAMPLES)(compare.compare)
+app.command(epilog=peers.EXAMPLES)(peers.peers)
 app.command(epilog=roofline.EXAMPLES)(roofline.roofline)
 app.command(epilog=report.EXAMPLES)(report.report)
 

@@ -1,0 +1,168 @@
+"""`samclip-bench peers`: bundles beside what people would run instead, in one run."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from samclip.benchmarks.cli import options
+from samclip.benchmarks.cli import speed_options as speed
+from samclip.benchmarks.cli.latency import Repeats, Seconds, WarmUp
+from samclip.benchmarks.cli.session import Setup, open_session
+from samclip.benchmarks.latency.conditions import describe_conditions
+from samclip.benchmarks.latency.figures import make_rows
+from samclip.benchmarks.latency.rounds import ORDER, Schedule
+from samclip.benchmarks.latency.tables import warn_of_noise
+from samclip.benchmarks.memory.tables import make_memory_rows
+from samclip.benchmarks.peers.contenders import (
+    Plan,
+    bundle_contenders,
+    choose_peers,
+    peer_contender,
+)
+from samclip.benchmarks.peers.environments import default_folder
+from samclip.benchmarks.peers.figures import (
+    PROTOCOL,
+    make_memory,
+    make_subject,
+    make_timings,
+    show_peers,
+)
+from samclip.benchmarks.peers.measure import measure_peers
+from samclip.benchmarks.report import Data, Measurements
+from samclip.engines.machine.cores import usable_cores
+from samclip.engines.registry import AUTO
+from samclip.export.photos import photo_paths
+from samclip.runtime.cli import options as shared
+from samclip.runtime.cli.consoles import err, say
+
+EXAMPLES = """
+**Examples:**
+
+- `samclip-bench peers my-bundle --backend onnxruntime --backend openvino --json peers.json`
+
+- `samclip-bench peers my-bundle --only naive-onnxruntime --only naive-openvino`
+
+- `samclip-bench peers --only samexporter-mobile`
+"""
+_PEERS, _BUNDLE = "Peers", "Bundle and engine"
+
+Only = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--only",
+        metavar="NAME",
+        rich_help_panel=_PEERS,
+        show_default="all",
+        help="torch-eager, torch-compile, transformers, naive-onnxruntime, naive-openvino or "
+        "samexporter-mobile; may be repeated.",
+    ),
+]
+ImageSize = Annotated[
+    int,
+    typer.Option(
+        "--image-size",
+        min=64,
+        metavar="PIXELS",
+        rich_help_panel=_PEERS,
+        help="Side of the peers' square input, a multiple of 16; bundles have their own.",
+    ),
+]
+CheckpointFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoint",
+        metavar="FILE",
+        rich_help_panel=_PEERS,
+        show_default="random weights",
+        help="A SAM ViT-B checkpoint for the peers that run the reference encoder.",
+        exists=True,
+        dir_okay=False,
+    ),
+]
+Environments = Annotated[
+    Path | None,
+    typer.Option(
+        "--environments",
+        metavar="FOLDER",
+        rich_help_panel=_PEERS,
+        show_default="peers/ in samclip's cache",
+        help="Where environments of peers and their exported files are made and found again; all "
+        "of them take some 15 GB.",
+    ),
+]
+Precision = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        metavar="fp32|fp16|bf16|int8|int8_fp16",
+        rich_help_panel=_BUNDLE,
+        help="Of the bundles; peers are FP32.",
+    ),
+]
+
+
+def peers(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants it
+    bundles: speed.Bundles = None,
+    backend: speed.Backends = None,
+    precision: Precision = "fp32",
+    threads: shared.Threads = None,
+    photos: speed.Photos = None,
+    limit: options.Limit = None,
+    repeats: Repeats = 6,
+    warm_up: WarmUp = 1,
+    seconds: Seconds = None,
+    only: Only = None,
+    image_size: ImageSize = 1024,
+    checkpoint: CheckpointFile = None,
+    environments: Environments = None,
+    json: options.Json = None,
+    debug: shared.Debug = False,
+) -> None:
+    """Time bundles and peers in turn, each in a process and an environment of its own.
+
+    Environments are made by venv and pip the first time. A peer that cannot be installed, loaded
+    or run is a row with its reason, and the others go on. Ratios are to the first bundle. All
+    models are in memory at once: with little of it, run a few peers at a time by --only.
+    """
+    with (
+        open_session("peers", Setup(threads=threads, json=json), debug) as session,
+        tempfile.TemporaryDirectory(prefix="samclip-bench-") as scratch,
+    ):
+        chosen = speed.choose_photos(photos, limit)
+        plan = Plan(
+            image_size=image_size,
+            threads=usable_cores() if threads is None else threads,
+            folder=(environments or default_folder()).expanduser().absolute(),
+            scratch=Path(scratch),
+            checkpoint=None if checkpoint is None else checkpoint.absolute(),
+        )
+        contenders = (
+            *bundle_contenders(bundles or (None,), backend or (AUTO,), precision, plan),
+            *(peer_contender(peer, plan) for peer in choose_peers(only or ())),
+        )
+        outcomes = measure_peers(
+            contenders,
+            Schedule(0, warm_up, repeats, seconds),
+            chosen,
+            lambda text: say(err, text, style="dim"),
+            session.track,
+        )
+        timings, memory = make_timings(outcomes, len(chosen)), make_memory(outcomes)
+        rows = (*make_rows(timings), *make_memory_rows(memory))
+        session.show(*show_peers(outcomes, rows, len(chosen)))
+        for line in warn_of_noise(timings):
+            say(err, f"warning: {line}", style="yellow")
+        for outcome in outcomes:
+            session.add(make_subject(outcome))
+        measured = Measurements(
+            timings=tuple(timings),
+            memory=memory,
+            conditions=describe_conditions(ORDER),
+            peers=tuple(outcome.record() for outcome in outcomes),
+        )
+        data = Data.of(photos or speed.PACKAGED, "photos", chosen, photo_paths(photos))
+        session.finish(data, PROTOCOL, rows, measured)

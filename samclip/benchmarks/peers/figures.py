@@ -1,0 +1,155 @@
+"""Answers of workers as timings and memory of a report, and as one table."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+from rich.markup import escape
+from rich.table import Table
+
+from samclip.benchmarks.latency.summary import summary_of
+from samclip.benchmarks.latency.timing import Kind, Timing
+from samclip.benchmarks.latency.walk import ALL_STEPS, CLASSIFY, COARSE, POINT, THREE_TASKS
+from samclip.benchmarks.memory.use import MemoryUse
+from samclip.benchmarks.peers.measure import ALL, SETTLE, Outcome
+from samclip.benchmarks.report import Subject
+from samclip.benchmarks.rows import MIB, Row
+from samclip.runtime.bundles.manifest import MANIFEST_NAME
+from samclip.runtime.cli.tables import make_table
+
+ENCODED = "photo file to image embeddings"
+PREPARE, ENCODER = "decode, resize and normalise", "encoder"
+STAGES = {"prepare": PREPARE, "encoder": ENCODER}
+TASKS = (POINT, CLASSIFY, COARSE)
+MAIN_PACKAGES = (
+    *("samclip", "torch", "transformers", "onnxruntime", "openvino"),
+    *("segment-anything", "samexporter"),
+)
+ON_HOST = "runs on the CPU: all of it is in the resident set"
+PROTOCOL = (
+    "Each contender is a process in an environment of its own. They take turns, photo by photo, "
+    f"the order turned round each time, {SETTLE} s between turns; models of all stay in memory.",
+    "Everything is FP32 with the same number of threads, save a bundle whose precision was asked "
+    "for. Weights of peers are random unless a checkpoint was given; MobileSAM's are its own.",
+    f"'{ENCODER}' is one run of the encoder on an image that is ready, and all else that is timed "
+    f"comes before or after it: '{PREPARE}' before, tasks after.",
+    f"'{ENCODED}' is both together. '{ALL_STEPS}' adds a point segmented, 20 names compared and a "
+    f"coarse semantic map, '{THREE_TASKS}' leaves out '{PREPARE}'; names are embedded beforehand.",
+    "transformers' semantic map is made of the patch tokens of the pass at 224 px that "
+    "classified; that of a second pass at the full size is a row of its own, in no total.",
+    "Peak RSS is VmHWM of the contender's process over its whole life, loading and compiling "
+    "included; exporting is done by another process.",
+)
+
+
+def make_timings(outcomes: Sequence[Outcome], photos: int) -> list[Timing]:
+    """Give a timing for each stage and task, and for the ways that they add up to."""
+    return [
+        timing
+        for outcome in outcomes
+        if outcome.rounds
+        for timing in _timings(outcome.contender.name, outcome.rounds, photos)
+    ]
+
+
+def make_memory(outcomes: Sequence[Outcome]) -> tuple[MemoryUse, ...]:
+    """Give the peaks of every contender that ran to the end."""
+    return tuple(
+        MemoryUse(model=outcome.contender.name, stage=stage, peaks=(peak,), device_reason=ON_HOST)
+        for outcome in outcomes
+        if outcome.reason is None
+        for stage, peak in outcome.peaks.items()
+    )
+
+
+def _timings(model: str, rounds: Sequence[dict[str, float]], photos: int) -> Iterator[Timing]:
+    samples = {name: tuple(found[name] for found in rounds) for name in rounds[0]}
+
+    def timing(kind: Kind, name: str, parts: Sequence[str], part_of: str | None = None) -> Timing:
+        totals = tuple(sum(found) for found in zip(*(samples[p] for p in parts), strict=True))
+        return Timing(
+            model=model, kind=kind, name=name, samples=totals, photos=photos, part_of=part_of
+        )
+
+    yield timing("pipeline", ENCODED, tuple(STAGES))
+    for stage, name in STAGES.items():
+        yield timing("stage", name, [stage], ENCODED)
+    for name in samples:
+        if name not in STAGES:
+            yield timing("task", name, [name])
+    if all(task in samples for task in TASKS):
+        yield timing("pipeline", ALL_STEPS, (*STAGES, *TASKS))
+        yield timing("pipeline", THREE_TASKS, (ENCODER, *TASKS))
+
+
+def make_subject(outcome: Outcome) -> Subject:
+    """Describe a contender; a bundle down to the SHA-256 of its manifest."""
+    facts = {} if outcome.loaded is None else outcome.loaded.facts
+    contender, bundle = outcome.contender, outcome.contender.bundle
+    digest = None if bundle is None else hashlib.sha256((bundle / MANIFEST_NAME).read_bytes())
+    return Subject(
+        name=contender.name,
+        role="peer" if bundle is None else "measured",
+        path=None if bundle is None else str(bundle),
+        manifest_sha256=None if digest is None else digest.hexdigest(),
+        backend=facts.get("backend"),
+        precision=facts.get("precision", "fp32" if bundle is None else None),
+        image_size=contender.image_size,
+    )
+
+
+def show_peers(outcomes: Sequence[Outcome], rows: Sequence[Row], photos: int) -> Iterator[Table]:
+    """Give the comparison, and where each ran."""
+    yield _show_figures(outcomes, rows, photos)
+    yield _show_environments(outcomes)
+
+
+def _show_figures(outcomes: Sequence[Outcome], rows: Sequence[Row], photos: int) -> Table:
+    timings = {(t.model, t.name): t for t in make_timings(outcomes, photos)}
+    ratios = {
+        (row.model.partition(" / ")[0], row.measure): row for row in rows if row.unit == "ratio"
+    }
+    table = make_table(
+        *("contender", "px", "encoder", "to first", "to embeddings", "three answers", "peak RSS"),
+        "n",
+        left=("contender",),
+    )
+    for outcome in outcomes:
+        name, record = outcome.contender.name, outcome.record()
+        if record.reason is not None or not outcome.rounds:
+            table.add_row(escape(name), str(record.image_size), "failed")
+            continue
+        found = [timings.get((name, what)) for what in (ENCODER, ENCODED, ALL_STEPS)]
+        medians = ["-" if t is None else f"{summary_of(t).median:.3f} s" for t in found]
+        ratio = ratios.get((name, f"stage: {ENCODER} (of: {ENCODED})"))
+        peak = f"{outcome.peaks[ALL] / MIB:,.0f} MiB" if ALL in outcome.peaks else "-"
+        cells = (medians[0], _ratio(ratio), *medians[1:], peak, str(len(outcome.rounds)))
+        table.add_row(escape(name), str(record.image_size), *cells)
+    return table
+
+
+def _ratio(row: Row | None) -> str:
+    if row is None or row.value is None or row.low is None or row.high is None:
+        return "1"
+    return f"{row.value:.2f} ({row.low:.2f} - {row.high:.2f})"
+
+
+def _show_environments(outcomes: Sequence[Outcome]) -> Table:
+    table = make_table(
+        "contender", "what", "versions, or why it failed", left=("contender", "what")
+    )
+    for outcome in outcomes:
+        record = outcome.record()
+        table.add_row(escape(record.name), escape(record.what), escape(_versions(outcome)))
+    return table
+
+
+def _versions(outcome: Outcome) -> str:
+    record = outcome.record()
+    if record.reason is not None:
+        return record.reason
+    installed = {name.lower().replace("_", "-"): at for name, at in record.packages.items()}
+    main = [f"{name} {installed[name]}" for name in MAIN_PACKAGES if name in installed]
+    facts = outcome.loaded.facts.values() if outcome.loaded is not None else ()
+    return ", ".join([*facts, *main, f"Python {record.python}"])

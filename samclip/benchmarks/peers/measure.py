@@ -1,0 +1,131 @@
+"""Every contender in turn on the same photo: one computes while the others wait."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from samclip.benchmarks.latency.rounds import FEWEST, Schedule
+from samclip.benchmarks.peers.contenders import Contender
+from samclip.benchmarks.peers.environments import Report
+from samclip.benchmarks.peers.processes import Loaded, Memory, Ran, WorkerProcess
+from samclip.benchmarks.peers.records import PeerRecord
+from samclip.benchmarks.progress import Track
+from samclip.errors import CheckpointError, PeerError
+
+SETTLE = 0.3  # seconds between two turns: thread pools go on spinning for a while
+
+
+@dataclass
+class Outcome:
+    """What is known of a contender: answers so far, and `reason` once it has failed.
+
+    `rounds`: seconds by stage of each kept round. `peaks`: its highest resident set by the time
+    it was loaded, and by the end.
+    """
+
+    contender: Contender
+    process: WorkerProcess | None = None
+    loaded: Loaded | None = None
+    reason: str | None = None
+    rounds: list[dict[str, float]] = field(default_factory=list)
+    peaks: dict[str, int] = field(default_factory=dict)
+
+    def record(self) -> PeerRecord:
+        """Give what a report says of it."""
+        loaded = self.loaded
+        return PeerRecord(
+            name=self.contender.name,
+            what=self.contender.what,
+            image_size=self.contender.image_size,
+            python="" if loaded is None else loaded.python,
+            packages={} if loaded is None else loaded.packages,
+            load_seconds=None if loaded is None else loaded.seconds,
+            reason=self.reason,
+        )
+
+
+LOADED, ALL = "model loaded", "all rounds"
+
+
+def measure_peers(
+    contenders: Sequence[Contender],
+    schedule: Schedule,
+    photos: Sequence[Path],
+    report: Report,
+    track: Track,
+) -> list[Outcome]:
+    """Start all, one after another, then let them take turns; who fails is left out from then on.
+
+    The rounds of one that failed are not kept.
+    """
+    outcomes = [Outcome(contender) for contender in contenders]
+    with ExitStack() as processes:
+        for outcome in outcomes:
+            with _guarded(outcome, report):
+                _start(outcome, processes, report)
+        for photo, kept in _rounds(schedule, photos, track):
+            for outcome in outcomes if kept % 2 == 0 else reversed(outcomes):
+                with _guarded(outcome, report):
+                    _run(outcome, photo, kept >= 0)
+        for outcome in outcomes:
+            with _guarded(outcome, report):
+                _note_peak(outcome, ALL)
+    return outcomes
+
+
+def _rounds(schedule: Schedule, photos: Sequence[Path], track: Track) -> Iterator[tuple[Path, int]]:
+    """Give each round's photo, and its number among those that are kept, below 0 for warm-up."""
+    start = time.monotonic()
+    for number in track(range(schedule.warm_up + schedule.repeats), "rounds"):
+        kept = number - schedule.warm_up
+        if kept >= FEWEST and schedule.is_over(time.monotonic() - start):
+            break
+        yield photos[kept % len(photos)], kept
+
+
+@contextmanager
+def _guarded(outcome: Outcome, report: Report) -> Iterator[None]:
+    """Note a failure as the contender's reason, and tell it."""
+    try:
+        yield
+    except (PeerError, CheckpointError) as error:
+        outcome.reason = str(error)
+        outcome.rounds.clear()
+        if outcome.process is not None:
+            outcome.process.close()
+        report(f"{outcome.contender.name} takes no further part: {error}")
+
+
+def _start(outcome: Outcome, processes: ExitStack, report: Report) -> None:
+    report(f"{outcome.contender.name}: loading")
+    process, request = outcome.contender.start(report)
+    outcome.process = processes.enter_context(process)
+    outcome.loaded = process.ask(request, Loaded)
+    _note_peak(outcome, LOADED)
+
+
+def _run(outcome: Outcome, photo: Path, keep: bool) -> None:
+    if outcome.reason is not None:
+        return
+    time.sleep(SETTLE)
+    found = _process(outcome).ask({"do": "run", "photo": str(photo)}, Ran)
+    if keep:
+        outcome.rounds.append(found.stages)
+
+
+def _note_peak(outcome: Outcome, stage: str) -> None:
+    if outcome.reason is not None:
+        return
+    peak = _process(outcome).ask({"do": "memory"}, Memory).peak
+    if peak is not None:
+        outcome.peaks[stage] = peak
+
+
+def _process(outcome: Outcome) -> WorkerProcess:
+    if outcome.process is None:
+        raise PeerError("it was never started")
+    return outcome.process
