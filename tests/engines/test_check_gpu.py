@@ -6,10 +6,14 @@ import importlib
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from tiny_bundle import write_tiny_bundle
+
+from samclip.engines.base import Probe
+from samclip.runtime.bundles.bundle import Bundle
 
 FOLDER = Path(__file__).parents[1] / "gpu"
 
@@ -43,8 +47,31 @@ def test_dry_run_of_every_part(script: ModuleType, tmp_path: Path) -> None:
         "ort-cuda": "passed",
         "tensorrt": "skipped",
         "tensorrt-rtx": "skipped",
+        "gates-cuda": "passed",
+        "gates-tensorrt": "skipped",
+        "gates-tensorrt-rtx": "skipped",
     }
     assert code == 0
+
+
+def test_precisions_that_a_backend_has_are_judged(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert script.PARTS[-3:] == ("gates-cuda", "gates-tensorrt", "gates-tensorrt-rtx")
+    gates: Any = importlib.import_module("gpu_gates")
+    bundle = Bundle.open(write_tiny_bundle(tmp_path / "bundle"))
+    assert gates.reduced(bundle, "tensorrt") == ("fp16",)
+    assert gates.reduced(bundle, "cuda") == ()
+    monkeypatch.setattr(gates, "open_bundle", lambda _: bundle)
+    options = script.parse(["--dry-run"])
+    report: Any = importlib.import_module("gpu_report")
+    with pytest.raises(report.Skip, match="needs a GPU"):
+        next(gates.check_gates("tensorrt")(options))
+    options.dry_run = False
+    ready = SimpleNamespace(probe=lambda: Probe(True, "works"))
+    monkeypatch.setattr(gates, "get_backend", lambda _: ready)
+    with pytest.raises(report.Skip, match="nothing but FP32 for cuda"):
+        next(gates.check_gates("cuda")(options))
 
 
 @pytest.mark.parametrize("end", ["error", "crash", "hang", "limit"])
@@ -77,6 +104,7 @@ def test_a_part_that_fails_loses_nothing(
 
 def test_parts_are_imported_by_name(script: ModuleType) -> None:
     assert {script.part_function(name).__name__ for name in script.PARTS} == {
+        "check",  # the gates of one backend
         "check_libraries",
         "check_torch_half",
         "check_ort_cuda",

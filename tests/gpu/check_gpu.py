@@ -24,7 +24,15 @@ from pathlib import Path
 
 from gpu_report import FAILED, SKIPPED, PartResult, Row, Skip, table
 
-PARTS = ("libraries", "torch-half", "ort-cuda", "tensorrt", "tensorrt-rtx")
+GATES = "gates-"
+PARTS = (
+    "libraries",
+    "torch-half",
+    "ort-cuda",
+    "tensorrt",
+    "tensorrt-rtx",
+    *(f"{GATES}{backend}" for backend in ("cuda", "tensorrt", "tensorrt-rtx")),
+)
 
 
 def part_function(name: str) -> Callable[[argparse.Namespace], Iterator[Row]]:
@@ -35,6 +43,10 @@ def part_function(name: str) -> Callable[[argparse.Namespace], Iterator[Row]]:
         from gpu_half import check_torch_half as check
     elif name == "ort-cuda":
         from gpu_engines import check_ort_cuda as check
+    elif name.startswith(GATES):
+        from gpu_gates import check_gates
+
+        check = check_gates(name.removeprefix(GATES))
     elif name == "tensorrt":
         from gpu_tensorrt import check_tensorrt as check
     else:

@@ -14,7 +14,7 @@ import numpy as np
 from gpu_engines import Sample, judge, milliseconds, open_bundle, samples
 from gpu_report import Row, Skip
 
-from samclip.engines.base import EngineOptions
+from samclip.engines.base import EngineOptions, library_version
 from samclip.engines.cuda.device import open_device
 from samclip.engines.registry import get_backend
 from samclip.errors import DeviceMemoryError
@@ -58,12 +58,11 @@ def _check_graph(
     bundle: Bundle, name: str, precision: str, sample: Sample, options: Namespace
 ) -> Iterator[Row]:
     described = getattr(bundle.manifest.graphs, sample.graph)
-    if described.variant_for(name, precision) is None:
+    version = library_version(get_backend(name))
+    if described.variant_for(name, precision, version) is None:
         return
-    source, where = (
-        bundle.source(sample.graph, name, precision),
-        f"{sample.graph} {precision} {name}",
-    )
+    source = bundle.source(sample.graph, name, precision, version)
+    where = f"{sample.graph} {precision} {name} ({source.attention})"
     settings = EngineOptions(device=options.device)
     for graphs in (False, True):
         chosen = replace(settings, cuda_graphs=graphs)
