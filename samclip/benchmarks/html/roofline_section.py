@@ -97,21 +97,33 @@ def _estimates(found: Roofline) -> Iterator[Element]:
         return
     yield el("h3", "ESTIMATE for devices that were not measured")
     yield el("p", found.estimate_note, class_="note")
-    at = f"ESTIMATE at {percent(found.estimates[0].fraction)}"
-    head = ["graph", "device", "in", "not faster than", "bound by", at]
-    rows: list[list[Child]] = [_estimate(entry) for entry in found.estimates]
-    yield table(head, rows, left=3)
+    told = "Each cell: not faster than; then the time at that fraction. 'memory': bound by it."
+    yield el("p", told, class_="soft")
+    yield _estimate_table(found.estimates)
     sources = sorted({f"{entry.device}: {entry.source}." for entry in found.estimates})
     listed = el("ul", *(el("li", line) for line in sources))
     yield el("details", el("summary", "Where the rates are published"), listed)
 
 
-def _estimate(entry: DeviceEstimate) -> list[Child]:
-    return [
-        f"{entry.graph} ({entry.model})",
-        entry.device,
-        entry.precision,
-        seconds(entry.not_below),
-        entry.limit,
-        seconds(entry.at_fraction),
-    ]
+def _estimate_table(estimates: Sequence[DeviceEstimate]) -> Element:
+    """Put graphs below each other and devices side by side: the bound, and time at the fraction."""
+    devices = list(dict.fromkeys(entry.device for entry in estimates))
+    rows: dict[tuple[str, str], dict[str, Child]] = {}
+    for entry in estimates:
+        name = f"{entry.graph} in {entry.precision}"
+        rows.setdefault((entry.model, name), {})[entry.device] = _estimate(entry)
+    head = ["graph", *(f"ESTIMATE: {device}" for device in devices)]
+    several = len({model for model, _ in rows}) > 1
+    return table(
+        head,
+        [
+            [f"{name}, {model}" if several else name, *(cells.get(device) for device in devices)]
+            for (model, name), cells in rows.items()
+        ],
+    )
+
+
+def _estimate(entry: DeviceEstimate) -> str:
+    bound = ", memory" if entry.limit == "memory" else ""
+    share = percent(entry.fraction)
+    return f"> {seconds(entry.not_below)}{bound}; {seconds(entry.at_fraction)} at {share}"
