@@ -9,7 +9,8 @@ from samclip.errors import InputError
 
 # Names of dynamic axes, as the manifest has them. The runtime sends at most 16 prompts and 64
 # texts at once (`batch_prompts`, `TextSpace`); a mask alone is a prompt of no points, a point or a
-# box one of two.
+# box one of two. A least size of 0 is allowed: TensorRT asks for 0 <= least <= best <= most
+# (`IOptimizationProfile::setDimensions`), and tensors may be empty.
 DEFAULT_AXES: Mapping[str, AxisRange] = {
     "prompts": AxisRange(least=1, best=16, most=16),
     "points": AxisRange(least=0, best=2, most=64),

@@ -1,8 +1,9 @@
 """Plans on the disk: a plan file exactly as TensorRT wrote it, and its sidecar beside it.
 
-A plan's name ends in the first digits of its own SHA-256, so that a new plan never overwrites one
-that is being read; the sidecar is put in place last and makes the plan valid. Plans are executable:
-only the user's own files, which nobody else can write to, are ever read.
+A plan's name ends in the first digits of a SHA-256 of its bytes and of what they were built from
+and how, so that a new plan never overwrites one that is being read, nor another graph's of the same
+bytes, as plans without weights may be; the sidecar is put in place last and makes the plan valid.
+Plans are executable: only the user's own files, which nobody else can write to, are ever read.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def write_plan(folder: Path, data: bytes, sidecar: Sidecar) -> StoredPlan:
     remove_abandoned(folder)
     digest = hashlib.sha256(data).hexdigest()
     complete = msgspec.structs.replace(sidecar, plan=PlanFile(size=len(data), sha256=digest))
-    path = folder / f"{_stem(complete)}.{digest[:12]}{PLAN_SUFFIX}"
+    path = folder / f"{_stem(complete)}.{_identity(complete)[:12]}{PLAN_SUFFIX}"
     encoded = encode_sidecar(complete)
     write_file(path, data)
     write_file(sidecar_path(path), encoded)
@@ -214,6 +215,12 @@ def _stem(sidecar: Sidecar) -> str:
     parts = [graph.name, graph.attention, graph.precision]
     parts += [f"{sidecar.library}-{sidecar.library_version}", "+".join(targets)]
     return ".".join(part for part in parts if part)
+
+
+def _identity(sidecar: Sidecar) -> str:
+    """Digest all that tells a plan from others: its bytes, its graph, and how it was built."""
+    told = (sidecar.plan, sidecar.graph, sidecar.target, sidecar.options, sidecar.axes)
+    return hashlib.sha256(msgspec.json.encode(told)).hexdigest()
 
 
 def _size(path: Path) -> int | None:

@@ -7,8 +7,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from plan_samples import PLAN, sample_sidecar
+from plan_samples import PLAN, sample_sidecar, sample_source
 
+from samclip.engines.base import GraphSource
+from samclip.engines.plans.sidecar import BuildOptions
 from samclip.engines.plans.store import (
     ABANDONED_SECONDS,
     StoredPlan,
@@ -38,6 +40,20 @@ def test_a_plan_is_exactly_what_was_built(cache: Path) -> None:
     assert read_plan(only()) == PLAN
     assert only() == stored
     assert stored.path.name.startswith("encoder.fp32.tensorrt-10.3.0.sm87.")
+
+
+def test_plans_of_the_same_bytes_are_kept_apart_by_what_they_are_of() -> None:
+    """As those of two checkpoints are, built without their weights."""
+    others = [sample_source(onnx=b"another"), sample_source(origin="/bundles/other")]
+    written = [write(), *(write_of(source) for source in others)]
+    written.append(write(options=BuildOptions(level=5)))
+    assert len({stored.path for stored in written}) == 4
+    assert {stored.path for stored in list_plans([plan_folder()])} == {x.path for x in written}
+    assert write().path == written[0].path  # the same again takes its place
+
+
+def write_of(source: GraphSource) -> StoredPlan:
+    return write_plan(plan_folder(), PLAN, sample_sidecar(source))
 
 
 def test_nothing_but_the_two_files_is_left() -> None:
