@@ -24,8 +24,16 @@ from samclip.benchmarks.latency.energy import describe_energy, energy_row, measu
 from samclip.benchmarks.latency.figures import make_rows
 from samclip.benchmarks.latency.processes import measure_processes
 from samclip.benchmarks.latency.protocol import PROTOCOL
-from samclip.benchmarks.latency.rounds import ORDER, Schedule, measure_cold, measure_warm
+from samclip.benchmarks.latency.rounds import (
+    FEWEST,
+    ORDER,
+    Schedule,
+    measure_cold,
+    measure_warm,
+)
 from samclip.benchmarks.latency.tables import show_timings, warn_of_noise
+from samclip.benchmarks.latency.throughput import PROTOCOL as THROUGHPUT_PROTOCOL
+from samclip.benchmarks.latency.throughput import measure_throughput, throughput_rows
 from samclip.benchmarks.latency.timing import Timing
 from samclip.benchmarks.latency.transfer import measure_transfers
 from samclip.benchmarks.latency.walk import Workload
@@ -57,6 +65,14 @@ Everything = Annotated[
 Refine = Annotated[
     bool,
     typer.Option("--refine/--no-refine", rich_help_panel=_WHAT, help="Time refined semantic maps."),
+]
+Throughput = Annotated[
+    bool,
+    typer.Option(
+        "--throughput/--no-throughput",
+        rich_help_panel=_WHAT,
+        help="Time eight photos after each other, too.",
+    ),
 ]
 Energy = Annotated[
     bool,
@@ -117,6 +133,7 @@ def latency(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants
     seconds: Seconds = None,
     everything: Everything = False,
     refine: Refine = True,
+    throughput: Throughput = True,
     energy: Energy = True,
     quick: Quick = False,
     json: options.Json = None,
@@ -140,6 +157,9 @@ def latency(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants
         timings = measure_processes(contenders, schedule.cold, chosen, session.track)
         timings += measure_cold(contenders, schedule, chosen, Path(cache), session.track)
         timings += measure_warm(contenders, schedule, chosen, workload, session.track)
+        if throughput and not quick:
+            few = max(FEWEST, schedule.repeats // 4)
+            timings += measure_throughput(contenders, chosen, few, session.track)
         timings += transfers(contenders, max(schedule.repeats, FEWEST_COPIES))
         for state in ("cold", "warm"):
             session.show(*show_timings(timings, state))
@@ -155,8 +175,12 @@ def latency(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants
             conditions=describe_conditions(ORDER),
         )
         data = Data.of(photos or speed.PACKAGED, "photos", chosen, photo_paths(photos))
-        rows = (*make_rows(timings), *map(energy_row, joules))
-        protocol = (*PROTOCOL, ENERGY_PROTOCOL) if joules else PROTOCOL
+        rows = (*make_rows(timings), *throughput_rows(timings), *map(energy_row, joules))
+        protocol = (
+            *PROTOCOL,
+            *([THROUGHPUT_PROTOCOL] if throughput and not quick else ()),
+            *([ENERGY_PROTOCOL] if joules else ()),
+        )
         session.finish(data, protocol, rows, measured)
 
 

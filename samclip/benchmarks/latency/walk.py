@@ -98,7 +98,7 @@ class Walk:
         """
         if not self._names:
             return ()
-        with _without_untrained_warning():
+        with without_untrained_warning():
             names = names_for(self._contender.model)
             step = self._time(lambda: self._contender.model.vocabulary(names))
         self._vocabulary = step.answer
@@ -106,7 +106,7 @@ class Walk:
 
     def run(self, photo: Path) -> tuple[Piece, ...]:
         """Time one photo: the way to three answers, its stages, and the tasks."""
-        with _without_untrained_warning():
+        with without_untrained_warning():
             steps = self._answer(photo)
             scene = steps["encode"].answer
             with scene:
@@ -114,7 +114,7 @@ class Walk:
 
     def answer(self, photo: Path) -> None:
         """Go from the file of a photo to three answers, untimed."""
-        with _without_untrained_warning():
+        with without_untrained_warning():
             self._answer(photo)["encode"].answer.close()
 
     def _time(self, work: Callable[[], Any]) -> Step[Any]:
@@ -219,7 +219,7 @@ def _spread(scene: Scene, count: int) -> list[tuple[float, float]]:
 
 
 @contextmanager
-def _without_untrained_warning() -> Iterator[None]:
+def without_untrained_warning() -> Iterator[None]:
     """Time untrained heads too, without a warning for each sample."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UntrainedHeadWarning)
