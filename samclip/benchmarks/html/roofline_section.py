@@ -97,7 +97,7 @@ def _estimates(found: Roofline) -> Iterator[Element]:
         return
     yield el("h3", "ESTIMATE for devices that were not measured")
     yield el("p", found.estimate_note, class_="note")
-    told = "Each cell: not faster than; then the time at that fraction. 'memory': bound by it."
+    told = "In each cell: not faster than; then the time at that fraction. (memory): bound by it."
     yield el("p", told, class_="soft")
     yield _estimate_table(found.estimates)
     sources = sorted({f"{entry.device}: {entry.source}." for entry in found.estimates})
@@ -123,7 +123,7 @@ def _estimate_table(estimates: Sequence[DeviceEstimate]) -> Element:
     )
 
 
-def _estimate(entry: DeviceEstimate) -> str:
-    bound = ", memory" if entry.limit == "memory" else ""
-    share = percent(entry.fraction)
-    return f"> {seconds(entry.not_below)}{bound}; {seconds(entry.at_fraction)} at {share}"
+def _estimate(entry: DeviceEstimate) -> Element:
+    bound = " (memory)" if entry.limit == "memory" else ""
+    share = f"{seconds(entry.at_fraction)} at {percent(entry.fraction)}"
+    return el("div", el("div", f"> {seconds(entry.not_below)}{bound}"), el("div", share))

@@ -28,7 +28,7 @@ p { margin: .4rem 0; max-width: 46rem; }
 .lead { font-size: 1.1rem; margin: .75rem 0; }
 .soft, figcaption, summary, dt { color: var(--soft); }
 .soft, figcaption { font-size: .875rem; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .6rem;
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .6rem;
  margin: 1rem 0; }
 .tile { background: var(--card); border-radius: .5rem; padding: .6rem .8rem; }
 .tile b { display: block; font-size: 1.35rem; font-variant-numeric: tabular-nums; }
