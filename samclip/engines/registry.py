@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from samclip.engines.base import Backend, Probe
 from samclip.engines.onnxruntime import backend as onnxruntime
 from samclip.engines.openvino import backend as openvino
+from samclip.engines.openvino.library import suits_processor
 from samclip.engines.tensorrt import backend as tensorrt
 from samclip.errors import BackendUnavailableError
 
@@ -95,8 +96,12 @@ def decide(name: str = AUTO, suits: Callable[[Backend], Probe] | None = None) ->
 
 
 def candidates() -> tuple[Backend, ...]:
-    """Give the backends that "auto" chooses among, the fastest first."""
-    return tuple(backend for backend in backends() if backend.name not in BY_NAME_ALONE)
+    """Give the backends that "auto" chooses among, the fastest first.
+
+    OpenVINO is among them on processors that it was measured on.
+    """
+    left_out = BY_NAME_ALONE | (frozenset() if suits_processor() else {openvino.OPENVINO.name})
+    return tuple(backend for backend in backends() if backend.name not in left_out)
 
 
 def first_of(among: tuple[Backend, ...], suits: Callable[[Backend], Probe] | None = None) -> Choice:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 import types
@@ -67,8 +68,12 @@ def test_auto_is_openvino_where_it_is_installed(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(BackendUnavailableError, match=r"'openvino': not there\. To do: get it"):
         registry.choose("openvino")
     monkeypatch.setattr(ov_backend, "find_library", lambda: Probe(True, "openvino 2026.4.1"))
+    monkeypatch.setattr(platform, "machine", lambda: "AMD64")
     assert registry.choose() is registry.choose("openvino") is ov_backend.OPENVINO
     assert registry.available_backends() == ("openvino", "onnxruntime")
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")  # not measured: only by name
+    assert registry.choose() is CPU
+    assert registry.choose("openvino") is ov_backend.OPENVINO
 
 
 @pytest.mark.usefixtures("with_cuda")

@@ -29,7 +29,7 @@ from samclip.engines.openvino.library import (
 )
 from samclip.engines.openvino.reading import read_graph
 from samclip.engines.openvino.tensor import OvTensor, to_ov_tensor
-from samclip.errors import ClosedError, EngineRunError
+from samclip.errors import ClosedError, EngineError, EngineRunError
 
 SETTINGS: dict[str, Any] = {
     "PERFORMANCE_HINT": "LATENCY",
@@ -155,7 +155,7 @@ class OpenVinoBackend:
             core = open_core(library)
             with read_graph(core, source) as model:
                 compiled = core.compile_model(model, DEVICE, settings)
-        except EngineRunError:
+        except EngineError:  # ours, with its own advice
             raise
         except Exception as error:  # its exceptions have no base of their own
             raise EngineRunError(

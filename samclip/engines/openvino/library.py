@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import importlib.util
 import os
+import platform
 import re
+import threading
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any
@@ -17,10 +18,11 @@ from samclip.errors import BackendUnavailableError
 PACKAGE, DEVICE = "openvino", "CPU"
 INSTALL = "pip install 'samclip[openvino]'"
 OLDEST = (2025, 0)  # before it, settings that are pinned here are unknown or have other names
+MEASURED_ON = frozenset({"x86_64", "amd64"})  # docs/cpu.md
 MAX_MESSAGE = 300  # characters of its messages that are passed on
-# Its INT8 kernels for AMX end the process with an illegal instruction (2025.0 to 2026.4.1, INT8
-# convolutions, Xeon in a virtual machine), and FP32 has no use for AMX: this is the widest set of
-# instructions without it. Whoever sets the variable decides otherwise.
+# Its kernels for AMX end the process with an illegal instruction on a virtual Xeon that says it has
+# AMX (versions 2025.0 to 2026.4.1; INT8 and BF16), and FP32 has no use for it: this is the widest
+# set of instructions without AMX. Whoever sets the variable decides otherwise.
 ISA_VARIABLE, ISA_WITHOUT_AMX = "ONEDNN_MAX_CPU_ISA", "AVX512_CORE_FP16"
 INTERNALS = re.compile(
     r"Exception from \S+:\d+:"  # source files and lines
@@ -28,6 +30,8 @@ INTERNALS = re.compile(
     r"|\S+\.(?:cpp|hpp|h):\d+:?"
     r"|0x[0-9a-fA-F]+"
 )
+_cores: dict[Any, tuple[int, Any]] = {}  # of a library: the process, and its Core
+_opening = threading.Lock()
 
 
 def find_library() -> Probe:
@@ -60,9 +64,30 @@ def import_library() -> ModuleType:
     return library
 
 
-@functools.cache
+def suits_processor() -> bool:
+    """Tell whether this is a kind of processor on which OpenVINO was measured to be faster."""
+    return platform.machine().lower() in MEASURED_ON
+
+
 def open_core(library: Any) -> Any:
-    """Give the `Core` of this process, which compiles for the instructions that are safe.
+    """Give the `Core` of this process; raises BackendUnavailableError in a forked child.
+
+    The threads of a `Core` stay in the parent: the child would wait for them forever.
+    """
+    with _opening:
+        if library not in _cores:
+            _cores[library] = (os.getpid(), _new_core(library))
+        process, core = _cores[library]
+    if process != os.getpid():
+        raise BackendUnavailableError(
+            "OpenVINO was started before this process forked, and does not work here. To do: start "
+            "processes with multiprocessing's 'spawn', or use backend='onnxruntime'."
+        )
+    return core
+
+
+def _new_core(library: Any) -> Any:
+    """Make a `Core` that compiles for the instructions that are safe.
 
     It reads them from the environment when it is first asked for what it can do, and keeps them:
     the variable is put back at once, because torch reads it too.

@@ -2,13 +2,15 @@
 
 OpenVINO takes external data of ONNX only from files beside a graph file: given bytes, it looks for
 them in the current folder. Reading the bundle's own files by their path would be reading what
-nobody verified. So verified bytes are written to a private folder, which OpenVINO maps into memory
-while it compiles, and which is removed at once.
+nobody verified. So they are written to a private folder, which is removed at once. OpenVINO maps
+the files and holds on to them for as long as the compiled model lives; so the folder is in memory
+where the system offers that and has the room, because a disk would write and free them for nothing.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +23,8 @@ from samclip.errors import EngineRunError
 
 GRAPH_FILE = "graph.onnx"
 PREFIX = "samclip-openvino-"
+IN_MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of random name is made there
+ROOM = 2  # times what is written must be free there: other processes load models too
 
 
 @contextmanager
@@ -35,9 +39,21 @@ def read_graph(core: Any, source: GraphSource) -> Iterator[Any]:
         yield core.read_model(source.onnx)
         return
     _check_locations(source, locations)
+    size = len(source.onnx) + sum(len(source.files[location]) for location in locations)
     # Windows cannot remove a file that is still mapped: there it is left to the system.
-    with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=os.name == "nt") as name:
-        yield core.read_model(_write(Path(name), source, locations))
+    with tempfile.TemporaryDirectory(
+        prefix=PREFIX, dir=_place(size), ignore_cleanup_errors=os.name == "nt"
+    ) as folder:
+        yield core.read_model(_write(Path(folder), source, locations))
+
+
+def _place(size: int) -> Path | None:
+    """Choose the folder in memory when `size` bytes leave room there, else None, the system's."""
+    try:
+        free = shutil.disk_usage(IN_MEMORY).free
+    except OSError:  # not Linux
+        return None
+    return IN_MEMORY if os.access(IN_MEMORY, os.W_OK) and free >= ROOM * size else None
 
 
 def _check_locations(source: GraphSource, locations: set[str]) -> None:

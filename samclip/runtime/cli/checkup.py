@@ -21,7 +21,7 @@ from samclip.runtime.assets import DEFAULT_BUNDLE, is_packaged
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.home import bundle_home, find_bundle, list_bundles
 from samclip.runtime.cli.auto_choice import auto_record
-from samclip.runtime.cli.findings import judge_backends, judge_cache
+from samclip.runtime.cli.findings import judge_backends, judge_cache, judge_cpu
 from samclip.runtime.cli.jetson_findings import judge_jetson
 from samclip.runtime.cli.packages import list_packages, remedy
 from samclip.version import __version__
@@ -32,7 +32,7 @@ def examine() -> dict[str, Any]:
     backends, cache, jetson = probes(), examine_folder(cache_dir()), find_jetson()
     python = describe_python()
     found = judge_jetson(jetson, python) if jetson is not None else []
-    found += [*judge_cache(cache), *judge_backends(backends)]
+    found += [*judge_cache(cache), *judge_backends(backends), *judge_cpu(backends)]
     return {
         "samclip": __version__,
         "python": platform.python_version(),

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from samclip.engines.base import Probe
+from samclip.engines.openvino.library import suits_processor
 
 LEAST_FREE = 2 * 10**9  # bytes: the plans of one bundle, and what is written while they are built
+
+GPU_BACKENDS = ("tensorrt", "tensorrt-rtx", "cuda")
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,16 @@ def judge_backends(probes: Mapping[str, Probe]) -> list[Finding]:
         for name, probe in probes.items()
         if probe.available and probe.remedy
     ]
+
+
+def judge_cpu(probes: Mapping[str, Probe]) -> list[Finding]:
+    """Recommend OpenVINO where the CPU computes, has been measured, and lacks it."""
+    on_gpu = any(probes[name].available for name in GPU_BACKENDS if name in probes)
+    missing = probes["openvino"]
+    if on_gpu or missing.available or not suits_processor():
+        return []
+    detail = f"{missing.detail}; it computes faster than ONNX Runtime on processors like this one"
+    return [Finding("openvino", "advice", detail, missing.remedy)]
 
 
 def judge_cache(cache: Mapping[str, Any]) -> list[Finding]:

@@ -11,8 +11,7 @@ STAND_INS = {
     "onnxruntime": ("onnxruntime-gpu",),
     "opencv-python-headless": ("opencv-python", "opencv-contrib-python-headless"),
 }
-# `gpu` has a remedy of its own, told by the backend: its package replaces one of the core. No
-# engine uses `tensorrt` and `openvino` yet: the table of backends says so.
+# Those of backends have remedies of their own, told by the table of backends.
 LEFT_OUT = frozenset({"dev", "gpu", "tensorrt", "openvino"})
 _REQUIREMENT = re.compile(r"^(?P<name>[\w.-]+).*?(?:extra == ['\"](?P<extra>[\w-]+)['\"])?$")
 

@@ -30,6 +30,7 @@ from tiny_bundle import (
 from samclip.engines.base import Engine, EngineOptions, GraphSource, Tensor
 from samclip.engines.onnxruntime.backend import CPU
 from samclip.engines.openvino import library as ov_library
+from samclip.engines.openvino import reading
 from samclip.engines.openvino.backend import OPENVINO
 from samclip.engines.openvino.tensor import OvTensor
 from samclip.errors import BackendUnavailableError, ClosedError, EngineRunError
@@ -91,14 +92,31 @@ def test_weights_may_go_after_loading() -> None:
     np.testing.assert_array_equal(got, table + 1)
 
 
-def test_nothing_is_left_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+@pytest.mark.parametrize("free", [10**9, 0])
+def test_nothing_is_left_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int
+) -> None:
+    """Neither in memory nor, where that has no room, in the system's folder."""
+    places = [tmp_path / "memory", tmp_path / "disk"]
+    for place in places:
+        place.mkdir()
+    used = []
+    original = tempfile.TemporaryDirectory
+
+    def record(**options: Any) -> Any:
+        used.append(original(**options))
+        return used[-1]
+
+    monkeypatch.setattr(reading, "IN_MEMORY", places[0])
+    monkeypatch.setattr(reading.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=free))
+    monkeypatch.setattr(tempfile, "tempdir", str(places[1]))
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", record)
     OPENVINO.load(affine_source("folder/weights.bin"), ONE_THREAD)
-    with pytest.raises(EngineRunError):
-        OPENVINO.load(
-            GraphSource("g", affine_model()[0][:-9], {}, affine_source().files), ONE_THREAD
-        )
-    assert list(tmp_path.iterdir()) == []
+    onnx = affine_model()[0].replace(b"MatMul", b"MatMut")
+    with pytest.raises(EngineRunError, match="MatMut"):
+        OPENVINO.load(GraphSource("g", onnx, {}, affine_source().files), ONE_THREAD)
+    assert {Path(folder.name).parent for folder in used} == {places[0 if free else 1]}
+    assert [list(place.iterdir()) for place in places] == [[], []]
 
 
 def test_weights_come_from_verified_bytes_alone(
@@ -329,6 +347,20 @@ def test_forked_child_is_told_to_load_again(engine: Engine) -> None:
         os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     assert engine.run({"x": X})["y"].shape == (2, 3)  # the parent's still works
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.usefixtures("engine")
+def test_forked_child_cannot_load() -> None:
+    """It would wait forever for threads that stayed in the parent."""
+    child = os.fork()
+    if child == 0:
+        try:
+            load(negation_model())
+        except BackendUnavailableError as error:
+            os._exit(7 if "'spawn'" in str(error) else 1)
+        os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
 def test_an_engine_cannot_be_pickled(engine: Engine) -> None:

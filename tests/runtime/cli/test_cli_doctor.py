@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from pathlib import Path
 
 import onnxruntime
@@ -16,6 +17,7 @@ from samclip.engines.base import Probe
 from samclip.engines.machine.jetson import find_jetson
 from samclip.engines.machine.python_here import PythonHere
 from samclip.engines.onnxruntime import library as ort_library
+from samclip.engines.openvino import backend as ov_backend
 from samclip.runtime import assets
 from samclip.runtime.cli import checkup
 
@@ -26,6 +28,12 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SAMCLIP_HOME", str(tmp_path / "bundles"))
     monkeypatch.setenv("SAMCLIP_CACHE_DIR", str(tmp_path / "cache"))
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def with_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO is installed, whatever is here, unless a test says otherwise."""
+    monkeypatch.setattr(ov_backend, "find_library", lambda: Probe(True, "openvino 2026.4.1, CPU"))
 
 
 def test_report_has_every_part(run: Run, places: Path) -> None:
@@ -91,14 +99,36 @@ def test_too_little_disk_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
     assert "-> free at least 2 GB, or set SAMCLIP_CACHE_DIR" in text
 
 
-def test_both_onnxruntime_packages_are_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("machine", "count"), [("x86_64", 1), ("aarch64", 0)])
+def test_openvino_is_recommended_where_it_is_faster(
+    run: Run, monkeypatch: pytest.MonkeyPatch, machine: str, count: int
+) -> None:
+    monkeypatch.setattr(ov_backend, "find_library", lambda: Probe(False, "not there", "get it"))
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    findings = json.loads(run("doctor", "--json").stdout)["findings"]
+    assert [(f["about"], f["level"], f["remedy"]) for f in findings] == [
+        ("openvino", "advice", "get it")
+    ] * count
+
+
+@pytest.mark.parametrize(
+    ("machine", "remedy"),
+    [
+        ("x86_64", "pip install --force-reinstall --no-deps onnxruntime-gpu"),
+        ("aarch64", "PyPI has no onnxruntime-gpu for ARM: get NVIDIA's wheel for this JetPack"),
+    ],
+)
+def test_both_onnxruntime_packages_are_told(
+    run: Run, monkeypatch: pytest.MonkeyPatch, machine: str, remedy: str
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
     both = {"onnxruntime": "1.23.2", "onnxruntime-gpu": "1.23.0"}
     monkeypatch.setattr(ort_library, "installed_packages", lambda: both)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    (finding,) = json.loads(run("doctor", "--json").stdout)["findings"]
-    assert finding["about"] == "onnxruntime"
+    findings = json.loads(run("doctor", "--json").stdout)["findings"]
+    (finding,) = [found for found in findings if found["about"] == "onnxruntime"]
     assert "onnxruntime 1.23.2 and onnxruntime-gpu 1.23.0 are both installed" in finding["detail"]
-    assert "--force-reinstall" in finding["remedy"]
+    assert finding["remedy"].startswith(remedy)
 
 
 @pytest.fixture
@@ -173,7 +203,7 @@ def test_the_default_bundle_is_told_and_where_bundles_come_from(run: Run, places
     }
     assert default["auto"]["backend"] == "onnxruntime"
     passed = {one["name"]: one["remedy"] for one in default["auto"]["passed_over"]}
-    assert list(passed) == ["tensorrt", "tensorrt-rtx", "cuda"]
+    assert list(passed) == ["tensorrt", "tensorrt-rtx", "cuda", "openvino"]
     assert all(passed.values())
     packaged = {bundle["name"]: bundle["packaged"] for bundle in report["bundles"]}
     assert packaged == {"mine": False, "samclip-tiny": True}
