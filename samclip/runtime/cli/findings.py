@@ -36,8 +36,8 @@ def judge_backends(probes: Mapping[str, Probe]) -> list[Finding]:
 def judge_cpu(probes: Mapping[str, Probe]) -> list[Finding]:
     """Recommend OpenVINO where the CPU computes, has been measured, and lacks it."""
     on_gpu = any(probes[name].available for name in GPU_BACKENDS if name in probes)
-    missing = probes["openvino"]
-    if on_gpu or missing.available or not suits_processor():
+    missing = probes.get("openvino")
+    if on_gpu or missing is None or missing.available or not suits_processor():
         return []
     detail = f"{missing.detail}; it computes faster than ONNX Runtime on processors like this one"
     return [Finding("openvino", "advice", detail, missing.remedy)]
