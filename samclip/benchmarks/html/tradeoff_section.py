@@ -11,16 +11,17 @@ from samclip.benchmarks.html.numbers import SECONDS
 from samclip.benchmarks.html.plots import Point, scatter
 from samclip.benchmarks.html.sources import Source, Sources
 from samclip.benchmarks.report import Subject
-from samclip.benchmarks.rows import Row
 
 MOST = 6  # plots
+Key = tuple[str, str, str]  # measure, subset, and what was timed
+Groups = dict[Key, list[Point]]
 Times = Mapping[str, tuple[float, str]]  # seconds by model, and of what
 
 
 def tradeoff_section(sources: Sources) -> Iterator[Element]:
     """Give the section, nothing where no model has both a time and an accuracy."""
-    plots = [plot for source in sources.all for plot in _plots(source, sources)]
-    if not plots:
+    groups = _groups(sources)
+    if not groups:
         return
     yield el("h2", "Speed against accuracy", id="tradeoff")
     yield el(
@@ -29,30 +30,40 @@ def tradeoff_section(sources: Sources) -> Iterator[Element]:
         "zero.",
         class_="soft",
     )
-    yield el("div", *plots[:MOST], class_="plots")
-    if len(plots) > MOST:
-        yield el("p", f"{len(plots) - MOST} further measures are in the tables.", class_="soft")
+    chosen = {key: points for key, points in groups.items() if key in _first_subsets(groups)}
+    shown = list(chosen.items())[:MOST]
+    yield el("div", *(_figure(key, points) for key, points in shown), class_="plots")
+    if len(groups) > len(shown):
+        yield el("p", f"{len(groups) - len(shown)} more are in the tables.", class_="soft")
 
 
-def _plots(source: Source, sources: Sources) -> Iterator[Element]:
-    """Draw each measure of one report of accuracy that two models, or one timed, have."""
-    times = _own_times(source) or _times_elsewhere(source, sources)
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in source.report.rows:
-        shown = row.unit == "share" and not row.detail and row.value is not None
-        if shown and row.model in times and not source.report.roofline:
-            groups.setdefault((row.measure, row.subset), []).append(row)
-    for (measure, subset), rows in groups.items():
-        points = [_point(row, times) for row in rows]
-        across = times[rows[0].model][1]
-        title = f"{measure}, {subset}"
-        drawing = scatter(points, SECONDS, f"{title} against {across}")
-        caption = el("figcaption", f"{measure} ({subset}) against {across}")
-        yield el("figure", el("h3", title), drawing, caption)
+def _groups(sources: Sources) -> Groups:
+    """Gather points by measure, subset and what was timed, over all reports."""
+    groups: Groups = {}
+    for source in sources.all:
+        times = _own_times(source) or _times_elsewhere(source, sources)
+        for row in source.report.rows:
+            if row.unit != "share" or row.detail or row.value is None or row.model not in times:
+                continue
+            time, across = times[row.model]
+            point = Point(row.model, time, row.value, row.low, row.high)
+            groups.setdefault((row.measure, row.subset, across), []).append(point)
+    return groups
 
 
-def _point(row: Row, times: Times) -> Point:
-    return Point(row.model, times[row.model][0], row.value or 0.0, row.low, row.high)
+def _first_subsets(groups: Groups) -> set[Key]:
+    """Keep one subset of each measure, the first that its report lists."""
+    first: dict[str, Key] = {}
+    for key in groups:
+        first.setdefault(key[0], key)
+    return set(first.values())
+
+
+def _figure(key: Key, points: list[Point]) -> Element:
+    measure, subset, across = key
+    label = f"{measure} ({subset}) against {across}"
+    title = el("h3", f"{measure}, {subset}")
+    return el("figure", title, scatter(points, SECONDS, label), el("figcaption", label))
 
 
 def _own_times(source: Source) -> Times:

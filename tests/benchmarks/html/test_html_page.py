@@ -146,7 +146,7 @@ def test_warnings_are_shown() -> None:
         msgspec.structs.replace(memory("tiny"), machine=other),
     ).text
     assert "coefficient of variation is above 5%" in text
-    assert "9.0 processes wanted the 2 cores" in text
+    assert "9.0 at the end of r0" in text
     assert "clocks could move" in text
     assert "different machines" in text
 
@@ -173,6 +173,14 @@ def test_accuracy_with_seconds_of_its_own_is_plotted_against_them() -> None:
     found = page(accuracy("a", "b", seconds=True))
     assert "box mIoU (all objects) against seconds a photo" in found.said("figcaption")
     assert len(found.all("circle")) == 4
+
+
+def test_accuracy_in_two_reports_is_one_plot() -> None:
+    other = accuracy("a", "b")
+    found = page(latency("a", "b"), accuracy("a"), other)
+    captions = [c for c in found.said("figcaption") if c.startswith("box mIoU")]
+    assert captions == ["box mIoU (all objects) against photo file to three answers"]
+    assert len(found.all("circle")) == 6
 
 
 def test_accuracy_alone_is_tables() -> None:
