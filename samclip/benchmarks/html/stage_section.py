@@ -14,6 +14,7 @@ from samclip.benchmarks.html.style import REST, colour
 from samclip.benchmarks.latency.timing import State, Timing
 
 OTHER, UNEXPLAINED = "other", "not in any stage"
+WIDE = 3  # models
 LEAST = 1e-3  # of the whole: a gap below it is rounding
 STATES: tuple[State, ...] = ("warm", "cold")
 Stages = dict[str, float]  # mean seconds
@@ -68,7 +69,8 @@ def _figure(name: str, found: list[tuple[str, Timing, Stages]]) -> Element:
     ]
     label = f"Stages of {name}: {', '.join(order)}"
     drawing = el("figure", bars(series, SECONDS, label))
-    return el("div", el("h3", name), el("div", drawing, _legend(order, found), class_="side"))
+    beside = "side" if len(found) < WIDE else None  # more columns than fit beside the drawing
+    return el("div", el("h3", name), el("div", drawing, _legend(order, found), class_=beside))
 
 
 def _legend(order: list[str], found: list[tuple[str, Timing, Stages]]) -> Element:

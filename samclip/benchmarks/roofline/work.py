@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -63,8 +62,3 @@ class Work:
         """MACs by the type of the factors, the largest share first."""
         kinds = {entry.arithmetic for entry in self.operators if entry.macs}
         return dict(sorted(((k, self.macs_in(k)) for k in kinds), key=lambda kind: -kind[1]))
-
-
-def total_macs(works: Iterable[Work]) -> int:
-    """Add up the MACs of several graphs."""
-    return sum(work.macs for work in works)
