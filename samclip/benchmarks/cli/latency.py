@@ -33,7 +33,11 @@ from samclip.benchmarks.latency.rounds import (
 )
 from samclip.benchmarks.latency.tables import show_timings, warn_of_noise
 from samclip.benchmarks.latency.throughput import PROTOCOL as THROUGHPUT_PROTOCOL
-from samclip.benchmarks.latency.throughput import measure_throughput, throughput_rows
+from samclip.benchmarks.latency.throughput import (
+    load_streaming,
+    measure_throughput,
+    throughput_rows,
+)
 from samclip.benchmarks.latency.timing import Timing
 from samclip.benchmarks.latency.transfer import measure_transfers
 from samclip.benchmarks.latency.walk import Workload
@@ -159,7 +163,7 @@ def latency(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants
         timings += measure_warm(contenders, schedule, chosen, workload, session.track)
         if throughput and not quick:
             few = max(FEWEST, schedule.repeats // 4)
-            timings += measure_throughput(contenders, chosen, few, session.track)
+            timings += measure_throughput(contenders, chosen, few, session.track, load_streaming)
         timings += transfers(contenders, max(schedule.repeats, FEWEST_COPIES))
         for state in ("cold", "warm"):
             session.show(*show_timings(timings, state))

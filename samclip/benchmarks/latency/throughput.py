@@ -1,12 +1,14 @@
-"""Many photos after each other: one at a time, and read ahead as `Model.encode_all` does."""
+"""Many photos after each other: one at a time, and several at once by `Model.answer_all`."""
 
 from __future__ import annotations
 
 import itertools
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
+import samclip
 from samclip.benchmarks.latency.contenders import Contender
 from samclip.benchmarks.latency.figures import paired_ratio
 from samclip.benchmarks.latency.timing import Timing
@@ -17,27 +19,48 @@ from samclip.runtime.model import Model
 from samclip.runtime.scene import Scene
 from samclip.runtime.texts.vocabulary import Vocabulary
 
-PHOTOS = 8  # of one sample: reading ahead gains nothing on the first
-ONE_BY_ONE, AHEAD = "photos one at a time", "photos by encode_all"
+PHOTOS = 8  # of one sample: at its ends not all streams have work
+STREAMS = 2
+ONE_BY_ONE, AT_ONCE = "photos one at a time", f"photos on {STREAMS} streams"
 PROTOCOL = (
-    f"'{ONE_BY_ONE}' and '{AHEAD}': {PHOTOS} photo files, each encoded, classified among 20 names "
-    "and segmented at one point; the second reads and resizes a photo while the one before is "
-    "computed. Both in turn; their ratio is of throughputs."
+    f"'{ONE_BY_ONE}' and '{AT_ONCE}': {PHOTOS} photo files, each encoded, classified among 20 "
+    "names and segmented at one point; the second by `answer_all`, each stream on its share of the "
+    "cores. Both in turn; their ratio is of throughputs."
 )
 
 Work = Callable[[], None]
 
 
 def measure_throughput(
-    contenders: Sequence[Contender], photos: Sequence[Path], repeats: int, track: Track
+    contenders: Sequence[Contender],
+    photos: Sequence[Path],
+    repeats: int,
+    track: Track,
+    open_streaming: Callable[[Contender], Model],
 ) -> list[Timing]:
-    """Time both ways of every model in turn, after one round that is not kept."""
+    """Time both ways of every model in turn, after one round that is not kept.
+
+    `open_streaming` loads a contender once more, with streams: see `load_streaming`.
+    """
     files = list(itertools.islice(itertools.cycle(photos), PHOTOS))
-    works = {
-        (contender.name, way): work
-        for contender in contenders
-        for way, work in _ways(contender.model, files).items()
-    }
+    with ExitStack() as stack:
+        works = {
+            (contender.name, way): work
+            for contender in contenders
+            for way, work in _ways(
+                contender.model, stack.enter_context(open_streaming(contender)), files
+            ).items()
+        }
+        samples = _run_in_turn(works, repeats, track)
+    return [
+        Timing(model=model, kind="pipeline", name=way, samples=tuple(taken), items=PHOTOS)
+        for (model, way), taken in samples.items()
+    ]
+
+
+def _run_in_turn(
+    works: dict[tuple[str, str], Work], repeats: int, track: Track
+) -> dict[tuple[str, str], list[float]]:
     samples: dict[tuple[str, str], list[float]] = {key: [] for key in works}
     for number in track(range(repeats + 1), "many photos"):
         for key in works if number % 2 else reversed(works):
@@ -45,49 +68,58 @@ def measure_throughput(
             works[key]()
             if number:
                 samples[key].append(time.perf_counter() - start)
-    return [
-        Timing(model=model, kind="pipeline", name=way, samples=tuple(taken), items=PHOTOS)
-        for (model, way), taken in samples.items()
-    ]
+    return samples
 
 
 def throughput_rows(timings: Sequence[Timing]) -> tuple[Row, ...]:
-    """Divide the throughput with photos read ahead by that of one at a time."""
+    """Divide the throughput with several photos at once by that of one at a time."""
     found = {(timing.model, timing.name): timing.samples for timing in timings}
     models = dict.fromkeys(timing.model for timing in timings)
     return tuple(
         make_row(
             model,
-            f"throughput: {AHEAD} / {ONE_BY_ONE}",
+            f"throughput: {AT_ONCE} / {ONE_BY_ONE}",
             "warm",
-            paired_ratio(found[model, ONE_BY_ONE], found[model, AHEAD], PHOTOS),
+            paired_ratio(found[model, ONE_BY_ONE], found[model, AT_ONCE], PHOTOS),
             "ratio",
         )
         for model in models
-        if (model, AHEAD) in found
+        if (model, AT_ONCE) in found
     )
 
 
-def _ways(model: Model, files: Sequence[Path]) -> dict[str, Work]:
+def load_streaming(contender: Contender) -> Model:
+    """Load what a contender is once more, to work on `STREAMS` photos at once."""
+    variant, model = contender.variant, contender.model
+    return samclip.load(
+        model.bundle.path,
+        model.backend,
+        precision=variant.precision,
+        threads=variant.threads,
+        streams=STREAMS,
+    )
+
+
+def _ways(model: Model, streaming: Model, files: Sequence[Path]) -> dict[str, Work]:
     with without_untrained_warning():
         names = model.vocabulary(names_for(model)) if names_for(model) else None
 
     def one_by_one() -> None:
         with without_untrained_warning():
             for file in files:
-                _answer(model.encode(file), names)
+                with model.encode(file) as scene:
+                    _ask(scene, names)
 
-    def ahead() -> None:
+    def at_once() -> None:
         with without_untrained_warning():
-            for scene in model.encode_all(files):
-                _answer(scene, names)
+            for _ in streaming.answer_all(files, lambda scene: _ask(scene, names)):
+                pass
 
-    return {ONE_BY_ONE: one_by_one, AHEAD: ahead}
+    return {ONE_BY_ONE: one_by_one, AT_ONCE: at_once}
 
 
-def _answer(scene: Scene, names: Vocabulary | None) -> None:
-    with scene:
-        if names is not None:
-            scene.classify(names)
-        height, width = scene.size
-        scene.segment(points=[(width / 2, height / 2)])
+def _ask(scene: Scene, names: Vocabulary | None) -> None:
+    if names is not None:
+        scene.classify(names)
+    height, width = scene.size
+    scene.segment(points=[(width / 2, height / 2)])
