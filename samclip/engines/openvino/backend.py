@@ -1,10 +1,10 @@
 """OpenVINO on the CPU.
 
-Choices. Threads: one per physical core that this process may use, not pinned. One stream, the
-shortest way to one answer: callers on other threads wait for their turn, each with a request of its
+Choices. Threads: one per physical core that this process may use, not pinned. Streams: as many as
+are asked for, one by default; callers beyond them wait for their turn, each with a request of its
 own. Precision: FP32 graphs compute in FP32. Left to itself OpenVINO takes BF16 where the processor
-has it, and may quantise the inputs of products whose weights are stored as INT8; both are slower
-here or inexact, and are switched off. INT8 graphs with Q/DQ run in INT8, without AMX.
+has it, and may quantise the inputs of products whose weights are stored as INT8; both are inexact,
+and are switched off. INT8 graphs with Q/DQ run in INT8, without AMX (see `library.py`).
 """
 
 from __future__ import annotations
