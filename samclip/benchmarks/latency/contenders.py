@@ -48,8 +48,10 @@ def combine(
     threads: int | None,
 ) -> tuple[Variant, ...]:
     """List every bundle on every backend in every precision; none of a kind means its default."""
-    kinds = (bundles or [None], backends or [AUTO], precisions or [None])
-    return tuple(Variant(*chosen, threads) for chosen in product(*kinds))
+    models: Sequence[str | None] = bundles or [None]
+    kinds: Sequence[str | None] = precisions or [None]
+    chosen = product(models, backends or [AUTO], kinds)
+    return tuple(Variant(bundle, backend, kind, threads) for bundle, backend, kind in chosen)
 
 
 def open_variant(variant: Variant, cache: Path) -> tuple[Model, TimedBackend]:

@@ -81,11 +81,13 @@ class PromptEncoder(nn.Module):
         embedding stands everywhere.
         """
         given = (has_mask_input > 0.5).reshape(-1, 1, 1)  # Bx1x1
-        *smaller, wider = self.mask_downscaling
-        for layer in smaller:
-            mask_input = layer(mask_input)
-        cells = mask_input.flatten(2).mT  # BxLx16: transposed while it is narrow
-        embedded = F.linear(cells, wider.weight.flatten(1), wider.bias)  # a 1x1 convolution
+        embedded = mask_input
+        for layer in self.mask_downscaling:
+            if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1):  # the last, wide one
+                cells = embedded.flatten(2).mT  # BxLx16: transposed while it is narrow
+                embedded = F.linear(cells, layer.weight.flatten(1), layer.bias)
+            else:
+                embedded = layer(embedded)
         return torch.where(given, embedded, self.no_mask_embed.weight)
 
     def embed_no_masks(self, count: int) -> Tensor:

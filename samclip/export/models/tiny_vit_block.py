@@ -68,7 +68,8 @@ class WindowAttention(LoweredAttention):
             # A real copy, as in `RelPosAttention`: its strides are those of one kernel.
             return x.transpose(1, 2).clone(memory_format=torch.contiguous_format)
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias  # M, heads, N, N
-        return (scores.softmax(dim=-1) @ v).transpose(1, 2)
+        found: Tensor = scores.softmax(dim=-1) @ v
+        return found.transpose(1, 2)
 
 
 class Mlp(nn.Module):

@@ -114,7 +114,7 @@ class CrossAttention(nn.Module):
         """
         asked = self._scaled(self.q_proj(queries)) @ self._by_head(self.k_proj)  # BxHxNxC
         scores = asked.flatten(1, 2) @ keys.mT  # Bx(HN)xL
-        found = (scores.softmax(dim=-1) @ values).unflatten(1, (self.num_heads, -1))  # BxHxNxC
+        found = (scores.softmax(dim=-1) @ values).reshape(asked.shape)  # BxHxNxC
         found = found @ self._by_head(self.v_proj).mT  # BxHxNxD
         out: Tensor = self.out_proj(_joined(found) + self.v_proj.bias)
         return out
@@ -125,13 +125,15 @@ class CrossAttention(nn.Module):
         asked = (k @ self._by_head(self.q_proj)).flatten(1, 2)  # Bx(HN)xC
         bias = k @ self.q_proj.bias.reshape(self.num_heads, self.head_dim, 1)  # BxHxNx1
         scores = queries @ asked.mT + bias.flatten(1).unsqueeze(1)  # BxLx(HN)
-        by_head = scores.unflatten(2, (self.num_heads, -1))  # BxLxHxN
+        by_head = scores.reshape(*scores.shape[:2], self.num_heads, -1)  # BxLxHxN
         out = self.out_proj.weight.T.reshape(self.num_heads, self.head_dim, -1)  # HxDxC
         told = (self._heads(self.v_proj(values)) @ out).flatten(1, 2)  # Bx(HN)xC
-        return by_head.softmax(dim=-1).flatten(2) @ told + self.out_proj.bias
+        out_of_all: Tensor = by_head.softmax(dim=-1).flatten(2) @ told + self.out_proj.bias
+        return out_of_all
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.num_heads, self.head_dim)).transpose(1, 2)  # BxHxNxD
+        split = x.reshape(*x.shape[:2], self.num_heads, self.head_dim)  # BxNxHxD
+        return split.transpose(1, 2)
 
     def _scaled(self, x: Tensor) -> Tensor:
         return self._heads(x) / math.sqrt(self.head_dim)

@@ -37,7 +37,7 @@ class Upscaling(nn.Sequential):
                 x = _doubled(x, layer)
             else:
                 x = layer.last(x) if isinstance(layer, LayerNorm2d) else layer(x)
-        return x.unflatten(0, (tokens.shape[0], -1))
+        return x.reshape(tokens.shape[0], -1, x.shape[-1])
 
 
 def _doubled(tokens: Tensor, convolution: nn.ConvTranspose2d) -> Tensor:

@@ -105,7 +105,7 @@ def _is_stable(masks: Masks) -> NDArray[np.bool_]:
     """Tell which of N masks with logits `everything` would take, by its stability score."""
     options = AutoMaskOptions()
     offset, threshold = options.stability_score_offset, options.stability_score_thresh
-    logits = [] if masks.logits is None else masks.logits
+    logits: list[NDArray[np.float32]] = [] if masks.logits is None else list(masks.logits)
     return np.asarray([stability_score(each, offset) >= threshold for each in logits], np.bool_)
 
 
