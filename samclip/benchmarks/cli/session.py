@@ -28,7 +28,7 @@ from samclip.benchmarks.report import write_report as write
 from samclip.benchmarks.rows import Row, show_rows
 from samclip.benchmarks.teacher_settings import parse_teacher
 from samclip.errors import CapabilityError
-from samclip.runtime.cli.consoles import err, out, say, warn_untrained_head
+from samclip.runtime.cli.consoles import SafeConsole, err, out, say, warn_untrained_head
 from samclip.runtime.cli.failures import reported
 from samclip.runtime.cli.logs import shown_logs
 from samclip.runtime.model import Model
@@ -150,7 +150,7 @@ class Session:
 
 def wide_console() -> Console:
     """Give stdout as a console: of the terminal's width, and wide where it is none."""
-    return out if out.is_terminal else Console(file=out.file, width=WIDTH_OF_FILES)
+    return out if out.is_terminal else SafeConsole(file=out.file, width=WIDTH_OF_FILES)
 
 
 @contextmanager

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import typer
 
 from samclip.errors import ImageError, PromptError
-from samclip.runtime.cli.consoles import Ticker, err, out, say, warn_untrained_head, write_json
+from samclip.runtime.cli.consoles import (
+    Ticker,
+    err,
+    in_one_line,
+    out,
+    say,
+    warn_untrained_head,
+    write_json,
+)
 from samclip.runtime.cli.destinations import plan_pictures
 from samclip.runtime.cli.failures import FAILURE, describe, report
 from samclip.runtime.cli.images import ImageList, find_images
@@ -148,10 +156,10 @@ class _Series(Generic[Answer]):
             record["picture"] = None if picture is None else str(picture)
             write_json(record)
             return
-        say(out, str(path), style="bold")
+        say(out, in_one_line(str(path)), style="bold")
         out.print(self._task.show(answer))
         if picture is not None:
-            say(out, f"picture: {picture}")
+            say(out, f"picture: {in_one_line(str(picture))}")
 
     def _report(self, path: Path, error: Exception) -> None:
         report(error, about=str(path))

@@ -5,17 +5,55 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
-out = Console(highlight=False, emoji=False)
-err = Console(stderr=True, highlight=False, emoji=False)
+# What a terminal acts on in place of showing it: controls but for tab and line feed, marks that
+# turn the direction of text, Unicode's own line breaks. And surrogates, which stand for bytes of a
+# file's name that are no UTF-8.
+ACTED_ON = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+SURROGATE = re.compile("[\ud800-\udfff]")
+BYTES_OF_NAMES = range(0xDC80, 0xDD00)  # PEP 383: the byte plus 0xDC00
+
+
+def visible(text: str) -> str:
+    r"""Give `text` with escapes such as `\x1b` for what a terminal would act on or cannot show."""
+    return ACTED_ON.sub(_escaped, text)
+
+
+def in_one_line(text: str) -> str:
+    """Give `text`, a file's name for instance, as `visible` does and without line breaks."""
+    return visible(text).replace("\n", "\\n")
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if code in BYTES_OF_NAMES:
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+class SafeConsole(Console):
+    """A console on which no text, whoever wrote it, moves the cursor or changes the terminal."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Render a string, of a table's cell too, with escapes made visible."""
+        return super().render_str(visible(text), **options)
+
+
+out = SafeConsole(highlight=False, emoji=False)
+err = SafeConsole(stderr=True, highlight=False, emoji=False)
 
 
 def say(console: Console, text: str, style: str | None = None) -> None:
@@ -40,15 +78,21 @@ def write_line(line: str) -> None:
 
 
 def write_json(record: dict[str, Any], indent: int | None = None) -> None:
-    """Write a record as JSON; NaN and infinity, which JSON has no words for, become null."""
-    write_line(json.dumps(_finite(record), indent=indent, allow_nan=False))
+    r"""Write a record as JSON.
+
+    NaN and infinity, which JSON has no words for, become null; bytes of a file's name that are no
+    UTF-8 become escapes such as `\xff`, because a lone surrogate is no valid JSON.
+    """
+    write_line(json.dumps(_portable(record), indent=indent, allow_nan=False))
 
 
-def _finite(value: Any) -> Any:
+def _portable(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {_portable(key): _portable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [_portable(item) for item in value]
+    if isinstance(value, str):
+        return SURROGATE.sub(_escaped, value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -88,9 +132,10 @@ class Ticker:
 
     def working(self, description: str) -> AbstractContextManager[object]:
         """Name the image at work; a single image gets a spinner in place of the bar."""
-        self._progress.update(self._task, description=description)
+        shown = escape(in_one_line(description))
+        self._progress.update(self._task, description=shown)
         alone = self._progress.tasks[0].total == 1
-        return err.status(description) if alone and err.is_terminal else nullcontext()
+        return err.status(shown) if alone and err.is_terminal else nullcontext()
 
     @contextmanager
     def paused(self) -> Iterator[None]:

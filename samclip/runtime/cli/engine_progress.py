@@ -6,9 +6,10 @@ import threading
 import time
 from types import TracebackType
 
+from rich.markup import escape
 from rich.status import Status
 
-from samclip.runtime.cli.consoles import err, say
+from samclip.runtime.cli.consoles import err, say, visible
 
 INTERVAL = 0.1  # seconds between two changes of the line: a build has thousands of steps
 
@@ -46,4 +47,4 @@ class BuildConsole:
             if self._status is None or now - self._shown < INTERVAL:
                 return
             self._shown = now
-            self._status.update(f"{name}: {step} of {steps}")
+            self._status.update(escape(visible(f"{name}: {step} of {steps}")))

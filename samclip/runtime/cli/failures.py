@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import typer
 
 from samclip.errors import BundleNotFoundError, InputError, SamclipError
-from samclip.runtime.cli.consoles import err, say
+from samclip.runtime.cli.consoles import err, in_one_line, say
 
 FAILURE = 1
 BAD_INPUT = 2
@@ -21,7 +21,7 @@ def exit_code(error: Exception) -> int:
 
 def report(error: Exception, about: str = "") -> None:
     """Print one error on stderr; `about` names the image at fault."""
-    prefix = f"error: {about}: " if about else "error: "
+    prefix = f"error: {in_one_line(about)}: " if about else "error: "
     say(err, prefix + describe(error), style="red")
 
 

@@ -26,6 +26,13 @@ def test_folder_gives_its_images_in_name_order(folder: Path) -> None:
     assert images.many
 
 
+def test_every_format_that_is_read_is_looked_for(tmp_path: Path) -> None:
+    names = ["a.bmp", "b.gif", "c.pbm", "d.pgm", "e.PNM", "f.ppm", "g.tif", "h.TIFF"]
+    for name in names:
+        (tmp_path / name).touch()
+    assert [path.name for path in find_images([tmp_path]).paths] == names
+
+
 def test_one_file_is_not_many(folder: Path) -> None:
     assert find_images([folder / "a.png"]).many is False
 
