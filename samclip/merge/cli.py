@@ -14,6 +14,7 @@ from samclip.merge.launch import launch, launched
 from samclip.runtime.cli.consoles import err, say
 from samclip.runtime.cli.failures import reported
 from samclip.runtime.cli.options import Debug
+from samclip.runtime.cli.standard_streams import fill_closed_streams
 
 PACKAGES = ("torch", "safetensors", "filelock", "accelerate")
 SELF = (sys.executable, "-m", "samclip.merge.cli")
@@ -136,6 +137,7 @@ def _require_packages() -> None:
 
 def main() -> None:
     """Run the command."""
+    fill_closed_streams()
     app()
 
 

@@ -23,6 +23,7 @@ from samclip.benchmarks.cli import (
 )
 from samclip.runtime.cli.consoles import accept_any_text
 from samclip.runtime.cli.main import print_version
+from samclip.runtime.cli.standard_streams import StreamsGroup
 
 EXAMPLES = """
 **Examples:**
@@ -35,6 +36,7 @@ HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
     name="samclip-bench",
+    cls=StreamsGroup,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,  # a defect shows Python's own traceback, fit for a report

@@ -17,6 +17,7 @@ from samclip.runtime.cli import (
     semantic,
 )
 from samclip.runtime.cli.consoles import accept_any_text, out, say
+from samclip.runtime.cli.standard_streams import StreamsGroup
 from samclip.version import __version__
 
 EXAMPLES = """
@@ -33,6 +34,7 @@ EXAMPLES = """
 
 app = typer.Typer(
     name="samclip",
+    cls=StreamsGroup,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,  # a defect shows Python's own traceback, fit for a report
