@@ -16,6 +16,7 @@ expected and what to do::
     |   `-- ConfigError          the file that describes a training run is wrong
     |-- EngineError              a backend failed
     |   |-- BackendUnavailableError
+    |   |   `-- UnknownBackendError (InputError)  there is no backend of this name
     |   |-- EngineRunError
     |   |   `-- DeviceMemoryError  the GPU has too little free memory
     |   |-- PlanBuildError       TensorRT could not make a plan of a graph
@@ -91,6 +92,10 @@ class EngineError(SamclipError):
 
 class BackendUnavailableError(EngineError):
     """The backend asked for does not work on this machine."""
+
+
+class UnknownBackendError(BackendUnavailableError, InputError):
+    """No backend has the name asked for."""
 
 
 class EngineRunError(EngineError):

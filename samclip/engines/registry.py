@@ -11,7 +11,7 @@ from samclip.engines.onnxruntime import backend as onnxruntime
 from samclip.engines.openvino import backend as openvino
 from samclip.engines.openvino.library import suits_processor
 from samclip.engines.tensorrt import backend as tensorrt
-from samclip.errors import BackendUnavailableError
+from samclip.errors import BackendUnavailableError, UnknownBackendError
 
 AUTO = "auto"
 BACKENDS: tuple[Backend, ...] = (  # the fastest first
@@ -61,13 +61,13 @@ def available_backends() -> tuple[str, ...]:
 
 
 def get_backend(name: str) -> Backend:
-    """Give a backend by name, working here or not; raises BackendUnavailableError."""
+    """Give a backend by name, working here or not; raises UnknownBackendError."""
     known = {backend.name: backend for backend in backends()}
     if name in known:
         return known[name]
     close = get_close_matches(str(name), [*known, AUTO], 1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise BackendUnavailableError(
+    raise UnknownBackendError(
         f"there is no backend {name!r}.{hint} Choose among {', '.join([AUTO, *known])}."
     )
 

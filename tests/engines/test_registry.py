@@ -17,7 +17,7 @@ from samclip.engines.base import Backend, EngineOptions, GraphKey, GraphSource, 
 from samclip.engines.onnxruntime import library as ort_library
 from samclip.engines.onnxruntime.backend import CPU, CUDA
 from samclip.engines.openvino import backend as ov_backend
-from samclip.errors import BackendUnavailableError
+from samclip.errors import BackendUnavailableError, UnknownBackendError
 
 
 class Broken:
@@ -119,7 +119,7 @@ def test_probing_loads_no_cuda_library(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_unknown_names(name: str, message: str) -> None:
     for use in (registry.get_backend, registry.choose):
-        with pytest.raises(BackendUnavailableError, match=message):
+        with pytest.raises(UnknownBackendError, match=message):
             use(name)
 
 

@@ -12,6 +12,7 @@ from samclip.errors import (
     ImageError,
     IntegrityError,
     PromptError,
+    UnknownBackendError,
 )
 from samclip.runtime.cli.failures import BAD_INPUT, FAILURE, exit_code, report, reported
 
@@ -24,6 +25,7 @@ from samclip.runtime.cli.failures import BAD_INPUT, FAILURE, exit_code, report, 
         (BundleNotFoundError("x"), BAD_INPUT),
         (IntegrityError("x"), FAILURE),
         (BackendUnavailableError("x"), FAILURE),
+        (UnknownBackendError("x"), BAD_INPUT),
         (CapabilityError("x"), FAILURE),
         (OSError(28, "No space left on device", "out.png"), FAILURE),
     ],
