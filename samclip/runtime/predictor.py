@@ -74,9 +74,10 @@ class SamPredictor:
             boxes=box,
             mask=mask_input,
         )
-        if len(prompts) > 1:
+        if len(prompts) != 1:
             raise PromptError(
-                f"predict takes one prompt at a time; got {len(prompts)} boxes or masks."
+                f"predict takes one prompt at a time; got {len(prompts)} boxes or masks. Call it "
+                "once for each, or give them all to Scene.segment."
             )
         (batch,) = batch_prompts(prompts, features.letterbox, features.mask_size)
         iou, low_res = features.decode(batch)

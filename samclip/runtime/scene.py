@@ -103,7 +103,8 @@ class Scene:
 
         `points`: Nx2 is ONE prompt of N points; BxNx2, or a list of arrays Nx2, is B prompts.
         `labels`: 1 foreground, 0 background, shaped as `points`; None: all foreground. `boxes`: 4
-        or Bx4 XYXY, paired with B prompts of points if there are any. `mask`: hxw or Bxhxw logits
+        or Bx4 XYXY, paired with B prompts of points if there are any; none, 0x4 or `[]` as of a
+        detector that found nothing, give no masks. `mask`: hxw or Bxhxw logits
         out of a former answer's `low_res_logits`. `multimask`: three masks per prompt instead of
         one. `names`: give each mask the name that fits it best. See `parse_prompts` for what is
         refused, `samclip.runtime.tasks.segment.segment` for which mask is chosen.

@@ -79,6 +79,7 @@ def test_an_image_must_be_set_first(predictor: SamPredictor) -> None:
         {"box": [[5, 5], [9]]},
         {"box": [[5, 5, 9, 9], [5]]},
         {"box": np.array([[5, 5, 9, 9], [5, 5, 9, 9]])},
+        {"box": np.zeros((0, 4))},
         {"mask_input": np.zeros((2, MASK_SIZE, MASK_SIZE), np.float32)},
         {"mask_input": np.zeros((1, 3, 3), np.float32)},
     ],

@@ -62,9 +62,11 @@ def parse_prompts(
     is B prompts. `labels`: the shape of `points` without the 2; None for all foreground.
     `boxes`: 4 or Bx4 XYXY, joined one to one with B prompts of points. `mask`: hxw or Bxhxw.
 
-    Boxes that are partly outside the image are clamped to it. Raises PromptError when there is
-    no prompt at all, a number is not finite, shapes do not fit, a label is neither 0 nor 1, a
-    box is inverted or empty, or a point or a whole box lies outside the image.
+    Boxes that are partly outside the image are clamped to it. No boxes, 0x4 or `[]` as a detector
+    that found nothing gives them, are no prompts, and likewise 0xNx2 points and 0xhxw masks: an
+    empty tuple. Raises PromptError when no kind of prompt is given, a number is not finite, shapes
+    do not fit, a label is neither 0 nor 1, a box is inverted or empty, or a point or a whole box
+    lies outside the image.
     """
     point_sets = None if points is None else _parse_points(points, image_size)
     label_sets = _parse_labels(labels, point_sets)
@@ -165,6 +167,7 @@ def _parse_labels(
 
 def _parse_boxes(boxes: ArrayLike, image_size: tuple[int, int]) -> list[NDArray[np.float64]]:
     array = _numbers(boxes, "boxes", "4 or Bx4 numbers XYXY")
+    array = array.reshape(0, 4) if array.shape == (0,) else array  # `[]`
     if array.ndim not in {1, 2} or array.shape[-1] != 4:
         raise PromptError(f"boxes must be 4 or Bx4 numbers XYXY; got shape {array.shape}.")
     array = array.reshape(-1, 4)  # 4 -> 1x4
@@ -193,7 +196,7 @@ def _parse_masks(mask: ArrayLike, mask_size: int) -> list[NDArray[np.float32]]:
 
 def _common_count(**kinds: Sequence[Any] | None) -> int:
     counts = {name: len(items) for name, items in kinds.items() if items is not None}
-    if not counts or not max(counts.values()):
+    if not counts:
         raise PromptError("there is no prompt. Give points, boxes or a mask.")
     if len(set(counts.values())) > 1:
         text = ", ".join(f"{count} from {name}" for name, count in counts.items())

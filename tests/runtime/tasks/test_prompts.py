@@ -68,6 +68,21 @@ def test_the_image_border_belongs_to_the_image() -> None:
     assert len(prompt.points) == 2
 
 
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        {"boxes": np.zeros((0, 4))},
+        {"boxes": []},
+        {"points": np.zeros((0, 1, 2))},
+        {"points": np.zeros((0, 3, 2)), "labels": np.zeros((0, 3))},
+        {"points": np.zeros((0, 1, 2)), "boxes": np.zeros((0, 4))},
+        {"mask": np.zeros((0, SIDE, SIDE))},
+    ],
+)
+def test_a_detector_that_found_nothing_gives_no_prompts(kinds: dict[str, Any]) -> None:
+    assert parse(**kinds) == ()
+
+
 def test_masks() -> None:
     (prompt,) = parse(mask=np.full((SIDE, SIDE), 3.0))
     assert prompt.mask is not None
@@ -100,8 +115,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({}, "no prompt"),
     ({"points": []}, "no point|must be"),
     ({"points": np.zeros((0, 2))}, "no point"),
-    ({"points": np.zeros((0, 1, 2))}, "no prompt"),
-    ({"boxes": np.zeros((0, 4))}, "no prompt"),
+    ({"boxes": np.zeros((0, 3))}, "XYXY"),
+    ({"points": [(1, 2)], "boxes": []}, "one to one"),
     ({"points": (420, 310)}, r"points=\[\(x, y\)\]"),
     ({"points": 5}, "Nx2"),
     ({"points": "here"}, "real numbers"),

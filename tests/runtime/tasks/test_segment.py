@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
-from fakes import IOUS, MASK_SIZE, FakeBackend, fake_model, flag
+from fakes import IOUS, MASK_SIZE, NAMES, FakeBackend, fake_model, flag
 
 from samclip.errors import PromptError
 from samclip.runtime.scene import Scene
@@ -34,6 +36,26 @@ def test_a_box_gives_one_mask_of_its_own_shape(scene: Scene) -> None:
     np.testing.assert_allclose(masks.boxes[0], [20, 30, 120, 90], atol=2)
     assert masks.scores.tolist() == pytest.approx([IOUS[0]])
     assert masks.areas[0] == masks.masks[0].sum()
+
+
+@pytest.mark.parametrize("multimask", [False, True])
+@pytest.mark.parametrize("names", [None, NAMES])
+@pytest.mark.parametrize("boxes", [[], np.zeros((0, 4), np.float32)])
+def test_a_detector_that_found_nothing_gets_an_empty_answer(
+    scene: Scene, boxes: Any, names: tuple[str, ...] | None, multimask: bool
+) -> None:
+    masks = scene.segment(boxes=boxes, names=names, multimask=multimask, return_logits=True)
+    assert len(masks) == 0
+    assert masks.masks.shape == (0, 128, 200)
+    assert masks.boxes.shape == (0, 4)
+    assert masks.low_res_logits is not None
+    assert masks.low_res_logits.shape == (0, MASK_SIZE, MASK_SIZE)
+    assert masks.logits is not None
+    assert masks.logits.shape == (0, 128, 200)
+    assert masks.names == (None if names is None else ())
+    assert masks.draw().shape == (128, 200, 3)
+    assert masks.to_dict()["masks"] == []
+    assert masks.to_coco() == []
 
 
 def test_a_lone_point_takes_the_best_of_three(scene: Scene) -> None:
