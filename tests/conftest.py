@@ -9,11 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from filelock import FileLock
+from hypothesis import settings
 from numpy.typing import NDArray
 from PIL import Image
 
 # Two test processes share two cores: more threads than that only fight.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+# The same examples on every run. `--hypothesis-profile=random` draws others; with
+# `--hypothesis-seed=N` those can be drawn again. A machine at work elsewhere is no failure.
+settings.register_profile("same", derandomize=True, deadline=None, print_blob=True)
+settings.register_profile("random", derandomize=False, deadline=None, print_blob=True)
+settings.load_profile("same")
 
 CACHE = Path(os.environ.get("SAMCLIP_TEST_CACHE", Path.home() / ".cache" / "samclip-tests"))
 
