@@ -40,7 +40,7 @@ class Environment:
     @property
     def key(self) -> str:
         """Tell apart sets of packages and versions of Python."""
-        text = json.dumps([self.requirements, self.bare, sys.version, sys.prefix])
+        text = json.dumps([self.requirements, self.bare, sys.version, sys.base_prefix])
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

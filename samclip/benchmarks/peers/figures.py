@@ -136,9 +136,8 @@ def _ratio(row: Row | None) -> str:
 
 
 def _show_environments(outcomes: Sequence[Outcome]) -> Table:
-    table = make_table(
-        "contender", "what", "versions, or why it failed", left=("contender", "what")
-    )
+    columns = ("contender", "what", "versions, or why it failed")
+    table = make_table(*columns, left=columns)
     for outcome in outcomes:
         record = outcome.record()
         table.add_row(escape(record.name), escape(record.what), escape(_versions(outcome)))

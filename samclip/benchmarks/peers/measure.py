@@ -78,10 +78,15 @@ def measure_peers(
 
 
 def _rounds(schedule: Schedule, photos: Sequence[Path], track: Track) -> Iterator[tuple[Path, int]]:
-    """Give each round's photo, and its number among those that are kept, below 0 for warm-up."""
+    """Give each round's photo, and its number among those that are kept, below 0 for warm-up.
+
+    The schedule's seconds begin after the warm-up, in which some peers compile.
+    """
     start = time.monotonic()
     for number in track(range(schedule.warm_up + schedule.repeats), "rounds"):
         kept = number - schedule.warm_up
+        if kept == 0:
+            start = time.monotonic()
         if kept >= FEWEST and schedule.is_over(time.monotonic() - start):
             break
         yield photos[kept % len(photos)], kept
