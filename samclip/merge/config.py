@@ -154,6 +154,10 @@ def read_config(path: Path, steps_scale: float = 1.0) -> RunConfig:
         raw = tomllib.loads(path.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is no valid TOML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(
+            f"{path} is nested too deeply for a training run's file; it needs three levels"
+        ) from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     config = parse_config(raw, str(path))

@@ -285,6 +285,34 @@ def test_bad_manifests(tiny: Path, data: bytes) -> None:
     refuse(tiny, ManifestError)
 
 
+BAD_VALUES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "a version of 5000 digits": lambda m: m["graphs"]["encoder"]["variants"][1].update(
+        needs=[{"backend": "tensorrt", "version": "9" * 5000}]
+    ),
+    "pixels divided by 0": lambda m: m["preprocessing"].update(std=[58.0, 0.0, 57.0]),
+    "a negative deviation": lambda m: m["preprocessing"].update(std=[58.0, -1.0, 57.0]),
+    "an image of terapixels": lambda m: m["preprocessing"].update(image_size=2**20),
+    "gigabytes of tokens": lambda m: m.update(
+        text={
+            "model": "m", "space": "0" * 64, "embed_dim": 4, "logit_scale": 1.0,
+            "templates": "openai", "context_length": 2**31,
+        }
+    ),
+    "no variants": lambda m: m["graphs"]["encoder"].update(variants=[]),
+    "an unknown field": lambda m: m.update(run="rm -rf /"),
+    "files as a list": lambda m: m.update(files=[]),
+    "a digest in capitals": lambda m: m["files"]["encoder.onnx"].update(sha256="A" * 64),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", BAD_VALUES.values(), ids=BAD_VALUES)
+def test_values_that_would_do_harm_later(
+    tiny: Path, change: Callable[[dict[str, Any]], Any]
+) -> None:
+    forge(tiny, change)
+    refuse(tiny, ManifestError)
+
+
 @pytest.mark.parametrize(
     "digest",
     [b"", b"\n", b"0" * 64 + b"  manifest.json\n", b"x" * 2000, b"{sum}", b"{sum}  other.json"],

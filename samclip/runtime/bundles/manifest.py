@@ -21,7 +21,9 @@ Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Size = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
 ImageSize = Annotated[int, msgspec.Meta(ge=64, le=4096, multiple_of=16)]
 Positive = Annotated[int, msgspec.Meta(gt=0, le=2**31)]
+ContextLength = Annotated[int, msgspec.Meta(ge=2, le=2**14)]  # CLIP has 77, BERT 512
 Triple = tuple[float, float, float]
+AboveZero = Annotated[float, msgspec.Meta(gt=0)]
 WeightsDtype = Literal["fp32", "fp16", "int8"]
 ReducedPrecision = Literal["fp16", "bf16", "int8", "int8_fp16"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int8_fp16"]
@@ -60,7 +62,7 @@ class LibraryNeed(Record, frozen=True, kw_only=True):
     """The least version of a backend's library that reads a graph: "10.14"."""
 
     backend: str
-    version: Annotated[str, msgspec.Meta(pattern=r"^[0-9]+([.][0-9]+)*$")]
+    version: Annotated[str, msgspec.Meta(pattern=r"^[0-9]+([.][0-9]+)*$", max_length=64)]
 
     def is_met(self, version: str | None) -> bool:
         """Whether a library of `version`, None for an unknown one, reads the graph."""
@@ -149,7 +151,7 @@ class Preprocessing(Record, frozen=True, kw_only=True):
 
     image_size: ImageSize
     mean: Triple
-    std: Triple
+    std: tuple[AboveZero, AboveZero, AboveZero]
     channels: Literal["RGB"] = "RGB"
     resize: Literal["longest_side"] = "longest_side"
     interpolation: Literal["pillow_bilinear"] = "pillow_bilinear"
@@ -179,7 +181,7 @@ class Text(Record, frozen=True, kw_only=True):
     logit_scale: float  # already exponentiated: multiplies cosines
     templates: str | tuple[str, ...]  # a known set's name, or the templates themselves
     tokenizer: str | None = None
-    context_length: Positive = 77
+    context_length: ContextLength = 77
     labels: str | None = None
     label_embeddings: str | None = None
 

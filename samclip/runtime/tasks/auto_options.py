@@ -70,7 +70,8 @@ def _check(name: str, value: float) -> None:
     least = 1 if name in _AT_LEAST_ONE else 0
     kind = "a whole number" if name in _WHOLE else "a number"
     is_number = isinstance(value, (int, float, np.integer, np.floating))
-    if not is_number or not math.isfinite(value) or value < least:
+    is_float = isinstance(value, (float, np.floating))  # an int may be too large for math.isfinite
+    if not is_number or value < least or (is_float and not math.isfinite(value)):
         raise PromptError(f"{name} must be {kind} of at least {least}; got {value!r}.")
     if name in _WHOLE and value != int(value):
         raise PromptError(f"{name} must be a whole number; got {value!r}.")

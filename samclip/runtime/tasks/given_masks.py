@@ -49,6 +49,8 @@ def _stack(masks: ArrayLike, size: tuple[int, int]) -> NDArray[np.bool_]:
         array = np.asarray(masks)
     except ValueError as error:
         raise PromptError("masks must be NxHxW bool; got arrays of unequal shape.") from error
+    except (TypeError, RuntimeError) as error:  # as of tensors on a GPU
+        raise PromptError(f"masks must be NxHxW bool; numpy says: {error}") from error
     if array.dtype != np.bool_ or array.ndim not in {2, 3} or array.shape[-2:] != size:
         raise PromptError(
             f"masks must be HxW or NxHxW bool with H, W = {size}, the image's; got "

@@ -101,11 +101,14 @@ def _numbers(value: Any, name: str, expected: str, kinds: str = "biuf") -> NDArr
     """Convert to float64; raises PromptError on anything but finite real numbers."""
     try:
         array = np.asarray(value)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise PromptError(f"{name} must be {expected}; got rows of unequal shape.") from error
+    except (TypeError, RuntimeError) as error:  # as of tensors on a GPU, or that need gradients
+        raise PromptError(f"{name} must be {expected}; numpy says: {error}") from error
     if array.dtype.kind not in kinds:
         raise PromptError(f"{name} must be {expected}, of real numbers; got {array.dtype} values.")
-    array = array.astype(np.float64)
+    with np.errstate(over="ignore"):  # a long double may become infinite, which is refused below
+        array = array.astype(np.float64)
     if not np.isfinite(array).all():
         raise PromptError(f"{name} hold NaN or infinity. Give finite numbers only.")
     return array
@@ -117,6 +120,8 @@ def _per_prompt(value: Any, ndim: int, name: str, expected: str) -> list[NDArray
         dimensions = np.asarray(value).ndim
     except ValueError:  # arrays of different lengths, one per prompt
         return [_numbers(item, name, expected) for item in value]
+    except (TypeError, RuntimeError):  # told in full by the conversion below
+        dimensions = ndim
     array = _numbers(value, name, expected)
     return list(array) if dimensions == ndim + 1 else [array]
 

@@ -28,7 +28,8 @@ def semantic(
     treat background by data set; a threshold is our choice. Raises VocabularyError for a
     background out of range, ClosedError, EngineRunError.
     """
-    if background is not None and not 0 <= background <= 1:
+    is_number = isinstance(background, int | float | np.integer | np.floating)
+    if background is not None and not (is_number and 0 <= background <= 1):
         raise VocabularyError(f"background must be a number in [0, 1] or None; got {background!r}.")
     coarse = CoarseMap(features, vocabulary)
     labels = coarse.argmax()

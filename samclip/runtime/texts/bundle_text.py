@@ -63,7 +63,7 @@ def _read_labels(bundle: Bundle, text: Text) -> dict[str, NDArray[np.float32]]:
         return {}
     try:
         names = msgspec.json.decode(bundle.read(text.labels), type=list[str])
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BundleError(f"{text.labels} is no JSON list of names: export again.") from error
     data = bundle.read(text.label_embeddings)
     if len(data) != len(names) * text.embed_dim * np.dtype("<f4").itemsize:

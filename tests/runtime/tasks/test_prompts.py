@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -111,6 +112,16 @@ def test_ambiguity_and_centre() -> None:
     assert negative.centre.tolist() == [10, 20]
 
 
+@dataclass(frozen=True)
+class Unwilling:
+    """As a tensor on a GPU (TypeError), or one that needs gradients (RuntimeError)."""
+
+    kind: type[Exception]
+
+    def __array__(self, *_: object, **__: object) -> NoReturn:
+        raise self.kind("not on the host")
+
+
 BAD: list[tuple[dict[str, Any], str]] = [
     ({}, "no prompt"),
     ({"points": []}, "no point|must be"),
@@ -138,6 +149,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"points": [(1, 2)], "labels": [0.5]}, "1 .foreground. or 0"),
     ({"points": [(1, 2)], "labels": [float("nan")]}, "NaN"),
     ({"labels": [1]}, "without points"),
+    ({"points": Unwilling(TypeError)}, "numpy says: not on the host"),
+    ({"points": Unwilling(RuntimeError)}, "numpy says: not on the host"),
+    ({"boxes": Unwilling(TypeError)}, "numpy says: not on the host"),
+    ({"points": np.full((1, 2), np.longdouble(1e308) * 10)}, "infinity"),
     ({"boxes": [1, 2, 3]}, "XYXY"),
     ({"boxes": np.ones((1, 1, 4))}, "XYXY"),
     ({"boxes": [[1, 2, 3, 4], [5, 6]]}, "unequal"),

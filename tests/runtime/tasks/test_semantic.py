@@ -98,7 +98,7 @@ def test_background_takes_what_is_uncertain() -> None:
     assert (answer.scores[answer.labels == -1] < 0.9).all()
     assert (answer.scores[answer.labels >= 0] >= 0.9).all()
     assert answer.to_dict()["unlabelled_area"] == (answer.labels == -1).sum()
-    for wrong in (-0.1, 1.5, float("nan")):
+    for wrong in (-0.1, 1.5, float("nan"), "0.5", [0.5]):
         with pytest.raises(VocabularyError, match="background"):
             scene.semantic(ALL, background=wrong)
 

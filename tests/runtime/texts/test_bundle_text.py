@@ -45,6 +45,8 @@ def test_ready_made_labels_need_no_encoder(tmp_path: Any) -> None:
         ("labels.json", b"{"),
         ("labels.json", b'{"a": 1}'),
         ("labels.json", b'["red"]'),
+        ("labels.json", b'["\xff"]'),
+        ("labels.json", b"[" * 100_000),
         ("labels.bin", b"\0" * 8),
         ("labels.bin", b"\0" * 7),
     ],
