@@ -1,0 +1,189 @@
+"""Fuzzing with hypothesis: whatever comes, an answer or one of samclip's errors.
+
+The examples are the same on every run; `pytest --hypothesis-profile=random [--hypothesis-seed=N]`
+draws others, and the failure says how to draw them again.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from fuzz_targets import TARGETS, check_prompts, config, feed, manifest, seeds
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from samclip.errors import ConfigError, PromptError, SamclipError, VocabularyError
+from samclip.merge.config import parse_config
+from samclip.runtime.images.image import load_image
+from samclip.runtime.tasks.auto_options import AutoMaskOptions
+from samclip.runtime.texts.templates import resolve_templates
+from samclip.runtime.texts.vocabulary import as_names
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+COUNTS = [40, pytest.param(2000, marks=pytest.mark.slow)]
+QUIET = {"suppress_health_check": list(HealthCheck)}
+# What parsers stumble over, put in the place of some bytes.
+TOKENS = st.sampled_from(
+    [b"\0", b"\xff", b"\xff\xff\xff\xff", b"\xed\xa0\x80", b'"', b"{", b"[" * 2000, b"}", b"\\",
+     b"\\u0000", b"\\ud800", b"9" * 5000, b"-", b"1e999", b"NaN", b"../", b"/", b"null", b"\n"]
+)  # fmt: skip
+EDITS = st.lists(
+    st.tuples(st.floats(0, 1), st.integers(0, 40), TOKENS | st.binary(max_size=20)), max_size=5
+)
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.text(max_size=20)
+    | st.sampled_from(["9" * 5000, "../x", "a\0b", "\ud800", "fp32", 10**400])
+)
+VALUES = st.recursive(
+    LEAVES,
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+
+
+def edited(data: bytes, edits: list[tuple[float, int, bytes]]) -> bytes:
+    """Replace spans of `data`: each at a share of its length, so many bytes, by others."""
+    for share, length, new in edits:
+        at = int(share * len(data))
+        data = data[:at] + new + data[at + length :]
+    return data
+
+
+def replaced(value: Any, path: list[int], new: Any) -> Any:
+    """Put `new` in the place within `value` to which the numbers of `path` lead."""
+    if not path or not isinstance(value, (dict, list)) or not value:
+        return new
+    keys = list(value) if isinstance(value, dict) else range(len(value))
+    key = keys[path[0] % len(keys)]
+    inner = replaced(value[key], path[1:], new)
+    if isinstance(value, dict):
+        return {**value, key: inner}
+    return [inner if index == key else item for index, item in enumerate(value)]
+
+
+PATHS = st.lists(st.integers(0, 30), min_size=1, max_size=6)
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("name", TARGETS)
+def test_damaged_files(name: str, count: int) -> None:
+    """Sound files with spans replaced, cut out, or put in."""
+
+    @settings(max_examples=count, **QUIET)
+    @given(st.sampled_from(seeds(name)), EDITS)
+    def run(seed: bytes, edits: list[tuple[float, int, bytes]]) -> None:
+        feed(TARGETS[name], edited(seed, edits))
+
+    run()
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_manifests_of_the_wrong_values(count: int) -> None:
+    """The JSON is sound, and one or more of its values are others."""
+
+    @settings(max_examples=count, **QUIET)
+    @given(st.sampled_from(seeds("manifest")), st.lists(st.tuples(PATHS, VALUES), max_size=3))
+    def run(seed: bytes, changes: list[tuple[list[int], Any]]) -> None:
+        value = json.loads(seed)
+        for path, new in changes:
+            value = replaced(value, path, new)
+        feed(manifest, json.dumps(value).encode())
+
+    run()
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_configurations_of_the_wrong_values(count: int) -> None:
+    @settings(max_examples=count, **QUIET)
+    @given(st.sampled_from(seeds("config")), st.lists(st.tuples(PATHS, VALUES), max_size=3))
+    def run(seed: bytes, changes: list[tuple[list[int], Any]]) -> None:
+        value = tomllib.loads(seed.decode())
+        for path, new in changes:
+            value = replaced(value, path, new)
+        try:
+            parse_config(value if isinstance(value, dict) else {"": value}, "run.toml")
+        except ConfigError as error:
+            assert str(error).startswith("run.toml: ")
+
+    run()
+
+
+NUMBERS = st.floats(-20, 220) | st.integers(-1, 201) | st.sampled_from([np.nan, np.inf, 1e300, 2])
+KINDS = st.sampled_from([np.float32, np.int64, np.uint8, np.bool_, np.complex64, np.float16])
+ARRAYS = KINDS.flatmap(
+    lambda kind: arrays.arrays(kind, arrays.array_shapes(min_dims=0, min_side=0, max_side=4))
+)
+ROWS = st.lists(st.lists(NUMBERS, min_size=1, max_size=4), max_size=4)
+GIVEN = st.none() | VALUES | ARRAYS | ROWS | st.lists(ROWS, max_size=3)
+
+
+@pytest.mark.parametrize("count", [150, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_prompts_of_any_kind(count: int) -> None:
+    """Accepted ones lie in the image, see `check_prompts`."""
+
+    @settings(max_examples=count, **QUIET)
+    @given(GIVEN, GIVEN, GIVEN, GIVEN)
+    def run(points: Any, labels: Any, boxes: Any, mask: Any) -> None:
+        given = {"points": points, "labels": labels, "boxes": boxes, "mask": mask}
+        try:
+            check_prompts(given)
+        except PromptError as error:
+            assert 0 < len(str(error)) < 2000
+
+    run()
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_images_of_any_kind(count: int) -> None:
+    @settings(max_examples=count, **QUIET)
+    @given(VALUES | ARRAYS | st.binary() | st.text())
+    def run(source: Any) -> None:
+        try:
+            load_image(source)
+        except SamclipError as error:
+            assert str(error)
+
+    run()
+
+
+@settings(max_examples=100, **QUIET)
+@given(VALUES)
+def test_names_and_templates_of_any_kind(value: Any) -> None:
+    for read in (as_names, resolve_templates):
+        try:
+            read(value)
+        except VocabularyError as error:
+            assert len(str(error)) < 1000
+
+
+@settings(max_examples=100, **QUIET)
+@given(st.sampled_from(sorted(AutoMaskOptions.__dataclass_fields__)), VALUES)
+@example("crop_n_points_downscale_factor", 10**400)
+@example("pred_iou_thresh", np.float32("nan"))
+def test_options_of_any_kind(name: str, value: Any) -> None:
+    try:
+        options = AutoMaskOptions(**{name: value})
+    except PromptError as error:
+        assert name in str(error)
+    else:
+        assert 0 <= getattr(options, name) < np.inf
+
+
+def test_a_file_nested_without_end() -> None:
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        config(b"a = " + b"[" * 100_000)
