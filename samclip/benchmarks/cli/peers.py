@@ -91,7 +91,7 @@ Environments = Annotated[
         rich_help_panel=_PEERS,
         show_default="peers/ in samclip's cache",
         help="Where environments of peers and their exported files are made and found again; all "
-        "of them take some 15 GB.",
+        "of them take some 10 GB.",
     ),
 ]
 Precision = Annotated[
