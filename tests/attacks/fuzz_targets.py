@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from tiny_bundle import tiny_files, tiny_manifest, write_tiny_bundle
 
-from samclip.engines.openvino.external_data import external_locations
+from samclip.engines.external_data import external_locations
 from samclip.engines.plans.sidecar import decode_sidecar
 from samclip.errors import SamclipError
 from samclip.runtime.bundles.bundle import Bundle

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from samclip.engines.base import GraphSource
-from samclip.engines.openvino.external_data import external_locations
+from samclip.engines.external_data import external_locations
 from samclip.errors import EngineRunError
 
 GRAPH_FILE = "graph.onnx"

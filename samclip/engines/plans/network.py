@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.engines.base import GraphSource
+from samclip.engines.external_data import unlisted_location
 from samclip.engines.plans.logs import Said
 from samclip.engines.plans.weights_folder import weights_folder
 from samclip.errors import PlanBuildError
@@ -70,8 +71,10 @@ def parse_network(
     """Parse a graph into a strongly typed network.
 
     Weights are handed over in memory; parsers before 10.11 or so cannot take them, and get a
-    private folder that is removed at once. Raises PlanBuildError with every error of the parser.
+    private folder that is removed at once. Raises PlanBuildError with every error of the parser,
+    and before it sees a graph that keeps weights in files which the bundle does not list.
     """
+    _check_external_data(source)
     network = Network(module, builder.create_network(_flags(module)), [source.onnx, source.weights])
     parser = module.OnnxParser(network.definition, logger)
     network.held.append(parser)  # weights that the parser converted are its own
@@ -85,6 +88,19 @@ def parse_network(
     _decompose_fp32_attention(network)
     _check_precision(network, source)
     return network
+
+
+def _check_external_data(source: GraphSource) -> None:
+    """Refuse a graph that would have the parser read a file that nobody verified."""
+    try:
+        location = unlisted_location(source.onnx, source.files)
+    except ValueError as error:
+        raise PlanBuildError(f"the graph {source.name!r}: {error}. Export it again.") from error
+    if location is not None:
+        raise PlanBuildError(
+            f"the graph {source.name!r} keeps weights at {location[:100]!r}, and comes with the "
+            f"files {', '.join(source.files) or 'none'}. Export the bundle again."
+        )
 
 
 def _flags(module: Any) -> int:

@@ -16,7 +16,7 @@ import pytest
 from filelock import FileLock
 from plan_samples import HOST, fake_library, sample_source
 from recorded_tensorrt import VERSIONS, Script
-from tiny_bundle import WEIGHTS_FILE
+from tiny_bundle import WEIGHTS_FILE, affine_model
 
 from samclip.engines.plans import preflight
 from samclip.engines.plans.build import BuildRequest, build_plan
@@ -162,7 +162,8 @@ def test_verified_bytes_reach_the_parser_and_nothing_stays(
 
 
 def test_weights_outside_of_the_folder_are_refused() -> None:
-    source = sample_source(files={"../../evil": b"x"})
+    onnx, data = affine_model("../../evil")
+    source = sample_source(onnx=onnx, files={"../../evil": data})
     with pytest.raises(PlanBuildError, match="outside of its folder"):
         build_plan(request(source=source), fake_library(Script(), "10.3.0"))
 
@@ -234,6 +235,18 @@ def test_another_recipe_or_graph_is_built(change: dict[str, Any]) -> None:
     library = fake_library(script)
     build_plan(request(), library)
     assert not build_plan(request(**change), library).reused
+
+
+@pytest.mark.parametrize("location", ["/etc/passwd", "../../secret", "*/_ORT_MEM_ADDR_/*", "w"])
+def test_the_parser_sees_no_graph_whose_weights_are_elsewhere(location: str) -> None:
+    """It would read files that nobody verified, wherever they are."""
+    script = Script()
+    source = sample_source(onnx=affine_model(location)[0])
+    with pytest.raises(PlanBuildError, match=r"keeps weights at .* and comes with the files"):
+        build_plan(request(source=source), fake_library(script))
+    assert not script.named("parse")
+    assert not script.named("load_model_proto")
+    assert not script.named("build")
 
 
 def test_a_damaged_plan_is_built_again() -> None:

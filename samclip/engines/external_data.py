@@ -1,8 +1,9 @@
 """Where an ONNX graph says that its weights lie: read off its bytes, without the onnx package.
 
-OpenVINO follows what stands there. A path may lead out of the folder, and the location
-`*/_ORT_MEM_ADDR_/*` makes it read the process's own memory at any address. So a graph is handed to
-it only when every location is a file whose bytes were verified.
+OpenVINO and TensorRT follow what stands there. A path may lead out of the folder, and the location
+`*/_ORT_MEM_ADDR_/*` makes OpenVINO read the process's own memory at any address. So a graph is
+handed to them only when every location is a file whose bytes were verified. (ONNX Runtime is told
+not to look at files at all.)
 
 Fields are numbered as in onnx.proto; the encoding is protobuf's: a varint holds field number and
 wire type, and messages and strings follow their length.
@@ -10,7 +11,7 @@ wire type, and messages and strings follow their length.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 LOCATION = b"location"  # the key of an entry of `TensorProto.external_data`
 KEY, VALUE = 1, 2  # fields of such an entry, a StringStringEntryProto
@@ -50,6 +51,16 @@ def external_locations(onnx: bytes) -> set[str]:
             if inner is not None and onnx.find(LOCATION, begin, stop) >= 0:
                 waiting.append((inner, begin, stop))
     return found
+
+
+def unlisted_location(onnx: bytes, files: Container[str]) -> str | None:
+    """Give a location that a graph names and that is not among `files`; None where all are.
+
+    Raises ValueError for bytes that may name one and are no message.
+    """
+    if LOCATION not in onnx:
+        return None
+    return next((name for name in sorted(external_locations(onnx)) if name not in files), None)
 
 
 def _locations(onnx: bytes, start: int, end: int) -> set[str]:

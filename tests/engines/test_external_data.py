@@ -6,7 +6,7 @@ import pytest
 from onnx import AttributeProto, ModelProto, TensorProto, helper
 from tiny_bundle import WEIGHT, affine_model, external_tensor, make_model, negation_model
 
-from samclip.engines.openvino.external_data import FIELDS, external_locations
+from samclip.engines.external_data import FIELDS, external_locations, unlisted_location
 
 
 def tensor_at(location: str) -> TensorProto:
@@ -90,3 +90,13 @@ def test_odd_entries() -> None:
 def test_what_is_no_message(data: bytes) -> None:
     with pytest.raises(ValueError, match="no ONNX graph"):
         external_locations(data)
+
+
+def test_locations_that_no_verified_file_has() -> None:
+    onnx, _ = affine_model("w")
+    assert unlisted_location(onnx, {"w": b""}) is None
+    assert unlisted_location(onnx, {"other": b""}) == "w"
+    assert unlisted_location(affine_model("../../etc/passwd")[0], {}) == "../../etc/passwd"
+    assert unlisted_location(negation_model(), {}) is None
+    with pytest.raises(ValueError, match="no ONNX graph"):
+        unlisted_location(b"\xff location", {})
