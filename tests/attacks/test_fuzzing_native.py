@@ -1,0 +1,35 @@
+"""Fuzzing with atheris, where it is installed; `$SAMCLIP_FUZZ_SEED` and `_RUNS` choose others.
+
+A finding is told with the file that shows it, and the command that runs it again.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fuzz_targets import TARGETS
+
+FUZZER = Path(__file__).with_name("native_fuzzer.py")
+SEED = int(os.environ.get("SAMCLIP_FUZZ_SEED", "1"))
+RUNS = int(os.environ.get("SAMCLIP_FUZZ_RUNS", "20000"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TARGETS)
+def test_nothing_but_typed_errors(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("atheris")
+    (tmp_path / "corpus").mkdir()
+    command = [sys.executable, str(FUZZER), name, str(tmp_path / "corpus")]
+    options = [f"-runs={RUNS}", f"-seed={SEED}", "-max_total_time=300", "-timeout=20"]
+    done = subprocess.run(
+        [*command, *options, "-rss_limit_mb=4096", "-verbosity=0"],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=600,
+    )  # fmt: skip
+    found = [path for path in tmp_path.iterdir() if path.is_file()]
+    replay = "".join(f"\nagain: {' '.join(command[:3])} {path}" for path in found)
+    assert done.returncode == 0, f"seed {SEED}{replay}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+    assert not found, replay
