@@ -1,13 +1,14 @@
 """ONNX Runtime on the CPU, and on NVIDIA GPUs through its CUDA and TensorRT providers.
 
-Choices. Threads: one per physical core that this process may use, not pinned. CPU memory: the
-arena stays on and keeps the largest pass's working memory until `close`, because shrinking it after
-each pass costs time; memory patterns are off, which plan one more block of that size and gain no
-speed; a sum and the norm behind it are not fused, as the fused kernel takes twice the time of the
-two. CUDA: the arena grows by what is asked for, convolutions are chosen by heuristic, because the
-mask decoder's shapes change from call to call, and TF32 is off: FP32 graphs compute in FP32, FP16
-graphs are there for speed. TensorRT: see `tensorrt_options.py`; CUDA computes what it does not
-take.
+Choices. Threads: one per physical core that this process may use, not pinned. CPU memory: the arena
+stays on and keeps the largest pass's working memory until `close`, because shrinking it after each
+pass costs time; memory patterns are off, which plan one more block of that size and gain no speed;
+so is the plan by which tensors take over each other's buffers, as it holds the buffers in between,
+and the arena reuses memory better (ViT-B at 1024 px: half the peak, no slower); a sum and the norm
+behind it are not fused, as the fused kernel takes twice the time of the two. CUDA: the arena grows
+by what is asked for, convolutions are chosen by heuristic, because the mask decoder's shapes change
+from call to call, and TF32 is off: FP32 graphs compute in FP32, FP16 graphs are there for speed.
+TensorRT: see `tensorrt_options.py`; CUDA computes what it does not take.
 """
 
 from __future__ import annotations
@@ -168,7 +169,7 @@ class OnnxRuntimeBackend:
     def load(self, source: GraphSource, options: EngineOptions) -> OrtEngine:
         """Make a session of a graph; raises BackendUnavailableError or EngineRunError."""
         library = self._library()
-        settings = _settings(library, options)
+        settings = _settings(library, options, self.device)
         held = _add_weights(library, settings, source)
         providers = self._providers(library, source, options)
         try:
@@ -223,13 +224,14 @@ CUDA = OnnxRuntimeBackend("cuda", CUDA_PROVIDER, "cuda")
 TENSORRT = OnnxRuntimeBackend("ort-tensorrt", TENSORRT_PROVIDER, "cuda")
 
 
-def _settings(library: Any, options: EngineOptions) -> Any:
+def _settings(library: Any, options: EngineOptions, device: str) -> Any:
     if options.threads is not None and options.threads < 1:
         raise EngineRunError(f"threads must be at least 1 or None, got {options.threads}.")
     settings = library.SessionOptions()
     settings.intra_op_num_threads = options.threads_per_run(usable_cores())
     settings.log_severity_level = FATAL
     settings.enable_mem_pattern = False
+    settings.enable_mem_reuse = device != "cpu"
     # external data that was not handed over is not read from the disk: it would be unverified
     settings.add_session_config_entry(EXTERNAL_FOLDER, os.devnull)
     return settings
