@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from samclip.engines.base import Backend, EngineOptions, GraphKey, Probe, library_version
 from samclip.engines.registry import Choice, PassedOver, candidates, first_of
-from samclip.errors import BackendUnavailableError, PlanError
+from samclip.errors import BackendUnavailableError, InputError, PlanError
 from samclip.runtime.bundles.bundle import Bundle
-from samclip.runtime.bundles.manifest import Graph, Graphs, Variant
+from samclip.runtime.bundles.manifest import Graph, Graphs, Precision, Variant
+from samclip.runtime.suggest import did_you_mean
 
 _logger = logging.getLogger("samclip")
 
@@ -106,3 +107,13 @@ def _key(bundle: Bundle, name: str, variant: Variant) -> GraphKey:
         precision=variant.precision,
         attention=variant.attention,
     )
+
+
+def check_precision(precision: str | None) -> None:
+    """Refuse what is no bundle's precision, before any backend is asked; raises InputError."""
+    known = get_args(Precision)
+    if precision is not None and precision not in known:
+        raise InputError(
+            f"there is no precision {precision!r}{did_you_mean(str(precision), known)}. Choose "
+            f"among {', '.join(known)}, or None for the bundle's own choice."
+        )

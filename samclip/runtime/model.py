@@ -19,7 +19,7 @@ from samclip.engines.registry import AUTO, Choice, PassedOver, decide
 from samclip.errors import CapabilityError, ClosedError, InputError
 from samclip.runtime.bundles.bundle import Bundle, find_bundle
 from samclip.runtime.bundles.manifest import Manifest
-from samclip.runtime.choice import start_fastest
+from samclip.runtime.choice import check_precision, start_fastest
 from samclip.runtime.engine_pool import EnginePool
 from samclip.runtime.features import Features
 from samclip.runtime.images.image import load_image, preprocess
@@ -63,6 +63,7 @@ def load(
     of the GPU; `cache_dir`: where text embeddings are kept between runs. Raises BundleError,
     BackendUnavailableError, PlanError, EngineRunError, InputError.
     """
+    check_precision(precision)
     bundle = Bundle.open(find_bundle(name_or_path))
     own, at_once = _checked("threads", threads), _checked("streams", streams) or 1
     options = EngineOptions(threads=own, streams=at_once, device=device)

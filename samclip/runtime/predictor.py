@@ -37,7 +37,10 @@ class SamPredictor:
         """
         if image_format not in {"RGB", "BGR"}:
             raise ImageError(f"image_format must be 'RGB' or 'BGR'; got {image_format!r}.")
-        pixels = np.asarray(image)
+        try:
+            pixels = np.asarray(image)
+        except ValueError as error:
+            raise ImageError("image must be HWC; got rows of unequal shape.") from error
         if pixels.ndim != 3 or pixels.shape[2] != 3:
             raise ImageError(f"image must be HWC with 3 channels; got shape {pixels.shape}.")
         self.reset_image()

@@ -386,6 +386,12 @@ def test_what_is_no_number_of_threads(what: str, number: Any) -> None:
         model_module._checked(what, number)
 
 
+@pytest.mark.parametrize("precision", ["fp23", "", 16])
+def test_an_unknown_precision_is_told_before_any_backend_is_tried(precision: Any) -> None:
+    with pytest.raises(InputError, match=r"there is no precision .* Choose among fp32, fp16"):
+        samclip.load(precision=precision)
+
+
 def test_threads_are_at_most_the_processors() -> None:
     assert model_module._checked("threads", 100_000) == os.cpu_count()
     assert model_module._checked("threads", 1) == 1

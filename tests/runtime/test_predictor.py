@@ -91,7 +91,12 @@ def test_prompts_that_do_not_fit(predictor: SamPredictor, prompt: dict[str, Any]
 
 @pytest.mark.parametrize(
     ("image", "form"),
-    [(np.zeros((4, 4)), "RGB"), (np.zeros((4, 4, 4), np.uint8), "RGB"), (flag(), "HSV")],
+    [
+        ([[1, 2], [3]], "RGB"),
+        (np.zeros((4, 4)), "RGB"),
+        (np.zeros((4, 4, 4), np.uint8), "RGB"),
+        (flag(), "HSV"),
+    ],
 )
 def test_images_that_are_none(image: np.ndarray, form: str) -> None:
     predictor = SamPredictor(fake_model())
