@@ -154,7 +154,7 @@ def test_names_that_stdout_cannot_encode_are_escaped(
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, "ascii", write_through=True))
     app(["classify", str(image), "--names", "caf\xe9,\udcff"], standalone_mode=False)
     assert b"caf\\xe9" in written.getvalue()
-    assert b"\\udcff" in written.getvalue()
+    assert b"\\xff" in written.getvalue()  # the byte that it stands for
 
 
 def test_long_lists_are_cut_and_say_so(model: FakeModel, run: Run, image: Path) -> None:
