@@ -178,7 +178,7 @@ def read_report(path: Path) -> Report:
         raise InputError(f"{path} cannot be read: {error.strerror}. Check the path.") from error
     try:
         return msgspec.json.decode(data, type=Report)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(
             f"{path} is no report of samclip-bench: {error}. Give a file that --json has written."
         ) from error

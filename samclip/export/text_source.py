@@ -143,7 +143,7 @@ def _beside(checkpoint: Checkpoint, name: str) -> dict[str, object] | None:
         return None
     try:
         return msgspec.json.decode(file.read_bytes(), type=dict[str, object])
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointError(f"{file} beside the weights is not valid JSON: {error}") from error
 
 

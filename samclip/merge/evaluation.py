@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from samclip.errors import TrainingError
 from samclip.merge.config import EvaluationConfig
 from samclip.merge.losses import pool_regions, region_weights
 from samclip.merge.pixels import PixelBatch
@@ -210,10 +211,15 @@ def mean(values: Sequence[float]) -> float:
 
 
 def read_records(file: Path) -> list[Evaluation]:
-    """Read a run's evaluations; none where there is no file."""
+    """Read a run's evaluations; none where there is no file. Raises TrainingError."""
     if not file.exists():
         return []
-    return msgspec.json.decode(file.read_bytes(), type=list[Evaluation])
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=list[Evaluation])
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise TrainingError(
+            f"{file} is damaged ({error}); move it away, and the run begins a new one"
+        ) from error
 
 
 def add_record(file: Path, record: Evaluation) -> None:

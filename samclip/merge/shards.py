@@ -143,7 +143,7 @@ def _stored(file: Path) -> ShardIndex | None:
     """Read a list; None when there is none that can be used: it is then made anew."""
     try:
         index = msgspec.json.decode(file.read_bytes(), type=ShardIndex)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
     return index if index.version == INDEX_VERSION else None
 

@@ -122,9 +122,9 @@ def test_reports_of_earlier_versions_are_read(tmp_path: Path) -> None:
     assert read.rows[0].value == 0.5
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"schema_version": 2}'])
-def test_what_is_no_report_is_refused(tmp_path: Path, content: str) -> None:
-    (tmp_path / "x.json").write_text(content)
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"schema_version": 2}', b'{"\xff": 1}'])
+def test_what_is_no_report_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(InputError, match=r"no report of samclip-bench.*--json"):
         read_report(tmp_path / "x.json")
     with pytest.raises(InputError, match="cannot be read"):

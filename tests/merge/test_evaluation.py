@@ -11,6 +11,7 @@ from photo_sources import ListSource
 from tiny_run import DIM, SIZE, tiny_student
 from torch import Tensor
 
+from samclip.errors import TrainingError
 from samclip.export.models.mask_decoder import PromptedMaskDecoder
 from samclip.merge.config import EvaluationConfig
 from samclip.merge.evaluation import Evaluator, add_record, ious, mean, read_records
@@ -125,6 +126,13 @@ def test_records_are_kept_one_for_each_stage_and_step(student: Student, tmp_path
     assert len(read_records(file)) == 3
     assert [path.name for path in tmp_path.iterdir()] == ["evaluation.json"]
     assert read_records(tmp_path / "none.json") == []
+
+
+@pytest.mark.parametrize("data", [b"", b"[{", b"{}", b"[1]", b'["\xff"]', b"[" * 100_000])
+def test_damaged_records_are_told(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "evaluation.json").write_bytes(data)
+    with pytest.raises(TrainingError, match=r"evaluation\.json is damaged .*move it away"):
+        read_records(tmp_path / "evaluation.json")
 
 
 def squares(*sides: int) -> Tensor:

@@ -88,6 +88,16 @@ def test_a_shard_that_changed_is_listed_anew(folder: Path, tmp_path: Path) -> No
         source.photo(2)
 
 
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"\xff": 1}', b"[" * 100_000])
+def test_a_damaged_list_is_made_anew(folder: Path, tmp_path: Path, data: bytes) -> None:
+    shard = pack(folder, tmp_path / "0.tar")
+    assert len(ShardSource([shard])) == 3
+    (listed,) = tmp_path.glob("*json")
+    listed.write_bytes(data)
+    assert len(ShardSource([shard])) == 3
+    assert listed.read_bytes() != data
+
+
 def test_a_folder_that_is_not_writable_costs_only_time(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -156,15 +156,20 @@ def _described(beside: ModelFile | None, weights: Path) -> Model:
 def _decoded(file: Path, kind: type[Table]) -> Table:
     try:
         return msgspec.json.decode(file.read_bytes(), type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointError(f"{file} is no table of open_clip: {error}") from error
 
 
 def _sides(table: Model) -> tuple[int, int]:
     """Tell the tower's input size (h, w) in pixels."""
     size = table.vision_cfg.get("image_size", 224)  # the library's default
-    height, width = (size, size) if isinstance(size, int) else size
-    return int(height), int(width)
+    try:
+        height, width = (size, size) if isinstance(size, int) else size
+        return int(height), int(width)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"the table of open_clip gives image_size {size!r:.80}; expected one side or two"
+        ) from error
 
 
 def _in_bytes(values: Triple) -> Triple:

@@ -101,9 +101,10 @@ def test_a_table_that_is_missing_or_wrong(checkpoint: Path) -> None:
     file.write_text(json.dumps({"model_cfg": {**MODEL, "vision_cfg": {"no_such": 1}}}))
     with pytest.raises(CheckpointError, match="cannot make the image tower"):
         OpenClip(None, checkpoint)
-    file.write_text('{"model_cfg": {}}')
-    with pytest.raises(CheckpointError, match="is no table of open_clip"):
-        OpenClip(None, checkpoint)
+    for data in (b'{"model_cfg": {}}', b'{"\xff": 1}', b'{"model_cfg":' + b"[" * 100_000):
+        file.write_bytes(data)
+        with pytest.raises(CheckpointError, match="is no table of open_clip"):
+            OpenClip(None, checkpoint)
     file.unlink()
     with pytest.raises(CheckpointError, match="name the model, such as ViT-B-32"):
         OpenClip(None, checkpoint)
