@@ -6,8 +6,8 @@ sibling module, knows of bundles, torch or the tasks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -36,7 +36,10 @@ class GraphSource:
     it is empty for a self-contained graph, and may hold tensors of the graph's other variants.
     `files` holds the same data the other way: the `location` that `onnx` names, and its bytes.
     `origin` says where the graph comes from (a bundle's path), `precision` and `attention` which
-    of its variants this is: for messages and commands, nothing is computed from them.
+    of its variants this is: for messages and commands, nothing is computed from them; a backend
+    may keep on the disk what it made of a graph that has an origin.
+    `sha256` holds the digests of `files` that are known from verifying them. `again` reads the
+    graph once more: with it the source is its backend's alone, which may `release` its bytes.
     """
 
     name: str
@@ -46,6 +49,20 @@ class GraphSource:
     origin: str = ""
     precision: str = "fp32"
     attention: str | None = None
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    again: Callable[[], GraphSource] | None = None
+
+    def release(self) -> None:
+        """Let the weights go, if they can be read `again`: they need not lie in memory twice."""
+        if self.again is not None:
+            object.__setattr__(self, "weights", {})
+            object.__setattr__(self, "files", {})
+
+    def whole(self) -> GraphSource:
+        """Give this source with its weights, read once more if they were let go."""
+        if self.again is None or self.files or not self.sha256:
+            return self
+        return replace(self.again(), again=self.again)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,8 +147,8 @@ class EnginePool:
         precision, version = self._precision_of(described), library_version(self.backend)
         for notice in passed_over_notices(graph, described, self.backend.name, precision, version):
             _logger.info(notice)
-        source: Any = self.bundle.source(graph, self.backend.name, precision, version)
-        return self.backend.load(source, self._options)
+        read = partial(self.bundle.source, graph, self.backend.name, precision, version)
+        return self.backend.load(replace(read(), again=read), self._options)
 
     def _variant(self, graph: Graph, precision: str | None) -> Variant | None:
         return graph.variant_for(self.backend.name, precision, library_version(self.backend))

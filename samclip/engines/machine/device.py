@@ -64,6 +64,12 @@ def describe_device() -> DeviceInfo:
     )
 
 
+def processor_features() -> str:
+    """Name the processor's sets of instructions as Linux lists them; "" elsewhere."""
+    fields = _fields(CPU_INFO, ":")
+    return fields.get("flags") or fields.get("Features") or ""
+
+
 def _cpu_model() -> str:
     """Read the processor's name, which x86 and Arm put under different headings."""
     fields = _fields(CPU_INFO, ":")

@@ -13,11 +13,13 @@ from types import ModuleType
 from typing import Any
 
 from samclip.engines.base import Probe
+from samclip.engines.machine.device import processor_features
 from samclip.errors import BackendUnavailableError
 
 PACKAGE, DEVICE = "openvino", "CPU"
 INSTALL = "pip install 'samclip[openvino]'"
 OLDEST = (2025, 0)  # before it, settings that are pinned here are unknown or have other names
+IMPORTS_MAPS = (2025, 4)  # the first that imports a compiled model from memory without copying it
 MEASURED_ON = frozenset({"x86_64", "amd64"})  # docs/cpu.md
 MAX_MESSAGE = 300  # characters of its messages that are passed on
 # Its kernels for AMX end the process with an illegal instruction on a virtual Xeon that says it has
@@ -101,6 +103,22 @@ def _new_core(library: Any) -> Any:
         return core
     finally:
         os.environ.pop(ISA_VARIABLE, None)
+
+
+def imports_maps(library: Any) -> bool:
+    """Tell whether this version imports compiled models from memory where they lie."""
+    return _parsed(library.__version__) >= IMPORTS_MAPS
+
+
+def describe_processor(core: Any) -> list[str]:
+    """Name the processor, its sets of instructions, and which of them may be used."""
+    return [
+        platform.machine(),
+        core.get_property(DEVICE, "FULL_DEVICE_NAME"),
+        *sorted(core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")),
+        os.environ.get(ISA_VARIABLE, ISA_WITHOUT_AMX),
+        processor_features(),
+    ]
 
 
 def clean_message(error: BaseException) -> str:

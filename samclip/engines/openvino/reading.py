@@ -44,7 +44,9 @@ def read_graph(core: Any, source: GraphSource) -> Iterator[Any]:
     with tempfile.TemporaryDirectory(
         prefix=PREFIX, dir=_place(size), ignore_cleanup_errors=os.name == "nt"
     ) as folder:
-        yield core.read_model(_write(Path(folder), source, locations))
+        graph = _write(Path(folder), source, locations)
+        source.release()  # the files are mapped, and hold all that is needed
+        yield core.read_model(graph)
 
 
 def _place(size: int) -> Path | None:

@@ -96,7 +96,8 @@ class Bundle:
             return source
         data = self.read(variant.weights)
         location = posixpath.relpath(variant.weights, posixpath.dirname(variant.file) or ".")
-        return replace(source, weights=parse_weights(data), files={location: data})
+        digests = {location: self.manifest.files[variant.weights].sha256}
+        return replace(source, weights=parse_weights(data), files={location: data}, sha256=digests)
 
     def _variant(
         self, name: str, backend: str, precision: str | None, version: str | None
