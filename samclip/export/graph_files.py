@@ -156,8 +156,8 @@ def with_variants(files: GraphFiles, added: Mapping[Variant, ir.Model]) -> Graph
 
 
 def without_unused(files: GraphFiles) -> GraphFiles:
-    """Leave out the variants that are for no backend: others were made from them, that is all."""
-    variants = tuple(v for v in files.graph.variants if v.backends)
+    """Leave out FP32 graphs of `fused`, which are for no backend: others were made from them."""
+    variants = tuple(v for v in files.graph.variants if v.backends or v.attention != FUSED)
     kept = {name for v in variants for name in (v.file, v.weights)}
     contents = {name: data for name, data in files.files.items() if name in kept}
     return GraphFiles(files.name, replace(files.graph, variants=variants), contents)
