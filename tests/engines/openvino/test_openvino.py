@@ -378,7 +378,7 @@ def test_settings_reach_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
     """FP32 is pinned: of itself OpenVINO takes BF16 where the processor has it."""
     monkeypatch.setattr("samclip.engines.openvino.backend.usable_cores", lambda: 2)
     for options, threads in ((EngineOptions(threads=1), 1), (EngineOptions(), 2)):
-        compiled = OPENVINO.load(affine_source(), options)._compiled
+        compiled = OPENVINO.load(affine_source(), options)._compiled.model
         assert compiled.get_property("INFERENCE_NUM_THREADS") == threads
         assert compiled.get_property("NUM_STREAMS") == 1
         assert compiled.get_property("INFERENCE_PRECISION_HINT") == openvino.Type.f32
