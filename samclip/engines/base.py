@@ -60,7 +60,7 @@ class GraphSource:
 
     def whole(self) -> GraphSource:
         """Give this source with its weights, read once more if they were let go."""
-        if self.again is None or self.files or not self.sha256:
+        if self.again is None or self.files:
             return self
         return replace(self.again(), again=self.again)
 

@@ -31,7 +31,7 @@ BACKENDS = ("onnxruntime", "openvino")
 PARSERS = (
     "samclip.runtime.bundles.bundle.parse_weights",
     "samclip.runtime.texts.tokenizer.Tokenizer.from_bytes",
-    "samclip.engines.openvino.backend.read_graph",
+    "samclip.engines.openvino.compiled_cache.read_graph",
     "samclip.engines.openvino.reading.external_locations",
     "onnxruntime.InferenceSession",
 )

@@ -96,7 +96,8 @@ class Bundle:
             return source
         data = self.read(variant.weights)
         location = posixpath.relpath(variant.weights, posixpath.dirname(variant.file) or ".")
-        digests = {location: self.manifest.files[variant.weights].sha256}
+        known = self.manifest.files.get(variant.weights)  # a draft's files have none yet
+        digests = {} if known is None else {location: known.sha256}
         return replace(source, weights=parse_weights(data), files={location: data}, sha256=digests)
 
     def _variant(
