@@ -1,15 +1,16 @@
 """OpenVINO on the CPU.
 
-Choices. Threads: one per physical core that this process may use, not pinned. Streams: as many as
-are asked for, one by default; callers beyond them wait for their turn, each with a request of its
-own. Precision: FP32 graphs compute in FP32. Left to itself OpenVINO takes BF16 where the processor
-has it, and may quantise the inputs of products whose weights are stored as INT8; both are inexact,
-and are switched off. INT8 graphs with Q/DQ run in INT8, without AMX (see `library.py`).
+Choices. Threads: one per physical core that this process may use, not pinned. One stream and one
+request, the shortest way to one answer: callers on other threads wait for their turn. Precision:
+FP32 graphs compute in FP32. Left to itself OpenVINO takes BF16 where the processor has it, and may
+quantise the inputs of products whose weights are stored as INT8; both are inexact, and are switched
+off. INT8 graphs with Q/DQ run in INT8, without AMX (see `library.py`).
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +48,8 @@ class OvEngine:
         self._library = library
         self._compiled: Compiled | None = compiled
         self._name = name
+        self._request: Any = None
+        self._turn = threading.Lock()  # making and ending requests from many threads crashes it
         self._process = os.getpid()
         self._types = {
             port.any_name: np.dtype(port.element_type.to_dtype()) for port in compiled.model.inputs
@@ -84,20 +87,29 @@ class OvEngine:
         if not names:
             return {}
         try:
-            request = (
-                compiled.model.create_infer_request()
-            )  # its own: 0.3 ms, and outputs stay as are
-            request.infer(values, share_inputs=True, share_outputs=True)
-            results = {name: OvTensor(request.get_tensor(name)) for name in names}
+            with self._turn:
+                found = self._infer(compiled, values, names)
         except Exception as error:  # its exceptions have no base of their own
             raise self._failed(clean_message(error)) from error
+        results = {name: OvTensor(array) for name, array in found.items()}
         self._check_computed(values, results)
         return dict(results)
+
+    def _infer(
+        self, compiled: Compiled, values: Mapping[str, Any], names: Sequence[str]
+    ) -> dict[str, NDArray[np.generic]]:
+        """Compute with the one request, and copy what it gives: the next run writes over it."""
+        request = self._request or compiled.model.create_infer_request()
+        self._request = None  # one that has failed is not used again
+        request.infer(values, share_inputs=True, share_outputs=True)
+        found = {name: request.get_tensor(name).data.copy() for name in names}
+        self._request = request if self._compiled is not None else None
+        return found
 
     def close(self) -> None:
         """Free the model once runs under way have ended; again: do nothing."""
         if self._compiled is not None:
-            self._compiled = None
+            self._compiled = self._request = None
             release_free_memory()
 
     def _check_computed(self, feeds: Mapping[str, Any], results: Mapping[str, OvTensor]) -> None:

@@ -14,22 +14,17 @@ from samclip.errors import EngineRunError
 class OvTensor:
     """An output of OpenVINO; it outlives the engine that made it, and no later run changes it."""
 
-    def __init__(self, value: Any) -> None:
-        self._value = value
+    def __init__(self, array: NDArray[np.generic]) -> None:
+        self._array = array
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The dimensions, outermost first."""
-        return tuple(self._value.shape)
-
-    @property
-    def value(self) -> Any:
-        """OpenVINO's own `Tensor`."""
-        return self._value
+        return self._array.shape
 
     def numpy(self) -> NDArray[np.generic]:
         """Give the data, which lies on the host already."""
-        return np.asarray(self._value.data)
+        return self._array
 
 
 def to_ov_tensor(
@@ -39,11 +34,6 @@ def to_ov_tensor(
 
     `expected` is the dtype of the input; none is converted. Raises EngineRunError.
     """
-    if isinstance(feed, OvTensor):
-        got = np.dtype(feed.value.element_type.to_dtype())
-        if got != expected:
-            raise _wrong_type(name, got, expected)
-        return feed.value
     array = feed if isinstance(feed, np.ndarray) else feed.numpy()
     if array.dtype != expected:
         raise _wrong_type(name, array.dtype, expected)

@@ -224,7 +224,7 @@ def test_wrong_feeds(engine: Engine, feeds: dict[str, Any], message: str) -> Non
 
 def test_tensor_of_the_wrong_type(engine: Engine) -> None:
     with pytest.raises(EngineRunError, match="is float64, expected float32"):
-        engine.run({"x": OvTensor(openvino.Tensor(X.astype(np.float64)))})
+        engine.run({"x": OvTensor(X.astype(np.float64))})
 
 
 def test_unknown_outputs(engine: Engine) -> None:
