@@ -1,0 +1,60 @@
+"""The option `--figures FILE` and the fixture `figures`; see figures.py."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+from figures import PROPERTY, Figure, Figures, merge_figures, rewrite_table
+
+OPTION = "--figures"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        OPTION,
+        type=Path,
+        metavar="FILE",
+        help="write what the attacks found into the table of this page, if all of them passed",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Workers of pytest-xdist send reports; whoever prints them also writes the page.
+    page = config.getoption(OPTION, None)
+    if page is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(FigureWriter(page))
+
+
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> Figures:
+    """Takes what the test found, for the table of docs/faults.md."""
+    return Figures(request.node.user_properties)
+
+
+class FigureWriter:
+    """Gathers what tests have added, and writes it at the end of a run that passed."""
+
+    def __init__(self, page: Path) -> None:
+        self.page = page
+        self.figures: list[Figure] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when != "call" or not report.passed:
+            return
+        test, slow = report.nodeid.partition("[")[0], "slow" in report.keywords
+        for name, value in report.user_properties:
+            if name == PROPERTY:
+                fault, count, found = value
+                self.figures.append(Figure(fault, count, found, test, slow))
+
+    def pytest_terminal_summary(
+        self, terminalreporter: pytest.TerminalReporter, exitstatus: pytest.ExitCode
+    ) -> None:
+        rows = merge_figures(self.figures)
+        if exitstatus != pytest.ExitCode.OK:
+            terminalreporter.write_line(f"{self.page} is as it was: not every test passed")
+            return
+        rewrite_table(self.page, rows, datetime.now(timezone.utc).date().isoformat())
+        terminalreporter.write_line(f"{self.page}: {len(rows)} rows of figures written")

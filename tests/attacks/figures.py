@@ -1,0 +1,104 @@
+"""Figures of the attacks: what a run found, written into the table of docs/faults.md by the run.
+
+A test adds what it found; the row reaches the table if the whole run passed:
+
+    def test_x(figures: Figures) -> None:
+        ...
+        figures.add("SIGKILL during export", count=100, found="93 the old bundle, 7 the new one")
+
+    pytest tests/attacks -m "slow or not slow" --figures docs/faults.md
+
+Additions travel as properties of the test's report, which pytest-xdist carries to the controller.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from samclip.benchmarks.files import write_whole
+
+PROPERTY = "figure"
+BEGIN = "<!-- figures: written by the run, see tests/attacks/figures.py -->"
+END = "<!-- end of figures -->"
+HEAD = ("| fault | count | found | test | date |", "|---|---:|---|---|---|")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What one test found.
+
+    Attributes:
+        fault: Name of the fault, the key of its row.
+        count: How many attempts there were.
+        found: What they gave, in a few words.
+        test: Path of the test's file below the root, and name of its function.
+        slow: Whether the test has the full count.
+    """
+
+    fault: str
+    count: int
+    found: str
+    test: str
+    slow: bool
+
+
+class Figures:
+    """What one test adds; the fixture `figures` gives it."""
+
+    def __init__(self, properties: list[tuple[str, object]]) -> None:
+        self._properties = properties
+
+    def add(self, fault: str, *, count: int, found: str) -> None:
+        """Add a row, or to the row of a fault that other cases add to: their counts are summed.
+
+        Raises ValueError for a count below 1, and for texts that no cell of a table can hold.
+        """
+        if count < 1:
+            raise ValueError(f"{fault!r}: a count of {count} shows nothing; count what was tried")
+        for text in (fault, found):
+            if not text.strip() or text != " ".join(text.split()) or "|" in text:
+                raise ValueError(f"{text!r} is no cell of a table: one line of words, without '|'")
+        self._properties.append((PROPERTY, (fault, count, found)))
+
+
+def merge_figures(figures: Iterable[Figure]) -> dict[str, tuple[str, ...]]:
+    """Give one row of cells, without its date, for each fault.
+
+    Where a test ran both with a part of the cases and with all (marked slow), all of them count.
+    """
+    by_fault: dict[str, list[Figure]] = {}
+    for figure in figures:
+        by_fault.setdefault(figure.fault, []).append(figure)
+    return {fault: _merge(fault, those) for fault, those in by_fault.items()}
+
+
+def _merge(fault: str, figures: list[Figure]) -> tuple[str, ...]:
+    full = {figure.test for figure in figures if figure.slow}
+    kept = [figure for figure in figures if figure.slow or figure.test not in full]
+    found = "; ".join(dict.fromkeys(figure.found for figure in kept))
+    tests = ", ".join(f"`{test}`" for test in sorted({figure.test for figure in kept}))
+    return fault, f"{sum(figure.count for figure in kept):,}", found, tests
+
+
+def rewrite_table(page: Path, rows: Mapping[str, tuple[str, ...]], date: str) -> None:
+    """Replace the rows of these faults between the markers of `page`; others stay as they are.
+
+    Several runs may do so at once. Raises ValueError for a page without the markers.
+    """
+    lock = Path(tempfile.gettempdir()) / "samclip-figures.lock"
+    with FileLock(lock):
+        text = page.read_text("utf-8")
+        before, begin, rest = text.partition(BEGIN)
+        table, end, after = rest.partition(END)
+        if not (begin and end):
+            raise ValueError(f"{page} has no table of figures between {BEGIN!r} and {END!r}")
+        lines = [line for line in table.splitlines() if line.startswith("| ") and line != HEAD[0]]
+        kept = {line.split("|")[1].strip(): line for line in lines}
+        kept |= {fault: f"| {' | '.join((*cells, date))} |" for fault, cells in rows.items()}
+        body = "\n".join([*HEAD, *(kept[fault] for fault in sorted(kept, key=str.casefold))])
+        write_whole(page, f"{before}{BEGIN}\n{body}\n{END}{after}".encode())
