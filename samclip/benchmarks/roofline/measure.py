@@ -98,8 +98,11 @@ def describe_graphs(counted: Counted, rates: Sequence[Rate]) -> tuple[GraphRoofl
 
 
 def count_graph(counted: Counted, graph: str) -> tuple[Work, dict[str, int]]:
-    """Count one graph in the shapes of its last run, and give the sizes of its dynamic axes."""
-    source, backend = counted.backend.sources[graph], counted.backend
+    """Count one graph in the shapes of its last run, and give the sizes of its dynamic axes.
+
+    Its weights are read again where its engine let them go: repeated parameters count once.
+    """
+    source, backend = counted.backend.sources[graph].whole(), counted.backend
     described: Graph = getattr(counted.model.manifest.graphs, graph)
     sizes = _sizes(described, backend.shapes[graph])
     return count(read_graph(source.onnx, graph, sizes, source.weights)), sizes
