@@ -132,4 +132,8 @@ class TimedBackend:
         engine = self.inner.load(source, options)
         self.clock.add(LOADS, start, self.clock.now())
         self.precisions[source.name] = source.precision
+        return self._timed(engine, source)
+
+    def _timed(self, engine: Engine, source: GraphSource) -> TimedEngine:
+        """Make what `load` gives of the other backend's engine."""
         return TimedEngine(engine, source.name, self.clock, self.on_host)

@@ -8,28 +8,17 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.benchmarks.latency.timed_backend import TimedBackend
-from samclip.engines.base import Engine, EngineOptions, GraphSource, Tensor
+from samclip.benchmarks.latency.timed_backend import TimedBackend, TimedEngine
+from samclip.engines.base import Engine, GraphSource, Tensor
 
 Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, eq=False)
-class ShapedEngine:
-    """Another engine; `shapes` of the inputs of its last run."""
+class ShapedEngine(TimedEngine):
+    """A timed engine; `shapes` of the inputs of its last run."""
 
-    inner: Engine
     shapes: Shapes
-
-    @property
-    def input_names(self) -> tuple[str, ...]:
-        """The graph's inputs, all of which `run` needs."""
-        return self.inner.input_names
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        """The graph's outputs, in its order."""
-        return self.inner.output_names
 
     def run(
         self,
@@ -38,11 +27,7 @@ class ShapedEngine:
     ) -> dict[str, Tensor]:
         """Compute `outputs` as the other engine does; raises as it does."""
         self.shapes.update({name: tuple(feed.shape) for name, feed in feeds.items()})
-        return self.inner.run(feeds, outputs)
-
-    def close(self) -> None:
-        """Free the other engine."""
-        self.inner.close()
+        return super().run(feeds, outputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +37,7 @@ class CountedBackend(TimedBackend):
     sources: dict[str, GraphSource] = field(default_factory=dict)
     shapes: dict[str, Shapes] = field(default_factory=dict)
 
-    def load(self, source: GraphSource, options: EngineOptions) -> Engine:
-        """Make `source` ready by the other backend; raises as it does."""
+    def _timed(self, engine: Engine, source: GraphSource) -> ShapedEngine:
         self.sources[source.name] = source
         shapes = self.shapes.setdefault(source.name, {})
-        return ShapedEngine(super().load(source, options), shapes)
+        return ShapedEngine(engine, source.name, self.clock, self.on_host, shapes)
