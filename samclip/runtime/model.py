@@ -6,7 +6,8 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -140,14 +141,9 @@ class Model:
         One image ahead is taken from `images`, read and resized while the encoder runs. Raises as
         `encode`, at the image's turn.
         """
-        with ThreadPoolExecutor(1, thread_name_prefix="samclip-images") as reader:
-            ahead: Future[Prepared] | None = None
-            for image in images:
-                current, ahead = ahead, reader.submit(self._prepare, image)
-                if current is not None:
-                    yield self._encode_prepared(current.result())
-            if ahead is not None:
-                yield self._encode_prepared(ahead.result())
+        with closing(in_order(self._prepare, images, 1)) as prepared:
+            for _, future in prepared:
+                yield self._encode_prepared(future.result())
 
     def answer_all(self, images: Iterable[Any], ask: Callable[[Scene], Answer]) -> Iterator[Answer]:
         """Encode images and give what `ask` answers of each scene, in order; scenes are closed.
