@@ -36,7 +36,7 @@ class Figure:
         fault: Name of the fault, the key of its row.
         count: How many attempts there were.
         found: What they gave, in a few words.
-        test: Path of the test's file below the root, and name of its function.
+        test: Path of the test's file, and name of its function, as pytest gives them.
         slow: Whether the test has the full count.
     """
 
@@ -81,8 +81,14 @@ def _merge(fault: str, figures: list[Figure]) -> tuple[str, ...]:
     full = {figure.test for figure in figures if figure.slow}
     kept = [figure for figure in figures if figure.slow or figure.test not in full]
     found = "; ".join(dict.fromkeys(figure.found for figure in kept))
-    tests = ", ".join(f"`{test}`" for test in sorted({figure.test for figure in kept}))
-    return fault, f"{sum(figure.count for figure in kept):,}", found, tests
+    return fault, f"{sum(figure.count for figure in kept):,}", found, _name_tests(kept)
+
+
+def _name_tests(figures: list[Figure]) -> str:
+    """Name the one test, or the files of several."""
+    tests = {figure.test.rpartition("/")[2] for figure in figures}
+    names = tests if len(tests) == 1 else {test.partition("::")[0] for test in tests}
+    return ", ".join(f"`{name}`" for name in sorted(names))
 
 
 def rewrite_table(page: Path, rows: Mapping[str, tuple[str, ...]], date: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from figures import Figures
 from tiny_bundle import write_tiny_bundle
 
 from samclip.errors import BundleError, IntegrityError, ManifestError, UnsafePathError
@@ -77,6 +78,12 @@ ODD_PATHS = {
     "looks like a device": "com1x",
 }
 
+BAD = "bundle: bad paths"
+NO_FILE = "bundle: links, pipes, sockets and devices in the place of files"
+UNLISTED = "bundle: files that are not listed, or missing"
+MALFORMED = "bundle: malformed, nested and oversize manifests and digests"
+REFUSED = "refused"
+
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
@@ -108,42 +115,47 @@ def refuse(bundle: Path, kind: type[BundleError], match: str | None = None) -> N
 
 
 @pytest.mark.parametrize("path", BAD_PATHS.values(), ids=BAD_PATHS)
-def test_bad_paths(tiny: Path, path: str) -> None:
+def test_bad_paths(tiny: Path, path: str, figures: Figures) -> None:
     outside = tiny.parent / "encoder.onnx"
     outside.write_bytes(b"data")
     list_file(tiny, path)
     refuse(tiny, UnsafePathError)
     assert outside.read_bytes() == b"data"
+    figures.add(BAD, count=1, found=REFUSED)
 
 
 @pytest.mark.parametrize("path", ODD_PATHS.values(), ids=ODD_PATHS)
-def test_odd_but_valid_paths(tiny: Path, path: str) -> None:
+def test_odd_but_valid_paths(tiny: Path, path: str, figures: Figures) -> None:
     (tiny / path).parent.mkdir(parents=True, exist_ok=True)
     (tiny / path).write_bytes(b"data")
     list_file(tiny, path)
     assert Bundle.open(tiny).read(path) == b"data"
+    figures.add("bundle: odd but valid paths", count=1, found="read")
 
 
-def test_lone_surrogate(tiny: Path) -> None:
+def test_lone_surrogate(tiny: Path, figures: Figures) -> None:
     with pytest.raises(UnsafePathError):
         check_path("a\udcffb")
     text = (tiny / "manifest.json").read_text().replace('"licenses/', '"\\udcff/')
     forge(tiny, text.encode())
     refuse(tiny, ManifestError)
+    figures.add(BAD, count=1, found=REFUSED)
 
 
 @pytest.mark.parametrize("pair", [("a/x", "A/x"), ("x", "X"), ("x", "x/y")])
-def test_paths_that_collide(tiny: Path, pair: tuple[str, str]) -> None:
+def test_paths_that_collide(tiny: Path, pair: tuple[str, str], figures: Figures) -> None:
     for name in pair:
         list_file(tiny, name)
     refuse(tiny, UnsafePathError, "Rename one")
+    figures.add(BAD, count=1, found=REFUSED)
 
 
-def test_the_same_key_twice(tiny: Path) -> None:
+def test_the_same_key_twice(tiny: Path, figures: Figures) -> None:
     text = (tiny / "manifest.json").read_text()
     line = '"decoder.onnx": {"size": 1, "sha256": "' + "0" * 64 + '"},'
     forge(tiny, text.replace('"files": {', '"files": {' + line).encode())
     refuse(tiny, ManifestError, r"'decoder\.onnx' twice")
+    figures.add(BAD, count=1, found=REFUSED)
 
 
 def move_out(path: Path) -> Path:
@@ -178,16 +190,21 @@ SWAPS: dict[str, Callable[[Path], Any]] = {
 @pytest.mark.parametrize("swap", SWAPS.values(), ids=SWAPS)
 @pytest.mark.parametrize("name", ["encoder.onnx", "manifest.json", "manifest.sha256"])
 def test_what_is_no_plain_file(
-    tiny: Path, swap: Callable[[Path], Any], name: str, monkeypatch: pytest.MonkeyPatch
+    tiny: Path,
+    swap: Callable[[Path], Any],
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    figures: Figures,
 ) -> None:
     monkeypatch.chdir(tiny)  # put back after make_socket
     swap(tiny / name)
     refuse(tiny, UnsafePathError, name)
+    figures.add(NO_FILE, count=1, found=REFUSED)
 
 
 @pytest.mark.parametrize("swap", SWAPS.values(), ids=SWAPS)
 def test_what_is_no_plain_file_any_more(
-    tiny: Path, swap: Callable[[Path], Any], monkeypatch: pytest.MonkeyPatch
+    tiny: Path, swap: Callable[[Path], Any], monkeypatch: pytest.MonkeyPatch, figures: Figures
 ) -> None:
     """The file is swapped between opening the bundle and reading it."""
     monkeypatch.chdir(tiny)
@@ -196,52 +213,59 @@ def test_what_is_no_plain_file_any_more(
     for use in (bundle.verify, lambda: bundle.source("encoder", "onnxruntime")):
         with pytest.raises(UnsafePathError):
             use()
+    figures.add(NO_FILE, count=1, found=REFUSED)
 
 
-def test_symlinked_parent(tiny: Path) -> None:
+def test_symlinked_parent(tiny: Path, figures: Figures) -> None:
     (tiny / "licenses").symlink_to(move_out(tiny / "licenses"))
     refuse(tiny, UnsafePathError, "'licenses' is a symbolic link")
+    figures.add(NO_FILE, count=1, found=REFUSED)
 
 
-def test_device_file(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_file(tiny: Path, monkeypatch: pytest.MonkeyPatch, figures: Figures) -> None:
     """Making one needs rights, so the listing is told that a file is one."""
     bundle = Bundle.open(tiny)
     real, null = Path.lstat, Path("/dev/null").stat()
     monkeypatch.setattr(Path, "lstat", lambda p: null if p.name == "encoder.onnx" else real(p))
     with pytest.raises(UnsafePathError, match="not a plain file"):
         bundle.read("encoder.onnx")
+    figures.add(NO_FILE, count=1, found=REFUSED)
 
 
 @pytest.mark.parametrize(
     "name", ["extra", ".hidden", "licenses/extra", "empty folder/", "Encoder.onnx", "a\udcff"]
 )
-def test_what_is_not_listed(tiny: Path, name: str) -> None:
+def test_what_is_not_listed(tiny: Path, name: str, figures: Figures) -> None:
     if name.endswith("/"):
         (tiny / name).mkdir()
     else:
         (tiny / name).write_bytes(b"")
     refuse(tiny, IntegrityError, "not in its manifest")
+    figures.add(UNLISTED, count=1, found=REFUSED)
 
 
-def test_listed_file_that_is_a_folder(tiny: Path) -> None:
+def test_listed_file_that_is_a_folder(tiny: Path, figures: Figures) -> None:
     (tiny / "encoder.onnx").unlink()
     (tiny / "encoder.onnx").mkdir()
     refuse(tiny, IntegrityError, "not in its manifest")
+    figures.add(UNLISTED, count=1, found=REFUSED)
 
 
-def test_folder_that_is_a_file(tiny: Path) -> None:
+def test_folder_that_is_a_file(tiny: Path, figures: Figures) -> None:
     list_file(tiny, "folder/file")
     (tiny / "folder").write_bytes(b"data")
     refuse(tiny, IntegrityError, "not in its manifest")
+    figures.add(UNLISTED, count=1, found=REFUSED)
 
 
-def test_missing_file(tiny: Path) -> None:
+def test_missing_file(tiny: Path, figures: Figures) -> None:
     (tiny / "decoder.onnx").unlink()
     refuse(tiny, IntegrityError, r"'decoder\.onnx' is missing")
+    figures.add(UNLISTED, count=1, found=REFUSED)
 
 
 @pytest.mark.parametrize("size", [0, 1, 10**4, 2**33, 2**33 + 1, 2**40, 2**40 + 1, 2**70, -1, 1.5])
-def test_lying_sizes(tiny: Path, size: float) -> None:
+def test_lying_sizes(tiny: Path, size: float, figures: Figures) -> None:
     """Nothing is allocated for a size that only the manifest claims."""
     forge(tiny, lambda manifest: manifest["files"]["encoder.onnx"].update(size=size))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -249,6 +273,7 @@ def test_lying_sizes(tiny: Path, size: float) -> None:
         Bundle.open(tiny)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 20_000  # kB
+    figures.add("bundle: lying sizes", count=1, found="refused, less than 20 MB more memory")
 
 
 def test_sparse_file_of_a_terabyte(tiny: Path) -> None:
@@ -280,9 +305,10 @@ BAD_MANIFESTS = {
 
 
 @pytest.mark.parametrize("data", BAD_MANIFESTS.values(), ids=BAD_MANIFESTS)
-def test_bad_manifests(tiny: Path, data: bytes) -> None:
+def test_bad_manifests(tiny: Path, data: bytes, figures: Figures) -> None:
     forge(tiny, data)
     refuse(tiny, ManifestError)
+    figures.add(MALFORMED, count=1, found=REFUSED)
 
 
 BAD_VALUES: dict[str, Callable[[dict[str, Any]], Any]] = {
@@ -307,21 +333,23 @@ BAD_VALUES: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 @pytest.mark.parametrize("change", BAD_VALUES.values(), ids=BAD_VALUES)
 def test_values_that_would_do_harm_later(
-    tiny: Path, change: Callable[[dict[str, Any]], Any]
+    tiny: Path, change: Callable[[dict[str, Any]], Any], figures: Figures
 ) -> None:
     forge(tiny, change)
     refuse(tiny, ManifestError)
+    figures.add(MALFORMED, count=1, found=REFUSED)
 
 
 @pytest.mark.parametrize(
     "digest",
     [b"", b"\n", b"0" * 64 + b"  manifest.json\n", b"x" * 2000, b"{sum}", b"{sum}  other.json"],
 )
-def test_bad_digests(tiny: Path, digest: bytes) -> None:
+def test_bad_digests(tiny: Path, digest: bytes, figures: Figures) -> None:
     right = hashlib.sha256((tiny / "manifest.json").read_bytes()).hexdigest().encode()
     (tiny / "manifest.sha256").write_bytes(digest.replace(b"{sum}", right))
     with pytest.raises((IntegrityError, ManifestError)):
         Bundle.open(tiny)
+    figures.add(MALFORMED, count=1, found=REFUSED)
 
 
 def references(name: str) -> Callable[[dict[str, Any]], None]:
@@ -329,9 +357,10 @@ def references(name: str) -> Callable[[dict[str, Any]], None]:
 
 
 @pytest.mark.parametrize("name", ["../encoder.onnx", "/etc/hostname", "nothing", "manifest.json"])
-def test_graphs_that_are_not_listed(tiny: Path, name: str) -> None:
+def test_graphs_that_are_not_listed(tiny: Path, name: str, figures: Figures) -> None:
     forge(tiny, references(name))
     refuse(tiny, ManifestError, "does not list it")
+    figures.add(BAD, count=1, found=REFUSED)
 
 
 FILES = ["manifest.json", "manifest.sha256", "encoder.onnx", "weights.safetensors"]
@@ -340,31 +369,38 @@ COUNTS = [60, pytest.param(500, marks=pytest.mark.slow)]
 
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("name", FILES)
-def test_truncation(tiny: Path, name: str, count: int) -> None:
+def test_truncation(tiny: Path, name: str, count: int, figures: Figures) -> None:
     data = (tiny / name).read_bytes()
     shortest = len(data) - 1 if name != "manifest.sha256" else len(data) - 2  # its newline may go
     for length in np.linspace(0, shortest, count).astype(int):
         (tiny / name).write_bytes(data[:length])
         with pytest.raises((IntegrityError, ManifestError)):
             Bundle.open(tiny).verify()
+    figures.add(f"bundle: {name} truncated", count=count, found=REFUSED)
 
 
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("name", FILES)
-def test_bit_flips(tiny: Path, name: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bit_flips(
+    tiny: Path, name: str, count: int, monkeypatch: pytest.MonkeyPatch, figures: Figures
+) -> None:
     """Refused by SHA-256, before any parser sees a byte."""
     monkeypatch.setattr("samclip.runtime.bundles.bundle.parse_weights", unreachable)
     if name.startswith("manifest"):
         monkeypatch.setattr("samclip.runtime.bundles.manifest_file.decode_manifest", unreachable)
-    data = (tiny / name).read_bytes()
+    data, harmless = (tiny / name).read_bytes(), 0
     for bit in np.random.default_rng(0).integers(0, len(data) * 8, count):
         flipped = bytearray(data)
         flipped[bit // 8] ^= 1 << bit % 8
         (tiny / name).write_bytes(flipped)
         if name == "manifest.sha256" and bytes(flipped).rstrip(b"\r\n") == data.rstrip():
+            harmless += 1
             continue
         with pytest.raises(IntegrityError, match="SHA-256"):
             Bundle.open(tiny).source("encoder", "onnxruntime")
+    found = f"{count - harmless} refused by SHA-256 before any parser sees a byte"
+    ends = f", {harmless} harmless: another line end after the digest" if harmless else ""
+    figures.add(f"bundle: {name} with a flipped bit", count=count, found=found + ends)
 
 
 def unreachable(*_: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -81,14 +82,12 @@ def test_without_the_option_nothing_is_written(run: pytest.Pytester) -> None:
 def test_a_part_and_all_of_the_cases_are_not_added_up() -> None:
     rows = merge_figures(
         [
-            Figure("flips", 60, "refused", "a.py::test_a", slow=False),
-            Figure("flips", 1500, "refused", "a.py::test_a", slow=True),
+            Figure("flips", 60, "refused", "tests/a.py::test_a", slow=False),
+            Figure("flips", 1500, "refused", "tests/a.py::test_a", slow=True),
             Figure("flips", 7, "an error", "b.py::test_b", slow=False),
         ]
     )
-    assert rows == {
-        "flips": ("flips", "1,507", "refused; an error", "`a.py::test_a`, `b.py::test_b`")
-    }
+    assert rows == {"flips": ("flips", "1,507", "refused; an error", "`a.py`, `b.py`")}
 
 
 def test_rows_are_sorted_and_replaced(tmp_path: Path) -> None:
@@ -131,3 +130,10 @@ def test_the_page_of_the_docs_has_the_table(tmp_path: Path) -> None:
     copy.write_bytes(PAGE.read_bytes())
     rewrite_table(copy, {}, "2026-01-03")
     assert copy.read_bytes() == PAGE.read_bytes()
+
+
+def test_every_row_of_the_docs_names_tests_that_exist() -> None:
+    table = PAGE.read_text("utf-8").partition(BEGIN)[2]
+    for file, function in re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", table):
+        text = (HERE / file).read_text("utf-8")
+        assert function is None or f"def {function}(" in text

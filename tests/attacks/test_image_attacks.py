@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from figures import Figures
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 from PIL.Image import Transpose
@@ -146,7 +147,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_kinds_of_images(name: str, tmp_path: Path) -> None:
+def test_kinds_of_images(name: str, tmp_path: Path, figures: Figures) -> None:
     data, expected, tolerance = KINDS[name]
     wrong_extension = tmp_path / "image.xyz"
     wrong_extension.write_bytes(data)
@@ -155,12 +156,14 @@ def test_kinds_of_images(name: str, tmp_path: Path) -> None:
         assert got.shape == (40, 60, 3)
         assert got.dtype == np.uint8
         assert np.abs(got.astype(int) - expected).max() <= tolerance
+    figures.add("image: kinds of files", count=1, found="right pixels, whatever the extension")
 
 
 @pytest.mark.parametrize("data", REFUSED.values(), ids=REFUSED)
-def test_refused_kinds(data: bytes) -> None:
+def test_refused_kinds(data: bytes, figures: Figures) -> None:
     with pytest.raises(ImageError):
         load_image(data)
+    figures.add("image: files of no allowed kind", count=1, found="refused")
 
 
 def test_wrong_extension_of_another_format(tmp_path: Path) -> None:
@@ -197,7 +200,7 @@ TURNED = {  # how the camera stored an upright picture, by the EXIF specificatio
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "JPEG"])
 @pytest.mark.parametrize("orientation", TURNED)
-def test_exif_orientation_is_applied(kind: str, orientation: int) -> None:
+def test_exif_orientation_is_applied(kind: str, orientation: int, figures: Figures) -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     stored = np.ascontiguousarray(TURNED[orientation](RGB))
@@ -207,6 +210,7 @@ def test_exif_orientation_is_applied(kind: str, orientation: int) -> None:
         assert got.shape == RGB.shape
         tolerance = 12 if kind == "JPEG" else 0
         assert np.abs(got.astype(int) - RGB).max() <= tolerance
+    figures.add("image: EXIF orientation 1 to 8", count=1, found="applied once")
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 255])
@@ -248,12 +252,13 @@ TRUNCATABLE = [
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("name", TRUNCATABLE)
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow, about the rests of metadata
-def test_truncated_files_are_refused(name: str, count: int) -> None:
+def test_truncated_files_are_refused(name: str, count: int, figures: Figures) -> None:
     data = KINDS[name][0]
     lengths = {*np.linspace(0, len(data) - 1, count).astype(int), *range(len(data) - 9, len(data))}
     for length in sorted(lengths):
         with pytest.raises(ImageError):
             load_image(data[:length])
+    figures.add(f"image: {name} truncated", count=len(lengths), found="refused")
 
 
 def test_truncated_files_are_refused_even_if_pillow_is_told_to_accept_them(
@@ -268,33 +273,39 @@ def test_truncated_files_are_refused_even_if_pillow_is_told_to_accept_them(
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("name", ["JPEG RGB", "PNG RGB", "WebP", "TIFF LZW", "GIF", "BMP", "PPM"])
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_flipped_bits_give_pixels_or_an_error(name: str, count: int) -> None:
-    data = KINDS[name][0]
+def test_flipped_bits_give_pixels_or_an_error(name: str, count: int, figures: Figures) -> None:
+    data, refused = KINDS[name][0], 0
     for bit in np.random.default_rng(0).integers(0, len(data) * 8, count):
         flipped = bytearray(data)
         flipped[bit // 8] ^= 1 << bit % 8
         try:
             got = load_image(bytes(flipped), max_pixels=10_000_000)
         except ImageError:
+            refused += 1
             continue
         assert got.dtype == np.uint8
         assert got.ndim == 3
         assert got.shape[2] == 3
+    found = f"{refused} refused, {count - refused} give pixels"
+    figures.add(f"image: {name} with a flipped bit", count=count, found=found)
 
 
 @pytest.mark.parametrize("count", [200, pytest.param(5000, marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_random_headers(count: int) -> None:
+def test_random_headers(count: int, figures: Figures) -> None:
     """Each format's first bytes, then noise."""
     rng = np.random.default_rng(0)
     starts = [data[:20] for data, _, _ in KINDS.values()]
+    refused = 0
     for number in range(count):
         noise = rng.integers(0, 256, rng.integers(0, 2000), dtype=np.uint8).tobytes()
         data = starts[number % len(starts)] + noise
         try:
             load_image(data, max_pixels=10_000_000)
         except ImageError:
-            continue
+            refused += 1
+    found = f"{refused} refused, {count - refused} give pixels"
+    figures.add("image: noise after a format's first bytes", count=count, found=found)
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -353,11 +364,13 @@ HUGE: dict[str, Callable[[int, int], bytes]] = {
 
 @pytest.mark.parametrize("size", [(10_000, 10_000), (20_000, 20_000), (60_000, 60_000)])
 @pytest.mark.parametrize("kind", HUGE)
-def test_huge_sizes_are_refused(kind: str, size: tuple[int, int]) -> None:
+def test_huge_sizes_are_refused(kind: str, size: tuple[int, int], figures: Figures) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # Pillow's DecompressionBombWarning among them
         with pytest.raises(ImageError, match=f"{size[0]} x {size[1]} pixels, at most 89,478,485"):
             load_image(HUGE[kind](*size))
+    name = f"image: header of {size[0]:,} x {size[1]:,}"
+    figures.add(name, count=1, found="refused before decoding")
 
 
 @pytest.mark.parametrize("size", [(2**31 - 1, 1), (1, 70_000), (2**24, 5)])
@@ -366,7 +379,7 @@ def test_lines_too_long_are_refused(size: tuple[int, int]) -> None:
         load_image(png_header(*size))
 
 
-def test_huge_sizes_are_refused_with_little_memory(tmp_path: Path) -> None:
+def test_huge_sizes_are_refused_with_little_memory(tmp_path: Path, figures: Figures) -> None:
     """At most 50 MB more than before, however large the claim."""
     for kind, make in HUGE.items():
         (tmp_path / kind).write_bytes(make(60_000, 60_000))
@@ -391,7 +404,10 @@ def test_huge_sizes_are_refused_with_little_memory(tmp_path: Path) -> None:
     answer = subprocess.run(
         [sys.executable, "-c", code, *paths], capture_output=True, text=True, check=True
     )
-    assert json.loads(answer.stdout) <= 50_000  # kB
+    grown = json.loads(answer.stdout)  # kB
+    assert grown <= 50_000
+    found = f"refused, the process grows by {grown / 1000:.0f} MB"
+    figures.add("image: memory while huge images are refused", count=len(paths), found=found)
 
 
 def test_text_that_unpacks_to_gigabytes() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from figures import Figures
 from plan_samples import HOST, PLAN, sample_sidecar, sample_source
 from watched import watched
 
@@ -31,6 +32,9 @@ from samclip.errors import (
 
 COUNTS = [60, pytest.param(500, marks=pytest.mark.slow)]
 SOURCE = sample_source()
+STALE = "TensorRT: plans of another GPU, library, system, precision or graph"
+EXCHANGED = "TensorRT: plans and sidecars that were exchanged"
+REBUILD = "refused with the command that builds them again"
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +58,7 @@ def refused(kind: type[PlanError], source: Any = SOURCE, host: PlanHost = HOST) 
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_truncated_plans_and_sidecars(count: int) -> None:
+def test_truncated_plans_and_sidecars(count: int, figures: Figures) -> None:
     plan = stored()
     for path in (plan.path, sidecar_path(plan.path)):
         whole = path.read_bytes()
@@ -63,35 +67,41 @@ def test_truncated_plans_and_sidecars(count: int) -> None:
             path.write_bytes(whole[:length])
             refused(PlanDamagedError)
         path.write_bytes(whole)
+        kind = "plan" if path == plan.path else "sidecar"
+        figures.add(f"TensorRT: {kind} truncated", count=count, found="refused")
     assert find_plan(SOURCE, HOST).data == PLAN
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_flipped_bits_of_plans(count: int) -> None:
+def test_flipped_bits_of_plans(count: int, figures: Figures) -> None:
     plan = stored()
     for bit in np.random.default_rng(0).integers(0, len(PLAN) * 8, count):
         flipped = bytearray(PLAN)
         flipped[bit // 8] ^= 1 << bit % 8
         plan.path.write_bytes(flipped)
         assert "SHA-256" in refused(PlanDamagedError)
+    figures.add("TensorRT: plan with a flipped bit", count=count, found="refused by SHA-256")
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_flipped_bits_of_sidecars(count: int) -> None:
+def test_flipped_bits_of_sidecars(count: int, figures: Figures) -> None:
     """Those that fall on the white space between the values change nothing."""
     plan = stored()
     path = sidecar_path(plan.path)
-    whole = path.read_bytes()
+    whole, harmless = path.read_bytes(), 0
     for bit in np.random.default_rng(0).integers(0, len(whole) * 8, count):
         flipped = bytearray(whole)
         flipped[bit // 8] ^= 1 << bit % 8
         path.write_bytes(flipped)
         try:
-            found = find_plan(SOURCE, HOST)
+            plan_found = find_plan(SOURCE, HOST)
         except PlanDamagedError:
             continue
         assert chr(whole[bit // 8]).isspace()
-        assert found.data == PLAN
+        assert plan_found.data == PLAN
+        harmless += 1
+    found = f"{count - harmless} refused, {harmless} harmless: white space between the values"
+    figures.add("TensorRT: sidecar with a flipped bit", count=count, found=found)
 
 
 def exchange(first: Path, second: Path) -> None:
@@ -100,26 +110,29 @@ def exchange(first: Path, second: Path) -> None:
     second.write_bytes(one)
 
 
-def test_two_plans_exchanged() -> None:
+def test_two_plans_exchanged(figures: Figures) -> None:
     """Each is sound in itself, and of the same size."""
     other = stored(PLAN[::-1], graph=sample_sidecar(sample_source(name="clip_head")).graph)
     exchange(stored().path, other.path)
     refused(PlanDamagedError)
+    figures.add(EXCHANGED, count=1, found="refused")
 
 
-def test_two_sidecars_exchanged() -> None:
+def test_two_sidecars_exchanged(figures: Figures) -> None:
     """A sidecar is of one plan alone: with another's it does not fit."""
     head = sample_source(name="clip_head")
     other = stored(PLAN[::-1], graph=sample_sidecar(head).graph)
     exchange(sidecar_path(stored().path), sidecar_path(other.path))
     refused(PlanDamagedError)
     refused(PlanDamagedError, head)
+    figures.add(EXCHANGED, count=1, found="refused")
 
 
-def test_a_stale_sidecar_beside_a_new_plan() -> None:
+def test_a_stale_sidecar_beside_a_new_plan(figures: Figures) -> None:
     plan = stored()
     plan.path.write_bytes(b"a plan of a later build")
     assert "its sidecar says" in refused(PlanDamagedError)
+    figures.add(EXCHANGED, count=1, found="refused")
 
 
 FOREIGN: dict[str, tuple[dict[str, Any], PlanHost]] = {
@@ -140,9 +153,10 @@ FOREIGN: dict[str, tuple[dict[str, Any], PlanHost]] = {
 
 
 @pytest.mark.parametrize(("changes", "host"), FOREIGN.values(), ids=FOREIGN)
-def test_plans_of_other_machines(changes: dict[str, Any], host: PlanHost) -> None:
+def test_plans_of_other_machines(changes: dict[str, Any], host: PlanHost, figures: Figures) -> None:
     stored(**changes)
     refused(PlanForeignError, host=host)
+    figures.add(STALE, count=1, found=REBUILD)
 
 
 OTHERS: dict[str, tuple[dict[str, Any], type[PlanError]]] = {
@@ -157,12 +171,17 @@ OTHERS: dict[str, tuple[dict[str, Any], type[PlanError]]] = {
 
 
 @pytest.mark.parametrize(("changes", "kind"), OTHERS.values(), ids=OTHERS)
-def test_plans_of_other_graphs(changes: dict[str, Any], kind: type[PlanError]) -> None:
+def test_plans_of_other_graphs(
+    changes: dict[str, Any], kind: type[PlanError], figures: Figures
+) -> None:
     stored()
     refused(kind, sample_source(**changes))
+    figures.add(STALE, count=1, found=REBUILD)
 
 
-def test_the_bytes_given_are_those_that_were_hashed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bytes_given_are_those_that_were_hashed(
+    monkeypatch: pytest.MonkeyPatch, figures: Figures
+) -> None:
     """The file is exchanged right after it was read."""
     plan, read = stored(), store.read_own
 
@@ -177,6 +196,7 @@ def test_the_bytes_given_are_those_that_were_hashed(monkeypatch: pytest.MonkeyPa
     monkeypatch.undo()
     with pytest.raises(PlanDamagedError):
         read_plan(plan)
+    figures.add("TensorRT: plan exchanged after it was hashed", count=1, found="the hashed bytes")
 
 
 LINKS: dict[str, Callable[[Path, Path], Any]] = {
@@ -190,7 +210,7 @@ LINKS: dict[str, Callable[[Path, Path], Any]] = {
 @pytest.mark.parametrize("change", LINKS.values(), ids=LINKS)
 @pytest.mark.parametrize("which", ["plan", "sidecar"])
 def test_what_is_no_plain_file(
-    change: Callable[[Path, Path], Any], which: str, cache: Path
+    change: Callable[[Path, Path], Any], which: str, cache: Path, figures: Figures
 ) -> None:
     plan = stored()
     path = plan.path if which == "plan" else sidecar_path(plan.path)
@@ -198,3 +218,4 @@ def test_what_is_no_plain_file(
     with watched() as watch, pytest.raises(PlanDamagedError):
         find_plan(SOURCE, HOST)
     assert watch.done == []
+    figures.add("TensorRT: links and folders in the place of files", count=1, found="refused")

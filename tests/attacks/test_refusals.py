@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
+from figures import Figures
 from tiny_bundle import graph, negation_model, tiny_files, tiny_manifest
 from watched import watched
 
@@ -149,7 +150,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], type[BundleError]]] = {
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("change", "kind"), DAMAGE.values(), ids=DAMAGE)
 def test_refused_before_any_parser_and_without_a_trace(
-    tiny: Path, change: Callable[[Path], Any], kind: type[BundleError], backend: str
+    tiny: Path,
+    change: Callable[[Path], Any],
+    kind: type[BundleError],
+    backend: str,
+    figures: Figures,
 ) -> None:
     if backend == "openvino":
         pytest.importorskip("openvino")
@@ -160,6 +165,8 @@ def test_refused_before_any_parser_and_without_a_trace(
     message = str(caught.value)
     assert REMEDY.search(message), message
     assert len(message) < 1000
+    found = "one typed error with a remedy, no parser reached, nothing written"
+    figures.add(f"samclip.load of damaged bundles, {backend}", count=1, found=found)
 
 
 def test_a_write_would_be_noticed(tmp_path: Path) -> None:
@@ -170,7 +177,7 @@ def test_a_write_would_be_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_what_is_loaded_is_what_was_hashed(tiny: Path, backend: str) -> None:
+def test_what_is_loaded_is_what_was_hashed(tiny: Path, backend: str, figures: Figures) -> None:
     """Files that are exchanged after they were read change nothing."""
     if backend == "openvino":
         pytest.importorskip("openvino")
@@ -184,6 +191,7 @@ def test_what_is_loaded_is_what_was_hashed(tiny: Path, backend: str) -> None:
     engine = get_backend(backend).load(source, EngineOptions(threads=1))
     np.testing.assert_array_equal(engine.run({"x": x})["y"].numpy(), expected)  # small integers
     engine.close()
+    figures.add("bundle: files exchanged after they were hashed", count=1, found="the hashed bytes")
 
 
 def _source(bundle: Path) -> Any:
@@ -191,7 +199,7 @@ def _source(bundle: Path) -> Any:
 
 
 @pytest.mark.parametrize("rounds", [150, pytest.param(20_000, marks=pytest.mark.slow)])
-def test_a_file_that_changes_all_the_time(tiny: Path, rounds: int) -> None:
+def test_a_file_that_changes_all_the_time(tiny: Path, rounds: int, figures: Figures) -> None:
     """Readers get the listed bytes or an error; never others, though they have the same size."""
     good = (tiny / "decoder.onnx").read_bytes()
     evil = negation_model().replace(b"Neg", b"Abs")
@@ -207,14 +215,16 @@ def test_a_file_that_changes_all_the_time(tiny: Path, rounds: int) -> None:
                 beside.replace(tiny / "decoder.onnx")
                 (tiny / "decoder.onnx").write_bytes(data)  # in place, too: cut, then whole
 
-    writer = threading.Thread(target=exchange)
+    writer, refused = threading.Thread(target=exchange), 0
     writer.start()
     try:
         for _ in range(rounds):
             try:
                 assert bundle.read("decoder.onnx") == good
             except (IntegrityError, UnsafePathError):  # the latter between two names of a file
-                continue
+                refused += 1
     finally:
         stop.set()
         writer.join()
+    found = f"{rounds - refused:,} times the listed bytes, {refused:,} refused"
+    figures.add("bundle: a file that changes while it is read", count=rounds, found=found)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes import fake_model, flag
+from figures import Figures
 from test_image_attacks import HUGE, KINDS, REFUSED
 
 from samclip.errors import ClosedError, ImageError, PromptError
@@ -39,7 +40,7 @@ def no_thread_is_left() -> bool:
 
 
 @pytest.mark.parametrize("streams", [1, 2, 4])
-def test_every_hostile_image_fails_alone(streams: int) -> None:
+def test_every_hostile_image_fails_alone(streams: int, figures: Figures) -> None:
     images = [image for bad in BAD for image in (bad, flag())]
     model = fake_model(streams=streams)
     failed = 0
@@ -54,6 +55,8 @@ def test_every_hostile_image_fails_alone(streams: int) -> None:
             assert str(error)
     assert failed == len(BAD)
     assert no_thread_is_left()
+    found = "each fails alone with an ImageError, no thread is left"
+    figures.add("series: hostile images among sound ones", count=failed, found=found)
 
 
 def test_answer_all_stops_at_the_first_and_leaves_nothing_running() -> None:
