@@ -13,6 +13,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip.errors import EngineRunError
+
 
 @runtime_checkable
 class Tensor(Protocol):
@@ -88,6 +90,7 @@ class EngineOptions:
     may use all cores, and is soonest done; with more, all of them together are done sooner.
     Of TensorRT's engines: `contexts`, how many callers run at once, each with memory of its own;
     `cuda_graphs`, whether runs of the same shapes are replayed from a captured CUDA graph.
+    Fewer than 1 `threads` raise EngineRunError.
     """
 
     threads: int | None = None
@@ -95,6 +98,10 @@ class EngineOptions:
     device: int = 0
     contexts: int = 4
     cuda_graphs: bool = True
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise EngineRunError(f"threads must be at least 1 or None, got {self.threads}.")
 
     def threads_per_run(self, cores: int) -> int:
         """Give `threads`, or a stream's share of `cores`."""

@@ -14,7 +14,7 @@ TensorRT: see `tensorrt_options.py`; CUDA computes what it does not take.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.engines.base import EngineOptions, GraphKey, GraphSource, Probe, Tensor
+from samclip.engines.guard import Guard
 from samclip.engines.machine.cores import usable_cores
 from samclip.engines.machine.memory import release_free_memory
 from samclip.engines.onnxruntime.library import (
@@ -38,7 +39,7 @@ from samclip.engines.onnxruntime.library import (
 )
 from samclip.engines.onnxruntime.tensor import OrtTensor, to_ort_value
 from samclip.engines.onnxruntime.tensorrt_options import tensorrt_options
-from samclip.errors import BackendUnavailableError, ClosedError, EngineRunError
+from samclip.errors import BackendUnavailableError, EngineRunError
 
 CPU_PROVIDER = "CPUExecutionProvider"
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
@@ -59,22 +60,21 @@ class OrtEngine:
     ) -> None:
         self._library = library
         self._session: Any = session
-        self._name = name
         self._device, self._index = device, index
         self._held = held  # memory that the session reads
-        self._process = os.getpid()
         self._types = {node.name: node.type for node in session.get_inputs()}
-        self._outputs = tuple(node.name for node in session.get_outputs())
+        outputs = tuple(node.name for node in session.get_outputs())
+        self._guard = Guard(name, tuple(self._types), outputs)
 
     @property
     def input_names(self) -> tuple[str, ...]:
         """The graph's inputs, all of which `run` needs."""
-        return tuple(self._types)
+        return self._guard.inputs
 
     @property
     def output_names(self) -> tuple[str, ...]:
         """The graph's outputs, in its order."""
-        return self._outputs
+        return self._guard.outputs
 
     def run(
         self,
@@ -86,10 +86,8 @@ class OrtEngine:
         Raises EngineRunError for inputs that do not fit or when ONNX Runtime fails, ClosedError
         after `close()`.
         """
-        session = self._open_session()
-        names = self._outputs if outputs is None else tuple(outputs)
-        self._check_names("outputs", names, set(names) <= set(self._outputs), self._outputs)
-        self._check_names("inputs", feeds, set(feeds) == set(self._types), self.input_names)
+        session = self._guard.check_open(self._session)
+        names = self._guard.check_names(feeds, outputs)
         values = {
             name: to_ort_value(self._library, name, feed, self._types[name], self._device)
             for name, feed in feeds.items()
@@ -99,10 +97,7 @@ class OrtEngine:
         try:
             results = self._compute(session, names, values)
         except Exception as error:  # its exceptions have no base of their own
-            raise EngineRunError(
-                f"the graph {self._name!r} failed: {clean_message(error)}. Check the shapes of "
-                "its inputs, and the memory that is free."
-            ) from error
+            raise self._guard.failed(clean_message(error)) from error
         return {name: OrtTensor(value) for name, value in zip(names, results, strict=True)}
 
     def close(self) -> None:
@@ -111,24 +106,6 @@ class OrtEngine:
             self._session = None
             self._held = None
             release_free_memory()
-
-    def _open_session(self) -> Any:
-        session = self._session
-        if session is None:
-            raise ClosedError(f"the engine of {self._name!r} is closed. Load the model again.")
-        if os.getpid() != self._process:  # its threads stayed in the parent: it would wait forever
-            raise EngineRunError(
-                f"the engine of {self._name!r} was loaded before the process forked. "
-                "Load the model in the child."
-            )
-        return session
-
-    def _check_names(self, what: str, got: Iterable[str], fits: bool, known: Sequence[str]) -> None:
-        if not fits:
-            raise EngineRunError(
-                f"the graph {self._name!r} has the {what} {', '.join(known)}; "
-                f"asked with {', '.join(got) or 'none'}. Name those it has."
-            )
 
     def _compute(self, session: Any, names: Sequence[str], values: Mapping[str, Any]) -> list[Any]:
         if self._device == "cpu":
@@ -225,8 +202,6 @@ TENSORRT = OnnxRuntimeBackend("ort-tensorrt", TENSORRT_PROVIDER, "cuda")
 
 
 def _settings(library: Any, options: EngineOptions, device: str) -> Any:
-    if options.threads is not None and options.threads < 1:
-        raise EngineRunError(f"threads must be at least 1 or None, got {options.threads}.")
     settings = library.SessionOptions()
     settings.intra_op_num_threads = options.threads_per_run(usable_cores())
     settings.log_severity_level = FATAL

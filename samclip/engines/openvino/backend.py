@@ -9,9 +9,8 @@ off. INT8 graphs with Q/DQ run in INT8, without AMX (see `library.py`).
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.engines.base import EngineOptions, GraphKey, GraphSource, Probe, Tensor
+from samclip.engines.guard import Guard
 from samclip.engines.machine.cores import usable_cores
 from samclip.engines.machine.memory import release_free_memory
 from samclip.engines.openvino.compiled_cache import Compiled, Compiler
@@ -29,7 +29,7 @@ from samclip.engines.openvino.library import (
     open_core,
 )
 from samclip.engines.openvino.tensor import OvTensor, to_ov_tensor
-from samclip.errors import ClosedError, EngineError, EngineRunError
+from samclip.errors import EngineError, EngineRunError
 
 SETTINGS: dict[str, Any] = {
     "PERFORMANCE_HINT": "LATENCY",
@@ -47,24 +47,23 @@ class OvEngine:
     def __init__(self, library: Any, compiled: Compiled, name: str) -> None:
         self._library = library
         self._compiled: Compiled | None = compiled
-        self._name = name
         self._request: Any = None
         self._turn = threading.Lock()  # making and ending requests from many threads crashes it
-        self._process = os.getpid()
         self._types = {
             port.any_name: np.dtype(port.element_type.to_dtype()) for port in compiled.model.inputs
         }
-        self._outputs = tuple(port.any_name for port in compiled.model.outputs)
+        outputs = tuple(port.any_name for port in compiled.model.outputs)
+        self._guard = Guard(name, tuple(self._types), outputs)
 
     @property
     def input_names(self) -> tuple[str, ...]:
         """The graph's inputs, all of which `run` needs."""
-        return tuple(self._types)
+        return self._guard.inputs
 
     @property
     def output_names(self) -> tuple[str, ...]:
         """The graph's outputs, in its order."""
-        return self._outputs
+        return self._guard.outputs
 
     def run(
         self,
@@ -76,10 +75,8 @@ class OvEngine:
         Raises EngineRunError for inputs that do not fit or when OpenVINO fails, ClosedError after
         `close()`.
         """
-        compiled = self._open_model()  # with its blob, which must outlive the run
-        names = self._outputs if outputs is None else tuple(outputs)
-        self._check_names("outputs", names, set(names) <= set(self._outputs), self._outputs)
-        self._check_names("inputs", feeds, set(feeds) == set(self._types), self.input_names)
+        compiled = self._guard.check_open(self._compiled)  # its blob must outlive the run
+        names = self._guard.check_names(feeds, outputs)
         values = {
             name: to_ov_tensor(self._library, name, feed, self._types[name])
             for name, feed in feeds.items()
@@ -90,7 +87,7 @@ class OvEngine:
             with self._turn:
                 found = self._infer(compiled, values, names)
         except Exception as error:  # its exceptions have no base of their own
-            raise self._failed(clean_message(error)) from error
+            raise self._guard.failed(clean_message(error)) from error
         results = {name: OvTensor(array) for name, array in found.items()}
         self._check_computed(values, results)
         return dict(results)
@@ -120,31 +117,7 @@ class OvEngine:
         """
         empty = [name for name, result in results.items() if 0 in result.shape]
         if empty and not any(0 in feed.shape for feed in feeds.values()):
-            raise self._failed(f"its outputs {', '.join(empty)} are empty")
-
-    def _failed(self, reason: str) -> EngineRunError:
-        return EngineRunError(
-            f"the graph {self._name!r} failed: {reason}. Check the shapes of its inputs, and the "
-            "memory that is free."
-        )
-
-    def _open_model(self) -> Compiled:
-        compiled = self._compiled
-        if compiled is None:
-            raise ClosedError(f"the engine of {self._name!r} is closed. Load the model again.")
-        if os.getpid() != self._process:  # its threads stayed in the parent: it would wait forever
-            raise EngineRunError(
-                f"the engine of {self._name!r} was loaded before the process forked. "
-                "Load the model in the child."
-            )
-        return compiled
-
-    def _check_names(self, what: str, got: Iterable[str], fits: bool, known: Sequence[str]) -> None:
-        if not fits:
-            raise EngineRunError(
-                f"the graph {self._name!r} has the {what} {', '.join(known)}; "
-                f"asked with {', '.join(got) or 'none'}. Name those it has."
-            )
+            raise self._guard.failed(f"its outputs {', '.join(empty)} are empty")
 
 
 @dataclass(frozen=True)
@@ -183,7 +156,5 @@ OPENVINO = OpenVinoBackend("openvino")
 
 
 def _settings(options: EngineOptions) -> dict[str, Any]:
-    if options.threads is not None and options.threads < 1:
-        raise EngineRunError(f"threads must be at least 1 or None, got {options.threads}.")
     # One stream on all cores whatever `streams` says: two on half of them each were no faster.
     return {**SETTINGS, "INFERENCE_NUM_THREADS": options.threads or usable_cores()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from samclip.engines.base import Tensor
 from samclip.engines.cuda.memory import CudaTensor
+from samclip.engines.guard import Guard
 from samclip.errors import EngineRunError
 
 # TensorRT's names of the types that numpy has too
@@ -56,8 +57,7 @@ class Signature:
         self, feeds: Mapping[str, NDArray[np.generic] | Tensor], outputs: Sequence[str]
     ) -> dict[str, NDArray[np.generic] | CudaTensor]:
         """Give the feeds as arrays and device tensors that fit; raises EngineRunError."""
-        self._check_names("outputs", outputs, set(outputs) <= set(self.outputs), self.outputs)
-        self._check_names("inputs", feeds, set(feeds) == set(self.inputs), self.inputs)
+        Guard(self.graph, tuple(self.inputs), tuple(self.outputs)).check_names(feeds, outputs)
         return {name: self._check_feed(port, feeds[name]) for name, port in self.inputs.items()}
 
     def _check_feed(
@@ -85,13 +85,6 @@ class Signature:
             f"the input {port.name!r} of the graph {self.graph!r} has shape {shape}, its plan was "
             f"built for {expected}. {remedy}."
         )
-
-    def _check_names(self, what: str, got: Iterable[str], fits: bool, known: Iterable[str]) -> None:
-        if not fits:
-            raise EngineRunError(
-                f"the graph {self.graph!r} has the {what} {', '.join(known)}; "
-                f"asked with {', '.join(got) or 'none'}. Name those it has."
-            )
 
 
 def read_signature(module: Any, engine: Any, graph: str) -> Signature:
