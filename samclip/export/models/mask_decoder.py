@@ -17,7 +17,40 @@ from samclip.export.models.two_way_transformer import TwoWayTransformer
 from samclip.export.models.upscaling import Upscaling, in_rows
 
 
-class MaskDecoder(nn.Module):
+class TokenDecoder(nn.Module):
+    """What decoders of a leading token and some mask tokens have in common: how they make masks."""
+
+    transformer: TwoWayTransformer
+    mask_tokens: nn.Embedding
+    output_upscaling: Upscaling
+    output_hypernetworks_mlps: nn.ModuleList
+
+    def decode(
+        self,
+        leading: Tensor,
+        image_embeddings: Tensor,
+        image_pe: Tensor,
+        sparse: Tensor,
+        dense: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Let the tokens [leading, masks, prompts] look at the image: the leading token and masks.
+
+        `leading`, 1xC, is the first token; the other arguments are those of `MaskDecoder.forward`.
+        Returns what became of it, BxC, and BxMx4Gx4G logits, one mask for each of M mask tokens.
+        """
+        own = torch.cat([leading, self.mask_tokens.weight])  # (1+M)xC
+        tokens = torch.cat([own.expand(sparse.shape[0], -1, -1), sparse], dim=1)  # Bx(1+M+N)xC
+        image = image_embeddings.flatten(2).mT + dense  # BxLxC
+        tokens, image = self.transformer(image, image_pe, tokens)
+        weights = torch.stack(
+            [mlp(tokens[:, 1 + place]) for place, mlp in enumerate(self.output_hypernetworks_mlps)],
+            dim=1,
+        )  # BxMxD, of each mask token
+        masks = weights @ self.output_upscaling(image).mT  # BxMx(16L)
+        return tokens[:, 0], in_rows(masks, image_embeddings.shape[-1])
+
+
+class MaskDecoder(TokenDecoder):
     """Four masks per prompt with their predicted IoU: token 0 alone, tokens 1 to 3 as multimask.
 
     State-dict keys are those of segment-anything's `mask_decoder`, without the prefix.
@@ -44,16 +77,8 @@ class MaskDecoder(nn.Module):
         prompts; `sparse`, BxNxC, and `dense`, BxLxC, come from the prompt encoder. Returns
         iou_predictions, Bx4, and low_res_masks, Bx4x4Gx4G logits.
         """
-        own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])  # 5xC
-        tokens = torch.cat([own.expand(sparse.shape[0], -1, -1), sparse], dim=1)  # Bx(5+N)xC
-        image = image_embeddings.flatten(2).mT + dense  # BxLxC
-        tokens, image = self.transformer(image, image_pe, tokens)
-        weights = torch.stack(
-            [mlp(tokens[:, 1 + place]) for place, mlp in enumerate(self.output_hypernetworks_mlps)],
-            dim=1,
-        )  # Bx4xD, of each mask token
-        masks = weights @ self.output_upscaling(image).mT  # Bx4x(16L)
-        return self.iou_prediction_head(tokens[:, 0]), in_rows(masks, image_embeddings.shape[-1])
+        token, masks = self.decode(self.iou_token.weight, image_embeddings, image_pe, sparse, dense)
+        return self.iou_prediction_head(token), masks
 
 
 class ReluMlp(nn.Module):
@@ -71,8 +96,8 @@ class ReluMlp(nn.Module):
         return x
 
 
-class PromptedMaskDecoder(nn.Module):
-    """Prompt encoder and mask decoder in one graph, as it is exported.
+class PromptedDecoder(nn.Module):
+    """A prompt encoder in front of a mask decoder.
 
     Make it after the prompt encoder's weights are loaded: the position encoding of the image grid
     is computed here, once. An exported graph computes it from the frequencies, which a backend
@@ -81,13 +106,25 @@ class PromptedMaskDecoder(nn.Module):
 
     image_pe: Tensor
 
-    def __init__(self, prompt_encoder: PromptEncoder, mask_decoder: MaskDecoder) -> None:
+    def __init__(self, prompt_encoder: PromptEncoder) -> None:
         super().__init__()
         self.prompt_encoder = prompt_encoder
-        self.mask_decoder = mask_decoder
         with torch.no_grad():
             image_pe = prompt_encoder.dense_positions()
         self.register_buffer("image_pe", image_pe, persistent=False)
+
+    def positions(self) -> Tensor:
+        """Give the position encoding of the image grid's cells, 1xLxC, row by row."""
+        exporting = torch.compiler.is_exporting()
+        return self.prompt_encoder.dense_positions() if exporting else self.image_pe
+
+
+class PromptedMaskDecoder(PromptedDecoder):
+    """Prompt encoder and mask decoder in one graph, as it is exported."""
+
+    def __init__(self, prompt_encoder: PromptEncoder, mask_decoder: MaskDecoder) -> None:
+        super().__init__(prompt_encoder)
+        self.mask_decoder = mask_decoder
 
     def forward(
         self,
@@ -105,10 +142,8 @@ class PromptedMaskDecoder(nn.Module):
         `has_mask_input` B, 0 or 1. Returns iou_predictions, Bx4, and low_res_masks, Bx4x4Gx4G
         logits: 0 is the single mask, 1 to 3 the multimask ones.
         """
-        exporting = torch.compiler.is_exporting()
-        image_pe = self.prompt_encoder.dense_positions() if exporting else self.image_pe
         sparse, dense = self.prompt_encoder(point_coords, point_labels, mask_input, has_mask_input)
-        iou, masks = self.mask_decoder(image_embeddings, image_pe, sparse, dense)
+        iou, masks = self.mask_decoder(image_embeddings, self.positions(), sparse, dense)
         return iou, masks
 
     def without_masks(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from samclip.export.models.block import Block
-from samclip.export.models.layer_norm import LayerNorm2d
+from samclip.export.models.sam_neck import sam_neck
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,7 @@ class SamVit(nn.Module):
         self.patch_embed = PatchEmbed(config.width, config.patch_size)
         self.pos_embed = nn.Parameter(torch.zeros(1, self.grid, self.grid, config.width))
         self.blocks = nn.ModuleList(self._block(index) for index in range(config.depth))
-        self.neck = nn.Sequential(
-            nn.Conv2d(config.width, config.out_channels, kernel_size=1, bias=False),
-            LayerNorm2d(config.out_channels),
-            nn.Conv2d(
-                config.out_channels, config.out_channels, kernel_size=3, padding=1, bias=False
-            ),
-            LayerNorm2d(config.out_channels),
-        )
+        self.neck = sam_neck(config.width, config.out_channels)
 
     def _block(self, index: int) -> Block:
         config = self.config

@@ -24,6 +24,7 @@ from samclip.export.models.efficientnet_lite import (
     EfficientNetLiteConfig,
     LiteFeatures,
 )
+from samclip.export.models.sam_neck import sam_neck
 from samclip.export.models.stitch import Stitch
 from samclip.export.models.tiny_vit import (
     PATCH_SIZE,
@@ -32,7 +33,6 @@ from samclip.export.models.tiny_vit import (
     TinyVitConfig,
     TinyVitStage,
     init_linear,
-    sam_neck,
 )
 
 STRIDE = 32  # of the recogniser's last map

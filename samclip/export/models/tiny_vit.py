@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from samclip.errors import InputError
 from samclip.export.models.conv_norm import fold_batch_norms
-from samclip.export.models.layer_norm import LayerNorm2d
+from samclip.export.models.sam_neck import sam_neck
 from samclip.export.models.tiny_vit_block import TinyVitBlock
 from samclip.export.models.tiny_vit_convs import MBConv, PatchEmbed, PatchMerging
 
@@ -25,7 +25,6 @@ __all__ = [
 ]
 
 PATCH_SIZE = 16
-EMBED_CHANNELS = 256
 
 # Keys of `image_encoder.*`, without that prefix, which a MobileSAM checkpoint carries and the
 # encoder does not use: the ImageNet classifier that TinyViT was pretrained with.
@@ -122,16 +121,6 @@ class TinyVit(nn.Module):
         for stage in self.layers:
             x = stage(x)
         return x, self.neck(x)
-
-
-def sam_neck(channels: int) -> nn.Sequential:
-    """Make SAM's neck: BxCxGxG features of `channels` to image embeddings Bx256xGxG."""
-    return nn.Sequential(
-        nn.Conv2d(channels, EMBED_CHANNELS, 1, bias=False),
-        LayerNorm2d(EMBED_CHANNELS),
-        nn.Conv2d(EMBED_CHANNELS, EMBED_CHANNELS, 3, padding=1, bias=False),
-        LayerNorm2d(EMBED_CHANNELS),
-    )
 
 
 def init_linear(module: nn.Module) -> None:

@@ -87,10 +87,13 @@ class CrossAttention(nn.Module):
     """Multi-head attention whose inner width is `dim / downsample`, in three exact forms.
 
     segment-anything's `Attention`: H heads of D, H * D the inner width. `forward` is the common
-    form; `read` and `tell` are for few tokens on one side and many on the other.
+    form; `read` and `tell` are for few tokens on one side and many on the other. What comes out is
+    `out_dim` wide, as wide as what goes in unless told otherwise.
     """
 
-    def __init__(self, dim: int, num_heads: int, downsample: int = 1) -> None:
+    def __init__(
+        self, dim: int, num_heads: int, downsample: int = 1, out_dim: int | None = None
+    ) -> None:
         super().__init__()
         inner = dim // downsample
         self.num_heads = num_heads
@@ -98,7 +101,7 @@ class CrossAttention(nn.Module):
         self.q_proj = nn.Linear(dim, inner)
         self.k_proj = nn.Linear(dim, inner)
         self.v_proj = nn.Linear(dim, inner)
-        self.out_proj = nn.Linear(inner, dim)
+        self.out_proj = nn.Linear(inner, dim if out_dim is None else out_dim)
 
     def forward(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Attend from `queries`, BxNxC, to `keys` and `values`, BxMxC: BxNxC."""

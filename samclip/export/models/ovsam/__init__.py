@@ -1,0 +1,1 @@
+"""Open-Vocabulary SAM."""

@@ -1,0 +1,69 @@
+"""Open-Vocabulary SAM's mask decoder: SAM's with one mask, and a label token where the IoU's was.
+
+Open-Vocabulary SAM (Yuan et al., 2024), section 3.3; repository HarborYuan/ovsam,
+`seg/models/heads/ovsam_head.py`.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from samclip.export.models.mask_decoder import PromptedDecoder, ReluMlp, TokenDecoder
+from samclip.export.models.prompt_encoder import PromptEncoder
+from samclip.export.models.two_way_transformer import TwoWayTransformer
+from samclip.export.models.upscaling import Upscaling
+
+
+class LabelDecoder(TokenDecoder):
+    """One mask per prompt, without a predicted IoU: tokens [label, mask, prompts].
+
+    The label token shapes the mask, through attention among the tokens. What `label_mlp` would make
+    of it for naming is multiplied by 0 in the released code; published weights have it, so it is
+    here, and no output depends on it. State-dict keys are those of the published `mask_decoder.`,
+    but that what lies in its inner `mask_decoder.` lies here.
+    """
+
+    def __init__(self, embed_dim: int, dim: int = 256) -> None:
+        super().__init__()
+        self.transformer = TwoWayTransformer(dim=dim)
+        self.mask_tokens = nn.Embedding(1, dim)
+        self.output_upscaling = Upscaling(dim)
+        self.output_hypernetworks_mlps = nn.ModuleList([ReluMlp((dim, dim, dim, dim // 8))])
+        self.label_token = nn.Embedding(1, dim)
+        self.label_mlp = ReluMlp((dim, dim, dim, embed_dim))
+
+    def forward(
+        self, image_embeddings: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor
+    ) -> Tensor:
+        """Predict masks for B prompts on one image: low_res_masks, Bx1x4Gx4G logits.
+
+        The arguments are those of `samclip.export.models.mask_decoder.MaskDecoder`.
+        """
+        label = self.label_token.weight
+        _, masks = self.decode(label, image_embeddings, image_pe, sparse, dense)
+        return masks
+
+
+class PromptedLabelDecoder(PromptedDecoder):
+    """SAM's prompt encoder and this decoder in one graph, as it is exported."""
+
+    def __init__(self, prompt_encoder: PromptEncoder, mask_decoder: LabelDecoder) -> None:
+        super().__init__(prompt_encoder)
+        self.mask_decoder = mask_decoder
+
+    def forward(
+        self,
+        image_embeddings: Tensor,
+        point_coords: Tensor,
+        point_labels: Tensor,
+        mask_input: Tensor,
+        has_mask_input: Tensor,
+    ) -> Tensor:
+        """Segment one image by B prompts: low_res_masks, Bx1x4Gx4G logits.
+
+        The arguments are those of `samclip.export.models.mask_decoder.PromptedMaskDecoder`. The
+        released model was trained with points and boxes; masks as prompts are SAM's encoder's.
+        """
+        sparse, dense = self.prompt_encoder(point_coords, point_labels, mask_input, has_mask_input)
+        masks: Tensor = self.mask_decoder(image_embeddings, self.positions(), sparse, dense)
+        return masks

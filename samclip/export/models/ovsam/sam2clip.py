@@ -1,0 +1,89 @@
+"""SAM2CLIP: the neck that makes SAM's image embeddings out of a CLIP backbone's maps.
+
+Open-Vocabulary SAM (Yuan et al., 2024), section 3.2, distilled from SAM-H. The paper speaks of
+upsampling by interpolation; the released code, followed here, brings each level to stride 16 by a
+convolution of its own (repository HarborYuan/ovsam, `seg/models/necks/transformer_neck.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from samclip.export.models.block import Block
+from samclip.export.models.ovsam.levels import STRIDES, Levels
+from samclip.export.models.sam_neck import EMBED_CHANNELS, sam_neck
+
+TOKEN_STRIDE = 16
+
+
+@dataclass(frozen=True)
+class NeckConfig:
+    """The size of the neck.
+
+    `depth` blocks of `width` channels in windows of `window_size` tokens, the last one global.
+    """
+
+    width: int
+    depth: int
+    num_heads: int
+    window_size: int = 14
+    out_channels: int = EMBED_CHANNELS
+
+
+# That of the published neck: blocks like SAM-H's, five of them.
+SAM_H_NECK = NeckConfig(width=1280, depth=5, num_heads=16)
+
+
+class Sam2ClipNeck(nn.Module):
+    """Neck for square images of `image_size` pixels, a multiple of 32.
+
+    `pos_embed` is SAM-H's own, which the released code keeps as it is: a buffer, not trained.
+    State-dict keys are those of the published `neck_student.`, but for `patch_embeds`.
+    """
+
+    pos_embed: Tensor
+
+    def __init__(self, config: NeckConfig, channels: Sequence[int], image_size: int = 1024) -> None:
+        super().__init__()
+        self.grid = image_size // TOKEN_STRIDE
+        self.patch_embeds = nn.ModuleList(
+            to_tokens(inputs, config.width, stride)
+            for inputs, stride in zip(channels, STRIDES, strict=True)
+        )
+        self.level_encoding = nn.Embedding(len(STRIDES), config.width)
+        self.register_buffer("pos_embed", torch.zeros(1, self.grid, self.grid, config.width))
+        self.blocks = nn.ModuleList(
+            Block(
+                config.width,
+                config.num_heads,
+                (self.grid, self.grid),
+                window_size=0 if index == config.depth - 1 else config.window_size,
+            )
+            for index in range(config.depth)
+        )
+        self.neck = sam_neck(config.width, config.out_channels)
+
+    def forward(self, levels: Levels) -> Tensor:
+        """Map a backbone's levels to image embeddings, BxC'xGxG with G = S / 16."""
+        x = self.pos_embed
+        for level, embed, encoding in zip(
+            levels, self.patch_embeds, self.level_encoding.weight, strict=True
+        ):
+            x = x + (embed(level).permute(0, 2, 3, 1) + encoding)  # BxGxGxC
+        for block in self.blocks:
+            x = block(x)
+        out: Tensor = self.neck(x.permute(0, 3, 1, 2))  # BxC'xGxG
+        return out
+
+
+def to_tokens(in_channels: int, width: int, stride: int) -> nn.Conv2d | nn.ConvTranspose2d:
+    """Make the convolution that brings a map of some stride to one token per 16 pixels."""
+    if stride > TOKEN_STRIDE:
+        factor = stride // TOKEN_STRIDE
+        return nn.ConvTranspose2d(in_channels, width, kernel_size=factor, stride=factor)
+    factor = TOKEN_STRIDE // stride
+    return nn.Conv2d(in_channels, width, kernel_size=factor, stride=factor)
