@@ -115,6 +115,17 @@ def lite2_checkpoint(
 
 
 @pytest.fixture(scope="session")
+def lite2_bundle(lite2_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of that checkpoint: all graphs of samclip-tiny's kind, at a sixteenth the work."""
+    from samclip.export.exporter import export_bundle
+    from samclip.export.options import ExportOptions
+
+    output = tmp_path_factory.mktemp("bundles") / "lite2"
+    options = ExportOptions(lite2_checkpoint, output, templates="simple", verify=False)
+    return export_bundle(options).path
+
+
+@pytest.fixture(scope="session")
 def mobile_sam_bundle(
     mobile_sam_checkpoint: Path, text_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:

@@ -27,6 +27,14 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(FigureWriter(page))
 
 
+@pytest.fixture(scope="session")
+def coloured_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole bundle of small graphs, for every backend; see coloured_bundle.py."""
+    from coloured_bundle import write_coloured_bundle
+
+    return write_coloured_bundle(tmp_path_factory.mktemp("coloured") / "bundle")
+
+
 @pytest.fixture
 def figures(request: pytest.FixtureRequest) -> Figures:
     """Takes what the test found, for the table of docs/faults.md."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
@@ -13,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 import samclip
-from samclip.errors import UntrainedHeadWarning
 
 NAMES = ("red", "green", "blue", "a cup of coffee", "wooden table")
 SIZES = ((128, 200), (97, 61), (300, 256), (40, 260))  # (h, w) of the photos
@@ -151,8 +149,3 @@ def _parts(answer: object) -> Iterator[bytes]:
             yield from _parts(part)
     else:
         yield repr(answer).encode()
-
-
-def quiet() -> None:
-    """Let heads that were never trained answer without a warning, in this thread and others."""
-    warnings.simplefilter("ignore", UntrainedHeadWarning)
