@@ -23,6 +23,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from samclip.engines.machine.cache_folder import cache_dir
+from samclip.engines.machine.own_files import is_own, open_itself
 
 FOLDER_NAME = "openvino"
 LOCK_NAME = ".compile.lock"
@@ -100,7 +101,7 @@ def write_blob(folder: Path, key: str, export: Callable[[io.BytesIO], object]) -
     partial = folder / f".{key}.{secrets.token_hex(8)}{PARTIAL_SUFFIX}"
     try:
         with os.fdopen(
-            os.open(partial, _flags(os.O_RDWR | os.O_CREAT | os.O_EXCL), 0o600), "w+b"
+            open_itself(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "w+b"
         ) as file:
             stream = _FileStream(file)
             export(stream)
@@ -166,21 +167,12 @@ def _blob_path(folder: Path, sidecar: BlobSidecar) -> Path:
 
 def _open_own(path: Path) -> Any:
     """Open a plain file of the user's own, following no link; raises BlobDamagedError."""
-    file = os.fdopen(os.open(path, _flags(os.O_RDONLY)), "rb")
+    file = os.fdopen(open_itself(path), "rb")
     status = os.fstat(file.fileno())
-    foreign = os.name != "nt" and (
-        status.st_uid not in {0, os.getuid()} or status.st_mode & stat.S_IWOTH
-    )
-    if not stat.S_ISREG(status.st_mode) or foreign:
+    if not stat.S_ISREG(status.st_mode) or not is_own(status):
         file.close()
         raise BlobDamagedError("it is no plain file of this user's that only they can write to")
     return file
-
-
-def _flags(flags: int) -> int:
-    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # not every system has each
-        flags |= getattr(os, name, 0)
-    return flags
 
 
 def _map(file: Any, sidecar: BlobSidecar) -> mmap.mmap:

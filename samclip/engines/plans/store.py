@@ -21,6 +21,7 @@ from pathlib import Path
 import msgspec
 
 from samclip.engines.machine.cache_folder import cache_dir
+from samclip.engines.machine.own_files import is_own, open_itself
 from samclip.engines.plans.command import rebuild_command, target_name
 from samclip.engines.plans.sidecar import (
     MAX_SIDECAR_BYTES,
@@ -167,11 +168,8 @@ def _read_sidecar(plan: Path) -> Sidecar:
 
 def read_own(path: Path, limit: int) -> bytes:
     """Read a plain file of the user's own, at most `limit` + 1 bytes of it; follows no link."""
-    flags = os.O_RDONLY
-    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # not every system has each
-        flags |= getattr(os, name, 0)
     try:
-        with os.fdopen(os.open(path, flags), "rb") as file:
+        with os.fdopen(open_itself(path), "rb") as file:
             _check_own(path, os.fstat(file.fileno()))
             return file.read(limit + 1)
     except FileNotFoundError:
@@ -186,9 +184,7 @@ def _check_own(path: Path, status: os.stat_result) -> None:
     """Refuse what somebody else could have written: a plan is a program."""
     if not stat.S_ISREG(status.st_mode):
         raise PlanDamagedError(f"{path} is not a plain file. Remove it, and build the plan again.")
-    if os.name == "nt":
-        return
-    if status.st_uid not in {0, os.getuid()} or status.st_mode & stat.S_IWOTH:
+    if not is_own(status):
         raise PlanDamagedError(
             f"{path} belongs to another user, or everybody may write to it: a plan is a program, "
             "and only your own are run. Build the plan again, or make the file yours (chown, "

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from samclip.engines.machine.own_files import open_itself
 from samclip.errors import IntegrityError, ManifestError, UnsafePathError
 from samclip.runtime.assets import is_packaged
 from samclip.runtime.bundles.manifest import FileEntry
@@ -99,13 +100,10 @@ def open_plain_file(root: Path, path: str) -> Iterator[tuple[BinaryIO, int]]:
     Never follows a link and never blocks, on a FIFO for instance. Raises UnsafePathError when it
     is not a plain file, IntegrityError when it is missing or the disk fails.
     """
-    flags = os.O_RDONLY
-    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # not every system has each
-        flags |= getattr(os, name, 0)
     may_be_linked = is_packaged(root)
     try:
         _check_plain(path, (root / path).lstat(), may_be_linked)
-        with os.fdopen(os.open(root / path, flags), "rb") as file:
+        with os.fdopen(open_itself(root / path), "rb") as file:
             status = os.fstat(file.fileno())
             _check_plain(path, status, may_be_linked)
             yield file, status.st_size
