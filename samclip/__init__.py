@@ -53,6 +53,7 @@ from samclip.errors import (
     UnsafePathError,
     UntrainedHeadWarning,
     VocabularyError,
+    WriteError,
 )
 from samclip.version import __version__
 
@@ -107,6 +108,7 @@ __all__ = [
     "UnsafePathError",
     "UntrainedHeadWarning",
     "VocabularyError",
+    "WriteError",
     "__version__",
     "load",
 ]

@@ -33,6 +33,7 @@ expected and what to do::
     |   |-- ParityError          an exported graph differs from the torch model
     |   |-- CalibrationError     the photos that INT8 is to be measured on are none, or cannot be
     |   `-- GateError            reduced precision costs a task more than is allowed
+    |-- WriteError (OSError)     a result cannot be written; what was there before is whole
     |-- PeerError                a peer of a benchmark cannot be installed, loaded or run
     `-- TrainingError            a training run cannot begin, go on or be resumed
 
@@ -160,6 +161,10 @@ class CalibrationError(ExportError):
 
 class GateError(ExportError):
     """Reduced precision differs from FP32, on a task, by more than its gate allows."""
+
+
+class WriteError(SamclipError, OSError):
+    """A result cannot be written; what was in its place before is whole."""
 
 
 class PeerError(SamclipError):

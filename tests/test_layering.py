@@ -26,7 +26,10 @@ ALLOWED = {
     "engines": {"samclip.errors", "samclip.version"},
     "runtime": {"samclip.errors", "samclip.version", "samclip.engines"},
     "export": {"samclip.errors", "samclip.version", "samclip.engines", "samclip.runtime"},
-    "merge": {"samclip.errors", "samclip.version", "samclip.runtime", "samclip.export"},
+    "merge": {
+        *("samclip.errors", "samclip.version", "samclip.runtime", "samclip.export"),
+        "samclip.engines.machine",
+    },
 }
 
 

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 
+from samclip.engines.machine.partial_files import remove_abandoned, result_file
 from samclip.errors import InputError
-from samclip.runtime.bundles.directory_swap import sync_directory
 
 
 def check_writable(path: Path) -> Path:
     """Say before long work that `path` cannot be written; returns it in full.
 
-    Raises InputError.
+    What runs that were killed left of it is removed. Raises InputError.
     """
     full = path.expanduser().absolute()
     if full.is_dir():
         raise InputError(f"{full} is a folder. Give the name of a file.")
     try:
         with tempfile.TemporaryFile(dir=full.parent):
+            remove_abandoned(full.parent, {full.name})
             return full
     except OSError as error:
         raise InputError(
@@ -28,16 +28,6 @@ def check_writable(path: Path) -> Path:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write `data` beside `path`, then rename over it; raises OSError when the disk refuses."""
-    handle, name = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-        sync_directory(path.parent)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    """Write `data` beside `path`, then rename over it; raises WriteError when the disk refuses."""
+    with result_file(path) as file:
+        file.write(data)

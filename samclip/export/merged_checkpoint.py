@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-
-from safetensors.torch import save_file
 
 from samclip.errors import CheckpointError
 from samclip.export.assemble import Assembly
 from samclip.export.metadata import TOKENIZER_KEY, encode_metadata
+from samclip.export.tensor_file import write_tensors
 
 
 def save_merged(assembly: Assembly, path: Path) -> Path:
     """Write a model, its metadata and its tokenizer to `path`; an existing file is replaced whole.
 
-    Raises CheckpointError when the metadata does not describe the text tower inside.
+    Raises CheckpointError when the metadata does not describe the text tower inside, WriteError
+    when the disk refuses.
     """
     model, metadata = assembly.model, assembly.metadata
     described = metadata.text
@@ -25,12 +24,4 @@ def save_merged(assembly: Assembly, path: Path) -> Path:
     if assembly.tokenizer is not None:
         header[TOKENIZER_KEY] = assembly.tokenizer.decode("utf-8")
     state = {key: tensor.detach().contiguous() for key, tensor in model.state_dict().items()}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        save_file(state, partial, metadata=header)
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    return write_tensors(path, state, header)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from samclip.engines.machine.partial_files import partial_file, remove_abandoned, told
 from samclip.errors import InputError
 from samclip.merge.stream import Sample
 
@@ -64,19 +64,17 @@ class OutputCache:
             return None
 
     def put(self, key: str, tensors: Mapping[str, Tensor]) -> Tensors:
-        """Store a key's tensors; returns them as `get` will."""
+        """Store a key's tensors; returns them as `get` will. Raises WriteError."""
         path = self.path(key)
         stored = {
             name: self._narrowed(name, tensor.detach().cpu()).contiguous()
             for name, tensor in tensors.items()
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            partial.write_bytes(save(stored))
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with told(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            remove_abandoned(path.parent)
+            with partial_file(path, synced=False) as file:  # what a crash cuts off is made anew
+                file.write(save(stored))
         return self._widened(stored)
 
     def get_or_make(self, key: str, make: Callable[[], Mapping[str, Tensor]]) -> Tensors:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip.engines.machine.partial_files import result_file
 from samclip.errors import TrainingError
 from samclip.merge.evaluation import Evaluation, read_records
 from samclip.merge.logs import StepLog
@@ -172,10 +172,6 @@ def _mark_stages(axes: Any, stages: Mapping[str, float], named: bool) -> None:
 
 def _save(figure: Any, path: Path) -> Path:
     """Write the picture; whatever happens, the file holds either it or the one before."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        figure.savefig(partial, format="png", dpi=120)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with result_file(path) as file:
+        figure.savefig(file, format="png", dpi=120)
     return path

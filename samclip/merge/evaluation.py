@@ -15,7 +15,6 @@ Nothing is drawn but the points, each from a seed of its own, so a student has o
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from samclip.engines.machine.partial_files import result_file
 from samclip.errors import TrainingError
 from samclip.merge.config import EvaluationConfig
 from samclip.merge.losses import pool_regions, region_weights
@@ -226,6 +226,5 @@ def add_record(file: Path, record: Evaluation) -> None:
     """Put a record among those of a run, in the place of one of the same stage and step."""
     others = [r for r in read_records(file) if (r.stage, r.step) != (record.stage, record.step)]
     text = msgspec.json.format(msgspec.json.encode([*others, record]), indent=2)
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    partial.write_bytes(text + b"\n")
-    partial.replace(file)
+    with result_file(file) as written:
+        written.write(text + b"\n")

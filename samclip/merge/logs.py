@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
-import os
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from samclip.engines.machine.partial_files import result_file
 from samclip.errors import TrainingError
 from samclip.merge.objective import TERMS
 
@@ -84,9 +85,9 @@ class StepLog:
             for row in self.rows()
             if row["stage"] in done or (row["stage"] == current and int(row["step"]) < step)
         ]
-        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(kept)
-        partial.replace(self.path)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, COLUMNS)
+        writer.writeheader()
+        writer.writerows(kept)
+        with result_file(self.path) as file:
+            file.write(text.getvalue().encode())

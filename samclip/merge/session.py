@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
+from samclip.engines.machine.partial_files import remove_abandoned, result_file
 from samclip.errors import TrainingError
 from samclip.export.assemble import Assembly, Checkpoints, assemble
 from samclip.export.merged_checkpoint import save_merged
@@ -132,8 +132,14 @@ class Session:
             if options.resume and not states.file.exists():
                 raise TrainingError(f"{output} holds no state to resume; leave --resume out")
             self._state(states)  # refuses another run's before anything is written
-            _write(output / CONFIG, options.file.read_bytes())
-            _write(output / HELD_BACK, _listing(self._held.values()))
+            for folder in (output, states.file.parent):
+                remove_abandoned(folder)
+            for name, data in (
+                (CONFIG, options.file.read_bytes()),
+                (HELD_BACK, _listing(self._held.values())),
+            ):
+                with result_file(output / name) as file:
+                    file.write(data)
         self._accelerator.wait_for_everyone()
 
     def _state(self, states: StateFolder) -> State | None:
@@ -170,9 +176,3 @@ def _listing(sources: Iterable[PhotoSource]) -> bytes:
     """List the photos of all sources, a SHA-256 a line."""
     keys = {source.key(index) for source in sources for index in range(len(source))}
     return "".join(f"{key}\n" for key in sorted(keys)).encode()
-
-
-def _write(target: Path, data: bytes) -> None:
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    partial.write_bytes(data)
-    partial.replace(target)

@@ -6,8 +6,8 @@ their places, in any order, by any number of processes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip.engines.machine.partial_files import remove_abandoned, write_file
 from samclip.errors import ImageError, InputError
 from samclip.merge.photo_file import decode_photo
 from samclip.runtime.cli.images import SUFFIXES
@@ -149,9 +150,6 @@ def _stored(file: Path) -> ShardIndex | None:
 
 
 def _store(index: ShardIndex, file: Path) -> None:
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(msgspec.json.encode(index))
-        partial.replace(file)
-    except OSError:  # a read-only data set: the list is made again next time
-        partial.unlink(missing_ok=True)
+    remove_abandoned(file.parent, {file.name})
+    with contextlib.suppress(OSError):  # a read-only data set: the list is made again next time
+        write_file(file, msgspec.json.encode(index))

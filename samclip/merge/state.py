@@ -5,17 +5,16 @@ Nothing random is kept: draws of photos, views and prompts are functions of seed
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from samclip.errors import TrainingError
+from samclip.export.tensor_file import write_tensors
 
 STATE_KEY = "samclip.state"
 FILE = "state.safetensors"
@@ -50,7 +49,10 @@ class StateFolder:
         self.file = folder / FILE
 
     def write(self, state: State) -> None:
-        """Write a state; whatever happens, the file holds either it or the one before."""
+        """Write a state; whatever happens, the file holds either it or the one before.
+
+        Raises WriteError when the disk refuses.
+        """
         self.file.parent.mkdir(parents=True, exist_ok=True)
         tensors = {
             f"{group}/{name}": tensor.detach().cpu().contiguous()
@@ -58,14 +60,7 @@ class StateFolder:
             for name, tensor in getattr(state, group).items()
         }
         header = {STATE_KEY: msgspec.json.encode(state.place).decode()}
-        partial = self.file.with_name(f".{self.file.name}.{os.getpid()}.partial")
-        try:
-            save_file(tensors, partial, metadata=header)
-            with partial.open("rb+") as file:
-                os.fsync(file.fileno())
-            partial.replace(self.file)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_tensors(self.file, tensors, header)
 
     def read(self, digest: str | None) -> State | None:
         """Read the state of the run `digest`, None for any run's; None when there is no state.

@@ -9,6 +9,7 @@ import pytest
 from photo_sources import write_photos
 
 from samclip.errors import ImageError, InputError
+from samclip.merge import shards
 from samclip.merge.shards import INDEX_SUFFIX, ShardSource, shard_index
 from samclip.merge.sources import FolderSource
 
@@ -104,7 +105,7 @@ def test_a_folder_that_is_not_writable_costs_only_time(
     def refuse(path: Path, data: bytes) -> int:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "write_bytes", refuse)
+    monkeypatch.setattr(shards, "write_file", refuse)
     assert len(ShardSource([pack(folder, tmp_path / "0.tar")])) == 3
     assert not list(tmp_path.glob("*json"))
 

@@ -10,8 +10,8 @@ take a sample of each map.
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal, get_args
@@ -21,6 +21,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from samclip.engines.machine.partial_files import remove_abandoned, write_file
 from samclip.errors import CalibrationError
 from samclip.export.precision.calibration_key import calibration_key
 from samclip.export.precision.histogram import Histogram
@@ -30,6 +31,8 @@ from samclip.export.precision.photo_check import checked_photos
 
 Feeds = Iterable[Mapping[str, NDArray[np.generic]]]
 Method = Literal["minmax", "entropy", "percentile"]
+
+_logger = logging.getLogger("samclip")
 
 PERCENTILE = 0.9999  # of a map's values lie inside its range, by `percentile`
 
@@ -95,13 +98,18 @@ def read_calibration(file: Path) -> Calibration | None:
 
 
 def _stored(made: Calibration, file: Path) -> Calibration:
-    """Write a calibration behind the line of its digest, whole or not at all."""
+    """Write a calibration behind the line of its digest, whole or not at all.
+
+    A disk that refuses it costs only the time of measuring again.
+    """
     data = msgspec.json.encode(made)
     digest = hashlib.sha256(data).hexdigest()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as partial:
-        partial.write(digest.encode() + b"\n" + data)
-    Path(partial.name).replace(file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(file.parent)
+        write_file(file, digest.encode() + b"\n" + data)
+    except OSError as error:
+        _logger.warning("the ranges measured are not kept in %s: %s", file, error.strerror)
     return made
 
 

@@ -3,7 +3,7 @@
 A directory is made hidden beside its target (`partial_directory`), then renamed (`put_in_place`).
 To replace another one, that is renamed aside first and deleted last: whenever the process dies,
 the name means the old or the new one; only between the two renames it means nothing, and
-`recover` brings the old one back. No locks: a writer that loses a rename tries again.
+`recover` brings the old one back. Nobody waits: a writer that loses a rename tries again.
 """
 
 from __future__ import annotations
@@ -12,27 +12,29 @@ import contextlib
 import errno
 import os
 import secrets
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-PARTIAL, OLD = ".partial", ".old"
-ABANDONED_SECONDS = 3600  # a partial directory left alone for so long has lost its writer
+from samclip.engines.machine.partial_files import (
+    claimed,
+    partial_name,
+    remove_abandoned,
+    remove_partial,
+    sync_folder,
+)
+
+OLD = ".old"
 MAX_ATTEMPTS = 100
 
 
 @contextmanager
 def partial_directory(path: Path) -> Iterator[Path]:
     """Make a hidden empty directory beside `path`; whatever is left of it is removed after."""
-    remove_abandoned(path)
-    partial = _new_sibling(path, PARTIAL)
-    partial.mkdir()
-    try:
+    remove_leftovers(path)
+    with claimed(path, Path.mkdir) as partial:
         yield partial
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def put_in_place(partial: Path, path: Path, overwrite: bool) -> None:
@@ -43,7 +45,7 @@ def put_in_place(partial: Path, path: Path, overwrite: bool) -> None:
     """
     for _ in range(MAX_ATTEMPTS):
         if _rename(partial, path) or (overwrite and _replace(partial, path)):
-            sync_directory(path.parent)
+            sync_folder(path.parent)
             return
         if not overwrite:
             break
@@ -57,36 +59,23 @@ def recover(path: Path) -> bool:
     """
     if os.path.lexists(path) or not path.parent.is_dir():
         return False
-    newest = min(_siblings(path, OLD), key=_age, default=None)
+    newest = min(_siblings(path), key=_age, default=None)
     return newest is not None and _rename(newest, path)
 
 
-def remove_abandoned(path: Path) -> None:
+def remove_leftovers(path: Path) -> None:
     """Remove what writers of `path` that died left beside it."""
     recover(path)
-    old = _siblings(path, OLD)
+    old = _siblings(path)
     if os.path.lexists(path):  # looked at after the list: so all in it have been replaced
         for sibling in old:
-            _discard(sibling)
-    for sibling in _siblings(path, PARTIAL):
-        if _age(sibling) > ABANDONED_SECONDS:
-            shutil.rmtree(sibling, ignore_errors=True)
-
-
-def sync_directory(path: Path) -> None:
-    """Write a directory's entries through to the disk."""
-    if os.name == "nt":  # cannot open directories
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            _discard(sibling, path)
+    remove_abandoned(path.parent, {path.name})
 
 
 def _replace(partial: Path, path: Path) -> bool:
     """Put `partial` where `path` is; put that back when it fails, delete it when done."""
-    old = _new_sibling(path, OLD)
+    old = path.with_name(f".{path.name}.{secrets.token_hex(8)}{OLD}")
     if not _rename(path, old):
         return False
     done = False
@@ -94,18 +83,18 @@ def _replace(partial: Path, path: Path) -> bool:
         done = _rename(partial, path)
     finally:
         if not done and not _rename(old, path):  # another writer was faster: the old one has ended
-            _discard(old)
+            _discard(old, path)
     if done:
-        _discard(old)
+        _discard(old, path)
     return done
 
 
-def _discard(old: Path) -> None:
-    """Delete a directory under another name, because half of it must not be recovered."""
-    rubbish = _new_sibling(old, PARTIAL)
+def _discard(old: Path, path: Path) -> None:
+    """Delete a directory under a partial name, because half of it must not be recovered."""
+    rubbish = partial_name(path)
     with contextlib.suppress(OSError):
         old = old.rename(rubbish)
-    shutil.rmtree(old, ignore_errors=True)
+    remove_partial(old)
 
 
 def _rename(source: Path, target: Path) -> bool:
@@ -119,17 +108,14 @@ def _rename(source: Path, target: Path) -> bool:
     return True
 
 
-def _new_sibling(path: Path, suffix: str) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(8)}{suffix}")
-
-
-def _siblings(path: Path, suffix: str) -> list[Path]:
+def _siblings(path: Path) -> list[Path]:
+    """List what replacements of `path` have put aside."""
     start = f".{path.name}."
-    length = len(start) + 16 + len(suffix)
+    length = len(start) + 16 + len(OLD)
     return [
         other
         for other in path.parent.iterdir()
-        if other.name.startswith(start) and other.suffix == suffix and len(other.name) == length
+        if other.name.startswith(start) and other.suffix == OLD and len(other.name) == length
     ]
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import msgspec
 
+from samclip.engines.machine.partial_files import sync_folder
 from samclip.errors import ExportError
 from samclip.runtime.bundles.directory_swap import (
     partial_directory,
     put_in_place,
     recover,
-    sync_directory,
 )
 from samclip.runtime.bundles.files import CHUNK_BYTES
 from samclip.runtime.bundles.manifest import (
@@ -115,7 +115,7 @@ def _fill(partial: Path, manifest: Manifest, files: Mapping[str, bytes | Path]) 
     _write(partial / MANIFEST_NAME, encoded)
     _write(partial / DIGEST_NAME, digest_line(encoded))
     for folder, _, _ in os.walk(partial):
-        sync_directory(Path(folder))
+        sync_folder(Path(folder))
 
 
 def _write(path: Path, content: bytes | Path) -> FileEntry:

@@ -21,7 +21,7 @@ from samclip.runtime.cli.consoles import (
     warn_untrained_head,
     write_json,
 )
-from samclip.runtime.cli.destinations import plan_pictures
+from samclip.runtime.cli.destinations import make_folder, plan_pictures
 from samclip.runtime.cli.failures import FAILURE, describe, report
 from samclip.runtime.cli.images import ImageList, find_images
 from samclip.runtime.cli.models import Request, open_model
@@ -141,7 +141,7 @@ class _Series(Generic[Answer]):
         from samclip.runtime.results.drawing import save_picture  # brings in OpenCV
 
         picture = self._pictures[index]
-        picture.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(picture.parent)
         save_picture(answer.draw(), picture)
         return answer, picture
 

@@ -6,7 +6,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from samclip.errors import InputError
+from samclip.engines.machine.partial_files import remove_abandoned
+from samclip.errors import InputError, WriteError
 from samclip.runtime.cli.images import SUFFIXES, ImageList
 
 WRITTEN = frozenset({".png", ".jpg", ".jpeg"})  # what samclip.runtime.results.drawing can save
@@ -29,6 +30,17 @@ def plan_pictures(images: ImageList, output: Path | None, task: str) -> tuple[Pa
     _keep_images(images.paths, pictures)
     _check_writable(pictures)
     return pictures
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for pictures, and those around it; raises WriteError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(
+            f"the folder {folder} could not be made: {error.strerror}. Make room, correct "
+            "permissions, or give another --output."
+        ) from error
 
 
 def _as_file(output: Path, many: bool) -> Path:
@@ -58,12 +70,15 @@ def _in_folder(paths: Sequence[Path], folder: Path, task: str) -> tuple[Path, ..
 
 
 def _check_writable(pictures: Sequence[Path]) -> None:
-    """Say before the model runs that a folder cannot be written to; none is made yet."""
+    """Say before the model runs that a folder cannot be written to; none is made yet.
+
+    What runs that were killed left of these pictures is removed.
+    """
     for folder in dict.fromkeys(picture.absolute().parent for picture in pictures):
         nearest = next(place for place in (folder, *folder.parents) if place.exists())
         try:
             with tempfile.TemporaryFile(dir=nearest):
-                pass
+                remove_abandoned(folder, {picture.name for picture in pictures})
         except OSError as error:
             raise InputError(
                 f"no picture can be written to {folder}: {error.strerror}. "

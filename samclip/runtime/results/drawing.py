@@ -6,7 +6,6 @@ Images are HWC uint8 RGB, [0, 255]; every function returns a new array.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -15,8 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from samclip.engines.machine.partial_files import result_file
 from samclip.errors import ImageError
-from samclip.runtime.bundles.directory_swap import sync_directory
 from samclip.runtime.results.captions import (
     DARK,
     WHITE,
@@ -138,24 +137,14 @@ def save_picture(picture: Picture, path: str | os.PathLike[str]) -> Path:
     """Write an HWC uint8 RGB array as PNG or JPEG, chosen by the suffix; returns the path.
 
     The file is complete or absent: it is written beside its target and then renamed over it.
-    Raises ImageError for another suffix, OSError when the disk refuses.
+    Raises ImageError for another suffix, WriteError when the disk refuses.
     """
     target = Path(path)
     kind = FORMATS.get(target.suffix.lower())
     if kind is None:
         raise ImageError(f"cannot save {target.name!r}: use a name that ends in .png or .jpg.")
-    handle, name = tempfile.mkstemp(prefix=".", suffix=target.suffix, dir=target.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            Image.fromarray(picture).save(file, kind, quality=92)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(target)
-        sync_directory(target.parent)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with result_file(target) as file:
+        Image.fromarray(picture).save(file, kind, quality=92)
     return target
 
 

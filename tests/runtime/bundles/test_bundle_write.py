@@ -189,20 +189,17 @@ def test_a_swap_that_stopped_between_its_renames_is_recovered(
     assert names(tmp_path) == {"tiny"}
 
 
-def test_leftovers_of_dead_writers_are_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_leftovers_of_dead_writers_are_removed(tmp_path: Path) -> None:
     partial, old = (tmp_path / f".tiny.{'0' * 16}{suffix}" for suffix in (".partial", ".old"))
     others = [tmp_path / name for name in (".tiny.partial", ".tiny2.0.old", "tiny.old")]
     path = write_tiny_bundle(tmp_path / "tiny")
     for folder in [partial, old, *others]:
         folder.mkdir()
-    write_tiny_bundle(path, overwrite=True)
-    assert partial.exists()  # young: its writer may be at work
-    assert not old.exists()
-    monkeypatch.setattr(directory_swap, "ABANDONED_SECONDS", -1)
-    write_tiny_bundle(path, overwrite=True)
+    with directory_swap.partial_directory(path) as at_work:
+        write_tiny_bundle(path, overwrite=True)
+        assert at_work.exists()
     assert not partial.exists()
+    assert not old.exists()
     assert all(folder.exists() for folder in others)
 
 

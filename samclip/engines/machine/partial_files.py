@@ -1,0 +1,208 @@
+"""Files that appear whole or not at all, and what writers that died left of theirs.
+
+What is written gets a name of its own beside its place, which ends in `.partial`, and is renamed
+last. Its writer holds a lock on it, which the system lets go of however the process ends: partial
+files without one are abandoned, and the next run removes them. No clock is asked where there are
+locks: on boards without a battery it jumps by years.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from samclip.errors import WriteError
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows, where a file that is open cannot be removed
+    HAS_LOCKS = False
+else:
+    HAS_LOCKS = True
+
+SUFFIX = ".partial"
+NAME = re.compile(r"[.](?P<target>.+)[.][0-9a-f]{16}[.]partial", re.DOTALL)
+MAX_TARGET_BYTES = 200  # of a name inside a partial file's, so that systems take that (255) as well
+PLAIN_MODE = 0o666  # less the umask, as for every new file
+# Where the file system has no locks, what was left alone for so long has lost its writer.
+ABANDONED_SECONDS = 86_400.0
+
+
+@contextmanager
+def partial_file(path: Path, mode: int = PLAIN_MODE, *, synced: bool = True) -> Iterator[BinaryIO]:
+    """Open a file that takes `path`'s place when the block ends well, and else goes.
+
+    It may be read, and may be written by another library under its `name`. `mode` as for
+    `os.open`; `synced`: written through to the disk before it is renamed. Raises OSError.
+    """
+
+    def make(partial: Path) -> None:
+        os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+
+    with claimed(path, make) as partial:
+        with partial.open("r+b") as file:
+            yield file
+            file.flush()
+            if synced:
+                os.fsync(file.fileno())
+        partial.replace(path)
+        if synced:
+            sync_folder(path.parent)
+
+
+@contextmanager
+def result_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file as `partial_file` does, for what a person asked for; raises WriteError."""
+    with told(path), partial_file(path) as file:
+        yield file
+
+
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Turn what the system says while `path` is written into a WriteError with the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(
+            f"{path} could not be written: {error.strerror or error}. What was there before is "
+            "whole. Make room, correct permissions, or choose another place, and try again."
+        ) from error
+
+
+def write_file(path: Path, data: bytes, mode: int = PLAIN_MODE) -> None:
+    """Write a file whole or not at all; raises OSError, and then `path` is as it was."""
+    with partial_file(path, mode) as file:
+        file.write(data)
+
+
+@contextmanager
+def claimed(path: Path, make: Callable[[Path], object]) -> Iterator[Path]:
+    """Let `make` make a partial file or folder beside `path`, and hold its lock for the block.
+
+    Whatever is left of it is removed after. Raises OSError.
+    """
+    while True:
+        partial = partial_name(path)
+        try:
+            make(partial)
+            lock = _lock_own(partial)
+            if lock is not None:
+                with closing(lock):
+                    yield partial
+                return
+        finally:  # where it cannot be removed, a later run does
+            remove_partial(partial)
+
+
+def partial_name(path: Path) -> Path:
+    """Give a new name for a partial file or folder that is to take `path`'s place."""
+    return path.with_name(f".{_target(path.name)}.{secrets.token_hex(8)}{SUFFIX}")
+
+
+def remove_abandoned(folder: Path, targets: Collection[str] | None = None) -> None:
+    """Remove partial files and folders in `folder` whose writers have died.
+
+    All of them, or those that were to take the place of the names `targets`. What cannot be
+    looked at or removed stays.
+    """
+    wanted = None if targets is None else {_target(name) for name in targets}
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries]
+    except OSError:
+        return
+    for name in names:
+        found = NAME.fullmatch(name)
+        if found is not None and (wanted is None or found["target"] in wanted):
+            _remove_abandoned(folder / name)
+
+
+def remove_partial(partial: Path) -> None:
+    """Remove a partial file or folder, as much of it as can be removed."""
+    with contextlib.suppress(OSError):
+        if partial.is_dir() and not partial.is_symlink():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
+
+
+def sync_folder(path: Path) -> None:
+    """Write a folder's entries through to the disk."""
+    if os.name == "nt":  # cannot open folders
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _target(name: str) -> str:
+    """Give a name, or a digest of one that is too long to stand inside another."""
+    encoded = os.fsencode(name)
+    return name if len(encoded) <= MAX_TARGET_BYTES else hashlib.sha256(encoded).hexdigest()
+
+
+class _Lock:
+    """A try at the lock of a partial file or folder; raises OSError when that cannot be opened.
+
+    `is_ours`: whether it was got; None where there are no locks.
+    """
+
+    def __init__(self, partial: Path) -> None:
+        self.is_ours: bool | None = None
+        self._descriptor: int | None = None
+        if HAS_LOCKS:
+            flags = os.O_RDONLY if partial.is_dir() else os.O_RDWR
+            self._descriptor = os.open(partial, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+            self.is_ours = self._try(self._descriptor)
+
+    @staticmethod
+    def _try(descriptor: int) -> bool | None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:  # this file system has none
+            return None
+        return True
+
+    def close(self) -> None:
+        """Let go of it."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+
+
+def _lock_own(partial: Path) -> _Lock | None:
+    """Lock what was just made; None when another run took it for abandoned in that moment."""
+    try:
+        lock = _Lock(partial)
+    except FileNotFoundError:
+        return None
+    if lock.is_ours is False or not os.path.lexists(partial):
+        lock.close()
+        return None
+    return lock
+
+
+def _remove_abandoned(partial: Path) -> None:
+    with contextlib.suppress(OSError), closing(_Lock(partial)) as lock:
+        if lock.is_ours or (lock.is_ours is None and _age(partial) > ABANDONED_SECONDS):
+            remove_partial(partial)
+
+
+def _age(path: Path) -> float:
+    """Seconds since `path` was last written to; none if it is gone."""
+    try:
+        return time.time() - path.lstat().st_mtime
+    except FileNotFoundError:
+        return 0.0
