@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar, get_args
 
 from samclip.engines.base import Backend, EngineOptions, GraphKey, Probe, library_version
+from samclip.engines.openvino.backend import OPENVINO
 from samclip.engines.registry import Choice, PassedOver, candidates, first_of
 from samclip.errors import BackendUnavailableError, InputError, PlanError
 from samclip.runtime.bundles.bundle import Bundle
@@ -15,7 +16,19 @@ from samclip.runtime.suggest import did_you_mean
 
 _logger = logging.getLogger("samclip")
 
+# Encoders of large matrix products, which OpenVINO computes faster than ONNX Runtime on CPUs; those
+# of convolutions it does not, once other programs want a core: docs/cpu.md has both measured.
+PLAIN_VITS = frozenset({"vit_b", "vit_l", "vit_h"})
+
 Started = TypeVar("Started")
+
+
+def fastest_first(bundle: Bundle) -> tuple[Backend, ...]:
+    """Give the backends that "auto" chooses among for `bundle`, the fastest first."""
+    found = candidates()
+    if bundle.manifest.model_type in PLAIN_VITS:
+        return found
+    return tuple(sorted(found, key=lambda backend: backend.name == OPENVINO.name))
 
 
 def choose_for(
@@ -27,7 +40,7 @@ def choose_for(
     """Choose the fastest backend that works here, that `bundle` was made for and that is ready.
 
     A backend that would first have to build for minutes is not taken; why, and the command that
-    builds, is in the choice. `among`: None for all that "auto" knows. Reads no graph. Raises
+    builds, is in the choice. `among`: None for `fastest_first`. Reads no graph. Raises
     BackendUnavailableError when none is left, with the reasons.
     """
     settings = options or EngineOptions()
@@ -49,7 +62,7 @@ def choose_for(
             )
         return probe
 
-    return first_of(candidates() if among is None else among, suits)
+    return first_of(fastest_first(bundle) if among is None else among, suits)
 
 
 def start_fastest(
@@ -59,7 +72,7 @@ def start_fastest(
     start: Callable[[Choice], Started],
 ) -> Started:
     """Call `start` with the choice; where its backend does not start after all, with the next."""
-    among = candidates()
+    among = fastest_first(bundle)
     passed: tuple[PassedOver, ...] = ()
     while True:
         choice = choose_for(bundle, options, precision, among)

@@ -31,6 +31,7 @@ from samclip.errors import (
     VocabularyError,
 )
 from samclip.runtime import model as model_module
+from samclip.runtime.choice import fastest_first
 
 ALL = ["red", "green", "blue"]
 
@@ -363,6 +364,19 @@ def test_auto_takes_the_fastest_backend_that_the_bundle_was_made_for(
     with samclip.load("any") as model:
         assert model.backend == "fast"
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("model_type", "last"),
+    [("vit_b", ["openvino", "onnxruntime"]), ("lite2", ["onnxruntime", "openvino"])],
+)
+def test_openvino_comes_first_for_plain_vits_alone(
+    monkeypatch: pytest.MonkeyPatch, model_type: str, last: list[str]
+) -> None:
+    monkeypatch.setattr(registry, "suits_processor", lambda: True)
+    bundle = FakeBundle(msgspec.structs.replace(fake_manifest(), model_type=model_type))
+    names = [backend.name for backend in fastest_first(bundle)]
+    assert names == ["tensorrt", "tensorrt-rtx", "cuda", *last]
 
 
 def test_a_vocabulary_is_embedded_once_and_taken_by_every_task() -> None:

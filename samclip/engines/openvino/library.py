@@ -36,6 +36,16 @@ _cores: dict[Any, tuple[int, Any]] = {}  # of a library: the process, and its Co
 _opening = threading.Lock()
 
 
+def _forget_lock() -> None:
+    """Take a new lock in a forked child: a thread that stayed in the parent may hold the old one."""
+    global _opening  # noqa: PLW0603 - one per process
+    _opening = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_lock)
+
+
 def find_library() -> Probe:
     """Look whether a version that serves is installed, without importing it."""
     if importlib.util.find_spec(PACKAGE) is None:
@@ -67,7 +77,7 @@ def import_library() -> ModuleType:
 
 
 def suits_processor() -> bool:
-    """Tell whether this is a kind of processor on which OpenVINO was measured to be faster."""
+    """Tell whether this is a kind of processor on which OpenVINO was measured."""
     return platform.machine().lower() in MEASURED_ON
 
 

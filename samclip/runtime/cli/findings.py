@@ -39,7 +39,7 @@ def judge_cpu(probes: Mapping[str, Probe]) -> list[Finding]:
     missing = probes.get("openvino")
     if on_gpu or missing is None or missing.available or not suits_processor():
         return []
-    detail = f"{missing.detail}; it computes faster than ONNX Runtime on processors like this one"
+    detail = f"{missing.detail}; it runs ViT encoders faster than ONNX Runtime on a CPU like this"
     return [Finding("openvino", "advice", detail, missing.remedy)]
 
 

@@ -203,7 +203,7 @@ def test_the_default_bundle_is_told_and_where_bundles_come_from(run: Run, places
     }
     assert default["auto"]["backend"] == "onnxruntime"
     passed = {one["name"]: one["remedy"] for one in default["auto"]["passed_over"]}
-    assert list(passed) == ["tensorrt", "tensorrt-rtx", "cuda", "openvino"]
+    assert list(passed) == ["tensorrt", "tensorrt-rtx", "cuda"]
     assert all(passed.values())
     packaged = {bundle["name"]: bundle["packaged"] for bundle in report["bundles"]}
     assert packaged == {"mine": False, "samclip-tiny": True}
