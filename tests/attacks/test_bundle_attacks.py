@@ -276,7 +276,7 @@ def test_lying_sizes(tiny: Path, size: float, figures: Figures) -> None:
     figures.add("bundle: lying sizes", count=1, found="refused, less than 20 MB more memory")
 
 
-def test_sparse_file_of_a_terabyte(tiny: Path) -> None:
+def test_sparse_file_of_a_terabyte(tiny: Path, figures: Figures) -> None:
     list_file(tiny, "sparse")
     forge(tiny, lambda manifest: manifest["files"]["sparse"].update(size=2**40))
     with (tiny / "sparse").open("wb") as file:
@@ -285,6 +285,7 @@ def test_sparse_file_of_a_terabyte(tiny: Path) -> None:
         except OSError:
             pytest.skip("this file system has no files of a terabyte")
     refuse(tiny, ManifestError, "at most")
+    figures.add("bundle: sparse file of a terabyte", count=1, found=REFUSED)
 
 
 BAD_MANIFESTS = {

@@ -290,6 +290,26 @@ def test_flipped_bits_give_pixels_or_an_error(name: str, count: int, figures: Fi
     figures.add(f"image: {name} with a flipped bit", count=count, found=found)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_damaged_photos(kind: str, photo: NDArray[np.uint8], figures: Figures) -> None:
+    """Files of a real size, of which small ones are no measure."""
+    data, count, refused = encode(photo, kind), 500, 0
+    for length in np.linspace(0, len(data) - 1, count).astype(int):
+        with pytest.raises(ImageError):
+            load_image(data[:length])
+    figures.add(f"image: {kind} photo truncated", count=count, found="refused")
+    for bit in np.random.default_rng(1).integers(0, len(data) * 8, count):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        try:
+            assert load_image(bytes(flipped)).dtype == np.uint8
+        except ImageError:
+            refused += 1
+    found = f"{refused} refused, {count - refused} give pixels"
+    figures.add(f"image: {kind} photo with a flipped bit", count=count, found=found)
+
+
 @pytest.mark.parametrize("count", [200, pytest.param(5000, marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_random_headers(count: int, figures: Figures) -> None:
@@ -304,7 +324,7 @@ def test_random_headers(count: int, figures: Figures) -> None:
             load_image(data, max_pixels=10_000_000)
         except ImageError:
             refused += 1
-    found = f"{refused} refused, {count - refused} give pixels"
+    found = f"{refused:,} refused, {count - refused:,} give pixels"
     figures.add("image: noise after a format's first bytes", count=count, found=found)
 
 
