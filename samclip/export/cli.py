@@ -17,7 +17,7 @@ from samclip.runtime.cli.consoles import err, say, write_line
 from samclip.runtime.cli.engine_build import build_and_show
 from samclip.runtime.cli.failures import reported
 from samclip.runtime.cli.options import AsJson, Debug
-from samclip.runtime.cli.standard_streams import fill_closed_streams
+from samclip.runtime.cli.standard_streams import fill_closed_streams, stdout_reported
 from samclip.runtime.cli.vocabulary import read_names
 from samclip.runtime.engine_plans import PlanSettings, check_library
 
@@ -369,4 +369,5 @@ def _templates(given: str) -> str | tuple[str, ...]:
 def main() -> None:
     """Run the command."""
     fill_closed_streams()
-    app()
+    with stdout_reported():
+        app()

@@ -14,7 +14,7 @@ from samclip.merge.launch import launch, launched
 from samclip.runtime.cli.consoles import err, say
 from samclip.runtime.cli.failures import reported
 from samclip.runtime.cli.options import Debug
-from samclip.runtime.cli.standard_streams import fill_closed_streams
+from samclip.runtime.cli.standard_streams import fill_closed_streams, stdout_reported
 
 PACKAGES = ("torch", "safetensors", "filelock", "accelerate")
 SELF = (sys.executable, "-m", "samclip.merge.cli")
@@ -138,7 +138,8 @@ def _require_packages() -> None:
 def main() -> None:
     """Run the command."""
     fill_closed_streams()
-    app()
+    with stdout_reported():
+        app()
 
 
 if __name__ == "__main__":

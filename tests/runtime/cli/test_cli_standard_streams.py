@@ -34,12 +34,51 @@ def test_the_null_device_is_no_closed_stream(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_full_disk_is_an_error(tmp_path: Path) -> None:
-    if not Path("/dev/full").exists():
-        pytest.skip("this system has no /dev/full")
-    done = shell('"$@" -m samclip.runtime.cli.main info --json >/dev/full', tmp_path)
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize(
+    ("app", "arguments", "buffered"),
+    [
+        ("runtime.cli.main", "--version", True),
+        ("runtime.cli.main", "--version", False),
+        ("runtime.cli.main", "info --json", True),
+        ("runtime.cli.main", "info --help", False),
+        ("benchmarks.cli.main", "--help", False),
+        ("export.cli", "--help", False),
+        ("merge.cli", "--help", True),
+    ],
+)
+def test_a_full_disk_is_an_error(
+    app: str, arguments: str, buffered: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", "" if buffered else "1")
+    start = "main" if app in {"export.cli", "merge.cli"} else "app"
+    code = f"from samclip.{app} import {start}; {start}()"
+    done = shell(f'"$@" -c "{code}" {arguments} >/dev/full', tmp_path)
     assert done.returncode == 1
     assert "No space left" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_does_not_change_the_exit_code_of_a_failure(tmp_path: Path) -> None:
+    line = '"$@" -m samclip.runtime.cli.main segment missing.jpg --point 1,1 >/dev/full'
+    done = shell(line, tmp_path)
+    assert done.returncode == 2
+    assert "missing.jpg" in done.stderr
+    assert "No space left" not in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_shows_its_traceback_to_who_asks_for_it(tmp_path: Path) -> None:
+    done = shell('"$@" -m samclip.runtime.cli.main info --json --debug >/dev/full', tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback")
+    assert "Exception ignored" not in done.stderr
+
+
+def test_a_reader_who_has_enough_is_told_nothing(tmp_path: Path) -> None:
+    done = shell('("$@" -m samclip.runtime.cli.main --help; echo $? >&2) | true', tmp_path)
+    assert done.stderr in {"1\n", "0\n"}  # 0 where all was written before the pipe closed
 
 
 def test_no_file_takes_the_number_of_a_closed_stream(tmp_path: Path) -> None:
