@@ -20,6 +20,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from samclip.engines.machine.own_files import open_itself
 from samclip.errors import WriteError
 
 try:
@@ -44,11 +45,7 @@ def partial_file(path: Path, mode: int = PLAIN_MODE, *, synced: bool = True) -> 
     It may be read, and may be written by another library under its `name`. `mode` as for
     `os.open`; `synced`: written through to the disk before it is renamed. Raises OSError.
     """
-
-    def make(partial: Path) -> None:
-        os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
-
-    with claimed(path, make) as partial:
+    with claimed(path, new_file(mode)) as partial:
         with partial.open("r+b") as file:
             yield file
             file.flush()
@@ -78,9 +75,9 @@ def told(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_file(path: Path, data: bytes, mode: int = PLAIN_MODE) -> None:
+def write_file(path: Path, data: bytes, mode: int = PLAIN_MODE, *, synced: bool = True) -> None:
     """Write a file whole or not at all; raises OSError, and then `path` is as it was."""
-    with partial_file(path, mode) as file:
+    with partial_file(path, mode, synced=synced) as file:
         file.write(data)
 
 
@@ -103,6 +100,25 @@ def claimed(path: Path, make: Callable[[Path], object]) -> Iterator[Path]:
             remove_partial(partial)
 
 
+def new_file(mode: int = PLAIN_MODE) -> Callable[[Path], None]:
+    """Give what makes an empty file of that mode, for `claimed`."""
+
+    def make(path: Path) -> None:
+        os.close(open_itself(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+
+    return make
+
+
+@contextmanager
+def abandoned(path: Path) -> Iterator[bool]:
+    """Tell whether the writer of a file or folder has died; within the block nobody else is told.
+
+    Raises OSError when it cannot be looked at.
+    """
+    with closing(_Lock(path)) as lock:
+        yield lock.is_ours or (lock.is_ours is None and _age(path) > ABANDONED_SECONDS)
+
+
 def partial_name(path: Path) -> Path:
     """Give a new name for a partial file or folder that is to take `path`'s place."""
     return path.with_name(f".{_target(path.name)}.{secrets.token_hex(8)}{SUFFIX}")
@@ -123,7 +139,9 @@ def remove_abandoned(folder: Path, targets: Collection[str] | None = None) -> No
     for name in names:
         found = NAME.fullmatch(name)
         if found is not None and (wanted is None or found["target"] in wanted):
-            _remove_abandoned(folder / name)
+            with contextlib.suppress(OSError), abandoned(folder / name) as has_lost_its_writer:
+                if has_lost_its_writer:
+                    remove_partial(folder / name)
 
 
 def remove_partial(partial: Path) -> None:
@@ -133,6 +151,12 @@ def remove_partial(partial: Path) -> None:
             shutil.rmtree(partial, ignore_errors=True)
         else:
             partial.unlink(missing_ok=True)
+
+
+def sync_file(path: Path) -> None:
+    """Write a file through to the disk; raises OSError."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(path: Path) -> None:
@@ -163,7 +187,7 @@ class _Lock:
         self._descriptor: int | None = None
         if HAS_LOCKS:
             flags = os.O_RDONLY if partial.is_dir() else os.O_RDWR
-            self._descriptor = os.open(partial, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+            self._descriptor = open_itself(partial, flags)
             self.is_ours = self._try(self._descriptor)
 
     @staticmethod
@@ -192,12 +216,6 @@ def _lock_own(partial: Path) -> _Lock | None:
         lock.close()
         return None
     return lock
-
-
-def _remove_abandoned(partial: Path) -> None:
-    with contextlib.suppress(OSError), closing(_Lock(partial)) as lock:
-        if lock.is_ours or (lock.is_ours is None and _age(partial) > ABANDONED_SECONDS):
-            remove_partial(partial)
 
 
 def _age(path: Path) -> float:

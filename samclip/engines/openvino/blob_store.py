@@ -12,9 +12,7 @@ import hashlib
 import io
 import mmap
 import os
-import secrets
 import stat
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,13 +22,19 @@ import msgspec
 
 from samclip.engines.machine.cache_folder import cache_dir
 from samclip.engines.machine.own_files import is_own, open_itself
+from samclip.engines.machine.partial_files import (
+    claimed,
+    new_file,
+    remove_abandoned,
+    write_file,
+)
 
 FOLDER_NAME = "openvino"
 LOCK_NAME = ".compile.lock"
-BLOB_SUFFIX, SIDECAR_SUFFIX, PARTIAL_SUFFIX = ".blob", ".json", ".partial"
+BLOB_SUFFIX, SIDECAR_SUFFIX = ".blob", ".json"
+MODE = 0o600
 LIMIT_BYTES = 2 * 10**9  # of all blobs together: docs/cpu.md
 LOCK_SECONDS = 60.0  # then another process's compiling is no longer waited for
-ABANDONED_SECONDS = 86_400.0  # a partial file untouched for so long has lost its writer
 MAX_SIDECAR_BYTES = 10_000
 CHUNK_BYTES = 2**20
 
@@ -97,12 +101,9 @@ def write_blob(folder: Path, key: str, export: Callable[[io.BytesIO], object]) -
 
     The blob is not forced to the disk: one that a crash cut off is found by its SHA-256.
     """
-    _remove_abandoned(folder)
-    partial = folder / f".{key}.{secrets.token_hex(8)}{PARTIAL_SUFFIX}"
-    try:
-        with os.fdopen(
-            open_itself(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "w+b"
-        ) as file:
+    remove_abandoned(folder)
+    with claimed(folder / key, new_file(MODE)) as partial:
+        with partial.open("r+b") as file:
             stream = _FileStream(file)
             export(stream)
             stream.check()
@@ -112,10 +113,8 @@ def write_blob(folder: Path, key: str, export: Callable[[io.BytesIO], object]) -
         if size > LIMIT_BYTES:
             return
         partial.replace(path)
-        partial.write_bytes(msgspec.json.encode(sidecar))
-        partial.replace(folder / f"{key}{SIDECAR_SUFFIX}")
-    finally:
-        partial.unlink(missing_ok=True)
+        place = folder / f"{key}{SIDECAR_SUFFIX}"
+        write_file(place, msgspec.json.encode(sidecar), MODE, synced=False)
     _remove_others(folder, key, path)
     _keep_within(folder, LIMIT_BYTES, path)
 
@@ -218,11 +217,3 @@ def _keep_within(folder: Path, limit: int, newest: Path) -> None:
             return
         remove_blob(folder, path.name.partition(".")[0])
         total -= size
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Remove what writers that died left in `folder`."""
-    for path in folder.glob(f".*{PARTIAL_SUFFIX}"):
-        with contextlib.suppress(OSError):  # its writer may have just finished
-            if time.time() - path.lstat().st_mtime > ABANDONED_SECONDS:
-                path.unlink()

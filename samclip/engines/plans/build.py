@@ -79,9 +79,21 @@ def build_plan(
         built = _Build(request, library, told, said)
         data, tensors, axes = built.run()
         sidecar = _describe(request, library, tensors, axes, time.monotonic() - started)
-        stored = write_plan(request.folder or plan_folder(), data, sidecar)
+        stored = _store(request.folder or plan_folder(), data, sidecar)
         remove_superseded(stored)
         return BuiltPlan(stored, reused=False)
+
+
+def _store(folder: Path, data: bytes, sidecar: Sidecar) -> StoredPlan:
+    try:
+        return write_plan(folder, data, sidecar)
+    except OSError as error:
+        raise PlanBuildError(
+            f"the plan of the graph {sidecar.graph.name!r}, of {len(data):,} bytes, could not be "
+            f"written to {folder}: {error.strerror or error}. Plans that were there are whole. "
+            "Make room, correct permissions, or set SAMCLIP_CACHE_DIR to another folder, and "
+            "build it again."
+        ) from error
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from samclip.engines.plans.identity import identify
@@ -18,6 +19,8 @@ from samclip.errors import PlanDamagedError
 if TYPE_CHECKING:
     from samclip.engines.plans.build import BuildRequest
     from samclip.engines.plans.library import Library
+
+_logger = logging.getLogger("samclip")
 
 
 def find_equal(request: BuildRequest, library: Library) -> StoredPlan | None:
@@ -43,7 +46,10 @@ def remove_superseded(new: StoredPlan) -> None:
         if stored.sidecar is None or new.sidecar is None or stored.path == new.path:
             continue
         if _place(stored.sidecar) == _place(new.sidecar):
-            remove_plan(stored.path)
+            try:
+                remove_plan(stored.path)
+            except OSError as error:  # the new one is found first
+                _logger.warning("%s stays, an older plan: %s", stored.path, error.strerror)
 
 
 def _same_recipe(built: Sidecar, request: BuildRequest, library: Library) -> bool:

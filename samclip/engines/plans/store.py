@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import secrets
+import re
 import stat
 import time
 from collections.abc import Iterable, Iterator
@@ -22,6 +22,15 @@ import msgspec
 
 from samclip.engines.machine.cache_folder import cache_dir
 from samclip.engines.machine.own_files import is_own, open_itself
+from samclip.engines.machine.partial_files import (
+    ABANDONED_SECONDS,
+    abandoned,
+    claimed,
+    new_file,
+    remove_abandoned,
+    sync_file,
+    write_file,
+)
 from samclip.engines.plans.command import rebuild_command, target_name
 from samclip.engines.plans.sidecar import (
     MAX_SIDECAR_BYTES,
@@ -32,10 +41,11 @@ from samclip.engines.plans.sidecar import (
 )
 from samclip.errors import PlanDamagedError
 
-PLAN_SUFFIX, SIDECAR_SUFFIX, PARTIAL_SUFFIX = ".plan", ".plan.json", ".partial"
+PLAN_SUFFIX, SIDECAR_SUFFIX = ".plan", ".plan.json"
 FOLDER_NAME = "engines"
 BESIDE_SUFFIX = ".engines"
-ABANDONED_SECONDS = 86_400.0  # a partial file untouched for so long has lost its writer
+MODE = 0o644
+OWN_NAME = re.compile(r"[.][0-9a-f]{12}[.]plan$")
 
 
 @dataclass(frozen=True)
@@ -100,13 +110,16 @@ def read_plan(stored: StoredPlan) -> bytes:
 def write_plan(folder: Path, data: bytes, sidecar: Sidecar) -> StoredPlan:
     """Write a plan and its sidecar, whose `plan` is filled in; both appear whole or not at all."""
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-    remove_abandoned(folder)
+    remove_leftovers(folder)
     digest = hashlib.sha256(data).hexdigest()
     complete = msgspec.structs.replace(sidecar, plan=PlanFile(size=len(data), sha256=digest))
     path = folder / f"{_stem(complete)}.{_identity(complete)[:12]}{PLAN_SUFFIX}"
     encoded = encode_sidecar(complete)
-    write_file(path, data)
-    write_file(sidecar_path(path), encoded)
+    with claimed(path, new_file(MODE)) as partial:  # until the sidecar is there
+        partial.write_bytes(data)
+        sync_file(partial)
+        partial.replace(path)
+        write_file(sidecar_path(path), encoded, MODE)
     return StoredPlan(path, len(data) + len(encoded), decode_sidecar(encoded, path.name))
 
 
@@ -117,11 +130,14 @@ def remove_plan(path: Path) -> None:
             file.unlink()
 
 
-def remove_abandoned(folder: Path) -> None:
-    """Remove what writers that died left in `folder`."""
-    for path in folder.glob(f".*{PARTIAL_SUFFIX}"):
-        with contextlib.suppress(OSError):  # its writer may have just finished
-            if time.time() - path.lstat().st_mtime > ABANDONED_SECONDS:
+def remove_leftovers(folder: Path) -> None:
+    """Remove what writers that died left in `folder`: partial files, and plans without sidecars."""
+    remove_abandoned(folder)
+    for path in folder.glob(f"*{PLAN_SUFFIX}"):
+        if OWN_NAME.search(path.name) is None or sidecar_path(path).exists():
+            continue
+        with contextlib.suppress(OSError), abandoned(path) as has_lost_its_writer:
+            if has_lost_its_writer and not sidecar_path(path).exists():
                 path.unlink()
 
 
@@ -190,19 +206,6 @@ def _check_own(path: Path, status: os.stat_result) -> None:
             "and only your own are run. Build the plan again, or make the file yours (chown, "
             "chmod o-w) if you know where it comes from."
         )
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file through to the disk under another name, then give it its own."""
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}{PARTIAL_SUFFIX}")
-    try:
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _stem(sidecar: Sidecar) -> str:

@@ -12,8 +12,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from samclip.engines.machine.partial_files import remove_abandoned, write_file
 from samclip.engines.plans.library import Library
-from samclip.engines.plans.store import plan_folder, read_own, write_file
+from samclip.engines.plans.store import MODE, plan_folder, read_own
 from samclip.errors import PlanDamagedError
 
 FOLDER_NAME = "timings"
@@ -44,14 +45,19 @@ def load_timings(config: Any, path: Path | None) -> None:
 
 
 def save_timings(config: Any, path: Path | None) -> None:
-    """Keep the timings of a build, for those after it."""
+    """Keep the timings of a build, for those after it; a disk that refuses them ends no build."""
     if path is None:
         return
     cache = config.get_timing_cache()
     data = b"" if cache is None else bytes(cache.serialize())
-    if data:
+    if not data:
+        return
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, hashlib.sha256(data).hexdigest().encode() + data)
+        remove_abandoned(path.parent)
+        write_file(path, hashlib.sha256(data).hexdigest().encode() + data, MODE)
+    except OSError as error:
+        _logger.warning("the timings of this build are not kept in %s: %s", path, error.strerror)
 
 
 def _read(path: Path) -> bytes:

@@ -17,6 +17,7 @@ from filelock import FileLock
 from tiny_bundle import WEIGHT, WEIGHTS_FILE, affine_model
 
 from samclip.engines.base import Engine, EngineOptions, GraphSource
+from samclip.engines.machine.partial_files import claimed, new_file
 from samclip.engines.openvino import blob_store, compiled_cache
 from samclip.engines.openvino.backend import OPENVINO
 from samclip.engines.openvino.blob_store import (
@@ -292,10 +293,9 @@ def test_another_process_is_waited_for_and_not_forever(
 
 def test_abandoned_files_are_removed(folder: Path) -> None:
     folder.mkdir()
-    old, new = folder / ".x.partial", folder / ".y.partial"
-    for path in (old, new):
-        path.write_bytes(b"")
-    os.utime(old, (1, 1))
-    put(folder, KEY, 10, 1)
-    assert not old.exists()
-    assert new.exists()
+    left = folder / f".{KEY}.{'0' * 16}.partial"
+    left.write_bytes(b"")
+    with claimed(folder / KEY, new_file()) as at_work:
+        put(folder, KEY, 10, 1)
+        assert at_work.exists()
+    assert not left.exists()

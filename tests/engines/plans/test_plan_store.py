@@ -10,9 +10,9 @@ import pytest
 from plan_samples import PLAN, sample_sidecar, sample_source
 
 from samclip.engines.base import GraphSource
+from samclip.engines.machine.partial_files import claimed, new_file
 from samclip.engines.plans.sidecar import BuildOptions
 from samclip.engines.plans.store import (
-    ABANDONED_SECONDS,
     StoredPlan,
     list_plans,
     plan_folder,
@@ -135,15 +135,26 @@ def test_a_plan_without_sidecar_is_being_written_until_it_is_old() -> None:
 
 def test_what_a_killed_writer_left_goes_away() -> None:
     plan_folder().mkdir(parents=True)
-    new, old = (plan_folder() / f".{name}.plan.partial" for name in ("new", "old"))
-    for path in (new, old):
+    left = plan_folder() / f".a.plan.{'0' * 16}.partial"
+    without_sidecar, of_others = (plan_folder() / f"{n}.plan" for n in (f"a.{'0' * 12}", "mine"))
+    for path in (left, without_sidecar, of_others):
         path.write_bytes(b"half")
-    os.utime(old, (0, 0))
-    assert ABANDONED_SECONDS > 3600  # a build of hours is not disturbed
-    write()
-    assert new.exists()
-    assert not old.exists()
+    with claimed(plan_folder() / "b.plan", new_file()) as at_work:
+        write()
+        assert at_work.exists()
+    assert not left.exists()
+    assert not without_sidecar.exists()
+    assert of_others.exists()
     assert only().sidecar is not None
+
+
+def test_a_plan_whose_sidecar_is_on_its_way_stays() -> None:
+    path = plan_folder() / f"a.{'0' * 12}.plan"
+    path.parent.mkdir(parents=True)
+    with claimed(path, new_file()) as partial:
+        partial.replace(path)
+        write()
+        assert path.exists()
 
 
 def test_two_writers_of_one_plan_leave_a_sound_one() -> None:
