@@ -12,7 +12,7 @@ from samclip.export.models.attention import Lowering, set_attention_lowering
 from samclip.export.models.bert_tower import BertTower
 from samclip.export.models.conv_norm import fold_batch_norms
 from samclip.export.models.mask_decoder import PromptedMaskDecoder
-from samclip.export.models.merged import MergedModel
+from samclip.export.models.merged import PATCH, MergedModel
 from samclip.export.models.text_tower import TextTower
 
 ENCODER_OUTPUTS = ("backbone_features", "image_embeddings")
@@ -41,23 +41,31 @@ def clip_head_spec(model: MergedModel, lowering: Lowering) -> GraphSpec:
 
 def mask_decoder_spec(model: MergedModel) -> GraphSpec:
     """Prompts (B prompts of N points each) on one image's embedding -> Bx4 masks and their IoU."""
-    grid, prompts, points = model.config.grid, 2, 3
+    inputs, dynamic = decoder_inputs(model.config.image_size)
+    decoder = PromptedMaskDecoder(model.prompt_encoder, model.mask_decoder)
+    return GraphSpec("mask_decoder", decoder, inputs, DECODER_OUTPUTS, dynamic)
+
+
+def decoder_inputs(
+    image_size: int, channels: int = 256
+) -> tuple[dict[str, torch.Tensor], dict[str, dict[int, str]]]:
+    """Make examples of what a prompted decoder takes, by name, and say which axes vary."""
+    grid, prompts, points = image_size // PATCH, 2, 3
     inputs = {
-        "image_embeddings": torch.rand(1, 256, grid, grid),
-        "point_coords": torch.rand(prompts, points, 2) * model.config.image_size,
+        "image_embeddings": torch.rand(1, channels, grid, grid),
+        "point_coords": torch.rand(prompts, points, 2) * image_size,
         "point_labels": torch.tensor([[1.0, 0.0, -1.0], [2.0, 3.0, 1.0]]),
         "mask_input": torch.rand(prompts, 1, 4 * grid, 4 * grid),
         "has_mask_input": torch.tensor([0.0, 1.0]),
     }
-    batch = {0: "prompts"}
+    batch, both = {0: "prompts"}, {0: "prompts", 1: "points"}
     dynamic = {
-        "point_coords": {0: "prompts", 1: "points"},
-        "point_labels": {0: "prompts", 1: "points"},
+        "point_coords": both,
+        "point_labels": both,
         "mask_input": batch,
         "has_mask_input": batch,
     }
-    decoder = PromptedMaskDecoder(model.prompt_encoder, model.mask_decoder)
-    return GraphSpec("mask_decoder", decoder, inputs, DECODER_OUTPUTS, dynamic)
+    return inputs, dynamic
 
 
 def text_encoder_spec(tower: TextTower | BertTower) -> GraphSpec:

@@ -1,0 +1,33 @@
+"""A small Open-Vocabulary SAM with random weights, every part of it in its place."""
+
+from __future__ import annotations
+
+import torch
+from reference_segment_anything import randomise
+from torch import nn
+
+from samclip.export.models.ovsam.model import Ovsam, OvsamConfig
+from samclip.export.models.ovsam.resnet import ResNetConfig
+from samclip.export.models.ovsam.sam2clip import NeckConfig
+from samclip.export.models.text_tower import TextTowerConfig
+
+SMALL_OVSAM = OvsamConfig(
+    backbone=ResNetConfig(width=8, depths=(2, 1, 1, 1), embed_dim=24, pool_grid=4),
+    text_tower=TextTowerConfig(width=32, heads=2, layers=1, embed_dim=24, quick_gelu=True),
+    neck=NeckConfig(width=32, depth=2, num_heads=2, window_size=3, out_channels=64),
+    image_size=128,
+    fpn_channels=16,
+)
+
+
+def random_ovsam(config: OvsamConfig = SMALL_OVSAM, seed: int = 0) -> Ovsam:
+    """The model in eval mode; its batch norms have statistics that are neither 0 nor 1."""
+    model = Ovsam(config)
+    randomise(model, seed)
+    generator = torch.Generator().manual_seed(seed + 1)
+    model.neck.pos_embed.normal_(generator=generator)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
+            module.running_mean.normal_(0, 0.3, generator=generator)
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
+    return model.eval()
