@@ -10,6 +10,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from tiny_bundle import write_tiny_bundle
 
 from samclip.engines.base import Probe
@@ -44,6 +45,7 @@ def test_dry_run_of_every_part(script: ModuleType, tmp_path: Path) -> None:
     assert states == {
         "libraries": "passed",
         "torch-half": "passed",
+        "encoders": "passed",
         "ort-cuda": "passed",
         "tensorrt": "skipped",
         "tensorrt-rtx": "skipped",
@@ -72,6 +74,18 @@ def test_precisions_that_a_backend_has_are_judged(
     monkeypatch.setattr(gates, "get_backend", lambda _: ready)
     with pytest.raises(report.Skip, match="nothing but FP32 for cuda"):
         next(gates.check_gates("cuda")(options))
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_encoders_that_race_compute_the_same(script: ModuleType) -> None:
+    encoders: Any = importlib.import_module("gpu_encoders")
+    options = script.parse(["--dry-run"])
+    pixels = torch.from_numpy(encoders.photos(options, 1))
+    with torch.inference_mode():
+        expected = encoders.reference(torch, options)(pixels)
+        for make in (encoders.flexible, encoders.folded):
+            found = make(torch, options)(pixels)[1]
+            assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()  # 2e-6 found
 
 
 @pytest.mark.parametrize("end", ["error", "crash", "hang", "limit"])
@@ -107,6 +121,7 @@ def test_parts_are_imported_by_name(script: ModuleType) -> None:
         "check",  # the gates of one backend
         "check_libraries",
         "check_torch_half",
+        "check_encoders",
         "check_ort_cuda",
         "check_tensorrt",
         "check_tensorrt_rtx",

@@ -28,6 +28,7 @@ GATES = "gates-"
 PARTS = (
     "libraries",
     "torch-half",
+    "encoders",
     "ort-cuda",
     "tensorrt",
     "tensorrt-rtx",
@@ -41,6 +42,8 @@ def part_function(name: str) -> Callable[[argparse.Namespace], Iterator[Row]]:
         from gpu_libraries import check_libraries as check
     elif name == "torch-half":
         from gpu_half import check_torch_half as check
+    elif name == "encoders":
+        from gpu_encoders import check_encoders as check
     elif name == "ort-cuda":
         from gpu_engines import check_ort_cuda as check
     elif name.startswith(GATES):
