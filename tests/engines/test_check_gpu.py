@@ -85,7 +85,7 @@ def test_encoders_that_race_compute_the_same(script: ModuleType) -> None:
         expected = encoders.reference(torch, options)(pixels)
         for make in (encoders.flexible, encoders.folded):
             found = make(torch, options)(pixels)[1]
-            assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()  # 2e-6 found
+            assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()  # 5e-7 found
 
 
 @pytest.mark.parametrize("end", ["error", "crash", "hang", "limit"])
