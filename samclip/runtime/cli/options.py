@@ -100,11 +100,11 @@ Templates = Annotated[
     str | None,
     typer.Option(
         "--templates",
-        metavar="openai|simple|none|TEXT",
+        metavar="openai|simple|vild|none|TEXT",
         rich_help_panel=_NAMES,
         show_default="the bundle's",
-        help="Sentences to average a name over: the 80 of OpenAI, the 7 simple ones, the bare "
-        "name, or one of your own, as 'a photo of a {}.'",
+        help="Sentences to average a name over: the 80 of OpenAI, the 7 simple ones, the 14 of "
+        "ViLD, the bare name, or one of your own, as 'a photo of a {}.'",
     ),
 ]
 

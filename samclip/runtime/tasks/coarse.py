@@ -26,7 +26,7 @@ class CoarseMap:
         clip = features.clip()
         dim, self.grid = clip.patch_embeds.shape[:2]
         tokens = unit_rows(clip.patch_embeds.reshape(dim, -1).T)  # Dxgxg -> ggxD
-        cosines = vocabulary.embeddings @ tokens.T  # Kxgg
+        cosines = vocabulary.best_synonyms(vocabulary.embeddings @ tokens.T, axis=0)  # Kxgg
         cosines = cosines.reshape(-1, self.grid, self.grid)  # Kxgg -> Kxgxg
         self.cosines = _extend(cosines, clip.token_mask)
         self._letterbox = features.letterbox

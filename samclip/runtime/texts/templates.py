@@ -1,8 +1,10 @@
 """Prompt templates, and how a caller names them.
 
 CLIP classifies with a name put into many sentences, whose embeddings are averaged (Radford et al.
-2021, section 3.1.4). Both sets are those of CLIP's published notebook on prompting for ImageNet:
-all 80, and the 7 that it found best together. `{}` stands for the name.
+2021, section 3.1.4). Two sets are those of CLIP's published notebook on prompting for ImageNet:
+all 80, and the 7 that it found best together. The third is that of ViLD (Gu et al. 2022), 14
+templates for objects in scenes, in the form in which Open-Vocabulary SAM and others publish them,
+four without a full stop. `{}` stands for the name.
 """
 
 from __future__ import annotations
@@ -107,9 +109,27 @@ SIMPLE_IMAGENET_TEMPLATES = (
     "a photo of the small {}.",
 )
 
+VILD_TEMPLATES = (
+    "a photo of a {}.",
+    "This is a photo of a {}",
+    "There is a {} in the scene",
+    "There is the {} in the scene",
+    "a photo of a {} in the scene",
+    "a photo of a small {}.",
+    "a photo of a medium {}.",
+    "a photo of a large {}.",
+    "This is a photo of a small {}.",
+    "This is a photo of a medium {}.",
+    "This is a photo of a large {}.",
+    "There is a small {} in the scene.",
+    "There is a medium {} in the scene.",
+    "There is a large {} in the scene.",
+)
+
 TEMPLATE_SETS: dict[str, tuple[str, ...]] = {
     "openai": OPENAI_IMAGENET_TEMPLATES,
     "simple": SIMPLE_IMAGENET_TEMPLATES,
+    "vild": VILD_TEMPLATES,
     "none": (PLACEHOLDER,),
 }
 

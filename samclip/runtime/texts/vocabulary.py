@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,20 +21,36 @@ UNTRAINED_MESSAGE = (
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """K names in a model's text space.
+    """K names in a model's text space, which R texts stand for.
 
-    `embeddings`: KxD float32, unit rows; `logit_scale` multiplies cosines before a softmax;
-    `trained_head`: whether the CLIP head that these are compared with was trained.
+    `embeddings`: RxD float32, unit rows, those of a name's synonyms one after the other;
+    `logit_scale` multiplies cosines before a softmax; `trained_head`: whether what these are
+    compared with was trained; `first_rows`: K int64, where the rows of each name begin, None when
+    each has one, R = K; `seen`: K bool, the names that the model was trained with, None when that
+    was not told.
     """
 
     names: tuple[str, ...]
     embeddings: NDArray[np.float32]
     logit_scale: float
     trained_head: bool
+    first_rows: NDArray[np.int64] | None = None
+    seen: NDArray[np.bool_] | None = None
 
     def cosines(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """Compare MxD vectors, of any length but 0, with the names: MxK cosines in [-1, 1]."""
-        return np.asarray(unit_rows(vectors) @ self.embeddings.T, np.float32)
+        cosines = np.asarray(unit_rows(vectors) @ self.embeddings.T, np.float32)
+        return self.best_synonyms(cosines)
+
+    def best_synonyms(self, scores: NDArray[np.float32], axis: int = 1) -> NDArray[np.float32]:
+        """Of the scores of R texts along `axis` keep the highest of each name: K along `axis`.
+
+        The maximum over synonyms, as Open-Vocabulary SAM (Yuan et al. 2024) and its kin take it.
+        """
+        if self.first_rows is None:
+            return scores
+        best: NDArray[np.float32] = np.maximum.reduceat(scores, self.first_rows, axis=axis)
+        return best
 
     def probabilities(self, cosines: NDArray[np.float32]) -> NDArray[np.float32]:
         """Turn MxK cosines into probabilities: softmax of `logit_scale` times the cosine."""
@@ -51,20 +67,71 @@ def unit_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def as_names(names: Sequence[str]) -> tuple[str, ...]:
     """Check that `names` is a sequence of str, not one str; raises VocabularyError."""
-    if isinstance(names, str):
-        raise VocabularyError(f"names must be a list; got one str. Write [{names[:40]!r}].")
-    try:
-        result = tuple(names)
-    except TypeError as error:
-        raise VocabularyError(
-            f"names must be a list of str; got {type(names).__name__}."
-        ) from error
-    wrong = [name for name in result if not isinstance(name, str)]
-    if wrong:
-        raise VocabularyError(f"names must be str; got {wrong[0]!r:.60}.")
+    result = _as_strings("names", names)
     if not result:
         raise VocabularyError("names is empty. Give at least one name.")
     return result
+
+
+def _as_strings(what: str, given: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(given, str):
+        raise VocabularyError(f"{what} must be a list; got one str. Write [{given[:40]!r}].")
+    try:
+        result = tuple(given)
+    except TypeError as error:
+        raise VocabularyError(
+            f"{what} must be a list of str; got {type(given).__name__}."
+        ) from error
+    wrong = [text for text in result if not isinstance(text, str)]
+    if wrong:
+        raise VocabularyError(f"{what} must be str; got {wrong[0]!r:.60}.")
+    return result
+
+
+def gather_texts(
+    names: Sequence[str], synonyms: Mapping[str, Sequence[str]] | None
+) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:
+    """List the texts that stand for K names, each name before its synonyms, and where each begins.
+
+    The places are K int64, None without any synonym. Raises VocabularyError for synonyms of no
+    name, or that are no list of str.
+    """
+    if not synonyms:
+        return tuple(names), None
+    if not isinstance(synonyms, Mapping):
+        raise VocabularyError(
+            f"synonyms must be a mapping of name: [text, ...]; got {type(synonyms).__name__}."
+        )
+    _check_known("synonyms", synonyms, names)
+    groups = {
+        name: _as_strings(f"synonyms of {name!r:.60}", texts) for name, texts in synonyms.items()
+    }
+    chosen = [(name, *groups.get(name, ())) for name in names]
+    ends = np.cumsum([len(group) for group in chosen])
+    first_rows = np.concatenate([[0], ends[:-1]]).astype(np.int64)
+    return tuple(text for group in chosen for text in group), first_rows
+
+
+def mark_seen(names: Sequence[str], seen: Iterable[str] | None) -> NDArray[np.bool_] | None:
+    """Mark those of K names that `seen` lists: K bool; None for None.
+
+    Raises VocabularyError when it lists what is no name.
+    """
+    if seen is None:
+        return None
+    chosen = set(_as_strings("seen", seen))
+    _check_known("seen", chosen, names)
+    return np.asarray([name in chosen for name in names], np.bool_)
+
+
+def _check_known(what: str, given: Iterable[str], names: Sequence[str]) -> None:
+    known = set(names)
+    for name in given:
+        if name not in known:
+            raise VocabularyError(
+                f"{what} has {name!r:.60}, which is not among the {len(names)} names"
+                f"{did_you_mean(str(name), names)}. Add it to the names, or leave it out."
+            )
 
 
 def index_of(name: str, names: Sequence[str]) -> int:

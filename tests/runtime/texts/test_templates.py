@@ -18,6 +18,14 @@ def test_sets_equal_open_clip(name: str, count: int) -> None:
     assert len(ours) == count
 
 
+def test_vild_has_objects_of_three_sizes() -> None:
+    chosen = resolve_templates("vild")
+    assert len(chosen) == 14
+    for size in ("small", "medium", "large"):
+        assert sum(size in template for template in chosen) == 3
+    assert sum("scene" in template for template in chosen) == 6
+
+
 @pytest.mark.parametrize("name", TEMPLATE_SETS)
 def test_sets_have_unique_templates_with_one_place_each(name: str) -> None:
     chosen = resolve_templates(name)

@@ -10,7 +10,9 @@ from samclip.errors import UntrainedHeadWarning, VocabularyError
 from samclip.runtime.texts.vocabulary import (
     Vocabulary,
     as_names,
+    gather_texts,
     index_of,
+    mark_seen,
     unit_rows,
     warn_untrained,
 )
@@ -68,3 +70,51 @@ def test_who_asks_for_silence_gets_it(capfd: pytest.CaptureFixture[str]) -> None
         warnings.simplefilter("ignore", UntrainedHeadWarning)
         warn_untrained("tiny")
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_best_synonym_speaks_for_its_name() -> None:
+    rows = unit_rows(np.array([[1, 0], [1, 1], [0, 1]], np.float32))
+    pair = Vocabulary(("a", "b"), rows, 10.0, True, first_rows=np.array([0, 2]))
+    east, both, north = np.eye(2, dtype=np.float32)[0], np.ones(2, np.float32), np.float32([0, 1])
+    found = pair.cosines(np.stack([east, both, north]))
+    np.testing.assert_allclose(found, [[1, 0], [1, 0.5**0.5], [0.5**0.5, 1]], atol=1e-6)
+    columns = pair.best_synonyms(np.float32([[1, 2], [3, 0], [-1, -2]]), axis=0)
+    assert columns.tolist() == [[3, 2], [-1, -2]]
+    scores = np.float32([[1, 2, 3]])
+    assert EYE.best_synonyms(scores) is scores  # one text a name: nothing to choose
+
+
+def test_texts_are_each_name_before_its_synonyms() -> None:
+    texts, first_rows = gather_texts(("a", "b", "a"), {"a": ["x", "y"]})
+    assert texts == ("a", "x", "y", "b", "a", "x", "y")
+    assert first_rows is not None
+    assert first_rows.tolist() == [0, 3, 4]
+    assert gather_texts(("a", "b"), None) == (("a", "b"), None)
+    assert gather_texts(("a", "b"), {}) == (("a", "b"), None)
+
+
+@pytest.mark.parametrize(
+    ("synonyms", "told"),
+    [
+        ({"dog": ["x"]}, "did you mean 'dgo'"),
+        ({"cat": "kitty"}, r"synonyms of 'cat' must be a list; got one str"),
+        ({"cat": [3]}, "must be str"),
+        ({"cat": 3}, "got int"),
+        (["cat"], "must be a mapping"),
+    ],
+)
+def test_what_are_no_synonyms(synonyms: Any, told: str) -> None:
+    with pytest.raises(VocabularyError, match=told):
+        gather_texts(("cat", "dgo"), synonyms)
+
+
+def test_seen_names_are_marked() -> None:
+    for given, expected in ((["b"], [False, True]), ([], [False, False]), ("ba", [True, True])):
+        marked = mark_seen(("a", "b"), list(given))
+        assert marked is not None
+        assert marked.tolist() == expected
+    assert mark_seen(("a", "b"), None) is None
+    with pytest.raises(VocabularyError, match="'c', which is not among the 2 names"):
+        mark_seen(("a", "b"), ["a", "c"])
+    with pytest.raises(VocabularyError, match="got one str"):
+        mark_seen(("a", "b"), "ab")
