@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.engines.base import Backend, Engine, EngineOptions, Tensor, library_version
-from samclip.errors import CapabilityError, ClosedError, EngineRunError
+from samclip.errors import CapabilityError, EngineRunError
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import Graph, Variant
 from samclip.runtime.bundles.passed_over import passed_over_notices
+from samclip.runtime.usage import Usage
 
 _logger = logging.getLogger("samclip")
 
@@ -44,15 +45,20 @@ class EnginePool:
         self._precision = precision
         self._engines: dict[str, Engine] = {}
         self._loading = threading.Lock()
-        self._state = threading.Condition()
-        self._running = 0
-        self._closed = False
+        self._usage = Usage()
         self._process = os.getpid()
 
     @property
     def closed(self) -> bool:
         """Whether `close` was called."""
-        return self._closed
+        return self._usage.closed
+
+    def check_process(self) -> None:
+        """Raise EngineRunError in a forked child, where engines, and locks, may wait forever."""
+        if self._is_forked():
+            raise EngineRunError(
+                "this model was loaded before the process forked. Call samclip.load() in the child."
+            )
 
     def has(self, graph: str) -> bool:
         """Tell whether the bundle holds `graph`."""
@@ -96,15 +102,18 @@ class EnginePool:
             return tensor.numpy().astype(np.float32, copy=False)
 
     def close(self) -> None:
-        """Refuse new runs, wait for those under way, free the engines; again: do nothing."""
+        """Refuse new runs, wait for those under way, free the engines; again: do nothing.
+
+        Called by a signal's handler during a run of its own thread, it leaves the freeing to it.
+        """
         if self._is_forked():
-            self._closed = True  # the parent's engines are not this process's to free
-            return
-        with self._state:
-            self._closed = True
-            self._state.wait_for(lambda: self._running == 0)
-            engines, self._engines = list(self._engines.values()), {}
-        for engine in engines:
+            self._usage.abandon()  # the parent's engines are not this process's to free
+        else:
+            self._usage.close(self._free)
+
+    def _free(self) -> None:
+        engines, self._engines = self._engines, {}
+        for engine in engines.values():
             engine.close()
 
     def _is_forked(self) -> bool:
@@ -113,20 +122,9 @@ class EnginePool:
     @contextmanager
     def _in_use(self) -> Iterator[None]:
         """Hold off `close` while a run is under way."""
-        if self._is_forked():
-            raise EngineRunError(
-                "this model was loaded before the process forked. Call samclip.load() in the child."
-            )
-        with self._state:
-            if self._closed:
-                raise ClosedError("the model is closed. Load it again with samclip.load().")
-            self._running += 1
-        try:
+        self.check_process()
+        with self._usage.hold(self._free):
             yield
-        finally:
-            with self._state:
-                self._running -= 1
-                self._state.notify_all()
 
     def _engine(self, graph: str) -> Engine:
         ready = self._engines.get(graph)  # without the lock: another graph may be loading

@@ -51,10 +51,14 @@ class Features:
         return self._encoded is None or self._pool.closed
 
     def check_open(self) -> dict[str, Tensor]:
-        """Return the encoder's outputs by name; raises ClosedError when they are gone."""
+        """Return the encoder's outputs by name.
+
+        Raises ClosedError when they are gone, EngineRunError in a forked child.
+        """
         encoded = self._encoded
         if encoded is None:
             raise ClosedError("the scene is closed. Encode the image again.")
+        self._pool.check_process()
         if self._pool.closed:
             raise ClosedError("the scene's model is closed. Load it again with samclip.load().")
         return encoded

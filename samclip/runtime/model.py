@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -182,6 +182,7 @@ class Model:
                 f"bundle {self.manifest.name!r} has no {lacking}, so it cannot name anything. "
                 "Export it with one, or choose another bundle."
             )
+        self._pool.check_process()
         if self._pool.closed:
             raise ClosedError("the model is closed. Load it again with samclip.load().")
         if not head.trained:
@@ -230,6 +231,12 @@ class Model:
             if self._text is None:
                 raise CapabilityError(f"bundle {self.manifest.name!r} has no text.")
             return self._text
+
+    def __reduce__(self) -> NoReturn:
+        raise InputError(
+            "a model cannot be copied, pickled or sent to another process. Send the bundle's name "
+            "or path, and call samclip.load() there."
+        )
 
     def __enter__(self) -> Model:
         return self

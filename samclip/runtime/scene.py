@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import TracebackType
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from samclip.errors import InputError
 from samclip.runtime.features import Features
 from samclip.runtime.results.answers import Classification, SemanticMap
 from samclip.runtime.results.masks import AutoMasks, Masks
@@ -207,6 +209,12 @@ class Scene:
     def close(self) -> None:
         """Let go of the encoder's outputs; results stay valid; again: do nothing."""
         self._features.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise InputError(
+            "a scene cannot be copied, pickled or sent to another process. Send its image, or the "
+            "answers, which can."
+        )
 
     def __enter__(self) -> Scene:
         return self

@@ -37,7 +37,7 @@ _opening = threading.Lock()
 
 
 def _forget_lock() -> None:
-    """Take a new lock in a forked child: a thread that stayed in the parent may hold the old one."""
+    """Take a new lock in a forked child: a thread of the parent may hold the old one."""
     global _opening  # noqa: PLW0603 - one per process
     _opening = threading.Lock()
 
