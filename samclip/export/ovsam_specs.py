@@ -20,6 +20,8 @@ ENCODER_OUTPUTS = ("image_embeddings", *PYRAMID, "c5")
 DECODER_OUTPUTS = ("low_res_masks",)
 ROI_OUTPUTS = ("logits",)
 CLIP_ROI_OUTPUTS = ("clip_logits",)
+# ONNX has a RoiAlign of opset 22, the same but for bfloat16, that ONNX Runtime's CPU does not run.
+ROI_MAX_OPSET = 21
 REGIONS = {"boxes": {0: "regions"}, "text": {0: "texts"}}
 
 
@@ -57,6 +59,11 @@ def clip_roi_spec(model: Ovsam) -> GraphSpec:
     features = {"c5": torch.rand(1, config.backbone.channels[-1], side, side)}
     inputs = {**features, **_regions(config.image_size, config.embed_dim)}
     return GraphSpec("clip_roi", model.clip_roi, inputs, CLIP_ROI_OUTPUTS, REGIONS)
+
+
+def roi_opset(opset: int) -> int:
+    """Tell the opset for the two classifiers when the other graphs have `opset`."""
+    return min(opset, ROI_MAX_OPSET)
 
 
 def _sides(image_size: int) -> list[int]:

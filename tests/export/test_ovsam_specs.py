@@ -14,7 +14,6 @@ from small_ovsam import SMALL_OVSAM, random_ovsam
 from torch import Tensor
 
 from samclip.export.graphs import GraphSpec, export_graph
-from samclip.export.models.attention import LOWERINGS
 from samclip.export.models.ovsam.decoder import PromptedLabelDecoder
 from samclip.export.models.ovsam.model import OVSAM_CONFIGS, Ovsam, OvsamEncoder
 from samclip.export.ovsam_specs import (
@@ -23,6 +22,7 @@ from samclip.export.ovsam_specs import (
     ovsam_encoder_spec,
     ovsam_mask_decoder_spec,
     roi_classifier_spec,
+    roi_opset,
 )
 
 TOLERANCE = 1e-4  # largest difference over the largest magnitude, float32
@@ -84,9 +84,13 @@ def check_encoder(model: Ovsam, image: Tensor, lowering: str, opset: int) -> Non
     compare(graph, {"image": image}, outputs)
 
 
+LATER = {"fused": 23, "chunk": 20}  # the two that say little about this encoder alone
+
+
 @pytest.mark.parametrize(
     ("lowering", "opset"),
-    [(form, 23 if form == "fused" else 20) for form in LOWERINGS] + [("bias", 18)],
+    [("bias", 18), ("fold", 20)]
+    + [pytest.param(*form, marks=pytest.mark.slow) for form in LATER.items()],
 )
 def test_encoder(lowering: str, opset: int, model: Ovsam, image: Tensor) -> None:
     check_encoder(model, image, lowering, opset)
@@ -110,7 +114,7 @@ def check_decoder(model: Ovsam, image: Tensor, opset: int) -> None:
             compare(graph, feeds, [decoder(**feeds)])
 
 
-@pytest.mark.parametrize("opset", [20, 23])
+@pytest.mark.parametrize("opset", [20, pytest.param(23, marks=pytest.mark.slow)])
 def test_mask_decoder(opset: int, model: Ovsam, image: Tensor) -> None:
     check_decoder(model, image, opset)
 
@@ -134,7 +138,7 @@ def check_classifiers(
 
 
 # One name, COCO's, LVIS's, and the paper's 22,000.
-@pytest.mark.parametrize("opset", [18, 20, 23])
+@pytest.mark.parametrize("opset", [18, roi_opset(23)])
 def test_classifiers(opset: int, model: Ovsam, image: Tensor) -> None:
     check_classifiers(model, image, opset, [(1, 1), (5, 80), (17, 1203), (2, 22_000)])
 

@@ -1,6 +1,6 @@
 """CLIP's own opinion of a box: RoIAlign on its last map, then its own pooling.
 
-Open-Vocabulary SAM (Yuan et al., 2024), section 3.3, after F-VLM (Kuo et al., 2023); repository
+Open-Vocabulary SAM (Yuan et al., 2024), after F-VLM (Kuo et al., 2023); repository
 HarborYuan/ovsam, `seg/models/detectors/ovsam.py`. The released code takes these boxes from the
 annotations, even where the prompt is a point. We take the prompt's box, and for prompts without one
 the box of the predicted mask: what a user of the model has.

@@ -1,6 +1,6 @@
 """Open-Vocabulary SAM's mask decoder: SAM's with one mask, and a label token where the IoU's was.
 
-Open-Vocabulary SAM (Yuan et al., 2024), section 3.3; repository HarborYuan/ovsam,
+Open-Vocabulary SAM (Yuan et al., 2024); repository HarborYuan/ovsam,
 `seg/models/heads/ovsam_head.py`.
 """
 

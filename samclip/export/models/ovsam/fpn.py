@@ -1,7 +1,7 @@
 """The feature pyramid on a CLIP backbone's maps, from which regions are classified.
 
 Feature Pyramid Networks (Lin et al., 2017), section 3, without norms or activations, as mmdet's
-`FPN` is by default; Open-Vocabulary SAM (Yuan et al., 2024), section 3.2, "CLIP2SAM".
+`FPN` is by default; Open-Vocabulary SAM (Yuan et al., 2024), "CLIP2SAM".
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """CLIP2SAM's head: names for boxes, from the feature pyramid.
 
-Open-Vocabulary SAM (Yuan et al., 2024), section 3.2; repository HarborYuan/ovsam,
+Open-Vocabulary SAM (Yuan et al., 2024), "CLIP2SAM"; repository HarborYuan/ovsam,
 `seg/models/heads/ovsam_head.py`.
 """
 

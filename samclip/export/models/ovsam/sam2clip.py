@@ -1,6 +1,6 @@
 """SAM2CLIP: the neck that makes SAM's image embeddings out of a CLIP backbone's maps.
 
-Open-Vocabulary SAM (Yuan et al., 2024), section 3.2, distilled from SAM-H. The paper speaks of
+Open-Vocabulary SAM (Yuan et al., 2024), "SAM2CLIP", distilled from SAM-H. The paper speaks of
 upsampling by interpolation; the released code, followed here, brings each level to stride 16 by a
 convolution of its own (repository HarborYuan/ovsam, `seg/models/necks/transformer_neck.py`).
 """
