@@ -12,6 +12,7 @@ from types import MappingProxyType
 from torch import Tensor, nn
 
 from samclip.errors import CheckpointError
+from samclip.export.models.merged import TextConfig, build_text_tower
 from samclip.export.models.ovsam.clip_roi import ClipRoi
 from samclip.export.models.ovsam.decoder import LabelDecoder
 from samclip.export.models.ovsam.fpn import Fpn
@@ -20,7 +21,7 @@ from samclip.export.models.ovsam.resnet import RN50, RN50X16, ClipResNet, ResNet
 from samclip.export.models.ovsam.roi_classifier import RoiClassifier
 from samclip.export.models.ovsam.sam2clip import SAM_H_NECK, NeckConfig, Sam2ClipNeck
 from samclip.export.models.prompt_encoder import PromptEncoder
-from samclip.export.models.text_tower import TextTower, TextTowerConfig
+from samclip.export.models.text_tower import TextTowerConfig
 
 # RGB in [0, 255]. The released model gives CLIP's backbone these, ImageNet's, not CLIP's own.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
@@ -31,11 +32,12 @@ PIXEL_STD = (58.395, 57.12, 57.375)
 class OvsamConfig:
     """The architecture for square images of `image_size` pixels, a multiple of 32.
 
-    `text_tower` is that of the CLIP model whose backbone this is; `fpn_channels` are the pyramid's.
+    `text_tower` is that of the CLIP model whose backbone this is, or another whose space it was
+    taught; `fpn_channels` are the pyramid's.
     """
 
     backbone: ResNetConfig
-    text_tower: TextTowerConfig
+    text_tower: TextConfig
     neck: NeckConfig = SAM_H_NECK
     image_size: int = 1024
     fpn_channels: int = 256
@@ -80,7 +82,7 @@ class Ovsam(nn.Module):
         self.mask_decoder = LabelDecoder(config.embed_dim, config.neck.out_channels)
         self.roi_classifier = RoiClassifier(config.fpn_channels, config.embed_dim)
         self.clip_roi = ClipRoi(config.backbone)
-        self.text = TextTower(config.text_tower) if with_text else None
+        self.text = build_text_tower(config.text_tower) if with_text else None
 
 
 class OvsamEncoder(nn.Module):

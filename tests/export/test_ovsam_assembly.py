@@ -1,0 +1,120 @@
+"""Open-Vocabulary SAM from its files, and kept as one file of our own."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+from safetensors.torch import save_file
+from small_ovsam import SMALL_OVSAM, random_ovsam
+
+from samclip.errors import CheckpointError
+from samclip.export.checkpoint import read_checkpoint
+from samclip.export.models.ovsam.model import OvsamConfig
+from samclip.export.ovsam_assembly import (
+    METADATA_KEY,
+    OvsamAssembly,
+    OvsamFiles,
+    assemble_ovsam,
+    is_ovsam,
+    read_ovsam,
+    save_ovsam,
+)
+
+DIM = 48  # of the fixture's text tower
+CONFIG = replace(
+    SMALL_OVSAM,
+    backbone=replace(SMALL_OVSAM.backbone, embed_dim=DIM),
+    neck=replace(SMALL_OVSAM.neck, out_channels=256),
+)
+
+
+@pytest.fixture(scope="module")
+def assembly(mobile_sam_checkpoint: Path, text_checkpoint: Path) -> OvsamAssembly:
+    files = OvsamFiles(mobile_sam_checkpoint, text=text_checkpoint)
+    return assemble_ovsam(files, "ovsam", CONFIG)
+
+
+def test_prompts_and_masks_start_as_sams(
+    assembly: OvsamAssembly, mobile_sam_checkpoint: Path
+) -> None:
+    sam = read_checkpoint(mobile_sam_checkpoint)
+    decoder = assembly.model.mask_decoder.state_dict()
+    published = sam.part("mask_decoder.")
+    assert torch.equal(decoder["mask_tokens.weight"], published["mask_tokens.weight"][:1])
+    shared = "output_hypernetworks_mlps.0.layers.1.weight"
+    assert torch.equal(decoder[shared], published[shared])
+    prompts = assembly.model.prompt_encoder.state_dict()
+    assert all(torch.equal(prompts[k], v) for k, v in sam.part("prompt_encoder.").items())
+
+
+def test_a_random_backbone_neither_fades_nor_bursts(assembly: OvsamAssembly) -> None:
+    image = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        spreads = [float(level.std()) for level in assembly.model.backbone(image)]
+    assert all(0.1 < spread < 10 for spread in spreads), spreads
+
+
+def test_the_file_brings_back_the_model(assembly: OvsamAssembly, tmp_path: Path) -> None:
+    path = save_ovsam(assembly, tmp_path / "merged.safetensors")
+    again = read_ovsam(path)
+    assert again.metadata == assembly.metadata
+    assert again.tokenizer == assembly.tokenizer
+    assert again.model.config == assembly.model.config
+    own, theirs = again.model.state_dict(), assembly.model.state_dict()
+    assert own.keys() == theirs.keys()
+    assert all(torch.equal(own[key], theirs[key]) for key in own)
+    assert is_ovsam(read_checkpoint(path))
+    assert [source.role for source in again.metadata.sources] == ["sam", "text"]
+
+
+def test_assemblies_of_the_same_files_are_equal(
+    assembly: OvsamAssembly, mobile_sam_checkpoint: Path, text_checkpoint: Path
+) -> None:
+    files = OvsamFiles(mobile_sam_checkpoint, text=text_checkpoint)
+    again = assemble_ovsam(files, "ovsam", CONFIG).model.state_dict()
+    assert all(torch.equal(again[k], v) for k, v in assembly.model.state_dict().items())
+
+
+def test_a_published_neck_is_taken_over(
+    mobile_sam_checkpoint: Path, text_checkpoint: Path, tmp_path: Path
+) -> None:
+    trained = random_ovsam(CONFIG, seed=3).neck.state_dict()
+    file = tmp_path / "sam2clip.safetensors"
+    save_file({_published(key): tensor.clone() for key, tensor in trained.items()}, file)
+    files = OvsamFiles(mobile_sam_checkpoint, text=text_checkpoint, sam2clip=file)
+    made = assemble_ovsam(files, "ovsam", CONFIG)
+    own = made.model.neck.state_dict()
+    assert all(torch.equal(tensor, trained[key]) for key, tensor in own.items())
+    assert [source.role for source in made.metadata.sources] == ["sam", "merged", "text"]
+
+
+def _published(key: str) -> str:
+    """A tensor's name in `sam2clip_*.pth`."""
+    return "neck_student." + re.sub(r"(patch_embeds\.\d)\.", r"\1.projection.", key)
+
+
+def test_a_tower_of_another_space_is_refused(
+    mobile_sam_checkpoint: Path, text_checkpoint: Path
+) -> None:
+    other: OvsamConfig = replace(CONFIG, backbone=replace(CONFIG.backbone, embed_dim=24))
+    files = OvsamFiles(mobile_sam_checkpoint, text=text_checkpoint)
+    with pytest.raises(CheckpointError, match="24-d embeddings and the text tower"):
+        assemble_ovsam(files, "ovsam", other)
+    with pytest.raises(CheckpointError, match="needs a text tower"):
+        assemble_ovsam(OvsamFiles(mobile_sam_checkpoint), "ovsam", CONFIG)
+
+
+def test_damaged_descriptions_are_named(assembly: OvsamAssembly, tmp_path: Path) -> None:
+    bare, broken = tmp_path / "bare.safetensors", tmp_path / "broken.safetensors"
+    save_file({"a": torch.zeros(1)}, bare)
+    with pytest.raises(CheckpointError, match=r"no 'samclip\.ovsam' metadata"):
+        read_ovsam(bare)
+    said = msgspec.json.encode({"model_type": "ovsam"}).decode()
+    save_file({"a": torch.zeros(1)}, broken, {METADATA_KEY: said})
+    with pytest.raises(CheckpointError, match=r"metadata of broken\.safetensors cannot be read"):
+        read_ovsam(broken)
