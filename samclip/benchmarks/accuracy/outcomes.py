@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.benchmarks.data.coco_json import RleDict
+from samclip.runtime.results.coco_json import RleDict
 from samclip.runtime.results.masks import Masks
 from samclip.runtime.tasks.mask_ops import encode_rle
 

@@ -12,7 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from samclip.benchmarks.data.coco_json import (
+from samclip.benchmarks.data.coco_layout import CocoLayout, find_layout
+from samclip.benchmarks.data.json_file import read_json
+from samclip.errors import InputError
+from samclip.runtime.images.image import load_image
+from samclip.runtime.results.coco_json import (
     Annotation,
     Category,
     ImageRecord,
@@ -20,10 +24,6 @@ from samclip.benchmarks.data.coco_json import (
     RleDict,
     to_rle,
 )
-from samclip.benchmarks.data.coco_layout import CocoLayout, find_layout
-from samclip.benchmarks.data.json_file import read_json
-from samclip.errors import InputError
-from samclip.runtime.images.image import load_image
 
 
 @dataclass(frozen=True)

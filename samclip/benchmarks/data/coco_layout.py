@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from samclip.benchmarks.data.coco_json import ImageRecord
 from samclip.errors import InputError
+from samclip.runtime.results.coco_json import ImageRecord
 
 ANNOTATIONS, IMAGES = "instances.json", "images"
 GUESSES = (
