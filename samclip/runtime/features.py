@@ -9,10 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.engines.base import Tensor
-from samclip.errors import CapabilityError, ClosedError
+from samclip.errors import BundleError, CapabilityError, ClosedError
 from samclip.runtime.engine_pool import EnginePool, Feeds
 from samclip.runtime.images.letterbox import Letterbox
+from samclip.runtime.mask_decoders import Decoded, MaskDecoder
 from samclip.runtime.tasks.prompt_batches import PromptBatch
+
+PYRAMID = ("fpn_4", "fpn_8", "fpn_16", "fpn_32")
+LAST_MAP = ("c5",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,11 +40,18 @@ class Features:
     """
 
     def __init__(
-        self, pool: EnginePool, letterbox: Letterbox, encoded: dict[str, Tensor], mask_size: int
+        self,
+        pool: EnginePool,
+        letterbox: Letterbox,
+        encoded: dict[str, Tensor],
+        mask_size: int,
+        decoder: MaskDecoder,
     ) -> None:
         self.letterbox = letterbox
         self.mask_size = mask_size  # logits along a side of the decoder's masks
+        self.has_multimask = decoder.has_multimask
         self._pool = pool
+        self._decoder = decoder
         self._encoded: dict[str, Tensor] | None = encoded
         self._clip: ClipFeatures | None = None
         self._clip_lock = threading.Lock()
@@ -76,33 +87,69 @@ class Features:
                 self._clip = self._run_clip_head()
             return self._clip
 
-    def decode(self, batch: PromptBatch) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Run the mask decoder: predicted IoUs Bx4 and low-resolution logits Bx4xhxw.
+    def decode(self, batch: PromptBatch) -> Decoded:
+        """Run the mask decoder: scores BxM and low-resolution logits BxMxhxw.
 
-        Output 0 is the single-mask token's, 1 to 3 the multimask tokens'.
+        M is 4, output 0 the single-mask token's and 1 to 3 the multimask tokens', the scores
+        predicted IoUs; or 1, see `OneMaskDecoder`, where `has_multimask` is False.
         """
-        feeds: Feeds = {"image_embeddings": self.check_open()["image_embeddings"], **batch.feeds()}
-        iou, logits = self._pool.compute(
-            "mask_decoder", feeds, ("iou_predictions", "low_res_masks")
-        )
-        return iou, logits
+        (embeddings,) = self._encoded_as("image_embeddings").values()
+        return self._decoder.decode(embeddings, batch, self.letterbox)
+
+    def check_multimask(self, wish: str) -> None:
+        """Raise CapabilityError, which names the `wish`, where prompts get one mask only."""
+        if not self.has_multimask:
+            raise CapabilityError(
+                f"{wish} needs a decoder with three masks for each prompt; that of bundle "
+                f"{self._pool.bundle.manifest.name!r} gives one, and predicts no IoU. Prompt it "
+                "with points or boxes, without multimask, or choose another bundle."
+            )
+
+    def score_regions(
+        self, boxes: NDArray[np.float32], text: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Run the classifier that was trained to name regions: logits NxR.
+
+        `boxes`: Nx4 XYXY in pixels of the input; `text`: RxD, unit rows. Raises CapabilityError
+        when the bundle has none.
+        """
+        feeds: Feeds = {**self._encoded_as(*PYRAMID), "boxes": boxes, "text": text}
+        return self._pool.compute("roi_classifier", feeds, ("logits",))[0]
+
+    def score_regions_by_clip(
+        self, boxes: NDArray[np.float32], text: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Run CLIP's own pooling on regions: logits NxR; arguments and errors as above."""
+        feeds: Feeds = {**self._encoded_as(*LAST_MAP), "boxes": boxes, "text": text}
+        return self._pool.compute("clip_roi", feeds, ("clip_logits",))[0]
 
     def image_embeddings(self) -> NDArray[np.float32]:
         """Bring SAM's image embedding to the host: 1x256xGxG."""
-        return self._pool.to_host(self.check_open()["image_embeddings"])
+        (embeddings,) = self._encoded_as("image_embeddings").values()
+        return self._pool.to_host(embeddings)
+
+    def _encoded_as(self, *names: str) -> dict[str, Tensor]:
+        """Pick outputs of the encoder, on the device; raises BundleError when it lacks one."""
+        encoded = self.check_open()
+        if lacking := [name for name in names if name not in encoded]:
+            raise BundleError(
+                f"the encoder of bundle {self._pool.bundle.manifest.name!r} gives no "
+                f"{', '.join(lacking)}: its parts do not fit together. Export it again."
+            )
+        return {name: encoded[name] for name in names}
 
     def _run_clip_head(self) -> ClipFeatures:
-        head = self._pool.bundle.manifest.clip_head
+        manifest = self._pool.bundle.manifest
+        head = manifest.clip_head
         if head is None:
+            able = manifest.region_head is not None
+            what = "name pixels or tokens, only masks and whole images" if able else "name anything"
             raise CapabilityError(
-                f"bundle {self._pool.bundle.manifest.name!r} has no CLIP head, so it cannot name "
-                "anything. Export it with one, or choose another bundle."
+                f"bundle {manifest.name!r} has no CLIP head, so it cannot {what}. Export it with "
+                "one, or choose another bundle."
             )
         token_mask = self.letterbox.token_mask(head.grid)  # 1xgxg
-        feeds: Feeds = {
-            "backbone_features": self.check_open()["backbone_features"],
-            "token_mask": token_mask,
-        }
+        feeds: Feeds = {**self._encoded_as("backbone_features"), "token_mask": token_mask}
         image, patches = self._pool.compute("clip_head", feeds, ("image_embed", "patch_embeds"))
         clip = ClipFeatures(image[0], patches[0], token_mask[0])
         for array in (clip.image_embed, clip.patch_embeds, clip.token_mask):

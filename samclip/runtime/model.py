@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from samclip.engines.base import Backend, EngineOptions
 from samclip.engines.registry import AUTO, Choice, PassedOver, decide
-from samclip.errors import CapabilityError, ClosedError, InputError
+from samclip.errors import CapabilityError, ClosedError, InputError, VocabularyError
 from samclip.runtime.bundles.bundle import Bundle, find_bundle
 from samclip.runtime.bundles.manifest import Manifest
 from samclip.runtime.choice import check_precision, start_fastest
@@ -25,13 +25,20 @@ from samclip.runtime.engine_pool import EnginePool
 from samclip.runtime.features import Features
 from samclip.runtime.images.image import load_image, preprocess
 from samclip.runtime.images.letterbox import Letterbox
+from samclip.runtime.mask_decoders import choose_decoder
 from samclip.runtime.scene import Scene, Templates
 from samclip.runtime.series import in_order
+from samclip.runtime.tasks.namers import choose_namer
 from samclip.runtime.texts.bundle_text import open_text_space
 from samclip.runtime.texts.text_space import TextSpace
-from samclip.runtime.texts.vocabulary import Vocabulary, as_names, warn_untrained
+from samclip.runtime.texts.vocabulary import (
+    Vocabulary,
+    as_names,
+    gather_texts,
+    mark_seen,
+    warn_untrained,
+)
 
-ENCODER_OUTPUTS = ("backbone_features", "image_embeddings")
 MASK_STRIDE = 4  # pixels of the input per low-resolution logit
 
 _logger = logging.getLogger("samclip")
@@ -102,6 +109,8 @@ class Model:
         self._choice = backend if isinstance(backend, Choice) else Choice(backend)
         self._pool = EnginePool(bundle, self._choice.backend, options, precision)
         self._pool.load("encoder")
+        self._decoder = choose_decoder(self._pool)
+        self._namer = choose_namer(bundle.manifest)
         self._cache_dir = None if cache_dir is None else Path(cache_dir)
         self._text: TextSpace | None = None
         self._passes = 0
@@ -167,15 +176,24 @@ class Model:
         return in_order(work, images, self._streams)
 
     def vocabulary(
-        self, names: Sequence[str] | Vocabulary, templates: Templates = None
+        self,
+        names: Sequence[str] | Vocabulary,
+        templates: Templates = None,
+        *,
+        synonyms: Mapping[str, Sequence[str]] | None = None,
+        seen: Sequence[str] | None = None,
     ) -> Vocabulary:
         """Embed names in the bundle's text space, once for all tasks that take `names`.
 
-        Tasks accept the result in place of the names. Raises VocabularyError, ClosedError, and
-        CapabilityError without a CLIP head or text; warns with
-        UntrainedHeadWarning, on every call, when the head was never trained.
+        Tasks accept the result in place of the names. `synonyms`: for some of the names, other
+        texts that stand for them too, of which the one that fits best counts. `seen`: those of the
+        names that the model was trained with; bundles that fuse two opinions, Open-Vocabulary
+        SAM's, then trust their classifier with these, and CLIP with the others; None: CLIP with
+        all. Other bundles have one opinion, and `seen` changes nothing. Raises VocabularyError,
+        ClosedError, and CapabilityError for a bundle that cannot name or has no text; warns with
+        UntrainedHeadWarning, on every call, when what names was never trained.
         """
-        head, text = self.manifest.clip_head, self.manifest.text
+        head, text = self.manifest.head, self.manifest.text
         if head is None or text is None:
             lacking = "CLIP head" if head is None else "text"
             raise CapabilityError(
@@ -188,10 +206,12 @@ class Model:
         if not head.trained:
             warn_untrained(self.manifest.name)
         if isinstance(names, Vocabulary):
-            return names
+            return _unchanged(names, synonyms, seen)
         checked = as_names(names)
-        embeddings = self._text_space().embed(checked, templates)
-        return Vocabulary(checked, embeddings, text.logit_scale, head.trained)
+        texts, first_rows = gather_texts(checked, synonyms)
+        marked = mark_seen(checked, seen)
+        embeddings = self._text_space().embed(texts, templates)
+        return Vocabulary(checked, embeddings, text.logit_scale, head.trained, first_rows, marked)
 
     def close(self) -> None:
         """Wait for calls under way, then free the engines; later calls raise ClosedError.
@@ -209,19 +229,18 @@ class Model:
 
     def _encode_prepared(self, prepared: Prepared) -> Scene:
         image, tensor, letterbox = prepared
-        return Scene(
-            self._run_encoder(tensor, letterbox), image, self.vocabulary, self._encode_crop
-        )
+        features = self._run_encoder(tensor, letterbox)
+        return Scene(features, image, self.vocabulary, self._encode_crop, self._namer)
 
     def _encode_crop(self, crop: NDArray[np.uint8]) -> Features:
         return self._run_encoder(*preprocess(crop, self.manifest.preprocessing))
 
     def _run_encoder(self, tensor: NDArray[np.float32], letterbox: Letterbox) -> Features:
-        encoded = self._pool.run("encoder", {"image": tensor}, ENCODER_OUTPUTS)
+        encoded = self._pool.run("encoder", {"image": tensor})
         with self._counting:
             self._passes += 1
         mask_size = self.manifest.preprocessing.image_size // MASK_STRIDE
-        return Features(self._pool, letterbox, encoded, mask_size)
+        return Features(self._pool, letterbox, encoded, mask_size, self._decoder)
 
     def _text_space(self) -> TextSpace:
         text = self.manifest.text
@@ -252,3 +271,18 @@ class Model:
     def __repr__(self) -> str:
         state = ", closed" if self._pool.closed else ""
         return f"Model({self.manifest.name!r}, backend={self.backend!r}{state})"
+
+
+def _unchanged(
+    vocabulary: Vocabulary,
+    synonyms: Mapping[str, Sequence[str]] | None,
+    seen: Sequence[str] | None,
+) -> Vocabulary:
+    """Give a vocabulary back; raises VocabularyError for what it can no longer be given."""
+    if synonyms is None and seen is None:
+        return vocabulary
+    given = "synonyms" if seen is None else "seen"
+    raise VocabularyError(
+        f"{given} came with a vocabulary that is embedded already. Give it with the names, when "
+        "the vocabulary is made."
+    )

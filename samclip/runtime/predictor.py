@@ -63,9 +63,12 @@ class SamPredictor:
 
         Returns masks CxHxW bool, or float32 logits with `return_logits`; the IoUs predicted for
         them, C float32; low-resolution logits Cxhxw float32. C is 3, or 1 without
-        `multimask_output`. Raises InputError before `set_image`, PromptError, ClosedError.
+        `multimask_output`, which a decoder of one mask needs: else CapabilityError. Raises
+        InputError before `set_image`, PromptError, ClosedError.
         """
         scene = self._require_scene()
+        if multimask_output:
+            scene.features.check_multimask("multimask_output=True")
         if point_coords is not None and point_labels is None:
             raise PromptError("point_labels must be given with point_coords: one 1 or 0 per point.")
         features = scene.features

@@ -14,10 +14,9 @@ from samclip.runtime.features import Features
 from samclip.runtime.results.answers import Classification, SemanticMap
 from samclip.runtime.results.masks import AutoMasks, Masks
 from samclip.runtime.tasks.auto_options import AutoMaskOptions
-from samclip.runtime.tasks.classify import classify
 from samclip.runtime.tasks.everything import Encode, segment_everything
-from samclip.runtime.tasks.given_masks import centres, parse_given
-from samclip.runtime.tasks.naming import with_names
+from samclip.runtime.tasks.given_masks import parse_given
+from samclip.runtime.tasks.namers import Namer
 from samclip.runtime.tasks.prompts import Arrays, parse_prompts
 from samclip.runtime.tasks.segment import segment
 from samclip.runtime.tasks.semantic import semantic
@@ -44,11 +43,13 @@ class Scene:
         image: NDArray[np.uint8],
         get_vocabulary: GetVocabulary,
         encode: Encode,
+        namer: Namer,
     ) -> None:
         self._features = features
         self._image = image
         self._get_vocabulary = get_vocabulary
         self._encode = encode
+        self._namer = namer
 
     @property
     def image(self) -> NDArray[np.uint8]:
@@ -83,11 +84,14 @@ class Scene:
     def classify(self, names: Names, templates: Templates = None) -> Classification:
         """Tell how well each name fits the whole image.
 
-        `templates`: a known set's name or templates with one `{}` each; None: the bundle's.
-        Raises VocabularyError, CapabilityError, ClosedError.
+        By the CLIP head's embedding of the image or, of a bundle that names boxes, by CLIP's
+        pooling over all of it, see `RegionNamer.classify`. `templates`: a known set's name or
+        templates with one `{}` each; None: the bundle's. Raises VocabularyError, CapabilityError,
+        ClosedError.
         """
         self._features.check_open()
-        return classify(self._features, self._get_vocabulary(names, templates), self._image)
+        vocabulary = self._get_vocabulary(names, templates)
+        return self._namer.classify(self._features, vocabulary, self._image)
 
     def segment(
         self,
@@ -127,7 +131,7 @@ class Scene:
         )
         if vocabulary is None:
             return masks
-        return with_names(masks, centres(masks), self._features, vocabulary)
+        return self._namer.name(masks, self._features, vocabulary)
 
     def name(self, masks: Masks | ArrayLike, names: Names, templates: Templates = None) -> Masks:
         """Give masks that exist already the names that fit them best, as `segment` does its own.
@@ -139,7 +143,7 @@ class Scene:
         self._features.check_open()
         given = parse_given(masks, self._image)
         vocabulary = self._get_vocabulary(names, templates)
-        return with_names(given, centres(given), self._features, vocabulary)
+        return self._namer.name(given, self._features, vocabulary)
 
     def semantic(
         self,
@@ -204,7 +208,7 @@ class Scene:
         found = segment_everything(self._features, self._image, options, self._encode)
         if vocabulary is None:
             return found
-        return with_names(found, found.points, self._features, vocabulary)
+        return self._namer.name(found, self._features, vocabulary)
 
     def close(self) -> None:
         """Let go of the encoder's outputs; results stay valid; again: do nothing."""

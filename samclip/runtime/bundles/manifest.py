@@ -133,12 +133,18 @@ class Graph(Record, frozen=True, kw_only=True):
 
 
 class Graphs(Record, frozen=True, kw_only=True):
-    """The graphs of a bundle; a task whose graph is absent is refused with a CapabilityError."""
+    """The graphs of a bundle; a task whose graph is absent is refused with a CapabilityError.
+
+    Names come from `clip_head`, which embeds tokens, or from `roi_classifier` and `clip_roi`
+    together, which take boxes and texts.
+    """
 
     encoder: Graph
     mask_decoder: Graph
     clip_head: Graph | None = None
     text_encoder: Graph | None = None
+    roi_classifier: Graph | None = None
+    clip_roi: Graph | None = None
 
 
 class Preprocessing(Record, frozen=True, kw_only=True):
@@ -165,6 +171,16 @@ class ClipHead(Record, frozen=True, kw_only=True):
     trained: bool
     embed_dim: Positive
     grid: Positive  # tokens along a side of `patch_embeds`
+
+
+class RegionHead(Record, frozen=True, kw_only=True):
+    """The two classifiers of boxes, in place of a CLIP head.
+
+    `trained` False means that names are meaningless until the classifier is trained.
+    """
+
+    trained: bool
+    embed_dim: Positive
 
 
 class Text(Record, frozen=True, kw_only=True):
@@ -327,6 +343,12 @@ class Manifest(Record, frozen=True, kw_only=True):
     parity: tuple[ParityRow, ...] = ()
     rounding: tuple[RoundingRow, ...] = ()
     reductions: tuple[Reduction, ...] = ()
+    region_head: RegionHead | None = None
+
+    @property
+    def head(self) -> ClipHead | RegionHead | None:
+        """What names: None for a bundle that cannot."""
+        return self.clip_head or self.region_head
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -38,10 +38,11 @@ class Masks:
     """N masks of an image, in pixels of the original.
 
     `packed`: the masks as bits, `masks` unpacks them; `scores`: N float32, the IoU that the
-    model predicts, about [0, 1]; `boxes`: Nx4 float32 XYXY around each mask, x1 and y1 one past
-    its last pixel, zeros for an empty mask; `prompt_index`: N int64, the prompt each belongs to;
-    `low_res_logits`: Nxhxw float32, good as the `mask` of a next prompt; `logits`: NxHxW float32,
-    when asked for.
+    model predicts, about [0, 1], or, of Open-Vocabulary SAM, which predicts none, the mean
+    probability of the mask's pixels, in [0.5, 1], 0 for an empty mask; `boxes`: Nx4 float32 XYXY
+    around each mask, x1 and y1 one past its last pixel, zeros for an empty mask; `prompt_index`: N
+    int64, the prompt each belongs to; `low_res_logits`: Nxhxw float32, good as the `mask` of a
+    next prompt; `logits`: NxHxW float32, when asked for.
 
     When names were given: `vocabulary`, `class_ids` N int64 into it, `name_probabilities` N
     float32 in [0, 1], and `trained_head`, False when the CLIP head was never trained and the

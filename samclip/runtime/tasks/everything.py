@@ -38,8 +38,9 @@ def segment_everything(
     """Find the masks of everything in an HWC uint8 RGB image whose `features` are given.
 
     `encode` makes the features of crops, when options ask for crops; the image itself is not
-    encoded again. Raises ClosedError, EngineRunError.
+    encoded again. Raises CapabilityError for a decoder of one mask, ClosedError, EngineRunError.
     """
+    features.check_multimask("everything")
     size = features.letterbox.original_size
     found, tried = [], 0
     for crop in generate_crops(size, options.crop_n_layers, options.crop_overlap_ratio):

@@ -25,13 +25,15 @@ class Prompt:
     """One prompt, valid for its image.
 
     `points`: Nx2, (x, y) in pixels of the original image, N may be 0; `labels`: N, 1 foreground,
-    0 background; `box`: 4, XYXY in the same pixels; `mask`: hxw logits in the decoder's frame.
+    0 background; `box`: 4, XYXY in the same pixels; `mask`: hxw logits in the decoder's frame;
+    `has_own_box`: False for a box that was found around the mask, None having been given.
     """
 
     points: NDArray[np.float64]
     labels: NDArray[np.float64]
     box: NDArray[np.float64] | None = None
     mask: NDArray[np.float32] | None = None
+    has_own_box: bool = True
 
     @property
     def is_ambiguous(self) -> bool:

@@ -29,17 +29,19 @@ def segment(
     multimask: bool = False,
     return_logits: bool = False,
 ) -> Masks:
-    """Answer each prompt with one mask, or with three when `multimask`.
+    """Answer each prompt with one mask, or with three when `multimask`; see `Masks` for scores.
 
     One mask is the single-mask output, except for a lone point: there it is the best, by
     predicted IoU, of the three multimask outputs, which segment-anything advises for ambiguous
-    prompts. A mask alone is given its own box, see `box_of_mask`. Logits are upscaled to the
-    original image before the threshold (> 0). Host memory: per mask 4 bytes a low-resolution
-    logit and a bit a pixel; 4 bytes a pixel with `return_logits`. Raises PromptError,
-    ClosedError, EngineRunError.
+    prompts. A decoder of one mask has no choice, and refuses `multimask`. A mask alone is given
+    its own box, see `box_of_mask`. Logits are upscaled to the original image before the threshold
+    (> 0). Host memory: per mask 4 bytes a low-resolution logit and a bit a pixel; 4 bytes a pixel
+    with `return_logits`. Raises PromptError, CapabilityError, ClosedError, EngineRunError.
     """
+    if multimask:
+        features.check_multimask("multimask=True")
     prompts = [
-        replace(prompt, box=box_of_mask(prompt.mask, features.letterbox))
+        replace(prompt, box=box_of_mask(prompt.mask, features.letterbox), has_own_box=False)
         if prompt.mask is not None and prompt.box is None and not len(prompt.points)
         else prompt
         for prompt in prompts
@@ -82,15 +84,16 @@ def decode_chosen(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Decode P prompts and keep the outputs that are asked for, in the order of the prompts.
 
-    Returns predicted IoUs N and low-resolution logits Nxhxw, N = P, or 3 * P when `multimask`.
+    Returns scores N and low-resolution logits Nxhxw, N = P, or 3 * P when `multimask`.
     """
     per_prompt, side = len(MULTI) if multimask else 1, features.mask_size
+    scored = features.has_multimask
     scores = np.empty((len(prompts), per_prompt), np.float32)
     logits = np.empty((len(prompts), per_prompt, side, side), np.float32)
     for batch in batch_prompts(prompts, features.letterbox, side):
         iou, low_res = features.decode(batch)
         for place, row in enumerate(batch.rows):
-            chosen = _outputs(prompts[row], iou[place], multimask)
+            chosen = _outputs(prompts[row], iou[place], multimask) if scored else [SINGLE]
             scores[row], logits[row] = iou[place, chosen], low_res[place, chosen]
     return scores.reshape(-1), logits.reshape(-1, side, side)  # Pxk -> N, Pxkxhxw -> Nxhxw
 
