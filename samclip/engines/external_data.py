@@ -4,14 +4,13 @@ OpenVINO and TensorRT follow what stands there. A path may lead out of the folde
 `*/_ORT_MEM_ADDR_/*` makes OpenVINO read the process's own memory at any address. So a graph is
 handed to them only when every location is a file whose bytes were verified. (ONNX Runtime is told
 not to look at files at all.)
-
-Fields are numbered as in onnx.proto; the encoding is protobuf's: a varint holds field number and
-wire type, and messages and strings follow their length.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container, Iterator
+
+from samclip.engines.onnx_bytes import DELIMITED, fields, malformed
 
 LOCATION = b"location"  # the key of an entry of `TensorProto.external_data`
 KEY, VALUE = 1, 2  # fields of such an entry, a StringStringEntryProto
@@ -29,27 +28,18 @@ FIELDS: dict[str, dict[int, str]] = {
     "SparseTensor": {1: "Tensor", 2: "Tensor"},
     "Tensor": {13: "Entry"},
 }  # fmt: skip
-VARINT, FIXED_64, DELIMITED, FIXED_32 = 0, 1, 2, 5
-MAX_VARINT_BYTES = 10
+Trail = tuple[int, ...]  # the numbers of the fields that lead to a message
+MAX_DEPTH = 100  # of messages within messages, as protobuf's own parsers have it
 
 
 def external_locations(onnx: bytes) -> set[str]:
     """Give every location of external data that a graph names.
 
-    Only messages that hold the word are looked into, so that this takes milliseconds. Raises
-    ValueError for bytes that are no message.
+    Raises ValueError for bytes that are no message.
     """
     found: set[str] = set()
-    waiting = [("Model", 0, len(onnx))]
-    while waiting:
-        kind, start, end = waiting.pop()
-        if kind == "Entry":
-            found |= _locations(onnx, start, end)
-            continue
-        for number, begin, stop in _parts(onnx, start, end):
-            inner = FIELDS[kind].get(number)
-            if inner is not None and onnx.find(LOCATION, begin, stop) >= 0:
-                waiting.append((inner, begin, stop))
+    for _, start, end in messages(onnx, "Entry"):
+        found |= _locations(onnx, start, end)
     return found
 
 
@@ -63,47 +53,29 @@ def unlisted_location(onnx: bytes, files: Container[str]) -> str | None:
     return next((name for name in sorted(external_locations(onnx)) if name not in files), None)
 
 
+def messages(onnx: bytes, wanted: str) -> Iterator[tuple[Trail, int, int]]:
+    """Give each message of a kind of `FIELDS` in which the word occurs: its trail, start and end.
+
+    No others are looked into, so that this takes milliseconds. Raises ValueError for bytes that
+    are no message.
+    """
+    waiting: list[tuple[str, Trail, int, int]] = [("Model", (), 0, len(onnx))]
+    while waiting:
+        kind, trail, start, end = waiting.pop()
+        if kind == wanted:
+            yield trail, start, end
+            continue
+        if len(trail) > MAX_DEPTH:
+            raise malformed(f"it is nested deeper than {MAX_DEPTH} messages")
+        for part in fields(onnx, start, end):
+            inner = FIELDS[kind].get(part.number) if part.wire == DELIMITED else None
+            if inner is not None and onnx.find(LOCATION, part.begin, part.end) >= 0:
+                waiting.append((inner, (*trail, part.number), part.begin, part.end))
+
+
 def _locations(onnx: bytes, start: int, end: int) -> set[str]:
     """Give all values of one entry when any of its keys is "location": parsers take the last."""
-    parts = [(number, onnx[begin:stop]) for number, begin, stop in _parts(onnx, start, end)]
+    parts = [(part.number, onnx[part.begin : part.end]) for part in fields(onnx, start, end)]
     if (KEY, LOCATION) not in parts:
         return set()
     return {value.decode("utf-8", "replace") for number, value in parts if number == VALUE}
-
-
-def _parts(onnx: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Give number, start and end of each field of a message that has a length."""
-    position = start
-    while position < end:
-        tag, position = _varint(onnx, position, end)
-        number, wire = tag >> 3, tag & 7
-        if wire == VARINT:
-            _, position = _varint(onnx, position, end)
-        elif wire in {FIXED_64, FIXED_32}:
-            position += 8 if wire == FIXED_64 else 4
-        elif wire == DELIMITED:
-            length, begin = _varint(onnx, position, end)
-            position = begin + length
-            if position <= end:
-                yield number, begin, position
-        else:  # groups, which ONNX does not have
-            raise _malformed(f"wire type {wire} at byte {position}")
-        if position > end:
-            raise _malformed(f"a field leaves its message at byte {end}")
-
-
-def _varint(onnx: bytes, position: int, end: int) -> tuple[int, int]:
-    """Read a varint; gives its value and where it ends."""
-    value = 0
-    for count in range(MAX_VARINT_BYTES):
-        if position + count >= end:
-            break
-        byte = onnx[position + count]
-        value |= (byte & 0x7F) << (7 * count)
-        if byte < 0x80:
-            return value, position + count + 1
-    raise _malformed(f"a number does not end at byte {position}")
-
-
-def _malformed(reason: str) -> ValueError:
-    return ValueError(f"its bytes are no ONNX graph, {reason}")

@@ -100,3 +100,16 @@ def test_locations_that_no_verified_file_has() -> None:
     assert unlisted_location(negation_model(), {}) is None
     with pytest.raises(ValueError, match="no ONNX graph"):
         unlisted_location(b"\xff location", {})
+
+
+def test_messages_nested_without_end() -> None:
+    """Each level is searched for the word: without a bound, that would take minutes."""
+    data = b"location"
+    for number in (*(6, 5, 1) * 2000, 7):  # a graph in an attribute of a node of a graph ...
+        length, rest = bytearray(), len(data)
+        while rest > 0x7F:
+            length.append(rest & 0x7F | 0x80)
+            rest >>= 7
+        data = bytes([number << 3 | 2, *length, rest]) + data
+    with pytest.raises(ValueError, match="deeper than"):
+        external_locations(data)

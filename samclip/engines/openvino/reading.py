@@ -19,6 +19,7 @@ from typing import Any
 
 from samclip.engines.base import GraphSource
 from samclip.engines.external_data import external_locations
+from samclip.engines.external_tensors import external_fault
 from samclip.errors import EngineRunError
 
 GRAPH_FILE = "graph.onnx"
@@ -31,8 +32,8 @@ ROOM = 2  # times what is written must be free there: other processes load model
 def read_graph(core: Any, source: GraphSource) -> Iterator[Any]:
     """Read a graph for as long as it takes to compile it; what that gives may be used on.
 
-    Raises EngineRunError for a graph that names files whose bytes it does not come with, and
-    whatever `core` raises for a broken one.
+    Raises EngineRunError for a graph that names files whose bytes it does not come with, or
+    tensors that they do not hold, and whatever `core` raises for a broken one.
     """
     locations = external_locations(source.onnx)
     if not locations:
@@ -69,6 +70,12 @@ def _check_locations(source: GraphSource, locations: set[str]) -> None:
                 f"the graph {source.name!r} could not be loaded by openvino: it keeps weights at "
                 f"{location[:100]!r}, and comes with the files {known}. Export the bundle again."
             )
+    fault = external_fault(source)
+    if fault is not None:
+        raise EngineRunError(
+            f"the graph {source.name!r} could not be loaded by openvino: {fault}. Export the "
+            "bundle again."
+        )
 
 
 def _write(folder: Path, source: GraphSource, locations: set[str]) -> Path:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from samclip.engines.base import GraphSource
 from samclip.engines.external_data import unlisted_location
+from samclip.engines.external_tensors import external_fault
 from samclip.engines.plans.logs import Said
 from samclip.engines.plans.weights_folder import weights_folder
 from samclip.errors import PlanBuildError
@@ -72,7 +73,7 @@ def parse_network(
 
     Weights are handed over in memory; parsers before 10.11 or so cannot take them, and get a
     private folder that is removed at once. Raises PlanBuildError with every error of the parser,
-    and before it sees a graph that keeps weights in files which the bundle does not list.
+    and before it sees a graph that keeps weights where the bundle does not list them.
     """
     _check_external_data(source)
     network = Network(module, builder.create_network(_flags(module)), [source.onnx, source.weights])
@@ -94,12 +95,17 @@ def _check_external_data(source: GraphSource) -> None:
     """Refuse a graph that would have the parser read a file that nobody verified."""
     try:
         location = unlisted_location(source.onnx, source.files)
+        fault = None if location is not None else external_fault(source, by_name=True)
     except ValueError as error:
         raise PlanBuildError(f"the graph {source.name!r}: {error}. Export it again.") from error
     if location is not None:
         raise PlanBuildError(
             f"the graph {source.name!r} keeps weights at {location[:100]!r}, and comes with the "
             f"files {', '.join(source.files) or 'none'}. Export the bundle again."
+        )
+    if fault is not None:
+        raise PlanBuildError(
+            f"the graph {source.name!r} cannot be built: {fault}. Export the bundle again."
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from samclip.engines.base import GraphSource
+from samclip.engines.external_tensors import external_fault
 from samclip.engines.plans.library import Library
 from samclip.engines.plans.logs import listening, shared_logger
 from samclip.engines.plans.weights_folder import weights_folder
@@ -24,6 +25,7 @@ def refit(library: Library, engine: Any, source: GraphSource) -> None:
     Weights are handed over in memory; versions before 10.13 get them in a private folder. Raises
     EngineRunError when the engine cannot be refitted, or lacks weights afterwards.
     """
+    _check_external_data(source)
     module, logger = library.module, shared_logger(library.module)
     with listening() as said:
         refitter = module.Refitter(engine, logger)
@@ -34,6 +36,19 @@ def refit(library: Library, engine: Any, source: GraphSource) -> None:
             return
     fault = EngineRunError(f"{_fault(taken, missing)}. Build it again without --strip-weights.")
     raise explain(fault, source.name, [*_errors(parser), *said.errors])
+
+
+def _check_external_data(source: GraphSource) -> None:
+    """Refuse a graph that would have the parser read a file that nobody verified."""
+    try:
+        fault = external_fault(source, by_name=True)
+    except ValueError as error:
+        fault = str(error)
+    if fault is not None:
+        raise EngineRunError(
+            f"the plan was built without its weights, and the graph {source.name!r} cannot give "
+            f"them: {fault}. Export the bundle again."
+        )
 
 
 def _hand_over(parser: Any, source: GraphSource) -> bool:
