@@ -8,6 +8,7 @@ expected and what to do::
     |   |-- BundleNotFoundError  no such directory or name
     |   |-- ManifestError        manifest.json is missing, too large, malformed or of another schema
     |   |-- IntegrityError       a file's size or SHA-256 differs from the manifest
+    |   |-- SignatureError       not signed, or not with the key that was asked for
     |   `-- UnsafePathError      a path leaves the bundle, is a link, or is not a plain file
     |-- InputError (ValueError)  what the caller passed in cannot be used
     |   |-- ImageError
@@ -61,6 +62,10 @@ class ManifestError(BundleError):
 
 class IntegrityError(BundleError):
     """A file's size or SHA-256 differs from what the manifest says."""
+
+
+class SignatureError(BundleError):
+    """A bundle is not signed with the key that was asked for."""
 
 
 class UnsafePathError(BundleError):

@@ -19,6 +19,7 @@ from samclip.engines.base import Backend, EngineOptions
 from samclip.engines.registry import AUTO, Choice, PassedOver, decide
 from samclip.errors import CapabilityError, ClosedError, InputError, VocabularyError
 from samclip.runtime.bundles.bundle import Bundle, find_bundle
+from samclip.runtime.bundles.keys import chosen_public_key
 from samclip.runtime.bundles.manifest import Manifest
 from samclip.runtime.choice import check_precision, start_fastest
 from samclip.runtime.engine_pool import EnginePool
@@ -57,6 +58,7 @@ def load(
     streams: int = 1,
     device: int = 0,
     cache_dir: str | Path | None = None,
+    public_key: str | Path | None = None,
 ) -> Model:
     """Load a bundle by path or by name, and make its encoder ready; None is "samclip-tiny".
 
@@ -68,11 +70,13 @@ def load(
     preference on this backend; `threads`: of the CPU for one run of a graph, at most the
     processors, None for a stream's share of the cores; `streams`: how many images `answer_all`
     works on at once, 2 or more for throughput, 1 for the soonest single answer; `device`: index
-    of the GPU; `cache_dir`: where text embeddings are kept between runs. Raises BundleError,
+    of the GPU; `cache_dir`: where text embeddings are kept between runs; `public_key`: a
+    file, PEM or OpenSSH's, whose key must have signed the bundle, None for that which
+    `$SAMCLIP_PUBLIC_KEY` names, if any. Raises BundleError (SignatureError),
     BackendUnavailableError, PlanError, EngineRunError, InputError.
     """
     check_precision(precision)
-    bundle = Bundle.open(find_bundle(name_or_path))
+    bundle = Bundle.open(find_bundle(name_or_path), chosen_public_key(public_key))
     own, at_once = _checked("threads", threads), _checked("streams", streams) or 1
     options = EngineOptions(threads=own, streams=at_once, device=device)
 

@@ -20,6 +20,7 @@ from samclip.errors import (
 from samclip.runtime.bundles.directory_swap import recover
 from samclip.runtime.bundles.files import check_tree, read_verified, verify_file
 from samclip.runtime.bundles.home import bundle_home, find_bundle
+from samclip.runtime.bundles.keys import PublicKey
 from samclip.runtime.bundles.manifest import MANIFEST_NAME, Graph, Graphs, Manifest, Variant
 from samclip.runtime.bundles.manifest_file import check_references, read_manifest
 from samclip.runtime.bundles.paths import check_paths
@@ -40,15 +41,16 @@ class Bundle:
     manifest: Manifest
 
     @classmethod
-    def open(cls, path: str | PathLike[str]) -> Bundle:
+    def open(cls, path: str | PathLike[str], public_key: PublicKey | None = None) -> Bundle:
         """Open the bundle in the directory `path`, which itself may be reached through a link.
 
         Raises BundleNotFoundError when there is no such directory; ManifestError, IntegrityError
-        or UnsafePathError when what is in it cannot be trusted. The files' contents are not read
-        yet: `read` and `verify` check them.
+        or UnsafePathError when what is in it cannot be trusted; with `public_key`, SignatureError
+        when that has not signed it. The files' contents are not read yet: `read` and `verify`
+        check them.
         """
         root = _resolve(path)
-        manifest = read_manifest(root)
+        manifest = read_manifest(root, public_key)
         check_paths(manifest.files)
         check_references(manifest)
         check_tree(root, manifest.files)

@@ -15,6 +15,7 @@ from samclip.errors import ManifestError
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 DIGEST_NAME = "manifest.sha256"  # one line, as `sha256sum` writes it
+SIGNATURE_NAME = "manifest.sig"  # optional: 64 bytes, see signature.py
 MAX_MANIFEST_BYTES = 1_000_000
 
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]

@@ -11,6 +11,7 @@ from typing import Any
 
 from samclip.errors import IntegrityError, ManifestError
 from samclip.runtime.bundles.files import read_capped
+from samclip.runtime.bundles.keys import PublicKey
 from samclip.runtime.bundles.manifest import (
     DIGEST_NAME,
     MANIFEST_NAME,
@@ -20,14 +21,16 @@ from samclip.runtime.bundles.manifest import (
     Manifest,
     decode_manifest,
 )
+from samclip.runtime.bundles.signature import check_signature
 
 MAX_DIGEST_BYTES = 1024
 
 
-def read_manifest(root: Path) -> Manifest:
+def read_manifest(root: Path, public_key: PublicKey | None = None) -> Manifest:
     """Read the manifest of the bundle in `root`, its SHA-256 checked before any parser sees it.
 
-    Raises ManifestError, IntegrityError or UnsafePathError.
+    With a key, its signature is checked before that. Raises ManifestError, IntegrityError,
+    SignatureError or UnsafePathError.
     """
     for name in (MANIFEST_NAME, DIGEST_NAME):
         if not os.path.lexists(root / name):
@@ -35,6 +38,8 @@ def read_manifest(root: Path) -> Manifest:
                 f"{root} is not a complete bundle: {name} is missing. Copy or export it again."
             )
     data = read_capped(root, MANIFEST_NAME, MAX_MANIFEST_BYTES)
+    if public_key is not None:
+        check_signature(root, data, public_key)
     line = read_capped(root, DIGEST_NAME, MAX_DIGEST_BYTES)
     if line.rstrip(b"\r\n") != digest_line(data).rstrip(b"\n"):
         raise IntegrityError(

@@ -7,13 +7,13 @@ import unicodedata
 from collections.abc import Collection
 
 from samclip.errors import UnsafePathError
-from samclip.runtime.bundles.manifest import DIGEST_NAME, MANIFEST_NAME
+from samclip.runtime.bundles.manifest import DIGEST_NAME, MANIFEST_NAME, SIGNATURE_NAME
 
 MAX_COMPONENT_BYTES = 255  # what Linux, macOS and Windows file systems take
 MAX_PATH_BYTES = 1024
 NOT_PORTABLE = frozenset('<>:"|?*\\')
 DEVICE_NAME = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-RESERVED = frozenset({MANIFEST_NAME, DIGEST_NAME})
+RESERVED = frozenset({MANIFEST_NAME, DIGEST_NAME, SIGNATURE_NAME})
 
 
 def check_path(path: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,6 +24,8 @@ EXAMPLES = """
 
 - `samclip info my-bundle/ --verify`
 
+- `samclip info my-bundle/ --verify --public-key maker.pub`
+
 - `samclip info my-bundle/ --json`
 """
 
@@ -39,6 +42,16 @@ Verify = Annotated[
     bool,
     typer.Option("--verify", help="Read every file and compare its size and SHA-256."),
 ]
+PublicKey = Annotated[
+    Path | None,
+    typer.Option(
+        "--public-key",
+        metavar="FILE",
+        envvar="SAMCLIP_PUBLIC_KEY",
+        show_default=False,
+        help="Refuse the bundle unless it is signed with this key: PEM, or a .pub file of OpenSSH.",
+    ),
+]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the manifest and what was found as JSON.")
 ]
@@ -47,29 +60,38 @@ AsJson = Annotated[
 def info(
     bundle: BundleArgument = None,
     verify: Verify = False,
+    public_key: PublicKey = None,
     as_json: AsJson = False,
     debug: options.Debug = False,
 ) -> None:
     """Show what a bundle holds: model, graphs, files, where it comes from, parity and gates.
 
-    Exit code 1 when --verify finds a file that is not as it was exported.
+    Exit code 1 when --verify finds a file that is not as it was exported, or --public-key a bundle
+    that this key has not signed.
     """
     with reported(debug):
         from samclip.runtime.bundles.bundle import Bundle, find_bundle
+        from samclip.runtime.bundles.keys import chosen_public_key
 
-        opened = Bundle.open(find_bundle(bundle or None))
+        key = chosen_public_key(public_key)
+        opened = Bundle.open(find_bundle(bundle or None), key)
         if verify:
             opened.verify()
+        signer = None if key is None else key.fingerprint
         if as_json:
-            write_json(bundle_record(opened, verify), indent=2)
+            write_json(bundle_record(opened, verify, signer), indent=2)
         else:
-            print_bundle(opened, verify)
+            print_bundle(opened, verify, signer)
 
 
-def bundle_record(bundle: Bundle, verified: bool) -> dict[str, object]:
-    """Return the manifest as plain values, with the path and the size in bytes of all files."""
+def bundle_record(bundle: Bundle, verified: bool, signer: str | None) -> dict[str, object]:
+    """Return the manifest as plain values, with the path and the size in bytes of all files.
+
+    `signer`: fingerprint of the key that was asked for and has signed it.
+    """
     import msgspec
 
+    from samclip.runtime.bundles.signature import is_signed
     from samclip.runtime.cli.auto_choice import auto_record
 
     sizes = [entry.size for entry in bundle.manifest.files.values()]
@@ -77,13 +99,16 @@ def bundle_record(bundle: Bundle, verified: bool) -> dict[str, object]:
         "path": str(bundle.path),
         "bytes": sum(sizes),
         "verified": verified,
+        "signed": is_signed(bundle.path),
+        "signer": signer,
         "auto": auto_record(bundle),
         "manifest": msgspec.to_builtins(bundle.manifest),
     }
 
 
-def print_bundle(bundle: Bundle, verified: bool) -> None:
+def print_bundle(bundle: Bundle, verified: bool, signer: str | None) -> None:
     """Show the bundle to a person, a table per subject."""
+    from samclip.runtime.bundles.signature import is_signed
     from samclip.runtime.cli import bundle_tables as tables
     from samclip.runtime.cli.auto_choice import auto_record, show_auto
 
@@ -112,5 +137,9 @@ def print_bundle(bundle: Bundle, verified: bool) -> None:
     if origin.notes:
         say(out, f"notes: {origin.notes}")
     show_auto(auto_record(bundle))
+    if signer is not None:
+        say(err, f"signed with the key {signer}")
+    elif is_signed(bundle.path):
+        say(err, "signed, by whom was not checked: give --public-key")
     if verified:
         say(err, f"verified: all {len(manifest.files)} files are as they were exported")

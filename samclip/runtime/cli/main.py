@@ -15,6 +15,7 @@ from samclip.runtime.cli import (
     info,
     segment,
     semantic,
+    sign,
 )
 from samclip.runtime.cli.consoles import accept_any_text, out, say
 from samclip.runtime.cli.standard_streams import StreamsGroup
@@ -71,6 +72,7 @@ app.command(epilog=semantic.EXAMPLES)(semantic.semantic)
 app.command(epilog=everything.EXAMPLES)(everything.everything)
 app.command(epilog=demo.EXAMPLES)(demo.demo)
 app.command(epilog=info.EXAMPLES)(info.info)
+app.command(epilog=sign.EXAMPLES)(sign.sign)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 app.add_typer(engine.app, name="engine")
 
