@@ -10,6 +10,7 @@ import torch
 from samclip.export.graphs import GraphSpec
 from samclip.export.models.attention import Lowering, set_attention_lowering
 from samclip.export.models.conv_norm import fold_batch_norms
+from samclip.export.models.ovsam.clip_mask_pool import ClipMaskPool
 from samclip.export.models.ovsam.decoder import PromptedLabelDecoder
 from samclip.export.models.ovsam.levels import STRIDES
 from samclip.export.models.ovsam.model import Ovsam, OvsamEncoder
@@ -53,12 +54,20 @@ def roi_classifier_spec(model: Ovsam) -> GraphSpec:
 
 
 def clip_roi_spec(model: Ovsam) -> GraphSpec:
-    """`c5` of the encoder, `boxes` and `text` as for the classifier -> NxK logits."""
+    """`c5` of the encoder, `boxes` and `text` as for the classifier -> NxK logits.
+
+    A ConvNeXt takes `low_res_masks` of the decoder, Nx1xS/4xS/4, in place of boxes.
+    """
     config = model.config
-    side = _sides(config.image_size)[-1]
-    features = {"c5": torch.rand(1, config.backbone.channels[-1], side, side)}
-    inputs = {**features, **_regions(config.image_size, config.embed_dim)}
-    return GraphSpec("clip_roi", model.clip_roi, inputs, CLIP_ROI_OUTPUTS, REGIONS)
+    finest, *_, coarsest = _sides(config.image_size)
+    inputs = {"c5": torch.rand(1, config.backbone.channels[-1], coarsest, coarsest)}
+    regions = _regions(config.image_size, config.embed_dim)
+    if isinstance(model.clip_roi, ClipMaskPool):
+        inputs["low_res_masks"] = torch.rand(len(regions["boxes"]), 1, finest, finest) - 0.5
+        dynamic = {"low_res_masks": {0: "regions"}, "text": {0: "texts"}}
+        inputs["text"] = regions["text"]
+        return GraphSpec("clip_roi", model.clip_roi, inputs, CLIP_ROI_OUTPUTS, dynamic)
+    return GraphSpec("clip_roi", model.clip_roi, inputs | regions, CLIP_ROI_OUTPUTS, REGIONS)
 
 
 def roi_opset(opset: int) -> int:

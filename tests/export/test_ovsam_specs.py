@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
 
 import onnx_ir as ir
+import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
-from onnx_export import operators, run_onnx
 from reference_segment_anything import relative_error
 from small_ovsam import SMALL_OVSAM, random_ovsam
 from torch import Tensor
 
 from samclip.export.graphs import GraphSpec, export_graph
+from samclip.export.models.attention import Lowering
+from samclip.export.models.ovsam.convnext import ConvNextConfig
 from samclip.export.models.ovsam.decoder import PromptedLabelDecoder
-from samclip.export.models.ovsam.model import OVSAM_CONFIGS, Ovsam, OvsamEncoder
+from samclip.export.models.ovsam.levels import STRIDES
+from samclip.export.models.ovsam.model import OVSAM_CONFIGS, Ovsam, OvsamConfig, OvsamEncoder
+from samclip.export.models.ovsam.resnet import ResNetConfig
 from samclip.export.ovsam_specs import (
     ENCODER_OUTPUTS,
     clip_roi_spec,
@@ -25,6 +32,7 @@ from samclip.export.ovsam_specs import (
     roi_opset,
 )
 
+Sizes = Iterable[tuple[int, int]]  # of boxes and texts
 TOLERANCE = 1e-4  # largest difference over the largest magnitude, float32
 FORBIDDEN = {"OneHot", "NonZero", "ScatterND", "If", "Loop", "Range", "Tile", "BatchNormalization"}
 
@@ -34,28 +42,29 @@ def model() -> Ovsam:
     return random_ovsam()
 
 
-@pytest.fixture(scope="module")
-def image() -> Tensor:
-    size = SMALL_OVSAM.image_size
-    return torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(5))
+class Exported:
+    """A graph on disk, its weights beside it, so that a large one is in memory once."""
+
+    def __init__(self, spec: GraphSpec, folder: Path, opset: int = 20) -> None:
+        with torch.no_grad():
+            model = export_graph(spec, opset)
+        assert {node.domain for node in model.graph} == {""}  # no custom operators
+        self.operators = Counter(node.op_type for node in model.graph)
+        assert not FORBIDDEN & set(self.operators)
+        path = folder / f"{spec.name}.onnx"
+        ir.save(model, path, external_data=f"{spec.name}.data")
+        del model
+        self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def check(self, feeds: dict[str, Tensor], expected: Iterable[Tensor]) -> None:
+        arrays = self.session.run(None, {name: value.numpy() for name, value in feeds.items()})
+        for found, wanted in zip(arrays, expected, strict=True):
+            assert relative_error(torch.from_numpy(found), wanted) < TOLERANCE
 
 
-def exported(spec: GraphSpec, opset: int = 20) -> bytes:
-    with torch.no_grad():
-        model = export_graph(spec, opset)
-    assert {node.domain for node in model.graph} == {""}  # no custom operators
-    data: bytes = ir.to_proto(model).SerializeToString()
-    return data
-
-
-def compare(graph: bytes, feeds: dict[str, Tensor], expected: Iterable[Tensor]) -> None:
-    for found, wanted in zip(run_onnx(graph, **feeds), expected, strict=True):
-        assert relative_error(found, wanted) < TOLERANCE
-
-
-def random_regions(count: int, texts: int, config: object = SMALL_OVSAM) -> dict[str, Tensor]:
+def random_regions(count: int, texts: int, config: OvsamConfig) -> dict[str, Tensor]:
     """Boxes of every level, some beyond the image; unit rows of text."""
-    size, width = config.image_size, config.embed_dim  # type: ignore[attr-defined]
+    size, width = config.image_size, config.embed_dim
     generator = torch.Generator().manual_seed(count)
     corners = torch.rand(count, 2, 2, generator=generator) * 1.2 * size - 0.1 * size
     boxes = torch.cat([corners.amin(dim=1), corners.amax(dim=1)], dim=1)
@@ -74,26 +83,32 @@ def random_prompts(count: int, points: int, size: int) -> dict[str, Tensor]:
     }
 
 
-def check_encoder(model: Ovsam, image: Tensor, lowering: str, opset: int) -> None:
-    spec = ovsam_encoder_spec(model, lowering)  # type: ignore[arg-type]
-    graph = exported(spec, opset)
-    assert not FORBIDDEN & set(operators(graph))
+@pytest.fixture(scope="module")
+def convnext() -> Ovsam:
+    backbone = ConvNextConfig((8, 16, 16, 24), (1, 1, 2, 1), embed_dim=24)
+    return random_ovsam(replace(SMALL_OVSAM, backbone=backbone))
+
+
+def check_encoder(model: Ovsam, folder: Path, lowering: Lowering, opset: int) -> None:
+    size = model.config.image_size
+    image = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(5))
     with torch.no_grad():
         outputs = OvsamEncoder(model)(image)
     assert len(outputs) == len(ENCODER_OUTPUTS)
-    compare(graph, {"image": image}, outputs)
-
-
-LATER = {"fused": 23, "chunk": 20}  # the two that say little about this encoder alone
+    Exported(ovsam_encoder_spec(model, lowering), folder, opset).check({"image": image}, outputs)
 
 
 @pytest.mark.parametrize(
     ("lowering", "opset"),
-    [("bias", 18), ("fold", 20)]
-    + [pytest.param(*form, marks=pytest.mark.slow) for form in LATER.items()],
+    [
+        ("bias", 18),
+        ("fold", 20),
+        pytest.param("chunk", 20, marks=pytest.mark.slow),
+        pytest.param("fused", 23, marks=pytest.mark.slow),
+    ],
 )
-def test_encoder(lowering: str, opset: int, model: Ovsam, image: Tensor) -> None:
-    check_encoder(model, image, lowering, opset)
+def test_encoder(lowering: Lowering, opset: int, model: Ovsam, tmp_path: Path) -> None:
+    check_encoder(model, tmp_path, lowering, opset)
 
 
 def test_the_lowering_of_a_graph_leaves_the_model_alone(model: Ovsam) -> None:
@@ -102,52 +117,77 @@ def test_the_lowering_of_a_graph_leaves_the_model_alone(model: Ovsam) -> None:
     assert any(isinstance(m, torch.nn.BatchNorm2d) for m in model.backbone.modules())
 
 
-def check_decoder(model: Ovsam, image: Tensor, opset: int) -> None:
-    graph = exported(ovsam_mask_decoder_spec(model), opset)
-    assert not FORBIDDEN & set(operators(graph))
+def check_decoder(model: Ovsam, folder: Path, opset: int) -> None:
+    config = model.config
+    graph = Exported(ovsam_mask_decoder_spec(model), folder, opset)
     decoder = PromptedLabelDecoder(model.prompt_encoder, model.mask_decoder).eval()
+    grid = config.image_size // 16
     with torch.no_grad():
-        embeddings = OvsamEncoder(model)(image)[0]
-        for count, points in ((1, 1), (1, 2), (3, 5), (2, 3)):
+        for count, points in ((1, 1), (1, 2), (3, 5)):
+            embeddings = torch.randn(1, config.neck.out_channels, grid, grid)
             feeds = {"image_embeddings": embeddings}
-            feeds |= random_prompts(count, points, model.config.image_size)
-            compare(graph, feeds, [decoder(**feeds)])
+            feeds |= random_prompts(count, points, config.image_size)
+            graph.check(feeds, [decoder(**feeds)])
 
 
 @pytest.mark.parametrize("opset", [20, pytest.param(23, marks=pytest.mark.slow)])
-def test_mask_decoder(opset: int, model: Ovsam, image: Tensor) -> None:
-    check_decoder(model, image, opset)
+def test_mask_decoder(opset: int, model: Ovsam, tmp_path: Path) -> None:
+    check_decoder(model, tmp_path, opset)
 
 
-def check_classifiers(
-    model: Ovsam, image: Tensor, opset: int, sizes: Iterable[tuple[int, int]]
-) -> None:
-    head = exported(roi_classifier_spec(model), opset)
-    clip = exported(clip_roi_spec(model), opset)
-    assert not FORBIDDEN & (set(operators(head)) | set(operators(clip)))
-    assert (operators(head)["RoiAlign"], operators(clip)["RoiAlign"]) == (4, 1)
+def check_classifier(model: Ovsam, folder: Path, opset: int, sizes: Sizes) -> None:
+    graph = Exported(roi_classifier_spec(model), folder, opset)
+    assert graph.operators["RoiAlign"] == 4
+    size, width = model.config.image_size, model.config.fpn_channels
+    levels = {f"fpn_{s}": torch.randn(1, width, size // s, size // s) for s in STRIDES}
     with torch.no_grad():
-        _, *levels, c5 = OvsamEncoder(model)(image)
         for boxes, texts in sizes:
-            regions = random_regions(boxes, texts, model.config)
-            feeds = dict(zip(ENCODER_OUTPUTS[1:5], levels, strict=True)) | regions
-            expected = model.roi_classifier(*levels, **regions)
+            feeds = levels | random_regions(boxes, texts, model.config)
+            expected = model.roi_classifier(**feeds)
             assert expected.shape == (boxes, texts)
-            compare(head, feeds, [expected])
-            compare(clip, {"c5": c5} | regions, [model.clip_roi(c5, **regions)])
+            graph.check(feeds, [expected])
+
+
+def check_clip(model: Ovsam, folder: Path, opset: int, sizes: Sizes) -> None:
+    graph = Exported(clip_roi_spec(model), folder, opset)
+    config = model.config
+    assert graph.operators["RoiAlign"] == isinstance(config.backbone, ResNetConfig)
+    size, width = config.image_size, config.backbone.channels[-1]
+    c5 = {"c5": torch.randn(1, width, size // 32, size // 32)}
+    with torch.no_grad():
+        for boxes, texts in sizes:
+            regions = random_regions(boxes, texts, config)
+            if isinstance(config.backbone, ConvNextConfig):
+                masks = torch.randn(boxes, 1, size // 4, size // 4)
+                regions = {"low_res_masks": masks, "text": regions["text"]}
+            graph.check(c5 | regions, [model.clip_roi(**c5, **regions)])
 
 
 # One name, COCO's, LVIS's, and the paper's 22,000.
-@pytest.mark.parametrize("opset", [18, roi_opset(23)])
-def test_classifiers(opset: int, model: Ovsam, image: Tensor) -> None:
-    check_classifiers(model, image, opset, [(1, 1), (5, 80), (17, 1203), (2, 22_000)])
+VOCABULARIES = ((1, 1), (5, 80), (17, 1203), (2, 22_000))
+
+
+@pytest.mark.parametrize("opset", [pytest.param(18, marks=pytest.mark.slow), roi_opset(23)])
+def test_classifiers(opset: int, model: Ovsam, tmp_path: Path) -> None:
+    check_classifier(model, tmp_path, opset, VOCABULARIES)
+    check_clip(model, tmp_path, opset, VOCABULARIES)
+
+
+def test_graphs_of_a_convnext(convnext: Ovsam, tmp_path: Path) -> None:
+    check_encoder(convnext, tmp_path, "bias", 20)
+    check_clip(convnext, tmp_path, 20, VOCABULARIES[:2])
 
 
 @pytest.mark.slow
-def test_all_graphs_in_full() -> None:
-    """At full size, with ViT-H's blocks; takes 6 GB."""
+@pytest.mark.parametrize("part", ["encoder", "decoder", "classifier", "clip"])
+def test_graphs_in_full(part: str, tmp_path: Path) -> None:
+    """RN50x16 and ViT-H's blocks at 1024 px; the encoder takes 5 GB."""
     model = random_ovsam(OVSAM_CONFIGS["ovsam-rn50x16"])
-    image = torch.randn(1, 3, 1024, 1024, generator=torch.Generator().manual_seed(6))
-    check_classifiers(model, image, 20, [(3, 80)])
-    check_decoder(model, image, 20)
-    check_encoder(model, image, "chunk", 20)
+    if part == "encoder":
+        check_encoder(model, tmp_path, "chunk", 20)
+    elif part == "decoder":
+        check_decoder(model, tmp_path, 20)
+    elif part == "classifier":
+        check_classifier(model, tmp_path, 20, [(3, 80)])
+    else:
+        check_clip(model, tmp_path, 20, [(3, 80)])

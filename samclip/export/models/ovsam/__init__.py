@@ -7,7 +7,8 @@ prompt encoder, two-way transformer and upscaling, and CLIP's text tower are thi
 For images of S x S pixels, S = 1024 in what is published; B images, N boxes or prompts, K texts,
 D dimensions of the text space (768 with RN50x16), C channels of CLIP's last map (3072):
 
-- `resnet.ClipResNet`: image Bx3xSxS -> `levels.Levels`, maps at strides 4, 8, 16 and 32
+- `resnet.ClipResNet`, or `convnext.ConvNext`: image Bx3xSxS -> `levels.Levels`, maps at strides 4,
+  8, 16 and 32
 - `sam2clip.Sam2ClipNeck`: levels -> image_embeddings Bx256xS/16xS/16
 - `fpn.Fpn`: levels -> levels of 256 channels each
 
@@ -20,7 +21,8 @@ and the graphs that are exported (`samclip.export.ovsam_specs`; N, K and points 
   low_res_masks Nx1xS/4xS/4, logits; no predicted IoU
 - `roi_classifier`, `roi_classifier.RoiClassifier`: fpn_4 to fpn_32 of one image, boxes Nx4,
   text KxD -> logits NxK
-- `clip_roi`, `clip_roi.ClipRoi`: c5 of one image, boxes Nx4, text KxD -> clip_logits NxK
+- `clip_roi`, `clip_roi.ClipRoi`: c5 of one image, boxes Nx4, text KxD -> clip_logits NxK;
+  with a ConvNeXt `clip_mask_pool.ClipMaskPool`: low_res_masks Nx1xS/4xS/4 in place of boxes
 
 Boxes are (x0, y0, x1, y1) float32 in pixels of the S x S input frame; text rows have unit length;
 logits are cosines times 100. What is left is for the host, `samclip.runtime.tasks.fusion`: the

@@ -67,3 +67,12 @@ class PromptedLabelDecoder(PromptedDecoder):
         sparse, dense = self.prompt_encoder(point_coords, point_labels, mask_input, has_mask_input)
         masks: Tensor = self.mask_decoder(image_embeddings, self.positions(), sparse, dense)
         return masks
+
+    def without_masks(
+        self, image_embeddings: Tensor, point_coords: Tensor, point_labels: Tensor
+    ) -> Tensor:
+        """Do what `forward` does where no prompt has a mask; no convolution looks for any."""
+        sparse = self.prompt_encoder.embed_points(point_coords, point_labels)
+        dense = self.prompt_encoder.embed_no_masks(len(point_coords))
+        masks: Tensor = self.mask_decoder(image_embeddings, self.image_pe, sparse, dense)
+        return masks

@@ -2,7 +2,8 @@
 
 Four files make the model; each is known by its prefixes:
 
-- OpenAI's CLIP, as open_clip names it: `visual.*` and the text tower (RN50x16 or RN50);
+- CLIP, as open_clip names it: `visual.*` and the text tower (OpenAI's RN50x16 or RN50, whose own
+  files are TorchScript archives, not read here; or LAION's convnext_large_d_320);
 - `sam2clip_vith_rn50x16.pth`: `neck_student.*`;
 - `clip2sam_coco_rn50x16.pth` or `clip2sam_lvis_rn50x16.pth`: `fpn_neck.*` and `mask_decoder.*`;
 - SAM-H: `prompt_encoder.*`.
@@ -49,6 +50,11 @@ RESNET_RULES: Rules = (
     (r"visual\.(layer\d\.\d+)\.downsample\.0\.", r"backbone.\1.downsample.c."),
     (r"visual\.(layer\d\.\d+)\.downsample\.1\.", r"backbone.\1.downsample.bn."),
 )
+CONVNEXT_RULES: Rules = (
+    (r"visual\.trunk\.head\.norm\.", "clip_roi.norm."),
+    (r"visual\.head\.mlp\.", "clip_roi.mlp."),
+    (r"visual\.trunk\.", "backbone."),
+)
 
 
 def sam2clip_state(state: Mapping[str, Tensor]) -> StateDict:
@@ -90,6 +96,14 @@ def clip_resnet_state(state: Mapping[str, Tensor]) -> StateDict:
         if key.endswith("running_mean")
     }
     return counts | renamed
+
+
+def clip_convnext_state(state: Mapping[str, Tensor]) -> StateDict:
+    """Take the visual side out of a CLIP ConvNeXt's checkpoint, under the names of `Ovsam`.
+
+    Raises CheckpointError when there is none.
+    """
+    return _renamed(state, CONVNEXT_RULES, "visual.", "open_clip's convnext_large_d_320")
 
 
 def _renamed(state: Mapping[str, Tensor], rules: Rules, prefix: str, example: str) -> StateDict:

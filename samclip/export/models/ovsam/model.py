@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from samclip.errors import CheckpointError
 from samclip.export.models.merged import TextConfig, build_text_tower
+from samclip.export.models.ovsam.clip_mask_pool import ClipMaskPool
 from samclip.export.models.ovsam.clip_roi import ClipRoi
+from samclip.export.models.ovsam.convnext import CONVNEXT_LARGE_D_320, ConvNext, ConvNextConfig
 from samclip.export.models.ovsam.decoder import LabelDecoder
 from samclip.export.models.ovsam.fpn import Fpn
 from samclip.export.models.ovsam.levels import STRIDES
@@ -36,7 +38,7 @@ class OvsamConfig:
     taught; `fpn_channels` are the pyramid's.
     """
 
-    backbone: ResNetConfig
+    backbone: ResNetConfig | ConvNextConfig
     text_tower: TextConfig
     neck: NeckConfig = SAM_H_NECK
     image_size: int = 1024
@@ -55,6 +57,9 @@ OVSAM_CONFIGS: Mapping[str, OvsamConfig] = MappingProxyType(
         ),
         "ovsam-rn50": OvsamConfig(
             RN50, TextTowerConfig(512, heads=8, layers=12, embed_dim=1024, quick_gelu=True)
+        ),
+        "ovsam-convnext-l": OvsamConfig(
+            CONVNEXT_LARGE_D_320, TextTowerConfig(768, heads=12, layers=16, embed_dim=768)
         ),
     }
 )
@@ -75,13 +80,19 @@ class Ovsam(nn.Module):
                 f"of {coarsest}, for instance 1024"
             )
         self.config = config
-        self.backbone = ClipResNet(config.backbone)
+        self.backbone: ClipResNet | ConvNext
+        self.clip_roi: ClipRoi | ClipMaskPool
+        if isinstance(config.backbone, ConvNextConfig):
+            self.backbone = ConvNext(config.backbone)
+            self.clip_roi = ClipMaskPool(config.backbone)
+        else:
+            self.backbone = ClipResNet(config.backbone)
+            self.clip_roi = ClipRoi(config.backbone)
         self.neck = Sam2ClipNeck(config.neck, self.backbone.channels, size)
         self.fpn = Fpn(self.backbone.channels, config.fpn_channels)
         self.prompt_encoder = PromptEncoder(size, config.neck.out_channels)
         self.mask_decoder = LabelDecoder(config.embed_dim, config.neck.out_channels)
         self.roi_classifier = RoiClassifier(config.fpn_channels, config.embed_dim)
-        self.clip_roi = ClipRoi(config.backbone)
         self.text = build_text_tower(config.text_tower) if with_text else None
 
 
