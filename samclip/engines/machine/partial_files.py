@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager
@@ -42,8 +43,8 @@ ABANDONED_SECONDS = 86_400.0
 def partial_file(path: Path, mode: int = PLAIN_MODE, *, synced: bool = True) -> Iterator[BinaryIO]:
     """Open a file that takes `path`'s place when the block ends well, and else goes.
 
-    It may be read, and may be written by another library under its `name`. `mode` as for
-    `os.open`; `synced`: written through to the disk before it is renamed. Raises OSError.
+    It may be read as well. `mode` as for `os.open`; `synced`: written through to the disk before
+    it is renamed. Raises OSError.
     """
     with claimed(path, new_file(mode)) as partial:
         with partial.open("r+b") as file:
@@ -61,6 +62,24 @@ def result_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file as `partial_file` does, for what a person asked for; raises WriteError."""
     with told(path), partial_file(path) as file:
         yield file
+
+
+@contextmanager
+def result_path(path: Path) -> Iterator[Path]:
+    """Give the path of an empty file that takes `path`'s place as that of `result_file` does.
+
+    For libraries that open it themselves. It is in a folder of its own, because such libraries may
+    in turn write another file beside it, and rename that. Raises WriteError.
+    """
+    with told(path), claimed(path, Path.mkdir) as folder:
+        place = folder / "whole"
+        new_file()(place)
+        mode = stat.S_IMODE(place.stat().st_mode)
+        yield place
+        place.chmod(mode)  # another file may be there now
+        sync_file(place)
+        place.replace(path)
+        sync_folder(path.parent)
 
 
 @contextmanager

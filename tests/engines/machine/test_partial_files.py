@@ -18,6 +18,7 @@ from samclip.engines.machine.partial_files import (
     partial_name,
     remove_abandoned,
     result_file,
+    result_path,
     write_file,
 )
 from samclip.errors import SamclipError, WriteError
@@ -48,18 +49,33 @@ def test_a_block_that_fails_leaves_the_old(tmp_path: Path, error: BaseException)
     assert names(tmp_path) == {"file"}
 
 
-def test_another_library_may_write_by_name(tmp_path: Path) -> None:
-    with partial_file(tmp_path / "file") as file:
-        Path(file.name).write_bytes(b"by name")
-    assert (tmp_path / "file").read_bytes() == b"by name"
+def test_another_library_may_replace_the_file_by_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with result_path(path) as place:
+        own = place.with_name("of the library")
+        own.write_bytes(b"by name")
+        own.chmod(0o600)
+        own.replace(place)
+        remove_abandoned(tmp_path)
+    assert path.read_bytes() == b"by name"
+    assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
+    with pytest.raises(KeyboardInterrupt), result_path(path) as place:
+        place.with_name("of the library").write_bytes(b"half")
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"by name"
+    assert names(tmp_path) == {"file"}
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o644, 0o666])
 def test_modes_are_those_of_a_new_file(tmp_path: Path, mode: int) -> None:
     write_file(tmp_path / "file", b"", mode)
-    mask = os.umask(0)
-    os.umask(mask)
-    assert (tmp_path / "file").stat().st_mode & 0o777 == mode & ~mask
+    assert (tmp_path / "file").stat().st_mode & 0o777 == mode & ~_umask()
 
 
 def test_the_longest_names_can_be_written(tmp_path: Path) -> None:
