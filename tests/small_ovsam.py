@@ -20,9 +20,11 @@ SMALL_OVSAM = OvsamConfig(
 )
 
 
-def random_ovsam(config: OvsamConfig = SMALL_OVSAM, seed: int = 0) -> Ovsam:
+def random_ovsam(
+    config: OvsamConfig = SMALL_OVSAM, seed: int = 0, with_text: bool = False
+) -> Ovsam:
     """The model in eval mode; its batch norms have statistics that are neither 0 nor 1."""
-    model = Ovsam(config)
+    model = Ovsam(config, with_text)
     randomise(model, seed)
     generator = torch.Generator().manual_seed(seed + 1)
     model.neck.pos_embed.normal_(generator=generator)

@@ -21,9 +21,10 @@ from samclip.export.assemble import checkpoint_license, weights_name
 from samclip.export.checkpoint import Checkpoint, StateDict, fit_state, read_checkpoint
 from samclip.export.metadata import TOKENIZER_KEY, TextMetadata
 from samclip.export.models.bert_tower import BertTowerConfig
-from samclip.export.models.merged import TextConfig
+from samclip.export.models.ovsam.convnext import ConvNext, ConvNextConfig
 from samclip.export.models.ovsam.keys import (
     clip2sam_state,
+    clip_convnext_state,
     clip_resnet_state,
     prompt_encoder_state,
     sam2clip_state,
@@ -43,13 +44,17 @@ SAM_POSITIONS = "image_encoder.pos_embed"
 
 
 class OvsamMetadata(Record, frozen=True, kw_only=True):
-    """Everything needed to rebuild the model around the tensors."""
+    """Everything needed to rebuild the model around the tensors.
+
+    The backbone is a CLIP ResNet, `backbone`, or a `convnext`.
+    """
 
     format: int = 1
     name: str = "ovsam"
     model_type: str
     image_size: Positive
-    backbone: ResNetConfig
+    backbone: ResNetConfig | None = None
+    convnext: ConvNextConfig | None = None
     neck: NeckConfig
     fpn_channels: Positive
     text: TextMetadata
@@ -89,10 +94,12 @@ def assemble_ovsam(files: OvsamFiles, model_type: str, config: OvsamConfig) -> O
     """Build a model of the sizes `config`; the text tower's own sizes replace those in it.
 
     A backbone that no file brings is random, its convolutions keep the variance of what they are
-    given (He et al., 2015, equation 10). Raises CheckpointError for files that do not fit.
+    given (He et al., 2015, equation 10). A text tower that comes with the backbone has the
+    activation that `config` says, which weights do not tell: open_clip's names are the same for
+    OpenAI's models and others. Raises CheckpointError for files that do not fit.
     """
     text_file = _text_file(files)
-    text = read_text(text_file)
+    text = read_text(text_file, None if files.text else _quick_gelu(config))
     backbone = config.backbone
     if backbone.embed_dim != text.config.embed_dim:
         raise CheckpointError(
@@ -107,7 +114,8 @@ def assemble_ovsam(files: OvsamFiles, model_type: str, config: OvsamConfig) -> O
     metadata = OvsamMetadata(
         model_type=model_type,
         image_size=config.image_size,
-        backbone=config.backbone,
+        backbone=backbone if isinstance(backbone, ResNetConfig) else None,
+        convnext=backbone if isinstance(backbone, ConvNextConfig) else None,
         neck=config.neck,
         fpn_channels=config.fpn_channels,
         text=_text_metadata(text),
@@ -148,17 +156,21 @@ def read_ovsam(path: Path) -> OvsamAssembly:
         raise CheckpointError(f"the metadata of {name} cannot be read: {error}") from error
     tokenizer = checkpoint.metadata.get(TOKENIZER_KEY)
     tower = metadata.text.clip or metadata.text.bert
-    if tokenizer is None or tower is None:
-        raise CheckpointError(f"{name} lacks its tokenizer or the sizes of its text tower")
-    model = Ovsam(_config(metadata, tower), with_text=True)
+    backbone = metadata.backbone or metadata.convnext
+    if tokenizer is None or tower is None or backbone is None:
+        raise CheckpointError(
+            f"{name} lacks its tokenizer, or the sizes of its backbone or its text tower"
+        )
+    config = OvsamConfig(backbone, tower, metadata.neck, metadata.image_size, metadata.fpn_channels)
+    model = Ovsam(config, with_text=True)
     fit_state(model, checkpoint.state, f"{metadata.model_type} of {name}")
     return OvsamAssembly(model.eval(), metadata, tokenizer.encode())
 
 
-def _config(metadata: OvsamMetadata, tower: TextConfig) -> OvsamConfig:
-    return OvsamConfig(
-        metadata.backbone, tower, metadata.neck, metadata.image_size, metadata.fpn_channels
-    )
+def _quick_gelu(config: OvsamConfig) -> bool | None:
+    """Tell the activation of the tower that belongs to a backbone; None for one that is no CLIP."""
+    tower = config.text_tower
+    return tower.quick_gelu if isinstance(tower, TextTowerConfig) else None
 
 
 def _load(model: Ovsam, files: OvsamFiles, text: TextSource) -> tuple[Source, ...]:
@@ -173,8 +185,10 @@ def _load(model: Ovsam, files: OvsamFiles, text: TextSource) -> tuple[Source, ..
         fit_state(model.text, text.state, f"text tower ({text.model})")
     if files.clip is None:
         _start_backbone(model.backbone)
+    is_convnext = isinstance(model.backbone, ConvNext)
+    read_clip = clip_convnext_state if is_convnext else clip_resnet_state
     for file, read in (
-        (files.clip, clip_resnet_state),
+        (files.clip, read_clip),
         (files.sam2clip, sam2clip_state),
         (files.clip2sam, clip2sam_state),
     ):
@@ -185,7 +199,7 @@ def _load(model: Ovsam, files: OvsamFiles, text: TextSource) -> tuple[Source, ..
             module = model.get_submodule(part)
             what = f"{part} of {checkpoint.path.name}"
             fit_state(module, fit_positions(state, module), what)
-        sources.append(_source("recogniser" if read is clip_resnet_state else "merged", checkpoint))
+        sources.append(_source("recogniser" if read is read_clip else "merged", checkpoint))
     return tuple(sources)
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 import torch
+from published_ovsam import published_files
 from safetensors.torch import save_file
 from small_ovsam import SMALL_OVSAM, random_ovsam
 
 from samclip.errors import CheckpointError
 from samclip.export.checkpoint import read_checkpoint
+from samclip.export.models.ovsam.convnext import ConvNextConfig
 from samclip.export.models.ovsam.model import OvsamConfig
+from samclip.export.models.text_tower import TextTowerConfig
 from samclip.export.ovsam_assembly import (
     METADATA_KEY,
     OvsamAssembly,
@@ -85,7 +87,8 @@ def test_a_published_neck_is_taken_over(
 ) -> None:
     trained = random_ovsam(CONFIG, seed=3).neck.state_dict()
     file = tmp_path / "sam2clip.safetensors"
-    save_file({_published(key): tensor.clone() for key, tensor in trained.items()}, file)
+    neck = {f"neck.{key}": tensor for key, tensor in trained.items()}
+    save_file(published_files(neck)["sam2clip"], file)
     files = OvsamFiles(mobile_sam_checkpoint, text=text_checkpoint, sam2clip=file)
     made = assemble_ovsam(files, "ovsam", CONFIG)
     own = made.model.neck.state_dict()
@@ -93,9 +96,31 @@ def test_a_published_neck_is_taken_over(
     assert [source.role for source in made.metadata.sources] == ["sam", "merged", "text"]
 
 
-def _published(key: str) -> str:
-    """A tensor's name in `sam2clip_*.pth`."""
-    return "neck_student." + re.sub(r"(patch_embeds\.\d)\.", r"\1.projection.", key)
+CONVNEXT = replace(
+    CONFIG, backbone=ConvNextConfig((8, 8, 16, 24), (1, 1, 2, 1), embed_dim=DIM), image_size=64
+)
+
+
+@pytest.mark.parametrize("config", [CONFIG, CONVNEXT], ids=["resnet", "convnext"])
+@pytest.mark.parametrize("quick_gelu", [True, False])
+def test_all_published_files_make_the_model(
+    config: OvsamConfig, quick_gelu: bool, mobile_sam_checkpoint: Path, tmp_path: Path
+) -> None:
+    tower = TextTowerConfig(width=64, heads=1, layers=1, embed_dim=DIM, quick_gelu=quick_gelu)
+    config = replace(config, text_tower=tower)
+    trained = random_ovsam(config, seed=4, with_text=True)
+    files = OvsamFiles(mobile_sam_checkpoint)
+    for name, tensors in published_files(trained.state_dict()).items():
+        path = tmp_path / f"{name}.safetensors"
+        save_file(tensors, path)
+        files = replace(files, **{name: path})
+    made = assemble_ovsam(files, "ovsam", config)
+    own = made.model.state_dict()
+    for key, tensor in trained.state_dict().items():
+        if not key.startswith("prompt_encoder."):
+            assert torch.equal(own[key], tensor), key
+    assert made.model.config == config  # the activation too, which no weights tell
+    assert read_ovsam(save_ovsam(made, tmp_path / "ours.safetensors")).model.config == config
 
 
 def test_a_tower_of_another_space_is_refused(

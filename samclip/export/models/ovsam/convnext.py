@@ -67,7 +67,7 @@ class ConvNext(nn.Module):
 
 
 class ConvNextStage(nn.Module):
-    """Blocks of one width, after a halving of a map of `in_channels`; of none in the first stage."""
+    """Blocks of one width, after a halving of a map of `in_channels`: None in the first stage."""
 
     def __init__(self, in_channels: int | None, channels: int, depth: int) -> None:
         super().__init__()
