@@ -64,6 +64,10 @@ class EnginePool:
         """Tell whether the bundle holds `graph`."""
         return getattr(self.bundle.manifest.graphs, graph) is not None
 
+    def inputs(self, graph: str) -> tuple[str, ...]:
+        """Name the inputs of `graph`; raises CapabilityError when the bundle lacks it."""
+        return tuple(spec.name for spec in self._described(graph).inputs)
+
     def precision(self, graph: str) -> str | None:
         """Tell what `graph` computes in on this backend; None when it is not to be had."""
         described: Graph | None = getattr(self.bundle.manifest.graphs, graph)
@@ -136,17 +140,21 @@ class EnginePool:
             return self._engines[graph]
 
     def _load(self, graph: str) -> Engine:
+        described = self._described(graph)
+        precision, version = self._precision_of(described), library_version(self.backend)
+        for notice in passed_over_notices(graph, described, self.backend.name, precision, version):
+            _logger.info(notice)
+        read = partial(self.bundle.source, graph, self.backend.name, precision, version)
+        return self.backend.load(replace(read(), again=read), self._options)
+
+    def _described(self, graph: str) -> Graph:
         described: Graph | None = getattr(self.bundle.manifest.graphs, graph)
         if described is None:
             raise CapabilityError(
                 f"bundle {self.bundle.manifest.name!r} has no {graph} graph. "
                 "Export it with one, or choose another bundle."
             )
-        precision, version = self._precision_of(described), library_version(self.backend)
-        for notice in passed_over_notices(graph, described, self.backend.name, precision, version):
-            _logger.info(notice)
-        read = partial(self.bundle.source, graph, self.backend.name, precision, version)
-        return self.backend.load(replace(read(), again=read), self._options)
+        return described
 
     def _variant(self, graph: Graph, precision: str | None) -> Variant | None:
         return graph.variant_for(self.backend.name, precision, library_version(self.backend))

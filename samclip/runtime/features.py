@@ -14,9 +14,7 @@ from samclip.runtime.engine_pool import EnginePool, Feeds
 from samclip.runtime.images.letterbox import Letterbox
 from samclip.runtime.mask_decoders import Decoded, MaskDecoder
 from samclip.runtime.tasks.prompt_batches import PromptBatch
-
-PYRAMID = ("fpn_4", "fpn_8", "fpn_16", "fpn_32")
-LAST_MAP = ("c5",)
+from samclip.runtime.tasks.regions import Regions
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,23 +103,18 @@ class Features:
                 "with points or boxes, without multimask, or choose another bundle."
             )
 
-    def score_regions(
-        self, boxes: NDArray[np.float32], text: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
+    def score_regions(self, regions: Regions, text: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run the classifier that was trained to name regions: logits NxR.
 
-        `boxes`: Nx4 XYXY in pixels of the input; `text`: RxD, unit rows. Raises CapabilityError
-        when the bundle has none.
+        `text`: RxD, unit rows. Raises CapabilityError when the bundle has none.
         """
-        feeds: Feeds = {**self._encoded_as(*PYRAMID), "boxes": boxes, "text": text}
-        return self._pool.compute("roi_classifier", feeds, ("logits",))[0]
+        return self._classify_regions("roi_classifier", "logits", regions, text)
 
     def score_regions_by_clip(
-        self, boxes: NDArray[np.float32], text: NDArray[np.float32]
+        self, regions: Regions, text: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         """Run CLIP's own pooling on regions: logits NxR; arguments and errors as above."""
-        feeds: Feeds = {**self._encoded_as(*LAST_MAP), "boxes": boxes, "text": text}
-        return self._pool.compute("clip_roi", feeds, ("clip_logits",))[0]
+        return self._classify_regions("clip_roi", "clip_logits", regions, text)
 
     def image_embeddings(self) -> NDArray[np.float32]:
         """Bring SAM's image embedding to the host: 1x256xGxG."""
@@ -137,6 +130,16 @@ class Features:
                 f"{', '.join(lacking)}: its parts do not fit together. Export it again."
             )
         return {name: encoded[name] for name in names}
+
+    def _classify_regions(
+        self, graph: str, output: str, regions: Regions, text: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Feed a classifier what its graph takes: outputs of the encoder, boxes or masks, texts."""
+        given = {**regions.feeds(), "text": text}
+        wanted = self._pool.inputs(graph)
+        own = self._encoded_as(*(name for name in wanted if name not in given))
+        feeds: Feeds = {**own, **{name: given[name] for name in wanted if name in given}}
+        return self._pool.compute(graph, feeds, (output,))[0]
 
     def _run_clip_head(self) -> ClipFeatures:
         manifest = self._pool.bundle.manifest

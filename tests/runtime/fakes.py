@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,8 @@ def _shape_logits(coords: NDArray[np.float32], labels: NDArray[np.float32]) -> N
     return np.stack([(radius - distance) * STEEPNESS for radius in RADII])
 
 
-GRAPHS = {"encoder": encode, "clip_head": clip_head, "mask_decoder": mask_decoder}
+Computations = Mapping[str, Callable[..., dict[str, NDArray[Any]]]]
+GRAPHS: Computations = {"encoder": encode, "clip_head": clip_head, "mask_decoder": mask_decoder}
 
 
 @dataclass
@@ -103,6 +104,7 @@ class FakeEngine:
 
     name: str
     delay: float = 0.0
+    graphs: Computations = field(default_factory=lambda: GRAPHS)
     batches: list[int] = field(default_factory=list)
     closed: bool = False
     running: int = 0
@@ -123,12 +125,13 @@ class FakeEngine:
             raise ClosedError("engine closed while in use")
         with self.lock:
             self.running += 1
-            self.batches.append(len(feeds["point_coords"]) if "point_coords" in feeds else 1)
+            sized = next((feeds[name] for name in ("point_coords", "boxes") if name in feeds), [0])
+            self.batches.append(len(sized))
         time.sleep(self.delay)
         arrays = {k: v.numpy() if isinstance(v, HostTensor) else v for k, v in feeds.items()}
         if "image" in arrays:
             arrays["image"] = np.ascontiguousarray(arrays["image"], np.float32)
-        results = GRAPHS[self.name](**arrays)
+        results = self.graphs[self.name](**arrays)
         with self.lock:
             self.running -= 1
         return {name: HostTensor(results[name]) for name in outputs or results}
@@ -142,6 +145,7 @@ class FakeEngine:
 class FakeBackend:
     name: str = "fake"
     delay: float = 0.0
+    graphs: Computations = field(default_factory=lambda: GRAPHS)
     engines: dict[str, FakeEngine] = field(default_factory=dict)
 
     def probe(self) -> Probe:
@@ -154,7 +158,7 @@ class FakeBackend:
     def load(self, source: GraphSource, options: EngineOptions) -> Engine:
         assert source.name not in self.engines, f"{source.name} loaded twice"
         time.sleep(self.delay)
-        self.engines[source.name] = FakeEngine(source.name, self.delay)
+        self.engines[source.name] = FakeEngine(source.name, self.delay, self.graphs)
         return self.engines[source.name]
 
 

@@ -9,6 +9,7 @@ from pycocotools import mask as coco_mask
 
 from samclip.runtime.tasks.mask_ops import (
     encode_rle,
+    foreground_confidence,
     mask_box,
     mask_extent,
     near_crop_edge,
@@ -132,3 +133,15 @@ def test_rle_comes_back_through_pycocotools(height: int, width: int, seed: int) 
     assert isinstance(rle["counts"], str)
     assert rle["size"] == [height, width]
     np.testing.assert_array_equal(coco_mask.decode(rle).astype(bool), mask)
+
+
+def test_foreground_confidence() -> None:
+    logits = np.full((2, 1, 4, 4), -3.0, np.float32)
+    logits[0, 0, :2] = np.log(3)  # probability 3/4
+    logits[0, 0, 0, 0] = 1e30
+    logits[0, 0, 3] = 100  # outside
+    inside = np.ones((4, 4), bool)
+    inside[3] = False
+    found = foreground_confidence(logits, inside)
+    np.testing.assert_allclose(found, [[(7 * 0.75 + 1) / 8], [0]], rtol=1e-6)
+    assert found.dtype == np.float32

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import MASK_SIZE, NAMES, FakeBackend, flag
+from region_fakes import region_model
+
+from samclip.errors import CapabilityError, ClosedError, UntrainedHeadWarning, VocabularyError
+from samclip.runtime.model import Model
+from samclip.runtime.scene import Scene
+from samclip.runtime.tasks import region_naming
+
+BANDS = [(5, 5, 50, 120), (70, 5, 130, 120), (150, 5, 195, 120)]  # red, green, blue
+BY_CLIP = ("green", "blue", "red")  # the colours after those
+
+
+@pytest.fixture
+def model() -> Model:
+    return region_model()
+
+
+@pytest.fixture
+def scene(model: Model) -> Scene:
+    return model.encode(flag())
+
+
+def test_without_a_split_clip_names(scene: Scene) -> None:
+    masks = scene.segment(boxes=BANDS, names=NAMES)
+    assert masks.names == BY_CLIP
+    assert masks.vocabulary == NAMES
+    assert masks.class_ids is not None
+    assert masks.class_ids.dtype == np.int64
+    assert masks.trained_head is True
+    assert masks.name_probabilities is not None
+    assert masks.name_probabilities.dtype == np.float32
+    assert ((masks.name_probabilities > 0.8) & (masks.name_probabilities < 1)).all()
+
+
+def test_the_classifier_names_what_it_has_seen(model: Model, scene: Scene) -> None:
+    all_seen = model.vocabulary(NAMES, seen=NAMES)
+    assert scene.segment(boxes=BANDS, names=all_seen).names == NAMES
+    none_seen = model.vocabulary(NAMES, seen=[])
+    assert scene.segment(boxes=BANDS, names=none_seen).names == BY_CLIP
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_points_are_named_by_their_masks(pooled: bool) -> None:
+    scene = region_model(pooled=pooled).encode(flag())
+    masks = scene.segment(points=[[(30, 60)], [(100, 60)], [(170, 60)]], names=NAMES)
+    assert masks.names == BY_CLIP
+
+
+def test_a_mask_alone_is_named_by_what_was_found(scene: Scene) -> None:
+    low_res = scene.segment(boxes=BANDS).low_res_logits
+    assert low_res is not None
+    masks = scene.segment(mask=low_res, names=NAMES)
+    assert masks.names == BY_CLIP
+
+
+def test_masks_from_elsewhere_are_named_by_their_boxes(scene: Scene) -> None:
+    drawn = scene.segment(boxes=BANDS)
+    assert scene.name(drawn, NAMES).names == BY_CLIP
+    assert scene.name(drawn.masks, NAMES).names == BY_CLIP
+    assert scene.name(drawn.masks[0], NAMES).names == BY_CLIP[:1]
+
+
+def test_a_mask_that_covers_no_cell_of_clips_is_the_classifiers(scene: Scene) -> None:
+    thin = np.zeros((128, 200), bool)
+    thin[:, 78:81] = True  # in the green band, between the centres of cells of 25 pixels
+    assert scene.name(thin, NAMES).names == ("green",)
+    thin[:, 72:100] = True
+    assert scene.name(thin, NAMES).names == ("blue",)
+
+
+def test_an_empty_mask_is_named_by_its_prompt(scene: Scene) -> None:
+    nothing = np.full((MASK_SIZE, MASK_SIZE), -1e6)
+    masks = scene.segment(points=[(170, 60)], mask=nothing, names=NAMES)
+    assert masks.areas.tolist() == [0]
+    assert masks.scores.tolist() == [0]
+    assert masks.names == ("blue",)  # no cell: the classifier's
+    middle = scene.name(np.zeros((128, 200), bool), NAMES)
+    assert middle.names == ("green",)
+
+
+def test_the_whole_image_is_classified_by_clip(model: Model) -> None:
+    red = np.zeros((100, 60, 3), np.uint8)
+    red[..., 0] = 200
+    answer = model.encode(red).classify(NAMES)
+    assert answer.best == "green"
+    assert answer.logits.tolist() == pytest.approx([0, 10, 0], abs=1e-5)
+    assert answer.probabilities.sum() == pytest.approx(1)
+    assert answer.trained_head is True
+
+
+def test_one_pass_serves_all(model: Model, scene: Scene) -> None:
+    scene.segment(points=[(30, 60)], names=NAMES)
+    scene.name(scene.segment(boxes=BANDS), NAMES)
+    scene.classify(NAMES)
+    assert model.encoder_passes == 1
+    backend: Any = model._pool.backend
+    assert len(backend.engines["encoder"].batches) == 1
+    assert set(backend.engines) == {"encoder", "mask_decoder", "roi_classifier", "clip_roi"}
+
+
+def test_many_masks_go_in_bounded_batches(model: Model, scene: Scene) -> None:
+    masks = scene.segment(boxes=BANDS * 15, names=NAMES)
+    assert masks.names == BY_CLIP * 15
+    backend = model._pool.backend
+    assert isinstance(backend, FakeBackend)
+    for graph in ("roi_classifier", "clip_roi"):
+        assert backend.engines[graph].batches == [16, 16, 13]
+
+
+def test_many_texts_go_in_bounded_batches(
+    model: Model, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = model.vocabulary([*NAMES, *NAMES], synonyms={"red": ["green"]})
+    whole = scene.segment(boxes=BANDS, names=names)
+    monkeypatch.setattr(region_naming, "MAX_TEXTS", 3)
+    parts = scene.segment(boxes=BANDS, names=names)
+    assert parts.names == whole.names
+    np.testing.assert_array_equal(parts.name_probabilities, whole.name_probabilities)
+
+
+def test_the_best_synonym_counts(model: Model, scene: Scene) -> None:
+    vocabulary = model.vocabulary(["red", "green"], synonyms={"green": ["blue"]})
+    masks = scene.segment(boxes=BANDS, names=vocabulary)
+    assert masks.names == ("green", "green", "red")  # CLIP says green, blue, red
+    assert scene.classify(vocabulary).names == ("red", "green")
+
+
+def test_no_masks_get_no_names(scene: Scene) -> None:
+    masks = scene.segment(boxes=np.zeros((0, 4)), names=NAMES)
+    assert (len(masks), masks.names) == (0, ())
+
+
+def test_what_needs_more_than_regions_is_refused(scene: Scene) -> None:
+    for ask in (
+        lambda: scene.segment(boxes=BANDS, multimask=True),
+        scene.everything,
+        lambda: scene.semantic(NAMES),
+        lambda: scene.patch_embeds,
+    ):
+        with pytest.raises(CapabilityError, match="or choose another bundle"):
+            ask()
+
+
+def test_a_vocabulary_is_final(model: Model) -> None:
+    made = model.vocabulary(NAMES)
+    assert model.vocabulary(made) is made
+    for given in ({"seen": ["red"]}, {"synonyms": {"red": ["green"]}}):
+        with pytest.raises(VocabularyError, match="embedded already"):
+            model.vocabulary(made, **given)  # type: ignore[arg-type]
+
+
+def test_attacks(scene: Scene) -> None:
+    for names in ([], ["purple\0"], "red", [1]):
+        with pytest.raises((VocabularyError, CapabilityError)):
+            scene.segment(boxes=BANDS, names=names)  # type: ignore[arg-type]
+    scene.close()
+    for ask in (
+        lambda: scene.segment(boxes=BANDS, names=NAMES),
+        lambda: scene.name(np.ones((128, 200), bool), NAMES),
+        lambda: scene.classify(NAMES),
+    ):
+        with pytest.raises(ClosedError):
+            ask()
+
+
+def test_an_untrained_classifier_warns() -> None:
+    with pytest.warns(UntrainedHeadWarning):
+        masks = region_model(trained=False).encode(flag()).segment(boxes=BANDS, names=NAMES)
+    assert masks.trained_head is False
