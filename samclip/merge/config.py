@@ -174,6 +174,8 @@ def parse_config(raw: dict[str, Any], file: str) -> RunConfig:
         config = msgspec.convert(raw, RunConfig)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{file}: {error}{_suggestion(str(error))}") from error
+    except UnicodeEncodeError as error:  # half a character: TOML has none, other callers may
+        raise ConfigError(f"{file}: {error.object!a} is no text; write whole characters") from error
     try:
         _check(config)
     except ConfigError as error:

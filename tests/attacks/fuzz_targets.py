@@ -6,18 +6,18 @@ on a file of its own in a folder that is made once, because making one costs mor
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import json
 import shutil
-import tempfile
 import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import fuzz_caches
 import numpy as np
+from fuzz_caches import folder
 from tiny_bundle import tiny_files, tiny_manifest, write_tiny_bundle
 
 from samclip.engines.external_data import external_locations
@@ -33,14 +33,6 @@ from samclip.runtime.texts.tokenizer import Tokenizer
 
 SMALL_IMAGES = 1_000_000  # pixels: what a fuzzer may make the decoders allocate
 Target = Callable[[bytes], None]
-
-
-@cache
-def folder() -> Path:
-    """A folder for the files of this process."""
-    made = Path(tempfile.mkdtemp(prefix="samclip-fuzz-"))
-    atexit.register(shutil.rmtree, made, ignore_errors=True)
-    return made
 
 
 @cache
@@ -148,7 +140,7 @@ TARGETS: dict[str, Target] = {
         manifest, image, prompts, safetensors, torch_checkpoint, config, sidecar, onnx_locations,
         tokenizer, templates,
     )
-}  # fmt: skip
+} | fuzz_caches.TARGETS  # fmt: skip
 
 
 def feed(target: Target, data: bytes) -> None:
@@ -230,4 +222,4 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
         b' "[UNK]": 2}, "unk_token": "[UNK]"}}'
     ],
     "templates": lambda: [b"a photo of a {}.", b"openai", "ein {} \N{WASTEBASKET}".encode()],
-}
+} | fuzz_caches.SEEDS

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from figures import Figures
 from fuzz_targets import TARGETS, check_prompts, config, feed, manifest, seeds
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -30,6 +31,8 @@ else:
     import tomli as tomllib
 
 COUNTS = [40, pytest.param(2000, marks=pytest.mark.slow)]
+FAULT = "fuzzing with hypothesis"
+FOUND = "answers and typed errors alone"
 QUIET = {"suppress_health_check": list(HealthCheck)}
 # What parsers stumble over, put in the place of some bytes.
 TOKENS = st.sampled_from(
@@ -81,7 +84,7 @@ PATHS = st.lists(st.integers(0, 30), min_size=1, max_size=6)
 
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("name", TARGETS)
-def test_damaged_files(name: str, count: int) -> None:
+def test_damaged_files(name: str, count: int, figures: Figures) -> None:
     """Sound files with spans replaced, cut out, or put in."""
 
     @settings(max_examples=count, **QUIET)
@@ -90,10 +93,17 @@ def test_damaged_files(name: str, count: int) -> None:
         feed(TARGETS[name], edited(seed, edits))
 
     run()
+    figures.add(f"{FAULT}: damaged files of {len(TARGETS)} kinds", count=count, found=FOUND)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_seeds_are_sound(name: str) -> None:
+    """Fuzzers that began with what is refused would try the first check alone."""
+    TARGETS[name](seeds(name)[0])
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_manifests_of_the_wrong_values(count: int) -> None:
+def test_manifests_of_the_wrong_values(count: int, figures: Figures) -> None:
     """The JSON is sound, and one or more of its values are others."""
 
     @settings(max_examples=count, **QUIET)
@@ -105,10 +115,11 @@ def test_manifests_of_the_wrong_values(count: int) -> None:
         feed(manifest, json.dumps(value).encode())
 
     run()
+    figures.add(f"{FAULT}: wrong values in sound files", count=count, found=FOUND)
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_configurations_of_the_wrong_values(count: int) -> None:
+def test_configurations_of_the_wrong_values(count: int, figures: Figures) -> None:
     @settings(max_examples=count, **QUIET)
     @given(st.sampled_from(seeds("config")), st.lists(st.tuples(PATHS, VALUES), max_size=3))
     def run(seed: bytes, changes: list[tuple[list[int], Any]]) -> None:
@@ -121,6 +132,12 @@ def test_configurations_of_the_wrong_values(count: int) -> None:
             assert str(error).startswith("run.toml: ")
 
     run()
+    figures.add(f"{FAULT}: wrong values in sound files", count=count, found=FOUND)
+
+
+def test_half_a_character_in_a_configuration() -> None:
+    with pytest.raises(ConfigError, match="is no text"):
+        parse_config({"\ud800": 1}, "run.toml")
 
 
 NUMBERS = st.floats(-20, 220) | st.integers(-1, 201) | st.sampled_from([np.nan, np.inf, 1e300, 2])
@@ -133,7 +150,7 @@ GIVEN = st.none() | VALUES | ARRAYS | ROWS | st.lists(ROWS, max_size=3)
 
 
 @pytest.mark.parametrize("count", [150, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_prompts_of_any_kind(count: int) -> None:
+def test_prompts_of_any_kind(count: int, figures: Figures) -> None:
     """Accepted ones lie in the image, see `check_prompts`."""
 
     @settings(max_examples=count, **QUIET)
@@ -146,10 +163,11 @@ def test_prompts_of_any_kind(count: int) -> None:
             assert 0 < len(str(error)) < 2000
 
     run()
+    figures.add(f"{FAULT}: prompts", count=count, found=f"{FOUND}; accepted ones are in the image")
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_images_of_any_kind(count: int) -> None:
+def test_images_of_any_kind(count: int, figures: Figures) -> None:
     @settings(max_examples=count, **QUIET)
     @given(VALUES | ARRAYS | st.binary() | st.text())
     def run(source: Any) -> None:
@@ -159,6 +177,7 @@ def test_images_of_any_kind(count: int) -> None:
             assert str(error)
 
     run()
+    figures.add(f"{FAULT}: images as objects of any kind", count=count, found=FOUND)
 
 
 @settings(max_examples=100, **QUIET)

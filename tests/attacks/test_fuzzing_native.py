@@ -6,11 +6,13 @@ A finding is told with the file that shows it, and the command that runs it agai
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from figures import Figures
 from fuzz_targets import TARGETS
 
 FUZZER = Path(__file__).with_name("native_fuzzer.py")
@@ -20,16 +22,22 @@ RUNS = int(os.environ.get("SAMCLIP_FUZZ_RUNS", "20000"))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
-def test_nothing_but_typed_errors(name: str, tmp_path: Path) -> None:
+def test_nothing_but_typed_errors(name: str, tmp_path: Path, figures: Figures) -> None:
     pytest.importorskip("atheris")
     (tmp_path / "corpus").mkdir()
     command = [sys.executable, str(FUZZER), name, str(tmp_path / "corpus")]
     options = [f"-runs={RUNS}", f"-seed={SEED}", "-max_total_time=300", "-timeout=20"]
     done = subprocess.run(
-        [*command, *options, "-rss_limit_mb=4096", "-verbosity=0"],
+        [*command, *options, "-rss_limit_mb=4096", "-print_final_stats=1"],
         cwd=tmp_path, capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
     found = [path for path in tmp_path.iterdir() if path.is_file()]
     replay = "".join(f"\nagain: {' '.join(command[:3])} {path}" for path in found)
     assert done.returncode == 0, f"seed {SEED}{replay}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
     assert not found, replay
+    runs = re.search(r"number_of_executed_units:\s*(\d+)", done.stderr)
+    assert runs is not None, done.stderr[-3000:]
+    figures.add(
+        f"fuzzing with atheris: damaged files of {len(TARGETS)} kinds",
+        count=int(runs[1]), found="answers and typed errors alone",
+    )  # fmt: skip
