@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import sqlite3
 import threading
 import time
@@ -44,6 +45,14 @@ DELETE FROM embeddings WHERE key IN (
 """
 
 _logger = logging.getLogger("samclip")
+
+# Held while a file is open, and by a fork: what SQLite knows of open files, and its own locks,
+# would stay in the child for ever as they were.
+_open = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_open.acquire, after_in_parent=_open.release, after_in_child=_open.release
+    )
 
 
 def embedding_keys(space: str, templates: Sequence[str], names: Iterable[str]) -> list[bytes]:
@@ -122,13 +131,13 @@ class TextCache:
     def _use(self, work: Callable[[sqlite3.Connection], None]) -> None:
         """Open the file for one piece of work; a failure of either ends the caching.
 
-        A connection for each needs no thread of its own and survives a fork.
+        A connection for each needs no thread of its own, and none is open while a process forks.
         """
         if not self._usable:
             return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with closing(self._connect()) as database:
+            with _open, closing(self._connect()) as database:
                 work(database)
         except DAMAGE as error:
             self._give_up(error)

@@ -3,10 +3,12 @@ from __future__ import annotations
 import logging
 import os
 import random
+import signal
 import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -282,3 +284,32 @@ def test_a_forked_child_can_use_the_cache(tmp_path: Path) -> None:
         os._exit(0 if ok else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert assert_right(cache, ["parent", "child"]) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # threads: the point
+def test_a_child_forked_during_a_write_can_use_the_cache(tmp_path: Path) -> None:
+    """It would take the parent's write for one of its own process that never ends."""
+    cache, ended = TextCache(tmp_path), threading.Event()
+
+    def write() -> None:
+        while not ended.is_set():
+            cache.put(entries(["parent"]))
+            time.sleep(0.001)  # lets others have a turn
+
+    writers = [threading.Thread(target=write) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    codes = []
+    for number in range(10):
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)
+            name = f"child {number}"
+            cache.put(entries([name]))
+            os._exit(0 if cache._usable and len(cache.get([key_of(name)])) == 1 else 1)
+        codes.append(os.waitpid(child, 0)[1])
+    ended.set()
+    for writer in writers:
+        writer.join()
+    assert codes == [0] * 10

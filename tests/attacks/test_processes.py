@@ -1,0 +1,140 @@
+"""Processes that fork, spawn and are interrupted with a model: answers or one typed error."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from figures import Figures
+
+from samclip.engines.registry import get_backend
+
+HERE = Path(__file__).parent
+BACKENDS = ("onnxruntime", "openvino")
+SECONDS = 1200.0
+ROUNDS = [3, pytest.param(100, marks=pytest.mark.slow)]
+PATHS = [HERE, HERE.parent, HERE.parent / "runtime", HERE.parents[1]]
+FORKED = {"onnxruntime": "answer", "openvino": "BackendUnavailableError"}
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    probe = get_backend(request.param).probe()
+    if not probe.available:
+        pytest.skip(probe.detail)
+    return str(request.param)
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    paths = os.pathsep.join(map(str, PATHS))
+    return {**os.environ, "PYTHONPATH": paths, "SAMCLIP_CACHE_DIR": str(tmp_path)}
+
+
+def run(script: str, *arguments: object, environment: dict[str, str]) -> dict[str, Any]:
+    """Run a script of this folder to its end; a crash fails, and so does a hang."""
+    command = [sys.executable, HERE / script, *map(str, arguments)]
+    result = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Fatal" not in result.stderr
+    assert "not kept on disk" not in result.stderr  # as of a cache that a fork left locked
+    ends: dict[str, Any] = json.loads(result.stdout)
+    return ends
+
+
+@pytest.mark.parametrize("rounds", ROUNDS)
+def test_fork_before_loading(
+    coloured_bundle: Path,
+    backend: str,
+    rounds: int,
+    environment: dict[str, str],
+    figures: Figures,
+) -> None:
+    ends = run("forking.py", coloured_bundle, backend, "before", rounds, environment=environment)
+    assert ends == {"answer": rounds}
+    figures.add("fork before a model is loaded", count=rounds, found="all answer")
+
+
+@pytest.mark.parametrize("rounds", ROUNDS)
+def test_fork_while_threads_use_a_model(
+    coloured_bundle: Path,
+    backend: str,
+    rounds: int,
+    environment: dict[str, str],
+    figures: Figures,
+) -> None:
+    """The parent's model and scenes refuse each use; a model loaded in the child is another."""
+    ends = run("forking.py", coloured_bundle, backend, "after", rounds, environment=environment)
+    assert ends == {FORKED[backend]: rounds, "parent works on": 1}
+    found = f"{backend}: EngineRunError from the parent's model; a new one: {FORKED[backend]}"
+    figures.add("fork while 2 threads use a model", count=rounds, found=found)
+
+
+@pytest.mark.slow
+def test_fork_while_threads_load_models(
+    coloured_bundle: Path, backend: str, environment: dict[str, str], figures: Figures
+) -> None:
+    ends = run("forking.py", coloured_bundle, backend, "during", 100, environment=environment)
+    assert ends == {FORKED[backend]: 100}
+    found = f"{backend}: {FORKED[backend]} in the child"
+    figures.add("fork while 2 threads load models", count=100, found=found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_multiprocessing(
+    coloured_bundle: Path,
+    backend: str,
+    method: str,
+    environment: dict[str, str],
+    figures: Figures,
+) -> None:
+    ends = run("forking.py", coloured_bundle, backend, method, 100, environment=environment)
+    assert ends == {"answer": 100}
+    figures.add("loads in processes of spawn and forkserver", count=100, found="all answer")
+
+
+@pytest.mark.parametrize("rounds", [8, pytest.param(100, marks=pytest.mark.slow)])
+def test_ctrl_c_during_long_work(
+    coloured_bundle: Path,
+    backend: str,
+    rounds: int,
+    environment: dict[str, str],
+    figures: Figures,
+) -> None:
+    """Of series, of `everything` and of new names; once, and held down."""
+    ends = run("interrupting.py", coloured_bundle, backend, rounds, environment=environment)
+    assert ends == {"interrupted": rounds, "threads left": 0, "right afterwards": rounds}
+    figures.add(
+        "Ctrl-C during long work", count=rounds, found="no thread left; right answers afterwards"
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_process(
+    coloured_bundle: Path, number: signal.Signals, environment: dict[str, str]
+) -> None:
+    """Nobody catches it: the process ends by it, however many threads were at work."""
+    command = [sys.executable, HERE / "interrupting.py", coloured_bundle, "onnxruntime", "0"]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "at work\n"
+            process.send_signal(number)
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == -number
+    assert "Fatal" not in said
