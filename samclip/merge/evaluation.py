@@ -216,7 +216,7 @@ def read_records(file: Path) -> list[Evaluation]:
         return []
     try:
         return msgspec.json.decode(file.read_bytes(), type=list[Evaluation])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise TrainingError(
             f"{file} is damaged ({error}); move it away, and the run begins a new one"
         ) from error

@@ -147,6 +147,15 @@ def training_state(data: bytes) -> None:
     state.read(None)
 
 
+def evaluations(data: bytes) -> None:
+    """What a training run noted of itself."""
+    from samclip.merge.evaluation import read_records
+
+    path = place("evaluations.json")
+    path.write_bytes(data)
+    read_records(path)
+
+
 def shard(data: bytes) -> None:
     """A tar file of training photos; the list of its members is made anew each time."""
     from samclip.merge.shards import shard_index
@@ -163,7 +172,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     function.__name__: function
     for function in (
         compiled_blob, compiled_sidecar, external_tensors, names, coco, report, calibration,
-        training_state, shard,
+        training_state, evaluations, shard,
     )
 }  # fmt: skip
 
@@ -209,6 +218,12 @@ def _state() -> bytes:
     return save({"model/a": ones(2), "optimiser/a": ones(2)}, {STATE_KEY: json.dumps(place)})
 
 
+def _evaluations() -> bytes:
+    names = ("score", "mask_iou", "box_iou", "point_iou", "region_names", "image_names")
+    record = dict.fromkeys(names, 0.5) | {"image_names_top5": 1, "photos": 3, "regions": 9}
+    return json.dumps([{"stage": "merge", "step": None, "future": [[{}]], **record}]).encode()
+
+
 def _report() -> bytes:
     counts = {"logical_cores": 2, "usable_cores": 2, "memory": 8, "jetson": None, "gpus": []}
     machine = {"cpu": "x", "system": "Linux", "machine": "x", "python": "3", "packages": {}}
@@ -234,5 +249,6 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
         b'"outputs": {}}'
     ],
     "training_state": lambda: [_state()],
+    "evaluations": lambda: [_evaluations()],
     "shard": lambda: [_tar()],
 }

@@ -206,3 +206,10 @@ def test_options_of_any_kind(name: str, value: Any) -> None:
 def test_a_file_nested_without_end() -> None:
     with pytest.raises(ConfigError, match="nested too deeply"):
         config(b"a = " + b"[" * 100_000)
+
+
+@pytest.mark.parametrize("name", ["evaluations", "report", "coco"])
+def test_what_is_passed_over_is_nested_without_end(name: str) -> None:
+    """Fields that a reader does not know are skipped, but not without limit."""
+    with pytest.raises(SamclipError):
+        TARGETS[name](b'[{"x": ' * (name == "evaluations") + b'{"x": ' + b"[" * 100_000)
