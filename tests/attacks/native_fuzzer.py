@@ -17,17 +17,17 @@ import atheris
 for folder in ("", "runtime"):
     sys.path.insert(0, str(Path(__file__).parent.parent / folder))
 
-with atheris.instrument_imports(include=["samclip"]):
-    from fuzz_targets import TARGETS, feed, seeds
-
 
 def main() -> None:
     name, place, *options = sys.argv[1:]
+    with atheris.instrument_imports(include=["samclip"]):
+        from fuzz_targets import TARGETS, feed, seeds
+
+        target = TARGETS[name]
+        feed(target, seeds(name)[0])  # imports the rest of what it needs
     if Path(place).is_dir():
         for number, seed in enumerate(seeds(name)):
             (Path(place) / f"seed-{number}").write_bytes(seed)
-    target = TARGETS[name]
-    target(seeds(name)[0])  # imports what it needs before anything is counted
     atheris.Setup([sys.argv[0], place, *options], lambda data: feed(target, data))
     atheris.Fuzz()
 
