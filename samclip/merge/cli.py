@@ -15,10 +15,10 @@ from samclip.runtime.cli.consoles import err, say
 from samclip.runtime.cli.failures import reported
 from samclip.runtime.cli.options import Debug
 from samclip.runtime.cli.standard_streams import fill_closed_streams, stdout_reported
+from samclip.runtime.cli.stops import stop_code
 
 PACKAGES = ("torch", "safetensors", "filelock", "accelerate")
 SELF = (sys.executable, "-m", "samclip.merge.cli")
-INTERRUPTED = 130  # what shells say of a program that Ctrl-C ended
 
 EXAMPLES = """
 [bold]Examples[/]
@@ -122,7 +122,7 @@ def merge(
                 session.train()
         except StoppedError as stopped:
             say(err, f"{stopped}; the same command continues the run in {folder}")
-            raise typer.Exit(INTERRUPTED) from stopped
+            raise typer.Exit(stop_code(stopped.number)) from stopped
 
 
 def _require_packages() -> None:

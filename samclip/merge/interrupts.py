@@ -9,10 +9,14 @@ from types import FrameType
 
 
 class Interrupts:
-    """Remembers that the run was asked to stop; a second Ctrl-C stops it at once."""
+    """Remembers that the run was asked to stop; a second Ctrl-C stops it at once.
+
+    `number`: the signal that asked; Ctrl-C's where another process of the run was asked.
+    """
 
     def __init__(self) -> None:
         self.asked = False
+        self.number: int = signal.SIGINT
 
     @contextmanager
     def heeded(self) -> Iterator[None]:
@@ -22,7 +26,7 @@ class Interrupts:
             del frame
             if self.asked and number == signal.SIGINT:
                 raise KeyboardInterrupt
-            self.asked = True
+            self.asked, self.number = True, number
 
         before = {number: signal.signal(number, remember) for number in _SIGNALS}
         try:

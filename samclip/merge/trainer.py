@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,28 +12,32 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from samclip.errors import SamclipError, TrainingError
-from samclip.merge.batches import Processes, StageInputs, StreamName
+from samclip.merge.batches import Processes, StageInputs
 from samclip.merge.config import RunConfig
 from samclip.merge.curves import draw_curves
 from samclip.merge.descent import Descent
 from samclip.merge.evaluation import Evaluator
 from samclip.merge.interrupts import Interrupts
+from samclip.merge.learner import Learner
 from samclip.merge.logs import StepLog
 from samclip.merge.parts import select_parts
 from samclip.merge.reporting import Reporter
-from samclip.merge.schedule import schedule_length, steps_to_run
+from samclip.merge.schedule import counted_stream, schedule_length, steps_to_run
 from samclip.merge.sources import PhotoSource
-from samclip.merge.stages import Stage, StitchStage, TrainStage
+from samclip.merge.stages import Stage, StitchStage, StreamName, TrainStage
 from samclip.merge.state import Place, State, StateFolder
 from samclip.merge.stitching import fit_stitch
-from samclip.merge.student import Student
 from samclip.merge.targets import Teachers
 
 STITCHED = "image_encoder.stitch"
 
 
 class StoppedError(SamclipError):
-    """A run was asked to stop; its state is written."""
+    """A run was asked to stop, by the signal `number`; its state is written."""
+
+    def __init__(self, message: str, number: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.number = number
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class Run:
 
     config: RunConfig
     output: Path
-    student: Student
+    student: Learner
     teachers: Teachers
     sources: Mapping[StreamName, PhotoSource]
     evaluator: Evaluator | None
@@ -111,7 +116,7 @@ class Trainer:
     def _descend(self, stage: TrainStage, index: int, state: State | None) -> None:
         """Run a training stage from its beginning or from a state."""
         run = self._run
-        photos = len(run.sources["names" if stage.names is not None else "masks"])
+        photos = len(run.sources[counted_stream(stage)])
         length, end = schedule_length(stage, photos), steps_to_run(stage, photos)
         seed, accelerator = run.config.seed, run.accelerator
         descent = Descent(stage, run.student, run.teachers, seed, length, accelerator)
@@ -128,7 +133,7 @@ class Trainer:
                 done = record.step + 1
                 if self._stop_asked() and done < end:
                     self._save(index, done, descent)
-                    raise StoppedError(f"stopped after step {record.step} of stage {stage.name!r}")
+                    raise self._stopped(f"step {record.step} of stage {stage.name!r}")
                 if done % run.config.save_every == 0 and done < end:
                     self._save(index, done, descent)
                 if stage.evaluate_every and done % stage.evaluate_every == 0 and done < end:
@@ -149,7 +154,7 @@ class Trainer:
         if self._run.curves and self._run.accelerator.is_main_process:
             self._draw()
         if self._stop_asked() and index + 1 < len(self._run.config.stages):
-            raise StoppedError(f"stopped after stage {stage.name!r}")
+            raise self._stopped(f"stage {stage.name!r}")
 
     def _evaluate(self, stage: str, step: int | None) -> None:
         run = self._run
@@ -178,6 +183,9 @@ class Trainer:
         parameters = dict(self._run.student.model.named_parameters())
         return {name: parameters[name].detach() for name in self._changed}
 
+    def _stopped(self, place: str) -> StoppedError:
+        return StoppedError(f"stopped after {place}", self._interrupts.number)
+
     def _stop_asked(self) -> bool:
         """Tell whether any process was asked to stop; all of them hear the same."""
         asked = torch.tensor([float(self._interrupts.asked)])
@@ -187,7 +195,7 @@ class Trainer:
         return bool(asked.item())
 
 
-def changed_names(student: Student, stages: tuple[Stage, ...]) -> tuple[str, ...]:
+def changed_names(student: Learner, stages: tuple[Stage, ...]) -> tuple[str, ...]:
     """Name the parameters that a run's stages change, in the model's order."""
     changed: set[str] = set()
     for stage in stages:

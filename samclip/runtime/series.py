@@ -12,13 +12,17 @@ Result = TypeVar("Result")
 
 
 def in_order(
-    work: Callable[[Item], Result], items: Iterable[Item], at_once: int
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    at_once: int,
+    cut_short: Callable[[], None] | None = None,
 ) -> Generator[tuple[Item, Future[Result]], None, None]:
     """Give each item with its finished work, in the order of `items`.
 
     `at_once` items are worked on in threads of their own; one more than that is taken from `items`
     ahead of what was given, and no more, so that results which nobody has asked for do not pile
-    up. Whoever stops early waits for the work under way; the rest is never begun.
+    up. Whoever stops early waits for the work under way; the rest is never begun. `cut_short` is
+    called at a KeyboardInterrupt, before that wait.
     """
     waiting: deque[tuple[Item, Future[Result]]] = deque()
     with ThreadPoolExecutor(at_once, thread_name_prefix="samclip-series") as workers:
@@ -29,6 +33,10 @@ def in_order(
                     yield _finished(waiting)
             while waiting:
                 yield _finished(waiting)
+        except KeyboardInterrupt:
+            if cut_short is not None:
+                cut_short()
+            raise
         finally:
             workers.shutdown(wait=True, cancel_futures=True)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import _thread
 import itertools
 import threading
 from collections.abc import Iterator
@@ -60,3 +61,18 @@ def test_whoever_stops_early_leaves_nothing_running() -> None:
 
 def test_nothing_to_do_gives_nothing() -> None:
     assert list(in_order(str, [], 4)) == []
+
+
+def test_an_interrupt_cuts_short_what_is_under_way() -> None:
+    ended = threading.Event()
+
+    def work(item: int) -> bool:
+        if item == 0:
+            _thread.interrupt_main()
+        return ended.wait(60)
+
+    found = []
+    with pytest.raises(KeyboardInterrupt):
+        found += [future.result() for _, future in in_order(work, range(9), 2, ended.set)]
+    assert ended.is_set()
+    assert found == []

@@ -106,22 +106,33 @@ class _Series(Generic[Answer]):
 
     def run(self) -> int:
         """Answer all images; returns how many failed."""
-        failed, paths = 0, self._images.paths
+        paths = self._images.paths
         with Ticker(len(paths)) as ticker, closing(self._answers()) as answers:
-            for path in paths:
-                try:
-                    with ticker.working(f"{self._task.name} {path.name}"):
-                        answer, picture = next(answers)()
-                except (ImageError, PromptError) as error:
-                    if not self._images.many:
-                        raise
-                    failed += 1
-                    with ticker.paused():
-                        self._report(path, error)
-                else:
-                    with ticker.paused():
-                        self._print(path, answer, picture)
-        return failed
+            try:
+                return sum(not self._tell_next(path, answers, ticker) for path in paths)
+            except KeyboardInterrupt:  # images in other threads end with their graph's run
+                self._model.close()
+                raise
+
+    def _tell_next(
+        self,
+        path: Path,
+        answers: Generator[Callable[[], tuple[Answer, Path | None]], None, None],
+        ticker: Ticker,
+    ) -> bool:
+        """Tell the next answer, that to the image at `path`, or why there is none: then False."""
+        try:
+            with ticker.working(f"{self._task.name} {path.name}"):
+                answer, picture = next(answers)()
+        except (ImageError, PromptError) as error:
+            if not self._images.many:
+                raise
+            with ticker.paused():
+                self._report(path, error)
+            return False
+        with ticker.paused():
+            self._print(path, answer, picture)
+        return True
 
     def _answers(self) -> Generator[Callable[[], tuple[Answer, Path | None]], None, None]:
         """Give, for each image in order, what returns its answer or raises its error."""
@@ -129,7 +140,7 @@ class _Series(Generic[Answer]):
         if streams == 1:  # in this thread, where an interrupt takes effect at once
             yield from (partial(self._answer, index) for index in places)
         else:
-            for _, future in in_order(self._answer, places, streams):
+            for _, future in in_order(self._answer, places, streams, self._model.close):
                 yield future.result
 
     def _answer(self, index: int) -> tuple[Answer, Path | None]:
@@ -169,7 +180,7 @@ class _Series(Generic[Answer]):
 
     def _head(self, path: Path) -> dict[str, Any]:
         """Return what every record begins with."""
-        head = self._model.manifest.clip_head
+        head = self._model.manifest.head
         return {
             "task": self._task.name,
             "image": str(path),

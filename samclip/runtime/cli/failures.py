@@ -9,6 +9,7 @@ import typer
 
 from samclip.errors import BundleNotFoundError, InputError, SamclipError
 from samclip.runtime.cli.consoles import err, in_one_line, say
+from samclip.runtime.cli.stops import describe_stop, heeded_stops
 
 FAILURE = 1
 BAD_INPUT = 2
@@ -36,11 +37,17 @@ def describe(error: Exception) -> str:
 def reported(debug: bool) -> Iterator[None]:
     """Turn the errors of samclip and of the system into a message and an exit code.
 
-    With `debug` they pass through with their traceback. Anything else is a defect of samclip and
-    passes through as well.
+    So are Ctrl-C, SIGTERM and SIGHUP, when what the block began has been cleaned up. With `debug`
+    errors pass through with their traceback. Anything else is a defect of samclip and passes
+    through as well.
     """
     try:
-        yield
+        with heeded_stops():
+            yield
+    except KeyboardInterrupt as error:
+        text, code = describe_stop(error)
+        say(err, text)
+        raise typer.Exit(code) from error
     except (SamclipError, OSError) as error:
         if debug or isinstance(error, BrokenPipeError):
             raise

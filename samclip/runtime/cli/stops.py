@@ -1,0 +1,59 @@
+"""Commands that are asked to stop: by Ctrl-C, by SIGTERM, or because their terminal was closed."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+# How a person knows them; Python itself heeds Ctrl-C.
+REASONS = {"SIGINT": "Ctrl-C", "SIGTERM": "SIGTERM", "SIGHUP": "SIGHUP, the terminal was closed"}
+
+
+class StopAskedError(KeyboardInterrupt):
+    """A signal asked the process to stop; it passes what a Ctrl-C passes."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextmanager
+def heeded_stops() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP raise within the block, so that what it began is cleaned up.
+
+    A signal that is ignored, as under nohup, or that somebody else handles stays so; the second of
+    a kind ends the process at once.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    names = (name for name in REASONS if name != "SIGINT" and hasattr(signal, name))
+    numbers = [signal.Signals[name] for name in names]
+    ours = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, _stop)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def stop_code(number: int) -> int:
+    """Give the exit code of a command that a signal stopped, as shells have it."""
+    return 128 + number
+
+
+def describe_stop(error: KeyboardInterrupt) -> tuple[str, int]:
+    """Say in a line what stopped a command, and give its exit code."""
+    number = error.number if isinstance(error, StopAskedError) else signal.SIGINT
+    return f"stopped by {REASONS[signal.Signals(number).name]}", stop_code(number)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    del frame
+    signal.signal(number, signal.SIG_DFL)
+    raise StopAskedError(number)

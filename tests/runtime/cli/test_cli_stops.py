@@ -1,0 +1,68 @@
+"""Signals that ask a command to stop: one line, the exit code of shells, handlers put back."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import pytest
+import typer
+
+from samclip.errors import ImageError
+from samclip.runtime.cli.failures import reported
+from samclip.runtime.cli.stops import StopAskedError, heeded_stops
+
+SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_is_told_in_a_line(
+    number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cleaned = []
+    with pytest.raises(typer.Exit) as ended, reported(debug=False):
+        try:
+            signal.raise_signal(number)
+        finally:
+            cleaned.append(number)
+    assert ended.value.exit_code == SIGNALS[number]
+    assert cleaned == [number]
+    line = capsys.readouterr().err
+    assert line.startswith("stopped by ")
+    assert line.count("\n") == 1
+
+
+def test_handlers_are_put_back_and_those_of_others_stay() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with heeded_stops():
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+            signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_the_second_signal_ends_the_process_at_once() -> None:
+    with pytest.raises(StopAskedError), heeded_stops():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_other_threads_have_no_signals() -> None:
+    codes: list[int] = []
+
+    def work() -> None:
+        try:
+            with reported(debug=False):
+                raise ImageError("no")
+        except typer.Exit as ended:
+            codes.append(ended.exit_code)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert codes == [2]
