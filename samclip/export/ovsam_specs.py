@@ -23,7 +23,7 @@ ROI_OUTPUTS = ("logits",)
 CLIP_ROI_OUTPUTS = ("clip_logits",)
 # ONNX has a RoiAlign of opset 22, the same but for bfloat16, that ONNX Runtime's CPU does not run.
 ROI_MAX_OPSET = 21
-REGIONS = {"boxes": {0: "regions"}, "text": {0: "texts"}}
+REGIONS = {"boxes": {0: "regions"}, "text": {0: "vocabulary"}}
 
 
 def ovsam_encoder_spec(model: Ovsam, lowering: Lowering) -> GraphSpec:
@@ -64,7 +64,7 @@ def clip_roi_spec(model: Ovsam) -> GraphSpec:
     regions = _regions(config.image_size, config.embed_dim)
     if isinstance(model.clip_roi, ClipMaskPool):
         inputs["low_res_masks"] = torch.rand(len(regions["boxes"]), 1, finest, finest) - 0.5
-        dynamic = {"low_res_masks": {0: "regions"}, "text": {0: "texts"}}
+        dynamic = {"low_res_masks": {0: "regions"}, "text": {0: "vocabulary"}}
         inputs["text"] = regions["text"]
         return GraphSpec("clip_roi", model.clip_roi, inputs, CLIP_ROI_OUTPUTS, dynamic)
     return GraphSpec("clip_roi", model.clip_roi, inputs | regions, CLIP_ROI_OUTPUTS, REGIONS)

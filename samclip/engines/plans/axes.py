@@ -9,12 +9,15 @@ from samclip.errors import InputError
 
 # Names of dynamic axes, as the manifest has them. The runtime sends at most 16 prompts and 64
 # texts at once (`batch_prompts`, `TextSpace`); a mask alone is a prompt of no points, a point or a
-# box one of two. A least size of 0 is allowed: TensorRT asks for 0 <= least <= best <= most
-# (`IOptimizationProfile::setDimensions`), and tensors may be empty.
+# box one of two. Classifiers get at most 16 regions at once, and 32,768 texts of a vocabulary
+# (`region_naming`): 22,000 names are one run. A least size of 0 is allowed: TensorRT asks for
+# 0 <= least <= best <= most (`IOptimizationProfile::setDimensions`), and tensors may be empty.
 DEFAULT_AXES: Mapping[str, AxisRange] = {
     "prompts": AxisRange(least=1, best=16, most=16),
     "points": AxisRange(least=0, best=2, most=64),
     "texts": AxisRange(least=1, best=16, most=64),
+    "regions": AxisRange(least=1, best=4, most=16),
+    "vocabulary": AxisRange(least=1, best=80, most=32_768),
 }
 
 

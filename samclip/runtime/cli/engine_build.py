@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from samclip.runtime.assets import DEFAULT_BUNDLE
+from samclip.runtime.cli import engine_shapes as shapes
 from samclip.runtime.cli import options
 from samclip.runtime.cli.consoles import err, say, write_json
 from samclip.runtime.cli.failures import reported
@@ -14,7 +15,6 @@ from samclip.runtime.cli.tables import format_bytes
 
 if TYPE_CHECKING:
     from samclip.engines.plans.build import BuiltPlan
-    from samclip.engines.plans.sidecar import AxisRange
 
 EXAMPLES = """
 **Examples:**
@@ -26,7 +26,7 @@ EXAMPLES = """
 - `samclip engine build my-bundle/ --backend tensorrt-rtx --target sm86 --target sm89`
 """
 MIB = 2**20
-_WHAT, _SHAPES, _HOW, _WHERE = "What is built", "Shapes", "How it is built", "Plan"
+_WHAT, _HOW, _WHERE = "What is built", "How it is built", "Plan"
 
 Bundle = Annotated[
     str | None,
@@ -52,7 +52,8 @@ GraphNames = Annotated[
         metavar="NAME",
         rich_help_panel=_WHAT,
         show_default="all of the bundle",
-        help="encoder, mask_decoder, clip_head or text_encoder; may be repeated.",
+        help="encoder, mask_decoder, text_encoder, clip_head, or the classifiers of regions, "
+        "roi_classifier and clip_roi; may be repeated.",
     ),
 ]
 Targets = Annotated[
@@ -67,37 +68,6 @@ Targets = Annotated[
 ]
 Device = Annotated[
     int, typer.Option("--device", min=0, rich_help_panel=_WHAT, help="Which GPU builds.")
-]
-Prompts = Annotated[
-    str | None,
-    typer.Option(
-        "--prompts",
-        "--batch",
-        metavar="MIN,OPT,MAX",
-        rich_help_panel=_SHAPES,
-        show_default="1,16,16",
-        help="Prompts per run of the mask decoder; one number for a fixed size.",
-    ),
-]
-Points = Annotated[
-    str | None,
-    typer.Option(
-        "--points",
-        metavar="MIN,OPT,MAX",
-        rich_help_panel=_SHAPES,
-        show_default="0,2,64",
-        help="Points per prompt, one more than are clicked; a box counts as two, a mask as none.",
-    ),
-]
-Texts = Annotated[
-    str | None,
-    typer.Option(
-        "--texts",
-        metavar="MIN,OPT,MAX",
-        rich_help_panel=_SHAPES,
-        show_default="1,16,64",
-        help="Texts per run of the text encoder.",
-    ),
 ]
 Workspace = Annotated[
     int | None,
@@ -169,9 +139,11 @@ def build_engines(
     precision: options.Precision = None,
     target: Targets = None,
     device: Device = 0,
-    prompts: Prompts = None,
-    points: Points = None,
-    texts: Texts = None,
+    prompts: shapes.Prompts = None,
+    points: shapes.Points = None,
+    texts: shapes.Texts = None,
+    regions: shapes.Regions = None,
+    vocabulary: shapes.Vocabulary = None,
     workspace: Workspace = None,
     level: Level = None,
     strip_weights: StripWeights = False,
@@ -198,7 +170,9 @@ def build_engines(
             graphs=tuple(graph or ()),
             precision=precision,
             targets=tuple(target or ()),
-            axes=_axes(prompts=prompts, points=points, texts=texts),
+            axes=shapes.parse_axes(
+                prompts=prompts, points=points, texts=texts, regions=regions, vocabulary=vocabulary
+            ),
             options=BuildOptions(
                 workspace=None if workspace is None else workspace * MIB,
                 level=level,
@@ -239,12 +213,6 @@ def describe(plan: BuiltPlan) -> str:
     took = "" if sidecar is None else f"built in {sidecar.seconds:.1f} s"
     state = "was there already" if plan.reused else took
     return f"{name}{state}, {format_bytes(plan.stored.size)}: {plan.stored.path}"
-
-
-def _axes(**given: str | None) -> dict[str, AxisRange]:
-    from samclip.engines.plans.axes import parse_axis
-
-    return {name: parse_axis(text) for name, text in given.items() if text is not None}
 
 
 def _record(plan: BuiltPlan) -> dict[str, Any]:
