@@ -36,16 +36,13 @@ def level_of(boxes: Tensor) -> Tensor:
 def region_features(levels: Levels, boxes: Tensor, size: int) -> Tensor:
     """Read N boxes, Nx4 in pixels, from their levels of one image, in grids: NxCxPxP.
 
-    A graph cannot have boxes without a level, so every box is read from every level and one is
-    selected. On the levels that are not its own a box of one cell stands in for it, which costs
-    next to nothing, where a large one would be sampled densely on the finest map.
+    A graph cannot drop boxes level by level, so every level is asked for every box, and those that
+    are not its own have no area there: they count as 0, and cost next to nothing, where a large box
+    would be sampled densely on the finest map.
     """
-    own = level_of(boxes)
+    own = level_of(boxes).unsqueeze(1)  # Nx1
     parts = []
     for index, (level, stride) in enumerate(zip(levels, STRIDES, strict=True)):
-        chosen = own == index  # N
-        stand_in = boxes.new_tensor([0.0, 0.0, stride, stride])
-        asked = torch.where(chosen.unsqueeze(1), boxes, stand_in)
-        read = roi_align(level, asked, size, 1 / stride)
-        parts.append(torch.where(chosen[:, None, None, None], read, torch.zeros_like(read)))
+        asked = torch.where(own == index, boxes, torch.zeros_like(boxes))
+        parts.append(roi_align(level, asked, size, 1 / stride))
     return functools.reduce(torch.add, parts)

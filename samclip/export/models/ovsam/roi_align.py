@@ -52,11 +52,17 @@ def axis_weights(start: Tensor, end: Tensor, bins: int, cells: int) -> Tensor:
 
 
 def _operator(feature: Tensor, boxes: Tensor, size: int, scale: float) -> Tensor:
-    """Put ONNX's operator into the graph that is being exported."""
+    """Put ONNX's operator into the graph that is being exported.
+
+    Backends differ on boxes without area, where nothing is to be averaged (OpenVINO: NaN), so they
+    are shown a box of one cell instead, and what they say of it is not used.
+    """
+    has_area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])  # N
+    cell = boxes.new_tensor([0.0, 0.0, 1 / scale, 1 / scale])
     image = torch.zeros_like(boxes[:, 0], dtype=torch.int64)  # N, each box's place in the batch
-    return torch.onnx.ops.symbolic(
+    found = torch.onnx.ops.symbolic(
         "RoiAlign",
-        (feature, boxes, image),
+        (feature, torch.where(has_area[:, None], boxes, cell), image),
         {
             "coordinate_transformation_mode": "half_pixel",
             "mode": "avg",
@@ -68,3 +74,4 @@ def _operator(feature: Tensor, boxes: Tensor, size: int, scale: float) -> Tensor
         dtype=feature.dtype,
         shape=(boxes.shape[0], feature.shape[1], size, size),
     )
+    return torch.where(has_area[:, None, None, None], found, torch.zeros_like(found))

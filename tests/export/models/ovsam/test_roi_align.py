@@ -108,6 +108,9 @@ def test_the_operator_is_onnx_own(opset: int) -> None:
     assert operators(graph)["RoiAlign"] == 1
     (node,) = [n for n in ir.from_proto(_proto(graph)).graph if n.op_type == "RoiAlign"]
     assert node.domain == ""
+    shown = node.inputs[1].producer()
+    assert shown is not None
+    assert shown.op_type == "Where"  # backends never see a box without area
     assert node.attributes["coordinate_transformation_mode"].as_string() == "half_pixel"
     assert (
         node.attributes["output_height"].as_int(),
