@@ -12,8 +12,6 @@ where the class decides w: 0.1 for seen classes and the background, 0.9 for unse
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,23 +20,6 @@ from samclip.errors import InputError
 SEEN_WEIGHT = 0.1  # of CLIP's opinion, for classes that the head was trained with
 UNSEEN_WEIGHT = 0.9
 BACKGROUND_LOGIT = 0.0  # of any region with the zero vector, the background's text
-
-
-def best_of_synonyms(logits: NDArray[np.floating], counts: Sequence[int]) -> NDArray[np.float32]:
-    """Take each class's best name: NxT logits of all names to NxK.
-
-    `counts`, K positive integers that sum to T, say how many names each class has, in their order.
-    The best one counts, not their mean, as in the released code (`seg/models/heads/ovsam_head.py`).
-    Raises InputError where the sum differs.
-    """
-    rows = _checked(logits, "logits")
-    if not len(counts) or min(counts) < 1 or sum(counts) != rows.shape[1]:
-        raise InputError(
-            f"{rows.shape[1]} names cannot be {len(counts)} classes of {list(counts)[:6]} names; "
-            "give every class one name or more, all of them together as many as there are logits"
-        )
-    starts = np.cumsum([0, *counts[:-1]])
-    return np.maximum.reduceat(rows, starts, axis=1)
 
 
 def clip_weights(seen: NDArray[np.bool_] | None, classes: int) -> NDArray[np.float32]:

@@ -6,7 +6,6 @@ from numpy.typing import NDArray
 
 from samclip.errors import InputError
 from samclip.runtime.tasks.fusion import (
-    best_of_synonyms,
     clip_weights,
     fused_probabilities,
     masks_on_grid,
@@ -74,18 +73,6 @@ def test_nothing_underflows() -> None:
 def test_no_regions() -> None:
     empty = np.zeros((0, 3))
     assert fused_probabilities(empty, empty, clip_weights(None, 3)).shape == (0, 3)
-
-
-def test_best_of_synonyms() -> None:
-    rows = np.asarray([[1.0, 5.0, 2.0, 0.0, 9.0, 3.0], [6.0, 5.0, 4.0, 3.0, 2.0, 1.0]])
-    assert best_of_synonyms(rows, [2, 1, 3]).tolist() == [[5, 2, 9], [6, 4, 3]]
-    assert best_of_synonyms(rows, [1] * 6).tolist() == rows.tolist()
-
-
-@pytest.mark.parametrize("counts", [[], [5], [7], [6, 0], [3, -1, 4]])
-def test_names_that_do_not_add_up(counts: list[int]) -> None:
-    with pytest.raises(InputError, match="6 names cannot be"):
-        best_of_synonyms(np.zeros((2, 6)), counts)
 
 
 def test_misfits_are_refused() -> None:
