@@ -25,8 +25,9 @@ and the graphs that are exported (`samclip.export.ovsam_specs`; N, K and points 
   with a ConvNeXt `clip_mask_pool.ClipMaskPool`: low_res_masks Nx1xS/4xS/4 in place of boxes
 
 Boxes are (x0, y0, x1, y1) float32 in pixels of the S x S input frame; text rows have unit length;
-logits are cosines times 100. What is left is for the host, `samclip.runtime.tasks.fusion`: the
-background's logit, the best of a class's synonyms, and the fusion of both opinions.
+logits are cosines times 100. What is left is for the host: the best of a name's synonyms
+(`samclip.runtime.texts.vocabulary`), the background's logit, and the fusion of both opinions
+(`samclip.runtime.tasks.fusion`).
 
 Quirks of the released code that decide results, and the module that describes each: the label token
 names nothing, and regions pass a ReLU (`roi_classifier`); a box is read from one level of four
