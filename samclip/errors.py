@@ -19,7 +19,7 @@ expected and what to do::
     |   |-- BackendUnavailableError
     |   |   `-- UnknownBackendError (InputError)  there is no backend of this name
     |   |-- EngineRunError
-    |   |   `-- DeviceMemoryError  the GPU has too little free memory
+    |   |   `-- DeviceMemoryError (MemoryError)  the GPU or the machine has too little
     |   |-- PlanBuildError       TensorRT could not make a plan of a graph
     |   `-- PlanError            a TensorRT plan is refused before TensorRT sees its bytes
     |       |-- PlanMissingError no plan was built for this graph
@@ -42,6 +42,9 @@ One warning stands beside them: `UntrainedHeadWarning`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class SamclipError(Exception):
@@ -108,8 +111,8 @@ class EngineRunError(EngineError):
     """A graph failed while it was loaded or run."""
 
 
-class DeviceMemoryError(EngineRunError):
-    """The GPU had too little free memory; the engine still works for what fits."""
+class DeviceMemoryError(EngineRunError, MemoryError):
+    """The GPU, or the machine, had too little free memory; what is loaded still works."""
 
 
 class PlanBuildError(EngineError):
@@ -182,3 +185,14 @@ class TrainingError(SamclipError):
 
 class UntrainedHeadWarning(UserWarning):
     """Names come from a CLIP head that was never trained: they mean nothing."""
+
+
+@contextmanager
+def naming(subject: str) -> Iterator[None]:
+    """Put `subject`, as a file's path, before the message of an error that does not name it."""
+    try:
+        yield
+    except SamclipError as error:
+        if subject not in str(error):
+            error.args = (f"{subject}: {error}",)
+        raise

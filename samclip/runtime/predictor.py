@@ -40,9 +40,13 @@ class SamPredictor:
         try:
             pixels = np.asarray(image)
         except ValueError as error:
-            raise ImageError("image must be HWC; got rows of unequal shape.") from error
+            raise ImageError(
+                "image must be HWC; got rows of unequal shape. Pass one array."
+            ) from error
         if pixels.ndim != 3 or pixels.shape[2] != 3:
-            raise ImageError(f"image must be HWC with 3 channels; got shape {pixels.shape}.")
+            raise ImageError(
+                f"image must be HWC with 3 channels; got shape {pixels.shape}. Pass HxWx3."
+            )
         self.reset_image()
         self._scene = self.model.encode(pixels if image_format == "RGB" else pixels[..., ::-1])
 
@@ -70,7 +74,9 @@ class SamPredictor:
         if multimask_output:
             scene.features.check_multimask("multimask_output=True")
         if point_coords is not None and point_labels is None:
-            raise PromptError("point_labels must be given with point_coords: one 1 or 0 per point.")
+            raise PromptError(
+                "point_coords came without point_labels. Give one 1 or 0 for each point."
+            )
         features = scene.features
         prompts = parse_prompts(
             scene.size,

@@ -16,6 +16,7 @@ from samclip.errors import (
     BackendUnavailableError,
     BundleNotFoundError,
     CapabilityError,
+    naming,
 )
 from samclip.runtime.bundles.directory_swap import recover
 from samclip.runtime.bundles.files import check_tree, read_verified, verify_file
@@ -50,10 +51,11 @@ class Bundle:
         check them.
         """
         root = _resolve(path)
-        manifest = read_manifest(root, public_key)
-        check_paths(manifest.files)
-        check_references(manifest)
-        check_tree(root, manifest.files)
+        with naming(str(root)):
+            manifest = read_manifest(root, public_key)
+            check_paths(manifest.files)
+            check_references(manifest)
+            check_tree(root, manifest.files)
         return cls(root, manifest)
 
     def read(self, name: str) -> bytes:
@@ -70,12 +72,14 @@ class Bundle:
                 f"{did_you_mean(name, self.manifest.files)}, only {', '.join(present)}. "
                 "Export it with what is missing."
             )
-        return read_verified(self.path, name, entry)
+        with naming(str(self.path)):
+            return read_verified(self.path, name, entry)
 
     def verify(self) -> None:
         """Read every file and check its SHA-256; raises as `read` does, at the first bad one."""
-        for name, entry in self.manifest.files.items():
-            verify_file(self.path, name, entry)
+        with naming(str(self.path)):
+            for name, entry in self.manifest.files.items():
+                verify_file(self.path, name, entry)
 
     def source(
         self, graph: str, backend: str, precision: str | None = None, version: str | None = None
@@ -100,7 +104,9 @@ class Bundle:
         location = posixpath.relpath(variant.weights, posixpath.dirname(variant.file) or ".")
         known = self.manifest.files.get(variant.weights)  # a draft's files have none yet
         digests = {} if known is None else {location: known.sha256}
-        return replace(source, weights=parse_weights(data), files={location: data}, sha256=digests)
+        with naming(f"{self.path}: {variant.weights}"):
+            weights = parse_weights(data)
+        return replace(source, weights=weights, files={location: data}, sha256=digests)
 
     def _variant(
         self, name: str, backend: str, precision: str | None, version: str | None

@@ -170,5 +170,5 @@ def _view(data: bytes, start: int, info: TensorInfo) -> NDArray[np.generic]:
 
 def _invalid(reason: str) -> IntegrityError:
     return IntegrityError(
-        f"this is not a valid safetensors file: {reason}. Copy or export the bundle again."
+        f"the weights are not a valid safetensors file: {reason}. Copy or export the bundle again."
     )

@@ -46,7 +46,7 @@ def _read(path: Path) -> str:
     if path.stat().st_size > MAX_LABELS_BYTES:
         raise VocabularyError(
             f"{path} has {path.stat().st_size:,} bytes; a list of names may have "
-            f"{MAX_LABELS_BYTES:,}."
+            f"{MAX_LABELS_BYTES:,}. Give a shorter one (--labels)."
         )
     try:
         return path.read_text("utf-8-sig")

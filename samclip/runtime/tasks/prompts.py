@@ -143,7 +143,10 @@ def _parse_points(points: Arrays, image_size: tuple[int, int]) -> list[NDArray[n
 
 def _check_points(points: NDArray[np.float64], image_size: tuple[int, int]) -> None:
     if len(points) > MAX_POINTS:
-        raise PromptError(f"a prompt has {len(points):,} points; at most {MAX_POINTS:,} are taken.")
+        raise PromptError(
+            f"a prompt has {len(points):,} points; at most {MAX_POINTS:,} are taken. "
+            "Give fewer, or several prompts."
+        )
     height, width = image_size
     outside = ((points < 0) | (points > (width, height))).any(axis=1)
     if outside.any():
@@ -166,9 +169,15 @@ def _parse_labels(
     shapes = [array.shape for array in sets]
     if shapes != [(len(points),) for points in point_sets]:
         counts = [len(points) for points in point_sets]
-        raise PromptError(f"labels have shapes {shapes}, but the prompts have {counts} points.")
-    if not all(np.isin(array, (0, 1)).all() for array in sets):
-        raise PromptError("labels must be 1 (foreground) or 0 (background); got other numbers.")
+        raise PromptError(
+            f"labels have shapes {shapes}, but the prompts have {counts} points. Give one label "
+            "for each point."
+        )
+    for array in sets:
+        if (others := array[~np.isin(array, (0, 1))]).size:
+            raise PromptError(
+                f"labels must be 1 (foreground) or 0 (background); got {others[0]:g}."
+            )
     return sets
 
 
@@ -176,17 +185,22 @@ def _parse_boxes(boxes: ArrayLike, image_size: tuple[int, int]) -> list[NDArray[
     array = _numbers(boxes, "boxes", "4 or Bx4 numbers XYXY")
     array = array.reshape(0, 4) if array.shape == (0,) else array  # `[]`
     if array.ndim not in {1, 2} or array.shape[-1] != 4:
-        raise PromptError(f"boxes must be 4 or Bx4 numbers XYXY; got shape {array.shape}.")
+        raise PromptError(
+            f"boxes must be 4 numbers (x0, y0, x1, y1) XYXY, or Bx4; got shape {array.shape}."
+        )
     array = array.reshape(-1, 4)  # 4 -> 1x4
     height, width = image_size
     clamped = np.clip(array, 0, (width, height, width, height))
     for given, kept in zip(array, clamped, strict=True):
         text = ", ".join(f"{number:g}" for number in given)
         if (given[2:] <= given[:2]).any():
-            raise PromptError(f"box ({text}) is inverted or empty: x0 < x1 and y0 < y1 must hold.")
+            raise PromptError(
+                f"box ({text}) is inverted or empty. Give (x0, y0, x1, y1) with x0 < x1, y0 < y1."
+            )
         if (kept[2:] <= kept[:2]).any():
             raise PromptError(
-                f"box ({text}) lies outside the image, {width} pixels wide and {height} high."
+                f"box ({text}) lies outside the image, {width} pixels wide and {height} high. "
+                "Give (x0, y0, x1, y1) in pixels of the original image."
             )
     return list(clamped)
 
@@ -207,5 +221,8 @@ def _common_count(**kinds: Sequence[Any] | None) -> int:
         raise PromptError("there is no prompt. Give points, boxes or a mask.")
     if len(set(counts.values())) > 1:
         text = ", ".join(f"{count} from {name}" for name, count in counts.items())
-        raise PromptError(f"prompts must pair one to one, but there are {text}.")
+        raise PromptError(
+            f"prompts must pair one to one, but there are {text}. Give as many of each, or ask "
+            "in several calls."
+        )
     return next(iter(counts.values()))

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.errors import BundleError
+from samclip.errors import BundleError, naming
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import Text
 from samclip.runtime.engine_pool import EnginePool
@@ -24,15 +24,16 @@ def open_text_space(pool: EnginePool, text: Text, cache_dir: Path | None) -> Tex
 
     The text encoder itself is loaded when the first name needs it. Raises BundleError.
     """
-    return TextSpace(
-        encode=_encoder(pool) if pool.has("text_encoder") else None,
-        tokenizer=_read_tokenizer(pool.bundle, text),
-        space=_space(pool, text),
-        embed_dim=text.embed_dim,
-        templates=resolve_templates(text.templates),
-        precomputed=_read_labels(pool.bundle, text),
-        cache=TextCache(cache_dir),
-    )
+    with naming(str(pool.bundle.path)):
+        return TextSpace(
+            encode=_encoder(pool) if pool.has("text_encoder") else None,
+            tokenizer=_read_tokenizer(pool.bundle, text),
+            space=_space(pool, text),
+            embed_dim=text.embed_dim,
+            templates=resolve_templates(text.templates),
+            precomputed=_read_labels(pool.bundle, text),
+            cache=TextCache(cache_dir),
+        )
 
 
 def _space(pool: EnginePool, text: Text) -> str:
@@ -54,7 +55,9 @@ def _encoder(pool: EnginePool) -> Encode:
 def _read_tokenizer(bundle: Bundle, text: Text) -> Tokenizer | None:
     if text.tokenizer is None:
         return None
-    return Tokenizer.from_bytes(bundle.read(text.tokenizer), text.context_length)
+    data = bundle.read(text.tokenizer)
+    with naming(f"{bundle.path}: {text.tokenizer}"):
+        return Tokenizer.from_bytes(data, text.context_length)
 
 
 def _read_labels(bundle: Bundle, text: Text) -> dict[str, NDArray[np.float32]]:
@@ -64,12 +67,14 @@ def _read_labels(bundle: Bundle, text: Text) -> dict[str, NDArray[np.float32]]:
     try:
         names = msgspec.json.decode(bundle.read(text.labels), type=list[str])
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise BundleError(f"{text.labels} is no JSON list of names: export again.") from error
+        raise BundleError(
+            f"{text.labels} is no JSON list of names ({error}); export the bundle again."
+        ) from error
     data = bundle.read(text.label_embeddings)
     if len(data) != len(names) * text.embed_dim * np.dtype("<f4").itemsize:
         raise BundleError(
-            f"{text.label_embeddings} has {len(data)} bytes, which is not {text.embed_dim} float32 "
-            f"for each of {len(names)} names: export again."
+            f"{text.label_embeddings} has {len(data):,} bytes, expected {text.embed_dim} float32 "
+            f"for each of the {len(names)} names; export the bundle again."
         )
     rows = np.frombuffer(data, "<f4").reshape(len(names), text.embed_dim)  # K*D -> KxD
     return dict(zip(names, rows, strict=True))

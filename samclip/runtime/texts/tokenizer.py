@@ -51,10 +51,13 @@ def check_text(text: str) -> None:
     Such surrogates stem from bytes that were decoded wrongly. Raises VocabularyError.
     """
     if not isinstance(text, str):
-        raise VocabularyError(f"every text must be a string, got {type(text).__name__}")
+        raise VocabularyError(
+            f"every text must be a string, got {type(text).__name__}; pass a list of strings"
+        )
     if len(text) > MAX_CHARACTERS:
         raise VocabularyError(
-            f"a text of {len(text):,} characters; at most {MAX_CHARACTERS:,} are accepted"
+            f"the text {text[:40]!a}... has {len(text):,} characters, at most "
+            f"{MAX_CHARACTERS:,} are accepted; shorten it"
         )
     if found := LONE_SURROGATE.search(text):
         raise VocabularyError(
@@ -84,7 +87,9 @@ class Tokenizer:
         import tokenizers  # noqa: PLC0415 - only texts need it
 
         if context_length < 2:
-            raise BundleError(f"context_length is {context_length}; expected 2 or more")
+            raise BundleError(
+                f"context_length is {context_length}, expected 2 or more; export the bundle again"
+            )
         try:
             backend = tokenizers.Tokenizer.from_str(tokenizer_json.decode("utf-8"))
         except Exception as error:  # the library raises nothing more precise

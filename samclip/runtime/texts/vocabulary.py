@@ -84,7 +84,10 @@ def _as_strings(what: str, given: Iterable[str]) -> tuple[str, ...]:
         ) from error
     wrong = [text for text in result if not isinstance(text, str)]
     if wrong:
-        raise VocabularyError(f"{what} must be str; got {wrong[0]!r:.60}.")
+        raise VocabularyError(
+            f"{what} must be str; got {wrong[0]!r:.60}, a {type(wrong[0]).__name__}. Leave it out, "
+            "or write it as text."
+        )
     return result
 
 
@@ -139,7 +142,8 @@ def index_of(name: str, names: Sequence[str]) -> int:
     if name in names:
         return names.index(name)
     raise VocabularyError(
-        f"{name!r:.60} is not among the {len(names)} names{did_you_mean(name, names)}"
+        f"{name!r:.60} is not among the {len(names)} names{did_you_mean(name, names)}. Choose one "
+        "of them."
     )
 
 
