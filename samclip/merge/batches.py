@@ -1,21 +1,17 @@
-"""The pictures of each step of a stage, of both streams, made while the step before is computed."""
+"""The pictures of each step of a stage, of all streams, made while the step before is computed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from samclip.errors import ConfigError
 from samclip.merge.ahead import made_ahead
 from samclip.merge.sampler import Sampler, Sampling
 from samclip.merge.seeds import derive_seed
 from samclip.merge.sources import PhotoSource
-from samclip.merge.stages import Batch, TrainStage
+from samclip.merge.stages import STREAMS, Batch, StreamName, TrainStage
 from samclip.merge.stream import ViewBatch, ViewStream
-
-StreamName = Literal["names", "masks"]
-STREAMS: tuple[StreamName, ...] = ("names", "masks")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,17 +17,43 @@ from samclip.export.checkpoint import read_checkpoint
 from samclip.export.fetch import resolve_checkpoint
 from samclip.export.imagenet_classes import imagenet_names
 from samclip.export.models.conv_norm import fold_batch_norms
+from samclip.export.models.ovsam.model import OVSAM_CONFIGS, OvsamConfig
+from samclip.export.models.ovsam.resnet import ResNetConfig
+from samclip.export.models.ovsam.sam2clip import NeckConfig
+from samclip.export.ovsam_assembly import (
+    OvsamAssembly,
+    OvsamFiles,
+    assemble_ovsam,
+    is_ovsam,
+    read_ovsam,
+)
 from samclip.export.stitching import assemble_stitched
-from samclip.export.text_source import read_text
-from samclip.merge.batches import STREAMS, StreamName
+from samclip.export.text_source import TextSource, read_text
 from samclip.merge.config import (
+    OTHER_SIZES,
+    OVSAM_SIZE,
     DataConfig,
+    InstanceSourceConfig,
+    LabelsConfig,
     NameTeacherConfig,
+    OvsamSizes,
     RunConfig,
     SourceConfig,
     StudentConfig,
 )
-from samclip.merge.sources import FolderSource, JoinedSource, PhotoSource, ShardSource, split
+from samclip.merge.instances import Annotations, read_annotations
+from samclip.merge.labels import Labels, embed_labels
+from samclip.merge.learner import Learner
+from samclip.merge.ovsam_student import OvsamStudent
+from samclip.merge.sources import (
+    FolderSource,
+    JoinedSource,
+    PhotoSource,
+    ShardSource,
+    split,
+)
+from samclip.merge.stages import STREAMS, StreamName
+from samclip.merge.student import Student
 from samclip.merge.targets import Teachers
 from samclip.merge.teachers.base import MaskTeacher, NameTeacher
 from samclip.merge.teachers.class_names import TEMPLATES, embed_names
@@ -65,8 +92,10 @@ def require_devices(processes: int) -> None:
         )
 
 
-def make_student(config: StudentConfig) -> Assembly:
+def make_student(config: StudentConfig) -> Assembly | OvsamAssembly:
     """Put the student together as it starts. Raises CheckpointError."""
+    if config.is_ovsam:
+        return _make_ovsam(config)
     main = resolve_checkpoint(config.checkpoint)
     text = resolve_checkpoint(config.text_checkpoint) if config.text_checkpoint else None
     if config.recogniser is not None:
@@ -78,9 +107,80 @@ def make_student(config: StudentConfig) -> Assembly:
     return assemble(files, config.model_type, config.image_size, config.head_pool)
 
 
-def make_sources(config: DataConfig, seed: int) -> tuple[Sources, Sources]:
-    """Find the photos of both streams: those to train on, and those held back.
+def _make_ovsam(config: StudentConfig) -> OvsamAssembly:
+    """Put an Open-Vocabulary SAM together as its training starts."""
+    given = (config.clip_checkpoint, config.text_checkpoint, config.sam2clip)
+    clip, text, sam2clip = (None if name is None else resolve_checkpoint(name) for name in given)
+    files = OvsamFiles(resolve_checkpoint(config.checkpoint), clip, text, sam2clip)
+    model_type = config.model_type or OTHER_SIZES
+    sizes = config.sizes
+    known = OVSAM_CONFIGS.get(model_type)
+    if known is None:
+        if sizes is None:
+            raise ConfigError(f"model_type {OTHER_SIZES!r} needs [student.sizes]")
+        known = _ovsam_config(sizes, read_text(read_checkpoint(text or clip or files.sam)))
+    size = config.image_size or OVSAM_SIZE
+    return assemble_ovsam(files, model_type, replace(known, image_size=size))
 
+
+def _ovsam_config(sizes: OvsamSizes, text: TextSource) -> OvsamConfig:
+    dim = text.config.embed_dim
+    backbone = ResNetConfig(sizes.width, sizes.depths, dim, sizes.pool_grid)
+    neck = NeckConfig(sizes.neck_width, sizes.neck_depth, sizes.neck_heads, sizes.neck_window)
+    return OvsamConfig(backbone, text.config, neck, fpn_channels=sizes.fpn_channels)
+
+
+def make_learner(assembly: Assembly | OvsamAssembly) -> Learner:
+    """Make the student of an assembly, which lies where it is to be trained."""
+    return Student(assembly) if isinstance(assembly, Assembly) else OvsamStudent(assembly)
+
+
+def read_student(checkpoint: Path) -> Assembly | OvsamAssembly:
+    """Read what an earlier run wrote. Raises CheckpointError."""
+    if is_ovsam(read_checkpoint(checkpoint)):
+        return read_ovsam(checkpoint)
+    return assemble(Checkpoints(checkpoint))
+
+
+def make_annotations(config: InstanceSourceConfig | None) -> Annotations | None:
+    """Open photos with annotations; None where they are not annotated.
+
+    Raises InputError for folders and files that are missing or do not belong together.
+    """
+    if config is None or config.annotations is None:
+        return None
+    folders = [FolderSource(name, config.exclude, config.longest) for name in config.folders]
+    return read_annotations(Path(config.annotations).expanduser(), folders)
+
+
+def make_labels(
+    config: LabelsConfig | None, student: StudentConfig, annotations: Annotations | None
+) -> Labels | None:
+    """Embed the classes of instances by the student's text tower; None where there are none.
+
+    Raises ConfigError where nothing says what they are.
+    """
+    tower = student.text_checkpoint or student.clip_checkpoint
+    if config is None or tower is None:
+        return None
+    if config.vocabulary is not None:
+        lines = read_lines(config.vocabulary)
+    elif annotations is not None:
+        lines = annotations.categories
+    else:
+        raise ConfigError(
+            "instances that are not annotated need [labels] vocabulary, a file with a class a line"
+        )
+    text = read_text(read_checkpoint(resolve_checkpoint(tower)))
+    return embed_labels(lines, text, config.templates)
+
+
+def make_sources(
+    config: DataConfig, seed: int, annotations: Annotations | None = None
+) -> tuple[Sources, Sources]:
+    """Find the photos of all streams: those to train on, and those held back.
+
+    `annotations` are those of the instances' stream, which then has the photos that they outline.
     Raises InputError for folders that are missing or without photos.
     """
     train: Sources = {}
@@ -91,7 +191,9 @@ def make_sources(config: DataConfig, seed: int) -> tuple[Sources, Sources]:
         if source is None:
             continue
         if source not in known:
-            known[source] = split(open_source(source), config.holdout, seed)
+            photos = annotations.photos if annotations and name == "instances" else None
+            photos = open_source(source) if photos is None else photos
+            known[source] = split(photos, config.holdout, seed)
         train[name], held[name] = known[source]
     return train, held
 
@@ -125,8 +227,9 @@ def expand_shards(patterns: Sequence[str]) -> list[str]:
 
 
 def make_teachers(config: RunConfig, cache: Path, device: torch.device) -> Teachers:
-    """Make the teachers that the configuration has."""
+    """Make the teachers that the configuration has, annotations being one of them."""
     names, masks = config.teachers.names, config.teachers.masks
+    annotations = make_annotations(config.data.instances)
 
     def masks_at(size: int) -> MaskTeacher:
         if masks is None:
@@ -145,6 +248,8 @@ def make_teachers(config: RunConfig, cache: Path, device: torch.device) -> Teach
         encoder,
         cache,
         device,
+        make_labels(config.labels, config.student, annotations),
+        annotations,
     )
 
 

@@ -1,8 +1,8 @@
 """The file that describes a training run: TOML, read into frozen structs, every mistake named.
 
 `name`, `seed`, then the tables `[student]`, `[teachers.names]`, `[teachers.masks]`, `[data]`,
-`[[stages]]` (see `samclip/merge/stages.py`) and `[evaluation]`. What a file leaves out takes the
-defaults below; a misspelt key is an error that names the nearest one.
+`[labels]`, `[[stages]]` (see `samclip/merge/stages.py`) and `[evaluation]`. What a file leaves out
+takes the defaults below; a misspelt key is an error that names the nearest one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,16 @@ from typing import Any, Literal
 import msgspec
 
 from samclip.errors import ConfigError
-from samclip.merge.stages import Settings, Stage, StitchStage, TrainStage, check_stage
+from samclip.export.models.ovsam.model import OVSAM_CONFIGS
+from samclip.merge.stages import (
+    STREAMS,
+    Settings,
+    Stage,
+    StitchStage,
+    StreamName,
+    TrainStage,
+    check_stage,
+)
 from samclip.merge.views import ViewOptions
 
 if sys.version_info >= (3, 11):
@@ -26,7 +35,26 @@ if sys.version_info >= (3, 11):
 else:  # pragma: no cover - the same parser under its old name
     import tomli as tomllib
 
+OTHER_SIZES = "ovsam"  # the model type of sizes that were not published
+OVSAM_SIZE = 1024  # pixels, of the published models
 UNKNOWN_FIELD = re.compile(r"unknown field `([^`]+)`(?: - at `([^`]+)`)?")
+
+
+class OvsamSizes(Settings, frozen=True, kw_only=True):
+    """The sizes of an Open-Vocabulary SAM that is none of the published ones.
+
+    `width`, `depths` and `pool_grid` are those of CLIP's ResNet, as in `ResNetConfig`; `neck_*`
+    those of the neck, as in `NeckConfig`.
+    """
+
+    width: int
+    depths: tuple[int, int, int, int]
+    pool_grid: int
+    neck_width: int
+    neck_depth: int
+    neck_heads: int
+    neck_window: int = 14
+    fpn_channels: int = 256
 
 
 class StudentConfig(Settings, frozen=True, kw_only=True):
@@ -37,6 +65,11 @@ class StudentConfig(Settings, frozen=True, kw_only=True):
     is a new one of model type lite2: that classifier's backbone, looking at the image at the
     divisors `pyramid` of its size, stitched to the MobileSAM `checkpoint`. None takes what the
     checkpoints say.
+
+    An Open-Vocabulary SAM is asked for by its `model_type`, one of the published sizes, or `ovsam`
+    with its `sizes`. `checkpoint` is then the SAM that prompts and masks are from,
+    `clip_checkpoint` the CLIP ResNet that stays frozen (None: random, for a stage that teaches it),
+    `text_checkpoint` another text tower than CLIP's own; `sam2clip` a trained neck to begin with.
     """
 
     checkpoint: str
@@ -47,6 +80,13 @@ class StudentConfig(Settings, frozen=True, kw_only=True):
     image_size: int | None = None
     head_pool: int | None = None
     pyramid: tuple[int, ...] = (1, 2, 4)
+    sam2clip: str | None = None
+    sizes: OvsamSizes | None = None
+
+    @property
+    def is_ovsam(self) -> bool:
+        """Whether the student is an Open-Vocabulary SAM."""
+        return self.model_type in (OTHER_SIZES, *OVSAM_CONFIGS)
 
 
 class NameTeacherConfig(Settings, frozen=True, kw_only=True):
@@ -100,6 +140,28 @@ class SourceConfig(Settings, frozen=True, kw_only=True):
     longest: int | None = None
 
 
+class InstanceSourceConfig(SourceConfig, frozen=True, kw_only=True):
+    """Photos whose objects are outlined and named: the JSON file `annotations`, in COCO's format.
+
+    Its file names are paths within one of the `folders`. None lets the teachers find and name the
+    objects.
+    """
+
+    annotations: str | None = None
+
+
+class LabelsConfig(Settings, frozen=True, kw_only=True):
+    """The classes that instances are told apart by, in the space of the student's text tower.
+
+    `vocabulary` is a file of classes, one a line, its synonyms after semicolons; None takes the
+    categories of the annotations. Instances of a class that is not listed have no name, and count
+    for the masks alone. `templates`: a set's name, or the templates that names are put into.
+    """
+
+    vocabulary: str | None = None
+    templates: str | tuple[str, ...] = "vild"
+
+
 class DataConfig(Settings, frozen=True, kw_only=True):
     """The photos of each stream, and the share of them that is held back for evaluation.
 
@@ -108,6 +170,7 @@ class DataConfig(Settings, frozen=True, kw_only=True):
 
     names: SourceConfig | None = None
     masks: SourceConfig | None = None
+    instances: InstanceSourceConfig | None = None
     holdout: float = 0.01
     cache: str | None = None
 
@@ -131,6 +194,7 @@ class RunConfig(Settings, frozen=True, kw_only=True):
     teachers: TeachersConfig
     data: DataConfig
     stages: tuple[Stage, ...]
+    labels: LabelsConfig | None = None
     seed: int = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -224,40 +288,75 @@ def _check(config: RunConfig) -> None:
         raise ConfigError(f"{said}; give [[stages]] with a name each, every name once")
     if not 0 <= config.data.holdout < 1:
         raise ConfigError(f"data.holdout is {config.data.holdout}; expected 0 to below 1")
+    annotated = config.data.instances is not None and bool(config.data.instances.annotations)
     for stage in config.stages:
         check_stage(stage)
-        for what in needs(stage):
+        for what in needs(stage, annotated):
             if getattr(config.teachers, what) is None:
                 raise ConfigError(f"stage {stage.name!r} needs [teachers.{what}]")
         for stream in streams(stage):
             source = getattr(config.data, stream)
             if source is None or not (source.folders or source.shards):
                 raise ConfigError(f"stage {stage.name!r} needs photos: [data.{stream}] folders")
+        _check_kind(config, stage)
+    if annotated and config.data.instances is not None and config.data.instances.shards:
+        raise ConfigError("[data.instances] with annotations takes folders, not shards")
 
 
-def needs(stage: Stage) -> tuple[Literal["names", "masks"], ...]:
-    """Tell which teachers a stage asks."""
+def _check_kind(config: RunConfig, stage: Stage) -> None:
+    """Check that a stage is one for the student that the run has."""
+    student = config.student
+    if not student.is_ovsam:
+        if streams(stage) and "instances" in streams(stage):
+            raise ConfigError(
+                f"stage {stage.name!r} trains on instances, which takes a student of model_type "
+                f"{', '.join(OVSAM_CONFIGS)} or {OTHER_SIZES}"
+            )
+        return
+    if (student.model_type == OTHER_SIZES) != (student.sizes is not None):
+        raise ConfigError(f"[student.sizes] and model_type {OTHER_SIZES!r} go together")
+    if isinstance(stage, StitchStage) or stage.losses.sam or stage.losses.region:
+        raise ConfigError(
+            f"stage {stage.name!r}: an Open-Vocabulary SAM is trained by the losses clip, embed, "
+            "mask, dice and label"
+        )
+    if stage.instances is not None and config.labels is None:
+        raise ConfigError(f"stage {stage.name!r} needs [labels]")
+    size = student.image_size or OVSAM_SIZE
+    own = [batch for batch in (stage.masks, stage.instances) if batch is not None]
+    if any(batch.sizes != (size,) for batch in own):
+        raise ConfigError(
+            f"stage {stage.name!r}: masks and instances are trained at the student's own size, "
+            f"{size}"
+        )
+
+
+def needs(stage: Stage, annotated: bool = False) -> tuple[Literal["names", "masks"], ...]:
+    """Tell which teachers a stage asks; `annotated` instances need none."""
     if isinstance(stage, StitchStage):
         return ("masks",)
     losses = stage.losses
-    names = bool(losses.clip or losses.region)
-    masks = bool(losses.sam or losses.embed or losses.region)
+    both = bool(losses.region or (losses.instances and not annotated))
+    names = bool(losses.clip or both)
+    masks = bool(losses.sam or losses.embed or both)
     return (*(("names",) if names else ()), *(("masks",) if masks else ()))
 
 
-def streams(stage: Stage) -> tuple[Literal["names", "masks"], ...]:
+def streams(stage: Stage) -> tuple[StreamName, ...]:
     """Tell which streams of photos a stage reads."""
     if isinstance(stage, StitchStage):
         return ("masks",)
-    both: tuple[Literal["names", "masks"], ...] = ("names", "masks")
-    return tuple(stream for stream in both if getattr(stage, stream) is not None)
+    return tuple(stream for stream in STREAMS if getattr(stage, stream) is not None)
 
 
 __all__ = [
     "DataConfig",
     "EvaluationConfig",
+    "InstanceSourceConfig",
+    "LabelsConfig",
     "MaskTeacherConfig",
     "NameTeacherConfig",
+    "OvsamSizes",
     "RunConfig",
     "SourceConfig",
     "Stage",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from accelerate import Accelerator
@@ -12,16 +12,23 @@ from torch import Tensor
 
 from samclip.errors import TrainingError
 from samclip.merge.batches import Processes, StageInputs, StepInput
+from samclip.merge.learner import Learner
 from samclip.merge.logs import StepRecord
-from samclip.merge.objective import mask_terms, name_terms
+from samclip.merge.objective import PerPhoto, instance_terms, mask_terms, name_terms
 from samclip.merge.optimiser import PartsOptimiser
 from samclip.merge.parts import freeze_all_but, select_parts
+from samclip.merge.pixels import PixelBatch
 from samclip.merge.schedule import learning_rate
-from samclip.merge.stages import Batch, MaskBatch, TrainStage
+from samclip.merge.stages import Batch, InstanceBatch, MaskBatch, TrainStage
 from samclip.merge.state import State
 from samclip.merge.stream import ViewBatch
-from samclip.merge.student import Student
-from samclip.merge.targets import Teachers, mask_targets, name_targets, prompt_seed
+from samclip.merge.targets import (
+    Teachers,
+    instance_targets,
+    mask_targets,
+    name_targets,
+    prompt_seed,
+)
 
 
 class Descent:
@@ -36,7 +43,7 @@ class Descent:
     def __init__(
         self,
         stage: TrainStage,
-        student: Student,
+        student: Learner,
         teachers: Teachers,
         seed: int,
         length: int,
@@ -102,19 +109,29 @@ class Descent:
         ]
         pixels = batch.pixels.to(student.device)
         with student.recomputing(pixels.size, stage.gradient_checkpointing):
-            if isinstance(config, MaskBatch):
-                asked = mask_targets(self._teachers, batch, stage, config, seeds)
-                with self._accelerator.autocast():
-                    terms = mask_terms(student, pixels, asked, stage)
-            else:
-                wanted = name_targets(self._teachers, batch, stage, config)
-                with self._accelerator.autocast():
-                    terms = name_terms(student, pixels, wanted)
+            terms = self._terms(batch, pixels, config, seeds)
             means = {term: values.sum() / config.batch for term, values in terms.items()}
             loss = sum(self._weight(term) * value for term, value in means.items())
             if isinstance(loss, Tensor) and loss.requires_grad:
                 loss.backward()  # type: ignore[no-untyped-call]
         return {term: value.detach() for term, value in means.items()}
+
+    def _terms(
+        self, batch: ViewBatch, pixels: PixelBatch, config: Batch, seeds: Sequence[int]
+    ) -> PerPhoto:
+        """Ask the teachers about a micro-batch, and compare the student with what they say."""
+        student, stage = self._student, self._stage
+        if isinstance(config, MaskBatch):
+            asked = mask_targets(self._teachers, batch, stage, config, seeds)
+            with self._accelerator.autocast():
+                return mask_terms(student, pixels, asked, stage)
+        if isinstance(config, InstanceBatch):
+            prompted = instance_targets(self._teachers, batch, config, seeds)
+            with self._accelerator.autocast():
+                return instance_terms(student, pixels, prompted, stage)
+        wanted = name_targets(self._teachers, batch, stage, config)
+        with self._accelerator.autocast():
+            return name_terms(student, pixels, wanted)
 
     def _checked(self, totals: dict[str, Tensor], step: int) -> dict[str, float]:
         """Add up the terms of all processes; raises TrainingError for one that is no number."""

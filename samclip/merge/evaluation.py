@@ -4,8 +4,8 @@ Three figures, each 1 for a student that equals its teachers:
 
 - mask IoU: the boxes of the teacher's regions, and a point inside each, as prompts to both; the IoU
   of the two answers (output 0 for a box, the output of the best predicted IoU for a point);
-- region names: the share of regions for which the student's patch embeddings, pooled inside the
-  mask, lie nearest to the same name of the vocabulary as the teacher's embedding of the crop;
+- region names: the share of regions for which the student's embedding (of the patches inside the
+  mask, or of its box) lies nearest to the same name of the vocabulary as the teacher's of the crop;
 - image names: the same for whole photos, top-1, and top-5 (the teacher's name among five).
 
 The score is the geometric mean of mask IoU and region names: neither makes up for the other.
@@ -15,9 +15,11 @@ Nothing is drawn but the points, each from a seed of its own, so a student has o
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -27,14 +29,13 @@ from torch import Tensor
 from samclip.engines.machine.partial_files import result_file
 from samclip.errors import TrainingError
 from samclip.merge.config import EvaluationConfig
-from samclip.merge.losses import pool_regions, region_weights
+from samclip.merge.learner import Learner, Names
 from samclip.merge.pixels import PixelBatch
 from samclip.merge.prompting import STRIDE, best_masks, valid_pixels
 from samclip.merge.prompts import box_prompts, boxes_from_masks, point_prompts, points_from_masks
 from samclip.merge.seeds import derive_seed
 from samclip.merge.sources import PhotoSource
 from samclip.merge.stream import Sample, ViewBatch
-from samclip.merge.student import Encoded, Named, Student
 from samclip.merge.targets import Teachers
 from samclip.merge.teachers.regions import RegionTargets
 from samclip.merge.views import ViewOptions, draw_view, render
@@ -45,7 +46,10 @@ TOP = 5
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """The figures of this module's title, and on how much they rest.
 
-    `stage` and `step` tell when; `step` None is the stage's end.
+    `stage` and `step` tell when; `step` None is the stage's end. The names of records of older
+    versions have no chance beside them. `region_chance` and `image_chance`: how often the student's
+    answers, given to the wrong regions and photos, would agree with the teacher's.
+    `region_commonest`: how often the best answer that is always the same would.
     """
 
     stage: str
@@ -59,6 +63,9 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     image_names_top5: float
     photos: int
     regions: int
+    region_chance: float = 0.0
+    region_commonest: float = 0.0
+    image_chance: float = 0.0
 
     def line(self) -> str:
         """Say it in a line."""
@@ -66,20 +73,25 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
             f"held-back photos after {self.stage!r}"
             + ("" if self.step is None else f" step {self.step}")
             + f": score {self.score:.4f}  mask IoU {self.mask_iou:.4f} (boxes {self.box_iou:.4f}, "
-            f"points {self.point_iou:.4f})  region names {self.region_names:.4f}  image names "
-            f"{self.image_names:.4f} (top 5 {self.image_names_top5:.4f})  [{self.photos} photos, "
-            f"{self.regions} regions]"
+            f"points {self.point_iou:.4f})  region names {self.region_names:.4f} (chance "
+            f"{self.region_chance:.4f}, always the commonest {self.region_commonest:.4f})  image "
+            f"names {self.image_names:.4f} (chance {self.image_chance:.4f}, top 5 "
+            f"{self.image_names_top5:.4f})  [{self.photos} photos, {self.regions} regions]"
         )
 
 
 @dataclass(frozen=True)
 class PhotoFigures:
-    """Of one photo: IoUs of its K regions' boxes and points, and what names agreed (0 or 1)."""
+    """Of one photo: IoUs of its K regions' boxes and points, and who named what how.
+
+    Names are places in the vocabulary, pairs of the student's and the teacher's. `image_top_hit`
+    is 1 where the teacher's name of the photo is among the student's first five, else 0.
+    """
 
     box_ious: Sequence[float]
     point_ious: Sequence[float]
-    region_hits: Sequence[float]
-    image_hit: float
+    region_names: Sequence[tuple[int, int]]
+    image_names: tuple[int, int]
     image_top_hit: float
 
 
@@ -106,12 +118,14 @@ class Evaluator:
         self._photos = order[: config.photos]
 
     @torch.no_grad()
-    def evaluate(self, student: Student, stage: str, step: int | None) -> Evaluation:
+    def evaluate(self, student: Learner, stage: str, step: int | None) -> Evaluation:
         """Judge a student as it is now."""
         figures = [self._photo(student, index) for index in self._photos]
         boxes = mean([iou for one in figures for iou in one.box_ious])
         points = mean([iou for one in figures for iou in one.point_ious])
-        names = mean([hit for one in figures for hit in one.region_hits])
+        regions = [pair for one in figures for pair in one.region_names]
+        images = [one.image_names for one in figures]
+        names = agreement(regions)
         masks = (boxes + points) / 2
         record = Evaluation(
             stage=stage,
@@ -121,16 +135,19 @@ class Evaluator:
             box_iou=boxes,
             point_iou=points,
             region_names=names,
-            image_names=mean([one.image_hit for one in figures]),
+            image_names=agreement(images),
             image_names_top5=mean([one.image_top_hit for one in figures]),
             photos=len(figures),
-            regions=sum(len(one.box_ious) for one in figures),
+            regions=len(regions),
+            region_chance=chance(regions),
+            region_commonest=commonest(regions),
+            image_chance=chance(images),
         )
         if self._file is not None:
             add_record(self._file, record)
         return record
 
-    def _photo(self, student: Student, index: int) -> PhotoFigures:
+    def _photo(self, student: Learner, index: int) -> PhotoFigures:
         """Judge one photo, whole and unchanged."""
         batch = self._batch(index)
         teachers = self._teachers
@@ -146,8 +163,8 @@ class Evaluator:
         return PhotoFigures(
             boxes,
             points,
-            self._region_hits(named, regions),
-            float(told == wanted),
+            self._region_names(named, regions),
+            (int(told), int(wanted)),
             float(bool((top == wanted).any())),
         )
 
@@ -163,19 +180,17 @@ class Evaluator:
         cosines = F.normalize(embeds.float(), dim=1).cpu() @ self._vocabulary.T.cpu()
         return cosines.topk(count, dim=1).indices
 
-    def _region_hits(self, named: Named, regions: RegionTargets) -> list[float]:
+    def _region_names(self, named: Names, regions: RegionTargets) -> list[tuple[int, int]]:
         if len(regions) == 0:
             return []
-        weights = region_weights(regions.masks, named.token_mask[0])
-        pooled = pool_regions(named.patches[0], weights)
-        agreed = self._nearest(pooled, 1) == self._nearest(regions.targets, 1)
-        hits: list[float] = agreed[:, 0].float().tolist()
-        return hits
+        ours = self._nearest(named.regions(0, regions.masks), 1)[:, 0]
+        theirs = self._nearest(regions.targets, 1)[:, 0]
+        return list(zip(ours.tolist(), theirs.tolist(), strict=True))
 
     def _ious(
         self,
-        student: Student,
-        encoded: Encoded,
+        student: Learner,
+        encoded: Any,
         embeddings: Tensor,
         batch: ViewBatch,
         regions: RegionTargets,
@@ -203,6 +218,23 @@ def ious(a: Tensor, b: Tensor) -> Tensor:
     both = (a & b).flatten(1).sum(dim=1)
     either = (a | b).flatten(1).sum(dim=1)
     return torch.where(either > 0, both / either.clamp(min=1), torch.ones_like(either).float())
+
+
+def agreement(names: Sequence[tuple[int, int]]) -> float:
+    """Tell the share of pairs that are equal; 0 for none."""
+    return mean([float(ours == theirs) for ours, theirs in names])
+
+
+def chance(names: Sequence[tuple[int, int]]) -> float:
+    """Tell the share that would be equal if either half of the pairs were in another order."""
+    ours = Counter(pair[0] for pair in names)
+    theirs = Counter(pair[1] for pair in names)
+    return sum(count * theirs[name] for name, count in ours.items()) / max(1, len(names)) ** 2
+
+
+def commonest(names: Sequence[tuple[int, int]]) -> float:
+    """Tell the share of the second halves that the most frequent one of them has; 0 for none."""
+    return max(Counter(theirs for _, theirs in names).values(), default=0) / max(1, len(names))
 
 
 def mean(values: Sequence[float]) -> float:

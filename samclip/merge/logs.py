@@ -12,7 +12,8 @@ from samclip.engines.machine.partial_files import result_file
 from samclip.errors import TrainingError
 from samclip.merge.objective import TERMS
 
-COLUMNS = ("stage", "step", "loss", *TERMS, "learning_rate", "gradient_norm", "seconds")
+OF_EVERY_RUN = ("stage", "step", "loss", "learning_rate", "gradient_norm", "seconds")
+COLUMNS = (*OF_EVERY_RUN[:3], *TERMS, *OF_EVERY_RUN[3:])
 
 
 @dataclass(frozen=True)
@@ -62,17 +63,17 @@ class StepLog:
     def rows(self) -> list[dict[str, str]]:
         """Read all lines that are whole, by column.
 
-        Columns that another version wrote are left out. Raises TrainingError for a file that is no
-        log of a run.
+        Columns that another version wrote are left out, losses that it did not know are empty.
+        Raises TrainingError for a file that is no log of a run.
         """
         if not self.path.exists():
             return []
         with self.path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
-            if not {*COLUMNS} <= {*(reader.fieldnames or ())}:
+            if not {*OF_EVERY_RUN} <= {*(reader.fieldnames or ())}:
                 raise TrainingError(f"{self.path} is no log of a run; move it away")
             whole = [row for row in reader if None not in row.values() and None not in row]
-        return [{column: row[column] for column in COLUMNS} for row in whole]
+        return [{column: row.get(column, "") for column in COLUMNS} for row in whole]
 
     def keep(self, done: Sequence[str], current: str | None, step: int) -> None:
         """Drop the lines past a state: keep all of the stages `done`, of `current` those below.

@@ -106,17 +106,24 @@ def iou_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def embedding_loss(
-    student: Tensor, teacher: Tensor, valid: Tensor, cosine: float = 1.0, smooth_l1: float = 1.0
+    student: Tensor,
+    teacher: Tensor,
+    valid: Tensor,
+    cosine: float = 1.0,
+    smooth_l1: float = 1.0,
+    squared: float = 0.0,
 ) -> Tensor:
     """Distil image embeddings position by position: BxCxGxG and BxCxGxG -> B.
 
-    The cosine distance gives the direction, the smooth L1 loss the scale; each is averaged over
-    the positions where `valid`, BxGxG, is 1.
+    The cosine distance gives the direction, the smooth L1 loss the scale; the `squared` error alone
+    is what Open-Vocabulary SAM (Yuan et al., 2024, equation 1) distils SAM by. Each is averaged
+    over the positions where `valid`, BxGxG, is 1; its released code counts the padding as well.
     """
     student, teacher = student.float(), teacher.float()
     distance = 1 - F.cosine_similarity(student, teacher, dim=1)  # BxGxG
     error = F.smooth_l1_loss(student, teacher, reduction="none").mean(dim=1)  # BxGxG
-    return _mean_over(cosine * distance + smooth_l1 * error, valid)
+    squares = (student - teacher).square().mean(dim=1)  # BxGxG
+    return _mean_over(cosine * distance + smooth_l1 * error + squared * squares, valid)
 
 
 def region_weights(masks: Tensor, token_mask: Tensor) -> Tensor:

@@ -9,19 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from samclip.errors import ConfigError
 from samclip.merge import losses
+from samclip.merge.instance_losses import label_loss, mask_losses
+from samclip.merge.instances import PromptedInstances
+from samclip.merge.labels import Labels
+from samclip.merge.learner import Learner, Names
+from samclip.merge.ovsam_student import OvsamEncoded, OvsamStudent
 from samclip.merge.pixels import PixelBatch
 from samclip.merge.prompting import PromptedTarget
 from samclip.merge.stages import TrainStage
-from samclip.merge.student import Encoded, Named, Student
+from samclip.merge.student import Named
 from samclip.merge.teachers.base import MaskAnswer
 from samclip.merge.teachers.regions import RegionTargets
 
-TERMS = ("clip", "region", "sam", "embed")
+TERMS = ("clip", "region", "sam", "embed", "mask", "dice", "label")
 
 PerPhoto = dict[str, Tensor]  # term -> B float32
 
@@ -49,19 +56,31 @@ class MaskTargets:
     regions: Sequence[RegionTargets] | None = None
 
 
-def name_terms(student: Student, batch: PixelBatch, targets: NameTargets) -> PerPhoto:
+@dataclass(frozen=True)
+class InstanceTargets:
+    """The prompted instances of B pictures, None for a picture without any.
+
+    `seeds`: one for each picture, from which the points that are compared are drawn.
+    """
+
+    prompted: Sequence[PromptedInstances | None]
+    labels: Labels
+    seeds: Sequence[int]
+
+
+def name_terms(student: Learner, batch: PixelBatch, targets: NameTargets) -> PerPhoto:
     """Compute the terms of the names' stream."""
     named = student.names(student.encode(batch), batch)
     terms: PerPhoto = {}
     if targets.embeds is not None:
         terms["clip"] = losses.cosine_loss(named.image, targets.embeds)
     if targets.regions is not None:
-        terms["region"] = region_terms(named, targets.regions)
+        terms["region"] = region_terms(_with_patches(named), targets.regions)
     return terms
 
 
 def mask_terms(
-    student: Student, batch: PixelBatch, targets: MaskTargets, stage: TrainStage
+    student: Learner, batch: PixelBatch, targets: MaskTargets, stage: TrainStage
 ) -> PerPhoto:
     """Compute the terms of the masks' stream."""
     encoded = student.encode(batch)
@@ -73,6 +92,7 @@ def mask_terms(
             batch.token_mask(encoded.embeddings.shape[-1]),
             stage.embed_loss.cosine,
             stage.embed_loss.smooth_l1,
+            stage.embed_loss.squared,
         )
     if targets.prompted is not None:
         terms["sam"] = torch.stack(
@@ -82,8 +102,53 @@ def mask_terms(
             ]
         )
     if targets.regions is not None:
-        terms["region"] = region_terms(student.names(encoded, batch), targets.regions)
+        named = _with_patches(student.names(encoded, batch))
+        terms["region"] = region_terms(named, targets.regions)
     return terms
+
+
+def instance_terms(
+    student: Learner, batch: PixelBatch, targets: InstanceTargets, stage: TrainStage
+) -> PerPhoto:
+    """Compute the terms of the instances' stream; a picture without instances has 0.
+
+    Raises ConfigError for a student that is no Open-Vocabulary SAM.
+    """
+    if not isinstance(student, OvsamStudent):
+        raise ConfigError("instances are what an Open-Vocabulary SAM is trained on")
+    encoded = student.encode(batch)
+    each = [
+        _instance_terms(student, encoded, index, batch, targets, stage)
+        for index in range(len(batch))
+    ]
+    return {term: torch.stack([one[term] for one in each]) for term in each[0]}
+
+
+def _instance_terms(
+    student: OvsamStudent,
+    encoded: OvsamEncoded,
+    index: int,
+    batch: PixelBatch,
+    targets: InstanceTargets,
+    stage: TrainStage,
+) -> dict[str, Tensor]:
+    """Compute the terms of one picture, each a number: the means over its prompts."""
+    asked = [term for term in ("mask", "dice", "label") if getattr(stage.losses, term)]
+    prompted = targets.prompted[index]
+    if prompted is None:
+        return {term: torch.zeros((), device=batch.pixels.device) for term in asked}
+    terms = {}
+    if stage.losses.mask or stage.losses.dice:
+        logits = student.masks(encoded, index, prompted.prompts).logits[:, 0]  # NxHxW
+        height, width = (batch.sizes[index] / batch.size).tolist()
+        generator = torch.Generator().manual_seed(targets.seeds[index])
+        shares, config = (height, width), stage.instance_loss
+        entropy, dice = mask_losses(logits, prompted.masks, shares, config, generator)
+        terms = {"mask": entropy.mean(), "dice": dice.mean()}
+    if stage.losses.label:
+        embeds = encoded.region_embeds(index, prompted.boxes)
+        terms["label"] = label_loss(embeds, prompted.labels, targets.labels)
+    return {term: terms[term] for term in asked}
 
 
 def region_terms(named: Named, regions: Sequence[RegionTargets]) -> Tensor:
@@ -101,8 +166,14 @@ def region_terms(named: Named, regions: Sequence[RegionTargets]) -> Tensor:
     return torch.stack(terms)
 
 
+def _with_patches(named: Names) -> Named:
+    if not isinstance(named, Named):
+        raise ConfigError("the loss region is of patches, which an Open-Vocabulary SAM has not")
+    return named
+
+
 def _prompted_loss(
-    student: Student, encoded: Encoded, index: int, target: PromptedTarget, stage: TrainStage
+    student: Learner, encoded: Any, index: int, target: PromptedTarget, stage: TrainStage
 ) -> Tensor:
     """L_SAM of one picture: the mean over its prompts."""
     ours = student.masks(encoded, index, target.prompts)

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from samclip.merge.ahead import made_ahead
-from samclip.merge.batches import STREAMS, Processes, StreamName
+from samclip.merge.batches import Processes
 from samclip.merge.sampler import Draw, Sampler, Sampling
 from samclip.merge.sources import PhotoSource
-from samclip.merge.stages import Batch, Stage, TrainStage
+from samclip.merge.stages import STREAMS, Batch, Stage, StreamName, TrainStage
 from samclip.merge.stream import ViewBatch, ViewStream
 from samclip.merge.targets import Teachers
 
@@ -53,7 +53,7 @@ def planned(
         if isinstance(stage, TrainStage)
         for name in STREAMS
         for size in _sizes(getattr(stage, name))
-        if name in sources
+        if name in sources and not (name == "instances" and teachers.annotations is not None)
     ]
 
 
@@ -105,7 +105,7 @@ def _ask(
         teachers.embeds(batch, keep=True)
     if name == "masks" and (losses.sam or losses.embed):
         embeddings = teachers.embeddings(batch, keep=True)
-    if losses.region and config.regions:
+    if name == "instances" or (losses.region and config.regions):
         teachers.regions(batch, config.regions, True, embeddings)
 
 

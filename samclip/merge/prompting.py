@@ -69,7 +69,13 @@ def ask(
 
 
 def best_masks(answer: MaskAnswer) -> Tensor:
-    """Take for each prompt the multimask output of the highest predicted IoU: NxHxW bool."""
+    """Take for each prompt the multimask output of the highest predicted IoU: NxHxW bool.
+
+    A model that has but one output is taken at its word.
+    """
+    if answer.logits.shape[1] == 1:
+        only: Tensor = answer.logits[:, 0] > 0
+        return only
     best = answer.iou[:, list(MULTIMASK)].argmax(dim=1) + MULTIMASK[0]
     chosen: Tensor = answer.logits[torch.arange(len(best), device=best.device), best] > 0
     return chosen

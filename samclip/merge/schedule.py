@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 
-from samclip.merge.stages import TrainStage
+from samclip.merge.stages import STREAMS, Batch, StreamName, TrainStage
+
+
+def counted_stream(stage: TrainStage) -> StreamName:
+    """Tell which of a stage's streams its epochs are counted on: the first that it has."""
+    return next(stream for stream in STREAMS if getattr(stage, stream) is not None)
 
 
 def schedule_length(stage: TrainStage, photos: int) -> int:
     """Count the steps of a stage's whole schedule; an epoch is every one of `photos` once."""
     if stage.steps is not None:
         return stage.steps
-    batch = stage.names or stage.masks
+    batch: Batch | None = getattr(stage, counted_stream(stage))
     per_step = batch.batch if batch is not None else 1
     return max(1, math.ceil((stage.epochs or 0) * photos / per_step))
 

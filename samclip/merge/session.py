@@ -6,30 +6,28 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 from rich.console import Console
 
 from samclip.engines.machine.partial_files import remove_abandoned, result_file
 from samclip.errors import TrainingError
-from samclip.export.assemble import Assembly, Checkpoints, assemble
-from samclip.export.merged_checkpoint import save_merged
 from samclip.merge.batches import Processes
 from samclip.merge.build import (
     make_accelerator,
+    make_learner,
     make_sources,
     make_student,
     make_teachers,
     make_vocabulary,
+    read_student,
 )
 from samclip.merge.config import RunConfig
 from samclip.merge.evaluation import Evaluator
+from samclip.merge.learner import Learner
 from samclip.merge.precompute import planned, precompute
-from samclip.merge.provenance import teacher_sources
 from samclip.merge.reporting import ConsoleReporter, Reporter, Silent
+from samclip.merge.result import write_result
 from samclip.merge.sources import PhotoSource
-from samclip.merge.stages import TrainStage
 from samclip.merge.state import State, StateFolder
-from samclip.merge.student import Student
 from samclip.merge.trainer import Run, Trainer
 
 CHECKPOINT = "merged.safetensors"
@@ -59,14 +57,15 @@ class Session:
         output = options.output
         cache = Path(config.data.cache).expanduser() if config.data.cache else output / "cache"
         self._teachers = make_teachers(config, cache, self._accelerator.device)
-        self._train, self._held = make_sources(config.data, config.seed)
+        annotations = self._teachers.annotations
+        self._train, self._held = make_sources(config.data, config.seed, annotations)
 
     def train(self) -> None:
         """Train from the start or from the folder's state, and write the merged checkpoint."""
         self._prepare_folder()
         assembly = make_student(self._config.student)
         assembly.model.to(self._accelerator.device)
-        student = Student(assembly)
+        student = make_learner(assembly)
         evaluator = self._evaluator(student, self._options.output / EVALUATIONS)
         run = Run(
             self._config,
@@ -80,14 +79,14 @@ class Session:
         )
         Trainer(run).train(self._state(StateFolder(self._options.output / "state")))
         if self._accelerator.is_main_process:
-            path = save_merged(self._described(assembly), self._options.output / CHECKPOINT)
+            path = write_result(self._config, assembly, self._options.output / CHECKPOINT)
             self._reporter.note(f"the merged model is {path}; export it with samclip-export")
 
     def evaluate(self, checkpoint: Path) -> None:
         """Judge a merged checkpoint."""
-        assembly = assemble(Checkpoints(checkpoint))
+        assembly = read_student(checkpoint)
         assembly.model.to(self._accelerator.device)
-        student = Student(assembly)
+        student = make_learner(assembly)
         evaluator = self._evaluator(student, None)
         if evaluator is None:
             raise TrainingError(
@@ -107,7 +106,7 @@ class Session:
                 count = precompute(work, processes, self._reporter.advance)
             self._reporter.note(f"{work.title}: {count} views")
 
-    def _evaluator(self, student: Student, file: Path | None) -> Evaluator | None:
+    def _evaluator(self, student: Learner, file: Path | None) -> Evaluator | None:
         """Make the judge; None, with a note, where teachers or photos are missing."""
         names = self._config.teachers.names
         source = self._held.get("masks", self._held.get("names"))
@@ -115,7 +114,7 @@ class Session:
             self._reporter.note("nothing is evaluated: it takes both teachers and data.holdout")
             return None
         config = self._config.evaluation
-        size = config.size or student.model.config.image_size
+        size = config.size or student.image_size
         vocabulary = make_vocabulary(names, self._teachers.names)
         return Evaluator(config, self._teachers, source, vocabulary, size, file)
 
@@ -151,25 +150,6 @@ class Session:
                 f"{len(self._config.stages)}; give the run's own file, or begin anew with --restart"
             )
         return state
-
-    def _described(self, assembly: Assembly) -> Assembly:
-        """Add to the metadata what the run did."""
-        config = self._config
-        named = any(
-            isinstance(stage, TrainStage)
-            and any(part.startswith("clip_head") for part in stage.train)
-            for stage in config.stages
-        )
-        taught_by = teacher_sources(config.teachers)
-        metadata = msgspec.structs.replace(
-            assembly.metadata,
-            name=config.name,
-            head_trained=assembly.metadata.head_trained or named,
-            sources=tuple(dict.fromkeys((*assembly.metadata.sources, *taught_by))),
-            license=config.license,
-            notes=config.notes,
-        )
-        return Assembly(assembly.model, metadata, assembly.tokenizer)
 
 
 def _listing(sources: Iterable[PhotoSource]) -> bytes:

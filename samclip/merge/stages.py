@@ -11,6 +11,9 @@ from samclip.merge.views import ViewOptions
 
 PATCH = 16
 
+StreamName = Literal["names", "masks", "instances"]
+STREAMS: tuple[StreamName, ...] = ("names", "masks", "instances")
+
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Base of every table of the file.
@@ -65,18 +68,39 @@ class MaskBatch(Batch, frozen=True, kw_only=True):
     boxes: float = 0.5
 
 
+class InstanceBatch(Batch, frozen=True, kw_only=True):
+    """The stream of named instances: `prompts` a photo, the share `boxes` of them boxes.
+
+    The others are points inside the masks. Where the photos are not annotated, `regions` is the
+    most regions of a photo that the teachers find and name.
+    """
+
+    prompts: int = 40
+    boxes: float = 0.5
+
+
 class Losses(Settings, frozen=True, kw_only=True):
     """The weight of each loss; 0 leaves it out.
 
     `clip`: pooled embeddings, on the names' stream. `region`: patch embeddings inside the teacher's
     masks, the dense term for names, on every stream with `regions`. `sam`: masks of the same
     prompts; SAM-CLIP's lambda. `embed`: image embeddings place by place; both on the masks' stream.
+    `mask`, `dice` and `label`: the masks of prompted instances, by cross entropy and by overlap,
+    and their names; Open-Vocabulary SAM's three, on the instances' stream.
     """
 
     clip: float = 0.0
     region: float = 0.0
     sam: float = 0.0
     embed: float = 0.0
+    mask: float = 0.0
+    dice: float = 0.0
+    label: float = 0.0
+
+    @property
+    def instances(self) -> bool:
+        """Whether any loss is on the instances' stream."""
+        return bool(self.mask or self.dice or self.label)
 
 
 class MaskLossConfig(Settings, frozen=True, kw_only=True):
@@ -94,21 +118,34 @@ class MaskLossConfig(Settings, frozen=True, kw_only=True):
 
 
 class EmbedLossConfig(Settings, frozen=True, kw_only=True):
-    """Inside `embed`: the weights of the cosine distance and of the smooth L1 loss."""
+    """Inside `embed`: the weights of cosine distance, smooth L1 loss and squared error."""
 
     cosine: float = 1.0
     smooth_l1: float = 1.0
+    squared: float = 0.0
+
+
+class InstanceLossConfig(Settings, frozen=True, kw_only=True):
+    """Inside `mask` and `dice`: how many `points` of a mask are compared; None takes every pixel.
+
+    The points are drawn as PointRend does: of `oversample` times as many the share `uncertain`
+    whose logits are nearest to 0, the rest from anywhere.
+    """
+
+    points: int | None = None
+    oversample: float = 3.0
+    uncertain: float = 0.75
 
 
 class TrainStage(Settings, frozen=True, kw_only=True, tag_field="kind", tag="train"):
     """Gradient training with AdamW.
 
     `steps`, or `epochs` over the photos of the names' stream (of the masks' one where there is no
-    other). The learning rate rises for the share `warmup` of the stage, then falls by a cosine to
-    the share `floor` of itself, or stays (`constant`). `stop` below 1 ends the stage at that share
-    of its schedule, as SAM-CLIP's stage II ends after 16 of 20 epochs. `train` gives parts of the
-    model, by the beginnings of their parameters' names, and the factor on the learning rate of
-    each; the longest beginning counts and all else stays as it is.
+    such stream, else of the instances'). The learning rate rises for the share `warmup` of the
+    stage, then falls by a cosine to the share `floor` of itself, or stays (`constant`). `stop`
+    below 1 ends the stage at that share of its schedule, as SAM-CLIP's stage II ends after 16 of 20
+    epochs. `train` gives parts of the model, by the beginnings of their parameters' names, and the
+    factor on the learning rate of each; the longest beginning counts and all else stays as it is.
     """
 
     name: str
@@ -127,8 +164,10 @@ class TrainStage(Settings, frozen=True, kw_only=True, tag_field="kind", tag="tra
     losses: Losses
     mask_loss: MaskLossConfig = MaskLossConfig()
     embed_loss: EmbedLossConfig = EmbedLossConfig()
+    instance_loss: InstanceLossConfig = InstanceLossConfig()
     names: Batch | None = None
     masks: MaskBatch | None = None
+    instances: InstanceBatch | None = None
     gradient_checkpointing: bool = False
     evaluate_every: int | None = None
 
@@ -205,7 +244,7 @@ def check_stage(stage: Stage) -> None:
     _require(stage, bool(stage.train), "parts to train, such as train = { clip_head = 1.0 }")
     _require(stage, all(factor >= 0 for factor in stage.train.values()), "factors of at least 0")
     _check_losses(stage)
-    for batch in (stage.names, stage.masks):
+    for batch in (stage.names, stage.masks, stage.instances):
         if batch is not None:
             _check_batch(stage, batch)
 
@@ -227,8 +266,13 @@ def _check_losses(stage: TrainStage) -> None:
     _require(stage, any(weights.values()), "a loss above 0")
     _require(stage, not losses.clip or stage.names is not None, "names = {...}")
     _require(stage, not (losses.sam or losses.embed) or stage.masks is not None, "masks = {...}")
+    _require(stage, not losses.instances or stage.instances is not None, "instances = {...}")
     regions = any(batch is not None and batch.regions for batch in (stage.names, stage.masks))
     _require(stage, not losses.region or regions, "regions above 0 in names or masks")
+    drawn = stage.instance_loss
+    _require(stage, drawn.points is None or drawn.points > 0, "instance_loss.points above 0")
+    _require(stage, drawn.oversample >= 1, "instance_loss.oversample of at least 1")
+    _require(stage, 0 <= drawn.uncertain <= 1, "instance_loss.uncertain from 0 to 1")
 
 
 def _check_batch(stage: TrainStage, batch: Batch) -> None:
@@ -238,7 +282,7 @@ def _check_batch(stage: TrainStage, batch: Batch) -> None:
     _check_sizes(stage, batch.sizes)
     for size in batch.sizes:
         batch.view.at(size)
-    if isinstance(batch, MaskBatch):
+    if isinstance(batch, MaskBatch | InstanceBatch):
         _require(stage, batch.prompts > 0, "prompts above 0")
         _require(stage, 0 <= batch.boxes <= 1, "boxes from 0 to 1")
 

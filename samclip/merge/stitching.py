@@ -17,6 +17,7 @@ from samclip.errors import ConfigError, TrainingError
 from samclip.export.metadata import SAM_MEAN, SAM_STD
 from samclip.export.models.stitched_encoder import StitchedEncoder, stitch_target
 from samclip.export.models.tiny_vit import TinyVit
+from samclip.merge.learner import Learner
 from samclip.merge.normal_equations import NormalEquations
 from samclip.merge.sampler import Sampler, Sampling
 from samclip.merge.seeds import derive_seed
@@ -30,7 +31,7 @@ from samclip.merge.student import Student
 @torch.no_grad()
 def fit_stitch(
     stage: StitchStage,
-    student: Student,
+    student: Learner,
     teacher: nn.Module,
     source: PhotoSource,
     seed: int,
@@ -42,8 +43,12 @@ def fit_stitch(
     several processes each computes the same. Raises ConfigError when the student has no stitch, or
     the teacher is no TinyViT.
     """
-    encoder = student.model.image_encoder
-    if not isinstance(encoder, StitchedEncoder) or not isinstance(teacher, TinyVit):
+    encoder = student.model.image_encoder if isinstance(student, Student) else None
+    if (
+        not isinstance(student, Student)
+        or not isinstance(encoder, StitchedEncoder)
+        or not isinstance(teacher, TinyVit)
+    ):
         raise ConfigError(
             f"stage {stage.name!r} stitches a recogniser to MobileSAM: it takes a student of model "
             "type lite2 and MobileSAM as the teacher of masks"

@@ -19,6 +19,7 @@ from samclip.export.models.merged import MergedModel
 from samclip.export.models.stitched_encoder import StitchedEncoder
 from samclip.export.models.tiny_vit_block import TinyVitBlock
 from samclip.export.models.tiny_vit_convs import MBConv
+from samclip.merge.losses import pool_regions, region_weights
 from samclip.merge.pixels import PixelBatch
 from samclip.merge.prompts import Prompts
 from samclip.merge.sizes import SizedModels
@@ -73,6 +74,11 @@ class Named:
     patches: Tensor
     token_mask: Tensor
 
+    def regions(self, index: int, masks: Tensor) -> Tensor:
+        """Average the patches of a picture inside K masks, KxHxW bool over its square: KxD."""
+        weights = region_weights(masks, self.token_mask[index])
+        return pool_regions(self.patches[index], weights)
+
 
 class Student:
     """A merged model with the pixel statistics that it wants, at any image size.
@@ -91,6 +97,11 @@ class Student:
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.model.parameters()).device
+
+    @property
+    def image_size(self) -> int:
+        """The side in pixels of the squares that the model is made for."""
+        return self.model.config.image_size
 
     def encode(self, batch: PixelBatch) -> Encoded:
         """Encode B pictures of whatever size."""
@@ -114,20 +125,26 @@ class Student:
     def recomputing(self, size: int, wanted: bool) -> Iterator[None]:
         """Within, `wanted` keeps only the inputs of the encoder's blocks, and computes twice.
 
-        Gradient checkpointing (Chen et al., 2016) for squares of `size` pixels.
+        It is the encoder for squares of `size` pixels.
         """
-        blocks = [
-            module
-            for module in self._sized.at(size).image_encoder.modules()
-            if wanted and isinstance(module, RECOMPUTED)
-        ]
-        for block in blocks:
-            block.forward = _recomputed(block)  # type: ignore[method-assign, assignment]
-        try:
+        with recomputing(self._sized.at(size).image_encoder, wanted):
             yield
-        finally:
-            for block in blocks:
-                del block.forward  # the class's own comes back
+
+
+@contextmanager
+def recomputing(encoder: nn.Module, wanted: bool) -> Iterator[None]:
+    """Within, `wanted` keeps only the inputs of an encoder's blocks, and computes twice.
+
+    Gradient checkpointing (Chen et al., 2016).
+    """
+    blocks = [m for m in encoder.modules() if wanted and isinstance(m, RECOMPUTED)]
+    for block in blocks:
+        block.forward = _recomputed(block)  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward  # the class's own comes back
 
 
 def answer(decoder: PromptedMaskDecoder, embeddings: Tensor, prompts: Prompts) -> MaskAnswer:

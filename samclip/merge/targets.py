@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from samclip.errors import ConfigError
 from samclip.merge.cache import OutputCache, output_key
-from samclip.merge.objective import MaskTargets, NameTargets
+from samclip.merge.instances import Annotations, Instances, named_regions, prompt_instances
+from samclip.merge.labels import Labels
+from samclip.merge.objective import InstanceTargets, MaskTargets, NameTargets
 from samclip.merge.prompting import PromptedTarget, ask
 from samclip.merge.seeds import derive_seed
-from samclip.merge.stages import Batch, MaskBatch, TrainStage
+from samclip.merge.stages import Batch, InstanceBatch, MaskBatch, TrainStage
 from samclip.merge.stream import ViewBatch
 from samclip.merge.teachers.base import MaskTeacher, NameTeacher
 from samclip.merge.teachers.region_masks import RegionOptions
@@ -27,7 +29,8 @@ class Teachers:
 
     `names` may be None where no stage asks for names. `masks_at` makes the mask teacher for an
     image size in pixels, None where no stage asks for masks; each is made once. `mask_encoder`
-    makes its image encoder alone.
+    makes its image encoder alone. `labels` are the classes of instances, whose outlines are in the
+    `annotations`; without these the teachers find and name them.
     """
 
     def __init__(
@@ -37,12 +40,22 @@ class Teachers:
         mask_encoder: Callable[[], nn.Module],
         cache: Path,
         device: torch.device,
+        labels: Labels | None = None,
+        annotations: Annotations | None = None,
     ) -> None:
         self._names, self._masks_at, self.mask_encoder = names, masks_at, mask_encoder
         self._masks: dict[int, MaskTeacher] = {}
         self._regions: dict[tuple[int, int], RegionTeacher] = {}
         self._cache = OutputCache(cache, half=HALVED)
         self._device = device
+        self._labels, self.annotations = labels, annotations
+
+    @property
+    def labels(self) -> Labels:
+        """The classes of instances; raises ConfigError when the run has none."""
+        if self._labels is None:
+            raise ConfigError("this stage needs [labels]")
+        return self._labels
 
     @property
     def names(self) -> NameTeacher:
@@ -119,6 +132,18 @@ class Teachers:
             found = make(range(len(batch.samples)))
         return [RegionTargets.from_tensors(stored).to(self._device) for stored in found]
 
+    def instances(self, batch: ViewBatch, most: int, keep: bool) -> list[Instances]:
+        """List the named instances of each picture; at most `most` where none are annotated."""
+        if self.annotations is not None:
+            told = [
+                self.annotations.shown(sample.photo, sample.view, self.labels)
+                for sample in batch.samples
+            ]
+        else:
+            found = self.regions(batch, most, keep)
+            told = [named_regions(one, batch.pixels.size, self.labels) for one in found]
+        return [one.to(self._device) for one in told]
+
     def _region_teacher(self, size: int, most: int) -> RegionTeacher:
         if (size, most) not in self._regions:
             options = RegionOptions(most=most)
@@ -159,6 +184,19 @@ def mask_targets(
         prompted=prompted,
         regions=_regions(teachers, batch, stage, config, embeddings),
     )
+
+
+def instance_targets(
+    teachers: Teachers, batch: ViewBatch, config: InstanceBatch, seeds: Sequence[int]
+) -> InstanceTargets:
+    """Prompt the instances of a batch; `seeds` as for `mask_targets`."""
+    prompted = [
+        prompt_instances(one, config.prompts, config.boxes, torch.Generator().manual_seed(seed))
+        for one, seed in zip(
+            teachers.instances(batch, config.regions, config.views > 0), seeds, strict=True
+        )
+    ]
+    return InstanceTargets(prompted, teachers.labels, [derive_seed("points", s) for s in seeds])
 
 
 def _prompted(

@@ -77,7 +77,7 @@ class ClassTeacher(Protocol):
 
 @dataclass(frozen=True)
 class MaskAnswer:
-    """Four masks for each of N prompts, and their predicted IoU.
+    """Four masks for each of N prompts, and their predicted IoU; or one, of models that have one.
 
     `logits`: Nx4x4Gx4G float32 over the whole square, 0 the single mask and 1 to 3 the multimask
     ones; `iou`: Nx4 float32.

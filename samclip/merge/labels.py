@@ -1,0 +1,71 @@
+"""The classes that instances are told apart by: their texts, and how well regions fit them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from samclip.errors import ConfigError
+from samclip.export.models.ovsam.text_logits import text_logits
+from samclip.export.text_source import TextSource
+from samclip.merge.teachers.class_names import embed_names
+
+SEPARATOR = ";"  # between a class's synonyms in a vocabulary's line
+UNNAMED = -1  # the label of an instance whose class is not in the vocabulary
+BACKGROUND_LOGIT = 0.0  # of any region with the zero vector, the background's text
+
+
+@dataclass(frozen=True)
+class Labels:
+    """K classes, by their first names, and the T texts that stand for them.
+
+    `text`: TxD float32 of unit length; `owners`: T int64, the class that each text belongs to.
+    """
+
+    names: tuple[str, ...]
+    text: Tensor
+    owners: Tensor
+
+    def scores(self, embeds: Tensor) -> Tensor:
+        """Score NxD embeddings: NxK logits, for each class that of its best text."""
+        every = text_logits(embeds, self.text.to(embeds))  # NxT
+        best = every.new_full((len(every), len(self.names)), -torch.inf)
+        owners = self.owners.to(every.device).expand_as(every)
+        return best.scatter_reduce(1, owners, every, "amax")
+
+    def logits(self, embeds: Tensor) -> Tensor:
+        """Score NxD embeddings, the background being the last class: NxK+1.
+
+        Open-Vocabulary SAM's background is the zero vector among the texts, so its logit is 0.
+        """
+        scores = self.scores(embeds)
+        return torch.cat([scores, scores.new_full((len(scores), 1), BACKGROUND_LOGIT)], dim=1)
+
+    def nearest(self, embeds: Tensor) -> Tensor:
+        """Tell the class nearest to each of NxD embeddings: N int64."""
+        return self.scores(embeds).argmax(dim=1)
+
+    def places(self, names: Sequence[str]) -> Tensor:
+        """Find classes by their first names: int64, `UNNAMED` for those that are not there."""
+        known = {name: place for place, name in enumerate(self.names)}
+        return torch.tensor([known.get(name, UNNAMED) for name in names], dtype=torch.int64)
+
+
+def embed_labels(lines: Sequence[str], text: TextSource, templates: str | Sequence[str]) -> Labels:
+    """Embed classes, one a line, each with its synonyms after semicolons.
+
+    Raises ConfigError where a class is there twice or none is, VocabularyError for templates that
+    cannot be used.
+    """
+    classes = [[name.strip() for name in line.split(SEPARATOR) if name.strip()] for line in lines]
+    firsts = tuple(synonyms[0] for synonyms in classes if synonyms)
+    doubled = sorted({name for name in firsts if firsts.count(name) > 1})
+    if not firsts or doubled:
+        said = f"{doubled[0]!r} is there twice" if doubled else "it is empty"
+        raise ConfigError(f"[labels] vocabulary: {said}; give every class a line of its own")
+    names = [name for synonyms in classes for name in synonyms]
+    owners = [place for place, synonyms in enumerate(filter(None, classes)) for _ in synonyms]
+    return Labels(firsts, embed_names(names, text, templates), torch.tensor(owners))
