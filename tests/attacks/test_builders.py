@@ -1,0 +1,31 @@
+"""Several processes that write to one place at once: one winner, a valid file, nobody crashes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from figures import Figures
+from test_crashes import NAMES
+from writers_run import run_writer
+
+PLACES = {**NAMES, "new bundle": "making a bundle of a free name"}
+
+
+@pytest.mark.parametrize("writer", ["bundle", "new bundle", "plan", "texts"])
+def test_two_builders_a_few_times(writer: str, tmp_path: Path) -> None:
+    found, _ = run_writer("together", writer, tmp_path, 3, 2)
+    assert found["written"] + found["refused"] == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("writer", PLACES)
+def test_fifty_rounds(writer: str, processes: int, tmp_path: Path, figures: Figures) -> None:
+    found, _ = run_writer("together", writer, tmp_path, 50, processes)
+    refused = f", {found['refused']} told that it is taken" if found["refused"] else ""
+    figures.add(
+        f"{processes} processes at one target, {PLACES[writer]}",
+        count=50,
+        found=f"{found['written']} ended well{refused}; one valid result a round",
+    )

@@ -1,0 +1,96 @@
+"""Disks that are full, read-only, or broken at any call of the system that a writer makes.
+
+Two means: a library between samclip and the system, which makes the N-th call fail for every N
+(disk_faults.c), and real limits: a disk of a megabyte, a disk mounted read-only, files that may not
+grow.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from faulty_disk import FAULTS, environment
+from figures import Figures
+from test_crashes import NAMES
+from writers_run import run_writer, sentence
+
+SMALL = "size=1500k"
+
+
+@pytest.mark.parametrize(
+    ("writer", "fault"),
+    [
+        ("bundle", "ENOSPC from then on"),
+        ("plan", "EIO once"),
+        ("blob", "short writes"),
+        ("picture", "SIGKILL"),
+    ],
+)
+def test_some_calls_fail(writer: str, fault: str, tmp_path: Path) -> None:
+    found, _ = run_writer("fail", writer, tmp_path, fault, environment=environment())
+    assert found["points"] > 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("writer", NAMES)
+def test_every_call_fails_in_its_turn(
+    writer: str, fault: str, tmp_path: Path, figures: Figures
+) -> None:
+    found, _ = run_writer("fail", writer, tmp_path, fault, environment=environment())
+    if not found:
+        assert fault == "EIO of a read"  # this writer reads nothing back
+        return
+    figures.add(
+        f"{fault}, at each call of {NAMES[writer]}", count=found["points"], found=told(found)
+    )
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of its own, too small for three versions."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", SMALL, "tmpfs", str(folder)]
+    if os.getuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only root can mount a small disk, and not in every container")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_keeps_the_old_bundle(small_disk: Path) -> None:
+    found, _ = run_writer("fill", "bundle", small_disk)
+    assert found["errors"] > 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("writer", NAMES)
+def test_a_small_disk_runs_full(writer: str, small_disk: Path, figures: Figures) -> None:
+    found, _ = run_writer("fill", writer, small_disk)
+    assert found.get("new", 0) < found["points"]
+    figures.add(f"a real disk of 1.5 MB runs full, {NAMES[writer]}", count=32, found=told(found))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("writer", NAMES)
+def test_a_file_may_not_grow(writer: str, tmp_path: Path, figures: Figures) -> None:
+    found, _ = run_writer("limit", writer, tmp_path)
+    figures.add(f"RLIMIT_FSIZE, {NAMES[writer]}", count=32, found=told(found))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("writer", NAMES)
+def test_a_disk_becomes_read_only(writer: str, small_disk: Path, figures: Figures) -> None:
+    found, _ = run_writer("lock", writer, small_disk)
+    assert found["old"] == found["points"] == 3
+    figures.add(f"a real disk mounted read-only, {NAMES[writer]}", count=3, found=told(found))
+
+
+def told(found: dict[str, int]) -> str:
+    """Say what was there, and how many ended with an error; a cache that fails ends nothing."""
+    states = [state for state in ("old", "new", "absent") if state in found]
+    return f"{sentence(found, *states)}, 0 partial; {found.get('errors', 0)} typed errors"
