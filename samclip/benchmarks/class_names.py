@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from samclip.benchmarks.data.json_file import read_json
 from samclip.errors import VocabularyError
+from samclip.runtime.cli.vocabulary import read_names
 from samclip.runtime.model import Model
 from samclip.runtime.scene import Templates
 from samclip.runtime.suggest import did_you_mean
@@ -63,6 +64,28 @@ def ask_classes(
     owners = [place for place, group in texts.items() for _ in group]
     vocabulary = model.vocabulary([text for group in texts.values() for text in group], templates)
     return AskedClasses(vocabulary, np.asarray(owners, np.int64))
+
+
+def read_novel(given: Sequence[str] | None, names: Sequence[str]) -> frozenset[int] | None:
+    """Find the novel ones among K names: their places; None when nothing is given.
+
+    Each of `given` is a text file of one name a line, or names with commas between them. Raises
+    VocabularyError for what is no name.
+    """
+    if not given:
+        return None
+    found: set[int] = set()
+    for text in given:
+        path = Path(text).expanduser()
+        novel = read_names(None, path) if path.is_file() else read_names([text], None)
+        for name in novel or ():
+            if name not in names:
+                raise VocabularyError(
+                    f"--novel has {name!r:.60}, which is no class of the data"
+                    f"{did_you_mean(name, names)}. Give classes, or a file of one a line."
+                )
+            found.add(names.index(name))
+    return frozenset(found)
 
 
 def check_synonyms(names: Sequence[str], synonyms: Texts) -> None:

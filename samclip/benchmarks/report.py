@@ -161,7 +161,7 @@ def describe_bundle(model: Model, name: str, role: str, precision: str | None = 
         backend=model.backend,
         precision=precision,
         image_size=manifest.preprocessing.image_size,
-        trained_head=None if manifest.clip_head is None else manifest.clip_head.trained,
+        trained_head=None if manifest.head is None else manifest.head.trained,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ LARGER_AREA = 9216  # and between medium and large
 ALL, LARGE = "all objects", f"area > {LARGE_AREA:,} px"
 SMALL, MEDIUM, LARGEST = "small objects", "medium objects", "large objects"
 PHOTOS = "all photos"
+BASE, NOVEL = "base classes", "novel classes"
 
 Subsets = dict[str, NDArray[np.bool_]]
 
@@ -32,6 +33,17 @@ def of_objects(
     others = np.asarray([found.category for found in objects]) != names.index(apart)
     more = {f"{part}, without {apart}": chosen & others for part, chosen in parts.items()}
     return {**parts, **more}
+
+
+def of_split(objects: Sequence[CocoObject], novel: Collection[int] | None) -> Subsets:
+    """Say which of N objects are of the `novel` categories, and which of base ones; None: no parts.
+
+    The split of open-vocabulary detection: what a model was trained to name, and what not.
+    """
+    if novel is None:
+        return {}
+    is_novel = np.asarray([found.category in novel for found in objects], np.bool_)
+    return {BASE: ~is_novel, NOVEL: is_novel}
 
 
 def by_size(objects: Sequence[CocoObject]) -> Subsets:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from samclip.baselines.encoders import DenseFeatures
 from samclip.benchmarks.teacher_settings import TeacherSettings
-from samclip.errors import InputError
+from samclip.errors import InputError, naming
 from samclip.export.checkpoint import read_checkpoint
 from samclip.export.fetch import resolve_checkpoint
 from samclip.export.imagenet_classes import imagenet_names
@@ -63,7 +63,9 @@ class ConseTeacher:
         text = resolve_checkpoint(settings.text, report)
         self._conse = Conse(classifier, text, imagenet_names(), options)
         self._space = read_text(read_checkpoint(text)).space
-        self._trunk = fold_batch_norms(load_recogniser(read_checkpoint(classifier).state))
+        with naming(str(classifier)):
+            trunk = load_recogniser(read_checkpoint(classifier).state)
+        self._trunk = fold_batch_norms(trunk)
         self._grid = settings.dense_size // STRIDE
         self._preprocessing = Preprocessing(
             image_size=settings.dense_size, mean=RECOGNISER_MEAN, std=RECOGNISER_STD
@@ -114,7 +116,10 @@ class ConseTeacher:
     def _head(self) -> RecogniserHead:
         head = self._trunk.head
         if head is None:
-            raise InputError("the teacher's checkpoint has no classifier. Give one that has.")
+            raise InputError(
+                "the teacher's checkpoint has no classifier. Give one that has: "
+                "--teacher-option classifier=CHECKPOINT."
+            )
         return head
 
     def _in_batches(

@@ -9,7 +9,11 @@ from typing import Any
 
 import pytest
 from fakes import FakeBackend, FakeBundle, fake_manifest
+from region_fakes import REGION_GRAPHS, region_manifest
 
+from samclip.benchmarks.latency.clock import StageClock
+from samclip.benchmarks.latency.contenders import Variant
+from samclip.benchmarks.roofline.counted_backend import CountedBackend
 from samclip.engines.base import EngineOptions
 from samclip.runtime.model import Model
 
@@ -23,19 +27,38 @@ class PlacedBundle(FakeBundle):
 
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any]]:
-    """Make `samclip.load` return fresh fake models; lists what it was asked for."""
+    """Make `samclip.load` and `open_counted` give fresh fake models; lists what was asked for.
+
+    Of a name with "untrained", "sam" or "regions" in it, models that are so.
+    """
     (tmp_path / "bundle").mkdir()
     (tmp_path / "bundle" / "manifest.json").write_text("{}\n")
     asked: list[dict[str, Any]] = []
 
+    def make(name: str, wrap: Callable[[FakeBackend], Any]) -> Model:
+        trained, clip = "untrained" not in name, "sam" not in name
+        manifest, backend = fake_manifest(trained=trained, clip=clip), FakeBackend()
+        if "regions" in name:
+            manifest, backend = region_manifest(trained=trained), FakeBackend(graphs=REGION_GRAPHS)
+        bundle: Any = PlacedBundle(manifest, path=tmp_path / "bundle")
+        return Model(bundle, wrap(backend), EngineOptions())
+
     def load(name: str | None, **options: Any) -> Model:
         asked.append({"name": name, **options})
-        trained, clip = "untrained" not in (name or ""), "sam" not in (name or "")
-        manifest = fake_manifest(trained=trained, clip=clip)
-        bundle: Any = PlacedBundle(manifest, path=tmp_path / "bundle")
-        return Model(bundle, FakeBackend(), EngineOptions())
+        return make(name or "", lambda backend: backend)
+
+    def load_counted(variant: Variant, cache: Path | None) -> tuple[Model, CountedBackend]:
+        asked.append({"name": variant.bundle, "threads": variant.threads, "cache": cache})
+        made: list[CountedBackend] = []
+
+        def wrap(backend: FakeBackend) -> CountedBackend:
+            made.append(CountedBackend(backend, StageClock()))
+            return made[0]
+
+        return make(variant.bundle or "", wrap), made[0]
 
     monkeypatch.setattr("samclip.load", load)
+    monkeypatch.setattr("samclip.benchmarks.cli.session.open_counted", load_counted)
     monkeypatch.delenv("SAMCLIP_DEBUG", raising=False)
     return asked
 

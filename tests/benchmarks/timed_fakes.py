@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fakes import FakeBackend, FakeBundle, fake_manifest
+from region_fakes import REGION_GRAPHS, region_manifest
 
 from samclip.benchmarks.latency.clock import StageClock
 from samclip.benchmarks.latency.contenders import Contender, Variant
@@ -24,3 +25,10 @@ def timed_model(
 
 def contender(name: str = "a", delay: float = 0.0, clip: bool = True) -> Contender:
     return Contender(name, Variant("fake"), *timed_model(delay, clip))
+
+
+def region_contender(name: str = "a", delay: float = 0.0) -> Contender:
+    """A model that names boxes."""
+    bundle: Any = FakeBundle(region_manifest(trained=False))
+    backend = TimedBackend(FakeBackend(delay=delay, graphs=REGION_GRAPHS), StageClock())
+    return Contender(name, Variant("fake"), Model(bundle, backend, EngineOptions()), backend)

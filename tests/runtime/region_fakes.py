@@ -20,6 +20,13 @@ from samclip.runtime.model import Model
 
 LOGIT_SCALE = 10.0
 PYRAMID = ("fpn_4", "fpn_8", "fpn_16", "fpn_32")
+SHAPES: dict[str, tuple[int | str, ...]] = {
+    **dict.fromkeys(PYRAMID, (1, 3, 16, 16)),
+    "c5": (1, 3, 8, 8),
+    "boxes": ("regions", 4),
+    "low_res_masks": ("regions", 1, 64, 64),
+    "text": ("texts", 3),
+}
 
 Array = NDArray[np.float32]
 
@@ -65,7 +72,7 @@ def _logits(vectors: Array, text: Array) -> Array:
 
 def _described(graph: Graph, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Graph:
     specs = [
-        tuple(TensorSpec(name=name, dtype="float32", shape=()) for name in names)
+        tuple(TensorSpec(name=name, dtype="float32", shape=SHAPES.get(name, ())) for name in names)
         for names in (inputs, outputs)
     ]
     return msgspec.structs.replace(graph, inputs=specs[0], outputs=specs[1])
@@ -86,13 +93,16 @@ def region_manifest(*, trained: bool = True, pooled: bool = False) -> Manifest:
     return msgspec.structs.replace(manifest, graphs=graphs, clip_head=None, region_head=head)
 
 
+REGION_GRAPHS: dict[str, Callable[..., dict[str, NDArray[Any]]]] = {
+    "encoder": encode_levels,
+    "mask_decoder": one_mask,
+    "roi_classifier": roi_classifier,
+    "clip_roi": clip_roi,
+}
+
+
 def region_model(*, trained: bool = True, pooled: bool = False) -> Model:
     """`pooled`: CLIP takes masks in place of boxes."""
-    graphs: dict[str, Callable[..., dict[str, NDArray[Any]]]] = {
-        "encoder": encode_levels,
-        "mask_decoder": one_mask,
-        "roi_classifier": roi_classifier,
-        "clip_roi": clip_mask_pool if pooled else clip_roi,
-    }
+    graphs = {**REGION_GRAPHS, "clip_roi": clip_mask_pool if pooled else clip_roi}
     bundle: Any = FakeBundle(region_manifest(trained=trained, pooled=pooled))
     return Model(bundle, FakeBackend(graphs=graphs), EngineOptions())

@@ -1,45 +1,66 @@
-"""Masks with names from boxes: the merged model beside SAM and a second model, right and fast."""
+"""Masks with names from boxes and points: models in one pass beside SAM and a second model."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip.benchmarks.accuracy.clicks import interior_point
 from samclip.benchmarks.accuracy.outcomes import iou
 from samclip.benchmarks.candidates import Scores, compare
 from samclip.benchmarks.data.coco import CocoObject, CocoPhoto
 from samclip.benchmarks.progress import Track, silent
-from samclip.benchmarks.rows import Row, make_row
-from samclip.benchmarks.statistics import median, median_ratio
-from samclip.benchmarks.subsets import PHOTOS, of_objects
+from samclip.benchmarks.roofline.meter import Meter
+from samclip.benchmarks.rows import Row, Unit, make_row
+from samclip.benchmarks.statistics import Estimate, median, median_ratio
+from samclip.benchmarks.subsets import PHOTOS, of_objects, of_split
+from samclip.errors import InputError
 from samclip.runtime.results.masks import Masks
 from samclip.runtime.texts.vocabulary import Vocabulary
 
-MASK, TOP1, SECONDS = "box mIoU", "name top-1", "seconds a photo"
+PromptKind = Literal["box", "point"]
+KINDS: tuple[PromptKind, ...] = get_args(PromptKind)
+MASK, TOP1, SECONDS = "mIoU", "name top-1", "seconds a photo"  # each after the kind of prompt
+MACS, PARAMETERS, WHOLE = "multiply-accumulates a photo", "vision parameters", "all graphs"
 PROTOCOL = (
-    "All objects of a photo are asked for at once, by the boxes of their annotations; the "
-    "answers are masks with names.",
+    "All objects of a photo are asked for at once; the answers are one mask each, with a name.",
+    "box: the annotation's box. point: the object's pixel farthest from its outline; of a decoder "
+    "that offers three masks for a lone point the one with the highest predicted IoU is taken.",
     "crop-image: SAM's masks; the box around each is cut out and encoded by the second model.",
     "crop-feature: SAM's masks; one more pass, of the second model over the whole photo, whose "
     "features are averaged inside each mask by the rule of the merged model.",
+    "Each model embeds the names in its own text space.",
+    "novel classes are those of --novel, base classes the others: a model that fuses two opinions "
+    "is told that it has seen these; no other model is told anything.",
     "seconds: the median over photos of encoding, masks and names together, from decoded pixels "
-    "to the answer; names are embedded and models loaded before. The first photo is answered once "
-    "more before, untimed. Models take turns photo by photo, in rotating order. "
-    "Bundles run in their backend, a teacher in torch.",
+    "to the answer, for each kind of prompt anew; names are embedded and models loaded before. The "
+    "first photo is answered once more before, untimed. Models take turns photo by photo, in "
+    "rotating order. Bundles run in their backend, a teacher in torch.",
+    "vision parameters and multiply-accumulates are counted from the ONNX graphs that ran, mask "
+    "decoder and crops included, text encoders not; the latter averaged over photos. What runs in "
+    "torch has no graph, and is not counted.",
     "Intervals: percentile bootstrap over photos, seeded, 95 %.",
 )
+
+
+def as_kinds(given: Sequence[str]) -> tuple[PromptKind, ...]:
+    """Check kinds of prompts, each taken once; none means boxes. Raises InputError."""
+    for kind in given:
+        if kind not in KINDS:
+            raise InputError(f"{kind!r:.40} is no kind of prompt. Known are {', '.join(KINDS)}.")
+    return tuple(kind for kind in KINDS if kind in given) or KINDS[:1]
 
 
 class EncodedPhoto(Protocol):
     """What `samclip.Scene` and the baselines' scenes have in common here."""
 
-    def segment(self, *, boxes: Any, names: Vocabulary) -> Masks:
-        """Answer boxes with masks that carry names."""
+    def segment(self, *, points: Any = None, boxes: Any = None, names: Vocabulary) -> Masks:
+        """Answer boxes or points with masks that carry names."""
         ...
 
     def close(self) -> None:
@@ -57,55 +78,105 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class Contender:
-    """A model, and the data set's categories in its text space, in the data set's order."""
+    """A model, and the data set's categories in its text space, in the data set's order.
+
+    `meter`: counts its graphs; None for what runs in torch.
+    """
 
     model: Encoder
     vocabulary: Vocabulary
+    meter: Meter | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked: `prompts` of these kinds, and figures of which parts.
+
+    `names`: the data set's categories; `apart`: the one that names are also counted without, if
+    there is one; `novel`: places of the novel ones among them, None without a split.
+    """
+
+    names: Sequence[str]
+    prompts: Sequence[PromptKind] = ("box",)
+    apart: str | None = "person"
+    novel: Collection[int] | None = None
+
+
+@dataclass
+class _Tally:
+    """What all contenders got so far: seconds by contender and kind of prompt."""
+
+    fits: Scores = field(default_factory=Scores)
+    hits: Scores = field(default_factory=Scores)
+    seconds: dict[tuple[str, PromptKind], list[float]] = field(default_factory=dict)
 
 
 def evaluate_baselines(
     contenders: Mapping[str, Contender],
     photos: Sequence[CocoPhoto],
-    names: Sequence[str],
-    *,
-    apart: str | None = "person",
+    task: Task,
     track: Track = silent,
 ) -> list[Row]:
-    """Measure masks, names and seconds of all `contenders`; divide the first by each other.
+    """Measure masks, names, seconds and work of all `contenders`; divide the first by each other.
 
-    `names`: the data set's categories. `apart`: the one that names are also counted without, if
-    there is one. Raises ImageError, InputError, EngineRunError.
+    Raises ImageError, InputError, EngineRunError, CountError, CapabilityError.
     """
-    fits, hits = Scores(), Scores()
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    objects: list[CocoObject] = []
+    tally, objects = _Tally(), [found for photo in photos for found in photo.objects]
     for number, photo in enumerate(track(photos, "baselines")):
         image = photo.pixels()
-        objects += photo.objects
-        fits.photos += [number] * len(photo.objects)
         if number == 0:
             for contender in contenders.values():
-                _answer(contender, image, photo)
+                _answer(contender, image, photo.objects, task.prompts[0])
+        tally.fits.photos += [number] * len(photo.objects)
         for name in _turns(tuple(contenders), number):
-            masks, took = _answer(contenders[name], image, photo)
-            seconds[name].append(took)
-            truth = (found.mask() for found in photo.objects)
-            fits.add(name, MASK, list(map(iou, masks.packed, truth)))
-            right = np.asarray([found.category for found in photo.objects]) == masks.class_ids
-            hits.add(name, TOP1, right)
-    hits.photos = fits.photos
-    named = of_objects(objects, names, apart)
-    return [*compare(fits, of_objects(objects)), *compare(hits, named), *_speed(seconds)]
+            for kind in task.prompts:
+                _measure(tally, name, contenders[name], image, photo.objects, kind)
+    tally.hits.photos = tally.fits.photos
+    split = of_split(objects, task.novel)
+    named = {**of_objects(objects, task.names, task.apart), **split}
+    return [
+        *compare(tally.fits, {**of_objects(objects), **split}),
+        *compare(tally.hits, named),
+        *_speed(tally.seconds),
+        *_work(contenders, task.prompts, len(photos)),
+    ]
+
+
+def _measure(
+    tally: _Tally,
+    name: str,
+    contender: Contender,
+    image: NDArray[np.uint8],
+    objects: Sequence[CocoObject],
+    kind: PromptKind,
+) -> None:
+    """Ask for the objects of a photo by one kind of prompt, and add what came of it."""
+    if contender.meter is not None:
+        contender.meter.begin()
+    masks, took = _answer(contender, image, objects, kind)
+    if contender.meter is not None:
+        contender.meter.end(kind)
+    tally.seconds.setdefault((name, kind), []).append(took)
+    truth = (found.mask() for found in objects)
+    tally.fits.add(name, f"{kind} {MASK}", list(map(iou, masks.packed, truth)))
+    right = np.asarray([found.category for found in objects]) == masks.class_ids
+    tally.hits.add(name, f"{kind} {TOP1}", right)
 
 
 def _answer(
-    contender: Contender, image: NDArray[np.uint8], photo: CocoPhoto
+    contender: Contender,
+    image: NDArray[np.uint8],
+    objects: Sequence[CocoObject],
+    kind: PromptKind,
 ) -> tuple[Masks, float]:
-    """Ask for all objects of a photo by their boxes; returns the answer and the seconds it took."""
-    boxes = [found.box for found in photo.objects]
+    """Ask for all objects of a photo; returns the answer and the seconds it took."""
+    if kind == "box":
+        prompts: dict[str, Any] = {"boxes": [found.box for found in objects]}
+    else:
+        prompts = {"points": [[interior_point(found.mask())] for found in objects]}
     start = time.perf_counter()
     scene = contender.model.encode(image)
-    masks = scene.segment(boxes=boxes, names=contender.vocabulary)
+    masks = scene.segment(**prompts, names=contender.vocabulary)
     took = time.perf_counter() - start
     scene.close()
     return masks, took
@@ -117,10 +188,30 @@ def _turns(names: Sequence[str], number: int) -> Sequence[str]:
     return [*names[first:], *names[:first]]
 
 
-def _speed(seconds: Mapping[str, Sequence[float]]) -> Iterator[Row]:
-    for name, took in seconds.items():
-        yield make_row(name, SECONDS, PHOTOS, median(took), "seconds")
-    first, *others = seconds
-    for other in others:
-        estimate = median_ratio(seconds[first], seconds[other])
-        yield make_row(f"{first} / {other}", SECONDS, PHOTOS, estimate, "ratio")
+def _speed(seconds: Mapping[tuple[str, PromptKind], Sequence[float]]) -> Iterator[Row]:
+    for (name, kind), took in seconds.items():
+        yield make_row(name, f"{kind} {SECONDS}", PHOTOS, median(took), "seconds")
+    (first, _), *_ = seconds
+    for (other, kind), took in seconds.items():
+        if other != first:
+            estimate = median_ratio(seconds[first, kind], took)
+            yield make_row(f"{first} / {other}", f"{kind} {SECONDS}", PHOTOS, estimate, "ratio")
+
+
+def _work(
+    contenders: Mapping[str, Contender], prompts: Sequence[PromptKind], photos: int
+) -> Iterator[Row]:
+    """Give what ran for each contender; no value for one without graphs."""
+    for name, contender in contenders.items():
+        meter = contender.meter
+        parameters = None if meter is None else meter.parameters()
+        yield _count(name, PARAMETERS, WHOLE, parameters, photos)
+        for kind in prompts:
+            macs = None if meter is None else meter.macs(kind) / photos
+            yield _count(name, f"{kind} {MACS}", PHOTOS, macs, photos)
+
+
+def _count(name: str, measure: str, subset: str, value: float | None, photos: int) -> Row:
+    unit: Unit = "count"
+    exact = float("nan") if value is None else float(value)
+    return make_row(name, measure, subset, Estimate(exact, exact, exact, photos, photos), unit)

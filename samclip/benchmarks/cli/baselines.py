@@ -1,8 +1,9 @@
-"""`samclip-bench accuracy baselines`: one merged model beside two models in a row."""
+"""`samclip-bench accuracy baselines`: models of one pass beside two models in a row."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, NamedTuple, Protocol
 
 import typer
@@ -10,17 +11,27 @@ import typer
 from samclip.baselines.crop_feature import CropFeature
 from samclip.baselines.crop_image import CropImage
 from samclip.baselines.encoders import BundleEncoder, DenseEncoder, ImageEncoder
-from samclip.benchmarks.accuracy.baselines import PROTOCOL, Contender, evaluate_baselines
-from samclip.benchmarks.candidates import Candidate
-from samclip.benchmarks.class_names import class_vocabulary, read_synonyms
+from samclip.benchmarks.accuracy.baselines import (
+    PROTOCOL,
+    Contender,
+    Task,
+    as_kinds,
+    evaluate_baselines,
+)
+from samclip.benchmarks.accuracy.comparison import comparisons, show_comparison
+from samclip.benchmarks.class_names import Texts, class_vocabulary, read_novel, read_synonyms
 from samclip.benchmarks.cli import options
 from samclip.benchmarks.cli.session import Session, Setup, open_session
 from samclip.benchmarks.data.coco import read_coco
 from samclip.benchmarks.data.sample import spread
 from samclip.benchmarks.report import Data
+from samclip.benchmarks.roofline.measure import Counted
+from samclip.benchmarks.roofline.meter import Meter, Works
 from samclip.errors import InputError
 from samclip.runtime.cli import options as shared
 from samclip.runtime.model import Model
+from samclip.runtime.scene import Templates
+from samclip.runtime.texts.vocabulary import Vocabulary, mark_seen
 
 EXAMPLES = """
 **Examples:**
@@ -28,8 +39,8 @@ EXAMPLES = """
 - `samclip-bench accuracy baselines path/to/coco --bundle my-bundle --sam mobile_sam --teacher
   conse`
 
-- `samclip-bench accuracy baselines path/to/coco --bundle my-bundle --sam sam-bundle --clip
-  clip-bundle --json baselines.json`
+- `samclip-bench accuracy baselines path/to/coco --bundle my-bundle --beside ovsam-bundle --sam
+  sam-bundle --clip clip-bundle --novel novel.txt --prompt box --prompt point --json baselines.json`
 """
 
 Sam = Annotated[
@@ -57,20 +68,45 @@ class NameEncoder(ImageEncoder, DenseEncoder, Protocol):
 
 
 class _Second(NamedTuple):
-    """The second model of the baselines, and the bundle whose text space it shares."""
+    """The second model of the baselines, and the bundle whose text space it shares.
+
+    `counted`: its graphs; None in torch.
+    """
 
     encoder: NameEncoder
     text: Model
+    counted: Counted | None
+
+
+@dataclass(frozen=True)
+class _Classes:
+    """The data set's categories, and how all models are asked for them."""
+
+    names: Sequence[str]
+    synonyms: Texts
+    templates: Templates
+    novel: frozenset[int] | None
+
+    def embed(self, model: Model) -> Vocabulary:
+        """Put them into a model's text space, the base ones marked as seen."""
+        found = class_vocabulary(model, self.names, self.synonyms, self.templates)
+        if self.novel is None:
+            return found
+        seen = [name for place, name in enumerate(self.names) if place not in self.novel]
+        return replace(found, seen=mark_seen(self.names, seen))
 
 
 def baselines(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants it
     folder: options.CocoFolder,
     sam: Sam,
     bundle: shared.Bundle = None,
+    beside: options.Besides = None,
     clip: Clip = None,
     teacher: options.Teacher = None,
     teacher_options: options.TeacherOptions = None,
+    prompt: options.Prompts = None,
     margin: options.Margin = 0.0,
+    novel: options.Novel = None,
     without: options.Without = "person",
     synonyms: options.Synonyms = None,
     templates: shared.Templates = None,
@@ -82,38 +118,62 @@ def baselines(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wan
     threads: shared.Threads = None,
     debug: shared.Debug = False,
 ) -> None:
-    """Compare masks with names from boxes: one pass, against SAM followed by a second model.
+    """Compare masks with names: bundles that give both, against SAM followed by a second model.
 
     crop-image encodes every mask's crop by the second model; crop-feature makes one more pass
-    over the photo and pools its features in the masks. Box mIoU, top-1 and seconds a photo, taken
-    in turn in one run, with ratios.
+    over the photo and pools its features in the masks. IoU, top-1, seconds a photo, parameters
+    and multiply-accumulates, taken in turn in one run: Open-Vocabulary SAM's Table 1. Needs the
+    extra `bench`.
     """
     setup = Setup(bundle, backend, precision, threads, json)
     with open_session("accuracy baselines", setup, debug) as session:
+        kinds = as_kinds(prompt or ())
         coco = read_coco(folder, annotations)
         photos = spread(coco.photos, limit)
-        merged, masks = session.open_bundle(names=True), session.open(sam, "masks of baselines")
-        encoder, text = _open_second(session, merged, clip, teacher, teacher_options)
-        texts = read_synonyms(synonyms)
-        own = class_vocabulary(merged.model, coco.names, texts, templates)
-        other = class_vocabulary(text, coco.names, texts, templates)
-        crop_image = CropImage(masks.model, encoder, text.vocabulary, margin)
-        crop_feature = CropFeature(masks.model, encoder, text.vocabulary)
+        apart = read_novel(novel, coco.names)
+        classes = _Classes(coco.names, read_synonyms(synonyms), templates, apart)
+        alone = [session.open_counted(bundle, "measured", names=True)]
+        alone += [session.open_counted(name, "beside", names=True) for name in beside or ()]
+        masks = session.open_counted(sam, "masks of baselines")
+        second = _open_second(session, alone[0], clip, teacher, teacher_options)
+        works = Works()
         contenders = {
-            merged.name: Contender(merged.model, own),
-            "crop-image": Contender(crop_image, other),
-            "crop-feature": Contender(crop_feature, other),
+            one.name: Contender(one.model, classes.embed(one.model), Meter([one], works))
+            for one in alone
         }
-        rows = evaluate_baselines(
-            contenders, photos, coco.names, apart=without, track=session.track
-        )
+        contenders |= _in_a_row(masks, second, classes.embed(second.text), margin, works)
+        task = Task(coco.names, kinds, without, apart)
+        rows = evaluate_baselines(contenders, photos, task, session.track)
+        untrained = {one.name for one in alone if not _is_trained(one)}
+        session.show(*map(show_comparison, comparisons(rows, untrained)))
         data = Data.of(folder, coco.layout, photos, coco.photos, coco.left_out)
         session.finish(data, PROTOCOL, rows)
 
 
+def _is_trained(counted: Counted) -> bool:
+    head = counted.model.manifest.head
+    return head is not None and head.trained
+
+
+def _in_a_row(
+    masks: Counted, second: _Second, vocabulary: Vocabulary, margin: float, works: Works
+) -> dict[str, Contender]:
+    """Make both baselines; what runs in torch is not counted."""
+
+    def meter() -> Meter | None:
+        return None if second.counted is None else Meter([masks, second.counted], works)
+
+    image = CropImage(masks.model, second.encoder, second.text.vocabulary, margin)
+    feature = CropFeature(masks.model, second.encoder, second.text.vocabulary)
+    return {
+        "crop-image": Contender(image, vocabulary, meter()),
+        "crop-feature": Contender(feature, vocabulary, meter()),
+    }
+
+
 def _open_second(
     session: Session,
-    merged: Candidate,
+    first: Counted,
     clip: str | None,
     teacher: str | None,
     teacher_options: Sequence[str] | None,
@@ -123,8 +183,8 @@ def _open_second(
             "the baselines need one second model that names: give --clip BUNDLE or --teacher conse."
         )
     if clip is not None:
-        model = session.open(clip, "names of baselines").model
-        return _Second(BundleEncoder(model), model)
+        counted = session.open_counted(clip, "names of baselines")
+        return _Second(BundleEncoder(counted.model), counted.model, counted)
     _, encoder = session.open_teacher(str(teacher), teacher_options)
-    encoder.check_space(merged.model)
-    return _Second(encoder, merged.model)
+    encoder.check_space(first.model)
+    return _Second(encoder, first.model, None)

@@ -71,6 +71,37 @@ Margin = Annotated[
         "side.",
     ),
 ]
+Prompts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--prompt",
+        metavar="box|point",
+        rich_help_panel=_DATA,
+        show_default="box",
+        help="What asks for an object, its box or a point in it; may be repeated, for both.",
+    ),
+]
+Novel = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--novel",
+        metavar="FILE|NAMES",
+        rich_help_panel=_NAMES,
+        show_default=False,
+        help="Classes that no model was trained to name: a file of one a line, or a list with "
+        "commas; may be repeated. Figures are then given for base and novel classes too.",
+    ),
+]
+Besides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--beside",
+        metavar="NAME_OR_PATH",
+        rich_help_panel=_BESIDE,
+        show_default=False,
+        help="Another bundle that names masks by itself, in the same run; may be repeated.",
+    ),
+]
 Against = Annotated[
     str | None,
     typer.Option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,6 +16,7 @@ from rich.table import Table
 import samclip
 from samclip.benchmarks.candidates import Candidate
 from samclip.benchmarks.files import check_writable
+from samclip.benchmarks.latency.contenders import Variant
 from samclip.benchmarks.progress import ConsoleTrack
 from samclip.benchmarks.report import (
     Data,
@@ -25,6 +27,7 @@ from samclip.benchmarks.report import (
     make_report,
 )
 from samclip.benchmarks.report import write_report as write
+from samclip.benchmarks.roofline.measure import Counted, open_counted
 from samclip.benchmarks.rows import Row, show_rows
 from samclip.benchmarks.teacher_settings import parse_teacher
 from samclip.errors import CapabilityError
@@ -82,6 +85,18 @@ class Session:
         name = self._unique(model.manifest.name, role)
         self._subjects.append(describe_bundle(model, name, role, setup.precision))
         return Candidate(name, model)
+
+    def open_counted(self, name_or_path: str | None, role: str, *, names: bool = False) -> Counted:
+        """Load a bundle so that what its graphs do can be counted; as `open` and `open_bundle`."""
+        setup = self._setup
+        variant = Variant(name_or_path or None, setup.backend, setup.precision, setup.threads)
+        model, backend = open_counted(variant, None)
+        self.hold(model)
+        name = self._unique(model.manifest.name, role)
+        self.add(describe_bundle(model, name, role, backend.precisions["encoder"]))
+        if names and self._subjects[-1].trained_head is False:
+            warn_untrained_head()
+        return Counted(name, model, backend)
 
     def open_teacher(self, kind: str, options: Sequence[str] | None) -> tuple[str, ConseTeacher]:
         """Make a teacher; raises CapabilityError where torch is not installed."""
@@ -143,9 +158,13 @@ class Session:
         return report
 
     def _unique(self, name: str, role: str) -> str:
-        """Tell two models of the same name apart."""
+        """Tell models of the same name apart: by their roles, then by numbers."""
         taken = {subject.name for subject in self._subjects}
-        return f"{name} ({role})" if name in taken else name
+        if name not in taken:
+            return name
+        numbered = (f"{name} ({role} {number})" for number in itertools.count(2))
+        tried = itertools.chain([f"{name} ({role})"], numbered)
+        return next(one for one in tried if one not in taken)
 
 
 def wide_console() -> Console:

@@ -134,7 +134,10 @@ def read_coco(folder: Path, annotations: Path | None = None) -> CocoFolder:
     images = sorted(instances.images, key=lambda image: image.names)
     photos = [_photo(layout, image, objects[image.id], places) for image in images]
     if not any(photo.objects for photo in photos):
-        raise InputError(f"{layout.annotations} has no object that can be used.")
+        raise InputError(
+            f"{layout.annotations} has no object with a box and a pixel, on {len(photos)} photos. "
+            "Give annotations of objects."
+        )
     whole = tuple(photo for photo in photos if photo.objects)
     bare = tuple(photo for photo in photos if not photo.objects)
     return CocoFolder(folder, categories, whole, bare, dict(left_out))

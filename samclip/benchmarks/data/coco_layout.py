@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from samclip.errors import InputError
 from samclip.runtime.results.coco_json import ImageRecord
@@ -25,15 +25,27 @@ class CocoLayout:
     roots: tuple[Path, ...]
 
     def photo(self, image: ImageRecord) -> Path:
-        """Find the file of an image; raises InputError when it is nowhere."""
+        """Find the file of an image; raises InputError when it is nowhere in the folders."""
         for root in self.roots:
             for name in image.names:
-                if (root / name).is_file():
+                if _leads_inside(name) and _is_file(root / name):
                     return root / name
         raise InputError(
             f"there is no photo {' or '.join(image.names) or image.id}, which "
             f"{self.annotations.name} names. Looked in {', '.join(map(str, self.roots))}."
         )
+
+
+def _leads_inside(name: str) -> bool:
+    path = PurePath(name)
+    return not path.is_absolute() and ".." not in path.parts
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is longer than the system's may be
+        return False
 
 
 def find_layout(folder: Path, annotations: Path | None = None) -> CocoLayout:

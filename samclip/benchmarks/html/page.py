@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from xml.etree.ElementTree import Element
 
 from samclip.benchmarks.html.amortised_section import amortised_section
+from samclip.benchmarks.html.baselines_section import baselines_section
 from samclip.benchmarks.html.caveats import caveats
 from samclip.benchmarks.html.elements import el, to_html
 from samclip.benchmarks.html.energy_section import energy_section
@@ -27,6 +28,7 @@ SECTIONS = (
     latency_section,
     stage_section,
     tradeoff_section,
+    baselines_section,
     amortised_section,
     memory_section,
     energy_section,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from xml.etree.ElementTree import Element
 
@@ -11,11 +11,12 @@ from samclip.benchmarks.html.numbers import SECONDS
 from samclip.benchmarks.html.plots import Point, scatter
 from samclip.benchmarks.html.sources import Source, Sources
 from samclip.benchmarks.report import Subject
+from samclip.benchmarks.rows import Row
 
 MOST = 6  # plots
 Key = tuple[str, str, str]  # measure, subset, and what was timed
 Groups = dict[Key, list[Point]]
-Times = Mapping[str, tuple[float, str]]  # seconds by model, and of what
+Times = Mapping[str, Sequence[tuple[float, str]]]  # seconds by model, and of what
 
 
 def tradeoff_section(sources: Sources) -> Iterator[Element]:
@@ -45,10 +46,16 @@ def _groups(sources: Sources) -> Groups:
         for row in source.report.rows:
             if row.unit != "share" or row.detail or row.value is None or row.model not in times:
                 continue
-            time, across = times[row.model]
+            time, across = _fitting(row, times[row.model])
             point = Point(row.model, time, row.value, row.low, row.high)
             groups.setdefault((row.measure, row.subset, across), []).append(point)
     return groups
+
+
+def _fitting(row: Row, times: Sequence[tuple[float, str]]) -> tuple[float, str]:
+    """Choose the time of the same kind of prompt, the first word of both, or else the first."""
+    kind = row.measure.partition(" ")[0]
+    return next((time for time in times if time[1].partition(" ")[0] == kind), times[0])
 
 
 def _first_subsets(groups: Groups) -> set[Key]:
@@ -68,16 +75,16 @@ def _figure(key: Key, points: list[Point]) -> Element:
 
 def _own_times(source: Source) -> Times:
     """Take the seconds that the report of accuracy itself has, as `accuracy baselines` does."""
-    return {
-        row.model: (row.value, row.measure)
-        for row in source.report.rows
-        if row.unit == "seconds" and row.value and not row.detail
-    }
+    found: dict[str, list[tuple[float, str]]] = {}
+    for row in source.report.rows:
+        if row.unit == "seconds" and row.value and not row.detail:
+            found.setdefault(row.model, []).append((row.value, row.measure))
+    return found
 
 
 def _times_elsewhere(source: Source, sources: Sources) -> Times:
     """Take the median of the first pipeline of the same bundle in a report of latency."""
-    found: dict[str, tuple[float, str]] = {}
+    found: dict[str, list[tuple[float, str]]] = {}
     for subject in source.report.subjects:
         for other in sources.all:
             for twin in other.report.subjects:
@@ -97,8 +104,8 @@ def _same(one: Subject, other: Subject) -> bool:
     )
 
 
-def _first_pipeline(source: Source, model: str, name: str) -> dict[str, tuple[float, str]]:
+def _first_pipeline(source: Source, model: str, name: str) -> dict[str, list[tuple[float, str]]]:
     for timing in source.report.timings:
         if timing.model == model and timing.kind == "pipeline" and timing.state == "warm":
-            return {name: (median(timing.samples), timing.name)}
+            return {name: [(median(timing.samples), timing.name)]}
     return {}

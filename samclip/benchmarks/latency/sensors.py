@@ -63,7 +63,7 @@ class CpuSensor:
 
     def _read(self) -> int:
         if not self._files.exists(RAPL):
-            raise CapabilityError("this system has no energy counter of the CPU.")
+            raise CapabilityError(f"there is no energy counter of the CPU here ({RAPL}).")
         found = self._files.number(f"{RAPL}/energy_uj")
         if found is None:
             raise CapabilityError(

@@ -33,15 +33,19 @@ NAMES = (
 )
 MANY = 16  # prompts of one call
 ALL_STEPS = "photo file to three answers"
+NO_MAP = "photo file to three answers, a name for a map"  # of bundles that name boxes
 THREE_TASKS = "encoder and three tasks"
 GRAPH_STAGES = {
     "encoder": "encoder",
     "clip_head": "CLIP head",
     "mask_decoder": "mask decoder",
     "text_encoder": "text encoder",
+    "roi_classifier": "RoI classifier",
+    "clip_roi": "CLIP RoI",
     COPIES: COPIES,
 }
 CLASSIFY, POINT, COARSE = "classify 20 names", "segment a point", "semantic coarse, 20 names"
+NAME = "name a mask, 20 names"
 BOX, POINTS = "segment a box", f"segment {MANY} points"
 REFINED, EVERYTHING = "semantic refined, 20 names", "everything, 1,024 points"
 EMBED = "embed 20 names"
@@ -51,6 +55,7 @@ RESTS = {  # what a step's own work on the host is called
     CLASSIFY: "compare names",
     POINT: "upscale masks",
     COARSE: "upscale semantic map",
+    NAME: "fuse names",
     REFINED: "regions and upscaling",
     EVERYTHING: "filters and upscaling",
     EMBED: "tokenise and cache",
@@ -87,7 +92,8 @@ class Walk:
         self._workload = workload
         self._numbers = itertools.count()
         manifest = contender.model.manifest
-        self._names = manifest.clip_head is not None and manifest.text is not None
+        self._names = manifest.head is not None and manifest.text is not None
+        self._map = manifest.clip_head is not None
         self._text = self._names and manifest.graphs.text_encoder is not None
         self._vocabulary: Vocabulary | None = None
 
@@ -121,7 +127,10 @@ class Walk:
         return self._contender.clock.time(work)
 
     def _answer(self, photo: Path) -> dict[str, Step[Any]]:
-        """Go from the file to three answers; the CLIP head runs within the first that names."""
+        """Go from the file to three answers; the CLIP head runs within the first that names.
+
+        Where there is none the third is the name of a mask in place of a map.
+        """
         model, names = self._contender.model, self._vocabulary
         steps = {"decode": self._time(lambda: load_image(photo))}
         pixels = steps["decode"].answer
@@ -130,8 +139,11 @@ class Walk:
         if names is not None:
             steps[CLASSIFY] = self._time(lambda: scene.classify(names))
         steps[POINT] = self._time(lambda: scene.segment(points=[_spread(scene, 1)[0]]))
-        if names is not None:
+        if names is not None and self._map:
             steps[COARSE] = self._time(lambda: scene.semantic(names))
+        elif names is not None:
+            mask = steps[POINT].answer
+            steps[NAME] = self._time(lambda: scene.name(mask, names))
         return steps
 
     def _more(self, scene: Scene) -> Iterator[Piece]:
@@ -142,7 +154,7 @@ class Walk:
         if self._workload.many:
             points = [[point] for point in _spread(scene, MANY)]
             yield _task(POINTS, self._time(lambda: scene.segment(points=points)), MANY, "prompt")
-        if self._workload.refined and names is not None:
+        if self._workload.refined and names is not None and self._map:
             step = self._time(lambda: scene.semantic(names, refine=True))
             yield from _divided(REFINED, step, 1, "image")
         if self._workload.everything:
@@ -164,7 +176,7 @@ def names_for(model: Model) -> tuple[str, ...]:
     None for a model that cannot name.
     """
     manifest = model.manifest
-    if manifest.clip_head is None or manifest.text is None:
+    if manifest.head is None or manifest.text is None:
         return ()
     if manifest.graphs.text_encoder is not None or manifest.text.labels is None:
         return NAMES
@@ -176,7 +188,8 @@ def _pipeline(steps: dict[str, Step[Any]]) -> Iterator[Piece]:
     """Give the whole way, and its stages, which add up to it."""
     last = list(steps.values())[-1]
     total = last.end - steps["decode"].start
-    yield Piece("pipeline", ALL_STEPS, total)
+    whole = NO_MAP if NAME in steps else ALL_STEPS
+    yield Piece("pipeline", whole, total)
     stages: dict[str, float] = {}
     for name, step in steps.items():
         parts = {GRAPH_STAGES.get(graph, graph): time for graph, time in step.inside.items()}
@@ -185,15 +198,15 @@ def _pipeline(steps: dict[str, Step[Any]]) -> Iterator[Piece]:
             stages[stage] = stages.get(stage, 0.0) + time
     stages["other"] = total - sum(stages.values())
     for name, seconds in stages.items():
-        yield Piece("stage", name, seconds, part_of=ALL_STEPS)
+        yield Piece("stage", name, seconds, part_of=whole)
 
 
 def _tasks(steps: dict[str, Step[Any]]) -> Iterator[Piece]:
     encoder = steps["encode"].inside.get("encoder", 0.0)
-    tasks = [name for name in (CLASSIFY, POINT, COARSE) if name in steps]
+    tasks = [name for name in (CLASSIFY, POINT, COARSE, NAME) if name in steps]
     for name in tasks:
         yield _task(name, steps[name], 1, "prompt" if name == POINT else "image")
-    if len(tasks) == 3:
+    if COARSE in steps:
         seconds = encoder + sum(steps[name].seconds for name in tasks)
         yield Piece("pipeline", THREE_TASKS, seconds)
 

@@ -50,7 +50,9 @@ def peak_rss() -> int:
     except ImportError as error:
         from samclip.errors import CapabilityError  # noqa: PLC0415
 
-        raise CapabilityError("this system does not tell a process's highest memory.") from error
+        raise CapabilityError(
+            "this system does not tell a process's highest memory. Measure it on Linux or macOS."
+        ) from error
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
@@ -88,6 +90,7 @@ _STEPS: dict[str, Callable[[dict[str, Any], list[Any]], Any]] = {
     "encode": _encode,
     "segment": _segment,
     "classify": lambda given, held: held[1].classify(given["names"]),
+    "name": lambda given, held: held[1].name(held[2], given["names"]),
     "semantic": lambda given, held: held[1].semantic(given["names"]),
     "refine": lambda given, held: held[1].semantic(given["names"], refine=True),
     "everything": lambda _, held: held[1].everything(),

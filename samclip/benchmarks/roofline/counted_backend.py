@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -12,13 +13,15 @@ from samclip.benchmarks.latency.timed_backend import TimedBackend, TimedEngine
 from samclip.engines.base import Engine, GraphSource, Tensor
 
 Shapes = dict[str, tuple[int, ...]]
+Run = tuple[str, tuple[tuple[str, tuple[int, ...]], ...]]  # a graph, and its inputs' shapes
 
 
 @dataclass(frozen=True, eq=False)
 class ShapedEngine(TimedEngine):
-    """A timed engine; `shapes` of the inputs of its last run."""
+    """A timed engine; `shapes` of the inputs of its last run, `runs` of all graphs."""
 
     shapes: Shapes
+    runs: Counter[Run]
 
     def run(
         self,
@@ -27,17 +30,22 @@ class ShapedEngine(TimedEngine):
     ) -> dict[str, Tensor]:
         """Compute `outputs` as the other engine does; raises as it does."""
         self.shapes.update({name: tuple(feed.shape) for name, feed in feeds.items()})
+        self.runs[self.name, tuple(sorted(self.shapes.items()))] += 1
         return super().run(feeds, outputs)
 
 
 @dataclass(frozen=True, eq=False)
 class CountedBackend(TimedBackend):
-    """A timed backend; `sources` and `shapes`, by graph, are what can be counted."""
+    """A timed backend; `sources` and `shapes`, by graph, are what can be counted.
+
+    `runs`: how often each graph ran in which shapes, until somebody clears it.
+    """
 
     sources: dict[str, GraphSource] = field(default_factory=dict)
     shapes: dict[str, Shapes] = field(default_factory=dict)
+    runs: Counter[Run] = field(default_factory=Counter)
 
     def _timed(self, engine: Engine, source: GraphSource) -> ShapedEngine:
         self.sources[source.name] = source
         shapes = self.shapes.setdefault(source.name, {})
-        return ShapedEngine(engine, source.name, self.clock, self.on_host, shapes)
+        return ShapedEngine(engine, source.name, self.clock, self.on_host, shapes, self.runs)

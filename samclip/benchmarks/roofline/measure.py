@@ -29,6 +29,7 @@ from samclip.runtime.choice import start_fastest
 from samclip.runtime.images.image import load_image
 from samclip.runtime.model import Model
 
+NAMING_GRAPHS = ("clip_head", "roi_classifier", "clip_roi")
 Samples = dict[str, list[float]]
 
 
@@ -42,8 +43,11 @@ class Counted:
     samples: Samples = field(default_factory=lambda: defaultdict(list))
 
 
-def open_counted(variant: Variant, cache: Path) -> tuple[Model, CountedBackend]:
-    """Load a model as `samclip.load` does, on a counted backend; raises as it does."""
+def open_counted(variant: Variant, cache: Path | None) -> tuple[Model, CountedBackend]:
+    """Load a model as `samclip.load` does, on a counted backend; raises as it does.
+
+    `cache`: of text embeddings, None for the usual one.
+    """
     bundle = Bundle.open(find_bundle(variant.bundle))
     options = EngineOptions(threads=variant.threads)
 
@@ -61,7 +65,8 @@ def time_graphs(models: Sequence[Counted], photo: Path, repeats: int, track: Tra
     """Run every graph of every model `repeats` times, in turn, after once to warm up.
 
     The encoder and the CLIP head on the photo, the mask decoder on one point in its middle, the
-    text encoder on 20 names by a template that no cache has seen.
+    classifiers of regions on the mask that it gives, the text encoder on 20 names by a template
+    that no cache has seen.
     """
     pixels, number = load_image(photo), itertools.count()
     for turn in track(range(repeats + 1), "graphs"):
@@ -83,8 +88,11 @@ def _run_once(counted: Counted, pixels: Any, number: int) -> Iterator[tuple[str,
         point = clock.time(lambda: scene.segment(points=[(width / 2, height / 2)]))
         yield "mask_decoder", point.inside["mask_decoder"]
         if names := names_for(model):
-            named = clock.time(lambda: scene.classify(model.vocabulary(names)))
-            yield "clip_head", named.inside["clip_head"]
+            vocabulary, masks = model.vocabulary(names), point.answer
+            named = clock.time(lambda: scene.name(masks, vocabulary))
+            for graph in NAMING_GRAPHS:
+                if graph in named.inside:
+                    yield graph, named.inside[graph]
             if manifest.graphs.text_encoder is not None:
                 template = f"a photo of a {{}}, number {number}."
                 text = clock.time(lambda: model.vocabulary(NAMES, template))
@@ -102,9 +110,14 @@ def count_graph(counted: Counted, graph: str) -> tuple[Work, dict[str, int]]:
 
     Its weights are read again where its engine let them go: repeated parameters count once.
     """
-    source, backend = counted.backend.sources[graph].whole(), counted.backend
+    return count_in_shapes(counted, graph, counted.backend.shapes[graph])
+
+
+def count_in_shapes(counted: Counted, graph: str, shapes: Shapes) -> tuple[Work, dict[str, int]]:
+    """Count one graph that was loaded, with inputs of given shapes; as `count_graph`."""
+    source = counted.backend.sources[graph].whole()
     described: Graph = getattr(counted.model.manifest.graphs, graph)
-    sizes = _sizes(described, backend.shapes[graph])
+    sizes = _sizes(described, shapes)
     return count(read_graph(source.onnx, graph, sizes, source.weights)), sizes
 
 

@@ -14,7 +14,9 @@ DEQUANTIZE = frozenset({"DequantizeLinear", "com.microsoft.DequantizeLinear"})
 # Read no more than they write: rows of a table, a part of a tensor.
 PICKING = frozenset({"Gather", "GatherElements", "GatherND", "Slice"})
 
-# Read their inputs and write their outputs once, at most a few operations an element.
+# Read their inputs and write their outputs once, at most a few operations an element. Resize,
+# GridSample and RoiAlign weigh a few neighbours, which is no product of matrices either; a
+# RoiAlign that chooses its samples by the size of a region does what only the data tells.
 PLAIN_NAMES = """
 Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization
 BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Celu Clip Concat
@@ -25,9 +27,9 @@ InstanceNormalization IsInf IsNaN LRN LayerNormalization LeakyRelu Less LessOrEq
 LogSoftmax LpNormalization LpPool Max MaxPool Mean MeanVarianceNormalization Min Mish Mod Mul
 Neg Not OneHot Or PRelu Pad Pow QuantizeLinear RMSNormalization Range Reciprocal ReduceL1
 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
-ReduceSumSquare Relu Resize RotaryEmbedding Round ScatterElements ScatterND Selu Shape Sigmoid
-Sign Sin Sinh Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Sub Sum SwiGLU Swish
-Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu Upsample Where Xor
+ReduceSumSquare Relu Resize RoiAlign RotaryEmbedding Round ScatterElements ScatterND Selu Shape
+Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Sub Sum SwiGLU
+Swish Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu Upsample Where Xor
 com.microsoft.BiasGelu com.microsoft.FastGelu com.microsoft.Gelu com.microsoft.QuantizeLinear
 com.microsoft.QuickGelu
 """

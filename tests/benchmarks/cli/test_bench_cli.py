@@ -199,10 +199,45 @@ def test_baselines(bench: Bench, coco: Path, report: Path, loads: list) -> None:
     assert result.exit_code == 0, result.stderr
     found = figures(report)
     for name in ("fake", "crop-image", "crop-feature"):
-        assert found[name, "name top-1", "all objects"] == 0.5
-        assert found[name, "seconds a photo", "all photos"] > 0
+        assert found[name, "box name top-1", "all objects"] == 0.5
+        assert found[name, "box seconds a photo", "all photos"] > 0
+        assert found[name, "vision parameters", "all graphs"] == 0.0  # a fake's graphs are empty
     roles = [subject["role"] for subject in read(report)["subjects"]]
     assert roles == ["measured", "masks of baselines", "names of baselines"]
+
+
+def test_baselines_beside_other_bundles(
+    bench: Bench, coco: Path, report: Path, loads: list, tmp_path: Path
+) -> None:
+    novel = tmp_path / "novel.txt"
+    novel.write_text("green\nblue\n")
+    models = ("--beside", "regions", "--beside", "regions untrained", "--sam", "sam")
+    options = ("--clip", "clip", "--novel", novel, "--prompt", "box", "--prompt", "point")
+    arguments = (coco, "-b", "merged", *models, *options, "--json", report)
+    result = bench("accuracy", "baselines", *arguments)
+    assert result.exit_code == 0, result.stderr
+    assert [call["name"] for call in loads] == [
+        *("merged", "regions", "regions untrained"),
+        *("sam", "clip"),
+    ]
+    found = figures(report)
+    names = ("fake", "fake (beside)", "fake (beside 2)", "crop-image", "crop-feature")
+    for name in names:
+        for kind in ("box", "point"):
+            assert found[name, f"{kind} mIoU", "novel classes"] > 0
+            assert found[name, f"{kind} seconds a photo", "all photos"] > 0
+    # its classifier is right of red, and is believed only of what it has seen
+    assert found["fake (beside)", "box name top-1", "base classes"] == 1.0
+    assert result.stderr.count("UNTRAINED") == 1
+    assert "prompt: point" in result.stdout
+    page = tmp_path / "page.html"
+    assert bench("report", report, "--output", page).exit_code == 0
+    text = page.read_text("utf-8")
+    assert "one pass, and two models in a row" in text
+    assert "fake (beside 2) (UNTRAINED: names mean nothing)" in text
+    assert "fake (beside) (UNTRAINED" not in text
+    assert "point mIoU, all objects" in text  # plotted against the seconds of points
+    assert bench("compare", report, report).exit_code == 0
 
 
 def test_agreement(bench: Bench, coco: Path, report: Path, loads: list) -> None:
@@ -242,6 +277,14 @@ def test_an_untrained_head_is_told(bench: Bench, coco: Path, loads: list) -> Non
         (("instances", "nowhere"), "instances.json cannot be read"),
         (("baselines", "COCO", "--sam", "x"), "give --clip BUNDLE or --teacher"),
         (("baselines", "COCO", "--sam", "x", "--clip", "y", "--teacher", "conse"), "one second"),
+        (
+            ("baselines", "COCO", "--sam", "x", "--clip", "y", "--prompt", "mask"),
+            "'mask' is no kind",
+        ),
+        (
+            ("baselines", "COCO", "--sam", "x", "--clip", "y", "--novel", "red,grean"),
+            "did you mean 'green'",
+        ),
         (("names", "COCO", "--teacher", "conse", "--teacher-option", "topk=3"), "'top_k'"),
         (("names", "COCO", "--teacher", "conse", "--teacher-option", "top_k=x"), "top_k"),
         (("names", "COCO", "--synonyms", "nowhere.json"), "nowhere.json cannot be read"),

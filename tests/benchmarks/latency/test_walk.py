@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakes import HostTensor
-from timed_fakes import contender, timed_model
+from timed_fakes import contender, region_contender, timed_model
 
 from samclip.benchmarks.latency import walk as steps
 from samclip.benchmarks.latency.clock import StageClock
@@ -72,6 +72,19 @@ def test_a_bundle_without_a_head_is_timed_without_names() -> None:
     assert (steps.THREE_TASKS, None) not in found
     assert ("mask decoder", steps.ALL_STEPS) in found
     assert names_for(contender(clip=False).model) == ()
+
+
+def test_a_bundle_that_names_boxes_names_a_mask_in_place_of_a_map(photo_path: Path) -> None:
+    walk = Walk(region_contender(delay=DELAY), Workload())
+    walk.prepare()
+    found = {(piece.name, piece.part_of): piece.seconds for piece in walk.run(photo_path)}
+    stages = [seconds for (_, whole), seconds in found.items() if whole == steps.NO_MAP]
+    assert sum(stages) == pytest.approx(found[steps.NO_MAP, None])
+    for stage in ("encoder", "mask decoder", "RoI classifier", "CLIP RoI"):
+        assert found[stage, steps.NO_MAP] >= DELAY
+    assert found[steps.NAME, None] >= 2 * DELAY  # both classifiers
+    absent = {steps.ALL_STEPS, steps.THREE_TASKS, steps.COARSE, steps.REFINED}
+    assert not absent & {name for name, _ in found}
 
 
 def test_labels_stand_in_for_names_where_there_is_no_text_encoder() -> None:

@@ -85,6 +85,17 @@ def test_gemm(transposed: int, shape: tuple[int, int]) -> None:
     assert work.macs == 6 * 8 * 3
 
 
+def test_roi_align_reads_its_map_once_whatever_the_regions() -> None:
+    weights = {"boxes": weight(3, 4), "batch": np.zeros(3, np.int64)}
+    attributes = {"output_height": 5, "output_width": 5, "spatial_scale": 0.25}
+    nodes = [node("RoiAlign", "x boxes batch", **attributes)]
+    work = work_of(nodes, {"x": (1, 8, 32, 32)}, weights)
+    assert work.macs == 0
+    assert work.parameters == 3 * 4  # here a constant; in a model an input
+    assert work.activation_bytes == 4 * (8 * 32 * 32 + 3 * 8 * 5 * 5)
+    assert [entry.operator for entry in work.operators] == ["RoiAlign"]
+
+
 def test_einsum() -> None:
     nodes = [node("Einsum", "x z", equation="bhwc,hkc->bhwk")]
     work = work_of(nodes, {"x": (2, 3, 4, 5), "z": (3, 7, 5)})

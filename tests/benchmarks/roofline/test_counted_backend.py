@@ -14,6 +14,7 @@ from tiny_bundle import WEIGHT, WEIGHTS_FILE, tiny_files, tiny_manifest
 from samclip.benchmarks.latency.clock import StageClock
 from samclip.benchmarks.roofline.counted_backend import CountedBackend
 from samclip.benchmarks.roofline.measure import Counted, count_graph
+from samclip.benchmarks.roofline.meter import Meter, Works
 from samclip.engines.base import Backend, Engine, EngineOptions, GraphSource
 from samclip.engines.registry import get_backend
 from samclip.runtime.bundles.bundle import Bundle, write_bundle
@@ -62,3 +63,50 @@ def test_weights_are_counted_though_the_engine_let_them_go(releases: bool, tmp_p
     work, sizes = count_graph(counted, "encoder")
     assert work.parameters == 0
     assert sizes == {"n": 2}
+
+
+def test_a_meter_adds_up_the_runs_that_answers_took(tmp_path: Path) -> None:
+    bundle = Bundle.open(write_bundle(tmp_path / "bundle", tiny_manifest(), tiny_files()))
+    timed = CountedBackend(get_backend("onnxruntime"), StageClock())
+    pool = EnginePool(bundle, timed, OPTIONS)
+    model: Any = SimpleNamespace(manifest=bundle.manifest, bundle=bundle)
+    counted = Counted("tiny", model, timed)
+    one, other = (Meter([counted], works) for works in [Works()] for _ in range(2))
+
+    def run(*rows: int) -> None:
+        for count in rows:
+            pool.run("encoder", {"x": np.ones((count, 4), np.float32)})
+
+    run(7)  # before anything is asked
+    one.begin()
+    run(2, 5, 2)
+    one.end("box")
+    other.begin()
+    run(1)
+    other.end("box")
+    run(9)  # of nobody
+    one.begin()
+    run(3)
+    one.end("point")
+    assert one.macs("box") == (2 + 5 + 2) * 4 * 3
+    assert one.macs("point") == 3 * 4 * 3
+    assert other.macs("box") == 1 * 4 * 3
+    assert one.parameters() == other.parameters() == 4 * 3  # however often it ran
+
+
+def test_bundles_that_a_contender_has_twice_count_once(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle", tiny_manifest(), tiny_files())
+    models = []
+    for _ in range(2):
+        opened = Bundle.open(bundle)
+        timed = CountedBackend(get_backend("onnxruntime"), StageClock())
+        model: Any = SimpleNamespace(manifest=opened.manifest, bundle=opened)
+        models.append(Counted("tiny", model, timed))
+    meter = Meter(models, Works())
+    meter.begin()
+    for counted in models:
+        pool = EnginePool(counted.model.bundle, counted.backend, OPTIONS)
+        pool.run("encoder", {"x": np.ones((2, 4), np.float32)})
+    meter.end("box")
+    assert meter.macs("box") == 2 * (2 * 4 * 3)
+    assert meter.parameters() == 4 * 3
