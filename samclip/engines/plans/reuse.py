@@ -49,7 +49,12 @@ def remove_superseded(new: StoredPlan) -> None:
             try:
                 remove_plan(stored.path)
             except OSError as error:  # the new one is found first
-                _logger.warning("%s stays, an older plan: %s", stored.path, error.strerror)
+                _logger.warning(
+                    "the older plan %s cannot be removed: %s. Remove it: samclip engine remove %s",
+                    stored.path,
+                    error.strerror,
+                    stored.path.stem,
+                )
 
 
 def _same_recipe(built: Sidecar, request: BuildRequest, library: Library) -> bool:

@@ -90,7 +90,9 @@ def read_plan(stored: StoredPlan) -> bytes:
     Raises PlanDamagedError; FileNotFoundError when it was removed meanwhile.
     """
     if stored.sidecar is None:
-        raise stored.fault or PlanDamagedError(f"the plan {stored.path} has no sidecar.")
+        raise stored.fault or PlanDamagedError(
+            f"the plan {stored.path} has no sidecar. Build it again: samclip engine build BUNDLE"
+        )
     expected, command = stored.sidecar.plan, rebuild_command(stored.sidecar)
     data = read_own(stored.path, expected.size)
     if len(data) != expected.size:

@@ -40,7 +40,9 @@ def load_timings(config: Any, path: Path | None) -> None:
         return
     cache = config.create_timing_cache(_read(path))
     if cache is None or not config.set_timing_cache(cache, False):
-        _logger.warning("the timings in %s are of no use here: everything is timed again", path)
+        _logger.warning(
+            "the timings in %s are of another GPU or TensorRT: everything is timed again", path
+        )
         config.set_timing_cache(config.create_timing_cache(b""), False)
 
 

@@ -165,7 +165,7 @@ class TrtSlot:
         if self._graph is None and self._repeated and self._failures_left:
             self._capture()
         if self._graph is None:
-            self._check(self._context.execute_async_v3(self._stream), "to be run")
+            self._check(self._context.execute_async_v3(self._stream), "a run")
         else:
             self._device.launch(self._graph, self._stream)
 
@@ -173,7 +173,7 @@ class TrtSlot:
         try:
             self._device.begin_capture(self._stream)
             try:
-                self._check(self._context.execute_async_v3(self._stream), "to be captured")
+                self._check(self._context.execute_async_v3(self._stream), "a captured run")
             finally:
                 self._graph = self._device.end_capture(self._stream)
         except EngineRunError:  # layers that wait for the host: the run itself says if all is well
@@ -187,7 +187,10 @@ class TrtSlot:
 
     def _check(self, is_done: bool, what: str) -> None:
         if not is_done:
-            raise EngineRunError(f"TensorRT refuses {what}.")
+            raise EngineRunError(
+                f"TensorRT refuses {what} of the graph {self._signature.graph!r}. Check the shapes "
+                "of its inputs, or build the plan again: samclip engine build."
+            )
 
 
 def _shapes(feeds: Feeds) -> Shapes:
