@@ -5,7 +5,15 @@ from __future__ import annotations
 from rich.markup import escape
 from rich.table import Table
 
-from samclip.runtime.bundles.manifest import Graph, Manifest, ParityRow, RoundingRow, TensorSpec
+from samclip.runtime.bundles.manifest import (
+    ClipHead,
+    Graph,
+    Manifest,
+    ParityRow,
+    RegionHead,
+    RoundingRow,
+    TensorSpec,
+)
 from samclip.runtime.cli.tables import format_bytes, make_table
 
 
@@ -125,19 +133,16 @@ def _by_output(manifest: Manifest) -> dict[tuple[str, str], list[ParityRow]]:
 
 
 def _properties(manifest: Manifest) -> dict[str, str]:
-    size, head, text = manifest.preprocessing.image_size, manifest.clip_head, manifest.text
+    size, text = manifest.preprocessing.image_size, manifest.text
     variants = [v for graph in _graphs(manifest).values() for v in graph.variants]
     found = {
         "model": manifest.model_type,
         "image size": f"{size} x {size}",
         "precision": ", ".join(sorted({variant.precision for variant in variants})),
         "weights": ", ".join(sorted({variant.weights_dtype for variant in variants})),
-        "CLIP head": "none: cannot name anything",
+        "CLIP head": _describe_head(manifest.head),
         "text": "none",
     }
-    if head is not None:
-        state = "trained" if head.trained else "UNTRAINED: names mean nothing"
-        found["CLIP head"] = f"{state}; {head.embed_dim}-d, {head.grid} x {head.grid} tokens"
     if text is not None:
         templates = text.templates if isinstance(text.templates, str) else len(text.templates)
         has_encoder = manifest.graphs.text_encoder is not None
@@ -146,9 +151,18 @@ def _properties(manifest: Manifest) -> dict[str, str]:
     return found
 
 
+def _describe_head(head: ClipHead | RegionHead | None) -> str:
+    if head is None:
+        return "none: cannot name anything"
+    state = "trained" if head.trained else "UNTRAINED: names mean nothing"
+    names = f"{head.grid} x {head.grid} tokens" if isinstance(head, ClipHead) else "names regions"
+    return f"{state}; {head.embed_dim}-d, {names}"
+
+
 def _graphs(manifest: Manifest) -> dict[str, Graph]:
     """Return the graphs that the bundle has, by name, in the order in which they run."""
-    names = ("encoder", "clip_head", "mask_decoder", "text_encoder")
+    regions = ("roi_classifier", "clip_roi")
+    names = ("encoder", "clip_head", "mask_decoder", *regions, "text_encoder")
     found = {name: getattr(manifest.graphs, name) for name in names}
     return {name: graph for name, graph in found.items() if graph is not None}
 

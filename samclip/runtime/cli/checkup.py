@@ -167,7 +167,7 @@ def examine_bundle(name: str, path: Path) -> dict[str, Any]:
         manifest = Bundle.open(path).manifest
     except BundleError as error:
         return {**place, "error": str(error)}
-    head = manifest.clip_head
+    head = manifest.head
     return {
         **place,
         "model_type": manifest.model_type,

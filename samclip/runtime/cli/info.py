@@ -113,7 +113,7 @@ def print_bundle(bundle: Bundle, verified: bool, signer: str | None) -> None:
     from samclip.runtime.cli.auto_choice import auto_record, show_auto
 
     manifest = bundle.manifest
-    if manifest.clip_head is not None and not manifest.clip_head.trained:
+    if manifest.head is not None and not manifest.head.trained:
         warn_untrained_head()
     say(out, f"{manifest.name}  {bundle.path}", style="bold")
     for table in (
