@@ -6,6 +6,7 @@ Only tensors are ever read: safetensors, or torch files with `weights_only=True`
 from __future__ import annotations
 
 import pickle
+import tarfile
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,6 +146,11 @@ def _read_safetensors(file: Path) -> tuple[StateDict, Mapping[str, str]]:
 
 
 def _read_torch(file: Path) -> StateDict:
+    if tarfile.is_tarfile(file):  # torch would unpack it: a pipe inside would keep it waiting
+        raise CheckpointError(
+            f"{file} is a tar file, expected safetensors or a file of torch 0.1.10 or newer. "
+            "Save it again with torch where you trust it, or unpack it if it holds a checkpoint."
+        )
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
