@@ -187,7 +187,7 @@ def _coco() -> list[bytes]:
     image = {"id": 1, "file_name": PHOTO, "height": 4, "width": 6}
     polygon = {"segmentation": [[0, 0, 3, 0, 3, 3, 0, 3]], "bbox": [0, 0, 3, 3], "iscrowd": 0}
     runs = {"segmentation": {"size": [4, 6], "counts": [4, 8, 12]}, "bbox": [1, 0, 2, 4]}
-    packed = {"segmentation": {"size": [4, 6], "counts": "488"}, "bbox": [1, 0, 2, 4]}
+    packed = {"segmentation": {"size": [4, 6], "counts": "48<"}, "bbox": [1, 0, 2, 4]}
     found = []
     for outline in (polygon, {**runs, "iscrowd": 1}, {**packed, "iscrowd": 0}):
         one = {"id": 1, "image_id": 1, "category_id": 7, "area": 9.0, **outline}

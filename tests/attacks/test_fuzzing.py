@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from figures import Figures
-from fuzz_targets import TARGETS, check_prompts, config, feed, manifest, seeds
+from fuzz_targets import TARGETS, check_prompts, config, feed, seeds
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -33,6 +33,7 @@ else:
 COUNTS = [40, pytest.param(2000, marks=pytest.mark.slow)]
 FAULT = "fuzzing with hypothesis"
 FOUND = "answers and typed errors alone"
+JSON = ["manifest", "sidecar", "compiled_sidecar", "tokenizer", "coco", "report", "evaluations"]
 QUIET = {"suppress_health_check": list(HealthCheck)}
 # What parsers stumble over, put in the place of some bytes.
 TOKENS = st.sampled_from(
@@ -103,16 +104,17 @@ def test_seeds_are_sound(name: str) -> None:
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_manifests_of_the_wrong_values(count: int, figures: Figures) -> None:
+@pytest.mark.parametrize("name", JSON)
+def test_json_of_the_wrong_values(name: str, count: int, figures: Figures) -> None:
     """The JSON is sound, and one or more of its values are others."""
 
     @settings(max_examples=count, **QUIET)
-    @given(st.sampled_from(seeds("manifest")), st.lists(st.tuples(PATHS, VALUES), max_size=3))
+    @given(st.sampled_from(seeds(name)), st.lists(st.tuples(PATHS, VALUES), max_size=3))
     def run(seed: bytes, changes: list[tuple[list[int], Any]]) -> None:
         value = json.loads(seed)
         for path, new in changes:
             value = replaced(value, path, new)
-        feed(manifest, json.dumps(value).encode())
+        feed(TARGETS[name], json.dumps(value).encode())
 
     run()
     figures.add(f"{FAULT}: wrong values in sound files", count=count, found=FOUND)

@@ -13,8 +13,10 @@ import msgspec
 from pycocotools import mask as coco_mask
 
 from samclip.errors import InputError
+from samclip.runtime.results.coco_outlines import check_counts, check_polygon, check_size
 
 SHORTEST_POLYGON = 6  # numbers: a triangle
+SHOWN = 100  # characters of a name in a message
 
 RleDict = dict[str, Any]  # pycocotools' form: size and counts
 
@@ -43,6 +45,11 @@ class ImageRecord(msgspec.Struct, frozen=True):
         tail = "/".join(self.coco_url.split("/")[-2:])
         own = (self.file_name,) if self.file_name else ()
         return (*own, *((tail, tail.rpartition("/")[2]) if tail else ()))
+
+    @property
+    def title(self) -> str:
+        """What messages call it."""
+        return repr(self.names[0][:SHOWN]) if self.names else f"with the id {self.id}"
 
 
 class Annotation(msgspec.Struct, frozen=True):
@@ -75,19 +82,33 @@ class Instances(msgspec.Struct, frozen=True):
 def to_rle(shape: list[list[float]] | Rle, image: ImageRecord) -> RleDict | None:
     """Encode polygons, or counts as numbers, by pycocotools; None for no polygon at all.
 
-    Raises InputError for counts of another size than the image's.
+    Raises InputError for counts of another size than the image's, and for outlines that cannot be
+    those of an image.
     """
-    if isinstance(shape, Rle):
-        if shape.size != (image.height, image.width):
-            raise InputError(
-                f"an outline of (h, w) = {shape.size} belongs to the photo {image.names[0]}, which "
-                f"has {(image.height, image.width)}. Export the annotations again."
-            )
-        plain = {"size": list(shape.size), "counts": shape.counts}
-        is_packed = isinstance(shape.counts, str)
-        return plain if is_packed else dict(coco_mask.frPyObjects(plain, *shape.size))
-    polygons = [polygon for polygon in shape if len(polygon) >= SHORTEST_POLYGON]
-    if not polygons:
-        return None
-    parts = coco_mask.frPyObjects(polygons, image.height, image.width)
-    return dict(coco_mask.merge(parts))
+    size = (image.height, image.width)
+    if isinstance(shape, Rle) and shape.size != size:
+        raise InputError(
+            f"an outline of (h, w) = {shape.size} belongs to the photo {image.title}, which "
+            f"has {size}. Export the annotations again."
+        )
+    try:
+        check_size(size)
+        return _packed(shape) if isinstance(shape, Rle) else _drawn(shape, size)
+    except ValueError as error:
+        raise InputError(
+            f"an outline of the photo {image.title} {error}. Export the annotations again."
+        ) from error
+
+
+def _packed(shape: Rle) -> RleDict:
+    check_counts(shape.counts, shape.size)
+    plain = {"size": list(shape.size), "counts": shape.counts}
+    is_packed = isinstance(shape.counts, str)
+    return plain if is_packed else dict(coco_mask.frPyObjects(plain, *shape.size))
+
+
+def _drawn(polygons: list[list[float]], size: tuple[int, int]) -> RleDict | None:
+    kept = [polygon for polygon in polygons if len(polygon) >= SHORTEST_POLYGON]
+    for polygon in kept:
+        check_polygon(polygon, size)
+    return dict(coco_mask.merge(coco_mask.frPyObjects(kept, *size))) if kept else None
