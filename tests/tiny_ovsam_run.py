@@ -16,8 +16,8 @@ from tiny_run import DIM, SIZE, ColourNames, ModelMasks, tiny_model
 
 from samclip.export.metadata import TextMetadata
 from samclip.export.ovsam_assembly import OvsamAssembly, OvsamMetadata
+from samclip.merge.annotations import Annotations, read_annotations
 from samclip.merge.config import RunConfig, parse_config
-from samclip.merge.instances import Annotations, read_annotations
 from samclip.merge.labels import Labels
 from samclip.merge.ovsam_student import OvsamStudent
 from samclip.merge.reporting import Silent
@@ -43,6 +43,7 @@ def ovsam_assembly(seed: int = 0) -> OvsamAssembly:
         fpn_channels=OVSAM.fpn_channels,
         text=TextMetadata(model="none", logit_scale=1.0),
     )
+    torch.manual_seed(seed)  # of the prompts' frequencies
     return OvsamAssembly(random_ovsam(OVSAM, seed), metadata, b"{}")
 
 

@@ -82,9 +82,12 @@ def uncertain_points(
 
 
 def sample(maps: Tensor, points: Tensor) -> Tensor:
-    """Interpolate NxHxW maps at NxPx2 points, (x, y) in [0, 1] of the square: NxP."""
+    """Interpolate NxHxW maps at NxPx2 points, (x, y) in [0, 1] of the square: NxP.
+
+    Points beyond the outermost pixels' centres take those pixels; PointRend's code fades to 0.
+    """
     grid = (2 * points - 1).unsqueeze(2)  # NxPx1x2
-    read = F.grid_sample(maps.unsqueeze(1), grid, mode="bilinear", align_corners=False)
+    read = F.grid_sample(maps.unsqueeze(1), grid, padding_mode="border", align_corners=False)
     return read[:, 0, :, 0]
 
 

@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import msgspec
-import numpy as np
 import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
-from PIL import Image
-from PIL.Image import Resampling
-from pycocotools import mask as coco_mask
 from torch import Generator, Tensor
 
-from samclip.errors import InputError
 from samclip.merge.labels import UNNAMED, Labels
 from samclip.merge.prompting import STRIDE
 from samclip.merge.prompts import (
@@ -28,13 +17,7 @@ from samclip.merge.prompts import (
     point_prompts,
     points_from_masks,
 )
-from samclip.merge.sources import FolderSource, JoinedSource, PhotoSource, PickedSource
 from samclip.merge.teachers.regions import RegionTargets
-from samclip.merge.views import View
-from samclip.runtime.results.coco_json import Instances as CocoFile
-from samclip.runtime.results.coco_json import RleDict, to_rle
-
-LEAST_PIXELS = 32  # of an instance in a view, as in the released code's filter
 
 
 @dataclass(frozen=True)
@@ -55,87 +38,6 @@ class Instances:
     def to(self, device: torch.device) -> Instances:
         """Move the tensors to a device."""
         return Instances(self.masks.to(device), self.boxes.to(device), self.labels.to(device))
-
-
-@dataclass(frozen=True)
-class Outline:
-    """An annotated object of a photo: its outline in pycocotools' form, its category's name."""
-
-    rle: RleDict
-    category: str
-
-
-class Annotations:
-    """The objects of photos, which are known by the SHA-256 of their files.
-
-    `categories` are the names in the order of the file, `photos` those of a source that have any
-    object.
-    """
-
-    def __init__(
-        self,
-        categories: tuple[str, ...],
-        outlines: Mapping[str, Sequence[Outline]],
-        source: PhotoSource,
-    ) -> None:
-        self.categories, self._outlines = categories, outlines
-        self.photos: PhotoSource = PickedSource(
-            source, [index for index in range(len(source)) if source.key(index) in outlines]
-        )
-
-    def shown(self, photo: str, view: View, labels: Labels) -> Instances:
-        """Outline what a view shows of a photo's objects, those of a few pixels left out.
-
-        Raises InputError where the annotations are of a photo of another size.
-        """
-        outlines = self._outlines.get(photo, ())
-        squares = [_in_view(outline.rle, view) for outline in outlines]
-        kept = [index for index, square in enumerate(squares) if _fits(square)]
-        if not kept:
-            return no_instances(view.size)
-        masks = torch.stack([squares[index] for index in kept])  # KxSxS
-        places = labels.places([outlines[index].category for index in kept])
-        return Instances(_low(masks), boxes_from_masks(masks, 1), places)
-
-
-def read_annotations(file: Path, folders: Sequence[FolderSource]) -> Annotations:
-    """Read a JSON file in COCO's or LVIS's format whose photos are in `folders`.
-
-    Crowds, and objects without a pixel, are left out. Raises InputError for a file that is none,
-    and where no photo of it is in the folders.
-    """
-    try:
-        content = msgspec.json.decode(file.read_bytes(), type=CocoFile)
-    except OSError as error:
-        raise InputError(f"the annotations {file} cannot be read: {error.strerror}") from error
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{file} holds no annotations in COCO's format: {error}") from error
-    keys = {
-        path.relative_to(source.folder).as_posix(): source.key(index)
-        for source in folders
-        for index, path in enumerate(source.paths)
-    }
-    images = {image.id: image for image in content.images}
-    categories = {category.id: category.name.replace("_", " ") for category in content.categories}
-    outlines: dict[str, list[Outline]] = {}
-    for found in content.annotations:
-        image, name = images.get(found.image_id), categories.get(found.category_id)
-        if image is None or name is None:
-            raise InputError(
-                f"{file} has an annotation of image {found.image_id} and category "
-                f"{found.category_id}, and does not list both; export it again"
-            )
-        key = next((keys[name] for name in image.names if name in keys), None)
-        rle = to_rle(found.segmentation, image)
-        if key is not None and rle is not None and not found.iscrowd:
-            outlines.setdefault(key, []).append(Outline(rle, name))
-    if not outlines:
-        raise InputError(
-            f"none of the photos that {file} outlines is in the folders; its file names are paths "
-            f"within them, such as {content.images[0].names if content.images else 'none'}"
-        )
-    names = tuple(dict.fromkeys(categories.values()))
-    return Annotations(names, outlines, JoinedSource(folders))
 
 
 def named_regions(regions: RegionTargets, size: int, labels: Labels) -> Instances:
@@ -201,31 +103,3 @@ def prompt_instances(
     corners = box_prompts(instances.boxes[chosen[:split]])
     points = points_from_masks(instances.masks[chosen[split:]], STRIDE, generator)
     return PromptedInstances(instances, join([corners, point_prompts(points)]), chosen)
-
-
-def _in_view(rle: RleDict, view: View) -> Tensor:
-    """Draw an outline as a view shows it: SxS bool."""
-    if tuple(rle["size"]) != view.photo_size:
-        raise InputError(
-            f"an outline of (h, w) = {tuple(rle['size'])} belongs to a photo of {view.photo_size} "
-            "pixels; use the photos that the annotations were made for, and leave out `longest`"
-        )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # pycocotools', under numpy 2
-        whole: NDArray[np.uint8] = coco_mask.decode(rle)  # HxW of 0 and 1
-    x0, y0, x1, y1 = view.box
-    height, width = view.shown_size
-    crop = Image.fromarray(np.ascontiguousarray(whole[y0:y1, x0:x1]) * np.uint8(255))
-    pixels = np.asarray(crop.resize((width, height), Resampling.BILINEAR)) >= 128
-    square = torch.zeros(view.size, view.size, dtype=torch.bool)
-    square[:height, :width] = torch.from_numpy(pixels[:, ::-1].copy() if view.flip else pixels)
-    return square
-
-
-def _fits(square: Tensor) -> bool:
-    return int(square.sum()) >= LEAST_PIXELS and bool(_low(square[None]).any())
-
-
-def _low(squares: Tensor) -> Tensor:
-    """Bring KxSxS masks to the decoder's resolution: KxS/4xS/4, at least half of each cell."""
-    return F.avg_pool2d(squares.float().unsqueeze(1), STRIDE).squeeze(1) >= 0.5

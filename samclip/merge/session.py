@@ -13,12 +13,9 @@ from samclip.errors import TrainingError
 from samclip.merge.batches import Processes
 from samclip.merge.build import (
     make_accelerator,
-    make_learner,
     make_sources,
-    make_student,
     make_teachers,
     make_vocabulary,
-    read_student,
 )
 from samclip.merge.config import RunConfig
 from samclip.merge.evaluation import Evaluator
@@ -28,6 +25,7 @@ from samclip.merge.reporting import ConsoleReporter, Reporter, Silent
 from samclip.merge.result import write_result
 from samclip.merge.sources import PhotoSource
 from samclip.merge.state import State, StateFolder
+from samclip.merge.students import make_learner, make_student, read_student
 from samclip.merge.trainer import Run, Trainer
 
 CHECKPOINT = "merged.safetensors"

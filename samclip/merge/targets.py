@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from samclip.errors import ConfigError
+from samclip.merge.annotations import Annotations
 from samclip.merge.cache import OutputCache, output_key
-from samclip.merge.instances import Annotations, Instances, named_regions, prompt_instances
+from samclip.merge.instances import Instances, named_regions, prompt_instances
 from samclip.merge.labels import Labels
 from samclip.merge.objective import InstanceTargets, MaskTargets, NameTargets
 from samclip.merge.prompting import PromptedTarget, ask
@@ -54,20 +55,24 @@ class Teachers:
     def labels(self) -> Labels:
         """The classes of instances; raises ConfigError when the run has none."""
         if self._labels is None:
-            raise ConfigError("this stage needs [labels]")
+            raise ConfigError("this stage needs classes; add [labels] to the run's file")
         return self._labels
 
     @property
     def names(self) -> NameTeacher:
         """The name teacher; raises ConfigError when the run has none."""
         if self._names is None:
-            raise ConfigError("this stage needs [teachers.names]")
+            raise ConfigError(
+                "this stage needs a teacher of names; add [teachers.names] to the run's file"
+            )
         return self._names
 
     def masks(self, size: int) -> MaskTeacher:
         """Return the mask teacher for squares of `size` pixels; raises ConfigError without one."""
         if self._masks_at is None:
-            raise ConfigError("this stage needs [teachers.masks]")
+            raise ConfigError(
+                "this stage needs a teacher of masks; add [teachers.masks] to the run's file"
+            )
         if size not in self._masks:
             self._masks[size] = self._masks_at(size)
         return self._masks[size]

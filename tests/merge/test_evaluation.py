@@ -14,7 +14,16 @@ from torch import Tensor
 from samclip.errors import TrainingError
 from samclip.export.models.mask_decoder import PromptedMaskDecoder
 from samclip.merge.config import EvaluationConfig
-from samclip.merge.evaluation import Evaluator, add_record, ious, mean, read_records
+from samclip.merge.evaluation import (
+    Evaluator,
+    add_record,
+    agreement,
+    chance,
+    commonest,
+    ious,
+    mean,
+    read_records,
+)
 from samclip.merge.losses import pool_regions, region_weights
 from samclip.merge.prompts import Prompts
 from samclip.merge.stream import ViewBatch
@@ -155,3 +164,12 @@ def test_ious_by_hand(
 def test_the_mean_of_nothing_is_nothing() -> None:
     assert mean([]) == 0
     assert mean([1.0, 0.5]) == 0.75
+
+
+def test_chance_by_hand() -> None:
+    names = [(0, 0), (0, 1), (1, 0), (2, 0)]
+    assert agreement(names) == 1 / 4
+    # name 0: half of ours, three quarters of theirs; name 1: a quarter of each; name 2: none
+    assert chance(names) == pytest.approx(1 / 2 * 3 / 4 + 1 / 4 * 1 / 4)
+    assert commonest(names) == 3 / 4
+    assert (agreement([]), chance([]), commonest([])) == (0, 0, 0)

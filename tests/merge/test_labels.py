@@ -13,15 +13,14 @@ from samclip.errors import ConfigError
 from samclip.export.checkpoint import read_checkpoint
 from samclip.export.text_source import read_text
 from samclip.merge.labels import embed_labels
-from samclip.runtime.tasks.fusion import best_of_synonyms
 
 
-def test_scores_are_those_of_the_runtime() -> None:
+def test_scores_against_numpy() -> None:
     labels = colour_labels()
     embeds = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
     unit = embeds.numpy() / np.linalg.norm(embeds.numpy(), axis=1, keepdims=True)
     every = np.exp(4.6052) * unit @ labels.text.numpy().T
-    wanted = best_of_synonyms(every, [1, 2, 1])
+    wanted = np.maximum.reduceat(every, [0, 1, 3], axis=1)  # as the runtime's vocabulary does
     # cosines of float32 times 100
     np.testing.assert_allclose(labels.scores(embeds).numpy(), wanted, atol=1e-4)
     assert torch.equal(labels.nearest(embeds), torch.from_numpy(wanted.argmax(axis=1)))

@@ -25,9 +25,10 @@ def places(log: StepLog) -> list[tuple[str, str]]:
 
 def test_a_line_a_step_under_one_heading(log: StepLog) -> None:
     lines = log.path.read_text().splitlines()
-    assert lines[0] == "stage,step,loss,clip,region,sam,embed,learning_rate,gradient_norm,seconds"
-    assert lines[1] == "first,0,0.123457,0.25,,,,0.0001,2,0.5"
-    assert lines[4] == "second,0,0.123457,,,1,2,0.0001,2,0.5"
+    terms = "clip,region,sam,embed,mask,dice,label"
+    assert lines[0] == f"stage,step,loss,{terms},learning_rate,gradient_norm,seconds"
+    assert lines[1] == "first,0,0.123457,0.25,,,,,,,0.0001,2,0.5"
+    assert lines[4] == "second,0,0.123457,,,1,2,,,,0.0001,2,0.5"
     assert log.rows()[3]["clip"] == ""
 
 
@@ -68,6 +69,13 @@ def test_columns_of_another_version_are_left_out(log: StepLog) -> None:
     assert len(log.rows()) == 4
     log.keep(["first"], "second", 1)
     assert log.path.read_text().splitlines() == lines
+
+
+def test_losses_that_another_version_did_not_know_are_empty(log: StepLog) -> None:
+    older = log.path.read_text().replace(",mask,dice,label,", ",").replace(",,,,0.0001", ",0.0001")
+    log.path.write_text(older)
+    assert [row["label"] for row in log.rows()] == [""] * 4
+    assert [row["seconds"] for row in log.rows()] == ["0.5"] * 4
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ from samclip.merge.trainer import Run, StoppedError, Trainer
 from samclip.merge.views import View
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+BOTH = {"names": {"kind": "conse", "checkpoint": "none"}, "masks": {"checkpoint": "none"}}
 TRAINED = {"neck", "fpn", "roi_classifier", "mask_decoder"}
 
 
@@ -207,7 +208,10 @@ def test_the_shipped_recipes(name: str) -> None:
         ),
         ({"stages": [{**STAGES[0], "losses": {"sam": 1.0}}]}, "is trained by the losses clip"),
         ({"stages": [{**STAGES[1], "instances": None}]}, "expected instances = "),
-        ({"data": {"masks": {"folders": ["p"]}}}, r"needs photos: \[data\.instances\]"),
+        (
+            {"data": {"masks": {"folders": ["p"]}}, "teachers": BOTH},
+            r"needs photos: \[data\.instances\]",
+        ),
         (
             {"data": {"masks": {"folders": ["p"]}, "instances": {"folders": ["p"]}}},
             r"needs \[teachers\.names\]",
