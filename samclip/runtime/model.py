@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.engines.base import Backend, EngineOptions
+from samclip.engines.machine.memory import shortage_told
 from samclip.engines.registry import AUTO, Choice, PassedOver, decide
 from samclip.errors import CapabilityError, ClosedError, InputError, VocabularyError
 from samclip.runtime.bundles.bundle import Bundle, find_bundle
@@ -49,6 +50,7 @@ Answer = TypeVar("Answer")
 Prepared = tuple[NDArray[np.uint8], NDArray[np.float32], Letterbox]
 
 
+@shortage_told
 def load(
     name_or_path: str | Path | None = None,
     backend: str = "auto",
@@ -179,6 +181,7 @@ class Model:
 
         return in_order(work, images, self._streams)
 
+    @shortage_told
     def vocabulary(
         self,
         names: Sequence[str] | Vocabulary,
@@ -224,6 +227,7 @@ class Model:
         """
         self._pool.close()
 
+    @shortage_told
     def _prepare(self, image: Any) -> Prepared:
         pixels = load_image(image)
         if isinstance(image, np.ndarray) and np.may_share_memory(pixels, image):
@@ -231,6 +235,7 @@ class Model:
         pixels.flags.writeable = False
         return pixels, *preprocess(pixels, self.manifest.preprocessing)
 
+    @shortage_told
     def _encode_prepared(self, prepared: Prepared) -> Scene:
         image, tensor, letterbox = prepared
         features = self._run_encoder(tensor, letterbox)

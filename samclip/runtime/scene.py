@@ -9,6 +9,7 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from samclip.engines.machine.memory import shortage_told
 from samclip.errors import InputError
 from samclip.runtime.features import Features
 from samclip.runtime.results.answers import Classification, SemanticMap
@@ -62,16 +63,19 @@ class Scene:
         return self._features.letterbox.original_size
 
     @property
+    @shortage_told
     def image_embed(self) -> NDArray[np.float32]:
         """CLIP's embedding of the image: D float32, not normalised, read-only."""
         return self._features.clip().image_embed
 
     @property
+    @shortage_told
     def patch_embeds(self) -> NDArray[np.float32]:
         """CLIP's embeddings of the tokens: Dxgxg float32, not normalised, read-only."""
         return self._features.clip().patch_embeds
 
     @property
+    @shortage_told
     def image_embeddings(self) -> NDArray[np.float32]:
         """SAM's embedding of the image, copied to the host: 1x256xGxG float32."""
         return self._features.image_embeddings()
@@ -81,6 +85,7 @@ class Scene:
         """The encoder's outputs, for code that works on logits, as `SamPredictor` does."""
         return self._features
 
+    @shortage_told
     def classify(self, names: Names, templates: Templates = None) -> Classification:
         """Tell how well each name fits the whole image.
 
@@ -93,6 +98,7 @@ class Scene:
         vocabulary = self._get_vocabulary(names, templates)
         return self._namer.classify(self._features, vocabulary, self._image)
 
+    @shortage_told
     def segment(
         self,
         points: Arrays | None = None,
@@ -133,6 +139,7 @@ class Scene:
             return masks
         return self._namer.name(masks, self._features, vocabulary)
 
+    @shortage_told
     def name(self, masks: Masks | ArrayLike, names: Names, templates: Templates = None) -> Masks:
         """Give masks that exist already the names that fit them best, as `segment` does its own.
 
@@ -145,6 +152,7 @@ class Scene:
         vocabulary = self._get_vocabulary(names, templates)
         return self._namer.name(given, self._features, vocabulary)
 
+    @shortage_told
     def semantic(
         self,
         names: Names,
@@ -167,6 +175,7 @@ class Scene:
             background=background,
         )
 
+    @shortage_told
     def everything(  # noqa: PLR0913 - segment-anything's options
         self,
         names: Names | None = None,

@@ -1,9 +1,27 @@
-"""Memory that was freed but not given back."""
+"""Memory that was freed but not given back, and memory that there is too little of."""
 
 from __future__ import annotations
 
 import ctypes
 import platform
+import re
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+from samclip.errors import DeviceMemoryError
+
+# What the libraries here say: C++, ONNX Runtime, oneDNN inside OpenVINO, OpenCV.
+SHORTAGE = re.compile(
+    r"bad_alloc|out of memory|insufficient memory"
+    r"|failed to allocate|can't alloc|could not create a memory|cannot allocate memory",
+    re.IGNORECASE,
+)
+HERE = "this machine"
+MAX_MESSAGE = 200  # characters of a library's message that are passed on
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def release_free_memory() -> None:
@@ -17,3 +35,37 @@ def release_free_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # absent from musl
     if trim is not None:
         trim(ctypes.c_size_t(0))
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Tell whether an error of Python or of a library says that memory was short."""
+    return isinstance(error, MemoryError) or SHORTAGE.search(str(error)) is not None
+
+
+def shortage(said: str, where: str = HERE) -> DeviceMemoryError:
+    """Make the typed error of one that `is_shortage`, and `said` this; `where` memory is short."""
+    reason = " ".join(said[:MAX_MESSAGE].split()).rstrip(". ") or "an allocation failed"
+    return DeviceMemoryError(
+        f"{where} has too little free memory: {reason}. "
+        "Ask for less at once (fewer prompts or names, a smaller image or bundle), or end other "
+        "programs; what is loaded still works."
+    )
+
+
+def shortage_told(function: Callable[P, R]) -> Callable[P, R]:
+    """Make a function raise DeviceMemoryError where Python, numpy or OpenCV ran out of memory."""
+
+    @wraps(function)
+    def told(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except DeviceMemoryError:
+            raise
+        except MemoryError as error:
+            raise shortage(str(error)) from error
+        except Exception as error:
+            if type(error).__module__ != "cv2" or not is_shortage(error):
+                raise
+            raise shortage("OpenCV could not allocate an array") from error
+
+    return told

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from samclip.engines.base import EngineOptions, GraphKey, GraphSource, Probe, Tensor
 from samclip.engines.guard import Guard
 from samclip.engines.machine.cores import usable_cores
-from samclip.engines.machine.memory import release_free_memory
+from samclip.engines.machine.memory import HERE, is_shortage, release_free_memory, shortage
 from samclip.engines.onnxruntime.library import (
     CUDA_PROVIDER,
     REMEDY,
@@ -97,6 +97,8 @@ class OrtEngine:
         try:
             results = self._compute(session, names, values)
         except Exception as error:  # its exceptions have no base of their own
+            if is_shortage(error):
+                raise shortage(clean_message(error), _owner(self._device)) from error
             raise self._guard.failed(clean_message(error)) from error
         return {name: OrtTensor(value) for name, value in zip(names, results, strict=True)}
 
@@ -158,8 +160,12 @@ class OnnxRuntimeBackend:
                 disabled_optimizers=SLOW_ON_CPU if self.device == "cpu" else None,
             )
         except (RuntimeError, ValueError) as error:  # of Python: the provider, not the graph
+            if is_shortage(error):
+                raise shortage(clean_message(error), _owner(self.device)) from error
             raise self._fallen_back(library, options.device) from error
         except Exception as error:  # ONNX Runtime's exceptions have no base of their own
+            if is_shortage(error):
+                raise shortage(clean_message(error), _owner(self.device)) from error
             raise EngineRunError(
                 f"the graph {source.name!r} could not be loaded by {self.name}: "
                 f"{clean_message(error)}. Export the bundle again for this backend, or choose "
@@ -199,6 +205,11 @@ class OnnxRuntimeBackend:
 CPU = OnnxRuntimeBackend("onnxruntime", CPU_PROVIDER, "cpu")
 CUDA = OnnxRuntimeBackend("cuda", CUDA_PROVIDER, "cuda")
 TENSORRT = OnnxRuntimeBackend("ort-tensorrt", TENSORRT_PROVIDER, "cuda")
+
+
+def _owner(device: str) -> str:
+    """Say whose memory a graph runs in."""
+    return HERE if device == "cpu" else "the GPU"
 
 
 def _settings(library: Any, options: EngineOptions, device: str) -> Any:

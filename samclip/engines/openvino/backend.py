@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from samclip.engines.base import EngineOptions, GraphKey, GraphSource, Probe, Tensor
 from samclip.engines.guard import Guard
 from samclip.engines.machine.cores import usable_cores
-from samclip.engines.machine.memory import release_free_memory
-from samclip.engines.openvino.compiled_cache import Compiled, Compiler
+from samclip.engines.machine.memory import is_shortage, release_free_memory, shortage
+from samclip.engines.openvino.compiled_cache import Compiler
+from samclip.engines.openvino.computing import Computing
 from samclip.engines.openvino.library import (
     clean_message,
     find_library,
@@ -44,15 +45,14 @@ SETTINGS: dict[str, Any] = {
 class OvEngine:
     """One graph as a compiled model."""
 
-    def __init__(self, library: Any, compiled: Compiled, name: str) -> None:
+    def __init__(self, library: Any, computing: Computing, name: str) -> None:
         self._library = library
-        self._compiled: Compiled | None = compiled
-        self._request: Any = None
+        self._computing: Computing | None = computing
         self._turn = threading.Lock()  # making and ending requests from many threads crashes it
         self._types = {
-            port.any_name: np.dtype(port.element_type.to_dtype()) for port in compiled.model.inputs
+            port.any_name: np.dtype(port.element_type.to_dtype()) for port in computing.model.inputs
         }
-        outputs = tuple(port.any_name for port in compiled.model.outputs)
+        outputs = tuple(port.any_name for port in computing.model.outputs)
         self._guard = Guard(name, tuple(self._types), outputs)
 
     @property
@@ -75,7 +75,7 @@ class OvEngine:
         Raises EngineRunError for inputs that do not fit or when OpenVINO fails, ClosedError after
         `close()`.
         """
-        compiled = self._guard.check_open(self._compiled)  # its blob must outlive the run
+        computing = self._guard.check_open(self._computing)
         names = self._guard.check_names(feeds, outputs)
         values = {
             name: to_ov_tensor(self._library, name, feed, self._types[name])
@@ -85,31 +85,26 @@ class OvEngine:
             return {}
         try:
             with self._turn:
-                found = self._infer(compiled, values, names)
+                found = computing.infer(values, names)
+        except EngineError:  # ours, of compiling again what has failed
+            raise
         except Exception as error:  # its exceptions have no base of their own
+            if is_shortage(error):
+                raise shortage(clean_message(error)) from error
             raise self._guard.failed(clean_message(error)) from error
-        results = {name: OvTensor(array) for name, array in found.items()}
-        self._check_computed(values, results)
+        results = {name: OvTensor(array) for name, array in zip(names, found, strict=True)}
+        self._check_computed(computing, values, results)
         return dict(results)
-
-    def _infer(
-        self, compiled: Compiled, values: Mapping[str, Any], names: Sequence[str]
-    ) -> dict[str, NDArray[np.generic]]:
-        """Compute with the one request, and copy what it gives: the next run writes over it."""
-        request = self._request or compiled.model.create_infer_request()
-        self._request = None  # one that has failed is not used again
-        request.infer(values, share_inputs=True, share_outputs=True)
-        found = {name: request.get_tensor(name).data.copy() for name in names}
-        self._request = request if self._compiled is not None else None
-        return found
 
     def close(self) -> None:
         """Free the model once runs under way have ended; again: do nothing."""
-        if self._compiled is not None:
-            self._compiled = self._request = None
+        if self._computing is not None:
+            self._computing = None
             release_free_memory()
 
-    def _check_computed(self, feeds: Mapping[str, Any], results: Mapping[str, OvTensor]) -> None:
+    def _check_computed(
+        self, computing: Computing, feeds: Mapping[str, Any], results: Mapping[str, OvTensor]
+    ) -> None:
         """Refuse empty results of inputs that are not empty.
 
         With one thread OpenVINO says nothing when the shapes inside a dynamic graph do not fit:
@@ -117,6 +112,8 @@ class OvEngine:
         """
         empty = [name for name, result in results.items() if 0 in result.shape]
         if empty and not any(0 in feed.shape for feed in feeds.values()):
+            with self._turn:
+                computing.forget()
             raise self._guard.failed(f"its outputs {', '.join(empty)} are empty")
 
 
@@ -139,17 +136,19 @@ class OpenVinoBackend:
         library = import_library()
         settings = _settings(options)
         try:
-            compiled = Compiler(library, open_core(library), source, settings).compiled()
+            computing = Computing(Compiler(library, open_core(library), source, settings).compiled)
         except EngineError:  # ours, with its own advice
             raise
         except Exception as error:  # its exceptions have no base of their own
+            if is_shortage(error):
+                raise shortage(clean_message(error)) from error
             raise EngineRunError(
                 f"the graph {source.name!r} could not be loaded by {self.name}: "
                 f"{clean_message(error)}. Export the bundle again for this backend, or choose "
                 "another one."
             ) from error
         release_free_memory()
-        return OvEngine(library, compiled, source.name)
+        return OvEngine(library, computing, source.name)
 
 
 OPENVINO = OpenVinoBackend("openvino")

@@ -13,13 +13,14 @@ import logging
 import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from samclip.engines.base import GraphSource
-from samclip.engines.machine.memory import release_free_memory
+from samclip.engines.machine.memory import is_shortage, release_free_memory, shortage
 from samclip.engines.openvino.blob_store import (
     BlobDamagedError,
     blob_folder,
@@ -60,7 +61,7 @@ class Compiler:
         """
         if not self.source.origin or not imports_maps(self.library):
             return Compiled(self._compile())
-        key, folder = self._key(), blob_folder()
+        key, folder = self._key, blob_folder()
         found = self._import(folder, key)
         if found is not None:
             return found
@@ -71,8 +72,9 @@ class Compiler:
             _tell_once(folder, error)
         return Compiled(self._compile())
 
+    @cached_property
     def _key(self) -> str:
-        """Digest all that tells one compiled model from another."""
+        """Digest all that tells one compiled model from another, while the source has its files."""
         told = {
             "schema": SCHEMA,
             "openvino": self.library.__version__,
@@ -107,6 +109,8 @@ class Compiler:
         try:
             model = self.core.import_model(tensor, DEVICE, dict(self.settings))
         except Exception as error:  # its exceptions have no base of their own
+            if is_shortage(error):  # which says nothing against the blob
+                raise shortage(clean_message(error)) from error
             raise BlobDamagedError(clean_message(error)) from error
         if hasattr(blob, "madvise"):  # the weights are packed: their pages may go, and come again
             blob.madvise(mmap.MADV_DONTNEED)

@@ -265,6 +265,22 @@ def test_failures_that_one_thread_hides() -> None:
     assert engine.run({"x": np.ones((4, 4), np.float32)})["y"].shape == (4, 4)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_model_whose_run_failed_is_not_used_again(threads: int) -> None:
+    """It would refuse what is right, give what it gave before, or crash."""
+    nodes = [helper.make_node("MatMul", ["x", "x"], ["y"])]
+    source = GraphSource("graph", make_model(nodes, {"x": ["n", 4]}, {"y": None}))
+    engine = OPENVINO.load(source, EngineOptions(threads=threads))
+    for number in range(1, 4):
+        used = engine._computing.model
+        x = np.eye(4, dtype=np.float32) * number
+        np.testing.assert_array_equal(engine.run({"x": x})["y"].numpy(), x @ x)
+        for _ in range(2):
+            with pytest.raises(EngineRunError, match="the graph 'graph' failed"):
+                engine.run({"x": np.ones((3, 4), np.float32)})
+        assert engine._computing.model is not used
+
+
 def test_close(engine: Engine) -> None:
     engine.close()
     engine.close()
@@ -378,7 +394,7 @@ def test_settings_reach_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
     """FP32 is pinned: of itself OpenVINO takes BF16 where the processor has it."""
     monkeypatch.setattr("samclip.engines.openvino.backend.usable_cores", lambda: 2)
     for options, threads in ((EngineOptions(threads=1), 1), (EngineOptions(), 2)):
-        compiled = OPENVINO.load(affine_source(), options)._compiled.model
+        compiled = OPENVINO.load(affine_source(), options)._computing.model
         assert compiled.get_property("INFERENCE_NUM_THREADS") == threads
         assert compiled.get_property("NUM_STREAMS") == 1
         assert compiled.get_property("INFERENCE_PRECISION_HINT") == openvino.Type.f32

@@ -153,7 +153,7 @@ def test_int8(operator: str) -> None:
 
 def test_int8_runs_on_int8_kernels() -> None:
     engine = OPENVINO.load(GraphSource("g", quantised("Conv")), TWO_THREADS)
-    compiled = engine._compiled.model.get_runtime_model()
+    compiled = engine._computing.model.get_runtime_model()
     facts = [operator.get_rt_info() for operator in compiled.get_ops()]
     kernels = [
         f["runtimePrecision"].astype(str)

@@ -297,11 +297,10 @@ def test_a_child_forked_during_a_write_can_use_the_cache(tmp_path: Path) -> None
             cache.put(entries(["parent"]))
             time.sleep(0.001)  # lets others have a turn
 
-    writers = [threading.Thread(target=write) for _ in range(2)]
-    for writer in writers:
-        writer.start()
+    writer = threading.Thread(target=write)
+    writer.start()
     codes = []
-    for number in range(10):
+    for number in range(4):
         child = os.fork()
         if child == 0:
             signal.alarm(60)
@@ -310,6 +309,5 @@ def test_a_child_forked_during_a_write_can_use_the_cache(tmp_path: Path) -> None
             os._exit(0 if cache._usable and len(cache.get([key_of(name)])) == 1 else 1)
         codes.append(os.waitpid(child, 0)[1])
     ended.set()
-    for writer in writers:
-        writer.join()
-    assert codes == [0] * 10
+    writer.join()
+    assert codes == [0] * 4
