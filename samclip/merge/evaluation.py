@@ -117,6 +117,11 @@ class Evaluator:
         order = sorted(range(len(source)), key=source.key)
         self._photos = order[: config.photos]
 
+    def has_record(self, stage: str, step: int | None) -> bool:
+        """Tell whether the file holds a record of this stage and step."""
+        records = [] if self._file is None else read_records(self._file)
+        return (stage, step) in {(record.stage, record.step) for record in records}
+
     @torch.no_grad()
     def evaluate(self, student: Learner, stage: str, step: int | None) -> Evaluation:
         """Judge a student as it is now."""

@@ -79,6 +79,8 @@ class Trainer:
         elif self._run.accelerator.is_main_process:
             self._log.clear()
         with self._interrupts.heeded():
+            if state is not None:
+                self._catch_up(place)
             for index in range(place.stage, len(self._run.config.stages)):
                 stage = self._run.config.stages[index]
                 if isinstance(stage, StitchStage):
@@ -108,6 +110,26 @@ class Trainer:
             self._log.keep(done, ahead[0] if ahead else None, state.place.step)
         self._run.reporter.note(self._continuing(state.place, stages))
 
+    def _catch_up(self, place: Place) -> None:
+        """Judge the student where the run was killed between writing its state and judging it."""
+        run, due = self._run, self._judged_at(place)
+        if due is None:
+            return
+        main = run.accelerator.is_main_process
+        lacks = main and not (run.evaluator is None or run.evaluator.has_record(*due))
+        self._evaluate(*due, wanted=lacks)
+        if lacks and run.curves:
+            self._draw()
+
+    def _judged_at(self, place: Place) -> tuple[str, int | None] | None:
+        """Name the stage and step at which a student of this place is judged, None for no such."""
+        stages = self._run.config.stages
+        if not place.step:
+            return (stages[place.stage - 1].name, None) if place.stage else None
+        stage = stages[place.stage]
+        judged = isinstance(stage, TrainStage) and _is_judged(stage, place.step)
+        return (stage.name, place.step) if judged else None
+
     def _continuing(self, place: Place, stages: list[str]) -> str:
         if place.stage == len(stages):
             return "every stage is done already"
@@ -136,7 +158,7 @@ class Trainer:
                     raise self._stopped(f"step {record.step} of stage {stage.name!r}")
                 if done % run.config.save_every == 0 and done < end:
                     self._save(index, done, descent)
-                if stage.evaluate_every and done % stage.evaluate_every == 0 and done < end:
+                if _is_judged(stage, done) and done < end:
                     self._evaluate(stage.name, done)
         descent.finish()
 
@@ -156,9 +178,9 @@ class Trainer:
         if self._stop_asked() and index + 1 < len(self._run.config.stages):
             raise self._stopped(f"stage {stage.name!r}")
 
-    def _evaluate(self, stage: str, step: int | None) -> None:
+    def _evaluate(self, stage: str, step: int | None, *, wanted: bool = True) -> None:
         run = self._run
-        if run.evaluator is not None and run.accelerator.is_main_process:
+        if wanted and run.evaluator is not None and run.accelerator.is_main_process:
             record = run.evaluator.evaluate(run.student, stage, step)
             run.reporter.note(record.line())
         run.accelerator.wait_for_everyone()
@@ -193,6 +215,11 @@ class Trainer:
             device = self._run.accelerator.device
             asked = self._run.accelerator.reduce(asked.to(device), reduction="sum").cpu()
         return bool(asked.item())
+
+
+def _is_judged(stage: TrainStage, done: int) -> bool:
+    """Tell whether the student is judged after so many steps of a stage, unless that ends there."""
+    return stage.evaluate_every is not None and done % stage.evaluate_every == 0
 
 
 def changed_names(student: Learner, stages: tuple[Stage, ...]) -> tuple[str, ...]:

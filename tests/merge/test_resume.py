@@ -6,12 +6,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from safetensors.torch import load_file
 from tiny_run import tiny_config, tiny_run, train
 
-from samclip.merge.evaluation import read_records
+from samclip.merge.evaluation import Evaluator, read_records
 from samclip.merge.logs import StepRecord
 from samclip.merge.reporting import Silent
 from samclip.merge.state import StateFolder
@@ -57,6 +59,30 @@ def test_an_interrupted_run_keeps_its_state_and_ends_the_same(tmp_path: Path) ->
     assert log(stopped) == log(whole)
     assert len(log(whole)) == 1 + 3 + 5
     assert read_records(stopped / "evaluation.json") == read_records(whole / "evaluation.json")
+
+
+@pytest.mark.parametrize(("stage", "step"), [("head", None), ("both", 2)])
+def test_a_run_killed_before_it_was_judged_is_judged_when_it_goes_on(
+    stage: str, step: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tiny_config()
+    last = msgspec.structs.replace(base.stages[1], evaluate_every=2)
+    config = msgspec.structs.replace(base, stages=(base.stages[0], last))
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train(tiny_run(whole, config))
+    evaluate = Evaluator.evaluate
+
+    def die(self: Evaluator, student: Any, stage_: str, step_: int | None) -> Any:
+        if (stage_, step_) == (stage, step):
+            raise KeyboardInterrupt
+        return evaluate(self, student, stage_, step_)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Evaluator, "evaluate", die)
+        train(tiny_run(killed, config))
+    train(tiny_run(killed, config))
+    assert read_records(killed / "evaluation.json") == read_records(whole / "evaluation.json")
+    assert weights(killed) == weights(whole)
 
 
 def command(output: Path, *options: str) -> list[str]:
