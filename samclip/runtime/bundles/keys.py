@@ -107,16 +107,15 @@ def read_private_key(path: str | PathLike[str], ask: Callable[[], str] | None = 
         )
     is_openssh = data.lstrip().startswith(OPENSSH_PRIVATE)
     load = serialization.load_ssh_private_key if is_openssh else serialization.load_pem_private_key
-    try:
-        key = _parsed(file, lambda: load(data, None))
-    except TypeError as error:  # it is encrypted
+    passphrase = None
+    if _has_passphrase(load, data):
         if ask is None:
             raise InputError(
                 f"{file} has a passphrase, and there is no terminal to ask for it. Give a copy "
                 "of the key without one, or run the command in a terminal."
-            ) from error
+            )
         passphrase = ask().encode()
-        key = _parsed(file, lambda: load(data, passphrase))
+    key = _parsed(file, lambda: load(data, passphrase))
     return PrivateKey(file, _of_kind(file, key, "Ed25519PrivateKey"))
 
 
@@ -145,12 +144,21 @@ def _read(path: str | PathLike[str]) -> tuple[Path, bytes]:
     return file, data
 
 
+def _has_passphrase(load: Callable[[bytes, bytes | None], Any], data: bytes) -> bool:
+    """Tell whether a private key is encrypted; `cryptography` says so by one of two errors."""
+    unsupported = _cryptography("exceptions").UnsupportedAlgorithm
+    try:
+        load(data, None)
+    except (TypeError, ValueError, unsupported) as error:
+        return isinstance(error, TypeError) or "password-protected" in str(error)
+    return False
+
+
 def _parsed(file: Path, load: Callable[[], Any]) -> Any:
-    """Call a reader of `cryptography`; a TypeError, for a passphrase that lacks, passes."""
     unsupported = _cryptography("exceptions").UnsupportedAlgorithm
     try:
         return load()
-    except (ValueError, unsupported) as error:
+    except (TypeError, ValueError, unsupported) as error:
         raise InputError(
             f"{file} cannot be read as an Ed25519 key ({error}). Give one in PEM or OpenSSH's "
             f"form, with the right passphrase. {MAKE_ONE}"
