@@ -115,7 +115,10 @@ def instance_terms(
     Raises ConfigError for a student that is no Open-Vocabulary SAM.
     """
     if not isinstance(student, OvsamStudent):
-        raise ConfigError("instances are what an Open-Vocabulary SAM is trained on")
+        raise ConfigError(
+            f"stage {stage.name!r} has instances, on which Open-Vocabulary SAMs alone are trained; "
+            "leave them out, or give the student a model_type of those"
+        )
     encoded = student.encode(batch)
     each = [
         _instance_terms(student, encoded, index, batch, targets, stage)
@@ -168,7 +171,10 @@ def region_terms(named: Named, regions: Sequence[RegionTargets]) -> Tensor:
 
 def _with_patches(named: Names) -> Named:
     if not isinstance(named, Named):
-        raise ConfigError("the loss region is of patches, which an Open-Vocabulary SAM has not")
+        raise ConfigError(
+            "the loss region compares patches, which an Open-Vocabulary SAM does not have; leave "
+            "region out of the stage's losses"
+        )
     return named
 
 
