@@ -6,12 +6,11 @@ answer tells whose opinion counted.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import numpy as np
-from fakes import FakeBackend, FakeBundle, encode, fake_manifest, mask_decoder
+from fakes import Computations, FakeBackend, FakeBundle, encode, fake_manifest, mask_decoder
 from numpy.typing import NDArray
 
 from samclip.engines.base import EngineOptions
@@ -93,7 +92,7 @@ def region_manifest(*, trained: bool = True, pooled: bool = False) -> Manifest:
     return msgspec.structs.replace(manifest, graphs=graphs, clip_head=None, region_head=head)
 
 
-REGION_GRAPHS: dict[str, Callable[..., dict[str, NDArray[Any]]]] = {
+REGION_GRAPHS: Computations = {
     "encoder": encode_levels,
     "mask_decoder": one_mask,
     "roi_classifier": roi_classifier,

@@ -1,10 +1,18 @@
 from __future__ import annotations
 
+from msgspec.structs import replace
 from rich.console import Console
 from rich.table import Table
-from tiny_bundle import tiny_manifest
+from tiny_bundle import graph, tiny_manifest
 
-from samclip.runtime.bundles.manifest import GateRow, KeptNode, Reduction
+from samclip.runtime.bundles.manifest import (
+    ClipHead,
+    GateRow,
+    KeptNode,
+    Reduction,
+    RegionHead,
+    Variant,
+)
 from samclip.runtime.cli import bundle_tables as tables
 
 ROWS = (
@@ -58,3 +66,22 @@ def test_what_was_left_out_is_listed_with_the_reason() -> None:
 def test_an_fp32_bundle_has_neither() -> None:
     assert tables.gates(tiny_manifest()).row_count == 0
     assert tables.exceptions(tiny_manifest()).row_count == 0
+
+
+def test_the_summary_says_what_names() -> None:
+    for head, told in (
+        ({}, "none: cannot name anything"),
+        ({"clip_head": ClipHead(trained=True, embed_dim=8, grid=4)}, "trained; 8-d, 4 x 4 tokens"),
+        ({"region_head": RegionHead(trained=True, embed_dim=9)}, "trained; 9-d, names regions"),
+        ({"region_head": RegionHead(trained=False, embed_dim=9)}, "UNTRAINED: names mean nothing"),
+    ):
+        assert told in text(tables.summary(tiny_manifest(**head)))
+
+
+def test_the_classifiers_of_regions_are_listed() -> None:
+    manifest = tiny_manifest()
+    roi = graph(Variant(file="roi.onnx", opset=20, backends=("onnxruntime",)))
+    graphs = replace(manifest.graphs, roi_classifier=roi, clip_roi=roi)
+    shown = text(tables.graphs(replace(manifest, graphs=graphs)))
+    places = [shown.index(name) for name in ("mask_decoder", "roi_classifier", "clip_roi")]
+    assert places == sorted(places)

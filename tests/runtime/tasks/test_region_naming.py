@@ -4,10 +4,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import MASK_SIZE, NAMES, FakeBackend, flag
-from region_fakes import region_model
+from fakes import MASK_SIZE, NAMES, FakeBackend, FakeBundle, flag
+from msgspec.structs import replace
+from region_fakes import REGION_GRAPHS, region_model
 
-from samclip.errors import CapabilityError, ClosedError, UntrainedHeadWarning, VocabularyError
+from samclip.engines.base import EngineOptions
+from samclip.errors import (
+    BundleError,
+    CapabilityError,
+    ClosedError,
+    UntrainedHeadWarning,
+    VocabularyError,
+)
+from samclip.runtime.bundles.manifest import TensorSpec
 from samclip.runtime.model import Model
 from samclip.runtime.scene import Scene
 from samclip.runtime.tasks import region_naming
@@ -167,6 +176,23 @@ def test_attacks(scene: Scene) -> None:
     ):
         with pytest.raises(ClosedError):
             ask()
+
+
+def test_parts_that_do_not_fit_are_told() -> None:
+    model = region_model()
+    inputs = model.manifest.graphs.clip_roi
+    assert inputs is not None
+    unknown = TensorSpec(name="c6", dtype="float32", shape=())
+    odd = replace(inputs, inputs=(unknown, *inputs.inputs))
+    graphs = replace(model.manifest.graphs, clip_roi=odd)
+    bundle: Any = FakeBundle(replace(model.manifest, graphs=graphs))
+    broken = Model(bundle, FakeBackend(graphs=REGION_GRAPHS), EngineOptions())
+    with pytest.raises(BundleError, match="encoder of bundle 'fake' gives no c6"):
+        broken.encode(flag()).segment(boxes=BANDS, names=NAMES)
+    without: Any = FakeBundle(replace(model.manifest, graphs=replace(graphs, clip_roi=None)))
+    lacking = Model(without, FakeBackend(graphs=REGION_GRAPHS), EngineOptions())
+    with pytest.raises(CapabilityError, match="has no clip_roi graph"):
+        lacking.encode(flag()).classify(NAMES)
 
 
 def test_an_untrained_classifier_warns() -> None:
