@@ -12,7 +12,7 @@ STAND_INS = {
     "opencv-python-headless": ("opencv-python", "opencv-contrib-python-headless"),
 }
 # Those of backends have remedies of their own, told by the table of backends.
-LEFT_OUT = frozenset({"dev", "gpu", "tensorrt", "openvino"})
+LEFT_OUT = frozenset({"dev", "fuzz", "gpu", "tensorrt", "openvino"})
 _REQUIREMENT = re.compile(r"^(?P<name>[\w.-]+).*?(?:extra == ['\"](?P<extra>[\w-]+)['\"])?$")
 
 
