@@ -1,0 +1,115 @@
+"""Long use in little memory; for hours: `SAMCLIP_SOAK_CALLS=1000000 pytest -m slow -s` on this.
+
+`SAMCLIP_SOAK_BUNDLE` names another bundle, as samclip-tiny; the table of memory is printed as it
+comes with `-s`, and otherwise when a test fails.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from figures import Figures
+
+from samclip.engines.registry import get_backend
+
+HERE = Path(__file__).parent
+BACKENDS = ("onnxruntime", "openvino")
+CALLS = int(os.environ.get("SAMCLIP_SOAK_CALLS", "10000"))
+BUNDLE = os.environ.get("SAMCLIP_SOAK_BUNDLE")
+MOST_GROWTH = 20.0  # MB of 10^6 bytes after the warm-up
+PATHS = [HERE, HERE.parent, HERE.parent / "runtime", HERE.parents[1]]
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    probe = get_backend(request.param).probe()
+    if not probe.available:
+        pytest.skip(probe.detail)
+    return str(request.param)
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    paths = os.pathsep.join(map(str, PATHS))
+    return {**os.environ, "PYTHONPATH": paths, "SAMCLIP_CACHE_DIR": str(tmp_path)}
+
+
+def run(script: str, *arguments: object, environment: dict[str, str]) -> dict[str, Any]:
+    """Run a script of this folder, showing what it says; give its last line's JSON."""
+    command = [sys.executable, str(HERE / script), *map(str, arguments)]
+    lines = [""]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            lines.append(line)
+    assert process.returncode == 0
+    told: dict[str, Any] = json.loads(lines[-1])
+    return told
+
+
+def test_a_short_soak(coloured_bundle: Path, backend: str, environment: dict[str, str]) -> None:
+    told = run("soaking.py", coloured_bundle, backend, 100, 50, environment=environment)
+    assert told["calls"] == 100
+    assert told["most"] <= MOST_GROWTH
+
+
+@pytest.mark.slow
+def test_a_soak_of_ten_thousand_calls(
+    lite2_bundle: Path, backend: str, environment: dict[str, str], figures: Figures
+) -> None:
+    """Real weights; photos, prompts and names of ever other sizes and numbers."""
+    told = run("soaking.py", BUNDLE or lite2_bundle, backend, CALLS, environment=environment)
+    found = f"{backend}: {told['most']:.1f} MB more RSS than after the warm-up, at most"
+    figures.add("soak by calls of all kinds", count=told["calls"], found=found)
+    assert told["most"] <= MOST_GROWTH
+
+
+@pytest.mark.parametrize("threads", [2, 1])
+def test_too_little_memory(
+    coloured_bundle: Path,
+    backend: str,
+    threads: int,
+    environment: dict[str, str],
+    figures: Figures,
+) -> None:
+    check_starved(coloured_bundle, backend, threads, environment, figures, "small graphs")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", [2, 1])
+def test_too_little_memory_for_real_weights(
+    lite2_bundle: Path,
+    backend: str,
+    threads: int,
+    environment: dict[str, str],
+    figures: Figures,
+) -> None:
+    check_starved(lite2_bundle, backend, threads, environment, figures, "real weights")
+
+
+def check_starved(
+    bundle: Path,
+    backend: str,
+    threads: int,
+    environment: dict[str, str],
+    figures: Figures,
+    what: str,
+) -> None:
+    """One typed error or an answer, and right answers once there is memory again."""
+    told = run("starving.py", bundle, backend, threads, environment=environment)
+    right, short = told.pop("right afterwards"), told.pop("DeviceMemoryError")
+    assert set(told) <= {"answer", "EngineRunError", "BackendUnavailableError"}
+    assert short >= 3
+    assert short + sum(told.values()) == right
+    others = "".join(f", {number} {end}" for end, number in sorted(told.items()))
+    found = f"{backend}, {threads} threads: {short} DeviceMemoryError{others}; right afterwards"
+    figures.add(f"too little memory, {what}", count=right, found=found)
