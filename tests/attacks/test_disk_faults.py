@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from faulty_disk import FAULTS, environment
 from figures import Figures
 from test_crashes import NAMES
 from writers_run import run_writer, sentence
+
+from samclip.benchmarks.report import Data, make_report, write_report
+from samclip.runtime.assets import packaged_photos
 
 SMALL = "size=1500k"
 
@@ -88,6 +92,48 @@ def test_a_disk_becomes_read_only(writer: str, small_disk: Path, figures: Figure
     found, _ = run_writer("lock", writer, small_disk)
     assert found["old"] == found["points"] == 3
     figures.add(f"a real disk mounted read-only, {NAMES[writer]}", count=3, found=told(found))
+
+
+def commands(folder: Path) -> dict[str, list[str]]:
+    """Commands by the file that each writes."""
+    photo = str(packaged_photos() / "coffee.jpg")
+    report = folder.parent / "in.json"
+    if not report.exists():
+        made = make_report("latency", [], DATA, [], [], seconds=1, threads=None)
+        write_report(made, report)
+    return {
+        "out.png": ["samclip.runtime.cli.main", "segment", photo, "--point", "300,200", "--output"],
+        "out.html": ["samclip.benchmarks.cli.main", "report", str(report), "--output"],
+    }
+
+
+DATA = Data(path="", layout="photos", photos=0, photos_there=0)
+
+
+def run_command(words: list[str], target: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", *words, str(target)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["out.png", "out.html"])
+def test_commands_on_a_full_disk(name: str, small_disk: Path, figures: Figures) -> None:
+    target, ballast = small_disk / name, small_disk / "ballast"
+    words = commands(small_disk)[name]
+    target.write_bytes(b"old")
+    disk = os.statvfs(small_disk)
+    ballast.write_bytes(bytes(disk.f_bavail * disk.f_frsize))
+    done = run_command(words, target)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert f"{target} could not be written: No space left" in done.stderr
+    assert "Make room" in done.stderr
+    assert target.read_bytes() == b"old"
+    assert {path.name for path in small_disk.iterdir()} == {name, "ballast"}
+    ballast.unlink()
+    assert run_command(words, target).returncode == 0
+    assert target.stat().st_size > 1000
+    figures.add("commands that write to a full disk", count=1, found="one line, exit code 1, old")
 
 
 def told(found: dict[str, int]) -> str:

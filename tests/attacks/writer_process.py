@@ -36,6 +36,7 @@ from faulty_disk import FAULTS, Calls, Fault, arm, disarm  # noqa: E402
 from samclip.errors import SamclipError  # noqa: E402
 
 SIZES = range(0, 640_000, 20_000)  # bytes that a disk, or a file, may still have
+TEMPORARY = tempfile.gettempdir()  # which is found by writing to it
 PATIENCE = 120  # seconds until a process counts as hanging
 
 
@@ -161,7 +162,7 @@ def check_error(writer: Writer, error: SamclipError) -> None:
     """It is of the writer's types, and says in a line which file it is about."""
     assert isinstance(error, writer.raises), f"{type(error).__name__}: {error}"
     assert len(str(error).splitlines()) == 1
-    places = (str(writer.folder), "p.tar.gz", tempfile.gettempdir())
+    places = (str(writer.folder), "p.tar.gz", TEMPORARY, "TMPDIR")
     assert any(place in str(error) for place in places), error
 
 

@@ -25,9 +25,9 @@ def weights_folder(source: GraphSource) -> Iterator[Path]:
             _write(source, folder)
         except OSError as error:
             raise PlanBuildError(
-                f"the weights of the graph {source.name!r} could not be written to "
-                f"{tempfile.gettempdir()}: {error.strerror}. Make room there, or set TMPDIR to "
-                "another folder, and build the plan again."
+                f"the weights of the graph {source.name!r} could not be written to a temporary "
+                f"folder ({error.filename or 'in TMPDIR'}): {error.strerror}. Make room there, or "
+                "set TMPDIR to another folder, and build the plan again."
             ) from error
         yield folder / "graph.onnx"
 

@@ -1,0 +1,172 @@
+"""Commands asked to stop, or killed, during long work: nothing half, and no process left."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from figures import Figures
+from PIL import Image
+from writers_run import SEED, seed
+
+from samclip.runtime.assets import packaged_photos
+
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+LINES = {signal.SIGINT: "stopped by Ctrl-C", signal.SIGTERM: "stopped by SIGTERM"}
+PATIENCE = 120  # seconds in which a command ends once it was asked, on a busy machine
+# As entry points begin. While modules are imported, Python alone would answer, with a traceback;
+# and whoever started the tests in the background may have told them to ignore Ctrl-C.
+CODE = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+from {module} import {name} as command
+sys.argv = {arguments}
+signal.signal(signal.SIGINT, signal.default_int_handler)
+command()
+"""
+
+
+class Command:
+    """A command in a session of its own, so that all it starts can be found."""
+
+    def __init__(self, words: Sequence[object], cache: Path) -> None:
+        environment = {**os.environ, "SAMCLIP_CACHE_DIR": str(cache)}
+        entry, *arguments = map(str, words)
+        module, _, name = entry.partition(":")
+        code = CODE.format(module=module, name=name, arguments=[entry, *arguments])
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            start_new_session=True,
+        )
+
+    def stop(self, number: int, seconds: float) -> tuple[int, str]:
+        """Send a signal after so many seconds; gives exit code and stderr."""
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(number)
+        _, errors = self.process.communicate(timeout=PATIENCE)
+        return self.process.returncode, errors
+
+    def survivors(self) -> list[str]:
+        """Name the processes that the command started and that are still there, zombies too."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            try:
+                text = (entry / "stat").read_text()
+            except (OSError, ValueError):
+                continue
+            name, _, rest = text.rpartition(")")
+            if entry.name.isdigit() and int(rest.split()[3]) == self.process.pid:
+                found.append(name)
+        return found
+
+
+def everything(folder: Path) -> list[object]:
+    return ["samclip.runtime.cli.main:app", "everything", packaged_photos(), "--output", folder]
+
+
+def bench(folder: Path) -> list[object]:
+    options = ["--quick", "--backend", "onnxruntime", "--json", folder / "report.json"]
+    return ["samclip.benchmarks.cli.main:app", "latency", *options]
+
+
+def export(folder: Path, checkpoint: Path) -> list[object]:
+    options = ["--imgsz", 256, "--no-verify", "--overwrite", "--output", folder / "bundle"]
+    return ["samclip.export.cli:main", "--checkpoint", checkpoint, *options]
+
+
+def check_stopped(number: int, code: int, errors: str, folder: Path) -> str:
+    """One line and its exit code, and whole files alone; says how it ended."""
+    assert "Traceback" not in errors, errors
+    assert not [path for path in folder.rglob("*") if path.name.startswith(".")]
+    for picture in folder.rglob("*.png"):
+        with Image.open(picture) as image:
+            image.load()
+    if code == 0:
+        return "had ended already"
+    if code == -number:
+        return "had not begun"
+    assert code == CODES[number], errors
+    assert errors.splitlines()[-1] == LINES[number]
+    return "stopped"
+
+
+def test_sigterm_ends_a_series(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    command = Command(everything(folder), tmp_path / "cache")
+    code, errors = command.stop(signal.SIGTERM, 4)
+    check_stopped(signal.SIGTERM, code, errors, folder)
+    assert command.survivors() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", CODES, ids=["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", ["everything", "bench", "export"])
+def test_commands_are_stopped(
+    name: str,
+    number: signal.Signals,
+    tmp_path: Path,
+    mobile_sam_checkpoint: Path,
+    figures: Figures,
+) -> None:
+    moments, found = random.Random(seed()), []
+    for turn in range(6):
+        folder = tmp_path / f"{name}{turn}"
+        folder.mkdir()
+        words = {
+            "everything": lambda folder=folder: everything(folder),
+            "bench": lambda folder=folder: bench(folder),
+            "export": lambda folder=folder: export(folder, mobile_sam_checkpoint),
+        }[name]()
+        command = Command(words, tmp_path / "cache")
+        code, errors = command.stop(number, moments.uniform(0.2, 12))
+        found.append(check_stopped(number, code, errors, folder))
+        assert command.survivors() == []
+    told = ", ".join(f"{found.count(how)} {how}" for how in sorted(set(found)))
+    figures.add(
+        f"{number.name} during samclip {name}",
+        count=len(found),
+        found=f"{told}; no partial file, no process left, no traceback",
+    )
+
+
+@pytest.mark.slow
+def test_the_export_command_is_killed(
+    tmp_path: Path, mobile_sam_checkpoint: Path, figures: Figures
+) -> None:
+    """SIGKILL at random moments, most of them after the graphs are made, when files are written."""
+    from samclip.runtime.bundles.bundle import Bundle
+
+    words = export(tmp_path, mobile_sam_checkpoint)
+    began = time.monotonic()
+    assert Command(words, tmp_path / "cache").stop(signal.SIGKILL, 600)[0] == 0
+    seconds, states = time.monotonic() - began, []
+    moments = random.Random(seed())
+    for turn in range(10):
+        before = (tmp_path / "bundle").stat().st_ino
+        start = 0 if turn % 3 == 0 else 0.7
+        Command(words, tmp_path / "cache").stop(
+            signal.SIGKILL, seconds * moments.uniform(start, 1.1)
+        )
+        Bundle.open(tmp_path / "bundle").verify()  # brings back what lay aside
+        states.append("old" if (tmp_path / "bundle").stat().st_ino == before else "new")
+    assert Command(words, tmp_path / "cache").stop(signal.SIGKILL, 600)[0] == 0, SEED
+    assert {path.name for path in tmp_path.iterdir()} == {"bundle", "cache"}
+    figures.add(
+        "SIGKILL of samclip-export with real weights",
+        count=10,
+        found=f"{states.count('old')} old, {states.count('new')} new, 0 partial",
+    )
