@@ -1,4 +1,5 @@
 import re
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
-        self.stops = False
+        self.stops = 0  # the signal that stops it
 
     def __call__(self, config: Any, options: Any, console: object) -> "Recorder":
         self.config, self.options = config, options
@@ -53,7 +54,7 @@ class Recorder:
     def train(self) -> None:
         self.calls.append(("train",))
         if self.stops:
-            raise StoppedError("stopped after step 3 of stage 'masks'")
+            raise StoppedError("stopped after step 3 of stage 'masks'", self.stops)
 
     def evaluate(self, checkpoint: Path) -> None:
         self.calls.append(("evaluate", checkpoint))
@@ -102,10 +103,13 @@ def test_options_arrive(file: Path, recorder: Recorder, tmp_path: Path) -> None:
     assert recorder.calls == [("precompute",), ("evaluate", Path("a.safetensors"))]
 
 
-def test_a_run_that_was_stopped_says_how_it_goes_on(file: Path, recorder: Recorder) -> None:
-    recorder.stops = True
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_was_stopped_says_how_it_goes_on(
+    number: int, code: int, file: Path, recorder: Recorder
+) -> None:
+    recorder.stops = number
     result = run("--config", file)
-    assert result.exit_code == 130
+    assert result.exit_code == code
     assert "stopped after step 3" in result.stderr
     assert "the same command continues the run in runs/small" in result.stderr
 
