@@ -83,7 +83,7 @@ def read_config(path: Path, steps_scale: float = 1.0) -> RunConfig:
     """
     try:
         raw = tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # no TOML, no UTF-8, or a number of thousands of digits
         raise ConfigError(f"{path} is no valid TOML: {error}; correct it there") from error
     except RecursionError as error:
         raise ConfigError(

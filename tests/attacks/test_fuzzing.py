@@ -205,6 +205,11 @@ def test_options_of_any_kind(name: str, value: Any) -> None:
         assert 0 <= getattr(options, name) < np.inf
 
 
+def test_a_number_of_thousands_of_digits_in_a_configuration() -> None:
+    with pytest.raises(ConfigError, match="no valid TOML"):
+        config(b"seed = " + b"9" * 5000)
+
+
 def test_a_file_nested_without_end() -> None:
     with pytest.raises(ConfigError, match="nested too deeply"):
         config(b"a = " + b"[" * 100_000)
