@@ -18,6 +18,7 @@ from samclip.runtime.cli.engine_build import build_and_show
 from samclip.runtime.cli.failures import reported
 from samclip.runtime.cli.options import AsJson, Debug
 from samclip.runtime.cli.standard_streams import fill_closed_streams, stdout_reported
+from samclip.runtime.cli.stops import StoppableTyper
 from samclip.runtime.cli.vocabulary import read_names
 from samclip.runtime.engine_plans import PlanSettings, check_library
 
@@ -46,7 +47,7 @@ A device without a text tower, with its vocabulary embedded:
     samclip-export --checkpoint merged.safetensors --labels names.txt --no-text-encoder
 """
 
-app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+app = StoppableTyper(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 PACKAGES = ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "filelock")
 _FROM, _WHAT, _CHECK = "Checkpoints", "What is written", "Verification"
 _ENGINE = "TensorRT plans"

@@ -15,7 +15,7 @@ from samclip.runtime.cli.consoles import err, say
 from samclip.runtime.cli.failures import reported
 from samclip.runtime.cli.options import Debug
 from samclip.runtime.cli.standard_streams import fill_closed_streams, stdout_reported
-from samclip.runtime.cli.stops import stop_code
+from samclip.runtime.cli.stops import StoppableTyper, stop_code
 
 PACKAGES = ("torch", "safetensors", "filelock", "accelerate")
 SELF = (sys.executable, "-m", "samclip.merge.cli")
@@ -44,7 +44,7 @@ On several machines:
     accelerate launch -m samclip.merge.cli --config configs/sam_clip_vit_b.toml
 """
 
-app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+app = StoppableTyper(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
 
 @app.command(epilog=EXAMPLES)

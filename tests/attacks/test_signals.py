@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,14 +39,15 @@ class Command:
 
     def __init__(self, words: Sequence[object], cache: Path) -> None:
         environment = {**os.environ, "SAMCLIP_CACHE_DIR": str(cache)}
+        # A pipe could fill up while nobody reads it.
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - `stop` closes it
         entry, *arguments = map(str, words)
         module, _, name = entry.partition(":")
         code = CODE.format(module=module, name=name, arguments=[entry, *arguments])
         self.process = subprocess.Popen(
             [sys.executable, "-c", code],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+            stdout=subprocess.DEVNULL,
+            stderr=self.errors,
             env=environment,
             start_new_session=True,
         )
@@ -56,8 +58,10 @@ class Command:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             self.process.send_signal(number)
-        _, errors = self.process.communicate(timeout=PATIENCE)
-        return self.process.returncode, errors
+        code = self.process.wait(PATIENCE)
+        self.errors.seek(0)
+        with self.errors:
+            return code, self.errors.read().decode(errors="replace")
 
     def survivors(self) -> list[str]:
         """Name the processes that the command started and that are still there, zombies too."""

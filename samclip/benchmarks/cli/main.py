@@ -24,6 +24,7 @@ from samclip.benchmarks.cli import (
 from samclip.runtime.cli.consoles import accept_any_text
 from samclip.runtime.cli.main import print_version
 from samclip.runtime.cli.standard_streams import StreamsGroup
+from samclip.runtime.cli.stops import StoppableTyper
 
 EXAMPLES = """
 **Examples:**
@@ -34,7 +35,7 @@ EXAMPLES = """
 """
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 
-app = typer.Typer(
+app = StoppableTyper(
     name="samclip-bench",
     cls=StreamsGroup,
     no_args_is_help=True,

@@ -9,7 +9,7 @@ import typer
 
 from samclip.errors import BundleNotFoundError, InputError, SamclipError
 from samclip.runtime.cli.consoles import err, in_one_line, say
-from samclip.runtime.cli.stops import describe_stop, heeded_stops
+from samclip.runtime.cli.stops import heeded_stops, tell_stop
 
 FAILURE = 1
 BAD_INPUT = 2
@@ -45,9 +45,7 @@ def reported(debug: bool) -> Iterator[None]:
         with heeded_stops():
             yield
     except KeyboardInterrupt as error:
-        text, code = describe_stop(error)
-        say(err, text)
-        raise typer.Exit(code) from error
+        raise typer.Exit(tell_stop(error)) from error
     except (SamclipError, OSError) as error:
         if debug or isinstance(error, BrokenPipeError):
             raise

@@ -19,6 +19,7 @@ from samclip.runtime.cli import (
 )
 from samclip.runtime.cli.consoles import accept_any_text, out, say
 from samclip.runtime.cli.standard_streams import StreamsGroup
+from samclip.runtime.cli.stops import StoppableTyper
 from samclip.version import __version__
 
 EXAMPLES = """
@@ -33,7 +34,7 @@ EXAMPLES = """
 - `samclip doctor`
 """
 
-app = typer.Typer(
+app = StoppableTyper(
     name="samclip",
     cls=StreamsGroup,
     no_args_is_help=True,

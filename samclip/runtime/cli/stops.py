@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
+
+import typer
+
+from samclip.runtime.cli.consoles import err, say
 
 # How a person knows them; Python itself heeds Ctrl-C.
 REASONS = {"SIGINT": "Ctrl-C", "SIGTERM": "SIGTERM", "SIGHUP": "SIGHUP, the terminal was closed"}
+TOLD = "was_told"  # attribute of the interrupts of which a line was printed
 
 
 class StopAskedError(KeyboardInterrupt):
@@ -47,10 +54,28 @@ def stop_code(number: int) -> int:
     return 128 + number
 
 
-def describe_stop(error: KeyboardInterrupt) -> tuple[str, int]:
+def tell_stop(error: KeyboardInterrupt) -> int:
     """Say in a line what stopped a command, and give its exit code."""
     number = error.number if isinstance(error, StopAskedError) else signal.SIGINT
-    return f"stopped by {REASONS[signal.Signals(number).name]}", stop_code(number)
+    say(err, f"stopped by {REASONS[signal.Signals(number).name]}")
+    vars(error)[TOLD] = True
+    return stop_code(number)
+
+
+class StoppableTyper(typer.Typer):
+    """An app that says in a line what stopped it also before a command begins, while it is read."""
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """Run the command line."""
+        try:
+            return super().__call__(*args, **options)
+        except KeyboardInterrupt as error:
+            sys.exit(tell_stop(error))
+        except SystemExit as ended:  # typer's own for Ctrl-C, raised from that, says nothing
+            cause = None if ended.__context__ is None else ended.__context__.__cause__
+            if isinstance(cause, KeyboardInterrupt) and TOLD not in vars(cause):
+                sys.exit(tell_stop(cause))
+            raise
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

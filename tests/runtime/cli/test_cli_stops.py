@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import signal
 import threading
+from typing import Any
 
 import pytest
 import typer
+from typer.core import TyperGroup
 
 from samclip.errors import ImageError
 from samclip.runtime.cli.failures import reported
-from samclip.runtime.cli.stops import StopAskedError, heeded_stops
+from samclip.runtime.cli.stops import StopAskedError, StoppableTyper, heeded_stops
 
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
@@ -66,3 +68,37 @@ def test_other_threads_have_no_signals() -> None:
     thread.start()
     thread.join()
     assert codes == [2]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("inside", [True, False])
+def test_an_app_tells_a_stop_once_wherever_it_comes(
+    inside: bool, number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = StoppableTyper(pretty_exceptions_enable=False)
+
+    @app.command()
+    def work() -> None:
+        if not inside:
+            raise StopAskedError(number)
+        with reported(debug=False):
+            signal.raise_signal(number)
+
+    with pytest.raises(SystemExit) as ended:
+        app([])
+    assert ended.value.code == SIGNALS[number]
+    assert capsys.readouterr().err.count("stopped by") == 1
+
+
+def test_an_app_tells_a_stop_while_it_is_made_ready(capsys: pytest.CaptureFixture[str]) -> None:
+    class Slow(TyperGroup):
+        def __init__(self, **options: Any) -> None:
+            raise KeyboardInterrupt
+
+    app = StoppableTyper(cls=Slow, pretty_exceptions_enable=False)
+    app.command("a")(lambda: None)
+    app.command("b")(lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        app([])
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "stopped by Ctrl-C\n"
