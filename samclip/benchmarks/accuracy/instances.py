@@ -31,7 +31,8 @@ PROTOCOL = (
     "point: the prompt is the object's pixel farthest from its outline (Euclidean distance "
     "transform, outside the photo counts as background; the first in reading order of several); "
     "the answer is the one of three masks whose predicted IoU is highest.",
-    "best of three: of the same three masks the one that fits the truth best.",
+    "best of three: of the same three masks the one that fits the truth best. A decoder that gives "
+    "one mask for each prompt has no such row, and its one mask is the answer to a point.",
     "box again: one refinement without the truth: the box once more, with the low-resolution "
     "logits of its first answer as mask prompt.",
     "+ click: one refinement with the truth: the first prompt once more, its logits as mask "
@@ -111,15 +112,30 @@ def _ask(
         yield AGAIN, Outcomes.of(scene.segment(boxes=boxes, mask=boxed.low_res_logits), truth)
         yield BOX_CLICK, _with_click(scene, boxed, box, truth, boxes=boxes)
     points = [interior_point(mask) for mask in truth]
-    three = scene.segment(points=[[point] for point in points], multimask=True)
+    first, point, best = _ask_points(scene, points, truth)
+    yield POINT, point
+    if best is not None:
+        yield BEST, best
+    if refine:
+        yield POINT_CLICK, _with_click(scene, first, point, truth, points=points)
+
+
+def _ask_points(
+    scene: Scene, points: Sequence[tuple[float, float]], truth: Sequence[NDArray[np.bool_]]
+) -> tuple[Masks, Outcomes, Outcomes | None]:
+    """Ask for N objects by points: the surest masks, what they got, and what the best of three got.
+
+    The latter is None where the decoder offers one mask only.
+    """
+    prompts = [[point] for point in points]
+    if not scene.features.has_multimask:
+        single = scene.segment(points=prompts)
+        return single, Outcomes.of(single, truth), None
+    three = scene.segment(points=prompts, multimask=True)
     each = [mask for mask in truth for _ in range(PER_POINT)]  # N -> 3N
     offered = Outcomes.of(three, each)
     surest = _best(offered.scores)
-    point = offered.taken(surest)
-    yield POINT, point
-    yield BEST, offered.taken(_best(offered.fits))
-    if refine:
-        yield POINT_CLICK, _with_click(scene, three[surest], point, truth, points=points)
+    return three[surest], offered.taken(surest), offered.taken(_best(offered.fits))
 
 
 def _best(values: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -22,7 +22,8 @@ TOP1 = "name top-1"
 ONE_PASS, ON_CROPS = "in one pass", "on crops"
 PROTOCOL = (
     "in one pass: the photo is encoded once; patch embeddings are averaged inside "
-    "the object's true mask, weighted by area, and the name of the highest cosine is the answer.",
+    "the object's true mask, weighted by area, and the name of the highest cosine is the answer. A "
+    "bundle that names boxes takes the box around the true mask.",
     "on crops: the object's box, with its margin, is cut out and encoded by itself; the "
     "whole crop's embedding is compared with the names.",
     "All names of the data set compete for every object. Crowds are left out. Areas are pixels of "

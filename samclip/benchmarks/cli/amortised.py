@@ -81,7 +81,8 @@ def amortised(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wan
         merged = _open(session, Variant(bundle, backend, precision, threads), "merged", Path(cache))
         if merged.model.manifest.clip_head is None:
             raise CapabilityError(
-                f"bundle {merged.name!r} has no CLIP head, so it is not merged. Give one that has."
+                f"bundle {merged.name!r} has no CLIP head, so it gives no semantic map, one of the "
+                "three tasks. Give one that has."
             )
         alone = Variant(sam or bundle, merged.backend.name, precision, threads)
         other = _open(session, alone, "SAM alone", Path(cache))

@@ -15,6 +15,7 @@ from samclip.benchmarks.data.coco import read_coco
 from samclip.benchmarks.data.sample import spread
 from samclip.benchmarks.report import Data
 from samclip.runtime.cli import options as shared
+from samclip.runtime.cli.consoles import err, say
 
 EXAMPLES = """
 **Examples:**
@@ -25,6 +26,9 @@ EXAMPLES = """
   names.json`
 """
 
+NO_CROPS = (
+    "{name} has no CLIP head that embeds whole images, so crops are left out: it names boxes."
+)
 Crops = Annotated[
     bool,
     typer.Option(
@@ -65,7 +69,9 @@ def names(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants i
         texts = read_synonyms(synonyms)
         vocabulary = class_vocabulary(candidate.model, coco.names, texts, templates)
         croppers: dict[str, ImageEncoder] = {}
-        if crops:
+        if crops and candidate.model.manifest.clip_head is None:
+            say(err, NO_CROPS.format(name=candidate.name))
+        elif crops:
             croppers[f"{candidate.name} {ON_CROPS}"] = BundleEncoder(candidate.model)
         if teacher is not None:
             name, encoder = session.open_teacher(teacher, teacher_options)
