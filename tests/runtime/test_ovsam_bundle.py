@@ -28,6 +28,7 @@ from samclip.runtime.model import Model
 from samclip.runtime.results.masks import Masks
 from samclip.runtime.tasks.prompt_batches import MAX_PROMPTS
 from samclip.runtime.tasks.region_naming import MAX_REGIONS, MAX_TEXTS
+from samclip.runtime.tasks.regions import regions_of
 
 TOLERANCE = 1e-4  # largest difference of logits over the largest logit, float32
 BOXES = [(10.0, 10.0, 60.0, 60.0), (0.0, 30.0, 120.0, 90.0), (80.0, 5.0, 99.0, 20.5)]
@@ -85,15 +86,19 @@ class Reference:
             )
         return np.asarray(logits[0, 0])
 
-    def probabilities(
-        self, box: object, logits: NDArray[np.float32], text: NDArray[np.float32], clip: float
-    ) -> NDArray[np.float64]:
-        """K probabilities; `box` in pixels of the image, `clip` the weight of CLIP's opinion."""
+    def opinions(self, box: object, text: NDArray[np.float32]) -> tuple[torch.Tensor, torch.Tensor]:
+        """K logits of the classifier, and K of CLIP; `box` in pixels of the image."""
         corners = self.letterbox.to_input(np.asarray(box).reshape(2, 2)).reshape(1, 4)
         asked = {"boxes": torch.from_numpy(corners), "text": torch.from_numpy(text)}
         with torch.no_grad():
-            head = self.network.roi_classifier(*self.levels, **asked)[0].double()
-            other = self.network.clip_roi(self.c5, **asked)[0].double()
+            head = self.network.roi_classifier(*self.levels, **asked)[0]
+            return head.double(), self.network.clip_roi(self.c5, **asked)[0].double()
+
+    def probabilities(
+        self, box: object, logits: NDArray[np.float32], text: NDArray[np.float32], clip: float
+    ) -> NDArray[np.float64]:
+        """K probabilities; `clip` is the weight of CLIP's opinion."""
+        head, other = self.opinions(box, text)
         cells = F.interpolate(
             torch.from_numpy(logits)[None, None], self.c5.shape[-2:], mode="bilinear"
         )
@@ -129,6 +134,22 @@ def test_boxes_get_torchs_masks_and_names(
     check_masks(masks, logits)
     pairs = zip(BOXES, logits, strict=True)
     check_names(masks, [expected.probabilities(b, m, TEXT[:count], 0.9) for b, m in pairs])
+
+
+@pytest.mark.parametrize("count", [1, 1203])
+def test_both_opinions_are_torchs(
+    count: int, model: Model, image: NDArray[np.uint8], expected: Reference
+) -> None:
+    scene, text = model.encode(image), TEXT[:count]
+    masks, features = scene.segment(boxes=BOXES), scene.features
+    regions = regions_of(masks, features.letterbox, features.mask_size)
+    wanted = [expected.opinions(box, text) for box in BOXES]
+    found = features.score_regions(regions, text), features.score_regions_by_clip(regions, text)
+    for logits, reference in zip(found, map(np.stack, zip(*wanted, strict=True)), strict=True):
+        assert logits.shape == (len(BOXES), count)
+        assert np.abs(logits - reference).max() < 100 * TOLERANCE
+        if count > 1:  # another box says something else
+            assert np.abs(logits[0] - logits[2]).max() > 1000 * TOLERANCE
 
 
 def test_points_are_named_by_the_boxes_of_their_masks(
