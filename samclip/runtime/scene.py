@@ -34,8 +34,9 @@ class Scene:
     No task runs the encoder again, except `everything` with crops. Scenes are independent of
     each other, may be used from several threads at once, and end with `close()`, with the
     `with` block they are used in, or with their model; then tasks raise ClosedError. Names,
-    wherever they are given, need a bundle with a CLIP head and text, else CapabilityError; an
-    untrained head warns with UntrainedHeadWarning on every use.
+    wherever they are given, need a bundle with text and what names, a CLIP head or classifiers of
+    regions, else CapabilityError; what was never trained warns with UntrainedHeadWarning on every
+    use.
     """
 
     def __init__(
