@@ -108,7 +108,10 @@ def fit_state(
         if keys
     ]
     if problems:
-        raise CheckpointError(f"the weights do not fit the {what}; " + "; ".join(problems))
+        raise CheckpointError(
+            f"the weights do not fit the {what}; {'; '.join(problems)}. Give the checkpoint of a "
+            "model that samclip-export knows, whole and unchanged."
+        )
     module.load_state_dict({key: state[key] for key in own})
 
 
@@ -141,7 +144,7 @@ def _read_safetensors(file: Path) -> tuple[StateDict, Mapping[str, str]]:
             )
     except SafetensorError as error:
         raise CheckpointError(
-            f"{file.name} is not a valid safetensors file ({error}); download it again"
+            f"{file} is not a valid safetensors file ({error}); download it again"
         ) from error
 
 
@@ -155,24 +158,26 @@ def _read_torch(file: Path) -> StateDict:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{file.name} holds more than tensors, or is no torch file, and was not loaded "
+            f"{file} holds more than tensors, or is no torch file, and was not loaded "
             f"({_first_line(error)}). Convert it to safetensors where you trust it."
         ) from error
     except Exception as error:  # a damaged archive raises almost anything from inside torch
         raise CheckpointError(
-            f"{file.name} is not a readable torch checkpoint ({_first_line(error)}); "
-            "download it again"
+            f"{file} is not a readable torch checkpoint ({_first_line(error)}); download it again"
         ) from error
     for wrapper in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
     if not isinstance(content, dict):
         raise CheckpointError(
-            f"{file.name} holds a {type(content).__name__}, expected a dictionary of tensors"
+            f"{file} holds a {type(content).__name__}, expected a dictionary of tensors; "
+            "save the model's state_dict()"
         )
     state = {str(k): v for k, v in content.items() if isinstance(v, torch.Tensor)}
     if not state:
-        raise CheckpointError(f"{file.name} holds no tensors; is it a checkpoint?")
+        raise CheckpointError(
+            f"{file} holds no tensors, expected those of a model; save its state_dict()"
+        )
     return state
 
 

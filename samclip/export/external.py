@@ -64,7 +64,9 @@ def _share(model: ir.Model, names: dict[str, str], arrays: dict[str, Array]) -> 
     for value, array in large:
         name = _shared_name(str(value.name), array, names, arrays)
         if name in small:
-            raise ExportError(f"two initializers of one graph would be called {name}")
+            raise ExportError(
+                f"two weights of one graph would be called {name}: a defect of samclip, report it"
+            )
         if name in initializers:  # the same content twice in one graph: keep one
             ir.convenience.replace_all_uses_with(value, initializers[name])
         else:
@@ -74,7 +76,7 @@ def _share(model: ir.Model, names: dict[str, str], arrays: dict[str, Array]) -> 
 
 def _content(value: ir.Value) -> Array:
     if value.const_value is None:
-        raise ExportError(f"the initializer {value.name} has no value")
+        raise ExportError(f"the weight {value.name} has no value: a defect of samclip, report it")
     return np.ascontiguousarray(value.const_value.numpy())
 
 
@@ -97,7 +99,7 @@ def _point(value: ir.Value, location: str, offset: int, length: int) -> None:
     """Replace a tensor by a reference into the weights file."""
     tensor = value.const_value
     if tensor is None:
-        raise ExportError(f"the initializer {value.name} has no value")
+        raise ExportError(f"the weight {value.name} has no value: a defect of samclip, report it")
     value.const_value = ir.ExternalTensor(
         location,
         offset,

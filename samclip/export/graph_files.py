@@ -174,6 +174,9 @@ def _opset(model: ir.Model) -> int:
 
 def _tensor(value: ir.Value) -> TensorSpec:
     if value.name is None or value.shape is None or value.dtype not in DTYPES:
-        raise ExportError(f"the exporter left {value.name} without a usable type and shape")
+        raise ExportError(
+            f"torch's exporter left the tensor {value.name} without a type or shape that a bundle "
+            "can hold. Try another --opset, or another version of torch."
+        )
     shape = tuple(d if isinstance(d, int) else str(d) for d in value.shape)
     return TensorSpec(name=value.name, dtype=DTYPES[value.dtype], shape=shape)  # type: ignore[arg-type]

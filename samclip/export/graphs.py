@@ -22,6 +22,7 @@ from samclip.errors import ExportError
 
 MIN_OPSET = 18  # the dynamo exporter's floor; LayerNormalization exists from 17 on
 MAX_OPSET = 23
+OTHER_WAYS = "Try another --opset or --attention, or the version of torch in constraints.txt"
 DEFAULT_OPSET = 20  # has Gelu as one operator, and JetPack 6's TensorRT 10.3 still reads it
 
 
@@ -60,9 +61,11 @@ def export_graph(spec: GraphSpec, opset: int = DEFAULT_OPSET) -> ir.Model:
                 verbose=False,
             )
     except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError) as error:
-        raise ExportError(f"torch could not export the {spec.name}: {error}") from error
+        raise ExportError(
+            f"torch could not export the {spec.name}: {error}. {OTHER_WAYS}"
+        ) from error
     if program is None:
-        raise ExportError(f"torch exported nothing for the {spec.name}")
+        raise ExportError(f"torch exported nothing for the {spec.name}. {OTHER_WAYS}")
     return _clean(program.model, spec.name)
 
 

@@ -19,7 +19,10 @@ def save_merged(assembly: Assembly, path: Path) -> Path:
     model, metadata = assembly.model, assembly.metadata
     described = metadata.text
     if model.text is not None and (described is None or not (described.clip or described.bert)):
-        raise CheckpointError("the metadata lacks the sizes of the text tower inside: text.clip")
+        raise CheckpointError(
+            f"{path} was not written: its metadata lacks the sizes of the text tower inside; give "
+            "text.clip or text.bert"
+        )
     header = encode_metadata(metadata)
     if assembly.tokenizer is not None:
         header[TOKENIZER_KEY] = assembly.tokenizer.decode("utf-8")

@@ -67,4 +67,7 @@ def decode_metadata(header: dict[str, str], file: str) -> MergedMetadata:
             "save merged checkpoints with samclip.export.merged_checkpoint.save_merged"
         ) from None
     except msgspec.MsgspecError as error:
-        raise CheckpointError(f"the metadata of {file} cannot be read: {error}") from error
+        raise CheckpointError(
+            f"the metadata of {file} cannot be read: {error}; save it again with this version of "
+            "samclip"
+        ) from error

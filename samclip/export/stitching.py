@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from samclip.errors import CheckpointError
+from samclip.errors import CheckpointError, naming
 from samclip.export.assemble import (
     Assembly,
     Checkpoints,
@@ -56,7 +56,8 @@ def assemble_stitched(
     something else, InputError for a size or a pyramid that the encoder cannot have.
     """
     file = read_checkpoint(recogniser)
-    weights = recogniser_state(file.state)
+    with naming(str(recogniser)):
+        weights = recogniser_state(file.state)
     base = assemble(Checkpoints(sam, text=text), model_type="vit_t", image_size=image_size)
     torch.manual_seed(STITCH_SEED)  # the same stitch every time
     model = MergedModel(replace(base.model.config, model_type=STITCHED_TYPE, pyramid=pyramid))

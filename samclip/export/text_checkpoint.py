@@ -127,7 +127,8 @@ def infer_text_config(
     missing = [key for key in _shapes(1, 1, 1, 1, layers) if key not in state]
     if missing or not layers:
         raise CheckpointError(
-            f"the text tower lacks {some_keys(missing) if missing else 'transformer.resblocks.*'}"
+            f"the text tower lacks {some_keys(missing) if missing else 'transformer.resblocks.*'}; "
+            "give CLIP's whole checkpoint"
         )
     vocabulary, width = _matrix(state, "token_embedding.weight")
     length, _ = _matrix(state, "positional_embedding")
@@ -135,14 +136,18 @@ def infer_text_config(
     _check_shapes(state, _shapes(vocabulary, length, width, embed_dim, layers))
     heads = max(width // HEAD_WIDTH, 1) if heads is None else heads
     if width % heads:
-        raise CheckpointError(f"width {width} is no multiple of {heads} heads; give `heads`")
+        raise CheckpointError(
+            f"the text tower's width {width} is no multiple of {heads} heads; only towers of "
+            "CLIP's own architecture are supported"
+        )
     return TextTowerConfig(width, heads, layers, embed_dim, length, vocabulary, quick_gelu)
 
 
 def _check_shapes(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
     if unexpected := sorted(state.keys() - shapes.keys()):
         raise CheckpointError(
-            f"the text tower has no {some_keys(unexpected)}; it is not plain CLIP"
+            f"the text tower has {some_keys(unexpected)} besides what CLIP's has; only CLIP's own "
+            "architecture is supported"
         )
     wrong = [
         f"{key} {tuple(state[key].shape)}, expected {shape}"
@@ -150,12 +155,18 @@ def _check_shapes(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, .
         if tuple(state[key].shape) != shape
     ]
     if wrong:
-        raise CheckpointError(f"the text tower's shapes do not fit together: {some_keys(wrong)}")
+        raise CheckpointError(
+            f"the text tower's shapes do not fit together: {some_keys(wrong)}; give CLIP's whole "
+            "checkpoint"
+        )
 
 
 def _matrix(state: Mapping[str, Tensor], key: str) -> tuple[int, int]:
     if state[key].dim() != 2:
-        raise CheckpointError(f"{key} has shape {tuple(state[key].shape)}, expected two dimensions")
+        raise CheckpointError(
+            f"{key} has shape {tuple(state[key].shape)}, expected two dimensions; give CLIP's "
+            "whole checkpoint"
+        )
     rows, columns = state[key].shape
     return rows, columns
 
@@ -202,7 +213,9 @@ def _fused_projections(state: Mapping[str, Tensor]) -> StateDict:
                 for name in HF_PROJECTIONS
             ]
             if missing := [name for name in names if name not in state]:
-                raise CheckpointError(f"the checkpoint lacks {some_keys(missing)}")
+                raise CheckpointError(
+                    f"the text tower lacks {some_keys(missing)}; give CLIP's whole checkpoint"
+                )
             key = f"transformer.resblocks.{layer}.attn.in_proj_{kind}"
             fused[key] = torch.cat([state[name] for name in names])  # 3W[, W]
     return fused

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import msgspec
 from torch import Tensor
 
-from samclip.errors import CheckpointError
+from samclip.errors import CheckpointError, naming
 from samclip.export.checkpoint import Checkpoint, StateDict
 from samclip.export.metadata import TOKENIZER_KEY, decode_metadata
 from samclip.export.models.bert_tower import (
@@ -63,10 +63,16 @@ def read_text(checkpoint: Checkpoint, quick_gelu: bool | None = None) -> TextSou
 
     `quick_gelu` None decides by the checkpoint's family, since weights do not tell the activation.
     """
-    if checkpoint.has("clip_head."):
-        return _read_merged(checkpoint)
-    if is_bert(checkpoint.state):
-        return _read_bert(checkpoint)
+    with naming(checkpoint.path.name):
+        if checkpoint.has("clip_head."):
+            return _read_merged(checkpoint)
+        if is_bert(checkpoint.state):
+            return _read_bert(checkpoint)
+        return _read_clip(checkpoint, quick_gelu)
+
+
+def _read_clip(checkpoint: Checkpoint, quick_gelu: bool | None) -> TextSource:
+    """Read the text side of a CLIP checkpoint, of open_clip or Hugging Face."""
     state = {key: value.float() for key, value in text_state(checkpoint.state).items()}
     gelu = _quick_gelu(checkpoint) if quick_gelu is None else quick_gelu
     config = infer_text_config(state, quick_gelu=gelu)
@@ -114,11 +120,14 @@ def _check_bert(checkpoint: Checkpoint, config: Mapping[str, object]) -> None:
     activation = config.get("hidden_act", "gelu")
     pooling = _beside(checkpoint, "1_Pooling/config.json") or {}
     if activation != "gelu":
-        raise CheckpointError(f"a BERT encoder with hidden_act {activation!r}; only gelu is known")
+        raise CheckpointError(
+            f"{checkpoint.path.name} is a BERT encoder with hidden_act {activation!r}, expected "
+            "gelu; give one that has it, such as MiniLM"
+        )
     if not pooling.get("pooling_mode_mean_tokens", True):
         raise CheckpointError(
-            "this sentence encoder does not pool by the mean of its tokens, the only way that is "
-            "supported; give one that does, such as MiniLM"
+            f"{checkpoint.path.name} does not pool by the mean of its tokens, the only way that is "
+            "supported; give a sentence encoder that does, such as MiniLM"
         )
 
 
@@ -144,7 +153,9 @@ def _beside(checkpoint: Checkpoint, name: str) -> dict[str, object] | None:
     try:
         return msgspec.json.decode(file.read_bytes(), type=dict[str, object])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise CheckpointError(f"{file} beside the weights is not valid JSON: {error}") from error
+        raise CheckpointError(
+            f"{file} beside the weights is not valid JSON: {error}; download it again"
+        ) from error
 
 
 def _digest(state: Mapping[str, Tensor], beside: bytes) -> str:

@@ -155,7 +155,10 @@ def infer_bert_config(state: dict[str, Tensor], heads: int) -> BertTowerConfig:
         state[f"embeddings.{name}_embeddings.weight"] for name in ("word", "position")
     )
     if heads < 1 or words.shape[1] % heads:
-        raise CheckpointError(f"{heads} attention heads do not divide a width of {words.shape[1]}")
+        raise CheckpointError(
+            f"{heads} attention heads do not divide a width of {words.shape[1]}; correct "
+            "num_attention_heads in the config.json beside the weights"
+        )
     layers = {key.split(".")[2] for key in state if key.startswith("encoder.layer.")}
     return BertTowerConfig(
         width=words.shape[1],

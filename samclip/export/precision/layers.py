@@ -16,6 +16,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from samclip.errors import ExportError
+
 Kind = Literal["linear", "conv", "depthwise"]
 
 MIN_CHANNELS = 16  # in and out, of a linear layer: below there is nothing to gain
@@ -45,7 +47,10 @@ class Layer:
         """The activation that comes in."""
         value = self.node.inputs[0]
         if value is None:
-            raise ValueError(f"{self.node.name} has no input")
+            raise ExportError(
+                f"the node {self.node.name} has no input; export the graph again, or keep this "
+                "layer in FP32"
+            )
         return value
 
     @property

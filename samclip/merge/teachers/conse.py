@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from samclip.errors import CheckpointError, InputError
+from samclip.errors import CheckpointError, InputError, naming
 from samclip.export.checkpoint import read_checkpoint
 from samclip.export.imagenet_classes import imagenet_names
 from samclip.export.models.conv_norm import fold_batch_norms
@@ -77,7 +77,8 @@ class Conse:
     ) -> None:
         self.options = options or ConseOptions()
         weights, tower = read_checkpoint(classifier), read_text(read_checkpoint(text))
-        model = load_recogniser(weights.state)
+        with naming(str(classifier)):
+            model = load_recogniser(weights.state)
         self._side = model.config.image_size
         self._model = fold_batch_norms(model).requires_grad_(False).to(device)
         told = tuple(imagenet_names() if class_names is None else class_names)
