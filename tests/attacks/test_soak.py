@@ -64,10 +64,11 @@ def test_a_short_soak(coloured_bundle: Path, backend: str, environment: dict[str
 
 @pytest.mark.slow
 def test_a_soak_of_ten_thousand_calls(
-    lite2_bundle: Path, backend: str, environment: dict[str, str], figures: Figures
+    request: pytest.FixtureRequest, backend: str, environment: dict[str, str], figures: Figures
 ) -> None:
     """Real weights; photos, prompts and names of ever other sizes and numbers."""
-    told = run("soaking.py", BUNDLE or lite2_bundle, backend, CALLS, environment=environment)
+    bundle = BUNDLE or request.getfixturevalue("lite2_bundle")
+    told = run("soaking.py", bundle, backend, CALLS, environment=environment)
     found = f"{backend}: {told['most']:.1f} MB more RSS than after the warm-up, at most"
     figures.add("soak by calls of all kinds", count=told["calls"], found=found)
     assert told["most"] <= MOST_GROWTH

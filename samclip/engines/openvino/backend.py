@@ -38,6 +38,8 @@ SETTINGS: dict[str, Any] = {
     "ENABLE_CPU_PINNING": False,
     "INFERENCE_PRECISION_HINT": "f32",
     "EXECUTION_MODE_HINT": "ACCURACY",
+    # Of each model: how many kernels are kept for shapes that were asked for before, 0.3 MB each.
+    "CPU_RUNTIME_CACHE_CAPACITY": 64,
     "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # inputs of products stay FP32 beside INT8 weights
 }
 

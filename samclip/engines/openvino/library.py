@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from samclip.engines.base import Probe
 from samclip.engines.machine.device import processor_features
 from samclip.errors import BackendUnavailableError
@@ -26,6 +28,9 @@ MAX_MESSAGE = 300  # characters of its messages that are passed on
 # AMX (versions 2025.0 to 2026.4.1; INT8 and BF16), and FP32 has no use for it: this is the widest
 # set of instructions without AMX. Whoever sets the variable decides otherwise.
 ISA_VARIABLE, ISA_WITHOUT_AMX = "ONEDNN_MAX_CPU_ISA", "AVX512_CORE_FP16"
+# Inside OpenVINO, oneDNN keeps the last 1,024 kernels that it made for shapes of inputs, of all
+# models together: prompts of a hundred shapes held 270 MB.
+KERNELS_VARIABLE, KERNELS_KEPT = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32"
 INTERNALS = re.compile(
     r"Exception from \S+:\d+:"  # source files and lines
     r"|Check '.*?' failed at \S+:\d+:"
@@ -99,20 +104,32 @@ def open_core(library: Any) -> Any:
 
 
 def _new_core(library: Any) -> Any:
-    """Make a `Core` that compiles for the instructions that are safe.
+    """Make a `Core` that compiles for the instructions that are safe, and keeps few kernels.
 
-    It reads them from the environment when it is first asked for what it can do, and keeps them:
-    the variable is put back at once, because torch reads it too.
+    It reads the instructions from the environment when it is first asked for what it can do, and
+    the number when it first makes a kernel: the variables are put back then, because torch reads
+    them too.
     """
-    if ISA_VARIABLE in os.environ:
-        return library.Core()
-    os.environ[ISA_VARIABLE] = ISA_WITHOUT_AMX
+    ours = {ISA_VARIABLE: ISA_WITHOUT_AMX, KERNELS_VARIABLE: KERNELS_KEPT}
+    added = {name: value for name, value in ours.items() if name not in os.environ}
+    os.environ.update(added)
     try:
         core = library.Core()
         core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
+        _make_kernel(library, core)
         return core
     finally:
-        os.environ.pop(ISA_VARIABLE, None)
+        for name in added:
+            os.environ.pop(name, None)
+
+
+def _make_kernel(library: Any, core: Any) -> None:
+    """Compile the product of two small matrices."""
+    opset = library.opset8
+    rows = opset.parameter([1, 4], np.float32)
+    product = opset.matmul(rows, opset.constant(np.eye(4, dtype=np.float32)), False, False)
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}  # not every set of instructions has its default
+    core.compile_model(library.Model([product], [rows], "product"), DEVICE, settings)
 
 
 def imports_maps(library: Any) -> bool:
