@@ -13,15 +13,15 @@ from figures import Figures
 from writers_run import run_writer, seed, sentence
 
 NAMES = {
-    "bundle": "replacing a bundle",
-    "plan": "building a plan (TensorRT is a stand-in)",
-    "blob": "keeping a compiled model of OpenVINO",
-    "texts": "keeping text embeddings",
-    "state": "writing a merging run's state",
-    "picture": "drawing a picture",
-    "report": "writing a benchmark's report",
-    "ranges": "keeping measured ranges",
-    "checkpoint": "fetching a checkpoint",
+    "bundle": "bundle",
+    "plan": "plan",
+    "blob": "compiled model",
+    "texts": "text embeddings",
+    "state": "merging state",
+    "picture": "picture",
+    "report": "report",
+    "ranges": "ranges",
+    "checkpoint": "fetched checkpoint",
 }
 QUICK = ("bundle", "plan", "blob", "texts")
 
@@ -38,9 +38,9 @@ def test_a_hundred_kills(writer: str, tmp_path: Path, figures: Figures) -> None:
     found, _ = run_writer("kill", writer, tmp_path, 100, seed(), 3)
     assert sum(found.get(state, 0) for state in ("old", "new", "absent")) == 100
     figures.add(
-        f"SIGKILL at a random moment of {NAMES[writer]}",
+        "SIGKILL at random moments of a write: old or new, 0 partial, leftovers go with the next",
         count=100,
-        found=f"{told(found)}, 0 partial; what {found['leftovers']} had left went with the next",
+        found=f"{NAMES[writer]}: {told(found)}, {found['leftovers']} leftovers",
     )
 
 
@@ -51,9 +51,9 @@ def test_killed_and_started_again_fifty_times(
 ) -> None:
     found, _ = run_writer("kill", writer, tmp_path, 50, seed() + 1, 50)
     figures.add(
-        f"SIGKILL and start again, {NAMES[writer]}",
+        "SIGKILL and start again: old or new, 0 partial, never more left over than by one writer",
         count=50,
-        found=f"{told(found)}, 0 partial; never more left than by one, nothing at the end",
+        found=f"{NAMES[writer]}: {told(found)}",
     )
 
 

@@ -49,9 +49,8 @@ def test_every_call_fails_in_its_turn(
     if not found:
         assert fault == "EIO of a read"  # this writer reads nothing back
         return
-    figures.add(
-        f"{fault}, at each call of {NAMES[writer]}", count=found["points"], found=told(found)
-    )
+    name = f"{fault}, at each call of a write: old or new, 0 partial"
+    figures.add(name, count=found["points"], found=f"{NAMES[writer]}: {told(found)}")
 
 
 @pytest.fixture
@@ -76,14 +75,16 @@ def test_a_full_disk_keeps_the_old_bundle(small_disk: Path) -> None:
 def test_a_small_disk_runs_full(writer: str, small_disk: Path, figures: Figures) -> None:
     found, _ = run_writer("fill", writer, small_disk)
     assert found.get("new", 0) < found["points"]
-    figures.add(f"a real disk of 1.5 MB runs full, {NAMES[writer]}", count=32, found=told(found))
+    name = "a real disk of 1.5 MB runs full during a write: old or new, 0 partial"
+    figures.add(name, count=found["points"], found=f"{NAMES[writer]}: {told(found)}")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("writer", NAMES)
 def test_a_file_may_not_grow(writer: str, tmp_path: Path, figures: Figures) -> None:
     found, _ = run_writer("limit", writer, tmp_path)
-    figures.add(f"RLIMIT_FSIZE, {NAMES[writer]}", count=32, found=told(found))
+    name = "RLIMIT_FSIZE during a write: old or new, 0 partial"
+    figures.add(name, count=found["points"], found=f"{NAMES[writer]}: {told(found)}")
 
 
 @pytest.mark.slow
@@ -91,7 +92,8 @@ def test_a_file_may_not_grow(writer: str, tmp_path: Path, figures: Figures) -> N
 def test_a_disk_becomes_read_only(writer: str, small_disk: Path, figures: Figures) -> None:
     found, _ = run_writer("lock", writer, small_disk)
     assert found["old"] == found["points"] == 3
-    figures.add(f"a real disk mounted read-only, {NAMES[writer]}", count=3, found=told(found))
+    name = "a real disk mounted read-only, then a write: old, 0 partial"
+    figures.add(name, count=found["points"], found=f"{NAMES[writer]}: {told(found)}")
 
 
 def commands(folder: Path) -> dict[str, list[str]]:
@@ -139,4 +141,4 @@ def test_commands_on_a_full_disk(name: str, small_disk: Path, figures: Figures) 
 def told(found: dict[str, int]) -> str:
     """Say what was there, and how many ended with an error; a cache that fails ends nothing."""
     states = [state for state in ("old", "new", "absent") if state in found]
-    return f"{sentence(found, *states)}, 0 partial; {found.get('errors', 0)} typed errors"
+    return f"{sentence(found, *states)}, {found.get('errors', 0)} typed errors"
