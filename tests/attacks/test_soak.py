@@ -23,6 +23,7 @@ BACKENDS = ("onnxruntime", "openvino")
 CALLS = int(os.environ.get("SAMCLIP_SOAK_CALLS", "10000"))
 BUNDLE = os.environ.get("SAMCLIP_SOAK_BUNDLE")
 MOST_GROWTH = 20.0  # MB of 10^6 bytes after the warm-up
+NAMES_BUDGET = 30.0  # MB for 10,000 names, beside 8 bytes for each number of their vectors
 PATHS = [HERE, HERE.parent, HERE.parent / "runtime", HERE.parents[1]]
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
@@ -72,6 +73,22 @@ def test_a_soak_of_ten_thousand_calls(
     found = f"{backend}: {told['most']:.1f} MB more RSS than after the warm-up, at most"
     figures.add("soak by calls of all kinds", count=told["calls"], found=found)
     assert told["most"] <= MOST_GROWTH
+
+
+@pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_many_names(
+    coloured_bundle: Path,
+    backend: str,
+    count: int,
+    environment: dict[str, str],
+    figures: Figures,
+) -> None:
+    """The names' own vectors are small here: what is counted is all that comes with them."""
+    told = run("many_names.py", coloured_bundle, backend, count, environment=environment)
+    assert told["names"] == count
+    found = f"{backend}: {told['all']:.0f} MB more RSS, classify and semantic included"
+    figures.add("10,000 names at once", count=count, found=found)
+    assert told["all"] <= NAMES_BUDGET
 
 
 @pytest.mark.parametrize("threads", [2, 1])
