@@ -9,7 +9,7 @@ import typer
 
 from samclip.errors import BundleNotFoundError, InputError, SamclipError
 from samclip.runtime.cli.consoles import err, in_one_line, say
-from samclip.runtime.cli.stops import heeded_stops, tell_stop
+from samclip.runtime.cli.stops import heeded_stops, stop_behind, tell_stop
 
 FAILURE = 1
 BAD_INPUT = 2
@@ -47,6 +47,9 @@ def reported(debug: bool) -> Iterator[None]:
     except KeyboardInterrupt as error:
         raise typer.Exit(tell_stop(error)) from error
     except (SamclipError, OSError) as error:
+        stop = stop_behind(error)
+        if stop is not None:
+            raise typer.Exit(tell_stop(stop)) from error
         if debug or isinstance(error, BrokenPipeError):
             raise
         report(error)

@@ -54,6 +54,17 @@ def stop_code(number: int) -> int:
     return 128 + number
 
 
+def stop_behind(error: BaseException) -> KeyboardInterrupt | None:
+    """Find the interrupt from which an error was made, None for none.
+
+    Extension modules that are interrupted while they are imported make an ImportError of it.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, KeyboardInterrupt):
+        cause = cause.__cause__ or cause.__context__
+    return cause
+
+
 def tell_stop(error: KeyboardInterrupt) -> int:
     """Say in a line what stopped a command, and give its exit code."""
     number = error.number if isinstance(error, StopAskedError) else signal.SIGINT

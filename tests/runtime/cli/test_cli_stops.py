@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.core import TyperGroup
 
-from samclip.errors import ImageError
+from samclip.errors import BackendUnavailableError, ImageError
 from samclip.runtime.cli.failures import reported
 from samclip.runtime.cli.stops import StopAskedError, StoppableTyper, heeded_stops
 
@@ -52,6 +52,22 @@ def test_the_second_signal_ends_the_process_at_once() -> None:
             signal.raise_signal(signal.SIGTERM)
         finally:
             assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_an_interrupted_import_is_no_missing_package(capsys: pytest.CaptureFixture[str]) -> None:
+    def import_extension() -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:  # as pybind11 does
+            raise ImportError("initialization failed") from error
+
+    with pytest.raises(typer.Exit) as ended, reported(debug=False):
+        try:
+            import_extension()
+        except ImportError as error:
+            raise BackendUnavailableError("install it anew") from error
+    assert ended.value.exit_code == 130
+    assert capsys.readouterr().err == "stopped by Ctrl-C\n"
 
 
 def test_other_threads_have_no_signals() -> None:
