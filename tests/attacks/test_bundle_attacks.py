@@ -111,6 +111,7 @@ def refuse(bundle: Path, kind: type[BundleError], match: str | None = None) -> N
     with pytest.raises(kind, match=match) as caught:
         Bundle.open(bundle).verify()
     assert type(caught.value) is kind
+    assert str(bundle) in str(caught.value)
     assert len(str(caught.value)) < 1000  # no dump of hostile data
 
 
