@@ -86,11 +86,13 @@ def interrupted(model: samclip.Model, number: int, rng: random.Random, ctrl_c: C
 
 def threads_left() -> int:
     """Wait for the threads that series have made; count those that hang."""
-    own = [thread for thread in threading.enumerate() if thread.name.startswith("samclip-")]
     end = time.monotonic() + SECONDS
-    for thread in own:
-        thread.join(max(0.0, end - time.monotonic()))
-    return sum(thread.is_alive() for thread in own)
+    while True:  # an interrupted start() leaves threads that cannot be joined yet
+        own = [thread for thread in threading.enumerate() if thread.name.startswith("samclip-")]
+        alive = sum(thread.is_alive() for thread in own)
+        if not alive or time.monotonic() > end:
+            return alive
+        time.sleep(0.002)
 
 
 def main(arguments: Sequence[str]) -> None:

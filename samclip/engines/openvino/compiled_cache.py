@@ -95,6 +95,8 @@ class Compiler:
             blob = map_blob(folder, key)
             return None if blob is None else self._import_blob(blob)
         except BlobDamagedError as error:
+            if is_shortage(error):  # it could not even be mapped
+                raise shortage(str(error)) from error
             reason = str(error)
         _logger.warning(
             "the compiled model of %r in %s is removed and compiled again: %s",
