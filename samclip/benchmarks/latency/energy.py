@@ -9,7 +9,7 @@ from pathlib import Path
 from samclip.benchmarks.latency.contenders import Contender
 from samclip.benchmarks.latency.sensors import open_sensor
 from samclip.benchmarks.latency.timing import Energy
-from samclip.benchmarks.latency.walk import ALL_STEPS, Walk, Workload
+from samclip.benchmarks.latency.walk import ALL_STEPS, Walk, Workload, way_of
 from samclip.benchmarks.progress import Track
 from samclip.benchmarks.rows import Row
 from samclip.errors import CapabilityError
@@ -29,6 +29,7 @@ def measure_energy(
 
 
 def _measure(contender: Contender, photos: Sequence[Path]) -> Energy:
+    way = way_of(contender.model)
     try:
         with open_sensor(contender.backend.on_host) as sensor:
             walk = Walk(contender, Workload())
@@ -41,11 +42,11 @@ def _measure(contender: Contender, photos: Sequence[Path]) -> Energy:
             seconds, joules = time.monotonic() - start, sensor.joules() - before
     except CapabilityError as error:
         return Energy(
-            model=contender.name, name=ALL_STEPS, joules=None, runs=0, seconds=0, reason=str(error)
+            model=contender.name, name=way, joules=None, runs=0, seconds=0, reason=str(error)
         )
     return Energy(
         model=contender.name,
-        name=ALL_STEPS,
+        name=way,
         joules=joules,
         runs=runs,
         seconds=seconds,

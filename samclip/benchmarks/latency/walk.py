@@ -184,6 +184,13 @@ def names_for(model: Model) -> tuple[str, ...]:
     return tuple(itertools.islice(itertools.cycle(labels), len(NAMES)))
 
 
+def way_of(model: Model) -> str:
+    """Name a model's way from the file to its answers."""
+    manifest = model.manifest
+    names_boxes = manifest.clip_head is None and manifest.head is not None
+    return NO_MAP if names_boxes and manifest.text is not None else ALL_STEPS
+
+
 def _pipeline(steps: dict[str, Step[Any]]) -> Iterator[Piece]:
     """Give the whole way, and its stages, which add up to it."""
     last = list(steps.values())[-1]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from fakes import fake_model
 from made_data import NAMES, Made, disc, rectangle, stripes, write_coco
+from region_fakes import region_model
 
 from samclip.benchmarks.accuracy import instances
 from samclip.benchmarks.accuracy.clicks import correction, interior_point
@@ -178,3 +179,12 @@ def test_without_refinement_there_are_first_answers_alone(tmp_path: Path) -> Non
         "point mIoU",
         "point mIoU, best of three",
     }
+
+
+def test_a_decoder_of_one_mask_answers_points_with_it(tmp_path: Path) -> None:
+    photos = photos_of(tmp_path, a=[Made("red", disc(128, 128, 48))])
+    rows = by_place(measure(photos, region_model()))
+    single = rows["fake", "point mIoU", "all objects"]  # the fake's first mask, of radius 24
+    assert single.value == pytest.approx((24 / 48) ** 2, abs=EDGE)
+    assert ("fake", "point + click mIoU", "all objects") in rows
+    assert not any("best of three" in measure for _, measure, _ in rows)

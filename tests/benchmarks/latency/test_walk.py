@@ -83,6 +83,8 @@ def test_a_bundle_that_names_boxes_names_a_mask_in_place_of_a_map(photo_path: Pa
     for stage in ("encoder", "mask decoder", "RoI classifier", "CLIP RoI"):
         assert found[stage, steps.NO_MAP] >= DELAY
     assert found[steps.NAME, None] >= 2 * DELAY  # both classifiers
+    assert steps.way_of(region_contender().model) == steps.NO_MAP
+    assert steps.way_of(contender().model) == steps.ALL_STEPS
     absent = {steps.ALL_STEPS, steps.THREE_TASKS, steps.COARSE, steps.REFINED}
     assert not absent & {name for name, _ in found}
 

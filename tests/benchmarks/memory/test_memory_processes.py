@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 from fakes import fake_manifest
+from region_fakes import region_manifest
 from timed_fakes import contender
 
 from samclip.benchmarks.memory import processes
@@ -14,8 +15,10 @@ from samclip.benchmarks.memory.child import peak_rss
 from samclip.benchmarks.memory.processes import Found, Plan, measure_memory, run_child
 from samclip.benchmarks.memory.stages import STAGES, bytes_read, stages_of
 from samclip.benchmarks.progress import silent
-from samclip.errors import EngineRunError
+from samclip.errors import CapabilityError, EngineRunError
 from samclip.runtime.bundles.manifest import FileEntry
+
+NAME = "name a mask, 20 names"
 
 
 def task(**changes: Any) -> str:
@@ -55,7 +58,8 @@ def test_every_stage_has_processes_of_its_own(
     monkeypatch.setattr(processes, "run_child", run)
     monkeypatch.setattr(processes, "bytes_read", lambda *_: 0)  # the fake has no files of labels
     uses = measure_memory([contender()], Plan(photo_path, repeats=2), silent)
-    assert [use.stage for use in uses] == [stage.name for stage in STAGES]
+    tokens = [stage.name for stage in STAGES if stage.name != NAME]  # the fake has a CLIP head
+    assert [use.stage for use in uses] == tokens
     assert [use.peaks for use in uses[:2]] == [(1, 2), (3, 4)]
     assert given[0]["steps"] == []
     assert given[-1]["steps"] == ["load", "encode", "segment", "classify", "semantic", "refine"]
@@ -78,3 +82,11 @@ def test_bytes_on_disk_count_each_file_once() -> None:
     assert bytes_read(manifest, STAGES[:2], "fake", "fp16") == 10
     assert bytes_read(manifest, STAGES[:4], "fake", "fp16") == 110  # the decoder is FP32 alone
     assert bytes_read(manifest, STAGES, "fake", None) == 108  # the graphs share a file
+
+
+def test_bundles_that_name_boxes_have_a_stage_of_their_own_and_no_map() -> None:
+    names = [stage.name for stage in stages_of(region_manifest(), everything=False)]
+    assert names[-2:] == ["classify 20 names", NAME]
+    assert len(names) == 6
+    with pytest.raises(CapabilityError, match="cannot segment everything"):
+        stages_of(region_manifest(), everything=True)
