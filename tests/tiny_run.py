@@ -16,7 +16,6 @@ import pytest
 import torch
 from accelerate import Accelerator
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor
 
 from samclip.export.assemble import Assembly
@@ -25,6 +24,7 @@ from samclip.export.models import clip_head, merged
 from samclip.export.models.mask_decoder import PromptedMaskDecoder
 from samclip.export.models.merged import MergedConfig, MergedModel
 from samclip.export.models.sam_vit import SamVitConfig
+from samclip.export.tensor_file import write_tensors
 from samclip.merge.config import RunConfig, parse_config
 from samclip.merge.evaluation import Evaluator
 from samclip.merge.pixels import PixelBatch
@@ -183,7 +183,7 @@ def train(run: Run) -> None:
     """Go on from the state in the run's folder and write the weights to `weights.safetensors`."""
     Trainer(run).train(StateFolder(run.output / "state").read(run.config.digest))
     if run.accelerator.is_main_process:
-        save_file(run.student.model.state_dict(), run.output / "weights.safetensors")
+        write_tensors(run.output / "weights.safetensors", run.student.model.state_dict(), {})
 
 
 class Slow(Silent):
