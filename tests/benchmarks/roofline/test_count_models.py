@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from small_ovsam import SMALL_OVSAM, random_ovsam
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,6 +19,7 @@ from samclip.export.graphs import GraphSpec
 from samclip.export.models.attention import Lowering, set_attention_lowering
 from samclip.export.models.merged import MergedConfig, MergedModel
 from samclip.export.models.sam_vit import SamVit, SamVitConfig
+from samclip.export.ovsam_specs import clip_roi_spec, roi_classifier_spec
 from samclip.export.specs import encoder_spec, mask_decoder_spec
 from samclip.runtime.bundles.weights import parse_weights
 
@@ -110,3 +112,31 @@ def test_sams_mask_decoder_has_the_published_parameters() -> None:
     # (64 x 64 x 2) are constants that the graph holds beside them, less a scalar or two.
     assert one.parameters == pytest.approx(4_064_560 + 256 + 8192, abs=10_000)
     assert 60 < many.macs / one.macs <= 64
+
+
+@pytest.mark.parametrize(("regions", "texts"), [(1, 1), (2, 5), (16, 80)])
+def test_classifiers_of_regions_are_counted_by_hand(
+    classifiers: dict[str, GraphFiles], regions: int, texts: int
+) -> None:
+    """RoiAlign is no product; the pooling's query alone goes through the keys' matrix."""
+    config, heads = SMALL_OVSAM, 4
+    width, dim, cells = config.backbone.width * 32, config.embed_dim, config.backbone.pool_grid**2
+    compared = texts * dim
+    trained = 12 * 12 * config.fpn_channels * dim  # a 1x1 convolution on 12x12 places
+    projections = 3 * width**2 + width * dim  # query, keys, values, output
+    attention = 2 * heads * (cells + 1) * width  # scores and values, of the mean and all cells
+    expected = {"roi_classifier": trained, "clip_roi": projections + attention}
+    for name, once in expected.items():
+        (work,) = works(classifiers[name], regions=regions, texts=texts).values()
+        assert work.macs == regions * (once + compared)
+    (work,) = works(classifiers["roi_classifier"], regions=regions, texts=texts).values()
+    assert work.parameters == config.fpn_channels * dim + 4 * 4  # and what places boxes on levels
+    assert {"RoiAlign"} < {entry.operator for entry in work.operators}
+
+
+@pytest.fixture(scope="module")
+def classifiers() -> dict[str, GraphFiles]:
+    model = random_ovsam()
+    with torch.no_grad():
+        specs = {"roi_classifier": roi_classifier_spec(model), "clip_roi": clip_roi_spec(model)}
+        return {name: write_plain_graph(name, spec, 20) for name, spec in specs.items()}
