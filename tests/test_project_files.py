@@ -88,12 +88,13 @@ def test_scripts_run_under_bash_and_can_be_executed(script: str) -> None:
     subprocess.run(["bash", "-n", str(path)], check=True)
 
 
-def test_ci_runs_the_check_script_and_reports_timings() -> None:
+def test_ci_runs_the_check_script_and_reports_timings_and_vulnerabilities() -> None:
     lines = (ROOT / ".ci" / "run").read_text("utf-8").splitlines()
     commands = [line for line in lines if line and not line.startswith(("#", "set ", "cd "))]
     assert commands[0] == "scripts/check"
     assert [line.split()[:3] for line in commands[1:]] == [
-        [".venv/bin/samclip-bench", "latency", "--quick"]
+        [".venv/bin/samclip-bench", "latency", "--quick"],
+        ["scripts/audit-dependencies", "||", "echo"],  # told, not judged
     ]
 
 
