@@ -133,7 +133,7 @@ def test_seeds_of_prompts_differ() -> None:
 
 def test_teachers_that_are_not_there(tmp_path: Path) -> None:
     nobody = Teachers(None, None, nn.Identity, tmp_path, CPU)
-    with pytest.raises(ConfigError, match=r"needs \[teachers.names\]"):
+    with pytest.raises(ConfigError, match=r"add \[teachers\.names\]"):
         nobody.embeds(batch("a"), keep=False)
-    with pytest.raises(ConfigError, match=r"needs \[teachers.masks\]"):
+    with pytest.raises(ConfigError, match=r"add \[teachers\.masks\]"):
         nobody.embeddings(batch("a"), keep=False)
