@@ -66,8 +66,8 @@ def test_roofline(bench: Bench, bundle: Path, tmp_path: Path, record: Callable[[
     assert result.exit_code == 0, result.stderr
     found = {graph["graph"]: graph for graph in record()["roofline"]["graphs"]}
     assert set(found) == GRAPHS
-    assert found["clip_roi"]["sizes"] == {"regions": 1, "texts": 20}
-    assert found["roi_classifier"]["sizes"] == {"regions": 1, "texts": 20}
+    assert found["clip_roi"]["sizes"] == {"regions": 1, "vocabulary": 20}
+    assert found["roi_classifier"]["sizes"] == {"regions": 1, "vocabulary": 20}
 
 
 def test_baselines(

@@ -127,9 +127,9 @@ def test_classifiers_of_regions_are_counted_by_hand(
     attention = 2 * heads * (cells + 1) * width  # scores and values, of the mean and all cells
     expected = {"roi_classifier": trained, "clip_roi": projections + attention}
     for name, once in expected.items():
-        (work,) = works(classifiers[name], regions=regions, texts=texts).values()
+        (work,) = works(classifiers[name], regions=regions, vocabulary=texts).values()
         assert work.macs == regions * (once + compared)
-    (work,) = works(classifiers["roi_classifier"], regions=regions, texts=texts).values()
+    (work,) = works(classifiers["roi_classifier"], regions=regions, vocabulary=texts).values()
     assert work.parameters == config.fpn_channels * dim + 4 * 4  # and what places boxes on levels
     assert {"RoiAlign"} < {entry.operator for entry in work.operators}
 
