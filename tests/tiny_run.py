@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor
 
+from samclip.engines.machine.partial_files import partial_file
 from samclip.export.assemble import Assembly
 from samclip.export.metadata import MergedMetadata
 from samclip.export.models import clip_head, merged
@@ -107,7 +108,10 @@ def write_photos(folder: Path, count: int = 12) -> Path:
         height, width = random.integers(40, 80, 2)
         photo = np.full((height, width, 3), random.integers(0, 256, 3), np.uint8)
         photo[8:30, 10:25] = random.integers(0, 256, 3)
-        Image.fromarray(photo).save(folder / f"{index}.png")
+        place = folder / f"{index}.png"
+        if not place.exists():  # of several processes each writes, and one reads already
+            with partial_file(place, synced=False) as file:
+                Image.fromarray(photo).save(file, "PNG")
     return folder
 
 

@@ -301,7 +301,7 @@ def two_backends(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     bundle = FakeBundle(msgspec.structs.replace(manifest, graphs=graphs))
     monkeypatch.setattr(model_module, "find_bundle", lambda name: name)
-    monkeypatch.setattr(model_module.Bundle, "open", lambda path: bundle)
+    monkeypatch.setattr(model_module.Bundle, "open", lambda path, public_key=None: bundle)
     monkeypatch.setattr(registry, "BACKENDS", (NotStarting("fast"), FakeBackend()))
 
 

@@ -107,7 +107,7 @@ class FakeModel:
 
     @property
     def manifest(self) -> SimpleNamespace:
-        return SimpleNamespace(name="fake", clip_head=SimpleNamespace(trained=self.trained))
+        return SimpleNamespace(name="fake", head=SimpleNamespace(trained=self.trained))
 
     def load(self, name: str, **options: Any) -> FakeModel:
         self.loaded = {"name": name, **options}
@@ -116,11 +116,14 @@ class FakeModel:
     def encode(self, path: Path) -> FakeScene:
         return FakeScene(self, load_image(path))
 
+    def close(self) -> None:
+        self.closed = True
+
     def __enter__(self) -> FakeModel:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.closed = True
+        self.close()
 
 
 def write_image(path: Path) -> Path:
