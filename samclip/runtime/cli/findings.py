@@ -39,7 +39,7 @@ def judge_cpu(probes: Mapping[str, Probe]) -> list[Finding]:
     missing = probes.get("openvino")
     if on_gpu or missing is None or missing.available or not suits_processor():
         return []
-    detail = f"{missing.detail}; it runs ViT encoders faster than ONNX Runtime on a CPU like this"
+    detail = f"{missing.detail}; with ViT encoders it takes less memory than ONNX Runtime"
     return [Finding("openvino", "advice", detail, missing.remedy)]
 
 
