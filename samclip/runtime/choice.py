@@ -16,8 +16,8 @@ from samclip.runtime.suggest import did_you_mean
 
 _logger = logging.getLogger("samclip")
 
-# Encoders of large matrix products, which OpenVINO computes on CPUs as fast as ONNX Runtime does, in
-# less memory, with faster heads; those of many short convolutions it computes slower once other
+# Encoders of large matrix products, which OpenVINO computes on CPUs as fast as ONNX Runtime does,
+# in less memory, with faster heads; those of many short convolutions it computes slower once other
 # programs want a core. Measured in docs/cpu.md.
 PLAIN_VITS = frozenset({"vit_b", "vit_l", "vit_h"})
 
