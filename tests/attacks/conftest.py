@@ -1,14 +1,20 @@
-"""The option `--figures FILE` and the fixture `figures`; see figures.py."""
+"""The option `--figures FILE` and the fixture `figures`, see figures.py; backends and processes."""
 
 from __future__ import annotations
 
+import os
 from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
 from figures import PROPERTY, Figure, Figures, merge_figures, rewrite_table
 
+from samclip.engines.registry import get_backend
+
 OPTION = "--figures"
+HERE = Path(__file__).parent
+# Where scripts of this folder find what they import, in processes of their own.
+PATHS = [HERE, HERE.parent, HERE.parent / "runtime", HERE.parents[1]]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,6 +39,22 @@ def coloured_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from coloured_bundle import write_coloured_bundle
 
     return write_coloured_bundle(tmp_path_factory.mktemp("coloured") / "bundle")
+
+
+@pytest.fixture(scope="module", params=("onnxruntime", "openvino"))
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each backend for CPUs that works here."""
+    probe = get_backend(request.param).probe()
+    if not probe.available:
+        pytest.skip(probe.detail)
+    return str(request.param)
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """For scripts of this folder: where they import from, and a cache of their own."""
+    paths = os.pathsep.join(map(str, PATHS))
+    return {**os.environ, "PYTHONPATH": paths, "SAMCLIP_CACHE_DIR": str(tmp_path)}
 
 
 @pytest.fixture

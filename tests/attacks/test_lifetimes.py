@@ -22,10 +22,8 @@ from joined_threads import in_threads, join_all
 from mixed_calls import CALLS, NAMES, digest, photos
 
 import samclip
-from samclip.engines.registry import get_backend
 from samclip.errors import ClosedError, InputError
 
-BACKENDS = ("onnxruntime", "openvino")
 ROUNDS = [4, pytest.param(100, marks=pytest.mark.slow)]
 PICTURE = photos()[0]
 Load = Callable[[], samclip.Model]
@@ -36,13 +34,10 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("texts")
 
 
-@pytest.fixture(scope="module", params=BACKENDS)
-def load(request: pytest.FixtureRequest, coloured_bundle: Path, texts: Path) -> Load:
+@pytest.fixture(scope="module")
+def load(backend: str, coloured_bundle: Path, texts: Path) -> Load:
     """Loads the bundle of small graphs on one backend."""
-    probe = get_backend(request.param).probe()
-    if not probe.available:
-        pytest.skip(probe.detail)
-    return lambda: samclip.load(coloured_bundle, request.param, threads=2, cache_dir=texts)
+    return lambda: samclip.load(coloured_bundle, backend, threads=2, cache_dir=texts)
 
 
 @pytest.fixture(scope="module")

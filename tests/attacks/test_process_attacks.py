@@ -13,30 +13,12 @@ from typing import Any
 import pytest
 from figures import Figures
 
-from samclip.engines.registry import get_backend
-
 HERE = Path(__file__).parent
-BACKENDS = ("onnxruntime", "openvino")
 SECONDS = 1200.0
 ROUNDS = [3, pytest.param(100, marks=pytest.mark.slow)]
-PATHS = [HERE, HERE.parent, HERE.parent / "runtime", HERE.parents[1]]
 FORKED = {"onnxruntime": "answer", "openvino": "BackendUnavailableError"}
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> str:
-    probe = get_backend(request.param).probe()
-    if not probe.available:
-        pytest.skip(probe.detail)
-    return str(request.param)
-
-
-@pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    paths = os.pathsep.join(map(str, PATHS))
-    return {**os.environ, "PYTHONPATH": paths, "SAMCLIP_CACHE_DIR": str(tmp_path)}
 
 
 def run(script: str, *arguments: object, environment: dict[str, str]) -> dict[str, Any]:

@@ -16,32 +16,14 @@ from typing import Any
 import pytest
 from figures import Figures
 
-from samclip.engines.registry import get_backend
-
 HERE = Path(__file__).parent
-BACKENDS = ("onnxruntime", "openvino")
 CALLS = int(os.environ.get("SAMCLIP_SOAK_CALLS", "10000"))
 WARM_UP = 4000  # until caches with a bound are full: OpenVINO keeps kernels of many shapes
 BUNDLE = os.environ.get("SAMCLIP_SOAK_BUNDLE")
 MOST_GROWTH = 20.0  # MB of 10^6 bytes after the warm-up
 NAMES_BUDGET = 30.0  # MB for 10,000 names, beside 8 bytes for each number of their vectors
-PATHS = [HERE, HERE.parent, HERE.parent / "runtime", HERE.parents[1]]
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> str:
-    probe = get_backend(request.param).probe()
-    if not probe.available:
-        pytest.skip(probe.detail)
-    return str(request.param)
-
-
-@pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    paths = os.pathsep.join(map(str, PATHS))
-    return {**os.environ, "PYTHONPATH": paths, "SAMCLIP_CACHE_DIR": str(tmp_path)}
 
 
 def run(script: str, *arguments: object, environment: dict[str, str]) -> dict[str, Any]:

@@ -12,22 +12,12 @@ from joined_threads import in_threads
 from mixed_calls import CALLS, SIZES, Asker, Call, digest, draw_calls, photos
 
 import samclip
-from samclip.engines.registry import get_backend
 
-BACKENDS = ("onnxruntime", "openvino")
 SAME = "all bit-equal to serial"
 
 
 def slow(*values: object) -> object:
     return pytest.param(*values, marks=pytest.mark.slow)
-
-
-@pytest.fixture(scope="module", params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> str:
-    probe = get_backend(request.param).probe()
-    if not probe.available:
-        pytest.skip(probe.detail)
-    return str(request.param)
 
 
 @pytest.fixture(scope="module")
