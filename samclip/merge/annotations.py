@@ -25,7 +25,7 @@ from samclip.merge.prompts import boxes_from_masks
 from samclip.merge.sources import FolderSource, JoinedSource, PhotoSource, PickedSource
 from samclip.merge.views import View
 from samclip.runtime.results.coco_json import Instances as CocoFile
-from samclip.runtime.results.coco_json import RleDict, to_rle
+from samclip.runtime.results.coco_json import RleDict, listed, to_rle
 
 LEAST_PIXELS = 32  # of an instance in a view, as in the released code's filter
 
@@ -92,12 +92,7 @@ def read_annotations(file: Path, folders: Sequence[FolderSource]) -> Annotations
     categories = {category.id: category.name.replace("_", " ") for category in content.categories}
     outlines: dict[str, list[Outline]] = {}
     for found in content.annotations:
-        image, name = images.get(found.image_id), categories.get(found.category_id)
-        if image is None or name is None:
-            raise InputError(
-                f"{file} has an annotation of image {found.image_id} and category "
-                f"{found.category_id}, and does not list both; export it again"
-            )
+        image, name = listed(found, images, categories, file)
         key = next((keys[name] for name in image.names if name in keys), None)
         rle = to_rle(found.segmentation, image)
         if key is not None and rle is not None and not found.iscrowd:

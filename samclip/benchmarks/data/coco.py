@@ -22,6 +22,7 @@ from samclip.runtime.results.coco_json import (
     ImageRecord,
     Instances,
     RleDict,
+    listed,
     to_rle,
 )
 
@@ -168,12 +169,7 @@ def _objects(
     images = {image.id: image for image in instances.images}
     objects: dict[int, list[tuple[bool, CocoObject]]] = defaultdict(list)
     for annotation in instances.annotations:
-        image, place = images.get(annotation.image_id), places.get(annotation.category_id)
-        if image is None or place is None:
-            raise InputError(
-                f"{layout.annotations} has an annotation of image {annotation.image_id} and "
-                f"category {annotation.category_id}, and does not list both. Export it again."
-            )
+        image, place = listed(annotation, images, places, layout.annotations)
         found = _make_object(annotation, image, place)
         if annotation.iscrowd:
             left_out["crowds"] += 1

@@ -7,7 +7,9 @@ names, but addresses, whose last two parts are COCO's folder and file.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from pycocotools import mask as coco_mask
@@ -18,6 +20,7 @@ from samclip.runtime.results.coco_outlines import check_counts, check_polygon, c
 SHORTEST_POLYGON = 6  # numbers: a triangle
 SHOWN = 100  # characters of a name in a message
 
+Known = TypeVar("Known")
 RleDict = dict[str, Any]  # pycocotools' form: size and counts
 
 
@@ -77,6 +80,22 @@ class Instances(msgspec.Struct, frozen=True):
     images: list[ImageRecord]
     annotations: list[Annotation]
     categories: list[Category]
+
+
+def listed(
+    annotation: Annotation,
+    images: Mapping[int, ImageRecord],
+    categories: Mapping[int, Known],
+    path: Path,
+) -> tuple[ImageRecord, Known]:
+    """Find an annotation's image and category by their ids; InputError when `path` lacks one."""
+    image, category = images.get(annotation.image_id), categories.get(annotation.category_id)
+    if image is None or category is None:
+        raise InputError(
+            f"{path} has an annotation of image {annotation.image_id} and category "
+            f"{annotation.category_id}, and does not list both. Export it again."
+        )
+    return image, category
 
 
 def to_rle(shape: list[list[float]] | Rle, image: ImageRecord) -> RleDict | None:
