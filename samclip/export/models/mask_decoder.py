@@ -118,6 +118,14 @@ class PromptedDecoder(nn.Module):
         exporting = torch.compiler.is_exporting()
         return self.prompt_encoder.dense_positions() if exporting else self.image_pe
 
+    def embed_without_masks(self, coords: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed B prompts of which none has a mask, as the prompt encoder does: sparse and dense.
+
+        No convolution looks for masks.
+        """
+        sparse = self.prompt_encoder.embed_points(coords, labels)
+        return sparse, self.prompt_encoder.embed_no_masks(len(coords))
+
 
 class PromptedMaskDecoder(PromptedDecoder):
     """Prompt encoder and mask decoder in one graph, as it is exported."""
@@ -149,8 +157,7 @@ class PromptedMaskDecoder(PromptedDecoder):
     def without_masks(
         self, image_embeddings: Tensor, point_coords: Tensor, point_labels: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Do what `forward` does where no prompt has a mask; no convolution looks for any."""
-        sparse = self.prompt_encoder.embed_points(point_coords, point_labels)
-        dense = self.prompt_encoder.embed_no_masks(len(point_coords))
+        """Do what `forward` does where no prompt has a mask."""
+        sparse, dense = self.embed_without_masks(point_coords, point_labels)
         iou, masks = self.mask_decoder(image_embeddings, self.image_pe, sparse, dense)
         return iou, masks

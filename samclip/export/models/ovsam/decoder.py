@@ -71,8 +71,7 @@ class PromptedLabelDecoder(PromptedDecoder):
     def without_masks(
         self, image_embeddings: Tensor, point_coords: Tensor, point_labels: Tensor
     ) -> Tensor:
-        """Do what `forward` does where no prompt has a mask; no convolution looks for any."""
-        sparse = self.prompt_encoder.embed_points(point_coords, point_labels)
-        dense = self.prompt_encoder.embed_no_masks(len(point_coords))
+        """Do what `forward` does where no prompt has a mask."""
+        sparse, dense = self.embed_without_masks(point_coords, point_labels)
         masks: Tensor = self.mask_decoder(image_embeddings, self.image_pe, sparse, dense)
         return masks
