@@ -198,10 +198,10 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants 
     attention: Annotated[
         list[str] | None,
         typer.Option(
-            help="Lowering of attention: chunk, bias or fold, and fused beside them: the operator "
-            "Attention, for TensorRT from 10.14 on, in half precision. May be repeated: the "
-            "variants share one weights file, and each backend takes its best.",
-            show_default="chunk, and bias for fp16 and bf16",
+            help="Lowering of attention: chunk, wide, bias or fold, and fused beside them: the "
+            "operator Attention, for TensorRT from 10.14 on, in half precision. May be repeated: "
+            "the variants share one weights file, and each backend takes its best.",
+            show_default="chunk and wide, and bias for fp16 and bf16",
             rich_help_panel=_WHAT,
         ),
     ] = None,

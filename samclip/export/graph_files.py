@@ -14,7 +14,7 @@ from samclip.engines.base import GraphSource
 from samclip.errors import ExportError
 from samclip.export.external import externalise, internalise
 from samclip.export.graphs import GraphSpec, export_graph
-from samclip.export.models.attention import Lowering
+from samclip.export.models.attention import Lowering, distinct_lowerings
 from samclip.export.options import FUSED, LOWERINGS_BY_BACKEND, backends_for
 from samclip.runtime.bundles.manifest import (
     Graph,
@@ -81,9 +81,9 @@ def write_graph(
     """Export a graph with relative-position attention, once per lowering, on one weights file.
 
     The first lowering's file is `<name>.onnx`, the others' `<name>.<lowering>.onnx`. `fused` has
-    at least the opset that it needs.
+    at least the opset that it needs; `wide` is left out where it is the same as `chunk`.
     """
-    forms = tuple(lowerings)
+    forms = distinct_lowerings(spec(lowerings[0]).module, lowerings)
     models: dict[str, ir.Model] = {}
     variants = []
     for form in forms:

@@ -13,16 +13,19 @@ from samclip.export.models.attention import LOWERINGS, Lowering
 from samclip.runtime.bundles.manifest import Graphs, ReducedPrecision, WeightsDtype
 from samclip.runtime.suggest import did_you_mean
 
-# Which lowering each backend runs best, the best first. ONNX Runtime's and OpenVINO's CPUs want
-# bounded score tensors; TensorRT fuses attention with an additive bias.
+# Which lowering each backend runs best, the best first. ONNX Runtime's CPU wants bounded score
+# tensors; OpenVINO's holds none, but packs keys and values for every chunk (docs/cpu.md has both
+# measured); TensorRT fuses attention with an additive bias.
 LOWERINGS_BY_BACKEND: dict[str, tuple[Lowering, ...]] = {
-    "onnxruntime": ("chunk", "bias", "fold"),
-    "openvino": ("chunk", "bias", "fold"),
-    "cuda": ("bias", "chunk", "fold"),
-    "tensorrt": ("bias", "chunk", "fold"),
-    "tensorrt-rtx": ("bias", "chunk", "fold"),
-    "ort-tensorrt": ("bias", "chunk", "fold"),
+    "onnxruntime": ("chunk", "wide", "bias", "fold"),
+    "openvino": ("wide", "chunk", "bias", "fold"),
+    "cuda": ("bias", "wide", "chunk", "fold"),
+    "tensorrt": ("bias", "wide", "chunk", "fold"),
+    "tensorrt-rtx": ("bias", "wide", "chunk", "fold"),
+    "ort-tensorrt": ("bias", "wide", "chunk", "fold"),
 }
+
+CPU_LOWERINGS: tuple[Lowering, ...] = ("chunk", "wide")
 
 # `fused` stands beside the others and never in their place: it is written in half precision alone,
 # in which TensorRT has kernels for it, and only newer versions read it.
@@ -89,7 +92,7 @@ class ExportOptions:
     opset: int = DEFAULT_OPSET
     precision: PrecisionOptions = PrecisionOptions()
     weights_dtype: WeightsDtypes = WeightsDtypes()
-    attention: tuple[Lowering, ...] = ("chunk",)
+    attention: tuple[Lowering, ...] = CPU_LOWERINGS
     templates: str | tuple[str, ...] = "openai"
     labels: tuple[str, ...] = ()
     text_encoder: bool = True
@@ -128,7 +131,7 @@ def parse_precisions(
 
 def default_attention(precisions: Sequence[ReducedPrecision]) -> tuple[Lowering, ...]:
     """Choose the lowerings that are written unless some are asked for: CPUs' best, and GPUs'."""
-    return ("chunk", "bias") if set(HALVES) & set(precisions) else ("chunk",)
+    return (*CPU_LOWERINGS, "bias") if set(HALVES) & set(precisions) else CPU_LOWERINGS
 
 
 def parse_attention(

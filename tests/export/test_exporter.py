@@ -225,7 +225,7 @@ def test_every_backend_gets_exactly_one_lowering() -> None:
 
 
 def test_attention_names() -> None:
-    assert parse_attention(None) == ("chunk",)
+    assert parse_attention(None) == ("chunk", "wide")
     assert parse_attention(["bias", "chunk", "bias"]) == ("bias", "chunk")
     with pytest.raises(ExportError, match=r"'flash'.*bias, fold, chunk"):
         parse_attention(["flash"])

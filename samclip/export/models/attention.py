@@ -1,4 +1,4 @@
-"""Self-attention with decomposed relative positions: one definition, four exact lowerings.
+"""Self-attention with decomposed relative positions: one definition, five exact lowerings.
 
 A query at (i, j) attends to a key at (k, l) of the same h x w grid with the score
 
@@ -13,11 +13,14 @@ every l, are computed once here. How they reach the scores is the *lowering*, ch
   parts, which older runtimes read;
 - `fold`: q is extended by rel_h(q) and rel_w(q), k by the one-hot row and column of its place, so
   that attention without a mask computes the sum;
-- `chunk`: `bias` for a few rows of queries at a time, which bounds memory.
+- `chunk`: `bias` for a few rows of queries at a time, which bounds memory;
+- `wide`: `chunk` with more rows at a time, for runtimes that pack keys and values anew for each
+  product, and that hold no more than a chunk's mask.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -26,18 +29,24 @@ from torch import Tensor, nn
 
 from samclip.errors import ExportError
 
-Lowering = Literal["bias", "fold", "chunk", "fused"]
+Lowering = Literal["bias", "fold", "chunk", "wide", "fused"]
 LOWERINGS: tuple[Lowering, ...] = get_args(Lowering)
 
-# Scores that one chunk may hold per image or window: 64 MiB as float32. SAM's windows (14 x 14)
-# stay whole; its 64 x 64 global layers take 13 chunks in ViT-B.
+# Scores that one chunk may hold per image or window: 64 MiB as float32, 256 MiB if wide. SAM's
+# windows (14 x 14) stay whole; its 64 x 64 global layers take 13 chunks in ViT-B, 4 wide ones.
 MAX_CHUNK_SCORES = 2**24
+MAX_WIDE_CHUNK_SCORES = 2**26
 
 
 class LoweredAttention(nn.Module):
     """An attention whose form in the graph is chosen per target; `lowering` changes no result."""
 
     lowering: Lowering = "bias"
+
+    def chunks(self, lowering: Lowering) -> int:
+        """Count the parts in which a lowering takes the queries."""
+        del lowering
+        return 1
 
 
 class RelPosAttention(LoweredAttention):
@@ -104,9 +113,11 @@ class RelPosAttention(LoweredAttention):
         """Run the chosen lowering: BxNxLxD queries, keys and values to BxNxLxD."""
         if self.lowering == "fold":
             return self._fold(q, k, v, rel_h, rel_w)
-        step = self._chunk_length()
-        if self.lowering != "chunk" or step >= q.shape[2]:
+        chunks = self.chunks(self.lowering)
+        if chunks == 1:
             return self._bias(q, k, v, rel_h, rel_w)
+        height, width = self.input_size
+        step = width * -(-height // chunks)  # whole rows, the last chunk may have fewer
         parts = zip(*(torch.split(x, step, dim=2) for x in (q, rel_h, rel_w)), strict=True)
         return torch.cat([self._bias(q_, k, v, h_, w_) for q_, h_, w_ in parts], dim=2)
 
@@ -122,14 +133,25 @@ class RelPosAttention(LoweredAttention):
         k = torch.cat([k, places.to(k.dtype)], dim=-1)
         return F.scaled_dot_product_attention(q, k, v, scale=1.0)
 
-    def _chunk_length(self) -> int:
-        """Return the queries per chunk: as many whole rows as `MAX_CHUNK_SCORES` admits, or one.
+    def chunks(self, lowering: Lowering) -> int:
+        """Count the chunks: each as many whole rows as the lowering's bound admits, at least one.
 
         The batch is left out, so that a graph with a dynamic batch has fixed chunks.
         """
+        if lowering not in {"chunk", "wide"}:
+            return 1
         height, width = self.input_size
         per_row = self.num_heads * width * height * width
-        return width * min(height, max(1, MAX_CHUNK_SCORES // per_row))
+        bound = MAX_CHUNK_SCORES if lowering == "chunk" else MAX_WIDE_CHUNK_SCORES
+        return -(-height // max(1, bound // per_row))
+
+
+def distinct_lowerings(module: nn.Module, lowerings: Sequence[Lowering]) -> tuple[Lowering, ...]:
+    """Leave out `wide` beside `chunk` where `module` has no attention that it would change."""
+    parts = [part for part in module.modules() if isinstance(part, LoweredAttention)]
+    same = all(part.chunks("wide") == part.chunks("chunk") for part in parts)
+    drop = same and {"wide", "chunk"} <= set(lowerings)
+    return tuple(form for form in lowerings if not (drop and form == "wide"))
 
 
 def relative_index(size: int) -> Tensor:

@@ -34,12 +34,15 @@ def reduced_variants(files: GraphFiles, precision: ReducedPrecision) -> tuple[Va
     """Describe the variants of `precision` to make, each from the FP32 variant of its lowering.
 
     A lowering that is no backend's best among those of the graph gets none; `fused` is for those
-    that have kernels for it, in half precision.
+    that have kernels for it, in half precision. INT8 of CPUs is made of `chunk` alone, where there
+    is one: calibrating `wide` as well would double the longest part of an export.
     """
     if precision in {"int8", "int8_fp16"} and files.name not in QUANTISED_GRAPHS:
         return ()
     full = full_variants(files)
     forms = tuple(v.attention for v in full if v.attention is not None)
+    if precision == "int8" and "chunk" in forms:
+        forms = tuple(form for form in forms if form != "wide")
     made = []
     for variant in full:
         if variant.attention == FUSED:

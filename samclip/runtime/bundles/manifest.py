@@ -84,7 +84,7 @@ class Variant(Record, frozen=True, kw_only=True):
     weights: str | None = None
     weights_dtype: WeightsDtype = "fp32"
     precision: Precision = "fp32"
-    attention: Literal["bias", "fold", "chunk", "fused"] | None = None
+    attention: Literal["bias", "fold", "chunk", "wide", "fused"] | None = None
     opset: Positive
     backends: tuple[str, ...]
     needs: tuple[LibraryNeed, ...] = ()

@@ -16,6 +16,7 @@ from samclip.export.models.attention import (
     LOWERINGS,
     Lowering,
     RelPosAttention,
+    distinct_lowerings,
     one_hot_places,
     relative_index,
     set_attention_lowering,
@@ -96,6 +97,21 @@ def test_a_single_row_beyond_the_bound_is_still_computed(monkeypatch: pytest.Mon
     assert module(torch.randn(1, 3, 4, 32)).shape == (1, 3, 4, 32)
 
 
+def test_sam_takes_thirteen_chunks_or_four_wide_ones_of_the_same_height() -> None:
+    layer = RelPosAttention(768, 12, (64, 64))
+    assert [layer.chunks(form) for form in ("bias", "chunk", "wide")] == [1, 13, 4]
+    windows = RelPosAttention(768, 12, (14, 14))
+    assert windows.chunks("chunk") == windows.chunks("wide") == 1
+
+
+def test_wide_is_left_out_where_it_is_the_same_graph() -> None:
+    small, large = RelPosAttention(32, 2, (14, 14)), RelPosAttention(768, 12, (64, 64))
+    forms: tuple[Lowering, ...] = ("chunk", "wide", "bias")
+    assert distinct_lowerings(nn.Sequential(small, large), forms) == forms
+    assert distinct_lowerings(small, forms) == ("chunk", "bias")
+    assert distinct_lowerings(small, ("wide",)) == ("wide",)
+
+
 @pytest.mark.parametrize("lowering", LOWERINGS)
 def test_gradients_reach_every_parameter(lowering: Lowering) -> None:
     module = random_attention((4, 3))
@@ -116,7 +132,7 @@ def test_set_attention_lowering() -> None:
     set_attention_lowering(model, "fold")
     found = [m.lowering for m in model.modules() if isinstance(m, RelPosAttention)]
     assert found == ["fold", "fold"]
-    with pytest.raises(ExportError, match=r"'flash'; use bias, fold, chunk, fused"):
+    with pytest.raises(ExportError, match=r"'flash'; use bias, fold, chunk, wide, fused"):
         set_attention_lowering(model, cast(Lowering, "flash"))
 
 
@@ -127,17 +143,19 @@ def test_constants() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    ("lowering", "opset"), [("bias", 18), ("bias", 20), ("fold", 20), ("chunk", 20), ("fused", 23)]
+    ("lowering", "opset"),
+    [("bias", 18), ("bias", 20), ("fold", 20), ("chunk", 20), ("wide", 20), ("fused", 23)],
 )
 def test_export(lowering: Lowering, opset: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "MAX_CHUNK_SCORES", 3 * 2 * 4 * 24)  # two chunks of three rows
+    monkeypatch.setattr(attention, "MAX_CHUNK_SCORES", 2 * 2 * 4 * 24)  # three chunks of two rows
+    monkeypatch.setattr(attention, "MAX_WIDE_CHUNK_SCORES", 5 * 2 * 4 * 24)  # two of three
     module = random_attention((6, 4))
     module.lowering = lowering
     x = torch.randn(2, 6, 4, 32)
     graph = export_onnx(module, (x,), ["x"], ["y"], opset)
     assert relative_error(run_onnx(graph, x=x)[0], module(x)) < 1e-5
     found = operators(graph)
-    pieces = 2 if lowering == "chunk" else 1
+    pieces = {"chunk": 3, "wide": 2}.get(lowering, 1)
     assert found["Attention" if opset >= 23 else "Softmax"] == pieces
     integer_maths = {"Range", "Sub", "Div", "Cast", "Shape", "OneHot", "GatherND", "Einsum"}
     assert not integer_maths & set(found)

@@ -108,7 +108,7 @@ def test_newer_libraries_take_it_older_ones_the_decomposed_form(files: GraphFile
 
 
 def test_it_comes_beside_another_lowering_and_with_half_precision() -> None:
-    assert parse_attention(["fused"], ("fp16",)) == ("chunk", "bias", "fused")
+    assert parse_attention(["fused"], ("fp16",)) == ("chunk", "wide", "bias", "fused")
     assert parse_attention(["fused", "bias"], ("bf16",)) == ("bias", "fused")
     with pytest.raises(ExportError, match="--fp16 or --bf16"):
         parse_attention(["fused"], ("int8",))

@@ -54,6 +54,14 @@ def test_gpus_take_fp16_of_their_lowering_and_cpus_int8_of_theirs() -> None:
     }
 
 
+def test_int8_of_cpus_is_made_of_the_narrow_chunks_alone() -> None:
+    encoder = files("encoder", "chunk", "wide", "bias")
+    assert [v.backends for v in encoder.graph.variants[:2]] == [("onnxruntime",), ("openvino",)]
+    assert made(encoder, "int8") == {"encoder.int8.onnx": ("onnxruntime", "openvino")}
+    assert list(made(encoder, "fp16")) == ["encoder.bias.fp16.onnx"]
+    assert list(made(files("encoder", "wide"), "int8")) == ["encoder.int8.onnx"]
+
+
 def test_one_lowering_serves_all() -> None:
     assert made(files("encoder", "chunk"), "bf16") == {"encoder.bf16.onnx": BACKENDS["bf16"]}
 
@@ -100,8 +108,8 @@ def test_an_unknown_precision() -> None:
 
 
 def test_half_precision_brings_the_lowering_of_gpus() -> None:
-    assert default_attention(()) == default_attention(("int8",)) == ("chunk",)
-    assert parse_attention(None, ("fp16",)) == ("chunk", "bias")
+    assert default_attention(()) == default_attention(("int8",)) == ("chunk", "wide")
+    assert parse_attention(None, ("fp16",)) == ("chunk", "wide", "bias")
     assert parse_attention(["fold"], ("fp16",)) == ("fold",)
 
 
