@@ -12,13 +12,14 @@ import typer
 from samclip.errors import TrainingError
 from samclip.merge.launch import launch, launched
 from samclip.runtime.cli.consoles import err, say
+from samclip.runtime.cli.early_stops import stop_code
 from samclip.runtime.cli.failures import reported
 from samclip.runtime.cli.options import Debug
 from samclip.runtime.cli.standard_streams import fill_closed_streams, stdout_reported
-from samclip.runtime.cli.stops import StoppableTyper, stop_code
+from samclip.runtime.cli.stops import StoppableTyper
 
 PACKAGES = ("torch", "safetensors", "filelock", "accelerate")
-SELF = (sys.executable, "-m", "samclip.merge.cli")
+SELF = (sys.executable, "-c", "from samclip.commands import merge; merge()")
 
 EXAMPLES = """
 [bold]Examples[/]

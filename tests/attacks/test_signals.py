@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from begun_commands import NAMES, count_imports
+from begun_commands import check_stopped as check_told
 from figures import Figures
 from PIL import Image
 from writers_run import SEED, seed
@@ -22,7 +24,7 @@ from samclip.runtime.assets import packaged_photos
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 LINES = {signal.SIGINT: "stopped by Ctrl-C", signal.SIGTERM: "stopped by SIGTERM"}
 PATIENCE = 120  # seconds in which a command ends once it was asked, on a busy machine
-# As entry points begin. While modules are imported, Python alone would answer, with a traceback;
+# As console scripts begin. Before their first import Python alone would answer, with a traceback;
 # and whoever started the tests in the background may have told them to ignore Ctrl-C.
 CODE = """
 import signal, sys
@@ -78,17 +80,17 @@ class Command:
 
 
 def everything(folder: Path) -> list[object]:
-    return ["samclip.runtime.cli.main:app", "everything", packaged_photos(), "--output", folder]
+    return ["samclip.commands:run", "everything", packaged_photos(), "--output", folder]
 
 
 def bench(folder: Path) -> list[object]:
     options = ["--quick", "--backend", "onnxruntime", "--json", folder / "report.json"]
-    return ["samclip.benchmarks.cli.main:app", "latency", *options]
+    return ["samclip.commands:bench", "latency", *options]
 
 
 def export(folder: Path, checkpoint: Path) -> list[object]:
     options = ["--imgsz", 256, "--no-verify", "--overwrite", "--output", folder / "bundle"]
-    return ["samclip.export.cli:main", "--checkpoint", checkpoint, *options]
+    return ["samclip.commands:export", "--checkpoint", checkpoint, *options]
 
 
 def check_stopped(number: int, code: int, errors: str, folder: Path) -> str:
@@ -144,6 +146,22 @@ def test_commands_are_stopped(
         f"{number.name} during samclip {name}",
         count=len(found),
         found=f"{told}; no partial file, no process left, no traceback",
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", CODES, ids=["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", NAMES)
+def test_commands_are_stopped_while_they_are_imported(
+    name: str, number: signal.Signals, figures: Figures
+) -> None:
+    moments, count = random.Random(f"{seed()} {name}"), count_imports(name)
+    for moment in [1, count, *(moments.randint(2, count - 1) for _ in range(23))]:
+        check_told(name, number, moment)
+    figures.add(
+        f"{number.name} while the modules of a command are imported",
+        count=25,
+        found="one line and the exit code, no traceback",
     )
 
 

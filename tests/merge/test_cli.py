@@ -127,7 +127,7 @@ def test_several_processes_run_the_same_command(
     arguments = ["--config", str(file), "--processes", "2"]
     monkeypatch.setattr(sys, "argv", ["samclip-merge", *arguments])
     assert run(*arguments).exit_code == 130  # theirs is passed on
-    assert launched == [([sys.executable, "-m", "samclip.merge.cli", *arguments], 2)]
+    assert launched == [([*cli.SELF, *arguments], 2)]
     assert recorder.calls == []
     assert run(*arguments, "--evaluate-only", "a.safetensors").exit_code == 0  # one is enough
     assert (len(launched), recorder.calls.pop()) == (1, ("evaluate", Path("a.safetensors")))

@@ -13,9 +13,8 @@ from typing import Any
 import typer
 
 from samclip.runtime.cli.consoles import err, say
+from samclip.runtime.cli.early_stops import REASONS, stop_code, stop_line
 
-# How a person knows them; Python itself heeds Ctrl-C.
-REASONS = {"SIGINT": "Ctrl-C", "SIGTERM": "SIGTERM", "SIGHUP": "SIGHUP, the terminal was closed"}
 TOLD = "was_told"  # attribute of the interrupts of which a line was printed
 
 
@@ -37,6 +36,7 @@ def heeded_stops() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    # Python itself heeds Ctrl-C.
     names = (name for name in REASONS if name != "SIGINT" and hasattr(signal, name))
     numbers = [signal.Signals[name] for name in names]
     ours = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
@@ -47,11 +47,6 @@ def heeded_stops() -> Iterator[None]:
     finally:
         for number in ours:
             signal.signal(number, signal.SIG_DFL)
-
-
-def stop_code(number: int) -> int:
-    """Give the exit code of a command that a signal stopped, as shells have it."""
-    return 128 + number
 
 
 def stop_behind(error: BaseException) -> KeyboardInterrupt | None:
@@ -68,7 +63,7 @@ def stop_behind(error: BaseException) -> KeyboardInterrupt | None:
 def tell_stop(error: KeyboardInterrupt) -> int:
     """Say in a line what stopped a command, and give its exit code."""
     number = error.number if isinstance(error, StopAskedError) else signal.SIGINT
-    say(err, f"stopped by {REASONS[signal.Signals(number).name]}")
+    say(err, stop_line(number))
     vars(error)[TOLD] = True
     return stop_code(number)
 

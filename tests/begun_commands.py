@@ -1,0 +1,64 @@
+"""Console scripts in processes of their own that are sent a real signal at a chosen import."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+ENDS = {
+    signal.SIGINT: (130, "stopped by Ctrl-C\n"),
+    signal.SIGTERM: (143, "stopped by SIGTERM\n"),
+    signal.SIGHUP: (129, "stopped by SIGHUP, the terminal was closed\n"),
+}
+NAMES = ("run", "export", "merge", "bench")
+# Counts the imports behind an entry point, and sends the process a signal at one of them. Whoever
+# runs the tests in the background may have told them to ignore Ctrl-C.
+CODE = """
+import os, signal, sys
+from contextlib import contextmanager
+from samclip import commands
+from samclip.runtime.cli.early_stops import ended_at_once
+
+def hear(event, arguments):
+    global count
+    if event == "import":
+        count += 1
+        if count == {moment}:
+            os.kill(os.getpid(), {number})
+
+@contextmanager
+def told():
+    with ended_at_once():
+        yield
+    print(count)
+
+count, commands.ended_at_once = 0, told
+signal.signal(signal.SIGINT, {handler})
+sys.argv = ["samclip", "--help"]
+sys.addaudithook(hear)
+commands.{name}()
+"""
+
+
+def begin(
+    name: str, number: int, moment: int, handler: str = "signal.default_int_handler"
+) -> subprocess.CompletedProcess[str]:
+    """Have the entry point `name` show its help, with a signal at its import `moment`, from 1 on.
+
+    It prints first how many imports there were.
+    """
+    code = CODE.format(name=name, number=int(number), moment=moment, handler=handler)
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def count_imports(name: str) -> int:
+    return int(begin(name, 0, 0).stdout.split()[0])
+
+
+def check_stopped(name: str, number: signal.Signals, moment: int) -> None:
+    """One line, the exit code, and nothing else."""
+    done = begin(name, number, moment)
+    assert (done.returncode, done.stderr) == ENDS[number], f"import {moment} of {name}"
+    assert done.stdout == ""

@@ -1,0 +1,37 @@
+"""Console scripts asked to stop while they import their modules: one line and the exit code."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from begun_commands import ENDS, NAMES, begin, check_stopped
+
+from samclip import commands
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ctrl_c_at_the_first_import(name: str) -> None:
+    check_stopped(name, signal.SIGINT, 1)
+
+
+@pytest.mark.parametrize("number", ENDS)
+def test_signals_in_the_midst_of_imports(number: signal.Signals) -> None:
+    check_stopped("run", number, 60)
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    done = begin("run", signal.SIGINT, 60, "signal.SIG_IGN")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Usage" in done.stdout
+
+
+def test_afterwards_signals_mean_what_they_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {number: signal.getsignal(number) for number in ENDS}
+    heard: list[object] = []
+    monkeypatch.setattr(
+        "samclip.runtime.cli.main.app",
+        lambda: heard.extend(signal.getsignal(number) for number in ENDS),
+    )
+    commands.run()
+    assert heard == list(before.values())
