@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import gc
 import json
+import linecache
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import msgspec
@@ -51,6 +54,7 @@ from samclip.errors import (
     PlanStaleError,
 )
 
+INTERRUPTED = tuple(str(Path("tensorrt", name)) for name in ("engine.py", "slot.py"))
 X = np.arange(8, dtype=np.float32).reshape(2, 4)
 BOUNDS = {"x": ((0, 4), (2, 4), (16, 4))}
 NEGATION = GraphSource("graph", negation_model(), origin="a-bundle")
@@ -346,6 +350,61 @@ def test_a_failed_run_is_explained_and_the_engine_goes_on(bench: Bench) -> None:
         engine.run({"x": X})
     np.testing.assert_array_equal(engine.run({"x": X})["y"].numpy(), -X)
     engine.close()
+
+
+class Alarm(BaseException):
+    """What Ctrl-C is, without pytest's own ideas about it."""
+
+
+def interrupted(engine: TrtEngine, x: NDArray[np.float32], step: int) -> bool:
+    """Run, with an exception before line number `step` of engine and slot; False: it had fewer.
+
+    Lines of `with` count not: Python calls their `__exit__` before it looks for signals.
+    """
+    left = step
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal left
+        if not frame.f_code.co_filename.endswith(INTERRUPTED):
+            return None
+        code = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+        left -= event == "line" and not code.startswith("with ")
+        if left == 0:
+            left = -1
+            raise Alarm
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        engine.run({"x": x})
+    except Alarm:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+@pytest.mark.parametrize("contexts", [1, 2])
+def test_an_interrupt_at_any_step_spoils_no_later_run(bench: Bench, contexts: int) -> None:
+    """Also while others run; nobody waits for the interrupted one, closing neither."""
+    engine = bench.start(contexts=contexts)
+    shapes, steps = (X[:1], X), 0
+    while interrupted(engine, shapes[steps % 2], steps + 1):
+        steps += 1
+        for x in (*shapes, X):  # other buffers, then a captured graph
+            np.testing.assert_array_equal(engine.run({"x": x})["y"].numpy(), -x)
+        assert engine.contexts <= contexts
+    assert steps > 40
+    # What was just being taken or given is lost: a block or a graph of such a moment.
+    for graph in set(bench.gpu.graphs) - {slot._graph for slot in engine._slots}:
+        del bench.gpu.graphs[graph]
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(engine.close).result(timeout=60)
+    assert len(bench.gpu.blocks) + len(bench.gpu.pinned) <= steps // 4
+    bench.gpu.blocks.clear()
+    bench.gpu.pinned.clear()
+    bench.gpu.retained = 0
 
 
 def test_close_waits_for_runs(bench: Bench) -> None:

@@ -113,11 +113,11 @@ class DeviceMemory:
             return self.device.allocate_host(size)
 
     def _free(self, address: int) -> None:
-        with _logged("device memory"), self.device.active():
+        with freeing("device memory"), self.device.active():
             self.device.free(address)
 
     def _free_host(self, array: HostArray) -> None:
-        with _logged("pinned memory"), self.device.active():
+        with freeing("pinned memory"), self.device.active():
             self.device.free_host(array)
 
     def _end(self) -> None:
@@ -163,7 +163,7 @@ class CudaTensor:
 
 
 @contextmanager
-def _logged(what: str) -> Iterator[None]:
+def freeing(what: str) -> Iterator[None]:
     """Report what cannot be freed: that happens after an error in a kernel, in finalizers too."""
     try:
         yield

@@ -19,7 +19,7 @@ _listeners: list[Said] = []
 _lock = threading.Lock()
 
 
-@dataclass
+@dataclass(eq=False)  # each is another listener, whatever it has heard
 class Said:
     """The messages of one build, in their order, by severity."""
 

@@ -2,14 +2,15 @@
 
 The same class serves TensorRT and TensorRT for RTX. A context holds memory for the activations of
 one run, so they are made when callers meet, never more than `EngineOptions.contexts`, nor than the
-GPU's memory allows: further callers wait for their turn.
+GPU's memory allows: further callers wait for their turn. Ctrl-C may raise between any two steps of
+a run: what that leaves half done is freed and not used again, and nobody waits for it.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import weakref
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,17 @@ from samclip.engines.tensorrt.library import LoadedPlan, explain
 from samclip.engines.tensorrt.signature import Signature
 from samclip.engines.tensorrt.slot import Feeds, TrtSlot
 from samclip.errors import ClosedError, DeviceMemoryError, EngineRunError
+
+LOOK_SECONDS = 0.5  # how often those who wait look for callers who ended without a word
+
+
+class _Loan:
+    """A caller's hold on a slot, or on the place of one that it makes; over when its run ends."""
+
+    def __init__(self) -> None:
+        self.slot: TrtSlot | None = None
+        self.is_over = False
+        self.thread = threading.get_ident()
 
 
 class TrtEngine:
@@ -38,11 +50,12 @@ class TrtEngine:
         self._memory = memory
         self._graphs = options.cuda_graphs
         self._limit = options.contexts
-        self._free: list[TrtSlot] = []
-        self._made = 0
-        self._state = threading.Condition()
+        # Re-entrant, and taken itself: Ctrl-C in `Condition.__exit__` would leave it locked.
+        self._lock = threading.RLock()
+        self._ended = threading.Condition(self._lock)
+        self._loans: list[weakref.ref[_Loan]] = []  # gone with the caller's frame at the latest
         self._closed = False
-        self._free.append(self._make_first())
+        self._slots = [self._make()]
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -57,7 +70,7 @@ class TrtEngine:
     @property
     def contexts(self) -> int:
         """How many execution contexts there are."""
-        return self._made
+        return len(self._slots)
 
     def run(
         self,
@@ -74,13 +87,20 @@ class TrtEngine:
         given = self._on_this_gpu(self._signature.check(feeds, names))
         if not names:
             return {}
-        with self._slot(given) as slot, listening() as said:
-            try:
-                return dict(slot.run(given, names))
-            except EngineRunError as error:
-                if not said.errors:
-                    raise
-                raise explain(error, self._signature.graph, said.errors) from error
+        loan = _Loan()
+        try:
+            slot = self._take(loan, given)
+            with listening() as said:
+                try:
+                    return dict(slot.run(given, names))
+                except EngineRunError as error:
+                    if not said.errors:
+                        raise
+                    raise explain(error, self._signature.graph, said.errors) from error
+        finally:
+            loan.is_over = True  # no call: Ctrl-C cannot come before it
+            with self._lock:
+                self._ended.notify_all()
 
     def close(self) -> None:
         """Wait for runs under way, then free all but what results hold; again: do nothing.
@@ -90,13 +110,15 @@ class TrtEngine:
         if self._is_forked():
             self._closed = True
             return
-        with self._state:
+        me = threading.get_ident()
+        with self._lock:
             if self._closed:
                 return
             self._closed = True
-            self._state.notify_all()  # those who wait for their turn are refused
-            self._state.wait_for(lambda: len(self._free) == self._made)
-            slots, self._free, self._made = self._free, [], 0
+            self._ended.notify_all()  # those who wait for their turn are refused
+            while any(loan.thread != me for loan in self._under_way()):
+                self._ended.wait(LOOK_SECONDS)
+            slots, self._slots = self._slots, []
         for slot in slots:
             slot.close()
         slots.clear()  # contexts go before their engine, that before the runtime
@@ -126,51 +148,65 @@ class TrtEngine:
             for name, feed in feeds.items()
         }
 
-    @contextmanager
-    def _slot(self, feeds: Feeds) -> Iterator[TrtSlot]:
+    def _take(self, loan: _Loan, feeds: Feeds) -> TrtSlot:
         """Lend a slot: rather one whose last run had these shapes, for its captured graph."""
-        slot = self._take(feeds)
-        try:
-            yield slot
-        finally:
-            with self._state:
-                self._free.append(slot)
-                self._state.notify_all()
-
-    def _take(self, feeds: Feeds) -> TrtSlot:
         while True:
-            with self._state:
-                self._state.wait_for(lambda: self._free or self._made < self._limit or self._closed)
+            with self._lock:
+                while not (self._closed or self._idle() or self._places() < self._limit):
+                    self._ended.wait(LOOK_SECONDS)
                 self._check_open()
-                if self._free:
-                    fitting = [slot for slot in self._free if slot.serves(feeds)]
-                    slot = (fitting or self._free)[-1]
-                    self._free.remove(slot)
-                    return slot
-                self._made += 1
-            made = self._make_another()
+                self._discard_unfinished()
+                idle = self._idle()
+                if idle:
+                    fitting = [slot for slot in idle if slot.serves(feeds)]
+                    loan.slot = (fitting or idle)[-1]
+                self._loans.append(weakref.ref(loan))
+                if loan.slot is not None:
+                    return loan.slot
+            made = self._make_another(loan)
             if made is not None:
                 return made
 
-    def _make_first(self) -> TrtSlot:
-        self._made = 1
-        return self._make()
+    def _make_another(self, loan: _Loan) -> TrtSlot | None:
+        """Make one more slot; None, and none ever after, when the GPU has no memory for it.
 
-    def _make_another(self) -> TrtSlot | None:
-        """Make one more slot; None, and none ever after, when the GPU has no memory for it."""
+        Raises DeviceMemoryError when there is no other slot to wait for.
+        """
         try:
-            return self._make()
+            made = self._make()
         except DeviceMemoryError:
-            with self._state:
-                self._made -= 1
-                self._limit = self._made
-                self._state.notify_all()
+            with self._lock:
+                self._loans = [known for known in self._loans if known() is not loan]
+                self._ended.notify_all()
+                if not self._places():
+                    raise
+                self._limit = self._places()
                 return None
-        except BaseException:
-            with self._state:
-                self._made -= 1
-                self._state.notify_all()
-            raise
+        with self._lock:
+            self._slots.append(made)
+            loan.slot = made
+        return made
+
+    def _under_way(self) -> list[_Loan]:
+        """Give the loans that are not over, and forget the others."""
+        found = [(known, known()) for known in self._loans]
+        self._loans = [known for known, loan in found if loan is not None and not loan.is_over]
+        return [loan for _, loan in found if loan is not None and not loan.is_over]
+
+    def _idle(self) -> list[TrtSlot]:
+        """Give the slots that nobody has."""
+        lent = [loan.slot for loan in self._under_way()]
+        return [slot for slot in self._slots if slot not in lent]
+
+    def _places(self) -> int:
+        """Count the slots that there are and those being made."""
+        return len(self._slots) + sum(loan.slot is None for loan in self._under_way())
+
+    def _discard_unfinished(self) -> None:
+        """Free the slots of runs that were interrupted: their parts may not fit each other."""
+        for slot in [slot for slot in self._idle() if not slot.is_whole]:
+            slot.close()
+            self._slots.remove(slot)
 
     def _make(self) -> TrtSlot:
         with listening() as said, self._memory.device.active():

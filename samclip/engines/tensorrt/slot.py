@@ -14,7 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.engines.cuda.memory import CudaTensor, DeviceBlock, DeviceMemory, PinnedBlock
+from samclip.engines.cuda.memory import (
+    CudaTensor,
+    DeviceBlock,
+    DeviceMemory,
+    PinnedBlock,
+    freeing,
+)
 from samclip.engines.tensorrt.signature import Shape, Signature
 from samclip.errors import EngineRunError
 
@@ -40,8 +46,18 @@ class TrtSlot:
         self._repeated = False  # whether the shapes were the last run's too
         self._graph: int | None = None
         self._failures_left = MAX_CAPTURE_FAILURES if graphs else 0
+        self._whole = True
         with self._device.active():
-            self._stream = memory.take_stream()
+            self._streams = [memory.take_stream()]  # none once closed
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no run is under way, and none was interrupted: else only `close` may follow."""
+        return self._whole
+
+    @property
+    def _stream(self) -> int:
+        return self._streams[0]
 
     @property
     def has_graph(self) -> bool:
@@ -57,6 +73,37 @@ class TrtSlot:
 
         Raises EngineRunError; the slot may then be used again.
         """
+        self._whole = False
+        try:
+            results = self._run(feeds, outputs)
+        except EngineRunError:
+            self._whole = True
+            raise
+        self._whole = True
+        return results
+
+    def close(self) -> None:
+        """Free the context and its buffers; no run is under way. Again: free what is left."""
+        with self._device.active():
+            self._drop_graph()
+            self._context = None
+            while self._streams:
+                self._give_stream(self._streams.pop())
+        while self._buffers:
+            self._memory.blocks.give(self._buffers.popitem()[1])
+        while self._staging:
+            self._memory.pinned.give(self._staging.popitem()[1])
+
+    def _give_stream(self, stream: int) -> None:
+        if self._whole:
+            self._memory.give_stream(stream)
+            return
+        with freeing("the stream of an interrupted run"):  # which may be capturing still
+            self._device.synchronize(stream)
+        with freeing("the stream of an interrupted run"):
+            self._device.destroy_stream(stream)
+
+    def _run(self, feeds: Feeds, outputs: Sequence[str]) -> dict[str, CudaTensor]:
         with self._device.active():
             shapes = self._set_shapes(_shapes(feeds))
             self._place(feeds, shapes)
@@ -68,18 +115,6 @@ class TrtSlot:
             finally:  # also after a failure: buffers must not be reused while copies are under way
                 self._device.synchronize(self._stream)
         return results
-
-    def close(self) -> None:
-        """Free the context and its buffers; no run is under way."""
-        with self._device.active():
-            self._drop_graph()
-            self._context = None
-            self._memory.give_stream(self._stream)
-        for block in self._buffers.values():
-            self._memory.blocks.give(block)
-        for pinned in self._staging.values():
-            self._memory.pinned.give(pinned)
-        self._buffers, self._staging = {}, {}
 
     def _set_shapes(self, shapes: Shapes) -> Shapes:
         """Tell the context the inputs' shapes; gives those of the outputs."""
@@ -122,9 +157,12 @@ class TrtSlot:
         if block is not None:
             del self._buffers[name]
             self._memory.blocks.give(block)
-        self._buffers[name] = self._memory.blocks.take(size)
-        address = self._buffers[name].memory
-        self._check(self._context.set_tensor_address(name, address), f"the address of {name!r}")
+        made = self._memory.blocks.take(size)
+        is_set = self._context.set_tensor_address(name, made.memory)
+        if not is_set:
+            self._memory.blocks.give(made)
+        self._check(is_set, f"the address of {name!r}")
+        self._buffers[name] = made
 
     def _stage(self, name: str, size: int) -> None:
         pinned = self._staging.get(name)

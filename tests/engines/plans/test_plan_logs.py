@@ -1,0 +1,20 @@
+"""Who listens hears what is said while it listens, whoever else does."""
+
+from __future__ import annotations
+
+from fake_gpu import FakeGpu
+from fake_tensorrt import FakeTensorRt
+
+from samclip.engines.plans.logs import listening, shared_logger
+
+
+def test_the_end_of_one_listener_is_not_that_of_another() -> None:
+    """Both have heard nothing until then, and so are alike."""
+    module = FakeTensorRt(FakeGpu())
+    logger = shared_logger(module)
+    with listening() as first:
+        with listening() as second:
+            pass
+        logger.log(module.ILogger.Severity.ERROR, "no memory")
+    logger.log(module.ILogger.Severity.ERROR, "later")
+    assert (first.errors, second.errors) == (["no memory"], [])
