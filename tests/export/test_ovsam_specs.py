@@ -159,6 +159,7 @@ def check_clip(model: Ovsam, folder: Path, opset: int, sizes: Sizes) -> None:
             regions = random_regions(boxes, texts, config)
             if isinstance(config.backbone, ConvNextConfig):
                 masks = torch.randn(boxes, 1, size // 4, size // 4)
+                masks[-1] = -1.0  # covers no cell
                 regions = {"low_res_masks": masks, "text": regions["text"]}
             graph.check(c5 | regions, [model.clip_roi(**c5, **regions)])
 

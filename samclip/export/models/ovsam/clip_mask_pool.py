@@ -13,9 +13,6 @@ from torch import Tensor, nn
 from samclip.export.models.ovsam.convnext import EPS, ClipMlp, ConvNextConfig
 from samclip.export.models.ovsam.text_logits import text_logits
 
-# Added to the number of cells, as in the released code: a mask without any gives zeros.
-MARGIN = 1e-8
-
 
 class ClipMaskPool(nn.Module):
     """Masks to logits for any texts, by CLIP alone: mean, LayerNorm, MLP."""
@@ -38,7 +35,9 @@ class ClipMaskPool(nn.Module):
         """Embed N masks of one image in the text space, NxD, not normalised."""
         inside = (at_centres(low_res_masks, c5.shape[-1]) > 0).to(c5.dtype).flatten(1)  # NxL
         cells = c5[0].flatten(1).mT  # LxC
-        mean = (inside / (inside.sum(dim=1, keepdim=True) + MARGIN)) @ cells  # NxC
+        # A mask without cells gives zeros. The released code adds 1e-8 to their number, the same in
+        # float32; but exporters leave so small a term out, and then 0 / 0 is no number.
+        mean = (inside / inside.sum(dim=1, keepdim=True).clamp(min=1)) @ cells  # NxC
         out: Tensor = self.mlp(self.norm(mean))
         return out
 
