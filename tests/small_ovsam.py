@@ -6,10 +6,13 @@ import torch
 from reference_segment_anything import randomise
 from torch import nn
 
+from samclip.export.metadata import TextMetadata
 from samclip.export.models.ovsam.model import Ovsam, OvsamConfig
 from samclip.export.models.ovsam.resnet import ResNetConfig
 from samclip.export.models.ovsam.sam2clip import NeckConfig
 from samclip.export.models.text_tower import TextTowerConfig
+from samclip.export.ovsam_assembly import OvsamAssembly, OvsamMetadata
+from samclip.export.tokenizer import clip_tokenizer_json
 
 SMALL_OVSAM = OvsamConfig(
     backbone=ResNetConfig(width=8, depths=(2, 1, 1, 1), embed_dim=24, pool_grid=4),
@@ -33,3 +36,22 @@ def random_ovsam(
             module.running_mean.normal_(0, 0.3, generator=generator)
             module.running_var.uniform_(0.5, 1.5, generator=generator)
     return model.eval()
+
+
+def small_assembly(model: Ovsam, trained: bool = True) -> OvsamAssembly:
+    """A model as `samclip-merge` describes it."""
+    config = model.config
+    tower, backbone = config.text_tower, config.backbone
+    assert isinstance(tower, TextTowerConfig)
+    metadata = OvsamMetadata(
+        model_type="ovsam",
+        image_size=config.image_size,
+        backbone=backbone if isinstance(backbone, ResNetConfig) else None,
+        convnext=None if isinstance(backbone, ResNetConfig) else backbone,
+        neck=config.neck,
+        fpn_channels=config.fpn_channels,
+        head_trained=trained,
+        text=TextMetadata(model="random", logit_scale=1.0, space="0" * 64, clip=tower),
+        license="Apache-2.0",
+    )
+    return OvsamAssembly(model, metadata, clip_tokenizer_json())

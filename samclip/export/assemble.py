@@ -27,11 +27,13 @@ from samclip.export.models.merged import (
     MergedConfig,
     MergedModel,
 )
+from samclip.export.models.ovsam.model import OVSAM_CONFIGS
 from samclip.export.models.pos_embed import fit_positions
 from samclip.export.models.text_tower import TextTowerConfig
 from samclip.export.models.tiny_vit import IGNORED_CHECKPOINT_KEYS
 from samclip.export.text_source import TextSource, has_text, read_text
 from samclip.runtime.bundles.manifest import Source
+from samclip.runtime.suggest import did_you_mean
 
 SAM_IMAGE_SIZE = 1024
 DEFAULT_EMBED_DIM = 512  # OpenCLIP ViT-B/16's, for an untrained head with no text tower
@@ -165,8 +167,10 @@ def _model_type(main: Checkpoint, asked: str | None) -> str:
     """Tell the encoder's type: as asked, or as its keys show."""
     guessed = guess_model_type(main.state)
     if asked is not None and asked not in MODEL_TYPES:
+        known = (*MODEL_TYPES, *OVSAM_CONFIGS)
         raise CheckpointError(
-            f"unknown model type {asked!r}; there are {', '.join(MODEL_TYPES)}"
+            f"unknown model type {asked!r}{did_you_mean(asked, known)}; there are "
+            + ", ".join(known)
             + (f". {main.path.name} looks like --model-type {guessed}" if guessed else "")
         )
     if asked is not None and guessed is not None and asked != guessed:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import pickle
 import tarfile
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -65,6 +67,18 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if _identity(file) != before:
         raise CheckpointError(f"{file} changed while it was read; try again when it is at rest")
     return Checkpoint(file, digest, state, metadata)
+
+
+def read_header(path: str | Path) -> Mapping[str, str]:
+    """Read what a safetensors file says of itself, and none of its tensors; others say nothing.
+
+    Raises CheckpointError when there is no file, or no valid one.
+    """
+    file = weights_file(Path(path).expanduser())
+    if file.suffix != ".safetensors":
+        return {}
+    with _opened(file) as tensors:
+        return tensors.metadata() or {}
 
 
 def _identity(file: Path) -> tuple[int, int, int]:
@@ -137,11 +151,16 @@ def weights_file(path: Path) -> Path:
 
 
 def _read_safetensors(file: Path) -> tuple[StateDict, Mapping[str, str]]:
+    with _opened(file) as tensors:
+        state = {key: tensors.get_tensor(key) for key in tensors.keys()}  # noqa: SIM118
+        return state, tensors.metadata() or {}
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
     try:
         with safe_open(file, framework="pt") as tensors:
-            return {key: tensors.get_tensor(key) for key in tensors.keys()}, (  # noqa: SIM118
-                tensors.metadata() or {}
-            )
+            yield tensors
     except SafetensorError as error:
         raise CheckpointError(
             f"{file} is not a valid safetensors file ({error}); download it again"

@@ -42,6 +42,12 @@ The same, with plans for RTX GPUs:
 
     samclip-export --checkpoint merged.safetensors --fp16 --engine tensorrt-rtx --target sm86
 
+Open-Vocabulary SAM from the files that it is published in (samclip-merge's are one file):
+
+    samclip-export --model-type ovsam-rn50x16 --checkpoint sam_vit_h_4b8939.pth --clip-checkpoint
+    rn50x16.pth --sam2clip-checkpoint sam2clip_vith_rn50x16.pth --clip2sam-checkpoint
+    clip2sam_coco_rn50x16.pth
+
 A device without a text tower, with its vocabulary embedded:
 
     samclip-export --checkpoint merged.safetensors --labels names.txt --no-text-encoder
@@ -68,7 +74,8 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants 
     checkpoint: Annotated[
         str,
         typer.Option(
-            help="A SAM (.pth), MobileSAM (.pt) or merged (.safetensors) checkpoint; "
+            help="A SAM (.pth), MobileSAM (.pt) or merged (.safetensors) checkpoint, also one of "
+            "an Open-Vocabulary SAM; "
             "'mobile_sam' fetches MobileSAM's real weights.",
             rich_help_panel=_FROM,
         ),
@@ -76,7 +83,8 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants 
     clip_checkpoint: Annotated[
         str | None,
         typer.Option(
-            help="A trained CLIP head for this encoder, or a CLIP whose text tower to use.",
+            help="A trained CLIP head for this encoder, or a CLIP whose text tower to use. Of an "
+            "Open-Vocabulary SAM: the CLIP whose backbone and text tower it has.",
             rich_help_panel=_FROM,
         ),
     ] = None,
@@ -85,6 +93,22 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants 
         typer.Option(
             help="The text tower: an OpenCLIP or Hugging Face CLIP checkpoint or its folder, or "
             "a BERT sentence encoder; 'minilm' fetches MiniLM-L6's real weights.",
+            rich_help_panel=_FROM,
+        ),
+    ] = None,
+    sam2clip_checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="The trained neck of an Open-Vocabulary SAM (sam2clip_*.pth), without which its "
+            "masks would be noise.",
+            rich_help_panel=_FROM,
+        ),
+    ] = None,
+    clip2sam_checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="Its trained decoder and classifier of regions (clip2sam_*.pth).",
+            show_default="SAM's decoder, and an untrained classifier",
             rich_help_panel=_FROM,
         ),
     ] = None,
@@ -100,7 +124,8 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants 
     model_type: Annotated[
         str | None,
         typer.Option(
-            help="vit_t (MobileSAM), vit_b, vit_l, vit_h, or lite2 (merged checkpoints only).",
+            help="vit_t (MobileSAM), vit_b, vit_l, vit_h, lite2 (merged checkpoints only); "
+            "ovsam-rn50x16, ovsam-rn50 or ovsam-convnext-l put an Open-Vocabulary SAM together.",
             show_default="read off the weights",
             rich_help_panel=_FROM,
         ),
@@ -121,7 +146,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants 
     imgsz: Annotated[
         int | None,
         typer.Option(
-            help="Square input size in pixels, a multiple of 16.",
+            help="Square input size in pixels, a multiple of 16 (32 for Open-Vocabulary SAM).",
             show_default="the checkpoint's, 1024 for SAM",
             rich_help_panel=_WHAT,
         ),
@@ -223,12 +248,14 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants 
         ),
     ] = None,
     templates: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Prompt templates: openai (80), simple (7), none, or a file with one a line.",
+            help="Prompt templates: openai (80), simple (7), vild (14), none, or a file with one a "
+            "line.",
+            show_default="openai; vild for Open-Vocabulary SAM",
             rich_help_panel=_WHAT,
         ),
-    ] = "openai",
+    ] = None,
     text_encoder: Annotated[
         bool,
         typer.Option(
@@ -307,6 +334,8 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants 
             output=(output or bundle_home() / Path(checkpoint).stem).expanduser(),
             clip_checkpoint=resolve(clip_checkpoint) if clip_checkpoint else None,
             text_checkpoint=resolve(text_checkpoint) if text_checkpoint else None,
+            sam2clip_checkpoint=resolve(sam2clip_checkpoint) if sam2clip_checkpoint else None,
+            clip2sam_checkpoint=resolve(clip2sam_checkpoint) if clip2sam_checkpoint else None,
             model_type=model_type,
             image_size=imgsz,
             head_pool=head_pool,
@@ -361,8 +390,10 @@ def _importable(name: str) -> bool:
         return False
 
 
-def _templates(given: str) -> str | tuple[str, ...]:
+def _templates(given: str | None) -> str | tuple[str, ...] | None:
     """Keep a known set's name as it is; read the lines of a file otherwise."""
+    if given is None:
+        return None
     file = Path(given).expanduser()
     return tuple(read_names(None, file) or ()) if file.is_file() else given
 

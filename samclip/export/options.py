@@ -76,15 +76,17 @@ class ExportOptions:
 
     `output` is the bundle's directory; `precision` what the graphs compute in beside FP32,
     `weights_dtype` how their weights are stored; `attention` the lowerings to write, sharing one
-    weights file;
-    `templates` a known set's name or the templates; `labels` names to embed into the bundle;
-    `photos` a folder to verify on.
+    weights file; `templates` a known set's name or the templates, those that the model is used with
+    by default; `sam2clip_checkpoint` and `clip2sam_checkpoint` the published parts of an
+    Open-Vocabulary SAM; `labels` names to embed into the bundle; `photos` a folder to verify on.
     """
 
     checkpoint: Path
     output: Path
     clip_checkpoint: Path | None = None
     text_checkpoint: Path | None = None
+    sam2clip_checkpoint: Path | None = None
+    clip2sam_checkpoint: Path | None = None
     model_type: str | None = None
     image_size: int | None = None
     head_pool: int | None = None
@@ -93,7 +95,7 @@ class ExportOptions:
     precision: PrecisionOptions = PrecisionOptions()
     weights_dtype: WeightsDtypes = WeightsDtypes()
     attention: tuple[Lowering, ...] = CPU_LOWERINGS
-    templates: str | tuple[str, ...] = "openai"
+    templates: str | tuple[str, ...] | None = None
     labels: tuple[str, ...] = ()
     text_encoder: bool = True
     verify: bool = True

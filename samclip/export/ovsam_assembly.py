@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from samclip.errors import CheckpointError
 from samclip.export.assemble import checkpoint_license, weights_name
-from samclip.export.checkpoint import Checkpoint, StateDict, fit_state, read_checkpoint
+from samclip.export.checkpoint import Checkpoint, StateDict, fit_state, read_checkpoint, read_header
 from samclip.export.metadata import TOKENIZER_KEY, TextMetadata
 from samclip.export.models.bert_tower import BertTowerConfig
 from samclip.export.models.ovsam.convnext import ConvNext, ConvNextConfig
@@ -46,7 +46,8 @@ SAM_POSITIONS = "image_encoder.pos_embed"
 class OvsamMetadata(Record, frozen=True, kw_only=True):
     """Everything needed to rebuild the model around the tensors.
 
-    The backbone is a CLIP ResNet, `backbone`, or a `convnext`.
+    The backbone is a CLIP ResNet, `backbone`, or a `convnext`; `head_trained` is of the classifier
+    of regions.
     """
 
     format: int = 1
@@ -57,6 +58,7 @@ class OvsamMetadata(Record, frozen=True, kw_only=True):
     convnext: ConvNextConfig | None = None
     neck: NeckConfig
     fpn_channels: Positive
+    head_trained: bool = False
     text: TextMetadata
     mean: Triple = PIXEL_MEAN
     std: Triple = PIXEL_STD
@@ -90,16 +92,21 @@ class OvsamAssembly:
     tokenizer: bytes
 
 
-def assemble_ovsam(files: OvsamFiles, model_type: str, config: OvsamConfig) -> OvsamAssembly:
+def assemble_ovsam(
+    files: OvsamFiles, model_type: str, config: OvsamConfig, quick_gelu: bool | None = None
+) -> OvsamAssembly:
     """Build a model of the sizes `config`; the text tower's own sizes replace those in it.
 
     A backbone that no file brings is random, its convolutions keep the variance of what they are
     given (He et al., 2015, equation 10). A text tower that comes with the backbone has the
-    activation that `config` says, which weights do not tell: open_clip's names are the same for
-    OpenAI's models and others. Raises CheckpointError for files that do not fit.
+    activation that `config` says, unless `quick_gelu` does: weights do not tell it, and open_clip's
+    names are the same for OpenAI's models and others. Raises CheckpointError for files that do not
+    fit.
     """
     text_file = _text_file(files)
-    text = read_text(text_file, None if files.text else _quick_gelu(config))
+    if quick_gelu is None and files.text is None:
+        quick_gelu = _quick_gelu(config)
+    text = read_text(text_file, quick_gelu)
     backbone = config.backbone
     if backbone.embed_dim != text.config.embed_dim:
         raise CheckpointError(
@@ -118,6 +125,7 @@ def assemble_ovsam(files: OvsamFiles, model_type: str, config: OvsamConfig) -> O
         convnext=backbone if isinstance(backbone, ConvNextConfig) else None,
         neck=config.neck,
         fpn_channels=config.fpn_channels,
+        head_trained=files.clip2sam is not None,
         text=_text_metadata(text),
         sources=(*sources, *(() if files.text is None else (_source("text", text_file),))),
     )
@@ -137,16 +145,20 @@ def save_ovsam(assembly: OvsamAssembly, path: Path) -> Path:
     return write_tensors(path, state, header)
 
 
-def is_ovsam(checkpoint: Checkpoint) -> bool:
-    """Whether a checkpoint was written by `save_ovsam`."""
-    return METADATA_KEY in checkpoint.metadata
+def is_ovsam(path: Path) -> bool:
+    """Whether a checkpoint was written by `save_ovsam`: its header tells, no tensor is read."""
+    return METADATA_KEY in read_header(path)
 
 
-def read_ovsam(path: Path) -> OvsamAssembly:
-    """Read what `save_ovsam` wrote. Raises CheckpointError for anything else."""
+def read_ovsam(path: Path, image_size: int | None = None) -> OvsamAssembly:
+    """Read what `save_ovsam` wrote, which becomes the first of its own sources.
+
+    `image_size`: the side in pixels to make it for, its positions resized; None for its own. Raises
+    CheckpointError for anything else.
+    """
     checkpoint = read_checkpoint(path)
     name = checkpoint.path.name
-    if not is_ovsam(checkpoint):
+    if METADATA_KEY not in checkpoint.metadata:
         raise CheckpointError(
             f"{name} has no {METADATA_KEY!r} metadata; expected a file written by samclip-merge"
         )
@@ -161,9 +173,15 @@ def read_ovsam(path: Path) -> OvsamAssembly:
         raise CheckpointError(
             f"{name} lacks its tokenizer, or the sizes of its backbone or its text tower"
         )
-    config = OvsamConfig(backbone, tower, metadata.neck, metadata.image_size, metadata.fpn_channels)
+    size = metadata.image_size if image_size is None else image_size
+    config = OvsamConfig(backbone, tower, metadata.neck, size, metadata.fpn_channels)
     model = Ovsam(config, with_text=True)
-    fit_state(model, checkpoint.state, f"{metadata.model_type} of {name}")
+    state = fit_positions(checkpoint.state, model)
+    fit_state(model, state, f"{metadata.model_type} of {name}")
+    own = Source(
+        role="merged", file=weights_name(path), sha256=checkpoint.sha256, license=metadata.license
+    )
+    metadata = msgspec.structs.replace(metadata, image_size=size, sources=(own, *metadata.sources))
     return OvsamAssembly(model.eval(), metadata, tokenizer.encode())
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,17 +13,8 @@ from torch import Tensor
 from samclip.engines.base import EngineOptions, GraphSource
 from samclip.engines.registry import get_backend
 from samclip.errors import ParityError
-from samclip.export.models.mask_decoder import PromptedMaskDecoder
-from samclip.export.models.merged import MergedModel
-from samclip.export.specs import (
-    DECODER_OUTPUTS,
-    ENCODER_OUTPUTS,
-    HEAD_OUTPUTS,
-    TEXT_OUTPUTS,
-)
-from samclip.runtime.bundles.manifest import ParityRow, Preprocessing
-from samclip.runtime.images.image import load_image, preprocess
-from samclip.runtime.images.letterbox import Letterbox
+from samclip.export.specs import TEXT_OUTPUTS
+from samclip.runtime.bundles.manifest import ParityRow
 
 TOLERANCE = 1e-4  # largest absolute error over the largest magnitude, FP32
 
@@ -39,40 +29,25 @@ class Sample:
     expected: Mapping[str, NDArray[np.generic]]
 
 
-@torch.inference_mode()
-def photo_samples(model: MergedModel, pixels: Preprocessing, photo: Path) -> list[Sample]:
-    """Run the torch model on a photo: samples for encoder, CLIP head and mask decoder."""
-    image, letterbox = preprocess(load_image(photo), pixels)
-    features, embeddings = model.image_encoder(torch.from_numpy(image))
-    head_inputs = {
-        "backbone_features": features,
-        "token_mask": torch.from_numpy(letterbox.token_mask(model.clip_head.config.tokens)),
-    }
-    encoded = _sample(
-        "encoder",
-        photo,
-        {"image": torch.from_numpy(image)},
-        ENCODER_OUTPUTS,
-        (features, embeddings),
-    )
-    named = _sample(
-        "clip_head", photo, head_inputs, HEAD_OUTPUTS, model.clip_head(*head_inputs.values())
-    )
-    decoder = PromptedMaskDecoder(model.prompt_encoder, model.mask_decoder)
-    masked = [
-        _sample("mask_decoder", photo, prompts, DECODER_OUTPUTS, decoder(*prompts.values()))
-        for prompts in _prompts(embeddings, letterbox)
-    ]
-    return [encoded, named, *masked]
+def make_sample(
+    graph: str,
+    image: str,
+    feeds: Mapping[str, Tensor],
+    names: Sequence[str],
+    outputs: Sequence[Tensor],
+) -> Sample:
+    """Put together a graph's inputs on an image, and what a torch module gave, by `names`."""
+    arrays = {name: tensor.numpy() for name, tensor in zip(names, outputs, strict=True)}
+    return Sample(graph, image, {k: v.numpy() for k, v in feeds.items()}, arrays)
 
 
 @torch.inference_mode()
 def text_samples(tower: torch.nn.Module, batches: Iterable[NDArray[np.int64]]) -> list[Sample]:
     """Run the torch text tower on token batches of several sizes."""
     return [
-        _sample(
+        make_sample(
             "text_encoder",
-            Path("text"),
+            "text",
             {"tokens": torch.from_numpy(tokens)},
             TEXT_OUTPUTS,
             (tower(torch.from_numpy(tokens)),),
@@ -137,44 +112,3 @@ def _compare(
         max_rel_error=relative,
         tolerance=TOLERANCE,
     )
-
-
-def _sample(
-    graph: str,
-    photo: Path,
-    feeds: Mapping[str, Tensor],
-    names: Sequence[str],
-    outputs: Sequence[Tensor],
-) -> Sample:
-    arrays = {name: tensor.numpy() for name, tensor in zip(names, outputs, strict=True)}
-    return Sample(graph, photo.name, {k: v.numpy() for k, v in feeds.items()}, arrays)
-
-
-def _prompts(embeddings: Tensor, letterbox: Letterbox) -> list[dict[str, Tensor]]:
-    """One point; five prompts of three points; a box refined by a mask: all inside the photo."""
-    height, width = letterbox.input_size
-    size = torch.tensor([width, height], dtype=torch.float32)
-    grid = 4 * embeddings.shape[-1]
-    generator = torch.Generator().manual_seed(0)
-    many = torch.rand(5, 3, 2, generator=generator) * size
-    mask = torch.randn(1, 1, grid, grid, generator=generator) * 4
-    corners = torch.tensor([[[0.25, 0.25], [0.75, 0.75]]]) * size
-    point = torch.cat([size[None, None] / 2, torch.zeros(1, 1, 2)], dim=1)  # 1x2x2
-    labels = torch.tensor([[1.0, 0.0, -1.0]]).repeat(5, 1)
-    return [
-        _prompt(embeddings, point, torch.tensor([[1.0, -1.0]]), torch.zeros(1, 1, grid, grid), 0.0),
-        _prompt(embeddings, many, labels, torch.zeros(5, 1, grid, grid), 0.0),
-        _prompt(embeddings, corners, torch.tensor([[2.0, 3.0]]), mask, 1.0),
-    ]
-
-
-def _prompt(
-    embeddings: Tensor, coords: Tensor, labels: Tensor, mask: Tensor, has_mask: float
-) -> dict[str, Tensor]:
-    return {
-        "image_embeddings": embeddings,
-        "point_coords": coords,
-        "point_labels": labels,
-        "mask_input": mask,
-        "has_mask_input": torch.full((len(coords),), has_mask),
-    }

@@ -8,8 +8,9 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from samclip.export.exporter import UNTRAINED_NOTE, Export
-from samclip.runtime.bundles.manifest import ParityRow
+from samclip.export.exporter import Export
+from samclip.export.untrained import head_name, untrained_note
+from samclip.runtime.bundles.manifest import Manifest, ParityRow
 from samclip.runtime.cli.bundle_tables import exceptions, gates, rounding
 from samclip.runtime.cli.tables import make_table
 
@@ -36,13 +37,21 @@ def print_export(export: Export, console: Console) -> None:
         if table.row_count:
             table.title = title
             console.print(table)
-    if manifest.clip_head is not None and not manifest.clip_head.trained:
-        console.print(Panel(UNTRAINED_NOTE, title="Untrained CLIP head", border_style="red"))
+    if manifest.head is not None and (note := untrained_note(manifest.head)):
+        title = f"Untrained {head_name(manifest.head)}"
+        console.print(Panel(note, title=title, border_style="red"))
     megabytes = sum(file.size for file in manifest.files.values()) / 1e6
     console.print(f"{export.path}  {megabytes:.1f} MB", style="bold", markup=False, soft_wrap=True)
     console.print(
-        f"Try it: samclip everything PHOTO --bundle {export.path}", soft_wrap=True, markup=False
+        f"Try it: {_first_command(manifest)} --bundle {export.path}", soft_wrap=True, markup=False
     )
+
+
+def _first_command(manifest: Manifest) -> str:
+    """Choose a command that the bundle can answer: one that names boxes gives a mask a prompt."""
+    if manifest.region_head is None:
+        return "samclip everything PHOTO"
+    return 'samclip segment PHOTO --point X,Y --names "NAME,NAME"'
 
 
 def _parity_table(export: Export) -> Table:

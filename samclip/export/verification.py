@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.export.models.merged import MergedModel
-from samclip.export.parity import Sample, enforce, measure, photo_samples, text_samples
+from samclip.export.exportable import Exportable
+from samclip.export.parity import Sample, enforce, measure, text_samples
 from samclip.export.photos import photo_paths
 from samclip.export.progress import Progress
 from samclip.export.rounding import GraphPair, enforce_rounding, measure_rounding
-from samclip.runtime.bundles.manifest import ParityRow, Preprocessing, RoundingRow
+from samclip.runtime.bundles.manifest import ParityRow, RoundingRow
 
 MAX_PHOTOS = 8
 
@@ -28,8 +28,7 @@ class Proof:
 
 
 def verify(
-    model: MergedModel,
-    pixels: Preprocessing,
+    model: Exportable,
     tokens: Sequence[NDArray[np.int64]],
     pairs: Sequence[GraphPair],
     photos: Path | None,
@@ -42,9 +41,9 @@ def verify(
     samples: list[Sample] = []
     for photo in photo_paths(photos)[:MAX_PHOTOS]:
         with progress(f"running the torch model on {photo.name}"):
-            samples += photo_samples(model, pixels, photo)
-    if model.text is not None:
-        samples += text_samples(model.text, tokens)
+            samples += model.samples(photo)
+    if model.text is not None and model.text.tower is not None:
+        samples += text_samples(model.text.tower, tokens)
     parity = _exported(pairs, samples, progress)
     if all(pair.dtype == "fp32" for pair in pairs):
         return Proof(parity)

@@ -14,6 +14,8 @@ from samclip.merge.config import RunConfig
 from samclip.merge.provenance import teacher_sources
 from samclip.merge.stages import TrainStage
 
+HEADS = ("clip_head", "roi_classifier")
+
 
 def write_result(config: RunConfig, assembly: Assembly | OvsamAssembly, path: Path) -> Path:
     """Write a run's model to `path`. Raises WriteError when the disk refuses."""
@@ -22,19 +24,19 @@ def write_result(config: RunConfig, assembly: Assembly | OvsamAssembly, path: Pa
         "name": config.name,
         "license": config.license,
         "notes": config.notes,
+        "head_trained": assembly.metadata.head_trained or trains_head(config),
         "sources": tuple(dict.fromkeys((*assembly.metadata.sources, *taught_by))),
     }
     if isinstance(assembly, OvsamAssembly):
         metadata = msgspec.structs.replace(assembly.metadata, **said)
         return save_ovsam(replace(assembly, metadata=metadata), path)
-    trained = assembly.metadata.head_trained or trains_head(config)
-    merged = msgspec.structs.replace(assembly.metadata, head_trained=trained, **said)
+    merged = msgspec.structs.replace(assembly.metadata, **said)
     return save_merged(Assembly(assembly.model, merged, assembly.tokenizer), path)
 
 
 def trains_head(config: RunConfig) -> bool:
-    """Whether any stage trains a merged model's CLIP head."""
+    """Whether any stage trains what names: a CLIP head, or a classifier of regions."""
     return any(
-        isinstance(stage, TrainStage) and any(part.startswith("clip_head") for part in stage.train)
+        isinstance(stage, TrainStage) and any(part.startswith(HEADS) for part in stage.train)
         for stage in config.stages
     )

@@ -73,6 +73,6 @@ def make_learner(assembly: Assembly | OvsamAssembly) -> Learner:
 
 def read_student(checkpoint: Path) -> Assembly | OvsamAssembly:
     """Read what an earlier run wrote. Raises CheckpointError."""
-    if is_ovsam(read_checkpoint(checkpoint)):
+    if is_ovsam(checkpoint):
         return read_ovsam(checkpoint)
     return assemble(Checkpoints(checkpoint))

@@ -61,17 +61,23 @@ def test_a_random_backbone_neither_fades_nor_bursts(assembly: OvsamAssembly) -> 
     assert all(0.1 < spread < 10 for spread in spreads), spreads
 
 
-def test_the_file_brings_back_the_model(assembly: OvsamAssembly, tmp_path: Path) -> None:
+def test_the_file_brings_back_the_model(
+    assembly: OvsamAssembly, mobile_sam_checkpoint: Path, tmp_path: Path
+) -> None:
     path = save_ovsam(assembly, tmp_path / "merged.safetensors")
     again = read_ovsam(path)
-    assert again.metadata == assembly.metadata
+    said = msgspec.structs.replace(again.metadata, sources=again.metadata.sources[1:])
+    assert said == assembly.metadata
     assert again.tokenizer == assembly.tokenizer
     assert again.model.config == assembly.model.config
     own, theirs = again.model.state_dict(), assembly.model.state_dict()
     assert own.keys() == theirs.keys()
     assert all(torch.equal(own[key], theirs[key]) for key in own)
-    assert is_ovsam(read_checkpoint(path))
-    assert [source.role for source in again.metadata.sources] == ["sam", "text"]
+    assert is_ovsam(path)
+    assert not is_ovsam(mobile_sam_checkpoint)
+    assert [source.role for source in again.metadata.sources] == ["merged", "sam", "text"]
+    assert again.metadata.sources[0].file == "merged.safetensors"
+    assert not again.metadata.head_trained
 
 
 def test_assemblies_of_the_same_files_are_equal(
@@ -94,6 +100,18 @@ def test_a_published_neck_is_taken_over(
     own = made.model.neck.state_dict()
     assert all(torch.equal(tensor, trained[key]) for key, tensor in own.items())
     assert [source.role for source in made.metadata.sources] == ["sam", "merged", "text"]
+
+
+def test_another_size_resizes_positions_and_nothing_else(
+    assembly: OvsamAssembly, tmp_path: Path
+) -> None:
+    path = save_ovsam(assembly, tmp_path / "merged.safetensors")
+    again = read_ovsam(path, image_size=192)
+    assert again.metadata.image_size == again.model.config.image_size == 192
+    own, theirs = again.model.state_dict(), assembly.model.state_dict()
+    changed = {key for key in own if own[key].shape != theirs[key].shape}
+    assert {key.rpartition(".")[2] for key in changed} == {"pos_embed", "rel_pos_h", "rel_pos_w"}
+    assert all(torch.equal(own[key], theirs[key]) for key in own.keys() - changed)
 
 
 CONVNEXT = replace(
@@ -119,6 +137,7 @@ def test_all_published_files_make_the_model(
     for key, tensor in trained.state_dict().items():
         if not key.startswith("prompt_encoder."):
             assert torch.equal(own[key], tensor), key
+    assert made.metadata.head_trained
     assert made.model.config == config  # the activation too, which no weights tell
     assert read_ovsam(save_ovsam(made, tmp_path / "ours.safetensors")).model.config == config
 

@@ -110,8 +110,8 @@ def _graphs(
     """Each graph as a module, its inputs on a photo, and the names of its outputs."""
     import torch
 
+    from samclip.export.merged_exportable import photo_samples
     from samclip.export.models.mask_decoder import PromptedMaskDecoder
-    from samclip.export.parity import photo_samples
 
     model.cpu()
     modules = {

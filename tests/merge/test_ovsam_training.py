@@ -33,7 +33,7 @@ from samclip.merge.pixels import PixelBatch
 from samclip.merge.prompting import best_masks
 from samclip.merge.prompts import box_prompts
 from samclip.merge.reporting import Silent
-from samclip.merge.result import write_result
+from samclip.merge.result import trains_head, write_result
 from samclip.merge.stages import Losses, TrainStage
 from samclip.merge.state import StateFolder
 from samclip.merge.trainer import Run, StoppedError, Trainer
@@ -177,7 +177,14 @@ def test_what_was_trained_is_what_is_read(
     state = again.model.state_dict()
     assert all(torch.equal(state[k], v) for k, v in assembly.model.state_dict().items())
     assert again.metadata.name == "tiny-ovsam"
-    assert [source.role for source in again.metadata.sources] == ["sam", "text", "teacher"]
+    roles = [source.role for source in again.metadata.sources]
+    assert roles == ["merged", "sam", "text", "teacher"]
+    assert not again.metadata.head_trained  # of two stages the first alone
+
+
+def test_the_second_stage_trains_what_names() -> None:
+    assert trains_head(ovsam_config())
+    assert not trains_head(ovsam_config(stages=STAGES[:1]))
 
 
 @pytest.mark.parametrize("name", ["ovsam_rn50x16", "ovsam_rn50", "ovsam_tiny"])

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.export.precision.answers import PER_POINT, Answers, Questions
+from samclip.export.precision.answers import Answers
+from samclip.export.precision.questions import Questions
 from samclip.runtime.bundles.manifest import GateMeasure
 
 WORST_COSINE = -1.0
@@ -37,6 +38,7 @@ def agreements(
     for measure, field in (
         ("image_embed_cosine", "image_embed"),
         ("patch_embeds_cosine", "patch_embeds"),
+        ("region_names_cosine", "opinions"),
     ):
         both = [(getattr(a, field), getattr(b, field)) for a, b in pairs]
         known = [mean_cosine(a, b) for a, b in both if a is not None and b is not None]
@@ -60,8 +62,8 @@ def text_agreement(expected: NDArray[np.float32], found: NDArray[np.float32]) ->
 def mask_ious(questions: Questions, expected: Answers, found: Answers) -> NDArray[np.float64]:
     """Give the IoU of each box's mask, then of each point's: the one that FP32 scores highest."""
     boxes = len(questions.boxes)
-    offered = expected.scores[boxes:].reshape(-1, PER_POINT)  # PxM
-    firsts = boxes + PER_POINT * np.arange(len(offered))
+    offered = expected.scores[boxes:].reshape(-1, questions.per_point)  # PxM
+    firsts = boxes + questions.per_point * np.arange(len(offered))
     rows = np.concatenate([np.arange(boxes), firsts + offered.argmax(axis=1)])
     return np.asarray([_iou(expected.masks.unpack(r), found.masks.unpack(r)) for r in rows])
 

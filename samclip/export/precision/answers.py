@@ -9,31 +9,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip.export.precision.questions import Questions, drawn_boxes, find_questions
 from samclip.runtime.images.image import load_image
 from samclip.runtime.model import Model
-from samclip.runtime.results.masks import AutoMasks, Masks
+from samclip.runtime.results.masks import Masks
 from samclip.runtime.results.packed_masks import PackedMasks
 from samclip.runtime.scene import Scene
-from samclip.runtime.tasks.auto_options import AutoMaskOptions
-from samclip.runtime.tasks.mask_ops import stability_score
+from samclip.runtime.tasks.given_masks import parse_given
+from samclip.runtime.tasks.regions import Regions, regions_of
 from samclip.runtime.texts.vocabulary import Vocabulary
-
-POINTS_PER_SIDE = 6  # of the grid in which FP32 looks for objects
-MAX_OBJECTS = 16
-MIN_AREA = 32**2  # pixels: below COCO's "small" a mask's IoU says more of single pixels
-PER_POINT = 3  # masks that the decoder offers for a lone point
-
-
-@dataclass(frozen=True, eq=False)
-class Questions:
-    """What every model is asked of one photo, found by FP32.
-
-    `boxes` Bx4 XYXY and `points` Px2 (x, y) in pixels of the photo; `objects`: masks to name.
-    """
-
-    boxes: NDArray[np.float64]
-    points: NDArray[np.float64]
-    objects: PackedMasks
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,14 +25,16 @@ class Answers:
     """One model's answers on one photo; what its bundle cannot answer is None.
 
     `image_embeddings` Nx256, N positions; `image_embed` 1xD; `patch_embeds` NxD, N tokens of the
-    image; `masks`: one for each box, then `PER_POINT` for each point, and `scores` of all, the
-    IoU that the model predicts; `labels` HxW, a name's number for each pixel; `names`: that of
-    the photo, then that of each object.
+    image; `opinions` 2NxK, what the classifier and CLIP say of N boxes and K names; `masks`: one
+    for each box, then those of each point, and `scores` of all, by which a point's masks are
+    ranked; `labels` HxW, a name's number for each pixel; `names`: that of the photo, then that of
+    each object.
     """
 
     image_embeddings: NDArray[np.float32]
     image_embed: NDArray[np.float32] | None
     patch_embeds: NDArray[np.float32] | None
+    opinions: NDArray[np.float32] | None
     masks: PackedMasks
     scores: NDArray[np.float32]
     labels: NDArray[np.int16] | None
@@ -58,8 +44,8 @@ class Answers:
 def ask(model: Model, photo: Path, vocabulary: Vocabulary | None) -> tuple[Questions, Answers]:
     """Find the questions of a photo with the FP32 model, and its answers to them."""
     with model.encode(load_image(photo)) as scene:
-        questions = _questions(scene)
-        return questions, _answers(scene, questions, vocabulary, _has_head(model))
+        questions = find_questions(scene)
+        return questions, _answers(model, scene, questions, vocabulary)
 
 
 def answer(
@@ -67,70 +53,36 @@ def answer(
 ) -> Answers:
     """Answer the questions of a photo; what has overflowed gives bad answers, no warnings."""
     with np.errstate(all="ignore"), model.encode(load_image(photo)) as scene:
-        return _answers(scene, questions, vocabulary, _has_head(model))
+        return _answers(model, scene, questions, vocabulary)
 
 
-def _has_head(model: Model) -> bool:
-    return model.manifest.graphs.clip_head is not None
-
-
-def _questions(scene: Scene) -> Questions:
-    """Take what FP32 finds on a grid of points, the surest first; without finds, fixed prompts."""
-    found = scene.everything(points_per_side=POINTS_PER_SIDE)
-    chosen = _surest(found)
-    if len(chosen):
-        objects = found.packed.select(chosen)
-        return Questions(found.boxes[chosen].astype(np.float64), found.points[chosen], objects)
-    return _fixed_questions(scene)
-
-
-def _fixed_questions(scene: Scene) -> Questions:
-    """Take five boxes and their centres, those to which FP32 has an answer that it is sure of.
-
-    Where logits lie about the threshold all over, as those of an untrained encoder, the contour
-    hangs on the last bit: such a mask tells of no precision.
-    """
-    height, width = scene.size
-    corners = np.asarray([[1, 1, 3, 3], [0, 0, 2, 2], [2, 0, 4, 2], [0, 2, 2, 4], [2, 2, 4, 4]])
-    boxes = corners * np.asarray([width, height, width, height]) / 4
-    points = (boxes[:, :2] + boxes[:, 2:]) / 2
-    of_boxes = scene.segment(boxes=boxes, return_logits=True)
-    of_points = scene.segment(points=points[:, None], multimask=True, return_logits=True)
-    best = PER_POINT * np.arange(len(points)) + of_points.scores.reshape(-1, PER_POINT).argmax(1)
-    nothing = PackedMasks.pack((), scene.size)
-    return Questions(boxes[_is_stable(of_boxes)], points[_is_stable(of_points[best])], nothing)
-
-
-def _is_stable(masks: Masks) -> NDArray[np.bool_]:
-    """Tell which of N masks with logits `everything` would take, by its stability score."""
-    options = AutoMaskOptions()
-    offset, threshold = options.stability_score_offset, options.stability_score_thresh
-    logits: list[NDArray[np.float32]] = [] if masks.logits is None else list(masks.logits)
-    return np.asarray([stability_score(each, offset) >= threshold for each in logits], np.bool_)
-
-
-def _surest(found: AutoMasks) -> NDArray[np.int64]:
-    order = np.argsort(-found.scores, kind="stable")
-    return order[found.areas[order] >= MIN_AREA][:MAX_OBJECTS]
+def fixed_regions(scene: Scene) -> Regions:
+    """Give the fixed boxes of a scene's photo as classifiers take them."""
+    masks = parse_given(drawn_boxes(scene.size).unpack_all(), scene.image)
+    return regions_of(masks, scene.features.letterbox, scene.features.mask_size)
 
 
 def _answers(
-    scene: Scene, questions: Questions, vocabulary: Vocabulary | None, has_head: bool
+    model: Model, scene: Scene, questions: Questions, vocabulary: Vocabulary | None
 ) -> Answers:
     asked: list[Masks] = []
     if len(questions.boxes):
         asked.append(scene.segment(boxes=questions.boxes))
     if len(questions.points):
-        asked.append(scene.segment(points=questions.points[:, None], multimask=True))  # Bx1x2
-    embeddings = scene.image_embeddings
+        points, multimask = questions.points[:, None], questions.per_point > 1  # Bx1x2
+        asked.append(scene.segment(points=points, multimask=multimask))
+    embeddings, graphs = scene.image_embeddings, model.manifest.graphs
+    has_head = graphs.clip_head is not None
+    names = vocabulary if vocabulary is not None and vocabulary.trained_head else None
     return Answers(
         image_embeddings=embeddings.reshape(embeddings.shape[1], -1).T,  # 1x256xGxG -> GGx256
         image_embed=scene.image_embed[None].copy() if has_head else None,
         patch_embeds=_tokens(scene) if has_head else None,
+        opinions=_opinions(scene, vocabulary) if graphs.roi_classifier is not None else None,
         masks=PackedMasks.concatenate([masks.packed for masks in asked], scene.size),
         scores=np.concatenate([np.zeros(0, np.float32), *(masks.scores for masks in asked)]),
-        labels=None if vocabulary is None else _labels(scene, vocabulary),
-        names=None if vocabulary is None else _names(scene, questions.objects, vocabulary),
+        labels=_labels(scene, names) if has_head and names is not None else None,
+        names=None if names is None else _names(scene, questions.objects, names),
     )
 
 
@@ -138,6 +90,19 @@ def _tokens(scene: Scene) -> NDArray[np.float32]:
     """Give the embeddings of the tokens that lie on the photo: NxD."""
     clip = scene.features.clip()
     return np.asarray(clip.patch_embeds[:, clip.token_mask > 0].T)
+
+
+def _opinions(scene: Scene, vocabulary: Vocabulary | None) -> NDArray[np.float32] | None:
+    """Score the fixed boxes by both classifiers; None without two names to choose between.
+
+    Each row is less its mean, which a softmax does not see, and which cosines of texts share.
+    """
+    if vocabulary is None or len(vocabulary.embeddings) < 2:
+        return None
+    regions, features = fixed_regions(scene), scene.features
+    both = (features.score_regions, features.score_regions_by_clip)
+    logits = np.concatenate([score(regions, vocabulary.embeddings) for score in both])  # 2NxK
+    return np.asarray(logits - logits.mean(axis=1, keepdims=True))
 
 
 def _labels(scene: Scene, vocabulary: Vocabulary) -> NDArray[np.int16]:

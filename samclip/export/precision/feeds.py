@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from samclip.engines.base import Engine, EngineOptions, GraphKey, GraphSource, Probe, Tensor
 from samclip.engines.registry import get_backend
+from samclip.export.precision.answers import fixed_regions
 from samclip.export.precision.chain import CPU, DraftBundle, reference_model
 from samclip.export.precision.names import gate_vocabulary
 from samclip.export.progress import Progress
@@ -68,21 +69,25 @@ def record_feeds(
 ) -> GraphFeeds:
     """Run the FP32 chain on photos, and on texts, and keep each graph's inputs.
 
-    They lie in `folder` and are good as long as it exists. There are none for the mask decoder,
-    which is FP32 in every precision.
+    They lie in `folder` and are good as long as it exists. There are none for graphs that are FP32
+    in every precision, as the mask decoder, nor for what names without names to compare with.
     """
     graphs = draft.manifest.graphs
     heads = {
         name: SavedFeeds(folder / name)
-        for name in ("clip_head", "text_encoder")
+        for name in ("clip_head", "clip_roi", "text_encoder")
         if getattr(graphs, name) is not None
     }
     with reference_model(draft, RecordingBackend(heads)) as model:
-        gate_vocabulary(model)
-        for photo in photos if "clip_head" in heads else ():
-            stage = f"recording what the CLIP head gets for {photo.name}"
+        vocabulary = gate_vocabulary(model)
+        for photo in photos if heads.keys() & {"clip_head", "clip_roi"} else ():
+            stage = f"recording what names things on {photo.name}"
             with progress(stage), model.encode(load_image(photo)) as scene:
-                scene.features.clip()
+                if "clip_head" in heads:
+                    scene.features.clip()
+                if "clip_roi" in heads and vocabulary is not None:
+                    regions = fixed_regions(scene)
+                    scene.features.score_regions_by_clip(regions, vocabulary.embeddings)
     pixels = draft.manifest.preprocessing
     return {"encoder": PhotoFeeds(tuple(photos), pixels), **{n: f for n, f in heads.items() if f}}
 

@@ -16,17 +16,18 @@ from numpy.typing import NDArray
 
 from samclip.errors import GateError
 from samclip.export.precision.agreement import Agreement, agreements, text_agreement
-from samclip.export.precision.answers import Answers, Questions, answer, ask
+from samclip.export.precision.answers import Answers, answer, ask
 from samclip.export.precision.names import gate_vocabulary, unnameable
+from samclip.export.precision.questions import Questions
 from samclip.export.progress import Progress
 from samclip.runtime.bundles.manifest import GateMeasure, GateRow, ReducedPrecision
 from samclip.runtime.model import Model
-from samclip.runtime.texts.vocabulary import Vocabulary
 
 _COSINES: tuple[GateMeasure, ...] = (
     "image_embeddings_cosine",
     "image_embed_cosine",
     "patch_embeds_cosine",
+    "region_names_cosine",
     "text_cosine",
 )
 
@@ -80,7 +81,7 @@ class Gate:
         self._expected: list[Answers] = []
         for photo in self._photos:
             with progress(f"gates: FP32 on {photo.name}"):
-                questions, expected = ask(reference, photo, self._nameable(self._texts))
+                questions, expected = ask(reference, photo, self._texts)
             self._questions.append(questions)
             self._expected.append(expected)
 
@@ -93,7 +94,7 @@ class Gate:
         found = []
         for photo, questions in zip(self._photos, self._questions, strict=True):
             with self._progress(f"gates: {precision} on {photo.name}"):
-                found.append(answer(model, photo, questions, self._nameable(texts)))
+                found.append(answer(model, photo, questions, texts))
         measured = agreements(self._questions, self._expected, found)
         if self._texts is not None and texts is not None:
             measured += _of_texts(self._texts.embeddings, texts.embeddings)
@@ -106,9 +107,6 @@ class Gate:
         return tuple(
             reason for reason in (None if has_masks else NO_MASKS, self._skipped) if reason
         )
-
-    def _nameable(self, vocabulary: Vocabulary | None) -> Vocabulary | None:
-        return None if self._skipped else vocabulary
 
 
 def row_of(agreement: Agreement, precision: ReducedPrecision) -> GateRow:

@@ -2,6 +2,9 @@
 
 By default the residual sums, whose terms of very different size half precision would round away,
 LayerNormalization and Softmax, and the whole mask decoder, which is small and decides on contours.
+The classifier of regions too, which is smaller still; and, of CLIP's opinion on regions, what says
+where they lie: RoIAlign, comparisons of corners, masks averaged at the centres of cells. In FP16
+corners would be up to half a pixel off at 1024 px, and a box's level in a pyramid could change.
 """
 
 from __future__ import annotations
@@ -14,8 +17,9 @@ from fnmatch import fnmatchcase
 import onnx_ir as ir
 
 from samclip.errors import ExportError
+from samclip.runtime.bundles.manifest import Graphs
 
-GRAPHS = ("encoder", "clip_head", "mask_decoder", "text_encoder")
+GRAPHS = Graphs.__struct_fields__
 ANY = "*"
 RESIDUAL = "residual"  # no operator: the sums x + f(x), as `residual_sums` finds them
 SHAPING = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
@@ -82,6 +86,10 @@ DEFAULT_KEEP = KeepList(
         KeepRule(ANY, "LayerNormalization"),
         KeepRule(ANY, "Softmax"),
         KeepRule("mask_decoder", ANY),
+        KeepRule("roi_classifier", ANY),
+        KeepRule("clip_roi", "RoiAlign"),
+        KeepRule("clip_roi", "Greater"),
+        KeepRule("clip_roi", "AveragePool"),
     )
 )
 

@@ -57,7 +57,8 @@ class Maker:
     def make(self, precision: ReducedPrecision, fallen_back: frozenset[str] = frozenset()) -> Made:
         """Make every variant of a precision, without INT8 for the layers `fallen_back`.
 
-        These are called "graph/layer". A graph that is kept in FP32 as a whole gets no variants.
+        These are called "graph/layer". A graph that is kept in FP32 as a whole gets no variants,
+        nor does one for which there are no feeds: it has no use in this bundle.
         """
         models: dict[str, dict[Variant, ir.Model]] = {}
         kept: list[KeptNode] = []
@@ -81,7 +82,8 @@ class Maker:
 
     def _variants(self, precision: ReducedPrecision) -> Iterator[tuple[GraphFiles, Variant]]:
         for files in self._graphs:
-            if not self._keep.whole(files.name):
+            measurable = files.name in self._feeds
+            if measurable and not self._keep.whole(files.name):
                 yield from ((files, variant) for variant in reduced_variants(files, precision))
 
     def _make(

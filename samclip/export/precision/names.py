@@ -6,6 +6,7 @@ import json
 import warnings
 
 from samclip.errors import UntrainedHeadWarning
+from samclip.export.untrained import head_name
 from samclip.runtime.bundles.manifest import Manifest
 from samclip.runtime.model import Model
 from samclip.runtime.texts.vocabulary import Vocabulary
@@ -23,11 +24,11 @@ MAX_LABELS = 64  # of a bundle without a text encoder, which knows no other name
 def gate_vocabulary(model: Model) -> Vocabulary | None:
     """Embed the gates' names with the model's own text encoder, or take its ready-made labels.
 
-    None when it has neither, or no CLIP head. A head that was never trained has a vocabulary too,
-    whose vectors can be compared, but see `unnameable`.
+    None when it has neither, or nothing that names. A head that was never trained has a vocabulary
+    too, whose vectors can be compared, but see `unnameable`.
     """
     text = model.manifest.text
-    if model.manifest.clip_head is None or text is None:
+    if model.manifest.head is None or text is None:
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UntrainedHeadWarning)
@@ -40,11 +41,11 @@ def gate_vocabulary(model: Model) -> Vocabulary | None:
 
 def unnameable(manifest: Manifest) -> str | None:
     """Say why names cannot be judged; None when they can."""
-    text = manifest.text
-    if manifest.clip_head is None:
+    text, head = manifest.text, manifest.head
+    if head is None:
         return "names are not judged: the bundle has no CLIP head"
-    if not manifest.clip_head.trained:
-        return "names are not judged: the CLIP head was never trained"
+    if not head.trained:
+        return f"names are not judged: the {head_name(head)} was never trained"
     if text is None or (manifest.graphs.text_encoder is None and text.labels is None):
         return "names are not judged: the bundle has no text encoder and no labels"
     return None

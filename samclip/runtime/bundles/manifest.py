@@ -32,6 +32,7 @@ GateMeasure = Literal[
     "image_embeddings_cosine",  # SAM's embedding of the image, the mean over its positions
     "image_embed_cosine",  # the CLIP head's embedding of the image
     "patch_embeds_cosine",  # its embeddings of the tokens, the mean over those of the image
+    "region_names_cosine",  # what both classifiers say of boxes, over the names
     "text_cosine",  # the text encoder's embeddings
     "mask_iou_mean",
     "mask_iou_worst",

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from fakes import FakeBackend, FakeBundle, FakeEngine, HostTensor, fake_manifest, flag
 from PIL import Image
+from region_fakes import REGION_GRAPHS, region_manifest
 
 from samclip.engines.base import Engine, EngineOptions, GraphSource
 from samclip.errors import GateError
@@ -43,7 +44,7 @@ class NoisyBackend(FakeBackend):
     change: Change = field(default_factory=dict)
 
     def load(self, source: GraphSource, options: EngineOptions) -> Engine:
-        return NoisyEngine(source.name, change=self.change)
+        return NoisyEngine(source.name, graphs=self.graphs, change=self.change)
 
 
 def model(change: Change | None = None, **parts: bool) -> Model:
@@ -63,6 +64,13 @@ def photos(tmp_path: Path) -> list[Path]:
 def gate(photos: list[Path]) -> Iterator[Gate]:
     with model() as reference:
         yield Gate(reference, photos, silent)
+
+
+def regions(change: Change | None = None, trained: bool = True) -> Model:
+    """The model that names boxes."""
+    bundle: Any = FakeBundle(region_manifest(trained=trained))
+    backend = NoisyBackend(graphs=REGION_GRAPHS, change=change or {})
+    return Model(bundle, backend, EngineOptions())
 
 
 def judge(gate: Gate, change: Change | None = None) -> Judgement:
@@ -175,3 +183,52 @@ def test_without_objects_stable_masks_of_fixed_prompts_are_judged(
     assert rows["mask_iou_mean"].value == 1
     assert 0 < rows["mask_iou_mean"].samples <= 20  # five boxes and their centres, two photos
     assert judge(fixed).skipped == ()
+
+
+def test_a_model_that_names_boxes_is_judged_by_its_masks_and_names(photos: list[Path]) -> None:
+    with regions() as reference:
+        judgement = Gate(reference, photos, silent).judge(reference, "int8")
+    assert judgement.skipped == ()
+    assert values(judgement) == pytest.approx(
+        {
+            "image_embeddings_cosine": 1,
+            "region_names_cosine": 1,
+            "mask_iou_mean": 1,
+            "mask_iou_worst": 1,
+            "top1_agreement": 1,
+        }
+    )
+    samples = {row.measure: row.samples for row in judgement.rows}
+    # A box's mask, and its point's one: half of the masks are named, and the two photos.
+    assert samples["top1_agreement"] == samples["mask_iou_worst"] / 2 + 2 > 2
+
+
+@pytest.mark.parametrize("output", ["logits", "clip_logits", "low_res_masks"])
+def test_each_opinion_on_regions_has_a_gate(output: str, photos: list[Path]) -> None:
+    with regions() as reference:
+        gate = Gate(reference, photos, silent)
+    with regions({output: 300.0}) as reduced:
+        failed = {row.measure for row in gate.judge(reduced, "fp16").failed}
+    masks = {"mask_iou_mean", "mask_iou_worst"}
+    assert failed == (masks if output == "low_res_masks" else {"region_names_cosine"})
+
+
+def test_an_untrained_classifier_is_compared_but_names_are_not_judged(photos: list[Path]) -> None:
+    with regions(trained=False) as reference:
+        judgement = Gate(reference, photos, silent).judge(reference, "fp16")
+    assert judgement.skipped == (
+        "names are not judged: the classifier of regions was never trained",
+    )
+    assert values(judgement)["region_names_cosine"] == pytest.approx(1)
+    assert "top1_agreement" not in values(judgement)
+
+
+def test_boxes_are_named_where_one_mask_is_nowhere_stable(
+    photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fakes.STEEPNESS", 1e-3)
+    with regions() as reference:
+        judgement = Gate(reference, photos, silent).judge(reference, "fp16")
+    assert any("masks are not judged" in reason for reason in judgement.skipped)
+    samples = {row.measure: row.samples for row in judgement.rows}
+    assert samples["top1_agreement"] == 2 * (1 + 5)
