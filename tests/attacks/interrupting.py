@@ -21,7 +21,7 @@ from mixed_calls import CALLS, NAMES, digest, photos
 
 import samclip
 
-SECONDS = 60.0  # a thread that is still there by then hangs
+SECONDS = 300.0  # a thread that is still there by then hangs
 PICTURES = photos()
 
 

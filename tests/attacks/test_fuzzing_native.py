@@ -27,10 +27,10 @@ def test_nothing_but_typed_errors(name: str, tmp_path: Path, figures: Figures) -
     pytest.importorskip("atheris")
     (tmp_path / "corpus").mkdir()
     command = [sys.executable, str(FUZZER), name, str(tmp_path / "corpus")]
-    options = [f"-runs={RUNS}", f"-seed={SEED}", "-max_total_time=300", "-timeout=20"]
+    options = [f"-runs={RUNS}", f"-seed={SEED}", "-max_total_time=300", "-timeout=60"]
     done = subprocess.run(
         [*command, *options, "-rss_limit_mb=4096", "-print_final_stats=1"],
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=600,
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=3600,
     )  # fmt: skip
     found = [path for path in tmp_path.iterdir() if path.is_file()]
     replay = "".join(f"\nagain: {' '.join(command[:3])} {path}" for path in found)

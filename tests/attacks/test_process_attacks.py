@@ -14,7 +14,7 @@ import pytest
 from figures import Figures
 
 HERE = Path(__file__).parent
-SECONDS = 1200.0
+SECONDS = 7200.0  # of a hundred rounds, on a busy machine
 ROUNDS = [3, pytest.param(100, marks=pytest.mark.slow)]
 FORKED = {"onnxruntime": "answer", "openvino": "BackendUnavailableError"}
 
@@ -115,7 +115,7 @@ def test_a_signal_ends_the_process(
             assert process.stdout is not None
             assert process.stdout.readline() == "at work\n"
             process.send_signal(number)
-            _, said = process.communicate(timeout=60)
+            _, said = process.communicate(timeout=300)
         finally:
             process.kill()
     assert process.returncode == -number

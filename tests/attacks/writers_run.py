@@ -11,7 +11,7 @@ from pathlib import Path
 
 SCRIPT = Path(__file__).with_name("writer_process.py")
 SEED = "SAMCLIP_CRASH_SEED"  # of the moments of kills, for the environment
-TIMEOUT = 900
+TIMEOUT = 3600  # seconds, on a busy machine
 
 
 def run_writer(
