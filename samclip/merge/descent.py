@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from samclip.errors import TrainingError
+from samclip.errors import ConfigError, TrainingError
 from samclip.merge.batches import Processes, StageInputs, StepInput
 from samclip.merge.learner import Learner
 from samclip.merge.logs import StepRecord
@@ -52,8 +52,13 @@ class Descent:
         self._stage, self._student, self._teachers = stage, student, teachers
         self._seed, self._length, self._accelerator = seed, length, accelerator
         self._processes = Processes(accelerator.process_index, accelerator.num_processes)
+        if stage.batch_norms == "moving" and self._processes.world > 1:
+            raise ConfigError(
+                f'stage {stage.name!r} has batch_norms = "moving", whose statistics would differ '
+                f"between {self._processes.world} processes; give --processes 1"
+            )
         self._trained = select_parts(student.model, stage.train)
-        freeze_all_but(student.model, self._trained)
+        freeze_all_but(student.model, self._trained, stage.batch_norms)
         self.optimiser = PartsOptimiser(self._trained, stage)
         self._average = {
             part.name: part.parameter.detach().clone() for part in self._trained if stage.ema
@@ -198,7 +203,11 @@ class Descent:
 
     @torch.no_grad()
     def finish(self) -> None:
-        """End the stage: the average of weights, where one is kept, becomes the weights."""
+        """End the stage: the average of weights, where one is kept, becomes the weights.
+
+        Statistics of batch norms move no more.
+        """
+        self._student.model.eval()
         for part in self._trained:
             if part.name in self._average:
                 part.parameter.copy_(self._average[part.name])

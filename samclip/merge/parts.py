@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import nn
 
@@ -41,14 +43,40 @@ def select_parts(model: nn.Module, train: Mapping[str, float]) -> tuple[Trained,
     return tuple(Trained(name, parameter, f) for name, parameter, f in factors if f > 0)
 
 
-def freeze_all_but(model: nn.Module, trained: Sequence[Trained]) -> None:
+def freeze_all_but(
+    model: nn.Module,
+    trained: Sequence[Trained],
+    batch_norms: Literal["frozen", "moving"] = "frozen",
+) -> None:
     """Let gradients flow into `trained` alone.
 
-    The model is put into eval mode: statistics of batch norms never move.
+    The model is put into eval mode, but for batch norms among `trained` whose statistics are
+    `moving`.
     """
     model.eval().requires_grad_(False)
     for part in trained:
         part.parameter.requires_grad_(True)
+    if batch_norms == "moving":
+        for module in trained_norms(model, {part.name for part in trained}).values():
+            module.train()
+
+
+def trained_norms(model: nn.Module, names: Collection[str]) -> dict[str, nn.BatchNorm2d]:
+    """Find the batch norms whose scale is among the parameters `names`, by their own names."""
+    norms = ((n, m) for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d))
+    return {name: module for name, module in norms if f"{name}.weight" in names}
+
+
+@contextmanager
+def judged(model: nn.Module) -> Iterator[None]:
+    """Within, all of a model is in eval mode; afterwards what moved before moves on."""
+    moving = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in moving:
+            module.training = True
 
 
 def _within(name: str, part: str) -> bool:

@@ -146,6 +146,9 @@ class TrainStage(Settings, frozen=True, kw_only=True, tag_field="kind", tag="tra
     below 1 ends the stage at that share of its schedule, as SAM-CLIP's stage II ends after 16 of 20
     epochs. `train` gives parts of the model, by the beginnings of their parameters' names, and the
     factor on the learning rate of each; the longest beginning counts and all else stays as it is.
+    `batch_norms`: those of the parts in training keep their statistics (frozen), as weights that
+    were trained before want it, or follow the batches (moving), as a backbone that begins at random
+    needs it; on one process, for a batch is then more than the sum of its photos.
     """
 
     name: str
@@ -168,6 +171,7 @@ class TrainStage(Settings, frozen=True, kw_only=True, tag_field="kind", tag="tra
     names: Batch | None = None
     masks: MaskBatch | None = None
     instances: InstanceBatch | None = None
+    batch_norms: Literal["frozen", "moving"] = "frozen"
     gradient_checkpointing: bool = False
     evaluate_every: int | None = None
 
@@ -243,6 +247,9 @@ def check_stage(stage: Stage) -> None:
     _require(stage, stage.clip_norm is None or stage.clip_norm > 0, "clip_norm above 0")
     _require(stage, bool(stage.train), "parts to train, such as train = { clip_head = 1.0 }")
     _require(stage, all(factor >= 0 for factor in stage.train.values()), "factors of at least 0")
+    checkpoints = stage.gradient_checkpointing
+    both = "batch_norms frozen with gradient_checkpointing, which would show them each batch twice"
+    _require(stage, not (checkpoints and stage.batch_norms == "moving"), both)
     _check_losses(stage)
     for batch in (stage.names, stage.masks, stage.instances):
         if batch is not None:

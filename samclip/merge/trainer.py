@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from samclip.errors import SamclipError, TrainingError
 from samclip.merge.batches import Processes, StageInputs
@@ -20,7 +20,7 @@ from samclip.merge.evaluation import Evaluator
 from samclip.merge.interrupts import Interrupts
 from samclip.merge.learner import Learner
 from samclip.merge.logs import StepLog
-from samclip.merge.parts import select_parts
+from samclip.merge.parts import judged, select_parts, trained_norms
 from samclip.merge.reporting import Reporter
 from samclip.merge.schedule import counted_stream, schedule_length, steps_to_run
 from samclip.merge.sources import PhotoSource
@@ -94,7 +94,7 @@ class Trainer:
 
         Raises TrainingError when the state is of another model.
         """
-        model = dict(self._run.student.model.named_parameters())
+        model = named_tensors(self._run.student.model)
         foreign = [n for n, t in state.model.items() if n not in model or model[n].shape != t.shape]
         if foreign:
             raise TrainingError(
@@ -181,7 +181,8 @@ class Trainer:
     def _evaluate(self, stage: str, step: int | None, *, wanted: bool = True) -> None:
         run = self._run
         if wanted and run.evaluator is not None and run.accelerator.is_main_process:
-            record = run.evaluator.evaluate(run.student, stage, step)
+            with judged(run.student.model):
+                record = run.evaluator.evaluate(run.student, stage, step)
             run.reporter.note(record.line())
         run.accelerator.wait_for_everyone()
 
@@ -202,8 +203,8 @@ class Trainer:
         self._run.accelerator.wait_for_everyone()
 
     def _weights(self) -> dict[str, Tensor]:
-        parameters = dict(self._run.student.model.named_parameters())
-        return {name: parameters[name].detach() for name in self._changed}
+        tensors = named_tensors(self._run.student.model)
+        return {name: tensors[name].detach() for name in self._changed}
 
     def _stopped(self, place: str) -> StoppedError:
         return StoppedError(f"stopped after {place}", self._interrupts.number)
@@ -223,9 +224,18 @@ def _is_judged(stage: TrainStage, done: int) -> bool:
 
 
 def changed_names(student: Learner, stages: tuple[Stage, ...]) -> tuple[str, ...]:
-    """Name the parameters that a run's stages change, in the model's order."""
+    """Name the parameters and statistics that a run's stages change, in the model's order."""
     changed: set[str] = set()
     for stage in stages:
         parts = {STITCHED: 1.0} if isinstance(stage, StitchStage) else stage.train
-        changed |= {part.name for part in select_parts(student.model, parts)}
-    return tuple(name for name, _ in student.model.named_parameters() if name in changed)
+        names = {part.name for part in select_parts(student.model, parts)}
+        changed |= names
+        if isinstance(stage, TrainStage) and stage.batch_norms == "moving":
+            norms = trained_norms(student.model, names).items()
+            changed |= {f"{name}.{key}" for name, norm in norms for key, _ in norm.named_buffers()}
+    return tuple(name for name in named_tensors(student.model) if name in changed)
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Give a model's own parameters and buffers, by name."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}

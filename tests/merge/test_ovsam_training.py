@@ -6,9 +6,12 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
+from accelerate import Accelerator
 from tiny_ovsam_run import (
     OVSAM,
     STAGES,
@@ -24,6 +27,7 @@ from tiny_run import SIZE, tiny_student
 from samclip.errors import ConfigError
 from samclip.export.ovsam_assembly import OvsamFiles, assemble_ovsam, read_ovsam
 from samclip.merge.config import read_config
+from samclip.merge.descent import Descent
 from samclip.merge.instances import prompt_instances
 from samclip.merge.logs import StepLog, StepRecord
 from samclip.merge.objective import InstanceTargets, instance_terms
@@ -82,6 +86,34 @@ def test_a_stopped_run_ends_with_the_same_bits(tmp_path: Path) -> None:
             trained(ovsam_run(stopped, reporter=StopAt(stage, 1)))
         again = trained(ovsam_run(stopped))
         assert all(torch.equal(again[name], tensor) for name, tensor in whole.items())
+
+
+def test_statistics_of_batch_norms_move_where_they_are_asked_to_and_are_kept(
+    tmp_path: Path,
+) -> None:
+    parts = {"backbone.layer1": 1.0, "neck": 1.0}
+    stages = [{**STAGES[0], "train": parts, "batch_norms": "moving"}, STAGES[1]]
+    before = ovsam_assembly().model.state_dict()
+    whole = trained(ovsam_run(tmp_path / "whole", ovsam_config(stages=stages)))
+    moved = {n.removesuffix(".running_var") for n in whole if n.endswith("running_var")
+             and not torch.equal(whole[n], before[n])}  # fmt: skip
+    assert moved
+    assert all(name.startswith("backbone.layer1.") for name in moved)
+    run = ovsam_run(tmp_path / "run", ovsam_config(stages=stages), reporter=StopAt("sam2clip", 1))
+    with pytest.raises(StoppedError):
+        trained(run)
+    again = trained(ovsam_run(tmp_path / "run", ovsam_config(stages=stages)))
+    assert all(torch.equal(again[name], tensor) for name, tensor in whole.items())
+
+
+def test_moving_statistics_take_one_process(tmp_path: Path) -> None:
+    moving = {**STAGES[0], "train": {"backbone": 1.0}, "batch_norms": "moving"}
+    run = ovsam_run(tmp_path, ovsam_config(stages=[moving]))
+    [one] = run.config.stages
+    assert isinstance(one, TrainStage)
+    two = cast(Accelerator, SimpleNamespace(process_index=0, num_processes=2))
+    with pytest.raises(ConfigError, match=r'"moving".*--processes 1'):
+        Descent(one, run.student, run.teachers, 0, 3, two)
 
 
 def prepared(tmp_path: Path) -> tuple[PixelBatch, InstanceTargets]:

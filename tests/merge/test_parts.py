@@ -2,7 +2,8 @@ import pytest
 from torch import nn
 
 from samclip.errors import ConfigError
-from samclip.merge.parts import freeze_all_but, select_parts
+from samclip.export.models.conv_norm import ConvNorm
+from samclip.merge.parts import freeze_all_but, judged, select_parts
 
 
 class Neck(nn.Module):
@@ -65,3 +66,14 @@ def test_all_else_is_frozen() -> None:
     freeze_all_but(whole, select_parts(whole, {"clip_head": 1.0}))
     moving = {name for name, p in whole.named_parameters() if p.requires_grad}
     assert moving == {"clip_head.weight", "clip_head.bias"}
+
+
+def test_batch_norms_in_training_may_move_and_stand_still_while_they_are_judged() -> None:
+    whole = nn.Sequential(ConvNorm(3, 4), ConvNorm(4, 4))
+    freeze_all_but(whole, select_parts(whole, {"1": 1.0}), "moving")
+    assert [module for module in whole.modules() if module.training] == [whole[1].bn]
+    with judged(whole):
+        assert not any(module.training for module in whole.modules())
+    assert [module for module in whole.modules() if module.training] == [whole[1].bn]
+    freeze_all_but(whole, select_parts(whole, {"1": 1.0}), "frozen")
+    assert not any(module.training for module in whole.modules())
