@@ -19,7 +19,8 @@ from samclip.benchmarks.rows import Row, make_row
 from samclip.benchmarks.statistics import Estimate, mean
 from samclip.benchmarks.subsets import PHOTOS
 from samclip.export.precision.agreement import mask_ious, mean_cosine
-from samclip.export.precision.answers import Answers, Questions, answer, ask
+from samclip.export.precision.answers import Answers, answer, ask
+from samclip.export.precision.questions import Questions
 from samclip.runtime.model import Model
 from samclip.runtime.texts.vocabulary import Vocabulary
 
