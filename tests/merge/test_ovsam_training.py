@@ -230,7 +230,7 @@ def test_the_shipped_recipes(name: str) -> None:
     loss = neck.embed_loss
     assert (loss.cosine, loss.smooth_l1, loss.squared) == (0, 0, 1)
     assert head.train.keys() == {"fpn", "roi_classifier", "mask_decoder"}
-    assert head.losses == Losses(mask=5, dice=5, label=2)  # the paper's, section 4.1
+    assert head.losses == Losses(mask=5, dice=5, label=2)  # the paper's
     assert head.instances is not None
     assert head.instances.boxes == 0.5
 
