@@ -2,83 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from begun_commands import NAMES, count_imports
 from begun_commands import check_stopped as check_told
 from figures import Figures
-from PIL import Image
+from stopped_commands import CODES, WHOLE_EXPORT, Command, check_stopped
 from writers_run import SEED, seed
 
 from samclip.runtime.assets import packaged_photos
-
-CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
-LINES = {signal.SIGINT: "stopped by Ctrl-C", signal.SIGTERM: "stopped by SIGTERM"}
-# Seconds, on a busy machine: in which a command ends once it was asked, and an export by itself.
-PATIENCE = 600
-WHOLE_EXPORT = 3600
-# As console scripts begin. Before their first import Python alone would answer, with a traceback;
-# and whoever started the tests in the background may have told them to ignore Ctrl-C.
-CODE = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.SIG_DFL)
-from {module} import {name} as command
-sys.argv = {arguments}
-signal.signal(signal.SIGINT, signal.default_int_handler)
-command()
-"""
-
-
-class Command:
-    """A command in a session of its own, so that all it starts can be found."""
-
-    def __init__(self, words: Sequence[object], cache: Path) -> None:
-        environment = {**os.environ, "SAMCLIP_CACHE_DIR": str(cache)}
-        # A pipe could fill up while nobody reads it.
-        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - `stop` closes it
-        entry, *arguments = map(str, words)
-        module, _, name = entry.partition(":")
-        code = CODE.format(module=module, name=name, arguments=[entry, *arguments])
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            stdout=subprocess.DEVNULL,
-            stderr=self.errors,
-            env=environment,
-            start_new_session=True,
-        )
-
-    def stop(self, number: int, seconds: float) -> tuple[int, str]:
-        """Send a signal after so many seconds; gives exit code and stderr."""
-        try:
-            self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.process.send_signal(number)
-        code = self.process.wait(PATIENCE)
-        self.errors.seek(0)
-        with self.errors:
-            return code, self.errors.read().decode(errors="replace")
-
-    def survivors(self) -> list[str]:
-        """Name the processes that the command started and that are still there, zombies too."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            try:
-                text = (entry / "stat").read_text()
-            except (OSError, ValueError):
-                continue
-            name, _, rest = text.rpartition(")")
-            if entry.name.isdigit() and int(rest.split()[3]) == self.process.pid:
-                found.append(name)
-        return found
 
 
 def everything(folder: Path) -> list[object]:
@@ -93,22 +29,6 @@ def bench(folder: Path) -> list[object]:
 def export(folder: Path, checkpoint: Path) -> list[object]:
     options = ["--imgsz", 256, "--no-verify", "--overwrite", "--output", folder / "bundle"]
     return ["samclip.commands:export", "--checkpoint", checkpoint, *options]
-
-
-def check_stopped(number: int, code: int, errors: str, folder: Path) -> str:
-    """One line and its exit code, and whole files alone; says how it ended."""
-    assert "Traceback" not in errors, errors
-    assert not [path for path in folder.rglob("*") if path.name.startswith(".")]
-    for picture in folder.rglob("*.png"):
-        with Image.open(picture) as image:
-            image.load()
-    if code == 0:
-        return "had ended already"
-    if code == -number:
-        return "had not begun"
-    assert code == CODES[number], errors
-    assert errors.splitlines()[-1] == LINES[number]
-    return "stopped"
 
 
 def test_sigterm_ends_a_series(tmp_path: Path) -> None:

@@ -1,0 +1,104 @@
+"""`samclip-merge` asked to stop at any moment: whole files alone, and the same command goes on."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from figures import Figures
+from stopped_commands import CODES, LINES, PATIENCE, Command, check_whole
+from writers_run import SEED, seed
+
+from samclip.merge.state import StateFolder
+from samclip.runtime.assets import packaged_photos
+
+TURNS = 6
+STEPS = 8
+CONFIG = """
+name = "small"
+[student]
+checkpoint = "{checkpoint}"
+image_size = 64
+[teachers.masks]
+checkpoint = "{checkpoint}"
+[data.masks]
+folders = ["{photos}"]
+[[stages]]
+name = "masks"
+steps = {steps}
+learning_rate = 1e-4
+train = {{ mask_decoder = 1.0 }}
+losses = {{ sam = 1.0 }}
+masks = {{ batch = 1, size = 64, prompts = 2 }}
+"""
+
+
+def steps_done(output: Path) -> int:
+    """Read the state, which is whole or not there, for the steps that were made."""
+    state = StateFolder(output / "state").read(None)
+    return 0 if state is None else state.place.stage * STEPS + state.place.step
+
+
+def check_asked(number: int, code: int, errors: str, output: Path) -> str:
+    """What the command says when it is asked to stop, before it trains and while it does."""
+    check_whole(errors, output)
+    if code in {0, -number}:
+        return "had not begun" if code else "had ended already"
+    assert code == CODES[number], errors
+    last = errors.splitlines()[-1]
+    if last == LINES[number]:
+        return "stopped before it trained"
+    assert last.startswith("stopped after step"), errors
+    assert f"the same command continues the run in {output}" in last
+    return "stopped between steps"
+
+
+def wait_for_a_step(command: Command, log: Path) -> None:
+    """Wait until it has made one more, or has ended."""
+    before = log.stat().st_size if log.exists() else 0
+    while command.is_running() and (log.stat().st_size if log.exists() else 0) <= before:
+        time.sleep(0.02)
+
+
+def stop_once(number: int, words: Sequence[object], turn: int, seconds: float, cache: Path) -> str:
+    """Begin, or go on, and ask it to stop, every second time while it trains; gives its end."""
+    output = Path(str(words[-1]))
+    before = steps_done(output)
+    command = Command(words, cache)
+    if turn % 2:
+        wait_for_a_step(command, output / "log.csv")
+        seconds /= 10
+    how = check_asked(number, *command.stop(number, seconds), output)
+    assert command.survivors() == []
+    assert steps_done(output) >= before
+    return how
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", CODES, ids=["SIGINT", "SIGTERM"])
+def test_a_merge_is_stopped_and_goes_on(
+    number: signal.Signals, tmp_path: Path, mobile_sam_checkpoint: Path, figures: Figures
+) -> None:
+    file, output = tmp_path / "run.toml", tmp_path / "run"
+    options = {"checkpoint": mobile_sam_checkpoint, "photos": packaged_photos(), "steps": STEPS}
+    file.write_text(CONFIG.format(**options), "utf-8")
+    words = ["samclip.commands:merge", "--config", file, "--output", output]
+    moments, found = random.Random(f"{seed()} {number}"), []
+    for turn in range(TURNS):
+        seconds = moments.uniform(0.2, 12)
+        found.append(stop_once(number, words, turn, seconds, tmp_path / "cache"))
+    command = Command(words, tmp_path / "cache")
+    code, errors = command.stop(number, PATIENCE)
+    assert code == 0, f"{SEED}={seed()}\n{errors}"
+    check_whole(errors, output)
+    assert (output / "merged.safetensors").exists()
+    told = ", ".join(f"{found.count(how)} {how}" for how in sorted(set(found)))
+    figures.add(
+        f"{number.name} during samclip-merge, which then goes on to its end",
+        count=TURNS,
+        found=f"{told}; no partial file, no process left, no traceback",
+    )
