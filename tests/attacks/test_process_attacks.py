@@ -83,7 +83,7 @@ def test_multiprocessing(
 ) -> None:
     ends = run("forking.py", coloured_bundle, backend, method, 100, environment=environment)
     assert ends == {"answer": 100}
-    figures.add("loads in processes of spawn and forkserver", count=100, found="all answer")
+    figures.add(f"loads in processes of {method}", count=100, found="all answer")
 
 
 @pytest.mark.parametrize("rounds", [8, pytest.param(100, marks=pytest.mark.slow)])
