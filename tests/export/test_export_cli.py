@@ -17,7 +17,7 @@ def _run(*arguments: object) -> Result:
 def common(mobile_sam_checkpoint: Path, text_checkpoint: Path, tmp_path: Path) -> list[object]:
     return [
         *("--checkpoint", mobile_sam_checkpoint, "--text-checkpoint", text_checkpoint),
-        *("--imgsz", 128, "--output", tmp_path / "bundle", "--templates", "none"),
+        *("--imgsz", 256, "--output", tmp_path / "bundle", "--templates", "none"),
     ]
 
 
@@ -28,8 +28,8 @@ def test_json_is_all_that_stdout_holds(common: list[object], tmp_path: Path) -> 
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
     assert document["path"] == str(tmp_path / "bundle")
-    assert document["manifest"]["preprocessing"]["image_size"] == 128
-    assert document["manifest"]["clip_head"] == {"trained": False, "embed_dim": 48, "grid": 4}
+    assert document["manifest"]["preprocessing"]["image_size"] == 256
+    assert document["manifest"]["clip_head"] == {"trained": False, "embed_dim": 48, "grid": 8}
     assert document["manifest"]["text"]["labels"] == "labels.json"
     assert document["manifest"]["parity"]
     rows = document["manifest"]["rounding"]
