@@ -74,18 +74,17 @@ def photo_samples(model: Ovsam, pixels: Preprocessing, photo: Path) -> list[Samp
     for prompt in example_prompts(embeddings, letterbox):
         masks.append(decoder(**prompt))
         samples.append(make_sample("mask_decoder", name, prompt, DECODER_OUTPUTS, masks[-1:]))
-    pyramid, every = dict(zip(PYRAMID, levels, strict=True)), example_boxes(letterbox)
-    text = _example_texts(model.config.embed_dim)
-    for boxes, texts, drawn in ((every, text, masks[1]), (every[:1], text[:1], masks[0])):
-        asked = {"boxes": boxes, "text": texts}
-        head = pyramid | asked
-        logits = model.roi_classifier(**head)
-        samples.append(make_sample("roi_classifier", name, head, ROI_OUTPUTS, (logits,)))
+    pyramid = dict(zip(PYRAMID, levels, strict=True))
+    boxes, text = example_boxes(letterbox), _example_texts(model.config.embed_dim)
+    for regions, texts, drawn in ((boxes, text, masks[1]), (boxes[:1], text[:1], masks[0])):
+        asked = {"boxes": regions, "text": texts}
+        head, clip = {**pyramid, **asked}, {"c5": c5, **asked}
         if isinstance(model.clip_roi, ClipMaskPool):
-            asked = {"low_res_masks": drawn, "text": texts}
-        clip = {"c5": c5, **asked}
-        logits = model.clip_roi(**clip)
-        samples.append(make_sample("clip_roi", name, clip, CLIP_ROI_OUTPUTS, (logits,)))
+            clip = {"c5": c5, "low_res_masks": drawn, "text": texts}
+        samples += [
+            make_sample("roi_classifier", name, head, ROI_OUTPUTS, (model.roi_classifier(**head),)),
+            make_sample("clip_roi", name, clip, CLIP_ROI_OUTPUTS, (model.clip_roi(**clip),)),
+        ]
     return samples
 
 

@@ -27,6 +27,7 @@ from samclip.runtime.texts.vocabulary import Vocabulary
 Values = Sequence[float] | NDArray[np.generic]
 
 EMBEDDINGS, IMAGE, PATCHES = "SAM embedding cosine", "image embedding cosine", "patch cosine"
+REGIONS = "region names cosine"
 MASKS, LABELS, NAMES, TEXTS = "mask IoU", "same label", "same name", "text cosine"
 PROTOCOL = (
     "The reference looks for objects on a grid of 6x6 points; its 16 surest finds of at least "
@@ -34,6 +35,8 @@ PROTOCOL = (
     "five boxes and their middles are asked for, if it answers them stably.",
     "SAM embedding, patch cosine: of what both models compute for the same place, averaged over "
     "the places of a photo, then over photos. image embedding cosine: of the whole photo.",
+    "region names cosine, of bundles that name boxes: of what both classifiers say of five boxes, "
+    "over the names and less its mean, averaged over photos.",
     "mask IoU: of both models' masks for the same box, and for the same point; of the three that "
     "a point offers, the one that the reference holds for the best.",
     "same label: the share of a photo's pixels that get the same name, coarsely, averaged over "
@@ -102,6 +105,7 @@ def _compare(
         EMBEDDINGS: lambda answers: answers.image_embeddings,
         IMAGE: lambda answers: answers.image_embed if same_space else None,
         PATCHES: lambda answers: answers.patch_embeds if same_space else None,
+        REGIONS: lambda answers: answers.opinions,
     }
     for measure, of in vectors.items():
         one, other = of(expected), of(found)

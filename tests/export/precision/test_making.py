@@ -15,8 +15,8 @@ from samclip.export.progress import silent
 HALF = 10  # ONNX's number of float16
 
 
-def maker(files: GraphFiles, **options: Any) -> Maker:
-    feeds: Any = {"encoder": Features()}
+def maker(files: GraphFiles, feeds: Any = None, **options: Any) -> Maker:
+    feeds = {"encoder": Features()} if feeds is None else feeds
     return Maker([files], feeds, PrecisionOptions(**options), silent)
 
 
@@ -66,6 +66,10 @@ def test_int8_beside_fp16_leaves_what_overflows_in_fp32() -> None:
 
 def test_a_kept_graph_has_no_variants() -> None:
     assert maker(encoder(), keep_fp32=("encoder",)).make("fp16").models == {}
+
+
+def test_a_graph_that_nothing_can_be_measured_of_has_no_variants() -> None:
+    assert maker(encoder(), feeds={}).make("fp16").models == {}
 
 
 def test_a_kept_node_is_not_listed_but_kept() -> None:
