@@ -78,6 +78,23 @@ def test_two_stages_move_their_parts_and_nothing_else(tmp_path: Path) -> None:
     ]
 
 
+def longer(stage: dict[str, object]) -> dict[str, object]:
+    """A stage of 40 steps on views that are always the same."""
+    stream = "masks" if "masks" in stage else "instances"
+    shown = {"batch": 2, "size": SIZE, "views": 1, "view": {"whole": 1.0, "flip": 0.0}}
+    return {**stage, "steps": 40, "learning_rate": 3e-3, stream: shown}
+
+
+@pytest.mark.slow  # 80 steps
+def test_every_loss_falls(tmp_path: Path) -> None:
+    run = ovsam_run(tmp_path / "run", ovsam_config(stages=[longer(stage) for stage in STAGES]))
+    trained(run)
+    rows = StepLog(run.output / "log.csv").rows()
+    for term, share in {"embed": 0.9, "mask": 0.9, "dice": 0.95, "label": 0.9}.items():
+        values = [float(row[term]) for row in rows if row[term]]
+        assert sum(values[-6:]) < share * sum(values[:6]), f"{term}: {values}"
+
+
 def test_a_stopped_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     whole = trained(ovsam_run(tmp_path / "whole"))
     for stage in ("sam2clip", "clip2sam"):
