@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import signal
+from pathlib import Path
 
 import pytest
 from begun_commands import ENDS, NAMES, begin, check_stopped
 
 from samclip import commands
+
+
+def test_every_console_script_begins_here() -> None:
+    project = (Path(__file__).parent.parent / "pyproject.toml").read_text("utf-8")
+    scripts = project.partition("[project.scripts]")[2].partition("\n[")[0]
+    told = re.findall(r'^samclip\S* = "(.+)"$', scripts, re.MULTILINE)
+    assert sorted(told) == sorted(f"samclip.commands:{name}" for name in NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
