@@ -108,7 +108,7 @@ def test_the_export_command_is_killed(
         Bundle.open(tmp_path / "bundle").verify()  # brings back what lay aside
         states.append("old" if (tmp_path / "bundle").stat().st_ino == before else "new")
     assert Command(words, tmp_path / "cache").stop(signal.SIGKILL, WHOLE_EXPORT)[0] == 0, SEED
-    assert {path.name for path in tmp_path.iterdir()} == {"bundle", "cache"}
+    assert {path.name for path in tmp_path.iterdir()} <= {"bundle", "cache"}
     figures.add(
         "SIGKILL of samclip-export with real weights",
         count=10,
