@@ -114,7 +114,9 @@ def measure_ranges(
 def _expose(model: ir.Model) -> tuple[ir.Model, dict[str, ir.Value]]:
     """Copy a graph, with max |x| of every float32 value as its only outputs.
 
-    Gives the copy, and the values of a graph without these outputs by name.
+    Gives the copy, and the values of a graph without these outputs by name. ONNX Runtime orders
+    nodes backwards from the ends of the graph, the last end first: so the first value's scalar
+    stands last and is computed at once. In the values' own order it holds all of them to the end.
     """
     base = typed_copy(model)
     _expose_scores(base.graph)
@@ -123,7 +125,7 @@ def _expose(model: ir.Model) -> tuple[ir.Model, dict[str, ir.Value]]:
     copies = {str(value.name): value for value in _floats(exposed.graph)}
     has_infinity = any(_is_infinite(value) for value in exposed.graph.initializers.values())
     exposed.graph.outputs.clear()
-    for name in values:
+    for name in reversed(values):
         nodes = _peak_nodes(copies[name], has_infinity)
         peak = nodes[-1].outputs[0]
         peak.name, peak.type, peak.shape = f"{PEAK}{name}", ir.TensorType(FLOAT), ir.Shape([])

@@ -109,12 +109,18 @@ def test_accuracy(
     assert "cannot name pixels or tokens" in result.stderr
 
 
-def test_what_needs_a_semantic_map_or_three_masks_is_refused(
-    bench: Bench, bundle: Path, coco: Path
-) -> None:
+def test_what_needs_a_semantic_map_is_refused(bench: Bench, bundle: Path) -> None:
     result = bench("amortised", "--bundle", bundle, *ON)
     assert result.exit_code == 1
     assert "gives no semantic map" in result.stderr
-    result = bench("agreement", bundle, bundle, packaged_photos(), "--limit", "1", *ON[:2])
-    assert result.exit_code == 1
-    assert "needs a decoder with three masks" in result.stderr
+
+
+def test_agreement_with_itself(
+    bench: Bench, bundle: Path, tmp_path: Path, record: Callable[[], Any]
+) -> None:
+    given = ("--limit", "1", "--json", tmp_path / "report.json", *ON[:2])
+    result = bench("agreement", bundle, bundle, packaged_photos(), *given)
+    assert result.exit_code == 0, result.stderr
+    found = {row["measure"]: row["value"] for row in record()["rows"]}
+    assert found["region names cosine"] == pytest.approx(1.0, abs=1e-6)
+    assert found["SAM embedding cosine"] == pytest.approx(1.0, abs=1e-6)

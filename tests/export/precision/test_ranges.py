@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -124,3 +129,35 @@ def test_infinite_masks_do_not_count_and_nan_is_refused() -> None:
 def test_no_feeds_is_an_error() -> None:
     with pytest.raises(ExportError, match="photos"):
         measure_ranges(hand_made([helper.make_node("Neg", ["x"], ["y"])]), [])
+
+
+CHAIN = """
+import resource
+import numpy as np
+from half_graphs import hand_made
+from onnx import helper
+from samclip.export.precision.ranges import measure_ranges
+
+names = ["x", *(f"v{i}" for i in range(40)), "y"]
+nodes = [helper.make_node("Neg", [a], [b]) for a, b in zip(names, names[1:])]
+model = hand_made(nodes, shape=("n", "m"))
+used = []
+for side in (8, 2048):
+    measure_ranges(model, [{"x": np.ones((side, side), np.float32)}])
+    used.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print((used[1] - used[0]) // 1024)
+"""
+
+
+def test_values_are_freed_as_soon_as_they_are_measured() -> None:
+    """Forty values of 16 MiB in a chain: a few of them at a time, in MiB."""
+    here = Path(__file__).parent
+    path = os.pathsep.join(map(str, (here, here.parents[1])))
+    done = subprocess.run(
+        [sys.executable, "-c", CHAIN],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) < 200
