@@ -1,7 +1,9 @@
 """Looking at tensors inside a graph while it runs, without ever holding them all.
 
 What is asked of a tensor is computed by nodes added to the graph, so that only small arrays leave
-it: extremes, a sample of the values, the largest magnitude of each channel.
+it: extremes, a sample of the values, the largest magnitude of each channel. ONNX Runtime orders
+nodes backwards from the ends of the graph, the last end first: so what is asked of the first
+tensors stands last, or all tensors would be held until the end.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ def observe(
     wanted = {f"{i}.{kind}": (t, kind) for i, t in enumerate(tensors) for kind in statistics}
     values = _values(watched.graph)
     watched.graph.outputs.clear()
-    for name, (tensor, kind) in wanted.items():
+    for name, (tensor, kind) in reversed(wanted.items()):  # frees the first values first
         watched.graph.outputs.append(_attach(watched.graph, values[tensor], kind, name))
     if not wanted:
         yield from ({} for _ in feeds)

@@ -136,6 +136,7 @@ import resource
 import numpy as np
 from half_graphs import hand_made
 from onnx import helper
+from samclip.export.precision.observe import observe
 from samclip.export.precision.ranges import measure_ranges
 
 names = ["x", *(f"v{i}" for i in range(40)), "y"]
@@ -143,18 +144,23 @@ nodes = [helper.make_node("Neg", [a], [b]) for a, b in zip(names, names[1:])]
 model = hand_made(nodes, shape=("n", "m"))
 used = []
 for side in (8, 2048):
-    measure_ranges(model, [{"x": np.ones((side, side), np.float32)}])
+    feeds = [{"x": np.ones((side, side), np.float32)}]
+    MEASURE
     used.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 print((used[1] - used[0]) // 1024)
 """
 
 
-def test_values_are_freed_as_soon_as_they_are_measured() -> None:
+@pytest.mark.parametrize(
+    "measure",
+    ["measure_ranges(model, feeds)", 'list(observe(model, names, ("min", "max"), feeds))'],
+)
+def test_values_are_freed_as_soon_as_they_are_measured(measure: str) -> None:
     """Forty values of 16 MiB in a chain: a few of them at a time, in MiB."""
     here = Path(__file__).parent
     path = os.pathsep.join(map(str, (here, here.parents[1])))
     done = subprocess.run(
-        [sys.executable, "-c", CHAIN],
+        [sys.executable, "-c", CHAIN.replace("MEASURE", measure)],
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
