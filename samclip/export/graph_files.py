@@ -83,12 +83,14 @@ def write_graph(
     The first lowering's file is `<name>.onnx`, the others' `<name>.<lowering>.onnx`. `fused` has
     at least the opset that it needs; `wide` is left out where it is the same as `chunk`.
     """
-    forms = distinct_lowerings(spec(lowerings[0]).module, lowerings)
+    specs = {lowerings[0]: spec(lowerings[0])}  # each a copy of the weights
+    forms = distinct_lowerings(specs[lowerings[0]].module, lowerings)
     models: dict[str, ir.Model] = {}
     variants = []
     for form in forms:
         file = f"{name}.onnx" if form == forms[0] else f"{name}.{form}.onnx"
-        models[file] = export_graph(spec(form), _opset_of(form, opset))
+        told = specs.pop(form) if form in specs else spec(form)
+        models[file] = export_graph(told, _opset_of(form, opset))
         variants.append((file, form, backends_for(form, forms)))
     return _files(name, models, variants)
 

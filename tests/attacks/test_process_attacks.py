@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from figures import Figures
 HERE = Path(__file__).parent
 SECONDS = 7200.0  # of a hundred rounds, on a busy machine
 ROUNDS = [3, pytest.param(100, marks=pytest.mark.slow)]
+Forked = Callable[[str, int], dict[str, Any]]
 FORKED = {"onnxruntime": "answer", "openvino": "BackendUnavailableError"}
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
@@ -34,55 +36,43 @@ def run(script: str, *arguments: object, environment: dict[str, str]) -> dict[st
     return ends
 
 
+@pytest.fixture
+def forked(coloured_bundle: Path, backend: str, environment: dict[str, str]) -> Forked:
+    """Make children in the given way, so many rounds; tells how often each end was met."""
+
+    def ends(how: str, rounds: int) -> dict[str, Any]:
+        return run("forking.py", coloured_bundle, backend, how, rounds, environment=environment)
+
+    return ends
+
+
 @pytest.mark.parametrize("rounds", ROUNDS)
-def test_fork_before_loading(
-    coloured_bundle: Path,
-    backend: str,
-    rounds: int,
-    environment: dict[str, str],
-    figures: Figures,
-) -> None:
-    ends = run("forking.py", coloured_bundle, backend, "before", rounds, environment=environment)
-    assert ends == {"answer": rounds}
+def test_fork_before_loading(forked: Forked, rounds: int, figures: Figures) -> None:
+    assert forked("before", rounds) == {"answer": rounds}
     figures.add("fork before a model is loaded", count=rounds, found="all answer")
 
 
 @pytest.mark.parametrize("rounds", ROUNDS)
 def test_fork_while_threads_use_a_model(
-    coloured_bundle: Path,
-    backend: str,
-    rounds: int,
-    environment: dict[str, str],
-    figures: Figures,
+    forked: Forked, backend: str, rounds: int, figures: Figures
 ) -> None:
     """The parent's model and scenes refuse each use; a model loaded in the child is another."""
-    ends = run("forking.py", coloured_bundle, backend, "after", rounds, environment=environment)
-    assert ends == {FORKED[backend]: rounds, "parent works on": 1}
+    assert forked("after", rounds) == {FORKED[backend]: rounds, "parent works on": 1}
     found = f"{backend}: EngineRunError from the parent's model; a new one: {FORKED[backend]}"
     figures.add("fork while 2 threads use a model", count=rounds, found=found)
 
 
 @pytest.mark.slow
-def test_fork_while_threads_load_models(
-    coloured_bundle: Path, backend: str, environment: dict[str, str], figures: Figures
-) -> None:
-    ends = run("forking.py", coloured_bundle, backend, "during", 100, environment=environment)
-    assert ends == {FORKED[backend]: 100}
+def test_fork_while_threads_load_models(forked: Forked, backend: str, figures: Figures) -> None:
+    assert forked("during", 100) == {FORKED[backend]: 100}
     found = f"{backend}: {FORKED[backend]} in the child"
     figures.add("fork while 2 threads load models", count=100, found=found)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_multiprocessing(
-    coloured_bundle: Path,
-    backend: str,
-    method: str,
-    environment: dict[str, str],
-    figures: Figures,
-) -> None:
-    ends = run("forking.py", coloured_bundle, backend, method, 100, environment=environment)
-    assert ends == {"answer": 100}
+def test_multiprocessing(forked: Forked, method: str, figures: Figures) -> None:
+    assert forked(method, 100) == {"answer": 100}
     figures.add(f"loads in processes of {method}", count=100, found="all answer")
 
 

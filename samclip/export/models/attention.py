@@ -149,9 +149,9 @@ class RelPosAttention(LoweredAttention):
 def distinct_lowerings(module: nn.Module, lowerings: Sequence[Lowering]) -> tuple[Lowering, ...]:
     """Leave out `wide` beside `chunk` where `module` has no attention that it would change."""
     parts = [part for part in module.modules() if isinstance(part, LoweredAttention)]
-    same = all(part.chunks("wide") == part.chunks("chunk") for part in parts)
-    drop = same and {"wide", "chunk"} <= set(lowerings)
-    return tuple(form for form in lowerings if not (drop and form == "wide"))
+    if "chunk" in lowerings and all(p.chunks("wide") == p.chunks("chunk") for p in parts):
+        return tuple(form for form in lowerings if form != "wide")
+    return tuple(lowerings)
 
 
 def relative_index(size: int) -> Tensor:

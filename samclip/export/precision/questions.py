@@ -63,9 +63,9 @@ def fixed_boxes(size: tuple[int, int]) -> NDArray[np.float64]:
 
 def drawn_boxes(size: tuple[int, int]) -> PackedMasks:
     """Give the fixed boxes as masks, filled."""
-    masks = np.zeros((len(fixed_boxes(size)), *size), np.bool_)
-    for mask, box in zip(masks, fixed_boxes(size).round().astype(int), strict=True):
-        x0, y0, x1, y1 = box
+    boxes = fixed_boxes(size).round().astype(int)
+    masks = np.zeros((len(boxes), *size), np.bool_)
+    for mask, (x0, y0, x1, y1) in zip(masks, boxes, strict=True):
         mask[y0:y1, x0:x1] = True
     return PackedMasks.pack(masks, size)
 
