@@ -28,9 +28,9 @@ CACHE = Path(os.environ.get("SAMCLIP_TEST_CACHE", Path.home() / ".cache" / "samc
 @pytest.fixture(scope="session")
 def photo_path() -> Path:
     """A real photo, 600x400: a cup of coffee on a table."""
-    from samclip.export.photos import PHOTOS
+    from samclip.runtime.assets import packaged_photos
 
-    return PHOTOS / "coffee.jpg"
+    return packaged_photos() / "coffee.jpg"
 
 
 @pytest.fixture(scope="session")

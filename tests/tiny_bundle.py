@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from samclip.runtime.bundles.bundle import write_bundle
 from samclip.runtime.bundles.manifest import (
     Graph,
     Graphs,
@@ -22,6 +21,7 @@ from samclip.runtime.bundles.manifest import (
     Variant,
 )
 from samclip.runtime.bundles.weights import serialise_weights, weight_offsets
+from samclip.runtime.bundles.write import write_bundle
 
 WEIGHT = np.arange(12, dtype=np.float32).reshape(4, 3) - 5
 WEIGHTS_FILE = "weights.safetensors"

@@ -16,7 +16,6 @@ from samclip.export.bundle_texts import bundle_text, token_batches
 from samclip.export.exportable import Exportable, GraphPlan, plain
 from samclip.export.graph_files import GraphFiles, described, without_unused
 from samclip.export.options import ExportOptions
-from samclip.export.photos import photo_paths
 from samclip.export.precision.keep import parse_keep
 from samclip.export.precision.photo_sets import photo_sets
 from samclip.export.progress import Progress, silent
@@ -26,9 +25,10 @@ from samclip.export.specs import text_encoder_spec
 from samclip.export.untrained import untrained_note
 from samclip.export.verification import Proof, verify
 from samclip.export.weight_storage import store_weights
-from samclip.runtime.bundles.bundle import Bundle, write_bundle
+from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import ClipHead, Manifest, Provenance, RegionHead
-from samclip.runtime.bundles.write import check_target
+from samclip.runtime.bundles.write import check_target, write_bundle
+from samclip.runtime.images.image import photo_paths
 from samclip.runtime.texts.templates import resolve_templates
 from samclip.version import __version__
 

@@ -18,8 +18,8 @@ from samclip.export.models.ovsam.text_logits import LOGIT_SCALE
 from samclip.export.ovsam_assembly import OvsamAssembly
 from samclip.export.ovsam_specs import (
     CLIP_ROI_OUTPUTS,
-    DECODER_OUTPUTS,
-    ENCODER_OUTPUTS,
+    OVSAM_DECODER_OUTPUTS,
+    OVSAM_ENCODER_OUTPUTS,
     PYRAMID,
     ROI_OUTPUTS,
     clip_roi_spec,
@@ -69,11 +69,11 @@ def photo_samples(model: Ovsam, pixels: Preprocessing, photo: Path) -> list[Samp
     encoded = OvsamEncoder(model)(image)
     embeddings, *levels, c5 = encoded
     decoder = PromptedLabelDecoder(model.prompt_encoder, model.mask_decoder)
-    samples = [make_sample("encoder", name, {"image": image}, ENCODER_OUTPUTS, encoded)]
+    samples = [make_sample("encoder", name, {"image": image}, OVSAM_ENCODER_OUTPUTS, encoded)]
     masks: list[Tensor] = []
     for prompt in example_prompts(embeddings, letterbox):
         masks.append(decoder(**prompt))
-        samples.append(make_sample("mask_decoder", name, prompt, DECODER_OUTPUTS, masks[-1:]))
+        samples.append(make_sample("mask_decoder", name, prompt, OVSAM_DECODER_OUTPUTS, masks[-1:]))
     pyramid = dict(zip(PYRAMID, levels, strict=True))
     boxes, text = example_boxes(letterbox), _example_texts(model.config.embed_dim)
     for regions, texts, drawn in ((boxes, text, masks[1]), (boxes[:1], text[:1], masks[0])):

@@ -17,8 +17,8 @@ from samclip.export.models.ovsam.model import Ovsam, OvsamEncoder
 from samclip.export.specs import decoder_inputs
 
 PYRAMID = tuple(f"fpn_{stride}" for stride in STRIDES)
-ENCODER_OUTPUTS = ("image_embeddings", *PYRAMID, "c5")
-DECODER_OUTPUTS = ("low_res_masks",)
+OVSAM_ENCODER_OUTPUTS = ("image_embeddings", *PYRAMID, "c5")
+OVSAM_DECODER_OUTPUTS = ("low_res_masks",)
 ROI_OUTPUTS = ("logits",)
 CLIP_ROI_OUTPUTS = ("clip_logits",)
 # ONNX has a RoiAlign of opset 22, the same but for bfloat16, that ONNX Runtime's CPU does not run.
@@ -31,7 +31,9 @@ def ovsam_encoder_spec(model: Ovsam, lowering: Lowering) -> GraphSpec:
     size = model.config.image_size
     encoder = fold_batch_norms(OvsamEncoder(model))  # a copy, so that the lowering is its own
     set_attention_lowering(encoder, lowering)
-    return GraphSpec("encoder", encoder, {"image": torch.rand(1, 3, size, size)}, ENCODER_OUTPUTS)
+    return GraphSpec(
+        "encoder", encoder, {"image": torch.rand(1, 3, size, size)}, OVSAM_ENCODER_OUTPUTS
+    )
 
 
 def ovsam_mask_decoder_spec(model: Ovsam) -> GraphSpec:
@@ -39,7 +41,7 @@ def ovsam_mask_decoder_spec(model: Ovsam) -> GraphSpec:
     config = model.config
     inputs, dynamic = decoder_inputs(config.image_size, config.neck.out_channels)
     decoder = PromptedLabelDecoder(model.prompt_encoder, model.mask_decoder)
-    return GraphSpec("mask_decoder", decoder, inputs, DECODER_OUTPUTS, dynamic)
+    return GraphSpec("mask_decoder", decoder, inputs, OVSAM_DECODER_OUTPUTS, dynamic)
 
 
 def roi_classifier_spec(model: Ovsam) -> GraphSpec:

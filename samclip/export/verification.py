@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from samclip.export.exportable import Exportable
 from samclip.export.parity import Sample, enforce, measure, text_samples
-from samclip.export.photos import photo_paths
 from samclip.export.progress import Progress
 from samclip.export.rounding import GraphPair, enforce_rounding, measure_rounding
 from samclip.runtime.bundles.manifest import ParityRow, RoundingRow
+from samclip.runtime.images.image import photo_paths
 
 MAX_PHOTOS = 8
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from samclip.errors import ConfigError
-from samclip.merge.ahead import made_ahead
 from samclip.merge.sampler import Sampler, Sampling
 from samclip.merge.seeds import derive_seed
 from samclip.merge.sources import PhotoSource
 from samclip.merge.stages import STREAMS, Batch, StreamName, TrainStage
 from samclip.merge.stream import ViewBatch, ViewStream
+from samclip.runtime.series import made_ahead
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from samclip.runtime.engine_pool import EnginePool, Feeds
 from samclip.runtime.images.letterbox import Letterbox
 from samclip.runtime.mask_decoders import Decoded, MaskDecoder
 from samclip.runtime.tasks.prompt_batches import PromptBatch
-from samclip.runtime.tasks.regions import Regions
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +27,22 @@ class ClipFeatures:
     image_embed: NDArray[np.float32]
     patch_embeds: NDArray[np.float32]
     token_mask: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """N regions in the frame of the encoder's input, with the names of the classifiers' inputs.
+
+    `boxes`: Nx4 float32 XYXY, in pixels; `low_res_masks`: Nx1xhxw float32, above 0 inside, on the
+    decoder's grid over the whole input.
+    """
+
+    boxes: NDArray[np.float32]
+    low_res_masks: NDArray[np.float32]
+
+    def feeds(self) -> dict[str, NDArray[np.float32]]:
+        """Return both by name; a classifier takes one of them."""
+        return {"boxes": self.boxes, "low_res_masks": self.low_res_masks}
 
 
 class Features:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -46,3 +46,14 @@ def _finished(waiting: deque[tuple[Item, Future[Result]]]) -> tuple[Item, Future
     item, future = waiting.popleft()
     future.exception()
     return item, future
+
+
+def made_ahead(
+    make: Callable[[Item], Result], items: Iterable[Item], depth: int = 1
+) -> Iterator[Result]:
+    """Yield `make(item)` for each item in order, with up to `depth` computed ahead in threads.
+
+    An exception of `make` is raised when its result is taken.
+    """
+    for _, made in in_order(make, items, depth):
+        yield made.result()

@@ -90,7 +90,7 @@ class BundleWriter(Writer):
     def write(self, number: int) -> None:
         from tiny_bundle import tiny_manifest
 
-        from samclip.runtime.bundles.bundle import write_bundle
+        from samclip.runtime.bundles.write import write_bundle
 
         manifest = tiny_manifest(model_type=str(number))
         write_bundle(self.folder / "bundle", manifest, bundle_files(number), overwrite=True)
@@ -116,7 +116,7 @@ class NewBundleWriter(BundleWriter):
     def write(self, number: int) -> None:
         from tiny_bundle import tiny_manifest
 
-        from samclip.runtime.bundles.bundle import write_bundle
+        from samclip.runtime.bundles.write import write_bundle
 
         files = bundle_files(number)
         write_bundle(self.folder / "bundle", tiny_manifest(model_type=str(number)), files)

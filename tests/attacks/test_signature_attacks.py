@@ -15,10 +15,9 @@ from tiny_bundle import write_tiny_bundle
 
 import samclip
 from samclip.errors import SignatureError, UnsafePathError
-from samclip.runtime.bundles.bundle import Bundle
+from samclip.runtime.bundles.bundle import Bundle, sign_bundle
 from samclip.runtime.bundles.keys import PrivateKey, PublicKey
 from samclip.runtime.bundles.manifest_file import read_manifest
-from samclip.runtime.bundles.signature import sign_bundle
 
 pytest.importorskip("cryptography")
 

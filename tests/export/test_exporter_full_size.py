@@ -12,9 +12,8 @@ from samclip.export.assemble import Checkpoints, assemble
 from samclip.export.exporter import Export, export_bundle
 from samclip.export.models.merged import MergedConfig, MergedModel
 from samclip.export.options import ExportOptions
-from samclip.export.photos import photo_paths
 from samclip.runtime.bundles.bundle import Bundle
-from samclip.runtime.images.image import load_image, preprocess
+from samclip.runtime.images.image import load_image, photo_paths, preprocess
 
 pytestmark = pytest.mark.slow
 

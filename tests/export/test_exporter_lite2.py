@@ -11,8 +11,9 @@ import samclip
 from samclip.export.exporter import Export, export_bundle
 from samclip.export.merged_checkpoint import save_merged
 from samclip.export.options import ExportOptions
-from samclip.export.photos import PHOTOS, photo_paths
 from samclip.export.stitching import assemble_stitched
+from samclip.runtime.assets import packaged_photos
+from samclip.runtime.images.image import photo_paths
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def test_graphs_hold_no_batch_norms_and_no_shape_arithmetic(export: Export) -> N
 
 def test_the_bundle_answers_every_task(export: Export) -> None:
     with samclip.load(export.path, backend="onnxruntime") as model:
-        scene = model.encode(PHOTOS / "coffee.jpg")
+        scene = model.encode(packaged_photos() / "coffee.jpg")
         assert len(scene.classify(["a cup", "a rocket"]).probabilities) == 2
         assert scene.semantic(["cup", "table"]).labels.shape == (400, 600)
         assert len(scene.segment(boxes=[(100, 50, 500, 350)], names=["cup", "cat"]).scores) == 1
@@ -69,5 +70,7 @@ def test_full_size_names_what_is_in_the_photo(
     )
     assert all(row.max_rel_error <= 1e-4 for row in export.manifest.parity)
     with samclip.load(export.path, backend="onnxruntime") as model:
-        found = model.encode(PHOTOS / "coffee.jpg").classify(["a cat", "a rocket", "a cup"])
+        found = model.encode(packaged_photos() / "coffee.jpg").classify(
+            ["a cat", "a rocket", "a cup"]
+        )
     assert found.probabilities.argmax() == 2

@@ -26,10 +26,9 @@ from samclip.export.models.ovsam.model import OVSAM_CONFIGS, Ovsam
 from samclip.export.models.ovsam.text_logits import LOGIT_SCALE
 from samclip.export.options import ExportOptions, PrecisionOptions
 from samclip.export.ovsam_assembly import save_ovsam
-from samclip.export.photos import photo_paths
 from samclip.export.tokenizer import clip_tokenizer_json
 from samclip.runtime.bundles.bundle import Bundle
-from samclip.runtime.images.image import load_image
+from samclip.runtime.images.image import load_image, photo_paths
 from samclip.runtime.model import Model
 from samclip.runtime.texts.templates import VILD_TEMPLATES
 from samclip.runtime.texts.tokenizer import Tokenizer

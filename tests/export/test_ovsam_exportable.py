@@ -13,7 +13,7 @@ from samclip.export.models.ovsam.convnext import ConvNextConfig
 from samclip.export.models.ovsam.model import OvsamConfig
 from samclip.export.models.ovsam.region_levels import level_of
 from samclip.export.ovsam_exportable import example_boxes, ovsam_exportable
-from samclip.export.photos import PHOTOS
+from samclip.runtime.assets import packaged_photos
 from samclip.runtime.images.letterbox import Letterbox
 
 CONVNEXT = replace(
@@ -33,7 +33,7 @@ def test_boxes_are_of_every_level_and_far_from_its_limits(side: int) -> None:
 @pytest.mark.parametrize("config", [SMALL_OVSAM, CONVNEXT], ids=["resnet", "convnext"])
 def test_a_photo_gives_samples_of_every_graph(config: OvsamConfig) -> None:
     subject = ovsam_exportable(small_assembly(random_ovsam(config)))
-    samples = subject.samples(PHOTOS / "coffee.jpg")
+    samples = subject.samples(packaged_photos() / "coffee.jpg")
     assert {sample.image for sample in samples} == {"coffee.jpg"}
     assert Counter(sample.graph for sample in samples) == {
         "encoder": 1,

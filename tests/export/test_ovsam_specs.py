@@ -24,7 +24,7 @@ from samclip.export.models.ovsam.levels import STRIDES
 from samclip.export.models.ovsam.model import OVSAM_CONFIGS, Ovsam, OvsamConfig, OvsamEncoder
 from samclip.export.models.ovsam.resnet import ResNetConfig
 from samclip.export.ovsam_specs import (
-    ENCODER_OUTPUTS,
+    OVSAM_ENCODER_OUTPUTS,
     clip_roi_spec,
     ovsam_encoder_spec,
     ovsam_mask_decoder_spec,
@@ -94,7 +94,7 @@ def check_encoder(model: Ovsam, folder: Path, lowering: Lowering, opset: int) ->
     image = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(5))
     with torch.no_grad():
         outputs = OvsamEncoder(model)(image)
-    assert len(outputs) == len(ENCODER_OUTPUTS)
+    assert len(outputs) == len(OVSAM_ENCODER_OUTPUTS)
     Exported(ovsam_encoder_spec(model, lowering), folder, opset).check({"image": image}, outputs)
 
 

@@ -87,7 +87,7 @@ def contenders(torch: Any, options: Namespace) -> Iterator[Contender]:
 
 def photos(options: Namespace, batch: int) -> Pixels:
     """Give `batch` real photos as the encoder takes them: Bx3xSxS float32."""
-    from samclip.export.photos import photo_paths
+    from samclip.runtime.images.image import photo_paths
 
     pixels = Preprocessing(image_size=_size(options), mean=MEAN, std=STD)
     paths = photo_paths(options.photos)

@@ -83,7 +83,7 @@ def open_bundle(options: Namespace) -> Bundle:
 
 def samples(bundle: Bundle, options: Namespace) -> list[Sample]:
     """One sample for each graph of the bundle, from a real photo, by FP32 on the CPU."""
-    from samclip.export.photos import photo_paths
+    from samclip.runtime.images.image import photo_paths
 
     photo = photo_paths(options.photos)[0]
     image, letterbox = preprocess(load_image(photo), bundle.manifest.preprocessing)

@@ -63,9 +63,9 @@ def _judge(
     bundle: Bundle, name: str, precisions: dict[ReducedPrecision, str], options: Namespace
 ) -> Iterator[Row]:
     """Judge what runs in a precision by the limits of another one, its key."""
-    from samclip.export.photos import photo_paths
     from samclip.export.precision.gates import Gate
     from samclip.export.progress import silent
+    from samclip.runtime.images.image import photo_paths
 
     photos = photo_paths(options.photos)[: 1 if options.dry_run else None]
     with _model(bundle, name, "fp32", options) as exact:

@@ -3,7 +3,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from samclip.merge.ahead import made_ahead
+from samclip.runtime.series import made_ahead
 
 
 @pytest.mark.parametrize("depth", [1, 3])

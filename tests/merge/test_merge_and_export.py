@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 import samclip
 from samclip.export.cli import app as export
 from samclip.export.fetch import file_sha256
-from samclip.export.photos import PHOTOS
 from samclip.merge.cli import app as merge
+from samclip.runtime.assets import packaged_photos
 from samclip.runtime.cli.main import app as runtime
 
 CONFIG = """
@@ -79,7 +79,7 @@ def test_a_merged_model_becomes_a_bundle_that_names_things(
             sam=mobile_sam_checkpoint,
             text=text_checkpoint,
             recogniser=recogniser_checkpoint,
-            photos=PHOTOS,
+            photos=packaged_photos(),
         ),
         "utf-8",
     )

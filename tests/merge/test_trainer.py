@@ -15,7 +15,6 @@ from tiny_run import ColourNames, tiny_config, tiny_run, train
 from torch import Tensor
 
 from samclip.export.assemble import Checkpoints, assemble
-from samclip.export.photos import PHOTOS
 from samclip.merge.config import RunConfig
 from samclip.merge.evaluation import ious, read_records
 from samclip.merge.logs import StepLog
@@ -27,6 +26,7 @@ from samclip.merge.student import Student
 from samclip.merge.targets import Teachers
 from samclip.merge.teachers.sam import Sam
 from samclip.merge.views import ViewOptions, draw_view, render
+from samclip.runtime.assets import packaged_photos
 
 SCRIPT = Path(__file__).parent.parent / "tiny_run.py"
 
@@ -109,7 +109,7 @@ def trained_with(weight: float, folder: Path, checkpoint: Path) -> tuple[list[fl
         names={"batch": 4, "size": 256, "view": view},
         masks=masks if weight else None,
     )
-    photos = FolderSource(PHOTOS)
+    photos = FolderSource(packaged_photos())
     sources = {"names": photos, "masks": photos}
     run = tiny_run(
         folder, config, student=student, teachers=teachers, sources=sources, evaluator=None

@@ -15,7 +15,7 @@ from reference_mask_generator import load_generator
 from reference_mobile_sam import reference_mobile_sam
 
 import samclip
-from samclip.export.photos import PHOTOS
+from samclip.runtime.assets import packaged_photos
 
 BOXES = {  # XYXY around objects, drawn by hand
     "astronaut": {
@@ -54,7 +54,7 @@ def test_miou_differs_by_less_than_two_thousandths(
     found: dict[str, float] = {}
     with samclip.load(mobile_sam_bundle, "onnxruntime", threads=2) as model:
         for name, boxes in BOXES.items():
-            photo = np.asarray(Image.open(PHOTOS / f"{name}.jpg").convert("RGB"))
+            photo = np.asarray(Image.open(packaged_photos() / f"{name}.jpg").convert("RGB"))
             ours = model.encode(photo).segment(boxes=list(boxes.values()))
             original.set_image(photo)
             for mask, (thing, box) in zip(ours.masks, boxes.items(), strict=True):

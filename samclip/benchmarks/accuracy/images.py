@@ -18,7 +18,7 @@ from samclip.runtime.images.image import load_image
 from samclip.runtime.texts.vocabulary import Vocabulary
 
 TOPS = (1, 5)
-PROTOCOL = (
+IMAGES_PROTOCOL = (
     "Every photo is encoded once, whole; its embedding is compared with the names of all classes "
     "of the list, not only of those that have photos.",
     "by classes: a classifier's own scores for the same classes, without names.",

@@ -25,10 +25,10 @@ from samclip.benchmarks.report import Data, Measurements, Subject, describe_bund
 from samclip.benchmarks.roofline.measure import Counted, open_counted
 from samclip.engines.base import EngineOptions
 from samclip.errors import CapabilityError
-from samclip.export.photos import photo_paths
 from samclip.runtime.cli import options as shared
+from samclip.runtime.images.image import photo_paths
 
-EXAMPLES = """
+AMORTISED_EXAMPLES = """
 **Examples:**
 
 - `samclip-bench amortised --bundle my-bundle --json amortised.json`

@@ -17,7 +17,7 @@ from samclip.runtime.cli import options as shared
 from samclip.runtime.cli.consoles import err, out, say
 from samclip.runtime.cli.failures import reported
 
-EXAMPLES = """
+COMPARE_EXAMPLES = """
 **Examples:**
 
 - `samclip-bench compare before.json after.json`

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from samclip.baselines.encoders import BundleEncoder, ImageEncoder
-from samclip.benchmarks.accuracy.images import PROTOCOL, Classifier, evaluate_images
+from samclip.benchmarks.accuracy.images import IMAGES_PROTOCOL, Classifier, evaluate_images
 from samclip.benchmarks.class_names import class_vocabulary
 from samclip.benchmarks.cli import options
 from samclip.benchmarks.cli.session import Setup, open_session
@@ -18,7 +18,7 @@ from samclip.benchmarks.report import Data
 from samclip.export.imagenet_classes import CLASSES_FILE, imagenet_classes
 from samclip.runtime.cli import options as shared
 
-EXAMPLES = """
+IMAGES_EXAMPLES = """
 **Examples:**
 
 - `samclip-bench accuracy images path/to/imagenet --bundle my-bundle --classes imagenet`
@@ -95,7 +95,7 @@ def images(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants 
             if whole.keys == tuple(entry.wnid for entry in imagenet_classes()):
                 classifiers[f"{name} by classes"] = found
         rows = evaluate_images(photos, vocabulary, encoders, classifiers, session.track)
-        session.finish(Data.of(folder, "ImageNet", photos, whole.photos), PROTOCOL, rows)
+        session.finish(Data.of(folder, "ImageNet", photos, whole.photos), IMAGES_PROTOCOL, rows)
 
 
 def _listing(classes: str | None) -> Path | None:

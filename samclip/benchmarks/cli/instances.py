@@ -19,7 +19,7 @@ from samclip.benchmarks.data.sample import spread
 from samclip.benchmarks.report import Data
 from samclip.runtime.cli import options as shared
 
-EXAMPLES = """
+INSTANCES_EXAMPLES = """
 **Examples:**
 
 - `samclip-bench accuracy instances path/to/coco --bundle my-bundle`

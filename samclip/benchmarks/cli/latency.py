@@ -43,11 +43,11 @@ from samclip.benchmarks.latency.transfer import measure_transfers
 from samclip.benchmarks.latency.walk import Workload
 from samclip.benchmarks.report import Data, Measurements, describe_bundle
 from samclip.errors import BackendUnavailableError
-from samclip.export.photos import photo_paths
 from samclip.runtime.cli import options as shared
 from samclip.runtime.cli.consoles import err, out, say
+from samclip.runtime.images.image import photo_paths
 
-EXAMPLES = """
+LATENCY_EXAMPLES = """
 **Examples:**
 
 - `samclip-bench latency my-bundle --json latency.json`

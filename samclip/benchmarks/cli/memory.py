@@ -15,11 +15,12 @@ from samclip.benchmarks.cli.session import Setup, open_session
 from samclip.benchmarks.latency.conditions import describe_settings
 from samclip.benchmarks.latency.contenders import combine
 from samclip.benchmarks.memory.processes import Plan, measure_memory
-from samclip.benchmarks.memory.tables import PROTOCOL, make_memory_rows, show_memory
+from samclip.benchmarks.memory.tables import PROTOCOL as MEMORY_PROTOCOL
+from samclip.benchmarks.memory.tables import make_memory_rows, show_memory
 from samclip.benchmarks.report import Data, Measurements
 from samclip.runtime.cli import options as shared
 
-EXAMPLES = """
+MEMORY_EXAMPLES = """
 **Examples:**
 
 - `samclip-bench memory my-bundle --json memory.json`
@@ -27,10 +28,10 @@ EXAMPLES = """
 - `samclip-bench memory my-bundle --backend onnxruntime --backend openvino --everything`
 """
 
-Everything = Annotated[
+MemoryEverything = Annotated[
     bool, typer.Option("--everything", help="Measure 1,024 points too, which takes long.")
 ]
-Repeats = Annotated[
+MemoryRepeats = Annotated[
     int, typer.Option("--repeats", min=1, metavar="N", help="Processes for each stage.")
 ]
 
@@ -41,8 +42,8 @@ def memory(
     precision: speed.Precisions = None,
     threads: shared.Threads = None,
     photos: speed.Photos = None,
-    repeats: Repeats = 2,
-    everything: Everything = False,
+    repeats: MemoryRepeats = 2,
+    everything: MemoryEverything = False,
     json: options.Json = None,
     debug: shared.Debug = False,
 ) -> None:
@@ -65,4 +66,4 @@ def memory(
         settings = tuple(describe_settings(contender, 0, []) for contender in contenders)
         data = Data.of(photos or speed.PACKAGED, "photos", chosen, chosen)
         measured = Measurements(memory=uses, settings=settings)
-        session.finish(data, PROTOCOL, make_memory_rows(uses), measured)
+        session.finish(data, MEMORY_PROTOCOL, make_memory_rows(uses), measured)

@@ -17,7 +17,7 @@ from samclip.benchmarks.report import Data
 from samclip.runtime.cli import options as shared
 from samclip.runtime.cli.consoles import err, say
 
-EXAMPLES = """
+NAMES_EXAMPLES = """
 **Examples:**
 
 - `samclip-bench accuracy names path/to/coco --bundle my-bundle`

@@ -14,7 +14,7 @@ from samclip.runtime.cli import options as shared
 from samclip.runtime.cli.consoles import err, say
 from samclip.runtime.cli.failures import reported
 
-EXAMPLES = """
+REPORT_EXAMPLES = """
 **Examples:**
 
 - `samclip-bench report latency.json memory.json --output report.html`

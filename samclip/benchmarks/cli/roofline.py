@@ -13,7 +13,8 @@ from samclip.benchmarks.cli import speed_options as speed
 from samclip.benchmarks.cli.session import Session, Setup, open_session
 from samclip.benchmarks.latency.contenders import Variant, combine, name_all
 from samclip.benchmarks.report import Data, Measurements, describe_bundle
-from samclip.benchmarks.roofline.figures import make_rows, show_roofline
+from samclip.benchmarks.roofline.figures import make_rows as make_roofline_rows
+from samclip.benchmarks.roofline.figures import show_roofline
 from samclip.benchmarks.roofline.jetson import NOTE, estimate
 from samclip.benchmarks.roofline.measure import (
     Counted,
@@ -21,16 +22,16 @@ from samclip.benchmarks.roofline.measure import (
     open_counted,
     time_graphs,
 )
-from samclip.benchmarks.roofline.protocol import PROTOCOL
+from samclip.benchmarks.roofline.protocol import PROTOCOL as ROOFLINE_PROTOCOL
 from samclip.benchmarks.roofline.rates import measure_rates
 from samclip.benchmarks.roofline.records import Roofline
 from samclip.engines.machine.cores import usable_cores
 from samclip.engines.registry import get_backend
-from samclip.export.photos import PHOTOS
+from samclip.runtime.assets import packaged_photos
 from samclip.runtime.cli import options as shared
 from samclip.runtime.cli.consoles import out, say
 
-EXAMPLES = """
+ROOFLINE_EXAMPLES = """
 **Examples:**
 
 - `samclip-bench roofline my-bundle`
@@ -47,7 +48,9 @@ Photo = Annotated[
         help="The photo that the graphs run on.",
     ),
 ]
-Repeats = Annotated[int, typer.Option("--repeats", min=1, metavar="N", help="Runs of each graph.")]
+RooflineRepeats = Annotated[
+    int, typer.Option("--repeats", min=1, metavar="N", help="Runs of each graph.")
+]
 
 
 def roofline(
@@ -56,7 +59,7 @@ def roofline(
     precision: speed.Precisions = None,
     threads: shared.Threads = None,
     photo: Photo = None,
-    repeats: Repeats = 7,
+    repeats: RooflineRepeats = 7,
     json: options.Json = None,
     debug: shared.Debug = False,
 ) -> None:
@@ -71,8 +74,8 @@ def roofline(
         open_session("roofline", Setup(threads=threads, json=json), debug) as session,
         tempfile.TemporaryDirectory(prefix="samclip-bench-") as cache,
     ):
-        models = _open(session, variants, Path(cache))
-        chosen = photo or sorted(PHOTOS.glob("*.jpg"))[0]
+        models = _open_model(session, variants, Path(cache))
+        chosen = photo or sorted(packaged_photos().glob("*.jpg"))[0]
         hosts = {m.backend.name for m in models if m.backend.on_host} | {"onnxruntime"}
         backends = [get_backend(name) for name in sorted(hosts)]
         rates = measure_rates(backends, threads or usable_cores(), session.track)
@@ -82,10 +85,12 @@ def roofline(
         session.show(*show_roofline(found))
         say(out, NOTE, style="dim")
         data = Data.of(chosen, "photos", [chosen], [chosen])
-        session.finish(data, PROTOCOL, make_rows(found), Measurements(roofline=found))
+        session.finish(
+            data, ROOFLINE_PROTOCOL, make_roofline_rows(found), Measurements(roofline=found)
+        )
 
 
-def _open(session: Session, variants: tuple[Variant, ...], cache: Path) -> list[Counted]:
+def _open_model(session: Session, variants: tuple[Variant, ...], cache: Path) -> list[Counted]:
     """Load every variant; the session closes them, and its report lists them."""
     opened = []
     for number, variant in enumerate(variants):

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
+from samclip.benchmarks.cli.options import _DATA
 from samclip.benchmarks.data.sample import spread
 from samclip.errors import InputError
-from samclip.export.photos import photo_paths
 from samclip.runtime.assets import DEFAULT_BUNDLE, packaged_photos
+from samclip.runtime.images.image import photo_paths
 
-_DATA, _BUNDLE = "Data", "Bundle and engine"
+_BUNDLE = "Bundle and engine"
 PACKAGED = packaged_photos()
 
 Bundles = Annotated[

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from samclip.errors import InputError
-from samclip.runtime.cli.images import SUFFIXES
 from samclip.runtime.cli.vocabulary import read_names
+from samclip.runtime.images.image import SUFFIXES
 from samclip.runtime.suggest import did_you_mean
 
 _HASH = re.compile(r"[0-9a-f]{64}")

@@ -12,7 +12,7 @@ from samclip.benchmarks.html.plots import Series, bars
 from samclip.benchmarks.html.sources import Source, Sources
 from samclip.benchmarks.rows import Row
 
-BENCHMARK = "amortised"
+AMORTISED = "amortised"
 SECONDS, MACS, PARAMETERS = "seconds", "multiply-accumulates", "vision parameters"
 Cells = dict[tuple[str, str, str], Row]  # by measure, way and subset
 
@@ -20,11 +20,11 @@ Cells = dict[tuple[str, str, str], Row]  # by measure, way and subset
 def amortised_section(sources: Sources) -> Iterator[Element]:
     """Give the section, nothing where no report is of that benchmark."""
     for source in sources.all:
-        if source.report.benchmark == BENCHMARK and source.report.rows:
-            yield from _section(source)
+        if source.report.benchmark == AMORTISED and source.report.rows:
+            yield from _amortised_part(source)
 
 
-def _section(source: Source) -> Iterator[Element]:
+def _amortised_part(source: Source) -> Iterator[Element]:
     rows = [row for row in source.report.rows if row.unit in {"seconds", "count"}]
     cells = {(row.measure, row.model, row.subset): row for row in rows}
     ways = list(dict.fromkeys(row.model for row in rows if row.measure == SECONDS))

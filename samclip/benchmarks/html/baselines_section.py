@@ -10,17 +10,17 @@ from samclip.benchmarks.html.elements import Child, el, table
 from samclip.benchmarks.html.sources import Sources
 from samclip.benchmarks.report import Report
 
-BENCHMARK = "accuracy baselines"
+BASELINES = "accuracy baselines"
 
 
 def baselines_section(sources: Sources) -> Iterator[Element]:
     """Give the section, nothing where no report is of that benchmark."""
     for source in sources.all:
-        if source.report.benchmark == BENCHMARK:
-            yield from _section(source.report)
+        if source.report.benchmark == BASELINES:
+            yield from _baselines_part(source.report)
 
 
-def _section(report: Report) -> Iterator[Element]:
+def _baselines_part(report: Report) -> Iterator[Element]:
     untrained = {each.name for each in report.subjects if each.trained_head is False}
     found = list(comparisons(report.rows, untrained))
     if not found:

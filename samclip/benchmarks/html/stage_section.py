@@ -41,7 +41,7 @@ def stage_section(sources: Sources) -> Iterator[Element]:
         of_state = [entry for entry in found if entry[1].state == state]
         for name in dict.fromkeys(timing.name for _, timing, _ in of_state):
             title = name if state == "warm" else f"{name}, cold"
-            yield _figure(title, [entry for entry in of_state if entry[1].name == name])
+            yield _stage_figure(title, [entry for entry in of_state if entry[1].name == name])
 
 
 def _stages(sources: Sources, model: str, whole: Timing) -> Stages:
@@ -60,7 +60,7 @@ def _stages(sources: Sources, model: str, whole: Timing) -> Stages:
     return ordered
 
 
-def _figure(name: str, found: list[tuple[str, Timing, Stages]]) -> Element:
+def _stage_figure(name: str, found: list[tuple[str, Timing, Stages]]) -> Element:
     order = list(dict.fromkeys(stage for _, _, stages in found for stage in stages))
     fills = [_colour(stage, place) for place, stage in enumerate(order)]
     series = [

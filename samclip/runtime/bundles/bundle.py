@@ -16,22 +16,30 @@ from samclip.errors import (
     BackendUnavailableError,
     BundleNotFoundError,
     CapabilityError,
+    IntegrityError,
     naming,
 )
 from samclip.runtime.bundles.directory_swap import recover
-from samclip.runtime.bundles.files import check_tree, read_verified, verify_file
+from samclip.runtime.bundles.files import check_tree, open_plain_file, read_verified, verify_file
 from samclip.runtime.bundles.home import bundle_home, find_bundle
-from samclip.runtime.bundles.keys import PublicKey
-from samclip.runtime.bundles.manifest import MANIFEST_NAME, Graph, Graphs, Manifest, Variant
+from samclip.runtime.bundles.keys import PrivateKey, PublicKey
+from samclip.runtime.bundles.manifest import (
+    MANIFEST_NAME,
+    Graph,
+    Graphs,
+    Manifest,
+    Variant,
+    decode_manifest,
+)
 from samclip.runtime.bundles.manifest_file import check_references, read_manifest
 from samclip.runtime.bundles.paths import check_paths
+from samclip.runtime.bundles.signature import write_signature
 from samclip.runtime.bundles.weights import parse_weights
-from samclip.runtime.bundles.write import write_bundle
 from samclip.runtime.suggest import did_you_mean
 
 MAX_NAMES_SHOWN = 20  # files that an error message lists
 
-__all__ = ["Bundle", "bundle_home", "find_bundle", "write_bundle"]
+__all__ = ["Bundle", "bundle_home", "find_bundle", "sign_bundle"]
 
 
 @dataclass(frozen=True)
@@ -135,6 +143,23 @@ class Bundle:
             f"{did_you_mean(name, present)}, only {', '.join(present)}. "
             "Export it from a checkpoint that has this part."
         )
+
+
+def sign_bundle(path: str | PathLike[str], key: PrivateKey) -> Path:
+    """Sign the bundle at `path`, all of whose files are verified first; gives its folder.
+
+    A signature that is there is replaced. Raises BundleError as `Bundle.open` and `verify` do,
+    WriteError.
+    """
+    bundle = Bundle.open(path)
+    bundle.verify()
+    with open_plain_file(bundle.path, MANIFEST_NAME) as (file, size):
+        manifest = file.read(size)
+    if decode_manifest(manifest) != bundle.manifest:
+        raise IntegrityError(f"{bundle.path} changed while it was verified. Sign it again.")
+    write_signature(bundle.path, key.sign(manifest))
+    Bundle.open(bundle.path, key.public)
+    return bundle.path
 
 
 def _resolve(path: str | PathLike[str]) -> Path:

@@ -8,14 +8,13 @@ being listed, since what signs the list cannot be on it. Without a key it is not
 from __future__ import annotations
 
 import os
-from os import PathLike
 from pathlib import Path
 
 from samclip.engines.machine.partial_files import claimed, new_file, sync_file, sync_folder, told
-from samclip.errors import IntegrityError, SignatureError
+from samclip.errors import SignatureError
 from samclip.runtime.bundles.files import open_plain_file
-from samclip.runtime.bundles.keys import SIGNATURE_BYTES, PrivateKey, PublicKey
-from samclip.runtime.bundles.manifest import MANIFEST_NAME, SIGNATURE_NAME, decode_manifest
+from samclip.runtime.bundles.keys import SIGNATURE_BYTES, PublicKey
+from samclip.runtime.bundles.manifest import MANIFEST_NAME, SIGNATURE_NAME
 
 
 def is_signed(root: Path) -> bool:
@@ -48,27 +47,11 @@ def check_signature(root: Path, manifest: bytes, key: PublicKey) -> None:
         )
 
 
-def sign_bundle(path: str | PathLike[str], key: PrivateKey) -> Path:
-    """Sign the bundle at `path`, all of whose files are verified first; gives its folder.
+def write_signature(root: Path, signature: bytes) -> None:
+    """Write `signature` next to the bundle, then rename it into place.
 
-    A signature that is there is replaced. Raises BundleError as `Bundle.open` and `verify` do,
-    WriteError.
+    A partial file inside the bundle would make the bundle invalid.
     """
-    from samclip.runtime.bundles.bundle import Bundle  # noqa: PLC0415 - which checks signatures
-
-    bundle = Bundle.open(path)
-    bundle.verify()
-    with open_plain_file(bundle.path, MANIFEST_NAME) as (file, size):
-        manifest = file.read(size)
-    if decode_manifest(manifest) != bundle.manifest:
-        raise IntegrityError(f"{bundle.path} changed while it was verified. Sign it again.")
-    _write(bundle.path, key.sign(manifest))
-    Bundle.open(bundle.path, key.public)
-    return bundle.path
-
-
-def _write(root: Path, signature: bytes) -> None:
-    """Write beside the bundle and rename into it: a partial file within would make it invalid."""
     place = root / SIGNATURE_NAME
     with told(place), claimed(root, new_file()) as partial:
         partial.write_bytes(signature)

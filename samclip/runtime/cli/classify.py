@@ -13,7 +13,7 @@ from samclip.runtime.cli.models import Request
 from samclip.runtime.cli.tables import show_classification
 from samclip.runtime.cli.vocabulary import read_names, require_names
 
-EXAMPLES = """
+CLASSIFY_EXAMPLES = """
 **Examples:**
 
 - `samclip classify street.jpg --names "a street,a kitchen,a beach"`

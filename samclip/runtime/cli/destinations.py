@@ -8,7 +8,7 @@ from pathlib import Path
 
 from samclip.engines.machine.partial_files import remove_abandoned
 from samclip.errors import InputError, WriteError
-from samclip.runtime.cli.images import SUFFIXES, ImageList
+from samclip.runtime.cli.images import ImageList
 
 WRITTEN = frozenset({".png", ".jpg", ".jpeg"})  # what samclip.runtime.results.drawing can save
 
@@ -21,6 +21,8 @@ def plan_pictures(images: ImageList, output: Path | None, task: str) -> tuple[Pa
     are `<stem>.<task>.png`, numbered where two would be equal. Raises InputError for one file and
     many images, for a format that cannot be written, and when a picture would replace an image.
     """
+    from samclip.runtime.images.image import SUFFIXES
+
     output = None if output is None else output.expanduser()
     if output is not None and output.suffix.lower() in SUFFIXES and not output.is_dir():
         pictures: tuple[Path, ...] = (_as_file(output, images.many),)

@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from samclip.runtime.assets import DEFAULT_BUNDLE
-from samclip.runtime.cli import engine_shapes as shapes
 from samclip.runtime.cli import options
 from samclip.runtime.cli.consoles import err, say, write_json
+from samclip.runtime.cli.engine_shapes import (
+    Points,
+    Prompts,
+    Regions,
+    Texts,
+    Vocabulary,
+    parse_axes,
+)
 from samclip.runtime.cli.failures import reported
 from samclip.runtime.cli.tables import format_bytes
 
@@ -139,11 +146,11 @@ def build_engines(
     precision: options.Precision = None,
     target: Targets = None,
     device: Device = 0,
-    prompts: shapes.Prompts = None,
-    points: shapes.Points = None,
-    texts: shapes.Texts = None,
-    regions: shapes.Regions = None,
-    vocabulary: shapes.Vocabulary = None,
+    prompts: Prompts = None,
+    points: Points = None,
+    texts: Texts = None,
+    regions: Regions = None,
+    vocabulary: Vocabulary = None,
     workspace: Workspace = None,
     level: Level = None,
     strip_weights: StripWeights = False,
@@ -170,7 +177,7 @@ def build_engines(
             graphs=tuple(graph or ()),
             precision=precision,
             targets=tuple(target or ()),
-            axes=shapes.parse_axes(
+            axes=parse_axes(
                 prompts=prompts, points=points, texts=texts, regions=regions, vocabulary=vocabulary
             ),
             options=BuildOptions(

@@ -16,7 +16,7 @@ from samclip.runtime.cli.vocabulary import read_names
 if TYPE_CHECKING:
     from samclip.runtime.results.masks import AutoMasks
 
-EXAMPLES = """
+EVERYTHING_EXAMPLES = """
 **Examples:**
 
 - `samclip everything street.jpg`

@@ -9,11 +9,6 @@ from pathlib import Path
 
 from samclip.errors import ImageError
 
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
-    | {".ppm", ".pgm", ".pbm", ".pnm"}
-)
-
 
 @dataclass(frozen=True)
 class ImageList:
@@ -42,6 +37,8 @@ def find_images(arguments: Sequence[Path]) -> ImageList:
 
 def _inside(folder: Path) -> list[Path]:
     """List the images of a folder in name order."""
+    from samclip.runtime.images.image import SUFFIXES
+
     found = sorted(
         path
         for path in folder.iterdir()

@@ -15,7 +15,7 @@ from samclip.runtime.cli.failures import reported
 if TYPE_CHECKING:
     from samclip.runtime.bundles.bundle import Bundle
 
-EXAMPLES = """
+INFO_EXAMPLES = """
 **Examples:**
 
 - `samclip info`

@@ -67,13 +67,13 @@ def samclip(
     accept_any_text()
 
 
-app.command(epilog=classify.EXAMPLES)(classify.classify)
-app.command(epilog=segment.EXAMPLES)(segment.segment)
-app.command(epilog=semantic.EXAMPLES)(semantic.semantic)
-app.command(epilog=everything.EXAMPLES)(everything.everything)
+app.command(epilog=classify.CLASSIFY_EXAMPLES)(classify.classify)
+app.command(epilog=segment.SEGMENT_EXAMPLES)(segment.segment)
+app.command(epilog=semantic.SEMANTIC_EXAMPLES)(semantic.semantic)
+app.command(epilog=everything.EVERYTHING_EXAMPLES)(everything.everything)
 app.command(epilog=demo.EXAMPLES)(demo.demo)
-app.command(epilog=info.EXAMPLES)(info.info)
-app.command(epilog=sign.EXAMPLES)(sign.sign)
+app.command(epilog=info.INFO_EXAMPLES)(info.info)
+app.command(epilog=sign.SIGN_EXAMPLES)(sign.sign)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 app.add_typer(engine.app, name="engine")
 

@@ -10,7 +10,7 @@ from samclip.runtime.cli.prompting import gather_prompts
 from samclip.runtime.cli.tables import show_masks
 from samclip.runtime.cli.vocabulary import read_names
 
-EXAMPLES = """
+SEGMENT_EXAMPLES = """
 **Examples:**
 
 - One object from one point: `samclip segment street.jpg --point 420,310`

@@ -16,7 +16,7 @@ from samclip.runtime.cli.vocabulary import read_names, require_names
 if TYPE_CHECKING:
     from samclip.runtime.results.answers import SemanticMap
 
-EXAMPLES = """
+SEMANTIC_EXAMPLES = """
 **Examples:**
 
 - `samclip semantic street.jpg --names "road,car,sky,building"`

@@ -14,7 +14,7 @@ from samclip.runtime.cli import options
 from samclip.runtime.cli.consoles import out, say, write_json
 from samclip.runtime.cli.failures import reported
 
-EXAMPLES = """
+SIGN_EXAMPLES = """
 **Examples:**
 
 - `ssh-keygen -t ed25519 -f my-key`
@@ -24,7 +24,7 @@ EXAMPLES = """
 - `samclip info my-bundle/ --public-key my-key.pub`
 """
 
-BundleArgument = Annotated[
+SignedBundleArgument = Annotated[
     str, typer.Argument(metavar="BUNDLE", show_default=False, help="A folder, or a bundle's name.")
 ]
 Key = Annotated[
@@ -36,11 +36,14 @@ Key = Annotated[
         help="A private key, Ed25519: PEM, or OpenSSH's own form.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")]
+SignAsJson = Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")]
 
 
 def sign(
-    bundle: BundleArgument, key: Key, as_json: AsJson = False, debug: options.Debug = False
+    bundle: SignedBundleArgument,
+    key: Key,
+    as_json: SignAsJson = False,
+    debug: options.Debug = False,
 ) -> None:
     """Sign a bundle: every file is verified, then manifest.sig is written into it.
 
@@ -48,9 +51,8 @@ def sign(
     environment variable SAMCLIP_PUBLIC_KEY.
     """
     with reported(debug):
-        from samclip.runtime.bundles.bundle import find_bundle
+        from samclip.runtime.bundles.bundle import find_bundle, sign_bundle
         from samclip.runtime.bundles.keys import read_private_key
-        from samclip.runtime.bundles.signature import sign_bundle
 
         signer = read_private_key(key, _asking(key))
         signed = sign_bundle(find_bundle(bundle), signer)

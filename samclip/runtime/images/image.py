@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,31 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.Image import Resampling
 
-from samclip.errors import ImageError
+from samclip.errors import ExportError, ImageError
+from samclip.runtime.assets import packaged_photos
 from samclip.runtime.bundles.manifest import Preprocessing
 from samclip.runtime.images.decode import convert_pil, decode_bytes, decode_path
 from samclip.runtime.images.headers import MAX_SIDE
 from samclip.runtime.images.letterbox import Letterbox
 
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+    | {".ppm", ".pgm", ".pbm", ".pnm"}
+)
 DEFAULT_MAX_PIXELS = 2**30 // 4 // 3  # 256 MiB of RGB: also where Pillow begins to warn
 
 ImageSource = str | PathLike[str] | bytes | bytearray | Image.Image | NDArray[np.uint8]
+
+
+def photo_paths(folder: Path | None = None) -> list[Path]:
+    """Return the images of `folder` in name order; None means the photos that ship with samclip.
+
+    Raises ExportError when there is no such folder.
+    """
+    folder = folder or packaged_photos()
+    if not folder.is_dir():
+        raise ExportError(f"there is no folder {folder} of photos; give an existing one")
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
 
 
 def load_image(source: ImageSource, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:

@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.runtime.features import Features
+from samclip.runtime.features import Features, Regions
 from samclip.runtime.results.answers import Classification
 from samclip.runtime.tasks.fusion import clip_weights, fused_probabilities, masks_on_grid
 from samclip.runtime.tasks.naming import AnyMasks
-from samclip.runtime.tasks.regions import CELL, Regions, regions_of, whole_image
+from samclip.runtime.tasks.regions import CELL, regions_of, whole_image
 from samclip.runtime.texts.vocabulary import Vocabulary
 
 # Bounds per run: memory grows with regions, and with regions times texts.

@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip.runtime.features import Regions
 from samclip.runtime.images.letterbox import Letterbox
 from samclip.runtime.results.masks import Masks
 from samclip.runtime.tasks.given_masks import centres
 
 CELL = 32  # pixels of the input along a side of a cell of CLIP's last map
-
-
-@dataclass(frozen=True, eq=False)
-class Regions:
-    """N regions in the frame of the encoder's input, with the names of the classifiers' inputs.
-
-    `boxes`: Nx4 float32 XYXY, in pixels; `low_res_masks`: Nx1xhxw float32, above 0 inside, on the
-    decoder's grid over the whole input.
-    """
-
-    boxes: NDArray[np.float32]
-    low_res_masks: NDArray[np.float32]
-
-    def feeds(self) -> dict[str, NDArray[np.float32]]:
-        """Return both by name; a classifier takes one of them."""
-        return {"boxes": self.boxes, "low_res_masks": self.low_res_masks}
 
 
 def regions_of(masks: Masks, letterbox: Letterbox, side: int) -> Regions:

@@ -17,18 +17,18 @@ from onnx import helper
 from PIL import Image
 
 from samclip.errors import ExportError
-from samclip.export.photos import PHOTOS
 from samclip.export.precision.emulation import emulate
 from samclip.export.precision.half import to_half
 from samclip.export.precision.keep import DEFAULT_KEEP
 from samclip.export.precision.ranges import RangeReport, measure_ranges
+from samclip.runtime.assets import packaged_photos
 
 Array = NDArray[np.float32]
 FACTOR = 2.0**22  # a power of two: scaling back is exact
 
 
 def photo() -> Array:
-    image = Image.open(PHOTOS / "coffee.jpg").convert("RGB").resize((VIT_SIZE, VIT_SIZE))
+    image = Image.open(packaged_photos() / "coffee.jpg").convert("RGB").resize((VIT_SIZE, VIT_SIZE))
     pixels = np.asarray(image, np.float32).transpose(2, 0, 1)[None]
     return (pixels - 120) / 58
 

@@ -10,12 +10,12 @@ from torch import Tensor
 from samclip.errors import CheckpointError, InputError
 from samclip.export.checkpoint import read_checkpoint
 from samclip.export.imagenet_classes import imagenet_names
-from samclip.export.photos import PHOTOS
 from samclip.export.text_source import TextSource, read_text
 from samclip.merge.pixels import PixelBatch
 from samclip.merge.teachers.base import ClassTeacher
 from samclip.merge.teachers.class_names import embed_names
 from samclip.merge.teachers.conse import Conse, ConseOptions
+from samclip.runtime.assets import packaged_photos
 from samclip.runtime.images.image import load_image
 
 NAMES = tuple(f"class {number}" for number in range(1000))
@@ -52,7 +52,7 @@ def conse(make: Make) -> Conse:
 @pytest.fixture(scope="module")
 def photos() -> PixelBatch:
     """The photos that ship with samclip, whole, in one square."""
-    images = [load_image(path) for path in sorted(PHOTOS.glob("*.jpg"))]
+    images = [load_image(path) for path in sorted(packaged_photos().glob("*.jpg"))]
     return PixelBatch.of([torch.from_numpy(i.copy()).permute(2, 0, 1).float() for i in images])
 
 
@@ -60,7 +60,7 @@ def test_the_classifier_knows_the_photos(conse: Conse, photos: PixelBatch) -> No
     assert isinstance(conse, ClassTeacher)
     best = conse.class_logits(photos).topk(5, dim=1).indices
     told = [{imagenet_names()[index] for index in row} for row in best.tolist()]
-    names = sorted(path.stem for path in PHOTOS.glob("*.jpg"))
+    names = sorted(path.stem for path in packaged_photos().glob("*.jpg"))
     by_photo = dict(zip(names, told, strict=True))
     assert "espresso" in by_photo["coffee"]
     assert by_photo["chelsea"] & {"tabby cat", "Egyptian cat", "tiger cat"}

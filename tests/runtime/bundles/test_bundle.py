@@ -22,8 +22,9 @@ from samclip.errors import (
     SamclipError,
 )
 from samclip.runtime.bundles import files as bundle_files
-from samclip.runtime.bundles.bundle import Bundle, find_bundle, write_bundle
+from samclip.runtime.bundles.bundle import Bundle, find_bundle
 from samclip.runtime.bundles.manifest import Text
+from samclip.runtime.bundles.write import write_bundle
 
 
 @pytest.fixture

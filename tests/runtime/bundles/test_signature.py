@@ -16,10 +16,9 @@ from typer.testing import CliRunner
 import samclip
 from samclip.errors import CapabilityError, InputError, SignatureError, WriteError
 from samclip.runtime.bundles import keys
-from samclip.runtime.bundles.bundle import Bundle
+from samclip.runtime.bundles.bundle import Bundle, sign_bundle
 from samclip.runtime.bundles.keys import read_private_key, read_public_key
 from samclip.runtime.bundles.manifest import SIGNATURE_NAME
-from samclip.runtime.bundles.signature import sign_bundle
 from samclip.runtime.cli.main import app
 
 pytest.importorskip("cryptography")
