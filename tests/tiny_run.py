@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor
 
-from samclip.engines.machine.partial_files import partial_file
+from samclip.disk.partial_files import partial_file
 from samclip.export.assemble import Assembly
 from samclip.export.metadata import MergedMetadata
 from samclip.export.models import clip_head, merged

@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.benchmarks.data.json_file import read_json
-from samclip.errors import VocabularyError
+from samclip.errors import VocabularyError, did_you_mean
 from samclip.runtime.cli.vocabulary import read_names
 from samclip.runtime.model import Model
 from samclip.runtime.scene import Templates
-from samclip.runtime.suggest import did_you_mean
 from samclip.runtime.texts.vocabulary import Vocabulary, unit_rows
 
 Texts = Mapping[str, Sequence[str]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from samclip.engines.machine.partial_files import remove_abandoned, result_file
+from samclip.disk.partial_files import remove_abandoned, result_file
 from samclip.errors import InputError
 
 

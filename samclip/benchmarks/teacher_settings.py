@@ -7,8 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from samclip.errors import InputError
-from samclip.runtime.suggest import did_you_mean
+from samclip.errors import InputError, did_you_mean
 
 
 class TeacherSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import torch
 
-from samclip.errors import CheckpointError
+from samclip.errors import CheckpointError, did_you_mean
 from samclip.export.checkpoint import (
     FOLDER_FILES,
     Checkpoint,
@@ -33,7 +33,6 @@ from samclip.export.models.text_tower import TextTowerConfig
 from samclip.export.models.tiny_vit import IGNORED_CHECKPOINT_KEYS
 from samclip.export.text_source import TextSource, has_text, read_text
 from samclip.runtime.bundles.manifest import Source
-from samclip.runtime.suggest import did_you_mean
 
 SAM_IMAGE_SIZE = 1024
 DEFAULT_EMBED_DIM = 512  # OpenCLIP ViT-B/16's, for an untrained head with no text tower

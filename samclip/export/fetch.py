@@ -25,8 +25,7 @@ from typing import IO
 
 from filelock import FileLock
 
-from samclip.engines.machine.cache_folder import cache_dir
-from samclip.engines.machine.partial_files import claimed, remove_abandoned
+from samclip.disk.partial_files import cache_dir, claimed, remove_abandoned
 from samclip.errors import CheckpointError
 
 Report = Callable[[str], None]

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from samclip.engines.machine.partial_files import partial_file, remove_abandoned, told
+from samclip.disk.partial_files import partial_file, remove_abandoned, told
 from samclip.errors import InputError
 from samclip.merge.stream import Sample
 

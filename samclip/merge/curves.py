@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.engines.machine.partial_files import result_file
+from samclip.disk.partial_files import result_file
 from samclip.errors import TrainingError
 from samclip.merge.evaluation import Evaluation, read_records
 from samclip.merge.logs import StepLog

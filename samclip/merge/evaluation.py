@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from samclip.engines.machine.partial_files import result_file
+from samclip.disk.partial_files import result_file
 from samclip.errors import TrainingError
 from samclip.merge.config import EvaluationConfig
 from samclip.merge.learner import Learner, Names

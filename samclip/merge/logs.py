@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from samclip.engines.machine.partial_files import result_file
+from samclip.disk.partial_files import result_file
 from samclip.errors import TrainingError
 from samclip.merge.objective import TERMS
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from samclip.engines.machine.partial_files import remove_abandoned, result_file
+from samclip.disk.partial_files import remove_abandoned, result_file
 from samclip.errors import TrainingError
 from samclip.merge.batches import Processes
 from samclip.merge.build import (

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.engines.machine.partial_files import remove_abandoned, write_file
+from samclip.disk.partial_files import remove_abandoned, write_file
 from samclip.errors import ImageError, InputError
 from samclip.merge.photo_file import decode_photo
 from samclip.runtime.images.decode import MAX_IMAGE_BYTES

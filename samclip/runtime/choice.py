@@ -9,10 +9,9 @@ from typing import TypeVar, get_args
 from samclip.engines.base import Backend, EngineOptions, GraphKey, Probe, library_version
 from samclip.engines.openvino.backend import OPENVINO
 from samclip.engines.registry import Choice, PassedOver, candidates, first_of
-from samclip.errors import BackendUnavailableError, InputError, PlanError
+from samclip.errors import BackendUnavailableError, InputError, PlanError, did_you_mean
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import Graph, Graphs, Precision, Variant
-from samclip.runtime.suggest import did_you_mean
 
 _logger = logging.getLogger("samclip")
 

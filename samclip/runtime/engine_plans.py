@@ -16,11 +16,10 @@ from samclip.engines.plans.library import Library, choose_targets, open_library
 from samclip.engines.plans.progress import BuildReport, Silent
 from samclip.engines.plans.sidecar import AxisRange, BuildOptions, Sidecar
 from samclip.engines.plans.store import StoredPlan, folder_beside
-from samclip.errors import CapabilityError, SamclipError
+from samclip.errors import CapabilityError, SamclipError, did_you_mean
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import Graph, Graphs, Manifest
 from samclip.runtime.bundles.passed_over import passed_over_notices
-from samclip.runtime.suggest import did_you_mean
 
 TENSORRT = "tensorrt"
 PACKAGES = {

@@ -217,7 +217,7 @@ class StateWriter(Writer):
     def write(self, number: int) -> None:
         import torch
 
-        from samclip.engines.machine.partial_files import remove_abandoned
+        from samclip.disk.partial_files import remove_abandoned
         from samclip.merge.state import Place, State, StateFolder
 
         weights = {"w": torch.frombuffer(bytearray(payload(number)), dtype=torch.uint8)}

@@ -25,7 +25,7 @@ import torch  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from tiny_run import tiny_config, tiny_run, train  # noqa: E402
 
-from samclip.engines.machine.partial_files import remove_abandoned  # noqa: E402
+from samclip.disk.partial_files import remove_abandoned  # noqa: E402
 from samclip.merge.evaluation import read_records  # noqa: E402
 from samclip.merge.state import StateFolder  # noqa: E402
 

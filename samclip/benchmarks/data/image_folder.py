@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from samclip.errors import InputError
+from samclip.errors import InputError, did_you_mean
 from samclip.runtime.cli.vocabulary import read_names
 from samclip.runtime.images.image import SUFFIXES
-from samclip.runtime.suggest import did_you_mean
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 _FLAT = re.compile(r"(?P<key>n\d{8})_(?P<name>.+)")

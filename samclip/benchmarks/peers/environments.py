@@ -16,7 +16,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from samclip.benchmarks.files import write_whole
-from samclip.engines.machine.cache_folder import cache_dir
+from samclip.disk.partial_files import cache_dir
 from samclip.errors import PeerError
 
 Report = Callable[[str], None]

@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from samclip.disk.partial_files import cache_dir
 from samclip.engines.base import GraphSource
-from samclip.engines.machine.cache_folder import cache_dir
 from samclip.engines.plans.identity import identify
 from samclip.errors import EngineRunError
 

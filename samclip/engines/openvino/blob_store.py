@@ -20,11 +20,12 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from samclip.engines.machine.cache_folder import cache_dir
-from samclip.engines.machine.own_files import is_own, open_itself
-from samclip.engines.machine.partial_files import (
+from samclip.disk.partial_files import (
+    cache_dir,
     claimed,
+    is_own,
     new_file,
+    open_itself,
     remove_abandoned,
     write_file,
 )

@@ -20,13 +20,14 @@ from pathlib import Path
 
 import msgspec
 
-from samclip.engines.machine.cache_folder import cache_dir
-from samclip.engines.machine.own_files import is_own, open_itself
-from samclip.engines.machine.partial_files import (
+from samclip.disk.partial_files import (
     ABANDONED_SECONDS,
     abandoned,
+    cache_dir,
     claimed,
+    is_own,
     new_file,
+    open_itself,
     remove_abandoned,
     sync_file,
     write_file,

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from samclip.engines.machine.partial_files import remove_abandoned, write_file
+from samclip.disk.partial_files import remove_abandoned, write_file
 from samclip.engines.plans.library import Library
 from samclip.engines.plans.store import MODE, plan_folder, read_own
 from samclip.errors import PlanDamagedError

@@ -21,7 +21,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from samclip.engines.machine.partial_files import remove_abandoned, write_file
+from samclip.disk.partial_files import remove_abandoned, write_file
 from samclip.errors import CalibrationError
 from samclip.export.precision.calibration_key import calibration_key
 from samclip.export.precision.histogram import Histogram

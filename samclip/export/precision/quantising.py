@@ -7,7 +7,7 @@ from itertools import islice
 
 import onnx_ir as ir
 
-from samclip.engines.machine.cache_folder import cache_dir
+from samclip.disk.partial_files import cache_dir
 from samclip.export.options import PrecisionOptions
 from samclip.export.precision.calibration import Calibration, calibrate
 from samclip.export.precision.equalisation import equalise

@@ -12,11 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samclip.errors import CheckpointError, TrainingError
+from samclip.errors import CheckpointError, TrainingError, did_you_mean
 from samclip.export.checkpoint import fit_state, read_checkpoint
 from samclip.merge.pixels import PixelBatch
 from samclip.merge.teachers.base import fingerprint_of
-from samclip.runtime.suggest import did_you_mean
 
 VERSION = 1  # of the recipe, part of the fingerprint
 LIBRARY = "open_clip"

@@ -11,15 +11,16 @@ from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
+from samclip.disk.directory_swap import recover
 from samclip.engines.base import GraphSource
 from samclip.errors import (
     BackendUnavailableError,
     BundleNotFoundError,
     CapabilityError,
     IntegrityError,
+    did_you_mean,
     naming,
 )
-from samclip.runtime.bundles.directory_swap import recover
 from samclip.runtime.bundles.files import check_tree, open_plain_file, read_verified, verify_file
 from samclip.runtime.bundles.home import bundle_home, find_bundle
 from samclip.runtime.bundles.keys import PrivateKey, PublicKey
@@ -35,7 +36,6 @@ from samclip.runtime.bundles.manifest_file import check_references, read_manifes
 from samclip.runtime.bundles.paths import check_paths
 from samclip.runtime.bundles.signature import write_signature
 from samclip.runtime.bundles.weights import parse_weights
-from samclip.runtime.suggest import did_you_mean
 
 MAX_NAMES_SHOWN = 20  # files that an error message lists
 

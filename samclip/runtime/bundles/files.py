@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from samclip.engines.machine.own_files import open_itself
+from samclip.disk.partial_files import open_itself
 from samclip.errors import IntegrityError, ManifestError, UnsafePathError
 from samclip.runtime.assets import is_packaged
 from samclip.runtime.bundles.manifest import FileEntry

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import platformdirs
 
-from samclip.errors import BundleNotFoundError
+from samclip.disk.directory_swap import recover
+from samclip.errors import BundleNotFoundError, did_you_mean
 from samclip.runtime.assets import DEFAULT_BUNDLE, in_archive, packaged_bundles
-from samclip.runtime.bundles.directory_swap import recover
 from samclip.runtime.bundles.manifest import MANIFEST_NAME
-from samclip.runtime.suggest import did_you_mean
 
 HOME_VARIABLE = "SAMCLIP_HOME"
 MAX_NAMES_SHOWN = 20

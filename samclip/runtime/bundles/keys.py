@@ -15,7 +15,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samclip.engines.machine.own_files import open_itself
+from samclip.disk.partial_files import open_itself
 from samclip.errors import CapabilityError, InputError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from samclip.engines.machine.partial_files import claimed, new_file, sync_file, sync_folder, told
+from samclip.disk.partial_files import claimed, new_file, sync_file, sync_folder, told
 from samclip.errors import SignatureError
 from samclip.runtime.bundles.files import open_plain_file
 from samclip.runtime.bundles.keys import SIGNATURE_BYTES, PublicKey

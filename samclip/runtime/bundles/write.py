@@ -10,13 +10,9 @@ from pathlib import Path
 
 import msgspec
 
-from samclip.engines.machine.partial_files import sync_folder
+from samclip.disk.directory_swap import partial_directory, put_in_place, recover
+from samclip.disk.partial_files import sync_folder
 from samclip.errors import ExportError
-from samclip.runtime.bundles.directory_swap import (
-    partial_directory,
-    put_in_place,
-    recover,
-)
 from samclip.runtime.bundles.files import CHUNK_BYTES
 from samclip.runtime.bundles.manifest import (
     DIGEST_NAME,

@@ -9,8 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from samclip.disk.partial_files import CACHE_DIR_VARIABLE, cache_dir
 from samclip.engines.base import Probe
-from samclip.engines.machine.cache_folder import CACHE_DIR_VARIABLE, cache_dir
 from samclip.engines.machine.device import describe_device
 from samclip.engines.machine.jetson import Jetson, find_jetson
 from samclip.engines.machine.jetson_power import Power, PowerMode

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from samclip.engines.machine.partial_files import remove_abandoned
+from samclip.disk.partial_files import remove_abandoned
 from samclip.errors import InputError, WriteError
 from samclip.runtime.cli.images import ImageList
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from samclip.engines.machine.partial_files import result_file
+from samclip.disk.partial_files import result_file
 from samclip.errors import ImageError
 from samclip.runtime.results.captions import (
     DARK,

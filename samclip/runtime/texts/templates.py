@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from samclip.errors import VocabularyError
-from samclip.runtime.suggest import did_you_mean
+from samclip.errors import VocabularyError, did_you_mean
 
 PLACEHOLDER = "{}"
 

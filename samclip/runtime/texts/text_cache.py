@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.engines.machine.cache_folder import CACHE_DIR_VARIABLE, cache_dir
+from samclip.disk.partial_files import CACHE_DIR_VARIABLE, cache_dir
 
 FILE_NAME = "text-embeddings.sqlite3"
 MAX_ROWS = 50_000  # 154 MB of 768-d vectors

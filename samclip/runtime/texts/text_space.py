@@ -14,8 +14,13 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.errors import BundleError, CapabilityError, EngineRunError, VocabularyError
-from samclip.runtime.suggest import did_you_mean
+from samclip.errors import (
+    BundleError,
+    CapabilityError,
+    EngineRunError,
+    VocabularyError,
+    did_you_mean,
+)
 from samclip.runtime.texts.templates import fill, resolve_templates
 from samclip.runtime.texts.text_cache import TextCache, embedding_keys
 from samclip.runtime.texts.tokenizer import Tokenizer, clean_text

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.errors import UntrainedHeadWarning, VocabularyError
-from samclip.runtime.suggest import did_you_mean
+from samclip.errors import UntrainedHeadWarning, VocabularyError, did_you_mean
 
 UNTRAINED_MESSAGE = (
     "the CLIP head of bundle {name!r} was never trained: the names and probabilities of this "

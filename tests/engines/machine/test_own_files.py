@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from samclip.engines.machine.own_files import is_own, open_itself
+from samclip.disk.partial_files import is_own, open_itself
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="no FIFOs, and permissions of another kind")
 

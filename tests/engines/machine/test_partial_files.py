@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from samclip.engines.machine import partial_files
-from samclip.engines.machine.partial_files import (
+from samclip.disk import partial_files
+from samclip.disk.partial_files import (
     claimed,
     partial_file,
     partial_name,
@@ -97,7 +97,7 @@ def test_results_tell_the_remedy(tmp_path: Path) -> None:
 WRITER = """
 import sys, time
 from pathlib import Path
-from samclip.engines.machine.partial_files import partial_file
+from samclip.disk.partial_files import partial_file
 with partial_file(Path(sys.argv[1])) as file:
     file.write(b"half")
     file.flush()

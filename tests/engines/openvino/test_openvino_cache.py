@@ -16,8 +16,8 @@ import pytest
 from filelock import FileLock
 from tiny_bundle import WEIGHT, WEIGHTS_FILE, affine_model
 
+from samclip.disk.partial_files import claimed, new_file
 from samclip.engines.base import Engine, EngineOptions, GraphSource
-from samclip.engines.machine.partial_files import claimed, new_file
 from samclip.engines.openvino import blob_store, compiled_cache
 from samclip.engines.openvino.backend import OPENVINO
 from samclip.engines.openvino.blob_store import (

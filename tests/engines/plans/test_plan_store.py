@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from plan_samples import PLAN, sample_sidecar, sample_source
 
+from samclip.disk.partial_files import claimed, new_file
 from samclip.engines.base import GraphSource
-from samclip.engines.machine.partial_files import claimed, new_file
 from samclip.engines.plans.sidecar import BuildOptions
 from samclip.engines.plans.store import (
     StoredPlan,

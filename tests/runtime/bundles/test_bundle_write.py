@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from tiny_bundle import tiny_files, tiny_manifest, write_tiny_bundle
 
+from samclip.disk import directory_swap
 from samclip.errors import BundleError, ExportError, ManifestError, UnsafePathError
-from samclip.runtime.bundles import directory_swap
 from samclip.runtime.bundles import write as bundle_write
 from samclip.runtime.bundles.bundle import Bundle, find_bundle
 from samclip.runtime.bundles.manifest import MAX_MANIFEST_BYTES

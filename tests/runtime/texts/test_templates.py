@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 from reference_open_clip import reference_templates
 
-from samclip.errors import VocabularyError
-from samclip.runtime.suggest import did_you_mean
+from samclip.errors import VocabularyError, did_you_mean
 from samclip.runtime.texts import templates
 from samclip.runtime.texts.templates import TEMPLATE_SETS, fill, resolve_templates
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from samclip.engines.machine.partial_files import (
+from samclip.disk.partial_files import (
     claimed,
     partial_name,
     remove_abandoned,

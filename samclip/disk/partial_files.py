@@ -4,6 +4,10 @@ What is written gets a name of its own beside its place, which ends in `.partial
 last. Its writer holds a lock on it, which the system lets go of however the process ends: partial
 files without one are abandoned, and the next run removes them. No clock is asked where there are
 locks: on boards without a battery it jumps by years.
+
+Files opened as what they are, and whether somebody else could have written them.
+
+Where caches live on this machine.
 """
 
 from __future__ import annotations
@@ -21,8 +25,29 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from samclip.engines.machine.own_files import open_itself
 from samclip.errors import WriteError
+
+
+def open_itself(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
+    """Open `path` as `os.open` does, but follow no link and wait for nobody, as on a FIFO.
+
+    Only its last part may not be a link, where the system can tell. Gives the descriptor; raises
+    OSError.
+    """
+    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # not every system has each
+        flags |= getattr(os, name, 0)
+    return os.open(path, flags, mode)
+
+
+def is_own(status: os.stat_result) -> bool:
+    """Tell whether a file is this user's or the system's, and not for everybody to write to.
+
+    Always True on Windows, whose permissions are not in `status`.
+    """
+    if os.name == "nt":
+        return True
+    return status.st_uid in {0, os.getuid()} and not status.st_mode & stat.S_IWOTH
+
 
 try:
     import fcntl
@@ -243,3 +268,16 @@ def _age(path: Path) -> float:
         return time.time() - path.lstat().st_mtime
     except FileNotFoundError:
         return 0.0
+
+
+CACHE_DIR_VARIABLE = "SAMCLIP_CACHE_DIR"
+
+
+def cache_dir(directory: str | Path | None = None) -> Path:
+    """Choose where caches live: `directory`, else $SAMCLIP_CACHE_DIR, else the user's cache."""
+    import platformdirs  # noqa: PLC0415 - only needed here
+
+    named = directory or os.environ.get(CACHE_DIR_VARIABLE)
+    if not named:
+        return Path(platformdirs.user_cache_dir("samclip"))
+    return Path(os.path.expanduser(named))  # noqa: PTH111 - unlike pathlib's, it never raises
