@@ -7,13 +7,13 @@ what comes before that Python answers, with its own traceback.
 # ruff: noqa: PLC0415
 from __future__ import annotations
 
-from samclip.runtime.cli.early_stops import ended_at_once
+from samclip.cli.early_stops import ended_at_once
 
 
 def run() -> None:
     """Run `samclip`."""
     with ended_at_once():
-        from samclip.runtime.cli.main import app
+        from samclip.cli.main import app
     app()
 
 

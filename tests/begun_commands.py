@@ -18,7 +18,7 @@ CODE = """
 import os, signal, sys
 from contextlib import contextmanager
 from samclip import commands
-from samclip.runtime.cli.early_stops import ended_at_once
+from samclip.cli.early_stops import ended_at_once
 
 def hear(event, arguments):
     global count

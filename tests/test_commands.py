@@ -39,7 +39,7 @@ def test_afterwards_signals_mean_what_they_meant(monkeypatch: pytest.MonkeyPatch
     before = {number: signal.getsignal(number) for number in ENDS}
     heard: list[object] = []
     monkeypatch.setattr(
-        "samclip.runtime.cli.main.app",
+        "samclip.cli.main.app",
         lambda: heard.extend(signal.getsignal(number) for number in ENDS),
     )
     commands.run()

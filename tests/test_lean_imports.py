@@ -55,7 +55,7 @@ def test_import_samclip_brings_no_torch_side_package() -> None:
 
 
 def test_the_command_starts_without_heavy_packages() -> None:
-    loaded = modules_after("import samclip.runtime.cli.main")
+    loaded = modules_after("import samclip.cli.main")
     assert not loaded & {*TORCH_SIDE, *DEV_SIDE, *LATE}
 
 
@@ -63,7 +63,7 @@ def test_the_command_starts_without_heavy_packages() -> None:
 def test_help_needs_no_heavy_package(arguments: list[str]) -> None:
     code = (
         "from typer.testing import CliRunner\n"
-        "from samclip.runtime.cli.main import app\n"
+        "from samclip.cli.main import app\n"
         f"assert CliRunner().invoke(app, {arguments!r}).exit_code == 0\n"
     )
     assert not modules_after(code) & {*TORCH_SIDE, *DEV_SIDE, *LATE}
@@ -82,7 +82,7 @@ def test_every_module_imports_while_torch_and_onnx_are_blocked(package: object) 
 def test_doctor_runs_while_torch_and_onnx_are_blocked() -> None:
     code = (
         f"{BLOCK}\n"
-        "from samclip.runtime.cli.main import app\n"
+        "from samclip.cli.main import app\n"
         "app(['doctor', '--json'], standalone_mode=False)\n"
     )
     report = json.loads(run_python(code))
@@ -103,6 +103,6 @@ def test_tasks_answer_while_torch_and_onnx_are_blocked(
     shared += ["--output", str(tmp_path)]  # a picture too: drawing must be as lean
     commands = [[task, *shared, *options] for task, options in tasks.items()]
     run = f"for command in {commands!r}: app(command, standalone_mode=False)"
-    code = f"{BLOCK}\nfrom samclip.runtime.cli.main import app\n{run}"
+    code = f"{BLOCK}\nfrom samclip.cli.main import app\n{run}"
     answers = [json.loads(line) for line in run_python(code).splitlines()]
     assert [answer["task"] for answer in answers] == list(tasks)

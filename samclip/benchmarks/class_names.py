@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.benchmarks.data.json_file import read_json
+from samclip.cli.arguments import read_names
 from samclip.errors import VocabularyError, did_you_mean
-from samclip.runtime.cli.vocabulary import read_names
 from samclip.runtime.model import Model
 from samclip.runtime.scene import Templates
 from samclip.runtime.texts.vocabulary import Vocabulary, unit_rows

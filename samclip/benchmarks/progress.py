@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from samclip.runtime.cli.consoles import say
+from samclip.cli.terminal import say
 
 T = TypeVar("T")
 

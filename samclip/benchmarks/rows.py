@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from samclip.benchmarks.statistics import Estimate
-from samclip.runtime.cli.tables import make_table
+from samclip.cli.tables import make_table
 
 Unit = Literal["share", "seconds", "ratio", "per second", "bytes", "joules", "count"]
 MIB = 2**20

@@ -10,16 +10,14 @@ from typing import Annotated, Literal
 
 import typer
 
+from samclip.cli.arguments import read_names
+from samclip.cli.engine_build import build_and_show
+from samclip.cli.exits import StoppableTyper, fill_closed_streams, reported, stdout_reported
+from samclip.cli.options import AsJson, Debug
+from samclip.cli.terminal import err, say, write_line
 from samclip.errors import ExportError, InputError
 from samclip.export.command import ExportCommand
 from samclip.runtime.bundles.bundle import Bundle, bundle_home
-from samclip.runtime.cli.consoles import err, say, write_line
-from samclip.runtime.cli.engine_build import build_and_show
-from samclip.runtime.cli.failures import reported
-from samclip.runtime.cli.options import AsJson, Debug
-from samclip.runtime.cli.standard_streams import fill_closed_streams, stdout_reported
-from samclip.runtime.cli.stops import StoppableTyper
-from samclip.runtime.cli.vocabulary import read_names
 from samclip.runtime.engine_plans import PlanSettings, check_library
 
 EXAMPLES = """

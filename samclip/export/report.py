@@ -8,11 +8,10 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
+from samclip.cli.tables import exceptions, gates, make_table, rounding
 from samclip.export.exporter import Export
 from samclip.export.untrained import head_name, untrained_note
 from samclip.runtime.bundles.manifest import Manifest, ParityRow
-from samclip.runtime.cli.bundle_tables import exceptions, gates, rounding
-from samclip.runtime.cli.tables import make_table
 
 
 def to_json(export: Export) -> str:

@@ -9,14 +9,12 @@ from typing import Annotated
 
 import typer
 
+from samclip.cli.early_stops import stop_code
+from samclip.cli.exits import StoppableTyper, fill_closed_streams, reported, stdout_reported
+from samclip.cli.options import Debug
+from samclip.cli.terminal import err, say
 from samclip.errors import TrainingError
 from samclip.merge.launch import launch, launched
-from samclip.runtime.cli.consoles import err, say
-from samclip.runtime.cli.early_stops import stop_code
-from samclip.runtime.cli.failures import reported
-from samclip.runtime.cli.options import Debug
-from samclip.runtime.cli.standard_streams import fill_closed_streams, stdout_reported
-from samclip.runtime.cli.stops import StoppableTyper
 
 PACKAGES = ("torch", "safetensors", "filelock", "accelerate")
 SELF = (sys.executable, "-c", "from samclip.commands import merge; merge()")

@@ -241,8 +241,7 @@ class PictureWriter(Writer):
     raises = (WriteError, InputError)
 
     def write(self, number: int) -> None:
-        from samclip.runtime.cli.destinations import plan_pictures
-        from samclip.runtime.cli.images import ImageList
+        from samclip.cli.arguments import ImageList, plan_pictures
         from samclip.runtime.results.drawing import save_picture
 
         image = ImageList((Path("photo.jpg"),), many=False)

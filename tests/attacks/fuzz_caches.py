@@ -17,11 +17,11 @@ from pathlib import Path
 from PIL import Image
 from tiny_bundle import WEIGHTS_FILE, affine_model
 
+from samclip.cli.arguments import read_names
 from samclip.engines.base import GraphSource
 from samclip.engines.external_tensors import external_fault
 from samclip.engines.openvino.blob_store import BlobDamagedError, map_blob, write_blob
 from samclip.runtime.bundles.weights import parse_weights
-from samclip.runtime.cli.vocabulary import read_names
 
 KEY = "a" * 64
 BLOB = bytes(range(256)) * 4

@@ -104,7 +104,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
         made = make_report("latency", [], DATA, [], [], seconds=1, threads=None)
         write_report(made, report)
     return {
-        "out.png": ["samclip.runtime.cli.main", "segment", photo, "--point", "300,200", "--output"],
+        "out.png": ["samclip.cli.main", "segment", photo, "--point", "300,200", "--output"],
         "out.html": ["samclip.benchmarks.cli.main", "report", str(report), "--output"],
     }
 

@@ -10,11 +10,11 @@ from typer import Typer
 from typer.testing import CliRunner
 
 import samclip
+from samclip.cli.main import app as runtime
 from samclip.export.cli import app as export
 from samclip.export.fetch import file_sha256
 from samclip.merge.cli import app as merge
 from samclip.runtime.assets import packaged_photos
-from samclip.runtime.cli.main import app as runtime
 
 CONFIG = """
 name = "small"

@@ -192,7 +192,7 @@ def test_plans_can_be_built_for_every_dynamic_axis(bundle: Path) -> None:
 
 
 def run(*arguments: object) -> str:
-    from samclip.runtime.cli.main import app
+    from samclip.cli.main import app
 
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.stderr

@@ -21,7 +21,7 @@ from samclip.benchmarks.accuracy.baselines import (
 )
 from samclip.benchmarks.rows import Row
 from samclip.benchmarks.subsets import ALL, BASE, NOVEL, PHOTOS
-from samclip.runtime.cli.tables import make_table
+from samclip.cli.tables import make_table
 
 NONE = "-"
 UNTRAINED = "UNTRAINED: names mean nothing"

@@ -13,7 +13,7 @@ from samclip.benchmarks.latency.timing import Timing
 from samclip.benchmarks.roofline.work import Work
 from samclip.benchmarks.rows import Row, make_row
 from samclip.benchmarks.statistics import Estimate, median
-from samclip.runtime.cli.tables import make_table
+from samclip.cli.tables import make_table
 
 WAYS = (MERGED, WHOLE, DENSE)
 

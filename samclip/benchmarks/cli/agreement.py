@@ -15,12 +15,11 @@ from samclip.benchmarks.cli import options
 from samclip.benchmarks.cli.session import Setup, open_session
 from samclip.benchmarks.data.sample import spread
 from samclip.benchmarks.report import Data
+from samclip.cli import options as shared
+from samclip.cli.arguments import find_images, read_names
+from samclip.cli.terminal import err, say
 from samclip.errors import VocabularyError
 from samclip.export.precision.names import gate_vocabulary, unnameable
-from samclip.runtime.cli import options as shared
-from samclip.runtime.cli.consoles import err, say
-from samclip.runtime.cli.images import find_images
-from samclip.runtime.cli.vocabulary import read_names
 from samclip.runtime.scene import Templates
 from samclip.runtime.texts.vocabulary import Vocabulary
 

@@ -23,9 +23,9 @@ from samclip.benchmarks.latency.contenders import Variant
 from samclip.benchmarks.latency.rounds import ORDER, Schedule
 from samclip.benchmarks.report import Data, Measurements, Subject, describe_bundle
 from samclip.benchmarks.roofline.measure import Counted, open_counted
+from samclip.cli import options as shared
 from samclip.engines.base import EngineOptions
 from samclip.errors import CapabilityError
-from samclip.runtime.cli import options as shared
 from samclip.runtime.images.image import photo_paths
 
 AMORTISED_EXAMPLES = """

@@ -27,8 +27,8 @@ from samclip.benchmarks.data.sample import spread
 from samclip.benchmarks.report import Data
 from samclip.benchmarks.roofline.measure import Counted
 from samclip.benchmarks.roofline.meter import Meter, Works
+from samclip.cli import options as shared
 from samclip.errors import InputError
-from samclip.runtime.cli import options as shared
 from samclip.runtime.model import Model
 from samclip.runtime.scene import Templates
 from samclip.runtime.texts.vocabulary import Vocabulary, mark_seen

@@ -13,9 +13,9 @@ from samclip.benchmarks.compare.differences import describe_differences, other_m
 from samclip.benchmarks.compare.pairs import Pair, missing, pair_reports
 from samclip.benchmarks.compare.tables import show_pairs
 from samclip.benchmarks.report import read_report
-from samclip.runtime.cli import options as shared
-from samclip.runtime.cli.consoles import err, out, say
-from samclip.runtime.cli.failures import reported
+from samclip.cli import options as shared
+from samclip.cli.exits import reported
+from samclip.cli.terminal import err, out, say
 
 COMPARE_EXAMPLES = """
 **Examples:**

@@ -15,8 +15,8 @@ from samclip.benchmarks.cli.session import Setup, open_session
 from samclip.benchmarks.data.image_folder import keep_only, read_image_folder
 from samclip.benchmarks.data.sample import spread
 from samclip.benchmarks.report import Data
+from samclip.cli import options as shared
 from samclip.export.imagenet_classes import CLASSES_FILE, imagenet_classes
-from samclip.runtime.cli import options as shared
 
 IMAGES_EXAMPLES = """
 **Examples:**

@@ -17,7 +17,7 @@ from samclip.benchmarks.data.coco import CocoFolder, read_coco
 from samclip.benchmarks.data.detections import read_detections
 from samclip.benchmarks.data.sample import spread
 from samclip.benchmarks.report import Data
-from samclip.runtime.cli import options as shared
+from samclip.cli import options as shared
 
 INSTANCES_EXAMPLES = """
 **Examples:**

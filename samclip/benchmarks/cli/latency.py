@@ -42,9 +42,9 @@ from samclip.benchmarks.latency.timing import Timing
 from samclip.benchmarks.latency.transfer import measure_transfers
 from samclip.benchmarks.latency.walk import Workload
 from samclip.benchmarks.report import Data, Measurements, describe_bundle
+from samclip.cli import options as shared
+from samclip.cli.terminal import err, out, say
 from samclip.errors import BackendUnavailableError
-from samclip.runtime.cli import options as shared
-from samclip.runtime.cli.consoles import err, out, say
 from samclip.runtime.images.image import photo_paths
 
 LATENCY_EXAMPLES = """

@@ -21,10 +21,9 @@ from samclip.benchmarks.cli import (
     roofline,
     semantic,
 )
-from samclip.runtime.cli.consoles import accept_any_text
-from samclip.runtime.cli.main import print_version
-from samclip.runtime.cli.standard_streams import StreamsGroup
-from samclip.runtime.cli.stops import StoppableTyper
+from samclip.cli.exits import StoppableTyper, StreamsGroup
+from samclip.cli.main import print_version
+from samclip.cli.terminal import accept_any_text
 
 EXAMPLES = """
 **Examples:**

@@ -18,7 +18,7 @@ from samclip.benchmarks.memory.processes import Plan, measure_memory
 from samclip.benchmarks.memory.tables import PROTOCOL as MEMORY_PROTOCOL
 from samclip.benchmarks.memory.tables import make_memory_rows, show_memory
 from samclip.benchmarks.report import Data, Measurements
-from samclip.runtime.cli import options as shared
+from samclip.cli import options as shared
 
 MEMORY_EXAMPLES = """
 **Examples:**

@@ -14,8 +14,8 @@ from samclip.benchmarks.cli.session import Setup, open_session
 from samclip.benchmarks.data.coco import read_coco
 from samclip.benchmarks.data.sample import spread
 from samclip.benchmarks.report import Data
-from samclip.runtime.cli import options as shared
-from samclip.runtime.cli.consoles import err, say
+from samclip.cli import options as shared
+from samclip.cli.terminal import err, say
 
 NAMES_EXAMPLES = """
 **Examples:**

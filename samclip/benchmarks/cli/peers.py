@@ -33,10 +33,10 @@ from samclip.benchmarks.peers.figures import (
 )
 from samclip.benchmarks.peers.measure import measure_peers
 from samclip.benchmarks.report import Data, Measurements
+from samclip.cli import options as shared
+from samclip.cli.terminal import err, say
 from samclip.engines.machine.cores import usable_cores
 from samclip.engines.registry import AUTO
-from samclip.runtime.cli import options as shared
-from samclip.runtime.cli.consoles import err, say
 from samclip.runtime.images.image import photo_paths
 
 EXAMPLES = """

@@ -10,9 +10,9 @@ import typer
 from samclip.benchmarks.files import check_writable, write_whole
 from samclip.benchmarks.html.page import render
 from samclip.benchmarks.html.sources import Sources
-from samclip.runtime.cli import options as shared
-from samclip.runtime.cli.consoles import err, say
-from samclip.runtime.cli.failures import reported
+from samclip.cli import options as shared
+from samclip.cli.exits import reported
+from samclip.cli.terminal import err, say
 
 REPORT_EXAMPLES = """
 **Examples:**

@@ -25,11 +25,11 @@ from samclip.benchmarks.roofline.measure import (
 from samclip.benchmarks.roofline.protocol import PROTOCOL as ROOFLINE_PROTOCOL
 from samclip.benchmarks.roofline.rates import measure_rates
 from samclip.benchmarks.roofline.records import Roofline
+from samclip.cli import options as shared
+from samclip.cli.terminal import out, say
 from samclip.engines.machine.cores import usable_cores
 from samclip.engines.registry import get_backend
 from samclip.runtime.assets import packaged_photos
-from samclip.runtime.cli import options as shared
-from samclip.runtime.cli.consoles import out, say
 
 ROOFLINE_EXAMPLES = """
 **Examples:**

@@ -16,8 +16,8 @@ from samclip.benchmarks.cli.session import Setup, open_session
 from samclip.benchmarks.data.label_folder import LabelFolder, read_label_folder
 from samclip.benchmarks.data.sample import spread
 from samclip.benchmarks.report import Data
+from samclip.cli import options as shared
 from samclip.errors import InputError
-from samclip.runtime.cli import options as shared
 from samclip.runtime.scene import Templates
 
 EXAMPLES = """

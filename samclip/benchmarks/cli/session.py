@@ -30,10 +30,9 @@ from samclip.benchmarks.report import write_report as write
 from samclip.benchmarks.roofline.measure import Counted, open_counted
 from samclip.benchmarks.rows import Row, show_rows
 from samclip.benchmarks.teacher_settings import parse_teacher
+from samclip.cli.exits import reported
+from samclip.cli.terminal import SafeConsole, err, out, say, shown_logs, warn_untrained_head
 from samclip.errors import CapabilityError
-from samclip.runtime.cli.consoles import SafeConsole, err, out, say, warn_untrained_head
-from samclip.runtime.cli.failures import reported
-from samclip.runtime.cli.logs import shown_logs
 from samclip.runtime.model import Model
 
 if TYPE_CHECKING:

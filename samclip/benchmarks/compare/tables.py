@@ -9,7 +9,7 @@ from rich.table import Table
 
 from samclip.benchmarks.compare.pairs import Pair
 from samclip.benchmarks.rows import Unit, format_value
-from samclip.runtime.cli.tables import make_table
+from samclip.cli.tables import make_table
 
 COLUMNS = ("model", "measure", "subset", "before", "after", "after / before", "95 % interval", "")
 

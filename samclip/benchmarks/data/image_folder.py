@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from samclip.cli.arguments import read_names
 from samclip.errors import InputError, did_you_mean
-from samclip.runtime.cli.vocabulary import read_names
 from samclip.runtime.images.image import SUFFIXES
 
 _HASH = re.compile(r"[0-9a-f]{64}")

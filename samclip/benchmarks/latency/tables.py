@@ -9,7 +9,7 @@ from rich.table import Table
 
 from samclip.benchmarks.latency.summary import MAX_VARIATION, Summary, summary_of
 from samclip.benchmarks.latency.timing import State, Timing
-from samclip.runtime.cli.tables import make_table
+from samclip.cli.tables import make_table
 
 COLUMNS = ("min", "max", "mean", "median", "p90", "p95", "p99", "CV", "throughput")
 FEWEST_FOR_P99 = 100

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from samclip.benchmarks.memory.use import MemoryUse
 from samclip.benchmarks.rows import MIB, Row, Unit
-from samclip.runtime.cli.tables import make_table
+from samclip.cli.tables import make_table
 
 PROTOCOL = (
     "Each stage is the peak resident set of fresh processes that went as far as that stage and no "

@@ -15,8 +15,8 @@ from samclip.benchmarks.memory.use import MemoryUse
 from samclip.benchmarks.peers.measure import ALL, SETTLE, Outcome
 from samclip.benchmarks.report import Subject
 from samclip.benchmarks.rows import MIB, Row
+from samclip.cli.tables import make_table
 from samclip.runtime.bundles.manifest import MANIFEST_NAME
-from samclip.runtime.cli.tables import make_table
 
 ENCODED = "photo file to image embeddings"
 PREPARE, ENCODER = "decode, resize and normalise", "encoder"

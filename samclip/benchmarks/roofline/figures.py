@@ -11,7 +11,7 @@ from samclip.benchmarks.roofline.reach import traffic_seconds
 from samclip.benchmarks.roofline.records import DeviceEstimate, GraphRoofline, Rate, Roofline
 from samclip.benchmarks.rows import Row, Unit, make_row
 from samclip.benchmarks.statistics import Estimate, median
-from samclip.runtime.cli.tables import make_table
+from samclip.cli.tables import make_table
 
 KINDS = {"fp32": "FP32 products", "int8": "INT8 products", "copy": "copies, read and written"}
 

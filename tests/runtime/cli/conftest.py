@@ -29,7 +29,7 @@ def image(tmp_path: Path) -> Path:
 @pytest.fixture
 def run() -> Run:
     """Run the command with these arguments: exit code, stdout and stderr apart."""
-    from samclip.runtime.cli.main import app
+    from samclip.cli.main import app
 
     def invoke(*arguments: object) -> Result:
         return CliRunner().invoke(app, [str(argument) for argument in arguments])

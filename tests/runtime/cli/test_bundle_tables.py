@@ -5,6 +5,7 @@ from rich.console import Console
 from rich.table import Table
 from tiny_bundle import graph, tiny_manifest
 
+from samclip.cli import tables
 from samclip.runtime.bundles.manifest import (
     ClipHead,
     GateRow,
@@ -13,7 +14,6 @@ from samclip.runtime.bundles.manifest import (
     RegionHead,
     Variant,
 )
-from samclip.runtime.cli import bundle_tables as tables
 
 ROWS = (
     GateRow(measure="mask_iou_worst", value=0.971234, limit=0.96, samples=1234),

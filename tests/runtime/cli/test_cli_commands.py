@@ -14,8 +14,8 @@ from cli_fakes import SIZE, FakeModel, Run, write_image
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from samclip.cli.main import app
 from samclip.errors import BackendUnavailableError, InputError
-from samclip.runtime.cli.main import app
 
 TASKS: dict[str, list[str]] = {
     "classify": ["--names", "car,bus"],

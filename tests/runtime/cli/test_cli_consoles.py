@@ -7,8 +7,9 @@ import json
 
 import pytest
 
-from samclip.runtime.cli import consoles
-from samclip.runtime.cli.consoles import (
+from samclip.cli import terminal as consoles
+from samclip.cli.tables import make_table
+from samclip.cli.terminal import (
     SafeConsole,
     Ticker,
     in_one_line,
@@ -19,7 +20,6 @@ from samclip.runtime.cli.consoles import (
     write_json,
     write_line,
 )
-from samclip.runtime.cli.tables import make_table
 
 # What each does to a terminal that it is written to, and how it is shown.
 HARMFUL = {

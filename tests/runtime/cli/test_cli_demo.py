@@ -9,8 +9,8 @@ import numpy as np
 from cli_fakes import FakeModel, Run
 from PIL import Image
 
+from samclip.cli.demo import COMMON_NAMES, PHOTO, PHOTO_BOXES, PHOTO_NAMES
 from samclip.runtime.assets import packaged_photos
-from samclip.runtime.cli.demo import COMMON_NAMES, PHOTO, PHOTO_BOXES, PHOTO_NAMES
 
 
 def test_without_an_image_the_packaged_photo_is_shown(run: Run, model: FakeModel) -> None:

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from samclip.cli.arguments import WRITTEN, ImageList, plan_pictures
 from samclip.errors import InputError
-from samclip.runtime.cli.destinations import WRITTEN, plan_pictures
-from samclip.runtime.cli.images import ImageList
 
 ONE = ImageList((Path("in/street.jpg"),), many=False)
 TWO = ImageList((Path("in/street.jpg"), Path("in/yard.png")), many=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import typer
 
+from samclip.cli.exits import BAD_INPUT, FAILURE, exit_code, report, reported
 from samclip.errors import (
     BackendUnavailableError,
     BundleNotFoundError,
@@ -14,7 +15,6 @@ from samclip.errors import (
     PromptError,
     UnknownBackendError,
 )
-from samclip.runtime.cli.failures import BAD_INPUT, FAILURE, exit_code, report, reported
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from samclip.cli.arguments import find_images
 from samclip.errors import ImageError
-from samclip.runtime.cli.images import find_images
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import warnings
 
 import pytest
 
+from samclip.cli.terminal import shown_logs
 from samclip.errors import UntrainedHeadWarning
-from samclip.runtime.cli.logs import shown_logs
 
 LOGGER = logging.getLogger("samclip")
 

@@ -7,8 +7,8 @@ from importlib import metadata
 import numpy as np
 import pytest
 
-from samclip.runtime.cli import packages
-from samclip.runtime.cli.packages import Package, installed_version, list_packages, remedy
+from samclip.cli import findings as packages
+from samclip.cli.findings import Package, installed_version, list_packages, remedy
 
 REQUIRES = [
     "numpy>=1.26",

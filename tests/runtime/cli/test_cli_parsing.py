@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import typer
 
-from samclip.runtime.cli.parsing import parse_box, parse_point
+from samclip.cli.options import parse_box, parse_point
 
 
 def test_numbers_may_be_whole_or_not_and_have_spaces() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from samclip.cli.arguments import Prompts, gather_prompts
 from samclip.errors import PromptError
-from samclip.runtime.cli.prompting import Prompts, gather_prompts
 
 P, Q = (420.0, 310.0), (80.0, 90.0)
 BOX, OTHER = (10.0, 20.0, 200.0, 240.0), (300.0, 80.0, 420.0, 200.0)

@@ -23,14 +23,14 @@ def shell(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_closed_stdout_is_an_error(tmp_path: Path) -> None:
-    done = shell('"$@" -m samclip.runtime.cli.main --help >&-', tmp_path)
+    done = shell('"$@" -m samclip.cli.main --help >&-', tmp_path)
     assert done.returncode == 1
     assert CLOSED in done.stderr
     assert "/dev/null" in done.stderr
 
 
 def test_the_null_device_is_no_closed_stream(tmp_path: Path) -> None:
-    done = shell('"$@" -m samclip.runtime.cli.main --version >/dev/null', tmp_path)
+    done = shell('"$@" -m samclip.cli.main --version >/dev/null', tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -61,7 +61,7 @@ def test_a_full_disk_is_an_error(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_a_full_disk_does_not_change_the_exit_code_of_a_failure(tmp_path: Path) -> None:
-    line = '"$@" -m samclip.runtime.cli.main segment missing.jpg --point 1,1 >/dev/full'
+    line = '"$@" -m samclip.cli.main segment missing.jpg --point 1,1 >/dev/full'
     done = shell(line, tmp_path)
     assert done.returncode == 2
     assert "missing.jpg" in done.stderr
@@ -70,21 +70,21 @@ def test_a_full_disk_does_not_change_the_exit_code_of_a_failure(tmp_path: Path) 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_a_full_disk_shows_its_traceback_to_who_asks_for_it(tmp_path: Path) -> None:
-    done = shell('"$@" -m samclip.runtime.cli.main info --json --debug >/dev/full', tmp_path)
+    done = shell('"$@" -m samclip.cli.main info --json --debug >/dev/full', tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("Traceback")
     assert "Exception ignored" not in done.stderr
 
 
 def test_a_reader_who_has_enough_is_told_nothing(tmp_path: Path) -> None:
-    done = shell('("$@" -m samclip.runtime.cli.main --help; echo $? >&2) | true', tmp_path)
+    done = shell('("$@" -m samclip.cli.main --help; echo $? >&2) | true', tmp_path)
     assert done.stderr in {"1\n", "0\n"}  # 0 where all was written before the pipe closed
 
 
 def test_no_file_takes_the_number_of_a_closed_stream(tmp_path: Path) -> None:
     """Else what a library prints on stderr would end up in it."""
     code = (
-        "import os; from samclip.runtime.cli.standard_streams import fill_closed_streams as fill; "
+        "import os; from samclip.cli.exits import fill_closed_streams as fill; "
         "fill(); fill(); file = open('picture', 'wb'); os.write(2, b'noise'); "
         "file.write(b'picture'); file.close()"
     )

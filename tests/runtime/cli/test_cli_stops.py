@@ -10,9 +10,8 @@ import pytest
 import typer
 from typer.core import TyperGroup
 
+from samclip.cli.exits import StopAskedError, StoppableTyper, heeded_stops, reported
 from samclip.errors import BackendUnavailableError, ImageError
-from samclip.runtime.cli.failures import reported
-from samclip.runtime.cli.stops import StopAskedError, StoppableTyper, heeded_stops
 
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 

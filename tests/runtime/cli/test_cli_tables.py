@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from samclip.runtime.cli.tables import format_bytes
+from samclip.cli.tables import format_bytes
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from samclip.cli.arguments import MAX_LABELS_BYTES, read_names, require_names
 from samclip.errors import VocabularyError
-from samclip.runtime.cli.vocabulary import MAX_LABELS_BYTES, read_names, require_names
 
 
 def test_names_split_at_commas_and_keep_their_order() -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from samclip.cli.demo import MOST_MASKS, look_over, prominent
 from samclip.runtime.results.masks import AutoMasks
 from samclip.runtime.results.packed_masks import PackedMasks
-from samclip.runtime.tasks.overview import MOST_MASKS, look_over, prominent
 
 SIZE = (100, 100)
 

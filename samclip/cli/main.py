@@ -6,20 +6,9 @@ from typing import Annotated
 
 import typer
 
-from samclip.runtime.cli import (
-    classify,
-    demo,
-    doctor,
-    engine,
-    everything,
-    info,
-    segment,
-    semantic,
-    sign,
-)
-from samclip.runtime.cli.consoles import accept_any_text, out, say
-from samclip.runtime.cli.standard_streams import StreamsGroup
-from samclip.runtime.cli.stops import StoppableTyper
+from samclip.cli import bundle, demo, doctor, engine, tasks
+from samclip.cli.exits import StoppableTyper, StreamsGroup
+from samclip.cli.terminal import accept_any_text, out, say
 from samclip.version import __version__
 
 EXAMPLES = """
@@ -67,13 +56,13 @@ def samclip(
     accept_any_text()
 
 
-app.command(epilog=classify.CLASSIFY_EXAMPLES)(classify.classify)
-app.command(epilog=segment.SEGMENT_EXAMPLES)(segment.segment)
-app.command(epilog=semantic.SEMANTIC_EXAMPLES)(semantic.semantic)
-app.command(epilog=everything.EVERYTHING_EXAMPLES)(everything.everything)
+app.command(epilog=tasks.CLASSIFY_EXAMPLES)(tasks.classify)
+app.command(epilog=tasks.SEGMENT_EXAMPLES)(tasks.segment)
+app.command(epilog=tasks.SEMANTIC_EXAMPLES)(tasks.semantic)
+app.command(epilog=tasks.EVERYTHING_EXAMPLES)(tasks.everything)
 app.command(epilog=demo.EXAMPLES)(demo.demo)
-app.command(epilog=info.INFO_EXAMPLES)(info.info)
-app.command(epilog=sign.SIGN_EXAMPLES)(sign.sign)
+app.command(epilog=bundle.INFO_EXAMPLES)(bundle.info)
+app.command(epilog=bundle.SIGN_EXAMPLES)(bundle.sign)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 app.add_typer(engine.app, name="engine")
 

@@ -1,4 +1,4 @@
-"""The `samclip` command: one module per concept, the commands under their own names.
+"""The `samclip` command, and what the other commands share with it.
 
 Nothing heavy is imported at module level, so that `samclip --help` answers at once.
 """

@@ -1,14 +1,72 @@
-"""What `samclip doctor` finds amiss on a Jetson, each with what to do about it.
+"""What `samclip doctor` finds amiss on any machine, each with what to do about it.
+
+What `samclip doctor` finds amiss on a Jetson, each with what to do about it.
 
 Nothing is changed: commands that need root are told, never run.
+
+The packages that samclip asks for, as its own metadata lists them, and what is installed.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any, Literal
+
+from samclip.cli.tables import format_bytes
+from samclip.engines.base import Probe
 from samclip.engines.machine.jetson import Jetson
 from samclip.engines.machine.python_here import PythonHere
-from samclip.runtime.cli.findings import Finding
-from samclip.runtime.cli.tables import format_bytes
+from samclip.engines.openvino.library import suits_processor
+
+LEAST_FREE = 2 * 10**9  # bytes: the plans of one bundle, and what is written while they are built
+
+GPU_BACKENDS = ("tensorrt", "tensorrt-rtx", "cuda")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something to do: a "problem" keeps something from working, "advice" makes it faster."""
+
+    about: str
+    level: Literal["problem", "advice"]
+    detail: str
+    remedy: str
+
+
+def judge_backends(probes: Mapping[str, Probe]) -> list[Finding]:
+    """List backends that work and yet have a fault, as two packages with the same files."""
+    return [
+        Finding(name, "problem", probe.detail, probe.remedy)
+        for name, probe in probes.items()
+        if probe.available and probe.remedy
+    ]
+
+
+def judge_cpu(probes: Mapping[str, Probe]) -> list[Finding]:
+    """Recommend OpenVINO where the CPU computes, has been measured, and lacks it."""
+    on_gpu = any(probes[name].available for name in GPU_BACKENDS if name in probes)
+    missing = probes.get("openvino")
+    if on_gpu or missing is None or missing.available or not suits_processor():
+        return []
+    detail = f"{missing.detail}; with ViT encoders it takes less memory than ONNX Runtime"
+    return [Finding("openvino", "advice", detail, missing.remedy)]
+
+
+def judge_cache(cache: Mapping[str, Any]) -> list[Finding]:
+    """Judge the cache folder as `examine_folder` describes it: writable, and with enough room."""
+    found = []
+    if not cache["writable"]:
+        found.append(Finding("cache", "problem", f"{cache['path']} is unusable", cache["remedy"]))
+    free = cache["free"]
+    if free is not None and free < LEAST_FREE:
+        detail = f"{free / 1e9:.1f} GB are free on the disk of {cache['path']}"
+        remedy = "free at least 2 GB, or set SAMCLIP_CACHE_DIR to a folder on a larger disk"
+        found.append(Finding("disk", "problem", detail, remedy))
+    return found
+
 
 OLDEST_TENSORRT = 10  # the first major version with strongly typed networks
 SMALL = 10 * 10**9  # bytes: boards of 4 and 8 GB, where builds need swap and a desktop hurts
@@ -153,3 +211,59 @@ def _pair(version: str) -> tuple[str, ...]:
 
 def _major(version: str) -> int:
     return int(version.partition(".")[0])
+
+
+# Distributions that bring the same module: one of them is enough.
+STAND_INS = {
+    "onnxruntime": ("onnxruntime-gpu",),
+    "opencv-python-headless": ("opencv-python", "opencv-contrib-python-headless"),
+}
+# Those of backends have remedies of their own, told by the table of backends.
+LEFT_OUT = frozenset({"dev", "fuzz", "gpu", "tensorrt", "openvino"})
+_REQUIREMENT = re.compile(r"^(?P<name>[\w.-]+).*?(?:extra == ['\"](?P<extra>[\w-]+)['\"])?$")
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package: `extra` is None for one that is always needed, `version` for one not there."""
+
+    name: str
+    extra: str | None
+    version: str | None
+
+
+def list_packages() -> list[Package]:
+    """List the packages of samclip and of its extras; empty when samclip itself is not installed.
+
+    Nothing is imported: versions come from the metadata of the installed packages.
+    """
+    try:
+        requirements = metadata.requires("samclip") or []
+    except metadata.PackageNotFoundError:  # run from a source folder
+        return []
+    found = [_REQUIREMENT.match(text) for text in requirements]
+    pairs = [(match["name"], match["extra"]) for match in found if match is not None]
+    return [
+        Package(name, extra, installed_version(name))
+        for name, extra in pairs
+        if extra not in LEFT_OUT and name != "samclip"
+    ]
+
+
+def installed_version(name: str) -> str | None:
+    """Return the version of a package, or of one that stands in for it; None when absent."""
+    for candidate in (name, *STAND_INS.get(name, ())):
+        try:
+            return metadata.version(candidate)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def remedy(package: Package) -> str:
+    """Say how to get a package that is not there."""
+    return f"pip install {'samclip' if package.extra is None else _quoted(package.extra)}"
+
+
+def _quoted(extra: str) -> str:
+    return f"'samclip[{extra}]'"

@@ -9,10 +9,10 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from samclip.runtime.cli import engine_build, options
-from samclip.runtime.cli.consoles import err, out, say, write_json
-from samclip.runtime.cli.failures import reported
-from samclip.runtime.cli.tables import format_bytes, make_table
+from samclip.cli import engine_build, options
+from samclip.cli.exits import reported
+from samclip.cli.tables import format_bytes, make_table
+from samclip.cli.terminal import err, out, say, write_json
 
 if TYPE_CHECKING:
     from samclip.engines.plans.store import StoredPlan

@@ -1,12 +1,17 @@
-"""Where the command talks: answers go to stdout; progress, warnings and errors go to stderr."""
+"""Where the command talks: answers go to stdout; progress, warnings and errors go to stderr.
+
+Warnings of the runtime, shown on stderr in the command's own words and once each.
+"""
 
 from __future__ import annotations
 
 import io
 import json
+import logging
 import math
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -16,6 +21,8 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from samclip.errors import UntrainedHeadWarning
 
 # What a terminal acts on in place of showing it: controls but for tab and line feed, marks that
 # turn the direction of text, Unicode's own line breaks. And surrogates, which stand for bytes of a
@@ -144,3 +151,36 @@ class Ticker:
         yield
         self._progress.advance(self._task)
         self._progress.start()
+
+
+class _Once(logging.Handler):
+    """Prints each message of level WARNING and above the first time it comes."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._seen: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if message not in self._seen:
+            self._seen.add(message)
+            say(err, f"{record.levelname.lower()}: {message}", style="yellow")
+
+
+@contextmanager
+def shown_logs() -> Iterator[None]:
+    """Show the log "samclip" while the block runs.
+
+    UntrainedHeadWarning is ignored meanwhile: the command has a panel for it.
+    """
+    logger = logging.getLogger("samclip")
+    handler, propagates = _Once(), logger.propagate
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UntrainedHeadWarning)
+            yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagates

@@ -1,16 +1,25 @@
-"""`samclip info`: what a bundle holds."""
+"""`samclip info`: what a bundle holds.
+
+`samclip sign`: say that a bundle is yours, by a key.
+
+Which backend "auto" takes for a bundle here, and why not faster ones: for info and doctor.
+"""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from samclip.cli import options
+from samclip.cli.exits import reported
+from samclip.cli.terminal import err, out, say, warn_untrained_head, write_json
 from samclip.runtime.assets import DEFAULT_BUNDLE
-from samclip.runtime.cli import options
-from samclip.runtime.cli.consoles import err, out, say, warn_untrained_head, write_json
-from samclip.runtime.cli.failures import reported
+from samclip.runtime.bundles.manifest import SIGNATURE_NAME
 
 if TYPE_CHECKING:
     from samclip.runtime.bundles.bundle import Bundle
@@ -92,7 +101,6 @@ def bundle_record(bundle: Bundle, verified: bool, signer: str | None) -> dict[st
     import msgspec
 
     from samclip.runtime.bundles.signature import is_signed
-    from samclip.runtime.cli.auto_choice import auto_record
 
     sizes = [entry.size for entry in bundle.manifest.files.values()]
     return {
@@ -108,9 +116,8 @@ def bundle_record(bundle: Bundle, verified: bool, signer: str | None) -> dict[st
 
 def print_bundle(bundle: Bundle, verified: bool, signer: str | None) -> None:
     """Show the bundle to a person, a table per subject."""
+    from samclip.cli import tables
     from samclip.runtime.bundles.signature import is_signed
-    from samclip.runtime.cli import bundle_tables as tables
-    from samclip.runtime.cli.auto_choice import auto_record, show_auto
 
     manifest = bundle.manifest
     if manifest.head is not None and not manifest.head.trained:
@@ -143,3 +150,88 @@ def print_bundle(bundle: Bundle, verified: bool, signer: str | None) -> None:
         say(err, "signed, by whom was not checked: give --public-key")
     if verified:
         say(err, f"verified: all {len(manifest.files)} files are as they were exported")
+
+
+SIGN_EXAMPLES = """
+**Examples:**
+
+- `ssh-keygen -t ed25519 -f my-key`
+
+- `samclip sign my-bundle/ --key my-key`
+
+- `samclip info my-bundle/ --public-key my-key.pub`
+"""
+
+SignedBundleArgument = Annotated[
+    str, typer.Argument(metavar="BUNDLE", show_default=False, help="A folder, or a bundle's name.")
+]
+Key = Annotated[
+    Path,
+    typer.Option(
+        "--key",
+        metavar="FILE",
+        show_default=False,
+        help="A private key, Ed25519: PEM, or OpenSSH's own form.",
+    ),
+]
+SignAsJson = Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")]
+
+
+def sign(
+    bundle: SignedBundleArgument,
+    key: Key,
+    as_json: SignAsJson = False,
+    debug: options.Debug = False,
+) -> None:
+    """Sign a bundle: every file is verified, then manifest.sig is written into it.
+
+    Devices refuse bundles of other makers with samclip.load(..., public_key=FILE), or with the
+    environment variable SAMCLIP_PUBLIC_KEY.
+    """
+    with reported(debug):
+        from samclip.runtime.bundles.bundle import find_bundle, sign_bundle
+        from samclip.runtime.bundles.keys import read_private_key
+
+        signer = read_private_key(key, _asking(key))
+        signed = sign_bundle(find_bundle(bundle), signer)
+        fingerprint = signer.public.fingerprint
+        if as_json:
+            write_json({"path": str(signed), "file": SIGNATURE_NAME, "signer": fingerprint})
+        else:
+            say(out, f"signed {signed} with the key {fingerprint}: {SIGNATURE_NAME}")
+
+
+def _asking(key: Path) -> Callable[[], str] | None:
+    """Give what asks for the passphrase, if there is somebody to ask."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        return None
+
+    def ask() -> str:
+        answer: str = typer.prompt(f"Passphrase of {key}", hide_input=True, err=True)
+        return answer
+
+    return ask
+
+
+def auto_record(bundle: Bundle) -> dict[str, Any]:
+    """Give the choice as plain values; `backend` is None when none works, and `error` says why."""
+    from samclip.errors import BackendUnavailableError
+    from samclip.runtime.choice import choose_for
+
+    try:
+        choice = choose_for(bundle)
+    except BackendUnavailableError as error:
+        return {"backend": None, "passed_over": [], "error": str(error)}
+    passed = [asdict(one) for one in choice.passed_over]
+    return {"backend": choice.backend.name, "passed_over": passed, "error": None}
+
+
+def show_auto(record: dict[str, Any]) -> None:
+    """Say it to a person, a line per backend."""
+    if record["backend"] is None:
+        say(out, f"backend auto: none. {record['error']}")
+        return
+    say(out, f"backend auto: {record['backend']}")
+    for passed in record["passed_over"]:
+        advice = f" To do: {passed['remedy'].rstrip('. ')}." if passed["remedy"] else ""
+        say(out, f"  not {passed['name']}: {passed['reason'].rstrip('. ')}.{advice}")

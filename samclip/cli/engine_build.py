@@ -1,27 +1,131 @@
-"""`samclip engine build`: the plans of a bundle, for this GPU or for RTX GPUs."""
+"""`samclip engine build`: the plans of a bundle, for this GPU or for RTX GPUs.
+
+A build of a plan on the terminal: its phase, and how far it is.
+
+The options of `samclip engine build` that bound the sizes of dynamic axes.
+"""
 
 from __future__ import annotations
 
+import threading
+import time
+from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from rich.markup import escape
+from rich.status import Status
 
+from samclip.cli import options
+from samclip.cli.exits import reported
+from samclip.cli.tables import format_bytes
+from samclip.cli.terminal import err, say, visible, write_json
 from samclip.runtime.assets import DEFAULT_BUNDLE
-from samclip.runtime.cli import options
-from samclip.runtime.cli.consoles import err, say, write_json
-from samclip.runtime.cli.engine_shapes import (
-    Points,
-    Prompts,
-    Regions,
-    Texts,
-    Vocabulary,
-    parse_axes,
-)
-from samclip.runtime.cli.failures import reported
-from samclip.runtime.cli.tables import format_bytes
 
 if TYPE_CHECKING:
     from samclip.engines.plans.build import BuiltPlan
+    from samclip.engines.plans.sidecar import AxisRange
+
+INTERVAL = 0.1  # seconds between two changes of the line: a build has thousands of steps
+
+
+class BuildConsole:
+    """Shows a build on stderr: messages as lines, phases in one line of a terminal."""
+
+    def __init__(self) -> None:
+        self._status = Status("", console=err) if err.is_terminal else None
+        self._shown = 0.0
+        self._lock = threading.Lock()  # phases come from any of TensorRT's threads
+
+    def __enter__(self) -> BuildConsole:
+        if self._status is not None:
+            self._status.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+    def message(self, text: str) -> None:
+        """Print a line; a warning in yellow."""
+        say(err, text, style="yellow" if text.startswith("warning") else None)
+
+    def phase(self, name: str, step: int, steps: int) -> None:
+        """Show how far a phase is, ten times a second at most."""
+        with self._lock:
+            now = time.monotonic()
+            if self._status is None or now - self._shown < INTERVAL:
+                return
+            self._shown = now
+            self._status.update(escape(visible(f"{name}: {step} of {steps}")))
+
+
+_SHAPES = "Shapes"
+
+Prompts = Annotated[
+    str | None,
+    typer.Option(
+        "--prompts",
+        "--batch",
+        metavar="MIN,OPT,MAX",
+        rich_help_panel=_SHAPES,
+        show_default="1,16,16",
+        help="Prompts per run of the mask decoder; one number for a fixed size.",
+    ),
+]
+Points = Annotated[
+    str | None,
+    typer.Option(
+        "--points",
+        metavar="MIN,OPT,MAX",
+        rich_help_panel=_SHAPES,
+        show_default="0,2,64",
+        help="Points per prompt, one more than are clicked; a box counts as two, a mask as none.",
+    ),
+]
+Texts = Annotated[
+    str | None,
+    typer.Option(
+        "--texts",
+        metavar="MIN,OPT,MAX",
+        rich_help_panel=_SHAPES,
+        show_default="1,16,64",
+        help="Texts per run of the text encoder.",
+    ),
+]
+Regions = Annotated[
+    str | None,
+    typer.Option(
+        "--regions",
+        metavar="MIN,OPT,MAX",
+        rich_help_panel=_SHAPES,
+        show_default="1,4,16",
+        help="Regions per run of the classifiers of regions.",
+    ),
+]
+Vocabulary = Annotated[
+    str | None,
+    typer.Option(
+        "--vocabulary",
+        metavar="MIN,OPT,MAX",
+        rich_help_panel=_SHAPES,
+        show_default="1,80,32768",
+        help="Names, with their synonyms, that the classifiers of regions choose from in a run.",
+    ),
+]
+
+
+def parse_axes(**given: str | None) -> dict[str, AxisRange]:
+    """Read the ranges that were given, by the names of their axes; raises InputError."""
+    from samclip.engines.plans.axes import parse_axis
+
+    return {name: parse_axis(text) for name, text in given.items() if text is not None}
+
 
 EXAMPLES = """
 **Examples:**
@@ -201,8 +305,7 @@ def build_and_show(bundle: Any, settings: Any) -> list[BuiltPlan]:
 
     Raises as `build_plans` does; plans that were built before a failure stay.
     """
-    from samclip.runtime.cli.engine_progress import BuildConsole
-    from samclip.runtime.cli.logs import shown_logs
+    from samclip.cli.terminal import shown_logs
     from samclip.runtime.engine_plans import build_plans
 
     built = []

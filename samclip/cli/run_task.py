@@ -1,9 +1,12 @@
-"""How every task runs: load the bundle once, then answer image after image, in order."""
+"""How every task runs: load the bundle once, then answer image after image, in order.
+
+What a command asks for, and the model that answers it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,20 +14,19 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import typer
 
-from samclip.errors import ImageError, PromptError
-from samclip.runtime.cli.consoles import (
+from samclip.cli.arguments import ImageList, find_images, make_folder, plan_pictures
+from samclip.cli.exits import FAILURE, describe, report
+from samclip.cli.terminal import (
     Ticker,
     err,
     in_one_line,
     out,
     say,
+    shown_logs,
     warn_untrained_head,
     write_json,
 )
-from samclip.runtime.cli.destinations import make_folder, plan_pictures
-from samclip.runtime.cli.failures import FAILURE, describe, report
-from samclip.runtime.cli.images import ImageList, find_images
-from samclip.runtime.cli.models import Request, open_model
+from samclip.errors import ImageError, PromptError
 from samclip.runtime.series import in_order
 
 if TYPE_CHECKING:
@@ -34,6 +36,40 @@ if TYPE_CHECKING:
 
     from samclip.runtime.model import Model
     from samclip.runtime.scene import Scene
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the options that all tasks share say; None means the default."""
+
+    images: list[Path]
+    bundle: str | None = None
+    backend: str = "auto"
+    precision: str | None = None
+    threads: int | None = None
+    streams: int | None = None
+    output: Path | None = None
+    as_json: bool = False
+
+
+@contextmanager
+def open_model(request: Request) -> Iterator[Model]:
+    """Load the bundle that `request` asks for; the model is closed at the end of the block."""
+    import samclip  # brings in numpy and the runtime
+
+    status = err.status("loading the bundle") if err.is_terminal else nullcontext()
+    with shown_logs():
+        with status:
+            model = samclip.load(
+                request.bundle or None,
+                backend=request.backend,
+                precision=request.precision,
+                threads=request.threads,
+                streams=request.streams or 1,
+            )
+        with model:
+            yield model
+
 
 STREAMS = 2  # of a series: one image is read, and its masks drawn, while another is encoded
 

@@ -1,0 +1,260 @@
+"""The IMAGE arguments: files and folders, expanded to a list of files in a stable order.
+
+The names to look for: `--names` on the command line, `--labels` from a file.
+
+From the --point, --label and --box options to the prompts of `Scene.segment`.
+
+Where pictures are written: a file for one image, a folder for many.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from samclip.cli.options import Box, Point
+from samclip.disk.partial_files import remove_abandoned
+from samclip.errors import ImageError, InputError, PromptError, VocabularyError, WriteError
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """Image files in the order of the answers.
+
+    `many` is True when several paths, or a folder, were given: answers then come as a series even
+    if there is one only.
+    """
+
+    paths: tuple[Path, ...]
+    many: bool
+
+
+def find_images(arguments: Sequence[Path]) -> ImageList:
+    """Expand folders to the images directly inside them, in name order; hidden files are left out.
+
+    Raises ImageError for a path that does not exist and for a folder without images.
+    """
+    arguments = [argument.expanduser() for argument in arguments]
+    paths: list[Path] = []
+    for argument in arguments:
+        paths += _inside(argument) if argument.is_dir() else [_existing(argument)]
+    many = len(arguments) > 1 or arguments[0].is_dir()
+    return ImageList(tuple(paths), many)
+
+
+def _inside(folder: Path) -> list[Path]:
+    """List the images of a folder in name order."""
+    from samclip.runtime.images.image import SUFFIXES
+
+    found = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
+    if not found:
+        raise ImageError(
+            f"the folder {folder} holds no image; expected files that end in "
+            f"{', '.join(sorted(SUFFIXES))}. Its subfolders are not searched."
+        )
+    return found
+
+
+def _existing(path: Path) -> Path:
+    """Return `path`, or raise ImageError with the name that was probably meant."""
+    if path.exists():
+        return path
+    siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = difflib.get_close_matches(path.name, siblings, n=1)
+    hint = f" Did you mean {path.parent / close[0]}?" if close else ""
+    raise ImageError(f"there is no image {path}.{hint}")
+
+
+MAX_LABELS_BYTES = 10_000_000
+
+
+def read_names(names: Sequence[str] | None, labels: Path | None) -> list[str] | None:
+    """Join the comma-separated `names` and the lines of `labels`; None when neither is given.
+
+    Order is kept; empty entries are dropped. Raises VocabularyError when nothing is left, or when
+    the file cannot be read as UTF-8 text.
+    """
+    if not names and labels is None:
+        return None
+    found = [part.strip() for text in names or () for part in text.split(",")]
+    if labels is not None:
+        found += [line.strip() for line in _read(labels.expanduser()).splitlines()]
+    found = [name for name in found if name]
+    if not found:
+        raise VocabularyError(
+            'no name was given; expected at least one, as in --names "car,bus", or one a line in '
+            "the file of --labels."
+        )
+    return found
+
+
+def require_names(names: list[str] | None, task: str) -> list[str]:
+    """Return `names`, or raise VocabularyError when the task cannot do without."""
+    if names is None:
+        raise VocabularyError(
+            f'{task} needs names to choose from: add --names "car,bus" or --labels FILE.'
+        )
+    return names
+
+
+def _read(path: Path) -> str:
+    """Read a UTF-8 text file, a byte-order mark included, of a size that a list of names has."""
+    if not path.is_file():
+        raise VocabularyError(f"there is no file {path} to read names from (--labels).")
+    if path.stat().st_size > MAX_LABELS_BYTES:
+        raise VocabularyError(
+            f"{path} has {path.stat().st_size:,} bytes; a list of names may have "
+            f"{MAX_LABELS_BYTES:,}. Give a shorter one (--labels)."
+        )
+    try:
+        return path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise VocabularyError(
+            f"{path} is not UTF-8 text: {error.reason} at byte {error.start}. Save it as UTF-8."
+        ) from error
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Arguments for `Scene.segment`.
+
+    `points`: Nx2 for one object or Nx1x2 for N objects, (x, y) in pixels of the image; `labels`:
+    the same shape without the 2; `boxes`: Bx4 XYXY.
+    """
+
+    points: list[Any] | None = None
+    labels: list[Any] | None = None
+    boxes: list[Box] | None = None
+
+
+def gather_prompts(
+    points: Sequence[Point] | None,
+    labels: Sequence[int] | None,
+    boxes: Sequence[Box] | None,
+    separate: bool,
+) -> Prompts:
+    """Combine the options.
+
+    Points describe one object together, or one each when `separate`; each box is an object, and
+    points beside exactly one box refine it. Raises PromptError for any other combination.
+    """
+    points, labels, boxes = list(points or ()), list(labels or ()), list(boxes or ())
+    if not points and not boxes:
+        raise PromptError("nothing to segment: add --point X,Y or --box X1,Y1,X2,Y2.")
+    if labels and len(labels) != len(points):
+        raise PromptError(
+            f"{len(labels)} --label for {len(points)} --point: give one for each point, in order, "
+            "or none."
+        )
+    if not {*labels} <= {0, 1}:
+        raise PromptError(f"--label must be 1 (the object) or 0 (not the object); got {labels}.")
+    labels = labels or [1] * len(points)
+    if points and boxes and (separate or len(boxes) > 1):
+        raise PromptError(
+            f"{len(points)} --point and {len(boxes)} --box cannot be objects of one command: "
+            "points refine a single --box. Segment the boxes and the points in two commands."
+        )
+    if separate and 0 in labels:
+        raise PromptError(
+            "with --separate every point is an object of its own, so --label 0 would describe an "
+            "object by what it is not. Leave out one of the two."
+        )
+    if separate and points:
+        return Prompts([[point] for point in points], [[label] for label in labels])
+    return Prompts(points or None, labels if points else None, boxes or None)
+
+
+WRITTEN = frozenset({".png", ".jpg", ".jpeg"})  # what samclip.runtime.results.drawing can save
+
+
+def plan_pictures(images: ImageList, output: Path | None, task: str) -> tuple[Path, ...]:
+    """Return the picture's path for each image, in order; no folder is made yet.
+
+    `output` is a file when its suffix is an image's, else a folder. None stands for the current
+    folder, or for `samclip-<task>` inside it when there may be many images. In a folder the names
+    are `<stem>.<task>.png`, numbered where two would be equal. Raises InputError for one file and
+    many images, for a format that cannot be written, and when a picture would replace an image.
+    """
+    from samclip.runtime.images.image import SUFFIXES
+
+    output = None if output is None else output.expanduser()
+    if output is not None and output.suffix.lower() in SUFFIXES and not output.is_dir():
+        pictures: tuple[Path, ...] = (_as_file(output, images.many),)
+    else:
+        default = Path(f"samclip-{task}") if images.many else Path()
+        pictures = _in_folder(images.paths, output or default, task)
+    _keep_images(images.paths, pictures)
+    _check_writable(pictures)
+    return pictures
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for pictures, and those around it; raises WriteError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(
+            f"the folder {folder} could not be made: {error.strerror}. Make room, correct "
+            "permissions, or give another --output."
+        ) from error
+
+
+def _as_file(output: Path, many: bool) -> Path:
+    """Return `output` if one picture can be written there."""
+    if many:
+        raise InputError(
+            f"--output {output} is one file, and there may be many images. Give a folder."
+        )
+    if output.suffix.lower() not in WRITTEN:
+        raise InputError(
+            f"--output {output}: pictures are written as {', '.join(sorted(WRITTEN))}. "
+            "Choose one of these."
+        )
+    return output
+
+
+def _in_folder(paths: Sequence[Path], folder: Path, task: str) -> tuple[Path, ...]:
+    """Name the pictures after their images; equal names get -2, -3 and so on."""
+    names: dict[str, None] = {}
+    for path in paths:
+        name, count = f"{path.stem}.{task}.png", 1
+        while name in names:
+            count += 1
+            name = f"{path.stem}-{count}.{task}.png"
+        names[name] = None
+    return tuple(folder / name for name in names)
+
+
+def _check_writable(pictures: Sequence[Path]) -> None:
+    """Say before the model runs that a folder cannot be written to; none is made yet.
+
+    What runs that were killed left of these pictures is removed.
+    """
+    for folder in dict.fromkeys(picture.absolute().parent for picture in pictures):
+        nearest = next(place for place in (folder, *folder.parents) if place.exists())
+        try:
+            with tempfile.TemporaryFile(dir=nearest):
+                remove_abandoned(folder, {picture.name for picture in pictures})
+        except OSError as error:
+            raise InputError(
+                f"no picture can be written to {folder}: {error.strerror}. "
+                "Give another --output, or --json for no picture."
+            ) from error
+
+
+def _keep_images(paths: Sequence[Path], pictures: Sequence[Path]) -> None:
+    """Refuse to write a picture over one of the images."""
+    sources = {path.resolve() for path in paths}
+    for picture in pictures:
+        if picture.resolve() in sources:
+            raise InputError(
+                f"the picture would replace the image {picture}. Give another --output."
+            )

@@ -1,0 +1,335 @@
+"""`samclip classify`: which name fits the whole image.
+
+`samclip segment`: the masks of what points and boxes show.
+
+`samclip semantic`: a name for every pixel.
+
+`samclip everything`: the masks of all objects, without a prompt.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from samclip.cli import options
+from samclip.cli.arguments import gather_prompts, read_names, require_names
+from samclip.cli.exits import reported
+from samclip.cli.run_task import Request, Task, answer_images
+from samclip.cli.tables import show_classification, show_masks, show_semantic
+
+if TYPE_CHECKING:
+    from samclip.runtime.results.answers import SemanticMap
+    from samclip.runtime.results.masks import AutoMasks
+
+CLASSIFY_EXAMPLES = """
+**Examples:**
+
+- `samclip classify street.jpg --names "a street,a kitchen,a beach"`
+
+- `samclip classify photos/ --labels labels.txt --top 3`
+
+- `samclip classify street.jpg --labels labels.txt --json`
+"""
+
+Top = Annotated[int, typer.Option("--top", "-k", min=1, metavar="K", help="Show the K best names.")]
+
+
+def classify(
+    images: options.Images,
+    names: options.Names = None,
+    labels: options.Labels = None,
+    templates: options.Templates = None,
+    top: Top = 5,
+    output: options.Output = None,
+    as_json: options.AsJson = False,
+    bundle: options.Bundle = None,
+    backend: options.Backend = "auto",
+    precision: options.Precision = None,
+    threads: options.Threads = None,
+    streams: options.Streams = None,
+    debug: options.Debug = False,
+) -> None:
+    """Tell which of the names fits each image best, with probabilities.
+
+    Prints a table, or with --json every name and its probability. A picture is drawn only when
+    --output says where.
+    """
+    with reported(debug):
+        vocabulary = require_names(read_names(names, labels), "classify")
+        task = Task(
+            name="classify",
+            ask=lambda scene: scene.classify(vocabulary, templates=templates),
+            record=lambda answer: answer.to_dict(),
+            show=lambda answer: show_classification(answer, top),
+            draws=False,
+        )
+        answer_images(
+            Request(images, bundle, backend, precision, threads, streams, output, as_json), task
+        )
+
+
+SEGMENT_EXAMPLES = """
+**Examples:**
+
+- One object from one point: `samclip segment street.jpg --point 420,310`
+
+- Two objects from two boxes:
+  `samclip segment street.jpg --box 10,20,200,240 --box 300,80,420,200`
+
+- One object from a box, less what a point shows:
+  `samclip segment street.jpg --box 10,20,200,240 --point 60,200 --label 0`
+
+- Two objects from two points:
+  `samclip segment street.jpg --point 420,310 --point 80,90 --separate`
+
+- Masks with names: `samclip segment street.jpg --point 420,310 --names "car,bus,person"`
+
+- For another program: `samclip segment street.jpg --point 420,310 --json > masks.json`
+"""
+
+
+def segment(
+    images: options.Images,
+    points: options.Points = None,
+    point_labels: options.PointLabels = None,
+    boxes: options.Boxes = None,
+    separate: options.Separate = False,
+    multimask: options.Multimask = False,
+    names: options.Names = None,
+    labels: options.Labels = None,
+    templates: options.Templates = None,
+    output: options.Output = None,
+    as_json: options.AsJson = False,
+    bundle: options.Bundle = None,
+    backend: options.Backend = "auto",
+    precision: options.Precision = None,
+    threads: options.Threads = None,
+    streams: options.Streams = None,
+    debug: options.Debug = False,
+) -> None:
+    """Cut out what points and boxes show, in pixels of the image; with --names, name it too.
+
+    Each --box is one object. All --point together are one object, and with one --box they refine
+    it; --separate makes every point an object of its own. The same prompts apply to every image.
+
+    Draws STEM.segment.png into the current folder (for several images, into samclip-segment/)
+    unless --output or --json is given. With --json, masks come as COCO run-length encoding.
+    """
+    with reported(debug):
+        vocabulary = read_names(names, labels)
+        prompts = gather_prompts(points, point_labels, boxes, separate)
+        task = Task(
+            name="segment",
+            ask=lambda scene: scene.segment(
+                points=prompts.points,
+                labels=prompts.labels,
+                boxes=prompts.boxes,
+                multimask=multimask,
+                names=vocabulary,
+                templates=templates,
+            ),
+            record=lambda answer: answer.to_dict(),
+            show=show_masks,
+        )
+        answer_images(
+            Request(images, bundle, backend, precision, threads, streams, output, as_json), task
+        )
+
+
+SEMANTIC_EXAMPLES = """
+**Examples:**
+
+- `samclip semantic street.jpg --names "road,car,sky,building"`
+
+- `samclip semantic street.jpg --labels labels.txt --refine --output labelled.png`
+
+- `samclip semantic photos/ --labels labels.txt --json > labels.jsonl`
+"""
+
+Refine = Annotated[
+    bool,
+    typer.Option("--refine", help="Let SAM's mask decoder draw the borders; takes longer."),
+]
+Background = Annotated[
+    float | None,
+    typer.Option(
+        "--background",
+        min=0,
+        max=1,
+        metavar="0..1",
+        show_default="every pixel gets a name",
+        help="Leave pixels without a name where its probability is below this.",
+    ),
+]
+
+
+def semantic(
+    images: options.Images,
+    names: options.Names = None,
+    labels: options.Labels = None,
+    templates: options.Templates = None,
+    refine: Refine = False,
+    background: Background = None,
+    output: options.Output = None,
+    as_json: options.AsJson = False,
+    bundle: options.Bundle = None,
+    backend: options.Backend = "auto",
+    precision: options.Precision = None,
+    threads: options.Threads = None,
+    streams: options.Streams = None,
+    debug: options.Debug = False,
+) -> None:
+    """Give every pixel the name that fits it best.
+
+    Draws STEM.semantic.png into the current folder (for several images, into samclip-semantic/)
+    unless --output or --json is given. With --json, the pixels of each name that was found come as
+    COCO run-length encoding.
+    """
+    with reported(debug):
+        vocabulary = require_names(read_names(names, labels), "semantic")
+        task = Task(
+            name="semantic",
+            ask=lambda scene: scene.semantic(
+                vocabulary, templates=templates, refine=refine, background=background
+            ),
+            record=record_map,
+            show=show_semantic,
+        )
+        answer_images(
+            Request(images, bundle, backend, precision, threads, streams, output, as_json), task
+        )
+
+
+def record_map(answer: SemanticMap) -> dict[str, Any]:
+    """Return the map as plain values: per name found, its share and its pixels as COCO RLE."""
+    from samclip.runtime.tasks.mask_ops import encode_rle  # brings in pycocotools
+
+    record = answer.to_dict()
+    for found in record["classes"]:
+        found["segmentation"] = encode_rle(answer.labels == found["index"])
+    return record
+
+
+EVERYTHING_EXAMPLES = """
+**Examples:**
+
+- `samclip everything street.jpg`
+
+- `samclip everything street.jpg --points-per-side 16 --names "car,person,tree"`
+
+- `samclip everything photos/ --output masks/ --min-mask-region-area 200`
+"""
+
+_FILTERS = "Which masks are kept"
+
+PointsPerSide = Annotated[
+    int,
+    typer.Option(
+        "--points-per-side",
+        min=1,
+        metavar="N",
+        rich_help_panel=_FILTERS,
+        help="Points are tried on a grid of this many by this many; fewer are faster.",
+    ),
+]
+IouThreshold = Annotated[
+    float,
+    typer.Option(
+        "--pred-iou-thresh",
+        min=0,
+        max=1,
+        metavar="0..1",
+        rich_help_panel=_FILTERS,
+        help="Least quality, as the model predicts it.",
+    ),
+]
+StabilityThreshold = Annotated[
+    float,
+    typer.Option(
+        "--stability-score-thresh",
+        min=0,
+        max=1,
+        metavar="0..1",
+        rich_help_panel=_FILTERS,
+        help="Least stability of a mask when its cutoff is moved.",
+    ),
+]
+CropLayers = Annotated[
+    int,
+    typer.Option(
+        "--crop-n-layers",
+        min=0,
+        max=4,
+        metavar="0..4",
+        rich_help_panel=_FILTERS,
+        help="Look again at 4, then 16 ... crops, to find small objects; one encoder pass each.",
+    ),
+]
+MinArea = Annotated[
+    int,
+    typer.Option(
+        "--min-mask-region-area",
+        min=0,
+        metavar="PIXELS",
+        rich_help_panel=_FILTERS,
+        help="Remove islands and fill holes of fewer pixels.",
+    ),
+]
+
+
+def everything(
+    images: options.Images,
+    points_per_side: PointsPerSide = 32,
+    pred_iou_thresh: IouThreshold = 0.88,
+    stability_score_thresh: StabilityThreshold = 0.95,
+    crop_n_layers: CropLayers = 0,
+    min_mask_region_area: MinArea = 0,
+    names: options.Names = None,
+    labels: options.Labels = None,
+    templates: options.Templates = None,
+    output: options.Output = None,
+    as_json: options.AsJson = False,
+    bundle: options.Bundle = None,
+    backend: options.Backend = "auto",
+    precision: options.Precision = None,
+    threads: options.Threads = None,
+    streams: options.Streams = None,
+    debug: options.Debug = False,
+) -> None:
+    """Find the masks of all objects, with the options of SAM's automatic mask generator.
+
+    Draws STEM.everything.png into the current folder (for several images, into
+    samclip-everything/) unless --output or --json is given. With --json, each mask has the keys of
+    SamAutomaticMaskGenerator, and its name if names were given.
+    """
+    with reported(debug):
+        vocabulary = read_names(names, labels)
+        task = Task(
+            name="everything",
+            ask=lambda scene: scene.everything(
+                names=vocabulary,
+                templates=templates,
+                points_per_side=points_per_side,
+                pred_iou_thresh=pred_iou_thresh,
+                stability_score_thresh=stability_score_thresh,
+                crop_n_layers=crop_n_layers,
+                min_mask_region_area=min_mask_region_area,
+            ),
+            record=record_masks,
+            show=show_masks,
+        )
+        answer_images(
+            Request(images, bundle, backend, precision, threads, streams, output, as_json), task
+        )
+
+
+def record_masks(answer: AutoMasks) -> dict[str, Any]:
+    """Return the masks under SAM's own keys, with names where there are any."""
+    records = answer.records(rle=True)
+    if answer.names is not None and answer.name_probabilities is not None:
+        pairs = zip(answer.names, answer.name_probabilities, strict=True)
+        for record, (name, probability) in zip(records, pairs, strict=True):
+            record |= {"name": name, "probability": float(probability)}
+    return {"size": list(answer.packed.size), "masks": records}
