@@ -61,10 +61,10 @@ from samclip.version import __version__
 if TYPE_CHECKING:
     from samclip.runtime.model import Model, load
     from samclip.runtime.predictor import SamPredictor
-    from samclip.runtime.results.answers import Classification, SemanticMap
+    from samclip.runtime.results.classification import Classification, SemanticMap
     from samclip.runtime.results.masks import AutoMasks, Masks
     from samclip.runtime.scene import Scene
-    from samclip.runtime.texts.templates import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
+    from samclip.runtime.text.templates import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
 
 __all__ = [
     "OPENAI_IMAGENET_TEMPLATES",

@@ -17,7 +17,7 @@ from samclip.export.models.ovsam.text_logits import LOGIT_SCALE
 from samclip.export.options import ExportOptions
 from samclip.export.ovsam_exportable import ovsam_exportable
 from samclip.runtime.bundles.manifest import Manifest, Provenance, RegionHead, Text
-from samclip.runtime.bundles.write import write_bundle
+from samclip.runtime.bundles.writing import write_bundle
 
 NAMES = tuple(f"name {number}" for number in range(22_000))
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from samclip.export.models.ovsam.decoder import PromptedLabelDecoder
 from samclip.export.models.ovsam.model import Ovsam, OvsamEncoder
-from samclip.runtime.images.image import preprocess
 from samclip.runtime.model import Model
+from samclip.runtime.pixels.image import preprocess
 from samclip.runtime.results.masks import Masks
 
 TOLERANCE = 1e-4  # largest difference of logits over the largest logit, float32

@@ -21,7 +21,7 @@ from samclip.runtime.bundles.manifest import (
     Variant,
 )
 from samclip.runtime.bundles.weights import serialise_weights, weight_offsets
-from samclip.runtime.bundles.write import write_bundle
+from samclip.runtime.bundles.writing import write_bundle
 
 WEIGHT = np.arange(12, dtype=np.float32).reshape(4, 3) - 5
 WEIGHTS_FILE = "weights.safetensors"

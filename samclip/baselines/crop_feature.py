@@ -13,9 +13,9 @@ from samclip.baselines.scene import BaselineScene
 from samclip.runtime.model import Model
 from samclip.runtime.results.masks import Masks
 from samclip.runtime.scene import GetVocabulary
-from samclip.runtime.tasks.given_masks import centres
 from samclip.runtime.tasks.naming import TokenSpread, named, pool_tokens
-from samclip.runtime.texts.vocabulary import Vocabulary
+from samclip.runtime.tasks.regions import centres
+from samclip.runtime.text.vocabulary import Vocabulary
 
 
 class CropFeature:

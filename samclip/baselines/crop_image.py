@@ -14,7 +14,7 @@ from samclip.runtime.model import Model
 from samclip.runtime.results.masks import Masks
 from samclip.runtime.scene import GetVocabulary
 from samclip.runtime.tasks.naming import named
-from samclip.runtime.texts.vocabulary import Vocabulary
+from samclip.runtime.text.vocabulary import Vocabulary
 
 
 class CropImage:

@@ -9,8 +9,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.runtime.images.letterbox import Letterbox
 from samclip.runtime.model import Model
+from samclip.runtime.pixels.image import Letterbox
 
 
 class ImageEncoder(Protocol):

@@ -8,11 +8,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from samclip.runtime.pixels.prompts import Arrays
 from samclip.runtime.results.masks import Masks
 from samclip.runtime.scene import GetVocabulary, Names, Scene, Templates
-from samclip.runtime.tasks.given_masks import parse_given
-from samclip.runtime.tasks.prompts import Arrays
-from samclip.runtime.texts.vocabulary import Vocabulary
+from samclip.runtime.tasks.regions import parse_given
+from samclip.runtime.text.vocabulary import Vocabulary
 
 
 class Namer(Protocol):

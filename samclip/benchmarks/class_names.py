@@ -14,7 +14,7 @@ from samclip.cli.arguments import read_names
 from samclip.errors import VocabularyError, did_you_mean
 from samclip.runtime.model import Model
 from samclip.runtime.scene import Templates
-from samclip.runtime.texts.vocabulary import Vocabulary, unit_rows
+from samclip.runtime.text.vocabulary import Vocabulary, unit_rows
 
 Texts = Mapping[str, Sequence[str]]
 

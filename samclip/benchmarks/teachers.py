@@ -27,8 +27,8 @@ from samclip.export.weight_storage import stored_space
 from samclip.merge.pixels import PixelBatch
 from samclip.merge.teachers.conse import Conse, ConseOptions
 from samclip.runtime.bundles.manifest import Preprocessing, WeightsDtype
-from samclip.runtime.images.image import preprocess
 from samclip.runtime.model import Model
+from samclip.runtime.pixels.image import preprocess
 
 STRIDE = 32  # pixels between the places of the classifier's last map
 AT_ONCE = 16  # pictures in a batch

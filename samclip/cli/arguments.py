@@ -48,7 +48,7 @@ def find_images(arguments: Sequence[Path]) -> ImageList:
 
 def _inside(folder: Path) -> list[Path]:
     """List the images of a folder in name order."""
-    from samclip.runtime.images.image import SUFFIXES
+    from samclip.runtime.pixels.image import SUFFIXES
 
     found = sorted(
         path
@@ -183,7 +183,7 @@ def plan_pictures(images: ImageList, output: Path | None, task: str) -> tuple[Pa
     are `<stem>.<task>.png`, numbered where two would be equal. Raises InputError for one file and
     many images, for a format that cannot be written, and when a picture would replace an image.
     """
-    from samclip.runtime.images.image import SUFFIXES
+    from samclip.runtime.pixels.image import SUFFIXES
 
     output = None if output is None else output.expanduser()
     if output is not None and output.suffix.lower() in SUFFIXES and not output.is_dir():

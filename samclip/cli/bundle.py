@@ -80,7 +80,7 @@ def info(
     """
     with reported(debug):
         from samclip.runtime.bundles.bundle import Bundle, find_bundle
-        from samclip.runtime.bundles.keys import chosen_public_key
+        from samclip.runtime.bundles.signature import chosen_public_key
 
         key = chosen_public_key(public_key)
         opened = Bundle.open(find_bundle(bundle or None), key)
@@ -190,7 +190,7 @@ def sign(
     """
     with reported(debug):
         from samclip.runtime.bundles.bundle import find_bundle, sign_bundle
-        from samclip.runtime.bundles.keys import read_private_key
+        from samclip.runtime.bundles.signature import read_private_key
 
         signer = read_private_key(key, _asking(key))
         signed = sign_bundle(find_bundle(bundle), signer)
@@ -216,7 +216,7 @@ def _asking(key: Path) -> Callable[[], str] | None:
 def auto_record(bundle: Bundle) -> dict[str, Any]:
     """Give the choice as plain values; `backend` is None when none works, and `error` says why."""
     from samclip.errors import BackendUnavailableError
-    from samclip.runtime.choice import choose_for
+    from samclip.runtime.backend_choice import choose_for
 
     try:
         choice = choose_for(bundle)

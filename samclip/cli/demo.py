@@ -19,12 +19,12 @@ from samclip.cli.exits import reported
 from samclip.cli.run_task import Request, Task, answer_images
 from samclip.runtime.assets import packaged_photos
 from samclip.runtime.results.masks import AutoMasks, Masks
-from samclip.runtime.results.overview import Overview
+from samclip.runtime.results.poster import Overview
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from samclip.runtime.results.overview import Overview
+    from samclip.runtime.results.poster import Overview
     from samclip.runtime.scene import Scene, Templates
 
 EXAMPLES = """

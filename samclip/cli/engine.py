@@ -156,7 +156,7 @@ def _find(bundle: str | None) -> list[StoredPlan]:
 
 
 def _state(plan: StoredPlan) -> str:
-    from samclip.runtime.engine_plans import plan_state
+    from samclip.runtime.plans import plan_state
 
     return plan_state(plan)
 

@@ -274,7 +274,7 @@ def build_engines(
         from samclip.engines.plans.sidecar import BuildOptions
         from samclip.runtime.bundles.bundle import Bundle as Opened
         from samclip.runtime.bundles.home import find_bundle
-        from samclip.runtime.engine_plans import PlanSettings
+        from samclip.runtime.plans import PlanSettings
 
         settings = PlanSettings(
             backend=backend,
@@ -306,7 +306,7 @@ def build_and_show(bundle: Any, settings: Any) -> list[BuiltPlan]:
     Raises as `build_plans` does; plans that were built before a failure stay.
     """
     from samclip.cli.terminal import shown_logs
-    from samclip.runtime.engine_plans import build_plans
+    from samclip.runtime.plans import build_plans
 
     built = []
     with shown_logs(), BuildConsole() as console:

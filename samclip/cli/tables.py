@@ -23,7 +23,7 @@ from samclip.runtime.bundles.manifest import (
 )
 
 if TYPE_CHECKING:
-    from samclip.runtime.results.answers import Classification, SemanticMap
+    from samclip.runtime.results.classification import Classification, SemanticMap
     from samclip.runtime.results.masks import Masks
 
 MOST_ROWS = 20

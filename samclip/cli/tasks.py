@@ -20,7 +20,7 @@ from samclip.cli.run_task import Request, Task, answer_images
 from samclip.cli.tables import show_classification, show_masks, show_semantic
 
 if TYPE_CHECKING:
-    from samclip.runtime.results.answers import SemanticMap
+    from samclip.runtime.results.classification import SemanticMap
     from samclip.runtime.results.masks import AutoMasks
 
 CLASSIFY_EXAMPLES = """
@@ -204,7 +204,7 @@ def semantic(
 
 def record_map(answer: SemanticMap) -> dict[str, Any]:
     """Return the map as plain values: per name found, its share and its pixels as COCO RLE."""
-    from samclip.runtime.tasks.mask_ops import encode_rle  # brings in pycocotools
+    from samclip.runtime.pixels.masks import encode_rle  # brings in pycocotools
 
     record = answer.to_dict()
     for found in record["classes"]:

@@ -15,9 +15,9 @@ from samclip.export.options import ExportOptions
 from samclip.export.progress import Progress
 from samclip.export.weight_storage import stored_space
 from samclip.runtime.bundles.manifest import Text
-from samclip.runtime.texts.templates import resolve_templates
-from samclip.runtime.texts.text_space import TextSpace
-from samclip.runtime.texts.tokenizer import Tokenizer
+from samclip.runtime.text.templates import resolve_templates
+from samclip.runtime.text.text_space import TextSpace
+from samclip.runtime.text.tokenizer import Tokenizer
 
 TOKENIZER_FILE = "tokenizer.json"
 LABELS_FILE = "labels.json"

@@ -18,7 +18,7 @@ from samclip.cli.terminal import err, say, write_line
 from samclip.errors import ExportError, InputError
 from samclip.export.command import ExportCommand
 from samclip.runtime.bundles.bundle import Bundle, bundle_home
-from samclip.runtime.engine_plans import PlanSettings, check_library
+from samclip.runtime.plans import PlanSettings, check_library
 
 EXAMPLES = """
 [bold]Examples[/]

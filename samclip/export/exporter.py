@@ -27,9 +27,9 @@ from samclip.export.verification import Proof, verify
 from samclip.export.weight_storage import store_weights
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import ClipHead, Manifest, Provenance, RegionHead
-from samclip.runtime.bundles.write import check_target, write_bundle
-from samclip.runtime.images.image import photo_paths
-from samclip.runtime.texts.templates import resolve_templates
+from samclip.runtime.bundles.writing import check_target, write_bundle
+from samclip.runtime.pixels.image import photo_paths
+from samclip.runtime.text.templates import resolve_templates
 from samclip.version import __version__
 
 

@@ -22,7 +22,7 @@ from samclip.export.specs import (
     mask_decoder_spec,
 )
 from samclip.runtime.bundles.manifest import ClipHead, Preprocessing
-from samclip.runtime.images.image import load_image, preprocess
+from samclip.runtime.pixels.image import load_image, preprocess
 
 TEMPLATES = "openai"
 

@@ -31,8 +31,7 @@ from samclip.export.ovsam_specs import (
 from samclip.export.parity import Sample, make_sample
 from samclip.export.prompt_samples import example_prompts
 from samclip.runtime.bundles.manifest import Preprocessing, RegionHead
-from samclip.runtime.images.image import load_image, preprocess
-from samclip.runtime.images.letterbox import Letterbox
+from samclip.runtime.pixels.image import Letterbox, load_image, preprocess
 
 TEMPLATES = "vild"  # those that the released model makes its classifier of
 TEXTS = 16  # that regions are compared with while graphs are verified

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from samclip.runtime.images.letterbox import Letterbox
+from samclip.runtime.pixels.image import Letterbox
 
 
 def example_prompts(embeddings: Tensor, letterbox: Letterbox) -> list[dict[str, Tensor]]:

@@ -33,8 +33,8 @@ from samclip.export.models.stitched_encoder import FIRST_STAGE, StitchedEncoder
 from samclip.export.models.tiny_vit import TinyVit
 from samclip.export.recogniser_checkpoint import recogniser_state
 from samclip.runtime.bundles.manifest import Source
-from samclip.runtime.texts.text_space import TextSpace
-from samclip.runtime.texts.tokenizer import Tokenizer
+from samclip.runtime.text.text_space import TextSpace
+from samclip.runtime.text.tokenizer import Tokenizer
 
 PYRAMID = (1, 2, 4)
 NAME_TEMPLATES = ("{}", "a photo of a {}.")

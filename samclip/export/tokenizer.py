@@ -12,7 +12,7 @@ from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
-from samclip.runtime.texts.tokenizer import END, SPECIAL, START
+from samclip.runtime.text.tokenizer import END, SPECIAL, START
 
 MERGES_FILE = Path(__file__).parent / "assets" / "clip_bpe_merges.txt.gz"
 MERGE_COUNT = 49152 - 256 - 2

@@ -14,7 +14,7 @@ from samclip.export.parity import Sample, enforce, measure, text_samples
 from samclip.export.progress import Progress
 from samclip.export.rounding import GraphPair, enforce_rounding, measure_rounding
 from samclip.runtime.bundles.manifest import ParityRow, RoundingRow
-from samclip.runtime.images.image import photo_paths
+from samclip.runtime.pixels.image import photo_paths
 
 MAX_PHOTOS = 8
 

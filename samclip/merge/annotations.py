@@ -24,8 +24,8 @@ from samclip.merge.prompting import STRIDE
 from samclip.merge.prompts import boxes_from_masks
 from samclip.merge.sources import FolderSource, JoinedSource, PhotoSource, PickedSource
 from samclip.merge.views import View
-from samclip.runtime.results.coco_json import Instances as CocoFile
-from samclip.runtime.results.coco_json import RleDict, listed, to_rle
+from samclip.runtime.results.coco import Instances as CocoFile
+from samclip.runtime.results.coco import RleDict, listed, to_rle
 
 LEAST_PIXELS = 32  # of an instance in a view, as in the released code's filter
 

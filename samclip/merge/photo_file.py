@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.errors import ImageError
-from samclip.runtime.images.decode import convert_pil
-from samclip.runtime.images.headers import HeaderError, check_end, open_header
-from samclip.runtime.images.image import DEFAULT_MAX_PIXELS
+from samclip.runtime.pixels.decode import HeaderError, check_end, convert_pil, open_header
+from samclip.runtime.pixels.image import DEFAULT_MAX_PIXELS
 
 
 def decode_photo(

@@ -83,7 +83,7 @@ class PixelBatch:
     def normalised(self, mean: Sequence[float], std: Sequence[float]) -> Tensor:
         """Normalise per channel and set the padding to 0 again: Bx3xSxS float32.
 
-        `mean` and `std` are in units of [0, 255]. As `samclip.runtime.images.image.preprocess`
+        `mean` and `std` are in units of [0, 255]. As `samclip.runtime.pixels.image.preprocess`
         does, the padding is 0 after the normalisation.
         """
         centre, spread = (
@@ -95,7 +95,7 @@ class PixelBatch:
     def token_mask(self, grid: int) -> Tensor:
         """Say which of grid x grid tokens hold any of the picture: Bxgxg float32, 1 or 0.
 
-        The rule is that of `samclip.runtime.images.letterbox.Letterbox.token_mask`.
+        The rule is that of `samclip.runtime.pixels.image.Letterbox.token_mask`.
         """
         return self._inside(grid)[:, 0]
 

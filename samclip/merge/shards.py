@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from samclip.disk.partial_files import remove_abandoned, write_file
 from samclip.errors import ImageError, InputError
 from samclip.merge.photo_file import decode_photo
-from samclip.runtime.images.decode import MAX_IMAGE_BYTES
-from samclip.runtime.images.image import SUFFIXES
+from samclip.runtime.pixels.decode import MAX_IMAGE_BYTES
+from samclip.runtime.pixels.image import SUFFIXES
 
 INDEX_SUFFIX = ".samclip-index.json"
 INDEX_VERSION = 1

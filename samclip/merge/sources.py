@@ -18,8 +18,8 @@ from samclip.errors import ImageError, InputError
 from samclip.merge.photo_file import decode_photo
 from samclip.merge.seeds import SEED_BITS, derive_seed
 from samclip.merge.shards import ShardSource
-from samclip.runtime.images.decode import MAX_IMAGE_BYTES
-from samclip.runtime.images.image import SUFFIXES
+from samclip.runtime.pixels.decode import MAX_IMAGE_BYTES
+from samclip.runtime.pixels.image import SUFFIXES
 
 __all__ = ["FolderSource", "JoinedSource", "PhotoSource", "PickedSource", "ShardSource", "split"]
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from samclip.errors import InputError
 from samclip.merge.colour import Colour
-from samclip.runtime.images.letterbox import Letterbox
+from samclip.runtime.pixels.image import Letterbox
 
 VERSION = 1  # of what a view looks like; part of its JSON, so that caches notice a change
 MIN_SIDE = 8  # pixels of the photo that a crop has at least, where the photo has them

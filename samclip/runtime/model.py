@@ -19,21 +19,18 @@ from samclip.engines.base import Backend, EngineOptions
 from samclip.engines.machine.memory import shortage_told
 from samclip.engines.registry import AUTO, Choice, PassedOver, decide
 from samclip.errors import CapabilityError, ClosedError, InputError, VocabularyError
+from samclip.runtime.backend_choice import check_precision, start_fastest
 from samclip.runtime.bundles.bundle import Bundle, find_bundle
-from samclip.runtime.bundles.keys import chosen_public_key
 from samclip.runtime.bundles.manifest import Manifest
-from samclip.runtime.choice import check_precision, start_fastest
+from samclip.runtime.bundles.signature import chosen_public_key
 from samclip.runtime.engine_pool import EnginePool
-from samclip.runtime.features import Features
-from samclip.runtime.images.image import load_image, preprocess
-from samclip.runtime.images.letterbox import Letterbox
-from samclip.runtime.mask_decoders import choose_decoder
+from samclip.runtime.features import Features, choose_decoder
+from samclip.runtime.pixels.image import Letterbox, load_image, preprocess
 from samclip.runtime.scene import Scene, Templates
 from samclip.runtime.series import in_order
 from samclip.runtime.tasks.namers import choose_namer
-from samclip.runtime.texts.bundle_text import open_text_space
-from samclip.runtime.texts.text_space import TextSpace
-from samclip.runtime.texts.vocabulary import (
+from samclip.runtime.text.text_space import TextSpace, open_text_space
+from samclip.runtime.text.vocabulary import (
     Vocabulary,
     as_names,
     gather_texts,

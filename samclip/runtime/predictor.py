@@ -7,9 +7,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from samclip.errors import ImageError, InputError, PromptError
 from samclip.runtime.model import Model
+from samclip.runtime.pixels.prompts import batch_prompts, parse_prompts
 from samclip.runtime.scene import Scene
-from samclip.runtime.tasks.prompt_batches import batch_prompts
-from samclip.runtime.tasks.prompts import parse_prompts
 from samclip.runtime.tasks.segment import MULTI, SINGLE, upscale_masks
 
 

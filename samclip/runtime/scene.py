@@ -12,16 +12,16 @@ from numpy.typing import ArrayLike, NDArray
 from samclip.engines.machine.memory import shortage_told
 from samclip.errors import InputError
 from samclip.runtime.features import Features
-from samclip.runtime.results.answers import Classification, SemanticMap
+from samclip.runtime.pixels.prompts import Arrays, parse_prompts
+from samclip.runtime.results.classification import Classification, SemanticMap
 from samclip.runtime.results.masks import AutoMasks, Masks
-from samclip.runtime.tasks.auto_options import AutoMaskOptions
 from samclip.runtime.tasks.everything import Encode, segment_everything
-from samclip.runtime.tasks.given_masks import parse_given
+from samclip.runtime.tasks.grid import AutoMaskOptions
 from samclip.runtime.tasks.namers import Namer
-from samclip.runtime.tasks.prompts import Arrays, parse_prompts
+from samclip.runtime.tasks.regions import parse_given
 from samclip.runtime.tasks.segment import segment
 from samclip.runtime.tasks.semantic import semantic
-from samclip.runtime.texts.vocabulary import Vocabulary
+from samclip.runtime.text.vocabulary import Vocabulary
 
 Templates = str | Sequence[str] | None
 Names = Sequence[str] | Vocabulary

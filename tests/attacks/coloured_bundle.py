@@ -20,7 +20,7 @@ from samclip.export.graph_files import GraphFiles, described
 from samclip.export.options import LOWERINGS_BY_BACKEND
 from samclip.runtime.assets import packaged_bundles
 from samclip.runtime.bundles.manifest import Manifest, Text
-from samclip.runtime.bundles.write import write_bundle
+from samclip.runtime.bundles.writing import write_bundle
 
 CONTEXT = 32
 TOKENS, DIMENSIONS = 30_522, 3

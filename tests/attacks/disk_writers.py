@@ -90,7 +90,7 @@ class BundleWriter(Writer):
     def write(self, number: int) -> None:
         from tiny_bundle import tiny_manifest
 
-        from samclip.runtime.bundles.write import write_bundle
+        from samclip.runtime.bundles.writing import write_bundle
 
         manifest = tiny_manifest(model_type=str(number))
         write_bundle(self.folder / "bundle", manifest, bundle_files(number), overwrite=True)
@@ -116,7 +116,7 @@ class NewBundleWriter(BundleWriter):
     def write(self, number: int) -> None:
         from tiny_bundle import tiny_manifest
 
-        from samclip.runtime.bundles.write import write_bundle
+        from samclip.runtime.bundles.writing import write_bundle
 
         files = bundle_files(number)
         write_bundle(self.folder / "bundle", tiny_manifest(model_type=str(number)), files)
@@ -191,13 +191,13 @@ class TextWriter(Writer):
     keys = tuple(bytes([row]) * 32 for row in range(40))
 
     def write(self, number: int) -> None:
-        from samclip.runtime.texts.text_cache import TextCache
+        from samclip.runtime.text.text_cache import TextCache
 
         vector = np.full(512, number, np.float32)
         TextCache(self.folder).put(dict.fromkeys(self.keys, vector))
 
     def version(self) -> int | None:
-        from samclip.runtime.texts.text_cache import FILE_NAME, TextCache
+        from samclip.runtime.text.text_cache import FILE_NAME, TextCache
 
         found = TextCache(self.folder).get(self.keys)
         numbers = {int(value) for vector in found.values() for value in set(vector.tolist())}

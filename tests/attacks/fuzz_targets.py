@@ -26,10 +26,10 @@ from samclip.errors import SamclipError
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import encode_manifest
 from samclip.runtime.bundles.weights import parse_weights
-from samclip.runtime.images.image import load_image
-from samclip.runtime.tasks.prompts import parse_prompts
-from samclip.runtime.texts.templates import resolve_templates
-from samclip.runtime.texts.tokenizer import Tokenizer
+from samclip.runtime.pixels.image import load_image
+from samclip.runtime.pixels.prompts import parse_prompts
+from samclip.runtime.text.templates import resolve_templates
+from samclip.runtime.text.tokenizer import Tokenizer
 
 SMALL_IMAGES = 1_000_000  # pixels: what a fuzzer may make the decoders allocate
 Target = Callable[[bytes], None]

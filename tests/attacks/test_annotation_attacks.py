@@ -16,7 +16,7 @@ from pycocotools import mask as coco_mask
 
 from samclip.benchmarks.data.coco import read_coco
 from samclip.errors import InputError
-from samclip.runtime.results.coco_json import ImageRecord, Rle, to_rle
+from samclip.runtime.results.coco import ImageRecord, Rle, to_rle
 
 # pycocotools', under numpy 2
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

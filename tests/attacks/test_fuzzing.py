@@ -20,10 +20,10 @@ from hypothesis.extra import numpy as arrays
 
 from samclip.errors import ConfigError, PromptError, SamclipError, VocabularyError
 from samclip.merge.config import parse_config
-from samclip.runtime.images.image import load_image
-from samclip.runtime.tasks.auto_options import AutoMaskOptions
-from samclip.runtime.texts.templates import resolve_templates
-from samclip.runtime.texts.vocabulary import as_names
+from samclip.runtime.pixels.image import load_image
+from samclip.runtime.tasks.grid import AutoMaskOptions
+from samclip.runtime.text.templates import resolve_templates
+from samclip.runtime.text.vocabulary import as_names
 
 if sys.version_info >= (3, 11):
     import tomllib

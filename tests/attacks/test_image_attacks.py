@@ -21,7 +21,7 @@ from PIL import Image, ImageFile
 from PIL.Image import Transpose
 
 from samclip.errors import ImageError
-from samclip.runtime.images.image import load_image
+from samclip.runtime.pixels.image import load_image
 
 ROWS, COLUMNS = np.mgrid[0:40, 0:60]
 GREY = (ROWS * 3 + COLUMNS * 2).astype(np.uint8)
@@ -408,7 +408,7 @@ def test_huge_sizes_are_refused_with_little_memory(tmp_path: Path, figures: Figu
     code = (
         "import json, resource, sys\n"
         "from samclip.errors import ImageError\n"
-        "from samclip.runtime.images.image import load_image\n"
+        "from samclip.runtime.pixels.image import load_image\n"
         f"load_image({bytes(KINDS['PNG RGB'][0])!r})\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "before = peak()\n"

@@ -19,8 +19,8 @@ from figures import Figures
 
 import samclip
 from samclip.errors import PromptError
+from samclip.runtime.pixels.prompts import MAX_POINTS
 from samclip.runtime.scene import Scene
-from samclip.runtime.tasks.prompts import MAX_POINTS
 
 HEIGHT, WIDTH = 128, 200
 NAN, INFINITY = math.nan, math.inf

@@ -25,13 +25,13 @@ from samclip.engines.onnxruntime.backend import CPU
 from samclip.errors import BundleError, IntegrityError, ManifestError, UnsafePathError
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import Graphs, Variant
-from samclip.runtime.bundles.write import write_bundle
+from samclip.runtime.bundles.writing import write_bundle
 
 BACKENDS = ("onnxruntime", "openvino")
 # Where each backend, and the runtime, begin to read what a file means.
 PARSERS = (
     "samclip.runtime.bundles.bundle.parse_weights",
-    "samclip.runtime.texts.tokenizer.Tokenizer.from_bytes",
+    "samclip.runtime.text.tokenizer.Tokenizer.from_bytes",
     "samclip.engines.openvino.compiled_cache.read_graph",
     "samclip.engines.openvino.reading.external_locations",
     "onnxruntime.InferenceSession",

@@ -16,8 +16,8 @@ from tiny_bundle import write_tiny_bundle
 import samclip
 from samclip.errors import SignatureError, UnsafePathError
 from samclip.runtime.bundles.bundle import Bundle, sign_bundle
-from samclip.runtime.bundles.keys import PrivateKey, PublicKey
 from samclip.runtime.bundles.manifest_file import read_manifest
+from samclip.runtime.bundles.signature import PrivateKey, PublicKey
 
 pytest.importorskip("cryptography")
 

@@ -18,8 +18,8 @@ import samclip
 from samclip.errors import VocabularyError
 from samclip.runtime.assets import packaged_bundles
 from samclip.runtime.model import Model
-from samclip.runtime.texts.text_space import MEMORY_ROWS
-from samclip.runtime.texts.tokenizer import MAX_CHARACTERS, Tokenizer
+from samclip.runtime.text.text_space import MEMORY_ROWS
+from samclip.runtime.text.tokenizer import MAX_CHARACTERS, Tokenizer
 
 ODD: dict[str, list[str]] = {
     "one": ["a cat"],

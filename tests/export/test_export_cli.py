@@ -51,7 +51,7 @@ def test_people_get_a_table_a_warning_and_the_next_command(common: list[object])
 
 
 def _two_photos(common: list[object]) -> Path:
-    from samclip.runtime.images.image import photo_paths
+    from samclip.runtime.pixels.image import photo_paths
 
     folder = Path(str(common[common.index("--output") + 1])).with_name("photos")
     folder.mkdir()

@@ -13,7 +13,7 @@ from samclip.export.exporter import Export, export_bundle
 from samclip.export.models.merged import MergedConfig, MergedModel
 from samclip.export.options import ExportOptions
 from samclip.runtime.bundles.bundle import Bundle
-from samclip.runtime.images.image import load_image, photo_paths, preprocess
+from samclip.runtime.pixels.image import load_image, photo_paths, preprocess
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ from samclip.export.merged_checkpoint import save_merged
 from samclip.export.options import ExportOptions
 from samclip.export.stitching import assemble_stitched
 from samclip.runtime.assets import packaged_photos
-from samclip.runtime.images.image import photo_paths
+from samclip.runtime.pixels.image import photo_paths
 
 
 @pytest.fixture(scope="module")

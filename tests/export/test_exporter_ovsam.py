@@ -28,10 +28,10 @@ from samclip.export.options import ExportOptions, PrecisionOptions
 from samclip.export.ovsam_assembly import save_ovsam
 from samclip.export.tokenizer import clip_tokenizer_json
 from samclip.runtime.bundles.bundle import Bundle
-from samclip.runtime.images.image import load_image, photo_paths
 from samclip.runtime.model import Model
-from samclip.runtime.texts.templates import VILD_TEMPLATES
-from samclip.runtime.texts.tokenizer import Tokenizer
+from samclip.runtime.pixels.image import load_image, photo_paths
+from samclip.runtime.text.templates import VILD_TEMPLATES
+from samclip.runtime.text.tokenizer import Tokenizer
 
 LABELS = ("cat", "dog", "Straße")
 NAMES = ("a cup", "a spoon", "a table", "a cat", "a rocket")

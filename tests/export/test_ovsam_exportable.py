@@ -14,7 +14,7 @@ from samclip.export.models.ovsam.model import OvsamConfig
 from samclip.export.models.ovsam.region_levels import level_of
 from samclip.export.ovsam_exportable import example_boxes, ovsam_exportable
 from samclip.runtime.assets import packaged_photos
-from samclip.runtime.images.letterbox import Letterbox
+from samclip.runtime.pixels.image import Letterbox
 
 CONVNEXT = replace(
     SMALL_OVSAM, backbone=ConvNextConfig((8, 16, 16, 24), (1, 1, 2, 1), embed_dim=24)

@@ -25,7 +25,7 @@ from samclip.engines.base import EngineOptions, GraphSource
 from samclip.engines.registry import get_backend
 from samclip.errors import SamclipError
 from samclip.runtime.bundles.manifest import Preprocessing
-from samclip.runtime.images.image import load_image, preprocess
+from samclip.runtime.pixels.image import load_image, preprocess
 
 BATCHES = (1, 8)
 ROUNDS, WARM_UP = 20, 5
@@ -87,7 +87,7 @@ def contenders(torch: Any, options: Namespace) -> Iterator[Contender]:
 
 def photos(options: Namespace, batch: int) -> Pixels:
     """Give `batch` real photos as the encoder takes them: Bx3xSxS float32."""
-    from samclip.runtime.images.image import photo_paths
+    from samclip.runtime.pixels.image import photo_paths
 
     pixels = Preprocessing(image_size=_size(options), mean=MEAN, std=STD)
     paths = photo_paths(options.photos)

@@ -19,7 +19,7 @@ from samclip.engines.base import Engine, EngineOptions
 from samclip.engines.registry import get_backend
 from samclip.runtime.bundles.bundle import Bundle, find_bundle
 from samclip.runtime.bundles.manifest import Graphs
-from samclip.runtime.images.image import load_image, preprocess
+from samclip.runtime.pixels.image import load_image, preprocess
 
 CPU = "onnxruntime"
 LIMITS = {"fp32": 0.99999, "fp16": 0.9995, "bf16": None, "int8": 0.995, "int8_fp16": 0.995}
@@ -83,7 +83,7 @@ def open_bundle(options: Namespace) -> Bundle:
 
 def samples(bundle: Bundle, options: Namespace) -> list[Sample]:
     """One sample for each graph of the bundle, from a real photo, by FP32 on the CPU."""
-    from samclip.runtime.images.image import photo_paths
+    from samclip.runtime.pixels.image import photo_paths
 
     photo = photo_paths(options.photos)[0]
     image, letterbox = preprocess(load_image(photo), bundle.manifest.preprocessing)

@@ -19,8 +19,8 @@ from samclip.engines.base import EngineOptions, library_version
 from samclip.engines.registry import get_backend
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import ReducedPrecision
-from samclip.runtime.engine_plans import PlanSettings, build_plans
 from samclip.runtime.model import Model
+from samclip.runtime.plans import PlanSettings, build_plans
 
 
 def check_gates(backend: str) -> Callable[[Namespace], Iterator[Row]]:
@@ -65,7 +65,7 @@ def _judge(
     """Judge what runs in a precision by the limits of another one, its key."""
     from samclip.export.precision.gates import Gate
     from samclip.export.progress import silent
-    from samclip.runtime.images.image import photo_paths
+    from samclip.runtime.pixels.image import photo_paths
 
     photos = photo_paths(options.photos)[: 1 if options.dry_run else None]
     with _model(bundle, name, "fp32", options) as exact:

@@ -98,7 +98,7 @@ def _model(options: Namespace) -> tuple[Any, Any]:
 
 
 def _photos(options: Namespace) -> list[Path]:
-    from samclip.runtime.images.image import photo_paths
+    from samclip.runtime.pixels.image import photo_paths
 
     found: list[Path] = photo_paths(options.photos)
     return found[: 1 if options.dry_run else options.most_photos]

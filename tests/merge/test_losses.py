@@ -18,7 +18,7 @@ from samclip.merge.losses import (
     region_loss,
     region_weights,
 )
-from samclip.runtime.images.letterbox import Letterbox
+from samclip.runtime.pixels.image import Letterbox
 from samclip.runtime.tasks.naming import TokenSpread
 
 EVERYWHERE = torch.ones(1, 2)

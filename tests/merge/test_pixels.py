@@ -7,8 +7,7 @@ from samclip.errors import InputError
 from samclip.merge.pixels import PixelBatch
 from samclip.merge.views import ViewOptions, draw_view, render
 from samclip.runtime.bundles.manifest import Preprocessing
-from samclip.runtime.images.image import preprocess
-from samclip.runtime.images.letterbox import Letterbox
+from samclip.runtime.pixels.image import Letterbox, preprocess
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 

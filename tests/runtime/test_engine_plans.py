@@ -16,11 +16,11 @@ from samclip.engines.plans.library import Library
 from samclip.engines.plans.progress import Silent
 from samclip.engines.plans.store import StoredPlan, list_plans, plan_folder, sidecar_path
 from samclip.errors import BackendUnavailableError, CapabilityError, InputError, PlanStaleError
-from samclip.runtime import engine_plans
+from samclip.runtime import plans as engine_plans
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import LibraryNeed
-from samclip.runtime.bundles.write import write_bundle
-from samclip.runtime.engine_plans import PlanSettings, build_plans, plan_source, plan_state
+from samclip.runtime.bundles.writing import write_bundle
+from samclip.runtime.plans import PlanSettings, build_plans, plan_source, plan_state
 
 HALF = Script(layers=(("MATRIX_MULTIPLY", "HALF"),))  # the tiny bundle's variant is called FP16
 

@@ -31,7 +31,7 @@ from samclip.errors import (
     VocabularyError,
 )
 from samclip.runtime import model as model_module
-from samclip.runtime.choice import fastest_first
+from samclip.runtime.backend_choice import fastest_first
 
 ALL = ["red", "green", "blue"]
 

@@ -11,8 +11,8 @@ import pytest
 from joined_threads import join_all
 
 from samclip.errors import ClosedError
-from samclip.runtime import usage as usage_module
-from samclip.runtime.usage import Usage
+from samclip.runtime import engine_pool as usage_module
+from samclip.runtime.engine_pool import Usage
 
 
 def test_closing_waits_for_other_threads_and_frees_then() -> None:

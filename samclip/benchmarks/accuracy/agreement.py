@@ -22,7 +22,7 @@ from samclip.export.precision.agreement import mask_ious, mean_cosine
 from samclip.export.precision.answers import Answers, answer, ask
 from samclip.export.precision.questions import Questions
 from samclip.runtime.model import Model
-from samclip.runtime.texts.vocabulary import Vocabulary
+from samclip.runtime.text.vocabulary import Vocabulary
 
 Values = Sequence[float] | NDArray[np.generic]
 

@@ -21,7 +21,7 @@ from pycocotools.cocoeval import COCOeval
 
 from samclip.benchmarks.data.coco import Categories, CocoObject, CocoPhoto
 from samclip.benchmarks.subsets import ALL, LARGEST, MEDIUM, SMALL
-from samclip.runtime.results.coco_json import RleDict
+from samclip.runtime.results.coco import RleDict
 
 AREAS = (ALL, SMALL, MEDIUM, LARGEST)  # in pycocotools' order
 FREQUENCIES = {"r": "rare categories", "c": "common categories", "f": "frequent categories"}

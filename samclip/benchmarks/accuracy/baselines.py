@@ -21,7 +21,7 @@ from samclip.benchmarks.statistics import Estimate, median, median_ratio
 from samclip.benchmarks.subsets import PHOTOS, of_objects, of_split
 from samclip.errors import InputError
 from samclip.runtime.results.masks import Masks
-from samclip.runtime.texts.vocabulary import Vocabulary
+from samclip.runtime.text.vocabulary import Vocabulary
 
 PromptKind = Literal["box", "point"]
 KINDS: tuple[PromptKind, ...] = get_args(PromptKind)

@@ -13,9 +13,9 @@ from samclip.benchmarks.data.coco import Categories, CocoPhoto
 from samclip.benchmarks.data.detections import DetectedBox, Detections
 from samclip.benchmarks.progress import Track, silent
 from samclip.benchmarks.rows import Row
+from samclip.runtime.pixels.masks import encode_rle
 from samclip.runtime.results.masks import Masks
 from samclip.runtime.scene import Scene
-from samclip.runtime.tasks.mask_ops import encode_rle
 
 PROTOCOL = (
     "box: each of the detector's boxes is a prompt, the decoder's single-mask output the answer, "

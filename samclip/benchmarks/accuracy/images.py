@@ -14,8 +14,8 @@ from samclip.benchmarks.data.image_folder import ClassPhoto
 from samclip.benchmarks.progress import Track, silent
 from samclip.benchmarks.rows import Row
 from samclip.benchmarks.subsets import PHOTOS
-from samclip.runtime.images.image import load_image
-from samclip.runtime.texts.vocabulary import Vocabulary
+from samclip.runtime.pixels.image import load_image
+from samclip.runtime.text.vocabulary import Vocabulary
 
 TOPS = (1, 5)
 IMAGES_PROTOCOL = (

@@ -15,7 +15,7 @@ from samclip.benchmarks.progress import Track, silent
 from samclip.benchmarks.rows import Row
 from samclip.benchmarks.subsets import of_objects
 from samclip.runtime.scene import Scene
-from samclip.runtime.texts.vocabulary import Vocabulary
+from samclip.runtime.text.vocabulary import Vocabulary
 
 MASKS_AT_ONCE = 64  # bounds the masks that are held
 TOP1 = "name top-1"

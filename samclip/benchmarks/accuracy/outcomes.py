@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.runtime.results.coco_json import RleDict
+from samclip.runtime.pixels.masks import encode_rle
+from samclip.runtime.results.coco import RleDict
 from samclip.runtime.results.masks import Masks
-from samclip.runtime.tasks.mask_ops import encode_rle
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from samclip.benchmarks.rows import Row, make_row
 from samclip.benchmarks.statistics import class_ious, mean_iou
 from samclip.errors import InputError
 from samclip.runtime.model import Model
-from samclip.runtime.results.answers import SemanticMap
+from samclip.runtime.results.classification import SemanticMap
 from samclip.runtime.scene import Scene
 
 MIOU, PIXELS = "mIoU", "labelled pixels"

@@ -24,8 +24,8 @@ from samclip.benchmarks.roofline.count import count
 from samclip.benchmarks.roofline.read_graph import read_graph
 from samclip.benchmarks.roofline.work import Work
 from samclip.engines.base import Backend, Engine, EngineOptions, GraphSource
-from samclip.runtime.images.letterbox import Letterbox
-from samclip.runtime.texts.vocabulary import unit_rows
+from samclip.runtime.pixels.image import Letterbox
+from samclip.runtime.text.vocabulary import unit_rows
 
 WHOLE_SIZE = 224
 MEAN = np.array([122.77, 116.75, 104.09], np.float32)  # OpenAI's, of [0, 255]

@@ -23,10 +23,10 @@ from samclip.benchmarks.latency.timing import Timing
 from samclip.benchmarks.latency.walk import Piece, names_for
 from samclip.benchmarks.progress import Track
 from samclip.errors import UntrainedHeadWarning
-from samclip.runtime.images.image import load_image
 from samclip.runtime.model import Model
+from samclip.runtime.pixels.image import load_image
 from samclip.runtime.scene import Scene
-from samclip.runtime.texts.vocabulary import Vocabulary
+from samclip.runtime.text.vocabulary import Vocabulary
 
 PROMPTS = (1, 10, 100)
 MERGED, WHOLE, DENSE = "merged", "SAM + CLIP at 224 px", "SAM + dense CLIP"

@@ -21,7 +21,7 @@ from samclip.cli.terminal import err, say
 from samclip.errors import VocabularyError
 from samclip.export.precision.names import gate_vocabulary, unnameable
 from samclip.runtime.scene import Templates
-from samclip.runtime.texts.vocabulary import Vocabulary
+from samclip.runtime.text.vocabulary import Vocabulary
 
 EXAMPLES = """
 **Examples:**

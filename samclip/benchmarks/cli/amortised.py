@@ -26,7 +26,7 @@ from samclip.benchmarks.roofline.measure import Counted, open_counted
 from samclip.cli import options as shared
 from samclip.engines.base import EngineOptions
 from samclip.errors import CapabilityError
-from samclip.runtime.images.image import photo_paths
+from samclip.runtime.pixels.image import photo_paths
 
 AMORTISED_EXAMPLES = """
 **Examples:**

@@ -31,7 +31,7 @@ from samclip.cli import options as shared
 from samclip.errors import InputError
 from samclip.runtime.model import Model
 from samclip.runtime.scene import Templates
-from samclip.runtime.texts.vocabulary import Vocabulary, mark_seen
+from samclip.runtime.text.vocabulary import Vocabulary, mark_seen
 
 EXAMPLES = """
 **Examples:**

@@ -45,7 +45,7 @@ from samclip.benchmarks.report import Data, Measurements, describe_bundle
 from samclip.cli import options as shared
 from samclip.cli.terminal import err, out, say
 from samclip.errors import BackendUnavailableError
-from samclip.runtime.images.image import photo_paths
+from samclip.runtime.pixels.image import photo_paths
 
 LATENCY_EXAMPLES = """
 **Examples:**

@@ -37,7 +37,7 @@ from samclip.cli import options as shared
 from samclip.cli.terminal import err, say
 from samclip.engines.machine.cores import usable_cores
 from samclip.engines.registry import AUTO
-from samclip.runtime.images.image import photo_paths
+from samclip.runtime.pixels.image import photo_paths
 
 EXAMPLES = """
 **Examples:**

@@ -11,7 +11,7 @@ from samclip.benchmarks.cli.options import _DATA
 from samclip.benchmarks.data.sample import spread
 from samclip.errors import InputError
 from samclip.runtime.assets import DEFAULT_BUNDLE, packaged_photos
-from samclip.runtime.images.image import photo_paths
+from samclip.runtime.pixels.image import photo_paths
 
 _BUNDLE = "Bundle and engine"
 PACKAGED = packaged_photos()

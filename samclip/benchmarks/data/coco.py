@@ -15,8 +15,8 @@ from pycocotools import mask as coco_mask
 from samclip.benchmarks.data.coco_layout import CocoLayout, find_layout
 from samclip.benchmarks.data.json_file import read_json
 from samclip.errors import InputError
-from samclip.runtime.images.image import load_image
-from samclip.runtime.results.coco_json import (
+from samclip.runtime.pixels.image import load_image
+from samclip.runtime.results.coco import (
     Annotation,
     Category,
     ImageRecord,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from samclip.errors import InputError
-from samclip.runtime.results.coco_json import ImageRecord
+from samclip.runtime.results.coco import ImageRecord
 
 ANNOTATIONS, IMAGES = "instances.json", "images"
 GUESSES = (

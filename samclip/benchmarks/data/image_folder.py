@@ -10,7 +10,7 @@ from pathlib import Path
 
 from samclip.cli.arguments import read_names
 from samclip.errors import InputError, did_you_mean
-from samclip.runtime.images.image import SUFFIXES
+from samclip.runtime.pixels.image import SUFFIXES
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 _FLAT = re.compile(r"(?P<key>n\d{8})_(?P<name>.+)")

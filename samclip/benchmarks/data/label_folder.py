@@ -21,7 +21,7 @@ from samclip.benchmarks.data.label_maps import (
     class_table,
 )
 from samclip.errors import InputError
-from samclip.runtime.images.image import SUFFIXES
+from samclip.runtime.pixels.image import SUFFIXES
 
 CLASSES, IMAGES, LABELS = "classes.json", "images", "labels"
 CAMVID, COCO = "camvid", "coco"

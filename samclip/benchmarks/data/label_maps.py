@@ -13,7 +13,7 @@ from PIL import Image
 
 from samclip.benchmarks.data.coco import CocoPhoto
 from samclip.errors import InputError
-from samclip.runtime.images.image import load_image
+from samclip.runtime.pixels.image import load_image
 
 IGNORED = -1
 UNKNOWN = -2

@@ -11,8 +11,8 @@ from samclip.benchmarks.latency.clock import StageClock
 from samclip.benchmarks.latency.timed_backend import TimedBackend
 from samclip.engines.base import EngineOptions
 from samclip.engines.registry import AUTO, Choice, decide
+from samclip.runtime.backend_choice import start_fastest
 from samclip.runtime.bundles.bundle import Bundle, find_bundle
-from samclip.runtime.choice import start_fastest
 from samclip.runtime.model import Model
 
 

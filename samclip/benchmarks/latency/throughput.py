@@ -17,7 +17,7 @@ from samclip.benchmarks.progress import Track
 from samclip.benchmarks.rows import Row, make_row
 from samclip.runtime.model import Model
 from samclip.runtime.scene import Scene
-from samclip.runtime.texts.vocabulary import Vocabulary
+from samclip.runtime.text.vocabulary import Vocabulary
 
 PHOTOS = 8  # of one sample: at its ends not all streams have work
 STREAMS = 2

@@ -22,10 +22,10 @@ from samclip.benchmarks.latency.contenders import Contender
 from samclip.benchmarks.latency.timed_backend import COPIES
 from samclip.benchmarks.latency.timing import Kind
 from samclip.errors import UntrainedHeadWarning
-from samclip.runtime.images.image import load_image
 from samclip.runtime.model import Model
+from samclip.runtime.pixels.image import load_image
 from samclip.runtime.scene import Scene
-from samclip.runtime.texts.vocabulary import Vocabulary
+from samclip.runtime.text.vocabulary import Vocabulary
 
 NAMES = (
     *("person", "dog", "cat", "car", "bicycle", "tree", "grass", "sky", "water", "road"),

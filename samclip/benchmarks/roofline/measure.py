@@ -23,11 +23,11 @@ from samclip.benchmarks.roofline.work import Work
 from samclip.engines.base import EngineOptions
 from samclip.engines.registry import AUTO, Choice, decide
 from samclip.errors import UntrainedHeadWarning
+from samclip.runtime.backend_choice import start_fastest
 from samclip.runtime.bundles.bundle import Bundle, find_bundle
 from samclip.runtime.bundles.manifest import Graph
-from samclip.runtime.choice import start_fastest
-from samclip.runtime.images.image import load_image
 from samclip.runtime.model import Model
+from samclip.runtime.pixels.image import load_image
 
 NAMING_GRAPHS = ("clip_head", "roi_classifier", "clip_roi")
 Samples = dict[str, list[float]]

@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 
 from samclip.export.precision.questions import Questions, drawn_boxes, find_questions
 from samclip.runtime.features import Regions
-from samclip.runtime.images.image import load_image
 from samclip.runtime.model import Model
+from samclip.runtime.pixels.image import load_image
+from samclip.runtime.pixels.masks import PackedMasks
 from samclip.runtime.results.masks import Masks
-from samclip.runtime.results.packed_masks import PackedMasks
 from samclip.runtime.scene import Scene
-from samclip.runtime.tasks.given_masks import parse_given
-from samclip.runtime.tasks.regions import regions_of
-from samclip.runtime.texts.vocabulary import Vocabulary
+from samclip.runtime.tasks.regions import parse_given, regions_of
+from samclip.runtime.text.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, eq=False)

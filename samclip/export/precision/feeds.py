@@ -19,7 +19,7 @@ from samclip.export.precision.chain import CPU, DraftBundle, reference_model
 from samclip.export.precision.names import gate_vocabulary
 from samclip.export.progress import Progress
 from samclip.runtime.bundles.manifest import Preprocessing
-from samclip.runtime.images.image import load_image, preprocess
+from samclip.runtime.pixels.image import load_image, preprocess
 
 Array = NDArray[np.generic]
 Feeds = Mapping[str, Array]

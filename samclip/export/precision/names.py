@@ -9,7 +9,7 @@ from samclip.errors import UntrainedHeadWarning
 from samclip.export.untrained import head_name
 from samclip.runtime.bundles.manifest import Manifest
 from samclip.runtime.model import Model
-from samclip.runtime.texts.vocabulary import Vocabulary
+from samclip.runtime.text.vocabulary import Vocabulary
 
 # What is on photos of every day, some of the names close to each other.
 NAMES = (

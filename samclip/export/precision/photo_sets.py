@@ -9,7 +9,7 @@ from pathlib import Path
 
 from samclip.errors import ExportError
 from samclip.export.options import ExportOptions
-from samclip.runtime.images.image import photo_paths
+from samclip.runtime.pixels.image import photo_paths
 
 MAX_CALIBRATION_PHOTOS = 64
 MAX_GATE_PHOTOS = 32

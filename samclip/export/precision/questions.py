@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip.runtime.pixels.masks import PackedMasks, nms, stability_score
 from samclip.runtime.results.masks import Masks
-from samclip.runtime.results.packed_masks import PackedMasks
 from samclip.runtime.scene import Scene
-from samclip.runtime.tasks.auto_options import AutoMaskOptions
-from samclip.runtime.tasks.mask_ops import nms, stability_score
+from samclip.runtime.tasks.grid import AutoMaskOptions
 
 POINTS_PER_SIDE = 6  # of the grid in which FP32 looks for objects
 MAX_OBJECTS = 16

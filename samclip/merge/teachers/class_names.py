@@ -13,8 +13,8 @@ from samclip.export.checkpoint import fit_state
 from samclip.export.models.bert_tower import BertTowerConfig
 from samclip.export.models.merged import build_text_tower
 from samclip.export.text_source import TextSource
-from samclip.runtime.texts.templates import PLACEHOLDER, fill, resolve_templates
-from samclip.runtime.texts.tokenizer import Tokenizer
+from samclip.runtime.text.templates import PLACEHOLDER, fill, resolve_templates
+from samclip.runtime.text.tokenizer import Tokenizer
 
 TEMPLATES = (PLACEHOLDER, "a photo of a {}.")
 TEXTS_AT_ONCE = 128
@@ -27,7 +27,7 @@ def embed_names(
     """Embed K names with a text tower: KxD float32 of unit length.
 
     A name's prompts, one for each template, are each of unit length before they are averaged, as
-    at run time (`samclip.runtime.texts.text_space`). Raises VocabularyError for names or templates
+    at run time (`samclip.runtime.text.text_space`). Raises VocabularyError for names or templates
     that cannot be used.
     """
     tower = build_text_tower(text.config)

@@ -25,7 +25,7 @@ from samclip.export.text_source import read_text
 from samclip.merge.pixels import PixelBatch
 from samclip.merge.teachers.base import fingerprint_of
 from samclip.merge.teachers.class_names import TEMPLATES, embed_names
-from samclip.runtime.texts.templates import resolve_templates
+from samclip.runtime.text.templates import resolve_templates
 
 VERSION = 1  # of the recipe, part of the fingerprint
 CENTRE_SHARE = 260 / 292  # of the shorter side: what a centre crop shows of a picture

@@ -21,9 +21,14 @@ from samclip.errors import (
     did_you_mean,
     naming,
 )
-from samclip.runtime.bundles.files import check_tree, open_plain_file, read_verified, verify_file
+from samclip.runtime.bundles.files import (
+    check_paths,
+    check_tree,
+    open_plain_file,
+    read_verified,
+    verify_file,
+)
 from samclip.runtime.bundles.home import bundle_home, find_bundle
-from samclip.runtime.bundles.keys import PrivateKey, PublicKey
 from samclip.runtime.bundles.manifest import (
     MANIFEST_NAME,
     Graph,
@@ -33,8 +38,7 @@ from samclip.runtime.bundles.manifest import (
     decode_manifest,
 )
 from samclip.runtime.bundles.manifest_file import check_references, read_manifest
-from samclip.runtime.bundles.paths import check_paths
-from samclip.runtime.bundles.signature import write_signature
+from samclip.runtime.bundles.signature import PrivateKey, PublicKey, write_signature
 from samclip.runtime.bundles.weights import parse_weights
 
 MAX_NAMES_SHOWN = 20  # files that an error message lists

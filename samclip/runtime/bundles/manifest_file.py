@@ -11,7 +11,6 @@ from typing import Any
 
 from samclip.errors import IntegrityError, ManifestError
 from samclip.runtime.bundles.files import read_capped
-from samclip.runtime.bundles.keys import PublicKey
 from samclip.runtime.bundles.manifest import (
     DIGEST_NAME,
     MANIFEST_NAME,
@@ -21,7 +20,7 @@ from samclip.runtime.bundles.manifest import (
     Manifest,
     decode_manifest,
 )
-from samclip.runtime.bundles.signature import check_signature
+from samclip.runtime.bundles.signature import PublicKey, check_signature
 
 MAX_DIGEST_BYTES = 1024
 

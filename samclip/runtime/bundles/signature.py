@@ -3,18 +3,192 @@
 The manifest names the SHA-256 of every other file, so that the signature vouches for all of them.
 It lies in the bundle, which stays one folder to copy; it is the one file that may be there without
 being listed, since what signs the list cannot be on it. Without a key it is not looked at.
+
+Keys that sign bundles: Ed25519 (RFC 8032), read from PEM or OpenSSH's form by `cryptography`.
+
+That package is an extra, imported here alone, and only when a key is used.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import importlib
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from samclip.disk.partial_files import claimed, new_file, sync_file, sync_folder, told
-from samclip.errors import SignatureError
+from samclip.disk.partial_files import claimed, new_file, open_itself, sync_file, sync_folder, told
+from samclip.errors import CapabilityError, InputError, SignatureError
 from samclip.runtime.bundles.files import open_plain_file
-from samclip.runtime.bundles.keys import SIGNATURE_BYTES, PublicKey
 from samclip.runtime.bundles.manifest import MANIFEST_NAME, SIGNATURE_NAME
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+        Ed25519PrivateKey,
+        Ed25519PublicKey,
+    )
+
+PUBLIC_KEY_VARIABLE = "SAMCLIP_PUBLIC_KEY"
+MAX_KEY_BYTES = 2**16
+SIGNATURE_BYTES = 64  # RFC 8032, section 5.1
+OPENSSH_PRIVATE = b"-----BEGIN OPENSSH PRIVATE KEY-----"
+MAKE_ONE = "Make a pair: ssh-keygen -t ed25519 -f my-key"
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """The half that checks signatures; `path` is where it was read from."""
+
+    path: Path
+    key: Ed25519PublicKey
+
+    @property
+    def fingerprint(self) -> str:
+        """The key's SHA-256 as `ssh-keygen -l` shows it: of the key's form in RFC 8709."""
+        serialization = _cryptography("hazmat.primitives.serialization")
+        line: bytes = self.key.public_bytes(
+            serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+        )
+        digest = hashlib.sha256(base64.b64decode(line.split()[1])).digest()
+        return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
+
+    def has_signed(self, data: bytes, signature: bytes) -> bool:
+        """Tell whether `signature` is this key's of exactly these bytes."""
+        try:
+            self.key.verify(signature, data)
+        except _cryptography("exceptions").InvalidSignature:
+            return False
+        return True
+
+
+@dataclass(frozen=True)
+class PrivateKey:
+    """The half that signs; `path` is where it was read from."""
+
+    path: Path
+    key: Ed25519PrivateKey
+
+    @property
+    def public(self) -> PublicKey:
+        """The half that belongs to it."""
+        return PublicKey(self.path, self.key.public_key())
+
+    def sign(self, data: bytes) -> bytes:
+        """Sign these bytes: 64 bytes, always the same for the same key."""
+        return self.key.sign(data)
+
+
+def read_public_key(path: str | PathLike[str]) -> PublicKey:
+    """Read a public key: PEM, or a line as in `~/.ssh/id_ed25519.pub`.
+
+    Raises InputError for a file that is none, CapabilityError without the package `cryptography`.
+    """
+    serialization = _cryptography("hazmat.primitives.serialization")
+    file, data = _read(path)
+    if b"PRIVATE KEY-----" in data:
+        raise InputError(
+            f"{file} is a private key, which belongs to who signs alone. Give its public half: "
+            f"ssh-keygen -y -f {file} > {file}.pub"
+        )
+    is_pem = data.lstrip().startswith(b"-----BEGIN")
+    load = serialization.load_pem_public_key if is_pem else serialization.load_ssh_public_key
+    key = _parsed(file, lambda: load(data))
+    return PublicKey(file, _of_kind(file, key, "Ed25519PublicKey"))
+
+
+def read_private_key(path: str | PathLike[str], ask: Callable[[], str] | None = None) -> PrivateKey:
+    """Read a private key: PEM, or OpenSSH's own form; `ask` gives the passphrase if there is one.
+
+    Raises InputError for a file that is none or a passphrase that does not fit, CapabilityError
+    without the package `cryptography`.
+    """
+    serialization = _cryptography("hazmat.primitives.serialization")
+    file, data = _read(path)
+    if b"PRIVATE KEY-----" not in data:
+        raise InputError(
+            f"{file} is no private key in PEM or OpenSSH's form. Give the file that signs, not "
+            f"its public half. {MAKE_ONE}"
+        )
+    is_openssh = data.lstrip().startswith(OPENSSH_PRIVATE)
+    load = serialization.load_ssh_private_key if is_openssh else serialization.load_pem_private_key
+    passphrase = None
+    if _has_passphrase(load, data):
+        if ask is None:
+            raise InputError(
+                f"{file} has a passphrase, and there is no terminal to ask for it. Give a copy "
+                "of the key without one, or run the command in a terminal."
+            )
+        passphrase = ask().encode()
+    key = _parsed(file, lambda: load(data, passphrase))
+    return PrivateKey(file, _of_kind(file, key, "Ed25519PrivateKey"))
+
+
+def chosen_public_key(given: str | PathLike[str] | None) -> PublicKey | None:
+    """Read the key at `given`, else at $SAMCLIP_PUBLIC_KEY; None when neither says one."""
+    path = given if given is not None else os.environ.get(PUBLIC_KEY_VARIABLE) or None
+    return None if path is None else read_public_key(path)
+
+
+def _read(path: str | PathLike[str]) -> tuple[Path, bytes]:
+    """Read a small file, at once: a pipe or a device is not waited for."""
+    try:
+        file = Path(path).expanduser()
+        with os.fdopen(open_itself(file.resolve()), "rb") as stream:
+            data = stream.read(MAX_KEY_BYTES + 1)
+    except (OSError, ValueError, RuntimeError) as error:  # missing, NUL, no such ~user
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(
+            f"the key {str(path)[:200]!r} cannot be read: {reason}. Give the path of a key file. "
+            f"{MAKE_ONE}"
+        ) from error
+    if len(data) > MAX_KEY_BYTES:
+        raise InputError(
+            f"{file} has more than {MAX_KEY_BYTES:,} bytes, so it is no key file. {MAKE_ONE}"
+        )
+    return file, data
+
+
+def _has_passphrase(load: Callable[[bytes, bytes | None], Any], data: bytes) -> bool:
+    """Tell whether a private key is encrypted; `cryptography` says so by one of two errors."""
+    unsupported = _cryptography("exceptions").UnsupportedAlgorithm
+    try:
+        load(data, None)
+    except (TypeError, ValueError, unsupported) as error:
+        return isinstance(error, TypeError) or "password-protected" in str(error)
+    return False
+
+
+def _parsed(file: Path, load: Callable[[], Any]) -> Any:
+    unsupported = _cryptography("exceptions").UnsupportedAlgorithm
+    try:
+        return load()
+    except (TypeError, ValueError, unsupported) as error:
+        raise InputError(
+            f"{file} cannot be read as an Ed25519 key ({error}). Give one in PEM or OpenSSH's "
+            f"form, with the right passphrase. {MAKE_ONE}"
+        ) from error
+
+
+def _of_kind(file: Path, key: Any, kind: str) -> Any:
+    ed25519 = _cryptography("hazmat.primitives.asymmetric.ed25519")
+    if not isinstance(key, getattr(ed25519, kind)):
+        found = type(key).__name__.removesuffix("PublicKey").removesuffix("PrivateKey").strip("_")
+        raise InputError(f"{file} is a key of type {found}; bundles take Ed25519. {MAKE_ONE}")
+    return key
+
+
+def _cryptography(module: str) -> Any:
+    try:
+        return importlib.import_module(f"cryptography.{module}")
+    except ImportError as error:
+        raise CapabilityError(
+            "signatures of bundles need the package cryptography. Install it: "
+            "pip install 'samclip[signing]'."
+        ) from error
 
 
 def is_signed(root: Path) -> bool:

@@ -2,41 +2,139 @@
 
 A name has one colour in all three. Lengths are in pixels of the picture, which is three times as
 wide as a phone's page. Images are HWC uint8 RGB, [0, 255].
+
+The strips of a poster: headings, ranked names, shares. All are HWC uint8 RGB arrays.
+
+The answers of all three tasks about one photo.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 
-from samclip.runtime.results.answers import Classification, SemanticMap
-from samclip.runtime.results.captions import Colour, write_labels
+from samclip.runtime.pixels.masks import PackedMasks
+from samclip.runtime.pixels.prompts import Prompt
+from samclip.runtime.results.classification import Classification, SemanticMap
 from samclip.runtime.results.drawing import (
     UNTRAINED_NOTE,
+    Colour,
     Picture,
     colour,
     draw_label_map,
     draw_masks,
+    ink_on,
+    load_font,
+    shorten,
+    write_labels,
 )
 from samclip.runtime.results.masks import Masks
-from samclip.runtime.results.packed_masks import PackedMasks
-from samclip.runtime.results.poster_parts import (
-    GAP,
-    INNER,
-    LEAST_SHARE,
-    TEXT,
-    blank,
-    draw_ranking,
-    draw_shares,
-    framed,
-    heading,
-    title_line,
-)
-from samclip.runtime.tasks.prompts import Prompt
+
+Strip = NDArray[np.uint8]
+Entry = tuple[str, float, Colour]  # name, share in [0, 1], colour
+
+WIDTH, MARGIN, GAP = 1200, 36, 28
+INNER = WIDTH - 2 * MARGIN
+LARGE, TEXT, SMALL = 58, 40, 34  # heights of letters
+BAR, MIN_ROW, MAX_ROW = 18, 66, 86
+LEAST_SHARE = 0.005  # below it a share would be written as 0 %
+NAME_LETTERS = 22  # of a name in the ranking
+PAPER: Colour = (255, 255, 255)
+INK: Colour = (24, 24, 27)
+GREY: Colour = (92, 92, 102)
+TRACK: Colour = (228, 228, 231)
+
+
+def blank(height: int, width: int = WIDTH) -> Strip:
+    """Make an empty strip."""
+    return np.full((height, width, 3), PAPER, np.uint8)
+
+
+def framed(strip: Strip) -> Strip:
+    """Add the margins at the sides and the gap below."""
+    picture = blank(strip.shape[0] + GAP)
+    picture[: strip.shape[0], MARGIN : MARGIN + strip.shape[1]] = strip
+    return picture
+
+
+def title_line(text: str) -> Strip:
+    """Write the line above all."""
+    picture, draw = _canvas(LARGE + MARGIN + GAP // 2)
+    draw.text((0, MARGIN), shorten(text, 38), INK, load_font(LARGE))
+    return np.array(picture)
+
+
+def heading(name: str, text: str = "", width: int = INNER) -> Strip:
+    """Write a task's name on a dark chip, and what it does beside it."""
+    picture, draw = _canvas(TEXT + 24, width)
+    end = _chip(draw, name, (0, 0), INK)
+    draw.text((end + GAP, _middle(draw, SMALL, TEXT + 24)), text, GREY, load_font(SMALL))
+    return np.array(picture)
+
+
+def draw_ranking(entries: Sequence[Entry], height: int, width: int) -> Strip:
+    """Draw names with their shares as bars below each other; higher if they need more room."""
+    row = min(max(height // max(1, len(entries)), MIN_ROW), MAX_ROW)
+    picture, draw = _canvas(max(height, row * len(entries)), width)
+    font = load_font(SMALL)
+    for index, (name, share, tint) in enumerate(entries):
+        y, number = index * row, f"{share:.0%}"
+        draw.text((0, y), shorten(name, NAME_LETTERS), INK, font)
+        draw.text((width - draw.textlength(number, font=font), y), number, GREY, font)
+        top = y + row - BAR - BAR // 2
+        draw.rounded_rectangle((0, top, width - 1, top + BAR), BAR // 2, fill=TRACK)
+        end = max(BAR, round((width - 1) * share))
+        if share >= LEAST_SHARE:
+            draw.rounded_rectangle((0, top, end, top + BAR), BAR // 2, fill=tint)
+    return np.array(picture)
+
+
+def draw_shares(entries: Sequence[Entry]) -> Strip:
+    """Draw names with their shares as chips, as many in a line as fit."""
+    height, texts = TEXT + 24, [f"{shorten(name, 30)} {share:.0%}" for name, share, _ in entries]
+    _, ruler = _canvas(1)
+    spots, x, y = [], 0.0, 0
+    for text in texts:
+        width = _chip_width(ruler, text)
+        if x + width > INNER and x > 0:
+            x, y = 0.0, y + height + GAP // 2
+        spots.append((x, float(y)))
+        x += width + GAP // 2
+    picture, draw = _canvas(y + height)
+    for text, spot, (_, _, tint) in zip(texts, spots, entries, strict=True):
+        _chip(draw, text, spot, tint)
+    return np.array(picture)
+
+
+def _canvas(height: int, width: int = INNER) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    picture = Image.fromarray(blank(height, width))
+    return picture, ImageDraw.Draw(picture)
+
+
+def _chip_width(draw: ImageDraw.ImageDraw, text: str) -> float:
+    return float(draw.textlength(text, font=load_font(SMALL))) + TEXT
+
+
+def _chip(draw: ImageDraw.ImageDraw, text: str, spot: tuple[float, float], tint: Colour) -> float:
+    """Write a text on a chip whose upper left corner is `spot`; gives where it ends, x."""
+    height, end = TEXT + 24, spot[0] + _chip_width(draw, text)
+    draw.rounded_rectangle((*spot, end, spot[1] + height - 1), height // 4, fill=tint)
+    top = spot[1] + _middle(draw, SMALL, height)
+    draw.text((spot[0] + TEXT / 2, top), text, ink_on(tint), load_font(SMALL))
+    return end
+
+
+def _middle(draw: ImageDraw.ImageDraw, letters: int, height: int) -> float:
+    """Tell where a text begins, y, that stands in the middle of a strip."""
+    _, top, _, bottom = draw.textbbox((0, 0), "Xg", font=load_font(letters))
+    return float((height - (bottom - top)) / 2 - top)
+
 
 Palette = dict[str, Colour]
 
@@ -151,3 +249,37 @@ def _beside(left: Picture, right: Picture) -> Picture:
 
 def _noted(picture: Picture) -> Picture:
     return write_labels(np.concatenate([picture, blank(2 * TEXT)]), (), UNTRAINED_NOTE, TEXT)
+
+
+TITLE = "One encoder pass, three answers"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Overview:
+    """What `samclip demo` answers: a classification, masks with names, and a label map."""
+
+    classification: Classification
+    masks: Masks
+    semantic: SemanticMap
+
+    @property
+    def trained_head(self) -> bool:
+        """Whether the names mean something."""
+        return self.classification.trained_head
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The share of the pixels that each name has, in [0, 1], the largest first."""
+        return shares_of(self.semantic)
+
+    def draw(self) -> NDArray[np.uint8]:
+        """Draw everything in one picture: HWC uint8 RGB, 1200 pixels wide."""
+        return draw_poster(TITLE, self.classification, self.masks, self.semantic)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON: each task's own, under its name."""
+        return {
+            "classify": self.classification.to_dict(),
+            "segment": self.masks.to_dict(),
+            "semantic": self.semantic.to_dict(),
+        }

@@ -1,4 +1,7 @@
-"""Names for masks: what the CLIP head says of the tokens that a mask covers."""
+"""Names for masks: what the CLIP head says of the tokens that a mask covers.
+
+Classification: which name fits the whole image.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.runtime.features import Features
-from samclip.runtime.images.letterbox import Letterbox
+from samclip.runtime.pixels.image import Letterbox
+from samclip.runtime.pixels.masks import PackedMasks, mask_box
+from samclip.runtime.results.classification import Classification
 from samclip.runtime.results.masks import Masks
-from samclip.runtime.results.packed_masks import PackedMasks
-from samclip.runtime.tasks.mask_ops import mask_box
-from samclip.runtime.texts.vocabulary import Vocabulary
+from samclip.runtime.text.vocabulary import Vocabulary
 
 AnyMasks = TypeVar("AnyMasks", bound=Masks)
 
@@ -122,3 +125,21 @@ class TokenSpread:
         weights = np.zeros(self._token_mask.shape, np.float32)
         weights.flat[distances.argmin()] = 1
         return weights
+
+
+def classify(
+    features: Features, vocabulary: Vocabulary, image: NDArray[np.uint8]
+) -> Classification:
+    """Compare the image embedding with the names: softmax of logit scale times cosine.
+
+    CLIP's zero-shot rule (Radford et al. 2021, section 3.1), as SAM-CLIP section 4.1 uses it on
+    its max-pooled head. Raises ClosedError, EngineRunError.
+    """
+    cosines = vocabulary.cosines(features.clip().image_embed[None])  # 1xK
+    return Classification(
+        names=vocabulary.names,
+        probabilities=vocabulary.probabilities(cosines)[0],
+        logits=cosines[0] * np.float32(vocabulary.logit_scale),
+        trained_head=vocabulary.trained_head,
+        image=image,
+    )

@@ -10,12 +10,10 @@ from numpy.typing import NDArray
 
 from samclip.errors import PromptError
 from samclip.runtime.features import Features
-from samclip.runtime.images.letterbox import Letterbox
+from samclip.runtime.pixels.image import Letterbox
+from samclip.runtime.pixels.masks import MASK_THRESHOLD, PackedMasks, mask_box
+from samclip.runtime.pixels.prompts import Prompt, batch_prompts
 from samclip.runtime.results.masks import Masks
-from samclip.runtime.results.packed_masks import PackedMasks
-from samclip.runtime.tasks.mask_ops import MASK_THRESHOLD, mask_box
-from samclip.runtime.tasks.prompt_batches import batch_prompts
-from samclip.runtime.tasks.prompts import Prompt
 
 SINGLE = 0  # the decoder's single-mask output
 MULTI = (1, 2, 3)  # its outputs for ambiguous prompts: whole, part, part of a part

@@ -17,7 +17,7 @@ from samclip.benchmarks.accuracy.baselines import Contender, Task, evaluate_base
 from samclip.benchmarks.accuracy.comparison import UNTRAINED, comparisons, show_comparison
 from samclip.benchmarks.data.coco import CocoFolder, read_coco
 from samclip.benchmarks.rows import Row
-from samclip.runtime.texts.vocabulary import mark_seen
+from samclip.runtime.text.vocabulary import mark_seen
 
 Found = dict[tuple[str, str, str], Row]
 

@@ -10,7 +10,7 @@ from made_data import NAMES, save, stripes
 from samclip.baselines.encoders import BundleEncoder
 from samclip.benchmarks.accuracy.images import evaluate_images, rank
 from samclip.benchmarks.data.image_folder import ClassPhoto
-from samclip.runtime.texts.vocabulary import Vocabulary
+from samclip.runtime.text.vocabulary import Vocabulary
 
 
 class Fixed:

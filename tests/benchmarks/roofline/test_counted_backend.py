@@ -18,7 +18,7 @@ from samclip.benchmarks.roofline.meter import Meter, Works
 from samclip.engines.base import Backend, Engine, EngineOptions, GraphSource
 from samclip.engines.registry import get_backend
 from samclip.runtime.bundles.bundle import Bundle
-from samclip.runtime.bundles.write import write_bundle
+from samclip.runtime.bundles.writing import write_bundle
 from samclip.runtime.engine_pool import EnginePool
 
 OPTIONS = EngineOptions(threads=1)

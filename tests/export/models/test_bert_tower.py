@@ -17,7 +17,7 @@ from samclip.export.models.bert_tower import (
     is_bert,
 )
 from samclip.export.text_source import BERT_LOGIT_SCALE, read_text
-from samclip.runtime.texts.tokenizer import Tokenizer
+from samclip.runtime.text.tokenizer import Tokenizer
 
 TEXTS = ["a photo of a cat.", "dog", "a bad photo of the hard to see espresso machine.", "Straße"]
 

@@ -18,7 +18,7 @@ from samclip.export.models.text_tower import (
     TextTowerConfig,
 )
 from samclip.export.tokenizer import clip_tokenizer_json
-from samclip.runtime.texts.tokenizer import Tokenizer
+from samclip.runtime.text.tokenizer import Tokenizer
 
 SMALL = TextTowerConfig(width=64, heads=2, layers=2, embed_dim=48)
 TEXTS = [

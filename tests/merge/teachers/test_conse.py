@@ -16,7 +16,7 @@ from samclip.merge.teachers.base import ClassTeacher
 from samclip.merge.teachers.class_names import embed_names
 from samclip.merge.teachers.conse import Conse, ConseOptions
 from samclip.runtime.assets import packaged_photos
-from samclip.runtime.images.image import load_image
+from samclip.runtime.pixels.image import load_image
 
 NAMES = tuple(f"class {number}" for number in range(1000))
 OPTIONS = ConseOptions(templates="none")

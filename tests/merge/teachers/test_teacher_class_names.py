@@ -9,7 +9,7 @@ from samclip.export.checkpoint import fit_state, read_checkpoint
 from samclip.export.models.merged import build_text_tower
 from samclip.export.text_source import TextSource, read_text
 from samclip.merge.teachers.class_names import embed_names
-from samclip.runtime.texts.tokenizer import Tokenizer
+from samclip.runtime.text.tokenizer import Tokenizer
 
 NAMES = ("tench", "great white shark", "a photo")
 

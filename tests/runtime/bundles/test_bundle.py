@@ -24,7 +24,7 @@ from samclip.errors import (
 from samclip.runtime.bundles import files as bundle_files
 from samclip.runtime.bundles.bundle import Bundle, find_bundle
 from samclip.runtime.bundles.manifest import Text
-from samclip.runtime.bundles.write import write_bundle
+from samclip.runtime.bundles.writing import write_bundle
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samclip.errors import UnsafePathError
-from samclip.runtime.bundles.paths import check_path, check_paths, parent_folders
+from samclip.runtime.bundles.files import check_path, check_paths, parent_folders
 
 
 @given(st.text())

@@ -18,10 +18,10 @@ from tiny_bundle import tiny_files, tiny_manifest, write_tiny_bundle
 
 from samclip.disk import directory_swap
 from samclip.errors import BundleError, ExportError, ManifestError, UnsafePathError
-from samclip.runtime.bundles import write as bundle_write
+from samclip.runtime.bundles import writing as bundle_write
 from samclip.runtime.bundles.bundle import Bundle, find_bundle
 from samclip.runtime.bundles.manifest import MAX_MANIFEST_BYTES
-from samclip.runtime.bundles.write import write_bundle
+from samclip.runtime.bundles.writing import write_bundle
 
 
 def model_type(path: Path) -> str:

@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 import samclip
 from samclip.cli.main import app
 from samclip.errors import CapabilityError, InputError, SignatureError, WriteError
-from samclip.runtime.bundles import keys
+from samclip.runtime.bundles import signature as keys
 from samclip.runtime.bundles.bundle import Bundle, sign_bundle
-from samclip.runtime.bundles.keys import read_private_key, read_public_key
 from samclip.runtime.bundles.manifest import SIGNATURE_NAME
+from samclip.runtime.bundles.signature import read_private_key, read_public_key
 
 pytest.importorskip("cryptography")
 

@@ -15,7 +15,7 @@ from samclip.runtime.bundles.manifest import (
     decode_manifest,
     encode_manifest,
 )
-from samclip.runtime.bundles.passed_over import passed_over_notices
+from samclip.runtime.engine_pool import passed_over_notices
 
 
 def variant(precision: Precision, *backends: str) -> Variant:

@@ -12,11 +12,11 @@ import numpy as np
 from PIL import Image
 from typer.testing import Result
 
-from samclip.runtime.images.image import load_image
-from samclip.runtime.results.answers import Classification, SemanticMap
+from samclip.runtime.pixels.image import load_image
+from samclip.runtime.pixels.masks import PackedMasks
+from samclip.runtime.pixels.prompts import parse_prompts
+from samclip.runtime.results.classification import Classification, SemanticMap
 from samclip.runtime.results.masks import AutoMasks, Masks
-from samclip.runtime.results.packed_masks import PackedMasks
-from samclip.runtime.tasks.prompts import parse_prompts
 
 SIZE = (24, 32)  # (h, w) of every image here
 

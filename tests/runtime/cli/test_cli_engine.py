@@ -14,7 +14,7 @@ from tiny_bundle import write_tiny_bundle
 
 from samclip.engines.plans.gpu import DriverState
 from samclip.engines.plans.store import list_plans, plan_folder
-from samclip.runtime import engine_plans
+from samclip.runtime import plans as engine_plans
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,8 @@ from PIL import Image
 
 from samclip.errors import ImageError
 from samclip.runtime.bundles.manifest import Preprocessing
-from samclip.runtime.images.headers import MAX_SIDE
-from samclip.runtime.images.image import DEFAULT_MAX_PIXELS, load_image, preprocess
+from samclip.runtime.pixels.decode import MAX_SIDE
+from samclip.runtime.pixels.image import DEFAULT_MAX_PIXELS, load_image, preprocess
 
 SAM = Preprocessing(image_size=1024, mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
 RGB = np.random.default_rng(0).integers(0, 256, (7, 11, 3), dtype=np.uint8)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from samclip.runtime.images.letterbox import Letterbox
+from samclip.runtime.pixels.image import Letterbox
 
 SIZES = [(400, 600), (600, 400), (1024, 1024), (1, 1), (1, 10_000), (10_000, 1), (1500, 2250)]
 SIDES = st.integers(1, 5000)

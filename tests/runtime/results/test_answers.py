@@ -7,7 +7,7 @@ import pytest
 from fakes import fake_model, flag
 
 from samclip.errors import ImageError, VocabularyError
-from samclip.runtime.results.answers import Classification, SemanticMap
+from samclip.runtime.results.classification import Classification, SemanticMap
 
 ALL = ["red", "green", "blue"]
 

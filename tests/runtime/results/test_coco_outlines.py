@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from samclip.runtime.results.coco_json import ImageRecord, Rle, to_rle
-from samclip.runtime.results.coco_outlines import (
+from samclip.runtime.results.coco import (
     MAX_STEPS,
     STEPS_PER_PIXEL,
+    ImageRecord,
+    Rle,
     check_counts,
     check_polygon,
     check_size,
+    to_rle,
     unpack_counts,
 )
 

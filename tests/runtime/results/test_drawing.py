@@ -8,16 +8,18 @@ import pytest
 from PIL import Image
 
 from samclip.errors import ImageError
-from samclip.runtime.results.captions import MAX_LETTERS, ink_on, shorten
+from samclip.runtime.pixels.masks import PackedMasks
+from samclip.runtime.pixels.prompts import Prompt
 from samclip.runtime.results.drawing import (
+    MAX_LETTERS,
     colour,
     draw_bars,
     draw_label_map,
     draw_masks,
+    ink_on,
     save_picture,
+    shorten,
 )
-from samclip.runtime.results.packed_masks import PackedMasks
-from samclip.runtime.tasks.prompts import Prompt
 
 GREY = np.full((120, 160, 3), 128, np.uint8)
 

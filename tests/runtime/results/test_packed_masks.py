@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samclip.runtime.results.packed_masks import PackedMasks
+from samclip.runtime.pixels.masks import PackedMasks
 
 
 @settings(max_examples=30, deadline=None)

@@ -9,23 +9,23 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from samclip.runtime.results.answers import Classification, SemanticMap
-from samclip.runtime.results.captions import Label, write_labels
-from samclip.runtime.results.drawing import colour
+from samclip.runtime.pixels.masks import PackedMasks
+from samclip.runtime.pixels.prompts import Prompt
+from samclip.runtime.results.classification import Classification, SemanticMap
+from samclip.runtime.results.drawing import Label, colour, write_labels
 from samclip.runtime.results.masks import Masks
-from samclip.runtime.results.overview import Overview
-from samclip.runtime.results.packed_masks import PackedMasks
-from samclip.runtime.results.poster import draw_poster, shares_of
-from samclip.runtime.results.poster_parts import (
+from samclip.runtime.results.poster import (
     INNER,
     PAPER,
     TRACK,
     WIDTH,
+    Overview,
+    draw_poster,
     draw_ranking,
     draw_shares,
     heading,
+    shares_of,
 )
-from samclip.runtime.tasks.prompts import Prompt
 
 NAMES = ("cup", "spoon", "a name that is far too long to stand on a chip or beside a bar")
 

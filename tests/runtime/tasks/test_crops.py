@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from samclip.runtime.tasks.crops import generate_crops, point_grid
+from samclip.runtime.tasks.grid import generate_crops, point_grid
 
 
 def test_points_lie_at_cell_centres_row_by_row() -> None:

@@ -10,8 +10,8 @@ from samclip.errors import EngineRunError, PromptError
 from samclip.runtime.features import Features
 from samclip.runtime.model import Model
 from samclip.runtime.results.masks import AutoMasks
-from samclip.runtime.tasks.auto_options import AutoMaskOptions
 from samclip.runtime.tasks.everything import CropSearch, segment_everything
+from samclip.runtime.tasks.grid import AutoMaskOptions
 
 LOOSE = {"pred_iou_thresh": 0.75, "stability_score_thresh": 0.5}
 KEYS = {

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from samclip.runtime.tasks.mask_ops import (
+from samclip.runtime.pixels.masks import (
     encode_rle,
     foreground_confidence,
     mask_box,

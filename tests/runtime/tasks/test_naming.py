@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from fakes import MASK_SIZE, fake_model, flag
 
-from samclip.runtime.images.letterbox import Letterbox
+from samclip.runtime.pixels.image import Letterbox
 from samclip.runtime.tasks.naming import TokenSpread
 
 ALL = ("red", "green", "blue")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from samclip.cli.demo import MOST_MASKS, look_over, prominent
+from samclip.runtime.pixels.masks import PackedMasks
 from samclip.runtime.results.masks import AutoMasks
-from samclip.runtime.results.packed_masks import PackedMasks
 
 SIZE = (100, 100)
 

@@ -4,9 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samclip.runtime.images.letterbox import Letterbox
-from samclip.runtime.tasks.prompt_batches import MAX_PROMPTS, MAX_TOKENS, batch_prompts
-from samclip.runtime.tasks.prompts import Prompt
+from samclip.runtime.pixels.image import Letterbox
+from samclip.runtime.pixels.prompts import MAX_PROMPTS, MAX_TOKENS, Prompt, batch_prompts
 
 LETTERBOX = Letterbox.fit((100, 200), 64)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from samclip.errors import PromptError
-from samclip.runtime.tasks.prompts import MAX_POINTS, Prompt, parse_prompts
+from samclip.runtime.pixels.prompts import MAX_POINTS, Prompt, parse_prompts
 
 SIZE = (100, 200)  # h, w
 SIDE = 8

@@ -8,12 +8,12 @@ import pytest
 from fakes import IMAGE_SIZE, MASK_SIZE, FakeBackend, fake_model, flag
 from numpy.typing import NDArray
 
-from samclip.runtime.tasks import refine
-from samclip.runtime.tasks.coarse import CoarseMap
-from samclip.runtime.tasks.refine import (
+from samclip.runtime.tasks import semantic as refine
+from samclip.runtime.tasks.semantic import (
     COARSE_LOGIT,
     MAX_POINTS,
     MIN_IOU,
+    CoarseMap,
     Region,
     _choose_points,
     _find_regions,

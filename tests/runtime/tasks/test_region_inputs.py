@@ -5,7 +5,7 @@ import pytest
 from fakes import MASK_SIZE, flag
 from region_fakes import region_model
 
-from samclip.runtime.images.letterbox import Letterbox
+from samclip.runtime.pixels.image import Letterbox
 from samclip.runtime.results.masks import Masks
 from samclip.runtime.scene import Scene
 from samclip.runtime.tasks.regions import region_boxes, regions_of, whole_image

@@ -7,8 +7,8 @@ import pytest
 from fakes import IOUS, MASK_SIZE, NAMES, FakeBackend, fake_model, flag
 
 from samclip.errors import PromptError
+from samclip.runtime.pixels.prompts import MAX_PROMPTS
 from samclip.runtime.scene import Scene
-from samclip.runtime.tasks.prompt_batches import MAX_PROMPTS
 
 SCALE = 256 / 200  # input pixels per pixel of the flag
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from samclip.errors import VocabularyError
 from samclip.runtime.features import ClipFeatures
-from samclip.runtime.images.letterbox import Letterbox
-from samclip.runtime.tasks.coarse import CoarseMap
-from samclip.runtime.texts.vocabulary import Vocabulary, unit_rows
+from samclip.runtime.pixels.image import Letterbox
+from samclip.runtime.tasks.semantic import CoarseMap
+from samclip.runtime.text.vocabulary import Vocabulary, unit_rows
 
 ALL = ["red", "green", "blue"]
 

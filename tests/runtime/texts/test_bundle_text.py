@@ -9,8 +9,7 @@ from fakes import NAMES, FakeBackend, FakeBundle, fake_manifest
 from samclip.engines.base import EngineOptions
 from samclip.errors import BundleError, CapabilityError
 from samclip.runtime.engine_pool import EnginePool
-from samclip.runtime.texts.bundle_text import open_text_space
-from samclip.runtime.texts.text_space import TextSpace
+from samclip.runtime.text.text_space import TextSpace, open_text_space
 
 
 class Damaged(FakeBundle):

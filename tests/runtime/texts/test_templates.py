@@ -4,8 +4,8 @@ import pytest
 from reference_open_clip import reference_templates
 
 from samclip.errors import VocabularyError, did_you_mean
-from samclip.runtime.texts import templates
-from samclip.runtime.texts.templates import TEMPLATE_SETS, fill, resolve_templates
+from samclip.runtime.text import templates
+from samclip.runtime.text.templates import TEMPLATE_SETS, fill, resolve_templates
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from samclip.disk.partial_files import cache_dir
-from samclip.runtime.texts.text_cache import FILE_NAME, TextCache, embedding_keys
+from samclip.runtime.text.text_cache import FILE_NAME, TextCache, embedding_keys
 
 DIMENSION = 16
 TEMPLATES = ("a photo of a {}.",)
@@ -236,7 +236,7 @@ def test_threads_share_one_file(tmp_path: Path) -> None:
 WRITER = """
 import sys
 import numpy as np
-from samclip.runtime.texts.text_cache import TextCache, embedding_keys
+from samclip.runtime.text.text_cache import TextCache, embedding_keys
 cache, first = TextCache(sys.argv[1]), int(sys.argv[2])
 for number in range(first, first + 20):
     key = embedding_keys("s", ("{}",), [str(number)])[0]
@@ -260,7 +260,7 @@ def test_processes_share_one_file(tmp_path: Path) -> None:
 def test_a_lock_held_too_long_costs_the_cache_not_the_answer(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("samclip.runtime.texts.text_cache.BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("samclip.runtime.text.text_cache.BUSY_SECONDS", 0.05)
     file = filled_file(tmp_path, ["a"])
     other = sqlite3.connect(file, isolation_level=None)
     try:

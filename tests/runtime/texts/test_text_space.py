@@ -18,11 +18,11 @@ from samclip.errors import (
     VocabularyError,
 )
 from samclip.export.tokenizer import clip_tokenizer_json
-from samclip.runtime.texts import text_space as text
-from samclip.runtime.texts.templates import SIMPLE_IMAGENET_TEMPLATES, fill
-from samclip.runtime.texts.text_cache import TextCache
-from samclip.runtime.texts.text_space import MEMORY_ROWS, PROMPTS_PER_BATCH, TextSpace
-from samclip.runtime.texts.tokenizer import Tokenizer
+from samclip.runtime.text import text_space as text
+from samclip.runtime.text.templates import SIMPLE_IMAGENET_TEMPLATES, fill
+from samclip.runtime.text.text_cache import TextCache
+from samclip.runtime.text.text_space import MEMORY_ROWS, PROMPTS_PER_BATCH, TextSpace
+from samclip.runtime.text.tokenizer import Tokenizer
 
 D = 24
 OWN = ("a photo of a {}.", "the {}")

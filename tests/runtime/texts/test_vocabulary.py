@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from samclip.errors import UntrainedHeadWarning, VocabularyError
-from samclip.runtime.texts.vocabulary import (
+from samclip.runtime.text.vocabulary import (
     Vocabulary,
     as_names,
     gather_texts,

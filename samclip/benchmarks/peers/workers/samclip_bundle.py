@@ -12,7 +12,7 @@ from samclip.benchmarks.latency.clock import Step
 from samclip.benchmarks.latency.contenders import Variant, open_variant
 from samclip.benchmarks.latency.walk import CLASSIFY, COARSE, POINT, names_for
 from samclip.errors import UntrainedHeadWarning
-from samclip.runtime.images.image import load_image
+from samclip.runtime.pixels.image import load_image
 from samclip.runtime.scene import Scene
 
 

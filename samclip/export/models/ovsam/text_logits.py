@@ -15,7 +15,7 @@ def text_logits(embeddings: Tensor, text: Tensor) -> Tensor:
     """Score N embeddings, NxD, against K unit rows `text`, KxD: NxK, scaled cosines.
 
     The background class is no row: its text is the zero vector, so its logit is 0 for any region;
-    `samclip.runtime.tasks.fusion` adds it. Synonyms are rows of their own, the best of which counts
+    `samclip.runtime.tasks.namers` adds it. Synonyms are rows of their own, the best of which counts
     on the host.
     """
     return LOGIT_SCALE * (F.normalize(embeddings, dim=-1) @ text.mT)

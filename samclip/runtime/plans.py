@@ -19,7 +19,7 @@ from samclip.engines.plans.store import StoredPlan, folder_beside
 from samclip.errors import CapabilityError, SamclipError, did_you_mean
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import Graph, Graphs, Manifest
-from samclip.runtime.bundles.passed_over import passed_over_notices
+from samclip.runtime.engine_pool import passed_over_notices
 
 TENSORRT = "tensorrt"
 PACKAGES = {

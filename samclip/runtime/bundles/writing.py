@@ -13,7 +13,7 @@ import msgspec
 from samclip.disk.directory_swap import partial_directory, put_in_place, recover
 from samclip.disk.partial_files import sync_folder
 from samclip.errors import ExportError
-from samclip.runtime.bundles.files import CHUNK_BYTES
+from samclip.runtime.bundles.files import CHUNK_BYTES, check_path, check_paths
 from samclip.runtime.bundles.manifest import (
     DIGEST_NAME,
     MANIFEST_NAME,
@@ -23,7 +23,6 @@ from samclip.runtime.bundles.manifest import (
     encode_manifest,
 )
 from samclip.runtime.bundles.manifest_file import check_references, digest_line
-from samclip.runtime.bundles.paths import check_path, check_paths
 
 
 def write_bundle(

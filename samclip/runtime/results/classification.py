@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from samclip.runtime.results.drawing import UNTRAINED_NOTE, draw_bars, draw_label_map, pick_image
-from samclip.runtime.texts.vocabulary import index_of
+from samclip.runtime.text.vocabulary import index_of
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
