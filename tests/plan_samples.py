@@ -10,16 +10,15 @@ from recorded_tensorrt import FakeTensorRT, Script
 from tiny_bundle import WEIGHTS_FILE, affine_model
 
 from samclip.engines.base import GraphSource
-from samclip.engines.plans.fit import PlanHost, system_name
-from samclip.engines.plans.gpu import DriverState, PlanGpu
-from samclip.engines.plans.identity import identify
-from samclip.engines.plans.library import KINDS, Library
+from samclip.engines.plans.library import KINDS, DriverState, Library, PlanGpu
+from samclip.engines.plans.match import PlanHost, system_name
 from samclip.engines.plans.sidecar import (
     BuildOptions,
     BuiltFor,
     PlanFile,
     PlanTensor,
     Sidecar,
+    identify,
 )
 from samclip.runtime.bundles.weights import parse_weights
 

@@ -9,8 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 import cv2
 import msgspec
 
-from samclip.engines.machine.cores import usable_cores
 from samclip.engines.machine.device import describe_device
+from samclip.engines.machine.host import usable_cores
 
 PACKAGES = ("pycocotools", "torch", "tokenizers")  # beside those of `describe_device`
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

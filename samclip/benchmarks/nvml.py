@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from samclip.engines.machine.nvidia import find_driver, jetson_model
+from samclip.engines.machine.device import find_driver, jetson_model
 from samclip.errors import CapabilityError
 
 PACKAGE = "nvidia-ml-py"

@@ -31,10 +31,9 @@ from samclip.cli.tables import format_bytes, make_table
 from samclip.cli.terminal import out, say, write_json
 from samclip.disk.partial_files import CACHE_DIR_VARIABLE, cache_dir
 from samclip.engines.base import Probe
-from samclip.engines.machine.device import describe_device
+from samclip.engines.machine.device import PythonHere, describe_device, describe_python
 from samclip.engines.machine.jetson import Jetson, find_jetson
 from samclip.engines.machine.jetson_power import Power, PowerMode
-from samclip.engines.machine.python_here import PythonHere, describe_python
 from samclip.engines.registry import probes
 from samclip.errors import BundleError, BundleNotFoundError
 from samclip.runtime.assets import DEFAULT_BUNDLE, is_packaged

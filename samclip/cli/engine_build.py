@@ -122,7 +122,7 @@ Vocabulary = Annotated[
 
 def parse_axes(**given: str | None) -> dict[str, AxisRange]:
     """Read the ranges that were given, by the names of their axes; raises InputError."""
-    from samclip.engines.plans.axes import parse_axis
+    from samclip.engines.plans.sidecar import parse_axis
 
     return {name: parse_axis(text) for name, text in given.items() if text is not None}
 

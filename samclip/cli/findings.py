@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 from samclip.cli.tables import format_bytes
 from samclip.engines.base import Probe
+from samclip.engines.machine.device import PythonHere
 from samclip.engines.machine.jetson import Jetson
-from samclip.engines.machine.python_here import PythonHere
 from samclip.engines.openvino.library import suits_processor
 
 LEAST_FREE = 2 * 10**9  # bytes: the plans of one bundle, and what is written while they are built

@@ -4,13 +4,86 @@ OpenVINO and TensorRT follow what stands there. A path may lead out of the folde
 `*/_ORT_MEM_ADDR_/*` makes OpenVINO read the process's own memory at any address. So a graph is
 handed to them only when every location is a file whose bytes were verified. (ONNX Runtime is told
 not to look at files at all.)
+
+The bytes of an ONNX graph taken apart, without the onnx package.
+
+The encoding is protobuf's: before each field stands a varint with its number and wire type;
+messages and strings follow their length. Fields are numbered as in onnx.proto.
+
+Whether each tensor that a graph keeps in a weights file is one that the file has in its place.
+
+Backends find such a tensor in two ways. ONNX Runtime and OpenVINO read the range of bytes that the
+graph gives; TensorRT is handed each by its name, and looks for one that it was not handed in the
+folder that the process runs in, whose files nobody verified. So both must lead to the same bytes.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Container, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from samclip.engines.onnx_bytes import DELIMITED, fields, malformed
+import numpy as np
+from numpy.typing import NDArray
+
+from samclip.engines.base import GraphSource
+
+VARINT, FIXED_64, DELIMITED, FIXED_32 = 0, 1, 2, 5
+MAX_VARINT_BYTES = 10
+
+
+class Field(NamedTuple):
+    """A field of a message; its bytes are at [begin, end), `value` is that of a varint."""
+
+    number: int
+    wire: int
+    begin: int
+    end: int
+    value: int = 0
+
+
+def fields(onnx: bytes, start: int, end: int) -> Iterator[Field]:
+    """Give the fields of the message at [start, end), in order.
+
+    Raises ValueError for bytes that are no message.
+    """
+    position = start
+    while position < end:
+        tag, begin = varint(onnx, position, end)
+        number, wire, value = tag >> 3, tag & 7, 0
+        if wire == VARINT:
+            value, position = varint(onnx, begin, end)
+        elif wire in {FIXED_64, FIXED_32}:
+            position = begin + (8 if wire == FIXED_64 else 4)
+        elif wire == DELIMITED:
+            length, begin = varint(onnx, begin, end)
+            position = begin + length
+        else:  # groups, which ONNX does not have
+            raise malformed(f"wire type {wire} at byte {begin}")
+        if position > end:
+            raise malformed(f"a field leaves its message at byte {end}")
+        yield Field(number, wire, begin, position, value)
+
+
+def varint(onnx: bytes, position: int, end: int) -> tuple[int, int]:
+    """Read a varint; gives its value and where it ends, raises ValueError."""
+    value = 0
+    for count in range(MAX_VARINT_BYTES):
+        if position + count >= end:
+            break
+        byte = onnx[position + count]
+        value |= (byte & 0x7F) << (7 * count)
+        if byte < 0x80:
+            return value, position + count + 1
+    raise malformed(f"a number does not end at byte {position}")
+
+
+def malformed(reason: str) -> ValueError:
+    """Make the error of bytes that are no graph."""
+    return ValueError(f"its bytes are no ONNX graph, {reason}")
+
 
 LOCATION = b"location"  # the key of an entry of `TensorProto.external_data`
 KEY, VALUE = 1, 2  # fields of such an entry, a StringStringEntryProto
@@ -79,3 +152,167 @@ def _locations(onnx: bytes, start: int, end: int) -> set[str]:
     if (KEY, LOCATION) not in parts:
         return set()
     return {value.decode("utf-8", "replace") for number, value in parts if number == VALUE}
+
+
+DIMS, DATA_TYPE, NAME, ENTRY = 1, 2, 8, 13  # fields of a TensorProto
+SINGLE = {DATA_TYPE: VARINT, NAME: DELIMITED}  # those that are there once, and how they are written
+INITIALIZER: Trail = (7, 5)  # fields that lead to one: the model's graph, the graph's initializer
+NUMBER = re.compile(rb"[0-9]{1,18}")
+MAX_RANK, MAX_SIDE = 64, 2**48  # negative ones are beyond 2**63
+SHOWN = 100  # characters of a name in a message
+# Bits of an element by the number of its type, as TensorProto.DataType has them; no strings.
+BITS = {
+    1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 14: 64,
+    15: 128, 16: 16, 17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ExternalTensor:
+    """A tensor whose data is in a file: `size` bytes of `location`, from `offset` on.
+
+    `length` is what the graph says that `size` is, None where it does not; `is_initializer`: of
+    the graph itself, and not of an attribute, a subgraph or a sparse tensor.
+    """
+
+    name: str
+    location: str
+    offset: int
+    length: int | None
+    size: int
+    is_initializer: bool
+
+
+def external_fault(source: GraphSource, by_name: bool = False) -> str | None:
+    """Say what is wrong with a tensor that `source` keeps in a file; None where all is well.
+
+    `by_name`: the backend is handed initializers by their names and has no files. Raises
+    ValueError for bytes that are no graph.
+    """
+    if LOCATION not in source.onnx:
+        return None
+    faults = (_fault(source, tensor, by_name) for tensor in external_tensors(source.onnx))
+    return next((fault for fault in faults if fault is not None), None)
+
+
+def external_tensors(onnx: bytes) -> Iterator[ExternalTensor]:
+    """Give every tensor of a graph that names a file; raises ValueError for one that is malformed.
+
+    Of what should be there once and is there twice some parsers take the first, some the last: that
+    is malformed too.
+    """
+    for trail, start, end in messages(onnx, "Tensor"):
+        tensor = _read_tensor(onnx, start, end, trail == INITIALIZER)
+        if tensor is not None:
+            yield tensor
+
+
+def _fault(source: GraphSource, tensor: ExternalTensor, by_name: bool) -> str | None:
+    name, place = repr(tensor.name[:SHOWN]), repr(tensor.location[:SHOWN])
+    file, weight = source.files.get(tensor.location), source.weights.get(tensor.name)
+    if file is None:
+        return f"it keeps {name} in {place}, which is none of its files"
+    if by_name and not tensor.is_initializer:
+        return f"it keeps {name} in {place}, and only its initializers may lie there"
+    if weight is None and (by_name or source.weights):
+        return f"it keeps {name} in {place}, which holds no tensor of this name"
+    return _misplaced(tensor, file, weight)
+
+
+def _misplaced(
+    tensor: ExternalTensor, file: bytes, weight: NDArray[np.generic] | None
+) -> str | None:
+    """Say what is wrong with the place of a tensor, where `weight` is to be, if it is known."""
+    name, place, end = tensor.name[:SHOWN], tensor.location[:SHOWN], tensor.offset + tensor.size
+    if tensor.length not in {None, tensor.size}:
+        return (
+            f"its {name!r} has {tensor.size:,} bytes by its shape, {tensor.length:,} in {place!r}"
+        )
+    if end > len(file):
+        where = f"the bytes {tensor.offset:,} to {end:,} of {place!r}, which has {len(file):,}"
+        return f"its {name!r} lies at {where}"
+    if weight is not None and not _lies_at(weight, file, tensor):
+        return f"its {name!r} lies at byte {tensor.offset:,} of {place!r}, where another tensor is"
+    return None
+
+
+def _lies_at(weight: NDArray[np.generic], file: bytes, tensor: ExternalTensor) -> bool:
+    """Tell whether a weight is what the file has in the tensor's place; most are views of it."""
+    if weight.nbytes != tensor.size:
+        return False
+    if tensor.size == 0:
+        return True
+    place = np.frombuffer(file, np.uint8, tensor.size, tensor.offset)
+    if weight.flags.c_contiguous and weight.ctypes.data == place.ctypes.data:
+        return True
+    return weight.tobytes() == place.tobytes()
+
+
+def _read_tensor(onnx: bytes, start: int, end: int, is_initializer: bool) -> ExternalTensor | None:
+    """Read a tensor; None for one that names no file."""
+    dims: list[int] = []
+    entries: dict[bytes, bytes] = {}
+    single: dict[int, Field] = {}
+    for part in fields(onnx, start, end):
+        if part.number == DIMS:
+            _add_dims(dims, onnx, part)
+        elif part.number == ENTRY:
+            _add_entry(entries, onnx, part)
+        elif part.number in SINGLE:
+            if part.number in single or part.wire != SINGLE[part.number]:
+                raise malformed(f"a tensor has field {part.number} twice, or of another type")
+            single[part.number] = part
+    if LOCATION not in entries:
+        return None
+    name, kind = single.get(NAME), single.get(DATA_TYPE)
+    return ExternalTensor(
+        name=_text(b"" if name is None else onnx[name.begin : name.end]),
+        location=_text(entries[LOCATION]),
+        offset=_number(entries.get(b"offset", b"0"), "offset"),
+        length=_number(entries[b"length"], "length") if b"length" in entries else None,
+        size=_size(dims, 0 if kind is None else kind.value),
+        is_initializer=is_initializer,
+    )
+
+
+def _add_dims(dims: list[int], onnx: bytes, part: Field) -> None:
+    """Add one axis, or several in one field."""
+    if part.wire not in {VARINT, DELIMITED}:
+        raise malformed("a tensor's shape is of another type")
+    position = part.begin
+    while position < part.end:
+        if len(dims) == MAX_RANK:
+            raise malformed(f"a tensor has more than {MAX_RANK} axes")
+        side, position = varint(onnx, position, part.end)
+        dims.append(side)
+
+
+def _add_entry(entries: dict[bytes, bytes], onnx: bytes, part: Field) -> None:
+    told = [
+        (inner.number, onnx[inner.begin : inner.end])
+        for inner in fields(onnx, part.begin, part.end)
+    ]
+    entry = dict(told)
+    key = entry.get(KEY, b"")
+    if len(entry) != len(told) or key in entries:
+        raise malformed(f"a tensor's external data gives {_text(key)!r} twice")
+    entries[key] = entry.get(VALUE, b"")
+
+
+def _text(encoded: bytes) -> str:
+    return encoded.decode("utf-8", "replace")
+
+
+def _number(text: bytes, what: str) -> int:
+    if not NUMBER.fullmatch(text):
+        raise malformed(f"a tensor's external data has the {what} {_text(text[:SHOWN])!r}")
+    return int(text)
+
+
+def _size(dims: list[int], data_type: int) -> int:
+    """Give the bytes of a tensor in a file."""
+    if data_type not in BITS:
+        raise malformed(f"a tensor of the type {data_type} cannot lie in a file")
+    if any(side > MAX_SIDE for side in dims):
+        raise malformed(f"a tensor of {len(dims)} axes has one that is negative or beyond reason")
+    return -(-math.prod(dims) * BITS[data_type] // 8)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.engines.base import Backend, EngineOptions
-from samclip.engines.machine.memory import shortage_told
+from samclip.engines.machine.host import shortage_told
 from samclip.engines.registry import AUTO, Choice, PassedOver, decide
 from samclip.errors import CapabilityError, ClosedError, InputError, VocabularyError
 from samclip.runtime.backend_choice import check_precision, start_fastest

@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 
 from samclip.engines.base import GraphSource
-from samclip.engines.plans.axes import DEFAULT_AXES
 from samclip.engines.plans.build import BuildRequest, BuiltPlan, build_plan
 from samclip.engines.plans.library import Library, choose_targets, open_library
-from samclip.engines.plans.progress import BuildReport, Silent
-from samclip.engines.plans.sidecar import AxisRange, BuildOptions, Sidecar
+from samclip.engines.plans.reporting import BuildReport, Silent
+from samclip.engines.plans.sidecar import DEFAULT_AXES, AxisRange, BuildOptions, Sidecar
 from samclip.engines.plans.store import StoredPlan, folder_beside
 from samclip.errors import CapabilityError, SamclipError, did_you_mean
 from samclip.runtime.bundles.bundle import Bundle

@@ -9,7 +9,7 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from samclip.engines.machine.memory import shortage_told
+from samclip.engines.machine.host import shortage_told
 from samclip.errors import InputError
 from samclip.runtime.features import Features
 from samclip.runtime.pixels.prompts import Arrays, parse_prompts

@@ -165,7 +165,7 @@ class BlobWriter(Writer):
     key = "a" * 64
 
     def write(self, number: int) -> None:
-        from samclip.engines.openvino.blob_store import only_compiling, write_blob
+        from samclip.engines.openvino.cache import only_compiling, write_blob
 
         os.environ["SAMCLIP_CACHE_DIR"] = str(self.folder)
         try:  # as `Compiler.compiled` does
@@ -175,7 +175,7 @@ class BlobWriter(Writer):
             return
 
     def version(self) -> int | None:
-        from samclip.engines.openvino.blob_store import map_blob
+        from samclip.engines.openvino.cache import map_blob
 
         blob = map_blob(self.folder / "openvino", self.key)
         return None if blob is None else number_of(bytes(blob))

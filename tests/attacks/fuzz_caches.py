@@ -19,8 +19,8 @@ from tiny_bundle import WEIGHTS_FILE, affine_model
 
 from samclip.cli.arguments import read_names
 from samclip.engines.base import GraphSource
-from samclip.engines.external_tensors import external_fault
-from samclip.engines.openvino.blob_store import BlobDamagedError, map_blob, write_blob
+from samclip.engines.external_data import external_fault
+from samclip.engines.openvino.cache import BlobDamagedError, map_blob, write_blob
 from samclip.runtime.bundles.weights import parse_weights
 
 KEY = "a" * 64

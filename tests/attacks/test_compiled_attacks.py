@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from figures import Figures
 
-from samclip.engines.openvino.blob_store import BlobDamagedError, blob_folder, map_blob, write_blob
+from samclip.engines.openvino.cache import BlobDamagedError, blob_folder, map_blob, write_blob
 
 KEY = "a" * 64
 BLOB = np.random.default_rng(3).bytes(20_000)

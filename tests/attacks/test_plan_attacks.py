@@ -18,8 +18,7 @@ from plan_samples import HOST, PLAN, sample_sidecar, sample_source
 from watched import watched
 
 from samclip.engines.plans import store
-from samclip.engines.plans.find import find_plan
-from samclip.engines.plans.fit import PlanHost
+from samclip.engines.plans.match import PlanHost, find_plan
 from samclip.engines.plans.sidecar import BuiltFor
 from samclip.engines.plans.store import StoredPlan, plan_folder, read_plan, sidecar_path, write_plan
 from samclip.errors import (

@@ -18,11 +18,10 @@ import samclip
 from samclip.engines import registry
 from samclip.engines.base import EngineOptions, GraphKey, Probe
 from samclip.engines.onnxruntime.backend import CPU
-from samclip.engines.plans.fit import PlanHost
-from samclip.engines.plans.identity import identify
-from samclip.engines.plans.sidecar import BuiltFor
+from samclip.engines.plans.match import PlanHost
+from samclip.engines.plans.sidecar import BuiltFor, identify
 from samclip.engines.plans.store import plan_folder, write_plan
-from samclip.engines.tensorrt.ready import missing_plans
+from samclip.engines.tensorrt.backend import missing_plans
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import Graphs
 

@@ -32,8 +32,8 @@ BACKENDS = ("onnxruntime", "openvino")
 PARSERS = (
     "samclip.runtime.bundles.bundle.parse_weights",
     "samclip.runtime.text.tokenizer.Tokenizer.from_bytes",
-    "samclip.engines.openvino.compiled_cache.read_graph",
-    "samclip.engines.openvino.reading.external_locations",
+    "samclip.engines.openvino.cache.read_graph",
+    "samclip.engines.openvino.library.external_locations",
     "onnxruntime.InferenceSession",
 )
 REMEDY = re.compile("export|copy|rename|delete|give|correct", re.IGNORECASE)

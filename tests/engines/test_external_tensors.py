@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 from tiny_bundle import WEIGHT, WEIGHTS_FILE, affine_model, external_tensor, make_model
 
 from samclip.engines.base import GraphSource
-from samclip.engines.external_tensors import (
+from samclip.engines.external_data import (
     BITS,
     DATA_TYPE,
     DIMS,

@@ -13,8 +13,8 @@ from fake_gpu import Broken, FakeGpu, FakeLibcuda
 from fake_tensorrt import MAGIC, FakeTensorRt, ILogger
 from tiny_bundle import negation_model
 
-from samclip.engines.cuda.block_pool import BlockPool, size_class
-from samclip.engines.cuda.with_cuda_python import CudaPythonDevice
+from samclip.engines.cuda.bindings import CudaPythonDevice
+from samclip.engines.cuda.memory import BlockPool, size_class
 from samclip.errors import BackendUnavailableError, DeviceMemoryError
 
 

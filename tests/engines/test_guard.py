@@ -4,8 +4,7 @@ import os
 
 import pytest
 
-from samclip.engines.base import EngineOptions
-from samclip.engines.guard import Guard
+from samclip.engines.base import EngineOptions, Guard
 from samclip.errors import ClosedError, EngineRunError
 
 GUARD = Guard("encoder", ("image",), ("low", "high"))

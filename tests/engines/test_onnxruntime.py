@@ -25,10 +25,9 @@ from tiny_bundle import (
 )
 
 from samclip.engines.base import Engine, EngineOptions, GraphSource, Tensor
-from samclip.engines.machine.memory import release_free_memory
+from samclip.engines.machine.host import release_free_memory
 from samclip.engines.onnxruntime import library as ort_library
-from samclip.engines.onnxruntime.backend import CPU, CUDA, OnnxRuntimeBackend
-from samclip.engines.onnxruntime.tensor import OrtTensor
+from samclip.engines.onnxruntime.backend import CPU, CUDA, OnnxRuntimeBackend, OrtTensor
 from samclip.errors import BackendUnavailableError, ClosedError, EngineRunError
 from samclip.runtime.bundles.weights import parse_weights, serialise_weights, weight_offsets
 

@@ -13,7 +13,7 @@ from tiny_bundle import negation_model
 from samclip.engines.base import EngineOptions, GraphSource
 from samclip.engines.onnxruntime import library as ort_library
 from samclip.engines.onnxruntime.backend import TENSORRT
-from samclip.engines.onnxruntime.tensorrt_options import tensorrt_options
+from samclip.engines.onnxruntime.library import tensorrt_options
 from samclip.errors import BackendUnavailableError, EngineRunError
 
 SOURCE = GraphSource("graph", negation_model())

@@ -30,16 +30,13 @@ from onnx import TensorProto, helper
 from tiny_bundle import negation_model
 
 from samclip.engines.base import EngineOptions, GraphKey, GraphSource, Tensor
-from samclip.engines.cuda import with_pycuda
+from samclip.engines.cuda import bindings as with_pycuda
+from samclip.engines.cuda.bindings import CudaPythonDevice, PycudaDevice
 from samclip.engines.cuda.memory import CudaTensor
-from samclip.engines.cuda.with_cuda_python import CudaPythonDevice
-from samclip.engines.cuda.with_pycuda import PycudaDevice
 from samclip.engines.onnxruntime.backend import CPU
-from samclip.engines.plans.fit import PlanHost, system_name
-from samclip.engines.plans.gpu import DriverState, PlanGpu
-from samclip.engines.plans.identity import identify
-from samclip.engines.plans.library import KINDS, Library
-from samclip.engines.plans.sidecar import BuildOptions, BuiltFor, PlanFile, Sidecar
+from samclip.engines.plans.library import KINDS, DriverState, Library, PlanGpu
+from samclip.engines.plans.match import PlanHost, system_name
+from samclip.engines.plans.sidecar import BuildOptions, BuiltFor, PlanFile, Sidecar, identify
 from samclip.engines.plans.store import plan_folder, write_plan
 from samclip.engines.tensorrt import backend as tensorrt
 from samclip.engines.tensorrt.backend import TENSORRT

@@ -12,9 +12,8 @@ import pytest
 
 from samclip.engines.base import EngineOptions, GraphSource, library_version
 from samclip.engines.cuda import device as cuda_device
-from samclip.engines.plans.fit import PlanHost
-from samclip.engines.plans.gpu import DriverState
-from samclip.engines.plans.library import KINDS, Library
+from samclip.engines.plans.library import KINDS, DriverState, Library
+from samclip.engines.plans.match import PlanHost
 from samclip.engines.tensorrt import library as trt_library
 from samclip.engines.tensorrt.backend import TENSORRT, TENSORRT_RTX, TensorRtBackend
 from samclip.errors import BackendUnavailableError, DeviceMemoryError, EngineRunError

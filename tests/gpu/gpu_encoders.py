@@ -188,8 +188,7 @@ def _graph(options: Namespace, precision: str, batch: int) -> GraphSource:
 
 def _build(source: GraphSource, backend: str, device: int) -> None:
     from samclip.engines.plans.build import BuildRequest, build_plan
-    from samclip.engines.plans.gpu import choose_targets
-    from samclip.engines.plans.library import open_library
+    from samclip.engines.plans.library import choose_targets, open_library
 
     library = open_library(backend, device)
     build_plan(BuildRequest(source, choose_targets(library, ())), library)

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from gpu_report import Row
 
-from samclip.engines.machine.nvidia import find_driver, list_gpus
+from samclip.engines.machine.device import find_driver, list_gpus
 from samclip.engines.registry import probes
 
 PACKAGES = (

@@ -11,9 +11,9 @@ from plan_samples import HOST, fake_library
 from recorded_tensorrt import Script
 from tiny_bundle import negation_model, tiny_files, tiny_manifest, write_tiny_bundle
 
-from samclip.engines.plans.find import find_plan
 from samclip.engines.plans.library import Library
-from samclip.engines.plans.progress import Silent
+from samclip.engines.plans.match import find_plan
+from samclip.engines.plans.reporting import Silent
 from samclip.engines.plans.store import StoredPlan, list_plans, plan_folder, sidecar_path
 from samclip.errors import BackendUnavailableError, CapabilityError, InputError, PlanStaleError
 from samclip.runtime import plans as engine_plans

@@ -17,7 +17,7 @@ from small_ovsam import SMALL_OVSAM, random_ovsam
 from typer.testing import CliRunner
 
 import samclip
-from samclip.engines.plans.axes import DEFAULT_AXES
+from samclip.engines.plans.sidecar import DEFAULT_AXES
 from samclip.errors import CapabilityError, ClosedError, PromptError, VocabularyError
 from samclip.export.models.ovsam.model import Ovsam
 from samclip.runtime.bundles.bundle import Bundle

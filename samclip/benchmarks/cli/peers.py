@@ -35,7 +35,7 @@ from samclip.benchmarks.peers.measure import measure_peers
 from samclip.benchmarks.report import Data, Measurements
 from samclip.cli import options as shared
 from samclip.cli.terminal import err, say
-from samclip.engines.machine.cores import usable_cores
+from samclip.engines.machine.host import usable_cores
 from samclip.engines.registry import AUTO
 from samclip.runtime.pixels.image import photo_paths
 

@@ -27,7 +27,7 @@ from samclip.benchmarks.roofline.rates import measure_rates
 from samclip.benchmarks.roofline.records import Roofline
 from samclip.cli import options as shared
 from samclip.cli.terminal import out, say
-from samclip.engines.machine.cores import usable_cores
+from samclip.engines.machine.host import usable_cores
 from samclip.engines.registry import get_backend
 from samclip.runtime.assets import packaged_photos
 

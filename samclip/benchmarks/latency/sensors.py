@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from samclip.benchmarks.nvml import open_nvml
+from samclip.engines.machine.device import jetson_model
 from samclip.engines.machine.files import MachineFiles
-from samclip.engines.machine.nvidia import jetson_model
 from samclip.errors import CapabilityError
 
 RAPL = "/sys/class/powercap/intel-rapl:0"  # the first CPU package, of Intel and of AMD

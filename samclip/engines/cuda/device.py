@@ -10,10 +10,9 @@ import importlib.util
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from samclip.engines.cuda.bindings import CudaPythonDevice, PycudaDevice
 from samclip.engines.cuda.driver import CudaDevice
-from samclip.engines.cuda.with_cuda_python import CudaPythonDevice
-from samclip.engines.cuda.with_pycuda import PycudaDevice
-from samclip.engines.machine.nvidia import find_driver
+from samclip.engines.machine.device import find_driver
 from samclip.errors import BackendUnavailableError
 
 PACKAGES = {"pycuda": "pycuda.driver", "cuda-python": "cuda.bindings.driver"}  # in this order

@@ -1,16 +1,94 @@
-"""A description of this machine, for benchmarks, reports of faults and keys of caches."""
+"""A description of this machine, for benchmarks, reports of faults and keys of caches.
+
+Whether an NVIDIA driver is here, and its GPUs, without loading any CUDA library.
+
+CUDA libraries may crash the process when there is no driver, so files are looked for first.
+
+The Python that runs samclip: its version, its environment, and the TensorRT that it can import.
+
+TensorRT is looked up and never imported: without a GPU that works its import may crash the process.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
+import shutil
+import subprocess
+import sys
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from samclip.engines.machine.cores import logical_cores, usable_cores
-from samclip.engines.machine.nvidia import Gpu, jetson_model, list_gpus
+from samclip.engines.machine.files import MachineFiles
+from samclip.engines.machine.host import logical_cores, usable_cores
+
+DRIVER_FILES = (
+    "/proc/driver/nvidia/version",
+    "/dev/nvidiactl",
+    "/dev/nvhost-gpu",  # Jetson
+    "/dev/nvgpu",  # Jetson, JetPack 6
+    "/dev/dxg",  # Windows Subsystem for Linux
+    "C:/Windows/System32/nvcuda.dll",
+)
+MODEL_FILE = Path("/proc/device-tree/model")  # names a Jetson
+QUERY = ("name", "memory.total", "driver_version", "compute_cap")
+TIMEOUT = 5.0  # seconds
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU; `memory` in bytes; None for what the driver does not tell."""
+
+    name: str
+    memory: int | None = None
+    driver: str | None = None
+    compute_capability: str | None = None
+
+
+def find_driver() -> str | None:
+    """Give the file that shows that an NVIDIA driver is here, or None."""
+    return next((name for name in DRIVER_FILES if os.path.lexists(name)), None)
+
+
+def jetson_model() -> str | None:
+    """Give the board's name on a Jetson, None elsewhere."""
+    try:
+        model = MODEL_FILE.read_bytes().rstrip(b"\0").decode(errors="replace")
+    except OSError:  # no device tree: a PC
+        return None
+    return model if "NVIDIA" in model or "Jetson" in model else None
+
+
+def list_gpus() -> tuple[Gpu, ...]:
+    """Ask `nvidia-smi` for the GPUs; empty when there is no driver or it does not answer."""
+    command = shutil.which("nvidia-smi")
+    if command is None or find_driver() is None:
+        return ()
+    arguments = [command, f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(
+            arguments, capture_output=True, text=True, timeout=TIMEOUT, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    return tuple(parse_gpu(line) for line in answer.stdout.splitlines() if line.strip())
+
+
+def parse_gpu(line: str) -> Gpu:
+    """Read one line of `nvidia-smi`'s answer to QUERY, whose memory is in MiB."""
+    fields = [_known(field.strip()) for field in line.split(",")]
+    name, memory, driver, capability = [*fields, None, None, None, None][: len(QUERY)]
+    size = int(memory) * 2**20 if memory and memory.isdecimal() else None
+    return Gpu(name or "NVIDIA GPU", size, driver, capability)
+
+
+def _known(field: str) -> str | None:
+    """Give a field, None for the likes of "[N/A]" and "[Not Supported]"."""
+    return None if not field or field.startswith("[") else field
+
 
 CPU_INFO = Path("/proc/cpuinfo")
 RELEASE_INFO = Path("/etc/os-release")
@@ -114,3 +192,63 @@ def _packages() -> tuple[tuple[str, str], ...]:
         except PackageNotFoundError:
             continue
     return tuple(found)
+
+
+TENSORRT = "tensorrt"
+PIP_PACKAGES = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13")
+
+
+@dataclass(frozen=True)
+class PythonHere:
+    """A Python: `version` as "3.10", the folder `prefix` of its environment.
+
+    `virtual`: it is a virtual environment; `sees_system`: which shows the system's packages.
+    `tensorrt` is the version of the TensorRT that can be imported, "" when that is not known, None
+    when there is none; `location` is the folder that it lies in.
+    """
+
+    version: str
+    prefix: str
+    virtual: bool
+    sees_system: bool
+    tensorrt: str | None
+    location: str = ""
+
+
+def describe_python() -> PythonHere:
+    """Describe the Python that runs this."""
+    virtual = sys.prefix != sys.base_prefix
+    location = _location()
+    return PythonHere(
+        version=f"{sys.version_info.major}.{sys.version_info.minor}",
+        prefix=sys.prefix,
+        virtual=virtual,
+        sees_system=not virtual or _sees_system(MachineFiles(Path(sys.prefix))),
+        tensorrt=None if location is None else _tensorrt_version(),
+        location=location or "",
+    )
+
+
+def _sees_system(environment: MachineFiles) -> bool:
+    fields = environment.fields("/pyvenv.cfg", "=")
+    return fields.get("include-system-site-packages", "").lower() == "true"
+
+
+def _location() -> str | None:
+    """Give the folder of TensorRT's module, None when there is none."""
+    try:
+        found = importlib.util.find_spec(TENSORRT)
+    except (ImportError, ValueError):  # a stand-in without a specification
+        return None
+    if found is None:
+        return None
+    return str(Path(found.origin).parents[1]) if found.origin else ""
+
+
+def _tensorrt_version() -> str:
+    for name in PIP_PACKAGES:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return ""

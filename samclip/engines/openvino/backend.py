@@ -5,32 +5,117 @@ request, the shortest way to one answer: callers on other threads wait for their
 FP32 graphs compute in FP32. Left to itself OpenVINO takes BF16 where the processor has it, and may
 quantise the inputs of products whose weights are stored as INT8; both are inexact, and are switched
 off. INT8 graphs with Q/DQ run in INT8, without AMX (see `library.py`).
+
+A compiled model at work: one request, and a new model where a run has failed.
+
+A run that fails midway, as for want of memory, leaves shapes and buffers in the model that do not
+fit each other: OpenVINO 2026.4.1 then refuses inputs that are right, or crashes. So nothing that
+has failed is used again. With one thread it is worse: a failure raises nothing, a request that was
+used before holds its former outputs, and freeing the model crashes the next one. There each run
+has a request of its own, whose outputs are empty if it fails, and such a model is never freed.
+
+Arrays of OpenVINO on the CPU.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.engines.base import EngineOptions, GraphKey, GraphSource, Probe, Tensor
-from samclip.engines.guard import Guard
-from samclip.engines.machine.cores import usable_cores
-from samclip.engines.machine.memory import is_shortage, release_free_memory, shortage
-from samclip.engines.openvino.compiled_cache import Compiler
-from samclip.engines.openvino.computing import Computing
+from samclip.engines.base import EngineOptions, GraphKey, GraphSource, Guard, Probe, Tensor
+from samclip.engines.machine.host import is_shortage, release_free_memory, shortage, usable_cores
+from samclip.engines.openvino.cache import Compiled, Compiler
 from samclip.engines.openvino.library import (
     clean_message,
     find_library,
     import_library,
     open_core,
 )
-from samclip.engines.openvino.tensor import OvTensor, to_ov_tensor
 from samclip.errors import EngineError, EngineRunError
+
+_never_freed: list[Compiled] = []
+
+
+class Computing:
+    """What `compile_graph` gives, compiled again after a failure; for one thread at a time."""
+
+    def __init__(self, compile_graph: Callable[[], Compiled]) -> None:
+        self._compile = compile_graph
+        self._compiled: Compiled | None = compile_graph()
+        self._request: Any = None
+        self._is_silent = self.model.get_property("INFERENCE_NUM_THREADS") == 1
+
+    @property
+    def model(self) -> Any:
+        """OpenVINO's compiled model."""
+        return self._ready().model
+
+    def infer(self, values: Mapping[str, Any], names: Sequence[str]) -> list[NDArray[np.generic]]:
+        """Compute the outputs `names`, as copies: the next run writes over the request's own."""
+        request = self._request or self.model.create_infer_request()
+        try:
+            request.infer(values, share_inputs=True, share_outputs=True)
+            found = [request.get_tensor(name).data.copy() for name in names]
+            self._request = None if self._is_silent else request
+        except BaseException:
+            self.forget()
+            raise
+        finally:
+            del request  # or the error's traceback would keep it
+        return found
+
+    def forget(self) -> None:
+        """Use the model no more: a run of it has failed."""
+        if self._is_silent and self._compiled is not None:
+            _never_freed.append(self._compiled)
+        self._compiled = self._request = None
+
+    def _ready(self) -> Compiled:
+        if self._compiled is None:
+            self._compiled = self._compile()
+        return self._compiled
+
+
+class OvTensor:
+    """An output of OpenVINO; it outlives the engine that made it, and no later run changes it."""
+
+    def __init__(self, array: NDArray[np.generic]) -> None:
+        self._array = array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The dimensions, outermost first."""
+        return self._array.shape
+
+    def numpy(self) -> NDArray[np.generic]:
+        """Give the data, which lies on the host already."""
+        return self._array
+
+
+def to_ov_tensor(
+    library: Any, name: str, feed: NDArray[np.generic] | Tensor, expected: np.dtype[Any]
+) -> Any:
+    """Give a feed as OpenVINO's `Tensor`, without copying where dtype and order allow it.
+
+    `expected` is the dtype of the input; none is converted. Raises EngineRunError.
+    """
+    array = feed if isinstance(feed, np.ndarray) else feed.numpy()
+    if array.dtype != expected:
+        raise _wrong_type(name, array.dtype, expected)
+    ordered = np.asarray(array, order="C")
+    return library.Tensor(ordered, shared_memory=ordered.size > 0 and ordered.flags.writeable)
+
+
+def _wrong_type(name: str, got: np.dtype[Any], expected: np.dtype[Any]) -> EngineRunError:
+    return EngineRunError(
+        f"the input {name!r} is {got}, expected {expected}. Convert it: array.astype('{expected}')."
+    )
+
 
 SETTINGS: dict[str, Any] = {
     "PERFORMANCE_HINT": "LATENCY",

@@ -1,39 +1,129 @@
-"""A graph built into a plan and put where the runtime finds it."""
+"""A graph built into a plan and put where the runtime finds it.
+
+Plans that need not be built again, and plans that a new one takes the place of.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from samclip.engines.base import GraphSource
-from samclip.engines.plans.axes import DEFAULT_AXES
-from samclip.engines.plans.command import target_name
-from samclip.engines.plans.fit import system_name
-from samclip.engines.plans.identity import identify
 from samclip.engines.plans.library import Library
-from samclip.engines.plans.lock import only_build
-from samclip.engines.plans.logs import Said, listening, shared_logger
-from samclip.engines.plans.network import Network, parse_network
-from samclip.engines.plans.network_io import add_profile, describe_tensors, used_axes
+from samclip.engines.plans.match import system_name
+from samclip.engines.plans.network import (
+    Network,
+    add_profile,
+    describe_tensors,
+    parse_network,
+    used_axes,
+)
 from samclip.engines.plans.preflight import check_memory
-from samclip.engines.plans.progress import BuildReport, Silent, make_monitor
-from samclip.engines.plans.reuse import find_equal, remove_superseded
+from samclip.engines.plans.reporting import (
+    BuildReport,
+    Said,
+    Silent,
+    listening,
+    make_monitor,
+    shared_logger,
+)
 from samclip.engines.plans.sidecar import (
+    DEFAULT_AXES,
     AxisRange,
     BuildOptions,
     BuiltFor,
     PlanFile,
     PlanTensor,
     Sidecar,
+    identify,
+    target_name,
 )
-from samclip.engines.plans.store import StoredPlan, plan_folder, write_plan
-from samclip.engines.plans.timing_cache import load_timings, save_timings, timing_file
-from samclip.errors import PlanBuildError
+from samclip.engines.plans.store import (
+    StoredPlan,
+    list_plans,
+    plan_folder,
+    read_plan,
+    remove_plan,
+    write_plan,
+)
+from samclip.engines.plans.timing_cache import load_timings, only_build, save_timings, timing_file
+from samclip.errors import PlanBuildError, PlanDamagedError
 from samclip.version import __version__
+
+if TYPE_CHECKING:
+    from samclip.engines.plans.library import Library
+
+_logger = logging.getLogger("samclip")
+
+
+def find_equal(request: BuildRequest, library: Library) -> StoredPlan | None:
+    """Find a sound plan that was built from the same bytes, in the same way, for the same GPUs."""
+    graph = identify(request.source)
+    for stored in list_plans([request.folder or plan_folder()]):
+        built = stored.sidecar
+        if built is None or not _same_recipe(built, request, library):
+            continue
+        if (built.graph.onnx_sha256, built.graph.weights_sha256) != (
+            graph.onnx_sha256,
+            graph.weights_sha256,
+        ):
+            continue
+        if _is_sound(stored):
+            return stored
+    return None
+
+
+def remove_superseded(new: StoredPlan) -> None:
+    """Remove the plans of which `new` is a newer build: same bundle, graph, library and targets."""
+    for stored in list_plans([new.path.parent]):
+        if stored.sidecar is None or new.sidecar is None or stored.path == new.path:
+            continue
+        if _place(stored.sidecar) == _place(new.sidecar):
+            try:
+                remove_plan(stored.path)
+            except OSError as error:  # the new one is found first
+                _logger.warning(
+                    "the older plan %s cannot be removed: %s. Remove it: samclip engine remove %s",
+                    stored.path,
+                    error.strerror,
+                    stored.path.stem,
+                )
+
+
+def _same_recipe(built: Sidecar, request: BuildRequest, library: Library) -> bool:
+    axes_differ = any(request.axes.get(name) != axis for name, axis in built.axes.items())
+    gpu = library.state.gpu if library.kind.needs_gpu else None
+    return (
+        not axes_differ
+        and built.options == request.options
+        and (built.library, built.library_version) == (library.name, library.version)
+        and built.target.capabilities == request.capabilities
+        and (gpu is None or built.target.gpu == gpu.name)
+    )
+
+
+def _is_sound(stored: StoredPlan) -> bool:
+    try:
+        read_plan(stored)
+    except (PlanDamagedError, FileNotFoundError):
+        return False
+    return True
+
+
+def _place(sidecar: Sidecar) -> tuple[object, ...]:
+    graph = sidecar.graph
+    return (
+        (graph.origin or (graph.onnx_sha256, graph.weights_sha256)),
+        (graph.name, graph.precision, graph.attention),
+        (sidecar.library, sidecar.library_version, sidecar.target.capabilities),
+        (sidecar.options, sidecar.axes),
+    )
+
 
 EMPTY = PlanFile(size=0, sha256="0" * 64)
 

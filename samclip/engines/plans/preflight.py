@@ -11,7 +11,7 @@ from pathlib import Path
 
 from samclip.engines.plans.library import Library
 from samclip.engines.plans.network import Network
-from samclip.engines.plans.progress import BuildReport
+from samclip.engines.plans.reporting import BuildReport
 from samclip.errors import PlanBuildError
 
 MEMORY_INFO = Path("/proc/meminfo")

@@ -3,16 +3,25 @@
 A plan loads only on the TensorRT version and the GPU architecture that it was built for, and
 TensorRT has no call that tells so beforehand. The plan file itself is exactly what TensorRT wrote;
 all that must be checked before its bytes are used stands in a JSON file beside it.
+
+Which graph a plan belongs to: the SHA-256 of its ONNX bytes and of its weights file.
+
+The sizes that dynamic axes may have: TensorRT builds for a range, chosen when it builds.
+
+The command that builds a plan again, for messages.
 """
 
 from __future__ import annotations
 
 import hashlib
+import shlex
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import msgspec
 
-from samclip.errors import PlanDamagedError
+from samclip.engines.base import GraphSource
+from samclip.errors import InputError, PlanDamagedError
 
 SCHEMA_VERSION: Literal[1] = 1
 MAX_SIDECAR_BYTES = 1_000_000
@@ -153,3 +162,104 @@ def _damaged(name: str, reason: str) -> PlanDamagedError:
         f"the sidecar {name} {reason}. Remove it (samclip engine remove) and build the plan again: "
         "samclip engine build BUNDLE"
     )
+
+
+def identify(source: GraphSource) -> BuiltGraph:
+    """Hash a graph's bytes; half a second for 350 MB.
+
+    `weights_sha256` is the digest of its weights file, for several that of their names and
+    digests, None for a graph without any.
+    """
+    return BuiltGraph(
+        name=source.name,
+        onnx_sha256=hashlib.sha256(source.onnx).hexdigest(),
+        weights_sha256=_weights_digest(source),
+        precision=source.precision,
+        attention=source.attention,
+        origin=source.origin,
+    )
+
+
+def _weights_digest(source: GraphSource) -> str | None:
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in source.files.items()}
+    if len(digests) == 1:
+        return next(iter(digests.values()))
+    if not digests:
+        return None
+    lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+# Names of dynamic axes, as the manifest has them. The runtime sends at most 16 prompts and 64
+# texts at once (`batch_prompts`, `TextSpace`); a mask alone is a prompt of no points, a point or a
+# box one of two. Classifiers get at most 16 regions at once, and 32,768 texts of a vocabulary
+# (`region_naming`): 22,000 names are one run. A least size of 0 is allowed: TensorRT asks for
+# 0 <= least <= best <= most (`IOptimizationProfile::setDimensions`), and tensors may be empty.
+DEFAULT_AXES: Mapping[str, AxisRange] = {
+    "prompts": AxisRange(least=1, best=16, most=16),
+    "points": AxisRange(least=0, best=2, most=64),
+    "texts": AxisRange(least=1, best=16, most=64),
+    "regions": AxisRange(least=1, best=4, most=16),
+    "vocabulary": AxisRange(least=1, best=80, most=32_768),
+}
+
+
+def parse_axis(text: str) -> AxisRange:
+    """Read "LEAST,BEST,MOST", or one number for a fixed size; raises InputError."""
+    parts = text.split(",")
+    if len(parts) not in {1, 3} or not all(part.strip().isdecimal() for part in parts):
+        raise InputError(
+            f"{text!r} is no range of sizes. Write three whole numbers, as in 1,4,16: the least, "
+            "the one to optimise for, the most; or one number for a fixed size."
+        )
+    numbers = [int(part) for part in parts]
+    least, best, most = numbers * 3 if len(numbers) == 1 else numbers
+    if not least <= best <= most or most < 1 or most > 2**31 - 1:
+        raise InputError(
+            f"{text!r}: sizes must rise from the least over the one to optimise for to the most, "
+            "which is at least 1."
+        )
+    return AxisRange(least=least, best=best, most=most)
+
+
+ANY_BUNDLE = "BUNDLE"
+TENSORRT: LibraryName = "tensorrt"
+
+
+def build_command(graph: BuiltGraph, library: str, capability: str | None = None) -> str:
+    """Give the command that builds a plan of `graph`, with every option at its default."""
+    words = ["samclip", "engine", "build", graph.origin or ANY_BUNDLE, "--backend", library]
+    words += ["--graph", graph.name, "--precision", graph.precision]
+    if library != TENSORRT and capability:
+        words += ["--target", target_name(capability)]
+    return shlex.join(words)
+
+
+def rebuild_command(sidecar: Sidecar, origin: str = "", capability: str | None = None) -> str:
+    """Give the command that builds a plan again as it was built, for the bundle at `origin`.
+
+    With `capability` also for a GPU of that compute capability.
+    """
+    graph, options = sidecar.graph, sidecar.options
+    words = ["samclip", "engine", "build", origin or graph.origin or ANY_BUNDLE]
+    words += ["--backend", sidecar.library, "--graph", graph.name, "--precision", graph.precision]
+    if sidecar.library != TENSORRT:
+        wanted = dict.fromkeys(
+            [*sidecar.target.capabilities, *([capability] if capability else [])]
+        )
+        words += [word for name in wanted for word in ("--target", target_name(name))]
+    for name, axis in sidecar.axes.items():
+        if axis != DEFAULT_AXES.get(name):
+            words += [f"--{name}", str(axis)]
+    if options.workspace is not None:
+        words += ["--workspace", str(options.workspace // 2**20)]
+    if options.level is not None:
+        words += ["--level", str(options.level)]
+    flags = {"--strip-weights": options.strip_weights}
+    flags["--version-compatible"] = options.version_compatible
+    return shlex.join([*words, *(flag for flag, is_set in flags.items() if is_set)])
+
+
+def target_name(capability: str) -> str:
+    """Write a compute capability, "8.6", as a target: "sm86"."""
+    return f"sm{capability.replace('.', '')}"

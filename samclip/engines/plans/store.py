@@ -32,13 +32,14 @@ from samclip.disk.partial_files import (
     sync_file,
     write_file,
 )
-from samclip.engines.plans.command import rebuild_command, target_name
 from samclip.engines.plans.sidecar import (
     MAX_SIDECAR_BYTES,
     PlanFile,
     Sidecar,
     decode_sidecar,
     encode_sidecar,
+    rebuild_command,
+    target_name,
 )
 from samclip.errors import PlanDamagedError
 

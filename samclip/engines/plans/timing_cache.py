@@ -2,6 +2,8 @@
 
 A cache is for one version of TensorRT on one kind of GPU. A digest stands beside it, and one that
 does not fit is left out: the build then times everything again.
+
+One build at a time on a machine: two would share its memory, and time each other's kernels.
 """
 
 from __future__ import annotations
@@ -9,13 +11,16 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from samclip.disk.partial_files import remove_abandoned, write_file
 from samclip.engines.plans.library import Library
+from samclip.engines.plans.reporting import BuildReport
 from samclip.engines.plans.store import MODE, plan_folder, read_own
-from samclip.errors import PlanDamagedError
+from samclip.errors import BackendUnavailableError, PlanBuildError, PlanDamagedError
 
 FOLDER_NAME = "timings"
 MAX_BYTES = 2**28
@@ -75,3 +80,35 @@ def _read(path: Path) -> bytes:
         _logger.warning("the timings in %s are damaged: everything is timed again", path)
         return b""
     return timings
+
+
+LOCK_NAME = ".build.lock"
+
+
+@contextmanager
+def only_build(report: BuildReport) -> Iterator[None]:
+    """Hold the machine's lock for builds; waits for another process's build, and says so."""
+    try:
+        from filelock import FileLock, Timeout  # noqa: PLC0415 - needed for builds alone
+    except ImportError as error:
+        raise BackendUnavailableError(
+            "building plans needs the package filelock. To do: pip install filelock."
+        ) from error
+    folder = plan_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK_NAME)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            report.message("another process builds a plan: waiting for it to end")
+            lock.acquire()
+    except OSError as error:
+        raise PlanBuildError(
+            f"{folder} cannot be written to: {error.strerror}. Plans and the lock of their builds "
+            "live there: set SAMCLIP_CACHE_DIR to a folder of your own."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.engines.base import Tensor
+from samclip.engines.base import Guard, Tensor
 from samclip.engines.cuda.memory import CudaTensor
-from samclip.engines.guard import Guard
 from samclip.errors import EngineRunError
 
 # TensorRT's names of the types that numpy has too

@@ -7,7 +7,7 @@ from timed_fakes import contender
 
 from samclip.benchmarks.latency import timed_backend, transfer
 from samclip.benchmarks.latency.transfer import measure_transfers, time_copies
-from samclip.engines.cuda.with_cuda_python import CudaPythonDevice
+from samclip.engines.cuda.bindings import CudaPythonDevice
 from samclip.errors import EngineRunError
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from samclip.engines.machine import cores, device, nvidia
+from samclip.engines.machine import device
+from samclip.engines.machine import device as nvidia
+from samclip.engines.machine import host as cores
 from samclip.engines.machine.device import describe_device
 
 

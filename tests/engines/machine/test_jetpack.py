@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from machine_trees import DPKG, ORIN_NANO, THOR, dpkg, write_tree
 
-from samclip.engines.machine.jetpack import (
+from samclip.engines.machine.jetson import (
     JETPACKS,
     SERIES,
     JetPack,
     find_jetpack,
     installed_packages,
 )
-from samclip.engines.machine.jetpack import parse_release as parse
+from samclip.engines.machine.jetson import parse_release as parse
 
 
 def find(tmp_path: Path, tree: dict[str, str]) -> JetPack:

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from samclip.engines.machine.memory import is_shortage, release_free_memory, shortage_told
+from samclip.engines.machine.host import is_shortage, release_free_memory, shortage_told
 from samclip.errors import DeviceMemoryError, EngineRunError
 
 

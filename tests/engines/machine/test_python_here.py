@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from samclip.engines.machine import python_here
-from samclip.engines.machine.python_here import describe_python
+from samclip.engines.machine import device as python_here
+from samclip.engines.machine.device import describe_python
 
 
 def test_this_python() -> None:

@@ -30,9 +30,8 @@ from tiny_bundle import (
 from samclip.engines.base import Engine, EngineOptions, GraphSource, Tensor
 from samclip.engines.onnxruntime.backend import CPU
 from samclip.engines.openvino import library as ov_library
-from samclip.engines.openvino import reading
-from samclip.engines.openvino.backend import OPENVINO
-from samclip.engines.openvino.tensor import OvTensor
+from samclip.engines.openvino import library as reading
+from samclip.engines.openvino.backend import OPENVINO, OvTensor
 from samclip.errors import BackendUnavailableError, ClosedError, EngineRunError
 from samclip.runtime.bundles.weights import parse_weights, serialise_weights, weight_offsets
 

@@ -18,9 +18,10 @@ from tiny_bundle import WEIGHT, WEIGHTS_FILE, affine_model
 
 from samclip.disk.partial_files import claimed, new_file
 from samclip.engines.base import Engine, EngineOptions, GraphSource
-from samclip.engines.openvino import blob_store, compiled_cache
+from samclip.engines.openvino import cache as blob_store
+from samclip.engines.openvino import cache as compiled_cache
 from samclip.engines.openvino.backend import OPENVINO
-from samclip.engines.openvino.blob_store import (
+from samclip.engines.openvino.cache import (
     BlobDamagedError,
     blob_folder,
     map_blob,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from plan_samples import HOST, PLAN, sample_sidecar, sample_source
 
-from samclip.engines.plans.find import find_plan
+from samclip.engines.plans.match import find_plan
 from samclip.engines.plans.sidecar import AxisRange, BuildOptions, BuiltFor, Sidecar
 from samclip.engines.plans.store import (
     StoredPlan,

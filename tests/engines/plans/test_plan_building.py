@@ -20,10 +20,10 @@ from tiny_bundle import WEIGHTS_FILE, affine_model
 
 from samclip.engines.plans import preflight
 from samclip.engines.plans.build import BuildRequest, build_plan
-from samclip.engines.plans.find import find_plan
-from samclip.engines.plans.lock import LOCK_NAME
+from samclip.engines.plans.match import find_plan
 from samclip.engines.plans.sidecar import AxisRange, BuildOptions
 from samclip.engines.plans.store import list_plans, plan_folder, read_plan
+from samclip.engines.plans.timing_cache import LOCK_NAME
 from samclip.errors import PlanBuildError
 
 DYNAMIC = {

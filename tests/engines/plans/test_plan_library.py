@@ -10,12 +10,14 @@ import pytest
 from plan_samples import ORIN, fake_library
 from recorded_tensorrt import FakeTensorRT, Script
 
-from samclip.engines.plans import gpu, library
-from samclip.engines.plans.gpu import DriverState, examine_gpu
+from samclip.engines.plans import library
+from samclip.engines.plans import library as gpu
 from samclip.engines.plans.library import (
     KINDS,
+    DriverState,
     Library,
     choose_targets,
+    examine_gpu,
     open_library,
     parse_target,
 )

@@ -19,11 +19,9 @@ from typed_graphs import full_model, typed_source
 from samclip.engines.base import GraphSource
 from samclip.engines.plans import build, network
 from samclip.engines.plans.build import BuildRequest, BuiltPlan, build_plan
-from samclip.engines.plans.find import find_plan
-from samclip.engines.plans.fit import PlanHost
 from samclip.engines.plans.library import Library, open_library
-from samclip.engines.plans.network import Network
-from samclip.engines.plans.network_io import describe_tensors
+from samclip.engines.plans.match import PlanHost, find_plan
+from samclip.engines.plans.network import Network, describe_tensors
 from samclip.engines.plans.sidecar import BuildOptions
 from samclip.engines.plans.store import read_plan
 from samclip.errors import PlanBuildError

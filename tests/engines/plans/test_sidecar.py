@@ -8,8 +8,13 @@ import msgspec
 import pytest
 from plan_samples import sample_sidecar
 
-from samclip.engines.plans.axes import DEFAULT_AXES, parse_axis
-from samclip.engines.plans.sidecar import AxisRange, decode_sidecar, encode_sidecar
+from samclip.engines.plans.sidecar import (
+    DEFAULT_AXES,
+    AxisRange,
+    decode_sidecar,
+    encode_sidecar,
+    parse_axis,
+)
 from samclip.errors import InputError, PlanDamagedError
 
 

@@ -15,8 +15,8 @@ from tiny_bundle import write_tiny_bundle
 from samclip import __version__
 from samclip.cli import doctor as checkup
 from samclip.engines.base import Probe
+from samclip.engines.machine.device import PythonHere
 from samclip.engines.machine.jetson import find_jetson
-from samclip.engines.machine.python_here import PythonHere
 from samclip.engines.onnxruntime import library as ort_library
 from samclip.engines.openvino import backend as ov_backend
 from samclip.runtime import assets

@@ -12,7 +12,7 @@ from plan_samples import fake_library
 from recorded_tensorrt import Script
 from tiny_bundle import write_tiny_bundle
 
-from samclip.engines.plans.gpu import DriverState
+from samclip.engines.plans.library import DriverState
 from samclip.engines.plans.store import list_plans, plan_folder
 from samclip.runtime import plans as engine_plans
 

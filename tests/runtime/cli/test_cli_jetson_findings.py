@@ -10,8 +10,8 @@ import pytest
 from machine_trees import DPKG, ORIN_NANO, ORIN_NANO_LINKS, THOR, THOR_LINKS, dpkg, write_tree
 
 from samclip.cli.findings import Finding, judge_jetson
+from samclip.engines.machine.device import PythonHere
 from samclip.engines.machine.jetson import Jetson, find_jetson
-from samclip.engines.machine.python_here import PythonHere
 
 SEEING = PythonHere("3.10", "/opt/me/env", True, True, "10.3.0", "/usr/lib/python3.10")
 BLIND = replace(SEEING, sees_system=False, tensorrt=None, location="")
