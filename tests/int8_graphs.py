@@ -11,7 +11,7 @@ from onnx import helper
 from onnx_ir.passes.common import ShapeInferencePass
 from small_graphs import small_graph
 
-from samclip.export.precision.running import open_engine
+from samclip.export.precision.observe import open_engine
 
 Array = NDArray[np.float32]
 SIZE = 32

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from small_ovsam import small_assembly
 
 from samclip.export.exporter import write_graphs
+from samclip.export.families.ovsam import ovsam_exportable
 from samclip.export.graph_files import described
 from samclip.export.models.ovsam.model import Ovsam
-from samclip.export.models.ovsam.text_logits import LOGIT_SCALE
+from samclip.export.models.ovsam.roi_classifier import LOGIT_SCALE
 from samclip.export.options import ExportOptions
-from samclip.export.ovsam_exportable import ovsam_exportable
 from samclip.runtime.bundles.manifest import Manifest, Provenance, RegionHead, Text
 from samclip.runtime.bundles.writing import write_bundle
 

@@ -1,7 +1,7 @@
 """RoIAlign in float64, point by point, written from its definition; and its choice of a level.
 
 Mask R-CNN (He et al., 2017), section 3, as detectron2's `ROIAlign` (aligned) and mmcv's define what
-the paper leaves open: see `samclip.export.models.ovsam.roi_align`.
+the paper leaves open: see `samclip.export.models.ovsam.roi_classifier`.
 """
 
 from __future__ import annotations

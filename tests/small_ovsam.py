@@ -6,13 +6,13 @@ import torch
 from reference_segment_anything import randomise
 from torch import nn
 
-from samclip.export.metadata import TextMetadata
+from samclip.export.checkpoints.metadata import TextMetadata
+from samclip.export.checkpoints.text_source import clip_tokenizer_json
+from samclip.export.families.ovsam_assembly import OvsamAssembly, OvsamMetadata
+from samclip.export.models.ovsam.clip_resnet import ResNetConfig
 from samclip.export.models.ovsam.model import Ovsam, OvsamConfig
-from samclip.export.models.ovsam.resnet import ResNetConfig
 from samclip.export.models.ovsam.sam2clip import NeckConfig
 from samclip.export.models.text_tower import TextTowerConfig
-from samclip.export.ovsam_assembly import OvsamAssembly, OvsamMetadata
-from samclip.export.tokenizer import clip_tokenizer_json
 
 SMALL_OVSAM = OvsamConfig(
     backbone=ResNetConfig(width=8, depths=(2, 1, 1, 1), embed_dim=24, pool_grid=4),

@@ -14,8 +14,8 @@ from PIL import Image
 from small_ovsam import SMALL_OVSAM, random_ovsam
 from tiny_run import DIM, SIZE, ColourNames, ModelMasks, tiny_model
 
-from samclip.export.metadata import TextMetadata
-from samclip.export.ovsam_assembly import OvsamAssembly, OvsamMetadata
+from samclip.export.checkpoints.metadata import TextMetadata
+from samclip.export.families.ovsam_assembly import OvsamAssembly, OvsamMetadata
 from samclip.merge.annotations import Annotations, read_annotations
 from samclip.merge.config import RunConfig, parse_config
 from samclip.merge.labels import Labels

@@ -19,13 +19,13 @@ from PIL import Image
 from torch import Tensor
 
 from samclip.disk.partial_files import partial_file
-from samclip.export.assemble import Assembly
-from samclip.export.metadata import MergedMetadata
+from samclip.export.checkpoints.checkpoint import write_tensors
+from samclip.export.checkpoints.metadata import MergedMetadata
+from samclip.export.families.merged_assembly import Assembly
 from samclip.export.models import clip_head, merged
 from samclip.export.models.mask_decoder import PromptedMaskDecoder
 from samclip.export.models.merged import MergedConfig, MergedModel
 from samclip.export.models.sam_vit import SamVitConfig
-from samclip.export.tensor_file import write_tensors
 from samclip.merge.config import RunConfig, parse_config
 from samclip.merge.evaluation import Evaluator
 from samclip.merge.pixels import PixelBatch

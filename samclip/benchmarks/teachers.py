@@ -16,13 +16,12 @@ from torch import Tensor
 from samclip.baselines.encoders import DenseFeatures
 from samclip.benchmarks.teacher_settings import TeacherSettings
 from samclip.errors import InputError, naming
-from samclip.export.checkpoint import read_checkpoint
-from samclip.export.fetch import resolve_checkpoint
-from samclip.export.imagenet_classes import imagenet_names
-from samclip.export.models.conv_norm import fold_batch_norms
+from samclip.export.checkpoints.checkpoint import read_checkpoint
+from samclip.export.checkpoints.fetch import imagenet_names, resolve_checkpoint
+from samclip.export.checkpoints.text_source import read_text
+from samclip.export.families.stitched import load_recogniser
 from samclip.export.models.efficientnet_lite import RECOGNISER_MEAN, RECOGNISER_STD, RecogniserHead
-from samclip.export.recogniser_checkpoint import load_recogniser
-from samclip.export.text_source import read_text
+from samclip.export.models.norms import fold_batch_norms
 from samclip.export.weight_storage import stored_space
 from samclip.merge.pixels import PixelBatch
 from samclip.merge.teachers.conse import Conse, ConseOptions

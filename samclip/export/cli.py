@@ -1,14 +1,19 @@
-"""The command `samclip-export`: one checkpoint in, one verified bundle out."""
+"""The command `samclip-export`: one checkpoint in, one verified bundle out.
+
+How `samclip-export` reads its command line, where that is more than typer can say.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
 from enum import Enum
+from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
 from samclip.cli.arguments import read_names
 from samclip.cli.engine_build import build_and_show
@@ -16,9 +21,29 @@ from samclip.cli.exits import StoppableTyper, fill_closed_streams, reported, std
 from samclip.cli.options import AsJson, Debug
 from samclip.cli.terminal import err, say, write_line
 from samclip.errors import ExportError, InputError
-from samclip.export.command import ExportCommand
 from samclip.runtime.bundles.bundle import Bundle, bundle_home
 from samclip.runtime.plans import PlanSettings, check_library
+
+DEFAULT_ENGINE = "tensorrt"
+
+
+class ExportCommand(TyperCommand):
+    """The command; `--engine` may stand alone, which typer's options with a value cannot."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments of a command line."""
+        return super().parse_args(ctx, with_engine(args))
+
+
+def with_engine(args: Sequence[str]) -> list[str]:
+    """Give a bare `--engine` the value that it stands for."""
+    told: list[str] = []
+    for arg, following in zip_longest(args, args[1:]):
+        told.append(arg)
+        if arg == "--engine" and (following is None or following.startswith("-")):
+            told.append(DEFAULT_ENGINE)
+    return told
+
 
 EXAMPLES = """
 [bold]Examples[/]
@@ -308,8 +333,8 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants 
     with reported(debug):
         _require_packages()
         # torch and onnx take seconds to import: --help and usage errors do not wait for them.
+        from samclip.export.checkpoints.fetch import resolve_checkpoint  # noqa: PLC0415
         from samclip.export.exporter import export_bundle  # noqa: PLC0415
-        from samclip.export.fetch import resolve_checkpoint  # noqa: PLC0415
         from samclip.export.options import (  # noqa: PLC0415
             ExportOptions,
             PrecisionOptions,

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from samclip.export.checkpoints.metadata import TextMetadata
 from samclip.export.graph_files import GraphFiles, write_graph, write_plain_graph
 from samclip.export.graphs import GraphSpec
-from samclip.export.metadata import TextMetadata
 from samclip.export.models.attention import Lowering
 from samclip.export.models.bert_tower import BertTower
 from samclip.export.models.text_tower import TextTower

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from samclip.engines.base import GraphSource
 from samclip.errors import ExportError
-from samclip.export.external import externalise, internalise
-from samclip.export.graphs import GraphSpec, export_graph
+from samclip.export.graphs import GraphSpec, export_graph, externalise, internalise
 from samclip.export.models.attention import Lowering, distinct_lowerings
 from samclip.export.options import FUSED, LOWERINGS_BY_BACKEND, backends_for
 from samclip.runtime.bundles.manifest import (

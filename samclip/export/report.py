@@ -9,8 +9,8 @@ from rich.panel import Panel
 from rich.table import Table
 
 from samclip.cli.tables import exceptions, gates, make_table, rounding
+from samclip.export.checkpoints.metadata import head_name, untrained_note
 from samclip.export.exporter import Export
-from samclip.export.untrained import head_name, untrained_note
 from samclip.runtime.bundles.manifest import Manifest, ParityRow
 
 

@@ -26,8 +26,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from samclip.errors import ExportError
-from samclip.export.external import externalise, internalise
 from samclip.export.graph_files import GraphFiles
+from samclip.export.graphs import externalise, internalise
 from samclip.runtime.bundles.manifest import Variant, WeightsDtype
 from samclip.runtime.bundles.weights import parse_weights
 

@@ -11,12 +11,11 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import Tensor, nn
 
 from samclip.errors import ConfigError, InputError, TrainingError
-from samclip.export.assemble import Checkpoints, assemble
-from samclip.export.checkpoint import read_checkpoint
-from samclip.export.fetch import resolve_checkpoint
-from samclip.export.imagenet_classes import imagenet_names
-from samclip.export.models.conv_norm import fold_batch_norms
-from samclip.export.text_source import read_text
+from samclip.export.checkpoints.checkpoint import read_checkpoint
+from samclip.export.checkpoints.fetch import imagenet_names, resolve_checkpoint
+from samclip.export.checkpoints.text_source import read_text
+from samclip.export.families.merged_assembly import Checkpoints, assemble
+from samclip.export.models.norms import fold_batch_norms
 from samclip.merge.annotations import Annotations, read_annotations
 from samclip.merge.config import (
     DataConfig,

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from samclip.errors import ConfigError
-from samclip.export.models.ovsam.text_logits import text_logits
-from samclip.export.text_source import TextSource
+from samclip.export.checkpoints.text_source import TextSource
+from samclip.export.models.ovsam.roi_classifier import text_logits
 from samclip.merge.teachers.class_names import embed_names
 
 SEPARATOR = ";"  # between a class's synonyms in a vocabulary's line

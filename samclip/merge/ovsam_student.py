@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from samclip.errors import ConfigError
-from samclip.export.models.ovsam.clip_roi import ClipRoi
+from samclip.export.families.ovsam_assembly import OvsamAssembly
+from samclip.export.models.ovsam.clip_regions import ClipRoi
 from samclip.export.models.ovsam.decoder import PromptedLabelDecoder
-from samclip.export.models.ovsam.levels import Levels
 from samclip.export.models.ovsam.model import Ovsam
-from samclip.export.ovsam_assembly import OvsamAssembly
+from samclip.export.models.ovsam.roi_classifier import Levels
 from samclip.merge.pixels import PixelBatch
 from samclip.merge.prompting import STRIDE
 from samclip.merge.prompts import Prompts, boxes_from_masks

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from samclip.export.assemble import weights_name
-from samclip.export.checkpoint import weights_file
-from samclip.export.fetch import file_sha256, packaged_license, resolve_checkpoint
+from samclip.export.checkpoints.checkpoint import weights_file
+from samclip.export.checkpoints.fetch import file_sha256, packaged_license, resolve_checkpoint
+from samclip.export.families.merged_assembly import weights_name
 from samclip.merge.config import TeachersConfig
 from samclip.runtime.bundles.manifest import Source
 

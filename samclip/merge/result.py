@@ -7,9 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from samclip.export.assemble import Assembly
-from samclip.export.merged_checkpoint import save_merged
-from samclip.export.ovsam_assembly import OvsamAssembly, save_ovsam
+from samclip.export.families.merged_assembly import Assembly, save_merged
+from samclip.export.families.ovsam_assembly import OvsamAssembly, save_ovsam
 from samclip.merge.config import RunConfig
 from samclip.merge.provenance import teacher_sources
 from samclip.merge.stages import TrainStage

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from samclip.errors import TrainingError
-from samclip.export.tensor_file import write_tensors
+from samclip.export.checkpoints.checkpoint import write_tensors
 
 STATE_KEY = "samclip.state"
 FILE = "state.safetensors"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from samclip.errors import ConfigError, TrainingError
-from samclip.export.metadata import SAM_MEAN, SAM_STD
+from samclip.export.checkpoints.metadata import SAM_MEAN, SAM_STD
 from samclip.export.models.stitched_encoder import StitchedEncoder, stitch_target
 from samclip.export.models.tiny_vit import TinyVit
 from samclip.merge.learner import Learner

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from samclip.export.assemble import Assembly
+from samclip.export.families.merged_assembly import Assembly
 from samclip.export.models.block import Block
 from samclip.export.models.efficientnet_lite import LiteFeatures
 from samclip.export.models.mask_decoder import PromptedMaskDecoder
 from samclip.export.models.merged import MergedModel
 from samclip.export.models.stitched_encoder import StitchedEncoder
-from samclip.export.models.tiny_vit_block import TinyVitBlock
-from samclip.export.models.tiny_vit_convs import MBConv
+from samclip.export.models.tiny_vit import MBConv, TinyVitBlock
 from samclip.merge.losses import pool_regions, region_weights
 from samclip.merge.pixels import PixelBatch
 from samclip.merge.prompts import Prompts

@@ -6,21 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 
 from samclip.errors import ConfigError
-from samclip.export.assemble import Assembly, Checkpoints, assemble
-from samclip.export.checkpoint import read_checkpoint
-from samclip.export.fetch import resolve_checkpoint
-from samclip.export.models.ovsam.model import OVSAM_CONFIGS, OvsamConfig
-from samclip.export.models.ovsam.resnet import ResNetConfig
-from samclip.export.models.ovsam.sam2clip import NeckConfig
-from samclip.export.ovsam_assembly import (
+from samclip.export.checkpoints.checkpoint import read_checkpoint
+from samclip.export.checkpoints.fetch import resolve_checkpoint
+from samclip.export.checkpoints.text_source import TextSource, read_text
+from samclip.export.families.merged_assembly import Assembly, Checkpoints, assemble
+from samclip.export.families.ovsam_assembly import (
     OvsamAssembly,
     OvsamFiles,
     assemble_ovsam,
     is_ovsam,
     read_ovsam,
 )
-from samclip.export.stitching import assemble_stitched
-from samclip.export.text_source import TextSource, read_text
+from samclip.export.families.stitched import assemble_stitched
+from samclip.export.models.ovsam.clip_resnet import ResNetConfig
+from samclip.export.models.ovsam.model import OVSAM_CONFIGS, OvsamConfig
+from samclip.export.models.ovsam.sam2clip import NeckConfig
 from samclip.merge.config import StudentConfig
 from samclip.merge.learner import Learner
 from samclip.merge.ovsam_student import OvsamStudent

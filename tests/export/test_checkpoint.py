@@ -8,8 +8,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from samclip.errors import CheckpointError
-from samclip.export.checkpoint import SHOWN_KEYS, fit_state, guess_model_type, read_checkpoint
-from samclip.export.fetch import PACKAGED_CHECKPOINTS
+from samclip.export.checkpoints.checkpoint import (
+    SHOWN_KEYS,
+    fit_state,
+    guess_model_type,
+    read_checkpoint,
+)
+from samclip.export.checkpoints.fetch import PACKAGED_CHECKPOINTS
 
 
 def test_reads_real_mobile_sam(mobile_sam_checkpoint: Path) -> None:

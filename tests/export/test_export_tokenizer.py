@@ -6,7 +6,12 @@ import json
 from reference_open_clip import reference_merges
 from tokenizers import Tokenizer
 
-from samclip.export.tokenizer import MERGE_COUNT, MERGES_FILE, clip_tokenizer_json, read_merges
+from samclip.export.checkpoints.text_source import (
+    MERGE_COUNT,
+    MERGES_FILE,
+    clip_tokenizer_json,
+    read_merges,
+)
 
 
 def test_shipped_merges_equal_open_clip() -> None:

@@ -152,7 +152,7 @@ def test_a_wrong_graph_fails_the_gate(
     options: ExportOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A graph that computes something slightly else is caught, by how much it matters."""
-    from samclip.export import merged_exportable
+    from samclip.export.families import merged as merged_exportable
 
     original = merged_exportable.mask_decoder_spec
 

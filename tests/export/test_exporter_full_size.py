@@ -8,8 +8,8 @@ import torch
 
 from samclip.engines.base import EngineOptions
 from samclip.engines.registry import get_backend
-from samclip.export.assemble import Checkpoints, assemble
 from samclip.export.exporter import Export, export_bundle
+from samclip.export.families.merged_assembly import Checkpoints, assemble
 from samclip.export.models.merged import MergedConfig, MergedModel
 from samclip.export.options import ExportOptions
 from samclip.runtime.bundles.bundle import Bundle

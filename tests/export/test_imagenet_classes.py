@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from samclip.export.imagenet_classes import imagenet_classes, imagenet_names
+from samclip.export.checkpoints.fetch import imagenet_classes, imagenet_names
+from samclip.export.families.stitched import load_recogniser
 from samclip.export.models.efficientnet_lite import CLASSES, RECOGNISER_MEAN, RECOGNISER_STD
-from samclip.export.recogniser_checkpoint import load_recogniser
 
 
 def test_the_order_is_that_of_the_identifiers() -> None:

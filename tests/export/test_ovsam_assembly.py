@@ -13,11 +13,8 @@ from safetensors.torch import save_file
 from small_ovsam import SMALL_OVSAM, random_ovsam
 
 from samclip.errors import CheckpointError
-from samclip.export.checkpoint import read_checkpoint
-from samclip.export.models.ovsam.convnext import ConvNextConfig
-from samclip.export.models.ovsam.model import OvsamConfig
-from samclip.export.models.text_tower import TextTowerConfig
-from samclip.export.ovsam_assembly import (
+from samclip.export.checkpoints.checkpoint import read_checkpoint
+from samclip.export.families.ovsam_assembly import (
     METADATA_KEY,
     OvsamAssembly,
     OvsamFiles,
@@ -26,6 +23,9 @@ from samclip.export.ovsam_assembly import (
     read_ovsam,
     save_ovsam,
 )
+from samclip.export.models.ovsam.convnext import ConvNextConfig
+from samclip.export.models.ovsam.model import OvsamConfig
+from samclip.export.models.text_tower import TextTowerConfig
 
 DIM = 48  # of the fixture's text tower
 CONFIG = replace(

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from small_ovsam import SMALL_OVSAM, random_ovsam, small_assembly
 
+from samclip.export.families.ovsam import example_boxes, ovsam_exportable
 from samclip.export.models.ovsam.convnext import ConvNextConfig
 from samclip.export.models.ovsam.model import OvsamConfig
-from samclip.export.models.ovsam.region_levels import level_of
-from samclip.export.ovsam_exportable import example_boxes, ovsam_exportable
+from samclip.export.models.ovsam.roi_classifier import level_of
 from samclip.runtime.assets import packaged_photos
 from samclip.runtime.pixels.image import Letterbox
 

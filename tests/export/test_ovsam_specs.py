@@ -18,12 +18,12 @@ from torch import Tensor
 
 from samclip.export.graphs import GraphSpec, export_graph
 from samclip.export.models.attention import Lowering
+from samclip.export.models.ovsam.clip_resnet import ResNetConfig
 from samclip.export.models.ovsam.convnext import ConvNextConfig
 from samclip.export.models.ovsam.decoder import PromptedLabelDecoder
-from samclip.export.models.ovsam.levels import STRIDES
 from samclip.export.models.ovsam.model import OVSAM_CONFIGS, Ovsam, OvsamConfig, OvsamEncoder
-from samclip.export.models.ovsam.resnet import ResNetConfig
-from samclip.export.ovsam_specs import (
+from samclip.export.models.ovsam.roi_classifier import STRIDES
+from samclip.export.specs import (
     OVSAM_ENCODER_OUTPUTS,
     clip_roi_spec,
     ovsam_encoder_spec,

@@ -13,13 +13,13 @@ from safetensors.torch import save_file
 from small_ovsam import SMALL_OVSAM, random_ovsam, small_assembly
 
 from samclip.errors import CheckpointError
-from samclip.export import read_model as module
+from samclip.export.families import read_model as module
+from samclip.export.families.ovsam_assembly import save_ovsam
+from samclip.export.families.read_model import read_model
 from samclip.export.models.ovsam.model import OvsamConfig
-from samclip.export.models.ovsam.text_logits import LOGIT_SCALE
+from samclip.export.models.ovsam.roi_classifier import LOGIT_SCALE
 from samclip.export.models.text_tower import TextTower, TextTowerConfig
 from samclip.export.options import ExportOptions
-from samclip.export.ovsam_assembly import save_ovsam
-from samclip.export.read_model import read_model
 from samclip.runtime.bundles.manifest import ClipHead, RegionHead
 
 TYPE = "ovsam-rn50x16"

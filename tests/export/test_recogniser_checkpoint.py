@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from samclip.errors import CheckpointError
+from samclip.export.families.stitched import load_recogniser, recogniser_state
 from samclip.export.models.efficientnet_lite import LITE0, EfficientNetLite
-from samclip.export.recogniser_checkpoint import load_recogniser, recogniser_state
 
 
 @pytest.fixture(scope="module")

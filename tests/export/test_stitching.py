@@ -8,13 +8,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from samclip.errors import CheckpointError, InputError
-from samclip.export.assemble import Assembly, Checkpoints, assemble
-from samclip.export.imagenet_classes import imagenet_names
+from samclip.export.checkpoints.fetch import imagenet_names
+from samclip.export.families.merged_assembly import Assembly, Checkpoints, assemble
+from samclip.export.families.stitched import assemble_stitched, load_recogniser
 from samclip.export.models.conse_head import ConseHead
 from samclip.export.models.merged import MergedConfig, MergedModel, build_encoder
 from samclip.export.models.stitched_encoder import StitchedEncoder
-from samclip.export.recogniser_checkpoint import load_recogniser
-from samclip.export.stitching import assemble_stitched
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,14 @@ from reference_open_clip import perturb
 from torch import Tensor
 
 from samclip.errors import CheckpointError
-from samclip.export.models.text_tower import TEXT_TOWER_CONFIGS, TextTower, TextTowerConfig
-from samclip.export.text_checkpoint import (
+from samclip.export.checkpoints.text_checkpoint import (
     from_hugging_face,
     from_open_clip,
     infer_text_config,
     logit_scale,
     text_state,
 )
+from samclip.export.models.text_tower import TEXT_TOWER_CONFIGS, TextTower, TextTowerConfig
 
 SMALL = TextTowerConfig(width=128, heads=2, layers=3, embed_dim=32, vocab_size=100)
 

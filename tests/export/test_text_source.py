@@ -6,9 +6,9 @@ import torch
 from safetensors.torch import save_file
 
 from samclip.errors import CheckpointError
-from samclip.export.checkpoint import read_checkpoint
+from samclip.export.checkpoints.checkpoint import read_checkpoint
+from samclip.export.checkpoints.text_source import has_text, read_text
 from samclip.export.models.text_tower import TextTower, TextTowerConfig
-from samclip.export.text_source import has_text, read_text
 
 CONFIG = TextTowerConfig(width=64, heads=1, layers=1, embed_dim=48)
 

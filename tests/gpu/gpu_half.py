@@ -80,7 +80,7 @@ def _run(
 def _model(options: Namespace) -> tuple[Any, Any]:
     import torch
 
-    from samclip.export.assemble import Checkpoints, assemble
+    from samclip.export.families.merged_assembly import Checkpoints, assemble
     from samclip.export.models.merged import MergedConfig, MergedModel
     from samclip.runtime.bundles.manifest import Preprocessing
 
@@ -110,7 +110,7 @@ def _graphs(
     """Each graph as a module, its inputs on a photo, and the names of its outputs."""
     import torch
 
-    from samclip.export.merged_exportable import photo_samples
+    from samclip.export.families.merged import photo_samples
     from samclip.export.models.mask_decoder import PromptedMaskDecoder
 
     model.cpu()

@@ -6,8 +6,7 @@ from tiny_run import SIZE, tiny_model, tiny_student
 from torch import Tensor, nn
 
 from samclip.errors import ConfigError
-from samclip.export.models.stitch import Stitch
-from samclip.export.models.stitched_encoder import StitchedEncoder
+from samclip.export.models.stitched_encoder import Stitch, StitchedEncoder
 from samclip.merge import stitching
 from samclip.merge.pixels import PixelBatch
 from samclip.merge.stages import HiddenConfig, StitchStage

@@ -10,8 +10,8 @@ import torch
 from tiny_ovsam_run import colour_labels
 
 from samclip.errors import ConfigError
-from samclip.export.checkpoint import read_checkpoint
-from samclip.export.text_source import read_text
+from samclip.export.checkpoints.checkpoint import read_checkpoint
+from samclip.export.checkpoints.text_source import read_text
 from samclip.merge.labels import embed_labels
 
 

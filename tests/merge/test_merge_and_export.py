@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 import samclip
 from samclip.cli.main import app as runtime
+from samclip.export.checkpoints.fetch import file_sha256
 from samclip.export.cli import app as export
-from samclip.export.fetch import file_sha256
 from samclip.merge.cli import app as merge
 from samclip.runtime.assets import packaged_photos
 

@@ -25,7 +25,7 @@ from tiny_ovsam_run import (
 from tiny_run import SIZE, tiny_student
 
 from samclip.errors import ConfigError
-from samclip.export.ovsam_assembly import OvsamFiles, assemble_ovsam, read_ovsam
+from samclip.export.families.ovsam_assembly import OvsamFiles, assemble_ovsam, read_ovsam
 from samclip.merge.config import read_config
 from samclip.merge.descent import Descent
 from samclip.merge.instances import prompt_instances

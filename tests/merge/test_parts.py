@@ -2,7 +2,7 @@ import pytest
 from torch import nn
 
 from samclip.errors import ConfigError
-from samclip.export.models.conv_norm import ConvNorm
+from samclip.export.models.norms import ConvNorm
 from samclip.merge.parts import freeze_all_but, judged, select_parts
 
 

@@ -13,8 +13,8 @@ from rich.console import Console
 from tiny_run import DIM, tiny_assembly, tiny_config, tiny_teachers, write_photos
 
 from samclip.errors import CheckpointError, TrainingError
-from samclip.export.assemble import Checkpoints, assemble
-from samclip.export.fetch import file_sha256
+from samclip.export.checkpoints.fetch import file_sha256
+from samclip.export.families.merged_assembly import Checkpoints, assemble
 from samclip.merge import session as sessions
 from samclip.merge.config import RunConfig
 from samclip.merge.evaluation import read_records

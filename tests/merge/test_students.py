@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from samclip.export.ovsam_assembly import OvsamAssembly, save_ovsam
+from samclip.export.families.ovsam_assembly import OvsamAssembly, save_ovsam
 from samclip.merge.config import OvsamSizes, StudentConfig
 from samclip.merge.ovsam_student import OvsamStudent
 from samclip.merge.students import make_learner, make_student, read_student

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tiny_run import ColourNames, tiny_config, tiny_run, train
 from torch import Tensor
 
-from samclip.export.assemble import Checkpoints, assemble
+from samclip.export.families.merged_assembly import Checkpoints, assemble
 from samclip.merge.config import RunConfig
 from samclip.merge.evaluation import ious, read_records
 from samclip.merge.logs import StepLog

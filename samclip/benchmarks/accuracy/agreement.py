@@ -18,9 +18,8 @@ from samclip.benchmarks.progress import Track, silent
 from samclip.benchmarks.rows import Row, make_row
 from samclip.benchmarks.statistics import Estimate, mean
 from samclip.benchmarks.subsets import PHOTOS
-from samclip.export.precision.agreement import mask_ious, mean_cosine
-from samclip.export.precision.answers import Answers, answer, ask
-from samclip.export.precision.questions import Questions
+from samclip.export.precision.gate_tasks import Answers, Questions, answer, ask
+from samclip.export.precision.gates import mask_ious, mean_cosine
 from samclip.runtime.model import Model
 from samclip.runtime.text.vocabulary import Vocabulary
 

@@ -19,7 +19,7 @@ from samclip.cli import options as shared
 from samclip.cli.arguments import find_images, read_names
 from samclip.cli.terminal import err, say
 from samclip.errors import VocabularyError
-from samclip.export.precision.names import gate_vocabulary, unnameable
+from samclip.export.precision.gate_tasks import gate_vocabulary, unnameable
 from samclip.runtime.scene import Templates
 from samclip.runtime.text.vocabulary import Vocabulary
 

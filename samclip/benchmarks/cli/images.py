@@ -16,7 +16,7 @@ from samclip.benchmarks.data.image_folder import keep_only, read_image_folder
 from samclip.benchmarks.data.sample import spread
 from samclip.benchmarks.report import Data
 from samclip.cli import options as shared
-from samclip.export.imagenet_classes import CLASSES_FILE, imagenet_classes
+from samclip.export.checkpoints.fetch import CLASSES_FILE, imagenet_classes
 
 IMAGES_EXAMPLES = """
 **Examples:**

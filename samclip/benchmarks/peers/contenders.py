@@ -18,7 +18,7 @@ from samclip.benchmarks.peers.catalogue import PEERS, WORKERS, Export, Peer
 from samclip.benchmarks.peers.environments import Report, prepare_environment
 from samclip.benchmarks.peers.processes import Answer, WorkerProcess
 from samclip.errors import InputError
-from samclip.export.fetch import fetch_checkpoint
+from samclip.export.checkpoints.fetch import fetch_checkpoint
 from samclip.runtime.bundles.bundle import Bundle, find_bundle
 
 Started = tuple[WorkerProcess, dict[str, Any]]  # and what it is asked to load

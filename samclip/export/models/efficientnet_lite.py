@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samclip.errors import InputError
-from samclip.export.models.conv_norm import ConvNorm
+from samclip.export.models.norms import ConvNorm
 
 BN_EPS = 1e-3
 STEM_CHANNELS = 32

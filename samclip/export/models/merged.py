@@ -74,7 +74,7 @@ class MergedModel(nn.Module):
         if isinstance(head, ConseHead) or isinstance(encoder, StitchedEncoder):
             raise CheckpointError(
                 f"a {self.config.model_type} head starts from its recogniser's classifier, not "
-                "from the encoder; use samclip.export.stitching.assemble_stitched"
+                "from the encoder; use samclip.export.families.stitched.assemble_stitched"
             )
         initialise_from_encoder(head, encoder)
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samclip.export.models.layer_norm import LayerNorm2d
+from samclip.export.models.norms import LayerNorm2d
 
 PATCH = 16
 PADDING_LABEL = -1

@@ -2,6 +2,8 @@
 
 Segment Anything (Kirillov et al., 2023), appendix A, which takes the backbone from ViTDet
 (Li et al., 2022); segment-anything's `ImageEncoderViT` and `build_sam.py` for the sizes.
+
+SAM's neck: what stands between an image encoder's blocks and the mask decoder.
 """
 
 from __future__ import annotations
@@ -14,7 +16,22 @@ import torch
 from torch import Tensor, nn
 
 from samclip.export.models.block import Block
-from samclip.export.models.sam_neck import sam_neck
+from samclip.export.models.norms import LayerNorm2d
+
+EMBED_CHANNELS = 256
+
+
+def sam_neck(channels: int, out_channels: int = EMBED_CHANNELS) -> nn.Sequential:
+    """Make SAM's neck: BxCxGxG features of `channels` to image embeddings BxC'xGxG.
+
+    Keys are those of segment-anything's `ImageEncoderViT.neck`.
+    """
+    return nn.Sequential(
+        nn.Conv2d(channels, out_channels, kernel_size=1, bias=False),
+        LayerNorm2d(out_channels),
+        nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=False),
+        LayerNorm2d(out_channels),
+    )
 
 
 @dataclass(frozen=True)

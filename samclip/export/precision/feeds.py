@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from samclip.engines.base import Engine, EngineOptions, GraphKey, GraphSource, Probe, Tensor
 from samclip.engines.registry import get_backend
-from samclip.export.precision.answers import fixed_regions
-from samclip.export.precision.chain import CPU, DraftBundle, reference_model
-from samclip.export.precision.names import gate_vocabulary
+from samclip.export.precision.draft_bundle import CPU, DraftBundle, reference_model
+from samclip.export.precision.gate_tasks import fixed_regions, gate_vocabulary
 from samclip.export.progress import Progress
 from samclip.runtime.bundles.manifest import Preprocessing
 from samclip.runtime.pixels.image import load_image, preprocess

@@ -23,9 +23,9 @@ import onnx_ir.passes.common as common_passes
 from numpy.typing import NDArray
 
 from samclip.errors import ExportError
-from samclip.export.external import MIN_EXTERNAL_BYTES
+from samclip.export.graphs import MIN_EXTERNAL_BYTES
 from samclip.export.precision.keep import name_nodes
-from samclip.export.precision.operands import (
+from samclip.export.precision.op_types import (
     FLOAT,
     MOVES,
     float_inputs,

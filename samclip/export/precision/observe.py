@@ -4,6 +4,8 @@ What is asked of a tensor is computed by nodes added to the graph, so that only 
 it: extremes, a sample of the values, the largest magnitude of each channel. ONNX Runtime orders
 nodes backwards from the ends of the graph, the last end first: so what is asked of the first
 tensors stands last, or all tensors would be held until the end.
+
+Graphs in memory, run on ONNX Runtime's CPU: a model of any size, left as it is.
 """
 
 from __future__ import annotations
@@ -17,8 +19,27 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from samclip.export.precision.nodes import add_initializer
-from samclip.export.precision.running import open_engine
+from samclip.engines.base import Engine, EngineOptions, GraphSource
+from samclip.engines.registry import get_backend
+from samclip.export.graphs import externalise
+from samclip.export.precision.op_types import add_initializer
+from samclip.runtime.bundles.weights import parse_weights
+
+WEIGHTS = "weights.safetensors"
+
+
+def graph_source(model: ir.Model) -> GraphSource:
+    """Give a backend's view of a model with its weights inside, which may exceed 2 GiB."""
+    file = "graph.onnx"
+    graphs, weights = externalise({file: model.clone()}, WEIGHTS)
+    name = str(model.graph.name)
+    return GraphSource(name, graphs[file], parse_weights(weights), {WEIGHTS: weights})
+
+
+def open_engine(model: ir.Model) -> Engine:
+    """Load a model on ONNX Runtime's CPU; close the engine after use."""
+    return get_backend("onnxruntime").load(graph_source(model), EngineOptions())
+
 
 Array = NDArray[np.generic]
 Statistic = Literal["min", "max", "sample", "channels"]

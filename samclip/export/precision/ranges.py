@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from samclip.engines.base import Engine, EngineOptions, GraphSource
 from samclip.engines.registry import get_backend
 from samclip.errors import ExportError
-from samclip.export.external import externalise
-from samclip.export.precision.attention_parts import attention_scale
+from samclip.export.graphs import externalise
+from samclip.export.precision.emulation import attention_scale
 from samclip.export.precision.half import LARGEST, HalfPrecision
 from samclip.export.precision.keep import name_nodes
-from samclip.export.precision.operands import FLOAT, typed_copy
+from samclip.export.precision.op_types import FLOAT, typed_copy
 from samclip.runtime.bundles.weights import parse_weights
 
 FILE, WEIGHTS = "ranges.onnx", "ranges.safetensors"

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from samclip.export.graph_files import GraphFiles, with_variants
 from samclip.export.options import FUSED, ExportOptions, PrecisionOptions
-from samclip.export.precision.chain import (
+from samclip.export.precision.draft_bundle import (
     DraftBundle,
     newest_needed,
     reduced_model,
@@ -23,9 +23,9 @@ from samclip.export.precision.chain import (
 )
 from samclip.export.precision.feeds import record_feeds
 from samclip.export.precision.gates import Gate, Judgement, enforce_gates
-from samclip.export.precision.making import Made, Maker
-from samclip.export.precision.photo_sets import PhotoSets, photo_sets
+from samclip.export.precision.photos import PhotoSets, photo_sets
 from samclip.export.precision.sensitivity import LARGEST_SHARE, fall_back
+from samclip.export.precision.variant_maker import Made, Maker
 from samclip.export.precision.variants import in_order
 from samclip.export.progress import Progress
 from samclip.runtime.bundles.manifest import (

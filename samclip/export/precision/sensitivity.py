@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from samclip.errors import ExportError
 from samclip.export.precision.calibration import Calibration
 from samclip.export.precision.layers import Kind, Layer
-from samclip.export.precision.photo_check import checked_photos
+from samclip.export.precision.observe import open_engine
+from samclip.export.precision.photos import checked_photos
 from samclip.export.precision.quantise import Form, insert_pair, insert_weight, make_scale, prepare
-from samclip.export.precision.running import open_engine
 
 LARGEST_SHARE = 0.9  # of the layers that may be left out: beyond it INT8 is not worth its name
 SILENCE = 1e-30  # power of a signal that is 0 everywhere

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from samclip.export.checkpoint import fit_state
+from samclip.export.checkpoints.checkpoint import fit_state
+from samclip.export.checkpoints.text_source import TextSource
 from samclip.export.models.bert_tower import BertTowerConfig
 from samclip.export.models.merged import build_text_tower
-from samclip.export.text_source import TextSource
 from samclip.runtime.text.templates import PLACEHOLDER, fill, resolve_templates
 from samclip.runtime.text.tokenizer import Tokenizer
 

@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from samclip.errors import CheckpointError, InputError, naming
-from samclip.export.checkpoint import read_checkpoint
-from samclip.export.imagenet_classes import imagenet_names
-from samclip.export.models.conv_norm import fold_batch_norms
+from samclip.export.checkpoints.checkpoint import read_checkpoint
+from samclip.export.checkpoints.fetch import imagenet_names
+from samclip.export.checkpoints.text_source import read_text
+from samclip.export.families.stitched import load_recogniser
 from samclip.export.models.efficientnet_lite import RECOGNISER_MEAN, RECOGNISER_STD
-from samclip.export.recogniser_checkpoint import load_recogniser
-from samclip.export.text_source import read_text
+from samclip.export.models.norms import fold_batch_norms
 from samclip.merge.pixels import PixelBatch
 from samclip.merge.teachers.base import fingerprint_of
 from samclip.merge.teachers.class_names import TEMPLATES, embed_names

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samclip.errors import CheckpointError, TrainingError, did_you_mean
-from samclip.export.checkpoint import fit_state, read_checkpoint
+from samclip.export.checkpoints.checkpoint import fit_state, read_checkpoint
 from samclip.merge.pixels import PixelBatch
 from samclip.merge.teachers.base import fingerprint_of
 

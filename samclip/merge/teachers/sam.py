@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from samclip.errors import InputError
-from samclip.export.assemble import SAM_IMAGE_SIZE, Checkpoints, assemble
-from samclip.export.metadata import SAM_MEAN, SAM_STD
-from samclip.export.models.conv_norm import fold_batch_norms
+from samclip.export.checkpoints.metadata import SAM_MEAN, SAM_STD
+from samclip.export.families.merged_assembly import SAM_IMAGE_SIZE, Checkpoints, assemble
 from samclip.export.models.mask_decoder import PromptedMaskDecoder
+from samclip.export.models.norms import fold_batch_norms
 from samclip.merge.pixels import PixelBatch
 from samclip.merge.prompts import Prompts
 from samclip.merge.teachers.base import MaskAnswer, fingerprint_of

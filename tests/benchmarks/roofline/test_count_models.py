@@ -19,8 +19,7 @@ from samclip.export.graphs import GraphSpec
 from samclip.export.models.attention import Lowering, set_attention_lowering
 from samclip.export.models.merged import MergedConfig, MergedModel
 from samclip.export.models.sam_vit import SamVit, SamVitConfig
-from samclip.export.ovsam_specs import clip_roi_spec, roi_classifier_spec
-from samclip.export.specs import encoder_spec, mask_decoder_spec
+from samclip.export.specs import clip_roi_spec, encoder_spec, mask_decoder_spec, roi_classifier_spec
 from samclip.runtime.bundles.weights import parse_weights
 
 OUTPUTS = ("backbone_features", "image_embeddings")

@@ -8,7 +8,8 @@ from safetensors.torch import load_file
 from transformers import BertConfig, BertModel
 
 from samclip.errors import CheckpointError
-from samclip.export.checkpoint import read_checkpoint
+from samclip.export.checkpoints.checkpoint import read_checkpoint
+from samclip.export.checkpoints.text_source import BERT_LOGIT_SCALE, read_text
 from samclip.export.models.bert_tower import (
     IGNORED_CHECKPOINT_KEYS,
     MINILM_L6,
@@ -16,7 +17,6 @@ from samclip.export.models.bert_tower import (
     infer_bert_config,
     is_bert,
 )
-from samclip.export.text_source import BERT_LOGIT_SCALE, read_text
 from samclip.runtime.text.tokenizer import Tokenizer
 
 TEXTS = ["a photo of a cat.", "dog", "a bad photo of the hard to see espresso machine.", "Straße"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from samclip.export.models.conv_norm import ConvNorm, fold_batch_norms, same_padding
+from samclip.export.models.norms import ConvNorm, fold_batch_norms, same_padding
 
 
 def random_conv_norm(groups: int = 1) -> ConvNorm:

@@ -12,7 +12,7 @@ from reference_efficientnet_lite import reference_lite2, reference_maps
 from torch import Tensor, nn
 
 from samclip.errors import InputError
-from samclip.export.models.conv_norm import fold_batch_norms
+from samclip.export.families.stitched import load_recogniser
 from samclip.export.models.efficientnet_lite import (
     LITE0,
     LITE1,
@@ -24,7 +24,7 @@ from samclip.export.models.efficientnet_lite import (
     EfficientNetLite,
     EfficientNetLiteConfig,
 )
-from samclip.export.recogniser_checkpoint import load_recogniser
+from samclip.export.models.norms import fold_batch_norms
 
 TOLERANCE = 1e-5  # largest absolute difference over the largest magnitude
 

@@ -3,9 +3,8 @@ from __future__ import annotations
 import torch
 
 from samclip.export.models.block import Block
-from samclip.export.models.last_block import block_state, join_heads, last_block
-from samclip.export.models.tiny_vit import TinyVit
-from samclip.export.models.tiny_vit_block import TinyVitBlock
+from samclip.export.models.clip_head import block_state, join_heads, last_block
+from samclip.export.models.tiny_vit import TinyVit, TinyVitBlock
 
 
 def test_join_heads_by_hand() -> None:

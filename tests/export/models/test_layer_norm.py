@@ -6,7 +6,7 @@ from onnx_export import export_onnx, operators, run_onnx
 from reference_segment_anything import randomise, relative_error
 from torch import Tensor
 
-from samclip.export.models.layer_norm import LayerNorm2d
+from samclip.export.models.norms import LayerNorm2d
 
 
 def written_out(x: Tensor, norm: LayerNorm2d) -> Tensor:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from samclip.errors import InputError
 from samclip.export.models.efficientnet_lite import LiteFeatures
-from samclip.export.models.stitch import Stitch
+from samclip.export.models.stitched_encoder import Stitch
 
 CHANNELS = (2, 3, 4, 5, 6)
 UNFOLDED = 2 * 16 + 3 * 16 + 4 * 9 + 5 + 6

@@ -7,7 +7,7 @@ from onnx_export import export_onnx, operators, run_onnx
 from torch import Tensor
 
 from samclip.errors import InputError
-from samclip.export.models.conv_norm import fold_batch_norms
+from samclip.export.models.norms import fold_batch_norms
 from samclip.export.models.stitched_encoder import FIRST_STAGE, StitchedEncoder, stitch_target
 from samclip.export.models.tiny_vit import TinyVit
 

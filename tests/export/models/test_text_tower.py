@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from reference_open_clip import perturb, reference_text_tower
 from torch import Tensor
 
+from samclip.export.checkpoints.text_source import clip_tokenizer_json
 from samclip.export.graphs import GraphSpec, export_graph
 from samclip.export.models.text_tower import (
     TEXT_TOWER_CONFIGS,
@@ -17,7 +18,6 @@ from samclip.export.models.text_tower import (
     TextTower,
     TextTowerConfig,
 )
-from samclip.export.tokenizer import clip_tokenizer_json
 from samclip.runtime.text.tokenizer import Tokenizer
 
 SMALL = TextTowerConfig(width=64, heads=2, layers=2, embed_dim=48)

@@ -13,7 +13,7 @@ from int8_graphs import SIZE, Array, photo_feeds, small_network
 from samclip.errors import CalibrationError
 from samclip.export.precision import calibration
 from samclip.export.precision.calibration import Method, calibrate
-from samclip.export.precision.photo_check import neighbour_correlation
+from samclip.export.precision.photos import neighbour_correlation
 
 METHODS: tuple[Method, ...] = ("minmax", "entropy", "percentile")
 

@@ -9,9 +9,9 @@ from int8_graphs import cosine, photo_feeds, run, small_network
 
 from samclip.errors import CalibrationError, ExportError
 from samclip.export.precision.calibration import calibrate
-from samclip.export.precision.equalisation import equalise, factors, find_groups
 from samclip.export.precision.layers import find_layers
 from samclip.export.precision.quantise import quantise
+from samclip.export.precision.smooth import equalise, factors, find_groups
 
 
 def uneven_network() -> ir.Model:

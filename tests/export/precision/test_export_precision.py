@@ -38,8 +38,8 @@ def checkpoint(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """A merged `lite2` of real weights at 256 px, its stitch random: names are real."""
-    from samclip.export.merged_checkpoint import save_merged
-    from samclip.export.stitching import assemble_stitched
+    from samclip.export.families.merged_assembly import save_merged
+    from samclip.export.families.stitched import assemble_stitched
 
     made = assemble_stitched(
         recogniser_checkpoint, mobile_sam_checkpoint, minilm_checkpoint, image_size=256

@@ -16,9 +16,9 @@ from samclip.errors import ExportError
 from samclip.export.graph_files import GraphFiles, with_variants, without_unused, write_graph
 from samclip.export.graphs import GraphSpec
 from samclip.export.models.attention import LoweredAttention, Lowering, set_attention_lowering
-from samclip.export.models.tiny_vit_block import TinyVitBlock
+from samclip.export.models.tiny_vit import TinyVitBlock
 from samclip.export.options import parse_attention
-from samclip.export.precision.chain import newest_needed
+from samclip.export.precision.draft_bundle import newest_needed
 from samclip.export.precision.emulation import emulate
 from samclip.export.precision.gates import GateRow, Judgement
 from samclip.export.precision.half import to_half

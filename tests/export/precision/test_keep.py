@@ -15,7 +15,7 @@ from samclip.export.precision.keep import (
     parse_keep,
     residual_sums,
 )
-from samclip.export.precision.operands import typed_copy
+from samclip.export.precision.op_types import typed_copy
 
 
 def test_default_keeps_sums_norms_softmax_and_the_mask_decoder() -> None:

@@ -9,7 +9,7 @@ from layered_encoder import Features, encoder
 from samclip.errors import ExportError
 from samclip.export.graph_files import GraphFiles
 from samclip.export.options import PrecisionOptions
-from samclip.export.precision.making import Maker
+from samclip.export.precision.variant_maker import Maker
 from samclip.export.progress import silent
 
 HALF = 10  # ONNX's number of float16

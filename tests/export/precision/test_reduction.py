@@ -17,7 +17,7 @@ from samclip.errors import GateError
 from samclip.export.graph_files import GraphFiles, described
 from samclip.export.options import ExportOptions, PrecisionOptions
 from samclip.export.precision import reduction
-from samclip.export.precision.chain import DraftBundle
+from samclip.export.precision.draft_bundle import DraftBundle
 from samclip.export.precision.gates import Judgement
 from samclip.export.precision.reduction import NOT_JUDGED, Reduced, reduce_graphs
 from samclip.export.progress import silent

@@ -13,7 +13,7 @@ from PIL import Image
 
 from samclip.errors import GateError
 from samclip.export.options import ExportOptions, PrecisionOptions
-from samclip.export.precision import making
+from samclip.export.precision import variant_maker as making
 from samclip.export.precision.feeds import record_feeds
 from samclip.export.precision.reduction import Reduced, reduce_graphs
 from samclip.export.progress import silent

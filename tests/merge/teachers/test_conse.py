@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from samclip.errors import CheckpointError, InputError
-from samclip.export.checkpoint import read_checkpoint
-from samclip.export.imagenet_classes import imagenet_names
-from samclip.export.text_source import TextSource, read_text
+from samclip.export.checkpoints.checkpoint import read_checkpoint
+from samclip.export.checkpoints.fetch import imagenet_names
+from samclip.export.checkpoints.text_source import TextSource, read_text
 from samclip.merge.pixels import PixelBatch
 from samclip.merge.teachers.base import ClassTeacher
 from samclip.merge.teachers.class_names import embed_names

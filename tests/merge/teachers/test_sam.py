@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from samclip.errors import CheckpointError, InputError
-from samclip.export.assemble import Checkpoints, assemble
-from samclip.export.metadata import SAM_MEAN, SAM_STD
+from samclip.export.checkpoints.metadata import SAM_MEAN, SAM_STD
+from samclip.export.families.merged_assembly import Checkpoints, assemble
 from samclip.export.models.mask_decoder import PromptedMaskDecoder
 from samclip.merge.pixels import PixelBatch
 from samclip.merge.prompts import point_prompts

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from samclip.errors import VocabularyError
-from samclip.export.checkpoint import fit_state, read_checkpoint
+from samclip.export.checkpoints.checkpoint import fit_state, read_checkpoint
+from samclip.export.checkpoints.text_source import TextSource, read_text
 from samclip.export.models.merged import build_text_tower
-from samclip.export.text_source import TextSource, read_text
 from samclip.merge.teachers.class_names import embed_names
 from samclip.runtime.text.tokenizer import Tokenizer
 

@@ -17,7 +17,7 @@ from samclip.errors import (
     EngineRunError,
     VocabularyError,
 )
-from samclip.export.tokenizer import clip_tokenizer_json
+from samclip.export.checkpoints.text_source import clip_tokenizer_json
 from samclip.runtime.text import text_space as text
 from samclip.runtime.text.templates import SIMPLE_IMAGENET_TEMPLATES, fill
 from samclip.runtime.text.text_cache import TextCache

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models, normalizers, pre_tokenizers
 
 from samclip.errors import BundleError, VocabularyError
-from samclip.export.tokenizer import clip_tokenizer_json
+from samclip.export.checkpoints.text_source import clip_tokenizer_json
 from samclip.runtime.text.tokenizer import MAX_CHARACTERS, Tokenizer, clean_text
 
 START, END = 49406, 49407

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samclip.export.models.layer_norm import LayerNorm2d
-from samclip.export.models.ovsam.levels import Levels
+from samclip.export.models.norms import LayerNorm2d
+from samclip.export.models.ovsam.roi_classifier import Levels
 
 EPS = 1e-6
 PATCH = 4

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from samclip.export.models.mask_decoder import PromptedDecoder, ReluMlp, TokenDecoder
+from samclip.export.models.mask_decoder import PromptedDecoder, ReluMlp, TokenDecoder, Upscaling
 from samclip.export.models.prompt_encoder import PromptEncoder
 from samclip.export.models.two_way_transformer import TwoWayTransformer
-from samclip.export.models.upscaling import Upscaling
 
 
 class LabelDecoder(TokenDecoder):

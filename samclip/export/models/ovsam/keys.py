@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from samclip.errors import CheckpointError
-from samclip.export.checkpoint import StateDict, some_keys
+from samclip.export.checkpoints.checkpoint import StateDict, some_keys
 
 Rules = Sequence[tuple[str, str]]
 

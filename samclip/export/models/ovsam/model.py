@@ -13,15 +13,12 @@ from torch import Tensor, nn
 
 from samclip.errors import CheckpointError
 from samclip.export.models.merged import TextConfig, build_text_tower
-from samclip.export.models.ovsam.clip_mask_pool import ClipMaskPool
-from samclip.export.models.ovsam.clip_roi import ClipRoi
+from samclip.export.models.ovsam.clip_regions import ClipMaskPool, ClipRoi
+from samclip.export.models.ovsam.clip_resnet import RN50, RN50X16, ClipResNet, ResNetConfig
 from samclip.export.models.ovsam.convnext import CONVNEXT_LARGE_D_320, ConvNext, ConvNextConfig
 from samclip.export.models.ovsam.decoder import LabelDecoder
-from samclip.export.models.ovsam.fpn import Fpn
-from samclip.export.models.ovsam.levels import STRIDES
-from samclip.export.models.ovsam.resnet import RN50, RN50X16, ClipResNet, ResNetConfig
-from samclip.export.models.ovsam.roi_classifier import RoiClassifier
-from samclip.export.models.ovsam.sam2clip import SAM_H_NECK, NeckConfig, Sam2ClipNeck
+from samclip.export.models.ovsam.roi_classifier import STRIDES, RoiClassifier
+from samclip.export.models.ovsam.sam2clip import SAM_H_NECK, Fpn, NeckConfig, Sam2ClipNeck
 from samclip.export.models.prompt_encoder import PromptEncoder
 from samclip.export.models.text_tower import TextTowerConfig
 

@@ -9,11 +9,16 @@ from reference_open_clip import load_open_clip
 from reference_segment_anything import randomise, relative_error
 from torch import Tensor, nn
 
-from samclip.export.checkpoint import fit_state
-from samclip.export.models.conv_norm import fold_batch_norms
-from samclip.export.models.ovsam.attention_pool import AttentionPool
+from samclip.export.checkpoints.checkpoint import fit_state
+from samclip.export.models.norms import fold_batch_norms
+from samclip.export.models.ovsam.clip_resnet import (
+    RN50,
+    RN50X16,
+    AttentionPool,
+    ClipResNet,
+    ResNetConfig,
+)
 from samclip.export.models.ovsam.keys import clip_resnet_state
-from samclip.export.models.ovsam.resnet import RN50, RN50X16, ClipResNet, ResNetConfig
 
 SMALL = ResNetConfig(width=16, depths=(2, 1, 2, 1), embed_dim=24, pool_grid=3)
 

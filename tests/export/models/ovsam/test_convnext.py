@@ -13,7 +13,7 @@ from transformers import ConvNextConfig as TheirConfig
 from transformers import ConvNextModel
 
 from samclip.errors import CheckpointError
-from samclip.export.models.ovsam.clip_mask_pool import ClipMaskPool, at_centres
+from samclip.export.models.ovsam.clip_regions import ClipMaskPool, at_centres
 from samclip.export.models.ovsam.convnext import CONVNEXT_LARGE_D_320, ConvNext, ConvNextConfig
 from samclip.export.models.ovsam.keys import clip_convnext_state
 from samclip.export.models.ovsam.model import OVSAM_CONFIGS, Ovsam

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from reference_segment_anything import randomise, relative_error
 
-from samclip.export.models.ovsam.fpn import Fpn
-from samclip.export.models.ovsam.levels import Levels
+from samclip.export.models.ovsam.roi_classifier import Levels
+from samclip.export.models.ovsam.sam2clip import Fpn
 
 CHANNELS = (5, 7, 9, 11)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from samclip.errors import CheckpointError
-from samclip.export.checkpoint import StateDict
+from samclip.export.checkpoints.checkpoint import StateDict
 from samclip.export.models.ovsam.keys import (
     clip2sam_state,
     clip_resnet_state,

@@ -5,8 +5,7 @@ import pytest
 import torch
 from reference_roi_align import reference_level, reference_roi_align
 
-from samclip.export.models.ovsam.levels import STRIDES, Levels
-from samclip.export.models.ovsam.region_levels import level_of, region_features
+from samclip.export.models.ovsam.roi_classifier import STRIDES, Levels, level_of, region_features
 
 SIZE = 12
 # (x0, y0, x1, y1) and the level, at both sides of every limit: sqrt(area) of 112, 224 and 448.

@@ -9,7 +9,7 @@ from reference_roi_align import reference_roi_align
 from torch import Tensor, nn
 
 from samclip.export.graphs import GraphSpec, export_graph
-from samclip.export.models.ovsam.roi_align import axis_weights, roi_align
+from samclip.export.models.ovsam.roi_classifier import axis_weights, roi_align
 
 SIZE = 12
 SIDE = 256  # of the image, pixels

@@ -10,7 +10,7 @@ from reference_segment_anything import load_segment_anything, randomise, relativ
 from torch import Tensor, nn
 
 from samclip.export.models.attention import LOWERINGS, set_attention_lowering
-from samclip.export.models.ovsam.levels import STRIDES, Levels
+from samclip.export.models.ovsam.roi_classifier import STRIDES, Levels
 from samclip.export.models.ovsam.sam2clip import SAM_H_NECK, NeckConfig, Sam2ClipNeck
 
 SMALL = NeckConfig(width=32, depth=3, num_heads=2, window_size=3, out_channels=16)

@@ -1,0 +1,1 @@
+"""Checkpoints: files of weights, verified, read, and named by our models."""

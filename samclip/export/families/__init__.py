@@ -1,0 +1,1 @@
+"""Model families: how the checkpoints of each become one exportable model."""

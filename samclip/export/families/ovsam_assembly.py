@@ -1,0 +1,293 @@
+"""Open-Vocabulary SAM put together from the files it comes in, and kept as one file of our own.
+
+Published: CLIP's checkpoint, SAM's, `sam2clip_*.pth` and `clip2sam_*.pth`
+(`samclip.export.models.ovsam.keys`). Ours: what `samclip-merge` writes, one safetensors file whose
+header describes the model, read back by `read_ovsam`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from samclip.errors import CheckpointError
+from samclip.export.checkpoints.checkpoint import (
+    Checkpoint,
+    StateDict,
+    fit_state,
+    read_checkpoint,
+    read_header,
+    write_tensors,
+)
+from samclip.export.checkpoints.metadata import TOKENIZER_KEY, TextMetadata
+from samclip.export.checkpoints.text_source import TextSource, read_text
+from samclip.export.families.merged_assembly import checkpoint_license, weights_name
+from samclip.export.models.bert_tower import BertTowerConfig
+from samclip.export.models.ovsam.clip_resnet import ResNetConfig
+from samclip.export.models.ovsam.convnext import ConvNext, ConvNextConfig
+from samclip.export.models.ovsam.keys import (
+    clip2sam_state,
+    clip_convnext_state,
+    clip_resnet_state,
+    prompt_encoder_state,
+    sam2clip_state,
+)
+from samclip.export.models.ovsam.model import PIXEL_MEAN, PIXEL_STD, Ovsam, OvsamConfig
+from samclip.export.models.ovsam.sam2clip import NeckConfig
+from samclip.export.models.pos_embed import fit_positions, resize_absolute
+from samclip.export.models.text_tower import TextTowerConfig
+from samclip.runtime.bundles.manifest import Positive, Record, Source, Triple
+
+METADATA_KEY = "samclip.ovsam"
+SEED = 0  # of the parts that no file brings
+SAM_POSITIONS = "image_encoder.pos_embed"
+
+
+class OvsamMetadata(Record, frozen=True, kw_only=True):
+    """Everything needed to rebuild the model around the tensors.
+
+    The backbone is a CLIP ResNet, `backbone`, or a `convnext`; `head_trained` is of the classifier
+    of regions.
+    """
+
+    format: int = 1
+    name: str = "ovsam"
+    model_type: str
+    image_size: Positive
+    backbone: ResNetConfig | None = None
+    convnext: ConvNextConfig | None = None
+    neck: NeckConfig
+    fpn_channels: Positive
+    head_trained: bool = False
+    text: TextMetadata
+    mean: Triple = PIXEL_MEAN
+    std: Triple = PIXEL_STD
+    license: str = "unknown"
+    sources: tuple[Source, ...] = ()
+    notes: str = ""
+
+
+@dataclass(frozen=True)
+class OvsamFiles:
+    """The files to assemble; None leaves a part as it is before any training.
+
+    `sam` brings the prompt encoder and where mask decoder and positions start; `clip` the backbone,
+    its pooling and, unless there is a file `text`, the text tower. `sam2clip` and `clip2sam` are
+    the published results of the two stages of training.
+    """
+
+    sam: Path
+    clip: Path | None = None
+    text: Path | None = None
+    sam2clip: Path | None = None
+    clip2sam: Path | None = None
+
+
+@dataclass(frozen=True)
+class OvsamAssembly:
+    """A model with its weights and its text tower, what is known of it, and its tokenizer."""
+
+    model: Ovsam
+    metadata: OvsamMetadata
+    tokenizer: bytes
+
+
+def assemble_ovsam(
+    files: OvsamFiles, model_type: str, config: OvsamConfig, quick_gelu: bool | None = None
+) -> OvsamAssembly:
+    """Build a model of the sizes `config`; the text tower's own sizes replace those in it.
+
+    A backbone that no file brings is random, its convolutions keep the variance of what they are
+    given (He et al., 2015, equation 10). A text tower that comes with the backbone has the
+    activation that `config` says, unless `quick_gelu` does: weights do not tell it, and open_clip's
+    names are the same for OpenAI's models and others. Raises CheckpointError for files that do not
+    fit.
+    """
+    text_file = _text_file(files)
+    if quick_gelu is None and files.text is None:
+        quick_gelu = _quick_gelu(config)
+    text = read_text(text_file, quick_gelu)
+    backbone = config.backbone
+    if backbone.embed_dim != text.config.embed_dim:
+        raise CheckpointError(
+            f"the backbone of {model_type} gives {backbone.embed_dim}-d embeddings and the text "
+            f"tower of {text_file.path.name} {text.config.embed_dim}-d ones; give the tower of the "
+            "CLIP that the backbone is of"
+        )
+    config = replace(config, text_tower=text.config)
+    torch.manual_seed(SEED)
+    model = Ovsam(config, with_text=True)
+    sources = _load(model, files, text)
+    metadata = OvsamMetadata(
+        model_type=model_type,
+        image_size=config.image_size,
+        backbone=backbone if isinstance(backbone, ResNetConfig) else None,
+        convnext=backbone if isinstance(backbone, ConvNextConfig) else None,
+        neck=config.neck,
+        fpn_channels=config.fpn_channels,
+        head_trained=files.clip2sam is not None,
+        text=_text_metadata(text),
+        sources=(*sources, *(() if files.text is None else (_source("text", text_file),))),
+    )
+    return OvsamAssembly(model.eval(), metadata, text.tokenizer)
+
+
+def save_ovsam(assembly: OvsamAssembly, path: Path) -> Path:
+    """Write a model, its metadata and its tokenizer to `path`; an existing file is replaced whole.
+
+    Raises WriteError when the disk refuses.
+    """
+    header = {
+        METADATA_KEY: msgspec.json.encode(assembly.metadata).decode(),
+        TOKENIZER_KEY: assembly.tokenizer.decode("utf-8"),
+    }
+    state = {key: t.detach().cpu().contiguous() for key, t in assembly.model.state_dict().items()}
+    return write_tensors(path, state, header)
+
+
+def is_ovsam(path: Path) -> bool:
+    """Whether a checkpoint was written by `save_ovsam`: its header tells, no tensor is read."""
+    return METADATA_KEY in read_header(path)
+
+
+def read_ovsam(path: Path, image_size: int | None = None) -> OvsamAssembly:
+    """Read what `save_ovsam` wrote, which becomes the first of its own sources.
+
+    `image_size`: the side in pixels to make it for, its positions resized; None for its own. Raises
+    CheckpointError for anything else.
+    """
+    checkpoint = read_checkpoint(path)
+    name = checkpoint.path.name
+    if METADATA_KEY not in checkpoint.metadata:
+        raise CheckpointError(
+            f"{name} has no {METADATA_KEY!r} metadata; expected a file written by samclip-merge"
+        )
+    try:
+        metadata = msgspec.json.decode(checkpoint.metadata[METADATA_KEY], type=OvsamMetadata)
+    except msgspec.MsgspecError as error:
+        raise CheckpointError(f"the metadata of {name} cannot be read: {error}") from error
+    tokenizer = checkpoint.metadata.get(TOKENIZER_KEY)
+    tower = metadata.text.clip or metadata.text.bert
+    backbone = metadata.backbone or metadata.convnext
+    if tokenizer is None or tower is None or backbone is None:
+        raise CheckpointError(
+            f"{name} lacks its tokenizer, or the sizes of its backbone or its text tower"
+        )
+    size = metadata.image_size if image_size is None else image_size
+    config = OvsamConfig(backbone, tower, metadata.neck, size, metadata.fpn_channels)
+    model = Ovsam(config, with_text=True)
+    state = fit_positions(checkpoint.state, model)
+    fit_state(model, state, f"{metadata.model_type} of {name}")
+    own = Source(
+        role="merged", file=weights_name(path), sha256=checkpoint.sha256, license=metadata.license
+    )
+    metadata = msgspec.structs.replace(metadata, image_size=size, sources=(own, *metadata.sources))
+    return OvsamAssembly(model.eval(), metadata, tokenizer.encode())
+
+
+def _quick_gelu(config: OvsamConfig) -> bool | None:
+    """Tell the activation of the tower that belongs to a backbone; None for one that is no CLIP."""
+    tower = config.text_tower
+    return tower.quick_gelu if isinstance(tower, TextTowerConfig) else None
+
+
+def _load(model: Ovsam, files: OvsamFiles, text: TextSource) -> tuple[Source, ...]:
+    """Fill a random model from its files, in an order in which later ones know better."""
+    sam = read_checkpoint(files.sam)
+    sources = [_source("sam", sam)]
+    prompts = _parts(prompt_encoder_state(sam.state))["prompt_encoder"]
+    fit_state(model.prompt_encoder, prompts, f"prompt encoder of {sam.path.name}")
+    _start_decoder(model, sam)
+    _start_positions(model, sam)
+    if model.text is not None:
+        fit_state(model.text, text.state, f"text tower ({text.model})")
+    if files.clip is None:
+        _start_backbone(model.backbone)
+    is_convnext = isinstance(model.backbone, ConvNext)
+    read_clip = clip_convnext_state if is_convnext else clip_resnet_state
+    for file, read in (
+        (files.clip, read_clip),
+        (files.sam2clip, sam2clip_state),
+        (files.clip2sam, clip2sam_state),
+    ):
+        if file is None:
+            continue
+        checkpoint = read_checkpoint(file)
+        for part, state in _parts(read(checkpoint.state)).items():
+            module = model.get_submodule(part)
+            what = f"{part} of {checkpoint.path.name}"
+            fit_state(module, fit_positions(state, module), what)
+        sources.append(_source("recogniser" if read is read_clip else "merged", checkpoint))
+    return tuple(sources)
+
+
+def _start_decoder(model: Ovsam, sam: Checkpoint) -> None:
+    """Take SAM's decoder but for its further masks and its predicted IoU, as the released code."""
+    decoder = model.mask_decoder
+    published, own = sam.part("mask_decoder."), decoder.state_dict()
+    state = {key: published[key] for key in own.keys() & published.keys()}
+    if "mask_tokens.weight" in state:
+        state["mask_tokens.weight"] = state["mask_tokens.weight"][:1]
+    labels = {key: value for key, value in own.items() if key.startswith("label_")}
+    fit_state(decoder, state | labels, f"mask decoder of {sam.path.name}")
+
+
+def _start_positions(model: Ovsam, sam: Checkpoint) -> None:
+    """Give the neck SAM's absolute positions, where SAM has any of the neck's width.
+
+    The released code takes SAM-H's. A neck of another width has none: the relative positions
+    inside its blocks remain.
+    """
+    table, grid = sam.state.get(SAM_POSITIONS), model.neck.grid
+    if table is not None and table.shape[-1] == model.config.neck.width:
+        model.neck.pos_embed.copy_(resize_absolute(table.float(), (grid, grid)))
+
+
+def _start_backbone(backbone: nn.Module) -> None:
+    for module in backbone.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+
+
+def _parts(state: Mapping[str, Tensor]) -> dict[str, StateDict]:
+    """Sort tensors by the part of the model they lie in."""
+    parts: dict[str, StateDict] = {}
+    for key, tensor in state.items():
+        part, _, name = key.partition(".")
+        parts.setdefault(part, {})[name] = tensor.float() if tensor.is_floating_point() else tensor
+    return parts
+
+
+def _text_file(files: OvsamFiles) -> Checkpoint:
+    file = files.text or files.clip
+    if file is None:
+        raise CheckpointError(
+            "an Open-Vocabulary SAM needs a text tower; give CLIP's checkpoint, or a tower's own"
+        )
+    return read_checkpoint(file)
+
+
+def _text_metadata(text: TextSource) -> TextMetadata:
+    config = text.config
+    return TextMetadata(
+        model=text.model,
+        logit_scale=text.logit_scale,
+        space=text.space,
+        clip=config if isinstance(config, TextTowerConfig) else None,
+        bert=config if isinstance(config, BertTowerConfig) else None,
+    )
+
+
+def _source(role: Literal["sam", "recogniser", "text", "merged"], file: Checkpoint) -> Source:
+    return Source(
+        role=role,
+        file=weights_name(file.path),
+        sha256=file.sha256,
+        license=checkpoint_license(file),
+    )

@@ -1,0 +1,119 @@
+"""The model that an export is about: the one choice between the families."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from samclip.errors import CheckpointError
+from samclip.export.exportable import Exportable
+from samclip.export.families.merged import merged_exportable
+from samclip.export.families.merged_assembly import Checkpoints, assemble
+from samclip.export.families.ovsam import ovsam_exportable
+from samclip.export.families.ovsam_assembly import OvsamFiles, assemble_ovsam, is_ovsam, read_ovsam
+from samclip.export.models.ovsam.model import OVSAM_CONFIGS
+from samclip.export.options import ExportOptions
+
+SMALLEST, LARGEST = 64, 4096  # pixels along a side, of what a manifest may say
+# Of what the parts come in, for people who look for them.
+PUBLISHED = {
+    "--clip-checkpoint": "the CLIP whose backbone it is, such as RN50x16",
+    "--sam2clip-checkpoint": "sam2clip_vith_rn50x16.pth",
+}
+
+
+def read_model(options: ExportOptions) -> Exportable:
+    """Read the checkpoints and build the model that they make.
+
+    What `samclip-merge` writes says what it is; the files of a published Open-Vocabulary SAM are
+    put together where the model type asks for one. Raises CheckpointError when a file cannot be
+    read or does not fit, and for files or options that have no part in such a model.
+    """
+    if is_ovsam(options.checkpoint):
+        return _read_saved_ovsam(options)
+    if (model_type := options.model_type) is not None and model_type in OVSAM_CONFIGS:
+        return _read_published_ovsam(options, model_type)
+    return _read_merged(options)
+
+
+def _read_merged(options: ExportOptions) -> Exportable:
+    for option in ("sam2clip_checkpoint", "clip2sam_checkpoint"):
+        if getattr(options, option) is not None:
+            raise CheckpointError(
+                f"{_flag(option)} is a part of an Open-Vocabulary SAM; give --model-type too "
+                f"({', '.join(OVSAM_CONFIGS)}), or leave it out"
+            )
+    files = Checkpoints(options.checkpoint, options.clip_checkpoint, options.text_checkpoint)
+    assembly = assemble(
+        files, options.model_type, options.image_size, options.head_pool, options.quick_gelu
+    )
+    return merged_exportable(assembly)
+
+
+def _read_saved_ovsam(options: ExportOptions) -> Exportable:
+    """Read what `samclip-merge` wrote: it is complete, and takes another size at most."""
+    name = options.checkpoint.name
+    for option in (
+        *("clip_checkpoint", "text_checkpoint", "sam2clip_checkpoint", "clip2sam_checkpoint"),
+        *("quick_gelu", "head_pool"),
+    ):
+        if getattr(options, option) is not None:
+            raise CheckpointError(
+                f"{name} is a whole Open-Vocabulary SAM, and {_flag(option)} changes nothing of "
+                "it; leave the option out"
+            )
+    _check_size(options)
+    assembly = read_ovsam(options.checkpoint, options.image_size)
+    asked, found = options.model_type, assembly.metadata.model_type
+    if asked not in {None, found}:
+        raise CheckpointError(
+            f"{name} does not fit --model-type {asked}: it is an Open-Vocabulary SAM of the type "
+            f"{found}. Leave the option out."
+        )
+    return ovsam_exportable(assembly)
+
+
+def _read_published_ovsam(options: ExportOptions, model_type: str) -> Exportable:
+    """Put an Open-Vocabulary SAM together from the files that it is published in.
+
+    Without `clip2sam` there are masks, and the classifier of regions is untrained, as a new CLIP
+    head is. Without the others there would be nothing but noise.
+    """
+    given = {
+        "--clip-checkpoint": options.clip_checkpoint,
+        "--sam2clip-checkpoint": options.sam2clip_checkpoint,
+    }
+    if missing := [option for option, file in given.items() if file is None]:
+        what = " and ".join(f"{option} ({PUBLISHED[option]})" for option in missing)
+        raise CheckpointError(
+            f"--model-type {model_type} is put together from several files: {what} missing. "
+            "--checkpoint is SAM ViT-H; --clip2sam-checkpoint brings the trained classifier. What "
+            "samclip-merge writes is one file, which needs no --model-type."
+        )
+    if options.head_pool is not None:
+        raise CheckpointError(
+            f"--head-pool is for CLIP heads, and a {model_type} has none; leave it out"
+        )
+    _check_size(options)
+    config = OVSAM_CONFIGS[model_type]
+    files = OvsamFiles(
+        sam=options.checkpoint,
+        clip=options.clip_checkpoint,
+        text=options.text_checkpoint,
+        sam2clip=options.sam2clip_checkpoint,
+        clip2sam=options.clip2sam_checkpoint,
+    )
+    size = config.image_size if options.image_size is None else options.image_size
+    sized = replace(config, image_size=size)
+    return ovsam_exportable(assemble_ovsam(files, model_type, sized, options.quick_gelu))
+
+
+def _check_size(options: ExportOptions) -> None:
+    size = options.image_size
+    if size is not None and not SMALLEST <= size <= LARGEST:
+        raise CheckpointError(
+            f"image size {size} was asked for; a multiple of 32 from {SMALLEST} to {LARGEST} works"
+        )
+
+
+def _flag(field: str) -> str:
+    return f"--{field.replace('_', '-')}"
