@@ -16,12 +16,12 @@ from tiny_run import DIM, SIZE, ColourNames, ModelMasks, tiny_model
 
 from samclip.export.checkpoints.metadata import TextMetadata
 from samclip.export.families.ovsam_assembly import OvsamAssembly, OvsamMetadata
-from samclip.merge.annotations import Annotations, read_annotations
-from samclip.merge.config import RunConfig, parse_config
+from samclip.merge.config.run import RunConfig, parse_config
+from samclip.merge.data.annotations import Annotations, read_annotations
+from samclip.merge.data.sources import FolderSource
 from samclip.merge.labels import Labels
 from samclip.merge.ovsam_student import OvsamStudent
 from samclip.merge.reporting import Silent
-from samclip.merge.sources import FolderSource
 from samclip.merge.targets import Teachers
 from samclip.merge.trainer import Run
 

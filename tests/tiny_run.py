@@ -26,12 +26,12 @@ from samclip.export.models import clip_head, merged
 from samclip.export.models.mask_decoder import PromptedMaskDecoder
 from samclip.export.models.merged import MergedConfig, MergedModel
 from samclip.export.models.sam_vit import SamVitConfig
-from samclip.merge.config import RunConfig, parse_config
+from samclip.merge.config.run import RunConfig, parse_config
+from samclip.merge.data.pixels import PixelBatch
+from samclip.merge.data.sources import FolderSource, split
 from samclip.merge.evaluation import Evaluator
-from samclip.merge.pixels import PixelBatch
 from samclip.merge.prompts import Prompts
 from samclip.merge.reporting import Silent
-from samclip.merge.sources import FolderSource, split
 from samclip.merge.state import StateFolder
 from samclip.merge.student import Student, answer
 from samclip.merge.targets import Teachers

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from samclip.merge.pixels import PixelBatch
+from samclip.merge.data.pixels import PixelBatch
 from samclip.merge.prompts import Prompts
 from samclip.merge.teachers.base import MaskAnswer
 

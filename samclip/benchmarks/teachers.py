@@ -23,7 +23,7 @@ from samclip.export.families.stitched import load_recogniser
 from samclip.export.models.efficientnet_lite import RECOGNISER_MEAN, RECOGNISER_STD, RecogniserHead
 from samclip.export.models.norms import fold_batch_norms
 from samclip.export.weight_storage import stored_space
-from samclip.merge.pixels import PixelBatch
+from samclip.merge.data.pixels import PixelBatch
 from samclip.merge.teachers.conse import Conse, ConseOptions
 from samclip.runtime.bundles.manifest import Preprocessing, WeightsDtype
 from samclip.runtime.model import Model

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from samclip.disk.partial_files import partial_file, remove_abandoned, told
 from samclip.errors import InputError
-from samclip.merge.stream import Sample
+from samclip.merge.data.batches import Sample
 
 _logger = logging.getLogger(__name__)
 

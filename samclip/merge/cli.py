@@ -100,7 +100,7 @@ def merge(
         _require_packages()
         # torch takes seconds to import: --help and usage errors do not wait for it.
         from samclip.merge.build import require_devices  # noqa: PLC0415
-        from samclip.merge.config import read_config  # noqa: PLC0415
+        from samclip.merge.config.run import read_config  # noqa: PLC0415
         from samclip.merge.session import Session, SessionOptions  # noqa: PLC0415
         from samclip.merge.trainer import StoppedError  # noqa: PLC0415
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from samclip.disk.partial_files import result_file
 from samclip.errors import TrainingError
 from samclip.merge.evaluation import Evaluation, read_records
-from samclip.merge.logs import StepLog
 from samclip.merge.objective import TERMS
+from samclip.merge.reporting import StepLog
 
 FILE = "curves.png"
 SCORES = {

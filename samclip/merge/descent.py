@@ -11,17 +11,14 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from samclip.errors import ConfigError, TrainingError
-from samclip.merge.batches import Processes, StageInputs, StepInput
-from samclip.merge.learner import Learner
-from samclip.merge.logs import StepRecord
+from samclip.merge.config.stages import Batch, InstanceBatch, MaskBatch, TrainStage
+from samclip.merge.data.batches import Processes, StageInputs, StepInput, ViewBatch
+from samclip.merge.data.pixels import PixelBatch
 from samclip.merge.objective import PerPhoto, instance_terms, mask_terms, name_terms
-from samclip.merge.optimiser import PartsOptimiser
-from samclip.merge.parts import freeze_all_but, select_parts
-from samclip.merge.pixels import PixelBatch
-from samclip.merge.schedule import learning_rate
-from samclip.merge.stages import Batch, InstanceBatch, MaskBatch, TrainStage
+from samclip.merge.optimiser import PartsOptimiser, freeze_all_but, learning_rate, select_parts
+from samclip.merge.reporting import StepRecord
 from samclip.merge.state import State
-from samclip.merge.stream import ViewBatch
+from samclip.merge.student import Learner
 from samclip.merge.targets import (
     Teachers,
     instance_targets,

@@ -28,17 +28,17 @@ from torch import Tensor
 
 from samclip.disk.partial_files import result_file
 from samclip.errors import TrainingError
-from samclip.merge.config import EvaluationConfig
-from samclip.merge.learner import Learner, Names
-from samclip.merge.pixels import PixelBatch
-from samclip.merge.prompting import STRIDE, best_masks, valid_pixels
+from samclip.merge.config.run import EvaluationConfig
+from samclip.merge.data.batches import Sample, ViewBatch
+from samclip.merge.data.instances import STRIDE, best_masks, valid_pixels
+from samclip.merge.data.pixels import PixelBatch
+from samclip.merge.data.seeds import derive_seed
+from samclip.merge.data.sources import PhotoSource
+from samclip.merge.data.views import ViewOptions, draw_view, render
 from samclip.merge.prompts import box_prompts, boxes_from_masks, point_prompts, points_from_masks
-from samclip.merge.seeds import derive_seed
-from samclip.merge.sources import PhotoSource
-from samclip.merge.stream import Sample, ViewBatch
+from samclip.merge.student import Learner, Names
 from samclip.merge.targets import Teachers
 from samclip.merge.teachers.regions import RegionTargets
-from samclip.merge.views import ViewOptions, draw_view, render
 
 TOP = 5
 

@@ -16,8 +16,8 @@ from samclip.export.models.ovsam.clip_regions import ClipRoi
 from samclip.export.models.ovsam.decoder import PromptedLabelDecoder
 from samclip.export.models.ovsam.model import Ovsam
 from samclip.export.models.ovsam.roi_classifier import Levels
-from samclip.merge.pixels import PixelBatch
-from samclip.merge.prompting import STRIDE
+from samclip.merge.data.instances import STRIDE
+from samclip.merge.data.pixels import PixelBatch
 from samclip.merge.prompts import Prompts, boxes_from_masks
 from samclip.merge.student import recomputing
 from samclip.merge.teachers.base import MaskAnswer

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from samclip.merge.batches import Processes
-from samclip.merge.sampler import Draw, Sampler, Sampling
-from samclip.merge.sources import PhotoSource
-from samclip.merge.stages import STREAMS, Batch, Stage, StreamName, TrainStage
-from samclip.merge.stream import ViewBatch, ViewStream
+from samclip.merge.config.stages import STREAMS, Batch, Stage, StreamName, TrainStage
+from samclip.merge.data.batches import Processes, ViewBatch, ViewStream
+from samclip.merge.data.sampler import Draw, Sampler, Sampling
+from samclip.merge.data.sources import PhotoSource
 from samclip.merge.targets import Teachers
 from samclip.runtime.series import made_ahead
 

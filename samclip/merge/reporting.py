@@ -1,9 +1,16 @@
-"""What a run tells a person while it goes on; the trainer knows only the protocol."""
+"""What a run tells a person while it goes on; the trainer knows only the protocol.
+
+The log of a run: one line of CSV for each step.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import csv
+import io
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
@@ -17,7 +24,91 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from samclip.merge.logs import StepRecord
+from samclip.disk.partial_files import result_file
+from samclip.errors import TrainingError
+from samclip.merge.objective import TERMS
+
+OF_EVERY_RUN = ("stage", "step", "loss", "learning_rate", "gradient_norm", "seconds")
+COLUMNS = (*OF_EVERY_RUN[:3], *TERMS, *OF_EVERY_RUN[3:])
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What one step did; `terms` are unweighted means over the global batch."""
+
+    stage: str
+    step: int
+    loss: float
+    terms: dict[str, float]
+    learning_rate: float
+    gradient_norm: float
+    seconds: float
+
+    def row(self) -> dict[str, str]:
+        """Return the values by column; terms that the stage does not have are empty."""
+        numbers = {
+            "loss": self.loss,
+            **self.terms,
+            "learning_rate": self.learning_rate,
+            "gradient_norm": self.gradient_norm,
+            "seconds": self.seconds,
+        }
+        texts = {name: f"{value:.6g}" for name, value in numbers.items()}
+        return {"stage": self.stage, "step": str(self.step), **texts}
+
+
+class StepLog:
+    """A CSV file that grows by a line a step."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def add(self, record: StepRecord) -> None:
+        """Append a line."""
+        new = not self.path.exists()
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS, restval="")
+            if new:
+                writer.writeheader()
+            writer.writerow(record.row())
+
+    def clear(self) -> None:
+        """Begin an empty log."""
+        self.path.unlink(missing_ok=True)
+
+    def rows(self) -> list[dict[str, str]]:
+        """Read all lines that are whole, by column.
+
+        Columns that another version wrote are left out, losses that it did not know are empty.
+        Raises TrainingError for a file that is no log of a run.
+        """
+        if not self.path.exists():
+            return []
+        with self.path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            if not {*OF_EVERY_RUN} <= {*(reader.fieldnames or ())}:
+                raise TrainingError(f"{self.path} is no log of a run; move it away")
+            whole = [row for row in reader if None not in row.values() and None not in row]
+        return [{column: row.get(column, "") for column in COLUMNS} for row in whole]
+
+    def keep(self, done: Sequence[str], current: str | None, step: int) -> None:
+        """Drop the lines past a state: keep all of the stages `done`, of `current` those below.
+
+        A run that was killed had gone on after its last state; those steps, from `step` of the
+        stage `current` on, are done again.
+        """
+        kept = [
+            row
+            for row in self.rows()
+            if row["stage"] in done or (row["stage"] == current and int(row["step"]) < step)
+        ]
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, COLUMNS)
+        writer.writeheader()
+        writer.writerows(kept)
+        with result_file(self.path) as file:
+            file.write(text.getvalue().encode())
+
 
 LINE_EVERY = 50  # steps between two lines where stderr is no terminal
 

@@ -1,32 +1,91 @@
-"""One call of the command: the folder of a run made ready, trained in, and its result written."""
+"""One call of the command: the folder of a run made ready, trained in, and its result written.
+
+Which checkpoints taught a model: what its metadata says beside those that it was made of.
+
+What comes of a run: the trained model, with what the run did in its metadata.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 from rich.console import Console
 
 from samclip.disk.partial_files import remove_abandoned, result_file
 from samclip.errors import TrainingError
-from samclip.merge.batches import Processes
+from samclip.export.checkpoints.checkpoint import weights_file
+from samclip.export.checkpoints.fetch import file_sha256, packaged_license, resolve_checkpoint
+from samclip.export.families.merged_assembly import Assembly, save_merged, weights_name
+from samclip.export.families.ovsam_assembly import OvsamAssembly, save_ovsam
 from samclip.merge.build import (
     make_accelerator,
+    make_learner,
     make_sources,
+    make_student,
     make_teachers,
     make_vocabulary,
+    read_student,
 )
-from samclip.merge.config import RunConfig
+from samclip.merge.config.run import RunConfig, TeachersConfig
+from samclip.merge.config.stages import TrainStage
+from samclip.merge.data.batches import Processes
+from samclip.merge.data.sources import PhotoSource
 from samclip.merge.evaluation import Evaluator
-from samclip.merge.learner import Learner
 from samclip.merge.precompute import planned, precompute
 from samclip.merge.reporting import ConsoleReporter, Reporter, Silent
-from samclip.merge.result import write_result
-from samclip.merge.sources import PhotoSource
 from samclip.merge.state import State, StateFolder
-from samclip.merge.students import make_learner, make_student, read_student
+from samclip.merge.student import Learner
 from samclip.merge.trainer import Run, Trainer
+from samclip.runtime.bundles.manifest import Source
+
+
+def teacher_sources(teachers: TeachersConfig) -> tuple[Source, ...]:
+    """Name the teachers' checkpoints with their SHA-256, each once.
+
+    Raises CheckpointError for one that is missing.
+    """
+    asked = (teachers.names, teachers.masks)
+    found = [_source(teacher.checkpoint) for teacher in asked if teacher is not None]
+    return tuple(dict.fromkeys(found))
+
+
+def _source(checkpoint: str) -> Source:
+    path = weights_file(resolve_checkpoint(checkpoint))
+    digest = file_sha256(path)
+    license_name = packaged_license(digest) or "unknown"
+    return Source(role="teacher", file=weights_name(path), sha256=digest, license=license_name)
+
+
+HEADS = ("clip_head", "roi_classifier")
+
+
+def write_result(config: RunConfig, assembly: Assembly | OvsamAssembly, path: Path) -> Path:
+    """Write a run's model to `path`. Raises WriteError when the disk refuses."""
+    taught_by = teacher_sources(config.teachers)
+    said = {
+        "name": config.name,
+        "license": config.license,
+        "notes": config.notes,
+        "head_trained": assembly.metadata.head_trained or trains_head(config),
+        "sources": tuple(dict.fromkeys((*assembly.metadata.sources, *taught_by))),
+    }
+    if isinstance(assembly, OvsamAssembly):
+        metadata = msgspec.structs.replace(assembly.metadata, **said)
+        return save_ovsam(replace(assembly, metadata=metadata), path)
+    merged = msgspec.structs.replace(assembly.metadata, **said)
+    return save_merged(Assembly(assembly.model, merged, assembly.tokenizer), path)
+
+
+def trains_head(config: RunConfig) -> bool:
+    """Whether any stage trains what names: a CLIP head, or a classifier of regions."""
+    return any(
+        isinstance(stage, TrainStage) and any(part.startswith(HEADS) for part in stage.train)
+        for stage in config.stages
+    )
+
 
 CHECKPOINT = "merged.safetensors"
 CONFIG = "config.toml"

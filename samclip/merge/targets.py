@@ -9,18 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from samclip.errors import ConfigError
-from samclip.merge.annotations import Annotations
 from samclip.merge.cache import OutputCache, output_key
-from samclip.merge.instances import Instances, named_regions, prompt_instances
+from samclip.merge.config.stages import Batch, InstanceBatch, MaskBatch, TrainStage
+from samclip.merge.data.annotations import Annotations
+from samclip.merge.data.batches import ViewBatch
+from samclip.merge.data.instances import (
+    Instances,
+    PromptedTarget,
+    ask,
+    named_regions,
+    prompt_instances,
+)
+from samclip.merge.data.seeds import derive_seed
 from samclip.merge.labels import Labels
 from samclip.merge.objective import InstanceTargets, MaskTargets, NameTargets
-from samclip.merge.prompting import PromptedTarget, ask
-from samclip.merge.seeds import derive_seed
-from samclip.merge.stages import Batch, InstanceBatch, MaskBatch, TrainStage
-from samclip.merge.stream import ViewBatch
 from samclip.merge.teachers.base import MaskTeacher, NameTeacher
-from samclip.merge.teachers.region_masks import RegionOptions
-from samclip.merge.teachers.regions import RegionTargets, RegionTeacher
+from samclip.merge.teachers.regions import RegionOptions, RegionTargets, RegionTeacher
 
 HALVED = ("embeddings",)
 

@@ -1,33 +1,74 @@
-"""A run from its first stage to the merged checkpoint, or from where it was stopped."""
+"""A run from its first stage to the merged checkpoint, or from where it was stopped.
+
+Ctrl-C and SIGTERM, heeded between steps.
+"""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from samclip.errors import SamclipError, TrainingError
-from samclip.merge.batches import Processes, StageInputs
-from samclip.merge.config import RunConfig
+from samclip.merge.config.run import RunConfig
+from samclip.merge.config.stages import Stage, StitchStage, StreamName, TrainStage
 from samclip.merge.curves import draw_curves
+from samclip.merge.data.batches import Processes, StageInputs
+from samclip.merge.data.sources import PhotoSource
 from samclip.merge.descent import Descent
 from samclip.merge.evaluation import Evaluator
-from samclip.merge.interrupts import Interrupts
-from samclip.merge.learner import Learner
-from samclip.merge.logs import StepLog
-from samclip.merge.parts import judged, select_parts, trained_norms
-from samclip.merge.reporting import Reporter
-from samclip.merge.schedule import counted_stream, schedule_length, steps_to_run
-from samclip.merge.sources import PhotoSource
-from samclip.merge.stages import Stage, StitchStage, StreamName, TrainStage
+from samclip.merge.optimiser import (
+    counted_stream,
+    judged,
+    schedule_length,
+    select_parts,
+    steps_to_run,
+    trained_norms,
+)
+from samclip.merge.reporting import Reporter, StepLog
 from samclip.merge.state import Place, State, StateFolder
 from samclip.merge.stitching import fit_stitch
+from samclip.merge.student import Learner
 from samclip.merge.targets import Teachers
+
+
+class Interrupts:
+    """Remembers that the run was asked to stop; a second Ctrl-C stops it at once.
+
+    `number`: the signal that asked; Ctrl-C's where another process of the run was asked.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.number: int = signal.SIGINT
+
+    @contextmanager
+    def heeded(self) -> Iterator[None]:
+        """Within, the first signal is remembered instead of ending the process."""
+
+        def remember(number: int, frame: FrameType | None) -> None:
+            del frame
+            if self.asked and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self.asked, self.number = True, number
+
+        before = {number: signal.signal(number, remember) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 STITCHED = "image_encoder.stitch"
 

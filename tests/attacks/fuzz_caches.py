@@ -158,7 +158,7 @@ def evaluations(data: bytes) -> None:
 
 def shard(data: bytes) -> None:
     """A tar file of training photos; the list of its members is made anew each time."""
-    from samclip.merge.shards import shard_index
+    from samclip.merge.data.shards import shard_index
 
     path = place("shards/0.tar")
     path.write_bytes(data)

@@ -107,7 +107,7 @@ def _checkpoint(data: bytes, name: str) -> None:
 
 
 def config(data: bytes) -> None:
-    from samclip.merge.config import read_config
+    from samclip.merge.config.run import read_config
 
     path = folder() / "run.toml"
     path.write_bytes(data)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from samclip.errors import ConfigError, PromptError, SamclipError, VocabularyError
-from samclip.merge.config import parse_config
+from samclip.merge.config.run import parse_config
 from samclip.runtime.pixels.image import load_image
 from samclip.runtime.tasks.grid import AutoMaskOptions
 from samclip.runtime.text.templates import resolve_templates

@@ -10,10 +10,10 @@ import torch
 from tiny_ovsam_run import COLOURS, annotated, colour_labels, write_annotated
 
 from samclip.errors import InputError
-from samclip.merge.annotations import Annotations, read_annotations
-from samclip.merge.instances import Instances
-from samclip.merge.sources import FolderSource
-from samclip.merge.views import View
+from samclip.merge.data.annotations import Annotations, read_annotations
+from samclip.merge.data.instances import Instances
+from samclip.merge.data.sources import FolderSource
+from samclip.merge.data.views import View
 
 BOX = (10, 8, 35, 40)  # of every rectangle, in pixels of its photo
 

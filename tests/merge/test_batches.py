@@ -3,8 +3,8 @@ import torch
 from photo_sources import ListSource
 
 from samclip.errors import ConfigError
-from samclip.merge.batches import Processes, StageInputs, StepInput
-from samclip.merge.stages import Batch, Losses, MaskBatch, TrainStage
+from samclip.merge.config.stages import Batch, Losses, MaskBatch, TrainStage
+from samclip.merge.data.batches import Processes, StageInputs, StepInput
 
 STAGE = TrainStage(
     name="both",

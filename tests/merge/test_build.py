@@ -18,7 +18,7 @@ from samclip.merge.build import (
     read_lines,
     require_devices,
 )
-from samclip.merge.config import (
+from samclip.merge.config.run import (
     DataConfig,
     NameTeacherConfig,
     RunConfig,

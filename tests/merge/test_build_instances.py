@@ -14,7 +14,7 @@ from samclip.merge.build import (
     make_labels,
     make_sources,
 )
-from samclip.merge.config import (
+from samclip.merge.config.run import (
     DataConfig,
     InstanceSourceConfig,
     LabelsConfig,

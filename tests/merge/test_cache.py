@@ -9,8 +9,8 @@ from torch import Tensor
 
 from samclip.errors import InputError
 from samclip.merge.cache import OutputCache, output_key
-from samclip.merge.stream import Sample
-from samclip.merge.views import View
+from samclip.merge.data.batches import Sample
+from samclip.merge.data.views import View
 
 SAMPLE = Sample("ab" * 32, View((40, 60), (0, 0, 60, 40), 64))
 KEY = output_key("teacher", SAMPLE)

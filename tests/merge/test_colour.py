@@ -3,7 +3,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from samclip.merge.colour import GREY, Colour
+from samclip.merge.data.views import GREY, Colour
 
 
 def applied(colour: Colour, array: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from samclip.errors import ConfigError, InputError
-from samclip.merge.config import RunConfig, needs, parse_config, read_config, streams
-from samclip.merge.stages import Losses, StitchStage, TrainStage
+from samclip.merge.config.run import RunConfig, needs, parse_config, read_config, streams
+from samclip.merge.config.stages import Losses, StitchStage, TrainStage
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

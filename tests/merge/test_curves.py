@@ -8,7 +8,7 @@ from PIL import Image
 from samclip.errors import TrainingError
 from samclip.merge.curves import Line, draw_curves, read_curves
 from samclip.merge.evaluation import Evaluation, add_record, read_records
-from samclip.merge.logs import StepLog, StepRecord
+from samclip.merge.reporting import StepLog, StepRecord
 
 STAGES = ("stitch", "first", "second", "third")
 

@@ -11,10 +11,10 @@ from tiny_run import ColourNames, ModelMasks, tiny_model, tiny_student
 from torch import Tensor
 
 from samclip.errors import TrainingError
-from samclip.merge.batches import Processes, StageInputs
+from samclip.merge.config.stages import Batch, Losses, MaskBatch, TrainStage
+from samclip.merge.data.batches import Processes, StageInputs
+from samclip.merge.data.pixels import PixelBatch
 from samclip.merge.descent import Descent
-from samclip.merge.pixels import PixelBatch
-from samclip.merge.stages import Batch, Losses, MaskBatch, TrainStage
 from samclip.merge.state import Place, State
 from samclip.merge.student import Student
 from samclip.merge.targets import Teachers

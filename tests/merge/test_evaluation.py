@@ -13,7 +13,8 @@ from torch import Tensor
 
 from samclip.errors import TrainingError
 from samclip.export.models.mask_decoder import PromptedMaskDecoder
-from samclip.merge.config import EvaluationConfig
+from samclip.merge.config.run import EvaluationConfig
+from samclip.merge.data.batches import ViewBatch
 from samclip.merge.evaluation import (
     Evaluator,
     add_record,
@@ -26,7 +27,6 @@ from samclip.merge.evaluation import (
 )
 from samclip.merge.losses import pool_regions, region_weights
 from samclip.merge.prompts import Prompts
-from samclip.merge.stream import ViewBatch
 from samclip.merge.student import Student, answer
 from samclip.merge.teachers.base import MaskAnswer
 from samclip.merge.teachers.regions import RegionTargets

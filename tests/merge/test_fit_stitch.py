@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from samclip.errors import ConfigError
 from samclip.export.models.stitched_encoder import Stitch, StitchedEncoder
 from samclip.merge import stitching
-from samclip.merge.pixels import PixelBatch
-from samclip.merge.stages import HiddenConfig, StitchStage
+from samclip.merge.config.stages import HiddenConfig, StitchStage
+from samclip.merge.data.pixels import PixelBatch
 from samclip.merge.stitching import fit_stitch
 from samclip.merge.student import Student
 

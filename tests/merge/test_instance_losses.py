@@ -7,10 +7,10 @@ import torch
 from numpy.typing import NDArray
 from tiny_ovsam_run import colour_labels
 
-from samclip.merge.instance_losses import label_loss, mask_losses, sample, uncertain_points
+from samclip.merge.config.stages import InstanceLossConfig
 from samclip.merge.labels import UNNAMED
 from samclip.merge.losses import embedding_loss
-from samclip.merge.stages import InstanceLossConfig
+from samclip.merge.objective import label_loss, mask_losses, sample, uncertain_points
 
 EVERY_PIXEL = InstanceLossConfig()
 WHOLE = (1.0, 1.0)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_ovsam_run import colour_labels
 
-from samclip.merge.instances import Instances, named_regions, no_instances, prompt_instances
+from samclip.merge.data.instances import Instances, named_regions, no_instances, prompt_instances
 from samclip.merge.teachers.regions import RegionTargets
 
 

@@ -3,7 +3,7 @@ import signal
 
 import pytest
 
-from samclip.merge.interrupts import Interrupts
+from samclip.merge.trainer import Interrupts
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

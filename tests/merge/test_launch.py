@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from samclip.merge import launch as launching
 from samclip.merge.evaluation import read_records
 from samclip.merge.launch import launch, launched
-from samclip.merge.logs import StepLog
+from samclip.merge.reporting import StepLog
 
 SCRIPT = Path(__file__).parent.parent / "tiny_run.py"
 

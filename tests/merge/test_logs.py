@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from samclip.errors import TrainingError
-from samclip.merge.logs import StepLog, StepRecord
+from samclip.merge.reporting import StepLog, StepRecord
 
 
 def record(stage: str, step: int, **terms: float) -> StepRecord:

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from samclip.errors import TrainingError
-from samclip.merge.normal_equations import NormalEquations
+from samclip.merge.stitching import NormalEquations
 
 
 def rows(count: int, features: int = 5) -> Tensor:

@@ -7,6 +7,15 @@ import torch
 from tiny_run import DIM, SIZE, tiny_student
 from torch import Tensor
 
+from samclip.merge.config.stages import (
+    EmbedLossConfig,
+    Losses,
+    MaskBatch,
+    MaskLossConfig,
+    TrainStage,
+)
+from samclip.merge.data.instances import PromptedTarget
+from samclip.merge.data.pixels import PixelBatch
 from samclip.merge.losses import MaskLossWeights, iou_loss, mask_loss
 from samclip.merge.objective import (
     MaskTargets,
@@ -15,10 +24,7 @@ from samclip.merge.objective import (
     name_terms,
     prompted_loss,
 )
-from samclip.merge.pixels import PixelBatch
-from samclip.merge.prompting import PromptedTarget
 from samclip.merge.prompts import Prompts, box_prompts, join, point_prompts
-from samclip.merge.stages import EmbedLossConfig, Losses, MaskBatch, MaskLossConfig, TrainStage
 from samclip.merge.student import Student
 from samclip.merge.teachers.base import MaskAnswer
 from samclip.merge.teachers.regions import RegionTargets

@@ -3,9 +3,8 @@ import torch
 from torch import Tensor, nn
 
 from samclip.errors import TrainingError
-from samclip.merge.optimiser import PartsOptimiser
-from samclip.merge.parts import select_parts
-from samclip.merge.stages import Batch, Losses, TrainStage
+from samclip.merge.config.stages import Batch, Losses, TrainStage
+from samclip.merge.optimiser import PartsOptimiser, select_parts
 
 STAGE = TrainStage(
     name="one",

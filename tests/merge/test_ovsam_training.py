@@ -26,22 +26,20 @@ from tiny_run import SIZE, tiny_student
 
 from samclip.errors import ConfigError
 from samclip.export.families.ovsam_assembly import OvsamFiles, assemble_ovsam, read_ovsam
-from samclip.merge.config import read_config
+from samclip.merge.config.run import read_config
+from samclip.merge.config.stages import Losses, TrainStage
+from samclip.merge.data.instances import best_masks, prompt_instances
+from samclip.merge.data.pixels import PixelBatch
+from samclip.merge.data.views import View
 from samclip.merge.descent import Descent
-from samclip.merge.instances import prompt_instances
-from samclip.merge.logs import StepLog, StepRecord
 from samclip.merge.objective import InstanceTargets, instance_terms
+from samclip.merge.optimiser import freeze_all_but, select_parts
 from samclip.merge.ovsam_student import OvsamStudent
-from samclip.merge.parts import freeze_all_but, select_parts
-from samclip.merge.pixels import PixelBatch
-from samclip.merge.prompting import best_masks
 from samclip.merge.prompts import box_prompts
-from samclip.merge.reporting import Silent
-from samclip.merge.result import trains_head, write_result
-from samclip.merge.stages import Losses, TrainStage
+from samclip.merge.reporting import Silent, StepLog, StepRecord
+from samclip.merge.session import trains_head, write_result
 from samclip.merge.state import StateFolder
 from samclip.merge.trainer import Run, StoppedError, Trainer
-from samclip.merge.views import View
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 BOTH = {"names": {"kind": "conse", "checkpoint": "none"}, "masks": {"checkpoint": "none"}}

@@ -3,7 +3,7 @@ from torch import nn
 
 from samclip.errors import ConfigError
 from samclip.export.models.norms import ConvNorm
-from samclip.merge.parts import freeze_all_but, judged, select_parts
+from samclip.merge.optimiser import freeze_all_but, judged, select_parts
 
 
 class Neck(nn.Module):

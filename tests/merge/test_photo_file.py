@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from samclip.errors import ImageError
-from samclip.merge.photo_file import decode_photo
+from samclip.merge.data.shards import decode_photo
 
 
 def jpeg(width: int, height: int, orientation: int = 1) -> bytes:

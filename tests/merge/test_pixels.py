@@ -4,8 +4,8 @@ import torch
 from numpy.typing import NDArray
 
 from samclip.errors import InputError
-from samclip.merge.pixels import PixelBatch
-from samclip.merge.views import ViewOptions, draw_view, render
+from samclip.merge.data.pixels import PixelBatch
+from samclip.merge.data.views import ViewOptions, draw_view, render
 from samclip.runtime.bundles.manifest import Preprocessing
 from samclip.runtime.pixels.image import Letterbox, preprocess
 

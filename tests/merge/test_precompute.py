@@ -5,11 +5,11 @@ import torch
 from photo_sources import ListSource
 from torch import Tensor, nn
 
-from samclip.merge.batches import Processes
-from samclip.merge.pixels import PixelBatch
+from samclip.merge.config.stages import Batch, Losses, MaskBatch, Stage, StitchStage, TrainStage
+from samclip.merge.data.batches import Processes
+from samclip.merge.data.pixels import PixelBatch
 from samclip.merge.precompute import Work, planned, precompute
 from samclip.merge.prompts import Prompts
-from samclip.merge.stages import Batch, Losses, MaskBatch, Stage, StitchStage, TrainStage
 from samclip.merge.targets import Teachers
 from samclip.merge.teachers.base import MaskAnswer
 

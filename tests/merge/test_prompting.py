@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from samclip.merge.prompting import PromptedTarget, ask, best_masks, valid_pixels
+from samclip.merge.data.instances import PromptedTarget, ask, best_masks, valid_pixels
 from samclip.merge.prompts import Prompts
 from samclip.merge.teachers.base import MaskAnswer
 

@@ -2,8 +2,7 @@ import io
 
 from rich.console import Console
 
-from samclip.merge.logs import StepRecord
-from samclip.merge.reporting import ConsoleReporter
+from samclip.merge.reporting import ConsoleReporter, StepRecord
 
 
 def record(step: int) -> StepRecord:

@@ -14,8 +14,7 @@ from safetensors.torch import load_file
 from tiny_run import tiny_config, tiny_run, train
 
 from samclip.merge.evaluation import Evaluator, read_records
-from samclip.merge.logs import StepRecord
-from samclip.merge.reporting import Silent
+from samclip.merge.reporting import Silent, StepRecord
 from samclip.merge.state import StateFolder
 from samclip.merge.trainer import StoppedError
 

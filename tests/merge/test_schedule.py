@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from samclip.merge.schedule import learning_rate, schedule_length, steps_to_run
-from samclip.merge.stages import Batch, Losses, MaskBatch, TrainStage
+from samclip.merge.config.stages import Batch, Losses, MaskBatch, TrainStage
+from samclip.merge.optimiser import learning_rate, schedule_length, steps_to_run
 
 
 def stage(**changes: Any) -> TrainStage:

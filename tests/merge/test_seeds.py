@@ -1,4 +1,4 @@
-from samclip.merge.seeds import SEED_BITS, derive_seed
+from samclip.merge.data.seeds import SEED_BITS, derive_seed
 
 
 def test_a_seed_is_the_same_everywhere() -> None:

@@ -16,9 +16,9 @@ from samclip.errors import CheckpointError, TrainingError
 from samclip.export.checkpoints.fetch import file_sha256
 from samclip.export.families.merged_assembly import Checkpoints, assemble
 from samclip.merge import session as sessions
-from samclip.merge.config import RunConfig
+from samclip.merge.config.run import RunConfig
 from samclip.merge.evaluation import read_records
-from samclip.merge.logs import StepLog
+from samclip.merge.reporting import StepLog
 from samclip.merge.session import Session, SessionOptions
 from samclip.merge.state import StateFolder
 

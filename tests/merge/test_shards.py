@@ -9,9 +9,9 @@ import pytest
 from photo_sources import write_photos
 
 from samclip.errors import ImageError, InputError
-from samclip.merge import shards
-from samclip.merge.shards import INDEX_SUFFIX, ShardSource, shard_index
-from samclip.merge.sources import FolderSource
+from samclip.merge.data import shards
+from samclip.merge.data.shards import INDEX_SUFFIX, ShardSource, shard_index
+from samclip.merge.data.sources import FolderSource
 
 Change = Callable[[tarfile.TarInfo], None]
 
@@ -62,7 +62,7 @@ def test_the_list_is_kept_beside_the_shard(
 ) -> None:
     shard = pack(folder, tmp_path / "0.tar")
     made = shard_index(shard)
-    monkeypatch.setattr("samclip.merge.shards.tarfile", None)  # cannot be read again
+    monkeypatch.setattr("samclip.merge.data.shards.tarfile", None)  # cannot be read again
     assert shard_index(shard) == made
     assert len(made.members) == 3
 
@@ -173,6 +173,6 @@ def test_shards_that_cannot_be_read_are_refused(folder: Path, tmp_path: Path) ->
 def test_too_many_members_are_refused(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("samclip.merge.shards.MAX_MEMBERS", 3)
+    monkeypatch.setattr("samclip.merge.data.shards.MAX_MEMBERS", 3)
     with pytest.raises(InputError, match="beyond the first 3 members"):
         ShardSource([pack(folder, tmp_path / "0.tar")])

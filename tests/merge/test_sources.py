@@ -7,13 +7,7 @@ import pytest
 from photo_sources import COLOURS, ListSource, write_photo, write_photos
 
 from samclip.errors import ImageError, InputError
-from samclip.merge.sources import (
-    FolderSource,
-    JoinedSource,
-    PhotoSource,
-    PickedSource,
-    split,
-)
+from samclip.merge.data.sources import FolderSource, JoinedSource, PhotoSource, PickedSource, split
 
 
 def keys(source: PhotoSource) -> list[str]:

@@ -1,9 +1,8 @@
 import torch
 from torch import Tensor
 
-from samclip.merge.normal_equations import NormalEquations
-from samclip.merge.stages import HiddenConfig
-from samclip.merge.stitch_layer import RememberedRows, StitchLayer, descend
+from samclip.merge.config.stages import HiddenConfig
+from samclip.merge.stitching import NormalEquations, RememberedRows, StitchLayer, descend
 
 FEATURES, TARGETS, HIDDEN = 4, 2, 16
 

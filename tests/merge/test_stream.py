@@ -1,9 +1,9 @@
 import torch
 from photo_sources import ListSource
 
-from samclip.merge.sampler import Sampler, Sampling
-from samclip.merge.stream import ViewStream
-from samclip.merge.views import ViewOptions, draw_view, render
+from samclip.merge.data.batches import ViewStream
+from samclip.merge.data.sampler import Sampler, Sampling
+from samclip.merge.data.views import ViewOptions, draw_view, render
 
 
 def stream_of(source: ListSource, batch: int = 3) -> ViewStream:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from samclip.export.models.mask_decoder import PromptedMaskDecoder
 from samclip.export.models.stitched_encoder import StitchedEncoder
-from samclip.merge.pixels import PixelBatch
+from samclip.merge.data.pixels import PixelBatch
 from samclip.merge.prompts import Prompts, box_prompts, point_prompts
 from samclip.merge.student import Student
 

@@ -8,9 +8,9 @@ import pytest
 from msgspec.structs import replace
 
 from samclip.export.families.ovsam_assembly import OvsamAssembly, save_ovsam
-from samclip.merge.config import OvsamSizes, StudentConfig
+from samclip.merge.build import make_learner, make_student, read_student
+from samclip.merge.config.run import OvsamSizes, StudentConfig
 from samclip.merge.ovsam_student import OvsamStudent
-from samclip.merge.students import make_learner, make_student, read_student
 
 SIZES = OvsamSizes(
     width=8,

@@ -7,11 +7,11 @@ from tiny_run import ColourNames, ModelMasks
 from torch import Tensor, nn
 
 from samclip.errors import ConfigError
-from samclip.merge.pixels import PixelBatch
-from samclip.merge.stages import Batch, Losses, MaskBatch, TrainStage
-from samclip.merge.stream import Sample, ViewBatch
+from samclip.merge.config.stages import Batch, Losses, MaskBatch, TrainStage
+from samclip.merge.data.batches import Sample, ViewBatch
+from samclip.merge.data.pixels import PixelBatch
+from samclip.merge.data.views import View
 from samclip.merge.targets import Teachers, mask_targets, name_targets, prompt_seed
-from samclip.merge.views import View
 
 CPU = torch.device("cpu")
 

@@ -15,17 +15,17 @@ from tiny_run import ColourNames, tiny_config, tiny_run, train
 from torch import Tensor
 
 from samclip.export.families.merged_assembly import Checkpoints, assemble
-from samclip.merge.config import RunConfig
+from samclip.merge.config.run import RunConfig
+from samclip.merge.data.instances import best_masks
+from samclip.merge.data.pixels import PixelBatch
+from samclip.merge.data.sources import FolderSource
+from samclip.merge.data.views import ViewOptions, draw_view, render
 from samclip.merge.evaluation import ious, read_records
-from samclip.merge.logs import StepLog
-from samclip.merge.pixels import PixelBatch
-from samclip.merge.prompting import best_masks
 from samclip.merge.prompts import point_prompts
-from samclip.merge.sources import FolderSource
+from samclip.merge.reporting import StepLog
 from samclip.merge.student import Student
 from samclip.merge.targets import Teachers
 from samclip.merge.teachers.sam import Sam
-from samclip.merge.views import ViewOptions, draw_view, render
 from samclip.runtime.assets import packaged_photos
 
 SCRIPT = Path(__file__).parent.parent / "tiny_run.py"

@@ -7,8 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from samclip.errors import InputError
-from samclip.merge.colour import Colour
-from samclip.merge.views import MIN_SIDE, View, ViewOptions, draw_view, render
+from samclip.merge.data.views import MIN_SIDE, Colour, View, ViewOptions, draw_view, render
 
 OPTIONS = ViewOptions(64, whole=0.25, hue=30)
 SIZES = [(400, 600), (600, 400), (9, 500), (500, 9), (5, 5), (1, 1)]

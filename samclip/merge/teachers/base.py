@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import msgspec
 from torch import Tensor
 
-from samclip.merge.pixels import PixelBatch
+from samclip.merge.data.pixels import PixelBatch
 
 if TYPE_CHECKING:
     from samclip.merge.prompts import Prompts

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from samclip.errors import CheckpointError, TrainingError, did_you_mean
 from samclip.export.checkpoints.checkpoint import fit_state, read_checkpoint
-from samclip.merge.pixels import PixelBatch
+from samclip.merge.data.pixels import PixelBatch
 from samclip.merge.teachers.base import fingerprint_of
 
 VERSION = 1  # of the recipe, part of the fingerprint

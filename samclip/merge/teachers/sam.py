@@ -13,7 +13,7 @@ from samclip.export.checkpoints.metadata import SAM_MEAN, SAM_STD
 from samclip.export.families.merged_assembly import SAM_IMAGE_SIZE, Checkpoints, assemble
 from samclip.export.models.mask_decoder import PromptedMaskDecoder
 from samclip.export.models.norms import fold_batch_norms
-from samclip.merge.pixels import PixelBatch
+from samclip.merge.data.pixels import PixelBatch
 from samclip.merge.prompts import Prompts
 from samclip.merge.teachers.base import MaskAnswer, fingerprint_of
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from samclip.errors import CheckpointError, TrainingError
-from samclip.merge.pixels import PixelBatch
+from samclip.merge.data.pixels import PixelBatch
 from samclip.merge.teachers import open_clip
 from samclip.merge.teachers.base import ClassTeacher
 from samclip.merge.teachers.open_clip import CLIP_MEAN, CLIP_STD, OpenClip

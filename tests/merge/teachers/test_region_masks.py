@@ -5,13 +5,8 @@ import torch
 from told_masks import EMBEDDINGS, SIDE, Told
 
 from samclip.errors import InputError
-from samclip.merge.pixels import PixelBatch
-from samclip.merge.teachers.region_masks import (
-    RegionOptions,
-    find_regions,
-    grid_points,
-    mask_iou,
-)
+from samclip.merge.data.pixels import PixelBatch
+from samclip.merge.teachers.regions import RegionOptions, find_regions, grid_points, mask_iou
 
 OPTIONS = RegionOptions(points_per_side=2)
 

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from samclip.errors import InputError
 from samclip.merge.cache import OutputCache
-from samclip.merge.pixels import PixelBatch
+from samclip.merge.data.pixels import PixelBatch
 from samclip.merge.teachers.base import ClassTeacher
-from samclip.merge.teachers.region_masks import RegionOptions
 from samclip.merge.teachers.regions import (
+    RegionOptions,
     RegionTargets,
     RegionTeacher,
     crop_box,

@@ -8,7 +8,7 @@ from samclip.errors import VocabularyError
 from samclip.export.checkpoints.checkpoint import fit_state, read_checkpoint
 from samclip.export.checkpoints.text_source import TextSource, read_text
 from samclip.export.models.merged import build_text_tower
-from samclip.merge.teachers.class_names import embed_names
+from samclip.merge.labels import embed_names
 from samclip.runtime.text.tokenizer import Tokenizer
 
 NAMES = ("tench", "great white shark", "a photo")
@@ -37,7 +37,7 @@ def test_names_are_means_of_unit_prompts(text: TextSource) -> None:
 
 def test_batches_do_not_matter(text: TextSource, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = embed_names(NAMES, text)
-    monkeypatch.setattr("samclip.merge.teachers.class_names.TEXTS_AT_ONCE", 2)
+    monkeypatch.setattr("samclip.merge.labels.TEXTS_AT_ONCE", 2)
     assert float((embed_names(NAMES, text) - whole).abs().max()) < 1e-5  # float32, as above
 
 

@@ -1,9 +1,8 @@
 """The file that describes a training run: TOML, read into frozen structs, every mistake named.
 
 `name`, `seed`, then the tables `[student]`, `[teachers.names]`, `[teachers.masks]`, `[data]`,
-`[labels]`, `[evaluation]` (see `samclip/merge/tables.py`) and `[[stages]]`
-(`samclip/merge/stages.py`). What a file leaves out takes its defaults; a misspelt key is an error
-that names the nearest one.
+`[labels]`, `[evaluation]` (see `tables.py`) and `[[stages]]` (`stages.py`). What a file leaves out
+takes its default; a misspelt key is an error that names the nearest one.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import msgspec
 
 from samclip.errors import ConfigError
 from samclip.export.models.ovsam.model import OVSAM_CONFIGS
-from samclip.merge.stages import (
+from samclip.merge.config.stages import (
     STREAMS,
     Settings,
     Stage,
@@ -29,7 +28,7 @@ from samclip.merge.stages import (
     TrainStage,
     check_stage,
 )
-from samclip.merge.tables import (
+from samclip.merge.config.tables import (
     OTHER_SIZES,
     OVSAM_SIZE,
     DataConfig,
@@ -43,7 +42,7 @@ from samclip.merge.tables import (
     StudentConfig,
     TeachersConfig,
 )
-from samclip.merge.views import ViewOptions
+from samclip.merge.data.views import ViewOptions
 
 if sys.version_info >= (3, 11):
     import tomllib

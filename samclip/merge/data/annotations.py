@@ -18,12 +18,11 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from samclip.errors import InputError
-from samclip.merge.instances import Instances, no_instances
+from samclip.merge.data.instances import STRIDE, Instances, no_instances
+from samclip.merge.data.sources import FolderSource, JoinedSource, PhotoSource, PickedSource
+from samclip.merge.data.views import View
 from samclip.merge.labels import Labels
-from samclip.merge.prompting import STRIDE
 from samclip.merge.prompts import boxes_from_masks
-from samclip.merge.sources import FolderSource, JoinedSource, PhotoSource, PickedSource
-from samclip.merge.views import View
 from samclip.runtime.results.coco import Instances as CocoFile
 from samclip.runtime.results.coco import RleDict, listed, to_rle
 

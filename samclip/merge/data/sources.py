@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.errors import ImageError, InputError
-from samclip.merge.photo_file import decode_photo
-from samclip.merge.seeds import SEED_BITS, derive_seed
-from samclip.merge.shards import ShardSource
+from samclip.merge.data.seeds import SEED_BITS, derive_seed
+from samclip.merge.data.shards import ShardSource, decode_photo
 from samclip.runtime.pixels.decode import MAX_IMAGE_BYTES
 from samclip.runtime.pixels.image import SUFFIXES
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from samclip.export.models.ovsam.model import OVSAM_CONFIGS
-from samclip.merge.stages import Settings
+from samclip.merge.config.stages import Settings
 
 OTHER_SIZES = "ovsam"  # the model type of sizes that were not published
 OVSAM_SIZE = 1024  # pixels, of the published models

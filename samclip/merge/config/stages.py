@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from samclip.errors import ConfigError
-from samclip.merge.views import ViewOptions
+from samclip.merge.data.views import ViewOptions
 
 PATCH = 16
 

@@ -1,0 +1,1 @@
+"""The file that describes a training run: tables, stages, and their checks."""

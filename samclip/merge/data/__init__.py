@@ -1,0 +1,1 @@
+"""Photos and labels on their way into training: sources, shards, sampling, views, batches."""
