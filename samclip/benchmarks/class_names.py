@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.benchmarks.data.json_file import read_json
+from samclip.benchmarks.data.coco import read_json
 from samclip.cli.arguments import read_names
 from samclip.errors import VocabularyError, did_you_mean
 from samclip.runtime.model import Model

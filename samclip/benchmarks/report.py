@@ -1,4 +1,7 @@
-"""The report of a run: what was measured, with what, where, and the rows."""
+"""The report of a run: what was measured, with what, where, and the rows.
+
+Files that appear whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +9,48 @@ import datetime
 import hashlib
 import shlex
 import sys
+import tempfile
 from collections.abc import Sequence, Sized
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from samclip.benchmarks.files import write_whole
 from samclip.benchmarks.latency.timing import Conditions, Energy, Settings, Timing
-from samclip.benchmarks.machine import Machine, Threads, describe_machine, describe_threads
-from samclip.benchmarks.memory.use import MemoryUse
+from samclip.benchmarks.memory.tables import MemoryUse
 from samclip.benchmarks.peers.records import PeerRecord
-from samclip.benchmarks.record import Record
+from samclip.benchmarks.record import Machine, Record, Threads, describe_machine, describe_threads
 from samclip.benchmarks.roofline.records import Roofline
 from samclip.benchmarks.rows import Row
+from samclip.disk.partial_files import remove_abandoned, result_file
 from samclip.errors import InputError
 from samclip.runtime.bundles.manifest import MANIFEST_NAME
 from samclip.runtime.model import Model
 from samclip.version import __version__
+
+
+def check_writable(path: Path) -> Path:
+    """Say before long work that `path` cannot be written; returns it in full.
+
+    What runs that were killed left of it is removed. Raises InputError.
+    """
+    full = path.expanduser().absolute()
+    if full.is_dir():
+        raise InputError(f"{full} is a folder. Give the name of a file.")
+    try:
+        with tempfile.TemporaryFile(dir=full.parent):
+            remove_abandoned(full.parent, {full.name})
+            return full
+    except OSError as error:
+        raise InputError(
+            f"{full} cannot be written: {error.strerror}. Make its folder, or choose another."
+        ) from error
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write `data` beside `path`, then rename over it; raises WriteError when the disk refuses."""
+    with result_file(path) as file:
+        file.write(data)
 
 
 class Subject(Record, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from samclip.baselines.encoders import DenseFeatures
+from samclip.baselines import DenseFeatures
 from samclip.benchmarks.teacher_settings import TeacherSettings
 from samclip.errors import InputError, naming
 from samclip.export.checkpoints.checkpoint import read_checkpoint

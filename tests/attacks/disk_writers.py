@@ -271,7 +271,7 @@ class ReportWriter(Writer):
     raises = (WriteError, InputError)
 
     def write(self, number: int) -> None:
-        from samclip.benchmarks.files import check_writable, write_whole
+        from samclip.benchmarks.report import check_writable, write_whole
 
         for name in ("report.json", "report.html"):
             write_whole(check_writable(self.folder / name), payload(number))

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from samclip.benchmarks.files import write_whole
+from samclip.benchmarks.report import write_whole
 
 PROPERTY = "figure"
 BEGIN = "<!-- figures: written by the run, see tests/attacks/figures.py -->"

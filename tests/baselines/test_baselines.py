@@ -6,11 +6,7 @@ import numpy as np
 import pytest
 from fakes import fake_model, flag
 
-from samclip.baselines.crop_feature import CropFeature
-from samclip.baselines.crop_image import CropImage
-from samclip.baselines.crops import cut
-from samclip.baselines.encoders import BundleEncoder
-from samclip.baselines.scene import BaselineScene
+from samclip.baselines import BaselineScene, BundleEncoder, CropFeature, CropImage, cut
 from samclip.errors import CapabilityError, ClosedError, InputError, PromptError
 from samclip.runtime.model import Model
 

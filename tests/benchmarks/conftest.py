@@ -11,9 +11,9 @@ import pytest
 from fakes import FakeBackend, FakeBundle, fake_manifest
 from region_fakes import REGION_GRAPHS, region_manifest
 
-from samclip.benchmarks.latency.clock import StageClock
 from samclip.benchmarks.latency.contenders import Variant
-from samclip.benchmarks.roofline.counted_backend import CountedBackend
+from samclip.benchmarks.latency.timed import StageClock
+from samclip.benchmarks.roofline.measure import CountedBackend
 from samclip.engines.base import EngineOptions
 from samclip.runtime.model import Model
 

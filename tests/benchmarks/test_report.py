@@ -8,7 +8,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from samclip.benchmarks.files import check_writable, write_whole
 from samclip.benchmarks.latency.timing import (
     ClockRange,
     Conditions,
@@ -16,15 +15,17 @@ from samclip.benchmarks.latency.timing import (
     Settings,
     Timing,
 )
-from samclip.benchmarks.memory.use import MemoryUse
+from samclip.benchmarks.memory.tables import MemoryUse
 from samclip.benchmarks.report import (
     Data,
     Measurements,
     Report,
     Subject,
+    check_writable,
     make_report,
     read_report,
     write_report,
+    write_whole,
 )
 from samclip.benchmarks.rows import Row, make_row, show_rows
 from samclip.benchmarks.statistics import Estimate

@@ -8,9 +8,8 @@ from typing import Any
 from fakes import FakeBackend, FakeBundle, fake_manifest
 from region_fakes import REGION_GRAPHS, region_manifest
 
-from samclip.benchmarks.latency.clock import StageClock
 from samclip.benchmarks.latency.contenders import Contender, Variant
-from samclip.benchmarks.latency.timed_backend import TimedBackend
+from samclip.benchmarks.latency.timed import StageClock, TimedBackend
 from samclip.engines.base import EngineOptions
 from samclip.runtime.model import Model
 

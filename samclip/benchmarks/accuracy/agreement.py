@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from samclip.benchmarks.progress import Track, silent
 from samclip.benchmarks.rows import Row, make_row
+from samclip.benchmarks.scores import PHOTOS
 from samclip.benchmarks.statistics import Estimate, mean
-from samclip.benchmarks.subsets import PHOTOS
 from samclip.export.precision.gate_tasks import Answers, Questions, answer, ask
 from samclip.export.precision.gates import mask_ious, mean_cosine
 from samclip.runtime.model import Model

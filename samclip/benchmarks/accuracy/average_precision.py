@@ -2,14 +2,17 @@
 
 A category is evaluated by itself, over the photos that have an object or a find of it: the same
 figures as over all photos and categories at once, without LVIS's 1,203 x 19,809 empty pairs.
+
+Average precisions as rows.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +23,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from samclip.benchmarks.data.coco import Categories, CocoObject, CocoPhoto
-from samclip.benchmarks.subsets import ALL, LARGEST, MEDIUM, SMALL
+from samclip.benchmarks.rows import Row, Unit, make_row
+from samclip.benchmarks.scores import ALL, LARGEST, MEDIUM, SMALL
+from samclip.benchmarks.statistics import Estimate
 from samclip.runtime.results.coco import RleDict
 
 AREAS = (ALL, SMALL, MEDIUM, LARGEST)  # in pycocotools' order
@@ -178,3 +183,32 @@ def _figures(
 
 def _mean(precisions: NDArray[np.float64]) -> float:
     return float(precisions[precisions > -1].mean())
+
+
+Place = tuple[str, str]  # model and kind of prompt, such as "box AP"
+
+
+def precision_rows(
+    precisions: Mapping[Place, Sequence[AveragePrecision]], photos: int
+) -> Iterator[Row]:
+    """Give the precisions of models, kind by kind, and the first model's divided by each other's.
+
+    AP is no mean over photos, and has no interval.
+    """
+    for kind in dict.fromkeys(kind for _, kind in precisions):
+        of_kind = {model: found for (model, other), found in precisions.items() if other == kind}
+        first, *others = of_kind
+        for model, found in of_kind.items():
+            yield from (_row(model, kind, one, one.value, photos) for one in found)
+        for other in others:
+            for one, base in zip(of_kind[first], of_kind[other], strict=True):
+                value = one.value / base.value if base.value else math.nan
+                yield _row(f"{first} / {other}", kind, one, value, photos, "ratio")
+
+
+def _row(
+    model: str, kind: str, one: AveragePrecision, value: float, photos: int, unit: Unit = "share"
+) -> Row:
+    estimate = Estimate(value, math.nan, math.nan, one.objects, photos)
+    measure = kind.replace("AP", one.measure)
+    return make_row(model, measure, one.subset, estimate, unit)

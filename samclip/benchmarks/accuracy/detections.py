@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from samclip.benchmarks.accuracy.average_precision import Find, average_precision
+from samclip.benchmarks.accuracy.average_precision import Find, average_precision, precision_rows
 from samclip.benchmarks.accuracy.instances import AGAIN, BOX, PROMPTS_AT_ONCE
-from samclip.benchmarks.accuracy.precision_rows import precision_rows
-from samclip.benchmarks.candidates import Candidate
 from samclip.benchmarks.data.coco import Categories, CocoPhoto
 from samclip.benchmarks.data.detections import DetectedBox, Detections
 from samclip.benchmarks.progress import Track, silent
 from samclip.benchmarks.rows import Row
+from samclip.benchmarks.scores import Candidate
 from samclip.runtime.pixels.masks import encode_rle
 from samclip.runtime.results.masks import Masks
 from samclip.runtime.scene import Scene

@@ -1,25 +1,108 @@
-"""How well masks fit: mIoU and AP of one mask a prompt, of boxes and points, and refined once."""
+"""How well masks fit: mIoU and AP of one mask a prompt, of boxes and points, and refined once.
+
+What prompts for known objects got: how well masks fit, how sure the model was, outlines.
+
+Where a person would click: inside an object, and then where the answer errs most.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.benchmarks.accuracy.average_precision import Find, average_precision
-from samclip.benchmarks.accuracy.clicks import correction, interior_point
-from samclip.benchmarks.accuracy.outcomes import Outcomes
-from samclip.benchmarks.accuracy.precision_rows import precision_rows
-from samclip.benchmarks.candidates import Candidate, Scores, compare
+from samclip.benchmarks.accuracy.average_precision import Find, average_precision, precision_rows
 from samclip.benchmarks.data.coco import Categories, CocoObject, CocoPhoto
 from samclip.benchmarks.progress import Track, silent
 from samclip.benchmarks.rows import Row
-from samclip.benchmarks.subsets import by_size
+from samclip.benchmarks.scores import Candidate, Scores, by_size, compare
+from samclip.runtime.pixels.masks import encode_rle
+from samclip.runtime.results.coco import RleDict
 from samclip.runtime.results.masks import Masks
 from samclip.runtime.scene import Scene
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """The answers to N prompts, one mask each.
+
+    `fits`: N IoUs with the truth; `scores`: N, the IoUs that the model predicts; `outlines`: N.
+    """
+
+    fits: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    outlines: tuple[RleDict, ...]
+
+    @classmethod
+    def of(cls, masks: Masks, truth: Sequence[NDArray[np.bool_]]) -> Outcomes:
+        """Compare N masks with their N truths, HxW each."""
+        return cls(
+            np.fromiter(map(iou, masks.packed, truth), np.float64),
+            masks.scores.astype(np.float64),
+            tuple(map(encode_rle, masks.packed)),
+        )
+
+    def taken(self, rows: NDArray[np.int64]) -> Outcomes:
+        """Take M of the answers."""
+        outlines = tuple(self.outlines[row] for row in rows)
+        return Outcomes(self.fits[rows], self.scores[rows], outlines)
+
+    def replaced(self, rows: Sequence[int], others: Outcomes) -> Outcomes:
+        """Put M other answers in place of those at M `rows`."""
+        fits, scores, outlines = self.fits.copy(), self.scores.copy(), list(self.outlines)
+        fits[rows], scores[rows] = others.fits, others.scores
+        for row, outline in zip(rows, others.outlines, strict=True):
+            outlines[row] = outline
+        return Outcomes(fits, scores, tuple(outlines))
+
+
+def iou(mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
+    """Divide the pixels in both HxW masks by those in either; 0 where both are empty."""
+    either = np.count_nonzero(mask | truth)
+    return np.count_nonzero(mask & truth) / either if either else 0.0
+
+
+class Click(NamedTuple):
+    """A point (x, y), the middle of a pixel; `label`: 1 where the object is, 0 where it is not."""
+
+    point: tuple[float, float]
+    label: int
+
+
+def interior_point(mask: NDArray[np.bool_]) -> tuple[float, float]:
+    """Return the (x, y), in pixels, of the middle of a HxW mask's most interior pixel."""
+    return _deepest(mask)[0]
+
+
+def correction(mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> Click | None:
+    """Return the click that corrects a HxW mask, at the middle of its largest error; None if right.
+
+    Of all pixels that are missed or too many, the one farthest from the border of its region, as
+    segment-anything (Kirillov et al. 2023, section 7.1) follows interactive segmentation
+    (Sofiiuk et al. 2021).
+    """
+    missed, surplus = truth & ~mask, mask & ~truth
+    if not (missed.any() or surplus.any()):
+        return None
+    (inside, how_far), (outside, how_far_out) = _deepest(missed), _deepest(surplus)
+    return Click(inside, 1) if how_far >= how_far_out else Click(outside, 0)
+
+
+def _deepest(mask: NDArray[np.bool_]) -> tuple[tuple[float, float], float]:
+    """Find the pixel of a HxW mask that is farthest from its outline, and how far it is.
+
+    The first in reading order of several; the border of the photo is an outline.
+    """
+    framed = np.pad(mask.astype(np.uint8), 1)
+    distances = cv2.distanceTransform(framed, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    row, column = np.unravel_index(distances.argmax(), mask.shape)
+    return (float(column) + 0.5, float(row) + 0.5), float(distances[row, column])
+
 
 PROMPTS_AT_ONCE = 64  # bounds the masks that are held
 PER_POINT = 3  # masks of an ambiguous prompt

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.benchmarks.class_names import AskedClasses
-from samclip.benchmarks.data.label_maps import IGNORED, LabelledPhoto
+from samclip.benchmarks.data.label_folder import IGNORED, LabelledPhoto
 from samclip.benchmarks.progress import Track, silent
 from samclip.benchmarks.rows import Row, make_row
 from samclip.benchmarks.statistics import class_ious, mean_iou

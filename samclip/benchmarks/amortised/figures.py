@@ -1,4 +1,9 @@
-"""The amortised table, and its rows: seconds, ratios, parameters and multiply-accumulates."""
+"""The amortised table, and its rows: seconds, ratios, parameters and multiply-accumulates.
+
+What each way costs, counted from the graphs that ran.
+
+How the amortised table is defined.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +12,13 @@ from dataclasses import dataclass, replace
 
 from rich.table import Table
 
-from samclip.benchmarks.amortised.ways import DENSE, MERGED, PROMPTS, WHOLE, pipeline
-from samclip.benchmarks.latency.figures import paired_ratio
+from samclip.benchmarks.amortised.pipelines import DENSE, MERGED, PROMPTS, WHOLE, pipeline
+from samclip.benchmarks.latency.results import paired_ratio
 from samclip.benchmarks.latency.timing import Timing
-from samclip.benchmarks.roofline.work import Work
+from samclip.benchmarks.roofline.count import Work
+from samclip.benchmarks.roofline.count import count as count_work
+from samclip.benchmarks.roofline.measure import Counted, count_graph
+from samclip.benchmarks.roofline.read_graph import read_graph
 from samclip.benchmarks.rows import Row, make_row
 from samclip.benchmarks.statistics import Estimate, median
 from samclip.cli.tables import make_table
@@ -107,3 +115,49 @@ def show_amortised(timings: Sequence[Timing], costs: Mapping[str, Cost]) -> Tabl
 
 def _of_photos(estimate: Estimate, timing: Timing) -> Estimate:
     return replace(estimate, photos=min(timing.photos, estimate.n))
+
+
+POINT_TOKENS = 2  # a point, and the padding that follows it
+
+
+def count_ways(merged: Counted, sam: Counted, whole: Work, dense: Work) -> dict[str, Cost]:
+    """Count all ways, after a run; `whole` and `dense` are CLIP's. Raises CountError.
+
+    Positions interpolated for the larger pass are no parameters of their own: both have `whole`'s.
+    """
+    head, encoder = (count_graph(merged, name)[0] for name in ("clip_head", "encoder"))
+    other, masks = count_graph(sam, "encoder")[0], _decoder(sam)
+    return {
+        MERGED: cost_of([encoder, head], _decoder(merged)),
+        WHOLE: cost_of([other, whole], masks),
+        DENSE: replace(
+            cost_of([other, dense], masks), parameters=other.parameters + whole.parameters
+        ),
+    }
+
+
+def _decoder(counted: Counted) -> dict[int, Work]:
+    """Count the mask decoder for each number of prompts of one point."""
+    source = counted.backend.sources["mask_decoder"]
+    found = {}
+    for prompts in PROMPTS:
+        sizes = {"prompts": prompts, "points": POINT_TOKENS}
+        found[prompts] = count_work(read_graph(source.onnx, source.name, sizes, source.weights))
+    return found
+
+
+PROTOCOL = (
+    "Three tasks: 20 names for the photo, a coarse semantic map of 20 names, and 1, 10 or 100 "
+    "points, each a prompt of its own. Decoding of the file is not counted, resizing is.",
+    f"'{MERGED}': one encoder pass of one bundle, its CLIP head and mask decoder.",
+    f"'{WHOLE}': SAM's pass and masks, and CLIP's vision encoder on the photo at 224 px, which "
+    "gives names for the whole photo and no map: it does less.",
+    f"'{DENSE}': SAM's pass and masks, and CLIP's vision encoder at 1024 px (1022 px for patches "
+    "of 14), whose tokens give names and the map.",
+    "CLIP's vision encoder has its full size and RANDOM weights: its time is that of a trained "
+    "one, its answers mean nothing. On ONNX Runtime it uses the fused attention operator.",
+    "Both ways apart share one measured pass of SAM in each round. Seconds of a way are the sum of "
+    "its parts within one round; a ratio is the median of the rounds' own ratios.",
+    "Parameters and multiply-accumulates are counted from the ONNX graphs; parameters are those of "
+    "vision encoders and CLIP heads, the mask decoder left out, which all ways have.",
+)

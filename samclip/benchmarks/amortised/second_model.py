@@ -20,9 +20,8 @@ from samclip.benchmarks.amortised.clip_vision import (
     dense_size,
     make_clip_vision,
 )
-from samclip.benchmarks.roofline.count import count
+from samclip.benchmarks.roofline.count import Work, count
 from samclip.benchmarks.roofline.read_graph import read_graph
-from samclip.benchmarks.roofline.work import Work
 from samclip.engines.base import Backend, Engine, EngineOptions, GraphSource
 from samclip.runtime.pixels.image import Letterbox
 from samclip.runtime.text.vocabulary import unit_rows

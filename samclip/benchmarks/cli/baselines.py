@@ -8,25 +8,23 @@ from typing import Annotated, NamedTuple, Protocol
 
 import typer
 
-from samclip.baselines.crop_feature import CropFeature
-from samclip.baselines.crop_image import CropImage
-from samclip.baselines.encoders import BundleEncoder, DenseEncoder, ImageEncoder
+from samclip.baselines import BundleEncoder, CropFeature, CropImage, DenseEncoder, ImageEncoder
 from samclip.benchmarks.accuracy.baselines import (
     PROTOCOL,
     Contender,
     Task,
     as_kinds,
+    comparisons,
     evaluate_baselines,
+    show_comparison,
 )
-from samclip.benchmarks.accuracy.comparison import comparisons, show_comparison
 from samclip.benchmarks.class_names import Texts, class_vocabulary, read_novel, read_synonyms
 from samclip.benchmarks.cli import options
 from samclip.benchmarks.cli.session import Session, Setup, open_session
 from samclip.benchmarks.data.coco import read_coco
-from samclip.benchmarks.data.sample import spread
+from samclip.benchmarks.data.image_folder import spread
 from samclip.benchmarks.report import Data
-from samclip.benchmarks.roofline.measure import Counted
-from samclip.benchmarks.roofline.meter import Meter, Works
+from samclip.benchmarks.roofline.measure import Counted, Meter, Works
 from samclip.cli import options as shared
 from samclip.errors import InputError
 from samclip.runtime.model import Model

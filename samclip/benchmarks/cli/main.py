@@ -7,19 +7,14 @@ from typing import Annotated
 import typer
 
 from samclip.benchmarks.cli import (
+    accuracy,
     agreement,
-    amortised,
     baselines,
-    compare,
-    images,
-    instances,
-    latency,
-    memory,
-    names,
+    costs,
     peers,
-    report,
-    roofline,
+    reports,
     semantic,
+    speed,
 )
 from samclip.cli.exits import StoppableTyper, StreamsGroup
 from samclip.cli.main import print_version
@@ -43,7 +38,7 @@ app = StoppableTyper(
     epilog=EXAMPLES,
     context_settings=HELP_NAMES,
 )
-accuracy = typer.Typer(
+accuracy_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     context_settings=HELP_NAMES,
@@ -66,20 +61,20 @@ def samclip_bench(
     accept_any_text()
 
 
-accuracy.command(epilog=instances.INSTANCES_EXAMPLES)(instances.instances)
-accuracy.command(epilog=names.NAMES_EXAMPLES)(names.names)
-accuracy.command(epilog=images.IMAGES_EXAMPLES)(images.images)
-accuracy.command(epilog=semantic.EXAMPLES)(semantic.semantic)
-accuracy.command(epilog=baselines.EXAMPLES)(baselines.baselines)
-app.add_typer(accuracy, name="accuracy")
+accuracy_app.command(epilog=accuracy.INSTANCES_EXAMPLES)(accuracy.instances)
+accuracy_app.command(epilog=accuracy.NAMES_EXAMPLES)(accuracy.names)
+accuracy_app.command(epilog=accuracy.IMAGES_EXAMPLES)(accuracy.images)
+accuracy_app.command(epilog=semantic.EXAMPLES)(semantic.semantic)
+accuracy_app.command(epilog=baselines.EXAMPLES)(baselines.baselines)
+app.add_typer(accuracy_app, name="accuracy")
 app.command(epilog=agreement.EXAMPLES)(agreement.agreement)
-app.command(epilog=latency.LATENCY_EXAMPLES)(latency.latency)
-app.command(epilog=memory.MEMORY_EXAMPLES)(memory.memory)
-app.command(epilog=amortised.AMORTISED_EXAMPLES)(amortised.amortised)
-app.command(epilog=compare.COMPARE_EXAMPLES)(compare.compare)
+app.command(epilog=speed.LATENCY_EXAMPLES)(speed.latency)
+app.command(epilog=speed.MEMORY_EXAMPLES)(speed.memory)
+app.command(epilog=costs.AMORTISED_EXAMPLES)(costs.amortised)
+app.command(epilog=reports.COMPARE_EXAMPLES)(reports.compare)
 app.command(epilog=peers.EXAMPLES)(peers.peers)
-app.command(epilog=roofline.ROOFLINE_EXAMPLES)(roofline.roofline)
-app.command(epilog=report.REPORT_EXAMPLES)(report.report)
+app.command(epilog=costs.ROOFLINE_EXAMPLES)(costs.roofline)
+app.command(epilog=reports.REPORT_EXAMPLES)(reports.report)
 
 if __name__ == "__main__":
     app()

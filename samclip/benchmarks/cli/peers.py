@@ -9,13 +9,11 @@ from typing import Annotated
 import typer
 
 from samclip.benchmarks.cli import options
-from samclip.benchmarks.cli import speed_options as speed
-from samclip.benchmarks.cli.latency import Repeats, Seconds, WarmUp
 from samclip.benchmarks.cli.session import Setup, open_session
-from samclip.benchmarks.latency.conditions import describe_conditions
-from samclip.benchmarks.latency.figures import make_rows
+from samclip.benchmarks.cli.speed import Repeats, Seconds, WarmUp
+from samclip.benchmarks.latency.contenders import describe_conditions
+from samclip.benchmarks.latency.results import make_rows, warn_of_noise
 from samclip.benchmarks.latency.rounds import ORDER, Schedule
-from samclip.benchmarks.latency.tables import warn_of_noise
 from samclip.benchmarks.memory.tables import make_memory_rows
 from samclip.benchmarks.peers.contenders import (
     Plan,
@@ -106,11 +104,11 @@ Precision = Annotated[
 
 
 def peers(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants it
-    bundles: speed.Bundles = None,
-    backend: speed.Backends = None,
+    bundles: options.Bundles = None,
+    backend: options.Backends = None,
     precision: Precision = "fp32",
     threads: shared.Threads = None,
-    photos: speed.Photos = None,
+    photos: options.Photos = None,
     limit: options.Limit = None,
     repeats: Repeats = 6,
     warm_up: WarmUp = 1,
@@ -132,7 +130,7 @@ def peers(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants i
         open_session("peers", Setup(threads=threads, json=json), debug) as session,
         tempfile.TemporaryDirectory(prefix="samclip-bench-") as scratch,
     ):
-        chosen = speed.choose_photos(photos, limit)
+        chosen = options.choose_photos(photos, limit)
         plan = Plan(
             image_size=image_size,
             threads=usable_cores() if threads is None else threads,
@@ -164,5 +162,5 @@ def peers(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants i
             conditions=describe_conditions(ORDER),
             peers=tuple(outcome.record() for outcome in outcomes),
         )
-        data = Data.of(photos or speed.PACKAGED, "photos", chosen, photo_paths(photos))
+        data = Data.of(photos or options.PACKAGED, "photos", chosen, photo_paths(photos))
         session.finish(data, PROTOCOL, rows, measured)

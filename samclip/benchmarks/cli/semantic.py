@@ -9,13 +9,13 @@ from typing import Annotated, Literal
 import typer
 
 from samclip.benchmarks.accuracy.semantic import PROTOCOL, Labeller, Part, evaluate_semantic
-from samclip.benchmarks.candidates import Candidate
 from samclip.benchmarks.class_names import Texts, ask_classes, check_synonyms, read_synonyms
 from samclip.benchmarks.cli import options
 from samclip.benchmarks.cli.session import Setup, open_session
+from samclip.benchmarks.data.image_folder import spread
 from samclip.benchmarks.data.label_folder import LabelFolder, read_label_folder
-from samclip.benchmarks.data.sample import spread
 from samclip.benchmarks.report import Data
+from samclip.benchmarks.scores import Candidate
 from samclip.cli import options as shared
 from samclip.errors import InputError
 from samclip.runtime.scene import Templates

@@ -14,8 +14,6 @@ from rich.console import Console
 from rich.table import Table
 
 import samclip
-from samclip.benchmarks.candidates import Candidate
-from samclip.benchmarks.files import check_writable
 from samclip.benchmarks.latency.contenders import Variant
 from samclip.benchmarks.progress import ConsoleTrack
 from samclip.benchmarks.report import (
@@ -23,12 +21,14 @@ from samclip.benchmarks.report import (
     Measurements,
     Report,
     Subject,
+    check_writable,
     describe_bundle,
     make_report,
 )
 from samclip.benchmarks.report import write_report as write
 from samclip.benchmarks.roofline.measure import Counted, open_counted
 from samclip.benchmarks.rows import Row, show_rows
+from samclip.benchmarks.scores import Candidate
 from samclip.benchmarks.teacher_settings import parse_teacher
 from samclip.cli.exits import reported
 from samclip.cli.terminal import SafeConsole, err, out, say, shown_logs, warn_untrained_head

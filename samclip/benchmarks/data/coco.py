@@ -1,4 +1,9 @@
-"""Photos with outlined objects: a folder in COCO's layout, or in LVIS's."""
+"""Photos with outlined objects: a folder in COCO's layout, or in LVIS's.
+
+Where annotations and photos lie in a folder: samclip's layout, COCO's, or LVIS's.
+
+JSON files of data sets, checked against a type.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +11,14 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import TypeVar
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from samclip.benchmarks.data.coco_layout import CocoLayout, find_layout
-from samclip.benchmarks.data.json_file import read_json
 from samclip.errors import InputError
 from samclip.runtime.pixels.image import load_image
 from samclip.runtime.results.coco import (
@@ -25,6 +30,75 @@ from samclip.runtime.results.coco import (
     listed,
     to_rle,
 )
+
+ANNOTATIONS, IMAGES = "instances.json", "images"
+GUESSES = (
+    ANNOTATIONS,
+    "annotations/instances_val2017.json",
+    "annotations/lvis_v1_val.json",
+    "lvis_v1_val.json",
+)
+
+
+@dataclass(frozen=True)
+class CocoLayout:
+    """The file of annotations, and the folders in which photos are looked for, in this order."""
+
+    annotations: Path
+    roots: tuple[Path, ...]
+
+    def photo(self, image: ImageRecord) -> Path:
+        """Find the file of an image; raises InputError when it is nowhere in the folders."""
+        for root in self.roots:
+            for name in image.names:
+                if _leads_inside(name) and _is_file(root / name):
+                    return root / name
+        raise InputError(
+            f"there is no photo {' or '.join(image.names) or image.id}, which "
+            f"{self.annotations.name} names. Looked in {', '.join(map(str, self.roots))}."
+        )
+
+
+def _leads_inside(name: str) -> bool:
+    path = PurePath(name)
+    return not path.is_absolute() and ".." not in path.parts
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is longer than the system's may be
+        return False
+
+
+def find_layout(folder: Path, annotations: Path | None = None) -> CocoLayout:
+    """Find annotations and photos; `annotations`: the file, absolute or below `folder`.
+
+    Photos lie in images/, in the folder itself, or there in the split that ends the name of the
+    annotations: val2017/ for instances_val2017.json. Raises InputError.
+    """
+    if annotations is None:
+        file = next((f for name in GUESSES if (f := folder / name).is_file()), folder / ANNOTATIONS)
+    else:
+        file = next((f for f in (folder / annotations, annotations) if f.is_file()), annotations)
+    split = file.stem.rpartition("_")[2]
+    names = (IMAGES, ".", split, f"{IMAGES}/{split}")
+    return CocoLayout(file, tuple(folder / name for name in names if (folder / name).is_dir()))
+
+
+T = TypeVar("T")
+
+
+def read_json(path: Path, kind: type[T], expected: str) -> T:
+    """Read a JSON file as `kind`; raises InputError that says what was `expected`."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read: {error.strerror}. Expected {expected}."
+        ) from error
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{path} is not {expected}: {error}.") from error
 
 
 @dataclass(frozen=True)

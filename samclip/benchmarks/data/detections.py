@@ -8,8 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from samclip.benchmarks.data.coco import CocoFolder, CocoPhoto
-from samclip.benchmarks.data.json_file import read_json
+from samclip.benchmarks.data.coco import CocoFolder, CocoPhoto, read_json
 from samclip.errors import InputError
 
 

@@ -1,4 +1,7 @@
-"""Photos with one class each: ImageNet's layouts."""
+"""Photos with one class each: ImageNet's layouts.
+
+A part of a data set that stands for the whole of it.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from samclip.cli.arguments import read_names
 from samclip.errors import InputError, did_you_mean
@@ -121,3 +125,17 @@ def _read_classes(path: Path) -> dict[str, str]:
             )
         classes[key] = names.split(",")[0].strip()
     return classes
+
+
+T = TypeVar("T")
+
+
+def spread(items: Sequence[T], limit: int | None) -> tuple[T, ...]:
+    """Take `limit` items at equal distances, the first among them; all for None or few.
+
+    Files in name order often come sorted by class or by scene, so that the first ones would stand
+    for little. Always the same ones for the same items.
+    """
+    if limit is None or limit >= len(items):
+        return tuple(items)
+    return tuple(items[index * len(items) // limit] for index in range(limit))

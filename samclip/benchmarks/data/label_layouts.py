@@ -3,16 +3,49 @@
 PASCAL VOC 2012 as its development kit unpacks; PASCAL Context as the detail API's conversion
 writes it beside VOC 2010; ADE20K as SceneParsing's ADEChallengeData2016; COCO-Stuff 164k as
 stuffthingmaps, beside COCO's photos or in the folders that mmsegmentation asks for.
+
+The classes of published data sets: pixel values, names, and the texts that stand for them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from samclip.benchmarks.data.class_lists import LabelClass, read_class_list
 from samclip.errors import InputError
+
+CLASSES_FOLDER = Path(__file__).parents[1] / "assets" / "classes"
+BACKGROUND = "background"
+
+
+@dataclass(frozen=True)
+class LabelClass:
+    """A class: its number in label maps, its name there, and the texts that it is asked for by.
+
+    Texts are the name as people write it, with its synonyms: "dining table" for "diningtable".
+    """
+
+    value: int
+    name: str
+    texts: tuple[str, ...]
+
+
+@cache
+def read_class_list(file: str) -> tuple[LabelClass, ...]:
+    """Read a list that comes with samclip: a line for each class, value, name, texts.
+
+    Tabs lie between these, commas between texts; a class without texts is asked for by its name.
+    """
+    lines = (CLASSES_FOLDER / file).read_text("utf-8").splitlines()
+    return tuple(_class(line) for line in lines if not line.startswith("#"))
+
+
+def _class(line: str) -> LabelClass:
+    value, name, *texts = line.split("\t")
+    return LabelClass(int(value), name, tuple(texts[0].split(", ")) if texts else (name,))
+
 
 CONVERTED = "_labelTrainIds"  # mmsegmentation's copies of COCO-Stuff's maps, by other numbers
 

@@ -1,9 +1,19 @@
-"""HTML and SVG elements, built as a tree: the serialiser escapes every text and attribute."""
+"""HTML and SVG elements, built as a tree: the serialiser escapes every text and attribute.
+
+The page's looks: one column, the system's letters, light and dark, colours told apart by all.
+
+Figures as people read them: three digits that mean something, and the unit.
+"""
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from xml.etree.ElementTree import Element, tostring
+
+from samclip.benchmarks.rows import Row, Unit
 
 Child = Element | str | None
 CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # a browser may not be given them
@@ -64,3 +74,165 @@ def to_html(root: Element) -> str:
 
 def _plain(value: object) -> str:
     return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+
+
+SERIES = 10  # colours; the first are Okabe and Ito's, told apart with any colour vision
+REST = "var(--rest)"  # of what is left over
+STYLE = """
+:root { color-scheme: light dark;
+ --ink: #1b1f24; --soft: #57606a; --line: #d8dee4; --page: #ffffff; --card: #f6f8fa;
+ --note: #fff4d6; --edge: #d4a72c;
+ --c0: #0072b2; --c1: #e69f00; --c2: #009e73; --c3: #cc79a7; --c4: #56b4e9; --c5: #d55e00;
+ --c6: #8c6bb1; --c7: #117f83; --c8: #8a6d1b; --c9: #b33a6f; --rest: #9aa1a8; }
+@media (prefers-color-scheme: dark) { :root {
+ --ink: #e6edf3; --soft: #9aa4af; --line: #30363d; --page: #0d1117; --card: #161b22;
+ --note: #2f2611; --edge: #9e7a1d;
+ --c0: #4aa3df; --c1: #f0b429; --c2: #2fbf93; --c3: #dd97bd; --c4: #7cc7f2; --c5: #ee7a35;
+ --c6: #a98bd0; --c7: #35b3b8; --c8: #b8994a; --c9: #dd6c9b; --rest: #6e7681; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1.25rem 1rem 4rem; max-width: 62rem; background: var(--page);
+ color: var(--ink); font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
+ overflow-wrap: break-word; }
+h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .25rem; }
+h2 { font-size: 1.2rem; margin: 2.5rem 0 .25rem; padding-top: .75rem;
+ border-top: 1px solid var(--line); }
+h3 { font-size: 1rem; margin: 1.25rem 0 .25rem; }
+figure h3 { margin-top: .5rem; }
+p { margin: .4rem 0; max-width: 46rem; }
+.lead { font-size: 1.1rem; margin: .75rem 0; }
+.soft, figcaption, summary, dt { color: var(--soft); }
+.soft, figcaption { font-size: .875rem; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .6rem;
+ margin: 1rem 0; }
+.tile { background: var(--card); border-radius: .5rem; padding: .6rem .8rem; }
+.tile b { display: block; font-size: 1.35rem; font-variant-numeric: tabular-nums; }
+.tile span + span { opacity: .75; }
+.tile span { color: var(--soft); font-size: .85rem; line-height: 1.3; display: block; }
+.note { background: var(--note); border-left: .25rem solid var(--edge); border-radius: .25rem;
+ padding: .5rem .8rem; margin: .5rem 0; font-size: .925rem; }
+.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr));
+ gap: .5rem 1.5rem; align-items: start; }
+figure { margin: .25rem 0 .75rem; min-width: 0; max-width: 34rem; }
+svg { display: block; width: 100%; height: auto; overflow: visible; }
+svg text { fill: var(--ink); font-size: 11px; font-variant-numeric: tabular-nums; }
+svg .s { fill: var(--soft); font-size: 10px; }
+svg .b { font-weight: 600; }
+svg .grid { stroke: var(--line); stroke-width: 1; }
+svg .track { fill: var(--card); }
+.scroll { overflow-x: auto; margin: .5rem 0; }
+table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
+th { text-align: left; color: var(--soft); font-weight: 500; vertical-align: bottom; }
+th, td { padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); }
+td:first-child { min-width: 7rem; }
+.side { display: grid; gap: .5rem 2rem; align-items: start;
+ grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); }
+.side td:first-child { white-space: nowrap; }
+.n { text-align: right; white-space: nowrap; }
+tr.sum td { font-weight: 600; border-top: 2px solid var(--line); }
+.key { display: inline-block; width: .75em; height: .75em; border-radius: .15em;
+ margin-right: .45em; }
+dl { display: grid; grid-template-columns: minmax(7rem, max-content) 1fr; gap: .2rem 1rem;
+ font-size: .875rem; margin: .5rem 0; }
+dd { margin: 0; min-width: 0; }
+code { font: .85rem/1.45 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace;
+ overflow-wrap: anywhere; }
+pre { background: var(--card); border-radius: .4rem; padding: .6rem .8rem; margin: .4rem 0;
+ white-space: pre-wrap; }
+details { margin: .5rem 0; } summary { cursor: pointer; }
+ul { padding-left: 1.2rem; margin: .4rem 0; font-size: .875rem; max-width: 46rem; }
+@media (max-width: 30rem) { dl { grid-template-columns: 1fr; gap: 0; }
+ dd { margin-bottom: .4rem; } }
+@media print { body { max-width: none; } details { display: block; } }
+"""
+
+
+def colour(place: int) -> str:
+    """Give the colour of a series; they repeat after `SERIES`."""
+    return f"var(--c{place % SERIES})"
+
+
+MIB = 2**20
+NONE = "\N{EN DASH}"
+
+
+def digits(value: float) -> str:
+    """Write a number with three significant digits, and never fewer than those before the point."""
+    if not math.isfinite(value):
+        return NONE
+    if value == 0:
+        return "0"
+    places = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{min(places, 4)}f}"
+
+
+def seconds(value: float) -> str:
+    """Write seconds, below one of them in milliseconds."""
+    return f"{digits(value)} s" if abs(value) >= 1 else f"{digits(value * 1e3)} ms"
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """How a plot writes its figures, and the round values of a scale that ends at `high`."""
+
+    write: Callable[[float], str]
+    tick: Callable[[float, float], str]
+
+
+def _seconds_tick(value: float, high: float) -> str:
+    return f"{_round(value)} s" if high >= 1 else f"{_round(value * 1e3)} ms"
+
+
+def _round(value: float) -> str:
+    """Write a round number without zeros behind the point."""
+    text = f"{value:,.4f}"
+    return text.rstrip("0").rstrip(".")
+
+
+SECONDS = Quantity(seconds, _seconds_tick)
+MEBIBYTES = Quantity(lambda v: f"{digits(v)} MiB", lambda v, _: f"{_round(v)} MiB")
+PERCENT = Quantity(lambda v: f"{digits(v)} %", lambda v, _: f"{_round(v)} %")
+
+
+def mebibytes(value: float) -> str:
+    """Write bytes as MiB."""
+    return f"{digits(value / MIB)} MiB"
+
+
+def percent(value: float) -> str:
+    """Write a share."""
+    if value == 0:
+        return "0 %"
+    if 0 < value < 0.0005:
+        return "< 0.1 %"
+    return f"{value * 100:.1f} %" if value < 0.1 else f"{value:.0%}".replace("%", " %")
+
+
+def large(value: float) -> str:
+    """Write a large number with its prefix: 10.7 M, 972 G."""
+    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{digits(value / size)} {prefix}"
+    return digits(value)
+
+
+UNITS: dict[Unit, Callable[[float], str]] = {
+    "share": lambda value: f"{value:.3f}",
+    "seconds": seconds,
+    "ratio": lambda value: f"{digits(value)} \N{MULTIPLICATION SIGN}",
+    "per second": lambda value: f"{digits(value)} /s",
+    "bytes": mebibytes,
+    "joules": lambda value: f"{digits(value)} J",
+    "count": large,
+}
+
+
+def of_row(row: Row) -> str:
+    """Write a row's value."""
+    return NONE if row.value is None else UNITS[row.unit](row.value)
+
+
+def interval(row: Row) -> str:
+    """Write a row's interval, nothing where it has none."""
+    if row.low is None or row.high is None or row.low == row.high:
+        return ""
+    return f"{UNITS[row.unit](row.low)} \N{EN DASH} {UNITS[row.unit](row.high)}"

@@ -1,28 +1,154 @@
-"""The whole page."""
+"""The whole page.
+
+The page's first words: a sentence, and the few figures that matter most.
+
+What a reader must know before believing the figures.
+"""
 
 from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator
+from statistics import median
 from xml.etree.ElementTree import Element
 
-from samclip.benchmarks.html.amortised_section import amortised_section
-from samclip.benchmarks.html.baselines_section import baselines_section
-from samclip.benchmarks.html.caveats import caveats
-from samclip.benchmarks.html.elements import el, to_html
-from samclip.benchmarks.html.energy_section import energy_section
-from samclip.benchmarks.html.headline import headline
-from samclip.benchmarks.html.latency_section import latency_section
-from samclip.benchmarks.html.memory_section import memory_section
-from samclip.benchmarks.html.peers_section import peers_section
+from samclip.benchmarks.html.cost_sections import (
+    amortised_section,
+    baselines_section,
+    peers_section,
+    roofline_section,
+)
+from samclip.benchmarks.html.elements import STYLE, el, mebibytes, of_row, percent, seconds, to_html
 from samclip.benchmarks.html.provenance_section import provenance_section
-from samclip.benchmarks.html.roofline_section import roofline_section
-from samclip.benchmarks.html.rows_section import rows_section
 from samclip.benchmarks.html.sources import Sources
-from samclip.benchmarks.html.stage_section import stage_section
-from samclip.benchmarks.html.style import STYLE
-from samclip.benchmarks.html.tradeoff_section import tradeoff_section
+from samclip.benchmarks.html.speed_sections import (
+    energy_section,
+    latency_section,
+    memory_section,
+    stage_section,
+)
+from samclip.benchmarks.html.tradeoff_section import rows_section, tradeoff_section
+from samclip.benchmarks.latency.results import warn_of_noise
+from samclip.benchmarks.latency.timing import Timing
+from samclip.benchmarks.report import Report
 from samclip.version import __version__
+
+TILES = 6
+Tile = tuple[str, str, str]  # a figure, what it is, of whom
+
+
+def headline(sources: Sources) -> Iterator[Element]:
+    """Give the sentence and the tiles."""
+    yield el("p", " ".join(_sentences(sources)), class_="lead")
+    tiles = [
+        el("div", el("b", value), el("span", what), el("span", who), class_="tile")
+        for value, what, who in _tiles(sources)
+    ]
+    if tiles:
+        yield el("div", *tiles[:TILES], class_="tiles")
+
+
+def _sentences(sources: Sources) -> Iterator[str]:
+    """Say what the first report's first model does, and where."""
+    first = sources.all[0].report
+    where = f"on {first.machine.jetson or first.machine.cpu}, {first.machine.usable_cores} cores"
+    pipelines = _pipelines(sources)
+    if not pipelines:
+        names = [subject.name for subject in first.subjects]
+        yield f"{first.benchmark} of {', '.join(names) or 'nothing named'}, {where}."
+        return
+    model, timing = pipelines[0]
+    time = median(timing.samples)
+    yield (
+        f"{model} goes from {_way(timing)} in {seconds(time)}, the median of "
+        f"{len(timing.samples)}, {where}."
+    )
+    others = [p for p in pipelines[1:] if p[1].name == timing.name and p[0] != model]
+    for other, second in others[:3]:
+        yield f"{other} takes {median(second.samples) / time:.2f} times as long."
+
+
+def _way(timing: Timing) -> str:
+    return timing.name if " to " in timing.name else f"start to end of '{timing.name}'"
+
+
+def _pipelines(sources: Sources) -> list[tuple[str, Timing]]:
+    return [(name, t) for name, t in sources.timings("warm") if t.kind == "pipeline"]
+
+
+def _tiles(sources: Sources) -> Iterator[Tile]:
+    yield from _speed(sources)
+    uses = list(sources.memory())
+    if uses:
+        model = uses[0][0]
+        peak = max(use.peak_rss for name, use in uses if name == model)
+        yield mebibytes(peak), "highest memory", model
+    for source in sources.all:
+        if source.report.roofline is not None:
+            graph = source.report.roofline.graphs[0]
+            if graph.reached is not None:
+                what = f"of the machine's best rate: {graph.graph}"
+                yield percent(graph.reached), what, graph.model
+        rows = [row for row in source.report.rows if row.unit == "share" and not row.detail]
+        for row in rows[:2]:
+            yield of_row(row), f"{row.measure}, {row.subset}", row.model
+
+
+def _speed(sources: Sources) -> Iterator[Tile]:
+    pipelines = _pipelines(sources)
+    if not pipelines:
+        return
+    model = pipelines[0][0]
+    for name, timing in pipelines:
+        if name == model:
+            yield seconds(median(timing.samples)), timing.name, model
+    stages = [t for name, t in sources.timings("warm") if name == model and t.name == "encoder"]
+    if stages:
+        yield seconds(median(stages[0].samples)), "of that the encoder", model
+
+
+def caveats(sources: Sources) -> Iterator[str]:
+    """List doubts: noise, a busy machine, clocks that move, reports of different machines."""
+    for source in sources.all:
+        for line in (*warn_of_noise(source.report.timings), *_moving(source.report)):
+            yield f"{source.name}: {line}"
+        for subject in source.report.subjects:
+            if subject.trained_head is False:
+                yield f"{subject.name}: the head was never trained, so its names mean nothing."
+    yield from _busy(sources)
+    yield from _differences([source.report for source in sources.all])
+
+
+def _moving(report: Report) -> Iterator[str]:
+    if report.conditions is not None and report.conditions.clocks_pinned is False:
+        yield "clocks could move while it was measured."
+
+
+def _busy(sources: Sources) -> Iterator[str]:
+    """Name the reports at whose end more processes wanted a core than there are."""
+    found = {
+        source.name: source.report.threads.load[0]
+        for source in sources.all
+        if source.report.threads.load is not None
+        and source.report.threads.load[0] > source.report.machine.usable_cores + 0.5
+    }
+    if found:
+        loads = ", ".join(f"{load:.1f} at the end of {name}" for name, load in found.items())
+        cores = sources.all[0].report.machine.usable_cores
+        yield (
+            f"More processes wanted a core than there were cores ({cores}): {loads}. Other work "
+            "was going on: ratios within one report hold better than seconds."
+        )
+
+
+def _differences(reports: list[Report]) -> Iterator[str]:
+    machines = {(report.machine.cpu, report.machine.gpus) for report in reports}
+    if len(machines) > 1:
+        yield "The reports are of different machines: do not compare their seconds."
+    versions = sorted({report.samclip for report in reports})
+    if len(versions) > 1:
+        yield f"The reports are of different versions of samclip: {', '.join(versions)}."
+
 
 SECTIONS = (
     latency_section,

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from xml.etree.ElementTree import Element
 
-from samclip.benchmarks.html.elements import Child, el, table
-from samclip.benchmarks.html.numbers import NONE, digits
+from samclip.benchmarks.html.elements import NONE, Child, digits, el, table
 from samclip.benchmarks.html.sources import Source, Sources
 from samclip.benchmarks.report import Report
 

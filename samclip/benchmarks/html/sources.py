@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from samclip.benchmarks.latency.timing import State, Timing
-from samclip.benchmarks.memory.use import MemoryUse
+from samclip.benchmarks.memory.tables import MemoryUse
 from samclip.benchmarks.report import Report, read_report
 
 

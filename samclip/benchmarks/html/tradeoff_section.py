@@ -1,4 +1,7 @@
-"""Speed against accuracy, for models of which the reports hold both."""
+"""Speed against accuracy, for models of which the reports hold both.
+
+Every row of every report, as tables: a table for each measure, models side by side.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from xml.etree.ElementTree import Element
 
-from samclip.benchmarks.html.elements import el
-from samclip.benchmarks.html.numbers import SECONDS
+from samclip.benchmarks.html.elements import NONE, SECONDS, Child, el, interval, of_row, table
 from samclip.benchmarks.html.plots import Point, scatter
 from samclip.benchmarks.html.sources import Source, Sources
-from samclip.benchmarks.report import Subject
+from samclip.benchmarks.report import Report, Subject
 from samclip.benchmarks.rows import Row
 
 MOST = 6  # plots
@@ -109,3 +111,41 @@ def _first_pipeline(source: Source, model: str, name: str) -> dict[str, list[tup
         if timing.model == model and timing.kind == "pipeline" and timing.state == "warm":
             return {name: [(median(timing.samples), timing.name)]}
     return {}
+
+
+HEAD = ["what", "model", "value", "95 % interval", "n", "photos"]
+
+
+def rows_section(sources: Sources) -> Iterator[Element]:
+    """Give a table of each report's rows; what is plotted, and detail, is folded away."""
+    for place, source in enumerate(sources.all):
+        shown, folded = _parted(source.report)
+        if shown or folded:
+            title = f"All rows: {source.report.benchmark} ({source.name})"
+            yield el("h2", title, id=f"rows-{place}")
+        if shown:
+            yield _table(shown)
+        if folded:
+            yield el("details", el("summary", f"{len(folded)} more rows"), _table(folded))
+
+
+def _parted(report: Report) -> tuple[list[Row], list[Row]]:
+    """Part the rows to show from those to fold away: detail, and what is plotted above."""
+    plotted = bool(report.timings or report.memory or report.roofline)
+    folded = [row for row in report.rows if row.detail or (plotted and row.unit != "ratio")]
+    return [row for row in report.rows if row not in folded], folded
+
+
+def _table(rows: list[Row]) -> Element:
+    cells: list[list[Child]] = [
+        [
+            f"{row.measure}, {row.subset}",
+            row.model,
+            of_row(row),
+            interval(row) or NONE,
+            f"{row.n:,}",
+            f"{row.photos:,}",
+        ]
+        for row in rows
+    ]
+    return table(HEAD, cells, left=2)

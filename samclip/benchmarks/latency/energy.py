@@ -1,18 +1,163 @@
-"""Energy of an inference: a counter read before and after many of them."""
+"""Energy of an inference: a counter read before and after many of them.
+
+Sensors of energy: a counter of an NVIDIA GPU or of a CPU, or a Jetson's power over time.
+"""
 
 from __future__ import annotations
 
+import importlib
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Protocol
 
 from samclip.benchmarks.latency.contenders import Contender
-from samclip.benchmarks.latency.sensors import open_sensor
+from samclip.benchmarks.latency.photo_pipeline import ALL_STEPS, Walk, Workload, way_of
 from samclip.benchmarks.latency.timing import Energy
-from samclip.benchmarks.latency.walk import ALL_STEPS, Walk, Workload, way_of
+from samclip.benchmarks.nvml import open_nvml
 from samclip.benchmarks.progress import Track
 from samclip.benchmarks.rows import Row
+from samclip.engines.machine.device import jetson_model
+from samclip.engines.machine.files import MachineFiles
 from samclip.errors import CapabilityError
+
+RAPL = "/sys/class/powercap/intel-rapl:0"  # the first CPU package, of Intel and of AMD
+JETSON_PACKAGE = "jetson-stats"
+
+
+class Sensor(Protocol):
+    """Something that counts joules."""
+
+    @property
+    def name(self) -> str:
+        """What is counted."""
+        ...
+
+    def joules(self) -> float:
+        """Read the counter, which never falls; raises CapabilityError."""
+        ...
+
+
+class GpuSensor:
+    """The counter of a GPU's whole board."""
+
+    def __init__(self, gpu: Any) -> None:
+        self._gpu = gpu
+        self.name = f"{gpu.name}, NVML's energy counter"
+
+    def joules(self) -> float:
+        """Read the counter; raises CapabilityError."""
+        return float(self._gpu.joules())
+
+
+class CpuSensor:
+    """The counter of a CPU package, without memory; it starts anew at its highest value."""
+
+    name = "CPU package 0, RAPL"
+
+    def __init__(self, files: MachineFiles) -> None:
+        self._files = files
+        self._range = files.number(f"{RAPL}/max_energy_range_uj") or 0
+        self._last = self._read()
+        self._total = 0
+
+    def joules(self) -> float:
+        """Read the counter; raises CapabilityError."""
+        now = self._read()
+        self._total += now - self._last + (self._range if now < self._last else 0)
+        self._last = now
+        return self._total / 1e6
+
+    def _read(self) -> int:
+        if not self._files.exists(RAPL):
+            raise CapabilityError(f"there is no energy counter of the CPU here ({RAPL}).")
+        found = self._files.number(f"{RAPL}/energy_uj")
+        if found is None:
+            raise CapabilityError(
+                f"{RAPL}/energy_uj may be read by root alone. Run this as root to have the CPU's "
+                "energy."
+            )
+        return found
+
+
+class BoardSensor:
+    """The power of a Jetson's board, read again and again by jetson-stats, over time."""
+
+    name = "the board's total power, jetson-stats"
+
+    def __init__(self, board: Any, seconds: float = 0.05) -> None:
+        self._board = board
+        self._seconds = seconds
+        self._joules = 0.0
+        self._error: str | None = None
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread.start()
+
+    def joules(self) -> float:
+        """Give what came together so far; raises CapabilityError."""
+        if self._error is not None:
+            raise CapabilityError(f"jetson-stats does not tell the board's power: {self._error}.")
+        return self._joules
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._end.set()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        last = time.monotonic()
+        while not self._end.wait(self._seconds):
+            try:
+                watts = float(self._board.power["tot"]["power"]) / 1e3  # in milliwatts
+            except (KeyError, TypeError, ValueError) as error:
+                self._error = f"{type(error).__name__} {error}"
+                return
+            now = time.monotonic()
+            self._joules += watts * (now - last)
+            last = now
+
+
+@contextmanager
+def open_sensor(on_host: bool) -> Iterator[Sensor]:
+    """Open the sensor of what computes: the GPU, or with `on_host` the CPU; of a Jetson its board.
+
+    Raises CapabilityError, which says what is missing.
+    """
+    if jetson_model() is not None:
+        with _jetson() as board:
+            yield board
+    elif on_host:
+        yield CpuSensor(MachineFiles())
+    else:
+        with open_nvml() as gpu:
+            yield GpuSensor(gpu)
+
+
+@contextmanager
+def _jetson() -> Iterator[Sensor]:
+    try:
+        library: Any = importlib.import_module("jtop")
+    except ImportError as error:
+        raise CapabilityError(
+            f"{JETSON_PACKAGE} is not installed. Install it: sudo pip install {JETSON_PACKAGE}"
+        ) from error
+    try:
+        board = library.jtop()
+        board.start()
+    except Exception as error:  # its exceptions have no base of their own
+        raise CapabilityError(
+            f"{JETSON_PACKAGE} does not answer: {error}. Look at: systemctl status jtop"
+        ) from error
+    sensor = BoardSensor(board)
+    try:
+        yield sensor
+    finally:
+        sensor.close()
+        board.close()
+
 
 SECONDS = 5.0  # counters move some ten times a second: an error of 2 %
 PROTOCOL = (

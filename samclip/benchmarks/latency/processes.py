@@ -15,8 +15,8 @@ import msgspec
 
 from samclip.benchmarks.latency.contenders import Contender
 from samclip.benchmarks.latency.first_answer import CODE, POINT
+from samclip.benchmarks.latency.photo_pipeline import names_for
 from samclip.benchmarks.latency.timing import Timing
-from samclip.benchmarks.latency.walk import names_for
 from samclip.benchmarks.progress import Track
 from samclip.errors import EngineRunError
 

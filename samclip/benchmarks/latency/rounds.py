@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from samclip.benchmarks.latency.contenders import Contender, open_variant
+from samclip.benchmarks.latency.photo_pipeline import Piece, Walk, Workload
 from samclip.benchmarks.latency.timing import State, Timing
-from samclip.benchmarks.latency.walk import Piece, Walk, Workload
 from samclip.benchmarks.progress import Track
 
 ORDER = "in turn, photo by photo; the order of the models is turned round after each photo"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from samclip.benchmarks.files import write_whole
+from samclip.benchmarks.report import write_whole
 from samclip.disk.partial_files import cache_dir
 from samclip.errors import PeerError
 

@@ -8,10 +8,15 @@ from collections.abc import Iterator, Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from samclip.benchmarks.latency.summary import summary_of
-from samclip.benchmarks.latency.timing import Kind, Timing
-from samclip.benchmarks.latency.walk import ALL_STEPS, CLASSIFY, COARSE, POINT, THREE_TASKS
-from samclip.benchmarks.memory.use import MemoryUse
+from samclip.benchmarks.latency.photo_pipeline import (
+    ALL_STEPS,
+    CLASSIFY,
+    COARSE,
+    POINT,
+    THREE_TASKS,
+)
+from samclip.benchmarks.latency.timing import Kind, Timing, summary_of
+from samclip.benchmarks.memory.tables import MemoryUse
 from samclip.benchmarks.peers.measure import ALL, SETTLE, Outcome
 from samclip.benchmarks.report import Subject
 from samclip.benchmarks.rows import MIB, Row

@@ -10,6 +10,14 @@ What is counted is what an engine does that folds constants and moves no bytes t
 - every other node reads its inputs and writes its outputs once. Engines fuse nodes and have
   caches, so this is the traffic of a graph run node by node, and `Work.least_bytes` that of one
   run without a detour.
+
+The number of parameters of a graph, however its weights are stored.
+
+A parameter is an element of a stored tensor of floating-point numbers, or of integers that the
+graph expands to such. No parameters: single numbers, shapes and indices, masks, repetitions (see
+`distinct`), and the scales and zero points of quantisation.
+
+How much work a graph is: by operator, and in all.
 """
 
 from __future__ import annotations
@@ -17,13 +25,125 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 
-from samclip.benchmarks.roofline.operators import DEQUANTIZE, PICKING, PLAIN, VIEWS
-from samclip.benchmarks.roofline.parameters import count_parameters
-from samclip.benchmarks.roofline.products import PRODUCTS, macs_of, operands_of
-from samclip.benchmarks.roofline.shaped_graph import ShapedGraph, ShapedNode, TensorType
-from samclip.benchmarks.roofline.work import OperatorWork, Work
+from samclip.benchmarks.roofline.macs import (
+    DEQUANTIZE,
+    PICKING,
+    PLAIN,
+    PRODUCTS,
+    VIEWS,
+    ShapedGraph,
+    ShapedNode,
+    TensorType,
+    macs_of,
+    operands_of,
+)
 from samclip.errors import CountError
+
+INTEGERS = frozenset({"int8", "uint8", "int4", "uint4"})
+QUANTIZE = frozenset({"QuantizeLinear", "com.microsoft.QuantizeLinear", *DEQUANTIZE})
+# Which inputs of quantised products are scales and zero points.
+SETTINGS = {
+    "QLinearMatMul": (1, 2, 4, 5, 6, 7),
+    "QLinearConv": (1, 2, 4, 5, 6, 7),
+    "MatMulInteger": (2, 3),
+    "ConvInteger": (2, 3),
+    **dict.fromkeys(QUANTIZE, (1, 2)),
+}
+
+
+def count_parameters(graph: ShapedGraph) -> int:
+    """Add up the elements of a graph's parameters."""
+    settings = _settings(graph)
+    return sum(
+        elements
+        for name, elements in graph.distinct.items()
+        if name not in settings and _is_number(graph.tensors[name])
+    )
+
+
+def _is_number(kind: TensorType) -> bool:
+    return kind.size > 1 and ("float" in kind.dtype or kind.dtype in INTEGERS)
+
+
+def _settings(graph: ShapedGraph) -> set[str]:
+    """Name the tensors that are scales and zero points."""
+    found: set[str] = set()
+    expanded: set[str] = set()  # what Cast makes of stored integers: weights still to be scaled
+    tables: dict[str, str] = {}  # by rows looked up, which may still have to be expanded
+    for node in graph.nodes:
+        found.update(_named(node, SETTINGS.get(node.operator, ())))
+        if node.operator == "Gather":
+            tables[node.outputs[0]] = node.inputs[0]
+        elif node.operator == "Cast" and graph.tensors[node.inputs[0]].dtype in INTEGERS:
+            expanded.update(node.outputs)
+        elif node.operator == "Mul" and expanded & set(node.inputs):
+            found.update(tables.get(name, name) for name in set(node.inputs) - expanded)
+    return found
+
+
+def _named(node: ShapedNode, places: tuple[int, ...]) -> set[str]:
+    return {node.inputs[place] for place in places if place < len(node.inputs)}
+
+
+@dataclass(frozen=True)
+class OperatorWork:
+    """What the nodes of one operator, computing in one type, do in one run.
+
+    `arithmetic` is the type of the factors of a product ("float32", "int8"), else of what is
+    computed. `weight_bytes` are constants read, `activation_bytes` everything else that is read
+    or written, as if every node went to memory.
+    """
+
+    operator: str
+    arithmetic: str
+    nodes: int
+    macs: int
+    weight_bytes: int
+    activation_bytes: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """The work of one run of one graph; see `count`.
+
+    `io_bytes`: its inputs and outputs, which move however well it is computed.
+    """
+
+    graph: str
+    parameters: int
+    io_bytes: int
+    operators: tuple[OperatorWork, ...]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of all products; twice that are floating-point operations."""
+        return sum(entry.macs for entry in self.operators)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Constants read, each once, as an engine holds them after loading."""
+        return sum(entry.weight_bytes for entry in self.operators)
+
+    @property
+    def activation_bytes(self) -> int:
+        """What nodes read and write beside constants, if every node goes to memory."""
+        return sum(entry.activation_bytes for entry in self.operators)
+
+    @property
+    def least_bytes(self) -> int:
+        """What moves even if nothing between the inputs and the outputs leaves the caches."""
+        return self.weight_bytes + self.io_bytes
+
+    def macs_in(self, arithmetic: str) -> int:
+        """MACs of the products that compute in this type."""
+        return sum(entry.macs for entry in self.operators if entry.arithmetic == arithmetic)
+
+    def by_arithmetic(self) -> dict[str, int]:
+        """MACs by the type of the factors, the largest share first."""
+        kinds = {entry.arithmetic for entry in self.operators if entry.macs}
+        return dict(sorted(((k, self.macs_in(k)) for k in kinds), key=lambda kind: -kind[1]))
 
 
 def count(graph: ShapedGraph) -> Work:
@@ -65,7 +185,7 @@ class _Counter:
             raise CountError(
                 f"the graph {self._graph.name!r} holds the operator {node.operator} "
                 f"({node.name!r}), whose work is not known. Export it without, or add a rule to "
-                "samclip.benchmarks.roofline.products."
+                "samclip.benchmarks.roofline.macs."
             )
 
     def _entry(self, node: ShapedNode) -> OperatorWork:

@@ -1,4 +1,7 @@
-"""Rows of a report, and tables, made of a roofline."""
+"""Rows of a report, and tables, made of a roofline.
+
+How the figures of `samclip-bench roofline` are defined.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,13 @@ from collections.abc import Iterator, Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from samclip.benchmarks.roofline.reach import traffic_seconds
-from samclip.benchmarks.roofline.records import DeviceEstimate, GraphRoofline, Rate, Roofline
+from samclip.benchmarks.roofline.records import (
+    DeviceEstimate,
+    GraphRoofline,
+    Rate,
+    Roofline,
+    traffic_seconds,
+)
 from samclip.benchmarks.rows import Row, Unit, make_row
 from samclip.benchmarks.statistics import Estimate, median
 from samclip.cli.tables import make_table
@@ -100,3 +108,18 @@ def _show_estimates(estimates: Sequence[DeviceEstimate]) -> Table:
             f"{entry.at_fraction * 1e3:,.2f} ms",
         )
     return table
+
+
+PROTOCOL = (
+    "A multiply-accumulate (MAC) is two operations. Those of matrix products, convolutions and "
+    "attention are counted from the ONNX graph at the shapes that were run; norms, activations "
+    "and additions are not.",
+    "'weights': constants that are read, as they are held after loading. 'moved': what nodes read "
+    "and write beside them, if each went to memory; engines fuse nodes and have caches.",
+    "'reached': the time of the products at the machine's best rate, INT8 products at that of "
+    "INT8, divided by the median time of the graph; 'best run': by the shortest.",
+    "'if memory alone': the time of 'weights' and 'moved' at the rate of copies. Where it is as "
+    "long as the products, unfused steps wait for memory.",
+    "Rates are the best of several runs, taken in turn: other work on the machine makes them "
+    "smaller, and 'reached' larger.",
+)

@@ -1,26 +1,37 @@
-"""Graphs timed on a real photo through the tasks that run them, and counted as they were run."""
+"""Graphs timed on a real photo through the tasks that run them, and counted as they were run.
+
+A timed backend that remembers what it loaded and in which shapes it was run.
+
+What answers cost: all runs of graphs that they took, counted in the shapes that they ran in.
+"""
 
 from __future__ import annotations
 
 import itertools
 import warnings
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from samclip.benchmarks.latency.clock import StageClock
+import numpy as np
+from numpy.typing import NDArray
+
 from samclip.benchmarks.latency.contenders import Variant
-from samclip.benchmarks.latency.walk import NAMES, names_for
+from samclip.benchmarks.latency.photo_pipeline import NAMES, names_for
+from samclip.benchmarks.latency.timed import StageClock, TimedBackend, TimedEngine
 from samclip.benchmarks.progress import Track
-from samclip.benchmarks.roofline.count import count
-from samclip.benchmarks.roofline.counted_backend import CountedBackend, Shapes
-from samclip.benchmarks.roofline.reach import ideal_seconds, reached
+from samclip.benchmarks.roofline.count import Work, count
 from samclip.benchmarks.roofline.read_graph import read_graph
-from samclip.benchmarks.roofline.records import GraphRoofline, OperatorShare, Rate
-from samclip.benchmarks.roofline.work import Work
-from samclip.engines.base import EngineOptions
+from samclip.benchmarks.roofline.records import (
+    GraphRoofline,
+    OperatorShare,
+    Rate,
+    ideal_seconds,
+    reached,
+)
+from samclip.engines.base import Engine, EngineOptions, GraphSource, Tensor
 from samclip.engines.registry import AUTO, Choice, decide
 from samclip.errors import UntrainedHeadWarning
 from samclip.runtime.backend_choice import start_fastest
@@ -28,6 +39,45 @@ from samclip.runtime.bundles.bundle import Bundle, find_bundle
 from samclip.runtime.bundles.manifest import Graph
 from samclip.runtime.model import Model
 from samclip.runtime.pixels.image import load_image
+
+Shapes = dict[str, tuple[int, ...]]
+Run = tuple[str, tuple[tuple[str, tuple[int, ...]], ...]]  # a graph, and its inputs' shapes
+
+
+@dataclass(frozen=True, eq=False)
+class ShapedEngine(TimedEngine):
+    """A timed engine; `shapes` of the inputs of its last run, `runs` of all graphs."""
+
+    shapes: Shapes
+    runs: Counter[Run]
+
+    def run(
+        self,
+        feeds: Mapping[str, NDArray[np.generic] | Tensor],
+        outputs: Sequence[str] | None = None,
+    ) -> dict[str, Tensor]:
+        """Compute `outputs` as the other engine does; raises as it does."""
+        self.shapes.update({name: tuple(feed.shape) for name, feed in feeds.items()})
+        self.runs[self.name, tuple(sorted(self.shapes.items()))] += 1
+        return super().run(feeds, outputs)
+
+
+@dataclass(frozen=True, eq=False)
+class CountedBackend(TimedBackend):
+    """A timed backend; `sources` and `shapes`, by graph, are what can be counted.
+
+    `runs`: how often each graph ran in which shapes, until somebody clears it.
+    """
+
+    sources: dict[str, GraphSource] = field(default_factory=dict)
+    shapes: dict[str, Shapes] = field(default_factory=dict)
+    runs: Counter[Run] = field(default_factory=Counter)
+
+    def _timed(self, engine: Engine, source: GraphSource) -> ShapedEngine:
+        self.sources[source.name] = source
+        shapes = self.shapes.setdefault(source.name, {})
+        return ShapedEngine(engine, source.name, self.clock, self.on_host, shapes, self.runs)
+
 
 NAMING_GRAPHS = ("clip_head", "roi_classifier", "clip_roi")
 Samples = dict[str, list[float]]
@@ -151,3 +201,52 @@ def _sizes(graph: Graph, shapes: Shapes) -> dict[str, int]:
         for axis, side in zip(spec.shape, shapes[spec.name], strict=True)
         if isinstance(axis, str)
     }
+
+
+@dataclass
+class Works:
+    """The work of runs, each counted once, for meters that share models."""
+
+    known: dict[tuple[Counted, Run], Work] = field(default_factory=dict)
+
+    def of(self, counted: Counted, run: Run) -> Work:
+        """Count a run; raises CountError, and CapabilityError where onnx is not installed."""
+        if (counted, run) not in self.known:
+            graph, shapes = run
+            self.known[counted, run], _ = count_in_shapes(counted, graph, dict(shapes))
+        return self.known[counted, run]
+
+
+class Meter:
+    """Adds up what the graphs of some models do between `begin` and `end`, kind by kind."""
+
+    def __init__(self, models: Sequence[Counted], works: Works) -> None:
+        self._models = models
+        self._works = works
+        self._runs: dict[str, Counter[tuple[Counted, Run]]] = defaultdict(Counter)
+
+    def begin(self) -> None:
+        """Forget runs so far that nobody has taken."""
+        for counted in self._models:
+            counted.backend.runs.clear()
+
+    def end(self, kind: str) -> None:
+        """Take the runs since `begin` as those of an answer of this kind."""
+        for counted in self._models:
+            for run, times in counted.backend.runs.items():
+                self._runs[kind][counted, run] += times
+        self.begin()
+
+    def macs(self, kind: str) -> int:
+        """Add up the multiply-accumulates of all answers of a kind; raises as `Works.of`."""
+        runs = self._runs[kind].items()
+        return sum(times * self._works.of(*run).macs for run, times in runs)
+
+    def parameters(self) -> int:
+        """Add up the parameters of the graphs that ran, a bundle's graph once; raises as above."""
+        runs = [run for runs in self._runs.values() for run in runs]
+        found = {
+            (str(counted.model.bundle.path), run[0]): self._works.of(counted, run).parameters
+            for counted, run in runs
+        }
+        return sum(found.values())

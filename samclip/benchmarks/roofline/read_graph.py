@@ -4,6 +4,15 @@ Nodes are gone through in order, each with the types of its inputs and with the 
 that are known before the graph runs and are small: shapes, and what is computed from them. Rules
 are onnx's own (its shape inference and its reference implementation), and `contrib_shapes` has
 those of the ONNX Runtime operators that exported graphs hold.
+
+What ONNX Runtime's own operators give: onnx does not know their shapes.
+
+Only those that are counted: https://github.com/microsoft/onnxruntime, docs/ContribOperators.md.
+
+How many numbers of a stored tensor were learned: exporters store some more than once.
+
+SAM's tables of relative positions hold 2n - 1 rows and are looked up at n x n places; torch's
+exporter looks them up beforehand and stores what it finds. The fold lowering stores one-hot places.
 """
 
 from __future__ import annotations
@@ -14,15 +23,80 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.benchmarks.roofline.contrib_shapes import contrib_types
-from samclip.benchmarks.roofline.distinct import distinct_elements
-from samclip.benchmarks.roofline.shaped_graph import (
-    Attribute,
-    ShapedGraph,
-    ShapedNode,
-    TensorType,
-)
+from samclip.benchmarks.roofline.macs import Attribute, ShapedGraph, ShapedNode, TensorType
 from samclip.errors import CapabilityError, CountError
+
+AS_FIRST_INPUT = {
+    "com.microsoft.Gelu",
+    "com.microsoft.FastGelu",
+    "com.microsoft.QuickGelu",
+    "com.microsoft.BiasGelu",
+    "com.microsoft.QuantizeLinear",
+    "com.microsoft.DequantizeLinear",
+}
+KNOWN = (*sorted(AS_FIRST_INPUT), "com.microsoft.MultiHeadAttention")
+
+
+def contrib_types(node: ShapedNode, tensors: Mapping[str, TensorType]) -> dict[str, TensorType]:
+    """Tell the types of the outputs of one of these operators; raises CountError for others."""
+    first = tensors[node.inputs[0]]
+    if node.operator == "com.microsoft.MultiHeadAttention" and len(node.outputs) == 1:
+        return {node.outputs[0]: _attention(node, tensors)}
+    if node.operator == "com.microsoft.QuantizeLinear":
+        zero = tensors[node.inputs[2]]
+        return {node.outputs[0]: TensorType(first.shape, zero.dtype, zero.bits)}
+    if node.operator == "com.microsoft.DequantizeLinear":
+        scale = tensors[node.inputs[1]]
+        return {node.outputs[0]: TensorType(first.shape, scale.dtype, scale.bits)}
+    if node.operator in AS_FIRST_INPUT:
+        return {node.outputs[0]: first}
+    raise CountError(
+        f"the operator {node.operator} ({node.name!r}) is not known, so its work cannot be "
+        f"counted. Known beside ONNX's own are {', '.join(KNOWN)}; count the graph before it is "
+        "optimised for one backend."
+    )
+
+
+def _attention(node: ShapedNode, tensors: Mapping[str, TensorType]) -> TensorType:
+    """BxQx(N*Dv) of query BxQx(N*Dk) and value, BxLx(N*Dv) or BxNxLxDv."""
+    query, value = (tensors.get(name) for name in (node.inputs[0], (*node.inputs, "", "")[2]))
+    if query is None or value is None or len(query.shape) != 3:
+        raise CountError(
+            f"the attention {node.name!r} has its query, key and value packed into one tensor, "
+            "which is not counted. Export it with three."
+        )
+    heads_apart = len(value.shape) == 4
+    width = value.shape[1] * value.shape[3] if heads_apart else value.shape[2]
+    return TensorType((*query.shape[:2], width), query.dtype, query.bits)
+
+
+RANK_OF_TABLES = 3  # n x n rows, or n x D x n
+
+
+def distinct_elements(array: NDArray[np.generic]) -> int:
+    """Count the elements of a tensor, each vector that is repeated along an axis once.
+
+    0 for a mask, a tensor of at least two axes that holds nothing but zeros and ones. Vectors are
+    compared in tensors of three axes alone: elsewhere the exporter repeats nothing.
+    """
+    if array.ndim >= 2 and _is_mask(array):
+        return 0
+    if array.ndim != RANK_OF_TABLES:
+        return array.size
+    return min(_distinct_vectors(array, axis) for axis in range(array.ndim))
+
+
+def _is_mask(array: NDArray[np.generic]) -> bool:
+    start = array.reshape(-1)[:1024]  # of a weight this is enough to tell
+    return all(bool(np.isin(part, (0, 1)).all()) for part in (start, array))
+
+
+def _distinct_vectors(array: NDArray[np.generic], axis: int) -> int:
+    """Count the elements of all different vectors along one axis."""
+    vectors = np.ascontiguousarray(np.moveaxis(array, axis, -1)).reshape(-1, array.shape[axis])
+    as_bytes = vectors.view(np.dtype((np.void, vectors.dtype.itemsize * vectors.shape[1])))
+    return len(np.unique(as_bytes)) * int(array.shape[axis])
+
 
 MAX_KNOWN = 4096  # elements of a tensor whose values are followed: shapes and lists of indices
 BITS = {"bool": 8, "uint4": 4, "int4": 4, "float4e2m1": 4}  # where the name does not end in them

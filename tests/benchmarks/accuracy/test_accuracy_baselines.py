@@ -9,12 +9,16 @@ from fakes import fake_model
 from made_data import NAMES, Made, rectangle, stripes, write_coco
 from region_fakes import region_model
 
-from samclip.baselines.crop_feature import CropFeature
-from samclip.baselines.crop_image import CropImage
-from samclip.baselines.encoders import BundleEncoder
+from samclip.baselines import BundleEncoder, CropFeature, CropImage
 from samclip.benchmarks.accuracy import baselines
-from samclip.benchmarks.accuracy.baselines import Contender, Task, evaluate_baselines
-from samclip.benchmarks.accuracy.comparison import UNTRAINED, comparisons, show_comparison
+from samclip.benchmarks.accuracy.baselines import (
+    UNTRAINED,
+    Contender,
+    Task,
+    comparisons,
+    evaluate_baselines,
+    show_comparison,
+)
 from samclip.benchmarks.data.coco import CocoFolder, read_coco
 from samclip.benchmarks.rows import Row
 from samclip.runtime.text.vocabulary import mark_seen

@@ -7,9 +7,9 @@ from fakes import fake_model
 from made_data import Made, rectangle, stripes, write_coco
 
 from samclip.benchmarks.accuracy.detections import evaluate_detections
-from samclip.benchmarks.candidates import Candidate
 from samclip.benchmarks.data.coco import CocoFolder, read_coco
 from samclip.benchmarks.data.detections import DetectedBox, Detections
+from samclip.benchmarks.scores import Candidate
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pytest
 from fakes import fake_model
 from made_data import NAMES, save, stripes
 
-from samclip.baselines.encoders import BundleEncoder
-from samclip.benchmarks.accuracy.images import evaluate_images, rank
+from samclip.baselines import BundleEncoder
+from samclip.benchmarks.accuracy.names import evaluate_images, rank
 from samclip.benchmarks.data.image_folder import ClassPhoto
 from samclip.runtime.text.vocabulary import Vocabulary
 

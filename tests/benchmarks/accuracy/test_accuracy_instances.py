@@ -10,12 +10,15 @@ from made_data import NAMES, Made, disc, rectangle, stripes, write_coco
 from region_fakes import region_model
 
 from samclip.benchmarks.accuracy import instances
-from samclip.benchmarks.accuracy.clicks import correction, interior_point
-from samclip.benchmarks.accuracy.instances import evaluate_instances
-from samclip.benchmarks.accuracy.outcomes import iou
-from samclip.benchmarks.candidates import Candidate
+from samclip.benchmarks.accuracy.instances import (
+    correction,
+    evaluate_instances,
+    interior_point,
+    iou,
+)
 from samclip.benchmarks.data.coco import Categories, CocoPhoto, read_coco
 from samclip.benchmarks.rows import Row
+from samclip.benchmarks.scores import Candidate
 from samclip.runtime.model import Model
 
 PHOTO = stripes(0, 1)

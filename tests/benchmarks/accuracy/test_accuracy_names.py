@@ -7,12 +7,12 @@ import pytest
 from fakes import fake_model
 from made_data import NAMES, Made, rectangle, stripes, write_coco
 
-from samclip.baselines.encoders import BundleEncoder
+from samclip.baselines import BundleEncoder
 from samclip.benchmarks.accuracy import names
 from samclip.benchmarks.accuracy.names import evaluate_names
-from samclip.benchmarks.candidates import Candidate
 from samclip.benchmarks.data.coco import CocoPhoto, read_coco
 from samclip.benchmarks.rows import Row
+from samclip.benchmarks.scores import Candidate
 from samclip.errors import InputError
 
 PHOTO = stripes(0, 1, 2, 0)  # red, green, blue, red, 64 pixels each

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from made_data import disc, rectangle
 
-from samclip.benchmarks.accuracy.clicks import correction, interior_point
+from samclip.benchmarks.accuracy.instances import correction, interior_point
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from fakes import fake_model
 
-from samclip.benchmarks.amortised import ways
+from samclip.benchmarks.amortised import pipelines as ways
 from samclip.benchmarks.amortised.clip_vision import ClipVisionConfig
 from samclip.benchmarks.amortised.figures import Cost, cost_of, make_rows, show_amortised
-from samclip.benchmarks.amortised.second_model import open_second
-from samclip.benchmarks.amortised.ways import (
+from samclip.benchmarks.amortised.pipelines import (
     DENSE,
     MERGED,
     WHOLE,
@@ -19,10 +18,11 @@ from samclip.benchmarks.amortised.ways import (
     measure_ways,
     pipeline,
 )
+from samclip.benchmarks.amortised.second_model import open_second
 from samclip.benchmarks.latency.rounds import Schedule
 from samclip.benchmarks.latency.timing import Timing
 from samclip.benchmarks.progress import silent
-from samclip.benchmarks.roofline.work import Work
+from samclip.benchmarks.roofline.count import Work
 from samclip.engines.base import EngineOptions
 from samclip.engines.registry import get_backend
 
@@ -67,7 +67,7 @@ def test_prompts_are_points_inside_the_image(count: int) -> None:
 
 def test_costs_add_what_runs_once_to_the_decoder() -> None:
     def work(macs: int, parameters: int) -> Work:
-        from samclip.benchmarks.roofline.work import OperatorWork
+        from samclip.benchmarks.roofline.count import OperatorWork
 
         return Work("g", parameters, 0, (OperatorWork("MatMul", "float32", 1, macs, 0, 0),))
 

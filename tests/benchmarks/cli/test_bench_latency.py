@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 from fakes import FakeBackend, FakeBundle, fake_manifest
 
-from samclip.benchmarks.latency.clock import StageClock
 from samclip.benchmarks.latency.contenders import Variant
-from samclip.benchmarks.latency.summary import summary_of
-from samclip.benchmarks.latency.timed_backend import TimedBackend
-from samclip.benchmarks.latency.walk import ALL_STEPS
+from samclip.benchmarks.latency.photo_pipeline import ALL_STEPS
+from samclip.benchmarks.latency.timed import StageClock, TimedBackend
+from samclip.benchmarks.latency.timing import summary_of
 from samclip.benchmarks.report import read_report
 from samclip.engines.base import EngineOptions
 from samclip.runtime.model import Model
@@ -33,7 +32,7 @@ def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Variant]:
         backend = TimedBackend(FakeBackend(), StageClock())
         return Model(bundle, backend, EngineOptions()), backend
 
-    for module in ("samclip.benchmarks.cli.latency", "samclip.benchmarks.latency.rounds"):
+    for module in ("samclip.benchmarks.cli.speed", "samclip.benchmarks.latency.rounds"):
         monkeypatch.setattr(f"{module}.open_variant", open_variant)
     return asked
 

@@ -10,8 +10,7 @@ import pytest
 from timed_fakes import timed_model
 
 from samclip.benchmarks.memory import processes
-from samclip.benchmarks.memory.processes import Found
-from samclip.benchmarks.memory.stages import REGIONS, STAGES
+from samclip.benchmarks.memory.processes import REGIONS, STAGES, Found
 from samclip.benchmarks.report import read_report
 
 Bench = Callable[..., Any]
@@ -23,7 +22,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{}\n")
     peaks = iter(range(100, 1000, 10))
     monkeypatch.setattr(
-        "samclip.benchmarks.cli.latency.open_variant", lambda *_: timed_model(path=tmp_path)
+        "samclip.benchmarks.cli.speed.open_variant", lambda *_: timed_model(path=tmp_path)
     )
     monkeypatch.setattr(
         processes, "run_child", lambda *_: Found(next(peaks) * MIB, None, "no NVIDIA GPU here")

@@ -13,7 +13,7 @@ from made_data import NAMES, Made, rectangle, stripes, write_camvid, write_coco
 from ovsam_bundle import write_ovsam_bundle
 from small_ovsam import random_ovsam
 
-from samclip.benchmarks.latency.walk import NO_MAP
+from samclip.benchmarks.latency.photo_pipeline import NO_MAP
 from samclip.runtime.assets import packaged_photos
 
 Bench = Callable[..., Any]

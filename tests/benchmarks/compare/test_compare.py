@@ -9,8 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from samclip.benchmarks.compare.differences import describe_differences, other_machine
-from samclip.benchmarks.compare.pairs import missing, pair_reports
+from samclip.benchmarks.compare import describe_differences, missing, other_machine, pair_reports
 from samclip.benchmarks.latency.timing import Timing
 from samclip.benchmarks.report import (
     Data,

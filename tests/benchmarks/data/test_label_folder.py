@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from made_data import Made, rectangle, save, stripes, write_camvid, write_coco
 
-from samclip.benchmarks.data.label_folder import read_label_folder
-from samclip.benchmarks.data.label_maps import IGNORED
+from samclip.benchmarks.data.label_folder import IGNORED, read_label_folder
 from samclip.errors import InputError
 
 PHOTO = stripes(0, 1)

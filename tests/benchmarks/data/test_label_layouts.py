@@ -7,10 +7,8 @@ import pytest
 from made_data import SIDE, stripes
 from made_layouts import write_ade20k, write_coco_stuff, write_context, write_voc
 
-from samclip.benchmarks.data.class_lists import read_class_list
-from samclip.benchmarks.data.label_folder import read_label_folder
-from samclip.benchmarks.data.label_layouts import LAYOUTS
-from samclip.benchmarks.data.label_maps import IGNORED
+from samclip.benchmarks.data.label_folder import IGNORED, read_label_folder
+from samclip.benchmarks.data.label_layouts import LAYOUTS, read_class_list
 from samclip.errors import InputError
 
 PHOTO = stripes(0, 1)

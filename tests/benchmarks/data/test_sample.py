@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from samclip.benchmarks.data.sample import spread
+from samclip.benchmarks.data.image_folder import spread
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from samclip.benchmarks.latency.figures import make_rows
+from samclip.benchmarks.latency.results import make_rows
 from samclip.benchmarks.latency.timing import ClockRange, Conditions, Settings, Timing
-from samclip.benchmarks.machine import Machine, Threads
-from samclip.benchmarks.memory.use import MemoryUse
+from samclip.benchmarks.memory.tables import MemoryUse
+from samclip.benchmarks.record import Machine, Threads
 from samclip.benchmarks.report import Data, Report, Subject
 from samclip.benchmarks.roofline.jetson import NOTE, estimate
 from samclip.benchmarks.roofline.records import GraphRoofline, Rate, Roofline

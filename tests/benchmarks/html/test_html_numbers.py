@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from samclip.benchmarks.html.axis import ticks
-from samclip.benchmarks.html.elements import el, to_html
-from samclip.benchmarks.html.numbers import SECONDS, digits, large, percent, seconds
+from samclip.benchmarks.html.elements import SECONDS, digits, el, large, percent, seconds, to_html
+from samclip.benchmarks.html.plots import ticks
 
 
 @pytest.mark.parametrize(

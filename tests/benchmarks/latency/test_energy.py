@@ -11,9 +11,17 @@ from typing import Any
 import pytest
 from timed_fakes import contender
 
-from samclip.benchmarks.latency import energy, sensors
-from samclip.benchmarks.latency.energy import describe_energy, energy_row, measure_energy
-from samclip.benchmarks.latency.sensors import RAPL, BoardSensor, CpuSensor, open_sensor
+from samclip.benchmarks.latency import energy
+from samclip.benchmarks.latency import energy as sensors
+from samclip.benchmarks.latency.energy import (
+    RAPL,
+    BoardSensor,
+    CpuSensor,
+    describe_energy,
+    energy_row,
+    measure_energy,
+    open_sensor,
+)
 from samclip.benchmarks.progress import silent
 from samclip.engines.machine.files import MachineFiles
 from samclip.errors import CapabilityError

@@ -8,8 +8,8 @@ from timed_fakes import contender, timed_model
 
 from samclip.benchmarks.latency import rounds
 from samclip.benchmarks.latency.contenders import Variant, combine, name_all
+from samclip.benchmarks.latency.photo_pipeline import Piece, Walk, Workload
 from samclip.benchmarks.latency.rounds import Schedule, measure_cold, measure_warm
-from samclip.benchmarks.latency.walk import Piece, Walk, Workload
 from samclip.benchmarks.progress import silent
 
 SHORT = Workload(many=False, refined=False, text=False)

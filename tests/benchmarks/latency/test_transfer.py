@@ -5,8 +5,9 @@ from fake_cuda_packages import fake_cuda_python
 from fake_gpu import FakeGpu, FakeLibcuda
 from timed_fakes import contender
 
-from samclip.benchmarks.latency import timed_backend, transfer
-from samclip.benchmarks.latency.transfer import measure_transfers, time_copies
+from samclip.benchmarks.latency import throughput as transfer
+from samclip.benchmarks.latency import timed as timed_backend
+from samclip.benchmarks.latency.throughput import measure_transfers, time_copies
 from samclip.engines.cuda.bindings import CudaPythonDevice
 from samclip.errors import EngineRunError
 

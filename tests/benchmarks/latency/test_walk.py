@@ -7,10 +7,9 @@ import pytest
 from fakes import HostTensor
 from timed_fakes import contender, region_contender, timed_model
 
-from samclip.benchmarks.latency import walk as steps
-from samclip.benchmarks.latency.clock import StageClock
-from samclip.benchmarks.latency.timed_backend import COPIES, TimedEngine, TimedTensor
-from samclip.benchmarks.latency.walk import Piece, Walk, Workload, names_for
+from samclip.benchmarks.latency import photo_pipeline as steps
+from samclip.benchmarks.latency.photo_pipeline import Piece, Walk, Workload, names_for
+from samclip.benchmarks.latency.timed import COPIES, StageClock, TimedEngine, TimedTensor
 
 DELAY = 0.02  # seconds that a fake graph sleeps: much more than the fake computes
 

@@ -12,8 +12,15 @@ from timed_fakes import contender
 
 from samclip.benchmarks.memory import processes
 from samclip.benchmarks.memory.child import peak_rss
-from samclip.benchmarks.memory.processes import Found, Plan, measure_memory, run_child
-from samclip.benchmarks.memory.stages import STAGES, bytes_read, stages_of
+from samclip.benchmarks.memory.processes import (
+    STAGES,
+    Found,
+    Plan,
+    bytes_read,
+    measure_memory,
+    run_child,
+    stages_of,
+)
 from samclip.benchmarks.progress import silent
 from samclip.errors import CapabilityError, EngineRunError
 from samclip.runtime.bundles.manifest import FileEntry

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-from samclip.benchmarks.memory.tables import make_memory_rows, show_memory
-from samclip.benchmarks.memory.use import MemoryUse
+from samclip.benchmarks.memory.tables import MemoryUse, make_memory_rows, show_memory
 
 MIB = 2**20
 

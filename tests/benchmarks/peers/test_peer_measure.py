@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from fake_peers import BROKEN_LOAD, BROKEN_RUN, SOUND, TASKS, fake_contender
 
-from samclip.benchmarks.latency.figures import make_rows
+from samclip.benchmarks.latency.photo_pipeline import ALL_STEPS, THREE_TASKS
+from samclip.benchmarks.latency.results import make_rows
 from samclip.benchmarks.latency.rounds import Schedule
-from samclip.benchmarks.latency.walk import ALL_STEPS, THREE_TASKS
 from samclip.benchmarks.peers.figures import ENCODED, make_memory, make_timings
 from samclip.benchmarks.peers.measure import measure_peers
 from samclip.benchmarks.progress import silent

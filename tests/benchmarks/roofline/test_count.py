@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from samclip.benchmarks.roofline.count import count
+from samclip.benchmarks.roofline.count import Work, count
 from samclip.benchmarks.roofline.read_graph import read_graph
-from samclip.benchmarks.roofline.work import Work
 from samclip.errors import CountError
 
 RNG = np.random.default_rng(0)

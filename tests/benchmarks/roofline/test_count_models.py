@@ -11,9 +11,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from samclip.benchmarks.roofline.count import count
+from samclip.benchmarks.roofline.count import Work, count
 from samclip.benchmarks.roofline.read_graph import read_graph
-from samclip.benchmarks.roofline.work import Work
 from samclip.export.graph_files import GraphFiles, write_graph, write_plain_graph
 from samclip.export.graphs import GraphSpec
 from samclip.export.models.attention import Lowering, set_attention_lowering

@@ -9,16 +9,22 @@ from samclip.benchmarks.progress import silent
 from samclip.benchmarks.roofline import rates as rates_module
 from samclip.benchmarks.roofline.count import count
 from samclip.benchmarks.roofline.jetson import DEVICES, FRACTION, NOTE, estimate
-from samclip.benchmarks.roofline.rate_graphs import (
+from samclip.benchmarks.roofline.rates import (
     RateGraph,
     convolution,
     matrix_product,
+    measure_rates,
     quantised_product,
 )
-from samclip.benchmarks.roofline.rates import measure_rates
-from samclip.benchmarks.roofline.reach import ideal_seconds, rate_of, reached, traffic_seconds
 from samclip.benchmarks.roofline.read_graph import read_graph
-from samclip.benchmarks.roofline.records import GraphRoofline, Rate
+from samclip.benchmarks.roofline.records import (
+    GraphRoofline,
+    Rate,
+    ideal_seconds,
+    rate_of,
+    reached,
+    traffic_seconds,
+)
 from samclip.engines.registry import get_backend
 
 RATES = tuple(

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from samclip.benchmarks.latency.clock import Step
 from samclip.benchmarks.latency.contenders import Variant, open_variant
-from samclip.benchmarks.latency.walk import CLASSIFY, COARSE, POINT, names_for
+from samclip.benchmarks.latency.photo_pipeline import CLASSIFY, COARSE, POINT, names_for
+from samclip.benchmarks.latency.timed import Step
 from samclip.errors import UntrainedHeadWarning
 from samclip.runtime.pixels.image import load_image
 from samclip.runtime.scene import Scene

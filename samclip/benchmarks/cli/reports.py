@@ -1,0 +1,111 @@
+"""`samclip-bench report`: JSON reports as one HTML file.
+
+`samclip-bench compare`: two reports held together.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.panel import Panel
+
+from samclip.benchmarks.cli.session import wide_console
+from samclip.benchmarks.compare import (
+    Pair,
+    describe_differences,
+    missing,
+    other_machine,
+    pair_reports,
+    show_pairs,
+)
+from samclip.benchmarks.html.page import render
+from samclip.benchmarks.html.sources import Sources
+from samclip.benchmarks.report import check_writable, read_report, write_whole
+from samclip.cli import options as shared
+from samclip.cli.exits import reported
+from samclip.cli.terminal import err, out, say
+
+REPORT_EXAMPLES = """
+**Examples:**
+
+- `samclip-bench report latency.json memory.json --output report.html`
+
+- `samclip-bench report latency.json instances.json roofline.json -o report.html`
+"""
+
+Reports = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="REPORT...",
+        show_default=False,
+        help="Files that --json of any benchmark has written, by this version or an earlier one.",
+    ),
+]
+Output = Annotated[
+    Path, typer.Option("--output", "-o", metavar="FILE", help="The HTML file to write.")
+]
+
+
+def report(
+    reports: Reports, output: Output = Path("report.html"), debug: shared.Debug = False
+) -> None:
+    """Show reports as one HTML file: plots, tables, and how everything was measured.
+
+    The file holds all that it needs and loads nothing. Reports of the same bundle that hold time
+    and accuracy are plotted against each other.
+    """
+    with reported(debug):
+        target = check_writable(output)
+        write_whole(target, render(Sources.read(reports)).encode("utf-8"))
+        say(err, f"written: {target}")
+
+
+COMPARE_EXAMPLES = """
+**Examples:**
+
+- `samclip-bench compare before.json after.json`
+
+- `samclip-bench compare before.json after.json --only-sure --stages`
+"""
+
+Before = Annotated[Path, typer.Argument(metavar="BEFORE.json", show_default=False)]
+After = Annotated[Path, typer.Argument(metavar="AFTER.json", show_default=False)]
+OnlySure = Annotated[
+    bool, typer.Option("--only-sure", help="Leave out rows whose interval holds 1.")
+]
+Stages = Annotated[bool, typer.Option("--stages", help="Show stages too, not tasks alone.")]
+
+
+def compare(
+    before: Before,
+    after: After,
+    only_sure: OnlySure = False,
+    stages: Stages = False,
+    debug: shared.Debug = False,
+) -> None:
+    """Divide each row of AFTER by that of BEFORE, with the 95 % interval of the ratio.
+
+    Both are files that --json wrote, of the same benchmark. What else differs between the runs is
+    listed; another machine is said loudly. Models measured in ONE run are compared better: their
+    report has ratios that a busy machine does not spoil. The exit code is 0 whatever was found.
+    """
+    with reported(debug):
+        first, second = read_report(before), read_report(after)
+        pairs = pair_reports(first, second)
+        if warning := other_machine(first, second):
+            err.print(Panel(warning, title="WARNING: DIFFERENT MACHINES", style="bold red"))
+        wide_console().print(
+            show_pairs(pair for pair in pairs if _is_shown(pair, only_sure, stages))
+        )
+        for line in describe_differences(first, second):
+            say(out, f"- differs: {line}", style="dim")
+        alone = missing(first, second)
+        if alone:
+            say(out, f"- {len(alone)} rows are in one report only, as {alone[0]}", style="dim")
+
+
+def _is_shown(pair: Pair, only_sure: bool, stages: bool) -> bool:
+    is_stage = pair.measure.startswith("stage: ") or " (of: " in pair.measure
+    return (pair.is_sure or not only_sure) and (stages or not is_stage)

@@ -1,0 +1,266 @@
+"""`samclip-bench latency`: how long every stage and task takes.
+
+`samclip-bench memory`: how much memory every stage takes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from samclip.benchmarks.cli import options
+from samclip.benchmarks.cli.session import Session, Setup, open_session
+from samclip.benchmarks.latency.contenders import (
+    Contender,
+    Variant,
+    combine,
+    describe_conditions,
+    describe_settings,
+    name_all,
+    open_variant,
+)
+from samclip.benchmarks.latency.energy import PROTOCOL as ENERGY_PROTOCOL
+from samclip.benchmarks.latency.energy import describe_energy, energy_row, measure_energy
+from samclip.benchmarks.latency.photo_pipeline import Workload
+from samclip.benchmarks.latency.processes import measure_processes
+from samclip.benchmarks.latency.results import PROTOCOL, make_rows, show_timings, warn_of_noise
+from samclip.benchmarks.latency.rounds import (
+    FEWEST,
+    ORDER,
+    Schedule,
+    measure_cold,
+    measure_warm,
+)
+from samclip.benchmarks.latency.throughput import PROTOCOL as THROUGHPUT_PROTOCOL
+from samclip.benchmarks.latency.throughput import (
+    load_streaming,
+    measure_throughput,
+    measure_transfers,
+    throughput_rows,
+)
+from samclip.benchmarks.latency.timing import Timing
+from samclip.benchmarks.memory.processes import Plan, measure_memory
+from samclip.benchmarks.memory.tables import PROTOCOL as MEMORY_PROTOCOL
+from samclip.benchmarks.memory.tables import make_memory_rows, show_memory
+from samclip.benchmarks.report import Data, Measurements, describe_bundle
+from samclip.cli import options as shared
+from samclip.cli.terminal import err, out, say
+from samclip.errors import BackendUnavailableError
+from samclip.runtime.pixels.image import photo_paths
+
+LATENCY_EXAMPLES = """
+**Examples:**
+
+- `samclip-bench latency my-bundle --json latency.json`
+
+- `samclip-bench latency my-bundle --backend onnxruntime --backend openvino --precision fp32
+  --precision int8`
+
+- `samclip-bench latency --quick`
+"""
+
+QUICK = Schedule(cold=0, warm_up=1, repeats=6, seconds=6.0)
+QUICK_PHOTOS, FEWEST_COPIES = 2, 20
+_HOW_OFTEN, _WHAT = "How often", "What"
+
+Everything = Annotated[
+    bool,
+    typer.Option("--everything", rich_help_panel=_WHAT, help="Time 1,024 points per photo too."),
+]
+Refine = Annotated[
+    bool,
+    typer.Option("--refine/--no-refine", rich_help_panel=_WHAT, help="Time refined semantic maps."),
+]
+Throughput = Annotated[
+    bool,
+    typer.Option(
+        "--throughput/--no-throughput",
+        rich_help_panel=_WHAT,
+        help="Time eight photos after each other, too.",
+    ),
+]
+Energy = Annotated[
+    bool,
+    typer.Option(
+        "--energy/--no-energy", rich_help_panel=_WHAT, help="Read a sensor of energy, if any."
+    ),
+]
+Repeats = Annotated[
+    int, typer.Option("--repeats", min=2, metavar="N", rich_help_panel=_HOW_OFTEN, help="Rounds.")
+]
+WarmUp = Annotated[
+    int,
+    typer.Option(
+        "--warm-up", min=0, metavar="N", rich_help_panel=_HOW_OFTEN, help="Rounds not kept."
+    ),
+]
+Cold = Annotated[
+    int,
+    typer.Option(
+        "--cold",
+        min=0,
+        metavar="N",
+        rich_help_panel=_HOW_OFTEN,
+        help="Fresh models, and new processes, for what the first answer takes.",
+    ),
+]
+Seconds = Annotated[
+    float | None,
+    typer.Option(
+        "--seconds",
+        min=0,
+        metavar="S",
+        rich_help_panel=_HOW_OFTEN,
+        show_default="no limit",
+        help="Begin no further round after so long; two are kept in any case.",
+    ),
+]
+Quick = Annotated[
+    bool,
+    typer.Option(
+        "--quick",
+        rich_help_panel=_HOW_OFTEN,
+        help="Some 15 seconds: few rounds, nothing cold, none of the longer tasks.",
+    ),
+]
+
+
+def latency(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants it
+    bundles: options.Bundles = None,
+    backend: options.Backends = None,
+    precision: options.Precisions = None,
+    threads: shared.Threads = None,
+    photos: options.Photos = None,
+    limit: options.Limit = None,
+    repeats: Repeats = 20,
+    warm_up: WarmUp = 2,
+    cold: Cold = 3,
+    seconds: Seconds = None,
+    everything: Everything = False,
+    refine: Refine = True,
+    throughput: Throughput = True,
+    energy: Energy = True,
+    quick: Quick = False,
+    json: options.Json = None,
+    debug: shared.Debug = False,
+) -> None:
+    """Time bundles on photos, stage by stage and task by task, cold and warm.
+
+    Every bundle is run on every backend in every precision that is named, in turn, photo by
+    photo, and the ratios to the first are given: on a busy machine they hold where seconds do
+    not. Nothing is clipped; --json has every sample.
+    """
+    schedule = QUICK if quick else Schedule(cold, warm_up, repeats, seconds)
+    workload = Workload(not quick, refine and not quick, not quick, everything)
+    variants = combine(bundles or (), backend or (), precision or (), threads)
+    with (
+        open_session("latency", Setup(threads=threads, json=json), debug) as session,
+        tempfile.TemporaryDirectory(prefix="samclip-bench-") as cache,
+    ):
+        chosen = options.choose_photos(photos, limit or (QUICK_PHOTOS if quick else None))
+        contenders = open_contenders(session, variants, Path(cache))
+        timings = measure_processes(contenders, schedule.cold, chosen, session.track)
+        timings += measure_cold(contenders, schedule, chosen, Path(cache), session.track)
+        timings += measure_warm(contenders, schedule, chosen, workload, session.track)
+        if throughput and not quick:
+            few = max(FEWEST, schedule.repeats // 4)
+            timings += measure_throughput(contenders, chosen, few, session.track, load_streaming)
+        timings += transfers(contenders, max(schedule.repeats, FEWEST_COPIES))
+        for state in ("cold", "warm"):
+            session.show(*show_timings(timings, state))
+        for line in warn_of_noise(timings):
+            say(err, f"warning: {line}", style="yellow")
+        joules = measure_energy(contenders, chosen, session.track) if energy and not quick else ()
+        for found in joules:
+            say(out, describe_energy(found))
+        measured = Measurements(
+            timings=tuple(timings),
+            energy=joules,
+            settings=tuple(describe_settings(c, schedule.warm_up, timings) for c in contenders),
+            conditions=describe_conditions(ORDER),
+        )
+        data = Data.of(photos or options.PACKAGED, "photos", chosen, photo_paths(photos))
+        rows = (*make_rows(timings), *throughput_rows(timings), *map(energy_row, joules))
+        protocol = (
+            *PROTOCOL,
+            *([THROUGHPUT_PROTOCOL] if throughput and not quick else ()),
+            *([ENERGY_PROTOCOL] if joules else ()),
+        )
+        session.finish(data, protocol, rows, measured)
+
+
+def transfers(contenders: tuple[Contender, ...], repeats: int) -> list[Timing]:
+    """Time copies to the GPU, or say on stderr why that cannot be done."""
+    try:
+        return measure_transfers(contenders, repeats)
+    except BackendUnavailableError as error:
+        say(err, f"the copy of inputs to the GPU is not timed apart: {error}")
+        return []
+
+
+def open_contenders(
+    session: Session, variants: tuple[Variant, ...], cache: Path
+) -> tuple[Contender, ...]:
+    """Load every variant; the session closes them, and its report lists them."""
+    opened = []
+    for number, variant in enumerate(variants):
+        model, backend = open_variant(variant, cache / f"texts-{number}")
+        session.hold(model)
+        opened.append((variant, model, backend))
+    contenders = name_all(opened)
+    for contender in contenders:
+        precision = contender.backend.precisions["encoder"]
+        session.add(describe_bundle(contender.model, contender.name, "measured", precision))
+    return contenders
+
+
+MEMORY_EXAMPLES = """
+**Examples:**
+
+- `samclip-bench memory my-bundle --json memory.json`
+
+- `samclip-bench memory my-bundle --backend onnxruntime --backend openvino --everything`
+"""
+
+MemoryEverything = Annotated[
+    bool, typer.Option("--everything", help="Measure 1,024 points too, which takes long.")
+]
+MemoryRepeats = Annotated[
+    int, typer.Option("--repeats", min=1, metavar="N", help="Processes for each stage.")
+]
+
+
+def memory(
+    bundles: options.Bundles = None,
+    backend: options.Backends = None,
+    precision: options.Precisions = None,
+    threads: shared.Threads = None,
+    photos: options.Photos = None,
+    repeats: MemoryRepeats = 2,
+    everything: MemoryEverything = False,
+    json: options.Json = None,
+    debug: shared.Debug = False,
+) -> None:
+    """Measure the peak memory of fresh processes, one for each stage, and bytes on disk.
+
+    On a GPU also what the process holds there, which needs nvidia-ml-py.
+    """
+    variants = combine(bundles or (), backend or (), precision or (), threads)
+    with (
+        open_session("memory", Setup(threads=threads, json=json), debug) as session,
+        tempfile.TemporaryDirectory(prefix="samclip-bench-") as cache,
+    ):
+        chosen = options.choose_photos(photos, 1)
+        contenders = open_contenders(session, variants, Path(cache))
+        for contender in contenders:
+            contender.model.close()  # their memory would be missing on the device
+        plan = Plan(chosen[0], repeats, everything)
+        uses = measure_memory(contenders, plan, session.track)
+        session.show(*show_memory(uses))
+        settings = tuple(describe_settings(contender, 0, []) for contender in contenders)
+        data = Data.of(photos or options.PACKAGED, "photos", chosen, chosen)
+        measured = Measurements(memory=uses, settings=settings)
+        session.finish(data, MEMORY_PROTOCOL, make_memory_rows(uses), measured)

@@ -1,0 +1,274 @@
+"""Which rows of two reports belong together, and their ratio with its interval.
+
+Timings are compared by their samples: two runs took turns on nothing, so each is drawn for
+itself. Rows without samples are compared by their intervals, as if errors were log-normal and
+independent: ln(B/A) has half the width of both intervals' logarithms, root of the sum of squares.
+
+What else differs between two reports: machine, versions, threads, settings, photos.
+
+Pairs of rows as a table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from rich.markup import escape
+from rich.table import Table
+
+from samclip.benchmarks.latency.timing import Timing
+from samclip.benchmarks.record import Machine
+from samclip.benchmarks.report import Report
+from samclip.benchmarks.rows import Row, Unit, format_value
+from samclip.benchmarks.statistics import LEVEL, RESAMPLES, SEED
+from samclip.cli.tables import make_table
+from samclip.errors import InputError
+
+Interval = tuple[float | None, float | None]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One row of both reports: `before` of the first, `after` of the second, and their ratio.
+
+    `low` and `high` are the ends of the ratio's 95 % interval, None where it is unknown.
+    """
+
+    model: str
+    measure: str
+    subset: str
+    unit: Unit
+    before: float
+    after: float
+    ratio: float | None
+    low: float | None
+    high: float | None
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the interval leaves out 1: there is a difference."""
+        return self.low is not None and self.high is not None and not self.low <= 1 <= self.high
+
+
+def pair_reports(before: Report, after: Report) -> tuple[Pair, ...]:
+    """Pair what both reports have; raises InputError when that is nothing.
+
+    Models are paired by name; where both reports have only one, by being alone.
+    """
+    if before.benchmark != after.benchmark:
+        raise InputError(
+            f"the reports are of {before.benchmark!r} and {after.benchmark!r}. Give two of the "
+            "same benchmark."
+        )
+    rename = _alone(before, after)
+    pairs = tuple(_of_timings(before, after, rename)) or tuple(_of_rows(before, after, rename))
+    if not pairs:
+        names = (", ".join(s.name for s in report.subjects) for report in (before, after))
+        raise InputError(
+            f"the reports have no row in common: one measured {next(names)}, the other "
+            f"{next(names)}. Measure bundles of the same names."
+        )
+    return pairs
+
+
+def missing(before: Report, after: Report) -> tuple[str, ...]:
+    """Name the rows that only one of the reports has."""
+    rename = _alone(before, after)
+    first = {_row_key(row, rename) for row in before.rows}
+    second = {_row_key(row, {}) for row in after.rows}
+    return tuple(
+        sorted(f"{model}: {measure}, {subset}" for model, measure, subset in first ^ second)
+    )
+
+
+def _alone(before: Report, after: Report) -> Mapping[str, str]:
+    """Give the first report's only model the name of the second's."""
+    firsts, seconds = ([s.name for s in report.subjects] for report in (before, after))
+    return {firsts[0]: seconds[0]} if len(firsts) == len(seconds) == 1 else {}
+
+
+def _of_timings(before: Report, after: Report, rename: Mapping[str, str]) -> Iterator[Pair]:
+    seconds: dict[Hashable, Timing] = {_timing_key(t, {}): t for t in after.timings}
+    for first in before.timings:
+        second = seconds.get(_timing_key(first, rename))
+        if second is None or not (any(first.samples) and any(second.samples)):
+            continue
+        values = np.median(first.samples), np.median(second.samples)
+        low, high = _bootstrap(first.samples, second.samples)
+        where = "" if first.part_of is None else f" (of: {first.part_of})"
+        yield Pair(
+            model=second.model,
+            measure=f"{first.kind}: {first.name}{where}",
+            subset=first.state,
+            unit="seconds",
+            before=float(values[0]),
+            after=float(values[1]),
+            ratio=float(values[1] / values[0]) if values[0] > 0 else None,
+            low=low,
+            high=high,
+        )
+
+
+def _bootstrap(first: Sequence[float], second: Sequence[float]) -> Interval:
+    """Give the ends of the interval of the ratio of medians, second by first; both drawn alone."""
+    if min(len(first), len(second)) < 2:
+        return None, None
+    generator = np.random.default_rng(SEED)
+
+    def draw(samples: Sequence[float]) -> np.ndarray:
+        values = np.asarray(samples)
+        rows = generator.integers(0, len(values), (RESAMPLES, len(values)))
+        return np.asarray(np.median(values[rows], axis=1))
+
+    below, above = draw(first), draw(second)
+    sound = below > 0
+    if not sound.any():
+        return None, None
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(above[sound] / below[sound], [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _of_rows(before: Report, after: Report, rename: Mapping[str, str]) -> Iterator[Pair]:
+    seconds = {_row_key(row, {}): row for row in after.rows}
+    for first in before.rows:
+        second = seconds.get(_row_key(first, rename))
+        if second is None or first.value is None or second.value is None:
+            continue
+        low, high = _spread(first, second)
+        yield Pair(
+            model=second.model,
+            measure=first.measure,
+            subset=first.subset,
+            unit=first.unit,
+            before=first.value,
+            after=second.value,
+            ratio=second.value / first.value if first.value > 0 else None,
+            low=low,
+            high=high,
+        )
+
+
+def _spread(first: Row, second: Row) -> Interval:
+    if not (first.value and second.value and first.value > 0 and second.value > 0):
+        return None, None
+    widths = [_half_width(row) for row in (first, second)]
+    if None in widths:
+        return None, None
+    half = math.hypot(*(width for width in widths if width is not None))
+    ratio = second.value / first.value
+    return ratio * math.exp(-half), ratio * math.exp(half)
+
+
+def _half_width(row: Row) -> float | None:
+    """Give half the width of a row's interval as a logarithm; None where it has none."""
+    if row.low is None or row.high is None or row.low <= 0:
+        return None
+    return math.log(row.high / row.low) / 2
+
+
+def _timing_key(timing: Timing, rename: Mapping[str, str]) -> Hashable:
+    model = rename.get(timing.model, timing.model)
+    return model, timing.kind, timing.name, timing.part_of, timing.state
+
+
+def _row_key(row: Row, rename: Mapping[str, str]) -> tuple[str, str, str]:
+    return rename.get(row.model, row.model), row.measure, row.subset
+
+
+HARDWARE = ("cpu", "logical_cores", "usable_cores", "memory", "machine", "jetson", "gpus")
+OTHER_MACHINE = (
+    "THE REPORTS ARE OF DIFFERENT MACHINES ({what}). The ratios below compare machines, not what "
+    "was changed on one."
+)
+
+
+def other_machine(before: Report, after: Report) -> str | None:
+    """Say loudly that the hardware differs, and in what; None where it does not."""
+    found = [
+        f"{name}: {getattr(before.machine, name)} and {getattr(after.machine, name)}"
+        for name in HARDWARE
+        if getattr(before.machine, name) != getattr(after.machine, name)
+    ]
+    return OTHER_MACHINE.format(what="; ".join(found)) if found else None
+
+
+def describe_differences(before: Report, after: Report) -> Iterator[str]:
+    """Say what else differs, a line each."""
+    yield from _software(before.machine, after.machine)
+    pairs = (
+        ("samclip", before.samclip, after.samclip),
+        ("threads per graph", before.threads.engine, after.threads.engine),
+        ("variables", before.threads.environment, after.threads.environment),
+        ("photos", _photos(before), _photos(after)),
+        ("power mode", _mode(before), _mode(after)),
+        ("load of the machine, 1 minute", _load(before), _load(after)),
+    )
+    for name, first, second in pairs:
+        if first != second:
+            yield f"{name}: {first} and {second}"
+    yield from _settings(before, after)
+
+
+def _software(before: Machine, after: Machine) -> Iterator[str]:
+    for name in ("system", "python"):
+        first, second = getattr(before, name), getattr(after, name)
+        if first != second:
+            yield f"{name}: {first} and {second}"
+    for package in sorted({*before.packages, *after.packages}):
+        versions = [m.packages.get(package, "not installed") for m in (before, after)]
+        if versions[0] != versions[1]:
+            yield f"{package}: {versions[0]} and {versions[1]}"
+
+
+def _settings(before: Report, after: Report) -> Iterator[str]:
+    firsts = {settings.model: settings for settings in before.settings}
+    for second in after.settings:
+        first = firsts.get(second.model)
+        if first is None:
+            continue
+        for field in first.__struct_fields__:
+            values = getattr(first, field), getattr(second, field)
+            if values[0] != values[1]:
+                yield f"{second.model}, {field}: {values[0]} and {values[1]}"
+
+
+def _photos(report: Report) -> str:
+    return f"{report.data.photos} of {report.data.path}"
+
+
+def _mode(report: Report) -> str | None:
+    return None if report.conditions is None else report.conditions.power_mode
+
+
+def _load(report: Report) -> float | None:
+    return None if report.threads.load is None else round(report.threads.load[0], 1)
+
+
+COLUMNS = ("model", "measure", "subset", "before", "after", "after / before", "95 % interval", "")
+
+
+def show_pairs(pairs: Iterable[Pair]) -> Table:
+    """Show pairs; the last column marks those whose interval leaves out 1."""
+    table = make_table(*COLUMNS, left=("model", "measure", "subset", ""))
+    for pair in pairs:
+        values = (_value(value, pair.unit) for value in (pair.before, pair.after))
+        ratio = "-" if pair.ratio is None else f"{pair.ratio:.3f} x"
+        known = pair.low is not None and pair.high is not None
+        interval = f"{pair.low:.3f} - {pair.high:.3f}" if known else "-"
+        texts = map(escape, (pair.model, pair.measure, pair.subset))
+        table.add_row(*texts, *values, ratio, interval, _mark(pair))
+    return table
+
+
+def _mark(pair: Pair) -> str:
+    if not pair.is_sure or pair.ratio is None:
+        return ""
+    return "more" if pair.ratio > 1 else "less"
+
+
+def _value(value: float, unit: Unit) -> str:
+    return f"{value * 1e3:,.2f} ms" if unit == "seconds" else format_value(value, unit)

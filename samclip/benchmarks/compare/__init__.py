@@ -1,1 +1,0 @@
-"""Two reports held together."""

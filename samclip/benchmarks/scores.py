@@ -1,0 +1,119 @@
+"""The models of one comparison, and the rows that compare them.
+
+Parts of a data set that figures are given for, beside the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samclip.benchmarks.data.coco import CocoObject
+from samclip.benchmarks.rows import Row, make_row
+from samclip.benchmarks.statistics import mean, ratio
+from samclip.runtime.model import Model
+
+LARGE_AREA = 1024  # pixels of the original photo, COCO's bound between small and medium
+LARGER_AREA = 9216  # and between medium and large
+ALL, LARGE = "all objects", f"area > {LARGE_AREA:,} px"
+SMALL, MEDIUM, LARGEST = "small objects", "medium objects", "large objects"
+PHOTOS = "all photos"
+BASE, NOVEL = "base classes", "novel classes"
+
+Subsets = dict[str, NDArray[np.bool_]]
+
+
+def of_objects(
+    objects: Sequence[CocoObject], names: Sequence[str] = (), apart: str | None = None
+) -> Subsets:
+    """Say which of N objects belong to each part, N bool: all, large ones, both without a class.
+
+    `apart`: that class; the parts without it are given only if it is among `names`.
+    """
+    areas = np.asarray([found.area for found in objects])
+    parts = {ALL: np.ones(len(areas), np.bool_), LARGE: areas > LARGE_AREA}
+    if apart is None or apart not in names:
+        return parts
+    others = np.asarray([found.category for found in objects]) != names.index(apart)
+    more = {f"{part}, without {apart}": chosen & others for part, chosen in parts.items()}
+    return {**parts, **more}
+
+
+def of_split(objects: Sequence[CocoObject], novel: Collection[int] | None) -> Subsets:
+    """Say which of N objects are of the `novel` categories, and which of base ones; None: no parts.
+
+    The split of open-vocabulary detection: what a model was trained to name, and what not.
+    """
+    if novel is None:
+        return {}
+    is_novel = np.asarray([found.category in novel for found in objects], np.bool_)
+    return {BASE: ~is_novel, NOVEL: is_novel}
+
+
+def by_size(objects: Sequence[CocoObject]) -> Subsets:
+    """Say which of N objects belong to each part: those of `of_objects`, then COCO's three sizes.
+
+    By the pixels of their masks: small to 32x32, medium to 96x96, large above.
+    """
+    areas = np.asarray([found.area for found in objects])
+    is_large = areas > LARGER_AREA
+    sizes = {SMALL: areas <= LARGE_AREA, MEDIUM: (areas > LARGE_AREA) & ~is_large}
+    return {**of_objects(objects), **sizes, LARGEST: is_large}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model and what rows call it."""
+
+    name: str
+    model: Model
+
+
+@dataclass
+class Scores:
+    """Numbers per object, by model and measure, all over the same N objects in the same order.
+
+    `photos`: the photo of each object.
+    """
+
+    photos: list[int] = field(default_factory=list)
+    values: dict[tuple[str, str], list[float]] = field(default_factory=dict)
+
+    def add(self, model: str, measure: str, values: Sequence[float] | np.ndarray) -> None:
+        """Add what one photo's objects got."""
+        self.values.setdefault((model, measure), []).extend(float(value) for value in values)
+
+    def measures(self) -> tuple[str, ...]:
+        """List the measures in the order in which they came."""
+        return tuple(dict.fromkeys(measure for _, measure in self.values))
+
+    def models(self, measure: str) -> tuple[str, ...]:
+        """List the models that have a measure, in the order in which they came."""
+        return tuple(model for model, other in self.values if other == measure)
+
+
+def compare(scores: Scores, subsets: Subsets) -> Iterator[Row]:
+    """Average every measure over every part; divide the first model's by each of the others'."""
+    photos = np.asarray(scores.photos)
+    for measure in scores.measures():
+        for part, chosen in subsets.items():
+            if chosen.any():
+                values = {
+                    model: np.asarray(scores.values[model, measure])[chosen]
+                    for model in scores.models(measure)
+                }
+                yield from _rows(measure, part, values, photos[chosen])
+
+
+def _rows(
+    measure: str, part: str, values: Mapping[str, np.ndarray], photos: np.ndarray
+) -> Iterator[Row]:
+    for model, numbers in values.items():
+        yield make_row(model, measure, part, mean(numbers, photos))
+    first, *others = values
+    for other in others:
+        estimate = ratio(values[first], values[other], photos)
+        yield make_row(f"{first} / {other}", measure, part, estimate, "ratio")
