@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,21 +22,34 @@ HEAVY = {
     "transformers",
     "safetensors.torch",
 }
-# What each folder may take from samclip; every folder may take from itself.
-ALLOWED = {
-    "baselines": {"samclip.errors", "samclip.runtime"},
-    "engines": {"samclip.errors", "samclip.version"},
-    "runtime": {"samclip.errors", "samclip.version", "samclip.engines"},
-    "export": {"samclip.errors", "samclip.version", "samclip.engines", "samclip.runtime"},
-    "merge": {
-        *("samclip.errors", "samclip.version", "samclip.runtime", "samclip.export"),
-        "samclip.engines.machine",
-    },
-}
+# Lowest first: a folder or module imports from those before it and from itself, never upwards.
+FLOORS = (
+    ("errors", "version"),
+    ("disk",),
+    ("engines",),
+    ("runtime",),
+    ("baselines", "cli"),
+    ("export",),
+    ("merge",),
+    ("benchmarks",),
+)
+LEAN = {"errors", "version", "disk", "engines", "runtime"}
+TERMINAL = {"rich", "typer", "click"}
 
 
-def modules(folder: str) -> list[Path]:
-    return sorted((PACKAGE / folder).rglob("*.py"))
+def allowed(name: str) -> set[str]:
+    """What the folder or module `name` may import from samclip."""
+    found: set[str] = set()
+    for floor in FLOORS:
+        if name in floor:
+            return {f"samclip.{each}" for each in (*found, name)}
+        found |= set(floor)
+    raise KeyError(name)
+
+
+def modules(name: str) -> list[Path]:
+    single = PACKAGE / f"{name}.py"
+    return [single] if single.exists() else sorted((PACKAGE / name).rglob("*.py"))
 
 
 def imported_names(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -50,25 +64,79 @@ def imported_names(tree: ast.AST) -> Iterator[tuple[int, str]]:
                 yield from ((node.lineno, f"samclip.{alias.name}") for alias in node.names)
 
 
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(
+        ".__init__"
+    )
+
+
+def samclip_imports(path: Path) -> Iterator[str]:
+    """Modules of samclip that `path` imports, without itself and the packages around it."""
+    own = module_name(path)
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("samclip."):
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}".replace(".", "/")
+                submodule = (PACKAGE.parent / f"{inner}.py").exists()
+                name = f"{node.module}.{alias.name}" if submodule else str(node.module)
+                if name != own:
+                    yield name
+
+
 def is_within(name: str, packages: set[str]) -> bool:
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
-def violations(path: Path, folder: str) -> list[str]:
+def violations(path: Path, name: str) -> list[str]:
     """Imports of `path` that its folder may not make."""
-    allowed = {*ALLOWED[folder], f"samclip.{folder}"}
     found = []
-    for line, name in imported_names(ast.parse(path.read_text("utf-8"), str(path))):
-        ours = name.startswith("samclip.") and not is_within(name, allowed)
-        heavy = folder in {"engines", "runtime"} and is_within(name, HEAVY)
+    for line, imported in imported_names(ast.parse(path.read_text("utf-8"), str(path))):
+        ours = imported.startswith("samclip.") and not is_within(imported, allowed(name))
+        heavy = name in LEAN and is_within(imported, HEAVY | TERMINAL)
         if ours or heavy:
-            found.append(f"{path.relative_to(PACKAGE.parent)}:{line} imports {name}")
+            found.append(f"{path.relative_to(PACKAGE.parent)}:{line} imports {imported}")
     return found
 
 
-@pytest.mark.parametrize("folder", ALLOWED)
-def test_imports_go_one_way(folder: str) -> None:
-    found = [violation for path in modules(folder) for violation in violations(path, folder)]
+@pytest.mark.parametrize("name", [name for floor in FLOORS for name in floor])
+def test_imports_go_downwards_only(name: str) -> None:
+    found = [violation for path in modules(name) for violation in violations(path, name)]
+    assert not found, "\n".join(found)
+
+
+def test_every_folder_and_module_has_a_floor() -> None:
+    known = {name for floor in FLOORS for name in floor} | {"__init__", "commands", "assets"}
+    there = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert there - {"__pycache__", "py"} <= known
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    """Find circles in the graph of all imports, lazy ones included."""
+    graph = {module_name(path): set(samclip_imports(path)) for path in PACKAGE.rglob("*.py")}
+    state: dict[str, int] = {}
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert state.get(name) != 1, " -> ".join((*trail[trail.index(name) :], name))
+        if name in state:
+            return
+        state[name] = 1
+        for imported in sorted(graph.get(name, ())):
+            visit(imported, (*trail, name))
+        state[name] = 2
+
+    for name in graph:
+        visit(name, ())
+
+
+@pytest.mark.parametrize("name", ["engines", "runtime"])
+def test_no_command_line_below_the_commands(name: str) -> None:
+    """Only `cli` and what stands on it words a command: no `--flag` in a string below."""
+    flag = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
+    found = []
+    for path in modules(name):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found += [f"{path}:{node.lineno} {text}" for text in flag.findall(node.value)]
     assert not found, "\n".join(found)
 
 

@@ -14,7 +14,7 @@ from samclip.engines.registry import get_backend
 OPTION = "--figures"
 HERE = Path(__file__).parent
 # Where scripts of this folder find what they import, in processes of their own.
-PATHS = [HERE, HERE.parent, HERE.parent / "runtime", HERE.parents[1]]
+PATHS = [HERE, HERE.parent / "support", HERE.parents[1]]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TESTS), str(TESTS / "attacks")]
+sys.path[:0] = [str(TESTS / "support"), str(TESTS / "attacks")]
 
 import torch  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402

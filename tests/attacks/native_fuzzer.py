@@ -14,8 +14,7 @@ from pathlib import Path
 
 import atheris
 
-for folder in ("", "runtime"):
-    sys.path.insert(0, str(Path(__file__).parent.parent / folder))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 
 def main() -> None:

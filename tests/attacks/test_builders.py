@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 from figures import Figures
-from test_crashes import NAMES
-from writers_run import run_writer
+from writers_run import NAMES, run_writer
 
 PLACES = {**NAMES, "new bundle": "bundle of a free name"}
 

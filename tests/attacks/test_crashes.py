@@ -10,19 +10,8 @@ from pathlib import Path
 
 import pytest
 from figures import Figures
-from writers_run import run_writer, seed, sentence
+from writers_run import NAMES, run_writer, seed, sentence
 
-NAMES = {
-    "bundle": "bundle",
-    "plan": "plan",
-    "blob": "compiled model",
-    "texts": "text embeddings",
-    "state": "merging state",
-    "picture": "picture",
-    "report": "report",
-    "ranges": "ranges",
-    "checkpoint": "fetched checkpoint",
-}
 QUICK = ("bundle", "plan", "blob", "texts")
 
 

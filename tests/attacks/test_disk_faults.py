@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 from faulty_disk import FAULTS, environment
 from figures import Figures
-from test_crashes import NAMES
-from writers_run import run_writer, sentence
+from writers_run import NAMES, run_writer, sentence
 
 from samclip.benchmarks.report import Data, make_report, write_report
 from samclip.runtime.assets import packaged_photos

@@ -28,7 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TESTS), str(TESTS / "attacks")]
+sys.path[:0] = [str(TESTS / "support"), str(TESTS / "attacks")]
 
 from disk_writers import WRITERS, Writer  # noqa: E402
 from faulty_disk import FAULTS, Calls, Fault, arm, disarm  # noqa: E402

@@ -9,6 +9,17 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+NAMES = {
+    "bundle": "bundle",
+    "plan": "plan",
+    "blob": "compiled model",
+    "texts": "text embeddings",
+    "state": "merging state",
+    "picture": "picture",
+    "report": "report",
+    "ranges": "ranges",
+    "checkpoint": "fetched checkpoint",
+}
 SCRIPT = Path(__file__).with_name("writer_process.py")
 SEED = "SAMCLIP_CRASH_SEED"  # of the moments of kills, for the environment
 TIMEOUT = 3600  # seconds, on a busy machine

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from tree import SUPPORT
 
 from samclip.merge import launch as launching
 from samclip.merge.evaluation import read_records
 from samclip.merge.launch import launch, launched
 from samclip.merge.reporting import StepLog
 
-SCRIPT = Path(__file__).parent.parent / "tiny_run.py"
+SCRIPT = SUPPORT / "tiny_run.py"
 
 
 def script(*lines: str) -> list[str]:

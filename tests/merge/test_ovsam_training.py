@@ -23,6 +23,7 @@ from tiny_ovsam_run import (
     ovsam_student,
 )
 from tiny_run import SIZE, tiny_student
+from tree import CONFIGS
 
 from samclip.errors import ConfigError
 from samclip.export.families.ovsam_assembly import OvsamFiles, assemble_ovsam, read_ovsam
@@ -41,7 +42,6 @@ from samclip.merge.session import trains_head, write_result
 from samclip.merge.state import StateFolder
 from samclip.merge.trainer import Run, StoppedError, Trainer
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 BOTH = {"names": {"kind": "conse", "checkpoint": "none"}, "masks": {"checkpoint": "none"}}
 TRAINED = {"neck", "fpn", "roi_classifier", "mask_decoder"}
 

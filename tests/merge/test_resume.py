@@ -12,13 +12,14 @@ import msgspec
 import pytest
 from safetensors.torch import load_file
 from tiny_run import tiny_config, tiny_run, train
+from tree import SUPPORT
 
 from samclip.merge.evaluation import Evaluator, read_records
 from samclip.merge.reporting import Silent, StepRecord
 from samclip.merge.state import StateFolder
 from samclip.merge.trainer import StoppedError
 
-SCRIPT = Path(__file__).parent.parent / "tiny_run.py"
+SCRIPT = SUPPORT / "tiny_run.py"
 
 
 class StopAt(Silent):

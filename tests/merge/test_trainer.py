@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_run import ColourNames, tiny_config, tiny_run, train
 from torch import Tensor
+from tree import SUPPORT
 
 from samclip.export.families.merged_assembly import Checkpoints, assemble
 from samclip.merge.config.run import RunConfig
@@ -28,7 +29,7 @@ from samclip.merge.targets import Teachers
 from samclip.merge.teachers.sam import Sam
 from samclip.runtime.assets import packaged_photos
 
-SCRIPT = Path(__file__).parent.parent / "tiny_run.py"
+SCRIPT = SUPPORT / "tiny_run.py"
 
 
 def losses(output: Path, term: str) -> list[float]:

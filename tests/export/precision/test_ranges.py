@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -15,6 +14,7 @@ from half_graphs import VIT_SIZE, hand_made, make_vit, run, vit_graph
 from numpy.typing import NDArray
 from onnx import helper
 from PIL import Image
+from tree import ROOT, SUPPORT
 
 from samclip.errors import ExportError
 from samclip.export.precision.emulation import emulate
@@ -157,8 +157,7 @@ print((used[1] - used[0]) // 1024)
 )
 def test_values_are_freed_as_soon_as_they_are_measured(measure: str) -> None:
     """Forty values of 16 MiB in a chain: a few of them at a time, in MiB."""
-    here = Path(__file__).parent
-    path = os.pathsep.join(map(str, (here, here.parents[1])))
+    path = os.pathsep.join(map(str, (SUPPORT, ROOT)))
     done = subprocess.run(
         [sys.executable, "-c", CHAIN.replace("MEASURE", measure)],
         env={**os.environ, "PYTHONPATH": path},

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from samclip.cli.demo import MOST_MASKS, look_over, prominent
+from samclip.cli.overview import MOST_MASKS, look_over, prominent
 from samclip.runtime.pixels.masks import PackedMasks
 from samclip.runtime.results.masks import AutoMasks
 

@@ -38,10 +38,10 @@ def test_the_null_device_is_no_closed_stream(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("app", "arguments", "buffered"),
     [
-        ("runtime.cli.main", "--version", True),
-        ("runtime.cli.main", "--version", False),
-        ("runtime.cli.main", "info --json", True),
-        ("runtime.cli.main", "info --help", False),
+        ("cli.main", "--version", True),
+        ("cli.main", "--version", False),
+        ("cli.main", "info --json", True),
+        ("cli.main", "info --help", False),
         ("benchmarks.cli.main", "--help", False),
         ("export.cli", "--help", False),
         ("merge.cli", "--help", True),

@@ -1,7 +1,7 @@
 """A stand-in for the module `tensorrt`, at the boundary: it has no name that TensorRT has not.
 
 Every attribute that is read or set on its objects must be in the recorded API of its version
-(tests/engines/plans/tensorrt_api, made by scripts/record-tensorrt-api); anything else is an
+(tests/support/tensorrt_api, made by scripts/record-tensorrt-api); anything else is an
 AttributeError. It parses nothing: a `Script` says what comes out.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-FOLDER = Path(__file__).parent / "engines" / "plans" / "tensorrt_api"
+FOLDER = Path(__file__).parent / "tensorrt_api"
 VERSIONS = tuple(sorted(path.name.removesuffix(".json") for path in FOLDER.glob("*.json")))
 
 

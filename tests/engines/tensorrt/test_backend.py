@@ -28,6 +28,7 @@ from fake_tensorrt import MAGIC, STRIPPED, FakeTensorRt
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from tiny_bundle import negation_model
+from tree import SUPPORT
 
 from samclip.engines.base import EngineOptions, GraphKey, GraphSource, Tensor
 from samclip.engines.cuda import bindings as with_pycuda
@@ -552,8 +553,7 @@ def test_weights_that_do_not_fit_a_plan_are_told_in_the_parsers_words(bench: Ben
 
 @pytest.mark.parametrize("version", ["10.3.0", "11.4.0.106"])
 def test_refitting_uses_what_tensorrt_has(version: str) -> None:
-    folder = Path(__file__).parent / "plans" / "tensorrt_api"
-    api = json.loads((folder / f"{version}.json").read_text())
+    api = json.loads((SUPPORT / "tensorrt_api" / f"{version}.json").read_text())
     assert {"get_missing_weights", "refit_cuda_engine"} <= set(api["Refitter"])
     parser = set(api["OnnxParserRefitter"])
     newer = {"load_model_proto", "load_initializer", "refit_model_proto"}

@@ -13,7 +13,7 @@ from machine_trees import ORIN_NANO, ORIN_NANO_LINKS, write_tree
 from tiny_bundle import write_tiny_bundle
 
 from samclip import __version__
-from samclip.cli import doctor as checkup
+from samclip.cli import machine_report
 from samclip.engines.base import Probe
 from samclip.engines.machine.device import PythonHere
 from samclip.engines.machine.jetson import find_jetson
@@ -66,7 +66,7 @@ def test_doctor_changes_nothing(run: Run, places: Path) -> None:
 
 def test_what_does_not_work_comes_with_a_remedy(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     probe = Probe(available=False, detail="no [GPU] here", remedy="install a driver")
-    monkeypatch.setattr(checkup, "probes", lambda: {"cuda": probe})
+    monkeypatch.setattr(machine_report, "probes", lambda: {"cuda": probe})
     text = " ".join(run("doctor").stdout.split())
     assert "cuda no no [GPU] here -> install a driver" in text
 
@@ -93,7 +93,7 @@ def test_a_cache_folder_that_may_not_be_looked_into(
 
 
 def test_too_little_disk_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkup, "free_space", lambda folder: 10**8)
+    monkeypatch.setattr(machine_report, "free_space", lambda folder: 10**8)
     text = " ".join(run("doctor").stdout.split())
     assert "disk 0.1 GB are free" in text
     assert "-> free at least 2 GB, or set SAMCLIP_CACHE_DIR" in text
@@ -136,8 +136,8 @@ def orin_nano(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     """An Orin Nano as it comes, and a Python that does not see JetPack's TensorRT."""
     files = write_tree(tmp_path_factory.mktemp("machine"), ORIN_NANO, ORIN_NANO_LINKS)
     python = PythonHere("3.10", "/opt/me/env", True, False, None)
-    monkeypatch.setattr(checkup, "find_jetson", lambda: find_jetson(files))
-    monkeypatch.setattr(checkup, "describe_python", lambda: python)
+    monkeypatch.setattr(machine_report, "find_jetson", lambda: find_jetson(files))
+    monkeypatch.setattr(machine_report, "describe_python", lambda: python)
 
 
 @pytest.mark.usefixtures("orin_nano")

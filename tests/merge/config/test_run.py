@@ -4,12 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tree import CONFIGS
 
 from samclip.errors import ConfigError, InputError
 from samclip.merge.config.run import RunConfig, needs, parse_config, read_config, streams
 from samclip.merge.config.stages import Losses, StitchStage, TrainStage
-
-CONFIGS = Path(__file__).parents[2] / "configs"
 
 MINIMAL = """
 name = "small"

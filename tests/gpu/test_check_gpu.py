@@ -16,7 +16,7 @@ from tiny_bundle import write_tiny_bundle
 from samclip.engines.base import Probe
 from samclip.runtime.bundles.bundle import Bundle
 
-FOLDER = Path(__file__).parents[1] / "gpu"
+FOLDER = Path(__file__).parent
 
 
 @pytest.fixture

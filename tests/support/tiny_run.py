@@ -1,7 +1,7 @@
 """A run of a few steps on photos made here, with teachers that cost nothing; also a command.
 
-`python tests/tiny_run.py FOLDER [--slow] [--bf16]` trains in FOLDER, or goes on there; `--slow`
-waits between steps, so that a test can kill it in the middle.
+`python tests/support/tiny_run.py FOLDER [--slow] [--bf16]` trains in FOLDER, or goes on there;
+`--slow` waits between steps, so that a test can kill it in the middle.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from tiny_bundle import tiny_files, tiny_manifest, write_tiny_bundle
+from tree import ROOT, SUPPORT
 
 from samclip.disk import directory_swap
 from samclip.errors import BundleError, ExportError, ManifestError, UnsafePathError
@@ -273,8 +274,7 @@ for number in range(10_000):
 @pytest.mark.parametrize("count", [6, pytest.param(100, marks=pytest.mark.slow)])
 def test_killed_writer_leaves_the_old_or_the_new(tmp_path: Path, count: int) -> None:
     path = write_tiny_bundle(tmp_path / "tiny", model_type="old")
-    tests = Path(__file__).parents[1]
-    code = WRITER.format(tests=str(tests), root=str(tests.parent), path=str(path))
+    code = WRITER.format(tests=str(SUPPORT), root=str(ROOT), path=str(path))
     for moment in range(count):
         with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as writer:
             assert writer.stdout is not None
