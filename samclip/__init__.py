@@ -117,14 +117,14 @@ __all__ = [
 
 _HOMES = {
     "AutoMasks": "results.masks",
-    "Classification": "results.answers",
+    "Classification": "results.classification",
     "Masks": "results.masks",
     "Model": "model",
-    "OPENAI_IMAGENET_TEMPLATES": "texts.templates",
-    "SIMPLE_IMAGENET_TEMPLATES": "texts.templates",
+    "OPENAI_IMAGENET_TEMPLATES": "text.templates",
+    "SIMPLE_IMAGENET_TEMPLATES": "text.templates",
     "SamPredictor": "predictor",
     "Scene": "scene",
-    "SemanticMap": "results.answers",
+    "SemanticMap": "results.classification",
     "load": "model",
 }
 

@@ -112,6 +112,9 @@ def _wrong_type(name: str, got: str, expected: str) -> EngineRunError:
 
 CPU_PROVIDER = "CPUExecutionProvider"
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
+# Without it, 8-bit products of unsigned activations and signed weights saturate at 16 bits on x86
+# processors that lack VNNI, and INT8 graphs answer wrongly. ONNX Runtime then takes signed products.
+EXACT_INT8 = "session.x64quantprecision"
 FATAL = 4  # severity of logging: all below is raised as an exception too
 SLOW_ON_CPU = ["SkipLayerNormFusion"]
 CUDA_OPTIONS = {
@@ -289,6 +292,7 @@ def _settings(library: Any, options: EngineOptions, device: str) -> Any:
     settings.enable_mem_reuse = device != "cpu"
     # external data that was not handed over is not read from the disk: it would be unverified
     settings.add_session_config_entry(EXTERNAL_FOLDER, os.devnull)
+    settings.add_session_config_entry(EXACT_INT8, "1")
     return settings
 
 

@@ -261,7 +261,7 @@ def _open_member(archive: Path, member: str) -> Iterator[IO[bytes]]:
         ) from error
 
 
-CLASSES_FILE = Path(__file__).parent / "assets" / "imagenet_classes.txt"
+CLASSES_FILE = Path(__file__).parents[1] / "assets" / "imagenet_classes.txt"
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from samclip.export.models.bert_tower import (
 from samclip.export.models.merged import TextConfig
 from samclip.runtime.text.tokenizer import END, SPECIAL, START
 
-MERGES_FILE = Path(__file__).parent / "assets" / "clip_bpe_merges.txt.gz"
+MERGES_FILE = Path(__file__).parents[1] / "assets" / "clip_bpe_merges.txt.gz"
 MERGE_COUNT = 49152 - 256 - 2
 END_OF_WORD = "</w>"
 # CLIP's pattern, which ignores case: on lower-cased text only the long s (U+017F) has a case left,
