@@ -112,8 +112,8 @@ def _wrong_type(name: str, got: str, expected: str) -> EngineRunError:
 
 CPU_PROVIDER = "CPUExecutionProvider"
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
-# Without it, 8-bit products of unsigned activations and signed weights saturate at 16 bits on x86
-# processors that lack VNNI, and INT8 graphs answer wrongly. ONNX Runtime then takes signed products.
+# Without it, products of unsigned activations and signed weights saturate at 16 bits on x86
+# processors that lack VNNI, and INT8 graphs answer wrongly.
 EXACT_INT8 = "session.x64quantprecision"
 FATAL = 4  # severity of logging: all below is raised as an exception too
 SLOW_ON_CPU = ["SkipLayerNormFusion"]

@@ -35,6 +35,7 @@ from samclip.engines.openvino.library import (
     find_library,
     import_library,
     open_core,
+    saturates_int8,
 )
 from samclip.errors import EngineError, EngineRunError
 
@@ -127,6 +128,8 @@ SETTINGS: dict[str, Any] = {
     "CPU_RUNTIME_CACHE_CAPACITY": 64,
     "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # inputs of products stay FP32 beside INT8 weights
 }
+# INT8 graphs are then computed in FP32: slower, and right.
+EXACT_INT8 = {"LP_TRANSFORMS_MODE": "NO"}
 
 
 class OvEngine:
@@ -243,4 +246,5 @@ OPENVINO = OpenVinoBackend("openvino")
 
 def _settings(options: EngineOptions) -> dict[str, Any]:
     # One stream on all cores whatever `streams` says: two on half of them each were no faster.
-    return {**SETTINGS, "INFERENCE_NUM_THREADS": options.threads or usable_cores()}
+    settings = {**SETTINGS, "INFERENCE_NUM_THREADS": options.threads or usable_cores()}
+    return settings | EXACT_INT8 if saturates_int8() else settings
