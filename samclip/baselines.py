@@ -27,7 +27,7 @@ from samclip.runtime.pixels.image import Letterbox
 from samclip.runtime.pixels.prompts import Arrays
 from samclip.runtime.results.masks import Masks
 from samclip.runtime.scene import GetVocabulary, Names, Scene, Templates
-from samclip.runtime.tasks.naming import TokenSpread, named, pool_tokens
+from samclip.runtime.tasks.naming import TokenSpread, attach_names, pool_tokens
 from samclip.runtime.tasks.regions import centres, parse_given
 from samclip.runtime.text.vocabulary import Vocabulary
 
@@ -217,7 +217,7 @@ class _PoolNamer:
     def name(self, masks: Masks, vocabulary: Vocabulary) -> Masks:
         spread = TokenSpread(self._features.letterbox, self._features.token_mask)
         pooled = pool_tokens(masks.packed, centres(masks), self._features.tokens, spread)
-        return named(masks, self._encoder.embed_pooled(pooled), vocabulary)
+        return attach_names(masks, self._encoder.embed_pooled(pooled), vocabulary)
 
 
 class CropImage:
@@ -252,4 +252,4 @@ class _CropNamer:
         crops = [cut(self._image, box, self._margin) for box in masks.boxes]
         dim = vocabulary.embeddings.shape[1]
         rows = self._encoder.embed_images(crops) if crops else np.zeros((0, dim), np.float32)
-        return named(masks, rows, vocabulary)
+        return attach_names(masks, rows, vocabulary)

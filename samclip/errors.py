@@ -191,7 +191,7 @@ class UntrainedHeadWarning(UserWarning):
 
 
 @contextmanager
-def naming(subject: str) -> Iterator[None]:
+def error_context(subject: str) -> Iterator[None]:
     """Put `subject`, as a file's path, before the message of an error that does not name it."""
     try:
         yield

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from samclip.baselines import DenseFeatures
 from samclip.benchmarks.teacher_settings import TeacherSettings
-from samclip.errors import InputError, naming
+from samclip.errors import InputError, error_context
 from samclip.export.checkpoints.checkpoint import read_checkpoint
 from samclip.export.checkpoints.fetch import imagenet_names, resolve_checkpoint
 from samclip.export.checkpoints.text_source import read_text
@@ -62,7 +62,7 @@ class ConseTeacher:
         text = resolve_checkpoint(settings.text, report)
         self._conse = Conse(classifier, text, imagenet_names(), options)
         self._space = read_text(read_checkpoint(text)).space
-        with naming(str(classifier)):
+        with error_context(str(classifier)):
             trunk = load_recogniser(read_checkpoint(classifier).state)
         self._trunk = fold_batch_norms(trunk)
         self._grid = settings.dense_size // STRIDE

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from samclip.cli import options
-from samclip.cli.exits import reported
+from samclip.cli.exits import report_errors
 from samclip.cli.terminal import err, out, say, warn_untrained_head, write_json
 from samclip.runtime.assets import DEFAULT_BUNDLE
 from samclip.runtime.bundles.manifest import SIGNATURE_NAME
@@ -78,7 +78,7 @@ def info(
     Exit code 1 when --verify finds a file that is not as it was exported, or --public-key a bundle
     that this key has not signed.
     """
-    with reported(debug):
+    with report_errors(debug):
         from samclip.runtime.bundles.bundle import Bundle, find_bundle
         from samclip.runtime.bundles.signature import chosen_public_key
 
@@ -124,18 +124,18 @@ def print_bundle(bundle: Bundle, verified: bool, signer: str | None) -> None:
         warn_untrained_head()
     say(out, f"{manifest.name}  {bundle.path}", style="bold")
     for table in (
-        tables.summary(manifest),
-        tables.graphs(manifest),
-        tables.tensors(manifest),
-        tables.files(manifest),
-        tables.provenance(manifest),
+        tables.summary_table(manifest),
+        tables.graphs_table(manifest),
+        tables.tensors_table(manifest),
+        tables.files_table(manifest),
+        tables.provenance_table(manifest),
     ):
         out.print(table)
     if manifest.parity:
-        out.print(tables.parity(manifest))
+        out.print(tables.parity_table(manifest))
     if manifest.rounding:
-        out.print(tables.rounding(manifest))
-    for table in (tables.gates(manifest), tables.exceptions(manifest)):
+        out.print(tables.rounding_table(manifest))
+    for table in (tables.gates_table(manifest), tables.exceptions_table(manifest)):
         if table.row_count:
             out.print(table)
     origin = manifest.provenance
@@ -188,7 +188,7 @@ def sign(
     Devices refuse bundles of other makers with samclip.load(..., public_key=FILE), or with the
     environment variable SAMCLIP_PUBLIC_KEY.
     """
-    with reported(debug):
+    with report_errors(debug):
         from samclip.runtime.bundles.bundle import find_bundle, sign_bundle
         from samclip.runtime.bundles.signature import read_private_key
 

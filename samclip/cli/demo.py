@@ -9,7 +9,7 @@ import typer
 
 from samclip.cli import options
 from samclip.cli.arguments import read_names
-from samclip.cli.exits import reported
+from samclip.cli.exits import report_errors
 from samclip.cli.run_task import Request, Task, answer_images
 from samclip.runtime.assets import packaged_photos
 
@@ -65,7 +65,7 @@ def demo(
     Without --names, names of common things; without --box, the largest objects that are found.
     Draws STEM.demo.png into the current folder unless --output or --json is given.
     """
-    with reported(debug):
+    with report_errors(debug):
         given = read_names(names, labels)
         vocabulary = given or list(COMMON_NAMES if images else PHOTO_NAMES)
         shown = boxes or (None if images else PHOTO_BOXES)

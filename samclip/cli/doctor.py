@@ -10,7 +10,7 @@ from rich.table import Table
 
 from samclip.cli import options
 from samclip.cli.bundle import show_auto
-from samclip.cli.exits import reported
+from samclip.cli.exits import report_errors
 from samclip.cli.tables import format_bytes, make_table
 from samclip.cli.terminal import out, say, write_json
 
@@ -31,7 +31,7 @@ def doctor(as_json: AsJson = False, debug: options.Debug = False) -> None:
     For whatever does not work, say what to install or do. Changes nothing, and ends with exit
     code 0 whatever it finds: it reports, it does not judge.
     """
-    with reported(debug):
+    with report_errors(debug):
         from samclip.cli.machine_report import examine
 
         report = examine()

@@ -18,7 +18,7 @@ STDERR = 2
 
 
 @contextmanager
-def ended_at_once() -> Iterator[None]:
+def exit_on_signal() -> Iterator[None]:
     """Let signals that ask to stop end the process within the block, with a line and their code.
 
     Python alone would show a traceback of the import at hand; and an exception in the midst of an

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from samclip.cli import engine_build, options
-from samclip.cli.exits import reported
+from samclip.cli.exits import report_errors
 from samclip.cli.tables import format_bytes, make_table
 from samclip.cli.terminal import err, out, say, write_json
 
@@ -58,7 +58,7 @@ def list_engines(
     The state is "current", or says why a plan is refused: its bundle changed, another version of
     the library is installed, its files are damaged.
     """
-    with reported(debug):
+    with report_errors(debug):
         plans = [(plan, _state(plan)) for plan in _find(bundle)]
         if as_json:
             write_json({"plans": [record(plan, state) for plan, state in plans]}, indent=2)
@@ -89,7 +89,7 @@ def remove_engines(
     debug: options.Debug = False,
 ) -> None:
     """Remove plans: those named, those that are of no use any more, or all."""
-    with reported(debug):
+    with report_errors(debug):
         from samclip.engines.plans.store import remove_plan
 
         found = [(plan, _state(plan)) for plan in _find(beside)]

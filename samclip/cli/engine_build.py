@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.status import Status
 
 from samclip.cli import options
-from samclip.cli.exits import reported
+from samclip.cli.exits import report_errors
 from samclip.cli.tables import format_bytes
 from samclip.cli.terminal import err, say, visible, write_json
 from samclip.runtime.assets import DEFAULT_BUNDLE
@@ -270,7 +270,7 @@ def build_engines(
     A plan fits one version of the library and the GPUs that it was built for; the runtime checks
     that before it loads one. Graphs whose plan is there already are left alone.
     """
-    with reported(debug):
+    with report_errors(debug):
         from samclip.engines.plans.sidecar import BuildOptions
         from samclip.runtime.bundles.bundle import Bundle as Opened
         from samclip.runtime.bundles.home import find_bundle
@@ -305,11 +305,11 @@ def build_and_show(bundle: Any, settings: Any) -> list[BuiltPlan]:
 
     Raises as `build_plans` does; plans that were built before a failure stay.
     """
-    from samclip.cli.terminal import shown_logs
+    from samclip.cli.terminal import show_logs
     from samclip.runtime.plans import build_plans
 
     built = []
-    with shown_logs(), BuildConsole() as console:
+    with show_logs(), BuildConsole() as console:
         for plan in build_plans(bundle, settings, console):
             built.append(plan)
             say(err, describe(plan))

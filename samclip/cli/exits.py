@@ -36,7 +36,7 @@ class StopAskedError(KeyboardInterrupt):
 
 
 @contextmanager
-def heeded_stops() -> Iterator[None]:
+def handle_stops() -> Iterator[None]:
     """Let SIGTERM and SIGHUP raise within the block, so that what it began is cleaned up.
 
     A signal that is ignored, as under nohup, or that somebody else handles stays so; the second of
@@ -122,7 +122,7 @@ def describe(error: Exception) -> str:
 
 
 @contextmanager
-def reported(debug: bool) -> Iterator[None]:
+def report_errors(debug: bool) -> Iterator[None]:
     """Turn the errors of samclip and of the system into a message and an exit code.
 
     So are Ctrl-C, SIGTERM and SIGHUP, when what the block began has been cleaned up. With `debug`
@@ -130,7 +130,7 @@ def reported(debug: bool) -> Iterator[None]:
     through as well.
     """
     try:
-        with heeded_stops():
+        with handle_stops():
             yield
     except KeyboardInterrupt as error:
         raise typer.Exit(tell_stop(error)) from error
@@ -154,7 +154,7 @@ class StreamsGroup(TyperGroup):
     def main(self, *args: Any, **options: Any) -> Any:
         """Run as every group does; ends with exit code 1 where stdout is closed or full."""
         check_streams()
-        with stdout_reported():
+        with report_stdout_errors():
             return super().main(*args, **options)
 
 
@@ -187,7 +187,7 @@ def fill_closed_streams() -> None:
 
 
 @contextmanager
-def stdout_reported() -> Iterator[None]:
+def report_stdout_errors() -> Iterator[None]:
     """Turn stdout's error, as on a full disk, into one line on stderr and exit code 1.
 
     For what is printed before and after a command: its help, and what is still in Python's buffer,

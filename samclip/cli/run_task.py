@@ -22,12 +22,12 @@ from samclip.cli.terminal import (
     in_one_line,
     out,
     say,
-    shown_logs,
+    show_logs,
     warn_untrained_head,
     write_json,
 )
 from samclip.errors import ImageError, PromptError
-from samclip.runtime.series import in_order
+from samclip.runtime.series import map_in_order
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,7 +58,7 @@ def open_model(request: Request) -> Iterator[Model]:
     import samclip  # brings in numpy and the runtime
 
     status = err.status("loading the bundle") if err.is_terminal else nullcontext()
-    with shown_logs():
+    with show_logs():
         with status:
             model = samclip.load(
                 request.bundle or None,
@@ -176,7 +176,7 @@ class _Series(Generic[Answer]):
         if streams == 1:  # in this thread, where an interrupt takes effect at once
             yield from (partial(self._answer, index) for index in places)
         else:
-            for _, future in in_order(self._answer, places, streams, self._model.close):
+            for _, future in map_in_order(self._answer, places, streams, self._model.close):
                 yield future.result
 
     def _answer(self, index: int) -> tuple[Answer, Path | None]:

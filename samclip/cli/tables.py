@@ -92,7 +92,7 @@ def _mask_cells(answer: Masks, row: int) -> dict[str, str]:
     return cells
 
 
-def summary(manifest: Manifest) -> Table:
+def summary_table(manifest: Manifest) -> Table:
     """Say what the model is: type, image size, precisions, storage, head, text space."""
     table = make_table("property", "value", left=("property", "value"))
     for name, value in _properties(manifest).items():
@@ -100,7 +100,7 @@ def summary(manifest: Manifest) -> Table:
     return table
 
 
-def graphs(manifest: Manifest) -> Table:
+def graphs_table(manifest: Manifest) -> Table:
     """List every variant of every graph."""
     columns = ("graph", "file", "precision", "weights", "attention", "opset", "backends")
     table = make_table(*columns, left=[name for name in columns if name != "opset"])
@@ -114,7 +114,7 @@ def graphs(manifest: Manifest) -> Table:
     return table
 
 
-def tensors(manifest: Manifest) -> Table:
+def tensors_table(manifest: Manifest) -> Table:
     """List the inputs and outputs of every graph with their shapes."""
     columns = ("graph", "direction", "tensor", "dtype", "shape")
     table = make_table(*columns, left=columns)
@@ -125,7 +125,7 @@ def tensors(manifest: Manifest) -> Table:
     return table
 
 
-def files(manifest: Manifest) -> Table:
+def files_table(manifest: Manifest) -> Table:
     """List the files with their sizes, and the sum."""
     table = make_table("file", "size", "sha256", left=("file", "sha256"))
     for name, entry in sorted(manifest.files.items()):
@@ -135,7 +135,7 @@ def files(manifest: Manifest) -> Table:
     return table
 
 
-def provenance(manifest: Manifest) -> Table:
+def provenance_table(manifest: Manifest) -> Table:
     """List the checkpoints that went in."""
     table = make_table("source", "file", "licence", "sha256", left=("source", "file", "licence"))
     for source in manifest.provenance.sources:
@@ -143,7 +143,7 @@ def provenance(manifest: Manifest) -> Table:
     return table
 
 
-def parity(manifest: Manifest) -> Table:
+def parity_table(manifest: Manifest) -> Table:
     """List the worst error of each output against the torch model, over all photos."""
     columns = ("graph", "output", "variants x photos", "worst error", "tolerance")
     table = make_table(*columns, left=columns[:2])
@@ -154,7 +154,7 @@ def parity(manifest: Manifest) -> Table:
     return table
 
 
-def rounding(manifest: Manifest) -> Table:
+def rounding_table(manifest: Manifest) -> Table:
     """List what rounding the weights did to each output, on the photo where it did most."""
     columns = ("graph", "output", "weights", "measure", "worst", "limit", "photo")
     table = make_table(*columns, left=("graph", "output", "weights", "measure", "photo"))
@@ -169,7 +169,7 @@ def rounding(manifest: Manifest) -> Table:
     return table
 
 
-def gates(manifest: Manifest) -> Table:
+def gates_table(manifest: Manifest) -> Table:
     """List what every reduced precision costs on held-back photos, against FP32."""
     columns = ("precision", "measure", "value", "at least", "samples", "photos")
     table = make_table(*columns, left=columns[:2])
@@ -182,7 +182,7 @@ def gates(manifest: Manifest) -> Table:
     return table
 
 
-def exceptions(manifest: Manifest) -> Table:
+def exceptions_table(manifest: Manifest) -> Table:
     """List what is not in the precision of its variants, and why; what was not judged, too."""
     table = make_table("precision", "what", "why", left=("precision", "what", "why"))
     for reduction in manifest.reductions:

@@ -15,7 +15,7 @@ import typer
 
 from samclip.cli import options
 from samclip.cli.arguments import gather_prompts, read_names, require_names
-from samclip.cli.exits import reported
+from samclip.cli.exits import report_errors
 from samclip.cli.run_task import Request, Task, answer_images
 from samclip.cli.tables import show_classification, show_masks, show_semantic
 
@@ -56,7 +56,7 @@ def classify(
     Prints a table, or with --json every name and its probability. A picture is drawn only when
     --output says where.
     """
-    with reported(debug):
+    with report_errors(debug):
         vocabulary = require_names(read_names(names, labels), "classify")
         task = Task(
             name="classify",
@@ -117,7 +117,7 @@ def segment(
     Draws STEM.segment.png into the current folder (for several images, into samclip-segment/)
     unless --output or --json is given. With --json, masks come as COCO run-length encoding.
     """
-    with reported(debug):
+    with report_errors(debug):
         vocabulary = read_names(names, labels)
         prompts = gather_prompts(points, point_labels, boxes, separate)
         task = Task(
@@ -187,7 +187,7 @@ def semantic(
     unless --output or --json is given. With --json, the pixels of each name that was found come as
     COCO run-length encoding.
     """
-    with reported(debug):
+    with report_errors(debug):
         vocabulary = require_names(read_names(names, labels), "semantic")
         task = Task(
             name="semantic",
@@ -304,7 +304,7 @@ def everything(
     samclip-everything/) unless --output or --json is given. With --json, each mask has the keys of
     SamAutomaticMaskGenerator, and its name if names were given.
     """
-    with reported(debug):
+    with report_errors(debug):
         vocabulary = read_names(names, labels)
         task = Task(
             name="everything",

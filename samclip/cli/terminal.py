@@ -168,7 +168,7 @@ class _Once(logging.Handler):
 
 
 @contextmanager
-def shown_logs() -> Iterator[None]:
+def show_logs() -> Iterator[None]:
     """Show the log "samclip" while the block runs.
 
     UntrainedHeadWarning is ignored meanwhile: the command has a panel for it.

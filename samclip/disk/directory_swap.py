@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from samclip.disk.partial_files import (
-    claimed,
+    locked_partial,
     partial_name,
     remove_abandoned,
     remove_partial,
@@ -33,7 +33,7 @@ MAX_ATTEMPTS = 100
 def partial_directory(path: Path) -> Iterator[Path]:
     """Make a hidden empty directory beside `path`; whatever is left of it is removed after."""
     remove_leftovers(path)
-    with claimed(path, Path.mkdir) as partial:
+    with locked_partial(path, Path.mkdir) as partial:
         yield partial
 
 

@@ -28,7 +28,7 @@ from typing import BinaryIO
 from samclip.errors import WriteError
 
 
-def open_itself(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
+def open_without_links(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
     """Open `path` as `os.open` does, but follow no link and wait for nobody, as on a FIFO.
 
     Only its last part may not be a link, where the system can tell. Gives the descriptor; raises
@@ -39,7 +39,7 @@ def open_itself(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
     return os.open(path, flags, mode)
 
 
-def is_own(status: os.stat_result) -> bool:
+def is_safely_owned(status: os.stat_result) -> bool:
     """Tell whether a file is this user's or the system's, and not for everybody to write to.
 
     Always True on Windows, whose permissions are not in `status`.
@@ -71,7 +71,7 @@ def partial_file(path: Path, mode: int = PLAIN_MODE, *, synced: bool = True) -> 
     It may be read as well. `mode` as for `os.open`; `synced`: written through to the disk before
     it is renamed. Raises OSError.
     """
-    with claimed(path, new_file(mode)) as partial:
+    with locked_partial(path, make_empty_file(mode)) as partial:
         with partial.open("r+b") as file:
             yield file
             file.flush()
@@ -85,7 +85,7 @@ def partial_file(path: Path, mode: int = PLAIN_MODE, *, synced: bool = True) -> 
 @contextmanager
 def result_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file as `partial_file` does, for what a person asked for; raises WriteError."""
-    with told(path), partial_file(path) as file:
+    with as_write_error(path), partial_file(path) as file:
         yield file
 
 
@@ -96,9 +96,9 @@ def result_path(path: Path) -> Iterator[Path]:
     For libraries that open it themselves. It is in a folder of its own, because such libraries may
     in turn write another file beside it, and rename that. Raises WriteError.
     """
-    with told(path), claimed(path, Path.mkdir) as folder:
+    with as_write_error(path), locked_partial(path, Path.mkdir) as folder:
         place = folder / "whole"
-        new_file()(place)
+        make_empty_file()(place)
         mode = stat.S_IMODE(place.stat().st_mode)
         yield place
         place.chmod(mode)  # another file may be there now
@@ -108,7 +108,7 @@ def result_path(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def told(path: Path) -> Iterator[None]:
+def as_write_error(path: Path) -> Iterator[None]:
     """Turn what the system says while `path` is written into a WriteError with the remedy."""
     try:
         yield
@@ -126,7 +126,7 @@ def write_file(path: Path, data: bytes, mode: int = PLAIN_MODE, *, synced: bool 
 
 
 @contextmanager
-def claimed(path: Path, make: Callable[[Path], object]) -> Iterator[Path]:
+def locked_partial(path: Path, make: Callable[[Path], object]) -> Iterator[Path]:
     """Let `make` make a partial file or folder beside `path`, and hold its lock for the block.
 
     Whatever is left of it is removed after. Raises OSError.
@@ -144,17 +144,17 @@ def claimed(path: Path, make: Callable[[Path], object]) -> Iterator[Path]:
             remove_partial(partial)
 
 
-def new_file(mode: int = PLAIN_MODE) -> Callable[[Path], None]:
-    """Give what makes an empty file of that mode, for `claimed`."""
+def make_empty_file(mode: int = PLAIN_MODE) -> Callable[[Path], None]:
+    """Give what makes an empty file of that mode, for `locked_partial`."""
 
     def make(path: Path) -> None:
-        os.close(open_itself(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+        os.close(open_without_links(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
 
     return make
 
 
 @contextmanager
-def abandoned(path: Path) -> Iterator[bool]:
+def lock_abandoned(path: Path) -> Iterator[bool]:
     """Tell whether the writer of a file or folder has died; within the block nobody else is told.
 
     Raises OSError when it cannot be looked at.
@@ -183,7 +183,7 @@ def remove_abandoned(folder: Path, targets: Collection[str] | None = None) -> No
     for name in names:
         found = NAME.fullmatch(name)
         if found is not None and (wanted is None or found["target"] in wanted):
-            with contextlib.suppress(OSError), abandoned(folder / name) as has_lost_its_writer:
+            with contextlib.suppress(OSError), lock_abandoned(folder / name) as has_lost_its_writer:
                 if has_lost_its_writer:
                     remove_partial(folder / name)
 
@@ -231,7 +231,7 @@ class _Lock:
         self._descriptor: int | None = None
         if HAS_LOCKS:
             flags = os.O_RDONLY if partial.is_dir() else os.O_RDWR
-            self._descriptor = open_itself(partial, flags)
+            self._descriptor = open_without_links(partial, flags)
             self.is_ours = self._try(self._descriptor)
 
     @staticmethod

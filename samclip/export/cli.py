@@ -17,7 +17,12 @@ from typer.core import TyperCommand
 
 from samclip.cli.arguments import read_names
 from samclip.cli.engine_build import build_and_show
-from samclip.cli.exits import StoppableTyper, fill_closed_streams, reported, stdout_reported
+from samclip.cli.exits import (
+    StoppableTyper,
+    fill_closed_streams,
+    report_errors,
+    report_stdout_errors,
+)
 from samclip.cli.options import AsJson, Debug
 from samclip.cli.terminal import err, say, write_line
 from samclip.errors import ExportError, InputError
@@ -330,7 +335,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants 
     debug: Debug = False,
 ) -> None:
     """Turn a checkpoint into a bundle: ONNX graphs, a manifest, and proof that they are equal."""
-    with reported(debug):
+    with report_errors(debug):
         _require_packages()
         # torch and onnx take seconds to import: --help and usage errors do not wait for them.
         from samclip.export.checkpoints.fetch import resolve_checkpoint  # noqa: PLC0415
@@ -424,5 +429,5 @@ def _templates(given: str | None) -> str | tuple[str, ...] | None:
 def main() -> None:
     """Run the command."""
     fill_closed_streams()
-    with stdout_reported():
+    with report_stdout_errors():
         app()

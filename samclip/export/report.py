@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from samclip.cli.tables import exceptions, gates, make_table, rounding
+from samclip.cli.tables import exceptions_table, gates_table, make_table, rounding_table
 from samclip.export.checkpoints.metadata import head_name, untrained_note
 from samclip.export.exporter import Export
 from samclip.runtime.bundles.manifest import Manifest, ParityRow
@@ -26,12 +26,12 @@ def print_export(export: Export, console: Console) -> None:
     if manifest.parity:
         console.print(_parity_table(export))
     if manifest.rounding:
-        table = rounding(manifest)
+        table = rounding_table(manifest)
         table.title = "Rounded weights against their originals"
         console.print(table)
     for title, table in (
-        ("Gates: reduced precision against FP32, on held-back photos", gates(manifest)),
-        ("Left out of reduced precision", exceptions(manifest)),
+        ("Gates: reduced precision against FP32, on held-back photos", gates_table(manifest)),
+        ("Left out of reduced precision", exceptions_table(manifest)),
     ):
         if table.row_count:
             table.title = title

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from samclip.disk.partial_files import partial_file, remove_abandoned, told
+from samclip.disk.partial_files import as_write_error, partial_file, remove_abandoned
 from samclip.errors import InputError
 from samclip.merge.data.batches import Sample
 
@@ -70,7 +70,7 @@ class OutputCache:
             name: self._narrowed(name, tensor.detach().cpu()).contiguous()
             for name, tensor in tensors.items()
         }
-        with told(path):
+        with as_write_error(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             remove_abandoned(path.parent)
             with partial_file(path, synced=False) as file:  # what a crash cuts off is made anew

@@ -10,7 +10,12 @@ from typing import Annotated
 import typer
 
 from samclip.cli.early_stops import stop_code
-from samclip.cli.exits import StoppableTyper, fill_closed_streams, reported, stdout_reported
+from samclip.cli.exits import (
+    StoppableTyper,
+    fill_closed_streams,
+    report_errors,
+    report_stdout_errors,
+)
 from samclip.cli.options import Debug
 from samclip.cli.terminal import err, say
 from samclip.errors import TrainingError
@@ -96,7 +101,7 @@ def merge(
     A run is stages, one after the other: each trains some parts of the student on some losses.
     Ctrl-C stops it between two steps and keeps its state; the same command continues.
     """
-    with reported(debug):
+    with report_errors(debug):
         _require_packages()
         # torch takes seconds to import: --help and usage errors do not wait for it.
         from samclip.merge.build import require_devices  # noqa: PLC0415
@@ -137,7 +142,7 @@ def _require_packages() -> None:
 def main() -> None:
     """Run the command."""
     fill_closed_streams()
-    with stdout_reported():
+    with report_stdout_errors():
         app()
 
 

@@ -76,7 +76,7 @@ def trained_norms(model: nn.Module, names: Collection[str]) -> dict[str, nn.Batc
 
 
 @contextmanager
-def judged(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """Within, all of a model is in eval mode; afterwards what moved before moves on."""
     moving = [module for module in model.modules() if module.training]
     model.eval()

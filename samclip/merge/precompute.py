@@ -14,7 +14,7 @@ from samclip.merge.data.batches import Processes, ViewBatch, ViewStream
 from samclip.merge.data.sampler import Draw, Sampler, Sampling
 from samclip.merge.data.sources import PhotoSource
 from samclip.merge.targets import Teachers
-from samclip.runtime.series import made_ahead
+from samclip.runtime.series import prefetch
 
 VIEWS_AT_ONCE = 4
 
@@ -69,7 +69,7 @@ def precompute(
     """
     done = 0
     draws = _batches(work, processes, views_at_once)
-    for batch in made_ahead(work.stream.render, draws):
+    for batch in prefetch(work.stream.render, draws):
         work.ask(batch)
         before, done = done, done + len(batch.samples)
         for photo in range(before // work.views, done // work.views):

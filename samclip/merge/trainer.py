@@ -26,7 +26,7 @@ from samclip.merge.descent import Descent
 from samclip.merge.evaluation import Evaluator
 from samclip.merge.optimiser import (
     counted_stream,
-    judged,
+    eval_mode,
     schedule_length,
     select_parts,
     steps_to_run,
@@ -168,8 +168,8 @@ class Trainer:
         if not place.step:
             return (stages[place.stage - 1].name, None) if place.stage else None
         stage = stages[place.stage]
-        judged = isinstance(stage, TrainStage) and _is_judged(stage, place.step)
-        return (stage.name, place.step) if judged else None
+        eval_mode = isinstance(stage, TrainStage) and _is_judged(stage, place.step)
+        return (stage.name, place.step) if eval_mode else None
 
     def _continuing(self, place: Place, stages: list[str]) -> str:
         if place.stage == len(stages):
@@ -222,7 +222,7 @@ class Trainer:
     def _evaluate(self, stage: str, step: int | None, *, wanted: bool = True) -> None:
         run = self._run
         if wanted and run.evaluator is not None and run.accelerator.is_main_process:
-            with judged(run.student.model):
+            with eval_mode(run.student.model):
                 record = run.evaluator.evaluate(run.student, stage, step)
             run.reporter.note(record.line())
         run.accelerator.wait_for_everyone()

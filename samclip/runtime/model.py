@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.engines.base import Backend, EngineOptions
-from samclip.engines.machine.host import shortage_told
+from samclip.engines.machine.host import as_memory_error
 from samclip.engines.registry import AUTO, Choice, PassedOver, decide
 from samclip.errors import CapabilityError, ClosedError, InputError, VocabularyError
 from samclip.runtime.backend_choice import check_precision, start_fastest
@@ -27,7 +27,7 @@ from samclip.runtime.engine_pool import EnginePool
 from samclip.runtime.features import Features, choose_decoder
 from samclip.runtime.pixels.image import Letterbox, load_image, preprocess
 from samclip.runtime.scene import Scene, Templates
-from samclip.runtime.series import in_order
+from samclip.runtime.series import map_in_order
 from samclip.runtime.tasks.namers import choose_namer
 from samclip.runtime.text.text_space import TextSpace, open_text_space
 from samclip.runtime.text.vocabulary import (
@@ -47,7 +47,7 @@ Answer = TypeVar("Answer")
 Prepared = tuple[NDArray[np.uint8], NDArray[np.float32], Letterbox]
 
 
-@shortage_told
+@as_memory_error
 def load(
     name_or_path: str | Path | None = None,
     backend: str = "auto",
@@ -153,7 +153,7 @@ class Model:
         One image ahead is taken from `images`, read and resized while the encoder runs. Raises as
         `encode`, at the image's turn.
         """
-        with closing(in_order(self._prepare, images, 1)) as prepared:
+        with closing(map_in_order(self._prepare, images, 1)) as prepared:
             for _, future in prepared:
                 yield self._encode_prepared(future.result())
 
@@ -176,9 +176,9 @@ class Model:
             with self.encode(image) as scene:
                 return ask(scene)
 
-        return in_order(work, images, self._streams)
+        return map_in_order(work, images, self._streams)
 
-    @shortage_told
+    @as_memory_error
     def vocabulary(
         self,
         names: Sequence[str] | Vocabulary,
@@ -224,7 +224,7 @@ class Model:
         """
         self._pool.close()
 
-    @shortage_told
+    @as_memory_error
     def _prepare(self, image: Any) -> Prepared:
         pixels = load_image(image)
         if isinstance(image, np.ndarray) and np.may_share_memory(pixels, image):
@@ -232,7 +232,7 @@ class Model:
         pixels.flags.writeable = False
         return pixels, *preprocess(pixels, self.manifest.preprocessing)
 
-    @shortage_told
+    @as_memory_error
     def _encode_prepared(self, prepared: Prepared) -> Scene:
         image, tensor, letterbox = prepared
         features = self._run_encoder(tensor, letterbox)

@@ -9,7 +9,7 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from samclip.engines.machine.host import shortage_told
+from samclip.engines.machine.host import as_memory_error
 from samclip.errors import InputError
 from samclip.runtime.features import Features
 from samclip.runtime.pixels.prompts import Arrays, parse_prompts
@@ -64,19 +64,19 @@ class Scene:
         return self._features.letterbox.original_size
 
     @property
-    @shortage_told
+    @as_memory_error
     def image_embed(self) -> NDArray[np.float32]:
         """CLIP's embedding of the image: D float32, not normalised, read-only."""
         return self._features.clip().image_embed
 
     @property
-    @shortage_told
+    @as_memory_error
     def patch_embeds(self) -> NDArray[np.float32]:
         """CLIP's embeddings of the tokens: Dxgxg float32, not normalised, read-only."""
         return self._features.clip().patch_embeds
 
     @property
-    @shortage_told
+    @as_memory_error
     def image_embeddings(self) -> NDArray[np.float32]:
         """SAM's embedding of the image, copied to the host: 1x256xGxG float32."""
         return self._features.image_embeddings()
@@ -86,7 +86,7 @@ class Scene:
         """The encoder's outputs, for code that works on logits, as `SamPredictor` does."""
         return self._features
 
-    @shortage_told
+    @as_memory_error
     def classify(self, names: Names, templates: Templates = None) -> Classification:
         """Tell how well each name fits the whole image.
 
@@ -99,7 +99,7 @@ class Scene:
         vocabulary = self._get_vocabulary(names, templates)
         return self._namer.classify(self._features, vocabulary, self._image)
 
-    @shortage_told
+    @as_memory_error
     def segment(
         self,
         points: Arrays | None = None,
@@ -140,7 +140,7 @@ class Scene:
             return masks
         return self._namer.name(masks, self._features, vocabulary)
 
-    @shortage_told
+    @as_memory_error
     def name(self, masks: Masks | ArrayLike, names: Names, templates: Templates = None) -> Masks:
         """Give masks that exist already the names that fit them best, as `segment` does its own.
 
@@ -153,7 +153,7 @@ class Scene:
         vocabulary = self._get_vocabulary(names, templates)
         return self._namer.name(given, self._features, vocabulary)
 
-    @shortage_told
+    @as_memory_error
     def semantic(
         self,
         names: Names,
@@ -176,7 +176,7 @@ class Scene:
             background=background,
         )
 
-    @shortage_told
+    @as_memory_error
     def everything(  # noqa: PLR0913 - segment-anything's options
         self,
         names: Names | None = None,

@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def in_order(
+def map_in_order(
     work: Callable[[Item], Result],
     items: Iterable[Item],
     at_once: int,
@@ -48,12 +48,12 @@ def _finished(waiting: deque[tuple[Item, Future[Result]]]) -> tuple[Item, Future
     return item, future
 
 
-def made_ahead(
+def prefetch(
     make: Callable[[Item], Result], items: Iterable[Item], depth: int = 1
 ) -> Iterator[Result]:
     """Yield `make(item)` for each item in order, with up to `depth` computed ahead in threads.
 
     An exception of `make` is raised when its result is taken.
     """
-    for _, made in in_order(make, items, depth):
+    for _, made in map_in_order(make, items, depth):
         yield made.result()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import typer
 
-from samclip.cli.exits import BAD_INPUT, FAILURE, exit_code, report, reported
+from samclip.cli.exits import BAD_INPUT, FAILURE, exit_code, report, report_errors
 from samclip.errors import (
     BackendUnavailableError,
     BundleNotFoundError,
@@ -36,7 +36,7 @@ def test_input_is_two_and_failure_is_one(error: Exception, code: int) -> None:
 
 def test_message_goes_to_stderr_whole_and_unstyled(capsys: pytest.CaptureFixture[str]) -> None:
     message = "[bold]a[/bold] " + "long " * 60 + "end"
-    with pytest.raises(typer.Exit) as exit_, reported(debug=False):
+    with pytest.raises(typer.Exit) as exit_, report_errors(debug=False):
         raise ImageError(message)
     captured = capsys.readouterr()
     assert exit_.value.exit_code == BAD_INPUT
@@ -55,10 +55,10 @@ def test_error_without_a_message_is_named(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_debug_lets_the_error_through() -> None:
-    with pytest.raises(ImageError), reported(debug=True):
+    with pytest.raises(ImageError), report_errors(debug=True):
         raise ImageError("x")
 
 
 def test_defects_are_never_hidden() -> None:
-    with pytest.raises(ZeroDivisionError), reported(debug=False):
+    with pytest.raises(ZeroDivisionError), report_errors(debug=False):
         raise ZeroDivisionError

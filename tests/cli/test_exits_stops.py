@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.core import TyperGroup
 
-from samclip.cli.exits import StopAskedError, StoppableTyper, heeded_stops, reported
+from samclip.cli.exits import StopAskedError, StoppableTyper, handle_stops, report_errors
 from samclip.errors import BackendUnavailableError, ImageError
 
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
@@ -21,7 +21,7 @@ def test_a_signal_is_told_in_a_line(
     number: signal.Signals, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cleaned = []
-    with pytest.raises(typer.Exit) as ended, reported(debug=False):
+    with pytest.raises(typer.Exit) as ended, report_errors(debug=False):
         try:
             signal.raise_signal(number)
         finally:
@@ -36,7 +36,7 @@ def test_a_signal_is_told_in_a_line(
 def test_handlers_are_put_back_and_those_of_others_stay() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
-        with heeded_stops():
+        with handle_stops():
             assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
             signal.raise_signal(signal.SIGHUP)
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -46,7 +46,7 @@ def test_handlers_are_put_back_and_those_of_others_stay() -> None:
 
 
 def test_the_second_signal_ends_the_process_at_once() -> None:
-    with pytest.raises(StopAskedError), heeded_stops():
+    with pytest.raises(StopAskedError), handle_stops():
         try:
             signal.raise_signal(signal.SIGTERM)
         finally:
@@ -60,7 +60,7 @@ def test_an_interrupted_import_is_no_missing_package(capsys: pytest.CaptureFixtu
         except KeyboardInterrupt as error:  # as pybind11 does
             raise ImportError("initialization failed") from error
 
-    with pytest.raises(typer.Exit) as ended, reported(debug=False):
+    with pytest.raises(typer.Exit) as ended, report_errors(debug=False):
         try:
             import_extension()
         except ImportError as error:
@@ -74,7 +74,7 @@ def test_other_threads_have_no_signals() -> None:
 
     def work() -> None:
         try:
-            with reported(debug=False):
+            with report_errors(debug=False):
                 raise ImageError("no")
         except typer.Exit as ended:
             codes.append(ended.exit_code)
@@ -96,7 +96,7 @@ def test_an_app_tells_a_stop_once_wherever_it_comes(
     def work() -> None:
         if not inside:
             raise StopAskedError(number)
-        with reported(debug=False):
+        with report_errors(debug=False):
             signal.raise_signal(number)
 
     with pytest.raises(SystemExit) as ended:

@@ -46,13 +46,13 @@ def text(table: Table) -> str:
 
 
 def test_gates_are_listed_with_their_limits() -> None:
-    shown = text(tables.gates(tiny_manifest(reductions=(REDUCTION,))))
+    shown = text(tables.gates_table(tiny_manifest(reductions=(REDUCTION,))))
     for part in ("int8_fp16", "mask iou worst", "0.97123", "0.96", "1,234", "top1 agreement"):
         assert part in shown
 
 
 def test_what_was_left_out_is_listed_with_the_reason() -> None:
-    shown = text(tables.exceptions(tiny_manifest(reductions=(REDUCTION,))))
+    shown = text(tables.exceptions_table(tiny_manifest(reductions=(REDUCTION,))))
     for part in (
         "encoder (bias) node_conv_7",
         "val_8 reaches 123,456",
@@ -64,8 +64,8 @@ def test_what_was_left_out_is_listed_with_the_reason() -> None:
 
 
 def test_an_fp32_bundle_has_neither() -> None:
-    assert tables.gates(tiny_manifest()).row_count == 0
-    assert tables.exceptions(tiny_manifest()).row_count == 0
+    assert tables.gates_table(tiny_manifest()).row_count == 0
+    assert tables.exceptions_table(tiny_manifest()).row_count == 0
 
 
 def test_the_summary_says_what_names() -> None:
@@ -75,13 +75,13 @@ def test_the_summary_says_what_names() -> None:
         ({"region_head": RegionHead(trained=True, embed_dim=9)}, "trained; 9-d, names regions"),
         ({"region_head": RegionHead(trained=False, embed_dim=9)}, "UNTRAINED: names mean nothing"),
     ):
-        assert told in text(tables.summary(tiny_manifest(**head)))
+        assert told in text(tables.summary_table(tiny_manifest(**head)))
 
 
 def test_the_classifiers_of_regions_are_listed() -> None:
     manifest = tiny_manifest()
     roi = graph(Variant(file="roi.onnx", opset=20, backends=("onnxruntime",)))
     graphs = replace(manifest.graphs, roi_classifier=roi, clip_roi=roi)
-    shown = text(tables.graphs(replace(manifest, graphs=graphs)))
+    shown = text(tables.graphs_table(replace(manifest, graphs=graphs)))
     places = [shown.index(name) for name in ("mask_decoder", "roi_classifier", "clip_roi")]
     assert places == sorted(places)

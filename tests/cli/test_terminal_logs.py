@@ -7,14 +7,14 @@ import warnings
 
 import pytest
 
-from samclip.cli.terminal import shown_logs
+from samclip.cli.terminal import show_logs
 from samclip.errors import UntrainedHeadWarning
 
 LOGGER = logging.getLogger("samclip")
 
 
 def test_warnings_show_once_and_information_does_not(capsys: pytest.CaptureFixture[str]) -> None:
-    with shown_logs():
+    with show_logs():
         LOGGER.warning("disk %s is full", "[a]")
         LOGGER.warning("disk [a] is full")
         LOGGER.info("chatter")
@@ -22,13 +22,13 @@ def test_warnings_show_once_and_information_does_not(capsys: pytest.CaptureFixtu
 
 
 def test_untrained_head_warning_is_left_to_the_panel() -> None:
-    with shown_logs():
+    with show_logs():
         warnings.warn("x", UntrainedHeadWarning, stacklevel=1)  # an error anywhere else
 
 
 def test_logging_is_as_before_afterwards() -> None:
     handlers, propagates = list(LOGGER.handlers), LOGGER.propagate
-    with shown_logs():
+    with show_logs():
         assert len(LOGGER.handlers) == len(handlers) + 1
     assert LOGGER.handlers == handlers
     assert LOGGER.propagate is propagates

@@ -13,7 +13,7 @@ import pytest
 
 from samclip.disk import partial_files
 from samclip.disk.partial_files import (
-    claimed,
+    locked_partial,
     partial_file,
     partial_name,
     remove_abandoned,
@@ -160,7 +160,7 @@ def test_a_writer_whose_file_was_taken_for_abandoned_begins_again(tmp_path: Path
         if len(made) < 3:
             remove_abandoned(tmp_path)  # before the writer could lock it
 
-    with claimed(tmp_path / "folder", make) as partial:
+    with locked_partial(tmp_path / "folder", make) as partial:
         assert partial == made[2]
         remove_abandoned(tmp_path)
         assert names(tmp_path) == {partial.name}

@@ -3,7 +3,7 @@ from torch import nn
 
 from samclip.errors import ConfigError
 from samclip.export.models.norms import ConvNorm
-from samclip.merge.optimiser import freeze_all_but, judged, select_parts
+from samclip.merge.optimiser import eval_mode, freeze_all_but, select_parts
 
 
 class Neck(nn.Module):
@@ -72,7 +72,7 @@ def test_batch_norms_in_training_may_move_and_stand_still_while_they_are_judged(
     whole = nn.Sequential(ConvNorm(3, 4), ConvNorm(4, 4))
     freeze_all_but(whole, select_parts(whole, {"1": 1.0}), "moving")
     assert [module for module in whole.modules() if module.training] == [whole[1].bn]
-    with judged(whole):
+    with eval_mode(whole):
         assert not any(module.training for module in whole.modules())
     assert [module for module in whole.modules() if module.training] == [whole[1].bn]
     freeze_all_but(whole, select_parts(whole, {"1": 1.0}), "frozen")

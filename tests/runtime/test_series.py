@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from samclip.runtime.series import in_order
+from samclip.runtime.series import map_in_order
 
 
 def test_results_come_in_the_order_of_items_though_the_first_ends_last() -> None:
@@ -20,7 +20,7 @@ def test_results_come_in_the_order_of_items_though_the_first_ends_last() -> None
             second_done.set()
         return item * item
 
-    done = [(item, future.result()) for item, future in in_order(work, range(5), 2)]
+    done = [(item, future.result()) for item, future in map_in_order(work, range(5), 2)]
     assert done == [(0, 0), (1, 1), (2, 4), (3, 9), (4, 16)]
 
 
@@ -32,7 +32,7 @@ def test_no_more_is_taken_than_is_worked_on_and_one() -> None:
             taken.append(item)
             yield item
 
-    results = in_order(lambda item: item, endless(), 3)
+    results = map_in_order(lambda item: item, endless(), 3)
     for given in range(5):
         assert next(results)[0] == given
         assert len(taken) <= given + 1 + 3  # what was given, and three ahead of it
@@ -43,7 +43,7 @@ def test_an_error_stays_with_its_item() -> None:
     def work(item: int) -> float:
         return 1 / item
 
-    futures = [future for _, future in in_order(work, [1, 0, 2], 2)]
+    futures = [future for _, future in map_in_order(work, [1, 0, 2], 2)]
     assert futures[0].result() == 1
     with pytest.raises(ZeroDivisionError):
         futures[1].result()
@@ -52,7 +52,7 @@ def test_an_error_stays_with_its_item() -> None:
 
 def test_whoever_stops_early_leaves_nothing_running() -> None:
     begun: list[int] = []
-    results = in_order(begun.append, range(100), 2)
+    results = map_in_order(begun.append, range(100), 2)
     next(results)
     results.close()
     assert len(begun) <= 4
@@ -60,7 +60,7 @@ def test_whoever_stops_early_leaves_nothing_running() -> None:
 
 
 def test_nothing_to_do_gives_nothing() -> None:
-    assert list(in_order(str, [], 4)) == []
+    assert list(map_in_order(str, [], 4)) == []
 
 
 def test_an_interrupt_cuts_short_what_is_under_way() -> None:
@@ -73,6 +73,6 @@ def test_an_interrupt_cuts_short_what_is_under_way() -> None:
 
     found = []
     with pytest.raises(KeyboardInterrupt):
-        found += [future.result() for _, future in in_order(work, range(9), 2, ended.set)]
+        found += [future.result() for _, future in map_in_order(work, range(9), 2, ended.set)]
     assert ended.is_set()
     assert found == []

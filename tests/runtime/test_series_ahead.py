@@ -3,16 +3,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from samclip.runtime.series import made_ahead
+from samclip.runtime.series import prefetch
 
 
 @pytest.mark.parametrize("depth", [1, 3])
 def test_results_come_in_order(depth: int) -> None:
-    assert list(made_ahead(lambda n: n * n, range(10), depth)) == [n * n for n in range(10)]
+    assert list(prefetch(lambda n: n * n, range(10), depth)) == [n * n for n in range(10)]
 
 
 def test_nothing_gives_nothing() -> None:
-    assert list(made_ahead(str, [])) == []
+    assert list(prefetch(str, [])) == []
 
 
 def test_the_next_is_made_while_this_one_is_used() -> None:
@@ -22,7 +22,7 @@ def test_the_next_is_made_while_this_one_is_used() -> None:
         begun[number].set()
         return number
 
-    results = made_ahead(make, range(3))
+    results = prefetch(make, range(3))
     assert next(results) == 0
     assert begun[1].wait(timeout=10)
     results.close()  # type: ignore[attr-defined]
@@ -36,7 +36,7 @@ def test_no_more_items_are_taken_than_the_depth_needs() -> None:
             taken.append(number)
             yield number
 
-    results = made_ahead(str, items(), depth=2)
+    results = prefetch(str, items(), depth=2)
     next(results)
     assert taken == [0, 1, 2]
     results.close()  # type: ignore[attr-defined]
@@ -48,7 +48,7 @@ def test_a_failure_comes_where_its_result_would() -> None:
             raise ValueError("two")
         return number
 
-    results = made_ahead(make, range(5))
+    results = prefetch(make, range(5))
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(ValueError, match="two"):
         next(results)

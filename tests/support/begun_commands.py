@@ -18,7 +18,7 @@ CODE = """
 import os, signal, sys
 from contextlib import contextmanager
 from samclip import commands
-from samclip.cli.early_stops import ended_at_once
+from samclip.cli.early_stops import exit_on_signal
 
 def hear(event, arguments):
     global count
@@ -29,11 +29,11 @@ def hear(event, arguments):
 
 @contextmanager
 def told():
-    with ended_at_once():
+    with exit_on_signal():
         yield
     print(count)
 
-count, commands.ended_at_once = 0, told
+count, commands.exit_on_signal = 0, told
 signal.signal(signal.SIGINT, {handler})
 sys.argv = ["samclip", "--help"]
 sys.addaudithook(hear)

@@ -24,7 +24,7 @@ from samclip.benchmarks.html.page import render
 from samclip.benchmarks.html.sources import Sources
 from samclip.benchmarks.report import check_writable, read_report, write_whole
 from samclip.cli import options as shared
-from samclip.cli.exits import reported
+from samclip.cli.exits import report_errors
 from samclip.cli.terminal import err, out, say
 
 REPORT_EXAMPLES = """
@@ -56,7 +56,7 @@ def report(
     The file holds all that it needs and loads nothing. Reports of the same bundle that hold time
     and accuracy are plotted against each other.
     """
-    with reported(debug):
+    with report_errors(debug):
         target = check_writable(output)
         write_whole(target, render(Sources.read(reports)).encode("utf-8"))
         say(err, f"written: {target}")
@@ -91,7 +91,7 @@ def compare(
     listed; another machine is said loudly. Models measured in ONE run are compared better: their
     report has ratios that a busy machine does not spoil. The exit code is 0 whatever was found.
     """
-    with reported(debug):
+    with report_errors(debug):
         first, second = read_report(before), read_report(after)
         pairs = pair_reports(first, second)
         if warning := other_machine(first, second):

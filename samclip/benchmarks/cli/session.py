@@ -30,8 +30,8 @@ from samclip.benchmarks.roofline.measure import Counted, open_counted
 from samclip.benchmarks.rows import Row, show_rows
 from samclip.benchmarks.scores import Candidate
 from samclip.benchmarks.teacher_settings import parse_teacher
-from samclip.cli.exits import reported
-from samclip.cli.terminal import SafeConsole, err, out, say, shown_logs, warn_untrained_head
+from samclip.cli.exits import report_errors
+from samclip.cli.terminal import SafeConsole, err, out, say, show_logs, warn_untrained_head
 from samclip.errors import CapabilityError
 from samclip.runtime.model import Model
 
@@ -174,5 +174,5 @@ def wide_console() -> Console:
 @contextmanager
 def open_session(benchmark: str, setup: Setup, debug: bool) -> Iterator[Session]:
     """Begin a run; its models are closed at the end, and errors told as every command does."""
-    with reported(debug), shown_logs(), ExitStack() as models:
+    with report_errors(debug), show_logs(), ExitStack() as models:
         yield Session(benchmark, setup, models)

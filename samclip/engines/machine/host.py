@@ -108,7 +108,7 @@ def shortage(said: str, where: str = HERE) -> DeviceMemoryError:
     )
 
 
-def shortage_told(function: Callable[P, R]) -> Callable[P, R]:
+def as_memory_error(function: Callable[P, R]) -> Callable[P, R]:
     """Make a function raise DeviceMemoryError where Python, numpy or OpenCV ran out of memory."""
 
     @wraps(function)

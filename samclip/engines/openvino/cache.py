@@ -33,10 +33,10 @@ import numpy as np
 
 from samclip.disk.partial_files import (
     cache_dir,
-    claimed,
-    is_own,
-    new_file,
-    open_itself,
+    is_safely_owned,
+    locked_partial,
+    make_empty_file,
+    open_without_links,
     remove_abandoned,
     write_file,
 )
@@ -123,7 +123,7 @@ def write_blob(folder: Path, key: str, export: Callable[[io.BytesIO], object]) -
     The blob is not forced to the disk: one that a crash cut off is found by its SHA-256.
     """
     remove_abandoned(folder)
-    with claimed(folder / key, new_file(MODE)) as partial:
+    with locked_partial(folder / key, make_empty_file(MODE)) as partial:
         with partial.open("r+b") as file:
             stream = _FileStream(file)
             export(stream)
@@ -187,9 +187,9 @@ def _blob_path(folder: Path, sidecar: BlobSidecar) -> Path:
 
 def _open_own(path: Path) -> Any:
     """Open a plain file of the user's own, following no link; raises BlobDamagedError."""
-    file = os.fdopen(open_itself(path), "rb")
+    file = os.fdopen(open_without_links(path), "rb")
     status = os.fstat(file.fileno())
-    if not stat.S_ISREG(status.st_mode) or not is_own(status):
+    if not stat.S_ISREG(status.st_mode) or not is_safely_owned(status):
         file.close()
         raise BlobDamagedError("it is no plain file of this user's that only they can write to")
     return file

@@ -22,12 +22,12 @@ import msgspec
 
 from samclip.disk.partial_files import (
     ABANDONED_SECONDS,
-    abandoned,
     cache_dir,
-    claimed,
-    is_own,
-    new_file,
-    open_itself,
+    is_safely_owned,
+    lock_abandoned,
+    locked_partial,
+    make_empty_file,
+    open_without_links,
     remove_abandoned,
     sync_file,
     write_file,
@@ -119,7 +119,7 @@ def write_plan(folder: Path, data: bytes, sidecar: Sidecar) -> StoredPlan:
     complete = msgspec.structs.replace(sidecar, plan=PlanFile(size=len(data), sha256=digest))
     path = folder / f"{_stem(complete)}.{_identity(complete)[:12]}{PLAN_SUFFIX}"
     encoded = encode_sidecar(complete)
-    with claimed(path, new_file(MODE)) as partial:  # until the sidecar is there
+    with locked_partial(path, make_empty_file(MODE)) as partial:  # until the sidecar is there
         partial.write_bytes(data)
         sync_file(partial)
         partial.replace(path)
@@ -140,7 +140,7 @@ def remove_leftovers(folder: Path) -> None:
     for path in folder.glob(f"*{PLAN_SUFFIX}"):
         if OWN_NAME.search(path.name) is None or sidecar_path(path).exists():
             continue
-        with contextlib.suppress(OSError), abandoned(path) as has_lost_its_writer:
+        with contextlib.suppress(OSError), lock_abandoned(path) as has_lost_its_writer:
             if has_lost_its_writer and not sidecar_path(path).exists():
                 path.unlink()
 
@@ -189,7 +189,7 @@ def _read_sidecar(plan: Path) -> Sidecar:
 def read_own(path: Path, limit: int) -> bytes:
     """Read a plain file of the user's own, at most `limit` + 1 bytes of it; follows no link."""
     try:
-        with os.fdopen(open_itself(path), "rb") as file:
+        with os.fdopen(open_without_links(path), "rb") as file:
             _check_own(path, os.fstat(file.fileno()))
             return file.read(limit + 1)
     except FileNotFoundError:
@@ -204,7 +204,7 @@ def _check_own(path: Path, status: os.stat_result) -> None:
     """Refuse what somebody else could have written: a plan is a program."""
     if not stat.S_ISREG(status.st_mode):
         raise PlanDamagedError(f"{path} is not a plain file. Remove it, and build the plan again.")
-    if not is_own(status):
+    if not is_safely_owned(status):
         raise PlanDamagedError(
             f"{path} belongs to another user, or everybody may write to it: a plan is a program, "
             "and only your own are run. Build the plan again, or make the file yours (chown, "

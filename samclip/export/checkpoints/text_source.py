@@ -21,7 +21,7 @@ import msgspec
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor
 
-from samclip.errors import CheckpointError, naming
+from samclip.errors import CheckpointError, error_context
 from samclip.export.checkpoints.checkpoint import Checkpoint, StateDict
 from samclip.export.checkpoints.metadata import TOKENIZER_KEY, decode_metadata
 from samclip.export.checkpoints.text_checkpoint import infer_text_config, logit_scale, text_state
@@ -132,7 +132,7 @@ def read_text(checkpoint: Checkpoint, quick_gelu: bool | None = None) -> TextSou
 
     `quick_gelu` None decides by the checkpoint's family, since weights do not tell the activation.
     """
-    with naming(checkpoint.path.name):
+    with error_context(checkpoint.path.name):
         if checkpoint.has("clip_head."):
             return _read_merged(checkpoint)
         if is_bert(checkpoint.state):

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from samclip.errors import CheckpointError, naming
+from samclip.errors import CheckpointError, error_context
 from samclip.export.checkpoints.checkpoint import (
     Checkpoint,
     StateDict,
@@ -131,7 +131,7 @@ def assemble_stitched(
     something else, InputError for a size or a pyramid that the encoder cannot have.
     """
     file = read_checkpoint(recogniser)
-    with naming(str(recogniser)):
+    with error_context(str(recogniser)):
         weights = recogniser_state(file.state)
     base = assemble(Checkpoints(sam, text=text), model_type="vit_t", image_size=image_size)
     torch.manual_seed(STITCH_SEED)  # the same stitch every time

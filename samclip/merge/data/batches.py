@@ -18,7 +18,7 @@ from samclip.merge.data.sampler import Draw, Sampler, Sampling
 from samclip.merge.data.seeds import derive_seed
 from samclip.merge.data.sources import PhotoSource
 from samclip.merge.data.views import View, ViewOptions, draw_view, render
-from samclip.runtime.series import made_ahead
+from samclip.runtime.series import prefetch
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class StageInputs:
 
     def between(self, start: int, end: int) -> Iterator[StepInput]:
         """Yield the inputs of the steps from `start` to before `end`, one made ahead."""
-        return made_ahead(self.at, range(start, end))
+        return prefetch(self.at, range(start, end))
 
     def _size(self, name: StreamName, sizes: tuple[int, ...], step: int) -> int:
         """Draw the size of a step, the same in every process."""

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from samclip.errors import CheckpointError, InputError, naming
+from samclip.errors import CheckpointError, InputError, error_context
 from samclip.export.checkpoints.checkpoint import read_checkpoint
 from samclip.export.checkpoints.fetch import imagenet_names
 from samclip.export.checkpoints.text_source import read_text
@@ -77,7 +77,7 @@ class Conse:
     ) -> None:
         self.options = options or ConseOptions()
         weights, tower = read_checkpoint(classifier), read_text(read_checkpoint(text))
-        with naming(str(classifier)):
+        with error_context(str(classifier)):
             model = load_recogniser(weights.state)
         self._side = model.config.image_size
         self._model = fold_batch_norms(model).requires_grad_(False).to(device)

@@ -19,7 +19,7 @@ from samclip.errors import (
     CapabilityError,
     IntegrityError,
     did_you_mean,
-    naming,
+    error_context,
 )
 from samclip.runtime.bundles.files import (
     check_paths,
@@ -63,7 +63,7 @@ class Bundle:
         check them.
         """
         root = _resolve(path)
-        with naming(str(root)):
+        with error_context(str(root)):
             manifest = read_manifest(root, public_key)
             check_paths(manifest.files)
             check_references(manifest)
@@ -84,12 +84,12 @@ class Bundle:
                 f"{did_you_mean(name, self.manifest.files)}, only {', '.join(present)}. "
                 "Export it with what is missing."
             )
-        with naming(str(self.path)):
+        with error_context(str(self.path)):
             return read_verified(self.path, name, entry)
 
     def verify(self) -> None:
         """Read every file and check its SHA-256; raises as `read` does, at the first bad one."""
-        with naming(str(self.path)):
+        with error_context(str(self.path)):
             for name, entry in self.manifest.files.items():
                 verify_file(self.path, name, entry)
 
@@ -116,7 +116,7 @@ class Bundle:
         location = posixpath.relpath(variant.weights, posixpath.dirname(variant.file) or ".")
         known = self.manifest.files.get(variant.weights)  # a draft's files have none yet
         digests = {} if known is None else {location: known.sha256}
-        with naming(f"{self.path}: {variant.weights}"):
+        with error_context(f"{self.path}: {variant.weights}"):
             weights = parse_weights(data)
         return replace(source, weights=weights, files={location: data}, sha256=digests)
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from samclip.disk.partial_files import open_itself
+from samclip.disk.partial_files import open_without_links
 from samclip.errors import IntegrityError, ManifestError, UnsafePathError
 from samclip.runtime.assets import is_packaged
 from samclip.runtime.bundles.manifest import DIGEST_NAME, MANIFEST_NAME, SIGNATURE_NAME, FileEntry
@@ -190,7 +190,7 @@ def open_plain_file(root: Path, path: str) -> Iterator[tuple[BinaryIO, int]]:
     may_be_linked = is_packaged(root)
     try:
         _check_plain(path, (root / path).lstat(), may_be_linked)
-        with os.fdopen(open_itself(root / path), "rb") as file:
+        with os.fdopen(open_without_links(root / path), "rb") as file:
             status = os.fstat(file.fileno())
             _check_plain(path, status, may_be_linked)
             yield file, status.st_size

@@ -21,7 +21,14 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samclip.disk.partial_files import claimed, new_file, open_itself, sync_file, sync_folder, told
+from samclip.disk.partial_files import (
+    as_write_error,
+    locked_partial,
+    make_empty_file,
+    open_without_links,
+    sync_file,
+    sync_folder,
+)
 from samclip.errors import CapabilityError, InputError, SignatureError
 from samclip.runtime.bundles.files import open_plain_file
 from samclip.runtime.bundles.manifest import MANIFEST_NAME, SIGNATURE_NAME
@@ -137,7 +144,7 @@ def _read(path: str | PathLike[str]) -> tuple[Path, bytes]:
     """Read a small file, at once: a pipe or a device is not waited for."""
     try:
         file = Path(path).expanduser()
-        with os.fdopen(open_itself(file.resolve()), "rb") as stream:
+        with os.fdopen(open_without_links(file.resolve()), "rb") as stream:
             data = stream.read(MAX_KEY_BYTES + 1)
     except (OSError, ValueError, RuntimeError) as error:  # missing, NUL, no such ~user
         reason = error.strerror if isinstance(error, OSError) else error
@@ -227,7 +234,7 @@ def write_signature(root: Path, signature: bytes) -> None:
     A partial file inside the bundle would make the bundle invalid.
     """
     place = root / SIGNATURE_NAME
-    with told(place), claimed(root, new_file()) as partial:
+    with as_write_error(place), locked_partial(root, make_empty_file()) as partial:
         partial.write_bytes(signature)
         sync_file(partial)
         partial.replace(place)

@@ -40,7 +40,7 @@ def with_names(
     clip = features.clip()
     tokens = clip.patch_embeds.reshape(len(clip.patch_embeds), -1).T  # Dxgxg -> ggxD
     spread = TokenSpread(features.letterbox, clip.token_mask)
-    return named(masks, pool_tokens(masks.packed, centres, tokens, spread), vocabulary)
+    return attach_names(masks, pool_tokens(masks.packed, centres, tokens, spread), vocabulary)
 
 
 def pool_tokens(
@@ -61,7 +61,9 @@ def pool_tokens(
     return np.asarray(pooled, np.float32).reshape(-1, tokens.shape[1])
 
 
-def named(masks: AnyMasks, embeddings: NDArray[np.float32], vocabulary: Vocabulary) -> AnyMasks:
+def attach_names(
+    masks: AnyMasks, embeddings: NDArray[np.float32], vocabulary: Vocabulary
+) -> AnyMasks:
     """Give each of N masks the name whose cosine with its embedding, NxD, is highest."""
     cosines = vocabulary.cosines(embeddings)
     best = cosines.argmax(axis=1)  # N

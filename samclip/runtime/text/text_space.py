@@ -25,7 +25,7 @@ from samclip.errors import (
     EngineRunError,
     VocabularyError,
     did_you_mean,
-    naming,
+    error_context,
 )
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import Text
@@ -230,7 +230,7 @@ def open_text_space(pool: EnginePool, text: Text, cache_dir: Path | None) -> Tex
 
     The text encoder itself is loaded when the first name needs it. Raises BundleError.
     """
-    with naming(str(pool.bundle.path)):
+    with error_context(str(pool.bundle.path)):
         return TextSpace(
             encode=_encoder(pool) if pool.has("text_encoder") else None,
             tokenizer=_read_tokenizer(pool.bundle, text),
@@ -262,7 +262,7 @@ def _read_tokenizer(bundle: Bundle, text: Text) -> Tokenizer | None:
     if text.tokenizer is None:
         return None
     data = bundle.read(text.tokenizer)
-    with naming(f"{bundle.path}: {text.tokenizer}"):
+    with error_context(f"{bundle.path}: {text.tokenizer}"):
         return Tokenizer.from_bytes(data, text.context_length)
 
 

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from samclip.engines.machine.host import is_shortage, release_free_memory, shortage_told
+from samclip.engines.machine.host import as_memory_error, is_shortage, release_free_memory
 from samclip.errors import DeviceMemoryError, EngineRunError
 
 
@@ -23,7 +23,7 @@ def test_what_libraries_say_of_a_shortage(said: str) -> None:
 
 
 def test_shortages_become_typed() -> None:
-    @shortage_told
+    @as_memory_error
     def too_much() -> None:
         np.empty((2**40, 2**20), np.uint8)
 
@@ -35,7 +35,7 @@ def test_shortages_become_typed() -> None:
 
 
 def test_opencvs_own_errors_are_told_apart() -> None:
-    @shortage_told
+    @as_memory_error
     def fail(text: str) -> None:
         raise cv2.error(text)
 
@@ -46,7 +46,7 @@ def test_opencvs_own_errors_are_told_apart() -> None:
 
 
 def test_other_errors_pass() -> None:
-    @shortage_told
+    @as_memory_error
     def fail(error: Exception) -> None:
         raise error
 

@@ -16,7 +16,7 @@ import pytest
 from filelock import FileLock
 from tiny_bundle import WEIGHT, WEIGHTS_FILE, affine_model
 
-from samclip.disk.partial_files import claimed, new_file
+from samclip.disk.partial_files import locked_partial, make_empty_file
 from samclip.engines.base import Engine, EngineOptions, GraphSource
 from samclip.engines.openvino import cache as blob_store
 from samclip.engines.openvino import cache as compiled_cache
@@ -296,7 +296,7 @@ def test_abandoned_files_are_removed(folder: Path) -> None:
     folder.mkdir()
     left = folder / f".{KEY}.{'0' * 16}.partial"
     left.write_bytes(b"")
-    with claimed(folder / KEY, new_file()) as at_work:
+    with locked_partial(folder / KEY, make_empty_file()) as at_work:
         put(folder, KEY, 10, 1)
         assert at_work.exists()
     assert not left.exists()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from plan_samples import PLAN, sample_sidecar, sample_source
 
-from samclip.disk.partial_files import claimed, new_file
+from samclip.disk.partial_files import locked_partial, make_empty_file
 from samclip.engines.base import GraphSource
 from samclip.engines.plans.sidecar import BuildOptions
 from samclip.engines.plans.store import (
@@ -139,7 +139,7 @@ def test_what_a_killed_writer_left_goes_away() -> None:
     without_sidecar, of_others = (plan_folder() / f"{n}.plan" for n in (f"a.{'0' * 12}", "mine"))
     for path in (left, without_sidecar, of_others):
         path.write_bytes(b"half")
-    with claimed(plan_folder() / "b.plan", new_file()) as at_work:
+    with locked_partial(plan_folder() / "b.plan", make_empty_file()) as at_work:
         write()
         assert at_work.exists()
     assert not left.exists()
@@ -151,7 +151,7 @@ def test_what_a_killed_writer_left_goes_away() -> None:
 def test_a_plan_whose_sidecar_is_on_its_way_stays() -> None:
     path = plan_folder() / f"a.{'0' * 12}.plan"
     path.parent.mkdir(parents=True)
-    with claimed(path, new_file()) as partial:
+    with locked_partial(path, make_empty_file()) as partial:
         partial.replace(path)
         write()
         assert path.exists()
