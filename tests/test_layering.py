@@ -24,7 +24,7 @@ HEAVY = {
 }
 # Lowest first: a folder or module imports from those before it and from itself, never upwards.
 FLOORS = (
-    ("errors", "version"),
+    ("errors", "progress", "version"),
     ("disk",),
     ("engines",),
     ("runtime",),
@@ -33,7 +33,7 @@ FLOORS = (
     ("merge",),
     ("benchmarks",),
 )
-LEAN = {"errors", "version", "disk", "engines", "runtime"}
+LEAN = {"errors", "progress", "version", "disk", "engines", "runtime"}
 TERMINAL = {"rich", "typer", "click"}
 
 
@@ -140,8 +140,8 @@ def test_no_command_line_below_the_commands(name: str) -> None:
     assert not found, "\n".join(found)
 
 
-def test_errors_and_version_stand_alone() -> None:
-    for name in ("errors.py", "version.py"):
+def test_the_ground_floor_stands_alone() -> None:
+    for name in ("errors.py", "progress.py", "version.py"):
         tree = ast.parse((PACKAGE / name).read_text("utf-8"))
         roots = {imported.partition(".")[0] for _, imported in imported_names(tree)}
         assert roots <= sys.stdlib_module_names
