@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from samclip.cli import bundle, demo, doctor, engine, tasks
-from samclip.cli.exits import StoppableTyper, StreamsGroup
+from samclip.cli.exits import CommandApp
 from samclip.cli.terminal import accept_any_text, out, say
 from samclip.version import __version__
 
@@ -23,9 +23,8 @@ EXAMPLES = """
 - `samclip doctor`
 """
 
-app = StoppableTyper(
+app = CommandApp(
     name="samclip",
-    cls=StreamsGroup,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,  # a defect shows Python's own traceback, fit for a report
