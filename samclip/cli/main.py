@@ -34,7 +34,7 @@ app = CommandApp(
 
 
 def print_version(wanted: bool) -> None:
-    """Print the version and stop, when `wanted`."""
+    """Print the version and exit, when `wanted`."""
     if wanted:
         say(out, f"samclip {__version__}")
         raise typer.Exit
@@ -42,7 +42,7 @@ def print_version(wanted: bool) -> None:
 
 @app.callback()
 def samclip(
-    version: Annotated[  # noqa: ARG001 - its callback has done the work
+    version: Annotated[  # noqa: ARG001 - its callback does the work
         bool,
         typer.Option("--version", callback=print_version, is_eager=True, help="Show the version."),
     ] = False,
