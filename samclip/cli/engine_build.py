@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
-from rich.status import Status
 
 from samclip.cli import options
 from samclip.cli.exits import report_errors
@@ -287,7 +286,7 @@ class BuildConsole:
     """Progress of a build on stderr: messages as lines, phases in one line of a terminal."""
 
     def __init__(self) -> None:
-        self._status = Status("", console=err) if err.is_terminal else None
+        self._status = err.status("") if err.is_terminal else None
         self._shown = 0.0
         self._lock = threading.Lock()  # phases come from any of TensorRT's threads
 
