@@ -1,13 +1,13 @@
-"""Entry points of the console scripts, which heed Ctrl-C and SIGTERM from their first import on.
+"""Entry points of the console scripts.
 
-They import what they run within `exit_on_signal`; this module itself imports next to nothing, for
-what comes before that Python answers, with its own traceback.
+Each imports its command within `exit_on_signal`, so that Ctrl-C and SIGTERM end it with one line.
+This module itself imports as little as possible: until then Python would show a traceback.
 """
 
 # ruff: noqa: PLC0415
 from __future__ import annotations
 
-from samclip.cli.early_stops import exit_on_signal
+from samclip.cli.stop_signals import exit_on_signal
 
 
 def run() -> None:

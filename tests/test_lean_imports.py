@@ -16,6 +16,7 @@ import samclip.runtime
 TORCH_SIDE = ("torch", "torchvision", "onnx", "onnxscript", "onnx_ir", "transformers", "onnxslim")
 DEV_SIDE = ("pytest", "matplotlib", "scipy", "skimage", "supervision", "open_clip", "timm")
 LATE = ("onnxruntime", "cv2", "tokenizers", "ftfy", "pycocotools", "PIL", "numpy", "supervision")
+LATE += ("msgspec",)
 
 BLOCK = f"""
 import importlib.abc, sys

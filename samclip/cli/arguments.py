@@ -1,32 +1,29 @@
-"""The IMAGE arguments: files and folders, expanded to a list of files in a stable order.
+"""Values of the task commands' options, checked and combined before a model is loaded.
 
-The names to look for: `--names` on the command line, `--labels` from a file.
-
-From the --point, --label and --box options to the prompts of `Scene.segment`.
-
-Where pictures are written: a file for one image, a folder for many.
+These are the images to answer, the names to look for, the prompts for `Scene.segment`, and the
+paths of the pictures to write.
 """
 
 from __future__ import annotations
 
-import difflib
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from samclip.cli.options import Box, Point
-from samclip.disk.partial_files import remove_abandoned
 from samclip.errors import ImageError, InputError, PromptError, VocabularyError, WriteError
+
+MAX_LABELS_BYTES = 10_000_000
+PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})  # results.drawing can save these
 
 
 @dataclass(frozen=True)
 class ImageList:
-    """Image files in the order of the answers.
+    """Image files, in the order of the answers.
 
-    `many` is True when several paths, or a folder, were given: answers then come as a series even
-    if there is one only.
+    `many`: whether several paths or a folder were given. The answers then form a series, even if
+    the folder holds a single image.
     """
 
     paths: tuple[Path, ...]
@@ -34,19 +31,20 @@ class ImageList:
 
 
 def find_images(arguments: Sequence[Path]) -> ImageList:
-    """Expand folders to the images directly inside them, in name order; hidden files are left out.
+    """List the files, and in place of each folder the images directly inside it, in name order.
 
-    Raises ImageError for a path that does not exist and for a folder without images.
+    Hidden files are left out. Raises ImageError for a path that does not exist and for a folder
+    without images.
     """
     arguments = [argument.expanduser() for argument in arguments]
     paths: list[Path] = []
     for argument in arguments:
-        paths += _inside(argument) if argument.is_dir() else [_existing(argument)]
+        paths += _list_folder(argument) if argument.is_dir() else [_check_exists(argument)]
     many = len(arguments) > 1 or arguments[0].is_dir()
     return ImageList(tuple(paths), many)
 
 
-def _inside(folder: Path) -> list[Path]:
+def _list_folder(folder: Path) -> list[Path]:
     """List the images of a folder in name order."""
     from samclip.runtime.pixels.image import SUFFIXES
 
@@ -63,17 +61,16 @@ def _inside(folder: Path) -> list[Path]:
     return found
 
 
-def _existing(path: Path) -> Path:
+def _check_exists(path: Path) -> Path:
     """Return `path`, or raise ImageError with the name that was probably meant."""
     if path.exists():
         return path
+    import difflib
+
     siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     close = difflib.get_close_matches(path.name, siblings, n=1)
     hint = f" Did you mean {path.parent / close[0]}?" if close else ""
     raise ImageError(f"there is no image {path}.{hint}")
-
-
-MAX_LABELS_BYTES = 10_000_000
 
 
 def read_names(names: Sequence[str] | None, labels: Path | None) -> list[str] | None:
@@ -86,18 +83,18 @@ def read_names(names: Sequence[str] | None, labels: Path | None) -> list[str] | 
         return None
     found = [part.strip() for text in names or () for part in text.split(",")]
     if labels is not None:
-        found += [line.strip() for line in _read(labels.expanduser()).splitlines()]
+        found += [line.strip() for line in _read_labels(labels.expanduser()).splitlines()]
     found = [name for name in found if name]
     if not found:
         raise VocabularyError(
-            'no name was given; expected at least one, as in --names "car,bus", or one a line in '
+            'no name was given; expected at least one, as in --names "car,bus", or one per line in '
             "the file of --labels."
         )
     return found
 
 
 def require_names(names: list[str] | None, task: str) -> list[str]:
-    """Return `names`, or raise VocabularyError when the task cannot do without."""
+    """Return `names`; raises VocabularyError when there are none, which `task` needs."""
     if names is None:
         raise VocabularyError(
             f'{task} needs names to choose from: add --names "car,bus" or --labels FILE.'
@@ -105,8 +102,8 @@ def require_names(names: list[str] | None, task: str) -> list[str]:
     return names
 
 
-def _read(path: Path) -> str:
-    """Read a UTF-8 text file, a byte-order mark included, of a size that a list of names has."""
+def _read_labels(path: Path) -> str:
+    """Read a file of names: UTF-8 text, with or without a byte-order mark, of a bounded size."""
     if not path.is_file():
         raise VocabularyError(f"there is no file {path} to read names from (--labels).")
     if path.stat().st_size > MAX_LABELS_BYTES:
@@ -141,12 +138,14 @@ def gather_prompts(
     boxes: Sequence[Box] | None,
     separate: bool,
 ) -> Prompts:
-    """Combine the options.
+    """Combine the options into prompts.
 
-    Points describe one object together, or one each when `separate`; each box is an object, and
-    points beside exactly one box refine it. Raises PromptError for any other combination.
+    All points together describe one object, or one each when `separate`. Each box is an object;
+    points given with exactly one box refine it. Raises PromptError for any other combination.
     """
-    points, labels, boxes = list(points or ()), list(labels or ()), list(boxes or ())
+    points = list(points or ())
+    labels = list(labels or ())
+    boxes = list(boxes or ())
     if not points and not boxes:
         raise PromptError("nothing to segment: add --point X,Y or --box X1,Y1,X2,Y2.")
     if labels and len(labels) != len(points):
@@ -164,40 +163,44 @@ def gather_prompts(
         )
     if separate and 0 in labels:
         raise PromptError(
-            "with --separate every point is an object of its own, so --label 0 would describe an "
+            "with --separate every point is a separate object, so --label 0 would describe an "
             "object by what it is not. Leave out one of the two."
         )
     if separate and points:
-        return Prompts([[point] for point in points], [[label] for label in labels])
-    return Prompts(points or None, labels if points else None, boxes or None)
-
-
-WRITTEN = frozenset({".png", ".jpg", ".jpeg"})  # what samclip.runtime.results.drawing can save
+        return Prompts(points=[[point] for point in points], labels=[[label] for label in labels])
+    return Prompts(points=points or None, labels=labels if points else None, boxes=boxes or None)
 
 
 def plan_pictures(images: ImageList, output: Path | None, task: str) -> tuple[Path, ...]:
-    """Return the picture's path for each image, in order; no folder is made yet.
+    """Return the path of the picture for each image, in order; no folder is made yet.
 
     `output` is a file when its suffix is an image's, else a folder. None stands for the current
     folder, or for `samclip-<task>` inside it when there may be many images. In a folder the names
     are `<stem>.<task>.png`, numbered where two would be equal. Raises InputError for one file and
-    many images, for a format that cannot be written, and when a picture would replace an image.
+    many images, for a format or a folder that cannot be written, and when a picture would replace
+    an image.
     """
     from samclip.runtime.pixels.image import SUFFIXES
 
     output = None if output is None else output.expanduser()
     if output is not None and output.suffix.lower() in SUFFIXES and not output.is_dir():
-        pictures: tuple[Path, ...] = (_as_file(output, images.many),)
+        _check_file(output, images.many)
+        pictures: tuple[Path, ...] = (output,)
     else:
         default = Path(f"samclip-{task}") if images.many else Path()
-        pictures = _in_folder(images.paths, output or default, task)
-    _keep_images(images.paths, pictures)
+        pictures = _name_pictures(images.paths, output or default, task)
+    sources = {path.resolve() for path in images.paths}
+    for picture in pictures:
+        if picture.resolve() in sources:
+            raise InputError(
+                f"the picture would replace the image {picture}. Give another --output."
+            )
     _check_writable(pictures)
     return pictures
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder for pictures, and those around it; raises WriteError."""
+    """Make a folder for pictures, and the folders around it; raises WriteError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -207,25 +210,25 @@ def make_folder(folder: Path) -> None:
         ) from error
 
 
-def _as_file(output: Path, many: bool) -> Path:
-    """Return `output` if one picture can be written there."""
+def _check_file(output: Path, many: bool) -> None:
+    """Raise InputError unless one picture can be written to the file `output`."""
     if many:
         raise InputError(
             f"--output {output} is one file, and there may be many images. Give a folder."
         )
-    if output.suffix.lower() not in WRITTEN:
+    if output.suffix.lower() not in PICTURE_SUFFIXES:
         raise InputError(
-            f"--output {output}: pictures are written as {', '.join(sorted(WRITTEN))}. "
+            f"--output {output}: pictures are written as {', '.join(sorted(PICTURE_SUFFIXES))}. "
             "Choose one of these."
         )
-    return output
 
 
-def _in_folder(paths: Sequence[Path], folder: Path, task: str) -> tuple[Path, ...]:
+def _name_pictures(paths: Sequence[Path], folder: Path, task: str) -> tuple[Path, ...]:
     """Name the pictures after their images; equal names get -2, -3 and so on."""
     names: dict[str, None] = {}
     for path in paths:
-        name, count = f"{path.stem}.{task}.png", 1
+        name = f"{path.stem}.{task}.png"
+        count = 1
         while name in names:
             count += 1
             name = f"{path.stem}-{count}.{task}.png"
@@ -234,10 +237,14 @@ def _in_folder(paths: Sequence[Path], folder: Path, task: str) -> tuple[Path, ..
 
 
 def _check_writable(pictures: Sequence[Path]) -> None:
-    """Say before the model runs that a folder cannot be written to; none is made yet.
+    """Raise InputError, before the model runs, when a folder cannot be written to.
 
-    What runs that were killed left of these pictures is removed.
+    No folder is made. Partial pictures that an earlier, killed run left are removed.
     """
+    import tempfile
+
+    from samclip.disk.partial_files import remove_abandoned
+
     for folder in dict.fromkeys(picture.absolute().parent for picture in pictures):
         nearest = next(place for place in (folder, *folder.parents) if place.exists())
         try:
@@ -248,13 +255,3 @@ def _check_writable(pictures: Sequence[Path]) -> None:
                 f"no picture can be written to {folder}: {error.strerror}. "
                 "Give another --output, or --json for no picture."
             ) from error
-
-
-def _keep_images(paths: Sequence[Path], pictures: Sequence[Path]) -> None:
-    """Refuse to write a picture over one of the images."""
-    sources = {path.resolve() for path in paths}
-    for picture in pictures:
-        if picture.resolve() in sources:
-            raise InputError(
-                f"the picture would replace the image {picture}. Give another --output."
-            )

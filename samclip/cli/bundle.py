@@ -1,25 +1,16 @@
-"""`samclip info`: what a bundle holds.
-
-`samclip sign`: say that a bundle is yours, by a key.
-
-Which backend "auto" takes for a bundle here, and why not faster ones: for info and doctor.
-"""
+"""The bundle commands: `samclip info` shows a bundle, `samclip sign` signs one with a key."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from samclip.cli import options
 from samclip.cli.exits import report_errors
 from samclip.cli.terminal import err, out, say, warn_untrained_head, write_json
-from samclip.runtime.assets import DEFAULT_BUNDLE
-from samclip.runtime.bundles.manifest import SIGNATURE_NAME
 
 if TYPE_CHECKING:
     from samclip.runtime.bundles.bundle import Bundle
@@ -38,15 +29,6 @@ INFO_EXAMPLES = """
 - `samclip info my-bundle/ --json`
 """
 
-BundleArgument = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="BUNDLE",
-        envvar="SAMCLIP_BUNDLE",
-        show_default=DEFAULT_BUNDLE,
-        help="A folder, or a bundle's name (`samclip doctor` lists them).",
-    ),
-]
 Verify = Annotated[
     bool,
     typer.Option("--verify", help="Read every file and compare its size and SHA-256."),
@@ -67,7 +49,7 @@ AsJson = Annotated[
 
 
 def info(
-    bundle: BundleArgument = None,
+    bundle: options.BundleArgument = None,
     verify: Verify = False,
     public_key: PublicKey = None,
     as_json: AsJson = False,
@@ -94,29 +76,31 @@ def info(
 
 
 def bundle_record(bundle: Bundle, verified: bool, signer: str | None) -> dict[str, object]:
-    """Return the manifest as plain values, with the path and the size in bytes of all files.
+    """Return the manifest as plain values, with the bundle's path and its size in bytes.
 
-    `signer`: fingerprint of the key that was asked for and has signed it.
+    `signer`: fingerprint of the key that was asked for and has signed the bundle.
     """
     import msgspec
 
+    from samclip.cli.machine_report import examine_auto
     from samclip.runtime.bundles.signature import is_signed
 
-    sizes = [entry.size for entry in bundle.manifest.files.values()]
     return {
         "path": str(bundle.path),
-        "bytes": sum(sizes),
+        "bytes": sum(entry.size for entry in bundle.manifest.files.values()),
         "verified": verified,
         "signed": is_signed(bundle.path),
         "signer": signer,
-        "auto": auto_record(bundle),
+        "auto": examine_auto(bundle),
         "manifest": msgspec.to_builtins(bundle.manifest),
     }
 
 
 def print_bundle(bundle: Bundle, verified: bool, signer: str | None) -> None:
-    """Show the bundle to a person, a table per subject."""
+    """Print the bundle for people, one table per subject."""
     from samclip.cli import tables
+    from samclip.cli.doctor import print_auto
+    from samclip.cli.machine_report import examine_auto
     from samclip.runtime.bundles.signature import is_signed
 
     manifest = bundle.manifest
@@ -143,11 +127,11 @@ def print_bundle(bundle: Bundle, verified: bool, signer: str | None) -> None:
     say(out, f"exported with {versions}")
     if origin.notes:
         say(out, f"notes: {origin.notes}")
-    show_auto(auto_record(bundle))
+    print_auto(examine_auto(bundle))
     if signer is not None:
         say(err, f"signed with the key {signer}")
     elif is_signed(bundle.path):
-        say(err, "signed, by whom was not checked: give --public-key")
+        say(err, "signed, but it was not checked by whom: give --public-key")
     if verified:
         say(err, f"verified: all {len(manifest.files)} files are as they were exported")
 
@@ -171,7 +155,7 @@ Key = Annotated[
         "--key",
         metavar="FILE",
         show_default=False,
-        help="A private key, Ed25519: PEM, or OpenSSH's own form.",
+        help="A private key, Ed25519: PEM, or the format of OpenSSH.",
     ),
 ]
 SignAsJson = Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")]
@@ -190,48 +174,18 @@ def sign(
     """
     with report_errors(debug):
         from samclip.runtime.bundles.bundle import find_bundle, sign_bundle
+        from samclip.runtime.bundles.manifest import SIGNATURE_NAME
         from samclip.runtime.bundles.signature import read_private_key
 
-        signer = read_private_key(key, _asking(key))
+        def ask_passphrase() -> str:
+            answer: str = typer.prompt(f"Passphrase of {key}", hide_input=True, err=True)
+            return answer
+
+        can_ask = sys.stdin is not None and sys.stdin.isatty()
+        signer = read_private_key(key, ask_passphrase if can_ask else None)
         signed = sign_bundle(find_bundle(bundle), signer)
         fingerprint = signer.public.fingerprint
         if as_json:
             write_json({"path": str(signed), "file": SIGNATURE_NAME, "signer": fingerprint})
         else:
             say(out, f"signed {signed} with the key {fingerprint}: {SIGNATURE_NAME}")
-
-
-def _asking(key: Path) -> Callable[[], str] | None:
-    """Give what asks for the passphrase, if there is somebody to ask."""
-    if sys.stdin is None or not sys.stdin.isatty():
-        return None
-
-    def ask() -> str:
-        answer: str = typer.prompt(f"Passphrase of {key}", hide_input=True, err=True)
-        return answer
-
-    return ask
-
-
-def auto_record(bundle: Bundle) -> dict[str, Any]:
-    """Give the choice as plain values; `backend` is None when none works, and `error` says why."""
-    from samclip.errors import BackendUnavailableError
-    from samclip.runtime.backend_choice import choose_for
-
-    try:
-        choice = choose_for(bundle)
-    except BackendUnavailableError as error:
-        return {"backend": None, "passed_over": [], "error": str(error)}
-    passed = [asdict(one) for one in choice.passed_over]
-    return {"backend": choice.backend.name, "passed_over": passed, "error": None}
-
-
-def show_auto(record: dict[str, Any]) -> None:
-    """Say it to a person, a line per backend."""
-    if record["backend"] is None:
-        say(out, f"backend auto: none. {record['error']}")
-        return
-    say(out, f"backend auto: {record['backend']}")
-    for passed in record["passed_over"]:
-        advice = f" To do: {passed['remedy'].rstrip('. ')}." if passed["remedy"] else ""
-        say(out, f"  not {passed['name']}: {passed['reason'].rstrip('. ')}.{advice}")

@@ -1,4 +1,4 @@
-"""`samclip demo`: all three tasks on one photo, in one picture."""
+"""`samclip demo`: three tasks on each photo, in one picture."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Photos = Annotated[
     typer.Argument(
         metavar="[IMAGE]",
         show_default="a photo that comes with samclip",
-        help="Image files, or folders of images; a picture each.",
+        help="Image files, or folders of images; each gets a picture.",
     ),
 ]
 
@@ -62,7 +62,7 @@ def demo(
 ) -> None:
     """Show everything that one encoder pass answers: classify, segment and semantic in one picture.
 
-    Without --names, names of common things; without --box, the largest objects that are found.
+    Without --names, names of common things are used; without --box, the largest objects found.
     Draws STEM.demo.png into the current folder unless --output or --json is given.
     """
     with report_errors(debug):
@@ -75,15 +75,24 @@ def demo(
 
             return look_over(scene, vocabulary, shown, templates)
 
-        task = Task("demo", ask, lambda answer: answer.to_dict(), show_overview)
-        photos = images or [packaged_photos() / PHOTO]
-        answer_images(
-            Request(photos, bundle, backend, precision, threads, streams, output, as_json), task
+        request = Request(
+            images=images or [packaged_photos() / PHOTO],
+            bundle=bundle,
+            backend=backend,
+            precision=precision,
+            threads=threads,
+            streams=streams,
+            output=output,
+            as_json=as_json,
         )
+        task = Task(
+            name="demo", ask=ask, record=lambda answer: answer.to_dict(), show=show_overview
+        )
+        answer_images(request, task)
 
 
 def show_overview(answer: Overview) -> Table:
-    """List each task's answer in a line."""
+    """List each task's answer in one row."""
     from rich.markup import escape
 
     from samclip.cli.tables import make_table

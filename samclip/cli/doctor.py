@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from samclip.cli import options
-from samclip.cli.bundle import show_auto
 from samclip.cli.exits import report_errors
-from samclip.cli.tables import format_bytes, make_table
+from samclip.cli.tables import format_bytes, text_table
 from samclip.cli.terminal import out, say, write_json
 
 EXAMPLES = """
@@ -21,6 +19,9 @@ EXAMPLES = """
 
 - `samclip doctor --json`
 """
+
+HEADS = {True: "trained head", False: "UNTRAINED head: names mean nothing", None: "no head"}
+CLOCKS = {True: "pinned", False: "following the load", None: "unknown"}
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 
@@ -42,31 +43,28 @@ def doctor(as_json: AsJson = False, debug: options.Debug = False) -> None:
 
 
 def print_report(report: dict[str, Any]) -> None:
-    """Show the report to a person."""
+    """Print the report of `machine_report.examine` for people."""
     say(out, f"samclip {report['samclip']}, Python {report['python']}", style="bold")
-    show_device(report["device"])
+    print_device(report["device"])
     if report["jetson"] is not None:
-        show_jetson(report["jetson"])
-    out.print(show_backends(report["backends"]))
-    if report["packages"]:
-        out.print(show_packages(report["packages"]))
+        print_jetson(report["jetson"])
+    print_table(("backend", "works", "detail"), map(backend_row, report["backends"]))
+    print_table(("package", "version", "for"), map(package_row, report["packages"]))
     cache = report["cache"]
     state = "writable" if cache["writable"] else f"NOT WRITABLE: {cache['remedy']}"
     room = "" if cache["free"] is None else f", {format_bytes(cache['free'])} free"
     say(out, f"cache: {cache['path']} ({state}{room})")
     say(out, f"bundles: {report['bundle_home']}, and those that came with samclip")
-    if report["bundles"]:
-        out.print(show_bundles(report["bundles"]))
+    print_table(("bundle", "from", "model", "names"), map(bundle_row, report["bundles"]))
     default = report["default_bundle"]
     say(out, f"default bundle: {default['path'] or default['remedy']}")
     if default["auto"] is not None:
-        show_auto(default["auto"])
-    if report["findings"]:
-        out.print(show_findings(report["findings"]))
+        print_auto(default["auto"])
+    print_table(("to do", "about", "detail"), map(finding_row, report["findings"]))
 
 
-def show_device(device: dict[str, Any]) -> None:
-    """Say what machine this is, a line per part."""
+def print_device(device: dict[str, Any]) -> None:
+    """Print the parts of the machine, one per line."""
     cores = f"{device['usable_cores']} cores, {device['logical_cores']} threads"
     say(out, f"cpu: {device['cpu']} ({device['machine']}, {cores})")
     say(out, f"memory: {format_bytes(device['memory'])}")
@@ -76,70 +74,73 @@ def show_device(device: dict[str, Any]) -> None:
         say(out, f"gpu: {gpu['name']}{memory}, driver {gpu['driver'] or 'unknown'}")
 
 
-def show_jetson(jetson: dict[str, Any]) -> None:
-    """Say what Jetson this is and how it is set up, a line per part."""
-    release = describe_release(jetson["jetpack"], jetson["l4t"])
-    place = ", in a container" if jetson["container"] else ""
-    say(out, f"jetson: {jetson['model'] or 'of unknown model'}, {release}{place}")
+def print_jetson(jetson: dict[str, Any]) -> None:
+    """Print which Jetson this is and how it is set up, one part per line."""
+    model = jetson["model"] or "of unknown model"
+    release = f"JetPack {jetson['jetpack'] or 'unknown'}"
+    if jetson["l4t"]:
+        release += f" (L4T {jetson['l4t']})"
+    say(out, f"jetson: {model}, {release}{', in a container' if jetson['container'] else ''}")
+
     tensorrt = jetson["tensorrt"]
     seen = tensorrt["importable"]
     python = "not seen by this Python" if seen is None else f"this Python sees {seen or 'one'}"
     say(out, f"tensorrt: {tensorrt['library'] or 'not installed on the system'}; {python}")
+
     power = jetson["power"]
-    mode, pinned = power["mode"], power["clocks_pinned"]
-    name = f"{mode['name']} ({mode['number']})" if mode else "unknown"
-    clocks = {True: "pinned", False: "following the load", None: "unknown"}[pinned]
-    say(out, f"power mode: {name}; clocks: {clocks}")
+    mode = f"{power['mode']['name']} ({power['mode']['number']})" if power["mode"] else "unknown"
+    say(out, f"power mode: {mode}; clocks: {CLOCKS[power['clocks_pinned']]}")
+
     memory = jetson["memory"]
     swap = f"{format_bytes(memory['swap'])} ({format_bytes(memory['zram'])} of it zram)"
     free = format_bytes(memory["available"])
     say(out, f"memory, shared with the GPU: {free} free; swap: {swap}")
 
 
-def describe_release(jetpack: str | None, l4t: str | None) -> str:
-    """Name a release in one line, as "JetPack 6.2 (L4T 36.4.3)"."""
-    name = f"JetPack {jetpack or 'unknown'}"
-    return f"{name} (L4T {l4t})" if l4t else name
+def print_auto(auto: dict[str, Any]) -> None:
+    """Print the backend that `auto` takes, and why not each faster one, one per line."""
+    if auto["backend"] is None:
+        say(out, f"backend auto: none. {auto['error']}")
+        return
+    say(out, f"backend auto: {auto['backend']}")
+    for passed in auto["passed_over"]:
+        advice = f" To do: {passed['remedy'].rstrip('. ')}." if passed["remedy"] else ""
+        say(out, f"  not {passed['name']}: {passed['reason'].rstrip('. ')}.{advice}")
 
 
-def show_findings(findings: list[dict[str, Any]]) -> Table:
-    """List what to do, in the order found."""
-    table = make_table("to do", "about", "detail", left=("to do", "about", "detail"))
-    for finding in findings:
-        text = f"{finding['detail']}\n-> {finding['remedy']}"
-        table.add_row(finding["level"], escape(finding["about"]), escape(text))
-    return table
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table, or nothing when there are no rows."""
+    table = text_table(columns, rows)
+    if table.row_count:
+        out.print(table)
 
 
-def show_backends(backends: list[dict[str, Any]]) -> Table:
-    """List backends: whether they work, or what to do."""
-    table = make_table("backend", "works", "detail", left=("backend", "works", "detail"))
-    for backend in backends:
-        advice = f"\n-> {backend['remedy']}" if backend["remedy"] else ""
-        works = "yes" if backend["available"] else "no"
-        table.add_row(backend["name"], works, escape(backend["detail"] + advice))
-    return table
+def backend_row(backend: dict[str, Any]) -> tuple[str, ...]:
+    """Return whether a backend works, and what to do otherwise."""
+    works = "yes" if backend["available"] else "no"
+    return backend["name"], works, add_remedy(backend["detail"], backend["remedy"])
 
 
-def show_packages(packages: list[dict[str, Any]]) -> Table:
-    """List packages with versions, or how to get them."""
-    table = make_table("package", "version", "for", left=("package", "version", "for"))
-    for package in packages:
-        version = package["version"] or f"not installed: {package['remedy']}"
-        table.add_row(package["name"], escape(version), package["extra"] or "samclip")
-    return table
+def package_row(package: dict[str, Any]) -> tuple[str, ...]:
+    """Return the version of a package, or how to get it."""
+    version = package["version"] or f"not installed: {package['remedy']}"
+    return package["name"], version, package["extra"] or "samclip"
 
 
-def show_bundles(bundles: list[dict[str, Any]]) -> Table:
-    """List the bundles that are found by name, and why one cannot be used."""
-    columns = ("bundle", "from", "model", "names")
-    table = make_table(*columns, left=columns)
-    states = {True: "trained head", False: "UNTRAINED head: names mean nothing", None: "no head"}
-    for bundle in bundles:
-        place = (escape(bundle["name"]), "samclip" if bundle["packaged"] else "you")
-        if bundle["error"]:
-            table.add_row(*place, "cannot be used", escape(bundle["error"]))
-        else:
-            model = f"{bundle['model_type']} at {bundle['image_size']} px"
-            table.add_row(*place, model, states[bundle["trained_head"]])
-    return table
+def bundle_row(bundle: dict[str, Any]) -> tuple[str, ...]:
+    """Return what a bundle holds, or why it cannot be used."""
+    origin = "samclip" if bundle["packaged"] else "you"
+    if bundle["error"]:
+        return bundle["name"], origin, "cannot be used", bundle["error"]
+    model = f"{bundle['model_type']} at {bundle['image_size']} px"
+    return bundle["name"], origin, model, HEADS[bundle["trained_head"]]
+
+
+def finding_row(finding: dict[str, Any]) -> tuple[str, ...]:
+    """Return a finding and its remedy."""
+    return finding["level"], finding["about"], add_remedy(finding["detail"], finding["remedy"])
+
+
+def add_remedy(detail: str, remedy: str) -> str:
+    """Return `detail`, with the remedy on a second line if there is one."""
+    return f"{detail}\n-> {remedy}" if remedy else detail

@@ -39,19 +39,19 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="TensorRT plans: build them once on a machine, list and remove them.",
 )
-Beside = Annotated[
+BesideBundle = Annotated[
     str | None,
     typer.Argument(
         metavar="BUNDLE",
         show_default=False,
-        help="A bundle: look also at the plans that were built beside it.",
+        help="A bundle: also look at the plans that were built next to it.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def list_engines(
-    bundle: Beside = None, as_json: AsJson = False, debug: options.Debug = False
+    bundle: BesideBundle = None, as_json: AsJson = False, debug: options.Debug = False
 ) -> None:
     """List the plans on this machine: what they compute, for what, their size and state.
 
@@ -59,13 +59,14 @@ def list_engines(
     the library is installed, its files are damaged.
     """
     with report_errors(debug):
-        plans = [(plan, _state(plan)) for plan in _find(bundle)]
+        plans = find_plans(bundle)
         if as_json:
             write_json({"plans": [record(plan, state) for plan, state in plans]}, indent=2)
         elif plans:
             out.print(show_plans(plans))
             total = sum(plan.size for plan, _ in plans)
-            say(out, f"{len(plans)} plans, {format_bytes(total)}, in {_folders(plans)}")
+            folders = ", ".join(dict.fromkeys(str(plan.path.parent) for plan, _ in plans))
+            say(out, f"{len(plans)} plans, {format_bytes(total)}, in {folders}")
         else:
             say(err, "no plans yet. Build them: samclip engine build BUNDLE")
 
@@ -74,12 +75,14 @@ def remove_engines(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="NAME", show_default=False, help="Plans whose names begin so, as `list` has it."
+            metavar="NAME",
+            show_default=False,
+            help="Plans whose names begin so, as `list` shows them.",
         ),
     ] = None,
     beside: Annotated[
         str | None,
-        typer.Option("--bundle", "-b", metavar="BUNDLE", help="Also those beside this bundle."),
+        typer.Option("--bundle", "-b", metavar="BUNDLE", help="Also those next to this bundle."),
     ] = None,
     outdated: Annotated[
         bool, typer.Option("--outdated", help="All whose state is not current.")
@@ -88,12 +91,12 @@ def remove_engines(
     as_json: AsJson = False,
     debug: options.Debug = False,
 ) -> None:
-    """Remove plans: those named, those that are of no use any more, or all."""
+    """Remove plans: those named, those that cannot be used any more, or all."""
     with report_errors(debug):
         from samclip.engines.plans.store import remove_plan
 
-        found = [(plan, _state(plan)) for plan in _find(beside)]
-        chosen = _choose(found, tuple(names or ()), outdated, everything)
+        found = find_plans(beside)
+        chosen = choose_plans(found, tuple(names or ()), outdated, everything)
         for plan, _ in chosen:
             remove_plan(plan.path)
         if as_json:
@@ -102,34 +105,20 @@ def remove_engines(
         say(err, f"removed {len(chosen)} plans, {format_bytes(total)}")
 
 
-def record(plan: StoredPlan, state: str) -> dict[str, Any]:
-    """Return a plan as plain values: path, size in bytes, state, and its sidecar."""
-    import msgspec
+def find_plans(bundle: str | None) -> list[tuple[StoredPlan, str]]:
+    """Return the plans of the user's cache, and those next to `bundle`, each with its state."""
+    from samclip.engines.plans.store import list_plans, search_folders
+    from samclip.runtime.bundles.home import find_bundle
+    from samclip.runtime.plans import plan_state
 
-    sidecar = None if plan.sidecar is None else msgspec.to_builtins(plan.sidecar)
-    return {"path": str(plan.path), "bytes": plan.size, "state": state, "sidecar": sidecar}
-
-
-def show_plans(plans: list[tuple[StoredPlan, str]]) -> Table:
-    """List plans for a person."""
-    columns = ("name", "bundle", "library", "for", "size", "built", "state")
-    table = make_table(*columns, left=[name for name in columns if name != "size"])
-    for plan, state in plans:
-        built = plan.sidecar
-        if built is None:
-            cells = ("?", "?", "?", format_bytes(plan.size), "?")
-        else:
-            bundle = Path(built.graph.origin).name if built.graph.origin else "-"
-            library = f"{built.library} {built.library_version}"
-            targets = ", ".join(built.target.capabilities)
-            cells = (bundle, library, targets, format_bytes(plan.size), built.built[:10])
-        table.add_row(escape(_short_name(plan)), *map(escape, cells), escape(state))
-    return table
+    origin = "" if bundle is None else str(find_bundle(bundle).resolve())
+    return [(plan, plan_state(plan)) for plan in list_plans(search_folders(origin))]
 
 
-def _choose(
+def choose_plans(
     found: list[tuple[StoredPlan, str]], names: tuple[str, ...], outdated: bool, everything: bool
 ) -> list[tuple[StoredPlan, str]]:
+    """Return the plans to remove; raises InputError for no choice and for an unknown name."""
     from samclip.errors import InputError
 
     if not (names or outdated or everything):
@@ -147,22 +136,29 @@ def _choose(
     ]
 
 
-def _find(bundle: str | None) -> list[StoredPlan]:
-    from samclip.engines.plans.store import list_plans, search_folders
-    from samclip.runtime.bundles.home import find_bundle
+def record(plan: StoredPlan, state: str) -> dict[str, Any]:
+    """Return a plan as plain values: path, size in bytes, state, and its sidecar."""
+    import msgspec
 
-    origin = "" if bundle is None else str(find_bundle(bundle).resolve())
-    return list_plans(search_folders(origin))
-
-
-def _state(plan: StoredPlan) -> str:
-    from samclip.runtime.plans import plan_state
-
-    return plan_state(plan)
+    sidecar = None if plan.sidecar is None else msgspec.to_builtins(plan.sidecar)
+    return {"path": str(plan.path), "bytes": plan.size, "state": state, "sidecar": sidecar}
 
 
-def _folders(plans: list[tuple[StoredPlan, str]]) -> str:
-    return ", ".join(dict.fromkeys(str(plan.path.parent) for plan, _ in plans))
+def show_plans(plans: list[tuple[StoredPlan, str]]) -> Table:
+    """List plans for people."""
+    columns = ("name", "bundle", "library", "for", "size", "built", "state")
+    table = make_table(*columns, left=[name for name in columns if name != "size"])
+    for plan, state in plans:
+        built = plan.sidecar
+        if built is None:
+            cells = ("?", "?", "?", format_bytes(plan.size), "?")
+        else:
+            bundle = Path(built.graph.origin).name if built.graph.origin else "-"
+            library = f"{built.library} {built.library_version}"
+            targets = ", ".join(built.target.capabilities)
+            cells = (bundle, library, targets, format_bytes(plan.size), built.built[:10])
+        table.add_row(escape(_short_name(plan)), *map(escape, cells), escape(state))
+    return table
 
 
 def _short_name(plan: StoredPlan) -> str:

@@ -1,9 +1,4 @@
-"""`samclip engine build`: the plans of a bundle, for this GPU or for RTX GPUs.
-
-A build of a plan on the terminal: its phase, and how far it is.
-
-The options of `samclip engine build` that bound the sizes of dynamic axes.
-"""
+"""`samclip engine build`: TensorRT plans of a bundle, for this GPU or for RTX GPUs."""
 
 from __future__ import annotations
 
@@ -14,59 +9,66 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
-from rich.status import Status
 
 from samclip.cli import options
 from samclip.cli.exits import report_errors
 from samclip.cli.tables import format_bytes
 from samclip.cli.terminal import err, say, visible, write_json
-from samclip.runtime.assets import DEFAULT_BUNDLE
 
 if TYPE_CHECKING:
     from samclip.engines.plans.build import BuiltPlan
-    from samclip.engines.plans.sidecar import AxisRange
+    from samclip.runtime.bundles.bundle import Bundle
+    from samclip.runtime.plans import PlanSettings
 
-INTERVAL = 0.1  # seconds between two changes of the line: a build has thousands of steps
+EXAMPLES = """
+**Examples:**
 
+- `samclip engine build my-bundle/`
 
-class BuildConsole:
-    """Shows a build on stderr: messages as lines, phases in one line of a terminal."""
+- `samclip engine build my-bundle/ --precision fp16 --points 1,2,8 --workspace 2048`
 
-    def __init__(self) -> None:
-        self._status = Status("", console=err) if err.is_terminal else None
-        self._shown = 0.0
-        self._lock = threading.Lock()  # phases come from any of TensorRT's threads
+- `samclip engine build my-bundle/ --backend tensorrt-rtx --target sm86 --target sm89`
+"""
+MIB = 2**20
+REFRESH_SECONDS = 0.1  # between two updates of the progress line: a build has thousands of steps
 
-    def __enter__(self) -> BuildConsole:
-        if self._status is not None:
-            self._status.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._status is not None:
-            self._status.stop()
-
-    def message(self, text: str) -> None:
-        """Print a line; a warning in yellow."""
-        say(err, text, style="yellow" if text.startswith("warning") else None)
-
-    def phase(self, name: str, step: int, steps: int) -> None:
-        """Show how far a phase is, ten times a second at most."""
-        with self._lock:
-            now = time.monotonic()
-            if self._status is None or now - self._shown < INTERVAL:
-                return
-            self._shown = now
-            self._status.update(escape(visible(f"{name}: {step} of {steps}")))
-
-
+_WHAT = "What is built"
 _SHAPES = "Shapes"
+_HOW = "How it is built"
+_WHERE = "Plan"
 
+Backend = Annotated[
+    Literal["tensorrt", "tensorrt-rtx"],
+    typer.Option(
+        "--backend",
+        rich_help_panel=_WHAT,
+        help="tensorrt builds for the GPU of this machine, tensorrt-rtx for RTX GPUs, anywhere.",
+    ),
+]
+GraphNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--graph",
+        metavar="NAME",
+        rich_help_panel=_WHAT,
+        show_default="all of the bundle",
+        help="encoder, mask_decoder, text_encoder, clip_head, or the region classifiers "
+        "roi_classifier and clip_roi; may be repeated.",
+    ),
+]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        metavar="smNN",
+        rich_help_panel=_WHAT,
+        show_default="the GPU of this machine",
+        help="A GPU architecture to build for, with tensorrt-rtx; may be repeated.",
+    ),
+]
+Device = Annotated[
+    int, typer.Option("--device", min=0, rich_help_panel=_WHAT, help="Which GPU builds.")
+]
 Prompts = Annotated[
     str | None,
     typer.Option(
@@ -105,7 +107,7 @@ Regions = Annotated[
         metavar="MIN,OPT,MAX",
         rich_help_panel=_SHAPES,
         show_default="1,4,16",
-        help="Regions per run of the classifiers of regions.",
+        help="Regions per run of the region classifiers.",
     ),
 ]
 Vocabulary = Annotated[
@@ -115,70 +117,8 @@ Vocabulary = Annotated[
         metavar="MIN,OPT,MAX",
         rich_help_panel=_SHAPES,
         show_default="1,80,32768",
-        help="Names, with their synonyms, that the classifiers of regions choose from in a run.",
+        help="Names, with their synonyms, that the region classifiers choose from in one run.",
     ),
-]
-
-
-def parse_axes(**given: str | None) -> dict[str, AxisRange]:
-    """Read the ranges that were given, by the names of their axes; raises InputError."""
-    from samclip.engines.plans.sidecar import parse_axis
-
-    return {name: parse_axis(text) for name, text in given.items() if text is not None}
-
-
-EXAMPLES = """
-**Examples:**
-
-- `samclip engine build my-bundle/`
-
-- `samclip engine build my-bundle/ --precision fp16 --points 1,2,8 --workspace 2048`
-
-- `samclip engine build my-bundle/ --backend tensorrt-rtx --target sm86 --target sm89`
-"""
-MIB = 2**20
-_WHAT, _HOW, _WHERE = "What is built", "How it is built", "Plan"
-
-Bundle = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="BUNDLE",
-        envvar="SAMCLIP_BUNDLE",
-        show_default=DEFAULT_BUNDLE,
-        help="A folder, or a bundle's name (`samclip doctor` lists them).",
-    ),
-]
-Backend = Annotated[
-    Literal["tensorrt", "tensorrt-rtx"],
-    typer.Option(
-        "--backend",
-        rich_help_panel=_WHAT,
-        help="tensorrt builds for the GPU of this machine, tensorrt-rtx for RTX GPUs, anywhere.",
-    ),
-]
-GraphNames = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--graph",
-        metavar="NAME",
-        rich_help_panel=_WHAT,
-        show_default="all of the bundle",
-        help="encoder, mask_decoder, text_encoder, clip_head, or the classifiers of regions, "
-        "roi_classifier and clip_roi; may be repeated.",
-    ),
-]
-Targets = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--target",
-        metavar="smNN",
-        rich_help_panel=_WHAT,
-        show_default="the GPU of this machine",
-        help="A GPU architecture to build for, with tensorrt-rtx; may be repeated.",
-    ),
-]
-Device = Annotated[
-    int, typer.Option("--device", min=0, rich_help_panel=_WHAT, help="Which GPU builds.")
 ]
 Workspace = Annotated[
     int | None,
@@ -207,7 +147,7 @@ StripWeights = Annotated[
     typer.Option(
         "--strip-weights",
         rich_help_panel=_HOW,
-        help="Leave the weights out of the plan; it takes them from the bundle when it is loaded.",
+        help="Leave the weights out of the plan; loading it takes them from the bundle.",
     ),
 ]
 VersionCompatible = Annotated[
@@ -215,7 +155,7 @@ VersionCompatible = Annotated[
     typer.Option(
         "--version-compatible",
         rich_help_panel=_HOW,
-        help="A plan that newer versions of the same major one run too, somewhat slower.",
+        help="A plan that newer releases of the same major version run too, somewhat slower.",
     ),
 ]
 Preflight = Annotated[
@@ -231,12 +171,12 @@ Beside = Annotated[
     typer.Option(
         "--beside",
         rich_help_panel=_WHERE,
-        help="Put plans into BUNDLE.engines beside the bundle, not into the user's cache.",
+        help="Put plans into BUNDLE.engines next to the bundle, not into the user's cache.",
     ),
 ]
 Force = Annotated[
     bool,
-    typer.Option("--force", rich_help_panel=_WHERE, help="Build even if an equal plan is there."),
+    typer.Option("--force", rich_help_panel=_WHERE, help="Build even if an equal plan exists."),
 ]
 AsJson = Annotated[
     bool, typer.Option("--json", rich_help_panel=_WHERE, help="Print the plans as JSON.")
@@ -244,7 +184,7 @@ AsJson = Annotated[
 
 
 def build_engines(
-    bundle: Bundle = None,
+    bundle: options.BundleArgument = None,
     backend: Backend = "tensorrt",
     graph: GraphNames = None,
     precision: options.Precision = None,
@@ -268,22 +208,27 @@ def build_engines(
     """Build TensorRT plans of a bundle's graphs, and keep them for the runtime.
 
     A plan fits one version of the library and the GPUs that it was built for; the runtime checks
-    that before it loads one. Graphs whose plan is there already are left alone.
+    this before it loads one. Graphs that already have such a plan are left alone.
     """
     with report_errors(debug):
-        from samclip.engines.plans.sidecar import BuildOptions
-        from samclip.runtime.bundles.bundle import Bundle as Opened
+        from samclip.engines.plans.sidecar import BuildOptions, parse_axis
+        from samclip.runtime.bundles.bundle import Bundle
         from samclip.runtime.bundles.home import find_bundle
         from samclip.runtime.plans import PlanSettings
 
+        axes = {
+            "prompts": prompts,
+            "points": points,
+            "texts": texts,
+            "regions": regions,
+            "vocabulary": vocabulary,
+        }
         settings = PlanSettings(
             backend=backend,
             graphs=tuple(graph or ()),
             precision=precision,
             targets=tuple(target or ()),
-            axes=parse_axes(
-                prompts=prompts, points=points, texts=texts, regions=regions, vocabulary=vocabulary
-            ),
+            axes={name: parse_axis(text) for name, text in axes.items() if text is not None},
             options=BuildOptions(
                 workspace=None if workspace is None else workspace * MIB,
                 level=level,
@@ -295,13 +240,13 @@ def build_engines(
             force=force,
             preflight=preflight,
         )
-        built = build_and_show(Opened.open(find_bundle(bundle or None)), settings)
+        built = build_and_show(Bundle.open(find_bundle(bundle or None)), settings)
         if as_json:
-            write_json({"plans": [_record(one) for one in built]}, indent=2)
+            write_json({"plans": [record(plan) for plan in built]}, indent=2)
 
 
-def build_and_show(bundle: Any, settings: Any) -> list[BuiltPlan]:
-    """Build a bundle's plans as `PlanSettings` say, with progress and a line for each on stderr.
+def build_and_show(bundle: Bundle, settings: PlanSettings) -> list[BuiltPlan]:
+    """Build a bundle's plans, with progress and one line for each plan on stderr.
 
     Raises as `build_plans` does; plans that were built before a failure stay.
     """
@@ -317,7 +262,7 @@ def build_and_show(bundle: Any, settings: Any) -> list[BuiltPlan]:
 
 
 def describe(plan: BuiltPlan) -> str:
-    """Say in a line what was built, or that it was there."""
+    """Return one line about a plan: what was built, or that it existed."""
     sidecar = plan.stored.sidecar
     name = "" if sidecar is None else f"{sidecar.graph.name} ({sidecar.graph.precision}): "
     took = "" if sidecar is None else f"built in {sidecar.seconds:.1f} s"
@@ -325,7 +270,8 @@ def describe(plan: BuiltPlan) -> str:
     return f"{name}{state}, {format_bytes(plan.stored.size)}: {plan.stored.path}"
 
 
-def _record(plan: BuiltPlan) -> dict[str, Any]:
+def record(plan: BuiltPlan) -> dict[str, Any]:
+    """Return a plan as plain values: path, size in bytes, whether it was reused, its sidecar."""
     import msgspec
 
     return {
@@ -334,3 +280,39 @@ def _record(plan: BuiltPlan) -> dict[str, Any]:
         "reused": plan.reused,
         "sidecar": msgspec.to_builtins(plan.stored.sidecar),
     }
+
+
+class BuildConsole:
+    """Progress of a build on stderr: messages as lines, phases in one line of a terminal."""
+
+    def __init__(self) -> None:
+        self._status = err.status("") if err.is_terminal else None
+        self._shown = 0.0
+        self._lock = threading.Lock()  # phases come from any of TensorRT's threads
+
+    def __enter__(self) -> BuildConsole:
+        if self._status is not None:
+            self._status.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+    def message(self, text: str) -> None:
+        """Print one line; a warning in yellow."""
+        say(err, text, style="yellow" if text.startswith("warning") else None)
+
+    def phase(self, name: str, step: int, steps: int) -> None:
+        """Show the step of a phase, at most ten times a second."""
+        with self._lock:
+            now = time.monotonic()
+            if self._status is None or now - self._shown < REFRESH_SECONDS:
+                return
+            self._shown = now
+            self._status.update(escape(visible(f"{name}: {step} of {steps}")))

@@ -1,8 +1,7 @@
-"""Errors as a person meets them: one message on stderr, an exit code, and no traceback.
+"""Ends of commands: one line on stderr and an exit code for errors, stops and broken streams.
 
-Commands that are asked to stop: by Ctrl-C, by SIGTERM, or because their terminal was closed.
-
-The standard streams, which whoever starts a command may have closed, or led to a full disk.
+A command stops for Ctrl-C, for SIGTERM, or because its terminal was closed. Its standard streams
+may have been closed by whatever started it, or lead to a full disk.
 """
 
 from __future__ import annotations
@@ -15,92 +14,60 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
 
-from samclip.cli.early_stops import REASONS, stop_code, stop_line
+from samclip.cli.stop_signals import REASONS, handle_signals, stop_code, stop_line
 from samclip.cli.terminal import err, in_one_line, say
 from samclip.errors import BundleNotFoundError, InputError, SamclipError
 
-TOLD = "was_told"  # attribute of the interrupts of which a line was printed
+FAILURE = 1
+BAD_INPUT = 2
+STANDARD_STREAMS = range(3)  # stdin, stdout, stderr
+DEBUG = "--debug"
 
 
-class StopAskedError(KeyboardInterrupt):
-    """A signal asked the process to stop; it passes what a Ctrl-C passes."""
+class CommandApp(typer.Typer):
+    """An app that checks its streams before it does anything, and reports what ends it early.
 
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
+    Also for its help, and for Ctrl-C while the command line is still being read.
+    """
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """Run the command line; ends with SystemExit as every typer app does."""
+        check_streams()
+        with report_stdout_errors():
+            try:
+                return super().__call__(*args, **options)
+            except KeyboardInterrupt as stop:
+                exit_stopped(stop)
+            except SystemExit as ended:  # typer raises it from an Exit, and that from an interrupt
+                cause = None if ended.__context__ is None else ended.__context__.__cause__
+                if isinstance(cause, KeyboardInterrupt):
+                    exit_stopped(cause)
+                raise
 
 
 @contextmanager
-def handle_stops() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP raise within the block, so that what it began is cleaned up.
+def report_errors(debug: bool) -> Iterator[None]:
+    """Turn the errors of samclip and of the system into a message and typer.Exit.
 
-    A signal that is ignored, as under nohup, or that somebody else handles stays so; the second of
-    a kind ends the process at once.
+    SIGTERM and SIGHUP raise within the block, as Ctrl-C does, so that what the block began is
+    cleaned up; the app reports them. With `debug`, errors pass through with their traceback.
+    Anything else is a defect of samclip and passes through as well.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    # Python itself heeds Ctrl-C.
-    names = (name for name in REASONS if name != "SIGINT" and hasattr(signal, name))
-    numbers = [signal.Signals[name] for name in names]
-    ours = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
-    for number in ours:
-        signal.signal(number, _stop)
     try:
-        yield
-    finally:
-        for number in ours:
-            signal.signal(number, signal.SIG_DFL)
-
-
-def stop_behind(error: BaseException) -> KeyboardInterrupt | None:
-    """Find the interrupt from which an error was made, None for none.
-
-    Extension modules that are interrupted while they are imported make an ImportError of it.
-    """
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, KeyboardInterrupt):
-        cause = cause.__cause__ or cause.__context__
-    return cause
-
-
-def tell_stop(error: KeyboardInterrupt) -> int:
-    """Say in a line what stopped a command, and give its exit code."""
-    number = error.number if isinstance(error, StopAskedError) else signal.SIGINT
-    say(err, stop_line(number))
-    vars(error)[TOLD] = True
-    return stop_code(number)
-
-
-class StoppableTyper(typer.Typer):
-    """An app that says in a line what stopped it also before a command begins, while it is read."""
-
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        """Run the command line."""
-        try:
-            return super().__call__(*args, **options)
-        except KeyboardInterrupt as error:
-            sys.exit(tell_stop(error))
-        except SystemExit as ended:  # typer's own for Ctrl-C, raised from that, says nothing
-            cause = None if ended.__context__ is None else ended.__context__.__cause__
-            if isinstance(cause, KeyboardInterrupt) and TOLD not in vars(cause):
-                sys.exit(tell_stop(cause))
+        with raise_on_signal():
+            yield
+    except (SamclipError, OSError) as error:
+        stop = find_interrupt(error)
+        if stop is not None:
+            raise stop from None
+        if debug or isinstance(error, BrokenPipeError):
             raise
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    del frame
-    signal.signal(number, signal.SIG_DFL)
-    raise StopAskedError(number)
-
-
-FAILURE = 1
-BAD_INPUT = 2
+        report(error)
+        raise typer.Exit(exit_code(error)) from error
 
 
 def exit_code(error: Exception) -> int:
@@ -121,48 +88,56 @@ def describe(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
+class StopAskedError(KeyboardInterrupt):
+    """A signal asked the process to stop; it passes every handler that a Ctrl-C passes."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 @contextmanager
-def report_errors(debug: bool) -> Iterator[None]:
-    """Turn the errors of samclip and of the system into a message and an exit code.
+def raise_on_signal() -> Iterator[None]:
+    """Raise StopAskedError for SIGTERM and SIGHUP within the block, as Python does for Ctrl-C.
 
-    So are Ctrl-C, SIGTERM and SIGHUP, when what the block began has been cleaned up. With `debug`
-    errors pass through with their traceback. Anything else is a defect of samclip and passes
-    through as well.
+    A signal that is ignored, as under nohup, or that has another handler keeps it. The second
+    signal of a kind ends the process at once. Other threads than the main one get no signals.
     """
-    try:
-        with handle_stops():
-            yield
-    except KeyboardInterrupt as error:
-        raise typer.Exit(tell_stop(error)) from error
-    except (SamclipError, OSError) as error:
-        stop = stop_behind(error)
-        if stop is not None:
-            raise typer.Exit(tell_stop(stop)) from error
-        if debug or isinstance(error, BrokenPipeError):
-            raise
-        report(error)
-        raise typer.Exit(exit_code(error)) from error
+
+    def raise_stop(number: int, frame: FrameType | None) -> None:
+        del frame
+        signal.signal(number, signal.SIG_DFL)
+        raise StopAskedError(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with handle_signals([number for number in REASONS if number != signal.SIGINT], raise_stop):
+        yield
 
 
-STANDARD = range(3)  # stdin, stdout, stderr
-DEBUG = "--debug"
+def find_interrupt(error: BaseException) -> KeyboardInterrupt | None:
+    """Return the interrupt that an error was raised from, None when there was none.
+
+    An extension module that is interrupted during its import raises an ImportError from it.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, KeyboardInterrupt):
+        cause = cause.__cause__ or cause.__context__
+    return cause
 
 
-class StreamsGroup(TyperGroup):
-    """A group of commands that looks at its streams before anything else, `--help` included."""
-
-    def main(self, *args: Any, **options: Any) -> Any:
-        """Run as every group does; ends with exit code 1 where stdout is closed or full."""
-        check_streams()
-        with report_stdout_errors():
-            return super().main(*args, **options)
+def exit_stopped(stop: KeyboardInterrupt) -> NoReturn:
+    """Print the line about what stopped a command, and raise SystemExit with its exit code."""
+    number = stop.number if isinstance(stop, StopAskedError) else signal.SIGINT
+    say(err, stop_line(number))
+    sys.exit(stop_code(number))
 
 
 def check_streams() -> None:
-    """Do as `fill_closed_streams`; ends with SystemExit where stdout is closed.
+    """Fill closed streams; raise SystemExit with a message where stdout is one of them.
 
-    Python lets every print into a closed stream pass in silence: the answer would be lost, with
-    exit code 0.
+    Python ignores every print to a closed stream: the answer would be lost, with exit code 0.
     """
     fill_closed_streams()
     if sys.stdout is None:
@@ -176,22 +151,25 @@ def check_streams() -> None:
 
 
 def fill_closed_streams() -> None:
-    """Put the null device where a standard stream is closed.
+    """Open the null device in place of each closed standard stream.
 
     The system gives the number of a closed stream to the next file that is opened: what a library
     prints would end up in a picture or a bundle.
     """
-    for number in STANDARD:
-        if _is_closed(number):
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+    for number in STANDARD_STREAMS:
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
 
 
 @contextmanager
 def report_stdout_errors() -> Iterator[None]:
-    """Turn stdout's error, as on a full disk, into one line on stderr and exit code 1.
+    """Turn an error of stdout, as on a full disk, into one line on stderr and exit code 1.
 
-    For what is printed before and after a command: its help, and what is still in Python's buffer,
-    which would fail without a word when the process ends. With `--debug` the error passes through.
+    This covers what is printed outside `report_errors`: help texts, and what is still in Python's
+    buffer, which would be lost without a message when the process ends. With `--debug` the error
+    passes through.
     """
     ended: SystemExit | None = None
     try:
@@ -201,40 +179,32 @@ def report_stdout_errors() -> Iterator[None]:
             ended = raised
         sys.stdout.flush()
     except OSError as error:
-        _let_go_of_stdout()
-        failed = ended is not None and ended.code  # which has been said
-        if error.filename is not None or (DEBUG in sys.argv and not failed):
+        _discard_stdout()
+        reported = ended is not None and ended.code  # the command has failed, and has said why
+        if error.filename is not None or (DEBUG in sys.argv and not reported):
             raise
-        if not failed:
-            _say_unwritable(error)
+        if not reported:
+            _report_stdout_error(error)
             ended = SystemExit(FAILURE)
     if ended is not None:
         raise ended
 
 
-def _let_go_of_stdout() -> None:
-    """Lead stdout to the null device, so that what is left in its buffer fails no more."""
-    with contextlib.suppress(OSError, ValueError):  # no file: whoever put it there sees to it
+def _discard_stdout() -> None:
+    """Lead stdout to the null device, so that flushing its buffer at the end cannot fail."""
+    with contextlib.suppress(OSError, ValueError):  # not a file but a stand-in for one
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())
         os.close(null)
 
 
-def _say_unwritable(error: OSError) -> None:
+def _report_stdout_error(error: OSError) -> None:
     if isinstance(error, BrokenPipeError):
-        return  # the reader has enough, as `head` has
-    with contextlib.suppress(OSError):  # stderr leads to the same place
+        return  # the reader has read enough, as `head` does
+    with contextlib.suppress(OSError):  # stderr leads to the same full disk
         say(
             err,
             f"error: stdout cannot be written to: {error.strerror}. Redirect it to a disk with "
             f"room, or to {os.devnull}.",
             style="red",
         )
-
-
-def _is_closed(number: int) -> bool:
-    try:
-        os.fstat(number)
-    except OSError:
-        return True
-    return False

@@ -1,65 +1,73 @@
-"""The report of `samclip doctor`: plain values, ready for JSON."""
+"""The report of `samclip doctor`: what this machine has, as plain values ready for JSON."""
 
 from __future__ import annotations
 
 import platform
+import re
 import shutil
 import tempfile
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from samclip.cli.bundle import auto_record
-from samclip.cli.findings import (
-    judge_backends,
-    judge_cache,
-    judge_cpu,
-    judge_jetson,
-    list_packages,
-    remedy,
-)
+from samclip.cli.findings import judge_backends, judge_cache, judge_cpu, judge_jetson
 from samclip.disk.partial_files import CACHE_DIR_VARIABLE, cache_dir
-from samclip.engines.base import Probe
 from samclip.engines.machine.device import PythonHere, describe_device, describe_python
 from samclip.engines.machine.jetson import Jetson, find_jetson
-from samclip.engines.machine.jetson_power import Power, PowerMode
+from samclip.engines.machine.jetson_power import PowerMode
 from samclip.engines.registry import probes
-from samclip.errors import BundleError, BundleNotFoundError
+from samclip.errors import BackendUnavailableError, BundleError, BundleNotFoundError
 from samclip.runtime.assets import DEFAULT_BUNDLE, is_packaged
+from samclip.runtime.backend_choice import choose_for
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.home import bundle_home, find_bundle, list_bundles
 from samclip.version import __version__
 
+# Distributions that bring the same module: one of them is enough.
+STAND_INS = {
+    "onnxruntime": ("onnxruntime-gpu",),
+    "opencv-python-headless": ("opencv-python", "opencv-contrib-python-headless"),
+}
+# The packages of these extras are left out: backends report on their own packages.
+BACKEND_EXTRAS = frozenset({"gpu", "tensorrt", "openvino"})
+DEVELOPMENT_EXTRAS = frozenset({"dev", "fuzz"})
+_REQUIREMENT = re.compile(r"^(?P<name>[\w.-]+).*?(?:extra == ['\"](?P<extra>[\w-]+)['\"])?$")
+
 
 def examine() -> dict[str, Any]:
-    """Look at this machine without changing it; raises nothing for what does not work."""
-    backends, cache, jetson = probes(), examine_folder(cache_dir()), find_jetson()
+    """Examine this machine without changing it; what does not work is reported, never raised."""
+    backends = probes()
+    cache = examine_folder(cache_dir())
+    jetson = find_jetson()
     python = describe_python()
     found = judge_jetson(jetson, python) if jetson is not None else []
     found += [*judge_cache(cache), *judge_backends(backends), *judge_cpu(backends)]
+    device = describe_device().to_dict()
     return {
         "samclip": __version__,
         "python": platform.python_version(),
-        "device": examine_device(),
+        "device": {key: device[key] for key in device if key not in {"packages", "python"}},
         "jetson": None if jetson is None else examine_jetson(jetson, python),
-        "backends": [examine_backend(name, probe) for name, probe in backends.items()],
+        "backends": [{"name": name, **asdict(probe)} for name, probe in backends.items()],
         "packages": examine_packages(),
         "cache": cache,
         "bundle_home": str(bundle_home()),
-        "default_bundle": examine_default(),
+        "default_bundle": examine_default_bundle(),
         "bundles": [examine_bundle(name, path) for name, path in list_bundles().items()],
         "findings": [asdict(finding) for finding in found],
     }
 
 
-def examine_device() -> dict[str, Any]:
-    """Describe the machine; packages are left to `examine_packages`."""
-    found = describe_device().to_dict()
-    return {key: value for key, value in found.items() if key not in {"packages", "python"}}
-
-
 def examine_jetson(jetson: Jetson, python: PythonHere) -> dict[str, Any]:
-    """Describe a Jetson; frequencies are left out, what they mean is not."""
+    """Describe a Jetson, without the frequencies behind its power modes.
+
+    Null stands for what its files do not say.
+    """
+
+    def name(mode: PowerMode | None) -> dict[str, Any] | None:
+        return None if mode is None else {"number": mode.number, "name": mode.name}
+
     return {
         "model": jetson.model,
         "l4t": jetson.jetpack.l4t,
@@ -69,7 +77,11 @@ def examine_jetson(jetson: Jetson, python: PythonHere) -> dict[str, Any]:
             "python_module": jetson.tensorrt.python,
             "importable": python.tensorrt,
         },
-        "power": examine_power(jetson.power),
+        "power": {
+            "mode": name(jetson.power.mode),
+            "fastest": name(jetson.power.fastest),
+            "clocks_pinned": jetson.power.pinned,
+        },
         "memory": asdict(jetson.memory),
         "container": jetson.container,
         "desktop": jetson.desktop,
@@ -77,96 +89,111 @@ def examine_jetson(jetson: Jetson, python: PythonHere) -> dict[str, Any]:
     }
 
 
-def examine_power(power: Power) -> dict[str, Any]:
-    """Describe power mode and clocks; null for what the files do not tell."""
-
-    def name(mode: PowerMode | None) -> dict[str, Any] | None:
-        return None if mode is None else {"number": mode.number, "name": mode.name}
-
-    return {
-        "mode": name(power.mode),
-        "fastest": name(power.fastest),
-        "clocks_pinned": power.pinned,
-    }
-
-
-def examine_backend(name: str, probe: Probe) -> dict[str, Any]:
-    """Say of a backend whether it works here, and if not, what to do."""
-    return {
-        "name": name,
-        "available": probe.available,
-        "detail": probe.detail,
-        "remedy": probe.remedy,
-    }
-
-
 def examine_packages() -> list[dict[str, Any]]:
-    """List the packages with their versions, and how to get those that are not there."""
-    return [
-        {
-            "name": package.name,
-            "extra": package.extra,
-            "version": package.version,
-            "remedy": "" if package.version else remedy(package),
-        }
-        for package in list_packages()
-    ]
+    """List the packages that samclip and its extras require, and how to get the missing ones.
+
+    `extra` is None for a package that is always needed, `version` for one that is not installed.
+    Nothing is imported: versions come from the metadata of the installed packages. The list is
+    empty when samclip itself is not installed.
+    """
+    try:
+        requirements = metadata.requires("samclip") or []
+    except metadata.PackageNotFoundError:  # run from a source folder
+        return []
+    found = []
+    for requirement in map(_REQUIREMENT.match, requirements):
+        if requirement is None or requirement["name"] == "samclip":
+            continue
+        name, extra = requirement["name"], requirement["extra"]
+        if extra in BACKEND_EXTRAS | DEVELOPMENT_EXTRAS:
+            continue
+        version = installed_version(name)
+        wanted = "samclip" if extra is None else f"'samclip[{extra}]'"
+        remedy = "" if version else f"pip install {wanted}"
+        found.append({"name": name, "extra": extra, "version": version, "remedy": remedy})
+    return found
+
+
+def installed_version(name: str) -> str | None:
+    """Return the version of a package or of a stand-in for it; None when neither is installed."""
+    for candidate in (name, *STAND_INS.get(name, ())):
+        try:
+            return metadata.version(candidate)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
 
 
 def examine_folder(folder: Path) -> dict[str, Any]:
-    """Try to write a file in `folder`, or in the nearest folder above it that exists.
+    """Try to write a file to `folder`, or to the nearest folder above it that exists.
 
-    `free` is the room on its disk in bytes, None when that cannot be told.
+    `free` is the space on its disk in bytes, None when unknown.
     """
-    nearest = next(place for place in (folder, *folder.absolute().parents) if _is_there(place))
+
+    def exists(place: Path) -> bool:
+        try:
+            return place.exists()
+        except OSError:  # its name is too long, or the folder around it may not be read
+            return False
+
+    nearest = next(place for place in (folder, *folder.absolute().parents) if exists(place))
+    advice = ""
     try:
         with tempfile.TemporaryFile(dir=nearest):
-            writable, advice = True, ""
+            pass
     except OSError as error:
-        writable = False
-        advice = f"{nearest}: {error.strerror}. Set {CACHE_DIR_VARIABLE} to a folder of your own."
+        advice = (
+            f"{nearest}: {error.strerror}. Set {CACHE_DIR_VARIABLE} to a folder that you can "
+            "write to."
+        )
     return {
         "path": str(folder),
-        "writable": writable,
+        "writable": not advice,
         "free": free_space(nearest),
         "remedy": advice,
     }
 
 
 def free_space(folder: Path) -> int | None:
-    """Give the bytes that may still be written to the disk of `folder`, None when unknown."""
+    """Return the free space on the disk of `folder` in bytes, None when unknown."""
     try:
         return shutil.disk_usage(folder).free
     except OSError:
         return None
 
 
-def _is_there(place: Path) -> bool:
-    try:
-        return place.exists()
-    except OSError:  # a name too long, or a folder that may not be looked into
-        return False
+def examine_default_bundle() -> dict[str, Any]:
+    """Find the bundle that is used when none is named, and the backend that `auto` takes for it.
 
-
-def examine_default() -> dict[str, Any]:
-    """Look which bundle is used when none is named, and on what; if there is none, what to do."""
+    `remedy` says what to do when there is none, or when it cannot be used.
+    """
+    report = {"name": DEFAULT_BUNDLE, "path": None, "auto": None, "remedy": ""}
     try:
         path = find_bundle()
-        auto = auto_record(Bundle.open(path))
+        auto = examine_auto(Bundle.open(path))
     except BundleNotFoundError as error:
-        return {"name": DEFAULT_BUNDLE, "path": None, "auto": None, "remedy": str(error)}
+        return {**report, "remedy": str(error)}
     except BundleError as error:
-        return {"name": DEFAULT_BUNDLE, "path": str(path), "auto": None, "remedy": str(error)}
-    return {"name": DEFAULT_BUNDLE, "path": str(path), "auto": auto, "remedy": ""}
+        return {**report, "path": str(path), "remedy": str(error)}
+    return {**report, "path": str(path), "auto": auto}
+
+
+def examine_auto(bundle: Bundle) -> dict[str, Any]:
+    """Return the backend that `auto` takes for a bundle on this machine, and those passed over.
+
+    `backend` is None when none works; `error` then says why.
+    """
+    try:
+        choice = choose_for(bundle)
+    except BackendUnavailableError as error:
+        return {"backend": None, "passed_over": [], "error": str(error)}
+    passed = [asdict(one) for one in choice.passed_over]
+    return {"backend": choice.backend.name, "passed_over": passed, "error": None}
 
 
 def examine_bundle(name: str, path: Path) -> dict[str, Any]:
-    """Open a bundle that is found by name; `error` says why one cannot be used."""
-    place = {
-        "name": name,
-        "path": str(path),
-        "packaged": is_packaged(path),
-    }
+    """Open a bundle of the bundle folders; `error` says why it cannot be used."""
+    place = {"name": name, "path": str(path), "packaged": is_packaged(path)}
     try:
         manifest = Bundle.open(path).manifest
     except BundleError as error:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from samclip.cli import bundle, demo, doctor, engine, tasks
-from samclip.cli.exits import StoppableTyper, StreamsGroup
+from samclip.cli.exits import CommandApp
 from samclip.cli.terminal import accept_any_text, out, say
 from samclip.version import __version__
 
@@ -23,9 +23,8 @@ EXAMPLES = """
 - `samclip doctor`
 """
 
-app = StoppableTyper(
+app = CommandApp(
     name="samclip",
-    cls=StreamsGroup,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,  # a defect shows Python's own traceback, fit for a report
@@ -35,7 +34,7 @@ app = StoppableTyper(
 
 
 def print_version(wanted: bool) -> None:
-    """Print the version and stop, when `wanted`."""
+    """Print the version and exit, when `wanted`."""
     if wanted:
         say(out, f"samclip {__version__}")
         raise typer.Exit
@@ -43,7 +42,7 @@ def print_version(wanted: bool) -> None:
 
 @app.callback()
 def samclip(
-    version: Annotated[  # noqa: ARG001 - its callback has done the work
+    version: Annotated[  # noqa: ARG001 - its callback does the work
         bool,
         typer.Option("--version", callback=print_version, is_eager=True, help="Show the version."),
     ] = False,

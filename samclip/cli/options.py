@@ -1,7 +1,4 @@
-"""The options that commands share, each defined once, so that a flag means the same everywhere.
-
-Option values that are small tuples of numbers: points and boxes, in pixels of the image.
-"""
+"""The options that commands share, each defined once, so that a flag means the same everywhere."""
 
 from __future__ import annotations
 
@@ -11,6 +8,11 @@ from typing import Annotated, Literal, NamedTuple
 import typer
 
 from samclip.runtime.assets import DEFAULT_BUNDLE
+
+_BUNDLE = "Bundle and engine"
+_NAMES = "Names"
+_PROMPTS = "Prompts"
+_ANSWER = "Answer"
 
 
 class Point(NamedTuple):
@@ -30,17 +32,17 @@ class Box(NamedTuple):
 
 
 def parse_point(text: str) -> Point:
-    """Read `X,Y`; a typer.BadParameter names what came and what was expected."""
+    """Read `X,Y`; raises typer.BadParameter."""
     return Point(*_numbers(text, 2, "X,Y in pixels, as in 420,310"))
 
 
 def parse_box(text: str) -> Box:
-    """Read `X1,Y1,X2,Y2`, upper left and lower right; a typer.BadParameter says what is wrong."""
+    """Read `X1,Y1,X2,Y2`, upper left and lower right; raises typer.BadParameter."""
     return Box(*_numbers(text, 4, "X1,Y1,X2,Y2 in pixels, as in 10,20,200,240"))
 
 
 def _numbers(text: str, count: int, expected: str) -> list[float]:
-    """Split `text` at commas into exactly `count` numbers."""
+    """Split `text` at commas into exactly `count` numbers; `expected` is for the error."""
     try:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
@@ -49,8 +51,6 @@ def _numbers(text: str, count: int, expected: str) -> list[float]:
         raise typer.BadParameter(f"{text!r} is not {expected}.")
     return numbers
 
-
-_BUNDLE, _NAMES, _PROMPTS, _ANSWER = "Bundle and engine", "Names", "Prompts", "Answer"
 
 Images = Annotated[
     list[Path],
@@ -61,6 +61,15 @@ Images = Annotated[
     ),
 ]
 
+BundleArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="BUNDLE",
+        envvar="SAMCLIP_BUNDLE",
+        show_default=DEFAULT_BUNDLE,
+        help="A folder, or a bundle's name (`samclip doctor` lists them).",
+    ),
+]
 Bundle = Annotated[
     str | None,
     typer.Option(
@@ -89,7 +98,7 @@ Precision = Annotated[
         metavar="fp32|fp16|bf16|int8|int8_fp16",
         rich_help_panel=_BUNDLE,
         show_default="the bundle's first choice for the backend",
-        help="Take the graphs of this precision; int8 is any INT8.",
+        help="Take the graphs of this precision; int8 stands for any INT8.",
     ),
 ]
 Threads = Annotated[
@@ -133,7 +142,7 @@ Labels = Annotated[
         metavar="FILE",
         rich_help_panel=_NAMES,
         show_default=False,
-        help="A text file with one name a line, added to --names; a name may hold commas there.",
+        help="A text file with one name per line, added to --names; a name may hold commas there.",
     ),
 ]
 Templates = Annotated[
@@ -144,7 +153,7 @@ Templates = Annotated[
         rich_help_panel=_NAMES,
         show_default="the bundle's",
         help="Sentences to average a name over: the 80 of OpenAI, the 7 simple ones, the 14 of "
-        "ViLD, the bare name, or one of your own, as 'a photo of a {}.'",
+        "ViLD, the bare name, or your own, as 'a photo of a {}.'",
     ),
 ]
 
@@ -179,8 +188,8 @@ Boxes = Annotated[
         metavar="X1,Y1,X2,Y2",
         rich_help_panel=_PROMPTS,
         show_default=False,
-        help="A box around an object, in pixels of the image. Each repeated box is an object of "
-        "its own.",
+        help="A box around an object, in pixels of the image. Each repeated box is a separate "
+        "object.",
     ),
 ]
 Separate = Annotated[
@@ -188,7 +197,7 @@ Separate = Annotated[
     typer.Option(
         "--separate",
         rich_help_panel=_PROMPTS,
-        help="Every --point is an object of its own.",
+        help="Every --point is a separate object.",
     ),
 ]
 Multimask = Annotated[
@@ -196,7 +205,7 @@ Multimask = Annotated[
     typer.Option(
         "--multimask",
         rich_help_panel=_PROMPTS,
-        help="Three masks per object (whole, part, part of a part) in place of the best one.",
+        help="Three masks per object (whole, part, subpart) instead of the best one.",
     ),
 ]
 
@@ -208,8 +217,8 @@ Output = Annotated[
         metavar="PATH",
         rich_help_panel=_ANSWER,
         show_default=False,
-        help="Where the picture goes: a file such as out.png for one image, a folder (made if "
-        "need be) for many.",
+        help="Where the picture goes: a file such as out.png for one image, a folder (created if "
+        "needed) for many.",
     ),
 ]
 AsJson = Annotated[
@@ -217,7 +226,7 @@ AsJson = Annotated[
     typer.Option(
         "--json",
         rich_help_panel=_ANSWER,
-        help="Print JSON on stdout and nothing else: one document per image, one a line. No "
+        help="Print JSON on stdout and nothing else: one document per image, each on one line. No "
         "picture is drawn unless --output asks for it.",
     ),
 ]

@@ -1,4 +1,4 @@
-"""All three tasks on one scene, for the picture of `samclip demo`."""
+"""Three tasks on one scene, for the picture of `samclip demo`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from samclip.runtime.results.masks import AutoMasks, Masks
 from samclip.runtime.results.poster import Overview
 from samclip.runtime.scene import Scene, Templates
 
-POINTS_PER_SIDE = 8  # 64 prompts find what is large
+POINTS_PER_SIDE = 8  # 64 prompts find the large objects
 MOST_MASKS = 3
-AREAS = (0.01, 0.7)  # of the image: neither crumbs nor backgrounds
-MAX_OVERLAP = 0.2  # of the smaller mask
+AREAS = (0.01, 0.7)  # share of the image: neither crumbs nor backgrounds
+MAX_OVERLAP = 0.2  # share of the smaller mask
 
 
 def look_over(
@@ -23,10 +23,10 @@ def look_over(
     boxes: Sequence[tuple[float, float, float, float]] | None = None,
     templates: Templates = None,
 ) -> Overview:
-    """Classify a scene, segment and name what `boxes` show, and name every pixel.
+    """Classify a scene, segment and name the objects in `boxes`, and name every pixel.
 
-    `boxes`: XYXY in pixels of the image; None for the largest objects that SAM's automatic masks
-    find, or what is in the middle when they find none. Raises as the tasks do.
+    `boxes`: XYXY in pixels of the image; without any, the largest of SAM's automatic masks are
+    taken, or the object in the middle when there are none. Raises as the tasks do.
     """
     return Overview(
         classification=scene.classify(names, templates=templates),
@@ -52,17 +52,14 @@ def _find(
 
 
 def prominent(masks: AutoMasks) -> NDArray[np.int64]:
-    """Choose the largest masks that stand apart and are no backgrounds: indices, largest first."""
+    """Return the indices of the largest masks that stand apart, largest first; no backgrounds."""
     shares = masks.areas / (masks.packed.size[0] * masks.packed.size[1])
     chosen: list[int] = []
     for row in np.argsort(-shares, kind="stable").tolist():
-        inside = AREAS[0] <= shares[row] <= AREAS[1]
-        if inside and len(chosen) < MOST_MASKS and _stands_apart(masks, row, chosen):
+        if not AREAS[0] <= shares[row] <= AREAS[1] or len(chosen) == MOST_MASKS:
+            continue
+        mask = masks.packed.unpack(row)
+        limit = MAX_OVERLAP * masks.areas[row]
+        if all((mask & masks.packed.unpack(larger)).sum() <= limit for larger in chosen):
             chosen.append(row)
     return np.asarray(chosen, np.int64)
-
-
-def _stands_apart(masks: AutoMasks, row: int, larger: Sequence[int]) -> bool:
-    mask = masks.packed.unpack(row)
-    limit = MAX_OVERLAP * masks.areas[row]
-    return all((mask & masks.packed.unpack(other)).sum() <= limit for other in larger)

@@ -1,10 +1,12 @@
-"""How every task runs: load the bundle once, then answer image after image, in order.
+"""One task over many images: the bundle is loaded once, then the images are answered in order.
 
-What a command asks for, and the model that answers it.
+`task_command` makes a command of a function that returns a `Task`. `answer_images` runs a task for
+the images of a `Request`.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -14,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import typer
 
+from samclip.cli import options
 from samclip.cli.arguments import ImageList, find_images, make_folder, plan_pictures
-from samclip.cli.exits import FAILURE, describe, report
+from samclip.cli.exits import FAILURE, describe, report, report_errors
 from samclip.cli.terminal import (
     Ticker,
     err,
@@ -27,7 +30,6 @@ from samclip.cli.terminal import (
     write_json,
 )
 from samclip.errors import ImageError, PromptError
-from samclip.runtime.series import map_in_order
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,10 +39,42 @@ if TYPE_CHECKING:
     from samclip.runtime.model import Model
     from samclip.runtime.scene import Scene
 
+SERIES_STREAMS = 2  # one image is read, and its masks drawn, while another is encoded
+
+
+class Result(Protocol):
+    """What the answers of all tasks have in common."""
+
+    @property
+    def trained_head(self) -> bool | None:
+        """Whether the names mean something; None when no names were asked for."""
+        ...
+
+    def draw(self) -> NDArray[np.uint8]:
+        """Draw the answer over its image: HWC uint8 RGB."""
+        ...
+
+
+Answer = TypeVar("Answer", bound=Result)
+
+
+@dataclass(frozen=True)
+class Task(Generic[Answer]):
+    """A question to a scene, and its answer as a JSON record and as text for people.
+
+    `draws`: whether a picture is made without --output.
+    """
+
+    name: str
+    ask: Callable[[Scene], Answer]
+    record: Callable[[Answer], dict[str, Any]]
+    show: Callable[[Answer], RenderableType]
+    draws: bool = True
+
 
 @dataclass(frozen=True)
 class Request:
-    """What the options that all tasks share say; None means the default."""
+    """Values of the options that all tasks share; None means the default."""
 
     images: list[Path]
     bundle: str | None = None
@@ -50,6 +84,71 @@ class Request:
     streams: int | None = None
     output: Path | None = None
     as_json: bool = False
+
+
+def task_command(make_task: Callable[..., Task[Any]]) -> Callable[..., None]:
+    """Make a command of `make_task`, whose parameters are the options that only its task has.
+
+    The command has the argument IMAGE before them, and the other shared options after them. Its
+    name and help are those of `make_task`.
+    """
+
+    def command(
+        images: options.Images,
+        output: options.Output = None,
+        as_json: options.AsJson = False,
+        bundle: options.Bundle = None,
+        backend: options.Backend = "auto",
+        precision: options.Precision = None,
+        threads: options.Threads = None,
+        streams: options.Streams = None,
+        debug: options.Debug = False,
+        **task_options: Any,
+    ) -> None:
+        with report_errors(debug):
+            task = make_task(**task_options)
+            request = Request(
+                images=images,
+                bundle=bundle,
+                backend=backend,
+                precision=precision,
+                threads=threads,
+                streams=streams,
+                output=output,
+                as_json=as_json,
+            )
+            answer_images(request, task)
+
+    first, *others, _ = inspect.signature(command, eval_str=True).parameters.values()
+    own = inspect.signature(make_task, eval_str=True).parameters.values()
+    signature = inspect.Signature([first, *own, *others])
+    # typer reads both.
+    command.__signature__ = signature  # type: ignore[attr-defined]
+    command.__annotations__ = {
+        name: parameter.annotation for name, parameter in signature.parameters.items()
+    }
+    command.__name__ = make_task.__name__
+    command.__doc__ = make_task.__doc__
+    return command
+
+
+def answer_images(request: Request, task: Task[Answer]) -> None:
+    """Answer `task` for every image of `request`.
+
+    In a series, an image that cannot be read or that the prompts do not fit is reported, and the
+    others are answered; the command then ends with exit code 1. Raises typer.Exit and
+    SamclipError.
+    """
+    images = find_images(request.images)
+    if request.streams is None and len(images.paths) > 1:
+        request = replace(request, streams=SERIES_STREAMS)
+    wanted = request.output is not None or (task.draws and not request.as_json)
+    pictures = plan_pictures(images, request.output, task.name) if wanted else None
+    with open_model(request) as model:
+        failed = _Series(request, task, images, pictures, model).run()
+    if failed:
+        say(err, f"{failed} of {len(images.paths)} images failed", style="red")
+        raise typer.Exit(FAILURE)
 
 
 @contextmanager
@@ -71,57 +170,6 @@ def open_model(request: Request) -> Iterator[Model]:
             yield model
 
 
-STREAMS = 2  # of a series: one image is read, and its masks drawn, while another is encoded
-
-
-class Result(Protocol):
-    """What all answers have in common; `trained_head` is None when no names were asked for."""
-
-    @property
-    def trained_head(self) -> bool | None:
-        """Whether the names mean something."""
-        ...
-
-    def draw(self) -> NDArray[np.uint8]:
-        """Draw the answer over its image: HWC uint8 RGB."""
-        ...
-
-
-Answer = TypeVar("Answer", bound=Result)
-
-
-@dataclass(frozen=True)
-class Task(Generic[Answer]):
-    """One command's part: its question, and its answer as a record and as text for people.
-
-    `draws` tells whether a picture is made without being asked for.
-    """
-
-    name: str
-    ask: Callable[[Scene], Answer]
-    record: Callable[[Answer], dict[str, Any]]
-    show: Callable[[Answer], RenderableType]
-    draws: bool = True
-
-
-def answer_images(request: Request, task: Task[Answer]) -> None:
-    """Answer `task` for every image of `request`.
-
-    In a series, an image that cannot be read or does not fit the prompts is reported and the
-    rest goes on; the command then ends with exit code 1. Raises typer.Exit and SamclipError.
-    """
-    images = find_images(request.images)
-    if request.streams is None and len(images.paths) > 1:
-        request = replace(request, streams=STREAMS)
-    wanted = request.output is not None or (task.draws and not request.as_json)
-    pictures = plan_pictures(images, request.output, task.name) if wanted else None
-    with open_model(request) as model:
-        failed = _Series(request, task, images, pictures, model).run()
-    if failed:
-        say(err, f"{failed} of {len(images.paths)} images failed", style="red")
-        raise typer.Exit(FAILURE)
-
-
 class _Series(Generic[Answer]):
     """The images of one command, on one model."""
 
@@ -141,22 +189,22 @@ class _Series(Generic[Answer]):
         self._warned = False
 
     def run(self) -> int:
-        """Answer all images; returns how many failed."""
+        """Answer all images; return how many failed."""
         paths = self._images.paths
         with Ticker(len(paths)) as ticker, closing(self._answers()) as answers:
             try:
-                return sum(not self._tell_next(path, answers, ticker) for path in paths)
+                return sum(not self._print_next(path, answers, ticker) for path in paths)
             except KeyboardInterrupt:  # images in other threads end with their graph's run
                 self._model.close()
                 raise
 
-    def _tell_next(
+    def _print_next(
         self,
         path: Path,
         answers: Generator[Callable[[], tuple[Answer, Path | None]], None, None],
         ticker: Ticker,
     ) -> bool:
-        """Tell the next answer, that to the image at `path`, or why there is none: then False."""
+        """Print the next answer, for the image at `path`; False where an error took its place."""
         try:
             with ticker.working(f"{self._task.name} {path.name}"):
                 answer, picture = next(answers)()
@@ -171,13 +219,16 @@ class _Series(Generic[Answer]):
         return True
 
     def _answers(self) -> Generator[Callable[[], tuple[Answer, Path | None]], None, None]:
-        """Give, for each image in order, what returns its answer or raises its error."""
-        places, streams = range(len(self._images.paths)), self._request.streams or 1
+        """Yield for each image, in order, a function that returns its answer or raises."""
+        places = range(len(self._images.paths))
+        streams = self._request.streams or 1
         if streams == 1:  # in this thread, where an interrupt takes effect at once
             yield from (partial(self._answer, index) for index in places)
-        else:
-            for _, future in map_in_order(self._answer, places, streams, self._model.close):
-                yield future.result
+            return
+        from samclip.runtime.series import map_in_order
+
+        for _, future in map_in_order(self._answer, places, streams, self._model.close):
+            yield future.result
 
     def _answer(self, index: int) -> tuple[Answer, Path | None]:
         """Answer one image and save its picture."""
@@ -197,7 +248,7 @@ class _Series(Generic[Answer]):
             warn_untrained_head()
             self._warned = True
         if self._request.as_json:
-            record = self._head(path) | self._task.record(answer)
+            record = self._describe_question(path) | self._task.record(answer)
             if answer.trained_head is not None:
                 record["trained_head"] = answer.trained_head
             record["picture"] = None if picture is None else str(picture)
@@ -212,10 +263,10 @@ class _Series(Generic[Answer]):
         report(error, about=str(path))
         if self._request.as_json:
             fault = {"type": type(error).__name__, "message": describe(error)}
-            write_json(self._head(path) | {"error": fault})
+            write_json(self._describe_question(path) | {"error": fault})
 
-    def _head(self, path: Path) -> dict[str, Any]:
-        """Return what every record begins with."""
+    def _describe_question(self, path: Path) -> dict[str, Any]:
+        """Return the first fields of a record, those of answers and errors alike."""
         head = self._model.manifest.head
         return {
             "task": self._task.name,

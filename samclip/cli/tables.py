@@ -1,28 +1,26 @@
-"""Answers as text for people; `--json` has everything, these have what fits a terminal.
+"""Tables for people: the answers of tasks, and the parts of a manifest for `samclip info`.
 
-The tables of `samclip info`, one for each part of a manifest.
+They hold what fits a terminal; `--json` has everything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from samclip.runtime.bundles.manifest import (
-    ClipHead,
-    Graph,
-    Manifest,
-    ParityRow,
-    RegionHead,
-    RoundingRow,
-    TensorSpec,
-)
-
 if TYPE_CHECKING:
+    from samclip.runtime.bundles.manifest import (
+        ClipHead,
+        Graph,
+        Manifest,
+        ParityRow,
+        RegionHead,
+        RoundingRow,
+    )
     from samclip.runtime.results.classification import Classification, SemanticMap
     from samclip.runtime.results.masks import Masks
 
@@ -34,18 +32,30 @@ def make_table(*columns: str, left: Sequence[str] = ("name",)) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="")
     for column in columns:
         if column in left:
-            table.add_column(column, overflow="fold")  # a cut name would be no name
+            table.add_column(column, overflow="fold")  # folded, for a name must not be cut
         else:
             table.add_column(column, justify="right", no_wrap=True)
     return table
 
 
+def text_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """Make a table of text; no cell is read as markup."""
+    table = make_table(*columns, left=columns)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
 def format_bytes(size: int) -> str:
-    """Write a size for people, in units of 1000: `41.2 MB`."""
-    number, units = float(size), ["B", "kB", "MB", "GB", "TB"]
-    while number >= 999.95 and len(units) > 1:
-        number, units = number / 1000, units[1:]
-    return f"{number:.1f} {units[0]}" if units[0] != "B" else f"{size} B"
+    """Return a size in units of 1000, as `41.2 MB`."""
+    if size < 1000:
+        return f"{size} B"
+    number = size / 1000
+    for unit in ("kB", "MB", "GB"):
+        if number < 999.95:
+            return f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"
 
 
 def show_classification(answer: Classification, top: int) -> Table:
@@ -57,7 +67,7 @@ def show_classification(answer: Classification, top: int) -> Table:
 
 
 def show_masks(answer: Masks) -> Table:
-    """List masks with their share of the image; the first ones when they are many."""
+    """List masks with their share of the image; only the first ones when there are many."""
     rows = [_mask_cells(answer, row) for row in range(min(len(answer), MOST_ROWS))]
     table = make_table(*(rows[0] if rows else ("#",)))
     for cells in rows:
@@ -93,11 +103,38 @@ def _mask_cells(answer: Masks, row: int) -> dict[str, str]:
 
 
 def summary_table(manifest: Manifest) -> Table:
-    """Say what the model is: type, image size, precisions, storage, head, text space."""
-    table = make_table("property", "value", left=("property", "value"))
-    for name, value in _properties(manifest).items():
-        table.add_row(name, escape(value))
-    return table
+    """List the model's properties: type, image size, precisions, storage, head, text space."""
+    size = manifest.preprocessing.image_size
+    variants = [variant for graph in _graphs(manifest).values() for variant in graph.variants]
+    properties = {
+        "model": manifest.model_type,
+        "image size": f"{size} x {size}",
+        "precision": ", ".join(sorted({variant.precision for variant in variants})),
+        "weights": ", ".join(sorted({variant.weights_dtype for variant in variants})),
+        "CLIP head": _describe_head(manifest.head),
+        "text": _describe_text(manifest),
+    }
+    return text_table(("property", "value"), properties.items())
+
+
+def _describe_head(head: ClipHead | RegionHead | None) -> str:
+    from samclip.runtime.bundles.manifest import ClipHead
+
+    if head is None:
+        return "none: cannot name anything"
+    state = "trained" if head.trained else "UNTRAINED: names mean nothing"
+    names = f"{head.grid} x {head.grid} tokens" if isinstance(head, ClipHead) else "names regions"
+    return f"{state}; {head.embed_dim}-d, {names}"
+
+
+def _describe_text(manifest: Manifest) -> str:
+    text = manifest.text
+    if text is None:
+        return "none"
+    templates = text.templates if isinstance(text.templates, str) else len(text.templates)
+    has_encoder = manifest.graphs.text_encoder is not None
+    source = "any name" if has_encoder else "only its ready-made labels"
+    return f"{text.model}, {text.embed_dim}-d, templates: {templates}; {source}"
 
 
 def graphs_table(manifest: Manifest) -> Table:
@@ -116,13 +153,13 @@ def graphs_table(manifest: Manifest) -> Table:
 
 def tensors_table(manifest: Manifest) -> Table:
     """List the inputs and outputs of every graph with their shapes."""
-    columns = ("graph", "direction", "tensor", "dtype", "shape")
-    table = make_table(*columns, left=columns)
-    for name, graph in _graphs(manifest).items():
-        for direction, specs in (("in", graph.inputs), ("out", graph.outputs)):
-            for spec in specs:
-                table.add_row(name, direction, escape(spec.name), spec.dtype, _shape(spec))
-    return table
+    rows = [
+        (name, direction, spec.name, spec.dtype, " x ".join(map(str, spec.shape)) or "scalar")
+        for name, graph in _graphs(manifest).items()
+        for direction, specs in (("in", graph.inputs), ("out", graph.outputs))
+        for spec in specs
+    ]
+    return text_table(("graph", "direction", "tensor", "dtype", "shape"), rows)
 
 
 def files_table(manifest: Manifest) -> Table:
@@ -136,7 +173,7 @@ def files_table(manifest: Manifest) -> Table:
 
 
 def provenance_table(manifest: Manifest) -> Table:
-    """List the checkpoints that went in."""
+    """List the checkpoints that the bundle was exported from."""
     table = make_table("source", "file", "licence", "sha256", left=("source", "file", "licence"))
     for source in manifest.provenance.sources:
         table.add_row(source.role, escape(source.file), escape(source.license), source.sha256[:16])
@@ -147,7 +184,10 @@ def parity_table(manifest: Manifest) -> Table:
     """List the worst error of each output against the torch model, over all photos."""
     columns = ("graph", "output", "variants x photos", "worst error", "tolerance")
     table = make_table(*columns, left=columns[:2])
-    for (graph, output), rows in _by_output(manifest).items():
+    by_output: dict[tuple[str, str], list[ParityRow]] = {}
+    for row in manifest.parity:
+        by_output.setdefault((row.graph, row.output), []).append(row)
+    for (graph, output), rows in by_output.items():
         worst = max(rows, key=lambda row: row.max_rel_error / row.tolerance)
         errors = (f"{worst.max_rel_error:.1e}", f"{worst.tolerance:.0e}")
         table.add_row(escape(graph), escape(output), str(len(rows)), *errors)
@@ -155,7 +195,7 @@ def parity_table(manifest: Manifest) -> Table:
 
 
 def rounding_table(manifest: Manifest) -> Table:
-    """List what rounding the weights did to each output, on the photo where it did most."""
+    """List how far rounded weights moved each output, on the photo where they moved it most."""
     columns = ("graph", "output", "weights", "measure", "worst", "limit", "photo")
     table = make_table(*columns, left=("graph", "output", "weights", "measure", "photo"))
     worst: dict[tuple[str, str], RoundingRow] = {}
@@ -170,7 +210,7 @@ def rounding_table(manifest: Manifest) -> Table:
 
 
 def gates_table(manifest: Manifest) -> Table:
-    """List what every reduced precision costs on held-back photos, against FP32."""
+    """List the accuracy of every reduced precision on held-back photos, relative to FP32."""
     columns = ("precision", "measure", "value", "at least", "samples", "photos")
     table = make_table(*columns, left=columns[:2])
     for reduction in manifest.reductions:
@@ -183,55 +223,19 @@ def gates_table(manifest: Manifest) -> Table:
 
 
 def exceptions_table(manifest: Manifest) -> Table:
-    """List what is not in the precision of its variants, and why; what was not judged, too."""
-    table = make_table("precision", "what", "why", left=("precision", "what", "why"))
+    """List the parts that are not in the precision of their variants, and the checks left out."""
+    rows: list[tuple[str, str, str]] = []
     for reduction in manifest.reductions:
         for node in reduction.kept:
             form = f" ({node.attention})" if node.attention else ""
             what = f"{node.graph}{form} {node.node}"
             why = f"FP32: {node.reason} ({node.tensor} reaches {node.peak:,.0f})"
-            table.add_row(reduction.precision, escape(what), escape(why))
-        for layer in reduction.fallen_back:
-            table.add_row(reduction.precision, escape(layer), "not INT8: the gate would not hold")
-        for pattern in reduction.keep:
-            table.add_row(reduction.precision, escape(pattern), "FP32: --keep-fp32")
-        for note in reduction.skipped:
-            table.add_row(reduction.precision, "-", escape(note))
-    return table
-
-
-def _by_output(manifest: Manifest) -> dict[tuple[str, str], list[ParityRow]]:
-    groups: dict[tuple[str, str], list[ParityRow]] = {}
-    for row in manifest.parity:
-        groups.setdefault((row.graph, row.output), []).append(row)
-    return groups
-
-
-def _properties(manifest: Manifest) -> dict[str, str]:
-    size, text = manifest.preprocessing.image_size, manifest.text
-    variants = [v for graph in _graphs(manifest).values() for v in graph.variants]
-    found = {
-        "model": manifest.model_type,
-        "image size": f"{size} x {size}",
-        "precision": ", ".join(sorted({variant.precision for variant in variants})),
-        "weights": ", ".join(sorted({variant.weights_dtype for variant in variants})),
-        "CLIP head": _describe_head(manifest.head),
-        "text": "none",
-    }
-    if text is not None:
-        templates = text.templates if isinstance(text.templates, str) else len(text.templates)
-        has_encoder = manifest.graphs.text_encoder is not None
-        source = "any name" if has_encoder else "only its ready-made labels"
-        found["text"] = f"{text.model}, {text.embed_dim}-d, templates: {templates}; {source}"
-    return found
-
-
-def _describe_head(head: ClipHead | RegionHead | None) -> str:
-    if head is None:
-        return "none: cannot name anything"
-    state = "trained" if head.trained else "UNTRAINED: names mean nothing"
-    names = f"{head.grid} x {head.grid} tokens" if isinstance(head, ClipHead) else "names regions"
-    return f"{state}; {head.embed_dim}-d, {names}"
+            rows.append((reduction.precision, what, why))
+        fallen_back = "not INT8: the gate would not hold"
+        rows += [(reduction.precision, layer, fallen_back) for layer in reduction.fallen_back]
+        rows += [(reduction.precision, name, "FP32: --keep-fp32") for name in reduction.keep]
+        rows += [(reduction.precision, "-", note) for note in reduction.skipped]
+    return text_table(("precision", "what", "why"), rows)
 
 
 def _graphs(manifest: Manifest) -> dict[str, Graph]:
@@ -240,7 +244,3 @@ def _graphs(manifest: Manifest) -> dict[str, Graph]:
     names = ("encoder", "clip_head", "mask_decoder", *regions, "text_encoder")
     found = {name: getattr(manifest.graphs, name) for name in names}
     return {name: graph for name, graph in found.items() if graph is not None}
-
-
-def _shape(spec: TensorSpec) -> str:
-    return " x ".join(str(side) for side in spec.shape) or "scalar"

@@ -1,10 +1,7 @@
-"""`samclip classify`: which name fits the whole image.
+"""The task commands: `samclip classify`, `segment`, `semantic` and `everything`.
 
-`samclip segment`: the masks of what points and boxes show.
-
-`samclip semantic`: a name for every pixel.
-
-`samclip everything`: the masks of all objects, without a prompt.
+Each function takes the options that only its task has and returns the `Task`; `task_command` adds
+the options that all of them share.
 """
 
 from __future__ import annotations
@@ -15,8 +12,7 @@ import typer
 
 from samclip.cli import options
 from samclip.cli.arguments import gather_prompts, read_names, require_names
-from samclip.cli.exits import report_errors
-from samclip.cli.run_task import Request, Task, answer_images
+from samclip.cli.run_task import Task, task_command
 from samclip.cli.tables import show_classification, show_masks, show_semantic
 
 if TYPE_CHECKING:
@@ -36,38 +32,26 @@ CLASSIFY_EXAMPLES = """
 Top = Annotated[int, typer.Option("--top", "-k", min=1, metavar="K", help="Show the K best names.")]
 
 
+@task_command
 def classify(
-    images: options.Images,
     names: options.Names = None,
     labels: options.Labels = None,
     templates: options.Templates = None,
     top: Top = 5,
-    output: options.Output = None,
-    as_json: options.AsJson = False,
-    bundle: options.Bundle = None,
-    backend: options.Backend = "auto",
-    precision: options.Precision = None,
-    threads: options.Threads = None,
-    streams: options.Streams = None,
-    debug: options.Debug = False,
-) -> None:
-    """Tell which of the names fits each image best, with probabilities.
+) -> Task[Any]:
+    """Find which of the names fits each image best, with probabilities.
 
     Prints a table, or with --json every name and its probability. A picture is drawn only when
     --output says where.
     """
-    with report_errors(debug):
-        vocabulary = require_names(read_names(names, labels), "classify")
-        task = Task(
-            name="classify",
-            ask=lambda scene: scene.classify(vocabulary, templates=templates),
-            record=lambda answer: answer.to_dict(),
-            show=lambda answer: show_classification(answer, top),
-            draws=False,
-        )
-        answer_images(
-            Request(images, bundle, backend, precision, threads, streams, output, as_json), task
-        )
+    vocabulary = require_names(read_names(names, labels), "classify")
+    return Task(
+        name="classify",
+        ask=lambda scene: scene.classify(vocabulary, templates=templates),
+        record=lambda answer: answer.to_dict(),
+        show=lambda answer: show_classification(answer, top),
+        draws=False,
+    )
 
 
 SEGMENT_EXAMPLES = """
@@ -90,8 +74,8 @@ SEGMENT_EXAMPLES = """
 """
 
 
+@task_command
 def segment(
-    images: options.Images,
     points: options.Points = None,
     point_labels: options.PointLabels = None,
     boxes: options.Boxes = None,
@@ -100,42 +84,30 @@ def segment(
     names: options.Names = None,
     labels: options.Labels = None,
     templates: options.Templates = None,
-    output: options.Output = None,
-    as_json: options.AsJson = False,
-    bundle: options.Bundle = None,
-    backend: options.Backend = "auto",
-    precision: options.Precision = None,
-    threads: options.Threads = None,
-    streams: options.Streams = None,
-    debug: options.Debug = False,
-) -> None:
+) -> Task[Any]:
     """Cut out what points and boxes show, in pixels of the image; with --names, name it too.
 
     Each --box is one object. All --point together are one object, and with one --box they refine
-    it; --separate makes every point an object of its own. The same prompts apply to every image.
+    it; --separate makes every point a separate object. The same prompts apply to every image.
 
     Draws STEM.segment.png into the current folder (for several images, into samclip-segment/)
     unless --output or --json is given. With --json, masks come as COCO run-length encoding.
     """
-    with report_errors(debug):
-        vocabulary = read_names(names, labels)
-        prompts = gather_prompts(points, point_labels, boxes, separate)
-        task = Task(
-            name="segment",
-            ask=lambda scene: scene.segment(
-                points=prompts.points,
-                labels=prompts.labels,
-                boxes=prompts.boxes,
-                multimask=multimask,
-                names=vocabulary,
-                templates=templates,
-            ),
-            record=lambda answer: answer.to_dict(),
-            show=show_masks,
-        )
-        answer_images(
-            Request(images, bundle, backend, precision, threads, streams, output, as_json), task
-        )
+    vocabulary = read_names(names, labels)
+    prompts = gather_prompts(points, point_labels, boxes, separate)
+    return Task(
+        name="segment",
+        ask=lambda scene: scene.segment(
+            points=prompts.points,
+            labels=prompts.labels,
+            boxes=prompts.boxes,
+            multimask=multimask,
+            names=vocabulary,
+            templates=templates,
+        ),
+        record=lambda answer: answer.to_dict(),
+        show=show_masks,
+    )
 
 
 SEMANTIC_EXAMPLES = """
@@ -165,45 +137,33 @@ Background = Annotated[
 ]
 
 
+@task_command
 def semantic(
-    images: options.Images,
     names: options.Names = None,
     labels: options.Labels = None,
     templates: options.Templates = None,
     refine: Refine = False,
     background: Background = None,
-    output: options.Output = None,
-    as_json: options.AsJson = False,
-    bundle: options.Bundle = None,
-    backend: options.Backend = "auto",
-    precision: options.Precision = None,
-    threads: options.Threads = None,
-    streams: options.Streams = None,
-    debug: options.Debug = False,
-) -> None:
-    """Give every pixel the name that fits it best.
+) -> Task[Any]:
+    """Label every pixel with the name that fits it best.
 
     Draws STEM.semantic.png into the current folder (for several images, into samclip-semantic/)
     unless --output or --json is given. With --json, the pixels of each name that was found come as
     COCO run-length encoding.
     """
-    with report_errors(debug):
-        vocabulary = require_names(read_names(names, labels), "semantic")
-        task = Task(
-            name="semantic",
-            ask=lambda scene: scene.semantic(
-                vocabulary, templates=templates, refine=refine, background=background
-            ),
-            record=record_map,
-            show=show_semantic,
-        )
-        answer_images(
-            Request(images, bundle, backend, precision, threads, streams, output, as_json), task
-        )
+    vocabulary = require_names(read_names(names, labels), "semantic")
+    return Task(
+        name="semantic",
+        ask=lambda scene: scene.semantic(
+            vocabulary, templates=templates, refine=refine, background=background
+        ),
+        record=record_map,
+        show=show_semantic,
+    )
 
 
 def record_map(answer: SemanticMap) -> dict[str, Any]:
-    """Return the map as plain values: per name found, its share and its pixels as COCO RLE."""
+    """Return the map as plain values: for each name found, its share and its pixels as COCO RLE."""
     from samclip.runtime.pixels.masks import encode_rle  # brings in pycocotools
 
     record = answer.to_dict()
@@ -279,8 +239,8 @@ MinArea = Annotated[
 ]
 
 
+@task_command
 def everything(
-    images: options.Images,
     points_per_side: PointsPerSide = 32,
     pred_iou_thresh: IouThreshold = 0.88,
     stability_score_thresh: StabilityThreshold = 0.95,
@@ -289,44 +249,32 @@ def everything(
     names: options.Names = None,
     labels: options.Labels = None,
     templates: options.Templates = None,
-    output: options.Output = None,
-    as_json: options.AsJson = False,
-    bundle: options.Bundle = None,
-    backend: options.Backend = "auto",
-    precision: options.Precision = None,
-    threads: options.Threads = None,
-    streams: options.Streams = None,
-    debug: options.Debug = False,
-) -> None:
+) -> Task[Any]:
     """Find the masks of all objects, with the options of SAM's automatic mask generator.
 
     Draws STEM.everything.png into the current folder (for several images, into
     samclip-everything/) unless --output or --json is given. With --json, each mask has the keys of
     SamAutomaticMaskGenerator, and its name if names were given.
     """
-    with report_errors(debug):
-        vocabulary = read_names(names, labels)
-        task = Task(
-            name="everything",
-            ask=lambda scene: scene.everything(
-                names=vocabulary,
-                templates=templates,
-                points_per_side=points_per_side,
-                pred_iou_thresh=pred_iou_thresh,
-                stability_score_thresh=stability_score_thresh,
-                crop_n_layers=crop_n_layers,
-                min_mask_region_area=min_mask_region_area,
-            ),
-            record=record_masks,
-            show=show_masks,
-        )
-        answer_images(
-            Request(images, bundle, backend, precision, threads, streams, output, as_json), task
-        )
+    vocabulary = read_names(names, labels)
+    return Task(
+        name="everything",
+        ask=lambda scene: scene.everything(
+            names=vocabulary,
+            templates=templates,
+            points_per_side=points_per_side,
+            pred_iou_thresh=pred_iou_thresh,
+            stability_score_thresh=stability_score_thresh,
+            crop_n_layers=crop_n_layers,
+            min_mask_region_area=min_mask_region_area,
+        ),
+        record=record_masks,
+        show=show_masks,
+    )
 
 
 def record_masks(answer: AutoMasks) -> dict[str, Any]:
-    """Return the masks under SAM's own keys, with names where there are any."""
+    """Return the masks with the keys of SamAutomaticMaskGenerator, and with names if there are."""
     records = answer.records(rle=True)
     if answer.names is not None and answer.name_probabilities is not None:
         pairs = zip(answer.names, answer.name_probabilities, strict=True)

@@ -1,12 +1,8 @@
-"""Where the command talks: answers go to stdout; progress, warnings and errors go to stderr.
-
-Warnings of the runtime, shown on stderr in the command's own words and once each.
-"""
+"""Output of the commands: answers to stdout; progress, warnings, errors and logs to stderr."""
 
 from __future__ import annotations
 
 import io
-import json
 import logging
 import math
 import re
@@ -18,16 +14,14 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from samclip.errors import UntrainedHeadWarning
 
-# What a terminal acts on in place of showing it: controls but for tab and line feed, marks that
-# turn the direction of text, Unicode's own line breaks. And surrogates, which stand for bytes of a
-# file's name that are no UTF-8.
-ACTED_ON = re.compile(
+# Characters that a terminal acts on instead of showing them: controls except tab and line feed,
+# marks that change the direction of text, Unicode's line breaks. Also surrogates, which stand for
+# bytes of a file's name that are not UTF-8.
+UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -35,16 +29,16 @@ BYTES_OF_NAMES = range(0xDC80, 0xDD00)  # PEP 383: the byte plus 0xDC00
 
 
 def visible(text: str) -> str:
-    r"""Give `text` with escapes such as `\x1b` for what a terminal would act on or cannot show."""
-    return ACTED_ON.sub(_escaped, text)
+    r"""Return `text` with escapes such as `\x1b` for characters that a terminal acts on."""
+    return UNSAFE.sub(_escape, text)
 
 
 def in_one_line(text: str) -> str:
-    """Give `text`, a file's name for instance, as `visible` does and without line breaks."""
+    """Return `text`, a file's name for instance, as `visible` does and without line breaks."""
     return visible(text).replace("\n", "\\n")
 
 
-def _escaped(match: re.Match[str]) -> str:
+def _escape(match: re.Match[str]) -> str:
     code = ord(match[0])
     if code in BYTES_OF_NAMES:
         code -= 0xDC00
@@ -52,10 +46,10 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 class SafeConsole(Console):
-    """A console on which no text, whoever wrote it, moves the cursor or changes the terminal."""
+    """A console on which no text can move the cursor or change the terminal."""
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Render a string, of a table's cell too, with escapes made visible."""
+        """Render a string, also that of a table's cell, with its escapes made visible."""
         return super().render_str(visible(text), **options)
 
 
@@ -64,14 +58,14 @@ err = SafeConsole(stderr=True, highlight=False, emoji=False)
 
 
 def say(console: Console, text: str, style: str | None = None) -> None:
-    """Print `text` as it is: no markup, and no line breaks that it does not have itself."""
+    """Print `text` without reading markup in it and without wrapping it."""
     console.print(text, style=style, markup=False, soft_wrap=True)
 
 
 def accept_any_text() -> None:
-    """Write what stdout or stderr cannot encode as escapes, instead of failing on it.
+    """Let stdout and stderr write escapes for characters that they cannot encode.
 
-    Such are names in a terminal without UTF-8, and files whose names are no UTF-8.
+    Else names would fail in a terminal without UTF-8, and so would files' names that are not UTF-8.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -87,9 +81,11 @@ def write_line(line: str) -> None:
 def write_json(record: dict[str, Any], indent: int | None = None) -> None:
     r"""Write a record as JSON.
 
-    NaN and infinity, which JSON has no words for, become null; bytes of a file's name that are no
-    UTF-8 become escapes such as `\xff`, because a lone surrogate is no valid JSON.
+    NaN and infinity, which JSON does not have, become null. Bytes of a file's name that are not
+    UTF-8 become escapes such as `\xff`, because a lone surrogate is not valid JSON.
     """
+    import json
+
     write_line(json.dumps(_portable(record), indent=indent, allow_nan=False))
 
 
@@ -99,30 +95,36 @@ def _portable(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_portable(item) for item in value]
     if isinstance(value, str):
-        return SURROGATE.sub(_escaped, value)
+        return SURROGATE.sub(_escape, value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def warn_untrained_head() -> None:
-    """Say, so that nobody can overlook it, that the names in the answers mean nothing."""
+    """Print a conspicuous warning that the names in the answers mean nothing."""
+    from rich.panel import Panel
+
     text = (
         "The CLIP head of this bundle was never trained: every name and probability below is "
         "MEANINGLESS. Masks are not affected.\n"
         "Use a bundle that was exported from a checkpoint with a trained head; `samclip info` "
-        "tells which it is."
+        "shows whether it is."
     )
     err.print(Panel(text, title="WARNING: UNTRAINED HEAD", style="bold red"))
 
 
 class Ticker:
-    """A progress bar over images on stderr; silent where stderr is no terminal."""
+    """A progress bar over images on stderr; silent where stderr is not a terminal."""
 
     def __init__(self, total: int) -> None:
         """Prepare a bar over `total` images."""
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        self._progress = Progress(
-            *columns,
-            TimeRemainingColumn(),
+        # Imported here, for `samclip --help` needs no bar.
+        from rich import progress
+
+        self._progress = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TimeRemainingColumn(),
             console=err,
             transient=True,
             redirect_stdout=False,  # else the answers would land on stderr
@@ -138,11 +140,11 @@ class Ticker:
         self._progress.stop()
 
     def working(self, description: str) -> AbstractContextManager[object]:
-        """Name the image at work; a single image gets a spinner in place of the bar."""
+        """Show `description` next to the bar, or next to a spinner when there is one image only."""
         shown = escape(in_one_line(description))
         self._progress.update(self._task, description=shown)
-        alone = self._progress.tasks[0].total == 1
-        return err.status(shown) if alone and err.is_terminal else nullcontext()
+        single = self._progress.tasks[0].total == 1
+        return err.status(shown) if single and err.is_terminal else nullcontext()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -153,8 +155,8 @@ class Ticker:
         self._progress.start()
 
 
-class _Once(logging.Handler):
-    """Prints each message of level WARNING and above the first time it comes."""
+class _WarningsOnce(logging.Handler):
+    """Prints each message of level WARNING and above, the first time only."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -169,12 +171,13 @@ class _Once(logging.Handler):
 
 @contextmanager
 def show_logs() -> Iterator[None]:
-    """Show the log "samclip" while the block runs.
+    """Show warnings of the log "samclip" on stderr within the block, each once.
 
-    UntrainedHeadWarning is ignored meanwhile: the command has a panel for it.
+    UntrainedHeadWarning is ignored there: the command has a panel for it.
     """
     logger = logging.getLogger("samclip")
-    handler, propagates = _Once(), logger.propagate
+    handler = _WarningsOnce()
+    propagates = logger.propagate
     logger.addHandler(handler)
     logger.propagate = False
     try:

@@ -17,12 +17,7 @@ from typer.core import TyperCommand
 
 from samclip.cli.arguments import read_names
 from samclip.cli.engine_build import build_and_show
-from samclip.cli.exits import (
-    StoppableTyper,
-    fill_closed_streams,
-    report_errors,
-    report_stdout_errors,
-)
+from samclip.cli.exits import CommandApp, report_errors
 from samclip.cli.options import AsJson, Debug
 from samclip.cli.terminal import err, say, write_line
 from samclip.errors import ExportError, InputError
@@ -81,7 +76,7 @@ A device without a text tower, with its vocabulary embedded:
     samclip-export --checkpoint merged.safetensors --labels names.txt --no-text-encoder
 """
 
-app = StoppableTyper(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+app = CommandApp(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 PACKAGES = ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "filelock")
 _FROM, _WHAT, _CHECK = "Checkpoints", "What is written", "Verification"
 _ENGINE = "TensorRT plans"
@@ -428,6 +423,4 @@ def _templates(given: str | None) -> str | tuple[str, ...] | None:
 
 def main() -> None:
     """Run the command."""
-    fill_closed_streams()
-    with report_stdout_errors():
-        app()
+    app()

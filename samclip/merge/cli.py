@@ -9,14 +9,9 @@ from typing import Annotated
 
 import typer
 
-from samclip.cli.early_stops import stop_code
-from samclip.cli.exits import (
-    StoppableTyper,
-    fill_closed_streams,
-    report_errors,
-    report_stdout_errors,
-)
+from samclip.cli.exits import CommandApp, report_errors
 from samclip.cli.options import Debug
+from samclip.cli.stop_signals import stop_code
 from samclip.cli.terminal import err, say
 from samclip.errors import TrainingError
 from samclip.merge.launch import launch, launched
@@ -48,7 +43,7 @@ On several machines:
     accelerate launch -m samclip.merge.cli --config configs/sam_clip_vit_b.toml
 """
 
-app = StoppableTyper(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+app = CommandApp(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
 
 @app.command(epilog=EXAMPLES)
@@ -141,9 +136,7 @@ def _require_packages() -> None:
 
 def main() -> None:
     """Run the command."""
-    fill_closed_streams()
-    with report_stdout_errors():
-        app()
+    app()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samclip.cli.arguments import WRITTEN, ImageList, plan_pictures
+from samclip.cli.arguments import PICTURE_SUFFIXES, ImageList, plan_pictures
 from samclip.errors import InputError
 
 ONE = ImageList((Path("in/street.jpg"),), many=False)
@@ -53,7 +53,7 @@ def test_a_format_that_cannot_be_written_is_refused_early() -> None:
 def test_formats_are_those_of_the_drawing_module() -> None:
     from samclip.runtime.results.drawing import FORMATS
 
-    assert set(FORMATS) == WRITTEN
+    assert set(FORMATS) == PICTURE_SUFFIXES
 
 
 def test_picture_never_replaces_an_image(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A command whose caller closed its standard streams."""
+"""Commands whose standard streams are closed, or lead to a full disk."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="streams are closed by a
 CLOSED = "stdout is closed, so no answer can be given"
 
 
+def start(module: str) -> str:
+    """Code that runs the command of `module`."""
+    function = "main" if module in {"export.cli", "merge.cli"} else "app"
+    return f"from samclip.{module} import {function}; {function}()"
+
+
 def shell(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run `line`, in which "$@" is the Python that runs the tests."""
     command = ["sh", "-c", line, "sh", sys.executable]
@@ -22,21 +28,23 @@ def shell(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_closed_stdout_is_an_error(tmp_path: Path) -> None:
-    done = shell('"$@" -m samclip.cli.main --help >&-', tmp_path)
+@pytest.mark.parametrize("module", ["cli.main", "benchmarks.cli.main", "export.cli", "merge.cli"])
+def test_a_closed_stdout_is_an_error(module: str, tmp_path: Path) -> None:
+    done = shell(f'"$@" -c "{start(module)}" --help >&-', tmp_path)
     assert done.returncode == 1
-    assert CLOSED in done.stderr
+    assert done.stderr.startswith(f"error: {CLOSED}")
     assert "/dev/null" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
-def test_the_null_device_is_no_closed_stream(tmp_path: Path) -> None:
+def test_the_null_device_is_not_a_closed_stream(tmp_path: Path) -> None:
     done = shell('"$@" -m samclip.cli.main --version >/dev/null', tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 @pytest.mark.parametrize(
-    ("app", "arguments", "buffered"),
+    ("module", "arguments", "buffered"),
     [
         ("cli.main", "--version", True),
         ("cli.main", "--version", False),
@@ -48,12 +56,10 @@ def test_the_null_device_is_no_closed_stream(tmp_path: Path) -> None:
     ],
 )
 def test_a_full_disk_is_an_error(
-    app: str, arguments: str, buffered: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    module: str, arguments: str, buffered: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONUNBUFFERED", "" if buffered else "1")
-    start = "main" if app in {"export.cli", "merge.cli"} else "app"
-    code = f"from samclip.{app} import {start}; {start}()"
-    done = shell(f'"$@" -c "{code}" {arguments} >/dev/full', tmp_path)
+    done = shell(f'"$@" -c "{start(module)}" {arguments} >/dev/full', tmp_path)
     assert done.returncode == 1
     assert "No space left" in done.stderr
     assert done.stderr.count("\n") == 1
@@ -69,14 +75,14 @@ def test_a_full_disk_does_not_change_the_exit_code_of_a_failure(tmp_path: Path) 
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_a_full_disk_shows_its_traceback_to_who_asks_for_it(tmp_path: Path) -> None:
+def test_debug_shows_the_traceback_of_a_full_disk(tmp_path: Path) -> None:
     done = shell('"$@" -m samclip.cli.main info --json --debug >/dev/full', tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("Traceback")
     assert "Exception ignored" not in done.stderr
 
 
-def test_a_reader_who_has_enough_is_told_nothing(tmp_path: Path) -> None:
+def test_a_reader_that_closes_its_pipe_gets_no_message(tmp_path: Path) -> None:
     done = shell('("$@" -m samclip.cli.main --help; echo $? >&2) | true', tmp_path)
     assert done.stderr in {"1\n", "0\n"}  # 0 where all was written before the pipe closed
 

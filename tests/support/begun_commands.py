@@ -18,7 +18,7 @@ CODE = """
 import os, signal, sys
 from contextlib import contextmanager
 from samclip import commands
-from samclip.cli.early_stops import exit_on_signal
+from samclip.cli.stop_signals import exit_on_signal
 
 def hear(event, arguments):
     global count

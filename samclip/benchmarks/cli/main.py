@@ -16,7 +16,7 @@ from samclip.benchmarks.cli import (
     semantic,
     speed,
 )
-from samclip.cli.exits import StoppableTyper, StreamsGroup
+from samclip.cli.exits import CommandApp
 from samclip.cli.main import print_version
 from samclip.cli.terminal import accept_any_text
 
@@ -29,9 +29,8 @@ EXAMPLES = """
 """
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 
-app = StoppableTyper(
+app = CommandApp(
     name="samclip-bench",
-    cls=StreamsGroup,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,  # a defect shows Python's own traceback, fit for a report

@@ -4,29 +4,42 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import typer
 from typer.core import TyperGroup
 
-from samclip.cli.exits import StopAskedError, StoppableTyper, handle_stops, report_errors
+from samclip.cli.exits import CommandApp, StopAskedError, raise_on_signal, report_errors
 from samclip.errors import BackendUnavailableError, ImageError
 
-SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_is_told_in_a_line(
+def run_app(work: Callable[[], None]) -> int | str | None:
+    """Run an app whose only command does `work`; returns its exit code."""
+    app = CommandApp(pretty_exceptions_enable=False)
+    app.command()(work)
+    with pytest.raises(SystemExit) as ended:
+        app([])
+    return ended.value.code
+
+
+@pytest.mark.parametrize("number", CODES)
+def test_a_signal_is_reported_in_one_line(
     number: signal.Signals, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cleaned = []
-    with pytest.raises(typer.Exit) as ended, report_errors(debug=False):
-        try:
-            signal.raise_signal(number)
-        finally:
-            cleaned.append(number)
-    assert ended.value.exit_code == SIGNALS[number]
+
+    def work() -> None:
+        with report_errors(debug=False):
+            try:
+                signal.raise_signal(number)
+            finally:
+                cleaned.append(number)
+
+    assert run_app(work) == CODES[number]
     assert cleaned == [number]
     line = capsys.readouterr().err
     assert line.startswith("stopped by ")
@@ -36,7 +49,7 @@ def test_a_signal_is_told_in_a_line(
 def test_handlers_are_put_back_and_those_of_others_stay() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
-        with handle_stops():
+        with raise_on_signal():
             assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
             signal.raise_signal(signal.SIGHUP)
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -46,26 +59,28 @@ def test_handlers_are_put_back_and_those_of_others_stay() -> None:
 
 
 def test_the_second_signal_ends_the_process_at_once() -> None:
-    with pytest.raises(StopAskedError), handle_stops():
+    with pytest.raises(StopAskedError), raise_on_signal():
         try:
             signal.raise_signal(signal.SIGTERM)
         finally:
             assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_an_interrupted_import_is_no_missing_package(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupted_import_is_not_a_missing_package(capsys: pytest.CaptureFixture[str]) -> None:
     def import_extension() -> None:
         try:
             raise KeyboardInterrupt
         except KeyboardInterrupt as error:  # as pybind11 does
             raise ImportError("initialization failed") from error
 
-    with pytest.raises(typer.Exit) as ended, report_errors(debug=False):
-        try:
-            import_extension()
-        except ImportError as error:
-            raise BackendUnavailableError("install it anew") from error
-    assert ended.value.exit_code == 130
+    def work() -> None:
+        with report_errors(debug=False):
+            try:
+                import_extension()
+            except ImportError as error:
+                raise BackendUnavailableError("install it again") from error
+
+    assert run_app(work) == 130
     assert capsys.readouterr().err == "stopped by Ctrl-C\n"
 
 
@@ -85,32 +100,27 @@ def test_other_threads_have_no_signals() -> None:
     assert codes == [2]
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", CODES)
 @pytest.mark.parametrize("inside", [True, False])
-def test_an_app_tells_a_stop_once_wherever_it_comes(
+def test_an_app_reports_a_stop_once_wherever_it_comes(
     inside: bool, number: signal.Signals, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    app = StoppableTyper(pretty_exceptions_enable=False)
-
-    @app.command()
     def work() -> None:
         if not inside:
             raise StopAskedError(number)
         with report_errors(debug=False):
             signal.raise_signal(number)
 
-    with pytest.raises(SystemExit) as ended:
-        app([])
-    assert ended.value.code == SIGNALS[number]
+    assert run_app(work) == CODES[number]
     assert capsys.readouterr().err.count("stopped by") == 1
 
 
-def test_an_app_tells_a_stop_while_it_is_made_ready(capsys: pytest.CaptureFixture[str]) -> None:
-    class Slow(TyperGroup):
+def test_an_app_reports_a_stop_while_it_is_made_ready(capsys: pytest.CaptureFixture[str]) -> None:
+    class Interrupted(TyperGroup):
         def __init__(self, **options: Any) -> None:
             raise KeyboardInterrupt
 
-    app = StoppableTyper(cls=Slow, pretty_exceptions_enable=False)
+    app = CommandApp(cls=Interrupted, pretty_exceptions_enable=False)
     app.command("a")(lambda: None)
     app.command("b")(lambda: None)
     with pytest.raises(SystemExit) as ended:

@@ -1,4 +1,4 @@
-"""Packages, as the metadata lists them."""
+"""Packages in the report of `samclip doctor`, as the metadata lists them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from importlib import metadata
 import numpy as np
 import pytest
 
-from samclip.cli import findings as packages
-from samclip.cli.findings import Package, installed_version, list_packages, remedy
+from samclip.cli import machine_report
+from samclip.cli.machine_report import examine_packages, installed_version
 
 REQUIRES = [
     "numpy>=1.26",
@@ -24,11 +24,11 @@ REQUIRES = [
 
 def test_packages_come_from_the_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "requires", lambda name: REQUIRES)
-    monkeypatch.setattr(packages, "installed_version", lambda name: "1")
-    assert list_packages() == [
-        Package("numpy", None, "1"),
-        Package("nowhere-to-be-found", None, "1"),
-        Package("torch", "export", "1"),
+    monkeypatch.setattr(machine_report, "installed_version", lambda name: "1")
+    assert examine_packages() == [
+        {"name": "numpy", "extra": None, "version": "1", "remedy": ""},
+        {"name": "nowhere-to-be-found", "extra": None, "version": "1", "remedy": ""},
+        {"name": "torch", "extra": "export", "version": "1", "remedy": ""},
     ]
 
 
@@ -37,7 +37,7 @@ def test_source_folder_has_no_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "requires", missing)
-    assert list_packages() == []
+    assert examine_packages() == []
 
 
 def test_versions_are_those_installed() -> None:
@@ -55,6 +55,9 @@ def test_a_stand_in_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert installed_version("onnxruntime") == "1.23"
 
 
-def test_remedy_is_a_command_to_copy() -> None:
-    assert remedy(Package("numpy", None, None)) == "pip install samclip"
-    assert remedy(Package("torch", "export", None)) == "pip install 'samclip[export]'"
+def test_remedy_is_a_command_to_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metadata, "requires", lambda name: REQUIRES)
+    monkeypatch.setattr(machine_report, "installed_version", lambda name: None)
+    remedies = {found["name"]: found["remedy"] for found in examine_packages()}
+    assert remedies["numpy"] == "pip install samclip"
+    assert remedies["torch"] == "pip install 'samclip[export]'"
