@@ -1,13 +1,9 @@
-"""One encoder pass, and the heads that read it.
-
-A bundle's mask decoder, by what its graph gives: four masks and their IoUs, or one mask.
-"""
+"""The outputs of one encoder pass, and the heads that read them."""
 
 from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,74 +15,13 @@ from samclip.runtime.pixels.image import Letterbox
 from samclip.runtime.pixels.masks import foreground_confidence
 from samclip.runtime.pixels.prompts import PromptBatch
 
-GRAPH = "mask_decoder"
-MASKS, IOUS = "low_res_masks", "iou_predictions"
-
-Decoded = tuple[NDArray[np.float32], NDArray[np.float32]]
-
-
-class MaskDecoder(Protocol):
-    """Turns prompts into M masks each."""
-
-    @property
-    def has_multimask(self) -> bool:
-        """Whether masks 1 to 3 are answers to ambiguous prompts; else M is 1."""
-        ...
-
-    def decode(self, embeddings: Tensor, batch: PromptBatch, letterbox: Letterbox) -> Decoded:
-        """Answer B prompts on one image's embedding, 1x256xGxG: scores BxM, logits BxMxhxw.
-
-        Mask 0 is the answer to an unambiguous prompt. Raises ClosedError, EngineRunError.
-        """
-        ...
-
-
-class SamDecoder:
-    """SAM's: a single mask, then three for ambiguous prompts; the scores are predicted IoUs."""
-
-    has_multimask = True
-
-    def __init__(self, pool: EnginePool) -> None:
-        self._pool = pool
-
-    def decode(self, embeddings: Tensor, batch: PromptBatch, letterbox: Letterbox) -> Decoded:  # noqa: ARG002
-        """Answer B prompts: scores Bx4, logits Bx4xhxw."""
-        iou, logits = self._pool.compute(GRAPH, _feeds(embeddings, batch), (IOUS, MASKS))
-        return iou, logits
-
-
-class OneMaskDecoder:
-    """Open-Vocabulary SAM's: one mask, and nothing that predicts an IoU.
-
-    The scores are `foreground_confidence`, of the part of the input that the image fills.
-    """
-
-    has_multimask = False
-
-    def __init__(self, pool: EnginePool) -> None:
-        self._pool = pool
-
-    def decode(self, embeddings: Tensor, batch: PromptBatch, letterbox: Letterbox) -> Decoded:
-        """Answer B prompts: scores Bx1, logits Bx1xhxw."""
-        (logits,) = self._pool.compute(GRAPH, _feeds(embeddings, batch), (MASKS,))
-        inside = letterbox.token_mask(logits.shape[-1])[0] > 0  # hxw
-        return foreground_confidence(logits, inside), logits
-
-
-def choose_decoder(pool: EnginePool) -> MaskDecoder:
-    """Take the decoder that the manifest describes."""
-    described = pool.bundle.manifest.graphs.mask_decoder
-    outputs = {spec.name for spec in described.outputs}
-    return OneMaskDecoder(pool) if outputs == {MASKS} else SamDecoder(pool)
-
-
-def _feeds(embeddings: Tensor, batch: PromptBatch) -> Feeds:
-    return {"image_embeddings": embeddings, **batch.feeds()}
+MASK_STRIDE = 4  # pixels of the encoder's input per low-resolution logit
+MASKS, IOUS = "low_res_masks", "iou_predictions"  # outputs of the mask decoder
 
 
 @dataclass(frozen=True, eq=False)
 class ClipFeatures:
-    """What the CLIP head says of an image, neither normalised.
+    """The CLIP head's outputs for an image; the embeddings are not normalised.
 
     `image_embed`: D float32; `patch_embeds`: Dxgxg float32; `token_mask`: gxg float32, 1 on
     tokens of the image, 0 on padding.
@@ -99,10 +34,10 @@ class ClipFeatures:
 
 @dataclass(frozen=True, eq=False)
 class Regions:
-    """N regions in the frame of the encoder's input, with the names of the classifiers' inputs.
+    """N regions of the encoder's input; the fields are called as the classifiers' inputs are.
 
-    `boxes`: Nx4 float32 XYXY, in pixels; `low_res_masks`: Nx1xhxw float32, above 0 inside, on the
-    decoder's grid over the whole input.
+    `boxes`: Nx4 float32 XYXY, in pixels of the input; `low_res_masks`: Nx1xhxw float32 on the
+    decoder's grid over the whole input, above 0 inside the region.
     """
 
     boxes: NDArray[np.float32]
@@ -114,25 +49,21 @@ class Regions:
 
 
 class Features:
-    """The encoder's outputs for one image, kept where they were computed.
+    """The encoder's outputs for one image, kept on the device that computed them.
 
-    `letterbox` says how the image lies in the encoder's input. Methods may be called from any
-    thread; they raise ClosedError once the features or their model are closed.
+    `letterbox` says how the image lies in the encoder's input; `mask_size` is the number of logits
+    along a side of the decoder's masks. `has_multimask`: the decoder answers a prompt with four
+    masks and predicts their IoUs, as SAM's does; where it is False, one mask and no IoU, as
+    Open-Vocabulary SAM's. Methods may be called from any thread; they raise ClosedError once the
+    features or their model are closed.
     """
 
-    def __init__(
-        self,
-        pool: EnginePool,
-        letterbox: Letterbox,
-        encoded: dict[str, Tensor],
-        mask_size: int,
-        decoder: MaskDecoder,
-    ) -> None:
+    def __init__(self, pool: EnginePool, letterbox: Letterbox, encoded: dict[str, Tensor]) -> None:
+        decoder = pool.bundle.manifest.graphs.mask_decoder
         self.letterbox = letterbox
-        self.mask_size = mask_size  # logits along a side of the decoder's masks
-        self.has_multimask = decoder.has_multimask
+        self.mask_size = letterbox.image_size // MASK_STRIDE
+        self.has_multimask = {spec.name for spec in decoder.outputs} != {MASKS}
         self._pool = pool
-        self._decoder = decoder
         self._encoded: dict[str, Tensor] | None = encoded
         self._clip: ClipFeatures | None = None
         self._clip_lock = threading.Lock()
@@ -156,34 +87,41 @@ class Features:
         return encoded
 
     def close(self) -> None:
-        """Let go of the encoder's outputs; again: do nothing."""
+        """Release the encoder's outputs; closing again does nothing."""
         self._encoded = None
         self._clip = None
 
     def clip(self) -> ClipFeatures:
-        """Run the CLIP head, once; raises CapabilityError when the bundle has none."""
+        """Return the CLIP head's outputs, computed once; CapabilityError for a bundle without."""
         self.check_open()
         with self._clip_lock:
             if self._clip is None:
                 self._clip = self._run_clip_head()
             return self._clip
 
-    def decode(self, batch: PromptBatch) -> Decoded:
-        """Run the mask decoder: scores BxM and low-resolution logits BxMxhxw.
+    def decode(self, batch: PromptBatch) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Run the mask decoder on B prompts: scores BxM and low-resolution logits BxMxhxw.
 
-        M is 4, output 0 the single-mask token's and 1 to 3 the multimask tokens', the scores
-        predicted IoUs; or 1, see `OneMaskDecoder`, where `has_multimask` is False.
+        With `has_multimask` M is 4: mask 0 answers an unambiguous prompt, masks 1 to 3 are the
+        choices for an ambiguous one, and the scores are predicted IoUs. Else M is 1, and the score
+        is the mean probability of the mask's pixels, see `foreground_confidence`. Raises
+        ClosedError, EngineRunError.
         """
-        (embeddings,) = self._encoded_as("image_embeddings").values()
-        return self._decoder.decode(embeddings, batch, self.letterbox)
+        feeds: Feeds = {**self._pick("image_embeddings"), **batch.feeds()}
+        if self.has_multimask:
+            scores, logits = self._pool.compute("mask_decoder", feeds, (IOUS, MASKS))
+            return scores, logits
+        (logits,) = self._pool.compute("mask_decoder", feeds, (MASKS,))
+        inside = self.letterbox.token_mask(self.mask_size)[0] > 0  # hxw, without the padding
+        return foreground_confidence(logits, inside), logits
 
     def check_multimask(self, wish: str) -> None:
-        """Raise CapabilityError, which names the `wish`, where prompts get one mask only."""
+        """Check that prompts get several masks; CapabilityError, which names the `wish`, else."""
         if not self.has_multimask:
             raise CapabilityError(
-                f"{wish} needs a decoder with three masks for each prompt; that of bundle "
-                f"{self._pool.bundle.manifest.name!r} gives one, and predicts no IoU. Prompt it "
-                "with points or boxes, without multimask, or choose another bundle."
+                f"{wish} needs a decoder with three masks for each prompt; the decoder of bundle "
+                f"{self._pool.bundle.manifest.name!r} gives one mask, and predicts no IoU. Prompt "
+                "it with points or boxes, without multimask, or choose another bundle."
             )
 
     def score_regions(self, regions: Regions, text: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -196,32 +134,32 @@ class Features:
     def score_regions_by_clip(
         self, regions: Regions, text: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """Run CLIP's own pooling on regions: logits NxR; arguments and errors as above."""
+        """Run CLIP's own pooling on regions: logits NxR; otherwise as `score_regions`."""
         return self._classify_regions("clip_roi", "clip_logits", regions, text)
 
     def image_embeddings(self) -> NDArray[np.float32]:
-        """Bring SAM's image embedding to the host: 1x256xGxG."""
-        (embeddings,) = self._encoded_as("image_embeddings").values()
+        """Copy SAM's image embedding to the host: 1x256xGxG float32."""
+        (embeddings,) = self._pick("image_embeddings").values()
         return self._pool.to_host(embeddings)
 
-    def _encoded_as(self, *names: str) -> dict[str, Tensor]:
-        """Pick outputs of the encoder, on the device; raises BundleError when it lacks one."""
+    def _pick(self, *names: str) -> dict[str, Tensor]:
+        """Pick outputs of the encoder, on the device; raises BundleError for a missing one."""
         encoded = self.check_open()
         if lacking := [name for name in names if name not in encoded]:
             raise BundleError(
-                f"the encoder of bundle {self._pool.bundle.manifest.name!r} gives no "
-                f"{', '.join(lacking)}: its parts do not fit together. Export it again."
+                f"the encoder of bundle {self._pool.bundle.manifest.name!r} has no output "
+                f"{', '.join(lacking)}: the bundle's parts do not fit together. Export it again."
             )
         return {name: encoded[name] for name in names}
 
     def _classify_regions(
         self, graph: str, output: str, regions: Regions, text: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """Feed a classifier what its graph takes: outputs of the encoder, boxes or masks, texts."""
+        """Run a classifier on the inputs that its graph has: encoder outputs, regions, texts."""
         given = {**regions.feeds(), "text": text}
-        wanted = self._pool.inputs(graph)
-        own = self._encoded_as(*(name for name in wanted if name not in given))
-        feeds: Feeds = {**own, **{name: given[name] for name in wanted if name in given}}
+        inputs = self._pool.inputs(graph)
+        encoded = self._pick(*(name for name in inputs if name not in given))
+        feeds: Feeds = {**encoded, **{name: given[name] for name in inputs if name in given}}
         return self._pool.compute(graph, feeds, (output,))[0]
 
     def _run_clip_head(self) -> ClipFeatures:
@@ -235,7 +173,7 @@ class Features:
                 "one, or choose another bundle."
             )
         token_mask = self.letterbox.token_mask(head.grid)  # 1xgxg
-        feeds: Feeds = {**self._encoded_as("backbone_features"), "token_mask": token_mask}
+        feeds: Feeds = {**self._pick("backbone_features"), "token_mask": token_mask}
         image, patches = self._pool.compute("clip_head", feeds, ("image_embed", "patch_embeds"))
         clip = ClipFeatures(image[0], patches[0], token_mask[0])
         for array in (clip.image_embed, clip.patch_embeds, clip.token_mask):

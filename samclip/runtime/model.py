@@ -24,7 +24,7 @@ from samclip.runtime.bundles.bundle import Bundle, find_bundle
 from samclip.runtime.bundles.manifest import Manifest
 from samclip.runtime.bundles.signature import chosen_public_key
 from samclip.runtime.engine_pool import EnginePool
-from samclip.runtime.features import Features, choose_decoder
+from samclip.runtime.features import Features
 from samclip.runtime.pixels.image import Letterbox, load_image, preprocess
 from samclip.runtime.scene import Scene, Templates
 from samclip.runtime.series import map_in_order
@@ -37,8 +37,6 @@ from samclip.runtime.text.vocabulary import (
     mark_seen,
     warn_untrained,
 )
-
-MASK_STRIDE = 4  # pixels of the input per low-resolution logit
 
 _logger = logging.getLogger("samclip")
 
@@ -112,7 +110,6 @@ class Model:
         self._choice = backend if isinstance(backend, Choice) else Choice(backend)
         self._pool = EnginePool(bundle, self._choice.backend, options, precision)
         self._pool.load("encoder")
-        self._decoder = choose_decoder(self._pool)
         self._namer = choose_namer(bundle.manifest)
         self._cache_dir = None if cache_dir is None else Path(cache_dir)
         self._text: TextSpace | None = None
@@ -245,8 +242,7 @@ class Model:
         encoded = self._pool.run("encoder", {"image": tensor})
         with self._counting:
             self._passes += 1
-        mask_size = self.manifest.preprocessing.image_size // MASK_STRIDE
-        return Features(self._pool, letterbox, encoded, mask_size, self._decoder)
+        return Features(self._pool, letterbox, encoded)
 
     def _text_space(self) -> TextSpace:
         text = self.manifest.text

@@ -1,1 +1,1 @@
-"""From an image in any form to the encoder's input, and the way back."""
+"""The ground of the runtime: images, masks and prompts as arrays, without any model."""

@@ -1,10 +1,8 @@
-"""From a file, bytes or a PIL image to pixels, with Pillow.
+"""Decoding of image files, bytes and PIL images with Pillow, after checks of header and size.
 
-What an image file says of itself before Pillow decodes anything, and whether it is all there.
-
-The format is told by the first bytes, never by the name. Each format's own class of Pillow is
-used rather than `PIL.Image.open`, which looks at more formats and warns about sizes by a global
-limit; the limit here is the caller's.
+The first bytes decide on the format, never the file's name. Each format's own Pillow class is used
+instead of `PIL.Image.open`, which tries more formats and warns about sizes by a global limit; the
+limit here is the caller's. Sizes are checked before pixels are decoded, and the file's end after.
 """
 
 from __future__ import annotations
@@ -47,120 +45,11 @@ SIGNATURES: tuple[tuple[bytes, type[ImageFile]], ...] = (
     *((b"P%d" % kind, PpmImageFile) for kind in range(1, 7)),
 )
 TILE_SIDES = (322, 323)  # TIFF tags TileWidth and TileLength
-
-
-class HeaderError(Exception):
-    """Why a file is no image that is read; the message completes "this image ..."."""
-
-
-def open_header(stream: BinaryIO, max_pixels: int) -> ImageFile:
-    """Read an image's header: Pillow's object, not decoded yet.
-
-    Raises HeaderError for a format that is not read or a size over the limits; whatever Pillow
-    raises for a broken header.
-    """
-    start = stream.read(30)
-    kind = next((kind for signature, kind in SIGNATURES if start.startswith(signature)), None)
-    if kind is None:
-        raise HeaderError(UNKNOWN)
-    if kind is WebPImageFile:  # its decoder allocates the canvas at once
-        check_size(_webp_size(start), max_pixels)
-    if kind is GifImageFile:  # whose frame may be larger than its screen
-        check_size(_gif_frame_size(stream), max_pixels)
-    stream.seek(0)
-    image = kind(stream)
-    check_size(image.size, max_pixels)
-    if isinstance(image, TiffImageFile):  # whose tile may be larger than its image
-        width, height = (image.tag_v2.get(tag, 1) for tag in TILE_SIDES)
-        check_size((int(width), int(height)), max_pixels)
-    return image
-
-
-def check_size(size: tuple[int, int], max_pixels: int) -> None:
-    """Check a (width, height) in pixels; raises HeaderError."""
-    width, height = size
-    if width * height > max_pixels:
-        raise HeaderError(
-            f"has {width} x {height} pixels, at most {max_pixels:,} are read: make it smaller"
-        )
-    if max(size) > MAX_SIDE:
-        raise HeaderError(
-            f"has {width} x {height} pixels, a side may have {MAX_SIDE:,}: cut it into pieces"
-        )
-
-
-def _webp_size(start: bytes) -> tuple[int, int]:
-    """Read the canvas (width, height) from a WebP file's first 30 bytes (RFC 9649)."""
-    if start[8:12] != b"WEBP" or len(start) < 30:
-        raise HeaderError(UNKNOWN)
-    if start[12:16] == b"VP8X":
-        return _little(start[24:27]) + 1, _little(start[27:30]) + 1
-    if start[12:16] == b"VP8L":
-        bits = _little(start[21:25])
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    return _little(start[26:28]) & 0x3FFF, _little(start[28:30]) & 0x3FFF
-
-
-def _gif_frame_size(stream: BinaryIO) -> tuple[int, int]:
-    """Read where a GIF's first frame ends, (x, y) in pixels (GIF89a, sections 18 to 26)."""
-    stream.seek(10)
-    flags = stream.read(3)[:1]
-    if flags and flags[0] & 0x80:
-        stream.seek(3 << (flags[0] & 7) + 1, 1)  # the colour table
-    while (block := stream.read(1)) == b"!":
-        stream.seek(1, 1)
-        while length := stream.read(1):
-            if length == b"\0":
-                break
-            stream.seek(length[0], 1)
-    frame = stream.read(8)
-    if block != b"," or len(frame) < 8:
-        raise HeaderError("is a GIF without a frame: save it again")
-    left, top, width, height = (_little(frame[i : i + 2]) for i in range(0, 8, 2))
-    return left + width, top + height
-
-
-def _little(data: bytes) -> int:
-    return int.from_bytes(data, "little")
-
-
-def check_end(stream: BinaryIO, kind: str) -> None:
-    """Check that a JPEG or PNG file has its end, which Pillow does not miss.
-
-    `kind` is Pillow's name of the format. Raises HeaderError.
-    """
-    stream.seek(0)
-    complete = {"JPEG": _has_jpeg_end, "PNG": _has_png_end}.get(kind)
-    if complete and not complete(stream):
-        raise HeaderError("is truncated: copy or download it again")
-
-
-def _has_jpeg_end(stream: BinaryIO) -> bool:
-    """Look for the marker EOI after the first scan's start; before it a thumbnail may have one."""
-    stream.seek(2)
-    while len(marker := stream.read(2)) == 2 and marker[0] == 0xFF and marker[1] != 0xDA:
-        if marker[1] == 0xFF:  # markers may be padded
-            stream.seek(-1, 1)
-        else:
-            stream.seek(max(0, int.from_bytes(stream.read(2), "big") - 2), 1)
-    return b"\xff\xd9" in stream.read()
-
-
-def _has_png_end(stream: BinaryIO) -> bool:
-    """Walk the chunks to IEND and its checksum."""
-    stream.seek(8)
-    while len(chunk := stream.read(8)) == 8:
-        if chunk[4:] == b"IEND":
-            return len(stream.read(4)) == 4
-        stream.seek(int.from_bytes(chunk[:4], "big") + 4, 1)
-    return False
-
-
 MAX_IMAGE_BYTES = 2**29  # uncompressed RGB at the default limit of pixels has 256 MiB
-BINARY: int = getattr(os, "O_BINARY", 0)  # of Windows
+BINARY: int = getattr(os, "O_BINARY", 0)  # on Windows only
 ORIENTATION = 0x0112
-WIDE_FORMATS = frozenset({"PNG", "PPM"})  # whose mode "I" holds 16 bits
-TRANSPOSES = {  # what undoes EXIF's orientation 2 to 8 (EXIF 2.32, section 4.6.4)
+WIDE_FORMATS = frozenset({"PNG", "PPM"})  # their mode "I" holds 16 bits
+TRANSPOSES = {  # undo EXIF's orientations 2 to 8 (EXIF 2.32, section 4.6.4)
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
     4: Transpose.FLIP_TOP_BOTTOM,
@@ -169,6 +58,10 @@ TRANSPOSES = {  # what undoes EXIF's orientation 2 to 8 (EXIF 2.32, section 4.6.
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
 }
+
+
+class HeaderError(Exception):
+    """A reason not to read an image; the message completes the sentence "this image ..."."""
 
 
 def decode_path(path: str | PathLike[str], max_pixels: int) -> NDArray[np.uint8]:
@@ -181,27 +74,27 @@ def decode_path(path: str | PathLike[str], max_pixels: int) -> NDArray[np.uint8]
 def decode_bytes(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     """Decode a file's bytes to HWC uint8 RGB; raises ImageError."""
     if not data:
-        raise ImageError("the image has no bytes. Pass those of an image file.")
+        raise ImageError("the image has no bytes. Pass the bytes of an image file.")
     return _decode(BytesIO(data), "the image", max_pixels)
 
 
 def convert_pil(image: Image.Image, max_pixels: int) -> NDArray[np.uint8]:
-    """Convert a PIL image, which stays as it is, to HWC uint8 RGB; raises ImageError."""
-    with _translated("the image"):
+    """Convert a PIL image to HWC uint8 RGB without changing it; raises ImageError."""
+    with _as_image_error("the image"):
         check_size(image.size, max_pixels)
         return _to_rgb(image)
 
 
 def _decode(stream: BinaryIO, name: str, max_pixels: int) -> NDArray[np.uint8]:
-    with _translated(name), open_header(stream, max_pixels) as image:
+    with _as_image_error(name), open_header(stream, max_pixels) as image:
         pixels = _to_rgb(image)
         check_end(stream, str(image.format))
         return pixels
 
 
 @contextmanager
-def _translated(name: str) -> Iterator[None]:
-    """Turn what the decoders raise on hostile bytes, which may be anything, into ImageError."""
+def _as_image_error(name: str) -> Iterator[None]:
+    """Turn any exception of the decoders into ImageError: on hostile bytes they raise any kind."""
     try:
         yield
     except HeaderError as error:
@@ -243,10 +136,112 @@ def _check_status(status: os.stat_result, name: str) -> None:
         )
 
 
+def open_header(stream: BinaryIO, max_pixels: int) -> ImageFile:
+    """Read an image's header and return Pillow's object, which is not decoded yet.
+
+    Raises HeaderError for an unknown format or a size over the limits. For a broken header it
+    raises whatever Pillow raises.
+    """
+    start = stream.read(30)
+    kind = next((kind for signature, kind in SIGNATURES if start.startswith(signature)), None)
+    if kind is None:
+        raise HeaderError(UNKNOWN)
+    if kind is WebPImageFile:  # its decoder allocates the canvas right away
+        check_size(_webp_size(start), max_pixels)
+    if kind is GifImageFile:  # its frame may be larger than its screen
+        check_size(_gif_frame_size(stream), max_pixels)
+    stream.seek(0)
+    image = kind(stream)
+    check_size(image.size, max_pixels)
+    if isinstance(image, TiffImageFile):  # its tile may be larger than the image
+        width, height = (image.tag_v2.get(tag, 1) for tag in TILE_SIDES)
+        check_size((int(width), int(height)), max_pixels)
+    return image
+
+
+def check_size(size: tuple[int, int], max_pixels: int) -> None:
+    """Check (width, height) in pixels against the limits; raises HeaderError."""
+    width, height = size
+    if width * height > max_pixels:
+        raise HeaderError(
+            f"has {width} x {height} pixels, at most {max_pixels:,} are read: make it smaller"
+        )
+    if max(size) > MAX_SIDE:
+        raise HeaderError(
+            f"has {width} x {height} pixels, a side may have {MAX_SIDE:,}: cut it into pieces"
+        )
+
+
+def _webp_size(start: bytes) -> tuple[int, int]:
+    """Read the canvas (width, height) from a WebP file's first 30 bytes (RFC 9649)."""
+    if start[8:12] != b"WEBP" or len(start) < 30:
+        raise HeaderError(UNKNOWN)
+    if start[12:16] == b"VP8X":
+        return _little(start[24:27]) + 1, _little(start[27:30]) + 1
+    if start[12:16] == b"VP8L":
+        bits = _little(start[21:25])
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return _little(start[26:28]) & 0x3FFF, _little(start[28:30]) & 0x3FFF
+
+
+def _gif_frame_size(stream: BinaryIO) -> tuple[int, int]:
+    """Read the lower right corner of a GIF's first frame, (x, y) in pixels (GIF89a, 18 to 26)."""
+    stream.seek(10)
+    flags = stream.read(3)[:1]
+    if flags and flags[0] & 0x80:
+        stream.seek(3 << (flags[0] & 7) + 1, 1)  # the colour table
+    while (block := stream.read(1)) == b"!":
+        stream.seek(1, 1)
+        while length := stream.read(1):
+            if length == b"\0":
+                break
+            stream.seek(length[0], 1)
+    frame = stream.read(8)
+    if block != b"," or len(frame) < 8:
+        raise HeaderError("is a GIF without a frame: save it again")
+    left, top, width, height = (_little(frame[i : i + 2]) for i in range(0, 8, 2))
+    return left + width, top + height
+
+
+def _little(data: bytes) -> int:
+    return int.from_bytes(data, "little")
+
+
+def check_end(stream: BinaryIO, kind: str) -> None:
+    """Check that a JPEG or PNG file is complete, because Pillow decodes truncated ones too.
+
+    `kind` is Pillow's name of the format. Raises HeaderError.
+    """
+    has_end = {"JPEG": _has_jpeg_end, "PNG": _has_png_end}.get(kind)
+    if has_end and not has_end(stream):
+        raise HeaderError("is truncated: copy or download it again")
+
+
+def _has_jpeg_end(stream: BinaryIO) -> bool:
+    """Look for the marker EOI after the first scan's start; a thumbnail before it has its own."""
+    stream.seek(2)
+    while len(marker := stream.read(2)) == 2 and marker[0] == 0xFF and marker[1] != 0xDA:
+        if marker[1] == 0xFF:  # markers may be padded
+            stream.seek(-1, 1)
+        else:
+            stream.seek(max(0, int.from_bytes(stream.read(2), "big") - 2), 1)
+    return b"\xff\xd9" in stream.read()
+
+
+def _has_png_end(stream: BinaryIO) -> bool:
+    """Walk the chunks as far as IEND and its checksum."""
+    stream.seek(8)
+    while len(chunk := stream.read(8)) == 8:
+        if chunk[4:] == b"IEND":
+            return len(stream.read(4)) == 4
+        stream.seek(int.from_bytes(chunk[:4], "big") + 4, 1)
+    return False
+
+
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     """Decode, apply EXIF's orientation and convert to HWC uint8 RGB.
 
-    As `convert("RGB")` does, alpha is dropped, grey repeated and CMYK converted without profiles.
+    As in `convert("RGB")`, alpha is dropped, grey repeated and CMYK converted without profiles.
     """
     image.load()
     orientation = image.getexif().get(ORIENTATION)
@@ -261,7 +256,7 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Scale 16-bit grey, [0, 65535], to 8 bits, rounded; of other deep pixels no range is known."""
+    """Scale 16-bit grey, [0, 65535], to 8 bits, rounded; HeaderError for other deep pixels."""
     is_16_bit = image.mode.startswith("I;16") or (
         image.mode == "I" and image.format in WIDE_FORMATS
     )

@@ -1,6 +1,6 @@
-"""Images on their way in: anything that shows a picture, to RGB pixels, to the encoder's input.
+"""Images: loading them as RGB pixels, and the resize and padding to the encoder's square input.
 
-How an image lies in the encoder's square input, and the way back.
+`Letterbox` also maps points into that input, and masks back to the image.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -19,15 +19,83 @@ from PIL.Image import Resampling
 
 from samclip.errors import ExportError, ImageError
 from samclip.runtime.assets import packaged_photos
-from samclip.runtime.bundles.manifest import Preprocessing
 from samclip.runtime.pixels.decode import MAX_SIDE, convert_pil, decode_bytes, decode_path
+
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+    | {".ppm", ".pgm", ".pbm", ".pnm"}
+)
+DEFAULT_MAX_PIXELS = 2**30 // 4 // 3  # 256 MiB of RGB: also where Pillow begins to warn
+ImageSource = str | PathLike[str] | bytes | bytearray | Image.Image | NDArray[np.uint8]
+
+
+def load_image(source: ImageSource, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
+    """Load an image as HWC uint8 RGB, C order.
+
+    `source`: a path, the bytes of a file, a PIL image, or an array. An array must be HWC uint8 RGB
+    already; a contiguous one is returned itself. Files may be JPEG, PNG, WebP, BMP, TIFF, GIF or
+    PPM; their first picture is read, and turned as EXIF says. As in PIL's `convert("RGB")`, alpha
+    is dropped and grey repeated; 16-bit grey is scaled to 8 bits. Raises ImageError; for more than
+    `max_pixels`, before anything is decoded.
+    """
+    if isinstance(source, np.ndarray):
+        return _check_array(source, max_pixels)
+    if isinstance(source, str | PathLike):
+        return decode_path(source, max_pixels)
+    if isinstance(source, bytes | bytearray):
+        return decode_bytes(bytes(source), max_pixels)
+    if isinstance(source, Image.Image):
+        return convert_pil(source, max_pixels)
+    raise ImageError(
+        f"an image cannot be a {type(source).__name__}. Pass a path, the bytes of an image file, a "
+        "PIL image, or a numpy array HxWx3 uint8 RGB."
+    )
+
+
+class InputFormat(Protocol):
+    """The encoder's input, as `Preprocessing` in a bundle's manifest describes it."""
+
+    @property
+    def image_size(self) -> int:
+        """Pixels along a side of the square."""
+        ...
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """What is subtracted from R, G and B, in [0, 255] units."""
+        ...
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        """What R, G and B are divided by then, in [0, 255] units."""
+        ...
+
+
+def preprocess(
+    image: NDArray[np.uint8], preprocessing: InputFormat
+) -> tuple[NDArray[np.float32], Letterbox]:
+    """Turn an image, HWC uint8 RGB, into the encoder's input, 1x3xSxS float32.
+
+    The image is resized by Pillow's bilinear filter, as in segment-anything's `ResizeLongestSide`,
+    then normalised, then padded with zeros, as in its `Sam.preprocess`. Raises ImageError.
+    """
+    pixels = _check_array(image, image.size)
+    letterbox = Letterbox.fit((pixels.shape[0], pixels.shape[1]), preprocessing.image_size)
+    height, width = letterbox.input_size
+    resized = Image.fromarray(pixels).resize((width, height), Resampling.BILINEAR)
+    mean, std = (np.array(v, np.float32) for v in (preprocessing.mean, preprocessing.std))
+    normalised = (np.asarray(resized, np.float32) - mean) / std  # hxwx3
+    side = preprocessing.image_size
+    padded = np.zeros((1, 3, side, side), np.float32)
+    padded[0, :, :height, :width] = normalised.transpose(2, 0, 1)
+    return padded, letterbox
 
 
 @dataclass(frozen=True)
 class Letterbox:
-    """An image resized to fit a square of `image_size` pixels, padded at the bottom and right.
+    """The place of an image in a square of `image_size` pixels: upper left, padded to fill it.
 
-    `original_size` and `input_size` are (h, w) in pixels, before and after the resize.
+    `original_size` and `input_size` are the image's (h, w) in pixels, before and after the resize.
     """
 
     original_size: tuple[int, int]
@@ -46,7 +114,7 @@ class Letterbox:
         return cls(original_size, (height, width), image_size)
 
     def to_input(self, xy: ArrayLike) -> NDArray[np.float32]:
-        """Take ...x2 (x, y) in pixels of the original image to pixels of the input.
+        """Scale ...x2 (x, y) from pixels of the original image to pixels of the input.
 
         x * new_w / old_w, as segment-anything's `ResizeLongestSide.apply_coords` does.
         """
@@ -55,17 +123,18 @@ class Letterbox:
         return np.asarray(np.asarray(xy, np.float64) * scale, np.float32)
 
     def upscale(self, logits: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Bring a map over the whole input, hxw, to the original image, HxW.
+        """Resize a map over the whole input, hxw, to the original image: HxW float32.
 
-        Resized to the square, cropped to the image, resized to the original: both bilinear with
-        half-pixel centres and no smoothing, as segment-anything's `Sam.postprocess_masks`.
+        The map is resized to the square, cropped to the image, and resized to the original size.
+        Both resizes are bilinear, with half-pixel centres and no smoothing, as in
+        segment-anything's `Sam.postprocess_masks`.
         """
         height, width = self.input_size
         square = _resize(np.asarray(logits, np.float32), (self.image_size, self.image_size))
         return _resize(square[:height, :width], self.original_size)
 
     def token_mask(self, grid: int) -> NDArray[np.float32]:
-        """Say which of grid x grid tokens hold any of the image: 1xgxg, 1 image, 0 padding."""
+        """Mark which of `grid` x `grid` tokens hold any of the image: 1xgxg, 1 image, 0 padding."""
         height, width = self.input_size
         mask = np.zeros((1, grid, grid), np.float32)
         mask[
@@ -82,15 +151,6 @@ def _resize(array: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.flo
     return np.asarray(resized, np.float32)
 
 
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
-    | {".ppm", ".pgm", ".pbm", ".pnm"}
-)
-DEFAULT_MAX_PIXELS = 2**30 // 4 // 3  # 256 MiB of RGB: also where Pillow begins to warn
-
-ImageSource = str | PathLike[str] | bytes | bytearray | Image.Image | NDArray[np.uint8]
-
-
 def photo_paths(folder: Path | None = None) -> list[Path]:
     """Return the images of `folder` in name order; None means the photos that ship with samclip.
 
@@ -102,69 +162,26 @@ def photo_paths(folder: Path | None = None) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
 
 
-def load_image(source: ImageSource, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
-    """Give any image as HWC uint8 RGB, C order.
-
-    `source`: a path, the bytes of a file, a PIL image, or an array, which must be HWC uint8 RGB
-    already and is returned itself when it is contiguous. Files may be JPEG, PNG, WebP, BMP, TIFF,
-    GIF or PPM, of which the first picture is read, turned as EXIF says. As PIL's `convert("RGB")`
-    does, alpha is dropped and grey repeated; 16-bit grey is scaled to 8 bits. Raises ImageError,
-    for more than `max_pixels` before anything is decoded.
-    """
-    if isinstance(source, np.ndarray):
-        return _check_array(source, max_pixels)
-    if isinstance(source, str | PathLike):
-        return decode_path(source, max_pixels)
-    if isinstance(source, bytes | bytearray):
-        return decode_bytes(bytes(source), max_pixels)
-    if isinstance(source, Image.Image):
-        return convert_pil(source, max_pixels)
-    raise ImageError(
-        f"an image cannot be a {type(source).__name__}. Pass a path, the bytes of an image file, a "
-        "PIL image, or a numpy array HxWx3 uint8 RGB."
-    )
-
-
-def preprocess(
-    image: NDArray[np.uint8], preprocessing: Preprocessing
-) -> tuple[NDArray[np.float32], Letterbox]:
-    """Bring an image, HWC uint8 RGB, to the encoder's input, 1x3xSxS float32.
-
-    Resized by Pillow's bilinear filter as segment-anything's `ResizeLongestSide` does, normalised,
-    then padded with zeros as its `Sam.preprocess`. Raises ImageError.
-    """
-    pixels = _check_array(image, image.size)
-    letterbox = Letterbox.fit((pixels.shape[0], pixels.shape[1]), preprocessing.image_size)
-    height, width = letterbox.input_size
-    resized = Image.fromarray(pixels).resize((width, height), Resampling.BILINEAR)
-    mean, std = (np.array(v, np.float32) for v in (preprocessing.mean, preprocessing.std))
-    normalised = (np.asarray(resized, np.float32) - mean) / std  # hxwx3
-    side = preprocessing.image_size
-    padded = np.zeros((1, 3, side, side), np.float32)
-    padded[0, :, :height, :width] = normalised.transpose(2, 0, 1)
-    return padded, letterbox
-
-
 def _check_array(array: NDArray[Any], max_pixels: int) -> NDArray[np.uint8]:
-    """Give an HxWx3 uint8 array in C order, copied if it is not; raises ImageError."""
+    """Return an HxWx3 uint8 array in C order, a copy if need be; ImageError for any other array."""
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
         raise ImageError(
             f"an image array must be HxWx3 uint8 RGB, got {'x'.join(map(str, array.shape))} "
-            f"{array.dtype}. {_conversion(array)}"
+            f"{array.dtype}. {_suggest_conversion(array)}"
         )
     height, width = array.shape[:2]
     if array.size == 0:
         raise ImageError(f"the image array is empty: {height} x {width} pixels. Check its slices.")
     if height * width > max_pixels or max(height, width) > MAX_SIDE:
         raise ImageError(
-            f"the image array has {width} x {height} pixels; at most {max_pixels:,}, and "
-            f"{MAX_SIDE:,} a side, are taken. Make it smaller first."
+            f"the image array has {width} x {height} pixels; at most {max_pixels:,} pixels, and "
+            f"{MAX_SIDE:,} a side, are accepted. Make it smaller first."
         )
     return np.ascontiguousarray(array)
 
 
-def _conversion(array: NDArray[Any]) -> str:
-    """Say how to make HxWx3 uint8 RGB of an array, as far as one can tell."""
+def _suggest_conversion(array: NDArray[Any]) -> str:
+    """Suggest how to turn an array into HxWx3 uint8 RGB, judging by its shape and type."""
     shape = array.shape
     hints = (
         (array.ndim == 2, "Repeat grey: np.stack([image] * 3, axis=-1)."),

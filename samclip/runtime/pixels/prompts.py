@@ -1,9 +1,8 @@
-"""Prompts: what the caller points at, checked once and brought into one form.
+"""Prompts: points, boxes and masks, checked once, then batched for the mask decoder.
 
-Coordinates are (x, y) in pixels of the original image, from (0, 0), its upper left corner, to
-(width, height). Forms and names follow segment-anything's `SamPredictor`.
-
-Prompts as the mask decoder takes them: the input frame, tokens, bounded batches.
+The caller's coordinates are (x, y) in pixels of the original image, from (0, 0), its upper left
+corner, to (width, height); `PromptBatch` holds them in pixels of the encoder's input. Forms and
+names follow segment-anything's `SamPredictor`.
 """
 
 from __future__ import annotations
@@ -20,7 +19,12 @@ from samclip.errors import PromptError
 from samclip.runtime.pixels.image import Letterbox
 
 MAX_POINTS = 4096  # per prompt: the decoder's memory grows with it
-
+# Bounds per run of the decoder: its memory grows with prompts and tokens, its speed per prompt
+# hardly with either beyond these.
+MAX_PROMPTS = 16
+MAX_TOKENS = 512
+BOX_CORNERS = [2.0, 3.0]
+PADDING = [-1.0]
 Arrays: TypeAlias = ArrayLike | Sequence[ArrayLike]
 
 
@@ -30,7 +34,7 @@ class Prompt:
 
     `points`: Nx2, (x, y) in pixels of the original image, N may be 0; `labels`: N, 1 foreground,
     0 background; `box`: 4, XYXY in the same pixels; `mask`: hxw logits in the decoder's frame;
-    `has_own_box`: False for a box that was found around the mask, None having been given.
+    `has_own_box`: False when the caller gave no box and `box` was computed from the mask.
     """
 
     points: NDArray[np.float64]
@@ -41,12 +45,12 @@ class Prompt:
 
     @property
     def is_ambiguous(self) -> bool:
-        """Whether it is a lone point, which may mean a whole, a part or a part of a part."""
+        """Whether this is a lone point, which may mean a whole, a part or a part of a part."""
         return len(self.points) == 1 and self.box is None and self.mask is None
 
     @property
     def centre(self) -> NDArray[np.float64] | None:
-        """The middle of what is pointed at: 2, (x, y); None for a prompt of a mask alone."""
+        """The middle of the box or points: 2, (x, y); None for a prompt that is a mask alone."""
         if self.box is not None:
             return (self.box[:2] + self.box[2:]) / 2
         chosen = self.points[self.labels == 1] if (self.labels == 1).any() else self.points
@@ -66,13 +70,13 @@ def parse_prompts(
 
     `points`: Nx2 is one prompt of N points; BxNx2, or a sequence of B arrays Nx2 of any lengths,
     is B prompts. `labels`: the shape of `points` without the 2; None for all foreground.
-    `boxes`: 4 or Bx4 XYXY, joined one to one with B prompts of points. `mask`: hxw or Bxhxw.
+    `boxes`: 4 or Bx4 XYXY, paired one to one with B prompts of points. `mask`: hxw or Bxhxw.
 
-    Boxes that are partly outside the image are clamped to it. No boxes, 0x4 or `[]` as a detector
-    that found nothing gives them, are no prompts, and likewise 0xNx2 points and 0xhxw masks: an
-    empty tuple. Raises PromptError when no kind of prompt is given, a number is not finite, shapes
-    do not fit, a label is neither 0 nor 1, a box is inverted or empty, or a point or a whole box
-    lies outside the image.
+    Boxes that are partly outside the image are clamped to it. Empty arrays, such as the 0x4 or
+    `[]` boxes of a detector that found nothing, 0xNx2 points or 0xhxw masks, give an empty tuple.
+    Raises PromptError when no kind of prompt is given, a number is not finite, shapes do not fit,
+    a label is neither 0 nor 1, a box is inverted or empty, or a point or a whole box lies outside
+    the image.
     """
     point_sets = None if points is None else _parse_points(points, image_size)
     label_sets = _parse_labels(labels, point_sets)
@@ -80,7 +84,7 @@ def parse_prompts(
     mask_rows = None if mask is None else _parse_masks(mask, mask_size)
     count = _common_count(points=point_sets, boxes=box_rows, mask=mask_rows)
     return tuple(
-        _join(
+        _make_prompt(
             None if point_sets is None else point_sets[i],
             None if label_sets is None else label_sets[i],
             None if box_rows is None else box_rows[i],
@@ -90,7 +94,7 @@ def parse_prompts(
     )
 
 
-def _join(
+def _make_prompt(
     points: NDArray[np.float64] | None,
     labels: NDArray[np.float64] | None,
     box: NDArray[np.float64] | None,
@@ -103,40 +107,11 @@ def _join(
     return Prompt(points, labels, box, mask)
 
 
-def _numbers(value: Any, name: str, expected: str, kinds: str = "biuf") -> NDArray[np.float64]:
-    """Convert to float64; raises PromptError on anything but finite real numbers."""
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise PromptError(f"{name} must be {expected}; got rows of unequal shape.") from error
-    except (TypeError, RuntimeError) as error:  # as of tensors on a GPU, or that need gradients
-        raise PromptError(f"{name} must be {expected}; numpy says: {error}") from error
-    if array.dtype.kind not in kinds:
-        raise PromptError(f"{name} must be {expected}, of real numbers; got {array.dtype} values.")
-    with np.errstate(over="ignore"):  # a long double may become infinite, which is refused below
-        array = array.astype(np.float64)
-    if not np.isfinite(array).all():
-        raise PromptError(f"{name} hold NaN or infinity. Give finite numbers only.")
-    return array
-
-
-def _per_prompt(value: Any, ndim: int, name: str, expected: str) -> list[NDArray[np.float64]]:
-    """Split `value` into one array per prompt, `ndim` being the dimensions of one."""
-    try:
-        dimensions = np.asarray(value).ndim
-    except ValueError:  # arrays of different lengths, one per prompt
-        return [_numbers(item, name, expected) for item in value]
-    except (TypeError, RuntimeError):  # told in full by the conversion below
-        dimensions = ndim
-    array = _numbers(value, name, expected)
-    return list(array) if dimensions == ndim + 1 else [array]
-
-
 def _parse_points(points: Arrays, image_size: tuple[int, int]) -> list[NDArray[np.float64]]:
     expected = "Nx2 (x, y) for one prompt, BxNx2 or a list of Nx2 arrays for B prompts"
     sets = []
-    for given in _per_prompt(points, 2, "points", expected):
-        array = given.reshape(0, 2) if given.shape == (0,) else given  # `[]` beside a box
+    for given in _split_prompts(points, 2, "points", expected):
+        array = given.reshape(0, 2) if given.shape == (0,) else given  # `[]` next to a box
         if array.ndim != 2 or array.shape[1] != 2:
             hint = " Write points=[(x, y)] for a single point." if array.shape == (2,) else ""
             raise PromptError(f"points must be {expected}; got shape {array.shape}.{hint}")
@@ -148,7 +123,7 @@ def _parse_points(points: Arrays, image_size: tuple[int, int]) -> list[NDArray[n
 def _check_points(points: NDArray[np.float64], image_size: tuple[int, int]) -> None:
     if len(points) > MAX_POINTS:
         raise PromptError(
-            f"a prompt has {len(points):,} points; at most {MAX_POINTS:,} are taken. "
+            f"a prompt has {len(points):,} points; at most {MAX_POINTS:,} are accepted. "
             "Give fewer, or several prompts."
         )
     height, width = image_size
@@ -169,7 +144,7 @@ def _parse_labels(
     if point_sets is None:
         raise PromptError("labels were given without points. Give points too, or no labels.")
     expected = "N for one prompt, BxN or a list of N arrays for B prompts"
-    sets = _per_prompt(labels, 1, "labels", expected)
+    sets = _split_prompts(labels, 1, "labels", expected)
     shapes = [array.shape for array in sets]
     if shapes != [(len(points),) for points in point_sets]:
         counts = [len(points) for points in point_sets]
@@ -186,7 +161,7 @@ def _parse_labels(
 
 
 def _parse_boxes(boxes: ArrayLike, image_size: tuple[int, int]) -> list[NDArray[np.float64]]:
-    array = _numbers(boxes, "boxes", "4 or Bx4 numbers XYXY")
+    array = _as_finite(boxes, "boxes", "4 or Bx4 numbers XYXY")
     array = array.reshape(0, 4) if array.shape == (0,) else array  # `[]`
     if array.ndim not in {1, 2} or array.shape[-1] != 4:
         raise PromptError(
@@ -211,7 +186,7 @@ def _parse_boxes(boxes: ArrayLike, image_size: tuple[int, int]) -> list[NDArray[
 
 def _parse_masks(mask: ArrayLike, mask_size: int) -> list[NDArray[np.float32]]:
     expected = f"logits of {mask_size}x{mask_size}, or B of them, from `low_res_logits`"
-    array = _numbers(mask, "mask", expected, kinds="iuf")  # a bool mask holds no logits
+    array = _as_finite(mask, "mask", expected, kinds="iuf")  # a bool mask holds no logits
     if array.ndim not in {2, 3} or array.shape[-2:] != (mask_size, mask_size):
         raise PromptError(f"mask must be {expected}; got shape {array.shape}.")
     limit = float(np.finfo(np.float32).max)
@@ -220,6 +195,7 @@ def _parse_masks(mask: ArrayLike, mask_size: int) -> list[NDArray[np.float32]]:
 
 
 def _common_count(**kinds: Sequence[Any] | None) -> int:
+    """Return the number of prompts, on which all the kinds that are given must agree."""
     counts = {name: len(items) for name, items in kinds.items() if items is not None}
     if not counts:
         raise PromptError("there is no prompt. Give points, boxes or a mask.")
@@ -232,22 +208,42 @@ def _common_count(**kinds: Sequence[Any] | None) -> int:
     return next(iter(counts.values()))
 
 
-# Bounds per run of the decoder: its memory grows with prompts and tokens, its speed per prompt
-# hardly with either beyond these.
-MAX_PROMPTS = 16
-MAX_TOKENS = 512
+def _split_prompts(value: Any, ndim: int, name: str, expected: str) -> list[NDArray[np.float64]]:
+    """Split `value` into one array per prompt; `ndim` is the number of dimensions of one."""
+    try:
+        dimensions = np.asarray(value).ndim
+    except ValueError:  # arrays of different lengths, one per prompt
+        return [_as_finite(item, name, expected) for item in value]
+    except (TypeError, RuntimeError):  # the conversion below reports these
+        dimensions = ndim
+    array = _as_finite(value, name, expected)
+    return list(array) if dimensions == ndim + 1 else [array]
 
-BOX_CORNERS = [2.0, 3.0]
-PADDING = [-1.0]
+
+def _as_finite(value: Any, name: str, expected: str, kinds: str = "biuf") -> NDArray[np.float64]:
+    """Convert to float64; raises PromptError on anything but finite real numbers."""
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise PromptError(f"{name} must be {expected}; got rows of unequal shape.") from error
+    except (TypeError, RuntimeError) as error:  # e.g. tensors on a GPU, or that need gradients
+        raise PromptError(f"{name} must be {expected}; numpy says: {error}") from error
+    if array.dtype.kind not in kinds:
+        raise PromptError(f"{name} must be {expected}, of real numbers; got {array.dtype} values.")
+    with np.errstate(over="ignore"):  # a long double may become infinite, which is refused below
+        array = array.astype(np.float64)
+    if not np.isfinite(array).all():
+        raise PromptError(f"{name} hold NaN or infinity. Give finite numbers only.")
+    return array
 
 
 @dataclass(frozen=True, eq=False)
 class PromptBatch:
-    """B prompts of equally many tokens, with the names of the decoder's inputs.
+    """B prompts of equally many tokens; the arrays are called as the decoder's inputs are.
 
-    `rows`: B, their places among all prompts. `point_coords`: BxNx2 float32, (x, y) in pixels of
-    the resized input; `point_labels`: BxN float32, 1 foreground, 0 background, 2 and 3 the
-    corners of a box, -1 padding; `mask_input`: Bx1xhxw float32 logits; `has_mask_input`: B
+    `rows`: B, the indices of these prompts among all; `point_coords`: BxNx2 float32, (x, y) in
+    pixels of the encoder's input; `point_labels`: BxN float32, 1 foreground, 0 background, 2 and 3
+    the corners of a box, -1 padding; `mask_input`: Bx1xhxw float32 logits; `has_mask_input`: B
     float32, 1 or 0.
     """
 
@@ -278,8 +274,8 @@ def batch_prompts(
     Only prompts of equally many tokens share a batch: every token takes part in the decoder's
     attention, so padding a short prompt to the length of a long one would change its mask. A
     prompt without a box ends in one padding point, (0, 0) with label -1; a mask alone has no
-    token at all (segment-anything, `PromptEncoder`). A batch has at most `max_prompts` prompts,
-    never more than `MAX_PROMPTS`, and beyond one prompt at most `MAX_TOKENS` tokens.
+    tokens (segment-anything, `PromptEncoder`). A batch has at most `max_prompts` prompts, never
+    more than `MAX_PROMPTS`; a batch of two or more has at most `MAX_TOKENS` tokens.
     """
     groups: dict[int, list[int]] = defaultdict(list)
     for row, prompt in enumerate(prompts):

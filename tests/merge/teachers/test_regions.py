@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from told_masks import EMBEDDINGS, SIDE, Told
+from fixed_mask_teacher import EMBEDDINGS, SIDE, FixedMaskTeacher
 from torch import Tensor
 
 from samclip.errors import InputError
@@ -65,7 +65,7 @@ def halves() -> PixelBatch:
 
 
 def targets_of(names: MeanColour, *margins: float) -> RegionTargets:
-    teacher = RegionTeacher(Told(LEFT, RIGHT), names, OPTIONS, margins or (1.0,))
+    teacher = RegionTeacher(FixedMaskTeacher(LEFT, RIGHT), names, OPTIONS, margins or (1.0,))
     return teacher.targets(halves(), EMBEDDINGS)
 
 
@@ -105,12 +105,14 @@ def test_a_class_teacher_averages_probabilities() -> None:
 def test_crops_go_to_the_teacher_in_small_batches() -> None:
     whole = targets_of(MeanColour(), 1.0, 1.5, 2.0)
     margins = (1.0, 1.5, 2.0)
-    few = RegionTeacher(Told(LEFT, RIGHT), MeanColour(), OPTIONS, margins, crops_at_once=2)
+    few = RegionTeacher(
+        FixedMaskTeacher(LEFT, RIGHT), MeanColour(), OPTIONS, margins, crops_at_once=2
+    )
     assert torch.equal(few.targets(halves(), EMBEDDINGS).targets, whole.targets)
 
 
 def test_a_picture_without_regions_has_none() -> None:
-    targets = RegionTeacher(Told(), MeanColour(), OPTIONS).targets(halves())
+    targets = RegionTeacher(FixedMaskTeacher(), MeanColour(), OPTIONS).targets(halves())
     assert len(targets) == 0
     assert targets.targets.shape == (0, 3)
     assert targets.masks.shape == (0, 16, 16)
@@ -121,7 +123,7 @@ def test_a_picture_without_regions_has_none() -> None:
 def test_targets_can_be_kept(
     tmp_path: Path, names: MeanColour, boxes: tuple[tuple[int, int, int, int, float], ...]
 ) -> None:
-    targets = RegionTeacher(Told(*boxes), names, OPTIONS).targets(halves(), EMBEDDINGS)
+    targets = RegionTeacher(FixedMaskTeacher(*boxes), names, OPTIONS).targets(halves(), EMBEDDINGS)
     kept = OutputCache(tmp_path).put("ab" * 32, targets.tensors())
     back = RegionTargets.from_tensors(kept)
     assert torch.equal(back.masks, targets.masks)
@@ -133,19 +135,19 @@ def test_targets_can_be_kept(
 
 def test_fingerprints_tell_options_apart() -> None:
     teachers = [
-        RegionTeacher(Told(), MeanColour(), OPTIONS),
-        RegionTeacher(Told(), MeanColour(), RegionOptions(points_per_side=3)),
-        RegionTeacher(Told(), MeanColour(), OPTIONS, margins=(1.0,)),
+        RegionTeacher(FixedMaskTeacher(), MeanColour(), OPTIONS),
+        RegionTeacher(FixedMaskTeacher(), MeanColour(), RegionOptions(points_per_side=3)),
+        RegionTeacher(FixedMaskTeacher(), MeanColour(), OPTIONS, margins=(1.0,)),
     ]
     assert len({teacher.fingerprint for teacher in teachers}) == 3
-    again = RegionTeacher(Told(), MeanColour(), OPTIONS, crops_at_once=3)
+    again = RegionTeacher(FixedMaskTeacher(), MeanColour(), OPTIONS, crops_at_once=3)
     assert again.fingerprint == teachers[0].fingerprint  # what costs only time does not count
 
 
 @pytest.mark.parametrize("margins", [(), (0.9, 1.5)])
 def test_margins_out_of_range_are_refused(margins: tuple[float, ...]) -> None:
     with pytest.raises(InputError, match="margins are"):
-        RegionTeacher(Told(), MeanColour(), OPTIONS, margins)
+        RegionTeacher(FixedMaskTeacher(), MeanColour(), OPTIONS, margins)
 
 
 def test_mask_edges() -> None:

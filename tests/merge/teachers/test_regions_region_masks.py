@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 import torch
-from told_masks import EMBEDDINGS, SIDE, Told
+from fixed_mask_teacher import EMBEDDINGS, SIDE, FixedMaskTeacher
 
 from samclip.errors import InputError
 from samclip.merge.data.pixels import PixelBatch
@@ -19,13 +19,13 @@ def found(
     *boxes: tuple[int, int, int, int, float], options: RegionOptions = OPTIONS
 ) -> list[float]:
     """The predicted IoU of the regions kept, to two places."""
-    regions = find_regions(Told(*boxes), picture(), EMBEDDINGS, options)
+    regions = find_regions(FixedMaskTeacher(*boxes), picture(), EMBEDDINGS, options)
     return [round(value, 2) for value in regions.iou.tolist()]
 
 
 def test_masks_come_best_first_and_output_0_counts_not() -> None:
     boxes = ((0, 0, 4, 4, 0.85), (8, 8, 12, 12, 0.95), (0, 8, 4, 12, 0.9))
-    regions = find_regions(Told(*boxes), picture(), EMBEDDINGS, OPTIONS)
+    regions = find_regions(FixedMaskTeacher(*boxes), picture(), EMBEDDINGS, OPTIONS)
     assert [round(value, 2) for value in regions.iou.tolist()] == [0.95, 0.9, 0.85]
     assert regions.masks.dtype == torch.bool
     assert regions.masks.shape == (3, 16, 16)
@@ -53,24 +53,24 @@ def test_no_more_than_the_most_are_kept() -> None:
 
 def test_masks_and_areas_are_those_of_the_picture_without_padding() -> None:
     half = picture(height=32)  # 16 x 8 mask pixels
-    told = Told((0, 0, 8, 16, 0.9))  # half of the square; of the picture, 64 of 128
-    regions = find_regions(told, half, EMBEDDINGS, dataclasses.replace(OPTIONS, most_area=0.5))
+    teacher = FixedMaskTeacher((0, 0, 8, 16, 0.9))  # half of the square; of the picture, 64 of 128
+    regions = find_regions(teacher, half, EMBEDDINGS, dataclasses.replace(OPTIONS, most_area=0.5))
     assert len(regions) == 1
     assert int(regions.masks.sum()) == 64
     assert not regions.masks[0, 8:].any()
-    assert told.asked[0].coords[:, 0].tolist() == [[16, 8], [48, 8], [16, 24], [48, 24]]
+    assert teacher.asked[0].coords[:, 0].tolist() == [[16, 8], [48, 8], [16, 24], [48, 24]]
 
 
 def test_points_are_in_pixels_of_the_teachers_square() -> None:
-    told = Told()
-    find_regions(told, picture(16, 32, side=32), EMBEDDINGS, OPTIONS)
-    assert told.asked[0].coords[:, 0].tolist() == [[16, 8], [48, 8], [16, 24], [48, 24]]
+    teacher = FixedMaskTeacher()
+    find_regions(teacher, picture(16, 32, side=32), EMBEDDINGS, OPTIONS)
+    assert teacher.asked[0].coords[:, 0].tolist() == [[16, 8], [48, 8], [16, 24], [48, 24]]
 
 
 def test_one_picture_at_a_time() -> None:
     two = PixelBatch.of([torch.zeros(3, 8, 8)] * 2, SIDE)
     with pytest.raises(InputError, match="regions of 2 pictures"):
-        find_regions(Told(), two, EMBEDDINGS, OPTIONS)
+        find_regions(FixedMaskTeacher(), two, EMBEDDINGS, OPTIONS)
 
 
 def test_grid_points_are_cell_centres() -> None:

@@ -187,7 +187,7 @@ def test_parts_that_do_not_fit_are_told() -> None:
     graphs = replace(model.manifest.graphs, clip_roi=odd)
     bundle: Any = FakeBundle(replace(model.manifest, graphs=graphs))
     broken = Model(bundle, FakeBackend(graphs=REGION_GRAPHS), EngineOptions())
-    with pytest.raises(BundleError, match="encoder of bundle 'fake' gives no c6"):
+    with pytest.raises(BundleError, match="encoder of bundle 'fake' has no output c6"):
         broken.encode(flag()).segment(boxes=BANDS, names=NAMES)
     without: Any = FakeBundle(replace(model.manifest, graphs=replace(graphs, clip_roi=None)))
     lacking = Model(without, FakeBackend(graphs=REGION_GRAPHS), EngineOptions())

@@ -1,4 +1,4 @@
-"""A mask teacher that answers what it was told to, for tests of what asks it."""
+"""A mask teacher with fixed answers, for tests of the code that prompts it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ SIDE = 64  # of the teacher's square; masks are 16 x 16
 EMBEDDINGS = torch.zeros(1, 256, 4, 4)
 
 
-class Told:
+class FixedMaskTeacher:
     """A mask teacher that answers with given boxes, (x0, y0, x1, y1, IoU) in mask pixels."""
 
-    fingerprint, image_size = "told", SIDE
+    fingerprint = "fixed"
+    image_size = SIDE
 
     def __init__(self, *boxes: tuple[int, int, int, int, float]) -> None:
         self._boxes = boxes
@@ -28,7 +29,8 @@ class Told:
     def masks(self, embeddings: Tensor, prompts: Prompts) -> MaskAnswer:
         """Put the boxes into outputs 1 to 3, prompt by prompt; output 0 is the whole square."""
         self.asked.append(prompts)
-        logits, iou = torch.full((len(prompts), 4, 16, 16), -1.0), torch.zeros(len(prompts), 4)
+        logits = torch.full((len(prompts), 4, 16, 16), -1.0)
+        iou = torch.zeros(len(prompts), 4)
         logits[:, 0], iou[:, 0] = 1.0, 1.0
         for place, (x0, y0, x1, y1, quality) in enumerate(self._boxes):
             logits[place // 3, 1 + place % 3, y0:y1, x0:x1] = 1.0
