@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from samclip.engines.base import EngineOptions, GraphSource
-from samclip.engines.registry import get_backend
+from samclip.engines.base import GraphSource
 from samclip.errors import ParityError
+from samclip.export.cpu_engine import open_on_cpu
 from samclip.export.specs import TEXT_OUTPUTS
 from samclip.runtime.bundles.manifest import ParityRow
 from samclip.runtime.pixels.image import Letterbox
@@ -66,7 +66,7 @@ def measure(source: GraphSource, variant: str, samples: Sequence[Sample]) -> lis
     Of several samples of one photo (prompt shapes) the worst counts. Errors: max |a - b|, and that
     over max |b|, b being torch's; not finite counts as infinite.
     """
-    engine = get_backend("onnxruntime").load(source, EngineOptions())
+    engine = open_on_cpu(source)
     worst: dict[tuple[str, str], ParityRow] = {}
     try:
         for sample in samples:

@@ -16,9 +16,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.engines.base import EngineOptions, GraphSource
-from samclip.engines.registry import get_backend
+from samclip.engines.base import GraphSource
 from samclip.errors import ParityError
+from samclip.export.cpu_engine import open_on_cpu
 from samclip.export.graph_files import GraphFiles
 from samclip.export.parity import Sample
 from samclip.runtime.bundles.manifest import RoundingRow, WeightsDtype
@@ -116,7 +116,7 @@ def _run(
     source: GraphSource, samples: Sequence[Sample], encoded: Mapping[str, Mapping[str, Array]]
 ) -> list[dict[str, Array]]:
     """Run a graph on its samples, with the encoder's outputs in the place of theirs."""
-    with closing(get_backend("onnxruntime").load(source, EngineOptions())) as engine:
+    with closing(open_on_cpu(source)) as engine:
         answers = []
         for sample in samples:
             own = encoded.get(sample.image, {})

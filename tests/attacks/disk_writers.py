@@ -287,9 +287,9 @@ class RangesWriter(Writer):
     raises = ()
 
     def write(self, number: int) -> None:
-        from samclip.export.precision.calibration import _stored
+        from samclip.export.precision.calibration import write_calibration
 
-        _stored(ranges(number), self.folder / "ranges.json")
+        write_calibration(ranges(number), self.folder / "ranges.json")
 
     def version(self) -> int | None:
         from samclip.export.precision.calibration import read_calibration

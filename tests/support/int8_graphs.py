@@ -11,7 +11,7 @@ from onnx import helper
 from onnx_ir.passes.common import ShapeInferencePass
 from small_graphs import small_graph
 
-from samclip.export.precision.observe import open_engine
+from samclip.export.cpu_engine import open_on_cpu
 
 Array = NDArray[np.float32]
 SIZE = 32
@@ -86,7 +86,7 @@ def photo_feeds(count: int = 3, seed: int = 0) -> list[dict[str, Array]]:
 
 def run(model: ir.Model, feed: dict[str, Array]) -> dict[str, Array]:
     """Run a graph on ONNX Runtime's CPU."""
-    with closing(open_engine(model)) as engine:
+    with closing(open_on_cpu(model)) as engine:
         return {name: np.asarray(t.numpy()) for name, t in engine.run(feed).items()}
 
 

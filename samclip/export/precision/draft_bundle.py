@@ -1,7 +1,7 @@
 """A bundle that is still in memory, run by the runtime itself: encoder, heads, decoder, text.
 
-What is judged is so what will run: the runtime chooses the variants and computes the tasks. Only
-engines differ: half precision, for which CPUs have no kernels, is emulated.
+So the gates judge what users will run: the runtime chooses the variants and computes the tasks.
+Only the engines differ: half precision, for which CPUs have no kernels, is emulated.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 import msgspec
 
 from samclip.engines.base import Backend, Engine, EngineOptions, GraphKey, GraphSource, Probe
-from samclip.engines.registry import get_backend
+from samclip.engines.onnxruntime.backend import CPU
 from samclip.errors import ExportError
 from samclip.export.graph_files import GraphFiles, described
 from samclip.export.graphs import internalise
@@ -26,8 +26,6 @@ from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import Manifest, ReducedPrecision
 from samclip.runtime.model import Model
 
-CPU = "onnxruntime"
-
 
 @dataclass(frozen=True)
 class DraftBundle(Bundle):
@@ -36,13 +34,13 @@ class DraftBundle(Bundle):
     contents: Mapping[str, bytes]
 
     def with_graphs(self, graphs: Sequence[GraphFiles]) -> DraftBundle:
-        """Give the same draft with other graphs."""
+        """Return the same draft with other graphs."""
         added = {name: data for files in graphs for name, data in files.files.items()}
         manifest = msgspec.structs.replace(self.manifest, graphs=described(graphs))
         return replace(self, manifest=manifest, contents={**self.contents, **added})
 
     def read(self, name: str) -> bytes:
-        """Give the bytes of a file; raises ExportError for a name that the draft does not have."""
+        """Return the bytes of a file; raises ExportError for a name that is not in the draft."""
         if name not in self.contents:
             raise ExportError(f"the draft of the bundle has no file {name!r}; report this")
         return self.contents[name]
@@ -50,33 +48,33 @@ class DraftBundle(Bundle):
 
 @dataclass(frozen=True)
 class EmulatingBackend:
-    """ONNX Runtime's CPU under another backend's `name`, half precision emulated.
+    """ONNX Runtime's CPU under another backend's `name`, with half precision emulated.
 
-    `version` is that of the library emulated: None for one that reads what all versions do.
+    `version` is that of the emulated library: None for one that reads only what all versions read.
     """
 
     name: str
     version: str | None = None
 
     def probe(self) -> Probe:
-        """Say that it works."""
+        """Return that it works."""
         return Probe(True, "emulated on ONNX Runtime's CPU")
 
     def ready(self, graphs: Sequence[GraphKey], options: EngineOptions) -> Probe:
-        """Say that nothing is built in advance."""
-        return get_backend(CPU).ready(graphs, options)
+        """Return that nothing is built in advance."""
+        return CPU.ready(graphs, options)
 
     def load(self, source: GraphSource, options: EngineOptions) -> Engine:
-        """Make an engine of a graph, by the precision of its variant."""
+        """Open an engine for a graph, emulated if its variant is in half precision."""
         if source.precision in HALVES:
             return half_engine(internalise(source.onnx, source.weights))
-        return get_backend(CPU).load(source, options)
+        return CPU.load(source, options)
 
 
 @contextmanager
 def reference_model(draft: DraftBundle, backend: Backend | None = None) -> Iterator[Model]:
     """Run the FP32 variants of a draft; caches of text embeddings end with the block."""
-    with _model(draft, backend or get_backend(CPU), "fp32") as model:
+    with _open_model(draft, backend or CPU, "fp32") as model:
         yield model
 
 
@@ -84,18 +82,18 @@ def reference_model(draft: DraftBundle, backend: Backend | None = None) -> Itera
 def reduced_model(
     draft: DraftBundle, precision: ReducedPrecision, version: str | None = None
 ) -> Iterator[Model]:
-    """Run what the runtime would choose of a draft for `precision`; graphs without it in FP32.
+    """Run the variants of a draft that the runtime would choose for `precision`, else FP32 ones.
 
-    `version`: that of the backend's library, None for any. Raises ExportError when no backend is
-    left that takes it.
+    `version` is that of the backend's library, None for any. Raises ExportError when no backend
+    takes the encoder in this precision.
     """
     backend = EmulatingBackend(_backend_of(draft.manifest, precision), version)
-    with _model(draft, backend, precision) as model:
+    with _open_model(draft, backend, precision) as model:
         yield model
 
 
 @contextmanager
-def _model(draft: DraftBundle, backend: Backend, precision: str) -> Iterator[Model]:
+def _open_model(draft: DraftBundle, backend: Backend, precision: str) -> Iterator[Model]:
     with (
         TemporaryDirectory(prefix="samclip-texts-") as cache,
         Model(draft, backend, EngineOptions(), precision, Path(cache)) as model,
@@ -104,14 +102,14 @@ def _model(draft: DraftBundle, backend: Backend, precision: str) -> Iterator[Mod
 
 
 def newest_needed(manifest: Manifest, precision: ReducedPrecision) -> str | None:
-    """Tell from which version on the library takes the encoder's preferred variant; None: any."""
+    """Return the first library version that takes the encoder's preferred variant; None: any."""
     backend = _backend_of(manifest, precision)
     passed = manifest.graphs.encoder.passed_over(backend, precision, None)
     return passed[0][1].version if passed else None
 
 
 def _backend_of(manifest: Manifest, precision: ReducedPrecision) -> str:
-    """Name a backend that takes the encoder in this precision."""
+    """Return the name of a backend that takes the encoder in this precision."""
     for backend in BACKENDS[precision]:
         variant = manifest.graphs.encoder.variant_for(backend, precision)
         if variant is not None and variant.precision == precision:

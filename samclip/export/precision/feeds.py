@@ -1,6 +1,6 @@
-"""Real inputs for every graph: photos go through the FP32 chain, and what each graph gets is kept.
+"""Real inputs of every graph, recorded while photos pass through the FP32 chain.
 
-Feeds lie on the disk and are read anew on each pass, so that memory does not grow with the photos.
+Feeds lie on the disk and are read again on each pass, so that memory does not grow with the photos.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.engines.base import Engine, EngineOptions, GraphKey, GraphSource, Probe, Tensor
-from samclip.engines.registry import get_backend
-from samclip.export.precision.draft_bundle import CPU, DraftBundle, reference_model
+from samclip.engines.onnxruntime.backend import CPU
+from samclip.export.precision.draft_bundle import DraftBundle, reference_model
 from samclip.export.precision.gate_tasks import fixed_regions, gate_vocabulary
 from samclip.export.progress import Progress
 from samclip.runtime.bundles.manifest import Preprocessing
@@ -26,7 +26,7 @@ Feeds = Mapping[str, Array]
 
 @dataclass(frozen=True)
 class PhotoFeeds:
-    """The encoder's inputs, each made from its photo when it is asked for."""
+    """The encoder's inputs, each computed from its photo during iteration."""
 
     photos: tuple[Path, ...]
     pixels: Preprocessing
@@ -41,12 +41,12 @@ class PhotoFeeds:
 
 @dataclass(frozen=True)
 class SavedFeeds:
-    """A graph's inputs as it got them, by `folder`, in their order."""
+    """The recorded inputs of a graph's runs, in `folder`, in their order."""
 
     folder: Path
 
     def save(self, feeds: Mapping[str, Array | Tensor]) -> None:
-        """Keep one run's inputs."""
+        """Record one run's inputs."""
         self.folder.mkdir(parents=True, exist_ok=True)
         host = {n: x if isinstance(x, np.ndarray) else x.numpy() for n, x in feeds.items()}
         np.savez(self.folder / f"{len(self):06}.npz", **host)  # type: ignore[arg-type]
@@ -66,10 +66,11 @@ GraphFeeds = Mapping[str, "PhotoFeeds | SavedFeeds"]
 def record_feeds(
     draft: DraftBundle, photos: Sequence[Path], folder: Path, progress: Progress
 ) -> GraphFeeds:
-    """Run the FP32 chain on photos, and on texts, and keep each graph's inputs.
+    """Run the FP32 chain on photos, and on texts, and record each graph's inputs.
 
-    They lie in `folder` and are good as long as it exists. There are none for graphs that are FP32
-    in every precision, as the mask decoder, nor for what names without names to compare with.
+    They lie in `folder`, and can be read as long as it exists. There are none for graphs that are
+    FP32 in every precision, such as the mask decoder, nor for graphs that were never run: those
+    that name regions, in a bundle that has no vocabulary.
     """
     graphs = draft.manifest.graphs
     heads = {
@@ -93,22 +94,22 @@ def record_feeds(
 
 @dataclass(frozen=True)
 class RecordingBackend:
-    """ONNX Runtime's CPU, which keeps what the graphs in `feeds` get."""
+    """ONNX Runtime's CPU, which records the inputs of the graphs in `feeds`."""
 
     feeds: Mapping[str, SavedFeeds]
-    name: str = CPU
+    name: str = CPU.name
 
     def probe(self) -> Probe:
-        """Look whether ONNX Runtime works here."""
-        return get_backend(CPU).probe()
+        """Return whether ONNX Runtime works here."""
+        return CPU.probe()
 
     def ready(self, graphs: Sequence[GraphKey], options: EngineOptions) -> Probe:
-        """Say that nothing is built in advance."""
-        return get_backend(CPU).ready(graphs, options)
+        """Return that nothing is built in advance."""
+        return CPU.ready(graphs, options)
 
     def load(self, source: GraphSource, options: EngineOptions) -> Engine:
-        """Make an engine, which records if the graph is one of those wanted."""
-        engine = get_backend(CPU).load(source, options)
+        """Open an engine, one that records if the graph is among `feeds`."""
+        engine = CPU.load(source, options)
         feeds = self.feeds.get(source.name)
         return engine if feeds is None else _RecordingEngine(engine, feeds)
 

@@ -1,9 +1,8 @@
 """The gates: reduced precision against FP32 on the tasks, on held-back photos, or no bundle.
 
 No ground truth is needed: FP32 is the truth. The whole chain is judged, from the photo to masks
-and names, because an error that looks small in an embedding may cost an object.
-
-How far a model's answers agree with FP32's, over all photos: the numbers that gates judge.
+and names, because an error that looks small in an embedding may cost an object. A judgement has a
+row for each measure of agreement with FP32 over all photos.
 """
 
 from __future__ import annotations
@@ -30,88 +29,6 @@ from samclip.runtime.bundles.manifest import GateMeasure, GateRow, ReducedPrecis
 from samclip.runtime.model import Model
 
 WORST_COSINE = -1.0
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """One measure over all photos: its value, 1 for complete agreement, and how many samples."""
-
-    measure: GateMeasure
-    value: float
-    samples: int
-
-
-def agreements(
-    questions: Sequence[Questions], expected: Sequence[Answers], found: Sequence[Answers]
-) -> list[Agreement]:
-    """Measure what there is to measure; the sequences hold a photo each, in one order.
-
-    Cosines are a photo's mean over places, and of the photos the worst. Masks are compared pixel
-    by pixel in the photo; of the masks that a point offers, the one counts that FP32 thinks best.
-    """
-    pairs = list(zip(expected, found, strict=True))
-    embeddings = [mean_cosine(a.image_embeddings, b.image_embeddings) for a, b in pairs]
-    rows = [Agreement("image_embeddings_cosine", min(embeddings), len(pairs))]
-    for measure, field in (
-        ("image_embed_cosine", "image_embed"),
-        ("patch_embeds_cosine", "patch_embeds"),
-        ("region_names_cosine", "opinions"),
-    ):
-        both = [(getattr(a, field), getattr(b, field)) for a, b in pairs]
-        known = [mean_cosine(a, b) for a, b in both if a is not None and b is not None]
-        if known:
-            rows.append(Agreement(measure, min(known), len(known)))  # type: ignore[arg-type]
-    overlaps = np.concatenate(
-        [mask_ious(q, a, b) for q, (a, b) in zip(questions, pairs, strict=True)]
-    )
-    if len(overlaps):
-        rows.append(Agreement("mask_iou_mean", float(overlaps.mean()), len(overlaps)))
-        rows.append(Agreement("mask_iou_worst", float(overlaps.min()), len(overlaps)))
-    return rows + _shares(pairs)
-
-
-def text_agreement(expected: NDArray[np.float32], found: NDArray[np.float32]) -> Agreement:
-    """Compare embeddings of texts, NxD: the cosine of the worst text."""
-    worst = min(mean_cosine(a[None], b[None]) for a, b in zip(expected, found, strict=True))
-    return Agreement("text_cosine", worst, len(expected))
-
-
-def mask_ious(questions: Questions, expected: Answers, found: Answers) -> NDArray[np.float64]:
-    """Give the IoU of each box's mask, then of each point's: the one that FP32 scores highest."""
-    boxes = len(questions.boxes)
-    offered = expected.scores[boxes:].reshape(-1, questions.per_point)  # PxM
-    firsts = boxes + questions.per_point * np.arange(len(offered))
-    rows = np.concatenate([np.arange(boxes), firsts + offered.argmax(axis=1)])
-    return np.asarray([_iou(expected.masks.unpack(r), found.masks.unpack(r)) for r in rows])
-
-
-def _iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
-    union = np.count_nonzero(a | b)
-    return np.count_nonzero(a & b) / union if union else 1.0
-
-
-def _shares(pairs: Sequence[tuple[Answers, Answers]]) -> list[Agreement]:
-    """Count pixels, and photos and objects, that get the same name."""
-    rows: list[Agreement] = []
-    for measure, field in (("semantic_agreement", "labels"), ("top1_agreement", "names")):
-        both = [(getattr(a, field), getattr(b, field)) for a, b in pairs]
-        same = [(a == b).reshape(-1) for a, b in both if a is not None and b is not None]
-        if same:
-            count = sum(len(part) for part in same)
-            share = sum(int(part.sum()) for part in same) / count
-            rows.append(Agreement(measure, share, count))  # type: ignore[arg-type]
-    return rows
-
-
-def mean_cosine(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
-    """Average the cosine of the rows of two NxD arrays; what is not finite is opposite."""
-    a, b = expected.astype(np.float64), found.astype(np.float64)
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        return WORST_COSINE
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return float(((a * b).sum(axis=1) / np.maximum(norms, 1e-30)).mean())
-
-
 _COSINES: tuple[GateMeasure, ...] = (
     "image_embeddings_cosine",
     "image_embed_cosine",
@@ -136,10 +53,20 @@ LIMITS: dict[ReducedPrecision, dict[str, float]] = {
     "int8_fp16": _INT8,
 }
 
+_HALF_REMEDY = (
+    "Keep more in FP32, as in --keep-fp32 clip_head or --keep-fp32 encoder:Softmax, give photos "
+    "like those of your task (--calib, --photos), or leave this precision out."
+)
+_INT8_REMEDY = (
+    "Calibrate on more photos, and on photos like those of your task (--calib), try "
+    "--calib-method percentile or entropy, or --smooth 0.5, keep graphs or nodes from INT8 with "
+    "--keep-fp32 clip_head, or leave this precision out."
+)
+
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a precision costs: a row for each measure; `skipped`: what could not be measured."""
+    """The cost of a precision: a row for each measure; `skipped` says which ones are missing."""
 
     precision: ReducedPrecision
     photos: int
@@ -148,11 +75,11 @@ class Judgement:
 
     @property
     def failed(self) -> tuple[GateRow, ...]:
-        """The rows beyond their limits."""
+        """The rows below their limits."""
         return tuple(row for row in self.rows if not row.passed)
 
     def joined(self, other: Judgement, attention: str) -> Judgement:
-        """Add the rows of the same precision with another lowering, marked as such."""
+        """Return this judgement with the rows of another one, marked with its lowering."""
         marked = tuple(replace(row, attention=attention) for row in other.rows)
         return Judgement(self.precision, self.photos, (*self.rows, *marked), self.skipped)
 
@@ -161,7 +88,7 @@ class Gate:
     """FP32's answers on the gates' photos, computed once, and the comparison with them."""
 
     def __init__(self, reference: Model, photos: Sequence[Path], progress: Progress) -> None:
-        """Ask `reference`, which computes in FP32; it is not needed any more afterwards."""
+        """Compute the answers of `reference`, an FP32 model, which may be closed afterwards."""
         self._photos = tuple(photos)
         self._progress = progress
         self._skipped = unnameable(reference.manifest)
@@ -175,7 +102,7 @@ class Gate:
             self._expected.append(expected)
 
     def judge(self, model: Model, precision: ReducedPrecision) -> Judgement:
-        """Put the same questions to a model in `precision`, and compare.
+        """Let a model in `precision` answer the same questions, and compare its answers.
 
         The model may run here or on the device that it is for.
         """
@@ -186,20 +113,18 @@ class Gate:
                 found.append(answer(model, photo, questions, texts))
         measured = agreements(self._questions, self._expected, found)
         if self._texts is not None and texts is not None:
-            measured += _of_texts(self._texts.embeddings, texts.embeddings)
+            expected, embeddings = self._texts.embeddings, texts.embeddings
+            if not np.array_equal(expected, embeddings):  # else the text encoder is FP32's
+                measured.append(text_agreement(expected, embeddings))
         rows = tuple(row_of(agreement, precision) for agreement in measured)
-        return Judgement(precision, len(self._photos), rows, self._skips())
-
-    def _skips(self) -> tuple[str, ...]:
-        """Say what could not be judged."""
         has_masks = any(len(q.boxes) + len(q.points) for q in self._questions)
-        return tuple(
-            reason for reason in (None if has_masks else NO_MASKS, self._skipped) if reason
-        )
+        reasons = (None if has_masks else NO_MASKS, self._skipped)
+        skipped = tuple(reason for reason in reasons if reason)
+        return Judgement(precision, len(self._photos), rows, skipped)
 
 
 def row_of(agreement: Agreement, precision: ReducedPrecision) -> GateRow:
-    """Put a measure beside its limit."""
+    """Return a measure with its limit."""
     return GateRow(
         measure=agreement.measure,
         value=agreement.value,
@@ -209,7 +134,7 @@ def row_of(agreement: Agreement, precision: ReducedPrecision) -> GateRow:
 
 
 def enforce_gates(judgements: Sequence[Judgement]) -> None:
-    """Raise GateError naming every row beyond its limit, and what to do."""
+    """Raise GateError naming every row below its limit, and what to do."""
     failed = [(judgement, row) for judgement in judgements for row in judgement.failed]
     if not failed:
         return
@@ -229,17 +154,81 @@ def _form(row: GateRow) -> str:
     return f" ({row.attention} attention)" if row.attention else ""
 
 
-_HALF_REMEDY = (
-    "Keep more in FP32, as in --keep-fp32 clip_head or --keep-fp32 encoder:Softmax, give photos "
-    "like those of your task (--calib, --photos), or leave this precision out."
-)
-_INT8_REMEDY = (
-    "Calibrate on more photos, and on photos like those of your task (--calib), try "
-    "--calib-method percentile or entropy, or --smooth 0.5, keep graphs or nodes from INT8 with "
-    "--keep-fp32 clip_head, or leave this precision out."
-)
+@dataclass(frozen=True)
+class Agreement:
+    """One measure over all photos: its value, 1 for complete agreement, and its samples' number."""
+
+    measure: GateMeasure
+    value: float
+    samples: int
 
 
-def _of_texts(expected: NDArray[np.float32], found: NDArray[np.float32]) -> list[Agreement]:
-    """Compare embeddings KxD, unless the text encoder is the very same."""
-    return [] if np.array_equal(expected, found) else [text_agreement(expected, found)]
+def agreements(
+    questions: Sequence[Questions], expected: Sequence[Answers], found: Sequence[Answers]
+) -> list[Agreement]:
+    """Measure the agreement of all answers that both models give; all sequences are by photo.
+
+    A cosine is a photo's mean over places, and the worst photo counts. Masks are compared pixel by
+    pixel in the photo; of the masks that a point gets, the one that FP32 scores highest counts.
+    """
+    pairs = list(zip(expected, found, strict=True))
+    embeddings = [mean_cosine(a.image_embeddings, b.image_embeddings) for a, b in pairs]
+    rows = [Agreement("image_embeddings_cosine", min(embeddings), len(pairs))]
+    for measure, field in (
+        ("image_embed_cosine", "image_embed"),
+        ("patch_embeds_cosine", "patch_embeds"),
+        ("region_names_cosine", "opinions"),
+    ):
+        both = [(getattr(a, field), getattr(b, field)) for a, b in pairs]
+        known = [mean_cosine(a, b) for a, b in both if a is not None and b is not None]
+        if known:
+            rows.append(Agreement(measure, min(known), len(known)))  # type: ignore[arg-type]
+    overlaps = np.concatenate(
+        [mask_ious(q, a, b) for q, (a, b) in zip(questions, pairs, strict=True)]
+    )
+    if len(overlaps):
+        rows.append(Agreement("mask_iou_mean", float(overlaps.mean()), len(overlaps)))
+        rows.append(Agreement("mask_iou_worst", float(overlaps.min()), len(overlaps)))
+    return rows + _name_agreements(pairs)
+
+
+def text_agreement(expected: NDArray[np.float32], found: NDArray[np.float32]) -> Agreement:
+    """Compare embeddings of texts, NxD: the cosine of the worst text."""
+    worst = min(mean_cosine(a[None], b[None]) for a, b in zip(expected, found, strict=True))
+    return Agreement("text_cosine", worst, len(expected))
+
+
+def mask_ious(questions: Questions, expected: Answers, found: Answers) -> NDArray[np.float64]:
+    """Return the IoU of each box's mask, then of each point's: the one FP32 scores highest."""
+    boxes = len(questions.boxes)
+    offered = expected.scores[boxes:].reshape(-1, questions.per_point)  # PxM
+    firsts = boxes + questions.per_point * np.arange(len(offered))
+    rows = np.concatenate([np.arange(boxes), firsts + offered.argmax(axis=1)])
+    return np.asarray([_iou(expected.masks.unpack(r), found.masks.unpack(r)) for r in rows])
+
+
+def _iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    union = np.count_nonzero(a | b)
+    return np.count_nonzero(a & b) / union if union else 1.0
+
+
+def _name_agreements(pairs: Sequence[tuple[Answers, Answers]]) -> list[Agreement]:
+    """Measure the share of pixels, and of photos and objects, that get the same name."""
+    rows: list[Agreement] = []
+    for measure, field in (("semantic_agreement", "labels"), ("top1_agreement", "names")):
+        both = [(getattr(a, field), getattr(b, field)) for a, b in pairs]
+        same = [(a == b).reshape(-1) for a, b in both if a is not None and b is not None]
+        if same:
+            count = sum(len(part) for part in same)
+            share = sum(int(part.sum()) for part in same) / count
+            rows.append(Agreement(measure, share, count))  # type: ignore[arg-type]
+    return rows
+
+
+def mean_cosine(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
+    """Average the cosine of the rows of two NxD arrays; -1 if one of them is not finite."""
+    a, b = expected.astype(np.float64), found.astype(np.float64)
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return WORST_COSINE
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return float(((a * b).sum(axis=1) / np.maximum(norms, 1e-30)).mean())

@@ -1,71 +1,74 @@
-"""The keep list: which nodes of which graphs go on computing in FP32 in a half-precision variant.
+"""The rules by which nodes stay FP32 in half-precision variants: the defaults and `--keep-fp32`.
 
-By default the residual sums, whose terms of very different size half precision would round away,
-LayerNormalization and Softmax, and the whole mask decoder, which is small and decides on contours.
-The classifier of regions too, which is smaller still; and, of CLIP's opinion on regions, what says
-where they lie: RoIAlign, comparisons of corners, masks averaged at the centres of cells. In FP16
-corners would be up to half a pixel off at 1024 px, and a box's level in a pyramid could change.
+By default the residual sums stay FP32, whose terms of very different size half precision would
+round away; LayerNormalization and Softmax; and the whole mask decoder, which is small and decides
+on contours. So does the classifier of regions, which is smaller still; and, in CLIP's opinion on
+regions, everything that locates them: RoIAlign, comparisons of corners, masks averaged at the
+centres of cells. In FP16 corners would be up to half a pixel off at 1024 px, and a box could change
+its level of the pyramid.
+
+Rules are one of three reasons for FP32; `fp32_nodes` has them all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 import onnx_ir as ir
 
-from samclip.errors import ExportError
+from samclip.errors import ExportError, did_you_mean
+from samclip.export.precision.graph_edits import name_nodes
 from samclip.runtime.bundles.manifest import Graphs
 
 GRAPHS = Graphs.__struct_fields__
 ANY = "*"
-RESIDUAL = "residual"  # no operator: the sums x + f(x), as `residual_sums` finds them
+RESIDUAL = "residual"  # not an operator: the sums x + f(x) that `residual_sums` finds
 SHAPING = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
 
 
 @dataclass(frozen=True)
 class KeepRule:
-    """Nodes to keep: those of graphs called like `graph` whose operator or name is like `node`.
+    """Keeps the nodes whose operator or name matches `node`, in the graphs that match `graph`.
 
-    Both are patterns with `*` and `?`, case counts; `node` may be `residual` too.
+    Both are patterns with `*` and `?`, and case-sensitive; `node` may also be `residual`.
     """
 
     graph: str
     node: str
 
     def __str__(self) -> str:
-        """As `--keep-fp32` takes it."""
+        """Write the rule as `--keep-fp32` takes it."""
         return f"{self.graph}:{self.node}"
 
 
 @dataclass(frozen=True)
 class KeepList:
-    """Nodes that stay FP32; lists add up with `|`."""
+    """Rules for nodes that stay FP32; `|` joins two lists."""
 
     rules: tuple[KeepRule, ...] = ()
 
     def __or__(self, other: KeepList) -> KeepList:
-        """Keep what either keeps."""
+        """Return the rules of both lists."""
         return KeepList(tuple(dict.fromkeys((*self.rules, *other.rules))))
 
     def of(self, graph_name: str) -> KeepList:
-        """Take the rules that concern a graph."""
+        """Return the rules that concern a graph."""
         return KeepList(tuple(rule for rule in self.rules if fnmatchcase(graph_name, rule.graph)))
 
     def whole(self, graph_name: str) -> bool:
-        """Whether all of a graph stays FP32, so that a half-precision variant would be none."""
+        """Whether all of a graph stays FP32, which leaves nothing to convert."""
         return any(rule.node == ANY for rule in self.of(graph_name).rules)
 
     def nodes(self, graph_name: str, model: ir.Model) -> frozenset[str]:
-        """Name the nodes to keep; nodes that have no name are given one, in place."""
+        """Return the names of the nodes to keep; nodes without a name get one, in place."""
         name_nodes(model)
         rules = self.of(graph_name).rules
         return frozenset(name for rule in rules for name in _matching(rule, model.graph))
 
     def unmatched(self, models: Mapping[str, Sequence[ir.Model]]) -> tuple[KeepRule, ...]:
-        """List the rules that match no node of any graph: misspelt ones, most likely.
+        """List the rules that match no node of any graph, most likely because they are misspelt.
 
         `models` holds the variants of each graph by the graph's name.
         """
@@ -106,25 +109,20 @@ def _parse(text: str) -> KeepRule:
     graph, colon, node = (part.strip() for part in text.partition(":"))
     if any(fnmatchcase(name, graph) for name in GRAPHS) and (node or not colon):
         return KeepRule(graph, node or ANY)
-    close = get_close_matches(graph, GRAPHS, 1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
     raise ExportError(
-        f"--keep-fp32 {text!r} names no graph and nodes.{hint} Give a graph "
+        f"--keep-fp32 {text!r} names no graph and nodes{did_you_mean(graph, GRAPHS)}. Give a graph "
         f"({', '.join(GRAPHS)} or *), or GRAPH:NODES, e.g. encoder:Softmax, encoder:node_conv2d*, "
         f"*:{RESIDUAL}."
     )
 
 
-def name_nodes(model: ir.Model) -> None:
-    """Give every node without a name one that no other has."""
-    taken = {node.name for node in model.graph if node.name}
-    for index, node in enumerate(model.graph):
-        if not node.name:
-            name = f"{node.op_type}_{index}"
-            while name in taken:
-                name += "_"
-            node.name = name
-            taken.add(name)
+def _matching(rule: KeepRule, graph: ir.Graph) -> Iterator[str]:
+    if rule.node == RESIDUAL:
+        yield from (str(node.name) for node in residual_sums(graph))
+        return
+    for node in graph:
+        if fnmatchcase(node.op_type, rule.node) or fnmatchcase(str(node.name), rule.node):
+            yield str(node.name)
 
 
 def residual_sums(graph: ir.Graph) -> set[ir.Node]:
@@ -161,7 +159,7 @@ def _before_shaping(value: ir.Value) -> ir.Value:
 
 
 def _ancestors(value: ir.Value) -> Iterator[ir.Value]:
-    """Give every value that `value` is computed from."""
+    """Yield every value that `value` is computed from."""
     seen: set[ir.Value] = set()
     waiting = [value]
     while waiting:
@@ -171,12 +169,3 @@ def _ancestors(value: ir.Value) -> Iterator[ir.Value]:
                 seen.add(source)
                 waiting.append(source)
                 yield source
-
-
-def _matching(rule: KeepRule, graph: ir.Graph) -> Iterator[str]:
-    if rule.node == RESIDUAL:
-        yield from (str(node.name) for node in residual_sums(graph))
-        return
-    for node in graph:
-        if fnmatchcase(node.op_type, rule.node) or fnmatchcase(str(node.name), rule.node):
-            yield str(node.name)

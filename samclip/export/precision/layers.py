@@ -1,8 +1,8 @@
 """The layers of a graph that INT8 pays for: linear layers and convolutions with constant weights.
 
 Everything else stays as it is: residual sums, products of attention, normalisations, activations.
-A layer is called by its parameters, as "stages.0.blocks.1.attn.qkv", which is the same in every
-lowering of a graph, where names of nodes and tensors differ.
+A layer is named after its parameters, as "stages.0.blocks.1.attn.qkv", because these names are the
+same in every lowering of a graph, where names of nodes and tensors differ.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from samclip.errors import ExportError
 Kind = Literal["linear", "conv", "depthwise"]
 
 MIN_CHANNELS = 16  # in and out, of a linear layer: below there is nothing to gain
-RECTIFIERS = ("Relu", "Clip")  # what integer convolutions do on the way
+RECTIFIERS = ("Relu", "Clip")  # integer convolutions apply them on the way
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Layer:
 
     @property
     def output(self) -> ir.Value:
-        """The activation that goes out, behind a rectifier that nothing else stands before."""
+        """The activation that goes out; behind a rectifier if that is its only reader."""
         value = self.node.outputs[0]
         users = value.consumers()
         if len(users) == 1 and users[0].op_type in RECTIFIERS and not value.is_graph_output():
@@ -96,7 +96,7 @@ def _kind_of_convolution(node: ir.Node, weight: NDArray[np.float32]) -> Kind:
 
 
 def _is_linear(node: ir.Node, weight: NDArray[np.float32], activation: ir.Value) -> bool:
-    """Whether a product is a linear layer worth the while.
+    """Whether a product is a linear layer that gains from INT8.
 
     Probabilities are left out: behind a Softmax almost all values are far below one step of INT8.
     """
@@ -114,7 +114,7 @@ def _is_linear(node: ir.Node, weight: NDArray[np.float32], activation: ir.Value)
 
 
 def _constant(value: ir.Value | None) -> NDArray[np.float32] | None:
-    """Give a float32 initializer, or the transpose of one."""
+    """Return a float32 initializer or the transpose of one; None for all other values."""
     if value is None:
         return None
     if value.is_initializer() and value.const_value is not None:
@@ -131,7 +131,7 @@ def _constant(value: ir.Value | None) -> NDArray[np.float32] | None:
 
 
 def _stem(node: ir.Node) -> str:
-    """Call a layer by its bias or weight, whichever has the name of a parameter, or by its node."""
+    """Name a layer after its bias or weight, whichever is named like a parameter, or its node."""
     for value in (_bias(node), node.inputs[1]):
         name = "" if value is None else str(value.name)
         stem, dot, last = name.rpartition(".")
@@ -141,7 +141,7 @@ def _stem(node: ir.Node) -> str:
 
 
 def _bias(node: ir.Node) -> ir.Value | None:
-    """Find a layer's bias: its third input, or what is added to a product right behind it."""
+    """Find a layer's bias: its third input, or the constant added right behind a product."""
     if len(node.inputs) > 2:
         return node.inputs[2]
     users = node.outputs[0].consumers()

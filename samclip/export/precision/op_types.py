@@ -1,16 +1,11 @@
-"""Which inputs and outputs of an operator carry its floating-point type, by ONNX's own schemas.
-
-Small edits of graphs: constants, and the types of values that were made by hand.
-"""
+"""The inputs and outputs of operators that carry their floating-point type, by ONNX's schemas."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
-from numpy.typing import NDArray
 from onnx import defs
 
 from samclip.errors import ExportError
@@ -18,7 +13,7 @@ from samclip.errors import ExportError
 FLOAT = ir.DataType.FLOAT
 HALF_TYPES = {ir.DataType.FLOAT16: "tensor(float16)", ir.DataType.BFLOAT16: "tensor(bfloat16)"}
 
-# Operators that hand values on unchanged: rounding what goes in rounds what comes out.
+# Operators that hand values on unchanged: where the input is rounded, so is the output.
 MOVES = frozenset(
     {
         "Concat",
@@ -41,7 +36,7 @@ MOVES = frozenset(
         "Where",
     }
 )
-# Operators whose result is no float: they take the type that their operands have already.
+# Operators whose result is not a float: they take the type that their operands have already.
 READERS = frozenset(
     {
         "ArgMax",
@@ -59,15 +54,15 @@ READERS = frozenset(
         "Size",
     }
 )
-# Operators that make floats of nothing or of shapes: cheap, and typed by an attribute.
+# Operators that make floats from nothing or from shapes: cheap, and typed by an attribute.
 SOURCES = frozenset({"ConstantOfShape", "EyeLike", "RandomNormal", "RandomUniform", "Range"})
-RESIZE_REGION = 1  # of interest: has a type of its own
+RESIZE_REGION = 1  # the region of interest, an input whose type is independent
 
 
 def typed_copy(model: ir.Model) -> ir.Model:
-    """Copy a model; constants become initializers, and values without a type get it by inference.
+    """Copy a model; constants become initializers, and missing types of values are inferred.
 
-    Raises ExportError for graphs with subgraphs or functions, and where a type cannot be told.
+    Raises ExportError for graphs with subgraphs or functions, and for a type that stays unknown.
     """
     if model.functions or any(True for _ in model.graph.subgraphs()):
         raise ExportError(
@@ -89,7 +84,7 @@ def _untyped(graph: ir.Graph) -> Iterator[ir.Value]:
 
 
 def float_inputs(node: ir.Node, version: int) -> Iterator[tuple[int, ir.Value]]:
-    """Give the FLOAT inputs of a node that have to change with its type, and their indices."""
+    """Yield the FLOAT inputs of a node that have to change with its type, with their indices."""
     schema = _schema(node, version)
     for index, value in enumerate(node.inputs):
         if value is None or value.dtype != FLOAT or schema is None:
@@ -101,7 +96,7 @@ def float_inputs(node: ir.Node, version: int) -> Iterator[tuple[int, ir.Value]]:
 
 
 def float_outputs(node: ir.Node, version: int) -> Iterator[ir.Value]:
-    """Give the FLOAT outputs of a node that change with its type: no statistics of a norm."""
+    """Yield the FLOAT outputs of a node that change with its type; statistics of norms do not."""
     schema = _schema(node, version)
     for index, value in enumerate(node.outputs):
         if value.dtype != FLOAT or schema is None:
@@ -122,30 +117,14 @@ def takes_half(node: ir.Node, version: int, half: ir.DataType) -> bool:
 
 
 def reads_only(node: ir.Node) -> bool:
-    """Whether a node takes floats and gives none: a comparison, a cast to integers."""
+    """Whether a node takes floats and returns none: a comparison, a cast to integers."""
     return node.op_type in READERS or (
         node.op_type == "Cast" and node.outputs[0].dtype not in (FLOAT, *HALF_TYPES)
     )
 
 
 def _schema(node: ir.Node, version: int) -> defs.OpSchema | None:
-    """Look an operator up; None for those that are not ONNX's own."""
+    """Look up an operator's schema; None for operators that are not ONNX's own."""
     if node.domain or not defs.has(node.op_type, version, ""):
         return None
     return defs.get_schema(node.op_type, version, "")
-
-
-def add_initializer(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> ir.Value:
-    """Give a graph a constant under a name that it does not have yet."""
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(
-        name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
-    graph.register_initializer(value)
-    return value
-
-
-def set_type(value: ir.Value, dtype: ir.DataType, shape: ir.Shape | None) -> None:
-    """Say what a value is; None is an unknown shape."""
-    value.dtype = dtype
-    value.shape = shape

@@ -1,15 +1,13 @@
-"""How large every intermediate of an FP32 graph grows on real photos, and what half cannot hold.
+"""Ranges of an FP32 graph's intermediate values on photos, and the overflows they would cause.
 
-FP16 ends at 65,504, and what overflows need not end as NaN: behind a norm it ends as zeros. So the
-graph is run in FP32 with max |x| of every floating-point value computed inside it, on ONNX
-Runtime's CPU provider; only those scalars leave the graph, whose values are freed as always.
+FP16 ends at 65,504, and an overflow need not show as NaN: behind a norm it ends as zeros. So the
+graph is run in FP32 and the largest magnitude of every floating-point value is measured inside it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,29 +15,24 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from samclip.engines.base import Engine, EngineOptions, GraphSource
-from samclip.engines.registry import get_backend
 from samclip.errors import ExportError
-from samclip.export.graphs import externalise
 from samclip.export.precision.emulation import attention_scale
+from samclip.export.precision.graph_edits import name_nodes
 from samclip.export.precision.half import LARGEST, HalfPrecision
-from samclip.export.precision.keep import name_nodes
 from samclip.export.precision.op_types import FLOAT, typed_copy
-from samclip.runtime.bundles.weights import parse_weights
+from samclip.export.precision.tensor_statistics import observe
 
-FILE, WEIGHTS = "ranges.onnx", "ranges.safetensors"
-PEAK = "peak of "  # what the scalars are called
 SQUARING = frozenset({"ReduceL2", "ReduceSumSquare", "LpNormalization"})
-SCORES, BEFORE_SOFTMAX = 3, 2  # Attention's output of scores, and which of them: with the bias
 AVERAGING = frozenset({"ReduceMean", "AveragePool", "GlobalAveragePool"})
+SCORES, BEFORE_SOFTMAX = 3, 2  # Attention's output of scores, and which of them: with the bias
 
 
 @dataclass(frozen=True)
 class TensorRange:
-    """A value's largest finite magnitude on the photos, who makes it, who reads it.
+    """A value's largest finite magnitude on the photos, the node that makes it, those that read it.
 
     `node` and `op_type` are empty for inputs of the graph. `squared_by` names the readers that
-    square the value; `terms` counts what a mean adds up before it divides, 1 for all else.
+    square the value; `terms` is how many numbers a mean adds up before it divides, else 1.
     """
 
     tensor: str
@@ -71,9 +64,9 @@ class RangeReport:
     ranges: tuple[TensorRange, ...]
 
     def beyond(self, dtype: HalfPrecision, headroom: float = 1.0) -> tuple[Kept, ...]:
-        """List the nodes that half precision would overflow in, each with its first reason.
+        """List the nodes in which half precision would overflow, each with its first reason.
 
-        `headroom` 2 leaves room for other photos to reach twice as far as these.
+        With `headroom` 2, values of other photos may be twice as large as those measured.
         """
         found: dict[str, Kept] = {}
         for measured in self.ranges:
@@ -82,60 +75,42 @@ class RangeReport:
         return tuple(found.values())
 
     def largest(self, count: int = 10) -> tuple[TensorRange, ...]:
-        """Give the values that reach farthest, the farthest first."""
+        """Return the `count` values with the largest magnitudes, the largest first."""
         return tuple(sorted(self.ranges, key=lambda r: -r.largest)[:count])
 
 
 def measure_ranges(
     model: ir.Model, feeds: Iterable[Mapping[str, NDArray[np.generic]]]
 ) -> RangeReport:
-    """Run an FP32 graph on `feeds` and give the largest magnitude of each of its values.
+    """Run an FP32 graph on `feeds` and return the largest magnitude of each of its values.
 
     Infinities (of masks) have a half form and do not count. Nodes without names get them, in place.
     Raises ExportError without feeds, or when a value is NaN.
     """
     name_nodes(model)
-    exposed, values = _expose(model)
+    typed = typed_copy(model)
+    _expose_scores(typed.graph)
+    values = _float_values(typed.graph)
+    names = [str(value.name) for value in values]
     peaks: NDArray[np.float64] = np.zeros(len(values))
     samples = 0
-    with closing(_engine(exposed)) as engine:
-        for feed in feeds:
-            scalars = engine.run(feed)
-            found = [float(scalars[f"{PEAK}{name}"].numpy()) for name in values]
-            peaks = np.maximum(peaks, found)  # NaN stays
-            samples += 1
+    for found in observe(typed, names, ("peak",), feeds):
+        peaks = np.maximum(peaks, [float(found[name, "peak"]) for name in names])  # NaN stays
+        samples += 1
     if not samples:
         raise ExportError(f"the ranges of {model.graph.name} need photos; none were given")
-    _refuse_nan(model, list(values), peaks)
-    ranges = (_describe(value, peak) for value, peak in zip(values.values(), peaks, strict=True))
+    broken = np.flatnonzero(np.isnan(peaks))
+    if broken.size:
+        raise ExportError(
+            f"the FP32 graph {model.graph.name} gives NaN from {names[broken[0]]!r} on; no "
+            "precision can mend that. Check the checkpoint."
+        )
+    ranges = (_describe(value, peak) for value, peak in zip(values, peaks, strict=True))
     return RangeReport(str(model.graph.name), samples, tuple(ranges))
 
 
-def _expose(model: ir.Model) -> tuple[ir.Model, dict[str, ir.Value]]:
-    """Copy a graph, with max |x| of every float32 value as its only outputs.
-
-    Gives the copy, and the values of a graph without these outputs by name. ONNX Runtime orders
-    nodes backwards from the ends of the graph, the last end first: so the first value's scalar
-    stands last and is computed at once. In the values' own order it holds all of them to the end.
-    """
-    base = typed_copy(model)
-    _expose_scores(base.graph)
-    exposed = base.clone()
-    values = {str(value.name): value for value in _floats(base.graph)}
-    copies = {str(value.name): value for value in _floats(exposed.graph)}
-    has_infinity = any(_is_infinite(value) for value in exposed.graph.initializers.values())
-    exposed.graph.outputs.clear()
-    for name in reversed(values):
-        nodes = _peak_nodes(copies[name], has_infinity)
-        peak = nodes[-1].outputs[0]
-        peak.name, peak.type, peak.shape = f"{PEAK}{name}", ir.TensorType(FLOAT), ir.Shape([])
-        exposed.graph.extend(nodes)
-        exposed.graph.outputs.append(peak)
-    return exposed, values
-
-
 def _expose_scores(graph: ir.Graph) -> None:
-    """Let every Attention give the scores that its softmax reads: they are values as others are."""
+    """Let every Attention output the scores that its softmax reads: they are measured as well."""
     for node in graph:
         if node.op_type == "Attention" and not node.domain and len(node.outputs) <= SCORES:
             node.resize_outputs(SCORES + 1)
@@ -146,50 +121,10 @@ def _expose_scores(graph: ir.Graph) -> None:
             node.attributes.add(ir.AttrInt64("qk_matmul_output_mode", BEFORE_SOFTMAX))
 
 
-def _floats(graph: ir.Graph) -> Iterator[ir.Value]:
-    """Give every float32 value that depends on the inputs."""
-    yield from (value for value in graph.inputs if value.dtype == FLOAT)
-    for node in graph:
-        yield from (value for value in node.outputs if value.name and value.dtype == FLOAT)
-
-
-def _peak_nodes(value: ir.Value, has_infinity: bool) -> list[ir.Node]:
-    """Make the nodes that reduce a value to max |x|, without its infinities if there may be any.
-
-    Two reductions read the value; |x| would write a copy of it.
-    """
-    nodes: list[ir.Node] = []
-    if has_infinity:
-        nodes.append(ir.node("IsInf", [value]))
-        nodes.append(ir.node("Constant", [], {"value_float": 0.0}))
-        finite = [nodes[0].outputs[0], nodes[1].outputs[0], value]
-        nodes.append(ir.node("Where", finite))
-        value = nodes[-1].outputs[0]
-    extremes = [ir.node(op, [value], {"keepdims": 0}) for op in ("ReduceMax", "ReduceMin")]
-    sizes = [ir.node("Abs", [node.outputs[0]]) for node in extremes]
-    return [*nodes, *extremes, *sizes, ir.node("Max", [node.outputs[0] for node in sizes])]
-
-
-def _is_infinite(value: ir.Value) -> bool:
-    tensor = value.const_value
-    return tensor is not None and tensor.dtype == FLOAT and bool(np.isinf(tensor.numpy()).any())
-
-
-def _engine(model: ir.Model) -> Engine:
-    graphs, weights = externalise({FILE: model}, WEIGHTS)
-    source = GraphSource(
-        str(model.graph.name), graphs[FILE], parse_weights(weights), {WEIGHTS: weights}
-    )
-    return get_backend("onnxruntime").load(source, EngineOptions())
-
-
-def _refuse_nan(model: ir.Model, names: list[str], peaks: NDArray[np.float64]) -> None:
-    broken = np.flatnonzero(np.isnan(peaks))
-    if broken.size:
-        raise ExportError(
-            f"the FP32 graph {model.graph.name} gives NaN from {names[broken[0]]!r} on; no "
-            "precision can mend that. Check the checkpoint."
-        )
+def _float_values(graph: ir.Graph) -> list[ir.Value]:
+    """List the float32 inputs of a graph, and what its nodes compute in float32."""
+    computed = (value for node in graph for value in node.outputs if value.name)
+    return [value for value in (*graph.inputs, *computed) if value.dtype == FLOAT]
 
 
 def _describe(value: ir.Value, peak: float) -> TensorRange:
@@ -217,9 +152,9 @@ def _squares(node: ir.Node, value: ir.Value) -> bool:
 
 
 def _terms(node: ir.Node, value: ir.Value) -> int:
-    """Count what a mean adds up per result; 1 where sizes are not fixed, or for other operators.
+    """Count the numbers that a mean adds up per result; 1 without fixed sizes, or for other nodes.
 
-    Scores of an Attention are that many times larger before they are scaled.
+    For the scores of an Attention: how many times larger they are before they are scaled.
     """
     if node.op_type == "Attention":
         scale = attention_scale(node) or 1.0
@@ -234,7 +169,7 @@ def _terms(node: ir.Node, value: ir.Value) -> int:
 
 
 def _overflows(measured: TensorRange, limit: float) -> Iterator[Kept]:
-    """Say which nodes a value forces into FP32: its maker, and all who read or square it."""
+    """List the nodes that a value forces into FP32: its maker, and all that read or square it."""
     largest, name = measured.largest, measured.tensor
     if largest > limit:
         for node in (measured.node, *measured.readers):

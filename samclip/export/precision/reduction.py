@@ -1,7 +1,7 @@
 """Reduced precisions, added to the FP32 graphs of a bundle one after the other, each gated.
 
-Ranges and calibration are measured on one set of photos, the gates on another. What fails a gate
-in INT8 is made again with its worst layers in the wider type, until the gate holds.
+Ranges and calibration are measured on one set of photos, the gates on another. INT8 graphs that
+fail a gate are made again with their worst layers in the wider type, until the gate holds.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from samclip.export.precision.feeds import record_feeds
 from samclip.export.precision.gates import Gate, Judgement, enforce_gates
 from samclip.export.precision.photos import PhotoSets, photo_sets
 from samclip.export.precision.sensitivity import LARGEST_SHARE, fall_back
-from samclip.export.precision.variant_maker import Made, Maker
-from samclip.export.precision.variants import in_order
+from samclip.export.precision.variant_maker import MadeVariants, VariantMaker
+from samclip.export.precision.variants import INT8_PRECISIONS, in_order
 from samclip.export.progress import Progress
 from samclip.runtime.bundles.manifest import (
     CalibrationRecord,
@@ -36,7 +36,7 @@ from samclip.runtime.bundles.manifest import (
     Reduction,
 )
 
-# FP16 before what is judged beside it: the runtime takes a graph that has no INT8 in FP16.
+# FP16 before INT8 with FP16: for that the runtime takes the FP16 variants of graphs without INT8.
 ORDER: tuple[ReducedPrecision, ...] = ("fp16", "bf16", "int8", "int8_fp16")
 
 MAX_SENSITIVE = 10  # layers that the manifest lists
@@ -62,22 +62,31 @@ def reduce_graphs(
 ) -> Reduced:
     """Add variants in every precision that `options` ask for; raises GateError and ExportError.
 
-    `draft` holds `graphs`, in FP32, and the texts; `store` gives a graph with its weights as they
-    are stored. With --no-verify there are no gates, and INT8 has no automatic fall-back: nothing
-    tells when it would be needed.
+    `draft` holds `graphs`, in FP32, and the texts; `store` returns a graph with its weights as they
+    are stored. With --no-verify there are no gates, and INT8 has no automatic fall-back, because
+    nothing shows when it would be needed.
     """
-    sets, wanted = photo_sets(options), options.precision.precisions
+    sets = photo_sets(options)
+    wanted = options.precision.precisions
     with TemporaryDirectory(prefix="samclip-feeds-") as folder:
         feeds = record_feeds(draft, sets.measured, Path(folder), progress)
-        maker = Maker(graphs, feeds, options.precision, progress)
+        maker = VariantMaker(graphs, feeds, options.precision, progress)
         gate = None
         if options.verify:
             with reference_model(draft) as model:
                 gate = Gate(model, sets.held_back, progress)
-        work = _Work(draft, tuple(graphs), maker, store, gate, options.precision, sets)
-        records = [work.add(precision) for precision in ORDER if precision in wanted]
+        reducer = _Reducer(
+            graphs=tuple(graphs),
+            draft=draft,
+            maker=maker,
+            store=store,
+            gate=gate,
+            options=options.precision,
+            sets=sets,
+        )
+        records = [reducer.add(precision) for precision in ORDER if precision in wanted]
     records.sort(key=lambda record: wanted.index(record.precision))
-    return Reduced(tuple(store(files) for files in work.graphs), tuple(records))
+    return Reduced(tuple(store(files) for files in reducer.graphs), tuple(records))
 
 
 @dataclass(frozen=True)
@@ -95,37 +104,34 @@ class _Attempt:
         return () if self.judgement is None else (self.judgement,)
 
 
-class _Work:
-    """The graphs as far as they have got."""
+@dataclass
+class _Reducer:
+    """Adds precisions to `graphs`, one after the other."""
 
-    def __init__(
-        self,
-        draft: DraftBundle,
-        graphs: tuple[GraphFiles, ...],
-        maker: Maker,
-        store: Store,
-        gate: Gate | None,
-        options: PrecisionOptions,
-        sets: PhotoSets,
-    ) -> None:
-        self.graphs = graphs
-        self._draft, self._maker, self._store, self._gate = draft, maker, store, gate
-        self._options, self._sets = options, sets
+    graphs: tuple[GraphFiles, ...]
+    draft: DraftBundle
+    maker: VariantMaker
+    store: Store
+    gate: Gate | None
+    options: PrecisionOptions
+    sets: PhotoSets
 
     def add(self, precision: ReducedPrecision) -> Reduction:
         """Add a precision to the graphs; INT8 with the fewest worst layers left out that pass."""
-        if precision not in {"int8", "int8_fp16"}:
+        if precision not in INT8_PRECISIONS:
             attempt = self._attempt(precision, frozenset())
             enforce_gates(attempt.judgements)
             return self._accept(attempt)
-        sensitive = self._maker.sensitivity(precision)
-        layers = tuple(f"{error.graph}/{error.layer}" for error in sorted(sensitive, key=_is_work))
+        sensitive = self.maker.sensitivity(precision)
+        layers = tuple(
+            f"{error.graph}/{error.layer}" for error in sorted(sensitive, key=_is_encoder_linear)
+        )
         passed: dict[frozenset[str], _Attempt] = {}
 
         def holds(left_out: frozenset[str]) -> bool:
             attempt = self._attempt(precision, left_out)
             if attempt.judgement is not None and attempt.judgement.failed:
-                if len(left_out) >= int(LARGEST_SHARE * len(layers)):  # as many as there may be
+                if len(left_out) >= int(LARGEST_SHARE * len(layers)):  # no more may be left out
                     enforce_gates(attempt.judgements)
                 return False
             passed.clear()  # graphs are large, and a later one that passes leaves out less
@@ -135,57 +141,60 @@ class _Work:
         return self._accept(passed[fall_back(layers, holds)], sensitive[:MAX_SENSITIVE])
 
     def _attempt(self, precision: ReducedPrecision, left_out: frozenset[str]) -> _Attempt:
-        made = self._maker.make(precision, left_out)
-        graphs = tuple(_extended(files, made) for files in self.graphs)
+        made = self.maker.make(precision, left_out)
+        graphs = tuple(_add_variants(files, made) for files in self.graphs)
         judgement = self._judge(graphs, precision) if made.models else None
         return _Attempt(precision, graphs, made.kept, left_out, judgement)
 
     def _accept(self, attempt: _Attempt, sensitive: tuple[LayerError, ...] = ()) -> Reduction:
         self.graphs = attempt.graphs
-        judgement, quantised = attempt.judgement, attempt.precision in {"int8", "int8_fp16"}
+        judgement = attempt.judgement
+        calibration = CalibrationRecord(
+            photos=len(self.sets.measured),
+            method=self.options.calib_method,
+            smooth=self.options.smooth,
+        )
         return Reduction(
             precision=attempt.precision,
             photos=0 if judgement is None else judgement.photos,
             gates=() if judgement is None else judgement.rows,
-            keep=self._options.keep_fp32,
+            keep=self.options.keep_fp32,
             kept=attempt.kept,
-            calibration=self._calibration() if quantised else None,
+            calibration=calibration if attempt.precision in INT8_PRECISIONS else None,
             fallen_back=tuple(sorted(attempt.left_out)),
             sensitive=sensitive,
             skipped=(NOT_JUDGED,) if judgement is None else judgement.skipped,
         )
 
-    def _calibration(self) -> CalibrationRecord:
-        options = self._options
-        return CalibrationRecord(
-            photos=len(self._sets.measured), method=options.calib_method, smooth=options.smooth
-        )
-
     def _judge(self, graphs: Sequence[GraphFiles], precision: ReducedPrecision) -> Judgement | None:
-        if self._gate is None:
+        """Judge the encoder's preferred variant, and the one that older libraries take.
+
+        None without gates.
+        """
+        if self.gate is None:
             return None
-        stored = [self._store(files) for files in graphs]
-        draft = self._draft.with_graphs(stored)
+        stored = [self.store(files) for files in graphs]
+        draft = self.draft.with_graphs(stored)
         with reduced_model(draft, precision) as model:
-            judged = self._gate.judge(model, precision)
+            judged = self.gate.judge(model, precision)
         version = newest_needed(draft.manifest, precision)
         if version is None:
             return judged
         with reduced_model(draft, precision, version) as model:
-            return judged.joined(self._gate.judge(model, precision), FUSED)
+            return judged.joined(self.gate.judge(model, precision), FUSED)
 
 
-def _is_work(error: LayerError) -> bool:
-    """Tell the layers that INT8 is for, the encoder's linear ones: they are left out last.
+def _is_encoder_linear(error: LayerError) -> bool:
+    """Whether a layer is one that INT8 is for, a linear one of the encoder: left out last.
 
-    A layer's own noise says little of what it does to names: a recogniser's convolutions and its
+    A layer's own noise says little about its effect on names: a recogniser's convolutions and its
     classifier change them long before the linear layers of an encoder do.
     """
     return error.graph == "encoder" and error.kind == "linear"
 
 
-def _extended(files: GraphFiles, made: Made) -> GraphFiles:
-    """Add what was made of a graph to its variants, in the order of preference."""
+def _add_variants(files: GraphFiles, made: MadeVariants) -> GraphFiles:
+    """Add the variants made from a graph to those that it has, in the order of preference."""
     extended = with_variants(files, made.models.get(files.name, {}))
     graph = replace(extended.graph, variants=in_order(extended.graph.variants))
     return GraphFiles(files.name, graph, extended.files)

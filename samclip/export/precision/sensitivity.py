@@ -1,7 +1,7 @@
-"""How much each layer suffers from INT8, and leaving out the worst until a gate holds.
+"""Sensitivity of each layer to INT8, and the search for the layers to leave out.
 
 Every layer gets a quantised twin that takes the same FP32 input, all in one graph, so that a single
-pass over a few photos tells the noise that each of them adds: the power of the twin's error over
+pass over a few photos measures the noise that each of them adds: the power of the twin's error over
 that of the signal it joins, which behind a branch is the residual sum. Quantising one layer after
 the other and comparing the graph's outputs would take a pass for each.
 """
@@ -17,20 +17,27 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from samclip.errors import ExportError
+from samclip.export.cpu_engine import open_on_cpu
 from samclip.export.precision.calibration import Calibration
+from samclip.export.precision.graph_edits import set_type
 from samclip.export.precision.layers import Kind, Layer
-from samclip.export.precision.observe import open_engine
 from samclip.export.precision.photos import checked_photos
-from samclip.export.precision.quantise import Form, insert_pair, insert_weight, make_scale, prepare
+from samclip.export.precision.quantise import (
+    Form,
+    insert_pair,
+    insert_weight,
+    make_scale,
+    prepare_layers,
+)
 
 LARGEST_SHARE = 0.9  # of the layers that may be left out: beyond it INT8 is not worth its name
 SILENCE = 1e-30  # power of a signal that is 0 everywhere
-MOVES = ("Reshape", "Transpose", "Slice")  # what values pass through on their way to a sum
+MOVES = ("Reshape", "Transpose", "Slice")  # operators between a layer and its residual sum
 
 
 @dataclass(frozen=True)
 class LayerNoise:
-    """The noise that INT8 adds to what goes out of one layer, as a share of the signal's power."""
+    """The noise that INT8 adds to the output of one layer, as a share of the signal's power."""
 
     layer: str
     noise: float
@@ -43,20 +50,20 @@ def measure_sensitivity(
     feeds: Iterable[Mapping[str, NDArray[np.generic]]],
     form: Form = "symmetric",
 ) -> tuple[LayerNoise, ...]:
-    """Tell every layer's noise in a float32 graph, weights inside, the worst layer first.
+    """Measure every layer's noise in a float32 graph, weights inside, the worst layer first.
 
     Each feed, of which two or three suffice, costs about three runs of the graph. Raises
     CalibrationError when there are none, and ExportError as `quantise` does.
     """
     twins = model.clone()
-    layers = prepare(twins, calibration, form=form)
+    layers = prepare_layers(twins, calibration, form=form)
     outputs = [_add_twin(twins.graph, x, calibration, form) for x in layers]
     twins.graph.outputs.clear()
     for index, (error, signal) in enumerate(outputs):
         for kind, value in (("error", error), ("signal", signal)):
             value.name = f"{index}.{kind}"
             twins.graph.outputs.append(value)
-    power = _run(twins, feeds) if layers else {}
+    power = _sum_outputs(twins, feeds) if layers else {}
     noises = [
         LayerNoise(x.name, power[f"{i}.error"] / max(power[f"{i}.signal"], SILENCE), x.kind)
         for i, x in enumerate(layers)
@@ -69,11 +76,11 @@ def fall_back(
     holds: Callable[[frozenset[str]], bool],
     largest_share: float = LARGEST_SHARE,
 ) -> frozenset[str]:
-    """Leave the fewest of the worst layers out of INT8 with which `holds` says yes.
+    """Find the fewest of the worst layers to leave out of INT8 so that `holds` is true.
 
-    `holds` takes the layers left out (the `skip` of `quantise`) and judges the graph. It is asked
-    for 0, 1, 2, 4 ... layers and then, by halves, between the last no and the first yes. Raises
-    ExportError when it holds for no more than `largest_share` of all layers.
+    `holds` takes the layers left out (the `skip` of `quantise`) and judges the graph. It is called
+    with 0, 1, 2, 4 ... layers and then, by bisection, between the last failure and the first
+    success. Raises ExportError when it is false even with `largest_share` of all layers left out.
     """
     limit = int(largest_share * len(worst_first))
     refused, count = -1, 0
@@ -97,7 +104,7 @@ def fall_back(
 def _add_twin(
     graph: ir.Graph, layer: Layer, calibration: Calibration, form: Form
 ) -> tuple[ir.Value, ir.Value]:
-    """Compute a layer once more, quantised; gives the power of its error and of the signal."""
+    """Compute a layer once more, quantised; returns the power of its error and of the signal."""
     scale = make_scale(calibration.inputs[layer.name], form)
     inputs = [
         insert_pair(graph, layer.input, scale, f"{layer.name}.in"),
@@ -117,13 +124,12 @@ def _add_twin(
     ]
     graph.extend([error, *powers])
     for power in powers:
-        power.outputs[0].dtype = ir.DataType.FLOAT
-        power.outputs[0].shape = ir.Shape(())
+        set_type(power.outputs[0], ir.DataType.FLOAT, ir.Shape(()))
     return powers[0].outputs[0], powers[1].outputs[0]
 
 
 def joined_signal(layer: Layer) -> ir.Value:
-    """Follow a layer's output to the residual sum that it alone leads to; else give the output."""
+    """Return the residual sum that a layer's output leads to and nothing else, or the output."""
     value = layer.output
     while len(users := value.consumers()) == 1:
         node = users[0]
@@ -137,16 +143,18 @@ def joined_signal(layer: Layer) -> ir.Value:
 
 
 def _copy(graph: ir.Graph, node: ir.Node, inputs: Sequence[ir.Value | None]) -> ir.Value:
-    """Append a node that does what another does, to other inputs; gives its output."""
+    """Append a copy of a node with other inputs, and return its output."""
     copied = ir.Node(node.domain, node.op_type, inputs, [*node.attributes.values()])
     graph.append(copied)
     return copied.outputs[0]
 
 
-def _run(model: ir.Model, feeds: Iterable[Mapping[str, NDArray[np.generic]]]) -> dict[str, float]:
-    """Add up a graph's scalar outputs over all feeds."""
+def _sum_outputs(
+    model: ir.Model, feeds: Iterable[Mapping[str, NDArray[np.generic]]]
+) -> dict[str, float]:
+    """Run a graph on all feeds and add up its scalar outputs."""
     total: dict[str, float] = {}
-    with closing(open_engine(model)) as engine:
+    with closing(open_on_cpu(model)) as engine:
         for feed in checked_photos(feeds):
             found = engine.run({name: feed[name] for name in engine.input_names})
             for name, tensor in found.items():

@@ -1,13 +1,13 @@
-"""Moving the range of activations into weights, so that INT8 loses less of either.
+"""SmoothQuant: part of the activations' range moves into the weights, so that INT8 loses less.
 
-SmoothQuant (Xiao et al., arXiv 2211.10438, equation 4): what goes into a linear layer is divided by
-s and the rows of its weight are multiplied by it, channel by channel, with
+Xiao et al., arXiv 2211.10438, equation 4: the input of a linear layer is divided by s and the rows
+of its weight are multiplied by it, channel by channel, with
 
     s = max |x| ^ alpha / max |W| ^ (1 - alpha)
 
-The division is folded into the LayerNormalization that the layer's input comes from. Every s is
-rounded to a power of two, which changes no digit of a product: the graph computes in FP32 what it
-did before. Layers behind anything else keep their range.
+The division is folded into the LayerNormalization that the layer's input comes from; layers with
+another input keep their range. Every s is rounded to a power of two, which changes no digit of a
+product: in FP32 the graph's results stay the same.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from samclip.errors import ExportError
+from samclip.export.precision.graph_edits import add_initializer
 from samclip.export.precision.layers import Layer, find_layers
-from samclip.export.precision.observe import observe
-from samclip.export.precision.op_types import add_initializer
 from samclip.export.precision.photos import checked_photos
+from samclip.export.precision.tensor_statistics import observe
 
 Floats = NDArray[np.float32]
 
 DEFAULT_ALPHA = 0.5
-SMALLEST = 1e-5  # of a channel's largest magnitude, so that dead channels have a factor too
+SMALLEST = 1e-5  # lower bound of a channel's largest magnitude: dead channels need a factor too
 
 
 @dataclass(frozen=True)
-class Group:
-    """A LayerNormalization and all the linear layers that its output goes into, and only those."""
+class NormGroup:
+    """A LayerNormalization and the linear layers that read its output; nothing else reads it."""
 
     norm: ir.Node
     layers: tuple[Layer, ...]
@@ -45,10 +45,10 @@ def equalise(
     feeds: Iterable[Mapping[str, NDArray[np.generic]]],
     alpha: float = DEFAULT_ALPHA,
 ) -> ir.Model:
-    """Give a copy of a float32 graph, weights inside, that computes the same with evener ranges.
+    """Return a copy of a float32 graph, weights inside, with evener ranges and the same results.
 
-    `alpha` in [0, 1] is the share of the range that moves into the weights. Raises ExportError
-    for another one, CalibrationError when there are no feeds or when they are no photos.
+    `alpha` in [0, 1] is the share of the range that moves into the weights. Raises ExportError for
+    an alpha outside, CalibrationError when there are no feeds or when they do not look like photos.
     """
     if not 0 <= alpha <= 1:
         raise ExportError(f"equalisation takes an alpha between 0 and 1, not {alpha:g}")
@@ -60,20 +60,20 @@ def equalise(
     return RemoveUnusedNodesPass()(model).model
 
 
-def find_groups(model: ir.Model) -> tuple[Group, ...]:
-    """Find the normalisations whose output goes into linear layers alone, in the graph's order."""
+def find_groups(model: ir.Model) -> tuple[NormGroup, ...]:
+    """Find the normalisations whose output only linear layers read, in the graph's order."""
     linear = {layer.node: layer for layer in find_layers(model) if layer.kind == "linear"}
     groups = []
     for node in model.graph:
         if node.op_type == "LayerNormalization" and _scales_last_axis(node):
             users = _users(node.outputs[0])
             if users and all(user in linear for user in users):
-                groups.append(Group(node, tuple(linear[user] for user in users if user)))
+                groups.append(NormGroup(node, tuple(linear[user] for user in users if user)))
     return tuple(groups)
 
 
 def factors(peak: Floats, weights: list[Floats], alpha: float) -> Floats:
-    """Compute what to divide each of K channels by: powers of two.
+    """Compute the divisors of K channels: powers of two.
 
     `peak` holds each channel's largest magnitude, K; `weights` are KxN.
     """
@@ -94,7 +94,7 @@ def _scales_last_axis(node: ir.Node) -> bool:
 
 
 def _users(value: ir.Value) -> list[ir.Node | None]:
-    """List the nodes that a value reaches, past those that leave its last axis alone.
+    """List the nodes that read a value, also behind nodes that keep its last axis as it is.
 
     None stands for a use that cannot be followed.
     """
@@ -122,7 +122,7 @@ def _keeps_last_axis(node: ir.Node) -> bool:
 
 def _channel_peaks(
     model: ir.Model,
-    groups: tuple[Group, ...],
+    groups: tuple[NormGroup, ...],
     feeds: Iterable[Mapping[str, NDArray[np.generic]]],
 ) -> list[Floats]:
     """Find each channel's largest magnitude behind every normalisation, over all feeds."""
@@ -136,22 +136,24 @@ def _channel_peaks(
     return peaks
 
 
-def _fold(graph: ir.Graph, group: Group, divisor: Floats) -> None:
-    """Divide a normalisation's scale and bias, multiply the rows of the weights behind it."""
+def _fold(graph: ir.Graph, group: NormGroup, divisor: Floats) -> None:
+    """Divide a normalisation's scale and bias, and multiply the rows of the weights behind it."""
     name = str(group.norm.name)
     for index, kind in enumerate(("scale", "bias")[: len(group.norm.inputs) - 1], start=1):
         old = group.norm.inputs[index]
         if old is not None and old.const_value is not None:
             array = np.asarray(old.const_value.numpy() / divisor, np.float32)
-            _replace(graph, group.norm, index, array, f"{name}.{kind}")
+            _replace_constant(graph, group.norm, index, array, f"{name}.{kind}")
     for layer in group.layers:
         weight = layer.weight * divisor[:, None]
         transposed = layer.node.attributes.get_int("transB", 0)
-        _replace(graph, layer.node, 1, weight.T if transposed else weight, f"{layer.name}.weight")
+        _replace_constant(
+            graph, layer.node, 1, weight.T if transposed else weight, f"{layer.name}.weight"
+        )
 
 
-def _replace(graph: ir.Graph, node: ir.Node, index: int, array: Floats, name: str) -> None:
-    """Give a node a constant of its own in the place of one that others may use too."""
+def _replace_constant(graph: ir.Graph, node: ir.Node, index: int, array: Floats, name: str) -> None:
+    """Replace one of a node's constants, which other nodes may share, by another for it alone."""
     old = node.inputs[index]
     node.replace_input_with(index, None)
     if old is not None and old.is_initializer() and not old.uses():

@@ -1,7 +1,8 @@
-"""Which variants a reduced precision makes of a graph: for which backends, of which lowerings.
+"""The variants of a graph in each reduced precision: their backends, lowerings and order.
 
 All variants of a graph share one weights file. Their order in the manifest is the order of
-preference: what a backend computes fastest comes first, FP32, which every backend takes, last.
+preference: the variant that a backend computes fastest comes first, and FP32, which every backend
+takes, last.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from samclip.export.graph_files import GraphFiles
 from samclip.export.options import FUSED, FUSED_BACKENDS, backends_for
 from samclip.runtime.bundles.manifest import Precision, ReducedPrecision, Variant
 
+INT8_PRECISIONS: frozenset[ReducedPrecision] = frozenset({"int8", "int8_fp16"})
 PREFERENCE: tuple[Precision, ...] = ("int8_fp16", "fp16", "bf16", "int8", "fp32")
 
-# FP16 and BF16 pay where there are kernels for them, which ONNX Runtime's and OpenVINO's CPUs do
-# not have. Q/DQ beside FP32 is what those take, beside FP16 what TensorRT takes; ONNX Runtime's
-# CUDA provider has no integer products and would only convert.
+# FP16 and BF16 pay where there are kernels for them, which ONNX Runtime and OpenVINO do not have on
+# CPUs. These take Q/DQ in an FP32 graph, TensorRT takes it in an FP16 graph; ONNX Runtime's CUDA
+# provider has no integer products and would only convert.
 BACKENDS: dict[ReducedPrecision, tuple[str, ...]] = {
     "int8_fp16": ("tensorrt", "tensorrt-rtx", "ort-tensorrt"),
     "fp16": ("tensorrt", "tensorrt-rtx", "ort-tensorrt", "cuda"),
@@ -25,19 +27,19 @@ BACKENDS: dict[ReducedPrecision, tuple[str, ...]] = {
     "int8": ("onnxruntime", "openvino"),
 }
 
-# The text encoder runs once per vocabulary and its answers are cached, so INT8 would cost accuracy
-# and gain nothing; the mask decoder is small and draws the borders.
+# The text encoder runs once per vocabulary and its embeddings are cached, so INT8 would cost
+# accuracy and gain nothing; the mask decoder is small and draws the borders.
 QUANTISED_GRAPHS = ("encoder", "clip_head")
 
 
 def reduced_variants(files: GraphFiles, precision: ReducedPrecision) -> tuple[Variant, ...]:
     """Describe the variants of `precision` to make, each from the FP32 variant of its lowering.
 
-    A lowering that is no backend's best among those of the graph gets none; `fused` is for those
-    that have kernels for it, in half precision. INT8 of CPUs is made of `chunk` alone, where there
-    is one: calibrating `wide` as well would double the longest part of an export.
+    A lowering that no backend prefers among those of the graph gets none; `fused` is for the
+    backends that have kernels for it, in half precision. INT8 for CPUs uses only `chunk`, where the
+    graph has it: calibrating `wide` as well would double the longest part of an export.
     """
-    if precision in {"int8", "int8_fp16"} and files.name not in QUANTISED_GRAPHS:
+    if precision in INT8_PRECISIONS and files.name not in QUANTISED_GRAPHS:
         return ()
     full = full_variants(files)
     forms = tuple(v.attention for v in full if v.attention is not None)
@@ -51,38 +53,36 @@ def reduced_variants(files: GraphFiles, precision: ReducedPrecision) -> tuple[Va
             best = backends_for(variant.attention, forms) if variant.attention else None
         backends = tuple(b for b in BACKENDS[precision] if best is None or b in best)
         if backends:
-            made.append(_reduced(variant, precision, backends))
+            made.append(
+                Variant(
+                    file=f"{PurePosixPath(variant.file).stem}.{precision}.onnx",
+                    weights=variant.weights,
+                    weights_dtype=variant.weights_dtype,
+                    precision=precision,
+                    attention=variant.attention,
+                    opset=variant.opset,
+                    backends=backends,
+                    needs=variant.needs,
+                )
+            )
     return tuple(made)
 
 
 def full_variants(files: GraphFiles) -> tuple[Variant, ...]:
-    """Give a graph's FP32 variants, the first one first."""
+    """Return a graph's FP32 variants in its order."""
     return tuple(v for v in files.graph.variants if v.precision == "fp32")
 
 
 def full_variant(files: GraphFiles, reduced: Variant) -> Variant:
-    """Give the FP32 variant that `reduced` is made from: the one of its lowering."""
+    """Return the FP32 variant of the same lowering, from which `reduced` is made."""
     return next(v for v in full_variants(files) if v.attention == reduced.attention)
 
 
 def in_order(variants: Sequence[Variant]) -> tuple[Variant, ...]:
     """Sort variants by preference; lowerings of one precision keep their order, `fused` first.
 
-    A backend whose library cannot read that one takes the next.
+    A backend whose library cannot read `fused` takes the next one.
     """
     return tuple(
         sorted(variants, key=lambda v: (PREFERENCE.index(v.precision), v.attention != FUSED))
-    )
-
-
-def _reduced(variant: Variant, precision: ReducedPrecision, backends: tuple[str, ...]) -> Variant:
-    return Variant(
-        file=f"{PurePosixPath(variant.file).stem}.{precision}.onnx",
-        weights=variant.weights,
-        weights_dtype=variant.weights_dtype,
-        precision=precision,
-        attention=variant.attention,
-        opset=variant.opset,
-        backends=backends,
-        needs=variant.needs,
     )

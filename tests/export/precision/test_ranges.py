@@ -136,7 +136,7 @@ import resource
 import numpy as np
 from half_graphs import hand_made
 from onnx import helper
-from samclip.export.precision.observe import observe
+from samclip.export.precision.tensor_statistics import observe
 from samclip.export.precision.ranges import measure_ranges
 
 names = ["x", *(f"v{i}" for i in range(40)), "y"]

@@ -9,15 +9,15 @@ from layered_encoder import Features, encoder
 from samclip.errors import ExportError
 from samclip.export.graph_files import GraphFiles
 from samclip.export.options import PrecisionOptions
-from samclip.export.precision.variant_maker import Maker
+from samclip.export.precision.variant_maker import VariantMaker
 from samclip.export.progress import silent
 
 HALF = 10  # ONNX's number of float16
 
 
-def maker(files: GraphFiles, feeds: Any = None, **options: Any) -> Maker:
+def maker(files: GraphFiles, feeds: Any = None, **options: Any) -> VariantMaker:
     feeds = {"encoder": Features()} if feeds is None else feeds
-    return Maker([files], feeds, PrecisionOptions(**options), silent)
+    return VariantMaker([files], feeds, PrecisionOptions(**options), silent)
 
 
 def operators(made: Any) -> list[str]:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from samclip.errors import GateError
 from samclip.export.options import ExportOptions, PrecisionOptions
-from samclip.export.precision import variant_maker as making
+from samclip.export.precision import fp32_nodes
 from samclip.export.precision.feeds import record_feeds
 from samclip.export.precision.reduction import Reduced, reduce_graphs
 from samclip.export.progress import silent
@@ -84,7 +84,7 @@ def test_the_same_channel_fails_the_gate_if_it_is_not_found(
     run: Callable[..., Reduced], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Emulation shows the overflow, which FP16 on ONNX Runtime's CPU would not."""
-    monkeypatch.setattr(making, "HEADROOM", 1e-6)
+    monkeypatch.setattr(fp32_nodes, "HEADROOM", 1e-6)
     with pytest.raises(GateError, match="fp16 image_embeddings_cosine"):
         run("fp16", gain=GAIN)
 

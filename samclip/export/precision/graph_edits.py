@@ -1,0 +1,46 @@
+"""Small edits of graphs in memory, which several conversions need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+
+def name_nodes(model: ir.Model) -> None:
+    """Name every node that has no name, in place; all names are unique afterwards."""
+    taken = {node.name for node in model.graph if node.name}
+    for index, node in enumerate(model.graph):
+        if not node.name:
+            name = f"{node.op_type}_{index}"
+            while name in taken:
+                name += "_"
+            node.name = name
+            taken.add(name)
+
+
+def add_initializer(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> ir.Value:
+    """Add a constant to a graph, which must not have its name yet."""
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(
+        name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
+    graph.register_initializer(value)
+    return value
+
+
+def insert_behind(graph: ir.Graph, value: ir.Value, nodes: Sequence[ir.Node]) -> None:
+    """Insert nodes right behind the one that makes `value`; for an input, before all others."""
+    producer = value.producer()
+    if producer is None:
+        graph.insert_before(graph[0], nodes)
+    else:
+        graph.insert_after(producer, nodes)
+
+
+def set_type(value: ir.Value, dtype: ir.DataType, shape: ir.Shape | None) -> None:
+    """State the type and shape of a value; None is an unknown shape."""
+    value.dtype = dtype
+    value.shape = shape
