@@ -99,10 +99,10 @@ def merge(
     with report_errors(debug):
         _require_packages()
         # torch takes seconds to import: --help and usage errors do not wait for it.
-        from samclip.merge.build import require_devices  # noqa: PLC0415
         from samclip.merge.config.run import read_config  # noqa: PLC0415
-        from samclip.merge.session import Session, SessionOptions  # noqa: PLC0415
-        from samclip.merge.trainer import StoppedError  # noqa: PLC0415
+        from samclip.merge.factories import require_devices  # noqa: PLC0415
+        from samclip.merge.merge_session import Session, SessionOptions  # noqa: PLC0415
+        from samclip.merge.training.trainer import StoppedError  # noqa: PLC0415
 
         if resume and restart:
             raise TrainingError("--resume and --restart contradict each other; give one")

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from samclip.merge.config.stages import STREAMS, Batch, Stage, StreamName, TrainStage
 from samclip.merge.data.batches import Processes, ViewBatch, ViewStream
+from samclip.merge.data.photo_sources import PhotoSource
 from samclip.merge.data.sampler import Draw, Sampler, Sampling
-from samclip.merge.data.sources import PhotoSource
-from samclip.merge.targets import Teachers
+from samclip.merge.training.targets import Teachers
 from samclip.runtime.series import prefetch
 
 VIEWS_AT_ONCE = 4

@@ -218,7 +218,7 @@ class StateWriter(Writer):
         import torch
 
         from samclip.disk.partial_files import remove_abandoned
-        from samclip.merge.state import Place, State, StateFolder
+        from samclip.merge.training.state import Place, State, StateFolder
 
         weights = {"w": torch.frombuffer(bytearray(payload(number)), dtype=torch.uint8)}
         (self.folder / "state").mkdir(exist_ok=True)
@@ -226,7 +226,7 @@ class StateWriter(Writer):
         StateFolder(self.folder / "state").write(State(Place("run", 0, number), weights))
 
     def version(self) -> int | None:
-        from samclip.merge.state import StateFolder
+        from samclip.merge.training.state import StateFolder
 
         state = StateFolder(self.folder / "state").read("run")
         assert state is not None

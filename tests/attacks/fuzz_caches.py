@@ -139,7 +139,7 @@ def calibration(data: bytes) -> None:
 
 def training_state(data: bytes) -> None:
     """What a training run goes on from."""
-    from samclip.merge.state import StateFolder
+    from samclip.merge.training.state import StateFolder
 
     state = StateFolder(folder() / "run")
     state.file.parent.mkdir(parents=True, exist_ok=True)
@@ -149,7 +149,7 @@ def training_state(data: bytes) -> None:
 
 def evaluations(data: bytes) -> None:
     """What a training run noted of itself."""
-    from samclip.merge.evaluation import read_records
+    from samclip.merge.training.evaluation import read_records
 
     path = place("evaluations.json")
     path.write_bytes(data)
@@ -212,7 +212,7 @@ def _state() -> bytes:
     from safetensors.torch import save
     from torch import ones
 
-    from samclip.merge.state import STATE_KEY
+    from samclip.merge.training.state import STATE_KEY
 
     place = {"digest": "0" * 64, "stage": 0, "step": 3}
     return save({"model/a": ones(2), "optimiser/a": ones(2)}, {STATE_KEY: json.dumps(place)})

@@ -26,8 +26,8 @@ from safetensors.torch import load_file  # noqa: E402
 from tiny_run import tiny_config, tiny_run, train  # noqa: E402
 
 from samclip.disk.partial_files import remove_abandoned  # noqa: E402
-from samclip.merge.evaluation import read_records  # noqa: E402
-from samclip.merge.state import StateFolder  # noqa: E402
+from samclip.merge.training.evaluation import read_records  # noqa: E402
+from samclip.merge.training.state import StateFolder  # noqa: E402
 
 
 def attempt(output: Path) -> None:

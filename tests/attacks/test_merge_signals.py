@@ -13,7 +13,7 @@ from figures import Figures
 from stopped_commands import CODES, LINES, PATIENCE, Command, check_whole
 from writers_run import SEED, seed
 
-from samclip.merge.state import StateFolder
+from samclip.merge.training.state import StateFolder
 from samclip.runtime.assets import packaged_photos
 
 TURNS = 6

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from samclip.merge import cli, session
+from samclip.merge import cli
+from samclip.merge import merge_session as session
 from samclip.merge.cli import app
-from samclip.merge.trainer import StoppedError
+from samclip.merge.training.trainer import StoppedError
 
 CONFIG = """
 name = "small"

@@ -12,9 +12,9 @@ from safetensors.numpy import load_file
 from tree import SUPPORT
 
 from samclip.merge import launch as launching
-from samclip.merge.evaluation import read_records
 from samclip.merge.launch import launch, launched
-from samclip.merge.reporting import StepLog
+from samclip.merge.training.evaluation import read_records
+from samclip.merge.training.reporting import StepLog
 
 SCRIPT = SUPPORT / "tiny_run.py"
 

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from samclip.merge.config.stages import Batch, Losses, MaskBatch, Stage, StitchStage, TrainStage
 from samclip.merge.data.batches import Processes
+from samclip.merge.data.mask_prompts import Prompts
 from samclip.merge.data.pixels import PixelBatch
 from samclip.merge.precompute import Work, planned, precompute
-from samclip.merge.prompts import Prompts
-from samclip.merge.targets import Teachers
 from samclip.merge.teachers.base import MaskAnswer
+from samclip.merge.training.targets import Teachers
 
 
 class Names:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from samclip.merge.data.mask_prompts import Prompts
 from samclip.merge.data.pixels import PixelBatch
-from samclip.merge.prompts import Prompts
 from samclip.merge.teachers.base import MaskAnswer
 
 SIDE = 64  # of the teacher's square; masks are 16 x 16

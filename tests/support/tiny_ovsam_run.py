@@ -18,12 +18,12 @@ from samclip.export.checkpoints.metadata import TextMetadata
 from samclip.export.families.ovsam_assembly import OvsamAssembly, OvsamMetadata
 from samclip.merge.config.run import RunConfig, parse_config
 from samclip.merge.data.annotations import Annotations, read_annotations
-from samclip.merge.data.sources import FolderSource
-from samclip.merge.labels import Labels
-from samclip.merge.ovsam_student import OvsamStudent
-from samclip.merge.reporting import Silent
-from samclip.merge.targets import Teachers
-from samclip.merge.trainer import Run
+from samclip.merge.data.labels import Labels
+from samclip.merge.data.photo_sources import FolderSource
+from samclip.merge.students.ovsam_student import OvsamStudent
+from samclip.merge.training.reporting import Silent
+from samclip.merge.training.targets import Teachers
+from samclip.merge.training.trainer import Run
 
 COLOURS = ("red", "green", "blue")
 OVSAM = replace(

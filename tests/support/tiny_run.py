@@ -27,16 +27,16 @@ from samclip.export.models.mask_decoder import PromptedMaskDecoder
 from samclip.export.models.merged import MergedConfig, MergedModel
 from samclip.export.models.sam_vit import SamVitConfig
 from samclip.merge.config.run import RunConfig, parse_config
+from samclip.merge.data.mask_prompts import Prompts
+from samclip.merge.data.photo_sources import FolderSource, split
 from samclip.merge.data.pixels import PixelBatch
-from samclip.merge.data.sources import FolderSource, split
-from samclip.merge.evaluation import Evaluator
-from samclip.merge.prompts import Prompts
-from samclip.merge.reporting import Silent
-from samclip.merge.state import StateFolder
-from samclip.merge.student import Student, answer
-from samclip.merge.targets import Teachers
+from samclip.merge.students.merged_student import Student, answer
 from samclip.merge.teachers.base import MaskAnswer
-from samclip.merge.trainer import Run, Trainer
+from samclip.merge.training.evaluation import Evaluator
+from samclip.merge.training.reporting import Silent
+from samclip.merge.training.state import StateFolder
+from samclip.merge.training.targets import Teachers
+from samclip.merge.training.trainer import Run, Trainer
 
 SIZE, DIM = 64, 8
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from samclip.errors import InputError
 from samclip.merge.data.instances import STRIDE, Instances, no_instances
-from samclip.merge.data.sources import FolderSource, JoinedSource, PhotoSource, PickedSource
+from samclip.merge.data.labels import Labels
+from samclip.merge.data.mask_prompts import boxes_from_masks
+from samclip.merge.data.photo_sources import FolderSource, JoinedSource, PhotoSource, PickedSource
 from samclip.merge.data.views import View
-from samclip.merge.labels import Labels
-from samclip.merge.prompts import boxes_from_masks
 from samclip.runtime.results.coco import Instances as CocoFile
 from samclip.runtime.results.coco import RleDict, listed, to_rle
 

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from samclip.errors import ConfigError
 from samclip.merge.config.stages import STREAMS, Batch, StreamName, TrainStage
+from samclip.merge.data.photo_sources import PhotoSource
 from samclip.merge.data.pixels import PixelBatch
 from samclip.merge.data.sampler import Draw, Sampler, Sampling
 from samclip.merge.data.seeds import derive_seed
-from samclip.merge.data.sources import PhotoSource
 from samclip.merge.data.views import View, ViewOptions, draw_view, render
 from samclip.runtime.series import prefetch
 

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from samclip.merge.labels import UNNAMED, Labels
-from samclip.merge.losses import MULTIMASK
-from samclip.merge.prompts import (
+from samclip.merge.data.labels import UNNAMED, Labels
+from samclip.merge.data.mask_prompts import (
     Prompts,
     box_prompts,
     boxes_from_masks,
@@ -23,7 +22,8 @@ from samclip.merge.prompts import (
     sample_points,
 )
 from samclip.merge.teachers.base import MaskAnswer, MaskTeacher
-from samclip.merge.teachers.regions import RegionTargets
+from samclip.merge.teachers.region_teacher import RegionTargets
+from samclip.merge.training.losses import MULTIMASK
 
 STRIDE = 4  # pixels of the input along a side of a low-resolution mask's pixel
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.errors import InputError
+from samclip.merge.data.photo_sources import PhotoSource
 from samclip.merge.data.seeds import derive_seed
-from samclip.merge.data.sources import PhotoSource
 
 
 @dataclass(frozen=True)

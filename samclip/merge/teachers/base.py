@@ -15,7 +15,7 @@ from torch import Tensor
 from samclip.merge.data.pixels import PixelBatch
 
 if TYPE_CHECKING:
-    from samclip.merge.prompts import Prompts
+    from samclip.merge.data.mask_prompts import Prompts
 
 
 def fingerprint_of(*parts: object) -> str:

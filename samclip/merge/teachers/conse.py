@@ -22,8 +22,8 @@ from samclip.export.checkpoints.text_source import read_text
 from samclip.export.families.stitched import load_recogniser
 from samclip.export.models.efficientnet_lite import RECOGNISER_MEAN, RECOGNISER_STD
 from samclip.export.models.norms import fold_batch_norms
+from samclip.merge.data.labels import TEMPLATES, embed_names
 from samclip.merge.data.pixels import PixelBatch
-from samclip.merge.labels import TEMPLATES, embed_names
 from samclip.merge.teachers.base import fingerprint_of
 from samclip.runtime.text.templates import resolve_templates
 

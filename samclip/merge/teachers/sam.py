@@ -13,8 +13,8 @@ from samclip.export.checkpoints.metadata import SAM_MEAN, SAM_STD
 from samclip.export.families.merged_assembly import SAM_IMAGE_SIZE, Checkpoints, assemble
 from samclip.export.models.mask_decoder import PromptedMaskDecoder
 from samclip.export.models.norms import fold_batch_norms
+from samclip.merge.data.mask_prompts import Prompts
 from samclip.merge.data.pixels import PixelBatch
-from samclip.merge.prompts import Prompts
 from samclip.merge.teachers.base import MaskAnswer, fingerprint_of
 
 VERSION = 1  # of the recipe, part of the fingerprint

@@ -12,7 +12,7 @@ from tiny_ovsam_run import COLOURS, annotated, colour_labels, write_annotated
 from samclip.errors import InputError
 from samclip.merge.data.annotations import Annotations, read_annotations
 from samclip.merge.data.instances import Instances
-from samclip.merge.data.sources import FolderSource
+from samclip.merge.data.photo_sources import FolderSource
 from samclip.merge.data.views import View
 
 BOX = (10, 8, 35, 40)  # of every rectangle, in pixels of its photo

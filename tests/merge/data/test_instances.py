@@ -7,7 +7,7 @@ import torch
 from tiny_ovsam_run import colour_labels
 
 from samclip.merge.data.instances import Instances, named_regions, no_instances, prompt_instances
-from samclip.merge.teachers.regions import RegionTargets
+from samclip.merge.teachers.region_teacher import RegionTargets
 
 
 def blocks() -> Instances:

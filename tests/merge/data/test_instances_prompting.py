@@ -3,7 +3,7 @@ import torch
 from torch import Generator, Tensor
 
 from samclip.merge.data.instances import PromptedTarget, ask, best_masks, valid_pixels
-from samclip.merge.prompts import Prompts
+from samclip.merge.data.mask_prompts import Prompts
 from samclip.merge.teachers.base import MaskAnswer
 
 GRID = 8

@@ -4,8 +4,8 @@ import pytest
 from photo_sources import ListSource
 
 from samclip.errors import InputError
+from samclip.merge.data.photo_sources import PickedSource
 from samclip.merge.data.sampler import Draw, Sampler, Sampling
-from samclip.merge.data.sources import PickedSource
 
 SAMPLING = Sampling(seed=0, stage="head", stream="names", batch=4)
 

@@ -10,8 +10,8 @@ from photo_sources import write_photos
 
 from samclip.errors import ImageError, InputError
 from samclip.merge.data import shards
+from samclip.merge.data.photo_sources import FolderSource
 from samclip.merge.data.shards import INDEX_SUFFIX, ShardSource, shard_index
-from samclip.merge.data.sources import FolderSource
 
 Change = Callable[[tarfile.TarInfo], None]
 

@@ -11,8 +11,8 @@ from samclip.errors import CheckpointError, InputError
 from samclip.export.checkpoints.checkpoint import read_checkpoint
 from samclip.export.checkpoints.fetch import imagenet_names
 from samclip.export.checkpoints.text_source import TextSource, read_text
+from samclip.merge.data.labels import embed_names
 from samclip.merge.data.pixels import PixelBatch
-from samclip.merge.labels import embed_names
 from samclip.merge.teachers.base import ClassTeacher
 from samclip.merge.teachers.conse import Conse, ConseOptions
 from samclip.runtime.assets import packaged_photos

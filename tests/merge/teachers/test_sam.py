@@ -11,11 +11,11 @@ from samclip.errors import CheckpointError, InputError
 from samclip.export.checkpoints.metadata import SAM_MEAN, SAM_STD
 from samclip.export.families.merged_assembly import Checkpoints, assemble
 from samclip.export.models.mask_decoder import PromptedMaskDecoder
+from samclip.merge.data.mask_prompts import point_prompts
 from samclip.merge.data.pixels import PixelBatch
 from samclip.merge.data.views import ViewOptions, draw_view, render
-from samclip.merge.prompts import point_prompts
 from samclip.merge.teachers.base import MaskTeacher
-from samclip.merge.teachers.regions import RegionOptions, find_regions
+from samclip.merge.teachers.region_teacher import RegionOptions, find_regions
 from samclip.merge.teachers.sam import Sam
 
 SIZE = 256

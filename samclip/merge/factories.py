@@ -1,0 +1,296 @@
+"""From a run's configuration to what it works with: student, teachers, photos, devices.
+
+The model that a run trains, from its checkpoints, or from what an earlier run wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, InitProcessGroupKwargs
+from torch import Tensor, nn
+
+from samclip.errors import ConfigError, InputError, TrainingError
+from samclip.export.checkpoints.checkpoint import read_checkpoint
+from samclip.export.checkpoints.fetch import imagenet_names, resolve_checkpoint
+from samclip.export.checkpoints.text_source import TextSource, read_text
+from samclip.export.families.merged_assembly import Assembly, Checkpoints, assemble
+from samclip.export.families.ovsam_assembly import (
+    OvsamAssembly,
+    OvsamFiles,
+    assemble_ovsam,
+    is_ovsam,
+    read_ovsam,
+)
+from samclip.export.families.stitched import assemble_stitched
+from samclip.export.models.norms import fold_batch_norms
+from samclip.export.models.ovsam.clip_resnet import ResNetConfig
+from samclip.export.models.ovsam.model import OVSAM_CONFIGS, OvsamConfig
+from samclip.export.models.ovsam.sam2clip import NeckConfig
+from samclip.merge.config.run import (
+    DataConfig,
+    InstanceSourceConfig,
+    LabelsConfig,
+    NameTeacherConfig,
+    RunConfig,
+    SourceConfig,
+    StudentConfig,
+)
+from samclip.merge.config.stages import STREAMS, StreamName
+from samclip.merge.config.tables import OTHER_SIZES, OVSAM_SIZE, OvsamSizes
+from samclip.merge.data.annotations import Annotations, read_annotations
+from samclip.merge.data.labels import TEMPLATES, Labels, embed_labels, embed_names
+from samclip.merge.data.photo_sources import (
+    FolderSource,
+    JoinedSource,
+    PhotoSource,
+    ShardSource,
+    split,
+)
+from samclip.merge.students.merged_student import Learner, Student
+from samclip.merge.students.ovsam_student import OvsamStudent
+from samclip.merge.teachers.base import MaskTeacher, NameTeacher
+from samclip.merge.teachers.conse import Conse, ConseOptions
+from samclip.merge.teachers.sam import Sam
+from samclip.merge.training.targets import Teachers
+
+Sources = dict[StreamName, PhotoSource]
+
+PATIENCE = timedelta(days=1)  # of processes that wait while the first one evaluates
+
+
+def make_accelerator(config: RunConfig) -> Accelerator:
+    """Find the devices and processes; Accelerate reads how it was launched.
+
+    `auto` precision is bf16 on CUDA devices that compute in it. On CPUs it is fp32: some advertise
+    bf16 instructions that a virtual machine does not let them use.
+    """
+    cuda = torch.cuda.is_available()
+    precision = config.precision
+    if precision == "auto":
+        precision = "bf16" if cuda and torch.cuda.is_bf16_supported() else "fp32"
+    return Accelerator(
+        cpu=not cuda,
+        mixed_precision="no" if precision == "fp32" else "bf16",
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+    )
+
+
+def require_devices(processes: int) -> None:
+    """Raise TrainingError where there are GPUs, but not one for each process."""
+    if torch.cuda.is_available() and torch.cuda.device_count() < processes:
+        raise TrainingError(
+            f"{processes} processes want a GPU each, and this machine has "
+            f"{torch.cuda.device_count()}; give --processes {torch.cuda.device_count()}, or hide "
+            "the GPUs with CUDA_VISIBLE_DEVICES= to train on the CPU"
+        )
+
+
+def make_annotations(config: InstanceSourceConfig | None) -> Annotations | None:
+    """Open photos with annotations; None where they are not annotated.
+
+    Raises InputError for folders and files that are missing or do not belong together.
+    """
+    if config is None or config.annotations is None:
+        return None
+    folders = [FolderSource(name, config.exclude, config.longest) for name in config.folders]
+    return read_annotations(Path(config.annotations).expanduser(), folders)
+
+
+def make_labels(
+    config: LabelsConfig | None, student: StudentConfig, annotations: Annotations | None
+) -> Labels | None:
+    """Embed the classes of instances by the student's text tower; None where there are none.
+
+    Raises ConfigError where nothing says what they are.
+    """
+    tower = student.text_checkpoint or student.clip_checkpoint
+    if config is None or tower is None:
+        return None
+    if config.vocabulary is not None:
+        lines = read_lines(config.vocabulary)
+    elif annotations is not None:
+        lines = annotations.categories
+    else:
+        raise ConfigError(
+            "instances that are not annotated need [labels] vocabulary, a file with a class a line"
+        )
+    text = read_text(read_checkpoint(resolve_checkpoint(tower)))
+    return embed_labels(lines, text, config.templates)
+
+
+def make_sources(
+    config: DataConfig, seed: int, annotations: Annotations | None = None
+) -> tuple[Sources, Sources]:
+    """Find the photos of all streams: those to train on, and those held back.
+
+    `annotations` are those of the instances' stream, which then has the photos that they outline.
+    Raises InputError for folders that are missing or without photos.
+    """
+    train: Sources = {}
+    held: Sources = {}
+    known: dict[SourceConfig, tuple[PhotoSource, PhotoSource]] = {}
+    for name in STREAMS:
+        source: SourceConfig | None = getattr(config, name)
+        if source is None:
+            continue
+        if source not in known:
+            photos = annotations.photos if annotations and name == "instances" else None
+            photos = open_source(source) if photos is None else photos
+            known[source] = split(photos, config.holdout, seed)
+        train[name], held[name] = known[source]
+    return train, held
+
+
+def open_source(config: SourceConfig) -> PhotoSource:
+    """Open folders and shards as one source."""
+    parts: list[PhotoSource] = [
+        FolderSource(folder, config.exclude, config.longest) for folder in config.folders
+    ]
+    if config.shards:
+        parts.append(ShardSource(expand_shards(config.shards), config.longest))
+    return parts[0] if len(parts) == 1 else JoinedSource(parts)
+
+
+def expand_shards(patterns: Sequence[str]) -> list[str]:
+    """List the files that `patterns` such as `cc12m/*.tar` stand for, each pattern's by name.
+
+    Raises InputError for a pattern that stands for nothing.
+    """
+    files: list[str] = []
+    for pattern in patterns:
+        path = Path(pattern).expanduser()
+        if not any(sign in pattern for sign in "*?["):
+            files.append(str(path))
+            continue
+        found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+        if not found:
+            raise InputError(f"no shard is called {pattern}; give tar files that exist")
+        files += map(str, found)
+    return files
+
+
+def make_teachers(config: RunConfig, cache: Path, device: torch.device) -> Teachers:
+    """Make the teachers that the configuration has, annotations being one of them."""
+    names, masks = config.teachers.names, config.teachers.masks
+    annotations = make_annotations(config.data.instances)
+
+    def masks_at(size: int) -> MaskTeacher:
+        if masks is None:
+            raise ConfigError("this run has no teacher of masks; add [teachers.masks] to its file")
+        return Sam(resolve_checkpoint(masks.checkpoint), size, device)
+
+    def encoder() -> nn.Module:
+        if masks is None:
+            raise ConfigError("this run has no teacher of masks; add [teachers.masks] to its file")
+        model = assemble(Checkpoints(resolve_checkpoint(masks.checkpoint))).model
+        return fold_batch_norms(model.image_encoder).to(device)
+
+    return Teachers(
+        None if names is None else make_name_teacher(names, device),
+        None if masks is None else masks_at,
+        encoder,
+        cache,
+        device,
+        make_labels(config.labels, config.student, annotations),
+        annotations,
+    )
+
+
+def make_name_teacher(config: NameTeacherConfig, device: torch.device) -> NameTeacher:
+    """Make the teacher of names. Raises ConfigError when its table lacks something."""
+    weights = resolve_checkpoint(config.checkpoint)
+    if config.kind == "open_clip":
+        from samclip.merge.teachers.open_clip import OpenClip  # noqa: PLC0415 - an optional package
+
+        return OpenClip(config.model, weights, device)
+    if config.text_checkpoint is None:
+        raise ConfigError("[teachers.names] of kind conse needs text_checkpoint")
+    names = imagenet_names() if config.class_names is None else read_lines(config.class_names)
+    options = ConseOptions(
+        top_k=config.top_k,
+        temperature=config.temperature,
+        centre=config.centre,
+        framing=config.framing,
+        templates=TEMPLATES if config.templates is None else config.templates,
+    )
+    return Conse(weights, resolve_checkpoint(config.text_checkpoint), names, options, device)
+
+
+def make_vocabulary(config: NameTeacherConfig, teacher: NameTeacher) -> Tensor:
+    """Embed the names on which student and teacher are compared: KxD.
+
+    Raises ConfigError when the configuration does not tell them.
+    """
+    if config.vocabulary is None and isinstance(teacher, Conse):
+        return teacher.class_embeddings
+    if config.vocabulary is None or config.text_checkpoint is None:
+        raise ConfigError(
+            "an evaluation compares names: [teachers.names] needs vocabulary, a file with a name "
+            "a line, and text_checkpoint"
+        )
+    tower = read_text(read_checkpoint(resolve_checkpoint(config.text_checkpoint)))
+    return embed_names(read_lines(config.vocabulary), tower)
+
+
+def read_lines(file: str) -> tuple[str, ...]:
+    """Read a file's lines, those that are not blank. Raises TrainingError."""
+    try:
+        text = Path(file).expanduser().read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TrainingError(f"the names in {file} cannot be read: {error}") from error
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
+def make_student(config: StudentConfig) -> Assembly | OvsamAssembly:
+    """Put the student together as it starts. Raises CheckpointError."""
+    if config.is_ovsam:
+        return _make_ovsam(config)
+    main = resolve_checkpoint(config.checkpoint)
+    text = resolve_checkpoint(config.text_checkpoint) if config.text_checkpoint else None
+    if config.recogniser is not None:
+        recogniser = resolve_checkpoint(config.recogniser)
+        size = 1024 if config.image_size is None else config.image_size
+        return assemble_stitched(recogniser, main, text, size, config.pyramid)
+    clip = resolve_checkpoint(config.clip_checkpoint) if config.clip_checkpoint else None
+    files = Checkpoints(main, clip, text)
+    return assemble(files, config.model_type, config.image_size, config.head_pool)
+
+
+def _make_ovsam(config: StudentConfig) -> OvsamAssembly:
+    """Put an Open-Vocabulary SAM together as its training starts."""
+    given = (config.clip_checkpoint, config.text_checkpoint, config.sam2clip)
+    clip, text, sam2clip = (None if name is None else resolve_checkpoint(name) for name in given)
+    files = OvsamFiles(resolve_checkpoint(config.checkpoint), clip, text, sam2clip)
+    model_type = config.model_type or OTHER_SIZES
+    sizes = config.sizes
+    known = OVSAM_CONFIGS.get(model_type)
+    if known is None:
+        if sizes is None:
+            raise ConfigError(f"model_type {OTHER_SIZES!r} needs [student.sizes]")
+        known = _ovsam_config(sizes, read_text(read_checkpoint(text or clip or files.sam)))
+    size = config.image_size or OVSAM_SIZE
+    return assemble_ovsam(files, model_type, replace(known, image_size=size))
+
+
+def _ovsam_config(sizes: OvsamSizes, text: TextSource) -> OvsamConfig:
+    dim = text.config.embed_dim
+    backbone = ResNetConfig(sizes.width, sizes.depths, dim, sizes.pool_grid)
+    neck = NeckConfig(sizes.neck_width, sizes.neck_depth, sizes.neck_heads, sizes.neck_window)
+    return OvsamConfig(backbone, text.config, neck, fpn_channels=sizes.fpn_channels)
+
+
+def make_learner(assembly: Assembly | OvsamAssembly) -> Learner:
+    """Make the student of an assembly, which lies where it is to be trained."""
+    return Student(assembly) if isinstance(assembly, Assembly) else OvsamStudent(assembly)
+
+
+def read_student(checkpoint: Path) -> Assembly | OvsamAssembly:
+    """Read what an earlier run wrote. Raises CheckpointError."""
+    if is_ovsam(checkpoint):
+        return read_ovsam(checkpoint)
+    return assemble(Checkpoints(checkpoint))

@@ -1,0 +1,1 @@
+"""The models in training, behind one protocol."""

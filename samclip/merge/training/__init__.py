@@ -1,0 +1,1 @@
+"""A run: its stages one after the other, what each computes, and what it writes."""

@@ -1,0 +1,246 @@
+"""The stage that fits a stitch: in closed form, then with a hidden layer on what that left.
+
+The linear map from a frozen recogniser's features to what the teacher's TinyViT feeds to its
+stage 1 has a least-squares solution (Bansal et al., arXiv 2106.07682; Csiszarik et al., arXiv
+2110.14633, section 3), so no gradient step is spent on it.
+
+The stitch's hidden layer, descended to on places that were remembered.
+
+Features and targets of some thousand places of every photo stay in memory as rows, so that a step
+costs two small matrix products and no look at a photo. The linear part starts from its closed
+form, the hidden layer from random directions that the output does not use yet.
+
+Ridge regression over many photos, one pass each: the sums, and their solution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from samclip.errors import ConfigError, TrainingError
+from samclip.export.checkpoints.metadata import SAM_MEAN, SAM_STD
+from samclip.export.models.stitched_encoder import StitchedEncoder, stitch_target
+from samclip.export.models.tiny_vit import TinyVit
+from samclip.merge.config.stages import HiddenConfig, StitchStage
+from samclip.merge.data.batches import ViewStream
+from samclip.merge.data.photo_sources import PhotoSource
+from samclip.merge.data.sampler import Sampler, Sampling
+from samclip.merge.data.seeds import derive_seed
+from samclip.merge.students.merged_student import Learner, Student
+
+WEAK = 0.05  # as a share of the features' median root mean square
+
+
+@dataclass(frozen=True)
+class StitchWeights:
+    """What `Stitch.set_weights` takes: `weight` Fx(C+H), `bias` C+H, `project` HxC."""
+
+    weight: Tensor
+    bias: Tensor
+    project: Tensor
+
+
+class RememberedRows:
+    """Rows of features, NxF, and targets, NxC, in half precision: `places` of every photo."""
+
+    def __init__(self, places: int, generator: torch.Generator) -> None:
+        self._places, self._generator = places, generator
+        self._features: list[Tensor] = []
+        self._targets: list[Tensor] = []
+
+    def add(self, features: Tensor, targets: Tensor) -> None:
+        """Keep some rows of a photo's, drawn without replacement; all when there are few."""
+        chosen = torch.randperm(len(features), generator=self._generator)[: self._places]
+        chosen = chosen.to(features.device)
+        self._features.append(features[chosen].half().cpu())
+        self._targets.append(targets[chosen].half().cpu())
+
+    def joined(self) -> tuple[Tensor, Tensor]:
+        """Give all rows, NxF and NxC float16, and keep none."""
+        features, targets = torch.cat(self._features), torch.cat(self._targets)
+        self._features, self._targets = [], []
+        return features, targets
+
+
+class StitchLayer(nn.Module):
+    """y = x (A + dA) + relu(x B) P: a stitch as its rows see it; A is the closed form, `weight`.
+
+    dA and B are learned for standardised features: `scales`, F, are their root mean squares. Weak
+    features, dead channels for instance, have no part in either: Adam moves all alike, so they
+    would get large weights for no gain, and rounded weights would have no digits for the others.
+    """
+
+    def __init__(
+        self, scales: Tensor, weight: Tensor, bias: Tensor, hidden: int, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        features, outputs = weight.shape
+        weak = scales < WEAK * scales.median()
+        self._gains = torch.where(weak, 0, 1 / scales)[:, None]  # Fx1
+        self._weight = weight
+        drawn = torch.randn(features, hidden, generator=generator) / features**0.5
+        self.change = nn.Parameter(torch.zeros_like(weight))
+        self.directions = nn.Parameter(drawn.to(weight))
+        self.bias = nn.Parameter(torch.cat([bias, bias.new_zeros(hidden)]))
+        self.project = nn.Parameter(weight.new_zeros(hidden, outputs))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map rows NxF to NxC."""
+        seen = features.float() @ self._joined() + self.bias
+        linear, hidden = torch.split(seen, list(self.project.shape)[::-1], dim=1)
+        out: Tensor = linear + F.relu(hidden) @ self.project
+        return out
+
+    @torch.no_grad()
+    def weights(self) -> StitchWeights:
+        """Give the layer's weights."""
+        return StitchWeights(self._joined(), self.bias.clone(), self.project.clone())
+
+    def _joined(self) -> Tensor:
+        """Join the linear part and the hidden layer: Fx(C+H)."""
+        linear = self._weight + self.change * self._gains
+        return torch.cat([linear, self.directions * self._gains], dim=1)
+
+
+@torch.enable_grad()
+def descend(
+    layer: StitchLayer,
+    rows: RememberedRows,
+    config: HiddenConfig,
+    generator: torch.Generator,
+    advance: Callable[[str], None],
+) -> None:
+    """Lower the squared error of `layer` on the rows by Adam, one cycle of the learning rate.
+
+    `advance` is called after each step with the error as a share of the targets' variance.
+    """
+    features, targets = rows.joined()
+    device = layer.bias.device
+    variance = float(targets.float().var(dim=0).mean())
+    adam = torch.optim.Adam(layer.parameters(), lr=config.learning_rate)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(
+        adam, config.learning_rate, total_steps=config.steps, pct_start=config.warmup
+    )
+    for _ in range(config.steps):
+        chosen = torch.randint(len(features), (config.batch,), generator=generator).sort().values
+        x, wanted = features[chosen].to(device), targets[chosen].to(device).float()
+        error = F.mse_loss(layer(x), wanted) / variance
+        adam.zero_grad(set_to_none=True)
+        error.backward()  # type: ignore[no-untyped-call]
+        adam.step()
+        cycle.step()
+        advance(f"error {error.item():.4f}")
+
+
+class NormalEquations:
+    """Sums for the least-squares map, with a bias, from F features to C targets; float64."""
+
+    def __init__(self, features: int, targets: int, device: torch.device | None = None) -> None:
+        double = torch.float64
+        self.gram = torch.zeros(features + 1, features + 1, dtype=double, device=device)
+        self.cross = torch.zeros(features + 1, targets, dtype=double, device=device)
+        self.rows = 0
+
+    def add(self, features: Tensor, targets: Tensor) -> None:
+        """Take in rows: NxF and NxC. Their products are summed in the rows' own precision."""
+        x = torch.cat([features, features.new_ones(len(features), 1)], dim=1)  # Nx(F+1)
+        self.gram += (x.T @ x).double()
+        self.cross += (x.T @ targets).double()
+        self.rows += len(features)
+
+    def scales(self) -> Tensor:
+        """Tell the root mean square of every feature, F in float32."""
+        squares = self.gram.diagonal()[:-1] / max(1, self.rows)
+        return squares.sqrt().float()
+
+    def solve(self, ridge: float) -> tuple[Tensor, Tensor]:
+        """Return the weight, FxC, and the bias, C, in float32.
+
+        `ridge` times the mean of the diagonal is added to it, but for the bias, so that features
+        that hardly vary get small weights. Raises TrainingError when there is no solution.
+        """
+        if not self.rows:
+            raise TrainingError("a stitch cannot be fitted to no photos")
+        added = ridge * self.gram.diagonal().mean().expand(len(self.gram)).clone()
+        added[-1] = 0
+        try:
+            solution = torch.linalg.solve(self.gram + torch.diag(added), self.cross)
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            raise TrainingError(
+                f"the stitch's equations have no one solution ({error}); use more photos or a "
+                "larger ridge"
+            ) from error
+        return solution[:-1].float(), solution[-1].float()
+
+
+@torch.no_grad()
+def fit_stitch(
+    stage: StitchStage,
+    student: Learner,
+    teacher: nn.Module,
+    source: PhotoSource,
+    seed: int,
+    advance: Callable[[str], None],
+) -> None:
+    """Fit the student's stitch to `teacher`, MobileSAM's encoder, and write it into the student.
+
+    `advance` is called after each photo, and after each step on the hidden layer. In a run of
+    several processes each computes the same. Raises ConfigError when the student has no stitch, or
+    the teacher is no TinyViT.
+    """
+    encoder = student.model.image_encoder if isinstance(student, Student) else None
+    if (
+        not isinstance(student, Student)
+        or not isinstance(encoder, StitchedEncoder)
+        or not isinstance(teacher, TinyVit)
+    ):
+        raise ConfigError(
+            f"stage {stage.name!r} stitches a recogniser to MobileSAM: it takes a student of model "
+            "type lite2 and MobileSAM as the teacher of masks"
+        )
+    drawn = torch.Generator().manual_seed(derive_seed(seed, stage.name, "places"))
+    remembered = RememberedRows(stage.hidden.places if stage.hidden else 0, drawn)
+    equations: NormalEquations | None = None
+    for features, targets in _Views(stage, student, encoder, teacher, source, seed):
+        if equations is None:
+            equations = NormalEquations(features.shape[1], targets.shape[1], features.device)
+        equations.add(features, targets)
+        remembered.add(features, targets)
+        advance(f"{equations.rows} places")
+    if equations is None:
+        raise TrainingError(f"stage {stage.name!r} was given no photos; set photos above 0")
+    stitch, (weight, bias) = encoder.stitch, equations.solve(stage.ridge)
+    layer = StitchLayer(equations.scales(), weight, bias, stitch.hidden, drawn)
+    if stage.hidden is not None:
+        descend(layer, remembered, stage.hidden, drawn, advance)
+    found = layer.weights()
+    stitch.set_weights(found.weight, found.bias, found.project)
+
+
+@dataclass(frozen=True)
+class _Views:
+    """The features and targets, NxF and NxC, at the valid places of the stage's views."""
+
+    stage: StitchStage
+    student: Student
+    encoder: StitchedEncoder
+    teacher: TinyVit
+    source: PhotoSource
+    seed: int
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        stage, student = self.stage, self.student
+        sampler = Sampler(self.source, Sampling(self.seed, stage.name, "masks", 1))
+        stream = ViewStream(self.source, sampler, stage.view.at(stage.size))
+        for step in range(stage.photos):
+            batch = stream.batch(step).pixels.to(student.device)
+            maps = self.encoder.backbone(batch.normalised(student.mean, student.std))
+            design = self.encoder.stitch.design(maps)  # 1, F, G, G
+            target = stitch_target(self.teacher, batch.normalised(SAM_MEAN, SAM_STD))  # 1, C, G, G
+            valid = batch.token_mask(design.shape[-1])[0] > 0  # G, G
+            yield design[0][:, valid].T, target[0][:, valid].T
