@@ -18,7 +18,6 @@ import msgspec
 
 from samclip.benchmarks.latency.timing import Conditions, Energy, Settings, Timing
 from samclip.benchmarks.memory.tables import MemoryUse
-from samclip.benchmarks.peers.records import PeerRecord
 from samclip.benchmarks.record import Machine, Record, Threads, describe_machine, describe_threads
 from samclip.benchmarks.roofline.records import Roofline
 from samclip.benchmarks.rows import Row
@@ -99,13 +98,30 @@ class Data(Record, frozen=True, kw_only=True):
         )
 
 
+class Participant(Record, frozen=True, kw_only=True):
+    """One of several programs that were compared, each a process in a separate environment.
+
+    `image_size`: the side of its input in pixels. `python` and `packages`: versions of its
+    environment, empty where none was made. `load_seconds`: the time to load the model. `reason`:
+    why it has no figures; None where it has.
+    """
+
+    name: str
+    what: str
+    image_size: int
+    python: str = ""
+    packages: dict[str, str] = msgspec.field(default_factory=dict)
+    load_seconds: float | None = None
+    reason: str | None = None
+
+
 class Report(Record, frozen=True, kw_only=True):
     """A run of a benchmark, complete enough to be run again.
 
     `date`: UTC, ISO 8601, of the end; `seconds`: how long it took; `protocol`: how the figures
-    are defined. `timings` and what follows hold the raw measurements of `latency`, `memory`,
-    `roofline` and `peers`, from which `rows` were computed; other benchmarks, and reports of
-    earlier versions, have none.
+    are defined. `timings` and what follows hold the raw measurements from which `rows` were
+    computed; benchmarks of accuracy, and reports of earlier versions, have none. `peers` lists who
+    took part in a run of `tools/peers`.
     """
 
     schema_version: Literal[1] = 1
@@ -126,7 +142,7 @@ class Report(Record, frozen=True, kw_only=True):
     settings: tuple[Settings, ...] = ()
     conditions: Conditions | None = None
     roofline: Roofline | None = None
-    peers: tuple[PeerRecord, ...] = ()
+    peers: tuple[Participant, ...] = ()
 
 
 class Measurements(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,7 +154,7 @@ class Measurements(msgspec.Struct, frozen=True, kw_only=True):
     settings: tuple[Settings, ...] = ()
     conditions: Conditions | None = None
     roofline: Roofline | None = None
-    peers: tuple[PeerRecord, ...] = ()
+    peers: tuple[Participant, ...] = ()
 
 
 def make_report(
@@ -193,8 +209,12 @@ def describe_bundle(model: Model, name: str, role: str, precision: str | None = 
 
 
 def command_line() -> str:
-    """Give the command that this process was started with, quoted for a shell."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """Return the command that this process was started with, quoted for a shell."""
+    program = [Path(sys.argv[0]).name]
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if program == ["__main__.py"] and spec is not None:  # started by `python -m PACKAGE`
+        program = ["python", "-m", spec.parent]
+    return shlex.join([*program, *sys.argv[1:]])
 
 
 def read_report(path: Path) -> Report:

@@ -16,8 +16,7 @@ from made_reports import STAGES, WHOLE, accuracy, latency, memory, report, roofl
 from samclip.benchmarks.html.page import render
 from samclip.benchmarks.html.sources import Source, Sources
 from samclip.benchmarks.latency.timing import Energy
-from samclip.benchmarks.peers.records import PeerRecord
-from samclip.benchmarks.report import Report, write_report
+from samclip.benchmarks.report import Participant, Report, write_report
 from samclip.benchmarks.rows import Row
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -207,7 +206,7 @@ def test_the_amortised_table() -> None:
 
 
 def test_peers_and_energy_that_are_not_known_say_why() -> None:
-    peers = (PeerRecord(name="a peer", what="an export", image_size=1024, reason="no wheel"),)
+    peers = (Participant(name="a peer", what="an export", image_size=1024, reason="no wheel"),)
     energy = (Energy(model="tiny", name="encode", joules=None, runs=0, seconds=0, reason="none"),)
     cells = page(report("peers", "tiny", peers=peers, energy=energy)).said("td")
     assert {"no wheel", "1024 px", "none"} <= set(cells)
