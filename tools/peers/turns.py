@@ -10,7 +10,7 @@ from pathlib import Path
 
 from samclip.benchmarks.latency.rounds import FEWEST, Schedule
 from samclip.benchmarks.progress import Track
-from samclip.benchmarks.report import Participant
+from samclip.benchmarks.records import Participant
 from samclip.errors import CheckpointError, PeerError
 from tools.peers.contenders import Contender
 from tools.peers.environments import Report

@@ -14,10 +14,9 @@ import pytest
 from made_reports import STAGES, WHOLE, accuracy, latency, memory, report, roofline
 
 from samclip.benchmarks.html.page import render
-from samclip.benchmarks.html.sources import Source, Sources
-from samclip.benchmarks.latency.timing import Energy
-from samclip.benchmarks.report import Participant, Report, write_report
-from samclip.benchmarks.rows import Row
+from samclip.benchmarks.html.reports import NamedReport, NamedReports
+from samclip.benchmarks.records import Energy, Participant, Report, Row
+from samclip.benchmarks.report import write_report
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 HOSTILE = '<script>alert("x")</script>" onload="alert(1) \x07&amp;'
@@ -58,8 +57,8 @@ class Page(HTMLParser):
 
 
 def page(*reports: Report) -> Page:
-    named = (Source(f"r{place}", one) for place, one in enumerate(reports))
-    return Page(render(Sources(tuple(named))))
+    named = (NamedReport(f"r{place}", one) for place, one in enumerate(reports))
+    return Page(render(NamedReports(tuple(named))))
 
 
 @pytest.fixture(scope="module")
@@ -229,5 +228,5 @@ def test_what_is_no_report_is_refused(tmp_path: Path, bench: Any) -> None:
     path.write_text("{}")
     result = bench("report", path, "-o", tmp_path / "page.html")
     assert result.exit_code == 2
-    assert "is no report of samclip-bench" in result.stderr
+    assert "is not a report of samclip-bench" in result.stderr
     assert not (tmp_path / "page.html").exists()

@@ -10,7 +10,7 @@ from fake_peers import BROKEN_LOAD, SOUND, TASKS, fake_contender
 from typer.testing import CliRunner
 
 from samclip.benchmarks.html.page import render
-from samclip.benchmarks.html.sources import Sources
+from samclip.benchmarks.html.reports import NamedReports
 from samclip.benchmarks.report import read_report
 from tools.peers import __main__ as command
 
@@ -44,7 +44,7 @@ def test_ratios_peaks_and_reasons_are_reported(
     assert "MemoryError: no room for it" in result.stdout
     assert "torch-eager / ours" in result.stdout
     report = read_report(file)
-    assert "no room for it" in render(Sources.read([file]))
+    assert "no room for it" in render(NamedReports.read([file]))
     assert [(found.name, found.reason is None) for found in report.peers] == [
         *(("ours", True), ("torch-eager", True), ("naive-openvino", False)),
     ]
