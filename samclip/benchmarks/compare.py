@@ -19,10 +19,8 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from samclip.benchmarks.latency.timing import Timing
-from samclip.benchmarks.record import Machine
-from samclip.benchmarks.report import Report
-from samclip.benchmarks.rows import Row, Unit, format_value
+from samclip.benchmarks.records import Machine, Report, Row, Timing, Unit
+from samclip.benchmarks.rows import format_value
 from samclip.benchmarks.statistics import LEVEL, RESAMPLES, SEED
 from samclip.cli.tables import make_table
 from samclip.errors import InputError

@@ -1,144 +1,39 @@
-"""The report of a run: what was measured, with what, where, and the rows.
-
-Files that appear whole or not at all.
-"""
+"""Reports put together, written, and read: what was measured, with what, and where."""
 
 from __future__ import annotations
 
 import datetime
 import hashlib
+import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Sequence, Sized
+from collections.abc import Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
 
+import cv2
 import msgspec
 
-from samclip.benchmarks.latency.timing import Conditions, Energy, Settings, Timing
-from samclip.benchmarks.memory.tables import MemoryUse
-from samclip.benchmarks.peers.records import PeerRecord
-from samclip.benchmarks.record import Machine, Record, Threads, describe_machine, describe_threads
-from samclip.benchmarks.roofline.records import Roofline
-from samclip.benchmarks.rows import Row
+from samclip.benchmarks.records import (
+    Data,
+    Machine,
+    Measurements,
+    Report,
+    Row,
+    Subject,
+    Threads,
+)
 from samclip.disk.partial_files import remove_abandoned, result_file
+from samclip.engines.machine.device import describe_device
+from samclip.engines.machine.host import usable_cores
 from samclip.errors import InputError
 from samclip.runtime.bundles.manifest import MANIFEST_NAME
 from samclip.runtime.model import Model
 from samclip.version import __version__
 
-
-def check_writable(path: Path) -> Path:
-    """Say before long work that `path` cannot be written; returns it in full.
-
-    What runs that were killed left of it is removed. Raises InputError.
-    """
-    full = path.expanduser().absolute()
-    if full.is_dir():
-        raise InputError(f"{full} is a folder. Give the name of a file.")
-    try:
-        with tempfile.TemporaryFile(dir=full.parent):
-            remove_abandoned(full.parent, {full.name})
-            return full
-    except OSError as error:
-        raise InputError(
-            f"{full} cannot be written: {error.strerror}. Make its folder, or choose another."
-        ) from error
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write `data` beside `path`, then rename over it; raises WriteError when the disk refuses."""
-    with result_file(path) as file:
-        file.write(data)
-
-
-class Subject(Record, frozen=True, kw_only=True):
-    """A model that was measured; `name` is what rows call it.
-
-    For a bundle, `manifest_sha256` is of its manifest, which lists every file's own. For a
-    teacher, `fingerprint` is what its outputs depend on.
-    """
-
-    name: str
-    role: str
-    path: str | None = None
-    manifest_sha256: str | None = None
-    backend: str | None = None
-    precision: str | None = None
-    image_size: int | None = None
-    trained_head: bool | None = None
-    fingerprint: str | None = None
-
-
-class Data(Record, frozen=True, kw_only=True):
-    """What was measured on: photos used out of those there are, and what was left out."""
-
-    path: str
-    layout: str
-    photos: int
-    photos_there: int
-    left_out: dict[str, int] = msgspec.field(default_factory=dict)
-
-    @classmethod
-    def of(
-        cls,
-        path: Path,
-        layout: str,
-        used: Sized,
-        there: Sized,
-        left_out: dict[str, int] | None = None,
-    ) -> Data:
-        """Describe a folder of which the photos `used` were measured."""
-        return cls(
-            path=str(path),
-            layout=layout,
-            photos=len(used),
-            photos_there=len(there),
-            left_out=left_out or {},
-        )
-
-
-class Report(Record, frozen=True, kw_only=True):
-    """A run of a benchmark, complete enough to be run again.
-
-    `date`: UTC, ISO 8601, of the end; `seconds`: how long it took; `protocol`: how the figures
-    are defined. `timings` and what follows hold the raw measurements of `latency`, `memory`,
-    `roofline` and `peers`, from which `rows` were computed; other benchmarks, and reports of
-    earlier versions, have none.
-    """
-
-    schema_version: Literal[1] = 1
-    benchmark: str
-    command: str
-    date: str
-    seconds: float
-    samclip: str
-    machine: Machine
-    threads: Threads
-    subjects: tuple[Subject, ...]
-    data: Data
-    protocol: tuple[str, ...]
-    rows: tuple[Row, ...]
-    timings: tuple[Timing, ...] = ()
-    memory: tuple[MemoryUse, ...] = ()
-    energy: tuple[Energy, ...] = ()
-    settings: tuple[Settings, ...] = ()
-    conditions: Conditions | None = None
-    roofline: Roofline | None = None
-    peers: tuple[PeerRecord, ...] = ()
-
-
-class Measurements(msgspec.Struct, frozen=True, kw_only=True):
-    """The raw measurements of a report, by the names of its fields."""
-
-    timings: tuple[Timing, ...] = ()
-    memory: tuple[MemoryUse, ...] = ()
-    energy: tuple[Energy, ...] = ()
-    settings: tuple[Settings, ...] = ()
-    conditions: Conditions | None = None
-    roofline: Roofline | None = None
-    peers: tuple[PeerRecord, ...] = ()
+PACKAGES = ("pycocotools", "torch", "tokenizers")  # in addition to those of `describe_device`
+VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def make_report(
@@ -153,7 +48,6 @@ def make_report(
     measured: Measurements | None = None,
 ) -> Report:
     """Put a report together on this machine, now, for this process's command line."""
-    raw = measured or Measurements()
     return Report(
         benchmark=benchmark,
         command=command_line(),
@@ -166,18 +60,12 @@ def make_report(
         data=data,
         protocol=tuple(protocol),
         rows=tuple(rows),
-        timings=raw.timings,
-        memory=raw.memory,
-        energy=raw.energy,
-        settings=raw.settings,
-        conditions=raw.conditions,
-        roofline=raw.roofline,
-        peers=raw.peers,
+        **msgspec.structs.asdict(measured or Measurements()),
     )
 
 
 def describe_bundle(model: Model, name: str, role: str, precision: str | None = None) -> Subject:
-    """Say which bundle a model is, down to the SHA-256 of its manifest file."""
+    """Describe the bundle of a model, down to the SHA-256 of its manifest file."""
     manifest = model.manifest
     data = (model.bundle.path / MANIFEST_NAME).read_bytes()
     return Subject(
@@ -192,9 +80,51 @@ def describe_bundle(model: Model, name: str, role: str, precision: str | None = 
     )
 
 
+def describe_machine() -> Machine:
+    """Describe this machine, as `describe_device` sees it, with versions of more packages."""
+    device = describe_device()
+    return Machine(
+        cpu=device.cpu,
+        logical_cores=device.logical_cores,
+        usable_cores=device.usable_cores,
+        memory=device.memory,
+        system=device.system,
+        machine=device.machine,
+        python=device.python,
+        jetson=device.jetson,
+        gpus=tuple(gpu.name for gpu in device.gpus),
+        packages={**dict(device.packages), **dict(_versions())},
+    )
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    for name in PACKAGES:
+        try:
+            yield name, version(name)
+        except PackageNotFoundError:
+            continue
+
+
+def describe_threads(asked: int | None) -> Threads:
+    """Count the threads of this process's libraries; `asked`: the option's value."""
+    torch = sys.modules.get("torch")
+    return Threads(
+        asked=asked,
+        engine=usable_cores() if asked is None else min(asked, os.cpu_count() or 1),
+        opencv=cv2.getNumThreads(),
+        torch=None if torch is None else torch.get_num_threads(),
+        environment={name: os.environ[name] for name in VARIABLES if name in os.environ},
+        load=os.getloadavg() if hasattr(os, "getloadavg") else None,
+    )
+
+
 def command_line() -> str:
-    """Give the command that this process was started with, quoted for a shell."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """Return the command that this process was started with, quoted for a shell."""
+    program = [Path(sys.argv[0]).name]
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if program == ["__main__.py"] and spec is not None:  # started by `python -m PACKAGE`
+        program = ["python", "-m", spec.parent]
+    return shlex.join([*program, *sys.argv[1:]])
 
 
 def read_report(path: Path) -> Report:
@@ -207,10 +137,37 @@ def read_report(path: Path) -> Report:
         return msgspec.json.decode(data, type=Report)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(
-            f"{path} is no report of samclip-bench: {error}. Give a file that --json has written."
+            f"{path} is not a report of samclip-bench: {error}. Give a file that --json wrote."
         ) from error
 
 
 def write_report(report: Report, path: Path) -> None:
-    """Write a report as indented JSON, whole or not at all; raises OSError."""
+    """Write a report as indented JSON, whole or not at all; raises WriteError."""
     write_whole(path, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write `data` into a file next to `path`, then rename it; raises WriteError.
+
+    When the disk refuses, a file that was there stays as it is.
+    """
+    with result_file(path) as file:
+        file.write(data)
+
+
+def check_writable(path: Path) -> Path:
+    """Return `path` in full if it can be written, before long work; raises InputError if not.
+
+    Partial files that killed runs left of it are removed.
+    """
+    full = path.expanduser().absolute()
+    if full.is_dir():
+        raise InputError(f"{full} is a folder. Give the name of a file.")
+    try:
+        with tempfile.TemporaryFile(dir=full.parent):
+            remove_abandoned(full.parent, {full.name})
+            return full
+    except OSError as error:
+        raise InputError(
+            f"{full} cannot be written: {error.strerror}. Make its folder, or choose another."
+        ) from error

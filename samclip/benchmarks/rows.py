@@ -4,38 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Literal
 
-import msgspec
 from rich.markup import escape
 from rich.table import Table
 
+from samclip.benchmarks.records import Row, Unit
 from samclip.benchmarks.statistics import Estimate
 from samclip.cli.tables import make_table
 
-Unit = Literal["share", "seconds", "ratio", "per second", "bytes", "joules", "count"]
 MIB = 2**20
 NEAR_ONE = 0.99
-
-
-class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One figure: `measure` of `model` over `subset`, with the ends of its 95 % interval.
-
-    `n`: how many objects, photos or pixels it is over, from `photos` photos. A `share` is in
-    [0, 1]; a `ratio` says in its measure what is divided by what. Rows of `detail` are for files;
-    tables leave them out. A `count` is of parameters or multiply-accumulates.
-    """
-
-    model: str
-    measure: str
-    subset: str
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int
-    photos: int
-    unit: Unit = "share"
-    detail: bool = False
 
 
 def make_row(

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.benchmarks.data.coco import CocoObject
-from samclip.benchmarks.rows import Row, make_row
+from samclip.benchmarks.records import Row
+from samclip.benchmarks.rows import make_row
 from samclip.benchmarks.statistics import mean, ratio
 from samclip.runtime.model import Model
 

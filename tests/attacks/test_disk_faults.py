@@ -18,7 +18,8 @@ from faulty_disk import FAULTS, environment
 from figures import Figures
 from writers_run import NAMES, run_writer, sentence
 
-from samclip.benchmarks.report import Data, make_report, write_report
+from samclip.benchmarks.records import Data
+from samclip.benchmarks.report import make_report, write_report
 from samclip.runtime.assets import packaged_photos
 
 SMALL = "size=1500k"

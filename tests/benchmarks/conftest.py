@@ -13,7 +13,7 @@ from region_fakes import REGION_GRAPHS, region_manifest
 
 from samclip.benchmarks.latency.contenders import Variant
 from samclip.benchmarks.latency.timed import StageClock
-from samclip.benchmarks.roofline.measure import CountedBackend
+from samclip.benchmarks.roofline.counted import CountedBackend
 from samclip.engines.base import EngineOptions
 from samclip.runtime.model import Model
 

@@ -10,16 +10,8 @@ import msgspec
 import pytest
 
 from samclip.benchmarks.compare import describe_differences, missing, other_machine, pair_reports
-from samclip.benchmarks.latency.timing import Timing
-from samclip.benchmarks.report import (
-    Data,
-    Measurements,
-    Report,
-    Subject,
-    make_report,
-    write_report,
-)
-from samclip.benchmarks.rows import Row
+from samclip.benchmarks.records import Data, Measurements, Report, Row, Subject, Timing
+from samclip.benchmarks.report import make_report, write_report
 from samclip.errors import InputError
 
 Bench = Callable[..., Any]
@@ -139,4 +131,4 @@ def test_a_file_that_is_no_report_is_bad_input(bench: Bench, tmp_path: Path) -> 
     (tmp_path / "x.json").write_text("{}")
     result = bench("compare", tmp_path / "x.json", tmp_path / "x.json")
     assert result.exit_code == 2
-    assert "no report" in result.stderr
+    assert "not a report" in result.stderr

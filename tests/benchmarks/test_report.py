@@ -8,26 +8,27 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from samclip.benchmarks.latency.timing import (
+from samclip.benchmarks.records import (
     ClockRange,
     Conditions,
+    Data,
     Energy,
-    Settings,
+    Measurements,
+    MemoryUse,
+    Report,
+    Row,
+    RunSettings,
+    Subject,
     Timing,
 )
-from samclip.benchmarks.memory.tables import MemoryUse
 from samclip.benchmarks.report import (
-    Data,
-    Measurements,
-    Report,
-    Subject,
     check_writable,
     make_report,
     read_report,
     write_report,
     write_whole,
 )
-from samclip.benchmarks.rows import Row, make_row, show_rows
+from samclip.benchmarks.rows import make_row, show_rows
 from samclip.benchmarks.statistics import Estimate
 from samclip.errors import InputError
 
@@ -75,7 +76,7 @@ def test_a_report_says_all_that_is_needed_to_run_it_again(
 
 
 def measurements() -> Measurements:
-    settings = Settings(
+    settings = RunSettings(
         model="a",
         backend="onnxruntime",
         precisions={"encoder": "fp32"},
@@ -116,8 +117,15 @@ def test_reports_of_earlier_versions_are_read(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "report.json").read_bytes())
     for field in ("timings", "memory", "energy", "settings", "conditions"):
         del record[field]
+    peer = {"name": "p", "what": "a peer", "image_size": 64, "python": "3.11.2"}
+    record["peers"] = [
+        peer | {"packages": {"torch": "2.13.0"}, "load_seconds": 1.5, "reason": None}
+    ]
     (tmp_path / "old.json").write_text(json.dumps(record))
     read = read_report(tmp_path / "old.json")
+    assert [(one.name, one.packages, one.load_seconds) for one in read.peers] == [
+        ("p", {"torch": "2.13.0"}, 1.5)
+    ]
     assert read.timings == read.memory == ()
     assert read.conditions is None
     assert read.rows[0].value == 0.5
@@ -126,7 +134,7 @@ def test_reports_of_earlier_versions_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"schema_version": 2}', b'{"\xff": 1}'])
 def test_what_is_no_report_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.json").write_bytes(content)
-    with pytest.raises(InputError, match=r"no report of samclip-bench.*--json"):
+    with pytest.raises(InputError, match=r"not a report of samclip-bench.*--json"):
         read_report(tmp_path / "x.json")
     with pytest.raises(InputError, match="cannot be read"):
         read_report(tmp_path / "none.json")

@@ -7,6 +7,7 @@ batch, `torch.compile` of the reference encoder in BF16; below 1 is faster.
 
 from __future__ import annotations
 
+import runpy
 import statistics
 import time
 from argparse import Namespace
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,6 +34,7 @@ ROUNDS, WARM_UP = 20, 5
 SIZE, DRY_SIZE = 1024, 64
 OPSET = 22  # BF16 convolutions begin here
 PLANS = ("tensorrt", "tensorrt-rtx")
+REFERENCE = Path(__file__).parents[2] / "tools/peers/workers/reference_torch.py"
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # SAM's
 
 Pixels = NDArray[np.float32]
@@ -223,9 +226,9 @@ def _ours(options: Namespace) -> Any:
 
 
 def _theirs(torch: Any, size: int) -> Any:
-    from samclip.benchmarks.peers.workers.reference_torch import build
-
-    return build(SimpleNamespace(seed=0, image_size=size, checkpoint=None), torch)
+    return runpy.run_path(str(REFERENCE))["build"](
+        SimpleNamespace(seed=0, image_size=size, checkpoint=None), torch
+    )
 
 
 def _size(options: Namespace) -> int:

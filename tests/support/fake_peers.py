@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from samclip.benchmarks.peers.contenders import Contender
-from samclip.benchmarks.peers.processes import WorkerProcess
+from tools.peers.contenders import Contender
+from tools.peers.worker_process import WorkerProcess
 
 SOUND = """
 print("a library says hello")

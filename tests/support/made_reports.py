@@ -7,13 +7,23 @@ from typing import Any
 import numpy as np
 
 from samclip.benchmarks.latency.results import make_rows
-from samclip.benchmarks.latency.timing import ClockRange, Conditions, Settings, Timing
-from samclip.benchmarks.memory.tables import MemoryUse
-from samclip.benchmarks.record import Machine, Threads
-from samclip.benchmarks.report import Data, Report, Subject
+from samclip.benchmarks.records import (
+    ClockRange,
+    Conditions,
+    Data,
+    GraphRoofline,
+    Machine,
+    MemoryUse,
+    Rate,
+    Report,
+    Roofline,
+    Row,
+    RunSettings,
+    Subject,
+    Threads,
+    Timing,
+)
 from samclip.benchmarks.roofline.jetson import NOTE, estimate
-from samclip.benchmarks.roofline.records import GraphRoofline, Rate, Roofline
-from samclip.benchmarks.rows import Row
 
 WHOLE = "photo file to three answers"
 STAGES = {"decode": 0.006, "resize and normalise": 0.008, "encoder": 0.41, "CLIP head": 0.024,
@@ -75,7 +85,7 @@ def latency(*models: str) -> Report:
     """Models of which each is slower than the one before."""
     found = tuple(t for place, m in enumerate(models) for t in timings(m, 1 + 0.6 * place))
     settings = tuple(
-        Settings(model=m, backend="onnxruntime", precisions={"encoder": "fp32"}, threads=None,
+        RunSettings(model=m, backend="onnxruntime", precisions={"encoder": "fp32"}, threads=None,
                  device=0, cuda_graphs=None, transfers="none", warm_up=2, repeats=40)
         for m in models
     )  # fmt: skip

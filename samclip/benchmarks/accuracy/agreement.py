@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.benchmarks.progress import Track, silent
-from samclip.benchmarks.rows import Row, make_row
+from samclip.benchmarks.records import Row
+from samclip.benchmarks.rows import make_row
 from samclip.benchmarks.scores import PHOTOS
 from samclip.benchmarks.statistics import Estimate, mean
 from samclip.export.precision.gate_tasks import Answers, Questions, answer, ask

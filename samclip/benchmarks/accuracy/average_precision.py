@@ -23,7 +23,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from samclip.benchmarks.data.coco import Categories, CocoObject, CocoPhoto
-from samclip.benchmarks.rows import Row, Unit, make_row
+from samclip.benchmarks.records import Row, Unit
+from samclip.benchmarks.rows import make_row
 from samclip.benchmarks.scores import ALL, LARGEST, MEDIUM, SMALL
 from samclip.benchmarks.statistics import Estimate
 from samclip.runtime.results.coco import RleDict

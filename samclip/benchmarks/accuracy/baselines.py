@@ -20,8 +20,9 @@ from rich.table import Table
 from samclip.benchmarks.accuracy.instances import interior_point, iou
 from samclip.benchmarks.data.coco import CocoObject, CocoPhoto
 from samclip.benchmarks.progress import Track, silent
-from samclip.benchmarks.roofline.measure import Meter
-from samclip.benchmarks.rows import Row, Unit, make_row
+from samclip.benchmarks.records import Row, Unit
+from samclip.benchmarks.roofline.counted import Meter
+from samclip.benchmarks.rows import make_row
 from samclip.benchmarks.scores import (
     ALL,
     BASE,

@@ -10,7 +10,7 @@ from samclip.benchmarks.accuracy.instances import AGAIN, BOX, PROMPTS_AT_ONCE
 from samclip.benchmarks.data.coco import Categories, CocoPhoto
 from samclip.benchmarks.data.detections import DetectedBox, Detections
 from samclip.benchmarks.progress import Track, silent
-from samclip.benchmarks.rows import Row
+from samclip.benchmarks.records import Row
 from samclip.benchmarks.scores import Candidate
 from samclip.runtime.pixels.masks import encode_rle
 from samclip.runtime.results.masks import Masks

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from samclip.benchmarks.accuracy.average_precision import Find, average_precision, precision_rows
 from samclip.benchmarks.data.coco import Categories, CocoObject, CocoPhoto
 from samclip.benchmarks.progress import Track, silent
-from samclip.benchmarks.rows import Row
+from samclip.benchmarks.records import Row
 from samclip.benchmarks.scores import Candidate, Scores, by_size, compare
 from samclip.runtime.pixels.masks import encode_rle
 from samclip.runtime.results.coco import RleDict

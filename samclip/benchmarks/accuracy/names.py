@@ -15,7 +15,7 @@ from samclip.baselines import ImageEncoder, check_margin, cut
 from samclip.benchmarks.data.coco import CocoObject, CocoPhoto
 from samclip.benchmarks.data.image_folder import ClassPhoto
 from samclip.benchmarks.progress import Track, silent
-from samclip.benchmarks.rows import Row
+from samclip.benchmarks.records import Row
 from samclip.benchmarks.scores import PHOTOS, Candidate, Scores, compare, of_objects
 from samclip.runtime.pixels.image import load_image
 from samclip.runtime.scene import Scene

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from samclip.benchmarks.class_names import AskedClasses
 from samclip.benchmarks.data.label_folder import IGNORED, LabelledPhoto
 from samclip.benchmarks.progress import Track, silent
-from samclip.benchmarks.rows import Row, make_row
+from samclip.benchmarks.records import Row
+from samclip.benchmarks.rows import make_row
 from samclip.benchmarks.statistics import class_ious, mean_iou
 from samclip.errors import InputError
 from samclip.runtime.model import Model

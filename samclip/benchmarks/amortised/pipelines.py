@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from samclip.benchmarks.amortised.second_model import SecondModel, classify_whole, name_all
 from samclip.benchmarks.latency.photo_pipeline import Piece, names_for
-from samclip.benchmarks.latency.rounds import Record, Schedule
+from samclip.benchmarks.latency.rounds import RoundLog, Schedule
 from samclip.benchmarks.latency.timed import StageClock
-from samclip.benchmarks.latency.timing import Timing
 from samclip.benchmarks.progress import Track
+from samclip.benchmarks.records import Timing
 from samclip.errors import UntrainedHeadWarning
 from samclip.runtime.model import Model
 from samclip.runtime.pixels.image import load_image
@@ -51,7 +51,7 @@ def measure_ways(
 ) -> list[Timing]:
     """Time rounds of photos, every way in turn, the order turned round each time."""
     clock = StageClock()
-    records = {way: Record() for way in (MERGED, WHOLE, DENSE)}
+    records = {way: RoundLog() for way in (MERGED, WHOLE, DENSE)}
     names = models.merged.vocabulary(names_for(models.merged))
     for number in track(range(schedule.warm_up + schedule.repeats), "rounds"):
         kept = number - schedule.warm_up

@@ -30,7 +30,7 @@ from samclip.benchmarks.cli.session import Session, Setup, open_session
 from samclip.benchmarks.data.coco import CocoFolder, read_coco
 from samclip.benchmarks.data.detections import read_detections
 from samclip.benchmarks.data.image_folder import keep_only, read_image_folder, spread
-from samclip.benchmarks.report import Data
+from samclip.benchmarks.records import Data
 from samclip.benchmarks.scores import Candidate
 from samclip.cli import options as shared
 from samclip.cli.terminal import err, say

@@ -13,7 +13,7 @@ from samclip.benchmarks.accuracy.agreement import PROTOCOL, Side, evaluate_agree
 from samclip.benchmarks.cli import options
 from samclip.benchmarks.cli.session import Setup, open_session
 from samclip.benchmarks.data.image_folder import spread
-from samclip.benchmarks.report import Data
+from samclip.benchmarks.records import Data
 from samclip.benchmarks.scores import Candidate
 from samclip.cli import options as shared
 from samclip.cli.arguments import find_images, read_names

@@ -23,8 +23,8 @@ from samclip.benchmarks.cli import options
 from samclip.benchmarks.cli.session import Session, Setup, open_session
 from samclip.benchmarks.data.coco import read_coco
 from samclip.benchmarks.data.image_folder import spread
-from samclip.benchmarks.report import Data
-from samclip.benchmarks.roofline.measure import Counted, Meter, Works
+from samclip.benchmarks.records import Data
+from samclip.benchmarks.roofline.counted import Counted, Meter, Works
 from samclip.cli import options as shared
 from samclip.errors import InputError
 from samclip.runtime.model import Model

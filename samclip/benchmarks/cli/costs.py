@@ -13,26 +13,21 @@ from typing import Annotated
 import typer
 
 from samclip.benchmarks.amortised.clip_vision import CONFIGS, Architecture
-from samclip.benchmarks.amortised.figures import PROTOCOL, count_ways, make_rows, show_amortised
+from samclip.benchmarks.amortised.comparison import PROTOCOL, count_ways, make_rows, show_amortised
 from samclip.benchmarks.amortised.pipelines import Models, measure_ways
 from samclip.benchmarks.amortised.second_model import SecondModel, open_second
 from samclip.benchmarks.cli import options
 from samclip.benchmarks.cli.session import Session, Setup, open_session
 from samclip.benchmarks.latency.contenders import Variant, combine, describe_conditions, name_all
 from samclip.benchmarks.latency.rounds import ORDER, Schedule
-from samclip.benchmarks.report import Data, Measurements, Subject, describe_bundle
-from samclip.benchmarks.roofline.figures import PROTOCOL as ROOFLINE_PROTOCOL
-from samclip.benchmarks.roofline.figures import make_rows as make_roofline_rows
-from samclip.benchmarks.roofline.figures import show_roofline
+from samclip.benchmarks.records import Data, Measurements, Roofline, Subject
+from samclip.benchmarks.report import describe_bundle
+from samclip.benchmarks.roofline.counted import Counted, describe_graphs, open_counted, time_graphs
+from samclip.benchmarks.roofline.efficiency import PROTOCOL as ROOFLINE_PROTOCOL
+from samclip.benchmarks.roofline.efficiency import make_rows as make_roofline_rows
+from samclip.benchmarks.roofline.efficiency import show_roofline
 from samclip.benchmarks.roofline.jetson import NOTE, estimate
-from samclip.benchmarks.roofline.measure import (
-    Counted,
-    describe_graphs,
-    open_counted,
-    time_graphs,
-)
 from samclip.benchmarks.roofline.rates import measure_rates
-from samclip.benchmarks.roofline.records import Roofline
 from samclip.cli import options as shared
 from samclip.cli.terminal import out, say
 from samclip.engines.base import EngineOptions

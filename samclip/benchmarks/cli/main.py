@@ -11,7 +11,6 @@ from samclip.benchmarks.cli import (
     agreement,
     baselines,
     costs,
-    peers,
     reports,
     semantic,
     speed,
@@ -71,7 +70,6 @@ app.command(epilog=speed.LATENCY_EXAMPLES)(speed.latency)
 app.command(epilog=speed.MEMORY_EXAMPLES)(speed.memory)
 app.command(epilog=costs.AMORTISED_EXAMPLES)(costs.amortised)
 app.command(epilog=reports.COMPARE_EXAMPLES)(reports.compare)
-app.command(epilog=peers.EXAMPLES)(peers.peers)
 app.command(epilog=costs.ROOFLINE_EXAMPLES)(costs.roofline)
 app.command(epilog=reports.REPORT_EXAMPLES)(reports.report)
 

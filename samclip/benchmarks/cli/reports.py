@@ -21,7 +21,7 @@ from samclip.benchmarks.compare import (
     show_pairs,
 )
 from samclip.benchmarks.html.page import render
-from samclip.benchmarks.html.sources import Sources
+from samclip.benchmarks.html.reports import NamedReports
 from samclip.benchmarks.report import check_writable, read_report, write_whole
 from samclip.cli import options as shared
 from samclip.cli.exits import report_errors
@@ -58,7 +58,7 @@ def report(
     """
     with report_errors(debug):
         target = check_writable(output)
-        write_whole(target, render(Sources.read(reports)).encode("utf-8"))
+        write_whole(target, render(NamedReports.read(reports)).encode("utf-8"))
         say(err, f"written: {target}")
 
 

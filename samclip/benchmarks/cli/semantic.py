@@ -14,7 +14,7 @@ from samclip.benchmarks.cli import options
 from samclip.benchmarks.cli.session import Setup, open_session
 from samclip.benchmarks.data.image_folder import spread
 from samclip.benchmarks.data.label_folder import LabelFolder, read_label_folder
-from samclip.benchmarks.report import Data
+from samclip.benchmarks.records import Data
 from samclip.benchmarks.scores import Candidate
 from samclip.cli import options as shared
 from samclip.errors import InputError

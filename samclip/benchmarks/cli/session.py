@@ -16,18 +16,11 @@ from rich.table import Table
 import samclip
 from samclip.benchmarks.latency.contenders import Variant
 from samclip.benchmarks.progress import ConsoleTrack
-from samclip.benchmarks.report import (
-    Data,
-    Measurements,
-    Report,
-    Subject,
-    check_writable,
-    describe_bundle,
-    make_report,
-)
+from samclip.benchmarks.records import Data, Measurements, Report, Row, Subject
+from samclip.benchmarks.report import check_writable, describe_bundle, make_report
 from samclip.benchmarks.report import write_report as write
-from samclip.benchmarks.roofline.measure import Counted, open_counted
-from samclip.benchmarks.rows import Row, show_rows
+from samclip.benchmarks.roofline.counted import Counted, open_counted
+from samclip.benchmarks.rows import show_rows
 from samclip.benchmarks.scores import Candidate
 from samclip.benchmarks.teacher_settings import parse_teacher
 from samclip.cli.exits import report_errors

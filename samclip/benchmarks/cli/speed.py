@@ -25,7 +25,6 @@ from samclip.benchmarks.latency.contenders import (
 from samclip.benchmarks.latency.energy import PROTOCOL as ENERGY_PROTOCOL
 from samclip.benchmarks.latency.energy import describe_energy, energy_row, measure_energy
 from samclip.benchmarks.latency.photo_pipeline import Workload
-from samclip.benchmarks.latency.processes import measure_processes
 from samclip.benchmarks.latency.results import PROTOCOL, make_rows, show_timings, warn_of_noise
 from samclip.benchmarks.latency.rounds import (
     FEWEST,
@@ -34,6 +33,7 @@ from samclip.benchmarks.latency.rounds import (
     measure_cold,
     measure_warm,
 )
+from samclip.benchmarks.latency.startup import measure_processes
 from samclip.benchmarks.latency.throughput import PROTOCOL as THROUGHPUT_PROTOCOL
 from samclip.benchmarks.latency.throughput import (
     load_streaming,
@@ -41,11 +41,11 @@ from samclip.benchmarks.latency.throughput import (
     measure_transfers,
     throughput_rows,
 )
-from samclip.benchmarks.latency.timing import Timing
-from samclip.benchmarks.memory.processes import Plan, measure_memory
-from samclip.benchmarks.memory.tables import PROTOCOL as MEMORY_PROTOCOL
-from samclip.benchmarks.memory.tables import make_memory_rows, show_memory
-from samclip.benchmarks.report import Data, Measurements, describe_bundle
+from samclip.benchmarks.memory.stages import Plan, measure_memory
+from samclip.benchmarks.memory.usage import PROTOCOL as MEMORY_PROTOCOL
+from samclip.benchmarks.memory.usage import make_memory_rows, show_memory
+from samclip.benchmarks.records import Data, Measurements, Timing
+from samclip.benchmarks.report import describe_bundle
 from samclip.cli import options as shared
 from samclip.cli.terminal import err, out, say
 from samclip.errors import BackendUnavailableError

@@ -29,31 +29,23 @@ from samclip.benchmarks.html.elements import (
 )
 from samclip.benchmarks.html.elements import SECONDS as IN_SECONDS
 from samclip.benchmarks.html.plots import Series, bars
-from samclip.benchmarks.html.sources import Source, Sources
-from samclip.benchmarks.report import Report
-from samclip.benchmarks.roofline.figures import KINDS
-from samclip.benchmarks.roofline.records import (
-    DeviceEstimate,
-    GraphRoofline,
-    Rate,
-    Roofline,
-    traffic_seconds,
-)
-from samclip.benchmarks.rows import Row
+from samclip.benchmarks.html.reports import NamedReport, NamedReports
+from samclip.benchmarks.records import DeviceEstimate, GraphRoofline, Rate, Report, Roofline, Row
+from samclip.benchmarks.roofline.efficiency import KINDS, traffic_seconds
 
 AMORTISED = "amortised"
 SECONDS, MACS, PARAMETERS = "seconds", "multiply-accumulates", "vision parameters"
 Cells = dict[tuple[str, str, str], Row]  # by measure, way and subset
 
 
-def amortised_section(sources: Sources) -> Iterator[Element]:
+def amortised_section(sources: NamedReports) -> Iterator[Element]:
     """Give the section, nothing where no report is of that benchmark."""
     for source in sources.all:
         if source.report.benchmark == AMORTISED and source.report.rows:
             yield from _amortised_part(source)
 
 
-def _amortised_part(source: Source) -> Iterator[Element]:
+def _amortised_part(source: NamedReport) -> Iterator[Element]:
     rows = [row for row in source.report.rows if row.unit in {"seconds", "count"}]
     cells = {(row.measure, row.model, row.subset): row for row in rows}
     ways = list(dict.fromkeys(row.model for row in rows if row.measure == SECONDS))
@@ -108,7 +100,7 @@ WORK = ["graph", "model", "GMAC", "in INT8", "parameters", "weights", "moved", "
 REACH = ["GFLOP/s", "reached", "best run", "if memory alone"]
 
 
-def roofline_section(sources: Sources) -> Iterator[Element]:
+def roofline_section(sources: NamedReports) -> Iterator[Element]:
     """Give the section, nothing where there is no roofline."""
     for source in sources.all:
         found = source.report.roofline
@@ -214,7 +206,7 @@ def _estimate(entry: DeviceEstimate) -> Element:
 BASELINES = "accuracy baselines"
 
 
-def baselines_section(sources: Sources) -> Iterator[Element]:
+def baselines_section(sources: NamedReports) -> Iterator[Element]:
     """Give the section, nothing where no report is of that benchmark."""
     for source in sources.all:
         if source.report.benchmark == BASELINES:
@@ -233,7 +225,7 @@ def _baselines_part(report: Report) -> Iterator[Element]:
         yield table(list(comparison.head), lines)
 
 
-def peers_section(sources: Sources) -> Iterator[Element]:
+def peers_section(sources: NamedReports) -> Iterator[Element]:
     """Give the section, nothing where there were no peers."""
     peers = [peer for source in sources.all for peer in source.report.peers]
     if not peers:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element, tostring
 
-from samclip.benchmarks.rows import Row, Unit
+from samclip.benchmarks.records import Row, Unit
 
 Child = Element | str | None
 CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # a browser may not be given them

@@ -20,7 +20,7 @@ from samclip.benchmarks.html.cost_sections import (
 )
 from samclip.benchmarks.html.elements import STYLE, el, mebibytes, of_row, percent, seconds, to_html
 from samclip.benchmarks.html.provenance_section import provenance_section
-from samclip.benchmarks.html.sources import Sources
+from samclip.benchmarks.html.reports import NamedReports
 from samclip.benchmarks.html.speed_sections import (
     energy_section,
     latency_section,
@@ -29,15 +29,14 @@ from samclip.benchmarks.html.speed_sections import (
 )
 from samclip.benchmarks.html.tradeoff_section import rows_section, tradeoff_section
 from samclip.benchmarks.latency.results import warn_of_noise
-from samclip.benchmarks.latency.timing import Timing
-from samclip.benchmarks.report import Report
+from samclip.benchmarks.records import Report, Timing
 from samclip.version import __version__
 
 TILES = 6
 Tile = tuple[str, str, str]  # a figure, what it is, of whom
 
 
-def headline(sources: Sources) -> Iterator[Element]:
+def headline(sources: NamedReports) -> Iterator[Element]:
     """Give the sentence and the tiles."""
     yield el("p", " ".join(_sentences(sources)), class_="lead")
     tiles = [
@@ -48,7 +47,7 @@ def headline(sources: Sources) -> Iterator[Element]:
         yield el("div", *tiles[:TILES], class_="tiles")
 
 
-def _sentences(sources: Sources) -> Iterator[str]:
+def _sentences(sources: NamedReports) -> Iterator[str]:
     """Say what the first report's first model does, and where."""
     first = sources.all[0].report
     where = f"on {first.machine.jetson or first.machine.cpu}, {first.machine.usable_cores} cores"
@@ -72,11 +71,11 @@ def _way(timing: Timing) -> str:
     return timing.name if " to " in timing.name else f"start to end of '{timing.name}'"
 
 
-def _pipelines(sources: Sources) -> list[tuple[str, Timing]]:
+def _pipelines(sources: NamedReports) -> list[tuple[str, Timing]]:
     return [(name, t) for name, t in sources.timings("warm") if t.kind == "pipeline"]
 
 
-def _tiles(sources: Sources) -> Iterator[Tile]:
+def _tiles(sources: NamedReports) -> Iterator[Tile]:
     yield from _speed(sources)
     uses = list(sources.memory())
     if uses:
@@ -94,7 +93,7 @@ def _tiles(sources: Sources) -> Iterator[Tile]:
             yield of_row(row), f"{row.measure}, {row.subset}", row.model
 
 
-def _speed(sources: Sources) -> Iterator[Tile]:
+def _speed(sources: NamedReports) -> Iterator[Tile]:
     pipelines = _pipelines(sources)
     if not pipelines:
         return
@@ -107,7 +106,7 @@ def _speed(sources: Sources) -> Iterator[Tile]:
         yield seconds(median(stages[0].samples)), "of that the encoder", model
 
 
-def caveats(sources: Sources) -> Iterator[str]:
+def caveats(sources: NamedReports) -> Iterator[str]:
     """List doubts: noise, a busy machine, clocks that move, reports of different machines."""
     for source in sources.all:
         for line in (*warn_of_noise(source.report.timings), *_moving(source.report)):
@@ -124,7 +123,7 @@ def _moving(report: Report) -> Iterator[str]:
         yield "clocks could move while it was measured."
 
 
-def _busy(sources: Sources) -> Iterator[str]:
+def _busy(sources: NamedReports) -> Iterator[str]:
     """Name the reports at whose end more processes wanted a core than there are."""
     found = {
         source.name: source.report.threads.load[0]
@@ -167,7 +166,7 @@ SECTIONS = (
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
-def render(sources: Sources) -> str:
+def render(sources: NamedReports) -> str:
     """Write the page of one report or several; nothing in it is loaded from elsewhere."""
     title = _title(sources)
     head = el(
@@ -184,7 +183,7 @@ def render(sources: Sources) -> str:
     return to_html(el("html", head, body, lang="en"))
 
 
-def _body(sources: Sources) -> Iterator[Element]:
+def _body(sources: NamedReports) -> Iterator[Element]:
     yield from headline(sources)
     for line in caveats(sources):
         yield el("p", line, class_="note")
@@ -192,7 +191,7 @@ def _body(sources: Sources) -> Iterator[Element]:
         yield from section(sources)
 
 
-def _title(sources: Sources) -> str:
+def _title(sources: NamedReports) -> str:
     """Name what was measured and how: "samclip-tiny: latency and memory"."""
     models = list(dict.fromkeys(s.name for source in sources.all for s in source.report.subjects))
     kinds = list(dict.fromkeys(source.report.benchmark for source in sources.all))
@@ -204,7 +203,7 @@ def _joined(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-def _byline(sources: Sources) -> str:
+def _byline(sources: NamedReports) -> str:
     days = sorted({_day(source.report.date) for source in sources.all})
     versions = sorted({source.report.samclip for source in sources.all})
     span = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"

@@ -6,20 +6,20 @@ from collections.abc import Iterator
 from xml.etree.ElementTree import Element
 
 from samclip.benchmarks.html.elements import NONE, Child, digits, el, table
-from samclip.benchmarks.html.sources import Source, Sources
-from samclip.benchmarks.report import Report
+from samclip.benchmarks.html.reports import NamedReport, NamedReports
+from samclip.benchmarks.records import Report
 
 GIB = 2**30
 
 
-def provenance_section(sources: Sources) -> Iterator[Element]:
+def provenance_section(sources: NamedReports) -> Iterator[Element]:
     """Give machine, versions, settings, command and definitions of each report."""
     yield el("h2", "How it was measured", id="how")
     for source in sources.all:
         yield from _one(source)
 
 
-def _one(source: Source) -> Iterator[Element]:
+def _one(source: NamedReport) -> Iterator[Element]:
     report = source.report
     yield el("h3", f"{report.benchmark} ({source.name})")
     yield el("pre", el("code", report.command))

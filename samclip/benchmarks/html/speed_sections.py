@@ -29,8 +29,9 @@ from samclip.benchmarks.html.elements import (
     table,
 )
 from samclip.benchmarks.html.plots import Series, bars, dots
-from samclip.benchmarks.html.sources import Sources
-from samclip.benchmarks.latency.timing import State, Timing, summary_of
+from samclip.benchmarks.html.reports import NamedReports
+from samclip.benchmarks.latency.summary import summary_of
+from samclip.benchmarks.records import State, Timing
 
 FIGURES = ["n", "min", "mean", "median", "p90", "p95", "p99", "max", "CV", "throughput"]
 ORDER = ("pipeline", "process", "task", "stage")
@@ -38,7 +39,7 @@ Named = list[tuple[str, Timing]]
 Groups = dict[tuple[str, str], Named]
 
 
-def latency_section(sources: Sources) -> Iterator[Element]:
+def latency_section(sources: NamedReports) -> Iterator[Element]:
     """Give the section, nothing where nothing was timed."""
     warm, cold = (_by_name(sources, state) for state in ("warm", "cold"))
     if not warm and not cold:
@@ -61,7 +62,7 @@ def latency_section(sources: Sources) -> Iterator[Element]:
             yield el("details", title, _figures(found))
 
 
-def _by_name(sources: Sources, state: State) -> Groups:
+def _by_name(sources: NamedReports, state: State) -> Groups:
     """Group what is no part of anything by kind and name, pipelines first."""
     found: Groups = {}
     timings = [pair for pair in sources.timings(state) if pair[1].part_of is None]
@@ -102,7 +103,7 @@ STATES: tuple[State, ...] = ("warm", "cold")
 Stages = dict[str, float]  # mean seconds
 
 
-def stage_section(sources: Sources) -> Iterator[Element]:
+def stage_section(sources: NamedReports) -> Iterator[Element]:
     """Give the section, nothing where nothing was timed in stages."""
     found = [
         (model, timing, stages)
@@ -126,7 +127,7 @@ def stage_section(sources: Sources) -> Iterator[Element]:
             yield _stage_figure(title, [entry for entry in of_state if entry[1].name == name])
 
 
-def _stages(sources: Sources, model: str, whole: Timing) -> Stages:
+def _stages(sources: NamedReports, model: str, whole: Timing) -> Stages:
     """Give the mean of each stage, the largest first, and of what is left of the whole."""
     parts = {
         timing.name: fmean(timing.samples)
@@ -184,7 +185,7 @@ def _colour(stage: str, place: int) -> str:
     return REST if stage in {OTHER, UNEXPLAINED} else colour(place)
 
 
-def energy_section(sources: Sources) -> Iterator[Element]:
+def energy_section(sources: NamedReports) -> Iterator[Element]:
     """Give the section, nothing where energy was not asked for."""
     found = [entry for source in sources.all for entry in source.report.energy]
     if not found:
@@ -203,7 +204,7 @@ def energy_section(sources: Sources) -> Iterator[Element]:
     yield table(["what", "model", "sensor", "a run", "runs"], rows, left=3)
 
 
-def memory_section(sources: Sources) -> Iterator[Element]:
+def memory_section(sources: NamedReports) -> Iterator[Element]:
     """Give the section, nothing where no memory was measured."""
     found = list(sources.memory())
     if not found:

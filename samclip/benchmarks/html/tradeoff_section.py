@@ -11,9 +11,8 @@ from xml.etree.ElementTree import Element
 
 from samclip.benchmarks.html.elements import NONE, SECONDS, Child, el, interval, of_row, table
 from samclip.benchmarks.html.plots import Point, scatter
-from samclip.benchmarks.html.sources import Source, Sources
-from samclip.benchmarks.report import Report, Subject
-from samclip.benchmarks.rows import Row
+from samclip.benchmarks.html.reports import NamedReport, NamedReports
+from samclip.benchmarks.records import Report, Row, Subject
 
 MOST = 6  # plots
 Key = tuple[str, str, str]  # measure, subset, and what was timed
@@ -21,7 +20,7 @@ Groups = dict[Key, list[Point]]
 Times = Mapping[str, Sequence[tuple[float, str]]]  # seconds by model, and of what
 
 
-def tradeoff_section(sources: Sources) -> Iterator[Element]:
+def tradeoff_section(sources: NamedReports) -> Iterator[Element]:
     """Give the section, nothing where no model has both a time and an accuracy."""
     groups = _groups(sources)
     if not groups:
@@ -40,7 +39,7 @@ def tradeoff_section(sources: Sources) -> Iterator[Element]:
         yield el("p", f"{len(groups) - len(shown)} more are in the tables.", class_="soft")
 
 
-def _groups(sources: Sources) -> Groups:
+def _groups(sources: NamedReports) -> Groups:
     """Gather points by measure, subset and what was timed, over all reports."""
     groups: Groups = {}
     for source in sources.all:
@@ -75,7 +74,7 @@ def _figure(key: Key, points: list[Point]) -> Element:
     return el("figure", title, scatter(points, SECONDS, label), el("figcaption", label))
 
 
-def _own_times(source: Source) -> Times:
+def _own_times(source: NamedReport) -> Times:
     """Take the seconds that the report of accuracy itself has, as `accuracy baselines` does."""
     found: dict[str, list[tuple[float, str]]] = {}
     for row in source.report.rows:
@@ -84,7 +83,7 @@ def _own_times(source: Source) -> Times:
     return found
 
 
-def _times_elsewhere(source: Source, sources: Sources) -> Times:
+def _times_elsewhere(source: NamedReport, sources: NamedReports) -> Times:
     """Take the median of the first pipeline of the same bundle in a report of latency."""
     found: dict[str, list[tuple[float, str]]] = {}
     for subject in source.report.subjects:
@@ -106,7 +105,9 @@ def _same(one: Subject, other: Subject) -> bool:
     )
 
 
-def _first_pipeline(source: Source, model: str, name: str) -> dict[str, list[tuple[float, str]]]:
+def _first_pipeline(
+    source: NamedReport, model: str, name: str
+) -> dict[str, list[tuple[float, str]]]:
     for timing in source.report.timings:
         if timing.model == model and timing.kind == "pipeline" and timing.state == "warm":
             return {name: [(median(timing.samples), timing.name)]}
@@ -116,7 +117,7 @@ def _first_pipeline(source: Source, model: str, name: str) -> dict[str, list[tup
 HEAD = ["what", "model", "value", "95 % interval", "n", "photos"]
 
 
-def rows_section(sources: Sources) -> Iterator[Element]:
+def rows_section(sources: NamedReports) -> Iterator[Element]:
     """Give a table of each report's rows; what is plotted, and detail, is folded away."""
     for place, source in enumerate(sources.all):
         shown, folded = _parted(source.report)

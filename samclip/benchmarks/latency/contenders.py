@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 
 from samclip.benchmarks.latency.timed import StageClock, TimedBackend
-from samclip.benchmarks.latency.timing import ClockRange, Conditions, Settings, Timing
+from samclip.benchmarks.records import ClockRange, Conditions, RunSettings, Timing
 from samclip.engines.base import EngineOptions
 from samclip.engines.machine.files import MachineFiles
 from samclip.engines.machine.jetson_power import CPU_CLOCKS, Clock, read_power
@@ -112,12 +112,12 @@ def describe_conditions(order: str, files: MachineFiles | None = None) -> Condit
     return Conditions(power_mode=mode, clocks=clocks, clocks_pinned=power.pinned, order=order)
 
 
-def describe_settings(contender: Contender, warm_up: int, timings: list[Timing]) -> Settings:
+def describe_settings(contender: Contender, warm_up: int, timings: list[Timing]) -> RunSettings:
     """Say how a model was run; how often is counted in its warm timings."""
     options = EngineOptions(threads=contender.variant.threads)
     name, backend = contender.name, contender.backend
     kept = [len(t.samples) for t in timings if t.model == name and t.state == "warm"]
-    return Settings(
+    return RunSettings(
         model=name,
         backend=backend.name,
         precisions=dict(backend.precisions),

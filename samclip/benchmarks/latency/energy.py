@@ -15,10 +15,9 @@ from typing import Any, Protocol
 
 from samclip.benchmarks.latency.contenders import Contender
 from samclip.benchmarks.latency.photo_pipeline import ALL_STEPS, Walk, Workload, way_of
-from samclip.benchmarks.latency.timing import Energy
 from samclip.benchmarks.nvml import open_nvml
 from samclip.benchmarks.progress import Track
-from samclip.benchmarks.rows import Row
+from samclip.benchmarks.records import Energy, Row
 from samclip.engines.machine.device import jetson_model
 from samclip.engines.machine.files import MachineFiles
 from samclip.errors import CapabilityError

@@ -15,8 +15,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from samclip.benchmarks.latency.photo_pipeline import ALL_STEPS, THREE_TASKS
-from samclip.benchmarks.latency.timing import MAX_VARIATION, State, Summary, Timing, summary_of
-from samclip.benchmarks.rows import Row, make_row
+from samclip.benchmarks.latency.summary import MAX_VARIATION, Summary, summary_of
+from samclip.benchmarks.records import Row, State, Timing
+from samclip.benchmarks.rows import make_row
 from samclip.benchmarks.statistics import Estimate, median
 from samclip.cli.tables import make_table
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from samclip.benchmarks.latency.contenders import Contender, open_variant
 from samclip.benchmarks.latency.photo_pipeline import Piece, Walk, Workload
-from samclip.benchmarks.latency.timing import State, Timing
 from samclip.benchmarks.progress import Track
+from samclip.benchmarks.records import State, Timing
 
 ORDER = "in turn, photo by photo; the order of the models is turned round after each photo"
 LOAD = "load bundle, engine of the encoder"
@@ -40,7 +40,7 @@ class Schedule:
 
 
 @dataclass
-class Record:
+class RoundLog:
     """The pieces of every round of one model, in order."""
 
     rounds: list[tuple[Piece, ...]] = field(default_factory=list)
@@ -78,7 +78,7 @@ def measure_cold(
 
     The process is not new, and the bundle's files are likely in the system's cache.
     """
-    records = [Record() for _ in contenders]
+    records = [RoundLog() for _ in contenders]
     for number in track(range(schedule.cold), "fresh models"):
         for place in _turn(len(contenders), number):
             folder = cache / f"cold-{number}-{place}"
@@ -98,7 +98,7 @@ def measure_warm(
     walks = [Walk(contender, workload) for contender in contenders]
     for walk in walks:
         walk.prepare()
-    records = [Record() for _ in contenders]
+    records = [RoundLog() for _ in contenders]
     start = time.monotonic()
     for number in track(range(schedule.warm_up + schedule.repeats), "rounds"):
         kept = number - schedule.warm_up
@@ -127,7 +127,7 @@ def _turn(count: int, number: int) -> Sequence[int]:
 
 
 def _timings(
-    contenders: Sequence[Contender], records: Sequence[Record], state: State, photos: int
+    contenders: Sequence[Contender], records: Sequence[RoundLog], state: State, photos: int
 ) -> list[Timing]:
     return [
         timing

@@ -19,9 +19,9 @@ import samclip
 from samclip.benchmarks.latency.contenders import Contender
 from samclip.benchmarks.latency.photo_pipeline import names_for, without_untrained_warning
 from samclip.benchmarks.latency.results import paired_ratio
-from samclip.benchmarks.latency.timing import Timing
 from samclip.benchmarks.progress import Track
-from samclip.benchmarks.rows import Row, make_row
+from samclip.benchmarks.records import Row, Timing
+from samclip.benchmarks.rows import make_row
 from samclip.engines.cuda.device import open_device
 from samclip.engines.cuda.driver import CudaDevice, HostArray
 from samclip.engines.cuda.memory import DeviceMemory

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.benchmarks.progress import Track
+from samclip.benchmarks.records import Arithmetic, Rate
 from samclip.benchmarks.roofline.read_graph import import_onnx
-from samclip.benchmarks.roofline.records import Arithmetic, Rate
 from samclip.engines.base import Backend, EngineOptions, GraphSource
 
 OPSET = 20  # every backend reads it

@@ -11,7 +11,7 @@ from fakes import NAMES, FakeBackend, FakeBundle, FakeEngine, HostTensor, fake_m
 from made_data import save, stripes
 
 from samclip.benchmarks.accuracy.agreement import Side, evaluate_agreement
-from samclip.benchmarks.rows import Row
+from samclip.benchmarks.records import Row
 from samclip.engines.base import Engine, EngineOptions, GraphSource
 from samclip.runtime.model import Model
 

@@ -20,7 +20,7 @@ from samclip.benchmarks.accuracy.baselines import (
     show_comparison,
 )
 from samclip.benchmarks.data.coco import CocoFolder, read_coco
-from samclip.benchmarks.rows import Row
+from samclip.benchmarks.records import Row
 from samclip.runtime.text.vocabulary import mark_seen
 
 Found = dict[tuple[str, str, str], Row]

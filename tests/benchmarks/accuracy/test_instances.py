@@ -17,7 +17,7 @@ from samclip.benchmarks.accuracy.instances import (
     iou,
 )
 from samclip.benchmarks.data.coco import Categories, CocoPhoto, read_coco
-from samclip.benchmarks.rows import Row
+from samclip.benchmarks.records import Row
 from samclip.benchmarks.scores import Candidate
 from samclip.runtime.model import Model
 

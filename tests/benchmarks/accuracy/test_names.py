@@ -11,7 +11,7 @@ from samclip.baselines import BundleEncoder
 from samclip.benchmarks.accuracy import names
 from samclip.benchmarks.accuracy.names import evaluate_names
 from samclip.benchmarks.data.coco import CocoPhoto, read_coco
-from samclip.benchmarks.rows import Row
+from samclip.benchmarks.records import Row
 from samclip.benchmarks.scores import Candidate
 from samclip.errors import InputError
 

@@ -10,7 +10,7 @@ from made_data import NAMES, stripes, write_camvid
 from samclip.benchmarks.accuracy.semantic import Labeller, Part, evaluate_semantic, tally
 from samclip.benchmarks.class_names import AskedClasses, ask_classes
 from samclip.benchmarks.data.label_folder import IGNORED, LabelFolder, read_label_folder
-from samclip.benchmarks.rows import Row
+from samclip.benchmarks.records import Row
 from samclip.errors import InputError
 from samclip.runtime.model import Model
 

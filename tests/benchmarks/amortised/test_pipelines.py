@@ -8,7 +8,7 @@ from fakes import fake_model
 
 from samclip.benchmarks.amortised import pipelines as ways
 from samclip.benchmarks.amortised.clip_vision import ClipVisionConfig
-from samclip.benchmarks.amortised.figures import Cost, cost_of, make_rows, show_amortised
+from samclip.benchmarks.amortised.comparison import Cost, cost_of, make_rows, show_amortised
 from samclip.benchmarks.amortised.pipelines import (
     DENSE,
     MERGED,
@@ -20,8 +20,8 @@ from samclip.benchmarks.amortised.pipelines import (
 )
 from samclip.benchmarks.amortised.second_model import open_second
 from samclip.benchmarks.latency.rounds import Schedule
-from samclip.benchmarks.latency.timing import Timing
 from samclip.benchmarks.progress import silent
+from samclip.benchmarks.records import Timing
 from samclip.benchmarks.roofline.count import Work
 from samclip.engines.base import EngineOptions
 from samclip.engines.registry import get_backend

@@ -11,8 +11,8 @@ from fakes import FakeBackend, FakeBundle, fake_manifest
 
 from samclip.benchmarks.latency.contenders import Variant
 from samclip.benchmarks.latency.photo_pipeline import ALL_STEPS
+from samclip.benchmarks.latency.summary import summary_of
 from samclip.benchmarks.latency.timed import StageClock, TimedBackend
-from samclip.benchmarks.latency.timing import summary_of
 from samclip.benchmarks.report import read_report
 from samclip.engines.base import EngineOptions
 from samclip.runtime.model import Model

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from timed_fakes import timed_model
 
-from samclip.benchmarks.memory import processes
-from samclip.benchmarks.memory.processes import REGIONS, STAGES, Found
+from samclip.benchmarks.memory import stages
+from samclip.benchmarks.memory.stages import REGIONS, STAGES, Found
 from samclip.benchmarks.report import read_report
 
 Bench = Callable[..., Any]
@@ -25,9 +25,9 @@ def fakes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         "samclip.benchmarks.cli.speed.open_variant", lambda *_: timed_model(path=tmp_path)
     )
     monkeypatch.setattr(
-        processes, "run_child", lambda *_: Found(next(peaks) * MIB, None, "no NVIDIA GPU here")
+        stages, "run_child", lambda *_: Found(next(peaks) * MIB, None, "no NVIDIA GPU here")
     )
-    monkeypatch.setattr(processes, "bytes_read", lambda *_: 5 * MIB)
+    monkeypatch.setattr(stages, "bytes_read", lambda *_: 5 * MIB)
 
 
 def test_memory_of_every_stage_is_shown_and_written(

@@ -14,11 +14,9 @@ import pytest
 from made_reports import STAGES, WHOLE, accuracy, latency, memory, report, roofline
 
 from samclip.benchmarks.html.page import render
-from samclip.benchmarks.html.sources import Source, Sources
-from samclip.benchmarks.latency.timing import Energy
-from samclip.benchmarks.peers.records import PeerRecord
-from samclip.benchmarks.report import Report, write_report
-from samclip.benchmarks.rows import Row
+from samclip.benchmarks.html.reports import NamedReport, NamedReports
+from samclip.benchmarks.records import Energy, Participant, Report, Row
+from samclip.benchmarks.report import write_report
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 HOSTILE = '<script>alert("x")</script>" onload="alert(1) \x07&amp;'
@@ -59,8 +57,8 @@ class Page(HTMLParser):
 
 
 def page(*reports: Report) -> Page:
-    named = (Source(f"r{place}", one) for place, one in enumerate(reports))
-    return Page(render(Sources(tuple(named))))
+    named = (NamedReport(f"r{place}", one) for place, one in enumerate(reports))
+    return Page(render(NamedReports(tuple(named))))
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +205,7 @@ def test_the_amortised_table() -> None:
 
 
 def test_peers_and_energy_that_are_not_known_say_why() -> None:
-    peers = (PeerRecord(name="a peer", what="an export", image_size=1024, reason="no wheel"),)
+    peers = (Participant(name="a peer", what="an export", image_size=1024, reason="no wheel"),)
     energy = (Energy(model="tiny", name="encode", joules=None, runs=0, seconds=0, reason="none"),)
     cells = page(report("peers", "tiny", peers=peers, energy=energy)).said("td")
     assert {"no wheel", "1024 px", "none"} <= set(cells)
@@ -230,5 +228,5 @@ def test_what_is_no_report_is_refused(tmp_path: Path, bench: Any) -> None:
     path.write_text("{}")
     result = bench("report", path, "-o", tmp_path / "page.html")
     assert result.exit_code == 2
-    assert "is no report of samclip-bench" in result.stderr
+    assert "is not a report of samclip-bench" in result.stderr
     assert not (tmp_path / "page.html").exists()

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from samclip.benchmarks.latency.photo_pipeline import ALL_STEPS, THREE_TASKS
 from samclip.benchmarks.latency.results import make_rows, show_timings, warn_of_noise
-from samclip.benchmarks.latency.timing import Timing
+from samclip.benchmarks.records import Timing
 
 
 def timing(model: str, name: str, *samples: float, part_of: str | None = None) -> Timing:

@@ -22,15 +22,10 @@ from samclip.benchmarks.latency.contenders import Variant
 from samclip.benchmarks.latency.photo_pipeline import NAMES, names_for
 from samclip.benchmarks.latency.timed import StageClock, TimedBackend, TimedEngine
 from samclip.benchmarks.progress import Track
+from samclip.benchmarks.records import GraphRoofline, OperatorShare, Rate
 from samclip.benchmarks.roofline.count import Work, count
+from samclip.benchmarks.roofline.efficiency import ideal_seconds, reached
 from samclip.benchmarks.roofline.read_graph import read_graph
-from samclip.benchmarks.roofline.records import (
-    GraphRoofline,
-    OperatorShare,
-    Rate,
-    ideal_seconds,
-    reached,
-)
 from samclip.engines.base import Engine, EngineOptions, GraphSource, Tensor
 from samclip.engines.registry import AUTO, Choice, decide
 from samclip.errors import UntrainedHeadWarning

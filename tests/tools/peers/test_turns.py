@@ -10,16 +10,16 @@ from fake_peers import BROKEN_LOAD, BROKEN_RUN, SOUND, TASKS, fake_contender
 from samclip.benchmarks.latency.photo_pipeline import ALL_STEPS, THREE_TASKS
 from samclip.benchmarks.latency.results import make_rows
 from samclip.benchmarks.latency.rounds import Schedule
-from samclip.benchmarks.peers.figures import ENCODED, make_memory, make_timings
-from samclip.benchmarks.peers.measure import measure_peers
 from samclip.benchmarks.progress import silent
+from tools.peers.results import ENCODED, make_memory, make_timings
+from tools.peers.turns import measure_peers
 
 PHOTOS = [Path("a.jpg"), Path("b.jpg")]
 
 
 @pytest.fixture(autouse=True)
 def unsettled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("samclip.benchmarks.peers.measure.SETTLE", 0.0)
+    monkeypatch.setattr("tools.peers.turns.SETTLE", 0.0)
 
 
 def test_turns_alternate_photo_by_photo(tmp_path: Path) -> None:

@@ -15,13 +15,12 @@ from samclip.benchmarks.latency.photo_pipeline import (
     POINT,
     THREE_TASKS,
 )
-from samclip.benchmarks.latency.timing import Kind, Timing, summary_of
-from samclip.benchmarks.memory.tables import MemoryUse
-from samclip.benchmarks.peers.measure import ALL, SETTLE, Outcome
-from samclip.benchmarks.report import Subject
-from samclip.benchmarks.rows import MIB, Row
+from samclip.benchmarks.latency.summary import summary_of
+from samclip.benchmarks.records import Kind, MemoryUse, Row, Subject, Timing
+from samclip.benchmarks.rows import MIB
 from samclip.cli.tables import make_table
 from samclip.runtime.bundles.manifest import MANIFEST_NAME
+from tools.peers.turns import ALL, SETTLE, Outcome
 
 ENCODED = "photo file to image embeddings"
 PREPARE, ENCODER = "decode, resize and normalise", "encoder"

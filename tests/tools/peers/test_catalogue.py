@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from samclip.benchmarks.peers.catalogue import PEERS, WORKERS
-from samclip.benchmarks.peers.contenders import BUNDLE_WORKER, choose_peers
 from samclip.errors import InputError
+from tools.peers.catalogue import PEERS, WORKERS
+from tools.peers.contenders import BUNDLE_WORKER, choose_peers
 
 STANDALONE = sorted({*WORKERS.glob("*.py")} - {BUNDLE_WORKER})
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from samclip.benchmarks.peers import environments
-from samclip.benchmarks.peers.environments import (
+from samclip.errors import PeerError
+from tools.peers import environments
+from tools.peers.environments import (
     STAMP,
     Environment,
     clean_environment,
     prepare_environment,
 )
-from samclip.errors import PeerError
 
 MADE = Environment("made", ("first==1", "second"), bare=("third",))
 

@@ -11,9 +11,9 @@ import pytest
 from fake_peers import BROKEN_LOAD, DEAD_LOAD, REQUEST, SOUND, start
 from PIL import Image
 
-from samclip.benchmarks.peers.processes import Answer, Loaded, Memory, Ran
-from samclip.benchmarks.peers.workers.loop import MEAN, STD, Setup, Stopwatch
 from samclip.errors import PeerError
+from tools.peers.worker_process import Answer, Loaded, Memory, Ran
+from tools.peers.workers.loop import MEAN, STD, Setup, Stopwatch
 
 
 def test_a_peer_is_loaded_run_and_asked_for_its_memory(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ import pytest
 from onnx import load_from_string
 
 from samclip.benchmarks.progress import silent
+from samclip.benchmarks.records import GraphRoofline, Rate
 from samclip.benchmarks.roofline import rates as rates_module
 from samclip.benchmarks.roofline.count import count
+from samclip.benchmarks.roofline.efficiency import ideal_seconds, rate_of, reached, traffic_seconds
 from samclip.benchmarks.roofline.jetson import DEVICES, FRACTION, NOTE, estimate
 from samclip.benchmarks.roofline.rates import (
     RateGraph,
@@ -17,14 +19,6 @@ from samclip.benchmarks.roofline.rates import (
     quantised_product,
 )
 from samclip.benchmarks.roofline.read_graph import read_graph
-from samclip.benchmarks.roofline.records import (
-    GraphRoofline,
-    Rate,
-    ideal_seconds,
-    rate_of,
-    reached,
-    traffic_seconds,
-)
 from samclip.engines.registry import get_backend
 
 RATES = tuple(

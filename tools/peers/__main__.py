@@ -1,4 +1,4 @@
-"""`samclip-bench peers`: bundles beside what people would run instead, in one run."""
+"""Comparison of bundles with what people would run instead: `python -m tools.peers`."""
 
 from __future__ import annotations
 
@@ -14,39 +14,47 @@ from samclip.benchmarks.cli.speed import Repeats, Seconds, WarmUp
 from samclip.benchmarks.latency.contenders import describe_conditions
 from samclip.benchmarks.latency.results import make_rows, warn_of_noise
 from samclip.benchmarks.latency.rounds import ORDER, Schedule
-from samclip.benchmarks.memory.tables import make_memory_rows
-from samclip.benchmarks.peers.contenders import (
+from samclip.benchmarks.memory.usage import make_memory_rows
+from samclip.benchmarks.records import Data, Measurements
+from samclip.cli import options as shared
+from samclip.cli.exits import StoppableTyper, fill_closed_streams, report_stdout_errors
+from samclip.cli.terminal import accept_any_text, err, say
+from samclip.engines.machine.host import usable_cores
+from samclip.engines.registry import AUTO
+from samclip.runtime.pixels.image import photo_paths
+from tools.peers.contenders import (
     Plan,
     bundle_contenders,
     choose_peers,
     peer_contender,
 )
-from samclip.benchmarks.peers.environments import default_folder
-from samclip.benchmarks.peers.figures import (
+from tools.peers.environments import default_folder
+from tools.peers.results import (
     PROTOCOL,
     make_memory,
     make_subject,
     make_timings,
     show_peers,
 )
-from samclip.benchmarks.peers.measure import measure_peers
-from samclip.benchmarks.report import Data, Measurements
-from samclip.cli import options as shared
-from samclip.cli.terminal import err, say
-from samclip.engines.machine.host import usable_cores
-from samclip.engines.registry import AUTO
-from samclip.runtime.pixels.image import photo_paths
+from tools.peers.turns import measure_peers
 
 EXAMPLES = """
 **Examples:**
 
-- `samclip-bench peers my-bundle --backend onnxruntime --backend openvino --json peers.json`
+- `python -m tools.peers my-bundle --backend onnxruntime --backend openvino --json peers.json`
 
-- `samclip-bench peers my-bundle --only naive-onnxruntime --only naive-openvino`
+- `python -m tools.peers my-bundle --only naive-onnxruntime --only naive-openvino`
 
-- `samclip-bench peers --only samexporter-mobile`
+- `python -m tools.peers --only samexporter-mobile`
 """
 _PEERS, _BUNDLE = "Peers", "Bundle and engine"
+
+app = StoppableTyper(
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,  # a defect shows Python's own traceback, fit for a report
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 Only = Annotated[
     list[str] | None,
@@ -103,6 +111,7 @@ Precision = Annotated[
 ]
 
 
+@app.command(epilog=EXAMPLES)
 def peers(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants it
     bundles: options.Bundles = None,
     backend: options.Backends = None,
@@ -126,6 +135,7 @@ def peers(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants i
     or run is a row with its reason, and the others go on. Ratios are to the first bundle. All
     models are in memory at once: with little of it, run a few peers at a time by --only.
     """
+    accept_any_text()
     with (
         open_session("peers", Setup(threads=threads, json=json), debug) as session,
         tempfile.TemporaryDirectory(prefix="samclip-bench-") as scratch,
@@ -164,3 +174,14 @@ def peers(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants i
         )
         data = Data.of(photos or options.PACKAGED, "photos", chosen, photo_paths(photos))
         session.finish(data, PROTOCOL, rows, measured)
+
+
+def main() -> None:
+    """Run the command."""
+    fill_closed_streams()
+    with report_stdout_errors():
+        app()
+
+
+if __name__ == "__main__":
+    main()

@@ -12,7 +12,7 @@ import pytest
 from tiny_bundle import WEIGHT, WEIGHTS_FILE, tiny_files, tiny_manifest
 
 from samclip.benchmarks.latency.timed import StageClock
-from samclip.benchmarks.roofline.measure import Counted, CountedBackend, Meter, Works, count_graph
+from samclip.benchmarks.roofline.counted import Counted, CountedBackend, Meter, Works, count_graph
 from samclip.engines.base import Backend, Engine, EngineOptions, GraphSource
 from samclip.engines.registry import get_backend
 from samclip.runtime.bundles.bundle import Bundle

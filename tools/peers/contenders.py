@@ -14,12 +14,12 @@ from typing import Any
 
 from filelock import FileLock
 
-from samclip.benchmarks.peers.catalogue import PEERS, WORKERS, Export, Peer
-from samclip.benchmarks.peers.environments import Report, prepare_environment
-from samclip.benchmarks.peers.processes import Answer, WorkerProcess
 from samclip.errors import InputError
 from samclip.export.checkpoints.fetch import fetch_checkpoint
 from samclip.runtime.bundles.bundle import Bundle, find_bundle
+from tools.peers.catalogue import PEERS, WORKERS, Export, Peer
+from tools.peers.environments import Report, prepare_environment
+from tools.peers.worker_process import Answer, WorkerProcess
 
 Started = tuple[WorkerProcess, dict[str, Any]]  # and what it is asked to load
 BUNDLE_WORKER = WORKERS / "samclip_bundle.py"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from samclip.benchmarks.memory.tables import MemoryUse, make_memory_rows, show_memory
+from samclip.benchmarks.memory.usage import make_memory_rows, show_memory
+from samclip.benchmarks.records import MemoryUse
 
 MIB = 2**20
 

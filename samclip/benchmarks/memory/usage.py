@@ -10,33 +10,9 @@ from collections.abc import Iterator, Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from samclip.benchmarks.record import Record
-from samclip.benchmarks.rows import MIB, Row, Unit
+from samclip.benchmarks.records import MemoryUse, Row, Unit
+from samclip.benchmarks.rows import MIB
 from samclip.cli.tables import make_table
-
-
-class MemoryUse(Record, frozen=True, kw_only=True):
-    """The memory of a fresh process that went as far as one stage, and no further.
-
-    `model`: the subject's name. `stage`: what the process had done when it was measured; each
-    stage includes those before it, the first being Python with samclip imported. `peaks`: the
-    highest resident set of each process that was started for it, bytes. `device_memory`: bytes of
-    the GPU that the process held at the end; None with the `device_reason`. `disk`: bytes of the
-    bundle's files that were read up to this stage; None where it reads none.
-    """
-
-    model: str
-    stage: str
-    peaks: tuple[int, ...]
-    device_memory: int | None = None
-    device_reason: str | None = None
-    disk: int | None = None
-
-    @property
-    def peak_rss(self) -> int:
-        """The highest of the peaks, bytes."""
-        return max(self.peaks)
-
 
 PROTOCOL = (
     "Each stage is the peak resident set of fresh processes that went as far as that stage and no "

@@ -15,8 +15,8 @@ from typing import IO, Any, TypeVar
 
 import msgspec
 
-from samclip.benchmarks.peers.environments import clean_environment
 from samclip.errors import PeerError
+from tools.peers.environments import clean_environment
 
 LOOP = Path(__file__).parent / "workers" / "loop.py"
 TIMEOUT = 900.0  # seconds: torch.compile at 1024 px on a slow and busy CPU

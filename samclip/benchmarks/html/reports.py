@@ -6,13 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from samclip.benchmarks.latency.timing import State, Timing
-from samclip.benchmarks.memory.tables import MemoryUse
-from samclip.benchmarks.report import Report, read_report
+from samclip.benchmarks.records import MemoryUse, Report, State, Timing
+from samclip.benchmarks.report import read_report
 
 
 @dataclass(frozen=True)
-class Source:
+class NamedReport:
     """A report, and the name of its file without the ending."""
 
     name: str
@@ -20,15 +19,15 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Sources:
+class NamedReports:
     """All reports of a page, in the order given."""
 
-    all: tuple[Source, ...]
+    all: tuple[NamedReport, ...]
 
     @classmethod
-    def read(cls, paths: Sequence[Path]) -> Sources:
+    def read(cls, paths: Sequence[Path]) -> NamedReports:
         """Read reports; raises InputError."""
-        return cls(tuple(Source(path.stem, read_report(path)) for path in paths))
+        return cls(tuple(NamedReport(path.stem, read_report(path)) for path in paths))
 
     def models(self) -> dict[tuple[str, str], str]:
         """Name the models that were timed or measured, by report and model."""

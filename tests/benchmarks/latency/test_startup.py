@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from timed_fakes import contender
 
-from samclip.benchmarks.latency import processes
-from samclip.benchmarks.latency.processes import ALL_ANSWERS, FIRST_MASK, measure_processes
+from samclip.benchmarks.latency import startup
+from samclip.benchmarks.latency.startup import ALL_ANSWERS, FIRST_MASK, measure_processes
 from samclip.benchmarks.progress import silent
 from samclip.errors import EngineRunError
 
@@ -41,4 +41,4 @@ def test_a_process_that_fails_is_an_error(
 def test_a_real_process_is_timed_from_its_start(photo_path: Path) -> None:
     """The fake's bundle does not exist, which only a process that got that far can say."""
     with pytest.raises(EngineRunError, match="BundleNotFoundError"):
-        processes.run_process(contender(), photo_path)
+        startup.run_process(contender(), photo_path)

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from samclip.benchmarks.latency.timing import Timing, summarise, summary_of
+from samclip.benchmarks.latency.summary import summarise, summary_of
+from samclip.benchmarks.records import Timing
 from samclip.errors import InputError
 
 

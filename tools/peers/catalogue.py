@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from samclip.benchmarks.peers.environments import Environment
+from tools.peers.environments import Environment
 
 WORKERS = Path(__file__).parent / "workers"
 

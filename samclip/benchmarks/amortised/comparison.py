@@ -14,12 +14,12 @@ from rich.table import Table
 
 from samclip.benchmarks.amortised.pipelines import DENSE, MERGED, PROMPTS, WHOLE, pipeline
 from samclip.benchmarks.latency.results import paired_ratio
-from samclip.benchmarks.latency.timing import Timing
+from samclip.benchmarks.records import Row, Timing
 from samclip.benchmarks.roofline.count import Work
 from samclip.benchmarks.roofline.count import count as count_work
-from samclip.benchmarks.roofline.measure import Counted, count_graph
+from samclip.benchmarks.roofline.counted import Counted, count_graph
 from samclip.benchmarks.roofline.read_graph import read_graph
-from samclip.benchmarks.rows import Row, make_row
+from samclip.benchmarks.rows import make_row
 from samclip.benchmarks.statistics import Estimate, median
 from samclip.cli.tables import make_table
 

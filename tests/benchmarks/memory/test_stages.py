@@ -10,9 +10,9 @@ from fakes import fake_manifest
 from region_fakes import region_manifest
 from timed_fakes import contender
 
-from samclip.benchmarks.memory import processes
+from samclip.benchmarks.memory import stages
 from samclip.benchmarks.memory.child import peak_rss
-from samclip.benchmarks.memory.processes import (
+from samclip.benchmarks.memory.stages import (
     STAGES,
     Found,
     Plan,
@@ -62,8 +62,8 @@ def test_every_stage_has_processes_of_its_own(
         given.append(json.loads(text))
         return Found(peak=len(given), device=None, reason="no driver")
 
-    monkeypatch.setattr(processes, "run_child", run)
-    monkeypatch.setattr(processes, "bytes_read", lambda *_: 0)  # the fake has no files of labels
+    monkeypatch.setattr(stages, "run_child", run)
+    monkeypatch.setattr(stages, "bytes_read", lambda *_: 0)  # the fake has no files of labels
     uses = measure_memory([contender()], Plan(photo_path, repeats=2), silent)
     tokens = [stage.name for stage in STAGES if stage.name != NAME]  # the fake has a CLIP head
     assert [use.stage for use in uses] == tokens

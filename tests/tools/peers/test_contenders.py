@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from samclip.benchmarks.peers import contenders
-from samclip.benchmarks.peers.catalogue import Export, Peer
-from samclip.benchmarks.peers.contenders import Plan, bundle_contenders, peer_contender
-from samclip.benchmarks.peers.environments import Environment
-from samclip.benchmarks.peers.processes import Loaded, Ran
 from samclip.runtime.assets import DEFAULT_BUNDLE
+from tools.peers import contenders
+from tools.peers.catalogue import Export, Peer
+from tools.peers.contenders import Plan, bundle_contenders, peer_contender
+from tools.peers.environments import Environment
+from tools.peers.worker_process import Loaded, Ran
 
 NOWHERE = Environment("nowhere", ())
 WORKER = """

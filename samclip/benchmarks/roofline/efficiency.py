@@ -5,19 +5,22 @@ How the figures of `samclip-bench roofline` are defined.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.markup import escape
 from rich.table import Table
 
-from samclip.benchmarks.roofline.records import (
+from samclip.benchmarks.records import (
+    Arithmetic,
     DeviceEstimate,
     GraphRoofline,
     Rate,
     Roofline,
-    traffic_seconds,
+    Row,
+    Unit,
 )
-from samclip.benchmarks.rows import Row, Unit, make_row
+from samclip.benchmarks.rows import make_row
 from samclip.benchmarks.statistics import Estimate, median
 from samclip.cli.tables import make_table
 
@@ -123,3 +126,33 @@ PROTOCOL = (
     "Rates are the best of several runs, taken in turn: other work on the machine makes them "
     "smaller, and 'reached' larger.",
 )
+
+
+def rate_of(kind: Arithmetic, rates: Sequence[Rate]) -> float:
+    """Give one of the measured rates, per second."""
+    return next(rate.per_second for rate in rates if rate.arithmetic == kind)
+
+
+def ideal_seconds(macs: Mapping[str, int], rates: Sequence[Rate]) -> float:
+    """Give the time of the products alone, two operations a MAC.
+
+    What is not INT8 counts at the FP32 rate: CPUs compute FP16 graphs in FP32.
+    """
+    integer = macs.get("int8", 0)
+    floats = sum(macs.values()) - integer
+    return 2 * (floats / rate_of("fp32", rates) + integer / rate_of("int8", rates))
+
+
+def reached(ideal: float, samples: Sequence[float]) -> float:
+    """Give the fraction of the rate that the median run reaches."""
+    return ideal / statistics.median(samples)
+
+
+def traffic_seconds(graph: GraphRoofline, rates: Sequence[Rate]) -> float:
+    """Give the time of all that is read and written, node by node, at the rate of copies.
+
+    Longer than the products take, it says that a graph run without fusion and caches would wait
+    for memory.
+    """
+    moved = graph.weight_bytes + graph.activation_bytes
+    return moved / rate_of("copy", rates)

@@ -16,8 +16,8 @@ import msgspec
 from samclip.benchmarks.latency.contenders import Contender
 from samclip.benchmarks.latency.first_answer import CODE, POINT
 from samclip.benchmarks.latency.photo_pipeline import names_for
-from samclip.benchmarks.latency.timing import Timing
 from samclip.benchmarks.progress import Track
+from samclip.benchmarks.records import Timing
 from samclip.errors import EngineRunError
 
 FIRST_MASK, ALL_ANSWERS = "new process to first mask", "new process to three answers"

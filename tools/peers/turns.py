@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from samclip.benchmarks.latency.rounds import FEWEST, Schedule
-from samclip.benchmarks.peers.contenders import Contender
-from samclip.benchmarks.peers.environments import Report
-from samclip.benchmarks.peers.processes import Loaded, Memory, Ran, WorkerProcess
-from samclip.benchmarks.peers.records import PeerRecord
 from samclip.benchmarks.progress import Track
+from samclip.benchmarks.records import Participant
 from samclip.errors import CheckpointError, PeerError
+from tools.peers.contenders import Contender
+from tools.peers.environments import Report
+from tools.peers.worker_process import Loaded, Memory, Ran, WorkerProcess
 
 SETTLE = 0.3  # seconds between two turns: thread pools go on spinning for a while
 
@@ -34,10 +34,10 @@ class Outcome:
     rounds: list[dict[str, float]] = field(default_factory=list)
     peaks: dict[str, int] = field(default_factory=dict)
 
-    def record(self) -> PeerRecord:
+    def record(self) -> Participant:
         """Give what a report says of it."""
         loaded = self.loaded
-        return PeerRecord(
+        return Participant(
             name=self.contender.name,
             what=self.contender.what,
             image_size=self.contender.image_size,

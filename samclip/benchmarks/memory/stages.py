@@ -18,8 +18,8 @@ import msgspec
 from samclip.benchmarks.latency.contenders import Contender
 from samclip.benchmarks.latency.photo_pipeline import names_for
 from samclip.benchmarks.memory.child import CODE
-from samclip.benchmarks.memory.tables import MemoryUse
 from samclip.benchmarks.progress import Track
+from samclip.benchmarks.records import MemoryUse
 from samclip.errors import CapabilityError, EngineRunError
 from samclip.runtime.bundles.manifest import Graph, Manifest, Text
 
