@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -20,6 +20,7 @@ from samclip.cli import options
 from samclip.cli.exits import report_errors
 from samclip.cli.tables import format_bytes
 from samclip.cli.terminal import err, say, visible, write_json
+from samclip.engines.names import TENSORRT, LibraryName
 from samclip.runtime.assets import DEFAULT_BUNDLE
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ Bundle = Annotated[
     ),
 ]
 Backend = Annotated[
-    Literal["tensorrt", "tensorrt-rtx"],
+    LibraryName,
     typer.Option(
         "--backend",
         rich_help_panel=_WHAT,
@@ -245,7 +246,7 @@ AsJson = Annotated[
 
 def build_engines(
     bundle: Bundle = None,
-    backend: Backend = "tensorrt",
+    backend: Backend = TENSORRT,
     graph: GraphNames = None,
     precision: options.Precision = None,
     target: Targets = None,

@@ -16,7 +16,7 @@ from plan_samples import HOST, PLAN, sample_sidecar
 
 import samclip
 from samclip.engines import registry
-from samclip.engines.base import EngineOptions, GraphKey, Probe
+from samclip.engines.base import EngineOptions, GraphKey, Probe, Traits
 from samclip.engines.onnxruntime.backend import CPU
 from samclip.engines.plans.match import PlanHost
 from samclip.engines.plans.sidecar import BuiltFor, identify
@@ -53,6 +53,7 @@ class NoTensorRt:
     """TensorRT as far as its plans' sidecars: it must not be asked for more."""
 
     name = "tensorrt"
+    traits = Traits()
 
     def __init__(self, host: PlanHost) -> None:
         self.host = host

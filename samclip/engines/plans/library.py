@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 
 from samclip.engines.machine.device import find_driver, list_gpus
-from samclip.engines.plans.sidecar import LibraryName
+from samclip.engines.names import TENSORRT, TENSORRT_RTX, LibraryName
 from samclip.errors import BackendUnavailableError, InputError
 
 TIMEOUT = 30.0  # seconds; a Jetson's GPU may have to wake up
@@ -152,15 +152,15 @@ class Library:
 
 
 KINDS: dict[str, Kind] = {
-    "tensorrt": Kind(
-        name="tensorrt",
+    TENSORRT: Kind(
+        name=TENSORRT,
         module="tensorrt",
         needs_gpu=True,
         install="on a Jetson it comes with JetPack (apt install python3-libnvinfer; a virtual "
         "environment needs --system-site-packages); elsewhere pip install tensorrt",
     ),
-    "tensorrt-rtx": Kind(
-        name="tensorrt-rtx",
+    TENSORRT_RTX: Kind(
+        name=TENSORRT_RTX,
         module="tensorrt_rtx",
         needs_gpu=False,
         install="pip install tensorrt-rtx-cu13",

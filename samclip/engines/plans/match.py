@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from samclip.engines.base import GraphSource
+from samclip.engines.names import LibraryName
 from samclip.engines.plans.sidecar import (
     BuiltGraph,
-    LibraryName,
     Sidecar,
     build_command,
     identify,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from samclip.engines.names import TENSORRT, TENSORRT_RTX
 from samclip.engines.plans.library import Library
 from samclip.engines.plans.network import Network
 from samclip.engines.plans.reporting import BuildReport
@@ -21,7 +22,7 @@ CONTAINER_PARTS = Path("/sys/fs/cgroup/memory.stat")
 # A build holds the weights once as they were parsed, once as its kernels take them, and once in
 # the plan. Libraries alone take the second figure.
 WEIGHT_COPIES = 3
-BASE_BYTES = {"tensorrt": 2**30, "tensorrt-rtx": 300 * 2**20}
+BASE_BYTES = {TENSORRT: 2**30, TENSORRT_RTX: 300 * 2**20}
 COMFORT = 1.5  # below so many times the need a build may still fail: a warning
 ITEM_BYTES = {"FLOAT": 4, "HALF": 2, "BF16": 2, "INT8": 1, "UINT8": 1, "BOOL": 1, "INT64": 8}
 

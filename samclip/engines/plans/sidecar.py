@@ -21,6 +21,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from samclip.engines.base import GraphSource
+from samclip.engines.names import TENSORRT, LibraryName
 from samclip.errors import InputError, PlanDamagedError
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -29,7 +30,6 @@ MAX_SIDECAR_BYTES = 1_000_000
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Capability = Annotated[str, msgspec.Meta(pattern="^[0-9]+[.][0-9]+$")]  # "8.7"
 Size = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
-LibraryName = Literal["tensorrt", "tensorrt-rtx"]
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -223,7 +223,6 @@ def parse_axis(text: str) -> AxisRange:
 
 
 ANY_BUNDLE = "BUNDLE"
-TENSORRT: LibraryName = "tensorrt"
 
 
 def build_command(graph: BuiltGraph, library: str, capability: str | None = None) -> str:

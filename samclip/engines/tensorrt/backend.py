@@ -14,12 +14,14 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from samclip.engines.base import EngineOptions, GraphKey, GraphSource, Probe
+from samclip.engines import names
+from samclip.engines.base import EngineOptions, GraphKey, GraphSource, Probe, Traits
 from samclip.engines.cuda.device import open_device
 from samclip.engines.cuda.memory import DeviceMemory
+from samclip.engines.names import LibraryName
 from samclip.engines.plans.library import Library
 from samclip.engines.plans.match import Plan, PlanHost, find_plan, misfit
-from samclip.engines.plans.sidecar import BuiltGraph, LibraryName, build_command
+from samclip.engines.plans.sidecar import BuiltGraph, build_command
 from samclip.engines.plans.store import StoredPlan, list_plans, search_folders
 from samclip.engines.tensorrt.engine import TrtEngine, refit
 from samclip.engines.tensorrt.library import (
@@ -39,10 +41,10 @@ def missing_plans(graphs: Sequence[GraphKey], host: PlanHost) -> Probe:
     missing = [graph for graph in wanted if not any(_fits(plan, graph, host) for plan in stored)]
     if not missing:
         return Probe(True, f"plans of {', '.join(graph.name for graph in wanted)}")
-    names = ", ".join(f"{graph.name} ({graph.precision})" for graph in missing)
+    listed = ", ".join(f"{graph.name} ({graph.precision})" for graph in missing)
     return Probe(
         False,
-        f"no plan was built for {names} with {host.library} {host.version} and compute capability "
+        f"no plan was built for {listed} with {host.library} {host.version} and compute capability "
         f"{host.capability}",
         _command(wanted, missing, host),
     )
@@ -79,9 +81,20 @@ def _built_graph(key: GraphKey) -> BuiltGraph:
 
 @dataclass(frozen=True)
 class TensorRtBackend:
-    """One of the two libraries."""
+    """One of the two libraries; `fused_attention` as in `Traits`."""
 
     name: LibraryName
+    fused_attention: str
+
+    @property
+    def traits(self) -> Traits:
+        """What it runs best: attention with an additive bias, which it fuses."""
+        return Traits(
+            lowerings=("bias", "wide", "chunk", "fold"),
+            precisions=("int8_fp16", "fp16", "bf16"),
+            fused_attention=self.fused_attention,
+            captures_graphs=True,
+        )
 
     @property
     def version(self) -> str | None:
@@ -119,8 +132,8 @@ class TensorRtBackend:
             raise
 
 
-TENSORRT = TensorRtBackend("tensorrt")
-TENSORRT_RTX = TensorRtBackend("tensorrt-rtx")
+TENSORRT = TensorRtBackend(names.TENSORRT, fused_attention="10.14")  # by its release notes
+TENSORRT_RTX = TensorRtBackend(names.TENSORRT_RTX, fused_attention="1.7")  # the one tried
 
 
 def _start(

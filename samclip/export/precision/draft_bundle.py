@@ -14,7 +14,15 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 
-from samclip.engines.base import Backend, Engine, EngineOptions, GraphKey, GraphSource, Probe
+from samclip.engines.base import (
+    Backend,
+    Engine,
+    EngineOptions,
+    GraphKey,
+    GraphSource,
+    Probe,
+    Traits,
+)
 from samclip.engines.registry import get_backend
 from samclip.errors import ExportError
 from samclip.export.graph_files import GraphFiles, described
@@ -57,6 +65,11 @@ class EmulatingBackend:
 
     name: str
     version: str | None = None
+
+    @property
+    def traits(self) -> Traits:
+        """Those of ONNX Runtime's CPU."""
+        return get_backend(CPU).traits
 
     def probe(self) -> Probe:
         """Say that it works."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.engines.base import Engine, EngineOptions, GraphKey, GraphSource, Probe, Tensor
+from samclip.engines.base import Engine, EngineOptions, GraphKey, GraphSource, Probe, Tensor, Traits
 from samclip.engines.registry import get_backend
 from samclip.export.precision.draft_bundle import CPU, DraftBundle, reference_model
 from samclip.export.precision.gate_tasks import fixed_regions, gate_vocabulary
@@ -97,6 +97,11 @@ class RecordingBackend:
 
     feeds: Mapping[str, SavedFeeds]
     name: str = CPU
+
+    @property
+    def traits(self) -> Traits:
+        """Those of ONNX Runtime's CPU."""
+        return get_backend(CPU).traits
 
     def probe(self) -> Probe:
         """Look whether ONNX Runtime works here."""
