@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from samclip.cli import options
-from samclip.cli.exits import report_errors
+from samclip.cli.advice import remedy_to_type
+from samclip.cli.exits import describe, report_errors
 from samclip.cli.terminal import err, out, say, warn_untrained_head, write_json
 from samclip.runtime.assets import DEFAULT_BUNDLE
 from samclip.runtime.bundles.manifest import SIGNATURE_NAME
@@ -221,8 +221,11 @@ def auto_record(bundle: Bundle) -> dict[str, Any]:
     try:
         choice = choose_for(bundle)
     except BackendUnavailableError as error:
-        return {"backend": None, "passed_over": [], "error": str(error)}
-    passed = [asdict(one) for one in choice.passed_over]
+        return {"backend": None, "passed_over": [], "error": describe(error)}
+    passed = [
+        {"name": one.name, "reason": one.reason, "remedy": remedy_to_type(one.remedy, one.steps)}
+        for one in choice.passed_over
+    ]
     return {"backend": choice.backend.name, "passed_over": passed, "error": None}
 
 

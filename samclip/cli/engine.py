@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from samclip.cli import engine_build, options
+from samclip.cli.advice import with_commands
 from samclip.cli.exits import report_errors
 from samclip.cli.tables import format_bytes, make_table
 from samclip.cli.terminal import err, out, say, write_json
@@ -158,7 +159,8 @@ def _find(bundle: str | None) -> list[StoredPlan]:
 def _state(plan: StoredPlan) -> str:
     from samclip.runtime.plans import plan_state
 
-    return plan_state(plan)
+    state = plan_state(plan)
+    return state if plan.fault is None else with_commands(state, plan.fault.steps)
 
 
 def _folders(plans: list[tuple[StoredPlan, str]]) -> str:

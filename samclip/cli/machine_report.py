@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from samclip.cli.bundle import auto_record
+from samclip.cli.exits import describe
 from samclip.cli.findings import (
     judge_backends,
     judge_cache,
@@ -154,9 +155,9 @@ def examine_default() -> dict[str, Any]:
         path = find_bundle()
         auto = auto_record(Bundle.open(path))
     except BundleNotFoundError as error:
-        return {"name": DEFAULT_BUNDLE, "path": None, "auto": None, "remedy": str(error)}
+        return {"name": DEFAULT_BUNDLE, "path": None, "auto": None, "remedy": describe(error)}
     except BundleError as error:
-        return {"name": DEFAULT_BUNDLE, "path": str(path), "auto": None, "remedy": str(error)}
+        return {"name": DEFAULT_BUNDLE, "path": str(path), "auto": None, "remedy": describe(error)}
     return {"name": DEFAULT_BUNDLE, "path": str(path), "auto": auto, "remedy": ""}
 
 
@@ -170,7 +171,7 @@ def examine_bundle(name: str, path: Path) -> dict[str, Any]:
     try:
         manifest = Bundle.open(path).manifest
     except BundleError as error:
-        return {**place, "error": str(error)}
+        return {**place, "error": describe(error)}
     head = manifest.head
     return {
         **place,

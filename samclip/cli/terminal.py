@@ -22,6 +22,7 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from samclip.cli.advice import with_commands
 from samclip.errors import UntrainedHeadWarning
 
 # What a terminal acts on in place of showing it: controls but for tab and line feed, marks that
@@ -161,7 +162,7 @@ class _Once(logging.Handler):
         self._seen: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        message = record.getMessage()
+        message = with_commands(record.getMessage(), getattr(record, "steps", ()))
         if message not in self._seen:
             self._seen.add(message)
             say(err, f"{record.levelname.lower()}: {message}", style="yellow")

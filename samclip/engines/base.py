@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.errors import ClosedError, EngineRunError
+from samclip.errors import ClosedError, EngineRunError, Step
 
 
 @runtime_checkable
@@ -113,11 +113,15 @@ class EngineOptions:
 
 @dataclass(frozen=True)
 class Probe:
-    """Whether a backend works here: `detail` for people, `remedy` when it does not."""
+    """Whether a backend works here: `detail` for people, `remedy` when it does not.
+
+    `steps` say as facts what `remedy` says in words.
+    """
 
     available: bool
     detail: str
     remedy: str = ""
+    steps: tuple[Step, ...] = ()
 
 
 class Engine(Protocol):

@@ -1,9 +1,10 @@
-"""The names of the backends, as `backend=` takes them; imports nothing, so that anybody may."""
+"""Names of backends and of GPU architectures; imports nothing, so that any module may use it."""
 
 from __future__ import annotations
 
 from typing import Final, Literal
 
+# What `backend=` takes.
 LibraryName = Literal["tensorrt", "tensorrt-rtx"]  # the backends that run plans
 
 TENSORRT: Final = "tensorrt"
@@ -12,3 +13,8 @@ CUDA: Final = "cuda"
 OPENVINO: Final = "openvino"
 ONNXRUNTIME: Final = "onnxruntime"
 ORT_TENSORRT: Final = "ort-tensorrt"
+
+
+def target_name(capability: str) -> str:
+    """Write a compute capability, "8.6", as a target: "sm86"."""
+    return f"sm{capability.replace('.', '')}"

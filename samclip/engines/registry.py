@@ -9,7 +9,7 @@ from samclip.engines.base import Backend, Probe
 from samclip.engines.onnxruntime import backend as onnxruntime
 from samclip.engines.openvino import backend as openvino
 from samclip.engines.tensorrt import backend as tensorrt
-from samclip.errors import BackendUnavailableError, UnknownBackendError, did_you_mean
+from samclip.errors import BackendUnavailableError, Step, UnknownBackendError, did_you_mean
 
 AUTO = "auto"
 BACKENDS: tuple[Backend, ...] = (  # the fastest first
@@ -24,11 +24,12 @@ BACKENDS: tuple[Backend, ...] = (  # the fastest first
 
 @dataclass(frozen=True)
 class PassedOver:
-    """A faster backend that was not taken, why not, and what to do about it."""
+    """A faster backend that was not taken, why not, and what to do, in words and as facts."""
 
     name: str
     reason: str
     remedy: str = ""
+    steps: tuple[Step, ...] = ()
 
     def __str__(self) -> str:
         advice = f" To do: {self.remedy.rstrip('. ')}." if self.remedy else ""
@@ -87,7 +88,10 @@ def decide(name: str = AUTO, suits: Callable[[Backend], Probe] | None = None) ->
         probe = backend.probe()
         if probe.available:
             return Choice(backend)
-        raise BackendUnavailableError(f"backend {name!r}: {_describe(probe)}")
+        message = (
+            f"backend {name!r}: {probe.detail.rstrip('. ')}. To do: {probe.remedy.rstrip('. ')}."
+        )
+        raise BackendUnavailableError(message, steps=probe.steps)
     return first_of(candidates(), suits)
 
 
@@ -105,15 +109,12 @@ def first_of(among: tuple[Backend, ...], suits: Callable[[Backend], Probe] | Non
             probe = suits(backend)
         if probe.available:
             return Choice(backend, tuple(passed))
-        passed.append(PassedOver(backend.name, probe.detail, probe.remedy))
+        passed.append(PassedOver(backend.name, probe.detail, probe.remedy, probe.steps))
     reasons = " ".join(map(str, passed))
-    raise BackendUnavailableError(f"no backend works on this machine. {reasons}")
+    steps = [step for one in passed for step in one.steps]
+    raise BackendUnavailableError(f"no backend works on this machine. {reasons}", steps=steps)
 
 
 def probes() -> dict[str, Probe]:
     """Probe every backend: for `doctor`."""
     return {backend.name: backend.probe() for backend in backends()}
-
-
-def _describe(probe: Probe) -> str:
-    return f"{probe.detail.rstrip('. ')}. To do: {probe.remedy.rstrip('. ')}."

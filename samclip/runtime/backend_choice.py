@@ -36,7 +36,7 @@ def choose_for(
 ) -> Choice:
     """Choose the fastest backend that works here, that `bundle` was made for and that is ready.
 
-    A backend that would first have to build for minutes is not taken; why, and the command that
+    A backend that would first have to build for minutes is not taken; why, and the step that
     builds, is in the choice. `among`: None for `fastest_first`. Reads no graph. Raises
     BackendUnavailableError when none is left, with the reasons.
     """
@@ -56,6 +56,7 @@ def choose_for(
                 backend.name,
                 probe.detail,
                 probe.remedy,
+                extra={"steps": probe.steps},
             )
         return probe
 
@@ -81,8 +82,13 @@ def start_fastest(
             if not _is_any_left(bundle, precision, among):
                 raise
             name = choice.backend.name
-            _logger.warning("backend %r does not start, the next one is tried: %s", name, error)
-            passed = (*tried, PassedOver(name, str(error)))
+            _logger.warning(
+                "backend %r does not start, the next one is tried: %s",
+                name,
+                error,
+                extra={"steps": error.steps},
+            )
+            passed = (*tried, PassedOver(name, str(error), steps=error.steps))
 
 
 def _is_any_left(bundle: Bundle, precision: str | None, among: tuple[Backend, ...]) -> bool:

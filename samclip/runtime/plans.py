@@ -1,6 +1,6 @@
 """The TensorRT plans of a bundle: built for all its graphs, and judged against what it holds now.
 
-`samclip engine` and `samclip-export --engine` are both made of this.
+The commands that build plans, and the export that builds them at its end, are both thin over this.
 """
 
 from __future__ import annotations

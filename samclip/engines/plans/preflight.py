@@ -13,6 +13,7 @@ from samclip.engines.names import TENSORRT, TENSORRT_RTX
 from samclip.engines.plans.library import Library
 from samclip.engines.plans.network import Network
 from samclip.engines.plans.reporting import BuildReport
+from samclip.engines.steps import ChangeSettings
 from samclip.errors import PlanBuildError
 
 MEMORY_INFO = Path("/proc/meminfo")
@@ -68,7 +69,9 @@ def _compare(what: str, needs: int, free: int | None, weights: int, report: Buil
     if free < needs:
         raise PlanBuildError(
             f"this build needs about {figures}. Close other programs, build with a smaller "
-            "--workspace, or on a machine with more memory; --no-preflight builds all the same."
+            "workspace, or on a machine with more memory; without the preflight it is tried all "
+            "the same.",
+            steps=(ChangeSettings(("workspace", "preflight")),),
         )
     report.message(f"warning: this build needs about {figures}: it may fail")
 

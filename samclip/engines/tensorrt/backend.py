@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT for RTX: backends that run plans which `samclip engine build` made.
+"""TensorRT and TensorRT for RTX: backends that run plans which were built beforehand.
 
 A plan is taken only through `find_plan`, which checks its sidecar against this machine and the
 graph, and its bytes against the sidecar. Nothing is built here: that takes minutes, and is asked
@@ -9,7 +9,6 @@ Whether all graphs of a bundle have plans for this machine, told from sidecars a
 
 from __future__ import annotations
 
-import shlex
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,8 +20,9 @@ from samclip.engines.cuda.memory import DeviceMemory
 from samclip.engines.names import LibraryName
 from samclip.engines.plans.library import Library
 from samclip.engines.plans.match import Plan, PlanHost, find_plan, misfit
-from samclip.engines.plans.sidecar import BuiltGraph, build_command
+from samclip.engines.plans.sidecar import BuiltGraph, build_step
 from samclip.engines.plans.store import StoredPlan, list_plans, search_folders
+from samclip.engines.steps import BuildPlans
 from samclip.engines.tensorrt.engine import TrtEngine, refit
 from samclip.engines.tensorrt.library import (
     deserialize,
@@ -46,19 +46,22 @@ def missing_plans(graphs: Sequence[GraphKey], host: PlanHost) -> Probe:
         False,
         f"no plan was built for {listed} with {host.library} {host.version} and compute capability "
         f"{host.capability}",
-        _command(wanted, missing, host),
+        f"build {'it' if len(missing) == 1 else 'them'} on this machine, once",
+        _steps(wanted, missing, host),
     )
 
 
-def _command(wanted: Sequence[BuiltGraph], missing: Sequence[BuiltGraph], host: PlanHost) -> str:
-    """Give one command for all graphs where it serves, else one for each."""
+def _steps(
+    wanted: Sequence[BuiltGraph], missing: Sequence[BuiltGraph], host: PlanHost
+) -> tuple[BuildPlans, ...]:
+    """Return one step for all graphs where it serves, else one for each."""
     places = {graph.origin for graph in missing}
     if len(missing) == len(wanted) and len(places) == 1 and places != {""}:
-        words = ["samclip", "engine", "build", *places, "--backend", host.library]
         precisions = {graph.precision for graph in missing}
-        return shlex.join([*words, *(["--precision", *precisions] if len(precisions) == 1 else [])])
-    commands = [build_command(graph, host.library, host.capability) for graph in missing]
-    return "; ".join(dict.fromkeys(commands))
+        precision = precisions.pop() if len(precisions) == 1 else None
+        return (BuildPlans(origin=places.pop(), backend=host.library, precision=precision),)
+    steps = [build_step(graph, host.library, host.capability) for graph in missing]
+    return tuple(dict.fromkeys(steps))
 
 
 def _fits(stored: StoredPlan, graph: BuiltGraph, host: PlanHost) -> bool:
@@ -117,7 +120,7 @@ class TensorRtBackend:
     def load(self, source: GraphSource, options: EngineOptions) -> TrtEngine:
         """Run the plan of `source`.
 
-        Raises BackendUnavailableError; PlanError, which has the command that builds the plan;
+        Raises BackendUnavailableError; PlanError, whose `steps` build the plan;
         EngineRunError, as DeviceMemoryError where memory is short.
         """
         library, host = open_for_running(self.name, options.device)
