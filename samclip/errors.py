@@ -48,10 +48,26 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Step:
+    """Base of the facts about what can be done: see `samclip.engines.steps`."""
 
 
 class SamclipError(Exception):
-    """Base of every error that samclip raises on purpose."""
+    """Base of every error that samclip raises on purpose.
+
+    The message says in words what to do; `steps` say it as facts, for a program to act on.
+    """
+
+    steps: tuple[Step, ...] = ()
+
+    def __init__(self, *args: object, steps: Iterable[Step] = ()) -> None:
+        super().__init__(*args)
+        if found := tuple(steps):
+            self.steps = found
 
 
 class BundleError(SamclipError):

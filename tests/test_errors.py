@@ -1,10 +1,21 @@
-"""What `naming` adds to an error's message."""
+"""Errors: the file that `error_context` adds to a message, and the steps that an error names."""
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 
-from samclip.errors import ImageError, SamclipError, WriteError, error_context
+from samclip.engines.steps import BuildPlans, RemovePlan
+from samclip.errors import (
+    DeviceMemoryError,
+    ImageError,
+    PlanMissingError,
+    SamclipError,
+    WriteError,
+    error_context,
+)
 
 
 @pytest.mark.parametrize("kind", [ImageError, WriteError])
@@ -24,3 +35,24 @@ def test_other_errors_pass_as_they_are() -> None:
     with pytest.raises(KeyError) as caught, error_context("a/b.onnx"):
         raise KeyError("x")
     assert caught.value.args == ("x",)
+
+
+@pytest.mark.parametrize("kind", [PlanMissingError, WriteError, ImageError, DeviceMemoryError])
+def test_steps_survive_copies_and_pickling(kind: type[SamclipError]) -> None:
+    steps = (RemovePlan("encoder"), BuildPlans(origin="a bundle", targets=("8.6",)))
+    error = kind("there is no plan.", steps=iter(steps))
+    for same in (error, copy.copy(error), copy.deepcopy(error), pickle.loads(pickle.dumps(error))):
+        assert type(same) is kind
+        assert str(same) == "there is no plan."
+        assert same.steps == steps
+
+
+def test_an_error_without_steps_has_none() -> None:
+    assert WriteError("full").steps == SamclipError().steps == ()
+    assert vars(SamclipError("x")) == {}
+
+
+def test_the_file_that_is_put_before_a_message_leaves_the_steps() -> None:
+    with pytest.raises(SamclipError, match=r"^a: x$") as caught, error_context("a"):
+        raise SamclipError("x", steps=(RemovePlan(),))
+    assert caught.value.steps == (RemovePlan(),)

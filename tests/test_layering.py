@@ -6,11 +6,18 @@ import ast
 import re
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
+import click
 import pytest
+from typer.main import get_command
 
 import samclip.version
+from samclip.benchmarks.cli import main as bench_cli
+from samclip.cli import main as cli
+from samclip.export import cli as export_cli
+from samclip.merge import cli as merge_cli
 
 PACKAGE = Path(samclip.version.__file__).parent
 HEAVY = {
@@ -128,16 +135,75 @@ def test_no_module_imports_itself_through_others() -> None:
         visit(name, ())
 
 
-@pytest.mark.parametrize("name", ["engines", "runtime"])
-def test_no_command_line_below_the_commands(name: str) -> None:
-    """Only `cli` and what stands on it words a command: no `--flag` in a string below."""
-    flag = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
-    found = []
-    for path in modules(name):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found += [f"{path}:{node.lineno} {text}" for text in flag.findall(node.value)]
+def commands_within(command: click.Command) -> Iterator[click.Command]:
+    yield command
+    for inner in getattr(command, "commands", {}).values():
+        yield from commands_within(inner)
+
+
+@pytest.fixture(scope="module")
+def command_words() -> re.Pattern[str]:
+    """Finds samclip's own options, programs ("samclip-export") and commands ("samclip sign")."""
+    options: set[str] = set()
+    names: set[str] = set()
+    for app in (cli.app, export_cli.app, merge_cli.app, bench_cli.app):
+        for command in commands_within(get_command(app)):
+            names |= {*getattr(command, "commands", ())}
+            for parameter in command.params:
+                options |= {o for o in (*parameter.opts, *parameter.secondary_opts) if "--" in o}
+    scripts = {point.name for point in metadata.entry_points(group="console_scripts")}
+    programs = {name for name in scripts if name.startswith("samclip-")}
+    options |= {"--help", "--version"}
+    assert {"--workspace", "--no-preflight", "--text-checkpoint", "--quick"} <= options
+    assert {"engine", "build", "sign", "doctor"} <= names
+    assert "samclip-export" in programs
+    found = (
+        *(rf"(?<![\w-]){option}" for option in options),
+        *(rf"\b{program}" for program in programs),
+        rf"\bsamclip (?:{'|'.join(sorted(names))})",
+    )
+    return re.compile(rf"(?:{'|'.join(found)})(?![\w-])")
+
+
+def words_in_strings(source: str, words: re.Pattern[str]) -> list[tuple[int, str]]:
+    """The lines on which strings, docstrings included, have such words, and the words."""
+    return [
+        (node.lineno, word)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        for word in words.findall(node.value)
+    ]
+
+
+@pytest.mark.parametrize("name", ["errors", "disk", "engines", "runtime"])
+def test_no_command_line_below_the_commands(name: str, command_words: re.Pattern[str]) -> None:
+    """Only `cli` and what stands on it words a command; errors below name steps as facts."""
+    found = [
+        f"{path}:{line} {word}"
+        for path in modules(name)
+        for line, word in words_in_strings(path.read_text("utf-8"), command_words)
+    ]
     assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a smaller --workspace, or", ["--workspace"]),
+        ("--no-preflight", ["--no-preflight"]),
+        ("export it with samclip-export.", ["samclip-export"]),
+        ("type `samclip engine build`", ["samclip engine"]),
+        ("or sign it: samclip sign", ["samclip sign"]),
+        ("pip install --force-reinstall --no-deps samclip", []),
+        ("samclip.engines, samclip-tiny, a workspace", []),
+        ("start it with its GPU (--gpus all)", []),
+    ],
+)
+def test_the_check_of_command_lines_sees_them(
+    text: str, words: list[str], command_words: re.Pattern[str]
+) -> None:
+    source = f"def f(x):\n    {text!r}\n    return f'{{x}} {text}'\n"
+    assert [word for _, word in words_in_strings(source, command_words)] == words * 2
 
 
 def test_the_ground_floor_stands_alone() -> None:

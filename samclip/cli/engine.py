@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from samclip.cli import engine_build, options
+from samclip.cli.advice import with_commands
 from samclip.cli.exits import report_errors
 from samclip.cli.tables import format_bytes, make_table
 from samclip.cli.terminal import err, out, say, write_json
@@ -109,10 +110,9 @@ def find_plans(bundle: str | None) -> list[tuple[StoredPlan, str]]:
     """Return the plans of the user's cache, and those next to `bundle`, each with its state."""
     from samclip.engines.plans.store import list_plans, search_folders
     from samclip.runtime.bundles.home import find_bundle
-    from samclip.runtime.plans import plan_state
 
     origin = "" if bundle is None else str(find_bundle(bundle).resolve())
-    return [(plan, plan_state(plan)) for plan in list_plans(search_folders(origin))]
+    return [(plan, _state(plan)) for plan in list_plans(search_folders(origin))]
 
 
 def choose_plans(
@@ -159,6 +159,14 @@ def show_plans(plans: list[tuple[StoredPlan, str]]) -> Table:
             cells = (bundle, library, targets, format_bytes(plan.size), built.built[:10])
         table.add_row(escape(_short_name(plan)), *map(escape, cells), escape(state))
     return table
+
+
+def _state(plan: StoredPlan) -> str:
+    """Return the plan's state, with the command that mends it."""
+    from samclip.runtime.plans import plan_state
+
+    state = plan_state(plan)
+    return state if plan.fault is None else with_commands(state, plan.fault.steps)
 
 
 def _short_name(plan: StoredPlan) -> str:

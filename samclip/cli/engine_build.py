@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -14,6 +14,7 @@ from samclip.cli import options
 from samclip.cli.exits import report_errors
 from samclip.cli.tables import format_bytes
 from samclip.cli.terminal import err, say, visible, write_json
+from samclip.engines.names import TENSORRT, LibraryName
 
 if TYPE_CHECKING:
     from samclip.engines.plans.build import BuiltPlan
@@ -38,7 +39,7 @@ _HOW = "How it is built"
 _WHERE = "Plan"
 
 Backend = Annotated[
-    Literal["tensorrt", "tensorrt-rtx"],
+    LibraryName,
     typer.Option(
         "--backend",
         rich_help_panel=_WHAT,
@@ -185,7 +186,7 @@ AsJson = Annotated[
 
 def build_engines(
     bundle: options.BundleArgument = None,
-    backend: Backend = "tensorrt",
+    backend: Backend = TENSORRT,
     graph: GraphNames = None,
     precision: options.Precision = None,
     target: Targets = None,

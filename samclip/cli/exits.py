@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 import typer
 
+from samclip.cli.advice import with_commands
 from samclip.cli.stop_signals import REASONS, handle_signals, stop_code, stop_line
 from samclip.cli.terminal import err, in_one_line, say
 from samclip.errors import BundleNotFoundError, InputError, SamclipError
@@ -82,10 +83,11 @@ def report(error: Exception, about: str = "") -> None:
 
 
 def describe(error: Exception) -> str:
-    """Return the message of `error`, which for an OSError names the file and the reason."""
+    """Return the message of `error` and the commands that help; of an OSError file and reason."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return str(error) or type(error).__name__
+    steps = error.steps if isinstance(error, SamclipError) else ()
+    return with_commands(str(error) or type(error).__name__, steps)
 
 
 class StopAskedError(KeyboardInterrupt):

@@ -13,9 +13,10 @@ from samclip.cli.tables import format_bytes
 from samclip.engines.base import Probe
 from samclip.engines.machine.device import PythonHere
 from samclip.engines.machine.jetson import Jetson
+from samclip.engines.names import OPENVINO
 from samclip.engines.openvino.library import suits_processor
+from samclip.engines.registry import backends
 
-GPU_BACKENDS = ("tensorrt", "tensorrt-rtx", "cuda")
 LEAST_FREE = 2 * 10**9  # bytes on disk: the plans of one bundle, and files written during a build
 OLDEST_TENSORRT = 10  # the first major version with strongly typed networks
 SMALL_MEMORY = 10 * 10**9  # bytes: boards of 4 and 8 GB need swap for builds, and no desktop
@@ -47,12 +48,13 @@ def judge_backends(probes: Mapping[str, Probe]) -> list[Finding]:
 
 def judge_cpu(probes: Mapping[str, Probe]) -> list[Finding]:
     """Recommend OpenVINO where the CPU computes, has been measured, and lacks it."""
-    on_gpu = any(probes[name].available for name in GPU_BACKENDS if name in probes)
-    missing = probes.get("openvino")
+    on_host = {backend.name for backend in backends() if backend.traits.on_host}
+    on_gpu = any(probe.available for name, probe in probes.items() if name not in on_host)
+    missing = probes.get(OPENVINO)
     if on_gpu or missing is None or missing.available or not suits_processor():
         return []
     detail = f"{missing.detail}; with ViT encoders it takes less memory than ONNX Runtime"
-    return [Finding("openvino", "advice", detail, missing.remedy)]
+    return [Finding(OPENVINO, "advice", detail, missing.remedy)]
 
 
 def judge_cache(cache: Mapping[str, Any]) -> Iterator[Finding]:

@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from samclip.cli.advice import remedy_to_type
+from samclip.cli.exits import describe
 from samclip.cli.findings import judge_backends, judge_cache, judge_cpu, judge_jetson
 from samclip.disk.partial_files import CACHE_DIR_VARIABLE, cache_dir
 from samclip.engines.machine.device import PythonHere, describe_device, describe_python
@@ -172,9 +174,9 @@ def examine_default_bundle() -> dict[str, Any]:
         path = find_bundle()
         auto = examine_auto(Bundle.open(path))
     except BundleNotFoundError as error:
-        return {**report, "remedy": str(error)}
+        return {**report, "remedy": describe(error)}
     except BundleError as error:
-        return {**report, "path": str(path), "remedy": str(error)}
+        return {**report, "path": str(path), "remedy": describe(error)}
     return {**report, "path": str(path), "auto": auto}
 
 
@@ -186,8 +188,11 @@ def examine_auto(bundle: Bundle) -> dict[str, Any]:
     try:
         choice = choose_for(bundle)
     except BackendUnavailableError as error:
-        return {"backend": None, "passed_over": [], "error": str(error)}
-    passed = [asdict(one) for one in choice.passed_over]
+        return {"backend": None, "passed_over": [], "error": describe(error)}
+    passed = [
+        {"name": one.name, "reason": one.reason, "remedy": remedy_to_type(one.remedy, one.steps)}
+        for one in choice.passed_over
+    ]
     return {"backend": choice.backend.name, "passed_over": passed, "error": None}
 
 
@@ -197,7 +202,7 @@ def examine_bundle(name: str, path: Path) -> dict[str, Any]:
     try:
         manifest = Bundle.open(path).manifest
     except BundleError as error:
-        return {**place, "error": str(error)}
+        return {**place, "error": describe(error)}
     head = manifest.head
     return {
         **place,

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
+from samclip.cli.advice import with_commands
 from samclip.errors import UntrainedHeadWarning
 
 # Characters that a terminal acts on instead of showing them: controls except tab and line feed,
@@ -163,7 +164,7 @@ class _WarningsOnce(logging.Handler):
         self._seen: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        message = record.getMessage()
+        message = with_commands(record.getMessage(), getattr(record, "steps", ()))
         if message not in self._seen:
             self._seen.add(message)
             say(err, f"{record.levelname.lower()}: {message}", style="yellow")

@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.errors import ClosedError, EngineRunError
+from samclip.errors import ClosedError, EngineRunError, Step
 
 
 @runtime_checkable
@@ -113,11 +113,15 @@ class EngineOptions:
 
 @dataclass(frozen=True)
 class Probe:
-    """Whether a backend works here: `detail` for people, `remedy` when it does not."""
+    """Whether a backend works here: `detail` for people, `remedy` when it does not.
+
+    `steps` say as facts what `remedy` says in words.
+    """
 
     available: bool
     detail: str
     remedy: str = ""
+    steps: tuple[Step, ...] = ()
 
 
 class Engine(Protocol):
@@ -149,12 +153,44 @@ class Engine(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Traits:
+    """What a backend runs best, and how it runs it: known without importing its library.
+
+    `lowerings`: the forms of attention that exports write, the fastest first; `precisions`: the
+    reduced ones that make it faster; `fused_attention`: the first version of its library that has
+    kernels for ONNX's operator Attention in half precision, None when there is none;
+    `int8_weights`: whether it reads weights that are stored as INT8 and computed in FP32;
+    `contrib_operators`: whether it has ONNX Runtime's operators of the domain `com.microsoft`.
+
+    `on_host`: its tensors lie in the host's memory; `captures_graphs`: runs of the same shapes are
+    replayed from a captured CUDA graph; `slow_convolutions`: networks of many short convolutions
+    run slower on it than on the backends that "auto" takes next; `by_name_alone`: "auto" never
+    takes it.
+    """
+
+    lowerings: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = ()
+    fused_attention: str | None = None
+    int8_weights: bool = True
+    contrib_operators: bool = False
+    on_host: bool = False
+    captures_graphs: bool = False
+    slow_convolutions: bool = False
+    by_name_alone: bool = False
+
+
 class Backend(Protocol):
     """One way to run graphs."""
 
     @property
     def name(self) -> str:
         """What `backend=` calls it."""
+        ...
+
+    @property
+    def traits(self) -> Traits:
+        """What it runs best, and how."""
         ...
 
     def probe(self) -> Probe:

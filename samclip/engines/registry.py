@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from samclip.engines.base import Backend, Probe
 from samclip.engines.onnxruntime import backend as onnxruntime
 from samclip.engines.openvino import backend as openvino
-from samclip.engines.openvino.library import suits_processor
 from samclip.engines.tensorrt import backend as tensorrt
-from samclip.errors import BackendUnavailableError, UnknownBackendError
+from samclip.errors import BackendUnavailableError, Step, UnknownBackendError, did_you_mean
 
 AUTO = "auto"
 BACKENDS: tuple[Backend, ...] = (  # the fastest first
@@ -22,16 +20,16 @@ BACKENDS: tuple[Backend, ...] = (  # the fastest first
     onnxruntime.CPU,
     onnxruntime.TENSORRT,
 )
-BY_NAME_ALONE = frozenset({"ort-tensorrt"})  # builds for minutes on its first runs: must be asked
 
 
 @dataclass(frozen=True)
 class PassedOver:
-    """A faster backend that was not taken, why not, and what to do about it."""
+    """A faster backend that was not taken, why not, and what to do, in words and as facts."""
 
     name: str
     reason: str
     remedy: str = ""
+    steps: tuple[Step, ...] = ()
 
     def __str__(self) -> str:
         advice = f" To do: {self.remedy.rstrip('. ')}." if self.remedy else ""
@@ -65,10 +63,9 @@ def get_backend(name: str) -> Backend:
     known = {backend.name: backend for backend in backends()}
     if name in known:
         return known[name]
-    close = get_close_matches(str(name), [*known, AUTO], 1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    hint = did_you_mean(str(name), [*known, AUTO])
     raise UnknownBackendError(
-        f"there is no backend {name!r}.{hint} Choose among {', '.join([AUTO, *known])}."
+        f"there is no backend {name!r}{hint}. Choose among {', '.join([AUTO, *known])}."
     )
 
 
@@ -91,17 +88,16 @@ def decide(name: str = AUTO, suits: Callable[[Backend], Probe] | None = None) ->
         probe = backend.probe()
         if probe.available:
             return Choice(backend)
-        raise BackendUnavailableError(f"backend {name!r}: {_describe(probe)}")
+        message = (
+            f"backend {name!r}: {probe.detail.rstrip('. ')}. To do: {probe.remedy.rstrip('. ')}."
+        )
+        raise BackendUnavailableError(message, steps=probe.steps)
     return first_of(candidates(), suits)
 
 
 def candidates() -> tuple[Backend, ...]:
-    """Give the backends that "auto" chooses among, the fastest first.
-
-    OpenVINO is among them on processors that it was measured on.
-    """
-    left_out = BY_NAME_ALONE | (frozenset() if suits_processor() else {openvino.OPENVINO.name})
-    return tuple(backend for backend in backends() if backend.name not in left_out)
+    """Return the backends that "auto" chooses among, the fastest first."""
+    return tuple(backend for backend in backends() if not backend.traits.by_name_alone)
 
 
 def first_of(among: tuple[Backend, ...], suits: Callable[[Backend], Probe] | None = None) -> Choice:
@@ -113,15 +109,12 @@ def first_of(among: tuple[Backend, ...], suits: Callable[[Backend], Probe] | Non
             probe = suits(backend)
         if probe.available:
             return Choice(backend, tuple(passed))
-        passed.append(PassedOver(backend.name, probe.detail, probe.remedy))
+        passed.append(PassedOver(backend.name, probe.detail, probe.remedy, probe.steps))
     reasons = " ".join(map(str, passed))
-    raise BackendUnavailableError(f"no backend works on this machine. {reasons}")
+    steps = [step for one in passed for step in one.steps]
+    raise BackendUnavailableError(f"no backend works on this machine. {reasons}", steps=steps)
 
 
 def probes() -> dict[str, Probe]:
     """Probe every backend: for `doctor`."""
     return {backend.name: backend.probe() for backend in backends()}
-
-
-def _describe(probe: Probe) -> str:
-    return f"{probe.detail.rstrip('. ')}. To do: {probe.remedy.rstrip('. ')}."

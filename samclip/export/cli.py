@@ -20,11 +20,10 @@ from samclip.cli.engine_build import build_and_show
 from samclip.cli.exits import CommandApp, report_errors
 from samclip.cli.options import AsJson, Debug
 from samclip.cli.terminal import err, say, write_line
+from samclip.engines.names import TENSORRT, LibraryName
 from samclip.errors import ExportError, InputError
 from samclip.runtime.bundles.bundle import Bundle, bundle_home
 from samclip.runtime.plans import PlanSettings, check_library
-
-DEFAULT_ENGINE = "tensorrt"
 
 
 class ExportCommand(TyperCommand):
@@ -41,7 +40,7 @@ def with_engine(args: Sequence[str]) -> list[str]:
     for arg, following in zip_longest(args, args[1:]):
         told.append(arg)
         if arg == "--engine" and (following is None or following.startswith("-")):
-            told.append(DEFAULT_ENGINE)
+            told.append(TENSORRT)
     return told
 
 
@@ -309,7 +308,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants 
         ),
     ] = None,
     engine: Annotated[
-        Literal["tensorrt", "tensorrt-rtx"] | None,
+        LibraryName | None,
         typer.Option(
             help="Build TensorRT plans of the bundle as well, as `samclip engine build` does: "
             "alone for the GPU of this machine; tensorrt-rtx with --target for RTX GPUs, anywhere.",

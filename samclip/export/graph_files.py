@@ -14,7 +14,7 @@ from samclip.engines.base import GraphSource
 from samclip.errors import ExportError
 from samclip.export.graphs import GraphSpec, export_graph, externalise, internalise
 from samclip.export.models.attention import Lowering, distinct_lowerings
-from samclip.export.options import FUSED, LOWERINGS_BY_BACKEND, backends_for
+from samclip.export.options import EXPORT_BACKENDS, FUSED, LOWERINGS_BY_BACKEND, backends_for
 from samclip.runtime.bundles.manifest import (
     Graph,
     Graphs,
@@ -34,12 +34,12 @@ DTYPES = {
 }
 
 
-# What reads the operator `Attention`: TensorRT's parser from 10.14 on, as its release notes say;
-# TensorRT for RTX in the version that this was tried with.
+# What the operator `Attention` needs.
 ATTENTION_OPSET = 23
-ATTENTION_NEEDS = (
-    LibraryNeed(backend="tensorrt", version="10.14"),
-    LibraryNeed(backend="tensorrt-rtx", version="1.7"),
+ATTENTION_NEEDS = tuple(
+    LibraryNeed(backend=backend.name, version=backend.traits.fused_attention)
+    for backend in EXPORT_BACKENDS
+    if backend.traits.fused_attention is not None
 )
 
 

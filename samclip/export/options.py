@@ -7,21 +7,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast, get_args
 
+from samclip.engines.names import (
+    CUDA,
+    ONNXRUNTIME,
+    OPENVINO,
+    ORT_TENSORRT,
+    TENSORRT,
+    TENSORRT_RTX,
+)
+from samclip.engines.registry import get_backend
 from samclip.errors import ExportError, did_you_mean
 from samclip.export.graphs import DEFAULT_OPSET
 from samclip.export.models.attention import LOWERINGS, Lowering
 from samclip.runtime.bundles.manifest import Graphs, ReducedPrecision, WeightsDtype
 
-# Which lowering each backend runs best, the best first. ONNX Runtime's CPU wants bounded score
-# tensors; OpenVINO's holds none, but packs keys and values for every chunk (docs/cpu.md has both
-# measured); TensorRT fuses attention with an additive bias.
+# The backends that graphs are written for, in the order in which manifests list them.
+EXPORT_BACKENDS = tuple(
+    get_backend(name)
+    for name in (ONNXRUNTIME, OPENVINO, CUDA, TENSORRT, TENSORRT_RTX, ORT_TENSORRT)
+)
+# Which lowering each runs best, the best first.
 LOWERINGS_BY_BACKEND: dict[str, tuple[Lowering, ...]] = {
-    "onnxruntime": ("chunk", "wide", "bias", "fold"),
-    "openvino": ("wide", "chunk", "bias", "fold"),
-    "cuda": ("bias", "wide", "chunk", "fold"),
-    "tensorrt": ("bias", "wide", "chunk", "fold"),
-    "tensorrt-rtx": ("bias", "wide", "chunk", "fold"),
-    "ort-tensorrt": ("bias", "wide", "chunk", "fold"),
+    backend.name: cast("tuple[Lowering, ...]", backend.traits.lowerings)
+    for backend in EXPORT_BACKENDS
 }
 
 CPU_LOWERINGS: tuple[Lowering, ...] = ("chunk", "wide")
@@ -29,7 +37,7 @@ CPU_LOWERINGS: tuple[Lowering, ...] = ("chunk", "wide")
 # `fused` stands beside the others and never in their place: it is written in half precision alone,
 # in which TensorRT has kernels for it, and only newer versions read it.
 FUSED: Lowering = "fused"
-FUSED_BACKENDS = ("tensorrt", "tensorrt-rtx")
+FUSED_BACKENDS = tuple(b.name for b in EXPORT_BACKENDS if b.traits.fused_attention is not None)
 
 CalibrationMethod = Literal["minmax", "entropy", "percentile"]
 SHORT: tuple[ReducedPrecision, ...] = ("fp16", "bf16", "int8")

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from samclip.errors import ExportError
 from samclip.export.graph_files import GraphFiles
 from samclip.export.graphs import externalise, internalise
+from samclip.export.options import EXPORT_BACKENDS
 from samclip.runtime.bundles.manifest import Variant, WeightsDtype
 from samclip.runtime.bundles.weights import parse_weights
 
@@ -36,7 +37,7 @@ Axes = tuple[int, ...]
 
 MIN_ROUNDED_BYTES = 8192  # below it little is to be gained, and SAM's frequencies (2x128) lie there
 MIN_INT8_ELEMENTS = 2**17  # MobileSAM's early convolutions lie below, and suffer most from INT8
-REFUSING_INT8 = ("ort-tensorrt",)
+REFUSING_INT8 = tuple(b.name for b in EXPORT_BACKENDS if not b.traits.int8_weights)
 LARGEST_INT8 = 127  # -128 is left out: the range is symmetric
 LARGEST_HALF = float(np.finfo(np.float16).max)
 

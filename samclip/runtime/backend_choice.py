@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import TypeVar, get_args
 
 from samclip.engines.base import Backend, EngineOptions, GraphKey, Probe, library_version
-from samclip.engines.openvino.backend import OPENVINO
 from samclip.engines.registry import Choice, PassedOver, candidates, first_of
 from samclip.errors import BackendUnavailableError, InputError, PlanError, did_you_mean
 from samclip.runtime.bundles.bundle import Bundle
@@ -15,9 +14,7 @@ from samclip.runtime.bundles.manifest import Graph, Graphs, Precision, Variant
 
 _logger = logging.getLogger("samclip")
 
-# Encoders of large matrix products, which OpenVINO computes on CPUs as fast as ONNX Runtime does,
-# in less memory, with faster heads; those of many short convolutions it computes slower once other
-# programs want a core. Measured in docs/cpu.md.
+# Encoders that are large matrix products; the others are many short convolutions.
 PLAIN_VITS = frozenset({"vit_b", "vit_l", "vit_h"})
 
 Started = TypeVar("Started")
@@ -28,7 +25,7 @@ def fastest_first(bundle: Bundle) -> tuple[Backend, ...]:
     found = candidates()
     if bundle.manifest.model_type in PLAIN_VITS:
         return found
-    return tuple(sorted(found, key=lambda backend: backend.name == OPENVINO.name))
+    return tuple(sorted(found, key=lambda backend: backend.traits.slow_convolutions))
 
 
 def choose_for(
@@ -39,7 +36,7 @@ def choose_for(
 ) -> Choice:
     """Choose the fastest backend that works here, that `bundle` was made for and that is ready.
 
-    A backend that would first have to build for minutes is not taken; why, and the command that
+    A backend that would first have to build for minutes is not taken; why, and the step that
     builds, is in the choice. `among`: None for `fastest_first`. Reads no graph. Raises
     BackendUnavailableError when none is left, with the reasons.
     """
@@ -59,6 +56,7 @@ def choose_for(
                 backend.name,
                 probe.detail,
                 probe.remedy,
+                extra={"steps": probe.steps},
             )
         return probe
 
@@ -84,8 +82,13 @@ def start_fastest(
             if not _is_any_left(bundle, precision, among):
                 raise
             name = choice.backend.name
-            _logger.warning("backend %r does not start, the next one is tried: %s", name, error)
-            passed = (*tried, PassedOver(name, str(error)))
+            _logger.warning(
+                "backend %r does not start, the next one is tried: %s",
+                name,
+                error,
+                extra={"steps": error.steps},
+            )
+            passed = (*tried, PassedOver(name, str(error), steps=error.steps))
 
 
 def _is_any_left(bundle: Bundle, precision: str | None, among: tuple[Backend, ...]) -> bool:

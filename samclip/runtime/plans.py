@@ -1,6 +1,6 @@
 """The TensorRT plans of a bundle: built for all its graphs, and judged against what it holds now.
 
-`samclip engine` and `samclip-export --engine` are both made of this.
+The commands that build plans, and the export that builds them at its end, are both thin over this.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 
 from samclip.engines.base import GraphSource
+from samclip.engines.names import TENSORRT, TENSORRT_RTX
 from samclip.engines.plans.build import BuildRequest, BuiltPlan, build_plan
 from samclip.engines.plans.library import Library, choose_targets, open_library
 from samclip.engines.plans.reporting import BuildReport, Silent
@@ -20,10 +21,9 @@ from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import Graph, Graphs, Manifest
 from samclip.runtime.engine_pool import passed_over_notices
 
-TENSORRT = "tensorrt"
 PACKAGES = {
-    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
-    "tensorrt-rtx": ("tensorrt-rtx-cu13", "tensorrt-rtx"),
+    TENSORRT: ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+    TENSORRT_RTX: ("tensorrt-rtx-cu13", "tensorrt-rtx"),
 }
 
 

@@ -16,11 +16,12 @@ from plan_samples import HOST, PLAN, sample_sidecar
 
 import samclip
 from samclip.engines import registry
-from samclip.engines.base import EngineOptions, GraphKey, Probe
+from samclip.engines.base import EngineOptions, GraphKey, Probe, Traits
 from samclip.engines.onnxruntime.backend import CPU
 from samclip.engines.plans.match import PlanHost
 from samclip.engines.plans.sidecar import BuiltFor, identify
 from samclip.engines.plans.store import plan_folder, write_plan
+from samclip.engines.steps import BuildPlans
 from samclip.engines.tensorrt.backend import missing_plans
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import Graphs
@@ -53,6 +54,7 @@ class NoTensorRt:
     """TensorRT as far as its plans' sidecars: it must not be asked for more."""
 
     name = "tensorrt"
+    traits = Traits()
 
     def __init__(self, host: PlanHost) -> None:
         self.host = host
@@ -111,11 +113,13 @@ def test_onnxruntime_answers_in_place_of_plans_that_do_not_fit(
     with caplog.at_level(logging.WARNING, "samclip"), samclip.load(coloured_bundle) as model:
         assert model.backend == "onnxruntime"
         (passed,) = model.passed_over
-        assert passed.remedy.startswith(f"samclip engine build {coloured_bundle}")
+        assert isinstance(passed.steps[0], BuildPlans)
+        assert passed.steps[0].origin == str(coloured_bundle)
         answers = all_answers(model)
     (record,) = caplog.records
     assert "'tensorrt' works here but is not ready" in record.getMessage()
     assert f"To do: {passed.remedy}" in record.getMessage()
+    assert vars(record)["steps"] == passed.steps
     assert answers == expected
     figures.add(
         "TensorRT: plans that do not fit, with backend 'auto'",

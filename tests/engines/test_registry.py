@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 
 from samclip.engines import registry
-from samclip.engines.base import Backend, EngineOptions, GraphKey, GraphSource, Probe
+from samclip.engines.base import Backend, EngineOptions, GraphKey, GraphSource, Probe, Traits
 from samclip.engines.onnxruntime import library as ort_library
 from samclip.engines.onnxruntime.backend import CPU, CUDA
 from samclip.engines.openvino import backend as ov_backend
@@ -24,6 +24,7 @@ class Broken:
     """A backend that never works."""
 
     name = "broken"
+    traits = Traits()
 
     def probe(self) -> Probe:
         return Probe(False, "no luck here", "try another machine")
@@ -55,6 +56,14 @@ def test_names() -> None:
     assert all(isinstance(backend.probe(), Probe) for backend in registry.backends())
     assert registry.get_backend("onnxruntime") is CPU
     assert registry.get_backend("cuda") is CUDA
+
+
+def test_every_backend_declares_what_it_runs_best() -> None:
+    for backend in registry.backends():
+        assert len(set(backend.traits.lowerings)) == len(backend.traits.lowerings) > 1
+        assert backend.traits.precisions
+    on_host = [backend.name for backend in registry.backends() if backend.traits.on_host]
+    assert on_host == ["openvino", "onnxruntime"]
 
 
 def test_auto_is_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,12 +118,12 @@ def test_probing_loads_no_cuda_library(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("cudo", "Did you mean 'cuda'"),
-        ("onnxruntme", "Did you mean 'onnxruntime'"),
+        ("cudo", "did you mean 'cuda'"),
+        ("onnxruntme", "did you mean 'onnxruntime'"),
         ("zzz", r"'zzz'\. Choose among auto, tensorrt, tensorrt-rtx, cuda, openvino, on"),
         ("", "Choose among"),
-        ("tensort", "Did you mean 'tensorrt'"),
-        ("openvin", "Did you mean 'openvino'"),
+        ("tensort", "did you mean 'tensorrt'"),
+        ("openvin", "did you mean 'openvino'"),
     ],
 )
 def test_unknown_names(name: str, message: str) -> None:

@@ -133,7 +133,7 @@ def test_labels_travel_as_unit_vectors(export: Export) -> None:
 
 def test_an_existing_bundle_is_kept_unless_told(export: Export, options: ExportOptions) -> None:
     before = {p.name: p.stat().st_mtime_ns for p in export.path.iterdir()}
-    with pytest.raises(ExportError, match="--overwrite"):
+    with pytest.raises(ExportError, match="overwrite it on purpose"):
         export_bundle(options)
     assert before == {p.name: p.stat().st_mtime_ns for p in export.path.iterdir()}
 

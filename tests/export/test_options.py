@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from samclip.engines.registry import backends
 from samclip.errors import ExportError
-from samclip.export.options import WeightsDtypes, parse_weights_dtypes
+from samclip.export.options import EXPORT_BACKENDS, WeightsDtypes, parse_weights_dtypes
 
 
 def test_a_storage_is_for_all_graphs_or_for_one() -> None:
@@ -32,3 +33,7 @@ def test_without_a_word_it_is_fp32(nothing: list[str] | None) -> None:
 def test_mistakes_name_what_there_is(item: str, message: str) -> None:
     with pytest.raises(ExportError, match=message):
         parse_weights_dtypes([item])
+
+
+def test_graphs_are_written_for_every_backend() -> None:
+    assert sorted(b.name for b in EXPORT_BACKENDS) == sorted(b.name for b in backends())

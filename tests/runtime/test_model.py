@@ -20,6 +20,8 @@ from PIL import Image
 import samclip
 from samclip.engines import registry
 from samclip.engines.base import Engine, EngineOptions, GraphKey, GraphSource, Probe
+from samclip.engines.openvino import backend as ov_backend
+from samclip.engines.steps import BuildPlans
 from samclip.errors import (
     BackendUnavailableError,
     CapabilityError,
@@ -317,16 +319,19 @@ def test_auto_tries_the_next_backend_and_says_why(caplog: pytest.LogCaptureFixtu
     assert "has no cuDNN" in record.getMessage()
 
 
+BUILD = (BuildPlans(origin="fake"),)
+
+
 class NotBuilt(FakeBackend):
     """A backend that works, but has no plans of this bundle."""
 
     def ready(self, graphs: Sequence[GraphKey], options: EngineOptions) -> Probe:
         assert [key.precision for key in graphs] == ["fp32"]
         assert graphs[0].origin == "fake"
-        return Probe(False, "no plan was built", "samclip engine build fake")
+        return Probe(False, "no plan was built", "build it", BUILD)
 
     def load(self, source: GraphSource, options: EngineOptions) -> Engine:
-        raise PlanMissingError("there is no plan. Build one: samclip engine build fake")
+        raise PlanMissingError("there is no plan. Build one.", steps=BUILD)
 
 
 @pytest.mark.usefixtures("two_backends")
@@ -336,10 +341,12 @@ def test_auto_does_not_take_a_backend_that_would_build_for_minutes(
     monkeypatch.setattr(registry, "BACKENDS", (NotBuilt("fast"), FakeBackend()))
     with caplog.at_level(logging.WARNING, "samclip"), samclip.load("any") as model:
         assert model.backend == "fake"
-        assert [passed.remedy for passed in model.passed_over] == ["samclip engine build fake"]
-    assert "To do: samclip engine build fake" in caplog.records[0].getMessage()
-    with pytest.raises(PlanMissingError, match="samclip engine build fake"):
+        assert [(one.remedy, one.steps) for one in model.passed_over] == [("build it", BUILD)]
+    assert "To do: build it" in caplog.records[0].getMessage()
+    assert vars(caplog.records[0])["steps"] == BUILD
+    with pytest.raises(PlanMissingError, match="Build one") as caught:
         samclip.load("any", "fast")
+    assert caught.value.steps == BUILD
 
 
 @pytest.mark.usefixtures("two_backends")
@@ -373,7 +380,7 @@ def test_auto_takes_the_fastest_backend_that_the_bundle_was_made_for(
 def test_openvino_comes_first_for_plain_vits_alone(
     monkeypatch: pytest.MonkeyPatch, model_type: str, last: list[str]
 ) -> None:
-    monkeypatch.setattr(registry, "suits_processor", lambda: True)
+    monkeypatch.setattr(ov_backend, "suits_processor", lambda: True)
     bundle = FakeBundle(msgspec.structs.replace(fake_manifest(), model_type=model_type))
     names = [backend.name for backend in fastest_first(bundle)]
     assert names == ["tensorrt", "tensorrt-rtx", "cuda", *last]

@@ -15,6 +15,7 @@ from samclip.engines.plans.library import Library
 from samclip.engines.plans.match import find_plan
 from samclip.engines.plans.reporting import Silent
 from samclip.engines.plans.store import StoredPlan, list_plans, plan_folder, sidecar_path
+from samclip.engines.steps import BuildPlans
 from samclip.errors import BackendUnavailableError, CapabilityError, InputError, PlanStaleError
 from samclip.runtime import plans as engine_plans
 from samclip.runtime.bundles.bundle import Bundle
@@ -113,8 +114,11 @@ def test_a_changed_bundle_makes_its_plans_stale(bundle: Bundle) -> None:
     write_bundle(bundle.path, tiny_manifest(), files, True)
     assert plan_state(stored).startswith("stale")
     changed = Bundle.open(bundle.path).source("encoder", "tensorrt")
-    with pytest.raises(PlanStaleError, match=f"samclip engine build {bundle.path} "):
+    with pytest.raises(PlanStaleError, match="Build it again") as caught:
         find_plan(changed, HOST)
+    (step,) = caught.value.steps
+    assert isinstance(step, BuildPlans)
+    assert step.origin == str(bundle.path)
 
 
 def test_states_of_plans_that_are_of_no_use(

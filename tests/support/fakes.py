@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.engines.base import Engine, EngineOptions, GraphKey, GraphSource, Probe
+from samclip.engines.base import Engine, EngineOptions, GraphKey, GraphSource, Probe, Traits
 from samclip.errors import CapabilityError, ClosedError
 from samclip.runtime.bundles.manifest import (
     ClipHead,
@@ -145,6 +145,7 @@ class FakeEngine:
 class FakeBackend:
     name: str = "fake"
     delay: float = 0.0
+    traits: Traits = field(default_factory=Traits)
     graphs: Computations = field(default_factory=lambda: GRAPHS)
     engines: dict[str, FakeEngine] = field(default_factory=dict)
 

@@ -17,7 +17,7 @@ from samclip.benchmarks.latency.rounds import ORDER, Schedule
 from samclip.benchmarks.memory.usage import make_memory_rows
 from samclip.benchmarks.records import Data, Measurements
 from samclip.cli import options as shared
-from samclip.cli.exits import StoppableTyper, fill_closed_streams, report_stdout_errors
+from samclip.cli.exits import CommandApp
 from samclip.cli.terminal import accept_any_text, err, say
 from samclip.engines.machine.host import usable_cores
 from samclip.engines.registry import AUTO
@@ -49,7 +49,7 @@ EXAMPLES = """
 """
 _PEERS, _BUNDLE = "Peers", "Bundle and engine"
 
-app = StoppableTyper(
+app = CommandApp(
     add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,  # a defect shows Python's own traceback, fit for a report
@@ -178,9 +178,7 @@ def peers(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants i
 
 def main() -> None:
     """Run the command."""
-    fill_closed_streams()
-    with report_stdout_errors():
-        app()
+    app()
 
 
 if __name__ == "__main__":

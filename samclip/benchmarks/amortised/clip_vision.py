@@ -19,7 +19,6 @@ import numpy as np
 from samclip.benchmarks.roofline.read_graph import import_onnx
 
 OPSET, IR_VERSION = 20, 10  # Gelu is one operator from 20 on
-FUSED = frozenset({"onnxruntime", "cuda"})  # backends with `com.microsoft` operators
 IMAGE, IMAGE_EMBED, PATCH_EMBEDS = "image", "image_embed", "patch_embeds"
 SCALE = 0.02  # of random weights, as transformers are initialised
 

@@ -12,7 +12,6 @@ from PIL import Image
 from PIL.Image import Resampling
 
 from samclip.benchmarks.amortised.clip_vision import (
-    FUSED,
     IMAGE,
     IMAGE_EMBED,
     PATCH_EMBEDS,
@@ -51,7 +50,7 @@ def open_second(
 ) -> SecondModel:
     """Make the graph and load it; raises CapabilityError without onnx, EngineError as `load`."""
     size = dense_size(config) if dense else WHOLE_SIZE
-    data = make_clip_vision(config, size, dense=dense, fused=backend.name in FUSED)
+    data = make_clip_vision(config, size, dense=dense, fused=backend.traits.contrib_operators)
     name = f"clip_vision_{size}"
     work = count(read_graph(data, name))
     engine = backend.load(GraphSource(name, data), options)

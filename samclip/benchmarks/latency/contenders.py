@@ -96,7 +96,6 @@ def name_all(opened: Sequence[tuple[Variant, Model, TimedBackend]]) -> tuple[Con
     return tuple(Contender(name, *one) for name, one in zip(names, opened, strict=True))
 
 
-CUDA_GRAPHS = frozenset({"tensorrt", "tensorrt-rtx"})  # backends that capture them
 KILOHERTZ = 1e3
 
 
@@ -123,7 +122,7 @@ def describe_settings(contender: Contender, warm_up: int, timings: list[Timing])
         precisions=dict(backend.precisions),
         threads=options.threads,
         device=options.device,
-        cuda_graphs=options.cuda_graphs if backend.name in CUDA_GRAPHS else None,
+        cuda_graphs=options.cuda_graphs if backend.traits.captures_graphs else None,
         transfers="none" if backend.on_host else "included",
         warm_up=warm_up,
         repeats=max(kept, default=0),

@@ -29,6 +29,7 @@ from samclip.engines.base import (
     GraphSource,
     Probe,
     Tensor,
+    Traits,
 )
 
 T = TypeVar("T")
@@ -94,7 +95,6 @@ def _covered(spans: list[Interval]) -> float:
 
 
 COPIES, LOADS = "outputs to host", "load engines"
-ON_HOST = frozenset({"onnxruntime", "openvino"})  # whose tensors are in the host's memory already
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,9 +181,14 @@ class TimedBackend:
         return found
 
     @property
+    def traits(self) -> Traits:
+        """Those of the other backend."""
+        return self.inner.traits
+
+    @property
     def on_host(self) -> bool:
         """Whether its tensors are in the host's memory."""
-        return self.name in ON_HOST
+        return self.traits.on_host
 
     def probe(self) -> Probe:
         """Ask the other backend."""

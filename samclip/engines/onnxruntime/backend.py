@@ -23,7 +23,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.engines.base import EngineOptions, GraphKey, GraphSource, Guard, Probe, Tensor
+from samclip.engines.base import (
+    EngineOptions,
+    GraphKey,
+    GraphSource,
+    Guard,
+    Probe,
+    Tensor,
+    Traits,
+)
 from samclip.engines.machine.host import (
     HERE,
     is_shortage,
@@ -31,6 +39,8 @@ from samclip.engines.machine.host import (
     shortage,
     usable_cores,
 )
+from samclip.engines.names import CUDA as CUDA_NAME
+from samclip.engines.names import ONNXRUNTIME, ORT_TENSORRT
 from samclip.engines.onnxruntime.library import (
     CUDA_PROVIDER,
     REMEDY,
@@ -200,6 +210,7 @@ class OnnxRuntimeBackend:
     name: str
     provider: str
     device: str
+    traits: Traits
 
     def probe(self) -> Probe:
         """Look whether ONNX Runtime and the provider are here; loads no CUDA library."""
@@ -274,9 +285,38 @@ class OnnxRuntimeBackend:
         return import_cuda_library(self.provider) if self.device == "cuda" else import_library()
 
 
-CPU = OnnxRuntimeBackend("onnxruntime", CPU_PROVIDER, "cpu")
-CUDA = OnnxRuntimeBackend("cuda", CUDA_PROVIDER, "cuda")
-TENSORRT = OnnxRuntimeBackend("ort-tensorrt", TENSORRT_PROVIDER, "cuda")
+CPU = OnnxRuntimeBackend(
+    name=ONNXRUNTIME,
+    provider=CPU_PROVIDER,
+    device="cpu",
+    traits=Traits(
+        lowerings=("chunk", "wide", "bias", "fold"),  # it wants bounded score tensors: docs/cpu.md
+        precisions=("int8",),  # it has no kernels for FP16 and BF16
+        contrib_operators=True,
+        on_host=True,
+    ),
+)
+CUDA = OnnxRuntimeBackend(
+    name=CUDA_NAME,
+    provider=CUDA_PROVIDER,
+    device="cuda",
+    traits=Traits(
+        lowerings=("bias", "wide", "chunk", "fold"),
+        precisions=("fp16", "bf16"),  # INT8 it would only convert, having no integer products
+        contrib_operators=True,
+    ),
+)
+TENSORRT = OnnxRuntimeBackend(
+    name=ORT_TENSORRT,
+    provider=TENSORRT_PROVIDER,
+    device="cuda",
+    traits=Traits(
+        lowerings=("bias", "wide", "chunk", "fold"),
+        precisions=("int8_fp16", "fp16", "bf16"),
+        int8_weights=False,
+        by_name_alone=True,  # it builds for minutes on its first runs
+    ),
+)
 
 
 def _owner(device: str) -> str:

@@ -23,6 +23,7 @@ from typing import Any
 from samclip.disk.partial_files import cache_dir
 from samclip.engines.base import GraphSource
 from samclip.engines.machine.device import find_driver
+from samclip.engines.names import ORT_TENSORRT
 from samclip.engines.plans.sidecar import identify
 from samclip.errors import BackendUnavailableError, EngineRunError
 
@@ -149,16 +150,13 @@ def is_initializer(onnx: bytes, name: str) -> bool:
     return b"\x42" + bytes([*length, rest]) + encoded in onnx
 
 
-FOLDER_NAME = "ort-tensorrt"
-
-
 def tensorrt_options(library: Any, source: GraphSource, device: int) -> dict[str, str]:
     """Give the provider's options, and make the folder for its engines.
 
     Raises EngineRunError when that cannot be written: engines are programs, so only one of the
     user's own, closed to others, is used.
     """
-    root = cache_dir() / FOLDER_NAME
+    root = cache_dir() / ORT_TENSORRT
     folder = root / f"{source.name}-{library.__version__}-{_digest(source)}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -27,8 +27,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.engines.base import EngineOptions, GraphKey, GraphSource, Guard, Probe, Tensor
+from samclip.engines.base import (
+    EngineOptions,
+    GraphKey,
+    GraphSource,
+    Guard,
+    Probe,
+    Tensor,
+    Traits,
+)
 from samclip.engines.machine.host import is_shortage, release_free_memory, shortage, usable_cores
+from samclip.engines.names import OPENVINO as OPENVINO_NAME
 from samclip.engines.openvino.cache import Compiled, Compiler
 from samclip.engines.openvino.library import (
     clean_message,
@@ -36,6 +45,7 @@ from samclip.engines.openvino.library import (
     import_library,
     open_core,
     saturates_int8,
+    suits_processor,
 )
 from samclip.errors import EngineError, EngineRunError
 
@@ -211,7 +221,18 @@ class OvEngine:
 class OpenVinoBackend:
     """OpenVINO on the CPU."""
 
-    name: str
+    name: str = OPENVINO_NAME
+
+    @property
+    def traits(self) -> Traits:
+        """What it runs best; "auto" takes it on processors that it was measured on."""
+        return Traits(
+            lowerings=("wide", "chunk", "bias", "fold"),  # it packs keys and values of each chunk
+            precisions=("int8",),  # it has no kernels for FP16 and BF16
+            on_host=True,
+            slow_convolutions=True,  # once other programs want a core: docs/cpu.md
+            by_name_alone=not suits_processor(),
+        )
 
     def probe(self) -> Probe:
         """Look whether OpenVINO is installed; imports nothing."""
@@ -241,7 +262,7 @@ class OpenVinoBackend:
         return OvEngine(library, computing, source.name)
 
 
-OPENVINO = OpenVinoBackend("openvino")
+OPENVINO = OpenVinoBackend()
 
 
 def _settings(options: EngineOptions) -> dict[str, Any]:

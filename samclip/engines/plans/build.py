@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from samclip.engines.base import GraphSource
+from samclip.engines.names import target_name
 from samclip.engines.plans.library import Library
 from samclip.engines.plans.match import system_name
 from samclip.engines.plans.network import (
@@ -41,7 +42,6 @@ from samclip.engines.plans.sidecar import (
     PlanTensor,
     Sidecar,
     identify,
-    target_name,
 )
 from samclip.engines.plans.store import (
     StoredPlan,
@@ -52,11 +52,9 @@ from samclip.engines.plans.store import (
     write_plan,
 )
 from samclip.engines.plans.timing_cache import load_timings, only_build, save_timings, timing_file
+from samclip.engines.steps import ChangeSettings, ExportBundle, RemovePlan
 from samclip.errors import PlanBuildError, PlanDamagedError
 from samclip.version import __version__
-
-if TYPE_CHECKING:
-    from samclip.engines.plans.library import Library
 
 _logger = logging.getLogger("samclip")
 
@@ -88,10 +86,10 @@ def remove_superseded(new: StoredPlan) -> None:
                 remove_plan(stored.path)
             except OSError as error:  # the new one is found first
                 _logger.warning(
-                    "the older plan %s cannot be removed: %s. Remove it: samclip engine remove %s",
+                    "the older plan %s cannot be removed: %s. Remove it.",
                     stored.path,
                     error.strerror,
-                    stored.path.stem,
+                    extra={"steps": (RemovePlan(stored.path.stem),)},
                 )
 
 
@@ -221,17 +219,18 @@ class _Build:
         if monitor.interruption is not None:
             raise monitor.interruption
         if plan is None:
-            raise PlanBuildError(self._failure())
+            raise self._failure()
         return bytes(plan)
 
-    def _failure(self) -> str:
+    def _failure(self) -> PlanBuildError:
         source = self.request.source
         lines = "".join(f"\n- {' '.join(line.split())}" for line in dict.fromkeys(self.said.errors))
-        return (
+        return PlanBuildError(
             f"{self.library.name} {self.library.version} could not build the graph "
             f"{source.name!r} ({source.precision}); it says:{lines or ' nothing'}\n"
-            "If it ran out of memory, use a smaller --workspace or free some; else export the "
-            "bundle again for this backend, or choose another one."
+            "If it ran out of memory, use a smaller workspace or free some; else export the "
+            "bundle again for this backend, or choose another one.",
+            steps=(ChangeSettings(("workspace",)),),
         )
 
 
@@ -265,8 +264,12 @@ def _check_refittable(network: Network, request: BuildRequest) -> None:
     if network.expanded:
         raise PlanBuildError(
             f"the graph {request.source.name!r} stores {network.expanded} of its weights as INT8, "
-            "expected FP32 or FP16 for --strip-weights: only those go into a stripped plan as they "
-            "are. Leave --strip-weights out, or export the bundle with --weights-dtype fp16."
+            "expected FP32 or FP16 for a plan without weights: only those are put into it as they "
+            "are. Build it with its weights, or export the bundle with weights stored as FP16.",
+            steps=(
+                ChangeSettings(("strip_weights",)),
+                ExportBundle((("weights_dtype", "fp16"),)),
+            ),
         )
 
 

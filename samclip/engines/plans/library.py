@@ -23,7 +23,8 @@ from typing import Any
 import msgspec
 
 from samclip.engines.machine.device import find_driver, list_gpus
-from samclip.engines.plans.sidecar import LibraryName
+from samclip.engines.names import TENSORRT, TENSORRT_RTX, LibraryName, target_name
+from samclip.engines.steps import BuildPlans, ChangeSettings
 from samclip.errors import BackendUnavailableError, InputError
 
 TIMEOUT = 30.0  # seconds; a Jetson's GPU may have to wake up
@@ -147,20 +148,20 @@ class Library:
 
     @property
     def name(self) -> LibraryName:
-        """What `--backend` calls it."""
+        """What `backend=` calls it."""
         return self.kind.name
 
 
 KINDS: dict[str, Kind] = {
-    "tensorrt": Kind(
-        name="tensorrt",
+    TENSORRT: Kind(
+        name=TENSORRT,
         module="tensorrt",
         needs_gpu=True,
         install="on a Jetson it comes with JetPack (apt install python3-libnvinfer; a virtual "
         "environment needs --system-site-packages); elsewhere pip install tensorrt",
     ),
-    "tensorrt-rtx": Kind(
-        name="tensorrt-rtx",
+    TENSORRT_RTX: Kind(
+        name=TENSORRT_RTX,
         module="tensorrt_rtx",
         needs_gpu=False,
         install="pip install tensorrt-rtx-cu13",
@@ -180,9 +181,10 @@ def open_library(name: str, device: int = 0) -> Library:
     state = examine_gpu(device)
     if kind.needs_gpu and state.gpu is None:
         raise BackendUnavailableError(
-            f"{state.reason}, and {kind.name} builds a plan on the GPU that it will run on. Run "
-            "this command on that machine (in a container: start it with its GPU), or build for "
-            "RTX GPUs here: --backend tensorrt-rtx --target sm86"
+            f"{state.reason}, and {kind.name} builds a plan on the GPU that it will run on. Build "
+            "on that machine (in a container: start it with its GPU), or build here for RTX GPUs, "
+            f"with {TENSORRT_RTX} for an architecture such as sm86.",
+            steps=(BuildPlans(backend=TENSORRT_RTX, targets=("8.6",)),),
         )
     module = _import(kind)
     return Library(kind, module, str(module.__version__), state, ahead_of_time(module))
@@ -205,18 +207,20 @@ def choose_targets(library: Library, asked: tuple[str, ...]) -> tuple[str, ...]:
     wanted = tuple(dict.fromkeys(parse_target(name) for name in asked))
     if library.kind.needs_gpu:
         return _only_here(library, wanted, str(here))
-    known = ", ".join(f"sm{name.replace('.', '')}" for name in library.capabilities)
+    known = ", ".join(map(target_name, library.capabilities))
     if not wanted and here is None:
         raise InputError(
             f"there is no GPU here to build for ({library.state.reason}). Say for which "
-            f"architectures, as in --target sm86; {library.name} {library.version} has {known}."
+            f"architectures, as in sm86; {library.name} {library.version} has {known}.",
+            steps=(ChangeSettings(("targets",)),),
         )
     wanted = wanted or (str(here),)
     unknown = [name for name in wanted if name not in library.capabilities]
     if unknown:
         raise InputError(
             f"{library.name} {library.version} cannot build for compute capability "
-            f"{', '.join(unknown)}, only for {known}. Choose among those with --target."
+            f"{', '.join(unknown)}, only for {known}. Choose targets among those.",
+            steps=(ChangeSettings(("targets",)),),
         )
     return wanted
 
@@ -233,8 +237,9 @@ def _only_here(library: Library, wanted: tuple[str, ...], here: str) -> tuple[st
     if set(wanted) - {here}:
         raise InputError(
             f"{library.name} builds for the GPU of this machine alone, compute capability {here}; "
-            f"asked for {', '.join(wanted)}. Leave --target out, build on the machine that has the "
-            "other GPU, or use --backend tensorrt-rtx."
+            f"asked for {', '.join(wanted)}. Name no target, build on the machine that has the "
+            f"other GPU, or build with {TENSORRT_RTX}.",
+            steps=(ChangeSettings(("targets", "backend")),),
         )
     return (here,)
 

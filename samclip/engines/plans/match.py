@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from samclip.engines.base import GraphSource
+from samclip.engines.names import LibraryName
 from samclip.engines.plans.sidecar import (
     BuiltGraph,
-    LibraryName,
     Sidecar,
-    build_command,
+    build_step,
     identify,
-    rebuild_command,
+    rebuild_step,
 )
 from samclip.engines.plans.store import StoredPlan, list_plans, read_plan, search_folders
 from samclip.errors import (
@@ -58,10 +58,10 @@ def misfit(sidecar: Sidecar, graph: BuiltGraph, host: PlanHost) -> PlanError | N
     reason = _foreign(sidecar, host)
     if reason is None:
         return None
-    command = rebuild_command(sidecar, graph.origin, host.capability)
     return PlanForeignError(
         f"the plan of {graph.name!r} ({sidecar.graph.precision}) {reason}. It is not loaded. "
-        f"Build it on this machine: {command}"
+        "Build it on this machine.",
+        steps=(rebuild_step(sidecar, graph.origin, host.capability),),
     )
 
 
@@ -76,11 +76,11 @@ def _stale(sidecar: Sidecar, graph: BuiltGraph, host: PlanHost) -> PlanStaleErro
     else:
         what = "weights file"
         came, expected = str(built.weights_sha256), str(graph.weights_sha256)
-    command = rebuild_command(sidecar, graph.origin, host.capability)
     return PlanStaleError(
         f"the plan of {graph.name!r} ({graph.precision}) is stale: it was built on "
         f"{sidecar.built[:10]} from a {what} with SHA-256 {came[:16]}..., the bundle's has "
-        f"{expected[:16]}... by now. It is not loaded. Build it again: {command}"
+        f"{expected[:16]}... by now. It is not loaded. Build it again on this machine.",
+        steps=(rebuild_step(sidecar, graph.origin, host.capability),),
     )
 
 
@@ -114,15 +114,6 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
 
 
-def missing_message(graph: BuiltGraph, host: PlanHost) -> str:
-    """Say that there is no plan, and how to build one."""
-    command = build_command(graph, host.library, host.capability)
-    return (
-        f"there is no plan of {graph.name!r} ({graph.precision}) for {host.library} "
-        f"{host.version} and compute capability {host.capability}. Build one, once: {command}"
-    )
-
-
 @dataclass(frozen=True)
 class Plan:
     """A verified plan: `data` are the bytes whose SHA-256 the sidecar has, as TensorRT wrote them.
@@ -140,7 +131,7 @@ def find_plan(source: GraphSource, host: PlanHost, folders: Sequence[Path] | Non
 
     Looks in `folders`; None: the user's cache, then beside the bundle that `source` is from.
     Raises PlanMissingError, PlanStaleError, PlanForeignError or PlanDamagedError, whose message
-    says what came, what was expected, and the command that builds the plan.
+    says what came and what was expected, and whose `steps` build the plan.
     """
     graph = identify(source)
     places = search_folders(graph.origin) if folders is None else folders
@@ -188,4 +179,11 @@ def _refusal(related: Iterable[StoredPlan], graph: BuiltGraph, host: PlanHost) -
     found = [reason for reason in reasons if reason is not None]
     foreign = [reason for reason in found if isinstance(reason, PlanForeignError)]
     nearest = [*foreign, *found]
-    return nearest[0] if nearest else PlanMissingError(missing_message(graph, host))
+    if nearest:
+        return nearest[0]
+    return PlanMissingError(
+        f"there is no plan of {graph.name!r} ({graph.precision}) for {host.library} "
+        f"{host.version} and compute capability {host.capability}. Build one on this machine, "
+        "once.",
+        steps=(build_step(graph, host.library, host.capability),),
+    )

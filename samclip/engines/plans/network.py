@@ -22,6 +22,7 @@ from samclip.engines.base import GraphSource
 from samclip.engines.external_data import external_fault, unlisted_location
 from samclip.engines.plans.reporting import Said
 from samclip.engines.plans.sidecar import AxisRange, PlanTensor
+from samclip.engines.steps import ExportBundle
 from samclip.errors import PlanBuildError
 
 
@@ -125,7 +126,7 @@ def parse_network(
     else:
         parsed = _parse_in_folder(parser, source)
     if not parsed:
-        raise PlanBuildError(_parse_message(module, parser, source, said))
+        raise _parse_error(module, parser, source, said)
     _expand_int8_constants(network)
     _decompose_fp32_attention(network)
     _check_precision(network, source)
@@ -170,14 +171,15 @@ def _parse_in_folder(parser: Any, source: GraphSource) -> bool:
         return bool(parser.parse(source.onnx, str(path)))
 
 
-def _parse_message(module: Any, parser: Any, source: GraphSource, said: Said) -> str:
+def _parse_error(module: Any, parser: Any, source: GraphSource, said: Said) -> PlanBuildError:
     errors = [_describe(parser.get_error(i)) for i in range(parser.num_errors)]
     lines = "".join(f"\n- {line}" for line in dict.fromkeys(errors or said.errors))
     version = f"{module.__name__} {module.__version__}"
-    return (
+    return PlanBuildError(
         f"{version} cannot take the graph {source.name!r} ({source.precision}); its parser says:"
-        f"{lines or ' nothing'}\nExport the bundle again for this backend (samclip-export --opset, "
-        "--attention), or choose another one."
+        f"{lines or ' nothing'}\nExport the bundle again for this backend, with another opset or "
+        "form of attention, or choose another backend.",
+        steps=(ExportBundle((("opset", None), ("attention", None))),),
     )
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from samclip.engines.names import TENSORRT, TENSORRT_RTX
 from samclip.engines.plans.library import Library
 from samclip.engines.plans.network import Network
 from samclip.engines.plans.reporting import BuildReport
+from samclip.engines.steps import ChangeSettings
 from samclip.errors import PlanBuildError
 
 MEMORY_INFO = Path("/proc/meminfo")
@@ -21,7 +23,7 @@ CONTAINER_PARTS = Path("/sys/fs/cgroup/memory.stat")
 # A build holds the weights once as they were parsed, once as its kernels take them, and once in
 # the plan. Libraries alone take the second figure.
 WEIGHT_COPIES = 3
-BASE_BYTES = {"tensorrt": 2**30, "tensorrt-rtx": 300 * 2**20}
+BASE_BYTES = {TENSORRT: 2**30, TENSORRT_RTX: 300 * 2**20}
 COMFORT = 1.5  # below so many times the need a build may still fail: a warning
 ITEM_BYTES = {"FLOAT": 4, "HALF": 2, "BF16": 2, "INT8": 1, "UINT8": 1, "BOOL": 1, "INT64": 8}
 
@@ -67,7 +69,9 @@ def _compare(what: str, needs: int, free: int | None, weights: int, report: Buil
     if free < needs:
         raise PlanBuildError(
             f"this build needs about {figures}. Close other programs, build with a smaller "
-            "--workspace, or on a machine with more memory; --no-preflight builds all the same."
+            "workspace, or on a machine with more memory; without the preflight it is tried all "
+            "the same.",
+            steps=(ChangeSettings(("workspace", "preflight")),),
         )
     report.message(f"warning: this build needs about {figures}: it may fail")
 

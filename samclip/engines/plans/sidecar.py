@@ -8,19 +8,20 @@ Which graph a plan belongs to: the SHA-256 of its ONNX bytes and of its weights 
 
 The sizes that dynamic axes may have: TensorRT builds for a range, chosen when it builds.
 
-The command that builds a plan again, for messages.
+The steps that build a plan, or build it again, for errors.
 """
 
 from __future__ import annotations
 
 import hashlib
-import shlex
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import msgspec
 
 from samclip.engines.base import GraphSource
+from samclip.engines.names import TENSORRT, LibraryName
+from samclip.engines.steps import BuildPlans, RemovePlan
 from samclip.errors import InputError, PlanDamagedError
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -29,7 +30,6 @@ MAX_SIDECAR_BYTES = 1_000_000
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Capability = Annotated[str, msgspec.Meta(pattern="^[0-9]+[.][0-9]+$")]  # "8.7"
 Size = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
-LibraryName = Literal["tensorrt", "tensorrt-rtx"]
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -159,8 +159,8 @@ def _digest(sidecar: Sidecar) -> str:
 
 def _damaged(name: str, reason: str) -> PlanDamagedError:
     return PlanDamagedError(
-        f"the sidecar {name} {reason}. Remove it (samclip engine remove) and build the plan again: "
-        "samclip engine build BUNDLE"
+        f"the sidecar {name} {reason}. Remove it and build the plan again.",
+        steps=(RemovePlan(), BuildPlans()),
     )
 
 
@@ -222,44 +222,38 @@ def parse_axis(text: str) -> AxisRange:
     return AxisRange(least=least, best=best, most=most)
 
 
-ANY_BUNDLE = "BUNDLE"
-TENSORRT: LibraryName = "tensorrt"
+def build_step(graph: BuiltGraph, library: str, capability: str | None = None) -> BuildPlans:
+    """Return the step that builds a plan of `graph`, with every setting at its default."""
+    return BuildPlans(
+        origin=graph.origin,
+        backend=library,
+        graphs=(graph.name,),
+        precision=graph.precision,
+        targets=(capability,) if capability and library != TENSORRT else (),
+    )
 
 
-def build_command(graph: BuiltGraph, library: str, capability: str | None = None) -> str:
-    """Give the command that builds a plan of `graph`, with every option at its default."""
-    words = ["samclip", "engine", "build", graph.origin or ANY_BUNDLE, "--backend", library]
-    words += ["--graph", graph.name, "--precision", graph.precision]
-    if library != TENSORRT and capability:
-        words += ["--target", target_name(capability)]
-    return shlex.join(words)
-
-
-def rebuild_command(sidecar: Sidecar, origin: str = "", capability: str | None = None) -> str:
-    """Give the command that builds a plan again as it was built, for the bundle at `origin`.
+def rebuild_step(
+    sidecar: Sidecar, origin: str = "", capability: str | None = None, force: bool = False
+) -> BuildPlans:
+    """Return the step that builds a plan again as it was built, for the bundle at `origin`.
 
     With `capability` also for a GPU of that compute capability.
     """
     graph, options = sidecar.graph, sidecar.options
-    words = ["samclip", "engine", "build", origin or graph.origin or ANY_BUNDLE]
-    words += ["--backend", sidecar.library, "--graph", graph.name, "--precision", graph.precision]
+    targets: dict[str, None] = {}
     if sidecar.library != TENSORRT:
-        wanted = dict.fromkeys(
-            [*sidecar.target.capabilities, *([capability] if capability else [])]
-        )
-        words += [word for name in wanted for word in ("--target", target_name(name))]
-    for name, axis in sidecar.axes.items():
-        if axis != DEFAULT_AXES.get(name):
-            words += [f"--{name}", str(axis)]
-    if options.workspace is not None:
-        words += ["--workspace", str(options.workspace // 2**20)]
-    if options.level is not None:
-        words += ["--level", str(options.level)]
-    flags = {"--strip-weights": options.strip_weights}
-    flags["--version-compatible"] = options.version_compatible
-    return shlex.join([*words, *(flag for flag, is_set in flags.items() if is_set)])
-
-
-def target_name(capability: str) -> str:
-    """Write a compute capability, "8.6", as a target: "sm86"."""
-    return f"sm{capability.replace('.', '')}"
+        targets = dict.fromkeys(filter(None, (*sidecar.target.capabilities, capability)))
+    return BuildPlans(
+        origin=origin or graph.origin,
+        backend=sidecar.library,
+        graphs=(graph.name,),
+        precision=graph.precision,
+        targets=tuple(targets),
+        axes=tuple((n, str(a)) for n, a in sidecar.axes.items() if a != DEFAULT_AXES.get(n)),
+        workspace=options.workspace,
+        level=options.level,
+        strip_weights=options.strip_weights,
+        version_compatible=options.version_compatible,
+        force=force,
+    )

@@ -32,15 +32,16 @@ from samclip.disk.partial_files import (
     sync_file,
     write_file,
 )
+from samclip.engines.names import target_name
 from samclip.engines.plans.sidecar import (
     MAX_SIDECAR_BYTES,
     PlanFile,
     Sidecar,
     decode_sidecar,
     encode_sidecar,
-    rebuild_command,
-    target_name,
+    rebuild_step,
 )
+from samclip.engines.steps import BuildPlans, RemovePlan
 from samclip.errors import PlanDamagedError
 
 PLAN_SUFFIX, SIDECAR_SUFFIX = ".plan", ".plan.json"
@@ -93,9 +94,9 @@ def read_plan(stored: StoredPlan) -> bytes:
     """
     if stored.sidecar is None:
         raise stored.fault or PlanDamagedError(
-            f"the plan {stored.path} has no sidecar. Build it again: samclip engine build BUNDLE"
+            f"the plan {stored.path} has no sidecar. Build it again.", steps=(BuildPlans(),)
         )
-    expected, command = stored.sidecar.plan, rebuild_command(stored.sidecar)
+    expected = stored.sidecar.plan
     data = read_own(stored.path, expected.size)
     if len(data) != expected.size:
         longer = "more than " if len(data) > expected.size else ""
@@ -107,7 +108,8 @@ def read_plan(stored: StoredPlan) -> bytes:
         return data
     raise PlanDamagedError(
         f"the plan {stored.path} has {came}, its sidecar says {wanted}: it was cut off or changed. "
-        f"It is not loaded. Build it again: {command} --force"
+        "It is not loaded. Build it again.",
+        steps=(rebuild_step(stored.sidecar, force=True),),
     )
 
 
@@ -173,11 +175,16 @@ def _look_at(path: Path) -> StoredPlan | None:
     except PlanDamagedError as error:
         return StoredPlan(path, size, None, error)
     except FileNotFoundError:
-        reason = f"the plan {path} has no sidecar. Remove it: samclip engine remove {path.stem}"
-        return StoredPlan(path, size, None, PlanDamagedError(reason))
+        fault = PlanDamagedError(
+            f"the plan {path} has no sidecar. Remove it.", steps=(RemovePlan(path.stem),)
+        )
+        return StoredPlan(path, size, None, fault)
     if sizes[0] is None:
-        reason = f"the plan {path} is missing beside its sidecar. Build it again: "
-        return StoredPlan(path, size, None, PlanDamagedError(reason + rebuild_command(sidecar)))
+        fault = PlanDamagedError(
+            f"the plan {path} is missing, and only its sidecar is there. Build it again.",
+            steps=(rebuild_step(sidecar),),
+        )
+        return StoredPlan(path, size, None, fault)
     return StoredPlan(path, size, sidecar)
 
 

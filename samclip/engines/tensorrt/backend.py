@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT for RTX: backends that run plans which `samclip engine build` made.
+"""TensorRT and TensorRT for RTX: backends that run plans which were built beforehand.
 
 A plan is taken only through `find_plan`, which checks its sidecar against this machine and the
 graph, and its bytes against the sidecar. Nothing is built here: that takes minutes, and is asked
@@ -9,18 +9,20 @@ Whether all graphs of a bundle have plans for this machine, told from sidecars a
 
 from __future__ import annotations
 
-import shlex
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from samclip.engines.base import EngineOptions, GraphKey, GraphSource, Probe
+from samclip.engines import names
+from samclip.engines.base import EngineOptions, GraphKey, GraphSource, Probe, Traits
 from samclip.engines.cuda.device import open_device
 from samclip.engines.cuda.memory import DeviceMemory
+from samclip.engines.names import LibraryName
 from samclip.engines.plans.library import Library
 from samclip.engines.plans.match import Plan, PlanHost, find_plan, misfit
-from samclip.engines.plans.sidecar import BuiltGraph, LibraryName, build_command
+from samclip.engines.plans.sidecar import BuiltGraph, build_step
 from samclip.engines.plans.store import StoredPlan, list_plans, search_folders
+from samclip.engines.steps import BuildPlans
 from samclip.engines.tensorrt.engine import TrtEngine, refit
 from samclip.engines.tensorrt.library import (
     deserialize,
@@ -39,24 +41,27 @@ def missing_plans(graphs: Sequence[GraphKey], host: PlanHost) -> Probe:
     missing = [graph for graph in wanted if not any(_fits(plan, graph, host) for plan in stored)]
     if not missing:
         return Probe(True, f"plans of {', '.join(graph.name for graph in wanted)}")
-    names = ", ".join(f"{graph.name} ({graph.precision})" for graph in missing)
+    listed = ", ".join(f"{graph.name} ({graph.precision})" for graph in missing)
     return Probe(
         False,
-        f"no plan was built for {names} with {host.library} {host.version} and compute capability "
+        f"no plan was built for {listed} with {host.library} {host.version} and compute capability "
         f"{host.capability}",
-        _command(wanted, missing, host),
+        f"build {'it' if len(missing) == 1 else 'them'} on this machine, once",
+        _steps(wanted, missing, host),
     )
 
 
-def _command(wanted: Sequence[BuiltGraph], missing: Sequence[BuiltGraph], host: PlanHost) -> str:
-    """Give one command for all graphs where it serves, else one for each."""
+def _steps(
+    wanted: Sequence[BuiltGraph], missing: Sequence[BuiltGraph], host: PlanHost
+) -> tuple[BuildPlans, ...]:
+    """Return one step for all graphs where it serves, else one for each."""
     places = {graph.origin for graph in missing}
     if len(missing) == len(wanted) and len(places) == 1 and places != {""}:
-        words = ["samclip", "engine", "build", *places, "--backend", host.library]
         precisions = {graph.precision for graph in missing}
-        return shlex.join([*words, *(["--precision", *precisions] if len(precisions) == 1 else [])])
-    commands = [build_command(graph, host.library, host.capability) for graph in missing]
-    return "; ".join(dict.fromkeys(commands))
+        precision = precisions.pop() if len(precisions) == 1 else None
+        return (BuildPlans(origin=places.pop(), backend=host.library, precision=precision),)
+    steps = [build_step(graph, host.library, host.capability) for graph in missing]
+    return tuple(dict.fromkeys(steps))
 
 
 def _fits(stored: StoredPlan, graph: BuiltGraph, host: PlanHost) -> bool:
@@ -79,9 +84,20 @@ def _built_graph(key: GraphKey) -> BuiltGraph:
 
 @dataclass(frozen=True)
 class TensorRtBackend:
-    """One of the two libraries."""
+    """One of the two libraries; `fused_attention` as in `Traits`."""
 
     name: LibraryName
+    fused_attention: str
+
+    @property
+    def traits(self) -> Traits:
+        """What it runs best: attention with an additive bias, which it fuses."""
+        return Traits(
+            lowerings=("bias", "wide", "chunk", "fold"),
+            precisions=("int8_fp16", "fp16", "bf16"),
+            fused_attention=self.fused_attention,
+            captures_graphs=True,
+        )
 
     @property
     def version(self) -> str | None:
@@ -104,7 +120,7 @@ class TensorRtBackend:
     def load(self, source: GraphSource, options: EngineOptions) -> TrtEngine:
         """Run the plan of `source`.
 
-        Raises BackendUnavailableError; PlanError, which has the command that builds the plan;
+        Raises BackendUnavailableError; PlanError, whose `steps` build the plan;
         EngineRunError, as DeviceMemoryError where memory is short.
         """
         library, host = open_for_running(self.name, options.device)
@@ -119,8 +135,8 @@ class TensorRtBackend:
             raise
 
 
-TENSORRT = TensorRtBackend("tensorrt")
-TENSORRT_RTX = TensorRtBackend("tensorrt-rtx")
+TENSORRT = TensorRtBackend(names.TENSORRT, fused_attention="10.14")  # by its release notes
+TENSORRT_RTX = TensorRtBackend(names.TENSORRT_RTX, fused_attention="1.7")  # the one tried
 
 
 def _start(

@@ -244,7 +244,7 @@ def refit(library: Library, engine: Any, source: GraphSource) -> None:
         missing = list(refitter.get_missing_weights())
         if taken and not missing and refitter.refit_cuda_engine():
             return
-    fault = EngineRunError(f"{_fault(taken, missing)}. Build it again without --strip-weights.")
+    fault = EngineRunError(f"{_fault(taken, missing)}. Build the plan again, with its weights.")
     raise explain(fault, source.name, [*_errors(parser), *said.errors])
 
 

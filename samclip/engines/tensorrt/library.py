@@ -10,11 +10,12 @@ from typing import Any
 
 from samclip.engines.base import Probe
 from samclip.engines.cuda.device import describe_cuda_package, missing_for_cuda
+from samclip.engines.names import LibraryName
 from samclip.engines.onnxruntime.library import clean_message
 from samclip.engines.plans.library import KINDS, Library, open_library
 from samclip.engines.plans.match import PlanHost
 from samclip.engines.plans.reporting import listening, shared_logger
-from samclip.engines.plans.sidecar import LibraryName
+from samclip.engines.steps import BuildPlans
 from samclip.errors import BackendUnavailableError, DeviceMemoryError, EngineRunError
 
 SUFFIXES = ("", "-cu13", "-cu12", "_lean", "-lean-cu13")
@@ -111,8 +112,8 @@ def explain(error: EngineRunError, graph: str, said: Sequence[str]) -> EngineRun
             "send fewer prompts at once, or choose a smaller bundle or precision."
         )
     return EngineRunError(
-        f"{message} Check the shapes of its inputs; if that does not help, build the plan again: "
-        "samclip engine build --help."
+        f"{message} Check the shapes of its inputs; if that does not help, build the plan again.",
+        steps=(BuildPlans(graphs=(graph,)),),
     )
 
 

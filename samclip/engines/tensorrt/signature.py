@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from samclip.engines.base import Guard, Tensor
 from samclip.engines.cuda.memory import CudaTensor
+from samclip.engines.steps import BuildPlans, ExportBundle
 from samclip.errors import EngineRunError
 
 # TensorRT's names of the types that numpy has too
@@ -69,20 +70,19 @@ class Signature:
                 f"Convert it: array.astype('{port.dtype}')."
             )
         if not port.takes(tuple(given.shape)):
-            raise EngineRunError(self._misfit(port, tuple(given.shape)))
+            raise self._misfit(port, tuple(given.shape))
         return given
 
-    def _misfit(self, port: Port, shape: Shape) -> str:
+    def _misfit(self, port: Port, shape: Shape) -> EngineRunError:
+        came = f"the input {port.name!r} of the graph {self.graph!r} has shape {shape}"
         if port.least == port.most:
-            expected, remedy = f"{port.least}", "Give it that shape"
-        else:
-            expected = f"{port.least} to {port.most}"
-            remedy = (
-                "Send fewer at once, or build the plan for other sizes: samclip engine build --help"
+            return EngineRunError(
+                f"{came}, its plan was built for {port.least}. Give it that shape."
             )
-        return (
-            f"the input {port.name!r} of the graph {self.graph!r} has shape {shape}, its plan was "
-            f"built for {expected}. {remedy}."
+        return EngineRunError(
+            f"{came}, its plan was built for {port.least} to {port.most}. Send fewer at once, or "
+            "build the plan for other sizes.",
+            steps=(BuildPlans(graphs=(self.graph,)),),
         )
 
 
@@ -108,12 +108,14 @@ def _read_port(module: Any, engine: Any, name: str, is_input: bool) -> Port:
     if engine.get_tensor_location(name) != module.TensorLocation.DEVICE:
         raise EngineRunError(
             f"the tensor {name!r} of the plan is a shape, read on the host; expected tensors on "
-            "the GPU. Export the bundle again with samclip-export."
+            "the GPU. Export the bundle again.",
+            steps=(ExportBundle(),),
         )
     if engine.get_tensor_format(name) != module.TensorFormat.LINEAR:
         raise EngineRunError(
             f"the tensor {name!r} of the plan has the layout {engine.get_tensor_format_desc(name)},"
-            " expected a linear one. Build the plan with: samclip engine build."
+            " expected a linear one. Build the plan with samclip.",
+            steps=(BuildPlans(),),
         )
     shape = tuple(engine.get_tensor_shape(name))
     least = most = shape

@@ -21,6 +21,7 @@ from samclip.engines.cuda.memory import (
     PinnedBlock,
     freeing,
 )
+from samclip.engines.steps import BuildPlans, ExportBundle
 from samclip.engines.tensorrt.signature import Shape, Signature
 from samclip.errors import EngineRunError
 
@@ -131,7 +132,8 @@ class TrtSlot:
             raise EngineRunError(
                 f"the graph {self._signature.graph!r} gives {', '.join(unknown)} a shape that "
                 "depends on its data, expected one that follows from the inputs' shapes. Export "
-                "the bundle again with samclip-export."
+                "the bundle again.",
+                steps=(ExportBundle(),),
             )
         return found
 
@@ -227,7 +229,8 @@ class TrtSlot:
         if not is_done:
             raise EngineRunError(
                 f"TensorRT refuses {what} of the graph {self._signature.graph!r}. Check the shapes "
-                "of its inputs, or build the plan again: samclip engine build."
+                "of its inputs, or build the plan again.",
+                steps=(BuildPlans(graphs=(self._signature.graph,)),),
             )
 
 

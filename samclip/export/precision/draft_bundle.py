@@ -14,7 +14,15 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 
-from samclip.engines.base import Backend, Engine, EngineOptions, GraphKey, GraphSource, Probe
+from samclip.engines.base import (
+    Backend,
+    Engine,
+    EngineOptions,
+    GraphKey,
+    GraphSource,
+    Probe,
+    Traits,
+)
 from samclip.engines.onnxruntime.backend import CPU
 from samclip.errors import ExportError
 from samclip.export.graph_files import GraphFiles, described
@@ -55,6 +63,11 @@ class EmulatingBackend:
 
     name: str
     version: str | None = None
+
+    @property
+    def traits(self) -> Traits:
+        """Those of ONNX Runtime's CPU."""
+        return CPU.traits
 
     def probe(self) -> Probe:
         """Return that it works."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.engines.base import Engine, EngineOptions, GraphKey, GraphSource, Probe, Tensor
+from samclip.engines.base import Engine, EngineOptions, GraphKey, GraphSource, Probe, Tensor, Traits
 from samclip.engines.onnxruntime.backend import CPU
 from samclip.export.precision.draft_bundle import DraftBundle, reference_model
 from samclip.export.precision.gate_tasks import fixed_regions, gate_vocabulary
@@ -98,6 +98,11 @@ class RecordingBackend:
 
     feeds: Mapping[str, SavedFeeds]
     name: str = CPU.name
+
+    @property
+    def traits(self) -> Traits:
+        """Those of ONNX Runtime's CPU."""
+        return CPU.traits
 
     def probe(self) -> Probe:
         """Return whether ONNX Runtime works here."""

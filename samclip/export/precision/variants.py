@@ -9,22 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import PurePosixPath
+from typing import get_args
 
 from samclip.export.graph_files import GraphFiles
-from samclip.export.options import FUSED, FUSED_BACKENDS, backends_for
+from samclip.export.options import EXPORT_BACKENDS, FUSED, FUSED_BACKENDS, backends_for
 from samclip.runtime.bundles.manifest import Precision, ReducedPrecision, Variant
 
 INT8_PRECISIONS: frozenset[ReducedPrecision] = frozenset({"int8", "int8_fp16"})
 PREFERENCE: tuple[Precision, ...] = ("int8_fp16", "fp16", "bf16", "int8", "fp32")
 
+# Which backends each reduced precision is for; those that take the most precisions come first.
 # FP16 and BF16 pay where there are kernels for them, which ONNX Runtime and OpenVINO do not have on
 # CPUs. These take Q/DQ in an FP32 graph, TensorRT takes it in an FP16 graph; ONNX Runtime's CUDA
 # provider has no integer products and would only convert.
 BACKENDS: dict[ReducedPrecision, tuple[str, ...]] = {
-    "int8_fp16": ("tensorrt", "tensorrt-rtx", "ort-tensorrt"),
-    "fp16": ("tensorrt", "tensorrt-rtx", "ort-tensorrt", "cuda"),
-    "bf16": ("tensorrt", "tensorrt-rtx", "ort-tensorrt", "cuda"),
-    "int8": ("onnxruntime", "openvino"),
+    precision: tuple(
+        backend.name
+        for backend in sorted(EXPORT_BACKENDS, key=lambda b: -len(b.traits.precisions))
+        if precision in backend.traits.precisions
+    )
+    for precision in get_args(ReducedPrecision)
 }
 
 # The text encoder runs once per vocabulary and its embeddings are cached, so INT8 would cost

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from samclip.disk.directory_swap import recover
 from samclip.engines.base import GraphSource
+from samclip.engines.steps import ExportBundle
 from samclip.errors import (
     BackendUnavailableError,
     BundleNotFoundError,
@@ -175,7 +176,8 @@ def _resolve(path: str | PathLike[str]) -> Path:
     except (OSError, ValueError, RuntimeError) as error:  # missing, NUL, a loop, no such ~user
         raise BundleNotFoundError(
             f"there is no bundle at {str(path)[:200]!r}: {error}. Give the path of a directory "
-            f"with a {MANIFEST_NAME}, or export one with samclip-export."
+            f"with a {MANIFEST_NAME}, or export one.",
+            steps=(ExportBundle(),),
         ) from error
     if not root.is_dir():
         raise BundleNotFoundError(

@@ -13,6 +13,7 @@ from pathlib import Path
 import platformdirs
 
 from samclip.disk.directory_swap import recover
+from samclip.engines.steps import ExportBundle
 from samclip.errors import BundleNotFoundError, did_you_mean
 from samclip.runtime.assets import DEFAULT_BUNDLE, in_archive, packaged_bundles
 from samclip.runtime.bundles.manifest import MANIFEST_NAME
@@ -51,7 +52,7 @@ def find_bundle(name_or_path: str | PathLike[str] | None = None) -> Path:
     for folder in _folders() if is_name else ():
         if _is_directory(folder / text):
             return folder / text
-    raise BundleNotFoundError(_not_found(text))
+    raise _not_found(text)
 
 
 def _folders() -> tuple[Path, Path]:
@@ -81,29 +82,34 @@ def _is_directory(path: Path) -> bool:
         return False
 
 
-def _not_found(text: str) -> str:
+def _not_found(text: str) -> BundleNotFoundError:
     if os.path.isfile(text):  # noqa: PTH113 - False for a name too long or with a NUL
-        return f"{text!r} is a file. A bundle is a directory with a {MANIFEST_NAME}: give that."
+        return BundleNotFoundError(
+            f"{text!r} is a file. A bundle is a directory with a {MANIFEST_NAME}: give that."
+        )
     known = list_bundles()
     names = ", ".join([*known][:MAX_NAMES_SHOWN]) or "none yet"
     if text == DEFAULT_BUNDLE:
         return _no_default(names)
-    return (
+    return BundleNotFoundError(
         f"there is no bundle {text[:200]!r}{did_you_mean(text, known)}: neither a directory nor a "
-        f"known name, of which there are: {names}. Export one with samclip-export, or give the "
-        f"path of a directory, or put one into {bundle_home()}."
+        f"known name, of which there are: {names}. Export one, or give the path of a directory, "
+        f"or put one into {bundle_home()}.",
+        steps=(ExportBundle(),),
     )
 
 
-def _no_default(names: str) -> str:
+def _no_default(names: str) -> BundleNotFoundError:
     if in_archive():
-        return (
+        return BundleNotFoundError(
             f"samclip runs from an archive, where its own bundle {DEFAULT_BUNDLE!r} cannot be "
             "read. Install it unpacked (pip does), or give the path of a bundle."
         )
-    return (
+    return BundleNotFoundError(
         f"the default bundle {DEFAULT_BUNDLE!r} is not there: this samclip was built without it. "
-        f"Name another bundle (known names: {names}) or a directory, or make this one from a "
-        f"checkpoint: samclip-export --checkpoint CHECKPOINT --output "
-        f"{bundle_home() / DEFAULT_BUNDLE}"
+        f"Name another bundle (known names: {names}) or a directory, or export this one from a "
+        f"checkpoint, to {bundle_home() / DEFAULT_BUNDLE}.",
+        steps=(
+            ExportBundle((("checkpoint", None), ("output", str(bundle_home() / DEFAULT_BUNDLE)))),
+        ),
     )

@@ -312,8 +312,8 @@ class CalibrationRecord(Record, frozen=True, kw_only=True):
 class Reduction(Record, frozen=True, kw_only=True):
     """One reduced precision of the bundle: what it was made with, and what it lost.
 
-    `photos`: the held-back photos that the gates were measured on; 0 when they were not, with
-    --no-verify. `keep`: patterns that the exporter was told to keep in FP32; `kept`: nodes that
+    `photos`: the held-back photos that the gates were measured on; 0 when they were not measured.
+    `keep`: patterns that the exporter was told to keep in FP32; `kept`: nodes that
     stay in FP32 because of their range; `fallen_back`: layers, as "graph/node", that are not
     quantised because the gates would not hold; `sensitive`: the layers that suffer most from INT8;
     `skipped`: what could not be measured, and why.

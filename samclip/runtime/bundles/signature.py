@@ -29,6 +29,7 @@ from samclip.disk.partial_files import (
     sync_file,
     sync_folder,
 )
+from samclip.engines.steps import SignBundle
 from samclip.errors import CapabilityError, InputError, SignatureError
 from samclip.runtime.bundles.files import open_plain_file
 from samclip.runtime.bundles.manifest import MANIFEST_NAME, SIGNATURE_NAME
@@ -211,14 +212,16 @@ def check_signature(root: Path, manifest: bytes, key: PublicKey) -> None:
     if not is_signed(root):
         raise SignatureError(
             f"{root} is not signed ({SIGNATURE_NAME} is missing), and only bundles signed with "
-            f"{key.path} are wanted. Get the signed bundle, or sign this one: samclip sign."
+            f"{key.path} are wanted. Get the signed bundle, or sign this one.",
+            steps=(SignBundle(str(root)),),
         )
     with open_plain_file(root, SIGNATURE_NAME) as (file, size):
         signature = file.read(SIGNATURE_BYTES + 1)
     if len(signature) != SIGNATURE_BYTES:
         raise SignatureError(
             f"{SIGNATURE_NAME} of {root} has {size:,} bytes, an Ed25519 signature has "
-            f"{SIGNATURE_BYTES}. Copy the bundle again, or sign it again: samclip sign."
+            f"{SIGNATURE_BYTES}. Copy the bundle again, or sign it again.",
+            steps=(SignBundle(str(root)),),
         )
     if not key.has_signed(manifest, signature):
         raise SignatureError(

@@ -12,6 +12,7 @@ import msgspec
 
 from samclip.disk.directory_swap import partial_directory, put_in_place, recover
 from samclip.disk.partial_files import sync_folder
+from samclip.engines.steps import ChangeSettings
 from samclip.errors import ExportError
 from samclip.runtime.bundles.files import CHUNK_BYTES, check_path, check_paths
 from samclip.runtime.bundles.manifest import (
@@ -72,7 +73,8 @@ def check_target(target: str | PathLike[str], overwrite: bool) -> Path:
 
 def _taken(path: Path) -> ExportError:
     return ExportError(
-        f"{path} exists already. Choose another name, or overwrite it on purpose (--overwrite)."
+        f"{path} exists already. Choose another name, or overwrite it on purpose.",
+        steps=(ChangeSettings(("overwrite",)),),
     )
 
 

@@ -256,7 +256,7 @@ TITLE = "One encoder pass, three answers"
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Overview:
-    """What `samclip demo` answers: a classification, masks with names, and a label map."""
+    """The answers of a poster: a classification, masks with names, and a label map."""
 
     classification: Classification
     masks: Masks

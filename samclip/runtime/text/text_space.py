@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip.engines.steps import ExportBundle
 from samclip.errors import (
     BundleError,
     CapabilityError,
@@ -103,7 +104,10 @@ class TextSpace:
     def _supply(self, missing: Mapping[bytes, str], templates: tuple[str, ...]) -> Vectors:
         """Get vectors from other threads, the disk, or the encoder."""
         if self._encoder is None:
-            raise CapabilityError(self._refusal(list(missing.values()), templates))
+            settings = (("text_checkpoint", None), ("labels", None))
+            raise CapabilityError(
+                self._refusal(list(missing.values()), templates), steps=(ExportBundle(settings),)
+            )
         with self._computing:
             vectors = self._memory.get(missing)
             vectors |= self._from_disk([key for key in missing if key not in vectors])
@@ -163,7 +167,7 @@ class TextSpace:
         return np.asarray(rows, np.float32)
 
     def _refusal(self, names: Sequence[str], templates: tuple[str, ...]) -> str:
-        remedy = "export the bundle again with --text-checkpoint, or with these names in --labels"
+        remedy = "export the bundle again with a text encoder, or with these names as labels"
         if not self._ready:
             return f"this bundle has neither a text encoder nor ready-made labels; {remedy}"
         if templates != self.templates:

@@ -6,8 +6,8 @@ from fake_gpu import FakeGpu, FakeLibcuda
 from timed_fakes import contender
 
 from samclip.benchmarks.latency import throughput as transfer
-from samclip.benchmarks.latency import timed as timed_backend
 from samclip.benchmarks.latency.throughput import measure_transfers, time_copies
+from samclip.engines.base import Traits
 from samclip.engines.cuda.bindings import CudaPythonDevice
 from samclip.errors import EngineRunError
 
@@ -35,5 +35,6 @@ def test_only_models_on_a_device_have_a_copy(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(transfer, "open_device", lambda: open_fake(FakeGpu()))
     (timing,) = measure_transfers([contender()], 4)
     assert (timing.name, len(timing.samples)) == (transfer.TRANSFER, 4)
-    monkeypatch.setattr(timed_backend, "ON_HOST", {"fake"})
-    assert measure_transfers([contender()], 4) == []
+    on_host = contender()
+    on_host.backend.inner.traits = Traits(on_host=True)  # type: ignore[misc]
+    assert measure_transfers([on_host], 4) == []

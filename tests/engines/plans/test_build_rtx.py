@@ -24,6 +24,7 @@ from samclip.engines.plans.match import PlanHost, find_plan
 from samclip.engines.plans.network import Network, describe_tensors
 from samclip.engines.plans.sidecar import BuildOptions
 from samclip.engines.plans.store import read_plan
+from samclip.engines.steps import ChangeSettings, ExportBundle
 from samclip.errors import PlanBuildError
 from samclip.runtime.assets import DEFAULT_BUNDLE, packaged_bundles
 from samclip.runtime.bundles.bundle import Bundle
@@ -209,8 +210,11 @@ def test_attention_is_fused_in_either_form_and_in_parts_keeps_fp32_scores(rtx: L
 
 def test_int8_stored_weights_cannot_be_stripped(tiny: Bundle, rtx: Library) -> None:
     options = BuildOptions(strip_weights=True)
-    with pytest.raises(PlanBuildError, match=r"of its weights as INT8.*--weights-dtype fp16"):
+    with pytest.raises(PlanBuildError, match=r"of its weights as INT8.*stored as FP16") as caught:
         build_one(tiny.source("clip_head", "onnxruntime"), rtx, options=options)
+    leave_it_out, export = caught.value.steps
+    assert leave_it_out == ChangeSettings(("strip_weights",))
+    assert export == ExportBundle((("weights_dtype", "fp16"),))
 
 
 def test_fp32_attention_is_decomposed(rtx: Library, parsed: list[Network]) -> None:

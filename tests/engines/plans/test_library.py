@@ -21,6 +21,7 @@ from samclip.engines.plans.library import (
     open_library,
     parse_target,
 )
+from samclip.engines.steps import BuildPlans
 from samclip.errors import BackendUnavailableError, InputError
 
 NO_GPU = DriverState(None, None, "there is no NVIDIA driver here")
@@ -42,8 +43,9 @@ def test_without_a_driver_tensorrt_is_not_even_imported(monkeypatch: pytest.Monk
     install(monkeypatch, None, NO_GPU)  # None: an import would raise
     with pytest.raises(BackendUnavailableError, match="no NVIDIA driver here") as caught:
         open_library("tensorrt")
-    assert "Run this command on that machine" in str(caught.value)
-    assert "--backend tensorrt-rtx --target" in str(caught.value)
+    assert "Build on that machine" in str(caught.value)
+    assert "or build here for RTX GPUs, with tensorrt-rtx" in str(caught.value)
+    assert caught.value.steps == (BuildPlans(backend="tensorrt-rtx", targets=("8.6",)),)
 
 
 def test_with_a_gpu_it_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from samclip.engines.plans.store import (
     sidecar_path,
     write_plan,
 )
+from samclip.engines.steps import BuildPlans
 from samclip.errors import (
     PlanDamagedError,
     PlanError,
@@ -33,9 +33,11 @@ def store(data: bytes = PLAN, **changes: object) -> StoredPlan:
     return write_plan(plan_folder(), data, sample_sidecar(**changes))
 
 
-def command_in(error: PlanError) -> list[str]:
-    """The command of a message, as a shell would split it."""
-    return shlex.split(str(error).partition(": samclip ")[2])
+def build_step_of(error: PlanError) -> BuildPlans:
+    """The one step that the error names, which builds plans."""
+    (step,) = error.steps
+    assert isinstance(step, BuildPlans)
+    return step
 
 
 def test_the_plan_of_this_graph_and_machine_is_found() -> None:
@@ -51,11 +53,13 @@ def test_of_two_the_newer_is_taken() -> None:
     assert find_plan(SOURCE, HOST).data == b"new"
 
 
-def test_without_a_plan_the_message_has_the_command() -> None:
+def test_without_a_plan_the_error_has_the_step_that_builds_it() -> None:
     with pytest.raises(PlanMissingError, match=r"no plan of 'encoder' \(fp32\)") as caught:
         find_plan(SOURCE, HOST)
-    expected = "engine build,/bundles/some bundle,--backend,tensorrt,--graph,encoder"
-    assert ",".join(command_in(caught.value)).replace(",", " ", 1).startswith(expected)
+    assert "Build one on this machine" in str(caught.value)
+    assert build_step_of(caught.value) == BuildPlans(
+        origin="/bundles/some bundle", backend="tensorrt", graphs=("encoder",), precision="fp32"
+    )
 
 
 @pytest.mark.parametrize("what", ["ONNX graph", "weights file"])
@@ -68,9 +72,8 @@ def test_a_changed_bundle_makes_a_plan_stale(what: str) -> None:
     }
     with pytest.raises(PlanStaleError, match=f"from a {what} with SHA-256") as caught:
         find_plan(replace(SOURCE, **changes[what]), HOST)
-    command = command_in(caught.value)
-    assert command[command.index("--workspace") + 1] == "1024"
-    assert command[command.index("--level") + 1] == "4"
+    step = build_step_of(caught.value)
+    assert (step.workspace, step.level) == (2**30, 4)
 
 
 def test_other_graphs_and_variants_are_not_taken_for_it() -> None:
@@ -158,8 +161,8 @@ def test_an_rtx_plan_serves_all_its_targets_and_is_rebuilt_with_them() -> None:
     assert find_plan(SOURCE, host).data == PLAN
     with pytest.raises(PlanForeignError) as caught:
         find_plan(SOURCE, replace(host, capability="12.0"))
-    text = " ".join(command_in(caught.value))
-    assert "--target sm86 --target sm89 --target sm120" in text
-    assert "--prompts 1,2,4" in text
+    step = build_step_of(caught.value)
+    assert step.targets == ("8.6", "8.9", "12.0")
+    assert step.axes == (("prompts", "1,2,4"),)
     with pytest.raises(PlanMissingError):  # another library's plans are no concern of TensorRT
         find_plan(SOURCE, HOST)

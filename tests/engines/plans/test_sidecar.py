@@ -15,6 +15,7 @@ from samclip.engines.plans.sidecar import (
     encode_sidecar,
     parse_axis,
 )
+from samclip.engines.steps import BuildPlans, RemovePlan
 from samclip.errors import InputError, PlanDamagedError
 
 
@@ -53,8 +54,9 @@ def test_what_is_no_sidecar_is_refused(change: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"\xff" * 9, b"[" * 100_000, b" " * 2_000_000])
 def test_rubbish_is_refused(data: bytes) -> None:
-    with pytest.raises(PlanDamagedError, match="samclip engine"):
+    with pytest.raises(PlanDamagedError, match="Remove it and build the plan again") as caught:
         decode_sidecar(data, "x")
+    assert caught.value.steps == (RemovePlan(), BuildPlans())
 
 
 def test_a_changed_value_is_found_by_the_digest() -> None:

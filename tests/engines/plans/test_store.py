@@ -21,6 +21,7 @@ from samclip.engines.plans.store import (
     sidecar_path,
     write_plan,
 )
+from samclip.engines.steps import BuildPlans
 from samclip.errors import PlanDamagedError
 
 
@@ -75,7 +76,10 @@ def test_changed_bytes_are_refused(change, message: str) -> None:
     stored.path.write_bytes(change(PLAN))
     with pytest.raises(PlanDamagedError, match=message) as caught:
         read_plan(only())
-    assert "samclip engine build '/bundles/some bundle' --backend tensorrt" in str(caught.value)
+    assert "Build it again" in str(caught.value)
+    (step,) = caught.value.steps
+    assert isinstance(step, BuildPlans)
+    assert (step.origin, step.backend, step.force) == ("/bundles/some bundle", "tensorrt", True)
 
 
 def test_a_link_is_refused(tmp_path: Path) -> None:
@@ -122,7 +126,10 @@ def test_a_damaged_sidecar_is_listed_with_its_fault() -> None:
 
 def test_a_sidecar_without_its_plan_is_a_fault() -> None:
     write().path.unlink()
-    assert "missing beside its sidecar" in str(only().fault)
+    fault = only().fault
+    assert fault is not None
+    assert "is missing, and only its sidecar is there" in str(fault)
+    assert isinstance(fault.steps[0], BuildPlans)
 
 
 def test_a_plan_without_sidecar_is_being_written_until_it_is_old() -> None:

@@ -39,6 +39,7 @@ from samclip.engines.plans.library import KINDS, DriverState, Library, PlanGpu
 from samclip.engines.plans.match import PlanHost, system_name
 from samclip.engines.plans.sidecar import BuildOptions, BuiltFor, PlanFile, Sidecar, identify
 from samclip.engines.plans.store import plan_folder, write_plan
+from samclip.engines.steps import BuildPlans
 from samclip.engines.tensorrt import backend as tensorrt
 from samclip.engines.tensorrt.backend import TENSORRT
 from samclip.engines.tensorrt.engine import TrtEngine
@@ -475,9 +476,12 @@ def test_tensors_of_other_backends_are_taken(bench: Bench) -> None:
     other.close()
 
 
-def test_without_a_plan_the_command_is_told(bench: Bench) -> None:
-    with pytest.raises(PlanMissingError, match="samclip engine build a-bundle"):
+def test_without_a_plan_the_step_that_builds_it_is_named(bench: Bench) -> None:
+    with pytest.raises(PlanMissingError, match="Build one on this machine") as caught:
         bench.load()
+    (step,) = caught.value.steps
+    assert isinstance(step, BuildPlans)
+    assert step.origin == "a-bundle"
     assert bench.module.given == []
 
 
@@ -497,8 +501,9 @@ def test_plans_of_others_never_reach_tensorrt(
     bench: Bench, changes: dict[str, Any], error: type[Exception]
 ) -> None:
     bench.store(**changes)
-    with pytest.raises(error, match="samclip engine build"):
+    with pytest.raises(error, match="Build it") as caught:
         bench.load()
+    assert isinstance(caught.value.steps[0], BuildPlans)
     assert bench.module.given == []
 
 
@@ -507,8 +512,9 @@ def test_damaged_plans_never_reach_tensorrt(bench: Bench) -> None:
     data = bytearray(stored.path.read_bytes())
     data[-1] ^= 1
     stored.path.write_bytes(data)
-    with pytest.raises(PlanDamagedError, match="samclip engine build"):
+    with pytest.raises(PlanDamagedError, match="Build it again") as caught:
         bench.load()
+    assert isinstance(caught.value.steps[0], BuildPlans)
     assert bench.module.given == []
 
 
@@ -542,8 +548,11 @@ def test_a_plan_without_weights_gets_those_of_the_graph(bench: Bench, in_memory:
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_a_plan_that_would_lack_weights_does_not_run(bench: Bench, in_memory: bool) -> None:
     bench.module.in_memory = in_memory
-    with pytest.raises(EngineRunError, match=r"1 are missing \('b'\).*without --strip-weights"):
+    with pytest.raises(
+        EngineRunError, match=r"1 are missing \('b'\).*again, with its weights"
+    ) as caught:
         bench.load(stripped(bench, "a"))
+    assert caught.value.steps == (BuildPlans(graphs=("graph",)),)
 
 
 def test_weights_that_do_not_fit_a_plan_are_told_in_the_parsers_words(bench: Bench) -> None:
@@ -586,11 +595,14 @@ def test_ready_only_when_every_graph_has_a_plan(bench: Bench) -> None:
     nothing = TENSORRT.ready(keys, EngineOptions())
     assert not nothing.available
     assert "no plan was built for graph (fp32), other (fp32)" in nothing.detail
-    assert nothing.remedy.startswith("samclip engine build a-bundle --backend tensorrt")
+    assert nothing.remedy == "build them on this machine, once"
+    assert nothing.steps == (BuildPlans(origin="a-bundle", backend="tensorrt", precision="fp32"),)
     bench.store()
     one = TENSORRT.ready(keys, EngineOptions())
     assert not one.available
     assert "for other (fp32) with" in one.detail
-    assert "--graph other" in one.remedy
+    (step,) = one.steps
+    assert isinstance(step, BuildPlans)
+    assert step.graphs == ("other",)
     bench.store(other)
     assert TENSORRT.ready(keys, EngineOptions()).available

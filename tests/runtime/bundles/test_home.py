@@ -77,7 +77,7 @@ def test_the_default_is_no_folder_that_is_called_so_by_chance(packaged: Path, pl
 
 def test_without_a_default_bundle_the_error_says_what_to_do(places: Path) -> None:
     write_tiny_bundle(places / "home" / "mine")
-    expected = r"built without it.*known names: mine.*samclip-export .*home.samclip-tiny"
+    expected = r"built without it.*known names: mine.*export this one .*home.samclip-tiny"
     for name in (None, DEFAULT_BUNDLE):
         with pytest.raises(BundleNotFoundError, match=expected):
             samclip.load(name)
