@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from samclip.errors import ExportError, did_you_mean
-from samclip.export.graphs import DEFAULT_OPSET
 from samclip.export.models.attention import LOWERINGS, Lowering
 from samclip.runtime.bundles.manifest import Graphs, ReducedPrecision, WeightsDtype
+
+DEFAULT_OPSET = 20  # has Gelu as one operator, and JetPack 6's TensorRT 10.3 still reads it
 
 # Which lowering each backend runs best, the best first. ONNX Runtime's CPU wants bounded score
 # tensors; OpenVINO's holds none, but packs keys and values for every chunk (docs/cpu.md has both

@@ -10,7 +10,7 @@ import msgspec
 from samclip.errors import CheckpointError
 from samclip.export.models.bert_tower import BertTowerConfig
 from samclip.export.models.text_tower import TextTowerConfig
-from samclip.runtime.bundles.manifest import ClipHead, Positive, Record, RegionHead, Source, Triple
+from samclip.runtime.bundles.manifest import Positive, Record, Source, Triple
 
 METADATA_KEY = "samclip"
 TOKENIZER_KEY = "samclip.tokenizer"  # the content of tokenizer.json, for towers that bring one
@@ -74,23 +74,3 @@ def decode_metadata(header: dict[str, str], file: str) -> MergedMetadata:
             f"the metadata of {file} cannot be read: {error}; save it again with this version of "
             "samclip"
         ) from error
-
-
-UNTRAINED_HEAD = (
-    "The CLIP head was never trained: masks are real, names (classify, semantic, names=) are noise."
-)
-UNTRAINED_REGIONS = (
-    "The classifier of regions was never trained: masks are real, their names (names=) are noise."
-)
-
-
-def head_name(head: ClipHead | RegionHead) -> str:
-    """Call what names in a few words."""
-    return "CLIP head" if isinstance(head, ClipHead) else "classifier of regions"
-
-
-def untrained_note(head: ClipHead | RegionHead | None) -> str | None:
-    """Say what an untrained head means; None for a trained one, or where there is none."""
-    if head is None or head.trained:
-        return None
-    return UNTRAINED_HEAD if isinstance(head, ClipHead) else UNTRAINED_REGIONS

@@ -17,8 +17,7 @@ import msgspec
 from samclip.engines.base import Backend, Engine, EngineOptions, GraphKey, GraphSource, Probe
 from samclip.engines.registry import get_backend
 from samclip.errors import ExportError
-from samclip.export.graph_files import GraphFiles, described
-from samclip.export.graphs import internalise
+from samclip.export.graph_files import GraphFiles, described, internalise
 from samclip.export.options import HALVES
 from samclip.export.precision.emulation import half_engine
 from samclip.export.precision.variants import BACKENDS

@@ -27,7 +27,7 @@ import onnx_ir as ir
 
 from samclip.engines.base import Engine, EngineOptions, GraphSource
 from samclip.engines.registry import get_backend
-from samclip.export.graphs import externalise
+from samclip.export.graph_files import externalise
 from samclip.export.precision.half import DATA_TYPES, TYPE_ATTRIBUTES
 from samclip.export.precision.op_types import FLOAT, MOVES, add_initializer, typed_copy
 from samclip.runtime.bundles.weights import parse_weights

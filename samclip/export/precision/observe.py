@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from samclip.engines.base import Engine, EngineOptions, GraphSource
 from samclip.engines.registry import get_backend
-from samclip.export.graphs import externalise
+from samclip.export.graph_files import externalise
 from samclip.export.precision.op_types import add_initializer
 from samclip.runtime.bundles.weights import parse_weights
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from samclip.engines.base import Engine, EngineOptions, GraphSource
 from samclip.engines.registry import get_backend
 from samclip.errors import ExportError
-from samclip.export.graphs import externalise
+from samclip.export.graph_files import externalise
 from samclip.export.precision.emulation import attention_scale
 from samclip.export.precision.half import LARGEST, HalfPrecision
 from samclip.export.precision.keep import name_nodes

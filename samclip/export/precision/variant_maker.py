@@ -18,7 +18,7 @@ from samclip.export.options import PrecisionOptions
 from samclip.export.precision.calibration import Calibration, calibrate
 from samclip.export.precision.feeds import GraphFeeds
 from samclip.export.precision.half import HalfPrecision, to_half
-from samclip.export.precision.keep import DEFAULT_KEEP, parse_keep
+from samclip.export.precision.keep import DEFAULT_KEEP, KeepList
 from samclip.export.precision.quantise import Form, quantise
 from samclip.export.precision.ranges import RangeReport, measure_ranges
 from samclip.export.precision.sensitivity import measure_sensitivity
@@ -109,10 +109,10 @@ class Maker:
         graphs: Sequence[GraphFiles],
         feeds: GraphFeeds,
         options: PrecisionOptions,
+        asked: KeepList,
         progress: Progress,
     ) -> None:
         self._graphs, self._feeds, self._progress = tuple(graphs), feeds, progress
-        asked = parse_keep(options.keep_fp32)
         if unmatched := asked.unmatched({f.name: tuple(f.models().values()) for f in graphs}):
             raise ExportError(
                 f"--keep-fp32 {unmatched[0]} fits no operator and no node of this model. "
