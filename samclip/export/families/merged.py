@@ -13,11 +13,7 @@ import torch
 from torch import nn
 
 from samclip.export.exportable import Exportable
-from samclip.export.families.decoder_prompts import (
-    DYNAMIC_AXES,
-    tracing_prompts,
-    verifying_prompts,
-)
+from samclip.export.families.decoder_prompts import DYNAMIC_AXES, tracing_prompts, verifying_prompts
 from samclip.export.families.merged_assembly import Assembly
 from samclip.export.graphs import GraphSpec, lowered, plain
 from samclip.export.models.attention import Lowering, set_attention_lowering
