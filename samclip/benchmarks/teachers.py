@@ -17,9 +17,10 @@ from samclip.baselines import DenseFeatures
 from samclip.benchmarks.teacher_settings import TeacherSettings
 from samclip.errors import InputError, error_context
 from samclip.export.checkpoints.checkpoint import read_checkpoint
-from samclip.export.checkpoints.fetch import imagenet_names, resolve_checkpoint
+from samclip.export.checkpoints.fetch import resolve_checkpoint
+from samclip.export.checkpoints.imagenet_classes import imagenet_names
+from samclip.export.checkpoints.recogniser import load_recogniser
 from samclip.export.checkpoints.text_source import read_text
-from samclip.export.families.stitched import load_recogniser
 from samclip.export.models.efficientnet_lite import RECOGNISER_MEAN, RECOGNISER_STD, RecogniserHead
 from samclip.export.models.norms import fold_batch_norms
 from samclip.export.weight_storage import stored_space

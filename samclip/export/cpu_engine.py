@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from samclip.engines.base import Engine, EngineOptions, GraphSource
 from samclip.engines.onnxruntime.backend import CPU
-from samclip.export.graphs import externalise
+from samclip.export.graph_files import externalise
 from samclip.runtime.bundles.weights import parse_weights
 
 GRAPH, WEIGHTS = "graph.onnx", "weights.safetensors"

@@ -1,30 +1,31 @@
-"""The files of the bundle's graphs, and the manifest entries that describe them."""
+"""Graphs as a bundle holds them: ONNX files of all variants, and a weights file that they share.
+
+Large initializers of a graph's variants lie in one safetensors file. It is ONNX external data as
+well (every tensor has an offset and a length in it), so the runtime can hand its verified bytes to
+a backend without parsing ONNX.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from samclip.engines.base import GraphSource
 from samclip.errors import ExportError
-from samclip.export.graphs import GraphSpec, export_graph, externalise, internalise
-from samclip.export.models.attention import Lowering, distinct_lowerings
-from samclip.export.options import EXPORT_BACKENDS, FUSED, LOWERINGS_BY_BACKEND, backends_for
-from samclip.runtime.bundles.manifest import (
-    Graph,
-    Graphs,
-    LibraryNeed,
-    Precision,
-    TensorSpec,
-    Variant,
-)
-from samclip.runtime.bundles.weights import parse_weights
+from samclip.export.options import FUSED
+from samclip.runtime.bundles.manifest import Graph, Graphs, Precision, TensorSpec, Variant
+from samclip.runtime.bundles.weights import parse_weights, serialise_weights, weight_offsets
 
+Array = NDArray[np.generic]
+
+MIN_EXTERNAL_BYTES = 1024  # smaller tensors (shapes, scalars, biases of norms) stay in the graph
 DTYPES = {
     ir.DataType.FLOAT: "float32",
     ir.DataType.FLOAT16: "float16",
@@ -34,146 +35,91 @@ DTYPES = {
 }
 
 
-# What the operator `Attention` needs.
-ATTENTION_OPSET = 23
-ATTENTION_NEEDS = tuple(
-    LibraryNeed(backend=backend.name, version=backend.traits.fused_attention)
-    for backend in EXPORT_BACKENDS
-    if backend.traits.fused_attention is not None
-)
-
-
 @dataclass(frozen=True)
 class GraphFiles:
-    """One graph, written: its manifest entry and its files by name."""
+    """One graph: its manifest entry and its files by name."""
 
     name: str
     graph: Graph
     files: Mapping[str, bytes]
 
-    def models(self, precision: Precision = "fp32") -> dict[str, ir.Model]:
-        """Open the variants of one precision, their weights inside, by file."""
-        chosen = [v for v in self.graph.variants if v.precision == precision]
-        return {v.file: internalise(self.files[v.file], self._weights(v)) for v in chosen}
+    def models(self, precision: Precision | None = "fp32") -> dict[str, ir.Model]:
+        """Open the variants of one precision, None for all, with their weights inside, by file."""
+        return {
+            variant.file: internalise(self.files[variant.file], self._weights(variant))
+            for variant in self.graph.variants
+            if precision is None or variant.precision == precision
+        }
 
     def sources(self) -> list[tuple[str, GraphSource]]:
-        """Every variant with its label, ready for a backend."""
-        return [
-            (variant.attention or variant.precision, self._source(variant))
-            for variant in self.graph.variants
-        ]
+        """Return every variant, ready for a backend, with its label."""
+        found: list[tuple[str, GraphSource]] = []
+        for variant in self.graph.variants:
+            shared = {variant.weights: self.files[variant.weights]} if variant.weights else {}
+            onnx_file, weights = self.files[variant.file], self._weights(variant)
+            source = GraphSource(self.name, onnx_file, weights, shared)
+            found.append((variant.attention or variant.precision, source))
+        return found
 
-    def _source(self, variant: Variant) -> GraphSource:
-        shared = {variant.weights: self.files[variant.weights]} if variant.weights else {}
-        return GraphSource(self.name, self.files[variant.file], self._weights(variant), shared)
-
-    def _weights(self, variant: Variant) -> dict[str, NDArray[np.generic]]:
+    def _weights(self, variant: Variant) -> dict[str, Array]:
         return parse_weights(self.files[variant.weights]) if variant.weights else {}
 
+    def with_models(self, models: Mapping[Variant, ir.Model]) -> GraphFiles:
+        """Return the graph with these variants in place of its own.
 
-def write_graph(
-    name: str,
-    spec: Callable[[Lowering], GraphSpec],
-    lowerings: Sequence[Lowering],
-    opset: int,
-) -> GraphFiles:
-    """Export a graph with relative-position attention, once per lowering, on one weights file.
-
-    The first lowering's file is `<name>.onnx`, the others' `<name>.<lowering>.onnx`. `fused` has
-    at least the opset that it needs; `wide` is left out where it is the same as `chunk`.
-    """
-    specs = {lowerings[0]: spec(lowerings[0])}  # each a copy of the weights
-    forms = distinct_lowerings(specs[lowerings[0]].module, lowerings)
-    models: dict[str, ir.Model] = {}
-    variants = []
-    for form in forms:
-        file = f"{name}.onnx" if form == forms[0] else f"{name}.{form}.onnx"
-        told = specs.pop(form) if form in specs else spec(form)
-        models[file] = export_graph(told, _opset_of(form, opset))
-        variants.append((file, form, backends_for(form, forms)))
-    return _files(name, models, variants)
+        `models` have their weights inside and are changed here; their variants name one file of
+        weights.
+        """
+        location = next(variant.weights for variant in models if variant.weights)
+        graphs, weights = externalise({v.file: model for v, model in models.items()}, location)
+        variants = tuple(replace(v, opset=opset_of(model)) for v, model in models.items())
+        graph = replace(self.graph, variants=variants)
+        return GraphFiles(self.name, graph, {**graphs, location: weights})
 
 
-def _opset_of(lowering: Lowering, opset: int) -> int:
-    return max(opset, ATTENTION_OPSET) if lowering == FUSED else opset
-
-
-def write_plain_graph(name: str, spec: GraphSpec, opset: int) -> GraphFiles:
-    """Export a graph that has no relative-position attention: one variant for every backend."""
-    models = {f"{name}.onnx": export_graph(spec, opset)}
-    variants = [(f"{name}.onnx", None, tuple(LOWERINGS_BY_BACKEND))]
-    return _files(name, models, variants)
-
-
-def _files(
-    name: str,
-    models: Mapping[str, ir.Model],
-    variants: Sequence[tuple[str, Lowering | None, tuple[str, ...]]],
-) -> GraphFiles:
-    first = next(iter(models.values()))
-    inputs = tuple(_tensor(value) for value in first.graph.inputs)
-    outputs = tuple(_tensor(value) for value in first.graph.outputs)
-    weights_file = f"{name}.safetensors"
-    graphs, weights = externalise(models, weights_file)
-    graph = Graph(
-        inputs=inputs,
-        outputs=outputs,
-        variants=tuple(
-            Variant(
-                file=file,
-                weights=weights_file,
-                attention=form,
-                opset=_opset(models[file]),
-                backends=backends,
-                needs=_needs(models[file]),
-            )
-            for file, form, backends in variants
-        ),
+def pack_graph(name: str, models: Mapping[Variant, ir.Model]) -> GraphFiles:
+    """Return a graph of these variants, whose inputs and outputs are those of the first one."""
+    first = next(iter(models.values())).graph
+    inputs = tuple(_tensor_spec(value) for value in first.inputs)
+    outputs = tuple(_tensor_spec(value) for value in first.outputs)
+    return GraphFiles(name, Graph(inputs=inputs, outputs=outputs, variants=()), {}).with_models(
+        models
     )
-    return GraphFiles(name, graph, {**graphs, weights_file: weights})
 
 
 def described(graphs: Sequence[GraphFiles]) -> Graphs:
-    """Give the manifest's entries of graphs."""
+    """Return the manifest's entries of graphs."""
     return Graphs(**{files.name: files.graph for files in graphs})
 
 
 def with_variants(files: GraphFiles, added: Mapping[Variant, ir.Model]) -> GraphFiles:
-    """Give the same graph with further variants before those that it has, on one weights file.
+    """Return the graph with further variants before those that it has, on one weights file.
 
     `added` are models with their weights inside, which are changed here; their variants name the
     weights file of `files`.
     """
-    location = files.graph.variants[0].weights
-    if not added or location is None:
+    if not added or files.graph.variants[0].weights is None:
         return files
-    models = {v.file: model for v, model in added.items()}
-    own = parse_weights(files.files[location])
-    models |= {v.file: internalise(files.files[v.file], own) for v in files.graph.variants}
-    graphs, weights = externalise(models, location)
-    described = [replace(v, opset=_opset(model)) for v, model in added.items()]
-    graph = replace(files.graph, variants=(*described, *files.graph.variants))
-    return GraphFiles(files.name, graph, {**graphs, location: weights})
+    models = files.models(None)
+    return files.with_models(
+        {**added, **{variant: models[variant.file] for variant in files.graph.variants}}
+    )
 
 
 def without_unused(files: GraphFiles) -> GraphFiles:
-    """Leave out FP32 graphs of `fused`, which are for no backend: others were made from them."""
+    """Leave out FP32 graphs of `fused`, which no backend runs: variants were made from them."""
     variants = tuple(v for v in files.graph.variants if v.backends or v.attention != FUSED)
     kept = {name for v in variants for name in (v.file, v.weights)}
     contents = {name: data for name, data in files.files.items() if name in kept}
     return GraphFiles(files.name, replace(files.graph, variants=variants), contents)
 
 
-def _needs(model: ir.Model) -> tuple[LibraryNeed, ...]:
-    """Say what reads a graph only from some version on."""
-    return ATTENTION_NEEDS if any(n.op_type == "Attention" for n in model.graph) else ()
-
-
-def _opset(model: ir.Model) -> int:
+def opset_of(model: ir.Model) -> int:
+    """Return the version of ONNX's own operators that a model is written in."""
     return int(model.opset_imports[""])
 
 
-def _tensor(value: ir.Value) -> TensorSpec:
+def _tensor_spec(value: ir.Value) -> TensorSpec:
     if value.name is None or value.shape is None or value.dtype not in DTYPES:
         raise ExportError(
             f"torch's exporter left the tensor {value.name} without a type or shape that a bundle "
@@ -181,3 +127,91 @@ def _tensor(value: ir.Value) -> TensorSpec:
         )
     shape = tuple(d if isinstance(d, int) else str(d) for d in value.shape)
     return TensorSpec(name=value.name, dtype=DTYPES[value.dtype], shape=shape)  # type: ignore[arg-type]
+
+
+def externalise(variants: Mapping[str, ir.Model], location: str) -> tuple[dict[str, bytes], bytes]:
+    """Split ONNX models into small graph files and one weights file.
+
+    `variants` maps file names to models, `location` is the name of the weights file in the same
+    folder. Tensors of equal dtype, shape and content are stored once and get one name in all
+    variants. Returns the serialised graphs by file name, and the weights file.
+    """
+    names: dict[str, str] = {}
+    arrays: dict[str, Array] = {}
+    for model in variants.values():
+        _share_initializers(model, names, arrays)
+    weights = serialise_weights(arrays)
+    offsets = weight_offsets(weights)
+    graphs = {}
+    for file, model in variants.items():
+        for name, value in model.graph.initializers.items():
+            if name in offsets:
+                offset, length = offsets[name]
+                tensor = _const_value(value)
+                value.const_value = ir.ExternalTensor(
+                    location,
+                    offset,
+                    length,
+                    tensor.dtype,
+                    shape=ir.Shape(tensor.shape.numpy()),
+                    name=name,
+                )
+        graphs[file] = ir.to_proto(model).SerializeToString(deterministic=True)
+    return graphs, weights
+
+
+def internalise(graph: bytes, weights: Mapping[str, Array]) -> ir.Model:
+    """Undo `externalise` for one graph: parse its file and put the shared weights, by name, in."""
+    model = ir.serde.deserialize_model(onnx.load_from_string(graph))
+    for name, value in model.graph.initializers.items():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value = ir.tensor(weights[name], name=name)
+    return model
+
+
+def _share_initializers(model: ir.Model, names: dict[str, str], arrays: dict[str, Array]) -> None:
+    """Rename every large initializer of a graph to the one name of its content in all variants.
+
+    `names` (by content) and `arrays` (by name) hold those of earlier variants; new ones are added.
+    """
+    initializers = model.graph.initializers
+    contents = [
+        (value, np.ascontiguousarray(_const_value(value).numpy()))
+        for value in initializers.values()
+    ]
+    large = [(value, array) for value, array in contents if array.nbytes >= MIN_EXTERNAL_BYTES]
+    for value, _ in large:
+        del initializers[str(value.name)]
+    small = set(initializers)
+    for value, array in large:
+        name = _shared_name(str(value.name), array, names, arrays)
+        if name in small:
+            raise ExportError(
+                f"two weights of one graph would be called {name}: a defect of samclip, report it"
+            )
+        if name in initializers:  # the same content twice in one graph: keep one
+            ir.convenience.replace_all_uses_with(value, initializers[name])
+        else:
+            value.name = name
+            initializers[name] = value
+
+
+def _const_value(value: ir.Value) -> ir.TensorProtocol:
+    if value.const_value is None:
+        raise ExportError(f"the weight {value.name} has no value: a defect of samclip, report it")
+    return value.const_value
+
+
+def _shared_name(name: str, array: Array, names: dict[str, str], arrays: dict[str, Array]) -> str:
+    """Return the name of a content, choosing one if it is new: a parameter's own, if that is free.
+
+    The exporter's constants, whose names have no dots, are named by a hash of their content.
+    """
+    digest = hashlib.sha256(array.tobytes()).hexdigest()
+    key = f"{array.dtype}{array.shape}{digest}"
+    if key not in names:
+        wanted = name if "." in name else "constant"
+        free = wanted != "constant" and wanted not in arrays
+        names[key] = wanted if free else f"{wanted}.{digest[:16]}"
+        arrays[names[key]] = array
+    return names[key]

@@ -1,39 +1,45 @@
-"""From a torch module to a clean ONNX graph: one function, and what each of the four graphs takes.
+"""From a torch module to the ONNX files of a graph, one variant for each lowering of attention.
 
 Exported with torch's dynamo exporter, which keeps `LayerNormalization` whole; metadata that names
 the exporting machine's files is stripped.
-
-Large initializers of one graph's variants, moved into one shared safetensors file.
-
-The file is at once ONNX external data (every tensor has an offset and a length in it) and a
-safetensors file, so the runtime can hand its verified bytes to a backend without parsing ONNX.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from samclip.errors import ExportError
-from samclip.runtime.bundles.weights import serialise_weights, weight_offsets
+from samclip.export.graph_files import GraphFiles, opset_of, pack_graph
+from samclip.export.models.attention import Lowering, distinct_lowerings
+from samclip.export.options import (
+    DEFAULT_OPSET,
+    EXPORT_BACKENDS,
+    FUSED,
+    LOWERINGS_BY_BACKEND,
+    backends_for,
+)
+from samclip.runtime.bundles.manifest import LibraryNeed, Variant
 
 MIN_OPSET = 18  # the dynamo exporter's floor; LayerNormalization exists from 17 on
 MAX_OPSET = 23
 OTHER_WAYS = "Try another --opset or --attention, or the version of torch in constraints.txt"
-DEFAULT_OPSET = 20  # has Gelu as one operator, and JetPack 6's TensorRT 10.3 still reads it
+# What the operator `Attention` needs.
+ATTENTION_OPSET = 23
+ATTENTION_NEEDS = tuple(
+    LibraryNeed(backend=backend.name, version=backend.traits.fused_attention)
+    for backend in EXPORT_BACKENDS
+    if backend.traits.fused_attention is not None
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,77 @@ class GraphSpec:
     inputs: Mapping[str, Tensor]
     outputs: tuple[str, ...]
     dynamic: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class GraphPlan:
+    """A graph to be written, in given lowerings of attention and a given opset."""
+
+    name: str
+    write: Callable[[Sequence[Lowering], int], GraphFiles]
+
+
+def lowered(name: str, spec: Callable[[Lowering], GraphSpec]) -> GraphPlan:
+    """Plan a graph with relative-position attention; `spec` describes it in one lowering."""
+
+    def write(lowerings: Sequence[Lowering], opset: int) -> GraphFiles:
+        return write_graph(name, spec, lowerings, opset)
+
+    return GraphPlan(name, write)
+
+
+def plain(name: str, spec: Callable[[], GraphSpec], max_opset: int = MAX_OPSET) -> GraphPlan:
+    """Plan a graph without relative-position attention, in an opset up to `max_opset`."""
+
+    def write(lowerings: Sequence[Lowering], opset: int) -> GraphFiles:
+        del lowerings
+        return write_plain_graph(name, spec(), min(opset, max_opset))
+
+    return GraphPlan(name, write)
+
+
+def write_graph(
+    name: str,
+    spec: Callable[[Lowering], GraphSpec],
+    lowerings: Sequence[Lowering],
+    opset: int,
+) -> GraphFiles:
+    """Export a graph with relative-position attention, once per lowering, on one weights file.
+
+    The first lowering's file is `<name>.onnx`, the others' `<name>.<lowering>.onnx`. `fused` has
+    at least the opset that it needs; `wide` is left out where it is the same as `chunk`.
+    """
+    specs = {lowerings[0]: spec(lowerings[0])}  # each a copy of the weights
+    forms = distinct_lowerings(specs[lowerings[0]].module, lowerings)
+    models: dict[Variant, ir.Model] = {}
+    for form in forms:
+        graph = specs.pop(form) if form in specs else spec(form)
+        model = export_graph(graph, max(opset, ATTENTION_OPSET) if form == FUSED else opset)
+        file = f"{name}.onnx" if form == forms[0] else f"{name}.{form}.onnx"
+        models[_variant(name, file, model, form, backends_for(form, forms))] = model
+    return pack_graph(name, models)
+
+
+def write_plain_graph(name: str, spec: GraphSpec, opset: int) -> GraphFiles:
+    """Export a graph that has no relative-position attention: one variant for every backend."""
+    model = export_graph(spec, opset)
+    variant = _variant(name, f"{name}.onnx", model, None, tuple(LOWERINGS_BY_BACKEND))
+    return pack_graph(name, {variant: model})
+
+
+def _variant(
+    name: str, file: str, model: ir.Model, form: Lowering | None, backends: tuple[str, ...]
+) -> Variant:
+    """Describe an exported graph, with the versions of libraries that its operators need."""
+    attends = any(node.op_type == "Attention" for node in model.graph)
+    return Variant(
+        file=file,
+        weights=f"{name}.safetensors",
+        attention=form,
+        opset=opset_of(model),
+        backends=backends,
+        needs=ATTENTION_NEEDS if attends else (),
+    )
 
 
 def export_graph(spec: GraphSpec, opset: int = DEFAULT_OPSET) -> ir.Model:
@@ -120,96 +197,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-Array = NDArray[np.generic]
-
-MIN_EXTERNAL_BYTES = 1024  # smaller tensors (shapes, scalars, biases of norms) stay in the graph
-
-
-def externalise(variants: Mapping[str, ir.Model], location: str) -> tuple[dict[str, bytes], bytes]:
-    """Split ONNX models into small graph files and one weights file.
-
-    `variants` maps file names to models, `location` is the weights file's name beside them.
-    Tensors of equal dtype, shape and content are stored once and get one name in all variants.
-    Returns the serialised graphs by file name, and the weights file.
-    """
-    names: dict[str, str] = {}
-    arrays: dict[str, Array] = {}
-    for model in variants.values():
-        _share(model, names, arrays)
-    weights = serialise_weights(arrays)
-    offsets = weight_offsets(weights)
-    graphs = {}
-    for file, model in variants.items():
-        for value in model.graph.initializers.values():
-            if value.name in offsets:
-                _point(value, location, *offsets[value.name])
-        graphs[file] = ir.to_proto(model).SerializeToString(deterministic=True)
-    return graphs, weights
-
-
-def internalise(graph: bytes, weights: Mapping[str, Array]) -> ir.Model:
-    """Undo `externalise` for one graph: parse its file and put the shared weights, by name, in."""
-    model = ir.serde.deserialize_model(onnx.load_from_string(graph))
-    for name, value in model.graph.initializers.items():
-        if isinstance(value.const_value, ir.ExternalTensor):
-            value.const_value = ir.tensor(weights[name], name=name)
-    return model
-
-
-def _share(model: ir.Model, names: dict[str, str], arrays: dict[str, Array]) -> None:
-    """Give every large initializer of a graph the one name that its content has in all variants."""
-    initializers = model.graph.initializers
-    large = [(value, _content(value)) for value in initializers.values()]
-    large = [(value, array) for value, array in large if array.nbytes >= MIN_EXTERNAL_BYTES]
-    for value, _ in large:
-        del initializers[str(value.name)]
-    small = set(initializers)
-    for value, array in large:
-        name = _shared_name(str(value.name), array, names, arrays)
-        if name in small:
-            raise ExportError(
-                f"two weights of one graph would be called {name}: a defect of samclip, report it"
-            )
-        if name in initializers:  # the same content twice in one graph: keep one
-            ir.convenience.replace_all_uses_with(value, initializers[name])
-        else:
-            value.name = name
-            initializers[name] = value
-
-
-def _content(value: ir.Value) -> Array:
-    if value.const_value is None:
-        raise ExportError(f"the weight {value.name} has no value: a defect of samclip, report it")
-    return np.ascontiguousarray(value.const_value.numpy())
-
-
-def _shared_name(name: str, array: Array, names: dict[str, str], arrays: dict[str, Array]) -> str:
-    """Look up a content's name, or give it one: a parameter's own, unless other content has it.
-
-    The exporter's constants, whose names have no dots, are called by their content.
-    """
-    digest = hashlib.sha256(array.tobytes()).hexdigest()
-    key = f"{array.dtype}{array.shape}{digest}"
-    if key not in names:
-        wanted = name if "." in name else "constant"
-        free = wanted != "constant" and wanted not in arrays
-        names[key] = wanted if free else f"{wanted}.{digest[:16]}"
-        arrays[names[key]] = array
-    return names[key]
-
-
-def _point(value: ir.Value, location: str, offset: int, length: int) -> None:
-    """Replace a tensor by a reference into the weights file."""
-    tensor = value.const_value
-    if tensor is None:
-        raise ExportError(f"the weight {value.name} has no value: a defect of samclip, report it")
-    value.const_value = ir.ExternalTensor(
-        location,
-        offset,
-        length,
-        tensor.dtype,
-        shape=ir.Shape(tensor.shape.numpy()),
-        name=str(value.name),
-    )

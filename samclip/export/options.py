@@ -17,9 +17,10 @@ from samclip.engines.names import (
 )
 from samclip.engines.registry import get_backend
 from samclip.errors import ExportError, did_you_mean
-from samclip.export.graphs import DEFAULT_OPSET
 from samclip.export.models.attention import LOWERINGS, Lowering
 from samclip.runtime.bundles.manifest import Graphs, ReducedPrecision, WeightsDtype
+
+DEFAULT_OPSET = 20  # has Gelu as one operator, and JetPack 6's TensorRT 10.3 still reads it
 
 # The backends that graphs are written for, in the order in which manifests list them.
 EXPORT_BACKENDS = tuple(

@@ -1,24 +1,23 @@
-"""Exported graphs against the torch model, on real photos: measured, printed, stored, enforced.
+"""Parity of exported graphs with the torch model, on real photos: measured, and enforced.
 
-Prompts to verify mask decoders with, in every shape that their graphs take.
+This is the first half of a bundle's proof; `rounding` is the second.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from samclip.engines.base import GraphSource
 from samclip.errors import ParityError
 from samclip.export.cpu_engine import open_on_cpu
-from samclip.export.specs import TEXT_OUTPUTS
+from samclip.export.graph_files import GraphFiles
+from samclip.export.progress import Progress
 from samclip.runtime.bundles.manifest import ParityRow
-from samclip.runtime.pixels.image import Letterbox
 
 TOLERANCE = 1e-4  # largest absolute error over the largest magnitude, FP32
 
@@ -45,19 +44,21 @@ def make_sample(
     return Sample(graph, image, {k: v.numpy() for k, v in feeds.items()}, arrays)
 
 
-@torch.inference_mode()
-def text_samples(tower: torch.nn.Module, batches: Iterable[NDArray[np.int64]]) -> list[Sample]:
-    """Run the torch text tower on token batches of several sizes."""
-    return [
-        make_sample(
-            "text_encoder",
-            "text",
-            {"tokens": torch.from_numpy(tokens)},
-            TEXT_OUTPUTS,
-            (tower(torch.from_numpy(tokens)),),
-        )
-        for tokens in batches
-    ]
+def verify_graphs(
+    graphs: Sequence[GraphFiles], samples: Sequence[Sample], progress: Progress
+) -> tuple[ParityRow, ...]:
+    """Compare every variant of every graph with the torch model; raises ParityError beyond limits.
+
+    Errors are max |a - b|, and that over max |b|, b being torch's.
+    """
+    rows: list[ParityRow] = []
+    for graph in graphs:
+        own = [sample for sample in samples if sample.graph == graph.name]
+        for variant, source in graph.sources():
+            with progress(f"verifying {graph.name} ({variant})"):
+                rows += measure(source, variant, own)
+    enforce(rows)
+    return tuple(rows)
 
 
 def measure(source: GraphSource, variant: str, samples: Sequence[Sample]) -> list[ParityRow]:
@@ -116,36 +117,3 @@ def _compare(
         max_rel_error=relative,
         tolerance=TOLERANCE,
     )
-
-
-def example_prompts(embeddings: Tensor, letterbox: Letterbox) -> list[dict[str, Tensor]]:
-    """One point; five prompts of three points; a box refined by a mask: all inside the photo.
-
-    `embeddings` is the image's, 1xCxGxG. Gives a decoder's inputs by name.
-    """
-    height, width = letterbox.input_size
-    size = torch.tensor([width, height], dtype=torch.float32)
-    grid = 4 * embeddings.shape[-1]
-    generator = torch.Generator().manual_seed(0)
-    many = torch.rand(5, 3, 2, generator=generator) * size
-    mask = torch.randn(1, 1, grid, grid, generator=generator) * 4
-    corners = torch.tensor([[[0.25, 0.25], [0.75, 0.75]]]) * size
-    point = torch.cat([size[None, None] / 2, torch.zeros(1, 1, 2)], dim=1)  # 1x2x2
-    labels = torch.tensor([[1.0, 0.0, -1.0]]).repeat(5, 1)
-    return [
-        _prompt(embeddings, point, torch.tensor([[1.0, -1.0]]), torch.zeros(1, 1, grid, grid), 0.0),
-        _prompt(embeddings, many, labels, torch.zeros(5, 1, grid, grid), 0.0),
-        _prompt(embeddings, corners, torch.tensor([[2.0, 3.0]]), mask, 1.0),
-    ]
-
-
-def _prompt(
-    embeddings: Tensor, coords: Tensor, labels: Tensor, mask: Tensor, has_mask: float
-) -> dict[str, Tensor]:
-    return {
-        "image_embeddings": embeddings,
-        "point_coords": coords,
-        "point_labels": labels,
-        "mask_input": mask,
-        "has_mask_input": torch.full((len(coords),), has_mask),
-    }

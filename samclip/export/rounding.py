@@ -21,6 +21,7 @@ from samclip.errors import ParityError
 from samclip.export.cpu_engine import open_on_cpu
 from samclip.export.graph_files import GraphFiles
 from samclip.export.parity import Sample
+from samclip.export.progress import Progress
 from samclip.runtime.bundles.manifest import RoundingRow, WeightsDtype
 
 Array = NDArray[np.generic]
@@ -46,6 +47,21 @@ class GraphPair:
     def dtype(self) -> WeightsDtype:
         """How the weights are stored."""
         return self.stored.graph.variants[0].weights_dtype
+
+
+def verify_rounding(
+    pairs: Sequence[GraphPair], samples: Sequence[Sample], progress: Progress
+) -> tuple[RoundingRow, ...]:
+    """Compare graphs with rounded weights with their originals; raises ParityError beyond limits.
+
+    There are no rows where all weights are stored as they are.
+    """
+    if all(pair.dtype == "fp32" for pair in pairs):
+        return ()
+    with progress("comparing rounded weights with their originals"):
+        rows = measure_rounding(pairs, samples)
+    enforce_rounding(rows)
+    return tuple(rows)
 
 
 def measure_rounding(pairs: Sequence[GraphPair], samples: Sequence[Sample]) -> list[RoundingRow]:

@@ -18,18 +18,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import msgspec
 import numpy as np
 import onnx_ir as ir
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from samclip.errors import ExportError
 from samclip.export.graph_files import GraphFiles
-from samclip.export.graphs import externalise, internalise
 from samclip.export.options import EXPORT_BACKENDS
-from samclip.runtime.bundles.manifest import Variant, WeightsDtype
+from samclip.runtime.bundles.manifest import WeightsDtype
 from samclip.runtime.bundles.weights import parse_weights
 
 Array = NDArray[np.generic]
@@ -66,21 +65,27 @@ def store_weights(files: GraphFiles, dtype: WeightsDtype) -> GraphFiles:
     location = files.graph.variants[0].weights
     if dtype == "fp32" or location is None:
         return files
-    weights = parse_weights(files.files[location])
-    models = {v.file: internalise(files.files[v.file], weights) for v in files.graph.variants}
+    models = files.models(None)
     summed = _summed_axes(models.values()) if dtype == "int8" else {}
     rounded = {
         name: round_weight(name, weight, summed.get(name))
-        for name, weight in weights.items()
+        for name, weight in parse_weights(files.files[location]).items()
         if _is_large(weight)
     }
     for model in models.values():
         for name in rounded.keys() & set(model.graph.initializers):
             _expand(model.graph, model.graph.initializers[name], rounded[name])
-    graphs, stored = externalise(models, location)
-    variants = tuple(_described(variant, dtype) for variant in files.graph.variants)
-    graph = msgspec.structs.replace(files.graph, variants=variants)
-    return replace(files, graph=graph, files={**graphs, location: stored})
+    refusing = REFUSING_INT8 if dtype == "int8" else ()
+    return files.with_models(
+        {
+            replace(
+                variant,
+                weights_dtype=dtype,
+                backends=tuple(name for name in variant.backends if name not in refusing),
+            ): models[variant.file]
+            for variant in files.graph.variants
+        }
+    )
 
 
 def round_weight(name: str, weight: Array, summed: Axes | None) -> Rounded:
@@ -103,13 +108,6 @@ def round_weight(name: str, weight: Array, summed: Axes | None) -> Rounded:
     peak = np.abs(exact).max(axis=summed, keepdims=True)
     scale = np.where(peak > 0, peak / LARGEST_INT8, 1).astype(np.float32)
     return Rounded(np.rint(exact / scale).astype(np.int8), scale)
-
-
-def _described(variant: Variant, dtype: WeightsDtype) -> Variant:
-    """Tell a variant's storage, and which backends can no longer read it."""
-    refusing = REFUSING_INT8 if dtype == "int8" else ()
-    backends = tuple(name for name in variant.backends if name not in refusing)
-    return msgspec.structs.replace(variant, weights_dtype=dtype, backends=backends)
 
 
 def _is_large(weight: Array) -> bool:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from samclip.errors import ConfigError, InputError, TrainingError
 from samclip.export.checkpoints.checkpoint import read_checkpoint
-from samclip.export.checkpoints.fetch import imagenet_names, resolve_checkpoint
+from samclip.export.checkpoints.fetch import resolve_checkpoint
+from samclip.export.checkpoints.imagenet_classes import imagenet_names
 from samclip.export.checkpoints.text_source import TextSource, read_text
 from samclip.export.families.merged_assembly import Assembly, Checkpoints, assemble
 from samclip.export.families.ovsam_assembly import (

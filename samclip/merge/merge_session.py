@@ -16,9 +16,9 @@ from rich.console import Console
 
 from samclip.disk.partial_files import remove_abandoned, result_file
 from samclip.errors import TrainingError
-from samclip.export.checkpoints.checkpoint import weights_file
+from samclip.export.checkpoints.checkpoint import weights_file, weights_name
 from samclip.export.checkpoints.fetch import file_sha256, packaged_license, resolve_checkpoint
-from samclip.export.families.merged_assembly import Assembly, save_merged, weights_name
+from samclip.export.families.merged_assembly import Assembly, save_merged
 from samclip.export.families.ovsam_assembly import OvsamAssembly, save_ovsam
 from samclip.merge.config.run import RunConfig, TeachersConfig
 from samclip.merge.config.stages import TrainStage

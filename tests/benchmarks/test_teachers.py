@@ -14,7 +14,7 @@ from samclip.benchmarks import teachers
 from samclip.benchmarks.teacher_settings import TeacherSettings, parse_teacher
 from samclip.benchmarks.teachers import ConseTeacher
 from samclip.errors import InputError
-from samclip.export.checkpoints.fetch import imagenet_names
+from samclip.export.checkpoints.imagenet_classes import imagenet_names
 
 DENSE = 256
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from samclip.export import graph_files
+from samclip.export import graphs
 from samclip.export.graphs import GraphSpec, export_graph
 from samclip.export.models.attention import LoweredAttention
 
@@ -30,7 +30,7 @@ def graphs_exported_once() -> Iterator[None]:
         return ir.from_proto(onnx.ModelProto.FromString(known[key]))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(graph_files, "export_graph", once)
+        patch.setattr(graphs, "export_graph", once)
         yield
 
 

@@ -6,14 +6,9 @@ import torch
 from torch import nn
 
 from samclip.errors import ExportError
-from samclip.export.graphs import (
-    DEFAULT_OPSET,
-    MAX_OPSET,
-    MIN_OPSET,
-    GraphSpec,
-    export_graph,
-    externalise,
-)
+from samclip.export.graph_files import externalise
+from samclip.export.graphs import MAX_OPSET, MIN_OPSET, GraphSpec, export_graph
+from samclip.export.options import DEFAULT_OPSET
 from samclip.runtime.bundles.weights import parse_weights
 
 

@@ -14,10 +14,10 @@ from onnx import NodeProto, checker, shape_inference
 from small_graphs import small_graph
 from torch import nn
 
+from samclip.export.families.merged import clip_head_spec, encoder_spec, mask_decoder_spec
 from samclip.export.graphs import GraphSpec, export_graph
 from samclip.export.models.merged import MergedConfig, MergedModel
 from samclip.export.models.sam_vit import SamVit, SamVitConfig
-from samclip.export.specs import clip_head_spec, encoder_spec, mask_decoder_spec
 
 Array = NDArray[np.generic]
 VIT_SIZE = 256  # windows of 14 in a grid of 16: padded, as at 1024 px

@@ -9,8 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
 
-from samclip.export.graph_files import GraphFiles
-from samclip.export.graphs import externalise
+from samclip.export.graph_files import GraphFiles, externalise
 from samclip.runtime.bundles.manifest import Graph, TensorSpec, Variant
 
 Shapes = Mapping[str, tuple[int | str, ...]]

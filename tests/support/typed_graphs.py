@@ -7,7 +7,7 @@ import onnx_ir.passes.common as common_passes
 from onnxscript.optimizer import fold_constants
 
 from samclip.engines.base import GraphSource
-from samclip.export.graphs import externalise, internalise
+from samclip.export.graph_files import externalise, internalise
 from samclip.export.precision.calibration import Calibration, Range
 from samclip.export.precision.half import HalfPrecision, to_half
 from samclip.export.precision.keep import DEFAULT_KEEP

@@ -34,7 +34,7 @@ from samclip.benchmarks.records import Data
 from samclip.benchmarks.scores import Candidate
 from samclip.cli import options as shared
 from samclip.cli.terminal import err, say
-from samclip.export.checkpoints.fetch import CLASSES_FILE, imagenet_classes
+from samclip.export.checkpoints.imagenet_classes import CLASSES_FILE, imagenet_classes
 
 IMAGES_EXAMPLES = """
 **Examples:**

@@ -1,1 +1,1 @@
-"""Checkpoints: files of weights, verified, read, and named by our models."""
+"""Checkpoints: files of weights, fetched, verified, read, and renamed for our models."""

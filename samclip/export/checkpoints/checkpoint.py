@@ -1,8 +1,7 @@
-"""Reading checkpoints, and fitting them to a module with errors that people can act on.
+"""Checkpoint files: read, fitted to a module with errors that people can act on, and written.
 
-Only tensors are ever read: safetensors, or torch files with `weights_only=True`.
-
-Writing tensors to a safetensors file that appears whole or not at all.
+Only tensors are ever read: safetensors, or torch files with `weights_only=True`. Files are written
+as safetensors, and appear whole or not at all.
 """
 
 from __future__ import annotations
@@ -63,25 +62,28 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     tensors.
     """
     file = weights_file(Path(path).expanduser())
-    before, digest = _identity(file), file_sha256(file)
+    before = _identity(file)
+    digest = file_sha256(file)
     if file.suffix == ".safetensors":
         state, metadata = _read_safetensors(file)
     else:
         state, metadata = _read_torch(file), {}
     if _identity(file) != before:
-        raise CheckpointError(f"{file} changed while it was read; try again when it is at rest")
+        raise CheckpointError(
+            f"{file} changed while it was read; try again when nothing writes to it"
+        )
     return Checkpoint(file, digest, state, metadata)
 
 
 def read_header(path: str | Path) -> Mapping[str, str]:
-    """Read what a safetensors file says of itself, and none of its tensors; others say nothing.
+    """Read the metadata of a safetensors header, and no tensors; other formats have none.
 
-    Raises CheckpointError when there is no file, or no valid one.
+    Raises CheckpointError when there is no file, or it is not valid.
     """
     file = weights_file(Path(path).expanduser())
     if file.suffix != ".safetensors":
         return {}
-    with _opened(file) as tensors:
+    with _open_safetensors(file) as tensors:
         return tensors.metadata() or {}
 
 
@@ -91,7 +93,7 @@ def _identity(file: Path) -> tuple[int, int, int]:
 
 
 def guess_model_type(state: Mapping[str, torch.Tensor]) -> str | None:
-    """Tell `lite2`, `vit_t`, `vit_b`, `vit_l` or `vit_h` by the encoder's keys; None if neither."""
+    """Guess the model type from the encoder's keys; None if they fit none that we know."""
     if any(key.startswith("image_encoder.stitch.") for key in state):
         return "lite2"
     if any(key.startswith("image_encoder.layers.") for key in state):
@@ -134,14 +136,17 @@ def fit_state(
 
 
 def some_keys(keys: Iterable[str]) -> str:
-    """Name the first few of `keys` and count the rest, for an error's message."""
+    """List the first few of `keys` and count the rest, for an error message."""
     listed = list(keys)
     shown = ", ".join(listed[:SHOWN_KEYS])
     return shown if len(listed) <= SHOWN_KEYS else f"{shown} and {len(listed) - SHOWN_KEYS} more"
 
 
 def weights_file(path: Path) -> Path:
-    """Find the weights at `path`, a file or a model folder; raises CheckpointError for neither."""
+    """Return the weights file at `path`, a file or a model folder.
+
+    Raises CheckpointError when there is neither.
+    """
     if path.is_dir():
         for name in FOLDER_FILES:
             if (path / name).is_file():
@@ -154,14 +159,19 @@ def weights_file(path: Path) -> Path:
     return path
 
 
+def weights_name(path: Path) -> str:
+    """Return a file's name, with its folder where every model's weights have the same name."""
+    return f"{path.parent.name}/{path.name}" if path.name in FOLDER_FILES else path.name
+
+
 def _read_safetensors(file: Path) -> tuple[StateDict, Mapping[str, str]]:
-    with _opened(file) as tensors:
+    with _open_safetensors(file) as tensors:
         state = {key: tensors.get_tensor(key) for key in tensors.keys()}  # noqa: SIM118
         return state, tensors.metadata() or {}
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[Any]:
+def _open_safetensors(file: Path) -> Iterator[Any]:
     try:
         with safe_open(file, framework="pt") as tensors:
             yield tensors
@@ -181,7 +191,7 @@ def _read_torch(file: Path) -> StateDict:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{file} holds more than tensors, or is no torch file, and was not loaded "
+            f"{file} holds more than tensors, or is not a torch file, and was not loaded "
             f"({_first_line(error)}). Convert it to safetensors where you trust it."
         ) from error
     except Exception as error:  # a damaged archive raises almost anything from inside torch
@@ -209,13 +219,13 @@ def _first_line(error: Exception) -> str:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:
-    """Write tensors of the CPU; whatever happens, `path` holds either them or what was there.
+    """Write tensors on the CPU; whatever happens, `path` holds them or what it held before.
 
     Raises WriteError when the disk refuses.
     """
     with result_path(path) as place:
         try:
             save_file(dict(tensors), place, metadata=dict(metadata))
-        except SafetensorError as error:  # it has no other for a disk that fails
+        except SafetensorError as error:  # what it raises for a disk that fails, too
             raise OSError(str(error)) from error
     return path

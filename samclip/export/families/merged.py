@@ -1,34 +1,48 @@
-"""A merged model, of one encoder, a CLIP head and SAM's decoder, as the exporter sees it."""
+"""A merged model, with one encoder, a CLIP head and SAM's decoder, as the exporter sees it.
+
+Its graphs have the field's conventional names of inputs and outputs.
+"""
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from samclip.export.exportable import Exportable, TextPart, lowered, plain
+from samclip.export.exportable import Exportable
+from samclip.export.families.decoder_prompts import DYNAMIC_AXES, tracing_prompts, verifying_prompts
 from samclip.export.families.merged_assembly import Assembly
+from samclip.export.graphs import GraphSpec, lowered, plain
+from samclip.export.models.attention import Lowering, set_attention_lowering
 from samclip.export.models.mask_decoder import PromptedMaskDecoder
 from samclip.export.models.merged import MergedModel
-from samclip.export.parity import Sample, example_prompts, make_sample
-from samclip.export.specs import (
-    DECODER_OUTPUTS,
-    ENCODER_OUTPUTS,
-    HEAD_OUTPUTS,
-    clip_head_spec,
-    encoder_spec,
-    mask_decoder_spec,
-)
+from samclip.export.models.norms import fold_batch_norms
+from samclip.export.parity import Sample, make_sample
+from samclip.export.text_part import TextPart
 from samclip.runtime.bundles.manifest import ClipHead, Preprocessing
 from samclip.runtime.pixels.image import load_image, preprocess
 
 TEMPLATES = "openai"
+ENCODER_OUTPUTS = ("backbone_features", "image_embeddings")
+HEAD_OUTPUTS = ("image_embed", "patch_embeds")
+DECODER_OUTPUTS = ("iou_predictions", "low_res_masks")
 
 
 def merged_exportable(assembly: Assembly) -> Exportable:
-    """Say what of a merged model goes into a bundle."""
+    """Return everything of a merged model that goes into a bundle."""
     model, metadata = assembly.model, assembly.metadata
+    text = None
+    if metadata.text is not None:
+        text = TextPart(
+            described=metadata.text,
+            embed_dim=metadata.embed_dim,
+            logit_scale=metadata.text.logit_scale,
+            tower=model.text,
+            tokenizer=assembly.tokenizer,
+        )
     pixels = Preprocessing(image_size=metadata.image_size, mean=metadata.mean, std=metadata.std)
     return Exportable(
         model_type=metadata.model_type,
@@ -38,7 +52,7 @@ def merged_exportable(assembly: Assembly) -> Exportable:
             embed_dim=metadata.embed_dim,
             grid=model.clip_head.config.tokens,
         ),
-        text=_text(assembly),
+        text=text,
         templates=TEMPLATES,
         sources=metadata.sources,
         notes=metadata.notes,
@@ -51,17 +65,36 @@ def merged_exportable(assembly: Assembly) -> Exportable:
     )
 
 
-def _text(assembly: Assembly) -> TextPart | None:
-    described = assembly.metadata.text
-    if described is None:
-        return None
-    return TextPart(
-        described,
-        assembly.metadata.embed_dim,
-        described.logit_scale,
-        assembly.model.text,
-        assembly.tokenizer,
-    )
+def encoder_spec(model: MergedModel, lowering: Lowering) -> GraphSpec:
+    """`image` 1x3xSxS, normalised -> the features before SAM's neck, and behind it."""
+    size = model.config.image_size
+    encoder = fold_batch_norms(_lowered(model.image_encoder, lowering))
+    return GraphSpec("encoder", encoder, {"image": torch.rand(1, 3, size, size)}, ENCODER_OUTPUTS)
+
+
+def clip_head_spec(model: MergedModel, lowering: Lowering) -> GraphSpec:
+    """`backbone_features` 1xCxGxG and `token_mask` 1xgxg -> 1xD and 1xDxgxg, not normalised."""
+    grid, tokens = model.image_encoder.backbone_grid, model.clip_head.config.tokens
+    inputs = {
+        "backbone_features": torch.rand(1, model.image_encoder.backbone_channels, grid, grid),
+        "token_mask": torch.ones(1, tokens, tokens),
+    }
+    head = fold_batch_norms(_lowered(model.clip_head, lowering))
+    return GraphSpec("clip_head", head, inputs, HEAD_OUTPUTS)
+
+
+def mask_decoder_spec(model: MergedModel) -> GraphSpec:
+    """Prompts (B prompts of N points each) on one image's embedding -> Bx4 masks and their IoU."""
+    decoder = PromptedMaskDecoder(model.prompt_encoder, model.mask_decoder)
+    inputs = tracing_prompts(model.config.image_size)
+    return GraphSpec("mask_decoder", decoder, inputs, DECODER_OUTPUTS, DYNAMIC_AXES)
+
+
+def _lowered(module: nn.Module, lowering: Lowering) -> nn.Module:
+    """Return a copy of a module, with its relative-position attention in the given form."""
+    copied = copy.deepcopy(module).eval()
+    set_attention_lowering(copied, lowering)
+    return copied
 
 
 @torch.inference_mode()
@@ -81,6 +114,6 @@ def photo_samples(model: MergedModel, pixels: Preprocessing, photo: Path) -> lis
         make_sample("clip_head", name, head, HEAD_OUTPUTS, model.clip_head(*head.values())),
         *(
             make_sample("mask_decoder", name, prompt, DECODER_OUTPUTS, decoder(**prompt))
-            for prompt in example_prompts(embeddings, letterbox)
+            for prompt in verifying_prompts(embeddings, letterbox)
         ),
     ]

@@ -1,11 +1,11 @@
-"""From checkpoints to one merged model: a merged file, or a SAM and a CLIP still apart.
+"""Merged models assembled from checkpoints: one merged file, or a SAM and a CLIP.
 
-Saving a merged model as one self-describing safetensors file; `assemble` reads it back.
+`save_merged` writes such a model as one self-describing safetensors file, which `assemble` reads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,40 +14,31 @@ import torch
 
 from samclip.errors import CheckpointError, did_you_mean
 from samclip.export.checkpoints.checkpoint import (
-    FOLDER_FILES,
     Checkpoint,
-    StateDict,
     fit_state,
     guess_model_type,
     read_checkpoint,
+    some_keys,
     write_tensors,
 )
-from samclip.export.checkpoints.fetch import packaged_license
 from samclip.export.checkpoints.metadata import (
+    HEAD,
     TOKENIZER_KEY,
     MergedMetadata,
-    TextMetadata,
     decode_metadata,
     encode_metadata,
+    source_of,
 )
 from samclip.export.checkpoints.text_source import TextSource, has_text, read_text
-from samclip.export.models.bert_tower import BertTowerConfig
-from samclip.export.models.merged import (
-    MODEL_TYPES,
-    STITCHED_TYPE,
-    MergedConfig,
-    MergedModel,
-)
+from samclip.export.models.merged import MODEL_TYPES, STITCHED_TYPE, MergedConfig, MergedModel
 from samclip.export.models.ovsam.model import OVSAM_CONFIGS
 from samclip.export.models.pos_embed import fit_positions
-from samclip.export.models.text_tower import TextTowerConfig
 from samclip.export.models.tiny_vit import IGNORED_CHECKPOINT_KEYS
 from samclip.runtime.bundles.manifest import Source
 
 SAM_IMAGE_SIZE = 1024
 DEFAULT_EMBED_DIM = 512  # OpenCLIP ViT-B/16's, for an untrained head with no text tower
 HEAD_SEED = 0
-HEAD = "clip_head."
 STITCHED_ONLY_MERGED = (
     f"A {STITCHED_TYPE} model comes from merging a recogniser with a SAM, so there are merged "
     "checkpoints of it and no others."
@@ -56,9 +47,10 @@ STITCHED_ONLY_MERGED = (
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The files to assemble: `main` is a merged checkpoint or a SAM.
+    """The files to assemble.
 
-    `clip` brings a trained CLIP head, a text tower or both; `text` a text tower alone.
+    `main` is a merged checkpoint or a SAM; `clip` holds a trained CLIP head, a text tower or both;
+    `text` holds a text tower alone.
     """
 
     main: Path
@@ -68,7 +60,7 @@ class Checkpoints:
 
 @dataclass(frozen=True)
 class Assembly:
-    """A model with its weights, what is known of it, and its text tower's `tokenizer.json`."""
+    """A model with its weights, its metadata, and its text tower's `tokenizer.json`."""
 
     model: MergedModel
     metadata: MergedMetadata
@@ -96,7 +88,7 @@ def assemble(
         metadata,
         image_size=metadata.image_size if image_size is None else image_size,
         head_pool=metadata.head_pool if head_pool is None else head_pool,
-        sources=_all_sources(_sources(main, head, text_file), metadata.sources),
+        sources=_sources(main, head, text_file, metadata.sources),
     )
     model = _build(metadata, text)
     _load_sam(model, main)
@@ -125,7 +117,7 @@ def _text(
 def _metadata(
     main: Checkpoint, head: Checkpoint | None, text: TextSource | None, model_type: str | None
 ) -> MergedMetadata:
-    """Collect what the checkpoints say of the model, checked against each other."""
+    """Describe the model as the checkpoints do, and check them against each other."""
     encoder = _model_type(main, model_type)
     described = None if head is None else decode_metadata(dict(head.metadata), head.path.name)
     if described is not None and described.model_type != encoder:
@@ -144,20 +136,11 @@ def _metadata(
     if text is None:
         return base
     _check_space(base, text)
-    return msgspec.structs.replace(
-        base,
-        text=TextMetadata(
-            model=text.model,
-            logit_scale=text.logit_scale,
-            space=text.space,
-            clip=text.config if isinstance(text.config, TextTowerConfig) else None,
-            bert=text.config if isinstance(text.config, BertTowerConfig) else None,
-        ),
-    )
+    return msgspec.structs.replace(base, text=text.metadata)
 
 
 def _check_space(metadata: MergedMetadata, text: TextSource) -> None:
-    """Refuse a text tower whose space is not the one the head was trained in."""
+    """Refuse a text tower whose space is not the one that the head was trained in."""
     trained_in = metadata.text.space if metadata.text else ""
     if metadata.embed_dim != text.config.embed_dim:
         raise CheckpointError(
@@ -173,7 +156,7 @@ def _check_space(metadata: MergedMetadata, text: TextSource) -> None:
 
 
 def _model_type(main: Checkpoint, asked: str | None) -> str:
-    """Tell the encoder's type: as asked, or as its keys show."""
+    """Return the encoder's type, which its keys show, checked against the type asked for."""
     guessed = guess_model_type(main.state)
     if asked is not None and asked not in MODEL_TYPES:
         known = (*MODEL_TYPES, *OVSAM_CONFIGS)
@@ -190,14 +173,14 @@ def _model_type(main: Checkpoint, asked: str | None) -> str:
         )
     if guessed is None:
         raise CheckpointError(
-            f"{main.path.name} is no SAM, MobileSAM or merged checkpoint: expected keys such as "
-            f"image_encoder.pos_embed or image_encoder.layers.*, found {_first_keys(main.state)}"
+            f"{main.path.name} is not a SAM, MobileSAM or merged checkpoint: expected keys such as "
+            f"image_encoder.pos_embed or image_encoder.layers.*, found {some_keys(main.state)}"
         )
     return guessed
 
 
 def _build(metadata: MergedMetadata, text: TextSource | None) -> MergedModel:
-    """Make the model; the seed makes an untrained head the same in every export."""
+    """Build the model; the seed makes an untrained head the same in every export."""
     torch.manual_seed(HEAD_SEED)
     return MergedModel(
         MergedConfig(
@@ -212,7 +195,7 @@ def _build(metadata: MergedMetadata, text: TextSource | None) -> MergedModel:
 
 
 def _load_sam(model: MergedModel, main: Checkpoint) -> None:
-    """Load encoder, prompt encoder and mask decoder, resized where the image size asks for it."""
+    """Load encoder, prompt encoder and mask decoder; positions are resized to the image size."""
     what = f"of a {model.config.model_type} model (is {main.path.name} complete?)"
     encoder = fit_positions(main.part("image_encoder."), model.image_encoder)
     fit_state(model.image_encoder, encoder, f"image encoder {what}", IGNORED_CHECKPOINT_KEYS)
@@ -221,7 +204,7 @@ def _load_sam(model: MergedModel, main: Checkpoint) -> None:
 
 
 def _load_head(model: MergedModel, head: Checkpoint | None) -> None:
-    """Load the CLIP head, or start an untrained one from the encoder's last block."""
+    """Load the CLIP head, or initialise an untrained one from the encoder's last block."""
     if head is None:
         model.initialise_head()
         return
@@ -230,42 +213,19 @@ def _load_head(model: MergedModel, head: Checkpoint | None) -> None:
 
 
 def _sources(
-    main: Checkpoint, head: Checkpoint | None, text: Checkpoint | None
+    main: Checkpoint, head: Checkpoint | None, text: Checkpoint | None, origins: Iterable[Source]
 ) -> tuple[Source, ...]:
-    """Name every file that went in, once per role."""
-    merged = head is main
-    roles = [("merged" if merged else "sam", main)]
-    roles += [("clip_head", head)] if head is not None and not merged else []
-    roles += [("text", text)] if text is not None and text is not main else []
-    return tuple(
-        Source(role=role, file=weights_name(c.path), sha256=c.sha256, license=checkpoint_license(c))  # type: ignore[arg-type]
-        for role, c in roles
-    )
+    """List every file that went in, once per role, then `origins`, those of a merged file.
 
-
-def _all_sources(files: tuple[Source, ...], origins: tuple[Source, ...]) -> tuple[Source, ...]:
-    """Put behind the files what a merged checkpoint among them says that it was made of."""
-    own = {(source.role, source.sha256) for source in files}
-    return (*files, *(source for source in origins if (source.role, source.sha256) not in own))
-
-
-def weights_name(path: Path) -> str:
-    """Name a file, with its folder where every model's weights have the same name."""
-    return f"{path.parent.name}/{path.name}" if path.name in FOLDER_FILES else path.name
-
-
-def checkpoint_license(checkpoint: Checkpoint) -> str:
-    """Tell the licence that the file states, or that is known of a packaged checkpoint."""
-    packaged = packaged_license(checkpoint.sha256)
-    if packaged is not None:
-        return packaged
-    if checkpoint.has(HEAD) and checkpoint.metadata:
-        return decode_metadata(dict(checkpoint.metadata), checkpoint.path.name).license
-    return "unknown"
-
-
-def _first_keys(state: Mapping[str, object] | StateDict) -> str:
-    return ", ".join(list(state)[:4])
+    What a merged checkpoint was merged from follows the files themselves.
+    """
+    files = [source_of("merged" if head is main else "sam", main)]
+    if head is not None and head is not main:
+        files.append(source_of("clip_head", head))
+    if text is not None and text is not main:
+        files.append(source_of("text", text))
+    known = {(source.role, source.sha256) for source in files}
+    return (*files, *(source for source in origins if (source.role, source.sha256) not in known))
 
 
 def save_merged(assembly: Assembly, path: Path) -> Path:

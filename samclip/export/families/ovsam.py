@@ -1,4 +1,7 @@
-"""Open-Vocabulary SAM as the exporter sees it."""
+"""Open-Vocabulary SAM as the exporter sees it: encoder, mask decoder and two region classifiers.
+
+The two classifiers are the trained one, on the pyramid's features, and CLIP's own opinion.
+"""
 
 from __future__ import annotations
 
@@ -8,34 +11,35 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from samclip.export.exportable import Exportable, TextPart, lowered, plain
+from samclip.export.exportable import Exportable
+from samclip.export.families.decoder_prompts import DYNAMIC_AXES, tracing_prompts, verifying_prompts
 from samclip.export.families.ovsam_assembly import OvsamAssembly
+from samclip.export.graphs import GraphSpec, lowered, plain
+from samclip.export.models.attention import Lowering, set_attention_lowering
+from samclip.export.models.norms import fold_batch_norms
 from samclip.export.models.ovsam.clip_regions import ClipMaskPool
 from samclip.export.models.ovsam.decoder import PromptedLabelDecoder
 from samclip.export.models.ovsam.model import Ovsam, OvsamEncoder
 from samclip.export.models.ovsam.roi_classifier import FINEST_SCALE, LOGIT_SCALE, STRIDES
-from samclip.export.parity import Sample, example_prompts, make_sample
-from samclip.export.specs import (
-    CLIP_ROI_OUTPUTS,
-    OVSAM_DECODER_OUTPUTS,
-    OVSAM_ENCODER_OUTPUTS,
-    PYRAMID,
-    ROI_OUTPUTS,
-    clip_roi_spec,
-    ovsam_encoder_spec,
-    ovsam_mask_decoder_spec,
-    roi_classifier_spec,
-    roi_opset,
-)
+from samclip.export.parity import Sample, make_sample
+from samclip.export.text_part import TextPart
 from samclip.runtime.bundles.manifest import Preprocessing, RegionHead
 from samclip.runtime.pixels.image import Letterbox, load_image, preprocess
 
-TEMPLATES = "vild"  # those that the released model makes its classifier of
-TEXTS = 16  # that regions are compared with while graphs are verified
+TEMPLATES = "vild"  # the set that the released model builds its classifier from
+TEXTS = 16  # texts that regions are compared with while graphs are verified
+PYRAMID = tuple(f"fpn_{stride}" for stride in STRIDES)
+OVSAM_ENCODER_OUTPUTS = ("image_embeddings", *PYRAMID, "c5")
+OVSAM_DECODER_OUTPUTS = ("low_res_masks",)
+ROI_OUTPUTS = ("logits",)
+CLIP_ROI_OUTPUTS = ("clip_logits",)
+# ONNX has a RoiAlign of opset 22, the same but for bfloat16, that ONNX Runtime's CPU does not run.
+ROI_MAX_OPSET = 21
+REGIONS = {"boxes": {0: "regions"}, "text": {0: "vocabulary"}}
 
 
 def ovsam_exportable(assembly: OvsamAssembly) -> Exportable:
-    """Say what of an Open-Vocabulary SAM goes into a bundle."""
+    """Return everything of an Open-Vocabulary SAM that goes into a bundle."""
     model, metadata = assembly.model, assembly.metadata
     pixels = Preprocessing(image_size=metadata.image_size, mean=metadata.mean, std=metadata.std)
     width = model.config.embed_dim
@@ -50,11 +54,67 @@ def ovsam_exportable(assembly: OvsamAssembly) -> Exportable:
         graphs=(
             lowered("encoder", partial(ovsam_encoder_spec, model)),
             plain("mask_decoder", partial(ovsam_mask_decoder_spec, model)),
-            plain("roi_classifier", partial(roi_classifier_spec, model), roi_opset),
-            plain("clip_roi", partial(clip_roi_spec, model), roi_opset),
+            plain("roi_classifier", partial(roi_classifier_spec, model), ROI_MAX_OPSET),
+            plain("clip_roi", partial(clip_roi_spec, model), ROI_MAX_OPSET),
         ),
         samples=partial(photo_samples, model, pixels),
     )
+
+
+def ovsam_encoder_spec(model: Ovsam, lowering: Lowering) -> GraphSpec:
+    """`image` 1x3xSxS, normalised -> embeddings for the decoder, a pyramid, CLIP's last map."""
+    size = model.config.image_size
+    encoder = fold_batch_norms(OvsamEncoder(model))  # a copy, so that the lowering is its own
+    set_attention_lowering(encoder, lowering)
+    return GraphSpec(
+        "encoder", encoder, {"image": torch.rand(1, 3, size, size)}, OVSAM_ENCODER_OUTPUTS
+    )
+
+
+def ovsam_mask_decoder_spec(model: Ovsam) -> GraphSpec:
+    """Prompts (B prompts of N points each) on one image's embedding -> Bx1 masks."""
+    config = model.config
+    decoder = PromptedLabelDecoder(model.prompt_encoder, model.mask_decoder)
+    inputs = tracing_prompts(config.image_size, config.neck.out_channels)
+    return GraphSpec("mask_decoder", decoder, inputs, OVSAM_DECODER_OUTPUTS, DYNAMIC_AXES)
+
+
+def roi_classifier_spec(model: Ovsam) -> GraphSpec:
+    """`fpn_4` to `fpn_32`, `boxes` Nx4 in pixels of the input, `text` KxD unit rows -> NxK."""
+    config = model.config
+    levels = {
+        name: torch.rand(1, config.fpn_channels, side, side)
+        for name, side in zip(PYRAMID, _sides(config.image_size), strict=True)
+    }
+    inputs = {**levels, **_regions(config.image_size, config.embed_dim)}
+    return GraphSpec("roi_classifier", model.roi_classifier, inputs, ROI_OUTPUTS, REGIONS)
+
+
+def clip_roi_spec(model: Ovsam) -> GraphSpec:
+    """`c5` of the encoder, `boxes` and `text` as for the classifier -> NxK logits.
+
+    A ConvNeXt takes `low_res_masks` of the decoder, Nx1xS/4xS/4, in place of boxes.
+    """
+    config = model.config
+    finest, *_, coarsest = _sides(config.image_size)
+    inputs = {"c5": torch.rand(1, config.backbone.channels[-1], coarsest, coarsest)}
+    regions = _regions(config.image_size, config.embed_dim)
+    if isinstance(model.clip_roi, ClipMaskPool):
+        inputs["low_res_masks"] = torch.rand(len(regions["boxes"]), 1, finest, finest) - 0.5
+        dynamic = {"low_res_masks": {0: "regions"}, "text": {0: "vocabulary"}}
+        inputs["text"] = regions["text"]
+        return GraphSpec("clip_roi", model.clip_roi, inputs, CLIP_ROI_OUTPUTS, dynamic)
+    return GraphSpec("clip_roi", model.clip_roi, inputs | regions, CLIP_ROI_OUTPUTS, REGIONS)
+
+
+def _sides(image_size: int) -> list[int]:
+    return [image_size // stride for stride in STRIDES]
+
+
+def _regions(image_size: int, embed_dim: int) -> dict[str, torch.Tensor]:
+    """Two boxes, one of them on each side of the limit between two levels; three texts."""
+    boxes = torch.tensor([[0.1, 0.2, 0.9, 0.8], [0.4, 0.4, 0.5, 0.5]]) * image_size
+    return {"boxes": boxes, "text": torch.nn.functional.normalize(torch.rand(3, embed_dim))}
 
 
 @torch.inference_mode()
@@ -67,7 +127,7 @@ def photo_samples(model: Ovsam, pixels: Preprocessing, photo: Path) -> list[Samp
     decoder = PromptedLabelDecoder(model.prompt_encoder, model.mask_decoder)
     samples = [make_sample("encoder", name, {"image": image}, OVSAM_ENCODER_OUTPUTS, encoded)]
     masks: list[Tensor] = []
-    for prompt in example_prompts(embeddings, letterbox):
+    for prompt in verifying_prompts(embeddings, letterbox):
         masks.append(decoder(**prompt))
         samples.append(make_sample("mask_decoder", name, prompt, OVSAM_DECODER_OUTPUTS, masks[-1:]))
     pyramid = dict(zip(PYRAMID, levels, strict=True))

@@ -1,4 +1,4 @@
-"""Open-Vocabulary SAM put together from the files it comes in, and kept as one file of our own.
+"""Open-Vocabulary SAM assembled from the files it is published in, or from one file of ours.
 
 Published: CLIP's checkpoint, SAM's, `sam2clip_*.pth` and `clip2sam_*.pth`
 (`samclip.export.models.ovsam.keys`). Ours: what `samclip-merge` writes, one safetensors file whose
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 import torch
@@ -23,12 +22,11 @@ from samclip.export.checkpoints.checkpoint import (
     fit_state,
     read_checkpoint,
     read_header,
+    weights_name,
     write_tensors,
 )
-from samclip.export.checkpoints.metadata import TOKENIZER_KEY, TextMetadata
+from samclip.export.checkpoints.metadata import TOKENIZER_KEY, TextMetadata, source_of
 from samclip.export.checkpoints.text_source import TextSource, read_text
-from samclip.export.families.merged_assembly import checkpoint_license, weights_name
-from samclip.export.models.bert_tower import BertTowerConfig
 from samclip.export.models.ovsam.clip_resnet import ResNetConfig
 from samclip.export.models.ovsam.convnext import ConvNext, ConvNextConfig
 from samclip.export.models.ovsam.keys import (
@@ -45,15 +43,15 @@ from samclip.export.models.text_tower import TextTowerConfig
 from samclip.runtime.bundles.manifest import Positive, Record, Source, Triple
 
 METADATA_KEY = "samclip.ovsam"
-SEED = 0  # of the parts that no file brings
+SEED = 0  # for the parts that no file brings
 SAM_POSITIONS = "image_encoder.pos_embed"
 
 
 class OvsamMetadata(Record, frozen=True, kw_only=True):
     """Everything needed to rebuild the model around the tensors.
 
-    The backbone is a CLIP ResNet, `backbone`, or a `convnext`; `head_trained` is of the classifier
-    of regions.
+    The backbone is a CLIP ResNet, `backbone`, or a `convnext`; `head_trained` refers to the
+    classifier of regions.
     """
 
     format: int = 1
@@ -75,11 +73,11 @@ class OvsamMetadata(Record, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class OvsamFiles:
-    """The files to assemble; None leaves a part as it is before any training.
+    """The files to assemble; None leaves a part untrained.
 
-    `sam` brings the prompt encoder and where mask decoder and positions start; `clip` the backbone,
-    its pooling and, unless there is a file `text`, the text tower. `sam2clip` and `clip2sam` are
-    the published results of the two stages of training.
+    `sam` brings the prompt encoder, and initial values of mask decoder and positions; `clip` the
+    backbone, its pooling and, unless there is a file `text`, the text tower. `sam2clip` and
+    `clip2sam` are the published results of the two stages of training.
     """
 
     sam: Path
@@ -91,7 +89,7 @@ class OvsamFiles:
 
 @dataclass(frozen=True)
 class OvsamAssembly:
-    """A model with its weights and its text tower, what is known of it, and its tokenizer."""
+    """A model with its weights and its text tower, its metadata, and its `tokenizer.json`."""
 
     model: Ovsam
     metadata: OvsamMetadata
@@ -103,8 +101,8 @@ def assemble_ovsam(
 ) -> OvsamAssembly:
     """Build a model of the sizes `config`; the text tower's own sizes replace those in it.
 
-    A backbone that no file brings is random, its convolutions keep the variance of what they are
-    given (He et al., 2015, equation 10). A text tower that comes with the backbone has the
+    A backbone that no file brings is random; its convolutions keep the variance of their input (He
+    et al., 2015, equation 10). A text tower that comes with the backbone has the
     activation that `config` says, unless `quick_gelu` does: weights do not tell it, and open_clip's
     names are the same for OpenAI's models and others. Raises CheckpointError for files that do not
     fit.
@@ -118,7 +116,7 @@ def assemble_ovsam(
         raise CheckpointError(
             f"the backbone of {model_type} gives {backbone.embed_dim}-d embeddings and the text "
             f"tower of {text_file.path.name} {text.config.embed_dim}-d ones; give the tower of the "
-            "CLIP that the backbone is of"
+            "CLIP that the backbone comes from"
         )
     config = replace(config, text_tower=text.config)
     torch.manual_seed(SEED)
@@ -132,8 +130,8 @@ def assemble_ovsam(
         neck=config.neck,
         fpn_channels=config.fpn_channels,
         head_trained=files.clip2sam is not None,
-        text=_text_metadata(text),
-        sources=(*sources, *(() if files.text is None else (_source("text", text_file),))),
+        text=text.metadata,
+        sources=(*sources, *(() if files.text is None else (source_of("text", text_file),))),
     )
     return OvsamAssembly(model.eval(), metadata, text.tokenizer)
 
@@ -152,12 +150,12 @@ def save_ovsam(assembly: OvsamAssembly, path: Path) -> Path:
 
 
 def is_ovsam(path: Path) -> bool:
-    """Whether a checkpoint was written by `save_ovsam`: its header tells, no tensor is read."""
+    """Whether `save_ovsam` wrote a checkpoint; only the header is read."""
     return METADATA_KEY in read_header(path)
 
 
 def read_ovsam(path: Path, image_size: int | None = None) -> OvsamAssembly:
-    """Read what `save_ovsam` wrote, which becomes the first of its own sources.
+    """Read a file that `save_ovsam` wrote; it becomes the first of the model's sources.
 
     `image_size`: the side in pixels to make it for, its positions resized; None for its own. Raises
     CheckpointError for anything else.
@@ -192,23 +190,23 @@ def read_ovsam(path: Path, image_size: int | None = None) -> OvsamAssembly:
 
 
 def _quick_gelu(config: OvsamConfig) -> bool | None:
-    """Tell the activation of the tower that belongs to a backbone; None for one that is no CLIP."""
+    """Whether the backbone's own text tower has QuickGELU; None if that tower is not CLIP's."""
     tower = config.text_tower
     return tower.quick_gelu if isinstance(tower, TextTowerConfig) else None
 
 
 def _load(model: Ovsam, files: OvsamFiles, text: TextSource) -> tuple[Source, ...]:
-    """Fill a random model from its files, in an order in which later ones know better."""
+    """Fill a random model from its files; later ones replace what earlier ones brought."""
     sam = read_checkpoint(files.sam)
-    sources = [_source("sam", sam)]
+    sources = [source_of("sam", sam)]
     prompts = _parts(prompt_encoder_state(sam.state))["prompt_encoder"]
     fit_state(model.prompt_encoder, prompts, f"prompt encoder of {sam.path.name}")
-    _start_decoder(model, sam)
-    _start_positions(model, sam)
+    _load_decoder(model, sam)
+    _load_positions(model, sam)
     if model.text is not None:
         fit_state(model.text, text.state, f"text tower ({text.model})")
     if files.clip is None:
-        _start_backbone(model.backbone)
+        _initialise_backbone(model.backbone)
     is_convnext = isinstance(model.backbone, ConvNext)
     read_clip = clip_convnext_state if is_convnext else clip_resnet_state
     for file, read in (
@@ -223,14 +221,15 @@ def _load(model: Ovsam, files: OvsamFiles, text: TextSource) -> tuple[Source, ..
             module = model.get_submodule(part)
             what = f"{part} of {checkpoint.path.name}"
             fit_state(module, fit_positions(state, module), what)
-        sources.append(_source("recogniser" if read is read_clip else "merged", checkpoint))
+        sources.append(source_of("recogniser" if read is read_clip else "merged", checkpoint))
     return tuple(sources)
 
 
-def _start_decoder(model: Ovsam, sam: Checkpoint) -> None:
-    """Take SAM's decoder but for its further masks and its predicted IoU, as the released code."""
+def _load_decoder(model: Ovsam, sam: Checkpoint) -> None:
+    """Load SAM's decoder without its further masks and its predicted IoU, as the released code."""
     decoder = model.mask_decoder
-    published, own = sam.part("mask_decoder."), decoder.state_dict()
+    published = sam.part("mask_decoder.")
+    own = decoder.state_dict()
     state = {key: published[key] for key in own.keys() & published.keys()}
     if "mask_tokens.weight" in state:
         state["mask_tokens.weight"] = state["mask_tokens.weight"][:1]
@@ -238,25 +237,26 @@ def _start_decoder(model: Ovsam, sam: Checkpoint) -> None:
     fit_state(decoder, state | labels, f"mask decoder of {sam.path.name}")
 
 
-def _start_positions(model: Ovsam, sam: Checkpoint) -> None:
-    """Give the neck SAM's absolute positions, where SAM has any of the neck's width.
+def _load_positions(model: Ovsam, sam: Checkpoint) -> None:
+    """Load SAM's absolute positions into the neck, if SAM has any of the neck's width.
 
     The released code takes SAM-H's. A neck of another width has none: the relative positions
     inside its blocks remain.
     """
-    table, grid = sam.state.get(SAM_POSITIONS), model.neck.grid
+    table = sam.state.get(SAM_POSITIONS)
     if table is not None and table.shape[-1] == model.config.neck.width:
+        grid = model.neck.grid
         model.neck.pos_embed.copy_(resize_absolute(table.float(), (grid, grid)))
 
 
-def _start_backbone(backbone: nn.Module) -> None:
+def _initialise_backbone(backbone: nn.Module) -> None:
     for module in backbone.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
 
 def _parts(state: Mapping[str, Tensor]) -> dict[str, StateDict]:
-    """Sort tensors by the part of the model they lie in."""
+    """Group tensors by the part of the model that they belong to."""
     parts: dict[str, StateDict] = {}
     for key, tensor in state.items():
         part, _, name = key.partition(".")
@@ -268,26 +268,6 @@ def _text_file(files: OvsamFiles) -> Checkpoint:
     file = files.text or files.clip
     if file is None:
         raise CheckpointError(
-            "an Open-Vocabulary SAM needs a text tower; give CLIP's checkpoint, or a tower's own"
+            "an Open-Vocabulary SAM needs a text tower; give CLIP's checkpoint or a tower's"
         )
     return read_checkpoint(file)
-
-
-def _text_metadata(text: TextSource) -> TextMetadata:
-    config = text.config
-    return TextMetadata(
-        model=text.model,
-        logit_scale=text.logit_scale,
-        space=text.space,
-        clip=config if isinstance(config, TextTowerConfig) else None,
-        bert=config if isinstance(config, BertTowerConfig) else None,
-    )
-
-
-def _source(role: Literal["sam", "recogniser", "text", "merged"], file: Checkpoint) -> Source:
-    return Source(
-        role=role,
-        file=weights_name(file.path),
-        sha256=file.sha256,
-        license=checkpoint_license(file),
-    )

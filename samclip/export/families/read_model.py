@@ -1,4 +1,4 @@
-"""The model that an export is about: the one choice between the families."""
+"""The choice of the model family, made once, from the options of an export."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from samclip.export.families.ovsam_assembly import OvsamFiles, assemble_ovsam, i
 from samclip.export.models.ovsam.model import OVSAM_CONFIGS
 from samclip.export.options import ExportOptions
 
-SMALLEST, LARGEST = 64, 4096  # pixels along a side, of what a manifest may say
-# Of what the parts come in, for people who look for them.
+MIN_SIZE, MAX_SIZE = 64, 4096  # pixels along a side that a manifest allows
+# The published files of the parts, for error messages.
 PUBLISHED = {
     "--clip-checkpoint": "the CLIP whose backbone it is, such as RN50x16",
     "--sam2clip-checkpoint": "sam2clip_vith_rn50x16.pth",
@@ -22,11 +22,11 @@ PUBLISHED = {
 
 
 def read_model(options: ExportOptions) -> Exportable:
-    """Read the checkpoints and build the model that they make.
+    """Read the checkpoints and build the model of the right family.
 
-    What `samclip-merge` writes says what it is; the files of a published Open-Vocabulary SAM are
-    put together where the model type asks for one. Raises CheckpointError when a file cannot be
-    read or does not fit, and for files or options that have no part in such a model.
+    A file that `samclip-merge` wrote names its family; the files of a published Open-Vocabulary
+    SAM are assembled where the model type asks for one. Raises CheckpointError when a file cannot
+    be read or does not fit, and for files or options that such a model has no use for.
     """
     if is_ovsam(options.checkpoint):
         return _read_saved_ovsam(options)
@@ -50,7 +50,7 @@ def _read_merged(options: ExportOptions) -> Exportable:
 
 
 def _read_saved_ovsam(options: ExportOptions) -> Exportable:
-    """Read what `samclip-merge` wrote: it is complete, and takes another size at most."""
+    """Read a file that `samclip-merge` wrote: it is complete, and only its size may be changed."""
     name = options.checkpoint.name
     for option in (
         *("clip_checkpoint", "text_checkpoint", "sam2clip_checkpoint", "clip2sam_checkpoint"),
@@ -58,7 +58,7 @@ def _read_saved_ovsam(options: ExportOptions) -> Exportable:
     ):
         if getattr(options, option) is not None:
             raise CheckpointError(
-                f"{name} is a whole Open-Vocabulary SAM, and {_flag(option)} changes nothing of "
+                f"{name} is a whole Open-Vocabulary SAM, and {_flag(option)} changes nothing in "
                 "it; leave the option out"
             )
     _check_size(options)
@@ -73,10 +73,10 @@ def _read_saved_ovsam(options: ExportOptions) -> Exportable:
 
 
 def _read_published_ovsam(options: ExportOptions, model_type: str) -> Exportable:
-    """Put an Open-Vocabulary SAM together from the files that it is published in.
+    """Assemble an Open-Vocabulary SAM from the files that it is published in.
 
-    Without `clip2sam` there are masks, and the classifier of regions is untrained, as a new CLIP
-    head is. Without the others there would be nothing but noise.
+    Without `clip2sam` its masks are real, and the classifier of regions is untrained, like a new
+    CLIP head. Without the other files all results would be noise.
     """
     given = {
         "--clip-checkpoint": options.clip_checkpoint,
@@ -85,7 +85,7 @@ def _read_published_ovsam(options: ExportOptions, model_type: str) -> Exportable
     if missing := [option for option, file in given.items() if file is None]:
         what = " and ".join(f"{option} ({PUBLISHED[option]})" for option in missing)
         raise CheckpointError(
-            f"--model-type {model_type} is put together from several files: {what} missing. "
+            f"--model-type {model_type} is assembled from several files: {what} missing. "
             "--checkpoint is SAM ViT-H; --clip2sam-checkpoint brings the trained classifier. What "
             "samclip-merge writes is one file, which needs no --model-type."
         )
@@ -109,9 +109,9 @@ def _read_published_ovsam(options: ExportOptions, model_type: str) -> Exportable
 
 def _check_size(options: ExportOptions) -> None:
     size = options.image_size
-    if size is not None and not SMALLEST <= size <= LARGEST:
+    if size is not None and not MIN_SIZE <= size <= MAX_SIZE:
         raise CheckpointError(
-            f"image size {size} was asked for; a multiple of 32 from {SMALLEST} to {LARGEST} works"
+            f"image size {size} was asked for; a multiple of 32 from {MIN_SIZE} to {MAX_SIZE} works"
         )
 
 

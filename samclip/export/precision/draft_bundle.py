@@ -25,8 +25,7 @@ from samclip.engines.base import (
 )
 from samclip.engines.onnxruntime.backend import CPU
 from samclip.errors import ExportError
-from samclip.export.graph_files import GraphFiles, described
-from samclip.export.graphs import internalise
+from samclip.export.graph_files import GraphFiles, described, internalise
 from samclip.export.options import HALVES
 from samclip.export.precision.emulation import half_engine
 from samclip.export.precision.variants import BACKENDS

@@ -21,7 +21,7 @@ from samclip.errors import ExportError
 from samclip.export.graph_files import GraphFiles
 from samclip.export.precision.feeds import GraphFeeds
 from samclip.export.precision.half import HalfPrecision
-from samclip.export.precision.keep import DEFAULT_KEEP, parse_keep
+from samclip.export.precision.keep import DEFAULT_KEEP, KeepList
 from samclip.export.precision.ranges import RangeReport, measure_ranges
 from samclip.export.progress import Progress
 from samclip.runtime.bundles.manifest import KeptNode
@@ -33,17 +33,16 @@ HEADROOM = 2.0  # values of other photos may be larger than of those at hand
 class Fp32Nodes:
     """Names nodes of `graphs` to keep; the ranges of a graph on its `feeds` are measured once.
 
-    `options` are the texts of `--keep-fp32`. Raises ExportError when one matches nothing.
+    `asked` are the patterns of `--keep-fp32`. Raises ExportError when one matches nothing.
     """
 
     def __init__(
         self,
         graphs: Sequence[GraphFiles],
         feeds: GraphFeeds,
-        options: Sequence[str],
+        asked: KeepList,
         progress: Progress,
     ) -> None:
-        asked = parse_keep(options)
         if unmatched := asked.unmatched({f.name: tuple(f.models().values()) for f in graphs}):
             raise ExportError(
                 f"--keep-fp32 {unmatched[0]} fits no operator and no node of this model. "

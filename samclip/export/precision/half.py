@@ -28,7 +28,7 @@ import onnx_ir.passes.common as common_passes
 from numpy.typing import NDArray
 
 from samclip.errors import ExportError
-from samclip.export.graphs import MIN_EXTERNAL_BYTES
+from samclip.export.graph_files import MIN_EXTERNAL_BYTES
 from samclip.export.precision.graph_edits import add_initializer, name_nodes, set_type
 from samclip.export.precision.op_types import (
     FLOAT,

@@ -14,7 +14,8 @@ from tempfile import TemporaryDirectory
 from msgspec.structs import replace
 
 from samclip.export.graph_files import GraphFiles, with_variants
-from samclip.export.options import FUSED, ExportOptions, PrecisionOptions
+from samclip.export.options import FUSED, PrecisionOptions
+from samclip.export.plan import ReductionPlan
 from samclip.export.precision.draft_bundle import (
     DraftBundle,
     newest_needed,
@@ -23,7 +24,7 @@ from samclip.export.precision.draft_bundle import (
 )
 from samclip.export.precision.feeds import record_feeds
 from samclip.export.precision.gates import Gate, Judgement, enforce_gates
-from samclip.export.precision.photos import PhotoSets, photo_sets
+from samclip.export.precision.photos import PhotoSets
 from samclip.export.precision.sensitivity import LARGEST_SHARE, fall_back
 from samclip.export.precision.variant_maker import MadeVariants, VariantMaker
 from samclip.export.precision.variants import INT8_PRECISIONS, in_order
@@ -56,23 +57,23 @@ class Reduced:
 def reduce_graphs(
     draft: DraftBundle,
     graphs: Sequence[GraphFiles],
-    options: ExportOptions,
+    plan: ReductionPlan,
     store: Store,
     progress: Progress,
 ) -> Reduced:
-    """Add variants in every precision that `options` ask for; raises GateError and ExportError.
+    """Add variants in every precision that `plan` asks for; raises GateError and ExportError.
 
     `draft` holds `graphs`, in FP32, and the texts; `store` returns a graph with its weights as they
     are stored. With --no-verify there are no gates, and INT8 has no automatic fall-back, because
     nothing shows when it would be needed.
     """
-    sets = photo_sets(options)
-    wanted = options.precision.precisions
+    sets = plan.photos
+    wanted = plan.options.precisions
     with TemporaryDirectory(prefix="samclip-feeds-") as folder:
         feeds = record_feeds(draft, sets.measured, Path(folder), progress)
-        maker = VariantMaker(graphs, feeds, options.precision, progress)
+        maker = VariantMaker(graphs, feeds, plan.options, plan.keep, progress)
         gate = None
-        if options.verify:
+        if plan.judged:
             with reference_model(draft) as model:
                 gate = Gate(model, sets.held_back, progress)
         reducer = _Reducer(
@@ -81,7 +82,7 @@ def reduce_graphs(
             maker=maker,
             store=store,
             gate=gate,
-            options=options.precision,
+            options=plan.options,
             sets=sets,
         )
         records = [reducer.add(precision) for precision in ORDER if precision in wanted]

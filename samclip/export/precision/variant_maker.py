@@ -15,6 +15,7 @@ from samclip.export.precision.calibration import Calibration, calibrate
 from samclip.export.precision.feeds import GraphFeeds
 from samclip.export.precision.fp32_nodes import Fp32Nodes
 from samclip.export.precision.half import HalfPrecision, to_half
+from samclip.export.precision.keep import KeepList
 from samclip.export.precision.quantise import Form, quantise
 from samclip.export.precision.sensitivity import measure_sensitivity
 from samclip.export.precision.smooth import equalise
@@ -45,12 +46,13 @@ class VariantMaker:
         graphs: Sequence[GraphFiles],
         feeds: GraphFeeds,
         options: PrecisionOptions,
+        asked: KeepList,
         progress: Progress,
     ) -> None:
         self._graphs = tuple(graphs)
         self._feeds = feeds
         self._progress = progress
-        self._fp32 = Fp32Nodes(graphs, feeds, options.keep_fp32, progress)
+        self._fp32 = Fp32Nodes(graphs, feeds, asked, progress)
         self._quantiser = Quantiser(feeds, options, progress)
 
     def make(

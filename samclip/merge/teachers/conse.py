@@ -17,9 +17,9 @@ from torch import Tensor
 
 from samclip.errors import CheckpointError, InputError, error_context
 from samclip.export.checkpoints.checkpoint import read_checkpoint
-from samclip.export.checkpoints.fetch import imagenet_names
+from samclip.export.checkpoints.imagenet_classes import imagenet_names
+from samclip.export.checkpoints.recogniser import load_recogniser
 from samclip.export.checkpoints.text_source import read_text
-from samclip.export.families.stitched import load_recogniser
 from samclip.export.models.efficientnet_lite import RECOGNISER_MEAN, RECOGNISER_STD
 from samclip.export.models.norms import fold_batch_norms
 from samclip.merge.data.labels import TEMPLATES, embed_names

@@ -13,12 +13,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from samclip.benchmarks.roofline.count import Work, count
 from samclip.benchmarks.roofline.read_graph import read_graph
-from samclip.export.graph_files import GraphFiles, write_graph, write_plain_graph
-from samclip.export.graphs import GraphSpec
+from samclip.export.families.merged import encoder_spec, mask_decoder_spec
+from samclip.export.families.ovsam import clip_roi_spec, roi_classifier_spec
+from samclip.export.graph_files import GraphFiles
+from samclip.export.graphs import GraphSpec, write_graph, write_plain_graph
 from samclip.export.models.attention import Lowering, set_attention_lowering
 from samclip.export.models.merged import MergedConfig, MergedModel
 from samclip.export.models.sam_vit import SamVit, SamVitConfig
-from samclip.export.specs import clip_roi_spec, encoder_spec, mask_decoder_spec, roi_classifier_spec
 from samclip.runtime.bundles.weights import parse_weights
 
 OUTPUTS = ("backbone_features", "image_embeddings")

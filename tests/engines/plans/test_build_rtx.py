@@ -308,9 +308,9 @@ def test_vit_b_builds(
     """SAM's ViT-B encoder at 1024 px, random weights; `least` and `most` in MB of the plan."""
     import torch
 
-    from samclip.export.graph_files import write_graph
+    from samclip.export.families.merged import encoder_spec
+    from samclip.export.graphs import write_graph
     from samclip.export.models.merged import MergedConfig, MergedModel
-    from samclip.export.specs import encoder_spec
 
     torch.manual_seed(0)
     model = MergedModel(MergedConfig("vit_b")).eval()

@@ -8,9 +8,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from samclip.errors import CheckpointError, InputError
-from samclip.export.checkpoints.fetch import imagenet_names
+from samclip.export.checkpoints.imagenet_classes import imagenet_names
+from samclip.export.checkpoints.recogniser import load_recogniser
 from samclip.export.families.merged_assembly import Assembly, Checkpoints, assemble
-from samclip.export.families.stitched import assemble_stitched, load_recogniser
+from samclip.export.families.stitched import assemble_stitched
 from samclip.export.models.conse_head import ConseHead
 from samclip.export.models.merged import MergedConfig, MergedModel, build_encoder
 from samclip.export.models.stitched_encoder import StitchedEncoder

@@ -12,7 +12,7 @@ from reference_efficientnet_lite import reference_lite2, reference_maps
 from torch import Tensor, nn
 
 from samclip.errors import InputError
-from samclip.export.families.stitched import load_recogniser
+from samclip.export.checkpoints.recogniser import load_recogniser
 from samclip.export.models.efficientnet_lite import (
     LITE0,
     LITE1,

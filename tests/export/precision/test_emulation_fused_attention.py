@@ -13,8 +13,8 @@ from tiny_bundle import tiny_manifest
 from torch import nn
 
 from samclip.errors import ExportError
-from samclip.export.graph_files import GraphFiles, with_variants, without_unused, write_graph
-from samclip.export.graphs import GraphSpec
+from samclip.export.graph_files import GraphFiles, with_variants, without_unused
+from samclip.export.graphs import GraphSpec, write_graph
 from samclip.export.models.attention import LoweredAttention, Lowering, set_attention_lowering
 from samclip.export.models.tiny_vit import TinyVitBlock
 from samclip.export.options import parse_attention

@@ -11,7 +11,7 @@ from half_graphs import check, hand_made, operators, run, tiny_sam, vit, vit_b
 from onnx import NodeProto, helper
 
 from samclip.errors import ExportError
-from samclip.export.graphs import externalise
+from samclip.export.graph_files import externalise
 from samclip.export.precision.emulation import emulate
 from samclip.export.precision.half import DATA_TYPES, HalfPrecision, casts, to_half
 from samclip.export.precision.keep import DEFAULT_KEEP, KeepList, parse_keep

@@ -16,6 +16,7 @@ from tiny_bundle import tiny_manifest
 from samclip.errors import GateError
 from samclip.export.graph_files import GraphFiles, described
 from samclip.export.options import ExportOptions, PrecisionOptions
+from samclip.export.plan import plan_reduction
 from samclip.export.precision import reduction
 from samclip.export.precision.draft_bundle import DraftBundle
 from samclip.export.precision.gates import Judgement
@@ -72,7 +73,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Reduce
             verify=verify,
         )
         graphs = [files, *_others()]
-        return reduce_graphs(draft, graphs, options, lambda files: files, silent)
+        return reduce_graphs(draft, graphs, plan_reduction(options), lambda files: files, silent)
 
     return run
 

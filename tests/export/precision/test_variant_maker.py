@@ -9,6 +9,7 @@ from layered_encoder import Features, encoder
 from samclip.errors import ExportError
 from samclip.export.graph_files import GraphFiles
 from samclip.export.options import PrecisionOptions
+from samclip.export.precision.keep import parse_keep
 from samclip.export.precision.variant_maker import VariantMaker
 from samclip.export.progress import silent
 
@@ -17,7 +18,8 @@ HALF = 10  # ONNX's number of float16
 
 def maker(files: GraphFiles, feeds: Any = None, **options: Any) -> VariantMaker:
     feeds = {"encoder": Features()} if feeds is None else feeds
-    return VariantMaker([files], feeds, PrecisionOptions(**options), silent)
+    asked = parse_keep(options.get("keep_fp32", ()))
+    return VariantMaker([files], feeds, PrecisionOptions(**options), asked, silent)
 
 
 def operators(made: Any) -> list[str]:

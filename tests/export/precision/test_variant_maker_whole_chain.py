@@ -13,6 +13,7 @@ from PIL import Image
 
 from samclip.errors import GateError
 from samclip.export.options import ExportOptions, PrecisionOptions
+from samclip.export.plan import plan_reduction
 from samclip.export.precision import fp32_nodes
 from samclip.export.precision.feeds import record_feeds
 from samclip.export.precision.reduction import Reduced, reduce_graphs
@@ -52,7 +53,7 @@ def run(
             photos=photos["photos"],
         )
         draft = coloured_draft(graphs, tmp_path)
-        return reduce_graphs(draft, graphs, options, lambda files: files, silent)
+        return reduce_graphs(draft, graphs, plan_reduction(options), lambda files: files, silent)
 
     return run
 

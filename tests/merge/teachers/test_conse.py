@@ -9,7 +9,7 @@ from torch import Tensor
 
 from samclip.errors import CheckpointError, InputError
 from samclip.export.checkpoints.checkpoint import read_checkpoint
-from samclip.export.checkpoints.fetch import imagenet_names
+from samclip.export.checkpoints.imagenet_classes import imagenet_names
 from samclip.export.checkpoints.text_source import TextSource, read_text
 from samclip.merge.data.labels import embed_names
 from samclip.merge.data.pixels import PixelBatch

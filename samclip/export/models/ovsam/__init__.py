@@ -12,7 +12,7 @@ D dimensions of the text space (768 with RN50x16), C channels of CLIP's last map
 - `sam2clip.Sam2ClipNeck`: levels -> image_embeddings Bx256xS/16xS/16
 - `fpn.Fpn`: levels -> levels of 256 channels each
 
-and the graphs that are exported (`samclip.export.specs`; N, K and points are dynamic):
+and the graphs that are exported (`samclip.export.families.ovsam`; N, K and points are dynamic):
 
 - `encoder`, `model.OvsamEncoder`: image Bx3xSxS -> image_embeddings Bx256xS/16xS/16;
   fpn_4, fpn_8, fpn_16, fpn_32, Bx256xS/sxS/s at stride s; c5, BxCxS/32xS/32

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from samclip.errors import CheckpointError
-from samclip.export.families.stitched import load_recogniser, recogniser_state
+from samclip.export.checkpoints.recogniser import load_recogniser, recogniser_state
 from samclip.export.models.efficientnet_lite import LITE0, EfficientNetLite
 
 

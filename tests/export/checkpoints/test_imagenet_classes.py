@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from samclip.export.checkpoints.fetch import imagenet_classes, imagenet_names
-from samclip.export.families.stitched import load_recogniser
+from samclip.export.checkpoints.imagenet_classes import imagenet_classes, imagenet_names
+from samclip.export.checkpoints.recogniser import load_recogniser
 from samclip.export.models.efficientnet_lite import CLASSES, RECOGNISER_MEAN, RECOGNISER_STD
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from samclip.export.cli import with_engine
+from samclip.export.cli_options import with_engine
 
 
 @pytest.mark.parametrize(
