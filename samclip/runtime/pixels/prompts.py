@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from samclip.engines.limits import MAX_PROMPTS
 from samclip.errors import PromptError
 from samclip.runtime.pixels.image import Letterbox
 
@@ -232,9 +233,8 @@ def _common_count(**kinds: Sequence[Any] | None) -> int:
     return next(iter(counts.values()))
 
 
-# Bounds per run of the decoder: its memory grows with prompts and tokens, its speed per prompt
-# hardly with either beyond these.
-MAX_PROMPTS = 16
+# A bound per run of the decoder, as `MAX_PROMPTS` is: its memory grows with prompts and tokens, its
+# speed per prompt hardly with either beyond these.
 MAX_TOKENS = 512
 
 BOX_CORNERS = [2.0, 3.0]
