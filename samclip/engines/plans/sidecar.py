@@ -20,6 +20,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from samclip.engines.base import GraphSource
+from samclip.engines.limits import MAX_PROMPTS, MAX_REGIONS, MAX_TEXTS, PROMPTS_PER_BATCH
 from samclip.engines.names import TENSORRT, LibraryName
 from samclip.engines.steps import BuildPlans, RemovePlan
 from samclip.errors import InputError, PlanDamagedError
@@ -190,17 +191,15 @@ def _weights_digest(source: GraphSource) -> str | None:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-# Names of dynamic axes, as the manifest has them. The runtime sends at most 16 prompts and 64
-# texts at once (`batch_prompts`, `TextSpace`); a mask alone is a prompt of no points, a point or a
-# box one of two. Classifiers get at most 16 regions at once, and 32,768 texts of a vocabulary
-# (`region_naming`): 22,000 names are one run. A least size of 0 is allowed: TensorRT asks for
+# By the names of dynamic axes, as the manifest has them. A mask alone is a prompt of no points, a
+# point or a box one of two. A least size of 0 is allowed: TensorRT asks for
 # 0 <= least <= best <= most (`IOptimizationProfile::setDimensions`), and tensors may be empty.
 DEFAULT_AXES: Mapping[str, AxisRange] = {
-    "prompts": AxisRange(least=1, best=16, most=16),
+    "prompts": AxisRange(least=1, best=MAX_PROMPTS, most=MAX_PROMPTS),
     "points": AxisRange(least=0, best=2, most=64),
-    "texts": AxisRange(least=1, best=16, most=64),
-    "regions": AxisRange(least=1, best=4, most=16),
-    "vocabulary": AxisRange(least=1, best=80, most=32_768),
+    "texts": AxisRange(least=1, best=16, most=PROMPTS_PER_BATCH),
+    "regions": AxisRange(least=1, best=4, most=MAX_REGIONS),
+    "vocabulary": AxisRange(least=1, best=80, most=MAX_TEXTS),
 }
 
 

@@ -23,6 +23,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip.engines.limits import MAX_REGIONS, MAX_TEXTS
 from samclip.errors import InputError
 from samclip.runtime.bundles.manifest import Manifest
 from samclip.runtime.features import Features, Regions
@@ -115,10 +116,6 @@ def _checked(logits: NDArray[np.floating], name: str) -> NDArray[np.float32]:
         raise InputError(f"{name} has shape {array.shape}, expected NxK, one class or more")
     return array
 
-
-# Bounds per run: memory grows with regions, and with regions times texts.
-MAX_REGIONS = 16
-MAX_TEXTS = 32_768
 
 Score = Callable[[Regions, NDArray[np.float32]], NDArray[np.float32]]
 

@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip.engines.limits import PROMPTS_PER_BATCH
 from samclip.engines.steps import ExportBundle
 from samclip.errors import (
     BundleError,
@@ -36,7 +37,6 @@ from samclip.runtime.text.text_cache import TextCache, embedding_keys
 from samclip.runtime.text.tokenizer import Tokenizer, clean_text
 from samclip.runtime.text.vocabulary import as_names, unit_rows
 
-PROMPTS_PER_BATCH = 64
 MEMORY_ROWS = 16_384  # 50 MB of 768-d vectors
 SHOWN_NAMES = 5
 

@@ -1,0 +1,11 @@
+"""The most that one run of a graph gets: the runtime sends no more, and plans are built for it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MAX_PROMPTS: Final = 16  # of the mask decoder, whose memory grows with them, its speed hardly
+PROMPTS_PER_BATCH: Final = 64  # texts of the text encoder: names filled into templates
+# Of the classifiers of regions: memory grows with regions, and with regions times texts.
+MAX_REGIONS: Final = 16
+MAX_TEXTS: Final = 32_768  # 22,000 names are one run
