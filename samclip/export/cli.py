@@ -26,7 +26,8 @@ from samclip.cli.exits import (
 from samclip.cli.options import AsJson, Debug
 from samclip.cli.terminal import err, say, write_line
 from samclip.errors import ExportError, InputError
-from samclip.runtime.bundles.bundle import Bundle, bundle_home
+from samclip.runtime.bundles.bundle import Bundle
+from samclip.runtime.bundles.home import bundle_home
 from samclip.runtime.plans import PlanSettings, check_library
 
 DEFAULT_ENGINE = "tensorrt"

@@ -20,7 +20,8 @@ from samclip.engines.machine.host import as_memory_error
 from samclip.engines.registry import AUTO, Choice, PassedOver, decide
 from samclip.errors import CapabilityError, ClosedError, InputError, VocabularyError
 from samclip.runtime.backend_choice import check_precision, start_fastest
-from samclip.runtime.bundles.bundle import Bundle, find_bundle
+from samclip.runtime.bundles.bundle import Bundle
+from samclip.runtime.bundles.home import find_bundle
 from samclip.runtime.bundles.manifest import Manifest
 from samclip.runtime.bundles.signature import chosen_public_key
 from samclip.runtime.engine_pool import EnginePool

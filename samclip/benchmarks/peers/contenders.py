@@ -19,7 +19,8 @@ from samclip.benchmarks.peers.environments import Report, prepare_environment
 from samclip.benchmarks.peers.processes import Answer, WorkerProcess
 from samclip.errors import InputError
 from samclip.export.checkpoints.fetch import fetch_checkpoint
-from samclip.runtime.bundles.bundle import Bundle, find_bundle
+from samclip.runtime.bundles.bundle import Bundle
+from samclip.runtime.bundles.home import find_bundle
 
 Started = tuple[WorkerProcess, dict[str, Any]]  # and what it is asked to load
 BUNDLE_WORKER = WORKERS / "samclip_bundle.py"
