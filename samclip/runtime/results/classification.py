@@ -87,7 +87,7 @@ class SemanticMap:
         return np.asarray(self.labels == index_of(name, self.names))
 
     def draw(self, image: ArrayLike | None = None) -> NDArray[np.uint8]:
-        """Draw the map over `image`, None for the image itself, with names: HWC uint8 RGB."""
+        """Draw the map, with names, on `image`, None for the image itself: HWC uint8 RGB."""
         note = None if self.trained_head else UNTRAINED_NOTE
         return draw_label_map(pick_image(image, self.image), self.labels, self.names, note)
 

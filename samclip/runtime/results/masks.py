@@ -102,7 +102,7 @@ class Masks:
         return replace(self, **chosen)
 
     def draw(self, image: ArrayLike | None = None) -> NDArray[np.uint8]:
-        """Draw masks, captions and prompts over `image`, None for the image itself: HWC uint8 RGB."""
+        """Draw masks, captions and prompts on `image`, None for the image itself: HWC uint8 RGB."""
         note = UNTRAINED_NOTE if self.trained_head is False else None
         shown = set(self.prompt_index.tolist())
         prompts = [prompt for index, prompt in enumerate(self.prompts) if index in shown]
