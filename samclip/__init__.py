@@ -11,7 +11,7 @@
     scene.semantic(["road", "car", "sky"])
     scene.everything()
 
-Names are imported when they are first used, so that `import samclip` alone stays light.
+Names are imported on first use, so that `import samclip` alone stays light.
 """
 
 from __future__ import annotations

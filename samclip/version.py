@@ -1,3 +1,3 @@
-"""The version of samclip, in one place."""
+"""The version of samclip, stated once."""
 
 __version__ = "0.1.0"

@@ -13,7 +13,8 @@ from samclip.cli.exits import CommandApp, report_errors
 from samclip.cli.terminal import err, say, write_line
 from samclip.errors import ExportError, InputError
 from samclip.export.cli_options import ExportArguments, ExportCommand, command_of
-from samclip.runtime.bundles.bundle import Bundle, bundle_home
+from samclip.runtime.bundles.bundle import Bundle
+from samclip.runtime.bundles.home import bundle_home
 from samclip.runtime.plans import PlanSettings, check_library
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What comes inside the package: the default bundle, and photos to try it on."""
+"""The files that come inside the package: the default bundle, and photos to try it on."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ ASSETS = Path(__file__).parents[1] / "assets"
 
 
 def packaged_bundles() -> Path:
-    """Give the folder of the bundles that came with this installation; it need not exist."""
+    """Return the folder of the bundles that came with this installation; it need not exist."""
     return ASSETS / "bundles"
 
 
 def packaged_photos() -> Path:
-    """Give the folder of the photos that came with this installation."""
+    """Return the folder of the photos that came with this installation."""
     return ASSETS / "photos"
 
 
@@ -24,5 +24,5 @@ def is_packaged(path: Path) -> bool:
 
 
 def in_archive() -> bool:
-    """Whether samclip runs from an archive (zipimport), out of which no bundle can be read."""
+    """Whether samclip runs from an archive (zipimport), from which bundles cannot be read."""
     return not Path(__file__).is_file()

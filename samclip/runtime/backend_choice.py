@@ -1,4 +1,4 @@
-"""The choice of a backend for a bundle: what it was made for, works here, and is ready to run."""
+"""The choice of a backend: one that the bundle was made for, that works here and is ready."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Started = TypeVar("Started")
 
 
 def fastest_first(bundle: Bundle) -> tuple[Backend, ...]:
-    """Give the backends that "auto" chooses among for `bundle`, the fastest first."""
+    """Return the backends that "auto" chooses among for `bundle`, the fastest first."""
     found = candidates()
     if bundle.manifest.model_type in PLAIN_VITS:
         return found
@@ -43,11 +43,11 @@ def choose_for(
     settings = options or EngineOptions()
 
     def suits(backend: Backend) -> Probe:
-        variants = _variants(bundle, backend, precision)
+        variants = _choose_variants(bundle, backend, precision)
         if "encoder" not in variants:
             wanted = f"{backend.name} in {precision}" if precision else backend.name
             return Probe(False, f"the bundle has no graphs for {wanted}", "export it for that")
-        keys = [_key(bundle, name, variant) for name, variant in variants.items()]
+        keys = [_graph_key(bundle, name, variant) for name, variant in variants.items()]
         probe = backend.ready(keys, settings)
         if not probe.available:
             _logger.warning(
@@ -69,7 +69,7 @@ def start_fastest(
     precision: str | None,
     start: Callable[[Choice], Started],
 ) -> Started:
-    """Call `start` with the choice; where its backend does not start after all, with the next."""
+    """Return `start(choice)`; a backend that does not start after all is replaced by the next."""
     among = fastest_first(bundle)
     passed: tuple[PassedOver, ...] = ()
     while True:
@@ -93,12 +93,13 @@ def start_fastest(
 
 def _is_any_left(bundle: Bundle, precision: str | None, among: tuple[Backend, ...]) -> bool:
     return any(
-        backend.probe().available and _variants(bundle, backend, precision) for backend in among
+        backend.probe().available and _choose_variants(bundle, backend, precision)
+        for backend in among
     )
 
 
-def _variants(bundle: Bundle, backend: Backend, precision: str | None) -> dict[str, Variant]:
-    """Give the variant of each graph that the model would load, as `EnginePool` chooses it."""
+def _choose_variants(bundle: Bundle, backend: Backend, precision: str | None) -> dict[str, Variant]:
+    """Return the variant of each graph that the model would load, chosen as `EnginePool` does."""
     graphs, version = bundle.manifest.graphs, library_version(backend)
     found: dict[str, Variant] = {}
     for name in Graphs.__struct_fields__:
@@ -113,7 +114,7 @@ def _variants(bundle: Bundle, backend: Backend, precision: str | None) -> dict[s
     return found
 
 
-def _key(bundle: Bundle, name: str, variant: Variant) -> GraphKey:
+def _graph_key(bundle: Bundle, name: str, variant: Variant) -> GraphKey:
     files = bundle.manifest.files
     return GraphKey(
         name,
@@ -126,7 +127,10 @@ def _key(bundle: Bundle, name: str, variant: Variant) -> GraphKey:
 
 
 def check_precision(precision: str | None) -> None:
-    """Refuse what is no bundle's precision, before any backend is asked; raises InputError."""
+    """Check that `precision` is None or one that bundles can have; raises InputError.
+
+    Called before any backend is asked.
+    """
     known = get_args(Precision)
     if precision is not None and precision not in known:
         raise InputError(

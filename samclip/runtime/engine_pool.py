@@ -1,8 +1,6 @@
 """The engines of one model: loaded on first use, shared by threads, closed together.
 
-Who uses what will be closed: closing waits for those under way, whatever interrupts them.
-
-What is said of a variant that the library here is too old for.
+`Usage` counts the runs under way, so that closing waits for them, whatever interrupts them.
 """
 
 from __future__ import annotations
@@ -24,96 +22,9 @@ from samclip.errors import CapabilityError, ClosedError, EngineRunError
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import Graph, Variant
 
-LOOK_SECONDS = 0.5  # how often closing looks for uses that ended without a word
-
-
-class _Use:
-    """One use under way."""
-
-
-class Usage:
-    """Knows the uses of what is to be freed, once closed and no longer used.
-
-    Any method may be called from any thread, and from a signal's handler that interrupts a use.
-    What frees is given to each call, as holding it would keep its owner alive; it may be called
-    twice, and must then do nothing.
-    """
-
-    def __init__(self) -> None:
-        # Re-entrant, for handlers of signals; and taken itself, because Ctrl-C during the steps of
-        # `Condition.__exit__`, which is Python's, would leave it locked.
-        self._lock = threading.RLock()
-        self._ended = threading.Condition(self._lock)
-        self._threads: WeakKeyDictionary[_Use, int] = WeakKeyDictionary()  # of uses under way
-        self._closed = False
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._closed
-
-    @contextmanager
-    def hold(self, free: Callable[[], None]) -> Iterator[None]:
-        """Hold off the freeing while the block runs; raises ClosedError after `close`.
-
-        Ctrl-C may raise between any two steps: a use is taken off even when it was not yet put on,
-        and one that could not be taken off ends with this call's frame.
-        """
-        use = _Use()
-        try:
-            with self._lock:
-                if self._closed:
-                    raise ClosedError("the model is closed. Load it again with samclip.load().")
-                self._threads[use] = threading.get_ident()
-            yield
-        finally:
-            with self._lock:
-                self._threads.pop(use, None)
-                self._ended.notify_all()
-                is_last = self._closed and not self._threads
-            if is_last:
-                free()
-
-    def close(self, free: Callable[[], None]) -> None:
-        """Refuse new uses, wait for those of other threads, free; again: wait likewise.
-
-        A use of this thread cannot end before its caller: the use itself frees when it ends.
-        """
-        me = threading.get_ident()
-        with self._lock:
-            self._closed = True
-            while any(thread != me for thread in list(self._threads.values())):
-                self._ended.wait(LOOK_SECONDS)
-            is_free = not self._threads
-        if is_free:
-            free()
-
-    def abandon(self) -> None:
-        """Refuse new uses and free nothing: in a forked child all of it is the parent's."""
-        self._closed = True
-
-
-def passed_over_notices(
-    name: str, graph: Graph, backend: str, precision: str | None, version: str | None
-) -> tuple[str, ...]:
-    """Say which variants of the graph `name` a newer library would take in place of the chosen one.
-
-    Arguments are as in `Graph.variant_for`; empty where the preferred variant is taken.
-    """
-    chosen = graph.variant_for(backend, precision, version)
-    if chosen is None:
-        return ()
-    here = f"here is {version}" if version else "its version here is unknown"
-    return tuple(
-        f"{name}: {variant.file} is passed over for {chosen.file}: it needs {backend} "
-        f"{need.version} or newer, {here}"
-        for variant, need in graph.passed_over(backend, precision, version)
-    )
-
-
-_logger = logging.getLogger("samclip")
-
+LOOK_SECONDS = 0.5  # how often `Usage.close` looks for uses that ended without notifying it
 Feeds = Mapping[str, "NDArray[np.generic] | Tensor"]
+_logger = logging.getLogger("samclip")
 
 
 class EnginePool:
@@ -145,22 +56,22 @@ class EnginePool:
         return self._usage.closed
 
     def check_process(self) -> None:
-        """Raise EngineRunError in a forked child, where engines, and locks, may wait forever."""
+        """Raise EngineRunError in a forked child, where engines and locks may wait forever."""
         if self._is_forked():
             raise EngineRunError(
                 "this model was loaded before the process forked. Call samclip.load() in the child."
             )
 
     def has(self, graph: str) -> bool:
-        """Tell whether the bundle holds `graph`."""
+        """Whether the bundle holds `graph`."""
         return getattr(self.bundle.manifest.graphs, graph) is not None
 
     def inputs(self, graph: str) -> tuple[str, ...]:
-        """Name the inputs of `graph`; raises CapabilityError when the bundle lacks it."""
+        """Return the names of the inputs of `graph`; CapabilityError when the bundle lacks it."""
         return tuple(spec.name for spec in self._described(graph).inputs)
 
     def precision(self, graph: str) -> str | None:
-        """Tell what `graph` computes in on this backend; None when it is not to be had."""
+        """Return the precision of `graph` on this backend; None when it is not available here."""
         described: Graph | None = getattr(self.bundle.manifest.graphs, graph)
         if described is None:
             return None
@@ -168,14 +79,14 @@ class EnginePool:
         return None if variant is None else variant.precision
 
     def load(self, graph: str) -> None:
-        """Make `graph` ready now instead of on its first run."""
+        """Load `graph` now instead of on its first run."""
         with self._in_use():
             self._engine(graph)
 
     def run(
         self, graph: str, feeds: Feeds, outputs: Sequence[str] | None = None
     ) -> dict[str, Tensor]:
-        """Compute `outputs` of `graph` (None: all); they stay on the device.
+        """Compute `outputs` of `graph`, None for all; they stay on the device.
 
         Raises CapabilityError when the bundle lacks the graph, ClosedError after `close`,
         EngineRunError when the backend fails.
@@ -186,20 +97,21 @@ class EnginePool:
     def compute(
         self, graph: str, feeds: Feeds, outputs: Sequence[str]
     ) -> list[NDArray[np.float32]]:
-        """Compute `outputs` of `graph` and bring them to the host as float32; raises as `run`."""
+        """Compute `outputs` of `graph` and copy them to the host as float32; raises as `run`."""
         with self._in_use():
             results = self._engine(graph).run(feeds, outputs)
             return [results[name].numpy().astype(np.float32, copy=False) for name in outputs]
 
     def to_host(self, tensor: Tensor) -> NDArray[np.float32]:
-        """Bring one result of `run` to the host as float32; ClosedError after `close`."""
+        """Copy one result of `run` to the host as float32; ClosedError after `close`."""
         with self._in_use():
             return tensor.numpy().astype(np.float32, copy=False)
 
     def close(self) -> None:
-        """Refuse new runs, wait for those under way, free the engines; again: do nothing.
+        """Refuse new runs, wait for those under way, then free the engines.
 
-        Called by a signal's handler during a run of its own thread, it leaves the freeing to it.
+        Closing again does nothing. When a signal handler calls this during a run of the same
+        thread, that run frees the engines when it ends.
         """
         if self._is_forked():
             self._usage.abandon()  # the parent's engines are not this process's to free
@@ -251,8 +163,97 @@ class EnginePool:
         return graph.variant_for(self.backend.name, precision, library_version(self.backend))
 
     def _precision_of(self, graph: Graph) -> str | None:
-        """Keep the precision asked for where the graph has it; else take its preferred variant."""
+        """Return the precision asked for where `graph` has it, else None for its preferred variant.
+
+        The encoder must have the precision asked for.
+        """
         wanted = self._precision
         offered = self._variant(graph, wanted) is not None
         is_encoder = graph is self.bundle.manifest.graphs.encoder
         return wanted if is_encoder or offered else None
+
+
+def passed_over_notices(
+    name: str, graph: Graph, backend: str, precision: str | None, version: str | None
+) -> tuple[str, ...]:
+    """Return a notice for each variant that a newer library would take instead of the chosen one.
+
+    `name`: that of the graph; the other arguments are those of `Graph.variant_for`. Empty where
+    the preferred variant is taken.
+    """
+    chosen = graph.variant_for(backend, precision, version)
+    if chosen is None:
+        return ()
+    here = f"here is {version}" if version else "its version here is unknown"
+    return tuple(
+        f"{name}: {variant.file} is passed over for {chosen.file}: it needs {backend} "
+        f"{need.version} or newer, {here}"
+        for variant, need in graph.passed_over(backend, precision, version)
+    )
+
+
+class Usage:
+    """The uses under way of a resource that is freed once it is closed and no longer used.
+
+    Any method may be called from any thread, and from a signal handler that interrupts a use.
+    `free` is passed to each call, because storing it would keep its owner alive; it may be called
+    twice, and must do nothing the second time.
+    """
+
+    def __init__(self) -> None:
+        # Re-entrant, for signal handlers. The lock is taken directly, not through the condition:
+        # Ctrl-C inside `Condition.__exit__`, which is Python code, would leave it locked.
+        self._lock = threading.RLock()
+        self._ended = threading.Condition(self._lock)
+        self._threads: WeakKeyDictionary[_Use, int] = WeakKeyDictionary()  # of uses under way
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    @contextmanager
+    def hold(self, free: Callable[[], None]) -> Iterator[None]:
+        """Hold off the freeing while the block runs; raises ClosedError after `close`.
+
+        Ctrl-C may raise between any two steps. A use is therefore removed even if it was not yet
+        added; a use that could not be removed disappears with this call's frame, because the
+        table refers to it weakly.
+        """
+        use = _Use()
+        try:
+            with self._lock:
+                if self._closed:
+                    raise ClosedError("the model is closed. Load it again with samclip.load().")
+                self._threads[use] = threading.get_ident()
+            yield
+        finally:
+            with self._lock:
+                self._threads.pop(use, None)
+                self._ended.notify_all()
+                is_last = self._closed and not self._threads
+            if is_last:
+                free()
+
+    def close(self, free: Callable[[], None]) -> None:
+        """Refuse new uses, wait for those of other threads, then free; closing again waits too.
+
+        A use of the calling thread cannot end before this returns; it frees when it ends.
+        """
+        me = threading.get_ident()
+        with self._lock:
+            self._closed = True
+            while any(thread != me for thread in list(self._threads.values())):
+                self._ended.wait(LOOK_SECONDS)
+            is_free = not self._threads
+        if is_free:
+            free()
+
+    def abandon(self) -> None:
+        """Refuse new uses and free nothing, as in a forked child: the parent owns the resource."""
+        self._closed = True
+
+
+class _Use:
+    """A token for one use under way."""

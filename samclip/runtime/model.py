@@ -1,4 +1,4 @@
-"""A model: one bundle, ready to run on this device."""
+"""The model: one bundle, ready to run on this device."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ from samclip.engines.machine.host import as_memory_error
 from samclip.engines.registry import AUTO, Choice, PassedOver, decide
 from samclip.errors import CapabilityError, ClosedError, InputError, VocabularyError
 from samclip.runtime.backend_choice import check_precision, start_fastest
-from samclip.runtime.bundles.bundle import Bundle, find_bundle
+from samclip.runtime.bundles.bundle import Bundle
+from samclip.runtime.bundles.home import find_bundle
 from samclip.runtime.bundles.manifest import Manifest
 from samclip.runtime.bundles.signature import chosen_public_key
 from samclip.runtime.engine_pool import EnginePool
 from samclip.runtime.features import Features
 from samclip.runtime.pixels.image import Letterbox, load_image, preprocess
-from samclip.runtime.scene import Scene, Templates
+from samclip.runtime.scene import Namer, Scene, Templates
 from samclip.runtime.series import map_in_order
-from samclip.runtime.tasks.namers import choose_namer
+from samclip.runtime.tasks.region_naming import RegionNamer
+from samclip.runtime.tasks.token_naming import TokenNamer
 from samclip.runtime.text.text_space import TextSpace, open_text_space
 from samclip.runtime.text.vocabulary import (
     Vocabulary,
@@ -57,25 +59,36 @@ def load(
     cache_dir: str | Path | None = None,
     public_key: str | Path | None = None,
 ) -> Model:
-    """Load a bundle by path or by name, and make its encoder ready; None is "samclip-tiny".
+    """Load a bundle and make its encoder ready.
 
-    A name is looked up in the bundle home, then among the bundles that come with the package.
-    `backend`: "onnxruntime", "cuda" and so on, "auto" for the fastest that works here and that
-    the bundle was made for: one that turns out not to start, or TensorRT without plans of this
-    bundle, is logged as a warning, and the next is tried (see `Model.passed_over`); `precision`: of
-    the encoder, and of other graphs that have it ("int8" is any INT8); None for the bundle's
-    preference on this backend; `threads`: of the CPU for one run of a graph, at most the
-    processors, None for a stream's share of the cores; `streams`: how many images `answer_all`
-    works on at once, 2 or more for throughput, 1 for the soonest single answer; `device`: index
-    of the GPU; `cache_dir`: where text embeddings are kept between runs; `public_key`: a
-    file, PEM or OpenSSH's, whose key must have signed the bundle, None for that which
-    `$SAMCLIP_PUBLIC_KEY` names, if any. Raises BundleError (SignatureError),
-    BackendUnavailableError, PlanError, EngineRunError, InputError.
+    `name_or_path`: a directory, or the name of a bundle in the bundle home or among the bundles
+    that come with the package; None means "samclip-tiny".
+    `backend`: "onnxruntime", "cuda" and so on, or "auto" for the fastest one that works here and
+    that the bundle was made for. A backend that does not start after all, or TensorRT without
+    plans of this bundle, is logged as a warning and the next one is tried, see
+    `Model.passed_over`.
+    `precision`: that of the encoder, and of the other graphs that have it; "int8" means either
+    kind of INT8, None the bundle's preference on this backend.
+    `threads`: CPU threads for one run of a graph, at most the number of processors; None means a
+    stream's share of the cores.
+    `streams`: the number of images that `answer_all` works on at the same time. 2 or more give
+    throughput, 1 gives the shortest time for a single image.
+    `device`: the GPU's index.
+    `cache_dir`: the folder in which text embeddings are kept between runs; None means the user's
+    cache.
+    `public_key`: a key file, PEM or OpenSSH's, whose key must have signed the bundle; None means
+    the file that `$SAMCLIP_PUBLIC_KEY` names, if it is set.
+
+    Raises BundleError (BundleNotFoundError, SignatureError), BackendUnavailableError, PlanError,
+    EngineRunError, InputError.
     """
     check_precision(precision)
     bundle = Bundle.open(find_bundle(name_or_path), chosen_public_key(public_key))
-    own, at_once = _checked("threads", threads), _checked("streams", streams) or 1
-    options = EngineOptions(threads=own, streams=at_once, device=device)
+    options = EngineOptions(
+        threads=_check_count("threads", threads),
+        streams=_check_count("streams", streams) or 1,
+        device=device,
+    )
 
     def start(choice: Choice) -> Model:
         return Model(bundle, choice, options, precision, cache_dir)
@@ -85,8 +98,8 @@ def load(
     return start_fastest(bundle, options, precision, start)
 
 
-def _checked(what: str, number: int | None) -> int | None:
-    """Refuse what is no number of threads; more than there are processors would only fight."""
+def _check_count(what: str, number: int | None) -> int | None:
+    """Check a number of threads or streams, and cap it at the number of processors."""
     if number is None:
         return None
     if not isinstance(number, int) or number < 1:
@@ -95,7 +108,12 @@ def _checked(what: str, number: int | None) -> int | None:
 
 
 class Model:
-    """Encodes images into scenes; shared by threads; ends with `close()` or its `with` block."""
+    """One bundle, ready to run; made by `load`.
+
+    `encode` turns an image into a `Scene`, which answers every task. Any method may be called from
+    several threads at once. A model ends with `close()` or at the end of its `with` block; after
+    that its methods, and those of its scenes, raise ClosedError.
+    """
 
     def __init__(
         self,
@@ -110,7 +128,9 @@ class Model:
         self._choice = backend if isinstance(backend, Choice) else Choice(backend)
         self._pool = EnginePool(bundle, self._choice.backend, options, precision)
         self._pool.load("encoder")
-        self._namer = choose_namer(bundle.manifest)
+        manifest = bundle.manifest
+        has_regions = manifest.clip_head is None and manifest.region_head is not None
+        self._namer: Namer = RegionNamer() if has_regions else TokenNamer()
         self._cache_dir = None if cache_dir is None else Path(cache_dir)
         self._text: TextSpace | None = None
         self._passes = 0
@@ -119,7 +139,7 @@ class Model:
 
     @property
     def manifest(self) -> Manifest:
-        """What the bundle says of itself."""
+        """The bundle's manifest: its graphs, files, preprocessing and provenance."""
         return self.bundle.manifest
 
     @property
@@ -129,37 +149,38 @@ class Model:
 
     @property
     def passed_over(self) -> tuple[PassedOver, ...]:
-        """With backend="auto": the faster backends that were not taken, and why not."""
+        """With backend="auto": the faster backends that were not taken, and the reasons."""
         return self._choice.passed_over
 
     @property
     def encoder_passes(self) -> int:
-        """How often the encoder has run."""
+        """The number of times that the encoder has run."""
         return self._passes
 
     def encode(self, image: Any) -> Scene:
-        """Run the encoder, once, on an image: a path, bytes, a PIL image, or HWC uint8 RGB.
+        """Run the encoder once on an image: a path, a file's bytes, a PIL image, or HWC uint8 RGB.
 
         Raises ImageError, ClosedError, EngineRunError.
         """
         return self._encode_prepared(self._prepare(image))
 
     def encode_all(self, images: Iterable[Any]) -> Iterator[Scene]:
-        """Encode images in order, one scene at a time.
+        """Encode images in order; yields one scene at a time.
 
-        One image ahead is taken from `images`, read and resized while the encoder runs. Raises as
-        `encode`, at the image's turn.
+        The next image is taken from `images`, read and resized while the encoder runs. Errors are
+        those of `encode`, raised at the image's turn.
         """
         with closing(map_in_order(self._prepare, images, 1)) as prepared:
             for _, future in prepared:
                 yield self._encode_prepared(future.result())
 
     def answer_all(self, images: Iterable[Any], ask: Callable[[Scene], Answer]) -> Iterator[Answer]:
-        """Encode images and give what `ask` answers of each scene, in order; scenes are closed.
+        """Encode images and yield `ask(scene)` for each, in order; scenes are closed afterwards.
 
-        As many images as `load` was given `streams` are worked on at once, reading and resizing
-        included, in threads that call `ask`; two more may wait for their turn or to be taken.
-        Raises as `encode`, and what `ask` raises, at the image's turn.
+        The number of images that are worked on at the same time, reading and resizing included, is
+        the `streams` given to `load`; `ask` is called in those threads. Up to two more images may
+        wait, for their turn or for the caller. Errors of `encode` and of `ask` are raised at the
+        image's turn.
         """
         for _, answer in self.answers(images, ask):
             yield answer.result()
@@ -167,7 +188,10 @@ class Model:
     def answers(
         self, images: Iterable[Image], ask: Callable[[Scene], Answer]
     ) -> Iterator[tuple[Image, Future[Answer]]]:
-        """Do as `answer_all`, but give each image with its future, done: one may fail alone."""
+        """Work as `answer_all` does, but yield each image with its finished future.
+
+        An error stays in its image's future, so that one image can fail alone.
+        """
 
         def work(image: Image) -> Answer:
             with self.encode(image) as scene:
@@ -186,13 +210,17 @@ class Model:
     ) -> Vocabulary:
         """Embed names in the bundle's text space, once for all tasks that take `names`.
 
-        Tasks accept the result in place of the names. `synonyms`: for some of the names, other
-        texts that stand for them too, of which the one that fits best counts. `seen`: those of the
-        names that the model was trained with; bundles that fuse two opinions, Open-Vocabulary
-        SAM's, then trust their classifier with these, and CLIP with the others; None: CLIP with
-        all. Other bundles have one opinion, and `seen` changes nothing. Raises VocabularyError,
-        ClosedError, and CapabilityError for a bundle that cannot name or has no text; warns with
-        UntrainedHeadWarning, on every call, when what names was never trained.
+        Tasks accept the result in place of the names. `templates`: the name of a template set
+        ("openai", "simple", "vild", "none") or templates with one `{}` each; None means the
+        bundle's. `synonyms`: for some of the names, other texts with the same meaning; the one
+        that fits best counts. `seen`: the names that the model was trained with. Bundles of
+        Open-Vocabulary SAM, which fuse two classifiers, trust their own classifier with these and
+        CLIP with the other names; None means CLIP with all. Other bundles have one classifier,
+        and `seen` changes nothing.
+
+        Raises VocabularyError, ClosedError, and CapabilityError for a bundle that cannot name or
+        has no text. Warns with UntrainedHeadWarning, on every call, when the bundle's head was
+        never trained.
         """
         head, text = self.manifest.head, self.manifest.text
         if head is None or text is None:
@@ -207,17 +235,33 @@ class Model:
         if not head.trained:
             warn_untrained(self.manifest.name)
         if isinstance(names, Vocabulary):
-            return _unchanged(names, synonyms, seen)
+            if synonyms is None and seen is None:
+                return names
+            given = "synonyms" if seen is None else "seen"
+            raise VocabularyError(
+                f"{given} came with a vocabulary that is embedded already. Give it with the names, "
+                "when the vocabulary is made."
+            )
         checked = as_names(names)
         texts, first_rows = gather_texts(checked, synonyms)
         marked = mark_seen(checked, seen)
-        embeddings = self._text_space().embed(texts, templates)
-        return Vocabulary(checked, embeddings, text.logit_scale, head.trained, first_rows, marked)
+        with self._opening_text:
+            if self._text is None:
+                self._text = open_text_space(self._pool, text, self._cache_dir)
+            space = self._text
+        return Vocabulary(
+            names=checked,
+            embeddings=space.embed(texts, templates),
+            logit_scale=text.logit_scale,
+            trained_head=head.trained,
+            first_rows=first_rows,
+            seen=marked,
+        )
 
     def close(self) -> None:
         """Wait for calls under way, then free the engines; later calls raise ClosedError.
 
-        Scenes end with their model; results stay valid. Closing again does nothing.
+        The model's scenes are closed with it; results stay valid. Closing again does nothing.
         """
         self._pool.close()
 
@@ -232,8 +276,13 @@ class Model:
     @as_memory_error
     def _encode_prepared(self, prepared: Prepared) -> Scene:
         image, tensor, letterbox = prepared
-        features = self._run_encoder(tensor, letterbox)
-        return Scene(features, image, self.vocabulary, self._encode_crop, self._namer)
+        return Scene(
+            features=self._run_encoder(tensor, letterbox),
+            image=image,
+            get_vocabulary=self.vocabulary,
+            encode=self._encode_crop,
+            namer=self._namer,
+        )
 
     def _encode_crop(self, crop: NDArray[np.uint8]) -> Features:
         return self._run_encoder(*preprocess(crop, self.manifest.preprocessing))
@@ -243,15 +292,6 @@ class Model:
         with self._counting:
             self._passes += 1
         return Features(self._pool, letterbox, encoded)
-
-    def _text_space(self) -> TextSpace:
-        text = self.manifest.text
-        with self._opening_text:
-            if self._text is None and text is not None:
-                self._text = open_text_space(self._pool, text, self._cache_dir)
-            if self._text is None:
-                raise CapabilityError(f"bundle {self.manifest.name!r} has no text.")
-            return self._text
 
     def __reduce__(self) -> NoReturn:
         raise InputError(
@@ -273,18 +313,3 @@ class Model:
     def __repr__(self) -> str:
         state = ", closed" if self._pool.closed else ""
         return f"Model({self.manifest.name!r}, backend={self.backend!r}{state})"
-
-
-def _unchanged(
-    vocabulary: Vocabulary,
-    synonyms: Mapping[str, Sequence[str]] | None,
-    seen: Sequence[str] | None,
-) -> Vocabulary:
-    """Give a vocabulary back; raises VocabularyError for what it can no longer be given."""
-    if synonyms is None and seen is None:
-        return vocabulary
-    given = "synonyms" if seen is None else "seen"
-    raise VocabularyError(
-        f"{given} came with a vocabulary that is embedded already. Give it with the names, when "
-        "the vocabulary is made."
-    )

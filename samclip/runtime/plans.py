@@ -31,10 +31,11 @@ PACKAGES = {
 class PlanSettings:
     """How to build the plans of a bundle.
 
-    `backend`: "tensorrt" or "tensorrt-rtx"; `graphs`: which, () for all; `precision`: None for
-    what the runtime would take; `targets`: GPU architectures ("sm86"), () for the GPU here;
-    `axes`: sizes of dynamic axes that are not the default ones; `beside`: put the plans beside the
-    bundle in place of the user's cache; `device`: the GPU's number.
+    `backend`: "tensorrt" or "tensorrt-rtx"; `graphs`: their names, () for all; `precision`: None
+    for the one that the runtime would take; `targets`: GPU architectures ("sm86"), () for the GPU
+    here; `axes`: sizes of dynamic axes that differ from the defaults; `beside`: put the plans next
+    to the bundle instead of into the user's cache; `device`: the GPU's index; `force`: build
+    even where an equal plan is there; `preflight`: refuse builds that cannot fit into memory.
     """
 
     backend: str = TENSORRT
@@ -50,24 +51,24 @@ class PlanSettings:
 
 
 def check_library(settings: PlanSettings) -> None:
-    """Raise what `build_plans` would at once: BackendUnavailableError, InputError for targets."""
+    """Raise what `build_plans` would raise first: BackendUnavailableError, InputError."""
     choose_targets(open_library(settings.backend, settings.device), settings.targets)
 
 
 def build_plans(
     bundle: Bundle, settings: PlanSettings, report: BuildReport | None = None
 ) -> Iterator[BuiltPlan]:
-    """Build the plans of a bundle's graphs, one after the other, each given when it is in place.
+    """Build the plans of a bundle's graphs one after the other; yields each once it is in place.
 
-    Raises before the first build: BackendUnavailableError when the library cannot build here or
-    no variant of a graph is for it, InputError for targets that it does not have, CapabilityError
-    for a graph that the bundle lacks. Then PlanBuildError when a build fails.
+    Raises before the first build: BackendUnavailableError when the library cannot build here,
+    InputError for targets that it does not have, CapabilityError for a graph that the bundle
+    lacks. Later: BackendUnavailableError when no variant of a graph is for the library,
+    PlanBuildError when a build fails.
     """
-    told = report or Silent()
     library = open_library(settings.backend, settings.device)
     capabilities = choose_targets(library, settings.targets)
     names = _graph_names(bundle.manifest, settings.graphs)
-    return _build_each(bundle, settings, library, capabilities, names, told)
+    return _build_each(bundle, settings, library, capabilities, names, report or Silent())
 
 
 def _build_each(
@@ -79,7 +80,10 @@ def _build_each(
     report: BuildReport,
 ) -> Iterator[BuiltPlan]:
     for name in names:
-        for notice in passed_over(bundle, name, library, settings.precision):
+        graph: Graph = getattr(bundle.manifest.graphs, name)
+        for notice in passed_over_notices(
+            name, graph, library.name, settings.precision, library.version
+        ):
             report.message(notice)
         source = plan_source(bundle, name, library.name, settings.precision, library.version)
         report.message(f"{name} ({source.precision}): building with {library.name}")
@@ -95,14 +99,6 @@ def _build_each(
         yield build_plan(request, library, report)
 
 
-def passed_over(
-    bundle: Bundle, graph: str, library: Library, precision: str | None
-) -> tuple[str, ...]:
-    """Say which variants of a graph `library` is too old for."""
-    described: Graph = getattr(bundle.manifest.graphs, graph)
-    return passed_over_notices(graph, described, library.name, precision, library.version)
-
-
 def plan_source(
     bundle: Bundle,
     graph: str,
@@ -110,34 +106,35 @@ def plan_source(
     precision: str | None,
     version: str | None = None,
 ) -> GraphSource:
-    """Read the variant of a graph that the runtime would run on `backend`, its library's `version`.
+    """Read the variant of a graph that the runtime would run on `backend`.
 
-    As there, a graph other than the encoder that lacks the precision gives its preferred variant.
-    Graphs for TensorRT serve TensorRT for RTX where none are for it alone.
+    `version`: that of the backend's library. As in the runtime, a graph other than the encoder
+    that lacks the precision is taken in its preferred variant. Graphs for TensorRT serve TensorRT
+    for RTX where none are for it alone.
     """
     described: Graph | None = getattr(bundle.manifest.graphs, graph)
     names = (backend, TENSORRT)
-    chosen = _serving(described, names, precision, version)
+    chosen = _first_served(described, names, precision, version)
     if chosen is not None or described is None or graph == "encoder":
         return bundle.source(graph, chosen or backend, precision, version)
-    preferred = _serving(described, names, None, version)
+    preferred = _first_served(described, names, None, version)
     return bundle.source(graph, preferred or backend, version=version)
 
 
-def _serving(
+def _first_served(
     graph: Graph | None, names: tuple[str, ...], precision: str | None, version: str | None
 ) -> str | None:
-    """Name the first backend that a graph has a variant for."""
+    """Return the first of the backends `names` that a graph has a variant for."""
     if graph is None:
         return None
     return next((n for n in names if graph.variant_for(n, precision, version) is not None), None)
 
 
 def plan_state(stored: StoredPlan) -> str:
-    """Say of a plan whether it still is what its bundle says: "current", or what is wrong.
+    """Compare a plan with its bundle as it is now: "current", or what is wrong with the plan.
 
-    Compares digests in the manifest of the bundle that it was built from, and the version of the
-    library that is installed; imports no library and reads no plan.
+    Compares the digests in the manifest of the bundle that it was built from, and the version of
+    the library that is installed. Imports no library and reads no plan.
     """
     if stored.sidecar is None:
         return f"damaged: {stored.fault}"
@@ -160,7 +157,7 @@ def _version_state(built: Sidecar) -> str:
         except PackageNotFoundError:
             continue
         return "current" if here == built.library_version else f"foreign: {package} is {here}"
-    return "current"  # of a library that pip does not know, as on a Jetson
+    return "current"  # pip does not know the library, as on a Jetson
 
 
 def _digests(manifest: Manifest, built: Sidecar) -> set[tuple[str, str | None]]:

@@ -1,4 +1,4 @@
-"""`SamPredictor`: segment-anything's interface, for code that was written against it."""
+"""`SamPredictor`: segment-anything's interface, for code that was written for it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from samclip.runtime.tasks.segment import MULTI, SINGLE, upscale_masks
 class SamPredictor:
     """Answers one prompt at a time about the image that was set last.
 
-    Same methods, arguments and answers as segment-anything's `SamPredictor`, as numpy arrays.
-    One difference: boxes are clamped to the image, and points outside it are refused, see
-    `parse_prompts`. Not for several threads at once; share a `Model` instead.
+    Methods, arguments and return values are those of segment-anything's `SamPredictor`, as numpy
+    arrays. One thing differs: boxes are clamped to the image, and points outside it are refused,
+    see `parse_prompts`. A predictor is not for several threads at once; share its `Model` instead.
     """
 
     def __init__(self, model: Model) -> None:
@@ -32,7 +32,7 @@ class SamPredictor:
     def set_image(self, image: ArrayLike, image_format: str = "RGB") -> None:
         """Encode an HWC uint8 image, [0, 255], whose channels are "RGB" or "BGR".
 
-        Raises ImageError for anything else.
+        Raises ImageError for anything else, ClosedError, EngineRunError.
         """
         if image_format not in {"RGB", "BGR"}:
             raise ImageError(f"image_format must be 'RGB' or 'BGR'; got {image_format!r}.")
@@ -61,13 +61,13 @@ class SamPredictor:
         """Segment one prompt.
 
         `point_coords`: Nx2, (x, y) in pixels of the original image; `point_labels`: N, 1
-        foreground, 0 background; `box`: 4 or 1x4, XYXY; `mask_input`: 1xhxw logits of a former
-        answer.
+        foreground, 0 background; `box`: 4 or 1x4, XYXY; `mask_input`: 1xhxw logits of an earlier
+        prediction.
 
-        Returns masks CxHxW bool, or float32 logits with `return_logits`; the IoUs predicted for
-        them, C float32; low-resolution logits Cxhxw float32. C is 3, or 1 without
-        `multimask_output`, which a decoder of one mask needs: else CapabilityError. Raises
-        InputError before `set_image`, PromptError, ClosedError.
+        Returns masks CxHxW bool, or float32 logits with `return_logits`; their predicted IoUs, C
+        float32; and low-resolution logits Cxhxw float32. C is 3, or 1 without `multimask_output`.
+        Raises InputError before `set_image`, PromptError, ClosedError, and CapabilityError for
+        `multimask_output` with a decoder of one mask.
         """
         scene = self._require_scene()
         if multimask_output:
@@ -98,7 +98,7 @@ class SamPredictor:
         return (packed.unpack_all() if logits is None else logits), iou[0, chosen], kept
 
     def get_image_embedding(self) -> NDArray[np.float32]:
-        """Return SAM's embedding of the image: 1x256xGxG float32, G a 16th of the input's side."""
+        """Return SAM's embedding of the image: 1x256xGxG float32, G = input side / 16."""
         return self._require_scene().image_embeddings
 
     def reset_image(self) -> None:

@@ -1,4 +1,4 @@
-"""A scene: one encoded image, which answers every task."""
+"""The scene: one encoded image, which answers every task."""
 
 from __future__ import annotations
 
@@ -17,26 +17,31 @@ from samclip.runtime.results.classification import Classification, SemanticMap
 from samclip.runtime.results.masks import AutoMasks, Masks
 from samclip.runtime.tasks.everything import Encode, segment_everything
 from samclip.runtime.tasks.grid import AutoMaskOptions
-from samclip.runtime.tasks.namers import Namer
+from samclip.runtime.tasks.region_naming import RegionNamer
 from samclip.runtime.tasks.regions import parse_given
 from samclip.runtime.tasks.segment import segment
 from samclip.runtime.tasks.semantic import semantic
+from samclip.runtime.tasks.token_naming import TokenNamer
 from samclip.runtime.text.vocabulary import Vocabulary
 
 Templates = str | Sequence[str] | None
 Names = Sequence[str] | Vocabulary
 GetVocabulary = Callable[[Names, Templates], Vocabulary]
+Namer = TokenNamer | RegionNamer
 
 
 class Scene:
-    """One encoder pass over one image; made by `Model.encode`.
+    """One encoder pass over one image, which answers every task; made by `Model.encode`.
 
-    No task runs the encoder again, except `everything` with crops. Scenes are independent of
-    each other, may be used from several threads at once, and end with `close()`, with the
-    `with` block they are used in, or with their model; then tasks raise ClosedError. Names,
-    wherever they are given, need a bundle with text and what names, a CLIP head or classifiers of
-    regions, else CapabilityError; what was never trained warns with UntrainedHeadWarning on every
-    use.
+    No task runs the encoder again, except `everything` with crops. Scenes are independent of each
+    other and may be used from several threads at once. A scene ends with `close()`, at the end of
+    its `with` block, or with its model; after that tasks raise ClosedError.
+
+    Tasks take `names` as a list of str or as a vocabulary from `Model.vocabulary`, and
+    `templates` as the name of a template set or as templates with one `{}` each; None means the
+    bundle's templates. Names need a bundle with text and with a CLIP head or classifiers of
+    regions, else CapabilityError is raised. A head that was never trained gives an
+    UntrainedHeadWarning on every use.
     """
 
     def __init__(
@@ -66,13 +71,13 @@ class Scene:
     @property
     @as_memory_error
     def image_embed(self) -> NDArray[np.float32]:
-        """CLIP's embedding of the image: D float32, not normalised, read-only."""
+        """The CLIP head's embedding of the image: D float32, not normalised, read-only."""
         return self._features.clip().image_embed
 
     @property
     @as_memory_error
     def patch_embeds(self) -> NDArray[np.float32]:
-        """CLIP's embeddings of the tokens: Dxgxg float32, not normalised, read-only."""
+        """The CLIP head's embeddings of the tokens: Dxgxg float32, not normalised, read-only."""
         return self._features.clip().patch_embeds
 
     @property
@@ -88,12 +93,11 @@ class Scene:
 
     @as_memory_error
     def classify(self, names: Names, templates: Templates = None) -> Classification:
-        """Tell how well each name fits the whole image.
+        """Score how well each name fits the whole image.
 
-        By the CLIP head's embedding of the image or, of a bundle that names boxes, by CLIP's
-        pooling over all of it, see `RegionNamer.classify`. `templates`: a known set's name or
-        templates with one `{}` each; None: the bundle's. Raises VocabularyError, CapabilityError,
-        ClosedError.
+        The names are compared with the CLIP head's embedding of the image or, in a bundle with
+        classifiers of regions, with CLIP's pooling over the whole image, see
+        `RegionNamer.classify`. Raises VocabularyError, CapabilityError, ClosedError.
         """
         self._features.check_open()
         vocabulary = self._get_vocabulary(names, templates)
@@ -112,16 +116,24 @@ class Scene:
         templates: Templates = None,
         return_logits: bool = False,
     ) -> Masks:
-        """Segment what points, boxes and masks show, in pixels (x, y) of the original image.
+        """Segment the objects at points, boxes or masks; one mask per prompt.
+
+        Coordinates are (x, y) in pixels of the original image. Points, boxes and masks that are
+        given together are paired, prompt by prompt.
 
         `points`: Nx2 is ONE prompt of N points; BxNx2, or a list of arrays Nx2, is B prompts.
-        `labels`: 1 foreground, 0 background, shaped as `points`; None: all foreground. `boxes`: 4
-        or Bx4 XYXY, paired with B prompts of points if there are any; none, 0x4 or `[]` as of a
-        detector that found nothing, give no masks. `mask`: hxw or Bxhxw logits
-        out of a former answer's `low_res_logits`. `multimask`: three masks per prompt instead of
-        one. `names`: give each mask the name that fits it best. See `parse_prompts` for what is
-        refused, `samclip.runtime.tasks.segment.segment` for which mask is chosen.
-        Raises PromptError, VocabularyError, CapabilityError, ClosedError.
+        `labels`: 1 foreground, 0 background, shaped as `points` without the 2; None means all
+        foreground.
+        `boxes`: 4 or Bx4 XYXY. Empty boxes, 0x4 or `[]` of a detector that found nothing, give no
+        masks.
+        `mask`: hxw or Bxhxw logits, from the `low_res_logits` of an earlier result.
+        `multimask`: three masks per prompt instead of one.
+        `names`: give each mask the name that fits it best.
+        `return_logits`: keep the upscaled logits in `Masks.logits`.
+
+        See `parse_prompts` for the prompts that are refused, and
+        `samclip.runtime.tasks.segment.segment` for the choice of the mask. Raises PromptError,
+        VocabularyError, CapabilityError, ClosedError.
         """
         self._features.check_open()
         prompts = parse_prompts(
@@ -142,7 +154,7 @@ class Scene:
 
     @as_memory_error
     def name(self, masks: Masks | ArrayLike, names: Names, templates: Templates = None) -> Masks:
-        """Give masks that exist already the names that fit them best, as `segment` does its own.
+        """Name masks that exist already: each gets the name that fits it best.
 
         `masks`: NxHxW or HxW bool in pixels of the original image, drawn by hand or by another
         model, or `Masks` of this image. Raises PromptError, VocabularyError, CapabilityError,
@@ -161,11 +173,11 @@ class Scene:
         refine: bool = False,
         background: float | None = None,
     ) -> SemanticMap:
-        """Label every pixel with one of the names.
+        """Label every pixel with the name that fits it best.
 
-        `refine`: SAM's decoder draws the borders, else they come from the CLIP head's tokens.
-        `background`: pixels whose probability is below it, in [0, 1], get label -1.
-        Raises VocabularyError, CapabilityError, ClosedError.
+        `refine`: let SAM's decoder draw the borders; otherwise they come from the CLIP head's
+        tokens and are coarse. `background`: pixels whose probability is below this number in
+        [0, 1] get label -1; None labels all. Raises VocabularyError, CapabilityError, ClosedError.
         """
         self._features.check_open()
         return semantic(
@@ -196,9 +208,10 @@ class Scene:
     ) -> AutoMasks:
         """Segment everything, by the rules of segment-anything's `SamAutomaticMaskGenerator`.
 
-        For the options see `AutoMaskOptions`. With `crop_n_layers` above 0 each crop is encoded,
-        which `Model.encoder_passes` counts. `names`: give each mask the name that fits it best.
-        Raises PromptError, VocabularyError, CapabilityError, ClosedError.
+        `names`: give each mask the name that fits it best. The other options are those of
+        `samclip.runtime.tasks.grid.AutoMaskOptions`. With `crop_n_layers` above 0 each crop is
+        encoded too, which `Model.encoder_passes` counts. Raises PromptError, VocabularyError,
+        CapabilityError, ClosedError.
         """
         self._features.check_open()
         options = AutoMaskOptions(
@@ -221,13 +234,13 @@ class Scene:
         return self._namer.name(found, self._features, vocabulary)
 
     def close(self) -> None:
-        """Let go of the encoder's outputs; results stay valid; again: do nothing."""
+        """Release the encoder's outputs; results stay valid. Closing again does nothing."""
         self._features.close()
 
     def __reduce__(self) -> NoReturn:
         raise InputError(
-            "a scene cannot be copied, pickled or sent to another process. Send its image, or the "
-            "answers, which can."
+            "a scene cannot be copied, pickled or sent to another process. Send its image, or its "
+            "results, which can."
         )
 
     def __enter__(self) -> Scene:

@@ -1,4 +1,4 @@
-"""Work on a series: several items at once, results in order, memory bounded."""
+"""Work on a series of items: several at once, results in order, memory bounded."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def map_in_order(
     at_once: int,
     cut_short: Callable[[], None] | None = None,
 ) -> Generator[tuple[Item, Future[Result]], None, None]:
-    """Give each item with its finished work, in the order of `items`.
+    """Yield each item with the finished future of its work, in the order of `items`.
 
-    `at_once` items are worked on in threads of their own; one more than that is taken from `items`
-    ahead of what was given, and no more, so that results which nobody has asked for do not pile
-    up. Whoever stops early waits for the work under way; the rest is never begun. `cut_short` is
-    called at a KeyboardInterrupt, before that wait.
+    `at_once` threads work at the same time. At most one more item than that is taken from `items`
+    ahead of the item yielded, so results that nobody has asked for do not pile up. A caller that
+    stops early waits for the work under way; the rest is never begun. `cut_short` is called on
+    KeyboardInterrupt, before that wait.
     """
     waiting: deque[tuple[Item, Future[Result]]] = deque()
     with ThreadPoolExecutor(at_once, thread_name_prefix="samclip-series") as workers:
@@ -30,9 +30,9 @@ def map_in_order(
             for item in items:
                 waiting.append((item, workers.submit(work, item)))
                 if len(waiting) > at_once:
-                    yield _finished(waiting)
+                    yield _take_first(waiting)
             while waiting:
-                yield _finished(waiting)
+                yield _take_first(waiting)
         except KeyboardInterrupt:
             if cut_short is not None:
                 cut_short()
@@ -41,8 +41,8 @@ def map_in_order(
             workers.shutdown(wait=True, cancel_futures=True)
 
 
-def _finished(waiting: deque[tuple[Item, Future[Result]]]) -> tuple[Item, Future[Result]]:
-    """Wait for the first in line; its error, if it has one, stays in the future."""
+def _take_first(waiting: deque[tuple[Item, Future[Result]]]) -> tuple[Item, Future[Result]]:
+    """Wait for the first in line, and take it; its error, if it has one, stays in the future."""
     item, future = waiting.popleft()
     future.exception()
     return item, future
@@ -51,9 +51,9 @@ def _finished(waiting: deque[tuple[Item, Future[Result]]]) -> tuple[Item, Future
 def prefetch(
     make: Callable[[Item], Result], items: Iterable[Item], depth: int = 1
 ) -> Iterator[Result]:
-    """Yield `make(item)` for each item in order, with up to `depth` computed ahead in threads.
+    """Yield `make(item)` for each item in order, with up to `depth` results computed ahead.
 
-    An exception of `make` is raised when its result is taken.
+    Threads compute them; an exception of `make` is raised at its item's turn.
     """
     for _, made in map_in_order(make, items, depth):
         yield made.result()

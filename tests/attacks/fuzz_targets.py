@@ -24,7 +24,7 @@ from samclip.engines.external_data import external_locations
 from samclip.engines.plans.sidecar import decode_sidecar
 from samclip.errors import SamclipError
 from samclip.runtime.bundles.bundle import Bundle
-from samclip.runtime.bundles.manifest import encode_manifest
+from samclip.runtime.bundles.manifest_file import encode_manifest
 from samclip.runtime.bundles.weights import parse_weights
 from samclip.runtime.pixels.image import load_image
 from samclip.runtime.pixels.prompts import parse_prompts

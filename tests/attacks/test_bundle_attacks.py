@@ -19,7 +19,7 @@ from tiny_bundle import write_tiny_bundle
 from samclip.errors import BundleError, IntegrityError, ManifestError, UnsafePathError
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.files import check_path
-from samclip.runtime.bundles.manifest import MAX_MANIFEST_BYTES
+from samclip.runtime.bundles.manifest_file import MAX_MANIFEST_BYTES
 
 BAD_PATHS = {
     "parent": "../encoder.onnx",

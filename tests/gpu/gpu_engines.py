@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from samclip.engines.base import Engine, EngineOptions
 from samclip.engines.registry import get_backend
-from samclip.runtime.bundles.bundle import Bundle, find_bundle
+from samclip.runtime.bundles.bundle import Bundle
+from samclip.runtime.bundles.home import find_bundle
 from samclip.runtime.bundles.manifest import Graphs
 from samclip.runtime.pixels.image import load_image, preprocess
 

@@ -24,7 +24,7 @@ from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import Graphs
 from samclip.runtime.model import Model
 from samclip.runtime.pixels.prompts import MAX_PROMPTS
-from samclip.runtime.tasks.namers import MAX_REGIONS, MAX_TEXTS
+from samclip.runtime.tasks.region_naming import MAX_REGIONS, MAX_TEXTS
 from samclip.runtime.tasks.regions import regions_of
 
 BOXES = [(10.0, 10.0, 60.0, 60.0), (0.0, 30.0, 120.0, 90.0), (80.0, 5.0, 99.0, 20.5)]

@@ -16,7 +16,8 @@ from filelock import FileLock
 
 from samclip.errors import InputError
 from samclip.export.checkpoints.fetch import fetch_checkpoint
-from samclip.runtime.bundles.bundle import Bundle, find_bundle
+from samclip.runtime.bundles.bundle import Bundle
+from samclip.runtime.bundles.home import find_bundle
 from tools.peers.catalogue import PEERS, WORKERS, Export, Peer
 from tools.peers.environments import Report, prepare_environment
 from tools.peers.worker_process import Answer, WorkerProcess

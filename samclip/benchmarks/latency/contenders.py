@@ -17,7 +17,8 @@ from samclip.engines.machine.files import MachineFiles
 from samclip.engines.machine.jetson_power import CPU_CLOCKS, Clock, read_power
 from samclip.engines.registry import AUTO, Choice, decide
 from samclip.runtime.backend_choice import start_fastest
-from samclip.runtime.bundles.bundle import Bundle, find_bundle
+from samclip.runtime.bundles.bundle import Bundle
+from samclip.runtime.bundles.home import find_bundle
 from samclip.runtime.model import Model
 
 

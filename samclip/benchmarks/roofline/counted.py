@@ -30,7 +30,8 @@ from samclip.engines.base import Engine, EngineOptions, GraphSource, Tensor
 from samclip.engines.registry import AUTO, Choice, decide
 from samclip.errors import UntrainedHeadWarning
 from samclip.runtime.backend_choice import start_fastest
-from samclip.runtime.bundles.bundle import Bundle, find_bundle
+from samclip.runtime.bundles.bundle import Bundle
+from samclip.runtime.bundles.home import find_bundle
 from samclip.runtime.bundles.manifest import Graph
 from samclip.runtime.model import Model
 from samclip.runtime.pixels.image import load_image

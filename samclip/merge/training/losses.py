@@ -129,7 +129,7 @@ def embedding_loss(
 def region_weights(masks: Tensor, token_mask: Tensor) -> Tensor:
     """Spread masks, KxHxW bool over the whole input, over the tokens of `token_mask`, gxg: Kxgxg.
 
-    Each token weighs by the area of the mask inside it, as samclip.runtime.tasks.naming does it,
+    Each token weighs by the area of the mask inside it, as in samclip.runtime.tasks.token_naming,
     and the weights of a mask add up to 1; a mask outside the image gets zeros. g divides H.
     """
     tokens = len(token_mask)

@@ -1,1 +1,1 @@
-"""Bundles: finding, checking, reading and writing them."""
+"""Bundles: finding, checking, reading, signing and writing them."""

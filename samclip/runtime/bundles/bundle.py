@@ -1,7 +1,7 @@
 """A bundle: the directory of graphs, weights and texts that is all a device needs.
 
-Opening one checks its manifest and that the directory holds exactly what is listed, all of it
-plain files; the bytes of a file are checked when they are read.
+Opening a bundle checks its manifest, and that the directory holds exactly the files listed there,
+all of them plain files. The bytes of a file are checked when they are read.
 """
 
 from __future__ import annotations
@@ -29,22 +29,18 @@ from samclip.runtime.bundles.files import (
     read_verified,
     verify_file,
 )
-from samclip.runtime.bundles.home import bundle_home, find_bundle
 from samclip.runtime.bundles.manifest import (
     MANIFEST_NAME,
     Graph,
     Graphs,
     Manifest,
     Variant,
-    decode_manifest,
 )
-from samclip.runtime.bundles.manifest_file import check_references, read_manifest
+from samclip.runtime.bundles.manifest_file import check_references, decode_manifest, read_manifest
 from samclip.runtime.bundles.signature import PrivateKey, PublicKey, write_signature
 from samclip.runtime.bundles.weights import parse_weights
 
 MAX_NAMES_SHOWN = 20  # files that an error message lists
-
-__all__ = ["Bundle", "bundle_home", "find_bundle", "sign_bundle"]
 
 
 @dataclass(frozen=True)
@@ -56,12 +52,12 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | PathLike[str], public_key: PublicKey | None = None) -> Bundle:
-        """Open the bundle in the directory `path`, which itself may be reached through a link.
+        """Open the bundle in the directory `path`, which may itself be a link.
 
         Raises BundleNotFoundError when there is no such directory; ManifestError, IntegrityError
-        or UnsafePathError when what is in it cannot be trusted; with `public_key`, SignatureError
-        when that has not signed it. The files' contents are not read yet: `read` and `verify`
-        check them.
+        or UnsafePathError when its contents cannot be trusted; with `public_key`, SignatureError
+        when the bundle is not signed with that key. The files' contents are not read yet: `read`
+        and `verify` check them.
         """
         root = _resolve(path)
         with error_context(str(root)):
@@ -72,10 +68,10 @@ class Bundle:
         return cls(root, manifest)
 
     def read(self, name: str) -> bytes:
-        """Read a file that the manifest lists; the bytes returned are those that were verified.
+        """Read a file that the manifest lists; the bytes returned are the bytes that were verified.
 
         Raises CapabilityError for a name that is not listed, IntegrityError or UnsafePathError
-        when the file is not what the manifest says.
+        when the file differs from what the manifest says.
         """
         entry = self.manifest.files.get(name)
         if entry is None:
@@ -89,7 +85,7 @@ class Bundle:
             return read_verified(self.path, name, entry)
 
     def verify(self) -> None:
-        """Read every file and check its SHA-256; raises as `read` does, at the first bad one."""
+        """Read every file and check its SHA-256; raises as `read` does, at the first bad file."""
         with error_context(str(self.path)):
             for name, entry in self.manifest.files.items():
                 verify_file(self.path, name, entry)
@@ -97,11 +93,11 @@ class Bundle:
     def source(
         self, graph: str, backend: str, precision: str | None = None, version: str | None = None
     ) -> GraphSource:
-        """Read the first variant of a graph that is meant for `backend` [and has `precision`].
+        """Read the first variant of a graph that is for `backend` (and, if given, in `precision`).
 
-        `graph` is a field of `Graphs`, `version` that of the backend's library. Raises
+        `graph`: a field of `Graphs`; `version`: that of the backend's library. Raises
         CapabilityError when the bundle has no such graph, BackendUnavailableError when no variant
-        fits, and as `read` does.
+        fits, and whatever `read` raises.
         """
         variant = self._variant(graph, backend, precision, version)
         source = GraphSource(
@@ -115,7 +111,7 @@ class Bundle:
             return source
         data = self.read(variant.weights)
         location = posixpath.relpath(variant.weights, posixpath.dirname(variant.file) or ".")
-        known = self.manifest.files.get(variant.weights)  # a draft's files have none yet
+        known = self.manifest.files.get(variant.weights)  # the files of a draft have no entries yet
         digests = {} if known is None else {location: known.sha256}
         with error_context(f"{self.path}: {variant.weights}"):
             weights = parse_weights(data)
@@ -151,9 +147,9 @@ class Bundle:
 
 
 def sign_bundle(path: str | PathLike[str], key: PrivateKey) -> Path:
-    """Sign the bundle at `path`, all of whose files are verified first; gives its folder.
+    """Verify every file of the bundle at `path`, then sign it; returns the bundle's directory.
 
-    A signature that is there is replaced. Raises BundleError as `Bundle.open` and `verify` do,
+    An existing signature is replaced. Raises BundleError as `Bundle.open` and `verify` do, and
     WriteError.
     """
     bundle = Bundle.open(path)
@@ -168,7 +164,7 @@ def sign_bundle(path: str | PathLike[str], key: PrivateKey) -> Path:
 
 
 def _resolve(path: str | PathLike[str]) -> Path:
-    """Give the directory `path` with links resolved, after an interrupted overwrite the old one."""
+    """Return the directory `path`, links resolved; an interrupted overwrite is undone first."""
     try:
         given = Path(path).expanduser()
         recover(given.absolute())

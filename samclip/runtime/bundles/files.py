@@ -1,9 +1,8 @@
-"""The files of a bundle on the disk: checked as a tree, then read from the checked descriptor.
+"""The paths and files of a bundle: valid names, a tree of plain files, and verified reading.
 
-What is returned is what was checked: the status is that of the open file and the SHA-256 that of
-the bytes in memory, so nothing that changes on the disk in between can bring in other bytes.
-
-Which paths a bundle may list: relative, plain, and the same file on every system.
+A path is relative and means the same file on every system. What is read is what was checked: the
+status is that of the open file and the SHA-256 that of the bytes in memory, so a change on the
+disk in between cannot bring in other bytes.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from samclip.errors import IntegrityError, ManifestError, UnsafePathError
 from samclip.runtime.assets import is_packaged
 from samclip.runtime.bundles.manifest import DIGEST_NAME, MANIFEST_NAME, SIGNATURE_NAME, FileEntry
 
-MAX_COMPONENT_BYTES = 255  # what Linux, macOS and Windows file systems take
+MAX_COMPONENT_BYTES = 255  # the limit of file systems on Linux, macOS and Windows
 MAX_PATH_BYTES = 1024
 NOT_PORTABLE = frozenset('<>:"|?*\\')
 DEVICE_NAME = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
@@ -31,13 +30,15 @@ RESERVED = frozenset({MANIFEST_NAME, DIGEST_NAME, SIGNATURE_NAME})
 
 
 def check_path(path: str) -> None:
-    """Check that `path` names a file inside a bundle, the same one on every system.
+    """Check that `path` names a file inside a bundle, and the same file on every system.
 
-    It must be relative, with `/` between components that are neither empty, `.` nor `..`, have
-    no space at an end nor a dot at the end, and hold only printable characters in Unicode's NFC
-    that every file system takes. Raises UnsafePathError.
+    It must be relative, with `/` between its components. A component is not empty, `.` or `..`,
+    does not begin or end with a space or end with a dot, and holds only printable characters in
+    Unicode's NFC that every file system accepts. Raises UnsafePathError.
     """
-    reason = _path_fault(path) or next(filter(None, map(_component_fault, path.split("/"))), "")
+    reason = _find_path_fault(path) or next(
+        filter(None, map(_find_component_fault, path.split("/"))), ""
+    )
     if reason:
         raise UnsafePathError(
             f"the path {path[:80]!r} {reason}. A bundle takes relative paths with '/' that mean "
@@ -45,7 +46,7 @@ def check_path(path: str) -> None:
         )
 
 
-def _path_fault(path: str) -> str:
+def _find_path_fault(path: str) -> str:
     if path.startswith("/"):
         return "is absolute"
     if not path.isprintable():  # controls, NUL, lone surrogates, bidirectional marks
@@ -57,7 +58,7 @@ def _path_fault(path: str) -> str:
     return ""
 
 
-def _component_fault(name: str) -> str:
+def _find_component_fault(name: str) -> str:
     if name in {"", ".", ".."}:
         return f"has the component {name!r}"
     if name != name.strip() or name.endswith("."):
@@ -72,10 +73,10 @@ def _component_fault(name: str) -> str:
 
 
 def check_paths(paths: Collection[str]) -> None:
-    """Check every path, and that no two are one on a file system that ignores case.
+    """Check every path, and that no two are the same on a file system that ignores case.
 
-    Raises UnsafePathError; also for a path that is both a file and a folder, and for one of the
-    manifest's own names.
+    Raises UnsafePathError; also for a path that is both a file and a folder, and for the names of
+    the manifest's own files.
     """
     for path in paths:
         check_path(path)
@@ -92,13 +93,13 @@ def check_paths(paths: Collection[str]) -> None:
         other = spelling.setdefault(path.casefold(), path)
         if other != path:
             raise UnsafePathError(
-                f"the paths {other!r} and {path!r} are one on systems that ignore case. "
+                f"the paths {other!r} and {path!r} are the same on systems that ignore case. "
                 "Rename one and export the bundle again."
             )
 
 
 def parent_folders(paths: Collection[str]) -> set[str]:
-    """Give every folder above the paths: for `a/b/c` these are `a` and `a/b`."""
+    """Return every folder above the paths: for `a/b/c`, `a` and `a/b`."""
     folders = set()
     for path in paths:
         while "/" in path:
@@ -115,10 +116,10 @@ COPY_FILES = "A bundle holds plain files only: copy it again with the files them
 def check_tree(root: Path, files: Mapping[str, FileEntry]) -> None:
     """Check that `root` holds exactly `files` and the manifest's own, all of them plain.
 
-    Hard links are refused but in a packaged bundle, where installers make them. Raises
+    Hard links are refused, except in a packaged bundle, where installers make them. Raises
     UnsafePathError for a symbolic or hard link, FIFO, socket or device; IntegrityError for a file
-    that is missing, has another size, or is not listed; ManifestError for a listed size beyond all
-    reason.
+    that is missing, has another size, or is not listed; ManifestError for a listed size above
+    MAX_FILE_BYTES.
     """
     try:
         found = dict(_walk(root, files.keys() | RESERVED, parent_folders(files)))
@@ -136,7 +137,7 @@ def check_tree(root: Path, files: Mapping[str, FileEntry]) -> None:
 def _walk(
     root: Path, files: Collection[str], folders: Collection[str], prefix: str = ""
 ) -> Iterator[tuple[str, int]]:
-    """Give the path and size of every file below `root`; refuse what is not listed."""
+    """Yield the path and size of every file below `root`; refuse anything that is not listed."""
     may_be_linked = is_packaged(root)
     with os.scandir(root / prefix) as entries:
         for entry in entries:
@@ -171,8 +172,8 @@ def _check_plain(path: str, status: os.stat_result, may_be_linked: bool) -> None
 def _check_size(path: str, size: int, entry: FileEntry) -> None:
     if entry.size > MAX_FILE_BYTES:
         raise ManifestError(
-            f"the manifest gives {path!r} {entry.size:,} bytes; at most {MAX_FILE_BYTES:,} are "
-            "accepted. Export the bundle again."
+            f"the manifest lists {path!r} with {entry.size:,} bytes; at most {MAX_FILE_BYTES:,} "
+            "are accepted. Export the bundle again."
         )
     if size != entry.size:
         raise IntegrityError(
@@ -182,9 +183,9 @@ def _check_size(path: str, size: int, entry: FileEntry) -> None:
 
 @contextmanager
 def open_plain_file(root: Path, path: str) -> Iterator[tuple[BinaryIO, int]]:
-    """Open a file of the bundle, and give it with its size in bytes.
+    """Open a file of the bundle for the block; yields it with its size in bytes.
 
-    Never follows a link and never blocks, on a FIFO for instance. Raises UnsafePathError when it
+    Never follows a link and never blocks, for instance on a FIFO. Raises UnsafePathError when it
     is not a plain file, IntegrityError when it is missing or the disk fails.
     """
     may_be_linked = is_packaged(root)
@@ -213,9 +214,9 @@ def read_capped(root: Path, path: str, limit: int) -> bytes:
 
 
 def read_verified(root: Path, path: str, entry: FileEntry) -> bytes:
-    """Read a listed file into memory: exactly the bytes whose SHA-256 the manifest has.
+    """Read a listed file into memory: exactly the bytes whose SHA-256 the manifest states.
 
-    Raises as `open_plain_file`, and IntegrityError when size or digest differ.
+    Raises as `open_plain_file`, and IntegrityError when the size or the digest differs.
     """
     with open_plain_file(root, path) as (file, size):
         _check_size(path, size, entry)

@@ -1,12 +1,11 @@
-"""Where bundles live on this machine, and how a name becomes a path.
+"""The folders in which bundles are found by name.
 
-A name means the bundle of the user's own home, else the one that came with the package.
+A name means the bundle in the user's bundle home, else the one that came with the package.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 
@@ -23,7 +22,7 @@ MAX_NAMES_SHOWN = 20
 
 
 def bundle_home() -> Path:
-    """Give the directory of the user's bundles that are found by name; it need not exist.
+    """Return the directory of the user's bundles, which need not exist.
 
     It is `$SAMCLIP_HOME`, or `bundles` in the user's data directory.
     """
@@ -34,8 +33,12 @@ def bundle_home() -> Path:
 
 
 def list_bundles() -> dict[str, Path]:
-    """Give the bundles that have a name, sorted: the directories that have a manifest."""
-    found = {path.name: path for folder in _folders()[::-1] for path in _bundles_in(folder)}
+    """Return the bundles that can be found by name, sorted: the directories with a manifest."""
+    found: dict[str, Path] = {}
+    for folder in _folders()[::-1]:  # a name in an earlier folder replaces one in a later folder
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if (path / MANIFEST_NAME).is_file() and not path.name.startswith("."):
+                found[path.name] = path
     return dict(sorted(found.items()))
 
 
@@ -45,7 +48,8 @@ def find_bundle(name_or_path: str | PathLike[str] | None = None) -> Path:
     Raises BundleNotFoundError, which lists the known names.
     """
     text = DEFAULT_BUNDLE if name_or_path is None else os.fspath(name_or_path)
-    path = None if name_or_path is None else _expand(text)  # a folder that is called so by chance
+    # Without an argument the name alone counts: a folder in the working directory may share it.
+    path = None if name_or_path is None else _expand(text)
     if path is not None and _is_directory(path):
         return path
     is_name = text not in {"", ".", ".."} and not {"/", os.sep, "\0"}.intersection(text)
@@ -56,29 +60,23 @@ def find_bundle(name_or_path: str | PathLike[str] | None = None) -> Path:
 
 
 def _folders() -> tuple[Path, Path]:
-    """Give the folders in which a name is looked up, the first that has it wins."""
+    """Return the folders in which a name is looked up; the first that has it wins."""
     return bundle_home(), packaged_bundles()
-
-
-def _bundles_in(folder: Path) -> Iterator[Path]:
-    for entry in folder.iterdir() if folder.is_dir() else ():
-        if (entry / MANIFEST_NAME).is_file() and not entry.name.startswith("."):
-            yield entry
 
 
 def _expand(text: str) -> Path | None:
     try:
         return Path(text).expanduser() if text else None
-    except RuntimeError:  # ~user of nobody: the message below names the text
+    except RuntimeError:  # no such ~user: the error message shows the text
         return None
 
 
 def _is_directory(path: Path) -> bool:
-    """Whether `path` is a directory, after an interrupted overwrite the old one."""
+    """Whether `path` is a directory, once an interrupted overwrite is undone."""
     try:
         recover(path.absolute())
         return path.is_dir()
-    except (OSError, ValueError):  # a name too long, a NUL: no directory
+    except (OSError, ValueError):  # the name is too long, or holds a NUL
         return False
 
 

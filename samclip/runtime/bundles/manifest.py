@@ -1,6 +1,6 @@
-"""The schema of `manifest.json`: everything a client must know of a bundle, so that none guesses.
+"""The schema of `manifest.json`: everything that a client must know about a bundle.
 
-The exporter writes it and the runtime reads it, through these classes alone.
+The exporter writes it and the runtime reads it, both through these classes alone.
 """
 
 from __future__ import annotations
@@ -10,13 +10,10 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from samclip.errors import ManifestError
-
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 DIGEST_NAME = "manifest.sha256"  # one line, as `sha256sum` writes it
 SIGNATURE_NAME = "manifest.sig"  # optional: 64 bytes, see signature.py
-MAX_MANIFEST_BYTES = 1_000_000
 
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Size = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
@@ -31,8 +28,8 @@ Precision = Literal["fp32", "fp16", "bf16", "int8", "int8_fp16"]
 GateMeasure = Literal[
     "image_embeddings_cosine",  # SAM's embedding of the image, the mean over its positions
     "image_embed_cosine",  # the CLIP head's embedding of the image
-    "patch_embeds_cosine",  # its embeddings of the tokens, the mean over those of the image
-    "region_names_cosine",  # what both classifiers say of boxes, over the names
+    "patch_embeds_cosine",  # the head's embeddings of the tokens, the mean over the image's
+    "region_names_cosine",  # both classifiers' logits of boxes, over the names
     "text_cosine",  # the text encoder's embeddings
     "mask_iou_mean",
     "mask_iou_worst",
@@ -61,24 +58,25 @@ class TensorSpec(Record, frozen=True, kw_only=True):
 
 
 class LibraryNeed(Record, frozen=True, kw_only=True):
-    """The least version of a backend's library that reads a graph: "10.14"."""
+    """The oldest version of a backend's library that reads a graph: "10.14"."""
 
     backend: str
     version: Annotated[str, msgspec.Meta(pattern=r"^[0-9]+([.][0-9]+)*$", max_length=64)]
 
     def is_met(self, version: str | None) -> bool:
-        """Whether a library of `version`, None for an unknown one, reads the graph."""
-        return version is not None and _numbers(version) >= _numbers(self.version)
+        """Whether a library of `version` reads the graph; None, an unknown version, does not."""
+        return version is not None and _leading_numbers(version) >= _leading_numbers(self.version)
 
 
 class Variant(Record, frozen=True, kw_only=True):
     """One file that computes a graph, and the backends that it is meant for.
 
     `file` holds the ONNX graph, `weights` (safetensors, also valid as ONNX external data) its
-    large initializers; variants of one graph share one weights file. `weights_dtype` tells how
-    that file stores them, apart from the `precision` in which the graph computes: it expands them.
-    "int8" quantises the products and leaves the rest in FP32, "int8_fp16" in FP16. Inputs and
-    outputs are FP32 in every precision. `needs`: the backends whose older versions cannot read it.
+    large initializers; variants of one graph share one weights file. `weights_dtype` is the type
+    in which that file stores them; the graph expands them to the `precision` it computes in.
+    "int8" quantises the matrix products and leaves the rest in FP32, "int8_fp16" leaves it in
+    FP16. Inputs and outputs are FP32 in every precision. `needs`: the backends whose older
+    versions cannot read the graph.
     """
 
     file: str
@@ -91,17 +89,17 @@ class Variant(Record, frozen=True, kw_only=True):
     needs: tuple[LibraryNeed, ...] = ()
 
     def serves(self, backend: str, precision: str | None) -> bool:
-        """Tell whether this is for `backend` in `precision`; None is any, "int8" either INT8."""
+        """Whether this is for `backend` in `precision`: None means any, "int8" either INT8."""
         computes = {None, self.precision} | ({"int8"} if self.precision == "int8_fp16" else set())
         return backend in self.backends and precision in computes
 
     def reader(self, backend: str) -> str:
-        """Name a backend, with the least version of its library where that matters."""
+        """Return a backend's name, with the oldest library version where that matters."""
         versions = [need.version for need in self.needs if need.backend == backend]
         return f"{backend} >= {versions[0]}" if versions else backend
 
     def unmet_need(self, backend: str, version: str | None) -> LibraryNeed | None:
-        """Give what `backend` lacks to read this, with a library of `version`; None for nothing."""
+        """Return the need that a library of `version` does not meet on `backend`, or None."""
         own = (need for need in self.needs if need.backend == backend)
         return next((need for need in own if not need.is_met(version)), None)
 
@@ -116,9 +114,10 @@ class Graph(Record, frozen=True, kw_only=True):
     def variant_for(
         self, backend: str, precision: str | None = None, version: str | None = None
     ) -> Variant | None:
-        """Choose the first variant that is for `backend` in `precision`; None where none is.
+        """Choose the first variant that is for `backend` in `precision`; None if there is none.
 
-        `version`: that of the backend's library; None, for an unknown one, takes what any reads.
+        `version`: that of the backend's library; None, unknown, leaves the variants that every
+        version reads.
         """
         fitting = (v for v in self.variants if v.serves(backend, precision))
         return next((v for v in fitting if v.unmet_need(backend, version) is None), None)
@@ -126,7 +125,7 @@ class Graph(Record, frozen=True, kw_only=True):
     def passed_over(
         self, backend: str, precision: str | None, version: str | None
     ) -> tuple[tuple[Variant, LibraryNeed], ...]:
-        """List the variants before the one chosen that a newer library would read, and what for."""
+        """List the variants before the chosen one whose needs the library does not meet."""
         chosen = self.variant_for(backend, precision, version)
         fitting = (v for v in self.variants if v.serves(backend, precision))
         before = takewhile(lambda variant: variant is not chosen, fitting)
@@ -135,7 +134,7 @@ class Graph(Record, frozen=True, kw_only=True):
 
 
 class Graphs(Record, frozen=True, kw_only=True):
-    """The graphs of a bundle; a task whose graph is absent is refused with a CapabilityError.
+    """The graphs of a bundle; a task whose graph is absent raises CapabilityError.
 
     Names come from `clip_head`, which embeds tokens, or from `roi_classifier` and `clip_roi`
     together, which take boxes and texts.
@@ -150,7 +149,7 @@ class Graphs(Record, frozen=True, kw_only=True):
 
 
 class Preprocessing(Record, frozen=True, kw_only=True):
-    """From an image to the encoder's input.
+    """The steps from an image to the encoder's input.
 
     Resize so that the longest side is `image_size` (each side `floor(side * scale + 0.5)`),
     subtract `mean`, divide by `std` (both in [0, 255] units), pad with zeros to a square at the
@@ -186,17 +185,17 @@ class RegionHead(Record, frozen=True, kw_only=True):
 
 
 class Text(Record, frozen=True, kw_only=True):
-    """The text space, and what of it travels with the bundle.
+    """The text space, and the parts of it that travel with the bundle.
 
-    `space` names the tower: its SHA-256 keys every cache of text embeddings. `labels` and
-    `label_embeddings` hold ready-made embeddings: a JSON list of K names, and K x embed_dim
-    little-endian float32, unit length, made with `templates`.
+    `space` is a SHA-256 that identifies the text tower and keys every cache of its embeddings.
+    `labels` and `label_embeddings` are files of ready-made embeddings: a JSON list of K names, and
+    K x embed_dim little-endian float32, unit length, made with `templates`.
     """
 
     model: str
     space: Sha256
     embed_dim: Positive
-    logit_scale: float  # already exponentiated: multiplies cosines
+    logit_scale: float  # already exponentiated: it multiplies cosines
     templates: str | tuple[str, ...]  # a known set's name, or the templates themselves
     tokenizer: str | None = None
     context_length: ContextLength = 77
@@ -205,13 +204,13 @@ class Text(Record, frozen=True, kw_only=True):
 
 
 class Source(Record, frozen=True, kw_only=True):
-    """A checkpoint that went into the bundle, or into a merged checkpoint that did.
+    """A checkpoint that went into the bundle, or into the merged checkpoint behind it.
 
-    Of a `teacher` the bundle holds no weights: the merged model was trained on its answers.
+    The bundle holds no weights of a `teacher`: the merged model was trained on its answers.
     """
 
     role: Literal["merged", "sam", "recogniser", "clip_head", "text", "teacher"]
-    file: str  # the file's name, with no folder but its model's
+    file: str  # the file's name, with at most its model's folder
     sha256: Sha256
     license: str = "unknown"
 
@@ -227,7 +226,7 @@ class Provenance(Record, frozen=True, kw_only=True):
 
 
 class ParityRow(Record, frozen=True, kw_only=True):
-    """One output of one exported graph against the torch model, on one photo."""
+    """The error of one output of an exported graph against the torch model, on one photo."""
 
     graph: str
     variant: str
@@ -239,10 +238,11 @@ class ParityRow(Record, frozen=True, kw_only=True):
 
 
 class RoundingRow(Record, frozen=True, kw_only=True):
-    """One output of a graph whose weights, or whose encoder's, are stored rounded.
+    """The effect of rounded weights on one output of a graph, on one photo.
 
-    Against the graph that was exported, on one photo. `weights_dtype` is the coarser of the two;
-    `measure` is the mean cosine of embeddings, the IoU of masks, or the largest difference.
+    The output is compared with that of the graph as exported. Rounded are the graph's own weights
+    or its encoder's; `weights_dtype` is the coarser type of the two. `measure` is the mean cosine
+    of embeddings, the IoU of masks, or the largest difference.
     """
 
     graph: str
@@ -256,17 +256,18 @@ class RoundingRow(Record, frozen=True, kw_only=True):
 
     @property
     def margin(self) -> float:
-        """How far the value keeps from its limit; below 0 it is beyond."""
+        """The distance of the value from its limit; negative when it is beyond."""
         inside = self.limit - self.value
         return inside if self.measure == "difference" else -inside
 
 
 class GateRow(Record, frozen=True, kw_only=True):
-    """One measure of what reduced precision does to a task, against FP32, on held-back photos.
+    """One measure of a task in reduced precision against FP32, on held-back photos.
 
     `value` is in [0, 1] or a cosine, the larger the better; cosines are those of the worst photo.
-    A `limit` of None: shown, not judged. `samples`: photos, texts, masks or pixels, by the measure.
-    `attention`: the lowering judged, where it is not the one that every version of a library reads.
+    With a `limit` of None it is shown but not judged. `samples` counts photos, texts, masks or
+    pixels, depending on the measure. `attention`: the lowering measured, where it is not the one
+    that every version of a library reads.
     """
 
     measure: GateMeasure
@@ -277,12 +278,12 @@ class GateRow(Record, frozen=True, kw_only=True):
 
     @property
     def passed(self) -> bool:
-        """Whether the value keeps its limit; a value that is no number does not."""
+        """Whether the value keeps its limit; NaN does not."""
         return self.limit is None or self.value >= self.limit
 
 
 class KeptNode(Record, frozen=True, kw_only=True):
-    """A node that computes in FP32: `tensor` reaches `peak`, too large for the type."""
+    """A node that stays in FP32, because `tensor` reaches `peak`, too large for the type."""
 
     graph: str
     attention: str | None = None  # the variant's lowering
@@ -302,7 +303,7 @@ class LayerError(Record, frozen=True, kw_only=True):
 
 
 class CalibrationRecord(Record, frozen=True, kw_only=True):
-    """How the INT8 scales were found; `smooth` is the equalisation's alpha, None without."""
+    """The calibration of the INT8 scales; `smooth` is SmoothQuant's alpha, None without."""
 
     photos: Positive
     method: Literal["minmax", "entropy", "percentile"]
@@ -310,7 +311,7 @@ class CalibrationRecord(Record, frozen=True, kw_only=True):
 
 
 class Reduction(Record, frozen=True, kw_only=True):
-    """One reduced precision of the bundle: what it was made with, and what it lost.
+    """One reduced precision of the bundle: how it was made, and how it differs from FP32.
 
     `photos`: the held-back photos that the gates were measured on; 0 when they were not measured.
     `keep`: patterns that the exporter was told to keep in FP32; `kept`: nodes that
@@ -349,32 +350,11 @@ class Manifest(Record, frozen=True, kw_only=True):
 
     @property
     def head(self) -> ClipHead | RegionHead | None:
-        """What names: None for a bundle that cannot."""
+        """The head that names things; None for a bundle that cannot name."""
         return self.clip_head or self.region_head
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    """Read the numbers that a version begins with: (10, 14, 1) of "10.14.1.post1"."""
+def _leading_numbers(version: str) -> tuple[int, ...]:
+    """Return the numbers that a version begins with: (10, 14, 1) for "10.14.1.post1"."""
     parts = takewhile(str.isdecimal, version.split("."))
     return tuple(int(part) for part in parts)
-
-
-def decode_manifest(data: bytes) -> Manifest:
-    """Parse the bytes of a manifest; raises ManifestError on anything but a valid one."""
-    if len(data) > MAX_MANIFEST_BYTES:
-        raise ManifestError(
-            f"{MANIFEST_NAME} has {len(data):,} bytes; at most {MAX_MANIFEST_BYTES:,} are "
-            "accepted. Export the bundle again."
-        )
-    try:
-        return msgspec.json.decode(data, type=Manifest)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ManifestError(
-            f"{MANIFEST_NAME} is not a valid manifest of schema {SCHEMA_VERSION}: {error}. "
-            "Export the bundle again with this version of samclip."
-        ) from error
-
-
-def encode_manifest(manifest: Manifest) -> bytes:
-    """Serialise a manifest as indented JSON."""
-    return msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"

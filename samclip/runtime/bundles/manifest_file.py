@@ -1,4 +1,7 @@
-"""The manifest as a file: its SHA-256 checked before parsing, its references after."""
+"""The manifest as a file: encoding, decoding, and the checks around them.
+
+The SHA-256, and the signature if one is asked for, are checked before anything is parsed.
+"""
 
 from __future__ import annotations
 
@@ -9,26 +12,28 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from samclip.errors import IntegrityError, ManifestError
 from samclip.runtime.bundles.files import read_capped
 from samclip.runtime.bundles.manifest import (
     DIGEST_NAME,
     MANIFEST_NAME,
-    MAX_MANIFEST_BYTES,
+    SCHEMA_VERSION,
     Graph,
     Graphs,
     Manifest,
-    decode_manifest,
 )
 from samclip.runtime.bundles.signature import PublicKey, check_signature
 
+MAX_MANIFEST_BYTES = 1_000_000
 MAX_DIGEST_BYTES = 1024
 
 
 def read_manifest(root: Path, public_key: PublicKey | None = None) -> Manifest:
-    """Read the manifest of the bundle in `root`, its SHA-256 checked before any parser sees it.
+    """Read the manifest of the bundle in `root`; its SHA-256 is checked before it is parsed.
 
-    With a key, its signature is checked before that. Raises ManifestError, IntegrityError,
+    With a key the signature is checked first of all. Raises ManifestError, IntegrityError,
     SignatureError or UnsafePathError.
     """
     for name in (MANIFEST_NAME, DIGEST_NAME):
@@ -51,17 +56,40 @@ def read_manifest(root: Path, public_key: PublicKey | None = None) -> Manifest:
     return manifest
 
 
+def decode_manifest(data: bytes) -> Manifest:
+    """Parse the bytes of a manifest; raises ManifestError when they are not a valid one."""
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise ManifestError(
+            f"{MANIFEST_NAME} has {len(data):,} bytes; at most {MAX_MANIFEST_BYTES:,} are "
+            "accepted. Export the bundle again."
+        )
+    try:
+        return msgspec.json.decode(data, type=Manifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ManifestError(
+            f"{MANIFEST_NAME} is not a valid manifest of schema {SCHEMA_VERSION}: {error}. "
+            "Export the bundle again with this version of samclip."
+        ) from error
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Serialise a manifest as indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
+
+
 def digest_line(data: bytes) -> bytes:
-    """Give the line that `sha256sum manifest.json` writes for a manifest of these bytes."""
+    """Return the line that `sha256sum manifest.json` writes for a manifest of these bytes."""
     return f"{hashlib.sha256(data).hexdigest()}  {MANIFEST_NAME}\n".encode()
 
 
 def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> None:
+    """Refuse an object with a repeated key, of which msgspec would keep the last."""
     names = [name for name, _ in pairs]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ManifestError(
-            f"{MANIFEST_NAME} gives {twice[:80]!r} twice in one object. Export the bundle again."
+            f"{MANIFEST_NAME} has the key {twice[:80]!r} twice in one object. Export the bundle "
+            "again."
         )
 
 

@@ -1,12 +1,12 @@
-"""The signature of a bundle: `manifest.sig`, 64 bytes by Ed25519 over the bytes of `manifest.json`.
+"""Signatures of bundles and the keys for them: Ed25519 (RFC 8032) over `manifest.json`.
 
-The manifest names the SHA-256 of every other file, so that the signature vouches for all of them.
-It lies in the bundle, which stays one folder to copy; it is the one file that may be there without
-being listed, since what signs the list cannot be on it. Without a key it is not looked at.
+The signature is the 64 bytes of `manifest.sig`. The manifest states the SHA-256 of every other
+file, so the signature covers all of them. It is stored in the bundle, so that a bundle stays one
+folder to copy, and it is the only file that the manifest need not list, since it signs that list.
+Without a key it is ignored.
 
-Keys that sign bundles: Ed25519 (RFC 8032), read from PEM or OpenSSH's form by `cryptography`.
-
-That package is an extra, imported here alone, and only when a key is used.
+Keys are read from PEM or OpenSSH's form by `cryptography`, an extra package that is imported only
+here, and only when a key is used.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ MAKE_ONE = "Make a pair: ssh-keygen -t ed25519 -f my-key"
 
 @dataclass(frozen=True)
 class PublicKey:
-    """The half that checks signatures; `path` is where it was read from."""
+    """The public half of a key pair, which checks signatures; `path` is the file it came from."""
 
     path: Path
     key: Ed25519PublicKey
 
     @property
     def fingerprint(self) -> str:
-        """The key's SHA-256 as `ssh-keygen -l` shows it: of the key's form in RFC 8709."""
-        serialization = _cryptography("hazmat.primitives.serialization")
+        """The SHA-256 of the key's form in RFC 8709, as `ssh-keygen -l` shows it."""
+        serialization = _import_cryptography("hazmat.primitives.serialization")
         line: bytes = self.key.public_bytes(
             serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
         )
@@ -65,60 +65,60 @@ class PublicKey:
         return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
 
     def has_signed(self, data: bytes, signature: bytes) -> bool:
-        """Tell whether `signature` is this key's of exactly these bytes."""
+        """Whether `signature` is this key's signature of exactly these bytes."""
         try:
             self.key.verify(signature, data)
-        except _cryptography("exceptions").InvalidSignature:
+        except _import_cryptography("exceptions").InvalidSignature:
             return False
         return True
 
 
 @dataclass(frozen=True)
 class PrivateKey:
-    """The half that signs; `path` is where it was read from."""
+    """The private half of a key pair, which signs; `path` is the file it came from."""
 
     path: Path
     key: Ed25519PrivateKey
 
     @property
     def public(self) -> PublicKey:
-        """The half that belongs to it."""
+        """The public half of the pair."""
         return PublicKey(self.path, self.key.public_key())
 
     def sign(self, data: bytes) -> bytes:
-        """Sign these bytes: 64 bytes, always the same for the same key."""
+        """Return the signature, 64 bytes; the same key and bytes always give the same one."""
         return self.key.sign(data)
 
 
 def read_public_key(path: str | PathLike[str]) -> PublicKey:
     """Read a public key: PEM, or a line as in `~/.ssh/id_ed25519.pub`.
 
-    Raises InputError for a file that is none, CapabilityError without the package `cryptography`.
+    Raises InputError for a file without one, CapabilityError without the package `cryptography`.
     """
-    serialization = _cryptography("hazmat.primitives.serialization")
-    file, data = _read(path)
+    serialization = _import_cryptography("hazmat.primitives.serialization")
+    file, data = _read_key_file(path)
     if b"PRIVATE KEY-----" in data:
         raise InputError(
-            f"{file} is a private key, which belongs to who signs alone. Give its public half: "
+            f"{file} is a private key, which only the signer should have. Give its public half: "
             f"ssh-keygen -y -f {file} > {file}.pub"
         )
     is_pem = data.lstrip().startswith(b"-----BEGIN")
     load = serialization.load_pem_public_key if is_pem else serialization.load_ssh_public_key
-    key = _parsed(file, lambda: load(data))
-    return PublicKey(file, _of_kind(file, key, "Ed25519PublicKey"))
+    key = _load_key(file, lambda: load(data))
+    return PublicKey(file, _check_kind(file, key, "Ed25519PublicKey"))
 
 
 def read_private_key(path: str | PathLike[str], ask: Callable[[], str] | None = None) -> PrivateKey:
-    """Read a private key: PEM, or OpenSSH's own form; `ask` gives the passphrase if there is one.
+    """Read a private key: PEM, or OpenSSH's own form; `ask` returns its passphrase if it has one.
 
-    Raises InputError for a file that is none or a passphrase that does not fit, CapabilityError
-    without the package `cryptography`.
+    Raises InputError for a file without one or a wrong passphrase, CapabilityError without the
+    package `cryptography`.
     """
-    serialization = _cryptography("hazmat.primitives.serialization")
-    file, data = _read(path)
+    serialization = _import_cryptography("hazmat.primitives.serialization")
+    file, data = _read_key_file(path)
     if b"PRIVATE KEY-----" not in data:
         raise InputError(
-            f"{file} is no private key in PEM or OpenSSH's form. Give the file that signs, not "
+            f"{file} is not a private key in PEM or OpenSSH's form. Give the private key file, not "
             f"its public half. {MAKE_ONE}"
         )
     is_openssh = data.lstrip().startswith(OPENSSH_PRIVATE)
@@ -131,18 +131,18 @@ def read_private_key(path: str | PathLike[str], ask: Callable[[], str] | None = 
                 "of the key without one, or run the command in a terminal."
             )
         passphrase = ask().encode()
-    key = _parsed(file, lambda: load(data, passphrase))
-    return PrivateKey(file, _of_kind(file, key, "Ed25519PrivateKey"))
+    key = _load_key(file, lambda: load(data, passphrase))
+    return PrivateKey(file, _check_kind(file, key, "Ed25519PrivateKey"))
 
 
 def chosen_public_key(given: str | PathLike[str] | None) -> PublicKey | None:
-    """Read the key at `given`, else at $SAMCLIP_PUBLIC_KEY; None when neither says one."""
+    """Read the key at `given`, else at $SAMCLIP_PUBLIC_KEY; None when neither is set."""
     path = given if given is not None else os.environ.get(PUBLIC_KEY_VARIABLE) or None
     return None if path is None else read_public_key(path)
 
 
-def _read(path: str | PathLike[str]) -> tuple[Path, bytes]:
-    """Read a small file, at once: a pipe or a device is not waited for."""
+def _read_key_file(path: str | PathLike[str]) -> tuple[Path, bytes]:
+    """Read a small file without ever waiting for a pipe or a device."""
     try:
         file = Path(path).expanduser()
         with os.fdopen(open_without_links(file.resolve()), "rb") as stream:
@@ -155,14 +155,14 @@ def _read(path: str | PathLike[str]) -> tuple[Path, bytes]:
         ) from error
     if len(data) > MAX_KEY_BYTES:
         raise InputError(
-            f"{file} has more than {MAX_KEY_BYTES:,} bytes, so it is no key file. {MAKE_ONE}"
+            f"{file} has more than {MAX_KEY_BYTES:,} bytes, so it is not a key file. {MAKE_ONE}"
         )
     return file, data
 
 
 def _has_passphrase(load: Callable[[bytes, bytes | None], Any], data: bytes) -> bool:
-    """Tell whether a private key is encrypted; `cryptography` says so by one of two errors."""
-    unsupported = _cryptography("exceptions").UnsupportedAlgorithm
+    """Whether a private key is encrypted; `cryptography` reports that by one of two errors."""
+    unsupported = _import_cryptography("exceptions").UnsupportedAlgorithm
     try:
         load(data, None)
     except (TypeError, ValueError, unsupported) as error:
@@ -170,8 +170,8 @@ def _has_passphrase(load: Callable[[bytes, bytes | None], Any], data: bytes) -> 
     return False
 
 
-def _parsed(file: Path, load: Callable[[], Any]) -> Any:
-    unsupported = _cryptography("exceptions").UnsupportedAlgorithm
+def _load_key(file: Path, load: Callable[[], Any]) -> Any:
+    unsupported = _import_cryptography("exceptions").UnsupportedAlgorithm
     try:
         return load()
     except (TypeError, ValueError, unsupported) as error:
@@ -181,15 +181,15 @@ def _parsed(file: Path, load: Callable[[], Any]) -> Any:
         ) from error
 
 
-def _of_kind(file: Path, key: Any, kind: str) -> Any:
-    ed25519 = _cryptography("hazmat.primitives.asymmetric.ed25519")
+def _check_kind(file: Path, key: Any, kind: str) -> Any:
+    ed25519 = _import_cryptography("hazmat.primitives.asymmetric.ed25519")
     if not isinstance(key, getattr(ed25519, kind)):
         found = type(key).__name__.removesuffix("PublicKey").removesuffix("PrivateKey").strip("_")
         raise InputError(f"{file} is a key of type {found}; bundles take Ed25519. {MAKE_ONE}")
     return key
 
 
-def _cryptography(module: str) -> Any:
+def _import_cryptography(module: str) -> Any:
     try:
         return importlib.import_module(f"cryptography.{module}")
     except ImportError as error:
@@ -200,14 +200,14 @@ def _cryptography(module: str) -> Any:
 
 
 def is_signed(root: Path) -> bool:
-    """Tell whether the bundle in `root` has a signature, of whomever."""
+    """Whether the bundle in `root` has a signature, by whatever key."""
     return os.path.lexists(root / SIGNATURE_NAME)
 
 
 def check_signature(root: Path, manifest: bytes, key: PublicKey) -> None:
-    """Check that the bundle in `root` is signed by `key`, `manifest` being what was read of it.
+    """Check that `key` signed `manifest`, the bytes of the manifest of the bundle in `root`.
 
-    Raises SignatureError, or UnsafePathError when the signature is no plain file.
+    Raises SignatureError, or UnsafePathError when the signature is not a plain file.
     """
     if not is_signed(root):
         raise SignatureError(
@@ -227,12 +227,12 @@ def check_signature(root: Path, manifest: bytes, key: PublicKey) -> None:
         raise SignatureError(
             f"{MANIFEST_NAME} of {root} is not what the key {key.path} ({key.fingerprint}) "
             "signed: another key signed it, or it was changed since. Get the bundle again from "
-            "who signs it; do not use this one."
+            "its signer; do not use this one."
         )
 
 
 def write_signature(root: Path, signature: bytes) -> None:
-    """Write `signature` next to the bundle, then rename it into place.
+    """Write `signature` to a file next to the bundle, then rename it into place.
 
     A partial file inside the bundle would make the bundle invalid.
     """

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from samclip.errors import ExportError, IntegrityError
 
-MAX_HEADER_BYTES = 1_000_000  # a header has some 100 bytes per tensor, a model some 500 tensors
-ALIGNMENT = 64  # bytes: where the tensors begin in the file
+MAX_HEADER_BYTES = 1_000_000  # about 100 bytes per tensor, and about 500 tensors per model
+ALIGNMENT = 64  # bytes: the tensors begin at a multiple of it
 LENGTH_BYTES = 8
 MAX_ELEMENTS = 2**48
 METADATA = "__metadata__"
@@ -44,10 +44,10 @@ class TensorInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def parse_weights(data: bytes) -> dict[str, NDArray[np.generic]]:
-    """Give every tensor of a safetensors byte string as a read-only view into `data`.
+    """Return every tensor of a safetensors byte string as a read-only view into `data`.
 
-    Only a tensor that is not aligned to its dtype is copied, which files of `serialise_weights`
-    never need. Raises IntegrityError on anything but a valid file: a header that is too long or
+    A tensor that is not aligned to its dtype is copied instead; `serialise_weights` writes none.
+    Raises IntegrityError on anything but a valid file: a header that is too long or
     malformed, an unknown dtype, offsets that overlap, leave holes, leave the file or contradict
     the shape.
     """
@@ -56,9 +56,9 @@ def parse_weights(data: bytes) -> dict[str, NDArray[np.generic]]:
 
 
 def weight_offsets(data: bytes) -> dict[str, tuple[int, int]]:
-    """Give every tensor's (offset, length) in bytes from the start of `data`.
+    """Return every tensor's (offset, length) in bytes from the start of `data`.
 
-    These are what ONNX external data calls `offset` and `length`. Raises IntegrityError as
+    They are the `offset` and `length` of ONNX external data. Raises IntegrityError as
     `parse_weights` does.
     """
     start, header = _read_header(data)
@@ -69,7 +69,7 @@ def weight_offsets(data: bytes) -> dict[str, tuple[int, int]]:
 
 
 def serialise_weights(arrays: Mapping[str, NDArray[np.generic]]) -> bytes:
-    """Write arrays as safetensors; the same arrays always give the same bytes.
+    """Serialise arrays as safetensors; the same arrays always give the same bytes.
 
     Tensors are ordered by descending item size, then by name, and the header is padded with
     spaces so that they begin at a multiple of 64 bytes: each is then aligned to its dtype.
@@ -108,29 +108,29 @@ def _little_endian(array: NDArray[np.generic]) -> memoryview:
 
 
 def _read_header(data: bytes) -> tuple[int, dict[str, TensorInfo]]:
-    """Give where the tensors begin, and the header's entries, all checked."""
+    """Return the offset at which the tensors begin, and the header's entries, all checked."""
     if len(data) < LENGTH_BYTES:
-        raise _invalid(f"it has {len(data)} bytes, fewer than the {LENGTH_BYTES} of a length")
+        raise _invalid_error(f"it has {len(data)} bytes, fewer than the {LENGTH_BYTES} of a length")
     length = int.from_bytes(data[:LENGTH_BYTES], "little")
     start = LENGTH_BYTES + length
     if length > MAX_HEADER_BYTES or start > len(data):
-        raise _invalid(
+        raise _invalid_error(
             f"its header claims {length:,} bytes of a file of {len(data):,}, "
             f"at most {MAX_HEADER_BYTES:,} are accepted"
         )
-    header = _decode(data[LENGTH_BYTES:start])
+    header = _decode_header(data[LENGTH_BYTES:start])
     _check_layout(header, len(data) - start)
     return start, header
 
 
-def _decode(encoded: bytes) -> dict[str, TensorInfo]:
+def _decode_header(encoded: bytes) -> dict[str, TensorInfo]:
     try:
         raw = msgspec.json.decode(encoded, type=dict[str, msgspec.Raw])
         if METADATA in raw:
             msgspec.json.decode(raw.pop(METADATA), type=dict[str, str])
         return {name: msgspec.json.decode(entry, type=TensorInfo) for name, entry in raw.items()}
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise _invalid(f"its header is malformed: {error}") from error
+        raise _invalid_error(f"its header is malformed: {error}") from error
 
 
 def _check_layout(header: Mapping[str, TensorInfo], size: int) -> None:
@@ -139,22 +139,24 @@ def _check_layout(header: Mapping[str, TensorInfo], size: int) -> None:
     for name, info in sorted(header.items(), key=lambda item: item[1].data_offsets):
         begin, end = info.data_offsets
         if begin != position or end < begin:
-            raise _invalid(f"{name!r} lies at bytes {begin:,}-{end:,}, expected at {position:,}")
+            raise _invalid_error(
+                f"{name!r} lies at bytes {begin:,}-{end:,}, expected at {position:,}"
+            )
         if info.dtype not in DTYPES:
-            raise _invalid(
+            raise _invalid_error(
                 f"{name!r} has dtype {info.dtype!r}, expected one of {', '.join(DTYPES)}"
             )
         if math.prod(side or 1 for side in info.shape) > MAX_ELEMENTS:  # numpy refuses it too
-            raise _invalid(f"{name!r} has the impossible shape {list(info.shape)}")
+            raise _invalid_error(f"{name!r} has the impossible shape {list(info.shape)}")
         expected = math.prod(info.shape) * DTYPES[info.dtype].itemsize
         if end - begin != expected:
-            raise _invalid(
+            raise _invalid_error(
                 f"{name!r} has {end - begin:,} bytes, but {info.dtype} of shape "
                 f"{list(info.shape)} needs {expected:,}"
             )
         position = end
     if position != size:
-        raise _invalid(f"its tensors end at byte {position:,} of {size:,}")
+        raise _invalid_error(f"its tensors end at byte {position:,} of {size:,}")
 
 
 def _view(data: bytes, start: int, info: TensorInfo) -> NDArray[np.generic]:
@@ -168,7 +170,7 @@ def _view(data: bytes, start: int, info: TensorInfo) -> NDArray[np.generic]:
     return array if array.flags.aligned else array.copy()
 
 
-def _invalid(reason: str) -> IntegrityError:
+def _invalid_error(reason: str) -> IntegrityError:
     return IntegrityError(
         f"the weights are not a valid safetensors file: {reason}. Copy or export the bundle again."
     )

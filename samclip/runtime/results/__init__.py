@@ -1,1 +1,1 @@
-"""Answers: arrays in pixels of the original image, pictures and interchange formats."""
+"""Results of tasks: arrays in pixels of the original image, pictures and interchange formats."""

@@ -1,4 +1,4 @@
-"""What the tasks on whole images answer: `Classification` and `SemanticMap`."""
+"""Results for whole images: `Classification` and `SemanticMap`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from samclip.runtime.text.vocabulary import index_of
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Classification:
-    """How well each of K names fits an image.
+    """How well each of K names fits an image; made by `Scene.classify`.
 
     `probabilities`: K float32 in [0, 1] that sum to 1; `logits`: K float32, cosine times the
-    logit scale; `trained_head`: False when the CLIP head was never trained and the answer means
-    nothing; `image`: the HWC uint8 RGB image.
+    logit scale; `trained_head`: False when the CLIP head was never trained, so that names and
+    probabilities mean nothing; `image`: the image, HWC uint8 RGB.
     """
 
     names: tuple[str, ...]
@@ -38,7 +38,7 @@ class Classification:
         return [(self.names[i], float(self.probabilities[i])) for i in order]
 
     def draw(self, image: ArrayLike | None = None, k: int = 5) -> NDArray[np.uint8]:
-        """Draw the `k` best names as bars on the image, or on `image`: HWC uint8 RGB."""
+        """Draw the `k` best names as bars on `image`, None for the image itself: HWC uint8 RGB."""
         note = None if self.trained_head else UNTRAINED_NOTE
         return draw_bars(pick_image(image, self.image), self.top(k), note)
 
@@ -55,12 +55,13 @@ class Classification:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SemanticMap:
-    """A name for every pixel of an image.
+    """A name for every pixel of an image; made by `Scene.semantic`.
 
-    `labels`: HxW int32, index into the K `names`, -1 where the score is below the background
-    threshold; `scores`: HxW float32 in [0, 1], the label's probability among the names, softmax
-    per token, upscaled; `refined`: whether SAM's decoder drew the borders; `trained_head`: False
-    when the CLIP head was never trained and the map means nothing; `image`: HWC uint8 RGB.
+    `labels`: HxW int32, indices into the K `names`, -1 where the score is below the background
+    threshold; `scores`: HxW float32 in [0, 1], the label's probability among the names (softmax
+    per token, upscaled); `refined`: whether SAM's decoder drew the borders; `trained_head`: False
+    when the CLIP head was never trained, so that the map means nothing; `image`: the image, HWC
+    uint8 RGB.
     """
 
     labels: NDArray[np.int32]
@@ -77,7 +78,7 @@ class SemanticMap:
 
     @property
     def present(self) -> tuple[str, ...]:
-        """Names with at least one pixel, the largest area first."""
+        """The names with at least one pixel, the largest area first."""
         areas = self.areas
         return tuple(self.names[i] for i in np.argsort(-areas, kind="stable") if areas[i])
 
@@ -86,12 +87,12 @@ class SemanticMap:
         return np.asarray(self.labels == index_of(name, self.names))
 
     def draw(self, image: ArrayLike | None = None) -> NDArray[np.uint8]:
-        """Draw the map in colours, with names, over the image or `image`: HWC uint8 RGB."""
+        """Draw the map, with names, on `image`, None for the image itself: HWC uint8 RGB."""
         note = None if self.trained_head else UNTRAINED_NOTE
         return draw_label_map(pick_image(image, self.image), self.labels, self.names, note)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON: size [h, w] and, per present name, its share."""
+        """Return plain values, ready for JSON: the size [h, w], and each present name's share."""
         areas = self.areas
         total = self.labels.size
         order = [i for i in np.argsort(-areas, kind="stable") if areas[i]]

@@ -1,10 +1,8 @@
-"""Pictures of answers, for people: overlays of masks, label maps and names; saving them.
+"""Pictures of results, for people: overlays of masks, label maps, bars and captions.
 
-Images are HWC uint8 RGB, [0, 255]; every function returns a new array.
-
-Text on pictures: captions on coloured chips, drawn with Pillow's own TrueType font.
-
-OpenCV's fonts know ASCII only; Pillow's covers Latin scripts, and other letters show as boxes.
+Images are HWC uint8 RGB, [0, 255]; every function returns a new array. Captions are drawn with
+Pillow's own TrueType font, which covers Latin scripts and shows other letters as boxes; OpenCV's
+fonts have ASCII only.
 """
 
 from __future__ import annotations
@@ -26,17 +24,23 @@ from samclip.runtime.pixels.masks import PackedMasks, mask_extent
 from samclip.runtime.pixels.prompts import Prompt
 
 Colour = tuple[int, int, int]
-
+Picture = NDArray[np.uint8]
 WHITE: Colour = (255, 255, 255)
 DARK: Colour = (24, 24, 27)
-MAX_LETTERS = 40
+FOREGROUND: Colour = (34, 197, 94)
+BACKGROUND: Colour = (239, 68, 68)
+FILL = 0.45  # share of the mask's colour in a filled pixel
+MAX_LETTERS = 40  # of a caption
+UNTRAINED_NOTE = "CLIP head untrained: names mean nothing"
+NAME_LETTERS = 30  # of a name before a number
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 
 @dataclass(frozen=True)
 class Label:
-    """A text around `spot`, (x, y) in pixels, on a chip of `colour`.
+    """A text on a chip of `colour`, centred on `spot`, (x, y) in pixels.
 
-    Without a colour there is no chip: white letters that start at `spot`.
+    Without a colour there is no chip: the text is white and starts at `spot`.
     """
 
     text: str
@@ -44,15 +48,75 @@ class Label:
     colour: Colour | None
 
 
-def font_size(height: int, width: int) -> int:
-    """Choose the size of letters, in pixels, for an image of this size."""
-    return int(np.clip(min(height, width) / 26, 11, 48))
+def draw_masks(
+    image: Picture,
+    masks: PackedMasks,
+    captions: Sequence[str],
+    prompts: Iterable[Prompt] = (),
+    note: str | None = None,
+    tints: Sequence[Colour] | None = None,
+    letters: int | None = None,
+) -> Picture:
+    """Fill and outline N masks, mark the prompts, write one caption on each mask.
+
+    Large masks are drawn first, so that small ones stay visible. `tints`: the masks' colours, None
+    for a different one each; `letters`: the size of letters in pixels, None for one that suits the
+    image.
+    """
+    canvas = image.copy()
+    labels = []
+    for index in np.argsort(-masks.areas(), kind="stable").tolist():
+        mask = masks.unpack(index)
+        tint = colour(index) if tints is None else tints[index]
+        if mask.any():
+            _paint(canvas, mask, tint)
+            labels.append(Label(captions[index], _deepest_point(mask), tint))
+    for prompt in prompts:
+        _mark_prompt(canvas, prompt)
+    return write_labels(canvas, labels, note, letters)
 
 
-@lru_cache(maxsize=8)
-def load_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Give Pillow's own font with letters of `size` pixels."""
-    return ImageFont.load_default(size)
+def draw_label_map(
+    image: Picture,
+    labels: NDArray[np.int32],
+    names: Sequence[str],
+    note: str | None = None,
+    tints: Sequence[Colour] | None = None,
+    letters: int | None = None,
+) -> Picture:
+    """Colour an HxW map of indices into `names`, -1 for none, and write each name once.
+
+    `tints`: a colour for each name, None for different ones; `letters`: as in `draw_masks`.
+    """
+    canvas = image.copy()
+    chips = []
+    for index in np.unique(labels[labels >= 0]).tolist():
+        mask = labels == index
+        tint = colour(index) if tints is None else tints[index]
+        _paint(canvas, mask, tint)
+        chips.append(Label(names[index], _deepest_point(mask), tint))
+    return write_labels(canvas, chips, note, letters)
+
+
+def draw_bars(
+    image: Picture, ranked: Sequence[tuple[str, float]], note: str | None = None
+) -> Picture:
+    """Draw names and probabilities as bars in the upper left corner, in the order given."""
+    canvas = image.copy()
+    size = font_size(*canvas.shape[:2])
+    row_height = round(size * 1.9)
+    full = canvas.shape[1] * 0.6
+    labels = []
+    for row, (name, probability) in enumerate(ranked):
+        y0 = size // 2 + row * row_height
+        y1 = size // 2 + (row + 1) * row_height - size // 4
+        band = canvas[y0:y1, size // 2 : size // 2 + round(full)]
+        band[:] = _blend(band, DARK, 0.6)
+        bar = canvas[y0:y1, size // 2 : size // 2 + round(full * probability)]
+        bar[:] = _blend(bar, colour(row), 0.65)
+        start = (size, (y0 + y1) / 2)
+        labels.append(Label(f"{shorten(name, NAME_LETTERS)} {probability:.1%}", start, None))
+    return write_labels(canvas, labels, note)
 
 
 def write_labels(
@@ -61,9 +125,10 @@ def write_labels(
     note: str | None = None,
     letters: int | None = None,
 ) -> NDArray[np.uint8]:
-    """Write labels on an HWC uint8 RGB image, and `note` as a band along its lower edge.
+    """Write labels on an image, and `note` on a band along its lower edge.
 
-    `letters`: their size in pixels; None for what suits the image. Empty texts get no chip.
+    `letters`: the size of letters in pixels, None for one that suits the image. Empty texts get no
+    chip.
     """
     picture = Image.fromarray(image)
     draw = ImageDraw.Draw(picture)
@@ -76,16 +141,110 @@ def write_labels(
     return np.array(picture, np.uint8)
 
 
+def save_picture(picture: Picture, path: str | os.PathLike[str]) -> Path:
+    """Write an HWC uint8 RGB array as PNG or JPEG, chosen by the suffix; returns the path.
+
+    The file is complete or absent: it is written next to its target and then renamed over it.
+    Raises ImageError for another suffix, WriteError when the disk refuses.
+    """
+    target = Path(path)
+    kind = FORMATS.get(target.suffix.lower())
+    if kind is None:
+        raise ImageError(f"cannot save {target.name!r}: use a name that ends in .png or .jpg.")
+    with result_file(target) as file:
+        Image.fromarray(picture).save(file, kind, quality=92)
+    return target
+
+
+def pick_image(given: ArrayLike | None, own: Picture) -> Picture:
+    """Return `given`, or `own` when it is None; raises ImageError when the sizes differ."""
+    if given is None:
+        return own
+    image = np.asarray(given)
+    if image.shape != own.shape or image.dtype != np.uint8:
+        raise ImageError(
+            f"an image to draw on must be HWC uint8 RGB of shape {own.shape}; "
+            f"got {image.dtype} of shape {image.shape}."
+        )
+    return image
+
+
+def colour(index: int) -> Colour:
+    """Return the RGB colour of class or mask `index`; neighbouring indices differ widely.
+
+    Hues step by the golden ratio; saturation and value change every few steps.
+    """
+    hue = (0.58 + index * 0.618033988749895) % 1.0
+    saturation = (0.75, 0.55, 0.9)[index // 3 % 3]
+    value = (0.95, 0.8)[index // 2 % 2]
+    pixel = np.asarray([[[hue * 360, saturation, value]]], np.float32)
+    red, green, blue = cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0] * 255
+    return round(float(red)), round(float(green)), round(float(blue))
+
+
+def ink_on(colour: Colour) -> Colour:
+    """Return dark or white, whichever reads better on `colour` (Rec. 601 luma)."""
+    red, green, blue = colour
+    return DARK if 0.299 * red + 0.587 * green + 0.114 * blue > 150 else WHITE
+
+
 def shorten(text: str, most: int = MAX_LETTERS) -> str:
-    """Bring `text` to one line of at most `most` letters."""
+    """Cut `text` to one line of at most `most` letters."""
     line = " ".join(text.split())
     return line if len(line) <= most else line[: most - 1] + "…"
 
 
-def ink_on(colour: Colour) -> Colour:
-    """Choose dark or white letters, whichever reads better on `colour` (Rec. 601 luma)."""
-    red, green, blue = colour
-    return DARK if 0.299 * red + 0.587 * green + 0.114 * blue > 150 else WHITE
+def font_size(height: int, width: int) -> int:
+    """Return the size of letters, in pixels, that suits an image of this size."""
+    return int(np.clip(min(height, width) / 26, 11, 48))
+
+
+@lru_cache(maxsize=8)
+def load_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return Pillow's own font with letters of `size` pixels."""
+    return ImageFont.load_default(size)
+
+
+def _paint(canvas: Picture, mask: NDArray[np.bool_], tint: Colour) -> None:
+    """Fill the mask with `tint`, half transparent, and outline it."""
+    x0, y0, x1, y1 = mask_extent(mask)
+    part = mask[y0 : y1 + 1, x0 : x1 + 1]
+    view = canvas[y0 : y1 + 1, x0 : x1 + 1]
+    view[part] = _blend(view[part], tint, FILL)
+    contours, _ = cv2.findContours(
+        part.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(x0, y0)
+    )
+    cv2.drawContours(canvas, contours, -1, tint, _line_width(canvas), cv2.LINE_AA)
+
+
+def _blend(pixels: Picture, tint: Colour, share: float) -> Picture:
+    return np.asarray(pixels * (1 - share) + np.asarray(tint) * share + 0.5, np.uint8)
+
+
+def _line_width(canvas: Picture) -> int:
+    return max(1, int(min(canvas.shape[:2]) / 350 + 0.5))
+
+
+def _deepest_point(mask: NDArray[np.bool_]) -> tuple[float, float]:
+    """Return the (x, y) farthest from the mask's edge, a good place for its caption."""
+    x0, y0, x1, y1 = mask_extent(mask)
+    part = np.pad(mask[y0 : y1 + 1, x0 : x1 + 1], 1).astype(np.uint8)
+    depth = cv2.distanceTransform(part, cv2.DIST_L2, 3)
+    row, column = np.unravel_index(int(depth.argmax()), depth.shape)
+    return float(x0 + column - 1), float(y0 + row - 1)
+
+
+def _mark_prompt(canvas: Picture, prompt: Prompt) -> None:
+    """Draw the box, and the points as discs: green for foreground, red for background."""
+    width = _line_width(canvas)
+    if prompt.box is not None:
+        x0, y0, x1, y1 = (round(edge) for edge in prompt.box.tolist())
+        cv2.rectangle(canvas, (x0, y0), (x1, y1), WHITE, width + 2, cv2.LINE_AA)
+        cv2.rectangle(canvas, (x0, y0), (x1, y1), FOREGROUND, width, cv2.LINE_AA)
+    for (x, y), label in zip(prompt.points.tolist(), prompt.labels.tolist(), strict=True):
+        centre, radius = (round(x), round(y)), 3 * width + 2
+        cv2.circle(canvas, centre, radius + width, WHITE, -1, cv2.LINE_AA)
+        cv2.circle(canvas, centre, radius, FOREGROUND if label else BACKGROUND, -1, cv2.LINE_AA)
 
 
 def _write_chip(
@@ -116,164 +275,3 @@ def _write_band(
     draw.rectangle((0, height - band, width, height), fill=(185, 28, 28))
     x = (width - (right - left)) / 2 - left
     draw.text((x, height - band + pad - top), note, font=font, fill=WHITE)
-
-
-Picture = NDArray[np.uint8]
-
-UNTRAINED_NOTE = "CLIP head untrained: names mean nothing"
-NAME_LETTERS = 30  # of a name that is followed by a number
-FILL = 0.45  # share of the mask's colour in a filled pixel
-FOREGROUND: Colour = (34, 197, 94)
-BACKGROUND: Colour = (239, 68, 68)
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
-
-
-def colour(index: int) -> Colour:
-    """Return the RGB colour of class or mask `index`; neighbouring indices differ widely.
-
-    Hues step by the golden ratio; brightness and saturation change with every few steps.
-    """
-    hue = (0.58 + index * 0.618033988749895) % 1.0
-    saturation = (0.75, 0.55, 0.9)[index // 3 % 3]
-    value = (0.95, 0.8)[index // 2 % 2]
-    pixel = np.asarray([[[hue * 360, saturation, value]]], np.float32)
-    red, green, blue = cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0] * 255
-    return round(float(red)), round(float(green)), round(float(blue))
-
-
-def pick_image(given: ArrayLike | None, own: Picture) -> Picture:
-    """Return `given`, or `own` when None; raises ImageError when the sizes differ."""
-    if given is None:
-        return own
-    image = np.asarray(given)
-    if image.shape != own.shape or image.dtype != np.uint8:
-        raise ImageError(
-            f"an image to draw on must be HWC uint8 RGB of shape {own.shape}; "
-            f"got {image.dtype} of shape {image.shape}."
-        )
-    return image
-
-
-def draw_masks(
-    image: Picture,
-    masks: PackedMasks,
-    captions: Sequence[str],
-    prompts: Iterable[Prompt] = (),
-    note: str | None = None,
-    tints: Sequence[Colour] | None = None,
-    letters: int | None = None,
-) -> Picture:
-    """Fill and outline N masks, mark the prompts, write one caption on each mask.
-
-    Large masks are drawn first, so that small ones stay visible. `tints`: the masks' colours, None
-    for one each; `letters`: their size in pixels, None for what suits the image.
-    """
-    canvas = image.copy()
-    labels = []
-    for index in np.argsort(-masks.areas(), kind="stable").tolist():
-        mask = masks.unpack(index)
-        tint = colour(index) if tints is None else tints[index]
-        if mask.any():
-            _paint(canvas, mask, tint)
-            labels.append(Label(captions[index], _deepest_point(mask), tint))
-    for prompt in prompts:
-        _mark_prompt(canvas, prompt)
-    return write_labels(canvas, labels, note, letters)
-
-
-def draw_label_map(
-    image: Picture,
-    labels: NDArray[np.int32],
-    names: Sequence[str],
-    note: str | None = None,
-    tints: Sequence[Colour] | None = None,
-    letters: int | None = None,
-) -> Picture:
-    """Colour an HxW map of indices into `names` (-1: none) and name its largest regions.
-
-    `tints` and `letters`: as in `draw_masks`, a colour for each name.
-    """
-    canvas = image.copy()
-    chips = []
-    for index in np.unique(labels[labels >= 0]).tolist():
-        mask = labels == index
-        tint = colour(index) if tints is None else tints[index]
-        _paint(canvas, mask, tint)
-        chips.append(Label(names[index], _deepest_point(mask), tint))
-    return write_labels(canvas, chips, note, letters)
-
-
-def draw_bars(
-    image: Picture, ranked: Sequence[tuple[str, float]], note: str | None = None
-) -> Picture:
-    """Draw names and probabilities as bars in the upper left corner, in the order given."""
-    canvas = image.copy()
-    size = font_size(*canvas.shape[:2])
-    row_height, full = round(size * 1.9), canvas.shape[1] * 0.6
-    labels = []
-    for row, (name, probability) in enumerate(ranked):
-        y0, y1 = size // 2 + row * row_height, size // 2 + (row + 1) * row_height - size // 4
-        band = canvas[y0:y1, size // 2 : size // 2 + round(full)]
-        band[:] = _blend(band, DARK, 0.6)
-        bar = canvas[y0:y1, size // 2 : size // 2 + round(full * probability)]
-        bar[:] = _blend(bar, colour(row), 0.65)
-        start = (size, (y0 + y1) / 2)
-        labels.append(Label(f"{shorten(name, NAME_LETTERS)} {probability:.1%}", start, None))
-    return write_labels(canvas, labels, note)
-
-
-def save_picture(picture: Picture, path: str | os.PathLike[str]) -> Path:
-    """Write an HWC uint8 RGB array as PNG or JPEG, chosen by the suffix; returns the path.
-
-    The file is complete or absent: it is written beside its target and then renamed over it.
-    Raises ImageError for another suffix, WriteError when the disk refuses.
-    """
-    target = Path(path)
-    kind = FORMATS.get(target.suffix.lower())
-    if kind is None:
-        raise ImageError(f"cannot save {target.name!r}: use a name that ends in .png or .jpg.")
-    with result_file(target) as file:
-        Image.fromarray(picture).save(file, kind, quality=92)
-    return target
-
-
-def _blend(pixels: Picture, tint: Colour, share: float) -> Picture:
-    return np.asarray(pixels * (1 - share) + np.asarray(tint) * share + 0.5, np.uint8)
-
-
-def _line_width(canvas: Picture) -> int:
-    return max(1, int(min(canvas.shape[:2]) / 350 + 0.5))
-
-
-def _paint(canvas: Picture, mask: NDArray[np.bool_], tint: Colour) -> None:
-    """Fill the mask with `tint`, half transparent, and outline it."""
-    x0, y0, x1, y1 = mask_extent(mask)
-    part = mask[y0 : y1 + 1, x0 : x1 + 1]
-    view = canvas[y0 : y1 + 1, x0 : x1 + 1]
-    view[part] = _blend(view[part], tint, FILL)
-    contours, _ = cv2.findContours(
-        part.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(x0, y0)
-    )
-    cv2.drawContours(canvas, contours, -1, tint, _line_width(canvas), cv2.LINE_AA)
-
-
-def _deepest_point(mask: NDArray[np.bool_]) -> tuple[float, float]:
-    """Return the (x, y) farthest from the mask's edge: a good place for its caption."""
-    x0, y0, x1, y1 = mask_extent(mask)
-    part = np.pad(mask[y0 : y1 + 1, x0 : x1 + 1], 1).astype(np.uint8)
-    depth = cv2.distanceTransform(part, cv2.DIST_L2, 3)
-    row, column = np.unravel_index(int(depth.argmax()), depth.shape)
-    return float(x0 + column - 1), float(y0 + row - 1)
-
-
-def _mark_prompt(canvas: Picture, prompt: Prompt) -> None:
-    """Draw the box, and the points as discs: green for foreground, red for background."""
-    width = _line_width(canvas)
-    if prompt.box is not None:
-        x0, y0, x1, y1 = (round(edge) for edge in prompt.box.tolist())
-        cv2.rectangle(canvas, (x0, y0), (x1, y1), WHITE, width + 2, cv2.LINE_AA)
-        cv2.rectangle(canvas, (x0, y0), (x1, y1), FOREGROUND, width, cv2.LINE_AA)
-    for (x, y), label in zip(prompt.points.tolist(), prompt.labels.tolist(), strict=True):
-        centre, radius = (round(x), round(y)), 3 * width + 2
-        cv2.circle(canvas, centre, radius + width, WHITE, -1, cv2.LINE_AA)
-        cv2.circle(canvas, centre, radius, FOREGROUND if label else BACKGROUND, -1, cv2.LINE_AA)

@@ -1,1 +1,1 @@
-"""What a scene answers: classify, segment, semantic, everything."""
+"""The tasks of a scene: classify, segment, name, semantic, everything."""

@@ -1,10 +1,8 @@
-"""Segment everything: a grid of points, filters and non-maximum suppression.
+"""Segmentation of everything: a grid of points, filters and non-maximum suppression.
 
 The procedure is that of segment-anything's `SamAutomaticMaskGenerator`: given the same decoder
-outputs it keeps the same masks, in the same order. Candidates are held as bits, so memory grows
-with H * W / 8 per mask that passes the filters.
-
-Masks on their way through the filters of automatic mask generation.
+outputs it keeps the same masks, in the same order. Candidates are held as bits, so memory grows by
+H * W / 8 bytes for each mask that passes the filters.
 """
 
 from __future__ import annotations
@@ -31,92 +29,23 @@ from samclip.runtime.results.masks import AutoMasks
 from samclip.runtime.tasks.grid import AutoMaskOptions, Crop, generate_crops
 from samclip.runtime.tasks.segment import MULTI
 
-_ARRAYS = ("boxes", "ious", "stability", "points", "point_index", "crop_boxes")
-
-
-@dataclass(frozen=True, eq=False)
-class Candidates:
-    """N masks in the original image, as bits.
-
-    `boxes`: Nx4 float32 XYXY, last pixel inclusive, as segment-anything's; `ious`, `stability`: N
-    float32; `points`: Nx2 float64 (x, y) that they came from; `point_index`: N int64, counted
-    over all crops; `crop_boxes`: Nx4 int64 XYXY.
-    """
-
-    packed: PackedMasks
-    boxes: NDArray[np.float32]
-    ious: NDArray[np.float32]
-    stability: NDArray[np.float32]
-    points: NDArray[np.float64]
-    point_index: NDArray[np.int64]
-    crop_boxes: NDArray[np.int64]
-
-    @staticmethod
-    def concatenate(parts: Sequence[Candidates], size: tuple[int, int]) -> Candidates:
-        """Join candidates of images of `size` (h, w)."""
-        arrays: dict[str, Any] = {
-            name: np.concatenate([getattr(part, name) for part in (_none(size), *parts)])
-            for name in _ARRAYS
-        }
-        return Candidates(PackedMasks.concatenate([p.packed for p in parts], size), **arrays)
-
-    def __len__(self) -> int:
-        return len(self.packed)
-
-    def select(self, rows: NDArray[np.intp]) -> Candidates:
-        """Keep the candidates of these indices, in their order."""
-        arrays: dict[str, Any] = {name: getattr(self, name)[rows] for name in _ARRAYS}
-        return Candidates(self.packed.select(rows), **arrays)
-
-    def without_duplicates(self, scores: NDArray[np.float32], iou_threshold: float) -> Candidates:
-        """Suppress masks whose box overlaps that of one with a better score; best first."""
-        return self.select(nms(self.boxes, scores, iou_threshold))
-
-    def without_small_regions(self, min_area: float, iou_threshold: float) -> Candidates:
-        """Fill small holes, drop small islands, then suppress the duplicates this made.
-
-        Masks that needed no change go first, as in segment-anything's
-        `postprocess_small_regions`.
-        """
-        size, boxes = self.packed.size, self.boxes.copy()
-        unchanged = np.ones(len(self), np.float32)
-        parts = []
-        for row, original in enumerate(self.packed):
-            mask, filled = remove_small_regions(original, min_area, "holes")
-            mask, dropped = remove_small_regions(mask, min_area, "islands")
-            unchanged[row] = not (filled or dropped)
-            boxes[row] = mask_extent(mask)
-            parts.append(PackedMasks.pack([mask], size))
-        cleaned = replace(self, packed=PackedMasks.concatenate(parts, size), boxes=boxes)
-        return cleaned.without_duplicates(unchanged, iou_threshold)
-
-
-def _none(size: tuple[int, int]) -> Candidates:
-    return Candidates(
-        packed=PackedMasks.pack((), size),
-        boxes=np.zeros((0, 4), np.float32),
-        ious=np.zeros(0, np.float32),
-        stability=np.zeros(0, np.float32),
-        points=np.zeros((0, 2)),
-        point_index=np.zeros(0, np.int64),
-        crop_boxes=np.zeros((0, 4), np.int64),
-    )
-
-
 Encode = Callable[[NDArray[np.uint8]], Features]
+# The fields of `Candidates` with one row per mask, in addition to `packed`.
+_ARRAYS = ("boxes", "ious", "stability", "points", "point_index", "crop_boxes")
 
 
 def segment_everything(
     features: Features, image: NDArray[np.uint8], options: AutoMaskOptions, encode: Encode
 ) -> AutoMasks:
-    """Find the masks of everything in an HWC uint8 RGB image whose `features` are given.
+    """Find the masks of everything in `image`, HWC uint8 RGB, whose `features` are given.
 
-    `encode` makes the features of crops, when options ask for crops; the image itself is not
+    `encode` computes the features of crops, if the options ask for crops; the image itself is not
     encoded again. Raises CapabilityError for a decoder of one mask, ClosedError, EngineRunError.
     """
     features.check_multimask("everything")
     size = features.letterbox.original_size
-    found, tried = [], 0
+    found = []
+    tried = 0  # points
     for crop in generate_crops(size, options.crop_n_layers, options.crop_overlap_ratio):
         own = features if crop.layer == 0 else encode(image[crop.rows_columns])
         try:
@@ -126,11 +55,13 @@ def segment_everything(
         finally:
             if own is not features:
                 own.close()
-    return _finish(_join(found, size, options), image)
+    return _make_result(_join_crops(found, size, options), image)
 
 
-def _join(found: list[Candidates], size: tuple[int, int], options: AutoMaskOptions) -> Candidates:
-    """Join the crops' masks, drop duplicates between crops, and small regions."""
+def _join_crops(
+    found: list[Candidates], size: tuple[int, int], options: AutoMaskOptions
+) -> Candidates:
+    """Join the crops' masks, drop duplicates between crops, then clean small regions."""
     joined = Candidates.concatenate(found, size)
     if len(found) > 1:  # masks of smaller crops are preferred
         x0, y0, x1, y1 = joined.crop_boxes.T  # N each
@@ -142,7 +73,7 @@ def _join(found: list[Candidates], size: tuple[int, int], options: AutoMaskOptio
     return joined
 
 
-def _finish(found: Candidates, image: NDArray[np.uint8]) -> AutoMasks:
+def _make_result(found: Candidates, image: NDArray[np.uint8]) -> AutoMasks:
     one_past = np.where(found.packed.areas()[:, None] > 0, (0, 0, 1, 1), 0)
     return AutoMasks(
         packed=found.packed,
@@ -157,7 +88,7 @@ def _finish(found: Candidates, image: NDArray[np.uint8]) -> AutoMasks:
 
 
 class CropSearch:
-    """Tries a grid of points in one crop of an image of `size` (h, w)."""
+    """The search with a grid of points in one crop of an image of `size` (h, w)."""
 
     def __init__(
         self, features: Features, crop: Crop, size: tuple[int, int], options: AutoMaskOptions
@@ -172,29 +103,32 @@ class CropSearch:
     def run(self, first_index: int) -> Candidates:
         """Return the masks that pass the filters, without duplicates, the best first.
 
-        `first_index`: the number that the crop's first point has among those of all crops.
+        `first_index`: the index of the crop's first point among the points of all crops.
         """
         prompts = [Prompt(point[None], np.ones(1)) for point in self.points]
-        side, limit = self._features.mask_size, self._options.points_per_batch
+        side = self._features.mask_size
+        limit = self._options.points_per_batch
+        threshold = self._options.pred_iou_thresh
         parts: list[Candidates] = []
         for batch in batch_prompts(prompts, self._features.letterbox, side, limit):
             iou, low_res = self._features.decode(batch)
-            for place, output in np.argwhere(self._is_good(iou[:, list(MULTI)])):
+            offered = iou[:, list(MULTI)]  # Bx3
+            good = offered > threshold if threshold > 0 else np.ones(offered.shape, np.bool_)
+            for place, output in np.argwhere(good):
                 row, token = int(batch.rows[place]), MULTI[output]
                 parts.extend(
                     self._examine(low_res[place, token], iou[place, token], row, first_index)
                 )
         found = Candidates.concatenate(parts, self._size)
-        return self._placed(found.without_duplicates(found.ious, self._options.box_nms_thresh))
-
-    def _is_good(self, iou: NDArray[np.float32]) -> NDArray[np.bool_]:
-        threshold = self._options.pred_iou_thresh
-        return iou > threshold if threshold > 0 else np.ones(iou.shape, np.bool_)
+        found = found.without_duplicates(found.ious, self._options.box_nms_thresh)
+        x0, y0, _, _ = self._crop.box  # from the crop's frame to the image's
+        offset = np.asarray([x0, y0, x0, y0], np.float32)
+        return replace(found, boxes=found.boxes + offset, points=found.points + offset[:2])
 
     def _examine(
         self, low_res: NDArray[np.float32], iou: np.float32, row: int, first_index: int
     ) -> Iterator[Candidates]:
-        """Yield the mask of one output, its box still in the crop's frame, if it is kept."""
+        """Yield the mask of one output if it passes; its box is still in the crop's frame."""
         logits = self._features.letterbox.upscale(low_res)  # crop's h x w
         stability = stability_score(logits, self._options.stability_score_offset)
         threshold = self._options.stability_score_thresh
@@ -216,8 +150,68 @@ class CropSearch:
             crop_boxes=np.asarray([self._crop.box], np.int64),
         )
 
-    def _placed(self, found: Candidates) -> Candidates:
-        """Move boxes and points from the crop's frame to the image's."""
-        x0, y0, _, _ = self._crop.box
-        offset = np.asarray([x0, y0, x0, y0], np.float32)
-        return replace(found, boxes=found.boxes + offset, points=found.points + offset[:2])
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """N masks of the original image on their way through the filters.
+
+    `boxes`: Nx4 float32 XYXY, the last pixel inclusive, as in segment-anything; `ious`,
+    `stability`: N float32; `points`: Nx2 float64, the prompt (x, y) of each mask; `point_index`: N
+    int64, counted over all crops; `crop_boxes`: Nx4 int64 XYXY.
+    """
+
+    packed: PackedMasks
+    boxes: NDArray[np.float32]
+    ious: NDArray[np.float32]
+    stability: NDArray[np.float32]
+    points: NDArray[np.float64]
+    point_index: NDArray[np.int64]
+    crop_boxes: NDArray[np.int64]
+
+    @staticmethod
+    def concatenate(parts: Sequence[Candidates], size: tuple[int, int]) -> Candidates:
+        """Join candidates of an image of `size` (h, w)."""
+        empty = Candidates(
+            packed=PackedMasks.pack((), size),
+            boxes=np.zeros((0, 4), np.float32),
+            ious=np.zeros(0, np.float32),
+            stability=np.zeros(0, np.float32),
+            points=np.zeros((0, 2)),
+            point_index=np.zeros(0, np.int64),
+            crop_boxes=np.zeros((0, 4), np.int64),
+        )
+        arrays: dict[str, Any] = {
+            name: np.concatenate([getattr(part, name) for part in (empty, *parts)])
+            for name in _ARRAYS
+        }
+        return Candidates(PackedMasks.concatenate([p.packed for p in parts], size), **arrays)
+
+    def __len__(self) -> int:
+        return len(self.packed)
+
+    def select(self, rows: NDArray[np.intp]) -> Candidates:
+        """Return the candidates with these indices, in their order."""
+        arrays: dict[str, Any] = {name: getattr(self, name)[rows] for name in _ARRAYS}
+        return Candidates(self.packed.select(rows), **arrays)
+
+    def without_duplicates(self, scores: NDArray[np.float32], iou_threshold: float) -> Candidates:
+        """Drop masks whose box overlaps the box of one with a better score; best first."""
+        return self.select(nms(self.boxes, scores, iou_threshold))
+
+    def without_small_regions(self, min_area: float, iou_threshold: float) -> Candidates:
+        """Fill small holes, drop small islands, then drop the duplicates that arise.
+
+        Masks that needed no change come first, as in segment-anything's
+        `postprocess_small_regions`.
+        """
+        size, boxes = self.packed.size, self.boxes.copy()
+        unchanged = np.ones(len(self), np.float32)
+        parts = []
+        for row, original in enumerate(self.packed):
+            mask, filled = remove_small_regions(original, min_area, "holes")
+            mask, dropped = remove_small_regions(mask, min_area, "islands")
+            unchanged[row] = not (filled or dropped)
+            boxes[row] = mask_extent(mask)
+            parts.append(PackedMasks.pack([mask], size))
+        cleaned = replace(self, packed=PackedMasks.concatenate(parts, size), boxes=boxes)
+        return cleaned.without_duplicates(unchanged, iou_threshold)

@@ -1,6 +1,7 @@
-"""Point grids and image crops of automatic mask generation (segment-anything, `utils/amg.py`).
+"""Options, point grids and image crops of automatic mask generation.
 
-Options of automatic mask generation, with segment-anything's names and defaults.
+The options have segment-anything's names and defaults; grids and crops are those of its
+`utils/amg.py`.
 """
 
 from __future__ import annotations
@@ -15,42 +16,98 @@ from numpy.typing import NDArray
 
 from samclip.errors import PromptError
 
+MAX_POINTS_PER_SIDE = 512  # a quarter of a million prompts
+MAX_CROP_LAYERS = 4  # the fourth layer alone takes 256 encoder passes
+_AT_LEAST_ONE = {"points_per_side", "points_per_batch", "crop_n_points_downscale_factor"}
+_WHOLE = _AT_LEAST_ONE | {"crop_n_layers"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoMaskOptions:
+    """Options of automatic mask generation; raises PromptError for values out of range.
+
+    `points_per_side`: the grid is that many points wide and high; `points_per_batch`: points per
+    run of the decoder, at most 16 in this package, see `batch_prompts`; results do not depend on
+    it; `pred_iou_thresh`, `stability_score_thresh`: masks below are dropped;
+    `stability_score_offset`: the shift of the threshold for the stability score, in logits;
+    `box_nms_thresh`, `crop_nms_thresh`: the box IoU above which a mask is a duplicate, within and
+    between crops; `crop_n_layers`: layer i searches 2**i x 2**i crops, with one encoder pass each;
+    `crop_overlap_ratio`: the overlap of crops as a share of the short side;
+    `crop_n_points_downscale_factor`: in layer i `points_per_side` is divided by its i-th power;
+    `min_mask_region_area`: holes and islands of fewer pixels are removed.
+    """
+
+    points_per_side: int = 32
+    points_per_batch: int = 64
+    pred_iou_thresh: float = 0.88
+    stability_score_thresh: float = 0.95
+    stability_score_offset: float = 1.0
+    box_nms_thresh: float = 0.7
+    crop_n_layers: int = 0
+    crop_nms_thresh: float = 0.7
+    crop_overlap_ratio: float = 512 / 1500
+    crop_n_points_downscale_factor: int = 1
+    min_mask_region_area: float = 0
+
+    def __post_init__(self) -> None:
+        for option in fields(self):
+            _check_number(option.name, getattr(self, option.name))
+        if self.points_per_side > MAX_POINTS_PER_SIDE:
+            raise PromptError(
+                f"points_per_side must be at most {MAX_POINTS_PER_SIDE}; "
+                f"got {self.points_per_side}."
+            )
+        if self.crop_n_layers > MAX_CROP_LAYERS:
+            raise PromptError(
+                f"crop_n_layers must be at most {MAX_CROP_LAYERS}; got {self.crop_n_layers}."
+            )
+        if self.crop_overlap_ratio >= 1:
+            raise PromptError(f"crop_overlap_ratio must be below 1; got {self.crop_overlap_ratio}.")
+
+    def grid(self, layer: int) -> NDArray[np.float64]:
+        """Return the points of a crop layer: Mx2 (x, y) in [0, 1], at least one."""
+        per_side = self.points_per_side // self.crop_n_points_downscale_factor**layer
+        return point_grid(max(1, per_side))
+
+
+def _check_number(name: str, value: float) -> None:
+    least = 1 if name in _AT_LEAST_ONE else 0
+    kind = "a whole number" if name in _WHOLE else "a number"
+    is_number = isinstance(value, (int, float, np.integer, np.floating))
+    is_float = isinstance(value, (float, np.floating))  # an int may be too large for math.isfinite
+    if not is_number or value < least or (is_float and not math.isfinite(value)):
+        raise PromptError(f"{name} must be {kind} of at least {least}; got {value!r}.")
+    if name in _WHOLE and value != int(value):
+        raise PromptError(f"{name} must be a whole number; got {value!r}.")
+
 
 @dataclass(frozen=True)
 class Crop:
-    """A part of the image: `box` XYXY in pixels, `layer` 0 for the whole image."""
+    """A part of the image: `box` is XYXY in pixels, `layer` is 0 for the whole image."""
 
     box: tuple[int, int, int, int]
     layer: int
 
     @property
     def rows_columns(self) -> tuple[slice, slice]:
-        """Slices that cut the crop out of an HxW array."""
+        """The slices that cut the crop out of an HxW array."""
         x0, y0, x1, y1 = self.box
         return slice(y0, y1), slice(x0, x1)
 
     @property
     def area(self) -> int:
-        """Pixels in the crop."""
+        """The number of pixels in the crop."""
         x0, y0, x1, y1 = self.box
         return (x1 - x0) * (y1 - y0)
-
-
-def point_grid(points_per_side: int) -> NDArray[np.float64]:
-    """Spread n x n points evenly: n*n x 2, (x, y) in [0, 1], row by row, at cell centres."""
-    offset = 1 / (2 * points_per_side)
-    side = np.linspace(offset, 1 - offset, points_per_side)
-    x, y = np.meshgrid(side, side)
-    return np.stack([x, y], axis=-1).reshape(-1, 2)  # n x n x 2 -> n*n x 2
 
 
 def generate_crops(
     image_size: tuple[int, int], layers: int, overlap_ratio: float
 ) -> tuple[Crop, ...]:
-    """List the whole image, then for layer i = 1..layers its 2**i x 2**i overlapping crops.
+    """Return the whole image, then for each layer i = 1..layers its 2**i x 2**i crops.
 
-    `image_size`: (h, w). Crops of layer 1 overlap by `overlap_ratio` of the short side, deeper
-    ones by half as much per layer (segment-anything, `generate_crop_boxes`).
+    `image_size`: (h, w). Crops of layer 1 overlap by `overlap_ratio` of the short side; each
+    deeper layer halves the overlap (segment-anything, `generate_crop_boxes`).
     """
     height, width = image_size
     crops = [Crop((0, 0, width, height), 0)]
@@ -75,67 +132,9 @@ def _crop_length(length: int, crops: int, overlap: int) -> int:
     return math.ceil((overlap * (crops - 1) + length) / crops)
 
 
-MAX_POINTS_PER_SIDE = 512  # a quarter of a million prompts
-MAX_CROP_LAYERS = 4  # the fourth alone is 256 encoder passes
-
-_AT_LEAST_ONE = {"points_per_side", "points_per_batch", "crop_n_points_downscale_factor"}
-_WHOLE = _AT_LEAST_ONE | {"crop_n_layers"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class AutoMaskOptions:
-    """Options of automatic mask generation; raises PromptError for values out of range.
-
-    `points_per_side`: the grid is that many points wide and high; `points_per_batch`: points per
-    run of the decoder, of which this package takes 16 at most, see `batch_prompts`; answers do
-    not depend on it; `pred_iou_thresh`, `stability_score_thresh`: masks below are dropped;
-    `stability_score_offset`: how far the cutoff is moved, in logits; `box_nms_thresh`,
-    `crop_nms_thresh`: box IoU above which a mask is a duplicate, within and between crops;
-    `crop_n_layers`: layer i looks again at 2**i x 2**i crops, one encoder pass each;
-    `crop_overlap_ratio`: of the short side; `crop_n_points_downscale_factor`: layer i has
-    `points_per_side` divided by its i-th power; `min_mask_region_area`: holes and islands of
-    fewer pixels are removed.
-    """
-
-    points_per_side: int = 32
-    points_per_batch: int = 64
-    pred_iou_thresh: float = 0.88
-    stability_score_thresh: float = 0.95
-    stability_score_offset: float = 1.0
-    box_nms_thresh: float = 0.7
-    crop_n_layers: int = 0
-    crop_nms_thresh: float = 0.7
-    crop_overlap_ratio: float = 512 / 1500
-    crop_n_points_downscale_factor: int = 1
-    min_mask_region_area: float = 0
-
-    def __post_init__(self) -> None:
-        for option in fields(self):
-            _check(option.name, getattr(self, option.name))
-        if self.points_per_side > MAX_POINTS_PER_SIDE:
-            raise PromptError(
-                f"points_per_side must be at most {MAX_POINTS_PER_SIDE}; "
-                f"got {self.points_per_side}."
-            )
-        if self.crop_n_layers > MAX_CROP_LAYERS:
-            raise PromptError(
-                f"crop_n_layers must be at most {MAX_CROP_LAYERS}; got {self.crop_n_layers}."
-            )
-        if self.crop_overlap_ratio >= 1:
-            raise PromptError(f"crop_overlap_ratio must be below 1; got {self.crop_overlap_ratio}.")
-
-    def grid(self, layer: int) -> NDArray[np.float64]:
-        """Return the points of a crop layer: Mx2 (x, y) in [0, 1], at least one."""
-        per_side = self.points_per_side // self.crop_n_points_downscale_factor**layer
-        return point_grid(max(1, per_side))
-
-
-def _check(name: str, value: float) -> None:
-    least = 1 if name in _AT_LEAST_ONE else 0
-    kind = "a whole number" if name in _WHOLE else "a number"
-    is_number = isinstance(value, (int, float, np.integer, np.floating))
-    is_float = isinstance(value, (float, np.floating))  # an int may be too large for math.isfinite
-    if not is_number or value < least or (is_float and not math.isfinite(value)):
-        raise PromptError(f"{name} must be {kind} of at least {least}; got {value!r}.")
-    if name in _WHOLE and value != int(value):
-        raise PromptError(f"{name} must be a whole number; got {value!r}.")
+def point_grid(points_per_side: int) -> NDArray[np.float64]:
+    """Return n x n evenly spaced points: n*n x 2, (x, y) in [0, 1], row by row, at cell centres."""
+    offset = 1 / (2 * points_per_side)
+    side = np.linspace(offset, 1 - offset, points_per_side)
+    x, y = np.meshgrid(side, side)
+    return np.stack([x, y], axis=-1).reshape(-1, 2)  # n x n x 2 -> n*n x 2

@@ -1,7 +1,4 @@
-"""Regions of an image as classifiers take them: boxes, and masks in low resolution.
-
-Masks that the caller brings, in place of prompts.
-"""
+"""Masks given by the caller, and masks as regions for the classifiers: boxes and grids."""
 
 from __future__ import annotations
 
@@ -14,12 +11,14 @@ from samclip.runtime.pixels.image import Letterbox
 from samclip.runtime.pixels.masks import PackedMasks, mask_box
 from samclip.runtime.results.masks import AutoMasks, Masks
 
+CELL = 32  # pixels of the input along a side of a cell of CLIP's last map
+
 
 def parse_given(masks: Masks | ArrayLike, image: NDArray[np.uint8]) -> Masks:
-    """Bring masks of `image`, HWC uint8, into one form; `Masks` stay as they are.
+    """Turn the caller's masks of `image`, HWC uint8, into `Masks`; `Masks` stay as they are.
 
-    `masks`: HxW or NxHxW bool in pixels of the image; the answer's scores are NaN, because
-    nobody predicted them. Raises PromptError for another shape or type.
+    `masks`: HxW or NxHxW bool in pixels of the image. The scores are NaN, because no model
+    predicted them. Raises PromptError for another shape or type.
     """
     size = (image.shape[0], image.shape[1])
     if isinstance(masks, Masks):
@@ -29,7 +28,7 @@ def parse_given(masks: Masks | ArrayLike, image: NDArray[np.uint8]) -> Masks:
                 "Give masks of the scene's own image."
             )
         return masks
-    array = _stack(masks, size)
+    array = _as_bool_masks(masks, size)
     boxes = [mask_box(mask) for mask in array]
     return Masks(
         packed=PackedMasks.pack(array, size),
@@ -40,20 +39,12 @@ def parse_given(masks: Masks | ArrayLike, image: NDArray[np.uint8]) -> Masks:
     )
 
 
-def centres(masks: Masks) -> list[NDArray[np.float64] | None]:
-    """Return, for each mask, the middle of what its prompt pointed at; None where none did."""
-    if isinstance(masks, AutoMasks):
-        return list(masks.points)
-    prompts = masks.prompts
-    return [prompts[index].centre if prompts else None for index in masks.prompt_index]
-
-
-def _stack(masks: ArrayLike, size: tuple[int, int]) -> NDArray[np.bool_]:
+def _as_bool_masks(masks: ArrayLike, size: tuple[int, int]) -> NDArray[np.bool_]:
     try:
         array = np.asarray(masks)
     except ValueError as error:
         raise PromptError("masks must be NxHxW bool; got arrays of unequal shape.") from error
-    except (TypeError, RuntimeError) as error:  # as of tensors on a GPU
+    except (TypeError, RuntimeError) as error:  # e.g. tensors on a GPU
         raise PromptError(f"masks must be NxHxW bool; numpy says: {error}") from error
     if array.dtype != np.bool_ or array.ndim not in {2, 3} or array.shape[-2:] != size:
         raise PromptError(
@@ -64,59 +55,61 @@ def _stack(masks: ArrayLike, size: tuple[int, int]) -> NDArray[np.bool_]:
     return array.reshape(-1, *size)  # HxW -> 1xHxW
 
 
-CELL = 32  # pixels of the input along a side of a cell of CLIP's last map
+def centres(masks: Masks) -> list[NDArray[np.float64] | None]:
+    """Return the centre of each mask's prompt, see `Prompt.centre`; None without a prompt."""
+    if isinstance(masks, AutoMasks):
+        return list(masks.points)
+    prompts = masks.prompts
+    return [prompts[index].centre if prompts else None for index in masks.prompt_index]
 
 
 def regions_of(masks: Masks, letterbox: Letterbox, side: int) -> Regions:
-    """Turn N masks into regions on a grid of `side`: as drawn there, else -1 and 1 of the mask."""
-    boxes, drawn = region_boxes(masks, letterbox), masks.low_res_logits
-    if drawn is None or drawn.shape[1:] != (side, side):
-        grids = [_sampled(mask, letterbox, side) for mask in masks.packed]
-        drawn = np.asarray(grids, np.float32).reshape(-1, side, side)
-    return Regions(boxes, drawn[:, None])
+    """Turn N masks into regions on a grid of `side`.
+
+    The grid holds the masks' own low-resolution logits where they have them, else 1 inside the
+    mask and -1 outside.
+    """
+    grids = masks.low_res_logits
+    if grids is None or grids.shape[1:] != (side, side):
+        sampled = [_sample_mask(mask, letterbox, side) for mask in masks.packed]
+        grids = np.asarray(sampled, np.float32).reshape(-1, side, side)
+    return Regions(boxes=region_boxes(masks, letterbox), low_res_masks=grids[:, None])
 
 
 def whole_image(letterbox: Letterbox, side: int) -> Regions:
-    """Give all of the image, without the padding, as one region."""
+    """Return the whole image, without the padding, as one region."""
     height, width = letterbox.input_size
     everywhere = np.ones(letterbox.original_size, np.bool_)
     box = np.asarray([[0, 0, width, height]], np.float32)
-    return Regions(box, _sampled(everywhere, letterbox, side)[None, None])
+    grid = _sample_mask(everywhere, letterbox, side)
+    return Regions(boxes=box, low_res_masks=grid[None, None])
 
 
 def region_boxes(masks: Masks, letterbox: Letterbox) -> NDArray[np.float32]:
     """Choose the boxes by which N masks are named: Nx4 XYXY in pixels of the input.
 
-    The prompt's own box; of a prompt without one, and of masks without prompts, the box around
-    the mask, as the paper takes it for points. (The released code takes it from the mask in low
-    resolution, to four pixels of the input.) A mask without a pixel has none: then it is a cell of
-    CLIP's map around what its prompt pointed at, or the middle of the image.
+    It is the prompt's own box. Without one it is the box around the mask, which the paper takes
+    for points. (The released code computes it from the low-resolution mask, to four pixels of the
+    input.) An empty mask has no such box and gets a cell of CLIP's map, around the centre of its
+    prompt or of the image.
     """
-    own = [_own_box(masks, int(index)) for index in masks.prompt_index]
+    own: list[NDArray[np.float64] | None] = [None] * len(masks)
+    if masks.prompts:
+        asked = [masks.prompts[index] for index in masks.prompt_index]
+        own = [prompt.box if prompt.has_own_box else None for prompt in asked]
     chosen = [box if box is not None else masks.boxes[row] for row, box in enumerate(own)]
     corners = np.asarray(chosen, np.float64).reshape(-1, 2, 2)  # Nx4 -> Nx2x2
     boxes = letterbox.to_input(corners).reshape(-1, 4)  # Nx2x2 -> Nx4
     for row, centre in enumerate(centres(masks)):
         if own[row] is None and not masks.areas[row]:
-            boxes[row] = _cell_around(centre, letterbox)
+            height, width = letterbox.original_size
+            point = letterbox.to_input((width / 2, height / 2) if centre is None else centre)
+            boxes[row] = np.concatenate([point - CELL / 2, point + CELL / 2])
     return boxes
 
 
-def _own_box(masks: Masks, index: int) -> NDArray[np.float64] | None:
-    if not masks.prompts:
-        return None
-    prompt = masks.prompts[index]
-    return prompt.box if prompt.has_own_box else None
-
-
-def _cell_around(centre: NDArray[np.float64] | None, letterbox: Letterbox) -> NDArray[np.float32]:
-    height, width = letterbox.original_size
-    point = letterbox.to_input((width / 2, height / 2) if centre is None else centre)
-    return np.concatenate([point - CELL / 2, point + CELL / 2]).astype(np.float32)
-
-
-def _sampled(mask: NDArray[np.bool_], letterbox: Letterbox, side: int) -> NDArray[np.float32]:
-    """Read a HxW mask at the centres of a grid over the input, hxw: 1 inside, -1 outside."""
+def _sample_mask(mask: NDArray[np.bool_], letterbox: Letterbox, side: int) -> NDArray[np.float32]:
+    """Sample an HxW mask at the centres of a grid over the input: hxw, 1 inside, -1 outside."""
     places = (np.arange(side) + 0.5) / side * letterbox.image_size  # in pixels of the input
     sizes = zip(letterbox.original_size, letterbox.input_size, strict=True)
     rows, columns = [

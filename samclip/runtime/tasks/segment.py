@@ -1,4 +1,4 @@
-"""Prompted segmentation: points, boxes and masks through SAM's decoder."""
+"""Prompted segmentation: points, boxes and masks through the mask decoder."""
 
 from __future__ import annotations
 
@@ -29,12 +29,13 @@ def segment(
 ) -> Masks:
     """Answer each prompt with one mask, or with three when `multimask`; see `Masks` for scores.
 
-    One mask is the single-mask output, except for a lone point: there it is the best, by
-    predicted IoU, of the three multimask outputs, which segment-anything advises for ambiguous
-    prompts. A decoder of one mask has no choice, and refuses `multimask`. A mask alone is given
-    its own box, see `box_of_mask`. Logits are upscaled to the original image before the threshold
-    (> 0). Host memory: per mask 4 bytes a low-resolution logit and a bit a pixel; 4 bytes a pixel
-    with `return_logits`. Raises PromptError, CapabilityError, ClosedError, EngineRunError.
+    The one mask is the decoder's single-mask output, except for a lone point: there it is the best
+    of the three multimask outputs by predicted IoU, as segment-anything advises for ambiguous
+    prompts. A decoder of one mask always gives that one, and refuses `multimask`. A prompt that is
+    a mask alone is given the box around it, see `box_of_mask`. Logits are upscaled to the original
+    image before the threshold (> 0). Host memory: per mask 4 bytes a low-resolution logit and a
+    bit a pixel; with `return_logits` 4 bytes a pixel more. Raises PromptError, CapabilityError,
+    ClosedError, EngineRunError.
     """
     if multimask:
         features.check_multimask("multimask=True")
@@ -62,8 +63,8 @@ def segment(
 def box_of_mask(mask: NDArray[np.float32], letterbox: Letterbox) -> NDArray[np.float64]:
     """Return the box, 4 XYXY in pixels of the original image, around the positive logits hxw.
 
-    SAM was trained with masks beside points or boxes only: given a mask alone, its decoder may
-    answer with something else than the mask. Raises PromptError when no logit is positive.
+    SAM was trained on masks together with points or boxes only. Given a mask alone, its decoder
+    may answer with something other than the mask. Raises PromptError when no logit is positive.
     """
     edges = mask_box(mask > MASK_THRESHOLD).astype(np.float64) * (letterbox.image_size / len(mask))
     height, width = letterbox.original_size
@@ -80,34 +81,31 @@ def box_of_mask(mask: NDArray[np.float32], letterbox: Letterbox) -> NDArray[np.f
 def decode_chosen(
     features: Features, prompts: Sequence[Prompt], multimask: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Decode P prompts and keep the outputs that are asked for, in the order of the prompts.
+    """Decode P prompts and choose among the outputs, in the order of the prompts.
 
     Returns scores N and low-resolution logits Nxhxw, N = P, or 3 * P when `multimask`.
     """
-    per_prompt, side = len(MULTI) if multimask else 1, features.mask_size
-    scored = features.has_multimask
+    per_prompt = len(MULTI) if multimask else 1
+    side = features.mask_size
     scores = np.empty((len(prompts), per_prompt), np.float32)
     logits = np.empty((len(prompts), per_prompt, side, side), np.float32)
     for batch in batch_prompts(prompts, features.letterbox, side):
         iou, low_res = features.decode(batch)
         for place, row in enumerate(batch.rows):
-            chosen = _outputs(prompts[row], iou[place], multimask) if scored else [SINGLE]
-            scores[row], logits[row] = iou[place, chosen], low_res[place, chosen]
+            chosen = [SINGLE]
+            if multimask:
+                chosen = list(MULTI)
+            elif features.has_multimask and prompts[row].is_ambiguous:
+                chosen = [MULTI[int(iou[place, list(MULTI)].argmax())]]
+            scores[row] = iou[place, chosen]
+            logits[row] = low_res[place, chosen]
     return scores.reshape(-1), logits.reshape(-1, side, side)  # Pxk -> N, Pxkxhxw -> Nxhxw
-
-
-def _outputs(prompt: Prompt, iou: NDArray[np.float32], multimask: bool) -> list[int]:
-    if multimask:
-        return list(MULTI)
-    if prompt.is_ambiguous:
-        return [MULTI[int(iou[list(MULTI)].argmax())]]
-    return [SINGLE]
 
 
 def upscale_masks(
     features: Features, low_res: NDArray[np.float32], keep_logits: bool
 ) -> tuple[PackedMasks, NDArray[np.float32], NDArray[np.float32] | None]:
-    """Upscale Nxhxw logits one by one: masks, boxes Nx4, and logits NxHxW when kept."""
+    """Upscale Nxhxw logits one by one; return masks, boxes Nx4, and logits NxHxW if kept."""
     size = features.letterbox.original_size
     boxes = np.zeros((len(low_res), 4), np.float32)
     logits = np.empty((len(low_res), *size), np.float32) if keep_logits else None

@@ -1,24 +1,23 @@
 """Open-vocabulary semantic segmentation: a name for every pixel.
 
-The CLIP head's coarse answer: a cosine per name and token, upscaled name by name.
+The coarse map comes from the CLIP head: a cosine per name and token, upscaled name by name. With
+`refine`, SAM's decoder draws sharp borders, prompted by the coarse map.
 
-Sharp borders for a coarse label map: the CLIP head prompts SAM's decoder.
+For the second step SAM-CLIP (section 4.3, "composing both heads") goes from each class's coarse
+mask to one to three points, gives points and mask to the prompt encoder, and takes the argmax of
+the classes' mask logits. It leaves open how masks become logits, how points are chosen, and what
+happens to a class in several places. The choices here:
 
-SAM-CLIP (section 4.3, "composing both heads") goes from each class's coarse mask to one to three
-points, gives points and mask to the prompt encoder, and takes the argmax of the classes' mask
-logits. It leaves open how masks become logits, how points are drawn, and what happens to a class
-in several places. What is chosen here:
-
-- a prompt per region, a connected part of the coarse map, because SAM's decoder outlines single
+- one prompt per region, a connected part of the coarse map, because SAM's decoder outlines single
   objects; regions smaller than a token, or beyond the 256 largest, get none;
-- up to three points, without chance: where probability times distance to the region's edge is
-  highest, then the same times the distance to the nearest point so far;
+- up to three points, chosen without randomness: the first where probability times distance to the
+  region's edge is highest, the next where that times the distance to the nearest point so far is;
 - the region's box, and as mask the log-odds of its name against the best other name, upscaled
   and clipped to +-10: its zero is the coarse border;
-- the single-mask output; below a predicted IoU of 0.7, and where there was no prompt, the coarse
-  region itself, as logit 2 (RADSeg too keeps coarse regions whose predicted IoU is low);
-- a mask gets the name whose mean cosine inside it is highest, which may be another than that of
-  the region it was prompted with: the object as a whole tells more than a few odd tokens;
+- the single-mask output; where its predicted IoU is below 0.7, and where there was no prompt, the
+  coarse region itself, as logit 2 (RADSeg, too, keeps coarse regions whose predicted IoU is low);
+- a mask gets the name whose mean cosine inside it is highest, which may differ from the name of
+  the region it was prompted with: the whole object tells more than a few odd tokens;
 - per pixel the mask with the highest logit above 0, else the coarse label.
 """
 
@@ -36,241 +35,17 @@ from samclip.errors import VocabularyError
 from samclip.runtime.features import Features
 from samclip.runtime.pixels.prompts import Prompt, batch_prompts
 from samclip.runtime.results.classification import SemanticMap
-from samclip.runtime.tasks.naming import TokenSpread
 from samclip.runtime.tasks.segment import SINGLE
+from samclip.runtime.tasks.token_naming import TokenSpread
 from samclip.runtime.text.vocabulary import Vocabulary, unit_rows
 
-TIE = 1e-4  # cosines closer than this may change places through rounding
-
-_NEIGHBOURS = np.ones((3, 3), np.uint8)
-
-
-class CoarseMap:
-    """Cosines of K names at g x g tokens; only one name at a time is brought to full size.
-
-    Tokens of the padding take the values of the nearest token of the image, so that upscaling
-    does not mix padding into the image's border. Memory: 4 * K * g * g bytes, and some arrays
-    of the image's size whatever K is.
-    """
-
-    def __init__(self, features: Features, vocabulary: Vocabulary) -> None:
-        clip = features.clip()
-        dim, self.grid = clip.patch_embeds.shape[:2]
-        tokens = unit_rows(clip.patch_embeds.reshape(dim, -1).T)  # Dxgxg -> ggxD
-        cosines = vocabulary.best_synonyms(vocabulary.embeddings @ tokens.T, axis=0)  # Kxgg
-        cosines = cosines.reshape(-1, self.grid, self.grid)  # Kxgg -> Kxgxg
-        self.cosines = _extend(cosines, clip.token_mask)
-        self._letterbox = features.letterbox
-        self._scale = np.float32(vocabulary.logit_scale)
-        self._log_sums = self._sum_powers()
-
-    def probabilities(self, index: int) -> NDArray[np.float32]:
-        """Return gxg: the softmax probability of one name at each token, among all names."""
-        logits = self.cosines[index] * self._scale
-        return np.asarray(np.exp(logits - self._log_sums), np.float32)
-
-    def log_odds(self, index: int) -> NDArray[np.float32]:
-        """Return gxg: the logit of one name less that of the best other; needs two names."""
-        others = np.delete(np.arange(len(self.cosines)), index)
-        best = np.full(self.cosines.shape[1:], -np.inf, np.float32)
-        for other in others:
-            np.maximum(best, self.cosines[other], out=best)
-        return np.asarray((self.cosines[index] - best) * self._scale, np.float32)
-
-    def upscale(self, tokens: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Bring gxg values to the original image: HxW, bilinear."""
-        return self._letterbox.upscale(tokens)
-
-    def argmax(self) -> NDArray[np.int32]:
-        """Return HxW int32: at each pixel the name whose upscaled cosine is highest.
-
-        SAM-CLIP section 4.2: cosine per patch, linear upsampling, argmax. On a tie the first
-        name wins.
-        """
-        size = self._letterbox.original_size
-        best = np.full(size, -np.inf, np.float32)
-        labels = np.zeros(size, np.int32)
-        for index in self._contenders():
-            full = self.upscale(self.cosines[index])
-            better = full > best
-            labels[better] = index
-            np.copyto(best, full, where=better)
-        return labels
-
-    def best_inside(self, weights: NDArray[np.float32]) -> int:
-        """Return the name whose cosine, averaged with gxg `weights`, is highest."""
-        return int(np.argmax(np.tensordot(self.cosines, weights, axes=2)))  # Kxgg, gxg -> K
-
-    def scores(self, labels: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Return HxW: the upscaled probability of the name that `labels` holds at each pixel."""
-        scores = np.zeros(labels.shape, np.float32)
-        for index in np.unique(labels[labels >= 0]).tolist():
-            chosen = labels == index
-            scores[chosen] = self.upscale(self.probabilities(index))[chosen]
-        return np.clip(scores, 0, 1)
-
-    def _sum_powers(self) -> NDArray[np.float32]:
-        """Return gxg: log of the sum over names of exp(scale * cosine)."""
-        top = self.cosines.max(axis=0)
-        total = np.zeros_like(top)
-        for one in self.cosines:
-            total += np.exp((one - top) * self._scale)
-        return np.asarray(np.log(total) + top * self._scale, np.float32)
-
-    def _contenders(self) -> list[int]:
-        """List the names that can win at some pixel, in order.
-
-        A bilinear pixel mixes at most 3x3 neighbouring tokens (two resizes, each of 2x2), so a
-        name whose highest cosine near every token stays below the lowest of another name there
-        cannot win, and need not be upscaled.
-        """
-        floor = np.full(self.cosines.shape[1:], -np.inf, np.float32)
-        for one in self.cosines:
-            np.maximum(floor, cv2.erode(one, _NEIGHBOURS), out=floor)
-        floor -= TIE
-        return [
-            index
-            for index, one in enumerate(self.cosines)
-            if (cv2.dilate(one, _NEIGHBOURS) >= floor).any()
-        ]
-
-
-def _extend(cosines: NDArray[np.float32], token_mask: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Repeat the last image row and column of Kxgxg into the padding below and to the right."""
-    last = len(token_mask) - 1
-    rows = np.minimum(np.arange(last + 1), np.flatnonzero(token_mask.any(axis=1))[-1])
-    columns = np.minimum(np.arange(last + 1), np.flatnonzero(token_mask.any(axis=0))[-1])
-    return np.ascontiguousarray(cosines[:, rows[:, None], columns[None, :]])
-
-
+TIE = 1e-4  # rounding may swap the order of cosines closer than this
 MAX_REGIONS = 256  # the largest ones
-MAX_POINTS = 3
+MAX_POINTS = 3  # per region
 MIN_IOU = 0.7
 COARSE_LOGIT = 2.0
-CLIP = 10.0
-
-
-@dataclass(frozen=True, eq=False)
-class Region:
-    """A connected part of the map: name `index`, `box` XYXY in pixels, `inside` bool in the box."""
-
-    index: int
-    box: tuple[int, int, int, int]
-    inside: NDArray[np.bool_]
-
-    @property
-    def window(self) -> tuple[slice, slice]:
-        """Slices that cut the box out of an HxW array."""
-        x0, y0, x1, y1 = self.box
-        return slice(y0, y1), slice(x0, x1)
-
-
-def refine_labels(
-    features: Features, coarse: CoarseMap, labels: NDArray[np.int32]
-) -> NDArray[np.int32]:
-    """Redraw the borders of coarse `labels`, HxW int32 indices of names: HxW int32.
-
-    One decoder prompt per region. Raises ClosedError, EngineRunError.
-    """
-    regions = _find_regions(labels, _token_area(features, coarse.grid))
-    refined: NDArray[np.int32] = labels.copy()
-    if len(np.unique(labels)) < 2:
-        return refined
-    best = _unprompted(regions, labels.shape)
-    side = features.mask_size
-    spread = TokenSpread(features.letterbox, features.clip().token_mask)
-    prompts = list(_make_prompts(regions, coarse, side))
-    for batch in batch_prompts(prompts, features.letterbox, side):
-        iou, low_res = features.decode(batch)
-        for place, row in enumerate(batch.rows):
-            region = regions[row]
-            logits: NDArray[np.float32]
-            if iou[place, SINGLE] >= MIN_IOU:
-                logits = features.letterbox.upscale(low_res[place, SINGLE])
-                _claim(refined, best, _name(coarse, spread, region, logits > 0), logits)
-            else:
-                logits, window = np.float32(COARSE_LOGIT) * region.inside, region.window
-                _claim(refined[window], best[window], region.index, logits)
-    return refined
-
-
-def _name(coarse: CoarseMap, spread: TokenSpread, region: Region, mask: NDArray[np.bool_]) -> int:
-    """Name an HxW mask by what lies inside it; one that covers no token by its region."""
-    weights = spread.covered(mask)
-    return coarse.best_inside(weights) if weights.any() else region.index
-
-
-def _unprompted(regions: list[Region], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return HxW: the coarse logit, and 0 in the regions that get a prompt."""
-    best = np.full(shape, COARSE_LOGIT, np.float32)
-    for region in regions:
-        best[region.window][region.inside] = 0
-    return best
-
-
-def _claim(
-    labels: NDArray[np.int32], best: NDArray[np.float32], index: int, logits: NDArray[np.float32]
-) -> None:
-    """Give the pixels whose logit is higher than any before, and above 0, to name `index`."""
-    better = logits > best
-    labels[better] = index
-    np.copyto(best, logits, where=better)
-
-
-def _token_area(features: Features, grid: int) -> float:
-    """Return the pixels of the original image that one token covers."""
-    letterbox = features.letterbox
-    side = letterbox.image_size / grid * max(letterbox.original_size) / max(letterbox.input_size)
-    return side**2
-
-
-def _find_regions(labels: NDArray[np.int32], min_area: float) -> list[Region]:
-    """List the 8-connected regions of at least `min_area` pixels, name by name."""
-    found: list[tuple[int, Region]] = []
-    for index in np.unique(labels).tolist():
-        _, parts, stats, _ = cv2.connectedComponentsWithStats(
-            (labels == index).astype(np.uint8), connectivity=8
-        )
-        for part, (x, y, width, height, area) in enumerate(stats[1:].tolist(), start=1):
-            if area >= min_area:
-                inside = parts[y : y + height, x : x + width] == part
-                found.append((area, Region(index, (x, y, x + width, y + height), inside)))
-    largest = sorted(found, key=lambda pair: -pair[0])[:MAX_REGIONS]
-    return sorted((region for _, region in largest), key=lambda region: region.index)
-
-
-def _make_prompts(regions: list[Region], coarse: CoarseMap, mask_size: int) -> Iterator[Prompt]:
-    """Yield a prompt per region; regions of one name follow each other."""
-    for index, group in groupby(regions, key=lambda region: region.index):
-        probability = coarse.upscale(coarse.probabilities(index))
-        odds = np.clip(coarse.log_odds(index), -CLIP, CLIP)
-        mask = cv2.resize(odds, (mask_size, mask_size), interpolation=cv2.INTER_LINEAR)
-        for region in group:
-            points = _choose_points(region, probability[region.window])
-            box = np.asarray(region.box, np.float64)
-            yield Prompt(points, np.ones(len(points)), box, np.asarray(mask, np.float32))
-
-
-def _choose_points(region: Region, probability: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Choose up to three points well inside the region: Nx2 (x, y), at pixel centres.
-
-    `probability`: of the region's name, in its box.
-    """
-    padded = np.pad(region.inside, 1).astype(np.uint8)
-    depth = cv2.distanceTransform(padded, cv2.DIST_L2, 3)[1:-1, 1:-1]
-    weight = depth * probability
-    rows, columns = np.indices(region.inside.shape)
-    apart = np.ones(region.inside.shape)
-    points: list[tuple[float, float]] = []
-    for _ in range(MAX_POINTS):
-        weight = depth * probability * apart
-        row, column = np.unravel_index(int(weight.argmax()), weight.shape)
-        if weight[row, column] <= 0:  # fewer pixels than points
-            break
-        points.append((region.box[0] + column + 0.5, region.box[1] + row + 0.5))
-        distance = np.hypot(rows - row, columns - column)
-        apart = np.minimum(apart, distance) if len(points) > 1 else distance
-    return np.asarray(points, np.float64).reshape(-1, 2)
+MAX_LOG_ODDS = 10.0
+_NEIGHBOURS = np.ones((3, 3), np.uint8)
 
 
 def semantic(
@@ -283,10 +58,10 @@ def semantic(
 ) -> SemanticMap:
     """Label every pixel with the name whose upscaled cosine is highest; see `CoarseMap`.
 
-    `refine`: let SAM's decoder draw the borders, see `refine_labels`. `background`: pixels
-    whose probability is below this number in [0, 1] get label -1; None labels all. The papers
-    treat background by data set; a threshold is our choice. Raises VocabularyError for a
-    background out of range, ClosedError, EngineRunError.
+    `refine`: let SAM's decoder draw the borders, see `refine_labels`. `background`: pixels whose
+    probability is below this number in [0, 1] get label -1; None labels all. The papers treat the
+    background differently for each data set; a threshold is this package's choice. Raises
+    VocabularyError for a background out of range, CapabilityError, ClosedError, EngineRunError.
     """
     is_number = isinstance(background, int | float | np.integer | np.floating)
     if background is not None and not (is_number and 0 <= background <= 1):
@@ -306,3 +81,210 @@ def semantic(
         trained_head=vocabulary.trained_head,
         image=image,
     )
+
+
+class CoarseMap:
+    """Cosines of K names at g x g tokens; only one name at a time is upscaled.
+
+    Tokens of the padding take the values of the nearest token of the image, so that upscaling
+    does not mix padding into the image's border. Memory: 4 * K * g * g bytes, and a few arrays of
+    the image's size whatever K is.
+    """
+
+    def __init__(self, features: Features, vocabulary: Vocabulary) -> None:
+        clip = features.clip()
+        dim, self.grid = clip.patch_embeds.shape[:2]
+        tokens = unit_rows(clip.patch_embeds.reshape(dim, -1).T)  # Dxgxg -> ggxD
+        cosines = vocabulary.best_synonyms(vocabulary.embeddings @ tokens.T, axis=0)  # Kxgg
+        cosines = cosines.reshape(-1, self.grid, self.grid)  # Kxgg -> Kxgxg
+        # Repeat the last row and column of the image into the padding below and to the right.
+        places = np.arange(self.grid)
+        rows = np.minimum(places, np.flatnonzero(clip.token_mask.any(axis=1))[-1])
+        columns = np.minimum(places, np.flatnonzero(clip.token_mask.any(axis=0))[-1])
+        self.cosines = np.ascontiguousarray(cosines[:, rows[:, None], columns[None, :]])
+        self._letterbox = features.letterbox
+        self._scale = np.float32(vocabulary.logit_scale)
+        self._log_sums = self._sum_exponentials()
+
+    def probabilities(self, index: int) -> NDArray[np.float32]:
+        """Return gxg: the softmax probability of one name at each token, among all names."""
+        logits = self.cosines[index] * self._scale
+        return np.asarray(np.exp(logits - self._log_sums), np.float32)
+
+    def log_odds(self, index: int) -> NDArray[np.float32]:
+        """Return gxg: the logit of one name minus that of the best other; needs two names."""
+        others = np.delete(np.arange(len(self.cosines)), index)
+        best = np.full(self.cosines.shape[1:], -np.inf, np.float32)
+        for other in others:
+            np.maximum(best, self.cosines[other], out=best)
+        return np.asarray((self.cosines[index] - best) * self._scale, np.float32)
+
+    def upscale(self, tokens: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Upscale gxg values to the original image: HxW, bilinear."""
+        return self._letterbox.upscale(tokens)
+
+    def argmax(self) -> NDArray[np.int32]:
+        """Return HxW int32: the name whose upscaled cosine is highest at each pixel.
+
+        As in SAM-CLIP, section 4.2: cosine per patch, linear upsampling, argmax. On a tie the
+        first name wins.
+        """
+        size = self._letterbox.original_size
+        best = np.full(size, -np.inf, np.float32)
+        labels = np.zeros(size, np.int32)
+        for index in self._find_candidates():
+            full = self.upscale(self.cosines[index])
+            better = full > best
+            labels[better] = index
+            np.copyto(best, full, where=better)
+        return labels
+
+    def best_inside(self, weights: NDArray[np.float32]) -> int:
+        """Return the name whose cosine, averaged with gxg `weights`, is highest."""
+        return int(np.argmax(np.tensordot(self.cosines, weights, axes=2)))  # Kxgg, gxg -> K
+
+    def scores(self, labels: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Return HxW: the upscaled probability of the name that `labels` holds at each pixel."""
+        scores = np.zeros(labels.shape, np.float32)
+        for index in np.unique(labels[labels >= 0]).tolist():
+            chosen = labels == index
+            scores[chosen] = self.upscale(self.probabilities(index))[chosen]
+        return np.clip(scores, 0, 1)
+
+    def _sum_exponentials(self) -> NDArray[np.float32]:
+        """Return gxg: log of the sum over names of exp(scale * cosine)."""
+        top = self.cosines.max(axis=0)
+        total = np.zeros_like(top)
+        for one in self.cosines:
+            total += np.exp((one - top) * self._scale)
+        return np.asarray(np.log(total) + top * self._scale, np.float32)
+
+    def _find_candidates(self) -> list[int]:
+        """Return the indices of the names that can win at some pixel, in order.
+
+        A bilinear pixel mixes at most 3x3 neighbouring tokens (two resizes of 2x2 each). A name
+        whose highest cosine among the neighbours of every token is below the lowest of another
+        name there cannot win, and need not be upscaled.
+        """
+        floor = np.full(self.cosines.shape[1:], -np.inf, np.float32)
+        for one in self.cosines:
+            np.maximum(floor, cv2.erode(one, _NEIGHBOURS), out=floor)
+        floor -= TIE
+        return [
+            index
+            for index, one in enumerate(self.cosines)
+            if (cv2.dilate(one, _NEIGHBOURS) >= floor).any()
+        ]
+
+
+def refine_labels(
+    features: Features, coarse: CoarseMap, labels: NDArray[np.int32]
+) -> NDArray[np.int32]:
+    """Redraw the borders of coarse `labels`, HxW int32 indices of names: HxW int32.
+
+    There is one decoder prompt per region. Raises ClosedError, EngineRunError.
+    """
+    letterbox, side = features.letterbox, features.mask_size
+    refined: NDArray[np.int32] = labels.copy()
+    if len(np.unique(labels)) < 2:
+        return refined
+    # A token's side in pixels of the original image.
+    original, resized = max(letterbox.original_size), max(letterbox.input_size)
+    token = letterbox.image_size / coarse.grid * original / resized
+    regions = _find_regions(labels, min_area=token**2)
+    # The highest logit so far: the coarse one, or 0 in the regions that get a prompt.
+    best = np.full(labels.shape, COARSE_LOGIT, np.float32)
+    for region in regions:
+        best[region.window][region.inside] = 0
+    spread = TokenSpread(letterbox, features.clip().token_mask)
+    prompts = list(_make_prompts(regions, coarse, side))
+    for batch in batch_prompts(prompts, letterbox, side):
+        iou, low_res = features.decode(batch)
+        for place, row in enumerate(batch.rows):
+            region = regions[row]
+            if iou[place, SINGLE] >= MIN_IOU:
+                logits = letterbox.upscale(low_res[place, SINGLE])
+                weights = spread.covered(logits > 0)
+                index = coarse.best_inside(weights) if weights.any() else region.index
+                _paint_label(refined, best, index, logits)
+            else:
+                coarse_logits: NDArray[np.float32] = np.float32(COARSE_LOGIT) * region.inside
+                window = region.window
+                _paint_label(refined[window], best[window], region.index, coarse_logits)
+    return refined
+
+
+def _paint_label(
+    labels: NDArray[np.int32], best: NDArray[np.float32], index: int, logits: NDArray[np.float32]
+) -> None:
+    """Set `labels` to `index` in the pixels whose logit is above `best`, and update `best`."""
+    better = logits > best
+    labels[better] = index
+    np.copyto(best, logits, where=better)
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """A connected part of the coarse map.
+
+    `index`: that of its name; `box`: XYXY in pixels; `inside`: bool, its pixels in the box.
+    """
+
+    index: int
+    box: tuple[int, int, int, int]
+    inside: NDArray[np.bool_]
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """The slices that cut the box out of an HxW array."""
+        x0, y0, x1, y1 = self.box
+        return slice(y0, y1), slice(x0, x1)
+
+
+def _find_regions(labels: NDArray[np.int32], min_area: float) -> list[Region]:
+    """Return the largest 8-connected regions of at least `min_area` pixels, name by name."""
+    found: list[tuple[int, Region]] = []
+    for index in np.unique(labels).tolist():
+        _, parts, stats, _ = cv2.connectedComponentsWithStats(
+            (labels == index).astype(np.uint8), connectivity=8
+        )
+        for part, (x, y, width, height, area) in enumerate(stats[1:].tolist(), start=1):
+            if area >= min_area:
+                inside = parts[y : y + height, x : x + width] == part
+                found.append((area, Region(index, (x, y, x + width, y + height), inside)))
+    largest = sorted(found, key=lambda pair: -pair[0])[:MAX_REGIONS]
+    return sorted((region for _, region in largest), key=lambda region: region.index)
+
+
+def _make_prompts(regions: list[Region], coarse: CoarseMap, mask_size: int) -> Iterator[Prompt]:
+    """Yield a prompt per region; `regions` are sorted by name."""
+    for index, group in groupby(regions, key=lambda region: region.index):
+        probability = coarse.upscale(coarse.probabilities(index))
+        odds = np.clip(coarse.log_odds(index), -MAX_LOG_ODDS, MAX_LOG_ODDS)
+        mask = cv2.resize(odds, (mask_size, mask_size), interpolation=cv2.INTER_LINEAR)
+        for region in group:
+            points = _choose_points(region, probability[region.window])
+            box = np.asarray(region.box, np.float64)
+            yield Prompt(points, np.ones(len(points)), box, np.asarray(mask, np.float32))
+
+
+def _choose_points(region: Region, probability: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Choose up to three points well inside the region: Nx2 (x, y), at pixel centres.
+
+    `probability`: that of the region's name at each pixel of its box.
+    """
+    padded = np.pad(region.inside, 1).astype(np.uint8)
+    depth = cv2.distanceTransform(padded, cv2.DIST_L2, 3)[1:-1, 1:-1]
+    weight = depth * probability
+    rows, columns = np.indices(region.inside.shape)
+    apart = np.ones(region.inside.shape)
+    points: list[tuple[float, float]] = []
+    for _ in range(MAX_POINTS):
+        weight = depth * probability * apart
+        row, column = np.unravel_index(int(weight.argmax()), weight.shape)
+        if weight[row, column] <= 0:  # fewer pixels than points
+            break
+        points.append((region.box[0] + column + 0.5, region.box[1] + row + 0.5))
+        distance = np.hypot(rows - row, columns - column)
+        apart = np.minimum(apart, distance) if len(points) > 1 else distance
+    return np.asarray(points, np.float64).reshape(-1, 2)

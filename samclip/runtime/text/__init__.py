@@ -1,1 +1,1 @@
-"""From names to embeddings: templates, tokenizer, caches."""
+"""Names to embeddings: templates, tokenizers, vocabularies and caches."""

@@ -1,10 +1,10 @@
-"""Prompt templates, and how a caller names them.
+"""Prompt templates, and their sets by name.
 
-CLIP classifies with a name put into many sentences, whose embeddings are averaged (Radford et al.
-2021, section 3.1.4). Two sets are those of CLIP's published notebook on prompting for ImageNet:
-all 80, and the 7 that it found best together. The third is that of ViLD (Gu et al. 2022), 14
-templates for objects in scenes, in the form in which Open-Vocabulary SAM and others publish them,
-four without a full stop. `{}` stands for the name.
+CLIP classifies by putting a name into many sentences and averaging their embeddings (Radford et
+al. 2021, section 3.1.4). `{}` stands for the name. Two sets are from CLIP's published notebook on
+prompting for ImageNet: all 80, and the 7 that it found best together. The third set is ViLD's (Gu
+et al. 2022): 14 templates for objects in scenes, spelt as Open-Vocabulary SAM and others publish
+them, four without a full stop.
 """
 
 from __future__ import annotations
@@ -134,43 +134,39 @@ TEMPLATE_SETS: dict[str, tuple[str, ...]] = {
 
 
 def resolve_templates(spec: str | Sequence[str]) -> tuple[str, ...]:
-    """Turn the name of a set, one template, or a sequence of templates into templates.
+    """Return the templates of a set, given by name, or the given template or templates.
 
-    Each template holds exactly one `{}`. Raises VocabularyError otherwise, and for a name that is
-    no set's.
+    Each template must hold exactly one `{}`. Raises VocabularyError otherwise, and for the name of
+    an unknown set.
     """
+    known = ", ".join(repr(name) for name in TEMPLATE_SETS)
     if isinstance(spec, str):
-        return TEMPLATE_SETS[spec] if spec in TEMPLATE_SETS else _one_template(spec)
+        if spec in TEMPLATE_SETS:
+            return TEMPLATE_SETS[spec]
+        if PLACEHOLDER in spec:
+            return (_check_template(spec),)
+        raise VocabularyError(
+            f"no template set is called {spec!r:.80}{did_you_mean(spec, TEMPLATE_SETS)}. Known "
+            f"sets: {known}. A template that you write yourself needs {PLACEHOLDER} where the "
+            "name goes."
+        )
     if not isinstance(spec, Sequence) or not spec:
         raise VocabularyError(
-            f"templates must be a set's name ({_known()}) or a non-empty list of strings with "
+            f"templates must be a set's name ({known}) or a non-empty list of strings with "
             f"one {PLACEHOLDER} each; got {spec!r:.80}"
         )
-    return tuple(_checked(template) for template in spec)
+    return tuple(_check_template(template) for template in spec)
 
 
 def fill(template: str, name: str) -> str:
-    """Put a name in the place of `{}`; braces within the name mean nothing."""
+    """Put a name in the place of `{}`; braces within the name have no meaning."""
     return template.replace(PLACEHOLDER, name)
 
 
-def _one_template(spec: str) -> tuple[str, ...]:
-    if PLACEHOLDER in spec:
-        return (_checked(spec),)
-    raise VocabularyError(
-        f"no template set is called {spec!r:.80}{did_you_mean(spec, TEMPLATE_SETS)}. Known sets: "
-        f"{_known()}. A template of your own needs {PLACEHOLDER} where the name goes."
-    )
-
-
-def _checked(template: object) -> str:
+def _check_template(template: object) -> str:
     if isinstance(template, str) and template.count(PLACEHOLDER) == 1:
         return template
     raise VocabularyError(
         f"a template must be a string with exactly one {PLACEHOLDER}, as 'a photo of a "
         f"{PLACEHOLDER}.'; got {template!r:.80}"
     )
-
-
-def _known() -> str:
-    return ", ".join(repr(name) for name in TEMPLATE_SETS)

@@ -1,7 +1,7 @@
-"""Text embeddings kept on disk between runs: one SQLite file that threads and processes share.
+"""A cache of text embeddings on disk: one SQLite file that threads and processes share.
 
-A cache never decides an answer. Each row carries a digest of its key and vector, so that a
-damaged row counts as absent; a file that cannot be used is left alone, with one warning.
+The cache never changes an answer. Each row carries a digest of its key and vector, and a damaged
+row counts as absent. A file that cannot be used is left alone, with one warning.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ BUSY_SECONDS = 10.0  # how long to wait for another process's write
 # `used` is written when it is older than this, so that most reads write nothing.
 TOUCH_SECONDS = 3600.0
 KEYS_PER_QUERY = 500  # SQLite takes 999 variables at least
-# What a damaged file can raise: ValueError comes from error messages that quote its bytes.
+# The errors that a damaged file can raise; ValueError: of error messages that quote its bytes.
 DAMAGE = (sqlite3.Error, OSError, ValueError, MemoryError)
-RECIPE = b"mean of unit prompt embeddings, version 1"  # changes with the meaning of a row
+# Part of every key; to be changed when a row's vector comes to mean something else.
+RECIPE = b"mean of unit prompt embeddings, version 1"
 
 SCHEMA = """
 BEGIN IMMEDIATE;
@@ -46,8 +47,8 @@ DELETE FROM embeddings WHERE key IN (
 
 _logger = logging.getLogger("samclip")
 
-# Held while a file is open, and by a fork: what SQLite knows of open files, and its own locks,
-# would stay in the child for ever as they were.
+# Held while a file is open, and during a fork: SQLite's table of open files and its locks would
+# otherwise stay in the child for ever as they were at the fork.
 _open = threading.RLock()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
@@ -56,20 +57,20 @@ if hasattr(os, "register_at_fork"):
 
 
 def embedding_keys(space: str, templates: Sequence[str], names: Iterable[str]) -> list[bytes]:
-    """Key each name by the SHA-256 of recipe, text space, templates and name; 32 bytes each."""
+    """Return a key for each name: the SHA-256 of recipe, text space, templates and name."""
     common = hashlib.sha256(RECIPE)
     for part in (space, *templates):
-        common.update(_framed(part))
+        common.update(_with_length(part))
     keys = []
     for name in names:
         digest = common.copy()
-        digest.update(b"name" + _framed(name))
+        digest.update(b"name" + _with_length(name))
         keys.append(digest.digest())
     return keys
 
 
 class TextCache:
-    """At most `max_rows` vectors by key; the rows that were not used for longest go first.
+    """At most `max_rows` vectors by key; the least recently used rows are dropped first.
 
     Uses are recorded to the hour. Every method may be called from any thread or process; none
     raises for a file that is damaged, locked, or not writable.
@@ -82,12 +83,13 @@ class TextCache:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.path = cache_dir(directory) / FILE_NAME
-        self._max_rows, self._clock = max_rows, clock
+        self._max_rows = max_rows
+        self._clock = clock
         self._usable = True
         self._lock = threading.Lock()  # guards the warning
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, NDArray[np.float32]]:
-        """Find the vectors of those keys that are present and undamaged: key -> D float32."""
+        """Return the vectors of the keys that are present and undamaged: key -> D float32."""
         found: dict[bytes, NDArray[np.float32]] = {}
 
         def read(database: sqlite3.Connection) -> None:
@@ -106,7 +108,7 @@ class TextCache:
             rows.append((key, blob, _digest(key, blob), now))
 
         def write(database: sqlite3.Connection) -> None:
-            with _writing(database):
+            with _write_transaction(database):
                 database.executemany("INSERT OR REPLACE INTO embeddings VALUES (?, ?, ?, ?)", rows)
                 database.execute(EVICT, (self._max_rows,))
 
@@ -124,14 +126,15 @@ class TextCache:
         ]
         now = self._clock()
         if stale := [(now, key) for key, _, used in rows if now - used > TOUCH_SECONDS]:
-            with _writing(database):
+            with _write_transaction(database):
                 database.executemany("UPDATE embeddings SET used = ? WHERE key = ?", stale)
         return {key: np.frombuffer(vector, "<f4") for key, vector, _ in rows}
 
     def _use(self, work: Callable[[sqlite3.Connection], None]) -> None:
-        """Open the file for one piece of work; a failure of either ends the caching.
+        """Open the file for one piece of work; if either fails, the cache is switched off.
 
-        A connection for each needs no thread of its own, and none is open while a process forks.
+        With one connection for each piece of work, threads need not keep their own, and none is
+        open while the process forks.
         """
         if not self._usable:
             return
@@ -168,20 +171,23 @@ class TextCache:
 
 
 @contextmanager
-def _writing(database: sqlite3.Connection) -> Iterator[None]:
-    """Hold the write lock from the start: a read that turns into a write can deadlock."""
+def _write_transaction(database: sqlite3.Connection) -> Iterator[None]:
+    """Run the block in a transaction that holds the write lock from the start.
+
+    A read that turns into a write later can deadlock.
+    """
     database.execute("BEGIN IMMEDIATE")
     try:
         yield
     except BaseException:
-        if database.in_transaction:  # else SQLite has rolled back already, as when the disk is full
+        if database.in_transaction:  # SQLite may have rolled back itself, e.g. on a full disk
             database.execute("ROLLBACK")
         raise
     database.execute("COMMIT")
 
 
 def _is_sound(key: object, vector: object, digest: object) -> bool:
-    """Whether a row is what was written: damage can change even the type of a column."""
+    """Whether a row is as it was written; damage can change even the type of a column."""
     if not isinstance(key, bytes) or not isinstance(vector, bytes):
         return False
     return len(vector) % 4 == 0 and digest == _digest(key, vector)
@@ -191,7 +197,7 @@ def _digest(key: bytes, blob: bytes) -> bytes:
     return hashlib.sha256(key + blob).digest()
 
 
-def _framed(text: str) -> bytes:
-    """Encode a text so that no two sequences of texts give the same bytes."""
+def _with_length(text: str) -> bytes:
+    """Encode a text with its length, so that different sequences of texts differ in bytes."""
     data = text.encode("utf-8", "surrogatepass")
     return len(data).to_bytes(8, "little") + data

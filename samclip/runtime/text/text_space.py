@@ -1,9 +1,8 @@
-"""Names to vectors: CLIP's zero-shot recipe (Radford et al. 2021, section 3.1.4), with caches.
+"""The text space of a bundle: from names to vectors, with caches.
 
-A name is put into every template; the prompts' embeddings, each of unit length, are averaged and
-the mean is scaled to unit length again.
-
-The text space that a bundle brings: its tokenizer, text encoder and ready-made labels.
+A name is put into every template. The prompts' embeddings, each of unit length, are averaged, and
+the mean is scaled to unit length again (CLIP's zero-shot recipe, Radford et al. 2021, section
+3.1.4). The tokenizer, the text encoder and the ready-made labels come from the bundle.
 """
 
 from __future__ import annotations
@@ -47,12 +46,12 @@ Encode = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 
 
 class TextSpace:
-    """A text tower's space: gives vectors to names; may be called from several threads at once.
+    """Embeds names with one text tower; may be called from several threads at once.
 
     `encode` maps tokens N x context_length int64 to N x embed_dim float32; None without a text
-    encoder. `space` names the tower and keys every cache. `templates` are the bundle's own, and
-    those that `precomputed` (name -> embed_dim float32) was made with. Up to MEMORY_ROWS vectors
-    stay in memory, the last used ones.
+    encoder. `space` identifies the tower and keys every cache. `templates` are the bundle's
+    defaults, with which `precomputed` (name -> embed_dim float32) was made. The MEMORY_ROWS
+    vectors that were used last stay in memory.
     """
 
     def __init__(
@@ -65,9 +64,11 @@ class TextSpace:
         precomputed: Mapping[str, Vector] | None = None,
         cache: TextCache | None = None,
     ) -> None:
-        self.space, self.embed_dim, self.templates = space, embed_dim, templates
+        self.space = space
+        self.embed_dim = embed_dim
+        self.templates = templates
         self._encoder = None if encode is None or tokenizer is None else (encode, tokenizer)
-        self._ready = _checked_vectors(precomputed or {}, embed_dim)
+        self._ready = _normalise_vectors(precomputed or {}, embed_dim)
         self._cache = cache
         self._memory = _Memory(MEMORY_ROWS)
         self._computing = threading.Lock()  # one at a time, so that a name is computed once
@@ -75,34 +76,36 @@ class TextSpace:
     def embed(
         self, names: Sequence[str], templates: str | Sequence[str] | None = None
     ) -> NDArray[np.float32]:
-        """Embed K names to K x embed_dim float32 rows of unit length; None: the own templates.
+        """Embed K names: K x embed_dim float32, unit rows; None means the bundle's templates.
 
         Raises VocabularyError for names or templates that cannot be used, CapabilityError when
         there is no text encoder and some name has no ready-made vector.
         """
-        names = _checked_names(names)
+        names = as_names(names)
+        if blank := [number for number, name in enumerate(names) if not name.strip()]:
+            raise VocabularyError(f"name {blank[0]} is blank: {names[blank[0]]!r}; leave it out")
         chosen = self.templates if templates is None else resolve_templates(templates)
         keys = embedding_keys(self.space, chosen, names)
         wanted = dict(zip(keys, names, strict=True))
-        vectors = self._ready_made(wanted, chosen) | self._memory.get(wanted)
+        vectors = self._find_ready_made(wanted, chosen) | self._memory.get(wanted)
         missing = {key: name for key, name in wanted.items() if key not in vectors}
         if missing:
             vectors |= self._supply(missing, chosen)
         return np.stack([vectors[key] for key in keys])  # K, D
 
-    def _ready_made(self, wanted: Mapping[bytes, str], templates: tuple[str, ...]) -> Vectors:
+    def _find_ready_made(self, wanted: Mapping[bytes, str], templates: tuple[str, ...]) -> Vectors:
         if templates != self.templates or not self._ready:
             return {}
         found = {key: self._ready[name] for key, name in wanted.items() if name in self._ready}
         if self._encoder is not None or len(found) == len(wanted):
             return found
-        # Labels alone: a name that is cleaned to the same text has the same vector.
+        # Without an encoder: names that are cleaned to the same text have the same vector.
         cleaned = {clean_text(name): vector for name, vector in self._ready.items()}
         others = {key: clean_text(name) for key, name in wanted.items() if key not in found}
         return found | {key: cleaned[text] for key, text in others.items() if text in cleaned}
 
     def _supply(self, missing: Mapping[bytes, str], templates: tuple[str, ...]) -> Vectors:
-        """Get vectors from other threads, the disk, or the encoder."""
+        """Find vectors that another thread has computed meanwhile, or on disk; compute the rest."""
         if self._encoder is None:
             settings = (("text_checkpoint", None), ("labels", None))
             raise CapabilityError(
@@ -116,7 +119,11 @@ class TextSpace:
             for chunk in _chunks(left, size):
                 rows = self._compute([missing[key] for key in chunk], templates, *self._encoder)
                 # Copies, so that one vector kept does not keep its whole batch alive.
-                vectors |= self._keep({k: r.copy() for k, r in zip(chunk, rows, strict=True)})
+                computed = {key: row.copy() for key, row in zip(chunk, rows, strict=True)}
+                self._memory.put(computed)
+                if self._cache is not None:
+                    self._cache.put(computed)
+                vectors |= computed
         return vectors
 
     def _from_disk(self, keys: Sequence[bytes]) -> Vectors:
@@ -125,12 +132,6 @@ class TextSpace:
         stored = self._cache.get(keys)
         vectors = {key: row for key, row in stored.items() if row.shape == (self.embed_dim,)}
         self._memory.put(vectors)
-        return vectors
-
-    def _keep(self, vectors: Vectors) -> Vectors:
-        self._memory.put(vectors)
-        if self._cache is not None:
-            self._cache.put(vectors)
         return vectors
 
     def _compute(
@@ -146,14 +147,14 @@ class TextSpace:
                 raise VocabularyError(f"the name {name!r:.60} is blank once cleaned; leave it out")
         prompts = [fill(template, name) for name in names for template in templates]
         parts = [
-            self._checked_output(encode(tokenizer(batch)), len(batch))
+            self._check_output(encode(tokenizer(batch)), len(batch))
             for batch in _chunks(prompts, PROMPTS_PER_BATCH)
         ]
         units = unit_rows(np.concatenate(parts))
         grouped = units.reshape(len(names), len(templates), self.embed_dim)  # K, templates, D
-        return unit_rows(self._checked_output(grouped.mean(axis=1), len(names)))
+        return unit_rows(self._check_output(grouped.mean(axis=1), len(names)))
 
-    def _checked_output(self, rows: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    def _check_output(self, rows: NDArray[np.float32], count: int) -> NDArray[np.float32]:
         if rows.shape != (count, self.embed_dim):
             raise EngineRunError(
                 f"the text encoder gave shape {rows.shape}, expected {(count, self.embed_dim)}; "
@@ -184,7 +185,7 @@ class TextSpace:
 
 
 class _Memory:
-    """The last used vectors by key, at most `limit`."""
+    """The vectors that were used last by key, at most `limit`."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -205,14 +206,7 @@ class _Memory:
                 self._vectors.popitem(last=False)
 
 
-def _checked_names(names: Sequence[str]) -> tuple[str, ...]:
-    checked = as_names(names)
-    if blank := [number for number, name in enumerate(checked) if not name.strip()]:
-        raise VocabularyError(f"name {blank[0]} is blank: {checked[blank[0]]!r}; leave it out")
-    return checked
-
-
-def _checked_vectors(vectors: Mapping[str, Vector], embed_dim: int) -> dict[str, Vector]:
+def _normalise_vectors(vectors: Mapping[str, Vector], embed_dim: int) -> dict[str, Vector]:
     rows = [np.asarray(vector, np.float32) for vector in vectors.values()]
     sound = [row.shape == (embed_dim,) and np.isfinite(row).all() and row.any() for row in rows]
     for name, is_sound in zip(vectors, sound, strict=True):
@@ -230,36 +224,29 @@ def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 
 def open_text_space(pool: EnginePool, text: Text, cache_dir: Path | None) -> TextSpace:
-    """Put together the text space that `text`, of the manifest of the pool's bundle, describes.
+    """Build the text space that `text`, from the manifest of the pool's bundle, describes.
 
-    The text encoder itself is loaded when the first name needs it. Raises BundleError.
+    The text encoder is loaded when the first name needs it. Raises BundleError.
     """
+
+    def encode(tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        (embeddings,) = pool.compute("text_encoder", {"tokens": tokens}, ("text_embeddings",))
+        return embeddings
+
+    space = text.space
+    precision = pool.precision("text_encoder")
+    if precision not in {None, "fp32"}:  # its cache is kept apart from that of FP32
+        space = hashlib.sha256(f"{space} {precision}".encode()).hexdigest()
     with error_context(str(pool.bundle.path)):
         return TextSpace(
-            encode=_encoder(pool) if pool.has("text_encoder") else None,
+            encode=encode if pool.has("text_encoder") else None,
             tokenizer=_read_tokenizer(pool.bundle, text),
-            space=_space(pool, text),
+            space=space,
             embed_dim=text.embed_dim,
             templates=resolve_templates(text.templates),
             precomputed=_read_labels(pool.bundle, text),
             cache=TextCache(cache_dir),
         )
-
-
-def _space(pool: EnginePool, text: Text) -> str:
-    """Name the space: one computed in reduced precision keeps a cache apart from FP32's."""
-    precision = pool.precision("text_encoder")
-    if precision in {None, "fp32"}:
-        return text.space
-    return hashlib.sha256(f"{text.space} {precision}".encode()).hexdigest()
-
-
-def _encoder(pool: EnginePool) -> Encode:
-    def encode(tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        (embeddings,) = pool.compute("text_encoder", {"tokens": tokens}, ("text_embeddings",))
-        return embeddings
-
-    return encode
 
 
 def _read_tokenizer(bundle: Bundle, text: Text) -> Tokenizer | None:
@@ -278,7 +265,7 @@ def _read_labels(bundle: Bundle, text: Text) -> dict[str, NDArray[np.float32]]:
         names = msgspec.json.decode(bundle.read(text.labels), type=list[str])
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BundleError(
-            f"{text.labels} is no JSON list of names ({error}); export the bundle again."
+            f"{text.labels} is not a JSON list of names ({error}); export the bundle again."
         ) from error
     data = bundle.read(text.label_embeddings)
     if len(data) != len(names) * text.embed_dim * np.dtype("<f4").itemsize:

@@ -1,9 +1,9 @@
-"""Texts to token ids: CLIP's tokenizer, equal to open_clip's `SimpleTokenizer`, and BERT's.
+"""Tokenizers of texts: CLIP's, equal to open_clip's `SimpleTokenizer`, and BERT's.
 
-The encoding itself is the `tokenizers` library's, from the bundle's `tokenizer.json`. CLIP's texts
-are cleaned before it (Radford et al. 2021, released code): `ftfy`, HTML entities, white space,
-lower case. Ids differ from open_clip's only for characters that Unicode assigned after the tables
-of the installed `tokenizers` were made. BERT's file does its own cleaning.
+The `tokenizers` library does the encoding, from the bundle's `tokenizer.json`. Texts for CLIP are
+cleaned first (Radford et al. 2021, released code): `ftfy`, HTML entities, white space, lower case.
+Ids differ from open_clip's only for characters that Unicode assigned after the tables of the
+installed `tokenizers` were made. BERT's file does its own cleaning.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from samclip.errors import BundleError, VocabularyError
 
 DEFAULT_CONTEXT_LENGTH = 77
-MAX_CHARACTERS = 100_000  # of one text; a longer one is no name, and cleaning it takes seconds
+MAX_CHARACTERS = 100_000  # of one text: cleaning a longer one takes seconds
 START, END = "<start_of_text>", "<end_of_text>"
-# What the tokens around a text are called: by open_clip, by OpenAI and Hugging Face, in BERT.
+# Names of the tokens around a text: in open_clip, by OpenAI and Hugging Face, in BERT.
 CLIP_NAMES = ((START, END), ("<|startoftext|>", "<|endoftext|>"))
 BERT_NAMES = ("[CLS]", "[SEP]")
 LONE_SURROGATE = re.compile(
@@ -34,21 +34,21 @@ SPECIAL_RUN = re.compile(rf"(?:\A|(?<=[^\W_]|[\s\u0345]))((?:{SPECIAL.pattern})+
 
 
 def clean_text(text: str) -> str:
-    """Clean a text as open_clip does by default: mend, unescape, collapse white space, lower.
+    """Clean a text as open_clip does by default: fix, unescape, collapse white space, lower.
 
     Raises VocabularyError as `check_text` does.
     """
     import ftfy  # noqa: PLC0415 - only texts need it
 
     check_text(text)
-    mended = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return " ".join(mended.split()).lower()
+    fixed = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return " ".join(fixed.split()).lower()
 
 
 def check_text(text: str) -> None:
-    """Refuse a text that is no string, has over MAX_CHARACTERS, or holds lone surrogates.
+    """Check that a text is a str of at most MAX_CHARACTERS without lone surrogates.
 
-    Such surrogates stem from bytes that were decoded wrongly. Raises VocabularyError.
+    Lone surrogates stem from bytes that were decoded wrongly. Raises VocabularyError.
     """
     if not isinstance(text, str):
         raise VocabularyError(
@@ -67,13 +67,17 @@ def check_text(text: str) -> None:
 
 
 class Tokenizer:
-    """Texts in, ids out; may be called from several threads at once."""
+    """Turns texts into token ids; may be called from several threads at once.
+
+    `special`: the ids of the start and end token; `is_clip`: whether they are CLIP's, else BERT's.
+    """
 
     def __init__(
         self, backend: Any, context_length: int, special: tuple[int, int], is_clip: bool = True
     ) -> None:
         self.context_length = context_length
-        self._backend, self._is_clip = backend, is_clip
+        self._backend = backend
+        self._is_clip = is_clip
         self._start, self._end = special
 
     @classmethod
@@ -82,7 +86,8 @@ class Tokenizer:
     ) -> Tokenizer:
         """Read a `tokenizer.json` of the `tokenizers` library.
 
-        Raises BundleError when it is none, or lacks the start and end tokens of CLIP and BERT.
+        Raises BundleError when it cannot be read, or has neither CLIP's start and end tokens nor
+        BERT's.
         """
         import tokenizers  # noqa: PLC0415 - only texts need it
 
@@ -98,13 +103,13 @@ class Tokenizer:
             ) from error
         backend.no_truncation()
         backend.no_padding()
-        backend.encode_special_tokens = True  # a name cannot smuggle special tokens in
+        backend.encode_special_tokens = True  # so that a name cannot smuggle them in
         return cls(backend, context_length, *_special_ids(backend))
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Tokenize N texts to N x context_length ids, int64, zero-padded.
 
-        A text that is too long loses its tail; its last id is the end token. Raises
+        A text that is too long is cut; its last id is the end token all the same. Raises
         VocabularyError for anything but a sequence of usable strings.
         """
         if isinstance(texts, str) or not isinstance(texts, Sequence):
@@ -113,33 +118,29 @@ class Tokenizer:
             )
         ids = np.zeros((len(texts), self.context_length), np.int64)
         for row, text in zip(ids, texts, strict=True):
-            tokens = self._encode(text)
+            pieces = self._clip_pieces(text) if self._is_clip else self._bert_pieces(text)
+            tokens = [self._start, *pieces, self._end]
+            if len(tokens) > self.context_length:
+                tokens = [*tokens[: self.context_length - 1], self._end]
             row[: len(tokens)] = tokens
         return ids
 
-    def _encode(self, text: str) -> list[int]:
-        pieces = self._clip_pieces(text) if self._is_clip else self._bert_pieces(text)
-        tokens = [self._start, *pieces, self._end]
-        if len(tokens) > self.context_length:
-            tokens = [*tokens[: self.context_length - 1], self._end]
-        return tokens
-
     def _clip_pieces(self, text: str) -> Iterator[int]:
-        """Yield the ids of a text, in which open_clip's special tokens may be named."""
+        """Yield the ids of a text, which may contain the names of open_clip's special tokens."""
         for part in SPECIAL_RUN.split(clean_text(text)):
             if not SPECIAL.match(part):
-                yield from self._plain(part)
+                yield from self._encode(part)
                 continue
             for name in SPECIAL.findall(part):
                 special = {START: self._start, END: self._end}.get(name)
-                yield from self._plain(name) if special is None else (special,)
+                yield from self._encode(name) if special is None else (special,)
 
     def _bert_pieces(self, text: str) -> list[int]:
         check_text(text)
-        joined = text.encode("utf-16", "surrogatepass").decode("utf-16")  # of surrogate pairs
-        return self._plain(joined)
+        joined = text.encode("utf-16", "surrogatepass").decode("utf-16")  # joins surrogate pairs
+        return self._encode(joined)
 
-    def _plain(self, text: str) -> list[int]:
+    def _encode(self, text: str) -> list[int]:
         ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
         return ids
 

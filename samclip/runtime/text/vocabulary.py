@@ -1,4 +1,4 @@
-"""Names as vectors, and what is said of them when the CLIP head was never trained."""
+"""Vocabularies: names with their embeddings, and the warning that an untrained head makes."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ UNTRAINED_MESSAGE = (
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """K names in a model's text space, which R texts stand for.
+    """K names in a model's text space, embedded as R texts: each name and its synonyms.
 
-    `embeddings`: RxD float32, unit rows, those of a name's synonyms one after the other;
-    `logit_scale` multiplies cosines before a softmax; `trained_head`: whether what these are
-    compared with was trained; `first_rows`: K int64, where the rows of each name begin, None when
-    each has one, R = K; `seen`: K bool, the names that the model was trained with, None when that
-    was not told.
+    `embeddings`: RxD float32, unit rows, a name's rows one after the other; `logit_scale`
+    multiplies cosines before a softmax; `trained_head`: whether the head that the names are
+    compared with was trained; `first_rows`: K int64, the first row of each name, None without
+    synonyms, when R = K; `seen`: K bool, True for names that the model was trained with, None if
+    unknown.
     """
 
     names: tuple[str, ...]
@@ -37,14 +37,14 @@ class Vocabulary:
     seen: NDArray[np.bool_] | None = None
 
     def cosines(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Compare MxD vectors, of any length but 0, with the names: MxK cosines in [-1, 1]."""
+        """Return the cosines of MxD vectors with the names: MxK in [-1, 1], 0 for zero vectors."""
         cosines = np.asarray(unit_rows(vectors) @ self.embeddings.T, np.float32)
         return self.best_synonyms(cosines)
 
     def best_synonyms(self, scores: NDArray[np.float32], axis: int = 1) -> NDArray[np.float32]:
-        """Of the scores of R texts along `axis` keep the highest of each name: K along `axis`.
+        """Reduce the scores of R texts along `axis` to the highest of each name: K along `axis`.
 
-        The maximum over synonyms, as Open-Vocabulary SAM (Yuan et al. 2024) and its kin take it.
+        Open-Vocabulary SAM (Yuan et al. 2024) and related models take this maximum over synonyms.
         """
         if self.first_rows is None:
             return scores
@@ -93,10 +93,10 @@ def _as_strings(what: str, given: Iterable[str]) -> tuple[str, ...]:
 def gather_texts(
     names: Sequence[str], synonyms: Mapping[str, Sequence[str]] | None
 ) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:
-    """List the texts that stand for K names, each name before its synonyms, and where each begins.
+    """List the texts of K names, each name before its synonyms, and the first row of each name.
 
-    The places are K int64, None without any synonym. Raises VocabularyError for synonyms of no
-    name, or that are no list of str.
+    The rows are K int64, None when there are no synonyms. Raises VocabularyError for synonyms of
+    an unknown name, or that are not a list of str.
     """
     if not synonyms:
         return tuple(names), None
@@ -117,7 +117,7 @@ def gather_texts(
 def mark_seen(names: Sequence[str], seen: Iterable[str] | None) -> NDArray[np.bool_] | None:
     """Mark those of K names that `seen` lists: K bool; None for None.
 
-    Raises VocabularyError when it lists what is no name.
+    Raises VocabularyError when it lists anything that is not one of the names.
     """
     if seen is None:
         return None
@@ -137,7 +137,7 @@ def _check_known(what: str, given: Iterable[str], names: Sequence[str]) -> None:
 
 
 def index_of(name: str, names: Sequence[str]) -> int:
-    """Find `name`; raises VocabularyError with the nearest names when it is unknown."""
+    """Return the index of `name`; VocabularyError, with the nearest name, when it is unknown."""
     if name in names:
         return names.index(name)
     raise VocabularyError(
@@ -147,19 +147,15 @@ def index_of(name: str, names: Sequence[str]) -> int:
 
 
 def warn_untrained(bundle_name: str) -> None:
-    """Warn, on every use, with UntrainedHeadWarning; the caller's warning filters hold.
+    """Warn with UntrainedHeadWarning, on every call; the caller's warning filters apply.
 
-    Python shows a warning once per place by default. Each call here brings a registry of its
-    own, so that repeated use in a loop or a server keeps warning.
+    The warning is attributed to the nearest frame outside this package. Python shows a warning
+    once per place by default, remembered in a registry; an empty registry for each call makes
+    repeated use in a loop or a server keep warning.
     """
     message = UNTRAINED_MESSAGE.format(name=bundle_name)
-    filename, line = _caller()
-    warnings.warn_explicit(message, UntrainedHeadWarning, filename, line, registry={})
-
-
-def _caller() -> tuple[str, int]:
-    """Return the file and line of the nearest frame outside this package."""
-    frame = sys._getframe(1)
+    frame = sys._getframe()
     while frame.f_back and frame.f_globals.get("__name__", "").startswith("samclip."):
         frame = frame.f_back
-    return frame.f_code.co_filename, frame.f_lineno
+    filename = frame.f_code.co_filename
+    warnings.warn_explicit(message, UntrainedHeadWarning, filename, frame.f_lineno, registry={})

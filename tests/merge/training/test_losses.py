@@ -19,7 +19,7 @@ from samclip.merge.training.losses import (
     region_weights,
 )
 from samclip.runtime.pixels.image import Letterbox
-from samclip.runtime.tasks.naming import TokenSpread
+from samclip.runtime.tasks.token_naming import TokenSpread
 
 EVERYWHERE = torch.ones(1, 2)
 

@@ -22,7 +22,8 @@ from samclip.errors import (
     SamclipError,
 )
 from samclip.runtime.bundles import files as bundle_files
-from samclip.runtime.bundles.bundle import Bundle, find_bundle
+from samclip.runtime.bundles.bundle import Bundle
+from samclip.runtime.bundles.home import find_bundle
 from samclip.runtime.bundles.manifest import Text
 from samclip.runtime.bundles.writing import write_bundle
 

@@ -12,9 +12,8 @@ from samclip.runtime.bundles.manifest import (
     Precision,
     Reduction,
     Variant,
-    decode_manifest,
-    encode_manifest,
 )
+from samclip.runtime.bundles.manifest_file import decode_manifest, encode_manifest
 from samclip.runtime.engine_pool import passed_over_notices
 
 

@@ -211,7 +211,7 @@ def test_halves_that_are_mixed_up(tmp_path: Path) -> None:
     private, public = write_pair(tmp_path, "openssh")
     with pytest.raises(InputError, match=r"is a private key.*ssh-keygen -y"):
         read_public_key(private)
-    with pytest.raises(InputError, match="is no private key"):
+    with pytest.raises(InputError, match="is not a private key"):
         read_private_key(public)
 
 
@@ -233,15 +233,15 @@ def run(*arguments: object) -> tuple[int, str, str]:
 def test_the_commands(tiny: Path, tmp_path: Path) -> None:
     private, public = write_pair(tmp_path, "openssh")
     fingerprint = read_public_key(public).fingerprint
-    code, _, told = run("info", tiny, "--public-key", public)
-    assert (code, "is not signed" in told) == (1, True)
+    code, _, stderr = run("info", tiny, "--public-key", public)
+    assert (code, "is not signed" in stderr) == (1, True)
     code, out, _ = run("sign", tiny, "--key", private)
     assert (code, fingerprint in out.replace("\n", "")) == (0, True)
-    code, _, told = run("info", tiny, "--public-key", public)
-    assert (code, f"signed with the key {fingerprint}" in told) == (0, True)
+    code, _, stderr = run("info", tiny, "--public-key", public)
+    assert (code, f"signed with the key {fingerprint}" in stderr) == (0, True)
     assert "by whom was not checked" in run("info", tiny)[2]
     record = json.loads(run("info", tiny, "--json", "--public-key", public)[1])
     assert (record["signed"], record["signer"]) == (True, fingerprint)
     assert json.loads(run("sign", tiny, "--key", private, "--json")[1])["signer"] == fingerprint
-    code, _, told = run("sign", tiny, "--key", public)
-    assert (code, "is no private key" in told) == (2, True)
+    code, _, stderr = run("sign", tiny, "--key", public)
+    assert (code, "is not a private key" in stderr) == (2, True)

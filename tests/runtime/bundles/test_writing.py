@@ -20,8 +20,9 @@ from tree import ROOT, SUPPORT
 from samclip.disk import directory_swap
 from samclip.errors import BundleError, ExportError, ManifestError, UnsafePathError
 from samclip.runtime.bundles import writing as bundle_write
-from samclip.runtime.bundles.bundle import Bundle, find_bundle
-from samclip.runtime.bundles.manifest import MAX_MANIFEST_BYTES
+from samclip.runtime.bundles.bundle import Bundle
+from samclip.runtime.bundles.home import find_bundle
+from samclip.runtime.bundles.manifest_file import MAX_MANIFEST_BYTES
 from samclip.runtime.bundles.writing import write_bundle
 
 

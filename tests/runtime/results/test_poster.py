@@ -1,4 +1,4 @@
-"""One picture of all three answers."""
+"""The picture of all three answers."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from samclip.runtime.results.poster import (
     TRACK,
     WIDTH,
     Overview,
+    area_shares,
+    draw_heading,
     draw_poster,
     draw_ranking,
     draw_shares,
-    heading,
-    shares_of,
 )
 
-NAMES = ("cup", "spoon", "a name that is far too long to stand on a chip or beside a bar")
+NAMES = ("cup", "spoon", "a name that is far too long to stand on a chip or next to a bar")
 
 
 def overview(size: tuple[int, int], trained: bool = True) -> Overview:
@@ -125,7 +125,7 @@ def test_shares_are_of_all_pixels_the_largest_first() -> None:
     semantic = overview((40, 60)).semantic
     labels = semantic.labels.copy()
     labels[0] = -1  # a fortieth has no name
-    assert shares_of(replace(semantic, labels=labels)) == {"spoon": 0.5, "cup": 0.475}
+    assert area_shares(replace(semantic, labels=labels)) == {"spoon": 0.5, "cup": 0.475}
 
 
 def test_bars_are_as_long_as_their_shares() -> None:
@@ -145,7 +145,7 @@ def test_chips_that_do_not_fit_go_to_the_next_line() -> None:
 
 
 def test_headings_take_their_width() -> None:
-    assert heading("segment", width=500).shape == (64, 500, 3)
+    assert draw_heading("segment", width=500).shape == (64, 500, 3)
 
 
 def test_the_overview_is_plain_values() -> None:

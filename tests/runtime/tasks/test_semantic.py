@@ -111,7 +111,7 @@ def test_ten_thousand_names_stay_within_memory() -> None:
     many = vocabulary(rng, 10_000, dim=64)
     tracemalloc.start()
     coarse = CoarseMap(features, many)
-    coarse._contenders()
+    coarse._find_candidates()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 6 * 10_000 * GRID * GRID * 4  # a few copies of the cosines, none of the image

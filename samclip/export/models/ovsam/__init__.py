@@ -27,7 +27,7 @@ and the graphs that are exported (`samclip.export.families.ovsam`; N, K and poin
 Boxes are (x0, y0, x1, y1) float32 in pixels of the S x S input frame; text rows have unit length;
 logits are cosines times 100. What is left is for the host: the best of a name's synonyms
 (`samclip.runtime.text.vocabulary`), the background's logit, and the fusion of both opinions
-(`samclip.runtime.tasks.namers`).
+(`samclip.runtime.tasks.region_naming`).
 
 Quirks of the released code that decide results, and the module that describes each: the label token
 names nothing, and regions pass a ReLU (`roi_classifier`); a box is read from one level of four

@@ -105,8 +105,8 @@ def text_logits(embeddings: Tensor, text: Tensor) -> Tensor:
     """Score N embeddings, NxD, against K unit rows `text`, KxD: NxK, scaled cosines.
 
     The background class is no row: its text is the zero vector, so its logit is 0 for any region;
-    `samclip.runtime.tasks.namers` adds it. Synonyms are rows of their own, the best of which counts
-    on the host.
+    `samclip.runtime.tasks.region_naming` adds it. Synonyms are separate rows, of which the best
+    counts on the host.
     """
     return LOGIT_SCALE * (F.normalize(embeddings, dim=-1) @ text.mT)
 

@@ -1,7 +1,4 @@
-"""Names for masks: what the CLIP head says of the tokens that a mask covers.
-
-Classification: which name fits the whole image.
-"""
+"""Naming by a CLIP head: masks by the tokens that they cover, images by their embedding."""
 
 from __future__ import annotations
 
@@ -17,30 +14,48 @@ from samclip.runtime.pixels.image import Letterbox
 from samclip.runtime.pixels.masks import PackedMasks, mask_box
 from samclip.runtime.results.classification import Classification
 from samclip.runtime.results.masks import Masks
+from samclip.runtime.tasks.regions import centres
 from samclip.runtime.text.vocabulary import Vocabulary
 
 AnyMasks = TypeVar("AnyMasks", bound=Masks)
 
 
-def with_names(
-    masks: AnyMasks,
-    centres: Iterable[NDArray[np.float64] | None],
-    features: Features,
-    vocabulary: Vocabulary,
-) -> AnyMasks:
-    """Give each of N masks the name that fits it best; one of N `centres` is for empty masks.
+class TokenNamer:
+    """Names masks and images by the CLIP head; CapabilityError for a bundle without one."""
 
-    The patch embeddings are averaged, each weighted by the share of its token that the mask
-    covers; the mean's cosines with the names go through the softmax. This is the second baseline
-    of Open-Vocabulary SAM, CLIP features pooled inside SAM's mask. Its paper does not say whether
-    patches are normalised first; we do not: a patch's length tells how sure the head is of it
-    (docs/samclip-tiny.md has what that gains). A mask that covers no token of the image, an empty
-    one for instance, takes the token nearest to its centre, (x, y) in pixels of the original image.
-    """
-    clip = features.clip()
-    tokens = clip.patch_embeds.reshape(len(clip.patch_embeds), -1).T  # Dxgxg -> ggxD
-    spread = TokenSpread(features.letterbox, clip.token_mask)
-    return attach_names(masks, pool_tokens(masks.packed, centres, tokens, spread), vocabulary)
+    def name(self, masks: AnyMasks, features: Features, vocabulary: Vocabulary) -> AnyMasks:
+        """Give each of N masks the name that fits it best.
+
+        The patch embeddings are averaged, each weighted by the share of its token that the mask
+        covers; the mean's cosines with the names go through the softmax. This is the second
+        baseline of Open-Vocabulary SAM, CLIP features pooled inside SAM's mask. Its paper does not
+        say whether patches are normalised first. They are not here: a patch's length tells how
+        sure the head is of it (docs/samclip-tiny.md shows the gain). A mask that covers no token
+        of the image, such as an empty one, takes the token nearest to its centre, see `centres`.
+        Raises ClosedError, EngineRunError.
+        """
+        clip = features.clip()
+        tokens = clip.patch_embeds.reshape(len(clip.patch_embeds), -1).T  # Dxgxg -> ggxD
+        spread = TokenSpread(features.letterbox, clip.token_mask)
+        embeddings = pool_tokens(masks.packed, centres(masks), tokens, spread)  # NxD
+        return attach_names(masks, embeddings, vocabulary)
+
+    def classify(
+        self, features: Features, vocabulary: Vocabulary, image: NDArray[np.uint8]
+    ) -> Classification:
+        """Compare the image embedding with the names: softmax of logit scale times cosine.
+
+        CLIP's zero-shot rule (Radford et al. 2021, section 3.1), as SAM-CLIP, section 4.1, applies
+        it to its max-pooled head. `image`: HWC uint8 RGB. Raises ClosedError, EngineRunError.
+        """
+        cosines = vocabulary.cosines(features.clip().image_embed[None])  # 1xK
+        return Classification(
+            names=vocabulary.names,
+            probabilities=vocabulary.probabilities(cosines)[0],
+            logits=cosines[0] * np.float32(vocabulary.logit_scale),
+            trained_head=vocabulary.trained_head,
+            image=image,
+        )
 
 
 def pool_tokens(
@@ -51,8 +66,8 @@ def pool_tokens(
 ) -> NDArray[np.float32]:
     """Average ggxD `tokens` inside each of N masks, weighted by area: NxD float32.
 
-    `centres`: for each mask the (x, y), in pixels of the original image, near which a token is
-    taken when the mask covers none; None for the middle of the image.
+    A mask that covers no token takes the one nearest to its entry of `centres`: (x, y) in pixels
+    of the original image, None for the middle of the image.
     """
     pooled = [
         spread.weights(mask, centre).reshape(-1) @ tokens  # gxg -> gg, @ ggxD
@@ -78,7 +93,7 @@ def attach_names(
 
 
 class TokenSpread:
-    """Spreads masks of the original image over the token grid, by area.
+    """The areas that masks of the original image cover in each token.
 
     `token_mask`: gxg, 1 on tokens of the image, 0 on padding.
     """
@@ -93,13 +108,16 @@ class TokenSpread:
     def weights(
         self, mask: NDArray[np.bool_], centre: NDArray[np.float64] | None
     ) -> NDArray[np.float32]:
-        """Return gxg weights that sum to 1: how much of the HxW mask lies in each token."""
+        """Return gxg weights that sum to 1: the share of the HxW mask in each token.
+
+        A mask that covers no token has weight 1 on the token nearest to `centre`, (x, y).
+        """
         shares = self.covered(mask)
         total = shares.sum()
         return shares / total if total > 0 else self._nearest(centre)
 
     def covered(self, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Return gxg: the area of the HxW mask in each token of the image; all 0 if there is none.
+        """Return gxg: the area of the HxW mask in each token of the image, 0 on padding.
 
         Areas are in pixels of the encoder's input.
         """
@@ -109,7 +127,7 @@ class TokenSpread:
         return np.asarray(shares * self._token_mask, np.float32)
 
     def _overlap(self, original: int, resized: int) -> NDArray[np.float32]:
-        """Return g x original: the length of each pixel, as resized, inside each token."""
+        """Return g x original: the length of each resized pixel inside each token."""
         edges = np.arange(original + 1) * (resized / original)
         starts = np.arange(len(self._token_mask))[:, None] * self._token_side
         left = np.maximum(edges[None, :-1], starts)
@@ -127,21 +145,3 @@ class TokenSpread:
         weights = np.zeros(self._token_mask.shape, np.float32)
         weights.flat[distances.argmin()] = 1
         return weights
-
-
-def classify(
-    features: Features, vocabulary: Vocabulary, image: NDArray[np.uint8]
-) -> Classification:
-    """Compare the image embedding with the names: softmax of logit scale times cosine.
-
-    CLIP's zero-shot rule (Radford et al. 2021, section 3.1), as SAM-CLIP section 4.1 uses it on
-    its max-pooled head. Raises ClosedError, EngineRunError.
-    """
-    cosines = vocabulary.cosines(features.clip().image_embed[None])  # 1xK
-    return Classification(
-        names=vocabulary.names,
-        probabilities=vocabulary.probabilities(cosines)[0],
-        logits=cosines[0] * np.float32(vocabulary.logit_scale),
-        trained_head=vocabulary.trained_head,
-        image=image,
-    )

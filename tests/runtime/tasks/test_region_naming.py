@@ -19,7 +19,7 @@ from samclip.errors import (
 from samclip.runtime.bundles.manifest import TensorSpec
 from samclip.runtime.model import Model
 from samclip.runtime.scene import Scene
-from samclip.runtime.tasks import namers as region_naming
+from samclip.runtime.tasks import region_naming
 
 BANDS = [(5, 5, 50, 120), (70, 5, 130, 120), (150, 5, 195, 120)]  # red, green, blue
 BY_CLIP = ("green", "blue", "red")  # the colours after those

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from samclip.errors import InputError
-from samclip.runtime.tasks.namers import clip_weights, fused_probabilities, masks_on_grid
+from samclip.runtime.tasks.region_naming import clip_weights, fused_probabilities, masks_on_grid
 
 Array = NDArray[np.float64]
 

@@ -7,7 +7,7 @@ import pytest
 from fakes import MASK_SIZE, fake_model, flag
 
 from samclip.runtime.pixels.image import Letterbox
-from samclip.runtime.tasks.naming import TokenSpread
+from samclip.runtime.tasks.token_naming import TokenSpread
 
 ALL = ("red", "green", "blue")
 
