@@ -141,7 +141,7 @@ def test_truncated_files_are_refused(name: str, count: int, figures: Figures) ->
     figures.add(f"image: {name} truncated", count=len(lengths), found="refused")
 
 
-def test_truncated_files_are_refused_even_if_pillow_is_told_to_accept_them(
+def test_truncated_files_are_refused_even_if_pillow_accepts_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)

@@ -183,9 +183,7 @@ def test_untrained_head_is_reported_every_time(
         assert not json_flag or json.loads(result.stdout)["trained_head"] is False
 
 
-def test_untrained_head_does_not_matter_without_names(
-    model: FakeModel, run: Run, image: Path
-) -> None:
+def test_untrained_head_is_silent_without_names(model: FakeModel, run: Run, image: Path) -> None:
     model.trained = False
     result = run("segment", image, "--point", "16,8", "--json")
     assert result.stderr == ""

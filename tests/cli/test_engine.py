@@ -97,9 +97,7 @@ def test_without_a_gpu_the_remedy_is_shown(
     assert "--backend tensorrt-rtx --target sm86" in result.stderr
 
 
-def test_a_failed_build_shows_the_errors_of_tensorrt(
-    run: Run, bundle: Path, script: Script
-) -> None:
+def test_a_failed_build_shows_tensorrts_errors(run: Run, bundle: Path, script: Script) -> None:
     script.errors = (("/blocks.0/Attention", "Attention", "no importer"),)
     result = run("engine", "build", bundle, "--graph", "encoder")
     assert result.exit_code == 1

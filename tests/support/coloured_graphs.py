@@ -26,7 +26,7 @@ HIDDEN = 32  # channels between the two convolutions
 
 
 def coloured_graphs(gain: float = 1.0) -> list[GraphFiles]:
-    """FP32 graphs; one hidden channel of the encoder is `gain` times larger than the others."""
+    """FP32 graphs; one hidden channel of the encoder is scaled by `gain`."""
     return [_encoder(gain), _clip_head(), _mask_decoder()]
 
 
