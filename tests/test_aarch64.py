@@ -1,4 +1,4 @@
-"""The proof that the runtime installs on aarch64: it sees what does not fit, and all does fit."""
+"""The check that the runtime installs on aarch64: it finds wheels that do not fit, and all fit."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def proof() -> ModuleType:
 
 @pytest.fixture
 def core(proof: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """samclip requires `one` alone."""
+    """samclip requires only `one`."""
     monkeypatch.setattr(proof, "core_requirements", lambda: [Requirement("one[fast]>=1.5")])
 
 

@@ -1,4 +1,4 @@
-"""The audit of dependencies: what it makes of pip-audit's answers, and of none."""
+"""The audit of dependencies, with every kind of answer from pip-audit, and with none."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def module() -> ModuleType:
     specification = spec_from_loader(loader.name, loader)
     assert specification is not None
     made = module_from_spec(specification)
-    sys.modules[loader.name] = made  # where its dataclasses look
+    sys.modules[loader.name] = made  # where dataclasses look their module up
     loader.exec_module(made)
     return made
 
 
 @pytest.fixture
 def audit(module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Audit:
-    """Run the script with a pip-audit that answers as told, each database for itself."""
+    """Run the script with a stand-in for pip-audit that gives these answers, by database."""
 
     def run(answers: Answers, *arguments: str) -> int:
         program = tmp_path / "pip-audit"
@@ -66,7 +66,7 @@ def audit(module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return run
 
 
-def test_nothing_known(audit: Audit, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_known_vulnerabilities(audit: Audit, capsys: pytest.CaptureFixture[str]) -> None:
     assert audit({"pypi": (0, [SOUND, UNKNOWN], "")}) == 0
     out = capsys.readouterr().out
     assert "1 packages audited, none known" in out
@@ -78,23 +78,23 @@ def test_known_vulnerabilities_fail(audit: Audit, capsys: pytest.CaptureFixture[
     captured = capsys.readouterr()
     assert "3 packages audited, 2 known vulnerabilities" in captured.out
     assert "vulnerable: pillow 9.0.0: PYSEC-1, CVE-2; fixed in 9.0.1" in captured.err
-    assert "vulnerable: x 1: GHSA-3; no version has it fixed yet" in captured.err
+    assert "vulnerable: x 1: GHSA-3; not fixed in any version yet" in captured.err
 
 
-def test_the_second_database_is_asked_when_the_first_is_away(audit: Audit) -> None:
+def test_the_second_database_is_asked_when_the_first_does_not_answer(audit: Audit) -> None:
     assert audit({"pypi": (1, None, NO_NETWORK), "osv": (1, [WEAK], "")}) == 1
     assert audit({"pypi": (0, [UNKNOWN], ""), "osv": (0, [SOUND], "")}) == 0
 
 
 def test_no_database_answers(audit: Audit, capsys: pytest.CaptureFixture[str]) -> None:
-    """A registry's mirror knows no advisories: that must not look like a clean answer."""
+    """A registry's mirror has no advisories: that must not look like a clean answer."""
     assert audit({"pypi": (0, [UNKNOWN], ""), "osv": (1, None, NO_NETWORK)}) == 0
     out = capsys.readouterr().out
     assert out.count("\n") == 1
     assert "not audited: pypi knows none of the packages, osv does not answer" in out
 
 
-def test_other_failures_are_told(audit: Audit, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_failures_are_errors(audit: Audit, capsys: pytest.CaptureFixture[str]) -> None:
     assert audit({"pypi": (1, None, "ERROR: invalid specifier at line 1")}) == 2
     assert "invalid specifier" in capsys.readouterr().err
 
@@ -113,7 +113,7 @@ def test_what_is_installed_is_listed_without_local_versions(
     assert module.tested_packages() == "torch==2.13.0\nnumpy==2.4.6\n"
 
 
-def test_without_an_environment_the_remedy_is_told(
+def test_without_an_environment_the_error_has_the_remedy(
     module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "TESTED", tmp_path / "python")

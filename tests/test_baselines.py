@@ -1,4 +1,4 @@
-"""SAM's masks named by a second model: the fake model's colours make every answer known."""
+"""SAM's masks named by a second model; with the fake model's colours every answer is known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What gets imported when: no torch at run time, and nothing heavy before it is needed."""
+"""Imports: no torch at run time, and no heavy package before it is needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people install: wheel, sdist and editable install hold the same modules and assets."""
+"""Packages: wheel, sdist and editable install hold the same modules and assets."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def package_files(names: set[str]) -> set[str]:
 
 
 def source_files() -> set[str]:
-    """What the editable install offers: every file of the package's source tree."""
+    """All files of the package's source tree, which the editable install offers."""
     paths = (p for p in PACKAGE.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
     return {path.relative_to(PACKAGE.parent).as_posix() for path in paths}
 
@@ -111,12 +111,12 @@ def test_wheel_has_types_assets_and_licence(wheel: Path) -> None:
     assert {Path(name).name for name in files} >= {"LICENSE", "NOTICE"}
 
 
-def test_wheel_installs_nothing_beside_samclip(wheel: Path) -> None:
+def test_wheel_installs_only_samclip(wheel: Path) -> None:
     tops = {name.partition("/")[0] for name in wheel_files(wheel)}
     assert tops == {"samclip", f"samclip-{samclip.__version__}.dist-info"}
 
 
-def test_sdist_can_be_checked_by_who_unpacks_it(sdist: Path) -> None:
+def test_sdist_holds_what_its_checks_need(sdist: Path) -> None:
     wanted = {"pyproject.toml", "README.md", "CHANGELOG.md", "constraints.txt", "scripts/check"}
     assert wanted | {"tests/conftest.py", "tests/test_packaging.py"} <= sdist_files(sdist)
 
@@ -162,7 +162,7 @@ def test_wheel_and_sdist_hold_the_default_bundle(wheel: Path, sdist: Path) -> No
 
 @pytest.fixture(scope="module")
 def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The `bin` of a fresh environment with the wheel and what it requires, cut off the network."""
+    """The `bin` of a fresh environment with the wheel and its requirements, without a network."""
     home = tmp_path_factory.mktemp("bare") / "venv"
     venv.create(home, with_pip=False)
     python = home / "bin" / "python"
@@ -175,7 +175,7 @@ def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_a_bare_environment_answers_every_task_offline(bare: Path, tmp_path: Path) -> None:
-    """No torch, no network, no bundle but the packaged one, and a photo of the package."""
+    """Without torch or network, with the packaged bundle and photo."""
     code = "import importlib.util as i, samclip; print(i.find_spec('torch'), samclip.__file__)"
     torch, where = run(bare / "python", "-c", code, cwd=tmp_path).split()
     assert torch == "None"

@@ -248,7 +248,7 @@ class _Series(Generic[Answer]):
             warn_untrained_head()
             self._warned = True
         if self._request.as_json:
-            record = self._describe_question(path) | self._task.record(answer)
+            record = self._first_fields(path) | self._task.record(answer)
             if answer.trained_head is not None:
                 record["trained_head"] = answer.trained_head
             record["picture"] = None if picture is None else str(picture)
@@ -263,9 +263,9 @@ class _Series(Generic[Answer]):
         report(error, about=str(path))
         if self._request.as_json:
             fault = {"type": type(error).__name__, "message": describe(error)}
-            write_json(self._describe_question(path) | {"error": fault})
+            write_json(self._first_fields(path) | {"error": fault})
 
-    def _describe_question(self, path: Path) -> dict[str, Any]:
+    def _first_fields(self, path: Path) -> dict[str, Any]:
         """Return the first fields of a record, those of answers and errors alike."""
         head = self._model.manifest.head
         return {

@@ -1,7 +1,7 @@
-"""A bundle on disk that every backend runs in a millisecond a graph: `coloured_graphs`, and text.
+"""A bundle on disk whose graphs take every backend a millisecond: `coloured_graphs`, and text.
 
-Its text encoder adds up fixed random vectors of the tokens, so that any name has a meaning of its
-own; the tokenizer is that of the bundle which comes with the package.
+Its text encoder adds up fixed random vectors of the tokens, so that different names have different
+embeddings. The tokenizer is that of the packaged bundle.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from samclip.runtime.bundles.manifest import Manifest, Text
 from samclip.runtime.bundles.writing import write_bundle
 
 CONTEXT = 32
-TOKENS, DIMENSIONS = 30_522, 3
+TOKENS = 30_522
+DIMENSIONS = 3
 TOKENIZER = "tokenizer.json"
 
 
 def write_coloured_bundle(target: Path) -> Path:
-    """Write the bundle; no other code is needed to load it."""
+    """Write the bundle; `samclip.load` can load it."""
     graphs = [*coloured_graphs(), _text_encoder()]
     files: dict[str, bytes | Path] = {
         name: data for graph in graphs for name, data in graph.files.items()

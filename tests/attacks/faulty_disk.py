@@ -1,4 +1,4 @@
-"""The failing disk of disk_faults.c: compiled, and armed from Python."""
+"""The failing disk of disk_faults.c, compiled and armed from Python."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SOURCE = Path(__file__).with_name("disk_faults.c")
 
 
 class Calls(enum.IntFlag):
-    """Calls of the system that may fail, as disk_faults.c numbers them."""
+    """System calls that can be made to fail, as disk_faults.c numbers them."""
 
     OPEN = 1
     WRITE = 2
@@ -27,8 +27,8 @@ class Calls(enum.IntFlag):
     REMOVE = 32
     TRUNCATE = 64
     READ = 128
-    CREATE = 256  # an open that makes a file
-    ALTER = 512  # an open to write
+    CREATE = 256  # an open that creates a file
+    ALTER = 512  # an open for writing
 
 
 CHANGES = (
@@ -38,7 +38,10 @@ CHANGES = (
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens at the N-th of `calls`: `action` is an errno, SHORT or KILL."""
+    """A fault of the N-th of `calls`: `action` is an errno, SHORT or KILL.
+
+    `sticky`: whether later calls fail as well.
+    """
 
     name: str
     calls: Calls
@@ -49,7 +52,7 @@ class Fault:
     KILL = -2
 
 
-# A full disk takes nothing new, and lets go of what is there; a dead one does nothing any more.
+# A full disk takes no new data but lets files be removed; a read-only one lets nothing change.
 TAKES = Calls.CREATE | Calls.WRITE | Calls.SYNC | Calls.RENAME | Calls.MKDIR | Calls.TRUNCATE
 LOCKED = Calls.ALTER | Calls.RENAME | Calls.MKDIR | Calls.REMOVE | Calls.TRUNCATE
 FAULTS = {
@@ -69,12 +72,12 @@ FAULTS = {
 
 
 def library() -> Path:
-    """Compile the library, once for all processes of a test run; skips where there is no cc."""
+    """Compile the library once for all processes of a test run; skips where there is no cc."""
     compiler = shutil.which("cc")
     if compiler is None or os.uname().sysname != "Linux":
         import pytest
 
-        pytest.skip("no C compiler on Linux to make the failing disk with")
+        pytest.skip("the failing disk needs Linux and a C compiler")
     stamp = f"{SOURCE.stat().st_mtime_ns}-{os.getuid()}"
     target = Path(tempfile.gettempdir()) / f"samclip-disk-faults-{stamp}.so"
     if not target.exists():
@@ -89,7 +92,7 @@ def library() -> Path:
 def environment(
     folder: Path | None = None, fault: Fault | None = None, at: int = 0
 ) -> Mapping[str, str]:
-    """Give the environment of a process with the failing disk, armed when a fault is given."""
+    """Return the environment of a process with the failing disk, armed when a fault is given."""
     armed = {}
     if folder is not None and fault is not None:
         armed = {
@@ -103,11 +106,11 @@ def environment(
 
 
 def arm(folder: Path, fault: Fault, at: int) -> None:
-    """Let the fault happen at the call number `at` below `folder`, 0 for never."""
+    """Let the fault happen at the call number `at` below `folder`; 0 for never."""
     name = os.fsencode(folder)
     ctypes.CDLL(None).faults_arm(name, int(fault.calls), at, fault.action, int(fault.sticky))
 
 
 def disarm() -> int:
-    """Let nothing happen any more; gives how many calls there were."""
+    """Let no fault happen any more; returns the number of calls so far."""
     return int(ctypes.CDLL(None).faults_disarm())

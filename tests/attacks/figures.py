@@ -1,6 +1,6 @@
-"""Figures of the attacks: what a run found, written into the table of docs/faults.md by the run.
+"""Figures of the attacks, which a run writes into the table of docs/faults.md.
 
-A test adds what it found; the row reaches the table if the whole run passed:
+A test adds what it found; the row is written if the whole run passes:
 
     def test_x(figures: Figures) -> None:
         ...
@@ -8,7 +8,7 @@ A test adds what it found; the row reaches the table if the whole run passed:
 
     pytest tests/attacks -m "slow or not slow" --figures docs/faults.md
 
-Additions travel as properties of the test's report, which pytest-xdist carries to the controller.
+Figures travel as properties of the test's report, which pytest-xdist carries to the controller.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class Figure:
 
     Attributes:
         fault: Name of the fault, the key of its row.
-        count: How many attempts there were.
-        found: What they gave, in a few words.
-        test: Path of the test's file, and name of its function, as pytest gives them.
-        slow: Whether the test has the full count.
+        count: Number of attempts.
+        found: Their outcome, in a few words.
+        test: Path of the test's file, and name of its function, as in pytest's node id.
+        slow: Whether the test makes all attempts.
     """
 
     fault: str
@@ -48,28 +48,31 @@ class Figure:
 
 
 class Figures:
-    """What one test adds; the fixture `figures` gives it."""
+    """Figures of one test: the value of the fixture `figures`."""
 
     def __init__(self, properties: list[tuple[str, object]]) -> None:
         self._properties = properties
 
     def add(self, fault: str, *, count: int, found: str) -> None:
-        """Add a row, or to the row of a fault that other cases add to: their counts are summed.
+        """Add a row; cases that name the same fault share a row, and their counts are summed.
 
-        Raises ValueError for a count below 1, and for texts that no cell of a table can hold.
+        Raises ValueError for a count below 1, and for texts that do not fit a cell of a table.
         """
         if count < 1:
             raise ValueError(f"{fault!r}: a count of {count} shows nothing; count what was tried")
         for text in (fault, found):
             if not text.strip() or text != " ".join(text.split()) or "|" in text:
-                raise ValueError(f"{text!r} is no cell of a table: one line of words, without '|'")
+                raise ValueError(
+                    f"{text!r} does not fit a cell of a table: one line of words, without '|'"
+                )
         self._properties.append((PROPERTY, (fault, count, found)))
 
 
 def merge_figures(figures: Iterable[Figure]) -> dict[str, tuple[str, ...]]:
-    """Give one row of cells, without its date, for each fault.
+    """Return one row of cells, without its date, for each fault.
 
-    Where a test ran both with a part of the cases and with all (marked slow), all of them count.
+    Where a test ran both with some of the cases and with all of them (marked slow), only the latter
+    count.
     """
     by_fault: dict[str, list[Figure]] = {}
     for figure in figures:
@@ -85,16 +88,16 @@ def _merge(fault: str, figures: list[Figure]) -> tuple[str, ...]:
 
 
 def _name_tests(figures: list[Figure]) -> str:
-    """Name the one test, or the files of several."""
+    """Return the name of the one test, or of the files of several."""
     tests = {figure.test.rpartition("/")[2] for figure in figures}
     names = tests if len(tests) == 1 else {test.partition("::")[0] for test in tests}
     return ", ".join(f"`{name}`" for name in sorted(names))
 
 
 def rewrite_table(page: Path, rows: Mapping[str, tuple[str, ...]], date: str) -> None:
-    """Replace the rows of these faults between the markers of `page`; others stay as they are.
+    """Replace the rows of these faults between the markers of `page`; other rows stay unchanged.
 
-    Several runs may do so at once. Raises ValueError for a page without the markers.
+    Several runs may write at once. Raises ValueError for a page without the markers.
     """
     lock = Path(tempfile.gettempdir()) / "samclip-figures.lock"
     with FileLock(lock):

@@ -1,4 +1,4 @@
-"""More targets of fuzzers, see fuzz_targets.py: caches, data sets, training runs."""
+"""Fuzz targets for caches, data sets and training runs; see fuzz_targets.py."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def folder() -> Path:
 
 
 def place(name: str) -> Path:
-    """A file of the process's own, its folder made."""
+    """A file of this process, in a folder that exists."""
     path = folder() / name
     path.parent.mkdir(exist_ok=True)
     return path
@@ -45,7 +45,7 @@ def place(name: str) -> Path:
 
 @cache
 def blob_files() -> tuple[Path, Path, bytes]:
-    """A compiled model of OpenVINO's cache: its blob, its sidecar, and what that holds."""
+    """A compiled model of OpenVINO's cache: its blob, its sidecar, and the sidecar's content."""
     home = folder() / "blobs"
     home.mkdir()
     write_blob(home, KEY, lambda stream: stream.write(BLOB))
@@ -54,7 +54,7 @@ def blob_files() -> tuple[Path, Path, bytes]:
 
 
 def compiled_blob(data: bytes) -> None:
-    """A compiled model behind a sound sidecar."""
+    """A compiled model with a sound sidecar."""
     blob, sidecar, sound = blob_files()
     blob.write_bytes(data)
     sidecar.write_bytes(sound)
@@ -62,7 +62,7 @@ def compiled_blob(data: bytes) -> None:
 
 
 def compiled_sidecar(data: bytes) -> None:
-    """A sidecar beside a sound compiled model."""
+    """A sidecar with a sound compiled model."""
     blob, sidecar, _ = blob_files()
     blob.write_bytes(BLOB)
     sidecar.write_bytes(data)
@@ -70,12 +70,12 @@ def compiled_sidecar(data: bytes) -> None:
 
 
 def _map_blob() -> None:
-    """There is none, or the one that was written, or it is damaged."""
+    """Check that the model is absent, reported as damaged, or the one that was written."""
     try:
         found = map_blob(folder() / "blobs", KEY)
     except BlobDamagedError as error:
         if not str(error):
-            raise AssertionError("damaged, and nobody says how") from error
+            raise AssertionError("a damaged blob was refused without a message") from error
         return
     if found is not None:
         content = found[:]
@@ -91,7 +91,7 @@ def affine_source() -> GraphSource:
 
 
 def external_tensors(data: bytes) -> None:
-    """A graph beside sound weights; backends turn the ValueError into their own errors."""
+    """A graph with sound weights; backends turn the ValueError into their own errors."""
     source = replace(affine_source(), onnx=data)
     for by_name in (False, True):
         try:
@@ -105,7 +105,7 @@ def names(data: bytes) -> None:
     path.write_bytes(data)
     found = read_names(None, path)
     if not found or not all(name.strip() for name in found):
-        raise AssertionError(f"{found} are no names")
+        raise AssertionError(f"{found} are not names")
 
 
 def coco(data: bytes) -> None:
@@ -120,7 +120,7 @@ def coco(data: bytes) -> None:
 
 
 def report(data: bytes) -> None:
-    """What `samclip-bench --json` wrote."""
+    """A report of `samclip-bench --json`."""
     from samclip.benchmarks.report import read_report
 
     path = place("report.json")
@@ -129,7 +129,7 @@ def report(data: bytes) -> None:
 
 
 def calibration(data: bytes) -> None:
-    """A cached calibration behind a digest that fits."""
+    """A cached calibration with a digest that fits."""
     from samclip.export.precision.calibration import read_calibration
 
     path = place("calibration.json")
@@ -138,7 +138,7 @@ def calibration(data: bytes) -> None:
 
 
 def training_state(data: bytes) -> None:
-    """What a training run goes on from."""
+    """The state that a training run continues from."""
     from samclip.merge.training.state import StateFolder
 
     state = StateFolder(folder() / "run")
@@ -148,7 +148,7 @@ def training_state(data: bytes) -> None:
 
 
 def evaluations(data: bytes) -> None:
-    """What a training run noted of itself."""
+    """The evaluations of a training run."""
     from samclip.merge.training.evaluation import read_records
 
     path = place("evaluations.json")
@@ -157,7 +157,7 @@ def evaluations(data: bytes) -> None:
 
 
 def shard(data: bytes) -> None:
-    """A tar file of training photos; the list of its members is made anew each time."""
+    """A tar file of training photos; the list of its members is made again each time."""
     from samclip.merge.data.shards import shard_index
 
     path = place("shards/0.tar")

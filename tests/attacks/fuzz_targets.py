@@ -1,12 +1,11 @@
-"""What fuzzers feed: each target takes bytes, and raises nothing but samclip's own errors.
+"""Fuzz targets: each takes bytes, and may raise nothing but samclip's own errors.
 
-`test_fuzzing.py` feeds them with hypothesis, `test_fuzzing_native.py` with atheris. A target is run
-on a file of its own in a folder that is made once, because making one costs more than the target.
+`test_fuzzing.py` feeds them with hypothesis, `test_fuzzing_native.py` with atheris. Each target
+has its file in one folder that is made once, because making a folder costs more than the target.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import warnings
@@ -17,6 +16,7 @@ from typing import Any
 
 import fuzz_caches
 import numpy as np
+from damage import forge_manifest
 from fuzz_caches import folder
 from tiny_bundle import tiny_files, tiny_manifest, write_tiny_bundle
 
@@ -31,7 +31,7 @@ from samclip.runtime.pixels.prompts import parse_prompts
 from samclip.runtime.text.templates import resolve_templates
 from samclip.runtime.text.tokenizer import Tokenizer
 
-SMALL_IMAGES = 1_000_000  # pixels: what a fuzzer may make the decoders allocate
+SMALL_IMAGES = 1_000_000  # pixels: the most that a fuzzer may make the decoders allocate
 Target = Callable[[bytes], None]
 
 
@@ -42,9 +42,7 @@ def bundle() -> Path:
 
 def manifest(data: bytes) -> None:
     """Open a bundle that has this manifest, with a digest that fits, and read its graphs."""
-    (bundle() / "manifest.json").write_bytes(data)
-    line = f"{hashlib.sha256(data).hexdigest()}  manifest.json\n"
-    (bundle() / "manifest.sha256").write_text(line)
+    forge_manifest(bundle(), data)
     opened = Bundle.open(bundle())
     for graph in ("encoder", "mask_decoder", "clip_head", "text_encoder"):
         for backend, version in (("onnxruntime", None), ("tensorrt", "10.14.1")):
@@ -73,7 +71,7 @@ def prompts(data: bytes) -> None:
 
 
 def check_prompts(given: dict[str, Any]) -> None:
-    """Whatever is accepted must be finite, inside the image and paired."""
+    """Check that accepted prompts are finite, inside the image and paired."""
     for prompt in parse_prompts((100, 200), 4, **given):
         corners = [] if prompt.box is None else [*prompt.box.reshape(2, 2)]
         for x, y in [*prompt.points, *corners]:
@@ -144,7 +142,7 @@ TARGETS: dict[str, Target] = {
 
 
 def feed(target: Target, data: bytes) -> None:
-    """Run a target; its typed errors are what is wanted, anything else is a finding."""
+    """Run a target; typed errors are expected, anything else is a finding."""
     try:
         target(data)
     except SamclipError as error:
@@ -154,7 +152,7 @@ def feed(target: Target, data: bytes) -> None:
 
 @cache
 def seeds(name: str) -> tuple[bytes, ...]:
-    """Give sound inputs of a target, from which fuzzers begin."""
+    """Return sound inputs of a target, from which fuzzers start."""
     return tuple(SEEDS[name]())
 
 

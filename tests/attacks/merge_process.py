@@ -1,9 +1,9 @@
-"""A small merging run that is killed again and again, and goes on until it ends.
+"""A small merging run that is killed again and again, and continues until it ends.
 
     python merge_process.py FOLDER KILLS SEED
 
-Every attempt is a fork of a process that has imported torch. After so many kills the run may end:
-its weights and its log must be those of a run that nobody disturbed. Prints what was found as JSON.
+Every attempt is a fork of a process that has imported torch. After KILLS kills the run may end: its
+weights and its log must be those of an undisturbed run. Prints the counts as JSON.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from samclip.merge.training.state import StateFolder  # noqa: E402
 
 
 def attempt(output: Path) -> None:
-    """Begin or go on, as a session does."""
+    """Begin or continue the run, as a session does."""
     for folder in (output, output / "state"):
         remove_abandoned(folder)
     train(tiny_run(output, tiny_config(save_every=1)))
 
 
-def forked(work: Callable[[], None]) -> int:
+def fork_work(work: Callable[[], None]) -> int:
     child = os.fork()
     if child:
         return child
@@ -55,28 +55,28 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     began = time.monotonic()
-    assert os.waitpid(forked(lambda: attempt(folder / "whole")), 0)[1] == 0
+    assert os.waitpid(fork_work(lambda: attempt(folder / "whole")), 0)[1] == 0
     seconds, moments = time.monotonic() - began, random.Random(seed)
     killed, ends, place = folder / "killed", 0, (0, 0)
     for _ in range(kills):
-        child = forked(lambda: attempt(killed))
+        child = fork_work(lambda: attempt(killed))
         time.sleep(moments.uniform(0, seconds / 2))
         os.kill(child, signal.SIGKILL)
         status = os.waitpid(child, 0)[1]
         assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "an attempt failed"
         ends += not os.WIFSIGNALED(status)
         place = check_state(killed, place)
-        if place[0] == 2:  # every stage is done: the next run is another one
+        if place[0] == 2:  # every stage is done: start another run
             assert_same(folder)
             shutil.rmtree(killed)
             place = (0, 0)
-    assert os.waitpid(forked(lambda: attempt(killed)), 0)[1] == 0
+    assert os.waitpid(fork_work(lambda: attempt(killed)), 0)[1] == 0
     assert_same(folder)
     print(json.dumps({"kills": kills, "ends": ends}))
 
 
 def check_state(output: Path, before: tuple[int, int]) -> tuple[int, int]:
-    """Read the state, whole and never older than the one before; gives its stage and step."""
+    """Check that the state is whole and not older than before; return its stage and step."""
     state = StateFolder(output / "state").read(None)
     place = (0, 0) if state is None else (state.place.stage, state.place.step)
     assert place >= before, f"{place} came after {before}"
@@ -84,8 +84,8 @@ def check_state(output: Path, before: tuple[int, int]) -> tuple[int, int]:
 
 
 def assert_same(folder: Path) -> None:
-    """Compare the killed run with the other one, once it has ended."""
-    assert os.waitpid(forked(lambda: attempt(folder / "killed")), 0)[1] == 0
+    """Let the killed run end, and compare it with the undisturbed one."""
+    assert os.waitpid(fork_work(lambda: attempt(folder / "killed")), 0)[1] == 0
     whole, killed = (load_file(folder / n / "weights.safetensors") for n in ("whole", "killed"))
     assert whole.keys() == killed.keys()
     assert all(torch.equal(whole[name], killed[name]) for name in whole)

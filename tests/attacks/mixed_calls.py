@@ -1,4 +1,4 @@
-"""Calls of every kind, in an order drawn by a seed, and the digests of what they answer."""
+"""Calls of every kind in a random order that a seed fixes, and digests of their answers."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ EVERYTHING: Mapping[str, Any] = {
     "pred_iou_thresh": 0.0,
     "stability_score_thresh": 0.0,
 }
-IMAGE_FIELD = "image"  # the caller's own, no part of the answer
+IMAGE_FIELD = "image"  # the caller's, not part of the answer
 Ask = Callable[[samclip.Scene], object]
 
 
 def photos() -> list[NDArray[np.uint8]]:
-    """Make pictures of several shapes: HWC uint8 RGB, coloured blocks under noise."""
+    """Make pictures of several shapes: HWC uint8 RGB, coloured blocks with noise."""
     rng = np.random.default_rng(0)
     made = []
     for height, width in SIZES:
@@ -83,7 +83,7 @@ CALLS: dict[str, Ask] = {
 
 @dataclass(frozen=True)
 class Call:
-    """A call of one kind about one photo; `fresh`: on a scene that is encoded for it alone."""
+    """A call of one kind on one photo; `fresh`: on a scene that is encoded for this call."""
 
     kind: str
     photo: int
@@ -91,7 +91,7 @@ class Call:
 
 
 def draw_calls(count: int, seed: int, fresh_share: float = 0.25) -> list[Call]:
-    """Draw calls; every kind comes before any comes again."""
+    """Draw calls; no kind comes again before every kind has come."""
     rng = random.Random(seed)
     kinds = list(CALLS)
     calls = []
@@ -104,7 +104,7 @@ def draw_calls(count: int, seed: int, fresh_share: float = 0.25) -> list[Call]:
 
 
 class Asker:
-    """Makes calls to one model; its scenes are shared by all who ask."""
+    """Makes calls to one model; all threads share its scenes."""
 
     def __init__(self, model: samclip.Model) -> None:
         self._model = model
@@ -112,14 +112,14 @@ class Asker:
         self._scenes = [model.encode(photo) for photo in self._photos]
 
     def ask(self, call: Call) -> str:
-        """Make the call and give the digest of its answer."""
+        """Make the call and return the digest of its answer."""
         if not call.fresh:
             return digest(CALLS[call.kind](self._scenes[call.photo]))
         with self._model.encode(self._photos[call.photo]) as scene:
             return digest(CALLS[call.kind](scene))
 
     def expected(self) -> dict[tuple[str, int], str]:
-        """Answer every kind of call about every photo, one after the other."""
+        """Answer every kind of call on every photo, one after the other."""
         return {
             (kind, photo): self.ask(Call(kind, photo, fresh=False))
             for kind in CALLS
@@ -128,11 +128,11 @@ class Asker:
 
 
 def digest(answer: object) -> str:
-    """Digest all that an answer holds, bit by bit, but not the image it is about."""
-    told = hashlib.sha256()
+    """Digest all that an answer holds, except its image."""
+    digester = hashlib.sha256()
     for part in _parts(answer):
-        told.update(part)
-    return told.hexdigest()
+        digester.update(part)
+    return digester.hexdigest()
 
 
 def _parts(answer: object) -> Iterator[bytes]:

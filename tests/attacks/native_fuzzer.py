@@ -1,9 +1,9 @@
-"""Fuzzes one target with atheris, which follows the branches that an input takes.
+"""A process that fuzzes one target with atheris, which follows the branches that an input takes.
 
     python tests/attacks/native_fuzzer.py TARGET FOLDER [options of libFuzzer, as -runs=N -seed=N]
     python tests/attacks/native_fuzzer.py TARGET FILE
 
-FOLDER takes the inputs that reach new branches, and is begun with sound ones; FILE, as libFuzzer
+FOLDER takes the inputs that reach new branches, and starts with sound ones. FILE, as libFuzzer
 leaves one after a finding, is run once.
 """
 

@@ -1,4 +1,4 @@
-"""Hostile annotations in COCO's format: pycocotools, which crashes on them, sees none."""
+"""Hostile annotations in COCO's format: none reaches pycocotools, which crashes on them."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ BAD: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A data set of one photo, and another photo above it."""
+    """A data set of one photo, and another photo in the folder above it."""
     home = tmp_path / "coco"
     home.mkdir()
     for path in (home, tmp_path):
@@ -106,7 +106,7 @@ def write(folder: Path, change: dict[str, Any]) -> Path:
     return folder
 
 
-def test_sound_ones_pass(folder: Path) -> None:
+def test_sound_annotations_are_read(folder: Path) -> None:
     for change in ({}, rle([4, 8, 12]), rle("48<"), polygons(TRIANGLE[0], TRIANGLE[0])):
         (photo,) = read_coco(write(folder, change)).photos
         (found,) = photo.objects
@@ -116,7 +116,7 @@ def test_sound_ones_pass(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_ones_are_refused(case: str, folder: Path, figures: Figures) -> None:
+def test_bad_annotations_are_refused(case: str, folder: Path, figures: Figures) -> None:
     with pytest.raises(InputError) as caught:
         read_coco(write(folder, BAD[case]))
     if case != "a name of 10,000 characters":
@@ -133,7 +133,7 @@ OUTLINES = st.one_of(
 
 @pytest.mark.parametrize("count", COUNTS)
 def test_outlines_of_any_kind(count: int, figures: Figures) -> None:
-    """What is accepted is a mask of the image's size, all of whose pixels are known."""
+    """Accepted outlines become masks of the image's size whose values are 0 and 1."""
 
     @settings(max_examples=count)
     @given(OUTLINES)

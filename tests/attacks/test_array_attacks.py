@@ -1,4 +1,4 @@
-"""Arrays of every kind as images: one ImageError, or exactly what the contiguous copy gives."""
+"""Arrays of every kind as images: one ImageError, or exactly the result of a contiguous copy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a bad link or person: no code is run, no header is believed, no half is kept."""
+"""Damaged and hostile checkpoints: no code is run, no header is believed, no part is kept."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 import torch
 from figures import Figures
 from safetensors.torch import save
-from watched import watched
+from side_effects import record_side_effects
 
 from samclip.errors import CheckpointError
 from samclip.export.checkpoints import fetch
@@ -79,7 +79,7 @@ def by_hand(sentinel: Path) -> dict[str, bytes]:
 
 
 def by_objects(sentinel: Path) -> dict[str, bytes]:
-    """The same, as torch itself would save them beside tensors."""
+    """The same, as torch itself would save them together with tensors."""
     code = f"open({str(sentinel)!r}, 'w')"
     contents: dict[str, Any] = {
         "a value": {"w": torch.zeros(1), "hook": Calls(exec, code)},
@@ -107,9 +107,12 @@ def test_pickles_run_nothing(suffix: str, tmp_path: Path, figures: Figures) -> N
     attacks |= {"a tar with pipes": in_tar(None)}
     for name, data in attacks.items():
         path.write_bytes(data)
-        with watched() as watch, pytest.raises(CheckpointError, match=r"w\.") as caught:
+        with (
+            record_side_effects() as effects,
+            pytest.raises(CheckpointError, match=r"w\.") as caught,
+        ):
             read_checkpoint(path)
-        assert not watch.done, name
+        assert not effects.done, name
         assert not sentinel.exists(), name
         assert len(str(caught.value).splitlines()) == 1, name
     figures.add(
@@ -120,7 +123,7 @@ def test_pickles_run_nothing(suffix: str, tmp_path: Path, figures: Figures) -> N
 
 
 def in_zip(pickled: bytes) -> bytes:
-    """A file as torch.save writes it today, with this in the place of its pickle."""
+    """A file as torch.save writes it today, with other bytes in place of its pickle."""
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as archive:
         archive.writestr("archive/data.pkl", pickled)
@@ -130,7 +133,7 @@ def in_zip(pickled: bytes) -> bytes:
 
 
 def in_tar(pickled: bytes | None) -> bytes:
-    """A file as torch wrote it before 2017, of pipes where there is no pickle."""
+    """A file as torch wrote it before 2017; its members are pipes when there is no pickle."""
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w") as tar:
         for name in ("storages", "tensors", "pickle", "sys_info"):
@@ -141,9 +144,9 @@ def in_tar(pickled: bytes | None) -> bytes:
     return data.getvalue()
 
 
-def header(told: object, size: int | None = None, data: bytes = bytes(16)) -> bytes:
-    """A safetensors file with this header, whose length is said to be `size`."""
-    text = told if isinstance(told, bytes) else json.dumps(told).encode()
+def header(content: object, size: int | None = None, data: bytes = bytes(16)) -> bytes:
+    """A safetensors file with this header, which claims that the header has `size` bytes."""
+    text = content if isinstance(content, bytes) else json.dumps(content).encode()
     return struct.pack("<Q", len(text) if size is None else size) + text + data
 
 
@@ -161,7 +164,7 @@ LIES = {
     "empty header": header(b""),
     "header is a list": header([]),
     "header is cut off": header(b'{"w": {"dtype"'),
-    "header is no UTF-8": header(b'{"\xff": 1}'),
+    "header is not UTF-8": header(b'{"\xff": 1}'),
     "deeply nested": header(b'{"w":' * 50_000 + b"1" + b"}" * 50_000),
     "unknown type": header({"w": tensor("F7")}),
     "shape lies": header({"w": tensor(shape=(5,))}),
@@ -225,7 +228,7 @@ def archive(content: bytes = CONTENT) -> bytes:
 
 @pytest.fixture
 def download(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """What the stand-in for pip gives, one after the other."""
+    """Archives that the stand-in for pip downloads, one after the other."""
     import hashlib
 
     given: list[bytes] = []
@@ -246,7 +249,7 @@ def download(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 def test_partial_and_damaged_downloads_are_not_kept(
     count: int, download: list[bytes], tmp_path: Path, figures: Figures
 ) -> None:
-    """As if pip had not looked at the hash: archives cut off, with a bit flipped, of others."""
+    """Archives that pip did not verify: cut off, with a flipped bit, of another content."""
     whole, kept, refused = archive(), 0, 0
     damaged = [whole[: len(whole) * turn // count] for turn in range(count // 2)]
     for turn in range(count - len(damaged)):

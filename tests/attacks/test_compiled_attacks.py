@@ -1,4 +1,4 @@
-"""Damaged models that OpenVINO compiled: never mapped; compiled again from the verified graph."""
+"""Damaged compiled models of OpenVINO: never mapped, but compiled again from the verified graph."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from damage import COUNTS, draw_bits, flip_bit
 from figures import Figures
 
 from samclip.engines.openvino.cache import BlobDamagedError, blob_folder, map_blob, write_blob
 
 KEY = "a" * 64
 BLOB = np.random.default_rng(3).bytes(20_000)
-COUNTS = [60, pytest.param(500, marks=pytest.mark.slow)]
 
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
-    """A blob and its sidecar, in a cache of the test's own."""
+    """A blob and its sidecar, in a fresh cache."""
     monkeypatch.setenv("SAMCLIP_CACHE_DIR", str(tmp_path))
     folder = blob_folder()
     folder.mkdir()
@@ -27,7 +27,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
 
 
 def is_found() -> bool:
-    """Whether the blob is mapped; then it is the one that was written."""
+    """Return whether the blob is mapped, and check that a mapped one is what was written."""
     try:
         found = map_blob(blob_folder(), KEY)
     except BlobDamagedError:
@@ -53,12 +53,10 @@ def test_truncation(which: str, count: int, files: dict[str, Path], figures: Fig
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("which", ["blob", "sidecar"])
 def test_flipped_bits(which: str, count: int, files: dict[str, Path], figures: Figures) -> None:
-    """A digest's first digits name the blob: with others, there is none, or one that differs."""
+    """The first digits of a digest name the blob: with others, there is none, or another one."""
     whole = files[which].read_bytes()
-    for bit in np.random.default_rng(0).integers(0, len(whole) * 8, count):
-        flipped = bytearray(whole)
-        flipped[bit // 8] ^= 1 << bit % 8
-        files[which].write_bytes(flipped)
+    for bit in draw_bits(whole, count):
+        files[which].write_bytes(flip_bit(whole, bit))
         assert not is_found()
     name = f"OpenVINO: compiled model's {which} with a flipped bit"
     figures.add(name, count=count, found="refused by SHA-256")

@@ -1,4 +1,4 @@
-"""A merging run that is killed again and again ends as one that nobody disturbed, to the bit."""
+"""A merging run that is killed again and again: it ends as an undisturbed one, to the bit."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 from figures import Figures
-from writers_run import SEED, seed
+from writer_runs import SEED, seed
 
 SCRIPT = Path(__file__).with_name("merge_process.py")
 
 
 @pytest.mark.slow
-def test_a_hundred_kills_change_nothing(tmp_path: Path, figures: Figures) -> None:
+def test_a_hundred_kills_of_a_merging_run(tmp_path: Path, figures: Figures) -> None:
     command = [sys.executable, str(SCRIPT), str(tmp_path), "100", str(seed())]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{SEED}={seed()}\n{done.stderr[-2000:]}"

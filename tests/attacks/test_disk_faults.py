@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from faulty_disk import FAULTS, environment
 from figures import Figures
-from writers_run import NAMES, run_writer, sentence
+from writer_runs import NAMES, run_writer, sentence
 
 from samclip.benchmarks.records import Data
 from samclip.benchmarks.report import make_report, write_report
@@ -42,7 +42,7 @@ def test_some_calls_fail(writer: str, fault: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("writer", NAMES)
-def test_every_call_fails_in_its_turn(
+def test_each_call_of_a_write_fails(
     writer: str, fault: str, tmp_path: Path, figures: Figures
 ) -> None:
     found, _ = run_writer("fail", writer, tmp_path, fault, environment=environment())
@@ -50,12 +50,12 @@ def test_every_call_fails_in_its_turn(
         assert fault == "EIO of a read"  # this writer reads nothing back
         return
     name = f"{fault}, at each call of a write: old or new, 0 partial"
-    figures.add(name, count=found["points"], found=f"{NAMES[writer]}: {told(found)}")
+    figures.add(name, count=found["points"], found=f"{NAMES[writer]}: {describe(found)}")
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of its own, too small for three versions."""
+    """A separate disk, too small for three versions."""
     folder = tmp_path / "small"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", SMALL, "tmpfs", str(folder)]
@@ -76,7 +76,7 @@ def test_a_small_disk_runs_full(writer: str, small_disk: Path, figures: Figures)
     found, _ = run_writer("fill", writer, small_disk)
     assert found.get("new", 0) < found["points"]
     name = "a real disk of 1.5 MB runs full during a write: old or new, 0 partial"
-    figures.add(name, count=found["points"], found=f"{NAMES[writer]}: {told(found)}")
+    figures.add(name, count=found["points"], found=f"{NAMES[writer]}: {describe(found)}")
 
 
 @pytest.mark.slow
@@ -84,7 +84,7 @@ def test_a_small_disk_runs_full(writer: str, small_disk: Path, figures: Figures)
 def test_a_file_may_not_grow(writer: str, tmp_path: Path, figures: Figures) -> None:
     found, _ = run_writer("limit", writer, tmp_path)
     name = "RLIMIT_FSIZE during a write: old or new, 0 partial"
-    figures.add(name, count=found["points"], found=f"{NAMES[writer]}: {told(found)}")
+    figures.add(name, count=found["points"], found=f"{NAMES[writer]}: {describe(found)}")
 
 
 @pytest.mark.slow
@@ -93,7 +93,7 @@ def test_a_disk_becomes_read_only(writer: str, small_disk: Path, figures: Figure
     found, _ = run_writer("lock", writer, small_disk)
     assert found["old"] == found["points"] == 3
     name = "a real disk mounted read-only, then a write: old, 0 partial"
-    figures.add(name, count=found["points"], found=f"{NAMES[writer]}: {told(found)}")
+    figures.add(name, count=found["points"], found=f"{NAMES[writer]}: {describe(found)}")
 
 
 def commands(folder: Path) -> dict[str, list[str]]:
@@ -138,7 +138,7 @@ def test_commands_on_a_full_disk(name: str, small_disk: Path, figures: Figures) 
     figures.add("commands that write to a full disk", count=1, found="one line, exit code 1, old")
 
 
-def told(found: dict[str, int]) -> str:
-    """Say what was there, and how many ended with an error; a cache that fails ends nothing."""
+def describe(found: dict[str, int]) -> str:
+    """Return in words what was found, and how many writes raised; writes of caches never do."""
     states = [state for state in ("old", "new", "absent") if state in found]
     return f"{sentence(found, *states)}, {found.get('errors', 0)} typed errors"

@@ -1,8 +1,8 @@
-"""Graphs that name a weights file of the bundle, and in it what is not there.
+"""Graphs whose external tensors are not in the weights file that they name.
 
-The file's bytes are verified, but it is the graph that says which of them a tensor is. No parser
-sees such a graph: OpenVINO's is replaced by one that records what it is given, and TensorRT's by
-the bindings that `recorded_tensorrt` plays.
+The file's bytes are verified, but the graph decides which of them a tensor takes. No parser may see
+such a graph: OpenVINO's is replaced by one that records its input, TensorRT's by the bindings of
+`recorded_tensorrt`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def tensor(
     dims: tuple[int, ...] = WEIGHT.shape,
     data_type: int = TensorProto.FLOAT,
 ) -> TensorProto:
-    """A tensor in the weights file; None for an entry that it does not have."""
+    """A tensor in the weights file; None leaves an entry out."""
     made = TensorProto(name=name, data_type=data_type, dims=dims)
     made.data_location = TensorProto.EXTERNAL
     for key, value in (("location", WEIGHTS_FILE), ("offset", offset), ("length", length)):
@@ -54,7 +54,7 @@ def graph(made: TensorProto) -> bytes:
 
 
 def constant(made: TensorProto) -> bytes:
-    """The same, but its tensor is an attribute, which no backend is handed by its name."""
+    """The same with the tensor as an attribute, which no backend receives by its name."""
     value = AttributeProto(name="value", type=AttributeProto.TENSOR, t=made)
     node = helper.make_node("Constant", [], [made.name])
     node.attribute.append(value)
@@ -116,7 +116,7 @@ CASES: dict[str, bytes] = {
     "a subgraph's tensor behind the file": subgraph(tensor(END)),
     "a sparse tensor behind the file": sparse(tensor(END)),
 }
-# What a backend that has the file reads soundly, and one that is handed names would look for.
+# Sound for a backend that opens the file; one that receives tensors by name would look for a file.
 UNNAMED: dict[str, bytes] = {
     "an attribute": constant(tensor()),
     "a subgraph's tensor": subgraph(tensor()),
@@ -129,7 +129,7 @@ def source(onnx: bytes) -> GraphSource:
 
 
 class Parser:
-    """What OpenVINO's `Core` is to `read_graph`; it must not be reached."""
+    """A stand-in for OpenVINO's `Core` in `read_graph`; it must not be reached."""
 
     def __init__(self) -> None:
         self.seen: list[Any] = []
@@ -145,7 +145,7 @@ def open_with_openvino(onnx: bytes) -> int:
             pass
     except EngineRunError as error:
         check_message(str(error))
-    except ValueError as error:  # the backend tells it as its own error
+    except ValueError as error:  # the backend makes it its own error
         assert "no ONNX graph" in str(error)
     return len(parser.seen)
 
@@ -178,7 +178,7 @@ OPENERS: list[Callable[[bytes], int]] = [
 
 
 @pytest.mark.parametrize("open_it", OPENERS)
-def test_no_parser_sees_them(open_it: Callable[[bytes], int], figures: Figures) -> None:
+def test_no_parser_sees_bad_graphs(open_it: Callable[[bytes], int], figures: Figures) -> None:
     for name, onnx in CASES.items():
         assert open_it(onnx) == 0, name
     figures.add(FAULT, count=len(CASES), found="refused before a parser sees them")
@@ -193,7 +193,7 @@ def test_what_tensorrt_would_look_for_in_the_current_folder(
     figures.add(FAULT, count=len(UNNAMED), found="refused before a parser sees them")
 
 
-def test_sound_ones_pass() -> None:
+def test_sound_graphs_reach_the_parser() -> None:
     for onnx in (graph(tensor()), graph(tensor(length=None)), *UNNAMED.values()):
         assert open_with_openvino(onnx) == 1
 
@@ -201,7 +201,7 @@ def test_sound_ones_pass() -> None:
 def test_tensorrt_reads_no_file_of_the_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the real parser, which looks there for what it was not handed."""
+    """The real parser looks there for tensors that it was not given."""
     pytest.importorskip("tensorrt_rtx")
     from samclip.engines.plans.library import open_library
 

@@ -1,4 +1,4 @@
-"""The figures of a run: gathered from tests that passed, written between the markers of a page."""
+"""Figures of a run: collected from tests that passed, written between the markers of a page."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_run_with_a_failure_writes_nothing(run: pytest.Pytester) -> None:
     before = (run.path / "faults.md").read_bytes()
     result = run.runpytest_inprocess("--figures", "faults.md")
     result.assert_outcomes(passed=5, failed=1)
-    result.stdout.fnmatch_lines(["*faults.md is as it was: not every test passed*"])
+    result.stdout.fnmatch_lines(["*faults.md is unchanged: not every test passed*"])
     assert (run.path / "faults.md").read_bytes() == before
 
 
@@ -79,7 +79,7 @@ def test_without_the_option_nothing_is_written(run: pytest.Pytester) -> None:
     assert (run.path / "faults.md").read_bytes() == before
 
 
-def test_a_part_and_all_of_the_cases_are_not_added_up() -> None:
+def test_some_and_all_of_the_cases_are_not_added_up() -> None:
     rows = merge_figures(
         [
             Figure("flips", 60, "refused", "tests/a.py::test_a", slow=False),
@@ -109,12 +109,12 @@ def test_a_page_without_markers_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("found", ["", "a | b", "two\nlines", " space "])
-def test_texts_that_no_cell_can_hold(found: str) -> None:
-    with pytest.raises(ValueError, match="no cell of a table"):
+def test_texts_that_do_not_fit_a_cell(found: str) -> None:
+    with pytest.raises(ValueError, match="does not fit a cell"):
         Figures([]).add("fault", count=1, found=found)
 
 
-def test_nothing_was_tried() -> None:
+def test_a_count_of_zero_is_refused() -> None:
     with pytest.raises(ValueError, match="shows nothing"):
         Figures([]).add("fault", count=0, found="nothing")
 
@@ -122,7 +122,7 @@ def test_nothing_was_tried() -> None:
 def test_the_fixture(figures: Figures, request: pytest.FixtureRequest) -> None:
     figures.add("fault", count=2, found="nothing")
     assert request.node.user_properties == [(PROPERTY, ("fault", 2, "nothing"))]
-    request.node.user_properties.clear()  # this is no figure
+    request.node.user_properties.clear()  # this is not a figure
 
 
 def test_the_page_of_the_docs_has_the_table(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
-"""Fuzzing with hypothesis: whatever comes, an answer or one of samclip's errors.
+"""Fuzzing with hypothesis: every input gives an answer or one of samclip's errors.
 
 The examples are the same on every run; `pytest --hypothesis-profile=random [--hypothesis-seed=N]`
-draws others, and the failure says how to draw them again.
+draws others, and a failure says how to draw them again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FAULT = "fuzzing with hypothesis"
 FOUND = "answers and typed errors alone"
 JSON = ["manifest", "sidecar", "compiled_sidecar", "tokenizer", "coco", "report", "evaluations"]
 QUIET = {"suppress_health_check": list(HealthCheck)}
-# What parsers stumble over, put in the place of some bytes.
+# Tokens that parsers stumble over, in place of some bytes.
 TOKENS = st.sampled_from(
     [b"\0", b"\xff", b"\xff\xff\xff\xff", b"\xed\xa0\x80", b'"', b"{", b"[" * 2000, b"}", b"\\",
      b"\\u0000", b"\\ud800", b"9" * 5000, b"-", b"1e999", b"NaN", b"../", b"/", b"null", b"\n"]
@@ -60,21 +60,21 @@ VALUES = st.recursive(
 )
 
 
-def edited(data: bytes, edits: list[tuple[float, int, bytes]]) -> bytes:
-    """Replace spans of `data`: each at a share of its length, so many bytes, by others."""
+def apply_edits(data: bytes, edits: list[tuple[float, int, bytes]]) -> bytes:
+    """Replace spans of `data`, each given by its start as a share of the length, and its size."""
     for share, length, new in edits:
         at = int(share * len(data))
         data = data[:at] + new + data[at + length :]
     return data
 
 
-def replaced(value: Any, path: list[int], new: Any) -> Any:
-    """Put `new` in the place within `value` to which the numbers of `path` lead."""
+def replace_at(value: Any, path: list[int], new: Any) -> Any:
+    """Return `value` with `new` at the place to which the numbers of `path` lead."""
     if not path or not isinstance(value, (dict, list)) or not value:
         return new
     keys = list(value) if isinstance(value, dict) else range(len(value))
     key = keys[path[0] % len(keys)]
-    inner = replaced(value[key], path[1:], new)
+    inner = replace_at(value[key], path[1:], new)
     if isinstance(value, dict):
         return {**value, key: inner}
     return [inner if index == key else item for index, item in enumerate(value)]
@@ -86,12 +86,12 @@ PATHS = st.lists(st.integers(0, 30), min_size=1, max_size=6)
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("name", TARGETS)
 def test_damaged_files(name: str, count: int, figures: Figures) -> None:
-    """Sound files with spans replaced, cut out, or put in."""
+    """Sound files with spans replaced, cut out, or inserted."""
 
     @settings(max_examples=count, **QUIET)
     @given(st.sampled_from(seeds(name)), EDITS)
     def run(seed: bytes, edits: list[tuple[float, int, bytes]]) -> None:
-        feed(TARGETS[name], edited(seed, edits))
+        feed(TARGETS[name], apply_edits(seed, edits))
 
     run()
     figures.add(f"{FAULT}: damaged files of {len(TARGETS)} kinds", count=count, found=FOUND)
@@ -99,21 +99,21 @@ def test_damaged_files(name: str, count: int, figures: Figures) -> None:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_seeds_are_sound(name: str) -> None:
-    """Fuzzers that began with what is refused would try the first check alone."""
+    """Fuzzers that start with refused files would only reach the first check."""
     TARGETS[name](seeds(name)[0])
 
 
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("name", JSON)
 def test_json_of_the_wrong_values(name: str, count: int, figures: Figures) -> None:
-    """The JSON is sound, and one or more of its values are others."""
+    """Sound JSON with one or more values replaced."""
 
     @settings(max_examples=count, **QUIET)
     @given(st.sampled_from(seeds(name)), st.lists(st.tuples(PATHS, VALUES), max_size=3))
     def run(seed: bytes, changes: list[tuple[list[int], Any]]) -> None:
         value = json.loads(seed)
         for path, new in changes:
-            value = replaced(value, path, new)
+            value = replace_at(value, path, new)
         feed(TARGETS[name], json.dumps(value).encode())
 
     run()
@@ -127,7 +127,7 @@ def test_configurations_of_the_wrong_values(count: int, figures: Figures) -> Non
     def run(seed: bytes, changes: list[tuple[list[int], Any]]) -> None:
         value = tomllib.loads(seed.decode())
         for path, new in changes:
-            value = replaced(value, path, new)
+            value = replace_at(value, path, new)
         try:
             parse_config(value if isinstance(value, dict) else {"": value}, "run.toml")
         except ConfigError as error:
@@ -153,7 +153,7 @@ GIVEN = st.none() | VALUES | ARRAYS | ROWS | st.lists(ROWS, max_size=3)
 
 @pytest.mark.parametrize("count", [150, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_prompts_of_any_kind(count: int, figures: Figures) -> None:
-    """Accepted ones lie in the image, see `check_prompts`."""
+    """Accepted prompts lie in the image, see `check_prompts`."""
 
     @settings(max_examples=count, **QUIET)
     @given(GIVEN, GIVEN, GIVEN, GIVEN)
@@ -216,7 +216,7 @@ def test_a_file_nested_without_end() -> None:
 
 
 @pytest.mark.parametrize("name", ["evaluations", "report", "coco"])
-def test_what_is_passed_over_is_nested_without_end(name: str) -> None:
-    """Fields that a reader does not know are skipped, but not without limit."""
+def test_unknown_fields_nested_without_end(name: str) -> None:
+    """Fields that a reader does not know are skipped, but only to a limit of nesting."""
     with pytest.raises(SamclipError):
         TARGETS[name](b'[{"x": ' * (name == "evaluations") + b'{"x": ' + b"[" * 100_000)

@@ -1,7 +1,7 @@
 """Fuzzing with atheris, where it is installed; `$SAMCLIP_FUZZ_SEED` and `_RUNS` choose others.
 
-A finding is told with the file that shows it, and the command that runs it again. Each target has
-a row of its own, for all of them take more than an hour: `-k NAME` writes one.
+A failure names the file that shows the finding, and the command that repeats it. All targets take
+more than an hour, so each has its own row of figures: `-k NAME` writes one.
 """
 
 from __future__ import annotations

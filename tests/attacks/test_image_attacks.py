@@ -1,4 +1,4 @@
-"""Odd, damaged and hostile image files: pixels that are right, or one ImageError; never a hang."""
+"""Odd, damaged and hostile image files: the right pixels or one ImageError; never a hang."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import subprocess
 import sys
 import warnings
 import zlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from damage import COUNTS, draw_bits, flip_bit
 from figures import Figures
+from image_files import HUGE, KINDS, REFUSED, RGB, encode, in_mode, png_header
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 from PIL.Image import Transpose
@@ -23,127 +23,7 @@ from PIL.Image import Transpose
 from samclip.errors import ImageError
 from samclip.runtime.pixels.image import load_image
 
-ROWS, COLUMNS = np.mgrid[0:40, 0:60]
-GREY = (ROWS * 3 + COLUMNS * 2).astype(np.uint8)
-RGB = np.dstack([GREY, GREY[::-1], 255 - GREY])  # 40x60x3, smooth
 ORIENTATION = 0x0112
-COUNTS = [60, pytest.param(500, marks=pytest.mark.slow)]
-
-
-def encode(image: Image.Image | NDArray[Any], kind: str, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    picture.save(stream, kind, **options)
-    return stream.getvalue()
-
-
-def mode(name: str) -> Image.Image:
-    """The picture in one of Pillow's modes."""
-    if name == "I;16":
-        return Image.fromarray(GREY.astype(np.uint16) * 257)
-    if name in {"LA", "RGBA"}:
-        image = Image.fromarray(RGB).convert(name)
-        image.putalpha(Image.fromarray(GREY))
-        return image
-    return Image.fromarray(RGB).convert(name)
-
-
-def opaque(name: str) -> NDArray[np.uint8]:
-    return np.asarray(Image.fromarray(RGB).convert(name).convert("RGB"))
-
-
-REPEATED = np.dstack([GREY] * 3)
-# file, the pixels it must give, and by how much lossy formats may differ
-KINDS: dict[str, tuple[bytes, NDArray[np.uint8], int]] = {
-    "PNG RGB": (encode(RGB, "PNG"), RGB, 0),
-    "PNG L": (encode(GREY, "PNG"), REPEATED, 0),
-    "PNG LA": (encode(mode("LA"), "PNG"), opaque("L"), 0),
-    "PNG RGBA": (encode(mode("RGBA"), "PNG"), RGB, 0),
-    "PNG P": (encode(mode("P"), "PNG"), opaque("P"), 0),
-    "PNG P, one clear colour": (encode(mode("P"), "PNG", transparency=3), opaque("P"), 0),
-    "PNG P with alpha": (
-        encode(mode("P"), "PNG", transparency=bytes(range(256))),
-        opaque("P"),
-        0,
-    ),
-    "PNG L, one clear grey": (encode(GREY, "PNG", transparency=3), REPEATED, 0),
-    "PNG 1": (encode(mode("1"), "PNG"), opaque("1"), 0),
-    "PNG 16 bit": (encode(mode("I;16"), "PNG"), REPEATED, 0),
-    "PNG animated": (
-        encode(RGB, "PNG", save_all=True, append_images=[Image.fromarray(RGB[::-1])]),
-        RGB,
-        0,
-    ),
-    "JPEG RGB": (encode(RGB, "JPEG", quality=95), RGB, 12),
-    "JPEG L": (encode(GREY, "JPEG", quality=95), REPEATED, 12),
-    "JPEG CMYK": (encode(mode("CMYK"), "JPEG", quality=95), opaque("CMYK"), 12),
-    "JPEG progressive": (encode(RGB, "JPEG", quality=95, progressive=True), RGB, 12),
-    "JPEG of two (MPO)": (
-        encode(RGB, "MPO", quality=95, save_all=True, append_images=[Image.fromarray(RGB[::-1])]),
-        RGB,
-        12,
-    ),
-    "JPEG and more": (encode(RGB, "JPEG", quality=95) + b"\xff\xda motion photo" * 99, RGB, 12),
-    "PNG and more": (encode(RGB, "PNG") + b"more" * 99, RGB, 0),
-    "WebP": (encode(RGB, "WEBP", quality=95), RGB, 20),
-    "WebP lossless": (encode(RGB, "WEBP", lossless=True), RGB, 0),
-    "WebP RGBA": (encode(mode("RGBA"), "WEBP", lossless=True, exact=True), RGB, 0),
-    "WebP animated": (
-        encode(
-            RGB, "WEBP", lossless=True, save_all=True, append_images=[Image.fromarray(RGB[::-1])]
-        ),
-        RGB,
-        0,
-    ),
-    "BMP": (encode(RGB, "BMP"), RGB, 0),
-    "BMP L": (encode(GREY, "BMP"), REPEATED, 0),
-    "TIFF": (encode(RGB, "TIFF"), RGB, 0),
-    "TIFF LZW": (encode(RGB, "TIFF", compression="tiff_lzw"), RGB, 0),
-    "TIFF JPEG": (encode(RGB, "TIFF", compression="jpeg"), RGB, 40),
-    "TIFF CMYK": (encode(mode("CMYK"), "TIFF"), opaque("CMYK"), 0),
-    "TIFF 16 bit": (encode(mode("I;16"), "TIFF"), REPEATED, 0),
-    "TIFF 1": (encode(mode("1"), "TIFF"), opaque("1"), 0),
-    "TIFF of two pages": (
-        encode(RGB, "TIFF", save_all=True, append_images=[Image.fromarray(RGB[::-1])]),
-        RGB,
-        0,
-    ),
-    "GIF": (encode(mode("P"), "GIF"), opaque("P"), 0),
-    "GIF animated": (
-        encode(GREY, "GIF", save_all=True, append_images=[Image.fromarray(GREY[::-1])]),
-        REPEATED,
-        0,
-    ),
-    "PPM": (encode(RGB, "PPM"), RGB, 0),
-    "PGM": (encode(GREY, "PPM"), REPEATED, 0),
-    "PGM 16 bit": (
-        b"P5 60 40 65535\n" + (GREY.astype(">u2") * 257).tobytes(),
-        REPEATED,
-        0,
-    ),
-    "PBM": (encode(mode("1"), "PPM"), opaque("1"), 0),
-}
-REFUSED = {
-    "TIFF F": encode(Image.fromarray(GREY.astype(np.float32)), "TIFF"),
-    "TIFF I": encode(Image.fromarray(GREY.astype(np.int32)), "TIFF"),
-    "ICO": encode(mode("RGB"), "ICO"),
-    "TGA": encode(mode("RGB"), "TGA"),
-    "PDF": encode(mode("RGB"), "PDF"),
-    "EPS": encode(mode("RGB"), "EPS"),
-    "JPEG 2000": b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0" * 99,
-    "HEIC": b"\0\0\0\x18ftypheic" + b"\0" * 99,
-    "SVG": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
-    "WAV": b"RIFF\x24\0\0\0WAVEfmt " + b"\0" * 99,
-    "ZIP": b"PK\x03\x04" + b"\0" * 99,
-    "text": b"hello",
-    "one byte": b"\xff",
-    "zeros": b"\0" * 1000,
-    "PNG without pixels": b"\x89PNG\r\n\x1a\n",
-    "JPEG without pixels": b"\xff\xd8\xff\xd9",
-    "GIF without frame": b"GIF89a\1\0\1\0\0\0\0;",
-    "PPM of 0 pixels": b"P6 0 0 255\n",
-    "PPM with a comment for ever": b"P6 #" + b"x" * 10_000,
-}
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -183,7 +63,7 @@ def test_16_bits_are_scaled_not_cut() -> None:
 @pytest.mark.parametrize("name", ["F", "I"])
 def test_pil_images_of_unknown_range_are_refused(name: str) -> None:
     with pytest.raises(ImageError, match=f"mode '{name}', whose range is unknown"):
-        load_image(mode(name))
+        load_image(in_mode(name))
 
 
 TURNED = {  # how the camera stored an upright picture, by the EXIF specification
@@ -261,7 +141,7 @@ def test_truncated_files_are_refused(name: str, count: int, figures: Figures) ->
     figures.add(f"image: {name} truncated", count=len(lengths), found="refused")
 
 
-def test_truncated_files_are_refused_even_if_pillow_is_told_to_accept_them(
+def test_truncated_files_are_refused_even_if_pillow_accepts_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
@@ -275,11 +155,9 @@ def test_truncated_files_are_refused_even_if_pillow_is_told_to_accept_them(
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_flipped_bits_give_pixels_or_an_error(name: str, count: int, figures: Figures) -> None:
     data, refused = KINDS[name][0], 0
-    for bit in np.random.default_rng(0).integers(0, len(data) * 8, count):
-        flipped = bytearray(data)
-        flipped[bit // 8] ^= 1 << bit % 8
+    for bit in draw_bits(data, count):
         try:
-            got = load_image(bytes(flipped), max_pixels=10_000_000)
+            got = load_image(flip_bit(data, bit), max_pixels=10_000_000)
         except ImageError:
             refused += 1
             continue
@@ -293,17 +171,15 @@ def test_flipped_bits_give_pixels_or_an_error(name: str, count: int, figures: Fi
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_damaged_photos(kind: str, photo: NDArray[np.uint8], figures: Figures) -> None:
-    """Files of a real size, of which small ones are no measure."""
+    """Files of a real size: small ones have too few places to damage."""
     data, count, refused = encode(photo, kind), 500, 0
     for length in np.linspace(0, len(data) - 1, count).astype(int):
         with pytest.raises(ImageError):
             load_image(data[:length])
     figures.add(f"image: {kind} photo truncated", count=count, found="refused")
-    for bit in np.random.default_rng(1).integers(0, len(data) * 8, count):
-        flipped = bytearray(data)
-        flipped[bit // 8] ^= 1 << bit % 8
+    for bit in draw_bits(data, count, seed=1):
         try:
-            assert load_image(bytes(flipped)).dtype == np.uint8
+            assert load_image(flip_bit(data, bit)).dtype == np.uint8
         except ImageError:
             refused += 1
     found = f"{refused} refused, {count - refused} give pixels"
@@ -326,60 +202,6 @@ def test_random_headers(count: int, figures: Figures) -> None:
             refused += 1
     found = f"{refused:,} refused, {count - refused:,} give pixels"
     figures.add("image: noise after a format's first bytes", count=count, found=found)
-
-
-def png_header(width: int, height: int) -> bytes:
-    """A PNG that claims a size and has a few bytes of pixels."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        )
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    pixels = chunk(b"IDAT", zlib.compress(bytes(1000)))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
-
-
-def patch(data: bytes, at: int, value: bytes) -> bytes:
-    return data[:at] + value + data[at + len(value) :]
-
-
-def jpeg_header(width: int, height: int) -> bytes:
-    data = KINDS["JPEG RGB"][0]
-    return patch(data, data.index(b"\xff\xc0") + 5, struct.pack(">HH", height, width))
-
-
-def gif_frame(width: int, height: int) -> bytes:
-    """A GIF of 1x1 whose frame is larger."""
-    data = b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + bytes(6)
-    return data + b",\0\0\0\0" + struct.pack("<HHB", width, height, 0) + b"\2\2\x4c\1\0;"
-
-
-def tiff_tile(width: int, height: int) -> bytes:
-    """A TIFF of 16x16 whose one tile is larger."""
-    tags = [(256, 16), (257, 16), (258, 8), (259, 1), (262, 1), (277, 1)]
-    tags += [(322, width), (323, height), (324, 0), (325, 256)]
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
-    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(300)
-
-
-def webp_canvas(width: int, height: int) -> bytes:
-    body = b"VP8X\x0a\0\0\0\0\0\0\0" + (width - 1).to_bytes(3, "little")
-    body += (height - 1).to_bytes(3, "little") + KINDS["WebP"][0][12:]
-    return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
-
-
-HUGE: dict[str, Callable[[int, int], bytes]] = {
-    "PNG": png_header,
-    "JPEG": jpeg_header,
-    "GIF screen": lambda w, h: patch(KINDS["GIF"][0], 6, struct.pack("<HH", w, h)),
-    "GIF frame": gif_frame,
-    "BMP": lambda w, h: patch(KINDS["BMP"][0], 18, struct.pack("<II", w, h)),
-    "PPM": lambda w, h: b"P6 %d %d 255\n" % (w, h),
-    "WebP": webp_canvas,
-    "TIFF tile": tiff_tile,
-}
 
 
 @pytest.mark.parametrize("size", [(10_000, 10_000), (20_000, 20_000), (60_000, 60_000)])
@@ -431,7 +253,7 @@ def test_huge_sizes_are_refused_with_little_memory(tmp_path: Path, figures: Figu
 
 
 def test_text_that_unpacks_to_gigabytes() -> None:
-    """A PNG's compressed comment is no way round the limit."""
+    """A PNG's compressed comment is bound by a limit, too."""
     bomb = zlib.compress(bytes(200_000_000), 9)
     data = b"comment\0\0" + bomb
     chunk = struct.pack(">I", len(data)) + b"zTXt" + data

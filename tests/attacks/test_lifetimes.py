@@ -1,4 +1,4 @@
-"""Models and scenes that end at any moment: an answer or ClosedError, never a crash or a hang."""
+"""Models and scenes closed at any moment: an answer or ClosedError, never a crash or a hang."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def load(backend: str, coloured_bundle: Path, texts: Path) -> Load:
-    """Loads the bundle of small graphs on one backend."""
+    """A function that loads the bundle of small graphs on one backend."""
     return lambda: samclip.load(coloured_bundle, backend, threads=2, cache_dir=texts)
 
 
 @pytest.fixture(scope="module")
 def answers(load: Load) -> dict[str, str]:
-    """The digest of what each kind of call answers, by kind."""
+    """The digest of the answer to each kind of call, by kind."""
     with load() as model, model.encode(PICTURE) as scene:
         return {kind: digest(ask(scene)) for kind, ask in CALLS.items()}
 
@@ -86,7 +86,7 @@ def test_a_model_closed_during_inference(
 def test_a_scene_closed_during_inference(
     model: samclip.Model, answers: dict[str, str], rounds: int, figures: Figures
 ) -> None:
-    """The scene of one thread is closed by another; a second scene goes on."""
+    """One thread's scene is closed by another thread; a second scene still answers."""
     other = model.encode(PICTURE)
     for number in range(rounds):
         scene = model.encode(PICTURE)
@@ -179,7 +179,7 @@ def test_blocks_that_raise_close(load: Load, rounds: int, figures: Figures) -> N
 def test_models_forgotten_while_scenes_live(
     load: Load, answers: dict[str, str], rounds: int, figures: Figures
 ) -> None:
-    """A scene keeps what it needs; the last that goes takes the engines with it."""
+    """A scene keeps what it needs alive; the engines go with the last one."""
     for number in range(rounds):
         model = load()
         scene = model.encode(PICTURE)
@@ -187,7 +187,7 @@ def test_models_forgotten_while_scenes_live(
         del model
         kind = list(CALLS)[number % len(CALLS)]
         assert digest(CALLS[kind](scene)) == answers[kind]
-        del scene  # without the collector: engines are large, and it may not come for long
+        del scene  # must not need the collector: engines are large, and it may not run for long
         assert pool() is None, "engines outlive their model and scenes"
     figures.add(
         "models forgotten while a scene lives",
@@ -214,7 +214,7 @@ def test_models_loaded_and_closed_by_many_threads(
 
 
 def test_a_series_given_up_leaves_no_thread(model: samclip.Model) -> None:
-    """Neither readers nor workers outlive the loop that asked for them."""
+    """Neither readers nor workers outlive the loop that started them."""
     before = set(threading.enumerate())
     endless = (PICTURE for _ in itertools.count())
     for series in (

@@ -1,4 +1,4 @@
-"""`samclip-merge` asked to stop at any moment: whole files alone, and the same command goes on."""
+"""`samclip-merge` stopped at any moment: only whole files, and the same command continues."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from command_process import CODES, LINES, PATIENCE, Command, check_whole
 from figures import Figures
-from stopped_commands import CODES, LINES, PATIENCE, Command, check_whole
-from writers_run import SEED, seed
+from writer_runs import SEED, seed
 
 from samclip.merge.training.state import StateFolder
 from samclip.runtime.assets import packaged_photos
@@ -38,13 +38,13 @@ masks = {{ batch = 1, size = 64, prompts = 2 }}
 
 
 def steps_done(output: Path) -> int:
-    """Read the state, which is whole or not there, for the steps that were made."""
+    """Return the number of steps made, from the state, which is whole or absent."""
     state = StateFolder(output / "state").read(None)
     return 0 if state is None else state.place.stage * STEPS + state.place.step
 
 
-def check_asked(number: int, code: int, errors: str, output: Path) -> str:
-    """What the command says when it is asked to stop, before it trains and while it does."""
+def check_end(number: int, code: int, errors: str, output: Path) -> str:
+    """Check how the command ended after the signal; returns it in words."""
     check_whole(errors, output)
     if code in {0, -number}:
         return "had not begun" if code else "had ended already"
@@ -58,21 +58,21 @@ def check_asked(number: int, code: int, errors: str, output: Path) -> str:
 
 
 def wait_for_a_step(command: Command, log: Path) -> None:
-    """Wait until it has made one more, or has ended."""
+    """Wait until the command has made one more step, or has ended."""
     before = log.stat().st_size if log.exists() else 0
     while command.is_running() and (log.stat().st_size if log.exists() else 0) <= before:
         time.sleep(0.02)
 
 
 def stop_once(number: int, words: Sequence[object], turn: int, seconds: float, cache: Path) -> str:
-    """Begin, or go on, and ask it to stop, every second time while it trains; gives its end."""
+    """Start or continue the run and stop it, every second time while it trains."""
     output = Path(str(words[-1]))
     before = steps_done(output)
     command = Command(words, cache)
     if turn % 2:
         wait_for_a_step(command, output / "log.csv")
         seconds /= 10
-    how = check_asked(number, *command.stop(number, seconds), output)
+    how = check_end(number, *command.stop(number, seconds), output)
     assert command.survivors() == []
     assert steps_done(output) >= before
     return how
@@ -96,9 +96,9 @@ def test_a_merge_is_stopped_and_goes_on(
     assert code == 0, f"{SEED}={seed()}\n{errors}"
     check_whole(errors, output)
     assert (output / "merged.safetensors").exists()
-    told = ", ".join(f"{found.count(how)} {how}" for how in sorted(set(found)))
+    ends = ", ".join(f"{found.count(how)} {how}" for how in sorted(set(found)))
     figures.add(
         f"{number.name} during samclip-merge, which then goes on to its end",
         count=TURNS,
-        found=f"{told}; no partial file, no process left, no traceback",
+        found=f"{ends}; no partial file, no process left, no traceback",
     )

@@ -1,6 +1,6 @@
 """Damaged, exchanged and foreign plans: refused by their sidecars; no library sees their bytes.
 
-`find_plan` is given no library at all, so that none can be reached; `test_tensorrt.py` shows the
+`find_plan` gets no library, so that none can be reached; the tests of the TensorRT backend show the
 same with one.
 """
 
@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from damage import COUNTS, draw_bits, flip_bit
 from figures import Figures
 from plan_samples import HOST, PLAN, sample_sidecar, sample_source
-from watched import watched
+from side_effects import record_side_effects
 
 from samclip.engines.plans import store
 from samclip.engines.plans.match import PlanHost, find_plan
@@ -30,7 +31,6 @@ from samclip.errors import (
     PlanStaleError,
 )
 
-COUNTS = [60, pytest.param(500, marks=pytest.mark.slow)]
 SOURCE = sample_source()
 STALE = "TensorRT: plans of another GPU, library, system, precision or graph"
 EXCHANGED = "TensorRT: plans and sidecars that were exchanged"
@@ -39,7 +39,7 @@ REBUILD = "refused with the command that builds them again"
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A cache of the test's own, which loading never writes to."""
+    """A fresh cache, which loading never writes to."""
     monkeypatch.setenv("SAMCLIP_CACHE_DIR", str(tmp_path / "cache"))
     yield tmp_path / "cache"
 
@@ -48,11 +48,11 @@ def stored(data: bytes = PLAN, **changes: Any) -> StoredPlan:
     return write_plan(plan_folder(), data, sample_sidecar(**changes))
 
 
-def refused(kind: type[PlanError], source: Any = SOURCE, host: PlanHost = HOST) -> str:
-    with watched() as watch, pytest.raises(kind) as caught:
+def refuse(kind: type[PlanError], source: Any = SOURCE, host: PlanHost = HOST) -> str:
+    with record_side_effects() as effects, pytest.raises(kind) as caught:
         find_plan(source, host)
     assert type(caught.value) is kind
-    assert watch.done == []
+    assert effects.done == []
     assert any(isinstance(step, BuildPlans) for step in caught.value.steps)
     return str(caught.value)
 
@@ -65,7 +65,7 @@ def test_truncated_plans_and_sidecars(count: int, figures: Figures) -> None:
         last = len(whole) - 1 if path == plan.path else len(whole) - 2  # its newline may go
         for length in np.linspace(0, last, count).astype(int):
             path.write_bytes(whole[:length])
-            refused(PlanDamagedError)
+            refuse(PlanDamagedError)
         path.write_bytes(whole)
         kind = "plan" if path == plan.path else "sidecar"
         figures.add(f"TensorRT: {kind} truncated", count=count, found="refused")
@@ -75,24 +75,20 @@ def test_truncated_plans_and_sidecars(count: int, figures: Figures) -> None:
 @pytest.mark.parametrize("count", COUNTS)
 def test_flipped_bits_of_plans(count: int, figures: Figures) -> None:
     plan = stored()
-    for bit in np.random.default_rng(0).integers(0, len(PLAN) * 8, count):
-        flipped = bytearray(PLAN)
-        flipped[bit // 8] ^= 1 << bit % 8
-        plan.path.write_bytes(flipped)
-        assert "SHA-256" in refused(PlanDamagedError)
+    for bit in draw_bits(PLAN, count):
+        plan.path.write_bytes(flip_bit(PLAN, bit))
+        assert "SHA-256" in refuse(PlanDamagedError)
     figures.add("TensorRT: plan with a flipped bit", count=count, found="refused by SHA-256")
 
 
 @pytest.mark.parametrize("count", COUNTS)
 def test_flipped_bits_of_sidecars(count: int, figures: Figures) -> None:
-    """Those that fall on the white space between the values change nothing."""
+    """Bits of the white space between the values change nothing."""
     plan = stored()
     path = sidecar_path(plan.path)
     whole, harmless = path.read_bytes(), 0
-    for bit in np.random.default_rng(0).integers(0, len(whole) * 8, count):
-        flipped = bytearray(whole)
-        flipped[bit // 8] ^= 1 << bit % 8
-        path.write_bytes(flipped)
+    for bit in draw_bits(whole, count):
+        path.write_bytes(flip_bit(whole, bit))
         try:
             plan_found = find_plan(SOURCE, HOST)
         except PlanDamagedError:
@@ -112,27 +108,27 @@ def exchange(first: Path, second: Path) -> None:
 
 
 def test_two_plans_exchanged(figures: Figures) -> None:
-    """Each is sound in itself, and of the same size."""
+    """Each is sound, and of the same size."""
     other = stored(PLAN[::-1], graph=sample_sidecar(sample_source(name="clip_head")).graph)
     exchange(stored().path, other.path)
-    refused(PlanDamagedError)
+    refuse(PlanDamagedError)
     figures.add(EXCHANGED, count=1, found="refused")
 
 
 def test_two_sidecars_exchanged(figures: Figures) -> None:
-    """A sidecar is of one plan alone: with another's it does not fit."""
+    """A sidecar fits one plan alone."""
     head = sample_source(name="clip_head")
     other = stored(PLAN[::-1], graph=sample_sidecar(head).graph)
     exchange(sidecar_path(stored().path), sidecar_path(other.path))
-    refused(PlanDamagedError)
-    refused(PlanDamagedError, head)
+    refuse(PlanDamagedError)
+    refuse(PlanDamagedError, head)
     figures.add(EXCHANGED, count=1, found="refused")
 
 
-def test_a_stale_sidecar_beside_a_new_plan(figures: Figures) -> None:
+def test_a_stale_sidecar_with_a_new_plan(figures: Figures) -> None:
     plan = stored()
     plan.path.write_bytes(b"a plan of a later build")
-    assert "its sidecar says" in refused(PlanDamagedError)
+    assert "its sidecar says" in refuse(PlanDamagedError)
     figures.add(EXCHANGED, count=1, found="refused")
 
 
@@ -156,7 +152,7 @@ FOREIGN: dict[str, tuple[dict[str, Any], PlanHost]] = {
 @pytest.mark.parametrize(("changes", "host"), FOREIGN.values(), ids=FOREIGN)
 def test_plans_of_other_machines(changes: dict[str, Any], host: PlanHost, figures: Figures) -> None:
     stored(**changes)
-    refused(PlanForeignError, host=host)
+    refuse(PlanForeignError, host=host)
     figures.add(STALE, count=1, found=REBUILD)
 
 
@@ -176,14 +172,14 @@ def test_plans_of_other_graphs(
     changes: dict[str, Any], kind: type[PlanError], figures: Figures
 ) -> None:
     stored()
-    refused(kind, sample_source(**changes))
+    refuse(kind, sample_source(**changes))
     figures.add(STALE, count=1, found=REBUILD)
 
 
 def test_the_bytes_given_are_those_that_were_hashed(
     monkeypatch: pytest.MonkeyPatch, figures: Figures
 ) -> None:
-    """The file is exchanged right after it was read."""
+    """The file is replaced right after it was read."""
     plan, read = stored(), store.read_own
 
     def read_and_exchange(path: Path, limit: int) -> bytes:
@@ -210,13 +206,13 @@ LINKS: dict[str, Callable[[Path, Path], Any]] = {
 
 @pytest.mark.parametrize("change", LINKS.values(), ids=LINKS)
 @pytest.mark.parametrize("which", ["plan", "sidecar"])
-def test_what_is_no_plain_file(
+def test_links_and_folders_are_refused(
     change: Callable[[Path, Path], Any], which: str, cache: Path, figures: Figures
 ) -> None:
     plan = stored()
     path = plan.path if which == "plan" else sidecar_path(plan.path)
     change(path, cache.parent / "outside")
-    with watched() as watch, pytest.raises(PlanDamagedError):
+    with record_side_effects() as effects, pytest.raises(PlanDamagedError):
         find_plan(SOURCE, HOST)
-    assert watch.done == []
+    assert effects.done == []
     figures.add("TensorRT: links and folders in the place of files", count=1, found="refused")

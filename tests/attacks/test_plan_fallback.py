@@ -1,4 +1,4 @@
-"""Plans that do not fit this machine or this bundle: "auto" says so, and ONNX Runtime answers."""
+"""Plans that do not fit this machine or this bundle: "auto" warns, and ONNX Runtime answers."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import Graphs
 
 OTHER = "f" * 64
-# What differs in the plans of all graphs: changes of their sidecars, of the graphs in these, and of
-# the machine since.
+# Changes to the plans of all graphs: to their sidecars, to the graphs in these, to the machine.
 UNFIT: dict[str, tuple[dict[str, Any], dict[str, Any], PlanHost]] = {
     "changed graph": ({}, {"onnx_sha256": OTHER}, HOST),
     "changed weights": ({}, {"weights_sha256": OTHER}, HOST),
@@ -70,7 +69,7 @@ class NoTensorRt:
 
 
 def store_plans(bundle: Bundle, changes: dict[str, Any], of_graph: dict[str, Any]) -> None:
-    """Put a plan of each graph into the cache, with the same fault."""
+    """Put a plan of each graph into the cache, all with the same fault."""
     for name in Graphs.__struct_fields__:
         if getattr(bundle.manifest.graphs, name) is not None:
             graph = identify(bundle.source(name, "tensorrt"))
@@ -105,7 +104,7 @@ def test_onnxruntime_answers_in_place_of_plans_that_do_not_fit(
     monkeypatch.setattr(registry, "BACKENDS", (NoTensorRt(host), CPU))
     bundle = Bundle.open(coloured_bundle)
     store_plans(bundle, {}, {})
-    if host == HOST:  # these fit: were they taken, the test would show nothing
+    if host == HOST:  # unchanged plans fit: else the test would show nothing
         assert registry.BACKENDS[0].ready(keys(bundle), EngineOptions()).available
         for plan in plan_folder().iterdir():
             plan.unlink()
@@ -129,7 +128,7 @@ def test_onnxruntime_answers_in_place_of_plans_that_do_not_fit(
 
 
 def keys(bundle: Bundle) -> list[GraphKey]:
-    """Name the graphs as "auto" asks for them."""
+    """Return the keys by which "auto" asks for the graphs."""
     graphs = [name for name in Graphs.__struct_fields__ if getattr(bundle.manifest.graphs, name)]
     found = [identify(bundle.source(name, "tensorrt")) for name in graphs]
     return [

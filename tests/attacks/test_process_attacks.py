@@ -1,4 +1,4 @@
-"""Processes that fork, spawn and are interrupted with a model: answers or one typed error."""
+"""Processes with a model that fork, spawn or are interrupted: answers or one typed error."""
 
 from __future__ import annotations
 
@@ -24,24 +24,26 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this
 
 
 def run(script: str, *arguments: object, environment: dict[str, str]) -> dict[str, Any]:
-    """Run a script of this folder to its end; a crash fails, and so does a hang."""
+    """Run a script of this folder to its end; a crash or a hang fails the test."""
     command = [sys.executable, HERE / script, *map(str, arguments)]
     result = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
     )
     assert result.returncode == 0, result.stderr
     assert "Fatal" not in result.stderr
-    assert "not kept on disk" not in result.stderr  # as of a cache that a fork left locked
+    assert "not kept on disk" not in result.stderr  # which a cache says that a fork left locked
     ends: dict[str, Any] = json.loads(result.stdout)
     return ends
 
 
 @pytest.fixture
 def forked(coloured_bundle: Path, backend: str, environment: dict[str, str]) -> Forked:
-    """Make children in the given way, so many rounds; tells how often each end was met."""
+    """A function that makes children in a given way and number, and counts their ends."""
 
     def ends(how: str, rounds: int) -> dict[str, Any]:
-        return run("forking.py", coloured_bundle, backend, how, rounds, environment=environment)
+        return run(
+            "fork_process.py", coloured_bundle, backend, how, rounds, environment=environment
+        )
 
     return ends
 
@@ -56,7 +58,7 @@ def test_fork_before_loading(forked: Forked, rounds: int, figures: Figures) -> N
 def test_fork_while_threads_use_a_model(
     forked: Forked, backend: str, rounds: int, figures: Figures
 ) -> None:
-    """The parent's model and scenes refuse each use; a model loaded in the child is another."""
+    """The parent's model and scenes refuse each use in the child; a new model may answer."""
     assert forked("after", rounds) == {FORKED[backend]: rounds, "parent works on": 1}
     found = f"{backend}: EngineRunError from the parent's model; a new one: {FORKED[backend]}"
     figures.add("fork while 2 threads use a model", count=rounds, found=found)
@@ -84,8 +86,8 @@ def test_ctrl_c_during_long_work(
     environment: dict[str, str],
     figures: Figures,
 ) -> None:
-    """Of series, of `everything` and of new names; once, and held down."""
-    ends = run("interrupting.py", coloured_bundle, backend, rounds, environment=environment)
+    """In series, `everything` and new names; pressed once, and held down."""
+    ends = run("interrupt_process.py", coloured_bundle, backend, rounds, environment=environment)
     assert ends == {"interrupted": rounds, "threads left": 0, "right afterwards": rounds}
     figures.add(
         "Ctrl-C during long work", count=rounds, found="no thread left; right answers afterwards"
@@ -96,8 +98,8 @@ def test_ctrl_c_during_long_work(
 def test_a_signal_ends_the_process(
     coloured_bundle: Path, number: signal.Signals, environment: dict[str, str]
 ) -> None:
-    """Nobody catches it: the process ends by it, however many threads were at work."""
-    command = [sys.executable, HERE / "interrupting.py", coloured_bundle, "onnxruntime", "0"]
+    """No handler catches it: the process ends, however many threads are at work."""
+    command = [sys.executable, HERE / "interrupt_process.py", coloured_bundle, "onnxruntime", "0"]
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -105,8 +107,8 @@ def test_a_signal_ends_the_process(
             assert process.stdout is not None
             assert process.stdout.readline() == "at work\n"
             process.send_signal(number)
-            _, said = process.communicate(timeout=300)
+            _, errors = process.communicate(timeout=300)
         finally:
             process.kill()
     assert process.returncode == -number
-    assert "Fatal" not in said
+    assert "Fatal" not in errors

@@ -1,6 +1,6 @@
-"""Prompts that cannot be meant: one PromptError that says why, or a clamp that is documented.
+"""Prompts that make no sense: one PromptError that says why, or a documented clamp.
 
-The scene answers the next question as if nothing had been.
+The scene answers the next question as before.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def test_boxes_partly_outside_are_clamped(
     figures.add("prompts: boxes partly outside", count=1, found="clamped, as documented")
 
 
-ODD: dict[str, tuple[dict[str, Any], int]] = {  # and how many masks they give
+ODD: dict[str, tuple[dict[str, Any], int]] = {  # with the number of masks
     "1,000 points in one prompt": ({"points": [INSIDE] * 1000}, 1),
     "1,000 prompts": ({"points": [[INSIDE]] * 1000}, 1000),
     "1,000 boxes": ({"boxes": [(1, 1, 9, 9)] * 1000}, 1000),
@@ -136,7 +136,7 @@ def test_odd_but_valid_prompts(
     figures.add("prompts: odd but valid", count=1, found="masks with finite scores")
 
 
-SMALL_IMAGE = {  # what a larger photo takes
+SMALL_IMAGE = {  # cases that are valid for a larger photo
     "a point right of it",
     "a point below it",
     "(row, column) for (x, y)",
@@ -149,7 +149,7 @@ SMALL_IMAGE = {  # what a larger photo takes
 def test_the_packaged_model_refuses_and_answers_as_before(
     photo_path: Path, figures: Figures
 ) -> None:
-    """The one real decoder that comes with the package."""
+    """The real decoder of the packaged bundle."""
     with samclip.load("samclip-tiny", "onnxruntime", threads=2) as model:
         scene = model.encode(photo_path)
         before = scene.segment([INSIDE])

@@ -1,11 +1,10 @@
-"""A damaged bundle, loaded as users load it: one typed error, no parser reached, nothing written.
+"""Damaged bundles, loaded as users load them: one typed error, no parser reached, nothing written.
 
-`test_bundle_attacks.py` has every kind of damage; here are some of each, for every CPU backend.
+`test_bundle_attacks.py` has every kind of damage; here are some of each kind, on every CPU backend.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import threading
@@ -15,9 +14,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
+from damage import flip_bit, forge_manifest
 from figures import Figures
+from side_effects import record_side_effects
 from tiny_bundle import graph, negation_model, tiny_files, tiny_manifest
-from watched import watched
 
 import samclip
 from samclip.engines.base import EngineOptions
@@ -28,7 +28,7 @@ from samclip.runtime.bundles.manifest import Graphs, Variant
 from samclip.runtime.bundles.writing import write_bundle
 
 BACKENDS = ("onnxruntime", "openvino")
-# Where each backend, and the runtime, begin to read what a file means.
+# The first functions of each backend, and of the runtime, that interpret a file.
 PARSERS = (
     "samclip.runtime.bundles.bundle.parse_weights",
     "samclip.runtime.text.tokenizer.Tokenizer.from_bytes",
@@ -61,9 +61,8 @@ def no_parsers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def flip(name: str, bit: int = 77) -> Callable[[Path], None]:
     def change(bundle: Path) -> None:
-        data = bytearray((bundle / name).read_bytes())
-        data[bit // 8 % len(data)] ^= 1 << bit % 8
-        (bundle / name).write_bytes(data)
+        data = (bundle / name).read_bytes()
+        (bundle / name).write_bytes(flip_bit(data, bit % (8 * len(data))))
 
     return change
 
@@ -73,7 +72,7 @@ def cut(name: str, length: int) -> Callable[[Path], None]:
 
 
 def swap(first: str, second: str) -> Callable[[Path], None]:
-    """Exchange two files, each of which is sound in itself."""
+    """Exchange two sound files."""
 
     def change(bundle: Path) -> None:
         one, other = (bundle / first).read_bytes(), (bundle / second).read_bytes()
@@ -92,15 +91,12 @@ def link(name: str) -> Callable[[Path], None]:
 
 
 def forged(name: str, entry: dict[str, Any]) -> Callable[[Path], None]:
-    """List a file under `name`, with a digest of the manifest that fits."""
+    """List a file as `name` in a manifest whose digest fits."""
 
     def change(bundle: Path) -> None:
         manifest = json.loads((bundle / "manifest.json").read_bytes())
         manifest["files"][name] = entry
-        data = json.dumps(manifest).encode()
-        (bundle / "manifest.json").write_bytes(data)
-        line = f"{hashlib.sha256(data).hexdigest()}  manifest.json\n"
-        (bundle / "manifest.sha256").write_text(line)
+        forge_manifest(bundle, json.dumps(manifest).encode())
 
     return change
 
@@ -110,7 +106,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def former_manifest(bundle: Path) -> None:
-    """Put the manifest and digest of another export over this one's files."""
+    """Replace manifest and digest by those of another export."""
     other = write_bundle(bundle.parent / "o", tiny_manifest(), tiny_files() | {"decoder.onnx": b""})
     for name in ("manifest.json", "manifest.sha256"):
         (bundle / name).write_bytes((other / name).read_bytes())
@@ -159,9 +155,9 @@ def test_refused_before_any_parser_and_without_a_trace(
     if backend == "openvino":
         pytest.importorskip("openvino")
     change(tiny)
-    with watched() as watch, pytest.raises(kind) as caught:
+    with record_side_effects() as effects, pytest.raises(kind) as caught:
         samclip.load(tiny, backend=backend)
-    assert watch.done == []
+    assert effects.done == []
     message = str(caught.value)
     assert REMEDY.search(message), message
     assert len(message) < 1000
@@ -170,15 +166,15 @@ def test_refused_before_any_parser_and_without_a_trace(
 
 
 def test_a_write_would_be_noticed(tmp_path: Path) -> None:
-    with watched() as watch:
+    with record_side_effects() as effects:
         (tmp_path / "new").write_bytes(b"")
         (tmp_path / "new").rename(tmp_path / "other")
-    assert [event for event, _ in watch.done] == ["open", "os.rename"]
+    assert [event for event, _ in effects.done] == ["open", "os.rename"]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_what_is_loaded_is_what_was_hashed(tiny: Path, backend: str, figures: Figures) -> None:
-    """Files that are exchanged after they were read change nothing."""
+    """Files that are replaced after they were read change nothing."""
     if backend == "openvino":
         pytest.importorskip("openvino")
     from samclip.engines.registry import get_backend
@@ -200,7 +196,7 @@ def _source(bundle: Path) -> Any:
 
 @pytest.mark.parametrize("rounds", [150, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_a_file_that_changes_all_the_time(tiny: Path, rounds: int, figures: Figures) -> None:
-    """Readers get the listed bytes or an error; never others, though they have the same size."""
+    """Readers get the listed bytes or an error, never other bytes of the same size."""
     good = (tiny / "decoder.onnx").read_bytes()
     evil = negation_model().replace(b"Neg", b"Abs")
     assert len(evil) == len(good)
@@ -208,11 +204,11 @@ def test_a_file_that_changes_all_the_time(tiny: Path, rounds: int, figures: Figu
     bundle, stop = Bundle.open(tiny), threading.Event()
 
     def exchange() -> None:
-        beside = tiny.parent / "next"
+        replacement = tiny.parent / "next"
         while not stop.is_set():
             for data in (evil, good):
-                beside.write_bytes(data)
-                beside.replace(tiny / "decoder.onnx")
+                replacement.write_bytes(data)
+                replacement.replace(tiny / "decoder.onnx")
                 (tiny / "decoder.onnx").write_bytes(data)  # in place, too: cut, then whole
 
     writer, refused = threading.Thread(target=exchange), 0

@@ -1,6 +1,6 @@
-"""Series of images with hostile ones among them: each fails alone, in its place; nothing is left.
+"""Series of images with hostile ones among them: each fails alone, and no thread is left.
 
-The streams are those of `Model.answer_all`; the hostile images are those of `test_image_attacks`.
+The streams are those of `Model.answer_all`; the hostile images come from image_files.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from fakes import fake_model, flag
 from figures import Figures
-from test_image_attacks import HUGE, KINDS, REFUSED
+from image_files import HUGE, KINDS, REFUSED
 
 from samclip.errors import ClosedError, ImageError, PromptError
 from samclip.runtime.scene import Scene
@@ -108,7 +108,7 @@ def test_a_model_closed_in_the_middle(streams: int) -> None:
     assert no_thread_is_left()
 
 
-def test_an_endless_series_that_nobody_wants_any_more() -> None:
+def test_an_endless_series_that_is_given_up() -> None:
     answers = fake_model(streams=3).answer_all((flag() for _ in count()), size_of)
     for _ in range(3):
         next(answers)

@@ -1,4 +1,4 @@
-"""Commands asked to stop, or killed, during long work: nothing half, and no process left."""
+"""Commands stopped or killed during long work: only whole files, and no process left."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
-from begun_commands import NAMES, count_imports
-from begun_commands import check_stopped as check_told
+from command_process import CODES, WHOLE_EXPORT, Command, check_stopped
 from figures import Figures
-from stopped_commands import CODES, WHOLE_EXPORT, Command, check_stopped
-from writers_run import SEED, seed
+from interrupted_imports import NAMES, check_interrupted, count_imports
+from writer_runs import SEED, seed
 
 from samclip.runtime.assets import packaged_photos
 
@@ -63,11 +62,11 @@ def test_commands_are_stopped(
         code, errors = command.stop(number, moments.uniform(0.2, 12))
         found.append(check_stopped(number, code, errors, folder))
         assert command.survivors() == []
-    told = ", ".join(f"{found.count(how)} {how}" for how in sorted(set(found)))
+    ends = ", ".join(f"{found.count(how)} {how}" for how in sorted(set(found)))
     figures.add(
         f"{number.name} during samclip {name}",
         count=len(found),
-        found=f"{told}; no partial file, no process left, no traceback",
+        found=f"{ends}; no partial file, no process left, no traceback",
     )
 
 
@@ -79,7 +78,7 @@ def test_commands_are_stopped_while_they_are_imported(
 ) -> None:
     moments, count = random.Random(f"{seed()} {name}"), count_imports(name)
     for moment in [1, count, *(moments.randint(2, count - 1) for _ in range(23))]:
-        check_told(name, number, moment)
+        check_interrupted(name, number, moment)
     figures.add(
         f"{number.name} while the modules of a command are imported",
         count=25,
@@ -91,7 +90,7 @@ def test_commands_are_stopped_while_they_are_imported(
 def test_the_export_command_is_killed(
     tmp_path: Path, mobile_sam_checkpoint: Path, figures: Figures
 ) -> None:
-    """SIGKILL at random moments, most of them after the graphs are made, when files are written."""
+    """SIGKILL at random moments, most of them late, when files are written."""
     from samclip.runtime.bundles.bundle import Bundle
 
     words = export(tmp_path, mobile_sam_checkpoint)
@@ -105,7 +104,7 @@ def test_the_export_command_is_killed(
         Command(words, tmp_path / "cache").stop(
             signal.SIGKILL, seconds * moments.uniform(start, 1.1)
         )
-        Bundle.open(tmp_path / "bundle").verify()  # brings back what lay aside
+        Bundle.open(tmp_path / "bundle").verify()  # recovers a bundle that was set aside
         states.append("old" if (tmp_path / "bundle").stat().st_ino == before else "new")
     assert Command(words, tmp_path / "cache").stop(signal.SIGKILL, WHOLE_EXPORT)[0] == 0, SEED
     assert {path.name for path in tmp_path.iterdir()} <= {"bundle", "cache"}

@@ -21,7 +21,7 @@ CALLS = int(os.environ.get("SAMCLIP_SOAK_CALLS", "10000"))
 WARM_UP = 4000  # until caches with a bound are full: OpenVINO keeps kernels of many shapes
 BUNDLE = os.environ.get("SAMCLIP_SOAK_BUNDLE")
 MOST_GROWTH = 20.0  # MB of 10^6 bytes after the warm-up
-NAMES_BUDGET = 30.0  # MB for 10,000 names, beside 8 bytes for each number of their vectors
+NAMES_BUDGET = 30.0  # MB for 10,000 names, in addition to 8 bytes for each number of their vectors
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 
@@ -41,21 +41,21 @@ def run(script: str, *arguments: object, environment: dict[str, str]) -> dict[st
 
 
 def test_a_short_soak(coloured_bundle: Path, backend: str, environment: dict[str, str]) -> None:
-    told = run("soaking.py", coloured_bundle, backend, 100, 50, environment=environment)
-    assert told["calls"] == 100
-    assert told["most"] <= MOST_GROWTH
+    ends = run("soak_process.py", coloured_bundle, backend, 100, 50, environment=environment)
+    assert ends["calls"] == 100
+    assert ends["most"] <= MOST_GROWTH
 
 
 @pytest.mark.slow
 def test_a_soak_of_ten_thousand_calls(
     request: pytest.FixtureRequest, backend: str, environment: dict[str, str], figures: Figures
 ) -> None:
-    """Real weights; photos, prompts and names of ever other sizes and numbers."""
+    """Real weights; the sizes and numbers of photos, prompts and names keep changing."""
     bundle = BUNDLE or request.getfixturevalue("lite2_bundle")
-    told = run("soaking.py", bundle, backend, CALLS, WARM_UP, environment=environment)
-    found = f"{backend}: {told['most']:.1f} MB more RSS than after the warm-up, at most"
-    figures.add("soak by calls of all kinds", count=told["calls"], found=found)
-    assert told["most"] <= MOST_GROWTH
+    ends = run("soak_process.py", bundle, backend, CALLS, WARM_UP, environment=environment)
+    found = f"{backend}: {ends['most']:.1f} MB more RSS than after the warm-up, at most"
+    figures.add("soak by calls of all kinds", count=ends["calls"], found=found)
+    assert ends["most"] <= MOST_GROWTH
 
 
 @pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
@@ -66,12 +66,12 @@ def test_many_names(
     environment: dict[str, str],
     figures: Figures,
 ) -> None:
-    """The names' own vectors are small here: what is counted is all that comes with them."""
-    told = run("many_names.py", coloured_bundle, backend, count, environment=environment)
-    assert told["names"] == count
-    found = f"{backend}: {told['all']:.0f} MB more RSS, classify and semantic included"
+    """The vectors of names are small here; the memory is that of everything around them."""
+    ends = run("names_process.py", coloured_bundle, backend, count, environment=environment)
+    assert ends["names"] == count
+    found = f"{backend}: {ends['all']:.0f} MB more RSS, classify and semantic included"
     figures.add("10,000 names at once", count=count, found=found)
-    assert told["all"] <= NAMES_BUDGET
+    assert ends["all"] <= NAMES_BUDGET
 
 
 @pytest.mark.parametrize("threads", [2, 1])
@@ -105,12 +105,12 @@ def check_starved(
     figures: Figures,
     what: str,
 ) -> None:
-    """One typed error or an answer, and right answers once there is memory again."""
-    told = run("starving.py", bundle, backend, threads, environment=environment)
-    right, short = told.pop("right afterwards"), told.pop("DeviceMemoryError")
-    assert set(told) <= {"answer", "EngineRunError", "BackendUnavailableError"}
+    """Check for a typed error or an answer, then right answers when there is memory again."""
+    ends = run("starved_process.py", bundle, backend, threads, environment=environment)
+    right, short = ends.pop("right afterwards"), ends.pop("DeviceMemoryError")
+    assert set(ends) <= {"answer", "EngineRunError", "BackendUnavailableError"}
     assert short >= 3
-    assert short + sum(told.values()) == right
-    others = "".join(f", {number} {end}" for end, number in sorted(told.items()))
+    assert short + sum(ends.values()) == right
+    others = "".join(f", {number} {end}" for end, number in sorted(ends.items()))
     found = f"{backend}, {threads} threads: {short} DeviceMemoryError{others}; right afterwards"
     figures.add(f"too little memory, {what}", count=right, found=found)

@@ -27,7 +27,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(backend: str, coloured_bundle: Path, cache: Path) -> Iterator[samclip.Model]:
-    """A model of small graphs, in which threads meet more often than in a large one."""
+    """A model of small graphs, in which threads collide more often than in a large one."""
     with samclip.load(coloured_bundle, backend, threads=2, cache_dir=cache) as model:
         yield model
 
@@ -54,7 +54,7 @@ def test_threads_answer_as_one_does(
     model: samclip.Model, threads: int, calls: int, figures: Figures
 ) -> None:
     """Each of the threads makes that many calls."""
-    made = judge(model, [draw_calls(calls, seed) for seed in range(threads)])
+    made = compare_with_serial(model, [draw_calls(calls, seed) for seed in range(threads)])
     figures.add("2, 8 and 32 threads on one model", count=made, found=SAME)
 
 
@@ -63,7 +63,7 @@ def test_threads_answer_as_one_does_with_two_streams(
     streaming: samclip.Model, calls: int, figures: Figures
 ) -> None:
     drawn = draw_calls(calls, seed=7)
-    made = judge(streaming, [drawn[first::8] for first in range(8)])
+    made = compare_with_serial(streaming, [drawn[first::8] for first in range(8)])
     figures.add("8 threads on one model of two streams", count=made, found=SAME)
 
 
@@ -74,7 +74,7 @@ def test_threads_answer_as_one_does_with_real_weights(
 ) -> None:
     """All of the threads together make 1,000 calls."""
     calls = draw_calls(1000, seed=threads, fresh_share=0.1)
-    made = judge(real, [calls[first::threads] for first in range(threads)])
+    made = compare_with_serial(real, [calls[first::threads] for first in range(threads)])
     figures.add("2, 8 and 32 threads on one model of real weights", count=made, found=SAME)
 
 
@@ -96,11 +96,11 @@ def test_a_series_is_answered_as_photo_by_photo(
     figures.add("a series of photos in two streams", count=count, found=SAME)
 
 
-def judge(model: samclip.Model, shares: Sequence[Sequence[Call]]) -> int:
-    """Answer each share of the calls in a thread of its own; give how many were answered."""
+def compare_with_serial(model: samclip.Model, shares: Sequence[Sequence[Call]]) -> int:
+    """Answer each share of the calls in a separate thread; return the number of answers."""
     asker = Asker(model)
     expected = asker.expected()
-    assert len(set(expected.values())) == len(CALLS) * len(SIZES)  # each says something else
+    assert len(set(expected.values())) == len(CALLS) * len(SIZES)  # every answer is different
     differing: list[Call] = []
 
     def work(calls: Sequence[Call]) -> None:

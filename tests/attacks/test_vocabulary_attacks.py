@@ -1,4 +1,4 @@
-"""Names that nobody foresaw: a VocabularyError, or finite embeddings that stay the same."""
+"""Unusual names: a VocabularyError, or finite embeddings that stay the same."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def models(bundle: Path) -> Iterator[tuple[Model, ...]]:
-    """Two with one cache of embeddings, one with a cache of its own."""
+    """Two models that share a cache of embeddings, and one with another cache."""
     folders = (bundle.parent / "a", bundle.parent / "a", bundle.parent / "b")
     loaded = [samclip.load(bundle, "onnxruntime", threads=1, cache_dir=path) for path in folders]
     yield tuple(loaded)
@@ -126,7 +126,7 @@ def test_bad_templates(templates: Any, model: Model, figures: Figures) -> None:
 
 
 def test_tokens_are_those_of_the_reference(figures: Figures) -> None:
-    """Those of transformers' tokenizer for BERT."""
+    """The reference is transformers' tokenizer for BERT."""
     transformers = pytest.importorskip("transformers")
     data = (packaged_bundles() / "samclip-tiny" / TOKENIZER).read_bytes()
     vocabulary = json.loads(data)["model"]["vocab"]
@@ -173,7 +173,7 @@ BUDGET_MB = 100  # more than before: 10,000 names of 384 numbers, and what the e
 def test_10k_names_stay_within_a_memory_budget(
     name: str, rounds: int, bundle: Path, tmp_path: Path, figures: Figures
 ) -> None:
-    """Three times 10,000 are more than stay in memory: the oldest go."""
+    """Three times 10,000 are more than stay in memory: the oldest are dropped."""
     assert MEMORY_ROWS < 30_000
     path = bundle if name == "coloured" else name
     command = [sys.executable, "-c", MANY, str(path), str(tmp_path), str(rounds)]

@@ -1,14 +1,13 @@
-"""A process of its own in which writers are killed, and in which their disk fails.
+"""A process in which writers are killed, or their disk fails; prints the counts as JSON.
 
     python writer_process.py kill WRITER FOLDER COUNT SEED RESTARTS
     python writer_process.py fail WRITER FOLDER FAULT
-    python writer_process.py fill WRITER FOLDER          (a small disk of its own)
+    python writer_process.py fill WRITER FOLDER          (FOLDER is a small disk)
     python writer_process.py lock WRITER FOLDER          (likewise)
     python writer_process.py limit WRITER FOLDER
     python writer_process.py together WRITER FOLDER ROUNDS PROCESSES
 
-Imports are done once; every writer that is to die is a fork. Prints what was found as JSON; any
-promise that is broken is an exception.
+Imports are done once; every writer that is to be killed is a fork. A broken promise raises.
 """
 
 from __future__ import annotations
@@ -35,15 +34,15 @@ from faulty_disk import FAULTS, Calls, Fault, arm, disarm  # noqa: E402
 
 from samclip.errors import SamclipError  # noqa: E402
 
-SIZES = range(0, 640_000, 20_000)  # bytes that a disk, or a file, may still have
-TEMPORARY = tempfile.gettempdir()  # which is found by writing to it
+SIZES = range(0, 640_000, 20_000)  # bytes that still fit on a disk, or in a file
+TEMPORARY = tempfile.gettempdir()  # found by writing to it: before any disk fails
 PATIENCE = 120  # seconds until a process counts as hanging
 
 
 def kill(writer: Writer, count: int, seed: int, restarts: int) -> dict[str, int]:
-    """Kill a writer `count` times at random moments of its work; say what was there then.
+    """Kill a writer `count` times at random moments; return the counts of what was found then.
 
-    Only after every so many `restarts` may one end; the others begin where the last was killed.
+    After every `restarts` kills a writer may finish; the others start where the last was killed.
     """
     moments, found = random.Random(seed), Counter[str]()
     seconds = first_versions(writer)
@@ -66,7 +65,7 @@ def kill(writer: Writer, count: int, seed: int, restarts: int) -> dict[str, int]
 
 
 def judge(writer: Writer, before: int | None, after: int | None) -> str:
-    """Call what is there old, new or absent."""
+    """Return whether the old version, the new one or none is there."""
     if after is None:
         assert writer.may_be_absent, "nothing is left"
         return "absent"
@@ -75,7 +74,7 @@ def judge(writer: Writer, before: int | None, after: int | None) -> str:
 
 
 def first_versions(writer: Writer) -> float:
-    """Write two versions; gives the seconds that the second took."""
+    """Write two versions; returns the seconds that the second took."""
     writer.reset()
     writer.write(1)
     began = time.monotonic()
@@ -101,7 +100,7 @@ def fork_writing(writer: Writer, number: int) -> int:
 
 
 def clean_up(writer: Writer, number: int) -> int:
-    """Let a run end: it leaves its version, and nothing that the killed ones left."""
+    """Let a writer finish: it leaves its version, and nothing of the killed ones."""
     writer.reset()
     writer.write(number)
     assert writer.version() in {number, 0}, f"not {number}"
@@ -110,7 +109,7 @@ def clean_up(writer: Writer, number: int) -> int:
 
 
 def fail(writer: Writer, fault: Fault) -> dict[str, int]:
-    """Let the fault happen at the first, second ... call of a write, until none is left."""
+    """Let the fault happen at the first, second ... call of a write, until there are no more."""
     found = Counter[str]()
     first_versions(writer)
     number, at = 3, 0
@@ -129,9 +128,9 @@ def fail(writer: Writer, fault: Fault) -> dict[str, int]:
 
 
 def strike(writer: Writer, fault: Fault, at: int, number: int, found: Counter[str]) -> bool:
-    """Write once with the fault at one call; whether there were as many calls."""
+    """Write once with the fault at one call; returns whether there were that many calls."""
     if fault.action == Fault.KILL:
-        return killed_at(writer, fault, at, number)
+        return kill_at(writer, fault, at, number)
     arm(writer.folder, fault, at)
     try:
         writer.write(number)
@@ -146,7 +145,7 @@ def strike(writer: Writer, fault: Fault, at: int, number: int, found: Counter[st
     return calls >= at
 
 
-def killed_at(writer: Writer, fault: Fault, at: int, number: int) -> bool:
+def kill_at(writer: Writer, fault: Fault, at: int, number: int) -> bool:
     child = os.fork()
     if not child:
         arm(writer.folder, fault, at)
@@ -159,7 +158,7 @@ def killed_at(writer: Writer, fault: Fault, at: int, number: int) -> bool:
 
 
 def check_error(writer: Writer, error: SamclipError) -> None:
-    """It is of the writer's types, and says in a line which file it is about."""
+    """Check that an error has one of the writer's types, and names its file in one line."""
     assert isinstance(error, writer.raises), f"{type(error).__name__}: {error}"
     assert len(str(error).splitlines()) == 1
     places = (str(writer.folder), "p.tar.gz", TEMPORARY, "TMPDIR")
@@ -167,14 +166,14 @@ def check_error(writer: Writer, error: SamclipError) -> None:
 
 
 def check_leftovers(writer: Writer, fault: Fault, at: int) -> None:
-    """Nothing may be left over, save where nothing could be removed."""
+    """Check that nothing is left over, except where nothing could be removed."""
     left = writer.leftovers()
     if fault.action != Fault.KILL and not fault.calls & Calls.REMOVE:
         assert left == [], f"left over after {fault.name} at call {at}: {left}"
 
 
 def fill(writer: Writer) -> dict[str, int]:
-    """Write with so many bytes left on the disk, which is the writer's alone."""
+    """Write with so many bytes left on the disk, which no other process uses."""
     ballast, found = writer.folder / "ballast", Counter[str]()
 
     def restrict(size: int) -> None:
@@ -187,7 +186,7 @@ def fill(writer: Writer) -> dict[str, int]:
 
 
 def lock(writer: Writer) -> dict[str, int]:
-    """Write to a disk that was mounted anew, read-only."""
+    """Write to a disk that was remounted read-only."""
     found = Counter[str]()
     first_versions(writer)
     for number in (3, 4, 5):
@@ -226,7 +225,7 @@ def squeeze(
     release: Callable[[], object],
     found: Counter[str],
 ) -> None:
-    """Write under every size; what was there is whole, and later runs work."""
+    """Write at every size; the old version stays whole, and later runs work."""
     first_versions(writer)
     number = 3
     for size in SIZES:
@@ -253,7 +252,7 @@ def together(writer: Writer, rounds: int, processes: int) -> dict[str, int]:
     for turn in range(rounds):
         writer.reset()
         numbers = [3 + turn * processes + place for place in range(processes)]
-        codes = ended(start_together(writer, numbers))
+        codes = wait_for(start_together(writer, numbers))
         assert set(codes) <= {0, REFUSED}, codes
         found["written"] += codes.count(0)
         found["refused"] += codes.count(REFUSED)
@@ -263,7 +262,7 @@ def together(writer: Writer, rounds: int, processes: int) -> dict[str, int]:
     return {**found, "rounds": rounds}
 
 
-REFUSED = 3  # exit code of a writer that was told that another was faster
+REFUSED = 3  # exit code of a writer that lost to another
 
 
 def start_together(writer: Writer, numbers: list[int]) -> list[int]:
@@ -275,14 +274,14 @@ def start_together(writer: Writer, numbers: list[int]) -> list[int]:
         if child == 0:
             os.close(writing)
             os.read(reading, 1)
-            os._exit(written(writer, number))
+            os._exit(write_once(writer, number))
         children.append(child)
     os.close(reading)
     os.close(writing)
     return children
 
 
-def written(writer: Writer, number: int) -> int:
+def write_once(writer: Writer, number: int) -> int:
     try:
         writer.write(number)
     except writer.raises:
@@ -293,9 +292,10 @@ def written(writer: Writer, number: int) -> int:
     return 0
 
 
-def ended(children: list[int]) -> list[int]:
-    """Wait for processes, not for ever; gives their exit codes."""
-    codes, until = [], time.monotonic() + PATIENCE
+def wait_for(children: list[int]) -> list[int]:
+    """Wait for processes, up to a limit; returns their exit codes."""
+    codes = []
+    until = time.monotonic() + PATIENCE
     for child in children:
         while (state := os.waitpid(child, os.WNOHANG)) == (0, 0):
             assert time.monotonic() < until, "a writer hangs"

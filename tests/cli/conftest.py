@@ -1,4 +1,4 @@
-"""Fixtures of the command's tests."""
+"""Fixtures of the tests of commands."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeModel:
-    """A fake model that `samclip.load` returns, whatever bundle is named; cwd is a fresh folder."""
+    """A fake model, which `samclip.load` returns for any bundle; the current folder is fresh."""
     fake = FakeModel()
     monkeypatch.setattr("samclip.load", fake.load)
     monkeypatch.setenv("SAMCLIP_BUNDLE", "fake")
@@ -22,13 +22,13 @@ def model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeModel:
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    """A small image file, alone in its folder."""
+    """A small image file in a separate folder."""
     return write_image(tmp_path / "in" / "street.png")
 
 
 @pytest.fixture
 def run() -> Run:
-    """Run the command with these arguments: exit code, stdout and stderr apart."""
+    """A function that runs the command; its result has exit code, stdout and stderr."""
     from samclip.cli.main import app
 
     def invoke(*arguments: object) -> Result:

@@ -1,4 +1,4 @@
-"""IMAGE arguments become files in a stable order."""
+"""IMAGE arguments, which become files in a stable order."""
 
 from __future__ import annotations
 

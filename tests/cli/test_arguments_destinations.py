@@ -1,4 +1,4 @@
-"""Where pictures go: never over an image, never two to one file."""
+"""Paths of pictures: never that of an image, and no path twice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ONE = ImageList((Path("in/street.jpg"),), many=False)
 TWO = ImageList((Path("in/street.jpg"), Path("in/yard.png")), many=True)
 
 
-def test_one_image_without_output_goes_beside_the_caller() -> None:
+def test_one_image_without_output_goes_to_the_current_folder() -> None:
     assert plan_pictures(ONE, None, "segment") == (Path("street.segment.png"),)
 
 
@@ -75,6 +75,6 @@ def test_no_two_pictures_share_a_path(names: list[str]) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder nobody can write to")
-def test_a_folder_that_cannot_be_written_to_is_told_at_once() -> None:
+def test_a_folder_that_cannot_be_written_to_is_refused_early() -> None:
     with pytest.raises(InputError, match=r"/proc/self/none.*--json"):
         plan_pictures(ONE, Path("/proc/self/none/out.png"), "segment")

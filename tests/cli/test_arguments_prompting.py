@@ -1,4 +1,4 @@
-"""How the prompt options combine."""
+"""Combinations of the prompt options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tasks of the command, on a stand-in for the model: options in, answers out."""
+"""The task commands on a stand-in for the model: options in, answers out."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_json_is_one_document_on_stdout_and_nothing_else(
     assert record["bundle"] == "fake"
     assert record["trained_head"] is True
     assert record["picture"] is None
-    assert list(Path().iterdir()) == [Path("in")]  # no picture unasked
+    assert list(Path().iterdir()) == [Path("in")]  # no picture was drawn
     assert model.closed
 
 
@@ -60,7 +60,7 @@ def test_without_output_the_picture_goes_to_the_current_folder(
     assert f"picture: {picture}" in result.stdout
 
 
-def test_classify_draws_only_when_told_where(model: FakeModel, run: Run, image: Path) -> None:
+def test_classify_draws_only_with_output(model: FakeModel, run: Run, image: Path) -> None:
     assert run("classify", image, *TASKS["classify"]).exit_code == 0
     assert not list(Path().glob("*.png"))
     assert run("classify", image, *TASKS["classify"], "-o", "a/b/out.png").exit_code == 0
@@ -157,7 +157,7 @@ def test_names_that_stdout_cannot_encode_are_escaped(
     assert b"\\xff" in written.getvalue()  # the byte that it stands for
 
 
-def test_long_lists_are_cut_and_say_so(model: FakeModel, run: Run, image: Path) -> None:
+def test_long_lists_are_cut_with_a_note(model: FakeModel, run: Run, image: Path) -> None:
     model.found = 50
     assert "30 more" in run("everything", image).stdout
 
@@ -172,7 +172,7 @@ def test_long_lists_are_cut_and_say_so(model: FakeModel, run: Run, image: Path) 
         ["everything", "--names", "car"],
     ],
 )
-def test_untrained_head_is_said_every_time(
+def test_untrained_head_is_reported_every_time(
     arguments: list[str], json_flag: list[str], model: FakeModel, run: Run, image: Path
 ) -> None:
     model.trained = False
@@ -183,7 +183,7 @@ def test_untrained_head_is_said_every_time(
         assert not json_flag or json.loads(result.stdout)["trained_head"] is False
 
 
-def test_untrained_head_is_no_matter_without_names(model: FakeModel, run: Run, image: Path) -> None:
+def test_untrained_head_is_silent_without_names(model: FakeModel, run: Run, image: Path) -> None:
     model.trained = False
     result = run("segment", image, "--point", "16,8", "--json")
     assert result.stderr == ""
@@ -200,7 +200,7 @@ def test_series_keeps_order_and_writes_a_folder(model: FakeModel, run: Run) -> N
     assert model.loaded["streams"] == 2  # of one image, one
 
 
-def test_series_on_one_stream_says_the_same(model: FakeModel, run: Run) -> None:
+def test_series_has_the_same_answers_on_one_stream(model: FakeModel, run: Run) -> None:
     for name in ("b.png", "a.png", "c.png"):
         write_image(Path("in") / name)
     (Path("in") / "bad.png").write_bytes(b"no image")
@@ -211,7 +211,7 @@ def test_series_on_one_stream_says_the_same(model: FakeModel, run: Run) -> None:
     assert len(answers[0].stdout.splitlines()) == 4
 
 
-def test_series_without_output_gets_a_folder_of_its_own(model: FakeModel, run: Run) -> None:
+def test_series_without_output_gets_a_new_folder(model: FakeModel, run: Run) -> None:
     write_image(Path("in/a.png"))
     assert run("segment", "in", "--point", "16,8").exit_code == 0
     assert Path("samclip-segment/a.segment.png").is_file()

@@ -1,4 +1,4 @@
-"""`samclip demo`: one picture of all three tasks."""
+"""`samclip demo`: one picture of three tasks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_its_boxes_lie_inside_the_packaged_photo() -> None:
         assert 0 <= y0 < y1 <= height
 
 
-def test_an_image_is_searched_for_what_is_large(run: Run, model: FakeModel, image: Path) -> None:
+def test_an_image_is_searched_for_large_objects(run: Run, model: FakeModel, image: Path) -> None:
     assert run("demo", image, "--output", "out.jpg").exit_code == 0
     tasks = [task for task, _ in model.calls]
     assert tasks == ["classify", "everything", "semantic"]
@@ -54,7 +54,7 @@ def test_names_and_boxes_are_passed_on(run: Run, model: FakeModel, image: Path) 
     np.testing.assert_array_equal(model.calls[1][1]["boxes"], [(1, 2, 9, 9)])
 
 
-def test_an_untrained_head_is_told(run: Run, model: FakeModel, image: Path) -> None:
+def test_an_untrained_head_is_reported(run: Run, model: FakeModel, image: Path) -> None:
     model.trained = False
     result = run("demo", image, "--box", "1,2,9,9")
     assert "MEANINGLESS" in result.stderr

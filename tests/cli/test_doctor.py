@@ -1,4 +1,4 @@
-"""`samclip doctor`: a report, on whatever machine."""
+"""`samclip doctor`: its report on any machine, and on a Jetson."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def with_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
-    """OpenVINO is installed, whatever is here, unless a test says otherwise."""
+    """Report OpenVINO as installed, on every machine; some tests change this."""
     monkeypatch.setattr(ov_backend, "find_library", lambda: Probe(True, "openvino 2026.4.1, CPU"))
 
 
@@ -71,7 +71,7 @@ def test_what_does_not_work_comes_with_a_remedy(run: Run, monkeypatch: pytest.Mo
     assert "cuda no no [GPU] here -> install a driver" in text
 
 
-def test_unusable_cache_is_told_and_is_no_failure(
+def test_unusable_cache_is_reported_with_exit_code_0(
     run: Run, places: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (places / "file").touch()
@@ -88,11 +88,11 @@ def test_unusable_cache_is_told_and_is_no_failure(
 def test_a_cache_folder_that_may_not_be_looked_into(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SAMCLIP_CACHE_DIR", "/" + "x" * 300)  # no file can be called so
+    monkeypatch.setenv("SAMCLIP_CACHE_DIR", "/" + "x" * 300)  # longer than any file name
     assert run("doctor").exit_code == 0
 
 
-def test_too_little_disk_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_disk_is_reported(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine_report, "free_space", lambda folder: 10**8)
     text = " ".join(run("doctor").stdout.split())
     assert "disk 0.1 GB are free" in text
@@ -118,7 +118,7 @@ def test_openvino_is_recommended_where_it_is_faster(
         ("aarch64", "PyPI has no onnxruntime-gpu for ARM: get NVIDIA's wheel for this JetPack"),
     ],
 )
-def test_both_onnxruntime_packages_are_told(
+def test_both_onnxruntime_packages_are_reported(
     run: Run, monkeypatch: pytest.MonkeyPatch, machine: str, remedy: str
 ) -> None:
     monkeypatch.setattr(platform, "machine", lambda: machine)
@@ -133,7 +133,7 @@ def test_both_onnxruntime_packages_are_told(
 
 @pytest.fixture
 def orin_nano(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An Orin Nano as it comes, and a Python that does not see JetPack's TensorRT."""
+    """A new Orin Nano, and a Python that does not see JetPack's TensorRT."""
     files = write_tree(tmp_path_factory.mktemp("machine"), ORIN_NANO, ORIN_NANO_LINKS)
     python = PythonHere("3.10", "/opt/me/env", True, False, None)
     monkeypatch.setattr(machine_report, "find_jetson", lambda: find_jetson(files))
@@ -190,7 +190,7 @@ def test_sound_bundle_is_listed(run: Run, places: Path, mobile_sam_bundle: Path)
     assert "UNTRAINED" in run("doctor").stdout
 
 
-def test_the_default_bundle_is_told_and_where_bundles_come_from(run: Run, places: Path) -> None:
+def test_the_default_bundle_and_the_origin_of_bundles_are_shown(run: Run, places: Path) -> None:
     path = write_tiny_bundle(places / "package" / "bundles" / "samclip-tiny")
     write_tiny_bundle(places / "bundles" / "mine")
     report = json.loads(run("doctor", "--json").stdout)
@@ -210,7 +210,7 @@ def test_the_default_bundle_is_told_and_where_bundles_come_from(run: Run, places
     assert f"default bundle: {path}" in run("doctor").stdout
 
 
-def test_without_a_default_bundle_it_says_how_to_make_one(run: Run) -> None:
+def test_without_a_default_bundle_the_remedy_is_shown(run: Run) -> None:
     found = json.loads(run("doctor", "--json").stdout)["default_bundle"]
     assert found["path"] is None
     assert "samclip-export --checkpoint" in found["remedy"]

@@ -1,4 +1,4 @@
-"""The command on real weights: a real photo in, answers out."""
+"""The command with real weights and a real photo."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_names_from_an_untrained_head_are_marked(run: Run, photo_path: Path) -> 
     assert sorted(record["names"]) == ["a cup", "a dog", "a rocket"]
     assert sum(record["probabilities"]) == pytest.approx(1, abs=1e-5)
     assert result.stderr.count("UNTRAINED") == 1
-    assert "was never trained: the names" not in result.stderr  # the panel says it, nothing else
+    assert "was never trained: the names" not in result.stderr  # only the panel warns
 
 
 def test_semantic_regions_tile_the_image(run: Run, photo_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_everything_finds_the_cup_too(run: Run, photo_path: Path) -> None:
     assert "UNTRAINED" not in result.stderr  # no names were asked for
 
 
-def test_unknown_backend_is_told_with_those_there_are(run: Run, photo_path: Path) -> None:
+def test_unknown_backend_is_refused_with_the_known_ones(run: Run, photo_path: Path) -> None:
     result = run("segment", photo_path, "--point", "9,9", "--backend", "onnxruntim")
     assert result.exit_code in {1, 2}
     assert "onnxruntime" in result.stderr

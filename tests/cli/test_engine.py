@@ -19,7 +19,7 @@ from samclip.runtime import plans as engine_plans
 
 @pytest.fixture(autouse=True)
 def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Script:
-    """What the stand-in answers; a GPU is here, and a cache of the test's own."""
+    """The answers of the stand-in, with a GPU and a fresh cache."""
     monkeypatch.setenv("SAMCLIP_CACHE_DIR", str(tmp_path / "cache"))
     script = Script(
         inputs={"x": ("FLOAT", (-1, 4), ("prompts", None))},
@@ -39,7 +39,7 @@ def build(run: Run, bundle: Path, *arguments: object) -> None:
     assert run("engine", "build", bundle, "--graph", "encoder", *arguments).exit_code == 0
 
 
-def test_a_build_says_what_it_made_and_where(run: Run, bundle: Path) -> None:
+def test_a_build_reports_the_plan_and_its_path(run: Run, bundle: Path) -> None:
     result = run("engine", "build", bundle, "--graph", "encoder")
     assert result.exit_code == 0
     assert result.stdout == ""
@@ -50,9 +50,7 @@ def test_a_build_says_what_it_made_and_where(run: Run, bundle: Path) -> None:
     assert "was there already" in again.stderr
 
 
-def test_options_reach_the_builder_and_json_tells_them(
-    run: Run, bundle: Path, script: Script
-) -> None:
+def test_options_reach_the_builder_and_the_json(run: Run, bundle: Path, script: Script) -> None:
     options = ["--prompts", "1,2,3", "--workspace", "512", "--level", "4", "--strip-weights"]
     result = run("engine", "build", bundle, "--graph", "encoder", *options, "--json")
     (record,) = json.loads(result.stdout)["plans"]
@@ -77,7 +75,7 @@ def test_options_reach_the_builder_and_json_tells_them(
         (["--backend", "openvino"], "backend", 2),
     ],
 )
-def test_bad_options_are_told(
+def test_bad_options_are_refused(
     arguments: list[str], message: str, code: int, run: Run, bundle: Path
 ) -> None:
     result = run("engine", "build", bundle, *arguments)
@@ -85,7 +83,7 @@ def test_bad_options_are_told(
     assert message in result.stderr
 
 
-def test_without_a_gpu_it_says_what_to_do(
+def test_without_a_gpu_the_remedy_is_shown(
     run: Run, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from samclip.engines.plans import library
@@ -99,7 +97,7 @@ def test_without_a_gpu_it_says_what_to_do(
     assert "--backend tensorrt-rtx --target sm86" in result.stderr
 
 
-def test_a_failed_build_shows_what_tensorrt_said(run: Run, bundle: Path, script: Script) -> None:
+def test_a_failed_build_shows_tensorrts_errors(run: Run, bundle: Path, script: Script) -> None:
     script.errors = (("/blocks.0/Attention", "Attention", "no importer"),)
     result = run("engine", "build", bundle, "--graph", "encoder")
     assert result.exit_code == 1
@@ -118,7 +116,7 @@ def test_list_shows_size_and_state(run: Run, bundle: Path) -> None:
     assert record["sidecar"]["graph"]["origin"] == str(bundle)
 
 
-def test_plans_beside_a_bundle_are_listed_with_it(run: Run, bundle: Path) -> None:
+def test_plans_next_to_a_bundle_are_listed_with_it(run: Run, bundle: Path) -> None:
     build(run, bundle, "--beside")
     assert json.loads(run("engine", "list", "--json").stdout)["plans"] == []
     assert len(json.loads(run("engine", "list", bundle, "--json").stdout)["plans"]) == 1
@@ -126,7 +124,7 @@ def test_plans_beside_a_bundle_are_listed_with_it(run: Run, bundle: Path) -> Non
     assert "removed 1 plans" in result.stderr
 
 
-def test_remove_takes_what_is_named_or_outdated(run: Run, bundle: Path) -> None:
+def test_remove_takes_named_and_outdated_plans(run: Run, bundle: Path) -> None:
     build(run, bundle)
     assert run("engine", "remove").exit_code == 2
     unknown = run("engine", "remove", "decoder")

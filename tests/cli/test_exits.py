@@ -1,4 +1,4 @@
-"""Errors become one message on stderr and an exit code."""
+"""Errors, which become one message on stderr and an exit code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is amiss on a Jetson, from recorded files, and what to do about it."""
+"""Findings on Jetsons, from recorded files."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def read(folder: Path, tree: Mapping[str, str], links: Mapping[str, str] | None 
 def judge(
     folder: Path, tree: Mapping[str, str] | None = None, python: PythonHere = SEEING
 ) -> dict[str, Finding]:
-    """Judge an Orin Nano with some files of its own: what the finding is about -> the finding."""
+    """Findings on an Orin Nano, some of whose files are replaced, by what they are about."""
     found = judge_jetson(read(folder, {**ORIN_NANO, **(tree or {})}, ORIN_NANO_LINKS), python)
     return {finding.about: finding for finding in found}
 
 
-def test_orin_nano_as_it_comes(tmp_path: Path) -> None:
+def test_new_orin_nano(tmp_path: Path) -> None:
     found = judge(tmp_path)
     assert list(found) == ["power", "clocks", "swap", "desktop"]
     assert {finding.level for finding in found.values()} == {"advice"}
@@ -69,7 +69,7 @@ def test_a_tensorrt_of_pip_that_hides_jetpacks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", ["10.3.0", "10.3.0.30", ""])
-def test_a_tensorrt_that_fits_or_tells_no_version(version: str, tmp_path: Path) -> None:
+def test_a_tensorrt_that_fits_or_has_no_version(version: str, tmp_path: Path) -> None:
     assert "tensorrt" not in judge(tmp_path, python=replace(SEEING, tensorrt=version))
 
 

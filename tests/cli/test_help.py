@@ -1,4 +1,4 @@
-"""`--help` teaches: every command has examples, and a flag means the same everywhere."""
+"""`--help`: every command has examples, and tasks share their flags."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files whose names a terminal would act on, or that are no UTF-8, through whole commands."""
+"""Files whose names a terminal would act on, or that are not UTF-8, through whole commands."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TASKS = [("segment", "--point", "4,4"), ("classify", "--names", "x\x1b[2Jy,z"), 
 
 @pytest.mark.usefixtures("model")
 @pytest.mark.parametrize("task", TASKS, ids=[task[0] for task in TASKS])
-def test_people_see_what_is_in_a_name(run: Run, task: tuple[str, ...], tmp_path: Path) -> None:
+def test_people_see_escapes(run: Run, task: tuple[str, ...], tmp_path: Path) -> None:
     image = write_image(tmp_path / "in" / NAME)
     result = run(*task, image)
     assert result.exit_code == 0, result.stderr

@@ -15,12 +15,12 @@ def test_numbers_may_be_whole_or_not_and_have_spaces() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "1", "1,2,3", "a,b", "1;2", "1,,2", "(1,2)"])
-def test_anything_else_is_no_point(text: str) -> None:
+def test_other_text_is_not_a_point(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="is not X,Y in pixels, as in 420,310"):
         parse_point(text)
 
 
 @pytest.mark.parametrize("text", ["1,2,3", "1,2,3,4,5", "10,20 200,240", "x1,y1,x2,y2"])
-def test_anything_else_is_no_box(text: str) -> None:
+def test_other_text_is_not_a_box(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="is not X1,Y1,X2,Y2"):
         parse_box(text)

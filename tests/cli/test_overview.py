@@ -1,4 +1,4 @@
-"""Which masks a demo shows when nobody says what to look at."""
+"""The masks that a demo shows without prompts."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_no_more_than_a_few_are_chosen() -> None:
 
 
 class OneScene:
-    """Notes what it is asked; finds what it is told to."""
+    """Records the tasks it is asked for; always finds the same masks."""
 
     def __init__(self, found: AutoMasks) -> None:
         self.found, self.asked, self.size = found, [], SIZE

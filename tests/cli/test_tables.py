@@ -1,4 +1,4 @@
-"""Answers as text."""
+"""Sizes as text."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""The tables of `samclip info`."""
+
 from __future__ import annotations
 
 from msgspec.structs import replace
@@ -51,7 +53,7 @@ def test_gates_are_listed_with_their_limits() -> None:
         assert part in shown
 
 
-def test_what_was_left_out_is_listed_with_the_reason() -> None:
+def test_exceptions_are_listed_with_their_reasons() -> None:
     shown = text(tables.exceptions_table(tiny_manifest(reductions=(REDUCTION,))))
     for part in (
         "encoder (bias) node_conv_7",
@@ -68,14 +70,14 @@ def test_an_fp32_bundle_has_neither() -> None:
     assert tables.exceptions_table(tiny_manifest()).row_count == 0
 
 
-def test_the_summary_says_what_names() -> None:
-    for head, told in (
+def test_the_summary_describes_the_head() -> None:
+    for head, shown in (
         ({}, "none: cannot name anything"),
         ({"clip_head": ClipHead(trained=True, embed_dim=8, grid=4)}, "trained; 8-d, 4 x 4 tokens"),
         ({"region_head": RegionHead(trained=True, embed_dim=9)}, "trained; 9-d, names regions"),
         ({"region_head": RegionHead(trained=False, embed_dim=9)}, "UNTRAINED: names mean nothing"),
     ):
-        assert told in text(tables.summary_table(tiny_manifest(**head)))
+        assert shown in text(tables.summary_table(tiny_manifest(**head)))
 
 
 def test_the_classifiers_of_regions_are_listed() -> None:

@@ -1,4 +1,4 @@
-"""What goes to stdout, what to stderr."""
+"""Output of commands: what a terminal acts on is escaped, and JSON is portable."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from samclip.cli.terminal import (
     write_line,
 )
 
-# What each does to a terminal that it is written to, and how it is shown.
+# Text that acts on a terminal -> the text shown for it.
 HARMFUL = {
     "\x1b[2J": r"\x1b[2J",  # clears the screen
     "\x1b]0;title\x07": r"\x1b]0;title\x07",  # names the window
@@ -32,13 +32,13 @@ HARMFUL = {
     "a\x7fb": r"a\x7fb",
     "a\u202egpj.exe": r"a\u202egpj.exe",  # shown backwards
     "a\u2028b": r"a\u2028b",
-    "a\udcffb": r"a\xffb",  # a byte of a file's name that is no UTF-8
+    "a\udcffb": r"a\xffb",  # a byte of a file's name that is not UTF-8
     "c\ud800d": r"c\ud800d",
 }
 HARMLESS = ("café", "日本", "👩‍🚒", "a\tb", "a\nb", "[red]", "e\u0301", "عربي", "C:\\x1b")
 
 
-def test_text_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_is_printed_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
     text = "[red]not markup[/red] " + "x" * 300
     say(out, text)
     assert capsys.readouterr().out == text + "\n"
@@ -61,7 +61,7 @@ def test_untrained_head_is_loud_and_on_stderr(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize("total", [1, 3])
-def test_ticker_is_silent_where_stderr_is_no_terminal(
+def test_ticker_is_silent_where_stderr_is_not_a_terminal(
     total: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Ticker(total) as ticker:
@@ -82,7 +82,7 @@ def test_json_has_no_nan(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(("text", "shown"), HARMFUL.items(), ids=HARMFUL.values())
-def test_what_a_terminal_would_act_on_is_shown(
+def test_what_a_terminal_would_act_on_is_escaped(
     text: str, shown: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     say(out, text)
@@ -97,7 +97,7 @@ def test_what_a_terminal_would_act_on_is_shown(
 
 
 @pytest.mark.parametrize("text", HARMLESS)
-def test_other_text_stays_as_it_is(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_text_is_unchanged(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     say(out, text)
     assert visible(text) == text
     assert capsys.readouterr().out == text.expandtabs(8) + "\n"

@@ -1,4 +1,4 @@
-"""A stand-in for a model, so that the command is tested apart from the graphs."""
+"""Stand-ins for model and scene, so that commands are tested without graphs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Run = Callable[..., Result]
 
 
 class FakeScene:
-    """Answers like a scene, from real result types; notes what was asked."""
+    """A scene with fixed answers of the real result types; records its calls."""
 
     def __init__(self, model: FakeModel, image: np.ndarray) -> None:
         self.model, self.image, self.closed = model, image, False
@@ -97,7 +97,7 @@ class FakeScene:
 
 @dataclass
 class FakeModel:
-    """Takes the place of what `samclip.load` returns."""
+    """A model in place of the one that `samclip.load` returns."""
 
     trained: bool = True
     found: int = 3

@@ -1,8 +1,8 @@
-"""The numpy model of `fakes` as real ONNX graphs: small, but a whole chain from photo to names.
+"""The numpy model of `fakes` as ONNX graphs: small, but complete from photo to names.
 
-The encoder averages 16x16 pixels and goes through two convolutions that undo each other; the CLIP
-head takes colours as embeddings; the mask decoder draws a disc, or a box's inner circle, around
-the mean of a prompt's points.
+The encoder averages 16x16 pixels, and then applies two convolutions that undo each other. The CLIP
+head takes colours as embeddings. The mask decoder draws a disc around the mean of a prompt's
+points, which for a box is a circle inside it.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ HIDDEN = 32  # channels between the two convolutions
 
 
 def coloured_graphs(gain: float = 1.0) -> list[GraphFiles]:
-    """FP32 graphs; one channel of the encoder's hidden ones is `gain` times larger than it was."""
+    """FP32 graphs; one hidden channel of the encoder is scaled by `gain`."""
     return [_encoder(gain), _clip_head(), _mask_decoder()]
 
 
 def coloured_draft(graphs: list[GraphFiles], path: Path) -> DraftBundle:
-    """A draft of a bundle that holds `graphs`, and the colours' names as ready-made labels."""
+    """A draft of a bundle with `graphs`, and with the colours' names as ready-made labels."""
     texts = {
         "labels.json": json.dumps(NAMES).encode(),
         "labels.bin": np.eye(3, dtype="<f4").tobytes(),
@@ -74,7 +74,7 @@ def _clip_head() -> GraphFiles:
     grid = (1, 3, GRID, GRID)
     inputs = {"backbone_features": grid, "token_mask": (1, GRID, GRID)}
     outputs = {"image_embed": (1, 3), "patch_embeds": grid}
-    padding = np.zeros(600, np.float32)  # a weights file wants a tensor
+    padding = np.zeros(600, np.float32)  # a weights file needs a tensor
     favour = np.asarray([[1.0, 0.8, 0.6]], np.float32)  # a picture has all colours: no ties
     weights = {"axes": np.asarray([2, 3]), "favour": favour, "unused.weight": padding}
     return _files("clip_head", nodes, inputs, outputs, weights)

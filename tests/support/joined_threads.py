@@ -1,4 +1,4 @@
-"""Threads that must all end: one that hangs fails the test instead of holding it up."""
+"""Threads that must all end: one that hangs fails the test instead of blocking it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SECONDS = 900.0
 
 
 def in_threads(works: Sequence[Callable[[], None]], seconds: float = SECONDS) -> None:
-    """Do each piece of work in a thread of its own, all begun at once; raise what one raised."""
+    """Do each piece of work in a separate thread, all started at once; raise the first error."""
     failures: list[BaseException] = []
     begun = threading.Barrier(len(works))
 
@@ -32,7 +32,7 @@ def in_threads(works: Sequence[Callable[[], None]], seconds: float = SECONDS) ->
 
 
 def join_all(threads: Sequence[threading.Thread], seconds: float = SECONDS) -> None:
-    """Wait for threads; tell where those are that do not end."""
+    """Wait for threads; print the tracebacks of those that do not end, and raise."""
     end = time.monotonic() + seconds
     for thread in threads:
         thread.join(max(0.0, end - time.monotonic()))

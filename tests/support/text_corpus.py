@@ -1,4 +1,4 @@
-"""Texts of every kind that a vocabulary may hold, the same ones on every run."""
+"""Texts of every kind that a vocabulary may hold, the same on every run."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ SIGNS = [
     "\ufffd",
     "\ue000",
 ]
-# Entities, some of them double or unknown, and UTF-8 that was read as Latin-1.
+# Entities, some of them double or unknown, and UTF-8 that was decoded as Latin-1.
 # fmt: off
 MARKUP = [
     '&amp;', '&lt;b&gt;', '&amp;lt;', '&#39;', '&#x1F600;', '&eacute;', '&nbsp;', '&shy;',

@@ -1,6 +1,6 @@
-"""A process that names things out of 10,000 names; prints, as JSON, the memory that they took.
+"""A process that classifies with thousands of names; prints as JSON the memory that they take.
 
-`python many_names.py BUNDLE BACKEND COUNT`.
+`python names_process.py BUNDLE BACKEND COUNT`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from mixed_calls import photos
-from soaking import rss
+from soak_process import rss
 
 import samclip
 
@@ -24,8 +24,8 @@ def main(arguments: Sequence[str]) -> None:
         names = model.vocabulary([f"name number {number}" for number in range(int(count))])
         embedded = rss()
         answers = [scene.classify(names), scene.semantic(names), scene.classify(names)]
-    told = {"names": len(names.names), "embedding": embedded - before, "all": rss() - before}
-    print(json.dumps({**told, "answers": len(answers)}))
+    found = {"names": len(names.names), "embedding": embedded - before, "all": rss() - before}
+    print(json.dumps({**found, "answers": len(answers)}))
 
 
 if __name__ == "__main__":

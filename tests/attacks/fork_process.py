@@ -1,8 +1,8 @@
-"""A process that forks children which use a model; prints, as JSON, how often each ended how.
+"""A process that forks children which use a model; prints the counts of their ends as JSON.
 
-`python forking.py BUNDLE BACKEND CASE ROUNDS`; cases: `before` it loads a model; `after`, while two
-threads of the parent use it; `during`, while two load others; `spawn` and `forkserver`, by
-multiprocessing.
+`python fork_process.py BUNDLE BACKEND CASE ROUNDS`. Cases: `before` the process loads a model;
+`after`, while two threads of the parent use it; `during`, while two threads load others; `spawn`
+and `forkserver`, by multiprocessing.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from mixed_calls import CALLS, NAMES, digest, photos
 import samclip
 from samclip.errors import SamclipError
 
-SECONDS = 300  # a child that takes longer hangs, on a busy machine too
+SECONDS = 300  # a child that takes longer hangs, even on a busy machine
 PICTURE = photos()[0]
 
 
 def answer_afresh(bundle: str, backend: str) -> str:
-    """Load the model here, and digest the answers to calls of every kind."""
+    """Load the model in this process, and digest the answers to calls of every kind."""
     with samclip.load(bundle, backend, threads=2) as model, model.encode(PICTURE) as scene:
         return digest([digest(ask(scene)) for ask in CALLS.values()])
 
 
 def outcome(work: Callable[[], object]) -> str:
-    """Name the typed error of a piece of work, or "answer"; other errors pass."""
+    """Return the name of the typed error of `work`, or "answer"; other errors pass through."""
     try:
         work()
     except SamclipError as error:
@@ -45,7 +45,7 @@ def outcome(work: Callable[[], object]) -> str:
 
 
 def in_fork(work: Callable[[], str]) -> str:
-    """Do work in a forked child; give what it says, or how it ended without a word."""
+    """Do work in a forked child; return what it writes, or how it ended without writing."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -57,22 +57,22 @@ def in_fork(work: Callable[[], str]) -> str:
         os._exit(3)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
-        said = pipe.read().decode()
+        written = pipe.read().decode()
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status == -signal.SIGALRM:
         return "hang"
-    return said if status == 0 else f"exit {status}"
+    return written if status == 0 else f"exit {status}"
 
 
 def before(bundle: str, backend: str, rounds: int) -> Counter[str]:
-    """Fork while no model was ever loaded here."""
+    """Fork before any model was loaded in this process."""
     expected = in_fork(lambda: answer_afresh(bundle, backend))
     ends = Counter(in_fork(lambda: answer_afresh(bundle, backend)) for _ in range(rounds))
     return Counter({"answer" if end == expected else end: n for end, n in ends.items()})
 
 
 def after(bundle: str, backend: str, rounds: int) -> Counter[str]:
-    """Fork while two threads are at work with a model, whatever locks they hold."""
+    """Fork while two threads use a model, whatever locks they hold."""
     expected = answer_afresh(bundle, backend)
     model = samclip.load(bundle, backend, threads=2)
     scene = model.encode(PICTURE)
@@ -106,7 +106,7 @@ def after(bundle: str, backend: str, rounds: int) -> Counter[str]:
 
 
 def during(bundle: str, backend: str, rounds: int) -> Counter[str]:
-    """Fork while two threads load models, and close them."""
+    """Fork while two threads load and close models."""
     expected = answer_afresh(bundle, backend)
     ended = threading.Event()
 
@@ -131,7 +131,7 @@ def during(bundle: str, backend: str, rounds: int) -> Counter[str]:
 
 
 def by_multiprocessing(method: str, bundle: str, backend: str, rounds: int) -> Counter[str]:
-    """Let a pool of two processes load the model, while it is loaded here too."""
+    """Let a pool of two processes load the model, after the parent has loaded it too."""
     expected = answer_afresh(bundle, backend)
     with multiprocessing.get_context(method).Pool(2) as pool:
         given = pool.starmap_async(answer_afresh, [(bundle, backend)] * rounds).get(SECONDS * 5)
@@ -140,7 +140,9 @@ def by_multiprocessing(method: str, bundle: str, backend: str, rounds: int) -> C
 
 def main(arguments: Sequence[str]) -> None:
     bundle, backend, case, rounds = arguments
-    warnings.filterwarnings("ignore", "This process.*fork", DeprecationWarning)  # the point of it
+    warnings.filterwarnings(
+        "ignore", "This process.*fork", DeprecationWarning
+    )  # forks are tested here
     own = {"before": before, "after": after, "during": during}
     if case in own:
         ends = own[case](bundle, backend, int(rounds))

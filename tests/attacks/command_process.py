@@ -1,4 +1,4 @@
-"""Commands as real processes that are asked to stop, or killed, and what they leave behind."""
+"""Commands in separate processes that are stopped or killed, and checks of what they leave."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from PIL import Image
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 LINES = {signal.SIGINT: "stopped by Ctrl-C", signal.SIGTERM: "stopped by SIGTERM"}
-# Seconds, on a busy machine: in which a command ends once it was asked, and an export by itself.
-PATIENCE = 600
-WHOLE_EXPORT = 3600
-# As console scripts begin. Before their first import Python alone would answer, with a traceback;
-# and whoever started the tests in the background may have told them to ignore Ctrl-C.
+PATIENCE = 600  # seconds in which a command ends after the signal, on a busy machine
+WHOLE_EXPORT = 3600  # seconds of a whole export, likewise
+# What console scripts do first. Before their first import Python would show a traceback for the
+# signal; and Ctrl-C is ignored where the tests were started in the background.
 CODE = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -30,7 +29,7 @@ command()
 
 
 class Command:
-    """A command in a session of its own, so that all it starts can be found."""
+    """A command in a separate session, so that all the processes it starts can be found."""
 
     def __init__(self, words: Sequence[object], cache: Path) -> None:
         environment = {**os.environ, "SAMCLIP_CACHE_DIR": str(cache)}
@@ -48,7 +47,7 @@ class Command:
         )
 
     def stop(self, number: int, seconds: float) -> tuple[int, str]:
-        """Send a signal after so many seconds; gives exit code and stderr."""
+        """Send a signal after so many seconds; returns exit code and stderr."""
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -62,7 +61,7 @@ class Command:
         return self.process.poll() is None
 
     def survivors(self) -> list[str]:
-        """Name the processes that the command started and that are still there, zombies too."""
+        """List the processes that the command started and that still exist, zombies too."""
         found = []
         for entry in Path("/proc").iterdir():
             try:
@@ -76,7 +75,7 @@ class Command:
 
 
 def check_stopped(number: int, code: int, errors: str, folder: Path) -> str:
-    """One line and its exit code, and whole files alone; says how it ended."""
+    """Check for one line, its exit code and whole files; returns how the command ended."""
     check_whole(errors, folder)
     if code == 0:
         return "had ended already"
@@ -88,7 +87,7 @@ def check_stopped(number: int, code: int, errors: str, folder: Path) -> str:
 
 
 def check_whole(errors: str, folder: Path) -> None:
-    """No traceback, no partial file, and no picture that cannot be read."""
+    """Check for no traceback, no partial file, and no picture that cannot be read."""
     assert "Traceback" not in errors, errors
     assert not [path for path in folder.rglob("*") if path.name.startswith(".")]
     for picture in folder.rglob("*.png"):

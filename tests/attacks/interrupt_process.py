@@ -1,6 +1,6 @@
-"""A process whose long work is interrupted again and again; prints, as JSON, how each round ended.
+"""A process whose long work is interrupted again and again; prints the ends of its rounds as JSON.
 
-`python interrupting.py BUNDLE BACKEND ROUNDS` has a timer send what Ctrl-C sends, once or many
+`python interrupt_process.py BUNDLE BACKEND ROUNDS` has a timer send what Ctrl-C sends, once or many
 times in a row. With ROUNDS 0 it says "at work" and works until a real one ends it.
 """
 
@@ -21,7 +21,7 @@ from mixed_calls import CALLS, NAMES, digest, photos
 
 import samclip
 
-SECONDS = 300.0  # a thread that is still there by then hangs
+SECONDS = 300.0  # a thread that is still alive after this time hangs
 PICTURES = photos()
 
 
@@ -58,7 +58,7 @@ AT_WORK = {work.__code__ for work in WORK}
 
 
 class CtrlC:
-    """A handler that raises what Ctrl-C does, as often as it is told to, while there is work."""
+    """A handler that raises KeyboardInterrupt during the work, `left` times at most."""
 
     def __init__(self) -> None:
         self.left = 0
@@ -71,7 +71,7 @@ class CtrlC:
             frame = frame.f_back
 
 
-def interrupted(model: samclip.Model, number: int, rng: random.Random, ctrl_c: CtrlC) -> str:
+def interrupt_work(model: samclip.Model, number: int, rng: random.Random, ctrl_c: CtrlC) -> str:
     """Do one kind of work until it is interrupted: once, or up to four times within 8 ms."""
     ctrl_c.left = 4 if number % 8 >= 4 else 1
     signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.001, 0.1), 0.002)
@@ -85,7 +85,7 @@ def interrupted(model: samclip.Model, number: int, rng: random.Random, ctrl_c: C
 
 
 def threads_left() -> int:
-    """Wait for the threads that series have made; count those that hang."""
+    """Wait for the threads of series; return how many hang."""
     end = time.monotonic() + SECONDS
     while True:  # an interrupted start() leaves threads that cannot be joined yet
         own = [thread for thread in threading.enumerate() if thread.name.startswith("samclip-")]
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str]) -> None:
             answer_all(model)
         rng, ends = random.Random(0), Counter[str]()
         for number in range(int(rounds)):
-            ends[interrupted(model, number, rng, ctrl_c)] += 1
+            ends[interrupt_work(model, number, rng, ctrl_c)] += 1
             ends["threads left"] += threads_left()
             right = [digest(call(scene)) for call in CALLS.values()] == expected
             ends["right afterwards" if right else "wrong afterwards"] += 1

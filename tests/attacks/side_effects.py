@@ -1,4 +1,4 @@
-"""What a piece of code does to the machine around it, as Python's own audit events tell it."""
+"""Side effects of a block of code on the machine, as Python's audit events report them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-# Events by which something outside the process changes, or is asked.
+# Events that change something outside the process, or contact it.
 ACTIONS = frozenset(
     {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate",
      "os.chmod", "os.chown", "os.utime", "os.system", "os.exec", "os.posix_spawn", "os.fork",
@@ -20,7 +20,7 @@ ACTIONS = frozenset(
 
 
 @dataclass
-class Watch:
+class SideEffects:
     """What was done while it was active: (event, its arguments)."""
 
     done: list[tuple[str, tuple[Any, ...]]] = field(default_factory=list)
@@ -34,23 +34,19 @@ class Watch:
             self.done.append((event, arguments))
 
 
-_watches: list[Watch] = []
-
-
-def _hear(event: str, arguments: tuple[Any, ...]) -> None:
-    for watch in _watches:
-        watch.hear(event, arguments)
+_effects: list[SideEffects] = []  # one at most: an audit hook can never be removed
 
 
 @contextmanager
-def watched() -> Iterator[Watch]:
-    """Note what the block writes, starts, and connects to; a hook can never be taken off again."""
-    if not _watches:
-        sys.addaudithook(_hear)
-        _watches.append(Watch())
-    watch = _watches[0]
-    watch.done, watch.is_active = [], True
+def record_side_effects() -> Iterator[SideEffects]:
+    """Record what the block writes, starts, and connects to."""
+    if not _effects:
+        _effects.append(SideEffects())
+        sys.addaudithook(_effects[0].hear)
+    effects = _effects[0]
+    effects.done = []
+    effects.is_active = True
     try:
-        yield watch
+        yield effects
     finally:
-        watch.is_active = False
+        effects.is_active = False

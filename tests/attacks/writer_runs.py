@@ -1,4 +1,4 @@
-"""Runs writer_process.py, and gives what it found."""
+"""Runs of writer_process.py, and their counts in words."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ NAMES = {
     "checkpoint": "fetched checkpoint",
 }
 SCRIPT = Path(__file__).with_name("writer_process.py")
-SEED = "SAMCLIP_CRASH_SEED"  # of the moments of kills, for the environment
+SEED = "SAMCLIP_CRASH_SEED"  # environment variable: the seed of the moments of kills
 TIMEOUT = 3600  # seconds, on a busy machine
 
 
 def run_writer(
     *words: object, environment: Mapping[str, str] | None = None
 ) -> tuple[dict[str, int], str]:
-    """Run it with these arguments; gives its counts and what it said on stderr.
+    """Run the process with these arguments; returns its counts and its stderr.
 
-    Raises AssertionError with its last lines when a promise was broken.
+    Raises AssertionError with the last lines of stderr when a promise was broken.
     """
     command = [sys.executable, str(SCRIPT), *map(str, words)]
     done = subprocess.run(
@@ -42,10 +42,10 @@ def run_writer(
 
 
 def seed() -> int:
-    """Tell the seed: that of the environment, so that a failure can be made again."""
+    """Return the seed of the environment, with which a failure can be repeated."""
     return int(os.environ.get(SEED, "0"))
 
 
 def sentence(found: Mapping[str, int], *names: str) -> str:
-    """Say the counts in words, those of `names` first and even when they are none."""
+    """Return the counts of `names` in words, zeros included."""
     return ", ".join(f"{found.get(name, 0)} {name}" for name in names)

@@ -1,7 +1,7 @@
-"""A process that uses a model without end; prints its memory as a table, then as JSON.
+"""A process that uses a model for a long time; prints its memory as a table, then as JSON.
 
-`python soaking.py BUNDLE BACKEND CALLS [WARM_UP]`: photos of ever other sizes, prompts of ever
-other numbers, names of which many never come again, scenes that live for a while.
+`python soak_process.py BUNDLE BACKEND CALLS [WARM_UP]`. The sizes of photos and the numbers of
+prompts keep changing, many names never come again, and scenes live for a while.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import samclip
 
 WARM_UP = 500  # calls
 ROWS = 20  # of the table
-SCENES = 4  # that live at once
-MOST_PIXELS = 400  # a side of a photo
+SCENES = 4  # alive at the same time
+MOST_PIXELS = 400  # of a photo's side
 GRID = {"points_per_side": 3, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0}
 KINDS: dict[str, Callable[[samclip.Scene, random.Random, list[str]], object]] = {
     "classify": lambda s, r, names: s.classify(names),
@@ -31,17 +31,17 @@ KINDS: dict[str, Callable[[samclip.Scene, random.Random, list[str]], object]] = 
     "semantic": lambda s, r, names: s.semantic(names, refine=r.random() < 0.2),
     "everything": lambda s, r, names: s.everything(names, **GRID),
 }
-WEIGHTS = (6, 6, 3, 2, 1)  # how often each kind comes
+WEIGHTS = (6, 6, 3, 2, 1)  # relative frequency of each kind
 
 
 def rss() -> float:
-    """Give the memory of this process that is in RAM, in MB of 10^6 bytes."""
+    """Return the memory of this process that is in RAM, in MB of 10^6 bytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096 / 1e6
 
 
 def photo(rng: random.Random) -> NDArray[np.uint8]:
-    """Make a photo of any shape up to the limit, in one colour with a square: HWC uint8 RGB."""
+    """Make a photo of any shape up to the limit, one colour with a square: HWC uint8 RGB."""
     height, width = rng.randint(1, MOST_PIXELS), rng.randint(1, MOST_PIXELS)
     picture = np.full((height, width, 3), [rng.randrange(256) for _ in range(3)], np.uint8)
     picture[height // 4 : height // 2, width // 4 : width // 2] = rng.randrange(256)
@@ -60,7 +60,7 @@ def boxes(scene: samclip.Scene, rng: random.Random) -> list[tuple[float, float, 
 
 
 def vocabulary(rng: random.Random, call: int) -> list[str]:
-    """Give three names that come again and again, and to every third call one that never does."""
+    """Return three names that come again and again, and for every third call one that is new."""
     known = [f"name {rng.randrange(50)}" for _ in range(3)]
     return [*known, f"name of call {call}"] if call % 3 == 0 else known
 
@@ -75,8 +75,9 @@ class Row:
 
 
 def soak(model: samclip.Model, calls: int, warm_up: int) -> Iterator[Row]:
-    """Make `calls` calls after those of the warm-up; give a row after it and `ROWS` more."""
-    rng, began = random.Random(0), time.monotonic()
+    """Make `calls` calls after those of the warm-up; yield a row after it and `ROWS` more."""
+    rng = random.Random(0)
+    began = time.monotonic()
     scenes = [model.encode(photo(rng)) for _ in range(SCENES)]
     for call in range(1, warm_up + calls + 1):
         place = rng.randrange(SCENES)

@@ -1,4 +1,4 @@
-"""Console scripts in processes of their own that are sent a real signal at a chosen import."""
+"""Console scripts in separate processes that get a real signal at a chosen import."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ ENDS = {
     signal.SIGHUP: (129, "stopped by SIGHUP, the terminal was closed\n"),
 }
 NAMES = ("run", "export", "merge", "bench")
-# Counts the imports behind an entry point, and sends the process a signal at one of them. Whoever
-# runs the tests in the background may have told them to ignore Ctrl-C.
+# Counts the imports behind an entry point, and sends the process a signal at one of them. The
+# handler of SIGINT is set, for Ctrl-C is ignored where the tests run in the background.
 CODE = """
 import os, signal, sys
 from contextlib import contextmanager
@@ -28,12 +28,12 @@ def hear(event, arguments):
             os.kill(os.getpid(), {number})
 
 @contextmanager
-def told():
+def counting():
     with exit_on_signal():
         yield
     print(count)
 
-count, commands.exit_on_signal = 0, told
+count, commands.exit_on_signal = 0, counting
 signal.signal(signal.SIGINT, {handler})
 sys.argv = ["samclip", "--help"]
 sys.addaudithook(hear)
@@ -41,12 +41,12 @@ commands.{name}()
 """
 
 
-def begin(
+def run_interrupted(
     name: str, number: int, moment: int, handler: str = "signal.default_int_handler"
 ) -> subprocess.CompletedProcess[str]:
-    """Have the entry point `name` show its help, with a signal at its import `moment`, from 1 on.
+    """Let the entry point `name` show its help, with a signal at its import `moment`, from 1.
 
-    It prints first how many imports there were.
+    The number of imports is printed first.
     """
     code = CODE.format(name=name, number=int(number), moment=moment, handler=handler)
     command = [sys.executable, "-c", code]
@@ -54,11 +54,11 @@ def begin(
 
 
 def count_imports(name: str) -> int:
-    return int(begin(name, 0, 0).stdout.split()[0])
+    return int(run_interrupted(name, 0, 0).stdout.split()[0])
 
 
-def check_stopped(name: str, number: signal.Signals, moment: int) -> None:
-    """One line, the exit code, and nothing else."""
-    done = begin(name, number, moment)
+def check_interrupted(name: str, number: signal.Signals, moment: int) -> None:
+    """Check for one line, the exit code, and nothing else."""
+    done = run_interrupted(name, number, moment)
     assert (done.returncode, done.stderr) == ENDS[number], f"import {moment} of {name}"
     assert done.stdout == ""

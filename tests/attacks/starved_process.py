@@ -1,7 +1,7 @@
-"""A process with little memory left; prints, as JSON, how each call ended and what came after.
+"""A process with little memory left; prints as JSON how its calls ended and what came after.
 
-`python starving.py BUNDLE BACKEND THREADS`: each kind of call is made with a few more megabytes of
-address space than there are in use, from almost none on, then again with no limit.
+`python starved_process.py BUNDLE BACKEND THREADS`: each kind of call is made with a few megabytes
+of address space more than are in use, beginning with almost none, then again without a limit.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LARGE = np.zeros((3000, 3000, 3), np.uint8)
 
 
 def calls(bundle: str, backend: str, model: samclip.Model) -> dict[str, Callable[[], object]]:
-    """Name what needs memory: in the library behind a backend, in OpenCV, in numpy."""
+    """Return calls that need memory: in a backend's library, in OpenCV, in numpy."""
     scene = model.encode(photos()[0])
     return {
         "boxes": lambda: scene.segment(boxes=BOXES, multimask=True),
@@ -40,12 +40,12 @@ def calls(bundle: str, backend: str, model: samclip.Model) -> dict[str, Callable
 
 
 def in_use() -> int:
-    """Give this process's address space in bytes."""
+    """Return the size of this process's address space in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
-def starved(call: Callable[[], object], margin: int) -> str:
-    """Make a call with `margin` MB to spare; name its typed error, or "answer"; others pass."""
+def call_starved(call: Callable[[], object], margin: int) -> str:
+    """Make a call with `margin` MB to spare; return its typed error's name, or "answer"."""
     resource.setrlimit(resource.RLIMIT_AS, (in_use() + margin * 1_000_000, NO_LIMIT[1]))
     try:
         call()
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> None:
         expected = [digest(ask(scene)) for ask in CALLS.values()]
         for call in calls(bundle, backend, model).values():
             for margin in MARGINS:
-                ends[starved(call, margin)] += 1
+                ends[call_starved(call, margin)] += 1
                 fresh = model.encode(photos()[1])
                 right = [digest(ask(fresh)) for ask in CALLS.values()] == expected
                 ends["right afterwards" if right else "wrong afterwards"] += 1
