@@ -52,11 +52,6 @@ class PrecisionOptions:
     calib_method: CalibrationMethod = "minmax"
     smooth: float | None = None
 
-    @property
-    def quantises(self) -> bool:
-        """Whether INT8 is among them."""
-        return any(precision in {"int8", "int8_fp16"} for precision in self.precisions)
-
 
 @dataclass(frozen=True)
 class WeightsDtypes:
