@@ -65,10 +65,10 @@ class GraphFiles:
         return parse_weights(self.files[variant.weights]) if variant.weights else {}
 
     def with_models(self, models: Mapping[Variant, ir.Model]) -> GraphFiles:
-        """Return the graph with these variants in place of its own.
+        """Return the graph with these variants instead of those that it has.
 
-        `models` have their weights inside and are changed here; their variants name one file of
-        weights.
+        `models` have their weights inside and are changed here; their variants name one weights
+        file.
         """
         location = next(variant.weights for variant in models if variant.weights)
         graphs, weights = externalise({v.file: model for v, model in models.items()}, location)

@@ -111,7 +111,7 @@ def test_variants_share_one_weights_file_and_split_the_backends(export: Export) 
 
 def test_the_files_are_plain_onnx_with_external_data(export: Export) -> None:
     for file in export.path.glob("*.onnx"):
-        onnx.checker.check_model(str(file))  # resolves the external data beside it
+        onnx.checker.check_model(str(file))  # resolves the external data in its folder
         model = onnx.load(str(file))
         operators = {node.op_type for node in model.graph.node}
         assert not operators & {"OneHot", "BatchNormalization", "If", "Loop", "NonZero"}

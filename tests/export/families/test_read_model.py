@@ -1,4 +1,4 @@
-"""What the options of an export make of files: the right family, whole, or a message."""
+"""Files and options of an export: they become a whole model of the right family, or a message."""
 
 from __future__ import annotations
 
