@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from samclip.export.graphs import GraphPlan
-from samclip.export.parity import Sample
 from samclip.export.text_part import TextPart
+from samclip.export.verification import Sample
 from samclip.runtime.bundles.manifest import ClipHead, Preprocessing, RegionHead, Source
 
 UNTRAINED_HEAD = (

@@ -14,20 +14,17 @@ from samclip.export.exportable import Exportable, untrained_note
 from samclip.export.families.read_model import read_model
 from samclip.export.graph_files import GraphFiles, described, without_unused
 from samclip.export.options import ExportOptions
-from samclip.export.parity import Sample, verify_graphs
 from samclip.export.plan import ExportPlan, ReductionPlan, plan_export
 from samclip.export.progress import Progress, silent
-from samclip.export.rounding import GraphPair, verify_rounding
-from samclip.export.text_part import bundle_text, plan_text_encoder, text_samples
+from samclip.export.text_part import bundle_text, text_encoder_graph, text_samples
+from samclip.export.verification import GraphPair, Proof, Sample, verify
 from samclip.export.weight_storage import store_weights
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import (
     ClipHead,
     Manifest,
-    ParityRow,
     Provenance,
     RegionHead,
-    RoundingRow,
 )
 from samclip.runtime.bundles.writing import write_bundle
 from samclip.version import __version__
@@ -78,12 +75,9 @@ def _export_in_fp32(plan: ExportPlan, progress: Progress) -> _Draft:
     text, texts = bundle_text(model.text, model.templates, plan, progress)
     graphs = write_graphs(model, options, progress)
     pairs = [GraphPair(files, _store(files, options)) for files in graphs]
-    parity: tuple[ParityRow, ...] = ()
-    rounding: tuple[RoundingRow, ...] = ()
+    proof = Proof()
     if options.verify:
-        samples = _take_samples(model, plan.photos, progress)
-        parity = verify_graphs(graphs, samples, progress)
-        rounding = verify_rounding(pairs, samples, progress)
+        proof = verify(pairs, _take_samples(model, plan.photos, progress), progress)
     manifest = Manifest(
         name=options.output.name,
         model_type=model.model_type,
@@ -94,8 +88,8 @@ def _export_in_fp32(plan: ExportPlan, progress: Progress) -> _Draft:
         clip_head=model.head if isinstance(model.head, ClipHead) else None,
         region_head=model.head if isinstance(model.head, RegionHead) else None,
         text=text,
-        parity=parity,
-        rounding=rounding,
+        parity=proof.parity,
+        rounding=proof.rounding,
     )
     return _Draft(manifest, texts, tuple(pairs))
 
@@ -104,14 +98,14 @@ def write_graphs(
     model: Exportable, options: ExportOptions, progress: Progress = silent
 ) -> list[GraphFiles]:
     """Export every graph that the bundle will hold."""
-    plans = list(model.graphs)
+    graphs = list(model.graphs)
     if options.text_encoder and model.text is not None and model.text.tower is not None:
-        plans.append(plan_text_encoder(model.text.tower))
-    graphs = []
-    for plan in plans:
-        with progress(f"exporting the {plan.name} graph"):
-            graphs.append(plan.write(options.attention, options.opset))
-    return graphs
+        graphs.append(text_encoder_graph(model.text.tower))
+    written = []
+    for graph in graphs:
+        with progress(f"exporting the {graph.name} graph"):
+            written.append(graph.write(options.attention, options.opset))
+    return written
 
 
 def _store(files: GraphFiles, options: ExportOptions) -> GraphFiles:

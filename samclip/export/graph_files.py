@@ -65,14 +65,14 @@ class GraphFiles:
         return parse_weights(self.files[variant.weights]) if variant.weights else {}
 
     def with_models(self, models: Mapping[Variant, ir.Model]) -> GraphFiles:
-        """Return the graph with these variants in place of its own.
+        """Return the graph with these variants instead of those that it has.
 
-        `models` have their weights inside and are changed here; their variants name one file of
-        weights.
+        `models` have their weights inside and are changed here; their variants name one weights
+        file.
         """
         location = next(variant.weights for variant in models if variant.weights)
         graphs, weights = externalise({v.file: model for v, model in models.items()}, location)
-        variants = tuple(replace(v, opset=opset_of(model)) for v, model in models.items())
+        variants = tuple(replace(v, opset=model.opset_imports[""]) for v, model in models.items())
         graph = replace(self.graph, variants=variants)
         return GraphFiles(self.name, graph, {**graphs, location: weights})
 
@@ -112,11 +112,6 @@ def without_unused(files: GraphFiles) -> GraphFiles:
     kept = {name for v in variants for name in (v.file, v.weights)}
     contents = {name: data for name, data in files.files.items() if name in kept}
     return GraphFiles(files.name, replace(files.graph, variants=variants), contents)
-
-
-def opset_of(model: ir.Model) -> int:
-    """Return the version of ONNX's own operators that a model is written in."""
-    return int(model.opset_imports[""])
 
 
 def _tensor_spec(value: ir.Value) -> TensorSpec:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from samclip.errors import ExportError
-from samclip.export.graph_files import GraphFiles, opset_of, pack_graph
+from samclip.export.graph_files import GraphFiles, pack_graph
 from samclip.export.models.attention import Lowering, distinct_lowerings
 from samclip.export.options import (
     DEFAULT_OPSET,
@@ -54,74 +54,69 @@ class GraphSpec:
 
 
 @dataclass(frozen=True)
-class GraphPlan:
-    """A graph to be written, in given lowerings of attention and a given opset."""
+class LoweredGraph:
+    """A graph with relative-position attention; `spec` describes it in one lowering."""
 
     name: str
-    write: Callable[[Sequence[Lowering], int], GraphFiles]
+    spec: Callable[[Lowering], GraphSpec]
+
+    def write(self, lowerings: Sequence[Lowering], opset: int) -> GraphFiles:
+        """Export the graph, once per lowering, on one weights file.
+
+        The first lowering's file is `<name>.onnx`, the others' `<name>.<lowering>.onnx`. `fused`
+        has at least the opset that it needs; `wide` is left out where it is the same as `chunk`.
+        """
+        specs = {lowerings[0]: self.spec(lowerings[0])}  # each a copy of the weights
+        forms = distinct_lowerings(specs[lowerings[0]].module, lowerings)
+        models: dict[Variant, ir.Model] = {}
+        for form in forms:
+            spec = specs.pop(form) if form in specs else self.spec(form)
+            own_opset = max(opset, ATTENTION_OPSET) if form == FUSED else opset
+            model = export_graph(spec, own_opset)
+            variant = Variant(
+                file=f"{self.name}.onnx" if form == forms[0] else f"{self.name}.{form}.onnx",
+                weights=f"{self.name}.safetensors",
+                attention=form,
+                opset=own_opset,
+                backends=backends_for(form, forms),
+                needs=_needs(model),
+            )
+            models[variant] = model
+        return pack_graph(self.name, models)
 
 
-def lowered(name: str, spec: Callable[[Lowering], GraphSpec]) -> GraphPlan:
-    """Plan a graph with relative-position attention; `spec` describes it in one lowering."""
+@dataclass(frozen=True)
+class PlainGraph:
+    """A graph without relative-position attention: one variant for every backend.
 
-    def write(lowerings: Sequence[Lowering], opset: int) -> GraphFiles:
-        return write_graph(name, spec, lowerings, opset)
-
-    return GraphPlan(name, write)
-
-
-def plain(name: str, spec: Callable[[], GraphSpec], max_opset: int = MAX_OPSET) -> GraphPlan:
-    """Plan a graph without relative-position attention, in an opset up to `max_opset`."""
-
-    def write(lowerings: Sequence[Lowering], opset: int) -> GraphFiles:
-        del lowerings
-        return write_plain_graph(name, spec(), min(opset, max_opset))
-
-    return GraphPlan(name, write)
-
-
-def write_graph(
-    name: str,
-    spec: Callable[[Lowering], GraphSpec],
-    lowerings: Sequence[Lowering],
-    opset: int,
-) -> GraphFiles:
-    """Export a graph with relative-position attention, once per lowering, on one weights file.
-
-    The first lowering's file is `<name>.onnx`, the others' `<name>.<lowering>.onnx`. `fused` has
-    at least the opset that it needs; `wide` is left out where it is the same as `chunk`.
+    It is written in an opset of at most `max_opset`.
     """
-    specs = {lowerings[0]: spec(lowerings[0])}  # each a copy of the weights
-    forms = distinct_lowerings(specs[lowerings[0]].module, lowerings)
-    models: dict[Variant, ir.Model] = {}
-    for form in forms:
-        graph = specs.pop(form) if form in specs else spec(form)
-        model = export_graph(graph, max(opset, ATTENTION_OPSET) if form == FUSED else opset)
-        file = f"{name}.onnx" if form == forms[0] else f"{name}.{form}.onnx"
-        models[_variant(name, file, model, form, backends_for(form, forms))] = model
-    return pack_graph(name, models)
+
+    name: str
+    spec: Callable[[], GraphSpec]
+    max_opset: int = MAX_OPSET
+
+    def write(self, lowerings: Sequence[Lowering], opset: int) -> GraphFiles:
+        """Export the graph; lowerings make no difference to it."""
+        del lowerings
+        own_opset = min(opset, self.max_opset)
+        model = export_graph(self.spec(), own_opset)
+        variant = Variant(
+            file=f"{self.name}.onnx",
+            weights=f"{self.name}.safetensors",
+            opset=own_opset,
+            backends=tuple(LOWERINGS_BY_BACKEND),
+            needs=_needs(model),
+        )
+        return pack_graph(self.name, {variant: model})
 
 
-def write_plain_graph(name: str, spec: GraphSpec, opset: int) -> GraphFiles:
-    """Export a graph that has no relative-position attention: one variant for every backend."""
-    model = export_graph(spec, opset)
-    variant = _variant(name, f"{name}.onnx", model, None, tuple(LOWERINGS_BY_BACKEND))
-    return pack_graph(name, {variant: model})
+GraphPlan = LoweredGraph | PlainGraph
 
 
-def _variant(
-    name: str, file: str, model: ir.Model, form: Lowering | None, backends: tuple[str, ...]
-) -> Variant:
-    """Describe an exported graph, with the versions of libraries that its operators need."""
-    attends = any(node.op_type == "Attention" for node in model.graph)
-    return Variant(
-        file=file,
-        weights=f"{name}.safetensors",
-        attention=form,
-        opset=opset_of(model),
-        backends=backends,
-        needs=ATTENTION_NEEDS if attends else (),
-    )
+def _needs(model: ir.Model) -> tuple[LibraryNeed, ...]:
+    """Return the versions of libraries that read the operators of a graph."""
+    return ATTENTION_NEEDS if any(node.op_type == "Attention" for node in model.graph) else ()
 
 
 def export_graph(spec: GraphSpec, opset: int = DEFAULT_OPSET) -> ir.Model:

@@ -1,4 +1,4 @@
-"""What `samclip-export` can be told."""
+"""Options of an export, and the lists among them parsed from the command line's words."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EXPORT_BACKENDS = tuple(
     get_backend(name)
     for name in (ONNXRUNTIME, OPENVINO, CUDA, TENSORRT, TENSORRT_RTX, ORT_TENSORRT)
 )
-# Which lowering each runs best, the best first.
+# The lowerings that each backend runs, the best first.
 LOWERINGS_BY_BACKEND: dict[str, tuple[Lowering, ...]] = {
     backend.name: cast("tuple[Lowering, ...]", backend.traits.lowerings)
     for backend in EXPORT_BACKENDS
@@ -35,8 +35,8 @@ LOWERINGS_BY_BACKEND: dict[str, tuple[Lowering, ...]] = {
 
 CPU_LOWERINGS: tuple[Lowering, ...] = ("chunk", "wide")
 
-# `fused` stands beside the others and never in their place: it is written in half precision alone,
-# in which TensorRT has kernels for it, and only newer versions read it.
+# `fused` is written in addition to the others, never instead of them: in half precision only, for
+# which TensorRT has kernels, and only newer versions of TensorRT read it.
 FUSED: Lowering = "fused"
 FUSED_BACKENDS = tuple(b.name for b in EXPORT_BACKENDS if b.traits.fused_attention is not None)
 
@@ -47,11 +47,11 @@ HALVES: tuple[ReducedPrecision, ...] = ("int8_fp16", "fp16", "bf16")  # what GPU
 
 @dataclass(frozen=True)
 class PrecisionOptions:
-    """The reduced precisions to add to a bundle, beside FP32, and how they are made.
+    """The reduced precisions to add to a bundle, in addition to FP32, and how they are made.
 
-    `keep_fp32`: what stays in FP32 beyond the default, as `parse_keep` reads it; `calib`: a folder
-    of photos, which INT8 needs and whose ranges FP16 is checked on, apart from those that are
-    verified on; `smooth`: the equalisation's alpha in [0, 1], None without.
+    `keep_fp32`: nodes that stay in FP32 beyond the default, as `parse_keep` reads them; `calib`: a
+    folder of photos to measure ranges on, which INT8 needs, and which shares no photo with those
+    to verify on; `smooth`: the equalisation's alpha in [0, 1], None for no equalisation.
     """
 
     precisions: tuple[ReducedPrecision, ...] = ()
@@ -60,32 +60,27 @@ class PrecisionOptions:
     calib_method: CalibrationMethod = "minmax"
     smooth: float | None = None
 
-    @property
-    def quantises(self) -> bool:
-        """Whether INT8 is among them."""
-        return any(precision in {"int8", "int8_fp16"} for precision in self.precisions)
-
 
 @dataclass(frozen=True)
 class WeightsDtypes:
-    """How the large weights are stored: `default`, or what `graphs` says of a graph by name."""
+    """The storage of large weights: `graphs` by name, and the `default` for all others."""
 
     default: WeightsDtype = "fp32"
     graphs: Mapping[str, WeightsDtype] = field(default_factory=dict)
 
     def of(self, graph: str) -> WeightsDtype:
-        """Give the storage of one graph's weights."""
+        """Return the storage of one graph's weights."""
         return self.graphs.get(graph, self.default)
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """One export. `None` means the default: what the checkpoint says, or none of it.
+    """One export. `None` means the default: what the checkpoint says, or nothing.
 
-    `output` is the bundle's directory; `precision` what the graphs compute in beside FP32,
-    `weights_dtype` how their weights are stored; `attention` the lowerings to write, sharing one
-    weights file; `templates` a known set's name or the templates, those that the model is used with
-    by default; `sam2clip_checkpoint` and `clip2sam_checkpoint` the published parts of an
+    `output` is the bundle's directory; `precision` holds the precisions of the graphs in addition
+    to FP32, `weights_dtype` the storage of their weights; `attention` the lowerings to write, which
+    share one weights file; `templates` a known set's name, or the templates themselves, to use by
+    default; `sam2clip_checkpoint` and `clip2sam_checkpoint` the published parts of an
     Open-Vocabulary SAM; `labels` names to embed into the bundle; `photos` a folder to verify on.
     """
 
@@ -114,7 +109,8 @@ class ExportOptions:
 def backends_for(lowering: Lowering, available: tuple[Lowering, ...]) -> tuple[str, ...]:
     """List the backends for which `lowering` is the best of those `available`.
 
-    `fused` is for none in FP32; in half precision for those of `FUSED_BACKENDS` new enough for it.
+    `fused` is for none in FP32; in half precision it is for those of `FUSED_BACKENDS` that are
+    new enough.
     """
     return tuple(
         backend
@@ -126,12 +122,12 @@ def backends_for(lowering: Lowering, available: tuple[Lowering, ...]) -> tuple[s
 def parse_precisions(
     given: Sequence[str] | None, *, fp16: bool = False, bf16: bool = False, int8: bool = False
 ) -> tuple[ReducedPrecision, ...]:
-    """Tell the reduced precisions that options ask for, the preferred one first.
+    """Return the reduced precisions that options ask for, the preferred one first.
 
-    INT8 together with FP16 is also INT8 with the rest in FP16. Raises ExportError for an unknown
-    one.
+    INT8 and FP16 together add INT8 with the rest in FP16. Raises ExportError for an unknown name.
     """
-    asked = {*(given or ()), *(n for n, on in zip(SHORT, (fp16, bf16, int8), strict=True) if on)}
+    flags = zip(SHORT, (fp16, bf16, int8), strict=True)
+    asked = {*(given or ()), *(name for name, is_set in flags if is_set)}
     if unknown := sorted(asked - {"fp32", *SHORT}):
         hint = did_you_mean(unknown[0], ("fp32", *SHORT))
         raise ExportError(f"unknown precision {unknown[0]!r}{hint}; use fp32, {', '.join(SHORT)}")
@@ -140,14 +136,14 @@ def parse_precisions(
 
 
 def default_attention(precisions: Sequence[ReducedPrecision]) -> tuple[Lowering, ...]:
-    """Choose the lowerings that are written unless some are asked for: CPUs' best, and GPUs'."""
+    """Return the lowerings to write unless some are asked for: the best of CPUs, and of GPUs."""
     return (*CPU_LOWERINGS, "bias") if set(HALVES) & set(precisions) else CPU_LOWERINGS
 
 
 def parse_attention(
     names: Sequence[str] | None, precisions: Sequence[ReducedPrecision] = ()
 ) -> tuple[Lowering, ...]:
-    """Check lowerings given by name, each once, in order; None is the default.
+    """Check lowerings given by name and drop repeated ones; None is the default.
 
     `fused` is added to the others, or to the default, for backends that cannot read it. Raises
     ExportError for an unknown one, and for `fused` without half precision.

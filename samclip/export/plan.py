@@ -6,18 +6,29 @@ nothing again.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from samclip.errors import ExportError
 from samclip.export.options import ExportOptions, PrecisionOptions
 from samclip.export.precision.keep import KeepList, parse_keep
-from samclip.export.precision.photos import PhotoSets, photo_sets
 from samclip.runtime.bundles.writing import check_target
 from samclip.runtime.pixels.image import photo_paths
 from samclip.runtime.text.templates import resolve_templates
 
 MAX_PHOTOS = 8  # to verify on
+MAX_CALIBRATION_PHOTOS = 64
+MAX_GATE_PHOTOS = 32
+
+
+@dataclass(frozen=True)
+class PhotoSets:
+    """Photos to measure ranges and calibrate on, and others that are held back for the gates."""
+
+    measured: tuple[Path, ...]
+    held_back: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -59,10 +70,59 @@ def plan_export(options: ExportOptions) -> ExportPlan:
 
 
 def plan_reduction(options: ExportOptions) -> ReductionPlan:
-    """Check the options of reduced precision; raises ExportError when photos or a graph lack."""
+    """Check the options of reduced precision; raises ExportError for what is missing."""
     return ReductionPlan(
         options=options.precision,
         photos=photo_sets(options),
         keep=parse_keep(options.precision.keep_fp32),
         judged=options.verify,
     )
+
+
+def photo_sets(options: ExportOptions) -> PhotoSets:
+    """Find both sets; raises ExportError when one lacks photos, or a photo is in both.
+
+    Without photos to calibrate on, which INT8 is refused for, ranges are measured on the others.
+    """
+    calib = options.precision.calib
+    if calib is None and {"int8", "int8_fp16"} & set(options.precision.precisions):
+        raise ExportError(
+            "INT8 needs photos to calibrate on, like those of your task: give --calib FOLDER. "
+            "Scales from random images would be worth nothing, so there is no default."
+        )
+    held_back = tuple(photo_paths(options.photos)[:MAX_GATE_PHOTOS])
+    if not held_back:
+        raise ExportError(f"no images in {options.photos} to judge on; give a folder of photos")
+    if calib is None:
+        return PhotoSets(held_back, held_back)
+    measured = tuple(calibration_photos(calib))
+    if options.verify:
+        check_apart(measured, held_back)
+    return PhotoSets(measured, held_back)
+
+
+def calibration_photos(folder: Path) -> list[Path]:
+    """List the photos of `folder` to calibrate on: evenly spread by name, at most 64.
+
+    Raises ExportError when there are none.
+    """
+    found = photo_paths(folder)
+    if not found:
+        raise ExportError(f"no images in {folder} to calibrate on; give a folder of photos")
+    step = max(len(found) / MAX_CALIBRATION_PHOTOS, 1.0)
+    return [found[int(i * step)] for i in range(min(len(found), MAX_CALIBRATION_PHOTOS))]
+
+
+def check_apart(calibration: Sequence[Path], held_back: Sequence[Path]) -> None:
+    """Raise ExportError when a photo, by its content, is to calibrate and to judge."""
+    known = {_digest(path): path for path in calibration}
+    for path in held_back:
+        if (twin := known.get(_digest(path))) is not None:
+            raise ExportError(
+                f"{path} is the photo {twin} of --calib: the gates would judge on what the graphs "
+                "were made for. Give other photos to --calib or to --photos."
+            )
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""What an export tells at its end: for people a table and what to do next, for machines JSON."""
+"""The report of a finished export: tables and the next command for people, JSON for machines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from samclip.runtime.bundles.manifest import Manifest, ParityRow
 
 
 def to_json(export: Export) -> str:
-    """One JSON object: the bundle's path and its manifest."""
+    """Return one JSON object: the bundle's path and its manifest."""
     document = {"path": str(export.path), "manifest": msgspec.to_builtins(export.manifest)}
     return msgspec.json.encode(document).decode()
 
@@ -47,14 +47,14 @@ def print_export(export: Export, console: Console) -> None:
 
 
 def _first_command(manifest: Manifest) -> str:
-    """Choose a command that the bundle can answer: one that names boxes gives a mask a prompt."""
+    """Return a command to try that the bundle can run; a region head names prompted masks only."""
     if manifest.region_head is None:
         return "samclip everything PHOTO"
     return 'samclip segment PHOTO --point X,Y --names "NAME,NAME"'
 
 
 def _parity_table(export: Export) -> Table:
-    """Worst relative error of each output over all photos."""
+    """Return a table of each output's worst relative error over all photos."""
     columns = ("graph", "variant", "output", "error", "allowed", "photo")
     table = make_table(*columns, left=("graph", "variant", "output", "photo"))
     table.title = "Worst errors against the torch model: max |a - b| / max |b|"

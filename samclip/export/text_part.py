@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from samclip.errors import ExportError
 from samclip.export.checkpoints.metadata import TextMetadata
-from samclip.export.graphs import GraphPlan, GraphSpec, plain
+from samclip.export.graphs import GraphSpec, PlainGraph
 from samclip.export.models.bert_tower import BertTower
 from samclip.export.models.text_tower import TextTower
-from samclip.export.parity import Sample, make_sample
 from samclip.export.plan import ExportPlan
 from samclip.export.progress import Progress
+from samclip.export.verification import Sample, make_sample
 from samclip.export.weight_storage import stored_space
 from samclip.runtime.bundles.manifest import Text
 from samclip.runtime.text.templates import resolve_templates
@@ -55,9 +55,9 @@ class TextPart:
     tokenizer: bytes | None = None
 
 
-def plan_text_encoder(tower: TextTower | BertTower) -> GraphPlan:
-    """Plan the graph of a text tower."""
-    return plain(TEXT_ENCODER, partial(text_encoder_spec, tower))
+def text_encoder_graph(tower: TextTower | BertTower) -> PlainGraph:
+    """Return the graph of a text tower, to be written."""
+    return PlainGraph(TEXT_ENCODER, partial(text_encoder_spec, tower))
 
 
 def text_encoder_spec(tower: TextTower | BertTower) -> GraphSpec:

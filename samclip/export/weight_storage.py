@@ -1,17 +1,17 @@
 """Large weights stored rounded, as FP16 or INT8, and expanded to FP32 inside the graph.
 
 This is storage, apart from precision: the graph computes in FP32, with FP16 by `Cast`, with INT8
-by `Cast` and a `Mul` with a scale. Backends fold both when they load a graph, so that a run costs
-what it did. Rows that are looked up in a table are expanded behind the `Gather`, which leaves the
+by `Cast` and a `Mul` with a scale. Backends fold both when they load a graph, so a run takes no
+longer. Rows that are looked up in a table are expanded behind the `Gather`, which leaves the
 table small in memory too.
 
-INT8 is symmetric, one FP32 scale per output channel: w ~ q * s with s = max |w| / 127 and q in
+INT8 is symmetric, with one FP32 scale per output channel: w ~ q * s with s = max |w| / 127 and q in
 [-127, 127] (Krishnamoorthi, 2018, sections 2.2 and 3.1.1). It is for the largest factors of
-products and the largest tables, whose channels can be told; the rest is stored as FP16, because
-what a rounded weight costs in accuracy does not shrink with its size, and what it saves does.
+products and the largest tables, whose channels can be identified. The rest is stored as FP16: small
+weights cost as much accuracy in INT8 as large ones, and save less.
 Vectors (norms, biases) and small tensors stay as they are. TensorRT takes INT8 constants only in
-front of a DequantizeLinear, which ONNX Runtime would not fold: building a plan expands them before
-(`samclip.engines.plans.network`), ONNX Runtime's TensorRT provider cannot.
+front of a DequantizeLinear, which ONNX Runtime would not fold. Building a plan expands them first
+(`samclip.engines.plans.network`); ONNX Runtime's TensorRT provider cannot.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from samclip.runtime.bundles.weights import parse_weights
 Array = NDArray[np.generic]
 Axes = tuple[int, ...]
 
-MIN_ROUNDED_BYTES = 8192  # below it little is to be gained, and SAM's frequencies (2x128) lie there
-MIN_INT8_ELEMENTS = 2**17  # MobileSAM's early convolutions lie below, and suffer most from INT8
+MIN_ROUNDED_BYTES = 8192  # smaller ones save little, and SAM's frequencies (2x128) stay exact
+MIN_INT8_ELEMENTS = 2**17  # MobileSAM's early convolutions are smaller, and suffer most from INT8
 REFUSING_INT8 = tuple(b.name for b in EXPORT_BACKENDS if not b.traits.int8_weights)
 LARGEST_INT8 = 127  # -128 is left out: the range is symmetric
 LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
 def stored_space(space: str, dtype: WeightsDtype) -> str:
-    """Name the text space of a stored tower, given the tower's own.
+    """Return the name of a stored tower's text space, given the name of the original's.
 
-    Rounded weights move embeddings a little, so caches keep the two apart.
+    Rounded weights move embeddings a little, so that caches must keep the two apart.
     """
     return space if dtype == "fp32" else hashlib.sha256(f"{space} {dtype}".encode()).hexdigest()
 
@@ -58,7 +58,7 @@ class Rounded:
 
 
 def store_weights(files: GraphFiles, dtype: WeightsDtype) -> GraphFiles:
-    """Give the same graph with its large weights stored as `dtype`, in all its variants.
+    """Return the graph with its large weights stored as `dtype`, in all its variants.
 
     Raises ExportError when a weight cannot be rounded.
     """
@@ -91,8 +91,8 @@ def store_weights(files: GraphFiles, dtype: WeightsDtype) -> GraphFiles:
 def round_weight(name: str, weight: Array, summed: Axes | None) -> Rounded:
     """Round a float32 weight to INT8 with a scale shared along the axes `summed`.
 
-    To FP16 without them, and when it is not large enough for INT8 to pay. Raises ExportError for
-    values that are not finite or, for FP16, beyond its range.
+    It becomes FP16 without them, and when it is not large enough for INT8 to pay. Raises
+    ExportError for values that are not finite or, for FP16, beyond its range.
     """
     exact = np.asarray(weight, np.float32)
     largest = float(np.abs(exact).max())
@@ -111,13 +111,13 @@ def round_weight(name: str, weight: Array, summed: Axes | None) -> Rounded:
 
 
 def _is_large(weight: Array) -> bool:
-    """Whether a weight is a matrix, kernel or table of FP32 worth rounding, and no vector."""
+    """Whether a weight is a matrix, kernel or table in FP32 that is worth rounding."""
     sides = sum(side > 1 for side in weight.shape)
     return weight.dtype == np.float32 and weight.nbytes >= MIN_ROUNDED_BYTES and sides > 1
 
 
 def _summed_axes(models: Iterable[ir.Model]) -> dict[str, Axes]:
-    """Find, by weight, the axes that its products sum over; a weight whose uses differ has none."""
+    """Return, by weight, the axes that its products sum over; not for weights whose uses differ."""
     found: dict[str, set[Axes]] = {}
     for model in models:
         for name, value in model.graph.initializers.items():
@@ -127,7 +127,7 @@ def _summed_axes(models: Iterable[ir.Model]) -> dict[str, Axes]:
 
 
 def _axes_of_use(node: ir.Node, index: int, value: ir.Value) -> Axes | None:
-    """Name the axes of a weight that a node sums over, or those of one row of a table."""
+    """Return the axes of a weight that a node sums over, or those of one row of a table."""
     rank = 0 if value.shape is None else value.shape.rank()
     match node.op_type, index:
         case "MatMul", 1:
@@ -146,7 +146,7 @@ def _is_lookup(node: ir.Node) -> bool:
 
 
 def _expand(graph: ir.Graph, value: ir.Value, rounded: Rounded) -> None:
-    """Put a rounded weight in the place of `value`, and the nodes that make FP32 of it."""
+    """Replace `value` by a rounded weight and the nodes that turn it into FP32."""
     name = str(value.name)
     uses = tuple(value.uses())
     del graph.initializers[name]
@@ -162,7 +162,7 @@ def _expand(graph: ir.Graph, value: ir.Value, rounded: Rounded) -> None:
 
 
 def _expand_rows(graph: ir.Graph, node: ir.Node, stored: ir.Value, scale: ir.Value | None) -> None:
-    """Look up rounded rows and, if there are, their scales; expand only those."""
+    """Look up rounded rows and their scales, if there are any; expand only those."""
     rows = node.inputs[1]
     lookups = [ir.node("Gather", [table, rows]) for table in (stored, scale) if table is not None]
     looked_up = [lookup.outputs[0] for lookup in lookups]

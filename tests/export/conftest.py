@@ -1,4 +1,4 @@
-"""What tests of the exporter share: a graph that several of them export is traced once."""
+"""A cache of traced graphs: a graph that several tests of the exporter export is traced once."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from samclip.export.models.attention import LoweredAttention
 
 @pytest.fixture(scope="session", autouse=True)
 def graphs_exported_once() -> Iterator[None]:
-    """Give copies of a graph that was exported before from the very same module and inputs.
+    """Return a copy of a graph that was already exported from the very same module and inputs.
 
-    Most of an export's time is torch's tracing; whatever the product does with the graph is done.
+    Most of an export's time is torch's tracing; all that the product does with the graph is done.
     """
     known: dict[str, bytes] = {}
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from samclip.export import parity
+from samclip.export import verification
 from samclip.export.cli import app
 
 
@@ -63,7 +63,7 @@ def _two_photos(common: list[object]) -> Path:
 def test_a_failed_gate_exits_non_zero_and_leaves_nothing(
     common: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parity, "TOLERANCE", 1e-9)
+    monkeypatch.setattr(verification, "TOLERANCE", 1e-9)
     result = _run(*common)
     assert result.exit_code == 1
     assert "differ from the torch model" in result.stderr

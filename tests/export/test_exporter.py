@@ -11,7 +11,7 @@ import torch
 
 from samclip.engines.base import GraphSource
 from samclip.errors import CheckpointError, ExportError, ParityError
-from samclip.export import parity
+from samclip.export import verification
 from samclip.export.exporter import Export, export_bundle
 from samclip.export.graphs import GraphSpec
 from samclip.export.models.merged import MergedModel
@@ -111,7 +111,7 @@ def test_variants_share_one_weights_file_and_split_the_backends(export: Export) 
 
 def test_the_files_are_plain_onnx_with_external_data(export: Export) -> None:
     for file in export.path.glob("*.onnx"):
-        onnx.checker.check_model(str(file))  # resolves the external data beside it
+        onnx.checker.check_model(str(file))  # resolves the external data in its folder
         model = onnx.load(str(file))
         operators = {node.op_type for node in model.graph.node}
         assert not operators & {"OneHot", "BatchNormalization", "If", "Loop", "NonZero"}
@@ -141,7 +141,7 @@ def test_an_existing_bundle_is_kept_unless_told(export: Export, options: ExportO
 def test_a_failed_gate_leaves_no_bundle(
     options: ExportOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parity, "TOLERANCE", 1e-9)
+    monkeypatch.setattr(verification, "TOLERANCE", 1e-9)
     strict = replace(options, output=tmp_path / "strict", attention=("chunk",))
     with pytest.raises(ParityError, match=r"encoder \(chunk\) image_embeddings"):
         export_bundle(strict)
@@ -176,11 +176,11 @@ def test_a_sample_that_is_not_finite_fails_in_any_order(order: tuple[int, int]) 
         '<ir_version: 8, opset_import: ["": 18]> g (float[2,4] x) => (float[2,4] y) {y = Neg(x)}'
     )
     source = GraphSource("g", proto.SerializeToString())
-    good = parity.Sample("g", "p.jpg", {"x": image}, {"y": -image})
-    bad = parity.Sample("g", "p.jpg", {"x": image}, {"y": image * np.nan})
+    good = verification.Sample("g", "p.jpg", {"x": image}, {"y": -image})
+    bad = verification.Sample("g", "p.jpg", {"x": image}, {"y": image * np.nan})
     samples = [(good, bad)[i] for i in order]
     with pytest.raises(ParityError, match="inf"):
-        parity.enforce(parity.measure(source, "fp32", samples))
+        verification.enforce(verification.measure(source, "fp32", samples))
 
 
 def test_labels_without_any_text_tower(options: ExportOptions, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""How weights are asked to be stored."""
+"""Parsing the storage of weights, for all graphs and for single ones."""
 
 from __future__ import annotations
 

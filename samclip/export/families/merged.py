@@ -15,13 +15,13 @@ from torch import nn
 from samclip.export.exportable import Exportable
 from samclip.export.families.decoder_prompts import DYNAMIC_AXES, tracing_prompts, verifying_prompts
 from samclip.export.families.merged_assembly import Assembly
-from samclip.export.graphs import GraphSpec, lowered, plain
+from samclip.export.graphs import GraphSpec, LoweredGraph, PlainGraph
 from samclip.export.models.attention import Lowering, set_attention_lowering
 from samclip.export.models.mask_decoder import PromptedMaskDecoder
 from samclip.export.models.merged import MergedModel
 from samclip.export.models.norms import fold_batch_norms
-from samclip.export.parity import Sample, make_sample
 from samclip.export.text_part import TextPart
+from samclip.export.verification import Sample, make_sample
 from samclip.runtime.bundles.manifest import ClipHead, Preprocessing
 from samclip.runtime.pixels.image import load_image, preprocess
 
@@ -57,9 +57,9 @@ def merged_exportable(assembly: Assembly) -> Exportable:
         sources=metadata.sources,
         notes=metadata.notes,
         graphs=(
-            lowered("encoder", partial(encoder_spec, model)),
-            lowered("clip_head", partial(clip_head_spec, model)),
-            plain("mask_decoder", partial(mask_decoder_spec, model)),
+            LoweredGraph("encoder", partial(encoder_spec, model)),
+            LoweredGraph("clip_head", partial(clip_head_spec, model)),
+            PlainGraph("mask_decoder", partial(mask_decoder_spec, model)),
         ),
         samples=partial(photo_samples, model, pixels),
     )

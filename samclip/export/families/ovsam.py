@@ -14,15 +14,15 @@ from torch import Tensor
 from samclip.export.exportable import Exportable
 from samclip.export.families.decoder_prompts import DYNAMIC_AXES, tracing_prompts, verifying_prompts
 from samclip.export.families.ovsam_assembly import OvsamAssembly
-from samclip.export.graphs import GraphSpec, lowered, plain
+from samclip.export.graphs import GraphSpec, LoweredGraph, PlainGraph
 from samclip.export.models.attention import Lowering, set_attention_lowering
 from samclip.export.models.norms import fold_batch_norms
 from samclip.export.models.ovsam.clip_regions import ClipMaskPool
 from samclip.export.models.ovsam.decoder import PromptedLabelDecoder
 from samclip.export.models.ovsam.model import Ovsam, OvsamEncoder
 from samclip.export.models.ovsam.roi_classifier import FINEST_SCALE, LOGIT_SCALE, STRIDES
-from samclip.export.parity import Sample, make_sample
 from samclip.export.text_part import TextPart
+from samclip.export.verification import Sample, make_sample
 from samclip.runtime.bundles.manifest import Preprocessing, RegionHead
 from samclip.runtime.pixels.image import Letterbox, load_image, preprocess
 
@@ -52,10 +52,10 @@ def ovsam_exportable(assembly: OvsamAssembly) -> Exportable:
         sources=metadata.sources,
         notes=metadata.notes,
         graphs=(
-            lowered("encoder", partial(ovsam_encoder_spec, model)),
-            plain("mask_decoder", partial(ovsam_mask_decoder_spec, model)),
-            plain("roi_classifier", partial(roi_classifier_spec, model), ROI_MAX_OPSET),
-            plain("clip_roi", partial(clip_roi_spec, model), ROI_MAX_OPSET),
+            LoweredGraph("encoder", partial(ovsam_encoder_spec, model)),
+            PlainGraph("mask_decoder", partial(ovsam_mask_decoder_spec, model)),
+            PlainGraph("roi_classifier", partial(roi_classifier_spec, model), ROI_MAX_OPSET),
+            PlainGraph("clip_roi", partial(clip_roi_spec, model), ROI_MAX_OPSET),
         ),
         samples=partial(photo_samples, model, pixels),
     )

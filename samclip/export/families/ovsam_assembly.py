@@ -1,4 +1,4 @@
-"""Open-Vocabulary SAM assembled from the files it is published in, or from one file of ours.
+"""Open-Vocabulary SAM assembled from the files it is published in, or from our one file.
 
 Published: CLIP's checkpoint, SAM's, `sam2clip_*.pth` and `clip2sam_*.pth`
 (`samclip.export.models.ovsam.keys`). Ours: what `samclip-merge` writes, one safetensors file whose

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from samclip.export.graph_files import GraphFiles, with_variants
 from samclip.export.options import FUSED, PrecisionOptions
-from samclip.export.plan import ReductionPlan
+from samclip.export.plan import PhotoSets, ReductionPlan
 from samclip.export.precision.draft_bundle import (
     DraftBundle,
     newest_needed,
@@ -24,7 +24,6 @@ from samclip.export.precision.draft_bundle import (
 )
 from samclip.export.precision.feeds import record_feeds
 from samclip.export.precision.gates import Gate, Judgement, enforce_gates
-from samclip.export.precision.photos import PhotoSets
 from samclip.export.precision.sensitivity import LARGEST_SHARE, fall_back
 from samclip.export.precision.variant_maker import MadeVariants, VariantMaker
 from samclip.export.precision.variants import INT8_PRECISIONS, in_order

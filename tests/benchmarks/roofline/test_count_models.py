@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from samclip.benchmarks.roofline.read_graph import read_graph
 from samclip.export.families.merged import encoder_spec, mask_decoder_spec
 from samclip.export.families.ovsam import clip_roi_spec, roi_classifier_spec
 from samclip.export.graph_files import GraphFiles
-from samclip.export.graphs import GraphSpec, write_graph, write_plain_graph
+from samclip.export.graphs import GraphSpec, LoweredGraph, PlainGraph
 from samclip.export.models.attention import Lowering, set_attention_lowering
 from samclip.export.models.merged import MergedConfig, MergedModel
 from samclip.export.models.sam_vit import SamVit, SamVitConfig
@@ -57,7 +58,7 @@ def small() -> tuple[SamVit, dict[str, Work]]:
         set_attention_lowering(encoder, lowering)
         return GraphSpec("encoder", encoder, {"image": torch.rand(1, 3, 128, 128)}, OUTPUTS)
 
-    return encoder, works(write_graph("encoder", spec, ("bias", "fold"), 20))
+    return encoder, works(LoweredGraph("encoder", spec).write(("bias", "fold"), 20))
 
 
 @pytest.mark.parametrize("lowering", ["bias", "fold"])
@@ -78,7 +79,7 @@ def test_every_lowering_has_the_models_parameters(small: tuple[SamVit, dict[str,
 def test_sams_encoder_is_972_gflop() -> None:
     """MLP 464, windowed linear 185, global linear 77, global attention 206, windowed 24."""
     model = with_random_weights(MergedModel(MergedConfig("vit_b")))
-    files = write_graph("encoder", lambda form: encoder_spec(model, form), ("chunk",), 20)
+    files = LoweredGraph("encoder", partial(encoder_spec, model)).write(("chunk",), 20)
     work = works(files)["chunk"]
     assert 2 * work.macs == sum(_flops_by_formula())
     assert 2 * work.macs / 1e9 == pytest.approx(972.1, abs=0.05)
@@ -105,7 +106,7 @@ def test_sams_mask_decoder_has_the_published_parameters() -> None:
     model = MergedModel(MergedConfig("vit_b"))
     with_random_weights(model.mask_decoder)
     with_random_weights(model.prompt_encoder)
-    files = write_plain_graph("mask_decoder", mask_decoder_spec(model), 20)
+    files = PlainGraph("mask_decoder", partial(mask_decoder_spec, model)).write((), 20)
     one, many = (works(files, prompts=n, points=2)[""] for n in (1, 64))
     # 4,058,340 and 6,220 are published; the frequencies (2 x 128) and the grid of the positions
     # (64 x 64 x 2) are constants that the graph holds beside them, less a scalar or two.
@@ -137,5 +138,7 @@ def test_classifiers_of_regions_are_counted_by_hand(
 def classifiers() -> dict[str, GraphFiles]:
     model = random_ovsam()
     with torch.no_grad():
-        specs = {"roi_classifier": roi_classifier_spec(model), "clip_roi": clip_roi_spec(model)}
-        return {name: write_plain_graph(name, spec, 20) for name, spec in specs.items()}
+        return {
+            name: PlainGraph(name, partial(spec, model)).write((), 20)
+            for name, spec in (("roi_classifier", roi_classifier_spec), ("clip_roi", clip_roi_spec))
+        }

@@ -309,12 +309,12 @@ def test_vit_b_builds(
     import torch
 
     from samclip.export.families.merged import encoder_spec
-    from samclip.export.graphs import write_graph
+    from samclip.export.graphs import LoweredGraph
     from samclip.export.models.merged import MergedConfig, MergedModel
 
     torch.manual_seed(0)
     model = MergedModel(MergedConfig("vit_b")).eval()
-    files = write_graph("encoder", lambda form: encoder_spec(model, form), ("bias",), 20)
+    files = LoweredGraph("encoder", lambda form: encoder_spec(model, form)).write(("bias",), 20)
     (full,) = files.models().values()
     built = build_one(typed_source("encoder", full, precision), rtx)
     layers = parsed[0].layer_types()

@@ -36,7 +36,7 @@ def test_a_loaded_recogniser_is_ready(published: dict[str, Tensor]) -> None:
 
 def test_other_networks_are_refused(published: dict[str, Tensor]) -> None:
     other = {"conv_stem.weight": torch.zeros(1), "blocks.0.0.bn1.weight": torch.zeros(1)}
-    with pytest.raises(CheckpointError, match=r"no EfficientNet-Lite.*found conv_stem\.weight"):
+    with pytest.raises(CheckpointError, match=r"not an EfficientNet-Lite.*found conv_stem\.weight"):
         recogniser_state(other)
     with pytest.raises(CheckpointError, match="found none"):
         recogniser_state({})

@@ -109,7 +109,7 @@ def test_what_weights_do_not_tell_is_a_parameter() -> None:
     config = infer_text_config(small_state(), quick_gelu=True, heads=4)
     assert config.quick_gelu
     assert config.heads == 4
-    with pytest.raises(CheckpointError, match="no multiple of 3 heads"):
+    with pytest.raises(CheckpointError, match="not a multiple of 3 heads"):
         infer_text_config(small_state(), heads=3)
 
 

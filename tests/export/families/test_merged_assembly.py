@@ -124,7 +124,7 @@ def test_a_partial_checkpoint_names_what_is_missing(
 
 def test_what_is_no_sam_says_so(tmp_path: Path) -> None:
     save_file({"visual.proj": torch.zeros(2)}, tmp_path / "clip.safetensors")
-    with pytest.raises(CheckpointError, match=r"no SAM.*visual\.proj"):
+    with pytest.raises(CheckpointError, match=r"not a SAM.*visual\.proj"):
         assemble(Checkpoints(tmp_path / "clip.safetensors"))
 
 

@@ -1,4 +1,4 @@
-"""What the options of an export make of files: the right family, whole, or a message."""
+"""Files and options of an export: they become a whole model of the right family, or a message."""
 
 from __future__ import annotations
 
@@ -164,5 +164,5 @@ def test_a_damaged_file_is_told_by_its_header(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="not a valid safetensors file"):
         read_model(ExportOptions(tmp_path / "torn.safetensors", tmp_path / "b"))
     torch.save({"a": torch.zeros(1)}, tmp_path / "a.pt")
-    with pytest.raises(CheckpointError, match="no SAM"):
+    with pytest.raises(CheckpointError, match="not a SAM"):
         read_model(ExportOptions(tmp_path / "a.pt", tmp_path / "b"))

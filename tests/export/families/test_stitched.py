@@ -117,7 +117,7 @@ def test_there_is_no_lite2_that_is_only_a_sam(
 def test_only_mobile_sam_and_a_recogniser_are_stitched(
     recogniser_checkpoint: Path, mobile_sam_checkpoint: Path, lite2_checkpoint: Path
 ) -> None:
-    with pytest.raises(CheckpointError, match="no EfficientNet-Lite checkpoint"):
+    with pytest.raises(CheckpointError, match="not an EfficientNet-Lite checkpoint"):
         assemble_stitched(mobile_sam_checkpoint, mobile_sam_checkpoint)
     with pytest.raises(CheckpointError, match="looks like --model-type lite2"):
         assemble_stitched(recogniser_checkpoint, lite2_checkpoint)

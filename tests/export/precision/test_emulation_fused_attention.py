@@ -14,7 +14,7 @@ from torch import nn
 
 from samclip.errors import ExportError
 from samclip.export.graph_files import GraphFiles, with_variants, without_unused
-from samclip.export.graphs import GraphSpec, write_graph
+from samclip.export.graphs import GraphSpec, LoweredGraph
 from samclip.export.models.attention import LoweredAttention, Lowering, set_attention_lowering
 from samclip.export.models.tiny_vit import TinyVitBlock
 from samclip.export.options import parse_attention
@@ -51,7 +51,7 @@ def spec(lowering: Lowering) -> GraphSpec:
 
 @pytest.fixture(scope="module")
 def files() -> GraphFiles:
-    return write_graph("encoder", spec, ("bias", "fused"), 20)
+    return LoweredGraph("encoder", spec).write(("bias", "fused"), 20)
 
 
 def extended(files: GraphFiles) -> GraphFiles:

@@ -19,7 +19,7 @@ from samclip.export.options import (
     parse_attention,
     parse_precisions,
 )
-from samclip.export.precision.photos import photo_sets
+from samclip.export.plan import photo_sets
 from samclip.export.precision.variants import BACKENDS, in_order, reduced_variants
 from samclip.runtime.bundles.manifest import Graph, ReducedPrecision, Variant
 

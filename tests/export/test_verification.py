@@ -10,8 +10,13 @@ from small_graphs import graph_files, small_graph
 
 from samclip.errors import ParityError
 from samclip.export.graph_files import GraphFiles
-from samclip.export.parity import Sample
-from samclip.export.rounding import GraphPair, compare, enforce_rounding, measure_rounding
+from samclip.export.verification import (
+    GraphPair,
+    Sample,
+    compare,
+    enforce_rounding,
+    measure_rounding,
+)
 from samclip.export.weight_storage import store_weights
 from samclip.runtime.bundles.manifest import RoundingRow, WeightsDtype
 
