@@ -182,7 +182,7 @@ def _fixed_questions(scene: Scene) -> Questions:
     """Take those of five boxes and their centres for which FP32 finds a stable mask.
 
     Where all logits are close to the threshold, as those of an untrained encoder, the contour
-    depends on the last bit, and such a mask is no measure of a precision. A model of one mask names
+    depends on the last bit, and such a mask does not measure a precision. A model of one mask names
     all boxes nevertheless, because these names do not depend on masks.
     """
     boxes, per_point = fixed_boxes(scene.size), _per_point(scene)
