@@ -73,16 +73,12 @@ def fold_batch_norms(model: ModuleT) -> ModuleT:
     folded = copy.deepcopy(model).eval()
     for module in folded.modules():
         if isinstance(module, ConvNorm) and isinstance(module.bn, nn.BatchNorm2d):
-            module.c = _fold(module.c, module.bn)
+            dtype = module.c.weight.dtype
+            with torch.no_grad():
+                fused = fuse_conv_bn_eval(module.c.double(), module.bn.double())
+                module.c = fused.to(dtype).requires_grad_(True)
             module.bn = nn.Identity()
     return folded
-
-
-def _fold(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
-    """Fold `bn` into `conv` in float64 and return a convolution of the old dtype."""
-    dtype = conv.weight.dtype
-    with torch.no_grad():
-        return fuse_conv_bn_eval(conv.double(), bn.double()).to(dtype).requires_grad_(True)
 
 
 class LayerNorm2d(nn.Module):

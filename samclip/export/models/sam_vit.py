@@ -63,18 +63,17 @@ class SamVit(nn.Module):
         self.backbone_channels = config.width
         self.patch_embed = SamVitPatchEmbed(config.width, config.patch_size)
         self.pos_embed = nn.Parameter(torch.zeros(1, self.grid, self.grid, config.width))
-        self.blocks = nn.ModuleList(self._block(index) for index in range(config.depth))
-        self.neck = sam_neck(config.width, config.out_channels)
-
-    def _block(self, index: int) -> Block:
-        config = self.config
-        return Block(
-            config.width,
-            config.num_heads,
-            (self.grid, self.grid),
-            window_size=0 if index in config.global_blocks else config.window_size,
-            mlp_ratio=config.mlp_ratio,
+        self.blocks = nn.ModuleList(
+            Block(
+                config.width,
+                config.num_heads,
+                (self.grid, self.grid),
+                window_size=0 if index in config.global_blocks else config.window_size,
+                mlp_ratio=config.mlp_ratio,
+            )
+            for index in range(config.depth)
         )
+        self.neck = sam_neck(config.width, config.out_channels)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Encode `image`, Bx3xSxS float, normalised by SAM's mean and standard deviation.

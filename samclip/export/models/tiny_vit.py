@@ -98,7 +98,13 @@ class TinyVitStage(nn.Module):
 
     def __init__(self, config: TinyVitConfig, stage: int) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(_block(config, stage) for _ in range(config.depths[stage]))
+        width, heads, window = (x[stage] for x in (config.widths, config.num_heads, config.windows))
+        self.blocks = nn.ModuleList(
+            MBConv(width, config.expand_ratio)
+            if stage == 0
+            else TinyVitBlock(width, heads, window, config.mlp_ratio)
+            for _ in range(config.depths[stage])
+        )
         self.channels_last = stage > 0
         self.downsample: nn.Module = nn.Identity()
         if stage < len(config.strides):
@@ -115,14 +121,6 @@ class TinyVitStage(nn.Module):
             x = x.permute(0, 3, 1, 2)  # B, C, H, W
         out: Tensor = self.downsample(x)
         return out
-
-
-def _block(config: TinyVitConfig, stage: int) -> nn.Module:
-    """Make one block of a stage."""
-    width = config.widths[stage]
-    if stage == 0:
-        return MBConv(width, config.expand_ratio)
-    return TinyVitBlock(width, config.num_heads[stage], config.windows[stage], config.mlp_ratio)
 
 
 class TinyVitPatchEmbed(nn.Module):
