@@ -142,7 +142,7 @@ def test_masks_of_minus_infinity_are_half() -> None:
     assert operators(to_half(model, "fp16", NOTHING), F32) == []
 
 
-def test_constants_that_the_type_cannot_hold_stay_fp32() -> None:
+def test_inputs_that_do_not_carry_the_type_stay_as_they_are() -> None:
     """Scales of Resize, indices of Gather, shapes; exponents and bounds change with their node."""
     nodes = [
         node("Reshape", "x shape", "a"),

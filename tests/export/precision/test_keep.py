@@ -24,8 +24,8 @@ def test_default_keeps_sums_norms_softmax_and_the_mask_decoder() -> None:
     assert sorted(set(kept)) == ["Add", "LayerNormalization", "Softmax"]
     # Two blocks: two sums, two norms, one softmax each; two norms in the neck.
     assert [kept.count(op) for op in ("Add", "LayerNormalization", "Softmax")] == [4, 6, 2]
-    assert DEFAULT_KEEP.whole("mask_decoder")
-    assert not DEFAULT_KEEP.whole("encoder")
+    assert DEFAULT_KEEP.keeps_all("mask_decoder")
+    assert not DEFAULT_KEEP.keeps_all("encoder")
     assert len(DEFAULT_KEEP.nodes("mask_decoder", vit())) == len(list(vit().graph))
 
 
