@@ -38,7 +38,7 @@ def encoder(gain: float = 1.0) -> GraphFiles:
 
 
 class Features:
-    """Inputs that are no images, so that nobody asks whether they are photos."""
+    """Inputs that are not images, so that no check for photos applies to them."""
 
     def __len__(self) -> int:
         return 3

@@ -27,7 +27,7 @@ def write_photos(folder: Path, names: list[str]) -> Path:
 
 
 class ListSource:
-    """A source of n noise photos, made when they are asked for; keys are hashes of the index."""
+    """A source of n noise photos, each computed when it is read; keys are hashes of the index."""
 
     def __init__(self, count: int, size: tuple[int, int] = (24, 32)) -> None:
         self._count, self._size = count, size

@@ -1,4 +1,4 @@
-"""What torch makes of an image with an Open-Vocabulary SAM, and how far a bundle may be from it."""
+"""Torch's results of an Open-Vocabulary SAM on an image, and the tolerance for a bundle's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOLERANCE = 1e-4  # largest difference of logits over the largest logit, float32
 
 
 class Reference:
-    """What torch says of an image: one prompt, and one region, at a time."""
+    """Torch's results on an image: one prompt, and one region, at a time."""
 
     def __init__(self, network: Ovsam, model: Model, image: NDArray[np.uint8]) -> None:
         tensor, self.letterbox = preprocess(image, model.manifest.preprocessing)

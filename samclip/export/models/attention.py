@@ -6,7 +6,7 @@ A query at (i, j) attends to a key at (k, l) of the same h x w grid with the sco
 
 (MViTv2, Li et al., 2022, "decomposed relative position embedding"; segment-anything's
 `add_decomposed_rel_pos`). `rel_h(q)`, the second term for every k, and `rel_w(q)`, the third for
-every l, are computed once here. How they reach the scores is the *lowering*, chosen per target:
+every l, are computed once here. The way they enter the scores is the *lowering*, chosen per target:
 
 - `bias`: attention with rel_h + rel_w as an additive mask, (h*w) x (h*w) per head;
 - `fused`: the same as ONNX's own `Attention` operator, which opset 23 has; `bias` is written in its
@@ -14,7 +14,7 @@ every l, are computed once here. How they reach the scores is the *lowering*, ch
 - `fold`: q is extended by rel_h(q) and rel_w(q), k by the one-hot row and column of its place, so
   that attention without a mask computes the sum;
 - `chunk`: `bias` for a few rows of queries at a time, which bounds memory;
-- `wide`: `chunk` with more rows at a time, for runtimes that pack keys and values anew for each
+- `wide`: `chunk` with more rows at a time, for runtimes that pack keys and values again for each
   product, and that hold no more than a chunk's mask.
 """
 
@@ -122,19 +122,19 @@ class RelPosAttention(LoweredAttention):
         return torch.cat([self._bias(q_, k, v, h_, w_) for q_, h_, w_ in parts], dim=2)
 
     def _bias(self, q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
-        """Attention of some queries, BxNxQxD, with an additive mask BxNxQxL."""
+        """Attend from some queries, BxNxQxD, with an additive mask BxNxQxL."""
         mask = (rel_h.unsqueeze(-1) + rel_w.unsqueeze(-2)).flatten(3)  # BxNxQx(H*W)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale)
 
     def _fold(self, q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
-        """Attention without a mask on vectors of D + H + W; values keep D."""
+        """Attend without a mask on vectors of D + H + W; values keep D."""
         places = self.places.expand(k.shape[0], k.shape[1], -1, -1)  # BxNxLx(H+W)
         q = torch.cat([q * self.scale, rel_h, rel_w], dim=-1)  # BxNxLx(D+H+W)
         k = torch.cat([k, places.to(k.dtype)], dim=-1)
         return F.scaled_dot_product_attention(q, k, v, scale=1.0)
 
     def chunks(self, lowering: Lowering) -> int:
-        """Count the chunks: each as many whole rows as the lowering's bound admits, at least one.
+        """Count the chunks: each has as many whole rows as the lowering's bound admits, or one.
 
         The batch is left out, so that a graph with a dynamic batch has fixed chunks.
         """
@@ -147,7 +147,7 @@ class RelPosAttention(LoweredAttention):
 
 
 def distinct_lowerings(module: nn.Module, lowerings: Sequence[Lowering]) -> tuple[Lowering, ...]:
-    """Leave out `wide` beside `chunk` where `module` has no attention that it would change."""
+    """Leave out `wide` where it would be the same as `chunk` in every attention of `module`."""
     parts = [part for part in module.modules() if isinstance(part, LoweredAttention)]
     if "chunk" in lowerings and all(p.chunks("wide") == p.chunks("chunk") for p in parts):
         return tuple(form for form in lowerings if form != "wide")
@@ -155,22 +155,22 @@ def distinct_lowerings(module: nn.Module, lowerings: Sequence[Lowering]) -> tupl
 
 
 def relative_index(size: int) -> Tensor:
-    """Rows of a table of 2*size-1 relative positions: [query, key] -> query - key + size - 1."""
+    """Return rows of a table of 2*size-1 relative positions: [query, key] -> query-key+size-1."""
     place = torch.arange(size)
     return place[:, None] - place[None, :] + size - 1
 
 
 def one_hot_places(height: int, width: int) -> Tensor:
-    """One-hot row and column of each token of a grid in row-major order: (H*W) x (H+W) float32."""
+    """Return the one-hot row and column of tokens in row-major order: (H*W) x (H+W) float32."""
     rows = torch.eye(height).repeat_interleave(width, dim=0)  # (H*W)xH
     columns = torch.eye(width).repeat(height, 1)  # (H*W)xW
     return torch.cat([rows, columns], dim=1)
 
 
 def set_attention_lowering(module: nn.Module, lowering: Lowering) -> None:
-    """Set the lowering of every attention inside `module` that has one; weights stay as they are.
+    """Set the lowering of every attention in `module` that has one; weights stay as they are.
 
-    Raises ExportError when there is no such lowering.
+    Raises ExportError for an unknown lowering.
     """
     if lowering not in LOWERINGS:
         raise ExportError(f"unknown attention lowering {lowering!r}; use {', '.join(LOWERINGS)}")

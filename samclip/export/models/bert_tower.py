@@ -86,7 +86,7 @@ class BertSelf(nn.Module):
 
 
 class BertOutput(nn.Module):
-    """A projection, the residual, and the norm behind it."""
+    """A projection, the residual sum, and the norm behind it."""
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
@@ -130,8 +130,8 @@ class BertTower(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Embed texts: `tokens` NxL int64, padded with `config.pad` -> NxW float32, not normalised.
 
-        The mean runs over every token but padding, start and end tokens included, as Sentence-BERT
-        has it.
+        The mean runs over every token but padding, start and end tokens included, as in
+        Sentence-BERT.
         """
         present = (tokens != self.config.pad).to(self.embeddings.word_embeddings.weight.dtype)
         mask = ((1.0 - present) * MASKED)[:, None, None, :]  # N, 1, 1, L
@@ -147,7 +147,7 @@ def is_bert(state: dict[str, Tensor]) -> bool:
 
 
 def infer_bert_config(state: dict[str, Tensor], heads: int) -> BertTowerConfig:
-    """Tell the sizes from a `BertModel` state dict; `heads` leave no trace in the weights.
+    """Return the sizes of a `BertModel` state dict; `heads` cannot be inferred from the weights.
 
     Raises CheckpointError when they do not divide the width.
     """
@@ -157,7 +157,7 @@ def infer_bert_config(state: dict[str, Tensor], heads: int) -> BertTowerConfig:
     if heads < 1 or words.shape[1] % heads:
         raise CheckpointError(
             f"{heads} attention heads do not divide a width of {words.shape[1]}; correct "
-            "num_attention_heads in the config.json beside the weights"
+            "num_attention_heads in the config.json next to the weights"
         )
     layers = {key.split(".")[2] for key in state if key.startswith("encoder.layer.")}
     return BertTowerConfig(

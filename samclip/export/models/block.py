@@ -9,7 +9,7 @@ from samclip.export.models.attention import RelPosAttention
 
 
 class Mlp(nn.Module):
-    """Two linear layers with an activation between, GELU unless told otherwise; keys `lin1/2`."""
+    """Two linear layers with an activation between, by default GELU; keys `lin1/2`."""
 
     def __init__(self, dim: int, hidden: int, activation: type[nn.Module] = nn.GELU) -> None:
         super().__init__()

@@ -1,26 +1,22 @@
-"""HeadCLIP: the head that turns a SAM encoder's features into CLIP's text space.
+"""HeadCLIP: the head that maps a SAM encoder's features into CLIP's text space.
 
 SAM-CLIP (Wang et al., arXiv 2310.15308, section 3 and appendix A) states: three transformer layers
 on the patch tokens, each initialised from the encoder's last layer, then a spatial max pooling, a
 LayerNorm, and an MLP with two hidden layers into the text space; about 25 % more parameters than
-one ViT-B. What it leaves open, and what is chosen here:
+one ViT-B. The paper leaves these points open, and this module decides them:
 
-- where it branches off: after the encoder's last block, before SAM's neck, at the encoder's width;
+- the place of the branch: after the encoder's last block, before SAM's neck, at its width;
 - the layers: blocks of SAM's ViT with global attention and relative positions, as the last one is;
 - MLP: hidden layers as wide as the tokens, GELU. With ViT-B that makes 23.1 M parameters;
 - embeddings of patches: the same LayerNorm and MLP on every token instead of the pooled one;
 - the 32x32 class masks at 1024 px: `pool=2` averages 2x2 tokens before the layers;
-- padding of non-square images: kept out of the pooling, but attended to, as in SAM's encoder;
+- padding of non-square images: left out of the pooling, but attended to, as in SAM's encoder;
 - initialisation (section 3 says random, appendix A the last layer): `initialise_from_encoder`;
-- encoders without such layers, as MobileSAM's: the nearest of their tensors (`last_block.py`).
-
-The last transformer block of an image encoder, as weights for SAM's `Block`.
-
-SAM's ViT has such a block itself. TinyViT's is close: its attention reads q, k and v from one
-projection, laid out head by head instead of [q | k | v], and its LayerNorms sit inside attention
-and MLP. Its depthwise convolution and its attention biases (which depend on the offset alone, not
-on the query) have no counterpart; the difference in the LayerNorms' epsilon (1e-5, here 1e-6) is
-left as it is.
+- encoders without such a layer: the nearest of their tensors. A block of MobileSAM's TinyViT is
+  close to SAM's: its attention reads q, k and v from one projection, laid out head by head instead
+  of [q | k | v], and its LayerNorms sit inside attention and MLP. Its depthwise convolution and its
+  attention biases (which depend on the offset alone, not on the query) have no counterpart; the
+  LayerNorms' epsilons differ (1e-5, here 1e-6) and are left as they are.
 """
 
 from __future__ import annotations
@@ -37,7 +33,7 @@ from samclip.export.models.pos_embed import resize_relative
 from samclip.export.models.sam_vit import SAM_VIT_CONFIGS, SamVit
 from samclip.export.models.tiny_vit import PATCH_SIZE, TINY_VIT_5M, TinyVit, TinyVitBlock
 
-# Names in `Block` <- names in `TinyVitBlock`; `attn.qkv` is permuted besides.
+# Names in `Block` <- names in `TinyVitBlock`; `attn.qkv` is permuted as well.
 TINY_VIT_NAMES = {
     "norm1": "attn.norm",
     "attn.qkv": "attn.qkv",
@@ -46,38 +42,6 @@ TINY_VIT_NAMES = {
     "mlp.lin1": "mlp.fc1",
     "mlp.lin2": "mlp.fc2",
 }
-
-
-def last_block(encoder: SamVit | TinyVit) -> Block | TinyVitBlock:
-    """Return the encoder's last transformer block itself."""
-    return [part for part in encoder.modules() if isinstance(part, (Block, TinyVitBlock))][-1]
-
-
-def block_state(block: Block | TinyVitBlock) -> dict[str, Tensor]:
-    """Return copies of a block's weights under the names, and in the layout, of `Block`.
-
-    From a TinyViT block `attn.rel_pos_h` and `attn.rel_pos_w` are missing.
-    """
-    state = {name: tensor.detach().clone() for name, tensor in block.state_dict().items()}
-    if isinstance(block, Block):
-        return state
-    state = {
-        f"{ours}.{kind}": state[f"{theirs}.{kind}"]
-        for ours, theirs in TINY_VIT_NAMES.items()
-        for kind in ("weight", "bias")
-    }
-    for name in ("attn.qkv.weight", "attn.qkv.bias"):
-        state[name] = join_heads(state[name], block.attn.num_heads)
-    return state
-
-
-def join_heads(qkv: Tensor, num_heads: int) -> Tensor:
-    """Reorder rows [q k v] of head 0, [q k v] of head 1 ... to [q of all heads | k | v].
-
-    `qkv` is the weight 3CxC or the bias 3C of a projection.
-    """
-    split = qkv.reshape(num_heads, 3, -1, *qkv.shape[1:])  # heads, 3, d, ...
-    return split.transpose(0, 1).reshape(qkv.shape)  # 3C, ...
 
 
 @dataclass(frozen=True)
@@ -119,9 +83,9 @@ class ClipHeadConfig:
 def clip_head_config(
     model_type: str, image_size: int, embed_dim: int, pool: int = 1
 ) -> ClipHeadConfig:
-    """Shape a head for an encoder (`vit_t`, `vit_b`, `vit_l`, `vit_h`) at `image_size` pixels.
+    """Return the sizes of a head for `vit_t`, `vit_b`, `vit_l` or `vit_h` at `image_size` pixels.
 
-    Raises InputError for an unknown encoder, or a size that is no multiple of 16 * `pool`.
+    Raises InputError for an unknown encoder, or a size that is not a multiple of 16 * `pool`.
     """
     if image_size % PATCH_SIZE:
         raise InputError(f"image_size={image_size} is not a multiple of {PATCH_SIZE}.")
@@ -137,23 +101,8 @@ def clip_head_config(
     return ClipHeadConfig(width, num_heads, embed_dim, grid, pool=pool)
 
 
-class ProjectionMlp(nn.Module):
-    """Perceptron with two hidden layers and GELU over the last axis."""
-
-    def __init__(self, width: int, hidden: int, embed_dim: int) -> None:
-        super().__init__()
-        self.lin1 = nn.Linear(width, hidden)
-        self.lin2 = nn.Linear(hidden, hidden)
-        self.lin3 = nn.Linear(hidden, embed_dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ...xC to ...xD."""
-        out: Tensor = self.lin3(F.gelu(self.lin2(F.gelu(self.lin1(x)))))
-        return out
-
-
-class ClipHead(nn.Module):
-    """The head of this module's title; weights are random until loaded or initialised."""
+class SamClipHead(nn.Module):
+    """HeadCLIP; weights are random until loaded or initialised."""
 
     def __init__(self, config: ClipHeadConfig) -> None:
         super().__init__()
@@ -182,17 +131,32 @@ class ClipHead(nn.Module):
         return self.project(pooled), self.project(x).permute(0, 3, 1, 2)
 
     def project(self, x: Tensor) -> Tensor:
-        """Take tokens or pooled tokens, ...xC, to the text space, ...xD."""
+        """Map tokens or pooled tokens, ...xC, into the text space, ...xD."""
         out: Tensor = self.mlp(self.norm(x))
         return out
 
 
-def masked_max(tokens: Tensor, mask: Tensor) -> Tensor:
-    """Maximum over those of N tokens whose mask is 1: BxNxC and BxN -> BxC.
+class ProjectionMlp(nn.Module):
+    """A perceptron with two hidden layers and GELU over the last axis."""
 
-    Padding takes each channel's smallest value, which no maximum can notice. So the result is
-    exact, and finite in every precision, where an infinity or a large constant would not be. With
-    nothing but padding the smallest value itself comes out.
+    def __init__(self, width: int, hidden: int, embed_dim: int) -> None:
+        super().__init__()
+        self.lin1 = nn.Linear(width, hidden)
+        self.lin2 = nn.Linear(hidden, hidden)
+        self.lin3 = nn.Linear(hidden, embed_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ...xC to ...xD."""
+        out: Tensor = self.lin3(F.gelu(self.lin2(F.gelu(self.lin1(x)))))
+        return out
+
+
+def masked_max(tokens: Tensor, mask: Tensor) -> Tensor:
+    """Return the maximum over those of N tokens whose mask is 1: BxNxC and BxN -> BxC.
+
+    Padding is set to each channel's smallest value, which cannot change a maximum. So the result is
+    exact, and finite in every precision, where an infinity or a large constant would not be. If all
+    tokens are padding, the result is the smallest value.
     """
     smallest = tokens.amin(dim=1, keepdim=True)
     return torch.where(mask.unsqueeze(-1) > 0.5, tokens, smallest).amax(dim=1)
@@ -200,14 +164,14 @@ def masked_max(tokens: Tensor, mask: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Initialisation:
-    """Names of the head's tensors: taken over as they were, resized to its grid, or left alone."""
+    """Names of the head's tensors: copied as they were, resized to its grid, or left alone."""
 
     copied: tuple[str, ...]
     resized: tuple[str, ...]
     untouched: tuple[str, ...]
 
 
-def initialise_from_encoder(head: ClipHead, encoder: SamVit | TinyVit) -> Initialisation:
+def initialise_from_encoder(head: SamClipHead, encoder: SamVit | TinyVit) -> Initialisation:
     """Start each of the head's layers from the encoder's last block (appendix A).
 
     Relative positions are resized to the head's grid. Tensors without a counterpart, the LayerNorm
@@ -230,3 +194,35 @@ def initialise_from_encoder(head: ClipHead, encoder: SamVit | TinyVit) -> Initia
             (copied if target.shape == source.shape else resized).append(f"layers.{index}.{name}")
     untouched = head.state_dict().keys() - {*copied, *resized}
     return Initialisation(tuple(sorted(copied)), tuple(sorted(resized)), tuple(sorted(untouched)))
+
+
+def last_block(encoder: SamVit | TinyVit) -> Block | TinyVitBlock:
+    """Return the encoder's last transformer block itself, not a copy."""
+    return [part for part in encoder.modules() if isinstance(part, (Block, TinyVitBlock))][-1]
+
+
+def block_state(block: Block | TinyVitBlock) -> dict[str, Tensor]:
+    """Return copies of a block's weights under the names, and in the layout, of `Block`.
+
+    From a TinyViT block `attn.rel_pos_h` and `attn.rel_pos_w` are missing.
+    """
+    state = {name: tensor.detach().clone() for name, tensor in block.state_dict().items()}
+    if isinstance(block, Block):
+        return state
+    state = {
+        f"{ours}.{kind}": state[f"{theirs}.{kind}"]
+        for ours, theirs in TINY_VIT_NAMES.items()
+        for kind in ("weight", "bias")
+    }
+    for name in ("attn.qkv.weight", "attn.qkv.bias"):
+        state[name] = join_heads(state[name], block.attn.num_heads)
+    return state
+
+
+def join_heads(qkv: Tensor, num_heads: int) -> Tensor:
+    """Reorder rows [q k v] of head 0, [q k v] of head 1 ... to [q of all heads | k | v].
+
+    `qkv` is the weight 3CxC or the bias 3C of a projection.
+    """
+    split = qkv.reshape(num_heads, 3, -1, *qkv.shape[1:])  # heads, 3, d, ...
+    return split.transpose(0, 1).reshape(qkv.shape)  # 3C, ...

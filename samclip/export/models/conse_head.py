@@ -1,16 +1,16 @@
-"""The head that keeps a recogniser's names: its classifier at every position, in words.
+"""The head that keeps a recogniser's classes: its classifier at every position, in a text space.
 
 ConSE (Norouzi et al., arXiv 1312.5650): an image's place in a text space is the mean of its class
 names' embeddings, weighted by the classifier's probabilities. Here that mean is also taken patch by
-patch, so that one pass over a whole scene names every part of it. What differs from the paper:
+patch, so that one pass over a whole scene names every part of it. Differences from the paper:
 
 - all classes count, not the few best; the mean of all names is subtracted from each (`set_names`),
-  which leaves out what every name has in common. Where a classifier is unsure, the paper's form
-  ends near that common part, and so at whichever prompt happens to lie there;
+  which removes their common part. Where a classifier is unsure, the paper's form ends near that
+  common part, and so at whichever prompt happens to lie there;
 - the recogniser's maps come at several scales (`StitchedEncoder.pyramid`). Patches weigh them by
-  what they hold (`gate`), the image as a whole by fixed shares (`level_bias`);
-- two temperatures, for patches and for images: pooled and unpooled features differ in how sure
-  the classifier is of them.
+  their content (`gate`), the image as a whole by fixed shares (`level_bias`);
+- two temperatures, for patches and for images: the classifier is not equally sure of pooled and of
+  unpooled features.
 
 The pooling over the image is a mean, as the classifier's own, where SAM-CLIP's head takes a
 maximum.
@@ -51,7 +51,7 @@ class ConseHeadConfig:
 
 
 class ConseHead(nn.Module):
-    """The head of this module's title; weights are random and names are 0 until loaded or set."""
+    """The ConSE head; weights are random and names are 0 until loaded or set."""
 
     names: Tensor
 
@@ -79,13 +79,14 @@ class ConseHead(nn.Module):
         return image_embed, patch_embeds.permute(0, 3, 1, 2)
 
     def logits(self, backbone_features: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Classify, before the words: logits of the image, BxK, and of its patches, BxGxGxK.
+        """Return the classifier's logits of the image, BxK, and of its patches, BxGxGxK.
 
         Arguments as for `forward`.
         """
         image_scale, patch_scale = torch.exp(-self.log_temperatures).unbind()
         features = self._features(backbone_features)  # B, L, G, G, H
-        weights = (self.gate(features).squeeze(-1) + self._biases(self.patch_level_bias)).softmax(1)
+        biases = self.patch_level_bias[:, None, None]  # L, 1, 1
+        weights = (self.gate(features).squeeze(-1) + biases).softmax(1)  # B, L, G, G
         patches = (features * weights.unsqueeze(-1)).sum(dim=1)  # B, G, G, H
         pooled = masked_mean(features, token_mask)  # B, L, H
         image = (pooled * self.level_bias.softmax(0)[:, None]).sum(dim=1)  # B, H
@@ -93,7 +94,7 @@ class ConseHead(nn.Module):
         return classify(image) * image_scale, classify(patches) * patch_scale
 
     def set_names(self, embeddings: Tensor) -> None:
-        """Give the classes their words: `embeddings` KxD, unit length; the mean is taken off them.
+        """Set the embeddings of the class names, KxD of unit length, less their mean.
 
         Raises InputError when the shape is not that of the head.
         """
@@ -112,11 +113,8 @@ class ConseHead(nn.Module):
         wide = self.recogniser.features(maps).reshape(batch, levels, HEAD_CHANNELS, grid, grid)
         return wide.permute(0, 1, 3, 4, 2)  # B, L, G, G, H
 
-    def _biases(self, per_level: Tensor) -> Tensor:
-        return per_level[:, None, None]  # L, 1, 1
-
 
 def masked_mean(features: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the positions whose mask is 1: BxLxGxGxH and BxGxG -> BxLxH."""
+    """Return the mean over the positions whose mask is 1: BxLxGxGxH and BxGxG -> BxLxH."""
     weights = mask / mask.sum(dim=(1, 2), keepdim=True).clamp(min=1)
     return torch.einsum("blijh,bij->blh", features, weights)

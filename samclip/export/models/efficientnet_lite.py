@@ -23,7 +23,7 @@ HEAD_CHANNELS = 1280
 CLASSES = 1000  # of ImageNet-1k
 CHANNEL_STEP = 8  # scaled widths are rounded to multiples of this
 
-# What the recogniser was trained on: RGB in [0, 255], as (x - mean) / std.
+# The input that the recogniser was trained on: RGB in [0, 255], as (x - mean) / std.
 RECOGNISER_MEAN = (127.0, 127.0, 127.0)
 RECOGNISER_STD = (128.0, 128.0, 128.0)
 
@@ -94,7 +94,7 @@ LITE4 = EfficientNetLiteConfig(width=1.4, depth=1.8, image_size=300)
 class LiteFeatures(NamedTuple):
     """Feature maps BxCxH/sxW/s at strides s of 2 to 32: 32, 24, 48, 120, 352 wide in Lite2.
 
-    That at stride 2 is the stem's, behind its ReLU6.
+    The map at stride 2 is the stem's, behind its ReLU6.
     """
 
     stride2: Tensor
@@ -147,7 +147,7 @@ class RecogniserHead(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-    """The trunk, with the classifier on top of it when `head`; weights are random until loaded."""
+    """The trunk, with the classifier on top of it if `head`; weights are random until loaded."""
 
     def __init__(self, config: EfficientNetLiteConfig = LITE2, head: bool = False) -> None:
         super().__init__()
@@ -159,9 +159,9 @@ class EfficientNetLite(nn.Module):
         self.head = RecogniserHead(self.channels[-1]) if head else None
 
     def forward(self, image: Tensor) -> LiteFeatures:
-        """Take a float32 RGB image Bx3xHxW, (x - 127) / 128 of [0, 255], to its feature maps.
+        """Map a float32 RGB image Bx3xHxW, (x - 127) / 128 of [0, 255], to its feature maps.
 
-        Any size runs; those that are no multiples of 32 round up along the way.
+        Any size runs; the maps of sizes that are not multiples of 32 are rounded up.
         """
         x = F.relu6(self.stem(image))
         maps: list[Tensor] = [x]
@@ -195,13 +195,13 @@ def _blocks(config: EfficientNetLiteConfig) -> list[LiteBlock]:
 
 
 def _taps(config: EfficientNetLiteConfig) -> tuple[int, ...]:
-    """Tell the indices of the last blocks at strides 4, 8, 16 and 32."""
+    """Return the indices of the last blocks at strides 4, 8, 16 and 32."""
     ends = [sum(s.depth for s in config.stages[: i + 1]) - 1 for i in range(len(config.stages))]
     return ends[1], ends[2], ends[4], ends[6]
 
 
 def _scaled_width(width: int, factor: float) -> int:
-    """Scale a width, rounded to a multiple of 8 that is no more than a tenth below."""
+    """Scale a width, rounded to a multiple of 8 that is at most a tenth below."""
     scaled = width * factor
     rounded = max(CHANNEL_STEP, int(scaled + CHANNEL_STEP / 2) // CHANNEL_STEP * CHANNEL_STEP)
     return rounded + CHANNEL_STEP if rounded < 0.9 * scaled else rounded

@@ -1,9 +1,7 @@
 """SAM's mask decoder, and the module that is exported: prompts in, masks and their quality out.
 
 Segment Anything (Kirillov et al., 2023), appendix A, "Lightweight mask decoder"; segment-anything's
-`MaskDecoder`.
-
-The upscaling of SAM's mask decoder, on tokens: channels stay last, convolutions are products.
+`MaskDecoder`. Masks are upscaled as tokens: channels stay last, and convolutions are products.
 """
 
 from __future__ import annotations
@@ -19,54 +17,8 @@ from samclip.export.models.prompt_encoder import PromptEncoder
 from samclip.export.models.two_way_transformer import TwoWayTransformer
 
 
-class Upscaling(nn.Sequential):
-    """Image tokens of a GxG grid, upscaled four times a side.
-
-    segment-anything's `MaskDecoder.output_upscaling`, state-dict keys included. Its transposed
-    convolutions have kernels as wide as their stride, so each token makes its own 2x2 pixels and
-    each of these its own: both are matrix products, and no map is transposed for the norm.
-    """
-
-    def __init__(self, dim: int) -> None:
-        super().__init__(
-            nn.ConvTranspose2d(dim, dim // 4, kernel_size=2, stride=2),
-            LayerNorm2d(dim // 4),
-            nn.GELU(),
-            nn.ConvTranspose2d(dim // 4, dim // 8, kernel_size=2, stride=2),
-            nn.GELU(),
-        )
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Upscale tokens, BxLxC, to pixels, Bx(16L)x(C/8).
-
-        Their order: token, row and column in the first 2x2, row and column in the second;
-        `in_rows` puts masks of them into rows.
-        """
-        x = tokens.flatten(0, 1)
-        for layer in self:
-            if isinstance(layer, nn.ConvTranspose2d):
-                x = _doubled(x, layer)
-            else:
-                x = layer.last(x) if isinstance(layer, LayerNorm2d) else layer(x)
-        return x.reshape(tokens.shape[0], -1, x.shape[-1])
-
-
-def _doubled(tokens: Tensor, convolution: nn.ConvTranspose2d) -> Tensor:
-    """Apply a transposed convolution of kernel 2 and stride 2 to M tokens, MxC: (4M)xD."""
-    weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)  # CxDx2x2 -> (2*2*D)xC
-    bias = None if convolution.bias is None else convolution.bias.repeat(4)
-    return F.linear(tokens, weight, bias).reshape(-1, convolution.out_channels)
-
-
-def in_rows(masks: Tensor, grid: int) -> Tensor:
-    """Put masks, BxMx(16*G*G) in the order of `Upscaling`, into rows of pixels: BxMx4Gx4G."""
-    cells = masks.reshape(-1, grid, grid, 2, 2, 2, 2)  # y, x, y2, x2, y1, x1
-    rows = cells.permute(0, 1, 3, 5, 2, 4, 6)  # y, y2, y1, x, x2, x1
-    return rows.reshape(-1, masks.shape[1], 4 * grid, 4 * grid)
-
-
 class TokenDecoder(nn.Module):
-    """What decoders of a leading token and some mask tokens have in common: how they make masks."""
+    """The common part of decoders with a leading token and some mask tokens: their masks."""
 
     transformer: TwoWayTransformer
     mask_tokens: nn.Embedding
@@ -81,10 +33,11 @@ class TokenDecoder(nn.Module):
         sparse: Tensor,
         dense: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Let the tokens [leading, masks, prompts] look at the image: the leading token and masks.
+        """Let the tokens [leading, masks, prompts] attend to the image, and compute the masks.
 
-        `leading`, 1xC, is the first token; the other arguments are those of `MaskDecoder.forward`.
-        Returns what became of it, BxC, and BxMx4Gx4G logits, one mask for each of M mask tokens.
+        `leading`, 1xC, is the first token; the other arguments are those of
+        `SamMaskDecoder.forward`. Returns the updated leading token, BxC, and BxMx4Gx4G logits, one
+        mask for each of M mask tokens.
         """
         own = torch.cat([leading, self.mask_tokens.weight])  # (1+M)xC
         tokens = torch.cat([own.expand(sparse.shape[0], -1, -1), sparse], dim=1)  # Bx(1+M+N)xC
@@ -98,8 +51,8 @@ class TokenDecoder(nn.Module):
         return tokens[:, 0], in_rows(masks, image_embeddings.shape[-1])
 
 
-class MaskDecoder(TokenDecoder):
-    """Four masks per prompt with their predicted IoU: token 0 alone, tokens 1 to 3 as multimask.
+class SamMaskDecoder(TokenDecoder):
+    """Four masks per prompt with their predicted IoU: 0 is the single mask, 1 to 3 the multimask.
 
     State-dict keys are those of segment-anything's `mask_decoder`, without the prefix.
     """
@@ -129,27 +82,12 @@ class MaskDecoder(TokenDecoder):
         return self.iou_prediction_head(token), masks
 
 
-class ReluMlp(nn.Module):
-    """Linear layers between the given `widths`, with ReLU in between; keys `layers.<i>`."""
-
-    def __init__(self, widths: tuple[int, ...]) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map the last axis of `x` from the first width to the last."""
-        last = len(self.layers) - 1
-        for index, layer in enumerate(self.layers):
-            x = layer(x) if index == last else F.relu(layer(x))
-        return x
-
-
 class PromptedDecoder(nn.Module):
     """A prompt encoder in front of a mask decoder.
 
     Make it after the prompt encoder's weights are loaded: the position encoding of the image grid
-    is computed here, once. An exported graph computes it from the frequencies, which a backend
-    does when it loads the graph: as a constant it would be a fifth of the stored weights.
+    is computed once, in the constructor. An exported graph computes it from the frequencies, which
+    backends do when they load the graph: as a constant it would be a fifth of the stored weights.
     """
 
     image_pe: Tensor
@@ -162,14 +100,14 @@ class PromptedDecoder(nn.Module):
         self.register_buffer("image_pe", image_pe, persistent=False)
 
     def positions(self) -> Tensor:
-        """Give the position encoding of the image grid's cells, 1xLxC, row by row."""
+        """Return the position encoding of the image grid's cells, 1xLxC, row by row."""
         exporting = torch.compiler.is_exporting()
         return self.prompt_encoder.dense_positions() if exporting else self.image_pe
 
     def embed_without_masks(self, coords: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Embed B prompts of which none has a mask, as the prompt encoder does: sparse and dense.
 
-        No convolution looks for masks.
+        It skips the convolutions over masks.
         """
         sparse = self.prompt_encoder.embed_points(coords, labels)
         return sparse, self.prompt_encoder.embed_no_masks(len(coords))
@@ -178,7 +116,7 @@ class PromptedDecoder(nn.Module):
 class PromptedMaskDecoder(PromptedDecoder):
     """Prompt encoder and mask decoder in one graph, as it is exported."""
 
-    def __init__(self, prompt_encoder: PromptEncoder, mask_decoder: MaskDecoder) -> None:
+    def __init__(self, prompt_encoder: PromptEncoder, mask_decoder: SamMaskDecoder) -> None:
         super().__init__(prompt_encoder)
         self.mask_decoder = mask_decoder
 
@@ -205,7 +143,69 @@ class PromptedMaskDecoder(PromptedDecoder):
     def without_masks(
         self, image_embeddings: Tensor, point_coords: Tensor, point_labels: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Do what `forward` does where no prompt has a mask."""
+        """Return the results of `forward` for prompts without masks."""
         sparse, dense = self.embed_without_masks(point_coords, point_labels)
         iou, masks = self.mask_decoder(image_embeddings, self.image_pe, sparse, dense)
         return iou, masks
+
+
+class Upscaling(nn.Sequential):
+    """Upscaling of the image tokens of a GxG grid, four times a side.
+
+    segment-anything's `MaskDecoder.output_upscaling`, state-dict keys included. Its transposed
+    convolutions have kernels as wide as their stride, so each token maps to 2x2 pixels of the next
+    map, and each of these to 2x2 more: both are matrix products, and no map is transposed for the
+    norm.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(
+            nn.ConvTranspose2d(dim, dim // 4, kernel_size=2, stride=2),
+            LayerNorm2d(dim // 4),
+            nn.GELU(),
+            nn.ConvTranspose2d(dim // 4, dim // 8, kernel_size=2, stride=2),
+            nn.GELU(),
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Upscale tokens, BxLxC, to pixels, Bx(16L)x(C/8).
+
+        Their order: token, row and column in the first 2x2, row and column in the second;
+        `in_rows` puts masks of them into rows.
+        """
+        x = tokens.flatten(0, 1)
+        for layer in self:
+            if isinstance(layer, nn.ConvTranspose2d):
+                x = _upscale_twice(x, layer)
+            else:
+                x = layer.last(x) if isinstance(layer, LayerNorm2d) else layer(x)
+        return x.reshape(tokens.shape[0], -1, x.shape[-1])
+
+
+def _upscale_twice(tokens: Tensor, convolution: nn.ConvTranspose2d) -> Tensor:
+    """Apply a transposed convolution of kernel 2 and stride 2 to M tokens, MxC: (4M)xD."""
+    weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)  # CxDx2x2 -> (2*2*D)xC
+    bias = None if convolution.bias is None else convolution.bias.repeat(4)
+    return F.linear(tokens, weight, bias).reshape(-1, convolution.out_channels)
+
+
+def in_rows(masks: Tensor, grid: int) -> Tensor:
+    """Put masks, BxMx(16*G*G) in the order of `Upscaling`, into rows of pixels: BxMx4Gx4G."""
+    cells = masks.reshape(-1, grid, grid, 2, 2, 2, 2)  # y, x, y2, x2, y1, x1
+    rows = cells.permute(0, 1, 3, 5, 2, 4, 6)  # y, y2, y1, x, x2, x1
+    return rows.reshape(-1, masks.shape[1], 4 * grid, 4 * grid)
+
+
+class ReluMlp(nn.Module):
+    """Linear layers between the given `widths`, with ReLU in between; keys `layers.<i>`."""
+
+    def __init__(self, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map the last axis of `x` from the first width to the last."""
+        last = len(self.layers) - 1
+        for index, layer in enumerate(self.layers):
+            x = layer(x) if index == last else F.relu(layer(x))
+        return x

@@ -2,8 +2,8 @@
 
 SAM-CLIP (Wang et al., 2023), section 3: the CLIP head branches off the encoder before SAM's neck,
 the mask decoder after it; the text tower is the CLIP teacher's own, frozen. Model type `lite2`
-turns this around: its encoder is a recogniser's, which SAM's back is stitched to, and its head says
-in words what the recogniser's classifier sees.
+turns this around: its encoder is a recogniser, to which SAM's later stages are stitched, and its
+head maps the recogniser's classes into the text space.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from torch import nn
 
 from samclip.errors import CheckpointError
 from samclip.export.models.bert_tower import BertTower, BertTowerConfig
-from samclip.export.models.clip_head import ClipHead, clip_head_config, initialise_from_encoder
+from samclip.export.models.clip_head import SamClipHead, clip_head_config, initialise_from_encoder
 from samclip.export.models.conse_head import ConseHead, ConseHeadConfig
 from samclip.export.models.efficientnet_lite import LITE2
-from samclip.export.models.mask_decoder import MaskDecoder
+from samclip.export.models.mask_decoder import SamMaskDecoder
 from samclip.export.models.prompt_encoder import PromptEncoder
 from samclip.export.models.sam_vit import SAM_VIT_CONFIGS, SamVit
 from samclip.export.models.stitched_encoder import StitchedEncoder
@@ -61,7 +61,7 @@ class MergedModel(nn.Module):
         self.config = config
         self.image_encoder = build_encoder(config.model_type, config.image_size, config.pyramid)
         self.prompt_encoder = PromptEncoder(image_size=config.image_size)
-        self.mask_decoder = MaskDecoder()
+        self.mask_decoder = SamMaskDecoder()
         self.clip_head = _build_head(config, self.image_encoder)
         self.text = None if config.text_tower is None else build_text_tower(config.text_tower)
 
@@ -84,8 +84,8 @@ def build_encoder(
 ) -> ImageEncoder:
     """Make an image encoder with random weights.
 
-    Raises CheckpointError for an unknown type, a size that it cannot have, or a pyramid for an
-    encoder that has none.
+    Raises CheckpointError for an unknown type, an unsupported size, or a pyramid for an encoder
+    that has none.
     """
     if image_size % PATCH or not 64 <= image_size <= 4096:
         raise CheckpointError(
@@ -107,10 +107,10 @@ def build_encoder(
     return SamVit(SAM_VIT_CONFIGS[model_type], image_size)
 
 
-def _build_head(config: MergedConfig, encoder: ImageEncoder) -> ClipHead | ConseHead:
+def _build_head(config: MergedConfig, encoder: ImageEncoder) -> SamClipHead | ConseHead:
     """Make the CLIP head that belongs to an encoder, with random weights."""
     if not isinstance(encoder, StitchedEncoder):
-        return ClipHead(
+        return SamClipHead(
             clip_head_config(
                 config.model_type, config.image_size, config.embed_dim, pool=config.head_pool
             )

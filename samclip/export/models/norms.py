@@ -1,7 +1,4 @@
-"""A convolution followed by batch normalisation, and the exact folding of the two for export.
-
-Layer normalisation over the channels of feature maps.
-"""
+"""Batch norms behind convolutions, their exact folding for export, and LayerNorm over channels."""
 
 from __future__ import annotations
 
@@ -20,9 +17,9 @@ class ConvNorm(nn.Module):
     """Convolution without bias, then batch norm: BxCxHxW -> BxC'xH'xW'.
 
     The padding keeps the size at stride 1 (`kernel_size` is odd). With `same` it is TensorFlow's
-    SAME at every stride, as the weights of networks trained there want it. The children are called
-    `c` and `bn` as in TinyViT's checkpoints. `bn_weight` is the batch norm's initial scale: 0 makes
-    a residual branch start as nothing; `eps` is added to its variance.
+    SAME at every stride, as weights that were trained there require. The children are called `c`
+    and `bn` as in TinyViT's checkpoints. `bn_weight` is the batch norm's initial scale: with 0 a
+    residual branch starts at zero; `eps` is added to its variance.
     """
 
     def __init__(
@@ -56,9 +53,9 @@ class ConvNorm(nn.Module):
 
 
 def same_padding(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
-    """Tell the zeros before and after an axis of `size` so that ceil(size / stride) values follow.
+    """Return the zeros before and after an axis of `size` that make ceil(size / stride) outputs.
 
-    TensorFlow's SAME: an odd number of zeros puts the larger half after the axis.
+    TensorFlow's SAME: of an odd number of zeros the larger half comes after the axis.
     """
     outputs = -(-size // stride)
     total = max((outputs - 1) * stride + kernel_size - size, 0)
@@ -76,16 +73,12 @@ def fold_batch_norms(model: ModuleT) -> ModuleT:
     folded = copy.deepcopy(model).eval()
     for module in folded.modules():
         if isinstance(module, ConvNorm) and isinstance(module.bn, nn.BatchNorm2d):
-            module.c = _fold(module.c, module.bn)
+            dtype = module.c.weight.dtype
+            with torch.no_grad():
+                fused = fuse_conv_bn_eval(module.c.double(), module.bn.double())
+                module.c = fused.to(dtype).requires_grad_(True)
             module.bn = nn.Identity()
     return folded
-
-
-def _fold(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
-    """Fold `bn` into `conv` in float64 and return a convolution of the old dtype."""
-    dtype = conv.weight.dtype
-    with torch.no_grad():
-        return fuse_conv_bn_eval(conv.double(), bn.double()).to(dtype).requires_grad_(True)
 
 
 class LayerNorm2d(nn.Module):

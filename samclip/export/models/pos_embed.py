@@ -14,8 +14,8 @@ RELATIVE = ("rel_pos_h", "rel_pos_w")
 def resize_absolute(positions: Tensor, grid: tuple[int, int]) -> Tensor:
     """Resample absolute positions, 1xHxWxC, to 1 x grid x C.
 
-    Bicubic with antialiasing, half-pixel centres: what timm does with SAM's own weights
-    (`resample_abs_pos_embed_nhwc`). segment-anything itself has one size only.
+    Bicubic with antialiasing, half-pixel centres, as timm resamples SAM's own weights
+    (`resample_abs_pos_embed_nhwc`). segment-anything itself has only one size.
     """
     if tuple(positions.shape[1:3]) == grid:
         return positions

@@ -1,9 +1,8 @@
 """SAM's image encoder: a ViT with windowed attention and a few global layers, then a neck.
 
 Segment Anything (Kirillov et al., 2023), appendix A, which takes the backbone from ViTDet
-(Li et al., 2022); segment-anything's `ImageEncoderViT` and `build_sam.py` for the sizes.
-
-SAM's neck: what stands between an image encoder's blocks and the mask decoder.
+(Li et al., 2022); segment-anything's `ImageEncoderViT` and `build_sam.py` for the sizes. The neck
+maps the blocks' features to the image embeddings that the mask decoder takes.
 """
 
 from __future__ import annotations
@@ -21,25 +20,12 @@ from samclip.export.models.norms import LayerNorm2d
 EMBED_CHANNELS = 256
 
 
-def sam_neck(channels: int, out_channels: int = EMBED_CHANNELS) -> nn.Sequential:
-    """Make SAM's neck: BxCxGxG features of `channels` to image embeddings BxC'xGxG.
-
-    Keys are those of segment-anything's `ImageEncoderViT.neck`.
-    """
-    return nn.Sequential(
-        nn.Conv2d(channels, out_channels, kernel_size=1, bias=False),
-        LayerNorm2d(out_channels),
-        nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=False),
-        LayerNorm2d(out_channels),
-    )
-
-
 @dataclass(frozen=True)
 class SamVitConfig:
-    """The size of an encoder.
+    """The size of an encoder: `width` channels, `out_channels` after the neck.
 
-    `width` channels; `depth` blocks, those in `global_blocks` (counted from 0) with
-    global attention, the others in windows of `window_size` tokens; `out_channels` after the neck.
+    Of `depth` blocks those in `global_blocks` (counted from 0) have global attention, the others
+    attend within windows of `window_size` tokens a side.
     """
 
     width: int
@@ -75,20 +61,19 @@ class SamVit(nn.Module):
         self.grid = image_size // config.patch_size  # of the image embeddings
         self.backbone_grid = self.grid  # of the backbone's features
         self.backbone_channels = config.width
-        self.patch_embed = PatchEmbed(config.width, config.patch_size)
+        self.patch_embed = SamVitPatchEmbed(config.width, config.patch_size)
         self.pos_embed = nn.Parameter(torch.zeros(1, self.grid, self.grid, config.width))
-        self.blocks = nn.ModuleList(self._block(index) for index in range(config.depth))
-        self.neck = sam_neck(config.width, config.out_channels)
-
-    def _block(self, index: int) -> Block:
-        config = self.config
-        return Block(
-            config.width,
-            config.num_heads,
-            (self.grid, self.grid),
-            window_size=0 if index in config.global_blocks else config.window_size,
-            mlp_ratio=config.mlp_ratio,
+        self.blocks = nn.ModuleList(
+            Block(
+                config.width,
+                config.num_heads,
+                (self.grid, self.grid),
+                window_size=0 if index in config.global_blocks else config.window_size,
+                mlp_ratio=config.mlp_ratio,
+            )
+            for index in range(config.depth)
         )
+        self.neck = sam_neck(config.width, config.out_channels)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Encode `image`, Bx3xSxS float, normalised by SAM's mean and standard deviation.
@@ -103,7 +88,7 @@ class SamVit(nn.Module):
         return features, self.neck(features)
 
 
-class PatchEmbed(nn.Module):
+class SamVitPatchEmbed(nn.Module):
     """Project each patch of an image to one token."""
 
     def __init__(self, width: int, patch_size: int) -> None:
@@ -114,3 +99,16 @@ class PatchEmbed(nn.Module):
         """Map Bx3xSxS to tokens BxGxGxC."""
         tokens: Tensor = self.proj(image)  # BxCxGxG
         return tokens.permute(0, 2, 3, 1)
+
+
+def sam_neck(channels: int, out_channels: int = EMBED_CHANNELS) -> nn.Sequential:
+    """Make SAM's neck: BxCxGxG features of `channels` to image embeddings BxC'xGxG.
+
+    Keys are those of segment-anything's `ImageEncoderViT.neck`.
+    """
+    return nn.Sequential(
+        nn.Conv2d(channels, out_channels, kernel_size=1, bias=False),
+        LayerNorm2d(out_channels),
+        nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=False),
+        LayerNorm2d(out_channels),
+    )

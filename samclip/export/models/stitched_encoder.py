@@ -1,22 +1,20 @@
-"""One encoder out of two networks: a recogniser's front, SAM's back.
+"""One encoder from two networks: a recogniser's front, SAM's back, and a linear seam between them.
 
 The recogniser (EfficientNet-Lite) was trained to name things, and its features are kept as they
-are: what classifies images still does. Its maps go through a linear stitch into stage 1 of
-MobileSAM's TinyViT, whose last three stages and neck make SAM's image embeddings of them. A
-stitch into stage 2 would cost less; it was tried and keeps less of SAM (docs/samclip-tiny.md).
+are: it still classifies images. A stitch takes its maps to stage 1 of MobileSAM's TinyViT, whose
+last three stages and neck compute SAM's image embeddings. A stitch into stage 2 would cost less; it
+was tried and keeps less of SAM (docs/samclip-tiny.md).
+
+Stitching one trained network's front to another's back by a linear layer, fitted in closed form, is
+how Bansal et al. (arXiv 2106.07682) and Csiszarik et al. (arXiv 2110.14633) compare
+representations. Here the front has maps at five strides, and each comes to stride 8 by its own
+linear map: a strided convolution from the finer ones, bilinear interpolation from the coarser ones.
+A hidden layer of ReLUs on the same maps adds what no linear map finds.
 
 A recogniser knows objects at the scale of its training photos, some 260 pixels wide. In an image of
 1024 pixels a large object is larger than anything it has seen, so the same backbone can also look
 at the image at half and at a quarter of its size (`pyramid`), which costs 1/4 + 1/16 of one look at
 the whole. SAM's side needs the finest look only.
-
-The seam between a recogniser's feature maps and the middle of another encoder.
-
-Stitching one trained network's front to another's back by a linear layer, fitted in closed form, is
-what Bansal et al. (arXiv 2106.07682) and Csiszarik et al. (arXiv 2110.14633) do to
-compare representations. Here the front gives maps at five strides, and each comes to stride 8 by
-its own linear map: a strided convolution from the finer ones, bilinear interpolation from the
-coarser ones. What no linear map finds, a hidden layer of ReLUs on the same maps adds.
 """
 
 from __future__ import annotations
@@ -42,17 +40,79 @@ from samclip.export.models.tiny_vit import (
     init_linear,
 )
 
+STRIDE = 32  # of the recogniser's last map
+FIRST_STAGE = 1  # of TinyViT, where the stitch leads
 HIDDEN = 256
 SEEN2 = 4  # pixels of the stride-2 map along a side of one token
-SEEN4, SEEN8 = 4, 3  # sides of the neighbourhoods that are seen at strides 4 and 8
+SEEN4 = 4  # side of the neighbourhood that is seen at stride 4
+SEEN8 = 3  # and at stride 8
+
+
+class StitchedEncoder(nn.Module):
+    """An image encoder for square images of `image_size` pixels; weights are random until loaded.
+
+    `pyramid` lists the divisors of the size at which the backbone looks at the image, 1 first. No
+    tensor depends on either. Raises InputError unless `image_size` is a multiple of 32 times the
+    largest divisor and every divisor divides it.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 1024,
+        pyramid: tuple[int, ...] = (1,),
+        recogniser: EfficientNetLiteConfig = LITE2,
+        config: TinyVitConfig = TINY_VIT_5M,
+    ) -> None:
+        super().__init__()
+        check_pyramid(image_size, pyramid)
+        self.image_size = image_size
+        self.pyramid = pyramid
+        self.grid = image_size // PATCH_SIZE  # of the image embeddings
+        self.backbone_grid = image_size // STRIDE  # of the backbone's features
+        self.backbone = EfficientNetLite(recogniser)
+        self.backbone_channels = self.backbone.channels[-1] * len(pyramid)
+        self.stitch = Stitch(self.backbone.channels, config.widths[FIRST_STAGE])
+        self.stages = nn.ModuleList(
+            TinyVitStage(config, index) for index in range(FIRST_STAGE, len(config.widths))
+        )
+        self.neck = sam_neck(config.widths[-1])
+        self.stages.apply(init_linear)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode a normalised float32 Bx3xSxS image, S = `image_size`; padding is 0.
+
+        Returns the backbone's last maps of all levels of the pyramid, finest first, each repeated
+        to the finest grid, Bx(352 levels)xS/32xS/32; and the image embeddings for SAM's decoder,
+        Bx256xS/16xS/16.
+        """
+        features = self.backbone(image)
+        return self.last_maps(image, features), self.embed(self.stitch(features))
+
+    def last_maps(self, image: Tensor, features: LiteFeatures) -> Tensor:
+        """Return the maps that names are computed from, Bx(352 levels)xS/32xS/32, as `forward`.
+
+        `features` are the backbone's of the `image` at its full size.
+        """
+        levels = [features.stride32]
+        for divisor in self.pyramid[1:]:
+            coarse = self.backbone(F.avg_pool2d(image, divisor)).stride32
+            levels.append(F.interpolate(coarse, scale_factor=divisor, mode="nearest"))
+        return torch.cat(levels, dim=1)
+
+    def embed(self, stitched: Tensor) -> Tensor:
+        """Map the input of TinyViT's stage 1, Bx128x2Gx2G, to image embeddings, Bx256xGxG."""
+        for stage in self.stages:
+            stitched = stage(stitched)
+        out: Tensor = self.neck(stitched)
+        return out
 
 
 class Stitch(nn.Module):
     """One linear map per feature map, and a hidden layer: strides 2 to 32 -> BxCxTxT at 8.
 
     `channels` are those of the maps at strides 2, 4, 8, 16 and 32, `width` is C. Every convolution
-    gives C outputs, which are the linear part, and `hidden` more, which go through ReLU and
-    `project`. That begins as zeros: a new stitch is linear.
+    has C outputs, which are the linear part, and `hidden` more, which go through ReLU and
+    `project`. Its weights start as zeros: a new stitch is linear.
     """
 
     def __init__(
@@ -135,71 +195,6 @@ def _upsample(x: Tensor, factor: int) -> Tensor:
     return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
-STRIDE = 32  # of the recogniser's last map
-FIRST_STAGE = 1  # of TinyViT, where the stitch leads
-
-
-class StitchedEncoder(nn.Module):
-    """An image encoder for square images of `image_size` pixels; weights are random until loaded.
-
-    `pyramid` lists the divisors of the size at which the backbone looks at the image, 1 first. No
-    tensor depends on either. Raises InputError unless `image_size` is a multiple of 32 times the
-    largest divisor and every divisor divides it.
-    """
-
-    def __init__(
-        self,
-        image_size: int = 1024,
-        pyramid: tuple[int, ...] = (1,),
-        recogniser: EfficientNetLiteConfig = LITE2,
-        config: TinyVitConfig = TINY_VIT_5M,
-    ) -> None:
-        super().__init__()
-        check_pyramid(image_size, pyramid)
-        self.image_size = image_size
-        self.pyramid = pyramid
-        self.grid = image_size // PATCH_SIZE  # of the image embeddings
-        self.backbone_grid = image_size // STRIDE  # of the backbone's features
-        self.backbone = EfficientNetLite(recogniser)
-        self.backbone_channels = self.backbone.channels[-1] * len(pyramid)
-        self.stitch = Stitch(self.backbone.channels, config.widths[FIRST_STAGE])
-        self.stages = nn.ModuleList(
-            TinyVitStage(config, index) for index in range(FIRST_STAGE, len(config.widths))
-        )
-        self.neck = sam_neck(config.widths[-1])
-        self.stages.apply(init_linear)
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode a normalised float32 Bx3xSxS image, S = `image_size`; padding is 0.
-
-        Returns the backbone's last maps of all levels of the pyramid, finest first, each repeated
-        to the finest grid, Bx(352 levels)xS/32xS/32; and the image embeddings for SAM's decoder,
-        Bx256xS/16xS/16.
-        """
-        features = self.backbone(image)
-        return self.last_maps(image, features), self.embed(self.stitch(features))
-
-    def last_maps(self, image: Tensor, features: LiteFeatures) -> Tensor:
-        """Give what names are made of, Bx(352 levels)xS/32xS/32, as `forward` does.
-
-        `features` is what the backbone says of the `image` at its full size.
-        """
-        levels = [features.stride32] + [self._look(image, d) for d in self.pyramid[1:]]
-        return torch.cat(levels, dim=1)
-
-    def embed(self, stitched: Tensor) -> Tensor:
-        """Take what enters TinyViT's stage 1, Bx128x2Gx2G, to image embeddings Bx256xGxG."""
-        for stage in self.stages:
-            stitched = stage(stitched)
-        out: Tensor = self.neck(stitched)
-        return out
-
-    def _look(self, image: Tensor, divisor: int) -> Tensor:
-        """Run the backbone on the image at a fraction of its size: Bx352xS/32xS/32."""
-        features = self.backbone(F.avg_pool2d(image, divisor))
-        return F.interpolate(features.stride32, scale_factor=divisor, mode="nearest")
-
-
 def check_pyramid(image_size: int, pyramid: tuple[int, ...]) -> None:
     """Raise InputError unless a StitchedEncoder can have this size and these divisors."""
     if not pyramid or pyramid[0] != 1 or min(pyramid) < 1 or len({*pyramid}) < len(pyramid):
@@ -215,7 +210,7 @@ def check_pyramid(image_size: int, pyramid: tuple[int, ...]) -> None:
 
 
 def stitch_target(sam_encoder: TinyVit, image: Tensor) -> Tensor:
-    """Tell what TinyViT feeds to its stage 1, Bx128xS/8xS/8: what the stitch is to give.
+    """Return the input of TinyViT's stage 1, Bx128xS/8xS/8, which the stitch is to reproduce.
 
     `image` is Bx3xSxS, normalised with SAM's own mean and standard deviation.
     """

@@ -34,7 +34,7 @@ class TextTowerConfig:
 
     @property
     def residual_std(self) -> float:
-        """Deviation that the released CLIP code draws layers with that end a residual branch."""
+        """Deviation from which the released CLIP code draws layers that end residual branches."""
         return float(self.width**-0.5 * (2 * self.layers) ** -0.5)
 
 
@@ -153,7 +153,7 @@ class TextTower(nn.Module):
         """Embed texts: `tokens` NxL int64, zero-padded -> NxD float32, not normalised.
 
         The end-of-text token has the highest id, so its first place is the argmax. The ids are
-        compared as int32: every backend takes that, and no float16 pass can blur them.
+        compared as int32: every backend takes that, and no float16 pass can round them.
         """
         x: Tensor = self.token_embedding(tokens) + self.positional_embedding  # N, L, W
         x = self.ln_final(self.transformer(x, self.mask))  # N, L, W

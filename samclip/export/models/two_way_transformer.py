@@ -3,11 +3,11 @@
 Segment Anything (Kirillov et al., 2023), appendix A, "Lightweight mask decoder", figure 14;
 segment-anything's `TwoWayTransformer`. Positions are added to queries and keys, never to values.
 
-A prompt has about 7 tokens and an image 4,096. So whatever an attention would multiply with every
-image token is multiplied with the prompt tokens first, which is exact: q (X W)^T = (q W^T) X^T, and
-A (X W) = (A X) W. An image token then meets 8 heads x 7 tokens instead of a 256 x 128 matrix, four
-times a block, and nothing of the image is ever transposed. It costs less up to about 16 tokens a
-prompt.
+A prompt has about 7 tokens and an image 4,096. So the matrices that an attention would multiply
+with every image token are multiplied with the prompt tokens first, which is exact:
+q (X W)^T = (q W^T) X^T, and A (X W) = (A X) W. An image token is then multiplied with 8 heads x 7
+tokens instead of a 256 x 128 matrix, four times a block, and nothing of the image is ever
+transposed. This costs less up to about 16 tokens a prompt.
 """
 
 from __future__ import annotations
@@ -36,14 +36,16 @@ class TwoWayTransformer(nn.Module):
         self.norm_final_attn = nn.LayerNorm(dim)
 
     def forward(self, image: Tensor, image_pe: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Attend between image tokens, BxLxC, and prompt tokens, BxNxC: gives both, updated.
+        """Attend between image tokens, BxLxC, and prompt tokens, BxNxC; returns both, updated.
 
         `image_pe`, 1xLxC, are the positions of the image tokens.
         """
         queries = tokens
         for layer in self.layers:
             queries, image = layer(queries, image, tokens, image_pe)
-        found = self.final_attn_token_to_image.read(queries + tokens, image + image_pe, image)
+        found = self.final_attn_token_to_image.attend_to_many(
+            queries + tokens, image + image_pe, image
+        )
         return self.norm_final_attn(queries + found), image
 
 
@@ -76,19 +78,21 @@ class TwoWayBlock(nn.Module):
             queries = queries + self.self_attn(placed, placed, queries)
         queries = self.norm1(queries)
         placed_keys = keys + key_pe
-        found = self.cross_attn_token_to_image.read(queries + query_pe, placed_keys, keys)
+        found = self.cross_attn_token_to_image.attend_to_many(queries + query_pe, placed_keys, keys)
         queries = self.norm2(queries + found)
         queries = self.norm3(queries + self.mlp(queries))
-        told = self.cross_attn_image_to_token.tell(placed_keys, queries + query_pe, queries)
-        return queries, self.norm4(keys + told)
+        found = self.cross_attn_image_to_token.attend_to_few(
+            placed_keys, queries + query_pe, queries
+        )
+        return queries, self.norm4(keys + found)
 
 
 class CrossAttention(nn.Module):
     """Multi-head attention whose inner width is `dim / downsample`, in three exact forms.
 
     segment-anything's `Attention`: H heads of D, H * D the inner width. `forward` is the common
-    form; `read` and `tell` are for few tokens on one side and many on the other. What comes out is
-    `out_dim` wide, as wide as what goes in unless told otherwise.
+    form; `attend_to_many` and `attend_to_few` are for few tokens on one side and many on the other.
+    The output is `out_dim` wide, by default as wide as the input.
     """
 
     def __init__(
@@ -107,22 +111,22 @@ class CrossAttention(nn.Module):
         """Attend from `queries`, BxNxC, to `keys` and `values`, BxMxC: BxNxC."""
         scores = self._scaled(self.q_proj(queries)) @ self._heads(self.k_proj(keys)).mT  # BxHxNxM
         found = scores.softmax(dim=-1) @ self._heads(self.v_proj(values))  # BxHxNxD
-        out: Tensor = self.out_proj(_joined(found))
+        out: Tensor = self.out_proj(_join_heads(found))
         return out
 
-    def read(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def attend_to_many(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Attend from few `queries`, BxNxC, to many `keys` and `values`, BxLxC: BxNxC.
 
-        The bias of keys adds the same to all scores of a query: the softmax does not see it.
+        The bias of keys adds the same to all scores of a query, so it cancels in the softmax.
         """
         asked = self._scaled(self.q_proj(queries)) @ self._by_head(self.k_proj)  # BxHxNxC
         scores = asked.flatten(1, 2) @ keys.mT  # Bx(HN)xL
         found = (scores.softmax(dim=-1) @ values).reshape(asked.shape)  # BxHxNxC
         found = found @ self._by_head(self.v_proj).mT  # BxHxNxD
-        out: Tensor = self.out_proj(_joined(found) + self.v_proj.bias)
+        out: Tensor = self.out_proj(_join_heads(found) + self.v_proj.bias)
         return out
 
-    def tell(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def attend_to_few(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Attend from many `queries`, BxLxC, to few `keys` and `values`, BxNxC: BxLxC."""
         k = self._scaled(self.k_proj(keys))  # BxHxNxD
         asked = (k @ self._by_head(self.q_proj)).flatten(1, 2)  # Bx(HN)xC
@@ -130,9 +134,9 @@ class CrossAttention(nn.Module):
         scores = queries @ asked.mT + bias.flatten(1).unsqueeze(1)  # BxLx(HN)
         by_head = scores.reshape(*scores.shape[:2], self.num_heads, -1)  # BxLxHxN
         out = self.out_proj.weight.T.reshape(self.num_heads, self.head_dim, -1)  # HxDxC
-        told = (self._heads(self.v_proj(values)) @ out).flatten(1, 2)  # Bx(HN)xC
-        out_of_all: Tensor = by_head.softmax(dim=-1).flatten(2) @ told + self.out_proj.bias
-        return out_of_all
+        projected = (self._heads(self.v_proj(values)) @ out).flatten(1, 2)  # Bx(HN)xC
+        summed: Tensor = by_head.softmax(dim=-1).flatten(2) @ projected + self.out_proj.bias
+        return summed
 
     def _heads(self, x: Tensor) -> Tensor:
         split = x.reshape(*x.shape[:2], self.num_heads, self.head_dim)  # BxNxHxD
@@ -145,5 +149,5 @@ class CrossAttention(nn.Module):
         return linear.weight.reshape(self.num_heads, self.head_dim, -1)  # HxDxC
 
 
-def _joined(heads: Tensor) -> Tensor:
+def _join_heads(heads: Tensor) -> Tensor:
     return heads.transpose(1, 2).flatten(2)  # BxHxNxD -> BxNx(HD)

@@ -69,11 +69,11 @@ class EmulatingBackend:
         return CPU.traits
 
     def probe(self) -> Probe:
-        """Return that it works."""
+        """Report that it works."""
         return Probe(True, "emulated on ONNX Runtime's CPU")
 
     def ready(self, graphs: Sequence[GraphKey], options: EngineOptions) -> Probe:
-        """Return that nothing is built in advance."""
+        """Report that nothing is built in advance."""
         return CPU.ready(graphs, options)
 
     def load(self, source: GraphSource, options: EngineOptions) -> Engine:

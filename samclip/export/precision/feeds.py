@@ -109,7 +109,7 @@ class RecordingBackend:
         return CPU.probe()
 
     def ready(self, graphs: Sequence[GraphKey], options: EngineOptions) -> Probe:
-        """Return that nothing is built in advance."""
+        """Report that nothing is built in advance."""
         return CPU.ready(graphs, options)
 
     def load(self, source: GraphSource, options: EngineOptions) -> Engine:

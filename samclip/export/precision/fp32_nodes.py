@@ -53,9 +53,9 @@ class Fp32Nodes:
         self._progress = progress
         self._ranges: dict[tuple[str, str | None], RangeReport] = {}
 
-    def whole(self, graph: str) -> bool:
+    def keeps_all(self, graph: str) -> bool:
         """Whether rules keep all of a graph in FP32."""
-        return self._rules.whole(graph)
+        return self._rules.keeps_all(graph)
 
     def by_rule(self, graph: str, model: ir.Model) -> frozenset[str]:
         """Return the names of the nodes that rules keep; nodes without a name get one, in place."""

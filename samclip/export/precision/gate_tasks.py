@@ -182,7 +182,7 @@ def _fixed_questions(scene: Scene) -> Questions:
     """Take those of five boxes and their centres for which FP32 finds a stable mask.
 
     Where all logits are close to the threshold, as those of an untrained encoder, the contour
-    depends on the last bit, and such a mask is no measure of a precision. A model of one mask names
+    depends on the last bit, and such a mask does not measure a precision. A model of one mask names
     all boxes nevertheless, because these names do not depend on masks.
     """
     boxes, per_point = fixed_boxes(scene.size), _per_point(scene)
@@ -216,25 +216,22 @@ def _answers(
     graphs = model.manifest.graphs
     has_head = graphs.clip_head is not None
     names = vocabulary if vocabulary is not None and vocabulary.trained_head else None
-    labels = None
+    patch_embeds = labels = None
+    if has_head:
+        clip = scene.features.clip()
+        patch_embeds = np.asarray(clip.patch_embeds[:, clip.token_mask > 0].T)  # NxD, no padding
     if has_head and names is not None:
         labels = scene.semantic(names).labels.astype(np.int16)
     return Answers(
         image_embeddings=embeddings.reshape(embeddings.shape[1], -1).T,  # 1x256xGxG -> GGx256
         image_embed=scene.image_embed[None].copy() if has_head else None,
-        patch_embeds=_tokens(scene) if has_head else None,
+        patch_embeds=patch_embeds,
         opinions=_opinions(scene, vocabulary) if graphs.roi_classifier is not None else None,
         masks=PackedMasks.concatenate([masks.packed for masks in asked], scene.size),
         scores=np.concatenate([np.zeros(0, np.float32), *(masks.scores for masks in asked)]),
         labels=labels,
         names=None if names is None else _names(scene, questions.objects, names),
     )
-
-
-def _tokens(scene: Scene) -> NDArray[np.float32]:
-    """Return the embeddings of the tokens that lie on the photo: NxD."""
-    clip = scene.features.clip()
-    return np.asarray(clip.patch_embeds[:, clip.token_mask > 0].T)
 
 
 def _opinions(scene: Scene, vocabulary: Vocabulary | None) -> NDArray[np.float32] | None:

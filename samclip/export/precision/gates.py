@@ -138,20 +138,19 @@ def enforce_gates(judgements: Sequence[Judgement]) -> None:
     failed = [(judgement, row) for judgement in judgements for row in judgement.failed]
     if not failed:
         return
-    lines = "\n".join(
-        f"  {j.precision}{_form(r)} {r.measure}: {r.value:.4f}, at least {r.limit:g} is asked for "
-        f"({r.samples:,} samples, {j.photos} photos)"
-        for j, r in failed
-    )
+    lines = []
+    for judgement, row in failed:
+        form = f" ({row.attention} attention)" if row.attention else ""
+        lines.append(
+            f"  {judgement.precision}{form} {row.measure}: {row.value:.4f}, "
+            f"at least {row.limit:g} is asked for "
+            f"({row.samples:,} samples, {judgement.photos} photos)\n"
+        )
     quantised = any(judgement.precision.startswith("int8") for judgement, _ in failed)
     raise GateError(
-        f"reduced precision costs too much:\n{lines}\nNo bundle was written. "
+        f"reduced precision costs too much:\n{''.join(lines)}No bundle was written. "
         f"{_INT8_REMEDY if quantised else _HALF_REMEDY}"
     )
-
-
-def _form(row: GateRow) -> str:
-    return f" ({row.attention} attention)" if row.attention else ""
 
 
 @dataclass(frozen=True)

@@ -158,8 +158,12 @@ class _Conversion:
                 if value.dtype != wanted:
                     node.replace_input_with(index, self._cast(value, wanted, node))
         for index, value in enumerate(self._graph.outputs):
-            if value.dtype == self._half:
-                self._graph.outputs[index] = self._cast_output(value)
+            if value.dtype == self._half:  # the output keeps its name and type
+                name = str(value.name)
+                value.name = f"{name}_{self._dtype}"
+                node = _make_cast(value, FLOAT, name)
+                self._graph.append(node)
+                self._graph.outputs[index] = node.outputs[0]
 
     def _make_half(self, node: ir.Node) -> None:
         for value in list(float_outputs(node, self._version)):
@@ -199,14 +203,6 @@ class _Conversion:
             self._graph.insert_before(user, node)
         else:
             self._graph.insert_after(producer, node)
-        return node.outputs[0]
-
-    def _cast_output(self, value: ir.Value) -> ir.Value:
-        """Cast an output of the graph, which keeps its name and type."""
-        name = str(value.name)
-        value.name = f"{name}_{self._dtype}"
-        node = _make_cast(value, FLOAT, name)
-        self._graph.append(node)
         return node.outputs[0]
 
 

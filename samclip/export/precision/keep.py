@@ -57,7 +57,7 @@ class KeepList:
         """Return the rules that concern a graph."""
         return KeepList(tuple(rule for rule in self.rules if fnmatchcase(graph_name, rule.graph)))
 
-    def whole(self, graph_name: str) -> bool:
+    def keeps_all(self, graph_name: str) -> bool:
         """Whether all of a graph stays FP32, which leaves nothing to convert."""
         return any(rule.node == ANY for rule in self.of(graph_name).rules)
 

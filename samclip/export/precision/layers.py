@@ -84,15 +84,11 @@ def _candidates(graph: ir.Graph) -> Iterator[tuple[ir.Node, Kind, NDArray[np.flo
         if weight is None or activation is None or _constant(activation) is not None:
             continue
         if node.op_type == "Conv":
-            yield node, _kind_of_convolution(node, weight), weight
+            groups = node.attributes.get_int("group", 1)
+            yield node, "depthwise" if groups == len(weight) and groups > 1 else "conv", weight
         elif _is_linear(node, weight, activation):
             transposed = bool(node.attributes.get_int("transB", 0))
             yield node, "linear", np.ascontiguousarray(weight.T) if transposed else weight
-
-
-def _kind_of_convolution(node: ir.Node, weight: NDArray[np.float32]) -> Kind:
-    groups = node.attributes.get_int("group", 1)
-    return "depthwise" if groups == len(weight) and groups > 1 else "conv"
 
 
 def _is_linear(node: ir.Node, weight: NDArray[np.float32], activation: ir.Value) -> bool:

@@ -84,7 +84,7 @@ class VariantMaker:
 
     def _variants(self, precision: ReducedPrecision) -> Iterator[tuple[GraphFiles, Variant]]:
         for files in self._graphs:
-            if files.name in self._feeds and not self._fp32.whole(files.name):
+            if files.name in self._feeds and not self._fp32.keeps_all(files.name):
                 yield from ((files, variant) for variant in reduced_variants(files, precision))
 
     def _make(

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from samclip.errors import InputError
 from samclip.export.models.clip_head import (
-    ClipHead,
     ClipHeadConfig,
+    SamClipHead,
     clip_head_config,
     initialise_from_encoder,
     masked_max,
@@ -24,10 +24,10 @@ from samclip.export.models.tiny_vit import TinyVit
 SMALL = ClipHeadConfig(width=32, num_heads=2, embed_dim=24, grid=6)
 
 
-def small_head(**changes: Any) -> ClipHead:
+def small_head(**changes: Any) -> SamClipHead:
     """A head with random weights throughout, relative positions included, in eval mode."""
     torch.manual_seed(0)
-    head = ClipHead(ClipHeadConfig(**{**vars(SMALL), **changes})).eval()
+    head = SamClipHead(ClipHeadConfig(**{**vars(SMALL), **changes})).eval()
     for name, parameter in head.named_parameters():
         if "rel_pos" in name:
             nn.init.normal_(parameter, std=0.2)
@@ -144,7 +144,7 @@ def test_pooled_loss_alone_trains_the_head() -> None:
 
 def test_vit_b_has_the_parameters_of_the_paper() -> None:
     with torch.device("meta"):
-        head = ClipHead(clip_head_config("vit_b", 1024, embed_dim=768))
+        head = SamClipHead(clip_head_config("vit_b", 1024, embed_dim=768))
     count = sum(parameter.numel() for parameter in head.parameters())
     assert abs(count - 23.1e6) < 0.05e6  # ~25 % of SAM ViT-B's 89.67 M encoder
 
@@ -228,7 +228,7 @@ def test_starts_from_the_last_block_of_tiny_vit() -> None:
         nn.init.normal_(parameter, std=0.1)
     block = encoder.layers[-1].blocks[-1]
     nn.init.zeros_(block.attn.attention_biases)
-    head = ClipHead(clip_head_config("vit_t", 112, embed_dim=16)).eval()
+    head = SamClipHead(clip_head_config("vit_t", 112, embed_dim=16)).eval()
     report = initialise_from_encoder(head, encoder)
     assert report.resized == ()
     assert len(report.copied) == 3 * 12

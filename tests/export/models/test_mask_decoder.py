@@ -20,7 +20,7 @@ from reference_transformers_sam import transformers_sam
 from torch import Tensor
 
 from samclip.export.graphs import GraphSpec, export_graph
-from samclip.export.models.mask_decoder import MaskDecoder, PromptedMaskDecoder
+from samclip.export.models.mask_decoder import PromptedMaskDecoder, SamMaskDecoder
 from samclip.export.models.prompt_encoder import PromptEncoder
 
 Prompts = dict[str, Tensor]
@@ -29,7 +29,7 @@ OUTPUTS = ("iou_predictions", "low_res_masks")
 
 @pytest.fixture(scope="module")
 def decoder() -> PromptedMaskDecoder:
-    prompts, masks = PromptEncoder(1024), MaskDecoder()
+    prompts, masks = PromptEncoder(1024), SamMaskDecoder()
     randomise(prompts, 0)
     randomise(masks, 1)
     return PromptedMaskDecoder(prompts, masks).eval()
@@ -164,7 +164,7 @@ def mobile_sam(mobile_sam_reference: Path, mobile_sam_checkpoint: Path) -> Any:
 
 @torch.no_grad()
 def test_equals_mobile_sam_with_its_weights(mobile_sam: Any, photo: NDArray[np.uint8]) -> None:
-    prompt_encoder, mask_decoder = PromptEncoder(1024), MaskDecoder()
+    prompt_encoder, mask_decoder = PromptEncoder(1024), SamMaskDecoder()
     prompt_encoder.load_state_dict(mobile_sam.prompt_encoder.state_dict())
     mask_decoder.load_state_dict(mobile_sam.mask_decoder.state_dict())
     decoder = PromptedMaskDecoder(prompt_encoder, mask_decoder).eval()

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from reference_mobile_sam import reference_mobile_sam, sam_input
 from torch import Tensor
 
-from samclip.export.models.mask_decoder import MaskDecoder, PromptedMaskDecoder
+from samclip.export.models.mask_decoder import PromptedMaskDecoder, SamMaskDecoder
+from samclip.export.models.norms import fold_batch_norms
 from samclip.export.models.prompt_encoder import PromptEncoder
-from samclip.export.models.tiny_vit import IGNORED_CHECKPOINT_KEYS, TinyVit, fold_batch_norms
+from samclip.export.models.tiny_vit import IGNORED_CHECKPOINT_KEYS, TinyVit
 
 SIZE = 1024
 TOLERANCE = 1e-5  # largest absolute difference over the largest magnitude
@@ -69,7 +70,7 @@ def pair(mobile_sam_checkpoint: Path, mobile_sam_reference: Path, photo: NDArray
     encoder = fold_batch_norms(load(TinyVit(SIZE), state, "image_encoder."))
     decoder = PromptedMaskDecoder(
         load(PromptEncoder(SIZE), state, "prompt_encoder."),
-        load(MaskDecoder(), state, "mask_decoder."),
+        load(SamMaskDecoder(), state, "mask_decoder."),
     )
     image = sam_input(photo, SIZE)
     with torch.inference_mode():

@@ -11,13 +11,13 @@ from reference_mobile_sam import reference_encode, reference_tiny_vit, sam_input
 from torch import Tensor, nn
 
 from samclip.errors import InputError
+from samclip.export.models.norms import fold_batch_norms
 from samclip.export.models.tiny_vit import (
     IGNORED_CHECKPOINT_KEYS,
     TinyVit,
     TinyVitBlock,
     WindowAttention,
     bias_indices,
-    fold_batch_norms,
 )
 
 PREFIX = "image_encoder."

@@ -1,4 +1,4 @@
-"""Ranges of activations: what is measured, refused, and kept."""
+"""Calibration: the ranges measured, the feeds refused, and the cache."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_no_photos_are_refused(network: ir.Model) -> None:
 
 
 @pytest.mark.parametrize("kind", ["noise", "one colour", "nan", "noise in padding"])
-def test_what_is_no_photo_is_refused(network: ir.Model, kind: str) -> None:
+def test_feeds_unlike_photos_are_refused(network: ir.Model, kind: str) -> None:
     image = np.random.default_rng(0).standard_normal((1, 3, SIZE, SIZE)).astype(np.float32)
     match kind:
         case "one colour":
@@ -69,7 +69,7 @@ def test_what_is_no_photo_is_refused(network: ir.Model, kind: str) -> None:
         calibrate(network, [*photo_feeds(1), {"image": image}])
 
 
-def test_smooth_pictures_are_told_from_noise() -> None:
+def test_smooth_pictures_are_distinguished_from_noise() -> None:
     noise = np.random.default_rng(0).standard_normal((1, 3, 64, 64)).astype(np.float32)
     assert abs(neighbour_correlation(noise)) < 0.1
     assert neighbour_correlation(photo_feeds(1)[0]["image"]) > 0.7
@@ -101,7 +101,7 @@ class TestCache:
         assert len([*tmp_path.iterdir()]) == 5
 
     @pytest.mark.parametrize("damage", ["cut", "changed", "emptied"])
-    def test_a_damaged_file_is_made_anew(
+    def test_a_damaged_file_is_made_again(
         self, network: ir.Model, tmp_path: Path, damage: str
     ) -> None:
         first = calibrate(network, photo_feeds(), cache=tmp_path)

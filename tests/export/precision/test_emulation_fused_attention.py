@@ -1,4 +1,4 @@
-"""The operator Attention beside its decomposed form: written, measured, evaluated and judged."""
+"""The operator Attention against its decomposed form: written, measured, evaluated and judged."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_newer_libraries_take_it_older_ones_the_decomposed_form(files: GraphFile
     assert not any(name.startswith("encoder.fused.onnx") for name in without_unused(files).files)
 
 
-def test_it_comes_beside_another_lowering_and_with_half_precision() -> None:
+def test_it_comes_with_another_lowering_and_with_half_precision() -> None:
     assert parse_attention(["fused"], ("fp16",)) == ("chunk", "wide", "bias", "fused")
     assert parse_attention(["fused", "bias"], ("bf16",)) == ("bias", "fused")
     with pytest.raises(ExportError, match="--fp16 or --bf16"):

@@ -142,7 +142,7 @@ def test_without_head_or_text_there_are_masks(
     assert values(judgement)["mask_iou_worst"] == 1
 
 
-def test_int8_is_told_what_else_helps() -> None:
+def test_the_error_of_int8_says_what_else_helps() -> None:
     row = GateRow(measure="top1_agreement", value=0.9, limit=0.97, samples=50)
     with pytest.raises(GateError, match=r"top1_agreement: 0.9000, at least 0.97.*\n.*--smooth"):
         enforce_gates([Judgement("int8", 4, (row,))])

@@ -1,4 +1,4 @@
-"""Typed half-precision graphs: legal, as few casts as can be, kept nodes in FP32."""
+"""Typed half-precision graphs: valid, with as few casts as possible, kept nodes in FP32."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_masks_of_minus_infinity_are_half() -> None:
     assert operators(to_half(model, "fp16", NOTHING), F32) == []
 
 
-def test_what_is_no_number_of_the_type_stays_as_it_is() -> None:
+def test_inputs_that_do_not_carry_the_type_stay_as_they_are() -> None:
     """Scales of Resize, indices of Gather, shapes; exponents and bounds change with their node."""
     nodes = [
         node("Reshape", "x shape", "a"),

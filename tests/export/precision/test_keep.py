@@ -1,4 +1,4 @@
-"""The keep list: what its rules name, and how the option is read."""
+"""The rules for FP32: the nodes that they match, and the option that adds rules."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def test_default_keeps_sums_norms_softmax_and_the_mask_decoder() -> None:
     assert sorted(set(kept)) == ["Add", "LayerNormalization", "Softmax"]
     # Two blocks: two sums, two norms, one softmax each; two norms in the neck.
     assert [kept.count(op) for op in ("Add", "LayerNormalization", "Softmax")] == [4, 6, 2]
-    assert DEFAULT_KEEP.whole("mask_decoder")
-    assert not DEFAULT_KEEP.whole("encoder")
+    assert DEFAULT_KEEP.keeps_all("mask_decoder")
+    assert not DEFAULT_KEEP.keeps_all("encoder")
     assert len(DEFAULT_KEEP.nodes("mask_decoder", vit())) == len(list(vit().graph))
 
 
@@ -43,8 +43,8 @@ def test_residual_sums_are_those_of_an_activation_and_what_is_computed_from_it()
     assert {node.name for node in residual_sums(graph)} == {"residual_sum"}
 
 
-def test_a_mask_that_every_layer_adds_is_no_residual() -> None:
-    """It is among what the next layer's scores come from, but it is broadcast over them."""
+def test_a_mask_that_every_layer_adds_is_not_a_residual() -> None:
+    """The next layer's scores are computed from it too, but it is broadcast over them."""
     nodes = [
         helper.make_node("ReduceSum", ["x", "axes"], ["mask"], keepdims=1),
         helper.make_node("Add", ["x", "mask"], ["one"], name="one"),
@@ -70,13 +70,13 @@ def test_lists_add_up() -> None:
     assert both.rules == (*DEFAULT_KEEP.rules, KeepRule("encoder", "Conv"))
 
 
-def test_rules_that_match_nothing_are_told() -> None:
+def test_rules_that_match_nothing_are_listed() -> None:
     keep = parse_keep(["encoder:Sofmax", "encoder:Softmax"])
     assert keep.unmatched({"encoder": [vit()]}) == (KeepRule("encoder", "Sofmax"),)
 
 
 @pytest.mark.parametrize("text", ["", "encoderr", "Softmax", "encoder:", ":Softmax", "decoder:x"])
-def test_what_names_no_graph_is_refused(text: str) -> None:
+def test_a_text_without_a_graph_is_refused(text: str) -> None:
     with pytest.raises(ExportError, match="--keep-fp32"):
         parse_keep([text])
 

@@ -1,4 +1,4 @@
-"""Q/DQ graphs: which layers, in what form, and what they compute."""
+"""Q/DQ graphs: their quantised layers, their forms and their results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The range report: what is measured, what it finds, and an overflowing checkpoint it mends."""
+"""The range report: its measurements and findings, and an overflowing checkpoint that it mends."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_an_overflowing_checkpoint_is_found_and_mended() -> None:
     default = DEFAULT_KEEP.nodes("encoder", model)
     with np.errstate(all="ignore"):
         broken = run(emulate(to_half(model, "fp16", default)), image=image)
-        assert not cosine(broken[1], exact[1]) > 0.9  # NaN is no pass
+        assert not cosine(broken[1], exact[1]) > 0.9  # NaN must not pass
     found = measure_ranges(model, [{"image": image}]).beyond("fp16")
     operators = {n.name: n.op_type for n in model.graph}
     assert 4 <= len(found) < 20

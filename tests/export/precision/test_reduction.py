@@ -1,4 +1,4 @@
-"""Adding precisions one after the other, with a gate that says what the test wants."""
+"""Precisions added one after the other, with a gate whose verdict the test chooses."""
 
 from __future__ import annotations
 

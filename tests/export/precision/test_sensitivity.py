@@ -1,4 +1,4 @@
-"""Which layers suffer most from INT8, and how many are left out."""
+"""The layers that suffer most from INT8, and the number that is left out."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def spoilt_network() -> ir.Model:
 
 
 @pytest.mark.parametrize("form", ["symmetric", "unsigned"])
-def test_every_layer_is_told_the_worst_first(form: Form) -> None:
+def test_layers_are_listed_worst_first(form: Form) -> None:
     model = small_network()
     found = measure_sensitivity(model, calibrate(model, photo_feeds()), photo_feeds(2), form)
     assert {x.layer for x in found} == (LAYERS if form == "unsigned" else LAYERS - {"dw"})

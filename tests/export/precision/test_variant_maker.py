@@ -41,7 +41,7 @@ def test_fp16_is_typed() -> None:
     assert made.kept == ()
 
 
-def test_what_overflows_stays_in_fp32_and_is_listed() -> None:
+def test_overflowing_nodes_stay_in_fp32_and_are_listed() -> None:
     made = maker(encoder(gain=1e5)).make("fp16")
     assert {node.node for node in made.kept} == {"first", "second"}  # who makes it, who reads it
     assert all(node.peak > 65_504 and node.tensor == "h" for node in made.kept)
@@ -60,7 +60,7 @@ def test_int8_quantises_all_layers_but_those_that_are_left_out() -> None:
     assert names == {"first", "second"}
 
 
-def test_int8_beside_fp16_leaves_what_overflows_in_fp32() -> None:
+def test_int8_with_fp16_leaves_overflowing_layers_in_fp32() -> None:
     made = maker(encoder(gain=1e5), calib=Path("unused")).make("int8_fp16")
     assert "QuantizeLinear" not in operators(made)
     assert {node.node for node in made.kept} == {"first", "second"}
@@ -70,7 +70,7 @@ def test_a_kept_graph_has_no_variants() -> None:
     assert maker(encoder(), keep_fp32=("encoder",)).make("fp16").models == {}
 
 
-def test_a_graph_that_nothing_can_be_measured_of_has_no_variants() -> None:
+def test_a_graph_without_feeds_has_no_variants() -> None:
     assert maker(encoder(), feeds={}).make("fp16").models == {}
 
 

@@ -1,4 +1,4 @@
-"""Reduced precision from photos to verdict on a small but whole model; nothing is stood in for."""
+"""Reduced precision from photos to verdict on a small but whole model, without stand-ins."""
 
 from __future__ import annotations
 

@@ -1,15 +1,15 @@
-"""CLIP's own opinion of a box: RoIAlign on its last map, then its own pooling.
+"""CLIP's own opinion of a box or a mask, from its last map.
 
 Open-Vocabulary SAM (Yuan et al., 2024), after F-VLM (Kuo et al., 2023); repository
-HarborYuan/ovsam, `seg/models/detectors/ovsam.py`. The released code takes these boxes from the
-annotations, even where the prompt is a point. We take the prompt's box, and for prompts without one
-the box of the predicted mask: what a user of the model has.
+HarborYuan/ovsam, `seg/models/detectors/ovsam.py`.
 
-CLIP's own opinion of a mask, for backbones without an attention pool, such as ConvNeXt.
+Boxes: RoIAlign, then CLIP's own attention pool. The released code takes these boxes from the
+annotations, even where the prompt is a point. Here they are the prompt's boxes, and for prompts
+without one the box of the predicted mask, because users of the model have no annotations.
 
-The public code of Open-Vocabulary SAM averages CLIP's last map inside the predicted mask for them,
-and gives the mean to CLIP's own head (repository HarborYuan/ovsam, `seg/models/detectors/ovsam.py`;
-`mask_pool` and `OpenCLIPBackbone` as in repository lxtGH/OMG-Seg, which it shares code with).
+Masks, for backbones without an attention pool, such as ConvNeXt: the last map is averaged inside
+the predicted mask, and CLIP's own head takes the mean (`mask_pool` and `OpenCLIPBackbone` as in
+repository lxtGH/OMG-Seg, which ovsam shares code with).
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class ClipMaskPool(nn.Module):
         inside = (at_centres(low_res_masks, c5.shape[-1]) > 0).to(c5.dtype).flatten(1)  # NxL
         cells = c5[0].flatten(1).mT  # LxC
         # A mask without cells gives zeros. The released code adds 1e-8 to their number, the same in
-        # float32; but exporters leave so small a term out, and then 0 / 0 is no number.
+        # float32; but exporters leave out such a small term, and then 0 / 0 is NaN.
         mean = (inside / inside.sum(dim=1, keepdim=True).clamp(min=1)) @ cells  # NxC
         out: Tensor = self.mlp(self.norm(mean))
         return out

@@ -1,13 +1,9 @@
-"""CLIP's ResNets without their pooling: four feature maps of one image.
+"""CLIP's ResNets: four feature maps of one image, and the attention that pools the last one.
 
 CLIP (Radford et al., 2021), section 2.4 and appendix F; open_clip's `ModifiedResNet` for what the
 paper leaves out: three convolutions as the stem, and an average pool before every convolution that
-would have a stride. The attention that pools the last map is `attention_pool.AttentionPool`.
-
-The attention that pools a map of CLIP's ResNet into one vector of the text space.
-
-CLIP (Radford et al., 2021), section 2.4: a transformer-style attention whose query is the map's
-mean. open_clip's `AttentionPool2d`.
+would have a stride. The pool, open_clip's `AttentionPool2d`, is a transformer-style attention whose
+query is the map's mean; it returns one vector of the text space.
 """
 
 from __future__ import annotations
@@ -111,11 +107,11 @@ class Bottleneck(nn.Module):
         """Map BxCxHxW to BxC'xH/sxW/s."""
         out = F.relu(self.conv1(x))
         out = F.relu(self.conv2(out))
-        out = self.conv3(self._pooled(out))
-        kept = x if self.downsample is None else self.downsample(self._pooled(x))
+        out = self.conv3(self._pool(out))
+        kept = x if self.downsample is None else self.downsample(self._pool(x))
         return F.relu(out + kept)
 
-    def _pooled(self, x: Tensor) -> Tensor:
+    def _pool(self, x: Tensor) -> Tensor:
         return F.avg_pool2d(x, self.stride) if self.stride > 1 else x
 
 
@@ -130,9 +126,9 @@ def _stage(in_channels: int, out_channels: int, depth: int, stride: int) -> nn.S
 class AttentionPool(nn.Module):
     """Maps of a fixed grid to vectors of `embed_dim`.
 
-    Position 0 is the mean's, the others are the cells', row by row. Only the mean asks: so it is
-    multiplied with the keys' and values' matrices instead of every cell (`CrossAttention.read`,
-    exact), which for RN50x16 takes 74 M multiplications a map instead of 2.8 G.
+    Position 0 is the mean's, the others are the cells', row by row. The mean is the only query, so
+    it is multiplied with the keys' and values' matrices instead of every cell, which is exact
+    (`CrossAttention.attend_to_many`): 74 M multiplications a map for RN50x16 instead of 2.8 G.
     """
 
     def __init__(self, channels: int, grid: int, num_heads: int, embed_dim: int) -> None:
@@ -146,4 +142,4 @@ class AttentionPool(nn.Module):
         cells = maps.flatten(2).mT  # NxLxC
         tokens = torch.cat([cells.mean(dim=1, keepdim=True), cells], dim=1)  # Nx(1+L)xC
         tokens = tokens + self.positional_embedding
-        return self.attention.read(tokens[:, :1], tokens, tokens).squeeze(1)
+        return self.attention.attend_to_many(tokens[:, :1], tokens, tokens).squeeze(1)

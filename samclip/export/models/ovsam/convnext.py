@@ -1,7 +1,7 @@
 """ConvNeXt as CLIP's backbone: four feature maps of one image.
 
 A ConvNet for the 2020s (Liu et al., 2022), section 2; timm's `convnext_large`, which open_clip's
-`convnext_large_d_320` is built on, for names. Its opinion on regions is `clip_mask_pool`.
+`convnext_large_d_320` is built on, for names. `clip_regions.ClipMaskPool` pools its last map.
 """
 
 from __future__ import annotations

@@ -16,10 +16,10 @@ from samclip.export.models.two_way_transformer import TwoWayTransformer
 class LabelDecoder(TokenDecoder):
     """One mask per prompt, without a predicted IoU: tokens [label, mask, prompts].
 
-    The label token shapes the mask, through attention among the tokens. What `label_mlp` would make
-    of it for naming is multiplied by 0 in the released code; published weights have it, so it is
+    The label token shapes the mask, through attention among the tokens. `label_mlp` was meant for
+    naming, but the released code multiplies its output by 0; published weights have it, so it is
     here, and no output depends on it. State-dict keys are those of the published `mask_decoder.`,
-    but that what lies in its inner `mask_decoder.` lies here.
+    without the inner prefix `mask_decoder.`.
     """
 
     def __init__(self, embed_dim: int, dim: int = 256) -> None:
@@ -36,7 +36,7 @@ class LabelDecoder(TokenDecoder):
     ) -> Tensor:
         """Predict masks for B prompts on one image: low_res_masks, Bx1x4Gx4G logits.
 
-        The arguments are those of `samclip.export.models.mask_decoder.MaskDecoder`.
+        The arguments are those of `samclip.export.models.mask_decoder.SamMaskDecoder`.
         """
         label = self.label_token.weight
         _, masks = self.decode(label, image_embeddings, image_pe, sparse, dense)
@@ -61,7 +61,7 @@ class PromptedLabelDecoder(PromptedDecoder):
         """Segment one image by B prompts: low_res_masks, Bx1x4Gx4G logits.
 
         The arguments are those of `samclip.export.models.mask_decoder.PromptedMaskDecoder`. The
-        released model was trained with points and boxes; masks as prompts are SAM's encoder's.
+        released model was trained with points and boxes; mask prompts rely on SAM's prompt encoder.
         """
         sparse, dense = self.prompt_encoder(point_coords, point_labels, mask_input, has_mask_input)
         masks: Tensor = self.mask_decoder(image_embeddings, self.positions(), sparse, dense)
@@ -70,7 +70,7 @@ class PromptedLabelDecoder(PromptedDecoder):
     def without_masks(
         self, image_embeddings: Tensor, point_coords: Tensor, point_labels: Tensor
     ) -> Tensor:
-        """Do what `forward` does where no prompt has a mask."""
+        """Return the results of `forward` for prompts without masks."""
         sparse, dense = self.embed_without_masks(point_coords, point_labels)
         masks: Tensor = self.mask_decoder(image_embeddings, self.image_pe, sparse, dense)
         return masks

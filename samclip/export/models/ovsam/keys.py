@@ -1,4 +1,4 @@
-"""The published names of Open-Vocabulary SAM's tensors, and ours.
+"""The published names of Open-Vocabulary SAM's tensors, and the names in `Ovsam`.
 
 Four files make the model; each is known by its prefixes:
 
@@ -13,7 +13,7 @@ Where the names come from: `neck_student`, `fpn_neck` and `mask_decoder` are att
 configurations of `seg/configs/ovsam/` load from these files; what is below them are the modules of
 `seg/models/necks/transformer_neck.py` and `seg/models/heads/ovsam_head.py`, with `projection` of
 mmdet's `PatchEmbed` (`mmdet/models/layers/transformer/utils.py`) and `conv` of mmcv's `ConvModule`
-(`mmcv/cnn/bricks/conv_module.py`), which mmdet's `FPN` (`mmdet/models/necks/fpn.py`) is made of.
+(`mmcv/cnn/bricks/conv_module.py`), which mmdet's `FPN` (`mmdet/models/necks/fpn.py`) consists of.
 The sizes of the published files agree: their tensors as float32 are 536 MB and 31.5 MB.
 """
 
@@ -86,8 +86,8 @@ def prompt_encoder_state(state: Mapping[str, Tensor]) -> StateDict:
 def clip_resnet_state(state: Mapping[str, Tensor]) -> StateDict:
     """Take the visual side out of a CLIP ResNet's checkpoint, under the names of `Ovsam`.
 
-    Batch norms count the batches they have seen, which nothing reads; a count that was left out is
-    0. Raises CheckpointError when there is no visual side.
+    Batch norms count the batches they have seen, which nothing reads; missing counts become 0.
+    Raises CheckpointError when there is no visual side.
     """
     renamed = _renamed(state, RESNET_RULES, "visual.", "OpenAI's RN50x16")
     counts = {
@@ -109,8 +109,8 @@ def clip_convnext_state(state: Mapping[str, Tensor]) -> StateDict:
 def _renamed(state: Mapping[str, Tensor], rules: Rules, prefix: str, example: str) -> StateDict:
     """Rename the tensors below `prefix` by the first rule that fits each.
 
-    Raises CheckpointError when there are none, or one that no rule fits; `example` is a file that
-    would do.
+    Raises CheckpointError when there are none, or when no rule fits one of them; `example` is a
+    file that has them.
     """
     wanted = [key for key in state if key.startswith(prefix)]
     named = {key: _name(key, rules) for key in wanted}
@@ -124,7 +124,7 @@ def _renamed(state: Mapping[str, Tensor], rules: Rules, prefix: str, example: st
 
 
 def _name(key: str, rules: Rules) -> str | None:
-    """Tell our name of a published tensor; None when no rule fits."""
+    """Return the name in `Ovsam` of a published tensor; None when no rule fits."""
     for pattern, replacement in rules:
         if re.match(pattern, key):
             return re.sub(pattern, replacement, key, count=1)
@@ -132,6 +132,6 @@ def _name(key: str, rules: Rules) -> str | None:
 
 
 def _sample(rules: Rules) -> str:
-    """Show what the first rule's keys look like."""
+    """Return an example of the first rule's keys."""
     pattern = rules[0][0].replace("\\.", ".").replace("(\\d)", "0")
     return re.sub(r"\(([a-z]+)\|[a-z|]+\)", r"\1", pattern) + "*"

@@ -22,7 +22,7 @@ from samclip.export.models.ovsam.sam2clip import SAM_H_NECK, Fpn, NeckConfig, Sa
 from samclip.export.models.prompt_encoder import PromptEncoder
 from samclip.export.models.text_tower import TextTowerConfig
 
-# RGB in [0, 255]. The released model gives CLIP's backbone these, ImageNet's, not CLIP's own.
+# RGB in [0, 255]. The released model normalises with ImageNet's statistics, not with CLIP's own.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 
@@ -31,8 +31,8 @@ PIXEL_STD = (58.395, 57.12, 57.375)
 class OvsamConfig:
     """The architecture for square images of `image_size` pixels, a multiple of 32.
 
-    `text_tower` is that of the CLIP model whose backbone this is, or another whose space it was
-    taught; `fpn_channels` are the pyramid's.
+    `text_tower` is that of the CLIP model whose backbone this is, or another in whose space it was
+    trained; `fpn_channels` are the pyramid's.
     """
 
     backbone: ResNetConfig | ConvNextConfig
@@ -63,7 +63,7 @@ OVSAM_CONFIGS: Mapping[str, OvsamConfig] = MappingProxyType(
 
 
 class Ovsam(nn.Module):
-    """The parts of Open-Vocabulary SAM; `ovsam.keys` tells the published names of their tensors.
+    """The parts of Open-Vocabulary SAM; `ovsam.keys` has the published names of their tensors.
 
     The text tower, which no image needs, is left out unless `with_text`.
     """
@@ -94,7 +94,7 @@ class Ovsam(nn.Module):
 
 
 class OvsamEncoder(nn.Module):
-    """What an image needs once: backbone, neck and pyramid, as one graph."""
+    """Backbone, neck and pyramid, which an image needs once, as one graph."""
 
     def __init__(self, model: Ovsam) -> None:
         super().__init__()

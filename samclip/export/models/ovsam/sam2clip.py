@@ -1,13 +1,12 @@
-"""SAM2CLIP: the neck that makes SAM's image embeddings out of a CLIP backbone's maps.
+"""The necks of Open-Vocabulary SAM on a CLIP backbone's maps: SAM2CLIP, and the feature pyramid.
 
-Open-Vocabulary SAM (Yuan et al., 2024), "SAM2CLIP", distilled from SAM-H. The paper speaks of
-upsampling by interpolation; the released code, followed here, brings each level to stride 16 by a
-convolution of its own (repository HarborYuan/ovsam, `seg/models/necks/transformer_neck.py`).
+SAM2CLIP computes SAM's image embeddings, distilled from SAM-H (Yuan et al., 2024, "SAM2CLIP"). The
+paper speaks of upsampling by interpolation; the released code, followed here, brings each level to
+stride 16 by a separate convolution (repository HarborYuan/ovsam,
+`seg/models/necks/transformer_neck.py`).
 
-The feature pyramid on a CLIP backbone's maps, from which regions are classified.
-
-Feature Pyramid Networks (Lin et al., 2017), section 3, without norms or activations, as mmdet's
-`FPN` is by default; Open-Vocabulary SAM (Yuan et al., 2024), "CLIP2SAM".
+The pyramid, from which regions are classified ("CLIP2SAM"), is that of Feature Pyramid Networks
+(Lin et al., 2017), section 3, without norms or activations, as mmdet's `FPN` is by default.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ TOKEN_STRIDE = 16
 
 @dataclass(frozen=True)
 class NeckConfig:
-    """The size of the neck.
+    """The size of the neck: `depth` blocks of `width` channels, the last one global.
 
-    `depth` blocks of `width` channels in windows of `window_size` tokens, the last one global.
+    The others attend within windows of `window_size` tokens a side.
     """
 
     width: int
@@ -40,7 +39,7 @@ class NeckConfig:
     out_channels: int = EMBED_CHANNELS
 
 
-# That of the published neck: blocks like SAM-H's, five of them.
+# The size of the published neck: five blocks like SAM-H's.
 SAM_H_NECK = NeckConfig(width=1280, depth=5, num_heads=16)
 
 

@@ -106,7 +106,7 @@ def test_sizes(config: ResNetConfig, channels: tuple[int, ...], heads: int) -> N
 
 
 def test_the_whole_reference_pools_its_last_map() -> None:
-    """The parts that are compared one by one are what open_clip's network is made of."""
+    """The parts that are compared one by one together are open_clip's network."""
     network = reference(SMALL)
     backbone, pool = ours(SMALL, network)
     image = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(4))

@@ -180,7 +180,7 @@ def test_rn50_is_openai_rn50() -> None:
     assert {key: tuple(value.shape) for key, value in renamed.items()} == own
 
 
-# Published sizes of the files, in MB, which hold little beside float32 tensors.
+# Published sizes of the files, in MB, which hold little apart from float32 tensors.
 @pytest.mark.parametrize(
     ("shapes", "megabytes"), [(sam2clip_shapes(), 536), (clip2sam_shapes(), 31.5)]
 )
