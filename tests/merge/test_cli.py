@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from samclip.merge import cli
-from samclip.merge import merge_session as session
+from samclip.merge import cli, merge_session
 from samclip.merge.cli import app
 from samclip.merge.training.trainer import StoppedError
 
@@ -67,7 +66,7 @@ class Recorder:
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     recorder = Recorder()
-    monkeypatch.setattr(session, "Session", recorder)
+    monkeypatch.setattr(merge_session, "MergeSession", recorder)
     return recorder
 
 

@@ -6,11 +6,11 @@ import torch
 from photo_sources import write_photos
 
 from samclip.errors import ConfigError, InputError, TrainingError
-from samclip.merge import factories as build
-from samclip.merge.config.run import (
+from samclip.merge import factories
+from samclip.merge.config.run import RunConfig
+from samclip.merge.config.tables import (
     DataConfig,
     NameTeacherConfig,
-    RunConfig,
     SourceConfig,
     StudentConfig,
     TeachersConfig,
@@ -167,7 +167,7 @@ def test_auto_precision(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
     monkeypatch.setattr(
-        build,
+        factories,
         "Accelerator",
         lambda cpu, mixed_precision, kwargs_handlers: made.append((cpu, mixed_precision)),
     )

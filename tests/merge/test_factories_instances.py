@@ -9,18 +9,14 @@ import torch
 from tiny_ovsam_run import COLOURS, write_annotated
 
 from samclip.errors import ConfigError
-from samclip.merge.config.run import (
+from samclip.merge.config.tables import (
     DataConfig,
     InstanceSourceConfig,
     LabelsConfig,
     SourceConfig,
     StudentConfig,
 )
-from samclip.merge.factories import (
-    make_annotations,
-    make_labels,
-    make_sources,
-)
+from samclip.merge.factories import make_annotations, make_labels, make_sources
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from tiny_run import DIM, tiny_assembly, tiny_config, tiny_teachers, write_photo
 from samclip.errors import CheckpointError, TrainingError
 from samclip.export.checkpoints.fetch import file_sha256
 from samclip.export.families.merged_assembly import Checkpoints, assemble
-from samclip.merge import merge_session as sessions
+from samclip.merge import merge_session
 from samclip.merge.config.run import RunConfig
-from samclip.merge.merge_session import Session, SessionOptions
+from samclip.merge.merge_session import MergeSession, SessionOptions
 from samclip.merge.training.evaluation import read_records
 from samclip.merge.training.reporting import StepLog
 from samclip.merge.training.state import StateFolder
@@ -58,9 +58,9 @@ class Call:
         self.file.write_text("# the file\n")
         self.told = io.StringIO()
 
-    def __call__(self, config: RunConfig, **options: Any) -> Session:
+    def __call__(self, config: RunConfig, **options: Any) -> MergeSession:
         console = Console(file=self.told, width=200)
-        return Session(config, SessionOptions(self.output, self.file, **options), console)
+        return MergeSession(config, SessionOptions(self.output, self.file, **options), console)
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
         "make_vocabulary": lambda config, teacher: torch.eye(DIM),
     }
     for name, make in made.items():
-        monkeypatch.setattr(sessions, name, make)
+        monkeypatch.setattr(merge_session, name, make)
     return Call(tmp_path)
 
 
@@ -160,8 +160,10 @@ def test_a_state_of_another_model_is_refused(
     call: Call, config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     call(config).train()
-    monkeypatch.setattr(sessions, "make_student", lambda config: tiny_assembly(embed_dim=DIM + 1))
-    monkeypatch.setattr(sessions.Session, "_evaluator", lambda *_: None)
+    monkeypatch.setattr(
+        merge_session, "make_student", lambda config: tiny_assembly(embed_dim=DIM + 1)
+    )
+    monkeypatch.setattr(merge_session.MergeSession, "_evaluator", lambda *_: None)
     with pytest.raises(TrainingError, match=r"another model: its clip_head\.mlp\S* does not fit"):
         call(config).train()
 

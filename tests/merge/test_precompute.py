@@ -9,9 +9,9 @@ from samclip.merge.config.stages import Batch, Losses, MaskBatch, Stage, StitchS
 from samclip.merge.data.batches import Processes
 from samclip.merge.data.mask_prompts import Prompts
 from samclip.merge.data.pixels import PixelBatch
-from samclip.merge.precompute import Work, planned, precompute
+from samclip.merge.precompute import StreamWork, plan_work, precompute
 from samclip.merge.teachers.base import MaskAnswer
-from samclip.merge.training.targets import Teachers
+from samclip.merge.teachers.cached_teachers import Teachers
 
 
 class Names:
@@ -71,8 +71,8 @@ class Setting:
             self.names, lambda size: self.masks[size], nn.Identity, cache, device
         )
 
-    def work(self, *stages: Stage) -> list[Work]:
-        return planned(stages, self.sources, self.teachers, seed=0)  # type: ignore[arg-type]
+    def work(self, *stages: Stage) -> list[StreamWork]:
+        return plan_work(stages, self.sources, self.teachers, seed=0)  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -94,7 +94,7 @@ def test_the_digest_tells_runs_apart(read: Any) -> None:
         (('kind = "conse"', 'kind = "cones"'), r"cones.*\$\.teachers\.names\.kind"),
         (("steps = 10", 'steps = "10"'), r"Expected `int \| null`.*\$\.stages\[0\]\.steps"),
         (('name = "head"\nsteps', "steps"), "missing required field `name`"),
-        (("clip = 1.0 }", "clip = 1.0"), "no valid TOML"),
+        (("clip = 1.0 }", "clip = 1.0"), "not valid TOML"),
     ],
 )
 def test_mistakes_of_spelling_and_type(read: Any, change: tuple[str, str], message: str) -> None:
@@ -159,7 +159,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"gone.toml cannot be read: No such file"):
         read_config(tmp_path / "gone.toml")
     (tmp_path / "latin.toml").write_bytes(b'name = "\xe9"')
-    with pytest.raises(ConfigError, match="no valid TOML"):
+    with pytest.raises(ConfigError, match="not valid TOML"):
         read_config(tmp_path / "latin.toml")
 
 

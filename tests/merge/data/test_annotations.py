@@ -10,8 +10,7 @@ import torch
 from tiny_ovsam_run import COLOURS, annotated, colour_labels, write_annotated
 
 from samclip.errors import InputError
-from samclip.merge.data.annotations import Annotations, read_annotations
-from samclip.merge.data.instances import Instances
+from samclip.merge.data.annotations import Annotations, Instances, read_annotations
 from samclip.merge.data.photo_sources import FolderSource
 from samclip.merge.data.views import View
 

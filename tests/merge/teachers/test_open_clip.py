@@ -71,7 +71,9 @@ def test_without_a_table_the_statistics_are_clips(
     checkpoint: Path, tower: nn.Module, batch: PixelBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (checkpoint / "open_clip_config.json").unlink()
-    monkeypatch.setattr(open_clip, "_known", lambda _: open_clip.Model(24, MODEL["vision_cfg"]))
+    monkeypatch.setattr(
+        open_clip, "_library_table", lambda _: open_clip.ModelTable(24, MODEL["vision_cfg"])
+    )
     mean, std = (torch.tensor(v).reshape(3, 1, 1) for v in (CLIP_MEAN, CLIP_STD))
     with torch.no_grad():
         expected = tower((batch.pixels[:, :, :32, :32] / 255 - mean) / std)

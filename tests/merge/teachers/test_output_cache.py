@@ -8,11 +8,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from samclip.errors import InputError
-from samclip.merge.data.batches import Sample
+from samclip.merge.data.batches import PhotoView
 from samclip.merge.data.views import View
 from samclip.merge.teachers.output_cache import OutputCache, output_key
 
-SAMPLE = Sample("ab" * 32, View((40, 60), (0, 0, 60, 40), 64))
+SAMPLE = PhotoView("ab" * 32, View((40, 60), (0, 0, 60, 40), 64))
 KEY = output_key("teacher", SAMPLE)
 
 

@@ -13,7 +13,7 @@ from samclip.export.families.merged_assembly import Checkpoints, assemble
 from samclip.export.models.mask_decoder import PromptedMaskDecoder
 from samclip.merge.data.mask_prompts import point_prompts
 from samclip.merge.data.pixels import PixelBatch
-from samclip.merge.data.views import ViewOptions, draw_view, render
+from samclip.merge.data.views import WHOLE_PHOTO, draw_view, render
 from samclip.merge.teachers.base import MaskTeacher
 from samclip.merge.teachers.region_teacher import RegionOptions, find_regions
 from samclip.merge.teachers.sam import Sam
@@ -27,7 +27,7 @@ def sam(mobile_sam_checkpoint: Path) -> MaskTeacher:
 
 
 def seen(photo: NDArray[np.uint8], size: int) -> PixelBatch:
-    square, shown = render(draw_view(ViewOptions.plain(size), photo.shape[:2], 0), photo)
+    square, shown = render(draw_view(WHOLE_PHOTO, size, photo.shape[:2], 0), photo)
     return PixelBatch(square[None], torch.tensor([shown]))
 
 

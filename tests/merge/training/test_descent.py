@@ -15,9 +15,9 @@ from samclip.merge.config.stages import Batch, Losses, MaskBatch, TrainStage
 from samclip.merge.data.batches import Processes, StageInputs
 from samclip.merge.data.pixels import PixelBatch
 from samclip.merge.students.merged_student import Student
+from samclip.merge.teachers.cached_teachers import Teachers
 from samclip.merge.training.descent import Descent
 from samclip.merge.training.state import Place, State
-from samclip.merge.training.targets import Teachers
 
 CPU = torch.device("cpu")
 

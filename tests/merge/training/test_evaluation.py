@@ -13,10 +13,11 @@ from torch import Tensor
 
 from samclip.errors import TrainingError
 from samclip.export.models.mask_decoder import PromptedMaskDecoder
-from samclip.merge.config.run import EvaluationConfig
+from samclip.merge.config.tables import EvaluationConfig
 from samclip.merge.data.batches import ViewBatch
 from samclip.merge.data.mask_prompts import Prompts
-from samclip.merge.students.merged_student import Student, answer
+from samclip.merge.students.base import run_decoder
+from samclip.merge.students.merged_student import Student, pool_regions, region_weights
 from samclip.merge.teachers.base import MaskAnswer
 from samclip.merge.teachers.region_teacher import RegionTargets
 from samclip.merge.training.evaluation import (
@@ -29,7 +30,6 @@ from samclip.merge.training.evaluation import (
     mean,
     read_records,
 )
-from samclip.merge.training.losses import pool_regions, region_weights
 
 SIDE = SIZE // 4
 VOCABULARY = torch.cat([torch.eye(DIM), -torch.eye(DIM)])
@@ -74,7 +74,7 @@ class Masks:
         self.sign = sign
 
     def masks(self, embeddings: Tensor, prompts: Prompts) -> MaskAnswer:
-        told = answer(self.decoder, embeddings, prompts)
+        told = run_decoder(self.decoder, embeddings, prompts)
         return MaskAnswer(told.logits * self.sign, told.iou)
 
 

@@ -14,20 +14,15 @@ from samclip.merge.config.stages import (
     MaskLossConfig,
     TrainStage,
 )
-from samclip.merge.data.instances import PromptedTarget
-from samclip.merge.data.mask_prompts import Prompts, box_prompts, join, point_prompts
+from samclip.merge.data.mask_prompts import Prompts, box_prompts, join_prompts, point_prompts
 from samclip.merge.data.pixels import PixelBatch
 from samclip.merge.students.merged_student import Student
 from samclip.merge.teachers.base import MaskAnswer
 from samclip.merge.teachers.region_teacher import RegionTargets
-from samclip.merge.training.losses import MaskLossWeights, iou_loss, mask_loss
-from samclip.merge.training.objective import (
-    MaskTargets,
-    NameTargets,
-    mask_terms,
-    name_terms,
-    prompted_loss,
-)
+from samclip.merge.training.losses import iou_loss, mask_loss
+from samclip.merge.training.objective import mask_terms, name_terms, prompted_loss
+from samclip.merge.training.prompted_masks import PromptedTarget
+from samclip.merge.training.targets import MaskTargets, NameTargets
 
 SIDE = SIZE // 4
 
@@ -61,7 +56,7 @@ def batch() -> PixelBatch:
 
 def prompts() -> Prompts:
     points = point_prompts(torch.tensor([[10.0, 20.0], [30.0, 5.0]]))
-    return join([points, box_prompts(torch.tensor([[5.0, 5.0, 30.0, 30.0]]))])
+    return join_prompts([points, box_prompts(torch.tensor([[5.0, 5.0, 30.0, 30.0]]))])
 
 
 def regions(targets: Tensor, rows: Sequence[slice], weights: Sequence[float]) -> RegionTargets:
@@ -132,7 +127,7 @@ def answers(seed: int) -> MaskAnswer:
 def test_every_output_counts_or_the_best() -> None:
     ours, theirs, valid = answers(0), answers(1), torch.ones(SIDE, SIDE)
     target = PromptedTarget(prompts(), theirs, valid)
-    weights = MaskLossWeights(2.0, 3.0)
+    weights = MaskLossConfig(focal=2.0, dice=3.0)
     each = mask_loss(ours.logits, theirs.logits, valid, weights)  # 3x4
     rated = 0.5 * iou_loss(ours.iou, theirs.iou)
     config = MaskLossConfig(focal=2.0, dice=3.0, iou=0.5)

@@ -17,16 +17,15 @@ from tree import SUPPORT
 
 from samclip.export.families.merged_assembly import Checkpoints, assemble
 from samclip.merge.config.run import RunConfig
-from samclip.merge.data.instances import best_masks
 from samclip.merge.data.mask_prompts import point_prompts
 from samclip.merge.data.photo_sources import FolderSource
 from samclip.merge.data.pixels import PixelBatch
-from samclip.merge.data.views import ViewOptions, draw_view, render
+from samclip.merge.data.views import WHOLE_PHOTO, draw_view, render
 from samclip.merge.students.merged_student import Student
+from samclip.merge.teachers.cached_teachers import Teachers
 from samclip.merge.teachers.sam import Sam
 from samclip.merge.training.evaluation import ious, read_records
 from samclip.merge.training.reporting import StepLog
-from samclip.merge.training.targets import Teachers
 from samclip.runtime.assets import packaged_photos
 
 SCRIPT = SUPPORT / "tiny_run.py"
@@ -88,8 +87,8 @@ def mask_iou(student: Student, teacher: Sam, photos: list[PixelBatch]) -> float:
     with torch.no_grad():
         for photo in photos:
             encoded, embeddings = student.encode(photo), teacher.encode(photo)
-            ours = best_masks(student.masks(encoded, 0, grid))
-            found.append(ious(ours, best_masks(teacher.masks(embeddings, grid))).mean())
+            ours = student.masks(encoded, 0, grid).best_masks()
+            found.append(ious(ours, teacher.masks(embeddings, grid).best_masks()).mean())
     return float(torch.stack(found).mean())
 
 
@@ -124,7 +123,7 @@ def shown(photos: FolderSource) -> list[PixelBatch]:
     batches = []
     for index in range(len(photos)):
         photo = photos.photo(index)
-        view = draw_view(ViewOptions.plain(256), (photo.shape[0], photo.shape[1]), 0)
+        view = draw_view(WHOLE_PHOTO, 256, (photo.shape[0], photo.shape[1]), 0)
         square, size = render(view, photo)
         batches.append(PixelBatch(square[None], torch.tensor([size])))
     return batches

@@ -11,9 +11,9 @@ import pytest
 from safetensors.numpy import load_file
 from tree import SUPPORT
 
-from samclip.merge import launch as launching
-from samclip.merge.launch import launch, launched
+from samclip.merge.training import launcher
 from samclip.merge.training.evaluation import read_records
+from samclip.merge.training.launcher import is_launched, launch
 from samclip.merge.training.reporting import StepLog
 
 SCRIPT = SUPPORT / "tiny_run.py"
@@ -30,7 +30,7 @@ def test_processes_know_of_each_other(tmp_path: Path) -> None:
         "names = ('LOCAL_RANK', 'WORLD_SIZE', 'LOCAL_WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')",
         "open(place, 'w').write(' '.join(os.environ[name] for name in names))",
     )
-    assert not launched()
+    assert not is_launched()
     assert launch(tell, 2) == 0
     first, second = ((tmp_path / str(rank)).read_text().split() for rank in (0, 1))
     assert first[:4] == ["0", "2", "2", "127.0.0.1"]
@@ -39,7 +39,7 @@ def test_processes_know_of_each_other(tmp_path: Path) -> None:
 
 
 def test_one_that_fails_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launching, "GRACE", 0.2)
+    monkeypatch.setattr(launcher, "GRACE", 0.2)
     fail = script(
         "import os, sys, time", "sys.exit(3) if os.environ['RANK'] == '1' else time.sleep(60)"
     )
@@ -49,7 +49,7 @@ def test_one_that_fails_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_one_that_is_killed_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launching, "GRACE", 0.2)
+    monkeypatch.setattr(launcher, "GRACE", 0.2)
     assert launch(script("import os", "os.kill(os.getpid(), 9)"), 2) == 128 + signal.SIGKILL
 
 
@@ -67,7 +67,7 @@ def test_signals_reach_every_process_once(tmp_path: Path, number: signal.Signals
     )
     parent = script(
         "import sys",
-        "from samclip.merge.launch import launch",
+        "from samclip.merge.training.launcher import launch",
         f"sys.exit(launch({script(*heed)!r}, 2))",
     )
     process = subprocess.Popen(parent)
