@@ -50,7 +50,7 @@ from samclip.merge.data.photo_sources import (
 )
 from samclip.merge.data.shards import ShardSource
 from samclip.merge.students.base import Learner
-from samclip.merge.students.merged_student import Student
+from samclip.merge.students.merged_student import MergedStudent
 from samclip.merge.students.ovsam_student import OvsamStudent
 from samclip.merge.teachers.base import MaskTeacher, NameTeacher
 from samclip.merge.teachers.cached_teachers import Teachers
@@ -220,7 +220,13 @@ def make_name_teacher(config: NameTeacherConfig, device: torch.device) -> NameTe
         framing=config.framing,
         templates=TEMPLATES if config.templates is None else config.templates,
     )
-    return Conse(weights, resolve_checkpoint(config.text_checkpoint), names, options, device)
+    return Conse(
+        classifier=weights,
+        text=resolve_checkpoint(config.text_checkpoint),
+        class_names=names,
+        options=options,
+        device=device,
+    )
 
 
 def make_vocabulary(config: NameTeacherConfig, teacher: NameTeacher) -> Tensor:
@@ -257,7 +263,9 @@ def make_student(config: StudentConfig) -> Assembly | OvsamAssembly:
     if config.recogniser is not None:
         recogniser = resolve_checkpoint(config.recogniser)
         size = 1024 if config.image_size is None else config.image_size
-        return assemble_stitched(recogniser, main, text, size, config.pyramid)
+        return assemble_stitched(
+            recogniser=recogniser, sam=main, text=text, image_size=size, pyramid=config.pyramid
+        )
     clip = resolve_checkpoint(config.clip_checkpoint) if config.clip_checkpoint else None
     files = Checkpoints(main, clip, text)
     return assemble(files, config.model_type, config.image_size, config.head_pool)
@@ -299,7 +307,7 @@ def _make_ovsam(config: StudentConfig) -> OvsamAssembly:
 
 def make_learner(assembly: Assembly | OvsamAssembly) -> Learner:
     """Make the student of an assembly that is already on its device."""
-    return Student(assembly) if isinstance(assembly, Assembly) else OvsamStudent(assembly)
+    return MergedStudent(assembly) if isinstance(assembly, Assembly) else OvsamStudent(assembly)
 
 
 def read_student(checkpoint: Path) -> Assembly | OvsamAssembly:

@@ -97,7 +97,8 @@ def _stream_work(
     )
 
     def ask(batch: ViewBatch) -> None:
-        losses, embeddings = stage.losses, None
+        losses = stage.losses
+        embeddings = None
         if name == "names" and losses.clip:
             teachers.embeds(batch, keep=True)
         if name == "masks" and (losses.sam or losses.embed):

@@ -31,7 +31,7 @@ from samclip.merge.data.mask_prompts import Prompts
 from samclip.merge.data.photo_sources import FolderSource, split
 from samclip.merge.data.pixels import PixelBatch
 from samclip.merge.students.base import run_decoder
-from samclip.merge.students.merged_student import Student
+from samclip.merge.students.merged_student import MergedStudent
 from samclip.merge.teachers.base import MaskAnswer
 from samclip.merge.teachers.cached_teachers import Teachers
 from samclip.merge.training.evaluation import Evaluator
@@ -68,8 +68,8 @@ def tiny_assembly(seed: int = 0, **config: Any) -> Assembly:
     return Assembly(model, metadata)
 
 
-def tiny_student(seed: int = 0, **config: Any) -> Student:
-    return Student(tiny_assembly(seed, **config))
+def tiny_student(seed: int = 0, **config: Any) -> MergedStudent:
+    return MergedStudent(tiny_assembly(seed, **config))
 
 
 class ColourNames:

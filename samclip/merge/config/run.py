@@ -140,17 +140,19 @@ def _check(config: RunConfig) -> None:
     names = [stage.name for stage in config.stages]
     doubled = sorted({name for name in names if names.count(name) > 1})
     if not names or doubled:
-        said = f"two stages are called {doubled[0]!r}" if doubled else "there are no stages"
-        raise ConfigError(f"{said}; give [[stages]] with a name each, every name once")
+        problem = f"two stages are called {doubled[0]!r}" if doubled else "there are no stages"
+        raise ConfigError(f"{problem}; give [[stages]] with a name each, every name once")
     if not 0 <= config.data.holdout < 1:
         raise ConfigError(f"data.holdout is {config.data.holdout}; expected 0 to below 1")
     annotated = config.data.instances is not None and bool(config.data.instances.annotations)
     for stage in config.stages:
         check_stage(stage)
-        for what in needs(stage, annotated):
-            if getattr(config.teachers, what) is None:
-                raise ConfigError(f"stage {stage.name!r} needs [teachers.{what}]; add that table")
-        for stream in streams(stage):
+        for teacher in required_teachers(stage, annotated):
+            if getattr(config.teachers, teacher) is None:
+                raise ConfigError(
+                    f"stage {stage.name!r} needs [teachers.{teacher}]; add that table"
+                )
+        for stream in required_streams(stage):
             source = getattr(config.data, stream)
             if source is None or not (source.folders or source.shards):
                 raise ConfigError(
@@ -167,7 +169,7 @@ def _check_student(config: RunConfig, stage: Stage) -> None:
     """Check that the run's student can be trained by a stage."""
     student = config.student
     if not student.is_ovsam:
-        if streams(stage) and "instances" in streams(stage):
+        if required_streams(stage) and "instances" in required_streams(stage):
             raise ConfigError(
                 f"stage {stage.name!r} trains on instances, which takes a student of model_type "
                 f"{', '.join(OVSAM_CONFIGS)} or {OTHER_SIZES}"
@@ -194,7 +196,9 @@ def _check_student(config: RunConfig, stage: Stage) -> None:
         )
 
 
-def needs(stage: Stage, annotated: bool = False) -> tuple[Literal["names", "masks"], ...]:
+def required_teachers(
+    stage: Stage, annotated: bool = False
+) -> tuple[Literal["names", "masks"], ...]:
     """Return the teachers that a stage needs; `annotated` instances need none."""
     if isinstance(stage, StitchStage):
         return ("masks",)
@@ -205,7 +209,7 @@ def needs(stage: Stage, annotated: bool = False) -> tuple[Literal["names", "mask
     return (*(("names",) if names else ()), *(("masks",) if masks else ()))
 
 
-def streams(stage: Stage) -> tuple[StreamName, ...]:
+def required_streams(stage: Stage) -> tuple[StreamName, ...]:
     """Return the streams of photos that a stage reads."""
     if isinstance(stage, StitchStage):
         return ("masks",)

@@ -152,7 +152,7 @@ def _read_capped(path: Path) -> bytes:
     size = path.stat().st_size
     if size > MAX_IMAGE_BYTES:
         raise ImageError(
-            f"the photo {path} has {size:,} bytes, and the limit is {MAX_IMAGE_BYTES:,}; make it "
+            f"the photo {path} has {size:,} bytes, at most {MAX_IMAGE_BYTES:,} are read; make it "
             "smaller or exclude it"
         )
     return path.read_bytes()

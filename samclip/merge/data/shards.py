@@ -168,9 +168,9 @@ def _check_member(info: tarfile.TarInfo, count: int, shard: Path) -> None:
     elif info.issparse():
         reason = "it is a sparse file"
     elif info.size > MAX_IMAGE_BYTES:
-        reason = f"it has {info.size:,} bytes, and the limit is {MAX_IMAGE_BYTES:,}"
+        reason = f"it has {info.size:,} bytes, at most {MAX_IMAGE_BYTES:,} are read"
     elif count >= MAX_MEMBERS:
-        reason = f"it is beyond the first {MAX_MEMBERS:,} members, which is the limit"
+        reason = f"it is beyond the first {MAX_MEMBERS:,} members, the most that are read"
     if reason:
         raise InputError(f"the shard {shard} holds {info.name!r:.80}, which is refused: {reason}")
 

@@ -23,7 +23,7 @@ from samclip.merge.students.sizes import SizedModels
 from samclip.merge.teachers.base import MaskAnswer
 
 
-class Encoded:
+class MergedEncoded:
     """The results of one pass of the image encoder, each computed when it is first needed.
 
     The two results of a stitched encoder share only its backbone, so a loss on names does not
@@ -77,7 +77,7 @@ class MergedNames:
         return pool_regions(self.patches[index], weights)
 
 
-class Student:
+class MergedStudent:
     """A merged model with its pixel statistics, at any image size.
 
     The model stays in eval mode. Its frozen parts leave no autograd graph, because neither pixels
@@ -101,19 +101,19 @@ class Student:
         """The side in pixels of the squares that the model is built for."""
         return self.model.config.image_size
 
-    def encode(self, batch: PixelBatch) -> Encoded:
+    def encode(self, batch: PixelBatch) -> MergedEncoded:
         """Encode B pictures in squares of any size."""
         model = self._sized.at(batch.size)
-        return Encoded(model.image_encoder, batch.normalised(self.mean, self.std))
+        return MergedEncoded(model.image_encoder, batch.normalised(self.mean, self.std))
 
-    def names(self, encoded: Encoded, batch: PixelBatch) -> MergedNames:
+    def names(self, encoded: MergedEncoded, batch: PixelBatch) -> MergedNames:
         """Embed the pictures and their patches in the text space, without normalisation."""
         head = self._sized.at(encoded.size).clip_head
         token_mask = batch.token_mask(head.config.tokens)
         image, patches = head(encoded.features, token_mask)
         return MergedNames(image, patches, token_mask)
 
-    def masks(self, encoded: Encoded, index: int, prompts: Prompts) -> MaskAnswer:
+    def masks(self, encoded: MergedEncoded, index: int, prompts: Prompts) -> MaskAnswer:
         """Segment picture `index` of the batch by N prompts, in pixels of its square."""
         model = self._sized.at(encoded.size)
         decoder = PromptedMaskDecoder(model.prompt_encoder, model.mask_decoder)

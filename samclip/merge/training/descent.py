@@ -202,7 +202,12 @@ class Descent:
 
     def state(self, state: State) -> State:
         """Return `state` with the optimiser's moments and the average of weights."""
-        return State(state.place, state.model, self.optimiser.state(), self._average)
+        return State(
+            place=state.place,
+            model=state.model,
+            optimiser=self.optimiser.state(),
+            average=self._average,
+        )
 
     def load(self, state: State) -> None:
         """Restore the result of `state`; raises TrainingError for that of other parameters.

@@ -53,7 +53,7 @@ def learning_rate(stage: TrainStage, step: int, length: int) -> float:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedParameter:
     """A trained parameter, with its name and its factor on the learning rate."""
 
     name: str
@@ -61,7 +61,7 @@ class Trained:
     factor: float
 
 
-def select_parts(model: nn.Module, train: Mapping[str, float]) -> tuple[Trained, ...]:
+def select_parts(model: nn.Module, train: Mapping[str, float]) -> tuple[TrainedParameter, ...]:
     """Return the parameters within the parts named in `train`.
 
     A name such as `image_encoder.neck` stands for that module and everything in it. Where several
@@ -81,7 +81,7 @@ def select_parts(model: nn.Module, train: Mapping[str, float]) -> tuple[Trained,
         matching = [part for part in train if _is_within(name, part)]
         factor = train[max(matching, key=len)] if matching else 0.0
         if factor > 0:
-            trained.append(Trained(name, parameter, factor))
+            trained.append(TrainedParameter(name, parameter, factor))
     return tuple(trained)
 
 
@@ -91,7 +91,7 @@ def _is_within(name: str, part: str) -> bool:
 
 def freeze_all_but(
     model: nn.Module,
-    trained: Sequence[Trained],
+    trained: Sequence[TrainedParameter],
     batch_norms: Literal["frozen", "moving"] = "frozen",
 ) -> None:
     """Freeze all parameters except `trained`, and put the model in eval mode.
@@ -130,7 +130,7 @@ class PartsOptimiser:
     Vectors, such as biases and scales of norms, have no weight decay.
     """
 
-    def __init__(self, trained: Sequence[Trained], stage: TrainStage) -> None:
+    def __init__(self, trained: Sequence[TrainedParameter], stage: TrainStage) -> None:
         self._trained = tuple(trained)
         groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
         for part in self._trained:

@@ -29,7 +29,7 @@ from samclip.merge.data.photo_sources import PhotoSource
 from samclip.merge.data.sampler import Sampler, Sampling
 from samclip.merge.data.seeds import derive_seed
 from samclip.merge.students.base import Learner
-from samclip.merge.students.merged_student import Student
+from samclip.merge.students.merged_student import MergedStudent
 
 WEAK = 0.05  # root mean square of a weak feature, as a share of the features' median
 
@@ -49,9 +49,9 @@ def fit_stitch(
     several processes each computes the same. Raises ConfigError when the student has no stitch, or
     the teacher is not a TinyViT.
     """
-    encoder = student.model.image_encoder if isinstance(student, Student) else None
+    encoder = student.model.image_encoder if isinstance(student, MergedStudent) else None
     if (
-        not isinstance(student, Student)
+        not isinstance(student, MergedStudent)
         or not isinstance(encoder, StitchedEncoder)
         or not isinstance(teacher, TinyVit)
     ):
@@ -72,7 +72,13 @@ def fit_stitch(
         raise TrainingError(f"stage {stage.name!r} was given no photos; set photos above 0")
     stitch = encoder.stitch
     weight, bias = equations.solve(stage.ridge)
-    layer = StitchLayer(equations.scales(), weight, bias, stitch.hidden, generator)
+    layer = StitchLayer(
+        scales=equations.scales(),
+        weight=weight,
+        bias=bias,
+        hidden=stitch.hidden,
+        generator=generator,
+    )
     if stage.hidden is not None:
         fit_hidden_layer(layer, rows, stage.hidden, generator, advance)
     found = layer.weights()
@@ -81,7 +87,7 @@ def fit_stitch(
 
 def _features_and_targets(
     stage: StitchStage,
-    student: Student,
+    student: MergedStudent,
     encoder: StitchedEncoder,
     teacher: TinyVit,
     source: PhotoSource,

@@ -23,7 +23,7 @@ def found(tmp_path: Path) -> Annotations:
 
 
 def seen(annotations: Annotations, index: int, **changes: object) -> Instances:
-    """A photo's instances, at its own scale in a square of 128 px, or as `changes` say."""
+    """A photo's instances, at its own scale in a square of 128 px unless `changes` differ."""
     photo = annotations.photos.photo(index)
     height, width = photo.shape[:2]
     size = max(height, width)

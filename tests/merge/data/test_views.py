@@ -94,7 +94,7 @@ def test_rendered_mirror_and_colour(photo: NDArray[np.uint8]) -> None:
     assert float((dark - plain / 2).abs().max()) <= 1  # rounded to whole numbers
 
 
-def test_json_tells_views_apart() -> None:
+def test_json_distinguishes_views() -> None:
     view = View((400, 600), (0, 0, 600, 400), 64)
     others = [
         dataclasses.replace(view, **change)

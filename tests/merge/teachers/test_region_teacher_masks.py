@@ -53,18 +53,18 @@ def test_no_more_than_the_most_are_kept() -> None:
 
 def test_masks_and_areas_are_those_of_the_picture_without_padding() -> None:
     half = picture(height=32)  # 16 x 8 mask pixels
-    told = Told((0, 0, 8, 16, 0.9))  # half of the square; of the picture, 64 of 128
-    regions = find_regions(told, half, EMBEDDINGS, dataclasses.replace(OPTIONS, most_area=0.5))
+    teacher = Told((0, 0, 8, 16, 0.9))  # half of the square; of the picture, 64 of 128
+    regions = find_regions(teacher, half, EMBEDDINGS, dataclasses.replace(OPTIONS, most_area=0.5))
     assert len(regions) == 1
     assert int(regions.masks.sum()) == 64
     assert not regions.masks[0, 8:].any()
-    assert told.asked[0].coords[:, 0].tolist() == [[16, 8], [48, 8], [16, 24], [48, 24]]
+    assert teacher.asked[0].coords[:, 0].tolist() == [[16, 8], [48, 8], [16, 24], [48, 24]]
 
 
 def test_points_are_in_pixels_of_the_teachers_square() -> None:
-    told = Told()
-    find_regions(told, picture(16, 32, side=32), EMBEDDINGS, OPTIONS)
-    assert told.asked[0].coords[:, 0].tolist() == [[16, 8], [48, 8], [16, 24], [48, 24]]
+    teacher = Told()
+    find_regions(teacher, picture(16, 32, side=32), EMBEDDINGS, OPTIONS)
+    assert teacher.asked[0].coords[:, 0].tolist() == [[16, 8], [48, 8], [16, 24], [48, 24]]
 
 
 def test_one_picture_at_a_time() -> None:

@@ -1,4 +1,4 @@
-"""The teacher against the model it is made of, and what it finds in a photo."""
+"""The teacher against the model that it wraps, and its masks of a photo."""
 
 from pathlib import Path
 
@@ -74,7 +74,7 @@ def test_it_finds_the_cup(sam: MaskTeacher, photo: NDArray[np.uint8]) -> None:
     assert not on_cup.all()
 
 
-def test_fingerprints_tell_sizes_apart(sam: MaskTeacher, mobile_sam_checkpoint: Path) -> None:
+def test_fingerprints_distinguish_sizes(sam: MaskTeacher, mobile_sam_checkpoint: Path) -> None:
     assert Sam(mobile_sam_checkpoint, SIZE).fingerprint == sam.fingerprint
     assert Sam(mobile_sam_checkpoint, 128).fingerprint != sam.fingerprint
 

@@ -1,4 +1,4 @@
-"""Two processes do what one does, and end together."""
+"""Two processes give the result of one, and end together."""
 
 import signal
 import subprocess
@@ -79,7 +79,7 @@ def test_signals_reach_every_process_once(tmp_path: Path, number: signal.Signals
 
 def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    for folder, processes in ((one, 1), (two, 2)):  # both new: nothing of other tests is in them
+    for folder, processes in ((one, 1), (two, 2)):  # both new, without results of other tests
         command = [sys.executable, str(SCRIPT), str(folder)]
         assert launch(command, processes, {"OMP_NUM_THREADS": "1"}) == 0
     assert_alike(one, two)
@@ -95,8 +95,8 @@ def assert_alike(one: Path, two: Path) -> None:
         pytest.approx(numbers(row, columns), rel=3e-4) for row in others
     ]
     weights, also = load_file(one / "weights.safetensors"), load_file(two / "weights.safetensors")
-    # Rates are up to 1e-3, and Adam moves a weight whose gradient is nought but rounding as far as
-    # any other: the greatest difference is 6e-5, of the mean ones 4e-7.
+    # Rates are up to 1e-3, and Adam moves a weight whose gradient is only rounding noise as far as
+    # any other: the greatest difference is 6e-5, the greatest mean difference 4e-7.
     for name, weight in weights.items():
         assert np.abs(weight - also[name]).max() < 5e-4, name
         assert np.abs(weight - also[name]).mean() < 5e-6, name

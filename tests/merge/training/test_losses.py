@@ -35,7 +35,7 @@ def test_cosine_loss_by_hand() -> None:
 
 
 def test_focal_loss_by_hand() -> None:
-    # p = 1/2 everywhere: 0.25 * 0.5^2 * ln 2 on the foreground, 0.75 * 0.5^2 * ln 2 beside it.
+    # p = 1/2 everywhere: 0.25 * 0.5^2 * ln 2 on the foreground, 0.75 * 0.5^2 * ln 2 elsewhere.
     logits, targets = torch.zeros(1, 2), torch.tensor([[1.0, 0.0]])
     assert close(focal_loss(logits, targets, EVERYWHERE), 0.5 * 0.25 * math.log(2))
     assert close(focal_loss(logits, targets, torch.tensor([[1.0, 0.0]])), 0.0625 * math.log(2))

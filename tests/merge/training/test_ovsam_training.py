@@ -1,4 +1,4 @@
-"""Open-Vocabulary SAM's two stages: what moves, what stays, and that a stopped run goes on."""
+"""Open-Vocabulary SAM's two stages: trained and frozen parts, and stopped runs that go on."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_a_frozen_backbone_leaves_no_graph(tmp_path: Path) -> None:
     assert encoded.embeddings.requires_grad
 
 
-def test_a_prompt_has_one_mask_and_is_taken_at_its_word(tmp_path: Path) -> None:
+def test_a_prompt_has_a_single_mask(tmp_path: Path) -> None:
     student = ovsam_student()
     batch, _ = prepared(tmp_path)
     with torch.no_grad():
@@ -227,7 +227,7 @@ def test_what_was_trained_is_what_is_read(
     assert again.metadata.name == "tiny-ovsam"
     roles = [source.role for source in again.metadata.sources]
     assert roles == ["merged", "sam", "text", "teacher"]
-    assert not again.metadata.head_trained  # of two stages the first alone
+    assert not again.metadata.head_trained  # only the first of two stages was run
 
 
 def test_the_second_stage_trains_what_names() -> None:

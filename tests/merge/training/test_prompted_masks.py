@@ -21,7 +21,7 @@ SIDE = 4 * GRID  # of low-resolution masks, 128 px of the input
 
 
 class Squares:
-    """Sees around a point left of `blind` a square of 6 x 6 pixels, in a box the box; else none."""
+    """Answers a point left of `blind` with a square of 6 x 6 pixels, and a box with the box."""
 
     fingerprint, image_size = "squares", 16 * GRID
 
