@@ -14,7 +14,7 @@ from samclip.cli.options import Debug
 from samclip.cli.stop_signals import stop_code
 from samclip.cli.terminal import err, say
 from samclip.errors import TrainingError
-from samclip.merge.launch import launch, launched
+from samclip.merge.training.launcher import is_launched, launch
 
 PACKAGES = ("torch", "safetensors", "filelock", "accelerate")
 SELF = (sys.executable, "-c", "from samclip.commands import merge; merge()")
@@ -68,7 +68,7 @@ def merge(
         ),
     ] = False,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Begin anew, forgetting the folder's state and log.")
+        bool, typer.Option("--restart", help="Start again, forgetting the folder's state and log.")
     ] = False,
     precompute: Annotated[
         bool,
@@ -97,21 +97,26 @@ def merge(
     Ctrl-C stops it between two steps and keeps its state; the same command continues.
     """
     with report_errors(debug):
-        _require_packages()
-        # torch takes seconds to import: --help and usage errors do not wait for it.
+        missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+        if missing:
+            raise TrainingError(
+                f"samclip-merge needs {', '.join(missing)}, not installed here. "
+                "Install them: pip install 'samclip[merge]'"
+            )
+        # torch takes seconds to import: --help and usage errors must not wait for it.
         from samclip.merge.config.run import read_config  # noqa: PLC0415
         from samclip.merge.factories import require_devices  # noqa: PLC0415
-        from samclip.merge.merge_session import Session, SessionOptions  # noqa: PLC0415
+        from samclip.merge.merge_session import MergeSession, SessionOptions  # noqa: PLC0415
         from samclip.merge.training.trainer import StoppedError  # noqa: PLC0415
 
         if resume and restart:
             raise TrainingError("--resume and --restart contradict each other; give one")
         run = read_config(config, steps_scale)
-        if processes > 1 and evaluate_only is None and not launched():
+        if processes > 1 and evaluate_only is None and not is_launched():
             require_devices(processes)
             raise typer.Exit(launch([*SELF, *sys.argv[1:]], processes))
         folder = (output or Path("runs") / run.name).expanduser()
-        session = Session(run, SessionOptions(folder, config, resume, restart), err)
+        session = MergeSession(run, SessionOptions(folder, config, resume, restart), err)
         try:
             if evaluate_only is not None:
                 session.evaluate(evaluate_only)
@@ -122,16 +127,6 @@ def merge(
         except StoppedError as stopped:
             say(err, f"{stopped}; the same command continues the run in {folder}")
             raise typer.Exit(stop_code(stopped.number)) from stopped
-
-
-def _require_packages() -> None:
-    """Raise TrainingError, with the remedy, when the packages of training are not installed."""
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise TrainingError(
-            f"samclip-merge needs {', '.join(missing)}, not installed here. "
-            "Install them: pip install 'samclip[merge]'"
-        )
 
 
 def main() -> None:

@@ -1,7 +1,4 @@
-"""From a run's configuration to what it works with: student, teachers, photos, devices.
-
-The model that a run trains, from its checkpoints, or from what an earlier run wrote.
-"""
+"""Factories from a run's configuration: its devices, photos, teachers and student."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from samclip.errors import ConfigError, InputError, TrainingError
 from samclip.export.checkpoints.checkpoint import read_checkpoint
 from samclip.export.checkpoints.fetch import resolve_checkpoint
 from samclip.export.checkpoints.imagenet_classes import imagenet_names
-from samclip.export.checkpoints.text_source import TextSource, read_text
+from samclip.export.checkpoints.text_source import read_text
 from samclip.export.families.merged_assembly import Assembly, Checkpoints, assemble
 from samclip.export.families.ovsam_assembly import (
     OvsamAssembly,
@@ -32,43 +29,45 @@ from samclip.export.models.norms import fold_batch_norms
 from samclip.export.models.ovsam.clip_resnet import ResNetConfig
 from samclip.export.models.ovsam.model import OVSAM_CONFIGS, OvsamConfig
 from samclip.export.models.ovsam.sam2clip import NeckConfig
-from samclip.merge.config.run import (
+from samclip.merge.config.run import RunConfig
+from samclip.merge.config.stages import STREAMS, StreamName
+from samclip.merge.config.tables import (
+    OTHER_SIZES,
+    OVSAM_SIZE,
     DataConfig,
     InstanceSourceConfig,
     LabelsConfig,
     NameTeacherConfig,
-    RunConfig,
     SourceConfig,
     StudentConfig,
 )
-from samclip.merge.config.stages import STREAMS, StreamName
-from samclip.merge.config.tables import OTHER_SIZES, OVSAM_SIZE, OvsamSizes
 from samclip.merge.data.annotations import Annotations, read_annotations
 from samclip.merge.data.labels import TEMPLATES, Labels, embed_labels, embed_names
 from samclip.merge.data.photo_sources import (
     FolderSource,
     JoinedSource,
     PhotoSource,
-    ShardSource,
     split,
 )
-from samclip.merge.students.merged_student import Learner, Student
+from samclip.merge.data.shards import ShardSource
+from samclip.merge.students.base import Learner
+from samclip.merge.students.merged_student import MergedStudent
 from samclip.merge.students.ovsam_student import OvsamStudent
 from samclip.merge.teachers.base import MaskTeacher, NameTeacher
+from samclip.merge.teachers.cached_teachers import Teachers
 from samclip.merge.teachers.conse import Conse, ConseOptions
 from samclip.merge.teachers.sam import Sam
-from samclip.merge.training.targets import Teachers
 
 Sources = dict[StreamName, PhotoSource]
 
-PATIENCE = timedelta(days=1)  # of processes that wait while the first one evaluates
+TIMEOUT = timedelta(days=1)  # of processes that wait while the first one evaluates
 
 
 def make_accelerator(config: RunConfig) -> Accelerator:
-    """Find the devices and processes; Accelerate reads how it was launched.
+    """Make the accelerator for the devices and processes that this process was launched with.
 
-    `auto` precision is bf16 on CUDA devices that compute in it. On CPUs it is fp32: some advertise
-    bf16 instructions that a virtual machine does not let them use.
+    `auto` precision is bf16 on CUDA devices that compute in it. On CPUs it is fp32, because some
+    CPUs advertise bf16 instructions that their virtual machine does not allow.
     """
     cuda = torch.cuda.is_available()
     precision = config.precision
@@ -77,22 +76,22 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     return Accelerator(
         cpu=not cuda,
         mixed_precision="no" if precision == "fp32" else "bf16",
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
     )
 
 
 def require_devices(processes: int) -> None:
-    """Raise TrainingError where there are GPUs, but not one for each process."""
+    """Raise TrainingError where there are GPUs, but too few for one process each."""
     if torch.cuda.is_available() and torch.cuda.device_count() < processes:
         raise TrainingError(
-            f"{processes} processes want a GPU each, and this machine has "
+            f"{processes} processes need a GPU each, and this machine has "
             f"{torch.cuda.device_count()}; give --processes {torch.cuda.device_count()}, or hide "
             "the GPUs with CUDA_VISIBLE_DEVICES= to train on the CPU"
         )
 
 
 def make_annotations(config: InstanceSourceConfig | None) -> Annotations | None:
-    """Open photos with annotations; None where they are not annotated.
+    """Read the annotations of the instances' photos; None where these are not annotated.
 
     Raises InputError for folders and files that are missing or do not belong together.
     """
@@ -107,7 +106,7 @@ def make_labels(
 ) -> Labels | None:
     """Embed the classes of instances by the student's text tower; None where there are none.
 
-    Raises ConfigError where nothing says what they are.
+    Raises ConfigError where neither a vocabulary nor annotations define the classes.
     """
     tower = student.text_checkpoint or student.clip_checkpoint
     if config is None or tower is None:
@@ -118,7 +117,7 @@ def make_labels(
         lines = annotations.categories
     else:
         raise ConfigError(
-            "instances that are not annotated need [labels] vocabulary, a file with a class a line"
+            "instances without annotations need [labels] vocabulary, a file with one class a line"
         )
     text = read_text(read_checkpoint(resolve_checkpoint(tower)))
     return embed_labels(lines, text, config.templates)
@@ -127,23 +126,25 @@ def make_labels(
 def make_sources(
     config: DataConfig, seed: int, annotations: Annotations | None = None
 ) -> tuple[Sources, Sources]:
-    """Find the photos of all streams: those to train on, and those held back.
+    """Open the photos of all streams, split into those to train on and those held back.
 
-    `annotations` are those of the instances' stream, which then has the photos that they outline.
+    `annotations` are those of the instances' stream, which then has only the annotated photos.
     Raises InputError for folders that are missing or without photos.
     """
     train: Sources = {}
     held: Sources = {}
-    known: dict[SourceConfig, tuple[PhotoSource, PhotoSource]] = {}
+    opened: dict[SourceConfig, tuple[PhotoSource, PhotoSource]] = {}
     for name in STREAMS:
         source: SourceConfig | None = getattr(config, name)
         if source is None:
             continue
-        if source not in known:
-            photos = annotations.photos if annotations and name == "instances" else None
-            photos = open_source(source) if photos is None else photos
-            known[source] = split(photos, config.holdout, seed)
-        train[name], held[name] = known[source]
+        if source not in opened:
+            if annotations is not None and name == "instances":
+                photos = annotations.photos
+            else:
+                photos = open_source(source)
+            opened[source] = split(photos, config.holdout, seed)
+        train[name], held[name] = opened[source]
     return train, held
 
 
@@ -158,9 +159,9 @@ def open_source(config: SourceConfig) -> PhotoSource:
 
 
 def expand_shards(patterns: Sequence[str]) -> list[str]:
-    """List the files that `patterns` such as `cc12m/*.tar` stand for, each pattern's by name.
+    """List the files that match `patterns` such as `cc12m/*.tar`, sorted within each pattern.
 
-    Raises InputError for a pattern that stands for nothing.
+    Raises InputError for a pattern without a match.
     """
     files: list[str] = []
     for pattern in patterns:
@@ -170,40 +171,41 @@ def expand_shards(patterns: Sequence[str]) -> list[str]:
             continue
         found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
         if not found:
-            raise InputError(f"no shard is called {pattern}; give tar files that exist")
+            raise InputError(f"no shard matches {pattern}; give tar files that exist")
         files += map(str, found)
     return files
 
 
 def make_teachers(config: RunConfig, cache: Path, device: torch.device) -> Teachers:
-    """Make the teachers that the configuration has, annotations being one of them."""
+    """Make the teachers of the configuration, with the annotations."""
     names, masks = config.teachers.names, config.teachers.masks
     annotations = make_annotations(config.data.instances)
 
-    def masks_at(size: int) -> MaskTeacher:
+    def mask_checkpoint() -> Path:
         if masks is None:
             raise ConfigError("this run has no teacher of masks; add [teachers.masks] to its file")
-        return Sam(resolve_checkpoint(masks.checkpoint), size, device)
+        return resolve_checkpoint(masks.checkpoint)
 
-    def encoder() -> nn.Module:
-        if masks is None:
-            raise ConfigError("this run has no teacher of masks; add [teachers.masks] to its file")
-        model = assemble(Checkpoints(resolve_checkpoint(masks.checkpoint))).model
+    def masks_at(size: int) -> MaskTeacher:
+        return Sam(mask_checkpoint(), size, device)
+
+    def mask_encoder() -> nn.Module:
+        model = assemble(Checkpoints(mask_checkpoint())).model
         return fold_batch_norms(model.image_encoder).to(device)
 
     return Teachers(
-        None if names is None else make_name_teacher(names, device),
-        None if masks is None else masks_at,
-        encoder,
-        cache,
-        device,
-        make_labels(config.labels, config.student, annotations),
-        annotations,
+        names=None if names is None else make_name_teacher(names, device),
+        masks_at=None if masks is None else masks_at,
+        mask_encoder=mask_encoder,
+        cache=cache,
+        device=device,
+        labels=make_labels(config.labels, config.student, annotations),
+        annotations=annotations,
     )
 
 
 def make_name_teacher(config: NameTeacherConfig, device: torch.device) -> NameTeacher:
-    """Make the teacher of names. Raises ConfigError when its table lacks something."""
+    """Make the teacher of names. Raises ConfigError when its table lacks a key."""
     weights = resolve_checkpoint(config.checkpoint)
     if config.kind == "open_clip":
         from samclip.merge.teachers.open_clip import OpenClip  # noqa: PLC0415 - an optional package
@@ -219,19 +221,25 @@ def make_name_teacher(config: NameTeacherConfig, device: torch.device) -> NameTe
         framing=config.framing,
         templates=TEMPLATES if config.templates is None else config.templates,
     )
-    return Conse(weights, resolve_checkpoint(config.text_checkpoint), names, options, device)
+    return Conse(
+        classifier=weights,
+        text=resolve_checkpoint(config.text_checkpoint),
+        class_names=names,
+        options=options,
+        device=device,
+    )
 
 
 def make_vocabulary(config: NameTeacherConfig, teacher: NameTeacher) -> Tensor:
     """Embed the names on which student and teacher are compared: KxD.
 
-    Raises ConfigError when the configuration does not tell them.
+    Raises ConfigError when the configuration does not define them.
     """
     if config.vocabulary is None and isinstance(teacher, Conse):
         return teacher.class_embeddings
     if config.vocabulary is None or config.text_checkpoint is None:
         raise ConfigError(
-            "an evaluation compares names: [teachers.names] needs vocabulary, a file with a name "
+            "an evaluation compares names: [teachers.names] needs vocabulary, a file with one name "
             "a line, and text_checkpoint"
         )
     tower = read_text(read_checkpoint(resolve_checkpoint(config.text_checkpoint)))
@@ -239,7 +247,7 @@ def make_vocabulary(config: NameTeacherConfig, teacher: NameTeacher) -> Tensor:
 
 
 def read_lines(file: str) -> tuple[str, ...]:
-    """Read a file's lines, those that are not blank. Raises TrainingError."""
+    """Read the lines of a file that are not blank. Raises TrainingError."""
     try:
         text = Path(file).expanduser().read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -248,7 +256,7 @@ def read_lines(file: str) -> tuple[str, ...]:
 
 
 def make_student(config: StudentConfig) -> Assembly | OvsamAssembly:
-    """Put the student together as it starts. Raises CheckpointError."""
+    """Assemble the student from its checkpoints. Raises CheckpointError."""
     if config.is_ovsam:
         return _make_ovsam(config)
     main = resolve_checkpoint(config.checkpoint)
@@ -256,42 +264,55 @@ def make_student(config: StudentConfig) -> Assembly | OvsamAssembly:
     if config.recogniser is not None:
         recogniser = resolve_checkpoint(config.recogniser)
         size = 1024 if config.image_size is None else config.image_size
-        return assemble_stitched(recogniser, main, text, size, config.pyramid)
+        return assemble_stitched(
+            recogniser=recogniser, sam=main, text=text, image_size=size, pyramid=config.pyramid
+        )
     clip = resolve_checkpoint(config.clip_checkpoint) if config.clip_checkpoint else None
     files = Checkpoints(main, clip, text)
     return assemble(files, config.model_type, config.image_size, config.head_pool)
 
 
 def _make_ovsam(config: StudentConfig) -> OvsamAssembly:
-    """Put an Open-Vocabulary SAM together as its training starts."""
-    given = (config.clip_checkpoint, config.text_checkpoint, config.sam2clip)
-    clip, text, sam2clip = (None if name is None else resolve_checkpoint(name) for name in given)
+    """Assemble an Open-Vocabulary SAM for its training."""
+    names = (config.clip_checkpoint, config.text_checkpoint, config.sam2clip)
+    clip, text, sam2clip = (None if name is None else resolve_checkpoint(name) for name in names)
     files = OvsamFiles(resolve_checkpoint(config.checkpoint), clip, text, sam2clip)
     model_type = config.model_type or OTHER_SIZES
-    sizes = config.sizes
-    known = OVSAM_CONFIGS.get(model_type)
-    if known is None:
-        if sizes is None:
-            raise ConfigError(f"model_type {OTHER_SIZES!r} needs [student.sizes]")
-        known = _ovsam_config(sizes, read_text(read_checkpoint(text or clip or files.sam)))
+    published = OVSAM_CONFIGS.get(model_type)
+    if published is not None:
+        model_config = published
+    elif config.sizes is not None:
+        sizes = config.sizes
+        tower = read_text(read_checkpoint(text or clip or files.sam)).config
+        model_config = OvsamConfig(
+            backbone=ResNetConfig(
+                width=sizes.width,
+                depths=sizes.depths,
+                embed_dim=tower.embed_dim,
+                pool_grid=sizes.pool_grid,
+            ),
+            text_tower=tower,
+            neck=NeckConfig(
+                width=sizes.neck_width,
+                depth=sizes.neck_depth,
+                num_heads=sizes.neck_heads,
+                window_size=sizes.neck_window,
+            ),
+            fpn_channels=sizes.fpn_channels,
+        )
+    else:
+        raise ConfigError(f"model_type {OTHER_SIZES!r} needs [student.sizes]")
     size = config.image_size or OVSAM_SIZE
-    return assemble_ovsam(files, model_type, replace(known, image_size=size))
-
-
-def _ovsam_config(sizes: OvsamSizes, text: TextSource) -> OvsamConfig:
-    dim = text.config.embed_dim
-    backbone = ResNetConfig(sizes.width, sizes.depths, dim, sizes.pool_grid)
-    neck = NeckConfig(sizes.neck_width, sizes.neck_depth, sizes.neck_heads, sizes.neck_window)
-    return OvsamConfig(backbone, text.config, neck, fpn_channels=sizes.fpn_channels)
+    return assemble_ovsam(files, model_type, replace(model_config, image_size=size))
 
 
 def make_learner(assembly: Assembly | OvsamAssembly) -> Learner:
-    """Make the student of an assembly, which lies where it is to be trained."""
-    return Student(assembly) if isinstance(assembly, Assembly) else OvsamStudent(assembly)
+    """Make the student of an assembly that is already on its device."""
+    return MergedStudent(assembly) if isinstance(assembly, Assembly) else OvsamStudent(assembly)
 
 
 def read_student(checkpoint: Path) -> Assembly | OvsamAssembly:
-    """Read what an earlier run wrote. Raises CheckpointError."""
+    """Read the checkpoint that a run wrote. Raises CheckpointError."""
     if is_ovsam(checkpoint):
         return read_ovsam(checkpoint)
     return assemble(Checkpoints(checkpoint))

@@ -1,9 +1,4 @@
-"""One call of the command: the folder of a run made ready, trained in, and its result written.
-
-Which checkpoints taught a model: what its metadata says beside those that it was made of.
-
-What comes of a run: the trained model, with what the run did in its metadata.
-"""
+"""One call of `samclip-merge`: the preparation of the run's folder, the work, and its result."""
 
 from __future__ import annotations
 
@@ -20,8 +15,9 @@ from samclip.export.checkpoints.checkpoint import weights_file, weights_name
 from samclip.export.checkpoints.fetch import file_sha256, packaged_license, resolve_checkpoint
 from samclip.export.families.merged_assembly import Assembly, save_merged
 from samclip.export.families.ovsam_assembly import OvsamAssembly, save_ovsam
-from samclip.merge.config.run import RunConfig, TeachersConfig
+from samclip.merge.config.run import RunConfig
 from samclip.merge.config.stages import TrainStage
+from samclip.merge.config.tables import TeachersConfig
 from samclip.merge.data.batches import Processes
 from samclip.merge.data.photo_sources import PhotoSource
 from samclip.merge.factories import (
@@ -33,69 +29,24 @@ from samclip.merge.factories import (
     make_vocabulary,
     read_student,
 )
-from samclip.merge.precompute import planned, precompute
-from samclip.merge.students.merged_student import Learner
+from samclip.merge.precompute import plan_work, precompute
+from samclip.merge.students.base import Learner
 from samclip.merge.training.evaluation import Evaluator
 from samclip.merge.training.reporting import ConsoleReporter, Reporter, Silent
 from samclip.merge.training.state import State, StateFolder
 from samclip.merge.training.trainer import Run, Trainer
 from samclip.runtime.bundles.manifest import Source
 
-
-def teacher_sources(teachers: TeachersConfig) -> tuple[Source, ...]:
-    """Name the teachers' checkpoints with their SHA-256, each once.
-
-    Raises CheckpointError for one that is missing.
-    """
-    asked = (teachers.names, teachers.masks)
-    found = [_source(teacher.checkpoint) for teacher in asked if teacher is not None]
-    return tuple(dict.fromkeys(found))
-
-
-def _source(checkpoint: str) -> Source:
-    path = weights_file(resolve_checkpoint(checkpoint))
-    digest = file_sha256(path)
-    license_name = packaged_license(digest) or "unknown"
-    return Source(role="teacher", file=weights_name(path), sha256=digest, license=license_name)
-
-
-HEADS = ("clip_head", "roi_classifier")
-
-
-def write_result(config: RunConfig, assembly: Assembly | OvsamAssembly, path: Path) -> Path:
-    """Write a run's model to `path`. Raises WriteError when the disk refuses."""
-    taught_by = teacher_sources(config.teachers)
-    said = {
-        "name": config.name,
-        "license": config.license,
-        "notes": config.notes,
-        "head_trained": assembly.metadata.head_trained or trains_head(config),
-        "sources": tuple(dict.fromkeys((*assembly.metadata.sources, *taught_by))),
-    }
-    if isinstance(assembly, OvsamAssembly):
-        metadata = msgspec.structs.replace(assembly.metadata, **said)
-        return save_ovsam(replace(assembly, metadata=metadata), path)
-    merged = msgspec.structs.replace(assembly.metadata, **said)
-    return save_merged(Assembly(assembly.model, merged, assembly.tokenizer), path)
-
-
-def trains_head(config: RunConfig) -> bool:
-    """Whether any stage trains what names: a CLIP head, or a classifier of regions."""
-    return any(
-        isinstance(stage, TrainStage) and any(part.startswith(HEADS) for part in stage.train)
-        for stage in config.stages
-    )
-
-
 CHECKPOINT = "merged.safetensors"
 CONFIG = "config.toml"
 EVALUATIONS = "evaluation.json"
-HELD_BACK = "held_back.txt"  # the photos that were not trained on
+HELD_BACK = "held_back.txt"  # the photos that are not trained on
+NAMING_PARTS = ("clip_head", "roi_classifier")
 
 
 @dataclass(frozen=True)
 class SessionOptions:
-    """The run's folder, its file, and what to do about a state that the folder holds."""
+    """The run's folder, its file, and the treatment of a state that the folder holds."""
 
     output: Path
     file: Path
@@ -103,11 +54,12 @@ class SessionOptions:
     restart: bool = False
 
 
-class Session:
-    """A run's configuration brought to life."""
+class MergeSession:
+    """A run's configuration with its teachers, photos and devices."""
 
     def __init__(self, config: RunConfig, options: SessionOptions, console: Console) -> None:
-        self._config, self._options = config, options
+        self._config = config
+        self._options = options
         self._accelerator = make_accelerator(config)
         main = self._accelerator.is_main_process
         self._reporter: Reporter = ConsoleReporter(console) if main else Silent()
@@ -123,39 +75,38 @@ class Session:
         assembly = make_student(self._config.student)
         assembly.model.to(self._accelerator.device)
         student = make_learner(assembly)
-        evaluator = self._evaluator(student, self._options.output / EVALUATIONS)
         run = Run(
-            self._config,
-            self._options.output,
-            student,
-            self._teachers,
-            self._train,
-            evaluator,
-            self._accelerator,
-            self._reporter,
+            config=self._config,
+            output=self._options.output,
+            student=student,
+            teachers=self._teachers,
+            sources=self._train,
+            evaluator=self._evaluator(student, self._options.output / EVALUATIONS),
+            accelerator=self._accelerator,
+            reporter=self._reporter,
         )
-        Trainer(run).train(self._state(StateFolder(self._options.output / "state")))
+        Trainer(run).train(self._read_state(StateFolder(self._options.output / "state")))
         if self._accelerator.is_main_process:
             path = write_result(self._config, assembly, self._options.output / CHECKPOINT)
             self._reporter.note(f"the merged model is {path}; export it with samclip-export")
 
     def evaluate(self, checkpoint: Path) -> None:
-        """Judge a merged checkpoint."""
+        """Evaluate a merged checkpoint on the held-back photos."""
         assembly = read_student(checkpoint)
         assembly.model.to(self._accelerator.device)
         student = make_learner(assembly)
         evaluator = self._evaluator(student, None)
         if evaluator is None:
             raise TrainingError(
-                "an evaluation needs both teachers and photos held back: data.holdout above 0"
+                "an evaluation needs both teachers and held-back photos: data.holdout above 0"
             )
         self._reporter.note(evaluator.evaluate(student, checkpoint.name, None).line())
 
     def precompute(self) -> None:
-        """Ask the teachers about every view that the stages will use and that comes again."""
+        """Ask the teachers about all fixed views of the stages, and keep their answers."""
         accelerator = self._accelerator
         processes = Processes(accelerator.process_index, accelerator.num_processes)
-        works = planned(self._config.stages, self._train, self._teachers, self._config.seed)
+        works = plan_work(self._config.stages, self._train, self._teachers, self._config.seed)
         if not works:
             raise TrainingError("no stage has fixed views to precompute; set views in its batches")
         for work in works:
@@ -164,19 +115,24 @@ class Session:
             self._reporter.note(f"{work.title}: {count} views")
 
     def _evaluator(self, student: Learner, file: Path | None) -> Evaluator | None:
-        """Make the judge; None, with a note, where teachers or photos are missing."""
+        """Make the evaluator; None, with a note, where teachers or photos are missing."""
         names = self._config.teachers.names
         source = self._held.get("masks", self._held.get("names"))
         if names is None or self._config.teachers.masks is None or not source or not len(source):
             self._reporter.note("nothing is evaluated: it takes both teachers and data.holdout")
             return None
         config = self._config.evaluation
-        size = config.size or student.image_size
-        vocabulary = make_vocabulary(names, self._teachers.names)
-        return Evaluator(config, self._teachers, source, vocabulary, size, file)
+        return Evaluator(
+            config=config,
+            teachers=self._teachers,
+            source=source,
+            vocabulary=make_vocabulary(names, self._teachers.names),
+            size=config.size or student.image_size,
+            file=file,
+        )
 
     def _prepare_folder(self) -> None:
-        """Make the folder ready. Raises TrainingError when it holds what does not belong."""
+        """Prepare the run's folder. Raises TrainingError when it holds another run's state."""
         output, options = self._options.output, self._options
         states = StateFolder(output / "state")
         if self._accelerator.is_main_process:
@@ -187,29 +143,75 @@ class Session:
                 (output / EVALUATIONS).unlink(missing_ok=True)
             if options.resume and not states.file.exists():
                 raise TrainingError(f"{output} holds no state to resume; leave --resume out")
-            self._state(states)  # refuses another run's before anything is written
+            self._read_state(states)  # refuses another run's before anything is written
             for folder in (output, states.file.parent):
                 remove_abandoned(folder)
-            for name, data in (
-                (CONFIG, options.file.read_bytes()),
-                (HELD_BACK, _listing(self._held.values())),
-            ):
-                with result_file(output / name) as file:
-                    file.write(data)
+            with result_file(output / CONFIG) as file:
+                file.write(options.file.read_bytes())
+            with result_file(output / HELD_BACK) as file:
+                file.write(_list_photos(self._held.values()))
         self._accelerator.wait_for_everyone()
 
-    def _state(self, states: StateFolder) -> State | None:
-        """Read the folder's state. Raises TrainingError for another run's, but for --resume."""
+    def _read_state(self, states: StateFolder) -> State | None:
+        """Read the folder's state. Raises TrainingError for another run's, except with --resume."""
         state = states.read(None if self._options.resume else self._config.digest)
         if state is not None and state.place.stage > len(self._config.stages):
             raise TrainingError(
                 f"the state stands at stage {state.place.stage + 1}, and the file has "
-                f"{len(self._config.stages)}; give the run's own file, or begin anew with --restart"
+                f"{len(self._config.stages)}; give the run's own file, or start again with "
+                "--restart"
             )
         return state
 
 
-def _listing(sources: Iterable[PhotoSource]) -> bytes:
-    """List the photos of all sources, a SHA-256 a line."""
+def _list_photos(sources: Iterable[PhotoSource]) -> bytes:
+    """List the photos of all sources, one SHA-256 a line."""
     keys = {source.key(index) for source in sources for index in range(len(source))}
     return "".join(f"{key}\n" for key in sorted(keys)).encode()
+
+
+def write_result(config: RunConfig, assembly: Assembly | OvsamAssembly, path: Path) -> Path:
+    """Write a run's model to `path`, with the run's facts in its metadata. Raises WriteError."""
+    teachers = teacher_sources(config.teachers)
+    facts = {
+        "name": config.name,
+        "license": config.license,
+        "notes": config.notes,
+        "head_trained": assembly.metadata.head_trained or trains_head(config),
+        "sources": tuple(dict.fromkeys((*assembly.metadata.sources, *teachers))),
+    }
+    if isinstance(assembly, OvsamAssembly):
+        metadata = msgspec.structs.replace(assembly.metadata, **facts)
+        return save_ovsam(replace(assembly, metadata=metadata), path)
+    merged = msgspec.structs.replace(assembly.metadata, **facts)
+    return save_merged(Assembly(assembly.model, merged, assembly.tokenizer), path)
+
+
+def teacher_sources(teachers: TeachersConfig) -> tuple[Source, ...]:
+    """Return the teachers' checkpoints with their SHA-256, each once.
+
+    Raises CheckpointError for one that is missing.
+    """
+    sources = []
+    for teacher in (teachers.names, teachers.masks):
+        if teacher is None:
+            continue
+        path = weights_file(resolve_checkpoint(teacher.checkpoint))
+        digest = file_sha256(path)
+        sources.append(
+            Source(
+                role="teacher",
+                file=weights_name(path),
+                sha256=digest,
+                license=packaged_license(digest) or "unknown",
+            )
+        )
+    return tuple(dict.fromkeys(sources))
+
+
+def trains_head(config: RunConfig) -> bool:
+    """Return whether any stage trains a part that names: a CLIP head, or a region classifier."""
+    return any(
+        isinstance(stage, TrainStage) and any(part.startswith(NAMING_PARTS) for part in stage.train)
+        for stage in config.stages
+    )

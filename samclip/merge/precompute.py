@@ -1,7 +1,7 @@
-"""Teachers asked beforehand: everything that the stages of a run will want of their fixed views.
+"""The teachers' answers computed in advance, for all fixed views that the stages of a run will use.
 
-What is kept already is not asked again, so the work may be stopped and begun anew at any time, and
-divided among processes that share the folder.
+Answers that are already on disk are not computed again, so the work may be stopped and started
+again at any time, and divided among processes that share the folder.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from samclip.merge.config.stages import STREAMS, Batch, Stage, StreamName, Train
 from samclip.merge.data.batches import Processes, ViewBatch, ViewStream
 from samclip.merge.data.photo_sources import PhotoSource
 from samclip.merge.data.sampler import Draw, Sampler, Sampling
-from samclip.merge.training.targets import Teachers
+from samclip.merge.teachers.cached_teachers import Teachers
 from samclip.runtime.series import prefetch
 
 VIEWS_AT_ONCE = 4
@@ -22,8 +22,8 @@ Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Work:
-    """One stream of a stage at one size, its photos with `views` views each, and who is asked."""
+class StreamWork:
+    """One stream of a stage at one size: its photos, with `views` views each, to ask about."""
 
     title: str
     stream: ViewStream
@@ -32,43 +32,49 @@ class Work:
 
     @property
     def photos(self) -> int:
-        """Count the photos, of which each process takes its part."""
+        """The number of photos, of which each process takes its part."""
         return len(self.stream.source)
 
 
-def planned(
+def plan_work(
     stages: Sequence[Stage],
     sources: Mapping[StreamName, PhotoSource],
     teachers: Teachers,
     seed: int,
-) -> list[Work]:
-    """List the work for the streams that have fixed views; others keep nothing.
+) -> list[StreamWork]:
+    """List the streams with fixed views; answers for others are not kept.
 
     `sources` are the photos to train on, `seed` is the run's.
     """
-    return [
-        _work(stage, name, size, sources[name], teachers, seed)
-        for stage in stages
-        if isinstance(stage, TrainStage)
-        for name in STREAMS
-        for size in _sizes(getattr(stage, name))
-        if name in sources and not (name == "instances" and teachers.annotations is not None)
-    ]
+    works = []
+    for stage in stages:
+        if not isinstance(stage, TrainStage):
+            continue
+        for name in STREAMS:
+            batch: Batch | None = getattr(stage, name)
+            annotated = name == "instances" and teachers.annotations is not None
+            if batch is None or not batch.views or name not in sources or annotated:
+                continue
+            works += [
+                _stream_work(stage, name, size, sources[name], teachers, seed)
+                for size in batch.sizes
+            ]
+    return works
 
 
 def precompute(
-    work: Work,
+    work: StreamWork,
     processes: Processes,
     report: Report,
     views_at_once: int = VIEWS_AT_ONCE,
 ) -> int:
-    """Ask about every fixed view of this process's photos; returns how many views these are.
+    """Ask about every fixed view of this process's photos; returns the number of views.
 
     `report` is called once for each photo that is done. Raises ImageError for a photo that cannot
     be read.
     """
     done = 0
-    draws = _batches(work, processes, views_at_once)
+    draws = _chunk_draws(work, processes, views_at_once)
     for batch in prefetch(work.stream.render, draws):
         work.ask(batch)
         before, done = done, done + len(batch.samples)
@@ -77,39 +83,41 @@ def precompute(
     return done
 
 
-def _work(
+def _stream_work(
     stage: TrainStage,
     name: StreamName,
     size: int,
     source: PhotoSource,
     teachers: Teachers,
     seed: int,
-) -> Work:
+) -> StreamWork:
     config: Batch = getattr(stage, name)
-    sampler = Sampler(source, Sampling(seed, stage.name, name, config.batch, config.views))
-    stream = ViewStream(source, sampler, config.view.at(size))
+    sampling = Sampling(
+        seed=seed, stage=stage.name, stream=name, batch=config.batch, fixed_views=config.views
+    )
 
     def ask(batch: ViewBatch) -> None:
-        _ask(teachers, batch, stage, name, config)
+        losses = stage.losses
+        embeddings = None
+        if name == "names" and losses.clip:
+            teachers.embeds(batch, keep=True)
+        if name == "masks" and (losses.sam or losses.embed):
+            embeddings = teachers.embeddings(batch, keep=True)
+        if name == "instances" or (losses.region and config.regions):
+            teachers.regions(batch, config.regions, True, embeddings)
 
-    return Work(f"{stage.name}: {name} at {size} px", stream, config.views, ask)
+    return StreamWork(
+        title=f"{stage.name}: {name} at {size} px",
+        stream=ViewStream(source, Sampler(source, sampling), config.view, size),
+        views=config.views,
+        ask=ask,
+    )
 
 
-def _ask(
-    teachers: Teachers, batch: ViewBatch, stage: TrainStage, name: StreamName, config: Batch
-) -> None:
-    """Ask what the stage's losses want to know of one of its streams."""
-    losses, embeddings = stage.losses, None
-    if name == "names" and losses.clip:
-        teachers.embeds(batch, keep=True)
-    if name == "masks" and (losses.sam or losses.embed):
-        embeddings = teachers.embeddings(batch, keep=True)
-    if name == "instances" or (losses.region and config.regions):
-        teachers.regions(batch, config.regions, True, embeddings)
-
-
-def _batches(work: Work, processes: Processes, views_at_once: int) -> Iterator[Sequence[Draw]]:
-    """Yield the draws of this process's photos, so many at a time."""
+def _chunk_draws(
+    work: StreamWork, processes: Processes, views_at_once: int
+) -> Iterator[Sequence[Draw]]:
+    """Yield the draws of this process's photos, `views_at_once` at a time."""
     waiting: list[Draw] = []
     for index in range(processes.rank, work.photos, processes.world):
         waiting += work.stream.sampler.fixed_draws(index)
@@ -118,8 +126,3 @@ def _batches(work: Work, processes: Processes, views_at_once: int) -> Iterator[S
             waiting = waiting[views_at_once:]
     if waiting:
         yield waiting
-
-
-def _sizes(batch: Batch | None) -> tuple[int, ...]:
-    """Tell the sizes of a stream with fixed views; none for any other."""
-    return batch.sizes if batch is not None and batch.views else ()

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from samclip.merge import cli
-from samclip.merge import merge_session as session
+from samclip.merge import cli, merge_session
 from samclip.merge.cli import app
 from samclip.merge.training.trainer import StoppedError
 
@@ -42,7 +41,7 @@ def run(*arguments: object) -> Result:
 
 
 class Recorder:
-    """Stands in for a session: keeps what it is given and asked."""
+    """Stands in for a session, and records its arguments and calls."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
@@ -67,11 +66,11 @@ class Recorder:
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     recorder = Recorder()
-    monkeypatch.setattr(session, "Session", recorder)
+    monkeypatch.setattr(merge_session, "MergeSession", recorder)
     return recorder
 
 
-def test_help_tells_every_option() -> None:
+def test_help_lists_every_option() -> None:
     result = run("--help")
     assert result.exit_code == 0
     text = re.sub(r"\x1b\[[0-9;]*m", "", result.output)
@@ -105,7 +104,7 @@ def test_options_arrive(file: Path, recorder: Recorder, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_run_that_was_stopped_says_how_it_goes_on(
+def test_a_stopped_run_prints_how_to_continue(
     number: int, code: int, file: Path, recorder: Recorder
 ) -> None:
     recorder.stops = number
@@ -166,7 +165,7 @@ def test_mistakes_in_the_file_are_the_callers(
     assert "Traceback" not in result.output
 
 
-def test_packages_that_are_missing_are_told(
+def test_missing_packages_are_reported(
     file: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cli, "PACKAGES", ("torch", "no_such_package"))

@@ -6,11 +6,11 @@ import torch
 from photo_sources import write_photos
 
 from samclip.errors import ConfigError, InputError, TrainingError
-from samclip.merge import factories as build
-from samclip.merge.config.run import (
+from samclip.merge import factories
+from samclip.merge.config.run import RunConfig
+from samclip.merge.config.tables import (
     DataConfig,
     NameTeacherConfig,
-    RunConfig,
     SourceConfig,
     StudentConfig,
     TeachersConfig,
@@ -84,7 +84,7 @@ def test_patterns_stand_for_shards(
         "shards/b.tar",
     ]
     assert expand_shards([f"{tmp_path}/shards/?.tar"])[0] == f"{tmp_path}/shards/a.tar"
-    with pytest.raises(InputError, match=r"no shard is called shards/x\*\.tar"):
+    with pytest.raises(InputError, match=r"no shard matches shards/x\*\.tar"):
         expand_shards(["shards/x*.tar"])
 
 
@@ -102,7 +102,7 @@ def test_teachers_that_a_run_lacks_are_asked_in_vain(tmp_path: Path) -> None:
             ask()
 
 
-def test_conse_needs_words() -> None:
+def test_conse_needs_a_text_checkpoint() -> None:
     with pytest.raises(ConfigError, match="kind conse needs text_checkpoint"):
         make_name_teacher(NameTeacherConfig(kind="conse", checkpoint="none"), CPU)
 
@@ -115,7 +115,7 @@ class Names:
 
 def test_an_evaluation_needs_a_vocabulary(tmp_path: Path, text_checkpoint: Path) -> None:
     lacking = NameTeacherConfig(kind="open_clip", checkpoint="none")
-    with pytest.raises(ConfigError, match="vocabulary, a file with a name a line"):
+    with pytest.raises(ConfigError, match="vocabulary, a file with one name a line"):
         make_vocabulary(lacking, Names())  # type: ignore[arg-type]
     (tmp_path / "names.txt").write_text("cat\n\n a dog \n", "utf-8")
     config = NameTeacherConfig(
@@ -167,7 +167,7 @@ def test_auto_precision(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
     monkeypatch.setattr(
-        build,
+        factories,
         "Accelerator",
         lambda cpu, mixed_precision, kwargs_handlers: made.append((cpu, mixed_precision)),
     )

@@ -9,18 +9,14 @@ import torch
 from tiny_ovsam_run import COLOURS, write_annotated
 
 from samclip.errors import ConfigError
-from samclip.merge.config.run import (
+from samclip.merge.config.tables import (
     DataConfig,
     InstanceSourceConfig,
     LabelsConfig,
     SourceConfig,
     StudentConfig,
 )
-from samclip.merge.factories import (
-    make_annotations,
-    make_labels,
-    make_sources,
-)
+from samclip.merge.factories import make_annotations, make_labels, make_sources
 
 
 @pytest.fixture
@@ -59,5 +55,5 @@ def test_classes_are_the_categories_or_a_file(student: StudentConfig, tmp_path: 
     assert chosen.names == ("red", "blue")
     assert torch.equal(chosen.owners, torch.tensor([0, 1, 1]))
     assert make_labels(None, student, annotations) is None
-    with pytest.raises(ConfigError, match="not annotated need"):
+    with pytest.raises(ConfigError, match="without annotations need"):
         make_labels(LabelsConfig(), student, None)

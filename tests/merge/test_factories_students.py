@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from samclip.export.families.ovsam_assembly import OvsamAssembly, save_ovsam
-from samclip.merge.config.run import OvsamSizes, StudentConfig
+from samclip.merge.config.tables import OvsamSizes, StudentConfig
 from samclip.merge.factories import make_learner, make_student, read_student
 from samclip.merge.students.ovsam_student import OvsamStudent
 

@@ -1,4 +1,4 @@
-"""From checkpoints to a bundle that names things, by the commands alone."""
+"""From checkpoints to a bundle that names regions, by the commands alone."""
 
 import json
 from pathlib import Path
@@ -59,7 +59,7 @@ masks = {{ batch = 1, size = 128, prompts = 2, regions = 2 }}
 
 
 def run(app: Typer, *arguments: object) -> str:
-    """Run a command, which is to succeed, and return what it printed."""
+    """Run a command that must succeed, and return its output."""
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output
     return result.stdout
@@ -91,8 +91,8 @@ def test_a_merged_model_becomes_a_bundle_that_names_things(
     sources = json.loads(run(runtime, "info", bundle, "--json"))["manifest"]["provenance"][
         "sources"
     ]
-    told = [(source["role"], source["sha256"]) for source in sources]
-    assert told == [
+    recorded = [(source["role"], source["sha256"]) for source in sources]
+    assert recorded == [
         ("merged", file_sha256(merged)),
         ("sam", file_sha256(mobile_sam_checkpoint)),
         ("text", file_sha256(text_checkpoint)),

@@ -1,4 +1,4 @@
-"""One call of the command, on a small model: what it leaves in its folder, and what it refuses."""
+"""One call of the command on a small model: the results in its folder, and its refusals."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tiny_run import DIM, tiny_assembly, tiny_config, tiny_teachers, write_photo
 from samclip.errors import CheckpointError, TrainingError
 from samclip.export.checkpoints.fetch import file_sha256
 from samclip.export.families.merged_assembly import Checkpoints, assemble
-from samclip.merge import merge_session as sessions
+from samclip.merge import merge_session
 from samclip.merge.config.run import RunConfig
-from samclip.merge.merge_session import Session, SessionOptions
+from samclip.merge.merge_session import MergeSession, SessionOptions
 from samclip.merge.training.evaluation import read_records
 from samclip.merge.training.reporting import StepLog
 from samclip.merge.training.state import StateFolder
@@ -25,7 +25,7 @@ from samclip.merge.training.state import StateFolder
 
 @pytest.fixture
 def config(tmp_path: Path) -> RunConfig:
-    """Two steps on photos made here; the teachers' files are there, what they hold is not read."""
+    """Two steps on generated photos; the teachers' files exist, and their content is not read."""
     photos = str(write_photos(tmp_path / "photos"))
     for name in ("names.pth", "masks.pth"):
         (tmp_path / name).write_bytes(name.encode())
@@ -51,16 +51,16 @@ def config(tmp_path: Path) -> RunConfig:
 
 
 class Call:
-    """Makes sessions whose models are small, and keeps what they say."""
+    """Makes sessions with small models, and keeps their output."""
 
     def __init__(self, folder: Path) -> None:
         self.output, self.file = folder / "run", folder / "run.toml"
         self.file.write_text("# the file\n")
-        self.told = io.StringIO()
+        self.printed = io.StringIO()
 
-    def __call__(self, config: RunConfig, **options: Any) -> Session:
-        console = Console(file=self.told, width=200)
-        return Session(config, SessionOptions(self.output, self.file, **options), console)
+    def __call__(self, config: RunConfig, **options: Any) -> MergeSession:
+        console = Console(file=self.printed, width=200)
+        return MergeSession(config, SessionOptions(self.output, self.file, **options), console)
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
         "make_vocabulary": lambda config, teacher: torch.eye(DIM),
     }
     for name, make in made.items():
-        monkeypatch.setattr(sessions, name, make)
+        monkeypatch.setattr(merge_session, name, make)
     return Call(tmp_path)
 
 
@@ -86,12 +86,10 @@ def test_a_run_leaves_its_results(call: Call, config: RunConfig, tmp_path: Path)
     assert [(r.stage, r.step) for r in read_records(call.output / "evaluation.json")] == [
         ("head", None)
     ]
-    assert "export it with samclip-export" in call.told.getvalue()
+    assert "export it with samclip-export" in call.printed.getvalue()
 
 
-def test_the_checkpoint_says_what_the_run_did(
-    call: Call, config: RunConfig, tmp_path: Path
-) -> None:
+def test_the_checkpoint_records_the_run(call: Call, config: RunConfig, tmp_path: Path) -> None:
     call(config).train()
     merged = assemble(Checkpoints(call.output / "merged.safetensors"))
     metadata = merged.metadata
@@ -107,7 +105,7 @@ def test_the_checkpoint_says_what_the_run_did(
     assert all(torch.equal(own[name], tensor) for name, tensor in state.model.items())
 
 
-def test_a_head_that_was_not_trained_is_not_said_to_be(call: Call, config: RunConfig) -> None:
+def test_an_untrained_head_is_not_recorded_as_trained(call: Call, config: RunConfig) -> None:
     masks = msgspec.convert(
         {
             "kind": "train",
@@ -129,11 +127,11 @@ def test_a_finished_run_is_not_run_again(call: Call, config: RunConfig) -> None:
     before = (call.output / "merged.safetensors").read_bytes()
     call(config).train()
     assert (call.output / "merged.safetensors").read_bytes() == before
-    assert "every stage is done already" in call.told.getvalue()
+    assert "every stage is done already" in call.printed.getvalue()
     assert len(StepLog(call.output / "log.csv").rows()) == 2
 
 
-def test_another_configuration_needs_a_word(call: Call, config: RunConfig) -> None:
+def test_another_configuration_needs_resume_or_restart(call: Call, config: RunConfig) -> None:
     call(config).train()
     longer = msgspec.structs.replace(
         config, stages=(*config.stages, msgspec.structs.replace(config.stages[0], name="more"))
@@ -160,28 +158,30 @@ def test_a_state_of_another_model_is_refused(
     call: Call, config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     call(config).train()
-    monkeypatch.setattr(sessions, "make_student", lambda config: tiny_assembly(embed_dim=DIM + 1))
-    monkeypatch.setattr(sessions.Session, "_evaluator", lambda *_: None)
+    monkeypatch.setattr(
+        merge_session, "make_student", lambda config: tiny_assembly(embed_dim=DIM + 1)
+    )
+    monkeypatch.setattr(merge_session.MergeSession, "_evaluator", lambda *_: None)
     with pytest.raises(TrainingError, match=r"another model: its clip_head\.mlp\S* does not fit"):
         call(config).train()
 
 
-def test_a_checkpoint_is_judged(call: Call, config: RunConfig) -> None:
+def test_a_checkpoint_is_evaluated(call: Call, config: RunConfig) -> None:
     call(config).train()
-    told = call.told.tell()
+    start = call.printed.tell()
     call(config).evaluate(call.output / "merged.safetensors")
-    call.told.seek(told)
+    call.printed.seek(start)
     ours = read_records(call.output / "evaluation.json")[0]
-    assert ours.line().replace("'head'", "'merged.safetensors'") in call.told.read()
+    assert ours.line().replace("'head'", "'merged.safetensors'") in call.printed.read()
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         call(config).evaluate(call.output / "gone.safetensors")
 
 
-def test_without_photos_held_back_nothing_is_judged(call: Call, config: RunConfig) -> None:
+def test_without_held_back_photos_nothing_is_evaluated(call: Call, config: RunConfig) -> None:
     data = msgspec.structs.replace(config.data, holdout=0.0)
     trusting = msgspec.structs.replace(config, data=data)
     call(trusting).train()
-    assert "nothing is evaluated" in call.told.getvalue()
+    assert "nothing is evaluated" in call.printed.getvalue()
     assert not (call.output / "evaluation.json").exists()
     with pytest.raises(TrainingError, match=r"data\.holdout above 0"):
         call(trusting).evaluate(call.output / "merged.safetensors")
@@ -189,8 +189,8 @@ def test_without_photos_held_back_nothing_is_judged(call: Call, config: RunConfi
 
 def test_teachers_are_asked_beforehand(call: Call, config: RunConfig) -> None:
     call(config).precompute()
-    assert "head: names at 64 px: " in call.told.getvalue()
-    assert "head: names at 96 px: " in call.told.getvalue()
+    assert "head: names at 64 px: " in call.printed.getvalue()
+    assert "head: names at 96 px: " in call.printed.getvalue()
     assert any((call.output / "cache").rglob("*.safetensors"))
     fresh = msgspec.structs.replace(config.stages[0].names, views=0)
     stage = msgspec.structs.replace(config.stages[0], names=fresh)

@@ -9,13 +9,13 @@ from samclip.merge.config.stages import Batch, Losses, MaskBatch, Stage, StitchS
 from samclip.merge.data.batches import Processes
 from samclip.merge.data.mask_prompts import Prompts
 from samclip.merge.data.pixels import PixelBatch
-from samclip.merge.precompute import Work, planned, precompute
+from samclip.merge.precompute import StreamWork, plan_work, precompute
 from samclip.merge.teachers.base import MaskAnswer
-from samclip.merge.training.targets import Teachers
+from samclip.merge.teachers.cached_teachers import Teachers
 
 
 class Names:
-    """A name teacher that counts the pictures it was shown."""
+    """A name teacher that counts the pictures that it embeds."""
 
     fingerprint, embed_dim = "names", 2
 
@@ -28,7 +28,7 @@ class Names:
 
 
 class Masks:
-    """A mask teacher that counts the pictures it was shown and finds nothing in them."""
+    """A mask teacher that counts the pictures that it encodes and finds nothing in them."""
 
     fingerprint = "masks"
 
@@ -61,7 +61,7 @@ def stage(**changes: object) -> TrainStage:
 
 
 class Setting:
-    """Teachers that count, five photos for names and three for masks, a folder of answers."""
+    """Teachers that count their pictures, and five photos for names and three for masks."""
 
     def __init__(self, cache: Path) -> None:
         self.names, self.masks = Names(), {64: Masks(64), 128: Masks(128)}
@@ -71,8 +71,8 @@ class Setting:
             self.names, lambda size: self.masks[size], nn.Identity, cache, device
         )
 
-    def work(self, *stages: Stage) -> list[Work]:
-        return planned(stages, self.sources, self.teachers, seed=0)  # type: ignore[arg-type]
+    def work(self, *stages: Stage) -> list[StreamWork]:
+        return plan_work(stages, self.sources, self.teachers, seed=0)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -101,8 +101,8 @@ def test_what_a_stage_will_draw_is_what_was_kept(setting: Setting) -> None:
 
 
 def test_stopped_work_goes_on(setting: Setting) -> None:
-    def stop(told: str) -> None:
-        if told == "2 photos":
+    def stop(report: str) -> None:
+        if report == "2 photos":
             raise KeyboardInterrupt
 
     work = setting.work(stage())[0]
@@ -121,9 +121,9 @@ def test_processes_divide_the_photos(setting: Setting) -> None:
 
 
 def test_every_photo_is_reported(setting: Setting) -> None:
-    told: list[str] = []
-    precompute(setting.work(stage())[0], Processes(), told.append, views_at_once=4)
-    assert told == [f"{photo} photos" for photo in range(1, 6)]
+    reports: list[str] = []
+    precompute(setting.work(stage())[0], Processes(), reports.append, views_at_once=4)
+    assert reports == [f"{photo} photos" for photo in range(1, 6)]
 
 
 def test_only_what_a_loss_wants_is_asked(setting: Setting) -> None:
@@ -140,7 +140,7 @@ def test_streams_without_fixed_views_and_other_stages_keep_nothing(setting: Sett
     assert setting.work(fresh, StitchStage(name="stitch")) == []
 
 
-def test_titles_tell_stage_stream_and_size(setting: Setting) -> None:
+def test_titles_name_stage_stream_and_size(setting: Setting) -> None:
     assert [work.title for work in setting.work(stage())] == [
         "joint: names at 64 px",
         "joint: names at 128 px",

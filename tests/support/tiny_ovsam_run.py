@@ -21,8 +21,8 @@ from samclip.merge.data.annotations import Annotations, read_annotations
 from samclip.merge.data.labels import Labels
 from samclip.merge.data.photo_sources import FolderSource
 from samclip.merge.students.ovsam_student import OvsamStudent
+from samclip.merge.teachers.cached_teachers import Teachers
 from samclip.merge.training.reporting import Silent
-from samclip.merge.training.targets import Teachers
 from samclip.merge.training.trainer import Run
 
 COLOURS = ("red", "green", "blue")

@@ -30,12 +30,13 @@ from samclip.merge.config.run import RunConfig, parse_config
 from samclip.merge.data.mask_prompts import Prompts
 from samclip.merge.data.photo_sources import FolderSource, split
 from samclip.merge.data.pixels import PixelBatch
-from samclip.merge.students.merged_student import Student, answer
+from samclip.merge.students.base import run_decoder
+from samclip.merge.students.merged_student import MergedStudent
 from samclip.merge.teachers.base import MaskAnswer
+from samclip.merge.teachers.cached_teachers import Teachers
 from samclip.merge.training.evaluation import Evaluator
 from samclip.merge.training.reporting import Silent
 from samclip.merge.training.state import StateFolder
-from samclip.merge.training.targets import Teachers
 from samclip.merge.training.trainer import Run, Trainer
 
 SIZE, DIM = 64, 8
@@ -67,8 +68,8 @@ def tiny_assembly(seed: int = 0, **config: Any) -> Assembly:
     return Assembly(model, metadata)
 
 
-def tiny_student(seed: int = 0, **config: Any) -> Student:
-    return Student(tiny_assembly(seed, **config))
+def tiny_student(seed: int = 0, **config: Any) -> MergedStudent:
+    return MergedStudent(tiny_assembly(seed, **config))
 
 
 class ColourNames:
@@ -97,7 +98,7 @@ class ModelMasks:
 
     @torch.no_grad()
     def masks(self, embeddings: Tensor, prompts: Prompts) -> MaskAnswer:
-        return answer(self.decoder, embeddings, prompts)
+        return run_decoder(self.decoder, embeddings, prompts)
 
 
 def write_photos(folder: Path, count: int = 12) -> Path:

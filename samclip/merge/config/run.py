@@ -1,31 +1,28 @@
-"""The file that describes a training run: TOML, read into frozen structs, every mistake named.
+"""The TOML file that describes a training run, read into frozen structs and checked.
 
-`name`, `seed`, then the tables `[student]`, `[teachers.names]`, `[teachers.masks]`, `[data]`,
-`[labels]`, `[evaluation]` (see `tables.py`) and `[[stages]]` (`stages.py`). What a file leaves out
-takes its default; a misspelt key is an error that names the nearest one.
+The file has `name`, `seed` and other values of the whole run, then the tables `[student]`,
+`[teachers.names]`, `[teachers.masks]`, `[data]`, `[labels]`, `[evaluation]` (see `tables.py`) and
+`[[stages]]` (see `stages.py`). A missing key takes its default; a misspelt one is an error that
+names the nearest known key.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
-from samclip.errors import ConfigError
+from samclip.errors import ConfigError, did_you_mean
 from samclip.export.models.ovsam.model import OVSAM_CONFIGS
 from samclip.merge.config.stages import (
     STREAMS,
-    Settings,
     Stage,
     StitchStage,
     StreamName,
-    TrainStage,
     check_stage,
 )
 from samclip.merge.config.tables import (
@@ -33,16 +30,11 @@ from samclip.merge.config.tables import (
     OVSAM_SIZE,
     DataConfig,
     EvaluationConfig,
-    InstanceSourceConfig,
     LabelsConfig,
-    MaskTeacherConfig,
-    NameTeacherConfig,
-    OvsamSizes,
-    SourceConfig,
     StudentConfig,
     TeachersConfig,
+    TomlTable,
 )
-from samclip.merge.data.views import ViewOptions
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -52,8 +44,12 @@ else:  # pragma: no cover - the same parser under its old name
 UNKNOWN_FIELD = re.compile(r"unknown field `([^`]+)`(?: - at `([^`]+)`)?")
 
 
-class RunConfig(Settings, frozen=True, kw_only=True):
-    """A whole run. `precision` auto is bf16 on CUDA devices that have it, else fp32."""
+class RunConfig(TomlTable, frozen=True, kw_only=True):
+    """A whole run.
+
+    `precision` auto is bf16 on CUDA devices that compute in it, else fp32. `save_every`: steps
+    between two writes of the run's state.
+    """
 
     name: str
     student: StudentConfig
@@ -70,23 +66,23 @@ class RunConfig(Settings, frozen=True, kw_only=True):
 
     @property
     def digest(self) -> str:
-        """SHA-256 that tells this run from others: a state continues under the same one only."""
+        """The SHA-256 that identifies this run; a state continues only under the same digest."""
         return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
 
 
 def read_config(path: Path, steps_scale: float = 1.0) -> RunConfig:
-    """Read a run's TOML file; `steps_scale` stretches or shortens every stage.
+    """Read a run's TOML file; `steps_scale` multiplies the length of every stage.
 
-    Relative paths of folders and checkpoints are left as they are: relative to where the command
-    runs. Raises ConfigError, naming the file, the place in it and the remedy.
+    Relative paths of folders and checkpoints stay relative to the working directory. Raises
+    ConfigError with the file, the place in it and the remedy.
     """
     try:
         raw = tomllib.loads(path.read_text("utf-8"))
-    except ValueError as error:  # no TOML, no UTF-8, or a number of thousands of digits
-        raise ConfigError(f"{path} is no valid TOML: {error}; correct it there") from error
+    except ValueError as error:  # not TOML, not UTF-8, or a number of thousands of digits
+        raise ConfigError(f"{path} is not valid TOML: {error}; correct it there") from error
     except RecursionError as error:
         raise ConfigError(
-            f"{path} is nested too deeply for a training run's file; it needs three levels"
+            f"{path} is nested too deeply; the file of a training run needs three levels"
         ) from error
     except OSError as error:
         raise ConfigError(
@@ -98,16 +94,19 @@ def read_config(path: Path, steps_scale: float = 1.0) -> RunConfig:
 
 
 def parse_config(raw: dict[str, Any], file: str) -> RunConfig:
-    """Check and convert a parsed file; raises ConfigError. `file` names it in messages."""
+    """Convert and check a parsed file; `file` names it in messages. Raises ConfigError."""
     stages = raw.get("stages")
-    if isinstance(stages, list):  # a stage trains unless it says otherwise
-        raw = {**raw, "stages": [_with_kind(stage) for stage in stages]}
+    if isinstance(stages, list):  # the default of `kind`, which msgspec requires of a union
+        with_kind = [{"kind": "train", **s} if isinstance(s, dict) else s for s in stages]
+        raw = {**raw, "stages": with_kind}
     try:
         config = msgspec.convert(raw, RunConfig)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{file}: {error}{_suggestion(str(error))}") from error
-    except UnicodeEncodeError as error:  # half a character: TOML has none, other callers may
-        raise ConfigError(f"{file}: {error.object!a} is no text; write whole characters") from error
+    except UnicodeEncodeError as error:  # a lone surrogate: not from TOML, but from other callers
+        raise ConfigError(
+            f"{file}: {error.object!a} is not valid text; write whole characters"
+        ) from error
     try:
         _check(config)
     except ConfigError as error:
@@ -115,30 +114,19 @@ def parse_config(raw: dict[str, Any], file: str) -> RunConfig:
     return config
 
 
-def _with_kind(stage: Any) -> Any:
-    return {"kind": "train", **stage} if isinstance(stage, dict) else stage
-
-
 def _suggestion(message: str) -> str:
-    """Name the key nearest to an unknown one, of those that its table knows."""
+    """Return the known key nearest to the unknown one in msgspec's message, or all known keys."""
     unknown = UNKNOWN_FIELD.search(message)
     if unknown is None:
         return ""
-    fields = _fields_at(re.findall(r"\.(\w+)", unknown[2] or ""))
-    near = difflib.get_close_matches(unknown[1], sorted(fields), n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(fields)}"
-
-
-def _fields_at(path: Sequence[str]) -> dict[str, Any]:
-    """Find the fields, with their types, of the table that a file has at `path`."""
     fields = _fields(RunConfig)
-    for name in path:
+    for name in re.findall(r"\.(\w+)", unknown[2] or ""):  # of a path such as $.stages[0].losses
         fields = _fields(fields[name])
-    return fields
+    return did_you_mean(unknown[1], sorted(fields)) or f"; there are {', '.join(fields)}"
 
 
 def _fields(kind: Any) -> dict[str, Any]:
-    """List the fields of a struct, or of those among which a union or a list chooses."""
+    """Return the types of a struct's fields by name; those of all members for a union or list."""
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return {field.name: field.type for field in msgspec.structs.fields(kind)}
     found: dict[str, Any] = {}
@@ -148,38 +136,40 @@ def _fields(kind: Any) -> dict[str, Any]:
 
 
 def _check(config: RunConfig) -> None:
-    """Check what types cannot say: each stage, and that it has its teachers and photos."""
+    """Check each stage, and that it has its teachers and photos."""
     names = [stage.name for stage in config.stages]
     doubled = sorted({name for name in names if names.count(name) > 1})
     if not names or doubled:
-        said = f"two stages are called {doubled[0]!r}" if doubled else "there are no stages"
-        raise ConfigError(f"{said}; give [[stages]] with a name each, every name once")
+        problem = f"two stages are called {doubled[0]!r}" if doubled else "there are no stages"
+        raise ConfigError(f"{problem}; give [[stages]] with a name each, every name once")
     if not 0 <= config.data.holdout < 1:
         raise ConfigError(f"data.holdout is {config.data.holdout}; expected 0 to below 1")
     annotated = config.data.instances is not None and bool(config.data.instances.annotations)
     for stage in config.stages:
         check_stage(stage)
-        for what in needs(stage, annotated):
-            if getattr(config.teachers, what) is None:
-                raise ConfigError(f"stage {stage.name!r} needs [teachers.{what}]; add that table")
-        for stream in streams(stage):
+        for teacher in required_teachers(stage, annotated):
+            if getattr(config.teachers, teacher) is None:
+                raise ConfigError(
+                    f"stage {stage.name!r} needs [teachers.{teacher}]; add that table"
+                )
+        for stream in required_streams(stage):
             source = getattr(config.data, stream)
             if source is None or not (source.folders or source.shards):
                 raise ConfigError(
                     f"stage {stage.name!r} needs photos: [data.{stream}] folders; name one or more"
                 )
-        _check_kind(config, stage)
+        _check_student(config, stage)
     if annotated and config.data.instances is not None and config.data.instances.shards:
         raise ConfigError(
-            "[data.instances] has annotations and shards; give folders in place of the shards"
+            "[data.instances] has annotations and shards; give folders instead of the shards"
         )
 
 
-def _check_kind(config: RunConfig, stage: Stage) -> None:
-    """Check that a stage is one for the student that the run has."""
+def _check_student(config: RunConfig, stage: Stage) -> None:
+    """Check that the run's student can be trained by a stage."""
     student = config.student
     if not student.is_ovsam:
-        if streams(stage) and "instances" in streams(stage):
+        if required_streams(stage) and "instances" in required_streams(stage):
             raise ConfigError(
                 f"stage {stage.name!r} trains on instances, which takes a student of model_type "
                 f"{', '.join(OVSAM_CONFIGS)} or {OTHER_SIZES}"
@@ -188,7 +178,7 @@ def _check_kind(config: RunConfig, stage: Stage) -> None:
     if (student.model_type == OTHER_SIZES) != (student.sizes is not None):
         raise ConfigError(
             f"[student] has model_type {student.model_type!r} and {'' if student.sizes else 'no '}"
-            f"[student.sizes]; sizes belong to model_type {OTHER_SIZES!r}, and to it alone"
+            f"[student.sizes]; give sizes with model_type {OTHER_SIZES!r}, and only with it"
         )
     if isinstance(stage, StitchStage) or stage.losses.sam or stage.losses.region:
         raise ConfigError(
@@ -206,8 +196,10 @@ def _check_kind(config: RunConfig, stage: Stage) -> None:
         )
 
 
-def needs(stage: Stage, annotated: bool = False) -> tuple[Literal["names", "masks"], ...]:
-    """Tell which teachers a stage asks; `annotated` instances need none."""
+def required_teachers(
+    stage: Stage, annotated: bool = False
+) -> tuple[Literal["names", "masks"], ...]:
+    """Return the teachers that a stage needs; `annotated` instances need none."""
     if isinstance(stage, StitchStage):
         return ("masks",)
     losses = stage.losses
@@ -217,31 +209,8 @@ def needs(stage: Stage, annotated: bool = False) -> tuple[Literal["names", "mask
     return (*(("names",) if names else ()), *(("masks",) if masks else ()))
 
 
-def streams(stage: Stage) -> tuple[StreamName, ...]:
-    """Tell which streams of photos a stage reads."""
+def required_streams(stage: Stage) -> tuple[StreamName, ...]:
+    """Return the streams of photos that a stage reads."""
     if isinstance(stage, StitchStage):
         return ("masks",)
     return tuple(stream for stream in STREAMS if getattr(stage, stream) is not None)
-
-
-__all__ = [
-    "DataConfig",
-    "EvaluationConfig",
-    "InstanceSourceConfig",
-    "LabelsConfig",
-    "MaskTeacherConfig",
-    "NameTeacherConfig",
-    "OvsamSizes",
-    "RunConfig",
-    "SourceConfig",
-    "Stage",
-    "StitchStage",
-    "StudentConfig",
-    "TeachersConfig",
-    "TrainStage",
-    "ViewOptions",
-    "needs",
-    "parse_config",
-    "read_config",
-    "streams",
-]

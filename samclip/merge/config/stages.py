@@ -1,4 +1,4 @@
-"""The stages of a run: what is trained, on which batches, by which losses, for how long."""
+"""The stages of a run's file: what is trained, on which batches, by which losses, for how long."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from samclip.errors import ConfigError
-from samclip.merge.data.views import ViewOptions
+from samclip.errors import ConfigError, InputError
+from samclip.merge.config.tables import TomlTable
 
 PATCH = 16
 
@@ -15,15 +15,16 @@ StreamName = Literal["names", "masks", "instances"]
 STREAMS: tuple[StreamName, ...] = ("names", "masks", "instances")
 
 
-class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Base of every table of the file.
+class ViewConfig(TomlTable, frozen=True, kw_only=True):
+    """The ranges that views of photos are drawn from.
 
-    Defaults are left out of what is written, so a run's digest is not changed by a new field.
+    `scale`: the least and the greatest share of the photo's area that a crop has; `ratio`: the
+    least and the greatest width / height of a crop; `whole`: the share of views that show the whole
+    photo instead; `flip`: the share that is mirrored. `brightness`, `contrast` and `saturation` b
+    give factors drawn from [1 - b, 1 + b], `hue` an angle in degrees from [-hue, hue]. Beyer et al.
+    (2022) draw areas from almost nothing to all; 0.1 is our choice for small data sets of small
+    photos. Raises InputError for values out of range.
     """
-
-
-class ViewConfig(Settings, frozen=True, kw_only=True):
-    """How views of photos are drawn; the fields are those of `ViewOptions`, but for the size."""
 
     scale: tuple[float, float] = (0.1, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -34,18 +35,26 @@ class ViewConfig(Settings, frozen=True, kw_only=True):
     saturation: float = 0.2
     hue: float = 0.0
 
-    def at(self, size: int) -> ViewOptions:
-        """Give the options at `size` pixels; raises InputError for values out of range."""
-        return ViewOptions(size, **msgspec.structs.asdict(self))
+    def __post_init__(self) -> None:
+        """Check the values."""
+        self._check("scale", 0 < self.scale[0] <= self.scale[1] <= 1, "0 < least <= most <= 1")
+        self._check("ratio", 0 < self.ratio[0] <= self.ratio[1], "0 < least <= most")
+        for name in ("whole", "flip", "brightness", "contrast", "saturation"):
+            self._check(name, 0 <= getattr(self, name) <= 1, "0 to 1")
+        self._check("hue", 0 <= self.hue <= 180, "0 to 180 degrees")
+
+    def _check(self, name: str, fits: bool, expected: str) -> None:
+        if not fits:
+            raise InputError(f"{name} of a view is {getattr(self, name)}; expected {expected}")
 
 
-class Batch(Settings, frozen=True, kw_only=True):
+class Batch(TomlTable, frozen=True, kw_only=True):
     """A stream's share of each step: `batch` photos over all processes, in squares of `size`.
 
     A list of sizes trains at variable resolution: each step draws one. `micro` photos at a time go
-    through the model, their gradients added up; None takes all. `views` is the number of different
-    views of a photo, whose teachers' answers are kept; 0 draws a new view every time and keeps
-    nothing. `regions` is the most regions of a photo that are named.
+    through the model, and their gradients are added up; None takes all. `views` is the number of
+    different views of a photo, for which the teachers' answers are kept; 0 draws a new view every
+    time and keeps nothing. `regions` is the most regions of a photo that are named.
     """
 
     batch: int
@@ -62,14 +71,14 @@ class Batch(Settings, frozen=True, kw_only=True):
 
 
 class MaskBatch(Batch, frozen=True, kw_only=True):
-    """The masks' stream: `prompts` a photo, the share `boxes` of them boxes, else points."""
+    """The masks' stream: `prompts` for each photo, the share `boxes` of them boxes, else points."""
 
     prompts: int = 32
     boxes: float = 0.5
 
 
 class InstanceBatch(Batch, frozen=True, kw_only=True):
-    """The stream of named instances: `prompts` a photo, the share `boxes` of them boxes.
+    """The stream of named instances: `prompts` for each photo, the share `boxes` of them boxes.
 
     The others are points inside the masks. Where the photos are not annotated, `regions` is the
     most regions of a photo that the teachers find and name.
@@ -79,14 +88,14 @@ class InstanceBatch(Batch, frozen=True, kw_only=True):
     boxes: float = 0.5
 
 
-class Losses(Settings, frozen=True, kw_only=True):
+class Losses(TomlTable, frozen=True, kw_only=True):
     """The weight of each loss; 0 leaves it out.
 
-    `clip`: pooled embeddings, on the names' stream. `region`: patch embeddings inside the teacher's
-    masks, the dense term for names, on every stream with `regions`. `sam`: masks of the same
-    prompts; SAM-CLIP's lambda. `embed`: image embeddings place by place; both on the masks' stream.
-    `mask`, `dice` and `label`: the masks of prompted instances, by cross entropy and by overlap,
-    and their names; Open-Vocabulary SAM's three, on the instances' stream.
+    On the names' stream, `clip`: pooled embeddings. On the masks' stream, `sam`: masks of the same
+    prompts (SAM-CLIP's lambda), and `embed`: image embeddings, position by position. On both, where
+    they have `regions`, `region`: patch embeddings inside the teacher's masks, the dense term for
+    names. On the instances' stream, `mask`, `dice` and `label`: the masks of prompted instances, by
+    cross entropy and by overlap, and their names; these three are Open-Vocabulary SAM's.
     """
 
     clip: float = 0.0
@@ -103,8 +112,8 @@ class Losses(Settings, frozen=True, kw_only=True):
         return bool(self.mask or self.dice or self.label)
 
 
-class MaskLossConfig(Settings, frozen=True, kw_only=True):
-    """Inside `sam`: the weights of focal, dice and predicted IoU, and what they compare.
+class MaskLossConfig(TomlTable, frozen=True, kw_only=True):
+    """The parts of `sam`: the weights of focal, dice and predicted IoU, and what they compare.
 
     `targets`: the teacher's probabilities (soft) or decisions (hard). `outputs`: each of a
     prompt's four masks with the teacher's same one (every), or the best one, as SAM is trained.
@@ -117,19 +126,19 @@ class MaskLossConfig(Settings, frozen=True, kw_only=True):
     outputs: Literal["every", "best"] = "every"
 
 
-class EmbedLossConfig(Settings, frozen=True, kw_only=True):
-    """Inside `embed`: the weights of cosine distance, smooth L1 loss and squared error."""
+class EmbedLossConfig(TomlTable, frozen=True, kw_only=True):
+    """The parts of `embed`: the weights of cosine distance, smooth L1 loss and squared error."""
 
     cosine: float = 1.0
     smooth_l1: float = 1.0
     squared: float = 0.0
 
 
-class InstanceLossConfig(Settings, frozen=True, kw_only=True):
-    """Inside `mask` and `dice`: how many `points` of a mask are compared; None takes every pixel.
+class InstanceLossConfig(TomlTable, frozen=True, kw_only=True):
+    """The parts of `mask` and `dice`: how many `points` of a mask are compared; None: every pixel.
 
-    The points are drawn as PointRend does: of `oversample` times as many the share `uncertain`
-    whose logits are nearest to 0, the rest from anywhere.
+    Points are drawn as in PointRend. The share `uncertain` of them are those with logits nearest to
+    0 among `oversample` times `points` random ones; the rest come from anywhere.
     """
 
     points: int | None = None
@@ -137,18 +146,20 @@ class InstanceLossConfig(Settings, frozen=True, kw_only=True):
     uncertain: float = 0.75
 
 
-class TrainStage(Settings, frozen=True, kw_only=True, tag_field="kind", tag="train"):
+class TrainStage(TomlTable, frozen=True, kw_only=True, tag_field="kind", tag="train"):
     """Gradient training with AdamW.
 
-    `steps`, or `epochs` over the photos of the names' stream (of the masks' one where there is no
-    such stream, else of the instances'). The learning rate rises for the share `warmup` of the
-    stage, then falls by a cosine to the share `floor` of itself, or stays (`constant`). `stop`
-    below 1 ends the stage at that share of its schedule, as SAM-CLIP's stage II ends after 16 of 20
-    epochs. `train` gives parts of the model, by the beginnings of their parameters' names, and the
-    factor on the learning rate of each; the longest beginning counts and all else stays as it is.
-    `batch_norms`: those of the parts in training keep their statistics (frozen), as weights that
-    were trained before want it, or follow the batches (moving), as a backbone that begins at random
-    needs it; on one process, for a batch is then more than the sum of its photos.
+    The length is `steps`, or `epochs` over the photos of the stage's first stream, in the order
+    names, masks, instances. The learning rate rises for the share `warmup` of the stage, then falls
+    by a cosine to the share `floor` of itself, or stays (`constant`). `stop` below 1 ends the stage
+    at that share of its schedule, as SAM-CLIP's stage II ends after 16 of 20 epochs. `train` maps
+    parts of the model, by prefixes of their parameters' names, to factors on the learning rate; the
+    longest prefix counts, and everything else stays frozen. `batch_norms` of the trained parts
+    keep their statistics (frozen), as pretrained weights need, or follow the batches (moving), as
+    a backbone that starts at random needs. Moving ones take a single process, because their
+    statistics depend on the batch as a whole. `ema` is the decay of a running average of the
+    weights, which become that average at the end of the stage. `evaluate_every`: steps between two
+    evaluations within the stage.
     """
 
     name: str
@@ -176,7 +187,7 @@ class TrainStage(Settings, frozen=True, kw_only=True, tag_field="kind", tag="tra
     evaluate_every: int | None = None
 
     def scaled(self, scale: float) -> TrainStage:
-        """Return the stage with `scale` times its length, one step at least."""
+        """Return the stage with `scale` times its length, at least one step."""
         if scale == 1:
             return self
         steps = None if self.steps is None else max(1, round(self.steps * scale))
@@ -184,11 +195,11 @@ class TrainStage(Settings, frozen=True, kw_only=True, tag_field="kind", tag="tra
         return msgspec.structs.replace(self, steps=steps, epochs=epochs)
 
 
-class HiddenConfig(Settings, frozen=True, kw_only=True):
-    """How a stitch's hidden layer is found: `steps` of Adam, `batch` places each.
+class HiddenConfig(TomlTable, frozen=True, kw_only=True):
+    """The fit of a stitch's hidden layer: `steps` of Adam on `batch` positions each.
 
-    `places` of every photo are remembered, 3.6 KB each. The learning rate rises over the `warmup`
-    share of the steps and falls to 0 after it.
+    `places` positions of every photo are kept in memory, 3.6 KB each. The learning rate rises over
+    the share `warmup` of the steps and then falls to 0.
     """
 
     places: int = 4096
@@ -198,12 +209,13 @@ class HiddenConfig(Settings, frozen=True, kw_only=True):
     warmup: float = 0.05
 
 
-class StitchStage(Settings, frozen=True, kw_only=True, tag_field="kind", tag="stitch"):
-    """The adapter between a frozen recogniser and the teacher's encoder.
+class StitchStage(TomlTable, frozen=True, kw_only=True, tag_field="kind", tag="stitch"):
+    """The fit of the adapter between a frozen recogniser and the teacher's encoder.
 
-    Its linear part in closed form: least squares over the valid places of `photos` views, with
-    `ridge` times the mean of the normal matrix's diagonal added to it. With `hidden`, its hidden
-    layer by gradient on what that leaves; without, it stays linear.
+    Its linear part has a closed form: least squares over the valid positions of `photos` views,
+    with `ridge` times the mean of the normal matrix's diagonal added to the diagonal. With
+    `hidden`, its hidden layer is then fitted to the residual by gradient descent; without, the
+    adapter stays linear.
     """
 
     name: str
@@ -215,11 +227,11 @@ class StitchStage(Settings, frozen=True, kw_only=True, tag_field="kind", tag="st
 
     @property
     def length(self) -> int:
-        """Photos and steps, all in all."""
+        """The number of photos and steps together."""
         return self.photos + (self.hidden.steps if self.hidden else 0)
 
     def scaled(self, scale: float) -> StitchStage:
-        """Return the stage with `scale` times its photos and steps, one of each at least."""
+        """Return the stage with `scale` times its photos and steps, at least one of each."""
         hidden = self.hidden
         if hidden is not None:
             hidden = msgspec.structs.replace(hidden, steps=max(1, round(hidden.steps * scale)))
@@ -231,12 +243,15 @@ Stage = TrainStage | StitchStage
 
 
 def check_stage(stage: Stage) -> None:
-    """Check what types cannot say of a stage; raises ConfigError with the stage's name."""
+    """Check a stage's values and their combinations; raises ConfigError with the stage's name."""
     if isinstance(stage, StitchStage):
         _require(stage, stage.photos > 0 and stage.ridge >= 0, "photos > 0 and ridge >= 0")
         _check_sizes(stage, (stage.size,))
-        stage.view.at(stage.size)
-        _check_hidden(stage, stage.hidden)
+        if stage.hidden is not None:
+            counts = (stage.hidden.places, stage.hidden.steps, stage.hidden.batch)
+            _require(stage, min(counts) > 0, "hidden.places, .steps and .batch above 0")
+            _require(stage, stage.hidden.learning_rate > 0, "hidden.learning_rate above 0")
+            _require(stage, 0 < stage.hidden.warmup < 1, "hidden.warmup between 0 and 1")
         return
     _require(stage, (stage.steps is None) != (stage.epochs is None), "either steps or epochs")
     _require(stage, (stage.steps or stage.epochs or 0) > 0, "a length above 0")
@@ -247,26 +262,19 @@ def check_stage(stage: Stage) -> None:
     _require(stage, stage.clip_norm is None or stage.clip_norm > 0, "clip_norm above 0")
     _require(stage, bool(stage.train), "parts to train, such as train = { clip_head = 1.0 }")
     _require(stage, all(factor >= 0 for factor in stage.train.values()), "factors of at least 0")
-    checkpoints = stage.gradient_checkpointing
-    both = "batch_norms frozen with gradient_checkpointing, which would show them each batch twice"
-    _require(stage, not (checkpoints and stage.batch_norms == "moving"), both)
+    _require(
+        stage,
+        not (stage.gradient_checkpointing and stage.batch_norms == "moving"),
+        "batch_norms frozen with gradient_checkpointing, which would show them each batch twice",
+    )
     _check_losses(stage)
     for batch in (stage.names, stage.masks, stage.instances):
         if batch is not None:
             _check_batch(stage, batch)
 
 
-def _check_hidden(stage: StitchStage, hidden: HiddenConfig | None) -> None:
-    if hidden is None:
-        return
-    counts = (hidden.places, hidden.steps, hidden.batch)
-    _require(stage, min(counts) > 0, "hidden.places, .steps and .batch above 0")
-    _require(stage, hidden.learning_rate > 0, "hidden.learning_rate above 0")
-    _require(stage, 0 < hidden.warmup < 1, "hidden.warmup between 0 and 1")
-
-
 def _check_losses(stage: TrainStage) -> None:
-    """Check that every loss has the stream that it is computed on."""
+    """Check the losses' weights, and that every loss has the stream that it is computed on."""
     losses = stage.losses
     weights: dict[str, float] = msgspec.structs.asdict(losses)
     _require(stage, all(w >= 0 for w in weights.values()), "losses of at least 0")
@@ -283,12 +291,10 @@ def _check_losses(stage: TrainStage) -> None:
 
 
 def _check_batch(stage: TrainStage, batch: Batch) -> None:
-    """Check a stream's numbers."""
+    """Check the numbers of a stream."""
     _require(stage, batch.batch > 0 and (batch.micro or 1) > 0, "batch and micro above 0")
     _require(stage, min(batch.views, batch.regions) >= 0, "views and regions of at least 0")
     _check_sizes(stage, batch.sizes)
-    for size in batch.sizes:
-        batch.view.at(size)
     if isinstance(batch, MaskBatch | InstanceBatch):
         _require(stage, batch.prompts > 0, "prompts above 0")
         _require(stage, 0 <= batch.boxes <= 1, "boxes from 0 to 1")

@@ -1,18 +1,27 @@
-"""The tables of a run's file but for its stages: student, teachers, photos, classes and so on."""
+"""The tables of a run's file except its stages: student, teachers, photos, classes, evaluation."""
 
 from __future__ import annotations
 
 from typing import Literal
 
+import msgspec
+
 from samclip.export.models.ovsam.model import OVSAM_CONFIGS
-from samclip.merge.config.stages import Settings
 
 OTHER_SIZES = "ovsam"  # the model type of sizes that were not published
 OVSAM_SIZE = 1024  # pixels, of the published models
 
 
-class OvsamSizes(Settings, frozen=True, kw_only=True):
-    """The sizes of an Open-Vocabulary SAM that is none of the published ones.
+class TomlTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Base class of every table of the file.
+
+    Defaults are left out of the JSON that a run's digest is taken from, so a new field does not
+    change the digests of existing runs.
+    """
+
+
+class OvsamSizes(TomlTable, frozen=True, kw_only=True):
+    """The sizes of an Open-Vocabulary SAM that is not one of the published ones.
 
     `width`, `depths` and `pool_grid` are those of CLIP's ResNet, as in `ResNetConfig`; `neck_*`
     those of the neck, as in `NeckConfig`.
@@ -28,19 +37,20 @@ class OvsamSizes(Settings, frozen=True, kw_only=True):
     fpn_channels: int = 256
 
 
-class StudentConfig(Settings, frozen=True, kw_only=True):
-    """Where the student starts: checkpoints by path, or by a packaged checkpoint's name.
+class StudentConfig(TomlTable, frozen=True, kw_only=True):
+    """The checkpoints that the student starts from, by path or by a packaged checkpoint's name.
 
-    `checkpoint` is a SAM, MobileSAM or merged one; `clip_checkpoint` brings a trained CLIP head,
-    `text_checkpoint` the text tower of the name teacher's space. With a `recogniser` the student
-    is a new one of model type lite2: that classifier's backbone, looking at the image at the
-    divisors `pyramid` of its size, stitched to the MobileSAM `checkpoint`. None takes what the
-    checkpoints say.
+    `checkpoint` is a SAM, MobileSAM or merged checkpoint; `clip_checkpoint` adds a trained CLIP
+    head, `text_checkpoint` the text tower of the name teacher's space. With a `recogniser` the
+    student is a new model of type lite2: that classifier's backbone, which sees the image at its
+    size divided by each number in `pyramid`, stitched to the MobileSAM `checkpoint`. None takes
+    what the checkpoints say.
 
-    An Open-Vocabulary SAM is asked for by its `model_type`, one of the published sizes, or `ovsam`
-    with its `sizes`. `checkpoint` is then the SAM that prompts and masks are from,
-    `clip_checkpoint` the CLIP ResNet that stays frozen (None: random, for a stage that teaches it),
-    `text_checkpoint` another text tower than CLIP's own; `sam2clip` a trained neck to begin with.
+    `model_type` selects an Open-Vocabulary SAM: one of the published sizes, or `ovsam` with its
+    `sizes`. `checkpoint` is then the SAM that provides the prompt encoder and the mask decoder,
+    `clip_checkpoint` the CLIP ResNet that stays frozen (None: random weights, for a run that
+    trains them), `text_checkpoint` a text tower other than CLIP's own, `sam2clip` a trained neck
+    to start from.
     """
 
     checkpoint: str
@@ -60,14 +70,14 @@ class StudentConfig(Settings, frozen=True, kw_only=True):
         return self.model_type in (OTHER_SIZES, *OVSAM_CONFIGS)
 
 
-class NameTeacherConfig(Settings, frozen=True, kw_only=True):
-    """Who says what a picture shows.
+class NameTeacherConfig(TomlTable, frozen=True, kw_only=True):
+    """The teacher that embeds pictures in a text space.
 
     `conse`: the classifier `checkpoint`, whose classes have the names in the file `class_names`,
     embedded by `text_checkpoint`; the other fields are those of `ConseOptions`. `open_clip`: the
     image tower `model` of the open_clip library with the weights `checkpoint`; None takes the
-    tables beside them. `vocabulary` is a file of names, one a line, on which an evaluation compares
-    student and teacher, embedded by `text_checkpoint`; None takes the class names.
+    tables next to the weights. `vocabulary` is a file of names, one a line, on which an evaluation
+    compares student and teacher, embedded by `text_checkpoint`; None takes the class names.
     """
 
     kind: Literal["conse", "open_clip"]
@@ -83,26 +93,26 @@ class NameTeacherConfig(Settings, frozen=True, kw_only=True):
     vocabulary: str | None = None
 
 
-class MaskTeacherConfig(Settings, frozen=True, kw_only=True):
-    """Who says what masks are: the SAM or MobileSAM `checkpoint`."""
+class MaskTeacherConfig(TomlTable, frozen=True, kw_only=True):
+    """The teacher of masks: the SAM or MobileSAM `checkpoint`."""
 
     kind: Literal["sam"] = "sam"
     checkpoint: str
 
 
-class TeachersConfig(Settings, frozen=True, kw_only=True):
-    """The two teachers; a run whose stages need but one may leave out the other."""
+class TeachersConfig(TomlTable, frozen=True, kw_only=True):
+    """The two teachers; either may be left out where no stage needs it."""
 
     names: NameTeacherConfig | None = None
     masks: MaskTeacherConfig | None = None
 
 
-class SourceConfig(Settings, frozen=True, kw_only=True):
-    """Photos: `folders` searched at every depth, and `shards`, tar files of webdataset.
+class SourceConfig(TomlTable, frozen=True, kw_only=True):
+    """Photos: `folders`, searched at every depth, and `shards`, tar files of WebDataset.
 
-    A shard may be a pattern that stands for several, as `cc12m/*.tar`.
-    `exclude`: patterns, as `val/*`, of paths within a folder that are left out. `longest`: photos
-    with a longer side are made smaller as they are read, in pixels.
+    A shard may be a pattern that matches several files, such as `cc12m/*.tar`. `exclude`: patterns,
+    such as `val/*`, of paths within a folder that are left out. `longest`, in pixels: photos with a
+    longer side may be decoded at reduced size, never below it.
     """
 
     folders: tuple[str, ...] = ()
@@ -114,29 +124,29 @@ class SourceConfig(Settings, frozen=True, kw_only=True):
 class InstanceSourceConfig(SourceConfig, frozen=True, kw_only=True):
     """Photos whose objects are outlined and named: the JSON file `annotations`, in COCO's format.
 
-    Its file names are paths within one of the `folders`. None lets the teachers find and name the
+    Its file names are paths within one of the `folders`. With None the teachers find and name the
     objects.
     """
 
     annotations: str | None = None
 
 
-class LabelsConfig(Settings, frozen=True, kw_only=True):
-    """The classes that instances are told apart by, in the space of the student's text tower.
+class LabelsConfig(TomlTable, frozen=True, kw_only=True):
+    """The classes of instances, in the space of the student's text tower.
 
-    `vocabulary` is a file of classes, one a line, its synonyms after semicolons; None takes the
-    categories of the annotations. Instances of a class that is not listed have no name, and count
-    for the masks alone. `templates`: a set's name, or the templates that names are put into.
+    `vocabulary` is a file of classes, one a line, each with its synonyms after semicolons; None
+    takes the categories of the annotations. Instances of a class that is not listed have no name
+    and train masks only. `templates`: a set's name, or the templates that names are put into.
     """
 
     vocabulary: str | None = None
     templates: str | tuple[str, ...] = "vild"
 
 
-class DataConfig(Settings, frozen=True, kw_only=True):
+class DataConfig(TomlTable, frozen=True, kw_only=True):
     """The photos of each stream, and the share of them that is held back for evaluation.
 
-    `cache` is the folder of the teachers' answers; None stands for the run's own.
+    `cache` is the folder of the teachers' answers; None is a folder in the run's own.
     """
 
     names: SourceConfig | None = None
@@ -146,10 +156,10 @@ class DataConfig(Settings, frozen=True, kw_only=True):
     cache: str | None = None
 
 
-class EvaluationConfig(Settings, frozen=True, kw_only=True):
-    """How held-back photos are judged: how many `photos`, at which `size`, up to how many regions.
+class EvaluationConfig(TomlTable, frozen=True, kw_only=True):
+    """The evaluation on held-back photos: how many `photos`, at which `size`, how many regions.
 
-    `size` None is the student's own.
+    `size` None is the student's own; `regions` is the most regions of a photo that are compared.
     """
 
     photos: int = 60

@@ -1,4 +1,4 @@
-"""Photos whose objects are outlined and named, in COCO's format, and what views show of them."""
+"""Photos with outlined and named objects, in COCO's format, and the instances that views show."""
 
 from __future__ import annotations
 
@@ -18,15 +18,44 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from samclip.errors import InputError
-from samclip.merge.data.instances import STRIDE, Instances, no_instances
-from samclip.merge.data.labels import Labels
-from samclip.merge.data.mask_prompts import boxes_from_masks
+from samclip.merge.data.labels import UNNAMED, Labels
+from samclip.merge.data.mask_prompts import MASK_STRIDE, boxes_from_masks
 from samclip.merge.data.photo_sources import FolderSource, JoinedSource, PhotoSource, PickedSource
 from samclip.merge.data.views import View
 from samclip.runtime.results.coco import Instances as CocoFile
 from samclip.runtime.results.coco import RleDict, listed, to_rle
 
 LEAST_PIXELS = 32  # of an instance in a view, as in the released code's filter
+
+
+@dataclass(frozen=True)
+class Instances:
+    """K named instances of a picture, in its square of S pixels; K may be 0.
+
+    `masks`: KxHxW bool over the whole square, H = W = S / 4, none of them empty. `boxes`: Kx4
+    float32, (x0, y0, x1, y1) in pixels of the square. `labels`: K int64, -1 for those unnamed.
+    """
+
+    masks: Tensor
+    boxes: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    def to(self, device: torch.device) -> Instances:
+        """Move the tensors to a device."""
+        return Instances(self.masks.to(device), self.boxes.to(device), self.labels.to(device))
+
+
+def no_instances(size: int) -> Instances:
+    """Return the instances of a picture without any, in a square of `size` pixels."""
+    side = size // MASK_STRIDE
+    return Instances(
+        masks=torch.zeros(0, side, side, dtype=torch.bool),
+        boxes=torch.zeros(0, 4),
+        labels=torch.full((0,), UNNAMED, dtype=torch.int64),
+    )
 
 
 @dataclass(frozen=True)
@@ -38,10 +67,10 @@ class Outline:
 
 
 class Annotations:
-    """The objects of photos, which are known by the SHA-256 of their files.
+    """The annotated objects of photos, which are identified by the SHA-256 of their files.
 
-    `categories` are the names in the order of the file, `photos` those of a source that have any
-    object.
+    `categories` are the names in the order of the file, `photos` those photos of the source that
+    have at least one object.
     """
 
     def __init__(
@@ -50,31 +79,35 @@ class Annotations:
         outlines: Mapping[str, Sequence[Outline]],
         source: PhotoSource,
     ) -> None:
-        self.categories, self._outlines = categories, outlines
+        self.categories = categories
+        self._outlines = outlines
         self.photos: PhotoSource = PickedSource(
             source, [index for index in range(len(source)) if source.key(index) in outlines]
         )
 
     def shown(self, photo: str, view: View, labels: Labels) -> Instances:
-        """Outline what a view shows of a photo's objects, those of a few pixels left out.
+        """Return the instances of a photo that a view shows, without those of a few pixels.
 
         Raises InputError where the annotations are of a photo of another size.
         """
-        outlines = self._outlines.get(photo, ())
-        squares = [_in_view(outline.rle, view) for outline in outlines]
-        kept = [index for index, square in enumerate(squares) if _fits(square)]
-        if not kept:
+        squares: list[Tensor] = []
+        categories: list[str] = []
+        for outline in self._outlines.get(photo, ()):
+            square = _draw_in_view(outline.rle, view)
+            if int(square.sum()) >= LEAST_PIXELS and bool(_reduce(square[None]).any()):
+                squares.append(square)
+                categories.append(outline.category)
+        if not squares:
             return no_instances(view.size)
-        masks = torch.stack([squares[index] for index in kept])  # KxSxS
-        places = labels.places([outlines[index].category for index in kept])
-        return Instances(_low(masks), boxes_from_masks(masks, 1), places)
+        masks = torch.stack(squares)  # KxSxS
+        return Instances(_reduce(masks), boxes_from_masks(masks, 1), labels.places(categories))
 
 
 def read_annotations(file: Path, folders: Sequence[FolderSource]) -> Annotations:
     """Read a JSON file in COCO's or LVIS's format whose photos are in `folders`.
 
-    Crowds, and objects without a pixel, are left out. Raises InputError for a file that is none,
-    and where no photo of it is in the folders.
+    Crowds, and objects without a pixel, are left out. Raises InputError for a file of another
+    format, and where none of its photos is in the folders.
     """
     try:
         content = msgspec.json.decode(file.read_bytes(), type=CocoFile)
@@ -98,19 +131,19 @@ def read_annotations(file: Path, folders: Sequence[FolderSource]) -> Annotations
             outlines.setdefault(key, []).append(Outline(rle, name))
     if not outlines:
         raise InputError(
-            f"none of the photos that {file} outlines is in the folders; its file names are paths "
-            f"within them, such as {content.images[0].names if content.images else 'none'}"
+            f"none of the photos that {file} annotates is in the folders; its file names must be "
+            f"paths within them; the first is {content.images[0].names if content.images else None}"
         )
     names = tuple(dict.fromkeys(categories.values()))
     return Annotations(names, outlines, JoinedSource(folders))
 
 
-def _in_view(rle: RleDict, view: View) -> Tensor:
-    """Draw an outline as a view shows it: SxS bool."""
+def _draw_in_view(rle: RleDict, view: View) -> Tensor:
+    """Draw an object's mask as a view shows it: SxS bool."""
     if tuple(rle["size"]) != view.photo_size:
         raise InputError(
             f"an outline of (h, w) = {tuple(rle['size'])} belongs to a photo of {view.photo_size} "
-            "pixels; use the photos that the annotations were made for, and leave out `longest`"
+            "pixels; use the photos that the annotations were made for, without `longest`"
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # pycocotools', under numpy 2
@@ -124,10 +157,6 @@ def _in_view(rle: RleDict, view: View) -> Tensor:
     return square
 
 
-def _fits(square: Tensor) -> bool:
-    return int(square.sum()) >= LEAST_PIXELS and bool(_low(square[None]).any())
-
-
-def _low(squares: Tensor) -> Tensor:
-    """Bring KxSxS masks to the decoder's resolution: KxS/4xS/4, at least half of each cell."""
-    return F.avg_pool2d(squares.float().unsqueeze(1), STRIDE).squeeze(1) >= 0.5
+def _reduce(squares: Tensor) -> Tensor:
+    """Reduce KxSxS masks to the decoder's resolution, KxS/4xS/4: cells covered at least by half."""
+    return F.avg_pool2d(squares.float().unsqueeze(1), MASK_STRIDE).squeeze(1) >= 0.5

@@ -1,29 +1,29 @@
-"""Photos to pixels for each step: draws, views and rendering put together.
+"""The batches of a stage: for each step, the views of each stream, rendered to pixels.
 
-The pictures of each step of a stage, of all streams, made while the step before is computed.
+Every batch is a pure function of the step; it is rendered while the step before is computed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from samclip.errors import ConfigError
-from samclip.merge.config.stages import STREAMS, Batch, StreamName, TrainStage
+from samclip.merge.config.stages import STREAMS, Batch, StreamName, TrainStage, ViewConfig
 from samclip.merge.data.photo_sources import PhotoSource
 from samclip.merge.data.pixels import PixelBatch
 from samclip.merge.data.sampler import Draw, Sampler, Sampling
 from samclip.merge.data.seeds import derive_seed
-from samclip.merge.data.views import View, ViewOptions, draw_view, render
+from samclip.merge.data.views import View, draw_view, render
 from samclip.runtime.series import prefetch
 
 
 @dataclass(frozen=True)
-class Sample:
-    """What a picture of a batch shows: a photo, by its SHA-256, and the view of it."""
+class PhotoView:
+    """The source of one picture of a batch: a photo, by its SHA-256, and the view of it."""
 
     photo: str
     view: View
@@ -31,21 +31,26 @@ class Sample:
 
 @dataclass(frozen=True)
 class ViewBatch:
-    """B samples and their pixels."""
+    """B pictures: the views that they show, and their pixels."""
 
-    samples: tuple[Sample, ...]
+    samples: tuple[PhotoView, ...]
     pixels: PixelBatch
 
     def pick(self, indices: Sequence[int]) -> ViewBatch:
-        """Take some of the samples, in the order of `indices`."""
+        """Return some of the pictures, in the order of `indices`."""
         return ViewBatch(tuple(self.samples[i] for i in indices), self.pixels.pick(indices))
 
 
 class ViewStream:
-    """The batches of one stream of one stage; `batch(t)` is a pure function of t."""
+    """The batches of one stream of one stage, in squares of `size` pixels."""
 
-    def __init__(self, source: PhotoSource, sampler: Sampler, options: ViewOptions) -> None:
-        self.source, self.sampler, self.options = source, sampler, options
+    def __init__(
+        self, source: PhotoSource, sampler: Sampler, config: ViewConfig, size: int
+    ) -> None:
+        self.source = source
+        self.sampler = sampler
+        self.config = config
+        self.size = size
 
     def batch(self, step: int) -> ViewBatch:
         """Render this process's part of the batch of step `step`. Raises ImageError."""
@@ -53,22 +58,23 @@ class ViewStream:
 
     def render(self, draws: Sequence[Draw]) -> ViewBatch:
         """Render the views of some draws. Raises ImageError."""
-        rendered = [self._render(draw) for draw in draws]
-        samples = tuple(sample for sample, _, _ in rendered)
-        pixels = torch.stack([square for _, square, _ in rendered])
-        sizes = torch.tensor([size for _, _, size in rendered])
-        return ViewBatch(samples, PixelBatch(pixels, sizes))
-
-    def _render(self, draw: Draw) -> tuple[Sample, Tensor, tuple[int, int]]:
-        photo = self.source.photo(draw.index)
-        view = draw_view(self.options, (photo.shape[0], photo.shape[1]), draw.view_seed)
-        square, size = render(view, photo)
-        return Sample(self.source.key(draw.index), view), square, size
+        samples: list[PhotoView] = []
+        squares: list[Tensor] = []
+        sizes: list[tuple[int, int]] = []
+        for draw in draws:
+            photo = self.source.photo(draw.index)
+            photo_size = (photo.shape[0], photo.shape[1])
+            view = draw_view(self.config, self.size, photo_size, draw.view_seed)
+            square, size = render(view, photo)
+            samples.append(PhotoView(self.source.key(draw.index), view))
+            squares.append(square)
+            sizes.append(size)
+        return ViewBatch(tuple(samples), PixelBatch(torch.stack(squares), torch.tensor(sizes)))
 
 
 @dataclass(frozen=True)
 class Processes:
-    """Which of how many processes this is."""
+    """The place of this process, `rank`, among the `world` processes of the run."""
 
     rank: int = 0
     world: int = 1
@@ -76,23 +82,27 @@ class Processes:
 
 @dataclass(frozen=True)
 class StepInput:
-    """The pictures of this process in one step; a stream that the stage does not have is absent."""
+    """The pictures of this process in one step; streams that the stage lacks are absent."""
 
     step: int
-    streams: dict[StreamName, ViewBatch]
+    streams: Mapping[StreamName, ViewBatch]
 
 
 class StageInputs:
-    """The inputs of a stage, a pure function of the step."""
+    """The inputs of every step of a stage.
+
+    Raises ConfigError when `sources` lacks a stream of the stage.
+    """
 
     def __init__(
         self,
         stage: TrainStage,
-        sources: dict[StreamName, PhotoSource],
+        sources: Mapping[StreamName, PhotoSource],
         seed: int,
         processes: Processes,
     ) -> None:
-        self._stage, self._seed = stage, seed
+        self._stage = stage
+        self._seed = seed
         self._streams: dict[StreamName, dict[int, ViewStream]] = {}
         for name in STREAMS:
             batch: Batch | None = getattr(stage, name)
@@ -101,32 +111,29 @@ class StageInputs:
             if name not in sources:
                 raise ConfigError(f"stage {stage.name!r} needs photos: [data.{name}] folders")
             sampling = Sampling(
-                seed, stage.name, name, batch.batch, batch.views or None, *_pair(processes)
+                seed=seed,
+                stage=stage.name,
+                stream=name,
+                batch=batch.batch,
+                fixed_views=batch.views or None,
+                rank=processes.rank,
+                world=processes.world,
             )
             sampler = Sampler(sources[name], sampling)
             self._streams[name] = {
-                size: ViewStream(sources[name], sampler, batch.view.at(size))
-                for size in batch.sizes
+                size: ViewStream(sources[name], sampler, batch.view, size) for size in batch.sizes
             }
 
     def at(self, step: int) -> StepInput:
         """Render the pictures of a step. Raises ImageError."""
-        return StepInput(
-            step,
-            {
-                name: by_size[self._size(name, tuple(by_size), step)].batch(step)
-                for name, by_size in self._streams.items()
-            },
-        )
+        batches: dict[StreamName, ViewBatch] = {}
+        for name, by_size in self._streams.items():
+            sizes = tuple(by_size)
+            # Every process draws the same size.
+            drawn = derive_seed("size", self._seed, self._stage.name, name, step)
+            batches[name] = by_size[sizes[drawn % len(sizes)]].batch(step)
+        return StepInput(step, batches)
 
     def between(self, start: int, end: int) -> Iterator[StepInput]:
-        """Yield the inputs of the steps from `start` to before `end`, one made ahead."""
+        """Yield the inputs of the steps from `start` to before `end`, rendered one step ahead."""
         return prefetch(self.at, range(start, end))
-
-    def _size(self, name: StreamName, sizes: tuple[int, ...], step: int) -> int:
-        """Draw the size of a step, the same in every process."""
-        return sizes[derive_seed("size", self._seed, self._stage.name, name, step) % len(sizes)]
-
-
-def _pair(processes: Processes) -> tuple[int, int]:
-    return processes.rank, processes.world

@@ -1,9 +1,9 @@
-"""Prompts for distilling masks: random points, and boxes and points taken from a teacher's masks.
+"""Prompts for training on masks: random points, and points and boxes drawn from masks.
 
 SAM is trained on prompts simulated from masks (Segment Anything, Kirillov et al., 2023, appendix A,
 "Training algorithm"): a point drawn uniformly from the mask, or the mask's box with noise, each
-half of the time. Everything here is a pure function of its arguments and a `torch.Generator` on
-the CPU, so a step of training draws the same prompts whenever it is repeated.
+half of the time. Every function here is a pure function of its arguments and a `torch.Generator` on
+the CPU, so a repeated training step draws the same prompts.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from samclip.errors import PromptError
 FOREGROUND = 1.0
 BOX_CORNERS = (2.0, 3.0)
 PADDING = -1.0
+MASK_STRIDE = 4  # side of a low-resolution mask's pixel, in pixels of the input
 
 # Noise on each coordinate of a box: a normal distribution whose standard deviation is this share
-# of the box's side, cut off at so many pixels of the 1024 px frame (SAM, appendix A).
+# of the box's side, clipped at this many pixels of the 1024 px frame (SAM, appendix A).
 BOX_JITTER = 0.1
 BOX_JITTER_PIXELS = 20.0
 BOX_JITTER_FRAME = 1024
@@ -51,7 +52,7 @@ class Prompts:
 
     @property
     def is_point(self) -> Tensor:
-        """N bool: which prompts are a single point, and so ambiguous."""
+        """Whether each prompt is a single foreground point, and so ambiguous: N bool."""
         return (self.labels == FOREGROUND).sum(dim=1).eq(1) & (self.labels >= 2).sum(dim=1).eq(0)
 
     def to(self, device: torch.device) -> Prompts:
@@ -63,22 +64,22 @@ class Prompts:
         return Prompts(self.coords[index], self.labels[index])
 
 
-def join(prompts: Sequence[Prompts]) -> Prompts:
-    """Put prompts of the same number of points after each other."""
+def join_prompts(prompts: Sequence[Prompts]) -> Prompts:
+    """Concatenate prompts with the same number of points."""
     return Prompts(
         torch.cat([part.coords for part in prompts]), torch.cat([part.labels for part in prompts])
     )
 
 
 def point_prompts(points: Tensor) -> Prompts:
-    """Make one foreground point, Nx2 (x, y), and SAM's padding point a prompt: P is 2."""
+    """Make a prompt of each point, Nx2 (x, y), as foreground, with SAM's padding point: P is 2."""
     coords = torch.stack([points, torch.zeros_like(points)], dim=1)  # Nx2x2
     labels = points.new_tensor([[FOREGROUND, PADDING]]).expand(len(points), -1)
     return Prompts(coords, labels)
 
 
 def box_prompts(boxes: Tensor) -> Prompts:
-    """Make each box, Nx4 (x0, y0, x1, y1) in pixels of the input, a prompt of its two corners."""
+    """Make a prompt of the two corners of each box, Nx4 (x0, y0, x1, y1) in pixels of the input."""
     labels = boxes.new_tensor([BOX_CORNERS]).expand(len(boxes), -1)
     return Prompts(boxes.reshape(-1, 2, 2), labels)
 
@@ -91,15 +92,16 @@ def sample_points(size: tuple[int, int], count: int, generator: Generator) -> Te
 
 
 def boxes_from_masks(masks: Tensor, stride: float) -> Tensor:
-    """Find the boxes of N masks, NxHxW bool, none of them empty: Nx4 (x0, y0, x1, y1).
+    """Return the boxes of N masks, NxHxW bool, none of them empty: Nx4 (x0, y0, x1, y1).
 
-    `stride` is the side of a mask's pixel in pixels of the input (4 for SAM's low-resolution
-    masks); a box ends at the far edge of its last pixel. Raises PromptError for an empty mask.
+    `stride` is the side of a mask's pixel in pixels of the input (`MASK_STRIDE` for SAM's
+    low-resolution masks); a box ends at the far edge of its last pixel. Raises PromptError for an
+    empty mask.
     """
     if not bool(masks.flatten(1).any(dim=1).all()):
         raise PromptError("an empty mask has no box; leave such masks out")
     edges = []
-    for axis in (1, 2):  # columns that the mask touches, then rows
+    for axis in (1, 2):  # the columns that the mask touches, then the rows
         touched = masks.any(dim=axis).to(torch.uint8)
         first = touched.argmax(dim=1)
         last = touched.shape[1] - touched.flip(1).argmax(dim=1)
@@ -117,8 +119,8 @@ def jitter_boxes(
 ) -> Tensor:
     """Move each coordinate of Nx4 boxes at random, within an image of (height, width) pixels.
 
-    `frame` is the input's side S, with which SAM's limit of 20 px scales. Boxes keep at least one
-    pixel a side.
+    `frame` is the input's side S; SAM's limit of 20 px scales with it. Boxes keep sides of at least
+    one pixel.
     """
     height, width = size
     sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)  # Nx4: w, h, w, h

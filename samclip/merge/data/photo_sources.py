@@ -1,13 +1,13 @@
-"""Where photos come from: folders and tar shards, split into what is trained on and held back.
+"""Sources of photos, folders among them, and their split into training and held-back photos.
 
-A photo is known by the SHA-256 of its file, so that nothing depends on names or their order.
+A photo is identified by the SHA-256 of its file, so that nothing depends on names or their order.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -16,18 +16,16 @@ from numpy.typing import NDArray
 
 from samclip.errors import ImageError, InputError
 from samclip.merge.data.seeds import SEED_BITS, derive_seed
-from samclip.merge.data.shards import ShardSource, decode_photo
+from samclip.merge.data.shards import decode_photo
 from samclip.runtime.pixels.decode import MAX_IMAGE_BYTES
 from samclip.runtime.pixels.image import SUFFIXES
 
-__all__ = ["FolderSource", "JoinedSource", "PhotoSource", "PickedSource", "ShardSource", "split"]
-
 
 class PhotoSource(Protocol):
-    """A fixed list of photos; may be read from several threads and processes at once."""
+    """A fixed list of photos that several threads and processes may read at once."""
 
     def __len__(self) -> int:
-        """Count the photos."""
+        """Return the number of photos."""
         ...
 
     def key(self, index: int) -> str:
@@ -42,9 +40,9 @@ class PhotoSource(Protocol):
 class FolderSource:
     """The images in a folder and its subfolders, hidden ones left out, in the order of their paths.
 
-    A file that holds the same bytes as another counts once. `exclude`: patterns as `val/*` for
-    paths within the folder, written with `/`, that are left out. `longest`: see `decode_photo`.
-    Raises InputError when there is no such folder or no image in it.
+    Files with the same bytes count once. `exclude`: patterns, such as `val/*`, of paths within the
+    folder, written with `/`, that are left out. `longest`: see `decode_photo`. Raises InputError
+    when there is no such folder or no image in it.
     """
 
     def __init__(
@@ -57,13 +55,14 @@ class FolderSource:
         found: dict[str, Path] = {}
         for path in sorted(self.folder.rglob("*")):
             if _is_image(path, self.folder, exclude):
-                found.setdefault(hashlib.sha256(_read(path)).hexdigest(), path)
+                found.setdefault(hashlib.sha256(_read_capped(path)).hexdigest(), path)
         if not found:
             raise InputError(
                 f"the folder {self.folder} holds no image that is not excluded; expected files "
                 f"that end in {', '.join(sorted(SUFFIXES))}"
             )
-        self._keys, self.paths = tuple(found), tuple(found.values())
+        self._keys = tuple(found)
+        self.paths = tuple(found.values())
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -75,7 +74,7 @@ class FolderSource:
     def photo(self, index: int) -> NDArray[np.uint8]:
         """Decode a photo: HWC uint8 RGB. Raises ImageError, also for a file that changed."""
         path = self.paths[index]
-        data = _read(path)
+        data = _read_capped(path)
         if hashlib.sha256(data).hexdigest() != self._keys[index]:
             raise ImageError(f"the photo {path} changed since it was listed; start again")
         return decode_photo(data, f"the photo {path}", self._longest)
@@ -85,7 +84,8 @@ class PickedSource:
     """Some of the photos of a source."""
 
     def __init__(self, source: PhotoSource, indices: Sequence[int]) -> None:
-        self._source, self._indices = source, tuple(indices)
+        self._source = source
+        self._indices = tuple(indices)
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -100,14 +100,15 @@ class PickedSource:
 
 
 class JoinedSource:
-    """Several sources one after the other; a photo that several hold counts once."""
+    """Several sources one after the other; a photo that is in several counts once."""
 
     def __init__(self, sources: Sequence[PhotoSource]) -> None:
         found: dict[str, tuple[PhotoSource, int]] = {}
         for source in sources:
             for index in range(len(source)):
                 found.setdefault(source.key(index), (source, index))
-        self._keys, self._places = tuple(found), tuple(found.values())
+        self._keys = tuple(found)
+        self._places = tuple(found.values())
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -125,21 +126,18 @@ class JoinedSource:
 def split(source: PhotoSource, holdout: float, seed: int) -> tuple[PhotoSource, PhotoSource]:
     """Split into (train, held back), the latter about the share `holdout` of the photos.
 
-    Each photo's side depends on its content and `seed` alone: other photos may come or go, under
-    any names. Raises InputError when `holdout` is not in [0, 1).
+    Each photo's side depends only on its content and `seed`, not on the other photos or on names.
+    Raises InputError when `holdout` is not in [0, 1).
     """
     if not 0 <= holdout < 1:
         raise InputError(f"the share of photos held back is {holdout}; expected 0 up to below 1")
     limit = int(holdout * 2**SEED_BITS)
-
-    def is_held(index: int) -> bool:
-        return derive_seed("holdout", seed, source.key(index)) < limit
-
-    return _picked(source, lambda i: not is_held(i)), _picked(source, is_held)
-
-
-def _picked(source: PhotoSource, keep: Callable[[int], bool]) -> PickedSource:
-    return PickedSource(source, [index for index in range(len(source)) if keep(index)])
+    train: list[int] = []
+    held: list[int] = []
+    for index in range(len(source)):
+        is_held = derive_seed("holdout", seed, source.key(index)) < limit
+        (held if is_held else train).append(index)
+    return PickedSource(source, train), PickedSource(source, held)
 
 
 def _is_image(path: Path, folder: Path, exclude: Sequence[str]) -> bool:
@@ -150,7 +148,7 @@ def _is_image(path: Path, folder: Path, exclude: Sequence[str]) -> bool:
     return not any(fnmatch.fnmatchcase(within.as_posix(), pattern) for pattern in exclude)
 
 
-def _read(path: Path) -> bytes:
+def _read_capped(path: Path) -> bytes:
     size = path.stat().st_size
     if size > MAX_IMAGE_BYTES:
         raise ImageError(

@@ -1,4 +1,4 @@
-"""A batch of pictures as teachers and student both see it, before anybody's normalisation."""
+"""Batches of pictures as teachers and students share them, before normalisation."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class PixelBatch:
     def of(cls, pictures: Iterable[Tensor], size: int | None = None) -> PixelBatch:
         """Put pictures, each 3xhxw in [0, 255], into squares of `size` pixels.
 
-        None takes the longest side among them. Raises InputError for no pictures, and for one that
-        is larger than `size`.
+        None takes the longest side among them. Raises InputError for an empty list, and for a
+        picture that is larger than `size`.
         """
         listed = list(pictures)
         if not listed:
@@ -65,12 +65,12 @@ class PixelBatch:
         return self.pixels.shape[-1]
 
     def picture(self, index: int) -> Tensor:
-        """Cut one picture out of its padding: 3xhxw, a view of `pixels`."""
+        """Return one picture without its padding: 3xhxw, sharing memory with `pixels`."""
         height, width = self.sizes[index].tolist()
         return self.pixels[index, :, :height, :width]
 
     def pick(self, indices: Sequence[int]) -> PixelBatch:
-        """Take some of the pictures, in the order of `indices`."""
+        """Return some of the pictures, in the order of `indices`."""
         chosen = torch.as_tensor(indices, dtype=torch.int64, device=self.pixels.device)
         return PixelBatch(self.pixels[chosen], self.sizes[chosen])
 
@@ -83,8 +83,8 @@ class PixelBatch:
     def normalised(self, mean: Sequence[float], std: Sequence[float]) -> Tensor:
         """Normalise per channel and set the padding to 0 again: Bx3xSxS float32.
 
-        `mean` and `std` are in units of [0, 255]. As `samclip.runtime.pixels.image.preprocess`
-        does, the padding is 0 after the normalisation.
+        `mean` and `std` are in units of [0, 255]. The padding is 0 after the normalisation, as in
+        `samclip.runtime.pixels.image.preprocess`.
         """
         centre, spread = (
             torch.tensor(tuple(values), device=self.pixels.device).reshape(1, 3, 1, 1)
@@ -93,7 +93,7 @@ class PixelBatch:
         return (self.pixels - centre) / spread * self._inside(self.size)
 
     def token_mask(self, grid: int) -> Tensor:
-        """Say which of grid x grid tokens hold any of the picture: Bxgxg float32, 1 or 0.
+        """Mark the tokens of a grid x grid that hold any of the picture: Bxgxg float32, 1 or 0.
 
         The rule is that of `samclip.runtime.pixels.image.Letterbox.token_mask`.
         """
@@ -102,7 +102,7 @@ class PixelBatch:
     def scaled(self, size: int) -> PixelBatch:
         """Scale the squares to `size` pixels, and every picture in them by the same factor.
 
-        Bicubic with antialiasing; a batch of that size is returned as it is.
+        Bicubic with antialiasing; a batch of that size is returned unchanged.
         """
         if size == self.size:
             return self
@@ -112,7 +112,7 @@ class PixelBatch:
         )
 
     def centred(self, share: float) -> PixelBatch:
-        """Cut the square in the middle out of each picture, `share` of its shorter side long."""
+        """Crop each picture to its central square, whose side is `share` of the shorter side."""
         pictures = []
         for index, (height, width) in enumerate(self.sizes.tolist()):
             side = max(1, round(share * min(height, width)))
@@ -123,14 +123,14 @@ class PixelBatch:
     def resized(self, height: int, width: int) -> Tensor:
         """Resize each picture without its padding to height x width: Bx3xhxw in [0, 255].
 
-        Bicubic with antialiasing, whatever the picture's shape; what overshoots is cut off.
+        Bicubic with antialiasing, without regard to the aspect ratio; overshoot is clipped.
         """
         return torch.cat(
             [_resize(self.picture(index), height, width) for index in range(len(self))]
         )
 
     def _inside(self, grid: int) -> Tensor:
-        """Bx1xgxg float32: 1 on cells of a grid over the square that hold any of the picture."""
+        """Mark the cells of a grid x grid that hold any of the picture: Bx1xgxg float32, 1 or 0."""
         filled = (self.sizes * grid + self.size - 1) // self.size  # Bx2, rounded up
         cells = torch.arange(grid, device=self.sizes.device)
         rows, columns = (cells < filled[:, axis, None] for axis in (0, 1))  # Bxg each

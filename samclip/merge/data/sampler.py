@@ -1,6 +1,6 @@
-"""Which photos and views each step takes: a pure function of seed, stage, stream and step.
+"""Draws of photos and views for each step: a pure function of seed, stage, stream and step.
 
-So a run that was stopped goes on as if it had not been, and no state needs to be kept.
+A run that was stopped therefore goes on with the same draws, and no state needs to be saved.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Draw:
 
 @dataclass(frozen=True)
 class Sampling:
-    """What decides the draws of one stream ("names", "masks") of one stage.
+    """The values that determine the draws of one stream, such as "names", of one stage.
 
     `batch` is the global batch, that of all `world` processes together; this process is `rank`.
-    With `fixed_views` K a photo has only K views, the same in every stage with the same view
-    options, so that teacher outputs can be kept; None draws a new one in each epoch. Raises
+    With `fixed_views` K a photo has only K views, the same in every stage with the same
+    `ViewConfig`, so that teacher outputs can be kept; None draws a new view in each epoch. Raises
     InputError for values that do not fit together.
     """
 
@@ -56,7 +56,7 @@ class Sampling:
 
 
 class Sampler:
-    """Draws photos of a source: every photo once per epoch, in an order of that epoch's own.
+    """Draws photos of a source: every photo once per epoch, in a different order each time.
 
     Raises InputError for a source without photos.
     """
@@ -64,7 +64,8 @@ class Sampler:
     def __init__(self, source: PhotoSource, sampling: Sampling) -> None:
         if len(source) == 0:
             raise InputError(f"the stream {sampling.stream!r} has no photos to draw from")
-        self._source, self.sampling = source, sampling
+        self._source = source
+        self.sampling = sampling
         keys = (source.key(index)[:16] for index in range(len(source)))
         self._hashes = np.fromiter((int(key, 16) for key in keys), np.uint64, len(source))
         self._order = lru_cache(maxsize=2)(self._permutation)  # a batch may lie in two epochs
@@ -74,36 +75,37 @@ class Sampler:
         s = self.sampling
         share = s.batch // s.world
         first = step * s.batch + s.rank * share
-        return tuple(self._draw(place) for place in range(first, first + share))
+        draws = []
+        for place in range(first, first + share):
+            epoch, offset = divmod(place, len(self._source))
+            index = int(self._order(epoch)[offset])
+            draws.append(Draw(index, self._view_seed(index, epoch)))
+        return tuple(draws)
 
     def fixed_draws(self, index: int) -> tuple[Draw, ...]:
-        """List all the draws that a photo can have; raises InputError without `fixed_views`."""
+        """Return all the draws that a photo can have; raises InputError without `fixed_views`."""
         if self.sampling.fixed_views is None:
             raise InputError(
                 f"the stream {self.sampling.stream!r} draws new views in each epoch: they cannot "
                 "be listed. Set fixed_views."
             )
-        return tuple(Draw(index, self._seed(index, v)) for v in range(self.sampling.fixed_views))
+        views = range(self.sampling.fixed_views)
+        return tuple(Draw(index, self._view_seed(index, view)) for view in views)
 
-    def _draw(self, place: int) -> Draw:
-        epoch, offset = divmod(place, len(self._source))
-        index = int(self._order(epoch)[offset])
-        return Draw(index, self._seed(index, epoch))
-
-    def _seed(self, index: int, epoch: int) -> int:
+    def _view_seed(self, index: int, epoch: int) -> int:
         s, key = self.sampling, self._source.key(index)
         if s.fixed_views is None:
             return derive_seed("view", s.seed, s.stage, s.stream, key, epoch)
         return derive_seed("fixed view", s.seed, key, epoch % s.fixed_views)
 
     def _permutation(self, epoch: int) -> NDArray[np.intp]:
-        """Order the photos by a hash of epoch and content: the order they came in has no say."""
+        """Order the photos by a hash of epoch and content, independent of how they are listed."""
         s = self.sampling
         salt = np.uint64(derive_seed("epoch", s.seed, s.stage, s.stream, epoch))
-        return np.argsort(_mixed(self._hashes ^ salt), kind="stable")
+        return np.argsort(_mix_bits(self._hashes ^ salt), kind="stable")
 
 
-def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def _mix_bits(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Mix the bits of 64-bit numbers, one to one: SplitMix64's finaliser (Steele et al. 2014)."""
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         values = np.multiply(values ^ (values >> np.uint64(shift)), np.uint64(factor))

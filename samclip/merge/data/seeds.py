@@ -1,4 +1,4 @@
-"""Seeds for everything random in a run, each a pure function of what it is for."""
+"""Seeds for everything random in a run, each a pure function of its purpose."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""Photos in WebDataset shards: plain tar files with `.jpg` (or other image) members.
+"""Photos in WebDataset shards, plain tar files with image members, and their decoding.
 
-A shard is read once to list its members; the list is kept beside it, and photos are then read at
-their places, in any order, by any number of processes.
-
-A photo from the bytes of a file, with the runtime's caps, no more detailed than asked for.
+A shard is read once to list its members. The list is stored next to it, and photos are then read at
+their offsets, in any order, by any number of processes. `decode_photo` serves folders of photos as
+well.
 """
 
 from __future__ import annotations
@@ -30,16 +29,20 @@ from samclip.runtime.pixels.decode import (
 )
 from samclip.runtime.pixels.image import DEFAULT_MAX_PIXELS, SUFFIXES
 
+INDEX_SUFFIX = ".samclip-index.json"
+INDEX_VERSION = 1
+MAX_MEMBERS = 200_000  # of one shard; usual shards have some 10,000
+
 
 def decode_photo(
     data: bytes, name: str, longest: int | None = None, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> NDArray[np.uint8]:
-    """Decode a file's bytes to HWC uint8 RGB, turned as EXIF says.
+    """Decode a file's bytes to HWC uint8 RGB, rotated as EXIF says.
 
     A JPEG whose longer side is at least twice `longest` pixels is decoded at a half, a quarter or
-    an eighth, never below `longest`: JPEG's cosine transform gives these for a fraction of the
-    time. None decodes in full. `name` is for messages. Raises ImageError for what is no image, is
-    damaged, or has more than `max_pixels`, which is checked before anything is decoded.
+    an eighth of its size, never below `longest`: JPEG's cosine transform gives these in a fraction
+    of the time. None decodes in full. `name` is for messages. Raises ImageError for bytes that are
+    not an image, are damaged, or have more than `max_pixels`, which is checked before decoding.
     """
     stream = BytesIO(data)
     try:
@@ -55,17 +58,12 @@ def decode_photo(
         raise ImageError(f"{name}: {error}") from error
     except HeaderError as error:
         raise ImageError(f"{name} {error}.") from error
-    except Exception as error:  # what the decoders raise on hostile bytes may be anything
+    except Exception as error:  # decoders may raise anything on hostile bytes
         raise ImageError(f"{name} cannot be decoded: {error or type(error).__name__}.") from error
 
 
-INDEX_SUFFIX = ".samclip-index.json"
-INDEX_VERSION = 1
-MAX_MEMBERS = 200_000  # of one shard; they have some 10,000 as a rule
-
-
 class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A photo inside a shard: where its bytes begin, how many they are, their SHA-256."""
+    """A photo inside a shard: the offset of its bytes, their number, their SHA-256."""
 
     offset: int
     size: int
@@ -84,10 +82,9 @@ class ShardIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ShardSource:
     """The photos of tar shards, in the order of the shards given and of the members in each.
 
-    A member that holds the same bytes as another counts once. `longest`: see `decode_photo`.
-    Raises InputError for a shard that is missing, damaged, compressed, or holds a member that no
-    honest shard has: an absolute path, one that climbs out of its folder, a link, a device, a
-    photo of too many bytes.
+    Members with the same bytes count once. `longest`: see `decode_photo`. Raises InputError for a
+    shard that is missing, damaged or compressed, or that holds a member that no honest shard has:
+    an absolute path, a path that leaves the archive, a link, a device, a photo of too many bytes.
     """
 
     def __init__(self, shards: Sequence[str | Path], longest: int | None = None) -> None:
@@ -100,7 +97,8 @@ class ShardSource:
             raise InputError(
                 f"{len(shards)} shards hold no image; give tar files with .jpg members"
             )
-        self._keys, self._places = tuple(found), tuple(found.values())
+        self._keys = tuple(found)
+        self._places = tuple(found.values())
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -121,32 +119,32 @@ class ShardSource:
 
 
 def shard_index(shard: Path) -> ShardIndex:
-    """List a shard's photos: from the file beside it when that fits, else by reading the shard.
+    """List a shard's photos, from the stored list when that is current, else by reading the shard.
 
-    The list is written beside the shard; a folder that is not writable costs only the time of
-    listing again. Raises InputError.
+    A new list is stored next to the shard. Where the folder is not writable, the shard is listed
+    again next time. Raises InputError.
     """
     if not shard.is_file():
         raise InputError(f"there is no shard {shard}; give an existing tar file")
-    status, file = shard.stat(), shard.with_name(shard.name + INDEX_SUFFIX)
-    stored = _stored(file)
-    if stored is not None and (stored.size, stored.mtime_ns) == (
-        status.st_size,
-        status.st_mtime_ns,
-    ):
+    status = shard.stat()
+    file = shard.with_name(shard.name + INDEX_SUFFIX)
+    stored = _read_index(file)
+    changed = (status.st_size, status.st_mtime_ns)
+    if stored is not None and (stored.size, stored.mtime_ns) == changed:
         return stored
-    members = tuple(_members(shard))
-    index = ShardIndex(INDEX_VERSION, status.st_size, status.st_mtime_ns, members)
-    _store(index, file)
+    index = ShardIndex(INDEX_VERSION, *changed, tuple(_list_members(shard)))
+    remove_abandoned(file.parent, {file.name})
+    with contextlib.suppress(OSError):  # a read-only data set
+        write_file(file, msgspec.json.encode(index))
     return index
 
 
-def _members(shard: Path) -> Iterator[Member]:
-    """Read a shard from front to back; raises InputError for what no honest shard holds."""
+def _list_members(shard: Path) -> Iterator[Member]:
+    """Read a shard from start to end; raises InputError for members that no honest shard has."""
     try:
         with tarfile.open(shard, "r:") as tar:
             for count, info in enumerate(tar):
-                _check(info, count, shard)
+                _check_member(info, count, shard)
                 if info.isfile() and PurePosixPath(info.name).suffix.lower() in SUFFIXES:
                     content = tar.extractfile(info)
                     data = b"" if content is None else content.read()
@@ -160,7 +158,7 @@ def _members(shard: Path) -> Iterator[Member]:
         ) from error
 
 
-def _check(info: tarfile.TarInfo, count: int, shard: Path) -> None:
+def _check_member(info: tarfile.TarInfo, count: int, shard: Path) -> None:
     path = PurePosixPath(info.name)
     reason = ""
     if path.is_absolute() or ".." in path.parts:
@@ -177,16 +175,10 @@ def _check(info: tarfile.TarInfo, count: int, shard: Path) -> None:
         raise InputError(f"the shard {shard} holds {info.name!r:.80}, which is refused: {reason}")
 
 
-def _stored(file: Path) -> ShardIndex | None:
-    """Read a list; None when there is none that can be used: it is then made anew."""
+def _read_index(file: Path) -> ShardIndex | None:
+    """Read a stored list; None when it is missing, damaged or of another version."""
     try:
         index = msgspec.json.decode(file.read_bytes(), type=ShardIndex)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
     return index if index.version == INDEX_VERSION else None
-
-
-def _store(index: ShardIndex, file: Path) -> None:
-    remove_abandoned(file.parent, {file.name})
-    with contextlib.suppress(OSError):  # a read-only data set: the list is made again next time
-        write_file(file, msgspec.json.encode(index))

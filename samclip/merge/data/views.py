@@ -1,9 +1,8 @@
-"""Views: the crops of a photo that teachers and student are shown, drawn from a seed.
+"""Views: crops of a photo, mirrored and recoloured, drawn from a seed.
 
 Teacher and student see the same crop, flip and colours, as function matching asks for (Beyer et
-al. 2022, "Knowledge distillation: A good teacher is patient and consistent", section 3).
-
-Colour changes of a view: brightness, contrast, saturation and hue as one affine map of RGB.
+al. 2022, "Knowledge distillation: A good teacher is patient and consistent", section 3). Changes of
+brightness, contrast, saturation and hue together are one affine map of RGB.
 """
 
 from __future__ import annotations
@@ -20,20 +19,26 @@ from PIL.Image import Resampling, Transpose
 from torch import Tensor
 
 from samclip.errors import InputError
+from samclip.merge.config.stages import ViewConfig
 from samclip.runtime.pixels.image import Letterbox
+
+VERSION = 1  # of the rendering; part of a view's JSON, so that caches notice a change
+MIN_SIDE = 8  # the least side of a crop in pixels of the photo, where the photo has them
+SHOWN_SIDES = (16, 4096)  # least and greatest side of a view's square, in pixels
+WHOLE_PHOTO = ViewConfig(whole=1.0, flip=0.0, brightness=0.0, contrast=0.0, saturation=0.0)
 
 GREY = np.array([0.299, 0.587, 0.114])  # luma of ITU-R BT.601, as Pillow's mode L
 MIDDLE = 127.5
-# To luma and the two chroma axes I and Q of NTSC, whose plane a change of hue turns.
+# RGB to luma and the chroma axes I and Q of NTSC; a change of hue rotates the plane of I and Q.
 TO_YIQ = np.array([GREY, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 
 
 @dataclass(frozen=True)
 class Colour:
-    """Factors that leave a picture alone when they are 1; `hue` is an angle in degrees.
+    """A change of colours: factors, where 1 changes nothing, and the angle `hue` in degrees.
 
-    Brightness multiplies; contrast stretches about middle grey; saturation stretches about each
-    pixel's grey; hue turns the chroma.
+    Brightness multiplies; contrast scales about middle grey; saturation scales about each pixel's
+    grey; hue rotates the chroma.
     """
 
     brightness: float = 1.0
@@ -47,7 +52,7 @@ class Colour:
         return self == Colour()
 
     def apply(self, picture: Image.Image) -> Image.Image:
-        """Change an RGB picture; values are rounded and cut to [0, 255]."""
+        """Return a recoloured RGB picture; values are rounded and clipped to [0, 255]."""
         if self.is_plain:
             return picture
         rows = np.concatenate([self.matrix(), np.full((3, 1), self.offset())], axis=1)  # 3x4
@@ -57,64 +62,20 @@ class Colour:
         """Return the linear part, 3x3: new RGB = matrix @ RGB + offset."""
         grey = np.tile(GREY, (3, 1))  # 3x3: every channel becomes the luma
         saturate = self.saturation * np.eye(3) + (1 - self.saturation) * grey
-        return self.brightness * self.contrast * saturate @ self._turn()
+        return self.brightness * self.contrast * saturate @ self._hue_rotation()
 
     def offset(self) -> float:
-        """Return what is added to every channel, in units of [0, 255]."""
+        """Return the constant that is added to every channel, in units of [0, 255]."""
         return (1 - self.contrast) * MIDDLE
 
-    def _turn(self) -> NDArray[np.float64]:
+    def _hue_rotation(self) -> NDArray[np.float64]:
         angle = math.radians(self.hue)
         cosine, sine = math.cos(angle), math.sin(angle)
         chroma = np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]])
         return np.asarray(np.linalg.inv(TO_YIQ) @ chroma @ TO_YIQ, np.float64)
 
 
-VERSION = 1  # of what a view looks like; part of its JSON, so that caches notice a change
-MIN_SIDE = 8  # pixels of the photo that a crop has at least, where the photo has them
-SHOWN_SIDES = (16, 4096)
 PLAIN = Colour()
-
-
-@dataclass(frozen=True)
-class ViewOptions:
-    """How views are drawn; `size` is S, the side in pixels of the square that they are put in.
-
-    `scale`: the least and the greatest share of the photo's area that a crop has; `ratio`: the
-    least and the greatest width / height of a crop; `whole`: the share of views that show the whole
-    photo instead; `flip`: the share that is mirrored. `brightness`, `contrast` and `saturation` b
-    give factors drawn from [1 - b, 1 + b], `hue` an angle in degrees from [-hue, hue]. Beyer et al.
-    draw areas from almost nothing to all; 0.1 is our choice for small data sets of small photos.
-    Raises InputError for values out of range.
-    """
-
-    size: int
-    scale: tuple[float, float] = (0.1, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    whole: float = 0.25
-    flip: float = 0.5
-    brightness: float = 0.2
-    contrast: float = 0.2
-    saturation: float = 0.2
-    hue: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        low, high = SHOWN_SIDES
-        _check("size", self.size, low <= self.size <= high, f"{low} to {high} pixels")
-        _check(
-            "scale", self.scale, 0 < self.scale[0] <= self.scale[1] <= 1, "0 < least <= most <= 1"
-        )
-        _check("ratio", self.ratio, 0 < self.ratio[0] <= self.ratio[1], "0 < least <= most")
-        for name in ("whole", "flip", "brightness", "contrast", "saturation"):
-            value = getattr(self, name)
-            _check(name, value, 0 <= value <= 1, "0 to 1")
-        _check("hue", self.hue, 0 <= self.hue <= 180, "0 to 180 degrees")
-
-    @classmethod
-    def plain(cls, size: int) -> ViewOptions:
-        """Show every photo whole and unchanged, for evaluation."""
-        return cls(size, whole=1.0, flip=0.0, brightness=0.0, contrast=0.0, saturation=0.0)
 
 
 @dataclass(frozen=True)
@@ -137,45 +98,50 @@ class View:
         return Letterbox.fit((y1 - y0, x1 - x0), self.size).input_size
 
     def to_json(self) -> bytes:
-        """Write the view so that equal views, and they alone, give equal bytes."""
+        """Encode the view as JSON: equal bytes for equal views, and only for these."""
         return msgspec.json.encode({"version": VERSION, **asdict(self)}, order="sorted")
 
 
-def draw_view(options: ViewOptions, photo_size: tuple[int, int], seed: int) -> View:
-    """Draw a view of a photo of (h, w) pixels: a pure function of its arguments.
+def draw_view(config: ViewConfig, size: int, photo_size: tuple[int, int], seed: int) -> View:
+    """Draw a view of a photo of (h, w) pixels, in a square of `size`; a pure function.
 
-    `seed` is any integer from 0 on. Crops are drawn as Inception does (Szegedy et al. 2015, section
-    6): the area uniformly, the ratio of the sides uniformly in its logarithm; one that does not fit
-    keeps its ratio and shrinks until it does. Raises InputError for a photo without pixels.
+    `seed` is any non-negative integer. Crops are drawn as Inception does (Szegedy et al. 2015,
+    section 6): the area uniformly, the ratio of the sides uniformly in its logarithm; one that does
+    not fit keeps its ratio and shrinks until it does. Raises InputError for a size out of range,
+    and for a photo without pixels.
     """
+    low, high = SHOWN_SIDES
+    if not low <= size <= high:
+        raise InputError(f"size of a view is {size}; expected {low} to {high} pixels")
     if min(photo_size) < 1:
         raise InputError(f"a photo of {photo_size[0]} x {photo_size[1]} pixels has no views")
-    # A fixed number of draws in a fixed order: no option changes what the others get.
+    # A fixed number of draws in a fixed order: no value of `config` changes what others draw.
     share = np.random.Generator(np.random.PCG64(seed)).random(10).tolist()
     height, width = photo_size
     box = (0, 0, width, height)
-    if share[0] >= options.whole:
-        box = _crop(options, photo_size, share[1:5])
+    if share[0] >= config.whole:
+        box = _draw_crop(config, photo_size, share[1:5])
     colour = Colour(
-        brightness=_between(1 - options.brightness, 1 + options.brightness, share[6]),
-        contrast=_between(1 - options.contrast, 1 + options.contrast, share[7]),
-        saturation=_between(1 - options.saturation, 1 + options.saturation, share[8]),
-        hue=_between(-options.hue, options.hue, share[9]),
+        brightness=_between(1 - config.brightness, 1 + config.brightness, share[6]),
+        contrast=_between(1 - config.contrast, 1 + config.contrast, share[7]),
+        saturation=_between(1 - config.saturation, 1 + config.saturation, share[8]),
+        hue=_between(-config.hue, config.hue, share[9]),
     )
-    return View(photo_size, box, options.size, share[5] < options.flip, colour)
+    return View(photo_size, box, size, flip=share[5] < config.flip, colour=colour)
 
 
 def render(view: View, photo: NDArray[np.uint8]) -> tuple[Tensor, tuple[int, int]]:
-    """Render a view of a photo, HWC uint8 RGB: 3xSxS float32 in [0, 255] and (h, w).
+    """Render a view of a photo, HWC uint8 RGB, to 3xSxS float32 in [0, 255] and (h, w).
 
-    (h, w) is what the view fills of the square, from the top left; the rest is zeros. Resized by
-    Pillow's bilinear filter, as the runtime does; only the crop is resampled. Raises InputError
-    when the photo has another size than the view was drawn for.
+    The view fills (h, w) pixels of the square, from the top left; the rest is zeros. The crop is
+    resized by Pillow's bilinear filter, as in the runtime. Raises InputError when the photo is not
+    of the size that the view was drawn for.
     """
     if photo.shape != (*view.photo_size, 3) or photo.dtype != np.uint8:
         raise InputError(
             f"the view is of a photo of {view.photo_size[0]} x {view.photo_size[1]} pixels, uint8 "
-            f"RGB; got {'x'.join(map(str, photo.shape))} {photo.dtype}"
+            f"RGB; got {'x'.join(map(str, photo.shape))} {photo.dtype}; render the photo that it "
+            "was drawn for"
         )
     height, width = view.shown_size
     x0, y0, x1, y1 = view.box
@@ -189,30 +155,21 @@ def render(view: View, photo: NDArray[np.uint8]) -> tuple[Tensor, tuple[int, int
     return square, (height, width)
 
 
-def _crop(
-    options: ViewOptions, photo_size: tuple[int, int], share: list[float]
+def _draw_crop(
+    config: ViewConfig, photo_size: tuple[int, int], share: list[float]
 ) -> tuple[int, int, int, int]:
-    """Draw a box, XYXY in pixels of the photo, from four numbers in [0, 1)."""
+    """Return a box, XYXY in pixels of the photo, from four numbers in [0, 1)."""
     height, width = photo_size
-    area = _between(*options.scale, share[0]) * height * width
-    narrow, broad = options.ratio
+    area = _between(*config.scale, share[0]) * height * width
+    narrow, broad = config.ratio
     ratio = math.exp(_between(math.log(narrow), math.log(broad), share[1]))
     wide, high = math.sqrt(area * ratio), math.sqrt(area / ratio)
     shrink = min(1.0, width / wide, height / high)
-    w = _side(wide * shrink, width)
-    h = _side(high * shrink, height)
+    w = min(width, max(MIN_SIDE, round(wide * shrink)))
+    h = min(height, max(MIN_SIDE, round(high * shrink)))
     x, y = int(share[2] * (width - w + 1)), int(share[3] * (height - h + 1))
     return x, y, x + w, y + h
 
 
-def _side(drawn: float, photo: int) -> int:
-    return min(photo, max(MIN_SIDE, round(drawn)))
-
-
 def _between(low: float, high: float, share: float) -> float:
     return low + (high - low) * share
-
-
-def _check(name: str, value: object, fits: bool, expected: str) -> None:
-    if not fits:
-        raise InputError(f"{name} of a view is {value}; expected {expected}")

@@ -1,64 +1,58 @@
-"""The model in training: pictures in, what the losses compare out.
-
-What a model in training can do, whichever it is; `Student` and `OvsamStudent` do it.
-"""
+"""The merged model, SAM with a CLIP head, in training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from samclip.export.families.merged_assembly import Assembly
-from samclip.export.models.block import Block
 from samclip.export.models.efficientnet_lite import LiteFeatures
 from samclip.export.models.mask_decoder import PromptedMaskDecoder
 from samclip.export.models.merged import MergedModel
 from samclip.export.models.stitched_encoder import StitchedEncoder
-from samclip.export.models.tiny_vit import MBConv, TinyVitBlock
 from samclip.merge.data.mask_prompts import Prompts
 from samclip.merge.data.pixels import PixelBatch
+from samclip.merge.students.base import recompute_blocks, run_decoder
 from samclip.merge.students.sizes import SizedModels
 from samclip.merge.teachers.base import MaskAnswer
-from samclip.merge.training.losses import pool_regions, region_weights
-
-RECOMPUTED = (Block, TinyVitBlock, MBConv)
 
 
-class Encoded:
-    """What one pass of the image encoder gives, computed when it is first asked for.
+class MergedEncoded:
+    """The results of one pass of the image encoder, each computed when it is first needed.
 
-    A stitched encoder's two results share its backbone alone, so a loss on names costs no masks,
-    and one on masks no look at a smaller picture. `image` is Bx3xSxS, normalised.
+    The two results of a stitched encoder share only its backbone, so a loss on names does not
+    compute masks, and a loss on masks does not encode the smaller pictures. `image` is Bx3xSxS,
+    normalised.
     """
 
     def __init__(self, encoder: nn.Module, image: Tensor) -> None:
-        self._encoder, self._image = encoder, image
+        self._encoder = encoder
+        self._image = image
         self._stitched = encoder if isinstance(encoder, StitchedEncoder) else None
         self._maps: LiteFeatures | None = None
         self.size: int = image.shape[-1]  # S, in pixels
 
     @cached_property
     def features(self) -> Tensor:
-        """The maps before the neck, BxCxGxG, that names are made of."""
+        """The maps before the neck, BxCxGxG, the input of the CLIP head."""
         if self._stitched is None:
             return self._both[0]
-        return self._stitched.last_maps(self._image, self._backbone(self._stitched))
+        return self._stitched.last_maps(self._image, self._backbone_maps(self._stitched))
 
     @cached_property
     def embeddings(self) -> Tensor:
-        """The image embeddings, Bx256xS/16xS/16, that masks are made of."""
+        """The image embeddings, Bx256xS/16xS/16, the input of the mask decoder."""
         if self._stitched is None:
             return self._both[1]
-        return self._stitched.embed(self._stitched.stitch(self._backbone(self._stitched)))
+        return self._stitched.embed(self._stitched.stitch(self._backbone_maps(self._stitched)))
 
-    def _backbone(self, encoder: StitchedEncoder) -> LiteFeatures:
+    def _backbone_maps(self, encoder: StitchedEncoder) -> LiteFeatures:
         if self._maps is None:
             self._maps = encoder.backbone(self._image)
         return self._maps
@@ -70,8 +64,8 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class Named:
-    """What the CLIP head gives: `image` BxD and `patches` BxDxgxg; `token_mask` Bxgxg."""
+class MergedNames:
+    """The outputs of the CLIP head: `image` BxD and `patches` BxDxgxg; `token_mask` Bxgxg."""
 
     image: Tensor
     patches: Tensor
@@ -83,136 +77,73 @@ class Named:
         return pool_regions(self.patches[index], weights)
 
 
-class Student:
-    """A merged model with the pixel statistics that it wants, at any image size.
+class MergedStudent:
+    """A merged model with its pixel statistics, at any image size.
 
-    The model stays in eval mode. What its frozen parts compute leaves no graph behind, since
-    neither pixels nor frozen weights want a gradient: a head on a frozen encoder costs the
-    encoder's inference, and nothing flows back into a frozen backbone.
+    The model stays in eval mode. Its frozen parts leave no autograd graph, because neither pixels
+    nor frozen weights require a gradient: training a head on a frozen encoder costs the encoder's
+    inference, and nothing flows back into a frozen backbone.
     """
 
     def __init__(self, assembly: Assembly) -> None:
         self.model: MergedModel = assembly.model.eval()
-        self.mean, self.std = assembly.metadata.mean, assembly.metadata.std
+        self.mean = assembly.metadata.mean
+        self.std = assembly.metadata.std
         self._sized = SizedModels(self.model)
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         return next(self.model.parameters()).device
 
     @property
     def image_size(self) -> int:
-        """The side in pixels of the squares that the model is made for."""
+        """The side in pixels of the squares that the model is built for."""
         return self.model.config.image_size
 
-    def encode(self, batch: PixelBatch) -> Encoded:
-        """Encode B pictures of whatever size."""
+    def encode(self, batch: PixelBatch) -> MergedEncoded:
+        """Encode B pictures in squares of any size."""
         model = self._sized.at(batch.size)
-        return Encoded(model.image_encoder, batch.normalised(self.mean, self.std))
+        return MergedEncoded(model.image_encoder, batch.normalised(self.mean, self.std))
 
-    def names(self, encoded: Encoded, batch: PixelBatch) -> Named:
-        """Embed the pictures and their patches; nothing is normalised."""
+    def names(self, encoded: MergedEncoded, batch: PixelBatch) -> MergedNames:
+        """Embed the pictures and their patches in the text space, without normalisation."""
         head = self._sized.at(encoded.size).clip_head
         token_mask = batch.token_mask(head.config.tokens)
         image, patches = head(encoded.features, token_mask)
-        return Named(image, patches, token_mask)
+        return MergedNames(image, patches, token_mask)
 
-    def masks(self, encoded: Encoded, index: int, prompts: Prompts) -> MaskAnswer:
+    def masks(self, encoded: MergedEncoded, index: int, prompts: Prompts) -> MaskAnswer:
         """Segment picture `index` of the batch by N prompts, in pixels of its square."""
         model = self._sized.at(encoded.size)
         decoder = PromptedMaskDecoder(model.prompt_encoder, model.mask_decoder)
-        return answer(decoder, encoded.embeddings[index : index + 1], prompts)
+        return run_decoder(decoder, encoded.embeddings[index : index + 1], prompts)
 
     @contextmanager
     def recomputing(self, size: int, wanted: bool) -> Iterator[None]:
-        """Within, `wanted` keeps only the inputs of the encoder's blocks, and computes twice.
+        """Within the block, recompute the encoder's activations in the backward pass if `wanted`.
 
-        It is the encoder for squares of `size` pixels.
+        It concerns the encoder for squares of `size` pixels.
         """
-        with recomputing(self._sized.at(size).image_encoder, wanted):
+        with recompute_blocks(self._sized.at(size).image_encoder, wanted):
             yield
 
 
-@contextmanager
-def recomputing(encoder: nn.Module, wanted: bool) -> Iterator[None]:
-    """Within, `wanted` keeps only the inputs of an encoder's blocks, and computes twice.
+def region_weights(masks: Tensor, token_mask: Tensor) -> Tensor:
+    """Turn masks, KxHxW bool over the whole input, into weights of tokens, gxg: Kxgxg.
 
-    Gradient checkpointing (Chen et al., 2016).
+    A token's weight is the area of the mask inside it, as in `samclip.runtime.tasks.naming`, and
+    the weights of a mask add up to 1; a mask outside the image gets zeros. `token_mask` is gxg, 0
+    on padding; g divides H.
     """
-    blocks = [m for m in encoder.modules() if wanted and isinstance(m, RECOMPUTED)]
-    for block in blocks:
-        block.forward = _recomputed(block)  # type: ignore[method-assign, assignment]
-    try:
-        yield
-    finally:
-        for block in blocks:
-            del block.forward  # the class's own comes back
+    tokens = len(token_mask)
+    shares = F.avg_pool2d(masks.float().unsqueeze(1), masks.shape[-1] // tokens).squeeze(1)  # Kxgxg
+    shares = shares * token_mask
+    total = shares.sum(dim=(1, 2), keepdim=True)
+    return torch.where(total > 0, shares / total.clamp(min=1e-12), torch.zeros_like(shares))
 
 
-def answer(decoder: PromptedMaskDecoder, embeddings: Tensor, prompts: Prompts) -> MaskAnswer:
-    """Run a prompted decoder on one picture's embeddings, 1x256xGxG, without a mask prompt."""
-    iou, logits = decoder.without_masks(embeddings, prompts.coords, prompts.labels)
-    return MaskAnswer(logits, iou)
-
-
-def _recomputed(block: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Wrap a block's own forward so that backward runs it again."""
-    forward = block.forward
-
-    def run(x: Tensor) -> Tensor:
-        out: Tensor = checkpoint(forward, x, use_reentrant=False)
-        return out
-
-    return run
-
-
-class Names(Protocol):
-    """What a model says of B pictures in the text space; nothing is normalised."""
-
-    @property
-    def image(self) -> Tensor:
-        """Whole pictures: BxD."""
-        ...
-
-    def regions(self, index: int, masks: Tensor) -> Tensor:
-        """Embed K regions of a picture, KxHxW bool over its square: KxD."""
-        ...
-
-
-class Learner(Protocol):
-    """A model that is trained; it stays in eval mode.
-
-    What `encode` gives is the model's own affair; all have `embeddings`, SAM's image embeddings.
-    """
-
-    @property
-    def model(self) -> nn.Module:
-        """What the parts to train are parts of."""
-        ...
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        ...
-
-    @property
-    def image_size(self) -> int:
-        """The side in pixels of the squares that the model is made for."""
-        ...
-
-    def encode(self, batch: PixelBatch) -> Any:
-        """Encode B pictures."""
-        ...
-
-    def names(self, encoded: Any, batch: PixelBatch) -> Names:
-        """Embed the pictures that were encoded."""
-        ...
-
-    def masks(self, encoded: Any, index: int, prompts: Prompts) -> MaskAnswer:
-        """Segment picture `index` of the batch by N prompts, in pixels of its square."""
-        ...
-
-    def recomputing(self, size: int, wanted: bool) -> AbstractContextManager[None]:
-        """Within, `wanted` keeps only the inputs of the encoder's blocks, and computes twice."""
-        ...
+def pool_regions(patch_embeds: Tensor, weights: Tensor) -> Tensor:
+    """Average the unit embeddings of patches, Dxgxg, by Kxgxg `weights`: KxD."""
+    unit = F.normalize(patch_embeds.float(), dim=0)
+    return weights.flatten(1) @ unit.flatten(1).T  # Kxgg @ ggxD

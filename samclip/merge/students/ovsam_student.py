@@ -1,4 +1,4 @@
-"""Open-Vocabulary SAM in training: pictures in, what the losses compare out."""
+"""Open-Vocabulary SAM in training."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from samclip.export.models.ovsam.clip_regions import ClipRoi
 from samclip.export.models.ovsam.decoder import PromptedLabelDecoder
 from samclip.export.models.ovsam.model import Ovsam
 from samclip.export.models.ovsam.roi_classifier import Levels
-from samclip.merge.data.instances import STRIDE
-from samclip.merge.data.mask_prompts import Prompts, boxes_from_masks
+from samclip.merge.data.mask_prompts import MASK_STRIDE, Prompts, boxes_from_masks
 from samclip.merge.data.pixels import PixelBatch
-from samclip.merge.students.merged_student import recomputing
+from samclip.merge.students.base import recompute_blocks
 from samclip.merge.teachers.base import MaskAnswer
 
 
 class OvsamEncoded:
-    """What one pass of the backbone gives, and what follows from it when it is first asked for.
+    """The results of one pass of the backbone; what follows is computed when it is first needed.
 
-    A loss on masks makes no pyramid and one on names no neck. `image` is Bx3xSxS, normalised.
+    A loss on masks does not compute the pyramid, and one on names does not compute the neck.
+    `image` is Bx3xSxS, normalised.
     """
 
     def __init__(self, model: Ovsam, image: Tensor) -> None:
@@ -36,13 +36,13 @@ class OvsamEncoded:
 
     @cached_property
     def embeddings(self) -> Tensor:
-        """The image embeddings, Bx256xS/16xS/16, that masks are made of."""
+        """The image embeddings, Bx256xS/16xS/16, the input of the mask decoder."""
         out: Tensor = self._model.neck(self.levels)
         return out
 
     @cached_property
     def pyramid(self) -> Levels:
-        """The levels that regions are named from."""
+        """The levels from which regions are classified."""
         out: Levels = self._model.fpn(self.levels)
         return out
 
@@ -53,18 +53,20 @@ class OvsamEncoded:
 
     def clip_embeds(self, index: int, box: Tensor) -> Tensor:
         """Embed a box of picture `index`, 1x4 in pixels, as CLIP pools it: 1xD."""
-        c5, pool = self.levels.stride32[index : index + 1], self._model.clip_roi
+        c5 = self.levels.stride32[index : index + 1]
+        pool = self._model.clip_roi
         if isinstance(pool, ClipRoi):
             return pool.embed(c5, box)
-        x0, y0, x1, y1 = (round(edge / STRIDE) for edge in box[0].tolist())
-        mask = torch.full((1, 1, self.size // STRIDE, self.size // STRIDE), -1.0).to(c5)
+        x0, y0, x1, y1 = (round(edge / MASK_STRIDE) for edge in box[0].tolist())
+        side = self.size // MASK_STRIDE
+        mask = torch.full((1, 1, side, side), -1.0).to(c5)
         mask[..., y0:y1, x0:x1] = 1.0
         return pool.embed(c5, mask)
 
 
 @dataclass(frozen=True)
 class OvsamNames:
-    """The names of B pictures; `image` BxD is what CLIP says of each as a whole."""
+    """The embeddings of B pictures in the text space; `image` BxD are CLIP's of each as a whole."""
 
     image: Tensor
     encoded: OvsamEncoded
@@ -76,26 +78,27 @@ class OvsamNames:
 
 
 class OvsamStudent:
-    """A model with the pixel statistics that it wants, at its own image size.
+    """An Open-Vocabulary SAM with its pixel statistics, at its own image size.
 
-    It stays in eval mode. As neither pixels nor frozen weights want a gradient, nothing flows back
-    into a frozen backbone, and what it computes leaves no graph behind. A stage on the names'
-    stream alone, which needs no neck, may show pictures of any size that is a multiple of 32.
+    The model stays in eval mode. Its frozen parts leave no autograd graph, because neither pixels
+    nor frozen weights require a gradient. A stage on only the names' stream, which does not need
+    the neck, may use any size that is a multiple of 32.
     """
 
     def __init__(self, assembly: OvsamAssembly) -> None:
         self.model: Ovsam = assembly.model.eval()
-        self.mean, self.std = assembly.metadata.mean, assembly.metadata.std
+        self.mean = assembly.metadata.mean
+        self.std = assembly.metadata.std
         self._decoder = PromptedLabelDecoder(self.model.prompt_encoder, self.model.mask_decoder)
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         return next(self.model.parameters()).device
 
     @property
     def image_size(self) -> int:
-        """The side in pixels of the squares that the model is made for."""
+        """The side in pixels of the squares that the model is built for."""
         return self.model.config.image_size
 
     def encode(self, batch: PixelBatch) -> OvsamEncoded:
@@ -103,7 +106,7 @@ class OvsamStudent:
         return OvsamEncoded(self.model, batch.normalised(self.mean, self.std))
 
     def names(self, encoded: OvsamEncoded, batch: PixelBatch) -> OvsamNames:
-        """Embed the pictures, each without its padding; nothing is normalised."""
+        """Embed the pictures, without their padding, in the text space; not normalised."""
         corners = torch.cat([torch.zeros_like(batch.sizes), batch.sizes.flip(1)], dim=1)  # Bx4
         boxes = corners.to(encoded.levels.stride32)
         each = [encoded.clip_embeds(i, boxes[i : i + 1]) for i in range(len(batch))]
@@ -112,13 +115,13 @@ class OvsamStudent:
     def masks(self, encoded: OvsamEncoded, index: int, prompts: Prompts) -> MaskAnswer:
         """Segment picture `index` by N prompts, in pixels of its square: one mask for each.
 
-        There is no predicted IoU; it is given as 0. Raises ConfigError at another size than the
+        The model does not predict the IoU, so it is 0. Raises ConfigError at a size other than the
         model's own.
         """
         if encoded.size != self.image_size:
             raise ConfigError(
-                f"masks of pictures of {encoded.size} px were asked of an Open-Vocabulary SAM for "
-                f"{self.image_size} px; train it at its own size"
+                f"masks of pictures of {encoded.size} px were requested of an Open-Vocabulary SAM "
+                f"for {self.image_size} px; train it at its own size"
             )
         logits = self._decoder.without_masks(
             encoded.embeddings[index : index + 1], prompts.coords, prompts.labels
@@ -127,7 +130,7 @@ class OvsamStudent:
 
     @contextmanager
     def recomputing(self, size: int, wanted: bool) -> Iterator[None]:
-        """Within, `wanted` keeps only the inputs of the neck's blocks, and computes twice."""
+        """Within the block, recompute the neck's activations in the backward pass if `wanted`."""
         del size  # there is one neck, for one size
-        with recomputing(self.model.neck, wanted):
+        with recompute_blocks(self.model.neck, wanted):
             yield

@@ -1,11 +1,11 @@
-"""One model at several image sizes, its weights shared.
+"""One merged model at several image sizes, with shared weights.
 
 A merged model is built for one image size: positions, windows and grids are laid out for it. To
 train at variable resolution (SAM-CLIP, stage III: 224, 448 and 1024 px) the model is built once
-for each further size, around the very parameters of the first. Those that depend on the size,
-absolute and relative positions, are resampled from the first model's in every pass, as export does
-it (`export.models.pos_embed`), and gradients flow back through the resampling. The paper does not
-say how it fits positions; segment-anything resamples relative ones in every pass as well.
+for each further size, around the same parameters. Those that depend on the size, absolute and
+relative positions, are resampled from the first model's in every pass, as in export
+(`export.models.pos_embed`), and gradients flow back through the resampling. The paper does not say
+how it fits positions; segment-anything also resamples relative ones in every pass.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from samclip.export.models.pos_embed import resize_absolute, resize_relative
 
 @dataclass(frozen=True)
 class _Resampled:
-    """A tensor of a sized model, `owner.name`, that is made from a parameter of the first."""
+    """A tensor of a sized model, `owner.name`, resampled from a parameter of the first model."""
 
     owner: nn.Module
     name: str
@@ -34,7 +34,7 @@ class _Resampled:
 
 
 class SizedModels:
-    """The models of one set of weights, by image size in pixels; built when first asked for."""
+    """The models of one set of weights, by image size in pixels; built when first needed."""
 
     def __init__(self, model: MergedModel) -> None:
         self._first = model
@@ -42,9 +42,9 @@ class SizedModels:
         self._resampled: dict[int, tuple[_Resampled, ...]] = {model.config.image_size: ()}
 
     def at(self, size: int) -> MergedModel:
-        """Return the model for squares of `size` pixels, its positions as they are now.
+        """Return the model for squares of `size` pixels, its positions resampled from the weights.
 
-        Call it for every pass: a pass whose gradient is still wanted must end before the next
+        Call it for every pass: a pass whose gradient is still needed must end before the next
         call for the same size. Raises the errors of `MergedModel` for impossible sizes.
         """
         if size not in self._models:
@@ -58,9 +58,9 @@ class SizedModels:
 
 
 def share(first: MergedModel, sized: MergedModel) -> tuple[_Resampled, ...]:
-    """Put the parameters and persistent buffers of `first` in the place of those of `sized`.
+    """Replace the parameters and persistent buffers of `sized` by those of `first`.
 
-    Returns what is to be refreshed before each pass: positions of another shape. Raises
+    Returns the tensors to refresh before each pass: positions of another shape. Raises
     TrainingError when any other tensor depends on the image size.
     """
     resampled: list[_Resampled] = []
@@ -73,7 +73,7 @@ def share(first: MergedModel, sized: MergedModel) -> tuple[_Resampled, ...]:
                 theirs._parameters[name] = parameter
                 continue
             del theirs._parameters[name]
-            fit = _fitting(f"{path}.{name}", tuple(target.shape))
+            fit = _resampling(f"{path}.{name}", tuple(target.shape))
             resampled.append(_Resampled(theirs, name, parameter, fit))
         for name, buffer in list(ours._buffers.items()):
             if name not in ours._non_persistent_buffers_set:
@@ -81,13 +81,13 @@ def share(first: MergedModel, sized: MergedModel) -> tuple[_Resampled, ...]:
     return tuple(resampled)
 
 
-def _fitting(name: str, shape: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
-    """Choose how a parameter comes to `shape`."""
+def _resampling(name: str, shape: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
+    """Return the function that resamples a parameter to `shape`."""
     if name.endswith(".pos_embed") and len(shape) == 4:
         return lambda tensor: resize_absolute(tensor, (shape[1], shape[2]))
     if name.endswith((".rel_pos_h", ".rel_pos_w")):
         return lambda tensor: resize_relative(tensor, shape[0])
     raise TrainingError(
-        f"{name} has another shape at another image size, {shape}, and nothing says how it is "
-        "resampled; train this model at its own size only"
+        f"{name} has another shape at another image size, {shape}, and no rule resamples it; "
+        "train this model only at its own size"
     )

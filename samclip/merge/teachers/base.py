@@ -1,4 +1,4 @@
-"""What a teacher is: frozen, and known by a fingerprint that names its outputs in caches.
+"""The protocols of teachers: frozen models, whose fingerprints name their outputs in caches.
 
 Every method runs without gradient and leaves its results on the device of its input.
 """
@@ -7,24 +7,25 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import msgspec
+import torch
 from torch import Tensor
 
+from samclip.merge.data.mask_prompts import Prompts
 from samclip.merge.data.pixels import PixelBatch
 
-if TYPE_CHECKING:
-    from samclip.merge.data.mask_prompts import Prompts
+MULTIMASK = (1, 2, 3)  # the outputs for ambiguous prompts; output 0 is the single mask
 
 
 def fingerprint_of(*parts: object) -> str:
-    """Hash what a teacher's outputs depend on: kind, weights' digests, options, as JSON."""
+    """Hash everything that a teacher's outputs depend on: kind, weights' digests, options."""
     return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()
 
 
 class NameTeacher(Protocol):
-    """Gives pictures their place in a text space of `embed_dim` dimensions.
+    """A model that embeds pictures in a text space of `embed_dim` dimensions.
 
     `fingerprint` changes with everything that an embedding depends on: weights, options, recipe.
     """
@@ -45,22 +46,8 @@ class NameTeacher(Protocol):
 
 
 @runtime_checkable
-class ClassTeacher(Protocol):
-    """A name teacher that goes by way of the C classes of a classifier, as ConSE does."""
-
-    @property
-    def fingerprint(self) -> str:
-        """A digest of weights and options, lowercase hexadecimal."""
-        ...
-
-    @property
-    def embed_dim(self) -> int:
-        """D, the dimension of the text space."""
-        ...
-
-    def embed(self, batch: PixelBatch) -> Tensor:
-        """Embed B pictures: BxD float32, of unit length."""
-        ...
+class ClassTeacher(NameTeacher, Protocol):
+    """A name teacher that embeds pictures by the C classes of a classifier, as ConSE does."""
 
     def class_logits(self, batch: PixelBatch) -> Tensor:
         """Classify B pictures: BxC float32 logits, before any temperature."""
@@ -77,7 +64,7 @@ class ClassTeacher(Protocol):
 
 @dataclass(frozen=True)
 class MaskAnswer:
-    """Four masks for each of N prompts, and their predicted IoU; or one, of models that have one.
+    """Four masks for each of N prompts, and their predicted IoU; one of models that have one.
 
     `logits`: Nx4x4Gx4G float32 over the whole square, 0 the single mask and 1 to 3 the multimask
     ones; `iou`: Nx4 float32.
@@ -85,6 +72,18 @@ class MaskAnswer:
 
     logits: Tensor
     iou: Tensor
+
+    def best_masks(self) -> Tensor:
+        """Return each prompt's multimask output of the highest predicted IoU: NxHxW bool.
+
+        With a single output, that output is returned.
+        """
+        if self.logits.shape[1] == 1:
+            only: Tensor = self.logits[:, 0] > 0
+            return only
+        best = self.iou[:, list(MULTIMASK)].argmax(dim=1) + MULTIMASK[0]
+        chosen: Tensor = self.logits[torch.arange(len(best), device=best.device), best] > 0
+        return chosen
 
 
 class MaskTeacher(Protocol):

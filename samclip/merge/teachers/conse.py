@@ -1,4 +1,4 @@
-"""ConSE, a name teacher without CLIP: a classifier's classes, placed in a text tower's space.
+"""ConSE, a name teacher without CLIP: a classifier whose class names a text tower embeds.
 
 Norouzi et al., arXiv 1312.5650, section 3: a picture's embedding is the sum of the embeddings of
 its most probable class names, weighted by their probabilities.
@@ -28,21 +28,21 @@ from samclip.merge.teachers.base import fingerprint_of
 from samclip.runtime.text.templates import resolve_templates
 
 VERSION = 1  # of the recipe, part of the fingerprint
-CENTRE_SHARE = 260 / 292  # of the shorter side: what a centre crop shows of a picture
+CENTRE_SHARE = 260 / 292  # side of a centre crop, as a share of the picture's shorter side
 
 Framing = Literal["whole", "centre"]
 
 
 @dataclass(frozen=True)
 class ConseOptions:
-    """How classes become an embedding.
+    """The options of turning class probabilities into an embedding.
 
-    `top_k`: how many of the most probable classes count, None for all; the paper reports 1, 10 and
-    1000, and 10 best. `temperature` divides the logits; the paper has none, which is 1. `centre`
-    subtracts the mean of the class names' embeddings from each: what all names have in common
-    draws unsure pictures to whichever prompt lies there. `framing`: the classifier sees the whole
-    picture squashed to a square, or a centre crop. `templates`: a set's name or the templates that
-    class names are put into. Raises InputError for numbers out of range.
+    `top_k`: how many of the most probable classes count, None for all; the paper tries 1, 10 and
+    1000, and 10 is best. `temperature` divides the logits; the paper has none, which is 1. `centre`
+    subtracts the mean of the class names' embeddings from each: otherwise that common direction
+    draws uncertain pictures to the prompts that lie near it. `framing`: the classifier sees the
+    whole picture squashed to a square, or a centre crop. `templates`: a set's name, or the
+    templates that class names are put into. Raises InputError for numbers out of range.
     """
 
     top_k: int | None = 10
@@ -61,9 +61,9 @@ class ConseOptions:
 class Conse:
     """A frozen EfficientNet-Lite2 and the embeddings of its classes' names.
 
-    `classifier`: the checkpoint of the classifier; `text`: a text tower's, with its tokenizer
-    beside it; `class_names`: one for each class, in the classifier's order, None for ImageNet's.
-    Raises CheckpointError when the checkpoints cannot be read or the names are not as many as the
+    `classifier`: the checkpoint of the classifier; `text`: that of a text tower, with its tokenizer
+    next to it; `class_names`: one for each class, in the classifier's order, None for ImageNet's.
+    Raises CheckpointError when a checkpoint cannot be read, or when there are not as many names as
     classes.
     """
 
@@ -76,19 +76,20 @@ class Conse:
         device: torch.device | str = "cpu",
     ) -> None:
         self.options = options or ConseOptions()
-        weights, tower = read_checkpoint(classifier), read_text(read_checkpoint(text))
+        weights = read_checkpoint(classifier)
+        tower = read_text(read_checkpoint(text))
         with error_context(str(classifier)):
             model = load_recogniser(weights.state)
         self._side = model.config.image_size
         self._model = fold_batch_norms(model).requires_grad_(False).to(device)
-        told = tuple(imagenet_names() if class_names is None else class_names)
-        names = embed_names(told, tower, self.options.templates)  # KxD
-        self._names = (names - names.mean(dim=0) if self.options.centre else names).to(device)
+        names = tuple(imagenet_names() if class_names is None else class_names)
+        embeds = embed_names(names, tower, self.options.templates)  # KxD
+        self._names = (embeds - embeds.mean(dim=0) if self.options.centre else embeds).to(device)
         self._device = torch.device(device)
         self._check_classes(classifier)
         settings = asdict(self.options) | {"templates": resolve_templates(self.options.templates)}
         self._fingerprint = fingerprint_of(
-            "conse", VERSION, weights.sha256, tower.space, told, settings
+            "conse", VERSION, weights.sha256, tower.space, names, settings
         )
 
     @property
@@ -103,7 +104,7 @@ class Conse:
 
     @property
     def class_embeddings(self) -> Tensor:
-        """The classes' names, KxD float32, less their mean if `centre`, else of unit length."""
+        """The class names' embeddings, KxD float32: centred if `centre`, else of unit length."""
         return self._names
 
     def embed(self, batch: PixelBatch) -> Tensor:
@@ -113,7 +114,10 @@ class Conse:
     @torch.no_grad()
     def class_logits(self, batch: PixelBatch) -> Tensor:
         """Classify B pictures: BxK float32 logits, before the temperature."""
-        image = self._framed(batch.to(self._device))
+        framed = batch.to(self._device)
+        if self.options.framing == "centre":
+            framed = framed.centred(CENTRE_SHARE)
+        image = framed.resized(self._side, self._side)
         centre, spread = (
             torch.tensor(values, device=self._device).reshape(1, 3, 1, 1)
             for values in (RECOGNISER_MEAN, RECOGNISER_STD)
@@ -121,13 +125,13 @@ class Conse:
         return self._model.classify((image - centre) / spread).to(batch.pixels.device)
 
     def class_probabilities(self, logits: Tensor) -> Tensor:
-        """Turn logits, BxK, to probabilities at the temperature: BxK, rows of sum 1."""
+        """Turn BxK logits into probabilities at the temperature: BxK, rows of sum 1."""
         return (logits.float() / self.options.temperature).softmax(dim=1)
 
     def embed_classes(self, probabilities: Tensor) -> Tensor:
         """Embed BxK probabilities by the names of the `top_k` greatest: BxD of unit length.
 
-        The paper divides by the sum of the probabilities taken; unit length makes that void.
+        The paper also divides by the sum of these probabilities, which unit length makes needless.
         """
         kept = probabilities
         if self.options.top_k is not None and self.options.top_k < probabilities.shape[1]:
@@ -135,17 +139,11 @@ class Conse:
             kept = torch.zeros_like(probabilities).scatter(1, best.indices, best.values)
         return F.normalize(kept @ self._names.to(kept.device), dim=1)
 
-    def _framed(self, batch: PixelBatch) -> Tensor:
-        """Bring pictures to the classifier's square: Bx3x260x260 in [0, 255]."""
-        if self.options.framing == "whole":
-            return batch.resized(self._side, self._side)
-        return batch.centred(CENTRE_SHARE).resized(self._side, self._side)
-
     def _check_classes(self, classifier: Path) -> None:
         head = self._model.head
         classes = 0 if head is None else head.classifier.out_features
         if len(self._names) != classes:
             raise CheckpointError(
-                f"{classifier.name} tells {classes} classes apart, and {len(self._names)} class "
-                "names were given; give one name for each"
+                f"{classifier.name} has {classes} classes, and {len(self._names)} class names were "
+                "given; give one name for each"
             )

@@ -19,8 +19,8 @@ from samclip.merge.teachers.base import fingerprint_of
 
 VERSION = 1  # of the recipe, part of the fingerprint
 LIBRARY = "open_clip"
-CONFIG_FILE = "open_clip_config.json"  # beside the weights, as model hubs have it
-# The statistics of OpenAI's CLIP, which most others take over; of [0, 1].
+CONFIG_FILE = "open_clip_config.json"  # next to the weights, as on model hubs
+# The statistics of OpenAI's CLIP, which most other models share, in units of [0, 1].
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -29,14 +29,14 @@ Table = TypeVar("Table")
 
 
 class Preprocess(msgspec.Struct, frozen=True):
-    """The part of a preprocessing table that is used: statistics of RGB in [0, 1]."""
+    """The used part of a preprocessing table: statistics of RGB in [0, 1]."""
 
     mean: Triple = CLIP_MEAN
     std: Triple = CLIP_STD
 
 
-class Model(msgspec.Struct, frozen=True):
-    """The part of a model's table that is used; `vision_cfg` is the library's own affair."""
+class ModelTable(msgspec.Struct, frozen=True):
+    """The used part of a model's table; `vision_cfg` is passed to the library unchanged."""
 
     embed_dim: int
     vision_cfg: dict[str, Any]
@@ -46,19 +46,20 @@ class Model(msgspec.Struct, frozen=True):
 class ModelFile(msgspec.Struct, frozen=True):
     """The content of `open_clip_config.json`."""
 
-    model_cfg: Model
+    model_cfg: ModelTable
     preprocess_cfg: Preprocess = Preprocess()
 
 
 class OpenClip:
-    """A frozen image tower, in eval mode; the text tower is never made.
+    """A frozen image tower, in eval mode; the text tower is never built.
 
     `checkpoint`: a file of open_clip's own layout (`visual.*`), or a folder that holds one.
     `model`: the library's name for it, such as ViT-B-32 (ViT-B-32-quickgelu for OpenAI's own
-    weights, whose activation the weights do not tell); None takes `open_clip_config.json` beside
-    the weights, whose mean and deviation are used where it is there. Pictures are squashed to the
-    tower's square, so that it sees all that the student sees. Raises CheckpointError when weights
-    or tables do not fit, TrainingError when the library cannot be imported.
+    weights, which do not record their activation); None takes `open_clip_config.json` next to the
+    weights. Where that file exists, its mean and deviation are used in any case. Pictures are
+    squashed to the tower's square, so that it sees all that the student sees. Raises
+    CheckpointError when weights or tables do not fit, TrainingError when the library cannot be
+    imported.
     """
 
     def __init__(
@@ -68,15 +69,27 @@ class OpenClip:
         device: torch.device | str = "cpu",
     ) -> None:
         weights = read_checkpoint(checkpoint)
-        beside = _beside(weights.path.with_name(CONFIG_FILE))
-        table = _known(model) if model is not None else _described(beside, weights.path)
-        preprocess = Preprocess() if beside is None else beside.preprocess_cfg
-        tower = _build(table)
+        config = weights.path.with_name(CONFIG_FILE)
+        described = _decode(config, ModelFile) if config.is_file() else None
+        if model is not None:
+            table = _library_table(model)
+        elif described is not None:
+            table = described.model_cfg
+        else:
+            raise CheckpointError(
+                f"there is no {CONFIG_FILE} next to {weights.path}; name the model, such as "
+                "ViT-B-32"
+            )
+        preprocess = Preprocess() if described is None else described.preprocess_cfg
+        tower = _build_tower(table)
         fit_state(tower, weights.part("visual."), f"image tower of {model or weights.path.name}")
         self._tower = tower.to(device).eval().requires_grad_(False)
-        self._mean, self._std = (_in_bytes(v) for v in (preprocess.mean, preprocess.std))
-        self._side = _sides(table)
-        self._device, self._embed_dim = torch.device(device), table.embed_dim
+        # In units of [0, 255].
+        self._mean = tuple(255.0 * value for value in preprocess.mean)
+        self._std = tuple(255.0 * value for value in preprocess.std)
+        self._input_size = _input_size(table)
+        self._device = torch.device(device)
+        self._embed_dim = table.embed_dim
         self._fingerprint = fingerprint_of("open_clip", VERSION, weights.sha256, table, preprocess)
 
     @property
@@ -92,7 +105,7 @@ class OpenClip:
     @torch.no_grad()
     def embed(self, batch: PixelBatch) -> Tensor:
         """Embed B pictures: BxD float32, of unit length."""
-        image = batch.to(self._device).resized(*self._side)
+        image = batch.to(self._device).resized(*self._input_size)
         mean, std = (
             torch.tensor(values, device=self._device).reshape(1, 3, 1, 1)
             for values in (self._mean, self._std)
@@ -101,15 +114,18 @@ class OpenClip:
         return F.normalize(embeds, dim=1).to(batch.pixels.device)
 
 
-def _build(table: Model) -> nn.Module:
-    """Make the image tower with random weights; raises CheckpointError for a table it refuses."""
+def _build_tower(table: ModelTable) -> nn.Module:
+    """Build the image tower with random weights.
+
+    Raises CheckpointError for a table that the library refuses.
+    """
     vision = {**table.vision_cfg, "timm_model_pretrained": False, "output_tokens": False}
     library = _library()
-    try:  # the function that open_clip's own CLIP classes make their image tower with
+    try:  # the function with which open_clip's own CLIP classes build their image tower
         tower: nn.Module = library._build_vision_tower(table.embed_dim, vision, table.quick_gelu)
     except (TypeError, ValueError, RuntimeError, KeyError) as error:
         raise CheckpointError(
-            f"open_clip cannot make the image tower that the table describes: {error}. Give the "
+            f"open_clip cannot build the image tower that the table describes: {error}. Give the "
             "table or the model's name that belongs to the weights."
         ) from error
     return tower
@@ -126,7 +142,7 @@ def _library() -> Any:
         ) from error
 
 
-def _known(model: str) -> Model:
+def _library_table(model: str) -> ModelTable:
     """Read the library's own table of a model; raises CheckpointError for an unknown name."""
     spec = importlib.util.find_spec(LIBRARY)
     if spec is None or not spec.submodule_search_locations:
@@ -137,30 +153,18 @@ def _known(model: str) -> Model:
     tables = {path.stem: path for path in folder.glob("*.json")}
     if model not in tables:
         raise CheckpointError(f"open_clip knows no model {model!r}{did_you_mean(model, tables)}")
-    return _decoded(tables[model], Model)
+    return _decode(tables[model], ModelTable)
 
 
-def _beside(file: Path) -> ModelFile | None:
-    return _decoded(file, ModelFile) if file.is_file() else None
-
-
-def _described(beside: ModelFile | None, weights: Path) -> Model:
-    if beside is None:
-        raise CheckpointError(
-            f"{weights} has no {CONFIG_FILE} beside it: name the model, such as ViT-B-32"
-        )
-    return beside.model_cfg
-
-
-def _decoded(file: Path, kind: type[Table]) -> Table:
+def _decode(file: Path, kind: type[Table]) -> Table:
     try:
         return msgspec.json.decode(file.read_bytes(), type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise CheckpointError(f"{file} is no table of open_clip: {error}") from error
+        raise CheckpointError(f"{file} is not a table of open_clip: {error}") from error
 
 
-def _sides(table: Model) -> tuple[int, int]:
-    """Tell the tower's input size (h, w) in pixels."""
+def _input_size(table: ModelTable) -> tuple[int, int]:
+    """Return the tower's input size (h, w) in pixels."""
     size = table.vision_cfg.get("image_size", 224)  # the library's default
     try:
         height, width = (size, size) if isinstance(size, int) else size
@@ -169,9 +173,3 @@ def _sides(table: Model) -> tuple[int, int]:
         raise CheckpointError(
             f"the table of open_clip gives image_size {size!r:.80}; expected one side or two"
         ) from error
-
-
-def _in_bytes(values: Triple) -> Triple:
-    """Take statistics of [0, 1] to units of [0, 255]."""
-    red, green, blue = (255.0 * value for value in values)
-    return red, green, blue

@@ -1,4 +1,4 @@
-"""Teacher outputs kept on disk, so that a view goes through a teacher once."""
+"""Teacher outputs on disk, so that each view goes through a teacher only once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from samclip.disk.partial_files import as_write_error, partial_file, remove_abandoned
 from samclip.errors import InputError
-from samclip.merge.data.batches import Sample
+from samclip.merge.data.batches import PhotoView
 
 _logger = logging.getLogger(__name__)
 
@@ -22,8 +22,8 @@ Tensors = dict[str, Tensor]
 HALVED = (torch.float32, torch.float64)
 
 
-def output_key(fingerprint: str, sample: Sample) -> str:
-    """Name a teacher's output on a sample: SHA-256 of teacher, photo and view, hexadecimal."""
+def output_key(fingerprint: str, sample: PhotoView) -> str:
+    """Return the key of a teacher's output: SHA-256 of teacher, photo and view, hexadecimal."""
     digest = hashlib.sha256()
     for part in (fingerprint.encode(), sample.photo.encode(), sample.view.to_json()):
         digest.update(len(part).to_bytes(8, "little") + part)
@@ -33,10 +33,10 @@ def output_key(fingerprint: str, sample: Sample) -> str:
 class OutputCache:
     """One safetensors file per key, in two levels of folders under `folder`.
 
-    Tensors named in `half` are stored as float16 and come back as float32; `get_or_make` rounds
-    what was just made as well, so that a run does not depend on what was there before. Files are
-    written whole or not at all, and several processes may share the folder. A file that cannot be
-    read is damaged: it is made anew, with a warning in the log.
+    Tensors named in `half` are stored as float16 and returned as float32. Outputs that were just
+    computed are rounded as well, so that a run does not depend on the previous content of the
+    cache. Files are written whole or not at all, and several processes may share the folder. A
+    damaged file is logged with a warning, and its output is computed again.
     """
 
     def __init__(self, folder: str | Path, half: Collection[str] = ()) -> None:
@@ -47,35 +47,37 @@ class OutputCache:
         return self.path(key).is_file()
 
     def path(self, key: str) -> Path:
-        """Say where a key's file lies; raises InputError for a key that is no SHA-256."""
+        """Return the path of a key's file; raises InputError for a key that is not a SHA-256."""
         if len(key) != 64 or not set(key) <= set("0123456789abcdef"):
-            raise InputError(f"the key {key!r:.80} is no SHA-256 in lowercase hexadecimal")
+            raise InputError(f"the key {key!r:.80} is not a SHA-256 in lowercase hexadecimal")
         return self.folder / key[:2] / key[2:4] / f"{key}.safetensors"
 
     def get(self, key: str) -> Tensors | None:
         """Read a key's tensors; None when they are absent or damaged."""
         path = self.path(key)
         try:
-            return self._widened(load(path.read_bytes()))
+            return self._widen(load(path.read_bytes()))
         except FileNotFoundError:
             return None
         except SafetensorError as error:
-            _logger.warning("%s is damaged (%s) and will be made anew", path, error)
+            _logger.warning("%s is damaged (%s) and will be computed again", path, error)
             return None
 
     def put(self, key: str, tensors: Mapping[str, Tensor]) -> Tensors:
         """Store a key's tensors; returns them as `get` will. Raises WriteError."""
         path = self.path(key)
-        stored = {
-            name: self._narrowed(name, tensor.detach().cpu()).contiguous()
-            for name, tensor in tensors.items()
-        }
+        stored: Tensors = {}
+        for name, tensor in tensors.items():
+            halved = name in self._half and tensor.dtype in HALVED
+            on_cpu = tensor.detach().cpu()
+            stored[name] = (on_cpu.half() if halved else on_cpu).contiguous()
         with as_write_error(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             remove_abandoned(path.parent)
-            with partial_file(path, synced=False) as file:  # what a crash cuts off is made anew
+            # Not synced: a file that a crash truncates is recognised and computed again.
+            with partial_file(path, synced=False) as file:
                 file.write(save(stored))
-        return self._widened(stored)
+        return self._widen(stored)
 
     def get_or_make(self, key: str, make: Callable[[], Mapping[str, Tensor]]) -> Tensors:
         """Read a key's tensors, or make and store them."""
@@ -87,9 +89,9 @@ class OutputCache:
         keys: Sequence[str],
         make: Callable[[list[int]], Sequence[Mapping[str, Tensor]]],
     ) -> list[Tensors]:
-        """Read the tensors of several keys; those missing are made together and stored.
+        """Read the tensors of several keys; missing ones are made together and stored.
 
-        `make` takes the positions in `keys` of what is missing, and gives the tensors of each.
+        `make` takes the positions in `keys` of the missing ones and returns the tensors of each.
         """
         found = [self.get(key) for key in keys]
         missing = [position for position, tensors in enumerate(found) if tensors is None]
@@ -98,10 +100,7 @@ class OutputCache:
                 found[position] = self.put(keys[position], tensors)
         return [tensors for tensors in found if tensors is not None]
 
-    def _narrowed(self, name: str, tensor: Tensor) -> Tensor:
-        return tensor.half() if name in self._half and tensor.dtype in HALVED else tensor
-
-    def _widened(self, tensors: Mapping[str, Tensor]) -> Tensors:
+    def _widen(self, tensors: Mapping[str, Tensor]) -> Tensors:
         return {
             name: tensor.float() if name in self._half else tensor
             for name, tensor in tensors.items()

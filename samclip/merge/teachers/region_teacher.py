@@ -1,10 +1,9 @@
-"""Region targets: what a name teacher says of each thing that a mask teacher finds in a picture.
+"""Region targets: the regions that a mask teacher finds in a picture, named by a name teacher.
 
-One embedding for a whole photo says little of its parts; masks and crops give some twenty targets
-more. Each region is shown with some of what surrounds it, at several margins, as detectors of
-open vocabularies crop their proposals (Gu et al. 2022, "ViLD", section 3.2: 1x and 1.5x the box).
-
-The regions of a picture: what a mask teacher finds from a grid of points.
+The embedding of a whole photo says little about its parts; masks and crops add some twenty targets.
+The mask teacher finds the regions from a grid of points. The name teacher sees each region with
+some of its surroundings, at several margins, as open-vocabulary detectors crop their proposals (Gu
+et al. 2022, "ViLD", section 3.2: 1x and 1.5x the box).
 """
 
 from __future__ import annotations
@@ -21,18 +20,28 @@ from torch import Tensor
 from samclip.errors import InputError
 from samclip.merge.data.mask_prompts import point_prompts
 from samclip.merge.data.pixels import PixelBatch
-from samclip.merge.teachers.base import ClassTeacher, MaskTeacher, NameTeacher, fingerprint_of
-from samclip.merge.training.losses import MULTIMASK
+from samclip.merge.teachers.base import (
+    MULTIMASK,
+    ClassTeacher,
+    MaskTeacher,
+    NameTeacher,
+    fingerprint_of,
+)
+
+VERSION = 1  # of the recipe, part of the fingerprint
+MARGINS = (1.1, 1.5)
+NARROWEST = 0.75  # the short side of a crop as a share of the long one, where the picture allows
+CROPS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
 class RegionOptions:
-    """Which masks are kept: SAM's automatic masks in small, without its crops and stability test.
+    """The choice of masks: SAM's automatic masks, without its crops and stability test.
 
-    A grid of `points_per_side` squared points asks for masks. Those of a predicted IoU of
-    `least_iou` and an area between `least_area` and `most_area` of the picture stay, the best
-    first; one whose IoU with a better mask is above `overlap` goes, and beyond `most` the rest go.
-    Raises InputError for numbers out of range.
+    The prompts are a grid of `points_per_side` squared points. Masks with a predicted IoU of at
+    least `least_iou` and an area between the shares `least_area` and `most_area` of the picture are
+    candidates. The best come first; a mask whose IoU with a better one is above `overlap` is
+    dropped, and at most `most` are kept. Raises InputError for numbers out of range.
     """
 
     points_per_side: int = 8
@@ -52,7 +61,7 @@ class RegionOptions:
 
 
 @dataclass(frozen=True)
-class Regions:
+class RegionMasks:
     """K masks over the whole square, KxHxW bool, with H = W = 4G, and their predicted IoU, K."""
 
     masks: Tensor
@@ -64,7 +73,7 @@ class Regions:
 
 def find_regions(
     teacher: MaskTeacher, picture: PixelBatch, embeddings: Tensor, options: RegionOptions
-) -> Regions:
+) -> RegionMasks:
     """Find the regions of ONE picture, whose embeddings are 1x256xGxG, the best first.
 
     There may be none. Raises InputError for a batch of several pictures.
@@ -78,7 +87,17 @@ def find_regions(
     multi = list(MULTIMASK)
     logits, iou = answer.logits[:, multi].flatten(0, 1), answer.iou[:, multi].flatten()  # 3N each
     inside = picture.token_mask(logits.shape[-1])[0].to(embeddings.device) > 0  # HxW
-    return _chosen((logits > 0) & inside, iou, int(inside.sum()), options)
+    masks = (logits > 0) & inside
+    area = masks.flatten(1).sum(dim=1) / int(inside.sum())
+    fits = (iou >= options.least_iou) & (area >= options.least_area) & (area <= options.most_area)
+    masks, iou = masks[fits], iou[fits]
+    order = iou.argsort(descending=True, stable=True)
+    masks, iou = masks[order], iou[order]
+    kept: list[int] = []
+    for index, overlaps in enumerate(mask_iou(masks).cpu()):
+        if len(kept) < options.most and not bool((overlaps[kept] > options.overlap).any()):
+            kept.append(index)
+    return RegionMasks(masks[kept], iou[kept])
 
 
 def grid_points(per_side: int) -> Tensor:
@@ -89,7 +108,7 @@ def grid_points(per_side: int) -> Tensor:
 
 
 def mask_iou(masks: Tensor) -> Tensor:
-    """Compute the IoU of each of K masks, KxHxW bool, with each: KxK float32; 0 between empty ones.
+    """Compute the IoU of all pairs of K masks, KxHxW bool: KxK float32; 0 between empty masks.
 
     Exact: areas are whole numbers far below 2**24.
     """
@@ -98,32 +117,6 @@ def mask_iou(masks: Tensor) -> Tensor:
     area = flat.sum(dim=1)
     union = area[:, None] + area[None, :] - shared
     return shared / union.clamp(min=1)
-
-
-def _chosen(masks: Tensor, iou: Tensor, pixels: int, options: RegionOptions) -> Regions:
-    """Filter candidates and drop the duplicates; `pixels` is the picture's area in the masks."""
-    area = masks.flatten(1).sum(dim=1) / pixels
-    fits = (iou >= options.least_iou) & (area >= options.least_area) & (area <= options.most_area)
-    masks, iou = masks[fits], iou[fits]
-    order = iou.argsort(descending=True, stable=True)
-    masks, iou = masks[order], iou[order]
-    kept = _without_duplicates(mask_iou(masks).cpu(), options)
-    return Regions(masks[kept], iou[kept])
-
-
-def _without_duplicates(overlaps: Tensor, options: RegionOptions) -> list[int]:
-    """Go through KxK overlaps, the best mask first, and keep what overlaps no kept one too much."""
-    kept: list[int] = []
-    for index, row in enumerate(overlaps):
-        if len(kept) < options.most and not bool((row[kept] > options.overlap).any()):
-            kept.append(index)
-    return kept
-
-
-VERSION = 1  # of the recipe, part of the fingerprint
-MARGINS = (1.1, 1.5)
-NARROWEST = 0.75  # the short side of a crop as a share of the long one, where the picture allows
-CROPS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -145,7 +138,7 @@ class RegionTargets:
         return len(self.masks)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Give the tensors to store: masks as bits, eight a byte."""
+        """Return the tensors to store; masks are packed, eight pixels a byte."""
         bits = np.packbits(self.masks.cpu().numpy(), axis=-1)  # KxHx(W/8)
         stored = {
             "masks": torch.from_numpy(bits),
@@ -159,7 +152,7 @@ class RegionTargets:
 
     @classmethod
     def from_tensors(cls, stored: Mapping[str, Tensor]) -> RegionTargets:
-        """Take what `tensors` gave."""
+        """Restore region targets from the result of `tensors`."""
         width = int(stored["width"])
         masks = np.unpackbits(stored["masks"].numpy(), axis=-1, count=width)
         return cls(
@@ -182,8 +175,8 @@ class RegionTargets:
 class RegionTeacher:
     """A mask teacher and a name teacher together.
 
-    `margins`: for each crop of a region, how many times as long as its box. Raises InputError for
-    none, and for one below 1.
+    `margins`: for each crop of a region, its sides as multiples of the box's. Raises InputError for
+    no margins, and for one below 1.
     """
 
     def __init__(
@@ -196,9 +189,11 @@ class RegionTeacher:
     ) -> None:
         if not margins or min(margins) < 1:
             raise InputError(f"margins are {margins}; expected one or more, each at least 1")
-        self._masks, self._names = masks, names
+        self._masks = masks
+        self._names = names
         self._options = options or RegionOptions()
-        self._margins, self._at_once = margins, crops_at_once
+        self._margins = margins
+        self._crops_at_once = crops_at_once
         self._fingerprint = fingerprint_of(
             "regions", VERSION, masks.fingerprint, names.fingerprint, asdict(self._options), margins
         )
@@ -211,17 +206,18 @@ class RegionTeacher:
     def targets(self, picture: PixelBatch, embeddings: Tensor | None = None) -> RegionTargets:
         """Find the regions of ONE picture and name them.
 
-        `embeddings`: 1x256xGxG, the mask teacher's for this picture; None encodes it here. Raises
+        `embeddings`: 1x256xGxG, the mask teacher's for this picture; None computes them. Raises
         InputError for a batch of several pictures.
         """
         if embeddings is None:
             embeddings = self._masks.encode(picture)
         regions = find_regions(self._masks, picture, embeddings, self._options)
         if len(regions) == 0:
-            return self._nothing(regions)
-        return self._named(regions, self._crops(picture, regions))
+            empty = regions.iou.new_zeros(0)
+            return RegionTargets(regions.masks, empty.reshape(0, self._names.embed_dim), empty)
+        return self._name_regions(regions, self._crops(picture, regions))
 
-    def _crops(self, picture: PixelBatch, regions: Regions) -> list[Tensor]:
+    def _crops(self, picture: PixelBatch, regions: RegionMasks) -> list[Tensor]:
         """Cut out every region at every margin: K x margins crops, 3xhxw, region by region."""
         whole = picture.picture(0)
         stride = picture.size / regions.masks.shape[-1]
@@ -233,11 +229,11 @@ class RegionTeacher:
                 crops.append(whole[:, y0:y1, x0:x1])
         return crops
 
-    def _named(self, regions: Regions, crops: list[Tensor]) -> RegionTargets:
+    def _name_regions(self, regions: RegionMasks, crops: list[Tensor]) -> RegionTargets:
         per_crop = len(regions), len(self._margins), -1
         chunks = [
-            PixelBatch.of(crops[start : start + self._at_once])
-            for start in range(0, len(crops), self._at_once)
+            PixelBatch.of(crops[start : start + self._crops_at_once])
+            for start in range(0, len(crops), self._crops_at_once)
         ]
         probabilities = None
         if isinstance(self._names, ClassTeacher):
@@ -253,13 +249,13 @@ class RegionTeacher:
         weights = regions.iou.to(agreement.device).clamp(0, 1) * agreement.clamp(max=1)
         return RegionTargets(regions.masks, targets, weights, probabilities)
 
-    def _nothing(self, regions: Regions) -> RegionTargets:
+    def _nothing(self, regions: RegionMasks) -> RegionTargets:
         empty = regions.iou.new_zeros(0)
         return RegionTargets(regions.masks, empty.reshape(0, self._names.embed_dim), empty)
 
 
 def mask_edges(mask: Tensor) -> tuple[int, int, int, int]:
-    """Tell the box of a mask, HxW bool and not empty: (x0, y0, x1, y1), the last ones past it."""
+    """Return the box of a mask, HxW bool and not empty: (x0, y0, x1, y1), x1 and y1 exclusive."""
     rows, columns = (mask.any(dim=axis).nonzero().flatten().tolist() for axis in (1, 0))
     return columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
 
@@ -267,21 +263,22 @@ def mask_edges(mask: Tensor) -> tuple[int, int, int, int]:
 def crop_box(
     box: Sequence[float], margin: float, size: tuple[int, int]
 ) -> tuple[int, int, int, int]:
-    """Grow a box (x0, y0, x1, y1) about its middle, cut to a picture of (h, w) pixels.
+    """Grow a box (x0, y0, x1, y1) about its centre, clipped to a picture of (h, w) pixels.
 
     Both sides grow by the factor `margin`; a narrow box is widened until its short side is
-    `NARROWEST` of the long one, since name teachers see squares. At least one pixel remains.
+    `NARROWEST` of the long one, because name teachers see squares. The result has at least one
+    pixel.
     """
     x0, y0, x1, y1 = box
     width, height = (x1 - x0) * margin, (y1 - y0) * margin
     width, height = max(width, NARROWEST * height), max(height, NARROWEST * width)
-    left, right = _grown(x0, x1, width, size[1])
-    top, bottom = _grown(y0, y1, height, size[0])
+    left, right = _grow_side(x0, x1, width, size[1])
+    top, bottom = _grow_side(y0, y1, height, size[0])
     return left, top, right, bottom
 
 
-def _grown(low: float, high: float, length: float, limit: int) -> tuple[int, int]:
-    """Place `length` about the middle of [low, high], cut to [0, limit], in whole pixels."""
+def _grow_side(low: float, high: float, length: float, limit: int) -> tuple[int, int]:
+    """Centre `length` on the middle of [low, high], clipped to [0, limit], in whole pixels."""
     middle = (low + high) / 2
     start = min(limit - 1, max(0, math.floor(middle - length / 2)))
     return start, max(start + 1, min(limit, math.ceil(middle + length / 2)))

@@ -18,7 +18,7 @@ from samclip.merge.data.pixels import PixelBatch
 from samclip.merge.teachers.base import MaskAnswer, fingerprint_of
 
 VERSION = 1  # of the recipe, part of the fingerprint
-PROMPTS_AT_ONCE = 16  # 4096 tokens of 256 numbers each, several times over: 0.5 GB
+PROMPTS_AT_ONCE = 16  # each has 4096 tokens of 256 numbers, held several times: 0.5 GB in all
 
 Frozen = TypeVar("Frozen", bound=nn.Module)
 
@@ -26,7 +26,7 @@ Frozen = TypeVar("Frozen", bound=nn.Module)
 class Sam:
     """A frozen SAM, in eval mode, for squares of `image_size` pixels (a multiple of 16).
 
-    `checkpoint`: a SAM or MobileSAM file; its family is told by its keys. Raises CheckpointError.
+    `checkpoint`: a SAM or MobileSAM file, recognised by its keys. Raises CheckpointError.
     """
 
     def __init__(
@@ -37,10 +37,11 @@ class Sam:
         prompts_at_once: int = PROMPTS_AT_ONCE,
     ) -> None:
         assembly = assemble(Checkpoints(main=checkpoint), image_size=image_size)
-        model, source = assembly.model, assembly.metadata.sources[0]
-        self._encoder = _frozen(fold_batch_norms(model.image_encoder), device)
+        model = assembly.model
+        source = assembly.metadata.sources[0]
+        self._encoder = _freeze(fold_batch_norms(model.image_encoder), device)
         decoder = PromptedMaskDecoder(model.prompt_encoder, model.mask_decoder)
-        self._decoder = _frozen(decoder, device)
+        self._decoder = _freeze(decoder, device)
         self._device = torch.device(device)
         self._at_once = prompts_at_once
         self._image_size = image_size
@@ -66,7 +67,7 @@ class Sam:
 
     @torch.no_grad()
     def masks(self, embeddings: Tensor, prompts: Prompts) -> MaskAnswer:
-        """Segment ONE picture by N prompts; raises InputError for the embeddings of several."""
+        """Segment ONE picture by N prompts; raises InputError for embeddings of several."""
         grid = self._image_size // 16
         if tuple(embeddings.shape) != (1, 256, grid, grid):
             raise InputError(
@@ -74,16 +75,14 @@ class Sam:
                 f"picture, 1x256x{grid}x{grid}"
             )
         own = embeddings.to(self._device, torch.float32)
-        coords = torch.split(prompts.coords, self._at_once)
-        labels = torch.split(prompts.labels, self._at_once)
-        answers = [self._decode(own, *part) for part in zip(coords, labels, strict=True)]
+        coords = torch.split(prompts.coords.to(self._device), self._at_once)
+        labels = torch.split(prompts.labels.to(self._device), self._at_once)
+        answers = [
+            self._decoder.without_masks(own, *part) for part in zip(coords, labels, strict=True)
+        ]
         iou, logits = (torch.cat(part) for part in zip(*answers, strict=True))
         return MaskAnswer(logits.to(embeddings.device), iou.to(embeddings.device))
 
-    def _decode(self, embeddings: Tensor, coords: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        coords, labels = coords.to(self._device), labels.to(self._device)
-        return self._decoder.without_masks(embeddings, coords, labels)
 
-
-def _frozen(module: Frozen, device: torch.device | str) -> Frozen:
+def _freeze(module: Frozen, device: torch.device | str) -> Frozen:
     return module.to(device).eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""`curves.png`: the losses of a run over its steps, and what held-back photos said of it."""
+"""`curves.png`: the losses of a run over its steps, and its scores on held-back photos."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ SCORES = {
     "region names": "region_names",
     "image names": "image_names",
 }
-# Okabe and Ito, 2008: colours that those who see few of them tell apart as well.
+# Okabe and Ito, 2008: colours that people with colour blindness can distinguish.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
-SMOOTHED = 40  # the running mean is over the 40th part of a stage
-WIDTH, PANEL = 9.0, 2.1  # inches
+SMOOTHED = 40  # the running mean extends over a 40th of a stage to either side
+WIDTH = 9.0  # inches
+PANEL_HEIGHT = 2.1  # inches
 
 Floats = NDArray[np.float64]
 
@@ -47,10 +48,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Curves:
-    """What is drawn; positions are steps of the whole run, one stage after the other.
+    """The curves of a run; positions are steps of the whole run, one stage after the other.
 
-    `stages`: where each begins, by name. `losses`: a line for every stage that has the loss.
-    `scores`: by figure, (position, value) in the order of the stages.
+    `stages`: the position where each begins, by name. `losses`: a line for every stage that has the
+    loss. `scores`: by figure, (position, value) in the order of the stages.
     """
 
     stages: Mapping[str, float] = field(default_factory=dict)
@@ -71,35 +72,38 @@ def read_curves(
             lengths[row["stage"]] = max(lengths[row["stage"]], int(row["step"]) + 1)
     ends = dict(zip(stages, np.cumsum([lengths[name] for name in stages]).tolist(), strict=True))
     starts = {name: float(ends[name] - lengths[name]) for name in stages}
-    begun = {r["stage"] for r in rows} | {record.stage for record in records}
-    known = [record for record in records if record.stage in starts]
+    begun = {row["stage"] for row in rows} | {record.stage for record in records}
+    losses = {term: _loss_lines(rows, term, starts) for term in TERMS}
+    scores: dict[str, list[tuple[float, float]]] = {}
+    for record in records:
+        if record.stage in starts:
+            end = ends[record.stage]
+            x = end if record.step is None else starts[record.stage] + record.step
+            for label, name in SCORES.items():
+                scores.setdefault(label, []).append((x, getattr(record, name)))
     return Curves(
-        {name: starts[name] for name in stages if name in begun},
-        {term: lines for term in TERMS if (lines := _lines(rows, term, starts))},
-        {
-            label: sorted((_place(record, starts, ends), getattr(record, name)) for record in known)
-            for label, name in SCORES.items()
-            if known
-        },
+        stages={name: starts[name] for name in stages if name in begun},
+        losses={term: lines for term, lines in losses.items() if lines},
+        scores={label: sorted(points) for label, points in scores.items()},
     )
 
 
 def draw_curves(folder: Path, stages: Sequence[str]) -> Path:
     """Draw the log and the evaluations in a run's folder to `curves.png` there; returns its path.
 
-    `stages` as for `read_curves`. Raises TrainingError where matplotlib is not installed, or for
-    a log that is none.
+    `stages` as for `read_curves`. Raises TrainingError where matplotlib is not installed, and for
+    a file that is not the log of a run.
     """
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415 - an optional package, and a slow one
     except ImportError as error:
         raise TrainingError(
-            f"{FILE} is drawn by matplotlib, which is not installed here; pip install matplotlib"
+            f"{FILE} needs matplotlib, which is not installed here; pip install matplotlib"
         ) from error
     rows = StepLog(folder / "log.csv").rows()
     curves = read_curves(rows, read_records(folder / "evaluation.json"), stages)
     panels = [*curves.losses, *(["held-back photos"] if curves.scores else [])]
-    figure = Figure(figsize=(WIDTH, PANEL * max(1, len(panels))), layout="constrained")
+    figure = Figure(figsize=(WIDTH, PANEL_HEIGHT * max(1, len(panels))), layout="constrained")
     grid = figure.subplots(max(1, len(panels)), 1, sharex=True, squeeze=False)[:, 0]
     for axes, title in zip(grid, panels, strict=False):
         if title in curves.losses:
@@ -109,10 +113,14 @@ def draw_curves(folder: Path, stages: Sequence[str]) -> Path:
     for axes in grid:
         _mark_stages(axes, curves.stages, named=axes is grid[0])
     grid[-1].set_xlabel("step")
-    return _save(figure, folder / FILE)
+    with result_file(folder / FILE) as file:
+        figure.savefig(file, format="png", dpi=120)
+    return folder / FILE
 
 
-def _lines(rows: Sequence[Mapping[str, str]], term: str, starts: Mapping[str, float]) -> list[Line]:
+def _loss_lines(
+    rows: Sequence[Mapping[str, str]], term: str, starts: Mapping[str, float]
+) -> list[Line]:
     """Collect the values of one loss, a line for each stage that has it."""
     lines = []
     for stage, start in starts.items():
@@ -121,10 +129,6 @@ def _lines(rows: Sequence[Mapping[str, str]], term: str, starts: Mapping[str, fl
             steps = np.array([float(row["step"]) for row in own])
             lines.append(Line(start + steps, np.array([float(row[term]) for row in own])))
     return lines
-
-
-def _place(record: Evaluation, starts: Mapping[str, float], ends: Mapping[str, float]) -> float:
-    return ends[record.stage] if record.step is None else starts[record.stage] + record.step
 
 
 def _draw_loss(axes: Any, title: str, lines: Sequence[Line]) -> None:
@@ -152,11 +156,11 @@ def _draw_scores(
 
 
 def _mark_stages(axes: Any, stages: Mapping[str, float], named: bool) -> None:
-    """Mark where each stage begins; stages of no steps share a place, and so a name's line."""
-    places: dict[float, list[str]] = {}
+    """Mark where each stage begins; stages without steps share a position, and so a label."""
+    by_start: dict[float, list[str]] = {}
     for name, start in stages.items():
-        places.setdefault(start, []).append(name)
-    for start, names in places.items():
+        by_start.setdefault(start, []).append(name)
+    for start, names in by_start.items():
         axes.axvline(start, color="#999999", linewidth=0.8, linestyle="--")
         if named:
             axes.annotate(
@@ -168,10 +172,3 @@ def _mark_stages(axes: Any, stages: Mapping[str, float], named: bool) -> None:
                 fontsize="small",
                 parse_math=False,
             )
-
-
-def _save(figure: Any, path: Path) -> Path:
-    """Write the picture; whatever happens, the file holds either it or the one before."""
-    with result_file(path) as file:
-        figure.savefig(file, format="png", dpi=120)
-    return path

@@ -1,4 +1,4 @@
-"""A stage of gradient training: one step after another, the same on any number of processes."""
+"""Gradient descent for one stage: its steps, the same on any number of processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from samclip.errors import ConfigError, TrainingError
 from samclip.merge.config.stages import Batch, InstanceBatch, MaskBatch, TrainStage
 from samclip.merge.data.batches import Processes, StageInputs, StepInput, ViewBatch
 from samclip.merge.data.pixels import PixelBatch
-from samclip.merge.students.merged_student import Learner
+from samclip.merge.students.base import Learner
+from samclip.merge.teachers.cached_teachers import Teachers
 from samclip.merge.training.objective import PerPhoto, instance_terms, mask_terms, name_terms
 from samclip.merge.training.optimiser import (
     PartsOptimiser,
@@ -25,7 +26,6 @@ from samclip.merge.training.optimiser import (
 from samclip.merge.training.reporting import StepRecord
 from samclip.merge.training.state import State
 from samclip.merge.training.targets import (
-    Teachers,
     instance_targets,
     mask_targets,
     name_targets,
@@ -34,12 +34,12 @@ from samclip.merge.training.targets import (
 
 
 class Descent:
-    """The optimiser of one stage with all that a step needs.
+    """The optimiser of one stage, with everything that a step needs.
 
-    Every process computes its slice of the global batch; each photo's share of the loss is 1 / the
-    global batch, so the sum of the processes' gradients is the gradient of one process alone. They
-    are summed after the last backward pass, as one vector: what a step computes differs between
-    streams and stages, which a wrapper around the model would have to be told.
+    Every process computes its slice of the global batch. Each photo's weight in the loss is 1 / the
+    global batch, so the sum of the processes' gradients is the gradient of a single process. They
+    are summed after the last backward pass, as one vector. A wrapper around the model, such as
+    DistributedDataParallel, would have to know which parameters each stream and stage uses.
     """
 
     def __init__(
@@ -51,8 +51,12 @@ class Descent:
         length: int,
         accelerator: Accelerator,
     ) -> None:
-        self._stage, self._student, self._teachers = stage, student, teachers
-        self._seed, self._length, self._accelerator = seed, length, accelerator
+        self._stage = stage
+        self._student = student
+        self._teachers = teachers
+        self._seed = seed
+        self._length = length
+        self._accelerator = accelerator
         self._processes = Processes(accelerator.process_index, accelerator.num_processes)
         if stage.batch_norms == "moving" and self._processes.world > 1:
             raise ConfigError(
@@ -69,7 +73,7 @@ class Descent:
     def steps(self, inputs: StageInputs, start: int, end: int) -> Iterator[StepRecord]:
         """Run the steps from `start` to before `end`.
 
-        Raises TrainingError when a loss or the gradient is no number.
+        Raises TrainingError when a loss or the gradient is not finite.
         """
         for given in inputs.between(start, end):
             yield self.step(given)
@@ -84,31 +88,46 @@ class Descent:
         self.optimiser.step(rate)
         self._update_average()
         loss = sum(self._weight(term) * value for term, value in terms.items())
-        seconds = time.perf_counter() - begin
-        return StepRecord(self._stage.name, given.step, loss, terms, rate, norm, seconds)
+        return StepRecord(
+            stage=self._stage.name,
+            step=given.step,
+            loss=loss,
+            terms=terms,
+            learning_rate=rate,
+            gradient_norm=norm,
+            seconds=time.perf_counter() - begin,
+        )
 
     def _weight(self, term: str) -> float:
         weight: float = getattr(self._stage.losses, term)
         return weight
 
     def _accumulate(self, given: StepInput) -> dict[str, float]:
-        """Go forwards and backwards through every micro-batch; return the terms' global means."""
+        """Add up the gradients of every micro-batch; return the terms' global means."""
         totals: dict[str, Tensor] = {}
         for name, batch in given.streams.items():
             config: Batch = getattr(self._stage, name)
             micro = config.micro or len(batch.samples)
             for start in range(0, len(batch.samples), micro):
                 places = range(start, min(start + micro, len(batch.samples)))
-                terms = self._backward(batch.pick(places), config, given.step, start)
-                for term, value in terms.items():
-                    # `region` may come from both streams: the means of the two add up
+                parts = self._backward(batch.pick(places), config, given.step, start)
+                for term, value in parts.items():
+                    # `region` may come from both streams: the two means add up.
                     totals[term] = totals.get(term, torch.zeros_like(value)) + value
-        return self._checked(totals, given.step)
+        terms = sorted(totals)
+        summed = self._sum_processes(torch.stack([totals[term].float() for term in terms]))
+        means = dict(zip(terms, summed.tolist(), strict=True))
+        for term, value in means.items():
+            self._require_finite(f"the loss {term!r}", value, given.step)
+        return means
 
     def _backward(
         self, batch: ViewBatch, config: Batch, step: int, start: int
     ) -> dict[str, Tensor]:
-        """Add a micro-batch's gradients; `start` is its place in this process's slice."""
+        """Add a micro-batch's gradients, and return its part of the terms' means.
+
+        `start` is its place in this process's slice.
+        """
         student, stage = self._student, self._stage
         first = self._processes.rank * (config.batch // self._processes.world) + start
         seeds = [
@@ -126,33 +145,24 @@ class Descent:
     def _terms(
         self, batch: ViewBatch, pixels: PixelBatch, config: Batch, seeds: Sequence[int]
     ) -> PerPhoto:
-        """Ask the teachers about a micro-batch, and compare the student with what they say."""
+        """Compare the student's outputs for a micro-batch with the teachers'."""
         student, stage = self._student, self._stage
         if isinstance(config, MaskBatch):
-            asked = mask_targets(self._teachers, batch, stage, config, seeds)
+            masks = mask_targets(self._teachers, batch, stage, config, seeds)
             with self._accelerator.autocast():
-                return mask_terms(student, pixels, asked, stage)
+                return mask_terms(student, pixels, masks, stage)
         if isinstance(config, InstanceBatch):
-            prompted = instance_targets(self._teachers, batch, config, seeds)
+            instances = instance_targets(self._teachers, batch, config, seeds)
             with self._accelerator.autocast():
-                return instance_terms(student, pixels, prompted, stage)
-        wanted = name_targets(self._teachers, batch, stage, config)
+                return instance_terms(student, pixels, instances, stage)
+        names = name_targets(self._teachers, batch, stage, config)
         with self._accelerator.autocast():
-            return name_terms(student, pixels, wanted)
-
-    def _checked(self, totals: dict[str, Tensor], step: int) -> dict[str, float]:
-        """Add up the terms of all processes; raises TrainingError for one that is no number."""
-        terms = sorted(totals)
-        values: Tensor = torch.stack([totals[term].float() for term in terms])
-        numbers = self._summed(values).tolist()
-        for term, value in zip(terms, numbers, strict=True):
-            self._require_finite(f"the loss {term!r}", value, step)
-        return dict(zip(terms, numbers, strict=True))
+            return name_terms(student, pixels, names)
 
     def _gather_gradients(self, step: int) -> float:
-        """Add up the gradients of all processes and clip them; return their norm before it.
+        """Add up the gradients of all processes and clip them; return their norm before clipping.
 
-        A parameter that no loss reached this time has a gradient of 0, on every process.
+        A parameter that no loss reached in this step has a gradient of 0, on every process.
         """
         parameters = self.optimiser.parameters
         for parameter in parameters:
@@ -160,7 +170,7 @@ class Descent:
                 parameter.grad = torch.zeros_like(parameter)
         if self._processes.world > 1:
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-            flat = self._summed(torch.cat([gradient.flatten() for gradient in gradients]))
+            flat = self._sum_processes(torch.cat([gradient.flatten() for gradient in gradients]))
             parts = torch.split(flat, [gradient.numel() for gradient in gradients])
             for gradient, part in zip(gradients, parts, strict=True):
                 gradient.copy_(part.reshape(gradient.shape))
@@ -169,7 +179,7 @@ class Descent:
         self._require_finite("the gradient", norm, step)
         return norm
 
-    def _summed(self, tensor: Tensor) -> Tensor:
+    def _sum_processes(self, tensor: Tensor) -> Tensor:
         if self._processes.world == 1:
             return tensor
         total: Tensor = self._accelerator.reduce(tensor, reduction="sum")
@@ -178,26 +188,31 @@ class Descent:
     def _require_finite(self, what: str, value: float, step: int) -> None:
         if not math.isfinite(value):
             raise TrainingError(
-                f"{what} is {value} in step {step} of stage {self._stage.name!r}, which was not "
-                'taken. Lower learning_rate or clip_norm, or use precision = "fp32"; the state '
-                "before is kept"
+                f"{what} is {value} in step {step} of stage {self._stage.name!r}. The step was not "
+                "taken, and the last state is kept. Lower learning_rate or clip_norm, or use "
+                'precision = "fp32"'
             )
 
     @torch.no_grad()
     def _update_average(self) -> None:
-        """Move the running average of weights (Polyak and Juditsky, 1992; exponential)."""
+        """Update the exponential running average of weights (after Polyak and Juditsky, 1992)."""
         for part in self._trained:
             if self._stage.ema and part.name in self._average:
                 self._average[part.name].lerp_(part.parameter.detach(), 1 - self._stage.ema)
 
     def state(self, state: State) -> State:
         """Return `state` with the optimiser's moments and the average of weights."""
-        return State(state.place, state.model, self.optimiser.state(), self._average)
+        return State(
+            place=state.place,
+            model=state.model,
+            optimiser=self.optimiser.state(),
+            average=self._average,
+        )
 
     def load(self, state: State) -> None:
-        """Take over what `state` gave; raises TrainingError when it is of other parameters.
+        """Restore the result of `state`; raises TrainingError for that of other parameters.
 
-        A stage that keeps an average only since its file was changed begins it here.
+        Where the state holds no average, because the file was changed to keep one, it starts here.
         """
         self.optimiser.load(state.optimiser)
         for name in self._average.keys() & state.average.keys():
@@ -205,10 +220,7 @@ class Descent:
 
     @torch.no_grad()
     def finish(self) -> None:
-        """End the stage: the average of weights, where one is kept, becomes the weights.
-
-        Statistics of batch norms move no more.
-        """
+        """End the stage: stop batch norms, and set the weights to their average if one is kept."""
         self._student.model.eval()
         for part in self._trained:
             if part.name in self._average:

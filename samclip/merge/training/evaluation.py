@@ -1,15 +1,17 @@
-"""How well a student does on photos held back: masks and names against the teachers' own.
+"""The evaluation of a student on held-back photos: its masks and names against its teachers'.
 
 Three figures, each 1 for a student that equals its teachers:
 
-- mask IoU: the boxes of the teacher's regions, and a point inside each, as prompts to both; the IoU
-  of the two answers (output 0 for a box, the output of the best predicted IoU for a point);
-- region names: the share of regions for which the student's embedding (of the patches inside the
-  mask, or of its box) lies nearest to the same name of the vocabulary as the teacher's of the crop;
+- mask IoU: student and teacher get the same prompts, the box of each of the teacher's regions and
+  a point inside it; the IoU of the two answers (output 0 for a box, the output of the best
+  predicted IoU for a point);
+- region names: the share of regions whose embedding by the student (of the patches inside the mask,
+  or of its box) and by the teacher (of the crop) lie nearest to the same name of the vocabulary;
 - image names: the same for whole photos, top-1, and top-5 (the teacher's name among five).
 
-The score is the geometric mean of mask IoU and region names: neither makes up for the other.
-Nothing is drawn but the points, each from a seed of its own, so a student has one score.
+The score is the geometric mean of mask IoU and region names, so that neither compensates for the
+other. Only the points are random, and their seeds depend on the photo, so the score is
+reproducible.
 """
 
 from __future__ import annotations
@@ -28,10 +30,10 @@ from torch import Tensor
 
 from samclip.disk.partial_files import result_file
 from samclip.errors import TrainingError
-from samclip.merge.config.run import EvaluationConfig
-from samclip.merge.data.batches import Sample, ViewBatch
-from samclip.merge.data.instances import STRIDE, best_masks, valid_pixels
+from samclip.merge.config.tables import EvaluationConfig
+from samclip.merge.data.batches import PhotoView, ViewBatch
 from samclip.merge.data.mask_prompts import (
+    MASK_STRIDE,
     box_prompts,
     boxes_from_masks,
     point_prompts,
@@ -40,21 +42,21 @@ from samclip.merge.data.mask_prompts import (
 from samclip.merge.data.photo_sources import PhotoSource
 from samclip.merge.data.pixels import PixelBatch
 from samclip.merge.data.seeds import derive_seed
-from samclip.merge.data.views import ViewOptions, draw_view, render
-from samclip.merge.students.merged_student import Learner, Names
+from samclip.merge.data.views import WHOLE_PHOTO, draw_view, render
+from samclip.merge.students.base import Learner
+from samclip.merge.teachers.cached_teachers import Teachers
 from samclip.merge.teachers.region_teacher import RegionTargets
-from samclip.merge.training.targets import Teachers
 
 TOP = 5
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """The figures of this module's title, and on how much they rest.
+    """The figures of one evaluation, with the numbers of photos and regions that they rest on.
 
-    `stage` and `step` tell when; `step` None is the stage's end. The names of records of older
-    versions have no chance beside them. `region_chance` and `image_chance`: how often the student's
-    answers, given to the wrong regions and photos, would agree with the teacher's.
-    `region_commonest`: how often the best answer that is always the same would.
+    It was made in `stage` after `step`, or at the stage's end for None. `region_chance` and
+    `image_chance`: how often the student's answers would agree with the teacher's if they were
+    assigned to regions and photos at random. `region_commonest`: how often the best constant answer
+    would. Records of older versions lack these three, which are then 0.
     """
 
     stage: str
@@ -73,7 +75,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     image_chance: float = 0.0
 
     def line(self) -> str:
-        """Say it in a line."""
+        """Format the figures in one line."""
         return (
             f"held-back photos after {self.stage!r}"
             + ("" if self.step is None else f" step {self.step}")
@@ -87,10 +89,11 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class PhotoFigures:
-    """Of one photo: IoUs of its K regions' boxes and points, and who named what how.
+    """The figures of one photo: IoUs for the boxes and points of its K regions, and names.
 
-    Names are places in the vocabulary, pairs of the student's and the teacher's. `image_top_hit`
-    is 1 where the teacher's name of the photo is among the student's first five, else 0.
+    Names are indices in the vocabulary, in pairs of the student's and the teacher's.
+    `image_top_hit` is 1 where the teacher's name of the photo is among the student's first five,
+    else 0.
     """
 
     box_ious: Sequence[float]
@@ -101,10 +104,10 @@ class PhotoFigures:
 
 
 class Evaluator:
-    """Judges students on the photos of `source`, the first ones by their SHA-256.
+    """Evaluates students on the photos of `source` that come first by SHA-256.
 
     `vocabulary` is KxD, the names' embeddings. Records go to the JSON file `file`, one for each
-    stage and step.
+    stage and step; None writes none.
     """
 
     def __init__(
@@ -116,21 +119,24 @@ class Evaluator:
         size: int,
         file: Path | None,
     ) -> None:
-        self._config, self._teachers, self._source = config, teachers, source
+        self._config = config
+        self._teachers = teachers
+        self._source = source
         self._vocabulary = F.normalize(vocabulary.float(), dim=1)
-        self._size, self._file = size, file
+        self._size = size
+        self._file = file
         order = sorted(range(len(source)), key=source.key)
         self._photos = order[: config.photos]
 
     def has_record(self, stage: str, step: int | None) -> bool:
-        """Tell whether the file holds a record of this stage and step."""
+        """Return whether the file holds a record of this stage and step."""
         records = [] if self._file is None else read_records(self._file)
         return (stage, step) in {(record.stage, record.step) for record in records}
 
     @torch.no_grad()
     def evaluate(self, student: Learner, stage: str, step: int | None) -> Evaluation:
-        """Judge a student as it is now."""
-        figures = [self._photo(student, index) for index in self._photos]
+        """Evaluate a student, and add the record to the file."""
+        figures = [self._compare_photo(student, index) for index in self._photos]
         boxes = mean([iou for one in figures for iou in one.box_ious])
         points = mean([iou for one in figures for iou in one.point_ious])
         regions = [pair for one in figures for pair in one.region_names]
@@ -157,47 +163,41 @@ class Evaluator:
             add_record(self._file, record)
         return record
 
-    def _photo(self, student: Learner, index: int) -> PhotoFigures:
-        """Judge one photo, whole and unchanged."""
-        batch = self._batch(index)
+    def _compare_photo(self, student: Learner, index: int) -> PhotoFigures:
+        """Compare student and teachers on one photo, whole and unchanged."""
+        photo = self._source.photo(index)
+        view = draw_view(WHOLE_PHOTO, self._size, (photo.shape[0], photo.shape[1]), 0)
+        square, size = render(view, photo)
+        pixels = PixelBatch(square[None], torch.tensor([size]))
+        batch = ViewBatch((PhotoView(self._source.key(index), view),), pixels)
         teachers = self._teachers
         embeddings = teachers.embeddings(batch, keep=True)
         [regions] = teachers.regions(batch, self._config.regions, True, embeddings)
-        pixels = batch.pixels.to(student.device)
+        pixels = pixels.to(student.device)
         encoded = student.encode(pixels)
-        named = student.names(encoded, pixels)
-        told = self._nearest(named.image, 1)[0, 0]
+        names = student.names(encoded, pixels)
         wanted = self._nearest(teachers.embeds(batch, keep=True), 1)[0, 0]
-        top = self._nearest(named.image, TOP)[0]
-        boxes, points = self._ious(student, encoded, embeddings, batch, regions)
+        top = self._nearest(names.image, TOP)[0]
+        box_ious, point_ious = self._compare_masks(student, encoded, embeddings, batch, regions)
+        region_names: list[tuple[int, int]] = []
+        if len(regions):
+            ours = self._nearest(names.regions(0, regions.masks), 1)[:, 0]
+            theirs = self._nearest(regions.targets, 1)[:, 0]
+            region_names = list(zip(ours.tolist(), theirs.tolist(), strict=True))
         return PhotoFigures(
-            boxes,
-            points,
-            self._region_names(named, regions),
-            (int(told), int(wanted)),
-            float(bool((top == wanted).any())),
+            box_ious=box_ious,
+            point_ious=point_ious,
+            region_names=region_names,
+            image_names=(int(self._nearest(names.image, 1)[0, 0]), int(wanted)),
+            image_top_hit=float(bool((top == wanted).any())),
         )
 
-    def _batch(self, index: int) -> ViewBatch:
-        photo = self._source.photo(index)
-        view = draw_view(ViewOptions.plain(self._size), (photo.shape[0], photo.shape[1]), 0)
-        square, size = render(view, photo)
-        pixels = PixelBatch(square[None], torch.tensor([size]))
-        return ViewBatch((Sample(self._source.key(index), view),), pixels)
-
     def _nearest(self, embeds: Tensor, count: int) -> Tensor:
-        """Name the nearest names of the vocabulary, the nearest first: BxD -> B x count."""
+        """Return the nearest names of the vocabulary, the nearest first: BxD -> B x count."""
         cosines = F.normalize(embeds.float(), dim=1).cpu() @ self._vocabulary.T.cpu()
         return cosines.topk(count, dim=1).indices
 
-    def _region_names(self, named: Names, regions: RegionTargets) -> list[tuple[int, int]]:
-        if len(regions) == 0:
-            return []
-        ours = self._nearest(named.regions(0, regions.masks), 1)[:, 0]
-        theirs = self._nearest(regions.targets, 1)[:, 0]
-        return list(zip(ours.tolist(), theirs.tolist(), strict=True))
-
-    def _ious(
+    def _compare_masks(
         self,
         student: Learner,
         encoded: Any,
@@ -205,50 +205,49 @@ class Evaluator:
         batch: ViewBatch,
         regions: RegionTargets,
     ) -> tuple[list[float], list[float]]:
-        """Compare the masks of student and teacher: IoUs of K boxes and of K points."""
+        """Return the IoUs of student and teacher for K boxes and for K points."""
         if len(regions) == 0:
             return [], []
         teacher = self._teachers.masks(self._size)
         generator = torch.Generator().manual_seed(
             derive_seed("evaluation points", batch.samples[0].photo)
         )
-        boxes = box_prompts(boxes_from_masks(regions.masks, STRIDE))
-        points = point_prompts(points_from_masks(regions.masks, STRIDE, generator))
-        height, width = batch.pixels.sizes[0].tolist()
-        valid = valid_pixels((height, width), 4 * embeddings.shape[-1], embeddings.device) > 0
+        boxes = box_prompts(boxes_from_masks(regions.masks, MASK_STRIDE))
+        points = point_prompts(points_from_masks(regions.masks, MASK_STRIDE, generator))
+        valid = batch.pixels.token_mask(4 * embeddings.shape[-1])[0].to(embeddings.device) > 0
         ours, theirs = student.masks(encoded, 0, boxes), teacher.masks(embeddings, boxes)
         of_boxes = ious((ours.logits[:, 0] > 0) & valid, (theirs.logits[:, 0] > 0) & valid)
         ours, theirs = student.masks(encoded, 0, points), teacher.masks(embeddings, points)
-        of_points = ious(best_masks(ours) & valid, best_masks(theirs) & valid)
+        of_points = ious(ours.best_masks() & valid, theirs.best_masks() & valid)
         return of_boxes.tolist(), of_points.tolist()
 
 
 def ious(a: Tensor, b: Tensor) -> Tensor:
-    """IoU of each of N pairs of masks, NxHxW bool: N; 1 where both are empty."""
+    """Return the IoU of each of N pairs of masks, NxHxW bool: N; 1 where both are empty."""
     both = (a & b).flatten(1).sum(dim=1)
     either = (a | b).flatten(1).sum(dim=1)
     return torch.where(either > 0, both / either.clamp(min=1), torch.ones_like(either).float())
 
 
 def agreement(names: Sequence[tuple[int, int]]) -> float:
-    """Tell the share of pairs that are equal; 0 for none."""
+    """Return the share of pairs that are equal; 0 for none."""
     return mean([float(ours == theirs) for ours, theirs in names])
 
 
 def chance(names: Sequence[tuple[int, int]]) -> float:
-    """Tell the share that would be equal if either half of the pairs were in another order."""
+    """Return the expected share of equal pairs if one half of them were shuffled."""
     ours = Counter(pair[0] for pair in names)
     theirs = Counter(pair[1] for pair in names)
     return sum(count * theirs[name] for name, count in ours.items()) / max(1, len(names)) ** 2
 
 
 def commonest(names: Sequence[tuple[int, int]]) -> float:
-    """Tell the share of the second halves that the most frequent one of them has; 0 for none."""
+    """Return the share of the most frequent value among the pairs' second halves; 0 for none."""
     return max(Counter(theirs for _, theirs in names).values(), default=0) / max(1, len(names))
 
 
 def mean(values: Sequence[float]) -> float:
-    """Average `values`; 0 for none."""
+    """Return the mean of `values`; 0 for none."""
     return math.fsum(values) / len(values) if values else 0.0
 
 
@@ -260,12 +259,12 @@ def read_records(file: Path) -> list[Evaluation]:
         return msgspec.json.decode(file.read_bytes(), type=list[Evaluation])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise TrainingError(
-            f"{file} is damaged ({error}); move it away, and the run begins a new one"
+            f"{file} is damaged ({error}); move it away, and the run starts a new one"
         ) from error
 
 
 def add_record(file: Path, record: Evaluation) -> None:
-    """Put a record among those of a run, in the place of one of the same stage and step."""
+    """Add a record to those of a run; it replaces one of the same stage and step."""
     others = [r for r in read_records(file) if (r.stage, r.step) != (record.stage, record.step)]
     text = msgspec.json.format(msgspec.json.encode([*others, record]), indent=2)
     with result_file(file) as written:

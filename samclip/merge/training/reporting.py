@@ -1,6 +1,6 @@
-"""What a run tells a person while it goes on; the trainer knows only the protocol.
+"""Reports of a run in progress: to a person at the console, and to a CSV log of every step.
 
-The log of a run: one line of CSV for each step.
+The trainer depends only on the `Reporter` protocol.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ from samclip.disk.partial_files import result_file
 from samclip.errors import TrainingError
 from samclip.merge.training.objective import TERMS
 
-OF_EVERY_RUN = ("stage", "step", "loss", "learning_rate", "gradient_norm", "seconds")
-COLUMNS = (*OF_EVERY_RUN[:3], *TERMS, *OF_EVERY_RUN[3:])
+COMMON_COLUMNS = ("stage", "step", "loss", "learning_rate", "gradient_norm", "seconds")
+COLUMNS = (*COMMON_COLUMNS[:3], *TERMS, *COMMON_COLUMNS[3:])
+LINE_EVERY = 50  # steps between two lines where stderr is not a terminal
 
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What one step did; `terms` are unweighted means over the global batch."""
+    """The figures of one step; `terms` are unweighted means over the global batch."""
 
     stage: str
     step: int
@@ -45,7 +46,7 @@ class StepRecord:
     seconds: float
 
     def row(self) -> dict[str, str]:
-        """Return the values by column; terms that the stage does not have are empty."""
+        """Return the values by column, without terms that the stage does not have."""
         numbers = {
             "loss": self.loss,
             **self.terms,
@@ -58,7 +59,7 @@ class StepRecord:
 
 
 class StepLog:
-    """A CSV file that grows by a line a step."""
+    """A CSV file with one line for each step."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -73,29 +74,28 @@ class StepLog:
             writer.writerow(record.row())
 
     def clear(self) -> None:
-        """Begin an empty log."""
+        """Delete the log."""
         self.path.unlink(missing_ok=True)
 
     def rows(self) -> list[dict[str, str]]:
-        """Read all lines that are whole, by column.
+        """Read all complete lines, by column.
 
-        Columns that another version wrote are left out, losses that it did not know are empty.
-        Raises TrainingError for a file that is no log of a run.
+        In a log of another version, columns unknown here are left out, and losses unknown there are
+        empty. Raises TrainingError for a file that is not the log of a run.
         """
         if not self.path.exists():
             return []
         with self.path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
-            if not {*OF_EVERY_RUN} <= {*(reader.fieldnames or ())}:
-                raise TrainingError(f"{self.path} is no log of a run; move it away")
+            if not {*COMMON_COLUMNS} <= {*(reader.fieldnames or ())}:
+                raise TrainingError(f"{self.path} is not the log of a run; move it away")
             whole = [row for row in reader if None not in row.values() and None not in row]
         return [{column: row.get(column, "") for column in COLUMNS} for row in whole]
 
     def keep(self, done: Sequence[str], current: str | None, step: int) -> None:
-        """Drop the lines past a state: keep all of the stages `done`, of `current` those below.
+        """Drop the lines after a state: keep the stages `done`, and `current` up to before `step`.
 
-        A run that was killed had gone on after its last state; those steps, from `step` of the
-        stage `current` on, are done again.
+        A run that was killed may have logged steps after its last state; these are run again.
         """
         kept = [
             row
@@ -110,31 +110,28 @@ class StepLog:
             file.write(text.getvalue().encode())
 
 
-LINE_EVERY = 50  # steps between two lines where stderr is no terminal
-
-
 class Reporter(Protocol):
-    """Told of stages, steps and everything else worth a line."""
+    """The receiver of a run's reports: stages, steps and notes."""
 
     def stage(self, name: str, done: int, total: int) -> AbstractContextManager[None]:
-        """Begin a stage that has `done` of its `total` steps behind it; it lasts as the context."""
+        """Begin a stage at `done` of its `total` steps; it ends with the context."""
         ...
 
     def step(self, record: StepRecord) -> None:
-        """Tell of a step of the current stage."""
+        """Report a step of the current stage."""
         ...
 
     def advance(self, text: str) -> None:
-        """Tell of a step of the current stage that has no losses, in a few words."""
+        """Report a step of the current stage that has no losses, in a few words."""
         ...
 
     def note(self, text: str) -> None:
-        """Say a line."""
+        """Report a line of text."""
         ...
 
 
 class Silent:
-    """Tells nothing."""
+    """Reports nothing."""
 
     def stage(self, name: str, done: int, total: int) -> AbstractContextManager[None]:
         """Begin a stage."""
@@ -152,30 +149,32 @@ class Silent:
 
 
 class ConsoleReporter:
-    """A bar with losses, speed and time left; where there is no terminal, a line now and then."""
+    """A progress bar with losses, speed and time left; without a terminal, occasional lines."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._progress: Progress | None = None
         self._task = TaskID(0)
-        self._total = self._done = 0
+        self._total = 0
+        self._done = 0
 
     @contextmanager
     def stage(self, name: str, done: int, total: int) -> Iterator[None]:
         """Begin a stage."""
-        self._total, self._done = total, done
+        self._total = total
+        self._done = done
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[told]}"),
+            TextColumn("{task.fields[text]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=self._console,
             disable=not self._console.is_terminal,
         )
         with self._progress:
-            self._task = self._progress.add_task(name, total=total, completed=done, told="")
+            self._task = self._progress.add_task(name, total=total, completed=done, text="")
             yield
         self._progress = None
 
@@ -188,7 +187,7 @@ class ConsoleReporter:
         """Show a step."""
         self._done += 1
         if self._progress is not None:
-            self._progress.update(self._task, advance=1, told=text)
+            self._progress.update(self._task, advance=1, text=text)
         last = self._done == self._total
         if not self._console.is_terminal and (last or self._done % LINE_EVERY == 0):
             self.note(f"{prefix}{self._done}/{self._total}  {text}")

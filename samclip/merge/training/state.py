@@ -1,6 +1,6 @@
-"""Where a run stands, on disk: one file, replaced whole, from which it goes on as if never stopped.
+"""The state of a run on disk: one file, replaced whole, from which the run goes on bit for bit.
 
-Nothing random is kept: draws of photos, views and prompts are functions of seed, stage and step.
+No random state is stored: draws of photos, views and prompts are functions of seed, stage and step.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from samclip.export.checkpoints.checkpoint import write_tensors
 
 STATE_KEY = "samclip.state"
 FILE = "state.safetensors"
+GROUPS = ("model", "optimiser", "average")  # of tensors in the file, the fields of `State`
 
 
 class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The next thing to do: step `step` of stage `stage`, both from 0; `digest` names the run."""
+    """The next step to run: `step` of stage `stage`, both from 0; `digest` identifies the run."""
 
     digest: str
     stage: int = 0
@@ -30,10 +31,10 @@ class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class State:
-    """A place, and the tensors that belong to it.
+    """A place in a run, and the tensors there.
 
-    `model`: weights by name, those that the run changes; `optimiser`: its moments; `average`: the
-    running average of weights, where a stage keeps one.
+    `model`: the weights that the run changes, by name; `optimiser`: its moments; `average`: the
+    running average of weights, where the stage keeps one.
     """
 
     place: Place
@@ -49,21 +50,21 @@ class StateFolder:
         self.file = folder / FILE
 
     def write(self, state: State) -> None:
-        """Write a state; whatever happens, the file holds either it or the one before.
+        """Write a state; after any failure the file still holds the state before.
 
-        Raises WriteError when the disk refuses.
+        Raises WriteError when the file cannot be written.
         """
         self.file.parent.mkdir(parents=True, exist_ok=True)
         tensors = {
             f"{group}/{name}": tensor.detach().cpu().contiguous()
-            for group in ("model", "optimiser", "average")
+            for group in GROUPS
             for name, tensor in getattr(state, group).items()
         }
         header = {STATE_KEY: msgspec.json.encode(state.place).decode()}
         write_tensors(self.file, tensors, header)
 
     def read(self, digest: str | None) -> State | None:
-        """Read the state of the run `digest`, None for any run's; None when there is no state.
+        """Read the state of the run with this `digest`, or of any run; None when there is no state.
 
         Raises TrainingError for a damaged file, and for the state of another run.
         """
@@ -75,13 +76,13 @@ class StateFolder:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except (SafetensorError, KeyError, msgspec.MsgspecError) as error:
             raise TrainingError(
-                f"{self.file} is damaged ({error}); begin anew with --restart"
+                f"{self.file} is damaged ({error}); start again with --restart"
             ) from error
         if digest is not None and place.digest != digest:
             raise TrainingError(
-                f"{self.file.parent.parent} holds a run of another configuration; go on with this "
-                "one from where that stands with --resume, begin anew there with --restart, or "
-                "give another --output"
+                f"{self.file.parent.parent} holds a run of another configuration; continue it with "
+                "this configuration by --resume, start again there by --restart, or give another "
+                "--output"
             )
         groups = {
             group: {
@@ -89,10 +90,10 @@ class StateFolder:
                 for key, tensor in tensors.items()
                 if key.startswith(f"{group}/")
             }
-            for group in ("model", "optimiser", "average")
+            for group in GROUPS
         }
         return State(place, **groups)
 
     def remove(self) -> None:
-        """Forget the state."""
+        """Delete the state."""
         self.file.unlink(missing_ok=True)

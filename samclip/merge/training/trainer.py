@@ -1,6 +1,6 @@
-"""A run from its first stage to the merged checkpoint, or from where it was stopped.
+"""The stages of a run one after the other, from the start or from where the run was stopped.
 
-Ctrl-C and SIGTERM, heeded between steps.
+Ctrl-C and SIGTERM take effect between two steps: the state is written first.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import torch
 from accelerate import Accelerator
@@ -21,10 +20,12 @@ from samclip.merge.config.run import RunConfig
 from samclip.merge.config.stages import Stage, StitchStage, StreamName, TrainStage
 from samclip.merge.data.batches import Processes, StageInputs
 from samclip.merge.data.photo_sources import PhotoSource
-from samclip.merge.students.merged_student import Learner
+from samclip.merge.students.base import Learner
+from samclip.merge.teachers.cached_teachers import Teachers
 from samclip.merge.training.curves import draw_curves
 from samclip.merge.training.descent import Descent
 from samclip.merge.training.evaluation import Evaluator
+from samclip.merge.training.launcher import handle_stop_signals
 from samclip.merge.training.optimiser import (
     counted_stream,
     eval_mode,
@@ -36,13 +37,22 @@ from samclip.merge.training.optimiser import (
 from samclip.merge.training.reporting import Reporter, StepLog
 from samclip.merge.training.state import Place, State, StateFolder
 from samclip.merge.training.stitching import fit_stitch
-from samclip.merge.training.targets import Teachers
+
+STITCH = "image_encoder.stitch"  # the part that a stitch stage changes
 
 
-class Interrupts:
-    """Remembers that the run was asked to stop; a second Ctrl-C stops it at once.
+class StoppedError(SamclipError):
+    """A run was stopped by the signal `number`; its state is written."""
 
-    `number`: the signal that asked; Ctrl-C's where another process of the run was asked.
+    def __init__(self, message: str, number: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.number = number
+
+
+class StopRequest:
+    """Remembers that the run was asked to stop.
+
+    `number`: the signal that asked; SIGINT where it was another process of the run that was asked.
     """
 
     def __init__(self) -> None:
@@ -50,42 +60,24 @@ class Interrupts:
         self.number: int = signal.SIGINT
 
     @contextmanager
-    def heeded(self) -> Iterator[None]:
-        """Within, the first signal is remembered instead of ending the process."""
+    def deferred_signals(self) -> Iterator[None]:
+        """Within the block, the first signal is remembered; a second Ctrl-C raises at once."""
 
-        def remember(number: int, frame: FrameType | None) -> None:
-            del frame
+        def remember(number: int) -> None:
             if self.asked and number == signal.SIGINT:
                 raise KeyboardInterrupt
-            self.asked, self.number = True, number
+            self.asked = True
+            self.number = number
 
-        before = {number: signal.signal(number, remember) for number in _SIGNALS}
-        try:
+        with handle_stop_signals(remember):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-STITCHED = "image_encoder.stitch"
-
-
-class StoppedError(SamclipError):
-    """A run was asked to stop, by the signal `number`; its state is written."""
-
-    def __init__(self, message: str, number: int = signal.SIGINT) -> None:
-        super().__init__(message)
-        self.number = number
 
 
 @dataclass(frozen=True)
 class Run:
-    """All that a run works with; `sources` are the photos to train on.
+    """Everything that a run works with; `sources` are the photos to train on.
 
-    `curves`: whether its losses are drawn at the end of each stage.
+    `curves`: whether the losses are drawn at the end of each stage.
     """
 
     config: RunConfig
@@ -100,17 +92,17 @@ class Run:
 
 
 class Trainer:
-    """Runs the stages that are still to be run."""
+    """Runs the remaining stages of a run."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self._folder = StateFolder(run.output / "state")
         self._log = StepLog(run.output / "log.csv")
-        self._interrupts = Interrupts()
+        self._stop = StopRequest()
         self._changed = changed_names(run.student, run.config.stages)
 
     def train(self, state: State | None = None) -> None:
-        """Run from a state, or from the start, to the end; the student then is what comes of it.
+        """Train the student from a state, or from the start, to the end of the run.
 
         Raises StoppedError after a signal, TrainingError when training cannot go on.
         """
@@ -119,19 +111,19 @@ class Trainer:
             self._restore(state)
         elif self._run.accelerator.is_main_process:
             self._log.clear()
-        with self._interrupts.heeded():
+        with self._stop.deferred_signals():
             if state is not None:
-                self._catch_up(place)
+                self._add_missing_evaluation(place)
             for index in range(place.stage, len(self._run.config.stages)):
                 stage = self._run.config.stages[index]
                 if isinstance(stage, StitchStage):
                     self._stitch(stage)
                 else:
                     self._descend(stage, index, state if index == place.stage else None)
-                self._finish(stage, index)
+                self._finish_stage(stage, index)
 
     def _restore(self, state: State) -> None:
-        """Put a state's weights into the student, and the log back to where the state was.
+        """Load a state's weights into the student, and cut the log back to the state's step.
 
         Raises TrainingError when the state is of another model.
         """
@@ -139,55 +131,62 @@ class Trainer:
         foreign = [n for n, t in state.model.items() if n not in model or model[n].shape != t.shape]
         if foreign:
             raise TrainingError(
-                f"the state is of another model: its {foreign[0]} does not fit the student; begin "
-                "anew with --restart, or give another --output"
+                f"the state is of another model: its {foreign[0]} does not fit the student; start "
+                "again with --restart, or give another --output"
             )
         with torch.no_grad():
             for name, tensor in state.model.items():
                 model[name].copy_(tensor)
         stages = [stage.name for stage in self._run.config.stages]
+        done, remaining = stages[: state.place.stage], stages[state.place.stage :]
         if self._run.accelerator.is_main_process:
-            done, ahead = stages[: state.place.stage], stages[state.place.stage :]
-            self._log.keep(done, ahead[0] if ahead else None, state.place.step)
-        self._run.reporter.note(self._continuing(state.place, stages))
+            self._log.keep(done, remaining[0] if remaining else None, state.place.step)
+        if remaining:
+            note = f"continuing with step {state.place.step} of stage {remaining[0]!r}"
+        else:
+            note = "every stage is done already"
+        self._run.reporter.note(note)
 
-    def _catch_up(self, place: Place) -> None:
-        """Judge the student where the run was killed between writing its state and judging it."""
-        run, due = self._run, self._judged_at(place)
-        if due is None:
+    def _add_missing_evaluation(self, place: Place) -> None:
+        """Evaluate the student if the run was killed after writing its state and before this."""
+        run = self._run
+        stages = run.config.stages
+        step: int | None = None
+        if place.step:
+            stage = stages[place.stage]
+            step = place.step
+            if not (isinstance(stage, TrainStage) and _is_evaluated(stage, step)):
+                return
+        elif place.stage:
+            stage = stages[place.stage - 1]
+        else:
             return
         main = run.accelerator.is_main_process
-        lacks = main and not (run.evaluator is None or run.evaluator.has_record(*due))
-        self._evaluate(*due, wanted=lacks)
-        if lacks and run.curves:
-            self._draw()
-
-    def _judged_at(self, place: Place) -> tuple[str, int | None] | None:
-        """Name the stage and step at which a student of this place is judged, None for no such."""
-        stages = self._run.config.stages
-        if not place.step:
-            return (stages[place.stage - 1].name, None) if place.stage else None
-        stage = stages[place.stage]
-        eval_mode = isinstance(stage, TrainStage) and _is_judged(stage, place.step)
-        return (stage.name, place.step) if eval_mode else None
-
-    def _continuing(self, place: Place, stages: list[str]) -> str:
-        if place.stage == len(stages):
-            return "every stage is done already"
-        return f"continuing with step {place.step} of stage {stages[place.stage]!r}"
+        missing = main and not (run.evaluator is None or run.evaluator.has_record(stage.name, step))
+        self._evaluate(stage.name, step, wanted=missing)
+        if missing and run.curves:
+            self._draw_curves()
 
     def _descend(self, stage: TrainStage, index: int, state: State | None) -> None:
-        """Run a training stage from its beginning or from a state."""
+        """Run a training stage from its start or from a state."""
         run = self._run
+        accelerator = run.accelerator
+        seed = run.config.seed
         photos = len(run.sources[counted_stream(stage)])
-        length, end = schedule_length(stage, photos), steps_to_run(stage, photos)
-        seed, accelerator = run.config.seed, run.accelerator
-        descent = Descent(stage, run.student, run.teachers, seed, length, accelerator)
+        end = steps_to_run(stage, photos)
+        descent = Descent(
+            stage=stage,
+            student=run.student,
+            teachers=run.teachers,
+            seed=seed,
+            length=schedule_length(stage, photos),
+            accelerator=accelerator,
+        )
         start = 0 if state is None else state.place.step
         if state is not None and start:
             descent.load(state)
         processes = Processes(accelerator.process_index, accelerator.num_processes)
-        inputs = StageInputs(stage, dict(run.sources), seed, processes)
+        inputs = StageInputs(stage, run.sources, seed, processes)
         with run.reporter.stage(stage.name, start, end):
             for record in descent.steps(inputs, start, end):
                 if accelerator.is_main_process:
@@ -199,23 +198,28 @@ class Trainer:
                     raise self._stopped(f"step {record.step} of stage {stage.name!r}")
                 if done % run.config.save_every == 0 and done < end:
                     self._save(index, done, descent)
-                if _is_judged(stage, done) and done < end:
+                if _is_evaluated(stage, done) and done < end:
                     self._evaluate(stage.name, done)
         descent.finish()
 
     def _stitch(self, stage: StitchStage) -> None:
         run = self._run
-        teacher = run.teachers.mask_encoder()
         with run.reporter.stage(stage.name, 0, stage.length):
-            source, seed, advance = run.sources["masks"], run.config.seed, run.reporter.advance
-            fit_stitch(stage, run.student, teacher, source, seed, advance)
+            fit_stitch(
+                stage=stage,
+                student=run.student,
+                teacher=run.teachers.mask_encoder(),
+                source=run.sources["masks"],
+                seed=run.config.seed,
+                advance=run.reporter.advance,
+            )
 
-    def _finish(self, stage: Stage, index: int) -> None:
-        """Write the state after a stage, judge the student and draw the curves."""
+    def _finish_stage(self, stage: Stage, index: int) -> None:
+        """Write the state after a stage, evaluate the student and draw the curves."""
         self._save(index + 1, 0, None)
         self._evaluate(stage.name, None)
         if self._run.curves and self._run.accelerator.is_main_process:
-            self._draw()
+            self._draw_curves()
         if self._stop_asked() and index + 1 < len(self._run.config.stages):
             raise self._stopped(f"stage {stage.name!r}")
 
@@ -227,8 +231,8 @@ class Trainer:
             run.reporter.note(record.line())
         run.accelerator.wait_for_everyone()
 
-    def _draw(self) -> None:
-        """Draw the curves so far; a run does not end for want of a picture."""
+    def _draw_curves(self) -> None:
+        """Draw the curves so far; a run does not fail when they cannot be drawn."""
         stages = [stage.name for stage in self._run.config.stages]
         try:
             draw_curves(self._run.output, stages)
@@ -236,39 +240,36 @@ class Trainer:
             self._run.reporter.note(str(error))
 
     def _save(self, stage: int, step: int, descent: Descent | None) -> None:
-        """Write the state; all processes hold the same, so the first one does it."""
+        """Write the state from the first process; all processes hold the same."""
         if self._run.accelerator.is_main_process:
-            place = Place(self._run.config.digest, stage, step)
-            state = State(place, self._weights())
+            tensors = named_tensors(self._run.student.model)
+            weights = {name: tensors[name].detach() for name in self._changed}
+            state = State(Place(self._run.config.digest, stage, step), weights)
             self._folder.write(state if descent is None else descent.state(state))
         self._run.accelerator.wait_for_everyone()
 
-    def _weights(self) -> dict[str, Tensor]:
-        tensors = named_tensors(self._run.student.model)
-        return {name: tensors[name].detach() for name in self._changed}
-
     def _stopped(self, place: str) -> StoppedError:
-        return StoppedError(f"stopped after {place}", self._interrupts.number)
+        return StoppedError(f"stopped after {place}", self._stop.number)
 
     def _stop_asked(self) -> bool:
-        """Tell whether any process was asked to stop; all of them hear the same."""
-        asked = torch.tensor([float(self._interrupts.asked)])
+        """Return whether any process was asked to stop; the same in all of them."""
+        asked = torch.tensor([float(self._stop.asked)])
         if self._run.accelerator.num_processes > 1:
             device = self._run.accelerator.device
             asked = self._run.accelerator.reduce(asked.to(device), reduction="sum").cpu()
         return bool(asked.item())
 
 
-def _is_judged(stage: TrainStage, done: int) -> bool:
-    """Tell whether the student is judged after so many steps of a stage, unless that ends there."""
+def _is_evaluated(stage: TrainStage, done: int) -> bool:
+    """Return whether the student is evaluated after `done` steps within a stage."""
     return stage.evaluate_every is not None and done % stage.evaluate_every == 0
 
 
 def changed_names(student: Learner, stages: tuple[Stage, ...]) -> tuple[str, ...]:
-    """Name the parameters and statistics that a run's stages change, in the model's order."""
+    """Return the parameters and statistics that a run's stages change, in the model's order."""
     changed: set[str] = set()
     for stage in stages:
-        parts = {STITCHED: 1.0} if isinstance(stage, StitchStage) else stage.train
+        parts = {STITCH: 1.0} if isinstance(stage, StitchStage) else stage.train
         names = {part.name for part in select_parts(student.model, parts)}
         changed |= names
         if isinstance(stage, TrainStage) and stage.batch_norms == "moving":
@@ -278,5 +279,5 @@ def changed_names(student: Learner, stages: tuple[Stage, ...]) -> tuple[str, ...
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Give a model's own parameters and buffers, by name."""
+    """Return a model's parameters and buffers by name."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}

@@ -1,4 +1,4 @@
-"""The files that describe runs: what they say, and what is wrong with them."""
+"""The files that describe runs: their content, and mistakes in them."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,13 @@ import pytest
 from tree import CONFIGS
 
 from samclip.errors import ConfigError, InputError
-from samclip.merge.config.run import RunConfig, needs, parse_config, read_config, streams
+from samclip.merge.config.run import (
+    RunConfig,
+    parse_config,
+    read_config,
+    required_streams,
+    required_teachers,
+)
 from samclip.merge.config.stages import Losses, StitchStage, TrainStage
 
 MINIMAL = """
@@ -53,14 +59,18 @@ def test_defaults(read: Any) -> None:
     assert isinstance(stage, TrainStage)
     assert (stage.stop, stage.clip_norm, stage.ema, stage.schedule) == (1.0, 1.0, None, "cosine")
     assert stage.names.sizes == (224,)
-    assert (needs(stage), streams(stage)) == (("names",), ("names",))
+    assert (required_teachers(stage), required_streams(stage)) == (("names",), ("names",))
 
 
 def test_stages_are_of_two_kinds(read: Any) -> None:
     config = read(MINIMAL + '[[stages]]\nname = "seam"\nkind = "stitch"\nphotos = 5\n')
     stitch = config.stages[1]
     assert isinstance(stitch, StitchStage)
-    assert (stitch.photos, needs(stitch), streams(stitch)) == (5, ("masks",), ("masks",))
+    assert (stitch.photos, required_teachers(stitch), required_streams(stitch)) == (
+        5,
+        ("masks",),
+        ("masks",),
+    )
 
 
 def test_a_stage_is_stretched(read: Any) -> None:
@@ -72,7 +82,7 @@ def test_a_stage_is_stretched(read: Any) -> None:
     assert read(epochs, steps_scale=0.5).stages[0].epochs == 2
 
 
-def test_the_digest_tells_runs_apart(read: Any) -> None:
+def test_the_digest_distinguishes_runs(read: Any) -> None:
     digest = read(MINIMAL).digest
     assert digest == read("# a comment\n" + MINIMAL).digest
     assert digest == read("seed = 0\n" + MINIMAL).digest
@@ -94,7 +104,7 @@ def test_the_digest_tells_runs_apart(read: Any) -> None:
         (('kind = "conse"', 'kind = "cones"'), r"cones.*\$\.teachers\.names\.kind"),
         (("steps = 10", 'steps = "10"'), r"Expected `int \| null`.*\$\.stages\[0\]\.steps"),
         (('name = "head"\nsteps', "steps"), "missing required field `name`"),
-        (("clip = 1.0 }", "clip = 1.0"), "no valid TOML"),
+        (("clip = 1.0 }", "clip = 1.0"), "not valid TOML"),
     ],
 )
 def test_mistakes_of_spelling_and_type(read: Any, change: tuple[str, str], message: str) -> None:
@@ -136,7 +146,7 @@ def test_mistakes_of_sense(read: Any, change: tuple[str, str], message: str) -> 
     assert "run.toml" in str(caught.value)
 
 
-def test_views_out_of_range_are_told(read: Any) -> None:
+def test_views_out_of_range_are_refused(read: Any) -> None:
     wrong = MINIMAL.replace("size = 224", "size = 224, view = { flip = 2.0 }")
     with pytest.raises(InputError, match=r"flip of a view is 2\.0"):
         read(wrong)
@@ -159,7 +169,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"gone.toml cannot be read: No such file"):
         read_config(tmp_path / "gone.toml")
     (tmp_path / "latin.toml").write_bytes(b'name = "\xe9"')
-    with pytest.raises(ConfigError, match="no valid TOML"):
+    with pytest.raises(ConfigError, match="not valid TOML"):
         read_config(tmp_path / "latin.toml")
 
 

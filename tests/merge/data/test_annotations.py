@@ -10,8 +10,7 @@ import torch
 from tiny_ovsam_run import COLOURS, annotated, colour_labels, write_annotated
 
 from samclip.errors import InputError
-from samclip.merge.data.annotations import Annotations, read_annotations
-from samclip.merge.data.instances import Instances
+from samclip.merge.data.annotations import Annotations, Instances, read_annotations
 from samclip.merge.data.photo_sources import FolderSource
 from samclip.merge.data.views import View
 
@@ -24,7 +23,7 @@ def found(tmp_path: Path) -> Annotations:
 
 
 def seen(annotations: Annotations, index: int, **changes: object) -> Instances:
-    """A photo's instances, at its own scale in a square of 128 px, or as `changes` say."""
+    """A photo's instances, at its own scale in a square of 128 px unless `changes` differ."""
     photo = annotations.photos.photo(index)
     height, width = photo.shape[:2]
     size = max(height, width)

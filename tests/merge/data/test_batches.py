@@ -1,13 +1,16 @@
 import torch
 from photo_sources import ListSource
 
+from samclip.merge.config.stages import ViewConfig
 from samclip.merge.data.batches import ViewStream
 from samclip.merge.data.sampler import Sampler, Sampling
-from samclip.merge.data.views import ViewOptions, draw_view, render
+from samclip.merge.data.views import draw_view, render
 
 
 def stream_of(source: ListSource, batch: int = 3) -> ViewStream:
-    return ViewStream(source, Sampler(source, Sampling(0, "head", "names", batch)), ViewOptions(32))
+    return ViewStream(
+        source, Sampler(source, Sampling(0, "head", "names", batch)), ViewConfig(), 32
+    )
 
 
 def test_a_batch_shows_the_views_that_were_drawn() -> None:
@@ -17,7 +20,7 @@ def test_a_batch_shows_the_views_that_were_drawn() -> None:
     for draw, sample, square in zip(
         stream.sampler.draws(2), batch.samples, batch.pixels.pixels, strict=True
     ):
-        view = draw_view(stream.options, (24, 32), draw.view_seed)
+        view = draw_view(stream.config, 32, (24, 32), draw.view_seed)
         assert sample.photo == source.key(draw.index)
         assert sample.view == view
         assert torch.equal(square, render(view, source.photo(draw.index))[0])

@@ -7,7 +7,7 @@ from samclip.merge.data.mask_prompts import (
     box_prompts,
     boxes_from_masks,
     jitter_boxes,
-    join,
+    join_prompts,
     point_prompts,
     points_from_masks,
     sample_points,
@@ -31,7 +31,7 @@ def test_points_and_boxes_have_sams_labels() -> None:
     assert points.labels.tolist() == [[1, -1]]
     assert boxes.coords.tolist() == [[[1, 2], [30, 40]]]
     assert boxes.labels.tolist() == [[2, 3]]
-    both = join([points, boxes])
+    both = join_prompts([points, boxes])
     assert both.is_point.tolist() == [True, False]
     assert both.pick(torch.tensor([False, True])).labels.tolist() == [[2, 3]]
 

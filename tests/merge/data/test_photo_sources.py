@@ -84,7 +84,9 @@ def test_a_split_divides_by_content() -> None:
     assert abs(len(held) - 200) < 51  # four standard deviations
     backwards = PickedSource(source, range(999, 499, -1))
     assert set(keys(split(backwards, 0.2, seed=0)[1])) == set(keys(held)) & set(keys(backwards))
-    assert set(keys(held)) < set(keys(split(source, 0.3, seed=0)[1]))  # more is held, none let go
+    assert set(keys(held)) < set(
+        keys(split(source, 0.3, seed=0)[1])
+    )  # all those held before, and more
     assert set(keys(held)) != set(keys(split(source, 0.2, seed=1)[1]))
     assert len(split(source, 0.0, seed=0)[1]) == 0
 

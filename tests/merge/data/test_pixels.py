@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from samclip.errors import InputError
 from samclip.merge.data.pixels import PixelBatch
-from samclip.merge.data.views import ViewOptions, draw_view, render
+from samclip.merge.data.views import WHOLE_PHOTO, draw_view, render
 from samclip.runtime.bundles.manifest import Preprocessing
 from samclip.runtime.pixels.image import Letterbox, preprocess
 
@@ -32,7 +32,7 @@ def test_pictures_lie_at_the_top_left_and_come_back() -> None:
 def test_normalised_and_token_mask_are_the_runtimes(size: tuple[int, int]) -> None:
     photo = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     expected, letterbox = preprocess(photo, Preprocessing(image_size=224, mean=MEAN, std=STD))
-    square, shown = render(draw_view(ViewOptions.plain(224), size, seed=0), photo)
+    square, shown = render(draw_view(WHOLE_PHOTO, 224, size, seed=0), photo)
     batch = PixelBatch(square[None], torch.tensor([shown]))
     assert shown == letterbox.input_size
     # Exact up to the rounding of one float32 subtraction and division.

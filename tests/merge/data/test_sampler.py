@@ -48,7 +48,7 @@ def test_processes_divide_the_global_batch() -> None:
         assert together == whole.draws(step)
 
 
-def test_the_order_of_files_has_no_say() -> None:
+def test_draws_do_not_depend_on_the_order_of_files() -> None:
     source = ListSource(10)
     backwards = PickedSource(source, range(9, -1, -1))
     one, two = Sampler(source, SAMPLING), Sampler(backwards, SAMPLING)

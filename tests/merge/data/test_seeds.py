@@ -2,7 +2,7 @@ from samclip.merge.data.seeds import SEED_BITS, derive_seed
 
 
 def test_a_seed_is_the_same_everywhere() -> None:
-    # Written down: a change would make every run another one.
+    # Written down, because a change would alter every run.
     assert derive_seed("view", 0, "head") == 6749104485159166100
 
 

@@ -68,9 +68,7 @@ def test_the_list_is_kept_beside_the_shard(
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"version": 1}', b'{"version": 2}'])
-def test_a_list_that_cannot_be_used_is_made_anew(
-    folder: Path, tmp_path: Path, content: bytes
-) -> None:
+def test_an_unusable_list_is_made_again(folder: Path, tmp_path: Path, content: bytes) -> None:
     shard = pack(folder, tmp_path / "0.tar")
     made = shard_index(shard)
     kept = shard.with_name(shard.name + INDEX_SUFFIX)
@@ -79,7 +77,7 @@ def test_a_list_that_cannot_be_used_is_made_anew(
     assert kept.read_bytes() not in (content, b"")
 
 
-def test_a_shard_that_changed_is_listed_anew(folder: Path, tmp_path: Path) -> None:
+def test_a_shard_that_changed_is_listed_again(folder: Path, tmp_path: Path) -> None:
     shard = pack(folder, tmp_path / "0.tar")
     source = ShardSource([shard])
     (folder / "c.png").unlink()
@@ -90,7 +88,7 @@ def test_a_shard_that_changed_is_listed_anew(folder: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"\xff": 1}', b"[" * 100_000])
-def test_a_damaged_list_is_made_anew(folder: Path, tmp_path: Path, data: bytes) -> None:
+def test_a_damaged_list_is_made_again(folder: Path, tmp_path: Path, data: bytes) -> None:
     shard = pack(folder, tmp_path / "0.tar")
     assert len(ShardSource([shard])) == 3
     (listed,) = tmp_path.glob("*json")

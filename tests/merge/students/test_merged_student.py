@@ -12,7 +12,7 @@ from samclip.export.models.stitched_encoder import StitchedEncoder
 from samclip.export.models.tiny_vit import TinyVitMlp
 from samclip.merge.data.mask_prompts import Prompts, box_prompts, point_prompts
 from samclip.merge.data.pixels import PixelBatch
-from samclip.merge.students.merged_student import Student
+from samclip.merge.students.merged_student import MergedStudent
 
 
 def pictures(size: int = SIZE, count: int = 2) -> PixelBatch:
@@ -28,17 +28,17 @@ def points() -> Prompts:
 
 
 @pytest.fixture(scope="module")
-def student() -> Student:
+def student() -> MergedStudent:
     return tiny_student()
 
 
 @pytest.fixture(scope="module")
-def stitched() -> Student:
+def stitched() -> MergedStudent:
     return tiny_student(model_type="lite2", pyramid=(1, 2))
 
 
 @torch.no_grad()
-def test_it_computes_what_the_model_computes(student: Student) -> None:
+def test_it_computes_what_the_model_computes(student: MergedStudent) -> None:
     batch, model = pictures(), student.model
     encoded = student.encode(batch)
     features, embeddings = model.image_encoder(batch.normalised(student.mean, student.std))
@@ -55,7 +55,7 @@ def test_it_computes_what_the_model_computes(student: Student) -> None:
 
 
 @torch.no_grad()
-def test_masks_are_the_exported_decoders(student: Student) -> None:
+def test_masks_are_the_exported_decoders(student: MergedStudent) -> None:
     encoded, prompts = student.encode(pictures()), points()
     found = student.masks(encoded, 1, prompts)
     decoder = PromptedMaskDecoder(student.model.prompt_encoder, student.model.mask_decoder)
@@ -64,7 +64,7 @@ def test_masks_are_the_exported_decoders(student: Student) -> None:
         encoded.embeddings[1:],
         prompts.coords,
         prompts.labels,
-        torch.randn(3, 1, side, side),  # looked at, and then ignored
+        torch.randn(3, 1, side, side),  # ignored by the decoder
         torch.zeros(3),
     )
     assert torch.equal(found.iou, iou)
@@ -88,7 +88,7 @@ def counted(module: nn.Module, monkeypatch: pytest.MonkeyPatch) -> Callable[[], 
 
 @torch.no_grad()
 def test_a_loss_computes_only_what_it_needs(
-    stitched: Student, monkeypatch: pytest.MonkeyPatch
+    stitched: MergedStudent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder, batch = stitched.model.image_encoder, pictures()
     assert isinstance(encoder, StitchedEncoder)
@@ -111,8 +111,8 @@ def test_a_loss_computes_only_what_it_needs(
     assert torch.equal(masked.embeddings, embeddings)
 
 
-def gradients(student: Student, batch: PixelBatch, recompute: bool) -> dict[str, Tensor]:
-    """Gradients of a sum of everything that the student says."""
+def gradients(student: MergedStudent, batch: PixelBatch, recompute: bool) -> dict[str, Tensor]:
+    """Gradients of a sum of all the student's outputs."""
     model = student.model
     model.zero_grad(set_to_none=True)
     with student.recomputing(batch.size, recompute):
@@ -144,7 +144,7 @@ def test_gradient_checkpointing_changes_no_gradient(
     assert all("forward" not in vars(m) for m in student.model.modules() if not runs)
 
 
-def test_a_frozen_encoder_leaves_no_graph(student: Student) -> None:
+def test_a_frozen_encoder_leaves_no_graph(student: MergedStudent) -> None:
     student.model.requires_grad_(False)
     student.model.clip_head.requires_grad_(True)
     encoded = student.encode(pictures())
@@ -152,7 +152,7 @@ def test_a_frozen_encoder_leaves_no_graph(student: Student) -> None:
     assert student.names(encoded, pictures()).image.requires_grad
 
 
-def test_other_sizes_share_the_weights(student: Student, tmp_path: Path) -> None:
+def test_other_sizes_share_the_weights(student: MergedStudent, tmp_path: Path) -> None:
     student.model.requires_grad_(False)
     student.model.image_encoder.requires_grad_(True)
     batch = pictures(96)

@@ -16,7 +16,7 @@ OTHER = 96  # pixels
 
 @pytest.fixture(scope="module")
 def vit() -> Iterator[MergedModel]:
-    """A small ViT whose positions are no zeros."""
+    """A small ViT with positions other than zero."""
     with pytest.MonkeyPatch.context() as patch:
         small_vit_b(patch)
         model = tiny_model(model_type="vit_b")
@@ -34,7 +34,7 @@ def exported(model: MergedModel, size: int) -> MergedModel:
 
 
 def results(model: MergedModel, size: int) -> list[Tensor]:
-    """The image embeddings and the head's two answers to a picture of noise."""
+    """The image embeddings and the head's two outputs for a picture of noise."""
     noise = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
     features, embeddings = model.image_encoder(noise)
     tokens = model.clip_head.config.tokens

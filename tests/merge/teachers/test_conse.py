@@ -26,7 +26,7 @@ Make = Callable[..., Conse]
 
 @pytest.fixture(scope="module")
 def make(recogniser_checkpoint: Path, text_checkpoint: Path) -> Iterator[Make]:
-    """The real classifier with a small random text tower, whose work is done once."""
+    """The real classifier with a small random text tower, whose embeddings are computed once."""
     kept: dict[object, Tensor] = {}
 
     def embed(names: tuple[str, ...], text: TextSource, templates: tuple[str, ...]) -> Tensor:
@@ -59,9 +59,9 @@ def photos() -> PixelBatch:
 def test_the_classifier_knows_the_photos(conse: Conse, photos: PixelBatch) -> None:
     assert isinstance(conse, ClassTeacher)
     best = conse.class_logits(photos).topk(5, dim=1).indices
-    told = [{imagenet_names()[index] for index in row} for row in best.tolist()]
+    classes = [{imagenet_names()[index] for index in row} for row in best.tolist()]
     names = sorted(path.stem for path in packaged_photos().glob("*.jpg"))
-    by_photo = dict(zip(names, told, strict=True))
+    by_photo = dict(zip(names, classes, strict=True))
     assert "espresso" in by_photo["coffee"]
     assert by_photo["chelsea"] & {"tabby cat", "Egyptian cat", "tiger cat"}
     assert by_photo["rocket"] & {"missile", "projectile"}
@@ -114,7 +114,7 @@ def test_a_centre_crop_is_another_view(make: Make, conse: Conse, photos: PixelBa
     assert not torch.allclose(cropped, conse.class_logits(wide), atol=0.1)
 
 
-def test_fingerprints_tell_options_apart(make: Make, conse: Conse) -> None:
+def test_fingerprints_distinguish_options(make: Make, conse: Conse) -> None:
     others = [
         make(top_k=5),
         make(temperature=0.5),
@@ -129,7 +129,7 @@ def test_fingerprints_tell_options_apart(make: Make, conse: Conse) -> None:
 def test_names_must_be_as_many_as_classes(
     recogniser_checkpoint: Path, text_checkpoint: Path
 ) -> None:
-    with pytest.raises(CheckpointError, match="1000 classes apart, and 3 class names were given"):
+    with pytest.raises(CheckpointError, match="1000 classes, and 3 class names were given"):
         Conse(recogniser_checkpoint, text_checkpoint, NAMES[:3], OPTIONS)
 
 

@@ -26,7 +26,7 @@ MODEL = {
 
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> None:
-    """open_clip without what it asks for beside the image tower."""
+    """open_clip without the packages that it needs only for other parts."""
     pytest.importorskip("transformers")  # which looks for torchvision when it is imported
     monkeypatch.setattr(open_clip, "_library", lambda: load_open_clip("model"))
 
@@ -71,7 +71,9 @@ def test_without_a_table_the_statistics_are_clips(
     checkpoint: Path, tower: nn.Module, batch: PixelBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (checkpoint / "open_clip_config.json").unlink()
-    monkeypatch.setattr(open_clip, "_known", lambda _: open_clip.Model(24, MODEL["vision_cfg"]))
+    monkeypatch.setattr(
+        open_clip, "_library_table", lambda _: open_clip.ModelTable(24, MODEL["vision_cfg"])
+    )
     mean, std = (torch.tensor(v).reshape(3, 1, 1) for v in (CLIP_MEAN, CLIP_STD))
     with torch.no_grad():
         expected = tower((batch.pixels[:, :, :32, :32] / 255 - mean) / std)
@@ -99,18 +101,18 @@ def test_the_librarys_own_tables_are_known(checkpoint: Path) -> None:
 def test_a_table_that_is_missing_or_wrong(checkpoint: Path) -> None:
     file = checkpoint / "open_clip_config.json"
     file.write_text(json.dumps({"model_cfg": {**MODEL, "vision_cfg": {"no_such": 1}}}))
-    with pytest.raises(CheckpointError, match="cannot make the image tower"):
+    with pytest.raises(CheckpointError, match="cannot build the image tower"):
         OpenClip(None, checkpoint)
     for data in (b'{"model_cfg": {}}', b'{"\xff": 1}', b'{"model_cfg":' + b"[" * 100_000):
         file.write_bytes(data)
-        with pytest.raises(CheckpointError, match="is no table of open_clip"):
+        with pytest.raises(CheckpointError, match="is not a table of open_clip"):
             OpenClip(None, checkpoint)
     file.unlink()
     with pytest.raises(CheckpointError, match="name the model, such as ViT-B-32"):
         OpenClip(None, checkpoint)
 
 
-def test_fingerprints_tell_tables_apart(checkpoint: Path) -> None:
+def test_fingerprints_distinguish_tables(checkpoint: Path) -> None:
     before = OpenClip(None, checkpoint).fingerprint
     file = checkpoint / "open_clip_config.json"
     file.write_text(json.dumps({"model_cfg": MODEL}))

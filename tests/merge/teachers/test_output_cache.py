@@ -8,11 +8,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from samclip.errors import InputError
-from samclip.merge.data.batches import Sample
+from samclip.merge.data.batches import PhotoView
 from samclip.merge.data.views import View
 from samclip.merge.teachers.output_cache import OutputCache, output_key
 
-SAMPLE = Sample("ab" * 32, View((40, 60), (0, 0, 60, 40), 64))
+SAMPLE = PhotoView("ab" * 32, View((40, 60), (0, 0, 60, 40), 64))
 KEY = output_key("teacher", SAMPLE)
 
 
@@ -24,7 +24,7 @@ def never() -> dict[str, Tensor]:
     raise AssertionError("asked though it was kept")
 
 
-def test_keys_tell_teacher_photo_and_view_apart() -> None:
+def test_keys_distinguish_teacher_photo_and_view() -> None:
     others = [
         output_key("other", SAMPLE),
         output_key("teacher", dataclasses.replace(SAMPLE, photo="cd" * 32)),
@@ -57,7 +57,7 @@ def test_halves_are_rounded_the_first_time_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"rubbish", None])
-def test_a_damaged_file_is_made_anew_and_said_so(
+def test_a_damaged_file_is_made_again_with_a_warning(
     tmp_path: Path, content: bytes | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache = OutputCache(tmp_path)
@@ -102,5 +102,5 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("key", ["", "../../etc/passwd", "AB" * 32, "ab" * 31])
 def test_keys_that_are_no_hash_are_refused(tmp_path: Path, key: str) -> None:
-    with pytest.raises(InputError, match="is no SHA-256"):
+    with pytest.raises(InputError, match="is not a SHA-256"):
         OutputCache(tmp_path).path(key)

@@ -133,7 +133,7 @@ def test_targets_can_be_kept(
     assert kept["masks"].numel() == len(targets) * 16 * 2  # a bit for each pixel
 
 
-def test_fingerprints_tell_options_apart() -> None:
+def test_fingerprints_distinguish_options() -> None:
     teachers = [
         RegionTeacher(FixedMaskTeacher(), MeanColour(), OPTIONS),
         RegionTeacher(FixedMaskTeacher(), MeanColour(), RegionOptions(points_per_side=3)),

@@ -1,4 +1,4 @@
-"""The teacher against the model it is made of, and what it finds in a photo."""
+"""The teacher against the model that it wraps, and its masks of a photo."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from samclip.export.families.merged_assembly import Checkpoints, assemble
 from samclip.export.models.mask_decoder import PromptedMaskDecoder
 from samclip.merge.data.mask_prompts import point_prompts
 from samclip.merge.data.pixels import PixelBatch
-from samclip.merge.data.views import ViewOptions, draw_view, render
+from samclip.merge.data.views import WHOLE_PHOTO, draw_view, render
 from samclip.merge.teachers.base import MaskTeacher
 from samclip.merge.teachers.region_teacher import RegionOptions, find_regions
 from samclip.merge.teachers.sam import Sam
@@ -27,7 +27,7 @@ def sam(mobile_sam_checkpoint: Path) -> MaskTeacher:
 
 
 def seen(photo: NDArray[np.uint8], size: int) -> PixelBatch:
-    square, shown = render(draw_view(ViewOptions.plain(size), photo.shape[:2], 0), photo)
+    square, shown = render(draw_view(WHOLE_PHOTO, size, photo.shape[:2], 0), photo)
     return PixelBatch(square[None], torch.tensor([shown]))
 
 
@@ -74,7 +74,7 @@ def test_it_finds_the_cup(sam: MaskTeacher, photo: NDArray[np.uint8]) -> None:
     assert not on_cup.all()
 
 
-def test_fingerprints_tell_sizes_apart(sam: MaskTeacher, mobile_sam_checkpoint: Path) -> None:
+def test_fingerprints_distinguish_sizes(sam: MaskTeacher, mobile_sam_checkpoint: Path) -> None:
     assert Sam(mobile_sam_checkpoint, SIZE).fingerprint == sam.fingerprint
     assert Sam(mobile_sam_checkpoint, 128).fingerprint != sam.fingerprint
 

@@ -89,7 +89,7 @@ def test_a_run_of_stitches_alone_is_drawn(folder: Path) -> None:
     assert draw_curves(folder, STAGES).exists()
 
 
-def test_without_matplotlib_the_remedy_is_told(
+def test_without_matplotlib_the_error_has_the_remedy(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)

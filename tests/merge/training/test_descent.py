@@ -1,4 +1,4 @@
-"""Steps of a stage: sums over micro-batches, averages of weights, what is no number."""
+"""Steps of a stage: sums over micro-batches, averages of weights, values that are not finite."""
 
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ from samclip.errors import TrainingError
 from samclip.merge.config.stages import Batch, Losses, MaskBatch, TrainStage
 from samclip.merge.data.batches import Processes, StageInputs
 from samclip.merge.data.pixels import PixelBatch
-from samclip.merge.students.merged_student import Student
+from samclip.merge.students.merged_student import MergedStudent
+from samclip.merge.teachers.cached_teachers import Teachers
 from samclip.merge.training.descent import Descent
 from samclip.merge.training.state import Place, State
-from samclip.merge.training.targets import Teachers
 
 CPU = torch.device("cpu")
 
@@ -38,10 +38,10 @@ def stage(**changes: Any) -> TrainStage:
 
 
 class Setting:
-    """A descent with all it works with."""
+    """A descent with its inputs."""
 
     def __init__(self, cache: Path, config: TrainStage, names: Any = None) -> None:
-        self.student: Student = tiny_student()
+        self.student: MergedStudent = tiny_student()
         teachers = Teachers(names or ColourNames(), ModelMasks, lambda: tiny_model(1), cache, CPU)
         accelerator = Accelerator(cpu=True)
         self.descent = Descent(config, self.student, teachers, 0, 4, accelerator)
@@ -125,7 +125,7 @@ def test_a_state_is_taken_over(tmp_path: Path) -> None:
 
 
 class Broken(ColourNames):
-    """Answers NaN, or what makes gradients infinite, from its third question on."""
+    """Answers NaN, or values with infinite gradients, from its third question on."""
 
     def __init__(self, value: float) -> None:
         self.value, self.asked = value, 0

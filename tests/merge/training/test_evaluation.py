@@ -13,10 +13,11 @@ from torch import Tensor
 
 from samclip.errors import TrainingError
 from samclip.export.models.mask_decoder import PromptedMaskDecoder
-from samclip.merge.config.run import EvaluationConfig
+from samclip.merge.config.tables import EvaluationConfig
 from samclip.merge.data.batches import ViewBatch
 from samclip.merge.data.mask_prompts import Prompts
-from samclip.merge.students.merged_student import Student, answer
+from samclip.merge.students.base import run_decoder
+from samclip.merge.students.merged_student import MergedStudent, pool_regions, region_weights
 from samclip.merge.teachers.base import MaskAnswer
 from samclip.merge.teachers.region_teacher import RegionTargets
 from samclip.merge.training.evaluation import (
@@ -29,7 +30,6 @@ from samclip.merge.training.evaluation import (
     mean,
     read_records,
 )
-from samclip.merge.training.losses import pool_regions, region_weights
 
 SIDE = SIZE // 4
 VOCABULARY = torch.cat([torch.eye(DIM), -torch.eye(DIM)])
@@ -37,9 +37,9 @@ BLOCKS = ((slice(0, 6), slice(0, 6)), (slice(6, 12), slice(2, 12)))
 
 
 class Agreeing:
-    """Teachers that say what the student says, but for as many names as are to be `wrong`."""
+    """Teachers that agree with the student, except for `wrong` names."""
 
-    def __init__(self, student: Student, wrong: int = 0, other_masks: bool = False) -> None:
+    def __init__(self, student: MergedStudent, wrong: int = 0, other_masks: bool = False) -> None:
         self.student, self.wrong, self.other_masks = student, wrong, other_masks
         self.shown: list[str] = []
 
@@ -68,18 +68,18 @@ class Agreeing:
 class Masks:
     """The student as the teacher of masks, its logits times `sign`."""
 
-    def __init__(self, student: Student, sign: int) -> None:
+    def __init__(self, student: MergedStudent, sign: int) -> None:
         model = student.model
         self.decoder = PromptedMaskDecoder(model.prompt_encoder, model.mask_decoder)
         self.sign = sign
 
     def masks(self, embeddings: Tensor, prompts: Prompts) -> MaskAnswer:
-        told = answer(self.decoder, embeddings, prompts)
-        return MaskAnswer(told.logits * self.sign, told.iou)
+        answer = run_decoder(self.decoder, embeddings, prompts)
+        return MaskAnswer(answer.logits * self.sign, answer.iou)
 
 
 @pytest.fixture(scope="module")
-def student() -> Student:
+def student() -> MergedStudent:
     return tiny_student()
 
 
@@ -91,7 +91,7 @@ def evaluator(
     return Evaluator(config, teachers, source, VOCABULARY, SIZE, file), source  # type: ignore[arg-type]
 
 
-def test_a_student_that_equals_its_teachers_has_one_everywhere(student: Student) -> None:
+def test_a_student_that_equals_its_teachers_has_one_everywhere(student: MergedStudent) -> None:
     teachers = Agreeing(student)
     judge, source = evaluator(teachers)
     record = judge.evaluate(student, "head", None)
@@ -103,7 +103,7 @@ def test_a_student_that_equals_its_teachers_has_one_everywhere(student: Student)
     assert "after 'head':" in record.line()
 
 
-def test_names_that_differ_count(student: Student) -> None:
+def test_names_that_differ_count(student: MergedStudent) -> None:
     judge, _ = evaluator(Agreeing(student, wrong=1))
     record = judge.evaluate(student, "head", 5)
     assert record.region_names == pytest.approx(0.5)
@@ -112,7 +112,7 @@ def test_names_that_differ_count(student: Student) -> None:
     assert "step 5" in record.line()
 
 
-def test_masks_that_differ_count(student: Student) -> None:
+def test_masks_that_differ_count(student: MergedStudent) -> None:
     judge, _ = evaluator(Agreeing(student, other_masks=True))
     record = judge.evaluate(student, "head", None)
     assert record.mask_iou < 0.3  # inverted masks share next to nothing
@@ -120,12 +120,14 @@ def test_masks_that_differ_count(student: Student) -> None:
     assert record.mask_iou == pytest.approx((record.box_iou + record.point_iou) / 2)
 
 
-def test_a_student_has_one_score(student: Student) -> None:
+def test_a_student_has_one_score(student: MergedStudent) -> None:
     judge, _ = evaluator(Agreeing(student, wrong=1))
     assert judge.evaluate(student, "a", None) == judge.evaluate(student, "a", None)
 
 
-def test_records_are_kept_one_for_each_stage_and_step(student: Student, tmp_path: Path) -> None:
+def test_records_are_kept_one_for_each_stage_and_step(
+    student: MergedStudent, tmp_path: Path
+) -> None:
     file = tmp_path / "evaluation.json"
     judge, _ = evaluator(Agreeing(student), file, photos=1)
     for stage, step in (("a", 2), ("a", None), ("b", 2), ("a", 2)):
@@ -138,7 +140,7 @@ def test_records_are_kept_one_for_each_stage_and_step(student: Student, tmp_path
 
 
 @pytest.mark.parametrize("data", [b"", b"[{", b"{}", b"[1]", b'["\xff"]', b"[" * 100_000])
-def test_damaged_records_are_told(tmp_path: Path, data: bytes) -> None:
+def test_damaged_records_are_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "evaluation.json").write_bytes(data)
     with pytest.raises(TrainingError, match=r"evaluation\.json is damaged .*move it away"):
         read_records(tmp_path / "evaluation.json")
@@ -169,7 +171,7 @@ def test_the_mean_of_nothing_is_nothing() -> None:
 def test_chance_by_hand() -> None:
     names = [(0, 0), (0, 1), (1, 0), (2, 0)]
     assert agreement(names) == 1 / 4
-    # name 0: half of ours, three quarters of theirs; name 1: a quarter of each; name 2: none
+    # name 0: 1/2 of our names and 3/4 of theirs; name 1: 1/4 of each; name 2: 0 of theirs
     assert chance(names) == pytest.approx(1 / 2 * 3 / 4 + 1 / 4 * 1 / 4)
     assert commonest(names) == 3 / 4
     assert (agreement([]), chance([]), commonest([])) == (0, 0, 0)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from samclip.merge.config.stages import EmbedLossConfig, MaskLossConfig
+from samclip.merge.students.merged_student import pool_regions, region_weights
 from samclip.merge.training.losses import (
-    MaskLossWeights,
     best_output,
     cosine_loss,
     dice_loss,
@@ -14,9 +15,7 @@ from samclip.merge.training.losses import (
     focal_loss,
     iou_loss,
     mask_loss,
-    pool_regions,
     region_loss,
-    region_weights,
 )
 from samclip.runtime.pixels.image import Letterbox
 from samclip.runtime.tasks.token_naming import TokenSpread
@@ -36,7 +35,7 @@ def test_cosine_loss_by_hand() -> None:
 
 
 def test_focal_loss_by_hand() -> None:
-    # p = 1/2 everywhere: 0.25 * 0.5^2 * ln 2 on the foreground, 0.75 * 0.5^2 * ln 2 beside it.
+    # p = 1/2 everywhere: 0.25 * 0.5^2 * ln 2 on the foreground, 0.75 * 0.5^2 * ln 2 elsewhere.
     logits, targets = torch.zeros(1, 2), torch.tensor([[1.0, 0.0]])
     assert close(focal_loss(logits, targets, EVERYWHERE), 0.5 * 0.25 * math.log(2))
     assert close(focal_loss(logits, targets, torch.tensor([[1.0, 0.0]])), 0.0625 * math.log(2))
@@ -58,7 +57,7 @@ def test_mask_loss_is_least_where_student_and_teacher_agree() -> None:
     torch.manual_seed(0)
     teacher = torch.randn(3, 4, 8, 8)
     valid = torch.ones(8, 8)
-    weights = MaskLossWeights(focal=1.0, dice=1.0)
+    weights = MaskLossConfig(focal=1.0, dice=1.0)
     student = teacher.clone().requires_grad_()
     loss = mask_loss(student, teacher, valid, weights)
     assert loss.shape == (3, 4)
@@ -71,8 +70,8 @@ def test_mask_loss_is_least_where_student_and_teacher_agree() -> None:
 
 def test_hard_targets_are_the_teachers_decisions() -> None:
     logits, teacher = torch.zeros(1, 1, 2), torch.tensor([[[0.2, -0.1]]])
-    both = MaskLossWeights(focal=2.0, dice=3.0)
-    loss = mask_loss(logits, teacher, EVERYWHERE, both, soft=False)
+    both = MaskLossConfig(focal=2.0, dice=3.0, targets="hard")
+    loss = mask_loss(logits, teacher, EVERYWHERE, both)
     assert close(loss, 2 * 0.125 * math.log(2) + 3 * 0.2)
 
 
@@ -81,7 +80,7 @@ def test_padding_does_not_count() -> None:
     student, teacher = torch.randn(1, 8, 8), torch.randn(1, 8, 8)
     valid = torch.zeros(8, 8)
     valid[:5, :6] = 1
-    weights = MaskLossWeights()
+    weights = MaskLossConfig()
     padded = mask_loss(student, teacher, valid, weights)
     cropped = mask_loss(student[:, :5, :6], teacher[:, :5, :6], torch.ones(5, 6), weights)
     assert close(padded, cropped.item())
@@ -102,10 +101,16 @@ def test_embedding_loss_by_hand() -> None:
     teacher = torch.tensor([[1.0, 0.0], [0.0, 9.0]]).reshape(1, 2, 1, 2)  # (1, 0), (0, 9)
     both = torch.ones(1, 1, 2)
     first = torch.tensor([[[1.0, 0.0]]])
-    assert close(embedding_loss(student, teacher, both, cosine=1, smooth_l1=0), 0.2)
-    assert close(embedding_loss(student, teacher, first, cosine=1, smooth_l1=0), 0.4)
+    assert close(
+        embedding_loss(student, teacher, both, EmbedLossConfig(cosine=1, smooth_l1=0)), 0.2
+    )
+    assert close(
+        embedding_loss(student, teacher, first, EmbedLossConfig(cosine=1, smooth_l1=0)), 0.4
+    )
     # smooth L1 at the first place: (1.5 + 3.5) / 2
-    assert close(embedding_loss(student, teacher, first, cosine=0, smooth_l1=2), 5.0)
+    assert close(
+        embedding_loss(student, teacher, first, EmbedLossConfig(cosine=0, smooth_l1=2)), 5.0
+    )
 
 
 def test_region_weights_are_areas_inside_tokens_of_the_image() -> None:
@@ -146,6 +151,6 @@ def test_losses_are_computed_in_float32(dtype: torch.dtype) -> None:
     assert cosine_loss(student, teacher).dtype == torch.float32
     logits = torch.full((1, 64, 64), -8.0, dtype=dtype)
     valid = torch.ones(64, 64)
-    loss = mask_loss(logits, logits.float(), valid, MaskLossWeights())
+    loss = mask_loss(logits, logits.float(), valid, MaskLossConfig())
     assert loss.dtype == torch.float32
     assert loss.item() < 1e-6

@@ -1,4 +1,4 @@
-"""Terms are 0 where the student says what the teachers say, and one number for each photo."""
+"""Terms are 0 where student and teachers agree, and there is one number for each photo."""
 
 from collections.abc import Sequence
 
@@ -14,20 +14,15 @@ from samclip.merge.config.stages import (
     MaskLossConfig,
     TrainStage,
 )
-from samclip.merge.data.instances import PromptedTarget
-from samclip.merge.data.mask_prompts import Prompts, box_prompts, join, point_prompts
+from samclip.merge.data.mask_prompts import Prompts, box_prompts, join_prompts, point_prompts
 from samclip.merge.data.pixels import PixelBatch
-from samclip.merge.students.merged_student import Student
+from samclip.merge.students.merged_student import MergedStudent
 from samclip.merge.teachers.base import MaskAnswer
 from samclip.merge.teachers.region_teacher import RegionTargets
-from samclip.merge.training.losses import MaskLossWeights, iou_loss, mask_loss
-from samclip.merge.training.objective import (
-    MaskTargets,
-    NameTargets,
-    mask_terms,
-    name_terms,
-    prompted_loss,
-)
+from samclip.merge.training.losses import iou_loss, mask_loss
+from samclip.merge.training.objective import mask_terms, name_terms, prompted_loss
+from samclip.merge.training.prompted_masks import PromptedTarget
+from samclip.merge.training.targets import MaskTargets, NameTargets
 
 SIDE = SIZE // 4
 
@@ -46,7 +41,7 @@ def stage(mask_loss: MaskLossConfig | None = None) -> TrainStage:
 
 
 @pytest.fixture(scope="module")
-def student() -> Student:
+def student() -> MergedStudent:
     student = tiny_student()
     student.model.requires_grad_(False)
     return student
@@ -61,7 +56,7 @@ def batch() -> PixelBatch:
 
 def prompts() -> Prompts:
     points = point_prompts(torch.tensor([[10.0, 20.0], [30.0, 5.0]]))
-    return join([points, box_prompts(torch.tensor([[5.0, 5.0, 30.0, 30.0]]))])
+    return join_prompts([points, box_prompts(torch.tensor([[5.0, 5.0, 30.0, 30.0]]))])
 
 
 def regions(targets: Tensor, rows: Sequence[slice], weights: Sequence[float]) -> RegionTargets:
@@ -76,7 +71,7 @@ def near(found: Tensor, expected: float) -> bool:
     return bool((found - expected).abs().max() < 1e-5)
 
 
-def test_names_that_agree_cost_nothing(student: Student, batch: PixelBatch) -> None:
+def test_names_that_agree_cost_nothing(student: MergedStudent, batch: PixelBatch) -> None:
     named = student.names(student.encode(batch), batch)
     same = name_terms(student, batch, NameTargets(embeds=named.image * 3))
     assert same.keys() == {"clip"}
@@ -84,7 +79,7 @@ def test_names_that_agree_cost_nothing(student: Student, batch: PixelBatch) -> N
     assert near(name_terms(student, batch, NameTargets(embeds=-named.image))["clip"], 2)
 
 
-def test_regions_are_weighed(student: Student, batch: PixelBatch) -> None:
+def test_regions_are_weighed(student: MergedStudent, batch: PixelBatch) -> None:
     named = student.names(student.encode(batch), batch)
     unit = torch.nn.functional.normalize(named.patches[0], dim=0)  # Dx4x4
     upper = unit[:, :2].mean(dim=(1, 2))
@@ -101,7 +96,7 @@ def test_regions_are_weighed(student: Student, batch: PixelBatch) -> None:
     assert torch.equal(both["region"], terms["region"])
 
 
-def test_masks_that_agree_cost_nothing(student: Student, batch: PixelBatch) -> None:
+def test_masks_that_agree_cost_nothing(student: MergedStudent, batch: PixelBatch) -> None:
     encoded = student.encode(batch)
     valid = torch.ones(SIDE, SIDE)
     targets = [
@@ -120,7 +115,7 @@ def test_masks_that_agree_cost_nothing(student: Student, batch: PixelBatch) -> N
     given = MaskTargets(embeddings=-encoded.embeddings, prompted=opposite)
     other = mask_terms(student, batch, given, stage())
     assert (other["sam"] > 0.1).all()
-    assert (other["embed"] > 2 * 1.9).all()  # cosine 2, weighed by 2
+    assert (other["embed"] > 2 * 1.9).all()  # cosine 2, weighted by 2
 
 
 def answers(seed: int) -> MaskAnswer:
@@ -132,7 +127,7 @@ def answers(seed: int) -> MaskAnswer:
 def test_every_output_counts_or_the_best() -> None:
     ours, theirs, valid = answers(0), answers(1), torch.ones(SIDE, SIDE)
     target = PromptedTarget(prompts(), theirs, valid)
-    weights = MaskLossWeights(2.0, 3.0)
+    weights = MaskLossConfig(focal=2.0, dice=3.0)
     each = mask_loss(ours.logits, theirs.logits, valid, weights)  # 3x4
     rated = 0.5 * iou_loss(ours.iou, theirs.iou)
     config = MaskLossConfig(focal=2.0, dice=3.0, iou=0.5)
@@ -156,6 +151,6 @@ def test_hard_targets() -> None:
     torch.testing.assert_close(found, soft)
 
 
-def test_nothing_asked_is_nothing_computed(student: Student, batch: PixelBatch) -> None:
+def test_nothing_asked_is_nothing_computed(student: MergedStudent, batch: PixelBatch) -> None:
     assert name_terms(student, batch, NameTargets()) == {}
     assert mask_terms(student, batch, MaskTargets(), stage()) == {}

@@ -10,7 +10,7 @@ from tiny_ovsam_run import colour_labels
 from samclip.merge.config.stages import InstanceLossConfig
 from samclip.merge.data.labels import UNNAMED
 from samclip.merge.training.losses import embedding_loss
-from samclip.merge.training.objective import label_loss, mask_losses, sample, uncertain_points
+from samclip.merge.training.objective import label_loss, mask_losses, sample_maps, uncertain_points
 
 EVERY_PIXEL = InstanceLossConfig()
 WHOLE = (1.0, 1.0)
@@ -53,7 +53,7 @@ def test_points_lie_in_the_picture_and_mostly_where_masks_are_unsure() -> None:
     points = uncertain_points(ramp, (0.5, 1.0), config, seeded())
     assert points.shape == (2, 200, 2)
     assert float(points[..., 1].max()) <= 0.5
-    unsure = sample(ramp, points).abs()
+    unsure = sample_maps(ramp, points).abs()
     assert float(unsure[:, :150].max()) < 2.5  # the quarter nearest to 0 of four times as many
     assert float(unsure[:, 150:].max()) > 6
 
@@ -61,7 +61,7 @@ def test_points_lie_in_the_picture_and_mostly_where_masks_are_unsure() -> None:
 def test_sampling_between_pixels() -> None:
     maps = torch.tensor([[[0.0, 1.0], [2.0, 3.0]]])
     points = torch.tensor([[[0.25, 0.25], [0.75, 0.25], [0.5, 0.5]]])
-    assert sample(maps, points).tolist() == [[0.0, 1.0, 1.5]]
+    assert sample_maps(maps, points).tolist() == [[0.0, 1.0, 1.5]]
 
 
 def test_points_and_pixels_agree_on_flat_masks() -> None:

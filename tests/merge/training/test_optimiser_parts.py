@@ -68,7 +68,7 @@ def test_all_else_is_frozen() -> None:
     assert moving == {"clip_head.weight", "clip_head.bias"}
 
 
-def test_batch_norms_in_training_may_move_and_stand_still_while_they_are_judged() -> None:
+def test_moving_batch_norms_are_still_during_an_evaluation() -> None:
     whole = nn.Sequential(ConvNorm(3, 4), ConvNorm(4, 4))
     freeze_all_but(whole, select_parts(whole, {"1": 1.0}), "moving")
     assert [module for module in whole.modules() if module.training] == [whole[1].bn]

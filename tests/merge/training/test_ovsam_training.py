@@ -1,4 +1,4 @@
-"""Open-Vocabulary SAM's two stages: what moves, what stays, and that a stopped run goes on."""
+"""Open-Vocabulary SAM's two stages: trained and frozen parts, and stopped runs that go on."""
 
 from __future__ import annotations
 
@@ -29,17 +29,18 @@ from samclip.errors import ConfigError
 from samclip.export.families.ovsam_assembly import OvsamFiles, assemble_ovsam, read_ovsam
 from samclip.merge.config.run import read_config
 from samclip.merge.config.stages import Losses, TrainStage
-from samclip.merge.data.instances import best_masks, prompt_instances
 from samclip.merge.data.mask_prompts import box_prompts
 from samclip.merge.data.pixels import PixelBatch
 from samclip.merge.data.views import View
 from samclip.merge.merge_session import trains_head, write_result
 from samclip.merge.students.ovsam_student import OvsamStudent
 from samclip.merge.training.descent import Descent
-from samclip.merge.training.objective import InstanceTargets, instance_terms
+from samclip.merge.training.objective import instance_terms
 from samclip.merge.training.optimiser import freeze_all_but, select_parts
+from samclip.merge.training.prompted_masks import prompt_instances
 from samclip.merge.training.reporting import Silent, StepLog, StepRecord
 from samclip.merge.training.state import StateFolder
+from samclip.merge.training.targets import InstanceTargets
 from samclip.merge.training.trainer import Run, StoppedError, Trainer
 
 BOTH = {"names": {"kind": "conse", "checkpoint": "none"}, "masks": {"checkpoint": "none"}}
@@ -182,7 +183,7 @@ def test_a_frozen_backbone_leaves_no_graph(tmp_path: Path) -> None:
     assert encoded.embeddings.requires_grad
 
 
-def test_a_prompt_has_one_mask_and_is_taken_at_its_word(tmp_path: Path) -> None:
+def test_a_prompt_has_a_single_mask(tmp_path: Path) -> None:
     student = ovsam_student()
     batch, _ = prepared(tmp_path)
     with torch.no_grad():
@@ -191,7 +192,7 @@ def test_a_prompt_has_one_mask_and_is_taken_at_its_word(tmp_path: Path) -> None:
         answer = student.masks(encoded, 0, box_prompts(boxes))
         named = student.names(encoded, batch)
     assert answer.logits.shape == (2, 1, SIZE // 4, SIZE // 4)
-    assert torch.equal(best_masks(answer), answer.logits[:, 0] > 0)
+    assert torch.equal(answer.best_masks(), answer.logits[:, 0] > 0)
     assert named.image.shape == (2, 8)
     masks = torch.zeros(1, 16, 16, dtype=torch.bool)
     masks[0, 2:5, 3:9] = True
@@ -226,7 +227,7 @@ def test_what_was_trained_is_what_is_read(
     assert again.metadata.name == "tiny-ovsam"
     roles = [source.role for source in again.metadata.sources]
     assert roles == ["merged", "sam", "text", "teacher"]
-    assert not again.metadata.head_trained  # of two stages the first alone
+    assert not again.metadata.head_trained  # only the first of two stages was run
 
 
 def test_the_second_stage_trains_what_names() -> None:

@@ -81,5 +81,5 @@ def test_losses_that_another_version_did_not_know_are_empty(log: StepLog) -> Non
 def test_another_file_is_refused(tmp_path: Path) -> None:
     log = StepLog(tmp_path / "log.csv")
     log.path.write_text("a,b\n1,2\n")
-    with pytest.raises(TrainingError, match="no log of a run"):
+    with pytest.raises(TrainingError, match="not the log of a run"):
         log.rows()

@@ -1,4 +1,4 @@
-"""A run that is killed at any moment goes on as if it had not been."""
+"""A run that is killed at any moment goes on to the same result."""
 
 import os
 import signal
@@ -62,7 +62,7 @@ def test_an_interrupted_run_keeps_its_state_and_ends_the_same(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("stage", "step"), [("head", None), ("both", 2)])
-def test_a_run_killed_before_it_was_judged_is_judged_when_it_goes_on(
+def test_a_run_killed_before_its_evaluation_is_evaluated_when_it_goes_on(
     stage: str, step: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = tiny_config()

@@ -114,7 +114,7 @@ def place_of_nonsense(file: Path) -> None:
         place_of_nonsense,
     ],
 )
-def test_a_damaged_state_is_told_with_the_remedy(
+def test_a_damaged_state_is_reported_with_the_remedy(
     folder: StateFolder, damage: Callable[[Path], None]
 ) -> None:
     damage(folder.file)

@@ -1,4 +1,4 @@
-"""Whole runs: that they learn, what lambda does, and in bfloat16. `test_resume.py` has the rest."""
+"""Whole runs: learning, the effect of lambda, bfloat16; resuming is in `test_resume.py`."""
 
 from __future__ import annotations
 
@@ -17,16 +17,15 @@ from tree import SUPPORT
 
 from samclip.export.families.merged_assembly import Checkpoints, assemble
 from samclip.merge.config.run import RunConfig
-from samclip.merge.data.instances import best_masks
 from samclip.merge.data.mask_prompts import point_prompts
 from samclip.merge.data.photo_sources import FolderSource
 from samclip.merge.data.pixels import PixelBatch
-from samclip.merge.data.views import ViewOptions, draw_view, render
-from samclip.merge.students.merged_student import Student
+from samclip.merge.data.views import WHOLE_PHOTO, draw_view, render
+from samclip.merge.students.merged_student import MergedStudent
+from samclip.merge.teachers.cached_teachers import Teachers
 from samclip.merge.teachers.sam import Sam
 from samclip.merge.training.evaluation import ious, read_records
 from samclip.merge.training.reporting import StepLog
-from samclip.merge.training.targets import Teachers
 from samclip.runtime.assets import packaged_photos
 
 SCRIPT = SUPPORT / "tiny_run.py"
@@ -80,7 +79,7 @@ class WideNames(ColourNames):
         return torch.nn.functional.normalize(torch.stack(means) @ table, dim=1)
 
 
-def mask_iou(student: Student, teacher: Sam, photos: list[PixelBatch]) -> float:
+def mask_iou(student: MergedStudent, teacher: Sam, photos: list[PixelBatch]) -> float:
     """The mean IoU of the masks at 16 points of each photo."""
     steps = torch.arange(32.0, 256, 64)
     grid = point_prompts(torch.cartesian_prod(steps, steps))
@@ -88,14 +87,14 @@ def mask_iou(student: Student, teacher: Sam, photos: list[PixelBatch]) -> float:
     with torch.no_grad():
         for photo in photos:
             encoded, embeddings = student.encode(photo), teacher.encode(photo)
-            ours = best_masks(student.masks(encoded, 0, grid))
-            found.append(ious(ours, best_masks(teacher.masks(embeddings, grid))).mean())
+            ours = student.masks(encoded, 0, grid).best_masks()
+            found.append(ious(ours, teacher.masks(embeddings, grid).best_masks()).mean())
     return float(torch.stack(found).mean())
 
 
 def trained_with(weight: float, folder: Path, checkpoint: Path) -> tuple[list[float], float]:
     """Train MobileSAM's encoder at 256 px with lambda `weight`; return L_CLIPs and the mask IoU."""
-    student = Student(assemble(Checkpoints(checkpoint), image_size=256))
+    student = MergedStudent(assemble(Checkpoints(checkpoint), image_size=256))
     teacher = Sam(checkpoint, 256)
     teachers = Teachers(
         WideNames(), lambda size: teacher, torch.nn.Identity, folder / "c", torch.device("cpu")
@@ -124,7 +123,7 @@ def shown(photos: FolderSource) -> list[PixelBatch]:
     batches = []
     for index in range(len(photos)):
         photo = photos.photo(index)
-        view = draw_view(ViewOptions.plain(256), (photo.shape[0], photo.shape[1]), 0)
+        view = draw_view(WHOLE_PHOTO, 256, (photo.shape[0], photo.shape[1]), 0)
         square, size = render(view, photo)
         batches.append(PixelBatch(square[None], torch.tensor([size])))
     return batches
@@ -132,7 +131,7 @@ def shown(photos: FolderSource) -> list[PixelBatch]:
 
 @pytest.mark.slow  # twice 24 steps of a real model
 def test_lambda_keeps_what_sam_knows(tmp_path: Path, mobile_sam_checkpoint: Path) -> None:
-    """SAM-CLIP, section 3: L_CLIP alone makes SAM forget, 10 L_SAM beside it prevents that."""
+    """SAM-CLIP, section 3: L_CLIP alone makes SAM forget, and adding 10 L_SAM prevents that."""
     free, forgotten = trained_with(0.0, tmp_path / "free", mobile_sam_checkpoint)
     held, kept = trained_with(10.0, tmp_path / "held", mobile_sam_checkpoint)
     # found: 0.49 and 0.73 of MobileSAM's own masks after 24 steps
@@ -144,9 +143,9 @@ def test_lambda_keeps_what_sam_knows(tmp_path: Path, mobile_sam_checkpoint: Path
 
 
 def command(output: Path, *options: str) -> None:
-    """Run `tiny_run.py`, with bfloat16 instructions that virtual machines do let one use.
+    """Run `tiny_run.py`, with bfloat16 instructions that virtual machines allow.
 
-    Some advertise AMX, which oneDNN would take for bfloat16, and end the process that tries it.
+    Some advertise AMX, which oneDNN would use for bfloat16, and then kill the process.
     """
     environment = {
         **os.environ,

@@ -32,6 +32,6 @@ logits are cosines times 100. The host does the rest: the best of a name's synon
 Quirks of the released code that decide results, and the module that describes each: the label token
 names nothing, regions pass a ReLU, a box is read from one level of four, and 100 is exp(4.6052)
 (`roi_classifier`); pixel statistics are ImageNet's (`model`); CLIP's opinion is left out where a
-mask covers none of CLIP's cells (`samclip.runtime.tasks.region_naming`). One is not reproduced: boxes
-taken from the annotations (`clip_regions`).
+mask covers none of CLIP's cells (`samclip.runtime.tasks.region_naming`). One is not reproduced:
+boxes taken from the annotations (`clip_regions`).
 """

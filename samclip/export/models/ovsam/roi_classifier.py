@@ -174,6 +174,7 @@ def text_logits(embeddings: Tensor, text: Tensor) -> Tensor:
     """Score N embeddings, NxD, against K unit rows `text`, KxD: NxK, scaled cosines.
 
     The background class has no row: its text is the zero vector, so its logit is 0 for any region;
-    `samclip.runtime.tasks.region_naming` adds it. Each synonym has a row, and the host takes the best.
+    `samclip.runtime.tasks.region_naming` adds it. Each synonym has a row, and the host takes the
+    best.
     """
     return LOGIT_SCALE * (F.normalize(embeddings, dim=-1) @ text.mT)

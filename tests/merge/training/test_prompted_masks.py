@@ -1,17 +1,27 @@
+"""Prompts for a mask teacher, and for named instances."""
+
+from __future__ import annotations
+
 import pytest
 import torch
 from torch import Generator, Tensor
 
-from samclip.merge.data.instances import PromptedTarget, ask, best_masks, valid_pixels
+from samclip.merge.data.annotations import Instances, no_instances
 from samclip.merge.data.mask_prompts import Prompts
+from samclip.merge.data.pixels import PixelBatch
 from samclip.merge.teachers.base import MaskAnswer
+from samclip.merge.training.prompted_masks import (
+    PromptedTarget,
+    prompt_instances,
+    prompt_teacher,
+)
 
 GRID = 8
 SIDE = 4 * GRID  # of low-resolution masks, 128 px of the input
 
 
 class Squares:
-    """Sees around a point left of `blind` a square of 6 x 6 pixels, in a box the box; else none."""
+    """Answers a point left of `blind` with a square of 6 x 6 pixels, and a box with the box."""
 
     fingerprint, image_size = "squares", 16 * GRID
 
@@ -35,8 +45,16 @@ class Squares:
 
 
 def asked(teacher: Squares, boxes: float, size: tuple[int, int] = (128, 128)) -> PromptedTarget:
+    picture = PixelBatch.of([torch.zeros(3, *size)], 16 * GRID)
     embeddings = torch.zeros(1, 256, GRID, GRID)
-    return ask(teacher, embeddings, size, 8, boxes, Generator().manual_seed(0))
+    return prompt_teacher(
+        teacher=teacher,
+        picture=picture,
+        embeddings=embeddings,
+        count=8,
+        boxes=boxes,
+        generator=Generator().manual_seed(0),
+    )
 
 
 def test_points_alone() -> None:
@@ -79,20 +97,39 @@ def test_the_same_generator_asks_the_same() -> None:
     assert torch.equal(first.prompts.coords, second.prompts.coords)
 
 
-def test_the_best_of_the_ambiguous_outputs() -> None:
-    logits = torch.stack([torch.full((2, 2), float(n) - 1.5) for n in range(4)])[None]
-    for best, expected in ((1, False), (2, True), (3, True)):
-        iou = torch.tensor([[1.0, 0.0, 0.0, 0.0]])
-        iou[0, best] = 0.5
-        chosen = best_masks(MaskAnswer(logits, iou))
-        assert chosen.shape == (1, 2, 2)
-        assert bool(chosen.all()) is expected
-
-
 @pytest.mark.parametrize(("size", "filled"), [((16, 16), (4, 4)), ((17, 13), (5, 4))])
-def test_pixels_that_hold_any_of_the_picture(
+def test_pixels_that_hold_any_of_the_picture_are_valid(
     size: tuple[int, int], filled: tuple[int, int]
 ) -> None:
-    valid = valid_pixels(size, 8, torch.device("cpu"))
+    valid = asked(Squares(), boxes=0.0, size=size).valid
+    assert valid.shape == (SIDE, SIDE)
     assert valid[: filled[0], : filled[1]].all()
     assert valid.sum() == filled[0] * filled[1]
+
+
+def blocks() -> Instances:
+    """Three instances in a square of 64 px."""
+    masks = torch.zeros(3, 16, 16, dtype=torch.bool)
+    masks[0, :4, :4] = masks[1, 8:, :8] = masks[2, 2:4, 10:15] = True
+    boxes = torch.tensor([[0, 0, 16, 16], [0, 32, 32, 64], [40, 8, 60, 16]]).float()
+    return Instances(masks, boxes, torch.tensor([0, 2, -1]))
+
+
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_prompts_take_turns(count: int) -> None:
+    prompted = prompt_instances(blocks(), count, 0.5, torch.Generator().manual_seed(0))
+    assert prompted is not None
+    assert len(prompted.prompts) == len(prompted.chosen) == count
+    times = torch.bincount(prompted.chosen, minlength=3)
+    assert int(times.max() - times.min()) <= 1
+    half = count // 2 if count != 3 else 2  # half of 3 is rounded to the even 2
+    corners = prompted.prompts.coords[:half].reshape(half, 4)
+    assert torch.equal(corners, prompted.boxes[:half])
+    for chosen, prompt in zip(prompted.chosen[half:], prompted.prompts.coords[half:], strict=True):
+        x, y = (int(c) // 4 for c in prompt[0])
+        assert prompted.instances.masks[chosen, y, x]
+    assert torch.equal(prompted.labels, blocks().labels[prompted.chosen])
+
+
+def test_a_picture_without_instances_has_no_prompts() -> None:
+    assert prompt_instances(no_instances(64), 4, 0.5, torch.Generator()) is None

@@ -1,4 +1,4 @@
-"""Two processes do what one does, and end together."""
+"""Two processes give the result of one, and end together."""
 
 import signal
 import subprocess
@@ -11,9 +11,9 @@ import pytest
 from safetensors.numpy import load_file
 from tree import SUPPORT
 
-from samclip.merge import launch as launching
-from samclip.merge.launch import launch, launched
+from samclip.merge.training import launcher
 from samclip.merge.training.evaluation import read_records
+from samclip.merge.training.launcher import is_launched, launch
 from samclip.merge.training.reporting import StepLog
 
 SCRIPT = SUPPORT / "tiny_run.py"
@@ -30,7 +30,7 @@ def test_processes_know_of_each_other(tmp_path: Path) -> None:
         "names = ('LOCAL_RANK', 'WORLD_SIZE', 'LOCAL_WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')",
         "open(place, 'w').write(' '.join(os.environ[name] for name in names))",
     )
-    assert not launched()
+    assert not is_launched()
     assert launch(tell, 2) == 0
     first, second = ((tmp_path / str(rank)).read_text().split() for rank in (0, 1))
     assert first[:4] == ["0", "2", "2", "127.0.0.1"]
@@ -39,7 +39,7 @@ def test_processes_know_of_each_other(tmp_path: Path) -> None:
 
 
 def test_one_that_fails_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launching, "GRACE", 0.2)
+    monkeypatch.setattr(launcher, "GRACE", 0.2)
     fail = script(
         "import os, sys, time", "sys.exit(3) if os.environ['RANK'] == '1' else time.sleep(60)"
     )
@@ -49,7 +49,7 @@ def test_one_that_fails_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_one_that_is_killed_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launching, "GRACE", 0.2)
+    monkeypatch.setattr(launcher, "GRACE", 0.2)
     assert launch(script("import os", "os.kill(os.getpid(), 9)"), 2) == 128 + signal.SIGKILL
 
 
@@ -67,7 +67,7 @@ def test_signals_reach_every_process_once(tmp_path: Path, number: signal.Signals
     )
     parent = script(
         "import sys",
-        "from samclip.merge.launch import launch",
+        "from samclip.merge.training.launcher import launch",
         f"sys.exit(launch({script(*heed)!r}, 2))",
     )
     process = subprocess.Popen(parent)
@@ -79,7 +79,7 @@ def test_signals_reach_every_process_once(tmp_path: Path, number: signal.Signals
 
 def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    for folder, processes in ((one, 1), (two, 2)):  # both new: nothing of other tests is in them
+    for folder, processes in ((one, 1), (two, 2)):  # both new, without results of other tests
         command = [sys.executable, str(SCRIPT), str(folder)]
         assert launch(command, processes, {"OMP_NUM_THREADS": "1"}) == 0
     assert_alike(one, two)
@@ -95,8 +95,8 @@ def assert_alike(one: Path, two: Path) -> None:
         pytest.approx(numbers(row, columns), rel=3e-4) for row in others
     ]
     weights, also = load_file(one / "weights.safetensors"), load_file(two / "weights.safetensors")
-    # Rates are up to 1e-3, and Adam moves a weight whose gradient is nought but rounding as far as
-    # any other: the greatest difference is 6e-5, of the mean ones 4e-7.
+    # Rates are up to 1e-3, and Adam moves a weight whose gradient is only rounding noise as far as
+    # any other: the greatest difference is 6e-5, the greatest mean difference 4e-7.
     for name, weight in weights.items():
         assert np.abs(weight - also[name]).max() < 5e-4, name
         assert np.abs(weight - also[name]).mean() < 5e-6, name
