@@ -16,20 +16,31 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from rich.markup import escape
-from rich.table import Table
 
+from samclip.benchmarks.formats import format_value
 from samclip.benchmarks.records import Machine, Report, Row, Timing, Unit
-from samclip.benchmarks.rows import format_value
 from samclip.benchmarks.statistics import LEVEL, RESAMPLES, SEED
-from samclip.cli.tables import make_table
+from samclip.benchmarks.tables import Column, Table, text_columns
 from samclip.errors import InputError
 
 Interval = tuple[float | None, float | None]
+HARDWARE = ("cpu", "logical_cores", "usable_cores", "memory", "machine", "jetson", "gpus")
+OTHER_MACHINE = (
+    "THE REPORTS ARE OF DIFFERENT MACHINES ({what}). The ratios below compare machines, not what "
+    "was changed on one."
+)
+COLUMNS = (
+    *text_columns("model", "measure", "subset"),
+    Column("before"),
+    Column("after"),
+    Column("after / before", "{:.3f} x".format),
+    Column("95 % interval"),
+    *text_columns(""),
+)
 
 
 @dataclass(frozen=True)
-class Pair:
+class RowPair:
     """One row of both reports: `before` of the first, `after` of the second, and their ratio.
 
     `low` and `high` are the ends of the ratio's 95 % interval, None where it is unknown.
@@ -51,7 +62,7 @@ class Pair:
         return self.low is not None and self.high is not None and not self.low <= 1 <= self.high
 
 
-def pair_reports(before: Report, after: Report) -> tuple[Pair, ...]:
+def pair_reports(before: Report, after: Report) -> tuple[RowPair, ...]:
     """Pair what both reports have; raises InputError when that is nothing.
 
     Models are paired by name; where both reports have only one, by being alone.
@@ -88,7 +99,7 @@ def _alone(before: Report, after: Report) -> Mapping[str, str]:
     return {firsts[0]: seconds[0]} if len(firsts) == len(seconds) == 1 else {}
 
 
-def _of_timings(before: Report, after: Report, rename: Mapping[str, str]) -> Iterator[Pair]:
+def _of_timings(before: Report, after: Report, rename: Mapping[str, str]) -> Iterator[RowPair]:
     seconds: dict[Hashable, Timing] = {_timing_key(t, {}): t for t in after.timings}
     for first in before.timings:
         second = seconds.get(_timing_key(first, rename))
@@ -97,7 +108,7 @@ def _of_timings(before: Report, after: Report, rename: Mapping[str, str]) -> Ite
         values = np.median(first.samples), np.median(second.samples)
         low, high = _bootstrap(first.samples, second.samples)
         where = "" if first.part_of is None else f" (of: {first.part_of})"
-        yield Pair(
+        yield RowPair(
             model=second.model,
             measure=f"{first.kind}: {first.name}{where}",
             subset=first.state,
@@ -130,14 +141,14 @@ def _bootstrap(first: Sequence[float], second: Sequence[float]) -> Interval:
     return float(low), float(high)
 
 
-def _of_rows(before: Report, after: Report, rename: Mapping[str, str]) -> Iterator[Pair]:
+def _of_rows(before: Report, after: Report, rename: Mapping[str, str]) -> Iterator[RowPair]:
     seconds = {_row_key(row, {}): row for row in after.rows}
     for first in before.rows:
         second = seconds.get(_row_key(first, rename))
         if second is None or first.value is None or second.value is None:
             continue
         low, high = _spread(first, second)
-        yield Pair(
+        yield RowPair(
             model=second.model,
             measure=first.measure,
             subset=first.subset,
@@ -175,13 +186,6 @@ def _timing_key(timing: Timing, rename: Mapping[str, str]) -> Hashable:
 
 def _row_key(row: Row, rename: Mapping[str, str]) -> tuple[str, str, str]:
     return rename.get(row.model, row.model), row.measure, row.subset
-
-
-HARDWARE = ("cpu", "logical_cores", "usable_cores", "memory", "machine", "jetson", "gpus")
-OTHER_MACHINE = (
-    "THE REPORTS ARE OF DIFFERENT MACHINES ({what}). The ratios below compare machines, not what "
-    "was changed on one."
-)
 
 
 def other_machine(before: Report, after: Report) -> str | None:
@@ -246,26 +250,18 @@ def _load(report: Report) -> float | None:
     return None if report.threads.load is None else round(report.threads.load[0], 1)
 
 
-COLUMNS = ("model", "measure", "subset", "before", "after", "after / before", "95 % interval", "")
-
-
-def show_pairs(pairs: Iterable[Pair]) -> Table:
-    """Show pairs; the last column marks those whose interval leaves out 1."""
-    table = make_table(*COLUMNS, left=("model", "measure", "subset", ""))
+def pairs_table(pairs: Iterable[RowPair]) -> Table:
+    """Lay out pairs; the last column marks those whose interval leaves out 1."""
+    rows = []
     for pair in pairs:
         values = (_value(value, pair.unit) for value in (pair.before, pair.after))
-        ratio = "-" if pair.ratio is None else f"{pair.ratio:.3f} x"
         known = pair.low is not None and pair.high is not None
-        interval = f"{pair.low:.3f} - {pair.high:.3f}" if known else "-"
-        texts = map(escape, (pair.model, pair.measure, pair.subset))
-        table.add_row(*texts, *values, ratio, interval, _mark(pair))
-    return table
-
-
-def _mark(pair: Pair) -> str:
-    if not pair.is_sure or pair.ratio is None:
-        return ""
-    return "more" if pair.ratio > 1 else "less"
+        interval = f"{pair.low:.3f} - {pair.high:.3f}" if known else None
+        mark = ""
+        if pair.is_sure and pair.ratio is not None:
+            mark = "more" if pair.ratio > 1 else "less"
+        rows.append((pair.model, pair.measure, pair.subset, *values, pair.ratio, interval, mark))
+    return Table(COLUMNS, rows)
 
 
 def _value(value: float, unit: Unit) -> str:

@@ -17,7 +17,7 @@ from filelock import FileLock
 from samclip.errors import InputError
 from samclip.export.checkpoints.fetch import fetch_checkpoint
 from samclip.runtime.bundles.bundle import Bundle, find_bundle
-from tools.peers.catalogue import PEERS, WORKERS, Export, Peer
+from tools.peers.catalogue import PEERS, WORKERS, Peer, PeerExport
 from tools.peers.environments import Report, prepare_environment
 from tools.peers.worker_process import Answer, WorkerProcess
 
@@ -26,7 +26,7 @@ BUNDLE_WORKER = WORKERS / "samclip_bundle.py"
 
 
 @dataclass(frozen=True)
-class Plan:
+class PeerPlan:
     """What all share: `image_size` of peers, `threads`, where environments are, and weights.
 
     `checkpoint`: of a SAM ViT-B, for the peers that run the reference encoder; None: random
@@ -64,7 +64,7 @@ def choose_peers(only: Sequence[str]) -> tuple[Peer, ...]:
     return tuple(known[name] for name in dict.fromkeys(only)) if only else PEERS
 
 
-def peer_contender(peer: Peer, plan: Plan) -> Contender:
+def peer_contender(peer: Peer, plan: PeerPlan) -> Contender:
     """Let a peer take part."""
 
     def start(report: Report) -> Started:
@@ -80,7 +80,7 @@ def peer_contender(peer: Peer, plan: Plan) -> Contender:
 
 
 def bundle_contenders(
-    bundles: Sequence[str | None], backends: Sequence[str], precision: str | None, plan: Plan
+    bundles: Sequence[str | None], backends: Sequence[str], precision: str | None, plan: PeerPlan
 ) -> tuple[Contender, ...]:
     """Let bundles take part, on each of the backends; raises as `Bundle.open`."""
     found: dict[str, Contender] = {}
@@ -94,7 +94,9 @@ def bundle_contenders(
     return tuple(found.values())
 
 
-def make_export(export: Export, plan: Plan, checkpoint: Path | None, report: Report) -> Path:
+def make_export(
+    export: PeerExport, plan: PeerPlan, checkpoint: Path | None, report: Report
+) -> Path:
     """Give the folder of exported files, which are made the first time; raises PeerError."""
     request = _request(plan, plan.image_size, checkpoint, None, {})
     folder = plan.folder / "exports" / f"{export.name}-{plan.image_size}-{_key(export, request)}"
@@ -114,7 +116,7 @@ def make_export(export: Export, plan: Plan, checkpoint: Path | None, report: Rep
     return folder
 
 
-def _bundle(bundle: str | None, backend: str, precision: str | None, plan: Plan) -> Contender:
+def _bundle(bundle: str | None, backend: str, precision: str | None, plan: PeerPlan) -> Contender:
     path = find_bundle(bundle)
     manifest = Bundle.open(path).manifest
     size = manifest.preprocessing.image_size
@@ -133,14 +135,14 @@ def _bundle(bundle: str | None, backend: str, precision: str | None, plan: Plan)
     return Contender(manifest.name, "samclip", size, start, path)
 
 
-def _checkpoint(peer: Peer, plan: Plan, report: Report) -> Path | None:
+def _checkpoint(peer: Peer, plan: PeerPlan, report: Report) -> Path | None:
     if peer.checkpoint is not None:
         return fetch_checkpoint(peer.checkpoint, report=report)
     return plan.checkpoint if peer.takes_checkpoint else None
 
 
 def _request(
-    plan: Plan,
+    plan: PeerPlan,
     image_size: int,
     checkpoint: Path | None,
     folder: Path | None,
@@ -157,7 +159,7 @@ def _request(
     }
 
 
-def _key(export: Export, request: dict[str, Any]) -> str:
+def _key(export: PeerExport, request: dict[str, Any]) -> str:
     """Tell apart what exported files depend on: packages, the worker's code, and the weights."""
     checkpoint = request["checkpoint"]
     state = Path(checkpoint).stat() if checkpoint is not None else None

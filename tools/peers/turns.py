@@ -14,7 +14,7 @@ from samclip.benchmarks.records import Participant
 from samclip.errors import CheckpointError, PeerError
 from tools.peers.contenders import Contender
 from tools.peers.environments import Report
-from tools.peers.worker_process import Loaded, Memory, Ran, WorkerProcess
+from tools.peers.worker_process import Loaded, PeakMemory, Ran, WorkerProcess
 
 SETTLE = 0.3  # seconds between two turns: thread pools go on spinning for a while
 
@@ -34,8 +34,8 @@ class Outcome:
     rounds: list[dict[str, float]] = field(default_factory=list)
     peaks: dict[str, int] = field(default_factory=dict)
 
-    def record(self) -> Participant:
-        """Give what a report says of it."""
+    def participant(self) -> Participant:
+        """Return its record for the report."""
         loaded = self.loaded
         return Participant(
             name=self.contender.name,
@@ -125,7 +125,7 @@ def _run(outcome: Outcome, photo: Path, keep: bool) -> None:
 def _note_peak(outcome: Outcome, stage: str) -> None:
     if outcome.reason is not None:
         return
-    peak = _process(outcome).ask({"do": "memory"}, Memory).peak
+    peak = _process(outcome).ask({"do": "memory"}, PeakMemory).peak
     if peak is not None:
         outcome.peaks[stage] = peak
 

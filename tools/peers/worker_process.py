@@ -45,7 +45,7 @@ class Ran(Answer, frozen=True, kw_only=True):
     stages: dict[str, float]
 
 
-class Memory(Answer, frozen=True, kw_only=True):
+class PeakMemory(Answer, frozen=True, kw_only=True):
     """Answer to "memory": the highest resident set so far in bytes, None where unknown."""
 
     peak: int | None

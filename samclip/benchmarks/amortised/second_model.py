@@ -20,7 +20,7 @@ from samclip.benchmarks.amortised.clip_vision import (
     dense_size,
     make_clip_vision,
 )
-from samclip.benchmarks.roofline.count import Work, count
+from samclip.benchmarks.roofline.count import GraphWork, count
 from samclip.benchmarks.roofline.read_graph import read_graph
 from samclip.engines.base import Backend, Engine, EngineOptions, GraphSource
 from samclip.runtime.pixels.image import Letterbox
@@ -37,7 +37,7 @@ class SecondModel:
     """CLIP's vision encoder on a backend; `names`: KxD float32, random unit rows in its space."""
 
     engine: Engine
-    work: Work
+    work: GraphWork
     image_size: int
     names: Floats
 

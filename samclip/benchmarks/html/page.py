@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from statistics import median
 from xml.etree.ElementTree import Element
 
+from samclip.benchmarks.formats import format_value, mebibytes, percent, seconds
 from samclip.benchmarks.html.cost_sections import (
     amortised_section,
     baselines_section,
-    peers_section,
     roofline_section,
 )
-from samclip.benchmarks.html.elements import STYLE, el, mebibytes, of_row, percent, seconds, to_html
-from samclip.benchmarks.html.provenance_section import provenance_section
+from samclip.benchmarks.html.elements import STYLE, el, to_html
+from samclip.benchmarks.html.provenance_section import participants_section, provenance_section
 from samclip.benchmarks.html.reports import NamedReports
 from samclip.benchmarks.html.speed_sections import (
     energy_section,
@@ -90,7 +90,7 @@ def _tiles(sources: NamedReports) -> Iterator[Tile]:
                 yield percent(graph.reached), what, graph.model
         rows = [row for row in source.report.rows if row.unit == "share" and not row.detail]
         for row in rows[:2]:
-            yield of_row(row), f"{row.measure}, {row.subset}", row.model
+            yield format_value(row.value, row.unit), f"{row.measure}, {row.subset}", row.model
 
 
 def _speed(sources: NamedReports) -> Iterator[Tile]:
@@ -158,7 +158,7 @@ SECTIONS = (
     memory_section,
     energy_section,
     roofline_section,
-    peers_section,
+    participants_section,
     rows_section,
     provenance_section,
 )

@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from xml.etree.ElementTree import Element
 
-from samclip.benchmarks.html.elements import NONE, SECONDS, Child, el, interval, of_row, table
+from samclip.benchmarks.html.elements import SECONDS, el, folded, show_table
 from samclip.benchmarks.html.plots import Point, scatter
 from samclip.benchmarks.html.reports import NamedReport, NamedReports
-from samclip.benchmarks.records import Report, Row, Subject
+from samclip.benchmarks.records import Row, Subject
+from samclip.benchmarks.rows import rows_table
 
 MOST = 6  # plots
 Key = tuple[str, str, str]  # measure, subset, and what was timed
@@ -114,39 +115,17 @@ def _first_pipeline(
     return {}
 
 
-HEAD = ["what", "model", "value", "95 % interval", "n", "photos"]
-
-
-def rows_section(sources: NamedReports) -> Iterator[Element]:
-    """Give a table of each report's rows; what is plotted, and detail, is folded away."""
-    for place, source in enumerate(sources.all):
-        shown, folded = _parted(source.report)
-        if shown or folded:
-            title = f"All rows: {source.report.benchmark} ({source.name})"
+def rows_section(reports: NamedReports) -> Iterator[Element]:
+    """Return a table of each report's rows; what is plotted, and detail, is folded away."""
+    for place, named in enumerate(reports.all):
+        report = named.report
+        plotted = bool(report.timings or report.memory or report.roofline)
+        hidden = [r for r in report.rows if r.detail or (plotted and r.unit != "ratio")]
+        shown = [row for row in report.rows if row not in hidden]
+        if report.rows:
+            title = f"All rows: {report.benchmark} ({named.name})"
             yield el("h2", title, id=f"rows-{place}")
         if shown:
-            yield _table(shown)
-        if folded:
-            yield el("details", el("summary", f"{len(folded)} more rows"), _table(folded))
-
-
-def _parted(report: Report) -> tuple[list[Row], list[Row]]:
-    """Part the rows to show from those to fold away: detail, and what is plotted above."""
-    plotted = bool(report.timings or report.memory or report.roofline)
-    folded = [row for row in report.rows if row.detail or (plotted and row.unit != "ratio")]
-    return [row for row in report.rows if row not in folded], folded
-
-
-def _table(rows: list[Row]) -> Element:
-    cells: list[list[Child]] = [
-        [
-            f"{row.measure}, {row.subset}",
-            row.model,
-            of_row(row),
-            interval(row) or NONE,
-            f"{row.n:,}",
-            f"{row.photos:,}",
-        ]
-        for row in rows
-    ]
-    return table(HEAD, cells, left=2)
+            yield show_table(rows_table(shown))
+        if hidden:
+            yield folded(f"{len(hidden)} more rows", show_table(rows_table(hidden)))

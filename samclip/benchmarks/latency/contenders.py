@@ -5,20 +5,26 @@ What the machine's speed hangs on: its power mode and its clocks, as files tell 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from samclip.benchmarks.latency.timed import StageClock, TimedBackend
 from samclip.benchmarks.records import ClockRange, Conditions, RunSettings, Timing
-from samclip.engines.base import EngineOptions
+from samclip.engines.base import Backend, EngineOptions
 from samclip.engines.machine.files import MachineFiles
 from samclip.engines.machine.jetson_power import CPU_CLOCKS, Clock, read_power
 from samclip.engines.registry import AUTO, Choice, decide
 from samclip.runtime.backend_choice import start_fastest
 from samclip.runtime.bundles.bundle import Bundle, find_bundle
 from samclip.runtime.model import Model
+
+B_co = TypeVar("B_co", bound=TimedBackend, covariant=True)
+
+CUDA_GRAPHS = frozenset({"tensorrt", "tensorrt-rtx"})  # backends that capture them
+KILOHERTZ = 1e3
 
 
 @dataclass(frozen=True)
@@ -32,18 +38,21 @@ class Variant:
 
 
 @dataclass(frozen=True, eq=False)
-class Contender:
+class OpenModel(Generic[B_co]):
     """An open model whose graphs are timed; `name` is what rows call it."""
 
     name: str
     variant: Variant
     model: Model
-    backend: TimedBackend
+    backend: B_co
 
     @property
     def clock(self) -> StageClock:
         """The clock of its graphs."""
         return self.backend.clock
+
+
+Contender = OpenModel[TimedBackend]
 
 
 def combine(
@@ -59,16 +68,19 @@ def combine(
     return tuple(Variant(bundle, backend, kind, threads) for bundle, backend, kind in chosen)
 
 
-def open_variant(variant: Variant, cache: Path) -> tuple[Model, TimedBackend]:
-    """Load a model as `samclip.load` does, its graphs timed, its text cache in `cache`.
+def open_variant(
+    variant: Variant, cache: Path | None, wrap: Callable[[Backend, StageClock], B_co]
+) -> tuple[Model, B_co]:
+    """Load a model as `samclip.load` does, on a timed backend; raises as it does.
 
-    Raises as `samclip.load`.
+    `wrap` makes the timed backend of the one that the model would run on: `TimedBackend`, or a
+    class derived from it. `cache`: folder of text embeddings, None for the usual one.
     """
     bundle = Bundle.open(find_bundle(variant.bundle))
     options = EngineOptions(threads=variant.threads)
 
-    def start(choice: Choice) -> tuple[Model, TimedBackend]:
-        timed = TimedBackend(choice.backend, StageClock())
+    def start(choice: Choice) -> tuple[Model, B_co]:
+        timed = wrap(choice.backend, StageClock())
         found = Choice(timed, choice.passed_over)
         return Model(bundle, found, options, variant.precision, cache), timed
 
@@ -77,7 +89,7 @@ def open_variant(variant: Variant, cache: Path) -> tuple[Model, TimedBackend]:
     return start_fastest(bundle, options, variant.precision, start)
 
 
-def name_all(opened: Sequence[tuple[Variant, Model, TimedBackend]]) -> tuple[Contender, ...]:
+def name_all(opened: Sequence[tuple[Variant, Model, B_co]]) -> tuple[OpenModel[B_co], ...]:
     """Name models by what tells them apart: bundle, then backend, then precision of the encoder.
 
     What is still alike, as two folders of one name, is numbered.
@@ -93,11 +105,7 @@ def name_all(opened: Sequence[tuple[Variant, Model, TimedBackend]]) -> tuple[Con
         name = " ".join(parts)
         alike = sum(other == name or other.startswith(f"{name} #") for other in names)
         names.append(f"{name} #{alike + 1}" if alike else name)
-    return tuple(Contender(name, *one) for name, one in zip(names, opened, strict=True))
-
-
-CUDA_GRAPHS = frozenset({"tensorrt", "tensorrt-rtx"})  # backends that capture them
-KILOHERTZ = 1e3
+    return tuple(OpenModel(name, *one) for name, one in zip(names, opened, strict=True))
 
 
 def describe_conditions(order: str, files: MachineFiles | None = None) -> Conditions:

@@ -6,18 +6,23 @@ Sensors of energy: a counter of an NVIDIA GPU or of a CPU, or a Jetson's power o
 from __future__ import annotations
 
 import importlib
+import math
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from samclip.benchmarks.formats import digits
 from samclip.benchmarks.latency.contenders import Contender
 from samclip.benchmarks.latency.photo_pipeline import ALL_STEPS, Walk, Workload, way_of
 from samclip.benchmarks.nvml import open_nvml
 from samclip.benchmarks.progress import Track
 from samclip.benchmarks.records import Energy, Row
+from samclip.benchmarks.rows import make_row
+from samclip.benchmarks.statistics import Estimate
+from samclip.benchmarks.tables import Column, Table, text_columns
 from samclip.engines.machine.device import jetson_model
 from samclip.engines.machine.files import MachineFiles
 from samclip.errors import CapabilityError
@@ -211,14 +216,17 @@ def describe_energy(energy: Energy) -> str:
 
 def energy_row(energy: Energy) -> Row:
     """Make a row, without a value where there is no sensor."""
-    return Row(
-        model=energy.model,
-        measure=f"energy: {energy.name}",
-        subset="warm",
-        value=energy.per_run,
-        low=None,
-        high=None,
-        n=energy.runs,
-        photos=1,
-        unit="joules",
+    value = math.nan if energy.per_run is None else energy.per_run
+    estimate = Estimate(value, math.nan, math.nan, energy.runs, 1)
+    return make_row(energy.model, f"energy: {energy.name}", "warm", estimate, "joules")
+
+
+def energy_table(found: Iterable[Energy]) -> Table:
+    """Lay out the energy of each model, or why it is not known."""
+    columns = (
+        *text_columns("what", "model", "sensor"),
+        Column("a run", lambda joules: f"{digits(joules)} J"),
+        Column("runs"),
     )
+    rows = [(one.name, one.model, one.sensor or one.reason, one.per_run, one.runs) for one in found]
+    return Table(columns, rows)

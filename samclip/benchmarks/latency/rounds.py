@@ -14,6 +14,7 @@ from pathlib import Path
 
 from samclip.benchmarks.latency.contenders import Contender, open_variant
 from samclip.benchmarks.latency.photo_pipeline import Piece, Walk, Workload
+from samclip.benchmarks.latency.timed import TimedBackend
 from samclip.benchmarks.progress import Track
 from samclip.benchmarks.records import State, Timing
 
@@ -113,7 +114,7 @@ def measure_warm(
 
 def _first_photo(contender: Contender, photo: Path, cache: Path) -> tuple[Piece, ...]:
     start = time.perf_counter()
-    model, backend = open_variant(contender.variant, cache)
+    model, backend = open_variant(contender.variant, cache, TimedBackend)
     load = Piece("stage", LOAD, time.perf_counter() - start)
     with model:
         fresh = replace(contender, model=model, backend=backend)

@@ -105,7 +105,7 @@ class OperatorWork:
 
 
 @dataclass(frozen=True)
-class Work:
+class GraphWork:
     """The work of one run of one graph; see `count`.
 
     `io_bytes`: its inputs and outputs, which move however well it is computed.
@@ -146,7 +146,7 @@ class Work:
         return dict(sorted(((k, self.macs_in(k)) for k in kinds), key=lambda kind: -kind[1]))
 
 
-def count(graph: ShapedGraph) -> Work:
+def count(graph: ShapedGraph) -> GraphWork:
     """Count the work of one run; raises CountError where an operator is not known."""
     return _Counter(graph).work()
 
@@ -159,7 +159,7 @@ class _Counter:
         self._sources: dict[str, str] = {}
         self._read: set[str] = set()  # constants
 
-    def work(self) -> Work:
+    def work(self) -> GraphWork:
         """Go through the nodes that run."""
         found: dict[tuple[str, str], list[OperatorWork]] = defaultdict(list)
         for node in self._graph.nodes:
@@ -173,7 +173,7 @@ class _Counter:
         operators = [_sum(entries) for entries in found.values()]
         operators.sort(key=lambda entry: (-entry.macs, -entry.activation_bytes, entry.operator))
         ends = {*self._graph.inputs, *self._graph.outputs}
-        return Work(
+        return GraphWork(
             graph=self._graph.name,
             parameters=count_parameters(self._graph),
             io_bytes=sum(self._graph.tensors[name].bytes for name in ends),

@@ -26,13 +26,13 @@ def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Variant]:
     (tmp_path / "manifest.json").write_text("{}\n")
     asked: list[Variant] = []
 
-    def open_variant(variant: Variant, cache: Path) -> tuple[Model, TimedBackend]:
+    def open_variant(variant: Variant, cache: Path, wrap: Any) -> tuple[Model, TimedBackend]:
         asked.append(variant)
         bundle: Any = FakeBundle(fake_manifest(), path=tmp_path)
         backend = TimedBackend(FakeBackend(), StageClock())
         return Model(bundle, backend, EngineOptions()), backend
 
-    for module in ("samclip.benchmarks.cli.speed", "samclip.benchmarks.latency.rounds"):
+    for module in ("samclip.benchmarks.cli.session", "samclip.benchmarks.latency.rounds"):
         monkeypatch.setattr(f"{module}.open_variant", open_variant)
     return asked
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from samclip.benchmarks.roofline.count import Work, count
+from samclip.benchmarks.roofline.count import GraphWork, count
 from samclip.benchmarks.roofline.read_graph import read_graph
 from samclip.export.graph_files import GraphFiles, write_graph, write_plain_graph
 from samclip.export.graphs import GraphSpec
@@ -32,7 +32,7 @@ def with_random_weights(module: nn.Module) -> nn.Module:
     return module.eval()
 
 
-def works(files: GraphFiles, **sizes: int) -> dict[str, Work]:
+def works(files: GraphFiles, **sizes: int) -> dict[str, GraphWork]:
     weights = parse_weights(files.files[f"{files.name}.safetensors"])
     graphs = {v.attention or "": files.files[v.file] for v in files.graph.variants}
     return {n: count(read_graph(g, files.name, sizes, weights)) for n, g in graphs.items()}
@@ -47,7 +47,7 @@ def flops_by_torch(module: nn.Module, *inputs: torch.Tensor) -> int:
 
 
 @pytest.fixture(scope="module")
-def small() -> tuple[SamVit, dict[str, Work]]:
+def small() -> tuple[SamVit, dict[str, GraphWork]]:
     """Two blocks, one in windows of 6 tokens that do not fill the grid of 8, one global."""
     config = SamVitConfig(width=32, depth=2, num_heads=2, global_blocks=(1,), window_size=6)
     encoder = with_random_weights(SamVit(config, image_size=128))
@@ -60,13 +60,17 @@ def small() -> tuple[SamVit, dict[str, Work]]:
 
 
 @pytest.mark.parametrize("lowering", ["bias", "fold"])
-def test_macs_equal_torchs_count(small: tuple[SamVit, dict[str, Work]], lowering: Lowering) -> None:
+def test_macs_equal_torchs_count(
+    small: tuple[SamVit, dict[str, GraphWork]], lowering: Lowering
+) -> None:
     encoder, found = small
     set_attention_lowering(encoder, lowering)
     assert 2 * found[lowering].macs == flops_by_torch(encoder, torch.rand(1, 3, 128, 128))
 
 
-def test_every_lowering_has_the_models_parameters(small: tuple[SamVit, dict[str, Work]]) -> None:
+def test_every_lowering_has_the_models_parameters(
+    small: tuple[SamVit, dict[str, GraphWork]],
+) -> None:
     encoder, found = small
     parameters = sum(parameter.numel() for parameter in encoder.parameters())
     assert {work.parameters for work in found.values()} == {parameters}

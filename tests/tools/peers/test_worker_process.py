@@ -12,7 +12,7 @@ from fake_peers import BROKEN_LOAD, DEAD_LOAD, REQUEST, SOUND, start
 from PIL import Image
 
 from samclip.errors import PeerError
-from tools.peers.worker_process import Answer, Loaded, Memory, Ran
+from tools.peers.worker_process import Answer, Loaded, PeakMemory, Ran
 from tools.peers.workers.loop import MEAN, STD, Setup, Stopwatch
 
 
@@ -20,7 +20,7 @@ def test_a_peer_is_loaded_run_and_asked_for_its_memory(tmp_path: Path) -> None:
     with start(tmp_path, SOUND.format(delay=0.02, more="print('and again')")) as worker:
         loaded = worker.ask(REQUEST, Loaded)
         ran = worker.ask({"do": "run", "photo": "x.jpg"}, Ran)
-        memory = worker.ask({"do": "memory"}, Memory)
+        memory = worker.ask({"do": "memory"}, PeakMemory)
     assert loaded.facts == {"backend": "fake"}
     assert "numpy" in loaded.packages
     assert list(ran.stages) == ["prepare", "encoder"]
@@ -35,7 +35,7 @@ def test_an_error_is_an_answer_and_the_process_goes_on(tmp_path: Path) -> None:
             worker.ask(REQUEST, Loaded)
         with pytest.raises(PeerError, match="send 'load' first"):
             worker.ask({"do": "run", "photo": "x.jpg"}, Ran)
-        assert worker.ask({"do": "memory"}, Memory).peak
+        assert worker.ask({"do": "memory"}, PeakMemory).peak
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such signal")
