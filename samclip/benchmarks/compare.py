@@ -1,12 +1,9 @@
-"""Which rows of two reports belong together, and their ratio with its interval.
+"""Comparison of two reports: pairs of rows with their ratio, and what else differs.
 
-Timings are compared by their samples: two runs took turns on nothing, so each is drawn for
-itself. Rows without samples are compared by their intervals, as if errors were log-normal and
-independent: ln(B/A) has half the width of both intervals' logarithms, root of the sum of squares.
-
-What else differs between two reports: machine, versions, threads, settings, photos.
-
-Pairs of rows as a table.
+Timings are compared by their samples. The two runs did not take turns, so each is resampled
+independently. Rows without samples are compared by their intervals, as if errors were log-normal
+and independent: the half width of ln(B/A) is the root of the sum of squares of the half widths of
+both logarithms.
 """
 
 from __future__ import annotations
@@ -61,6 +58,11 @@ class RowPair:
         """Whether the interval leaves out 1: there is a difference."""
         return self.low is not None and self.high is not None and not self.low <= 1 <= self.high
 
+    @property
+    def is_stage(self) -> bool:
+        """Whether it is of a stage, and not of a task or a whole."""
+        return self.measure.startswith("stage: ") or " (of: " in self.measure
+
 
 def pair_reports(before: Report, after: Report) -> tuple[RowPair, ...]:
     """Pair what both reports have; raises InputError when that is nothing.
@@ -94,7 +96,7 @@ def missing(before: Report, after: Report) -> tuple[str, ...]:
 
 
 def _alone(before: Report, after: Report) -> Mapping[str, str]:
-    """Give the first report's only model the name of the second's."""
+    """Map the first report's model to the second's where each has only one."""
     firsts, seconds = ([s.name for s in report.subjects] for report in (before, after))
     return {firsts[0]: seconds[0]} if len(firsts) == len(seconds) == 1 else {}
 
@@ -122,7 +124,7 @@ def _of_timings(before: Report, after: Report, rename: Mapping[str, str]) -> Ite
 
 
 def _bootstrap(first: Sequence[float], second: Sequence[float]) -> Interval:
-    """Give the ends of the interval of the ratio of medians, second by first; both drawn alone."""
+    """Return the interval of the ratio of medians, second by first, each resampled by itself."""
     if min(len(first), len(second)) < 2:
         return None, None
     generator = np.random.default_rng(SEED)
@@ -173,7 +175,7 @@ def _spread(first: Row, second: Row) -> Interval:
 
 
 def _half_width(row: Row) -> float | None:
-    """Give half the width of a row's interval as a logarithm; None where it has none."""
+    """Return half the width of a row's interval as a logarithm; None where it has none."""
     if row.low is None or row.high is None or row.low <= 0:
         return None
     return math.log(row.high / row.low) / 2
@@ -189,7 +191,7 @@ def _row_key(row: Row, rename: Mapping[str, str]) -> tuple[str, str, str]:
 
 
 def other_machine(before: Report, after: Report) -> str | None:
-    """Say loudly that the hardware differs, and in what; None where it does not."""
+    """Return a loud warning that names what hardware differs; None where it does not."""
     found = [
         f"{name}: {getattr(before.machine, name)} and {getattr(after.machine, name)}"
         for name in HARDWARE
@@ -199,7 +201,7 @@ def other_machine(before: Report, after: Report) -> str | None:
 
 
 def describe_differences(before: Report, after: Report) -> Iterator[str]:
-    """Say what else differs, a line each."""
+    """Return what else differs, a line each."""
     yield from _software(before.machine, after.machine)
     pairs = (
         ("samclip", before.samclip, after.samclip),

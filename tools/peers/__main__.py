@@ -130,7 +130,7 @@ def peers(
     environments: Environments = None,
     report: options.ReportOptions,  # noqa: ARG001 - the harness reads it
 ) -> Outcome:
-    """Time bundles and peers in turn, each in a process and an environment of its own.
+    """Time bundles and peers in turn, each in a separate process and environment.
 
     Environments are made by venv and pip the first time. A peer that cannot be installed, loaded
     or run is a row with its reason, and the others go on. Ratios are to the first bundle. All

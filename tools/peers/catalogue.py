@@ -1,4 +1,4 @@
-"""The peers: what each is, in which environment it runs, and what is made for it beforehand."""
+"""The catalogue of peers: their environments, workers, and exported files."""
 
 from __future__ import annotations
 

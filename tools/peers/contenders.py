@@ -1,4 +1,4 @@
-"""Who takes part: bundles on backends first, then peers; each becomes one worker process."""
+"""The contenders: bundles on backends first, then peers; each becomes one worker process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BUNDLE_WORKER = WORKERS / "samclip_bundle.py"
 
 @dataclass(frozen=True)
 class PeerPlan:
-    """What all share: `image_size` of peers, `threads`, where environments are, and weights.
+    """Settings that all share: `image_size` of peers, `threads`, folders, and weights.
 
     `checkpoint`: of a SAM ViT-B, for the peers that run the reference encoder; None: random
     weights, drawn by `seed`.
@@ -43,7 +43,7 @@ class PeerPlan:
 
 @dataclass(frozen=True)
 class Contender:
-    """One that takes part. `start` makes all that it needs, and starts its process.
+    """A bundle or a peer. `start` makes all that it needs, and starts its process.
 
     `bundle`: its folder, for a bundle of samclip.
     """
@@ -65,10 +65,12 @@ def choose_peers(only: Sequence[str]) -> tuple[Peer, ...]:
 
 
 def peer_contender(peer: Peer, plan: PeerPlan) -> Contender:
-    """Let a peer take part."""
+    """Make a contender of a peer."""
 
     def start(report: Report) -> Started:
-        checkpoint = _checkpoint(peer, plan, report)
+        checkpoint = plan.checkpoint if peer.takes_checkpoint else None
+        if peer.checkpoint is not None:
+            checkpoint = fetch_checkpoint(peer.checkpoint, report=report)
         folder = None
         if peer.export is not None:
             folder = make_export(peer.export, plan, checkpoint, report)
@@ -82,7 +84,7 @@ def peer_contender(peer: Peer, plan: PeerPlan) -> Contender:
 def bundle_contenders(
     bundles: Sequence[str | None], backends: Sequence[str], precision: str | None, plan: PeerPlan
 ) -> tuple[Contender, ...]:
-    """Let bundles take part, on each of the backends; raises as `Bundle.open`."""
+    """Make contenders of bundles, on each of the backends; raises as `Bundle.open`."""
     found: dict[str, Contender] = {}
     for bundle in bundles:
         for backend in backends:
@@ -97,7 +99,7 @@ def bundle_contenders(
 def make_export(
     export: PeerExport, plan: PeerPlan, checkpoint: Path | None, report: Report
 ) -> Path:
-    """Give the folder of exported files, which are made the first time; raises PeerError."""
+    """Return the folder of exported files, which are made the first time; raises PeerError."""
     request = _request(plan, plan.image_size, checkpoint, None, {})
     folder = plan.folder / "exports" / f"{export.name}-{plan.image_size}-{_key(export, request)}"
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -135,12 +137,6 @@ def _bundle(bundle: str | None, backend: str, precision: str | None, plan: PeerP
     return Contender(manifest.name, "samclip", size, start, path)
 
 
-def _checkpoint(peer: Peer, plan: PeerPlan, report: Report) -> Path | None:
-    if peer.checkpoint is not None:
-        return fetch_checkpoint(peer.checkpoint, report=report)
-    return plan.checkpoint if peer.takes_checkpoint else None
-
-
 def _request(
     plan: PeerPlan,
     image_size: int,
@@ -160,7 +156,7 @@ def _request(
 
 
 def _key(export: PeerExport, request: dict[str, Any]) -> str:
-    """Tell apart what exported files depend on: packages, the worker's code, and the weights."""
+    """Hash what exported files depend on: packages, the worker's code, and the weights."""
     checkpoint = request["checkpoint"]
     state = Path(checkpoint).stat() if checkpoint is not None else None
     facts = {

@@ -1,4 +1,4 @@
-"""Answers of workers as timings and memory of a report, and as one table."""
+"""Results of peers: timings and memory for the report, two tables, and how figures are defined."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ COLUMNS = (
     Column("n"),
 )
 PROTOCOL = (
-    "Each contender is a process in an environment of its own. They take turns, photo by photo, "
+    "Each contender is a process in a separate environment. They take turns, photo by photo, "
     f"the order turned round each time, {SETTLE} s between turns; models of all stay in memory.",
     "Everything is FP32 with the same number of threads, save a bundle whose precision was asked "
     "for. Weights of peers are random unless a checkpoint was given; MobileSAM's are its own.",
@@ -47,15 +47,15 @@ PROTOCOL = (
     f"comes before or after it: '{PREPARE}' before, tasks after.",
     f"'{ENCODED}' is both together. '{ALL_STEPS}' adds a point segmented, 20 names compared and a "
     f"coarse semantic map, '{THREE_TASKS}' leaves out '{PREPARE}'; names are embedded beforehand.",
-    "transformers' semantic map is made of the patch tokens of the pass at 224 px that "
-    "classified; that of a second pass at the full size is a row of its own, in no total.",
+    "transformers' semantic map uses the patch tokens of the pass at 224 px that "
+    "classified; that of a second pass at the full size is a separate row, in no total.",
     "Peak RSS is VmHWM of the contender's process over its whole life, loading and compiling "
     "included; exporting is done by another process.",
 )
 
 
 def make_timings(outcomes: Sequence[Outcome], photos: int) -> list[Timing]:
-    """Give a timing for each stage and task, and for the ways that they add up to."""
+    """Return a timing for each stage and task, and for the ways that they add up to."""
     return [
         timing
         for outcome in outcomes
@@ -65,7 +65,7 @@ def make_timings(outcomes: Sequence[Outcome], photos: int) -> list[Timing]:
 
 
 def make_memory(outcomes: Sequence[Outcome]) -> tuple[MemoryUse, ...]:
-    """Give the peaks of every contender that ran to the end."""
+    """Return the peaks of every contender that ran to the end."""
     return tuple(
         MemoryUse(model=outcome.contender.name, stage=stage, peaks=(peak,), device_reason=ON_HOST)
         for outcome in outcomes

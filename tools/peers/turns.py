@@ -1,4 +1,4 @@
-"""Every contender in turn on the same photo: one computes while the others wait."""
+"""Turns: every contender runs on the same photo, one computes while the others wait."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SETTLE = 0.3  # seconds between two turns: thread pools go on spinning for a whi
 
 @dataclass
 class Outcome:
-    """What is known of a contender: answers so far, and `reason` once it has failed.
+    """The answers of a contender so far, and the `reason` once it has failed.
 
     `rounds`: seconds by stage of each kept round. `peaks`: its highest resident set by the time
     it was loaded, and by the end.
@@ -58,27 +58,27 @@ def measure_peers(
     report: Report,
     track: Track,
 ) -> list[Outcome]:
-    """Start all, one after another, then let them take turns; who fails is left out from then on.
+    """Start all, one after another, then let them take turns; one that fails takes no further part.
 
     The rounds of one that failed are not kept.
     """
     outcomes = [Outcome(contender) for contender in contenders]
     with ExitStack() as processes:
         for outcome in outcomes:
-            with _guarded(outcome, report):
+            with _note_failure(outcome, report):
                 _start(outcome, processes, report)
         for photo, kept in _rounds(schedule, photos, track):
             for outcome in outcomes if kept % 2 == 0 else reversed(outcomes):
-                with _guarded(outcome, report):
+                with _note_failure(outcome, report):
                     _run(outcome, photo, kept >= 0)
         for outcome in outcomes:
-            with _guarded(outcome, report):
+            with _note_failure(outcome, report):
                 _note_peak(outcome, ALL)
     return outcomes
 
 
 def _rounds(schedule: Schedule, photos: Sequence[Path], track: Track) -> Iterator[tuple[Path, int]]:
-    """Give each round's photo, and its number among those that are kept, below 0 for warm-up.
+    """Return each round's photo, and its number among those that are kept, below 0 for warm-up.
 
     The schedule's seconds begin after the warm-up, in which some peers compile.
     """
@@ -93,8 +93,8 @@ def _rounds(schedule: Schedule, photos: Sequence[Path], track: Track) -> Iterato
 
 
 @contextmanager
-def _guarded(outcome: Outcome, report: Report) -> Iterator[None]:
-    """Note a failure as the contender's reason, and tell it."""
+def _note_failure(outcome: Outcome, report: Report) -> Iterator[None]:
+    """Note a failure as the contender's reason, and report it."""
     try:
         yield
     except (PeerError, CheckpointError) as error:

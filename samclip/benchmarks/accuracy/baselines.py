@@ -1,8 +1,7 @@
-"""Masks with names from boxes and points: models in one pass beside SAM and a second model.
+"""Masks with names from boxes and points: models of one pass against SAM and a second model.
 
-The rows of `accuracy baselines` as one table a kind of prompt, as Open-Vocabulary SAM's Table 1.
-
-Yuan et al. 2024 set IoU and accuracy on base and novel classes beside parameters and FLOPs.
+There is one table for each kind of prompt, as Table 1 of Open-Vocabulary SAM (Yuan et al. 2024),
+which has IoU and accuracy on base and novel classes, parameters, and FLOPs.
 """
 
 from __future__ import annotations
@@ -50,11 +49,11 @@ PROTOCOL = (
     "crop-feature: SAM's masks; one more pass, of the second model over the whole photo, whose "
     "features are averaged inside each mask by the rule of the merged model.",
     "Each model embeds the names in its own text space.",
-    "novel classes are those of --novel, base classes the others: a model that fuses two opinions "
-    "is told that it has seen these; no other model is told anything.",
+    "novel classes are those of --novel, base classes the others. Only a model that fuses two "
+    "classifiers takes the base classes for those it has seen.",
     "seconds: the median over photos of encoding, masks and names together, from decoded pixels "
-    "to the answer, for each kind of prompt anew; names are embedded and models loaded before. The "
-    "first photo is answered once more before, untimed. Models take turns photo by photo, in "
+    "to the answer, for each kind of prompt; names are embedded and models loaded before. The "
+    "first photo is answered once before, untimed. Models take turns photo by photo, in "
     "rotating order. Bundles run in their backend, a teacher in torch.",
     "vision parameters and multiply-accumulates are counted from the ONNX graphs that ran, mask "
     "decoder and crops included, text encoders not; the latter averaged over photos. What runs in "
@@ -67,24 +66,24 @@ def as_kinds(given: Sequence[str]) -> tuple[PromptKind, ...]:
     """Check kinds of prompts, each taken once; none means boxes. Raises InputError."""
     for kind in given:
         if kind not in KINDS:
-            raise InputError(f"{kind!r:.40} is no kind of prompt. Known are {', '.join(KINDS)}.")
+            raise InputError(f"{kind!r:.40} is not a kind of prompt. Known are {', '.join(KINDS)}.")
     return tuple(kind for kind in KINDS if kind in given) or KINDS[:1]
 
 
 class EncodedPhoto(Protocol):
-    """What `samclip.Scene` and the baselines' scenes have in common here."""
+    """The part of `samclip.Scene` that the baselines' scenes have too."""
 
     def segment(self, *, points: Any = None, boxes: Any = None, names: Vocabulary) -> Masks:
         """Answer boxes or points with masks that carry names."""
         ...
 
     def close(self) -> None:
-        """Let go of what was encoded."""
+        """Free what was encoded."""
         ...
 
 
 class Encoder(Protocol):
-    """What turns photos into scenes: `samclip.Model`, or a baseline."""
+    """A maker of scenes from photos: `samclip.Model`, or a baseline."""
 
     def encode(self, image: Any) -> EncodedPhoto:
         """Encode a photo, HWC uint8 RGB."""
@@ -105,10 +104,10 @@ class MaskNamer:
 
 @dataclass(frozen=True)
 class PromptTask:
-    """What is asked: `prompts` of these kinds, and figures of which parts.
+    """The kinds of `prompts`, and the parts of the data that figures are given for.
 
-    `names`: the data set's categories; `apart`: the one that names are also counted without, if
-    there is one; `novel`: places of the novel ones among them, None without a split.
+    `names`: the data set's categories. `apart`: a category without which names are counted too,
+    if the data has it. `novel`: indices of the novel categories, None without a split.
     """
 
     names: Sequence[str]
@@ -119,7 +118,7 @@ class PromptTask:
 
 @dataclass
 class _Tally:
-    """What all contenders got so far: seconds by contender and kind of prompt."""
+    """Results of all contenders so far; seconds by contender and kind of prompt."""
 
     fits: Scores = field(default_factory=Scores)
     hits: Scores = field(default_factory=Scores)
@@ -165,7 +164,7 @@ def _measure(
     objects: Sequence[CocoObject],
     kind: PromptKind,
 ) -> None:
-    """Ask for the objects of a photo by one kind of prompt, and add what came of it."""
+    """Ask for the objects of a photo by one kind of prompt, and add the results."""
     if contender.meter is not None:
         contender.meter.begin()
     masks, took = _answer(contender, image, objects, kind)
@@ -198,7 +197,7 @@ def _answer(
 
 
 def _turns(names: Sequence[str], number: int) -> Sequence[str]:
-    """Let another model begin on each photo, so that none always finds warm or cold caches."""
+    """Return the order on one photo: another model begins each time, as caches are warm later."""
     first = number % len(names)
     return [*names[first:], *names[:first]]
 
@@ -216,7 +215,7 @@ def _speed(seconds: Mapping[tuple[str, PromptKind], Sequence[float]]) -> Iterato
 def _work(
     contenders: Mapping[str, MaskNamer], prompts: Sequence[PromptKind], photos: int
 ) -> Iterator[Row]:
-    """Give what ran for each contender; no value for one without graphs."""
+    """Return parameters and MACs of each contender; no value for one without graphs."""
     for name, contender in contenders.items():
         meter = contender.meter
         parameters = None if meter is None else meter.parameters()

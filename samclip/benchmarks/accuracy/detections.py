@@ -1,4 +1,4 @@
-"""How well a detector's boxes become masks: AP, as SAM and what is distilled from it report it."""
+"""AP of masks from a detector's boxes, as SAM and the models distilled from it report it."""
 
 from __future__ import annotations
 

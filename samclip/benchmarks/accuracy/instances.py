@@ -1,8 +1,6 @@
-"""How well masks fit: mIoU and AP of one mask a prompt, of boxes and points, and refined once.
+"""mIoU and AP of masks for known objects: one mask for each box or point, and refined once.
 
-What prompts for known objects got: how well masks fit, how sure the model was, outlines.
-
-Where a person would click: inside an object, and then where the answer errs most.
+A point is where a person would click: inside the object, and then at the largest error.
 """
 
 from __future__ import annotations
@@ -48,12 +46,12 @@ class Outcomes:
         )
 
     def taken(self, rows: NDArray[np.int64]) -> Outcomes:
-        """Take M of the answers."""
+        """Return M of the answers."""
         outlines = tuple(self.outlines[row] for row in rows)
         return Outcomes(self.fits[rows], self.scores[rows], outlines)
 
     def replaced(self, rows: Sequence[int], others: Outcomes) -> Outcomes:
-        """Put M other answers in place of those at M `rows`."""
+        """Return the answers with M others in place of those at M `rows`."""
         fits, scores, outlines = self.fits.copy(), self.scores.copy(), list(self.outlines)
         fits[rows], scores[rows] = others.fits, others.scores
         for row, outline in zip(rows, others.outlines, strict=True):
@@ -163,7 +161,7 @@ def evaluate_instances(
 
 @dataclass
 class _Tally:
-    """All outcomes: IoUs in the form that `compare` takes, and by model and kind what AP takes."""
+    """All outcomes: IoUs for `compare`, and finds by model and kind for AP."""
 
     scores: Scores = field(default_factory=Scores)
     finds: dict[tuple[str, str], list[Find]] = field(default_factory=lambda: defaultdict(list))
@@ -171,8 +169,8 @@ class _Tally:
     def add(
         self, model: str, kind: str, outcomes: Outcomes, photo: int, objects: Sequence[CocoObject]
     ) -> None:
-        """Add what N objects of a photo got."""
-        if kind == BEST:  # chosen with the truth at hand: no answer of the model's own
+        """Add the outcomes of N objects of a photo."""
+        if kind == BEST:  # chosen with the truth: not an answer of the model
             self.scores.add(model, BEST, outcomes.fits)
             return
         self.scores.add(model, f"{kind} mIoU", outcomes.fits)
@@ -206,9 +204,9 @@ def _ask(
 def _ask_points(
     scene: Scene, points: Sequence[tuple[float, float]], truth: Sequence[NDArray[np.bool_]]
 ) -> tuple[Masks, Outcomes, Outcomes | None]:
-    """Ask for N objects by points: the surest masks, what they got, and what the best of three got.
+    """Ask for N objects by points; return the surest masks, their outcomes, and the best ones.
 
-    The latter is None where the decoder offers one mask only.
+    The best of three masks is the one that fits the truth best; None where there is one mask only.
     """
     prompts = [[point] for point in points]
     if not scene.features.has_multimask:
@@ -222,7 +220,7 @@ def _ask_points(
 
 
 def _best(values: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Choose of 3N values the best of each three: N rows."""
+    """Return the rows of the best of each three among 3N values: N indices."""
     table = values.reshape(-1, PER_POINT)  # 3N -> Nx3
     return np.asarray(PER_POINT * np.arange(len(table)) + table.argmax(axis=1))
 

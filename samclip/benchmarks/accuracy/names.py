@@ -1,7 +1,4 @@
-"""How well objects are named: top-1 of a data set's categories on its objects.
-
-How well whole images are named: top-1 and top-5 over all classes.
-"""
+"""Accuracy of names: top-1 of categories on objects, and top-1 and top-5 of classes on images."""
 
 from __future__ import annotations
 
@@ -71,7 +68,7 @@ def evaluate_names(
 
 
 def _name_masks(scene: Scene, photo: CocoPhoto, vocabulary: Vocabulary) -> NDArray[np.int64]:
-    """Name the objects of a photo by their true masks: N indices of names."""
+    """Name the objects of a photo by their true masks; return N indices of names."""
     parts = []
     for start in range(0, len(photo.objects), MASKS_AT_ONCE):
         objects = photo.objects[start : start + MASKS_AT_ONCE]

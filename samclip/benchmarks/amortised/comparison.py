@@ -26,7 +26,7 @@ SECONDS, MACS, PARAMETERS = "seconds", "multiply-accumulates", "vision parameter
 POINT_TOKENS = 2  # a point, and the padding that follows it
 PROTOCOL = (
     "Three tasks: 20 names for the photo, a coarse semantic map of 20 names, and 1, 10 or 100 "
-    "points, each a prompt of its own. Decoding of the file is not counted, resizing is.",
+    "points, each a separate prompt. Decoding of the file is not counted, resizing is.",
     f"'{MERGED}': one encoder pass of one bundle, its CLIP head and mask decoder.",
     f"'{WHOLE}': SAM's pass and masks, and CLIP's vision encoder on the photo at 224 px, which "
     "gives names for the whole photo and no map: it does less.",

@@ -1,9 +1,4 @@
-"""The whole page.
-
-The page's first words: a sentence, and the few figures that matter most.
-
-What a reader must know before believing the figures.
-"""
+"""The HTML page: a headline, caveats, and the sections of all reports."""
 
 from __future__ import annotations
 
@@ -37,7 +32,7 @@ Tile = tuple[str, str, str]  # a figure, what it is, of whom
 
 
 def headline(sources: NamedReports) -> Iterator[Element]:
-    """Give the sentence and the tiles."""
+    """Return a sentence that sums up the run, and tiles with the figures that matter most."""
     yield el("p", " ".join(_sentences(sources)), class_="lead")
     tiles = [
         el("div", el("b", value), el("span", what), el("span", who), class_="tile")
@@ -48,7 +43,7 @@ def headline(sources: NamedReports) -> Iterator[Element]:
 
 
 def _sentences(sources: NamedReports) -> Iterator[str]:
-    """Say what the first report's first model does, and where."""
+    """Return sentences on what the first report's first model does, and where."""
     first = sources.all[0].report
     where = f"on {first.machine.jetson or first.machine.cpu}, {first.machine.usable_cores} cores"
     pipelines = _pipelines(sources)
@@ -107,7 +102,7 @@ def _speed(sources: NamedReports) -> Iterator[Tile]:
 
 
 def caveats(sources: NamedReports) -> Iterator[str]:
-    """List doubts: noise, a busy machine, clocks that move, reports of different machines."""
+    """Return doubts about the figures: noise, a busy machine, moving clocks, other machines."""
     for source in sources.all:
         for line in (*warn_of_noise(source.report.timings), *_moving(source.report)):
             yield f"{source.name}: {line}"
@@ -212,7 +207,7 @@ def _byline(sources: NamedReports) -> str:
 
 
 def _day(date: str) -> str:
-    """Give the day of a report's date, or the text itself where it is none."""
+    """Return the day of a report's date, or the text itself where it is not a date."""
     try:
         return datetime.datetime.fromisoformat(date).strftime("%Y-%m-%d")
     except ValueError:

@@ -15,7 +15,7 @@ GIB = 2**30
 
 
 def provenance_section(sources: NamedReports) -> Iterator[Element]:
-    """Give machine, versions, settings, command and definitions of each report."""
+    """Return machine, versions, settings, command and definitions of each report."""
     yield el("h2", "How it was measured", id="how")
     for source in sources.all:
         yield from _one(source)

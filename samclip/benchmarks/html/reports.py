@@ -1,4 +1,4 @@
-"""The reports of a page, and what their models are called where two reports name one alike."""
+"""The reports of a page, and names of their models that differ between reports."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class NamedReports:
         }
 
     def timings(self, state: State) -> Iterator[tuple[str, Timing]]:
-        """Give all timings of one state with their model's name on the page."""
+        """Return all timings of one state with their model's name on the page."""
         names = self.models()
         for source in self.all:
             for timing in source.report.timings:
@@ -54,16 +54,14 @@ class NamedReports:
                     yield names[source.name, timing.model], timing
 
     def memory(self) -> Iterator[tuple[str, MemoryUse]]:
-        """Give all memory with its model's name on the page."""
+        """Return all memory with its model's name on the page."""
         names = self.models()
         for source in self.all:
             for use in source.report.memory:
                 yield names[source.name, use.model], use
 
-    def _kind(self, name: str) -> str:
-        return next(source.report.benchmark for source in self.all if source.name == name)
-
     def _repeats(self, model: str, keys: list[tuple[str, str]]) -> bool:
         """Whether two reports of the same benchmark measured a model of this name."""
-        kinds = [self._kind(source) for source, name in keys if name == model]
+        benchmarks = {source.name: source.report.benchmark for source in self.all}
+        kinds = [benchmarks[source] for source, name in keys if name == model]
         return len(kinds) != len(set(kinds))

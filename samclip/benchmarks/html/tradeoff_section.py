@@ -1,7 +1,4 @@
-"""Speed against accuracy, for models of which the reports hold both.
-
-Every row of every report, as tables: a table for each measure, models side by side.
-"""
+"""Sections on speed against accuracy, where reports hold both, and on every row of every report."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ Times = Mapping[str, Sequence[tuple[float, str]]]  # seconds by model, and of wh
 
 
 def tradeoff_section(sources: NamedReports) -> Iterator[Element]:
-    """Give the section, nothing where no model has both a time and an accuracy."""
+    """Return the section, nothing where no model has both a time and an accuracy."""
     groups = _groups(sources)
     if not groups:
         return

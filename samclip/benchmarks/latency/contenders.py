@@ -1,6 +1,7 @@
-"""What is timed: a bundle, on a backend, in a precision; opened so that its graphs are timed.
+"""Models opened so that their graphs are timed, and the conditions they are timed under.
 
-What the machine's speed hangs on: its power mode and its clocks, as files tell them.
+A variant is a bundle on a backend in a precision. Conditions are the power mode and the clocks of
+the machine, read from files.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from samclip.benchmarks.latency.timed import StageClock, TimedBackend
 from samclip.benchmarks.records import ClockRange, Conditions, RunSettings, Timing
 from samclip.engines.base import Backend, EngineOptions
 from samclip.engines.machine.files import MachineFiles
-from samclip.engines.machine.jetson_power import CPU_CLOCKS, Clock, read_power
+from samclip.engines.machine.jetson_power import CPU_CLOCKS, read_power
 from samclip.engines.registry import AUTO, Choice, decide
 from samclip.runtime.backend_choice import start_fastest
 from samclip.runtime.bundles.bundle import Bundle, find_bundle
@@ -90,9 +91,9 @@ def open_variant(
 
 
 def name_all(opened: Sequence[tuple[Variant, Model, B_co]]) -> tuple[OpenModel[B_co], ...]:
-    """Name models by what tells them apart: bundle, then backend, then precision of the encoder.
+    """Name models by what distinguishes them: bundle, then backend, then precision of the encoder.
 
-    What is still alike, as two folders of one name, is numbered.
+    Names that are still alike, as of two folders of one name, are numbered.
     """
     facts = [
         (model.manifest.name, model.backend, backend.precisions["encoder"])
@@ -111,17 +112,23 @@ def name_all(opened: Sequence[tuple[Variant, Model, B_co]]) -> tuple[OpenModel[B
 def describe_conditions(order: str, files: MachineFiles | None = None) -> Conditions:
     """Read the power mode, or the CPU's governor, and the ranges of the clocks.
 
-    Most containers and virtual machines tell nothing: then all is None or empty.
+    Most containers and virtual machines have no such files: then all is None or empty.
     """
     files = MachineFiles() if files is None else files
     power = read_power(files)
     mode = power.mode.name if power.mode is not None else _governor(files)
-    clocks = tuple(_in_hertz(clock) for clock in power.clocks)
-    return Conditions(power_mode=mode, clocks=clocks, clocks_pinned=power.pinned, order=order)
+    clocks = []
+    for clock in power.clocks:
+        unit = KILOHERTZ if clock.name.startswith("policy") else 1.0  # of CPUs in kHz, else in Hz
+        ends = {"lowest": clock.lowest * unit, "highest": clock.highest * unit}
+        clocks.append(ClockRange(name=clock.name, **ends))
+    return Conditions(
+        power_mode=mode, clocks=tuple(clocks), clocks_pinned=power.pinned, order=order
+    )
 
 
 def describe_settings(contender: Contender, warm_up: int, timings: list[Timing]) -> RunSettings:
-    """Say how a model was run; how often is counted in its warm timings."""
+    """Describe how a model was run; rounds are counted in its warm timings."""
     options = EngineOptions(threads=contender.variant.threads)
     name, backend = contender.name, contender.backend
     kept = [len(t.samples) for t in timings if t.model == name and t.state == "warm"]
@@ -139,12 +146,7 @@ def describe_settings(contender: Contender, warm_up: int, timings: list[Timing])
 
 
 def _governor(files: MachineFiles) -> str | None:
-    """Give the CPU's frequency governor, all of them where cores differ."""
+    """Return the CPU's frequency governor, all of them where cores differ."""
     policies = [name for name in files.folders(CPU_CLOCKS) if "/policy" in name]
     found = {files.text(f"{name}/scaling_governor").strip() for name in policies} - {""}
     return ", ".join(sorted(found)) or None
-
-
-def _in_hertz(clock: Clock) -> ClockRange:
-    unit = KILOHERTZ if clock.name.startswith("policy") else 1.0  # of CPUs in kHz, else in Hz
-    return ClockRange(name=clock.name, lowest=clock.lowest * unit, highest=clock.highest * unit)

@@ -1,6 +1,6 @@
-"""Energy of an inference: a counter read before and after many of them.
+"""Energy of an inference: a sensor read before and after many of them.
 
-Sensors of energy: a counter of an NVIDIA GPU or of a CPU, or a Jetson's power over time.
+The sensor is a counter of an NVIDIA GPU or of a CPU, or a Jetson's power summed over time.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class GpuSensor:
 
 
 class CpuSensor:
-    """The counter of a CPU package, without memory; it starts anew at its highest value."""
+    """The counter of a CPU package, without memory; after its highest value it is 0 again."""
 
     name = "CPU package 0, RAPL"
 
@@ -101,9 +101,9 @@ class BoardSensor:
         self._thread.start()
 
     def joules(self) -> float:
-        """Give what came together so far; raises CapabilityError."""
+        """Return the sum so far; raises CapabilityError."""
         if self._error is not None:
-            raise CapabilityError(f"jetson-stats does not tell the board's power: {self._error}.")
+            raise CapabilityError(f"jetson-stats does not report the board's power: {self._error}.")
         return self._joules
 
     def close(self) -> None:
@@ -151,7 +151,7 @@ def _jetson() -> Iterator[Sensor]:
     try:
         board = library.jtop()
         board.start()
-    except Exception as error:  # its exceptions have no base of their own
+    except Exception as error:  # its exceptions have no common base class
         raise CapabilityError(
             f"{JETSON_PACKAGE} does not answer: {error}. Look at: systemctl status jtop"
         ) from error
@@ -173,7 +173,7 @@ PROTOCOL = (
 def measure_energy(
     contenders: Sequence[Contender], photos: Sequence[Path], track: Track
 ) -> tuple[Energy, ...]:
-    """Measure each model after the other; where there is no sensor the reason is given."""
+    """Measure one model after the other; where there is no sensor, the record has the reason."""
     return tuple(_measure(contender, photos) for contender in track(contenders, "energy"))
 
 
@@ -204,7 +204,7 @@ def _measure(contender: Contender, photos: Sequence[Path]) -> Energy:
 
 
 def describe_energy(energy: Energy) -> str:
-    """Say in a line what was measured, or why nothing was."""
+    """Return a line on what was measured, or why nothing was."""
     if energy.per_run is None:
         return f"{energy.model}: energy unknown: {energy.reason}"
     watts = (energy.joules or 0.0) / energy.seconds

@@ -39,7 +39,7 @@ PROTOCOL = (
     "for. 'outputs to host' is the way back.",
     "The CLIP head runs once for each photo, in the first task that needs it: 'classify'. Names "
     "are embedded beforehand; 'embed 20 names' times that with a template that no cache has seen.",
-    "'CV' compares rounds of the same photo, so that photos of different sizes are no noise.",
+    "'CV' compares rounds of the same photo: photos of different sizes do not count as noise.",
     "'cold' is the first photo of a fresh model, or of a new process; the files of the bundle are "
     "likely in the system's cache.",
 )
@@ -77,7 +77,9 @@ def paired_ratio(values: Sequence[float], base: Sequence[float], photos: int) ->
 
 def _medians(timings: Sequence[Timing]) -> Iterator[Row]:
     for timing in timings:
-        estimate = _of_photos(median(timing.samples), timing)
+        estimate = median(timing.samples)
+        photos = min(timing.photos, estimate.n)  # not rounds: a photo comes again after all others
+        estimate = replace(estimate, photos=photos)
         yield make_row(timing.model, _measure(timing), timing.state, estimate, "seconds")
 
 

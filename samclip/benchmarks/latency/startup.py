@@ -1,4 +1,4 @@
-"""New processes: how long until a program that has just been started has its first answers."""
+"""New processes, timed from their start to the first answers."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def describe_work(contender: Contender, photo: Path, cache: str) -> dict[str, An
 
 
 def _timings(name: str, runs: Sequence[Steps], photos: int) -> list[Timing]:
-    """Give the times to the first mask and to the last answer, the latter with its stages."""
+    """Return the times to the first mask and to the last answer, the latter with its stages."""
     steps = list(runs[0])
     to_mask = steps[: steps.index(POINT) + 1]
     wholes = ((FIRST_MASK, to_mask), (ALL_ANSWERS, steps))

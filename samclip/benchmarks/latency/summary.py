@@ -20,8 +20,8 @@ class Summary:
     """Figures of N samples in seconds; `throughput` in items per second.
 
     `std`: with N - 1 in the denominator, `variation`: std / mean, both None for one sample.
-    `noise`: as `variation`, of each sample's distance from the mean of its own photo, so that
-    photos of different sizes are no noise; None where no photo came twice. Percentiles are
+    `noise`: as `variation`, of the distances from the mean of the sample's photo, so that photos
+    of different sizes do not count as noise; None where no photo came twice. Percentiles are
     interpolated linearly between samples, so that with few of them p99 is little less than `max`.
     """
 

@@ -1,8 +1,7 @@
-"""Many photos after each other: one at a time, and several at once by `Model.answer_all`.
+"""Throughput of many photos, one at a time and on several streams, and the copy of inputs to a GPU.
 
-How long the encoder's input takes to a GPU: a part of the encoder's time, measured apart.
-
-Copied as TensorRT's engines copy it: into pinned memory, from there to the device, and waited for.
+The copy is a part of the encoder's time, measured separately. It is made as TensorRT's engines make
+it: into pinned memory, from there to the device, and waited for.
 """
 
 from __future__ import annotations

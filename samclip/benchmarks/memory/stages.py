@@ -20,7 +20,7 @@ from samclip.benchmarks.memory.child import CODE
 from samclip.benchmarks.progress import Track
 from samclip.benchmarks.records import MemoryUse
 from samclip.errors import CapabilityError
-from samclip.runtime.bundles.manifest import Graph, Manifest, Text
+from samclip.runtime.bundles.manifest import Graph, Manifest
 
 ON_HOST = "runs on the CPU: all of it is in the resident set"
 TIMEOUT = 1800.0  # seconds: 1,024 points on a slow CPU
@@ -38,7 +38,7 @@ class ProcessMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Stage:
     """A stage: its name, the step that the process does last, and the graphs first used by it.
 
-    `names_by`: the parts of a bundle of which it needs one, beside text.
+    `names_by`: heads of a bundle, one of which it needs in addition to text.
     """
 
     name: str
@@ -94,7 +94,9 @@ def bytes_read(
         if graph is not None:
             files |= _files(graph, backend, precision)
     if any(stage.names_by for stage in stages) and manifest.text is not None:
-        files |= _text_files(manifest.text)
+        text = manifest.text
+        named = (text.tokenizer, text.labels, text.label_embeddings)
+        files |= {name for name in named if name is not None}
     return sum(manifest.files[name].size for name in files)
 
 
@@ -104,11 +106,6 @@ def _files(graph: Graph, backend: str, precision: str | None) -> set[str]:
     if variant is None:
         return set()
     return {variant.file} | ({variant.weights} if variant.weights is not None else set())
-
-
-def _text_files(text: Text) -> set[str]:
-    named = (text.tokenizer, text.labels, text.label_embeddings)
-    return {name for name in named if name is not None}
 
 
 def measure_memory(

@@ -1,8 +1,6 @@
-"""Graphs timed on a real photo through the tasks that run them, and counted as they were run.
+"""Graphs counted in the shapes that they ran in, and timed on a photo by the tasks that run them.
 
-A timed backend that remembers what it loaded and in which shapes it was run.
-
-What answers cost: all runs of graphs that they took, counted in the shapes that they ran in.
+A counted backend is a timed one that remembers the graphs it loaded and the shapes of their runs.
 """
 
 from __future__ import annotations
@@ -59,7 +57,7 @@ class ShapedEngine(TimedEngine):
 class CountedBackend(TimedBackend):
     """A timed backend; `sources` and `shapes`, by graph, are what can be counted.
 
-    `runs`: how often each graph ran in which shapes, until somebody clears it.
+    `runs`: how often each graph ran in which shapes, until it is cleared.
     """
 
     sources: dict[str, GraphSource] = field(default_factory=dict)
@@ -127,7 +125,7 @@ def describe_graphs(
 
 
 def count_graph(counted: Counted, graph: str) -> tuple[GraphWork, dict[str, int]]:
-    """Count one graph in the shapes of its last run, and give the sizes of its dynamic axes.
+    """Count one graph in the shapes of its last run; return the sizes of its dynamic axes too.
 
     Its weights are read again where its engine let them go: repeated parameters count once.
     """
@@ -169,7 +167,7 @@ def _describe(
 
 
 def _sizes(graph: Graph, shapes: Shapes) -> dict[str, int]:
-    """Read off what the dynamic axes of a graph's inputs were."""
+    """Return the sizes that the dynamic axes of a graph's inputs had."""
     return {
         axis: side
         for spec in graph.inputs
@@ -201,12 +199,12 @@ class Meter:
         self._runs: dict[str, Counter[tuple[Counted, Run]]] = defaultdict(Counter)
 
     def begin(self) -> None:
-        """Forget runs so far that nobody has taken."""
+        """Forget the runs so far."""
         for counted in self._models:
             counted.backend.runs.clear()
 
     def end(self, kind: str) -> None:
-        """Take the runs since `begin` as those of an answer of this kind."""
+        """Count the runs since `begin` as those of an answer of this kind."""
         for counted in self._models:
             for run, times in counted.backend.runs.items():
                 self._runs[kind][counted, run] += times

@@ -38,7 +38,7 @@ PROTOCOL = (
     "attention are counted from the ONNX graph at the shapes that were run; norms, activations "
     "and additions are not.",
     "'weights': constants that are read, as they are held after loading. 'moved': what nodes read "
-    "and write beside them, if each went to memory; engines fuse nodes and have caches.",
+    "and write besides them, if each went to memory; engines fuse nodes and have caches.",
     "'reached': the time of the products at the machine's best rate, INT8 products at that of "
     "INT8, divided by the median time of the graph; 'best run': by the shortest.",
     "'if memory alone': the time of 'weights' and 'moved' at the rate of copies. Where it is as "
@@ -49,12 +49,12 @@ PROTOCOL = (
 
 
 def rate_of(kind: Arithmetic, rates: Sequence[Rate]) -> float:
-    """Give one of the measured rates, per second."""
+    """Return one of the measured rates, per second."""
     return next(rate.per_second for rate in rates if rate.arithmetic == kind)
 
 
 def ideal_seconds(macs: Mapping[str, int], rates: Sequence[Rate]) -> float:
-    """Give the time of the products alone, two operations a MAC.
+    """Return the time of the products alone, two operations a MAC.
 
     What is not INT8 counts at the FP32 rate: CPUs compute FP16 graphs in FP32.
     """
@@ -64,12 +64,12 @@ def ideal_seconds(macs: Mapping[str, int], rates: Sequence[Rate]) -> float:
 
 
 def reached(ideal: float, samples: Sequence[float]) -> float:
-    """Give the fraction of the rate that the median run reaches."""
+    """Return the fraction of the rate that the median run reaches."""
     return ideal / statistics.median(samples)
 
 
 def traffic_seconds(graph: GraphRoofline, rates: Sequence[Rate]) -> float:
-    """Give the time of all that is read and written, node by node, at the rate of copies.
+    """Return the time of all that is read and written, node by node, at the rate of copies.
 
     Longer than the products take, it says that a graph run without fusion and caches would wait
     for memory.

@@ -1,10 +1,7 @@
-"""A graph with every shape known: what the counting works on, free of ONNX's own classes.
+"""Graphs with every shape known, and the multiply-accumulates of each operator in them.
 
-Operators that multiply no matrices, by what they do to memory; all others are refused.
-
-The list is closed on purpose: an operator that nobody has looked at must not count as nothing.
-
-Multiply-accumulates of every operator that multiplies matrices: one rule an operator.
+There is one rule for each operator that multiplies matrices. The others are listed by what they do
+to memory, and operators in neither list are refused: an unknown one must not count as nothing.
 
 One multiply-accumulate (MAC) is two floating-point operations. Additions of biases, norms,
 activations and softmax are not counted, as is usual (and as torch's FlopCounterMode does not). A
@@ -57,7 +54,7 @@ class ShapedNode:
     name: str = ""
 
     def integer(self, name: str, default: int) -> int:
-        """Give an integer attribute."""
+        """Return an integer attribute."""
         value = self.attributes.get(name, default)
         return value if isinstance(value, int) else default
 
@@ -67,7 +64,7 @@ class ShapedGraph:
     """One graph, its nodes in an order in which they can run.
 
     `tensors` has the type of every tensor that a node reads or writes. `distinct` names
-    those stored with the graph, and tells how many elements of each are no repetitions;
+    those stored with the graph, and how many elements of each are not repetitions;
     `constants` are known before it runs: those stored, and what nodes make of nothing else.
     """
 
@@ -90,8 +87,8 @@ DEQUANTIZE = frozenset({"DequantizeLinear", "com.microsoft.DequantizeLinear"})
 PICKING = frozenset({"Gather", "GatherElements", "GatherND", "Slice"})
 
 # Read their inputs and write their outputs once, at most a few operations an element. Resize,
-# GridSample and RoiAlign weigh a few neighbours, which is no product of matrices either; a
-# RoiAlign that chooses its samples by the size of a region does what only the data tells.
+# GridSample and RoiAlign weigh a few neighbours, which is not a product of matrices; a
+# RoiAlign that chooses its samples by the size of a region does work that depends on the data.
 PLAIN_NAMES = """
 Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization
 BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Celu Clip Concat

@@ -1,10 +1,8 @@
-"""How fast this machine multiplies matrices and copies memory, measured: the best of many runs.
+"""Measured rates of this machine: products of matrices, and copies of memory.
 
-The best, because a rate is what the machine can do: whatever else runs only makes it less.
-Products are tried on the backends whose graphs are timed, in sizes and forms that models have, and
-in numpy's BLAS; the fastest names the rate.
-
-Small ONNX graphs of nothing but products, by which a machine's rates are measured.
+The best of many runs counts, because other work on the machine only makes it slower. Products are
+run as small ONNX graphs on the backends whose graphs are timed, in sizes and forms that models
+have, and by numpy's BLAS; the fastest gives the rate.
 """
 
 from __future__ import annotations
