@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from samclip.benchmarks.formats import format_value
-from samclip.benchmarks.records import Machine, Report, Row, Timing, Unit
+from samclip.benchmarks.measurements import Timing
+from samclip.benchmarks.records import Machine, Report, Row, Unit
 from samclip.benchmarks.statistics import LEVEL, RESAMPLES, SEED
 from samclip.benchmarks.tables import Column, Table, text_columns
 from samclip.errors import InputError

@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from samclip.benchmarks.compare import describe_differences, missing, other_machine, pair_reports
-from samclip.benchmarks.records import Data, Measurements, Report, Row, Subject, Timing
+from samclip.benchmarks.measurements import Measurements, Timing
+from samclip.benchmarks.records import Data, Report, Row, Subject
 from samclip.benchmarks.report import make_report, write_report
 from samclip.errors import InputError
 

@@ -8,19 +8,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from samclip.benchmarks.records import (
+from samclip.benchmarks.measurements import (
     ClockRange,
     Conditions,
-    Data,
     Energy,
     Measurements,
     MemoryUse,
-    Report,
-    Row,
     RunSettings,
-    Subject,
     Timing,
 )
+from samclip.benchmarks.records import Data, Report, Row, Subject
 from samclip.benchmarks.report import (
     check_writable,
     make_report,

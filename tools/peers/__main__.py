@@ -14,8 +14,8 @@ from samclip.benchmarks.cli.speed import Repeats, Seconds, WarmUp
 from samclip.benchmarks.latency.contenders import describe_conditions
 from samclip.benchmarks.latency.results import make_rows, warn_of_noise
 from samclip.benchmarks.latency.rounds import ORDER, Schedule
+from samclip.benchmarks.measurements import Measurements
 from samclip.benchmarks.memory.usage import make_memory_rows
-from samclip.benchmarks.records import Measurements
 from samclip.cli import options as shared
 from samclip.cli.exits import StoppableTyper, fill_closed_streams, report_stdout_errors
 from samclip.cli.terminal import accept_any_text, err, say

@@ -14,7 +14,8 @@ from samclip.benchmarks.latency.photo_pipeline import (
     THREE_TASKS,
 )
 from samclip.benchmarks.latency.summary import summary_of
-from samclip.benchmarks.records import Kind, MemoryUse, Row, Subject, Timing
+from samclip.benchmarks.measurements import Kind, MemoryUse, Timing
+from samclip.benchmarks.records import Row, Subject
 from samclip.benchmarks.tables import Cell, Column, Table, text_columns
 from samclip.runtime.bundles.manifest import MANIFEST_NAME
 from tools.peers.turns import ALL, SETTLE, Outcome

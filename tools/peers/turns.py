@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from samclip.benchmarks.latency.rounds import FEWEST, Schedule
+from samclip.benchmarks.measurements import Participant
 from samclip.benchmarks.progress import Track
-from samclip.benchmarks.records import Participant
 from samclip.errors import CheckpointError, PeerError
 from tools.peers.contenders import Contender
 from tools.peers.environments import Report
 from tools.peers.worker_process import Loaded, PeakMemory, Ran, WorkerProcess
 
 SETTLE = 0.3  # seconds between two turns: thread pools go on spinning for a while
+LOADED, ALL = "model loaded", "all rounds"
 
 
 @dataclass
@@ -46,9 +47,6 @@ class Outcome:
             load_seconds=None if loaded is None else loaded.seconds,
             reason=self.reason,
         )
-
-
-LOADED, ALL = "model loaded", "all rounds"
 
 
 def measure_peers(

@@ -30,6 +30,7 @@ from samclip.runtime.results.coco import RleDict
 AREAS = (ALL, SMALL, MEDIUM, LARGEST)  # in pycocotools' order
 FREQUENCIES = {"r": "rare categories", "c": "common categories", "f": "frequent categories"}
 AT_50, AT_75 = 0, 5  # of the thresholds 0.5, 0.55 ... 0.95
+Place = tuple[str, str]  # model and kind of prompt, such as "box AP"
 
 
 @dataclass(frozen=True)
@@ -185,9 +186,6 @@ def _figures(
 
 def _mean(precisions: NDArray[np.float64]) -> float:
     return float(precisions[precisions > -1].mean())
-
-
-Place = tuple[str, str]  # model and kind of prompt, such as "box AP"
 
 
 def precision_rows(

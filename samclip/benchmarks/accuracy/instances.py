@@ -24,6 +24,32 @@ from samclip.runtime.results.coco import RleDict
 from samclip.runtime.results.masks import Masks
 from samclip.runtime.scene import Scene
 
+PROMPTS_AT_ONCE = 64  # bounds the masks that are held
+PER_POINT = 3  # masks of an ambiguous prompt
+BOX, AGAIN, BOX_CLICK = "box", "box again", "box + click"
+POINT, POINT_CLICK = "point", "point + click"
+BEST = f"{POINT} mIoU, best of three"
+PROTOCOL = (
+    "box: the annotation's box is the prompt, the decoder's single-mask output the answer.",
+    "point: the prompt is the object's pixel farthest from its outline (Euclidean distance "
+    "transform, outside the photo counts as background; the first in reading order of several); "
+    "the answer is the one of three masks whose predicted IoU is highest.",
+    "best of three: of the same three masks the one that fits the truth best. A decoder that gives "
+    "one mask for each prompt has no such row, and its one mask is the answer to a point.",
+    "box again: one refinement without the truth: the box once more, with the low-resolution "
+    "logits of its first answer as mask prompt.",
+    "+ click: one refinement with the truth: the first prompt once more, its logits as mask "
+    "prompt, and a point where the first answer errs, the pixel farthest from the border of its "
+    "region among all that are missed (foreground) or too many (background).",
+    "mIoU: IoU is counted in pixels of the original photo and averaged over objects; crowds are "
+    "left out. Areas are pixels of the object's mask.",
+    "AP: pycocotools' mask AP over IoU 0.50 to 0.95 and categories. Every object is asked for, so "
+    "there are no finds of other categories; an answer has its object's category, and the "
+    "predicted IoU as score. Small, medium and large by the areas that the annotations state; "
+    "crowds are ignored; at most 100 answers a photo and category, 300 in LVIS. No interval.",
+    "Intervals: percentile bootstrap over photos, seeded, 95 %.",
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
@@ -100,33 +126,6 @@ def _deepest(mask: NDArray[np.bool_]) -> tuple[tuple[float, float], float]:
     distances = cv2.distanceTransform(framed, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
     row, column = np.unravel_index(distances.argmax(), mask.shape)
     return (float(column) + 0.5, float(row) + 0.5), float(distances[row, column])
-
-
-PROMPTS_AT_ONCE = 64  # bounds the masks that are held
-PER_POINT = 3  # masks of an ambiguous prompt
-BOX, AGAIN, BOX_CLICK = "box", "box again", "box + click"
-POINT, POINT_CLICK = "point", "point + click"
-BEST = f"{POINT} mIoU, best of three"
-PROTOCOL = (
-    "box: the annotation's box is the prompt, the decoder's single-mask output the answer.",
-    "point: the prompt is the object's pixel farthest from its outline (Euclidean distance "
-    "transform, outside the photo counts as background; the first in reading order of several); "
-    "the answer is the one of three masks whose predicted IoU is highest.",
-    "best of three: of the same three masks the one that fits the truth best. A decoder that gives "
-    "one mask for each prompt has no such row, and its one mask is the answer to a point.",
-    "box again: one refinement without the truth: the box once more, with the low-resolution "
-    "logits of its first answer as mask prompt.",
-    "+ click: one refinement with the truth: the first prompt once more, its logits as mask "
-    "prompt, and a point where the first answer errs, the pixel farthest from the border of its "
-    "region among all that are missed (foreground) or too many (background).",
-    "mIoU: IoU is counted in pixels of the original photo and averaged over objects; crowds are "
-    "left out. Areas are pixels of the object's mask.",
-    "AP: pycocotools' mask AP over IoU 0.50 to 0.95 and categories. Every object is asked for, so "
-    "there are no finds of other categories; an answer has its object's category, and the "
-    "predicted IoU as score. Small, medium and large by the areas that the annotations state; "
-    "crowds are ignored; at most 100 answers a photo and category, 300 in LVIS. No interval.",
-    "Intervals: percentile bootstrap over photos, seeded, 95 %.",
-)
 
 
 def evaluate_instances(

@@ -31,6 +31,14 @@ PROTOCOL = (
     "the object's mask in the original photo.",
     "Intervals: percentile bootstrap over photos, seeded, 95 %.",
 )
+TOPS = (1, 5)
+IMAGES_PROTOCOL = (
+    "Every photo is encoded once, whole; its embedding is compared with the names of all classes "
+    "of the list, not only of those that have photos.",
+    "by classes: a classifier's own scores for the same classes, without names.",
+    "Of equal scores the class that comes first in the list's order counts as higher.",
+    "Intervals: percentile bootstrap over photos, seeded, 95 %.",
+)
 
 
 def evaluate_names(
@@ -75,16 +83,6 @@ def _name_masks(scene: Scene, photo: CocoPhoto, vocabulary: Vocabulary) -> NDArr
         named = scene.name(np.stack([found.mask() for found in objects]), vocabulary)
         parts.append(np.asarray(named.class_ids))
     return np.concatenate(parts)
-
-
-TOPS = (1, 5)
-IMAGES_PROTOCOL = (
-    "Every photo is encoded once, whole; its embedding is compared with the names of all classes "
-    "of the list, not only of those that have photos.",
-    "by classes: a classifier's own scores for the same classes, without names.",
-    "Of equal scores the class that comes first in the list's order counts as higher.",
-    "Intervals: percentile bootstrap over photos, seeded, 95 %.",
-)
 
 
 class Classifier(Protocol):

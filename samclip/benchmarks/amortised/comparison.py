@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from samclip.benchmarks.amortised.pipelines import DENSE, MERGED, PROMPTS, WHOLE, pipeline
 from samclip.benchmarks.formats import large, seconds, times
 from samclip.benchmarks.latency.results import paired_ratio
-from samclip.benchmarks.records import Row, Timing
+from samclip.benchmarks.measurements import Timing
+from samclip.benchmarks.records import Row
 from samclip.benchmarks.roofline.count import GraphWork, count
 from samclip.benchmarks.roofline.counted import Counted, count_graph
 from samclip.benchmarks.roofline.read_graph import read_graph

@@ -20,8 +20,8 @@ from samclip.benchmarks.amortised.second_model import SecondModel, classify_whol
 from samclip.benchmarks.latency.photo_pipeline import Piece, names_for
 from samclip.benchmarks.latency.rounds import RoundLog, Schedule
 from samclip.benchmarks.latency.timed import StageClock
+from samclip.benchmarks.measurements import Timing
 from samclip.benchmarks.progress import Track
-from samclip.benchmarks.records import Timing
 from samclip.errors import UntrainedHeadWarning
 from samclip.runtime.model import Model
 from samclip.runtime.pixels.image import load_image

@@ -22,7 +22,8 @@ from samclip.benchmarks.cli.harness import benchmark
 from samclip.benchmarks.cli.session import Outcome, Session
 from samclip.benchmarks.latency.contenders import Variant, describe_conditions
 from samclip.benchmarks.latency.rounds import ORDER, Schedule
-from samclip.benchmarks.records import Data, Measurements, Roofline, Subject
+from samclip.benchmarks.measurements import Measurements, Roofline
+from samclip.benchmarks.records import Data, Subject
 from samclip.benchmarks.roofline.counted import (
     Counted,
     CountedBackend,

@@ -17,8 +17,9 @@ import samclip
 from samclip.benchmarks.cli.options import TeacherChoice
 from samclip.benchmarks.latency.contenders import OpenModel, Variant, name_all, open_variant
 from samclip.benchmarks.latency.timed import StageClock, TimedBackend
+from samclip.benchmarks.measurements import Measurements
 from samclip.benchmarks.progress import ConsoleTrack
-from samclip.benchmarks.records import Data, Measurements, Row, Subject
+from samclip.benchmarks.records import Data, Row, Subject
 from samclip.benchmarks.report import check_writable, describe_bundle, make_report, write_report
 from samclip.benchmarks.roofline.counted import Counted, CountedBackend
 from samclip.benchmarks.rows import rows_table

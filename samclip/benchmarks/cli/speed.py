@@ -35,10 +35,11 @@ from samclip.benchmarks.latency.throughput import (
     throughput_rows,
 )
 from samclip.benchmarks.latency.timed import TimedBackend
+from samclip.benchmarks.measurements import Measurements, Timing
 from samclip.benchmarks.memory.stages import measure_memory
 from samclip.benchmarks.memory.usage import PROTOCOL as MEMORY_PROTOCOL
 from samclip.benchmarks.memory.usage import make_memory_rows, memory_tables
-from samclip.benchmarks.records import Data, Measurements, Timing
+from samclip.benchmarks.records import Data
 from samclip.cli.terminal import err, out, say
 from samclip.errors import BackendUnavailableError
 

@@ -33,6 +33,7 @@ GUESSES = (
     "annotations/lvis_v1_val.json",
     "lvis_v1_val.json",
 )
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,6 @@ def find_layout(folder: Path, annotations: Path | None = None) -> CocoLayout:
     split = file.stem.rpartition("_")[2]
     names = (IMAGES, ".", split, f"{IMAGES}/{split}")
     return CocoLayout(file, tuple(folder / name for name in names if (folder / name).is_dir()))
-
-
-T = TypeVar("T")
 
 
 def read_json(path: Path, kind: type[T], expected: str) -> T:

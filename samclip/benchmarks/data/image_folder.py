@@ -15,6 +15,7 @@ from samclip.runtime.pixels.image import SUFFIXES
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 _FLAT = re.compile(r"(?P<key>n\d{8})_(?P<name>.+)")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -122,9 +123,6 @@ def _read_classes(path: Path) -> dict[str, str]:
             )
         classes[key] = names.split(",")[0].strip()
     return classes
-
-
-T = TypeVar("T")
 
 
 def spread(items: Sequence[T], limit: int | None) -> tuple[T, ...]:

@@ -23,6 +23,9 @@ from samclip.runtime.pixels.image import SUFFIXES, load_image
 IGNORED = -1
 UNKNOWN = -2
 VALUES = 256  # of an 8-bit map
+CLASSES, IMAGES, LABELS = "classes.json", "images", "labels"
+CAMVID, COCO = "camvid", "coco"
+KINDS = (CAMVID, COCO, *LAYOUTS)
 
 
 class LabelledPhoto(Protocol):
@@ -110,11 +113,6 @@ def _read_map(path: Path) -> NDArray[np.uint8]:
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} cannot be read: {error}. Expected an 8-bit PNG.") from error
     raise InputError(f"{path} has pixels of mode {mode}. Expected 8-bit class indices.")
-
-
-CLASSES, IMAGES, LABELS = "classes.json", "images", "labels"
-CAMVID, COCO = "camvid", "coco"
-KINDS = (CAMVID, COCO, *LAYOUTS)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from samclip.errors import InputError
 
 CLASSES_FOLDER = Path(__file__).parents[1] / "assets" / "classes"
 BACKGROUND = "background"
+CONVERTED = "_labelTrainIds"  # mmsegmentation's copies of COCO-Stuff's maps, by other numbers
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,6 @@ def read_class_list(file: str) -> tuple[LabelClass, ...]:
             synonyms = tuple(texts[0].split(", ")) if texts else (name,)
             found.append(LabelClass(int(value), name, synonyms))
     return tuple(found)
-
-
-CONVERTED = "_labelTrainIds"  # mmsegmentation's copies of COCO-Stuff's maps, by other numbers
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from samclip.benchmarks.html.elements import PERCENT, bullets, el, folded, show_
 from samclip.benchmarks.html.elements import SECONDS as IN_SECONDS
 from samclip.benchmarks.html.plots import Series, bars
 from samclip.benchmarks.html.reports import NamedReports
-from samclip.benchmarks.records import Roofline, Row
+from samclip.benchmarks.measurements import Roofline
+from samclip.benchmarks.records import Row
 from samclip.benchmarks.roofline.efficiency import estimates_table, graphs_table, rates_table
 
 AMORTISED, BASELINES = "amortised", "accuracy baselines"

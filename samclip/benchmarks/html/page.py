@@ -24,11 +24,14 @@ from samclip.benchmarks.html.speed_sections import (
 )
 from samclip.benchmarks.html.tradeoff_section import rows_section, tradeoff_section
 from samclip.benchmarks.latency.results import warn_of_noise
-from samclip.benchmarks.records import Report, Timing
+from samclip.benchmarks.measurements import Timing
+from samclip.benchmarks.records import Report
 from samclip.version import __version__
 
 TILES = 6
 Tile = tuple[str, str, str]  # a figure, what it is, of whom
+# Nothing is loaded and nothing runs, whatever a report's names hold.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def headline(sources: NamedReports) -> Iterator[Element]:
@@ -157,8 +160,6 @@ SECTIONS = (
     rows_section,
     provenance_section,
 )
-# Nothing is loaded and nothing runs, whatever a report's names hold.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def render(sources: NamedReports) -> str:

@@ -14,6 +14,11 @@ import numpy as np
 from samclip.benchmarks.html.elements import Child, Quantity, colour, el, svg
 
 STEPS = (1, 2, 2.5, 5, 10)
+WIDTH = 360.0  # units of a drawing: letters of 11 stay readable on a phone
+ROW = 46.0  # of one series of dots
+BAR, GAP = 18.0, 32.0
+BINS = 90
+LONGEST = 32  # letters of a name
 
 
 @dataclass(frozen=True)
@@ -56,13 +61,6 @@ def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
 def from_zero(largest: float, left: float, right: float) -> Axis:
     """Make an axis from 0, so that lengths compare as amounts, to a little over the largest."""
     return Axis(0.0, largest * 1.04 if largest > 0 else 1.0, left, right)
-
-
-WIDTH = 360.0  # units of a drawing: letters of 11 stay readable on a phone
-ROW = 46.0  # of one series of dots
-BAR, GAP = 18.0, 32.0
-BINS = 90
-LONGEST = 32  # letters of a name
 
 
 @dataclass(frozen=True)

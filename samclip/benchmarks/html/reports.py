@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from samclip.benchmarks.records import MemoryUse, Report, State, Timing
+from samclip.benchmarks.measurements import MemoryUse, State, Timing
+from samclip.benchmarks.records import Report
 from samclip.benchmarks.report import read_report
 
 

@@ -24,8 +24,8 @@ from samclip.benchmarks.html.plots import Series, bars, dots
 from samclip.benchmarks.html.reports import NamedReports
 from samclip.benchmarks.latency.energy import energy_table
 from samclip.benchmarks.latency.results import timing_tables
+from samclip.benchmarks.measurements import State, Timing
 from samclip.benchmarks.memory.usage import memory_tables
-from samclip.benchmarks.records import State, Timing
 
 STATES: tuple[State, ...] = ("warm", "cold")
 ORDER = ("pipeline", "process", "task", "stage")

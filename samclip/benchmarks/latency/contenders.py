@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from samclip.benchmarks.latency.timed import StageClock, TimedBackend
-from samclip.benchmarks.records import ClockRange, Conditions, RunSettings, Timing
+from samclip.benchmarks.measurements import ClockRange, Conditions, RunSettings, Timing
 from samclip.engines.base import Backend, EngineOptions
 from samclip.engines.machine.files import MachineFiles
 from samclip.engines.machine.jetson_power import CPU_CLOCKS, read_power

@@ -17,9 +17,10 @@ from typing import Any, Protocol
 from samclip.benchmarks.formats import digits
 from samclip.benchmarks.latency.contenders import Contender
 from samclip.benchmarks.latency.photo_pipeline import ALL_STEPS, Walk, Workload, way_of
+from samclip.benchmarks.measurements import Energy
 from samclip.benchmarks.nvml import open_nvml
 from samclip.benchmarks.progress import Track
-from samclip.benchmarks.records import Energy, Row
+from samclip.benchmarks.records import Row
 from samclip.benchmarks.rows import make_row
 from samclip.benchmarks.statistics import Estimate
 from samclip.benchmarks.tables import Column, Table, text_columns
@@ -29,6 +30,11 @@ from samclip.errors import CapabilityError
 
 RAPL = "/sys/class/powercap/intel-rapl:0"  # the first CPU package, of Intel and of AMD
 JETSON_PACKAGE = "jetson-stats"
+SECONDS = 5.0  # counters move some ten times a second: an error of 2 %
+PROTOCOL = (
+    f"Energy is that of '{ALL_STEPS}', again and again for {SECONDS:.0f} s, by the sensor that its "
+    "row names: of the whole GPU, CPU or board, its idle part included."
+)
 
 
 class Sensor(Protocol):
@@ -161,13 +167,6 @@ def _jetson() -> Iterator[Sensor]:
     finally:
         sensor.close()
         board.close()
-
-
-SECONDS = 5.0  # counters move some ten times a second: an error of 2 %
-PROTOCOL = (
-    f"Energy is that of '{ALL_STEPS}', again and again for {SECONDS:.0f} s, by the sensor that its "
-    "row names: of the whole GPU, CPU or board, its idle part included."
-)
 
 
 def measure_energy(

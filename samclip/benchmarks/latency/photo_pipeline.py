@@ -19,7 +19,7 @@ import msgspec
 
 from samclip.benchmarks.latency.contenders import Contender
 from samclip.benchmarks.latency.timed import COPIES, Step
-from samclip.benchmarks.records import Kind
+from samclip.benchmarks.measurements import Kind
 from samclip.errors import UntrainedHeadWarning
 from samclip.runtime.model import Model
 from samclip.runtime.pixels.image import load_image

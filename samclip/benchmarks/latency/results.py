@@ -13,7 +13,8 @@ import numpy as np
 from samclip.benchmarks.formats import milliseconds
 from samclip.benchmarks.latency.photo_pipeline import ALL_STEPS, THREE_TASKS
 from samclip.benchmarks.latency.summary import MAX_VARIATION, summary_of
-from samclip.benchmarks.records import Row, State, Timing
+from samclip.benchmarks.measurements import State, Timing
+from samclip.benchmarks.records import Row
 from samclip.benchmarks.rows import make_row
 from samclip.benchmarks.statistics import Estimate, median
 from samclip.benchmarks.tables import Cell, Column, Table, text_columns

@@ -15,8 +15,8 @@ from pathlib import Path
 from samclip.benchmarks.latency.contenders import Contender, open_variant
 from samclip.benchmarks.latency.photo_pipeline import Piece, Walk, Workload
 from samclip.benchmarks.latency.timed import TimedBackend
+from samclip.benchmarks.measurements import State, Timing
 from samclip.benchmarks.progress import Track
-from samclip.benchmarks.records import State, Timing
 
 ORDER = "in turn, photo by photo; the order of the models is turned round after each photo"
 LOAD = "load bundle, engine of the encoder"

@@ -15,8 +15,8 @@ from samclip.benchmarks.child_process import run_python
 from samclip.benchmarks.latency.contenders import Contender
 from samclip.benchmarks.latency.first_answer import CODE, POINT
 from samclip.benchmarks.latency.photo_pipeline import names_for
+from samclip.benchmarks.measurements import Timing
 from samclip.benchmarks.progress import Track
-from samclip.benchmarks.records import Timing
 
 FIRST_MASK, ALL_ANSWERS = "new process to first mask", "new process to three answers"
 TIMEOUT = 600.0  # seconds

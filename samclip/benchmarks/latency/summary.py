@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.benchmarks.records import Timing
+from samclip.benchmarks.measurements import Timing
 from samclip.errors import InputError
 
 MAX_VARIATION = 0.05  # coefficient of variation above which figures are doubtful

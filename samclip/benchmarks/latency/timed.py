@@ -33,6 +33,8 @@ from samclip.engines.base import (
 T = TypeVar("T")
 
 Interval = tuple[float, float]
+COPIES, LOADS = "outputs to host", "load engines"
+ON_HOST = frozenset({"onnxruntime", "openvino"})  # whose tensors are in the host's memory already
 
 
 @dataclass(frozen=True)
@@ -90,10 +92,6 @@ def _covered(spans: list[Interval]) -> float:
         total += max(0.0, end - max(start, reached))
         reached = max(reached, end)
     return total
-
-
-COPIES, LOADS = "outputs to host", "load engines"
-ON_HOST = frozenset({"onnxruntime", "openvino"})  # whose tensors are in the host's memory already
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,14 +16,16 @@ import msgspec
 from samclip.benchmarks.child_process import run_python
 from samclip.benchmarks.latency.contenders import Contender
 from samclip.benchmarks.latency.startup import describe_work
+from samclip.benchmarks.measurements import MemoryUse
 from samclip.benchmarks.memory.child import CODE
 from samclip.benchmarks.progress import Track
-from samclip.benchmarks.records import MemoryUse
 from samclip.errors import CapabilityError
 from samclip.runtime.bundles.manifest import Graph, Manifest
 
 ON_HOST = "runs on the CPU: all of it is in the resident set"
 TIMEOUT = 1800.0  # seconds: 1,024 points on a slow CPU
+TOKENS, REGIONS = "clip_head", "region_head"
+MAPS, EITHER = frozenset({TOKENS}), frozenset({TOKENS, REGIONS})
 
 
 class ProcessMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,10 +47,6 @@ class Stage:
     step: str | None = None
     graphs: tuple[str, ...] = ()
     names_by: frozenset[str] = frozenset()
-
-
-TOKENS, REGIONS = "clip_head", "region_head"
-MAPS, EITHER = frozenset({TOKENS}), frozenset({TOKENS, REGIONS})
 
 
 STAGES = (

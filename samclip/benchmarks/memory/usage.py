@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from samclip.benchmarks.formats import MIB
-from samclip.benchmarks.records import MemoryUse, Row, Unit
+from samclip.benchmarks.measurements import MemoryUse
+from samclip.benchmarks.records import Row, Unit
 from samclip.benchmarks.tables import Cell, Column, Table, text_columns
 
 COLUMNS = (

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from samclip.benchmarks.latency.contenders import OpenModel
 from samclip.benchmarks.latency.photo_pipeline import NAMES, names_for
 from samclip.benchmarks.latency.timed import TimedBackend, TimedEngine
+from samclip.benchmarks.measurements import GraphRoofline, OperatorShare, Rate
 from samclip.benchmarks.progress import Track
-from samclip.benchmarks.records import GraphRoofline, OperatorShare, Rate
 from samclip.benchmarks.roofline.count import GraphWork, count
 from samclip.benchmarks.roofline.efficiency import ideal_seconds, reached
 from samclip.benchmarks.roofline.read_graph import read_graph
@@ -33,6 +33,7 @@ Shapes = dict[str, tuple[int, ...]]
 Run = tuple[str, tuple[tuple[str, tuple[int, ...]], ...]]  # a graph, and its inputs' shapes
 
 NAMING_GRAPHS = ("clip_head", "roi_classifier", "clip_roi")
+Samples = dict[str, list[float]]  # seconds by graph
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +72,6 @@ class CountedBackend(TimedBackend):
 
 
 Counted = OpenModel[CountedBackend]
-Samples = dict[str, list[float]]  # seconds by graph
 
 
 def time_graphs(

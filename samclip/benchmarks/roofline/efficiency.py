@@ -6,15 +6,14 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 
 from samclip.benchmarks.formats import digits, large, mebibytes, percent, seconds
-from samclip.benchmarks.records import (
+from samclip.benchmarks.measurements import (
     Arithmetic,
     DeviceEstimate,
     GraphRoofline,
     Rate,
     Roofline,
-    Row,
-    Unit,
 )
+from samclip.benchmarks.records import Row, Unit
 from samclip.benchmarks.rows import make_row
 from samclip.benchmarks.statistics import Estimate, median
 from samclip.benchmarks.tables import Column, Table, text_columns

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from samclip.benchmarks.records import DeviceEstimate, GraphRoofline
+from samclip.benchmarks.measurements import DeviceEstimate, GraphRoofline
 
 FRACTION = 0.36
 NOTE = (

@@ -17,13 +17,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip.benchmarks.measurements import Arithmetic, Rate
 from samclip.benchmarks.progress import Track
-from samclip.benchmarks.records import Arithmetic, Rate
 from samclip.benchmarks.roofline.read_graph import import_onnx
 from samclip.engines.base import Backend, EngineOptions, GraphSource
 
 OPSET = 20  # every backend reads it
 CHANNELS, SIDE = 256, 64  # of SAM's neck: 3x3 over 64 x 64 tokens
+SIZES = (1024, 2048)
+ROUNDS = 30
+COPIED = 2**28  # bytes: beyond every cache
 
 
 @dataclass(frozen=True)
@@ -101,11 +104,6 @@ def _source(
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
     return GraphSource("rate", model.SerializeToString())
-
-
-SIZES = (1024, 2048)
-ROUNDS = 30
-COPIED = 2**28  # bytes: beyond every cache
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,12 @@ AS_FIRST_INPUT = {
     "com.microsoft.DequantizeLinear",
 }
 KNOWN = (*sorted(AS_FIRST_INPUT), "com.microsoft.MultiHeadAttention")
+RANK_OF_TABLES = 3  # n x n rows, or n x D x n
+MAX_KNOWN = 4096  # elements of a tensor whose values are followed: shapes and lists of indices
+BITS = {"bool": 8, "uint4": 4, "int4": 4, "float4e2m1": 4}  # where the name does not end in them
+SHAPE_OPERATORS = {"Shape", "Size"}
+Sizes = Mapping[str, int]
+Weights = Mapping[str, NDArray[np.generic]]
 
 
 def contrib_types(node: ShapedNode, tensors: Mapping[str, TensorType]) -> dict[str, TensorType]:
@@ -66,9 +72,6 @@ def _attention(node: ShapedNode, tensors: Mapping[str, TensorType]) -> TensorTyp
     return TensorType((*query.shape[:2], width), query.dtype, query.bits)
 
 
-RANK_OF_TABLES = 3  # n x n rows, or n x D x n
-
-
 def distinct_elements(array: NDArray[np.generic]) -> int:
     """Count the elements of a tensor, each vector that is repeated along an axis once.
 
@@ -92,14 +95,6 @@ def _distinct_vectors(array: NDArray[np.generic], axis: int) -> int:
     vectors = np.ascontiguousarray(np.moveaxis(array, axis, -1)).reshape(-1, array.shape[axis])
     as_bytes = vectors.view(np.dtype((np.void, vectors.dtype.itemsize * vectors.shape[1])))
     return len(np.unique(as_bytes)) * int(array.shape[axis])
-
-
-MAX_KNOWN = 4096  # elements of a tensor whose values are followed: shapes and lists of indices
-BITS = {"bool": 8, "uint4": 4, "int4": 4, "float4e2m1": 4}  # where the name does not end in them
-SHAPE_OPERATORS = {"Shape", "Size"}
-
-Sizes = Mapping[str, int]
-Weights = Mapping[str, NDArray[np.generic]]
 
 
 def read_graph(

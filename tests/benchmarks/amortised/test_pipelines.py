@@ -21,8 +21,8 @@ from samclip.benchmarks.amortised.pipelines import (
 from samclip.benchmarks.amortised.second_model import open_second
 from samclip.benchmarks.formats import times
 from samclip.benchmarks.latency.rounds import Schedule
+from samclip.benchmarks.measurements import Timing
 from samclip.benchmarks.progress import silent
-from samclip.benchmarks.records import Timing
 from samclip.benchmarks.roofline.count import GraphWork
 from samclip.engines.base import EngineOptions
 from samclip.engines.registry import get_backend

@@ -15,7 +15,8 @@ from made_reports import STAGES, WHOLE, accuracy, latency, memory, report, roofl
 
 from samclip.benchmarks.html.page import render
 from samclip.benchmarks.html.reports import NamedReport, NamedReports
-from samclip.benchmarks.records import Energy, Participant, Report, Row
+from samclip.benchmarks.measurements import Energy, Participant
+from samclip.benchmarks.records import Report, Row
 from samclip.benchmarks.report import write_report
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from samclip.benchmarks.latency.photo_pipeline import ALL_STEPS, THREE_TASKS
 from samclip.benchmarks.latency.results import make_rows, timing_tables, warn_of_noise
-from samclip.benchmarks.records import Timing
+from samclip.benchmarks.measurements import Timing
 from samclip.benchmarks.tables import show_table
 
 

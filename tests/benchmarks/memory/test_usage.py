@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+from samclip.benchmarks.measurements import MemoryUse
 from samclip.benchmarks.memory.usage import make_memory_rows, memory_tables
-from samclip.benchmarks.records import MemoryUse
 from samclip.benchmarks.tables import show_table
 
 MIB = 2**20
