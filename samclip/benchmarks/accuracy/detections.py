@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from samclip.benchmarks.accuracy.average_precision import Find, average_precision, precision_rows
 from samclip.benchmarks.accuracy.instances import AGAIN, BOX, PROMPTS_AT_ONCE
 from samclip.benchmarks.data.coco import Categories, CocoPhoto
-from samclip.benchmarks.data.detections import DetectedBox, Detections
+from samclip.benchmarks.data.detector_boxes import DetectedBox, Detections
 from samclip.benchmarks.progress import Track, silent
 from samclip.benchmarks.records import Row
 from samclip.benchmarks.scores import Candidate

@@ -23,7 +23,7 @@ from samclip.benchmarks.cli import options
 from samclip.benchmarks.cli.harness import benchmark
 from samclip.benchmarks.cli.session import Outcome, Session
 from samclip.benchmarks.data.coco import read_coco
-from samclip.benchmarks.data.detections import read_detections
+from samclip.benchmarks.data.detector_boxes import read_detections
 from samclip.benchmarks.data.image_folder import keep_only, read_image_folder, spread
 from samclip.benchmarks.records import Data
 from samclip.cli import options as shared

@@ -9,7 +9,7 @@ from typing import Annotated, NamedTuple, Protocol
 import typer
 
 from samclip.baselines import BundleEncoder, CropFeature, CropImage, DenseEncoder, ImageEncoder
-from samclip.benchmarks.accuracy.baselines import (
+from samclip.benchmarks.accuracy.named_masks import (
     PROTOCOL,
     MaskNamer,
     PromptTask,

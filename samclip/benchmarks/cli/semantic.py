@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from samclip.benchmarks.accuracy.semantic import PROTOCOL, Labeller, Part, evaluate_semantic
+from samclip.benchmarks.accuracy.label_maps import PROTOCOL, Labeller, Part, evaluate_semantic
 from samclip.benchmarks.class_names import Texts, ask_classes, check_synonyms, read_synonyms
 from samclip.benchmarks.cli import options
 from samclip.benchmarks.cli.harness import benchmark

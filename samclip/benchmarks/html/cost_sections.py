@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from xml.etree.ElementTree import Element
 
-from samclip.benchmarks.accuracy.baselines import comparison_tables
+from samclip.benchmarks.accuracy.named_masks import comparison_tables
 from samclip.benchmarks.amortised.comparison import SECONDS, amortised_table, ratios_to_first
 from samclip.benchmarks.formats import times
 from samclip.benchmarks.html.elements import PERCENT, bullets, el, folded, show_table

@@ -10,8 +10,8 @@ from made_data import NAMES, Made, rectangle, stripes, write_coco
 from region_fakes import region_model
 
 from samclip.baselines import BundleEncoder, CropFeature, CropImage
-from samclip.benchmarks.accuracy import baselines
-from samclip.benchmarks.accuracy.baselines import (
+from samclip.benchmarks.accuracy import named_masks
+from samclip.benchmarks.accuracy.named_masks import (
     UNTRAINED,
     MaskNamer,
     PromptTask,
@@ -158,5 +158,5 @@ def lines_of(table: Table) -> list[dict[str, str]]:
 
 def test_models_take_turns() -> None:
     names = ("a", "b", "c")
-    assert [baselines._turns(names, number)[0] for number in range(4)] == ["a", "b", "c", "a"]
-    assert sorted(baselines._turns(names, 1)) == ["a", "b", "c"]
+    assert [named_masks._turns(names, number)[0] for number in range(4)] == ["a", "b", "c", "a"]
+    assert sorted(named_masks._turns(names, 1)) == ["a", "b", "c"]

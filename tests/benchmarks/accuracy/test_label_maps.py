@@ -7,7 +7,7 @@ import pytest
 from fakes import fake_model
 from made_data import NAMES, stripes, write_camvid
 
-from samclip.benchmarks.accuracy.semantic import Labeller, Part, evaluate_semantic, tally
+from samclip.benchmarks.accuracy.label_maps import Labeller, Part, evaluate_semantic, tally
 from samclip.benchmarks.class_names import AskedClasses, ask_classes
 from samclip.benchmarks.data.label_folder import IGNORED, LabelFolder, read_label_folder
 from samclip.benchmarks.records import Row
