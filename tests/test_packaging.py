@@ -118,6 +118,7 @@ def test_wheel_installs_nothing_beside_samclip(wheel: Path) -> None:
 
 def test_sdist_can_be_checked_by_who_unpacks_it(sdist: Path) -> None:
     wanted = {"pyproject.toml", "README.md", "CHANGELOG.md", "constraints.txt", "scripts/check"}
+    wanted |= {"tools/peers/__main__.py", "tools/peers/workers/loop.py"}
     assert wanted | {"tests/conftest.py", "tests/test_packaging.py"} <= sdist_files(sdist)
 
 

@@ -1,4 +1,4 @@
-"""Two reports held together: pairs of rows, their ratios, and what differs beside them."""
+"""Two reports held together: pairs of rows, their ratios, and what else differs."""
 
 from __future__ import annotations
 

@@ -88,7 +88,8 @@ def images(
     With --teacher also the teacher's, through names as the bundle, and its classifier's own where
     the classes are ImageNet's thousand.
     """
-    whole = read_image_folder(folder, _listing(classes))
+    listing = None if classes is None else Path(classes).expanduser()
+    whole = read_image_folder(folder, CLASSES_FILE if classes == IMAGENET else listing)
     chosen = whole if only is None else keep_only(whole, only)
     photos = spread(chosen.photos, run.limit)
     candidate = session.open(run.variant(bundle), "measured", names=True)
@@ -104,13 +105,6 @@ def images(
     rows = evaluate_images(photos, vocabulary, encoders, classifiers, session.track)
     data = Data.of(folder, "ImageNet", photos, whole.photos)
     return Outcome(data, IMAGES_PROTOCOL, rows)
-
-
-def _listing(classes: str | None) -> Path | None:
-    """Find the file that lists the classes; None when there is none."""
-    if classes is None:
-        return None
-    return CLASSES_FILE if classes == IMAGENET else Path(classes).expanduser()
 
 
 INSTANCES_EXAMPLES = """

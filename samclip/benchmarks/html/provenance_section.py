@@ -15,16 +15,16 @@ from samclip.benchmarks.tables import Column, Table, text_columns
 GIB = 2**30
 
 
-def provenance_section(sources: NamedReports) -> Iterator[Element]:
+def provenance_section(reports: NamedReports) -> Iterator[Element]:
     """Return machine, versions, settings, command and definitions of each report."""
     yield el("h2", "How it was measured", id="how")
-    for source in sources.all:
-        yield from _one(source)
+    for named in reports.all:
+        yield from _one(named)
 
 
-def _one(source: NamedReport) -> Iterator[Element]:
-    report = source.report
-    yield el("h3", f"{report.benchmark} ({source.name})")
+def _one(named: NamedReport) -> Iterator[Element]:
+    report = named.report
+    yield el("h3", f"{report.benchmark} ({named.name})")
     yield el("pre", el("code", report.command))
     facts = (part for name, text in _facts(report) for part in (el("dt", name), el("dd", text)))
     yield el("dl", *facts)

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from statistics import fmean
 from xml.etree.ElementTree import Element
 
-import msgspec
-
 from samclip.benchmarks.formats import MIB, percent, seconds
 from samclip.benchmarks.html.elements import (
     MEBIBYTES,
@@ -32,8 +30,7 @@ ORDER = ("pipeline", "process", "task", "stage")
 OTHER, UNEXPLAINED = "other", "not in any stage"
 WIDE = 3  # models
 LEAST = 1e-3  # of the whole: a gap below it is rounding
-Named = list[tuple[str, Timing]]
-Groups = dict[tuple[str, str], Named]
+Groups = dict[tuple[str, str], list[Timing]]  # by kind and name
 Stages = dict[str, float]  # mean seconds
 
 
@@ -55,8 +52,7 @@ def latency_section(reports: NamedReports) -> Iterator[Element]:
         plots = [_figure(name, found) for (kind, name), found in cold.items() if kind != "task"]
         yield el("div", *plots, class_="plots")
     for state in STATES:
-        found = reports.timings(state)
-        timings = [msgspec.structs.replace(timing, model=name) for name, timing in found]
+        timings = list(reports.timings(state))
         if timings:
             yield folded(f"All figures, {state}", *map(show_table, timing_tables(timings, state)))
 
@@ -64,15 +60,15 @@ def latency_section(reports: NamedReports) -> Iterator[Element]:
 def _by_name(reports: NamedReports, state: State) -> Groups:
     """Group timings that are not part of others by kind and name, pipelines first."""
     found: Groups = {}
-    timings = [pair for pair in reports.timings(state) if pair[1].part_of is None]
-    for name, timing in sorted(timings, key=lambda pair: ORDER.index(pair[1].kind)):
-        found.setdefault((timing.kind, timing.name), []).append((name, timing))
+    wholes = [timing for timing in reports.timings(state) if timing.part_of is None]
+    for timing in sorted(wholes, key=lambda timing: ORDER.index(timing.kind)):
+        found.setdefault((timing.kind, timing.name), []).append(timing)
     return found
 
 
-def _figure(name: str, found: Named) -> Element:
-    series = [Series(model, t.samples, place) for place, (model, t) in enumerate(found)]
-    counts = sorted({len(timing.samples) for _, timing in found})
+def _figure(name: str, found: list[Timing]) -> Element:
+    series = [Series(t.model, t.samples, place) for place, t in enumerate(found)]
+    counts = sorted({len(timing.samples) for timing in found})
     many = " and ".join(map(str, counts))
     text = f"{name}, {many} samples each" if len(found) > 1 else f"{name}, {many} samples"
     return el("figure", el("h3", name), dots(series, SECONDS, text))
@@ -81,10 +77,10 @@ def _figure(name: str, found: Named) -> Element:
 def stage_section(reports: NamedReports) -> Iterator[Element]:
     """Return the section, nothing where nothing was timed in stages."""
     found = [
-        (model, timing, stages)
+        (timing, stages)
         for state in STATES
-        for model, timing in reports.timings(state)
-        if timing.part_of is None and (stages := _stages(reports, model, timing))
+        for timing in reports.timings(state)
+        if timing.part_of is None and (stages := _stages(reports, timing))
     ]
     if not found:
         return
@@ -96,18 +92,18 @@ def stage_section(reports: NamedReports) -> Iterator[Element]:
         class_="soft",
     )
     for state in STATES:
-        of_state = [entry for entry in found if entry[1].state == state]
-        for name in dict.fromkeys(timing.name for _, timing, _ in of_state):
+        of_state = [entry for entry in found if entry[0].state == state]
+        for name in dict.fromkeys(timing.name for timing, _ in of_state):
             title = name if state == "warm" else f"{name}, cold"
-            yield _stage_figure(title, [entry for entry in of_state if entry[1].name == name])
+            yield _stage_figure(title, [entry for entry in of_state if entry[0].name == name])
 
 
-def _stages(reports: NamedReports, model: str, whole: Timing) -> Stages:
+def _stages(reports: NamedReports, whole: Timing) -> Stages:
     """Return the mean of each stage, the largest first, and of what is left of the whole."""
     parts = {
         timing.name: fmean(timing.samples)
-        for name, timing in reports.timings(whole.state)
-        if name == model and timing.part_of == whole.name
+        for timing in reports.timings(whole.state)
+        if timing.model == whole.model and timing.part_of == whole.name
     }
     if not parts:
         return {}
@@ -118,12 +114,12 @@ def _stages(reports: NamedReports, model: str, whole: Timing) -> Stages:
     return ordered
 
 
-def _stage_figure(name: str, found: list[tuple[str, Timing, Stages]]) -> Element:
-    order = list(dict.fromkeys(stage for _, _, stages in found for stage in stages))
+def _stage_figure(name: str, found: list[tuple[Timing, Stages]]) -> Element:
+    order = list(dict.fromkeys(stage for _, stages in found for stage in stages))
     fills = [_colour(stage, place) for place, stage in enumerate(order)]
     series = [
-        Series(model, [max(0.0, stages.get(stage, 0.0)) for stage in order], fills=fills)
-        for model, _, stages in found
+        Series(whole.model, [max(0.0, stages.get(stage, 0.0)) for stage in order], fills=fills)
+        for whole, stages in found
     ]
     label = f"Stages of {name}: {', '.join(order)}"
     drawing = el("figure", bars(series, SECONDS, label))
@@ -131,23 +127,23 @@ def _stage_figure(name: str, found: list[tuple[str, Timing, Stages]]) -> Element
     return el("div", el("h3", name), el("div", drawing, _legend(order, found), class_=layout))
 
 
-def _legend(order: list[str], found: list[tuple[str, Timing, Stages]]) -> Element:
+def _legend(order: list[str], found: list[tuple[Timing, Stages]]) -> Element:
     """Make the table that names the colours, with the mean and the share of each stage."""
     heads = ["stage"]
-    for model, _, _ in found:
-        heads += [model, "share"] if len(found) > 1 else ["mean", "share"]
-    means = [fmean(timing.samples) for _, timing, _ in found]
+    for whole, _ in found:
+        heads += [whole.model, "share"] if len(found) > 1 else ["mean", "share"]
+    means = [fmean(whole.samples) for whole, _ in found]
     rows: list[list[Child]] = []
     for place, stage in enumerate(order):
         key = el("span", class_="key", style=f"background: {_colour(stage, place)}")
         row: list[Child] = [el("span", key, stage)]
-        for (_, _, stages), whole in zip(found, means, strict=True):
+        for (_, stages), mean in zip(found, means, strict=True):
             value = stages.get(stage, 0.0)
-            row += [seconds(value), percent(value / whole)]
+            row += [seconds(value), percent(value / mean)]
         rows.append(row)
     total: list[Child] = ["whole"]
-    for (_, _, stages), whole in zip(found, means, strict=True):
-        total += [seconds(whole), percent(sum(stages.values()) / whole)]
+    for (_, stages), mean in zip(found, means, strict=True):
+        total += [seconds(mean), percent(sum(stages.values()) / mean)]
     text = [True, *[False] * (len(heads) - 1)]
     made = table(heads, [*rows, total], text)
     list(made.iter("tr"))[-1].set("class", "sum")
@@ -168,7 +164,7 @@ def energy_section(reports: NamedReports) -> Iterator[Element]:
 
 def memory_section(reports: NamedReports) -> Iterator[Element]:
     """Return the section, nothing where no memory was measured."""
-    uses = [msgspec.structs.replace(use, model=name) for name, use in reports.memory()]
+    uses = list(reports.memory())
     if not uses:
         return
     yield el("h2", "How much memory it takes", id="memory")

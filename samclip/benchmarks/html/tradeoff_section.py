@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element
 from samclip.benchmarks.html.elements import SECONDS, el, folded, show_table
 from samclip.benchmarks.html.plots import Point, scatter
 from samclip.benchmarks.html.reports import NamedReport, NamedReports
-from samclip.benchmarks.records import Row, Subject
+from samclip.benchmarks.records import Subject
 from samclip.benchmarks.rows import rows_table
 
 MOST = 6  # plots
@@ -18,9 +18,9 @@ Groups = dict[Key, list[Point]]
 Times = Mapping[str, Sequence[tuple[float, str]]]  # seconds by model, and of what
 
 
-def tradeoff_section(sources: NamedReports) -> Iterator[Element]:
+def tradeoff_section(reports: NamedReports) -> Iterator[Element]:
     """Return the section, nothing where no model has both a time and an accuracy."""
-    groups = _groups(sources)
+    groups = _groups(reports)
     if not groups:
         return
     yield el("h2", "Speed against accuracy", id="tradeoff")
@@ -37,24 +37,20 @@ def tradeoff_section(sources: NamedReports) -> Iterator[Element]:
         yield el("p", f"{len(groups) - len(shown)} more are in the tables.", class_="soft")
 
 
-def _groups(sources: NamedReports) -> Groups:
+def _groups(reports: NamedReports) -> Groups:
     """Gather points by measure, subset and what was timed, over all reports."""
     groups: Groups = {}
-    for source in sources.all:
-        times = _own_times(source) or _times_elsewhere(source, sources)
-        for row in source.report.rows:
+    for named in reports.all:
+        times = _own_times(named) or _times_elsewhere(named, reports)
+        for row in named.report.rows:
             if row.unit != "share" or row.detail or row.value is None or row.model not in times:
                 continue
-            time, across = _fitting(row, times[row.model])
+            kind, found = row.measure.partition(" ")[0], times[row.model]
+            fitting = (time for time in found if time[1].partition(" ")[0] == kind)
+            time, across = next(fitting, found[0])  # of the same kind of prompt, or else the first
             point = Point(row.model, time, row.value, row.low, row.high)
             groups.setdefault((row.measure, row.subset, across), []).append(point)
     return groups
-
-
-def _fitting(row: Row, times: Sequence[tuple[float, str]]) -> tuple[float, str]:
-    """Choose the time of the same kind of prompt, the first word of both, or else the first."""
-    kind = row.measure.partition(" ")[0]
-    return next((time for time in times if time[1].partition(" ")[0] == kind), times[0])
 
 
 def _first_subsets(groups: Groups) -> set[Key]:
@@ -72,22 +68,22 @@ def _figure(key: Key, points: list[Point]) -> Element:
     return el("figure", title, scatter(points, SECONDS, label), el("figcaption", label))
 
 
-def _own_times(source: NamedReport) -> Times:
+def _own_times(named: NamedReport) -> Times:
     """Take the seconds that the report of accuracy itself has, as `accuracy baselines` does."""
     found: dict[str, list[tuple[float, str]]] = {}
-    for row in source.report.rows:
+    for row in named.report.rows:
         if row.unit == "seconds" and row.value and not row.detail:
             found.setdefault(row.model, []).append((row.value, row.measure))
     return found
 
 
-def _times_elsewhere(source: NamedReport, sources: NamedReports) -> Times:
+def _times_elsewhere(named: NamedReport, reports: NamedReports) -> Times:
     """Take the median of the first pipeline of the same bundle in a report of latency."""
     found: dict[str, list[tuple[float, str]]] = {}
-    for subject in source.report.subjects:
-        for other in sources.all:
+    for subject in named.report.subjects:
+        for other in reports.all:
             for twin in other.report.subjects:
-                if other is not source and _same(subject, twin):
+                if other is not named and _same(subject, twin):
                     found.update(_first_pipeline(other, twin.name, subject.name))
     return found
 
@@ -104,9 +100,9 @@ def _same(one: Subject, other: Subject) -> bool:
 
 
 def _first_pipeline(
-    source: NamedReport, model: str, name: str
+    named: NamedReport, model: str, name: str
 ) -> dict[str, list[tuple[float, str]]]:
-    for timing in source.report.timings:
+    for timing in named.report.timings:
         if timing.model == model and timing.kind == "pipeline" and timing.state == "warm":
             return {name: [(median(timing.samples), timing.name)]}
     return {}

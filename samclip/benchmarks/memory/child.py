@@ -75,10 +75,6 @@ def _load(given: dict[str, Any], held: list[Any]) -> Any:
     return samclip.load(given["bundle"], **given["options"])
 
 
-def _encode(given: dict[str, Any], held: list[Any]) -> Any:
-    return held[0].encode(given["photo"])
-
-
 def _segment(given: dict[str, Any], held: list[Any]) -> Any:
     del given
     height, width = held[1].size
@@ -87,7 +83,7 @@ def _segment(given: dict[str, Any], held: list[Any]) -> Any:
 
 _STEPS: dict[str, Callable[[dict[str, Any], list[Any]], Any]] = {
     "load": _load,
-    "encode": _encode,
+    "encode": lambda given, held: held[0].encode(given["photo"]),
     "segment": _segment,
     "classify": lambda given, held: held[1].classify(given["names"]),
     "name": lambda given, held: held[1].name(held[2], given["names"]),

@@ -56,7 +56,7 @@ def test_quick_compares_bundles_in_one_run(
     assert totals == pytest.approx(list(whole.samples))
     (settings, _) = report.settings
     assert (settings.threads, settings.warm_up, settings.repeats) == (2, 1, len(whole.samples))
-    assert settings.transfers == "included"  # "fake" is no backend of the host
+    assert settings.transfers == "included"  # "fake" does not run on the host
     assert report.conditions is not None
     assert "in turn" in report.conditions.order
     row = next(row for row in report.rows if row.measure == f"pipeline: {ALL_STEPS}")

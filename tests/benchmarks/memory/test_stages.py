@@ -70,7 +70,7 @@ def test_every_stage_has_processes_of_its_own(
     assert given[0]["steps"] == []
     assert given[-1]["steps"] == ["load", "encode", "segment", "classify", "semantic", "refine"]
     assert given[-1]["names"]
-    assert given[0]["gpu"] == 0  # "fake" is no backend of the host
+    assert given[0]["gpu"] == 0  # "fake" does not run on the host
     assert uses[0].device_reason == "no driver"
 
 

@@ -111,7 +111,7 @@ def test_sams_mask_decoder_has_the_published_parameters() -> None:
     files = write_plain_graph("mask_decoder", mask_decoder_spec(model), 20)
     one, many = (works(files, prompts=n, points=2)[""] for n in (1, 64))
     # 4,058,340 and 6,220 are published; the frequencies (2 x 128) and the grid of the positions
-    # (64 x 64 x 2) are constants that the graph holds beside them, less a scalar or two.
+    # (64 x 64 x 2) are constants that the graph holds next to them, less a scalar or two.
     assert one.parameters == pytest.approx(4_064_560 + 256 + 8192, abs=10_000)
     assert 60 < many.macs / one.macs <= 64
 
@@ -120,7 +120,7 @@ def test_sams_mask_decoder_has_the_published_parameters() -> None:
 def test_classifiers_of_regions_are_counted_by_hand(
     classifiers: dict[str, GraphFiles], regions: int, texts: int
 ) -> None:
-    """RoiAlign is no product; the pooling's query alone goes through the keys' matrix."""
+    """RoiAlign is not a product; the pooling's query alone goes through the keys' matrix."""
     config, heads = SMALL_OVSAM, 4
     width, dim, cells = config.backbone.width * 32, config.embed_dim, config.backbone.pool_grid**2
     compared = texts * dim

@@ -1,4 +1,4 @@
-"""Contenders: exported files are made once, by a process of their own."""
+"""Contenders: exported files are made once, by a separate process."""
 
 from __future__ import annotations
 

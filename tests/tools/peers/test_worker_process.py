@@ -1,4 +1,4 @@
-"""Worker processes: the protocol, and how failures are told."""
+"""Worker processes: the protocol, and how failures are reported."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_an_error_is_an_answer_and_the_process_goes_on(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such signal")
 def test_a_process_that_is_killed_says_so_with_its_last_line(tmp_path: Path) -> None:
     with start(tmp_path, DEAD_LOAD) as worker:
-        for _ in range(2):  # asking again is no other failure
+        for _ in range(2):  # asking again gives the same failure
             with pytest.raises(PeerError, match="SIGKILL, as when memory runs out: about to end"):
                 worker.ask(REQUEST, Loaded)
 
