@@ -118,6 +118,7 @@ def test_wheel_installs_only_samclip(wheel: Path) -> None:
 
 def test_sdist_holds_what_its_checks_need(sdist: Path) -> None:
     wanted = {"pyproject.toml", "README.md", "CHANGELOG.md", "constraints.txt", "scripts/check"}
+    wanted |= {"tools/peers/__main__.py", "tools/peers/workers/loop.py"}
     assert wanted | {"tests/conftest.py", "tests/test_packaging.py"} <= sdist_files(sdist)
 
 

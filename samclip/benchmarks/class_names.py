@@ -1,4 +1,4 @@
-"""Classes as a model is asked for them: by their names, or by synonyms and prompts of a file."""
+"""Classes in a model's text space: by their names, or by synonyms and prompts of a file."""
 
 from __future__ import annotations
 
@@ -66,10 +66,10 @@ def ask_classes(
 
 
 def read_novel(given: Sequence[str] | None, names: Sequence[str]) -> frozenset[int] | None:
-    """Find the novel ones among K names: their places; None when nothing is given.
+    """Return the indices of the novel ones among K names; None when nothing is given.
 
     Each of `given` is a text file of one name a line, or names with commas between them. Raises
-    VocabularyError for what is no name.
+    VocabularyError for a name that is not among them.
     """
     if not given:
         return None
@@ -80,7 +80,7 @@ def read_novel(given: Sequence[str] | None, names: Sequence[str]) -> frozenset[i
         for name in novel or ():
             if name not in names:
                 raise VocabularyError(
-                    f"--novel has {name!r:.60}, which is no class of the data"
+                    f"--novel has {name!r:.60}, which is not a class of the data"
                     f"{did_you_mean(name, names)}. Give classes, or a file of one a line."
                 )
             found.add(names.index(name))
@@ -92,7 +92,8 @@ def check_synonyms(names: Sequence[str], synonyms: Texts) -> None:
     for name in synonyms:
         if name not in names:
             raise VocabularyError(
-                f"there are synonyms of {name!r:.60}, which is no class{did_you_mean(name, names)}."
+                f"there are synonyms of {name!r:.60}, which is not a class"
+                f"{did_you_mean(name, names)}."
             )
         if not synonyms[name]:
             raise VocabularyError(f"the list of synonyms of {name!r:.60} is empty. Leave it out.")

@@ -1,12 +1,9 @@
-"""Which rows of two reports belong together, and their ratio with its interval.
+"""Comparison of two reports: pairs of rows with their ratio, and what else differs.
 
-Timings are compared by their samples: two runs took turns on nothing, so each is drawn for
-itself. Rows without samples are compared by their intervals, as if errors were log-normal and
-independent: ln(B/A) has half the width of both intervals' logarithms, root of the sum of squares.
-
-What else differs between two reports: machine, versions, threads, settings, photos.
-
-Pairs of rows as a table.
+Timings are compared by their samples. The two runs did not take turns, so each is resampled
+independently. Rows without samples are compared by their intervals, as if errors were log-normal
+and independent: the half width of ln(B/A) is the root of the sum of squares of the half widths of
+both logarithms.
 """
 
 from __future__ import annotations
@@ -16,20 +13,32 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from rich.markup import escape
-from rich.table import Table
 
-from samclip.benchmarks.records import Machine, Report, Row, Timing, Unit
-from samclip.benchmarks.rows import format_value
+from samclip.benchmarks.formats import format_value
+from samclip.benchmarks.measurements import Timing
+from samclip.benchmarks.records import Machine, Report, Row, Unit
 from samclip.benchmarks.statistics import LEVEL, RESAMPLES, SEED
-from samclip.cli.tables import make_table
+from samclip.benchmarks.tables import Column, Table, text_columns
 from samclip.errors import InputError
 
 Interval = tuple[float | None, float | None]
+HARDWARE = ("cpu", "logical_cores", "usable_cores", "memory", "machine", "jetson", "gpus")
+OTHER_MACHINE = (
+    "THE REPORTS ARE OF DIFFERENT MACHINES ({what}). The ratios below compare machines, not what "
+    "was changed on one."
+)
+COLUMNS = (
+    *text_columns("model", "measure", "subset"),
+    Column("before"),
+    Column("after"),
+    Column("after / before", "{:.3f} x".format),
+    Column("95 % interval"),
+    *text_columns(""),
+)
 
 
 @dataclass(frozen=True)
-class Pair:
+class RowPair:
     """One row of both reports: `before` of the first, `after` of the second, and their ratio.
 
     `low` and `high` are the ends of the ratio's 95 % interval, None where it is unknown.
@@ -50,8 +59,13 @@ class Pair:
         """Whether the interval leaves out 1: there is a difference."""
         return self.low is not None and self.high is not None and not self.low <= 1 <= self.high
 
+    @property
+    def is_stage(self) -> bool:
+        """Whether it is of a stage, and not of a task or a whole."""
+        return self.measure.startswith("stage: ") or " (of: " in self.measure
 
-def pair_reports(before: Report, after: Report) -> tuple[Pair, ...]:
+
+def pair_reports(before: Report, after: Report) -> tuple[RowPair, ...]:
     """Pair what both reports have; raises InputError when that is nothing.
 
     Models are paired by name; where both reports have only one, by being alone.
@@ -83,12 +97,12 @@ def missing(before: Report, after: Report) -> tuple[str, ...]:
 
 
 def _alone(before: Report, after: Report) -> Mapping[str, str]:
-    """Give the first report's only model the name of the second's."""
+    """Map the first report's model to the second's where each has only one."""
     firsts, seconds = ([s.name for s in report.subjects] for report in (before, after))
     return {firsts[0]: seconds[0]} if len(firsts) == len(seconds) == 1 else {}
 
 
-def _of_timings(before: Report, after: Report, rename: Mapping[str, str]) -> Iterator[Pair]:
+def _of_timings(before: Report, after: Report, rename: Mapping[str, str]) -> Iterator[RowPair]:
     seconds: dict[Hashable, Timing] = {_timing_key(t, {}): t for t in after.timings}
     for first in before.timings:
         second = seconds.get(_timing_key(first, rename))
@@ -97,7 +111,7 @@ def _of_timings(before: Report, after: Report, rename: Mapping[str, str]) -> Ite
         values = np.median(first.samples), np.median(second.samples)
         low, high = _bootstrap(first.samples, second.samples)
         where = "" if first.part_of is None else f" (of: {first.part_of})"
-        yield Pair(
+        yield RowPair(
             model=second.model,
             measure=f"{first.kind}: {first.name}{where}",
             subset=first.state,
@@ -111,7 +125,7 @@ def _of_timings(before: Report, after: Report, rename: Mapping[str, str]) -> Ite
 
 
 def _bootstrap(first: Sequence[float], second: Sequence[float]) -> Interval:
-    """Give the ends of the interval of the ratio of medians, second by first; both drawn alone."""
+    """Return the interval of the ratio of medians, second by first, each resampled by itself."""
     if min(len(first), len(second)) < 2:
         return None, None
     generator = np.random.default_rng(SEED)
@@ -130,14 +144,14 @@ def _bootstrap(first: Sequence[float], second: Sequence[float]) -> Interval:
     return float(low), float(high)
 
 
-def _of_rows(before: Report, after: Report, rename: Mapping[str, str]) -> Iterator[Pair]:
+def _of_rows(before: Report, after: Report, rename: Mapping[str, str]) -> Iterator[RowPair]:
     seconds = {_row_key(row, {}): row for row in after.rows}
     for first in before.rows:
         second = seconds.get(_row_key(first, rename))
         if second is None or first.value is None or second.value is None:
             continue
         low, high = _spread(first, second)
-        yield Pair(
+        yield RowPair(
             model=second.model,
             measure=first.measure,
             subset=first.subset,
@@ -162,7 +176,7 @@ def _spread(first: Row, second: Row) -> Interval:
 
 
 def _half_width(row: Row) -> float | None:
-    """Give half the width of a row's interval as a logarithm; None where it has none."""
+    """Return half the width of a row's interval as a logarithm; None where it has none."""
     if row.low is None or row.high is None or row.low <= 0:
         return None
     return math.log(row.high / row.low) / 2
@@ -177,15 +191,8 @@ def _row_key(row: Row, rename: Mapping[str, str]) -> tuple[str, str, str]:
     return rename.get(row.model, row.model), row.measure, row.subset
 
 
-HARDWARE = ("cpu", "logical_cores", "usable_cores", "memory", "machine", "jetson", "gpus")
-OTHER_MACHINE = (
-    "THE REPORTS ARE OF DIFFERENT MACHINES ({what}). The ratios below compare machines, not what "
-    "was changed on one."
-)
-
-
 def other_machine(before: Report, after: Report) -> str | None:
-    """Say loudly that the hardware differs, and in what; None where it does not."""
+    """Return a loud warning that names what hardware differs; None where it does not."""
     found = [
         f"{name}: {getattr(before.machine, name)} and {getattr(after.machine, name)}"
         for name in HARDWARE
@@ -195,7 +202,7 @@ def other_machine(before: Report, after: Report) -> str | None:
 
 
 def describe_differences(before: Report, after: Report) -> Iterator[str]:
-    """Say what else differs, a line each."""
+    """Return what else differs, a line each."""
     yield from _software(before.machine, after.machine)
     pairs = (
         ("samclip", before.samclip, after.samclip),
@@ -246,26 +253,18 @@ def _load(report: Report) -> float | None:
     return None if report.threads.load is None else round(report.threads.load[0], 1)
 
 
-COLUMNS = ("model", "measure", "subset", "before", "after", "after / before", "95 % interval", "")
-
-
-def show_pairs(pairs: Iterable[Pair]) -> Table:
-    """Show pairs; the last column marks those whose interval leaves out 1."""
-    table = make_table(*COLUMNS, left=("model", "measure", "subset", ""))
+def pairs_table(pairs: Iterable[RowPair]) -> Table:
+    """Lay out pairs; the last column marks those whose interval leaves out 1."""
+    rows = []
     for pair in pairs:
         values = (_value(value, pair.unit) for value in (pair.before, pair.after))
-        ratio = "-" if pair.ratio is None else f"{pair.ratio:.3f} x"
         known = pair.low is not None and pair.high is not None
-        interval = f"{pair.low:.3f} - {pair.high:.3f}" if known else "-"
-        texts = map(escape, (pair.model, pair.measure, pair.subset))
-        table.add_row(*texts, *values, ratio, interval, _mark(pair))
-    return table
-
-
-def _mark(pair: Pair) -> str:
-    if not pair.is_sure or pair.ratio is None:
-        return ""
-    return "more" if pair.ratio > 1 else "less"
+        interval = f"{pair.low:.3f} - {pair.high:.3f}" if known else None
+        mark = ""
+        if pair.is_sure and pair.ratio is not None:
+            mark = "more" if pair.ratio > 1 else "less"
+        rows.append((pair.model, pair.measure, pair.subset, *values, pair.ratio, interval, mark))
+    return Table(COLUMNS, rows)
 
 
 def _value(value: float, unit: Unit) -> str:

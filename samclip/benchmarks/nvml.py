@@ -46,8 +46,8 @@ class Nvml:
         used = {entry.pid: entry.usedGpuMemory for entry in found}
         if used.get(wanted) is None:
             raise CapabilityError(
-                "the driver does not list this process, as in a container with process numbers of "
-                "its own. Run it with --pid=host."
+                "the driver does not list this process, as in a container with separate "
+                "process numbers. Run it with --pid=host."
             )
         return int(used[wanted])
 
@@ -58,7 +58,7 @@ def translated(library: Any, what: str) -> Iterator[None]:
     try:
         yield
     except library.NVMLError as error:
-        raise CapabilityError(f"the GPU does not tell {what}: {error}.") from error
+        raise CapabilityError(f"the GPU does not report {what}: {error}.") from error
 
 
 @contextmanager
@@ -67,7 +67,7 @@ def open_nvml(index: int = 0) -> Iterator[Nvml]:
     if find_driver() is None:
         raise CapabilityError("there is no NVIDIA GPU here.")
     if jetson_model() is not None:
-        raise CapabilityError("a Jetson's GPU has no memory and no energy counter of its own.")
+        raise CapabilityError("a Jetson's GPU has no separate memory and no energy counter.")
     try:
         library: Any = importlib.import_module("pynvml")
     except ImportError as error:

@@ -15,15 +15,8 @@ from pathlib import Path
 import cv2
 import msgspec
 
-from samclip.benchmarks.records import (
-    Data,
-    Machine,
-    Measurements,
-    Report,
-    Row,
-    Subject,
-    Threads,
-)
+from samclip.benchmarks.measurements import Measurements
+from samclip.benchmarks.records import Data, Machine, Report, Row, Subject, Threads
 from samclip.disk.partial_files import remove_abandoned, result_file
 from samclip.engines.machine.device import describe_device
 from samclip.engines.machine.host import usable_cores

@@ -1,19 +1,22 @@
-"""Rows: what every benchmark measures, one figure each."""
+"""Rows of a report made from estimates, and laid out as a table."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
-from rich.markup import escape
-from rich.table import Table
-
+from samclip.benchmarks.formats import format_interval, format_value
 from samclip.benchmarks.records import Row, Unit
 from samclip.benchmarks.statistics import Estimate
-from samclip.cli.tables import make_table
+from samclip.benchmarks.tables import Column, Table, text_columns
 
-MIB = 2**20
-NEAR_ONE = 0.99
+COLUMNS = (
+    *text_columns("measure", "subset", "model"),
+    Column("value"),
+    Column("95 % interval"),
+    Column("n", "{:,}".format),
+    Column("photos", "{:,}".format),
+)
 
 
 def make_row(
@@ -43,47 +46,18 @@ def make_row(
     )
 
 
-def show_rows(rows: Iterable[Row]) -> Table:
-    """Show rows as a table, without those of detail."""
-    columns = ("measure", "subset", "model", "value", "95 % interval", "n", "photos")
-    table = make_table(*columns, left=("measure", "subset", "model"))
-    for row in rows:
-        if row.detail:
-            continue
-        texts = map(escape, (row.measure, row.subset, row.model))
-        value, interval = format_value(row.value, row.unit), _interval(row)
-        table.add_row(*texts, value, interval, f"{row.n:,}", f"{row.photos:,}")
-    return table
-
-
-def format_value(value: float | None, unit: Unit) -> str:
-    """Write a figure with its unit for people; "-" for none."""
-    return "-" if value is None else _FORMATS[unit](value)
-
-
-def _interval(row: Row) -> str:
-    """Say where a figure lies; "-" for one that has no interval, such as AP."""
-    if row.low is None and row.high is None:
-        return "-"
-    return f"{_number(row.low, row.unit)} - {_number(row.high, row.unit)}"
-
-
-def _number(value: float | None, unit: Unit) -> str:
-    """Write the end of an interval, in the unit that stands beside the value."""
-    return "-" if value is None else _FORMATS[unit](value).partition(" ")[0]
-
-
-def _share(value: float) -> str:
-    """Write a share; close to 1, as cosines are, two digits more tell what differs."""
-    return f"{value:.5f}" if NEAR_ONE <= value < 1 else f"{value:.3f}"
-
-
-_FORMATS: dict[Unit, Callable[[float], str]] = {
-    "share": _share,
-    "seconds": lambda value: f"{value:.3f} s",
-    "ratio": lambda value: f"{value:.3f} x",
-    "per second": lambda value: f"{value:.2f} /s",
-    "bytes": lambda value: f"{value / MIB:,.1f} MiB",
-    "joules": lambda value: f"{value:.3f} J",
-    "count": lambda value: f"{value / 1e6:,.1f} M",
-}
+def rows_table(rows: Iterable[Row]) -> Table:
+    """Lay out rows, one a line."""
+    cells = [
+        (
+            row.measure,
+            row.subset,
+            row.model,
+            format_value(row.value, row.unit),
+            format_interval(row),
+            row.n,
+            row.photos,
+        )
+        for row in rows
+    ]
+    return Table(COLUMNS, cells)

@@ -1,7 +1,4 @@
-"""The models of one comparison, and the rows that compare them.
-
-Parts of a data set that figures are given for, beside the whole.
-"""
+"""Scores of objects by model and measure, and the rows that compare models on parts of the data."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ Subsets = dict[str, NDArray[np.bool_]]
 def of_objects(
     objects: Sequence[CocoObject], names: Sequence[str] = (), apart: str | None = None
 ) -> Subsets:
-    """Say which of N objects belong to each part, N bool: all, large ones, both without a class.
+    """Return which of N objects belong to each part, N bool: all, large ones, both without a class.
 
     `apart`: that class; the parts without it are given only if it is among `names`.
     """
@@ -44,9 +41,9 @@ def of_objects(
 
 
 def of_split(objects: Sequence[CocoObject], novel: Collection[int] | None) -> Subsets:
-    """Say which of N objects are of the `novel` categories, and which of base ones; None: no parts.
+    """Return which of N objects are of `novel` categories, and which of base ones; None: no parts.
 
-    The split of open-vocabulary detection: what a model was trained to name, and what not.
+    The split of open-vocabulary detection: a model was trained to name base categories alone.
     """
     if novel is None:
         return {}
@@ -55,7 +52,7 @@ def of_split(objects: Sequence[CocoObject], novel: Collection[int] | None) -> Su
 
 
 def by_size(objects: Sequence[CocoObject]) -> Subsets:
-    """Say which of N objects belong to each part: those of `of_objects`, then COCO's three sizes.
+    """Return which of N objects belong to each part: those of `of_objects`, then COCO's sizes.
 
     By the pixels of their masks: small to 32x32, medium to 96x96, large above.
     """
@@ -84,7 +81,7 @@ class Scores:
     values: dict[tuple[str, str], list[float]] = field(default_factory=dict)
 
     def add(self, model: str, measure: str, values: Sequence[float] | np.ndarray) -> None:
-        """Add what one photo's objects got."""
+        """Add the values of one photo's objects."""
         self.values.setdefault((model, measure), []).extend(float(value) for value in values)
 
     def measures(self) -> tuple[str, ...]:

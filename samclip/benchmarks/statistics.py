@@ -1,7 +1,7 @@
-"""Figures with their confidence: percentile bootstrap over photos (Efron 1979).
+"""Estimates with confidence intervals: percentile bootstrap over photos (Efron 1979).
 
-Objects of one photo are alike, so whole photos are drawn, with replacement, and all that belongs
-to them with them: an interval over objects alone would be too narrow. Draws are seeded, so the
+Objects of one photo are alike, so whole photos are drawn, with replacement, with all their objects:
+an interval over objects alone would be too narrow. Draws are seeded, so the
 same results give the same interval. Two models on the same photos are compared by drawing the
 same photos for both.
 """
@@ -114,7 +114,10 @@ def _by_photo(values: ArrayLike, photos: ArrayLike) -> tuple[Floats, Floats]:
 def _estimate(photos: int, n: int, statistic: Callable[[NDArray[np.int64]], Floats]) -> Estimate:
     """Evaluate `statistic` of RxP weights, how often each photo counts, at ones and at draws."""
     value = statistic(np.ones((1, photos), np.int64))[0]
-    found = [statistic(_counts(draws, photos)) for draws in _draws(photos)]
+    found = [
+        statistic(np.stack([np.bincount(row, minlength=photos) for row in draws]))
+        for draws in _draws(photos)
+    ]
     return _interval(float(value), np.concatenate(found), n, photos)
 
 
@@ -132,11 +135,6 @@ def _draws(photos: int) -> Iterator[NDArray[np.intp]]:
     for start in range(0, RESAMPLES, at_once):
         rows = min(at_once, RESAMPLES - start)
         yield generator.integers(0, photos, (rows, photos), np.intp)
-
-
-def _counts(draws: NDArray[np.intp], photos: int) -> NDArray[np.int64]:
-    """Count how often each photo was drawn: RxP."""
-    return np.stack([np.bincount(row, minlength=photos) for row in draws])
 
 
 def _interval(value: float, found: Floats, n: int, photos: int) -> Estimate:

@@ -1,4 +1,4 @@
-"""Which teacher a benchmark measures beside a bundle, read from the command line."""
+"""Settings of the teacher that a benchmark measures too, read from the command line."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def parse_teacher(pairs: Sequence[str]) -> TeacherSettings:
         if not equals or key not in TeacherSettings.__struct_fields__:
             known = TeacherSettings.__struct_fields__
             raise InputError(
-                f"{pair!r:.60} is no KEY=VALUE of a teacher{did_you_mean(key, known)}. "
+                f"{pair!r:.60} is not a KEY=VALUE of a teacher{did_you_mean(key, known)}. "
                 f"Keys: {', '.join(known)}."
             )
         given[key] = None if value == "none" else value

@@ -47,7 +47,7 @@ class ConseTeacher:
         threads: int | None = None,
         report: Callable[[str], None] = print,
     ) -> None:
-        """Read the checkpoints, fetched and told of by `report` where they are not here yet.
+        """Read the checkpoints; those that are not here yet are fetched, which `report` is given.
 
         `threads`: of torch, for the whole process; None leaves them. Raises CheckpointError,
         InputError.

@@ -12,8 +12,7 @@ from fakes import FakeBackend, FakeBundle, fake_manifest
 from region_fakes import REGION_GRAPHS, region_manifest
 
 from samclip.benchmarks.latency.contenders import Variant
-from samclip.benchmarks.latency.timed import StageClock
-from samclip.benchmarks.roofline.counted import CountedBackend
+from samclip.benchmarks.latency.timed import StageClock, TimedBackend
 from samclip.engines.base import EngineOptions
 from samclip.runtime.model import Model
 
@@ -27,7 +26,7 @@ class PlacedBundle(FakeBundle):
 
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any]]:
-    """Make `samclip.load` and `open_counted` give fresh fake models; lists what was asked for.
+    """Make `samclip.load` and `open_variant` give fresh fake models; lists what was asked for.
 
     Of a name with "untrained", "sam" or "regions" in it, models that are so.
     """
@@ -47,18 +46,20 @@ def loads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any
         asked.append({"name": name, **options})
         return make(name or "", lambda backend: backend)
 
-    def load_counted(variant: Variant, cache: Path | None) -> tuple[Model, CountedBackend]:
+    def load_timed(
+        variant: Variant, cache: Path | None, wrap: Callable[..., TimedBackend]
+    ) -> tuple[Model, TimedBackend]:
         asked.append({"name": variant.bundle, "threads": variant.threads, "cache": cache})
-        made: list[CountedBackend] = []
+        made: list[TimedBackend] = []
 
-        def wrap(backend: FakeBackend) -> CountedBackend:
-            made.append(CountedBackend(backend, StageClock()))
+        def time(backend: FakeBackend) -> TimedBackend:
+            made.append(wrap(backend, StageClock()))
             return made[0]
 
-        return make(variant.bundle or "", wrap), made[0]
+        return make(variant.bundle or "", time), made[0]
 
     monkeypatch.setattr("samclip.load", load)
-    monkeypatch.setattr("samclip.benchmarks.cli.session.open_counted", load_counted)
+    monkeypatch.setattr("samclip.benchmarks.cli.session.open_variant", load_timed)
     monkeypatch.delenv("SAMCLIP_DEBUG", raising=False)
     return asked
 

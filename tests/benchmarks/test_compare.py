@@ -1,4 +1,4 @@
-"""Two reports held together: pairs of rows, their ratios, and what differs beside them."""
+"""Two reports held together: pairs of rows, their ratios, and what else differs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from samclip.benchmarks.compare import describe_differences, missing, other_machine, pair_reports
-from samclip.benchmarks.records import Data, Measurements, Report, Row, Subject, Timing
+from samclip.benchmarks.measurements import Measurements, Timing
+from samclip.benchmarks.records import Data, Report, Row, Subject
 from samclip.benchmarks.report import make_report, write_report
 from samclip.errors import InputError
 

@@ -8,19 +8,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from samclip.benchmarks.records import (
+from samclip.benchmarks.measurements import (
     ClockRange,
     Conditions,
-    Data,
     Energy,
     Measurements,
     MemoryUse,
-    Report,
-    Row,
     RunSettings,
-    Subject,
     Timing,
 )
+from samclip.benchmarks.records import Data, Report, Row, Subject
 from samclip.benchmarks.report import (
     check_writable,
     make_report,
@@ -28,8 +25,9 @@ from samclip.benchmarks.report import (
     write_report,
     write_whole,
 )
-from samclip.benchmarks.rows import make_row, show_rows
+from samclip.benchmarks.rows import make_row, rows_table
 from samclip.benchmarks.statistics import Estimate
+from samclip.benchmarks.tables import show_table
 from samclip.errors import InputError
 
 ESTIMATE = Estimate(0.5, 0.25, 0.75, 12, 3)
@@ -148,7 +146,7 @@ def test_numbers_that_json_lacks_become_null(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "report.json").read_bytes())["rows"][0]["value"] is None
 
 
-def test_tables_show_units_and_leave_details_out() -> None:
+def test_tables_show_units() -> None:
     rows = [
         make_row("a", "mIoU", "all", ESTIMATE),
         make_row("a", "time", "all", ESTIMATE, "seconds"),
@@ -157,7 +155,7 @@ def test_tables_show_units_and_leave_details_out() -> None:
         make_row("a", "mIoU", "none", Estimate(float("nan"), 0, 1, 1, 1)),
         make_row("a", "AP", "all", Estimate(0.999512, float("nan"), float("nan"), 1, 1)),
     ]
-    columns = list(show_rows(rows).columns)
+    columns = list(show_table(rows_table(row for row in rows if not row.detail)).columns)
     assert list(columns[3].cells) == ["0.500", "0.500 s", "0.500 x", "-", "0.99951"]
     intervals = list(columns[4].cells)
     assert (intervals[0], intervals[-1]) == ("0.250 - 0.750", "-")

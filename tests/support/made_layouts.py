@@ -13,7 +13,7 @@ Photos = Mapping[str, tuple[np.ndarray, np.ndarray]]  # by stem: the photo, HW3,
 
 
 def save_palette(labels: np.ndarray, path: Path) -> None:
-    """Write a map as VOC's are: a PNG with a palette, whose colours say nothing of the numbers."""
+    """Write a map as VOC's are: a PNG with a palette of colours unrelated to the numbers."""
     image = Image.fromarray(labels.astype(np.uint8), "L").copy()
     image.putpalette([(37 * i + 11) % 256 for i in range(3 * 256)])
     assert image.mode == "P"
@@ -42,7 +42,7 @@ def write_ade20k(folder: Path, photos: Photos) -> Path:
 def write_coco_stuff(
     folder: Path, photos: Photos, images: str = "images", maps: str = "annotations"
 ) -> Path:
-    """COCO-Stuff 164k, in `images`/ and `maps`/, with a converted map beside each."""
+    """COCO-Stuff 164k, in `images`/ and `maps`/, with a converted map next to each."""
     for stem, (image, labels) in photos.items():
         save_jpeg(image, folder / images / "val2017" / f"{stem}.jpg")
         path = folder / maps / "val2017" / f"{stem}.png"

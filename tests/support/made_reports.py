@@ -7,22 +7,17 @@ from typing import Any
 import numpy as np
 
 from samclip.benchmarks.latency.results import make_rows
-from samclip.benchmarks.records import (
+from samclip.benchmarks.measurements import (
     ClockRange,
     Conditions,
-    Data,
     GraphRoofline,
-    Machine,
     MemoryUse,
     Rate,
-    Report,
     Roofline,
-    Row,
     RunSettings,
-    Subject,
-    Threads,
     Timing,
 )
+from samclip.benchmarks.records import Data, Machine, Report, Row, Subject, Threads
 from samclip.benchmarks.roofline.jetson import NOTE, estimate
 
 WHOLE = "photo file to three answers"

@@ -1,1 +1,1 @@
-"""Other ways to run the same models, each in an environment of its own, in the same run."""
+"""Comparison of bundles with other ways to run the same models, each in its own environment."""

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from samclip.benchmarks.cli import options
-from samclip.benchmarks.cli.session import Setup, open_session
+from samclip.benchmarks.cli.harness import benchmark
+from samclip.benchmarks.cli.session import Outcome, Session
 from samclip.benchmarks.cli.speed import Repeats, Seconds, WarmUp
 from samclip.benchmarks.latency.contenders import describe_conditions
 from samclip.benchmarks.latency.results import make_rows, warn_of_noise
 from samclip.benchmarks.latency.rounds import ORDER, Schedule
+from samclip.benchmarks.measurements import Measurements
 from samclip.benchmarks.memory.usage import make_memory_rows
-from samclip.benchmarks.records import Data, Measurements
 from samclip.cli import options as shared
 from samclip.cli.exits import CommandApp
 from samclip.cli.terminal import accept_any_text, err, say
 from samclip.engines.machine.host import usable_cores
 from samclip.engines.registry import AUTO
-from samclip.runtime.pixels.image import photo_paths
 from tools.peers.contenders import (
-    Plan,
+    PeerPlan,
     bundle_contenders,
     choose_peers,
     peer_contender,
@@ -31,10 +30,11 @@ from tools.peers.contenders import (
 from tools.peers.environments import default_folder
 from tools.peers.results import (
     PROTOCOL,
+    environments_table,
+    figures_table,
     make_memory,
     make_subject,
     make_timings,
-    show_peers,
 )
 from tools.peers.turns import measure_peers
 
@@ -112,13 +112,15 @@ Precision = Annotated[
 
 
 @app.command(epilog=EXAMPLES)
-def peers(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants it
+@benchmark("peers")
+def peers(
+    session: Session,
+    *,
     bundles: options.Bundles = None,
     backend: options.Backends = None,
     precision: Precision = "fp32",
     threads: shared.Threads = None,
-    photos: options.Photos = None,
-    limit: options.Limit = None,
+    source: options.PhotoOptions,
     repeats: Repeats = 6,
     warm_up: WarmUp = 1,
     seconds: Seconds = None,
@@ -126,54 +128,48 @@ def peers(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants i
     image_size: ImageSize = 1024,
     checkpoint: CheckpointFile = None,
     environments: Environments = None,
-    json: options.Json = None,
-    debug: shared.Debug = False,
-) -> None:
-    """Time bundles and peers in turn, each in a process and an environment of its own.
+    report: options.ReportOptions,  # noqa: ARG001 - the harness reads it
+) -> Outcome:
+    """Time bundles and peers in turn, each in a separate process and environment.
 
     Environments are made by venv and pip the first time. A peer that cannot be installed, loaded
     or run is a row with its reason, and the others go on. Ratios are to the first bundle. All
     models are in memory at once: with little of it, run a few peers at a time by --only.
     """
     accept_any_text()
-    with (
-        open_session("peers", Setup(threads=threads, json=json), debug) as session,
-        tempfile.TemporaryDirectory(prefix="samclip-bench-") as scratch,
-    ):
-        chosen = options.choose_photos(photos, limit)
-        plan = Plan(
-            image_size=image_size,
-            threads=usable_cores() if threads is None else threads,
-            folder=(environments or default_folder()).expanduser().absolute(),
-            scratch=Path(scratch),
-            checkpoint=None if checkpoint is None else checkpoint.absolute(),
-        )
-        contenders = (
-            *bundle_contenders(bundles or (None,), backend or (AUTO,), precision, plan),
-            *(peer_contender(peer, plan) for peer in choose_peers(only or ())),
-        )
-        outcomes = measure_peers(
-            contenders,
-            Schedule(0, warm_up, repeats, seconds),
-            chosen,
-            lambda text: say(err, text, style="dim"),
-            session.track,
-        )
-        timings, memory = make_timings(outcomes, len(chosen)), make_memory(outcomes)
-        rows = (*make_rows(timings), *make_memory_rows(memory))
-        session.show(*show_peers(outcomes, rows, len(chosen)))
-        for line in warn_of_noise(timings):
-            say(err, f"warning: {line}", style="yellow")
-        for outcome in outcomes:
-            session.add(make_subject(outcome))
-        measured = Measurements(
-            timings=tuple(timings),
-            memory=memory,
-            conditions=describe_conditions(ORDER),
-            peers=tuple(outcome.record() for outcome in outcomes),
-        )
-        data = Data.of(photos or options.PACKAGED, "photos", chosen, photo_paths(photos))
-        session.finish(data, PROTOCOL, rows, measured)
+    photos = source.choose()
+    plan = PeerPlan(
+        image_size=image_size,
+        threads=usable_cores() if threads is None else threads,
+        folder=(environments or default_folder()).expanduser().absolute(),
+        scratch=session.make_folder(),
+        checkpoint=None if checkpoint is None else checkpoint.absolute(),
+    )
+    contenders = (
+        *bundle_contenders(bundles or (None,), backend or (AUTO,), precision, plan),
+        *(peer_contender(peer, plan) for peer in choose_peers(only or ())),
+    )
+    outcomes = measure_peers(
+        contenders,
+        Schedule(0, warm_up, repeats, seconds),
+        photos,
+        lambda text: say(err, text, style="dim"),
+        session.track,
+    )
+    timings, memory = make_timings(outcomes, len(photos)), make_memory(outcomes)
+    rows = (*make_rows(timings), *make_memory_rows(memory))
+    session.show(figures_table(outcomes, rows, len(photos)), environments_table(outcomes))
+    for line in warn_of_noise(timings):
+        say(err, f"warning: {line}", style="yellow")
+    for outcome in outcomes:
+        session.add(make_subject(outcome))
+    measured = Measurements(
+        timings=tuple(timings),
+        memory=memory,
+        conditions=describe_conditions(ORDER),
+        peers=tuple(outcome.participant() for outcome in outcomes),
+    )
+    return Outcome(source.describe(photos), PROTOCOL, rows, measured)
 
 
 def main() -> None:

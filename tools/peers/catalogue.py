@@ -1,4 +1,4 @@
-"""The peers: what each is, in which environment it runs, and what is made for it beforehand."""
+"""The catalogue of peers: their environments, workers, and exported files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SAMEXPORTER = Environment("samexporter", ("samexporter[runtime-cpu]==0.5.0", "pi
 
 
 @dataclass(frozen=True)
-class Export:
+class PeerExport:
     """Files that a worker of `environment` makes by its `export`, once for all runs."""
 
     name: str
@@ -43,13 +43,13 @@ class Peer:
     environment: Environment
     worker: Path
     options: Mapping[str, bool] = field(default_factory=dict)
-    export: Export | None = None
+    export: PeerExport | None = None
     checkpoint: str | None = None
     takes_checkpoint: bool = False
 
 
-NAIVE = Export("reference-onnx", TORCH, WORKERS / "reference_torch.py")
-MOBILE = Export("samexporter-mobile", SAMEXPORTER, WORKERS / "samexporter_mobile.py")
+NAIVE = PeerExport("reference-onnx", TORCH, WORKERS / "reference_torch.py")
+MOBILE = PeerExport("samexporter-mobile", SAMEXPORTER, WORKERS / "samexporter_mobile.py")
 
 PEERS = (
     Peer(

@@ -1,4 +1,4 @@
-"""Who takes part: bundles on backends first, then peers; each becomes one worker process."""
+"""The contenders: bundles on backends first, then peers; each becomes one worker process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from samclip.errors import InputError
 from samclip.export.checkpoints.fetch import fetch_checkpoint
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.home import find_bundle
-from tools.peers.catalogue import PEERS, WORKERS, Export, Peer
+from tools.peers.catalogue import PEERS, WORKERS, Peer, PeerExport
 from tools.peers.environments import Report, prepare_environment
 from tools.peers.worker_process import Answer, WorkerProcess
 
@@ -27,8 +27,8 @@ BUNDLE_WORKER = WORKERS / "samclip_bundle.py"
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What all share: `image_size` of peers, `threads`, where environments are, and weights.
+class PeerPlan:
+    """Settings that all share: `image_size` of peers, `threads`, folders, and weights.
 
     `checkpoint`: of a SAM ViT-B, for the peers that run the reference encoder; None: random
     weights, drawn by `seed`.
@@ -44,7 +44,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Contender:
-    """One that takes part. `start` makes all that it needs, and starts its process.
+    """A bundle or a peer. `start` makes all that it needs, and starts its process.
 
     `bundle`: its folder, for a bundle of samclip.
     """
@@ -65,11 +65,13 @@ def choose_peers(only: Sequence[str]) -> tuple[Peer, ...]:
     return tuple(known[name] for name in dict.fromkeys(only)) if only else PEERS
 
 
-def peer_contender(peer: Peer, plan: Plan) -> Contender:
-    """Let a peer take part."""
+def peer_contender(peer: Peer, plan: PeerPlan) -> Contender:
+    """Make a contender of a peer."""
 
     def start(report: Report) -> Started:
-        checkpoint = _checkpoint(peer, plan, report)
+        checkpoint = plan.checkpoint if peer.takes_checkpoint else None
+        if peer.checkpoint is not None:
+            checkpoint = fetch_checkpoint(peer.checkpoint, report=report)
         folder = None
         if peer.export is not None:
             folder = make_export(peer.export, plan, checkpoint, report)
@@ -81,9 +83,9 @@ def peer_contender(peer: Peer, plan: Plan) -> Contender:
 
 
 def bundle_contenders(
-    bundles: Sequence[str | None], backends: Sequence[str], precision: str | None, plan: Plan
+    bundles: Sequence[str | None], backends: Sequence[str], precision: str | None, plan: PeerPlan
 ) -> tuple[Contender, ...]:
-    """Let bundles take part, on each of the backends; raises as `Bundle.open`."""
+    """Make contenders of bundles, on each of the backends; raises as `Bundle.open`."""
     found: dict[str, Contender] = {}
     for bundle in bundles:
         for backend in backends:
@@ -95,8 +97,10 @@ def bundle_contenders(
     return tuple(found.values())
 
 
-def make_export(export: Export, plan: Plan, checkpoint: Path | None, report: Report) -> Path:
-    """Give the folder of exported files, which are made the first time; raises PeerError."""
+def make_export(
+    export: PeerExport, plan: PeerPlan, checkpoint: Path | None, report: Report
+) -> Path:
+    """Return the folder of exported files, which are made the first time; raises PeerError."""
     request = _request(plan, plan.image_size, checkpoint, None, {})
     folder = plan.folder / "exports" / f"{export.name}-{plan.image_size}-{_key(export, request)}"
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +119,7 @@ def make_export(export: Export, plan: Plan, checkpoint: Path | None, report: Rep
     return folder
 
 
-def _bundle(bundle: str | None, backend: str, precision: str | None, plan: Plan) -> Contender:
+def _bundle(bundle: str | None, backend: str, precision: str | None, plan: PeerPlan) -> Contender:
     path = find_bundle(bundle)
     manifest = Bundle.open(path).manifest
     size = manifest.preprocessing.image_size
@@ -134,14 +138,8 @@ def _bundle(bundle: str | None, backend: str, precision: str | None, plan: Plan)
     return Contender(manifest.name, "samclip", size, start, path)
 
 
-def _checkpoint(peer: Peer, plan: Plan, report: Report) -> Path | None:
-    if peer.checkpoint is not None:
-        return fetch_checkpoint(peer.checkpoint, report=report)
-    return plan.checkpoint if peer.takes_checkpoint else None
-
-
 def _request(
-    plan: Plan,
+    plan: PeerPlan,
     image_size: int,
     checkpoint: Path | None,
     folder: Path | None,
@@ -158,8 +156,8 @@ def _request(
     }
 
 
-def _key(export: Export, request: dict[str, Any]) -> str:
-    """Tell apart what exported files depend on: packages, the worker's code, and the weights."""
+def _key(export: PeerExport, request: dict[str, Any]) -> str:
+    """Hash what exported files depend on: packages, the worker's code, and the weights."""
     checkpoint = request["checkpoint"]
     state = Path(checkpoint).stat() if checkpoint is not None else None
     facts = {

@@ -21,7 +21,7 @@ from samclip.errors import PeerError
 
 Report = Callable[[str], None]
 STAMP = "installed.json"
-TOLD = ("Collecting ", "Downloading ", "Installing ")  # of pip's lines
+REPORTED = ("Collecting ", "Downloading ", "Installing ")  # of pip's lines
 LIST_PACKAGES = (
     "import json, importlib.metadata as m; "
     "print(json.dumps({d.metadata['Name']: d.version for d in m.distributions()}))"
@@ -39,18 +39,18 @@ class Environment:
 
     @property
     def key(self) -> str:
-        """Tell apart sets of packages and versions of Python."""
+        """A hash of the packages and of the version of Python."""
         text = json.dumps([self.requirements, self.bare, sys.version, sys.base_prefix])
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def default_folder() -> Path:
-    """Where environments and exported files live: `peers/` in samclip's cache."""
+    """Return the folder of environments and exported files: `peers/` in samclip's cache."""
     return cache_dir() / "peers"
 
 
 def prepare_environment(environment: Environment, folder: Path, report: Report) -> Path:
-    """Give the Python of an environment, which is made the first time or when it has changed.
+    """Return the Python of an environment, which is made the first time or when it has changed.
 
     Raises PeerError when a package cannot be installed.
     """
@@ -67,13 +67,12 @@ def prepare_environment(environment: Environment, folder: Path, report: Report) 
 
 
 def clean_environment(threads: int) -> dict[str, str]:
-    """Give this process's variables, without those that would lead into its own packages."""
-    kept = {name: value for name, value in os.environ.items() if name not in LEAKING}
-    return {**kept, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    """Return the variables of a worker, which finds no packages of this process."""
+    return {**_variables(), "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
 
 
 def _is_complete(home: Path, python: Path) -> bool:
-    """Whether all was installed once, and the same packages are there still."""
+    """Whether all packages were installed, and are still there in the same versions."""
     try:
         noted = json.loads((home / STAMP).read_bytes())
         return bool(noted == _packages(python))
@@ -100,7 +99,7 @@ def _make(environment: Environment, home: Path, python: Path, report: Report) ->
 
 
 def _run(command: Sequence[str], name: str, report: Report) -> None:
-    """Run a step and tell of its progress; raises PeerError with its last lines."""
+    """Run a step and report its progress; raises PeerError with its last lines."""
     last: deque[str] = deque(maxlen=8)
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=_variables()
@@ -108,7 +107,7 @@ def _run(command: Sequence[str], name: str, report: Report) -> None:
         assert process.stdout is not None  # noqa: S101 - a pipe was asked for
         for line in process.stdout:
             last.append(line.rstrip())
-            if line.startswith(TOLD):
+            if line.startswith(REPORTED):
                 report(f"{name}: {line.rstrip()[:120]}")
     if process.returncode:
         raise PeerError(
@@ -118,4 +117,5 @@ def _run(command: Sequence[str], name: str, report: Report) -> None:
 
 
 def _variables() -> dict[str, str]:
+    """Return this process's variables, without those that would lead to its packages."""
     return {name: value for name, value in os.environ.items() if name not in LEAKING}

@@ -1,13 +1,11 @@
-"""Answers of workers as timings and memory of a report, and as one table."""
+"""Results of peers: timings and memory for the report, two tables, and how figures are defined."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
 
-from rich.markup import escape
-from rich.table import Table
-
+from samclip.benchmarks.formats import MIB
 from samclip.benchmarks.latency.photo_pipeline import (
     ALL_STEPS,
     CLASSIFY,
@@ -16,9 +14,9 @@ from samclip.benchmarks.latency.photo_pipeline import (
     THREE_TASKS,
 )
 from samclip.benchmarks.latency.summary import summary_of
-from samclip.benchmarks.records import Kind, MemoryUse, Row, Subject, Timing
-from samclip.benchmarks.rows import MIB
-from samclip.cli.tables import make_table
+from samclip.benchmarks.measurements import Kind, MemoryUse, Timing
+from samclip.benchmarks.records import Row, Subject
+from samclip.benchmarks.tables import Cell, Column, Table, text_columns
 from samclip.runtime.bundles.manifest import MANIFEST_NAME
 from tools.peers.turns import ALL, SETTLE, Outcome
 
@@ -31,8 +29,18 @@ MAIN_PACKAGES = (
     *("segment-anything", "samexporter"),
 )
 ON_HOST = "runs on the CPU: all of it is in the resident set"
+COLUMNS = (
+    *text_columns("contender"),
+    Column("px"),
+    Column("encoder", "{:.3f} s".format),
+    Column("to first"),
+    Column("to embeddings", "{:.3f} s".format),
+    Column("three answers", "{:.3f} s".format),
+    Column("peak RSS", lambda value: f"{value / MIB:,.0f} MiB"),
+    Column("n"),
+)
 PROTOCOL = (
-    "Each contender is a process in an environment of its own. They take turns, photo by photo, "
+    "Each contender is a process in a separate environment. They take turns, photo by photo, "
     f"the order turned round each time, {SETTLE} s between turns; models of all stay in memory.",
     "Everything is FP32 with the same number of threads, save a bundle whose precision was asked "
     "for. Weights of peers are random unless a checkpoint was given; MobileSAM's are its own.",
@@ -40,15 +48,15 @@ PROTOCOL = (
     f"comes before or after it: '{PREPARE}' before, tasks after.",
     f"'{ENCODED}' is both together. '{ALL_STEPS}' adds a point segmented, 20 names compared and a "
     f"coarse semantic map, '{THREE_TASKS}' leaves out '{PREPARE}'; names are embedded beforehand.",
-    "transformers' semantic map is made of the patch tokens of the pass at 224 px that "
-    "classified; that of a second pass at the full size is a row of its own, in no total.",
+    "transformers' semantic map uses the patch tokens of the pass at 224 px that "
+    "classified; that of a second pass at the full size is a separate row, in no total.",
     "Peak RSS is VmHWM of the contender's process over its whole life, loading and compiling "
     "included; exporting is done by another process.",
 )
 
 
 def make_timings(outcomes: Sequence[Outcome], photos: int) -> list[Timing]:
-    """Give a timing for each stage and task, and for the ways that they add up to."""
+    """Return a timing for each stage and task, and for the ways that they add up to."""
     return [
         timing
         for outcome in outcomes
@@ -58,7 +66,7 @@ def make_timings(outcomes: Sequence[Outcome], photos: int) -> list[Timing]:
 
 
 def make_memory(outcomes: Sequence[Outcome]) -> tuple[MemoryUse, ...]:
-    """Give the peaks of every contender that ran to the end."""
+    """Return the peaks of every contender that ran to the end."""
     return tuple(
         MemoryUse(model=outcome.contender.name, stage=stage, peaks=(peak,), device_reason=ON_HOST)
         for outcome in outcomes
@@ -103,56 +111,48 @@ def make_subject(outcome: Outcome) -> Subject:
     )
 
 
-def show_peers(outcomes: Sequence[Outcome], rows: Sequence[Row], photos: int) -> Iterator[Table]:
-    """Give the comparison, and where each ran."""
-    yield _show_figures(outcomes, rows, photos)
-    yield _show_environments(outcomes)
-
-
-def _show_figures(outcomes: Sequence[Outcome], rows: Sequence[Row], photos: int) -> Table:
+def figures_table(outcomes: Sequence[Outcome], rows: Sequence[Row], photos: int) -> Table:
+    """Lay out the comparison, one contender a line."""
     timings = {(t.model, t.name): t for t in make_timings(outcomes, photos)}
     ratios = {
         (row.model.partition(" / ")[0], row.measure): row for row in rows if row.unit == "ratio"
     }
-    table = make_table(
-        *("contender", "px", "encoder", "to first", "to embeddings", "three answers", "peak RSS"),
-        "n",
-        left=("contender",),
-    )
+    lines: list[tuple[Cell, ...]] = []
     for outcome in outcomes:
-        name, record = outcome.contender.name, outcome.record()
-        if record.reason is not None or not outcome.rounds:
-            table.add_row(escape(name), str(record.image_size), "failed")
+        name, size = outcome.contender.name, outcome.contender.image_size
+        if outcome.reason is not None or not outcome.rounds:
+            lines.append((name, size, "failed", "", "", "", "", ""))
             continue
-        found = [timings.get((name, what)) for what in (ENCODER, ENCODED, ALL_STEPS)]
-        medians = ["-" if t is None else f"{summary_of(t).median:.3f} s" for t in found]
-        ratio = ratios.get((name, f"stage: {ENCODER} (of: {ENCODED})"))
-        peak = f"{outcome.peaks[ALL] / MIB:,.0f} MiB" if ALL in outcome.peaks else "-"
-        cells = (medians[0], _ratio(ratio), *medians[1:], peak, str(len(outcome.rounds)))
-        table.add_row(escape(name), str(record.image_size), *cells)
-    return table
+        encoder, embeddings, answers = (
+            None if timing is None else summary_of(timing).median
+            for timing in (timings.get((name, what)) for what in (ENCODER, ENCODED, ALL_STEPS))
+        )
+        ratio = _write_ratio(ratios.get((name, f"stage: {ENCODER} (of: {ENCODED})")))
+        peak, n = outcome.peaks.get(ALL), len(outcome.rounds)
+        lines.append((name, size, encoder, ratio, embeddings, answers, peak, n))
+    return Table(COLUMNS, lines)
 
 
-def _ratio(row: Row | None) -> str:
+def _write_ratio(row: Row | None) -> str:
     if row is None or row.value is None or row.low is None or row.high is None:
         return "1"
     return f"{row.value:.2f} ({row.low:.2f} - {row.high:.2f})"
 
 
-def _show_environments(outcomes: Sequence[Outcome]) -> Table:
-    columns = ("contender", "what", "versions, or why it failed")
-    table = make_table(*columns, left=columns)
-    for outcome in outcomes:
-        record = outcome.record()
-        table.add_row(escape(record.name), escape(record.what), escape(_versions(outcome)))
-    return table
+def environments_table(outcomes: Sequence[Outcome]) -> Table:
+    """Lay out where each contender ran, or why it failed."""
+    lines = [
+        (outcome.contender.name, outcome.contender.what, _describe_environment(outcome))
+        for outcome in outcomes
+    ]
+    return Table(text_columns("contender", "what", "versions, or why it failed"), lines)
 
 
-def _versions(outcome: Outcome) -> str:
-    record = outcome.record()
-    if record.reason is not None:
-        return record.reason
-    installed = {name.lower().replace("_", "-"): at for name, at in record.packages.items()}
+def _describe_environment(outcome: Outcome) -> str:
+    if outcome.reason is not None:
+        return outcome.reason
+    found = outcome.participant()
+    installed = {name.lower().replace("_", "-"): at for name, at in found.packages.items()}
     main = [f"{name} {installed[name]}" for name in MAIN_PACKAGES if name in installed]
     facts = outcome.loaded.facts.values() if outcome.loaded is not None else ()
-    return ", ".join([*facts, *main, f"Python {record.python}"])
+    return ", ".join([*facts, *main, f"Python {found.python}"])

@@ -1,4 +1,4 @@
-"""Every contender in turn on the same photo: one computes while the others wait."""
+"""Turns: every contender runs on the same photo, one computes while the others wait."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from samclip.benchmarks.latency.rounds import FEWEST, Schedule
+from samclip.benchmarks.measurements import Participant
 from samclip.benchmarks.progress import Track
-from samclip.benchmarks.records import Participant
 from samclip.errors import CheckpointError, PeerError
 from tools.peers.contenders import Contender
 from tools.peers.environments import Report
-from tools.peers.worker_process import Loaded, Memory, Ran, WorkerProcess
+from tools.peers.worker_process import Loaded, PeakMemory, Ran, WorkerProcess
 
 SETTLE = 0.3  # seconds between two turns: thread pools go on spinning for a while
+LOADED, ALL = "model loaded", "all rounds"
 
 
 @dataclass
 class Outcome:
-    """What is known of a contender: answers so far, and `reason` once it has failed.
+    """The answers of a contender so far, and the `reason` once it has failed.
 
     `rounds`: seconds by stage of each kept round. `peaks`: its highest resident set by the time
     it was loaded, and by the end.
@@ -34,8 +35,8 @@ class Outcome:
     rounds: list[dict[str, float]] = field(default_factory=list)
     peaks: dict[str, int] = field(default_factory=dict)
 
-    def record(self) -> Participant:
-        """Give what a report says of it."""
+    def participant(self) -> Participant:
+        """Return its record for the report."""
         loaded = self.loaded
         return Participant(
             name=self.contender.name,
@@ -48,9 +49,6 @@ class Outcome:
         )
 
 
-LOADED, ALL = "model loaded", "all rounds"
-
-
 def measure_peers(
     contenders: Sequence[Contender],
     schedule: Schedule,
@@ -58,27 +56,27 @@ def measure_peers(
     report: Report,
     track: Track,
 ) -> list[Outcome]:
-    """Start all, one after another, then let them take turns; who fails is left out from then on.
+    """Start all, one after another, then let them take turns; one that fails takes no further part.
 
     The rounds of one that failed are not kept.
     """
     outcomes = [Outcome(contender) for contender in contenders]
     with ExitStack() as processes:
         for outcome in outcomes:
-            with _guarded(outcome, report):
+            with _note_failure(outcome, report):
                 _start(outcome, processes, report)
         for photo, kept in _rounds(schedule, photos, track):
             for outcome in outcomes if kept % 2 == 0 else reversed(outcomes):
-                with _guarded(outcome, report):
+                with _note_failure(outcome, report):
                     _run(outcome, photo, kept >= 0)
         for outcome in outcomes:
-            with _guarded(outcome, report):
+            with _note_failure(outcome, report):
                 _note_peak(outcome, ALL)
     return outcomes
 
 
 def _rounds(schedule: Schedule, photos: Sequence[Path], track: Track) -> Iterator[tuple[Path, int]]:
-    """Give each round's photo, and its number among those that are kept, below 0 for warm-up.
+    """Return each round's photo, and its number among those that are kept, below 0 for warm-up.
 
     The schedule's seconds begin after the warm-up, in which some peers compile.
     """
@@ -93,8 +91,8 @@ def _rounds(schedule: Schedule, photos: Sequence[Path], track: Track) -> Iterato
 
 
 @contextmanager
-def _guarded(outcome: Outcome, report: Report) -> Iterator[None]:
-    """Note a failure as the contender's reason, and tell it."""
+def _note_failure(outcome: Outcome, report: Report) -> Iterator[None]:
+    """Note a failure as the contender's reason, and report it."""
     try:
         yield
     except (PeerError, CheckpointError) as error:
@@ -125,7 +123,7 @@ def _run(outcome: Outcome, photo: Path, keep: bool) -> None:
 def _note_peak(outcome: Outcome, stage: str) -> None:
     if outcome.reason is not None:
         return
-    peak = _process(outcome).ask({"do": "memory"}, Memory).peak
+    peak = _process(outcome).ask({"do": "memory"}, PeakMemory).peak
     if peak is not None:
         outcome.peaks[stage] = peak
 

@@ -1,4 +1,4 @@
-"""A worker process: requests go to its stdin, answers come from its stdout, a line each."""
+"""Worker processes: requests go to their stdin, answers come from their stdout, a line each."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ LONGEST_LINE = 300
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What every answer has; `error` where not `ok`."""
+    """Base of all answers; `error` where not `ok`."""
 
     ok: bool
     error: str = ""
 
 
 class Loaded(Answer, frozen=True, kw_only=True):
-    """Answer to "load": how long it took, what the peer tells of itself, and what is installed."""
+    """Answer to "load": seconds, facts that the peer reports, and packages installed."""
 
     seconds: float
     python: str
@@ -45,7 +45,7 @@ class Ran(Answer, frozen=True, kw_only=True):
     stages: dict[str, float]
 
 
-class Memory(Answer, frozen=True, kw_only=True):
+class PeakMemory(Answer, frozen=True, kw_only=True):
     """Answer to "memory": the highest resident set so far in bytes, None where unknown."""
 
     peak: int | None
@@ -131,7 +131,7 @@ class WorkerProcess:
         self._lines.put("")
 
     def _ending(self) -> str:
-        """Say how the process ended, and its last line."""
+        """Return how the process ended, and its last line."""
         code = self._process.wait(10)
         self._log.seek(0)
         lines = self._log.read().strip().splitlines()

@@ -1,1 +1,1 @@
-"""How right a bundle is, measured through the public runtime on local folders."""
+"""Accuracy of bundles on local folders of photos, measured through the public runtime."""

@@ -1,4 +1,4 @@
-"""How far one model answers as another does, on photos without truth: the reference is the truth.
+"""Agreement of a model with a reference, on photos without truth.
 
 The measures are those by which the exporter's gates judge reduced precision.
 """
@@ -32,13 +32,13 @@ MASKS, LABELS, NAMES, TEXTS = "mask IoU", "same label", "same name", "text cosin
 PROTOCOL = (
     "The reference looks for objects on a grid of 6x6 points; its 16 surest finds of at least "
     "1,024 pixels are what both models are asked for, and what they name. Where it finds nothing, "
-    "five boxes and their middles are asked for, if it answers them stably.",
+    "five boxes and their middles are asked for, if its answers are stable.",
     "SAM embedding, patch cosine: of what both models compute for the same place, averaged over "
     "the places of a photo, then over photos. image embedding cosine: of the whole photo.",
-    "region names cosine, of bundles that name boxes: of what both classifiers say of five boxes, "
-    "over the names and less its mean, averaged over photos.",
+    "region names cosine, of bundles that name boxes: of both classifiers' logits for five "
+    "boxes, over the names and less their mean, averaged over photos.",
     "mask IoU: of both models' masks for the same box, and for the same point; of the three that "
-    "a point offers, the one that the reference holds for the best.",
+    "a point offers, the one with the reference's highest score.",
     "same label: the share of a photo's pixels that get the same name, coarsely, averaged over "
     "photos. same name: the share of photos and objects whose best name is the same; objects are "
     "the reference's masks.",
@@ -75,8 +75,8 @@ def evaluate_agreement(
 ) -> list[Row]:
     """Ask both models the same of every photo, and compare.
 
-    What only one of the two can answer, or each in arrays of its own size or in a text space of
-    its own, is left out. Raises ImageError, InputError, EngineRunError.
+    Measures that only one of the two can give, or that the two give in arrays of different sizes
+    or in different text spaces, are left out. Raises ImageError, InputError, EngineRunError.
     """
     samples = _Samples()
     same_space = _same_space(reference.model, other.model)
@@ -100,7 +100,7 @@ def _same_space(one: Model, other: Model) -> bool:
 def _compare(
     questions: Questions, expected: Answers, found: Answers, same_space: bool
 ) -> Iterator[tuple[str, Values]]:
-    """Compare the answers on one photo, measure by measure."""
+    """Compare the answers on one photo; return the values of each measure."""
     vectors: Mapping[str, Callable[[Answers], NDArray[np.float32] | None]] = {
         EMBEDDINGS: lambda answers: answers.image_embeddings,
         IMAGE: lambda answers: answers.image_embed if same_space else None,
@@ -119,7 +119,7 @@ def _compare(
 
 
 def _rows(model: str, samples: _Samples) -> Iterator[Row]:
-    """Average every measure; of all but shares, give the worst too."""
+    """Average every measure; for all but shares, add the worst value."""
     for measure, values in samples.values.items():
         if not values:
             continue

@@ -1,9 +1,7 @@
 """Average precision of masks, by pycocotools; for LVIS by its federated rules.
 
-A category is evaluated by itself, over the photos that have an object or a find of it: the same
-figures as over all photos and categories at once, without LVIS's 1,203 x 19,809 empty pairs.
-
-Average precisions as rows.
+A category is evaluated by itself, over the photos that have an object or a find of it. Figures are
+the same as over all photos and categories at once, without LVIS's 1,203 x 19,809 empty pairs.
 """
 
 from __future__ import annotations
@@ -32,6 +30,7 @@ from samclip.runtime.results.coco import RleDict
 AREAS = (ALL, SMALL, MEDIUM, LARGEST)  # in pycocotools' order
 FREQUENCIES = {"r": "rare categories", "c": "common categories", "f": "frequent categories"}
 AT_50, AT_75 = 0, 5  # of the thresholds 0.5, 0.55 ... 0.95
+Place = tuple[str, str]  # model and kind of prompt, such as "box AP"
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,10 @@ def average_precision(
 
 @dataclass
 class _Category:
-    """What concerns one category, by photo; `incomplete`: photos not searched in full for it."""
+    """Objects and finds of one category, by photo.
+
+    `incomplete`: photos in which not every object of it is annotated.
+    """
 
     objects: dict[int, list[CocoObject]]
     crowds: dict[int, list[CocoObject]]
@@ -81,7 +83,7 @@ class _Category:
 def _by_category(
     photos: Sequence[CocoPhoto], categories: Categories, finds: Sequence[Find]
 ) -> dict[int, _Category]:
-    """Sort objects and finds; of a federated set, drop finds of what nobody looked for."""
+    """Group objects and finds by category; a federated set drops finds that were not looked for."""
     groups: dict[int, _Category] = defaultdict(
         lambda: _Category(defaultdict(list), defaultdict(list), defaultdict(list), set())
     )
@@ -101,7 +103,7 @@ def _by_category(
 
 
 class _Evaluation(COCOeval):  # type: ignore[misc]  # pycocotools has no types
-    """COCO's evaluation; unmatched finds in `incomplete` photos are no errors, as in LVIS."""
+    """COCO's evaluation; unmatched finds in `incomplete` photos do not count, as in LVIS."""
 
     incomplete: frozenset[int] = frozenset()
 
@@ -119,7 +121,7 @@ def _evaluate(group: _Category, limit: int) -> tuple[NDArray[np.float64], NDArra
     objects = [_truth(found, n, 0) for n in photos for found in group.objects[n]]
     crowds = [_truth(found, n, 1) for n in photos for found in group.crowds[n]]
     finds = [_find(found) for n in photos for found in group.finds[n]]
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells of its steps
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its steps
         evaluation = _Evaluation(_coco(photos, [*objects, *crowds]), _coco(photos, finds), "segm")
         evaluation.incomplete = frozenset(group.incomplete)
         evaluation.params.maxDets = [limit]
@@ -186,15 +188,12 @@ def _mean(precisions: NDArray[np.float64]) -> float:
     return float(precisions[precisions > -1].mean())
 
 
-Place = tuple[str, str]  # model and kind of prompt, such as "box AP"
-
-
 def precision_rows(
     precisions: Mapping[Place, Sequence[AveragePrecision]], photos: int
 ) -> Iterator[Row]:
-    """Give the precisions of models, kind by kind, and the first model's divided by each other's.
+    """Return the precisions of models, kind by kind, and the first model's divided by each other's.
 
-    AP is no mean over photos, and has no interval.
+    AP is not a mean over photos, and has no interval.
     """
     for kind in dict.fromkeys(kind for _, kind in precisions):
         of_kind = {model: found for (model, other), found in precisions.items() if other == kind}

@@ -1,4 +1,4 @@
-"""How well a detector's boxes become masks: AP, as SAM and what is distilled from it report it."""
+"""AP of masks from a detector's boxes, as SAM and the models distilled from it report it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from samclip.benchmarks.accuracy.average_precision import Find, average_precision, precision_rows
 from samclip.benchmarks.accuracy.instances import AGAIN, BOX, PROMPTS_AT_ONCE
 from samclip.benchmarks.data.coco import Categories, CocoPhoto
-from samclip.benchmarks.data.detections import DetectedBox, Detections
+from samclip.benchmarks.data.detector_boxes import DetectedBox, Detections
 from samclip.benchmarks.progress import Track, silent
 from samclip.benchmarks.records import Row
 from samclip.benchmarks.scores import Candidate
@@ -53,7 +53,10 @@ def evaluate_detections(
         for candidate in candidates:
             with candidate.model.encode(image) as scene:
                 for kind, found, masks in _ask(scene, boxes, refine):
-                    finds[candidate.name, f"{kind} AP"] += _finds(number, found, masks)
+                    finds[candidate.name, f"{kind} AP"] += [
+                        Find(number, box.category, box.score, encode_rle(mask))
+                        for box, mask in zip(found, masks.packed, strict=True)
+                    ]
     precisions = {
         place: average_precision(photos, categories, found) for place, found in finds.items()
     }
@@ -70,8 +73,3 @@ def _ask(
         yield BOX, part, first
         if refine:
             yield AGAIN, part, scene.segment(boxes=prompts, mask=first.low_res_logits)
-
-
-def _finds(photo: int, boxes: Sequence[DetectedBox], masks: Masks) -> Iterator[Find]:
-    for found, mask in zip(boxes, masks.packed, strict=True):
-        yield Find(photo, found.category, found.score, encode_rle(mask))

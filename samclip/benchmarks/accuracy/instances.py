@@ -1,8 +1,6 @@
-"""How well masks fit: mIoU and AP of one mask a prompt, of boxes and points, and refined once.
+"""mIoU and AP of masks for known objects: one mask for each box or point, and refined once.
 
-What prompts for known objects got: how well masks fit, how sure the model was, outlines.
-
-Where a person would click: inside an object, and then where the answer errs most.
+A point is where a person would click: inside the object, and then at the largest error.
 """
 
 from __future__ import annotations
@@ -26,6 +24,32 @@ from samclip.runtime.results.coco import RleDict
 from samclip.runtime.results.masks import Masks
 from samclip.runtime.scene import Scene
 
+PROMPTS_AT_ONCE = 64  # bounds the masks that are held
+PER_POINT = 3  # masks of an ambiguous prompt
+BOX, AGAIN, BOX_CLICK = "box", "box again", "box + click"
+POINT, POINT_CLICK = "point", "point + click"
+BEST = f"{POINT} mIoU, best of three"
+PROTOCOL = (
+    "box: the annotation's box is the prompt, the decoder's single-mask output the answer.",
+    "point: the prompt is the object's pixel farthest from its outline (Euclidean distance "
+    "transform, outside the photo counts as background; the first in reading order of several); "
+    "the answer is the one of three masks whose predicted IoU is highest.",
+    "best of three: of the same three masks the one that fits the truth best. A decoder that gives "
+    "one mask for each prompt has no such row, and its one mask is the answer to a point.",
+    "box again: one refinement without the truth: the box once more, with the low-resolution "
+    "logits of its first answer as mask prompt.",
+    "+ click: one refinement with the truth: the first prompt once more, its logits as mask "
+    "prompt, and a point where the first answer errs, the pixel farthest from the border of its "
+    "region among all that are missed (foreground) or too many (background).",
+    "mIoU: IoU is counted in pixels of the original photo and averaged over objects; crowds are "
+    "left out. Areas are pixels of the object's mask.",
+    "AP: pycocotools' mask AP over IoU 0.50 to 0.95 and categories. Every object is asked for, so "
+    "there are no finds of other categories; an answer has its object's category, and the "
+    "predicted IoU as score. Small, medium and large by the areas that the annotations state; "
+    "crowds are ignored; at most 100 answers a photo and category, 300 in LVIS. No interval.",
+    "Intervals: percentile bootstrap over photos, seeded, 95 %.",
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
@@ -48,12 +72,12 @@ class Outcomes:
         )
 
     def taken(self, rows: NDArray[np.int64]) -> Outcomes:
-        """Take M of the answers."""
+        """Return M of the answers."""
         outlines = tuple(self.outlines[row] for row in rows)
         return Outcomes(self.fits[rows], self.scores[rows], outlines)
 
     def replaced(self, rows: Sequence[int], others: Outcomes) -> Outcomes:
-        """Put M other answers in place of those at M `rows`."""
+        """Return the answers with M others in place of those at M `rows`."""
         fits, scores, outlines = self.fits.copy(), self.scores.copy(), list(self.outlines)
         fits[rows], scores[rows] = others.fits, others.scores
         for row, outline in zip(rows, others.outlines, strict=True):
@@ -104,33 +128,6 @@ def _deepest(mask: NDArray[np.bool_]) -> tuple[tuple[float, float], float]:
     return (float(column) + 0.5, float(row) + 0.5), float(distances[row, column])
 
 
-PROMPTS_AT_ONCE = 64  # bounds the masks that are held
-PER_POINT = 3  # masks of an ambiguous prompt
-BOX, AGAIN, BOX_CLICK = "box", "box again", "box + click"
-POINT, POINT_CLICK = "point", "point + click"
-BEST = f"{POINT} mIoU, best of three"
-PROTOCOL = (
-    "box: the annotation's box is the prompt, the decoder's single-mask output the answer.",
-    "point: the prompt is the object's pixel farthest from its outline (Euclidean distance "
-    "transform, outside the photo counts as background; the first in reading order of several); "
-    "the answer is the one of three masks whose predicted IoU is highest.",
-    "best of three: of the same three masks the one that fits the truth best. A decoder that gives "
-    "one mask for each prompt has no such row, and its one mask is the answer to a point.",
-    "box again: one refinement without the truth: the box once more, with the low-resolution "
-    "logits of its first answer as mask prompt.",
-    "+ click: one refinement with the truth: the first prompt once more, its logits as mask "
-    "prompt, and a point where the first answer errs, the pixel farthest from the border of its "
-    "region among all that are missed (foreground) or too many (background).",
-    "mIoU: IoU is counted in pixels of the original photo and averaged over objects; crowds are "
-    "left out. Areas are pixels of the object's mask.",
-    "AP: pycocotools' mask AP over IoU 0.50 to 0.95 and categories. Every object is asked for, so "
-    "there are no finds of other categories; an answer has its object's category, and the "
-    "predicted IoU as score. Small, medium and large by the areas that the annotations state; "
-    "crowds are ignored; at most 100 answers a photo and category, 300 in LVIS. No interval.",
-    "Intervals: percentile bootstrap over photos, seeded, 95 %.",
-)
-
-
 def evaluate_instances(
     candidates: Sequence[Candidate],
     photos: Sequence[CocoPhoto],
@@ -163,7 +160,7 @@ def evaluate_instances(
 
 @dataclass
 class _Tally:
-    """All outcomes: IoUs in the form that `compare` takes, and by model and kind what AP takes."""
+    """All outcomes: IoUs for `compare`, and finds by model and kind for AP."""
 
     scores: Scores = field(default_factory=Scores)
     finds: dict[tuple[str, str], list[Find]] = field(default_factory=lambda: defaultdict(list))
@@ -171,8 +168,8 @@ class _Tally:
     def add(
         self, model: str, kind: str, outcomes: Outcomes, photo: int, objects: Sequence[CocoObject]
     ) -> None:
-        """Add what N objects of a photo got."""
-        if kind == BEST:  # chosen with the truth at hand: no answer of the model's own
+        """Add the outcomes of N objects of a photo."""
+        if kind == BEST:  # chosen with the truth: not an answer of the model
             self.scores.add(model, BEST, outcomes.fits)
             return
         self.scores.add(model, f"{kind} mIoU", outcomes.fits)
@@ -206,9 +203,9 @@ def _ask(
 def _ask_points(
     scene: Scene, points: Sequence[tuple[float, float]], truth: Sequence[NDArray[np.bool_]]
 ) -> tuple[Masks, Outcomes, Outcomes | None]:
-    """Ask for N objects by points: the surest masks, what they got, and what the best of three got.
+    """Ask for N objects by points; return the surest masks, their outcomes, and the best ones.
 
-    The latter is None where the decoder offers one mask only.
+    The best of three masks is the one that fits the truth best; None where there is one mask only.
     """
     prompts = [[point] for point in points]
     if not scene.features.has_multimask:
@@ -222,7 +219,7 @@ def _ask_points(
 
 
 def _best(values: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Choose of 3N values the best of each three: N rows."""
+    """Return the rows of the best of each three among 3N values: N indices."""
     table = values.reshape(-1, PER_POINT)  # 3N -> Nx3
     return np.asarray(PER_POINT * np.arange(len(table)) + table.argmax(axis=1))
 

@@ -1,7 +1,4 @@
-"""How well objects are named: top-1 of a data set's categories on its objects.
-
-How well whole images are named: top-1 and top-5 over all classes.
-"""
+"""Accuracy of names: top-1 of categories on objects, and top-1 and top-5 of classes on images."""
 
 from __future__ import annotations
 
@@ -32,6 +29,14 @@ PROTOCOL = (
     "whole crop's embedding is compared with the names.",
     "All names of the data set compete for every object. Crowds are left out. Areas are pixels of "
     "the object's mask in the original photo.",
+    "Intervals: percentile bootstrap over photos, seeded, 95 %.",
+)
+TOPS = (1, 5)
+IMAGES_PROTOCOL = (
+    "Every photo is encoded once, whole; its embedding is compared with the names of all classes "
+    "of the list, not only of those that have photos.",
+    "by classes: a classifier's own scores for the same classes, without names.",
+    "Of equal scores the class that comes first in the list's order counts as higher.",
     "Intervals: percentile bootstrap over photos, seeded, 95 %.",
 )
 
@@ -71,23 +76,13 @@ def evaluate_names(
 
 
 def _name_masks(scene: Scene, photo: CocoPhoto, vocabulary: Vocabulary) -> NDArray[np.int64]:
-    """Name the objects of a photo by their true masks: N indices of names."""
+    """Name the objects of a photo by their true masks; return N indices of names."""
     parts = []
     for start in range(0, len(photo.objects), MASKS_AT_ONCE):
         objects = photo.objects[start : start + MASKS_AT_ONCE]
         named = scene.name(np.stack([found.mask() for found in objects]), vocabulary)
         parts.append(np.asarray(named.class_ids))
     return np.concatenate(parts)
-
-
-TOPS = (1, 5)
-IMAGES_PROTOCOL = (
-    "Every photo is encoded once, whole; its embedding is compared with the names of all classes "
-    "of the list, not only of those that have photos.",
-    "by classes: a classifier's own scores for the same classes, without names.",
-    "Of equal scores the class that comes first in the list's order counts as higher.",
-    "Intervals: percentile bootstrap over photos, seeded, 95 %.",
-)
 
 
 class Classifier(Protocol):

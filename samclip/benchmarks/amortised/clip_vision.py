@@ -1,11 +1,10 @@
-"""CLIP's vision encoder as an ONNX graph at full size, its weights random: good for time alone.
+"""CLIP's vision encoder as an ONNX graph at full size with random weights, for timing alone.
 
 The architecture is OpenCLIP's `VisionTransformer` (Radford et al. 2021; sizes of ViT-B/16 and
 ViT-L/14 from their table 20): a patch convolution without bias, a class token, learned positions,
 LayerNorm, pre-norm blocks with GELU, LayerNorm, a projection. Positions of a larger input are as
-many as it has patches, as if they had been interpolated. Where the engine is ONNX Runtime its own
-fused attention is taken, which needs neither the time nor the memory of scores that are written
-out: the baseline is not to be slower than it must be.
+many as it has patches, as if they had been interpolated. On ONNX Runtime the graph uses its fused
+attention operator, which does not write the scores to memory: the baseline is as fast as it can be.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ CONFIGS: dict[Architecture, ClipVisionConfig] = {
 
 
 def dense_size(config: ClipVisionConfig, wanted: int = 1024) -> int:
-    """Give the largest side up to `wanted` pixels that patches fill."""
+    """Return the largest side up to `wanted` pixels that patches fill."""
     return wanted // config.patch * config.patch
 
 
@@ -158,7 +157,7 @@ class _Builder:
         domain: str = "",
         **attributes: Any,
     ) -> str:
-        """Add a node; gives the name of its output."""
+        """Add a node; return the name of its output."""
         names = list(outputs) or [f"{operator.lower()}_{len(self._nodes)}"]
         node = self._onnx.helper.make_node(
             operator, list(inputs), names, domain=domain, **attributes

@@ -1,154 +1,33 @@
-"""The amortised table, and its rows: seconds, ratios, parameters and multiply-accumulates.
+"""The amortised comparison: costs, rows, its table, and how its figures are defined.
 
-What each way costs, counted from the graphs that ran.
-
-How the amortised table is defined.
+One encoder pass for three tasks is compared with SAM and CLIP run apart: seconds, ratios,
+parameters and multiply-accumulates, the last two counted from the graphs that ran.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from rich.table import Table
-
 from samclip.benchmarks.amortised.pipelines import DENSE, MERGED, PROMPTS, WHOLE, pipeline
+from samclip.benchmarks.formats import large, seconds, times
 from samclip.benchmarks.latency.results import paired_ratio
-from samclip.benchmarks.records import Row, Timing
-from samclip.benchmarks.roofline.count import Work
-from samclip.benchmarks.roofline.count import count as count_work
+from samclip.benchmarks.measurements import Timing
+from samclip.benchmarks.records import Row
+from samclip.benchmarks.roofline.count import GraphWork, count
 from samclip.benchmarks.roofline.counted import Counted, count_graph
 from samclip.benchmarks.roofline.read_graph import read_graph
 from samclip.benchmarks.rows import make_row
 from samclip.benchmarks.statistics import Estimate, median
-from samclip.cli.tables import make_table
+from samclip.benchmarks.tables import Cell, Column, Table, text_columns
 
 WAYS = (MERGED, WHOLE, DENSE)
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a way costs, counted from its graphs.
-
-    `parameters`: of vision encoders and CLIP heads, without the mask decoder, which all ways have.
-    `macs`: by the number of prompts, the mask decoder included.
-    """
-
-    parameters: int
-    macs: Mapping[int, int]
-
-
-def cost_of(vision: Sequence[Work], decoder: Mapping[int, Work]) -> Cost:
-    """Add up the graphs that run once, and the decoder for each number of prompts."""
-    once = sum(work.macs for work in vision)
-    return Cost(
-        parameters=sum(work.parameters for work in vision),
-        macs={count: once + work.macs for count, work in decoder.items()},
-    )
-
-
-def make_rows(timings: Sequence[Timing], costs: Mapping[str, Cost]) -> tuple[Row, ...]:
-    """Give seconds of each way, ratios of the ways apart to the merged one, and costs."""
-    return (*_seconds(timings), *_ratios(timings), *_costs(costs))
-
-
-def _wholes(timings: Sequence[Timing]) -> dict[tuple[str, int], Timing]:
-    found = {(t.model, t.name): t for t in timings if t.kind == "pipeline"}
-    return {(way, count): found[way, pipeline(count)] for way in WAYS for count in PROMPTS}
-
-
-def _seconds(timings: Sequence[Timing]) -> Iterator[Row]:
-    for (way, count), timing in _wholes(timings).items():
-        estimate = _of_photos(median(timing.samples), timing)
-        yield make_row(way, "seconds", pipeline(count), estimate, "seconds")
-
-
-def _ratios(timings: Sequence[Timing]) -> Iterator[Row]:
-    wholes = _wholes(timings)
-    for way in WAYS[1:]:
-        for count in PROMPTS:
-            merged, apart = wholes[MERGED, count], wholes[way, count]
-            estimate = paired_ratio(apart.samples, merged.samples, apart.photos)
-            name = f"{way} / {MERGED}"
-            yield make_row(name, "seconds", pipeline(count), estimate, "ratio")
-
-
-def _costs(costs: Mapping[str, Cost]) -> Iterator[Row]:
-    for way, cost in costs.items():
-        yield _count(way, "vision parameters", "all", cost.parameters)
-        for count, macs in cost.macs.items():
-            yield _count(way, "multiply-accumulates", pipeline(count), macs)
-
-
-def _count(way: str, measure: str, subset: str, value: int) -> Row:
-    return Row(
-        model=way,
-        measure=measure,
-        subset=subset,
-        value=float(value),
-        low=None,
-        high=None,
-        n=1,
-        photos=0,
-        unit="count",
-    )
-
-
-def show_amortised(timings: Sequence[Timing], costs: Mapping[str, Cost]) -> Table:
-    """Show the ways beside each other: milliseconds, ratios, GMACs, and vision parameters."""
-    columns = [f"{name} {count}" for count in PROMPTS for name in ("ms,", "x merged,", "GMACs,")]
-    table = make_table("way", *columns, "vision parameters", left=("way",))
-    wholes = _wholes(timings)
-    for way in WAYS:
-        cells = []
-        for count in PROMPTS:
-            samples, base = wholes[way, count].samples, wholes[MERGED, count].samples
-            cells.append(f"{median(samples).value * 1e3:,.1f}")
-            cells.append(f"{paired_ratio(samples, base, 1).value:.2f}")
-            cells.append(f"{costs[way].macs[count] / 1e9:,.1f}")
-        table.add_row(way, *cells, f"{costs[way].parameters / 1e6:.1f} M")
-    prompts = ", ".join(map(str, PROMPTS))
-    table.caption = f"three tasks with {prompts} prompts; x merged: times as long as merged"
-    table.caption_justify = "left"
-    return table
-
-
-def _of_photos(estimate: Estimate, timing: Timing) -> Estimate:
-    return replace(estimate, photos=min(timing.photos, estimate.n))
-
-
+SECONDS, MACS, PARAMETERS = "seconds", "multiply-accumulates", "vision parameters"
 POINT_TOKENS = 2  # a point, and the padding that follows it
-
-
-def count_ways(merged: Counted, sam: Counted, whole: Work, dense: Work) -> dict[str, Cost]:
-    """Count all ways, after a run; `whole` and `dense` are CLIP's. Raises CountError.
-
-    Positions interpolated for the larger pass are no parameters of their own: both have `whole`'s.
-    """
-    head, encoder = (count_graph(merged, name)[0] for name in ("clip_head", "encoder"))
-    other, masks = count_graph(sam, "encoder")[0], _decoder(sam)
-    return {
-        MERGED: cost_of([encoder, head], _decoder(merged)),
-        WHOLE: cost_of([other, whole], masks),
-        DENSE: replace(
-            cost_of([other, dense], masks), parameters=other.parameters + whole.parameters
-        ),
-    }
-
-
-def _decoder(counted: Counted) -> dict[int, Work]:
-    """Count the mask decoder for each number of prompts of one point."""
-    source = counted.backend.sources["mask_decoder"]
-    found = {}
-    for prompts in PROMPTS:
-        sizes = {"prompts": prompts, "points": POINT_TOKENS}
-        found[prompts] = count_work(read_graph(source.onnx, source.name, sizes, source.weights))
-    return found
-
-
 PROTOCOL = (
     "Three tasks: 20 names for the photo, a coarse semantic map of 20 names, and 1, 10 or 100 "
-    "points, each a prompt of its own. Decoding of the file is not counted, resizing is.",
+    "points, each a separate prompt. Decoding of the file is not counted, resizing is.",
     f"'{MERGED}': one encoder pass of one bundle, its CLIP head and mask decoder.",
     f"'{WHOLE}': SAM's pass and masks, and CLIP's vision encoder on the photo at 224 px, which "
     "gives names for the whole photo and no map: it does less.",
@@ -161,3 +40,139 @@ PROTOCOL = (
     "Parameters and multiply-accumulates are counted from the ONNX graphs; parameters are those of "
     "vision encoders and CLIP heads, the mask decoder left out, which all ways have.",
 )
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of a way, counted from its graphs.
+
+    `parameters`: of vision encoders and CLIP heads, without the mask decoder, which all ways have.
+    `macs`: by the number of prompts, the mask decoder included.
+    """
+
+    parameters: int
+    macs: Mapping[int, int]
+
+
+def count_ways(
+    merged: Counted,
+    sam: Counted,
+    whole: GraphWork,
+    dense: GraphWork,
+) -> dict[str, Cost]:
+    """Count all ways, after a run; `whole` and `dense` are CLIP's. Raises CountError.
+
+    Positions interpolated for the larger pass are not parameters: both have `whole`'s.
+    """
+    head, encoder = (count_graph(merged, name)[0] for name in ("clip_head", "encoder"))
+    other, masks = count_graph(sam, "encoder")[0], _count_decoder(sam)
+    apart = cost_of([other, dense], masks)
+    return {
+        MERGED: cost_of([encoder, head], _count_decoder(merged)),
+        WHOLE: cost_of([other, whole], masks),
+        DENSE: replace(apart, parameters=other.parameters + whole.parameters),
+    }
+
+
+def _count_decoder(model: Counted) -> dict[int, GraphWork]:
+    """Count the mask decoder for each number of prompts of one point."""
+    source = model.backend.sources["mask_decoder"]
+    found = {}
+    for prompts in PROMPTS:
+        sizes = {"prompts": prompts, "points": POINT_TOKENS}
+        found[prompts] = count(read_graph(source.onnx, source.name, sizes, source.weights))
+    return found
+
+
+def cost_of(vision: Sequence[GraphWork], decoder: Mapping[int, GraphWork]) -> Cost:
+    """Add up the graphs that run once, and the decoder for each number of prompts."""
+    once = sum(work.macs for work in vision)
+    return Cost(
+        parameters=sum(work.parameters for work in vision),
+        macs={prompts: once + work.macs for prompts, work in decoder.items()},
+    )
+
+
+def make_rows(timings: Sequence[Timing], costs: Mapping[str, Cost]) -> tuple[Row, ...]:
+    """Return the seconds of each way, ratios of the ways apart to the merged one, and costs."""
+    return (*_seconds(timings), *_ratios(timings), *_costs(costs))
+
+
+def _wholes(timings: Sequence[Timing]) -> dict[tuple[str, int], Timing]:
+    found = {(t.model, t.name): t for t in timings if t.kind == "pipeline"}
+    return {(way, prompts): found[way, pipeline(prompts)] for way in WAYS for prompts in PROMPTS}
+
+
+def _seconds(timings: Sequence[Timing]) -> Iterator[Row]:
+    for (way, prompts), timing in _wholes(timings).items():
+        estimate = median(timing.samples)
+        estimate = replace(estimate, photos=min(timing.photos, estimate.n))
+        yield make_row(way, SECONDS, pipeline(prompts), estimate, "seconds")
+
+
+def _ratios(timings: Sequence[Timing]) -> Iterator[Row]:
+    wholes = _wholes(timings)
+    for way in WAYS[1:]:
+        for prompts in PROMPTS:
+            merged, apart = wholes[MERGED, prompts], wholes[way, prompts]
+            estimate = paired_ratio(apart.samples, merged.samples, apart.photos)
+            yield make_row(f"{way} / {MERGED}", SECONDS, pipeline(prompts), estimate, "ratio")
+
+
+def _costs(costs: Mapping[str, Cost]) -> Iterator[Row]:
+    for way, cost in costs.items():
+        yield make_row(way, PARAMETERS, "all", _exactly(cost.parameters), "count")
+        for prompts, macs in cost.macs.items():
+            yield make_row(way, MACS, pipeline(prompts), _exactly(macs), "count")
+
+
+def _exactly(value: int) -> Estimate:
+    return Estimate(float(value), math.nan, math.nan, 1, 0)
+
+
+def ratios_to_first(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
+    """Return how many times as long as the first way each way takes, by way and subset.
+
+    The ratio of the rounds where the report has one, else that of the medians.
+    """
+    timed = [row for row in rows if row.measure == SECONDS and row.unit == "seconds"]
+    paired = {(row.model, row.subset): row.value for row in rows if row.unit == "ratio"}
+    firsts: dict[str, Row] = {}
+    found = {}
+    for row in timed:
+        first = firsts.setdefault(row.subset, row)
+        ratio = paired.get((f"{row.model} / {first.model}", row.subset))
+        if ratio is None and row.value and first.value:
+            ratio = row.value / first.value
+        if ratio is not None:
+            found[row.model, row.subset] = ratio
+    return found
+
+
+def amortised_table(rows: Sequence[Row]) -> Table | None:
+    """Lay out the ways below each other: seconds, ratios and MACs for each number of prompts.
+
+    None where no way was timed.
+    """
+    values = {(row.measure, row.model, row.subset): row.value for row in rows}
+    timed = [row for row in rows if row.measure == SECONDS and row.unit == "seconds"]
+    ways = list(dict.fromkeys(row.model for row in timed))
+    subsets = list(dict.fromkeys(row.subset for row in timed))
+    if not ways:
+        return None
+    ratios = ratios_to_first(rows)
+    columns = [*text_columns("way"), Column(PARAMETERS, large)]
+    for subset in subsets:
+        short = subset.partition(", ")[2] or subset
+        columns += [Column(short, seconds), Column(f"x {ways[0]}", times), Column("MACs", large)]
+    lines: list[list[Cell]] = []
+    for way in ways:
+        line: list[Cell] = [way, values.get((PARAMETERS, way, "all"))]
+        for subset in subsets:
+            line += [
+                values.get((SECONDS, way, subset)),
+                ratios.get((way, subset)),
+                values.get((MACS, way, subset)),
+            ]
+        lines.append(line)
+    return Table(columns, lines, note=f"three tasks; x {ways[0]}: times as long as {ways[0]}")

@@ -1,8 +1,8 @@
 """Three ways to answer three tasks on a photo, timed in turn.
 
 *merged*: one encoder pass, then all three tasks. *SAM + CLIP at 224 px*: a second model names the
-whole photo; it has no semantic map to give. *SAM + dense CLIP*: the second model makes one more
-large pass, and gives that too. All ways segment the same points.
+whole photo, and there is no semantic map. *SAM + dense CLIP*: the second model makes one more large
+pass, which gives the map too. All ways segment the same points.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from samclip.benchmarks.amortised.second_model import SecondModel, classify_whol
 from samclip.benchmarks.latency.photo_pipeline import Piece, names_for
 from samclip.benchmarks.latency.rounds import RoundLog, Schedule
 from samclip.benchmarks.latency.timed import StageClock
+from samclip.benchmarks.measurements import Timing
 from samclip.benchmarks.progress import Track
-from samclip.benchmarks.records import Timing
 from samclip.errors import UntrainedHeadWarning
 from samclip.runtime.model import Model
 from samclip.runtime.pixels.image import load_image
@@ -38,7 +38,7 @@ Seconds = dict[str, float]
 
 @dataclass(frozen=True)
 class Models:
-    """What the ways are made of: `sam` gives masks alone, and may be the merged model again."""
+    """The models of the ways: `sam` gives masks alone, and may be the merged model again."""
 
     merged: Model
     sam: Model
@@ -111,7 +111,7 @@ def _tasks(scene: Scene, names: Vocabulary | None) -> Iterator[tuple[str, Callab
 
 
 def _pieces(seconds: Seconds) -> Iterator[Piece]:
-    """Give the whole for each number of prompts, and its stages, which add up to it."""
+    """Return the whole for each number of prompts, and its stages, which add up to it."""
     masks = {_masks(count): count for count in PROMPTS}
     common = {step: time for step, time in seconds.items() if step not in masks}
     for step, count in masks.items():
@@ -123,12 +123,12 @@ def _pieces(seconds: Seconds) -> Iterator[Piece]:
 
 
 def pipeline(prompts: int) -> str:
-    """Name the whole way with so many prompts."""
+    """Return the name of a whole way with this number of prompts."""
     return f"three tasks, {prompts} prompt{'s' if prompts > 1 else ''}"
 
 
 def grid(size: tuple[int, int], count: int) -> list[list[tuple[float, float]]]:
-    """Spread `count` prompts of one point, (x, y) in pixels, over an image of (h, w)."""
+    """Return `count` prompts of one point, (x, y) in pixels, spread over an image of (h, w)."""
     height, width = size
     columns = int(np.ceil(count**0.5))
     rows = -(-count // columns)

@@ -1,4 +1,4 @@
-"""CLIP as the second model beside SAM: whole photos at 224 px, or every patch of a large pass."""
+"""CLIP as the second model next to SAM: whole photos at 224 px, or every patch of a large pass."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from samclip.benchmarks.amortised.clip_vision import (
     dense_size,
     make_clip_vision,
 )
-from samclip.benchmarks.roofline.count import Work, count
+from samclip.benchmarks.roofline.count import GraphWork, count
 from samclip.benchmarks.roofline.read_graph import read_graph
 from samclip.engines.base import Backend, Engine, EngineOptions, GraphSource
 from samclip.runtime.pixels.image import Letterbox
@@ -36,7 +36,7 @@ class SecondModel:
     """CLIP's vision encoder on a backend; `names`: KxD float32, random unit rows in its space."""
 
     engine: Engine
-    work: Work
+    work: GraphWork
     image_size: int
     names: Floats
 
@@ -59,13 +59,13 @@ def open_second(
 
 
 def classify_whole(model: SecondModel, image: NDArray[np.uint8]) -> Floats:
-    """Give the cosines of a whole photo, HWC uint8 RGB, with K names: K float32.
+    """Return the cosines of a whole photo, HWC uint8 RGB, with K names: K float32.
 
     Resized by its short side, bicubic, and cropped to the centre, as OpenCLIP does.
     """
     tensor = _centre(image, model.image_size)
-    embed = _host(model, tensor, IMAGE_EMBED)
-    return np.asarray(unit_rows(embed)[0] @ model.names.T, np.float32)
+    embed = model.engine.run({IMAGE: tensor}, (IMAGE_EMBED,))[IMAGE_EMBED].numpy()
+    return np.asarray(unit_rows(_array(embed))[0] @ model.names.T, np.float32)
 
 
 def name_all(model: SecondModel, image: NDArray[np.uint8]) -> tuple[Floats, NDArray[np.int32]]:
@@ -110,10 +110,6 @@ def _normalise(pixels: NDArray[np.uint8]) -> Floats:
     """Bring hxwx3 to 1x3xhxw."""
     scaled = (pixels.astype(np.float32) - MEAN) / STD
     return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None])
-
-
-def _host(model: SecondModel, tensor: Floats, output: str) -> Floats:
-    return _array(model.engine.run({IMAGE: tensor}, (output,))[output].numpy())
 
 
 def _array(values: NDArray[np.generic]) -> Floats:

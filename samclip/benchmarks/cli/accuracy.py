@@ -1,13 +1,7 @@
-"""`samclip-bench accuracy images`: how well whole images are named.
-
-`samclip-bench accuracy instances`: how well masks fit.
-
-`samclip-bench accuracy names`: how well objects are named.
-"""
+"""Commands `samclip-bench accuracy images`, `instances` and `names`: names and masks judged."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -26,12 +20,12 @@ from samclip.benchmarks.accuracy.names import (
 )
 from samclip.benchmarks.class_names import class_vocabulary, read_synonyms
 from samclip.benchmarks.cli import options
-from samclip.benchmarks.cli.session import Session, Setup, open_session
-from samclip.benchmarks.data.coco import CocoFolder, read_coco
-from samclip.benchmarks.data.detections import read_detections
+from samclip.benchmarks.cli.harness import benchmark
+from samclip.benchmarks.cli.session import Outcome, Session
+from samclip.benchmarks.data.coco import read_coco
+from samclip.benchmarks.data.detector_boxes import read_detections
 from samclip.benchmarks.data.image_folder import keep_only, read_image_folder, spread
 from samclip.benchmarks.records import Data
-from samclip.benchmarks.scores import Candidate
 from samclip.cli import options as shared
 from samclip.cli.terminal import err, say
 from samclip.export.checkpoints.imagenet_classes import CLASSES_FILE, imagenet_classes
@@ -77,50 +71,40 @@ Only = Annotated[
 ]
 
 
-def images(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants it
+@benchmark("accuracy images")
+def images(
+    session: Session,
+    *,
     folder: Folder,
     bundle: shared.Bundle = None,
     classes: Classes = None,
     only: Only = None,
     templates: shared.Templates = None,
-    teacher: options.Teacher = None,
-    teacher_options: options.TeacherOptions = None,
-    limit: options.Limit = None,
-    json: options.Json = None,
-    backend: shared.Backend = "auto",
-    precision: shared.Precision = None,
-    threads: shared.Threads = None,
-    debug: shared.Debug = False,
-) -> None:
+    teacher: options.TeacherChoice,
+    run: options.ModelOptions,
+) -> Outcome:
     """Measure top-1 and top-5 of whole photos over all class names.
 
     With --teacher also the teacher's, through names as the bundle, and its classifier's own where
     the classes are ImageNet's thousand.
     """
-    setup = Setup(bundle, backend, precision, threads, json)
-    with open_session("accuracy images", setup, debug) as session:
-        whole = read_image_folder(folder, _listing(classes))
-        chosen = whole if only is None else keep_only(whole, only)
-        photos = spread(chosen.photos, limit)
-        candidate = session.open_bundle(names=True)
-        vocabulary = class_vocabulary(candidate.model, whole.names, {}, templates)
-        encoders: dict[str, ImageEncoder] = {candidate.name: BundleEncoder(candidate.model)}
-        classifiers: dict[str, Classifier] = {}
-        if teacher is not None:
-            name, found = session.open_teacher(teacher, teacher_options)
-            found.check_space(candidate.model)
-            encoders[f"{name} by names"] = found
-            if whole.keys == tuple(entry.wnid for entry in imagenet_classes()):
-                classifiers[f"{name} by classes"] = found
-        rows = evaluate_images(photos, vocabulary, encoders, classifiers, session.track)
-        session.finish(Data.of(folder, "ImageNet", photos, whole.photos), IMAGES_PROTOCOL, rows)
-
-
-def _listing(classes: str | None) -> Path | None:
-    """Find the file that lists the classes; None when there is none."""
-    if classes is None:
-        return None
-    return CLASSES_FILE if classes == IMAGENET else Path(classes).expanduser()
+    listing = None if classes is None else Path(classes).expanduser()
+    whole = read_image_folder(folder, CLASSES_FILE if classes == IMAGENET else listing)
+    chosen = whole if only is None else keep_only(whole, only)
+    photos = spread(chosen.photos, run.limit)
+    candidate = session.open(run.variant(bundle), "measured", names=True)
+    vocabulary = class_vocabulary(candidate.model, whole.names, {}, templates)
+    encoders: dict[str, ImageEncoder] = {candidate.name: BundleEncoder(candidate.model)}
+    classifiers: dict[str, Classifier] = {}
+    if teacher.teacher is not None:
+        name, found = session.open_teacher(teacher)
+        found.check_space(candidate.model)
+        encoders[f"{name} by names"] = found
+        if whole.keys == tuple(entry.wnid for entry in imagenet_classes()):
+            classifiers[f"{name} by classes"] = found
+    rows = evaluate_images(photos, vocabulary, encoders, classifiers, session.track)
+    data = Data.of(folder, "ImageNet", photos, whole.photos)
+    return Outcome(data, IMAGES_PROTOCOL, rows)
 
 
 INSTANCES_EXAMPLES = """
@@ -150,69 +134,43 @@ Refine = Annotated[
 ]
 
 
-def instances(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants it
+@benchmark("accuracy instances")
+def instances(
+    session: Session,
+    *,
     folder: options.CocoFolder,
     bundle: shared.Bundle = None,
     boxes: Boxes = None,
     refine: Refine = True,
     against: options.Against = None,
     annotations: options.Annotations = None,
-    limit: options.Limit = None,
-    json: options.Json = None,
-    backend: shared.Backend = "auto",
-    precision: shared.Precision = None,
-    threads: shared.Threads = None,
-    debug: shared.Debug = False,
-) -> None:
+    run: options.ModelOptions,
+) -> Outcome:
     """Measure mIoU and AP of masks from box prompts and point prompts, and refined once.
 
     Over all objects, by size, and in LVIS by frequency; crowds are left out. With --boxes, AP of
     the masks that a detector's boxes become.
     """
-    setup = Setup(bundle, backend, precision, threads, json)
-    with open_session("accuracy instances", setup, debug) as session:
-        coco = read_coco(folder, annotations)
-        candidates = [session.open_bundle()]
-        if against is not None:
-            candidates.append(session.open(against, "against"))
-        if boxes is None:
-            _measure_known(session, candidates, coco, limit, refine)
-        else:
-            _measure_detected(session, candidates, coco, boxes, limit, refine)
-
-
-def _measure_known(
-    session: Session,
-    candidates: Sequence[Candidate],
-    coco: CocoFolder,
-    limit: int | None,
-    refine: bool,
-) -> None:
-    photos = spread(coco.photos, limit)
-    rows = known.evaluate_instances(
-        candidates, photos, coco.categories, refine=refine, track=session.track
-    )
-    data = Data.of(coco.path, coco.layout, photos, coco.photos, coco.left_out)
-    session.finish(data, known.PROTOCOL, rows)
-
-
-def _measure_detected(
-    session: Session,
-    candidates: Sequence[Candidate],
-    coco: CocoFolder,
-    boxes: Path,
-    limit: int | None,
-    refine: bool,
-) -> None:
+    coco = read_coco(folder, annotations)
+    candidates = [session.open(run.variant(bundle), "measured")]
+    if against is not None:
+        candidates.append(session.open(run.variant(against), "against"))
+    if boxes is None:
+        photos, left_out = spread(coco.photos, run.limit), coco.left_out
+        rows = known.evaluate_instances(
+            candidates, photos, coco.categories, refine=refine, track=session.track
+        )
+        data = Data.of(coco.path, coco.layout, photos, coco.photos, left_out)
+        return Outcome(data, known.PROTOCOL, rows)
     detections = read_detections(boxes, coco)
     every = sorted((*coco.photos, *coco.bare), key=lambda photo: photo.path)
-    photos = spread(every, limit)
+    photos = spread(every, run.limit)
     rows = detected.evaluate_detections(
         candidates, photos, coco.categories, detections, refine=refine, track=session.track
     )
     left_out = {**coco.left_out, **detections.left_out}
     data = Data.of(coco.path, coco.layout, photos, every, left_out)
-    session.finish(data, detected.PROTOCOL, rows)
+    return Outcome(data, detected.PROTOCOL, rows)
 
 
 NAMES_EXAMPLES = """
@@ -235,7 +193,10 @@ Crops = Annotated[
 ]
 
 
-def names(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants it
+@benchmark("accuracy names")
+def names(
+    session: Session,
+    *,
     folder: options.CocoFolder,
     bundle: shared.Bundle = None,
     crops: Crops = True,
@@ -243,46 +204,38 @@ def names(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants i
     without: options.Without = "person",
     synonyms: options.Synonyms = None,
     templates: shared.Templates = None,
-    teacher: options.Teacher = None,
-    teacher_options: options.TeacherOptions = None,
+    teacher: options.TeacherChoice,
     annotations: options.Annotations = None,
-    limit: options.Limit = None,
-    json: options.Json = None,
-    backend: shared.Backend = "auto",
-    precision: shared.Precision = None,
-    threads: shared.Threads = None,
-    debug: shared.Debug = False,
-) -> None:
+    run: options.ModelOptions,
+) -> Outcome:
     """Measure the top-1 of the data's category names on its objects.
 
     From the one pass over the photo with the true mask, from a pass over each object's crop, and
     with --teacher from the teacher's on the same crops. Over all objects, those of more than
     1,024 pixels, and both without --without.
     """
-    setup = Setup(bundle, backend, precision, threads, json)
-    with open_session("accuracy names", setup, debug) as session:
-        coco = read_coco(folder, annotations)
-        photos = spread(coco.photos, limit)
-        candidate = session.open_bundle(names=True)
-        texts = read_synonyms(synonyms)
-        vocabulary = class_vocabulary(candidate.model, coco.names, texts, templates)
-        croppers: dict[str, ImageEncoder] = {}
-        if crops and candidate.model.manifest.clip_head is None:
-            say(err, NO_CROPS.format(name=candidate.name))
-        elif crops:
-            croppers[f"{candidate.name} {ON_CROPS}"] = BundleEncoder(candidate.model)
-        if teacher is not None:
-            name, encoder = session.open_teacher(teacher, teacher_options)
-            encoder.check_space(candidate.model)
-            croppers[f"{name} {ON_CROPS}"] = encoder
-        rows = evaluate_names(
-            candidate,
-            photos,
-            vocabulary,
-            croppers,
-            margin=margin,
-            apart=without,
-            track=session.track,
-        )
-        data = Data.of(folder, coco.layout, photos, coco.photos, coco.left_out)
-        session.finish(data, PROTOCOL, rows)
+    coco = read_coco(folder, annotations)
+    photos = spread(coco.photos, run.limit)
+    candidate = session.open(run.variant(bundle), "measured", names=True)
+    texts = read_synonyms(synonyms)
+    vocabulary = class_vocabulary(candidate.model, coco.names, texts, templates)
+    croppers: dict[str, ImageEncoder] = {}
+    if crops and candidate.model.manifest.clip_head is None:
+        say(err, NO_CROPS.format(name=candidate.name))
+    elif crops:
+        croppers[f"{candidate.name} {ON_CROPS}"] = BundleEncoder(candidate.model)
+    if teacher.teacher is not None:
+        name, encoder = session.open_teacher(teacher)
+        encoder.check_space(candidate.model)
+        croppers[f"{name} {ON_CROPS}"] = encoder
+    rows = evaluate_names(
+        candidate,
+        photos,
+        vocabulary,
+        croppers,
+        margin=margin,
+        apart=without,
+        track=session.track,
+    )
+    data = Data.of(folder, coco.layout, photos, coco.photos, coco.left_out)
+    return Outcome(data, PROTOCOL, rows)

@@ -1,9 +1,8 @@
-"""`samclip-bench agreement`: how far one bundle, precision or backend answers as another does."""
+"""Command `samclip-bench agreement`: bundles, precisions or backends compared without truth."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,8 +10,10 @@ import typer
 
 from samclip.benchmarks.accuracy.agreement import PROTOCOL, Side, evaluate_agreement
 from samclip.benchmarks.cli import options
-from samclip.benchmarks.cli.session import Setup, open_session
+from samclip.benchmarks.cli.harness import benchmark
+from samclip.benchmarks.cli.session import Outcome, Session
 from samclip.benchmarks.data.image_folder import spread
+from samclip.benchmarks.latency.contenders import Variant
 from samclip.benchmarks.records import Data
 from samclip.benchmarks.scores import Candidate
 from samclip.cli import options as shared
@@ -65,7 +66,10 @@ ReferencePrecision = Annotated[
 ]
 
 
-def agreement(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants it
+@benchmark("agreement")
+def agreement(
+    session: Session,
+    *,
     reference: Reference,
     bundle: Bundle,
     folder: Photos,
@@ -74,33 +78,29 @@ def agreement(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wan
     names: shared.Names = None,
     labels: shared.Labels = None,
     templates: shared.Templates = None,
-    limit: options.Limit = None,
-    json: options.Json = None,
-    backend: shared.Backend = "auto",
-    precision: shared.Precision = None,
-    threads: shared.Threads = None,
-    debug: shared.Debug = False,
-) -> None:
+    run: options.ModelOptions,
+) -> Outcome:
     """Compare two bundles, precisions or backends on photos, without any truth.
 
     Cosines of their embeddings, IoU of their masks for the same prompts, the share of pixels and
     of objects that get the same name.
     """
-    setup = Setup(bundle, backend, precision, threads, json)
-    with open_session("agreement", setup, debug) as session:
-        paths = find_images([folder]).paths
-        photos = spread(paths, limit)
-        truth = replace(setup, backend=reference_backend, precision=reference_precision)
-        models = (session.open(reference, "reference", truth), session.open(bundle, "compared"))
-        reason = next(filter(None, (unnameable(each.model.manifest) for each in models)), None)
-        if reason is not None:
-            say(err, reason)
-        chosen = read_names(names, labels)
-        one, other = (_side(each, chosen, templates, reason is None) for each in models)
-        _check_names(one, other)
-        rows = evaluate_agreement(one, other, photos, session.track)
-        protocol = PROTOCOL if reason is None else (*PROTOCOL, reason)
-        session.finish(Data.of(folder, "photos", photos, paths), protocol, rows)
+    paths = find_images([folder]).paths
+    photos = spread(paths, run.limit)
+    truth = Variant(reference, reference_backend, reference_precision, run.threads)
+    models = (
+        session.open(truth, "reference"),
+        session.open(run.variant(bundle), "compared"),
+    )
+    reason = next(filter(None, (unnameable(each.model.manifest) for each in models)), None)
+    if reason is not None:
+        say(err, reason)
+    chosen = read_names(names, labels)
+    one, other = (_side(each, chosen, templates, reason is None) for each in models)
+    _check_names(one, other)
+    rows = evaluate_agreement(one, other, photos, session.track)
+    protocol = PROTOCOL if reason is None else (*PROTOCOL, reason)
+    return Outcome(Data.of(folder, "photos", photos, paths), protocol, rows)
 
 
 def _side(

@@ -1,4 +1,4 @@
-"""`samclip-bench accuracy baselines`: models of one pass beside two models in a row."""
+"""Command `samclip-bench accuracy baselines`: models of one pass against two models in a row."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Annotated, NamedTuple, Protocol
 import typer
 
 from samclip.baselines import BundleEncoder, CropFeature, CropImage, DenseEncoder, ImageEncoder
-from samclip.benchmarks.accuracy.baselines import (
+from samclip.benchmarks.accuracy.named_masks import (
     PROTOCOL,
-    Contender,
-    Task,
+    MaskNamer,
+    PromptTask,
     as_kinds,
-    comparisons,
+    comparison_tables,
     evaluate_baselines,
-    show_comparison,
 )
 from samclip.benchmarks.class_names import Texts, class_vocabulary, read_novel, read_synonyms
 from samclip.benchmarks.cli import options
-from samclip.benchmarks.cli.session import Session, Setup, open_session
+from samclip.benchmarks.cli.harness import benchmark
+from samclip.benchmarks.cli.session import Outcome, Session
 from samclip.benchmarks.data.coco import read_coco
 from samclip.benchmarks.data.image_folder import spread
 from samclip.benchmarks.records import Data
-from samclip.benchmarks.roofline.counted import Counted, Meter, Works
+from samclip.benchmarks.roofline.counted import Counted, GraphWorks, Meter
 from samclip.cli import options as shared
 from samclip.errors import InputError
 from samclip.runtime.model import Model
@@ -94,14 +94,16 @@ class _Classes:
         return replace(found, seen=mark_seen(self.names, seen))
 
 
-def baselines(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants it
+@benchmark("accuracy baselines")
+def baselines(
+    session: Session,
+    *,
     folder: options.CocoFolder,
     sam: Sam,
     bundle: shared.Bundle = None,
     beside: options.Besides = None,
     clip: Clip = None,
-    teacher: options.Teacher = None,
-    teacher_options: options.TeacherOptions = None,
+    teacher: options.TeacherChoice,
     prompt: options.Prompts = None,
     margin: options.Margin = 0.0,
     novel: options.Novel = None,
@@ -109,13 +111,8 @@ def baselines(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wan
     synonyms: options.Synonyms = None,
     templates: shared.Templates = None,
     annotations: options.Annotations = None,
-    limit: options.Limit = None,
-    json: options.Json = None,
-    backend: shared.Backend = "auto",
-    precision: shared.Precision = None,
-    threads: shared.Threads = None,
-    debug: shared.Debug = False,
-) -> None:
+    run: options.ModelOptions,
+) -> Outcome:
     """Compare masks with names: bundles that give both, against SAM followed by a second model.
 
     crop-image encodes every mask's crop by the second model; crop-feature makes one more pass
@@ -123,39 +120,34 @@ def baselines(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wan
     and multiply-accumulates, taken in turn in one run: Open-Vocabulary SAM's Table 1. Needs the
     extra `bench`.
     """
-    setup = Setup(bundle, backend, precision, threads, json)
-    with open_session("accuracy baselines", setup, debug) as session:
-        kinds = as_kinds(prompt or ())
-        coco = read_coco(folder, annotations)
-        photos = spread(coco.photos, limit)
-        apart = read_novel(novel, coco.names)
-        classes = _Classes(coco.names, read_synonyms(synonyms), templates, apart)
-        alone = [session.open_counted(bundle, "measured", names=True)]
-        alone += [session.open_counted(name, "beside", names=True) for name in beside or ()]
-        masks = session.open_counted(sam, "masks of baselines")
-        second = _open_second(session, alone[0], clip, teacher, teacher_options)
-        works = Works()
-        contenders = {
-            one.name: Contender(one.model, classes.embed(one.model), Meter([one], works))
-            for one in alone
-        }
-        contenders |= _in_a_row(masks, second, classes.embed(second.text), margin, works)
-        task = Task(coco.names, kinds, without, apart)
-        rows = evaluate_baselines(contenders, photos, task, session.track)
-        untrained = {one.name for one in alone if not _is_trained(one)}
-        session.show(*map(show_comparison, comparisons(rows, untrained)))
-        data = Data.of(folder, coco.layout, photos, coco.photos, coco.left_out)
-        session.finish(data, PROTOCOL, rows)
-
-
-def _is_trained(counted: Counted) -> bool:
-    head = counted.model.manifest.head
-    return head is not None and head.trained
+    kinds = as_kinds(prompt or ())
+    coco = read_coco(folder, annotations)
+    photos = spread(coco.photos, run.limit)
+    apart = read_novel(novel, coco.names)
+    classes = _Classes(coco.names, read_synonyms(synonyms), templates, apart)
+    alone = [session.open_counted(run.variant(bundle), "measured", names=True)]
+    for name in beside or ():
+        alone.append(session.open_counted(run.variant(name), "beside", names=True))
+    masks = session.open_counted(run.variant(sam), "masks of baselines")
+    second = _open_second(session, alone[0], clip, teacher, run)
+    works = GraphWorks()
+    namers = {
+        one.name: MaskNamer(one.model, classes.embed(one.model), Meter([one], works))
+        for one in alone
+    }
+    namers |= _in_a_row(masks, second, classes.embed(second.text), margin, works)
+    task = PromptTask(coco.names, kinds, without, apart)
+    rows = evaluate_baselines(namers, photos, task, session.track)
+    heads = {one.name: one.model.manifest.head for one in alone}
+    untrained = {name for name, head in heads.items() if head is None or not head.trained}
+    session.show(*comparison_tables(rows, untrained))
+    data = Data.of(folder, coco.layout, photos, coco.photos, coco.left_out)
+    return Outcome(data, PROTOCOL, rows)
 
 
 def _in_a_row(
-    masks: Counted, second: _Second, vocabulary: Vocabulary, margin: float, works: Works
-) -> dict[str, Contender]:
+    masks: Counted, second: _Second, vocabulary: Vocabulary, margin: float, works: GraphWorks
+) -> dict[str, MaskNamer]:
     """Make both baselines; what runs in torch is not counted."""
 
     def meter() -> Meter | None:
@@ -164,8 +156,8 @@ def _in_a_row(
     image = CropImage(masks.model, second.encoder, second.text.vocabulary, margin)
     feature = CropFeature(masks.model, second.encoder, second.text.vocabulary)
     return {
-        "crop-image": Contender(image, vocabulary, meter()),
-        "crop-feature": Contender(feature, vocabulary, meter()),
+        "crop-image": MaskNamer(image, vocabulary, meter()),
+        "crop-feature": MaskNamer(feature, vocabulary, meter()),
     }
 
 
@@ -173,16 +165,16 @@ def _open_second(
     session: Session,
     first: Counted,
     clip: str | None,
-    teacher: str | None,
-    teacher_options: Sequence[str] | None,
+    teacher: options.TeacherChoice,
+    run: options.ModelOptions,
 ) -> _Second:
-    if (clip is None) == (teacher is None):
+    if (clip is None) == (teacher.teacher is None):
         raise InputError(
             "the baselines need one second model that names: give --clip BUNDLE or --teacher conse."
         )
     if clip is not None:
-        counted = session.open_counted(clip, "names of baselines")
+        counted = session.open_counted(run.variant(clip), "names of baselines")
         return _Second(BundleEncoder(counted.model), counted.model, counted)
-    _, encoder = session.open_teacher(str(teacher), teacher_options)
+    _, encoder = session.open_teacher(teacher)
     encoder.check_space(first.model)
     return _Second(encoder, first.model, None)

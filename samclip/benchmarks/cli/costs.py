@@ -1,11 +1,7 @@
-"""`samclip-bench amortised`: one pass for three tasks, against SAM and CLIP run apart.
-
-`samclip-bench roofline`: the work of every graph, and how near it comes to the best rate.
-"""
+"""Commands `samclip-bench amortised` and `samclip-bench roofline`: work counted and timed."""
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated
@@ -13,19 +9,30 @@ from typing import Annotated
 import typer
 
 from samclip.benchmarks.amortised.clip_vision import CONFIGS, Architecture
-from samclip.benchmarks.amortised.comparison import PROTOCOL, count_ways, make_rows, show_amortised
+from samclip.benchmarks.amortised.comparison import (
+    PROTOCOL,
+    amortised_table,
+    count_ways,
+    make_rows,
+)
 from samclip.benchmarks.amortised.pipelines import Models, measure_ways
 from samclip.benchmarks.amortised.second_model import SecondModel, open_second
 from samclip.benchmarks.cli import options
-from samclip.benchmarks.cli.session import Session, Setup, open_session
-from samclip.benchmarks.latency.contenders import Variant, combine, describe_conditions, name_all
+from samclip.benchmarks.cli.harness import benchmark
+from samclip.benchmarks.cli.session import Outcome, Session
+from samclip.benchmarks.latency.contenders import Variant, describe_conditions
 from samclip.benchmarks.latency.rounds import ORDER, Schedule
-from samclip.benchmarks.records import Data, Measurements, Roofline, Subject
-from samclip.benchmarks.report import describe_bundle
-from samclip.benchmarks.roofline.counted import Counted, describe_graphs, open_counted, time_graphs
+from samclip.benchmarks.measurements import Measurements, Roofline
+from samclip.benchmarks.records import Data, Subject
+from samclip.benchmarks.roofline.counted import (
+    Counted,
+    CountedBackend,
+    describe_graphs,
+    time_graphs,
+)
 from samclip.benchmarks.roofline.efficiency import PROTOCOL as ROOFLINE_PROTOCOL
+from samclip.benchmarks.roofline.efficiency import estimates_table, graphs_table, rates_table
 from samclip.benchmarks.roofline.efficiency import make_rows as make_roofline_rows
-from samclip.benchmarks.roofline.efficiency import show_roofline
 from samclip.benchmarks.roofline.jetson import NOTE, estimate
 from samclip.benchmarks.roofline.rates import measure_rates
 from samclip.cli import options as shared
@@ -35,7 +42,6 @@ from samclip.engines.machine.host import usable_cores
 from samclip.engines.registry import get_backend
 from samclip.errors import CapabilityError
 from samclip.runtime.assets import packaged_photos
-from samclip.runtime.pixels.image import photo_paths
 
 AMORTISED_EXAMPLES = """
 **Examples:**
@@ -63,60 +69,51 @@ Repeats = Annotated[int, typer.Option("--repeats", min=2, metavar="N", help="Rou
 WarmUp = Annotated[int, typer.Option("--warm-up", min=0, metavar="N", help="Rounds not kept.")]
 
 
-def amortised(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants it
+@benchmark("amortised")
+def amortised(
+    session: Session,
+    *,
     bundle: shared.Bundle = None,
     sam: Sam = None,
     clip: Clip = "vit-b-16",
     backend: shared.Backend = "auto",
     precision: shared.Precision = None,
     threads: shared.Threads = None,
-    photos: options.Photos = None,
-    limit: options.Limit = None,
+    source: options.PhotoOptions,
     repeats: Repeats = 8,
     warm_up: WarmUp = 1,
-    json: options.Json = None,
-    debug: shared.Debug = False,
-) -> None:
+    report: options.ReportOptions,  # noqa: ARG001 - the harness reads it
+) -> Outcome:
     """Time 1, 10 and 100 prompts with names and a semantic map: merged, and SAM beside CLIP.
 
     Two baselines, because which one is fair depends on what is asked: CLIP at 224 px names the
     whole photo only, dense CLIP at 1024 px gives a map too. Needs the extra `bench`.
     """
+    cache, photos = session.make_folder(), source.choose()
+    variant = Variant(bundle, backend, precision, threads)
+    merged = session.open_counted(variant, "merged", cache=cache, name_role=True)
+    if merged.model.manifest.clip_head is None:
+        raise CapabilityError(
+            f"bundle {merged.name!r} has no CLIP head, so it gives no semantic map, one of the "
+            "three tasks. Give one that has."
+        )
+    alone = Variant(sam or bundle, merged.backend.name, precision, threads)
+    other = session.open_counted(alone, "SAM alone", cache=cache, name_role=True)
     with (
-        open_session("amortised", Setup(threads=threads, json=json), debug) as session,
-        tempfile.TemporaryDirectory(prefix="samclip-bench-") as cache,
+        closing(_open_second(session, merged, clip, threads, dense=False)) as whole,
+        closing(_open_second(session, merged, clip, threads, dense=True)) as dense,
     ):
-        chosen = options.choose_photos(photos, limit)
-        merged = _open(session, Variant(bundle, backend, precision, threads), "merged", Path(cache))
-        if merged.model.manifest.clip_head is None:
-            raise CapabilityError(
-                f"bundle {merged.name!r} has no CLIP head, so it gives no semantic map, one of the "
-                "three tasks. Give one that has."
-            )
-        alone = Variant(sam or bundle, merged.backend.name, precision, threads)
-        other = _open(session, alone, "SAM alone", Path(cache))
-        with (
-            closing(_second(session, merged, clip, threads, dense=False)) as whole,
-            closing(_second(session, merged, clip, threads, dense=True)) as dense,
-        ):
-            models = Models(merged.model, other.model, whole, dense)
-            timings = measure_ways(models, Schedule(0, warm_up, repeats), chosen, session.track)
-        costs = count_ways(merged, other, whole.work, dense.work)
-        session.show(show_amortised(timings, costs))
-        measured = Measurements(timings=tuple(timings), conditions=describe_conditions(ORDER))
-        data = Data.of(photos or options.PACKAGED, "photos", chosen, photo_paths(photos))
-        session.finish(data, PROTOCOL, make_rows(timings, costs), measured)
+        models = Models(merged.model, other.model, whole, dense)
+        timings = measure_ways(models, Schedule(0, warm_up, repeats), photos, session.track)
+    rows = make_rows(timings, count_ways(merged, other, whole.work, dense.work))
+    table = amortised_table(rows)
+    if table is not None:
+        session.show(table)
+    measured = Measurements(timings=tuple(timings), conditions=describe_conditions(ORDER))
+    return Outcome(source.describe(photos), PROTOCOL, rows, measured)
 
 
-def _open(session: Session, variant: Variant, role: str, cache: Path) -> Counted:
-    model, backend = open_counted(variant, cache)
-    session.hold(model)
-    name = f"{model.manifest.name} ({role})"
-    session.add(describe_bundle(model, name, role, backend.precisions["encoder"]))
-    return Counted(name, model, backend)
-
-
-def _second(
+def _open_second(
     session: Session, merged: Counted, clip: Architecture, threads: int | None, *, dense: bool
 ) -> SecondModel:
     options = EngineOptions(threads=threads)
@@ -156,53 +153,33 @@ RooflineRepeats = Annotated[
 ]
 
 
+@benchmark("roofline")
 def roofline(
-    bundles: options.Bundles = None,
-    backend: options.Backends = None,
-    precision: options.Precisions = None,
-    threads: shared.Threads = None,
+    session: Session,
+    *,
+    models: options.VariantOptions,
     photo: Photo = None,
     repeats: RooflineRepeats = 7,
-    json: options.Json = None,
-    debug: shared.Debug = False,
-) -> None:
+    report: options.ReportOptions,  # noqa: ARG001 - the harness reads it
+) -> Outcome:
     """Count the work of every graph, time it, and compare with what this machine can do.
 
     Multiply-accumulates, parameters and bytes are counted from the ONNX graphs; the machine's
     rates are measured with graphs of nothing but products, and a copy of memory. Jetson figures
     are ESTIMATES from published rates. Needs the extra `bench`.
     """
-    variants = combine(bundles or (), backend or (), precision or (), threads)
-    with (
-        open_session("roofline", Setup(threads=threads, json=json), debug) as session,
-        tempfile.TemporaryDirectory(prefix="samclip-bench-") as cache,
-    ):
-        models = _open_model(session, variants, Path(cache))
-        chosen = photo or sorted(packaged_photos().glob("*.jpg"))[0]
-        hosts = {m.backend.name for m in models if m.backend.on_host} | {"onnxruntime"}
-        backends = [get_backend(name) for name in sorted(hosts)]
-        rates = measure_rates(backends, threads or usable_cores(), session.track)
-        time_graphs(models, chosen, repeats, session.track)
-        graphs = tuple(entry for m in models for entry in describe_graphs(m, rates))
-        found = Roofline(graphs=graphs, rates=rates, estimates=estimate(graphs), estimate_note=NOTE)
-        session.show(*show_roofline(found))
-        say(out, NOTE, style="dim")
-        data = Data.of(chosen, "photos", [chosen], [chosen])
-        session.finish(
-            data, ROOFLINE_PROTOCOL, make_roofline_rows(found), Measurements(roofline=found)
-        )
-
-
-def _open_model(session: Session, variants: tuple[Variant, ...], cache: Path) -> list[Counted]:
-    """Load every variant; the session closes them, and its report lists them."""
-    opened = []
-    for number, variant in enumerate(variants):
-        model, backend = open_counted(variant, cache / f"texts-{number}")
-        session.hold(model)
-        opened.append((variant, model, backend))
-    names = [contender.name for contender in name_all(opened)]
-    models = [Counted(name, m, b) for name, (_, m, b) in zip(names, opened, strict=True)]
-    for counted in models:
-        precision = counted.backend.precisions["encoder"]
-        session.add(describe_bundle(counted.model, counted.name, "measured", precision))
-    return models
+    opened = session.open_all(models.variants(), CountedBackend)
+    chosen = photo or sorted(packaged_photos().glob("*.jpg"))[0]
+    hosts = {one.backend.name for one in opened if one.backend.on_host} | {"onnxruntime"}
+    backends = [get_backend(name) for name in sorted(hosts)]
+    rates = measure_rates(backends, models.threads or usable_cores(), session.track)
+    samples = time_graphs(opened, chosen, repeats, session.track)
+    graphs = tuple(
+        graph for one in opened for graph in describe_graphs(one, samples[one.name], rates)
+    )
+    found = Roofline(graphs=graphs, rates=rates, estimates=estimate(graphs), estimate_note=NOTE)
+    session.show(rates_table(rates), graphs_table(found), estimates_table(found.estimates))
+    say(out, NOTE, style="dim")
+    data = Data.of(chosen, "photos", [chosen], [chosen])
+    measured = Measurements(roofline=found)
+    return Outcome(data, ROOFLINE_PROTOCOL, make_roofline_rows(found), measured)

@@ -1,21 +1,24 @@
-"""The options that benchmarks share, each defined once.
-
-The options of the benchmarks of speed and memory: what is measured, on which photos.
-"""
+"""The options that benchmarks share, each defined once, and the groups that several take."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from samclip.benchmarks.data.image_folder import spread
+from samclip.benchmarks.latency.contenders import Variant, combine
+from samclip.benchmarks.records import Data
+from samclip.cli import options as shared
 from samclip.errors import InputError
 from samclip.runtime.assets import DEFAULT_BUNDLE, packaged_photos
 from samclip.runtime.pixels.image import photo_paths
 
-_DATA, _NAMES, _BESIDE, _ANSWER = "Data", "Names", "Measured beside it", "Answer"
+_BUNDLE, _DATA, _NAMES = "Bundle and engine", "Data", "Names"
+_BESIDE, _ANSWER = "Measured beside it", "Answer"
+PACKAGED = packaged_photos()
 
 CocoFolder = Annotated[
     Path,
@@ -164,10 +167,6 @@ Json = Annotated[
     ),
 ]
 
-
-_BUNDLE = "Bundle and engine"
-PACKAGED = packaged_photos()
-
 Bundles = Annotated[
     list[str] | None,
     typer.Argument(
@@ -206,6 +205,69 @@ Photos = Annotated[
         help="Photos to measure on, in turn.",
     ),
 ]
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """The last options of every benchmark of accuracy: how its models are run, the report."""
+
+    limit: Limit = None
+    json: Json = None
+    backend: shared.Backend = "auto"
+    precision: shared.Precision = None
+    threads: shared.Threads = None
+    debug: shared.Debug = False
+
+    def variant(self, bundle: str | None) -> Variant:
+        """Return a bundle, by name or path, as these options run it; None for the default one."""
+        return Variant(bundle or None, self.backend, self.precision, self.threads)
+
+
+@dataclass(frozen=True)
+class VariantOptions:
+    """Bundles, and all backends and precisions that each is measured with."""
+
+    bundles: Bundles = None
+    backend: Backends = None
+    precision: Precisions = None
+    threads: shared.Threads = None
+
+    def variants(self) -> tuple[Variant, ...]:
+        """List every bundle on every backend in every precision."""
+        given = (self.bundles or (), self.backend or (), self.precision or ())
+        return combine(*given, self.threads)
+
+
+@dataclass(frozen=True)
+class TeacherChoice:
+    """A teacher, None for no teacher, and its settings."""
+
+    teacher: Teacher = None
+    teacher_options: TeacherOptions = None
+
+
+@dataclass(frozen=True)
+class PhotoOptions:
+    """The folder of photos to measure on, and how many of them."""
+
+    photos: Photos = None
+    limit: Limit = None
+
+    def choose(self, default_limit: int | None = None) -> list[Path]:
+        """List the photos to measure on; raises InputError."""
+        return choose_photos(self.photos, self.limit or default_limit)
+
+    def describe(self, chosen: list[Path]) -> Data:
+        """Describe the photos that were `chosen`."""
+        return Data.of(self.photos or PACKAGED, "photos", chosen, photo_paths(self.photos))
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """The last options of the other benchmarks."""
+
+    json: Json = None
+    debug: shared.Debug = False
 
 
 def choose_photos(folder: Path | None, limit: int | None) -> list[Path]:

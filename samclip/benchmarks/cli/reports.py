@@ -1,7 +1,4 @@
-"""`samclip-bench report`: JSON reports as one HTML file.
-
-`samclip-bench compare`: two reports held together.
-"""
+"""Commands `samclip-bench report` and `compare`: a page, and a comparison, of JSON reports."""
 
 from __future__ import annotations
 
@@ -13,16 +10,16 @@ from rich.panel import Panel
 
 from samclip.benchmarks.cli.session import wide_console
 from samclip.benchmarks.compare import (
-    Pair,
     describe_differences,
     missing,
     other_machine,
     pair_reports,
-    show_pairs,
+    pairs_table,
 )
 from samclip.benchmarks.html.page import render
 from samclip.benchmarks.html.reports import NamedReports
 from samclip.benchmarks.report import check_writable, read_report, write_whole
+from samclip.benchmarks.tables import show_table
 from samclip.cli import options as shared
 from samclip.cli.exits import report_errors
 from samclip.cli.terminal import err, out, say
@@ -96,16 +93,14 @@ def compare(
         pairs = pair_reports(first, second)
         if warning := other_machine(first, second):
             err.print(Panel(warning, title="WARNING: DIFFERENT MACHINES", style="bold red"))
-        wide_console().print(
-            show_pairs(pair for pair in pairs if _is_shown(pair, only_sure, stages))
-        )
+        if only_sure:
+            pairs = tuple(pair for pair in pairs if pair.is_sure)
+        if not stages:
+            pairs = tuple(pair for pair in pairs if not pair.is_stage)
+        table = pairs_table(pairs)
+        wide_console().print(show_table(table))
         for line in describe_differences(first, second):
             say(out, f"- differs: {line}", style="dim")
         alone = missing(first, second)
         if alone:
             say(out, f"- {len(alone)} rows are in one report only, as {alone[0]}", style="dim")
-
-
-def _is_shown(pair: Pair, only_sure: bool, stages: bool) -> bool:
-    is_stage = pair.measure.startswith("stage: ") or " (of: " in pair.measure
-    return (pair.is_sure or not only_sure) and (stages or not is_stage)

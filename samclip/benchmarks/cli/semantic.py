@@ -1,4 +1,4 @@
-"""`samclip-bench accuracy semantic`: how well every pixel is named."""
+"""Command `samclip-bench accuracy semantic`: label maps judged by their mIoU."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from samclip.benchmarks.accuracy.semantic import PROTOCOL, Labeller, Part, evaluate_semantic
+from samclip.benchmarks.accuracy.label_maps import PROTOCOL, Labeller, Part, evaluate_semantic
 from samclip.benchmarks.class_names import Texts, ask_classes, check_synonyms, read_synonyms
 from samclip.benchmarks.cli import options
-from samclip.benchmarks.cli.session import Setup, open_session
+from samclip.benchmarks.cli.harness import benchmark
+from samclip.benchmarks.cli.session import Outcome, Session
 from samclip.benchmarks.data.image_folder import spread
 from samclip.benchmarks.data.label_folder import LabelFolder, read_label_folder
 from samclip.benchmarks.records import Data
@@ -93,7 +94,10 @@ Synonyms = Annotated[
 ]
 
 
-def semantic(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants it
+@benchmark("accuracy semantic")
+def semantic(
+    session: Session,
+    *,
     folder: Folder,
     bundle: shared.Bundle = None,
     layout: Layout = None,
@@ -103,41 +107,34 @@ def semantic(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer want
     untrained: options.Untrained = None,
     synonyms: Synonyms = None,
     templates: shared.Templates = None,
-    limit: options.Limit = None,
-    json: options.Json = None,
-    backend: shared.Backend = "auto",
-    precision: shared.Precision = None,
-    threads: shared.Threads = None,
-    debug: shared.Debug = False,
-) -> None:
+    run: options.ModelOptions,
+) -> Outcome:
     """Measure the mIoU of label maps, coarse and refined, with and without background.
 
     Beside them stand the best map of a single class, and with --untrained the same of a bundle
     whose head was never trained. Pixels without truth do not count. The report of --json has the
     IoU of every class too.
     """
-    setup = Setup(bundle, backend, precision, threads, json)
-    with open_session("accuracy semantic", setup, debug) as session:
-        labelled = read_label_folder(folder, layout, split)
-        photos = spread(labelled.photos, limit)
-        candidates = [session.open_bundle(names=True)]
-        if untrained is not None:
-            candidates.append(session.open(untrained, "untrained"))
-        asked = dict(_parts(labelled, read_synonyms(synonyms), background))
-        labellers = [
-            labeller
-            for candidate in candidates
-            for labeller in _labellers(candidate, asked, templates, refine)
-        ]
-        rows = evaluate_semantic(labellers, photos, labelled.names, session.track)
-        data = Data.of(folder, labelled.layout, photos, labelled.photos, labelled.left_out)
-        session.finish(data, PROTOCOL, rows)
+    labelled = read_label_folder(folder, layout, split)
+    photos = spread(labelled.photos, run.limit)
+    candidates = [session.open(run.variant(bundle), "measured", names=True)]
+    if untrained is not None:
+        candidates.append(session.open(run.variant(untrained), "untrained"))
+    asked = dict(_parts(labelled, read_synonyms(synonyms), background))
+    labellers = [
+        labeller
+        for candidate in candidates
+        for labeller in _labellers(candidate, asked, templates, refine)
+    ]
+    rows = evaluate_semantic(labellers, photos, labelled.names, session.track)
+    data = Data.of(folder, labelled.layout, photos, labelled.photos, labelled.left_out)
+    return Outcome(data, PROTOCOL, rows)
 
 
 def _parts(
     labelled: LabelFolder, synonyms: Texts, threshold: float | None
 ) -> Iterator[tuple[Part, AskedTexts]]:
-    """Say for each part that is measured which texts are asked for, by the index of their class."""
+    """Return the parts that are measured, each with its texts by the index of their class."""
     check_synonyms(labelled.names, synonyms)
     named = zip(labelled.names, labelled.texts, strict=True)
     texts = {place: synonyms.get(name, own) for place, (name, own) in enumerate(named)}

@@ -1,98 +1,128 @@
-"""One run of a benchmark: models opened, work timed, the report printed and written."""
+"""A run of a benchmark: models are opened, tables printed, and the report put together."""
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
-from rich.table import Table
 
 import samclip
-from samclip.benchmarks.latency.contenders import Variant
+from samclip.benchmarks.cli.options import TeacherChoice
+from samclip.benchmarks.latency.contenders import OpenModel, Variant, name_all, open_variant
+from samclip.benchmarks.latency.timed import StageClock, TimedBackend
+from samclip.benchmarks.measurements import Measurements
 from samclip.benchmarks.progress import ConsoleTrack
-from samclip.benchmarks.records import Data, Measurements, Report, Row, Subject
-from samclip.benchmarks.report import check_writable, describe_bundle, make_report
-from samclip.benchmarks.report import write_report as write
-from samclip.benchmarks.roofline.counted import Counted, open_counted
-from samclip.benchmarks.rows import show_rows
+from samclip.benchmarks.records import Data, Row, Subject
+from samclip.benchmarks.report import check_writable, describe_bundle, make_report, write_report
+from samclip.benchmarks.roofline.counted import Counted, CountedBackend
+from samclip.benchmarks.rows import rows_table
 from samclip.benchmarks.scores import Candidate
+from samclip.benchmarks.tables import Table, show_table
 from samclip.benchmarks.teacher_settings import parse_teacher
 from samclip.cli.exits import report_errors
 from samclip.cli.terminal import SafeConsole, err, out, say, show_logs, warn_untrained_head
+from samclip.engines.base import Backend
 from samclip.errors import CapabilityError
 from samclip.runtime.model import Model
 
 if TYPE_CHECKING:
     from samclip.benchmarks.teachers import ConseTeacher
 
-WIDTH_OF_FILES = 150  # columns of a table where stdout is no terminal
+B = TypeVar("B", bound=TimedBackend)
+WIDTH_OF_FILES = 150  # columns of a table where stdout is not a terminal
 
 
 @dataclass(frozen=True)
-class Setup:
-    """What the options that all benchmarks share say; None means the default."""
+class Outcome:
+    """What a benchmark returns: the data, how figures are defined, the rows, raw measurements."""
 
-    bundle: str | None = None
-    backend: str = "auto"
-    precision: str | None = None
-    threads: int | None = None
-    json: Path | None = None
+    data: Data
+    protocol: Sequence[str]
+    rows: Sequence[Row]
+    measured: Measurements | None = None
 
 
 class Session:
     """The models of one run, and its report; use `open_session`."""
 
-    def __init__(self, benchmark: str, setup: Setup, models: ExitStack) -> None:
+    def __init__(
+        self,
+        benchmark: str,
+        stack: ExitStack,
+        json: Path | None = None,
+        threads: int | None = None,
+    ) -> None:
+        """Check that the report can be written; what the run opens is closed by `stack`."""
         self.track = ConsoleTrack(err)
         self._benchmark = benchmark
-        self._setup = setup
-        self._models = models
-        self._json = None if setup.json is None else check_writable(setup.json)
+        self._stack = stack
+        self._json = None if json is None else check_writable(json)
+        self._threads = threads
         self._subjects: list[Subject] = []
         self._start = time.monotonic()
 
-    def open_bundle(self, *, names: bool = False) -> Candidate:
-        """Load the bundle that is measured; `names`: warn if its head was never trained."""
-        candidate = self.open(self._setup.bundle or None, "measured")
-        if names and self._subjects[-1].trained_head is False:
-            warn_untrained_head()
-        return candidate
+    def make_folder(self) -> Path:
+        """Make an empty folder that is removed at the end of the run."""
+        return Path(self._stack.enter_context(TemporaryDirectory(prefix="samclip-bench-")))
 
-    def open(self, name_or_path: str | None, role: str, setup: Setup | None = None) -> Candidate:
-        """Load a bundle, None for the default one; it is closed at the end of the session.
-
-        `setup`: backend, precision and threads, if not those of the session.
-        """
-        setup = setup or self._setup
+    def open(self, variant: Variant, role: str, *, names: bool = False) -> Candidate:
+        """Load a bundle; `names`: warn if its head was never trained."""
         model = samclip.load(
-            name_or_path, backend=setup.backend, precision=setup.precision, threads=setup.threads
+            variant.bundle,
+            backend=variant.backend,
+            precision=variant.precision,
+            threads=variant.threads,
         )
-        self._models.enter_context(model)
+        self._stack.enter_context(model)
         name = self._unique(model.manifest.name, role)
-        self._subjects.append(describe_bundle(model, name, role, setup.precision))
+        self._add_bundle(model, name, role, variant.precision, names)
         return Candidate(name, model)
 
-    def open_counted(self, name_or_path: str | None, role: str, *, names: bool = False) -> Counted:
-        """Load a bundle so that what its graphs do can be counted; as `open` and `open_bundle`."""
-        setup = self._setup
-        variant = Variant(name_or_path or None, setup.backend, setup.precision, setup.threads)
-        model, backend = open_counted(variant, None)
-        self.hold(model)
-        name = self._unique(model.manifest.name, role)
-        self.add(describe_bundle(model, name, role, backend.precisions["encoder"]))
-        if names and self._subjects[-1].trained_head is False:
-            warn_untrained_head()
-        return Counted(name, model, backend)
+    def open_counted(
+        self,
+        variant: Variant,
+        role: str,
+        *,
+        cache: Path | None = None,
+        names: bool = False,
+        name_role: bool = False,
+    ) -> Counted:
+        """Load a bundle so that the work of its graphs can be counted; as `open`.
 
-    def open_teacher(self, kind: str, options: Sequence[str] | None) -> tuple[str, ConseTeacher]:
+        `cache`: folder of text embeddings, None for the usual one. `name_role`: the name has the
+        role in it, whether another model is called so or not.
+        """
+        model, backend = open_variant(variant, cache, CountedBackend)
+        self._stack.enter_context(model)
+        bundle = model.manifest.name
+        name = f"{bundle} ({role})" if name_role else self._unique(bundle, role)
+        self._add_bundle(model, name, role, backend.precisions["encoder"], names)
+        return Counted(name, variant, model, backend)
+
+    def open_all(
+        self, variants: Sequence[Variant], wrap: Callable[[Backend, StageClock], B]
+    ) -> tuple[OpenModel[B], ...]:
+        """Load every variant, named by what distinguishes them; text embeddings are made fresh."""
+        folder, opened = self.make_folder(), []
+        for number, variant in enumerate(variants):
+            model, backend = open_variant(variant, folder / f"texts-{number}", wrap)
+            self._stack.enter_context(model)
+            opened.append((variant, model, backend))
+        models = name_all(opened)
+        for one in models:
+            self._add_bundle(one.model, one.name, "measured", one.backend.precisions["encoder"])
+        return models
+
+    def open_teacher(self, options: TeacherChoice) -> tuple[str, ConseTeacher]:
         """Make a teacher; raises CapabilityError where torch is not installed."""
-        settings = parse_teacher(options or ())
+        settings = parse_teacher(options.teacher_options or ())
         try:
             from samclip.benchmarks.teachers import ConseTeacher  # noqa: PLC0415 - torch: seconds
         except ModuleNotFoundError as error:
@@ -100,14 +130,10 @@ class Session:
                 f"a teacher needs {error.name}, which is not installed here. Install it: "
                 "pip install 'samclip[export]'"
             ) from error
-        teacher = ConseTeacher(settings, self._setup.threads, lambda text: say(err, text))
-        name = self._unique(kind, "teacher")
-        self._subjects.append(Subject(name=name, role="teacher", fingerprint=teacher.fingerprint))
+        teacher = ConseTeacher(settings, self._threads, lambda text: say(err, text))
+        name = self._unique(str(options.teacher), "teacher")
+        self.add(Subject(name=name, role="teacher", fingerprint=teacher.fingerprint))
         return name, teacher
-
-    def hold(self, model: Model) -> None:
-        """Close a model that was loaded otherwise at the end of the session."""
-        self._models.enter_context(model)
 
     def add(self, subject: Subject) -> None:
         """List a model in the report."""
@@ -116,41 +142,35 @@ class Session:
     def show(self, *tables: Table) -> None:
         """Print tables on stdout."""
         for table in tables:
-            wide_console().print(table)
+            wide_console().print(show_table(table))
 
-    def finish(
-        self,
-        data: Data,
-        protocol: Sequence[str],
-        rows: Sequence[Row],
-        measured: Measurements | None = None,
-    ) -> Report:
-        """Put the report together, print its table, and write it where --json says.
+    def finish(self, outcome: Outcome) -> None:
+        """Put the report together, print its rows, and write it where --json says.
 
         Where raw measurements were shown already, only ratios are printed of the rows.
         """
         report = make_report(
             self._benchmark,
             self._subjects,
-            data,
-            protocol,
-            rows,
+            outcome.data,
+            outcome.protocol,
+            outcome.rows,
             seconds=time.monotonic() - self._start,
-            threads=self._setup.threads,
-            measured=measured,
+            threads=self._threads,
+            measured=outcome.measured,
         )
-        shown = [row for row in report.rows if measured is None or row.unit == "ratio"]
+        everything = outcome.measured is None
+        shown = [row for row in report.rows if everything or row.unit == "ratio"]
         if shown:
-            self.show(show_rows(shown))
+            self.show(rows_table(row for row in shown if not row.detail))
         for line in report.protocol:
             say(out, f"- {line}", style="dim")
         if self._json is not None:
-            write(report, self._json)
+            write_report(report, self._json)
             say(err, f"report: {self._json}")
-        return report
 
     def _unique(self, name: str, role: str) -> str:
-        """Tell models of the same name apart: by their roles, then by numbers."""
+        """Return a name that no other model has: with its role, then with a number."""
         taken = {subject.name for subject in self._subjects}
         if name not in taken:
             return name
@@ -158,14 +178,24 @@ class Session:
         tried = itertools.chain([f"{name} ({role})"], numbered)
         return next(one for one in tried if one not in taken)
 
+    def _add_bundle(
+        self, model: Model, name: str, role: str, precision: str | None, names: bool = False
+    ) -> None:
+        subject = describe_bundle(model, name, role, precision)
+        self.add(subject)
+        if names and subject.trained_head is False:
+            warn_untrained_head()
+
 
 def wide_console() -> Console:
-    """Give stdout as a console: of the terminal's width, and wide where it is none."""
+    """Return stdout as a console that is wide where it is not a terminal."""
     return out if out.is_terminal else SafeConsole(file=out.file, width=WIDTH_OF_FILES)
 
 
 @contextmanager
-def open_session(benchmark: str, setup: Setup, debug: bool) -> Iterator[Session]:
-    """Begin a run; its models are closed at the end, and errors told as every command does."""
-    with report_errors(debug), show_logs(), ExitStack() as models:
-        yield Session(benchmark, setup, models)
+def open_session(
+    benchmark: str, json: Path | None, threads: int | None, debug: bool
+) -> Iterator[Session]:
+    """Begin a run; at its end models are closed, and errors reported as in every command."""
+    with report_errors(debug), show_logs(), ExitStack() as stack:
+        yield Session(benchmark, stack, json, threads)

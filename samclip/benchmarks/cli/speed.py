@@ -1,31 +1,24 @@
-"""`samclip-bench latency`: how long every stage and task takes.
-
-`samclip-bench memory`: how much memory every stage takes.
-"""
+"""Commands `samclip-bench latency` and `samclip-bench memory`: time and memory of every stage."""
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from samclip.benchmarks.cli import options
-from samclip.benchmarks.cli.session import Session, Setup, open_session
+from samclip.benchmarks.cli.harness import benchmark
+from samclip.benchmarks.cli.session import Outcome, Session
 from samclip.benchmarks.latency.contenders import (
     Contender,
-    Variant,
-    combine,
     describe_conditions,
     describe_settings,
-    name_all,
-    open_variant,
 )
 from samclip.benchmarks.latency.energy import PROTOCOL as ENERGY_PROTOCOL
 from samclip.benchmarks.latency.energy import describe_energy, energy_row, measure_energy
 from samclip.benchmarks.latency.photo_pipeline import Workload
-from samclip.benchmarks.latency.results import PROTOCOL, make_rows, show_timings, warn_of_noise
+from samclip.benchmarks.latency.results import PROTOCOL, make_rows, timing_tables, warn_of_noise
 from samclip.benchmarks.latency.rounds import (
     FEWEST,
     ORDER,
@@ -41,15 +34,14 @@ from samclip.benchmarks.latency.throughput import (
     measure_transfers,
     throughput_rows,
 )
-from samclip.benchmarks.memory.stages import Plan, measure_memory
+from samclip.benchmarks.latency.timed import TimedBackend
+from samclip.benchmarks.measurements import Measurements, Timing
+from samclip.benchmarks.memory.stages import measure_memory
 from samclip.benchmarks.memory.usage import PROTOCOL as MEMORY_PROTOCOL
-from samclip.benchmarks.memory.usage import make_memory_rows, show_memory
-from samclip.benchmarks.records import Data, Measurements, Timing
-from samclip.benchmarks.report import describe_bundle
-from samclip.cli import options as shared
+from samclip.benchmarks.memory.usage import make_memory_rows, memory_tables
+from samclip.benchmarks.records import Data
 from samclip.cli.terminal import err, out, say
 from samclip.errors import BackendUnavailableError
-from samclip.runtime.pixels.image import photo_paths
 
 LATENCY_EXAMPLES = """
 **Examples:**
@@ -128,13 +120,12 @@ Quick = Annotated[
 ]
 
 
-def latency(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants it
-    bundles: options.Bundles = None,
-    backend: options.Backends = None,
-    precision: options.Precisions = None,
-    threads: shared.Threads = None,
-    photos: options.Photos = None,
-    limit: options.Limit = None,
+@benchmark("latency")
+def latency(
+    session: Session,
+    *,
+    models: options.VariantOptions,
+    source: options.PhotoOptions,
     repeats: Repeats = 20,
     warm_up: WarmUp = 2,
     cold: Cold = 3,
@@ -144,9 +135,8 @@ def latency(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants
     throughput: Throughput = True,
     energy: Energy = True,
     quick: Quick = False,
-    json: options.Json = None,
-    debug: shared.Debug = False,
-) -> None:
+    report: options.ReportOptions,  # noqa: ARG001 - the harness reads it
+) -> Outcome:
     """Time bundles on photos, stage by stage and task by task, cold and warm.
 
     Every bundle is run on every backend in every precision that is named, in turn, photo by
@@ -155,66 +145,44 @@ def latency(  # noqa: PLR0913, PLR0917 - one parameter an option, as typer wants
     """
     schedule = QUICK if quick else Schedule(cold, warm_up, repeats, seconds)
     workload = Workload(not quick, refine and not quick, not quick, everything)
-    variants = combine(bundles or (), backend or (), precision or (), threads)
-    with (
-        open_session("latency", Setup(threads=threads, json=json), debug) as session,
-        tempfile.TemporaryDirectory(prefix="samclip-bench-") as cache,
-    ):
-        chosen = options.choose_photos(photos, limit or (QUICK_PHOTOS if quick else None))
-        contenders = open_contenders(session, variants, Path(cache))
-        timings = measure_processes(contenders, schedule.cold, chosen, session.track)
-        timings += measure_cold(contenders, schedule, chosen, Path(cache), session.track)
-        timings += measure_warm(contenders, schedule, chosen, workload, session.track)
-        if throughput and not quick:
-            few = max(FEWEST, schedule.repeats // 4)
-            timings += measure_throughput(contenders, chosen, few, session.track, load_streaming)
-        timings += transfers(contenders, max(schedule.repeats, FEWEST_COPIES))
-        for state in ("cold", "warm"):
-            session.show(*show_timings(timings, state))
-        for line in warn_of_noise(timings):
-            say(err, f"warning: {line}", style="yellow")
-        joules = measure_energy(contenders, chosen, session.track) if energy and not quick else ()
-        for found in joules:
-            say(out, describe_energy(found))
-        measured = Measurements(
-            timings=tuple(timings),
-            energy=joules,
-            settings=tuple(describe_settings(c, schedule.warm_up, timings) for c in contenders),
-            conditions=describe_conditions(ORDER),
-        )
-        data = Data.of(photos or options.PACKAGED, "photos", chosen, photo_paths(photos))
-        rows = (*make_rows(timings), *throughput_rows(timings), *map(energy_row, joules))
-        protocol = (
-            *PROTOCOL,
-            *([THROUGHPUT_PROTOCOL] if throughput and not quick else ()),
-            *([ENERGY_PROTOCOL] if joules else ()),
-        )
-        session.finish(data, protocol, rows, measured)
+    cache, track = session.make_folder(), session.track
+    photos = source.choose(QUICK_PHOTOS if quick else None)
+    contenders = session.open_all(models.variants(), TimedBackend)
+    timings = measure_processes(contenders, schedule.cold, photos, track)
+    timings += measure_cold(contenders, schedule, photos, cache, track)
+    timings += measure_warm(contenders, schedule, photos, workload, track)
+    if throughput and not quick:
+        few = max(FEWEST, schedule.repeats // 4)
+        timings += measure_throughput(contenders, photos, few, track, load_streaming)
+    timings += transfers(contenders, max(schedule.repeats, FEWEST_COPIES))
+    session.show(*timing_tables(timings, "cold"), *timing_tables(timings, "warm"))
+    for line in warn_of_noise(timings):
+        say(err, f"warning: {line}", style="yellow")
+    joules = measure_energy(contenders, photos, track) if energy and not quick else ()
+    for found in joules:
+        say(out, describe_energy(found))
+    measured = Measurements(
+        timings=tuple(timings),
+        energy=joules,
+        settings=tuple(describe_settings(c, schedule.warm_up, timings) for c in contenders),
+        conditions=describe_conditions(ORDER),
+    )
+    rows = (*make_rows(timings), *throughput_rows(timings), *map(energy_row, joules))
+    protocol = (
+        *PROTOCOL,
+        *([THROUGHPUT_PROTOCOL] if throughput and not quick else ()),
+        *([ENERGY_PROTOCOL] if joules else ()),
+    )
+    return Outcome(source.describe(photos), protocol, rows, measured)
 
 
-def transfers(contenders: tuple[Contender, ...], repeats: int) -> list[Timing]:
+def transfers(contenders: Sequence[Contender], repeats: int) -> list[Timing]:
     """Time copies to the GPU, or say on stderr why that cannot be done."""
     try:
         return measure_transfers(contenders, repeats)
     except BackendUnavailableError as error:
         say(err, f"the copy of inputs to the GPU is not timed apart: {error}")
         return []
-
-
-def open_contenders(
-    session: Session, variants: tuple[Variant, ...], cache: Path
-) -> tuple[Contender, ...]:
-    """Load every variant; the session closes them, and its report lists them."""
-    opened = []
-    for number, variant in enumerate(variants):
-        model, backend = open_variant(variant, cache / f"texts-{number}")
-        session.hold(model)
-        opened.append((variant, model, backend))
-    contenders = name_all(opened)
-    for contender in contenders:
-        precision = contender.backend.precisions["encoder"]
-        session.add(describe_bundle(contender.model, contender.name, "measured", precision))
-    return contenders
 
 
 MEMORY_EXAMPLES = """
@@ -233,34 +201,29 @@ MemoryRepeats = Annotated[
 ]
 
 
+@benchmark("memory")
 def memory(
-    bundles: options.Bundles = None,
-    backend: options.Backends = None,
-    precision: options.Precisions = None,
-    threads: shared.Threads = None,
+    session: Session,
+    *,
+    models: options.VariantOptions,
     photos: options.Photos = None,
     repeats: MemoryRepeats = 2,
     everything: MemoryEverything = False,
-    json: options.Json = None,
-    debug: shared.Debug = False,
-) -> None:
+    report: options.ReportOptions,  # noqa: ARG001 - the harness reads it
+) -> Outcome:
     """Measure the peak memory of fresh processes, one for each stage, and bytes on disk.
 
     On a GPU also what the process holds there, which needs nvidia-ml-py.
     """
-    variants = combine(bundles or (), backend or (), precision or (), threads)
-    with (
-        open_session("memory", Setup(threads=threads, json=json), debug) as session,
-        tempfile.TemporaryDirectory(prefix="samclip-bench-") as cache,
-    ):
-        chosen = options.choose_photos(photos, 1)
-        contenders = open_contenders(session, variants, Path(cache))
-        for contender in contenders:
-            contender.model.close()  # their memory would be missing on the device
-        plan = Plan(chosen[0], repeats, everything)
-        uses = measure_memory(contenders, plan, session.track)
-        session.show(*show_memory(uses))
-        settings = tuple(describe_settings(contender, 0, []) for contender in contenders)
-        data = Data.of(photos or options.PACKAGED, "photos", chosen, chosen)
-        measured = Measurements(memory=uses, settings=settings)
-        session.finish(data, MEMORY_PROTOCOL, make_memory_rows(uses), measured)
+    chosen = options.choose_photos(photos, 1)
+    contenders = session.open_all(models.variants(), TimedBackend)
+    for contender in contenders:
+        contender.model.close()  # their memory would be missing on the device
+    uses = measure_memory(
+        contenders, chosen[0], session.track, repeats=repeats, everything=everything
+    )
+    session.show(*memory_tables(uses))
+    settings = tuple(describe_settings(contender, 0, []) for contender in contenders)
+    data = Data.of(photos or options.PACKAGED, "photos", chosen, chosen)
+    measured = Measurements(memory=uses, settings=settings)
+    return Outcome(data, MEMORY_PROTOCOL, make_memory_rows(uses), measured)

@@ -1,9 +1,4 @@
-"""Photos with outlined objects: a folder in COCO's layout, or in LVIS's.
-
-Where annotations and photos lie in a folder: samclip's layout, COCO's, or LVIS's.
-
-JSON files of data sets, checked against a type.
-"""
+"""Photos with outlined objects, from a folder in COCO's layout, LVIS's, or samclip's."""
 
 from __future__ import annotations
 
@@ -38,6 +33,7 @@ GUESSES = (
     "annotations/lvis_v1_val.json",
     "lvis_v1_val.json",
 )
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -84,9 +80,6 @@ def find_layout(folder: Path, annotations: Path | None = None) -> CocoLayout:
     split = file.stem.rpartition("_")[2]
     names = (IMAGES, ".", split, f"{IMAGES}/{split}")
     return CocoLayout(file, tuple(folder / name for name in names if (folder / name).is_dir()))
-
-
-T = TypeVar("T")
 
 
 def read_json(path: Path, kind: type[T], expected: str) -> T:
@@ -239,7 +232,7 @@ def _objects(
     places: Mapping[int, int],
     left_out: Counter[str],
 ) -> dict[int, list[tuple[bool, CocoObject]]]:
-    """Sort objects by image, each with whether it is a crowd; counts what is left out."""
+    """Group objects by image, each with whether it is a crowd; count what is left out."""
     images = {image.id: image for image in instances.images}
     objects: dict[int, list[tuple[bool, CocoObject]]] = defaultdict(list)
     for annotation in instances.annotations:
@@ -255,7 +248,7 @@ def _objects(
 
 
 def _make_object(annotation: Annotation, image: ImageRecord, place: int) -> CocoObject | None:
-    """Bring an annotation into one form; None when its outline or its box is empty."""
+    """Make an object of an annotation; None when its outline or its box is empty."""
     x, y, width, height = annotation.bbox
     rle = to_rle(annotation.segmentation, image)
     if rle is None or min(width, height) <= 0:

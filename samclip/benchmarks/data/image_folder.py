@@ -1,7 +1,4 @@
-"""Photos with one class each: ImageNet's layouts.
-
-A part of a data set that stands for the whole of it.
-"""
+"""Photos with one class each, in ImageNet's layouts, and samples spread over a data set."""
 
 from __future__ import annotations
 
@@ -18,6 +15,7 @@ from samclip.runtime.pixels.image import SUFFIXES
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 _FLAT = re.compile(r"(?P<key>n\d{8})_(?P<name>.+)")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -127,14 +125,11 @@ def _read_classes(path: Path) -> dict[str, str]:
     return classes
 
 
-T = TypeVar("T")
-
-
 def spread(items: Sequence[T], limit: int | None) -> tuple[T, ...]:
     """Take `limit` items at equal distances, the first among them; all for None or few.
 
-    Files in name order often come sorted by class or by scene, so that the first ones would stand
-    for little. Always the same ones for the same items.
+    Files in name order are often sorted by class or by scene, so that the first ones do not stand
+    for the rest. Always the same ones for the same items.
     """
     if limit is None or limit >= len(items):
         return tuple(items)

@@ -1,6 +1,6 @@
-"""A data set of labelled photos, in whichever of the known layouts its folder has.
+"""Photos with a class for every pixel, in any of the known layouts of folders.
 
-Photos with a class for every pixel: painted from COCO's objects, or in maps of numbers.
+The classes are painted from COCO's objects, or read from maps of numbers.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from samclip.runtime.pixels.image import SUFFIXES, load_image
 IGNORED = -1
 UNKNOWN = -2
 VALUES = 256  # of an 8-bit map
+CLASSES, IMAGES, LABELS = "classes.json", "images", "labels"
+CAMVID, COCO = "camvid", "coco"
+KINDS = (CAMVID, COCO, *LAYOUTS)
 
 
 class LabelledPhoto(Protocol):
@@ -44,7 +47,7 @@ class LabelledPhoto(Protocol):
 
 @dataclass(frozen=True)
 class PaintedPhoto:
-    """A photo whose truth is made of COCO's objects: larger ones first, so smaller ones show."""
+    """A photo whose truth is painted from COCO's objects, larger ones first."""
 
     photo: CocoPhoto
 
@@ -78,7 +81,7 @@ class MappedPhoto:
         return load_image(self.path)
 
     def labels(self) -> NDArray[np.int32]:
-        """Read the truth: HxW; raises InputError for what is no map of these classes."""
+        """Read the truth: HxW; raises InputError for a map of other classes."""
         values = _read_map(self.label_path)
         labels: NDArray[np.int32] = self.classes[values]
         if (labels == UNKNOWN).any():
@@ -90,7 +93,10 @@ class MappedPhoto:
 
 
 def class_table(classes: Mapping[int, int], void: int) -> NDArray[np.int32]:
-    """Tell what each number of a map means, `classes` by number: 256 indices, IGNORED, UNKNOWN."""
+    """Return what each number of a map means: 256 indices of classes, IGNORED or UNKNOWN.
+
+    `classes`: the indices by number; `void`: the number that is ignored.
+    """
     table = np.full(VALUES, UNKNOWN, np.int32)
     for value, place in classes.items():
         table[value] = place
@@ -107,11 +113,6 @@ def _read_map(path: Path) -> NDArray[np.uint8]:
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} cannot be read: {error}. Expected an 8-bit PNG.") from error
     raise InputError(f"{path} has pixels of mode {mode}. Expected 8-bit class indices.")
-
-
-CLASSES, IMAGES, LABELS = "classes.json", "images", "labels"
-CAMVID, COCO = "camvid", "coco"
-KINDS = (CAMVID, COCO, *LAYOUTS)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,8 @@
-"""Where published data sets keep photos and label maps, and what the numbers in these mean.
+"""Layouts of published data sets: folders of photos and label maps, and the classes in these.
 
 PASCAL VOC 2012 as its development kit unpacks; PASCAL Context as the detail API's conversion
-writes it beside VOC 2010; ADE20K as SceneParsing's ADEChallengeData2016; COCO-Stuff 164k as
-stuffthingmaps, beside COCO's photos or in the folders that mmsegmentation asks for.
-
-The classes of published data sets: pixel values, names, and the texts that stand for them.
+writes it into VOC 2010; ADE20K as SceneParsing's ADEChallengeData2016; COCO-Stuff 164k as
+stuffthingmaps, next to COCO's photos or in the folders that mmsegmentation asks for.
 """
 
 from __future__ import annotations
@@ -18,11 +16,12 @@ from samclip.errors import InputError
 
 CLASSES_FOLDER = Path(__file__).parents[1] / "assets" / "classes"
 BACKGROUND = "background"
+CONVERTED = "_labelTrainIds"  # mmsegmentation's copies of COCO-Stuff's maps, by other numbers
 
 
 @dataclass(frozen=True)
 class LabelClass:
-    """A class: its number in label maps, its name there, and the texts that it is asked for by.
+    """A class: its number and name in label maps, and the texts that it is asked for by.
 
     Texts are the name as people write it, with its synonyms: "dining table" for "diningtable".
     """
@@ -39,15 +38,13 @@ def read_class_list(file: str) -> tuple[LabelClass, ...]:
     Tabs lie between these, commas between texts; a class without texts is asked for by its name.
     """
     lines = (CLASSES_FOLDER / file).read_text("utf-8").splitlines()
-    return tuple(_class(line) for line in lines if not line.startswith("#"))
-
-
-def _class(line: str) -> LabelClass:
-    value, name, *texts = line.split("\t")
-    return LabelClass(int(value), name, tuple(texts[0].split(", ")) if texts else (name,))
-
-
-CONVERTED = "_labelTrainIds"  # mmsegmentation's copies of COCO-Stuff's maps, by other numbers
+    found = []
+    for line in lines:
+        if not line.startswith("#"):
+            value, name, *texts = line.split("\t")
+            synonyms = tuple(texts[0].split(", ")) if texts else (name,)
+            found.append(LabelClass(int(value), name, synonyms))
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ class Layout:
 
     `void`: the number of no class. `photos`, `labels`: folders, of which the first that exists
     counts, with `{split}` in their names; `listing`: the text file with the stems of a split's
-    photos, None where each split has folders of its own.
+    photos, None where each split has separate folders.
     """
 
     title: str

@@ -1,83 +1,23 @@
-"""HTML and SVG elements, built as a tree: the serialiser escapes every text and attribute.
+"""Elements of the page: HTML and SVG as a tree, the looks, and tables.
 
-The page's looks: one column, the system's letters, light and dark, colours told apart by all.
-
-Figures as people read them: three digits that mean something, and the unit.
+The serialiser escapes every text and attribute.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element, tostring
 
-from samclip.benchmarks.records import Row, Unit
+from samclip.benchmarks.formats import digits, seconds
+from samclip.benchmarks.tables import Table
 
 Child = Element | str | None
 CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # a browser may not be given them
-
-
-def el(tag: str, *children: Child, **attributes: object) -> Element:
-    """Make an element of children, text among them; None is left out.
-
-    Attributes are named as in HTML with `_` for `-`, and one at the end to tell `class_` from
-    Python's word; an attribute of None is left out.
-    """
-    made = Element(tag)
-    for name, value in attributes.items():
-        if value is not None:
-            made.set(name.rstrip("_").replace("_", "-"), clean(_plain(value)))
-    for child in children:
-        add(made, child)
-    return made
-
-
-def add(parent: Element, child: Child) -> None:
-    """Put an element or a text at the end of another element."""
-    if child is None:
-        return
-    if isinstance(child, Element):
-        parent.append(child)
-    elif len(parent):
-        parent[-1].tail = (parent[-1].tail or "") + clean(child)
-    else:
-        parent.text = (parent.text or "") + clean(child)
-
-
-def clean(text: str) -> str:
-    """Replace control characters, which neither HTML nor SVG may hold."""
-    return CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
-
-
-def svg(width: float, height: float, label: str, *children: Child) -> Element:
-    """Make a drawing that scales with the page; `label` says to screen readers what it shows."""
-    view = f"0 0 {_plain(width)} {_plain(height)}"
-    return el("svg", *children, viewBox=view, role="img", aria_label=label)
-
-
-def table(head: list[str], rows: list[list[Child]], left: int = 1) -> Element:
-    """Make a table whose first `left` columns are text and the others numbers; it may scroll."""
-
-    def cells(kind: str, row: list[Child] | list[str]) -> list[Element]:
-        return [el(kind, c, class_=None if i < left else "n") for i, c in enumerate(row)]
-
-    body = el("tbody", *(el("tr", *cells("td", row)) for row in rows))
-    return el("div", el("table", el("thead", el("tr", *cells("th", head))), body), class_="scroll")
-
-
-def to_html(root: Element) -> str:
-    """Serialise a whole page."""
-    return "<!DOCTYPE html>\n" + tostring(root, encoding="unicode", method="html") + "\n"
-
-
-def _plain(value: object) -> str:
-    return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
-
-
-SERIES = 10  # colours; the first are Okabe and Ito's, told apart with any colour vision
+SERIES = 10  # colours; the first are Okabe and Ito's, which any colour vision distinguishes
 REST = "var(--rest)"  # of what is left over
+# One column, the system's letters, light and dark.
 STYLE = """
 :root { color-scheme: light dark;
  --ink: #1b1f24; --soft: #57606a; --line: #d8dee4; --page: #ffffff; --card: #f6f8fa;
@@ -123,7 +63,7 @@ svg .track { fill: var(--card); }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
 th { text-align: left; color: var(--soft); font-weight: 500; vertical-align: bottom; }
 th, td { padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); }
-td:first-child { min-width: 7rem; }
+td:first-child { min-width: 7rem; white-space: pre-wrap; }
 .side { display: grid; gap: .5rem 2rem; align-items: start;
  grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); }
 .side td:first-child { white-space: nowrap; }
@@ -146,28 +86,89 @@ ul { padding-left: 1.2rem; margin: .4rem 0; font-size: .875rem; max-width: 46rem
 """
 
 
+def el(tag: str, *children: Child, **attributes: object) -> Element:
+    """Make an element of children, text among them; None is left out.
+
+    Attributes are named as in HTML with `_` for `-`, and one at the end to tell `class_` from
+    Python's word; an attribute of None is left out.
+    """
+    made = Element(tag)
+    for name, value in attributes.items():
+        if value is not None:
+            made.set(name.rstrip("_").replace("_", "-"), clean(_plain(value)))
+    for child in children:
+        add(made, child)
+    return made
+
+
+def add(parent: Element, child: Child) -> None:
+    """Put an element or a text at the end of another element."""
+    if child is None:
+        return
+    if isinstance(child, Element):
+        parent.append(child)
+    elif len(parent):
+        parent[-1].tail = (parent[-1].tail or "") + clean(child)
+    else:
+        parent.text = (parent.text or "") + clean(child)
+
+
+def clean(text: str) -> str:
+    """Replace control characters, which neither HTML nor SVG may hold."""
+    return CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def svg(width: float, height: float, label: str, *children: Child) -> Element:
+    """Make a drawing that scales with the page; `label` says to screen readers what it shows."""
+    view = f"0 0 {_plain(width)} {_plain(height)}"
+    return el("svg", *children, viewBox=view, role="img", aria_label=label)
+
+
+def to_html(root: Element) -> str:
+    """Serialise a whole page."""
+    return "<!DOCTYPE html>\n" + tostring(root, encoding="unicode", method="html") + "\n"
+
+
+def _plain(value: object) -> str:
+    return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[Child]], text: Sequence[bool]) -> Element:
+    """Make a table that may scroll; columns that are not `text` are numbers, aligned right."""
+
+    def cells(kind: str, row: Sequence[Child]) -> list[Element]:
+        classes = (None if is_text else "n" for is_text in text)
+        return [el(kind, cell, class_=name) for cell, name in zip(row, classes, strict=True)]
+
+    body = el("tbody", *(el("tr", *cells("td", row)) for row in rows))
+    return el("div", el("table", el("thead", el("tr", *cells("th", heads))), body), class_="scroll")
+
+
+def show_table(laid_out: Table) -> Element:
+    """Render a table with its title above and its note below."""
+    columns = laid_out.columns
+    heads, text = [column.head for column in columns], [column.is_text for column in columns]
+    return el(
+        "div",
+        el("h3", laid_out.title) if laid_out.title else None,
+        table(heads, laid_out.texts(), text),
+        el("p", laid_out.note, class_="soft") if laid_out.note else None,
+    )
+
+
+def folded(title: str, *children: Child) -> Element:
+    """Fold elements away under a title."""
+    return el("details", el("summary", title), *children)
+
+
+def bullets(lines: Iterable[str]) -> Element:
+    """List lines."""
+    return el("ul", *(el("li", line) for line in lines))
+
+
 def colour(place: int) -> str:
-    """Give the colour of a series; they repeat after `SERIES`."""
+    """Return the colour of a series; they repeat after `SERIES`."""
     return f"var(--c{place % SERIES})"
-
-
-MIB = 2**20
-NONE = "\N{EN DASH}"
-
-
-def digits(value: float) -> str:
-    """Write a number with three significant digits, and never fewer than those before the point."""
-    if not math.isfinite(value):
-        return NONE
-    if value == 0:
-        return "0"
-    places = max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{min(places, 4)}f}"
-
-
-def seconds(value: float) -> str:
-    """Write seconds, below one of them in milliseconds."""
-    return f"{digits(value)} s" if abs(value) >= 1 else f"{digits(value * 1e3)} ms"
 
 
 @dataclass(frozen=True)
@@ -184,55 +185,9 @@ def _seconds_tick(value: float, high: float) -> str:
 
 def _round(value: float) -> str:
     """Write a round number without zeros behind the point."""
-    text = f"{value:,.4f}"
-    return text.rstrip("0").rstrip(".")
+    return f"{value:,.4f}".rstrip("0").rstrip(".")
 
 
 SECONDS = Quantity(seconds, _seconds_tick)
 MEBIBYTES = Quantity(lambda v: f"{digits(v)} MiB", lambda v, _: f"{_round(v)} MiB")
 PERCENT = Quantity(lambda v: f"{digits(v)} %", lambda v, _: f"{_round(v)} %")
-
-
-def mebibytes(value: float) -> str:
-    """Write bytes as MiB."""
-    return f"{digits(value / MIB)} MiB"
-
-
-def percent(value: float) -> str:
-    """Write a share."""
-    if value == 0:
-        return "0 %"
-    if 0 < value < 0.0005:
-        return "< 0.1 %"
-    return f"{value * 100:.1f} %" if value < 0.1 else f"{value:.0%}".replace("%", " %")
-
-
-def large(value: float) -> str:
-    """Write a large number with its prefix: 10.7 M, 972 G."""
-    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{digits(value / size)} {prefix}"
-    return digits(value)
-
-
-UNITS: dict[Unit, Callable[[float], str]] = {
-    "share": lambda value: f"{value:.3f}",
-    "seconds": seconds,
-    "ratio": lambda value: f"{digits(value)} \N{MULTIPLICATION SIGN}",
-    "per second": lambda value: f"{digits(value)} /s",
-    "bytes": mebibytes,
-    "joules": lambda value: f"{digits(value)} J",
-    "count": large,
-}
-
-
-def of_row(row: Row) -> str:
-    """Write a row's value."""
-    return NONE if row.value is None else UNITS[row.unit](row.value)
-
-
-def interval(row: Row) -> str:
-    """Write a row's interval, nothing where it has none."""
-    if row.low is None or row.high is None or row.low == row.high:
-        return ""
-    return f"{UNITS[row.unit](row.low)} \N{EN DASH} {UNITS[row.unit](row.high)}"

@@ -1,9 +1,4 @@
-"""The whole page.
-
-The page's first words: a sentence, and the few figures that matter most.
-
-What a reader must know before believing the figures.
-"""
+"""The HTML page: a headline, caveats, and the sections of all reports."""
 
 from __future__ import annotations
 
@@ -12,14 +7,14 @@ from collections.abc import Iterator
 from statistics import median
 from xml.etree.ElementTree import Element
 
+from samclip.benchmarks.formats import format_value, mebibytes, percent, seconds
 from samclip.benchmarks.html.cost_sections import (
     amortised_section,
     baselines_section,
-    peers_section,
     roofline_section,
 )
-from samclip.benchmarks.html.elements import STYLE, el, mebibytes, of_row, percent, seconds, to_html
-from samclip.benchmarks.html.provenance_section import provenance_section
+from samclip.benchmarks.html.elements import STYLE, el, to_html
+from samclip.benchmarks.html.provenance_section import participants_section, provenance_section
 from samclip.benchmarks.html.reports import NamedReports
 from samclip.benchmarks.html.speed_sections import (
     energy_section,
@@ -29,111 +24,109 @@ from samclip.benchmarks.html.speed_sections import (
 )
 from samclip.benchmarks.html.tradeoff_section import rows_section, tradeoff_section
 from samclip.benchmarks.latency.results import warn_of_noise
-from samclip.benchmarks.records import Report, Timing
+from samclip.benchmarks.measurements import Timing
+from samclip.benchmarks.records import Report
 from samclip.version import __version__
 
 TILES = 6
 Tile = tuple[str, str, str]  # a figure, what it is, of whom
+# Nothing is loaded and nothing runs, whatever a report's names hold.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
-def headline(sources: NamedReports) -> Iterator[Element]:
-    """Give the sentence and the tiles."""
-    yield el("p", " ".join(_sentences(sources)), class_="lead")
+def headline(reports: NamedReports) -> Iterator[Element]:
+    """Return a sentence that sums up the run, and tiles with the figures that matter most."""
+    yield el("p", " ".join(_sentences(reports)), class_="lead")
     tiles = [
         el("div", el("b", value), el("span", what), el("span", who), class_="tile")
-        for value, what, who in _tiles(sources)
+        for value, what, who in _tiles(reports)
     ]
     if tiles:
         yield el("div", *tiles[:TILES], class_="tiles")
 
 
-def _sentences(sources: NamedReports) -> Iterator[str]:
-    """Say what the first report's first model does, and where."""
-    first = sources.all[0].report
+def _sentences(reports: NamedReports) -> Iterator[str]:
+    """Return sentences on what the first report's first model does, and where."""
+    first = reports.all[0].report
     where = f"on {first.machine.jetson or first.machine.cpu}, {first.machine.usable_cores} cores"
-    pipelines = _pipelines(sources)
+    pipelines = _pipelines(reports)
     if not pipelines:
         names = [subject.name for subject in first.subjects]
         yield f"{first.benchmark} of {', '.join(names) or 'nothing named'}, {where}."
         return
-    model, timing = pipelines[0]
+    timing = pipelines[0]
     time = median(timing.samples)
+    way = timing.name if " to " in timing.name else f"start to end of '{timing.name}'"
     yield (
-        f"{model} goes from {_way(timing)} in {seconds(time)}, the median of "
+        f"{timing.model} goes from {way} in {seconds(time)}, the median of "
         f"{len(timing.samples)}, {where}."
     )
-    others = [p for p in pipelines[1:] if p[1].name == timing.name and p[0] != model]
-    for other, second in others[:3]:
-        yield f"{other} takes {median(second.samples) / time:.2f} times as long."
+    others = [p for p in pipelines if p.name == timing.name and p.model != timing.model]
+    for other in others[:3]:
+        yield f"{other.model} takes {median(other.samples) / time:.2f} times as long."
 
 
-def _way(timing: Timing) -> str:
-    return timing.name if " to " in timing.name else f"start to end of '{timing.name}'"
+def _pipelines(reports: NamedReports) -> list[Timing]:
+    return [timing for timing in reports.timings("warm") if timing.kind == "pipeline"]
 
 
-def _pipelines(sources: NamedReports) -> list[tuple[str, Timing]]:
-    return [(name, t) for name, t in sources.timings("warm") if t.kind == "pipeline"]
-
-
-def _tiles(sources: NamedReports) -> Iterator[Tile]:
-    yield from _speed(sources)
-    uses = list(sources.memory())
+def _tiles(reports: NamedReports) -> Iterator[Tile]:
+    yield from _speed(reports)
+    uses = list(reports.memory())
     if uses:
-        model = uses[0][0]
-        peak = max(use.peak_rss for name, use in uses if name == model)
+        model = uses[0].model
+        peak = max(use.peak_rss for use in uses if use.model == model)
         yield mebibytes(peak), "highest memory", model
-    for source in sources.all:
-        if source.report.roofline is not None:
-            graph = source.report.roofline.graphs[0]
+    for named in reports.all:
+        if named.report.roofline is not None:
+            graph = named.report.roofline.graphs[0]
             if graph.reached is not None:
                 what = f"of the machine's best rate: {graph.graph}"
                 yield percent(graph.reached), what, graph.model
-        rows = [row for row in source.report.rows if row.unit == "share" and not row.detail]
+        rows = [row for row in named.report.rows if row.unit == "share" and not row.detail]
         for row in rows[:2]:
-            yield of_row(row), f"{row.measure}, {row.subset}", row.model
+            yield format_value(row.value, row.unit), f"{row.measure}, {row.subset}", row.model
 
 
-def _speed(sources: NamedReports) -> Iterator[Tile]:
-    pipelines = _pipelines(sources)
+def _speed(reports: NamedReports) -> Iterator[Tile]:
+    pipelines = _pipelines(reports)
     if not pipelines:
         return
-    model = pipelines[0][0]
-    for name, timing in pipelines:
-        if name == model:
+    model = pipelines[0].model
+    for timing in pipelines:
+        if timing.model == model:
             yield seconds(median(timing.samples)), timing.name, model
-    stages = [t for name, t in sources.timings("warm") if name == model and t.name == "encoder"]
+    stages = [t for t in reports.timings("warm") if t.model == model and t.name == "encoder"]
     if stages:
         yield seconds(median(stages[0].samples)), "of that the encoder", model
 
 
-def caveats(sources: NamedReports) -> Iterator[str]:
-    """List doubts: noise, a busy machine, clocks that move, reports of different machines."""
-    for source in sources.all:
-        for line in (*warn_of_noise(source.report.timings), *_moving(source.report)):
-            yield f"{source.name}: {line}"
-        for subject in source.report.subjects:
+def caveats(reports: NamedReports) -> Iterator[str]:
+    """Return doubts about the figures: noise, a busy machine, moving clocks, other machines."""
+    for named in reports.all:
+        for line in warn_of_noise(named.report.timings):
+            yield f"{named.name}: {line}"
+        conditions = named.report.conditions
+        if conditions is not None and conditions.clocks_pinned is False:
+            yield f"{named.name}: clocks could move while it was measured."
+        for subject in named.report.subjects:
             if subject.trained_head is False:
                 yield f"{subject.name}: the head was never trained, so its names mean nothing."
-    yield from _busy(sources)
-    yield from _differences([source.report for source in sources.all])
+    yield from _busy(reports)
+    yield from _differences([named.report for named in reports.all])
 
 
-def _moving(report: Report) -> Iterator[str]:
-    if report.conditions is not None and report.conditions.clocks_pinned is False:
-        yield "clocks could move while it was measured."
-
-
-def _busy(sources: NamedReports) -> Iterator[str]:
+def _busy(reports: NamedReports) -> Iterator[str]:
     """Name the reports at whose end more processes wanted a core than there are."""
     found = {
-        source.name: source.report.threads.load[0]
-        for source in sources.all
-        if source.report.threads.load is not None
-        and source.report.threads.load[0] > source.report.machine.usable_cores + 0.5
+        named.name: named.report.threads.load[0]
+        for named in reports.all
+        if named.report.threads.load is not None
+        and named.report.threads.load[0] > named.report.machine.usable_cores + 0.5
     }
     if found:
         loads = ", ".join(f"{load:.1f} at the end of {name}" for name, load in found.items())
-        cores = sources.all[0].report.machine.usable_cores
+        cores = reports.all[0].report.machine.usable_cores
         yield (
             f"More processes wanted a core than there were cores ({cores}): {loads}. Other work "
             "was going on: ratios within one report hold better than seconds."
@@ -158,17 +151,15 @@ SECTIONS = (
     memory_section,
     energy_section,
     roofline_section,
-    peers_section,
+    participants_section,
     rows_section,
     provenance_section,
 )
-# Nothing is loaded and nothing runs, whatever a report's names hold.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
-def render(sources: NamedReports) -> str:
+def render(reports: NamedReports) -> str:
     """Write the page of one report or several; nothing in it is loaded from elsewhere."""
-    title = _title(sources)
+    title = _title(reports)
     head = el(
         "head",
         el("meta", charset="utf-8"),
@@ -177,42 +168,37 @@ def render(sources: NamedReports) -> str:
         el("title", title),
         el("style", STYLE),
     )
-    body = el("body", el("h1", title), el("p", _byline(sources), class_="soft"))
-    body.extend(_body(sources))
+    body = el("body", el("h1", title), el("p", _byline(reports), class_="soft"))
+    body.extend(headline(reports))
+    body.extend(el("p", line, class_="note") for line in caveats(reports))
+    for section in SECTIONS:
+        body.extend(section(reports))
     body.append(el("p", f"Made by samclip {__version__}, samclip-bench report.", class_="soft"))
     return to_html(el("html", head, body, lang="en"))
 
 
-def _body(sources: NamedReports) -> Iterator[Element]:
-    yield from headline(sources)
-    for line in caveats(sources):
-        yield el("p", line, class_="note")
-    for section in SECTIONS:
-        yield from section(sources)
-
-
-def _title(sources: NamedReports) -> str:
+def _title(reports: NamedReports) -> str:
     """Name what was measured and how: "samclip-tiny: latency and memory"."""
-    models = list(dict.fromkeys(s.name for source in sources.all for s in source.report.subjects))
-    kinds = list(dict.fromkeys(source.report.benchmark for source in sources.all))
+    models = list(dict.fromkeys(s.name for named in reports.all for s in named.report.subjects))
+    kinds = list(dict.fromkeys(named.report.benchmark for named in reports.all))
     shown = ", ".join(models[:3]) + (" and others" if len(models) > 3 else "")
-    return f"{shown}: {_joined(kinds)}" if models else _joined(kinds)
+    return f"{shown}: {_listed(kinds)}" if models else _listed(kinds)
 
 
-def _joined(parts: list[str]) -> str:
+def _listed(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-def _byline(sources: NamedReports) -> str:
-    days = sorted({_day(source.report.date) for source in sources.all})
-    versions = sorted({source.report.samclip for source in sources.all})
+def _byline(reports: NamedReports) -> str:
+    days = sorted({_day(named.report.date) for named in reports.all})
+    versions = sorted({named.report.samclip for named in reports.all})
     span = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
-    reports = "1 report" if len(sources.all) == 1 else f"{len(sources.all)} reports"
-    return f"{span}, {reports}, samclip {', '.join(versions)}"
+    count = "1 report" if len(reports.all) == 1 else f"{len(reports.all)} reports"
+    return f"{span}, {count}, samclip {', '.join(versions)}"
 
 
 def _day(date: str) -> str:
-    """Give the day of a report's date, or the text itself where it is none."""
+    """Return the day of a report's date, or the text itself where it is not a date."""
     try:
         return datetime.datetime.fromisoformat(date).strftime("%Y-%m-%d")
     except ValueError:

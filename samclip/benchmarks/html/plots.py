@@ -1,7 +1,4 @@
-"""The three plots: samples as dots, amounts as bars, two measures as points.
-
-A horizontal scale with round numbers.
-"""
+"""The plots: samples as dots, amounts as bars, two measures as points; scales have round values."""
 
 from __future__ import annotations
 
@@ -17,6 +14,11 @@ import numpy as np
 from samclip.benchmarks.html.elements import Child, Quantity, colour, el, svg
 
 STEPS = (1, 2, 2.5, 5, 10)
+WIDTH = 360.0  # units of a drawing: letters of 11 stay readable on a phone
+ROW = 46.0  # of one series of dots
+BAR, GAP = 18.0, 32.0
+BINS = 90
+LONGEST = 32  # letters of a name
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,11 @@ class Axis:
     right: float
 
     def at(self, value: float) -> float:
-        """Give the pixel of a value."""
+        """Return the pixel of a value."""
         return self.left + (value - self.low) / (self.high - self.low) * (self.right - self.left)
 
     def draw(self, top: float, bottom: float, quantity: Quantity) -> list[Element]:
-        """Draw lines at round values, and what they are under them."""
+        """Draw lines at round values, with the values under them."""
         drawn = []
         for value in ticks(self.low, self.high):
             x = self.at(value)
@@ -57,15 +59,8 @@ def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
 
 
 def from_zero(largest: float, left: float, right: float) -> Axis:
-    """Make an axis from 0 to a little over the largest value: lengths then compare as amounts."""
+    """Make an axis from 0, so that lengths compare as amounts, to a little over the largest."""
     return Axis(0.0, largest * 1.04 if largest > 0 else 1.0, left, right)
-
-
-WIDTH = 360.0  # units of a drawing: letters of 11 stay readable on a phone
-ROW = 46.0  # of one series of dots
-BAR, GAP = 18.0, 32.0
-BINS = 90
-LONGEST = 32  # letters of a name
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,16 @@
-"""The reports of a page, and what their models are called where two reports name one alike."""
+"""The reports of a page, and names of their models that differ between reports."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from samclip.benchmarks.records import MemoryUse, Report, State, Timing
+import msgspec
+
+from samclip.benchmarks.measurements import MemoryUse, State, Timing
+from samclip.benchmarks.records import Report
 from samclip.benchmarks.report import read_report
 
 
@@ -29,41 +33,39 @@ class NamedReports:
         """Read reports; raises InputError."""
         return cls(tuple(NamedReport(path.stem, read_report(path)) for path in paths))
 
-    def models(self) -> dict[tuple[str, str], str]:
-        """Name the models that were timed or measured, by report and model."""
+    def timings(self, state: State) -> Iterator[Timing]:
+        """Return all timings of one state, with the names that models have on the page."""
+        names = self._page_names()
+        for named in self.all:
+            for timing in named.report.timings:
+                if timing.state == state and timing.samples:
+                    name = names[named.name, timing.model]
+                    yield msgspec.structs.replace(timing, model=name)
+
+    def memory(self) -> Iterator[MemoryUse]:
+        """Return all uses of memory, with the names that models have on the page."""
+        names = self._page_names()
+        for named in self.all:
+            for use in named.report.memory:
+                yield msgspec.structs.replace(use, model=names[named.name, use.model])
+
+    def _page_names(self) -> dict[tuple[str, str], str]:
+        """Name the models that were timed or measured, by report and model.
+
+        Where two reports of the same benchmark have a model of one name, the report is added.
+        """
+        benchmarks = {named.name: named.report.benchmark for named in self.all}
         keys = [
-            (source.name, model)
-            for source in self.all
+            (named.name, model)
+            for named in self.all
             for model in dict.fromkeys(
-                [timing.model for timing in source.report.timings]
-                + [use.model for use in source.report.memory]
+                [timing.model for timing in named.report.timings]
+                + [use.model for use in named.report.memory]
             )
         ]
-        repeated = {model for _, model in keys if self._repeats(model, keys)}
+        counts = Counter((benchmarks[report], model) for report, model in keys)
+        repeated = {model for (_, model), count in counts.items() if count > 1}
         return {
-            (source, model): f"{model} ({source})" if model in repeated else model
-            for source, model in keys
+            (report, model): f"{model} ({report})" if model in repeated else model
+            for report, model in keys
         }
-
-    def timings(self, state: State) -> Iterator[tuple[str, Timing]]:
-        """Give all timings of one state with their model's name on the page."""
-        names = self.models()
-        for source in self.all:
-            for timing in source.report.timings:
-                if timing.state == state and timing.samples:
-                    yield names[source.name, timing.model], timing
-
-    def memory(self) -> Iterator[tuple[str, MemoryUse]]:
-        """Give all memory with its model's name on the page."""
-        names = self.models()
-        for source in self.all:
-            for use in source.report.memory:
-                yield names[source.name, use.model], use
-
-    def _kind(self, name: str) -> str:
-        return next(source.report.benchmark for source in self.all if source.name == name)
-
-    def _repeats(self, model: str, keys: list[tuple[str, str]]) -> bool:
-        """Whether two reports of the same benchmark measured a model of this name."""
-        kinds = [self._kind(source) for source, name in keys if name == model]
-        return len(kinds) != len(set(kinds))

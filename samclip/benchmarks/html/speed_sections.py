@@ -1,11 +1,4 @@
-"""How long things take: every sample drawn, and the usual figures.
-
-Where the time goes: stages as parts of a bar that is as long as the whole.
-
-What a task takes from the power supply, or why that is not known.
-
-How much memory it takes: the peak of a fresh process that went so far and no further.
-"""
+"""Sections on time, energy and memory: plots of every sample, then the tables."""
 
 from __future__ import annotations
 
@@ -13,35 +6,37 @@ from collections.abc import Iterator
 from statistics import fmean
 from xml.etree.ElementTree import Element
 
+from samclip.benchmarks.formats import MIB, percent, seconds
 from samclip.benchmarks.html.elements import (
     MEBIBYTES,
-    MIB,
-    NONE,
     REST,
     SECONDS,
     Child,
     colour,
-    digits,
     el,
-    mebibytes,
-    percent,
-    seconds,
+    folded,
+    show_table,
     table,
 )
 from samclip.benchmarks.html.plots import Series, bars, dots
 from samclip.benchmarks.html.reports import NamedReports
-from samclip.benchmarks.latency.summary import summary_of
-from samclip.benchmarks.records import State, Timing
+from samclip.benchmarks.latency.energy import energy_table
+from samclip.benchmarks.latency.results import timing_tables
+from samclip.benchmarks.measurements import State, Timing
+from samclip.benchmarks.memory.usage import memory_tables
 
-FIGURES = ["n", "min", "mean", "median", "p90", "p95", "p99", "max", "CV", "throughput"]
+STATES: tuple[State, ...] = ("warm", "cold")
 ORDER = ("pipeline", "process", "task", "stage")
-Named = list[tuple[str, Timing]]
-Groups = dict[tuple[str, str], Named]
+OTHER, UNEXPLAINED = "other", "not in any stage"
+WIDE = 3  # models
+LEAST = 1e-3  # of the whole: a gap below it is rounding
+Groups = dict[tuple[str, str], list[Timing]]  # by kind and name
+Stages = dict[str, float]  # mean seconds
 
 
-def latency_section(sources: NamedReports) -> Iterator[Element]:
-    """Give the section, nothing where nothing was timed."""
-    warm, cold = (_by_name(sources, state) for state in ("warm", "cold"))
+def latency_section(reports: NamedReports) -> Iterator[Element]:
+    """Return the section, nothing where nothing was timed."""
+    warm, cold = (_by_name(reports, state) for state in STATES)
     if not warm and not cold:
         return
     yield el("h2", "How long it takes", id="latency")
@@ -56,60 +51,36 @@ def latency_section(sources: NamedReports) -> Iterator[Element]:
         yield el("h3", "Cold: the first time in a new model or process")
         plots = [_figure(name, found) for (kind, name), found in cold.items() if kind != "task"]
         yield el("div", *plots, class_="plots")
-    for state, found in (("warm", warm), ("cold", cold)):
-        if found:
-            title = el("summary", f"All figures, {state}")
-            yield el("details", title, _figures(found))
+    for state in STATES:
+        timings = list(reports.timings(state))
+        if timings:
+            yield folded(f"All figures, {state}", *map(show_table, timing_tables(timings, state)))
 
 
-def _by_name(sources: NamedReports, state: State) -> Groups:
-    """Group what is no part of anything by kind and name, pipelines first."""
+def _by_name(reports: NamedReports, state: State) -> Groups:
+    """Group timings that are not part of others by kind and name, pipelines first."""
     found: Groups = {}
-    timings = [pair for pair in sources.timings(state) if pair[1].part_of is None]
-    for name, timing in sorted(timings, key=lambda pair: ORDER.index(pair[1].kind)):
-        found.setdefault((timing.kind, timing.name), []).append((name, timing))
+    wholes = [timing for timing in reports.timings(state) if timing.part_of is None]
+    for timing in sorted(wholes, key=lambda timing: ORDER.index(timing.kind)):
+        found.setdefault((timing.kind, timing.name), []).append(timing)
     return found
 
 
-def _figure(name: str, found: Named) -> Element:
-    series = [Series(model, t.samples, place) for place, (model, t) in enumerate(found)]
-    counts = sorted({len(timing.samples) for _, timing in found})
+def _figure(name: str, found: list[Timing]) -> Element:
+    series = [Series(t.model, t.samples, place) for place, t in enumerate(found)]
+    counts = sorted({len(timing.samples) for timing in found})
     many = " and ".join(map(str, counts))
     text = f"{name}, {many} samples each" if len(found) > 1 else f"{name}, {many} samples"
     return el("figure", el("h3", name), dots(series, SECONDS, text))
 
 
-def _figures(groups: Groups) -> Element:
-    rows: list[list[Child]] = [
-        [name, model, *_row(timing)]
-        for (_, name), found in groups.items()
-        for model, timing in found
-    ]
-    return table(["what", "model", *FIGURES], rows, left=2)
-
-
-def _row(timing: Timing) -> list[Child]:
-    found = summary_of(timing)
-    times = (found.min, found.mean, found.median, found.p90, found.p95, found.p99, found.max)
-    noise = NONE if found.noise is None else percent(found.noise)
-    rate = f"{digits(found.throughput)} {timing.item}s/s"
-    return [str(found.n), *(seconds(value) for value in times), noise, rate]
-
-
-OTHER, UNEXPLAINED = "other", "not in any stage"
-WIDE = 3  # models
-LEAST = 1e-3  # of the whole: a gap below it is rounding
-STATES: tuple[State, ...] = ("warm", "cold")
-Stages = dict[str, float]  # mean seconds
-
-
-def stage_section(sources: NamedReports) -> Iterator[Element]:
-    """Give the section, nothing where nothing was timed in stages."""
+def stage_section(reports: NamedReports) -> Iterator[Element]:
+    """Return the section, nothing where nothing was timed in stages."""
     found = [
-        (model, timing, stages)
+        (timing, stages)
         for state in STATES
-        for model, timing in sources.timings(state)
-        if timing.part_of is None and (stages := _stages(sources, model, timing))
+        for timing in reports.timings(state)
+        if timing.part_of is None and (stages := _stages(reports, timing))
     ]
     if not found:
         return
@@ -117,22 +88,22 @@ def stage_section(sources: NamedReports) -> Iterator[Element]:
     yield el(
         "p",
         "Means, because means of stages add up to the mean of the whole. What no stage accounts "
-        "for is shown as a part of its own.",
+        "for is shown as a separate part.",
         class_="soft",
     )
     for state in STATES:
-        of_state = [entry for entry in found if entry[1].state == state]
-        for name in dict.fromkeys(timing.name for _, timing, _ in of_state):
+        of_state = [entry for entry in found if entry[0].state == state]
+        for name in dict.fromkeys(timing.name for timing, _ in of_state):
             title = name if state == "warm" else f"{name}, cold"
-            yield _stage_figure(title, [entry for entry in of_state if entry[1].name == name])
+            yield _stage_figure(title, [entry for entry in of_state if entry[0].name == name])
 
 
-def _stages(sources: NamedReports, model: str, whole: Timing) -> Stages:
-    """Give the mean of each stage, the largest first, and of what is left of the whole."""
+def _stages(reports: NamedReports, whole: Timing) -> Stages:
+    """Return the mean of each stage, the largest first, and of what is left of the whole."""
     parts = {
         timing.name: fmean(timing.samples)
-        for name, timing in sources.timings(whole.state)
-        if name == model and timing.part_of == whole.name
+        for timing in reports.timings(whole.state)
+        if timing.model == whole.model and timing.part_of == whole.name
     }
     if not parts:
         return {}
@@ -143,71 +114,58 @@ def _stages(sources: NamedReports, model: str, whole: Timing) -> Stages:
     return ordered
 
 
-def _stage_figure(name: str, found: list[tuple[str, Timing, Stages]]) -> Element:
-    order = list(dict.fromkeys(stage for _, _, stages in found for stage in stages))
+def _stage_figure(name: str, found: list[tuple[Timing, Stages]]) -> Element:
+    order = list(dict.fromkeys(stage for _, stages in found for stage in stages))
     fills = [_colour(stage, place) for place, stage in enumerate(order)]
     series = [
-        Series(model, [max(0.0, stages.get(stage, 0.0)) for stage in order], fills=fills)
-        for model, _, stages in found
+        Series(whole.model, [max(0.0, stages.get(stage, 0.0)) for stage in order], fills=fills)
+        for whole, stages in found
     ]
     label = f"Stages of {name}: {', '.join(order)}"
     drawing = el("figure", bars(series, SECONDS, label))
-    beside = "side" if len(found) < WIDE else None  # more columns than fit beside the drawing
-    return el("div", el("h3", name), el("div", drawing, _legend(order, found), class_=beside))
+    layout = "side" if len(found) < WIDE else None  # wider tables go below the drawing
+    return el("div", el("h3", name), el("div", drawing, _legend(order, found), class_=layout))
 
 
-def _legend(order: list[str], found: list[tuple[str, Timing, Stages]]) -> Element:
-    head = ["stage"]
-    for model, _, _ in found:
-        head += [model, "share"] if len(found) > 1 else ["mean", "share"]
+def _legend(order: list[str], found: list[tuple[Timing, Stages]]) -> Element:
+    """Make the table that names the colours, with the mean and the share of each stage."""
+    heads = ["stage"]
+    for whole, _ in found:
+        heads += [whole.model, "share"] if len(found) > 1 else ["mean", "share"]
+    means = [fmean(whole.samples) for whole, _ in found]
     rows: list[list[Child]] = []
     for place, stage in enumerate(order):
-        row: list[Child] = [_named(stage, place)]
-        for _, timing, stages in found:
-            value, whole = stages.get(stage, 0.0), fmean(timing.samples)
-            row += [seconds(value), percent(value / whole)]
+        key = el("span", class_="key", style=f"background: {_colour(stage, place)}")
+        row: list[Child] = [el("span", key, stage)]
+        for (_, stages), mean in zip(found, means, strict=True):
+            value = stages.get(stage, 0.0)
+            row += [seconds(value), percent(value / mean)]
         rows.append(row)
     total: list[Child] = ["whole"]
-    for _, timing, stages in found:
-        whole = fmean(timing.samples)
-        total += [seconds(whole), percent(sum(stages.values()) / whole)]
-    made = table(head, [*rows, total])
+    for (_, stages), mean in zip(found, means, strict=True):
+        total += [seconds(mean), percent(sum(stages.values()) / mean)]
+    text = [True, *[False] * (len(heads) - 1)]
+    made = table(heads, [*rows, total], text)
     list(made.iter("tr"))[-1].set("class", "sum")
     return made
-
-
-def _named(stage: str, place: int) -> Element:
-    key = el("span", class_="key", style=f"background: {_colour(stage, place)}")
-    return el("span", key, stage)
 
 
 def _colour(stage: str, place: int) -> str:
     return REST if stage in {OTHER, UNEXPLAINED} else colour(place)
 
 
-def energy_section(sources: NamedReports) -> Iterator[Element]:
-    """Give the section, nothing where energy was not asked for."""
-    found = [entry for source in sources.all for entry in source.report.energy]
-    if not found:
-        return
-    yield el("h2", "What energy it takes", id="energy")
-    rows: list[list[Child]] = [
-        [
-            entry.name,
-            entry.model,
-            entry.sensor or entry.reason or NONE,
-            NONE if entry.per_run is None else f"{digits(entry.per_run)} J",
-            str(entry.runs),
-        ]
-        for entry in found
-    ]
-    yield table(["what", "model", "sensor", "a run", "runs"], rows, left=3)
+def energy_section(reports: NamedReports) -> Iterator[Element]:
+    """Return the section, nothing where energy was not asked for."""
+    found = [entry for named in reports.all for entry in named.report.energy]
+    if found:
+        yield el("h2", "What energy it takes", id="energy")
+        yield show_table(energy_table(found))
 
 
-def memory_section(sources: NamedReports) -> Iterator[Element]:
-    """Give the section, nothing where no memory was measured."""
-    found = list(sources.memory())
-    if not found:
+def memory_section(reports: NamedReports) -> Iterator[Element]:
+    """Return the section, nothing where no memory was measured."""
+    uses = list(reports.memory())
+    if not uses:
         return
     yield el("h2", "How much memory it takes", id="memory")
     yield el(
@@ -217,25 +175,10 @@ def memory_section(sources: NamedReports) -> Iterator[Element]:
         class_="soft",
     )
     plots = []
-    for place, model in enumerate(dict.fromkeys(name for name, _ in found)):
-        series = [
-            Series(use.stage, [use.peak_rss / MIB], place) for name, use in found if name == model
-        ]
+    for place, model in enumerate(dict.fromkeys(use.model for use in uses)):
+        own = [use for use in uses if use.model == model]
+        series = [Series(use.stage, [use.peak_rss / MIB], place) for use in own]
         drawing = bars(series, MEBIBYTES, f"Peak memory of {model} in MiB, by stage")
         plots.append(el("figure", el("h3", model), drawing))
     yield el("div", *plots, class_="plots")
-    rows: list[list[Child]] = [
-        [
-            model,
-            use.stage,
-            mebibytes(use.peak_rss),
-            str(len(use.peaks)),
-            NONE if use.disk is None else mebibytes(use.disk),
-            NONE if use.device_memory is None else mebibytes(use.device_memory),
-        ]
-        for model, use in found
-    ]
-    head = ["model", "stage", "peak", "processes", "read from disk", "GPU"]
-    yield el("details", el("summary", "All figures of memory"), table(head, rows, left=2))
-    for reason in sorted({use.device_reason for _, use in found if use.device_reason}):
-        yield el("p", f"GPU memory: {reason}", class_="soft")
+    yield folded("All figures of memory", *map(show_table, memory_tables(uses)))

@@ -1,7 +1,4 @@
-"""Speed against accuracy, for models of which the reports hold both.
-
-Every row of every report, as tables: a table for each measure, models side by side.
-"""
+"""Sections on speed against accuracy, where reports hold both, and on every row of every report."""
 
 from __future__ import annotations
 
@@ -9,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from xml.etree.ElementTree import Element
 
-from samclip.benchmarks.html.elements import NONE, SECONDS, Child, el, interval, of_row, table
+from samclip.benchmarks.html.elements import SECONDS, el, folded, show_table
 from samclip.benchmarks.html.plots import Point, scatter
 from samclip.benchmarks.html.reports import NamedReport, NamedReports
-from samclip.benchmarks.records import Report, Row, Subject
+from samclip.benchmarks.records import Subject
+from samclip.benchmarks.rows import rows_table
 
 MOST = 6  # plots
 Key = tuple[str, str, str]  # measure, subset, and what was timed
@@ -20,9 +18,9 @@ Groups = dict[Key, list[Point]]
 Times = Mapping[str, Sequence[tuple[float, str]]]  # seconds by model, and of what
 
 
-def tradeoff_section(sources: NamedReports) -> Iterator[Element]:
-    """Give the section, nothing where no model has both a time and an accuracy."""
-    groups = _groups(sources)
+def tradeoff_section(reports: NamedReports) -> Iterator[Element]:
+    """Return the section, nothing where no model has both a time and an accuracy."""
+    groups = _groups(reports)
     if not groups:
         return
     yield el("h2", "Speed against accuracy", id="tradeoff")
@@ -39,24 +37,20 @@ def tradeoff_section(sources: NamedReports) -> Iterator[Element]:
         yield el("p", f"{len(groups) - len(shown)} more are in the tables.", class_="soft")
 
 
-def _groups(sources: NamedReports) -> Groups:
+def _groups(reports: NamedReports) -> Groups:
     """Gather points by measure, subset and what was timed, over all reports."""
     groups: Groups = {}
-    for source in sources.all:
-        times = _own_times(source) or _times_elsewhere(source, sources)
-        for row in source.report.rows:
+    for named in reports.all:
+        times = _own_times(named) or _times_elsewhere(named, reports)
+        for row in named.report.rows:
             if row.unit != "share" or row.detail or row.value is None or row.model not in times:
                 continue
-            time, across = _fitting(row, times[row.model])
+            kind, found = row.measure.partition(" ")[0], times[row.model]
+            fitting = (time for time in found if time[1].partition(" ")[0] == kind)
+            time, across = next(fitting, found[0])  # of the same kind of prompt, or else the first
             point = Point(row.model, time, row.value, row.low, row.high)
             groups.setdefault((row.measure, row.subset, across), []).append(point)
     return groups
-
-
-def _fitting(row: Row, times: Sequence[tuple[float, str]]) -> tuple[float, str]:
-    """Choose the time of the same kind of prompt, the first word of both, or else the first."""
-    kind = row.measure.partition(" ")[0]
-    return next((time for time in times if time[1].partition(" ")[0] == kind), times[0])
 
 
 def _first_subsets(groups: Groups) -> set[Key]:
@@ -74,22 +68,22 @@ def _figure(key: Key, points: list[Point]) -> Element:
     return el("figure", title, scatter(points, SECONDS, label), el("figcaption", label))
 
 
-def _own_times(source: NamedReport) -> Times:
+def _own_times(named: NamedReport) -> Times:
     """Take the seconds that the report of accuracy itself has, as `accuracy baselines` does."""
     found: dict[str, list[tuple[float, str]]] = {}
-    for row in source.report.rows:
+    for row in named.report.rows:
         if row.unit == "seconds" and row.value and not row.detail:
             found.setdefault(row.model, []).append((row.value, row.measure))
     return found
 
 
-def _times_elsewhere(source: NamedReport, sources: NamedReports) -> Times:
+def _times_elsewhere(named: NamedReport, reports: NamedReports) -> Times:
     """Take the median of the first pipeline of the same bundle in a report of latency."""
     found: dict[str, list[tuple[float, str]]] = {}
-    for subject in source.report.subjects:
-        for other in sources.all:
+    for subject in named.report.subjects:
+        for other in reports.all:
             for twin in other.report.subjects:
-                if other is not source and _same(subject, twin):
+                if other is not named and _same(subject, twin):
                     found.update(_first_pipeline(other, twin.name, subject.name))
     return found
 
@@ -106,47 +100,25 @@ def _same(one: Subject, other: Subject) -> bool:
 
 
 def _first_pipeline(
-    source: NamedReport, model: str, name: str
+    named: NamedReport, model: str, name: str
 ) -> dict[str, list[tuple[float, str]]]:
-    for timing in source.report.timings:
+    for timing in named.report.timings:
         if timing.model == model and timing.kind == "pipeline" and timing.state == "warm":
             return {name: [(median(timing.samples), timing.name)]}
     return {}
 
 
-HEAD = ["what", "model", "value", "95 % interval", "n", "photos"]
-
-
-def rows_section(sources: NamedReports) -> Iterator[Element]:
-    """Give a table of each report's rows; what is plotted, and detail, is folded away."""
-    for place, source in enumerate(sources.all):
-        shown, folded = _parted(source.report)
-        if shown or folded:
-            title = f"All rows: {source.report.benchmark} ({source.name})"
+def rows_section(reports: NamedReports) -> Iterator[Element]:
+    """Return a table of each report's rows; what is plotted, and detail, is folded away."""
+    for place, named in enumerate(reports.all):
+        report = named.report
+        plotted = bool(report.timings or report.memory or report.roofline)
+        hidden = [r for r in report.rows if r.detail or (plotted and r.unit != "ratio")]
+        shown = [row for row in report.rows if row not in hidden]
+        if report.rows:
+            title = f"All rows: {report.benchmark} ({named.name})"
             yield el("h2", title, id=f"rows-{place}")
         if shown:
-            yield _table(shown)
-        if folded:
-            yield el("details", el("summary", f"{len(folded)} more rows"), _table(folded))
-
-
-def _parted(report: Report) -> tuple[list[Row], list[Row]]:
-    """Part the rows to show from those to fold away: detail, and what is plotted above."""
-    plotted = bool(report.timings or report.memory or report.roofline)
-    folded = [row for row in report.rows if row.detail or (plotted and row.unit != "ratio")]
-    return [row for row in report.rows if row not in folded], folded
-
-
-def _table(rows: list[Row]) -> Element:
-    cells: list[list[Child]] = [
-        [
-            f"{row.measure}, {row.subset}",
-            row.model,
-            of_row(row),
-            interval(row) or NONE,
-            f"{row.n:,}",
-            f"{row.photos:,}",
-        ]
-        for row in rows
-    ]
-    return table(HEAD, cells, left=2)
+            yield show_table(rows_table(shown))
+        if hidden:
+            yield folded(f"{len(hidden)} more rows", show_table(rows_table(hidden)))

@@ -1,1 +1,1 @@
-"""How long stages and tasks take: measured in turn, nothing clipped."""
+"""Time and energy of stages and tasks: models are measured in turn, nothing is clipped."""

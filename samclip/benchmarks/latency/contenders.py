@@ -1,25 +1,32 @@
-"""What is timed: a bundle, on a backend, in a precision; opened so that its graphs are timed.
+"""Models opened so that their graphs are timed, and the conditions they are timed under.
 
-What the machine's speed hangs on: its power mode and its clocks, as files tell them.
+A variant is a bundle on a backend in a precision. Conditions are the power mode and the clocks of
+the machine, read from files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from samclip.benchmarks.latency.timed import StageClock, TimedBackend
-from samclip.benchmarks.records import ClockRange, Conditions, RunSettings, Timing
-from samclip.engines.base import EngineOptions
+from samclip.benchmarks.measurements import ClockRange, Conditions, RunSettings, Timing
+from samclip.engines.base import Backend, EngineOptions
 from samclip.engines.machine.files import MachineFiles
-from samclip.engines.machine.jetson_power import CPU_CLOCKS, Clock, read_power
+from samclip.engines.machine.jetson_power import CPU_CLOCKS, read_power
 from samclip.engines.registry import AUTO, Choice, decide
 from samclip.runtime.backend_choice import start_fastest
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.home import find_bundle
 from samclip.runtime.model import Model
+
+B_co = TypeVar("B_co", bound=TimedBackend, covariant=True)
+
+CUDA_GRAPHS = frozenset({"tensorrt", "tensorrt-rtx"})  # backends that capture them
+KILOHERTZ = 1e3
 
 
 @dataclass(frozen=True)
@@ -33,18 +40,21 @@ class Variant:
 
 
 @dataclass(frozen=True, eq=False)
-class Contender:
+class OpenModel(Generic[B_co]):
     """An open model whose graphs are timed; `name` is what rows call it."""
 
     name: str
     variant: Variant
     model: Model
-    backend: TimedBackend
+    backend: B_co
 
     @property
     def clock(self) -> StageClock:
         """The clock of its graphs."""
         return self.backend.clock
+
+
+Contender = OpenModel[TimedBackend]
 
 
 def combine(
@@ -60,16 +70,19 @@ def combine(
     return tuple(Variant(bundle, backend, kind, threads) for bundle, backend, kind in chosen)
 
 
-def open_variant(variant: Variant, cache: Path) -> tuple[Model, TimedBackend]:
-    """Load a model as `samclip.load` does, its graphs timed, its text cache in `cache`.
+def open_variant(
+    variant: Variant, cache: Path | None, wrap: Callable[[Backend, StageClock], B_co]
+) -> tuple[Model, B_co]:
+    """Load a model as `samclip.load` does, on a timed backend; raises as it does.
 
-    Raises as `samclip.load`.
+    `wrap` makes the timed backend of the one that the model would run on: `TimedBackend`, or a
+    class derived from it. `cache`: folder of text embeddings, None for the usual one.
     """
     bundle = Bundle.open(find_bundle(variant.bundle))
     options = EngineOptions(threads=variant.threads)
 
-    def start(choice: Choice) -> tuple[Model, TimedBackend]:
-        timed = TimedBackend(choice.backend, StageClock())
+    def start(choice: Choice) -> tuple[Model, B_co]:
+        timed = wrap(choice.backend, StageClock())
         found = Choice(timed, choice.passed_over)
         return Model(bundle, found, options, variant.precision, cache), timed
 
@@ -78,10 +91,10 @@ def open_variant(variant: Variant, cache: Path) -> tuple[Model, TimedBackend]:
     return start_fastest(bundle, options, variant.precision, start)
 
 
-def name_all(opened: Sequence[tuple[Variant, Model, TimedBackend]]) -> tuple[Contender, ...]:
-    """Name models by what tells them apart: bundle, then backend, then precision of the encoder.
+def name_all(opened: Sequence[tuple[Variant, Model, B_co]]) -> tuple[OpenModel[B_co], ...]:
+    """Name models by what distinguishes them: bundle, then backend, then precision of the encoder.
 
-    What is still alike, as two folders of one name, is numbered.
+    Names that are still alike, as of two folders of one name, are numbered.
     """
     facts = [
         (model.manifest.name, model.backend, backend.precisions["encoder"])
@@ -94,26 +107,29 @@ def name_all(opened: Sequence[tuple[Variant, Model, TimedBackend]]) -> tuple[Con
         name = " ".join(parts)
         alike = sum(other == name or other.startswith(f"{name} #") for other in names)
         names.append(f"{name} #{alike + 1}" if alike else name)
-    return tuple(Contender(name, *one) for name, one in zip(names, opened, strict=True))
-
-
-KILOHERTZ = 1e3
+    return tuple(OpenModel(name, *one) for name, one in zip(names, opened, strict=True))
 
 
 def describe_conditions(order: str, files: MachineFiles | None = None) -> Conditions:
     """Read the power mode, or the CPU's governor, and the ranges of the clocks.
 
-    Most containers and virtual machines tell nothing: then all is None or empty.
+    Most containers and virtual machines have no such files: then all is None or empty.
     """
     files = MachineFiles() if files is None else files
     power = read_power(files)
     mode = power.mode.name if power.mode is not None else _governor(files)
-    clocks = tuple(_in_hertz(clock) for clock in power.clocks)
-    return Conditions(power_mode=mode, clocks=clocks, clocks_pinned=power.pinned, order=order)
+    clocks = []
+    for clock in power.clocks:
+        unit = KILOHERTZ if clock.name.startswith("policy") else 1.0  # of CPUs in kHz, else in Hz
+        ends = {"lowest": clock.lowest * unit, "highest": clock.highest * unit}
+        clocks.append(ClockRange(name=clock.name, **ends))
+    return Conditions(
+        power_mode=mode, clocks=tuple(clocks), clocks_pinned=power.pinned, order=order
+    )
 
 
 def describe_settings(contender: Contender, warm_up: int, timings: list[Timing]) -> RunSettings:
-    """Say how a model was run; how often is counted in its warm timings."""
+    """Describe how a model was run; rounds are counted in its warm timings."""
     options = EngineOptions(threads=contender.variant.threads)
     name, backend = contender.name, contender.backend
     kept = [len(t.samples) for t in timings if t.model == name and t.state == "warm"]
@@ -131,12 +147,7 @@ def describe_settings(contender: Contender, warm_up: int, timings: list[Timing])
 
 
 def _governor(files: MachineFiles) -> str | None:
-    """Give the CPU's frequency governor, all of them where cores differ."""
+    """Return the CPU's frequency governor, all of them where cores differ."""
     policies = [name for name in files.folders(CPU_CLOCKS) if "/policy" in name]
     found = {files.text(f"{name}/scaling_governor").strip() for name in policies} - {""}
     return ", ".join(sorted(found)) or None
-
-
-def _in_hertz(clock: Clock) -> ClockRange:
-    unit = KILOHERTZ if clock.name.startswith("policy") else 1.0  # of CPUs in kHz, else in Hz
-    return ClockRange(name=clock.name, lowest=clock.lowest * unit, highest=clock.highest * unit)

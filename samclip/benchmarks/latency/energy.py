@@ -1,29 +1,40 @@
-"""Energy of an inference: a counter read before and after many of them.
+"""Energy of an inference: a sensor read before and after many of them.
 
-Sensors of energy: a counter of an NVIDIA GPU or of a CPU, or a Jetson's power over time.
+The sensor is a counter of an NVIDIA GPU or of a CPU, or a Jetson's power summed over time.
 """
 
 from __future__ import annotations
 
 import importlib
+import math
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from samclip.benchmarks.formats import digits
 from samclip.benchmarks.latency.contenders import Contender
 from samclip.benchmarks.latency.photo_pipeline import ALL_STEPS, Walk, Workload, way_of
+from samclip.benchmarks.measurements import Energy
 from samclip.benchmarks.nvml import open_nvml
 from samclip.benchmarks.progress import Track
-from samclip.benchmarks.records import Energy, Row
+from samclip.benchmarks.records import Row
+from samclip.benchmarks.rows import make_row
+from samclip.benchmarks.statistics import Estimate
+from samclip.benchmarks.tables import Column, Table, text_columns
 from samclip.engines.machine.device import jetson_model
 from samclip.engines.machine.files import MachineFiles
 from samclip.errors import CapabilityError
 
 RAPL = "/sys/class/powercap/intel-rapl:0"  # the first CPU package, of Intel and of AMD
 JETSON_PACKAGE = "jetson-stats"
+SECONDS = 5.0  # counters move some ten times a second: an error of 2 %
+PROTOCOL = (
+    f"Energy is that of '{ALL_STEPS}', again and again for {SECONDS:.0f} s, by the sensor that its "
+    "row names: of the whole GPU, CPU or board, its idle part included."
+)
 
 
 class Sensor(Protocol):
@@ -52,7 +63,7 @@ class GpuSensor:
 
 
 class CpuSensor:
-    """The counter of a CPU package, without memory; it starts anew at its highest value."""
+    """The counter of a CPU package, without memory; after its highest value it is 0 again."""
 
     name = "CPU package 0, RAPL"
 
@@ -96,9 +107,9 @@ class BoardSensor:
         self._thread.start()
 
     def joules(self) -> float:
-        """Give what came together so far; raises CapabilityError."""
+        """Return the sum so far; raises CapabilityError."""
         if self._error is not None:
-            raise CapabilityError(f"jetson-stats does not tell the board's power: {self._error}.")
+            raise CapabilityError(f"jetson-stats does not report the board's power: {self._error}.")
         return self._joules
 
     def close(self) -> None:
@@ -146,7 +157,7 @@ def _jetson() -> Iterator[Sensor]:
     try:
         board = library.jtop()
         board.start()
-    except Exception as error:  # its exceptions have no base of their own
+    except Exception as error:  # its exceptions have no common base class
         raise CapabilityError(
             f"{JETSON_PACKAGE} does not answer: {error}. Look at: systemctl status jtop"
         ) from error
@@ -158,17 +169,10 @@ def _jetson() -> Iterator[Sensor]:
         board.close()
 
 
-SECONDS = 5.0  # counters move some ten times a second: an error of 2 %
-PROTOCOL = (
-    f"Energy is that of '{ALL_STEPS}', again and again for {SECONDS:.0f} s, by the sensor that its "
-    "row names: of the whole GPU, CPU or board, its idle part included."
-)
-
-
 def measure_energy(
     contenders: Sequence[Contender], photos: Sequence[Path], track: Track
 ) -> tuple[Energy, ...]:
-    """Measure each model after the other; where there is no sensor the reason is given."""
+    """Measure one model after the other; where there is no sensor, the record has the reason."""
     return tuple(_measure(contender, photos) for contender in track(contenders, "energy"))
 
 
@@ -199,7 +203,7 @@ def _measure(contender: Contender, photos: Sequence[Path]) -> Energy:
 
 
 def describe_energy(energy: Energy) -> str:
-    """Say in a line what was measured, or why nothing was."""
+    """Return a line on what was measured, or why nothing was."""
     if energy.per_run is None:
         return f"{energy.model}: energy unknown: {energy.reason}"
     watts = (energy.joules or 0.0) / energy.seconds
@@ -211,14 +215,17 @@ def describe_energy(energy: Energy) -> str:
 
 def energy_row(energy: Energy) -> Row:
     """Make a row, without a value where there is no sensor."""
-    return Row(
-        model=energy.model,
-        measure=f"energy: {energy.name}",
-        subset="warm",
-        value=energy.per_run,
-        low=None,
-        high=None,
-        n=energy.runs,
-        photos=1,
-        unit="joules",
+    value = math.nan if energy.per_run is None else energy.per_run
+    estimate = Estimate(value, math.nan, math.nan, energy.runs, 1)
+    return make_row(energy.model, f"energy: {energy.name}", "warm", estimate, "joules")
+
+
+def energy_table(found: Iterable[Energy]) -> Table:
+    """Lay out the energy of each model, or why it is not known."""
+    columns = (
+        *text_columns("what", "model", "sensor"),
+        Column("a run", lambda joules: f"{digits(joules)} J"),
+        Column("runs"),
     )
+    rows = [(one.name, one.model, one.sensor or one.reason, one.per_run, one.runs) for one in found]
+    return Table(columns, rows)

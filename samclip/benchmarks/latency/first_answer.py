@@ -1,6 +1,6 @@
-"""What a new process runs: as any user's program would, from import to answers, each step timed.
+"""Code of a new process that times each step from import to answers, as a user's program would.
 
-Imports nothing that such a program would not: only then is `import samclip` as slow as there.
+Imports nothing that such a program would not: only then does `import samclip` take as long.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ import msgspec
 
 from samclip.benchmarks.latency.contenders import Contender
 from samclip.benchmarks.latency.timed import COPIES, Step
-from samclip.benchmarks.records import Kind
+from samclip.benchmarks.measurements import Kind
 from samclip.errors import UntrainedHeadWarning
 from samclip.runtime.model import Model
 from samclip.runtime.pixels.image import load_image
@@ -48,7 +48,7 @@ NAME = "name a mask, 20 names"
 BOX, POINTS = "segment a box", f"segment {MANY} points"
 REFINED, EVERYTHING = "semantic refined, 20 names", "everything, 1,024 points"
 EMBED = "embed 20 names"
-RESTS = {  # what a step's own work on the host is called
+RESTS = {  # names of a step's work on the host
     "decode": "decode",
     "encode": "resize and normalise",
     CLASSIFY: "compare names",
@@ -170,9 +170,9 @@ class Walk:
 
 
 def names_for(model: Model) -> tuple[str, ...]:
-    """Give 20 names that a model can embed: of its ready-made labels where it has no text encoder.
+    """Return 20 names that a model can embed: its own labels where it has no text encoder.
 
-    None for a model that cannot name.
+    Empty for a model that cannot name.
     """
     manifest = model.manifest
     if manifest.head is None or manifest.text is None:
@@ -184,14 +184,14 @@ def names_for(model: Model) -> tuple[str, ...]:
 
 
 def way_of(model: Model) -> str:
-    """Name a model's way from the file to its answers."""
+    """Return the name of a model's way from the file to its answers."""
     manifest = model.manifest
     names_boxes = manifest.clip_head is None and manifest.head is not None
     return NO_MAP if names_boxes and manifest.text is not None else ALL_STEPS
 
 
 def _pipeline(steps: dict[str, Step[Any]]) -> Iterator[Piece]:
-    """Give the whole way, and its stages, which add up to it."""
+    """Return the whole way, and its stages, which add up to it."""
     last = list(steps.values())[-1]
     total = last.end - steps["decode"].start
     whole = NO_MAP if NAME in steps else ALL_STEPS
@@ -222,7 +222,7 @@ def _task(name: str, step: Step[Any], items: int, item: str) -> Piece:
 
 
 def _divided(name: str, step: Step[Any], items: int, item: str) -> Iterator[Piece]:
-    """Give a task, and its stages, which add up to it."""
+    """Return a task, and its stages, which add up to it."""
     yield _task(name, step, items, item)
     for graph, seconds in step.inside.items():
         yield Piece("stage", GRAPH_STAGES.get(graph, graph), seconds, items, item, part_of=name)
@@ -230,7 +230,7 @@ def _divided(name: str, step: Step[Any], items: int, item: str) -> Iterator[Piec
 
 
 def _spread(scene: Scene, count: int) -> list[tuple[float, float]]:
-    """Place `count` points, a square number, evenly over the image; one is its centre."""
+    """Return `count` points, a square number, spread evenly over the image."""
     height, width = scene.size
     side = round(count**0.5)
     places = [(place + 0.5) / side for place in range(side)]
@@ -239,7 +239,7 @@ def _spread(scene: Scene, count: int) -> list[tuple[float, float]]:
 
 @contextmanager
 def without_untrained_warning() -> Iterator[None]:
-    """Time untrained heads too, without a warning for each sample."""
+    """Silence the warning of untrained heads, which would come with each sample."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UntrainedHeadWarning)
         yield

@@ -1,8 +1,6 @@
-"""Rows of a report made of timings: medians with intervals, and ratios to the first model.
+"""Results of `samclip-bench latency`: rows, tables, warnings, and how the figures are defined.
 
-Timings as tables: trtexec's rows and percentiles, in milliseconds.
-
-How the figures of `samclip-bench latency` are defined.
+Tables have trtexec's rows and percentiles.
 """
 
 from __future__ import annotations
@@ -11,22 +9,45 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
-from rich.markup import escape
-from rich.table import Table
 
+from samclip.benchmarks.formats import milliseconds
 from samclip.benchmarks.latency.photo_pipeline import ALL_STEPS, THREE_TASKS
-from samclip.benchmarks.latency.summary import MAX_VARIATION, Summary, summary_of
-from samclip.benchmarks.records import Row, State, Timing
+from samclip.benchmarks.latency.summary import MAX_VARIATION, summary_of
+from samclip.benchmarks.measurements import State, Timing
+from samclip.benchmarks.records import Row
 from samclip.benchmarks.rows import make_row
 from samclip.benchmarks.statistics import Estimate, median
-from samclip.cli.tables import make_table
+from samclip.benchmarks.tables import Cell, Column, Table, text_columns
 
 ENCODER = "encoder"
-Key = tuple[str, str, str | None, str]
+FEWEST_FOR_P99 = 100
+PERCENTILES = ("min", "max", "mean", "median", "p90", "p95", "p99")
+COLUMNS = (
+    *text_columns("what"),
+    *(Column(name, milliseconds) for name in PERCENTILES),
+    Column("CV", "{:.1%}".format),
+    Column("throughput"),
+    Column("share", "{:.1%}".format),
+)
+PROTOCOL = (
+    "Every sample is kept; medians stand with 95 % intervals from a bootstrap over rounds. A ratio "
+    "is the median of the rounds' own ratios: both models were measured within each.",
+    f"'{ALL_STEPS}': a photo's file is decoded, encoded, classified among 20 names, one point is "
+    "segmented, and a coarse semantic map of 20 names made. Its stages add up to it, sample by "
+    "sample; 'other' is what lies between them.",
+    f"'{THREE_TASKS}': the encoder's graph and those three tasks, without decoding and resizing.",
+    "A graph's time is that of its run, copies of inputs to a device included; a device is waited "
+    "for. 'outputs to host' is the way back.",
+    "The CLIP head runs once for each photo, in the first task that needs it: 'classify'. Names "
+    "are embedded beforehand; 'embed 20 names' times that with a template that no cache has seen.",
+    "'CV' compares rounds of the same photo: photos of different sizes do not count as noise.",
+    "'cold' is the first photo of a fresh model, or of a new process; the files of the bundle are "
+    "likely in the system's cache.",
+)
 
 
 def make_rows(timings: Sequence[Timing]) -> tuple[Row, ...]:
-    """Give each timing's median, its ratio to the first model's, and three tasks to one encoder.
+    """Return each timing's median, its ratio to the first model's, and three tasks to one encoder.
 
     Intervals are percentile bootstraps over rounds; for ratios see `paired_ratio`.
     """
@@ -35,9 +56,10 @@ def make_rows(timings: Sequence[Timing]) -> tuple[Row, ...]:
 
 def ratios_to_first(timings: Sequence[Timing]) -> Iterator[Row]:
     """Divide each model by the first one, row by row; stages are for files alone."""
-    firsts: dict[Key, Timing] = {}
+    firsts: dict[tuple[str | None, ...], Timing] = {}
     for timing in timings:
-        first = firsts.setdefault(_key(timing), timing)
+        key = (timing.kind, timing.name, timing.part_of, timing.state)
+        first = firsts.setdefault(key, timing)
         if first is timing or len(first.samples) != len(timing.samples) or not all(first.samples):
             continue
         estimate = paired_ratio(timing.samples, first.samples, timing.photos)
@@ -56,7 +78,9 @@ def paired_ratio(values: Sequence[float], base: Sequence[float], photos: int) ->
 
 def _medians(timings: Sequence[Timing]) -> Iterator[Row]:
     for timing in timings:
-        estimate = _of_photos(median(timing.samples), timing)
+        estimate = median(timing.samples)
+        photos = min(timing.photos, estimate.n)  # not rounds: a photo comes again after all others
+        estimate = replace(estimate, photos=photos)
         yield make_row(timing.model, _measure(timing), timing.state, estimate, "seconds")
 
 
@@ -76,29 +100,40 @@ def _measure(timing: Timing) -> str:
     return f"{timing.kind}: {timing.name}{where}"
 
 
-def _key(timing: Timing) -> Key:
-    return timing.kind, timing.name, timing.part_of, timing.state
-
-
 def _of_photos(estimate: Estimate, timing: Timing) -> Estimate:
     """Count photos, not rounds; a photo comes again after all others."""
     return replace(estimate, photos=min(timing.photos, estimate.n))
 
 
-COLUMNS = ("min", "max", "mean", "median", "p90", "p95", "p99", "CV", "throughput")
-FEWEST_FOR_P99 = 100
-
-
-def show_timings(timings: Sequence[Timing], state: State) -> Iterator[Table]:
-    """Give a table for each model of one state, a pipeline's stages under it with their share."""
+def timing_tables(timings: Sequence[Timing], state: State) -> Iterator[Table]:
+    """Lay out a table for each model of one state, stages under their pipeline with their share."""
     for model in dict.fromkeys(timing.model for timing in timings):
         chosen = [t for t in timings if t.model == model and t.state == state]
-        if chosen:
-            yield _show_model(model, state, chosen)
+        if not chosen:
+            continue
+        rows = []
+        for whole in (timing for timing in chosen if timing.part_of is None):
+            rows.append(_cells(whole, None))
+            rows += [_cells(stage, whole) for stage in chosen if stage.part_of == whole.name]
+        n = max(len(timing.samples) for timing in chosen)
+        note = f"p99 of {n} samples is little less than their maximum" if n < FEWEST_FOR_P99 else ""
+        yield Table(COLUMNS, rows, f"{model}, {state}, n = {n}, milliseconds", note)
+
+
+def _cells(timing: Timing, whole: Timing | None) -> tuple[Cell, ...]:
+    found = summary_of(timing)
+    rate = f"{found.throughput:.2f} {timing.item}s/s" if timing.kind != "stage" else ""
+    return (
+        timing.name if whole is None else f"  {timing.name}",
+        *(getattr(found, name) for name in PERCENTILES),
+        found.noise,
+        rate,
+        "" if whole is None else found.mean / max(summary_of(whole).mean, 1e-12),
+    )
 
 
 def warn_of_noise(timings: Sequence[Timing]) -> Iterator[str]:
-    """Say which pipelines and tasks vary by more than 5 % between rounds of the same photo."""
+    """Return a warning for each model that varies by more than 5 % on the same photo."""
     for model in dict.fromkeys(timing.model for timing in timings):
         noisy = [
             f"{timing.name} {noise:.0%}"
@@ -112,52 +147,3 @@ def warn_of_noise(timings: Sequence[Timing]) -> Iterator[str]:
                 f"{', '.join(noisy)}. Other work is going on, or clocks move: trust ratios within "
                 "this run more than seconds."
             )
-
-
-def _show_model(model: str, state: State, timings: Sequence[Timing]) -> Table:
-    table = make_table("what", *COLUMNS, "share", left=("what",))
-    n = max(len(timing.samples) for timing in timings)
-    table.title = escape(f"{model}, {state}, n = {n}, milliseconds")
-    table.title_justify = "left"
-    if n < FEWEST_FOR_P99:
-        table.caption = f"p99 of {n} samples is little less than their maximum"
-        table.caption_justify = "left"
-    for timing in timings:
-        if timing.part_of is None:
-            _add(table, timing, None)
-            for stage in timings:
-                if stage.part_of == timing.name:
-                    _add(table, stage, timing)
-    return table
-
-
-def _add(table: Table, timing: Timing, whole: Timing | None) -> None:
-    found = summary_of(timing)
-    share = "" if whole is None else f"{found.mean / max(summary_of(whole).mean, 1e-12):.1%}"
-    indent = "" if whole is None else "  "
-    table.add_row(escape(indent + timing.name), *_cells(found, timing), share)
-
-
-def _cells(found: Summary, timing: Timing) -> Iterator[str]:
-    for seconds in (found.min, found.max, found.mean, found.median, found.p90, found.p95):
-        yield f"{seconds * 1e3:.2f}"
-    yield f"{found.p99 * 1e3:.2f}"
-    yield "-" if found.noise is None else f"{found.noise:.1%}"
-    yield f"{found.throughput:.2f} {timing.item}s/s" if timing.kind != "stage" else ""
-
-
-PROTOCOL = (
-    "Every sample is kept; medians stand with 95 % intervals from a bootstrap over rounds. A ratio "
-    "is the median of the rounds' own ratios: both models were measured within each.",
-    f"'{ALL_STEPS}': a photo's file is decoded, encoded, classified among 20 names, one point is "
-    "segmented, and a coarse semantic map of 20 names made. Its stages add up to it, sample by "
-    "sample; 'other' is what lies between them.",
-    f"'{THREE_TASKS}': the encoder's graph and those three tasks, without decoding and resizing.",
-    "A graph's time is that of its run, copies of inputs to a device included; a device is waited "
-    "for. 'outputs to host' is the way back.",
-    "The CLIP head runs once for each photo, in the first task that needs it: 'classify'. Names "
-    "are embedded beforehand; 'embed 20 names' times that with a template that no cache has seen.",
-    "'CV' compares rounds of the same photo, so that photos of different sizes are no noise.",
-    "'cold' is the first photo of a fresh model, or of a new process; the files of the bundle are "
-    "likely in the system's cache.",
-)

@@ -1,4 +1,4 @@
-"""Rounds of measurement: every model in turn on the same photo, the order turned round each time.
+"""Rounds of measurement: every model in turn on the same photo, the order reversed each time.
 
 On a machine with other work, speed drifts within seconds: what is measured a minute apart cannot
 be compared. Two models that are measured within one round can, and their ratio holds where their
@@ -14,8 +14,9 @@ from pathlib import Path
 
 from samclip.benchmarks.latency.contenders import Contender, open_variant
 from samclip.benchmarks.latency.photo_pipeline import Piece, Walk, Workload
+from samclip.benchmarks.latency.timed import TimedBackend
+from samclip.benchmarks.measurements import State, Timing
 from samclip.benchmarks.progress import Track
-from samclip.benchmarks.records import State, Timing
 
 ORDER = "in turn, photo by photo; the order of the models is turned round after each photo"
 LOAD = "load bundle, engine of the encoder"
@@ -24,7 +25,7 @@ FEWEST = 2
 
 @dataclass(frozen=True)
 class Schedule:
-    """How often: `cold` fresh models each, then `warm_up` rounds not kept, `repeats` that are.
+    """Numbers of measurements: `cold` fresh models, `warm_up` rounds not kept, `repeats` that are.
 
     After `seconds` no further round is begun, but `FEWEST` are kept in any case; None: no limit.
     """
@@ -46,7 +47,7 @@ class RoundLog:
     rounds: list[tuple[Piece, ...]] = field(default_factory=list)
 
     def timings(self, model: str, state: State, photos: int) -> Iterator[Timing]:
-        """Give a timing for each name; a stage that a photo did without took 0 seconds."""
+        """Return a timing for each name; a stage that a photo did without took 0 seconds."""
         seconds = [{_key(piece): piece.seconds for piece in pieces} for pieces in self.rounds]
         known = {_key(piece): piece for pieces in self.rounds for piece in pieces}
         for key, piece in known.items():
@@ -74,7 +75,7 @@ def measure_cold(
     cache: Path,
     track: Track,
 ) -> list[Timing]:
-    """Time the first photo of fresh models: what is loaded and made ready on first use counts.
+    """Time the first photo of fresh models, with all that is loaded on first use.
 
     The process is not new, and the bundle's files are likely in the system's cache.
     """
@@ -113,7 +114,7 @@ def measure_warm(
 
 def _first_photo(contender: Contender, photo: Path, cache: Path) -> tuple[Piece, ...]:
     start = time.perf_counter()
-    model, backend = open_variant(contender.variant, cache)
+    model, backend = open_variant(contender.variant, cache, TimedBackend)
     load = Piece("stage", LOAD, time.perf_counter() - start)
     with model:
         fresh = replace(contender, model=model, backend=backend)
@@ -122,7 +123,7 @@ def _first_photo(contender: Contender, photo: Path, cache: Path) -> tuple[Piece,
 
 
 def _turn(count: int, number: int) -> Sequence[int]:
-    """Give the order of the models in one round."""
+    """Return the order of the models in one round."""
     return range(count) if number % 2 == 0 else range(count - 1, -1, -1)
 
 

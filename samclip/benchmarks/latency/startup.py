@@ -1,10 +1,8 @@
-"""New processes: how long until a program that has just been started has its first answers."""
+"""New processes, timed from their start to the first answers."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -13,12 +11,12 @@ from typing import Any
 
 import msgspec
 
+from samclip.benchmarks.child_process import run_python
 from samclip.benchmarks.latency.contenders import Contender
 from samclip.benchmarks.latency.first_answer import CODE, POINT
 from samclip.benchmarks.latency.photo_pipeline import names_for
+from samclip.benchmarks.measurements import Timing
 from samclip.benchmarks.progress import Track
-from samclip.benchmarks.records import Timing
-from samclip.errors import EngineRunError
 
 FIRST_MASK, ALL_ANSWERS = "new process to first mask", "new process to three answers"
 TIMEOUT = 600.0  # seconds
@@ -47,21 +45,21 @@ def measure_processes(
 
 
 def run_process(contender: Contender, photo: Path) -> Steps:
-    """Start one process and give its steps in order, in seconds; raises EngineRunError."""
+    """Start one process and return its steps in order, in seconds; raises EngineRunError."""
     with tempfile.TemporaryDirectory() as cache:
-        task = json.dumps(_describe(contender, photo, cache))
-        command = [sys.executable, "-c", CODE, repr(time.monotonic()), task]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise EngineRunError(
-            f"a new process for {contender.name} failed ({done.returncode}): {last}. Run `samclip "
-            "classify` with the same bundle and backend to see what is wrong."
+        answer = run_python(
+            f"a new process for {contender.name}",
+            CODE,
+            repr(time.monotonic()),
+            json.dumps(describe_work(contender, photo, cache)),
+            timeout=TIMEOUT,
+            retry="samclip classify",
         )
-    return msgspec.json.decode(done.stdout, type=Steps)
+    return msgspec.json.decode(answer, type=Steps)
 
 
-def _describe(contender: Contender, photo: Path, cache: str) -> dict[str, Any]:
+def describe_work(contender: Contender, photo: Path, cache: str) -> dict[str, Any]:
+    """Describe to a new process how to open the model of a contender, and its photo and names."""
     options = {
         "backend": contender.backend.name,
         "precision": contender.variant.precision,
@@ -77,7 +75,7 @@ def _describe(contender: Contender, photo: Path, cache: str) -> dict[str, Any]:
 
 
 def _timings(name: str, runs: Sequence[Steps], photos: int) -> list[Timing]:
-    """Give the times to the first mask and to the last answer, the latter with its stages."""
+    """Return the times to the first mask and to the last answer, the latter with its stages."""
     steps = list(runs[0])
     to_mask = steps[: steps.index(POINT) + 1]
     wholes = ((FIRST_MASK, to_mask), (ALL_ANSWERS, steps))

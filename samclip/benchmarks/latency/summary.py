@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.benchmarks.records import Timing
+from samclip.benchmarks.measurements import Timing
 from samclip.errors import InputError
 
 MAX_VARIATION = 0.05  # coefficient of variation above which figures are doubtful
@@ -20,8 +20,8 @@ class Summary:
     """Figures of N samples in seconds; `throughput` in items per second.
 
     `std`: with N - 1 in the denominator, `variation`: std / mean, both None for one sample.
-    `noise`: as `variation`, of each sample's distance from the mean of its own photo, so that
-    photos of different sizes are no noise; None where no photo came twice. Percentiles are
+    `noise`: as `variation`, of the distances from the mean of the sample's photo, so that photos
+    of different sizes do not count as noise; None where no photo came twice. Percentiles are
     interpolated linearly between samples, so that with few of them p99 is little less than `max`.
     """
 

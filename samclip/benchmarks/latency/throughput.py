@@ -1,8 +1,7 @@
-"""Many photos after each other: one at a time, and several at once by `Model.answer_all`.
+"""Throughput of many photos, one at a time and on several streams, and the copy of inputs to a GPU.
 
-How long the encoder's input takes to a GPU: a part of the encoder's time, measured apart.
-
-Copied as TensorRT's engines copy it: into pinned memory, from there to the device, and waited for.
+The copy is a part of the encoder's time, measured separately. It is made as TensorRT's engines make
+it: into pinned memory, from there to the device, and waited for.
 """
 
 from __future__ import annotations
@@ -19,8 +18,9 @@ import samclip
 from samclip.benchmarks.latency.contenders import Contender
 from samclip.benchmarks.latency.photo_pipeline import names_for, without_untrained_warning
 from samclip.benchmarks.latency.results import paired_ratio
+from samclip.benchmarks.measurements import Timing
 from samclip.benchmarks.progress import Track
-from samclip.benchmarks.records import Row, Timing
+from samclip.benchmarks.records import Row
 from samclip.benchmarks.rows import make_row
 from samclip.engines.cuda.device import open_device
 from samclip.engines.cuda.driver import CudaDevice, HostArray
@@ -39,6 +39,7 @@ PROTOCOL = (
 )
 
 Work = Callable[[], None]
+TRANSFER = "host-to-device copy of the input (within: encoder)"
 
 
 def measure_throughput(
@@ -133,9 +134,6 @@ def _ask(scene: Scene, names: Vocabulary | None) -> None:
         scene.classify(names)
     height, width = scene.size
     scene.segment(points=[(width / 2, height / 2)])
-
-
-TRANSFER = "host-to-device copy of the input (within: encoder)"
 
 
 def measure_transfers(contenders: Sequence[Contender], repeats: int) -> list[Timing]:

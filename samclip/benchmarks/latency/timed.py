@@ -1,11 +1,10 @@
-"""A backend whose graphs are timed; what it computes, and on which device, stays the same.
+"""A backend whose graphs are timed, and the clock that times steps of work and the graphs in them.
 
-A graph's time goes from the call of `run` to its return: that includes copies of host arrays to
-the device, and every GPU engine waits there for its stream. So that one which did not wait would
-be found out, and none be flattered, the smallest output is then brought to the host: that copy,
-and every other that `numpy()` makes, is timed apart; so is the loading of graphs on first use.
-
-A clock that steps of work are timed by, and the graphs that ran within them.
+What the backend computes, and on which device, stays the same. A graph's time goes from the call of
+`run` to its return. That includes copies of host arrays to the device, and every GPU engine waits
+there for its stream. To catch an engine that returns before its stream has finished, the smallest
+output is then copied to the host. That copy, every other that `numpy()` makes, and the loading of
+graphs on first use are timed separately.
 """
 
 from __future__ import annotations
@@ -35,6 +34,8 @@ from samclip.engines.base import (
 T = TypeVar("T")
 
 Interval = tuple[float, float]
+COPIES, LOADS = "outputs to host", "load engines"
+ON_HOST = frozenset({"onnxruntime", "openvino"})  # whose tensors are in the host's memory already
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Step(Generic[T]):
 
 
 class StageClock:
-    """Collects how long graphs run, and gives it to the step of work that they run in."""
+    """Collects the times of graphs, and adds them to the step of work that they run in."""
 
     def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
         self.now = now
@@ -86,15 +87,12 @@ class StageClock:
 
 
 def _covered(spans: list[Interval]) -> float:
-    """Add up spans; where they overlap, as those of several threads do, time counts once."""
+    """Return the time that spans cover; where those of several threads overlap, it counts once."""
     total, reached = 0.0, float("-inf")
     for start, end in sorted(spans):
         total += max(0.0, end - max(start, reached))
         reached = max(reached, end)
     return total
-
-
-COPIES, LOADS = "outputs to host", "load engines"
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,5 +205,5 @@ class TimedBackend:
         return self._timed(engine, source)
 
     def _timed(self, engine: Engine, source: GraphSource) -> TimedEngine:
-        """Make what `load` gives of the other backend's engine."""
+        """Wrap an engine of the other backend; derived backends wrap it otherwise."""
         return TimedEngine(engine, source.name, self.clock, self.on_host)

@@ -1,1 +1,1 @@
-"""How much memory each stage of a fresh process takes, on the host, on the GPU and on disk."""
+"""Memory of each stage of a fresh process: on the host, on the GPU and on disk."""

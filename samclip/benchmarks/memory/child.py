@@ -1,4 +1,4 @@
-"""What a fresh process does whose memory is measured: it goes as far as one stage, and reports.
+"""Code of a fresh process whose memory is measured: it goes as far as one stage, and reports.
 
 Imports nothing that a user's program would not, so that nothing else is in its memory.
 """
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def peak_rss() -> int:
-    """Give the highest resident set of this process so far, in bytes.
+    """Return the highest resident set of this process so far, in bytes.
 
     From the kernel's status file where there is one: `getrusage` of a process on Linux begins at
     what the process that started it held. Raises CapabilityError on Windows.
@@ -51,7 +51,7 @@ def peak_rss() -> int:
         from samclip.errors import CapabilityError  # noqa: PLC0415
 
         raise CapabilityError(
-            "this system does not tell a process's highest memory. Measure it on Linux or macOS."
+            "this system does not report a process's highest memory. Measure it on Linux or macOS."
         ) from error
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
@@ -75,10 +75,6 @@ def _load(given: dict[str, Any], held: list[Any]) -> Any:
     return samclip.load(given["bundle"], **given["options"])
 
 
-def _encode(given: dict[str, Any], held: list[Any]) -> Any:
-    return held[0].encode(given["photo"])
-
-
 def _segment(given: dict[str, Any], held: list[Any]) -> Any:
     del given
     height, width = held[1].size
@@ -87,7 +83,7 @@ def _segment(given: dict[str, Any], held: list[Any]) -> Any:
 
 _STEPS: dict[str, Callable[[dict[str, Any], list[Any]], Any]] = {
     "load": _load,
-    "encode": _encode,
+    "encode": lambda given, held: held[0].encode(given["photo"]),
     "segment": _segment,
     "classify": lambda given, held: held[1].classify(given["names"]),
     "name": lambda given, held: held[1].name(held[2], given["names"]),

@@ -1,44 +1,52 @@
-"""Fresh processes, one for each stage, whose memory is measured.
+"""The stages of a fresh process whose memory is measured, each in processes that go no further.
 
-The stages of a fresh process, each with those before it, and what each reads of the bundle.
+A stage includes those before it; the bytes of the bundle that are read for it are added up.
 """
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from samclip.benchmarks.child_process import run_python
 from samclip.benchmarks.latency.contenders import Contender
-from samclip.benchmarks.latency.photo_pipeline import names_for
+from samclip.benchmarks.latency.startup import describe_work
+from samclip.benchmarks.measurements import MemoryUse
 from samclip.benchmarks.memory.child import CODE
 from samclip.benchmarks.progress import Track
-from samclip.benchmarks.records import MemoryUse
-from samclip.errors import CapabilityError, EngineRunError
-from samclip.runtime.bundles.manifest import Graph, Manifest, Text
+from samclip.errors import CapabilityError
+from samclip.runtime.bundles.manifest import Graph, Manifest
+
+ON_HOST = "runs on the CPU: all of it is in the resident set"
+TIMEOUT = 1800.0  # seconds: 1,024 points on a slow CPU
+TOKENS, REGIONS = "clip_head", "region_head"
+MAPS, EITHER = frozenset({TOKENS}), frozenset({TOKENS, REGIONS})
+
+
+class ProcessMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one process measured: bytes, and why those of the device are unknown."""
+
+    peak: int
+    device: int | None
+    reason: str | None
 
 
 @dataclass(frozen=True)
 class Stage:
     """A stage: its name, the step that the process does last, and the graphs first used by it.
 
-    `names_by`: the parts of a bundle of which it needs one, beside text.
+    `names_by`: heads of a bundle, one of which it needs in addition to text.
     """
 
     name: str
     step: str | None = None
     graphs: tuple[str, ...] = ()
     names_by: frozenset[str] = frozenset()
-
-
-TOKENS, REGIONS = "clip_head", "region_head"
-MAPS, EITHER = frozenset({TOKENS}), frozenset({TOKENS, REGIONS})
 
 
 STAGES = (
@@ -84,7 +92,9 @@ def bytes_read(
         if graph is not None:
             files |= _files(graph, backend, precision)
     if any(stage.names_by for stage in stages) and manifest.text is not None:
-        files |= _text_files(manifest.text)
+        text = manifest.text
+        named = (text.tokenizer, text.labels, text.label_embeddings)
+        files |= {name for name in named if name is not None}
     return sum(manifest.files[name].size for name in files)
 
 
@@ -96,48 +106,33 @@ def _files(graph: Graph, backend: str, precision: str | None) -> set[str]:
     return {variant.file} | ({variant.weights} if variant.weights is not None else set())
 
 
-def _text_files(text: Text) -> set[str]:
-    named = (text.tokenizer, text.labels, text.label_embeddings)
-    return {name for name in named if name is not None}
-
-
-ON_HOST = "runs on the CPU: all of it is in the resident set"
-TIMEOUT = 1800.0  # seconds: 1,024 points on a slow CPU
-
-
-class Found(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one process reported: bytes, and why those of the device are unknown."""
-
-    peak: int
-    device: int | None
-    reason: str | None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is measured: how many processes a stage, the photo, and whether 1,024 points too."""
-
-    photo: Path
-    repeats: int = 1
-    everything: bool = False
-
-
 def measure_memory(
-    contenders: Sequence[Contender], plan: Plan, track: Track
+    contenders: Sequence[Contender],
+    photo: Path,
+    track: Track,
+    *,
+    repeats: int = 1,
+    everything: bool = False,
 ) -> tuple[MemoryUse, ...]:
-    """Start a process for each stage of each model; raises EngineRunError when one fails."""
+    """Start `repeats` processes for each stage of each model; raises EngineRunError when one fails.
+
+    `everything`: also a stage of 1,024 points.
+    """
     work = [
         (contender, stages[: number + 1])
         for contender in contenders
-        for stages in [stages_of(contender.model.manifest, plan.everything)]
+        for stages in [stages_of(contender.model.manifest, everything)]
         for number in range(len(stages))
     ]
-    return tuple(_measure(contender, stages, plan) for contender, stages in track(work, "stages"))
+    return tuple(
+        _measure(contender, stages, photo, repeats) for contender, stages in track(work, "stages")
+    )
 
 
-def _measure(contender: Contender, stages: tuple[Stage, ...], plan: Plan) -> MemoryUse:
-    found = list(_run(contender, stages, plan))
-    on_host = contender.backend.on_host
+def _measure(
+    contender: Contender, stages: tuple[Stage, ...], photo: Path, repeats: int
+) -> MemoryUse:
+    found = [_run(contender, stages, photo) for _ in range(repeats)]
     manifest, backend = contender.model.manifest, contender.backend.name
     disk = bytes_read(manifest, stages, backend, contender.variant.precision)
     devices = [one.device for one in found if one.device is not None]
@@ -146,38 +141,24 @@ def _measure(contender: Contender, stages: tuple[Stage, ...], plan: Plan) -> Mem
         stage=stages[-1].name,
         peaks=tuple(one.peak for one in found),
         device_memory=max(devices, default=None),
-        device_reason=ON_HOST if on_host else found[-1].reason,
+        device_reason=ON_HOST if contender.backend.on_host else found[-1].reason,
         disk=disk or None,
     )
 
 
-def _run(contender: Contender, stages: tuple[Stage, ...], plan: Plan) -> Iterator[Found]:
-    for _ in range(plan.repeats):
-        with tempfile.TemporaryDirectory() as cache:
-            task = {
-                "steps": [stage.step for stage in stages if stage.step is not None],
-                "bundle": str(contender.model.bundle.path),
-                "options": {
-                    "backend": contender.backend.name,
-                    "precision": contender.variant.precision,
-                    "threads": contender.variant.threads,
-                    "cache_dir": cache,
-                },
-                "photo": str(plan.photo),
-                "names": names_for(contender.model),
-                "gpu": None if contender.backend.on_host else 0,
-            }
-            yield run_child(contender.name, json.dumps(task))
+def _run(contender: Contender, stages: tuple[Stage, ...], photo: Path) -> ProcessMemory:
+    with tempfile.TemporaryDirectory() as cache:
+        work = {
+            **describe_work(contender, photo, cache),
+            "steps": [stage.step for stage in stages if stage.step is not None],
+            "gpu": None if contender.backend.on_host else 0,
+        }
+        return run_child(contender.name, json.dumps(work))
 
 
-def run_child(name: str, task: str) -> Found:
+def run_child(name: str, work: str) -> ProcessMemory:
     """Run one process to its end; raises EngineRunError when it fails."""
-    command = [sys.executable, "-c", CODE, task]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise EngineRunError(
-            f"a fresh process for {name} failed ({done.returncode}): {last}. Run `samclip segment` "
-            "with the same bundle and backend to see what is wrong."
-        )
-    return msgspec.json.decode(done.stdout, type=Found)
+    answer = run_python(
+        f"a fresh process for {name}", CODE, work, timeout=TIMEOUT, retry="samclip segment"
+    )
+    return msgspec.json.decode(answer, type=ProcessMemory)

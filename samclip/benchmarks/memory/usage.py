@@ -1,19 +1,22 @@
-"""Memory as rows of a report, and as tables.
-
-Records of memory.
-"""
+"""Results of `samclip-bench memory`: rows, tables, and how the figures are defined."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from rich.markup import escape
-from rich.table import Table
+from samclip.benchmarks.formats import MIB
+from samclip.benchmarks.measurements import MemoryUse
+from samclip.benchmarks.records import Row, Unit
+from samclip.benchmarks.tables import Cell, Column, Table, text_columns
 
-from samclip.benchmarks.records import MemoryUse, Row, Unit
-from samclip.benchmarks.rows import MIB
-from samclip.cli.tables import make_table
-
+COLUMNS = (
+    *text_columns("up to"),
+    Column("peak RSS", lambda value: f"{value / MIB:,.1f}"),
+    Column("more", lambda value: f"{value / MIB:+,.1f}"),
+    Column("on device", lambda value: f"{value / MIB:,.1f}"),
+    Column("read from disk", lambda value: f"{value / MIB:,.1f}"),
+    Column("processes"),
+)
 PROTOCOL = (
     "Each stage is the peak resident set of fresh processes that went as far as that stage and no "
     "further; each includes the stages before it. Of several processes the highest is given.",
@@ -24,7 +27,7 @@ PROTOCOL = (
 
 
 def make_memory_rows(uses: Sequence[MemoryUse]) -> tuple[Row, ...]:
-    """Give the peak, the GPU's memory and the bytes on disk of every stage, and ratios of peaks."""
+    """Return peak, GPU memory and bytes on disk of every stage, and ratios of the peaks."""
     return (*_absolute(uses), *_ratios(uses))
 
 
@@ -73,25 +76,17 @@ def _row(
     )
 
 
-def show_memory(uses: Sequence[MemoryUse]) -> Iterator[Table]:
-    """Give a table for each model: stages with their peaks and what each adds."""
+def memory_tables(uses: Sequence[MemoryUse]) -> Iterator[Table]:
+    """Lay out a table for each model: stages with their peaks, and what each adds."""
     for model in dict.fromkeys(use.model for use in uses):
-        table = make_table(
-            "up to", "peak RSS", "more", "on device", "read from disk", left=("up to",)
-        )
-        table.title, table.title_justify = escape(f"{model}, MiB"), "left"
+        own = [use for use in uses if use.model == model]
+        rows: list[tuple[Cell, ...]] = []
         before = 0
-        for use in (use for use in uses if use.model == model):
-            table.add_row(escape(use.stage), *_cells(use, before))
+        for use in own:
+            more = use.peak_rss - before
+            row = (use.stage, use.peak_rss, more, use.device_memory, use.disk, len(use.peaks))
+            rows.append(row)
             before = use.peak_rss
-            if use.device_memory is None and use.device_reason is not None:
-                table.caption = f"on device: {escape(use.device_reason)}"
-                table.caption_justify = "left"
-        yield table
-
-
-def _cells(use: MemoryUse, before: int) -> Iterator[str]:
-    yield f"{use.peak_rss / MIB:,.1f}"
-    yield f"{(use.peak_rss - before) / MIB:+,.1f}"
-    yield "-" if use.device_memory is None else f"{use.device_memory / MIB:,.1f}"
-    yield "-" if use.disk is None else f"{use.disk / MIB:,.1f}"
+        reasons = {use.device_reason for use in own if use.device_memory is None} - {None}
+        note = "".join(f"on device: {reason}" for reason in sorted(filter(None, reasons))[:1])
+        yield Table(COLUMNS, rows, f"{model}, MiB", note)

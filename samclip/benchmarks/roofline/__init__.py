@@ -1,1 +1,1 @@
-"""How much work graphs are, how fast this machine could do it, and how near it comes."""
+"""The work of graphs, the rates of this machine, and how near runs come to these."""

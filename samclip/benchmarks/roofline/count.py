@@ -2,8 +2,8 @@
 
 What is counted is what an engine does that folds constants and moves no bytes to reshape:
 
-- a node whose inputs are all constants is computed when the graph is loaded, and is no work;
-- `DequantizeLinear` is no work: what follows reads the 8-bit values, and a product of two such
+- a node whose inputs are all constants is computed when the graph is loaded, and does not count;
+- `DequantizeLinear` does not count: what follows reads the 8-bit values, and a product of two such
   computes in INT8;
 - weights count as what the nodes that run read: FP32, where the graph stores them rounded and
   expands them on loading;
@@ -11,13 +11,9 @@ What is counted is what an engine does that folds constants and moves no bytes t
   caches, so this is the traffic of a graph run node by node, and `Work.least_bytes` that of one
   run without a detour.
 
-The number of parameters of a graph, however its weights are stored.
-
 A parameter is an element of a stored tensor of floating-point numbers, or of integers that the
-graph expands to such. No parameters: single numbers, shapes and indices, masks, repetitions (see
-`distinct`), and the scales and zero points of quantisation.
-
-How much work a graph is: by operator, and in all.
+graph expands to such. Single numbers, shapes and indices, masks, repetitions (see
+`ShapedGraph.distinct`), and the scales and zero points of quantisation do not count.
 """
 
 from __future__ import annotations
@@ -59,12 +55,10 @@ def count_parameters(graph: ShapedGraph) -> int:
     return sum(
         elements
         for name, elements in graph.distinct.items()
-        if name not in settings and _is_number(graph.tensors[name])
+        if name not in settings
+        and graph.tensors[name].size > 1
+        and ("float" in graph.tensors[name].dtype or graph.tensors[name].dtype in INTEGERS)
     )
-
-
-def _is_number(kind: TensorType) -> bool:
-    return kind.size > 1 and ("float" in kind.dtype or kind.dtype in INTEGERS)
 
 
 def _settings(graph: ShapedGraph) -> set[str]:
@@ -73,7 +67,8 @@ def _settings(graph: ShapedGraph) -> set[str]:
     expanded: set[str] = set()  # what Cast makes of stored integers: weights still to be scaled
     tables: dict[str, str] = {}  # by rows looked up, which may still have to be expanded
     for node in graph.nodes:
-        found.update(_named(node, SETTINGS.get(node.operator, ())))
+        places = SETTINGS.get(node.operator, ())
+        found.update(node.inputs[place] for place in places if place < len(node.inputs))
         if node.operator == "Gather":
             tables[node.outputs[0]] = node.inputs[0]
         elif node.operator == "Cast" and graph.tensors[node.inputs[0]].dtype in INTEGERS:
@@ -83,13 +78,9 @@ def _settings(graph: ShapedGraph) -> set[str]:
     return found
 
 
-def _named(node: ShapedNode, places: tuple[int, ...]) -> set[str]:
-    return {node.inputs[place] for place in places if place < len(node.inputs)}
-
-
 @dataclass(frozen=True)
 class OperatorWork:
-    """What the nodes of one operator, computing in one type, do in one run.
+    """The work of the nodes of one operator that compute in one type, in one run.
 
     `arithmetic` is the type of the factors of a product ("float32", "int8"), else of what is
     computed. `weight_bytes` are constants read, `activation_bytes` everything else that is read
@@ -105,7 +96,7 @@ class OperatorWork:
 
 
 @dataclass(frozen=True)
-class Work:
+class GraphWork:
     """The work of one run of one graph; see `count`.
 
     `io_bytes`: its inputs and outputs, which move however well it is computed.
@@ -128,12 +119,12 @@ class Work:
 
     @property
     def activation_bytes(self) -> int:
-        """What nodes read and write beside constants, if every node goes to memory."""
+        """Bytes that nodes read and write besides constants, if every node goes to memory."""
         return sum(entry.activation_bytes for entry in self.operators)
 
     @property
     def least_bytes(self) -> int:
-        """What moves even if nothing between the inputs and the outputs leaves the caches."""
+        """Bytes that move even if nothing between inputs and outputs leaves the caches."""
         return self.weight_bytes + self.io_bytes
 
     def macs_in(self, arithmetic: str) -> int:
@@ -146,7 +137,7 @@ class Work:
         return dict(sorted(((k, self.macs_in(k)) for k in kinds), key=lambda kind: -kind[1]))
 
 
-def count(graph: ShapedGraph) -> Work:
+def count(graph: ShapedGraph) -> GraphWork:
     """Count the work of one run; raises CountError where an operator is not known."""
     return _Counter(graph).work()
 
@@ -159,7 +150,7 @@ class _Counter:
         self._sources: dict[str, str] = {}
         self._read: set[str] = set()  # constants
 
-    def work(self) -> Work:
+    def work(self) -> GraphWork:
         """Go through the nodes that run."""
         found: dict[tuple[str, str], list[OperatorWork]] = defaultdict(list)
         for node in self._graph.nodes:
@@ -173,7 +164,7 @@ class _Counter:
         operators = [_sum(entries) for entries in found.values()]
         operators.sort(key=lambda entry: (-entry.macs, -entry.activation_bytes, entry.operator))
         ends = {*self._graph.inputs, *self._graph.outputs}
-        return Work(
+        return GraphWork(
             graph=self._graph.name,
             parameters=count_parameters(self._graph),
             io_bytes=sum(self._graph.tensors[name].bytes for name in ends),
@@ -213,7 +204,7 @@ class _Counter:
         return name
 
     def _arithmetic(self, node: ShapedNode) -> str:
-        """Tell what a product computes in: INT8 where both factors come from 8-bit integers."""
+        """Return the type that a product computes in: INT8 where both factors have 8 bits."""
         kinds = [self._graph.tensors[self._source(name)].dtype for name in operands_of(node)]
         if all(kind in {"int8", "uint8"} for kind in kinds):
             return "int8"

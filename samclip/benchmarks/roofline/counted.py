@@ -1,8 +1,6 @@
-"""Graphs timed on a real photo through the tasks that run them, and counted as they were run.
+"""Graphs counted in the shapes that they ran in, and timed on a photo by the tasks that run them.
 
-A timed backend that remembers what it loaded and in which shapes it was run.
-
-What answers cost: all runs of graphs that they took, counted in the shapes that they ran in.
+A counted backend is a timed one that remembers the graphs it loaded and the shapes of their runs.
 """
 
 from __future__ import annotations
@@ -18,26 +16,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.benchmarks.latency.contenders import Variant
+from samclip.benchmarks.latency.contenders import OpenModel
 from samclip.benchmarks.latency.photo_pipeline import NAMES, names_for
-from samclip.benchmarks.latency.timed import StageClock, TimedBackend, TimedEngine
+from samclip.benchmarks.latency.timed import TimedBackend, TimedEngine
+from samclip.benchmarks.measurements import GraphRoofline, OperatorShare, Rate
 from samclip.benchmarks.progress import Track
-from samclip.benchmarks.records import GraphRoofline, OperatorShare, Rate
-from samclip.benchmarks.roofline.count import Work, count
+from samclip.benchmarks.roofline.count import GraphWork, count
 from samclip.benchmarks.roofline.efficiency import ideal_seconds, reached
 from samclip.benchmarks.roofline.read_graph import read_graph
-from samclip.engines.base import Engine, EngineOptions, GraphSource, Tensor
-from samclip.engines.registry import AUTO, Choice, decide
+from samclip.engines.base import Engine, GraphSource, Tensor
 from samclip.errors import UntrainedHeadWarning
-from samclip.runtime.backend_choice import start_fastest
-from samclip.runtime.bundles.bundle import Bundle
-from samclip.runtime.bundles.home import find_bundle
 from samclip.runtime.bundles.manifest import Graph
-from samclip.runtime.model import Model
 from samclip.runtime.pixels.image import load_image
 
 Shapes = dict[str, tuple[int, ...]]
 Run = tuple[str, tuple[tuple[str, tuple[int, ...]], ...]]  # a graph, and its inputs' shapes
+
+NAMING_GRAPHS = ("clip_head", "roi_classifier", "clip_roi")
+Samples = dict[str, list[float]]  # seconds by graph
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +58,7 @@ class ShapedEngine(TimedEngine):
 class CountedBackend(TimedBackend):
     """A timed backend; `sources` and `shapes`, by graph, are what can be counted.
 
-    `runs`: how often each graph ran in which shapes, until somebody clears it.
+    `runs`: how often each graph ran in which shapes, until it is cleared.
     """
 
     sources: dict[str, GraphSource] = field(default_factory=dict)
@@ -75,51 +71,26 @@ class CountedBackend(TimedBackend):
         return ShapedEngine(engine, source.name, self.clock, self.on_host, shapes, self.runs)
 
 
-NAMING_GRAPHS = ("clip_head", "roi_classifier", "clip_roi")
-Samples = dict[str, list[float]]
+Counted = OpenModel[CountedBackend]
 
 
-@dataclass(frozen=True, eq=False)
-class Counted:
-    """An open model whose graphs are timed and counted; `name` is what rows call it."""
-
-    name: str
-    model: Model
-    backend: CountedBackend
-    samples: Samples = field(default_factory=lambda: defaultdict(list))
-
-
-def open_counted(variant: Variant, cache: Path | None) -> tuple[Model, CountedBackend]:
-    """Load a model as `samclip.load` does, on a counted backend; raises as it does.
-
-    `cache`: of text embeddings, None for the usual one.
-    """
-    bundle = Bundle.open(find_bundle(variant.bundle))
-    options = EngineOptions(threads=variant.threads)
-
-    def start(choice: Choice) -> tuple[Model, CountedBackend]:
-        counted = CountedBackend(choice.backend, StageClock())
-        found = Choice(counted, choice.passed_over)
-        return Model(bundle, found, options, variant.precision, cache), counted
-
-    if variant.backend != AUTO:
-        return start(decide(variant.backend))
-    return start_fastest(bundle, options, variant.precision, start)
-
-
-def time_graphs(models: Sequence[Counted], photo: Path, repeats: int, track: Track) -> None:
+def time_graphs(
+    models: Sequence[Counted], photo: Path, repeats: int, track: Track
+) -> dict[str, Samples]:
     """Run every graph of every model `repeats` times, in turn, after once to warm up.
 
     The encoder and the CLIP head on the photo, the mask decoder on one point in its middle, the
     classifiers of regions on the mask that it gives, the text encoder on 20 names by a template
-    that no cache has seen.
+    that no cache has seen. Returns seconds by model and graph.
     """
+    found: dict[str, Samples] = {counted.name: defaultdict(list) for counted in models}
     pixels, number = load_image(photo), itertools.count()
     for turn in track(range(repeats + 1), "graphs"):
         for counted in models if turn % 2 else reversed(models):
             for graph, seconds in _run_once(counted, pixels, next(number)):
                 if turn:
-                    counted.samples[graph].append(seconds)
+                    found[counted.name][graph].append(seconds)
+    return found
 
 
 def _run_once(counted: Counted, pixels: Any, number: int) -> Iterator[tuple[str, float]]:
@@ -146,20 +117,24 @@ def _run_once(counted: Counted, pixels: Any, number: int) -> Iterator[tuple[str,
         scene.close()
 
 
-def describe_graphs(counted: Counted, rates: Sequence[Rate]) -> tuple[GraphRoofline, ...]:
+def describe_graphs(
+    counted: Counted, samples: Samples, rates: Sequence[Rate]
+) -> tuple[GraphRoofline, ...]:
     """Count the graphs that ran, in the shapes that they ran in; raises CountError."""
-    return tuple(_describe(counted, graph, rates) for graph in counted.samples)
+    return tuple(_describe(counted, graph, tuple(taken), rates) for graph, taken in samples.items())
 
 
-def count_graph(counted: Counted, graph: str) -> tuple[Work, dict[str, int]]:
-    """Count one graph in the shapes of its last run, and give the sizes of its dynamic axes.
+def count_graph(counted: Counted, graph: str) -> tuple[GraphWork, dict[str, int]]:
+    """Count one graph in the shapes of its last run; return the sizes of its dynamic axes too.
 
     Its weights are read again where its engine let them go: repeated parameters count once.
     """
     return count_in_shapes(counted, graph, counted.backend.shapes[graph])
 
 
-def count_in_shapes(counted: Counted, graph: str, shapes: Shapes) -> tuple[Work, dict[str, int]]:
+def count_in_shapes(
+    counted: Counted, graph: str, shapes: Shapes
+) -> tuple[GraphWork, dict[str, int]]:
     """Count one graph that was loaded, with inputs of given shapes; as `count_graph`."""
     source = counted.backend.sources[graph].whole()
     described: Graph = getattr(counted.model.manifest.graphs, graph)
@@ -167,9 +142,11 @@ def count_in_shapes(counted: Counted, graph: str, shapes: Shapes) -> tuple[Work,
     return count(read_graph(source.onnx, graph, sizes, source.weights)), sizes
 
 
-def _describe(counted: Counted, graph: str, rates: Sequence[Rate]) -> GraphRoofline:
+def _describe(
+    counted: Counted, graph: str, samples: tuple[float, ...], rates: Sequence[Rate]
+) -> GraphRoofline:
     work, sizes = count_graph(counted, graph)
-    backend, samples = counted.backend, tuple(counted.samples[graph])
+    backend = counted.backend
     ideal = ideal_seconds(work.by_arithmetic(), rates) if backend.on_host else None
     return GraphRoofline(
         model=counted.name,
@@ -190,7 +167,7 @@ def _describe(counted: Counted, graph: str, rates: Sequence[Rate]) -> GraphRoofl
 
 
 def _sizes(graph: Graph, shapes: Shapes) -> dict[str, int]:
-    """Read off what the dynamic axes of a graph's inputs were."""
+    """Return the sizes that the dynamic axes of a graph's inputs had."""
     return {
         axis: side
         for spec in graph.inputs
@@ -200,12 +177,12 @@ def _sizes(graph: Graph, shapes: Shapes) -> dict[str, int]:
 
 
 @dataclass
-class Works:
+class GraphWorks:
     """The work of runs, each counted once, for meters that share models."""
 
-    known: dict[tuple[Counted, Run], Work] = field(default_factory=dict)
+    known: dict[tuple[Counted, Run], GraphWork] = field(default_factory=dict)
 
-    def of(self, counted: Counted, run: Run) -> Work:
+    def of(self, counted: Counted, run: Run) -> GraphWork:
         """Count a run; raises CountError, and CapabilityError where onnx is not installed."""
         if (counted, run) not in self.known:
             graph, shapes = run
@@ -216,18 +193,18 @@ class Works:
 class Meter:
     """Adds up what the graphs of some models do between `begin` and `end`, kind by kind."""
 
-    def __init__(self, models: Sequence[Counted], works: Works) -> None:
+    def __init__(self, models: Sequence[Counted], works: GraphWorks) -> None:
         self._models = models
         self._works = works
         self._runs: dict[str, Counter[tuple[Counted, Run]]] = defaultdict(Counter)
 
     def begin(self) -> None:
-        """Forget runs so far that nobody has taken."""
+        """Forget the runs so far."""
         for counted in self._models:
             counted.backend.runs.clear()
 
     def end(self, kind: str) -> None:
-        """Take the runs since `begin` as those of an answer of this kind."""
+        """Count the runs since `begin` as those of an answer of this kind."""
         for counted in self._models:
             for run, times in counted.backend.runs.items():
                 self._runs[kind][counted, run] += times

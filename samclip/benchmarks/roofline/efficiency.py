@@ -1,43 +1,85 @@
-"""Rows of a report, and tables, made of a roofline.
-
-How the figures of `samclip-bench roofline` are defined.
-"""
+"""Efficiency of graphs: how near their runs come to this machine's rates; rows and tables."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 
-from rich.markup import escape
-from rich.table import Table
-
-from samclip.benchmarks.records import (
+from samclip.benchmarks.formats import digits, large, mebibytes, percent, seconds
+from samclip.benchmarks.measurements import (
     Arithmetic,
     DeviceEstimate,
     GraphRoofline,
     Rate,
     Roofline,
-    Row,
-    Unit,
 )
+from samclip.benchmarks.records import Row, Unit
 from samclip.benchmarks.rows import make_row
 from samclip.benchmarks.statistics import Estimate, median
-from samclip.cli.tables import make_table
+from samclip.benchmarks.tables import Column, Table, text_columns
 
 KINDS = {"fp32": "FP32 products", "int8": "INT8 products", "copy": "copies, read and written"}
+GRAPH_COLUMNS = (
+    *text_columns("graph", "model"),
+    Column("GMAC", lambda macs: digits(macs / 1e9)),
+    Column("in INT8", percent),
+    Column("parameters", large),
+    Column("weights", mebibytes),
+    Column("moved", mebibytes),
+    Column("median", seconds),
+    Column("GFLOP/s", lambda rate: digits(rate / 1e9)),
+    Column("reached", percent),
+    Column("best run", percent),
+    Column("if memory alone", seconds),
+)
+PROTOCOL = (
+    "A multiply-accumulate (MAC) is two operations. Those of matrix products, convolutions and "
+    "attention are counted from the ONNX graph at the shapes that were run; norms, activations "
+    "and additions are not.",
+    "'weights': constants that are read, as they are held after loading. 'moved': what nodes read "
+    "and write besides them, if each went to memory; engines fuse nodes and have caches.",
+    "'reached': the time of the products at the machine's best rate, INT8 products at that of "
+    "INT8, divided by the median time of the graph; 'best run': by the shortest.",
+    "'if memory alone': the time of 'weights' and 'moved' at the rate of copies. Where it is as "
+    "long as the products, unfused steps wait for memory.",
+    "Rates are the best of several runs, taken in turn: other work on the machine makes them "
+    "smaller, and 'reached' larger.",
+)
+
+
+def rate_of(kind: Arithmetic, rates: Sequence[Rate]) -> float:
+    """Return one of the measured rates, per second."""
+    return next(rate.per_second for rate in rates if rate.arithmetic == kind)
+
+
+def ideal_seconds(macs: Mapping[str, int], rates: Sequence[Rate]) -> float:
+    """Return the time of the products alone, two operations a MAC.
+
+    What is not INT8 counts at the FP32 rate: CPUs compute FP16 graphs in FP32.
+    """
+    integer = macs.get("int8", 0)
+    floats = sum(macs.values()) - integer
+    return 2 * (floats / rate_of("fp32", rates) + integer / rate_of("int8", rates))
+
+
+def reached(ideal: float, samples: Sequence[float]) -> float:
+    """Return the fraction of the rate that the median run reaches."""
+    return ideal / statistics.median(samples)
+
+
+def traffic_seconds(graph: GraphRoofline, rates: Sequence[Rate]) -> float:
+    """Return the time of all that is read and written, node by node, at the rate of copies.
+
+    Longer than the products take, it says that a graph run without fusion and caches would wait
+    for memory.
+    """
+    moved = graph.weight_bytes + graph.activation_bytes
+    return moved / rate_of("copy", rates)
 
 
 def make_rows(roofline: Roofline) -> tuple[Row, ...]:
-    """Give every graph's work, time, and the share of the machine's rate that it reaches."""
+    """Return every graph's work, time, and the share of the machine's rate that it reaches."""
     return tuple(row for graph in roofline.graphs for row in _of_graph(graph))
-
-
-def show_roofline(roofline: Roofline) -> Iterator[Table]:
-    """Show the rates, the graphs, and the estimates, a table each."""
-    yield _show_rates(roofline.rates)
-    yield _show_graphs(roofline)
-    if roofline.estimates:
-        yield _show_estimates(roofline.estimates)
 
 
 def _of_graph(graph: GraphRoofline) -> Iterator[Row]:
@@ -58,101 +100,60 @@ def _of_graph(graph: GraphRoofline) -> Iterator[Row]:
         yield make_row(graph.model, "share of the machine's rate", graph.graph, share, detail=True)
 
 
-def _show_rates(rates: Sequence[Rate]) -> Table:
-    table = make_table("rate of this machine", "best", "how", left=("rate of this machine", "how"))
-    for rate in rates:
-        unit = "GB/s" if rate.arithmetic == "copy" else "GOP/s"
-        how = escape(f"{rate.how}; {rate.threads} threads, best of {rate.runs}")
-        table.add_row(KINDS[rate.arithmetic], f"{rate.per_second / 1e9:,.1f} {unit}", how)
-    return table
+def rates_table(rates: Sequence[Rate]) -> Table:
+    """Lay out what this machine does at best; one multiply-accumulate is two operations."""
+    rows = [
+        (
+            KINDS[rate.arithmetic],
+            f"{large(rate.per_second)}{'B/s' if rate.arithmetic == 'copy' else 'OP/s'}",
+            f"{rate.how}; {rate.threads} threads, best of {rate.runs}",
+        )
+        for rate in rates
+    ]
+    columns = (*text_columns("rate of this machine"), Column("best"), *text_columns("how"))
+    return Table(columns, rows)
 
 
-def _show_graphs(roofline: Roofline) -> Table:
-    work = ("GMAC", "INT8", "M parameters", "weights", "moved", "median", "GFLOP/s")
-    columns = (*work, "reached", "best run", "if memory alone")
-    table = make_table("graph", *columns, left=("graph",))
+def graphs_table(roofline: Roofline) -> Table:
+    """Lay out the work of each graph, its time, and what it reaches."""
+    rows = []
     for graph in roofline.graphs:
-        seconds = median(graph.samples).value
+        time = statistics.median(graph.samples)
         sizes = "".join(f", {size} {axis}" for axis, size in graph.sizes.items())
-        name = f"{graph.model}: {graph.graph}, {graph.precision}, {graph.backend}{sizes}"
-        table.add_row(
-            escape(name),
-            f"{graph.all_macs / 1e9:,.2f}",
-            f"{graph.macs.get('int8', 0) / max(graph.all_macs, 1):.0%}",
-            f"{graph.parameters / 1e6:,.2f}",
-            f"{graph.weight_bytes / 1e6:,.1f} MB",
-            f"{graph.activation_bytes / 1e6:,.0f} MB",
-            f"{seconds * 1e3:,.1f} ms",
-            f"{2 * graph.all_macs / seconds / 1e9:,.0f}",
-            _share(graph.reached),
-            _share(graph.reached_at_best),
-            f"{traffic_seconds(graph, roofline.rates) * 1e3:,.1f} ms",
-        )
-    return table
+        rows.append((
+            f"{graph.graph}{sizes}",
+            f"{graph.model}, {graph.backend}, {graph.precision}",
+            graph.all_macs,
+            graph.macs.get("int8", 0) / max(graph.all_macs, 1),
+            graph.parameters,
+            graph.weight_bytes,
+            graph.activation_bytes,
+            time,
+            2 * graph.all_macs / time,
+            graph.reached,
+            graph.reached_at_best,
+            traffic_seconds(graph, roofline.rates),
+        ))  # fmt: skip
+    return Table(GRAPH_COLUMNS, rows)
 
 
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0%}"
-
-
-def _show_estimates(estimates: Sequence[DeviceEstimate]) -> Table:
-    at = f"ESTIMATE at {estimates[0].fraction:.0%}"
-    table = make_table(
-        "ESTIMATE: device", "graph", "in", "not faster than", "bound by", at,
-        left=("ESTIMATE: device", "graph"),
-    )  # fmt: skip
-    for entry in estimates:
-        table.add_row(
+def estimates_table(estimates: Sequence[DeviceEstimate]) -> Table:
+    """Lay out estimates for devices, each marked as such; `estimates` are not empty."""
+    columns = (
+        *text_columns("ESTIMATE: device", "graph", "in"),
+        Column("not faster than", seconds),
+        *text_columns("bound by"),
+        Column(f"ESTIMATE at {percent(estimates[0].fraction)}", seconds),
+    )
+    rows = [
+        (
             entry.device,
-            escape(f"{entry.model}: {entry.graph}"),
+            f"{entry.model}: {entry.graph}",
             entry.precision,
-            f"{entry.not_below * 1e3:,.2f} ms",
+            entry.not_below,
             entry.limit,
-            f"{entry.at_fraction * 1e3:,.2f} ms",
+            entry.at_fraction,
         )
-    return table
-
-
-PROTOCOL = (
-    "A multiply-accumulate (MAC) is two operations. Those of matrix products, convolutions and "
-    "attention are counted from the ONNX graph at the shapes that were run; norms, activations "
-    "and additions are not.",
-    "'weights': constants that are read, as they are held after loading. 'moved': what nodes read "
-    "and write beside them, if each went to memory; engines fuse nodes and have caches.",
-    "'reached': the time of the products at the machine's best rate, INT8 products at that of "
-    "INT8, divided by the median time of the graph; 'best run': by the shortest.",
-    "'if memory alone': the time of 'weights' and 'moved' at the rate of copies. Where it is as "
-    "long as the products, unfused steps wait for memory.",
-    "Rates are the best of several runs, taken in turn: other work on the machine makes them "
-    "smaller, and 'reached' larger.",
-)
-
-
-def rate_of(kind: Arithmetic, rates: Sequence[Rate]) -> float:
-    """Give one of the measured rates, per second."""
-    return next(rate.per_second for rate in rates if rate.arithmetic == kind)
-
-
-def ideal_seconds(macs: Mapping[str, int], rates: Sequence[Rate]) -> float:
-    """Give the time of the products alone, two operations a MAC.
-
-    What is not INT8 counts at the FP32 rate: CPUs compute FP16 graphs in FP32.
-    """
-    integer = macs.get("int8", 0)
-    floats = sum(macs.values()) - integer
-    return 2 * (floats / rate_of("fp32", rates) + integer / rate_of("int8", rates))
-
-
-def reached(ideal: float, samples: Sequence[float]) -> float:
-    """Give the fraction of the rate that the median run reaches."""
-    return ideal / statistics.median(samples)
-
-
-def traffic_seconds(graph: GraphRoofline, rates: Sequence[Rate]) -> float:
-    """Give the time of all that is read and written, node by node, at the rate of copies.
-
-    Longer than the products take, it says that a graph run without fusion and caches would wait
-    for memory.
-    """
-    moved = graph.weight_bytes + graph.activation_bytes
-    return moved / rate_of("copy", rates)
+        for entry in estimates
+    ]
+    return Table(columns, rows)

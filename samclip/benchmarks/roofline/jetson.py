@@ -4,8 +4,8 @@ A time is bounded below by the products at the dense rate of the GPU's tensor co
 bytes that must move at the memory's rate; no engine is faster. What an engine reaches of that is
 known of one published measurement: ViT-B/16 at 224 px, batch 1, FP16, takes 5.68 ms by TensorRT
 10.3 on an Orin Nano 8GB (onnxsim, pull request 1742): 35 GFLOP in that time are 6.2 TFLOP/s, 36 %
-of the 17 that it has in its fastest mode, or 62 % of the 10 of the 15 W mode; which it ran in is
-not told. The smaller fraction is used for all devices.
+of the 17 that it has in its fastest mode, or 62 % of the 10 of the 15 W mode. The source does
+not say in which mode it ran. The smaller fraction is used for all devices.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from samclip.benchmarks.records import DeviceEstimate, GraphRoofline
+from samclip.benchmarks.measurements import DeviceEstimate, GraphRoofline
 
 FRACTION = 0.36
 NOTE = (

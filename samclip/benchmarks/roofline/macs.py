@@ -1,10 +1,7 @@
-"""A graph with every shape known: what the counting works on, free of ONNX's own classes.
+"""Graphs with every shape known, and the multiply-accumulates of each operator in them.
 
-Operators that multiply no matrices, by what they do to memory; all others are refused.
-
-The list is closed on purpose: an operator that nobody has looked at must not count as nothing.
-
-Multiply-accumulates of every operator that multiplies matrices: one rule an operator.
+There is one rule for each operator that multiplies matrices. The others are listed by what they do
+to memory, and operators in neither list are refused: an unknown one must not count as nothing.
 
 One multiply-accumulate (MAC) is two floating-point operations. Additions of biases, norms,
 activations and softmax are not counted, as is usual (and as torch's FlopCounterMode does not). A
@@ -22,6 +19,32 @@ from dataclasses import dataclass
 from samclip.errors import CountError
 
 Attribute = int | float | str | tuple[int, ...]
+# Give another shape to the same bytes: no engine moves them.
+VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Dropout"})
+# From 8 or 4 bits to floating point: engines compute in what stands before it.
+DEQUANTIZE = frozenset({"DequantizeLinear", "com.microsoft.DequantizeLinear"})
+# Read no more than they write: rows of a table, a part of a tensor.
+PICKING = frozenset({"Gather", "GatherElements", "GatherND", "Slice"})
+# Read their inputs and write their outputs once, at most a few operations an element. Resize,
+# GridSample and RoiAlign weigh a few neighbours, which is not a product of matrices; a
+# RoiAlign that chooses its samples by the size of a region does work that depends on the data.
+PLAIN_NAMES = """
+Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization
+BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Celu Clip Concat
+Constant ConstantOfShape Cos Cosh CumSum DepthToSpace Div DynamicQuantizeLinear Elu Equal Erf
+Exp Expand EyeLike Floor Gather GatherElements GatherND Gelu GlobalAveragePool GlobalMaxPool
+Greater GreaterOrEqual GridSample GroupNormalization HardSigmoid HardSwish Hardmax
+InstanceNormalization IsInf IsNaN LRN LayerNormalization LeakyRelu Less LessOrEqual Log
+LogSoftmax LpNormalization LpPool Max MaxPool Mean MeanVarianceNormalization Min Mish Mod Mul
+Neg Not OneHot Or PRelu Pad Pow QuantizeLinear RMSNormalization Range Reciprocal ReduceL1
+ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
+ReduceSumSquare Relu Resize RoiAlign RotaryEmbedding Round ScatterElements ScatterND Selu Shape
+Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Sub Sum SwiGLU
+Swish Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu Upsample Where Xor
+com.microsoft.BiasGelu com.microsoft.FastGelu com.microsoft.Gelu com.microsoft.QuantizeLinear
+com.microsoft.QuickGelu
+"""
+PLAIN = frozenset(PLAIN_NAMES.split())
 
 
 @dataclass(frozen=True)
@@ -57,7 +80,7 @@ class ShapedNode:
     name: str = ""
 
     def integer(self, name: str, default: int) -> int:
-        """Give an integer attribute."""
+        """Return an integer attribute."""
         value = self.attributes.get(name, default)
         return value if isinstance(value, int) else default
 
@@ -67,7 +90,7 @@ class ShapedGraph:
     """One graph, its nodes in an order in which they can run.
 
     `tensors` has the type of every tensor that a node reads or writes. `distinct` names
-    those stored with the graph, and tells how many elements of each are no repetitions;
+    those stored with the graph, and how many elements of each are not repetitions;
     `constants` are known before it runs: those stored, and what nodes make of nothing else.
     """
 
@@ -78,37 +101,6 @@ class ShapedGraph:
     outputs: tuple[str, ...]
     distinct: Mapping[str, int]
     constants: frozenset[str]
-
-
-# Give another shape to the same bytes: no engine moves them.
-VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Dropout"})
-
-# From 8 or 4 bits to floating point: engines compute in what stands before it.
-DEQUANTIZE = frozenset({"DequantizeLinear", "com.microsoft.DequantizeLinear"})
-
-# Read no more than they write: rows of a table, a part of a tensor.
-PICKING = frozenset({"Gather", "GatherElements", "GatherND", "Slice"})
-
-# Read their inputs and write their outputs once, at most a few operations an element. Resize,
-# GridSample and RoiAlign weigh a few neighbours, which is no product of matrices either; a
-# RoiAlign that chooses its samples by the size of a region does what only the data tells.
-PLAIN_NAMES = """
-Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization
-BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Celu Clip Concat
-Constant ConstantOfShape Cos Cosh CumSum DepthToSpace Div DynamicQuantizeLinear Elu Equal Erf
-Exp Expand EyeLike Floor Gather GatherElements GatherND Gelu GlobalAveragePool GlobalMaxPool
-Greater GreaterOrEqual GridSample GroupNormalization HardSigmoid HardSwish Hardmax
-InstanceNormalization IsInf IsNaN LRN LayerNormalization LeakyRelu Less LessOrEqual Log
-LogSoftmax LpNormalization LpPool Max MaxPool Mean MeanVarianceNormalization Min Mish Mod Mul
-Neg Not OneHot Or PRelu Pad Pow QuantizeLinear RMSNormalization Range Reciprocal ReduceL1
-ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
-ReduceSumSquare Relu Resize RoiAlign RotaryEmbedding Round ScatterElements ScatterND Selu Shape
-Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Sub Sum SwiGLU
-Swish Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu Upsample Where Xor
-com.microsoft.BiasGelu com.microsoft.FastGelu com.microsoft.Gelu com.microsoft.QuantizeLinear
-com.microsoft.QuickGelu
-"""
-PLAIN = frozenset(PLAIN_NAMES.split())
 
 
 Tensors = Mapping[str, TensorType]

@@ -1,10 +1,8 @@
-"""How fast this machine multiplies matrices and copies memory, measured: the best of many runs.
+"""Measured rates of this machine: products of matrices, and copies of memory.
 
-The best, because a rate is what the machine can do: whatever else runs only makes it less.
-Products are tried on the backends whose graphs are timed, in sizes and forms that models have, and
-in numpy's BLAS; the fastest names the rate.
-
-Small ONNX graphs of nothing but products, by which a machine's rates are measured.
+The best of many runs counts, because other work on the machine only makes it slower. Products are
+run as small ONNX graphs on the backends whose graphs are timed, in sizes and forms that models
+have, and by numpy's BLAS; the fastest gives the rate.
 """
 
 from __future__ import annotations
@@ -19,13 +17,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip.benchmarks.measurements import Arithmetic, Rate
 from samclip.benchmarks.progress import Track
-from samclip.benchmarks.records import Arithmetic, Rate
 from samclip.benchmarks.roofline.read_graph import import_onnx
 from samclip.engines.base import Backend, EngineOptions, GraphSource
 
 OPSET = 20  # every backend reads it
 CHANNELS, SIDE = 256, 64  # of SAM's neck: 3x3 over 64 x 64 tokens
+SIZES = (1024, 2048)
+ROUNDS = 30
+COPIED = 2**28  # bytes: beyond every cache
 
 
 @dataclass(frozen=True)
@@ -103,11 +104,6 @@ def _source(
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
     return GraphSource("rate", model.SerializeToString())
-
-
-SIZES = (1024, 2048)
-ROUNDS = 30
-COPIED = 2**28  # bytes: beyond every cache
 
 
 @dataclass(frozen=True)

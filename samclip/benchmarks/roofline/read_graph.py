@@ -1,18 +1,14 @@
-"""ONNX graphs read with every shape known: the one place of the roofline that needs onnx.
+"""ONNX graphs read with every shape known; only this module of the roofline needs onnx.
 
-Nodes are gone through in order, each with the types of its inputs and with the values of those
-that are known before the graph runs and are small: shapes, and what is computed from them. Rules
-are onnx's own (its shape inference and its reference implementation), and `contrib_shapes` has
-those of the ONNX Runtime operators that exported graphs hold.
+Nodes are read in order, each with the types of its inputs, and with the values of those that are
+small and known before the graph runs: shapes, and what is computed from them. The rules are onnx's
+shape inference and reference implementation. onnx does not know ONNX Runtime's operators: those
+that exported graphs hold have rules here, see
+https://github.com/microsoft/onnxruntime, docs/ContribOperators.md.
 
-What ONNX Runtime's own operators give: onnx does not know their shapes.
-
-Only those that are counted: https://github.com/microsoft/onnxruntime, docs/ContribOperators.md.
-
-How many numbers of a stored tensor were learned: exporters store some more than once.
-
-SAM's tables of relative positions hold 2n - 1 rows and are looked up at n x n places; torch's
-exporter looks them up beforehand and stores what it finds. The fold lowering stores one-hot places.
+Of each stored tensor the learned numbers are counted, because exporters store some more than once:
+SAM's tables of relative positions hold 2n - 1 rows and are looked up at n x n places, and torch's
+exporter stores the result. The fold lowering stores one-hot places.
 """
 
 from __future__ import annotations
@@ -35,10 +31,16 @@ AS_FIRST_INPUT = {
     "com.microsoft.DequantizeLinear",
 }
 KNOWN = (*sorted(AS_FIRST_INPUT), "com.microsoft.MultiHeadAttention")
+RANK_OF_TABLES = 3  # n x n rows, or n x D x n
+MAX_KNOWN = 4096  # elements of a tensor whose values are followed: shapes and lists of indices
+BITS = {"bool": 8, "uint4": 4, "int4": 4, "float4e2m1": 4}  # where the name does not end in them
+SHAPE_OPERATORS = {"Shape", "Size"}
+Sizes = Mapping[str, int]
+Weights = Mapping[str, NDArray[np.generic]]
 
 
 def contrib_types(node: ShapedNode, tensors: Mapping[str, TensorType]) -> dict[str, TensorType]:
-    """Tell the types of the outputs of one of these operators; raises CountError for others."""
+    """Return the types of the outputs of one of these operators; raises CountError for others."""
     first = tensors[node.inputs[0]]
     if node.operator == "com.microsoft.MultiHeadAttention" and len(node.outputs) == 1:
         return {node.outputs[0]: _attention(node, tensors)}
@@ -52,7 +54,7 @@ def contrib_types(node: ShapedNode, tensors: Mapping[str, TensorType]) -> dict[s
         return {node.outputs[0]: first}
     raise CountError(
         f"the operator {node.operator} ({node.name!r}) is not known, so its work cannot be "
-        f"counted. Known beside ONNX's own are {', '.join(KNOWN)}; count the graph before it is "
+        f"counted. Known besides ONNX's own are {', '.join(KNOWN)}; count the graph before it is "
         "optimised for one backend."
     )
 
@@ -68,9 +70,6 @@ def _attention(node: ShapedNode, tensors: Mapping[str, TensorType]) -> TensorTyp
     heads_apart = len(value.shape) == 4
     width = value.shape[1] * value.shape[3] if heads_apart else value.shape[2]
     return TensorType((*query.shape[:2], width), query.dtype, query.bits)
-
-
-RANK_OF_TABLES = 3  # n x n rows, or n x D x n
 
 
 def distinct_elements(array: NDArray[np.generic]) -> int:
@@ -98,31 +97,22 @@ def _distinct_vectors(array: NDArray[np.generic], axis: int) -> int:
     return len(np.unique(as_bytes)) * int(array.shape[axis])
 
 
-MAX_KNOWN = 4096  # elements of a tensor whose values are followed: shapes and lists of indices
-BITS = {"bool": 8, "uint4": 4, "int4": 4, "float4e2m1": 4}  # where the name does not end in them
-TOLD_BY_SHAPE = {"Shape", "Size"}
-
-Sizes = Mapping[str, int]
-Weights = Mapping[str, NDArray[np.generic]]
-
-
 def read_graph(
     onnx_bytes: bytes, name: str, sizes: Sizes | None = None, weights: Weights | None = None
 ) -> ShapedGraph:
     """Read a graph.
 
     `sizes` gives the dynamic axes of the inputs, by name ("prompts"). `weights` are its external
-    tensors, which only tell repeated parameters apart: without them every stored number counts
-    as one. Raises CountError where an
-    axis is not given, or a shape cannot be told before the graph runs; CapabilityError where onnx
-    is not installed.
+    tensors, which are needed only to find repeated parameters: without them every stored number
+    counts. Raises CountError where an axis is not given, or a shape is not known before the graph
+    runs; CapabilityError where onnx is not installed.
     """
     onnx = import_onnx()
     try:
         model = onnx.load_from_string(onnx_bytes)
     except Exception as error:  # protobuf's own, whose class differs from release to release
         raise CountError(
-            f"the graph {name!r} is no ONNX model: {error}. Export it again."
+            f"the graph {name!r} is not an ONNX model: {error}. Export it again."
         ) from error
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
@@ -228,7 +218,7 @@ class _Reader:
         return node
 
     def _infer(self, proto: Any, node: ShapedNode) -> dict[str, TensorType]:
-        """Tell the types of a node's outputs."""
+        """Return the types of a node's outputs."""
         if "." in node.operator:
             return contrib_types(node, self._types)
         onnx, present = self._onnx, [name for name in node.inputs if name]
@@ -268,13 +258,13 @@ class _Reader:
 
     def _follow(self, proto: Any, node: ShapedNode) -> None:
         """Note which outputs are known before the graph runs, and the values of the small ones."""
-        told = node.operator in TOLD_BY_SHAPE
+        of_shape = node.operator in SHAPE_OPERATORS
         present = [name for name in node.inputs if name]
-        if not told and not set(present) <= self._constants:
+        if not of_shape and not set(present) <= self._constants:
             return
         self._constants.update(node.outputs)
         small = all(self._types[name].size <= MAX_KNOWN for name in node.outputs)
-        if told:
+        if of_shape:
             shape = self._types[present[0]].shape
             feeds = {present[0]: np.broadcast_to(np.False_, shape)}  # takes no memory
         elif small and set(present) <= set(self._values) and "." not in node.operator:
@@ -286,7 +276,7 @@ class _Reader:
 
 
 def _attribute(onnx: Any, attribute: Any) -> Attribute | None:
-    """Give the value of an attribute that counting may ask for; of others, None."""
+    """Return the value of an attribute that counting may ask for; None for others."""
     value = onnx.helper.get_attribute_value(attribute)
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")

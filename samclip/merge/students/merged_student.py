@@ -132,8 +132,8 @@ class MergedStudent:
 def region_weights(masks: Tensor, token_mask: Tensor) -> Tensor:
     """Turn masks, KxHxW bool over the whole input, into weights of tokens, gxg: Kxgxg.
 
-    A token's weight is the area of the mask inside it, as in `samclip.runtime.tasks.naming`, and
-    the weights of a mask add up to 1; a mask outside the image gets zeros. `token_mask` is gxg, 0
+    A token's weight is the area of the mask inside it, as in `samclip.runtime.tasks.token_naming`.
+    The weights of a mask add up to 1; a mask outside the image gets zeros. `token_mask` is gxg, 0
     on padding; g divides H.
     """
     tokens = len(token_mask)

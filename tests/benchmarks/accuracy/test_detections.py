@@ -8,7 +8,7 @@ from made_data import Made, rectangle, stripes, write_coco
 
 from samclip.benchmarks.accuracy.detections import evaluate_detections
 from samclip.benchmarks.data.coco import CocoFolder, read_coco
-from samclip.benchmarks.data.detections import DetectedBox, Detections
+from samclip.benchmarks.data.detector_boxes import DetectedBox, Detections
 from samclip.benchmarks.scores import Candidate
 
 

@@ -8,7 +8,7 @@ from fakes import fake_model
 
 from samclip.benchmarks.amortised import pipelines as ways
 from samclip.benchmarks.amortised.clip_vision import ClipVisionConfig
-from samclip.benchmarks.amortised.comparison import Cost, cost_of, make_rows, show_amortised
+from samclip.benchmarks.amortised.comparison import Cost, amortised_table, cost_of, make_rows
 from samclip.benchmarks.amortised.pipelines import (
     DENSE,
     MERGED,
@@ -19,10 +19,11 @@ from samclip.benchmarks.amortised.pipelines import (
     pipeline,
 )
 from samclip.benchmarks.amortised.second_model import open_second
+from samclip.benchmarks.formats import times
 from samclip.benchmarks.latency.rounds import Schedule
+from samclip.benchmarks.measurements import Timing
 from samclip.benchmarks.progress import silent
-from samclip.benchmarks.records import Timing
-from samclip.benchmarks.roofline.count import Work
+from samclip.benchmarks.roofline.count import GraphWork
 from samclip.engines.base import EngineOptions
 from samclip.engines.registry import get_backend
 
@@ -66,10 +67,10 @@ def test_prompts_are_points_inside_the_image(count: int) -> None:
 
 
 def test_costs_add_what_runs_once_to_the_decoder() -> None:
-    def work(macs: int, parameters: int) -> Work:
+    def work(macs: int, parameters: int) -> GraphWork:
         from samclip.benchmarks.roofline.count import OperatorWork
 
-        return Work("g", parameters, 0, (OperatorWork("MatMul", "float32", 1, macs, 0, 0),))
+        return GraphWork("g", parameters, 0, (OperatorWork("MatMul", "float32", 1, macs, 0, 0),))
 
     found = cost_of([work(100, 7), work(20, 3)], {1: work(1, 50), 10: work(10, 50)})
     assert found == Cost(parameters=10, macs={1: 121, 10: 130})
@@ -92,10 +93,14 @@ def test_the_table_holds_the_ways_apart_against_the_merged_one(timings: list[Tim
     }
     assert ratio.value == pytest.approx(np.median(samples[DENSE] / samples[MERGED]))
     assert rows[WHOLE, "vision parameters", "all"].value == 2_000_000
-    table = show_amortised(timings, costs)
-    assert next(iter(table.columns[2].cells)) == "1.00"
-    assert list(table.columns[3].cells) == ["3.0"] * 3
-    assert list(table.columns[-1].cells) == ["2.0 M"] * 3
+    laid_out = amortised_table(list(rows.values()))
+    assert laid_out is not None
+    lines = [dict(enumerate(line)) for line in laid_out.texts()]
+    assert lines[0][3] == "1.00 \N{MULTIPLICATION SIGN}"
+    assert ratio.value is not None
+    assert lines[2][3] == times(ratio.value)
+    assert [line[4] for line in lines] == ["3.00 G"] * 3
+    assert [line[1] for line in lines] == ["2.00 M"] * 3
 
 
 def ways_of(timings: list[Timing]) -> list[str]:

@@ -279,7 +279,7 @@ def test_an_untrained_head_is_told(bench: Bench, coco: Path, loads: list) -> Non
         (("baselines", "COCO", "--sam", "x", "--clip", "y", "--teacher", "conse"), "one second"),
         (
             ("baselines", "COCO", "--sam", "x", "--clip", "y", "--prompt", "mask"),
-            "'mask' is no kind",
+            "'mask' is not a kind",
         ),
         (
             ("baselines", "COCO", "--sam", "x", "--clip", "y", "--novel", "red,grean"),

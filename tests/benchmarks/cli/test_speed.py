@@ -26,13 +26,13 @@ def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Variant]:
     (tmp_path / "manifest.json").write_text("{}\n")
     asked: list[Variant] = []
 
-    def open_variant(variant: Variant, cache: Path) -> tuple[Model, TimedBackend]:
+    def open_variant(variant: Variant, cache: Path, wrap: Any) -> tuple[Model, TimedBackend]:
         asked.append(variant)
         bundle: Any = FakeBundle(fake_manifest(), path=tmp_path)
         backend = TimedBackend(FakeBackend(), StageClock())
         return Model(bundle, backend, EngineOptions()), backend
 
-    for module in ("samclip.benchmarks.cli.speed", "samclip.benchmarks.latency.rounds"):
+    for module in ("samclip.benchmarks.cli.session", "samclip.benchmarks.latency.rounds"):
         monkeypatch.setattr(f"{module}.open_variant", open_variant)
     return asked
 
@@ -56,7 +56,7 @@ def test_quick_compares_bundles_in_one_run(
     assert totals == pytest.approx(list(whole.samples))
     (settings, _) = report.settings
     assert (settings.threads, settings.warm_up, settings.repeats) == (2, 1, len(whole.samples))
-    assert settings.transfers == "included"  # "fake" is no backend of the host
+    assert settings.transfers == "included"  # "fake" does not run on the host
     assert report.conditions is not None
     assert "in turn" in report.conditions.order
     row = next(row for row in report.rows if row.measure == f"pipeline: {ALL_STEPS}")

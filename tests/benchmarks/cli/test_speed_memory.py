@@ -10,7 +10,7 @@ import pytest
 from timed_fakes import timed_model
 
 from samclip.benchmarks.memory import stages
-from samclip.benchmarks.memory.stages import REGIONS, STAGES, Found
+from samclip.benchmarks.memory.stages import REGIONS, STAGES, ProcessMemory
 from samclip.benchmarks.report import read_report
 
 Bench = Callable[..., Any]
@@ -22,10 +22,10 @@ def fakes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{}\n")
     peaks = iter(range(100, 1000, 10))
     monkeypatch.setattr(
-        "samclip.benchmarks.cli.speed.open_variant", lambda *_: timed_model(path=tmp_path)
+        "samclip.benchmarks.cli.session.open_variant", lambda *_: timed_model(path=tmp_path)
     )
     monkeypatch.setattr(
-        stages, "run_child", lambda *_: Found(next(peaks) * MIB, None, "no NVIDIA GPU here")
+        stages, "run_child", lambda *_: ProcessMemory(next(peaks) * MIB, None, "no NVIDIA GPU here")
     )
     monkeypatch.setattr(stages, "bytes_read", lambda *_: 5 * MIB)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from timed_fakes import contender
 
 from samclip.benchmarks.latency.contenders import describe_conditions, describe_settings
-from samclip.benchmarks.records import Timing
+from samclip.benchmarks.measurements import Timing
 from samclip.engines.machine.files import MachineFiles
 
 

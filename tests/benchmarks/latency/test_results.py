@@ -6,8 +6,9 @@ import pytest
 from rich.console import Console
 
 from samclip.benchmarks.latency.photo_pipeline import ALL_STEPS, THREE_TASKS
-from samclip.benchmarks.latency.results import make_rows, show_timings, warn_of_noise
-from samclip.benchmarks.records import Timing
+from samclip.benchmarks.latency.results import make_rows, timing_tables, warn_of_noise
+from samclip.benchmarks.measurements import Timing
+from samclip.benchmarks.tables import show_table
 
 
 def timing(model: str, name: str, *samples: float, part_of: str | None = None) -> Timing:
@@ -47,13 +48,13 @@ def test_tables_have_stages_under_their_whole_with_their_share() -> None:
         timing("a", "most", 0.75, 0.75, part_of="whole"),
         timing("a", "other", 0.25, 0.25, part_of="whole"),
     ]
-    (table,) = show_timings(timings, "warm")
+    (table,) = timing_tables(timings, "warm")
     console = Console(file=io.StringIO(), width=200)
-    console.print(table)
+    console.print(show_table(table))
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert any("whole" in line and "1000.00" in line and "1.00 images/s" in line for line in lines)
     assert any("  most" in line and "75.0%" in line for line in lines)
-    assert list(show_timings(timings, "cold")) == []
+    assert list(timing_tables(timings, "cold")) == []
 
 
 def test_noise_of_the_same_photo_is_warned_of_and_different_photos_are_none() -> None:

@@ -56,7 +56,7 @@ def test_cold_models_are_fresh_and_closed(
 ) -> None:
     opened = []
 
-    def open_variant(variant: Variant, cache: Path) -> object:
+    def open_variant(variant: Variant, cache: Path, wrap: object) -> object:
         opened.append((cache, *timed_model()))
         return opened[-1][1:]
 

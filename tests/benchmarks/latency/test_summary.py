@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from samclip.benchmarks.latency.summary import summarise, summary_of
-from samclip.benchmarks.records import Timing
+from samclip.benchmarks.measurements import Timing
 from samclip.errors import InputError
 
 

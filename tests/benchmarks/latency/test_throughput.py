@@ -14,8 +14,8 @@ from samclip.benchmarks.latency.throughput import (
     measure_throughput,
     throughput_rows,
 )
+from samclip.benchmarks.measurements import Timing
 from samclip.benchmarks.progress import silent
-from samclip.benchmarks.records import Timing
 
 
 @pytest.mark.parametrize("clip", [True, False])

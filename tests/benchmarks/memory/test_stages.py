@@ -14,8 +14,7 @@ from samclip.benchmarks.memory import stages
 from samclip.benchmarks.memory.child import peak_rss
 from samclip.benchmarks.memory.stages import (
     STAGES,
-    Found,
-    Plan,
+    ProcessMemory,
     bytes_read,
     measure_memory,
     run_child,
@@ -58,20 +57,20 @@ def test_every_stage_has_processes_of_its_own(
 ) -> None:
     given: list[dict[str, Any]] = []
 
-    def run(name: str, text: str) -> Found:
+    def run(name: str, text: str) -> ProcessMemory:
         given.append(json.loads(text))
-        return Found(peak=len(given), device=None, reason="no driver")
+        return ProcessMemory(peak=len(given), device=None, reason="no driver")
 
     monkeypatch.setattr(stages, "run_child", run)
     monkeypatch.setattr(stages, "bytes_read", lambda *_: 0)  # the fake has no files of labels
-    uses = measure_memory([contender()], Plan(photo_path, repeats=2), silent)
+    uses = measure_memory([contender()], photo_path, silent, repeats=2)
     tokens = [stage.name for stage in STAGES if stage.name != NAME]  # the fake has a CLIP head
     assert [use.stage for use in uses] == tokens
     assert [use.peaks for use in uses[:2]] == [(1, 2), (3, 4)]
     assert given[0]["steps"] == []
     assert given[-1]["steps"] == ["load", "encode", "segment", "classify", "semantic", "refine"]
     assert given[-1]["names"]
-    assert given[0]["gpu"] == 0  # "fake" is no backend of the host
+    assert given[0]["gpu"] == 0  # "fake" does not run on the host
     assert uses[0].device_reason == "no driver"
 
 

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from samclip.benchmarks.memory.usage import make_memory_rows, show_memory
-from samclip.benchmarks.records import MemoryUse
+from samclip.benchmarks.measurements import MemoryUse
+from samclip.benchmarks.memory.usage import make_memory_rows, memory_tables
+from samclip.benchmarks.tables import show_table
 
 MIB = 2**20
 
@@ -24,7 +25,8 @@ def test_rows_have_the_highest_of_all_processes_and_ratios_to_the_first_model() 
 
 
 def test_tables_say_what_each_stage_adds() -> None:
-    (table,) = show_memory([use("a", "load", 100), use("a", "encode", 150)])
+    (laid_out,) = memory_tables([use("a", "load", 100), use("a", "encode", 150)])
+    table = show_table(laid_out)
     assert list(table.columns[1].cells) == ["100.0", "150.0"]
     assert list(table.columns[2].cells) == ["+100.0", "+50.0"]
     assert list(table.columns[3].cells) == ["-", "-"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from samclip.benchmarks.roofline.count import Work, count
+from samclip.benchmarks.roofline.count import GraphWork, count
 from samclip.benchmarks.roofline.read_graph import read_graph
 from samclip.errors import CountError
 
@@ -41,7 +41,7 @@ def graph(
     return helper.make_model(model, opset_imports=opsets, ir_version=10).SerializeToString()
 
 
-def work_of(*arguments: Any, sizes: Mapping[str, int] | None = None, **options: Any) -> Work:
+def work_of(*arguments: Any, sizes: Mapping[str, int] | None = None, **options: Any) -> GraphWork:
     return count(read_graph(graph(*arguments, **options), "small", sizes))
 
 
@@ -225,5 +225,5 @@ def test_what_is_not_known_is_refused() -> None:
         work_of([node("NonZero", "x")], {"x": (3, 3)})
     with pytest.raises(CountError, match="'batch'"):
         work_of([node("Relu", "x")], {"x": ("batch", 3)})
-    with pytest.raises(CountError, match="no ONNX model"):
+    with pytest.raises(CountError, match="not an ONNX model"):
         read_graph(b"\xff\xff", "broken")

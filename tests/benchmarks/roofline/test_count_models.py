@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from samclip.benchmarks.roofline.count import Work, count
+from samclip.benchmarks.roofline.count import GraphWork, count
 from samclip.benchmarks.roofline.read_graph import read_graph
 from samclip.export.families.merged import encoder_spec, mask_decoder_spec
 from samclip.export.families.ovsam import clip_roi_spec, roi_classifier_spec
@@ -34,7 +34,7 @@ def with_random_weights(module: nn.Module) -> nn.Module:
     return module.eval()
 
 
-def works(files: GraphFiles, **sizes: int) -> dict[str, Work]:
+def works(files: GraphFiles, **sizes: int) -> dict[str, GraphWork]:
     weights = parse_weights(files.files[f"{files.name}.safetensors"])
     graphs = {v.attention or "": files.files[v.file] for v in files.graph.variants}
     return {n: count(read_graph(g, files.name, sizes, weights)) for n, g in graphs.items()}
@@ -49,7 +49,7 @@ def flops_by_torch(module: nn.Module, *inputs: torch.Tensor) -> int:
 
 
 @pytest.fixture(scope="module")
-def small() -> tuple[SamVit, dict[str, Work]]:
+def small() -> tuple[SamVit, dict[str, GraphWork]]:
     """Two blocks, one in windows of 6 tokens that do not fill the grid of 8, one global."""
     config = SamVitConfig(width=32, depth=2, num_heads=2, global_blocks=(1,), window_size=6)
     encoder = with_random_weights(SamVit(config, image_size=128))
@@ -62,13 +62,17 @@ def small() -> tuple[SamVit, dict[str, Work]]:
 
 
 @pytest.mark.parametrize("lowering", ["bias", "fold"])
-def test_macs_equal_torchs_count(small: tuple[SamVit, dict[str, Work]], lowering: Lowering) -> None:
+def test_macs_equal_torchs_count(
+    small: tuple[SamVit, dict[str, GraphWork]], lowering: Lowering
+) -> None:
     encoder, found = small
     set_attention_lowering(encoder, lowering)
     assert 2 * found[lowering].macs == flops_by_torch(encoder, torch.rand(1, 3, 128, 128))
 
 
-def test_every_lowering_has_the_models_parameters(small: tuple[SamVit, dict[str, Work]]) -> None:
+def test_every_lowering_has_the_models_parameters(
+    small: tuple[SamVit, dict[str, GraphWork]],
+) -> None:
     encoder, found = small
     parameters = sum(parameter.numel() for parameter in encoder.parameters())
     assert {work.parameters for work in found.values()} == {parameters}
@@ -109,7 +113,7 @@ def test_sams_mask_decoder_has_the_published_parameters() -> None:
     files = PlainGraph("mask_decoder", partial(mask_decoder_spec, model)).write((), 20)
     one, many = (works(files, prompts=n, points=2)[""] for n in (1, 64))
     # 4,058,340 and 6,220 are published; the frequencies (2 x 128) and the grid of the positions
-    # (64 x 64 x 2) are constants that the graph holds beside them, less a scalar or two.
+    # (64 x 64 x 2) are constants that the graph holds next to them, less a scalar or two.
     assert one.parameters == pytest.approx(4_064_560 + 256 + 8192, abs=10_000)
     assert 60 < many.macs / one.macs <= 64
 
@@ -118,7 +122,7 @@ def test_sams_mask_decoder_has_the_published_parameters() -> None:
 def test_classifiers_of_regions_are_counted_by_hand(
     classifiers: dict[str, GraphFiles], regions: int, texts: int
 ) -> None:
-    """RoiAlign is no product; the pooling's query alone goes through the keys' matrix."""
+    """RoiAlign is not a product; the pooling's query alone goes through the keys' matrix."""
     config, heads = SMALL_OVSAM, 4
     width, dim, cells = config.backbone.width * 32, config.embed_dim, config.backbone.pool_grid**2
     compared = texts * dim

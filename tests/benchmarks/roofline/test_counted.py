@@ -11,8 +11,15 @@ import numpy as np
 import pytest
 from tiny_bundle import WEIGHT, WEIGHTS_FILE, tiny_files, tiny_manifest
 
+from samclip.benchmarks.latency.contenders import Variant
 from samclip.benchmarks.latency.timed import StageClock
-from samclip.benchmarks.roofline.counted import Counted, CountedBackend, Meter, Works, count_graph
+from samclip.benchmarks.roofline.counted import (
+    Counted,
+    CountedBackend,
+    GraphWorks,
+    Meter,
+    count_graph,
+)
 from samclip.engines.base import Backend, Engine, EngineOptions, GraphSource
 from samclip.engines.registry import get_backend
 from samclip.runtime.bundles.bundle import Bundle
@@ -49,7 +56,7 @@ def counted_after_a_run(bundle: Bundle, backend: Any) -> Counted:
     pool = EnginePool(bundle, timed, OPTIONS)
     pool.run("encoder", {"x": np.ones((2, 4), np.float32)})
     model: Any = SimpleNamespace(manifest=bundle.manifest)
-    return Counted("tiny", model, timed)
+    return Counted("tiny", Variant(), model, timed)
 
 
 @pytest.mark.parametrize("releases", [False, True])
@@ -69,8 +76,8 @@ def test_a_meter_adds_up_the_runs_that_answers_took(tmp_path: Path) -> None:
     timed = CountedBackend(get_backend("onnxruntime"), StageClock())
     pool = EnginePool(bundle, timed, OPTIONS)
     model: Any = SimpleNamespace(manifest=bundle.manifest, bundle=bundle)
-    counted = Counted("tiny", model, timed)
-    one, other = (Meter([counted], works) for works in [Works()] for _ in range(2))
+    counted = Counted("tiny", Variant(), model, timed)
+    one, other = (Meter([counted], works) for works in [GraphWorks()] for _ in range(2))
 
     def run(*rows: int) -> None:
         for count in rows:
@@ -100,8 +107,8 @@ def test_bundles_that_a_contender_has_twice_count_once(tmp_path: Path) -> None:
         opened = Bundle.open(bundle)
         timed = CountedBackend(get_backend("onnxruntime"), StageClock())
         model: Any = SimpleNamespace(manifest=opened.manifest, bundle=opened)
-        models.append(Counted("tiny", model, timed))
-    meter = Meter(models, Works())
+        models.append(Counted("tiny", Variant(), model, timed))
+    meter = Meter(models, GraphWorks())
     meter.begin()
     for counted in models:
         pool = EnginePool(counted.model.bundle, counted.backend, OPTIONS)

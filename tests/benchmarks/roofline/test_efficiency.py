@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from onnx import load_from_string
 
+from samclip.benchmarks.measurements import GraphRoofline, Rate
 from samclip.benchmarks.progress import silent
-from samclip.benchmarks.records import GraphRoofline, Rate
 from samclip.benchmarks.roofline import rates as rates_module
 from samclip.benchmarks.roofline.count import count
 from samclip.benchmarks.roofline.efficiency import ideal_seconds, rate_of, reached, traffic_seconds

@@ -1,4 +1,4 @@
-"""The peers themselves, as far as can be told without installing them."""
+"""The peers themselves, as far as can be seen without installing them."""
 
 from __future__ import annotations
 

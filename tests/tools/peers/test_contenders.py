@@ -1,4 +1,4 @@
-"""Contenders: exported files are made once, by a process of their own."""
+"""Contenders: exported files are made once, by a separate process."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 
 from samclip.runtime.assets import DEFAULT_BUNDLE
 from tools.peers import contenders
-from tools.peers.catalogue import Export, Peer
-from tools.peers.contenders import Plan, bundle_contenders, peer_contender
+from tools.peers.catalogue import Peer, PeerExport
+from tools.peers.contenders import PeerPlan, bundle_contenders, peer_contender
 from tools.peers.environments import Environment
 from tools.peers.worker_process import Loaded, Ran
 
@@ -28,22 +28,24 @@ def load(setup):
 
 
 @pytest.fixture
-def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PeerPlan:
     monkeypatch.setattr(contenders, "prepare_environment", lambda *_: Path(sys.executable))
-    return Plan(image_size=64, threads=1, folder=tmp_path / "peers", scratch=tmp_path)
+    return PeerPlan(image_size=64, threads=1, folder=tmp_path / "peers", scratch=tmp_path)
 
 
-def facts(peer: Peer, plan: Plan, told: list[str]) -> dict[str, str]:
+def facts(peer: Peer, plan: PeerPlan, told: list[str]) -> dict[str, str]:
     process, request = peer_contender(peer, plan).start(told.append)
     with process:
         return process.ask(request, Loaded).facts
 
 
-def test_an_export_is_made_once_for_each_size_and_checkpoint(plan: Plan, tmp_path: Path) -> None:
+def test_an_export_is_made_once_for_each_size_and_checkpoint(
+    plan: PeerPlan, tmp_path: Path
+) -> None:
     file, checkpoint, told = tmp_path / "worker.py", tmp_path / "sam.pth", list[str]()
     file.write_text(WORKER)
     checkpoint.write_text("weights")
-    export = Export("made", NOWHERE, file)
+    export = PeerExport("made", NOWHERE, file)
     peer = Peer("p", "a peer", NOWHERE, file, {"compile": True}, export, takes_checkpoint=True)
     assert facts(peer, plan, told) == {"file": "64 None ", "options": "{'compile': True}"}
     assert facts(peer, plan, told)["file"] == "64 None "
@@ -53,7 +55,7 @@ def test_an_export_is_made_once_for_each_size_and_checkpoint(plan: Plan, tmp_pat
     assert len(list((plan.folder / "exports").glob("made-*"))) == 2
 
 
-def test_bundles_are_named_apart(plan: Plan) -> None:
+def test_bundles_are_named_apart(plan: PeerPlan) -> None:
     names = [one.name for one in bundle_contenders([None, None], ["onnxruntime"], "fp32", plan)]
     assert names == [DEFAULT_BUNDLE, f"{DEFAULT_BUNDLE} #2"]
     names = [one.name for one in bundle_contenders([None], ["auto", "openvino"], "fp32", plan)]
@@ -61,7 +63,7 @@ def test_bundles_are_named_apart(plan: Plan) -> None:
 
 
 @pytest.mark.slow
-def test_the_shipped_bundle_runs_as_a_worker(plan: Plan) -> None:
+def test_the_shipped_bundle_runs_as_a_worker(plan: PeerPlan) -> None:
     from samclip.runtime.assets import packaged_photos
 
     photo = sorted(packaged_photos().glob("*.jpg"))[0]

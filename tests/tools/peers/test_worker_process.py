@@ -1,4 +1,4 @@
-"""Worker processes: the protocol, and how failures are told."""
+"""Worker processes: the protocol, and how failures are reported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fake_peers import BROKEN_LOAD, DEAD_LOAD, REQUEST, SOUND, start
 from PIL import Image
 
 from samclip.errors import PeerError
-from tools.peers.worker_process import Answer, Loaded, Memory, Ran
+from tools.peers.worker_process import Answer, Loaded, PeakMemory, Ran
 from tools.peers.workers.loop import MEAN, STD, Setup, Stopwatch
 
 
@@ -20,7 +20,7 @@ def test_a_peer_is_loaded_run_and_asked_for_its_memory(tmp_path: Path) -> None:
     with start(tmp_path, SOUND.format(delay=0.02, more="print('and again')")) as worker:
         loaded = worker.ask(REQUEST, Loaded)
         ran = worker.ask({"do": "run", "photo": "x.jpg"}, Ran)
-        memory = worker.ask({"do": "memory"}, Memory)
+        memory = worker.ask({"do": "memory"}, PeakMemory)
     assert loaded.facts == {"backend": "fake"}
     assert "numpy" in loaded.packages
     assert list(ran.stages) == ["prepare", "encoder"]
@@ -35,13 +35,13 @@ def test_an_error_is_an_answer_and_the_process_goes_on(tmp_path: Path) -> None:
             worker.ask(REQUEST, Loaded)
         with pytest.raises(PeerError, match="send 'load' first"):
             worker.ask({"do": "run", "photo": "x.jpg"}, Ran)
-        assert worker.ask({"do": "memory"}, Memory).peak
+        assert worker.ask({"do": "memory"}, PeakMemory).peak
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such signal")
 def test_a_process_that_is_killed_says_so_with_its_last_line(tmp_path: Path) -> None:
     with start(tmp_path, DEAD_LOAD) as worker:
-        for _ in range(2):  # asking again is no other failure
+        for _ in range(2):  # asking again gives the same failure
             with pytest.raises(PeerError, match="SIGKILL, as when memory runs out: about to end"):
                 worker.ask(REQUEST, Loaded)
 

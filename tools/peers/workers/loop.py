@@ -33,11 +33,11 @@ STATUS = Path("/proc/self/status")
 
 
 class Setup:
-    """What a peer is asked to load.
+    """The request to load a peer.
 
     `image_size`: the side of the encoder's square input in pixels. `threads`: of each operator.
     `seed`: of random weights. `checkpoint`: a path, or None for random weights. `folder`: where
-    exported files are, or None. `options`: the peer's own. `facts`: what the peer wants to tell.
+    exported files are, or None. `options`: the peer's own. `facts`: what the peer reports.
     """
 
     def __init__(self, request: dict[str, Any]) -> None:
@@ -122,7 +122,7 @@ class Worker:
 
 
 def _memory(request: dict[str, Any]) -> dict[str, Any]:
-    """Give the highest resident set of this process so far, in bytes; None on Windows."""
+    """Return the highest resident set of this process so far, in bytes; None on Windows."""
     del request
     if STATUS.exists():
         for line in STATUS.read_text().splitlines():

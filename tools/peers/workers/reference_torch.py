@@ -1,7 +1,7 @@
 """The reference SAM ViT-B image encoder in torch, eager or compiled, and its plain ONNX export.
 
 The module is imported from segment-anything's own file, without the package around it, whose
-`__init__` asks for torchvision: no torchvision of the registry imports beside torch's CPU build.
+`__init__` asks for torchvision: none of the registry can be imported with torch's CPU build.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ def export(setup: Any) -> None:
 
 
 def build(setup: Any, torch: Any) -> Any:
-    """Give ViT-B with the checkpoint's weights, or with random ones."""
+    """Return ViT-B with the checkpoint's weights, or with random ones."""
     torch.manual_seed(setup.seed)
-    encoder = _modeling("image_encoder").ImageEncoderViT(
+    encoder = _import_model("image_encoder").ImageEncoderViT(
         img_size=setup.image_size,
         patch_size=16,
         embed_dim=768,
@@ -84,15 +84,15 @@ def build(setup: Any, torch: Any) -> Any:
     return encoder.eval()
 
 
-def _modeling(name: str) -> Any:
+def _import_model(name: str) -> Any:
     """Import one of the package's modules of models."""
     spec = importlib.util.find_spec("segment_anything")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("segment_anything is not installed in this environment")
-    package = types.ModuleType("sam_modeling")
+    package = types.ModuleType("sam_import_model")
     package.__path__ = [str(Path(spec.origin).parent / "modeling")]
-    sys.modules["sam_modeling"] = package
-    return importlib.import_module(f"sam_modeling.{name}")
+    sys.modules["sam_import_model"] = package
+    return importlib.import_module(f"sam_import_model.{name}")
 
 
 def _compiled(torch: Any, encoder: Any) -> Any:

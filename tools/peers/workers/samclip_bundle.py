@@ -10,7 +10,7 @@ from typing import Any
 
 from samclip.benchmarks.latency.contenders import Variant, open_variant
 from samclip.benchmarks.latency.photo_pipeline import CLASSIFY, COARSE, POINT, names_for
-from samclip.benchmarks.latency.timed import Step
+from samclip.benchmarks.latency.timed import Step, TimedBackend
 from samclip.errors import UntrainedHeadWarning
 from samclip.runtime.pixels.image import load_image
 from samclip.runtime.scene import Scene
@@ -22,7 +22,7 @@ def load(setup: Any) -> Any:
     given = setup.options
     variant = Variant(given["bundle"], given["backend"], given["precision"], setup.threads)
     cache = tempfile.mkdtemp(dir=given["scratch"])  # of texts, where no earlier run's are
-    model, backend = open_variant(variant, Path(cache))
+    model, backend = open_variant(variant, Path(cache), TimedBackend)
     setup.facts["backend"] = backend.name
     setup.facts["precision"] = backend.precisions["encoder"]
     asked = names_for(model)

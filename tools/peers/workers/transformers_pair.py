@@ -1,4 +1,4 @@
-"""transformers' SamModel and CLIPModel (ViT-B/16) side by side: what people run without a merger.
+"""transformers' SamModel and CLIPModel (ViT-B/16) side by side, as people run them unmerged.
 
 Random weights: what they find is meaningless, how long it takes is not. Names are embedded
 beforehand. Coarse semantic maps compare CLIP's patch tokens with the names (as MaskCLIP does),
@@ -28,7 +28,7 @@ def load(setup: Any) -> Any:
         ids = torch.randint(1, 49000, (NAMES, 77))
         ids[:, -1] = clip.config.text_config.eos_token_id
         names = _unit(_tensor(clip.get_text_features(input_ids=ids)))
-    pair = Pair(torch, sam, clip, names)
+    pair = ModelPair(torch, sam, clip, names)
 
     def run(photo: str, watch: Any) -> None:
         pixels, size, inner = setup.prepare(photo)
@@ -48,7 +48,7 @@ def load(setup: Any) -> Any:
     return run
 
 
-class Pair:
+class ModelPair:
     """The tasks of both models."""
 
     def __init__(self, torch: Any, sam: Any, clip: Any, names: Any) -> None:

@@ -36,7 +36,7 @@ class Detections:
     left_out: dict[str, int]
 
     def of(self, photo: CocoPhoto) -> tuple[DetectedBox, ...]:
-        """Give the boxes of a photo, none where the detector found nothing."""
+        """Return the boxes of a photo, none where the detector found nothing."""
         return self.boxes.get(photo.number, ())
 
 

@@ -1,4 +1,4 @@
-"""How well every pixel is named: mIoU of label maps, beside two baselines."""
+"""mIoU of label maps, compared with the best map of a single class."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PROTOCOL = (
     "the classes that occur in the truth.",
     "coarse: from the CLIP head's tokens, upscaled; refined: borders drawn by SAM's decoder.",
     "one class everywhere: the best that an answer with a single class can get, found with the "
-    "truth at hand.",
+    "truth.",
     "Of a COCO folder the instances are painted, larger ones first; crowds are left out.",
     "Intervals: percentile bootstrap over photos, seeded, 95 %; for a single class the class "
     "stays the one that is best on all photos.",
@@ -41,7 +41,7 @@ PROTOCOL = (
 
 @dataclass(frozen=True)
 class Part:
-    """Which pixels count, and what an answer of no text means; `name` is what rows call it.
+    """The pixels that count, and the meaning of an answer of no text; `name` is what rows call it.
 
     `ignored`: the class whose pixels do not count. `fallback`: the class of pixels whose best
     text has a probability below `threshold`, in [0, 1].
@@ -53,7 +53,7 @@ class Part:
     threshold: float | None = None
 
     def truth(self, labels: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Leave out of HxW classes what does not count."""
+        """Mark as IGNORED, in HxW classes, the pixels that do not count."""
         if self.ignored is None:
             return labels
         return np.where(labels == self.ignored, np.int32(IGNORED), labels)
@@ -144,7 +144,7 @@ def _check_size(photo: LabelledPhoto, answer: NDArray[np.int64], truth: NDArray[
 
 
 def _rows(labeller: Labeller, tallies: NDArray[np.int64], names: Sequence[str]) -> Iterator[Row]:
-    """Give the mIoU of Px3xK tallies, and as details the IoU of each class in the truth."""
+    """Return the mIoU of Px3xK tallies, and as details the IoU of each class in the truth."""
     part = labeller.part
     yield make_row(labeller.name, MIOU, part.name, mean_iou(tallies))
     present = ~np.isnan(class_ious(tallies.sum(axis=0)))
@@ -155,7 +155,7 @@ def _rows(labeller: Labeller, tallies: NDArray[np.int64], names: Sequence[str]) 
 
 
 def _row_of_constant(part: Part, truths: NDArray[np.int64], names: Sequence[str]) -> Row:
-    """Find the class that, answered everywhere, gets the highest mIoU.
+    """Return the row of the class that, answered everywhere, gets the highest mIoU.
 
     `truths`: PxK pixels. Only that class has an IoU above 0, its share of all pixels, so the
     most frequent class is the best.

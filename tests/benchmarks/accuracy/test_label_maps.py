@@ -7,7 +7,7 @@ import pytest
 from fakes import fake_model
 from made_data import NAMES, stripes, write_camvid
 
-from samclip.benchmarks.accuracy.semantic import Labeller, Part, evaluate_semantic, tally
+from samclip.benchmarks.accuracy.label_maps import Labeller, Part, evaluate_semantic, tally
 from samclip.benchmarks.class_names import AskedClasses, ask_classes
 from samclip.benchmarks.data.label_folder import IGNORED, LabelFolder, read_label_folder
 from samclip.benchmarks.records import Row
@@ -106,7 +106,7 @@ def test_background_counts_only_where_it_is_asked_for(folder: LabelFolder) -> No
     found = rows["fake", "mIoU", "without"]
     assert found.n == 256 * (64 + 96)
     # where the truth is green it looks red, as near to green as to blue; the first of equal
-    # names wins, but for the 8 columns on which upscaling lays the blue beside them
+    # names wins, but for the 8 columns on which upscaling lays the blue next to them
     assert found.value == pytest.approx((56 / 64 + 96 / (96 + 8)) / 2)
     assert ("fake", "IoU", "red, without") not in rows
     assert rows["'blue' everywhere", "mIoU", "without"].value == pytest.approx(96 / 160 / 2)

@@ -10,17 +10,17 @@ from made_data import NAMES, Made, rectangle, stripes, write_coco
 from region_fakes import region_model
 
 from samclip.baselines import BundleEncoder, CropFeature, CropImage
-from samclip.benchmarks.accuracy import baselines
-from samclip.benchmarks.accuracy.baselines import (
+from samclip.benchmarks.accuracy import named_masks
+from samclip.benchmarks.accuracy.named_masks import (
     UNTRAINED,
-    Contender,
-    Task,
-    comparisons,
+    MaskNamer,
+    PromptTask,
+    comparison_tables,
     evaluate_baselines,
-    show_comparison,
 )
 from samclip.benchmarks.data.coco import CocoFolder, read_coco
 from samclip.benchmarks.records import Row
+from samclip.benchmarks.tables import Table
 from samclip.runtime.text.vocabulary import mark_seen
 
 Found = dict[tuple[str, str, str], Row]
@@ -44,11 +44,11 @@ def test_all_contenders_answer_the_same_boxes(coco: CocoFolder) -> None:
     vocabulary = clip.vocabulary(NAMES)
     encoder = BundleEncoder(clip)
     contenders = {
-        "merged": Contender(merged, merged.vocabulary(NAMES)),
-        "crop-image": Contender(CropImage(sam, encoder, clip.vocabulary), vocabulary),
-        "crop-feature": Contender(CropFeature(sam, encoder, clip.vocabulary), vocabulary),
+        "merged": MaskNamer(merged, merged.vocabulary(NAMES)),
+        "crop-image": MaskNamer(CropImage(sam, encoder, clip.vocabulary), vocabulary),
+        "crop-feature": MaskNamer(CropFeature(sam, encoder, clip.vocabulary), vocabulary),
     }
-    found = found_in(evaluate_baselines(contenders, coco.photos, Task(NAMES, apart="green")))
+    found = found_in(evaluate_baselines(contenders, coco.photos, PromptTask(NAMES, apart="green")))
     for name in contenders:
         assert found[name, "box mIoU", "all objects"].value == pytest.approx(1, abs=0.02)
         # what is called green is blue
@@ -70,8 +70,8 @@ def test_all_contenders_answer_the_same_boxes(coco: CocoFolder) -> None:
 
 def test_points_are_answered_by_passes_of_their_own(coco: CocoFolder) -> None:
     merged = fake_model()
-    task = Task(NAMES, ("box", "point"))
-    contenders = {"merged": Contender(merged, merged.vocabulary(NAMES))}
+    task = PromptTask(NAMES, ("box", "point"))
+    contenders = {"merged": MaskNamer(merged, merged.vocabulary(NAMES))}
     found = found_in(evaluate_baselines(contenders, coco.photos, task))
     assert merged.encoder_passes == 2 * 2 + 1
     # of three discs the surest, of radius 24, in the middle of a square of 64
@@ -87,13 +87,13 @@ def test_points_are_answered_by_passes_of_their_own(coco: CocoFolder) -> None:
 def test_base_classes_are_told_as_seen_to_who_fuses_two_opinions(coco: CocoFolder) -> None:
     """The fake's classifier says red of red, its CLIP green; so the split decides who is right."""
     regions, merged = region_model(), fake_model()
-    task = Task(NAMES, novel={NAMES.index("green")})
+    task = PromptTask(NAMES, novel={NAMES.index("green")})
 
     def top1(seen: list[str] | None) -> dict[str, float | None]:
         own = replace(regions.vocabulary(NAMES), seen=mark_seen(NAMES, seen))
         contenders = {
-            "merged": Contender(merged, merged.vocabulary(NAMES)),
-            "regions": Contender(regions, own),
+            "merged": MaskNamer(merged, merged.vocabulary(NAMES)),
+            "regions": MaskNamer(regions, own),
         }
         found = found_in(evaluate_baselines(contenders, coco.photos, task))
         assert found["merged", "box name top-1", "base classes"].value == 1.0
@@ -129,30 +129,34 @@ def test_the_table_has_the_shape_of_the_papers(coco: CocoFolder) -> None:
     merged, other, counts = fake_model(), fake_model(), Counts()
     meter: Any = counts
     contenders = {
-        "merged": Contender(merged, merged.vocabulary(NAMES), meter),
-        "other": Contender(other, other.vocabulary(NAMES)),
+        "merged": MaskNamer(merged, merged.vocabulary(NAMES), meter),
+        "other": MaskNamer(other, other.vocabulary(NAMES)),
     }
-    task = Task(NAMES, ("box", "point"), novel={1})
+    task = PromptTask(NAMES, ("box", "point"), novel={1})
     rows = evaluate_baselines(contenders, coco.photos, task)
     assert counts.kinds == ["box", "point"] * 2  # the answer that warms up is not counted
-    box, point = comparisons(rows, {"other"})
-    shown = dict(zip(box.head, box.lines[0], strict=True))
+    box, point = comparison_tables(rows, {"other"})
+    shown, line = lines_of(box)
     assert list(shown)[:4] == ["model", "mIoU, all", "mIoU, base", "mIoU, novel"]
     assert shown["model"] == "merged"
     assert (shown["name top-1, base"], shown["name top-1, novel"]) == ("1.000", "0.000")
     assert shown["x merged"] == "1.00"
     assert (shown["M parameters"], shown["GMACs a photo"]) == ("12.0", "3.0")
-    assert dict(zip(point.head, point.lines[0], strict=True))["GMACs a photo"] == "4.0"
-    line = dict(zip(box.head, box.lines[1], strict=True))
+    assert lines_of(point)[0]["GMACs a photo"] == "4.0"
     assert line["model"] == f"other ({UNTRAINED})"
     assert (line["M parameters"], line["GMACs a photo"]) == ("-", "-")
     ratio = found_in(rows)["merged / other", "box seconds a photo", "all photos"].value
     assert ratio is not None
     assert line["x merged"] == f"{1 / ratio:.2f}"
-    assert show_comparison(point).title == "prompt: point"
+    assert point.title == "prompt: point"
+
+
+def lines_of(table: Table) -> list[dict[str, str]]:
+    heads = [column.head for column in table.columns]
+    return [dict(zip(heads, line, strict=True)) for line in table.texts()]
 
 
 def test_models_take_turns() -> None:
     names = ("a", "b", "c")
-    assert [baselines._turns(names, number)[0] for number in range(4)] == ["a", "b", "c", "a"]
-    assert sorted(baselines._turns(names, 1)) == ["a", "b", "c"]
+    assert [named_masks._turns(names, number)[0] for number in range(4)] == ["a", "b", "c", "a"]
+    assert sorted(named_masks._turns(names, 1)) == ["a", "b", "c"]

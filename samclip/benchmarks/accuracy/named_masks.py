@@ -1,8 +1,7 @@
-"""Masks with names from boxes and points: models in one pass beside SAM and a second model.
+"""Masks with names from boxes and points: models of one pass against SAM and a second model.
 
-The rows of `accuracy baselines` as one table a kind of prompt, as Open-Vocabulary SAM's Table 1.
-
-Yuan et al. 2024 set IoU and accuracy on base and novel classes beside parameters and FLOPs.
+There is one table for each kind of prompt, as Table 1 of Open-Vocabulary SAM (Yuan et al. 2024),
+which has IoU and accuracy on base and novel classes, parameters, and FLOPs.
 """
 
 from __future__ import annotations
@@ -14,8 +13,6 @@ from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.markup import escape
-from rich.table import Table
 
 from samclip.benchmarks.accuracy.instances import interior_point, iou
 from samclip.benchmarks.data.coco import CocoObject, CocoPhoto
@@ -34,7 +31,7 @@ from samclip.benchmarks.scores import (
     of_split,
 )
 from samclip.benchmarks.statistics import Estimate, median, median_ratio
-from samclip.cli.tables import make_table
+from samclip.benchmarks.tables import Cell, Column, Table, text_columns
 from samclip.errors import InputError
 from samclip.runtime.results.masks import Masks
 from samclip.runtime.text.vocabulary import Vocabulary
@@ -42,6 +39,7 @@ from samclip.runtime.text.vocabulary import Vocabulary
 PromptKind = Literal["box", "point"]
 KINDS: tuple[PromptKind, ...] = get_args(PromptKind)
 MASK, TOP1, SECONDS = "mIoU", "name top-1", "seconds a photo"  # each after the kind of prompt
+UNTRAINED = "UNTRAINED: names mean nothing"
 MACS, PARAMETERS, WHOLE = "multiply-accumulates a photo", "vision parameters", "all graphs"
 PROTOCOL = (
     "All objects of a photo are asked for at once; the answers are one mask each, with a name.",
@@ -51,11 +49,11 @@ PROTOCOL = (
     "crop-feature: SAM's masks; one more pass, of the second model over the whole photo, whose "
     "features are averaged inside each mask by the rule of the merged model.",
     "Each model embeds the names in its own text space.",
-    "novel classes are those of --novel, base classes the others: a model that fuses two opinions "
-    "is told that it has seen these; no other model is told anything.",
+    "novel classes are those of --novel, base classes the others. Only a model that fuses two "
+    "classifiers takes the base classes for those it has seen.",
     "seconds: the median over photos of encoding, masks and names together, from decoded pixels "
-    "to the answer, for each kind of prompt anew; names are embedded and models loaded before. The "
-    "first photo is answered once more before, untimed. Models take turns photo by photo, in "
+    "to the answer, for each kind of prompt; names are embedded and models loaded before. The "
+    "first photo is answered once before, untimed. Models take turns photo by photo, in "
     "rotating order. Bundles run in their backend, a teacher in torch.",
     "vision parameters and multiply-accumulates are counted from the ONNX graphs that ran, mask "
     "decoder and crops included, text encoders not; the latter averaged over photos. What runs in "
@@ -68,24 +66,24 @@ def as_kinds(given: Sequence[str]) -> tuple[PromptKind, ...]:
     """Check kinds of prompts, each taken once; none means boxes. Raises InputError."""
     for kind in given:
         if kind not in KINDS:
-            raise InputError(f"{kind!r:.40} is no kind of prompt. Known are {', '.join(KINDS)}.")
+            raise InputError(f"{kind!r:.40} is not a kind of prompt. Known are {', '.join(KINDS)}.")
     return tuple(kind for kind in KINDS if kind in given) or KINDS[:1]
 
 
 class EncodedPhoto(Protocol):
-    """What `samclip.Scene` and the baselines' scenes have in common here."""
+    """The part of `samclip.Scene` that the baselines' scenes have too."""
 
     def segment(self, *, points: Any = None, boxes: Any = None, names: Vocabulary) -> Masks:
         """Answer boxes or points with masks that carry names."""
         ...
 
     def close(self) -> None:
-        """Let go of what was encoded."""
+        """Free what was encoded."""
         ...
 
 
 class Encoder(Protocol):
-    """What turns photos into scenes: `samclip.Model`, or a baseline."""
+    """A maker of scenes from photos: `samclip.Model`, or a baseline."""
 
     def encode(self, image: Any) -> EncodedPhoto:
         """Encode a photo, HWC uint8 RGB."""
@@ -93,7 +91,7 @@ class Encoder(Protocol):
 
 
 @dataclass(frozen=True)
-class Contender:
+class MaskNamer:
     """A model, and the data set's categories in its text space, in the data set's order.
 
     `meter`: counts its graphs; None for what runs in torch.
@@ -105,11 +103,11 @@ class Contender:
 
 
 @dataclass(frozen=True)
-class Task:
-    """What is asked: `prompts` of these kinds, and figures of which parts.
+class PromptTask:
+    """The kinds of `prompts`, and the parts of the data that figures are given for.
 
-    `names`: the data set's categories; `apart`: the one that names are also counted without, if
-    there is one; `novel`: places of the novel ones among them, None without a split.
+    `names`: the data set's categories. `apart`: a category without which names are counted too,
+    if the data has it. `novel`: indices of the novel categories, None without a split.
     """
 
     names: Sequence[str]
@@ -120,7 +118,7 @@ class Task:
 
 @dataclass
 class _Tally:
-    """What all contenders got so far: seconds by contender and kind of prompt."""
+    """Results of all contenders so far; seconds by contender and kind of prompt."""
 
     fits: Scores = field(default_factory=Scores)
     hits: Scores = field(default_factory=Scores)
@@ -128,9 +126,9 @@ class _Tally:
 
 
 def evaluate_baselines(
-    contenders: Mapping[str, Contender],
+    contenders: Mapping[str, MaskNamer],
     photos: Sequence[CocoPhoto],
-    task: Task,
+    task: PromptTask,
     track: Track = silent,
 ) -> list[Row]:
     """Measure masks, names, seconds and work of all `contenders`; divide the first by each other.
@@ -161,12 +159,12 @@ def evaluate_baselines(
 def _measure(
     tally: _Tally,
     name: str,
-    contender: Contender,
+    contender: MaskNamer,
     image: NDArray[np.uint8],
     objects: Sequence[CocoObject],
     kind: PromptKind,
 ) -> None:
-    """Ask for the objects of a photo by one kind of prompt, and add what came of it."""
+    """Ask for the objects of a photo by one kind of prompt, and add the results."""
     if contender.meter is not None:
         contender.meter.begin()
     masks, took = _answer(contender, image, objects, kind)
@@ -180,7 +178,7 @@ def _measure(
 
 
 def _answer(
-    contender: Contender,
+    contender: MaskNamer,
     image: NDArray[np.uint8],
     objects: Sequence[CocoObject],
     kind: PromptKind,
@@ -199,7 +197,7 @@ def _answer(
 
 
 def _turns(names: Sequence[str], number: int) -> Sequence[str]:
-    """Let another model begin on each photo, so that none always finds warm or cold caches."""
+    """Return the order on one photo: another model begins each time, as caches are warm later."""
     first = number % len(names)
     return [*names[first:], *names[:first]]
 
@@ -215,9 +213,9 @@ def _speed(seconds: Mapping[tuple[str, PromptKind], Sequence[float]]) -> Iterato
 
 
 def _work(
-    contenders: Mapping[str, Contender], prompts: Sequence[PromptKind], photos: int
+    contenders: Mapping[str, MaskNamer], prompts: Sequence[PromptKind], photos: int
 ) -> Iterator[Row]:
-    """Give what ran for each contender; no value for one without graphs."""
+    """Return parameters and MACs of each contender; no value for one without graphs."""
     for name, contender in contenders.items():
         meter = contender.meter
         parameters = None if meter is None else meter.parameters()
@@ -233,71 +231,40 @@ def _count(name: str, measure: str, subset: str, value: float | None, photos: in
     return make_row(name, measure, subset, Estimate(exact, exact, exact, photos, photos), unit)
 
 
-NONE = "-"
-UNTRAINED = "UNTRAINED: names mean nothing"
-Cells = dict[tuple[str, str, str], float | None]  # by model, measure and subset
+def comparison_tables(rows: Sequence[Row], untrained: Collection[str] = ()) -> Iterator[Table]:
+    """Lay out rows, a table for each kind of prompt; `untrained`: models that are marked so.
 
-
-@dataclass(frozen=True)
-class Comparison:
-    """All models' answers to one kind of prompt: a head, and a line of cells for each model."""
-
-    prompt: str
-    head: tuple[str, ...]
-    lines: tuple[tuple[str, ...], ...]
-
-
-def comparisons(rows: Sequence[Row], untrained: Collection[str] = ()) -> Iterator[Comparison]:
-    """Arrange rows, a comparison for each kind of prompt; `untrained`: models that say so."""
-    cells = {(row.model, row.measure, row.subset): row.value for row in rows}
+    Rows are as in Open-Vocabulary SAM's Table 1: IoU and accuracy on base and novel classes, then
+    seconds, parameters and MACs.
+    """
+    values = {(row.model, row.measure, row.subset): row.value for row in rows}
     models = [row.model for row in rows if row.measure == PARAMETERS]
     parts = [part for part in (ALL, BASE, NOVEL) if any(row.subset == part for row in rows)]
     kinds = [row.measure.removesuffix(f" {SECONDS}") for row in rows if row.unit == "seconds"]
-    for kind in dict.fromkeys(kinds):
-        yield Comparison(
-            kind,
-            _head(parts, models[0]),
-            tuple(_line(cells, kind, parts, models, name, name in untrained) for name in models),
-        )
-
-
-def show_comparison(comparison: Comparison) -> Table:
-    """Show a comparison on a terminal."""
-    table = make_table(*comparison.head, left=("model",))
-    table.title = f"prompt: {comparison.prompt}"
-    table.title_justify = "left"
-    for line in comparison.lines:
-        table.add_row(*map(escape, line))
-    return table
-
-
-def _head(parts: Sequence[str], first: str) -> tuple[str, ...]:
-    short = [part.partition(" ")[0] for part in parts]
-    means = (f"{measure}, {part}" for measure in (MASK, TOP1) for part in short)
-    return ("model", *means, SECONDS, f"x {first}", "M parameters", "GMACs a photo")
-
-
-def _line(
-    cells: Cells,
-    kind: str,
-    parts: Sequence[str],
-    models: Sequence[str],
-    name: str,
-    is_untrained: bool,
-) -> tuple[str, ...]:
-    seconds = f"{kind} {SECONDS}"
-    share = cells.get((f"{models[0]} / {name}", seconds, PHOTOS))
-    times = 1.0 if name == models[0] else share and 1 / share
-    shares = [cells.get((name, f"{kind} {what}", part)) for what in (MASK, TOP1) for part in parts]
-    return (
-        f"{name} ({UNTRAINED})" if is_untrained else name,
-        *(_cell(value, "{:.3f}") for value in shares),
-        _cell(cells.get((name, seconds, PHOTOS)), "{:.3f}"),
-        _cell(times, "{:.2f}"),
-        _cell(cells.get((name, PARAMETERS, WHOLE)), "{:,.1f}", 1e6),
-        _cell(cells.get((name, f"{kind} {MACS}", PHOTOS)), "{:,.1f}", 1e9),
+    columns = (
+        *text_columns("model"),
+        *(
+            Column(f"{measure}, {part.partition(' ')[0]}", "{:.3f}".format)
+            for measure in (MASK, TOP1)
+            for part in parts
+        ),
+        Column(SECONDS, "{:.3f}".format),
+        Column(f"x {models[0] if models else ''}", "{:.2f}".format),
+        Column("M parameters", lambda value: f"{value / 1e6:,.1f}"),
+        Column("GMACs a photo", lambda value: f"{value / 1e9:,.1f}"),
     )
 
+    def line(kind: str, name: str) -> list[Cell]:
+        taken = f"{kind} {SECONDS}"
+        share = values.get((f"{models[0]} / {name}", taken, PHOTOS))
+        return [
+            f"{name} ({UNTRAINED})" if name in untrained else name,
+            *(values.get((name, f"{kind} {what}", p)) for what in (MASK, TOP1) for p in parts),
+            values.get((name, taken, PHOTOS)),
+            1.0 if name == models[0] else share and 1 / share,
+            values.get((name, PARAMETERS, WHOLE)),
+            values.get((name, f"{kind} {MACS}", PHOTOS)),
+        ]
 
-def _cell(value: float | None, form: str, unit: float = 1.0) -> str:
-    return NONE if value is None else form.format(value / unit)
+    for kind in dict.fromkeys(kinds):
+        yield Table(columns, [line(kind, name) for name in models], f"prompt: {kind}")

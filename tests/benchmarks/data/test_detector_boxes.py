@@ -8,7 +8,7 @@ import pytest
 from made_data import Made, rectangle, stripes, write_coco
 
 from samclip.benchmarks.data.coco import CocoFolder, read_coco
-from samclip.benchmarks.data.detections import DetectedBox, read_detections
+from samclip.benchmarks.data.detector_boxes import DetectedBox, read_detections
 from samclip.errors import InputError
 
 

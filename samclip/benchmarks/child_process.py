@@ -1,0 +1,25 @@
+"""Fresh Python processes that measure something in themselves, and print it as JSON."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from samclip.errors import EngineRunError
+
+
+def run_python(what: str, code: str, *arguments: str, timeout: float, retry: str) -> str:
+    """Run `code` in a new process to its end, and return what it prints.
+
+    When it fails, raises EngineRunError, which names the process, `what`, its last line, and the
+    command that shows what is wrong, `retry`.
+    """
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise EngineRunError(
+            f"{what} failed ({done.returncode}): {last}. Run `{retry}` with the same bundle and "
+            "backend to see what is wrong."
+        )
+    return done.stdout
