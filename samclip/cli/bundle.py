@@ -116,23 +116,23 @@ def print_bundle(bundle: Bundle, verified: bool, signer: str | None) -> None:
         tables.provenance_table(manifest),
     ):
         out.print(table)
-    if manifest.parity:
-        out.print(tables.parity_table(manifest))
-    if manifest.rounding:
-        out.print(tables.rounding_table(manifest))
-    for table in (tables.gates_table(manifest), tables.exceptions_table(manifest)):
+    for table in (
+        tables.parity_table(manifest),
+        tables.rounding_table(manifest),
+        tables.gates_table(manifest),
+        tables.exceptions_table(manifest),
+    ):
         if table.row_count:
             out.print(table)
     origin = manifest.provenance
-    versions = f"samclip {origin.samclip}, torch {origin.torch}, onnx {origin.onnx}"
-    say(out, f"exported with {versions}")
+    say(out, f"exported with samclip {origin.samclip}, torch {origin.torch}, onnx {origin.onnx}")
     if origin.notes:
         say(out, f"notes: {origin.notes}")
     print_auto(examine_auto(bundle))
     if signer is not None:
         say(err, f"signed with the key {signer}")
     elif is_signed(bundle.path):
-        say(err, "signed, but it was not checked by whom: give --public-key")
+        say(err, "signed, by whom was not checked: give --public-key")
     if verified:
         say(err, f"verified: all {len(manifest.files)} files are as they were exported")
 

@@ -93,16 +93,12 @@ def demo(
 
 def show_overview(answer: Overview) -> Table:
     """List each task's answer in one row."""
-    from rich.markup import escape
-
-    from samclip.cli.tables import make_table
+    from samclip.cli.tables import text_table
 
     answers = {
         "classify": [f"{name} {share:.0%}" for name, share in answer.classification.top(3)],
         "segment": answer.masks.captions(),
         "semantic": [f"{name} {share:.0%}" for name, share in answer.shares.items()],
     }
-    table = make_table("task", "answer", left=("task", "answer"))
-    for task, parts in answers.items():
-        table.add_row(task, escape(", ".join(parts)))
-    return table
+    rows = [(task, ", ".join(parts)) for task, parts in answers.items()]
+    return text_table(("task", "answer"), rows)
