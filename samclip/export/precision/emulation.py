@@ -48,7 +48,7 @@ def emulate(model: ir.Model) -> ir.Model:
     Inputs and outputs of a half type become float32. Graphs without half types are only copied.
     """
     emulated = typed_copy(model)
-    take_apart(emulated)
+    _take_apart(emulated)
     graph = emulated.graph
     for value in graph.initializers.values():
         _widen(value)
@@ -105,7 +105,7 @@ def _round(graph: ir.Graph, value: ir.Value, half: ir.DataType) -> None:
                 graph.outputs[index] = rounded
 
 
-def take_apart(model: ir.Model) -> None:
+def _take_apart(model: ir.Model) -> None:
     """Replace every FP16 Attention on B x heads x tokens x size by its parts, all in FP16.
 
     Only the scale is FP32, so the graph cannot run before it is widened to FP32.
