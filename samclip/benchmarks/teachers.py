@@ -127,11 +127,9 @@ class ConseTeacher:
     ) -> NDArray[np.float32]:
         rows = []
         for start in range(0, len(images), AT_ONCE):
-            pictures = [_to_tensor(image) for image in images[start : start + AT_ONCE]]
+            pictures = [  # HWC uint8 -> 3xhxw float32 in [0, 255]
+                torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float()
+                for image in images[start : start + AT_ONCE]
+            ]
             rows.append(run(PixelBatch.of(pictures)).numpy())
         return np.concatenate(rows)
-
-
-def _to_tensor(image: NDArray[np.uint8]) -> Tensor:
-    """Turn HWC uint8 into 3xhxw float32 in [0, 255]."""
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float()

@@ -120,7 +120,17 @@ def _evaluate(group: _Category, limit: int) -> tuple[NDArray[np.float64], NDArra
     photos = sorted({*group.objects, *group.crowds, *group.finds})
     objects = [_truth(found, n, 0) for n in photos for found in group.objects[n]]
     crowds = [_truth(found, n, 1) for n in photos for found in group.crowds[n]]
-    finds = [_find(found) for n in photos for found in group.finds[n]]
+    finds = [
+        {
+            "image_id": find.photo,
+            "category_id": 0,
+            "area": int(coco_mask.area(find.rle)),
+            "segmentation": find.rle,
+            "score": find.score,
+        }
+        for n in photos
+        for find in group.finds[n]
+    ]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its steps
         evaluation = _Evaluation(_coco(photos, [*objects, *crowds]), _coco(photos, finds), "segm")
         evaluation.incomplete = frozenset(group.incomplete)
@@ -149,12 +159,6 @@ def _coco(photos: Sequence[int], annotations: Sequence[dict[str, Any]]) -> Any:
 def _truth(found: CocoObject, photo: int, crowd: int) -> dict[str, Any]:
     own = {"area": found.stated_area, "segmentation": found.rle, "iscrowd": crowd}
     return {"image_id": photo, "category_id": 0, **own}
-
-
-def _find(find: Find) -> dict[str, Any]:
-    area = int(coco_mask.area(find.rle))
-    own = {"area": area, "segmentation": find.rle, "score": find.score}
-    return {"image_id": find.photo, "category_id": 0, **own}
 
 
 def _figures(

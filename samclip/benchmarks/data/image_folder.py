@@ -77,7 +77,10 @@ def keep_only(folder: ImageFolder, listing: Path) -> ImageFolder:
     kept, met = [], set()
     for photo in folder.photos:
         names = {photo.path.name, photo.path.relative_to(folder.path).as_posix()}
-        if names & wanted or (hashes and _digest(photo.path) in hashes):
+        matches = bool(names & wanted)
+        if not matches and hashes:
+            matches = hashlib.sha256(photo.path.read_bytes()).hexdigest() in hashes
+        if matches:
             kept.append(photo)
             met |= names & wanted
     if lacking := sorted(wanted - met):
@@ -88,10 +91,6 @@ def keep_only(folder: ImageFolder, listing: Path) -> ImageFolder:
     if not kept:
         raise InputError(f"{listing} lists no photo of {folder.path}. Give the list of its photos.")
     return ImageFolder(folder.path, folder.keys, folder.names, tuple(kept))
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _key_and_name(path: Path, folder: Path) -> tuple[str, str]:

@@ -30,8 +30,10 @@ def tradeoff_section(reports: NamedReports) -> Iterator[Element]:
         "zero.",
         class_="soft",
     )
-    chosen = {key: points for key, points in groups.items() if key in _first_subsets(groups)}
-    shown = list(chosen.items())[:MOST]
+    firsts: dict[str, Key] = {}  # by measure: the subset that its report lists first
+    for key in groups:
+        firsts.setdefault(key[0], key)
+    shown = [(key, groups[key]) for key in groups if key in firsts.values()][:MOST]
     yield el("div", *(_figure(key, points) for key, points in shown), class_="plots")
     if len(groups) > len(shown):
         yield el("p", f"{len(groups) - len(shown)} more are in the tables.", class_="soft")
@@ -51,14 +53,6 @@ def _groups(reports: NamedReports) -> Groups:
             point = Point(row.model, time, row.value, row.low, row.high)
             groups.setdefault((row.measure, row.subset, across), []).append(point)
     return groups
-
-
-def _first_subsets(groups: Groups) -> set[Key]:
-    """Keep one subset of each measure, the first that its report lists."""
-    first: dict[str, Key] = {}
-    for key in groups:
-        first.setdefault(key[0], key)
-    return set(first.values())
 
 
 def _figure(key: Key, points: list[Point]) -> Element:

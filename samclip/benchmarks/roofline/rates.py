@@ -133,12 +133,12 @@ def measure_rates(
                 best[place] = min(best[place], time.perf_counter() - start)
     speeds = [(trial.amount / best[place], trial) for place, trial in enumerate(trials)]
     kinds: tuple[Arithmetic, ...] = ("fp32", "int8", "copy")
-    return tuple(_best(kind, speeds, threads, rounds) for kind in kinds)
-
-
-def _best(kind: Arithmetic, speeds: list[tuple[float, Trial]], threads: int, rounds: int) -> Rate:
-    speed, trial = max((s for s in speeds if s[1].arithmetic == kind), key=lambda s: s[0])
-    return Rate(arithmetic=kind, per_second=speed, how=trial.how, threads=threads, runs=rounds)
+    found = []
+    for kind in kinds:
+        speed, trial = max((s for s in speeds if s[1].arithmetic == kind), key=lambda s: s[0])
+        rate = Rate(arithmetic=kind, per_second=speed, how=trial.how, threads=threads, runs=rounds)
+        found.append(rate)
+    return tuple(found)
 
 
 def _products(backends: Sequence[Backend], threads: int, held: ExitStack) -> Iterator[Trial]:
