@@ -15,7 +15,7 @@ import pytest
 import typer
 from pages import PAGES, ROOT, Section, anchors, code, links, prose, sections, split_row
 
-# The sentence for figures without a command, next to their table: it claims nothing of how they came.
+# The sentence for figures without a command, in the text above their table.
 UNRECORDED = re.compile(r"no\s+command\s+is\s+recorded\s+for\s+it", re.IGNORECASE)
 # Tables of numbers that nobody measured here, by their page and header.
 SPECIFICATIONS = {
