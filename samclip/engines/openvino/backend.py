@@ -38,7 +38,7 @@ from samclip.engines.base import (
 )
 from samclip.engines.machine.host import is_shortage, release_free_memory, shortage, usable_cores
 from samclip.engines.names import OPENVINO as OPENVINO_NAME
-from samclip.engines.openvino.cache import Compiled, Compiler
+from samclip.engines.openvino.compiler import Compiled, Compiler
 from samclip.engines.openvino.library import (
     clean_message,
     find_library,

@@ -1,10 +1,4 @@
-"""Compiled models kept between processes: importing one takes a third of compiling it.
-
-A blob holds the graph as OpenVINO transformed it, with its weights; kernels are chosen and weights
-packed when it is imported. It is mapped from the disk, so that its weights count as memory only
-while they are packed. Whatever goes wrong with the cache, the graph is compiled as without one.
-
-Compiled models on the disk: what OpenVINO exported, and a sidecar with its SHA-256 beside it.
+"""Compiled models on the disk: what OpenVINO exported, and a sidecar with its SHA-256.
 
 Two files per key: the sidecar `KEY.json`, put in place last, and the blob, whose name ends in the
 first digits of its SHA-256, so that a new blob never overwrites one that is being read. A blob
@@ -16,20 +10,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import json
-import logging
 import mmap
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-import numpy as np
 
 from samclip.disk.partial_files import (
     cache_dir,
@@ -39,15 +28,6 @@ from samclip.disk.partial_files import (
     open_without_links,
     remove_abandoned,
     write_file,
-)
-from samclip.engines.base import GraphSource
-from samclip.engines.machine.host import is_shortage, release_free_memory, shortage
-from samclip.engines.openvino.library import (
-    DEVICE,
-    clean_message,
-    describe_processor,
-    imports_maps,
-    read_graph,
 )
 
 FOLDER_NAME = "openvino"
@@ -238,122 +218,3 @@ def _keep_within(folder: Path, limit: int, newest: Path) -> None:
             return
         remove_blob(folder, path.name.partition(".")[0])
         total -= size
-
-
-SCHEMA = 1  # of the key: another one makes all blobs before it stale
-_logger = logging.getLogger("samclip")
-_told: set[Path] = set()  # folders of which it was said that they cannot be written to
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """A compiled model, and the mapped blob that it goes on reading, if it came from one."""
-
-    model: Any
-    blob: mmap.mmap | None = None
-
-
-@dataclass(frozen=True)
-class Compiler:
-    """OpenVINO, one graph, and how it is to be compiled."""
-
-    library: Any
-    core: Any
-    source: GraphSource
-    settings: Mapping[str, Any]
-
-    def compiled(self) -> Compiled:
-        """Import the graph from the cache or compile it and keep it; what OpenVINO raises passes.
-
-        Only graphs of bundles are kept: others, as of an export, run once.
-        """
-        if not self.source.origin or not imports_maps(self.library):
-            return Compiled(self._compile())
-        key, folder = self._key, blob_folder()
-        found = self._import(folder, key)
-        if found is not None:
-            return found
-        try:
-            with only_compiling(folder):  # another process may have just compiled it
-                return self._import(folder, key) or self._compile_and_keep(folder, key)
-        except OSError as error:
-            _tell_once(folder, error)
-        return Compiled(self._compile())
-
-    @cached_property
-    def _key(self) -> str:
-        """Digest all that tells one compiled model from another, while the source has its files."""
-        told = {
-            "schema": SCHEMA,
-            "openvino": self.library.__version__,
-            "processor": describe_processor(self.core),
-            "settings": {name: str(value) for name, value in self.settings.items()},
-            "graph": hashlib.sha256(self.source.onnx).hexdigest(),
-            "files": {name: self._digest(name) for name in self.source.files},
-        }
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-
-    def _digest(self, name: str) -> str:
-        known = self.source.sha256.get(name)  # hashed a moment ago, when it was read
-        return known or hashlib.sha256(self.source.files[name]).hexdigest()
-
-    def _import(self, folder: Path, key: str) -> Compiled | None:
-        """Import the blob of `key`; one that is damaged, or that OpenVINO refuses, is removed."""
-        try:
-            blob = map_blob(folder, key)
-            return None if blob is None else self._import_blob(blob)
-        except BlobDamagedError as error:
-            if is_shortage(error):  # it could not even be mapped
-                raise shortage(str(error)) from error
-            reason = str(error)
-        _logger.warning(
-            "the compiled model of %r in %s is removed and compiled again: %s",
-            self.source.name, folder, reason,
-        )  # fmt: skip
-        remove_blob(folder, key)
-        return None
-
-    def _import_blob(self, blob: mmap.mmap) -> Compiled:
-        self.source.release()
-        tensor = self.library.Tensor(np.frombuffer(blob, np.uint8), shared_memory=True)
-        try:
-            model = self.core.import_model(tensor, DEVICE, dict(self.settings))
-        except Exception as error:  # its exceptions have no base of their own
-            if is_shortage(error):  # which says nothing against the blob
-                raise shortage(clean_message(error)) from error
-            raise BlobDamagedError(clean_message(error)) from error
-        if hasattr(blob, "madvise"):  # the weights are packed: their pages may go, and come again
-            blob.madvise(mmap.MADV_DONTNEED)
-        return Compiled(model, blob)
-
-    def _compile(self) -> Any:
-        with read_graph(self.core, self.source.whole()) as model:
-            return self.core.compile_model(model, DEVICE, dict(self.settings))
-
-    def _compile_and_keep(self, folder: Path, key: str) -> Compiled:
-        """Compile and write the blob, then import that: it holds the weights once, not twice."""
-        model = self._compile()
-        try:
-            write_blob(folder, key, model.export_model)
-        except OSError as error:
-            _tell_once(folder, error)
-            return Compiled(model)
-        except Exception as error:  # its exceptions have no base of their own
-            _logger.warning(
-                "the compiled model of %r is not kept: %s", self.source.name, clean_message(error)
-            )
-            return Compiled(model)
-        del model
-        release_free_memory()
-        return self._import(folder, key) or Compiled(self._compile())
-
-
-def _tell_once(folder: Path, error: OSError) -> None:
-    if folder in _told:
-        return
-    _told.add(folder)
-    _logger.warning(
-        "compiled models cannot be kept in %s: %s. They are compiled in every process; set "
-        "SAMCLIP_CACHE_DIR to a folder of your own to keep them.",
-        folder, error.strerror or error,
-    )  # fmt: skip
