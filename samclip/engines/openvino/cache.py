@@ -47,7 +47,7 @@ class BlobDamagedError(Exception):
 
 
 class BlobSidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The JSON file beside a blob; `key` is what it was compiled from and for."""
+    """The JSON file of a blob; `key` is a digest of what it was compiled from and for."""
 
     schema_version: Literal[1] = 1
     key: Sha256
@@ -56,7 +56,7 @@ class BlobSidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 def blob_folder() -> Path:
-    """Give where blobs live: `openvino` in `$SAMCLIP_CACHE_DIR` or the user's cache."""
+    """Return the folder of blobs: `openvino` in `$SAMCLIP_CACHE_DIR` or the user's cache."""
     return cache_dir() / FOLDER_NAME
 
 
@@ -98,7 +98,7 @@ def map_blob(folder: Path, key: str) -> mmap.mmap | None:
 
 
 def write_blob(folder: Path, key: str, export: Callable[[io.BytesIO], object]) -> None:
-    """Keep what `export` writes into the stream it is given; raises OSError.
+    """Store what `export` writes into its stream; raises OSError.
 
     The blob is not forced to the disk: one that a crash cut off is found by its SHA-256.
     """
@@ -128,10 +128,10 @@ def remove_blob(folder: Path, key: str) -> None:
 
 
 class _FileStream(io.BytesIO):
-    """Passes on to a file what OpenVINO writes into a BytesIO, the one stream that it takes.
+    """Passes on to a file what OpenVINO writes into a BytesIO, the only stream that it takes.
 
-    It goes back to fill in its header, so that positions are the file's too. An error in `write`
-    would be lost in its own code: `check` raises it.
+    OpenVINO goes back to fill in its header, so positions are the file's too. It swallows an error
+    of `write`: `check` raises it.
     """
 
     def __init__(self, file: io.BufferedRandom) -> None:
@@ -156,7 +156,7 @@ class _FileStream(io.BytesIO):
         self._file.flush()
 
     def check(self) -> None:
-        """Raise what `write` met."""
+        """Raise the error of `write`, if there was one."""
         if self._error is not None:
             raise self._error
 
@@ -166,12 +166,12 @@ def _blob_path(folder: Path, sidecar: BlobSidecar) -> Path:
 
 
 def _open_own(path: Path) -> Any:
-    """Open a plain file of the user's own, following no link; raises BlobDamagedError."""
+    """Open a plain file that this user owns, following no link; raises BlobDamagedError."""
     file = os.fdopen(open_without_links(path), "rb")
     status = os.fstat(file.fileno())
     if not stat.S_ISREG(status.st_mode) or not is_safely_owned(status):
         file.close()
-        raise BlobDamagedError("it is no plain file of this user's that only they can write to")
+        raise BlobDamagedError("it is not a plain file of this user that only they can write to")
     return file
 
 
@@ -182,12 +182,12 @@ def _map(file: Any, sidecar: BlobSidecar) -> mmap.mmap:
             f"it has {size:,} bytes of SHA-256 {digest}, its sidecar says {sidecar.size:,} "
             f"and {sidecar.sha256}"
         )
-    # a private copy in name alone: OpenVINO's tensors want memory that could be written to
+    # A private mapping that nothing writes to: OpenVINO's tensors want writable memory.
     return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
 
 
 def _digest(file: Any) -> tuple[int, str]:
-    """Give size and SHA-256 of a file from its start, a piece at a time."""
+    """Return size and SHA-256 of a file from its start, a piece at a time."""
     file.flush()
     file.seek(0)
     size, digest = 0, hashlib.sha256()
@@ -198,7 +198,7 @@ def _digest(file: Any) -> tuple[int, str]:
 
 
 def _remove_others(folder: Path, key: str, newest: Path) -> None:
-    """Remove the forerunners of a blob."""
+    """Remove the older blobs of a key."""
     for path in folder.glob(f"{key}.*{BLOB_SUFFIX}"):
         if path != newest:
             with contextlib.suppress(OSError):  # Windows: it is still mapped
@@ -206,7 +206,7 @@ def _remove_others(folder: Path, key: str, newest: Path) -> None:
 
 
 def _keep_within(folder: Path, limit: int, newest: Path) -> None:
-    """Remove the blobs that were not used for longest, all but `newest`, down to `limit` bytes."""
+    """Remove the least recently used blobs, but never `newest`, down to `limit` bytes."""
     used = []
     for path in folder.glob(f"*{BLOB_SUFFIX}"):
         with contextlib.suppress(OSError):  # removed meanwhile

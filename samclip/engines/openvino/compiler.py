@@ -60,7 +60,7 @@ class Compiler:
     settings: Mapping[str, Any]
 
     def compiled(self) -> Compiled:
-        """Import the graph from the cache or compile it and keep it; what OpenVINO raises passes.
+        """Import the graph from the cache, or compile and keep it; errors of OpenVINO pass through.
 
         Only graphs of bundles are kept: others, as of an export, run once.
         """
@@ -79,20 +79,19 @@ class Compiler:
 
     @cached_property
     def _key(self) -> str:
-        """Digest all that tells one compiled model from another, while the source has its files."""
+        """A digest of all that makes compiled models differ; needs the files of the source."""
         facts = {
             "schema": SCHEMA,
             "openvino": self.library.__version__,
             "processor": describe_processor(self.core),
             "settings": {name: str(value) for name, value in self.settings.items()},
             "graph": hashlib.sha256(self.source.onnx).hexdigest(),
-            "files": {name: self._digest(name) for name in self.source.files},
+            "files": {  # digests of a bundle's files are known from verifying them
+                name: self.source.sha256.get(name) or hashlib.sha256(data).hexdigest()
+                for name, data in self.source.files.items()
+            },
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-    def _digest(self, name: str) -> str:
-        known = self.source.sha256.get(name)  # hashed a moment ago, when it was read
-        return known or hashlib.sha256(self.source.files[name]).hexdigest()
 
     def _import(self, folder: Path, key: str) -> Compiled | None:
         """Import the blob of `key`; one that is damaged, or that OpenVINO refuses, is removed."""
@@ -115,8 +114,8 @@ class Compiler:
         tensor = self.library.Tensor(np.frombuffer(blob, np.uint8), shared_memory=True)
         try:
             model = self.core.import_model(tensor, DEVICE, dict(self.settings))
-        except Exception as error:  # its exceptions have no base of their own
-            if is_shortage(error):  # which says nothing against the blob
+        except Exception as error:  # its exceptions share no base class
+            if is_shortage(error):  # the blob may be sound
                 raise shortage(clean_message(error)) from error
             raise BlobDamagedError(clean_message(error)) from error
         if hasattr(blob, "madvise"):  # the weights are packed: their pages may go, and come again
@@ -128,14 +127,14 @@ class Compiler:
             return self.core.compile_model(model, DEVICE, dict(self.settings))
 
     def _compile_and_keep(self, folder: Path, key: str) -> Compiled:
-        """Compile and write the blob, then import that: it holds the weights once, not twice."""
+        """Compile, write the blob and import it, so that memory holds the weights only once."""
         model = self._compile()
         try:
             write_blob(folder, key, model.export_model)
         except OSError as error:
             _warn_once(folder, error)
             return Compiled(model)
-        except Exception as error:  # its exceptions have no base of their own
+        except Exception as error:  # its exceptions share no base class
             _logger.warning(
                 "the compiled model of %r is not kept: %s", self.source.name, clean_message(error)
             )

@@ -59,7 +59,7 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def read(weight: float = 0) -> GraphSource:
-    """Give the affine graph as a bundle's; `weight` is added to its weights."""
+    """The affine graph as a bundle's; `weight` is added to its weights."""
     onnx, data = affine_model()
     data = data.replace(WEIGHT.tobytes(), (WEIGHT + np.float32(weight)).tobytes())
     files = {WEIGHTS_FILE: data}
@@ -272,7 +272,7 @@ def test_a_sidecar_of_another_key(folder: Path) -> None:
 
 
 def test_a_sidecar_leads_nowhere_else(folder: Path) -> None:
-    """The blob's name is made of digits alone: a path in a sidecar is refused."""
+    """The blob's name consists of digits: a path in a sidecar is refused."""
     put(folder, KEY, 10, 1)
     path = folder / f"{KEY}.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "sha256": "../" * 20 + "abcd"}))
