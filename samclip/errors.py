@@ -38,9 +38,7 @@ expected and what to do::
     |-- PeerError                a peer of a benchmark cannot be installed, loaded or run
     `-- TrainingError            a training run cannot begin, go on or be resumed
 
-One warning stands beside them: `UntrainedHeadWarning`.
-
-The "did you mean ...?" of error messages.
+There is one warning, `UntrainedHeadWarning`, and `did_you_mean` for messages about unknown names.
 """
 
 from __future__ import annotations
@@ -49,6 +47,8 @@ import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+MAX_COMPARED = 64  # characters; longer strings are not typing errors, and slow to compare
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ class ParityError(ExportError):
 
 
 class CalibrationError(ExportError):
-    """Ranges for INT8 cannot be measured: no feeds, or feeds that are no photos."""
+    """Ranges for INT8 cannot be measured: no feeds, or feeds that are not photos."""
 
 
 class GateError(ExportError):
@@ -195,7 +195,7 @@ class WriteError(SamclipError, OSError):
 
 
 class PeerError(SamclipError):
-    """A peer that a benchmark runs beside samclip cannot be installed, loaded or run."""
+    """A peer that a benchmark compares with samclip cannot be installed, loaded or run."""
 
 
 class TrainingError(SamclipError):
@@ -217,11 +217,8 @@ def error_context(subject: str) -> Iterator[None]:
         raise
 
 
-MAX_COMPARED = 64  # characters; longer strings are no slip of the keyboard, and slow to compare
-
-
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Write " (did you mean 'x'?)" for the closest known word, or nothing when none is close."""
+    """Return " (did you mean 'x'?)" for the closest known word, or "" when none is close."""
     if len(word) > MAX_COMPARED:
         return ""
     by_lower = {name.lower(): name for name in known if len(name) <= MAX_COMPARED}

@@ -1,4 +1,4 @@
-"""Who imports whom, read from the source: data flows one way, and the runtime knows no torch."""
+"""The order of imports, read from the source: upwards never, and no torch in the runtime."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Directories that appear under their name whole or not at all.
 
-A directory is made hidden beside its target (`partial_directory`), then renamed (`put_in_place`).
-To replace another one, that is renamed aside first and deleted last: whenever the process dies,
-the name means the old or the new one; only between the two renames it means nothing, and
-`recover` brings the old one back. Nobody waits: a writer that loses a rename tries again.
+A directory is made hidden next to its target (`partial_directory`), then renamed (`put_in_place`).
+To replace another one, the old one is renamed aside first and deleted last. Whenever the process
+dies, the name means the old or the new one; only between the two renames it means nothing, and
+`recover` restores the old one. Nobody waits: a writer that loses a rename tries again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MAX_ATTEMPTS = 100
 
 @contextmanager
 def partial_directory(path: Path) -> Iterator[Path]:
-    """Make a hidden empty directory beside `path`; whatever is left of it is removed after."""
+    """Make a hidden empty directory next to `path`; what is left of it is removed afterwards."""
     remove_leftovers(path)
     with locked_partial(path, Path.mkdir) as partial:
         yield partial
@@ -53,9 +53,9 @@ def put_in_place(partial: Path, path: Path, overwrite: bool) -> None:
 
 
 def recover(path: Path) -> bool:
-    """Bring back what an interrupted replacement left aside, if `path` is gone.
+    """Restore the directory that an interrupted replacement left aside, if `path` is gone.
 
-    Returns whether it did. Raises OSError when the disk fails.
+    Return whether it did. Raises OSError when the disk fails.
     """
     if os.path.lexists(path) or not path.parent.is_dir():
         return False
@@ -64,7 +64,7 @@ def recover(path: Path) -> bool:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what writers of `path` that died left beside it."""
+    """Remove what writers of `path` that died left next to it."""
     recover(path)
     old = _siblings(path)
     if os.path.lexists(path):  # looked at after the list: so all in it have been replaced
@@ -74,7 +74,7 @@ def remove_leftovers(path: Path) -> None:
 
 
 def _replace(partial: Path, path: Path) -> bool:
-    """Put `partial` where `path` is; put that back when it fails, delete it when done."""
+    """Put `partial` where `path` is; restore the old directory on failure, else delete it."""
     old = path.with_name(f".{path.name}.{secrets.token_hex(8)}{OLD}")
     if not _rename(path, old):
         return False
@@ -90,7 +90,7 @@ def _replace(partial: Path, path: Path) -> bool:
 
 
 def _discard(old: Path, path: Path) -> None:
-    """Delete a directory under a partial name, because half of it must not be recovered."""
+    """Delete a directory under a partial name, because half of it must never be recovered."""
     rubbish = partial_name(path)
     with contextlib.suppress(OSError):
         old = old.rename(rubbish)
@@ -109,7 +109,7 @@ def _rename(source: Path, target: Path) -> bool:
 
 
 def _siblings(path: Path) -> list[Path]:
-    """List what replacements of `path` have put aside."""
+    """List the directories that replacements of `path` have put aside."""
     start = f".{path.name}."
     length = len(start) + 16 + len(OLD)
     return [

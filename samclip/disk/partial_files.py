@@ -1,13 +1,9 @@
-"""Files that appear whole or not at all, and what writers that died left of theirs.
+"""Files that appear whole or not at all, safe ways to open them, and the folder of caches.
 
-What is written gets a name of its own beside its place, which ends in `.partial`, and is renamed
-last. Its writer holds a lock on it, which the system lets go of however the process ends: partial
-files without one are abandoned, and the next run removes them. No clock is asked where there are
-locks: on boards without a battery it jumps by years.
-
-Files opened as what they are, and whether somebody else could have written them.
-
-Where caches live on this machine.
+A file is written under a separate name next to its place, which ends in `.partial`, and renamed
+last. Its writer holds a lock on it, which the system releases however the process ends: partial
+files without a lock are abandoned, and the next run removes them. Where there are locks, the clock
+is not used: on boards without a battery it jumps by years.
 """
 
 from __future__ import annotations
@@ -27,28 +23,6 @@ from typing import BinaryIO
 
 from samclip.errors import WriteError
 
-
-def open_without_links(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
-    """Open `path` as `os.open` does, but follow no link and wait for nobody, as on a FIFO.
-
-    Only its last part may not be a link, where the system can tell. Gives the descriptor; raises
-    OSError.
-    """
-    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # not every system has each
-        flags |= getattr(os, name, 0)
-    return os.open(path, flags, mode)
-
-
-def is_safely_owned(status: os.stat_result) -> bool:
-    """Tell whether a file is this user's or the system's, and not for everybody to write to.
-
-    Always True on Windows, whose permissions are not in `status`.
-    """
-    if os.name == "nt":
-        return True
-    return status.st_uid in {0, os.getuid()} and not status.st_mode & stat.S_IWOTH
-
-
 try:
     import fcntl
 except ModuleNotFoundError:  # Windows, where a file that is open cannot be removed
@@ -62,11 +36,33 @@ MAX_TARGET_BYTES = 200  # of a name inside a partial file's, so that systems tak
 PLAIN_MODE = 0o666  # less the umask, as for every new file
 # Where the file system has no locks, what was left alone for so long has lost its writer.
 ABANDONED_SECONDS = 86_400.0
+CACHE_DIR_VARIABLE = "SAMCLIP_CACHE_DIR"
+
+
+def open_without_links(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
+    """Open `path` as `os.open` does, but follow no link and never block, as on a FIFO.
+
+    Only its last part may not be a link, where the system can check it. Return the descriptor;
+    raises OSError.
+    """
+    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # not every system has each
+        flags |= getattr(os, name, 0)
+    return os.open(path, flags, mode)
+
+
+def is_safely_owned(status: os.stat_result) -> bool:
+    """Whether a file is this user's or the system's, and not for everybody to write to.
+
+    Always True on Windows, whose permissions are not in `status`.
+    """
+    if os.name == "nt":
+        return True
+    return status.st_uid in {0, os.getuid()} and not status.st_mode & stat.S_IWOTH
 
 
 @contextmanager
 def partial_file(path: Path, mode: int = PLAIN_MODE, *, synced: bool = True) -> Iterator[BinaryIO]:
-    """Open a file that takes `path`'s place when the block ends well, and else goes.
+    """Open a file that takes `path`'s place when the block succeeds, and is else removed.
 
     It may be read as well. `mode` as for `os.open`; `synced`: written through to the disk before
     it is renamed. Raises OSError.
@@ -91,10 +87,10 @@ def result_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def result_path(path: Path) -> Iterator[Path]:
-    """Give the path of an empty file that takes `path`'s place as that of `result_file` does.
+    """Yield the path of an empty file that takes `path`'s place as that of `result_file` does.
 
-    For libraries that open it themselves. It is in a folder of its own, because such libraries may
-    in turn write another file beside it, and rename that. Raises WriteError.
+    For libraries that open it themselves. It is in a separate folder, because such libraries may
+    in turn write another file next to it, and rename that. Raises WriteError.
     """
     with as_write_error(path), locked_partial(path, Path.mkdir) as folder:
         place = folder / "whole"
@@ -109,7 +105,7 @@ def result_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def as_write_error(path: Path) -> Iterator[None]:
-    """Turn what the system says while `path` is written into a WriteError with the remedy."""
+    """Turn an OSError while `path` is written into a WriteError with the remedy."""
     try:
         yield
     except OSError as error:
@@ -127,9 +123,9 @@ def write_file(path: Path, data: bytes, mode: int = PLAIN_MODE, *, synced: bool 
 
 @contextmanager
 def locked_partial(path: Path, make: Callable[[Path], object]) -> Iterator[Path]:
-    """Let `make` make a partial file or folder beside `path`, and hold its lock for the block.
+    """Let `make` create a partial file or folder next to `path`, and hold its lock for the block.
 
-    Whatever is left of it is removed after. Raises OSError.
+    What is left of it is removed afterwards. Raises OSError.
     """
     while True:
         partial = partial_name(path)
@@ -145,7 +141,7 @@ def locked_partial(path: Path, make: Callable[[Path], object]) -> Iterator[Path]
 
 
 def make_empty_file(mode: int = PLAIN_MODE) -> Callable[[Path], None]:
-    """Give what makes an empty file of that mode, for `locked_partial`."""
+    """Return a function that makes an empty file of that mode, for `locked_partial`."""
 
     def make(path: Path) -> None:
         os.close(open_without_links(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
@@ -155,7 +151,7 @@ def make_empty_file(mode: int = PLAIN_MODE) -> Callable[[Path], None]:
 
 @contextmanager
 def lock_abandoned(path: Path) -> Iterator[bool]:
-    """Tell whether the writer of a file or folder has died; within the block nobody else is told.
+    """Yield whether the writer of a file or folder has died; True to one process at a time.
 
     Raises OSError when it cannot be looked at.
     """
@@ -164,7 +160,7 @@ def lock_abandoned(path: Path) -> Iterator[bool]:
 
 
 def partial_name(path: Path) -> Path:
-    """Give a new name for a partial file or folder that is to take `path`'s place."""
+    """Return a new name for a partial file or folder that is to take `path`'s place."""
     return path.with_name(f".{_target(path.name)}.{secrets.token_hex(8)}{SUFFIX}")
 
 
@@ -215,15 +211,15 @@ def sync_folder(path: Path) -> None:
 
 
 def _target(name: str) -> str:
-    """Give a name, or a digest of one that is too long to stand inside another."""
+    """Return a name, or a digest of one that is too long to be part of another."""
     encoded = os.fsencode(name)
     return name if len(encoded) <= MAX_TARGET_BYTES else hashlib.sha256(encoded).hexdigest()
 
 
 class _Lock:
-    """A try at the lock of a partial file or folder; raises OSError when that cannot be opened.
+    """An attempt to lock a partial file or folder; raises OSError when it cannot be opened.
 
-    `is_ours`: whether it was got; None where there are no locks.
+    `is_ours`: whether it succeeded; None where there are no locks.
     """
 
     def __init__(self, partial: Path) -> None:
@@ -245,13 +241,13 @@ class _Lock:
         return True
 
     def close(self) -> None:
-        """Let go of it."""
+        """Release it."""
         if self._descriptor is not None:
             os.close(self._descriptor)
 
 
 def _lock_own(partial: Path) -> _Lock | None:
-    """Lock what was just made; None when another run took it for abandoned in that moment."""
+    """Lock a new partial; None when another run took it for abandoned in that moment."""
     try:
         lock = _Lock(partial)
     except FileNotFoundError:
@@ -268,9 +264,6 @@ def _age(path: Path) -> float:
         return time.time() - path.lstat().st_mtime
     except FileNotFoundError:
         return 0.0
-
-
-CACHE_DIR_VARIABLE = "SAMCLIP_CACHE_DIR"
 
 
 def cache_dir(directory: str | Path | None = None) -> Path:

@@ -1,14 +1,13 @@
-"""What every backend is to the runtime: the `Backend` and `Engine` protocols.
+"""The `Backend` and `Engine` protocols, and the checks and errors that all engines share.
 
-A backend turns one verified ONNX graph into an engine on this device. Nothing here, nor in any
-sibling module, knows of bundles, torch or the tasks.
-
-What every engine refuses before its library sees a call, and how it says that a run failed.
+A backend turns one verified ONNX graph into an engine on this device. Nothing in `engines` knows
+of bundles, torch or the tasks.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar, runtime_checkable
@@ -16,7 +15,12 @@ from typing import Protocol, TypeVar, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.errors import ClosedError, EngineRunError, Step
+from samclip.errors import BackendUnavailableError, ClosedError, EngineRunError, Step
+
+REMEDY = "To do: "  # comes before the remedy in messages of BackendUnavailableError
+MAX_MESSAGE = 300  # characters of a library's message that are passed on
+
+Held = TypeVar("Held")
 
 
 @runtime_checkable
@@ -41,8 +45,8 @@ class GraphSource:
     it is empty for a self-contained graph, and may hold tensors of the graph's other variants.
     `files` holds the same data the other way: the `location` that `onnx` names, and its bytes.
     `origin` says where the graph comes from (a bundle's path), `precision` and `attention` which
-    of its variants this is: for messages and commands, nothing is computed from them; a backend
-    may keep on the disk what it made of a graph that has an origin.
+    of its variants this is: they serve messages alone; but a backend may keep on the disk what it
+    compiled from a graph that has an origin.
     `sha256` holds the digests of `files` that are known from verifying them. `again` reads the
     graph once more: with it the source is its backend's alone, which may `release` its bytes.
     """
@@ -58,13 +62,13 @@ class GraphSource:
     again: Callable[[], GraphSource] | None = None
 
     def release(self) -> None:
-        """Let the weights go, if they can be read `again`: they need not lie in memory twice."""
+        """Drop the weights if they can be read `again`, so that memory does not hold them twice."""
         if self.again is not None:
             object.__setattr__(self, "weights", {})
             object.__setattr__(self, "files", {})
 
     def whole(self) -> GraphSource:
-        """Give this source with its weights, read once more if they were let go."""
+        """Return this source with its weights, read once more if they were released."""
         if self.again is None or self.files:
             return self
         return replace(self.again(), again=self.again)
@@ -72,7 +76,7 @@ class GraphSource:
 
 @dataclass(frozen=True)
 class GraphKey:
-    """Which bytes a graph is of, without reading them: what a plan must have been built from.
+    """The digests of a graph's bytes, known without reading them, for comparing plans.
 
     `weights_sha256` is None for a graph without a weights file; the rest is as in `GraphSource`.
     """
@@ -89,9 +93,9 @@ class GraphKey:
 class EngineOptions:
     """How to run: `threads` of the CPU per run, None for a fair share; `device` index on GPUs.
 
-    `streams`: how many runs are to go on at once, side by side on their own cores. With one, a run
-    may use all cores, and is soonest done; with more, all of them together are done sooner.
-    Of TensorRT's engines: `contexts`, how many callers run at once, each with memory of its own;
+    `streams`: how many runs are expected at once, each on its own cores. With one, a run may use
+    all cores and has the lowest latency; with more, throughput is higher.
+    For TensorRT's engines: `contexts`, how many callers run at once, each in separate memory;
     `cuda_graphs`, whether runs of the same shapes are replayed from a captured CUDA graph.
     Fewer than 1 `threads` raise EngineRunError.
     """
@@ -107,7 +111,7 @@ class EngineOptions:
             raise EngineRunError(f"threads must be at least 1 or None, got {self.threads}.")
 
     def threads_per_run(self, cores: int) -> int:
-        """Give `threads`, or a stream's share of `cores`."""
+        """Return `threads`, or a stream's share of `cores`."""
         return self.threads or max(1, cores // self.streams)
 
 
@@ -122,6 +126,12 @@ class Probe:
     detail: str
     remedy: str = ""
     steps: tuple[Step, ...] = ()
+
+
+def unavailable(error: BackendUnavailableError) -> Probe:
+    """Return the probe of a backend that raised `error`, whose message may end in a remedy."""
+    detail, _, remedy = str(error).partition(REMEDY)
+    return Probe(False, detail.rstrip(". "), remedy.rstrip(". "), error.steps)
 
 
 class Engine(Protocol):
@@ -194,13 +204,13 @@ class Backend(Protocol):
         ...
 
     def probe(self) -> Probe:
-        """Look, without side effects, whether the backend works on this machine."""
+        """Return whether the backend works on this machine; without side effects."""
         ...
 
     def ready(self, graphs: Sequence[GraphKey], options: EngineOptions) -> Probe:
-        """Look whether these graphs can be run at once, without minutes of building first.
+        """Return whether these graphs can run at once, without minutes of building first.
 
-        Asked only of a backend whose `probe` succeeds; reads no graph.
+        Called only when `probe` succeeded; reads no graph.
         """
         ...
 
@@ -215,21 +225,18 @@ class Versioned(Protocol):
 
     @property
     def version(self) -> str | None:
-        """The library's version here, as "10.14.1"; None when it cannot be told."""
+        """The library's version here, as "10.14.1"; None when it is not known."""
         ...
 
 
 def library_version(backend: Backend) -> str | None:
-    """Give the version of a backend's library, None where it does not matter or is unknown."""
+    """Return the version of a backend's library, None where it does not matter or is unknown."""
     return backend.version if isinstance(backend, Versioned) else None
-
-
-Held = TypeVar("Held")
 
 
 @dataclass(frozen=True)
 class Guard:
-    """The checks of an engine of `graph`; made with the engine, in the process that may run it."""
+    """The checks before each run of the engine of `graph`, in the process that made it."""
 
     graph: str
     inputs: tuple[str, ...]
@@ -237,9 +244,9 @@ class Guard:
     process: int = field(default_factory=os.getpid)
 
     def check_open(self, held: Held | None) -> Held:
-        """Give what the engine holds until it is closed.
+        """Return `held`, which the engine keeps until it is closed.
 
-        Raises ClosedError when that is None; EngineRunError in a forked child, which would wait
+        Raises ClosedError when it is None; EngineRunError in a forked child, which would wait
         forever for threads that stayed in the parent.
         """
         if held is None:
@@ -252,9 +259,9 @@ class Guard:
         return held
 
     def check_names(self, feeds: Collection[str], outputs: Sequence[str] | None) -> tuple[str, ...]:
-        """Give the outputs to compute, all for None.
+        """Return the outputs to compute, all for None.
 
-        Raises EngineRunError for those that the graph lacks, and for feeds that are not exactly
+        Raises EngineRunError for outputs that the graph lacks, and for feeds that are not exactly
         its inputs.
         """
         names = self.outputs if outputs is None else tuple(outputs)
@@ -265,7 +272,7 @@ class Guard:
         return names
 
     def failed(self, reason: str) -> EngineRunError:
-        """Make the error of a run that failed; `reason` is what the library says."""
+        """Return the error of a run that failed; `reason` is the library's message."""
         return EngineRunError(
             f"the graph {self.graph!r} failed: {reason}. Check the shapes of its inputs, and the "
             "memory that is free."
@@ -276,3 +283,40 @@ class Guard:
             f"the graph {self.graph!r} has the {what} {', '.join(known)}; "
             f"asked with {', '.join(got) or 'none'}. Name those it has."
         )
+
+
+class GuardedEngine:
+    """Base of engines whose `Guard` knows their inputs and outputs."""
+
+    _guard: Guard
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The graph's inputs, all of which `run` needs."""
+        return self._guard.inputs
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The graph's outputs, in its order."""
+        return self._guard.outputs
+
+
+def wrong_type(name: str, got: object, expected: object) -> EngineRunError:
+    """Return the error of an input whose dtype is not that of the graph: none is converted."""
+    return EngineRunError(
+        f"the input {name!r} is {got}, expected {expected}. Convert it: array.astype('{expected}')."
+    )
+
+
+def not_loadable(graph: str, backend: str, reason: str) -> EngineRunError:
+    """Return the error of a graph that a backend's library refuses."""
+    return EngineRunError(
+        f"the graph {graph!r} could not be loaded by {backend}: {reason}. Export the bundle again "
+        "for this backend, or choose another one."
+    )
+
+
+def clean_message(error: BaseException, internals: re.Pattern[str]) -> str:
+    """Return a library's message in one line, without the `internals` that it names."""
+    text = " ".join(internals.sub(" ", str(error)).split())
+    return text[:MAX_MESSAGE].rstrip(". ") or type(error).__name__

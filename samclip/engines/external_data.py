@@ -1,20 +1,16 @@
-"""Where an ONNX graph says that its weights lie: read off its bytes, without the onnx package.
+"""Checks of the external data of an ONNX graph, read from its bytes without the onnx package.
 
-OpenVINO and TensorRT follow what stands there. A path may lead out of the folder, and the location
-`*/_ORT_MEM_ADDR_/*` makes OpenVINO read the process's own memory at any address. So a graph is
-handed to them only when every location is a file whose bytes were verified. (ONNX Runtime is told
-not to look at files at all.)
+OpenVINO and TensorRT open the locations that a graph names. A path may lead out of the folder, and
+the location `*/_ORT_MEM_ADDR_/*` makes OpenVINO read the process's own memory at any address. So a
+graph is handed to them only when every location is a file whose bytes were verified. (ONNX Runtime
+is configured not to look at files at all.)
 
-The bytes of an ONNX graph taken apart, without the onnx package.
+Backends find a tensor in a weights file in two ways. ONNX Runtime and OpenVINO read the range of
+bytes that the graph gives. TensorRT gets each tensor by name, and looks for one that it did not get
+in the current folder, whose files nobody verified. So both ways must lead to the same bytes.
 
-The encoding is protobuf's: before each field stands a varint with its number and wire type;
-messages and strings follow their length. Fields are numbered as in onnx.proto.
-
-Whether each tensor that a graph keeps in a weights file is one that the file has in its place.
-
-Backends find such a tensor in two ways. ONNX Runtime and OpenVINO read the range of bytes that the
-graph gives; TensorRT is handed each by its name, and looks for one that it was not handed in the
-folder that the process runs in, whose files nobody verified. So both must lead to the same bytes.
+The encoding is protobuf's: before each field comes a varint with its number and wire type; messages
+and strings follow their length. Fields are numbered as in onnx.proto.
 """
 
 from __future__ import annotations
@@ -33,6 +29,35 @@ from samclip.engines.base import GraphSource
 VARINT, FIXED_64, DELIMITED, FIXED_32 = 0, 1, 2, 5
 MAX_VARINT_BYTES = 10
 
+LOCATION = b"location"  # the key of an entry of `TensorProto.external_data`
+KEY, VALUE = 1, 2  # fields of such an entry, a StringStringEntryProto
+# The fields of each message through which a tensor can be reached, and the message in them.
+FIELDS: dict[str, dict[int, str]] = {
+    "Model": {7: "Graph", 20: "Training", 25: "Function"},
+    "Training": {1: "Graph", 2: "Graph"},
+    "Function": {7: "Node", 11: "Attribute"},
+    "Graph": {1: "Node", 5: "Tensor", 15: "SparseTensor"},
+    "Node": {5: "Attribute"},
+    "Attribute": {
+        5: "Tensor", 6: "Graph", 10: "Tensor", 11: "Graph", 22: "SparseTensor", 23: "SparseTensor",
+    },
+    "SparseTensor": {1: "Tensor", 2: "Tensor"},
+    "Tensor": {13: "Entry"},
+}  # fmt: skip
+Trail = tuple[int, ...]  # the numbers of the fields that lead to a message
+MAX_DEPTH = 100  # of messages within messages, as protobuf's own parsers have it
+DIMS, DATA_TYPE, NAME, ENTRY = 1, 2, 8, 13  # fields of a TensorProto
+SINGLE = {DATA_TYPE: VARINT, NAME: DELIMITED}  # fields that occur once, with their wire type
+INITIALIZER: Trail = (7, 5)  # the model's graph, the graph's initializer
+NUMBER = re.compile(rb"[0-9]{1,18}")
+MAX_RANK, MAX_SIDE = 64, 2**48  # negative ones are beyond 2**63
+SHOWN = 100  # characters of a name in a message
+# Bits of an element by the number of its type, as TensorProto.DataType has them; no strings.
+BITS = {
+    1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 14: 64,
+    15: 128, 16: 16, 17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8,
+}  # fmt: skip
+
 
 class Field(NamedTuple):
     """A field of a message; its bytes are at [begin, end), `value` is that of a varint."""
@@ -45,9 +70,9 @@ class Field(NamedTuple):
 
 
 def fields(onnx: bytes, start: int, end: int) -> Iterator[Field]:
-    """Give the fields of the message at [start, end), in order.
+    """Yield the fields of the message at [start, end), in order.
 
-    Raises ValueError for bytes that are no message.
+    Raises ValueError for bytes that are not a message.
     """
     position = start
     while position < end:
@@ -68,7 +93,7 @@ def fields(onnx: bytes, start: int, end: int) -> Iterator[Field]:
 
 
 def varint(onnx: bytes, position: int, end: int) -> tuple[int, int]:
-    """Read a varint; gives its value and where it ends, raises ValueError."""
+    """Return a varint's value and the position after it; raises ValueError."""
     value = 0
     for count in range(MAX_VARINT_BYTES):
         if position + count >= end:
@@ -81,34 +106,14 @@ def varint(onnx: bytes, position: int, end: int) -> tuple[int, int]:
 
 
 def malformed(reason: str) -> ValueError:
-    """Make the error of bytes that are no graph."""
-    return ValueError(f"its bytes are no ONNX graph, {reason}")
-
-
-LOCATION = b"location"  # the key of an entry of `TensorProto.external_data`
-KEY, VALUE = 1, 2  # fields of such an entry, a StringStringEntryProto
-
-# Of each message, the fields through which a tensor can be reached, and the message in them.
-FIELDS: dict[str, dict[int, str]] = {
-    "Model": {7: "Graph", 20: "Training", 25: "Function"},
-    "Training": {1: "Graph", 2: "Graph"},
-    "Function": {7: "Node", 11: "Attribute"},
-    "Graph": {1: "Node", 5: "Tensor", 15: "SparseTensor"},
-    "Node": {5: "Attribute"},
-    "Attribute": {
-        5: "Tensor", 6: "Graph", 10: "Tensor", 11: "Graph", 22: "SparseTensor", 23: "SparseTensor",
-    },
-    "SparseTensor": {1: "Tensor", 2: "Tensor"},
-    "Tensor": {13: "Entry"},
-}  # fmt: skip
-Trail = tuple[int, ...]  # the numbers of the fields that lead to a message
-MAX_DEPTH = 100  # of messages within messages, as protobuf's own parsers have it
+    """Return the error of bytes that are not a graph."""
+    return ValueError(f"its bytes are not an ONNX graph, {reason}")
 
 
 def external_locations(onnx: bytes) -> set[str]:
-    """Give every location of external data that a graph names.
+    """Return every location of external data that a graph names.
 
-    Raises ValueError for bytes that are no message.
+    Raises ValueError for bytes that are not a message.
     """
     found: set[str] = set()
     for _, start, end in messages(onnx, "Entry"):
@@ -117,9 +122,9 @@ def external_locations(onnx: bytes) -> set[str]:
 
 
 def unlisted_location(onnx: bytes, files: Container[str]) -> str | None:
-    """Give a location that a graph names and that is not among `files`; None where all are.
+    """Return a location that a graph names and that is not among `files`; None where all are.
 
-    Raises ValueError for bytes that may name one and are no message.
+    Raises ValueError for bytes that may name one and are not a message.
     """
     if LOCATION not in onnx:
         return None
@@ -127,10 +132,10 @@ def unlisted_location(onnx: bytes, files: Container[str]) -> str | None:
 
 
 def messages(onnx: bytes, wanted: str) -> Iterator[tuple[Trail, int, int]]:
-    """Give each message of a kind of `FIELDS` in which the word occurs: its trail, start and end.
+    """Yield each message of the kind `wanted` in which `LOCATION` occurs: its trail, start and end.
 
-    No others are looked into, so that this takes milliseconds. Raises ValueError for bytes that
-    are no message.
+    Messages without the word are skipped, so that this takes milliseconds. Raises ValueError for
+    bytes that are not a message.
     """
     waiting: list[tuple[str, Trail, int, int]] = [("Model", (), 0, len(onnx))]
     while waiting:
@@ -147,24 +152,11 @@ def messages(onnx: bytes, wanted: str) -> Iterator[tuple[Trail, int, int]]:
 
 
 def _locations(onnx: bytes, start: int, end: int) -> set[str]:
-    """Give all values of one entry when any of its keys is "location": parsers take the last."""
+    """Return all values of an entry when any of its keys is "location": parsers take the last."""
     parts = [(part.number, onnx[part.begin : part.end]) for part in fields(onnx, start, end)]
     if (KEY, LOCATION) not in parts:
         return set()
     return {value.decode("utf-8", "replace") for number, value in parts if number == VALUE}
-
-
-DIMS, DATA_TYPE, NAME, ENTRY = 1, 2, 8, 13  # fields of a TensorProto
-SINGLE = {DATA_TYPE: VARINT, NAME: DELIMITED}  # those that are there once, and how they are written
-INITIALIZER: Trail = (7, 5)  # fields that lead to one: the model's graph, the graph's initializer
-NUMBER = re.compile(rb"[0-9]{1,18}")
-MAX_RANK, MAX_SIDE = 64, 2**48  # negative ones are beyond 2**63
-SHOWN = 100  # characters of a name in a message
-# Bits of an element by the number of its type, as TensorProto.DataType has them; no strings.
-BITS = {
-    1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 14: 64,
-    15: 128, 16: 16, 17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -184,10 +176,10 @@ class ExternalTensor:
 
 
 def external_fault(source: GraphSource, by_name: bool = False) -> str | None:
-    """Say what is wrong with a tensor that `source` keeps in a file; None where all is well.
+    """Return what is wrong with a tensor that `source` keeps in a file; None where all is well.
 
-    `by_name`: the backend is handed initializers by their names and has no files. Raises
-    ValueError for bytes that are no graph.
+    `by_name`: the backend gets initializers by their names and has no files. Raises ValueError for
+    bytes that are not a graph.
     """
     if LOCATION not in source.onnx:
         return None
@@ -196,10 +188,10 @@ def external_fault(source: GraphSource, by_name: bool = False) -> str | None:
 
 
 def external_tensors(onnx: bytes) -> Iterator[ExternalTensor]:
-    """Give every tensor of a graph that names a file; raises ValueError for one that is malformed.
+    """Yield every tensor of a graph that names a file; raises ValueError for a malformed one.
 
-    Of what should be there once and is there twice some parsers take the first, some the last: that
-    is malformed too.
+    A field that should occur once and occurs twice is malformed too: some parsers take the first,
+    some the last.
     """
     for trail, start, end in messages(onnx, "Tensor"):
         tensor = _read_tensor(onnx, start, end, trail == INITIALIZER)
@@ -222,7 +214,7 @@ def _fault(source: GraphSource, tensor: ExternalTensor, by_name: bool) -> str | 
 def _misplaced(
     tensor: ExternalTensor, file: bytes, weight: NDArray[np.generic] | None
 ) -> str | None:
-    """Say what is wrong with the place of a tensor, where `weight` is to be, if it is known."""
+    """Return what is wrong with a tensor's place, where `weight` must be, if it is known."""
     name, place, end = tensor.name[:SHOWN], tensor.location[:SHOWN], tensor.offset + tensor.size
     if tensor.length not in {None, tensor.size}:
         return (
@@ -237,7 +229,7 @@ def _misplaced(
 
 
 def _lies_at(weight: NDArray[np.generic], file: bytes, tensor: ExternalTensor) -> bool:
-    """Tell whether a weight is what the file has in the tensor's place; most are views of it."""
+    """Whether a weight equals the file's bytes in the tensor's place; most are views of it."""
     if weight.nbytes != tensor.size:
         return False
     if tensor.size == 0:
@@ -288,13 +280,13 @@ def _add_dims(dims: list[int], onnx: bytes, part: Field) -> None:
 
 
 def _add_entry(entries: dict[bytes, bytes], onnx: bytes, part: Field) -> None:
-    told = [
+    read = [
         (inner.number, onnx[inner.begin : inner.end])
         for inner in fields(onnx, part.begin, part.end)
     ]
-    entry = dict(told)
+    entry = dict(read)
     key = entry.get(KEY, b"")
-    if len(entry) != len(told) or key in entries:
+    if len(entry) != len(read) or key in entries:
         raise malformed(f"a tensor's external data gives {_text(key)!r} twice")
     entries[key] = entry.get(VALUE, b"")
 
@@ -310,7 +302,7 @@ def _number(text: bytes, what: str) -> int:
 
 
 def _size(dims: list[int], data_type: int) -> int:
-    """Give the bytes of a tensor in a file."""
+    """Return how many bytes a tensor takes in a file."""
     if data_type not in BITS:
         raise malformed(f"a tensor of the type {data_type} cannot lie in a file")
     if any(side > MAX_SIDE for side in dims):

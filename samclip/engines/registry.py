@@ -1,4 +1,4 @@
-"""The backends there are, and the choice among them."""
+"""The list of backends, and the choice among them."""
 
 from __future__ import annotations
 
@@ -44,22 +44,22 @@ class Choice:
     passed_over: tuple[PassedOver, ...] = ()
 
     def after(self, passed: PassedOver) -> Choice:
-        """Give this choice made after one more backend was passed over, before all others."""
+        """Return this choice with one more backend that was passed over, before all others."""
         return Choice(self.backend, (passed, *self.passed_over))
 
 
 def backends() -> tuple[Backend, ...]:
-    """Give every backend that this version has, the fastest first, working here or not."""
+    """Return every backend that this version has, the fastest first, working here or not."""
     return BACKENDS
 
 
 def available_backends() -> tuple[str, ...]:
-    """Give the names of the backends that work on this machine, the fastest first."""
+    """Return the names of the backends that work on this machine, the fastest first."""
     return tuple(backend.name for backend in backends() if backend.probe().available)
 
 
 def get_backend(name: str) -> Backend:
-    """Give a backend by name, working here or not; raises UnknownBackendError."""
+    """Return a backend by name, working here or not; raises UnknownBackendError."""
     known = {backend.name: backend for backend in backends()}
     if name in known:
         return known[name]
@@ -70,7 +70,7 @@ def get_backend(name: str) -> Backend:
 
 
 def choose(name: str = AUTO) -> Backend:
-    """Give a backend that works here: the one named, or with "auto" the fastest.
+    """Return a backend that works here: the one named, or with "auto" the fastest.
 
     Raises BackendUnavailableError, which says what to do.
     """
@@ -78,9 +78,9 @@ def choose(name: str = AUTO) -> Backend:
 
 
 def decide(name: str = AUTO, suits: Callable[[Backend], Probe] | None = None) -> Choice:
-    """Choose as `choose` does, and say why faster ones were not taken.
+    """Choose as `choose` does, and record why faster backends were not taken.
 
-    `suits` looks, for "auto", whether a backend that works here has all that a bundle needs of
+    `suits` returns, for "auto", whether a backend that works here has all that a bundle needs of
     it. Raises BackendUnavailableError, which says what to do.
     """
     if name != AUTO:

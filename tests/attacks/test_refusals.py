@@ -32,7 +32,7 @@ BACKENDS = ("onnxruntime", "openvino")
 PARSERS = (
     "samclip.runtime.bundles.bundle.parse_weights",
     "samclip.runtime.text.tokenizer.Tokenizer.from_bytes",
-    "samclip.engines.openvino.cache.read_graph",
+    "samclip.engines.openvino.compiler.read_graph",
     "samclip.engines.openvino.library.external_locations",
     "onnxruntime.InferenceSession",
 )

@@ -1,6 +1,6 @@
-"""What every engine does alike: ONNX Runtime's, OpenVINO's, and TensorRT's on its stand-in.
+"""The contract of every engine: ONNX Runtime's, OpenVINO's, and TensorRT's on its stand-in.
 
-A backend's own test file has what is special about it. TensorRT runs plans: its stand-in computes
+Each backend's test file has its special features. TensorRT runs plans: its stand-in computes
 the graph that a plan was "built" from, so tests about reading graphs are for the others alone.
 """
 

@@ -71,7 +71,7 @@ def test_every_message_that_holds_tensors_is_known() -> None:
 
 
 def test_odd_entries() -> None:
-    """The word elsewhere is no location; with a key given twice all values count."""
+    """The word elsewhere is not a location; with a key given twice all values count."""
     node = helper.make_node("Neg", ["location"], ["y"], name="location", doc_string="location")
     assert external_locations(make_model([node], {"location": [1]}, {"y": [1]})) == set()
     model = ModelProto.FromString(affine_model()[0])
@@ -88,7 +88,7 @@ def test_odd_entries() -> None:
 
 @pytest.mark.parametrize("data", [b"\xff" * 100, b"\x3a\x05abc", b"\x3b", b"\x3a", b"\x08\x80"])
 def test_what_is_no_message(data: bytes) -> None:
-    with pytest.raises(ValueError, match="no ONNX graph"):
+    with pytest.raises(ValueError, match="not an ONNX graph"):
         external_locations(data)
 
 
@@ -98,7 +98,7 @@ def test_locations_that_no_verified_file_has() -> None:
     assert unlisted_location(onnx, {"other": b""}) == "w"
     assert unlisted_location(affine_model("../../etc/passwd")[0], {}) == "../../etc/passwd"
     assert unlisted_location(negation_model(), {}) is None
-    with pytest.raises(ValueError, match="no ONNX graph"):
+    with pytest.raises(ValueError, match="not an ONNX graph"):
         unlisted_location(b"\xff location", {})
 
 

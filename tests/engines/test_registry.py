@@ -1,4 +1,4 @@
-"""The choice of a backend, and what is said of those that do not work."""
+"""The choice of a backend, and the reasons why others do not work."""
 
 from __future__ import annotations
 

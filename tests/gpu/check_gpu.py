@@ -3,7 +3,7 @@
     python tests/gpu/check_gpu.py --bundle samclip-tiny --checkpoint merged.safetensors \
         --output gpu.json
 
-Each part runs in a process of its own, so that one that crashes or hangs loses nothing of the
+Each part runs in a separate process, so that one that crashes or hangs loses nothing of the
 others; their figures are written as soon as they are there. Ends with a table, and with exit code
 1 when anything failed. Parts whose libraries are missing are skipped, and say so. `--dry-run` goes
 through all of it on the CPU: it proves that the script runs, and nothing about a GPU.
@@ -76,7 +76,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def run_part(options: argparse.Namespace) -> None:
-    """In a process of its own: run one part, saving each figure as it comes."""
+    """In a separate process: run one part, saving each figure as it comes."""
     result, begun = PartResult(options.run_part), time.monotonic()
     try:
         for row in part_function(options.run_part)(options):

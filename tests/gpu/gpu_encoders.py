@@ -89,7 +89,7 @@ def contenders(torch: Any, options: Namespace) -> Iterator[Contender]:
 
 
 def photos(options: Namespace, batch: int) -> Pixels:
-    """Give `batch` real photos as the encoder takes them: Bx3xSxS float32."""
+    """Return `batch` real photos as the encoder takes them: Bx3xSxS float32."""
     from samclip.runtime.pixels.image import photo_paths
 
     pixels = Preprocessing(image_size=_size(options), mean=MEAN, std=STD)

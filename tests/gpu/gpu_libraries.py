@@ -1,4 +1,4 @@
-"""What the machine has: GPU, driver, and the libraries that could use them."""
+"""The machine's GPU, driver, and the libraries that could use them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the parts of the GPU check found: rows, a table for people, JSON for machines."""
+"""The findings of the GPU check's parts: rows, a table for people, JSON for machines."""
 
 from __future__ import annotations
 

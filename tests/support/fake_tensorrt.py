@@ -106,7 +106,7 @@ class FakeEngine:
         self.module, self.logger = runtime.module, runtime.logger
         self.lacking = set(self.module.needs) if onnx.startswith(STRIPPED) else set()
         self.is_whole, onnx = not onnx.startswith(STRIPPED), onnx.removeprefix(STRIPPED)
-        self.runtime = id(runtime)  # no reference: whoever holds the engine must hold that too
+        self.runtime = id(runtime)  # no reference: the holder of the engine must hold that too
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         self.session = onnxruntime.InferenceSession(onnx, options)
@@ -196,7 +196,7 @@ class InMemoryParser:
 
 
 class FileParser:
-    """Knows the weights by reading a file of their names, beside the path of the graph."""
+    """Knows the weights from a file of their names, next to the path of the graph."""
 
     num_errors = 1
 

@@ -1,6 +1,6 @@
 """File trees of machines: the files in which each describes itself, at their places.
 
-Composed of what such boards' files are reported to hold; none was copied from a device of ours.
+Composed of what such boards' files are reported to hold; none was copied from a real device.
 """
 
 from __future__ import annotations

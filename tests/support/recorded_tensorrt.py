@@ -73,7 +73,7 @@ class FakeTensorRT:
     """The module, of a recorded version; `__name__` and `__version__` as a module has them."""
 
     def __init__(self, version: str, script: Script) -> None:
-        self.__name__ = f"fake tensorrt {version} {id(self)}"  # a logger of its own
+        self.__name__ = f"fake tensorrt {version} {id(self)}"  # a separate logger
         self.__version__ = version
         self._script = script
         self._api = json.loads((FOLDER / f"{version}.json").read_text())

@@ -1,11 +1,9 @@
-"""The CUDA driver through cuda-python.
-
-The CUDA driver through pycuda.
+"""The CUDA driver through cuda-python, and through pycuda: two implementations of `CudaDevice`.
 
 pycuda's objects belong to the context that was pushed when they were made, and work in another
-thread only while that very context object is pushed there: so there is one per GPU, and all that
-is freed is freed explicitly under `active()`. It can be given back only by the thread that took
-it, and pycuda then leaves it on CUDA's stack: it is kept until the process ends.
+thread only while that same context object is pushed there. So there is one context object per GPU,
+and everything is freed explicitly under `active()`. Only the thread that retained a context can
+release it, and pycuda then leaves it on CUDA's stack: so it is kept until the process ends.
 """
 
 from __future__ import annotations
@@ -29,6 +27,9 @@ from samclip.engines.cuda.driver import (
 )
 
 PORTABLE = 1  # CU_MEMHOSTALLOC_PORTABLE: pinned for every context
+
+_contexts: dict[tuple[int, int], Any] = {}  # by pycuda's module and the GPU's number
+_taking = threading.Lock()
 
 
 class CudaPythonDevice(CudaGraphs):
@@ -66,7 +67,7 @@ class CudaPythonDevice(CudaGraphs):
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Make the primary context this thread's, and at the end what it was before."""
+        """Make the primary context this thread's current one; restore the former one at the end."""
         self._call_driver("cuCtxPushCurrent", self._context)
         try:
             yield
@@ -74,11 +75,11 @@ class CudaPythonDevice(CudaGraphs):
             self._call_driver("cuCtxPopCurrent")
 
     def allocate(self, size: int) -> int:
-        """Allocate `size` bytes on the GPU; gives their address."""
+        """Allocate `size` bytes on the GPU; return their address."""
         return int(self._call_driver("cuMemAlloc", size))
 
     def free(self, address: int) -> None:
-        """Free what `allocate` gave."""
+        """Free memory that `allocate` returned."""
         self._call_driver("cuMemFree", address)
 
     def allocate_host(self, size: int) -> HostArray:
@@ -87,7 +88,7 @@ class CudaPythonDevice(CudaGraphs):
         return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
 
     def free_host(self, array: HostArray) -> None:
-        """Free what `allocate_host` gave; the array must not be touched afterwards."""
+        """Free memory that `allocate_host` returned; the array must not be used afterwards."""
         self._call_driver("cuMemFreeHost", array.ctypes.data)
 
     def create_stream(self) -> int:
@@ -95,7 +96,7 @@ class CudaPythonDevice(CudaGraphs):
         return int(self._call_driver("cuStreamCreate", NON_BLOCKING))
 
     def destroy_stream(self, stream: int) -> None:
-        """Destroy what `create_stream` gave."""
+        """Destroy a stream of `create_stream`."""
         self._call_driver("cuStreamDestroy", stream)
 
     def synchronize(self, stream: int) -> None:
@@ -115,27 +116,23 @@ class CudaPythonDevice(CudaGraphs):
         self._call_driver("cuMemcpyDtoDAsync", target, source, size, stream)
 
     def free_memory(self) -> tuple[int, int]:
-        """Give the free and the total memory of the GPU in bytes."""
+        """Return the free and the total memory of the GPU in bytes."""
         free, total = self._call_driver("cuMemGetInfo")
         return int(free), int(total)
 
     def close(self) -> None:
-        """Give the primary context back; again: do nothing."""
+        """Release the primary context; again: do nothing."""
         with self._closing:
             context, self._context = self._context, None
         if context is not None:
             self._call_driver("cuDevicePrimaryCtxRelease", self._device)
 
     def _call_driver(self, name: str, *arguments: Any) -> Any:
-        """Call one function; gives its one result, a tuple of several, or None."""
+        """Call one function; return its one result, a tuple of several, or None."""
         code, *values = getattr(self._driver, name)(*arguments)
         if int(code):
             raise cuda_error(name, int(code), getattr(code, "name", "unknown"))
         return tuple(values) if len(values) > 1 else values[0] if values else None
-
-
-_contexts: dict[tuple[int, int], Any] = {}  # by pycuda's module and the GPU's number
-_taking = threading.Lock()
 
 
 class PycudaDevice(CudaGraphs):
@@ -166,7 +163,7 @@ class PycudaDevice(CudaGraphs):
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Make the primary context this thread's, and at the end what it was before."""
+        """Make the primary context this thread's current one; restore the former one at the end."""
         self._do("push", self._context.push)
         try:
             yield
@@ -174,13 +171,13 @@ class PycudaDevice(CudaGraphs):
             self._do("pop", self._driver.Context.pop)
 
     def allocate(self, size: int) -> int:
-        """Allocate `size` bytes on the GPU; gives their address."""
+        """Allocate `size` bytes on the GPU; return their address."""
         allocation = self._do("mem_alloc", self._driver.mem_alloc, size)
         self._allocations[int(allocation)] = allocation
         return int(allocation)
 
     def free(self, address: int) -> None:
-        """Free what `allocate` gave."""
+        """Free memory that `allocate` returned."""
         self._do("free", self._allocations.pop(address).free)
 
     def allocate_host(self, size: int) -> HostArray:
@@ -191,7 +188,7 @@ class PycudaDevice(CudaGraphs):
         return array
 
     def free_host(self, array: HostArray) -> None:
-        """Free what `allocate_host` gave; the array must not be touched afterwards."""
+        """Free memory that `allocate_host` returned; the array must not be used afterwards."""
         owner: Any = array.base
         self._do("free", owner.free)
 
@@ -202,7 +199,7 @@ class PycudaDevice(CudaGraphs):
         return int(stream.handle)
 
     def destroy_stream(self, stream: int) -> None:
-        """Destroy what `create_stream` gave: pycuda does when the last reference goes."""
+        """Destroy a stream of `create_stream`: pycuda does so when the last reference goes."""
         del self._streams[stream]
 
     def synchronize(self, stream: int) -> None:
@@ -225,12 +222,12 @@ class PycudaDevice(CudaGraphs):
         self._do("memcpy_dtod_async", copy, target, source, size, self._streams[stream])
 
     def free_memory(self) -> tuple[int, int]:
-        """Give the free and the total memory of the GPU in bytes."""
+        """Return the free and the total memory of the GPU in bytes."""
         free, total = self._do("mem_get_info", self._driver.mem_get_info)
         return int(free), int(total)
 
     def close(self) -> None:
-        """Do nothing: the primary context stays, see above; all else has been freed."""
+        """Do nothing: the primary context is kept, and everything else has been freed."""
 
     def _primary_context(self) -> Any:
         key = id(self._driver), self._index

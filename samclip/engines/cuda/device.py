@@ -1,6 +1,6 @@
-"""The GPU, opened: pycuda drives it or, where that is absent, cuda-python; each imported only here.
+"""GPUs opened through pycuda or, where that is absent, cuda-python; each imported only here.
 
-A library of CUDA's may crash the process where there is no driver, so that is looked for first.
+CUDA libraries may crash the process where there is no driver, so the driver is looked for first.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def open_device(index: int = 0) -> CudaDevice:
 
 
 def missing_for_cuda() -> tuple[str, str] | None:
-    """Say what CUDA lacks here and what to do, None when nothing; imports and loads nothing."""
+    """Return what CUDA lacks here and what to do, None when nothing; imports and loads nothing."""
     if find_driver() is None:
         return "there is no NVIDIA driver here", DRIVER_REMEDY
     if cuda_package() is None:
@@ -40,12 +40,12 @@ def missing_for_cuda() -> tuple[str, str] | None:
 
 
 def cuda_package() -> str | None:
-    """Name the package that drives CUDA here: "pycuda", "cuda-python", or None."""
+    """Return the package that drives CUDA here: "pycuda", "cuda-python", or None."""
     return next((name for name in PACKAGES if _is_installed(PACKAGES[name])), None)
 
 
 def describe_cuda_package() -> str:
-    """Name that package and its version: "cuda-python 13.4.4"; empty without one."""
+    """Return the package that drives CUDA with its version, "cuda-python 13.4.4"; "" for none."""
     name = cuda_package()
     if name is None:
         return ""

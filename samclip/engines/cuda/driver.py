@@ -1,12 +1,11 @@
 """The CUDA driver as TensorRT engines need it: memory, copies, streams and captured graphs.
 
-`CudaDevice` is all they ask for. One device is one reference to the GPU's primary context, the one
-that torch and TensorRT use too: made current for the length of a call, and the caller's own put
-back afterwards. Nothing here is called in a forked child: CUDA does not work there.
+`CudaDevice` is the whole interface. One device is one reference to the GPU's primary context, which
+torch and TensorRT use too: it is made current for the length of a call, and the caller's context is
+restored afterwards. Nothing here is called in a forked child: CUDA does not work there.
 
-Captured CUDA graphs, by the driver's own C functions: pycuda has none of them.
-
-Called only where a driver is, with the primary context current.
+Graphs are captured with the driver's own C functions, because pycuda has none for it: `CudaGraphs`
+is used only where there is a driver, with the primary context current.
 """
 
 from __future__ import annotations
@@ -26,6 +25,19 @@ UNKNOWN = 999  # CUDA_ERROR_UNKNOWN
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for the default stream of other libraries
 
 HostArray = NDArray[np.uint8]
+
+LIBRARIES = {"Windows": "nvcuda.dll"}
+DEFAULT_LIBRARY = "libcuda.so.1"
+THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: calls of other threads do not spoil it
+HANDLE = ctypes.c_void_p
+SIGNATURES: dict[str, tuple[Any, ...]] = {
+    "cuStreamBeginCapture_v2": (HANDLE, ctypes.c_int),
+    "cuStreamEndCapture": (HANDLE, ctypes.POINTER(HANDLE)),
+    "cuGraphInstantiateWithFlags": (ctypes.POINTER(HANDLE), HANDLE, ctypes.c_ulonglong),
+    "cuGraphLaunch": (HANDLE, HANDLE),
+    "cuGraphExecDestroy": (HANDLE,),
+    "cuGraphDestroy": (HANDLE,),
+}
 
 
 class CudaDevice(Protocol):
@@ -48,15 +60,15 @@ class CudaDevice(Protocol):
         ...
 
     def active(self) -> AbstractContextManager[None]:
-        """Make the primary context this thread's, and at the end what it was before."""
+        """Make the primary context this thread's current one; restore the former one at the end."""
         ...
 
     def allocate(self, size: int) -> int:
-        """Allocate `size` bytes on the GPU; gives their address."""
+        """Allocate `size` bytes on the GPU; return their address."""
         ...
 
     def free(self, address: int) -> None:
-        """Free what `allocate` gave."""
+        """Free memory that `allocate` returned."""
         ...
 
     def allocate_host(self, size: int) -> HostArray:
@@ -64,7 +76,7 @@ class CudaDevice(Protocol):
         ...
 
     def free_host(self, array: HostArray) -> None:
-        """Free what `allocate_host` gave; the array must not be touched afterwards."""
+        """Free memory that `allocate_host` returned; the array must not be used afterwards."""
         ...
 
     def create_stream(self) -> int:
@@ -72,7 +84,7 @@ class CudaDevice(Protocol):
         ...
 
     def destroy_stream(self, stream: int) -> None:
-        """Destroy what `create_stream` gave."""
+        """Destroy a stream of `create_stream`."""
         ...
 
     def synchronize(self, stream: int) -> None:
@@ -96,7 +108,7 @@ class CudaDevice(Protocol):
         ...
 
     def end_capture(self, stream: int) -> int:
-        """Stop recording and give the graph; raises when what was recorded cannot be one."""
+        """Stop recording and return the graph; raises when the work cannot be captured."""
         ...
 
     def launch(self, graph: int, stream: int) -> None:
@@ -104,20 +116,20 @@ class CudaDevice(Protocol):
         ...
 
     def destroy_graph(self, graph: int) -> None:
-        """Destroy what `end_capture` gave."""
+        """Destroy a graph of `end_capture`."""
         ...
 
     def free_memory(self) -> tuple[int, int]:
-        """Give the free and the total memory of the GPU in bytes."""
+        """Return the free and the total memory of the GPU in bytes."""
         ...
 
     def close(self) -> None:
-        """Give the primary context back; again: do nothing."""
+        """Release the primary context; again: do nothing."""
         ...
 
 
 def cuda_error(call: str, code: int, text: str) -> EngineRunError:
-    """Make the exception of a driver call that failed with `code`."""
+    """Return the error of a driver call that failed with `code`."""
     if code == OUT_OF_MEMORY:
         return DeviceMemoryError(
             f"the GPU has too little free memory ({call}). Close other models and scenes or other "
@@ -130,26 +142,12 @@ def cuda_error(call: str, code: int, text: str) -> EngineRunError:
 
 
 def no_device(index: int, count: int) -> BackendUnavailableError:
-    """Make the exception for a GPU that is not there."""
+    """Return the error for a GPU that is not there."""
     have = f"there {'is' if count == 1 else 'are'} {count}, counted from 0" if count else "none"
     return BackendUnavailableError(
         f"there is no GPU {index}: {have}. To do: choose device= below {count}, or check "
         "CUDA_VISIBLE_DEVICES and that the container was started with its GPU."
     )
-
-
-LIBRARIES = {"Windows": "nvcuda.dll"}
-DEFAULT_LIBRARY = "libcuda.so.1"
-THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: calls of other threads do not spoil it
-HANDLE = ctypes.c_void_p
-SIGNATURES: dict[str, tuple[Any, ...]] = {
-    "cuStreamBeginCapture_v2": (HANDLE, ctypes.c_int),
-    "cuStreamEndCapture": (HANDLE, ctypes.POINTER(HANDLE)),
-    "cuGraphInstantiateWithFlags": (ctypes.POINTER(HANDLE), HANDLE, ctypes.c_ulonglong),
-    "cuGraphLaunch": (HANDLE, HANDLE),
-    "cuGraphExecDestroy": (HANDLE,),
-    "cuGraphDestroy": (HANDLE,),
-}
 
 
 class CudaGraphs:
@@ -166,7 +164,7 @@ class CudaGraphs:
         self._call("cuStreamBeginCapture_v2", stream, THREAD_LOCAL)
 
     def end_capture(self, stream: int) -> int:
-        """Stop recording and give the graph; raises when what was recorded cannot be one."""
+        """Stop recording and return the graph; raises when the work cannot be captured."""
         recorded, ready = HANDLE(), HANDLE()
         self._call("cuStreamEndCapture", stream, ctypes.byref(recorded))
         try:
@@ -180,7 +178,7 @@ class CudaGraphs:
         self._call("cuGraphLaunch", graph, stream)
 
     def destroy_graph(self, graph: int) -> None:
-        """Destroy what `end_capture` gave."""
+        """Destroy a graph of `end_capture`."""
         self._call("cuGraphExecDestroy", graph)
 
     def _call(self, name: str, *arguments: Any) -> None:

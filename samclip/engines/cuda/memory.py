@@ -1,13 +1,10 @@
 """Memory of one engine on a GPU, pinned memory for its copies, and the tensors that live there.
 
-Tensors outlive their engine: the GPU's context is given back when the last of them is gone.
+Tensors outlive their engine: the GPU's context is released when the last of them is gone.
 
-Blocks of device or pinned memory, kept for their next use.
-
-Allocating on a GPU waits for all its work, so what is given back is kept, by size class, until the
-pool is closed or memory is short. Blocks are given back by finalizers, which run at any moment in
-any thread, even inside this module: giving back only appends to a queue, which every other call
-empties first.
+Allocating on a GPU waits for all its work, so returned blocks are kept, by size class, until the
+pool is closed or memory is short. Finalizers return blocks at any moment in any thread, even inside
+this module: so returning a block only appends to a queue, which every other call empties first.
 """
 
 from __future__ import annotations
@@ -34,6 +31,8 @@ STEPS = 2  # 2**2 size classes per power of two: at most a quarter is wasted
 
 Memory = TypeVar("Memory")
 
+_logger = logging.getLogger("samclip")
+
 
 @dataclass(frozen=True, eq=False)
 class Block(Generic[Memory]):
@@ -44,9 +43,9 @@ class Block(Generic[Memory]):
 
 
 class BlockPool(Generic[Memory]):
-    """Gives out blocks that `allocate` makes and `free` ends; `idle` is called once all are freed.
+    """Lends blocks, made by `allocate` and freed by `free`; `idle` is called once all are freed.
 
-    After `close` it still serves, keeping nothing: results outlive the engine they come from.
+    After `close` it still serves, but keeps nothing: results outlive the engine they come from.
     """
 
     def __init__(
@@ -65,11 +64,11 @@ class BlockPool(Generic[Memory]):
 
     @property
     def made(self) -> int:
-        """How many blocks exist, given out or kept."""
+        """How many blocks exist, lent or kept."""
         return self._made
 
     def take(self, size: int) -> Block[Memory]:
-        """Give a block of at least `size` bytes; raises DeviceMemoryError."""
+        """Return a block of at least `size` bytes; raises DeviceMemoryError."""
         try:
             with self._lock:
                 return self._take(size_class(size))
@@ -77,20 +76,20 @@ class BlockPool(Generic[Memory]):
             self._settle_if_closed()
 
     def give(self, block: Block[Memory]) -> None:
-        """Take a block back; safe in a finalizer. In a forked child it is the parent's."""
+        """Take a block back; safe in a finalizer. In a forked child do nothing."""
         if os.getpid() != self._process:
             return
         self._returned.append(block)
         self._settle_if_closed()
 
     def trim(self) -> None:
-        """Free what is kept for later."""
+        """Free the blocks that are kept for later."""
         with self._lock:
             self._sort_returned()
             self._free_kept()
 
     def close(self) -> None:
-        """Free what is kept, and from now on whatever is given back."""
+        """Free the blocks that are kept, and from now on every block that comes back."""
         self._closed = True
         self.trim()
         self._settle_if_closed()
@@ -109,7 +108,7 @@ class BlockPool(Generic[Memory]):
         return Block(memory, wanted)
 
     def _settle_if_closed(self) -> None:
-        """Free all that was given back; whoever holds the lock does so when letting go."""
+        """Free all blocks that came back; the holder of the lock does so when it releases it."""
         while self._closed and self._lock.acquire(blocking=False):
             try:
                 self._sort_returned()
@@ -140,8 +139,6 @@ def size_class(size: int) -> int:
     step = max(GRAIN, 1 << max(0, size.bit_length() - 1 - STEPS))
     return max(-(-size // step), 1) * step
 
-
-_logger = logging.getLogger("samclip")
 
 DeviceBlock = Block[int]
 PinnedBlock = Block[HostArray]
@@ -178,7 +175,7 @@ class DeviceMemory:
             self.give_stream(stream)
 
     def take_stream(self) -> int:
-        """Give a stream, inside `device.active()`."""
+        """Return a stream, inside `device.active()`."""
         try:
             return self._streams.pop()
         except IndexError:
@@ -194,7 +191,7 @@ class DeviceMemory:
     def tensor(
         self, block: DeviceBlock, shape: tuple[int, ...], dtype: np.dtype[Any]
     ) -> CudaTensor:
-        """Make a tensor of a block, which comes back when the tensor goes."""
+        """Return a tensor in a block, which comes back when the tensor goes."""
         tensor = CudaTensor(self, block, shape, dtype)
         finalizer = weakref.finalize(tensor, self.blocks.give, block)
         finalizer.atexit = False  # the driver frees all when the process ends
@@ -217,7 +214,7 @@ class DeviceMemory:
             self.pinned.give(pinned)
 
     def close(self) -> None:
-        """Free all but what tensors still hold, which goes with them."""
+        """Free all but the memory of tensors that are left, which is freed with them."""
         self._closed = True
         with self.device.active():
             while self._streams:
@@ -242,7 +239,7 @@ class DeviceMemory:
             self.device.free_host(array)
 
     def _end(self) -> None:
-        """Give the device back once both pools are empty for good."""
+        """Release the device once both pools are empty for good."""
         if self._closed and self.blocks.made == 0 and self.pinned.made == 0:
             self.device.close()
 
@@ -270,7 +267,7 @@ class CudaTensor:
 
     @property
     def address(self) -> int:
-        """Where the data is on the device; valid while this tensor lives."""
+        """The data's address on the device; valid while this tensor lives."""
         return self._block.memory
 
     def is_on(self, index: int) -> bool:
@@ -285,7 +282,7 @@ class CudaTensor:
 
 @contextmanager
 def freeing(what: str) -> Iterator[None]:
-    """Report what cannot be freed: that happens after an error in a kernel, in finalizers too."""
+    """Log what cannot be freed: that happens after an error in a kernel, in finalizers too."""
     try:
         yield
     except EngineRunError as error:

@@ -1,1 +1,1 @@
-"""What this machine is: its cores, memory, GPUs, Python, and whether it is a Jetson."""
+"""Facts about this machine: its cores, memory, GPUs and Python, and a Jetson's set-up."""

@@ -1,12 +1,7 @@
-"""A description of this machine, for benchmarks, reports of faults and keys of caches.
+"""The machine's processor, memory, GPUs and Python, for benchmarks, bug reports and cache keys.
 
-Whether an NVIDIA driver is here, and its GPUs, without loading any CUDA library.
-
-CUDA libraries may crash the process when there is no driver, so files are looked for first.
-
-The Python that runs samclip: its version, its environment, and the TensorRT that it can import.
-
-TensorRT is looked up and never imported: without a GPU that works its import may crash the process.
+No CUDA library is loaded: it may crash the process when there is no driver, so the driver's files
+are looked for. TensorRT is looked up and never imported, for the same reason.
 """
 
 from __future__ import annotations
@@ -37,10 +32,23 @@ MODEL_FILE = Path("/proc/device-tree/model")  # names a Jetson
 QUERY = ("name", "memory.total", "driver_version", "compute_cap")
 TIMEOUT = 5.0  # seconds
 
+CPU_INFO = Path("/proc/cpuinfo")
+RELEASE_INFO = Path("/etc/os-release")
+PACKAGES = (
+    "numpy",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "opencv-python-headless",
+    "opencv-python",
+    "pillow",
+)
+TENSORRT = "tensorrt"
+PIP_PACKAGES = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13")
+
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU; `memory` in bytes; None for what the driver does not tell."""
+    """One GPU; `memory` in bytes; None for what the driver does not report."""
 
     name: str
     memory: int | None = None
@@ -49,12 +57,12 @@ class Gpu:
 
 
 def find_driver() -> str | None:
-    """Give the file that shows that an NVIDIA driver is here, or None."""
+    """Return the file that shows that an NVIDIA driver is here, or None."""
     return next((name for name in DRIVER_FILES if os.path.lexists(name)), None)
 
 
 def jetson_model() -> str | None:
-    """Give the board's name on a Jetson, None elsewhere."""
+    """Return the board's name on a Jetson, None elsewhere."""
     try:
         model = MODEL_FILE.read_bytes().rstrip(b"\0").decode(errors="replace")
     except OSError:  # no device tree: a PC
@@ -86,20 +94,8 @@ def parse_gpu(line: str) -> Gpu:
 
 
 def _known(field: str) -> str | None:
-    """Give a field, None for the likes of "[N/A]" and "[Not Supported]"."""
+    """Return a field, None for the likes of "[N/A]" and "[Not Supported]"."""
     return None if not field or field.startswith("[") else field
-
-
-CPU_INFO = Path("/proc/cpuinfo")
-RELEASE_INFO = Path("/etc/os-release")
-PACKAGES = (
-    "numpy",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "opencv-python-headless",
-    "opencv-python",
-    "pillow",
-)
 
 
 @dataclass(frozen=True)
@@ -122,12 +118,12 @@ class DeviceInfo:
     packages: tuple[tuple[str, str], ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Give it as plain values, for JSON."""
+        """Return plain values, for JSON."""
         return {**asdict(self), "packages": dict(self.packages)}
 
 
 def describe_device() -> DeviceInfo:
-    """Look at this machine; takes up to five seconds where `nvidia-smi` is slow."""
+    """Describe this machine; takes up to five seconds where `nvidia-smi` is slow."""
     return DeviceInfo(
         cpu=_cpu_model(),
         logical_cores=logical_cores(),
@@ -143,7 +139,7 @@ def describe_device() -> DeviceInfo:
 
 
 def processor_features() -> str:
-    """Name the processor's sets of instructions as Linux lists them; "" elsewhere."""
+    """Return the processor's sets of instructions as Linux lists them; "" elsewhere."""
     fields = _fields(CPU_INFO, ":")
     return fields.get("flags") or fields.get("Features") or ""
 
@@ -194,17 +190,13 @@ def _packages() -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-TENSORRT = "tensorrt"
-PIP_PACKAGES = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13")
-
-
 @dataclass(frozen=True)
 class PythonHere:
     """A Python: `version` as "3.10", the folder `prefix` of its environment.
 
-    `virtual`: it is a virtual environment; `sees_system`: which shows the system's packages.
+    `virtual`: it is a virtual environment; `sees_system`: it can import the system's packages.
     `tensorrt` is the version of the TensorRT that can be imported, "" when that is not known, None
-    when there is none; `location` is the folder that it lies in.
+    when there is none; `location` is the folder of its module.
     """
 
     version: str
@@ -218,24 +210,21 @@ class PythonHere:
 def describe_python() -> PythonHere:
     """Describe the Python that runs this."""
     virtual = sys.prefix != sys.base_prefix
+    settings = MachineFiles(Path(sys.prefix)).fields("/pyvenv.cfg", "=")
+    shows_system = settings.get("include-system-site-packages", "").lower() == "true"
     location = _location()
     return PythonHere(
         version=f"{sys.version_info.major}.{sys.version_info.minor}",
         prefix=sys.prefix,
         virtual=virtual,
-        sees_system=not virtual or _sees_system(MachineFiles(Path(sys.prefix))),
+        sees_system=not virtual or shows_system,
         tensorrt=None if location is None else _tensorrt_version(),
         location=location or "",
     )
 
 
-def _sees_system(environment: MachineFiles) -> bool:
-    fields = environment.fields("/pyvenv.cfg", "=")
-    return fields.get("include-system-site-packages", "").lower() == "true"
-
-
 def _location() -> str | None:
-    """Give the folder of TensorRT's module, None when there is none."""
+    """Return the folder of TensorRT's module, None when there is none."""
     try:
         found = importlib.util.find_spec(TENSORRT)
     except (ImportError, ValueError):  # a stand-in without a specification

@@ -1,6 +1,6 @@
-"""The files in which a machine describes itself, below one root: "/", or a tree that a test wrote.
+"""Readers of the files in which a machine describes itself, below "/" or a tree of a test.
 
-Nothing here raises for a file that is absent, unreadable or odd: what cannot be read is empty.
+Nothing here raises for a file that is absent, unreadable or odd: it then counts as empty.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class MachineFiles:
         try:
             with self._place(name).open("rb") as file:
                 content = file.read(MAX_BYTES)
-        except (OSError, ValueError):  # absent, a folder, not ours to read, a device that is asleep
+        except (OSError, ValueError):  # absent, a folder, not readable by us, a device asleep
             return ""
         return content.decode(errors="replace").strip("\0 \t\r\n")
 
@@ -50,15 +50,15 @@ class MachineFiles:
         return os.access(self._place(name), os.R_OK | os.W_OK)
 
     def folders(self, name: str) -> tuple[str, ...]:
-        """Give the absolute names of what lies in a folder, sorted; empty when it is no folder."""
+        """Return the absolute names of a folder's entries, sorted; empty for anything else."""
         try:
-            names = sorted(os.listdir(self._place(name)))  # noqa: PTH208 - names are what is wanted
+            names = sorted(os.listdir(self._place(name)))  # noqa: PTH208 - names are wanted
         except OSError:
             return ()
         return tuple(f"{name.rstrip('/')}/{entry}" for entry in names)
 
     def link(self, name: str) -> str:
-        """Give where a symbolic link points to, "" for anything else."""
+        """Return the target of a symbolic link, "" for anything else."""
         try:
             return os.readlink(self._place(name))  # noqa: PTH115 - a text, which need not be a path
         except OSError:

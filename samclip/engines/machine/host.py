@@ -1,7 +1,4 @@
-"""How many cores this process may use: what a backend's threads are set to.
-
-Memory that was freed but not given back, and memory that there is too little of.
-"""
+"""The cores that this process may use, and its memory: returned to the system, or too little."""
 
 from __future__ import annotations
 
@@ -20,6 +17,17 @@ from samclip.errors import DeviceMemoryError
 CPU_FOLDER = Path("/sys/devices/system/cpu")
 QUOTA_V2 = Path("/sys/fs/cgroup/cpu.max")
 QUOTA_V1 = Path("/sys/fs/cgroup/cpu")
+
+# The messages of C++, ONNX Runtime, oneDNN inside OpenVINO, and OpenCV.
+SHORTAGE = re.compile(
+    r"bad_alloc|out of memory|insufficient memory"
+    r"|failed to allocate|can't alloc|could not create a memory|cannot allocate memory",
+    re.IGNORECASE,
+)
+HERE = "this machine"
+MAX_MESSAGE = 200  # characters of a library's message that are passed on
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def logical_cores() -> int:
@@ -45,13 +53,13 @@ def _affinity() -> set[int]:
 
 
 def _siblings(core: int) -> str:
-    """Name the physical core of a logical one by the list of its threads."""
+    """Identify the physical core of a logical one by the list of its threads."""
     listed = _read(CPU_FOLDER / f"cpu{core}" / "topology" / "thread_siblings_list")
     return listed or str(core)
 
 
 def _quota() -> float | None:
-    """Give the cores that the container is limited to, None for no limit."""
+    """Return the number of cores that the container is limited to, None for no limit."""
     limit, _, period = _read(QUOTA_V2).partition(" ")
     if not limit:
         limit, period = (_read(QUOTA_V1 / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
@@ -67,21 +75,8 @@ def _read(path: Path) -> str:
         return ""
 
 
-# What the libraries here say: C++, ONNX Runtime, oneDNN inside OpenVINO, OpenCV.
-SHORTAGE = re.compile(
-    r"bad_alloc|out of memory|insufficient memory"
-    r"|failed to allocate|can't alloc|could not create a memory|cannot allocate memory",
-    re.IGNORECASE,
-)
-HERE = "this machine"
-MAX_MESSAGE = 200  # characters of a library's message that are passed on
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
 def release_free_memory() -> None:
-    """Give the system what the C library keeps of freed memory; a few milliseconds.
+    """Return freed memory that the C library keeps to the system; takes a few milliseconds.
 
     glibc keeps freed blocks below 32 MiB for itself: after loading a graph, or closing it, that
     may be as much as its weights. Elsewhere this does nothing.
@@ -94,12 +89,12 @@ def release_free_memory() -> None:
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Tell whether an error of Python or of a library says that memory was short."""
+    """Whether an error of Python or of a library says that memory was short."""
     return isinstance(error, MemoryError) or SHORTAGE.search(str(error)) is not None
 
 
 def shortage(said: str, where: str = HERE) -> DeviceMemoryError:
-    """Make the typed error of one that `is_shortage`, and `said` this; `where` memory is short."""
+    """Return the error of memory that is short `where`; `said` is the library's message."""
     reason = " ".join(said[:MAX_MESSAGE].split()).rstrip(". ") or "an allocation failed"
     return DeviceMemoryError(
         f"{where} has too little free memory: {reason}. "
@@ -112,7 +107,7 @@ def as_memory_error(function: Callable[P, R]) -> Callable[P, R]:
     """Make a function raise DeviceMemoryError where Python, numpy or OpenCV ran out of memory."""
 
     @wraps(function)
-    def told(*args: P.args, **kwargs: P.kwargs) -> R:
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return function(*args, **kwargs)
         except DeviceMemoryError:
@@ -124,4 +119,4 @@ def as_memory_error(function: Callable[P, R]) -> Callable[P, R]:
                 raise
             raise shortage("OpenCV could not allocate an array") from error
 
-    return told
+    return wrapped

@@ -1,10 +1,9 @@
-"""What a Jetson is and how it is set up, as its files say; nothing is run, nothing needs root.
+"""A Jetson's model, release and set-up, as its files describe them; nothing is run, or needs root.
 
-Jetson Linux (L4T) and the JetPack release that it belongs to.
-
-No file names the JetPack release itself. `/etc/nv_tegra_release` names L4T, and so does the version
-of the package nvidia-l4t-core; the table is that of NVIDIA's JetPack archive. What each release
-brings is from its release notes: https://developer.nvidia.com/embedded/jetpack-archive
+No file names the JetPack release itself. `/etc/nv_tegra_release` names Jetson Linux (L4T), and so
+does the version of the package nvidia-l4t-core; the table that maps it to a JetPack is that of
+NVIDIA's JetPack archive. The contents of each release are from its release notes:
+https://developer.nvidia.com/embedded/jetpack-archive
 """
 
 from __future__ import annotations
@@ -51,13 +50,21 @@ PYTHONS = {"5": "3.8", "6": "3.10", "7": "3.12"}  # of Ubuntu 20.04, 22.04 and 2
 _RELEASE = re.compile(r"R(\d+)\s*\(release\),\s*REVISION:\s*(\d+(?:\.\d+)*)")
 _NUMBERS = re.compile(r"\d+(?:\.\d+)+")
 
+MODEL_FILES = ("/proc/device-tree/model", "/sys/firmware/devicetree/base/model")
+MEMORY_FILE, SWAPS_FILE = "/proc/meminfo", "/proc/swaps"
+TARGET_LINK = "/etc/systemd/system/default.target"
+CONTAINER_FILES = ("/.dockerenv", "/run/.containerenv")
+MEMORY_DEVICE = "/dev/nvmap"  # what a process of the GPU must open; for the group `video`
+TENSORRT_LIBRARIES = ("libnvinfer11", "libnvinfer10", "libnvinfer8")
+TENSORRT_PYTHON = "python3-libnvinfer"
+
 
 @dataclass(frozen=True)
 class JetPack:
     """An installed Jetson Linux: `l4t` as "36.4.3", `version` of its JetPack as "6.2".
 
     `version` is a series, as "6.x", for a release that the table does not know; both are None where
-    no file tells. `tensorrt` and `python` are what such a JetPack comes with, None when unknown.
+    no file tells. `tensorrt` and `python` are the versions that it comes with, None when unknown.
     """
 
     l4t: str | None
@@ -67,7 +74,7 @@ class JetPack:
 
 
 def find_jetpack(files: MachineFiles, packages: dict[str, str]) -> JetPack:
-    """Find out which JetPack this is from its files and its installed Debian packages."""
+    """Identify the JetPack by its files and its installed Debian packages."""
     l4t = parse_release(files.text(RELEASE_FILE)) or _numbers(packages.get(CORE_PACKAGE, ""))
     version = JETPACKS.get(l4t or "") or _numbers(packages.get(JETPACK_PACKAGE, ""))
     if version is None and l4t is not None:
@@ -87,7 +94,7 @@ def parse_release(text: str) -> str | None:
 
 
 def installed_packages(files: MachineFiles) -> dict[str, str]:
-    """Give the installed Debian packages and their versions, as dpkg has noted them down."""
+    """Return the installed Debian packages and their versions, from dpkg's list."""
     found: dict[str, str] = {}
     name, installed = "", False
     for line in files.text(PACKAGE_LIST).splitlines():
@@ -102,25 +109,16 @@ def installed_packages(files: MachineFiles) -> dict[str, str]:
 
 
 def _numbers(text: str) -> str | None:
-    """Give the leading numbers of a version: "36.4.3" of "36.4.3-20250107174145"."""
+    """Return the leading numbers of a version: "36.4.3" of "36.4.3-20250107174145"."""
     match = _NUMBERS.match(text)
     return None if match is None else match[0]
-
-
-MODEL_FILES = ("/proc/device-tree/model", "/sys/firmware/devicetree/base/model")
-MEMORY_FILE, SWAPS_FILE = "/proc/meminfo", "/proc/swaps"
-TARGET_LINK = "/etc/systemd/system/default.target"
-CONTAINER_FILES = ("/.dockerenv", "/run/.containerenv")
-MEMORY_DEVICE = "/dev/nvmap"  # what a process of the GPU must open; for the group `video`
-TENSORRT_LIBRARIES = ("libnvinfer11", "libnvinfer10", "libnvinfer8")
-TENSORRT_PYTHON = "python3-libnvinfer"
 
 
 @dataclass(frozen=True)
 class Memory:
     """The memory of a machine in bytes; a Jetson's GPU takes its share of the same memory.
 
-    `swap` is all swap; `zram` is the part of it that is compressed memory, no disk.
+    `swap` is all swap; `zram` is the part of it that is compressed memory, not a disk.
     """
 
     total: int
@@ -131,7 +129,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class SystemTensorRt:
-    """TensorRT as the system's packages bring it: versions, None for what is not installed."""
+    """Versions of the system's packages of TensorRT, None for one that is not installed."""
 
     library: str | None
     python: str | None
@@ -156,7 +154,7 @@ class Jetson:
 
 
 def find_jetson(files: MachineFiles | None = None) -> Jetson | None:
-    """Describe this Jetson by its files; None when the machine is none."""
+    """Describe this Jetson by its files; None when the machine is not a Jetson."""
     files = MachineFiles() if files is None else files
     model = next(filter(None, map(files.text, MODEL_FILES)), "")
     if model and "NVIDIA" not in model and "Jetson" not in model:  # another Arm board
@@ -164,20 +162,22 @@ def find_jetson(files: MachineFiles | None = None) -> Jetson | None:
     packages = installed_packages(files)
     if not (model or files.exists(RELEASE_FILE) or CORE_PACKAGE in packages):
         return None
+    library = next((packages[name] for name in TENSORRT_LIBRARIES if name in packages), None)
+    target = files.link(TARGET_LINK)
     return Jetson(
         model=model,
         jetpack=find_jetpack(files, packages),
         power=read_power(files),
         memory=read_memory(files),
-        tensorrt=_system_tensorrt(packages),
+        tensorrt=SystemTensorRt(_version(library), _version(packages.get(TENSORRT_PYTHON))),
         container=any(map(files.exists, CONTAINER_FILES)),
-        desktop=_desktop(files),
+        desktop=target.endswith("graphical.target") if target else None,
         gpu_allowed=files.usable(MEMORY_DEVICE) if files.exists(MEMORY_DEVICE) else None,
     )
 
 
 def read_memory(files: MachineFiles) -> Memory:
-    """Read the sizes of memory and swap; 0 for what the system does not tell."""
+    """Read the sizes of memory and swap; 0 for what the system does not report."""
     fields = files.fields(MEMORY_FILE)
     sizes = {name: _bytes(fields.get(name, "")) for name in ("MemTotal", "MemAvailable")}
     zram = 0
@@ -196,16 +196,6 @@ def _bytes(text: str) -> int:
     return int(number) * 1024 if number.isascii() and number.isdigit() else 0
 
 
-def _system_tensorrt(packages: dict[str, str]) -> SystemTensorRt:
-    library = next((packages[name] for name in TENSORRT_LIBRARIES if name in packages), None)
-    return SystemTensorRt(_version(library), _version(packages.get(TENSORRT_PYTHON)))
-
-
 def _version(text: str | None) -> str | None:
-    """Give the version proper: "10.3.0.30" of "10.3.0.30-1+cuda12.5"."""
+    """Return the version proper: "10.3.0.30" of "10.3.0.30-1+cuda12.5"."""
     return None if text is None else text.partition("-")[0]
-
-
-def _desktop(files: MachineFiles) -> bool | None:
-    target = files.link(TARGET_LINK)
-    return target.endswith("graphical.target") if target else None

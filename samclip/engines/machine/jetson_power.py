@@ -29,7 +29,7 @@ _CORE = re.compile(r"^CPU_ONLINE\s+CORE_\d+\s+1\s*$")
 class PowerMode:
     """A mode of nvpmodel: the highest GPU and memory frequencies in Hz (inf: no limit), and cores.
 
-    A frequency is None when the mode does not set it.
+    A frequency is None where the mode does not set it.
     """
 
     number: int
@@ -40,7 +40,7 @@ class PowerMode:
 
     @property
     def speed(self) -> tuple[float, float, int]:
-        """What modes are ranked by: GPU, memory and cores; a model's graphs run on the GPU."""
+        """The rank of a mode: by GPU, memory, then cores, because graphs run on the GPU."""
         return self.gpu or 0.0, self.memory or 0.0, self.cores
 
 

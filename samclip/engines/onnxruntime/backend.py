@@ -8,9 +8,7 @@ and the arena reuses memory better (ViT-B at 1024 px: half the peak, no slower);
 behind it are not fused, as the fused kernel takes twice the time of the two. CUDA: the arena grows
 by what is asked for, convolutions are chosen by heuristic, because the mask decoder's shapes change
 from call to call, and TF32 is off: FP32 graphs compute in FP32, FP16 graphs are there for speed.
-TensorRT: see `tensorrt_options.py`; CUDA computes what it does not take.
-
-Arrays on ONNX Runtime's devices.
+TensorRT: see `tensorrt_options` in `library.py`; CUDA computes the nodes that TensorRT refuses.
 """
 
 from __future__ import annotations
@@ -24,13 +22,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.engines.base import (
+    REMEDY,
     EngineOptions,
     GraphKey,
     GraphSource,
     Guard,
+    GuardedEngine,
     Probe,
     Tensor,
     Traits,
+    not_loadable,
+    unavailable,
+    wrong_type,
 )
 from samclip.engines.machine.host import (
     HERE,
@@ -43,7 +46,6 @@ from samclip.engines.names import CUDA as CUDA_NAME
 from samclip.engines.names import ONNXRUNTIME, ORT_TENSORRT
 from samclip.engines.onnxruntime.library import (
     CUDA_PROVIDER,
-    REMEDY,
     TENSORRT_PROVIDER,
     clean_message,
     conflict,
@@ -54,7 +56,7 @@ from samclip.engines.onnxruntime.library import (
     preload,
     tensorrt_options,
 )
-from samclip.errors import BackendUnavailableError, EngineRunError
+from samclip.errors import BackendUnavailableError
 
 # what `session.get_inputs()` calls the dtypes that graphs of bundles take
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -66,6 +68,19 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(int8)": np.dtype(np.int8),
     "tensor(uint8)": np.dtype(np.uint8),
     "tensor(bool)": np.dtype(np.bool_),
+}
+
+CPU_PROVIDER = "CPUExecutionProvider"
+EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
+# Without it, products of unsigned activations and signed weights saturate at 16 bits on x86
+# processors that lack VNNI, and INT8 graphs answer wrongly.
+EXACT_INT8 = "session.x64quantprecision"
+FATAL = 4  # severity of logging: all below is raised as an exception too
+SLOW_ON_CPU = ["SkipLayerNormFusion"]
+CUDA_OPTIONS = {
+    "arena_extend_strategy": "kSameAsRequested",
+    "cudnn_conv_algo_search": "HEURISTIC",
+    "use_tf32": "0",
 }
 
 
@@ -98,43 +113,22 @@ class OrtTensor:
 def to_ort_value(
     library: Any, name: str, feed: NDArray[np.generic] | Tensor, expected: str, device: str
 ) -> Any:
-    """Give a feed as an `OrtValue`, without copying where dtype, order and device allow it.
+    """Return a feed as an `OrtValue`, without copying where dtype, order and device allow it.
 
     `expected` is ONNX Runtime's name of the input's type; no dtype is converted. Raises
     EngineRunError.
     """
     if isinstance(feed, OrtTensor) and (feed.is_on("cpu") or feed.is_on(device)):
         if feed.type != expected:
-            raise _wrong_type(name, feed.type, expected)
+            raise wrong_type(name, feed.type, DTYPES.get(expected, expected))
         return feed.value
     array = feed if isinstance(feed, np.ndarray) else feed.numpy()
     if array.dtype != DTYPES.get(expected):
-        raise _wrong_type(name, str(array.dtype), expected)
+        raise wrong_type(name, array.dtype, DTYPES.get(expected, expected))
     return library.OrtValue.ortvalue_from_numpy(np.asarray(array, order="C"))
 
 
-def _wrong_type(name: str, got: str, expected: str) -> EngineRunError:
-    wanted = DTYPES.get(expected, expected)
-    return EngineRunError(
-        f"the input {name!r} is {got}, expected {wanted}. Convert it: array.astype('{wanted}')."
-    )
-
-
-CPU_PROVIDER = "CPUExecutionProvider"
-EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
-# Without it, products of unsigned activations and signed weights saturate at 16 bits on x86
-# processors that lack VNNI, and INT8 graphs answer wrongly.
-EXACT_INT8 = "session.x64quantprecision"
-FATAL = 4  # severity of logging: all below is raised as an exception too
-SLOW_ON_CPU = ["SkipLayerNormFusion"]
-CUDA_OPTIONS = {
-    "arena_extend_strategy": "kSameAsRequested",
-    "cudnn_conv_algo_search": "HEURISTIC",
-    "use_tf32": "0",
-}
-
-
-class OrtEngine:
+class OrtEngine(GuardedEngine):
     """One graph in an ONNX Runtime session; `device` is "cpu" or "cuda", `index` its number."""
 
     def __init__(
@@ -147,16 +141,6 @@ class OrtEngine:
         self._types = {node.name: node.type for node in session.get_inputs()}
         outputs = tuple(node.name for node in session.get_outputs())
         self._guard = Guard(name, tuple(self._types), outputs)
-
-    @property
-    def input_names(self) -> tuple[str, ...]:
-        """The graph's inputs, all of which `run` needs."""
-        return self._guard.inputs
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        """The graph's outputs, in its order."""
-        return self._guard.outputs
 
     def run(
         self,
@@ -178,14 +162,14 @@ class OrtEngine:
             return {}
         try:
             results = self._compute(session, names, values)
-        except Exception as error:  # its exceptions have no base of their own
+        except Exception as error:  # its exceptions share no base class
             if is_shortage(error):
                 raise shortage(clean_message(error), _owner(self._device)) from error
             raise self._guard.failed(clean_message(error)) from error
         return {name: OrtTensor(value) for name, value in zip(names, results, strict=True)}
 
     def close(self) -> None:
-        """Free the session once runs under way have ended; again: do nothing."""
+        """Free the session once the runs in flight have ended; again: do nothing."""
         if self._session is not None:
             self._session = None
             self._held = None
@@ -213,23 +197,22 @@ class OnnxRuntimeBackend:
     traits: Traits
 
     def probe(self) -> Probe:
-        """Look whether ONNX Runtime and the provider are here; loads no CUDA library."""
+        """Return whether ONNX Runtime and the provider are here; load no CUDA library."""
         try:
             library = self._library()
         except BackendUnavailableError as error:
-            detail, _, remedy = str(error).partition(REMEDY)
-            return Probe(False, detail.rstrip(". "), remedy.rstrip(". "))
+            return unavailable(error)
         detail = f"onnxruntime {library.__version__}, {self.provider}"
         if clash := conflict(library):
             return Probe(True, f"{detail}; {clash}", get_gpu_build())
         return Probe(True, detail)
 
     def ready(self, graphs: Sequence[GraphKey], options: EngineOptions) -> Probe:  # noqa: ARG002
-        """Say that any graph runs at once: sessions need no plans."""
+        """Return that any graph runs at once: sessions need no plans."""
         return Probe(True, "needs no plans")
 
     def load(self, source: GraphSource, options: EngineOptions) -> OrtEngine:
-        """Make a session of a graph; raises BackendUnavailableError or EngineRunError."""
+        """Start a session of a graph; raises BackendUnavailableError or EngineRunError."""
         library = self._library()
         settings = _settings(library, options, self.device)
         held = _add_weights(library, settings, source)
@@ -246,14 +229,10 @@ class OnnxRuntimeBackend:
             if is_shortage(error):
                 raise shortage(clean_message(error), _owner(self.device)) from error
             raise self._fallen_back(library, options.device) from error
-        except Exception as error:  # ONNX Runtime's exceptions have no base of their own
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
             if is_shortage(error):
                 raise shortage(clean_message(error), _owner(self.device)) from error
-            raise EngineRunError(
-                f"the graph {source.name!r} could not be loaded by {self.name}: "
-                f"{clean_message(error)}. Export the bundle again for this backend, or choose "
-                "another one."
-            ) from error
+            raise not_loadable(source.name, self.name, clean_message(error)) from error
         if self.provider not in session.get_providers():  # it falls back without an error
             raise self._fallen_back(library, options.device)
         release_free_memory()
@@ -271,15 +250,13 @@ class OnnxRuntimeBackend:
         return providers
 
     def _fallen_back(self, library: Any, index: int) -> BackendUnavailableError:
+        needs = "TensorRT, CUDA or cuDNN" if self.provider == TENSORRT_PROVIDER else "CUDA or cuDNN"
         return BackendUnavailableError(
             f"onnxruntime {library.__version__} could not start {self.provider} on device {index}: "
-            f"no such GPU, or its {self._needs()} libraries are missing or of another version. "
+            f"no such GPU, or its {needs} libraries are missing or of another version. "
             f"{REMEDY}install those it was built for (pip install 'onnxruntime-gpu[cuda,cudnn]'), "
             "or use backend='onnxruntime'."
         )
-
-    def _needs(self) -> str:
-        return "TensorRT, CUDA or cuDNN" if self.provider == TENSORRT_PROVIDER else "CUDA or cuDNN"
 
     def _library(self) -> Any:
         return import_cuda_library(self.provider) if self.device == "cuda" else import_library()
@@ -320,7 +297,7 @@ TENSORRT = OnnxRuntimeBackend(
 
 
 def _owner(device: str) -> str:
-    """Say whose memory a graph runs in."""
+    """Whose memory a graph runs in, for errors."""
     return HERE if device == "cpu" else "the GPU"
 
 
@@ -330,17 +307,17 @@ def _settings(library: Any, options: EngineOptions, device: str) -> Any:
     settings.log_severity_level = FATAL
     settings.enable_mem_pattern = False
     settings.enable_mem_reuse = device != "cpu"
-    # external data that was not handed over is not read from the disk: it would be unverified
+    # Else it would read external data from the disk, unverified.
     settings.add_session_config_entry(EXTERNAL_FOLDER, os.devnull)
     settings.add_session_config_entry(EXACT_INT8, "1")
     return settings
 
 
 def _add_weights(library: Any, settings: Any, source: GraphSource) -> Any:
-    """Hand over the external data; gives what must live as long as the session.
+    """Hand over the external data; return what must live as long as the session.
 
-    From a file in memory ONNX Runtime copies what it uses, and the file may go. Before 1.24 it
-    takes tensors by name alone, only those of this graph, and may go on reading them.
+    ONNX Runtime copies what it uses of a file in memory, which may go. Before 1.24 it takes tensors
+    by name alone, only those of this graph, and may read them later.
     """
     if source.files and hasattr(settings, "add_external_initializers_from_files_in_memory"):
         files = list(source.files.values())

@@ -1,11 +1,9 @@
-"""ONNX Runtime as a library: imported in this one place, its installation examined.
+"""ONNX Runtime as a library: its import, its installation, and its TensorRT provider's options.
 
-The options of ONNX Runtime's TensorRT provider.
-
-It builds engines by itself while a session is made or a graph first runs: minutes, so "auto" never
-takes it. What it builds is kept in a folder for each graph and version of ONNX Runtime; engines of
-another GPU or TensorRT have names of their own there. It builds again when an input leaves the
-range of shapes that it has met. Precision is in the graph: none is asked for.
+The TensorRT provider builds engines by itself while a session starts or a graph first runs. That
+takes minutes, so "auto" never takes it. Its engines are kept in a folder for each graph and version
+of ONNX Runtime, where those of each GPU and TensorRT have separate names. It builds again when an
+input leaves the range of shapes that it has met. The graph sets the precision, not an option.
 """
 
 from __future__ import annotations
@@ -21,7 +19,8 @@ from types import ModuleType
 from typing import Any
 
 from samclip.disk.partial_files import cache_dir
-from samclip.engines.base import GraphSource
+from samclip.engines import base
+from samclip.engines.base import REMEDY, GraphSource
 from samclip.engines.machine.device import find_driver
 from samclip.engines.names import ORT_TENSORRT
 from samclip.engines.plans.sidecar import identify
@@ -30,7 +29,6 @@ from samclip.errors import BackendUnavailableError, EngineRunError
 CPU_PACKAGE, GPU_PACKAGE = "onnxruntime", "onnxruntime-gpu"
 CUDA_PROVIDER = "CUDAExecutionProvider"
 TENSORRT_PROVIDER = "TensorrtExecutionProvider"
-MAX_MESSAGE = 300  # characters of a backend's message that are passed on
 INTERNALS = re.compile(
     r"\[ONNXRuntimeError\] : \d+ : \w+ : "  # its own prefix
     r"|/\S+\.(?:cc|h|cpp)\S*( \S+\(.*?\))?"  # source files and signatures
@@ -38,7 +36,6 @@ INTERNALS = re.compile(
     r"|0x[0-9a-fA-F]+"
 )
 ARM = frozenset({"aarch64", "arm64"})
-REMEDY = "To do: "  # what stands before the remedy in messages here
 # The CPU package stays known to pip, because samclip requires it; its files are overwritten.
 OVERWRITE = f"pip install --force-reinstall --no-deps {GPU_PACKAGE}"
 REINSTALL = f"pip uninstall -y {CPU_PACKAGE} {GPU_PACKAGE}, then pip install {{}}"
@@ -90,7 +87,7 @@ def preload(library: ModuleType) -> None:
 
 
 def installed_packages() -> dict[str, str]:
-    """Give the versions of the packages that provide `onnxruntime`."""
+    """Return the versions of the packages that provide `onnxruntime`."""
     found = {}
     for name in (CPU_PACKAGE, GPU_PACKAGE):
         with contextlib.suppress(PackageNotFoundError):
@@ -99,7 +96,7 @@ def installed_packages() -> dict[str, str]:
 
 
 def conflict(library: ModuleType) -> str:
-    """Say that two packages overwrite each other's files; empty when all is well.
+    """Return a message when two packages overwrite each other's files; "" when all is well.
 
     The loaded `library` shows which of them came last: all is well when it has CUDA, because
     samclip itself requires the CPU package, so a GPU user always has both.
@@ -112,7 +109,7 @@ def conflict(library: ModuleType) -> str:
 
 
 def get_gpu_build(command: str = OVERWRITE) -> str:
-    """Give what brings a build for NVIDIA GPUs to this machine: `command` where PyPI has one.
+    """Return how to get a build for NVIDIA GPUs on this machine: `command` where PyPI has one.
 
     It has none for ARM, whose boards need the build for their system's CUDA.
     """
@@ -126,19 +123,18 @@ def get_gpu_build(command: str = OVERWRITE) -> str:
 
 
 def reinstall(package: str = "") -> str:
-    """Give the commands that leave one sound installation of `package`."""
+    """Return the commands that leave one sound installation of `package`."""
     wanted = package or (GPU_PACKAGE if GPU_PACKAGE in installed_packages() else CPU_PACKAGE)
     return REINSTALL.format(wanted)
 
 
 def clean_message(error: BaseException) -> str:
-    """Give a backend's message in one line, without its source files, addresses and codes."""
-    text = " ".join(INTERNALS.sub(" ", str(error)).split())
-    return text[:MAX_MESSAGE].rstrip(". ") or type(error).__name__
+    """Return its message in one line, without its source files, addresses and codes."""
+    return base.clean_message(error, INTERNALS)
 
 
 def is_initializer(onnx: bytes, name: str) -> bool:
-    """Tell whether the bytes of an ONNX graph hold a tensor of this name.
+    """Whether the bytes of an ONNX graph hold a tensor of this name.
 
     Looks for TensorProto's field 8, its name, as protobuf writes it: tag, length, UTF-8.
     """
@@ -151,13 +147,15 @@ def is_initializer(onnx: bytes, name: str) -> bool:
 
 
 def tensorrt_options(library: Any, source: GraphSource, device: int) -> dict[str, str]:
-    """Give the provider's options, and make the folder for its engines.
+    """Return the TensorRT provider's options, and make the folder for its engines.
 
-    Raises EngineRunError when that cannot be written: engines are programs, so only one of the
-    user's own, closed to others, is used.
+    Raises EngineRunError when the folder cannot be written: engines are programs, so they are kept
+    only in a folder of this user that is closed to others.
     """
     root = cache_dir() / ORT_TENSORRT
-    folder = root / f"{source.name}-{library.__version__}-{_digest(source)}"
+    graph = identify(source)
+    digests = f"{graph.onnx_sha256[:16]}-{(graph.weights_sha256 or 'none')[:16]}"
+    folder = root / f"{source.name}-{library.__version__}-{digests}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for place in (root, folder):
@@ -174,11 +172,6 @@ def tensorrt_options(library: Any, source: GraphSource, device: int) -> dict[str
         "trt_timing_cache_enable": "1",
         "trt_timing_cache_path": str(folder),
     }
-
-
-def _digest(source: GraphSource) -> str:
-    graph = identify(source)
-    return f"{graph.onnx_sha256[:16]}-{(graph.weights_sha256 or 'none')[:16]}"
 
 
 def _unwritable(folder: str, reason: str) -> EngineRunError:

@@ -6,15 +6,12 @@ FP32 graphs compute in FP32. Left to itself OpenVINO takes BF16 where the proces
 quantise the inputs of products whose weights are stored as INT8; both are inexact, and are switched
 off. INT8 graphs with Q/DQ run in INT8, without AMX (see `library.py`).
 
-A compiled model at work: one request, and a new model where a run has failed.
-
-A run that fails midway, as for want of memory, leaves shapes and buffers in the model that do not
-fit each other: OpenVINO 2026.4.1 then refuses inputs that are right, or crashes. So nothing that
-has failed is used again. With one thread it is worse: a failure raises nothing, a request that was
-used before holds its former outputs, and freeing the model crashes the next one. There each run
-has a request of its own, whose outputs are empty if it fails, and such a model is never freed.
-
-Arrays of OpenVINO on the CPU.
+Failures. A run that fails midway, for instance when memory is short, leaves shapes and buffers in
+the model that do not fit each other: OpenVINO 2026.4.1 then refuses inputs that are right, or
+crashes. So a model that has failed is not used again. With one thread it is worse: a failure raises
+nothing, a request that was used before holds its former outputs, and freeing the model crashes the
+next one. There each run gets a new request, whose outputs are empty if it fails, and a model that
+has failed is never freed.
 """
 
 from __future__ import annotations
@@ -32,13 +29,16 @@ from samclip.engines.base import (
     GraphKey,
     GraphSource,
     Guard,
+    GuardedEngine,
     Probe,
     Tensor,
     Traits,
+    not_loadable,
+    wrong_type,
 )
 from samclip.engines.machine.host import is_shortage, release_free_memory, shortage, usable_cores
 from samclip.engines.names import OPENVINO as OPENVINO_NAME
-from samclip.engines.openvino.cache import Compiled, Compiler
+from samclip.engines.openvino.compiler import Compiled, Compiler
 from samclip.engines.openvino.library import (
     clean_message,
     find_library,
@@ -47,13 +47,26 @@ from samclip.engines.openvino.library import (
     saturates_int8,
     suits_processor,
 )
-from samclip.errors import EngineError, EngineRunError
+from samclip.errors import EngineError
 
 _never_freed: list[Compiled] = []
 
+SETTINGS: dict[str, Any] = {
+    "PERFORMANCE_HINT": "LATENCY",
+    "NUM_STREAMS": 1,
+    "ENABLE_CPU_PINNING": False,
+    "INFERENCE_PRECISION_HINT": "f32",
+    "EXECUTION_MODE_HINT": "ACCURACY",
+    # Of each model: how many kernels are kept for shapes that were asked for before, 0.3 MB each.
+    "CPU_RUNTIME_CACHE_CAPACITY": 64,
+    "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # inputs of products with INT8 weights stay FP32
+}
+# Computes INT8 graphs in FP32: slower, but right.
+EXACT_INT8 = {"LP_TRANSFORMS_MODE": "NO"}
+
 
 class Computing:
-    """What `compile_graph` gives, compiled again after a failure; for one thread at a time."""
+    """The model of `compile_graph`, compiled again after a failure; for one thread at a time."""
 
     def __init__(self, compile_graph: Callable[[], Compiled]) -> None:
         self._compile = compile_graph
@@ -64,10 +77,12 @@ class Computing:
     @property
     def model(self) -> Any:
         """OpenVINO's compiled model."""
-        return self._ready().model
+        if self._compiled is None:
+            self._compiled = self._compile()
+        return self._compiled.model
 
     def infer(self, values: Mapping[str, Any], names: Sequence[str]) -> list[NDArray[np.generic]]:
-        """Compute the outputs `names`, as copies: the next run writes over the request's own."""
+        """Compute the outputs `names`, as copies: the next run overwrites the request's arrays."""
         request = self._request or self.model.create_infer_request()
         try:
             request.infer(values, share_inputs=True, share_outputs=True)
@@ -81,15 +96,10 @@ class Computing:
         return found
 
     def forget(self) -> None:
-        """Use the model no more: a run of it has failed."""
+        """Drop the model, because a run of it has failed."""
         if self._is_silent and self._compiled is not None:
             _never_freed.append(self._compiled)
         self._compiled = self._request = None
-
-    def _ready(self) -> Compiled:
-        if self._compiled is None:
-            self._compiled = self._compile()
-        return self._compiled
 
 
 class OvTensor:
@@ -104,45 +114,25 @@ class OvTensor:
         return self._array.shape
 
     def numpy(self) -> NDArray[np.generic]:
-        """Give the data, which lies on the host already."""
+        """Return the data, which is on the host already."""
         return self._array
 
 
 def to_ov_tensor(
     library: Any, name: str, feed: NDArray[np.generic] | Tensor, expected: np.dtype[Any]
 ) -> Any:
-    """Give a feed as OpenVINO's `Tensor`, without copying where dtype and order allow it.
+    """Return a feed as OpenVINO's `Tensor`, without copying where dtype and order allow it.
 
     `expected` is the dtype of the input; none is converted. Raises EngineRunError.
     """
     array = feed if isinstance(feed, np.ndarray) else feed.numpy()
     if array.dtype != expected:
-        raise _wrong_type(name, array.dtype, expected)
+        raise wrong_type(name, array.dtype, expected)
     ordered = np.asarray(array, order="C")
     return library.Tensor(ordered, shared_memory=ordered.size > 0 and ordered.flags.writeable)
 
 
-def _wrong_type(name: str, got: np.dtype[Any], expected: np.dtype[Any]) -> EngineRunError:
-    return EngineRunError(
-        f"the input {name!r} is {got}, expected {expected}. Convert it: array.astype('{expected}')."
-    )
-
-
-SETTINGS: dict[str, Any] = {
-    "PERFORMANCE_HINT": "LATENCY",
-    "NUM_STREAMS": 1,
-    "ENABLE_CPU_PINNING": False,
-    "INFERENCE_PRECISION_HINT": "f32",
-    "EXECUTION_MODE_HINT": "ACCURACY",
-    # Of each model: how many kernels are kept for shapes that were asked for before, 0.3 MB each.
-    "CPU_RUNTIME_CACHE_CAPACITY": 64,
-    "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # inputs of products stay FP32 beside INT8 weights
-}
-# INT8 graphs are then computed in FP32: slower, and right.
-EXACT_INT8 = {"LP_TRANSFORMS_MODE": "NO"}
-
-
-class OvEngine:
+class OvEngine(GuardedEngine):
     """One graph as a compiled model."""
 
     def __init__(self, library: Any, computing: Computing, name: str) -> None:
@@ -154,16 +144,6 @@ class OvEngine:
         }
         outputs = tuple(port.any_name for port in computing.model.outputs)
         self._guard = Guard(name, tuple(self._types), outputs)
-
-    @property
-    def input_names(self) -> tuple[str, ...]:
-        """The graph's inputs, all of which `run` needs."""
-        return self._guard.inputs
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        """The graph's outputs, in its order."""
-        return self._guard.outputs
 
     def run(
         self,
@@ -186,9 +166,9 @@ class OvEngine:
         try:
             with self._turn:
                 found = computing.infer(values, names)
-        except EngineError:  # ours, of compiling again what has failed
+        except EngineError:  # ours, when compiling again fails
             raise
-        except Exception as error:  # its exceptions have no base of their own
+        except Exception as error:  # its exceptions share no base class
             if is_shortage(error):
                 raise shortage(clean_message(error)) from error
             raise self._guard.failed(clean_message(error)) from error
@@ -197,7 +177,7 @@ class OvEngine:
         return dict(results)
 
     def close(self) -> None:
-        """Free the model once runs under way have ended; again: do nothing."""
+        """Free the model once the runs in flight have ended; again: do nothing."""
         if self._computing is not None:
             self._computing = None
             release_free_memory()
@@ -207,7 +187,7 @@ class OvEngine:
     ) -> None:
         """Refuse empty results of inputs that are not empty.
 
-        With one thread OpenVINO says nothing when the shapes inside a dynamic graph do not fit:
+        With one thread OpenVINO raises nothing when the shapes inside a dynamic graph do not fit:
         it leaves its outputs empty.
         """
         empty = [name for name, result in results.items() if 0 in result.shape]
@@ -235,37 +215,30 @@ class OpenVinoBackend:
         )
 
     def probe(self) -> Probe:
-        """Look whether OpenVINO is installed; imports nothing."""
+        """Return whether OpenVINO is installed; import nothing."""
         return find_library()
 
     def ready(self, graphs: Sequence[GraphKey], options: EngineOptions) -> Probe:  # noqa: ARG002
-        """Say that any graph runs at once: it is compiled in seconds."""
+        """Return that any graph runs at once: it is compiled in seconds."""
         return Probe(True, "needs no plans")
 
     def load(self, source: GraphSource, options: EngineOptions) -> OvEngine:
         """Compile a graph; raises BackendUnavailableError or EngineRunError."""
         library = import_library()
-        settings = _settings(options)
+        # One stream on all cores whatever `streams` says: two on half of them each were no faster.
+        settings = {**SETTINGS, "INFERENCE_NUM_THREADS": options.threads or usable_cores()}
+        if saturates_int8():
+            settings |= EXACT_INT8
         try:
             computing = Computing(Compiler(library, open_core(library), source, settings).compiled)
         except EngineError:  # ours, with its own advice
             raise
-        except Exception as error:  # its exceptions have no base of their own
+        except Exception as error:  # its exceptions share no base class
             if is_shortage(error):
                 raise shortage(clean_message(error)) from error
-            raise EngineRunError(
-                f"the graph {source.name!r} could not be loaded by {self.name}: "
-                f"{clean_message(error)}. Export the bundle again for this backend, or choose "
-                "another one."
-            ) from error
+            raise not_loadable(source.name, self.name, clean_message(error)) from error
         release_free_memory()
         return OvEngine(library, computing, source.name)
 
 
 OPENVINO = OpenVinoBackend()
-
-
-def _settings(options: EngineOptions) -> dict[str, Any]:
-    # One stream on all cores whatever `streams` says: two on half of them each were no faster.
-    settings = {**SETTINGS, "INFERENCE_NUM_THREADS": options.threads or usable_cores()}
-    return settings | EXACT_INT8 if saturates_int8() else settings

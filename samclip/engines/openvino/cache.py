@@ -1,10 +1,4 @@
-"""Compiled models kept between processes: importing one takes a third of compiling it.
-
-A blob holds the graph as OpenVINO transformed it, with its weights; kernels are chosen and weights
-packed when it is imported. It is mapped from the disk, so that its weights count as memory only
-while they are packed. Whatever goes wrong with the cache, the graph is compiled as without one.
-
-Compiled models on the disk: what OpenVINO exported, and a sidecar with its SHA-256 beside it.
+"""Compiled models on the disk: what OpenVINO exported, and a sidecar with its SHA-256.
 
 Two files per key: the sidecar `KEY.json`, put in place last, and the blob, whose name ends in the
 first digits of its SHA-256, so that a new blob never overwrites one that is being read. A blob
@@ -16,20 +10,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import json
-import logging
 import mmap
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-import numpy as np
 
 from samclip.disk.partial_files import (
     cache_dir,
@@ -39,15 +28,6 @@ from samclip.disk.partial_files import (
     open_without_links,
     remove_abandoned,
     write_file,
-)
-from samclip.engines.base import GraphSource
-from samclip.engines.machine.host import is_shortage, release_free_memory, shortage
-from samclip.engines.openvino.library import (
-    DEVICE,
-    clean_message,
-    describe_processor,
-    imports_maps,
-    read_graph,
 )
 
 FOLDER_NAME = "openvino"
@@ -67,7 +47,7 @@ class BlobDamagedError(Exception):
 
 
 class BlobSidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The JSON file beside a blob; `key` is what it was compiled from and for."""
+    """The JSON file of a blob; `key` is a digest of what it was compiled from and for."""
 
     schema_version: Literal[1] = 1
     key: Sha256
@@ -76,7 +56,7 @@ class BlobSidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 def blob_folder() -> Path:
-    """Give where blobs live: `openvino` in `$SAMCLIP_CACHE_DIR` or the user's cache."""
+    """Return the folder of blobs: `openvino` in `$SAMCLIP_CACHE_DIR` or the user's cache."""
     return cache_dir() / FOLDER_NAME
 
 
@@ -118,7 +98,7 @@ def map_blob(folder: Path, key: str) -> mmap.mmap | None:
 
 
 def write_blob(folder: Path, key: str, export: Callable[[io.BytesIO], object]) -> None:
-    """Keep what `export` writes into the stream it is given; raises OSError.
+    """Store what `export` writes into its stream; raises OSError.
 
     The blob is not forced to the disk: one that a crash cut off is found by its SHA-256.
     """
@@ -148,10 +128,10 @@ def remove_blob(folder: Path, key: str) -> None:
 
 
 class _FileStream(io.BytesIO):
-    """Passes on to a file what OpenVINO writes into a BytesIO, the one stream that it takes.
+    """Passes on to a file what OpenVINO writes into a BytesIO, the only stream that it takes.
 
-    It goes back to fill in its header, so that positions are the file's too. An error in `write`
-    would be lost in its own code: `check` raises it.
+    OpenVINO goes back to fill in its header, so positions are the file's too. It swallows an error
+    of `write`: `check` raises it.
     """
 
     def __init__(self, file: io.BufferedRandom) -> None:
@@ -176,7 +156,7 @@ class _FileStream(io.BytesIO):
         self._file.flush()
 
     def check(self) -> None:
-        """Raise what `write` met."""
+        """Raise the error of `write`, if there was one."""
         if self._error is not None:
             raise self._error
 
@@ -186,12 +166,12 @@ def _blob_path(folder: Path, sidecar: BlobSidecar) -> Path:
 
 
 def _open_own(path: Path) -> Any:
-    """Open a plain file of the user's own, following no link; raises BlobDamagedError."""
+    """Open a plain file that this user owns, following no link; raises BlobDamagedError."""
     file = os.fdopen(open_without_links(path), "rb")
     status = os.fstat(file.fileno())
     if not stat.S_ISREG(status.st_mode) or not is_safely_owned(status):
         file.close()
-        raise BlobDamagedError("it is no plain file of this user's that only they can write to")
+        raise BlobDamagedError("it is not a plain file of this user that only they can write to")
     return file
 
 
@@ -202,12 +182,12 @@ def _map(file: Any, sidecar: BlobSidecar) -> mmap.mmap:
             f"it has {size:,} bytes of SHA-256 {digest}, its sidecar says {sidecar.size:,} "
             f"and {sidecar.sha256}"
         )
-    # a private copy in name alone: OpenVINO's tensors want memory that could be written to
+    # A private mapping that nothing writes to: OpenVINO's tensors want writable memory.
     return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
 
 
 def _digest(file: Any) -> tuple[int, str]:
-    """Give size and SHA-256 of a file from its start, a piece at a time."""
+    """Return size and SHA-256 of a file from its start, a piece at a time."""
     file.flush()
     file.seek(0)
     size, digest = 0, hashlib.sha256()
@@ -218,7 +198,7 @@ def _digest(file: Any) -> tuple[int, str]:
 
 
 def _remove_others(folder: Path, key: str, newest: Path) -> None:
-    """Remove the forerunners of a blob."""
+    """Remove the older blobs of a key."""
     for path in folder.glob(f"{key}.*{BLOB_SUFFIX}"):
         if path != newest:
             with contextlib.suppress(OSError):  # Windows: it is still mapped
@@ -226,7 +206,7 @@ def _remove_others(folder: Path, key: str, newest: Path) -> None:
 
 
 def _keep_within(folder: Path, limit: int, newest: Path) -> None:
-    """Remove the blobs that were not used for longest, all but `newest`, down to `limit` bytes."""
+    """Remove the least recently used blobs, but never `newest`, down to `limit` bytes."""
     used = []
     for path in folder.glob(f"*{BLOB_SUFFIX}"):
         with contextlib.suppress(OSError):  # removed meanwhile
@@ -238,122 +218,3 @@ def _keep_within(folder: Path, limit: int, newest: Path) -> None:
             return
         remove_blob(folder, path.name.partition(".")[0])
         total -= size
-
-
-SCHEMA = 1  # of the key: another one makes all blobs before it stale
-_logger = logging.getLogger("samclip")
-_told: set[Path] = set()  # folders of which it was said that they cannot be written to
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """A compiled model, and the mapped blob that it goes on reading, if it came from one."""
-
-    model: Any
-    blob: mmap.mmap | None = None
-
-
-@dataclass(frozen=True)
-class Compiler:
-    """OpenVINO, one graph, and how it is to be compiled."""
-
-    library: Any
-    core: Any
-    source: GraphSource
-    settings: Mapping[str, Any]
-
-    def compiled(self) -> Compiled:
-        """Import the graph from the cache or compile it and keep it; what OpenVINO raises passes.
-
-        Only graphs of bundles are kept: others, as of an export, run once.
-        """
-        if not self.source.origin or not imports_maps(self.library):
-            return Compiled(self._compile())
-        key, folder = self._key, blob_folder()
-        found = self._import(folder, key)
-        if found is not None:
-            return found
-        try:
-            with only_compiling(folder):  # another process may have just compiled it
-                return self._import(folder, key) or self._compile_and_keep(folder, key)
-        except OSError as error:
-            _tell_once(folder, error)
-        return Compiled(self._compile())
-
-    @cached_property
-    def _key(self) -> str:
-        """Digest all that tells one compiled model from another, while the source has its files."""
-        told = {
-            "schema": SCHEMA,
-            "openvino": self.library.__version__,
-            "processor": describe_processor(self.core),
-            "settings": {name: str(value) for name, value in self.settings.items()},
-            "graph": hashlib.sha256(self.source.onnx).hexdigest(),
-            "files": {name: self._digest(name) for name in self.source.files},
-        }
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-
-    def _digest(self, name: str) -> str:
-        known = self.source.sha256.get(name)  # hashed a moment ago, when it was read
-        return known or hashlib.sha256(self.source.files[name]).hexdigest()
-
-    def _import(self, folder: Path, key: str) -> Compiled | None:
-        """Import the blob of `key`; one that is damaged, or that OpenVINO refuses, is removed."""
-        try:
-            blob = map_blob(folder, key)
-            return None if blob is None else self._import_blob(blob)
-        except BlobDamagedError as error:
-            if is_shortage(error):  # it could not even be mapped
-                raise shortage(str(error)) from error
-            reason = str(error)
-        _logger.warning(
-            "the compiled model of %r in %s is removed and compiled again: %s",
-            self.source.name, folder, reason,
-        )  # fmt: skip
-        remove_blob(folder, key)
-        return None
-
-    def _import_blob(self, blob: mmap.mmap) -> Compiled:
-        self.source.release()
-        tensor = self.library.Tensor(np.frombuffer(blob, np.uint8), shared_memory=True)
-        try:
-            model = self.core.import_model(tensor, DEVICE, dict(self.settings))
-        except Exception as error:  # its exceptions have no base of their own
-            if is_shortage(error):  # which says nothing against the blob
-                raise shortage(clean_message(error)) from error
-            raise BlobDamagedError(clean_message(error)) from error
-        if hasattr(blob, "madvise"):  # the weights are packed: their pages may go, and come again
-            blob.madvise(mmap.MADV_DONTNEED)
-        return Compiled(model, blob)
-
-    def _compile(self) -> Any:
-        with read_graph(self.core, self.source.whole()) as model:
-            return self.core.compile_model(model, DEVICE, dict(self.settings))
-
-    def _compile_and_keep(self, folder: Path, key: str) -> Compiled:
-        """Compile and write the blob, then import that: it holds the weights once, not twice."""
-        model = self._compile()
-        try:
-            write_blob(folder, key, model.export_model)
-        except OSError as error:
-            _tell_once(folder, error)
-            return Compiled(model)
-        except Exception as error:  # its exceptions have no base of their own
-            _logger.warning(
-                "the compiled model of %r is not kept: %s", self.source.name, clean_message(error)
-            )
-            return Compiled(model)
-        del model
-        release_free_memory()
-        return self._import(folder, key) or Compiled(self._compile())
-
-
-def _tell_once(folder: Path, error: OSError) -> None:
-    if folder in _told:
-        return
-    _told.add(folder)
-    _logger.warning(
-        "compiled models cannot be kept in %s: %s. They are compiled in every process; set "
-        "SAMCLIP_CACHE_DIR to a folder of your own to keep them.",
-        folder, error.strerror or error,
-    )  # fmt: skip

@@ -1,12 +1,10 @@
-"""OpenVINO as a library: imported in this one place, looked up without importing it elsewhere.
+"""OpenVINO as a library: its import, its `Core`, and graphs read from verified bytes alone.
 
-A graph as OpenVINO's model, read from verified bytes alone.
-
-OpenVINO takes external data of ONNX only from files beside a graph file: given bytes, it looks for
-them in the current folder. Reading the bundle's own files by their path would be reading what
-nobody verified. So they are written to a private folder, which is removed at once. OpenVINO maps
-the files and holds on to them for as long as the compiled model lives; so the folder is in memory
-where the system offers that and has the room, because a disk would write and free them for nothing.
+OpenVINO takes external data of ONNX only from files next to a graph file; for a graph in memory it
+looks in the current folder. Reading the bundle's own files by their path would read bytes that
+nobody verified. So the verified bytes are written to a private folder, which is removed at once.
+OpenVINO maps the files for as long as the compiled model lives; so the folder is in memory where
+the system offers that and has room, because a disk would write and free them for nothing.
 """
 
 from __future__ import annotations
@@ -28,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from samclip.engines import base
 from samclip.engines.base import GraphSource, Probe
 from samclip.engines.external_data import external_fault, external_locations
 from samclip.engines.machine.device import processor_features
@@ -38,10 +37,9 @@ INSTALL = "pip install 'samclip[openvino]'"
 OLDEST = (2025, 0)  # before it, settings that are pinned here are unknown or have other names
 IMPORTS_MAPS = (2025, 4)  # the first that imports a compiled model from memory without copying it
 MEASURED_ON = frozenset({"x86_64", "amd64"})  # docs/cpu.md
-MAX_MESSAGE = 300  # characters of its messages that are passed on
 # Its kernels for AMX end the process with an illegal instruction on a virtual Xeon that says it has
 # AMX (versions 2025.0 to 2026.4.1; INT8 and BF16), and FP32 has no use for it: this is the widest
-# set of instructions without AMX. Whoever sets the variable decides otherwise.
+# set of instructions without AMX. A value that the user sets is kept.
 ISA_VARIABLE, ISA_WITHOUT_AMX = "ONEDNN_MAX_CPU_ISA", "AVX512_CORE_FP16"
 # Inside OpenVINO, oneDNN keeps the last 1,024 kernels that it made for shapes of inputs, of all
 # models together: prompts of a hundred shapes held 270 MB.
@@ -56,6 +54,11 @@ INTERNALS = re.compile(
 _cores: dict[Any, tuple[int, Any]] = {}  # of a library: the process, and its Core
 _opening = threading.Lock()
 
+GRAPH_FILE = "graph.onnx"
+PREFIX = "samclip-openvino-"
+IN_MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of random name is made there
+ROOM = 2  # times what is written must be free there: other processes load models too
+
 
 def _forget_lock() -> None:
     """Take a new lock in a forked child: a thread of the parent may hold the old one."""
@@ -68,7 +71,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def find_library() -> Probe:
-    """Look whether a version that serves is installed, without importing it."""
+    """Return whether a version that is new enough is installed; import nothing."""
     if importlib.util.find_spec(PACKAGE) is None:
         return Probe(False, "openvino is not installed", INSTALL)
     try:
@@ -98,7 +101,7 @@ def import_library() -> ModuleType:
 
 
 def suits_processor() -> bool:
-    """Tell whether this is a kind of processor on which OpenVINO was measured."""
+    """Whether OpenVINO was measured on this kind of processor."""
     return platform.machine().lower() in MEASURED_ON
 
 
@@ -113,7 +116,7 @@ def saturates_int8() -> bool:
 
 
 def open_core(library: Any) -> Any:
-    """Give the `Core` of this process; raises BackendUnavailableError in a forked child.
+    """Return the `Core` of this process; raises BackendUnavailableError in a forked child.
 
     The threads of a `Core` stay in the parent: the child would wait for them forever.
     """
@@ -130,11 +133,11 @@ def open_core(library: Any) -> Any:
 
 
 def _new_core(library: Any) -> Any:
-    """Make a `Core` that compiles for the instructions that are safe, and keeps few kernels.
+    """Return a new `Core` that compiles for safe instructions, and keeps few kernels.
 
-    It reads the instructions from the environment when it is first asked for what it can do, and
-    the number when it first makes a kernel: the variables are put back then, because torch reads
-    them too.
+    It reads both variables from the environment: the instructions when it first reports its
+    capabilities, the number of kernels when it first makes one. Afterwards the variables are
+    restored, because torch reads them too.
     """
     ours = {ISA_VARIABLE: ISA_WITHOUT_AMX, KERNELS_VARIABLE: KERNELS_KEPT}
     added = {name: value for name, value in ours.items() if name not in os.environ}
@@ -159,12 +162,12 @@ def _make_kernel(library: Any, core: Any) -> None:
 
 
 def imports_maps(library: Any) -> bool:
-    """Tell whether this version imports compiled models from memory where they lie."""
+    """Whether this version imports compiled models from memory without copying them."""
     return _parsed(library.__version__) >= IMPORTS_MAPS
 
 
 def describe_processor(core: Any) -> list[str]:
-    """Name the processor, its sets of instructions, and which of them may be used."""
+    """Return the processor's name, its sets of instructions, and which of them may be used."""
     return [
         platform.machine(),
         core.get_property(DEVICE, "FULL_DEVICE_NAME"),
@@ -175,13 +178,12 @@ def describe_processor(core: Any) -> list[str]:
 
 
 def clean_message(error: BaseException) -> str:
-    """Give OpenVINO's message in one line, without its source files and addresses."""
-    text = " ".join(INTERNALS.sub(" ", str(error)).split())
-    return text[:MAX_MESSAGE].rstrip(". ") or type(error).__name__
+    """Return OpenVINO's message in one line, without its source files and addresses."""
+    return base.clean_message(error, INTERNALS)
 
 
 def _parsed(number: str) -> tuple[int, ...]:
-    """Give the leading numbers of a version: (2026, 4) of "2026.4.1-22982"."""
+    """Return the leading numbers of a version: (2026, 4) of "2026.4.1-22982"."""
     return tuple(int(part) for part in re.findall(r"\d+", number)[:2])
 
 
@@ -189,15 +191,9 @@ def _reinstall() -> str:
     return f"pip uninstall -y {PACKAGE}, then {INSTALL}"
 
 
-GRAPH_FILE = "graph.onnx"
-PREFIX = "samclip-openvino-"
-IN_MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of random name is made there
-ROOM = 2  # times what is written must be free there: other processes load models too
-
-
 @contextmanager
 def read_graph(core: Any, source: GraphSource) -> Iterator[Any]:
-    """Read a graph for as long as it takes to compile it; what that gives may be used on.
+    """Read a graph within the block, in which it must be compiled; the compiled model may stay.
 
     Raises EngineRunError for a graph that names files whose bytes it does not come with, or
     tensors that they do not hold, and whatever `core` raises for a broken one.
@@ -213,7 +209,7 @@ def read_graph(core: Any, source: GraphSource) -> Iterator[Any]:
         prefix=PREFIX, dir=_place(size), ignore_cleanup_errors=os.name == "nt"
     ) as folder:
         graph = _write(Path(folder), source, locations)
-        source.release()  # the files are mapped, and hold all that is needed
+        source.release()  # the mapped files hold all that is needed
         yield core.read_model(graph)
 
 

@@ -1,6 +1,6 @@
-"""A graph built into a plan and put where the runtime finds it.
+"""Graphs built into plans, which are put where the runtime finds them.
 
-Plans that need not be built again, and plans that a new one takes the place of.
+A plan that equals the one asked for is not built again; a new plan replaces its former builds.
 """
 
 from __future__ import annotations
@@ -58,9 +58,11 @@ from samclip.version import __version__
 
 _logger = logging.getLogger("samclip")
 
+NOT_WRITTEN = PlanFile(size=0, sha256="0" * 64)  # until `write_plan` fills it in
+
 
 def find_equal(request: BuildRequest, library: Library) -> StoredPlan | None:
-    """Find a sound plan that was built from the same bytes, in the same way, for the same GPUs."""
+    """Return a sound plan of the same bytes, built in the same way for the same GPUs, if any."""
     graph = identify(request.source)
     for stored in list_plans([request.folder or plan_folder()]):
         built = stored.sidecar
@@ -77,7 +79,7 @@ def find_equal(request: BuildRequest, library: Library) -> StoredPlan | None:
 
 
 def remove_superseded(new: StoredPlan) -> None:
-    """Remove the plans of which `new` is a newer build: same bundle, graph, library and targets."""
+    """Remove older builds of the plan `new`: same bundle, graph, library, targets and settings."""
     for stored in list_plans([new.path.parent]):
         if stored.sidecar is None or new.sidecar is None or stored.path == new.path:
             continue
@@ -123,12 +125,9 @@ def _place(sidecar: Sidecar) -> tuple[object, ...]:
     )
 
 
-EMPTY = PlanFile(size=0, sha256="0" * 64)
-
-
 @dataclass(frozen=True)
 class BuildRequest:
-    """What to build: a graph, for these compute capabilities ("8.6"), these sizes of its axes.
+    """A graph to build, for these compute capabilities ("8.6") and these sizes of its axes.
 
     `folder`: where the plan is put, None for the user's cache; `force`: build even if an equal
     plan is there; `preflight`: refuse a build that cannot fit into memory.
@@ -154,17 +153,17 @@ class BuiltPlan:
 def build_plan(
     request: BuildRequest, library: Library, report: BuildReport | None = None
 ) -> BuiltPlan:
-    """Build the plan of one graph, or find that it is there; one build at a time on a machine.
+    """Build the plan of one graph, or return an equal one; one build at a time on a machine.
 
-    Raises PlanBuildError with all that the library said when it fails.
+    Raises PlanBuildError, with the library's messages, when it fails.
     """
-    told = report or Silent()
-    with only_build(told), listening() as said:
+    progress = report or Silent()
+    with only_build(progress), listening() as said:
         equal = None if request.force else find_equal(request, library)
         if equal is not None:
             return BuiltPlan(equal, reused=True)
         started = time.monotonic()
-        built = _Build(request, library, told, said)
+        built = _Build(request, library, progress, said)
         data, tensors, axes = built.run()
         sidecar = _describe(request, library, tensors, axes, time.monotonic() - started)
         stored = _store(request.folder or plan_folder(), data, sidecar)
@@ -194,7 +193,7 @@ class _Build:
     said: Said
 
     def run(self) -> tuple[bytes, tuple[PlanTensor, ...], dict[str, AxisRange]]:
-        """Parse, configure and build; gives the plan's bytes, its inputs and outputs, its axes."""
+        """Parse, configure and build; return the plan's bytes, its inputs and outputs, its axes."""
         request, module = self.request, self.library.module
         logger = shared_logger(module)
         builder = module.Builder(logger)
@@ -235,10 +234,10 @@ class _Build:
 
 
 def configure(module: Any, builder: Any, request: BuildRequest) -> Any:
-    """Make the configuration of a build. No precision is set: it is in the graph.
+    """Return the configuration of a build. No precision is set: it is in the graph.
 
-    TF32 is off, as in the other backends: FP32 graphs compute in FP32. Details of the layers stay
-    in the plan, for trtexec and the inspector.
+    TF32 is off, as in the other backends: FP32 graphs compute in FP32. Details of the layers are
+    kept in the plan, for trtexec and the inspector.
     """
     options, flags = request.options, module.BuilderFlag
     config = builder.create_builder_config()
@@ -250,7 +249,7 @@ def configure(module: Any, builder: Any, request: BuildRequest) -> Any:
         config.builder_optimization_level = options.level
     if options.strip_weights:
         config.set_flag(flags.STRIP_PLAN)
-        config.set_flag(flags.REFIT_IDENTICAL)  # with what it was built from, and nothing else
+        config.set_flag(flags.REFIT_IDENTICAL)  # only with the weights that it was built from
     if options.version_compatible:
         config.set_flag(flags.VERSION_COMPATIBLE)
         config.set_flag(flags.EXCLUDE_LEAN_RUNTIME)  # a plan with a library inside runs its code
@@ -260,7 +259,7 @@ def configure(module: Any, builder: Any, request: BuildRequest) -> Any:
 
 
 def _check_refittable(network: Network, request: BuildRequest) -> None:
-    """Refuse to strip weights that the graph does not have in the form that the plan needs."""
+    """Refuse to strip weights that the graph does not store in the form that the plan needs."""
     if network.expanded:
         raise PlanBuildError(
             f"the graph {request.source.name!r} stores {network.expanded} of its weights as INT8, "
@@ -274,7 +273,7 @@ def _check_refittable(network: Network, request: BuildRequest) -> None:
 
 
 def _set_targets(module: Any, config: Any, capabilities: tuple[str, ...]) -> None:
-    """Name the GPU architectures to build for; the GPU that is here may be one of no name."""
+    """Set the GPU architectures to build for; TensorRT may have no name for the GPU here."""
     known = module.ComputeCapability.__members__
     config.num_compute_capabilities = len(capabilities)
     for place, capability in enumerate(capabilities):
@@ -302,7 +301,7 @@ def _describe(
         cuda=None if gpu is None else gpu.cuda,
     )
     return Sidecar(
-        plan=EMPTY,
+        plan=NOT_WRITTEN,
         graph=identify(request.source),
         library=library.name,
         library_version=library.version,

@@ -1,14 +1,12 @@
-"""TensorRT and TensorRT for RTX: the one library of two that builds a plan.
+"""The libraries that build plans, TensorRT and TensorRT for RTX, and the GPU that they build for.
 
 Both have the same Python API. TensorRT builds on the GPU that the plan will run on, by timing its
-kernels. TensorRT for RTX builds ahead of time for GPU architectures that are named to it, on any
-machine. Neither is imported before it is known whether it can work here: without a driver
-TensorRT's own calls may crash the process.
+kernels. TensorRT for RTX builds ahead of time for named GPU architectures, on any machine. Neither
+is imported before it is known whether it can work here: without a driver TensorRT's own calls may
+crash the process.
 
-The GPU that plans are built for, asked of the driver in a process of its own.
-
-Where the driver is broken, its library may crash the process that calls it: this one must not be
-it. Functions and attribute numbers are those of the CUDA driver API (cuda.h).
+The driver is asked for the GPU in a separate process, because a broken driver's library may crash
+the process that calls it. Functions and attribute numbers are those of CUDA's driver API (cuda.h).
 """
 
 from __future__ import annotations
@@ -66,6 +64,9 @@ print(json.dumps({
 }))
 """
 
+MINIMUM = 10  # the first major version of TensorRT with strongly typed networks
+_TARGET = re.compile(r"^SM([0-9]+)([0-9])$")
+
 
 class PlanGpu(msgspec.Struct, frozen=True):
     """A GPU: compute capability "8.7", the CUDA version of its driver, memory in bytes."""
@@ -78,7 +79,7 @@ class PlanGpu(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class DriverState:
-    """What the driver says of a GPU; `gpu` is None where it cannot be used, `reason` says why."""
+    """The driver's answer about a GPU; `gpu` is None where it cannot be used, `reason` says why."""
 
     gpu: PlanGpu | None
     driver: str | None
@@ -86,7 +87,7 @@ class DriverState:
 
 
 def examine_gpu(index: int = 0) -> DriverState:
-    """Ask the driver for the GPU number `index`; never loads a CUDA library into this process."""
+    """Ask the driver for the GPU number `index`; never load a CUDA library into this process."""
     if find_driver() is None:
         return DriverState(None, None, "there is no NVIDIA driver here")
     try:
@@ -116,15 +117,11 @@ def _driver_version() -> str | None:
     return next((gpu.driver for gpu in list_gpus() if gpu.driver), None)
 
 
-MINIMUM = 10  # the first major version of TensorRT with strongly typed networks
-_TARGET = re.compile(r"^SM([0-9]+)([0-9])$")
-
-
 @dataclass(frozen=True)
 class Kind:
-    """What is known of a library before it is imported.
+    """A library before it is imported.
 
-    `needs_gpu`: it builds for the GPU that is here, and keeps timings of its kernels.
+    `needs_gpu`: it builds for the GPU of this machine, and keeps timings of its kernels.
     """
 
     name: LibraryName
@@ -199,7 +196,7 @@ def ahead_of_time(module: Any) -> tuple[str, ...]:
 
 
 def choose_targets(library: Library, asked: tuple[str, ...]) -> tuple[str, ...]:
-    """Give the compute capabilities to build for: those asked for ("sm86" or "8.6"), else the GPU.
+    """Return the compute capabilities to build for: `asked` ("sm86" or "8.6"), else the GPU here's.
 
     Raises InputError for one that the library cannot build for.
     """
@@ -229,7 +226,7 @@ def parse_target(text: str) -> str:
     """Read "sm86" or "8.6" as the compute capability "8.6"; raises InputError."""
     match = re.match(r"^(?:sm_?)?([0-9]{1,2})[.]?([0-9])$", text.strip().lower())
     if match is None:
-        raise InputError(f"{text!r} is no GPU architecture. Write it as sm86, or as 8.6.")
+        raise InputError(f"{text!r} is not a GPU architecture. Write it as sm86, or as 8.6.")
     return f"{match[1]}.{match[2]}"
 
 

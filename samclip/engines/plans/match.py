@@ -1,7 +1,4 @@
-"""The plan of a graph for this machine, found and verified: what the runtime asks for.
-
-Whether a plan fits a graph and a machine, as its sidecar has it: before its bytes are used.
-"""
+"""Plans that fit a graph and a machine, found by their sidecars and verified before use."""
 
 from __future__ import annotations
 
@@ -30,13 +27,13 @@ from samclip.errors import (
 
 
 def system_name() -> str:
-    """Name this system's kind: "Linux x86_64"."""
+    """Return the kind of this system: "Linux x86_64"."""
     return f"{platform.system()} {platform.machine()}"
 
 
 @dataclass(frozen=True)
 class PlanHost:
-    """What a plan is to run on.
+    """A machine that is to run a plan.
 
     `version`: the library's `__version__`; `capability`: the GPU's compute capability, "8.7".
     """
@@ -48,10 +45,10 @@ class PlanHost:
 
 
 def misfit(sidecar: Sidecar, graph: BuiltGraph, host: PlanHost) -> PlanError | None:
-    """Say why a plan of the same graph's name must not be used here; None when it may.
+    """Return the error why a plan of a graph of this name must not run here; None when it may.
 
-    PlanStaleError when the graph's bytes are others by now, PlanForeignError when the library, its
-    version, the GPU or the system is another one. `sidecar.library` must be the host's.
+    PlanStaleError when the graph's bytes have changed, PlanForeignError when the version of the
+    library, the GPU or the system is another one. `sidecar.library` must be the host's.
     """
     if _bytes(sidecar.graph) != _bytes(graph):
         return _stale(sidecar, graph, host)
@@ -85,7 +82,7 @@ def _stale(sidecar: Sidecar, graph: BuiltGraph, host: PlanHost) -> PlanStaleErro
 
 
 def _foreign(sidecar: Sidecar, host: PlanHost) -> str | None:
-    """Say in which way a plan was built for something else than `host`."""
+    """Return how `host` differs from what a plan was built for; None when it does not."""
     built, capabilities = sidecar.target, sidecar.target.capabilities
     if not _runs(sidecar, host.version):
         return f"was built by {sidecar.library} {sidecar.library_version}, here is {host.version}"
@@ -129,7 +126,7 @@ class Plan:
 def find_plan(source: GraphSource, host: PlanHost, folders: Sequence[Path] | None = None) -> Plan:
     """Find the newest sound plan of `source` that fits `host`, and read it.
 
-    Looks in `folders`; None: the user's cache, then beside the bundle that `source` is from.
+    Looks in `folders`; None: the user's cache, then next to the bundle that `source` is from.
     Raises PlanMissingError, PlanStaleError, PlanForeignError or PlanDamagedError, whose message
     says what came and what was expected, and whose `steps` build the plan.
     """
@@ -149,7 +146,7 @@ def find_plan(source: GraphSource, host: PlanHost, folders: Sequence[Path] | Non
 
 
 def fits(source: GraphSource, host: PlanHost, stored: StoredPlan) -> bool:
-    """Tell whether a stored plan is one that `find_plan` would take; its bytes are not read."""
+    """Whether `find_plan` would take a stored plan; its bytes are not read."""
     graph = identify(source)
     if stored.sidecar is None or not _concerns(stored, graph, host):
         return False
@@ -157,8 +154,8 @@ def fits(source: GraphSource, host: PlanHost, stored: StoredPlan) -> bool:
 
 
 def _concerns(stored: StoredPlan, graph: BuiltGraph, host: PlanHost) -> bool:
-    """Whether a plan was built from this graph, or from what it was before."""
-    if stored.sidecar is None:  # unreadable: only the file's name tells
+    """Whether a plan was built from this graph or a former version of it."""
+    if stored.sidecar is None:  # unreadable: only the file's name is known
         name = stored.path.name
         return name.startswith(f"{graph.name}.") and f".{graph.precision}.{host.library}-" in name
     built = stored.sidecar.graph
@@ -171,7 +168,7 @@ def _concerns(stored: StoredPlan, graph: BuiltGraph, host: PlanHost) -> bool:
 
 
 def _refusal(related: Iterable[StoredPlan], graph: BuiltGraph, host: PlanHost) -> PlanError:
-    """Choose what to say: a plan of this very graph, but foreign, tells more than a stale one."""
+    """Choose the most useful error: a foreign plan of this graph says more than a stale one."""
     reasons = [
         stored.fault if stored.sidecar is None else misfit(stored.sidecar, graph, host)
         for stored in related

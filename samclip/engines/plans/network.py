@@ -1,9 +1,4 @@
-"""A graph as a TensorRT network: parsed from verified bytes, strongly typed, and looked through.
-
-A graph's weights as files, for parsers that cannot take them from memory.
-
-The inputs and outputs of a network, and the shapes that it is built for.
-"""
+"""Graphs as TensorRT networks: parsed from verified bytes, strongly typed, and described."""
 
 from __future__ import annotations
 
@@ -25,13 +20,34 @@ from samclip.engines.plans.sidecar import AxisRange, PlanTensor
 from samclip.engines.steps import ExportBundle
 from samclip.errors import PlanBuildError
 
+# The types that must occur in a network of each precision, by TensorRT's names: so that a graph
+# that is in fact FP32 is not built under another name.
+TYPES_OF = {
+    "fp16": frozenset({"HALF"}),
+    "bf16": frozenset({"BF16"}),
+    "int8": frozenset({"INT8"}),
+    "int8_fp16": frozenset({"INT8", "HALF"}),
+}
+STORAGE = frozenset({"CONSTANT", "CAST"})  # layers that only show how weights are stored
+# numpy's names of TensorRT's types
+DTYPES = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "BF16": "bfloat16",
+    "INT8": "int8",
+    "UINT8": "uint8",
+    "INT32": "int32",
+    "INT64": "int64",
+    "BOOL": "bool",
+}
+
 
 @contextmanager
 def weights_folder(source: GraphSource) -> Iterator[Path]:
-    """Write the weights files of a graph into a private folder, which goes with the block.
+    """Write the weights files of a graph into a private folder, which is removed after the block.
 
-    Gives the path that the graph itself would have there. Raises PlanBuildError for a graph whose
-    weights would lie outside, and when the disk refuses them.
+    For parsers that cannot take weights from memory. Yields the path that the graph would have
+    there. Raises PlanBuildError for weights outside the folder, and when the disk refuses them.
     """
     with ExitStack() as stack:
         try:
@@ -59,17 +75,6 @@ def _write(source: GraphSource, folder: Path) -> None:
         file.write_bytes(data)
 
 
-# What must occur in a network of each precision, as TensorRT calls its types and layers: so that
-# a graph that is FP32 after all is not built under another name.
-TYPES_OF = {
-    "fp16": frozenset({"HALF"}),
-    "bf16": frozenset({"BF16"}),
-    "int8": frozenset({"INT8"}),
-    "int8_fp16": frozenset({"INT8", "HALF"}),
-}
-STORAGE = frozenset({"CONSTANT", "CAST"})  # layers that only tell how weights are stored
-
-
 @dataclass
 class Network:
     """A parsed network; `held` is memory that TensorRT reads until the plan is built.
@@ -83,15 +88,15 @@ class Network:
     expanded: int = 0
 
     def layers(self) -> Iterator[Any]:
-        """Give its layers in order."""
+        """Yield its layers in order."""
         yield from (self.definition.get_layer(i) for i in range(self.definition.num_layers))
 
     def inputs(self) -> list[Any]:
-        """Give its input tensors in order."""
+        """Return its input tensors in order."""
         return [self.definition.get_input(i) for i in range(self.definition.num_inputs)]
 
     def outputs(self) -> list[Any]:
-        """Give its output tensors in order."""
+        """Return its output tensors in order."""
         return [self.definition.get_output(i) for i in range(self.definition.num_outputs)]
 
     def layer_types(self) -> Counter[str]:
@@ -101,7 +106,7 @@ class Network:
     def types(self) -> Counter[str]:
         """Count what its layers compute by TensorRT's name of the data type: "HALF".
 
-        Constants and casts are left out: they tell how weights are stored.
+        Constants and casts are left out: they only show how weights are stored.
         """
         computing = (layer for layer in self.layers() if layer.type.name not in STORAGE)
         outputs = (layer.get_output(i) for layer in computing for i in range(layer.num_outputs))
@@ -118,13 +123,16 @@ def parse_network(
     and before it sees a graph that keeps weights where the bundle does not list them.
     """
     _check_external_data(source)
-    network = Network(module, builder.create_network(_flags(module)), [source.onnx, source.weights])
+    # Newer versions always have strong types.
+    flags = 1 << int(module.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = Network(module, builder.create_network(flags), [source.onnx, source.weights])
     parser = module.OnnxParser(network.definition, logger)
     network.held.append(parser)  # weights that the parser converted are its own
     if hasattr(parser, "load_initializer"):
-        parsed = _parse_in_memory(parser, source)
+        parsed = load_in_memory(parser, source) and parser.parse_model_proto()
     else:
-        parsed = _parse_in_folder(parser, source)
+        with weights_folder(source) as path:
+            parsed = parser.parse(source.onnx, str(path))
     if not parsed:
         raise _parse_error(module, parser, source, said)
     _expand_int8_constants(network)
@@ -151,24 +159,15 @@ def _check_external_data(source: GraphSource) -> None:
         )
 
 
-def _flags(module: Any) -> int:
-    """Ask for strong types, which newer versions have anyway."""
-    return int(1 << int(module.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-
-
-def _parse_in_memory(parser: Any, source: GraphSource) -> bool:
+def load_in_memory(parser: Any, source: GraphSource) -> bool:
+    """Hand a graph and its weights to a parser, or a refitter; False when it cannot read them."""
     if not parser.load_model_proto(source.onnx):
         return False
     for name, weight in source.weights.items():
         # False for a tensor that only other variants of the graph have: they share the file.
         parser.load_initializer(name, weight.ctypes.data, weight.nbytes)
     parser.clear_errors()
-    return bool(parser.parse_model_proto())
-
-
-def _parse_in_folder(parser: Any, source: GraphSource) -> bool:
-    with weights_folder(source) as path:
-        return bool(parser.parse(source.onnx, str(path)))
+    return True
 
 
 def _parse_error(module: Any, parser: Any, source: GraphSource, said: Said) -> PlanBuildError:
@@ -184,7 +183,7 @@ def _parse_error(module: Any, parser: Any, source: GraphSource, said: Said) -> P
 
 
 def _describe(error: Any) -> str:
-    """Put one of the parser's errors into a line: node, operator, and what it says."""
+    """Format one of the parser's errors as a line: node, operator, message and code."""
     node = f"node {error.node_name()!r} ({error.node_operator()}): " if error.node_name() else ""
     return f"{node}{' '.join(str(error.desc()).split())} [{error.code()}]"
 
@@ -225,9 +224,9 @@ def _as_float(network: Network, layer: Any) -> Any:
 
 
 def _decompose_fp32_attention(network: Network) -> None:
-    """Let FP32 attention be built of several kernels: none computes it in one.
+    """Let FP32 attention be built from several kernels, as no single kernel computes it.
 
-    In FP16 and BF16 it is fused, or the build fails: it must not become slow in silence.
+    In FP16 and BF16 it is fused or the build fails: it must not become slow unnoticed.
     """
     for layer in network.layers():
         if layer.type.name == "ATTENTION_INPUT" and layer.get_input(0).dtype.name == "FLOAT":
@@ -246,19 +245,6 @@ def _check_precision(network: Network, source: GraphSource) -> None:
         )
 
 
-# numpy's names of what TensorRT calls its types
-DTYPES = {
-    "FLOAT": "float32",
-    "HALF": "float16",
-    "BF16": "bfloat16",
-    "INT8": "int8",
-    "UINT8": "uint8",
-    "INT32": "int32",
-    "INT64": "int64",
-    "BOOL": "bool",
-}
-
-
 def describe_tensors(network: Network, axes: Mapping[str, AxisRange]) -> tuple[PlanTensor, ...]:
     """Describe every input, with the bounds of its shape, and every output.
 
@@ -274,12 +260,17 @@ def describe_tensors(network: Network, axes: Mapping[str, AxisRange]) -> tuple[P
 
 def used_axes(network: Network, axes: Mapping[str, AxisRange]) -> dict[str, AxisRange]:
     """Keep the ranges of axes that the network's inputs have."""
-    names = {name for tensor in network.inputs() for name in _axis_names(tensor)}
+    names = {
+        tensor.get_dimension_name(place)
+        for tensor in network.inputs()
+        for place, size in enumerate(tensor.shape)
+        if size < 0
+    }
     return {name: axis for name, axis in axes.items() if name in names}
 
 
 def add_profile(builder: Any, config: Any, tensors: tuple[PlanTensor, ...]) -> None:
-    """Tell TensorRT the bounds of dynamic shapes; nothing when all are fixed."""
+    """Set the bounds of dynamic shapes; do nothing when all are fixed."""
     dynamic = [tensor for tensor in tensors if tensor.least is not None]
     if not dynamic:
         return
@@ -321,8 +312,3 @@ def _range(tensor: Any, place: int, axes: Mapping[str, AxisRange]) -> AxisRange:
             f"sizes for it, only for {', '.join(axes)}. Export the bundle again."
         )
     return axes[name]
-
-
-def _axis_names(tensor: Any) -> list[str]:
-    shape = tuple(tensor.shape)
-    return [tensor.get_dimension_name(i) or "" for i, size in enumerate(shape) if size < 0]

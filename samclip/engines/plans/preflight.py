@@ -1,7 +1,7 @@
-"""Whether a build fits into this machine's memory: looked at before it begins.
+"""A check before a build that the memory of this machine suffices for it.
 
-A build that runs out of memory is killed by the system, on a Jetson together with what else runs
-there, and says nothing.
+The system kills a build that runs out of memory without a message, on a Jetson together with other
+programs.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ def weight_bytes(network: Network) -> int:
 
 
 def available_memory() -> int | None:
-    """Give the bytes that a process may still take: the machine's, at most the container's.
+    """Return the bytes that a process may still take: the machine's, at most the container's.
 
-    None where the system does not tell.
+    None where the system does not report it.
     """
     known = [amount for amount in (_machine(), _container()) if amount is not None]
     return min(known, default=None)
@@ -78,7 +78,7 @@ def _compare(what: str, needs: int, free: int | None, weights: int, report: Buil
 
 def _machine() -> int | None:
     fields = _fields(MEMORY_INFO, ":")
-    # it says kB and means KiB
+    # its "kB" are KiB
     return fields["MemAvailable"] * 1024 if "MemAvailable" in fields else None
 
 

@@ -1,9 +1,7 @@
-"""What TensorRT says while it works: kept, so that an error can carry it.
+"""TensorRT's messages, collected for errors, and the progress of its builds.
 
-TensorRT takes the first logger that it is given for the whole process: so there is one for each
-library, and a build listens to it while it lasts.
-
-The progress of a build, in TensorRT's own phases and steps.
+TensorRT uses the first logger that it gets for the whole process: so there is one logger for each
+library, and a build listens to it while it runs.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ _listeners: list[Said] = []
 _lock = threading.Lock()
 
 
-@dataclass(eq=False)  # each is another listener, whatever it has heard
+@dataclass(eq=False)  # listeners differ even with the same messages
 class Said:
     """The messages of one build, in their order, by severity."""
 
@@ -30,7 +28,7 @@ class Said:
 
 
 def shared_logger(module: Any) -> Any:
-    """Give the library's one logger."""
+    """Return the library's one logger."""
     with _lock:
         if module.__name__ not in _loggers:
             _loggers[module.__name__] = _make_logger(module)
@@ -39,7 +37,7 @@ def shared_logger(module: Any) -> Any:
 
 @contextmanager
 def listening() -> Iterator[Said]:
-    """Collect what TensorRT says during the block."""
+    """Collect TensorRT's messages during the block."""
     said = Said()
     _listeners.append(said)
     try:

@@ -1,14 +1,10 @@
-"""The sidecar of a plan: what it was built from, by what, for what, and how.
+"""The sidecar of a plan: the graph, library, machine, settings and sizes that it was built for.
 
-A plan loads only on the TensorRT version and the GPU architecture that it was built for, and
-TensorRT has no call that tells so beforehand. The plan file itself is exactly what TensorRT wrote;
-all that must be checked before its bytes are used stands in a JSON file beside it.
-
-Which graph a plan belongs to: the SHA-256 of its ONNX bytes and of its weights file.
-
-The sizes that dynamic axes may have: TensorRT builds for a range, chosen when it builds.
-
-The steps that build a plan, or build it again, for errors.
+A plan loads only with the TensorRT version and on the GPU architecture that it was built for, and
+TensorRT has no call that checks this beforehand. The plan file itself is exactly what TensorRT
+wrote; the facts to check before its bytes are used are in a JSON file next to it. Its graph is
+identified by the SHA-256 of its ONNX bytes and of its weights file, and the sizes of dynamic axes
+are ranges, which TensorRT builds for.
 """
 
 from __future__ import annotations
@@ -59,10 +55,10 @@ class BuiltGraph(Record, frozen=True, kw_only=True):
 
 
 class BuiltFor(Record, frozen=True, kw_only=True):
-    """Where the plan runs: on GPUs of these compute capabilities, on this kind of system.
+    """The plan's target: GPUs of these compute capabilities, on this kind of system.
 
-    `system` is as `platform.system()` and `platform.machine()` have it: "Linux aarch64". `gpu`,
-    `driver` and `cuda` are those of the machine that built it, None where none was there.
+    `system` is `platform.system()` and `platform.machine()`: "Linux aarch64". `gpu`, `driver` and
+    `cuda` are those of the machine that built it, None where there was none.
     """
 
     capabilities: Annotated[tuple[Capability, ...], msgspec.Meta(min_length=1)]
@@ -84,7 +80,7 @@ class AxisRange(Record, frozen=True, kw_only=True):
 
 
 class BuildOptions(Record, frozen=True, kw_only=True):
-    """How TensorRT was told to build; None is its own default.
+    """The settings of a build; None is TensorRT's default.
 
     `workspace`: bytes of scratch memory that a kernel may take; `level`: builder optimisation
     level; `strip_weights`: the plan holds no weights and is refitted with the graph's before it
@@ -208,8 +204,8 @@ def parse_axis(text: str) -> AxisRange:
     parts = text.split(",")
     if len(parts) not in {1, 3} or not all(part.strip().isdecimal() for part in parts):
         raise InputError(
-            f"{text!r} is no range of sizes. Write three whole numbers, as in 1,4,16: the least, "
-            "the one to optimise for, the most; or one number for a fixed size."
+            f"{text!r} is not a range of sizes. Write three whole numbers, as in 1,4,16: the "
+            "least, the one to optimise for, the most; or one number for a fixed size."
         )
     numbers = [int(part) for part in parts]
     least, best, most = numbers * 3 if len(numbers) == 1 else numbers

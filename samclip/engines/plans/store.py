@@ -1,9 +1,9 @@
-"""Plans on the disk: a plan file exactly as TensorRT wrote it, and its sidecar beside it.
+"""Plans on the disk: a plan file exactly as TensorRT wrote it, and its sidecar next to it.
 
-A plan's name ends in the first digits of a SHA-256 of its bytes and of what they were built from
-and how, so that a new plan never overwrites one that is being read, nor another graph's of the same
-bytes, as plans without weights may be; the sidecar is put in place last and makes the plan valid.
-Plans are executable: only the user's own files, which nobody else can write to, are ever read.
+A plan's name ends in the first digits of a SHA-256 of its bytes, its graph and its settings. So a
+new plan never overwrites one that is being read, nor another graph's plan of the same bytes, as
+plans without weights may be. The sidecar is put in place last and makes the plan valid. Plans are
+executable: only the user's own files, which nobody else can write to, are ever read.
 """
 
 from __future__ import annotations
@@ -65,23 +65,23 @@ class StoredPlan:
 
 
 def plan_folder() -> Path:
-    """Give where plans live: `engines` in `$SAMCLIP_CACHE_DIR` or the user's cache."""
+    """Return the folder of plans: `engines` in `$SAMCLIP_CACHE_DIR` or the user's cache."""
     return cache_dir() / FOLDER_NAME
 
 
 def folder_beside(origin: str | Path) -> Path:
-    """Give the folder for plans beside a bundle, which itself holds its own files alone."""
+    """Return the folder for plans next to a bundle, which itself holds only its own files."""
     path = Path(origin)
     return path.with_name(path.name + BESIDE_SUFFIX)
 
 
 def search_folders(origin: str = "") -> tuple[Path, ...]:
-    """Give the folders in which the plans of the bundle at `origin` are looked for."""
+    """Return the folders in which the plans of the bundle at `origin` are looked for."""
     return (plan_folder(), *([folder_beside(origin)] if origin else []))
 
 
 def list_plans(folders: Iterable[Path]) -> list[StoredPlan]:
-    """Look at every plan in `folders`, newest first; only sidecars are read."""
+    """List the plans in `folders`, newest first; only sidecars are read."""
     found = [_look_at(path) for folder in folders for path in _plans_in(folder)]
     known = [plan for plan in found if plan is not None]
     return sorted(known, key=lambda plan: plan.sidecar.built if plan.sidecar else "", reverse=True)
@@ -137,7 +137,7 @@ def remove_plan(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what writers that died left in `folder`: partial files, and plans without sidecars."""
+    """Remove the remains of writers that died: partial files, and plans without sidecars."""
     remove_abandoned(folder)
     for path in folder.glob(f"*{PLAN_SUFFIX}"):
         if OWN_NAME.search(path.name) is None or sidecar_path(path).exists():
@@ -148,12 +148,12 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def sidecar_path(plan: Path) -> Path:
-    """Give where the sidecar of a plan is."""
+    """Return the path of a plan's sidecar."""
     return plan.with_name(plan.name.removesuffix(PLAN_SUFFIX) + SIDECAR_SUFFIX)
 
 
 def _plans_in(folder: Path) -> Iterator[Path]:
-    """Name the plans of a folder: by their sidecars, and by plan files, which may have none."""
+    """Yield the plans of a folder: those of sidecars, and plan files that may have none."""
     names = set()
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
@@ -171,7 +171,8 @@ def _look_at(path: Path) -> StoredPlan | None:
             return None
     size = sum(filter(None, sizes))
     try:
-        sidecar = _read_sidecar(path)
+        data = read_own(sidecar_path(path), MAX_SIDECAR_BYTES)
+        sidecar = decode_sidecar(data, str(sidecar_path(path)))
     except PlanDamagedError as error:
         return StoredPlan(path, size, None, error)
     except FileNotFoundError:
@@ -186,11 +187,6 @@ def _look_at(path: Path) -> StoredPlan | None:
         )
         return StoredPlan(path, size, None, fault)
     return StoredPlan(path, size, sidecar)
-
-
-def _read_sidecar(plan: Path) -> Sidecar:
-    path = sidecar_path(plan)
-    return decode_sidecar(read_own(path, MAX_SIDECAR_BYTES), str(path))
 
 
 def read_own(path: Path, limit: int) -> bytes:
@@ -208,7 +204,7 @@ def read_own(path: Path, limit: int) -> bytes:
 
 
 def _check_own(path: Path, status: os.stat_result) -> None:
-    """Refuse what somebody else could have written: a plan is a program."""
+    """Refuse a file that somebody else could have written: a plan is a program."""
     if not stat.S_ISREG(status.st_mode):
         raise PlanDamagedError(f"{path} is not a plain file. Remove it, and build the plan again.")
     if not is_safely_owned(status):
@@ -220,7 +216,7 @@ def _check_own(path: Path, status: os.stat_result) -> None:
 
 
 def _stem(sidecar: Sidecar) -> str:
-    """Name a plan for people: what it computes, by which library, for which GPUs."""
+    """Return the readable part of a plan's name: its graph, library and GPUs."""
     graph, targets = sidecar.graph, map(target_name, sidecar.target.capabilities)
     parts = [graph.name, graph.attention, graph.precision]
     parts += [f"{sidecar.library}-{sidecar.library_version}", "+".join(targets)]
@@ -228,9 +224,9 @@ def _stem(sidecar: Sidecar) -> str:
 
 
 def _identity(sidecar: Sidecar) -> str:
-    """Digest all that tells a plan from others: its bytes, its graph, and how it was built."""
-    told = (sidecar.plan, sidecar.graph, sidecar.target, sidecar.options, sidecar.axes)
-    return hashlib.sha256(msgspec.json.encode(told)).hexdigest()
+    """Return a digest of all that makes plans differ: bytes, graph, target and settings."""
+    facts = (sidecar.plan, sidecar.graph, sidecar.target, sidecar.options, sidecar.axes)
+    return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()
 
 
 def _size(path: Path) -> int | None:

@@ -1,9 +1,9 @@
-"""TensorRT's timings of kernels, kept between builds: the second build takes a fraction.
+"""TensorRT's timings of kernels, kept between builds, and the lock that builds one plan at a time.
 
-A cache is for one version of TensorRT on one kind of GPU. A digest stands beside it, and one that
-does not fit is left out: the build then times everything again.
-
-One build at a time on a machine: two would share its memory, and time each other's kernels.
+With the timings a second build takes a fraction of the time. A cache is for one version of TensorRT
+on one kind of GPU. It begins with its digest; a damaged one is ignored, and the build times
+everything again. Two builds at once would share the machine's memory, and disturb each other's
+timings.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ DIGEST_BYTES = 64
 
 _logger = logging.getLogger("samclip")
 
+LOCK_NAME = ".build.lock"
+
 
 def timing_file(library: Library) -> Path | None:
-    """Give the cache of a library that times kernels here; None for one that does not."""
+    """Return the cache of a library that times kernels here; None for one that does not."""
     gpu = library.state.gpu
     if not library.kind.needs_gpu or gpu is None:
         return None
@@ -40,7 +42,7 @@ def timing_file(library: Library) -> Path | None:
 
 
 def load_timings(config: Any, path: Path | None) -> None:
-    """Give a build the timings of those before it; none when they are damaged or absent."""
+    """Load the timings of earlier builds into a build; none when they are damaged or absent."""
     if path is None:
         return
     cache = config.create_timing_cache(_read(path))
@@ -52,7 +54,7 @@ def load_timings(config: Any, path: Path | None) -> None:
 
 
 def save_timings(config: Any, path: Path | None) -> None:
-    """Keep the timings of a build, for those after it; a disk that refuses them ends no build."""
+    """Save the timings of a build for later ones; an error of the disk is only logged."""
     if path is None:
         return
     cache = config.get_timing_cache()
@@ -82,12 +84,9 @@ def _read(path: Path) -> bytes:
     return timings
 
 
-LOCK_NAME = ".build.lock"
-
-
 @contextmanager
 def only_build(report: BuildReport) -> Iterator[None]:
-    """Hold the machine's lock for builds; waits for another process's build, and says so."""
+    """Hold the machine's lock for builds; wait for another process's build, and report that."""
     try:
         from filelock import FileLock, Timeout  # noqa: PLC0415 - needed for builds alone
     except ImportError as error:

@@ -4,7 +4,7 @@ A plan is taken only through `find_plan`, which checks its sidecar against this 
 graph, and its bytes against the sidecar. Nothing is built here: that takes minutes, and is asked
 for by name.
 
-Whether all graphs of a bundle have plans for this machine, told from sidecars alone.
+Whether a bundle has plans of all its graphs is read from sidecars alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from samclip.engines import names
-from samclip.engines.base import EngineOptions, GraphKey, GraphSource, Probe, Traits
+from samclip.engines.base import EngineOptions, GraphKey, GraphSource, Probe, Traits, unavailable
 from samclip.engines.cuda.device import open_device
 from samclip.engines.cuda.memory import DeviceMemory
 from samclip.engines.names import LibraryName
@@ -35,7 +35,7 @@ from samclip.errors import BackendUnavailableError
 
 
 def missing_plans(graphs: Sequence[GraphKey], host: PlanHost) -> Probe:
-    """Say which graphs have no plan that fits, and how to build them all."""
+    """Return whether all graphs have plans that fit, else which do not and how to build them."""
     wanted = [_built_graph(key) for key in graphs]
     stored = list_plans(dict.fromkeys(f for graph in wanted for f in search_folders(graph.origin)))
     missing = [graph for graph in wanted if not any(_fits(plan, graph, host) for plan in stored)]
@@ -101,20 +101,19 @@ class TensorRtBackend:
 
     @property
     def version(self) -> str | None:
-        """The library's version, by which variants are chosen; None when it is not to be told."""
+        """The library's version, by which variants are chosen; None when it is unknown."""
         return installed_version(self.name)
 
     def probe(self) -> Probe:
-        """Look whether driver, library and a CUDA package are here; imports none of them."""
+        """Return whether driver, library and a CUDA package are here; import none of them."""
         return probe_library(self.name)
 
     def ready(self, graphs: Sequence[GraphKey], options: EngineOptions) -> Probe:
-        """Look whether every graph has a plan that fits this machine; reads sidecars alone."""
+        """Return whether every graph has a plan that fits this machine; read sidecars alone."""
         try:
             _, host = open_for_running(self.name, options.device)
         except BackendUnavailableError as error:
-            detail, _, remedy = str(error).partition("To do: ")
-            return Probe(False, detail.rstrip(". "), remedy.rstrip(". "))
+            return unavailable(error)
         return missing_plans(graphs, host)
 
     def load(self, source: GraphSource, options: EngineOptions) -> TrtEngine:
@@ -129,7 +128,7 @@ class TensorRtBackend:
         try:
             return _start(library, plan, source, memory, options)
         except BaseException as error:
-            # What TensorRT has made must go before the context that it was made in.
+            # TensorRT's objects must go before the context in which they were created.
             traceback.clear_frames(error.__traceback__)
             memory.close()
             raise

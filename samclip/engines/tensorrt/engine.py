@@ -1,14 +1,13 @@
-"""A TensorRT plan, running: execution contexts pooled, one for each caller at a time.
+"""Engines that run TensorRT plans: a pool of execution contexts, one for each caller at a time.
 
 The same class serves TensorRT and TensorRT for RTX. A context holds memory for the activations of
-one run, so they are made when callers meet, never more than `EngineOptions.contexts`, nor than the
-GPU's memory allows: further callers wait for their turn. Ctrl-C may raise between any two steps of
-a run: what that leaves half done is freed and not used again, and nobody waits for it.
+one run, so contexts are created when callers overlap, at most `EngineOptions.contexts` and as many
+as the GPU's memory allows: further callers wait for their turn. Ctrl-C may raise between any two
+steps of a run: a slot that it leaves half done is freed, not used again, and nobody waits for it.
 
-Weights for a plan that was built without: those of the graph, which the bundle has anyway.
-
-The plan names its graph by digest, and `find_plan` has compared it, so these are the very weights
-that the plan was built with, as TensorRT demands of one that was stripped.
+A plan that was built without weights gets those of its graph, which the bundle has anyway. The plan
+names its graph by digest, and `find_plan` has compared it: so these are the weights that the plan
+was built with, as TensorRT demands for a stripped plan.
 """
 
 from __future__ import annotations
@@ -21,22 +20,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.engines.base import EngineOptions, GraphSource, Tensor
+from samclip.engines.base import EngineOptions, GraphSource, Guard, GuardedEngine, Tensor
 from samclip.engines.cuda.memory import DeviceMemory
 from samclip.engines.external_data import external_fault
 from samclip.engines.plans.library import Library
-from samclip.engines.plans.network import weights_folder
+from samclip.engines.plans.network import load_in_memory, weights_folder
 from samclip.engines.plans.reporting import listening, shared_logger
 from samclip.engines.tensorrt.library import LoadedPlan, explain
 from samclip.engines.tensorrt.signature import Signature
 from samclip.engines.tensorrt.slot import Feeds, TrtSlot
-from samclip.errors import ClosedError, DeviceMemoryError, EngineRunError
+from samclip.errors import DeviceMemoryError, EngineRunError
 
 LOOK_SECONDS = 0.5  # how often those who wait look for callers who ended without a word
 
+SHOWN = 3  # names of weights in a message
+
 
 class _Loan:
-    """A caller's hold on a slot, or on the place of one that it makes; over when its run ends."""
+    """A caller's claim to a slot, or to a slot that it is creating; over when its run ends."""
 
     def __init__(self) -> None:
         self.slot: TrtSlot | None = None
@@ -44,7 +45,7 @@ class _Loan:
         self.thread = threading.get_ident()
 
 
-class TrtEngine:
+class TrtEngine(GuardedEngine):
     """A plan, ready to run; owns `loaded` and `memory`."""
 
     def __init__(
@@ -56,25 +57,18 @@ class TrtEngine:
     ) -> None:
         self._loaded = loaded
         self._signature = signature
+        self._guard = Guard(signature.graph, tuple(signature.inputs), tuple(signature.outputs))
         self._memory = memory
         self._graphs = options.cuda_graphs
         self._limit = options.contexts
         # Re-entrant, and taken itself: Ctrl-C in `Condition.__exit__` would leave it locked.
         self._lock = threading.RLock()
         self._ended = threading.Condition(self._lock)
-        self._loans: list[weakref.ref[_Loan]] = []  # gone with the caller's frame at the latest
+        self._loans: list[
+            weakref.ref[_Loan]
+        ] = []  # each goes with its caller's frame at the latest
         self._closed = False
         self._slots = [self._make()]
-
-    @property
-    def input_names(self) -> tuple[str, ...]:
-        """The graph's inputs, all of which `run` needs."""
-        return tuple(self._signature.inputs)
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        """The graph's outputs, in its order."""
-        return tuple(self._signature.outputs)
 
     @property
     def contexts(self) -> int:
@@ -92,8 +86,8 @@ class TrtEngine:
         when the GPU's memory is short, ClosedError after `close()`.
         """
         self._check_open()
-        names = self.output_names if outputs is None else tuple(outputs)
-        given = self._on_this_gpu(self._signature.check(feeds, names))
+        names = self._guard.check_names(feeds, outputs)
+        given = self._on_this_gpu(self._signature.check(feeds))
         if not names:
             return {}
         loan = _Loan()
@@ -112,7 +106,7 @@ class TrtEngine:
                 self._ended.notify_all()
 
     def close(self) -> None:
-        """Wait for runs under way, then free all but what results hold; again: do nothing.
+        """Wait for runs in flight, then free all but the memory of results; again: do nothing.
 
         In a forked child nothing is freed: it is the parent's.
         """
@@ -124,7 +118,7 @@ class TrtEngine:
             if self._closed:
                 return
             self._closed = True
-            self._ended.notify_all()  # those who wait for their turn are refused
+            self._ended.notify_all()  # callers who wait for their turn are refused
             while any(loan.thread != me for loan in self._under_way()):
                 self._ended.wait(LOOK_SECONDS)
             slots, self._slots = self._slots, []
@@ -136,11 +130,7 @@ class TrtEngine:
         self._memory.close()
 
     def _check_open(self) -> None:
-        if self._closed:
-            raise ClosedError(
-                f"the engine of {self._signature.graph!r} is closed. Load the model again."
-            )
-        self._memory.check_process()
+        self._guard.check_open(None if self._closed else self)
 
     def _is_forked(self) -> bool:
         try:
@@ -158,7 +148,7 @@ class TrtEngine:
         }
 
     def _take(self, loan: _Loan, feeds: Feeds) -> TrtSlot:
-        """Lend a slot: rather one whose last run had these shapes, for its captured graph."""
+        """Lend a slot, if possible one whose last run had these shapes, for its captured graph."""
         while True:
             with self._lock:
                 while not (self._closed or self._idle() or self._places() < self._limit):
@@ -177,7 +167,7 @@ class TrtEngine:
                 return made
 
     def _make_another(self, loan: _Loan) -> TrtSlot | None:
-        """Make one more slot; None, and none ever after, when the GPU has no memory for it.
+        """Create one more slot; None, now and later, when the GPU has no memory for it.
 
         Raises DeviceMemoryError when there is no other slot to wait for.
         """
@@ -197,22 +187,22 @@ class TrtEngine:
         return made
 
     def _under_way(self) -> list[_Loan]:
-        """Give the loans that are not over, and forget the others."""
+        """Return the loans that are not over, and drop the others."""
         found = [(known, known()) for known in self._loans]
         self._loans = [known for known, loan in found if loan is not None and not loan.is_over]
         return [loan for _, loan in found if loan is not None and not loan.is_over]
 
     def _idle(self) -> list[TrtSlot]:
-        """Give the slots that nobody has."""
+        """Return the slots that are not lent."""
         lent = [loan.slot for loan in self._under_way()]
         return [slot for slot in self._slots if slot not in lent]
 
     def _places(self) -> int:
-        """Count the slots that there are and those being made."""
+        """Count the slots that exist and those being created."""
         return len(self._slots) + sum(loan.slot is None for loan in self._under_way())
 
     def _discard_unfinished(self) -> None:
-        """Free the slots of runs that were interrupted: their parts may not fit each other."""
+        """Free the slots of interrupted runs: their shapes and buffers may not fit each other."""
         for slot in [slot for slot in self._idle() if not slot.is_whole]:
             slot.close()
             self._slots.remove(slot)
@@ -226,11 +216,8 @@ class TrtEngine:
             return TrtSlot(context, self._signature, self._memory, self._graphs)
 
 
-SHOWN = 3  # names of weights in a message
-
-
 def refit(library: Library, engine: Any, source: GraphSource) -> None:
-    """Give a stripped engine the weights of `source`; a primary context is current.
+    """Put the weights of `source` into a stripped engine; a primary context is current.
 
     Weights are handed over in memory; versions before 10.13 get them in a private folder. Raises
     EngineRunError when the engine cannot be refitted, or lacks weights afterwards.
@@ -240,12 +227,19 @@ def refit(library: Library, engine: Any, source: GraphSource) -> None:
     with listening() as said:
         refitter = module.Refitter(engine, logger)
         parser = module.OnnxParserRefitter(refitter, logger)
-        taken = _hand_over(parser, source)
+        if hasattr(parser, "load_initializer"):
+            taken = load_in_memory(parser, source) and parser.refit_model_proto()
+        else:
+            with weights_folder(source) as path:
+                taken = parser.refit_from_bytes(source.onnx, str(path))
         missing = list(refitter.get_missing_weights())
         if taken and not missing and refitter.refit_cuda_engine():
             return
-    fault = EngineRunError(f"{_fault(taken, missing)}. Build the plan again, with its weights.")
-    raise explain(fault, source.name, [*_errors(parser), *said.errors])
+    fault = EngineRunError(
+        f"{_fault(bool(taken), missing)}. Build the plan again, with its weights."
+    )
+    errors = [str(parser.get_error(index).desc()) for index in range(parser.num_errors)]
+    raise explain(fault, source.name, [*errors, *said.errors])
 
 
 def _check_external_data(source: GraphSource) -> None:
@@ -261,19 +255,6 @@ def _check_external_data(source: GraphSource) -> None:
         )
 
 
-def _hand_over(parser: Any, source: GraphSource) -> bool:
-    if not hasattr(parser, "load_initializer"):
-        with weights_folder(source) as path:
-            return bool(parser.refit_from_bytes(source.onnx, str(path)))
-    if not parser.load_model_proto(source.onnx):
-        return False
-    for name, weight in source.weights.items():
-        # False for a tensor that only other variants of the graph have: they share the file.
-        parser.load_initializer(name, weight.ctypes.data, weight.nbytes)
-    parser.clear_errors()
-    return bool(parser.refit_model_proto())
-
-
 def _fault(taken: bool, missing: list[str]) -> str:
     if not taken:
         return "the plan was built without its weights, and the graph's do not fit into it"
@@ -281,7 +262,3 @@ def _fault(taken: bool, missing: list[str]) -> str:
         names = ", ".join(map(repr, missing[:SHOWN]))
         return f"the plan was built without its weights, and {len(missing)} are missing ({names})"
     return "the plan was built without its weights, and they could not be put into it"
-
-
-def _errors(parser: Any) -> list[str]:
-    return [str(parser.get_error(index).desc()) for index in range(parser.num_errors)]

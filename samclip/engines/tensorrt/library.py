@@ -23,9 +23,9 @@ MEMORY_WORDS = ("out of memory", "outofmemory", "cuda_error_out_of_memory", "ins
 
 
 def probe_library(name: LibraryName) -> Probe:
-    """Look whether a library and all that runs its plans are here; imports and loads nothing.
+    """Return whether a library and all that runs its plans are here; import and load nothing.
 
-    What is missing is said in the order in which it must be put right: driver, library, package.
+    The first that is missing is named, in the order of repair: driver, library, package.
     """
     kind = KINDS[name]
     found = _describe(name)
@@ -41,7 +41,7 @@ def probe_library(name: LibraryName) -> Probe:
 
 
 def open_for_running(name: LibraryName, device: int) -> tuple[Library, PlanHost]:
-    """Import a library once the driver has answered in another process; says what plans fit.
+    """Import a library once the driver has answered in another process; return the host of plans.
 
     Raises BackendUnavailableError, which says what is missing and what to do.
     """
@@ -58,7 +58,7 @@ def open_for_running(name: LibraryName, device: int) -> tuple[Library, PlanHost]
 
 
 def installed_version(name: LibraryName) -> str | None:
-    """Tell a library's version: by its package, else by importing it where a driver answers."""
+    """Return a library's version: of its package, else by importing it where a driver answers."""
     found = _packaged_version(name)
     if found is not None:
         return found
@@ -83,7 +83,7 @@ class LoadedPlan:
 
 
 def deserialize(library: Library, plan: bytes, graph: str) -> LoadedPlan:
-    """Make an engine of a verified plan.
+    """Deserialise a verified plan into an engine.
 
     A primary context is current. Programs inside plans stay forbidden. Raises EngineRunError.
     """
@@ -102,7 +102,7 @@ def deserialize(library: Library, plan: bytes, graph: str) -> LoadedPlan:
 
 
 def explain(error: EngineRunError, graph: str, said: Sequence[str]) -> EngineRunError:
-    """Add what TensorRT said; a lack of memory becomes DeviceMemoryError."""
+    """Return `error` with TensorRT's messages added; a lack of memory is a DeviceMemoryError."""
     lines = "; ".join(dict.fromkeys(clean_message(RuntimeError(line)) for line in said))
     message = f"the graph {graph!r} failed: {error} TensorRT says: {lines or 'nothing'}."
     short = any(word in line.lower() for line in said for word in MEMORY_WORDS)
@@ -118,7 +118,7 @@ def explain(error: EngineRunError, graph: str, said: Sequence[str]) -> EngineRun
 
 
 def _describe(name: LibraryName) -> str:
-    """Name a library and its version; empty when it is not installed."""
+    """Return a library's name and version; "" when it is not installed."""
     if importlib.util.find_spec(KINDS[name].module) is None:
         return ""
     return " ".join(part for part in (name, _packaged_version(name)) if part)

@@ -1,15 +1,15 @@
-"""What a TensorRT engine takes and gives: names, types, and the shapes its plan was built for."""
+"""Inputs and outputs of a TensorRT engine: names, types, and the shapes of its plan."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.engines.base import Guard, Tensor
+from samclip.engines.base import Tensor, wrong_type
 from samclip.engines.cuda.memory import CudaTensor
 from samclip.engines.steps import BuildPlans, ExportBundle
 from samclip.errors import EngineRunError
@@ -54,10 +54,12 @@ class Signature:
     outputs: Mapping[str, Port]
 
     def check(
-        self, feeds: Mapping[str, NDArray[np.generic] | Tensor], outputs: Sequence[str]
+        self, feeds: Mapping[str, NDArray[np.generic] | Tensor]
     ) -> dict[str, NDArray[np.generic] | CudaTensor]:
-        """Give the feeds as arrays and device tensors that fit; raises EngineRunError."""
-        Guard(self.graph, tuple(self.inputs), tuple(self.outputs)).check_names(feeds, outputs)
+        """Return the feeds, one for each input, as arrays and device tensors that fit.
+
+        Raises EngineRunError for those of another type or shape.
+        """
         return {name: self._check_feed(port, feeds[name]) for name, port in self.inputs.items()}
 
     def _check_feed(
@@ -65,10 +67,7 @@ class Signature:
     ) -> NDArray[np.generic] | CudaTensor:
         given = feed if isinstance(feed, np.ndarray | CudaTensor) else feed.numpy()
         if given.dtype != port.dtype:
-            raise EngineRunError(
-                f"the input {port.name!r} is {given.dtype}, expected {port.dtype}. "
-                f"Convert it: array.astype('{port.dtype}')."
-            )
+            raise wrong_type(port.name, given.dtype, port.dtype)
         if not port.takes(tuple(given.shape)):
             raise self._misfit(port, tuple(given.shape))
         return given
@@ -87,7 +86,7 @@ class Signature:
 
 
 def read_signature(module: Any, engine: Any, graph: str) -> Signature:
-    """Ask a TensorRT engine for its ports; raises EngineRunError for one that cannot be served."""
+    """Read the ports of a TensorRT engine; raises EngineRunError for one that is not supported."""
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     inputs, outputs = {}, {}
     for name in names:

@@ -1,9 +1,9 @@
-"""One execution context of a TensorRT engine, with its stream and buffers: serves one caller.
+"""One execution context of a TensorRT engine, with its stream and buffers, for one caller.
 
-Inputs are copied into buffers of the slot and outputs out of them, within the GPU where they come
-from there, so that addresses stay the same and a captured CUDA graph stays valid. A graph belongs
-to the context's state: it is dropped before any shape or address changes. It is captured when the
-same shapes come a second time in succession; shapes that change every time cost no capture.
+Inputs are copied into buffers of the slot and outputs out of them, within the GPU where they are
+there already, so that addresses stay the same and a captured CUDA graph stays valid. A graph is
+part of the context's state: it is dropped before any shape or address changes. It is captured when
+the same shapes come a second time in succession; shapes that change every time cost no capture.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from samclip.engines.steps import BuildPlans, ExportBundle
 from samclip.engines.tensorrt.signature import Shape, Signature
 from samclip.errors import EngineRunError
 
-MAX_CAPTURE_FAILURES = 2  # a graph that cannot be captured is run without, not tried for ever
+MAX_CAPTURE_FAILURES = 2  # then the graph runs without capture
 
 Feeds = Mapping[str, "NDArray[np.generic] | CudaTensor"]
 Shapes = dict[str, Shape]
@@ -53,7 +53,7 @@ class TrtSlot:
 
     @property
     def is_whole(self) -> bool:
-        """Whether no run is under way, and none was interrupted: else only `close` may follow."""
+        """Whether no run is in flight, and none was interrupted: else only `close` may follow."""
         return self._whole
 
     @property
@@ -70,7 +70,7 @@ class TrtSlot:
         return self._shapes == _shapes(feeds)
 
     def run(self, feeds: Feeds, outputs: Sequence[str]) -> dict[str, CudaTensor]:
-        """Compute `outputs` of feeds that fit the signature, and wait until they are there.
+        """Compute `outputs` of feeds that fit the signature, and wait until they are done.
 
         Raises EngineRunError; the slot may then be used again.
         """
@@ -84,7 +84,7 @@ class TrtSlot:
         return results
 
     def close(self) -> None:
-        """Free the context and its buffers; no run is under way. Again: free what is left."""
+        """Free the context and its buffers; no run may be in flight. Again: free what is left."""
         with self._device.active():
             self._drop_graph()
             self._context = None
@@ -118,7 +118,7 @@ class TrtSlot:
         return results
 
     def _set_shapes(self, shapes: Shapes) -> Shapes:
-        """Tell the context the inputs' shapes; gives those of the outputs."""
+        """Set the inputs' shapes; return those of the outputs."""
         self._repeated = self._shapes == shapes
         if not self._repeated:
             self._drop_graph()
@@ -142,7 +142,7 @@ class TrtSlot:
         return self._signature.outputs
 
     def _place(self, feeds: Feeds, shapes: Shapes) -> None:
-        """See that every input and output has a buffer that is large enough."""
+        """Provide every input and output with a buffer that is large enough."""
         for name, feed in feeds.items():
             self._need(name, feed.nbytes)
             if isinstance(feed, np.ndarray):

@@ -21,7 +21,7 @@ def test_this_python() -> None:
 
 @pytest.fixture
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An environment in a folder of its own, and a folder of modules."""
+    """An environment in a separate folder, and a folder of modules."""
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     monkeypatch.setattr(sys, "base_prefix", "/usr")
     monkeypatch.syspath_prepend(tmp_path / "modules")

@@ -1,4 +1,4 @@
-"""Which JetPack: the release file, dpkg's list, and neither."""
+"""The JetPack by its release file, by dpkg's list, and by neither."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is special about ONNX Runtime's engines; `test_contract.py` has what all engines do."""
+"""The special features of ONNX Runtime's engines; `test_contract.py` has the common ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is special about OpenVINO's engine; `test_contract.py` has what all engines do."""
+"""The special features of OpenVINO's engine; `test_contract.py` has the common ones."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from tiny_bundle import WEIGHT, WEIGHTS_FILE, affine_model
 from samclip.disk.partial_files import locked_partial, make_empty_file
 from samclip.engines.base import Engine, EngineOptions, GraphSource
 from samclip.engines.openvino import cache as blob_store
-from samclip.engines.openvino import cache as compiled_cache
+from samclip.engines.openvino import compiler
 from samclip.engines.openvino.backend import OPENVINO
 from samclip.engines.openvino.cache import (
     BlobDamagedError,
@@ -40,7 +40,7 @@ OPTIONS = EngineOptions(threads=1)
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SAMCLIP_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(compiled_cache, "_told", set())
+    monkeypatch.setattr(compiler, "_reported", set())
     return blob_folder()
 
 
@@ -48,18 +48,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def compilations(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the graphs that were compiled, not imported."""
     names: list[str] = []
-    original = compiled_cache.Compiler._compile
+    original = compiler.Compiler._compile
 
-    def record(self: compiled_cache.Compiler) -> object:
+    def record(self: compiler.Compiler) -> object:
         names.append(self.source.name)
         return original(self)
 
-    monkeypatch.setattr(compiled_cache.Compiler, "_compile", record)
+    monkeypatch.setattr(compiler.Compiler, "_compile", record)
     return names
 
 
 def read(weight: float = 0) -> GraphSource:
-    """Give the affine graph as a bundle's; `weight` is added to its weights."""
+    """The affine graph as a bundle's; `weight` is added to its weights."""
     onnx, data = affine_model()
     data = data.replace(WEIGHT.tobytes(), (WEIGHT + np.float32(weight)).tobytes())
     files = {WEIGHTS_FILE: data}
@@ -110,9 +110,9 @@ def test_other_weights_settings_and_versions_are_other_models(
     check(load())
     check(load(read(1)), 1)
     check(load(options=EngineOptions(threads=2)))
-    monkeypatch.setattr(compiled_cache, "SCHEMA", 2)
+    monkeypatch.setattr(compiler, "SCHEMA", 2)
     check(load())
-    monkeypatch.setattr(compiled_cache, "describe_processor", lambda _: ["another"])
+    monkeypatch.setattr(compiler, "describe_processor", lambda _: ["another"])
     check(load())
     assert len(compilations) == len(blobs(folder)) == 5
 
@@ -272,7 +272,7 @@ def test_a_sidecar_of_another_key(folder: Path) -> None:
 
 
 def test_a_sidecar_leads_nowhere_else(folder: Path) -> None:
-    """The blob's name is made of digits alone: a path in a sidecar is refused."""
+    """The blob's name consists of digits: a path in a sidecar is refused."""
     put(folder, KEY, 10, 1)
     path = folder / f"{KEY}.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "sha256": "../" * 20 + "abcd"}))

@@ -33,7 +33,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def scenes(cache: Path, photo: NDArray[np.uint8]) -> Iterator[list[samclip.Scene]]:
-    """The same photo by ONNX Runtime and by OpenVINO, each with text embeddings of its own."""
+    """The same photo by ONNX Runtime and by OpenVINO, each with its own text embeddings."""
     models = [
         samclip.load("samclip-tiny", backend, threads=2, cache_dir=cache / backend)
         for backend in ("onnxruntime", "openvino")

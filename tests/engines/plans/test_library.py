@@ -1,4 +1,4 @@
-"""Which library builds here: looked at before it is imported, and without a crash."""
+"""The library that builds here, examined before it is imported, and without a crash."""
 
 from __future__ import annotations
 

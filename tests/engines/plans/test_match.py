@@ -114,7 +114,7 @@ def test_a_version_compatible_plan_runs_on_newer_versions(version: str, runs: bo
             find_plan(SOURCE, host)
 
 
-def test_a_foreign_plan_of_this_graph_tells_more_than_a_stale_one() -> None:
+def test_a_foreign_plan_of_this_graph_is_reported_rather_than_a_stale_one() -> None:
     store(graph=sample_sidecar(sample_source(onnx=b"older")).graph)
     store(b"x", library_version="10.7.0")
     with pytest.raises(PlanForeignError):
@@ -131,7 +131,7 @@ def test_a_damaged_plan_is_passed_over_for_a_sound_one() -> None:
         find_plan(SOURCE, HOST)
 
 
-def test_an_unreadable_sidecar_of_this_graph_is_told() -> None:
+def test_an_unreadable_sidecar_of_this_graph_is_reported() -> None:
     sidecar_path(store().path).write_bytes(b"\0")
     with pytest.raises(PlanDamagedError, match="not a sidecar"):
         find_plan(SOURCE, HOST)
@@ -164,5 +164,5 @@ def test_an_rtx_plan_serves_all_its_targets_and_is_rebuilt_with_them() -> None:
     step = build_step_of(caught.value)
     assert step.targets == ("8.6", "8.9", "12.0")
     assert step.axes == (("prompts", "1,2,4"),)
-    with pytest.raises(PlanMissingError):  # another library's plans are no concern of TensorRT
+    with pytest.raises(PlanMissingError):  # TensorRT ignores the plans of another library
         find_plan(SOURCE, HOST)

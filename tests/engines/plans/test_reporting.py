@@ -1,4 +1,4 @@
-"""Who listens hears what is said while it listens, whoever else does."""
+"""Listeners get the messages of the time in which they listen, independent of each other."""
 
 from __future__ import annotations
 

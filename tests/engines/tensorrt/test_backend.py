@@ -1,4 +1,4 @@
-"""What is special about TensorRT's engines; `test_contract.py` has what all engines do.
+"""The special features of TensorRT's engines; `test_contract.py` has the common ones.
 
 They run on a stand-in for the GPU that raises where CUDA would be undefined.
 
@@ -142,7 +142,7 @@ def test_graphs_are_captured_when_shapes_return(bench: Bench) -> None:
         ([2], 1, 1),  # the second time in succession
         ([2], 1, 2),
         ([3, 2, 3, 2], 1, 2),  # shapes that alternate cost no capture
-        ([2, 2], 2, 4),  # captured anew: the old graph went with its shape
+        ([2, 2], 2, 4),  # captured again: the old graph went with its shape
         ([9, 9], 3, 5),  # larger buffers, other addresses
     ):
         for size in sizes:

@@ -1,4 +1,4 @@
-"""What is said where something that TensorRT needs is missing, in the order of putting it right."""
+"""Messages when TensorRT lacks something, in the order in which it must be repaired."""
 
 from __future__ import annotations
 
