@@ -1,4 +1,4 @@
-"""What `naming` adds to an error's message."""
+"""`error_context`: the file that it puts before an error's message."""
 
 from __future__ import annotations
 
