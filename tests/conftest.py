@@ -17,7 +17,7 @@ from PIL import Image
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 # The same examples on every run. `--hypothesis-profile=random` draws others; with
-# `--hypothesis-seed=N` those can be drawn again. A machine at work elsewhere is no failure.
+# `--hypothesis-seed=N` those can be drawn again. A busy machine is not a failure.
 settings.register_profile("same", derandomize=True, deadline=None, print_blob=True)
 settings.register_profile("random", derandomize=False, deadline=None, print_blob=True)
 settings.load_profile("same")
@@ -49,7 +49,7 @@ def mobile_sam_checkpoint() -> Path:
 
 @pytest.fixture(scope="session")
 def minilm_checkpoint() -> Path:
-    """The real MiniLM-L6 sentence encoder, its tokenizer beside it."""
+    """The real MiniLM-L6 sentence encoder, its tokenizer next to it."""
     from samclip.export.checkpoints.fetch import fetch_checkpoint
 
     return fetch_checkpoint("minilm", CACHE)

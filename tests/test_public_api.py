@@ -1,4 +1,4 @@
-"""What `import samclip` offers is exactly what docs/api.md lists."""
+"""The public API: `import samclip` offers exactly the names that docs/api.md lists."""
 
 from __future__ import annotations
 

@@ -55,12 +55,14 @@ class EnginePool:
         """Whether `close` was called."""
         return self._usage.closed
 
-    def check_process(self) -> None:
-        """Raise EngineRunError in a forked child, where engines and locks may wait forever."""
-        if self._is_forked():
-            raise EngineRunError(
-                "this model was loaded before the process forked. Call samclip.load() in the child."
-            )
+    def check_open(self, owner: str = "the model") -> None:
+        """Raise ClosedError, in which `owner` is what is closed, after `close`.
+
+        In a forked child raise EngineRunError: engines and locks may wait there forever.
+        """
+        self._check_process()
+        if self.closed:
+            raise ClosedError(f"{owner} is closed. Load it again with samclip.load().")
 
     def has(self, graph: str) -> bool:
         """Whether the bundle holds `graph`."""
@@ -126,10 +128,16 @@ class EnginePool:
     def _is_forked(self) -> bool:
         return os.getpid() != self._process
 
+    def _check_process(self) -> None:
+        if self._is_forked():
+            raise EngineRunError(
+                "this model was loaded before the process forked. Call samclip.load() in the child."
+            )
+
     @contextmanager
     def _in_use(self) -> Iterator[None]:
         """Hold off `close` while a run is under way."""
-        self.check_process()
+        self._check_process()
         with self._usage.hold(self._free):
             yield
 

@@ -81,9 +81,7 @@ class Features:
         encoded = self._encoded
         if encoded is None:
             raise ClosedError("the scene is closed. Encode the image again.")
-        self._pool.check_process()
-        if self._pool.closed:
-            raise ClosedError("the scene's model is closed. Load it again with samclip.load().")
+        self._pool.check_open("the scene's model")
         return encoded
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from samclip.engines.base import Backend, EngineOptions
 from samclip.engines.machine.host import as_memory_error
 from samclip.engines.registry import AUTO, Choice, PassedOver, decide
-from samclip.errors import CapabilityError, ClosedError, InputError, VocabularyError
+from samclip.errors import CapabilityError, InputError, VocabularyError
 from samclip.runtime.backend_choice import check_precision, start_fastest
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.home import find_bundle
@@ -229,9 +229,7 @@ class Model:
                 f"bundle {self.manifest.name!r} has no {lacking}, so it cannot name anything. "
                 "Export it with one, or choose another bundle."
             )
-        self._pool.check_process()
-        if self._pool.closed:
-            raise ClosedError("the model is closed. Load it again with samclip.load().")
+        self._pool.check_open()
         if not head.trained:
             warn_untrained(self.manifest.name)
         if isinstance(names, Vocabulary):

@@ -402,21 +402,21 @@ def test_a_vocabulary_is_embedded_once_and_taken_by_every_task() -> None:
 
 @pytest.mark.parametrize("what", ["threads", "streams"])
 @pytest.mark.parametrize("number", [0, -1, "x", 1.5])
-def test_what_is_no_number_of_threads(what: str, number: Any) -> None:
+def test_threads_must_be_a_whole_number(what: str, number: Any) -> None:
     with pytest.raises(InputError, match=what):
-        model_module._checked(what, number)
+        model_module._check_count(what, number)
 
 
 @pytest.mark.parametrize("precision", ["fp23", "", 16])
-def test_an_unknown_precision_is_told_before_any_backend_is_tried(precision: Any) -> None:
+def test_an_unknown_precision_is_refused_before_any_backend_is_tried(precision: Any) -> None:
     with pytest.raises(InputError, match=r"there is no precision .* Choose among fp32, fp16"):
         samclip.load(precision=precision)
 
 
 def test_threads_are_at_most_the_processors() -> None:
-    assert model_module._checked("threads", 100_000) == os.cpu_count()
-    assert model_module._checked("threads", 1) == 1
-    assert model_module._checked("threads", None) is None
+    assert model_module._check_count("threads", 100_000) == os.cpu_count()
+    assert model_module._check_count("threads", 1) == 1
+    assert model_module._check_count("threads", None) is None
 
 
 def test_streams_share_the_cores() -> None:

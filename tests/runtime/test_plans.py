@@ -69,7 +69,7 @@ def test_all_graphs_are_meant_when_none_is_named(bundle: Bundle) -> None:
     assert stored.sidecar.graph.name == "encoder"
 
 
-def test_unknown_graphs_targets_and_precisions_are_told(bundle: Bundle) -> None:
+def test_unknown_graphs_targets_and_precisions_are_refused(bundle: Bundle) -> None:
     with pytest.raises(CapabilityError, match="did you mean 'encoder'"):
         build(bundle, "encodr")
     with pytest.raises(CapabilityError, match="no graph 'clip_head'"):
@@ -95,16 +95,16 @@ def test_an_older_library_gets_the_form_that_it_reads_and_it_is_said(tmp_path: P
     manifest = replace(manifest, graphs=replace(manifest.graphs, encoder=encoder))
     write_bundle(tmp_path / "both", manifest, tiny_files())
     both = Bundle.open(tmp_path / "both")
-    told: list[str] = []
+    messages: list[str] = []
 
-    class Told(Silent):
+    class Collected(Silent):
         def message(self, text: str) -> None:
-            told.append(text)
+            messages.append(text)
 
-    (built,) = build_plans(both, PlanSettings(graphs=("encoder",)), Told())
+    (built,) = build_plans(both, PlanSettings(graphs=("encoder",)), Collected())
     assert built.stored.sidecar is not None
     assert built.stored.sidecar.graph.attention is None
-    assert "needs tensorrt 10.14 or newer, here is 10.3.0" in told[0]
+    assert "needs tensorrt 10.14 or newer, here is 10.3.0" in messages[0]
     assert plan_source(both, "encoder", "tensorrt", None, "10.14.1").attention == "fused"
 
 

@@ -41,7 +41,7 @@ class RegionNamer:
     """
 
     def name(self, masks: AnyMasks, features: Features, vocabulary: Vocabulary) -> AnyMasks:
-        """Give each of N masks the name that fits its region best; see `regions_of`.
+        """Name each of N masks by its region, see `regions_of`; the best name counts.
 
         `name_probabilities` are fused probabilities, of which the background, which has no name,
         takes a part: all names together have less than 1. CLIP is left out for a mask that covers

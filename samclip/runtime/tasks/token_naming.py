@@ -24,7 +24,7 @@ class TokenNamer:
     """Names masks and images by the CLIP head; CapabilityError for a bundle without one."""
 
     def name(self, masks: AnyMasks, features: Features, vocabulary: Vocabulary) -> AnyMasks:
-        """Give each of N masks the name that fits it best.
+        """Name each of N masks by the tokens that it covers.
 
         The patch embeddings are averaged, each weighted by the share of its token that the mask
         covers; the mean's cosines with the names go through the softmax. This is the second
@@ -79,7 +79,7 @@ def pool_tokens(
 def attach_names(
     masks: AnyMasks, embeddings: NDArray[np.float32], vocabulary: Vocabulary
 ) -> AnyMasks:
-    """Give each of N masks the name whose cosine with its embedding, NxD, is highest."""
+    """Name each of N masks by its embedding, NxD: the name with the highest cosine."""
     cosines = vocabulary.cosines(embeddings)
     best = cosines.argmax(axis=1)  # N
     probabilities = vocabulary.probabilities(cosines)  # NxK

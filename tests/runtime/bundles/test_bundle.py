@@ -53,7 +53,7 @@ def test_sha256sum_accepts_the_digest_file(tiny: Path) -> None:
 
 
 def test_digest_written_by_sha256sum_is_accepted(tiny: Path) -> None:
-    """An edit on purpose, digested anew; also with its `*` for binary files on other systems."""
+    """An edit on purpose, digested again; also with its `*` for binary files on other systems."""
     text = (tiny / "manifest.json").read_text().replace('"test"', '"edited"')
     (tiny / "manifest.json").write_text(text)
     with pytest.raises(IntegrityError, match="one of them is damaged"):

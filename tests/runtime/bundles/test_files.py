@@ -1,4 +1,4 @@
-"""Which paths a bundle may list."""
+"""The paths that a bundle may list."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writing bundles: whole or not at all, whatever fails, whoever else writes."""
+"""Writing bundles: complete or absent, whatever fails and however many write."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path, kind: str) -> None:
     assert names(tmp_path) <= {"source"}
 
 
-def test_existing_bundle_is_kept_unless_told(tmp_path: Path) -> None:
+def test_existing_bundle_is_kept_without_overwrite(tmp_path: Path) -> None:
     path = write_tiny_bundle(tmp_path / "tiny", model_type="old")
     with pytest.raises(ExportError, match="exists already"):
         write_tiny_bundle(path, model_type="new")

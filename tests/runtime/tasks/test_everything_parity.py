@@ -116,7 +116,7 @@ def test_records_equal_the_originals(
         np.testing.assert_allclose(ours["point_coords"], theirs["point_coords"], atol=1e-9)
         assert ours["crop_box"] == theirs["crop_box"]
         assert ours["predicted_iou"] == pytest.approx(theirs["predicted_iou"], abs=1e-6)
-        # cv2 and torch interpolate with roundings of their own: a pixel on the border may differ.
+        # cv2 and torch interpolate with different roundings: a pixel on the border may differ.
         assert np.count_nonzero(ours["segmentation"] != theirs["segmentation"]) <= 2
         assert ours["stability_score"] == pytest.approx(theirs["stability_score"], abs=1e-3)
         np.testing.assert_allclose(ours["bbox"], theirs["bbox"], atol=1)

@@ -3,16 +3,27 @@ from __future__ import annotations
 from typing import Any
 
 import cv2
+import fakes
 import numpy as np
 import pytest
-from fakes import GRID, IMAGE_SIZE, fake_model, flag
+from fakes import GRID, IMAGE_SIZE, MASK_SIZE, FakeBackend, fake_model, flag
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from samclip.errors import VocabularyError
 from samclip.runtime.features import ClipFeatures
 from samclip.runtime.pixels.image import Letterbox
-from samclip.runtime.tasks.semantic import CoarseMap
+from samclip.runtime.tasks.semantic import (
+    COARSE_LOGIT,
+    MAX_POINTS,
+    MIN_IOU,
+    CoarseMap,
+    Region,
+    _choose_points,
+    _find_regions,
+    refine_labels,
+)
 from samclip.runtime.text.vocabulary import Vocabulary, unit_rows
 
 ALL = ["red", "green", "blue"]
@@ -115,3 +126,149 @@ def test_ten_thousand_names_stay_within_memory() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 6 * 10_000 * GRID * GRID * 4  # a few copies of the cosines, none of the image
+
+
+TRUTH = np.repeat([0, 1, 2], [64, 72, 64])[None].repeat(128, 0)
+EDGES = np.array([0, 64, 136, 201]) * IMAGE_SIZE / 200
+
+
+def bands(iou: float, seen: list[dict[str, NDArray[Any]]] | None = None) -> Any:
+    """A decoder that knows the flag: it returns the band that holds the first point."""
+
+    def decode(**feeds: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        if seen is not None:
+            seen.append(feeds)
+        x = np.arange(MASK_SIZE) * 4 + 2.0
+        logits = []
+        for coords in feeds["point_coords"]:
+            band = int(np.searchsorted(EDGES, coords[0, 0], side="right")) - 1
+            inside = np.minimum(x - EDGES[band], EDGES[band + 1] - x)
+            logits.append(np.tile(inside, (4, MASK_SIZE, 1)))
+        ious = np.full((len(logits), 4), iou, np.float32)
+        return {"iou_predictions": ious, "low_res_masks": np.asarray(logits, np.float32)}
+
+    return decode
+
+
+def refined(iou: float, monkeypatch: pytest.MonkeyPatch, **kinds: Any) -> Any:
+    monkeypatch.setitem(fakes.GRAPHS, "mask_decoder", bands(iou, **kinds))
+    return fake_model().encode(flag()).semantic(ALL, refine=True)
+
+
+def test_borders_come_from_the_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    coarse = fake_model().encode(flag()).semantic(ALL)
+    answer = refined(0.9, monkeypatch)
+    assert answer.refined
+    errors = (answer.labels != TRUTH).mean()
+    assert errors < 0.005  # one column of 200
+    assert errors < (coarse.labels != TRUTH).mean() / 2
+
+
+def test_masks_that_the_decoder_doubts_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    coarse = fake_model().encode(flag()).semantic(ALL)
+    answer = refined(MIN_IOU - 0.01, monkeypatch)
+    np.testing.assert_array_equal(answer.labels, coarse.labels)
+
+
+def test_a_mask_is_named_by_all_that_lies_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(fakes.GRAPHS, "mask_decoder", bands(0.9))
+    model = fake_model()
+    features = model.encode(flag())._features
+    coarse = CoarseMap(features, model.vocabulary(ALL))
+    labels = coarse.argmax()
+    labels[20:80, 10:50] = 2  # a blue patch inside the red band, that the tokens do not show
+    answer = refine_labels(features, coarse, labels)
+    assert (answer != TRUTH).mean() < 0.005  # one column of 200
+
+
+def test_a_prompt_is_points_box_and_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, NDArray[Any]]] = []
+    refined(0.9, monkeypatch, seen=seen)
+    (feeds,) = seen
+    assert feeds["point_labels"].tolist() == [[1] * MAX_POINTS + [2, 3]] * 3
+    assert feeds["has_mask_input"].tolist() == [1, 1, 1]
+    red = feeds["mask_input"][0, 0]
+    assert red[10, 3] == pytest.approx(10)  # of red against green
+    assert red[10, 40] == pytest.approx(-10, abs=0.1)
+    assert np.abs(feeds["mask_input"]).max() <= 10
+
+
+def test_one_name_needs_no_decoder() -> None:
+    model = fake_model()
+    answer = model.encode(flag()).semantic(["green"], refine=True)
+    assert (answer.labels == 0).all()
+    backend = model._pool.backend
+    assert isinstance(backend, FakeBackend)
+    assert "mask_decoder" not in backend.engines
+
+
+def test_regions_are_connected_and_large_enough() -> None:
+    labels = np.zeros((30, 40), np.int32)
+    labels[2:10, 2:10] = 1
+    labels[20:28, 20:35] = 1
+    labels[0, 39] = 1
+    regions = _find_regions(labels, 9)
+    assert [(region.index, region.box) for region in regions] == [
+        (0, (0, 0, 40, 30)),
+        (1, (20, 20, 35, 28)),
+        (1, (2, 2, 10, 10)),
+    ]
+    assert [int(region.inside.sum()) for region in regions] == [1200 - 64 - 120 - 1, 120, 64]
+
+
+def test_points_lie_inside_and_apart() -> None:
+    inside = np.zeros((20, 60), bool)
+    inside[:, :20] = True
+    inside[:, 40:] = True
+    inside[9:11] = True
+    region = Region(0, (100, 200, 160, 220), inside)
+    points = _choose_points(region, np.ones(inside.shape, np.float32))
+    assert points.shape == (3, 2)
+    columns, rows = (points - (100, 200)).astype(int).T
+    assert inside[rows, columns].all()
+    assert (columns < 20).any()
+    assert (columns >= 40).any()
+    np.testing.assert_array_equal(points, _choose_points(region, np.ones(inside.shape, np.float32)))
+
+
+def test_a_pixel_gets_one_point() -> None:
+    region = Region(0, (5, 6, 6, 7), np.ones((1, 1), bool))
+    assert _choose_points(region, np.ones((1, 1), np.float32)).tolist() == [[5.5, 6.5]]
+
+
+def flat(logit: float) -> Any:
+    """A decoder that is sure of nothing: the same logit everywhere, whatever is asked."""
+
+    def decode(**feeds: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        shape = (len(feeds["point_coords"]), 4, MASK_SIZE, MASK_SIZE)
+        ious = np.full(shape[:2], 0.9, np.float32)
+        return {"iou_predictions": ious, "low_res_masks": np.full(shape, logit, np.float32)}
+
+    return decode
+
+
+def refined_square(logit: float, monkeypatch: pytest.MonkeyPatch) -> NDArray[np.int32]:
+    """What is left of 3x3 pixels of "blue" in all "red", where a token has 12.5x12.5."""
+    monkeypatch.setitem(fakes.GRAPHS, "mask_decoder", flat(logit))
+    model = fake_model()
+    features = model.encode(flag()).features
+    labels = np.zeros((128, 200), np.int32)
+    labels[50:53, 20:23] = 2
+    coarse = CoarseMap(features, model.vocabulary(ALL))
+    return refine_labels(features, coarse, labels)[50:53, 20:23]
+
+
+def test_a_region_without_a_prompt_stands_with_the_coarse_logit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert (refined_square(COARSE_LOGIT - 0.5, monkeypatch) == 2).all()
+    # The mask is the whole flag, of which green is the widest band.
+    assert (refined_square(COARSE_LOGIT + 0.5, monkeypatch) == 1).all()
+
+
+def test_regions_beyond_the_largest_stand_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(semantic_module, "MAX_REGIONS", 1)
+    monkeypatch.setitem(fakes.GRAPHS, "mask_decoder", flat(COARSE_LOGIT - 0.5))
+    coarse = fake_model().encode(flag()).semantic(ALL)
+    answer = fake_model().encode(flag()).semantic(ALL, refine=True)
+    np.testing.assert_array_equal(answer.labels, coarse.labels)

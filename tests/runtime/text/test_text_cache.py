@@ -289,7 +289,7 @@ def test_a_forked_child_can_use_the_cache(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # threads: the point
 def test_a_child_forked_during_a_write_can_use_the_cache(tmp_path: Path) -> None:
-    """It would take the parent's write for one of its own process that never ends."""
+    """Else it would take the parent's write for one in its own process, and wait forever."""
     cache, ended = TextCache(tmp_path), threading.Event()
 
     def write() -> None:

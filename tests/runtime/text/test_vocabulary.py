@@ -94,7 +94,7 @@ def test_texts_are_each_name_before_its_synonyms() -> None:
 
 
 @pytest.mark.parametrize(
-    ("synonyms", "told"),
+    ("synonyms", "message"),
     [
         ({"dog": ["x"]}, "did you mean 'dgo'"),
         ({"cat": "kitty"}, r"synonyms of 'cat' must be a list; got one str"),
@@ -103,8 +103,8 @@ def test_texts_are_each_name_before_its_synonyms() -> None:
         (["cat"], "must be a mapping"),
     ],
 )
-def test_what_are_no_synonyms(synonyms: Any, told: str) -> None:
-    with pytest.raises(VocabularyError, match=told):
+def test_synonyms_of_the_wrong_kind_are_refused(synonyms: Any, message: str) -> None:
+    with pytest.raises(VocabularyError, match=message):
         gather_texts(("cat", "dgo"), synonyms)
 
 
