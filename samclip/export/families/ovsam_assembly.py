@@ -107,8 +107,9 @@ def assemble_ovsam(
     for OpenAI's models and others. Raises CheckpointError for files that do not fit.
     """
     text_file = _text_file(files)
-    if quick_gelu is None and files.text is None:
-        quick_gelu = _quick_gelu(config)
+    tower = config.text_tower
+    if quick_gelu is None and files.text is None and isinstance(tower, TextTowerConfig):
+        quick_gelu = tower.quick_gelu
     text = read_text(text_file, quick_gelu)
     backbone = config.backbone
     if backbone.embed_dim != text.config.embed_dim:
@@ -186,12 +187,6 @@ def read_ovsam(path: Path, image_size: int | None = None) -> OvsamAssembly:
     )
     metadata = msgspec.structs.replace(metadata, image_size=size, sources=(own, *metadata.sources))
     return OvsamAssembly(model.eval(), metadata, tokenizer.encode())
-
-
-def _quick_gelu(config: OvsamConfig) -> bool | None:
-    """Whether the backbone's own text tower has QuickGELU; None if that tower is not CLIP's."""
-    tower = config.text_tower
-    return tower.quick_gelu if isinstance(tower, TextTowerConfig) else None
 
 
 def _load(model: Ovsam, files: OvsamFiles, text: TextSource) -> tuple[Source, ...]:
