@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import msgspec
 import numpy as np
+import onnx.parser
 import pytest
 from onnx import helper
 from small_graphs import graph_files, small_graph
 
+from samclip.engines.base import GraphSource
 from samclip.errors import ParityError
 from samclip.export.graph_files import GraphFiles
 from samclip.export.verification import (
     GraphPair,
     Sample,
     compare,
+    enforce,
     enforce_rounding,
+    measure,
     measure_rounding,
 )
 from samclip.export.weight_storage import store_weights
