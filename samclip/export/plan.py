@@ -25,7 +25,7 @@ MAX_GATE_PHOTOS = 32
 
 @dataclass(frozen=True)
 class PhotoSets:
-    """Photos to measure ranges and calibrate on, and others that are held back for the gates."""
+    """Photos to measure ranges and calibrate on, and other photos, held back for the gates."""
 
     measured: tuple[Path, ...]
     held_back: tuple[Path, ...]
@@ -33,7 +33,7 @@ class PhotoSets:
 
 @dataclass(frozen=True)
 class ReductionPlan:
-    """The reduced precisions to add; without `judged`, they are added without gates."""
+    """The reduced precisions to add; `judged` means that each must pass the gates."""
 
     options: PrecisionOptions
     keep: KeepList
@@ -80,9 +80,10 @@ def plan_reduction(options: ExportOptions) -> ReductionPlan:
 
 
 def photo_sets(options: ExportOptions) -> PhotoSets:
-    """Find both sets; raises ExportError when one lacks photos, or a photo is in both.
+    """Find both sets; raises ExportError when one is empty, or a photo is in both.
 
-    Without photos to calibrate on, which INT8 is refused for, ranges are measured on the others.
+    Without a folder to calibrate on, ranges are measured on the photos of the gates; INT8 is
+    refused then.
     """
     calib = options.precision.calib
     if calib is None and {"int8", "int8_fp16"} & set(options.precision.precisions):
@@ -114,13 +115,13 @@ def calibration_photos(folder: Path) -> list[Path]:
 
 
 def check_apart(calibration: Sequence[Path], held_back: Sequence[Path]) -> None:
-    """Raise ExportError when a photo, by its content, is to calibrate and to judge."""
+    """Raise ExportError when a photo, compared by content, is in both sets."""
     known = {_digest(path): path for path in calibration}
     for path in held_back:
         if (twin := known.get(_digest(path))) is not None:
             raise ExportError(
-                f"{path} is the photo {twin} of --calib: the gates would judge on what the graphs "
-                "were made for. Give other photos to --calib or to --photos."
+                f"{path} is the photo {twin} of --calib: the gates would judge on the photos that "
+                "the graphs were made for. Give other photos to --calib or to --photos."
             )
 
 

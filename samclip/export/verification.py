@@ -7,10 +7,10 @@ used: heads behind the stored encoder, against original heads behind the origina
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from samclip.runtime.bundles.manifest import ParityRow, RoundingRow, WeightsDtyp
 
 Array = NDArray[np.generic]
 TOLERANCE = 1e-4  # of parity: largest absolute error over the largest magnitude, FP32
+Row = TypeVar("Row", ParityRow, RoundingRow)
 Measure = Literal["cosine", "mask_iou", "difference"]
 
 COARSENESS: tuple[WeightsDtype, ...] = ("fp32", "fp16", "int8")
@@ -38,7 +39,7 @@ WORST: dict[Measure, float] = {"cosine": -1.0, "mask_iou": 0.0, "difference": fl
 
 @dataclass(frozen=True)
 class Sample:
-    """Inputs of one graph taken from a real photo, and what the torch model makes of them."""
+    """Inputs of one graph, taken from a real photo or text, and the torch model's outputs."""
 
     graph: str
     image: str
@@ -53,7 +54,7 @@ def make_sample(
     names: Sequence[str],
     outputs: Sequence[Tensor],
 ) -> Sample:
-    """Put together a graph's inputs on an image, and what a torch module gave, by `names`."""
+    """Make a sample of a graph's inputs on an image, and a torch module's outputs by `names`."""
     arrays = {name: tensor.numpy() for name, tensor in zip(names, outputs, strict=True)}
     return Sample(graph, image, {k: v.numpy() for k, v in feeds.items()}, arrays)
 
@@ -99,22 +100,17 @@ def verify(pairs: Sequence[GraphPair], samples: Sequence[Sample], progress: Prog
 def measure(source: GraphSource, variant: str, samples: Sequence[Sample]) -> list[ParityRow]:
     """Run one exported graph on its samples, on ONNX Runtime's CPU; a row per output and photo.
 
-    Of several samples of one photo (prompt shapes) the worst counts. Errors: max |a - b|, and that
-    over max |b|, b being torch's; not finite counts as infinite.
+    Of several samples of one photo (prompt shapes) the worst counts. Errors are max |a - b|, and
+    that over max |b|, where b is torch's; values that are not finite count as infinite errors.
     """
-    engine = open_on_cpu(source)
-    worst: dict[tuple[str, str], ParityRow] = {}
-    try:
-        for sample in samples:
-            outputs = engine.run(sample.feeds)
-            for name, expected in sample.expected.items():
-                row = _compare(sample, variant, name, outputs[name].numpy(), expected)
-                key = (sample.image, name)
-                if key not in worst or row.max_rel_error > worst[key].max_rel_error:
-                    worst[key] = row
-    finally:
-        engine.close()
-    return list(worst.values())
+    return _worst(
+        (
+            _compare(sample, variant, name, outputs[name], expected)
+            for sample, outputs in zip(samples, _run(source, samples, {}), strict=True)
+            for name, expected in sample.expected.items()
+        ),
+        badness=lambda row: row.max_rel_error,
+    )
 
 
 def _compare(
@@ -171,13 +167,14 @@ def measure_rounding(pairs: Sequence[GraphPair], samples: Sequence[Sample]) -> l
             continue
         sources = zip(pair.original.sources(), pair.stored.sources(), strict=True)
         for (_, original), (variant, stored) in sources:
-            expected, found = _run(original, own, exact), _run(stored, own, rounded)
+            expected = list(_run(original, own, exact))
+            found = list(_run(stored, own, rounded))
             rows += _compare_outputs(variant, dtype, own, expected, found)
     return rows
 
 
 def _encode(encoder: GraphFiles, samples: Sequence[Sample]) -> dict[str, Mapping[str, Array]]:
-    """Run an encoder on every photo; by the photo's name."""
+    """Run an encoder on every photo; returns its outputs by the photo's name."""
     own = [sample for sample in samples if sample.graph == encoder.name]
     source = encoder.sources()[0][1]
     return dict(zip((sample.image for sample in own), _run(source, own, {}), strict=True))
@@ -185,15 +182,23 @@ def _encode(encoder: GraphFiles, samples: Sequence[Sample]) -> dict[str, Mapping
 
 def _run(
     source: GraphSource, samples: Sequence[Sample], encoded: Mapping[str, Mapping[str, Array]]
-) -> list[dict[str, Array]]:
-    """Run a graph on its samples, with the encoder's outputs in the place of theirs."""
+) -> Iterator[dict[str, Array]]:
+    """Run a graph on its samples; an encoder's outputs in `encoded`, by photo, replace theirs."""
     with closing(open_on_cpu(source)) as engine:
-        results = []
         for sample in samples:
             own = encoded.get(sample.image, {})
             outputs = engine.run({name: own.get(name, x) for name, x in sample.feeds.items()})
-            results.append({name: tensor.numpy() for name, tensor in outputs.items()})
-    return results
+            yield {name: tensor.numpy() for name, tensor in outputs.items()}
+
+
+def _worst(rows: Iterable[Row], badness: Callable[[Row], float]) -> list[Row]:
+    """Keep the worst row of each output and photo, in the order in which they come first."""
+    worst: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        key = (row.image, row.output)
+        if key not in worst or badness(row) > badness(worst[key]):
+            worst[key] = row
+    return list(worst.values())
 
 
 def _compare_outputs(
@@ -203,7 +208,7 @@ def _compare_outputs(
     expected: Sequence[Mapping[str, Array]],
     found: Sequence[Mapping[str, Array]],
 ) -> list[RoundingRow]:
-    worst: dict[tuple[str, str], RoundingRow] = {}
+    rows = []
     for sample, wanted, got in zip(samples, expected, found, strict=True):
         for output in wanted:
             measure = MEASURES.get(output, "cosine")
@@ -217,18 +222,16 @@ def _compare_outputs(
                 value=compare(measure, got[output], wanted[output]),
                 limit=LIMITS[dtype][measure],
             )
-            key = (sample.image, output)
-            if key not in worst or row.margin < worst[key].margin:
-                worst[key] = row
-    return list(worst.values())
+            rows.append(row)
+    return _worst(rows, badness=lambda row: -row.margin)
 
 
 def compare(measure: Measure, found: Array, expected: Array) -> float:
     """Compare two outputs of one shape.
 
-    "cosine": between vectors along axis 1, the mean over all positions; "mask_iou": of masks, where
-    logits are above 0, all taken together; "difference": the largest absolute one. What is not
-    finite counts as the worst value there is.
+    "cosine": between vectors along axis 1, the mean over all positions; "mask_iou": of all masks
+    taken together, which are the logits above 0; "difference": the largest absolute one. Values
+    that are not finite give the worst result.
     """
     a, b = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     if a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()):

@@ -67,7 +67,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def written(
     checkpoint: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:
-    """What the command says with --json, of a bundle in all precisions."""
+    """The output of the command with --json, for a bundle in all precisions."""
     folder = tmp_path_factory.mktemp("exports")
     (folder / "names.txt").write_text("\n".join(LABELS), "utf-8")
     (folder / "calib").mkdir()

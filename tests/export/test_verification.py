@@ -1,20 +1,24 @@
-"""The gate of rounded weights: measures, the chain behind the encoder, what fails it."""
+"""Verification: the gate of rounded weights, its measures and its chain; values not finite."""
 
 from __future__ import annotations
 
 import msgspec
 import numpy as np
+import onnx.parser
 import pytest
 from onnx import helper
 from small_graphs import graph_files, small_graph
 
+from samclip.engines.base import GraphSource
 from samclip.errors import ParityError
 from samclip.export.graph_files import GraphFiles
 from samclip.export.verification import (
     GraphPair,
     Sample,
     compare,
+    enforce,
     enforce_rounding,
+    measure,
     measure_rounding,
 )
 from samclip.export.weight_storage import store_weights
@@ -128,3 +132,17 @@ def test_what_is_not_finite_or_fits_not_is_worst(measure: str, worst: float) -> 
     assert compare(measure, np.asarray([[1, np.inf, 1]]), good) == worst
     assert compare(measure, good[:, :2], good) == worst
     assert compare("difference", good, good + 0.25) == 0.25
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_sample_that_is_not_finite_fails_in_any_order(order: tuple[int, int]) -> None:
+    image = np.ones((2, 4), np.float32)
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 18]> g (float[2,4] x) => (float[2,4] y) {y = Neg(x)}'
+    )
+    source = GraphSource("g", proto.SerializeToString())
+    good = Sample("g", "p.jpg", {"x": image}, {"y": -image})
+    bad = Sample("g", "p.jpg", {"x": image}, {"y": image * np.nan})
+    samples = [(good, bad)[i] for i in order]
+    with pytest.raises(ParityError, match="inf"):
+        enforce(measure(source, "fp32", samples))

@@ -46,10 +46,8 @@ WEIGHTS = {
 FP16 = dict.fromkeys(WEIGHTS, "float16") | {"norm.bias": "float32"}
 INT8 = {name: "int8" for name in WEIGHTS if name not in {"small.weight", "added.weight"}}
 EXPECTED = {"fp16": FP16, "int8": FP16 | INT8 | {"norm.bias": "float32"}}
-BYTES = {
-    "fp16": 0.51,
-    "int8": 0.36,
-}  # of the original's; a seventh of all weights is not a factor of products
+# Shares of the original size; a seventh of all weights is not a factor of products.
+BYTES = {"fp16": 0.51, "int8": 0.36}
 
 
 def everything() -> GraphFiles:

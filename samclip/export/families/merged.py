@@ -66,7 +66,7 @@ def merged_exportable(assembly: Assembly) -> Exportable:
 
 
 def encoder_spec(model: MergedModel, lowering: Lowering) -> GraphSpec:
-    """`image` 1x3xSxS, normalised -> the features before SAM's neck, and behind it."""
+    """`image` 1x3xSxS, normalised -> the features before SAM's neck, and after it."""
     size = model.config.image_size
     encoder = fold_batch_norms(_lowered(model.image_encoder, lowering))
     return GraphSpec("encoder", encoder, {"image": torch.rand(1, 3, size, size)}, ENCODER_OUTPUTS)

@@ -41,7 +41,7 @@ DEFAULT_EMBED_DIM = 512  # OpenCLIP ViT-B/16's, for an untrained head with no te
 HEAD_SEED = 0
 STITCHED_ONLY_MERGED = (
     f"A {STITCHED_TYPE} model comes from merging a recogniser with a SAM, so there are merged "
-    "checkpoints of it and no others."
+    "checkpoints of it only."
 )
 
 
@@ -215,10 +215,7 @@ def _load_head(model: MergedModel, head: Checkpoint | None) -> None:
 def _sources(
     main: Checkpoint, head: Checkpoint | None, text: Checkpoint | None, origins: Iterable[Source]
 ) -> tuple[Source, ...]:
-    """List every file that went in, once per role, then `origins`, those of a merged file.
-
-    What a merged checkpoint was merged from follows the files themselves.
-    """
+    """List every file that went in, once per role, then the `origins` that a merged file states."""
     files = [source_of("merged" if head is main else "sam", main)]
     if head is not None and head is not main:
         files.append(source_of("clip_head", head))

@@ -1,6 +1,6 @@
 """Open-Vocabulary SAM as the exporter sees it: encoder, mask decoder and two region classifiers.
 
-The two classifiers are the trained one, on the pyramid's features, and CLIP's own opinion.
+One classifier is trained, on the features of a pyramid; the other is CLIP itself.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ OVSAM_ENCODER_OUTPUTS = ("image_embeddings", *PYRAMID, "c5")
 OVSAM_DECODER_OUTPUTS = ("low_res_masks",)
 ROI_OUTPUTS = ("logits",)
 CLIP_ROI_OUTPUTS = ("clip_logits",)
-# ONNX has a RoiAlign of opset 22, the same but for bfloat16, that ONNX Runtime's CPU does not run.
+# RoiAlign of opset 22 differs only in bfloat16, and ONNX Runtime's CPU does not run it.
 ROI_MAX_OPSET = 21
 REGIONS = {"boxes": {0: "regions"}, "text": {0: "vocabulary"}}
 
@@ -47,7 +47,13 @@ def ovsam_exportable(assembly: OvsamAssembly) -> Exportable:
         model_type=metadata.model_type,
         pixels=pixels,
         head=RegionHead(trained=metadata.head_trained, embed_dim=width),
-        text=TextPart(metadata.text, width, LOGIT_SCALE, model.text, assembly.tokenizer),
+        text=TextPart(
+            described=metadata.text,
+            embed_dim=width,
+            logit_scale=LOGIT_SCALE,
+            tower=model.text,
+            tokenizer=assembly.tokenizer,
+        ),
         templates=TEMPLATES,
         sources=metadata.sources,
         notes=metadata.notes,
@@ -112,7 +118,7 @@ def _sides(image_size: int) -> list[int]:
 
 
 def _regions(image_size: int, embed_dim: int) -> dict[str, torch.Tensor]:
-    """Two boxes, one of them on each side of the limit between two levels; three texts."""
+    """Return two boxes, one on each side of the limit between two levels, and three texts."""
     boxes = torch.tensor([[0.1, 0.2, 0.9, 0.8], [0.4, 0.4, 0.5, 0.5]]) * image_size
     return {"boxes": boxes, "text": torch.nn.functional.normalize(torch.rand(3, embed_dim))}
 
@@ -145,10 +151,10 @@ def photo_samples(model: Ovsam, pixels: Preprocessing, photo: Path) -> list[Samp
 
 
 def example_boxes(letterbox: Letterbox) -> Tensor:
-    """Choose boxes of a photo, 5x4 in pixels of the input: all of it, and one for each level.
+    """Return boxes of a photo, 5x4 in pixels of the input: the whole photo, and one for each level.
 
-    Their sides lie in the middle between those at which the level changes, so that rounding does
-    not choose; in a small input the large ones reach beyond its edges, as boxes may.
+    Their sides lie in the middle between the sizes at which the level changes, so that rounding
+    cannot change it; in a small input the large ones reach beyond its edges, as boxes may.
     """
     height, width = letterbox.input_size
     boxes = [(0.0, 0.0, float(width), float(height))]
@@ -160,6 +166,6 @@ def example_boxes(letterbox: Letterbox) -> Tensor:
 
 
 def _example_texts(width: int) -> Tensor:
-    """Make unit rows, `TEXTS` x width: what a text encoder gives is verified with the encoder."""
+    """Return unit rows, `TEXTS` x width, as embeddings: the text encoder is verified by itself."""
     rows = torch.randn(TEXTS, width, generator=torch.Generator().manual_seed(0))
     return torch.nn.functional.normalize(rows, dim=-1)

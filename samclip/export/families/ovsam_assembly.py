@@ -102,14 +102,14 @@ def assemble_ovsam(
     """Build a model of the sizes `config`; the text tower's own sizes replace those in it.
 
     A backbone that no file brings is random; its convolutions keep the variance of their input (He
-    et al., 2015, equation 10). A text tower that comes with the backbone has the
-    activation that `config` says, unless `quick_gelu` does: weights do not tell it, and open_clip's
-    names are the same for OpenAI's models and others. Raises CheckpointError for files that do not
-    fit.
+    et al., 2015, equation 10). A text tower that comes with the backbone has the activation of
+    `quick_gelu`, or else of `config`: weights do not show it, and open_clip's names are the same
+    for OpenAI's models and others. Raises CheckpointError for files that do not fit.
     """
     text_file = _text_file(files)
-    if quick_gelu is None and files.text is None:
-        quick_gelu = _quick_gelu(config)
+    tower = config.text_tower
+    if quick_gelu is None and files.text is None and isinstance(tower, TextTowerConfig):
+        quick_gelu = tower.quick_gelu
     text = read_text(text_file, quick_gelu)
     backbone = config.backbone
     if backbone.embed_dim != text.config.embed_dim:
@@ -157,8 +157,8 @@ def is_ovsam(path: Path) -> bool:
 def read_ovsam(path: Path, image_size: int | None = None) -> OvsamAssembly:
     """Read a file that `save_ovsam` wrote; it becomes the first of the model's sources.
 
-    `image_size`: the side in pixels to make it for, its positions resized; None for its own. Raises
-    CheckpointError for anything else.
+    `image_size`: the side in pixels that its positions are resized to; None for its own. Raises
+    CheckpointError for any other file.
     """
     checkpoint = read_checkpoint(path)
     name = checkpoint.path.name
@@ -187,12 +187,6 @@ def read_ovsam(path: Path, image_size: int | None = None) -> OvsamAssembly:
     )
     metadata = msgspec.structs.replace(metadata, image_size=size, sources=(own, *metadata.sources))
     return OvsamAssembly(model.eval(), metadata, tokenizer.encode())
-
-
-def _quick_gelu(config: OvsamConfig) -> bool | None:
-    """Whether the backbone's own text tower has QuickGELU; None if that tower is not CLIP's."""
-    tower = config.text_tower
-    return tower.quick_gelu if isinstance(tower, TextTowerConfig) else None
 
 
 def _load(model: Ovsam, files: OvsamFiles, text: TextSource) -> tuple[Source, ...]:

@@ -1,4 +1,4 @@
-"""Open-Vocabulary SAM from its files, and kept as one file of our own."""
+"""Open-Vocabulary SAM from its files, and saved as our one file."""
 
 from __future__ import annotations
 

@@ -19,13 +19,13 @@ from samclip.export.models.stitched_encoder import StitchedEncoder
 
 @pytest.fixture(scope="module")
 def assembly(lite2_checkpoint: Path) -> Assembly:
-    """What comes back from the merged file that `assemble_stitched` and `save_merged` wrote."""
+    """The assembly read back from the merged file that `save_merged` wrote."""
     return assemble(Checkpoints(lite2_checkpoint))
 
 
 @pytest.fixture(scope="module")
 def nameless(recogniser_checkpoint: Path, mobile_sam_checkpoint: Path) -> Assembly:
-    """The same parts put together at another size, without a text tower."""
+    """The same parts assembled at another size, without a text tower."""
     torch.manual_seed(5)
     return assemble_stitched(recogniser_checkpoint, mobile_sam_checkpoint, image_size=128)
 
