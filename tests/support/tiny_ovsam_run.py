@@ -1,4 +1,4 @@
-"""A run of few steps that trains a small Open-Vocabulary SAM, its photos annotated."""
+"""A run of a few steps that trains a small Open-Vocabulary SAM on annotated photos."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def colour_labels() -> Labels:
 
 
 def write_annotated(folder: Path, count: int = 6) -> Path:
-    """Write photos of a coloured rectangle each, and `instances.json` beside them."""
+    """Write photos of a coloured rectangle each, and `instances.json` next to their folder."""
     photos = folder / "annotated"
     photos.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(1)

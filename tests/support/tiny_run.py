@@ -1,4 +1,4 @@
-"""A run of a few steps on photos made here, with teachers that cost nothing; also a command.
+"""A run of a few steps on generated photos, with teachers that cost nothing; also a command.
 
 `python tests/support/tiny_run.py FOLDER [--slow] [--bf16]` trains in FOLDER, or goes on there;
 `--slow` waits between steps, so that a test can kill it in the middle.
@@ -102,7 +102,7 @@ class ModelMasks:
 
 
 def write_photos(folder: Path, count: int = 12) -> Path:
-    """Write small pictures of one-coloured rectangles on coloured grounds."""
+    """Write small pictures of a rectangle on a ground of another colour."""
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(0)
     for index in range(count):
@@ -110,7 +110,7 @@ def write_photos(folder: Path, count: int = 12) -> Path:
         photo = np.full((height, width, 3), random.integers(0, 256, 3), np.uint8)
         photo[8:30, 10:25] = random.integers(0, 256, 3)
         place = folder / f"{index}.png"
-        if not place.exists():  # of several processes each writes, and one reads already
+        if not place.exists():  # several processes write, and one may already read
             with partial_file(place, synced=False) as file:
                 Image.fromarray(photo).save(file, "PNG")
     return folder
@@ -124,7 +124,7 @@ PARTS = {"clip_head.mlp": 1.0, "mask_decoder": 0.5, "image_encoder.neck": 0.5}
 
 
 def tiny_config(**changes: Any) -> RunConfig:
-    """Two stages: names alone at two sizes, then names and masks together."""
+    """Two stages: only names at two sizes, then names and masks together."""
     raw: dict[str, Any] = {
         "name": "tiny",
         "save_every": 2,

@@ -91,7 +91,7 @@ def test_pictures_are_squashed_to_the_towers_square(checkpoint: Path) -> None:
 
 
 def test_the_librarys_own_tables_are_known(checkpoint: Path) -> None:
-    assert open_clip._known("ViT-L-14").embed_dim == 768
+    assert open_clip._library_table("ViT-L-14").embed_dim == 768
     with pytest.raises(CheckpointError, match="did you mean 'ViT-B-32'"):
         OpenClip("ViT-B32", checkpoint)
     with pytest.raises(CheckpointError, match=r"do not fit the image tower of ViT-B-32"):

@@ -86,5 +86,5 @@ def test_embeddings_of_several_pictures_are_refused(sam: MaskTeacher) -> None:
 
 def test_what_is_no_sam_is_refused(tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match="is not a SAM"):
+    with pytest.raises(CheckpointError, match="SAM, MobileSAM or merged checkpoint"):
         Sam(tmp_path / "other.pt", SIZE)

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from tiny_ovsam_run import colour_labels
 
-from samclip.merge.config.stages import InstanceLossConfig
+from samclip.merge.config.stages import EmbedLossConfig, InstanceLossConfig
 from samclip.merge.data.labels import UNNAMED
 from samclip.merge.training.losses import embedding_loss
 from samclip.merge.training.objective import label_loss, mask_losses, sample_maps, uncertain_points
@@ -101,7 +101,8 @@ def test_squared_error_of_embeddings_against_numpy() -> None:
     ours, theirs = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
     valid = torch.ones(2, 4, 4)
     valid[1, 2:] = 0
-    found = embedding_loss(ours, theirs, valid, cosine=0, smooth_l1=0, squared=1)
+    config = EmbedLossConfig(cosine=0, smooth_l1=0, squared=1)
+    found = embedding_loss(ours, theirs, valid, config)
     squares = (ours.double().numpy() - theirs.double().numpy()) ** 2
     expected = [squares[0].mean(), squares[1, :, :2].mean()]
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5)
