@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 T = TypeVar("T")
 
 
-class Stage(Protocol):
+class ProgressStage(Protocol):
     """A part of the work while it lasts."""
 
     def advance(self, text: str = "") -> None:
@@ -25,7 +25,7 @@ class Progress(Protocol):
 
     def stage(
         self, name: str, total: int | None = None, done: int = 0
-    ) -> AbstractContextManager[Stage]:
+    ) -> AbstractContextManager[ProgressStage]:
         """Begin a stage that ends with the context.
 
         `total`: its number of steps, None where that is unknown; `done`: how many of them were
@@ -43,7 +43,7 @@ class Silent:
 
     def stage(
         self, name: str, total: int | None = None, done: int = 0
-    ) -> AbstractContextManager[Stage]:
+    ) -> AbstractContextManager[ProgressStage]:
         """Return a context that does nothing."""
         del name, total, done
         return nullcontext(self)

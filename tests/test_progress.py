@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from samclip.progress import SILENT, Stage, track
+from samclip.progress import SILENT, ProgressStage, track
 
 
 class Recorded:
@@ -17,7 +17,7 @@ class Recorded:
         self.events: list[object] = []
 
     @contextmanager
-    def stage(self, name: str, total: int | None = None, done: int = 0) -> Iterator[Stage]:
+    def stage(self, name: str, total: int | None = None, done: int = 0) -> Iterator[ProgressStage]:
         self.events.append(("begin", name, total, done))
         try:
             yield self

@@ -23,7 +23,7 @@ from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 from samclip.cli.terminal import say
-from samclip.progress import Stage
+from samclip.progress import ProgressStage
 
 SECONDS_BETWEEN_LINES = 30.0  # where the console is not a terminal
 
@@ -43,7 +43,7 @@ class ConsoleProgress:
         self._lock = threading.Lock()
 
     @contextmanager
-    def stage(self, name: str, total: int | None = None, done: int = 0) -> Iterator[Stage]:
+    def stage(self, name: str, total: int | None = None, done: int = 0) -> Iterator[ProgressStage]:
         """Show a stage until the context ends."""
         start = time.perf_counter()
         if self._console.is_terminal:
@@ -60,7 +60,7 @@ class ConsoleProgress:
         say(self._console, text, style="yellow" if text.startswith("warning") else None)
 
     @contextmanager
-    def _bar(self, name: str, total: int | None, done: int) -> Iterator[Stage]:
+    def _bar(self, name: str, total: int | None, done: int) -> Iterator[ProgressStage]:
         """Add a bar; the first one starts the display, the last one stops it."""
         with self._lock:
             bars = self._bars = self._bars or _start_display(self._console)

@@ -62,8 +62,8 @@ def export(given: ExportArguments) -> None:
     with report_errors(given.debug):
         check_packages()
         # torch and onnx take seconds to import: --help and usage errors do not wait for them.
+        from samclip.cli.progress import ConsoleProgress  # noqa: PLC0415
         from samclip.export.exporter import export_bundle  # noqa: PLC0415
-        from samclip.export.progress import ConsoleProgress  # noqa: PLC0415
         from samclip.export.report import print_export, to_json  # noqa: PLC0415
 
         plans = plan_settings(given)

@@ -15,10 +15,10 @@ from samclip.export.families.read_model import read_model
 from samclip.export.graph_files import GraphFiles, described, without_unused
 from samclip.export.options import ExportOptions
 from samclip.export.plan import ExportPlan, ReductionPlan, plan_export
-from samclip.export.progress import Progress, silent
 from samclip.export.text_part import bundle_text, text_encoder_graph, text_samples
 from samclip.export.verification import GraphPair, Proof, Sample, verify
 from samclip.export.weight_storage import store_weights
+from samclip.progress import SILENT, Progress
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import (
     ClipHead,
@@ -47,7 +47,7 @@ class _Draft:
     graphs: tuple[GraphPair, ...]
 
 
-def export_bundle(options: ExportOptions, progress: Progress = silent) -> Export:
+def export_bundle(options: ExportOptions, progress: Progress = SILENT) -> Export:
     """Make a bundle from checkpoints; on any failure nothing is left at `options.output`.
 
     Raises CheckpointError for weights that do not fit, ParityError when a graph differs from the
@@ -60,7 +60,7 @@ def export_bundle(options: ExportOptions, progress: Progress = silent) -> Export
     stored = [without_unused(pair.stored) for pair in draft.graphs]
     manifest = replace(draft.manifest, graphs=described(stored))
     graph_files = {name: data for files in stored for name, data in files.files.items()}
-    with progress(f"writing the bundle to {options.output}"):
+    with progress.stage(f"writing the bundle to {options.output}"):
         path = write_bundle(
             options.output, manifest, {**draft.texts, **graph_files}, overwrite=options.overwrite
         )
@@ -70,7 +70,7 @@ def export_bundle(options: ExportOptions, progress: Progress = silent) -> Export
 def _export_in_fp32(plan: ExportPlan, progress: Progress) -> _Draft:
     """Read the model, export its graphs, store their weights, and prove both steps equal."""
     options = plan.options
-    with progress("reading checkpoints"):
+    with progress.stage("reading checkpoints"):
         model = read_model(options)
     text, texts = bundle_text(model.text, model.templates, plan, progress)
     graphs = write_graphs(model, options, progress)
@@ -95,7 +95,7 @@ def _export_in_fp32(plan: ExportPlan, progress: Progress) -> _Draft:
 
 
 def write_graphs(
-    model: Exportable, options: ExportOptions, progress: Progress = silent
+    model: Exportable, options: ExportOptions, progress: Progress = SILENT
 ) -> list[GraphFiles]:
     """Export every graph that the bundle will hold."""
     graphs = list(model.graphs)
@@ -103,7 +103,7 @@ def write_graphs(
         graphs.append(text_encoder_graph(model.text.tower))
     written = []
     for graph in graphs:
-        with progress(f"exporting the {graph.name} graph"):
+        with progress.stage(f"exporting the {graph.name} graph"):
             written.append(graph.write(options.attention, options.opset))
     return written
 
@@ -116,7 +116,7 @@ def _take_samples(model: Exportable, photos: Sequence[Path], progress: Progress)
     """Run the torch model on photos, and its text tower on texts."""
     samples: list[Sample] = []
     for photo in photos:
-        with progress(f"running the torch model on {photo.name}"):
+        with progress.stage(f"running the torch model on {photo.name}"):
             samples += model.samples(photo)
     return samples if model.text is None else samples + text_samples(model.text)
 

@@ -20,9 +20,9 @@ from samclip.export.graphs import GraphSpec, PlainGraph
 from samclip.export.models.bert_tower import BertTower
 from samclip.export.models.text_tower import TextTower
 from samclip.export.plan import ExportPlan
-from samclip.export.progress import Progress
 from samclip.export.verification import Sample, make_sample
 from samclip.export.weight_storage import stored_space
+from samclip.progress import Progress
 from samclip.runtime.bundles.manifest import Text
 from samclip.runtime.text.templates import resolve_templates
 from samclip.runtime.text.text_space import TextSpace
@@ -99,7 +99,7 @@ def bundle_text(
         files[TOKENIZER_FILE] = part.tokenizer
     if options.labels and tower is not None:
         templates = plan.templates or resolve_templates(default)
-        with progress(f"embedding {len(options.labels)} labels"):
+        with progress.stage(f"embedding {len(options.labels)} labels"):
             vectors = _embed(part, tower, options.labels, templates)
         files[LABELS_FILE] = json.dumps(list(options.labels), ensure_ascii=False).encode()
         files[EMBEDDINGS_FILE] = vectors.astype("<f4").tobytes()

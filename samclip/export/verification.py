@@ -20,7 +20,7 @@ from samclip.engines.base import GraphSource
 from samclip.errors import ParityError
 from samclip.export.cpu_engine import open_on_cpu
 from samclip.export.graph_files import GraphFiles
-from samclip.export.progress import Progress
+from samclip.progress import Progress
 from samclip.runtime.bundles.manifest import ParityRow, RoundingRow, WeightsDtype
 
 Array = NDArray[np.generic]
@@ -86,12 +86,12 @@ def verify(pairs: Sequence[GraphPair], samples: Sequence[Sample], progress: Prog
     for graph in (pair.original for pair in pairs):
         own = [sample for sample in samples if sample.graph == graph.name]
         for variant, source in graph.sources():
-            with progress(f"verifying {graph.name} ({variant})"):
+            with progress.stage(f"verifying {graph.name} ({variant})"):
                 parity += measure(source, variant, own)
     enforce(parity)
     if all(pair.dtype == "fp32" for pair in pairs):
         return Proof(tuple(parity))
-    with progress("comparing rounded weights with their originals"):
+    with progress.stage("comparing rounded weights with their originals"):
         rounding = measure_rounding(pairs, samples)
     enforce_rounding(rounding)
     return Proof(tuple(parity), tuple(rounding))

@@ -64,12 +64,12 @@ def _judge(
 ) -> Iterator[Row]:
     """Judge what runs in a precision by the limits of another one, its key."""
     from samclip.export.precision.gates import Gate
-    from samclip.export.progress import silent
+    from samclip.progress import SILENT
     from samclip.runtime.pixels.image import photo_paths
 
     photos = photo_paths(options.photos)[: 1 if options.dry_run else None]
     with _model(bundle, name, "fp32", options) as exact:
-        gate = Gate(exact, photos, silent)
+        gate = Gate(exact, photos, SILENT)
     for limits, precision in precisions.items():
         with _model(bundle, name, precision, options) as model:
             judgement = gate.judge(model, limits)

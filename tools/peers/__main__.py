@@ -154,7 +154,7 @@ def peers(
         Schedule(0, warm_up, repeats, seconds),
         photos,
         lambda text: say(err, text, style="dim"),
-        session.track,
+        session.progress,
     )
     timings, memory = make_timings(outcomes, len(photos)), make_memory(outcomes)
     rows = (*make_rows(timings), *make_memory_rows(memory))

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from samclip.benchmarks.latency.rounds import FEWEST, Schedule
 from samclip.benchmarks.measurements import Participant
-from samclip.benchmarks.progress import Track
 from samclip.errors import CheckpointError, PeerError
+from samclip.progress import Progress, track
 from tools.peers.contenders import Contender
 from tools.peers.environments import Report
 from tools.peers.worker_process import Loaded, PeakMemory, Ran, WorkerProcess
@@ -54,7 +54,7 @@ def measure_peers(
     schedule: Schedule,
     photos: Sequence[Path],
     report: Report,
-    track: Track,
+    progress: Progress,
 ) -> list[Outcome]:
     """Start all, one after another, then let them take turns; one that fails takes no further part.
 
@@ -65,7 +65,7 @@ def measure_peers(
         for outcome in outcomes:
             with _note_failure(outcome, report):
                 _start(outcome, processes, report)
-        for photo, kept in _rounds(schedule, photos, track):
+        for photo, kept in _rounds(schedule, photos, progress):
             for outcome in outcomes if kept % 2 == 0 else reversed(outcomes):
                 with _note_failure(outcome, report):
                     _run(outcome, photo, kept >= 0)
@@ -75,13 +75,15 @@ def measure_peers(
     return outcomes
 
 
-def _rounds(schedule: Schedule, photos: Sequence[Path], track: Track) -> Iterator[tuple[Path, int]]:
+def _rounds(
+    schedule: Schedule, photos: Sequence[Path], progress: Progress
+) -> Iterator[tuple[Path, int]]:
     """Return each round's photo, and its number among those that are kept, below 0 for warm-up.
 
     The schedule's seconds begin after the warm-up, in which some peers compile.
     """
     start = time.monotonic()
-    for number in track(range(schedule.warm_up + schedule.repeats), "rounds"):
+    for number in track(progress, range(schedule.warm_up + schedule.repeats), "rounds"):
         kept = number - schedule.warm_up
         if kept == 0:
             start = time.monotonic()

@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.benchmarks.progress import Track, silent
 from samclip.benchmarks.records import Row
 from samclip.benchmarks.rows import make_row
 from samclip.benchmarks.scores import PHOTOS
 from samclip.benchmarks.statistics import Estimate, mean
 from samclip.export.precision.gate_tasks import Answers, Questions, answer, ask
 from samclip.export.precision.gates import mask_ious, mean_cosine
+from samclip.progress import SILENT, Progress, track
 from samclip.runtime.model import Model
 from samclip.runtime.text.vocabulary import Vocabulary
 
@@ -71,7 +71,7 @@ class _Samples:
 
 
 def evaluate_agreement(
-    reference: Side, other: Side, photos: Sequence[Path], track: Track = silent
+    reference: Side, other: Side, photos: Sequence[Path], progress: Progress = SILENT
 ) -> list[Row]:
     """Ask both models the same of every photo, and compare.
 
@@ -80,7 +80,7 @@ def evaluate_agreement(
     """
     samples = _Samples()
     same_space = _same_space(reference.model, other.model)
-    for number, photo in enumerate(track(photos, "agreement")):
+    for number, photo in enumerate(track(progress, photos, "agreement")):
         questions, expected = ask(reference.model, photo, reference.vocabulary)
         found = answer(other.model, photo, questions, other.vocabulary)
         for measure, values in _compare(questions, expected, found, same_space):

@@ -9,9 +9,9 @@ from samclip.benchmarks.accuracy.average_precision import Find, average_precisio
 from samclip.benchmarks.accuracy.instances import AGAIN, BOX, PROMPTS_AT_ONCE
 from samclip.benchmarks.data.coco import Categories, CocoPhoto
 from samclip.benchmarks.data.detector_boxes import DetectedBox, Detections
-from samclip.benchmarks.progress import Track, silent
 from samclip.benchmarks.records import Row
 from samclip.benchmarks.scores import Candidate
+from samclip.progress import SILENT, Progress, track
 from samclip.runtime.pixels.masks import encode_rle
 from samclip.runtime.results.masks import Masks
 from samclip.runtime.scene import Scene
@@ -38,14 +38,14 @@ def evaluate_detections(
     detections: Detections,
     *,
     refine: bool = True,
-    track: Track = silent,
+    progress: Progress = SILENT,
 ) -> list[Row]:
     """Turn a detector's boxes into masks by all `candidates`, in turn, and compare their AP.
 
     `refine`: also after one refinement. Raises ImageError, InputError, EngineRunError.
     """
     finds: dict[tuple[str, str], list[Find]] = defaultdict(list)
-    for number, photo in enumerate(track(photos, "detections")):
+    for number, photo in enumerate(track(progress, photos, "detections")):
         boxes = detections.of(photo)
         if not boxes:
             continue

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from samclip.benchmarks.accuracy.average_precision import Find, average_precision, precision_rows
 from samclip.benchmarks.data.coco import Categories, CocoObject, CocoPhoto
-from samclip.benchmarks.progress import Track, silent
 from samclip.benchmarks.records import Row
 from samclip.benchmarks.scores import Candidate, Scores, by_size, compare
+from samclip.progress import SILENT, Progress, track
 from samclip.runtime.pixels.masks import encode_rle
 from samclip.runtime.results.coco import RleDict
 from samclip.runtime.results.masks import Masks
@@ -134,7 +134,7 @@ def evaluate_instances(
     categories: Categories,
     *,
     refine: bool = True,
-    track: Track = silent,
+    progress: Progress = SILENT,
 ) -> list[Row]:
     """Measure the masks of all `candidates`, in turn, and divide the first by each other.
 
@@ -142,7 +142,7 @@ def evaluate_instances(
     """
     tally = _Tally()
     objects: list[CocoObject] = []
-    for number, photo in enumerate(track(photos, "instances")):
+    for number, photo in enumerate(track(progress, photos, "instances")):
         image = photo.pixels()
         tally.scores.photos += [number] * len(photo.objects)
         objects += photo.objects

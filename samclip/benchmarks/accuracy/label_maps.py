@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from samclip.benchmarks.class_names import AskedClasses
 from samclip.benchmarks.data.label_folder import IGNORED, LabelledPhoto
-from samclip.benchmarks.progress import Track, silent
 from samclip.benchmarks.records import Row
 from samclip.benchmarks.rows import make_row
 from samclip.benchmarks.statistics import class_ious, mean_iou
 from samclip.errors import InputError
+from samclip.progress import SILENT, Progress, track
 from samclip.runtime.model import Model
 from samclip.runtime.results.classification import SemanticMap
 from samclip.runtime.scene import Scene
@@ -83,7 +83,7 @@ def evaluate_semantic(
     labellers: Sequence[Labeller],
     photos: Sequence[LabelledPhoto],
     names: Sequence[str],
-    track: Track = silent,
+    progress: Progress = SILENT,
 ) -> list[Row]:
     """Label every photo by each of `labellers`, and by the best single one of the K `names`.
 
@@ -93,7 +93,7 @@ def evaluate_semantic(
     parts = tuple(dict.fromkeys(labeller.part for labeller in labellers))
     tallies: list[list[NDArray[np.int64]]] = [[] for _ in labellers]
     pixels: dict[Part, list[NDArray[np.int64]]] = {part: [] for part in parts}
-    for photo in track(photos, "semantic"):
+    for photo in track(progress, photos, "semantic"):
         labels = photo.labels()
         truths = {part: part.truth(labels) for part in parts}
         for part, truth in truths.items():

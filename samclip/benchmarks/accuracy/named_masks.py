@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from samclip.benchmarks.accuracy.instances import interior_point, iou
 from samclip.benchmarks.data.coco import CocoObject, CocoPhoto
-from samclip.benchmarks.progress import Track, silent
 from samclip.benchmarks.records import Row, Unit
 from samclip.benchmarks.roofline.counted import Meter
 from samclip.benchmarks.rows import make_row
@@ -33,6 +32,7 @@ from samclip.benchmarks.scores import (
 from samclip.benchmarks.statistics import Estimate, median, median_ratio
 from samclip.benchmarks.tables import Cell, Column, Table, text_columns
 from samclip.errors import InputError
+from samclip.progress import SILENT, Progress, track
 from samclip.runtime.results.masks import Masks
 from samclip.runtime.text.vocabulary import Vocabulary
 
@@ -129,14 +129,14 @@ def evaluate_baselines(
     contenders: Mapping[str, MaskNamer],
     photos: Sequence[CocoPhoto],
     task: PromptTask,
-    track: Track = silent,
+    progress: Progress = SILENT,
 ) -> list[Row]:
     """Measure masks, names, seconds and work of all `contenders`; divide the first by each other.
 
     Raises ImageError, InputError, EngineRunError, CountError, CapabilityError.
     """
     tally, objects = _Tally(), [found for photo in photos for found in photo.objects]
-    for number, photo in enumerate(track(photos, "baselines")):
+    for number, photo in enumerate(track(progress, photos, "baselines")):
         image = photo.pixels()
         if number == 0:
             for contender in contenders.values():

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from samclip.baselines import ImageEncoder, check_margin, cut
 from samclip.benchmarks.data.coco import CocoObject, CocoPhoto
 from samclip.benchmarks.data.image_folder import ClassPhoto
-from samclip.benchmarks.progress import Track, silent
 from samclip.benchmarks.records import Row
 from samclip.benchmarks.scores import PHOTOS, Candidate, Scores, compare, of_objects
+from samclip.progress import SILENT, Progress, track
 from samclip.runtime.pixels.image import load_image
 from samclip.runtime.scene import Scene
 from samclip.runtime.text.vocabulary import Vocabulary
@@ -49,7 +49,7 @@ def evaluate_names(
     *,
     margin: float = 0.0,
     apart: str | None = "person",
-    track: Track = silent,
+    progress: Progress = SILENT,
 ) -> list[Row]:
     """Name every object from the one pass of `candidate`, and by each of `croppers` on its crop.
 
@@ -60,7 +60,7 @@ def evaluate_names(
     check_margin(margin)
     scores = Scores()
     objects: list[CocoObject] = []
-    for number, photo in enumerate(track(photos, "names")):
+    for number, photo in enumerate(track(progress, photos, "names")):
         image = photo.pixels()
         truth = np.asarray([found.category for found in photo.objects])
         scores.photos += [number] * len(truth)
@@ -98,7 +98,7 @@ def evaluate_images(
     vocabulary: Vocabulary,
     encoders: Mapping[str, ImageEncoder],
     classifiers: Mapping[str, Classifier],
-    track: Track = silent,
+    progress: Progress = SILENT,
 ) -> list[Row]:
     """Name photos by `encoders` through `vocabulary`, and by `classifiers` of the same K classes.
 
@@ -106,7 +106,7 @@ def evaluate_images(
     ImageError, InputError, EngineRunError.
     """
     scores = Scores()
-    for number, photo in enumerate(track(photos, "images")):
+    for number, photo in enumerate(track(progress, photos, "images")):
         image = load_image(photo.path)
         scores.photos.append(number)
         answers = {

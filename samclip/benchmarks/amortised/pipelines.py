@@ -21,8 +21,8 @@ from samclip.benchmarks.latency.photo_pipeline import Piece, names_for
 from samclip.benchmarks.latency.rounds import RoundLog, Schedule
 from samclip.benchmarks.latency.timed import StageClock
 from samclip.benchmarks.measurements import Timing
-from samclip.benchmarks.progress import Track
 from samclip.errors import UntrainedHeadWarning
+from samclip.progress import Progress, track
 from samclip.runtime.model import Model
 from samclip.runtime.pixels.image import load_image
 from samclip.runtime.scene import Scene
@@ -47,13 +47,13 @@ class Models:
 
 
 def measure_ways(
-    models: Models, schedule: Schedule, photos: Sequence[Path], track: Track
+    models: Models, schedule: Schedule, photos: Sequence[Path], progress: Progress
 ) -> list[Timing]:
     """Time rounds of photos, every way in turn, the order turned round each time."""
     clock = StageClock()
     records = {way: RoundLog() for way in (MERGED, WHOLE, DENSE)}
     names = models.merged.vocabulary(names_for(models.merged))
-    for number in track(range(schedule.warm_up + schedule.repeats), "rounds"):
+    for number in track(progress, range(schedule.warm_up + schedule.repeats), "rounds"):
         kept = number - schedule.warm_up
         pixels = load_image(photos[kept % len(photos)])
         parts = _round(models, names, pixels, clock, forward=number % 2 == 0)

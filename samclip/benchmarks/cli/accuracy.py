@@ -102,7 +102,7 @@ def images(
         encoders[f"{name} by names"] = found
         if whole.keys == tuple(entry.wnid for entry in imagenet_classes()):
             classifiers[f"{name} by classes"] = found
-    rows = evaluate_images(photos, vocabulary, encoders, classifiers, session.track)
+    rows = evaluate_images(photos, vocabulary, encoders, classifiers, session.progress)
     data = Data.of(folder, "ImageNet", photos, whole.photos)
     return Outcome(data, IMAGES_PROTOCOL, rows)
 
@@ -158,7 +158,7 @@ def instances(
     if boxes is None:
         photos, left_out = spread(coco.photos, run.limit), coco.left_out
         rows = known.evaluate_instances(
-            candidates, photos, coco.categories, refine=refine, track=session.track
+            candidates, photos, coco.categories, refine=refine, progress=session.progress
         )
         data = Data.of(coco.path, coco.layout, photos, coco.photos, left_out)
         return Outcome(data, known.PROTOCOL, rows)
@@ -166,7 +166,7 @@ def instances(
     every = sorted((*coco.photos, *coco.bare), key=lambda photo: photo.path)
     photos = spread(every, run.limit)
     rows = detected.evaluate_detections(
-        candidates, photos, coco.categories, detections, refine=refine, track=session.track
+        candidates, photos, coco.categories, detections, refine=refine, progress=session.progress
     )
     left_out = {**coco.left_out, **detections.left_out}
     data = Data.of(coco.path, coco.layout, photos, every, left_out)
@@ -235,7 +235,7 @@ def names(
         croppers,
         margin=margin,
         apart=without,
-        track=session.track,
+        progress=session.progress,
     )
     data = Data.of(folder, coco.layout, photos, coco.photos, coco.left_out)
     return Outcome(data, PROTOCOL, rows)

@@ -98,7 +98,7 @@ def agreement(
     chosen = read_names(names, labels)
     one, other = (_side(each, chosen, templates, reason is None) for each in models)
     _check_names(one, other)
-    rows = evaluate_agreement(one, other, photos, session.track)
+    rows = evaluate_agreement(one, other, photos, session.progress)
     protocol = PROTOCOL if reason is None else (*PROTOCOL, reason)
     return Outcome(Data.of(folder, "photos", photos, paths), protocol, rows)
 

@@ -137,7 +137,7 @@ def baselines(
     }
     namers |= _in_a_row(masks, second, classes.embed(second.text), margin, works)
     task = PromptTask(coco.names, kinds, without, apart)
-    rows = evaluate_baselines(namers, photos, task, session.track)
+    rows = evaluate_baselines(namers, photos, task, session.progress)
     heads = {one.name: one.model.manifest.head for one in alone}
     untrained = {name for name, head in heads.items() if head is None or not head.trained}
     session.show(*comparison_tables(rows, untrained))

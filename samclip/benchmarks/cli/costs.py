@@ -104,7 +104,7 @@ def amortised(
         closing(_open_second(session, merged, clip, threads, dense=True)) as dense,
     ):
         models = Models(merged.model, other.model, whole, dense)
-        timings = measure_ways(models, Schedule(0, warm_up, repeats), photos, session.track)
+        timings = measure_ways(models, Schedule(0, warm_up, repeats), photos, session.progress)
     rows = make_rows(timings, count_ways(merged, other, whole.work, dense.work))
     table = amortised_table(rows)
     if table is not None:
@@ -172,8 +172,8 @@ def roofline(
     chosen = photo or sorted(packaged_photos().glob("*.jpg"))[0]
     hosts = {one.backend.name for one in opened if one.backend.on_host} | {"onnxruntime"}
     backends = [get_backend(name) for name in sorted(hosts)]
-    rates = measure_rates(backends, models.threads or usable_cores(), session.track)
-    samples = time_graphs(opened, chosen, repeats, session.track)
+    rates = measure_rates(backends, models.threads or usable_cores(), session.progress)
+    samples = time_graphs(opened, chosen, repeats, session.progress)
     graphs = tuple(
         graph for one in opened for graph in describe_graphs(one, samples[one.name], rates)
     )

@@ -126,7 +126,7 @@ def semantic(
         for candidate in candidates
         for labeller in _labellers(candidate, asked, templates, refine)
     ]
-    rows = evaluate_semantic(labellers, photos, labelled.names, session.track)
+    rows = evaluate_semantic(labellers, photos, labelled.names, session.progress)
     data = Data.of(folder, labelled.layout, photos, labelled.photos, labelled.left_out)
     return Outcome(data, PROTOCOL, rows)
 

@@ -18,7 +18,6 @@ from samclip.benchmarks.cli.options import TeacherChoice
 from samclip.benchmarks.latency.contenders import OpenModel, Variant, name_all, open_variant
 from samclip.benchmarks.latency.timed import StageClock, TimedBackend
 from samclip.benchmarks.measurements import Measurements
-from samclip.benchmarks.progress import ConsoleTrack
 from samclip.benchmarks.records import Data, Row, Subject
 from samclip.benchmarks.report import check_writable, describe_bundle, make_report, write_report
 from samclip.benchmarks.roofline.counted import Counted, CountedBackend
@@ -27,6 +26,7 @@ from samclip.benchmarks.scores import Candidate
 from samclip.benchmarks.tables import Table, show_table
 from samclip.benchmarks.teacher_settings import parse_teacher
 from samclip.cli.exits import report_errors
+from samclip.cli.progress import ConsoleProgress
 from samclip.cli.terminal import SafeConsole, err, out, say, show_logs, warn_untrained_head
 from samclip.engines.base import Backend
 from samclip.errors import CapabilityError
@@ -60,7 +60,7 @@ class Session:
         threads: int | None = None,
     ) -> None:
         """Check that the report can be written; what the run opens is closed by `stack`."""
-        self.track = ConsoleTrack(err)
+        self.progress = ConsoleProgress(err)
         self._benchmark = benchmark
         self._stack = stack
         self._json = None if json is None else check_writable(json)

@@ -145,20 +145,20 @@ def latency(
     """
     schedule = QUICK if quick else Schedule(cold, warm_up, repeats, seconds)
     workload = Workload(not quick, refine and not quick, not quick, everything)
-    cache, track = session.make_folder(), session.track
+    cache, progress = session.make_folder(), session.progress
     photos = source.choose(QUICK_PHOTOS if quick else None)
     contenders = session.open_all(models.variants(), TimedBackend)
-    timings = measure_processes(contenders, schedule.cold, photos, track)
-    timings += measure_cold(contenders, schedule, photos, cache, track)
-    timings += measure_warm(contenders, schedule, photos, workload, track)
+    timings = measure_processes(contenders, schedule.cold, photos, progress)
+    timings += measure_cold(contenders, schedule, photos, cache, progress)
+    timings += measure_warm(contenders, schedule, photos, workload, progress)
     if throughput and not quick:
         few = max(FEWEST, schedule.repeats // 4)
-        timings += measure_throughput(contenders, photos, few, track, load_streaming)
+        timings += measure_throughput(contenders, photos, few, progress, load_streaming)
     timings += transfers(contenders, max(schedule.repeats, FEWEST_COPIES))
     session.show(*timing_tables(timings, "cold"), *timing_tables(timings, "warm"))
     for line in warn_of_noise(timings):
         say(err, f"warning: {line}", style="yellow")
-    joules = measure_energy(contenders, photos, track) if energy and not quick else ()
+    joules = measure_energy(contenders, photos, progress) if energy and not quick else ()
     for found in joules:
         say(out, describe_energy(found))
     measured = Measurements(
@@ -220,7 +220,7 @@ def memory(
     for contender in contenders:
         contender.model.close()  # their memory would be missing on the device
     uses = measure_memory(
-        contenders, chosen[0], session.track, repeats=repeats, everything=everything
+        contenders, chosen[0], session.progress, repeats=repeats, everything=everything
     )
     session.show(*memory_tables(uses))
     settings = tuple(describe_settings(contender, 0, []) for contender in contenders)

@@ -19,7 +19,6 @@ from samclip.benchmarks.latency.contenders import Contender
 from samclip.benchmarks.latency.photo_pipeline import ALL_STEPS, Walk, Workload, way_of
 from samclip.benchmarks.measurements import Energy
 from samclip.benchmarks.nvml import open_nvml
-from samclip.benchmarks.progress import Track
 from samclip.benchmarks.records import Row
 from samclip.benchmarks.rows import make_row
 from samclip.benchmarks.statistics import Estimate
@@ -27,6 +26,7 @@ from samclip.benchmarks.tables import Column, Table, text_columns
 from samclip.engines.machine.device import jetson_model
 from samclip.engines.machine.files import MachineFiles
 from samclip.errors import CapabilityError
+from samclip.progress import Progress, track
 
 RAPL = "/sys/class/powercap/intel-rapl:0"  # the first CPU package, of Intel and of AMD
 JETSON_PACKAGE = "jetson-stats"
@@ -170,10 +170,10 @@ def _jetson() -> Iterator[Sensor]:
 
 
 def measure_energy(
-    contenders: Sequence[Contender], photos: Sequence[Path], track: Track
+    contenders: Sequence[Contender], photos: Sequence[Path], progress: Progress
 ) -> tuple[Energy, ...]:
     """Measure one model after the other; where there is no sensor, the record has the reason."""
-    return tuple(_measure(contender, photos) for contender in track(contenders, "energy"))
+    return tuple(_measure(contender, photos) for contender in track(progress, contenders, "energy"))
 
 
 def _measure(contender: Contender, photos: Sequence[Path]) -> Energy:

@@ -16,7 +16,7 @@ from samclip.benchmarks.latency.contenders import Contender, open_variant
 from samclip.benchmarks.latency.photo_pipeline import Piece, Walk, Workload
 from samclip.benchmarks.latency.timed import TimedBackend
 from samclip.benchmarks.measurements import State, Timing
-from samclip.benchmarks.progress import Track
+from samclip.progress import Progress, track
 
 ORDER = "in turn, photo by photo; the order of the models is turned round after each photo"
 LOAD = "load bundle, engine of the encoder"
@@ -73,14 +73,14 @@ def measure_cold(
     schedule: Schedule,
     photos: Sequence[Path],
     cache: Path,
-    track: Track,
+    progress: Progress,
 ) -> list[Timing]:
     """Time the first photo of fresh models, with all that is loaded on first use.
 
     The process is not new, and the bundle's files are likely in the system's cache.
     """
     records = [RoundLog() for _ in contenders]
-    for number in track(range(schedule.cold), "fresh models"):
+    for number in track(progress, range(schedule.cold), "fresh models"):
         for place in _turn(len(contenders), number):
             folder = cache / f"cold-{number}-{place}"
             pieces = _first_photo(contenders[place], photos[number % len(photos)], folder)
@@ -93,7 +93,7 @@ def measure_warm(
     schedule: Schedule,
     photos: Sequence[Path],
     workload: Workload,
-    track: Track,
+    progress: Progress,
 ) -> list[Timing]:
     """Time rounds of photos after the warm-up, every model in turn."""
     walks = [Walk(contender, workload) for contender in contenders]
@@ -101,7 +101,7 @@ def measure_warm(
         walk.prepare()
     records = [RoundLog() for _ in contenders]
     start = time.monotonic()
-    for number in track(range(schedule.warm_up + schedule.repeats), "rounds"):
+    for number in track(progress, range(schedule.warm_up + schedule.repeats), "rounds"):
         kept = number - schedule.warm_up
         if kept >= FEWEST and schedule.is_over(time.monotonic() - start):
             break

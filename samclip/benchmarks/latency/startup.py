@@ -16,7 +16,7 @@ from samclip.benchmarks.latency.contenders import Contender
 from samclip.benchmarks.latency.first_answer import CODE, POINT
 from samclip.benchmarks.latency.photo_pipeline import names_for
 from samclip.benchmarks.measurements import Timing
-from samclip.benchmarks.progress import Track
+from samclip.progress import Progress, track
 
 FIRST_MASK, ALL_ANSWERS = "new process to first mask", "new process to three answers"
 TIMEOUT = 600.0  # seconds
@@ -24,7 +24,7 @@ Steps = dict[str, float]
 
 
 def measure_processes(
-    contenders: Sequence[Contender], count: int, photos: Sequence[Path], track: Track
+    contenders: Sequence[Contender], count: int, photos: Sequence[Path], progress: Progress
 ) -> list[Timing]:
     """Start `count` processes for each model, in turn; raises EngineRunError when one fails.
 
@@ -32,7 +32,7 @@ def measure_processes(
     in the system's cache.
     """
     found: dict[str, list[Steps]] = {contender.name: [] for contender in contenders}
-    for number in track(range(count), "new processes"):
+    for number in track(progress, range(count), "new processes"):
         for contender in contenders if number % 2 == 0 else reversed(contenders):
             steps = run_process(contender, photos[number % len(photos)])
             found[contender.name].append(steps)

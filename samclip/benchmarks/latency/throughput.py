@@ -19,12 +19,12 @@ from samclip.benchmarks.latency.contenders import Contender
 from samclip.benchmarks.latency.photo_pipeline import names_for, without_untrained_warning
 from samclip.benchmarks.latency.results import paired_ratio
 from samclip.benchmarks.measurements import Timing
-from samclip.benchmarks.progress import Track
 from samclip.benchmarks.records import Row
 from samclip.benchmarks.rows import make_row
 from samclip.engines.cuda.device import open_device
 from samclip.engines.cuda.driver import CudaDevice, HostArray
 from samclip.engines.cuda.memory import DeviceMemory
+from samclip.progress import Progress, track
 from samclip.runtime.model import Model
 from samclip.runtime.scene import Scene
 from samclip.runtime.text.vocabulary import Vocabulary
@@ -46,7 +46,7 @@ def measure_throughput(
     contenders: Sequence[Contender],
     photos: Sequence[Path],
     repeats: int,
-    track: Track,
+    progress: Progress,
     open_streaming: Callable[[Contender], Model],
 ) -> list[Timing]:
     """Time both ways of every model in turn, after one round that is not kept.
@@ -62,7 +62,7 @@ def measure_throughput(
                 contender.model, stack.enter_context(open_streaming(contender)), files
             ).items()
         }
-        samples = _run_in_turn(works, repeats, track)
+        samples = _run_in_turn(works, repeats, progress)
     return [
         Timing(model=model, kind="pipeline", name=way, samples=tuple(taken), items=PHOTOS)
         for (model, way), taken in samples.items()
@@ -70,10 +70,10 @@ def measure_throughput(
 
 
 def _run_in_turn(
-    works: dict[tuple[str, str], Work], repeats: int, track: Track
+    works: dict[tuple[str, str], Work], repeats: int, progress: Progress
 ) -> dict[tuple[str, str], list[float]]:
     samples: dict[tuple[str, str], list[float]] = {key: [] for key in works}
-    for number in track(range(repeats + 1), "many photos"):
+    for number in track(progress, range(repeats + 1), "many photos"):
         for key in works if number % 2 else reversed(works):
             start = time.perf_counter()
             works[key]()

@@ -18,8 +18,8 @@ from samclip.benchmarks.latency.contenders import Contender
 from samclip.benchmarks.latency.startup import describe_work
 from samclip.benchmarks.measurements import MemoryUse
 from samclip.benchmarks.memory.child import CODE
-from samclip.benchmarks.progress import Track
 from samclip.errors import CapabilityError
+from samclip.progress import Progress, track
 from samclip.runtime.bundles.manifest import Graph, Manifest
 
 ON_HOST = "runs on the CPU: all of it is in the resident set"
@@ -109,7 +109,7 @@ def _files(graph: Graph, backend: str, precision: str | None) -> set[str]:
 def measure_memory(
     contenders: Sequence[Contender],
     photo: Path,
-    track: Track,
+    progress: Progress,
     *,
     repeats: int = 1,
     everything: bool = False,
@@ -125,7 +125,8 @@ def measure_memory(
         for number in range(len(stages))
     ]
     return tuple(
-        _measure(contender, stages, photo, repeats) for contender, stages in track(work, "stages")
+        _measure(contender, stages, photo, repeats)
+        for contender, stages in track(progress, work, "stages")
     )
 
 

@@ -20,12 +20,12 @@ from samclip.benchmarks.latency.contenders import OpenModel
 from samclip.benchmarks.latency.photo_pipeline import NAMES, names_for
 from samclip.benchmarks.latency.timed import TimedBackend, TimedEngine
 from samclip.benchmarks.measurements import GraphRoofline, OperatorShare, Rate
-from samclip.benchmarks.progress import Track
 from samclip.benchmarks.roofline.count import GraphWork, count
 from samclip.benchmarks.roofline.efficiency import ideal_seconds, reached
 from samclip.benchmarks.roofline.read_graph import read_graph
 from samclip.engines.base import Engine, GraphSource, Tensor
 from samclip.errors import UntrainedHeadWarning
+from samclip.progress import Progress, track
 from samclip.runtime.bundles.manifest import Graph
 from samclip.runtime.pixels.image import load_image
 
@@ -75,7 +75,7 @@ Counted = OpenModel[CountedBackend]
 
 
 def time_graphs(
-    models: Sequence[Counted], photo: Path, repeats: int, track: Track
+    models: Sequence[Counted], photo: Path, repeats: int, progress: Progress
 ) -> dict[str, Samples]:
     """Run every graph of every model `repeats` times, in turn, after once to warm up.
 
@@ -85,7 +85,7 @@ def time_graphs(
     """
     found: dict[str, Samples] = {counted.name: defaultdict(list) for counted in models}
     pixels, number = load_image(photo), itertools.count()
-    for turn in track(range(repeats + 1), "graphs"):
+    for turn in track(progress, range(repeats + 1), "graphs"):
         for counted in models if turn % 2 else reversed(models):
             for graph, seconds in _run_once(counted, pixels, next(number)):
                 if turn:

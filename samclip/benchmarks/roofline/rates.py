@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.benchmarks.measurements import Arithmetic, Rate
-from samclip.benchmarks.progress import Track
 from samclip.benchmarks.roofline.read_graph import import_onnx
 from samclip.engines.base import Backend, EngineOptions, GraphSource
+from samclip.progress import Progress, track
 
 OPSET = 20  # every backend reads it
 CHANNELS, SIDE = 256, 64  # of SAM's neck: 3x3 over 64 x 64 tokens
@@ -117,7 +117,7 @@ class Trial:
 
 
 def measure_rates(
-    backends: Sequence[Backend], threads: int, track: Track, rounds: int = ROUNDS
+    backends: Sequence[Backend], threads: int, progress: Progress, rounds: int = ROUNDS
 ) -> tuple[Rate, ...]:
     """Measure products in FP32 and INT8 on `backends`, and copies; all with `threads` threads.
 
@@ -126,7 +126,7 @@ def measure_rates(
     with ExitStack() as held:
         trials = [*_products(backends, threads, held), _blas(), _copy(threads, held)]
         best = dict.fromkeys(range(len(trials)), float("inf"))
-        for _ in track(range(rounds), "rates of this machine"):
+        for _ in track(progress, range(rounds), "rates of this machine"):
             for place, trial in enumerate(trials):
                 start = time.perf_counter()
                 trial.run()

@@ -16,7 +16,7 @@ from samclip.engines.base import Engine, EngineOptions, GraphKey, GraphSource, P
 from samclip.engines.onnxruntime.backend import CPU
 from samclip.export.precision.draft_bundle import DraftBundle, reference_model
 from samclip.export.precision.gate_tasks import fixed_regions, gate_vocabulary
-from samclip.export.progress import Progress
+from samclip.progress import Progress
 from samclip.runtime.bundles.manifest import Preprocessing
 from samclip.runtime.pixels.image import load_image, preprocess
 
@@ -82,7 +82,7 @@ def record_feeds(
         vocabulary = gate_vocabulary(model)
         for photo in photos if heads.keys() & {"clip_head", "clip_roi"} else ():
             stage = f"recording what names things on {photo.name}"
-            with progress(stage), model.encode(load_image(photo)) as scene:
+            with progress.stage(stage), model.encode(load_image(photo)) as scene:
                 if "clip_head" in heads:
                     scene.features.clip()
                 if "clip_roi" in heads and vocabulary is not None:

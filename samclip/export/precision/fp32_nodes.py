@@ -23,7 +23,7 @@ from samclip.export.precision.feeds import GraphFeeds
 from samclip.export.precision.half import HalfPrecision
 from samclip.export.precision.keep import DEFAULT_KEEP, KeepList
 from samclip.export.precision.ranges import RangeReport, measure_ranges
-from samclip.export.progress import Progress
+from samclip.progress import Progress
 from samclip.runtime.bundles.manifest import KeptNode
 
 MAX_RANGE_FEEDS = 16  # measuring ranges takes three times as long as running
@@ -67,7 +67,7 @@ class Fp32Nodes:
         """List the nodes of an FP32 graph whose values on the photos are too large for a type."""
         key = (graph, attention)
         if key not in self._ranges:
-            with self._progress(f"measuring ranges of the {graph} ({attention or 'fp32'})"):
+            with self._progress.stage(f"measuring ranges of the {graph} ({attention or 'fp32'})"):
                 step = -(-len(self._feeds[graph]) // MAX_RANGE_FEEDS)  # rounded up
                 some = islice(self._feeds[graph], 0, None, step)
                 self._ranges[key] = measure_ranges(model, some)

@@ -24,7 +24,7 @@ from samclip.export.precision.gate_tasks import (
     gate_vocabulary,
     unnameable,
 )
-from samclip.export.progress import Progress
+from samclip.progress import Progress
 from samclip.runtime.bundles.manifest import GateMeasure, GateRow, ReducedPrecision
 from samclip.runtime.model import Model
 
@@ -96,7 +96,7 @@ class Gate:
         self._questions: list[Questions] = []
         self._expected: list[Answers] = []
         for photo in self._photos:
-            with progress(f"gates: FP32 on {photo.name}"):
+            with progress.stage(f"gates: FP32 on {photo.name}"):
                 questions, expected = ask(reference, photo, self._texts)
             self._questions.append(questions)
             self._expected.append(expected)
@@ -109,7 +109,7 @@ class Gate:
         texts = gate_vocabulary(model)
         found = []
         for photo, questions in zip(self._photos, self._questions, strict=True):
-            with self._progress(f"gates: {precision} on {photo.name}"):
+            with self._progress.stage(f"gates: {precision} on {photo.name}"):
                 found.append(answer(model, photo, questions, texts))
         measured = agreements(self._questions, self._expected, found)
         if self._texts is not None and texts is not None:

@@ -27,7 +27,7 @@ from samclip.export.precision.gates import Gate, Judgement, enforce_gates
 from samclip.export.precision.sensitivity import LARGEST_SHARE, fall_back
 from samclip.export.precision.variant_maker import MadeVariants, VariantMaker
 from samclip.export.precision.variants import INT8_PRECISIONS, in_order
-from samclip.export.progress import Progress
+from samclip.progress import Progress
 from samclip.runtime.bundles.manifest import (
     CalibrationRecord,
     KeptNode,

@@ -20,7 +20,7 @@ from samclip.export.precision.quantise import Form, quantise
 from samclip.export.precision.sensitivity import measure_sensitivity
 from samclip.export.precision.smooth import equalise
 from samclip.export.precision.variants import INT8_PRECISIONS, full_variant, reduced_variants
-from samclip.export.progress import Progress
+from samclip.progress import Progress
 from samclip.runtime.bundles.manifest import KeptNode, LayerError, ReducedPrecision, Variant
 
 # CPUs multiply unsigned by signed bytes; TensorRT takes symmetric ones alone.
@@ -107,7 +107,7 @@ class VariantMaker:
             return model, ()
         keep = self._fp32.by_rule(graph, model) | too_large
         there = {str(node.name) for node in model.graph}  # quantising may have replaced some
-        with self._progress(f"making {variant.file}"):
+        with self._progress.stage(f"making {variant.file}"):
             return to_half(model, dtype, frozenset(keep & there)), beyond
 
 
@@ -139,7 +139,7 @@ class Quantiser:
         """Return an FP32 graph, weights inside, with Q/DQ; `skip` names layers and nodes."""
         equalised = self._equalise(graph, attention, model)
         calibration = self._calibrate(graph, equalised)
-        with self._progress(f"quantising the {graph} for {precision}"):
+        with self._progress.stage(f"quantising the {graph} for {precision}"):
             return quantise(equalised, calibration, skip, FORMS[precision])
 
     def sensitivity(
@@ -149,7 +149,9 @@ class Quantiser:
         equalised = self._equalise(graph, attention, model)
         calibration = self._calibrate(graph, equalised)
         some = tuple(islice(self._feeds[graph], SENSITIVITY_PHOTOS))
-        with self._progress(f"measuring how the layers of the {graph} suffer from {precision}"):
+        with self._progress.stage(
+            f"measuring how the layers of the {graph} suffer from {precision}"
+        ):
             noises = measure_sensitivity(equalised, calibration, some, FORMS[precision])
         return tuple(
             LayerError(graph=graph, layer=x.layer, kind=x.kind, error=x.noise) for x in noises
@@ -161,7 +163,7 @@ class Quantiser:
             return model
         key = (graph, attention)
         if key not in self._equalised:
-            with self._progress(f"equalising the {graph} ({attention})"):
+            with self._progress.stage(f"equalising the {graph} ({attention})"):
                 self._equalised[key] = equalise(model, self._feeds[graph], self._options.smooth)
         return self._equalised[key]
 
@@ -169,7 +171,7 @@ class Quantiser:
         """Calibrate a graph, once: layers have the same names in all its lowerings."""
         if graph not in self._calibrations:
             feeds, method = self._feeds[graph], self._options.calib_method
-            with self._progress(f"calibrating the {graph} on {len(feeds)} photos"):
+            with self._progress.stage(f"calibrating the {graph} on {len(feeds)} photos"):
                 made = calibrate(model, feeds, method, cache_dir() / CACHE_FOLDER)
             self._calibrations[graph] = made
         return self._calibrations[graph]

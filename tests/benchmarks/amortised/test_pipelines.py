@@ -22,10 +22,10 @@ from samclip.benchmarks.amortised.second_model import open_second
 from samclip.benchmarks.formats import times
 from samclip.benchmarks.latency.rounds import Schedule
 from samclip.benchmarks.measurements import Timing
-from samclip.benchmarks.progress import silent
 from samclip.benchmarks.roofline.count import GraphWork
 from samclip.engines.base import EngineOptions
 from samclip.engines.registry import get_backend
+from samclip.progress import SILENT
 
 SMALL = ClipVisionConfig(width=16, layers=1, heads=2, patch=32, dim=8)
 
@@ -37,7 +37,7 @@ def timings(photo_path: Path) -> list[Timing]:
         open_second(SMALL, backend, options, 20, dense=dense) for dense in (False, True)
     )
     models = Models(fake_model(), fake_model(clip=False), whole, dense)
-    return measure_ways(models, Schedule(0, 1, 2), [photo_path], silent)
+    return measure_ways(models, Schedule(0, 1, 2), [photo_path], SILENT)
 
 
 def test_every_way_adds_up(timings: list[Timing]) -> None:

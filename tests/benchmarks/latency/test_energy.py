@@ -22,9 +22,9 @@ from samclip.benchmarks.latency.energy import (
     measure_energy,
     open_sensor,
 )
-from samclip.benchmarks.progress import silent
 from samclip.engines.machine.files import MachineFiles
 from samclip.errors import CapabilityError
+from samclip.progress import SILENT
 
 
 def counter(root: Path, value: int | None, most: int = 1_000) -> MachineFiles:
@@ -100,7 +100,7 @@ def test_energy_is_shared_out_among_the_runs(
 
     monkeypatch.setattr(energy, "open_sensor", sensor)
     monkeypatch.setattr(energy, "SECONDS", 0.05)
-    (found,) = measure_energy([contender()], [photo_path], silent)
+    (found,) = measure_energy([contender()], [photo_path], SILENT)
     assert found.runs >= 1
     assert found.per_run == pytest.approx(60 / found.runs)
     assert energy_row(found).value == found.per_run
@@ -114,7 +114,7 @@ def test_without_a_sensor_the_row_says_so(
         raise CapabilityError("there is no NVIDIA GPU here.")
 
     monkeypatch.setattr(energy, "open_sensor", sensor)
-    (found,) = measure_energy([contender()], [photo_path], silent)
+    (found,) = measure_energy([contender()], [photo_path], SILENT)
     assert (found.joules, found.reason) == (None, "there is no NVIDIA GPU here.")
     assert energy_row(found).value is None
     assert "unknown: there is no NVIDIA GPU" in describe_energy(found)

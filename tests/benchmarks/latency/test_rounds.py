@@ -10,7 +10,7 @@ from samclip.benchmarks.latency import rounds
 from samclip.benchmarks.latency.contenders import Variant, combine, name_all
 from samclip.benchmarks.latency.photo_pipeline import Piece, Walk, Workload
 from samclip.benchmarks.latency.rounds import Schedule, measure_cold, measure_warm
-from samclip.benchmarks.progress import silent
+from samclip.progress import SILENT
 
 SHORT = Workload(many=False, refined=False, text=False)
 
@@ -32,7 +32,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, str]]]:
 def test_models_take_turns_and_the_order_is_turned_round(calls: list[tuple[str, str]]) -> None:
     both = (contender("a"), contender("b"))
     photos = [Path("p"), Path("q")]
-    timings = measure_warm(both, Schedule(0, 1, 3), photos, SHORT, silent)
+    timings = measure_warm(both, Schedule(0, 1, 3), photos, SHORT, SILENT)
     assert calls == [
         *(("a", "q"), ("b", "q")),
         *(("b", "p"), ("a", "p")),
@@ -47,7 +47,7 @@ def test_models_take_turns_and_the_order_is_turned_round(calls: list[tuple[str, 
 
 
 def test_no_further_round_begins_when_the_time_is_over(calls: list[tuple[str, str]]) -> None:
-    (timing, _) = measure_warm((contender(),), Schedule(0, 1, 50, 0.0), [Path("p")], SHORT, silent)
+    (timing, _) = measure_warm((contender(),), Schedule(0, 1, 50, 0.0), [Path("p")], SHORT, SILENT)
     assert len(timing.samples) == rounds.FEWEST
 
 
@@ -62,7 +62,7 @@ def test_cold_models_are_fresh_and_closed(
 
     monkeypatch.setattr(rounds, "open_variant", open_variant)
     first = contender()
-    timings = measure_cold((first,), Schedule(cold=2), [photo_path], tmp_path, silent)
+    timings = measure_cold((first,), Schedule(cold=2), [photo_path], tmp_path, SILENT)
     assert len({cache for cache, *_ in opened}) == 2
     assert all("closed" in repr(model) for _, model, _ in opened)
     assert "closed" not in repr(first.model)

@@ -15,14 +15,14 @@ from samclip.benchmarks.latency.throughput import (
     throughput_rows,
 )
 from samclip.benchmarks.measurements import Timing
-from samclip.benchmarks.progress import silent
+from samclip.progress import SILENT
 
 
 @pytest.mark.parametrize("clip", [True, False])
 def test_both_ways_answer_every_photo(photo_path: Path, clip: bool) -> None:
     one = contender(clip=clip)
     other = fake_model(clip=clip, streams=STREAMS)
-    timings = measure_throughput([one], [photo_path], 2, silent, lambda _: other)
+    timings = measure_throughput([one], [photo_path], 2, SILENT, lambda _: other)
     assert [(timing.name, len(timing.samples)) for timing in timings] == [
         (ONE_BY_ONE, 2),
         (AT_ONCE, 2),

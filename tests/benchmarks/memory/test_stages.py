@@ -20,8 +20,8 @@ from samclip.benchmarks.memory.stages import (
     run_child,
     stages_of,
 )
-from samclip.benchmarks.progress import silent
 from samclip.errors import CapabilityError, EngineRunError
+from samclip.progress import SILENT
 from samclip.runtime.bundles.manifest import FileEntry
 
 NAME = "name a mask, 20 names"
@@ -63,7 +63,7 @@ def test_every_stage_has_processes_of_its_own(
 
     monkeypatch.setattr(stages, "run_child", run)
     monkeypatch.setattr(stages, "bytes_read", lambda *_: 0)  # the fake has no files of labels
-    uses = measure_memory([contender()], photo_path, silent, repeats=2)
+    uses = measure_memory([contender()], photo_path, SILENT, repeats=2)
     tokens = [stage.name for stage in STAGES if stage.name != NAME]  # the fake has a CLIP head
     assert [use.stage for use in uses] == tokens
     assert [use.peaks for use in uses[:2]] == [(1, 2), (3, 4)]

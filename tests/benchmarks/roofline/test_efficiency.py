@@ -6,7 +6,6 @@ import pytest
 from onnx import load_from_string
 
 from samclip.benchmarks.measurements import GraphRoofline, Rate
-from samclip.benchmarks.progress import silent
 from samclip.benchmarks.roofline import rates as rates_module
 from samclip.benchmarks.roofline.count import count
 from samclip.benchmarks.roofline.efficiency import ideal_seconds, rate_of, reached, traffic_seconds
@@ -20,6 +19,7 @@ from samclip.benchmarks.roofline.rates import (
 )
 from samclip.benchmarks.roofline.read_graph import read_graph
 from samclip.engines.registry import get_backend
+from samclip.progress import SILENT
 
 RATES = tuple(
     Rate(arithmetic=kind, per_second=speed, how="made up", threads=2, runs=1)
@@ -48,7 +48,7 @@ def test_rate_graphs_do_the_work_that_they_say(made: RateGraph, kind: str) -> No
 def test_rates_are_measured_on_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rates_module, "SIZES", (64,))
     monkeypatch.setattr(rates_module, "COPIED", 2**20)
-    found = measure_rates([get_backend("onnxruntime")], 1, silent, rounds=2)
+    found = measure_rates([get_backend("onnxruntime")], 1, SILENT, rounds=2)
     assert [rate.arithmetic for rate in found] == ["fp32", "int8", "copy"]
     assert all(rate.per_second > 0 and rate.runs == 2 for rate in found)
     assert "onnxruntime" in found[1].how

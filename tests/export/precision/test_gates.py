@@ -16,7 +16,7 @@ from region_fakes import REGION_GRAPHS, region_manifest
 from samclip.engines.base import Engine, EngineOptions, GraphSource
 from samclip.errors import GateError
 from samclip.export.precision.gates import LIMITS, Gate, Judgement, enforce_gates
-from samclip.export.progress import silent
+from samclip.progress import SILENT
 from samclip.runtime.bundles.manifest import GateRow
 from samclip.runtime.model import Model
 
@@ -63,7 +63,7 @@ def photos(tmp_path: Path) -> list[Path]:
 @pytest.fixture
 def gate(photos: list[Path]) -> Iterator[Gate]:
     with model() as reference:
-        yield Gate(reference, photos, silent)
+        yield Gate(reference, photos, SILENT)
 
 
 def regions(change: Change | None = None, trained: bool = True) -> Model:
@@ -124,7 +124,7 @@ def test_what_is_wrong_fails_its_own_gate(gate: Gate, change: Change, failing: s
 
 def test_an_untrained_head_is_compared_but_names_are_not_judged(photos: list[Path]) -> None:
     with model(trained=False) as reference:
-        judgement = Gate(reference, photos, silent).judge(reference, "fp16")
+        judgement = Gate(reference, photos, SILENT).judge(reference, "fp16")
     assert judgement.skipped == ("names are not judged: the CLIP head was never trained",)
     assert "image_embed_cosine" in values(judgement)
     assert "semantic_agreement" not in values(judgement)
@@ -137,7 +137,7 @@ def test_without_head_or_text_there_are_masks(
     photos: list[Path], parts: dict[str, bool], reason: str
 ) -> None:
     with model(**parts) as reference:
-        judgement = Gate(reference, photos, silent).judge(reference, "int8")
+        judgement = Gate(reference, photos, SILENT).judge(reference, "int8")
     assert reason in judgement.skipped[0]
     assert values(judgement)["mask_iou_worst"] == 1
 
@@ -166,7 +166,7 @@ def test_masks_that_fp32_is_not_sure_of_are_not_judged(
 ) -> None:
     monkeypatch.setattr("fakes.STEEPNESS", steepness)  # logits lie about the threshold all over
     with model() as reference:
-        unsure = Gate(reference, photos, silent)
+        unsure = Gate(reference, photos, SILENT)
     judgement = judge(unsure, {"image_embeddings": 0.01})
     assert "mask_iou_mean" not in values(judgement)
     assert "image_embeddings_cosine" in values(judgement)
@@ -178,7 +178,7 @@ def test_without_objects_stable_masks_of_fixed_prompts_are_judged(
 ) -> None:
     monkeypatch.setattr("fakes.IOUS", (0.5, 0.5, 0.5, 0.5))  # nothing passes as an object
     with model() as reference:
-        fixed = Gate(reference, photos, silent)
+        fixed = Gate(reference, photos, SILENT)
     rows = {row.measure: row for row in judge(fixed).rows}
     assert rows["mask_iou_mean"].value == 1
     assert 0 < rows["mask_iou_mean"].samples <= 20  # five boxes and their centres, two photos
@@ -187,7 +187,7 @@ def test_without_objects_stable_masks_of_fixed_prompts_are_judged(
 
 def test_a_model_that_names_boxes_is_judged_by_its_masks_and_names(photos: list[Path]) -> None:
     with regions() as reference:
-        judgement = Gate(reference, photos, silent).judge(reference, "int8")
+        judgement = Gate(reference, photos, SILENT).judge(reference, "int8")
     assert judgement.skipped == ()
     assert values(judgement) == pytest.approx(
         {
@@ -206,7 +206,7 @@ def test_a_model_that_names_boxes_is_judged_by_its_masks_and_names(photos: list[
 @pytest.mark.parametrize("output", ["logits", "clip_logits", "low_res_masks"])
 def test_each_opinion_on_regions_has_a_gate(output: str, photos: list[Path]) -> None:
     with regions() as reference:
-        gate = Gate(reference, photos, silent)
+        gate = Gate(reference, photos, SILENT)
     with regions({output: 300.0}) as reduced:
         failed = {row.measure for row in gate.judge(reduced, "fp16").failed}
     masks = {"mask_iou_mean", "mask_iou_worst"}
@@ -215,7 +215,7 @@ def test_each_opinion_on_regions_has_a_gate(output: str, photos: list[Path]) -> 
 
 def test_an_untrained_classifier_is_compared_but_names_are_not_judged(photos: list[Path]) -> None:
     with regions(trained=False) as reference:
-        judgement = Gate(reference, photos, silent).judge(reference, "fp16")
+        judgement = Gate(reference, photos, SILENT).judge(reference, "fp16")
     assert judgement.skipped == (
         "names are not judged: the classifier of regions was never trained",
     )
@@ -228,7 +228,7 @@ def test_boxes_are_named_where_one_mask_is_nowhere_stable(
 ) -> None:
     monkeypatch.setattr("fakes.STEEPNESS", 1e-3)
     with regions() as reference:
-        judgement = Gate(reference, photos, silent).judge(reference, "fp16")
+        judgement = Gate(reference, photos, SILENT).judge(reference, "fp16")
     assert any("masks are not judged" in reason for reason in judgement.skipped)
     samples = {row.measure: row.samples for row in judgement.rows}
     assert samples["top1_agreement"] == 2 * (1 + 5)

@@ -21,7 +21,7 @@ from samclip.export.precision import reduction
 from samclip.export.precision.draft_bundle import DraftBundle
 from samclip.export.precision.gates import Judgement
 from samclip.export.precision.reduction import NOT_JUDGED, Reduced, reduce_graphs
-from samclip.export.progress import silent
+from samclip.progress import SILENT
 from samclip.runtime.bundles.manifest import GateRow, ReducedPrecision
 
 Verdict = Callable[[DraftBundle, ReducedPrecision], float]
@@ -73,7 +73,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Reduce
             verify=verify,
         )
         graphs = [files, *_others()]
-        return reduce_graphs(draft, graphs, plan_reduction(options), lambda files: files, silent)
+        return reduce_graphs(draft, graphs, plan_reduction(options), lambda files: files, SILENT)
 
     return run
 

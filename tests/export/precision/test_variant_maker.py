@@ -11,7 +11,7 @@ from samclip.export.graph_files import GraphFiles
 from samclip.export.options import PrecisionOptions
 from samclip.export.precision.keep import parse_keep
 from samclip.export.precision.variant_maker import VariantMaker
-from samclip.export.progress import silent
+from samclip.progress import SILENT
 
 HALF = 10  # ONNX's number of float16
 
@@ -19,7 +19,7 @@ HALF = 10  # ONNX's number of float16
 def maker(files: GraphFiles, feeds: Any = None, **options: Any) -> VariantMaker:
     feeds = {"encoder": Features()} if feeds is None else feeds
     asked = parse_keep(options.get("keep_fp32", ()))
-    return VariantMaker([files], feeds, PrecisionOptions(**options), asked, silent)
+    return VariantMaker([files], feeds, PrecisionOptions(**options), asked, SILENT)
 
 
 def operators(made: Any) -> list[str]:

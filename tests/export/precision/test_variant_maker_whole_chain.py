@@ -17,7 +17,7 @@ from samclip.export.plan import plan_reduction
 from samclip.export.precision import fp32_nodes
 from samclip.export.precision.feeds import record_feeds
 from samclip.export.precision.reduction import Reduced, reduce_graphs
-from samclip.export.progress import silent
+from samclip.progress import SILENT
 from samclip.runtime.bundles.manifest import ReducedPrecision
 
 GAIN = 2.0**17  # one channel's values come to some 100,000
@@ -53,7 +53,7 @@ def run(
             photos=photos["photos"],
         )
         draft = coloured_draft(graphs, tmp_path)
-        return reduce_graphs(draft, graphs, plan_reduction(options), lambda files: files, silent)
+        return reduce_graphs(draft, graphs, plan_reduction(options), lambda files: files, SILENT)
 
     return run
 
@@ -95,7 +95,7 @@ def test_feeds_are_what_the_runtime_gives_each_graph(
 ) -> None:
     draft = coloured_draft(coloured_graphs(), tmp_path)
     paths = sorted(photos["photos"].iterdir())
-    feeds = record_feeds(draft, paths, tmp_path / "feeds", silent)
+    feeds = record_feeds(draft, paths, tmp_path / "feeds", SILENT)
     assert feeds.keys() == {"encoder", "clip_head"}  # nothing is measured of the mask decoder
     assert len(feeds["encoder"]) == len(feeds["clip_head"]) == 2
     for _ in range(2):  # they can be read again

@@ -10,7 +10,7 @@ from fake_peers import BROKEN_LOAD, BROKEN_RUN, SOUND, TASKS, fake_contender
 from samclip.benchmarks.latency.photo_pipeline import ALL_STEPS, THREE_TASKS
 from samclip.benchmarks.latency.results import make_rows
 from samclip.benchmarks.latency.rounds import Schedule
-from samclip.benchmarks.progress import silent
+from samclip.progress import SILENT
 from tools.peers.results import ENCODED, make_memory, make_timings
 from tools.peers.turns import measure_peers
 
@@ -31,7 +31,7 @@ def test_turns_alternate_photo_by_photo(tmp_path: Path) -> None:
         )
         for name in "xy"
     ]
-    outcomes = measure_peers(contenders, Schedule(0, 1, 3), PHOTOS, print, silent)
+    outcomes = measure_peers(contenders, Schedule(0, 1, 3), PHOTOS, print, SILENT)
     turns = log.read_text().splitlines()
     assert turns == [
         *("y b.jpg", "x b.jpg"),  # the warm-up, which is not kept
@@ -48,7 +48,7 @@ def test_who_fails_has_a_reason_and_the_others_go_on(tmp_path: Path) -> None:
         fake_contender(tmp_path, "sound", SOUND.format(delay=0.01, more="pass")),
         fake_contender(tmp_path, "slow", SOUND.format(delay=0.03, more=TASKS)),
     ]
-    outcomes = measure_peers(contenders, Schedule(0, 1, 3), PHOTOS, told.append, silent)
+    outcomes = measure_peers(contenders, Schedule(0, 1, 3), PHOTOS, told.append, SILENT)
     reasons = {outcome.contender.name: outcome.reason for outcome in outcomes}
     assert reasons == {
         "late": "ValueError: the third photo is too much",
@@ -68,7 +68,7 @@ def test_who_fails_has_a_reason_and_the_others_go_on(tmp_path: Path) -> None:
 
 def test_totals_add_up(tmp_path: Path) -> None:
     contender = fake_contender(tmp_path, "all", SOUND.format(delay=0.01, more=TASKS))
-    outcomes = measure_peers([contender], Schedule(0, 0, 2), PHOTOS, print, silent)
+    outcomes = measure_peers([contender], Schedule(0, 0, 2), PHOTOS, print, SILENT)
     found = {timing.name: timing for timing in make_timings(outcomes, len(PHOTOS))}
     (first, _) = outcomes[0].rounds
     assert found[ALL_STEPS].samples[0] == pytest.approx(sum(first.values()))
