@@ -2,44 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
+from recorded_progress import RecordedProgress
 
-from samclip.progress import SILENT, ProgressStage, track
-
-
-class Recorded:
-    """A progress that keeps what it is sent."""
-
-    def __init__(self) -> None:
-        self.events: list[object] = []
-
-    @contextmanager
-    def stage(self, name: str, total: int | None = None, done: int = 0) -> Iterator[ProgressStage]:
-        self.events.append(("begin", name, total, done))
-        try:
-            yield self
-        finally:
-            self.events.append(("end", name))
-
-    def advance(self, text: str = "") -> None:
-        self.events.append(("step", text))
-
-    def note(self, text: str) -> None:
-        self.events.append(("note", text))
+from samclip.progress import SILENT, track
 
 
 def test_each_item_is_a_step_of_one_stage() -> None:
-    progress = Recorded()
+    progress = RecordedProgress()
     assert list(track(progress, "ab", "letters")) == ["a", "b"]
     steps = [("step", ""), ("step", "")]
     assert progress.events == [("begin", "letters", 2, 0), *steps, ("end", "letters")]
 
 
 def test_a_stage_ends_when_its_work_fails() -> None:
-    progress = Recorded()
+    progress = RecordedProgress()
     with pytest.raises(RuntimeError), progress.stage("work"):
         raise RuntimeError
     items = track(progress, [1, 2], "items")

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from samclip.cli import options
 from samclip.cli.exits import report_errors
 from samclip.cli.tables import format_bytes
-from samclip.cli.terminal import err, say, visible, write_json
+from samclip.cli.terminal import err, say, write_json
 from samclip.engines.names import TENSORRT, LibraryName
 
 if TYPE_CHECKING:
@@ -31,7 +27,6 @@ EXAMPLES = """
 - `samclip engine build my-bundle/ --backend tensorrt-rtx --target sm86 --target sm89`
 """
 MIB = 2**20
-REFRESH_SECONDS = 0.1  # between two updates of the progress line: a build has thousands of steps
 
 _WHAT = "What is built"
 _SHAPES = "Shapes"
@@ -251,12 +246,13 @@ def build_and_show(bundle: Bundle, settings: PlanSettings) -> list[BuiltPlan]:
 
     Raises as `build_plans` does; plans that were built before a failure stay.
     """
+    from samclip.cli.progress import ConsoleProgress
     from samclip.cli.terminal import show_logs
     from samclip.runtime.plans import build_plans
 
     built = []
-    with show_logs(), BuildConsole() as console:
-        for plan in build_plans(bundle, settings, console):
+    with show_logs():
+        for plan in build_plans(bundle, settings, ConsoleProgress(err)):
             built.append(plan)
             say(err, describe(plan))
     return built
@@ -281,39 +277,3 @@ def record(plan: BuiltPlan) -> dict[str, Any]:
         "reused": plan.reused,
         "sidecar": msgspec.to_builtins(plan.stored.sidecar),
     }
-
-
-class BuildConsole:
-    """Progress of a build on stderr: messages as lines, phases in one line of a terminal."""
-
-    def __init__(self) -> None:
-        self._status = err.status("") if err.is_terminal else None
-        self._shown = 0.0
-        self._lock = threading.Lock()  # phases come from any of TensorRT's threads
-
-    def __enter__(self) -> BuildConsole:
-        if self._status is not None:
-            self._status.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._status is not None:
-            self._status.stop()
-
-    def message(self, text: str) -> None:
-        """Print one line; a warning in yellow."""
-        say(err, text, style="yellow" if text.startswith("warning") else None)
-
-    def phase(self, name: str, step: int, steps: int) -> None:
-        """Show the step of a phase, at most ten times a second."""
-        with self._lock:
-            now = time.monotonic()
-            if self._status is None or now - self._shown < REFRESH_SECONDS:
-                return
-            self._shown = now
-            self._status.update(escape(visible(f"{name}: {step} of {steps}")))

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from samclip.cli.advice import remedy_to_type
 from samclip.cli.tables import format_bytes
 from samclip.engines.base import Probe
 from samclip.engines.machine.device import PythonHere
@@ -40,7 +41,7 @@ class Finding:
 def judge_backends(probes: Mapping[str, Probe]) -> list[Finding]:
     """Report backends that work but have a fault, as when two packages hold the same files."""
     return [
-        Finding(name, "problem", probe.detail, probe.remedy)
+        Finding(name, "problem", probe.detail, remedy_to_type(probe.remedy, probe.steps))
         for name, probe in probes.items()
         if probe.available and probe.remedy
     ]
@@ -54,7 +55,7 @@ def judge_cpu(probes: Mapping[str, Probe]) -> list[Finding]:
     if on_gpu or missing is None or missing.available or not suits_processor():
         return []
     detail = f"{missing.detail}; with ViT encoders it takes less memory than ONNX Runtime"
-    return [Finding(OPENVINO, "advice", detail, missing.remedy)]
+    return [Finding(OPENVINO, "advice", detail, remedy_to_type(missing.remedy, missing.steps))]
 
 
 def judge_cache(cache: Mapping[str, Any]) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ from samclip.cli.advice import remedy_to_type
 from samclip.cli.exits import describe
 from samclip.cli.findings import judge_backends, judge_cache, judge_cpu, judge_jetson
 from samclip.disk.partial_files import CACHE_DIR_VARIABLE, cache_dir
+from samclip.engines.base import Probe
 from samclip.engines.machine.device import PythonHere, describe_device, describe_python
 from samclip.engines.machine.jetson import Jetson, find_jetson
 from samclip.engines.machine.jetson_power import PowerMode
@@ -51,7 +52,7 @@ def examine() -> dict[str, Any]:
         "python": platform.python_version(),
         "device": {key: device[key] for key in device if key not in {"packages", "python"}},
         "jetson": None if jetson is None else examine_jetson(jetson, python),
-        "backends": [{"name": name, **asdict(probe)} for name, probe in backends.items()],
+        "backends": [examine_backend(name, probe) for name, probe in backends.items()],
         "packages": examine_packages(),
         "cache": cache,
         "bundle_home": str(bundle_home()),
@@ -88,6 +89,16 @@ def examine_jetson(jetson: Jetson, python: PythonHere) -> dict[str, Any]:
         "container": jetson.container,
         "desktop": jetson.desktop,
         "gpu_allowed": jetson.gpu_allowed,
+    }
+
+
+def examine_backend(name: str, probe: Probe) -> dict[str, Any]:
+    """Describe whether a backend works here, and what to do where it does not."""
+    return {
+        "name": name,
+        "available": probe.available,
+        "detail": probe.detail,
+        "remedy": remedy_to_type(probe.remedy, probe.steps),
     }
 
 

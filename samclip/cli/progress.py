@@ -22,7 +22,7 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
-from samclip.cli.terminal import say
+from samclip.cli.terminal import say, visible
 from samclip.progress import ProgressStage
 
 SECONDS_BETWEEN_LINES = 30.0  # where the console is not a terminal
@@ -53,7 +53,7 @@ class ConsoleProgress:
             yield _Lines(self._console, name, total, done, self._steps_between_lines)
         if total is None:
             seconds = time.perf_counter() - start
-            self._console.print(f"[green]done[/] {escape(name)} [dim]{seconds:.1f} s[/]")
+            self._console.print(f"[green]done[/] {escape(visible(name))} [dim]{seconds:.1f} s[/]")
 
     def note(self, text: str) -> None:
         """Print a line; a warning in yellow."""
@@ -64,7 +64,7 @@ class ConsoleProgress:
         """Add a bar; the first one starts the display, the last one stops it."""
         with self._lock:
             bars = self._bars = self._bars or _start_display(self._console)
-            task = bars.add_task(escape(name), total=total, completed=done, text="")
+            task = bars.add_task(escape(visible(name)), total=total, completed=done, text="")
         try:
             yield _Bar(bars, task)
         finally:
@@ -83,7 +83,7 @@ class _Bar:
         self._task = task
 
     def advance(self, text: str = "") -> None:
-        self._bars.update(self._task, advance=1, text=text)
+        self._bars.update(self._task, advance=1, text=visible(text))
 
 
 class _Lines:

@@ -13,10 +13,10 @@ from samclip.engines.base import GraphSource
 from samclip.engines.names import TENSORRT, TENSORRT_RTX
 from samclip.engines.plans.build import BuildRequest, BuiltPlan, build_plan
 from samclip.engines.plans.library import Library, choose_targets, open_library
-from samclip.engines.plans.reporting import BuildReport, Silent
 from samclip.engines.plans.sidecar import DEFAULT_AXES, AxisRange, BuildOptions, Sidecar
 from samclip.engines.plans.store import StoredPlan, folder_beside
 from samclip.errors import CapabilityError, SamclipError, did_you_mean
+from samclip.progress import SILENT, Progress
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import Graph, Graphs, Manifest
 from samclip.runtime.engine_pool import passed_over_notices
@@ -56,7 +56,7 @@ def check_library(settings: PlanSettings) -> None:
 
 
 def build_plans(
-    bundle: Bundle, settings: PlanSettings, report: BuildReport | None = None
+    bundle: Bundle, settings: PlanSettings, progress: Progress = SILENT
 ) -> Iterator[BuiltPlan]:
     """Build the plans of a bundle's graphs one after the other; yields each once it is in place.
 
@@ -68,7 +68,7 @@ def build_plans(
     library = open_library(settings.backend, settings.device)
     capabilities = choose_targets(library, settings.targets)
     names = _graph_names(bundle.manifest, settings.graphs)
-    return _build_each(bundle, settings, library, capabilities, names, report or Silent())
+    return _build_each(bundle, settings, library, capabilities, names, progress)
 
 
 def _build_each(
@@ -77,16 +77,16 @@ def _build_each(
     library: Library,
     capabilities: tuple[str, ...],
     names: tuple[str, ...],
-    report: BuildReport,
+    progress: Progress,
 ) -> Iterator[BuiltPlan]:
     for name in names:
         graph: Graph = getattr(bundle.manifest.graphs, name)
         for notice in passed_over_notices(
             name, graph, library.name, settings.precision, library.version
         ):
-            report.message(notice)
+            progress.note(notice)
         source = plan_source(bundle, name, library.name, settings.precision, library.version)
-        report.message(f"{name} ({source.precision}): building with {library.name}")
+        progress.note(f"{name} ({source.precision}): building with {library.name}")
         request = BuildRequest(
             source,
             capabilities,
@@ -96,7 +96,7 @@ def _build_each(
             force=settings.force,
             preflight=settings.preflight,
         )
-        yield build_plan(request, library, report)
+        yield build_plan(request, library, progress)
 
 
 def plan_source(

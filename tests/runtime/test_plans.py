@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 from plan_samples import HOST, fake_library
+from recorded_progress import RecordedProgress
 from recorded_tensorrt import Script
 from tiny_bundle import negation_model, tiny_files, tiny_manifest, write_tiny_bundle
 
 from samclip.engines.plans.library import Library
 from samclip.engines.plans.match import find_plan
-from samclip.engines.plans.reporting import Silent
 from samclip.engines.plans.store import StoredPlan, list_plans, plan_folder, sidecar_path
 from samclip.engines.steps import BuildPlans
 from samclip.errors import BackendUnavailableError, CapabilityError, InputError, PlanStaleError
@@ -95,16 +95,11 @@ def test_an_older_library_gets_the_form_that_it_reads_and_it_is_said(tmp_path: P
     manifest = replace(manifest, graphs=replace(manifest.graphs, encoder=encoder))
     write_bundle(tmp_path / "both", manifest, tiny_files())
     both = Bundle.open(tmp_path / "both")
-    messages: list[str] = []
-
-    class Collected(Silent):
-        def message(self, text: str) -> None:
-            messages.append(text)
-
-    (built,) = build_plans(both, PlanSettings(graphs=("encoder",)), Collected())
+    progress = RecordedProgress()
+    (built,) = build_plans(both, PlanSettings(graphs=("encoder",)), progress)
     assert built.stored.sidecar is not None
     assert built.stored.sidecar.graph.attention is None
-    assert "needs tensorrt 10.14 or newer, here is 10.3.0" in messages[0]
+    assert "needs tensorrt 10.14 or newer, here is 10.3.0" in progress.notes[0]
     assert plan_source(both, "encoder", "tensorrt", None, "10.14.1").attention == "fused"
 
 

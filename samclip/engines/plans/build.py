@@ -26,9 +26,7 @@ from samclip.engines.plans.network import (
 )
 from samclip.engines.plans.preflight import check_memory
 from samclip.engines.plans.reporting import (
-    BuildReport,
     Said,
-    Silent,
     listening,
     make_monitor,
     shared_logger,
@@ -54,6 +52,7 @@ from samclip.engines.plans.store import (
 from samclip.engines.plans.timing_cache import load_timings, only_build, save_timings, timing_file
 from samclip.engines.steps import ChangeSettings, ExportBundle, RemovePlan
 from samclip.errors import PlanBuildError, PlanDamagedError
+from samclip.progress import SILENT, Progress
 from samclip.version import __version__
 
 _logger = logging.getLogger("samclip")
@@ -150,14 +149,11 @@ class BuiltPlan:
     reused: bool
 
 
-def build_plan(
-    request: BuildRequest, library: Library, report: BuildReport | None = None
-) -> BuiltPlan:
+def build_plan(request: BuildRequest, library: Library, progress: Progress = SILENT) -> BuiltPlan:
     """Build the plan of one graph, or return an equal one; one build at a time on a machine.
 
     Raises PlanBuildError, with the library's messages, when it fails.
     """
-    progress = report or Silent()
     with only_build(progress), listening() as said:
         equal = None if request.force else find_equal(request, library)
         if equal is not None:
@@ -189,7 +185,7 @@ class _Build:
 
     request: BuildRequest
     library: Library
-    report: BuildReport
+    progress: Progress
     said: Said
 
     def run(self) -> tuple[bytes, tuple[PlanTensor, ...], dict[str, AxisRange]]:
@@ -201,7 +197,7 @@ class _Build:
         if request.options.strip_weights:
             _check_refittable(network, request)
         if request.preflight:
-            check_memory(network, self.library, self.report, request.options.workspace)
+            check_memory(network, self.library, self.progress, request.options.workspace)
         tensors = describe_tensors(network, request.axes)
         config = configure(module, builder, request)
         add_profile(builder, config, tensors)
@@ -212,9 +208,12 @@ class _Build:
         return data, tensors, used_axes(network, request.axes)
 
     def _build(self, builder: Any, network: Network, config: Any) -> bytes:
-        monitor = make_monitor(self.library.module, self.report)
+        monitor = make_monitor(self.library.module, self.progress)
         config.progress_monitor = monitor
-        plan = builder.build_serialized_network(network.definition, config)
+        try:
+            plan = builder.build_serialized_network(network.definition, config)
+        finally:
+            monitor.close()
         if monitor.interruption is not None:
             raise monitor.interruption
         if plan is None:

@@ -12,9 +12,9 @@ from pathlib import Path
 from samclip.engines.names import TENSORRT, TENSORRT_RTX
 from samclip.engines.plans.library import Library
 from samclip.engines.plans.network import Network
-from samclip.engines.plans.reporting import BuildReport
 from samclip.engines.steps import ChangeSettings
 from samclip.errors import PlanBuildError
+from samclip.progress import Progress
 
 MEMORY_INFO = Path("/proc/meminfo")
 CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -29,19 +29,19 @@ ITEM_BYTES = {"FLOAT": 4, "HALF": 2, "BF16": 2, "INT8": 1, "UINT8": 1, "BOOL": 1
 
 
 def check_memory(
-    network: Network, library: Library, report: BuildReport, workspace: int | None = None
+    network: Network, library: Library, progress: Progress, workspace: int | None = None
 ) -> None:
     """Compare what a build needs with what is free; unknown amounts pass.
 
-    Warns through `report` when it is tight. Raises PlanBuildError, with the figures, when a build
+    Warns through `progress` when it is tight. Raises PlanBuildError, with the figures, when a build
     cannot fit: then free memory, or build on a machine with more.
     """
     weights = weight_bytes(network)
     needs = WEIGHT_COPIES * weights + BASE_BYTES[library.name]
-    _compare("memory", needs, available_memory(), weights, report)
+    _compare("memory", needs, available_memory(), weights, progress)
     gpu = library.state.gpu
     if library.kind.needs_gpu and gpu is not None:
-        _compare(f"memory of {gpu.name}", weights + (workspace or 0), gpu.memory, weights, report)
+        _compare(f"memory of {gpu.name}", weights + (workspace or 0), gpu.memory, weights, progress)
 
 
 def weight_bytes(network: Network) -> int:
@@ -59,7 +59,7 @@ def available_memory() -> int | None:
     return min(known, default=None)
 
 
-def _compare(what: str, needs: int, free: int | None, weights: int, report: BuildReport) -> None:
+def _compare(what: str, needs: int, free: int | None, weights: int, progress: Progress) -> None:
     if free is None or free >= COMFORT * needs:
         return
     figures = (
@@ -73,7 +73,7 @@ def _compare(what: str, needs: int, free: int | None, weights: int, report: Buil
             "the same.",
             steps=(ChangeSettings(("workspace", "preflight")),),
         )
-    report.message(f"warning: this build needs about {figures}: it may fail")
+    progress.note(f"warning: this build needs about {figures}: it may fail")
 
 
 def _machine() -> int | None:

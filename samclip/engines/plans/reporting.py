@@ -9,9 +9,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
+
+from samclip.progress import Progress, ProgressStage
 
 _logger = logging.getLogger("samclip")
 _loggers: dict[str, Any] = {}
@@ -69,61 +71,52 @@ def _make_logger(module: Any) -> Any:
     return Logger()
 
 
-class BuildReport(Protocol):
-    """Who is told how a build goes; called from any of TensorRT's threads."""
+def make_monitor(module: Any, progress: Progress) -> Any:
+    """Make TensorRT's progress monitor, which reports each phase as a stage of `progress`.
 
-    def message(self, text: str) -> None:
-        """Say something: which graph is built, that another build is waited for."""
-        ...
-
-    def phase(self, name: str, step: int, steps: int) -> None:
-        """Say that `step` of the `steps` of a phase are done; all of them when it ends."""
-        ...
-
-
-class Silent:
-    """Says nothing."""
-
-    def message(self, text: str) -> None:
-        """Do nothing."""
-
-    def phase(self, name: str, step: int, steps: int) -> None:
-        """Do nothing."""
-
-
-def make_monitor(module: Any, report: BuildReport) -> Any:
-    """Make TensorRT's progress monitor; its `interruption` is what a report raised, or None.
-
-    An exception must not pass through TensorRT's own code: it ends the build, and is raised after.
+    An exception of `progress` must not pass through TensorRT's own code: it ends the build, and is
+    kept as `interruption` to be raised afterwards. Call `close` when the build has ended.
     """
 
     class Monitor(module.IProgressMonitor):  # type: ignore[misc]
-        """Passes phases on."""
+        """Turns phases into stages; called from any of TensorRT's threads."""
 
         def __init__(self) -> None:
             module.IProgressMonitor.__init__(self)
             self.interruption: BaseException | None = None
-            self._steps: dict[str, int] = {}
+            self._phases: dict[str, tuple[ExitStack, ProgressStage]] = {}
 
         def phase_start(self, name: str, parent: str | None, steps: int) -> None:  # noqa: ARG002
             """Begin a phase of so many steps, perhaps inside another one."""
-            self._steps[name] = steps
-            self._tell(name, 0, steps)
+            with self._kept():
+                stack = ExitStack()
+                self._phases[name] = (stack, stack.enter_context(progress.stage(name, steps)))
 
-        def step_complete(self, name: str, step: int) -> bool:
-            """End a step, counted from 0; False ends the build."""
-            return self._tell(name, step + 1, self._steps.get(name, step + 1))
+        def step_complete(self, name: str, step: int) -> bool:  # noqa: ARG002 - stages count
+            """End a step; False ends the build."""
+            if name in self._phases:
+                with self._kept():
+                    self._phases[name][1].advance()
+            return self.interruption is None
 
         def phase_finish(self, name: str) -> None:
             """End a phase, whether all its steps were done or not."""
-            steps = self._steps.pop(name, 1)
-            self._tell(name, steps, steps)
+            phase = self._phases.pop(name, None)
+            if phase is not None:
+                with self._kept():
+                    phase[0].close()
 
-        def _tell(self, name: str, step: int, steps: int) -> bool:
+        def close(self) -> None:
+            """End the phases that a cancelled build left open."""
+            for name in list(self._phases):
+                self.phase_finish(name)
+
+        @contextmanager
+        def _kept(self) -> Iterator[None]:
+            """Keep the first exception of the block instead of raising it."""
             try:
-                report.phase(name, min(step, steps), steps)
+                yield
             except BaseException as error:  # raised again when the build has ended
                 self.interruption = self.interruption or error
-            return self.interruption is None
 
     return Monitor()

@@ -18,9 +18,9 @@ from typing import Any
 
 from samclip.disk.partial_files import remove_abandoned, write_file
 from samclip.engines.plans.library import Library
-from samclip.engines.plans.reporting import BuildReport
 from samclip.engines.plans.store import MODE, plan_folder, read_own
 from samclip.errors import BackendUnavailableError, PlanBuildError, PlanDamagedError
+from samclip.progress import Progress
 
 FOLDER_NAME = "timings"
 MAX_BYTES = 2**28
@@ -85,7 +85,7 @@ def _read(path: Path) -> bytes:
 
 
 @contextmanager
-def only_build(report: BuildReport) -> Iterator[None]:
+def only_build(progress: Progress) -> Iterator[None]:
     """Hold the machine's lock for builds; wait for another process's build, and report that."""
     try:
         from filelock import FileLock, Timeout  # noqa: PLC0415 - needed for builds alone
@@ -100,7 +100,7 @@ def only_build(report: BuildReport) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            report.message("another process builds a plan: waiting for it to end")
+            progress.note("another process builds a plan: waiting for it to end")
             lock.acquire()
     except OSError as error:
         raise PlanBuildError(

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 from plan_samples import HOST, fake_library, sample_source
+from recorded_progress import RecordedProgress
 from recorded_tensorrt import VERSIONS, Script
 from tiny_bundle import WEIGHTS_FILE, affine_model
 
@@ -33,18 +36,11 @@ DYNAMIC = {
 FORBIDDEN = {"FP16", "INT8", "BF16", "FP8", "OBEY_PRECISION_CONSTRAINTS"}
 
 
-class Told:
-    """Keeps what a build reports."""
+class Interrupting(RecordedProgress):
+    """Raises what Ctrl-C does at the first step."""
 
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-        self.phases: list[tuple[str, int, int]] = []
-
-    def message(self, text: str) -> None:
-        self.messages.append(text)
-
-    def phase(self, name: str, step: int, steps: int) -> None:
-        self.phases.append((name, step, steps))
+    def advance(self, text: str = "") -> None:
+        raise KeyboardInterrupt
 
 
 def request(**changes: Any) -> BuildRequest:
@@ -288,16 +284,14 @@ def test_damaged_timings_are_left_out(damage: bytes, caplog: pytest.LogCaptureFi
 
 
 def test_progress_is_told_and_can_end_a_build() -> None:
-    told = Told()
-    build_plan(request(), fake_library(Script()), told)
-    assert told.phases == [("Building", 0, 2), ("Building", 1, 2), ("Building", 2, 2)]
-
-    class Interrupting(Told):
-        def phase(self, name: str, step: int, steps: int) -> None:
-            raise KeyboardInterrupt
-
+    progress = RecordedProgress()
+    build_plan(request(), fake_library(Script()), progress)
+    steps = [("step", ""), ("step", "")]
+    assert progress.events == [("begin", "Building", 2, 0), *steps, ("end", "Building")]
+    interrupted = Interrupting()
     with pytest.raises(KeyboardInterrupt):
-        build_plan(request(force=True), fake_library(Script()), Interrupting())
+        build_plan(request(force=True), fake_library(Script()), interrupted)
+    assert interrupted.events[-1] == ("end", "Building")
 
 
 def test_a_build_that_cannot_fit_is_refused_with_figures(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,9 +306,9 @@ def test_a_build_that_cannot_fit_is_refused_with_figures(monkeypatch: pytest.Mon
 
 def test_a_tight_build_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "available_memory", lambda: 12 * 10**8)
-    told = Told()
-    build_plan(request(), fake_library(Script()), told)
-    assert told.messages[0].startswith("warning: this build needs about 1.1 GB")
+    progress = RecordedProgress()
+    build_plan(request(), fake_library(Script()), progress)
+    assert progress.notes[0].startswith("warning: this build needs about 1.1 GB")
 
 
 def test_the_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,14 +328,14 @@ def test_builds_of_threads_come_one_after_the_other() -> None:
     running: list[int] = []
     most: list[int] = []
 
-    class Counting(Told):
-        def phase(self, name: str, step: int, steps: int) -> None:
-            if step == 0:
-                running.append(1)
-                most.append(len(running))
-                time.sleep(0.05)
-            elif step == steps:
-                running.pop()
+    class Counting(RecordedProgress):
+        @contextmanager
+        def stage(self, name: str, total: int | None = None, done: int = 0) -> Iterator[Any]:
+            running.append(1)
+            most.append(len(running))
+            time.sleep(0.05)
+            yield self
+            running.pop()
 
     def build(index: int) -> None:
         source = sample_source(onnx=b"%d" % index)
@@ -364,19 +358,21 @@ def test_another_process_is_waited_for() -> None:
         "    print('held', flush=True); sys.stdin.read(1)\n"
     )
     command = [sys.executable, "-c", code]
-    told = Told()
+    progress = RecordedProgress()
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdin is not None
         assert other.stdout is not None
         other.stdout.readline()
-        thread = threading.Thread(target=build_plan, args=(request(), fake_library(Script()), told))
+        thread = threading.Thread(
+            target=build_plan, args=(request(), fake_library(Script()), progress)
+        )
         thread.start()
-        while not told.messages:
+        while not progress.notes:
             time.sleep(0.01)
         assert list_plans([plan_folder()]) == []
         other.stdin.close()
         thread.join()
-    assert told.messages == ["another process builds a plan: waiting for it to end"]
+    assert progress.notes == ["another process builds a plan: waiting for it to end"]
     assert len(list_plans([plan_folder()])) == 1
 
 
