@@ -61,7 +61,8 @@ def info(
     that this key has not signed.
     """
     with report_errors(debug):
-        from samclip.runtime.bundles.bundle import Bundle, find_bundle
+        from samclip.runtime.bundles.bundle import Bundle
+        from samclip.runtime.bundles.home import find_bundle
         from samclip.runtime.bundles.signature import chosen_public_key
 
         key = chosen_public_key(public_key)
@@ -173,7 +174,8 @@ def sign(
     environment variable SAMCLIP_PUBLIC_KEY.
     """
     with report_errors(debug):
-        from samclip.runtime.bundles.bundle import find_bundle, sign_bundle
+        from samclip.runtime.bundles.bundle import sign_bundle
+        from samclip.runtime.bundles.home import find_bundle
         from samclip.runtime.bundles.manifest import SIGNATURE_NAME
         from samclip.runtime.bundles.signature import read_private_key
 
