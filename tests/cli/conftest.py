@@ -22,7 +22,7 @@ def model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeModel:
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    """A small image file in a separate folder."""
+    """A small image file, alone in its folder."""
     return write_image(tmp_path / "in" / "street.png")
 
 
