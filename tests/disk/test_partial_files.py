@@ -124,7 +124,7 @@ def test_only_what_dead_writers_left_is_removed(tmp_path: Path) -> None:
     assert names(tmp_path) == set()
 
 
-def test_what_is_no_partial_file_stays(tmp_path: Path) -> None:
+def test_files_that_are_not_partial_stay(tmp_path: Path) -> None:
     kept = {".file.partial", f".file.{'0' * 15}.partial", f"file.{'0' * 16}.partial", "file"}
     for name in kept:
         (tmp_path / name).mkdir()

@@ -29,7 +29,9 @@ def test_new_files_have_the_mode_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("mode", "own"), [(0o600, True), (0o664, True), (0o606, False)])
-def test_what_everybody_may_write_to_is_not_ones_own(mode: int, own: bool, tmp_path: Path) -> None:
+def test_a_file_that_everybody_may_write_to_is_not_safely_owned(
+    mode: int, own: bool, tmp_path: Path
+) -> None:
     path = tmp_path / "file"
     path.touch()
     path.chmod(mode)

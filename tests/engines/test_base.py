@@ -31,7 +31,7 @@ def test_other_names_are_refused(
         GUARD.check_names(feeds, outputs)
 
 
-def test_what_is_closed_or_another_processs_is_refused() -> None:
+def test_closed_engines_and_those_of_another_process_are_refused() -> None:
     held = object()
     assert GUARD.check_open(held) is held
     with pytest.raises(ClosedError, match="'encoder' is closed"):

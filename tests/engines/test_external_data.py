@@ -87,7 +87,7 @@ def test_odd_entries() -> None:
 
 
 @pytest.mark.parametrize("data", [b"\xff" * 100, b"\x3a\x05abc", b"\x3b", b"\x3a", b"\x08\x80"])
-def test_what_is_no_message(data: bytes) -> None:
+def test_bytes_that_are_not_a_message(data: bytes) -> None:
     with pytest.raises(ValueError, match="not an ONNX graph"):
         external_locations(data)
 

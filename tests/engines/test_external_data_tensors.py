@@ -36,7 +36,7 @@ def tensor_bytes(**fields: object) -> bytes:
     return make_model([], {}, {}, [made])
 
 
-def test_what_a_graph_says_of_its_tensors() -> None:
+def test_external_tensors_are_read_from_a_graph() -> None:
     (found,) = external_tensors(ONNX)
     assert found == ExternalTensor("w", WEIGHTS_FILE, AT[0], WEIGHT.nbytes, WEIGHT.nbytes, True)
     (bare,) = external_tensors(tensor_bytes())

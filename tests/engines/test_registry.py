@@ -151,7 +151,7 @@ def test_the_choice_says_why_faster_backends_were_not_taken() -> None:
 
 
 @pytest.mark.usefixtures("with_cuda")
-def test_what_builds_for_minutes_is_never_chosen_by_itself(
+def test_a_backend_that_builds_for_minutes_is_never_chosen_by_auto(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     providers = ["TensorrtExecutionProvider"]

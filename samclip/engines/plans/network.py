@@ -129,10 +129,9 @@ def parse_network(
     parser = module.OnnxParser(network.definition, logger)
     network.held.append(parser)  # weights that the parser converted are its own
     if hasattr(parser, "load_initializer"):
-        parsed = load_in_memory(parser, source) and parser.parse_model_proto()
+        parsed = _parse_in_memory(parser, source)
     else:
-        with weights_folder(source) as path:
-            parsed = parser.parse(source.onnx, str(path))
+        parsed = _parse_in_folder(parser, source)
     if not parsed:
         raise _parse_error(module, parser, source, said)
     _expand_int8_constants(network)
@@ -168,6 +167,15 @@ def load_in_memory(parser: Any, source: GraphSource) -> bool:
         parser.load_initializer(name, weight.ctypes.data, weight.nbytes)
     parser.clear_errors()
     return True
+
+
+def _parse_in_memory(parser: Any, source: GraphSource) -> bool:
+    return load_in_memory(parser, source) and bool(parser.parse_model_proto())
+
+
+def _parse_in_folder(parser: Any, source: GraphSource) -> bool:
+    with weights_folder(source) as path:
+        return bool(parser.parse(source.onnx, str(path)))
 
 
 def _parse_error(module: Any, parser: Any, source: GraphSource, said: Said) -> PlanBuildError:

@@ -91,7 +91,7 @@ def test_cpu_names(
     assert describe_device().cpu == expected
 
 
-def test_a_machine_that_tells_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_whose_files_are_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CPU_INFO", "RELEASE_INFO"):
         monkeypatch.setattr(device, name, tmp_path / "nowhere")
     monkeypatch.setattr(device, "PACKAGES", ("no-such-package",))

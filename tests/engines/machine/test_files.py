@@ -17,7 +17,7 @@ def test_texts_lose_what_ends_them(tmp_path: Path) -> None:
     assert files.number("/etc/n") == 5
 
 
-def test_what_cannot_be_read_is_empty(tmp_path: Path) -> None:
+def test_files_that_cannot_be_read_are_empty(tmp_path: Path) -> None:
     files = write_tree(tmp_path, {"/folder/file": "x"}, {"/dangling": "/nowhere/at/all"})
     for name in ("/absent", "/folder", "/folder/file/below", "/a\0b", "/dangling", "/" + "x" * 999):
         assert files.text(name) == ""

@@ -16,7 +16,7 @@ from samclip.errors import DeviceMemoryError, EngineRunError
         "node can't alloc",
     ],
 )
-def test_what_libraries_say_of_a_shortage(said: str) -> None:
+def test_messages_of_libraries_whose_memory_is_short(said: str) -> None:
     assert is_shortage(RuntimeError(said))
     assert not is_shortage(RuntimeError("shapes do not fit"))
     assert is_shortage(MemoryError())
@@ -34,7 +34,7 @@ def test_shortages_become_typed() -> None:
     assert issubclass(DeviceMemoryError, MemoryError)
 
 
-def test_opencvs_own_errors_are_told_apart() -> None:
+def test_only_shortages_in_opencv_become_memory_errors() -> None:
     @as_memory_error
     def fail(text: str) -> None:
         raise cv2.error(text)

@@ -42,11 +42,11 @@ def test_thor(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tree", [X86, {}, {"/proc/device-tree/model": "Raspberry Pi 5\0"}])
-def test_what_is_no_jetson(tree: dict[str, str], tmp_path: Path) -> None:
+def test_machines_that_are_not_jetsons(tree: dict[str, str], tmp_path: Path) -> None:
     assert find_jetson(write_tree(tmp_path, tree)) is None
 
 
-def test_this_machine_is_told_without_failing() -> None:
+def test_this_machine_is_described_without_failing() -> None:
     found = find_jetson()
     assert found is None or found.memory.total > 0
 

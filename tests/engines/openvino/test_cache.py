@@ -160,7 +160,7 @@ def test_damaged_files_are_compiled_again(
     assert len(blobs(folder)) == 1
 
 
-def test_what_openvino_refuses_is_compiled_again_from_weights_read_again(
+def test_a_blob_that_openvino_refuses_is_compiled_again_from_weights_read_again(
     folder: Path, compilations: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """A blob whose hash is right and whose content is not; the weights had been let go."""
@@ -194,7 +194,7 @@ def test_only_the_users_own_plain_files_are_read(folder: Path, compilations: lis
     assert len(compilations) == 3
 
 
-def test_a_cache_that_cannot_be_written_is_told_once(
+def test_a_cache_that_cannot_be_written_is_logged_once(
     folder: Path, compilations: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     folder.write_bytes(b"a file where the folder should be")

@@ -164,7 +164,7 @@ def test_weights_outside_of_the_folder_are_refused() -> None:
         build_plan(request(source=source), fake_library(Script(), "10.3.0"))
 
 
-def test_all_errors_of_the_parser_are_told_with_their_nodes(version: str) -> None:
+def test_the_error_lists_every_node_that_the_parser_refuses(version: str) -> None:
     errors = (("/a/Attention", "Attention", "no importer"), ("/b/Foo", "Foo", "no\n such op"))
     with pytest.raises(PlanBuildError, match="cannot take the graph 'encoder'") as caught:
         build_plan(request(), fake_library(Script(errors=errors), version))
@@ -174,7 +174,7 @@ def test_all_errors_of_the_parser_are_told_with_their_nodes(version: str) -> Non
     assert list_plans([plan_folder()]) == []
 
 
-def test_a_failed_build_tells_what_tensorrt_said(version: str) -> None:
+def test_a_failed_build_has_tensorrts_messages(version: str) -> None:
     script = Script(plan=None, says=("Error Code 10: no tactic", "Error Code 2: OutOfMemory"))
     with pytest.raises(PlanBuildError, match="could not build the graph") as caught:
         build_plan(request(), fake_library(script, version))
@@ -283,11 +283,10 @@ def test_damaged_timings_are_left_out(damage: bytes, caplog: pytest.LogCaptureFi
     assert file.read_bytes() == good
 
 
-def test_progress_is_told_and_can_end_a_build() -> None:
+def test_progress_is_reported_and_can_end_a_build() -> None:
     progress = RecordedProgress()
     build_plan(request(), fake_library(Script()), progress)
-    steps = [("step", ""), ("step", "")]
-    assert progress.events == [("begin", "Building", 2, 0), *steps, ("end", "Building")]
+    assert progress.events == [("begin", "Building", 2, 0), ("step", ""), ("end", "Building")]
     interrupted = Interrupting()
     with pytest.raises(KeyboardInterrupt):
         build_plan(request(force=True), fake_library(Script()), interrupted)
@@ -377,7 +376,7 @@ def test_another_process_is_waited_for() -> None:
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root writes everywhere")
-def test_a_folder_that_cannot_be_written_is_told(cache: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_an_error(cache: Path) -> None:
     cache.mkdir(mode=0o500)
     with pytest.raises(PlanBuildError, match="SAMCLIP_CACHE_DIR"):
         build_plan(request(), fake_library(Script()))

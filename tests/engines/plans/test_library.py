@@ -62,7 +62,7 @@ def test_with_a_gpu_it_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
         ({}, "has no builder"),
     ],
 )
-def test_what_cannot_build_is_told(
+def test_libraries_that_cannot_build_are_refused(
     attributes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = ModuleType("tensorrt")
@@ -73,7 +73,7 @@ def test_what_cannot_build_is_told(
     assert "JetPack" in str(caught.value)
 
 
-def test_a_library_that_is_absent_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_is_absent_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     with pytest.raises(BackendUnavailableError, match="pip install tensorrt-rtx-cu13"):
         open_library("tensorrt-rtx")
@@ -93,7 +93,7 @@ def test_targets_are_read(text: str, capability: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "ampere", "8", "sm8600", "8.6.1"])
-def test_what_is_no_target_is_refused(text: str) -> None:
+def test_texts_that_are_not_targets_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="sm86"):
         parse_target(text)
 

@@ -19,7 +19,7 @@ from samclip.engines.steps import BuildPlans, RemovePlan
 from samclip.errors import InputError, PlanDamagedError
 
 
-def test_what_is_written_is_read() -> None:
+def test_a_written_sidecar_is_read() -> None:
     sidecar = sample_sidecar(axes=dict(DEFAULT_AXES))
     read = decode_sidecar(encode_sidecar(sidecar), "x")
     assert msgspec.structs.replace(read, digest="") == sidecar
@@ -46,7 +46,7 @@ def test_no_flipped_bit_goes_unnoticed() -> None:
         {"target": {"capabilities": [], "system": "x"}},
     ],
 )
-def test_what_is_no_sidecar_is_refused(change: dict[str, object]) -> None:
+def test_records_that_are_not_sidecars_are_refused(change: dict[str, object]) -> None:
     record = json.loads(encode_sidecar(sample_sidecar()))
     with pytest.raises(PlanDamagedError, match=r"x\.json is not a sidecar of schema 1"):
         decode_sidecar(json.dumps({**record, **change}).encode(), "x.json")

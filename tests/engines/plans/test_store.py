@@ -140,7 +140,7 @@ def test_a_plan_without_sidecar_is_being_written_until_it_is_old() -> None:
     assert "has no sidecar" in str(only().fault)
 
 
-def test_what_a_killed_writer_left_goes_away() -> None:
+def test_remains_of_a_killed_writer_are_removed() -> None:
     plan_folder().mkdir(parents=True)
     left = plan_folder() / f".a.plan.{'0' * 16}.partial"
     without_sidecar, of_others = (plan_folder() / f"{n}.plan" for n in (f"a.{'0' * 12}", "mine"))

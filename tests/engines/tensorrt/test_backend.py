@@ -161,7 +161,7 @@ def test_graphs_can_be_switched_off(bench: Bench) -> None:
     engine.close()
 
 
-def test_what_cannot_be_captured_runs_without_a_graph(bench: Bench) -> None:
+def test_a_run_that_cannot_be_captured_goes_without_a_graph(bench: Bench) -> None:
     bench.gpu.can_capture = False
     engine = bench.start()
     for _ in range(5):
@@ -454,7 +454,7 @@ def test_a_plan_that_would_lack_weights_does_not_run(bench: Bench, in_memory: bo
     assert caught.value.steps == (BuildPlans(graphs=("graph",)),)
 
 
-def test_weights_that_do_not_fit_a_plan_are_told_in_the_parsers_words(bench: Bench) -> None:
+def test_weights_that_do_not_fit_a_plan_are_refused_in_the_parsers_words(bench: Bench) -> None:
     with pytest.raises(EngineRunError, match=r"do not fit into it.*Failed to open file"):
         bench.load(stripped(bench))
 

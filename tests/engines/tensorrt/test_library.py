@@ -76,7 +76,7 @@ def test_the_version_is_that_of_the_package_or_of_the_library(
         ),
     ],
 )
-def test_what_is_missing(
+def test_the_first_missing_part_is_named(
     backend: TensorRtBackend, machine: set[str], gone: set[str], detail: str, remedy: str
 ) -> None:
     machine -= gone
@@ -135,7 +135,7 @@ def test_probing_without_a_driver_loads_nothing() -> None:
         ([], EngineRunError),
     ],
 )
-def test_what_tensorrt_says_becomes_an_error(said: list[str], kind: type[Exception]) -> None:
+def test_messages_of_tensorrt_become_an_error(said: list[str], kind: type[Exception]) -> None:
     error = trt_library.explain(EngineRunError("TensorRT refuses to be run."), "encoder", said)
     assert type(error) is kind
     assert "'encoder'" in str(error)
