@@ -138,7 +138,7 @@ def test_configurations_of_the_wrong_values(count: int, figures: Figures) -> Non
 
 
 def test_half_a_character_in_a_configuration() -> None:
-    with pytest.raises(ConfigError, match="is no text"):
+    with pytest.raises(ConfigError, match="is not valid text"):
         parse_config({"\ud800": 1}, "run.toml")
 
 
