@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from samclip.errors import VocabularyError
 from samclip.runtime.features import ClipFeatures
 from samclip.runtime.pixels.image import Letterbox
+from samclip.runtime.tasks import semantic as semantic_module
 from samclip.runtime.tasks.semantic import (
     COARSE_LOGIT,
     MAX_POINTS,
