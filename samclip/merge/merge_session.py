@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
+from samclip.cli.progress import ConsoleProgress
 from samclip.disk.partial_files import remove_abandoned, result_file
 from samclip.errors import TrainingError
 from samclip.export.checkpoints.checkpoint import weights_file, weights_name
@@ -32,9 +33,9 @@ from samclip.merge.factories import (
 from samclip.merge.precompute import plan_work, precompute
 from samclip.merge.students.base import Learner
 from samclip.merge.training.evaluation import Evaluator
-from samclip.merge.training.reporting import ConsoleReporter, Reporter, Silent
 from samclip.merge.training.state import State, StateFolder
 from samclip.merge.training.trainer import Run, Trainer
+from samclip.progress import SILENT, Progress
 from samclip.runtime.bundles.manifest import Source
 
 CHECKPOINT = "merged.safetensors"
@@ -42,6 +43,8 @@ CONFIG = "config.toml"
 EVALUATIONS = "evaluation.json"
 HELD_BACK = "held_back.txt"  # the photos that are not trained on
 NAMING_PARTS = ("clip_head", "roi_classifier")
+
+STEPS_BETWEEN_LINES = 50  # of progress, where stderr is not a terminal
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class MergeSession:
         self._options = options
         self._accelerator = make_accelerator(config)
         main = self._accelerator.is_main_process
-        self._reporter: Reporter = ConsoleReporter(console) if main else Silent()
+        self._progress: Progress = ConsoleProgress(console, STEPS_BETWEEN_LINES) if main else SILENT
         output = options.output
         cache = Path(config.data.cache).expanduser() if config.data.cache else output / "cache"
         self._teachers = make_teachers(config, cache, self._accelerator.device)
@@ -83,12 +86,12 @@ class MergeSession:
             sources=self._train,
             evaluator=self._evaluator(student, self._options.output / EVALUATIONS),
             accelerator=self._accelerator,
-            reporter=self._reporter,
+            progress=self._progress,
         )
         Trainer(run).train(self._read_state(StateFolder(self._options.output / "state")))
         if self._accelerator.is_main_process:
             path = write_result(self._config, assembly, self._options.output / CHECKPOINT)
-            self._reporter.note(f"the merged model is {path}; export it with samclip-export")
+            self._progress.note(f"the merged model is {path}; export it with samclip-export")
 
     def evaluate(self, checkpoint: Path) -> None:
         """Evaluate a merged checkpoint on the held-back photos."""
@@ -100,7 +103,7 @@ class MergeSession:
             raise TrainingError(
                 "an evaluation needs both teachers and held-back photos: data.holdout above 0"
             )
-        self._reporter.note(evaluator.evaluate(student, checkpoint.name, None).line())
+        self._progress.note(evaluator.evaluate(student, checkpoint.name, None).line())
 
     def precompute(self) -> None:
         """Ask the teachers about all fixed views of the stages, and keep their answers."""
@@ -110,16 +113,16 @@ class MergeSession:
         if not works:
             raise TrainingError("no stage has fixed views to precompute; set views in its batches")
         for work in works:
-            with self._reporter.stage(work.title, 0, work.photos // processes.world):
-                count = precompute(work, processes, self._reporter.advance)
-            self._reporter.note(f"{work.title}: {count} views")
+            with self._progress.stage(work.title, work.photos // processes.world) as stage:
+                count = precompute(work, processes, stage.advance)
+            self._progress.note(f"{work.title}: {count} views")
 
     def _evaluator(self, student: Learner, file: Path | None) -> Evaluator | None:
         """Make the evaluator; None, with a note, where teachers or photos are missing."""
         names = self._config.teachers.names
         source = self._held.get("masks", self._held.get("names"))
         if names is None or self._config.teachers.masks is None or not source or not len(source):
-            self._reporter.note("nothing is evaluated: it takes both teachers and data.holdout")
+            self._progress.note("nothing is evaluated: it takes both teachers and data.holdout")
             return None
         config = self._config.evaluation
         return Evaluator(

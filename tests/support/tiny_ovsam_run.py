@@ -22,8 +22,8 @@ from samclip.merge.data.labels import Labels
 from samclip.merge.data.photo_sources import FolderSource
 from samclip.merge.students.ovsam_student import OvsamStudent
 from samclip.merge.teachers.cached_teachers import Teachers
-from samclip.merge.training.reporting import Silent
 from samclip.merge.training.trainer import Run
+from samclip.progress import SILENT
 
 COLOURS = ("red", "green", "blue")
 OVSAM = replace(
@@ -152,7 +152,7 @@ def ovsam_run(output: Path, config: RunConfig | None = None, **parts: Any) -> Ru
         "teachers": teachers,
         "sources": dict.fromkeys(("names", "masks", "instances"), outlined.photos),
         "evaluator": None,
-        "reporter": Silent(),
+        "progress": SILENT,
         "curves": False,
         **parts,
     }

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -35,9 +37,9 @@ from samclip.merge.students.merged_student import MergedStudent
 from samclip.merge.teachers.base import MaskAnswer
 from samclip.merge.teachers.cached_teachers import Teachers
 from samclip.merge.training.evaluation import Evaluator
-from samclip.merge.training.reporting import Silent
 from samclip.merge.training.state import StateFolder
 from samclip.merge.training.trainer import Run, Trainer
+from samclip.progress import SILENT, Silent
 
 SIZE, DIM = 64, 8
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -175,7 +177,7 @@ def tiny_run(output: Path, config: RunConfig | None = None, **parts: Any) -> Run
         "teachers": teachers,
         "sources": {"names": train, "masks": train},
         "evaluator": evaluator,
-        "reporter": Silent(),
+        "progress": SILENT,
         "curves": False,
         **parts,
     }
@@ -194,8 +196,26 @@ def train(run: Run) -> None:
 class Slow(Silent):
     """Waits at every step."""
 
-    def step(self, record: object) -> None:
+    def advance(self, text: str = "") -> None:
         time.sleep(0.3)
+
+
+class StopAt(Silent):
+    """Sends this process a signal at one step of one stage."""
+
+    def __init__(self, stage: str, step: int) -> None:
+        self._at = (stage, step)
+        self._current = ("", 0)
+
+    def stage(self, name: str, total: int | None = None, done: int = 0) -> Any:
+        self._current = (name, done)
+        return super().stage(name, total, done)
+
+    def advance(self, text: str = "") -> None:
+        stage, step = self._current
+        self._current = (stage, step + 1)
+        if (stage, step) == self._at:
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 if __name__ == "__main__":
@@ -205,7 +225,7 @@ if __name__ == "__main__":
     train(
         tiny_run(
             Path(sys.argv[1]),
-            reporter=Slow() if "--slow" in sys.argv else Silent(),
+            progress=Slow() if "--slow" in sys.argv else SILENT,
             accelerator=Accelerator(cpu=True, mixed_precision=precision),
         )
     )

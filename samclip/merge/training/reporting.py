@@ -1,28 +1,12 @@
-"""Reports of a run in progress: to a person at the console, and to a CSV log of every step.
-
-The trainer depends only on the `Reporter` protocol.
-"""
+"""The figures of every step of a run, and the CSV log that keeps them."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from samclip.disk.partial_files import result_file
 from samclip.errors import TrainingError
@@ -30,7 +14,6 @@ from samclip.merge.training.objective import TERMS
 
 COMMON_COLUMNS = ("stage", "step", "loss", "learning_rate", "gradient_norm", "seconds")
 COLUMNS = (*COMMON_COLUMNS[:3], *TERMS, *COMMON_COLUMNS[3:])
-LINE_EVERY = 50  # steps between two lines where stderr is not a terminal
 
 
 @dataclass(frozen=True)
@@ -44,6 +27,11 @@ class StepRecord:
     learning_rate: float
     gradient_norm: float
     seconds: float
+
+    def line(self) -> str:
+        """Return the losses and the time in one line."""
+        terms = "  ".join(f"{name} {value:.4f}" for name, value in self.terms.items())
+        return f"{terms}  {self.seconds:.2f} s/step"
 
     def row(self) -> dict[str, str]:
         """Return the values by column, without terms that the stage does not have."""
@@ -108,90 +96,3 @@ class StepLog:
         writer.writerows(kept)
         with result_file(self.path) as file:
             file.write(text.getvalue().encode())
-
-
-class Reporter(Protocol):
-    """The receiver of a run's reports: stages, steps and notes."""
-
-    def stage(self, name: str, done: int, total: int) -> AbstractContextManager[None]:
-        """Begin a stage at `done` of its `total` steps; it ends with the context."""
-        ...
-
-    def step(self, record: StepRecord) -> None:
-        """Report a step of the current stage."""
-        ...
-
-    def advance(self, text: str) -> None:
-        """Report a step of the current stage that has no losses, in a few words."""
-        ...
-
-    def note(self, text: str) -> None:
-        """Report a line of text."""
-        ...
-
-
-class Silent:
-    """Reports nothing."""
-
-    def stage(self, name: str, done: int, total: int) -> AbstractContextManager[None]:
-        """Begin a stage."""
-        del name, done, total
-        return nullcontext()
-
-    def step(self, record: StepRecord) -> None:
-        """Take a step."""
-
-    def advance(self, text: str) -> None:
-        """Take a step without losses."""
-
-    def note(self, text: str) -> None:
-        """Take a line."""
-
-
-class ConsoleReporter:
-    """A progress bar with losses, speed and time left; without a terminal, occasional lines."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._progress: Progress | None = None
-        self._task = TaskID(0)
-        self._total = 0
-        self._done = 0
-
-    @contextmanager
-    def stage(self, name: str, done: int, total: int) -> Iterator[None]:
-        """Begin a stage."""
-        self._total = total
-        self._done = done
-        self._progress = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[text]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=self._console,
-            disable=not self._console.is_terminal,
-        )
-        with self._progress:
-            self._task = self._progress.add_task(name, total=total, completed=done, text="")
-            yield
-        self._progress = None
-
-    def step(self, record: StepRecord) -> None:
-        """Show a step's losses."""
-        terms = "  ".join(f"{name} {value:.4f}" for name, value in record.terms.items())
-        self.advance(f"{terms}  {record.seconds:.2f} s/step", f"{record.stage} ")
-
-    def advance(self, text: str, prefix: str = "") -> None:
-        """Show a step."""
-        self._done += 1
-        if self._progress is not None:
-            self._progress.update(self._task, advance=1, text=text)
-        last = self._done == self._total
-        if not self._console.is_terminal and (last or self._done % LINE_EVERY == 0):
-            self.note(f"{prefix}{self._done}/{self._total}  {text}")
-
-    def note(self, text: str) -> None:
-        """Print a line."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)

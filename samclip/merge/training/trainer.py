@@ -34,9 +34,10 @@ from samclip.merge.training.optimiser import (
     steps_to_run,
     trained_norms,
 )
-from samclip.merge.training.reporting import Reporter, StepLog
+from samclip.merge.training.reporting import StepLog
 from samclip.merge.training.state import Place, State, StateFolder
 from samclip.merge.training.stitching import fit_stitch
+from samclip.progress import Progress
 
 STITCH = "image_encoder.stitch"  # the part that a stitch stage changes
 
@@ -87,7 +88,7 @@ class Run:
     sources: Mapping[StreamName, PhotoSource]
     evaluator: Evaluator | None
     accelerator: Accelerator
-    reporter: Reporter
+    progress: Progress
     curves: bool = True
 
 
@@ -145,7 +146,7 @@ class Trainer:
             note = f"continuing with step {state.place.step} of stage {remaining[0]!r}"
         else:
             note = "every stage is done already"
-        self._run.reporter.note(note)
+        self._run.progress.note(note)
 
     def _add_missing_evaluation(self, place: Place) -> None:
         """Evaluate the student if the run was killed after writing its state and before this."""
@@ -187,11 +188,11 @@ class Trainer:
             descent.load(state)
         processes = Processes(accelerator.process_index, accelerator.num_processes)
         inputs = StageInputs(stage, run.sources, seed, processes)
-        with run.reporter.stage(stage.name, start, end):
+        with run.progress.stage(stage.name, end, start) as shown:
             for record in descent.steps(inputs, start, end):
                 if accelerator.is_main_process:
                     self._log.add(record)
-                run.reporter.step(record)
+                shown.advance(record.line())
                 done = record.step + 1
                 if self._stop_asked() and done < end:
                     self._save(index, done, descent)
@@ -204,14 +205,14 @@ class Trainer:
 
     def _stitch(self, stage: StitchStage) -> None:
         run = self._run
-        with run.reporter.stage(stage.name, 0, stage.length):
+        with run.progress.stage(stage.name, stage.length) as shown:
             fit_stitch(
                 stage=stage,
                 student=run.student,
                 teacher=run.teachers.mask_encoder(),
                 source=run.sources["masks"],
                 seed=run.config.seed,
-                advance=run.reporter.advance,
+                advance=shown.advance,
             )
 
     def _finish_stage(self, stage: Stage, index: int) -> None:
@@ -228,7 +229,7 @@ class Trainer:
         if wanted and run.evaluator is not None and run.accelerator.is_main_process:
             with eval_mode(run.student.model):
                 record = run.evaluator.evaluate(run.student, stage, step)
-            run.reporter.note(record.line())
+            run.progress.note(record.line())
         run.accelerator.wait_for_everyone()
 
     def _draw_curves(self) -> None:
@@ -237,7 +238,7 @@ class Trainer:
         try:
             draw_curves(self._run.output, stages)
         except TrainingError as error:
-            self._run.reporter.note(str(error))
+            self._run.progress.note(str(error))
 
     def _save(self, stage: int, step: int, descent: Descent | None) -> None:
         """Write the state from the first process; all processes hold the same."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +20,7 @@ from tiny_ovsam_run import (
     ovsam_run,
     ovsam_student,
 )
-from tiny_run import SIZE, tiny_student
+from tiny_run import SIZE, StopAt, tiny_student
 from tree import CONFIGS
 
 from samclip.errors import ConfigError
@@ -38,24 +36,13 @@ from samclip.merge.training.descent import Descent
 from samclip.merge.training.objective import instance_terms
 from samclip.merge.training.optimiser import freeze_all_but, select_parts
 from samclip.merge.training.prompted_masks import prompt_instances
-from samclip.merge.training.reporting import Silent, StepLog, StepRecord
+from samclip.merge.training.reporting import StepLog
 from samclip.merge.training.state import StateFolder
 from samclip.merge.training.targets import InstanceTargets
 from samclip.merge.training.trainer import Run, StoppedError, Trainer
 
 BOTH = {"names": {"kind": "conse", "checkpoint": "none"}, "masks": {"checkpoint": "none"}}
 TRAINED = {"neck", "fpn", "roi_classifier", "mask_decoder"}
-
-
-class StopAt(Silent):
-    """Sends this process a signal in one step."""
-
-    def __init__(self, stage: str, step: int) -> None:
-        self.at = (stage, step)
-
-    def step(self, record: StepRecord) -> None:
-        if (record.stage, record.step) == self.at:
-            os.kill(os.getpid(), signal.SIGINT)
 
 
 def trained(run: Run) -> dict[str, torch.Tensor]:
@@ -99,7 +86,7 @@ def test_a_stopped_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     for stage in ("sam2clip", "clip2sam"):
         stopped = tmp_path / stage
         with pytest.raises(StoppedError, match=f"step 1 of stage '{stage}'"):
-            trained(ovsam_run(stopped, reporter=StopAt(stage, 1)))
+            trained(ovsam_run(stopped, progress=StopAt(stage, 1)))
         again = trained(ovsam_run(stopped))
         assert all(torch.equal(again[name], tensor) for name, tensor in whole.items())
 
@@ -115,7 +102,7 @@ def test_statistics_of_batch_norms_move_where_they_are_asked_to_and_are_kept(
              and not torch.equal(whole[n], before[n])}  # fmt: skip
     assert moved
     assert all(name.startswith("backbone.layer1.") for name in moved)
-    run = ovsam_run(tmp_path / "run", ovsam_config(stages=stages), reporter=StopAt("sam2clip", 1))
+    run = ovsam_run(tmp_path / "run", ovsam_config(stages=stages), progress=StopAt("sam2clip", 1))
     with pytest.raises(StoppedError):
         trained(run)
     again = trained(ovsam_run(tmp_path / "run", ovsam_config(stages=stages)))

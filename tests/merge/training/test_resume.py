@@ -11,26 +11,14 @@ from typing import Any
 import msgspec
 import pytest
 from safetensors.torch import load_file
-from tiny_run import tiny_config, tiny_run, train
+from tiny_run import StopAt, tiny_config, tiny_run, train
 from tree import SUPPORT
 
 from samclip.merge.training.evaluation import Evaluator, read_records
-from samclip.merge.training.reporting import Silent, StepRecord
 from samclip.merge.training.state import StateFolder
 from samclip.merge.training.trainer import StoppedError
 
 SCRIPT = SUPPORT / "tiny_run.py"
-
-
-class StopAt(Silent):
-    """Sends this process a signal in one step."""
-
-    def __init__(self, stage: str, step: int) -> None:
-        self.at = (stage, step)
-
-    def step(self, record: StepRecord) -> None:
-        if (record.stage, record.step) == self.at:
-            os.kill(os.getpid(), signal.SIGINT)
 
 
 def weights(output: Path) -> dict[str, bytes]:
@@ -49,7 +37,7 @@ def test_an_interrupted_run_keeps_its_state_and_ends_the_same(tmp_path: Path) ->
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     train(tiny_run(whole, config))
     with pytest.raises(StoppedError, match="after step 2 of stage 'both'"):
-        train(tiny_run(stopped, config, reporter=StopAt("both", 2)))
+        train(tiny_run(stopped, config, progress=StopAt("both", 2)))
     state = StateFolder(stopped / "state").read(config.digest)
     assert state is not None
     assert (state.place.stage, state.place.step) == (1, 3)
