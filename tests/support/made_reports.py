@@ -32,7 +32,7 @@ THREADS = Threads(asked=None, engine=2, opencv=2, torch=None, environment={}, lo
 
 
 def report(benchmark: str, *names: str, **fields: Any) -> Report:
-    """A report of models called `names`, each of its own bundle."""
+    """A report of models called `names`, each of a separate bundle."""
     subjects = tuple(
         Subject(name=name, role="measured", backend="onnxruntime", precision="fp32",
                 manifest_sha256=f"{place:064x}")
