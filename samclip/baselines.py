@@ -23,7 +23,7 @@ from samclip.runtime.pixels.image import Letterbox
 from samclip.runtime.pixels.prompts import Arrays
 from samclip.runtime.results.masks import Masks
 from samclip.runtime.scene import GetVocabulary, Names, Scene, Templates
-from samclip.runtime.tasks.regions import centres, parse_given
+from samclip.runtime.tasks.regions import prompt_centres, parse_given
 from samclip.runtime.tasks.token_naming import TokenSpread, attach_names, pool_tokens
 from samclip.runtime.text.vocabulary import Vocabulary
 
@@ -231,7 +231,7 @@ class CropFeature:
         def name(masks: Masks, vocabulary: Vocabulary) -> Masks:
             features = get_features()
             spread = TokenSpread(features.letterbox, features.token_mask)
-            pooled = pool_tokens(masks.packed, centres(masks), features.tokens, spread)
+            pooled = pool_tokens(masks.packed, prompt_centres(masks), features.tokens, spread)
             return attach_names(masks, self._encoder.embed_pooled(pooled), vocabulary)
 
         return BaselineScene(scene, name, self._vocabulary)

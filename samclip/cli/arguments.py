@@ -120,7 +120,7 @@ def _read_labels(path: Path) -> str:
 
 
 @dataclass(frozen=True)
-class Prompts:
+class PromptOptions:
     """Arguments for `Scene.segment`.
 
     `points`: Nx2 for one object or Nx1x2 for N objects, (x, y) in pixels of the image; `labels`:
@@ -137,7 +137,7 @@ def gather_prompts(
     labels: Sequence[int] | None,
     boxes: Sequence[Box] | None,
     separate: bool,
-) -> Prompts:
+) -> PromptOptions:
     """Combine the options into prompts.
 
     All points together describe one object, or one each when `separate`. Each box is an object;
@@ -167,8 +167,8 @@ def gather_prompts(
             "object by what it is not. Leave out one of the two."
         )
     if separate and points:
-        return Prompts(points=[[point] for point in points], labels=[[label] for label in labels])
-    return Prompts(points=points or None, labels=labels if points else None, boxes=boxes or None)
+        return PromptOptions(points=[[point] for point in points], labels=[[label] for label in labels])
+    return PromptOptions(points=points or None, labels=labels if points else None, boxes=boxes or None)
 
 
 def plan_pictures(images: ImageList, output: Path | None, task: str) -> tuple[Path, ...]:

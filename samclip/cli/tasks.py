@@ -164,7 +164,7 @@ def semantic(
 
 def record_map(answer: SemanticMap) -> dict[str, Any]:
     """Return the map as plain values: for each name found, its share and its pixels as COCO RLE."""
-    from samclip.runtime.pixels.masks import encode_rle  # brings in pycocotools
+    from samclip.runtime.pixels.mask_ops import encode_rle  # brings in pycocotools
 
     record = answer.to_dict()
     for found in record["classes"]:

@@ -12,7 +12,7 @@ from samclip.engines.base import Tensor
 from samclip.errors import BundleError, CapabilityError, ClosedError
 from samclip.runtime.engine_pool import EnginePool, Feeds
 from samclip.runtime.pixels.image import Letterbox
-from samclip.runtime.pixels.masks import foreground_confidence
+from samclip.runtime.pixels.mask_ops import foreground_confidence
 from samclip.runtime.pixels.prompts import PromptBatch
 
 MASK_STRIDE = 4  # pixels of the encoder's input per low-resolution logit

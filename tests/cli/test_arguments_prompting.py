@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from samclip.cli.arguments import Prompts, gather_prompts
+from samclip.cli.arguments import PromptOptions, gather_prompts
 from samclip.errors import PromptError
 
 P, Q = (420.0, 310.0), (80.0, 90.0)
@@ -12,7 +12,7 @@ BOX, OTHER = (10.0, 20.0, 200.0, 240.0), (300.0, 80.0, 420.0, 200.0)
 
 
 def test_points_describe_one_object_together() -> None:
-    assert gather_prompts([P, Q], None, None, separate=False) == Prompts([P, Q], [1, 1], None)
+    assert gather_prompts([P, Q], None, None, separate=False) == PromptOptions([P, Q], [1, 1], None)
 
 
 def test_labels_follow_the_points() -> None:
@@ -21,16 +21,16 @@ def test_labels_follow_the_points() -> None:
 
 def test_separate_points_are_an_object_each() -> None:
     prompts = gather_prompts([P, Q], None, None, separate=True)
-    assert prompts == Prompts([[P], [Q]], [[1], [1]], None)
+    assert prompts == PromptOptions([[P], [Q]], [[1], [1]], None)
 
 
 @pytest.mark.parametrize("separate", [False, True])
 def test_each_box_is_an_object(separate: bool) -> None:
-    assert gather_prompts(None, None, [BOX, OTHER], separate) == Prompts(boxes=[BOX, OTHER])
+    assert gather_prompts(None, None, [BOX, OTHER], separate) == PromptOptions(boxes=[BOX, OTHER])
 
 
 def test_points_refine_a_single_box() -> None:
-    assert gather_prompts([P], [0], [BOX], separate=False) == Prompts([P], [0], [BOX])
+    assert gather_prompts([P], [0], [BOX], separate=False) == PromptOptions([P], [0], [BOX])
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from samclip.cli.overview import MOST_MASKS, look_over, prominent
-from samclip.runtime.pixels.masks import PackedMasks
+from samclip.runtime.pixels.mask_ops import PackedMasks
 from samclip.runtime.results.masks import AutoMasks
 
 SIZE = (100, 100)

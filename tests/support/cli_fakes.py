@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import Result
 
 from samclip.runtime.pixels.image import load_image
-from samclip.runtime.pixels.masks import PackedMasks
+from samclip.runtime.pixels.mask_ops import PackedMasks
 from samclip.runtime.pixels.prompts import parse_prompts
 from samclip.runtime.results.classification import Classification, SemanticMap
 from samclip.runtime.results.masks import AutoMasks, Masks

@@ -12,7 +12,7 @@ from samclip.benchmarks.data.detector_boxes import DetectedBox, Detections
 from samclip.benchmarks.records import Row
 from samclip.benchmarks.scores import Candidate
 from samclip.progress import SILENT, Progress, track
-from samclip.runtime.pixels.masks import encode_rle
+from samclip.runtime.pixels.mask_ops import encode_rle
 from samclip.runtime.results.masks import Masks
 from samclip.runtime.scene import Scene
 

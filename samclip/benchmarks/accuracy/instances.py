@@ -19,7 +19,7 @@ from samclip.benchmarks.data.coco import Categories, CocoObject, CocoPhoto
 from samclip.benchmarks.records import Row
 from samclip.benchmarks.scores import Candidate, Scores, by_size, compare
 from samclip.progress import SILENT, Progress, track
-from samclip.runtime.pixels.masks import encode_rle
+from samclip.runtime.pixels.mask_ops import encode_rle
 from samclip.runtime.results.coco import RleDict
 from samclip.runtime.results.masks import Masks
 from samclip.runtime.scene import Scene

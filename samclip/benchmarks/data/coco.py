@@ -20,9 +20,9 @@ from samclip.runtime.results.coco import (
     Annotation,
     Category,
     ImageRecord,
-    Instances,
+    CocoFile,
     RleDict,
-    listed,
+    find_image_and_category,
     to_rle,
 )
 
@@ -194,7 +194,7 @@ def read_coco(folder: Path, annotations: Path | None = None) -> CocoFolder:
     """
     layout = find_layout(folder, annotations)
     expected = "COCO annotations: images, annotations with segmentation and bbox, categories"
-    instances = read_json(layout.annotations, Instances, expected)
+    instances = read_json(layout.annotations, CocoFile, expected)
     categories = _categories(instances)
     places = {number: place for place, number in enumerate(categories.ids)}
     left_out: Counter[str] = Counter()
@@ -211,7 +211,7 @@ def read_coco(folder: Path, annotations: Path | None = None) -> CocoFolder:
     return CocoFolder(folder, categories, whole, bare, dict(left_out))
 
 
-def _categories(instances: Instances) -> Categories:
+def _categories(instances: CocoFile) -> Categories:
     federated = any(image.neg_category_ids is not None for image in instances.images)
     found = instances.categories
 
@@ -228,7 +228,7 @@ def _categories(instances: Instances) -> Categories:
 
 def _objects(
     layout: CocoLayout,
-    instances: Instances,
+    instances: CocoFile,
     places: Mapping[int, int],
     left_out: Counter[str],
 ) -> dict[int, list[tuple[bool, CocoObject]]]:
@@ -236,7 +236,7 @@ def _objects(
     images = {image.id: image for image in instances.images}
     objects: dict[int, list[tuple[bool, CocoObject]]] = defaultdict(list)
     for annotation in instances.annotations:
-        image, place = listed(annotation, images, places, layout.annotations)
+        image, place = find_image_and_category(annotation, images, places, layout.annotations)
         found = _make_object(annotation, image, place)
         if annotation.iscrowd:
             left_out["crowds"] += 1

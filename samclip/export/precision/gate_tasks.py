@@ -21,7 +21,7 @@ from samclip.runtime.bundles.manifest import Manifest
 from samclip.runtime.features import Regions
 from samclip.runtime.model import Model
 from samclip.runtime.pixels.image import load_image
-from samclip.runtime.pixels.masks import PackedMasks, nms, stability_score
+from samclip.runtime.pixels.mask_ops import PackedMasks, nms, stability_score
 from samclip.runtime.results.masks import Masks
 from samclip.runtime.scene import Scene
 from samclip.runtime.tasks.grid import AutoMaskOptions

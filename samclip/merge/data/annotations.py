@@ -22,8 +22,8 @@ from samclip.merge.data.labels import UNNAMED, Labels
 from samclip.merge.data.mask_prompts import MASK_STRIDE, boxes_from_masks
 from samclip.merge.data.photo_sources import FolderSource, JoinedSource, PhotoSource, PickedSource
 from samclip.merge.data.views import View
-from samclip.runtime.results.coco import Instances as CocoFile
-from samclip.runtime.results.coco import RleDict, listed, to_rle
+from samclip.runtime.results.coco import CocoFile as CocoFile
+from samclip.runtime.results.coco import RleDict, find_image_and_category, to_rle
 
 LEAST_PIXELS = 32  # of an instance in a view, as in the released code's filter
 
@@ -124,7 +124,7 @@ def read_annotations(file: Path, folders: Sequence[FolderSource]) -> Annotations
     categories = {category.id: category.name.replace("_", " ") for category in content.categories}
     outlines: dict[str, list[Outline]] = {}
     for found in content.annotations:
-        image, name = listed(found, images, categories, file)
+        image, name = find_image_and_category(found, images, categories, file)
         key = next((keys[name] for name in image.names if name in keys), None)
         rle = to_rle(found.segmentation, image)
         if key is not None and rle is not None and not found.iscrowd:

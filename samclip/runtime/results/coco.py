@@ -89,7 +89,7 @@ class Category(msgspec.Struct, frozen=True):
     frequency: Literal["r", "c", "f"] | None = None
 
 
-class Instances(msgspec.Struct, frozen=True):
+class CocoFile(msgspec.Struct, frozen=True):
     """An annotation file."""
 
     images: list[ImageRecord]
@@ -97,7 +97,7 @@ class Instances(msgspec.Struct, frozen=True):
     categories: list[Category]
 
 
-def listed(
+def find_image_and_category(
     annotation: Annotation,
     images: Mapping[int, ImageRecord],
     categories: Mapping[int, Known],

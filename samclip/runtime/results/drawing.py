@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from samclip.disk.partial_files import result_file
 from samclip.errors import ImageError
-from samclip.runtime.pixels.masks import PackedMasks, mask_extent
+from samclip.runtime.pixels.mask_ops import PackedMasks, mask_extent
 from samclip.runtime.pixels.prompts import Prompt
 
 Colour = tuple[int, int, int]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from samclip.errors import CapabilityError
-from samclip.runtime.pixels.masks import PackedMasks, encode_rle, mask_extent
+from samclip.runtime.pixels.mask_ops import PackedMasks, encode_rle, mask_extent
 from samclip.runtime.pixels.prompts import Prompt
 from samclip.runtime.results.drawing import (
     NAME_LETTERS,

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from samclip.runtime.pixels.masks import PackedMasks
+from samclip.runtime.pixels.mask_ops import PackedMasks
 from samclip.runtime.results.classification import Classification, SemanticMap
 from samclip.runtime.results.drawing import (
     UNTRAINED_NOTE,

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from samclip.errors import PromptError
 from samclip.runtime.features import Regions
 from samclip.runtime.pixels.image import Letterbox
-from samclip.runtime.pixels.masks import PackedMasks, mask_box
+from samclip.runtime.pixels.mask_ops import PackedMasks, mask_box
 from samclip.runtime.results.masks import AutoMasks, Masks
 
 CELL = 32  # pixels of the input along a side of a cell of CLIP's last map
@@ -55,7 +55,7 @@ def _as_bool_masks(masks: ArrayLike, size: tuple[int, int]) -> NDArray[np.bool_]
     return array.reshape(-1, *size)  # HxW -> 1xHxW
 
 
-def centres(masks: Masks) -> list[NDArray[np.float64] | None]:
+def prompt_centres(masks: Masks) -> list[NDArray[np.float64] | None]:
     """Return the centre of each mask's prompt, see `Prompt.centre`; None without a prompt."""
     if isinstance(masks, AutoMasks):
         return list(masks.points)
@@ -100,7 +100,7 @@ def region_boxes(masks: Masks, letterbox: Letterbox) -> NDArray[np.float32]:
     chosen = [box if box is not None else masks.boxes[row] for row, box in enumerate(own)]
     corners = np.asarray(chosen, np.float64).reshape(-1, 2, 2)  # Nx4 -> Nx2x2
     boxes = letterbox.to_input(corners).reshape(-1, 4)  # Nx2x2 -> Nx4
-    for row, centre in enumerate(centres(masks)):
+    for row, centre in enumerate(prompt_centres(masks)):
         if own[row] is None and not masks.areas[row]:
             height, width = letterbox.original_size
             point = letterbox.to_input((width / 2, height / 2) if centre is None else centre)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from samclip.errors import PromptError
 from samclip.runtime.features import Features
 from samclip.runtime.pixels.image import Letterbox
-from samclip.runtime.pixels.masks import MASK_THRESHOLD, PackedMasks, mask_box
+from samclip.runtime.pixels.mask_ops import MASK_THRESHOLD, PackedMasks, mask_box
 from samclip.runtime.pixels.prompts import Prompt, batch_prompts
 from samclip.runtime.results.masks import Masks
 

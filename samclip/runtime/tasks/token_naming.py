@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from samclip.runtime.features import Features
 from samclip.runtime.pixels.image import Letterbox
-from samclip.runtime.pixels.masks import PackedMasks, mask_box
+from samclip.runtime.pixels.mask_ops import PackedMasks, mask_box
 from samclip.runtime.results.classification import Classification
 from samclip.runtime.results.masks import Masks
-from samclip.runtime.tasks.regions import centres
+from samclip.runtime.tasks.regions import prompt_centres
 from samclip.runtime.text.vocabulary import Vocabulary
 
 AnyMasks = TypeVar("AnyMasks", bound=Masks)
@@ -37,7 +37,7 @@ class TokenNamer:
         clip = features.clip()
         tokens = clip.patch_embeds.reshape(len(clip.patch_embeds), -1).T  # Dxgxg -> ggxD
         spread = TokenSpread(features.letterbox, clip.token_mask)
-        embeddings = pool_tokens(masks.packed, centres(masks), tokens, spread)  # NxD
+        embeddings = pool_tokens(masks.packed, prompt_centres(masks), tokens, spread)  # NxD
         return attach_names(masks, embeddings, vocabulary)
 
     def classify(
@@ -71,7 +71,7 @@ def pool_tokens(
     """
     pooled = [
         spread.weights(mask, centre).reshape(-1) @ tokens  # gxg -> gg, @ ggxD
-        for mask, centre in zip(masks, centres, strict=True)
+        for mask, centre in zip(masks, prompt_centres, strict=True)
     ]
     return np.asarray(pooled, np.float32).reshape(-1, tokens.shape[1])
 

@@ -13,7 +13,7 @@ from pycocotools.cocoeval import COCOeval
 
 from samclip.benchmarks.accuracy.average_precision import Find, average_precision
 from samclip.benchmarks.data.coco import Categories, CocoObject, CocoPhoto
-from samclip.runtime.pixels.masks import encode_rle
+from samclip.runtime.pixels.mask_ops import encode_rle
 
 COCO_LIKE = Categories((1, 2, 3), ("red", "green", "blue"), (None, None, None), federated=False)
 LVIS_LIKE = Categories((1, 2, 3), ("red", "green", "blue"), ("r", "c", "f"), federated=True)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from samclip.errors import ImageError
-from samclip.runtime.pixels.masks import PackedMasks
+from samclip.runtime.pixels.mask_ops import PackedMasks
 from samclip.runtime.pixels.prompts import Prompt
 from samclip.runtime.results.drawing import (
     MAX_LETTERS,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from samclip.runtime.pixels.masks import PackedMasks
+from samclip.runtime.pixels.mask_ops import PackedMasks
 from samclip.runtime.pixels.prompts import Prompt
 from samclip.runtime.results.classification import Classification, SemanticMap
 from samclip.runtime.results.drawing import Label, colour, write_labels
