@@ -85,8 +85,8 @@ class ConseHead(nn.Module):
         """
         image_scale, patch_scale = torch.exp(-self.log_temperatures).unbind()
         features = self._features(backbone_features)  # B, L, G, G, H
-        biases = self.patch_level_bias[:, None, None]  # L, 1, 1
-        weights = (self.gate(features).squeeze(-1) + biases).softmax(1)  # B, L, G, G
+        scores = self.gate(features).squeeze(-1) + self.patch_level_bias[:, None, None]
+        weights = scores.softmax(1)  # B, L, G, G
         patches = (features * weights.unsqueeze(-1)).sum(dim=1)  # B, G, G, H
         pooled = masked_mean(features, token_mask)  # B, L, H
         image = (pooled * self.level_bias.softmax(0)[:, None]).sum(dim=1)  # B, H
