@@ -23,7 +23,7 @@ from samclip.runtime.pixels.image import Letterbox
 from samclip.runtime.pixels.prompts import Arrays
 from samclip.runtime.results.masks import Masks
 from samclip.runtime.scene import GetVocabulary, Names, Scene, Templates
-from samclip.runtime.tasks.regions import prompt_centres, parse_given
+from samclip.runtime.tasks.regions import parse_given, prompt_centres
 from samclip.runtime.tasks.token_naming import TokenSpread, attach_names, pool_tokens
 from samclip.runtime.text.vocabulary import Vocabulary
 

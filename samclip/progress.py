@@ -1,4 +1,4 @@
-"""Progress of long work: whoever works depends on the `Progress` protocol only.
+"""Progress of long work, as a protocol that the work depends on.
 
 `samclip.cli.progress` shows it on a terminal; tests and callers of the API pass their own.
 """

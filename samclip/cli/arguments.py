@@ -167,8 +167,12 @@ def gather_prompts(
             "object by what it is not. Leave out one of the two."
         )
     if separate and points:
-        return PromptOptions(points=[[point] for point in points], labels=[[label] for label in labels])
-    return PromptOptions(points=points or None, labels=labels if points else None, boxes=boxes or None)
+        return PromptOptions(
+            points=[[point] for point in points], labels=[[label] for label in labels]
+        )
+    return PromptOptions(
+        points=points or None, labels=labels if points else None, boxes=boxes or None
+    )
 
 
 def plan_pictures(images: ImageList, output: Path | None, task: str) -> tuple[Path, ...]:

@@ -120,7 +120,7 @@ class ExportArguments:
     precision: Annotated[
         list[PrecisionName] | None,
         typer.Option(
-            help="What graphs compute in, beside FP32: adds variants, which share the weights "
+            help="Precision of graphs in addition to FP32: adds variants, which share the weights "
             "file, and each backend takes its best. May be repeated; INT8 with FP16 is also INT8 "
             "with the rest in FP16, for TensorRT.",
             show_default="fp32 alone",
@@ -178,7 +178,7 @@ class ExportArguments:
             metavar="[GRAPH=]fp32|fp16|int8",
             help="How large weights are stored; the graphs expand them when they are loaded and "
             "compute in their precision. May be repeated, as in --weights-dtype fp16 "
-            "--weights-dtype text_encoder=int8. Rounded graphs pass a gate of their own.",
+            "--weights-dtype text_encoder=int8. Rounded graphs pass a separate gate.",
             show_default="fp32",
             rich_help_panel=_WHAT,
         ),
@@ -189,7 +189,7 @@ class ExportArguments:
     attention: Annotated[
         list[str] | None,
         typer.Option(
-            help="Lowering of attention: chunk, wide, bias or fold, and fused beside them: the "
+            help="Lowering of attention: chunk, wide, bias or fold; in addition to these fused, the "
             "operator Attention, for TensorRT from 10.14 on, in half precision. May be repeated: "
             "the variants share one weights file, and each backend takes its best.",
             show_default="chunk and wide, and bias for fp16 and bf16",

@@ -15,13 +15,6 @@ from samclip.export.text_part import TextPart
 from samclip.export.verification import Sample
 from samclip.runtime.bundles.manifest import ClipHead, Preprocessing, RegionHead, Source
 
-UNTRAINED_HEAD = (
-    "The CLIP head was never trained: masks are real, names (classify, semantic, names=) are noise."
-)
-UNTRAINED_REGIONS = (
-    "The classifier of regions was never trained: masks are real, their names (names=) are noise."
-)
-
 
 @dataclass(frozen=True)
 class Exportable:
@@ -41,15 +34,3 @@ class Exportable:
     notes: str
     graphs: tuple[GraphPlan, ...]
     samples: Callable[[Path], list[Sample]]
-
-
-def head_name(head: ClipHead | RegionHead) -> str:
-    """Return the name for people of the part that names things."""
-    return "CLIP head" if isinstance(head, ClipHead) else "classifier of regions"
-
-
-def untrained_note(head: ClipHead | RegionHead | None) -> str | None:
-    """Return what an untrained head means for users; None for a trained one, or for no head."""
-    if head is None or head.trained:
-        return None
-    return UNTRAINED_HEAD if isinstance(head, ClipHead) else UNTRAINED_REGIONS

@@ -10,9 +10,10 @@ import onnx
 import torch
 from msgspec.structs import replace
 
-from samclip.export.exportable import Exportable, untrained_note
+from samclip.export.exportable import Exportable
 from samclip.export.families.read_model import read_model
 from samclip.export.graph_files import GraphFiles, described, without_unused
+from samclip.export.naming_head import untrained_note
 from samclip.export.options import ExportOptions
 from samclip.export.plan import ExportPlan, ReductionPlan, plan_export
 from samclip.export.text_part import bundle_text, text_encoder_graph, text_samples

@@ -9,8 +9,8 @@ from rich.panel import Panel
 from rich.table import Table
 
 from samclip.cli.tables import exceptions_table, gates_table, make_table, rounding_table
-from samclip.export.exportable import head_name, untrained_note
 from samclip.export.exporter import Export
+from samclip.export.naming_head import head_name, untrained_note
 from samclip.runtime.bundles.manifest import Manifest, ParityRow
 
 

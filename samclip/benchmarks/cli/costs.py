@@ -84,7 +84,7 @@ def amortised(
     warm_up: WarmUp = 1,
     report: options.ReportOptions,  # noqa: ARG001 - the harness reads it
 ) -> Outcome:
-    """Time 1, 10 and 100 prompts with names and a semantic map: merged, and SAM beside CLIP.
+    """Time 1, 10 and 100 prompts with names and a semantic map: merged, and SAM next to CLIP.
 
     Two baselines, because which one is fair depends on what is asked: CLIP at 224 px names the
     whole photo only, dense CLIP at 1024 px gives a map too. Needs the extra `bench`.

@@ -17,7 +17,7 @@ from samclip.runtime.assets import DEFAULT_BUNDLE, packaged_photos
 from samclip.runtime.pixels.image import photo_paths
 
 _BUNDLE, _DATA, _NAMES = "Bundle and engine", "Data", "Names"
-_BESIDE, _ANSWER = "Measured beside it", "Answer"
+_BESIDE, _ANSWER = "Measured with it", "Answer"
 PACKAGED = packaged_photos()
 
 CocoFolder = Annotated[

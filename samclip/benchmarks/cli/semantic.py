@@ -111,7 +111,7 @@ def semantic(
 ) -> Outcome:
     """Measure the mIoU of label maps, coarse and refined, with and without background.
 
-    Beside them stand the best map of a single class, and with --untrained the same of a bundle
+    The table also has the best map of a single class, and with --untrained the same of a bundle
     whose head was never trained. Pixels without truth do not count. The report of --json has the
     IoU of every class too.
     """

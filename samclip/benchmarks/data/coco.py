@@ -19,8 +19,8 @@ from samclip.runtime.pixels.image import load_image
 from samclip.runtime.results.coco import (
     Annotation,
     Category,
-    ImageRecord,
     CocoFile,
+    ImageRecord,
     RleDict,
     find_image_and_category,
     to_rle,

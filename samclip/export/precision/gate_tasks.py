@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.errors import UntrainedHeadWarning
-from samclip.export.exportable import head_name
+from samclip.export.naming_head import head_name
 from samclip.runtime.bundles.manifest import Manifest
 from samclip.runtime.features import Regions
 from samclip.runtime.model import Model

@@ -22,8 +22,7 @@ from samclip.merge.data.labels import UNNAMED, Labels
 from samclip.merge.data.mask_prompts import MASK_STRIDE, boxes_from_masks
 from samclip.merge.data.photo_sources import FolderSource, JoinedSource, PhotoSource, PickedSource
 from samclip.merge.data.views import View
-from samclip.runtime.results.coco import CocoFile as CocoFile
-from samclip.runtime.results.coco import RleDict, find_image_and_category, to_rle
+from samclip.runtime.results.coco import CocoFile, RleDict, find_image_and_category, to_rle
 
 LEAST_PIXELS = 32  # of an instance in a view, as in the released code's filter
 

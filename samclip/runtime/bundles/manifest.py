@@ -314,7 +314,7 @@ class Reduction(Record, frozen=True, kw_only=True):
     """One reduced precision of the bundle: how it was made, and how it differs from FP32.
 
     `photos`: the held-back photos that the gates were measured on; 0 when they were not measured.
-    `keep`: patterns that the exporter was told to keep in FP32; `kept`: nodes that
+    `keep`: patterns of nodes that the exporter was asked to keep in FP32; `kept`: nodes that
     stay in FP32 because of their range; `fallen_back`: layers, as "graph/node", that are not
     quantised because the gates would not hold; `sensitive`: the layers that suffer most from INT8;
     `skipped`: what could not be measured, and why.

@@ -15,7 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.runtime.features import Features
-from samclip.runtime.pixels.mask_ops import (MASK_THRESHOLD, PackedMasks, mask_extent, near_crop_edge, nms, remove_small_regions, stability_score)
+from samclip.runtime.pixels.mask_ops import (
+    MASK_THRESHOLD,
+    PackedMasks,
+    mask_extent,
+    near_crop_edge,
+    nms,
+    remove_small_regions,
+    stability_score,
+)
 from samclip.runtime.pixels.prompts import Prompt, batch_prompts
 from samclip.runtime.results.masks import AutoMasks
 from samclip.runtime.tasks.grid import AutoMaskOptions, Crop, generate_crops

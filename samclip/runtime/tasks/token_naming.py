@@ -71,7 +71,7 @@ def pool_tokens(
     """
     pooled = [
         spread.weights(mask, centre).reshape(-1) @ tokens  # gxg -> gg, @ ggxD
-        for mask, centre in zip(masks, prompt_centres, strict=True)
+        for mask, centre in zip(masks, centres, strict=True)
     ]
     return np.asarray(pooled, np.float32).reshape(-1, tokens.shape[1])
 

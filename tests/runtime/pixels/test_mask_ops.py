@@ -7,7 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from samclip.runtime.pixels.mask_ops import (PackedMasks, encode_rle, foreground_confidence, mask_box, mask_extent, near_crop_edge, nms, remove_small_regions, stability_score)
+from samclip.runtime.pixels.mask_ops import (
+    PackedMasks,
+    encode_rle,
+    foreground_confidence,
+    mask_box,
+    mask_extent,
+    near_crop_edge,
+    nms,
+    remove_small_regions,
+    stability_score,
+)
 
 
 def rectangle(x0: int, y0: int, x1: int, y1: int, size: tuple[int, int] = (20, 30)) -> np.ndarray:
