@@ -23,7 +23,7 @@ class Mlp(nn.Module):
         return out
 
 
-class Block(nn.Module):
+class SamVitBlock(nn.Module):
     """Pre-norm block, BHWC to BHWC, on a grid of `input_size` = (h, w) tokens.
 
     `window_size` 0 is global attention; otherwise attention stays within square windows of that

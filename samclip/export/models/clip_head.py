@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samclip.errors import InputError
-from samclip.export.models.block import Block
+from samclip.export.models.block import SamVitBlock
 from samclip.export.models.pos_embed import resize_relative
 from samclip.export.models.sam_vit import SAM_VIT_CONFIGS, SamVit
 from samclip.export.models.tiny_vit import PATCH_SIZE, TINY_VIT_5M, TinyVit, TinyVitBlock
@@ -109,7 +109,7 @@ class SamClipHead(nn.Module):
         self.config = config
         size = (config.tokens, config.tokens)
         self.layers = nn.ModuleList(
-            Block(config.width, config.num_heads, size) for _ in range(config.depth)
+            SamVitBlock(config.width, config.num_heads, size) for _ in range(config.depth)
         )
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
         self.mlp = ProjectionMlp(config.width, config.hidden or config.width, config.embed_dim)
@@ -196,18 +196,18 @@ def initialise_from_encoder(head: SamClipHead, encoder: SamVit | TinyVit) -> Ini
     return Initialisation(tuple(sorted(copied)), tuple(sorted(resized)), tuple(sorted(untouched)))
 
 
-def last_block(encoder: SamVit | TinyVit) -> Block | TinyVitBlock:
+def last_block(encoder: SamVit | TinyVit) -> SamVitBlock | TinyVitBlock:
     """Return the encoder's last transformer block itself, not a copy."""
-    return [part for part in encoder.modules() if isinstance(part, (Block, TinyVitBlock))][-1]
+    return [part for part in encoder.modules() if isinstance(part, (SamVitBlock, TinyVitBlock))][-1]
 
 
-def block_state(block: Block | TinyVitBlock) -> dict[str, Tensor]:
+def block_state(block: SamVitBlock | TinyVitBlock) -> dict[str, Tensor]:
     """Return copies of a block's weights under the names, and in the layout, of `Block`.
 
     From a TinyViT block `attn.rel_pos_h` and `attn.rel_pos_w` are missing.
     """
     state = {name: tensor.detach().clone() for name, tensor in block.state_dict().items()}
-    if isinstance(block, Block):
+    if isinstance(block, SamVitBlock):
         return state
     state = {
         f"{ours}.{kind}": state[f"{theirs}.{kind}"]

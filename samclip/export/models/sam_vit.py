@@ -14,7 +14,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from samclip.export.models.block import Block
+from samclip.export.models.block import SamVitBlock
 from samclip.export.models.norms import LayerNorm2d
 
 EMBED_CHANNELS = 256
@@ -64,7 +64,7 @@ class SamVit(nn.Module):
         self.patch_embed = SamVitPatchEmbed(config.width, config.patch_size)
         self.pos_embed = nn.Parameter(torch.zeros(1, self.grid, self.grid, config.width))
         self.blocks = nn.ModuleList(
-            Block(
+            SamVitBlock(
                 config.width,
                 config.num_heads,
                 (self.grid, self.grid),

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from samclip.export.models.block import Block
+from samclip.export.models.block import SamVitBlock
 from samclip.export.models.mask_decoder import PromptedMaskDecoder
 from samclip.export.models.tiny_vit import MBConv, TinyVitBlock
 from samclip.merge.data.mask_prompts import Prompts
 from samclip.merge.data.pixels import PixelBatch
 from samclip.merge.teachers.base import MaskAnswer
 
-RECOMPUTED = (Block, TinyVitBlock, MBConv)
+RECOMPUTED = (SamVitBlock, TinyVitBlock, MBConv)
 
 
 class Names(Protocol):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from reference_segment_anything import load_segment_anything, randomise, relative_error
 from torch import nn
 
-from samclip.export.models.block import Block, merge_windows, partition_windows
+from samclip.export.models.block import SamVitBlock, merge_windows, partition_windows
 
 sides = st.integers(1, 12)
 
@@ -33,7 +33,7 @@ def test_windows_come_back(batch: int, height: int, width: int, size: int) -> No
 def test_equals_segment_anything(
     size: tuple[int, int], window: int, mobile_sam_reference: Path
 ) -> None:
-    block = Block(48, 3, size, window_size=window, mlp_ratio=2.0)
+    block = SamVitBlock(48, 3, size, window_size=window, mlp_ratio=2.0)
     randomise(block)
     original = load_segment_anything(mobile_sam_reference).image_encoder.Block(
         48,

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from samclip.export.models.block import Block
+from samclip.export.models.block import SamVitBlock
 from samclip.export.models.clip_head import block_state, join_heads, last_block
 from samclip.export.models.tiny_vit import TinyVit, TinyVitBlock
 
@@ -22,13 +22,13 @@ def test_last_block_is_the_last() -> None:
 
 
 def test_a_tiny_vit_block_gives_every_weight_but_relative_positions() -> None:
-    names = Block(32, 2, (7, 7)).state_dict().keys()
+    names = SamVitBlock(32, 2, (7, 7)).state_dict().keys()
     state = block_state(TinyVitBlock(32, 2, window_size=7, mlp_ratio=4.0))
     assert state.keys() == names - {"attn.rel_pos_h", "attn.rel_pos_w"}
 
 
 def test_states_are_copies() -> None:
-    block = Block(32, 2, (7, 7))
+    block = SamVitBlock(32, 2, (7, 7))
     state = block_state(block)
     state["norm1.weight"].zero_()
     assert block.norm1.weight.all()

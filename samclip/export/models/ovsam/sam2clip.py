@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samclip.export.models.block import Block
+from samclip.export.models.block import SamVitBlock
 from samclip.export.models.ovsam.roi_classifier import STRIDES, Levels
 from samclip.export.models.sam_vit import EMBED_CHANNELS, sam_neck
 
@@ -62,7 +62,7 @@ class Sam2ClipNeck(nn.Module):
         self.level_encoding = nn.Embedding(len(STRIDES), config.width)
         self.register_buffer("pos_embed", torch.zeros(1, self.grid, self.grid, config.width))
         self.blocks = nn.ModuleList(
-            Block(
+            SamVitBlock(
                 config.width,
                 config.num_heads,
                 (self.grid, self.grid),
