@@ -189,7 +189,7 @@ class ExportArguments:
     attention: Annotated[
         list[str] | None,
         typer.Option(
-            help="Lowering of attention: chunk, wide, bias or fold; in addition to these fused, the "
+            help="Lowering of attention: chunk, wide, bias or fold, and fused in addition: the "
             "operator Attention, for TensorRT from 10.14 on, in half precision. May be repeated: "
             "the variants share one weights file, and each backend takes its best.",
             show_default="chunk and wide, and bias for fp16 and bf16",
