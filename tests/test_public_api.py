@@ -71,7 +71,10 @@ def test_public_classes_and_methods_have_docstrings(name: str) -> None:
 
 def test_every_error_is_public() -> None:
     kinds = [
-        k for k in vars(errors).values() if inspect.isclass(k) and k.__module__ == "samclip.errors"
+        kind
+        for kind in vars(errors).values()
+        if inspect.isclass(kind) and issubclass(kind, Exception)
+        if kind.__module__ == "samclip.errors"
     ]
     assert {kind.__name__ for kind in kinds} <= set(samclip.__all__)
     assert all(kind.__doc__ for kind in kinds)

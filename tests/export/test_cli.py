@@ -78,7 +78,7 @@ def test_a_failed_gate_exits_non_zero_and_leaves_nothing(
         (["--attention", "flash"], "'flash'"),
         (["--int8"], "give --calib FOLDER"),
         (["--fp16", "--calib", "nowhere"], "there is no folder nowhere"),
-        (["--half", "--keep-fp32", "encodr"], "Did you mean 'encoder'?"),
+        (["--half", "--keep-fp32", "encodr"], "did you mean 'encoder'?"),
         (["--weights-dtype", "text=int8"], "there is no graph 'text'"),
         (["--templates", "opnai"], "openai"),
         (["--checkpoint", "nowhere.pth"], "no checkpoint at"),

@@ -20,7 +20,7 @@ from samclip.benchmarks.roofline.counted import (
     Meter,
     count_graph,
 )
-from samclip.engines.base import Backend, Engine, EngineOptions, GraphSource
+from samclip.engines.base import Backend, Engine, EngineOptions, GraphSource, Traits
 from samclip.engines.registry import get_backend
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.writing import write_bundle
@@ -35,6 +35,10 @@ class Releasing:
 
     inner: Backend
     name: str = "onnxruntime"
+
+    @property
+    def traits(self) -> Traits:
+        return self.inner.traits
 
     def load(self, source: GraphSource, options: EngineOptions) -> Engine:
         engine = self.inner.load(source, options)

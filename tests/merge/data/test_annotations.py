@@ -91,7 +91,7 @@ def test_files_that_do_not_belong_together(tmp_path: Path) -> None:
         read_annotations(file, [folder])
     content["annotations"][0]["category_id"] = 99
     file.write_text(json.dumps(content))
-    with pytest.raises(InputError, match="category 99, and does not list both"):
+    with pytest.raises(InputError, match="category 99, but does not list both"):
         read_annotations(file, [folder])
     file.write_text("[]")
     with pytest.raises(InputError, match="no annotations in COCO's format"):
