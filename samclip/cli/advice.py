@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable
 
-from samclip.engines.names import TENSORRT, target_name
+from samclip.engines.backend_names import TENSORRT, target_name
 from samclip.engines.steps import BuildPlans, ChangeSettings, ExportBundle, RemovePlan, SignBundle
 from samclip.errors import Step
 

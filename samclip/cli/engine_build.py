@@ -10,7 +10,7 @@ from samclip.cli import options
 from samclip.cli.exits import report_errors
 from samclip.cli.tables import format_bytes
 from samclip.cli.terminal import err, say, write_json
-from samclip.engines.names import TENSORRT, LibraryName
+from samclip.engines.backend_names import TENSORRT, LibraryName
 
 if TYPE_CHECKING:
     from samclip.engines.plans.build import BuiltPlan

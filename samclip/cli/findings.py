@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 from samclip.cli.advice import remedy_to_type
 from samclip.cli.tables import format_bytes
+from samclip.engines.backend_names import OPENVINO
 from samclip.engines.base import Probe
 from samclip.engines.machine.device import PythonHere
 from samclip.engines.machine.jetson import Jetson
-from samclip.engines.names import OPENVINO
 from samclip.engines.openvino.library import suits_processor
 from samclip.engines.registry import backends
 

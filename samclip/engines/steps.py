@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from samclip.engines.names import TENSORRT
+from samclip.engines.backend_names import TENSORRT
 from samclip.errors import Step
 
 

@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperCommand
 
 from samclip.cli.options import AsJson, Debug
-from samclip.engines.names import TENSORRT, LibraryName
+from samclip.engines.backend_names import TENSORRT, LibraryName
 
 _FROM, _WHAT, _CHECK = "Checkpoints", "What is written", "Verification"
 _PRECISION, _ENGINE = "Reduced precision", "TensorRT plans"

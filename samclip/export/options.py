@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from samclip.engines.names import (
+from samclip.engines.backend_names import (
     CUDA,
     ONNXRUNTIME,
     OPENVINO,

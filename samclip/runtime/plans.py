@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 
+from samclip.engines.backend_names import TENSORRT, TENSORRT_RTX
 from samclip.engines.base import GraphSource
-from samclip.engines.names import TENSORRT, TENSORRT_RTX
 from samclip.engines.plans.build import BuildRequest, BuiltPlan, build_plan
 from samclip.engines.plans.library import Library, choose_targets, open_library
 from samclip.engines.plans.sidecar import DEFAULT_AXES, AxisRange, BuildOptions, Sidecar

@@ -19,8 +19,8 @@ from samclip.merge import merge_session
 from samclip.merge.config.run import RunConfig
 from samclip.merge.merge_session import MergeSession, SessionOptions
 from samclip.merge.training.evaluation import read_records
-from samclip.merge.training.reporting import StepLog
 from samclip.merge.training.state import StateFolder
+from samclip.merge.training.step_log import StepLog
 
 
 @pytest.fixture

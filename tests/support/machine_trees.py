@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from samclip.engines.machine.files import MachineFiles
+from samclip.engines.machine.kernel_files import MachineFiles
 
 DPKG = "/var/lib/dpkg/status"
 PYTHON_MODULE = "python3-libnvinfer"

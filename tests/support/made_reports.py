@@ -18,7 +18,7 @@ from samclip.benchmarks.measurements import (
     Timing,
 )
 from samclip.benchmarks.records import Data, Machine, Report, Row, Subject, Threads
-from samclip.benchmarks.roofline.jetson import NOTE, estimate
+from samclip.benchmarks.roofline.jetson_estimates import NOTE, estimate
 
 WHOLE = "photo file to three answers"
 STAGES = {"decode": 0.006, "resize and normalise": 0.008, "encoder": 0.41, "CLIP head": 0.024,

@@ -33,7 +33,7 @@ from samclip.benchmarks.roofline.counted import (
 from samclip.benchmarks.roofline.efficiency import PROTOCOL as ROOFLINE_PROTOCOL
 from samclip.benchmarks.roofline.efficiency import estimates_table, graphs_table, rates_table
 from samclip.benchmarks.roofline.efficiency import make_rows as make_roofline_rows
-from samclip.benchmarks.roofline.jetson import NOTE, estimate
+from samclip.benchmarks.roofline.jetson_estimates import NOTE, estimate
 from samclip.benchmarks.roofline.rates import measure_rates
 from samclip.cli import options as shared
 from samclip.cli.terminal import out, say

@@ -16,8 +16,8 @@ from samclip.benchmarks.compare import (
     pair_reports,
     pairs_table,
 )
+from samclip.benchmarks.html.named_reports import NamedReports
 from samclip.benchmarks.html.page import render
-from samclip.benchmarks.html.reports import NamedReports
 from samclip.benchmarks.report import check_writable, read_report, write_whole
 from samclip.benchmarks.tables import show_table
 from samclip.cli import options as shared

@@ -10,8 +10,8 @@ from samclip.benchmarks.amortised.comparison import SECONDS, amortised_table, ra
 from samclip.benchmarks.formats import times
 from samclip.benchmarks.html.elements import PERCENT, bullets, el, folded, show_table
 from samclip.benchmarks.html.elements import SECONDS as IN_SECONDS
+from samclip.benchmarks.html.named_reports import NamedReports
 from samclip.benchmarks.html.plots import Series, bars
-from samclip.benchmarks.html.reports import NamedReports
 from samclip.benchmarks.measurements import Roofline
 from samclip.benchmarks.records import Row
 from samclip.benchmarks.roofline.efficiency import estimates_table, graphs_table, rates_table

@@ -14,8 +14,8 @@ from samclip.benchmarks.html.cost_sections import (
     roofline_section,
 )
 from samclip.benchmarks.html.elements import STYLE, el, to_html
+from samclip.benchmarks.html.named_reports import NamedReports
 from samclip.benchmarks.html.provenance_section import participants_section, provenance_section
-from samclip.benchmarks.html.reports import NamedReports
 from samclip.benchmarks.html.speed_sections import (
     energy_section,
     latency_section,

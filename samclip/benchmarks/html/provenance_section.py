@@ -7,7 +7,7 @@ from xml.etree.ElementTree import Element
 
 from samclip.benchmarks.formats import NONE, digits, seconds
 from samclip.benchmarks.html.elements import bullets, el, folded, show_table
-from samclip.benchmarks.html.reports import NamedReport, NamedReports
+from samclip.benchmarks.html.named_reports import NamedReport, NamedReports
 from samclip.benchmarks.measurements import RunSettings
 from samclip.benchmarks.records import Report, Subject
 from samclip.benchmarks.tables import Column, Table, text_columns

@@ -18,8 +18,8 @@ from samclip.benchmarks.html.elements import (
     show_table,
     table,
 )
+from samclip.benchmarks.html.named_reports import NamedReports
 from samclip.benchmarks.html.plots import Series, bars, dots
-from samclip.benchmarks.html.reports import NamedReports
 from samclip.benchmarks.latency.energy import energy_table
 from samclip.benchmarks.latency.results import timing_tables
 from samclip.benchmarks.measurements import State, Timing

@@ -7,8 +7,8 @@ from statistics import median
 from xml.etree.ElementTree import Element
 
 from samclip.benchmarks.html.elements import SECONDS, el, folded, show_table
+from samclip.benchmarks.html.named_reports import NamedReport, NamedReports
 from samclip.benchmarks.html.plots import Point, scatter
-from samclip.benchmarks.html.reports import NamedReport, NamedReports
 from samclip.benchmarks.records import Subject
 from samclip.benchmarks.rows import rows_table
 

@@ -15,8 +15,8 @@ from typing import Generic, TypeVar
 from samclip.benchmarks.latency.timed import StageClock, TimedBackend
 from samclip.benchmarks.measurements import ClockRange, Conditions, RunSettings, Timing
 from samclip.engines.base import Backend, EngineOptions
-from samclip.engines.machine.files import MachineFiles
 from samclip.engines.machine.jetson_power import CPU_CLOCKS, read_power
+from samclip.engines.machine.kernel_files import MachineFiles
 from samclip.engines.registry import AUTO, Choice, decide
 from samclip.runtime.backend_choice import start_fastest
 from samclip.runtime.bundles.bundle import Bundle

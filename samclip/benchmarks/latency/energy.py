@@ -24,7 +24,7 @@ from samclip.benchmarks.rows import make_row
 from samclip.benchmarks.statistics import Estimate
 from samclip.benchmarks.tables import Column, Table, text_columns
 from samclip.engines.machine.device import jetson_model
-from samclip.engines.machine.files import MachineFiles
+from samclip.engines.machine.kernel_files import MachineFiles
 from samclip.errors import CapabilityError
 from samclip.progress import Progress, track
 

@@ -17,8 +17,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from samclip.engines.machine.files import MachineFiles
 from samclip.engines.machine.host import logical_cores, usable_cores
+from samclip.engines.machine.kernel_files import MachineFiles
 
 DRIVER_FILES = (
     "/proc/driver/nvidia/version",

@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from samclip.engines.machine.files import MachineFiles
 from samclip.engines.machine.jetson_power import Power, read_power
+from samclip.engines.machine.kernel_files import MachineFiles
 
 RELEASE_FILE = "/etc/nv_tegra_release"
 PACKAGE_LIST = "/var/lib/dpkg/status"

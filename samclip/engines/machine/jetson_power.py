@@ -11,7 +11,7 @@ import math
 import re
 from dataclasses import dataclass, field
 
-from samclip.engines.machine.files import MachineFiles
+from samclip.engines.machine.kernel_files import MachineFiles
 
 STATUS_FILE = "/var/lib/nvpmodel/status"  # "pmode:0002 fmode:quiet"
 MODES_FILE = "/etc/nvpmodel.conf"

@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip.engines.backend_names import CUDA as CUDA_NAME
+from samclip.engines.backend_names import ONNXRUNTIME, ORT_TENSORRT
 from samclip.engines.base import (
     REMEDY,
     EngineOptions,
@@ -42,8 +44,6 @@ from samclip.engines.machine.host import (
     shortage,
     usable_cores,
 )
-from samclip.engines.names import CUDA as CUDA_NAME
-from samclip.engines.names import ONNXRUNTIME, ORT_TENSORRT
 from samclip.engines.onnxruntime.library import (
     CUDA_PROVIDER,
     TENSORRT_PROVIDER,

@@ -20,9 +20,9 @@ from typing import Any
 
 from samclip.disk.partial_files import cache_dir
 from samclip.engines import base
+from samclip.engines.backend_names import ORT_TENSORRT
 from samclip.engines.base import REMEDY, GraphSource
 from samclip.engines.machine.device import find_driver
-from samclip.engines.names import ORT_TENSORRT
 from samclip.engines.plans.sidecar import identify
 from samclip.errors import BackendUnavailableError, EngineRunError
 

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip.engines.backend_names import OPENVINO as OPENVINO_NAME
 from samclip.engines.base import (
     EngineOptions,
     GraphKey,
@@ -37,7 +38,6 @@ from samclip.engines.base import (
     wrong_type,
 )
 from samclip.engines.machine.host import is_shortage, release_free_memory, shortage, usable_cores
-from samclip.engines.names import OPENVINO as OPENVINO_NAME
 from samclip.engines.openvino.compiler import Compiled, Compiler
 from samclip.engines.openvino.library import (
     clean_message,

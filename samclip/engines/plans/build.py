@@ -13,8 +13,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from samclip.engines.backend_names import target_name
 from samclip.engines.base import GraphSource
-from samclip.engines.names import target_name
+from samclip.engines.plans.build_log import Said, listening, make_monitor, shared_logger
 from samclip.engines.plans.library import Library
 from samclip.engines.plans.match import system_name
 from samclip.engines.plans.network import (
@@ -25,12 +26,6 @@ from samclip.engines.plans.network import (
     used_axes,
 )
 from samclip.engines.plans.preflight import check_memory
-from samclip.engines.plans.reporting import (
-    Said,
-    listening,
-    make_monitor,
-    shared_logger,
-)
 from samclip.engines.plans.sidecar import (
     DEFAULT_AXES,
     AxisRange,

@@ -20,8 +20,8 @@ from typing import Any
 
 import msgspec
 
+from samclip.engines.backend_names import TENSORRT, TENSORRT_RTX, LibraryName, target_name
 from samclip.engines.machine.device import find_driver, list_gpus
-from samclip.engines.names import TENSORRT, TENSORRT_RTX, LibraryName, target_name
 from samclip.engines.steps import BuildPlans, ChangeSettings
 from samclip.errors import BackendUnavailableError, InputError
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from samclip.engines.backend_names import LibraryName
 from samclip.engines.base import GraphSource
-from samclip.engines.names import LibraryName
 from samclip.engines.plans.sidecar import (
     BuiltGraph,
     Sidecar,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from samclip.engines.base import GraphSource
 from samclip.engines.external_data import external_fault, unlisted_location
-from samclip.engines.plans.reporting import Said
+from samclip.engines.plans.build_log import Said
 from samclip.engines.plans.sidecar import AxisRange, PlanTensor
 from samclip.engines.steps import ExportBundle
 from samclip.errors import PlanBuildError

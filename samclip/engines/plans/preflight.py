@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from samclip.engines.names import TENSORRT, TENSORRT_RTX
+from samclip.engines.backend_names import TENSORRT, TENSORRT_RTX
 from samclip.engines.plans.library import Library
 from samclip.engines.plans.network import Network
 from samclip.engines.steps import ChangeSettings

@@ -15,9 +15,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from samclip.engines.backend_names import TENSORRT, LibraryName
 from samclip.engines.base import GraphSource
 from samclip.engines.limits import MAX_PROMPTS, MAX_REGIONS, MAX_TEXTS, PROMPTS_PER_BATCH
-from samclip.engines.names import TENSORRT, LibraryName
 from samclip.engines.steps import BuildPlans, RemovePlan
 from samclip.errors import InputError, PlanDamagedError
 

@@ -32,7 +32,7 @@ from samclip.disk.partial_files import (
     sync_file,
     write_file,
 )
-from samclip.engines.names import target_name
+from samclip.engines.backend_names import target_name
 from samclip.engines.plans.sidecar import (
     MAX_SIDECAR_BYTES,
     PlanFile,

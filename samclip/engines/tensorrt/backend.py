@@ -13,11 +13,11 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from samclip.engines import names
+from samclip.engines import backend_names
+from samclip.engines.backend_names import LibraryName
 from samclip.engines.base import EngineOptions, GraphKey, GraphSource, Probe, Traits, unavailable
 from samclip.engines.cuda.device import open_device
 from samclip.engines.cuda.memory import DeviceMemory
-from samclip.engines.names import LibraryName
 from samclip.engines.plans.library import Library
 from samclip.engines.plans.match import Plan, PlanHost, find_plan, misfit
 from samclip.engines.plans.sidecar import BuiltGraph, build_step
@@ -134,8 +134,8 @@ class TensorRtBackend:
             raise
 
 
-TENSORRT = TensorRtBackend(names.TENSORRT, fused_attention="10.14")  # by its release notes
-TENSORRT_RTX = TensorRtBackend(names.TENSORRT_RTX, fused_attention="1.7")  # the one tried
+TENSORRT = TensorRtBackend(backend_names.TENSORRT, fused_attention="10.14")  # by its release notes
+TENSORRT_RTX = TensorRtBackend(backend_names.TENSORRT_RTX, fused_attention="1.7")  # the one tried
 
 
 def _start(

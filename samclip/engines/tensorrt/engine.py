@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from samclip.engines.base import EngineOptions, GraphSource, Guard, GuardedEngine, Tensor
 from samclip.engines.cuda.memory import DeviceMemory
 from samclip.engines.external_data import external_fault
+from samclip.engines.plans.build_log import listening, shared_logger
 from samclip.engines.plans.library import Library
 from samclip.engines.plans.network import load_in_memory, weights_folder
-from samclip.engines.plans.reporting import listening, shared_logger
 from samclip.engines.tensorrt.library import LoadedPlan, explain
 from samclip.engines.tensorrt.signature import Signature
 from samclip.engines.tensorrt.slot import Feeds, TrtSlot

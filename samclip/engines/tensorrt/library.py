@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from samclip.engines.backend_names import LibraryName
 from samclip.engines.base import Probe
 from samclip.engines.cuda.device import describe_cuda_package, missing_for_cuda
-from samclip.engines.names import LibraryName
 from samclip.engines.onnxruntime.library import clean_message
+from samclip.engines.plans.build_log import listening, shared_logger
 from samclip.engines.plans.library import KINDS, Library, open_library
 from samclip.engines.plans.match import PlanHost
-from samclip.engines.plans.reporting import listening, shared_logger
 from samclip.engines.steps import BuildPlans
 from samclip.errors import BackendUnavailableError, DeviceMemoryError, EngineRunError
 

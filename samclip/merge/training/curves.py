@@ -14,7 +14,7 @@ from samclip.disk.partial_files import result_file
 from samclip.errors import TrainingError
 from samclip.merge.training.evaluation import Evaluation, read_records
 from samclip.merge.training.objective import TERMS
-from samclip.merge.training.reporting import StepLog
+from samclip.merge.training.step_log import StepLog
 
 FILE = "curves.png"
 SCORES = {

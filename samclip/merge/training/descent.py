@@ -23,8 +23,8 @@ from samclip.merge.training.optimiser import (
     learning_rate,
     select_parts,
 )
-from samclip.merge.training.reporting import StepRecord
 from samclip.merge.training.state import State
+from samclip.merge.training.step_log import StepRecord
 from samclip.merge.training.targets import (
     instance_targets,
     mask_targets,

@@ -34,8 +34,8 @@ from samclip.merge.training.optimiser import (
     steps_to_run,
     trained_norms,
 )
-from samclip.merge.training.reporting import StepLog
 from samclip.merge.training.state import Place, State, StateFolder
+from samclip.merge.training.step_log import StepLog
 from samclip.merge.training.stitching import fit_stitch
 from samclip.progress import Progress
 

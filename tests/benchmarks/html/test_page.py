@@ -13,8 +13,8 @@ import msgspec
 import pytest
 from made_reports import STAGES, WHOLE, accuracy, latency, memory, report, roofline
 
+from samclip.benchmarks.html.named_reports import NamedReport, NamedReports
 from samclip.benchmarks.html.page import render
-from samclip.benchmarks.html.reports import NamedReport, NamedReports
 from samclip.benchmarks.measurements import Energy, Participant
 from samclip.benchmarks.records import Report, Row
 from samclip.benchmarks.report import write_report

@@ -6,7 +6,7 @@ from timed_fakes import contender
 
 from samclip.benchmarks.latency.contenders import describe_conditions, describe_settings
 from samclip.benchmarks.measurements import Timing
-from samclip.engines.machine.files import MachineFiles
+from samclip.engines.machine.kernel_files import MachineFiles
 
 
 def write(root: Path, **files: str) -> MachineFiles:

@@ -22,7 +22,7 @@ from samclip.benchmarks.latency.energy import (
     measure_energy,
     open_sensor,
 )
-from samclip.engines.machine.files import MachineFiles
+from samclip.engines.machine.kernel_files import MachineFiles
 from samclip.errors import CapabilityError
 from samclip.progress import SILENT
 

@@ -9,7 +9,7 @@ from samclip.benchmarks.measurements import GraphRoofline, Rate
 from samclip.benchmarks.roofline import rates as rates_module
 from samclip.benchmarks.roofline.count import count
 from samclip.benchmarks.roofline.efficiency import ideal_seconds, rate_of, reached, traffic_seconds
-from samclip.benchmarks.roofline.jetson import DEVICES, FRACTION, NOTE, estimate
+from samclip.benchmarks.roofline.jetson_estimates import DEVICES, FRACTION, NOTE, estimate
 from samclip.benchmarks.roofline.rates import (
     RateGraph,
     convolution,

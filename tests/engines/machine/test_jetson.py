@@ -15,8 +15,8 @@ from machine_trees import (
     write_tree,
 )
 
-from samclip.engines.machine.files import MachineFiles
 from samclip.engines.machine.jetson import Memory, SystemTensorRt, find_jetson, read_memory
+from samclip.engines.machine.kernel_files import MachineFiles
 
 
 def test_orin_nano(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from PIL import Image
 from samclip.errors import TrainingError
 from samclip.merge.training.curves import Line, draw_curves, read_curves
 from samclip.merge.training.evaluation import Evaluation, add_record, read_records
-from samclip.merge.training.reporting import StepLog, StepRecord
+from samclip.merge.training.step_log import StepLog, StepRecord
 
 STAGES = ("stitch", "first", "second", "third")
 

@@ -14,7 +14,7 @@ from tree import SUPPORT
 from samclip.merge.training import launcher
 from samclip.merge.training.evaluation import read_records
 from samclip.merge.training.launcher import is_launched, launch
-from samclip.merge.training.reporting import StepLog
+from samclip.merge.training.step_log import StepLog
 
 SCRIPT = SUPPORT / "tiny_run.py"
 

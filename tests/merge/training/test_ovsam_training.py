@@ -36,8 +36,8 @@ from samclip.merge.training.descent import Descent
 from samclip.merge.training.objective import instance_terms
 from samclip.merge.training.optimiser import freeze_all_but, select_parts
 from samclip.merge.training.prompted_masks import prompt_instances
-from samclip.merge.training.reporting import StepLog
 from samclip.merge.training.state import StateFolder
+from samclip.merge.training.step_log import StepLog
 from samclip.merge.training.targets import InstanceTargets
 from samclip.merge.training.trainer import Run, StoppedError, Trainer
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from samclip.errors import TrainingError
-from samclip.merge.training.reporting import StepLog, StepRecord
+from samclip.merge.training.step_log import StepLog, StepRecord
 
 
 def record(stage: str, step: int, **terms: float) -> StepRecord:

@@ -25,7 +25,7 @@ from samclip.merge.students.merged_student import MergedStudent
 from samclip.merge.teachers.cached_teachers import Teachers
 from samclip.merge.teachers.sam import Sam
 from samclip.merge.training.evaluation import ious, read_records
-from samclip.merge.training.reporting import StepLog
+from samclip.merge.training.step_log import StepLog
 from samclip.runtime.assets import packaged_photos
 
 SCRIPT = SUPPORT / "tiny_run.py"

@@ -9,8 +9,8 @@ import pytest
 from fake_peers import BROKEN_LOAD, SOUND, TASKS, fake_contender
 from typer.testing import CliRunner
 
+from samclip.benchmarks.html.named_reports import NamedReports
 from samclip.benchmarks.html.page import render
-from samclip.benchmarks.html.reports import NamedReports
 from samclip.benchmarks.report import read_report
 from tools.peers import __main__ as command
 

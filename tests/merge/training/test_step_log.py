@@ -7,7 +7,7 @@ import io
 from rich.console import Console
 
 from samclip.cli.progress import ConsoleProgress
-from samclip.merge.training.reporting import StepRecord
+from samclip.merge.training.step_log import StepRecord
 
 
 def record(step: int) -> StepRecord:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fake_gpu import FakeGpu
 from fake_tensorrt import FakeTensorRt
 
-from samclip.engines.plans.reporting import listening, shared_logger
+from samclip.engines.plans.build_log import listening, shared_logger
 
 
 def test_the_end_of_one_listener_is_not_that_of_another() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from machine_trees import write_tree
 
-from samclip.engines.machine import files as machine_files
-from samclip.engines.machine.files import MachineFiles
+from samclip.engines.machine import kernel_files as machine_files
+from samclip.engines.machine.kernel_files import MachineFiles
 
 
 def test_texts_lose_what_ends_them(tmp_path: Path) -> None:
