@@ -43,15 +43,12 @@ There is one warning, `UntrainedHeadWarning`, and `did_you_mean` for messages ab
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 MAX_COMPARED = 64  # characters; longer strings are not typing errors, and slow to compare
 
 
-@dataclass(frozen=True)
 class Step:
     """Base of the facts about what can be done: see `samclip.engines.steps`."""
 
@@ -219,6 +216,8 @@ def error_context(subject: str) -> Iterator[None]:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return " (did you mean 'x'?)" for the closest known word, or "" when none is close."""
+    import difflib  # noqa: PLC0415 - `import samclip` is quicker without it
+
     if len(word) > MAX_COMPARED:
         return ""
     by_lower = {name.lower(): name for name in known if len(name) <= MAX_COMPARED}

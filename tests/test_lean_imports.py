@@ -51,6 +51,11 @@ def walk(package: object) -> list[str]:
     return [name, *(m.name for m in pkgutil.walk_packages(paths, f"{name}."))]
 
 
+def test_import_samclip_is_quick() -> None:
+    """These take half as long as all of `import samclip`."""
+    assert not modules_after("import samclip") & {"dataclasses", "difflib", "inspect"}
+
+
 def test_import_samclip_brings_no_torch_side_package() -> None:
     assert not modules_after("import samclip") & {*TORCH_SIDE, *DEV_SIDE, "PIL", "onnxruntime"}
 
