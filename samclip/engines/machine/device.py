@@ -32,6 +32,7 @@ MODEL_FILE = Path("/proc/device-tree/model")  # names a Jetson
 QUERY = ("name", "memory.total", "driver_version", "compute_cap")
 TIMEOUT = 5.0  # seconds
 
+VNNI = frozenset({"avx512_vnni", "avx_vnni"})  # as Linux lists them
 CPU_INFO = Path("/proc/cpuinfo")
 RELEASE_INFO = Path("/etc/os-release")
 PACKAGES = (
@@ -142,6 +143,16 @@ def processor_features() -> str:
     """Return the processor's sets of instructions as Linux lists them; "" elsewhere."""
     fields = _fields(CPU_INFO, ":")
     return fields.get("flags") or fields.get("Features") or ""
+
+
+def saturates_int8() -> bool:
+    """Whether INT8 products of ONNX Runtime and OpenVINO lose bits on this processor.
+
+    Without VNNI, x86 adds pairs of 8-bit products (unsigned x signed) into 16 bits, and
+    255 * 127 * 2 > 32,767. An x86 processor whose features cannot be read counts as one without.
+    """
+    x86 = platform.machine().lower() in {"x86_64", "amd64"}
+    return x86 and VNNI.isdisjoint(processor_features().split())
 
 
 def _cpu_model() -> str:

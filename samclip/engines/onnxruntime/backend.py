@@ -37,6 +37,7 @@ from samclip.engines.base import (
     unavailable,
     wrong_type,
 )
+from samclip.engines.machine.device import saturates_int8
 from samclip.engines.machine.host import (
     HERE,
     is_shortage,
@@ -72,9 +73,8 @@ DTYPES: dict[str, np.dtype[Any]] = {
 
 CPU_PROVIDER = "CPUExecutionProvider"
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
-# Without it, products of unsigned activations and signed weights saturate at 16 bits on x86
-# processors that lack VNNI, and INT8 graphs answer wrongly.
-EXACT_INT8 = "session.x64quantprecision"
+# Q/DQ pairs are then computed in FP32: slower, and right.
+EXACT_INT8 = "session.disable_quant_qdq"
 FATAL = 4  # severity of logging: all below is raised as an exception too
 SLOW_ON_CPU = ["SkipLayerNormFusion"]
 CUDA_OPTIONS = {
@@ -309,7 +309,8 @@ def _settings(library: Any, options: EngineOptions, device: str) -> Any:
     settings.enable_mem_reuse = device != "cpu"
     # Else it would read external data from the disk, unverified.
     settings.add_session_config_entry(EXTERNAL_FOLDER, os.devnull)
-    settings.add_session_config_entry(EXACT_INT8, "1")
+    if device == "cpu" and saturates_int8():
+        settings.add_session_config_entry(EXACT_INT8, "1")
     return settings
 
 

@@ -37,6 +37,7 @@ from samclip.engines.base import (
     not_loadable,
     wrong_type,
 )
+from samclip.engines.machine.device import saturates_int8
 from samclip.engines.machine.host import is_shortage, release_free_memory, shortage, usable_cores
 from samclip.engines.openvino.compiler import Compiled, Compiler
 from samclip.engines.openvino.library import (
@@ -44,7 +45,6 @@ from samclip.engines.openvino.library import (
     find_library,
     import_library,
     open_core,
-    saturates_int8,
     suits_processor,
 )
 from samclip.errors import EngineError

@@ -44,7 +44,6 @@ ISA_VARIABLE, ISA_WITHOUT_AMX = "ONEDNN_MAX_CPU_ISA", "AVX512_CORE_FP16"
 # Inside OpenVINO, oneDNN keeps the last 1,024 kernels that it made for shapes of inputs, of all
 # models together: prompts of a hundred shapes held 270 MB.
 KERNELS_VARIABLE, KERNELS_KEPT = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32"
-VNNI = frozenset({"avx512_vnni", "avx_vnni"})  # as Linux lists them
 INTERNALS = re.compile(
     r"Exception from \S+:\d+:"  # source files and lines
     r"|Check '.*?' failed at \S+:\d+:"
@@ -103,16 +102,6 @@ def import_library() -> ModuleType:
 def suits_processor() -> bool:
     """Whether OpenVINO was measured on this kind of processor."""
     return platform.machine().lower() in MEASURED_ON
-
-
-def saturates_int8() -> bool:
-    """Whether oneDNN's INT8 products lose bits on this processor.
-
-    Without VNNI, x86 adds pairs of 8-bit products (unsigned x signed) into 16 bits, and
-    255 * 127 * 2 > 32,767. An x86 processor whose features cannot be read counts as one without.
-    """
-    x86 = platform.machine().lower() in {"x86_64", "amd64"}
-    return x86 and VNNI.isdisjoint(processor_features().split())
 
 
 def open_core(library: Any) -> Any:

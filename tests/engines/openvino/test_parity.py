@@ -16,9 +16,9 @@ from onnx.reference import ReferenceEvaluator
 
 import samclip
 from samclip.engines.base import Backend, EngineOptions, GraphSource
+from samclip.engines.machine.device import saturates_int8
 from samclip.engines.onnxruntime.backend import CPU
 from samclip.engines.openvino.backend import OPENVINO
-from samclip.engines.openvino.library import saturates_int8
 
 pytest.importorskip("openvino")
 
