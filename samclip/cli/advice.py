@@ -17,12 +17,14 @@ OPTIONS = {"targets": "--target", "preflight": "--no-preflight"}
 def with_commands(text: str, steps: Iterable[Step]) -> str:
     """Return `text`, followed by the options to change and the commands to type, if any."""
     known = tuple(steps)
-    parts = [text]
+    parts = []
     if options := options_to_change(known):
         parts.append(f"Options: {', '.join(options)}.")
     if commands := commands_to_type(known):
         parts.append(f"Command: {'; '.join(commands)}")
-    return " ".join(parts)
+    if parts and not text.endswith((".", "!", "?")):
+        text += "."
+    return " ".join((text, *parts))
 
 
 def remedy_to_type(remedy: str, steps: Iterable[Step]) -> str:
@@ -53,7 +55,7 @@ def _words(step: Step) -> list[str]:
                 *(w for n, v in settings for w in (_option(n), v or n.upper())),
             ]
         case SignBundle(path):
-            return ["samclip", "sign", path]
+            return ["samclip", "sign", path, "--key", "KEY"]
         case _:
             return []
 

@@ -19,6 +19,7 @@ import typer
 from samclip.cli import options
 from samclip.cli.arguments import ImageList, find_images, make_folder, plan_pictures
 from samclip.cli.exits import FAILURE, describe, report, report_errors
+from samclip.cli.signatures import set_signature
 from samclip.cli.terminal import (
     Ticker,
     err,
@@ -121,14 +122,7 @@ def task_command(make_task: Callable[..., Task[Any]]) -> Callable[..., None]:
 
     first, *others, _ = inspect.signature(command, eval_str=True).parameters.values()
     own = inspect.signature(make_task, eval_str=True).parameters.values()
-    signature = inspect.Signature([first, *own, *others])
-    # typer reads both.
-    command.__signature__ = signature  # type: ignore[attr-defined]
-    command.__annotations__ = {
-        name: parameter.annotation for name, parameter in signature.parameters.items()
-    }
-    command.__name__ = make_task.__name__
-    command.__doc__ = make_task.__doc__
+    set_signature(command, make_task, (first, *own, *others))
     return command
 
 

@@ -6,7 +6,6 @@ takes them all as one object.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -18,6 +17,7 @@ import typer
 from typer.core import TyperCommand
 
 from samclip.cli.options import AsJson, Debug
+from samclip.cli.signatures import field_options, set_signature
 from samclip.engines.backend_names import TENSORRT, LibraryName
 
 _FROM, _WHAT, _CHECK = "Checkpoints", "What is written", "Verification"
@@ -279,10 +279,7 @@ def command_of(run: Callable[[ExportArguments], None]) -> Callable[..., None]:
     def command(**values: Any) -> None:
         run(ExportArguments(**values))
 
-    command.__doc__ = run.__doc__
-    command.__signature__ = inspect.signature(  # type: ignore[attr-defined]
-        ExportArguments, eval_str=True
-    )
+    set_signature(command, run, field_options(ExportArguments))
     return command
 
 

@@ -17,8 +17,8 @@ def head_name(head: ClipHead | RegionHead) -> str:
     return "CLIP head" if isinstance(head, ClipHead) else "classifier of regions"
 
 
-def untrained_note(head: ClipHead | RegionHead | None) -> str | None:
-    """Return what an untrained head means for users; None for a trained one, or for no head."""
-    if head is None or head.trained:
+def untrained_note(head: ClipHead | RegionHead) -> str | None:
+    """Return what an untrained head means for users; None for a trained one."""
+    if head.trained:
         return None
     return UNTRAINED_HEAD if isinstance(head, ClipHead) else UNTRAINED_REGIONS

@@ -42,6 +42,7 @@ FUSED_BACKENDS = tuple(b.name for b in EXPORT_BACKENDS if b.traits.fused_attenti
 
 CalibrationMethod = Literal["minmax", "entropy", "percentile"]
 SHORT: tuple[ReducedPrecision, ...] = ("fp16", "bf16", "int8")
+INT8_PRECISIONS: frozenset[ReducedPrecision] = frozenset({"int8", "int8_fp16"})
 HALVES: tuple[ReducedPrecision, ...] = ("int8_fp16", "fp16", "bf16")  # what GPUs take
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from samclip.errors import ExportError
-from samclip.export.options import ExportOptions, PrecisionOptions
+from samclip.export.options import INT8_PRECISIONS, ExportOptions, PrecisionOptions
 from samclip.export.precision.keep import KeepList, parse_keep
 from samclip.runtime.bundles.writing import check_target
 from samclip.runtime.pixels.image import photo_paths
@@ -86,7 +86,7 @@ def photo_sets(options: ExportOptions) -> PhotoSets:
     refused then.
     """
     calib = options.precision.calib
-    if calib is None and {"int8", "int8_fp16"} & set(options.precision.precisions):
+    if calib is None and INT8_PRECISIONS & set(options.precision.precisions):
         raise ExportError(
             "INT8 needs photos to calibrate on, like those of your task: give --calib FOLDER. "
             "Scales from random images would be worth nothing, so there is no default."

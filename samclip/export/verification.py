@@ -43,8 +43,8 @@ class Sample:
 
     graph: str
     image: str
-    feeds: Mapping[str, NDArray[np.generic]]
-    expected: Mapping[str, NDArray[np.generic]]
+    feeds: Mapping[str, Array]
+    expected: Mapping[str, Array]
 
 
 def make_sample(
@@ -105,7 +105,7 @@ def measure(source: GraphSource, variant: str, samples: Sequence[Sample]) -> lis
     """
     return _worst(
         (
-            _compare(sample, variant, name, outputs[name], expected)
+            _parity_row(sample, variant, name, outputs[name], expected)
             for sample, outputs in zip(samples, _run(source, samples, {}), strict=True)
             for name, expected in sample.expected.items()
         ),
@@ -113,12 +113,12 @@ def measure(source: GraphSource, variant: str, samples: Sequence[Sample]) -> lis
     )
 
 
-def _compare(
+def _parity_row(
     sample: Sample,
     variant: str,
     name: str,
-    found: NDArray[np.generic],
-    expected: NDArray[np.generic],
+    found: Array,
+    expected: Array,
 ) -> ParityRow:
     absolute = relative = float("inf")
     if found.shape == expected.shape and np.isfinite(found).all() and np.isfinite(expected).all():
@@ -169,7 +169,7 @@ def measure_rounding(pairs: Sequence[GraphPair], samples: Sequence[Sample]) -> l
         for (_, original), (variant, stored) in sources:
             expected = list(_run(original, own, exact))
             found = list(_run(stored, own, rounded))
-            rows += _compare_outputs(variant, dtype, own, expected, found)
+            rows += _rounding_rows(variant, dtype, own, expected, found)
     return rows
 
 
@@ -201,7 +201,7 @@ def _worst(rows: Iterable[Row], badness: Callable[[Row], float]) -> list[Row]:
     return list(worst.values())
 
 
-def _compare_outputs(
+def _rounding_rows(
     variant: str,
     dtype: WeightsDtype,
     samples: Sequence[Sample],

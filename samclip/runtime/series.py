@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -50,10 +51,11 @@ def _take_first(waiting: deque[tuple[Item, Future[Result]]]) -> tuple[Item, Futu
 
 def prefetch(
     make: Callable[[Item], Result], items: Iterable[Item], depth: int = 1
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Yield `make(item)` for each item in order, with up to `depth` results computed ahead.
 
     Threads compute them; an exception of `make` is raised at its item's turn.
     """
-    for _, made in map_in_order(make, items, depth):
-        yield made.result()
+    with closing(map_in_order(make, items, depth)) as finished:
+        for _, made in finished:
+            yield made.result()

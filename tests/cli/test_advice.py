@@ -66,7 +66,7 @@ REBUILD = BuildPlans(
             ExportBundle((("weights_dtype", "fp16"),)),
             "samclip-export --weights-dtype fp16",
         ),
-        (SignBundle("my bundle"), "samclip sign 'my bundle'"),
+        (SignBundle("my bundle"), "samclip sign 'my bundle' --key KEY"),
     ],
 )
 def test_a_step_is_a_command_for_a_shell(step: Step, command: str) -> None:
@@ -98,6 +98,10 @@ def test_a_message_ends_with_what_to_type() -> None:
         "Command: samclip engine remove x; samclip engine remove y"
     )
     assert with_commands("It is there.", ()) == "It is there."
+    assert with_commands("it is there", ()) == "it is there"
+    assert with_commands("it is there", [RemovePlan("x")]) == (
+        "it is there. Command: samclip engine remove x"
+    )
 
 
 def test_a_remedy_is_the_command_where_there_is_one() -> None:

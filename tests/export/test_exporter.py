@@ -150,9 +150,9 @@ def test_a_wrong_graph_fails_the_gate(
     options: ExportOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A graph that computes something slightly else is caught, by how much it matters."""
-    from samclip.export.families import merged as merged_exportable
+    from samclip.export.families import merged
 
-    original = merged_exportable.mask_decoder_spec
+    original = merged.mask_decoder_spec
 
     def damaged(model: MergedModel) -> GraphSpec:
         other = copy.deepcopy(model)
@@ -160,7 +160,7 @@ def test_a_wrong_graph_fails_the_gate(
             other.mask_decoder.iou_prediction_head.layers[2].bias += 0.01
         return original(other)
 
-    monkeypatch.setattr(merged_exportable, "mask_decoder_spec", damaged)
+    monkeypatch.setattr(merged, "mask_decoder_spec", damaged)
     wrong = replace(options, output=tmp_path / "wrong", attention=("chunk",))
     with pytest.raises(ParityError, match="iou_predictions"):
         export_bundle(wrong)

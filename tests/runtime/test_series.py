@@ -97,7 +97,7 @@ def test_the_next_is_made_while_this_one_is_used() -> None:
     results = prefetch(make, range(3))
     assert next(results) == 0
     assert begun[1].wait(timeout=10)
-    results.close()  # type: ignore[attr-defined]
+    results.close()
 
 
 def test_no_more_items_are_taken_than_the_depth_needs() -> None:
@@ -111,7 +111,7 @@ def test_no_more_items_are_taken_than_the_depth_needs() -> None:
     results = prefetch(str, items(), depth=2)
     next(results)
     assert taken == [0, 1, 2]
-    results.close()  # type: ignore[attr-defined]
+    results.close()
 
 
 def test_a_failure_comes_where_its_result_would() -> None:

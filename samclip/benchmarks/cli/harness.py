@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import MISSING, fields, is_dataclass
-from functools import wraps
-from typing import Any, get_type_hints
+from dataclasses import fields, is_dataclass
+from typing import Any
 
 from samclip.benchmarks.cli.session import Outcome, open_session
+from samclip.cli.signatures import field_options, set_signature
 
 Benchmark = Callable[..., Outcome]
 
@@ -30,9 +30,7 @@ def benchmark(name: str) -> Callable[[Benchmark], Callable[..., None]]:
         groups: dict[str, Any] = {
             one.name: one.annotation for one in declared if is_dataclass(one.annotation)
         }
-        options = [option for one in declared for option in _options(one)]
 
-        @wraps(measure)
         def command(**given: Any) -> None:
             json, threads, debug = (given[key] for key in ("json", "threads", "debug"))
             for key, group in groups.items():
@@ -40,24 +38,15 @@ def benchmark(name: str) -> Callable[[Benchmark], Callable[..., None]]:
             with open_session(name, json, threads, debug) as session:
                 session.finish(measure(session, **given))
 
-        command.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
-        command.__annotations__ = {option.name: option.annotation for option in options}
+        set_signature(command, measure, (option for one in declared for option in _options(one)))
         return command
 
     return decorate
 
 
 def _options(declared: inspect.Parameter) -> Iterator[inspect.Parameter]:
-    """Return a parameter as an option, or the fields of its group."""
-    if not is_dataclass(declared.annotation):
+    """Yield a parameter as an option, or the fields of its group."""
+    if isinstance(declared.annotation, type) and is_dataclass(declared.annotation):
+        yield from field_options(declared.annotation)
+    else:
         yield declared.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        return
-    hints = get_type_hints(declared.annotation, include_extras=True)
-    for field in fields(declared.annotation):
-        default = inspect.Parameter.empty if field.default is MISSING else field.default
-        yield inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=default,
-            annotation=hints[field.name],
-        )

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,7 @@ def processor_features() -> str:
     return fields.get("flags") or fields.get("Features") or ""
 
 
+@cache
 def saturates_int8() -> bool:
     """Whether INT8 products of ONNX Runtime and OpenVINO lose bits on this processor.
 

@@ -186,7 +186,7 @@ def _parse_error(module: Any, parser: Any, source: GraphSource, said: Said) -> P
         f"{version} cannot take the graph {source.name!r} ({source.precision}); its parser says:"
         f"{lines or ' nothing'}\nExport the bundle again for this backend, with another opset or "
         "form of attention, or choose another backend.",
-        steps=(ExportBundle((("opset", None), ("attention", None))),),
+        steps=(ExportBundle((("opset", None),)), ExportBundle((("attention", None),))),
     )
 
 

@@ -33,7 +33,7 @@ from samclip.export.models.pos_embed import resize_relative
 from samclip.export.models.sam_vit import SAM_VIT_CONFIGS, SamVit
 from samclip.export.models.tiny_vit import PATCH_SIZE, TINY_VIT_5M, TinyVit, TinyVitBlock
 
-# Names in `Block` <- names in `TinyVitBlock`; `attn.qkv` is permuted as well.
+# Names in `SamVitBlock` <- names in `TinyVitBlock`; `attn.qkv` is permuted as well.
 TINY_VIT_NAMES = {
     "norm1": "attn.norm",
     "attn.qkv": "attn.qkv",
@@ -202,7 +202,7 @@ def last_block(encoder: SamVit | TinyVit) -> SamVitBlock | TinyVitBlock:
 
 
 def block_state(block: SamVitBlock | TinyVitBlock) -> dict[str, Tensor]:
-    """Return copies of a block's weights under the names, and in the layout, of `Block`.
+    """Return copies of a block's weights under the names, and in the layout, of `SamVitBlock`.
 
     From a TinyViT block `attn.rel_pos_h` and `attn.rel_pos_w` are missing.
     """

@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 from msgspec.structs import replace
 
 from samclip.export.graph_files import GraphFiles, with_variants
-from samclip.export.options import FUSED, PrecisionOptions
-from samclip.export.plan import PhotoSets, ReductionPlan
+from samclip.export.options import FUSED, INT8_PRECISIONS
+from samclip.export.plan import ReductionPlan
 from samclip.export.precision.draft_bundle import (
     DraftBundle,
     newest_needed,
@@ -26,7 +26,7 @@ from samclip.export.precision.feeds import record_feeds
 from samclip.export.precision.gates import Gate, Judgement, enforce_gates
 from samclip.export.precision.sensitivity import LARGEST_SHARE, fall_back
 from samclip.export.precision.variant_maker import MadeVariants, VariantMaker
-from samclip.export.precision.variants import INT8_PRECISIONS, in_order
+from samclip.export.precision.variants import in_order
 from samclip.progress import Progress
 from samclip.runtime.bundles.manifest import (
     CalibrationRecord,
@@ -66,23 +66,21 @@ def reduce_graphs(
     are stored. With --no-verify there are no gates, and INT8 has no automatic fall-back, because
     nothing shows when it would be needed.
     """
-    sets = plan.photos
     wanted = plan.options.precisions
     with TemporaryDirectory(prefix="samclip-feeds-") as folder:
-        feeds = record_feeds(draft, sets.measured, Path(folder), progress)
+        feeds = record_feeds(draft, plan.photos.measured, Path(folder), progress)
         maker = VariantMaker(graphs, feeds, plan.options, plan.keep, progress)
         gate = None
         if plan.judged:
             with reference_model(draft) as model:
-                gate = Gate(model, sets.held_back, progress)
+                gate = Gate(model, plan.photos.held_back, progress)
         reducer = _Reducer(
             graphs=tuple(graphs),
             draft=draft,
             maker=maker,
             store=store,
             gate=gate,
-            options=plan.options,
-            sets=sets,
+            plan=plan,
         )
         records = [reducer.add(precision) for precision in ORDER if precision in wanted]
     records.sort(key=lambda record: wanted.index(record.precision))
@@ -113,8 +111,7 @@ class _Reducer:
     maker: VariantMaker
     store: Store
     gate: Gate | None
-    options: PrecisionOptions
-    sets: PhotoSets
+    plan: ReductionPlan
 
     def add(self, precision: ReducedPrecision) -> Reduction:
         """Add a precision to the graphs; INT8 with the fewest worst layers left out that pass."""
@@ -150,15 +147,15 @@ class _Reducer:
         self.graphs = attempt.graphs
         judgement = attempt.judgement
         calibration = CalibrationRecord(
-            photos=len(self.sets.measured),
-            method=self.options.calib_method,
-            smooth=self.options.smooth,
+            photos=len(self.plan.photos.measured),
+            method=self.plan.options.calib_method,
+            smooth=self.plan.options.smooth,
         )
         return Reduction(
             precision=attempt.precision,
             photos=0 if judgement is None else judgement.photos,
             gates=() if judgement is None else judgement.rows,
-            keep=self.options.keep_fp32,
+            keep=self.plan.options.keep_fp32,
             kept=attempt.kept,
             calibration=calibration if attempt.precision in INT8_PRECISIONS else None,
             fallen_back=tuple(sorted(attempt.left_out)),

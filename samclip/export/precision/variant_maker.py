@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from samclip.disk.partial_files import cache_dir
 from samclip.export.graph_files import GraphFiles
-from samclip.export.options import PrecisionOptions
+from samclip.export.options import INT8_PRECISIONS, PrecisionOptions
 from samclip.export.precision.calibration import Calibration, calibrate
 from samclip.export.precision.feeds import GraphFeeds
 from samclip.export.precision.fp32_nodes import Fp32Nodes
@@ -19,7 +19,7 @@ from samclip.export.precision.keep import KeepList
 from samclip.export.precision.quantise import Form, quantise
 from samclip.export.precision.sensitivity import measure_sensitivity
 from samclip.export.precision.smooth import equalise
-from samclip.export.precision.variants import INT8_PRECISIONS, full_variant, reduced_variants
+from samclip.export.precision.variants import full_variant, reduced_variants
 from samclip.progress import Progress
 from samclip.runtime.bundles.manifest import KeptNode, LayerError, ReducedPrecision, Variant
 

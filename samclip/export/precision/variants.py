@@ -12,10 +12,15 @@ from pathlib import PurePosixPath
 from typing import get_args
 
 from samclip.export.graph_files import GraphFiles
-from samclip.export.options import EXPORT_BACKENDS, FUSED, FUSED_BACKENDS, backends_for
+from samclip.export.options import (
+    EXPORT_BACKENDS,
+    FUSED,
+    FUSED_BACKENDS,
+    INT8_PRECISIONS,
+    backends_for,
+)
 from samclip.runtime.bundles.manifest import Precision, ReducedPrecision, Variant
 
-INT8_PRECISIONS: frozenset[ReducedPrecision] = frozenset({"int8", "int8_fp16"})
 PREFERENCE: tuple[Precision, ...] = ("int8_fp16", "fp16", "bf16", "int8", "fp32")
 
 # Which backends each reduced precision is for; those that take the most precisions come first.

@@ -27,6 +27,9 @@ MAX_PATH_BYTES = 1024
 NOT_PORTABLE = frozenset('<>:"|?*\\')
 DEVICE_NAME = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 RESERVED = frozenset({MANIFEST_NAME, DIGEST_NAME, SIGNATURE_NAME})
+MAX_FILE_BYTES = 2**33  # ViT-H in FP32 has 2.5 GB
+CHUNK_BYTES = 2**20
+COPY_FILES = "A bundle holds plain files only: copy it again with the files themselves (cp -RL)."
 
 
 def check_path(path: str) -> None:
@@ -106,11 +109,6 @@ def parent_folders(paths: Collection[str]) -> set[str]:
             path = path.rpartition("/")[0]  # noqa: PLW2901
             folders.add(path)
     return folders
-
-
-MAX_FILE_BYTES = 2**33  # ViT-H in FP32 has 2.5 GB
-CHUNK_BYTES = 2**20
-COPY_FILES = "A bundle holds plain files only: copy it again with the files themselves (cp -RL)."
 
 
 def check_tree(root: Path, files: Mapping[str, FileEntry]) -> None:

@@ -40,7 +40,7 @@ from samclip.runtime.tasks.token_naming import TokenSpread
 from samclip.runtime.text.vocabulary import Vocabulary, unit_rows
 
 TIE = 1e-4  # rounding may swap the order of cosines closer than this
-MAX_REGIONS = 256  # the largest ones
+MAX_PROMPTED_REGIONS = 256  # the largest ones
 MAX_POINTS = 3  # per region
 MIN_IOU = 0.7
 COARSE_LOGIT = 2.0
@@ -252,7 +252,7 @@ def _find_regions(labels: NDArray[np.int32], min_area: float) -> list[Region]:
             if area >= min_area:
                 inside = parts[y : y + height, x : x + width] == part
                 found.append((area, Region(index, (x, y, x + width, y + height), inside)))
-    largest = sorted(found, key=lambda pair: -pair[0])[:MAX_REGIONS]
+    largest = sorted(found, key=lambda pair: -pair[0])[:MAX_PROMPTED_REGIONS]
     return sorted((region for _, region in largest), key=lambda region: region.index)
 
 

@@ -107,9 +107,12 @@ class TextSpace:
     def _supply(self, missing: Mapping[bytes, str], templates: tuple[str, ...]) -> Vectors:
         """Find vectors that another thread has computed meanwhile, or on disk; compute the rest."""
         if self._encoder is None:
-            settings = (("text_checkpoint", None), ("labels", None))
             raise CapabilityError(
-                self._refusal(list(missing.values()), templates), steps=(ExportBundle(settings),)
+                self._refusal(list(missing.values()), templates),
+                steps=(
+                    ExportBundle((("text_checkpoint", None),)),
+                    ExportBundle((("labels", None),)),
+                ),
             )
         with self._computing:
             vectors = self._memory.get(missing)

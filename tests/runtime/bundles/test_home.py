@@ -12,6 +12,7 @@ import pytest
 from tiny_bundle import tiny_files, write_tiny_bundle
 
 import samclip
+from samclip.engines.steps import ExportBundle
 from samclip.errors import BundleNotFoundError, UnsafePathError
 from samclip.runtime import assets
 from samclip.runtime.assets import DEFAULT_BUNDLE, is_packaged
@@ -79,8 +80,10 @@ def test_without_a_default_bundle_the_error_says_what_to_do(places: Path) -> Non
     write_tiny_bundle(places / "home" / "mine")
     expected = r"built without it.*known names: mine.*export this one .*home.samclip-tiny"
     for name in (None, DEFAULT_BUNDLE):
-        with pytest.raises(BundleNotFoundError, match=expected):
+        with pytest.raises(BundleNotFoundError, match=expected) as caught:
             samclip.load(name)
+        output = str(places / "home" / DEFAULT_BUNDLE)
+        assert ExportBundle((("checkpoint", None), ("output", output))) in caught.value.steps
 
 
 def test_a_read_only_installation_works(packaged: Path) -> None:

@@ -268,7 +268,7 @@ def test_a_region_without_a_prompt_stands_with_the_coarse_logit(
 
 
 def test_regions_beyond_the_largest_stand_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(semantic_module, "MAX_REGIONS", 1)
+    monkeypatch.setattr(semantic_module, "MAX_PROMPTED_REGIONS", 1)
     monkeypatch.setitem(fakes.GRAPHS, "mask_decoder", flat(COARSE_LOGIT - 0.5))
     coarse = fake_model().encode(flag()).semantic(ALL)
     answer = fake_model().encode(flag()).semantic(ALL, refine=True)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from samclip.engines.steps import ExportBundle
 from samclip.errors import (
     BundleError,
     CapabilityError,
@@ -248,8 +249,10 @@ def test_unknown_names_without_an_encoder_are_listed() -> None:
     space = labels_only({"cat": TABLE[1], "dog": TABLE[2]})
     with pytest.raises(
         CapabilityError, match=r"'cta' \(did you mean 'cat'\?\).*with a text encoder"
-    ):
+    ) as caught:
         space.embed(["cat", "cta"])
+    either = (ExportBundle((("text_checkpoint", None),)), ExportBundle((("labels", None),)))
+    assert caught.value.steps == either
     with pytest.raises(CapabilityError, match=r"'n4' and 5 more; .*names as labels"):
         space.embed([f"n{i}" for i in range(10)])
     with pytest.raises(CapabilityError, match="its own templates"):
