@@ -38,11 +38,15 @@ expected and what to do::
     |-- PeerError                a peer of a benchmark cannot be installed, loaded or run
     `-- TrainingError            a training run cannot begin, go on or be resumed
 
-There is one warning, `UntrainedHeadWarning`, and `did_you_mean` for messages about unknown names.
+Warnings are `SamclipWarning`: `InputWarning` for input that is used and is probably a mistake,
+`UntrainedHeadWarning` for names that mean nothing. `did_you_mean` serves messages about unknown
+names.
 """
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -199,8 +203,30 @@ class TrainingError(SamclipError):
     """A training run cannot begin, go on, or be resumed."""
 
 
-class UntrainedHeadWarning(UserWarning):
+class SamclipWarning(UserWarning):
+    """Base of every warning of samclip."""
+
+
+class InputWarning(SamclipWarning):
+    """What the caller passed in is used as it is, and is probably a mistake."""
+
+
+class UntrainedHeadWarning(SamclipWarning):
     """Names come from a CLIP head that was never trained: they mean nothing."""
+
+
+def warn_caller(message: str, category: type[SamclipWarning]) -> None:
+    """Warn on every call, at the nearest frame outside this package.
+
+    The caller's warning filters apply. Python shows a warning once per place by default,
+    remembered in a registry; an empty registry for each call makes repeated use in a loop or a
+    server keep warning.
+    """
+    frame = sys._getframe()
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith("samclip."):
+        frame = frame.f_back
+    filename = frame.f_code.co_filename
+    warnings.warn_explicit(message, category, filename, frame.f_lineno, registry={})
 
 
 @contextmanager

@@ -31,7 +31,7 @@ HEAVY = {
 }
 # Lowest first: a folder or module imports from those before it and from itself, never upwards.
 FLOORS = (
-    ("errors", "progress", "version"),
+    ("errors", "library_errors", "progress", "version"),
     ("disk",),
     ("engines",),
     ("runtime",),
@@ -40,7 +40,7 @@ FLOORS = (
     ("merge",),
     ("benchmarks",),
 )
-LEAN = {"errors", "progress", "version", "disk", "engines", "runtime"}
+LEAN = {"errors", "library_errors", "progress", "version", "disk", "engines", "runtime"}
 TERMINAL = {"rich", "typer", "click"}
 
 

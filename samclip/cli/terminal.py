@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from samclip.cli.advice import with_commands
-from samclip.errors import UntrainedHeadWarning
+from samclip.errors import InputWarning, UntrainedHeadWarning
 
 # Characters that a terminal acts on instead of showing them: controls except tab and line feed,
 # marks that change the direction of text, Unicode's line breaks. Also surrogates, which stand for
@@ -172,7 +172,7 @@ class _WarningsOnce(logging.Handler):
 
 @contextmanager
 def show_logs() -> Iterator[None]:
-    """Show warnings of the log "samclip" on stderr within the block, each once.
+    """Show warnings of the log "samclip", and InputWarning, on stderr within the block, each once.
 
     UntrainedHeadWarning is ignored there: the command has a panel for it.
     """
@@ -184,6 +184,18 @@ def show_logs() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UntrainedHeadWarning)
+            warnings.simplefilter("always", InputWarning)
+            show_other = warnings.showwarning
+
+            def show(
+                message: Warning | str, category: type[Warning], *place: Any, **to: Any
+            ) -> None:
+                if issubclass(category, InputWarning):
+                    logger.warning("%s", message)
+                else:
+                    show_other(message, category, *place, **to)
+
+            warnings.showwarning = show
             yield
     finally:
         logger.removeHandler(handler)

@@ -8,7 +8,7 @@ import warnings
 import pytest
 
 from samclip.cli.terminal import show_logs
-from samclip.errors import UntrainedHeadWarning
+from samclip.errors import InputWarning, UntrainedHeadWarning, warn_caller
 
 LOGGER = logging.getLogger("samclip")
 
@@ -19,6 +19,13 @@ def test_warnings_show_once_and_information_does_not(capsys: pytest.CaptureFixtu
         LOGGER.warning("disk [a] is full")
         LOGGER.info("chatter")
     assert capsys.readouterr().err == "warning: disk [a] is full\n"
+
+
+def test_input_warnings_show_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with show_logs():
+        for _ in range(2):
+            warn_caller("two of the names are the same.", InputWarning)
+    assert capsys.readouterr().err == "warning: two of the names are the same.\n"
 
 
 def test_untrained_head_warning_is_left_to_the_panel() -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.errors import UntrainedHeadWarning, VocabularyError, did_you_mean
+from samclip.errors import UntrainedHeadWarning, VocabularyError, did_you_mean, warn_caller
 
 UNTRAINED_MESSAGE = (
     "the CLIP head of bundle {name!r} was never trained: the names and probabilities of this "
@@ -147,15 +145,5 @@ def index_of(name: str, names: Sequence[str]) -> int:
 
 
 def warn_untrained(bundle_name: str) -> None:
-    """Warn with UntrainedHeadWarning, on every call; the caller's warning filters apply.
-
-    The warning is attributed to the nearest frame outside this package. Python shows a warning
-    once per place by default, remembered in a registry; an empty registry for each call makes
-    repeated use in a loop or a server keep warning.
-    """
-    message = UNTRAINED_MESSAGE.format(name=bundle_name)
-    frame = sys._getframe()
-    while frame.f_back and frame.f_globals.get("__name__", "").startswith("samclip."):
-        frame = frame.f_back
-    filename = frame.f_code.co_filename
-    warnings.warn_explicit(message, UntrainedHeadWarning, filename, frame.f_lineno, registry={})
+    """Warn with UntrainedHeadWarning, on every call."""
+    warn_caller(UNTRAINED_MESSAGE.format(name=bundle_name), UntrainedHeadWarning)
