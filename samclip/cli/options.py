@@ -123,6 +123,17 @@ Streams = Annotated[
         help="Work on N images at once, each with its share of the cores.",
     ),
 ]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(
+        "--max-pixels",
+        min=1,
+        metavar="N",
+        rich_help_panel=_BUNDLE,
+        show_default="134217728",
+        help="Refuse images of more pixels. Decoding takes 7 to 11 bytes a pixel.",
+    ),
+]
 
 Names = Annotated[
     list[str] | None,

@@ -83,6 +83,7 @@ class Request:
     precision: str | None = None
     threads: int | None = None
     streams: int | None = None
+    max_pixels: int | None = None
     output: Path | None = None
     as_json: bool = False
 
@@ -103,6 +104,7 @@ def task_command(make_task: Callable[..., Task[Any]]) -> Callable[..., None]:
         precision: options.Precision = None,
         threads: options.Threads = None,
         streams: options.Streams = None,
+        max_pixels: options.MaxPixels = None,
         debug: options.Debug = False,
         **task_options: Any,
     ) -> None:
@@ -115,6 +117,7 @@ def task_command(make_task: Callable[..., Task[Any]]) -> Callable[..., None]:
                 precision=precision,
                 threads=threads,
                 streams=streams,
+                max_pixels=max_pixels,
                 output=output,
                 as_json=as_json,
             )
@@ -159,6 +162,7 @@ def open_model(request: Request) -> Iterator[Model]:
                 precision=request.precision,
                 threads=request.threads,
                 streams=request.streams or 1,
+                max_pixels=request.max_pixels,
             )
         with model:
             yield model

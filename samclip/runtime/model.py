@@ -24,7 +24,13 @@ from samclip.runtime.bundles.manifest import Manifest
 from samclip.runtime.bundles.signature import chosen_public_key
 from samclip.runtime.engine_pool import EnginePool
 from samclip.runtime.features import Features
-from samclip.runtime.pixels.image import Letterbox, load_image, preprocess
+from samclip.runtime.pixels.image import (
+    DEFAULT_MAX_PIXELS,
+    Letterbox,
+    check_max_pixels,
+    load_image,
+    preprocess,
+)
 from samclip.runtime.scene import Namer, Scene, Templates
 from samclip.runtime.series import map_in_order
 from samclip.runtime.tasks.region_naming import RegionNamer
@@ -54,6 +60,7 @@ def load(
     device: int = 0,
     cache_dir: str | Path | None = None,
     public_key: str | Path | None = None,
+    max_pixels: int | None = None,
 ) -> Model:
     """Load a bundle and make its encoder ready.
 
@@ -74,11 +81,15 @@ def load(
     cache.
     `public_key`: a key file, PEM or OpenSSH's, whose key must have signed the bundle; None means
     the file that `$SAMCLIP_PUBLIC_KEY` names, if it is set.
+    `max_pixels`: images of more pixels are refused before they are decoded; None means
+    134,217,728. Decoding holds up to 7 bytes a pixel, 11 for progressive JPEG files, and a scene
+    keeps 3.
 
     Raises BundleError (BundleNotFoundError, SignatureError), BackendUnavailableError, PlanError,
     EngineRunError, InputError.
     """
     check_precision(precision)
+    limit = check_max_pixels(max_pixels)
     bundle = Bundle.open(find_bundle(name_or_path), chosen_public_key(public_key))
     options = EngineOptions(
         threads=_check_count("threads", threads),
@@ -87,7 +98,7 @@ def load(
     )
 
     def start(choice: Choice) -> Model:
-        return Model(bundle, choice, options, precision, cache_dir)
+        return Model(bundle, choice, options, precision, cache_dir, limit)
 
     if backend != AUTO:
         return start(decide(backend))
@@ -118,8 +129,10 @@ class Model:
         options: EngineOptions,
         precision: str | None = None,
         cache_dir: str | Path | None = None,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
     ) -> None:
         self.bundle = bundle
+        self._max_pixels = max_pixels
         self._streams = options.streams
         self._choice = backend if isinstance(backend, Choice) else Choice(backend)
         self._pool = EnginePool(bundle, self._choice.backend, options, precision)
@@ -155,6 +168,10 @@ class Model:
 
     def encode(self, image: Any) -> Scene:
         """Run the encoder once on an image: a path, a file's bytes, a PIL image, or HWC uint8 RGB.
+
+        A file's picture is turned as its EXIF orientation says, and its colours are converted to
+        sRGB; a PIL image is taken as it is, and its scene has its size. Warns with InputWarning
+        about a PIL image that was opened from a file and not turned upright.
 
         Raises ImageError, ClosedError, EngineRunError.
         """
@@ -261,7 +278,7 @@ class Model:
 
     @as_memory_error
     def _prepare(self, image: Any) -> Prepared:
-        pixels = load_image(image)
+        pixels = load_image(image, self._max_pixels, self._pool.check_open)
         if isinstance(image, np.ndarray) and np.may_share_memory(pixels, image):
             pixels = pixels.copy()  # the scene must not change with the caller's array
         pixels.flags.writeable = False

@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import tarfile
 from collections.abc import Iterator, Sequence
-from io import BytesIO
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -20,13 +19,7 @@ from numpy.typing import NDArray
 
 from samclip.disk.partial_files import remove_abandoned, write_file
 from samclip.errors import ImageError, InputError
-from samclip.runtime.pixels.decode import (
-    MAX_IMAGE_BYTES,
-    HeaderError,
-    check_end,
-    convert_pil,
-    open_header,
-)
+from samclip.runtime.pixels.decode import MAX_IMAGE_BYTES, decode_bytes
 from samclip.runtime.pixels.image import DEFAULT_MAX_PIXELS, SUFFIXES
 
 INDEX_SUFFIX = ".samclip-index.json"
@@ -44,22 +37,7 @@ def decode_photo(
     of the time. None decodes in full. `name` is for messages. Raises ImageError for bytes that are
     not an image, are damaged, or have more than `max_pixels`, which is checked before decoding.
     """
-    stream = BytesIO(data)
-    try:
-        with open_header(stream, max_pixels) as image:
-            if longest is not None and max(image.size) >= 2 * longest:
-                scale = longest / max(image.size)
-                width, height = (max(1, round(side * scale)) for side in image.size)
-                image.draft("RGB", (width, height))
-            pixels = convert_pil(image, max_pixels)
-            check_end(stream, str(image.format))
-            return pixels
-    except ImageError as error:
-        raise ImageError(f"{name}: {error}") from error
-    except HeaderError as error:
-        raise ImageError(f"{name} {error}.") from error
-    except Exception as error:  # decoders may raise anything on hostile bytes
-        raise ImageError(f"{name} cannot be decoded: {error or type(error).__name__}.") from error
+    return decode_bytes(data, max_pixels, name, longest=longest)
 
 
 class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

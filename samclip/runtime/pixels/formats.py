@@ -10,6 +10,7 @@ import os
 import stat
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 HEAD_BYTES = 64  # `sniff` and `describe` need as many, or the whole of a shorter file
 READABLE = "JPEG, PNG, WebP, BMP, TIFF, GIF and PPM"
@@ -140,13 +141,15 @@ def _describe_text(head: bytes) -> str:
     return next((what for fits, what in kinds if fits), "a file of an unknown kind")
 
 
-def read_head(path: str | PathLike[str]) -> bytes:
+def read_head(path: str | bytes | PathLike[Any]) -> bytes:
     """Return a file's first `HEAD_BYTES` bytes; none of what is not a plain file.
 
     Links are followed. Never waits on a pipe or device. Raises OSError.
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    if not stat.S_ISREG(Path(path).stat().st_mode):  # opening a device may have effects
+    if not stat.S_ISREG(
+        Path(os.fsdecode(path)).stat().st_mode
+    ):  # opening a device may have effects
         return b""
     descriptor = os.open(path, flags)
     try:
@@ -156,7 +159,7 @@ def read_head(path: str | PathLike[str]) -> bytes:
         os.close(descriptor)
 
 
-def is_image_file(path: str | PathLike[str]) -> bool:
+def is_image_file(path: str | bytes | PathLike[Any]) -> bool:
     """Whether a file's first bytes are those of a format that samclip reads.
 
     False for what cannot be opened, is not a plain file, or is of another kind.

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -17,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from PIL.Image import Resampling
 
-from samclip.errors import ExportError, ImageError
+from samclip.errors import ExportError, ImageError, InputError
 from samclip.runtime.assets import packaged_photos
 from samclip.runtime.pixels.decode import MAX_SIDE, convert_pil, decode_bytes, decode_path
 
@@ -25,31 +27,81 @@ SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
     | {".ppm", ".pgm", ".pbm", ".pnm"}
 )
-DEFAULT_MAX_PIXELS = 2**30 // 4 // 3  # 256 MiB of RGB: also where Pillow begins to warn
-ImageSource = str | PathLike[str] | bytes | bytearray | Image.Image | NDArray[np.uint8]
+DEFAULT_MAX_PIXELS = 2**27  # 384 MiB of RGB, and photos of 108 megapixels
+WHOLE_PIXELS = 2**22  # larger images are resized in bands, to hold one copy less
+MAX_PATH = 4096  # bytes; no image file is as short
+SAMPLED = 1_000_000  # values of an array that are looked at for advice
+ImageSource = str | PathLike[Any] | bytes | bytearray | Image.Image | NDArray[np.uint8]
 
 
-def load_image(source: ImageSource, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
+def load_image(
+    source: ImageSource,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    pause: Callable[[], None] | None = None,
+) -> NDArray[np.uint8]:
     """Load an image as HWC uint8 RGB, C order.
 
     `source`: a path, the bytes of a file, a PIL image, or an array. An array must be HWC uint8 RGB
     already; a contiguous one is returned itself. Files may be JPEG, PNG, WebP, BMP, TIFF, GIF or
-    PPM; their first picture is read, and turned as EXIF says. As in PIL's `convert("RGB")`, alpha
-    is dropped and grey repeated; 16-bit grey is scaled to 8 bits. Raises ImageError; for more than
-    `max_pixels`, before anything is decoded.
+    PPM. Their picture, of several the first that is not a thumbnail, is turned as EXIF says, and
+    its colours are converted from the file's ICC profile to sRGB. A PIL image's pixels are its
+    caller's: it is neither turned nor converted. As in PIL's `convert("RGB")`, alpha is dropped and
+    grey repeated; samples of 12 and 16 bits are scaled to 8 bits. Files with missing or surplus
+    data are refused.
+
+    `pause` is called between pieces of long work, and may raise. Raises ImageError; for more than
+    `max_pixels`, before anything is decoded. Decoding holds up to 7 bytes a pixel (11 for
+    progressive JPEG files, 20 for WebP), and 3 stay.
     """
     if isinstance(source, np.ndarray):
         return _check_array(source, max_pixels)
     if isinstance(source, str | PathLike):
-        return decode_path(source, max_pixels)
+        return decode_path(source, max_pixels, pause)
     if isinstance(source, bytes | bytearray):
-        return decode_bytes(bytes(source), max_pixels)
+        return decode_bytes(_check_bytes(bytes(source)), max_pixels, pause=pause)
     if isinstance(source, Image.Image):
         return convert_pil(source, max_pixels)
     raise ImageError(
-        f"an image cannot be a {type(source).__name__}. Pass a path, the bytes of an image file, a "
-        "PIL image, or a numpy array HxWx3 uint8 RGB."
+        f"an image cannot be a {type(source).__name__}. {_suggest_type(source)}Pass a path, the "
+        "bytes of an image file, a PIL image, or a numpy array HxWx3 uint8 RGB."
     )
+
+
+def check_max_pixels(max_pixels: int | None) -> int:
+    """Return a limit of pixels, None's is the default; InputError for other than numbers above 0."""
+    if max_pixels is None:
+        return DEFAULT_MAX_PIXELS
+    if not isinstance(max_pixels, int) or isinstance(max_pixels, bool) or max_pixels < 1:
+        raise InputError(f"max_pixels must be a whole number of at least 1; got {max_pixels!r}.")
+    return max_pixels
+
+
+def _check_bytes(data: bytes) -> bytes:
+    """Return the bytes of a file; ImageError for those of an existing file's path."""
+    if 0 < len(data) < MAX_PATH and b"\0" not in data and Path(os.fsdecode(data)).is_file():
+        raise ImageError(
+            "the bytes are taken for a file's contents, but they are the path of one. Pass a path "
+            "as text: os.fsdecode(path)."
+        )
+    return data
+
+
+def _suggest_type(source: object) -> str:
+    """Suggest how to turn an object of another type into an image, or nothing."""
+    hints = (
+        (callable(getattr(source, "read", None)), "Pass what its read() returns. "),
+        (isinstance(source, memoryview), "Pass bytes(image), or numpy.asarray(image) of pixels. "),
+        (
+            callable(getattr(source, "permute", None)),
+            "Pass image.permute(1, 2, 0).cpu().numpy(), as uint8 in [0, 255]. ",
+        ),
+        (
+            hasattr(source, "__array__") or hasattr(source, "__array_interface__"),
+            "Pass numpy.asarray(image). ",
+        ),
+        (isinstance(source, list | tuple), "Pass numpy.array(image, numpy.uint8). "),
+    )
+    return next((hint for fits, hint in hints if fits), "")
 
 
 class InputFormat(Protocol):
@@ -82,13 +134,31 @@ def preprocess(
     pixels = _check_array(image, image.size)
     letterbox = Letterbox.fit((pixels.shape[0], pixels.shape[1]), preprocessing.image_size)
     height, width = letterbox.input_size
-    resized = Image.fromarray(pixels).resize((width, height), Resampling.BILINEAR)
+    resized = _shrink(pixels, (width, height))
     mean, std = (np.array(v, np.float32) for v in (preprocessing.mean, preprocessing.std))
     normalised = (np.asarray(resized, np.float32) - mean) / std  # hxwx3
     side = preprocessing.image_size
     padded = np.zeros((1, 3, side, side), np.float32)
     padded[0, :, :height, :width] = normalised.transpose(2, 0, 1)
     return padded, letterbox
+
+
+def _shrink(pixels: NDArray[np.uint8], size: tuple[int, int]) -> Image.Image:
+    """Resize HWC uint8 to (width, height) by Pillow's bilinear filter.
+
+    Pillow resizes rows first, then columns, with 8 bits in between. So the rows of a large image
+    can be resized band by band, which needs no copy of it and gives the same pixels.
+    """
+    height, width = pixels.shape[:2]
+    if width * height > WHOLE_PIXELS:
+        rows = max(1, WHOLE_PIXELS // width)
+        narrow = np.empty((height, size[0], 3), np.uint8)
+        for top in range(0, height, rows):
+            band = Image.fromarray(pixels[top : top + rows])
+            resized = band.resize((size[0], band.height), Resampling.BILINEAR)
+            narrow[top : top + rows] = np.asarray(resized)
+        pixels = narrow
+    return Image.fromarray(pixels).resize(size, Resampling.BILINEAR)
 
 
 @dataclass(frozen=True)
@@ -175,13 +245,20 @@ def _check_array(array: NDArray[Any], max_pixels: int) -> NDArray[np.uint8]:
     if height * width > max_pixels or max(height, width) > MAX_SIDE:
         raise ImageError(
             f"the image array has {width} x {height} pixels; at most {max_pixels:,} pixels, and "
-            f"{MAX_SIDE:,} a side, are accepted. Make it smaller first."
+            f"{MAX_SIDE:,} a side, are accepted. Make it smaller first, or raise max_pixels."
         )
+    if isinstance(array, np.ma.MaskedArray):
+        if np.ma.is_masked(array):
+            raise ImageError(
+                "the image is a masked array with masked pixels, which have no colour. Pass "
+                "image.filled(0), or another colour for them."
+            )
+        array = array.data
     return np.ascontiguousarray(array)
 
 
 def _suggest_conversion(array: NDArray[Any]) -> str:
-    """Suggest how to turn an array into HxWx3 uint8 RGB, judging by its shape and type."""
+    """Suggest how to turn an array into HxWx3 uint8 RGB, judging by its shape, type and values."""
     shape = array.shape
     hints = (
         (array.ndim == 2, "Repeat grey: np.stack([image] * 3, axis=-1)."),
@@ -190,6 +267,31 @@ def _suggest_conversion(array: NDArray[Any]) -> str:
         (shape[-1:] != (3,) and shape[:1] == (3,), "Channels go last: image.transpose(1, 2, 0)."),
         (shape[-1:] == (4,), "Drop alpha: image[..., :3]."),
         (shape[-1:] == (1,), "Repeat grey: np.repeat(image, 3, axis=2)."),
-        (array.dtype.kind == "f", "Scale [0, 1]: (image * 255).round().astype(np.uint8)."),
     )
-    return next((hint for fits, hint in hints if fits), "Convert it to 8-bit RGB first.")
+    shaped = next((hint for fits, hint in hints if fits), "")
+    if array.dtype == np.uint8:
+        return shaped or "Convert it to 8-bit RGB first."
+    return f"{shaped} {_suggest_scaling(array)}".strip()
+
+
+def _suggest_scaling(array: NDArray[Any]) -> str:
+    """Suggest how to bring values to whole numbers in [0, 255], judging by those that are there."""
+    kind = array.dtype.kind
+    if kind not in "bfiu" or array.size == 0:
+        return "Convert it to 8-bit RGB first."
+    sample = array[:: max(1, array.size // SAMPLED)] if array.ndim else array
+    low, high = float(sample.min()), float(sample.max())
+    hints = (
+        (not math.isfinite(high - low), "replace them first, by np.nan_to_num(image)"),
+        (low < 0, "undo the normalisation first, then scale to [0, 255], .astype(np.uint8)"),
+        (kind == "b", "image.astype(np.uint8) * 255"),
+        (high <= 1, "(image * 255).round().astype(np.uint8)"),
+        (
+            high <= 255,
+            "image.round().astype(np.uint8)" if kind == "f" else "image.astype(np.uint8)",
+        ),
+        (high <= 4095, "(image / 4095 * 255).round().astype(np.uint8) for 12 bits"),
+        (high <= 65_535, "(image / 65535 * 255).round().astype(np.uint8)"),
+    )
+    how = next((hint for fits, hint in hints if fits), "scale them first, then .astype(np.uint8)")
+    return f"Convert it to 8-bit RGB; its values are in [{low:g}, {high:g}]: {how}."
