@@ -60,7 +60,7 @@ GOOD: dict[str, NDArray[Any]] = {
     "read-only": read_only(PIXELS),
     "at an odd address": unaligned(PIXELS),
     "a subclass": PIXELS.view(np.recarray),
-    "a masked array": np.ma.masked_less(PIXELS, 3),
+    "a masked array without masked pixels": np.ma.MaskedArray(PIXELS),
     "1x1": PIXELS[:1, :1],
     "1x10000": np.tile(PIXELS[:1], (1, 200, 1))[:, :10_000],
     "10000x1": np.tile(PIXELS[:, :1], (250, 1, 1)),
@@ -100,6 +100,7 @@ BAD: dict[str, NDArray[Any]] = {
     "no rows": PIXELS[:0],
     "no columns": PIXELS[:, :0],
     "nothing": np.zeros((0, 0, 3), np.uint8),
+    "masked pixels": np.ma.masked_less(PIXELS, 3),
     "a line too long": np.broadcast_to(PIXELS[:1, :1], (1, 70_000, 3)),
     "a terabyte by a stride of 0": np.broadcast_to(PIXELS[0, 0], (600_000, 600_000, 3)),
 }
@@ -131,7 +132,7 @@ def test_other_arrays_are_refused(array: NDArray[Any], model: Model, figures: Fi
         model.encode(array)
     assert model.encoder_passes == passes
     message = str(caught.value)
-    assert re.search(r"HxWx3|is empty|at most", message), message
+    assert re.search(r"HxWx3|is empty|at most|is a masked array", message), message
     assert re.search(r"Repeat|Pass|Give|go last|Drop|Scale|Convert|Check|Make", message), message
     figures.add("arrays: images of other types, ranks and sizes", count=1, found="ImageError")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import struct
 import subprocess
@@ -18,7 +17,6 @@ from figures import Figures
 from image_files import HUGE, KINDS, REFUSED, RGB, encode, in_mode, png_header
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
-from PIL.Image import Transpose
 
 from samclip.errors import ImageError
 from samclip.runtime.pixels.image import load_image
@@ -85,11 +83,10 @@ def test_exif_orientation_is_applied(kind: str, orientation: int, figures: Figur
     exif[ORIENTATION] = orientation
     stored = np.ascontiguousarray(TURNED[orientation](RGB))
     data = encode(stored, kind, exif=exif, lossless=True, quality=95)
-    for source in (data, Image.open(io.BytesIO(data))):
-        got = load_image(source)
-        assert got.shape == RGB.shape
-        tolerance = 12 if kind == "JPEG" else 0
-        assert np.abs(got.astype(int) - RGB).max() <= tolerance
+    got = load_image(data)
+    assert got.shape == RGB.shape
+    tolerance = 12 if kind == "JPEG" else 0
+    assert np.abs(got.astype(int) - RGB).max() <= tolerance
     figures.add("image: EXIF orientation 1 to 8", count=1, found="applied once")
 
 
@@ -100,21 +97,14 @@ def test_orientations_that_do_not_exist_are_ignored(orientation: int) -> None:
     np.testing.assert_array_equal(load_image(encode(RGB, "PNG", exif=exif)), RGB)
 
 
-def test_orientation_of_a_transposed_image_is_applied_once() -> None:
-    exif = Image.Exif()
-    exif[ORIENTATION] = 6
-    image = Image.open(io.BytesIO(encode(np.rot90(RGB).copy(), "PNG", exif=exif)))
-    turned = image.transpose(Transpose.ROTATE_270)
-    turned.getexif()[ORIENTATION] = 1
-    np.testing.assert_array_equal(load_image(turned), RGB)
-
-
 @pytest.mark.parametrize("size", [(1, 1), (1, 10_000), (10_000, 1), (65_535, 1)])
 def test_extreme_shapes(size: tuple[int, int]) -> None:
     for kind in ("PNG", "BMP", "TIFF", "PPM"):
         assert load_image(encode(Image.new("RGB", size), kind)).shape == (size[1], size[0], 3)
 
 
+# Bytes at a file's end without which the picture may still be whole: markers and checksums.
+ENDS = {"PNG": 16, "JPEG": 4, "GIF": 2}
 TRUNCATABLE = [
     "PNG RGB",
     "PNG 16 bit",
@@ -125,6 +115,7 @@ TRUNCATABLE = [
     "BMP",
     "TIFF",
     "TIFF LZW",
+    "GIF",
     "PPM",
 ]
 
@@ -134,10 +125,15 @@ TRUNCATABLE = [
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow, about the rests of metadata
 def test_truncated_files_are_refused(name: str, count: int, figures: Figures) -> None:
     data = KINDS[name][0]
+    whole = load_image(data)
     lengths = {*np.linspace(0, len(data) - 1, count).astype(int), *range(len(data) - 9, len(data))}
     for length in sorted(lengths):
-        with pytest.raises(ImageError):
-            load_image(data[:length])
+        if length < len(data) - ENDS.get(name.split(maxsplit=1)[0], 0):
+            with pytest.raises(ImageError):
+                load_image(data[:length])
+            continue
+        with contextlib.suppress(ImageError):
+            np.testing.assert_array_equal(load_image(data[:length]), whole)
     figures.add(f"image: {name} truncated", count=len(lengths), found="refused")
 
 
@@ -173,7 +169,7 @@ def test_flipped_bits_give_pixels_or_an_error(name: str, count: int, figures: Fi
 def test_damaged_photos(kind: str, photo: NDArray[np.uint8], figures: Figures) -> None:
     """Files of a real size: small ones have too few places to damage."""
     data, count, refused = encode(photo, kind), 500, 0
-    for length in np.linspace(0, len(data) - 1, count).astype(int):
+    for length in np.linspace(0, len(data) - 1 - ENDS.get(kind, 0), count).astype(int):
         with pytest.raises(ImageError):
             load_image(data[:length])
     figures.add(f"image: {kind} photo truncated", count=count, found="refused")
@@ -204,12 +200,12 @@ def test_random_headers(count: int, figures: Figures) -> None:
     figures.add("image: noise after a format's first bytes", count=count, found=found)
 
 
-@pytest.mark.parametrize("size", [(10_000, 10_000), (20_000, 20_000), (60_000, 60_000)])
+@pytest.mark.parametrize("size", [(12_000, 12_000), (20_000, 20_000), (60_000, 60_000)])
 @pytest.mark.parametrize("kind", HUGE)
 def test_huge_sizes_are_refused(kind: str, size: tuple[int, int], figures: Figures) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # Pillow's DecompressionBombWarning among them
-        with pytest.raises(ImageError, match=f"{size[0]} x {size[1]} pixels, at most 89,478,485"):
+        with pytest.raises(ImageError, match=f"{size[0]} x {size[1]} pixels, at most 134,217,728"):
             load_image(HUGE[kind](*size))
     name = f"image: header of {size[0]:,} x {size[1]:,}"
     figures.add(name, count=1, found="refused before decoding")
@@ -253,11 +249,10 @@ def test_huge_sizes_are_refused_with_little_memory(tmp_path: Path, figures: Figu
 
 
 def test_text_that_unpacks_to_gigabytes() -> None:
-    """A PNG's compressed comment is bound by a limit, too."""
+    """A PNG's compressed comment is not unpacked."""
     bomb = zlib.compress(bytes(200_000_000), 9)
     data = b"comment\0\0" + bomb
     chunk = struct.pack(">I", len(data)) + b"zTXt" + data
     chunk += struct.pack(">I", zlib.crc32(b"zTXt" + data))
     png = KINDS["PNG RGB"][0]
-    with pytest.raises(ImageError):
-        load_image(png[:33] + chunk + png[33:])
+    np.testing.assert_array_equal(load_image(png[:33] + chunk + png[33:]), RGB)

@@ -11,7 +11,6 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from io import BytesIO
 from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,7 +22,7 @@ from PIL.BmpImagePlugin import BmpImageFile
 from PIL.ImageFile import ImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from samclip.errors import ImageError, InputWarning, warn_caller
+from samclip.errors import ImageError, InputWarning, SamclipError, warn_caller
 from samclip.library_errors import is_library_error
 from samclip.runtime.pixels.colour import convert_to_srgb, lab_to_srgb
 from samclip.runtime.pixels.formats import HEAD_BYTES, READABLE, describe, sniff
@@ -32,6 +31,8 @@ from samclip.runtime.pixels.jpeg import read_jpeg
 from samclip.runtime.pixels.picture import (
     MAX_SIDE,
     HeaderError,
+    Pause,
+    PausedStream,
     Picture,
     check_size,
     reserve,
@@ -46,7 +47,6 @@ MAX_IMAGE_BYTES = 2**29  # uncompressed RGB at the default limit of pixels has 3
 BINARY: int = getattr(os, "O_BINARY", 0)  # on Windows only
 SHOWN = 200  # characters of a path in a message
 WIDE_FORMATS = frozenset({"PNG", "PPM"})  # their mode "I" holds 16 bits
-Pause = Callable[[], None]
 
 
 def decode_path(
@@ -58,8 +58,8 @@ def decode_path(
     """
     name, place = _name(path)
     with _open(place, name) as stream:
-        data = stream.read(MAX_IMAGE_BYTES + 1)
-    return decode_bytes(data, max_pixels, name, pause=pause)
+        contents = [stream.read(MAX_IMAGE_BYTES + 1)]
+    return decode_bytes(contents.pop(), max_pixels, name, pause=pause)
 
 
 def _name(path: str | bytes | PathLike[Any]) -> tuple[str, str]:
@@ -95,39 +95,47 @@ def decode_bytes(
     if not data:
         raise ImageError(f"{name} has no bytes. Pass the bytes of an image file.")
     with _as_image_error(name):
-        picture = _decode(data, max_pixels, longest, pause)
+        picture = _decode(data, max_pixels, longest, pause or (lambda: None))
+        del data  # it may be large
         image = convert_to_srgb(picture.image, picture.icc)
-        return to_rgb(image, picture.orientation)
+        return to_rgb(image, picture.orientation, pause)
 
 
-def _decode(data: bytes, max_pixels: int, longest: int | None, pause: Pause | None) -> Picture:
-    head = data[:HEAD_BYTES]
-    kind = sniff(head)
-    if kind == "JPEG":
-        return read_jpeg(data, max_pixels, longest, pause)
-    readers = {"PNG": read_png, "TIFF": read_tiff, "GIF": read_gif, "PPM": read_pnm}
-    readers |= {"WebP": _read_webp, "BMP": _read_bmp}
+def _decode(data: bytes, max_pixels: int, longest: int | None, pause: Pause) -> Picture:
+    kind = sniff(data[:HEAD_BYTES])
     if kind is None:
-        raise HeaderError(f"is not of the formats {READABLE}, but {describe(head)}: convert it")
-    return readers[kind](data, max_pixels)
+        what = describe(data[:HEAD_BYTES])
+        raise HeaderError(f"is not of the formats {READABLE}, but {what}: convert it")
+    if kind == "JPEG":
+        return read_jpeg(data, max_pixels, pause, longest)
+    return READERS[kind](data, max_pixels, pause)
 
 
-def _read_webp(data: bytes, max_pixels: int) -> Picture:
+def _read_webp(data: bytes, max_pixels: int, pause: Pause) -> Picture:
     """Decode a WebP file, of an animated one the first frame."""
     check_size(_webp_size(data[:30]), max_pixels)  # the decoder allocates the canvas right away
     if 8 + int.from_bytes(data[4:8], "little") > len(data) + 1:  # an odd file may lack its padding
         raise HeaderError("is truncated: copy or download it again")
-    image = _load(WebPImageFile, data, max_pixels, 16)
+    image = _load(WebPImageFile(PausedStream(data, pause)), max_pixels, 16)
     exif, xmp, icc = (image.info.get(key) for key in ("exif", "xmp", "icc_profile"))
     return Picture(image, exif, xmp, icc)
 
 
-def _read_bmp(data: bytes, max_pixels: int) -> Picture:
-    return Picture(_load(BmpImageFile, data, max_pixels, 4))
+def _read_bmp(data: bytes, max_pixels: int, pause: Pause) -> Picture:
+    return Picture(_load(BmpImageFile(PausedStream(data, pause)), max_pixels, 4))
 
 
-def _load(kind: type[ImageFile], data: bytes, max_pixels: int, bytes_per_pixel: int) -> ImageFile:
-    image = kind(BytesIO(data))
+READERS: dict[str, Callable[[bytes, int, Pause], Picture]] = {
+    "PNG": read_png,
+    "TIFF": read_tiff,
+    "GIF": read_gif,
+    "PPM": read_pnm,
+    "WebP": _read_webp,
+    "BMP": _read_bmp,
+}
+
+
+def _load(image: ImageFile, max_pixels: int, bytes_per_pixel: int) -> ImageFile:
     check_size(image.size, max_pixels)
     reserve(bytes_per_pixel * image.size[0] * image.size[1])
     image.load()
@@ -195,6 +203,8 @@ def _as_image_error(name: str) -> Iterator[None]:
         yield
     except HeaderError as error:
         raise ImageError(f"{name} {error}.") from error
+    except SamclipError:  # of a pause
+        raise
     except Exception as error:
         if "out of memory" in str(error):  # Pillow's OSError
             raise MemoryError(f"{name} needs more memory than there is") from error

@@ -7,20 +7,27 @@ from io import BytesIO
 from PIL import Image
 from PIL.GifImagePlugin import GifImageFile
 
-from samclip.runtime.pixels.picture import HeaderError, Picture, check_size, reserve
+from samclip.runtime.pixels.picture import (
+    HeaderError,
+    Pause,
+    PausedStream,
+    Picture,
+    check_size,
+    reserve,
+)
 
 MAX_BLOCKS = 2_000_000  # of up to 255 bytes
 DAMAGED = "is truncated or damaged: copy or download it again"
 
 
-def read_gif(data: bytes, max_pixels: int) -> Picture:
+def read_gif(data: bytes, max_pixels: int, pause: Pause) -> Picture:
     """Decode the first frame of a GIF file; raises HeaderError."""
     clean, size = _first_frame(data)
     check_size(size, max_pixels)
     check_size((_number(data, 6), _number(data, 8)), max_pixels)
     reserve(4 * size[0] * size[1])
     _check_whole(clean)
-    image = GifImageFile(BytesIO(clean))
+    image = GifImageFile(PausedStream(clean, pause))
     image.load()
     return Picture(image)
 

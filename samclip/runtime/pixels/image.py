@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -22,13 +22,14 @@ from PIL.Image import Resampling
 from samclip.errors import ExportError, ImageError, InputError
 from samclip.runtime.assets import packaged_photos
 from samclip.runtime.pixels.decode import MAX_SIDE, convert_pil, decode_bytes, decode_path
+from samclip.runtime.pixels.formats import HEAD_BYTES, sniff
+from samclip.runtime.pixels.picture import Pause
 
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
     | {".ppm", ".pgm", ".pbm", ".pnm"}
 )
 DEFAULT_MAX_PIXELS = 2**27  # 384 MiB of RGB, and photos of 108 megapixels
-WHOLE_PIXELS = 2**22  # larger images are resized in bands, to hold one copy less
 MAX_PATH = 4096  # bytes; no image file is as short
 SAMPLED = 1_000_000  # values of an array that are looked at for advice
 ImageSource = str | PathLike[Any] | bytes | bytearray | Image.Image | NDArray[np.uint8]
@@ -37,7 +38,7 @@ ImageSource = str | PathLike[Any] | bytes | bytearray | Image.Image | NDArray[np
 def load_image(
     source: ImageSource,
     max_pixels: int = DEFAULT_MAX_PIXELS,
-    pause: Callable[[], None] | None = None,
+    pause: Pause | None = None,
 ) -> NDArray[np.uint8]:
     """Load an image as HWC uint8 RGB, C order.
 
@@ -68,7 +69,7 @@ def load_image(
 
 
 def check_max_pixels(max_pixels: int | None) -> int:
-    """Return a limit of pixels, None's is the default; InputError for other than numbers above 0."""
+    """Return a limit of pixels, the default for None; InputError unless it is above 0."""
     if max_pixels is None:
         return DEFAULT_MAX_PIXELS
     if not isinstance(max_pixels, int) or isinstance(max_pixels, bool) or max_pixels < 1:
@@ -78,7 +79,11 @@ def check_max_pixels(max_pixels: int | None) -> int:
 
 def _check_bytes(data: bytes) -> bytes:
     """Return the bytes of a file; ImageError for those of an existing file's path."""
-    if 0 < len(data) < MAX_PATH and b"\0" not in data and Path(os.fsdecode(data)).is_file():
+    is_path = False
+    if data and sniff(data[:HEAD_BYTES]) is None and len(data) < MAX_PATH:
+        with contextlib.suppress(OSError, ValueError):  # no path at all
+            is_path = Path(os.fsdecode(data)).is_file()
+    if is_path:
         raise ImageError(
             "the bytes are taken for a file's contents, but they are the path of one. Pass a path "
             "as text: os.fsdecode(path)."
@@ -134,31 +139,13 @@ def preprocess(
     pixels = _check_array(image, image.size)
     letterbox = Letterbox.fit((pixels.shape[0], pixels.shape[1]), preprocessing.image_size)
     height, width = letterbox.input_size
-    resized = _shrink(pixels, (width, height))
+    resized = Image.fromarray(pixels).resize((width, height), Resampling.BILINEAR)
     mean, std = (np.array(v, np.float32) for v in (preprocessing.mean, preprocessing.std))
     normalised = (np.asarray(resized, np.float32) - mean) / std  # hxwx3
     side = preprocessing.image_size
     padded = np.zeros((1, 3, side, side), np.float32)
     padded[0, :, :height, :width] = normalised.transpose(2, 0, 1)
     return padded, letterbox
-
-
-def _shrink(pixels: NDArray[np.uint8], size: tuple[int, int]) -> Image.Image:
-    """Resize HWC uint8 to (width, height) by Pillow's bilinear filter.
-
-    Pillow resizes rows first, then columns, with 8 bits in between. So the rows of a large image
-    can be resized band by band, which needs no copy of it and gives the same pixels.
-    """
-    height, width = pixels.shape[:2]
-    if width * height > WHOLE_PIXELS:
-        rows = max(1, WHOLE_PIXELS // width)
-        narrow = np.empty((height, size[0], 3), np.uint8)
-        for top in range(0, height, rows):
-            band = Image.fromarray(pixels[top : top + rows])
-            resized = band.resize((size[0], band.height), Resampling.BILINEAR)
-            narrow[top : top + rows] = np.asarray(resized)
-        pixels = narrow
-    return Image.fromarray(pixels).resize(size, Resampling.BILINEAR)
 
 
 @dataclass(frozen=True)

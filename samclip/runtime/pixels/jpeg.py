@@ -10,7 +10,7 @@ skips whatever comes before a marker at once.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
 from math import ceil
@@ -18,7 +18,7 @@ from math import ceil
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from samclip.runtime.pixels.picture import HeaderError, Picture, check_size, reserve
+from samclip.runtime.pixels.picture import HeaderError, Pause, Picture, check_size, reserve
 
 SOI, EOI, SOS, DHT, DQT, DRI, DAC = 0xD8, 0xD9, 0xDA, 0xC4, 0xDB, 0xDD, 0xCC
 APP0, APP1, APP2, APP14, COM = 0xE0, 0xE1, 0xE2, 0xEE, 0xFE
@@ -27,9 +27,10 @@ FRAMES = frozenset(range(0xC0, 0xD0)) - {DHT, 0xC8, DAC}
 SEQUENTIAL, PROGRESSIVE = (0xC0, 0xC1), (0xC2,)
 NOT_DATA = re.compile(rb"\xff[^\x00\xd0-\xd7]", re.DOTALL)  # ends a scan's compressed data
 RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+NEVER = 16  # bits of a coefficient that are missing before its first scan
 MAX_SEGMENTS = 10_000  # metadata of 64 KB each among them
 MAX_SCANS = 100  # usual progressive files have about 10
-MAX_SCAN_PIXELS = 2**31  # scans times pixels: some seconds of work
+MAX_SCAN_PIXELS = 3 * 2**29  # scans times pixels: some seconds of work
 MAX_PROBED = 4096  # intervals between restart markers that are looked at one by one
 BLOCK = 2**18  # bytes fed at once; a stop is heeded in between
 ZEROS = bytes(64)  # as a lost sector has; no picture but a flat one, in tables of its own
@@ -78,12 +79,7 @@ class Jpeg:
         return b"".join(self.icc_parts[i] for i in range(1, count + 1)) if count and whole else None
 
 
-def read_jpeg(
-    data: bytes,
-    max_pixels: int,
-    longest: int | None = None,
-    pause: Callable[[], None] | None = None,
-) -> Picture:
+def read_jpeg(data: bytes, max_pixels: int, pause: Pause, longest: int | None = None) -> Picture:
     """Decode a JPEG file's first picture; `longest` as in `decode_bytes`.
 
     `pause` is called between pieces of the work, and may raise. Raises HeaderError for files that
@@ -92,7 +88,7 @@ def read_jpeg(
     jpeg = parse_jpeg(data)
     check_size((jpeg.width, jpeg.height), max_pixels)
     _check_work(jpeg)
-    picture = _decode(data, jpeg, longest, pause or (lambda: None))
+    picture = _decode(data, jpeg, longest, pause)
     if not jpeg.has_end and jpeg.frame in SEQUENTIAL + PROGRESSIVE:
         _check_cut(data, jpeg, picture, longest)
     return picture
@@ -162,7 +158,7 @@ def _read_frame(jpeg: Jpeg, marker: int, body: bytes) -> None:
     jpeg.height, jpeg.width = (int.from_bytes(body[i : i + 2], "big") for i in (1, 3))
     for i in range(6, 6 + 3 * body[5], 3):
         jpeg.components[body[i]] = (body[i + 1] >> 4, body[i + 1] & 15)
-        jpeg.missing_bits[body[i]] = [16] * 64
+        jpeg.missing_bits[body[i]] = [NEVER] * 64
     samplings = jpeg.components.values()
     if len(samplings) not in (1, 3, 4) or any(not 1 <= s <= 4 for pair in samplings for s in pair):
         raise HeaderError(f"is a JPEG of {body[5]} components: convert it to RGB")
@@ -195,21 +191,22 @@ def _start_scan(jpeg: Jpeg, header: bytes, data: bytes, start: int, end: int) ->
     if len(jpeg.scans) == MAX_SCANS:
         raise HeaderError(f"has more than {MAX_SCANS} scans: save it again")
     components, selectors = body[1 : 1 + 2 * count : 2], body[2 : 2 + 2 * count : 2]
-    first, last, shift = body[1 + 2 * count], body[2 + 2 * count], body[3 + 2 * count] & 15
+    first, last, shifts = body[1 + 2 * count :][:3]
+    before, after = shifts >> 4 or NEVER, shifts & 15
     if jpeg.frame not in PROGRESSIVE:
-        first, last, shift = 0, 63, 0
+        first, last, before, after = 0, 63, NEVER, 0
     for component in components:
-        bits = jpeg.missing_bits.get(component)
-        if bits is None or not first <= last <= 63:
+        bits = jpeg.missing_bits.get(component, [])
+        if set(bits[first : last + 1]) != {before} or last > 63:  # of a scan before it, lost
             raise HeaderError("is damaged, a scan makes no sense: copy or download it again")
-        bits[first : last + 1] = [shift] * (last + 1 - first)
+        bits[first : last + 1] = [after] * (last + 1 - first)
     tables = [s >> 4 for s in selectors] + [0x10 | s & 15 for s in selectors]
     flat = jpeg.frame not in SEQUENTIAL or not any(jpeg.zero_codes.get(t, 0) for t in tables)
     found = NOT_DATA.search(data, end)
-    after = len(data) if found is None else found.start()
+    stop = len(data) if found is None else found.start()
     groups = _count_groups(jpeg, components)
-    jpeg.scans.append(Scan(header, end, after, jpeg.interval, groups, flat))
-    return after
+    jpeg.scans.append(Scan(header, end, stop, jpeg.interval, groups, flat))
+    return stop
 
 
 def _read_metadata(jpeg: Jpeg, marker: int, body: bytes) -> bool:
@@ -289,7 +286,7 @@ def _decode(
     data: bytes,
     jpeg: Jpeg,
     longest: int | None,
-    pause: Callable[[], None],
+    pause: Pause,
     padding: bytes = PADDING,
 ) -> Picture:
     image, rawmode = _open(jpeg, longest)
@@ -315,9 +312,7 @@ def _damage(what: str) -> str:
     return f"is truncated or damaged, its data {what}: copy or download it again"
 
 
-def _feed_scan(
-    feeder: _Feeder, data: bytes, scan: Scan, pause: Callable[[], None], padding: bytes
-) -> None:
+def _feed_scan(feeder: _Feeder, data: bytes, scan: Scan, pause: Pause, padding: bytes) -> None:
     """Feed a scan's data, interval by interval; raises HeaderError where blocks do not fit."""
     bounds = list(_intervals(data, scan))
     if len(bounds) != (ceil(scan.groups / scan.interval) if scan.interval else 1):
@@ -333,9 +328,10 @@ def _feed_scan(
 
 
 def _feed_interval(
-    feeder: _Feeder, data: bytes, start: int, end: int, pause: Callable[[], None], padding: bytes
+    feeder: _Feeder, data: bytes, start: int, end: int, pause: Pause, padding: bytes
 ) -> None:
     inner = max(start, end - TAIL)
+    pause()
     for position in range(start, inner, BLOCK):
         pause()
         feeder.feed(data[position : min(inner, position + BLOCK)])

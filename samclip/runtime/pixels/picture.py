@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ ORIENTATION = 0x0112
 XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 MAX_SIDE = 65_535  # pixels: what JPEG can say; resizing longer lines takes gigabytes
 WHOLE_PIXELS = 2**22  # larger pictures are converted in bands, to hold one copy less
-BAND_PIXELS = 2**20
+BAND_PIXELS = 2**18
 TRANSPOSES = {  # undo EXIF's orientations 2 to 8 (EXIF 2.32, section 4.6.4)
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
@@ -35,6 +36,9 @@ STORED: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     7: lambda upright: np.rot90(upright.transpose(1, 0, 2), 2),
     8: lambda upright: np.rot90(upright, -1),
 }
+
+
+Pause = Callable[[], None]  # called between pieces of work; may raise, to stop it
 
 
 class HeaderError(Exception):
@@ -100,12 +104,27 @@ def check_size(size: tuple[int, int], max_pixels: int) -> None:
         raise HeaderError(f"has {width} x {height} pixels: save it again")
 
 
+class PausedStream(BytesIO):
+    """A file's bytes, of which each read is a pause; Pillow reads some 64 KB at a time."""
+
+    def __init__(self, data: bytes, pause: Pause) -> None:
+        super().__init__(data)
+        self._pause = pause
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return up to `size` bytes."""
+        self._pause()
+        return super().read(size)
+
+
 def reserve(count: int) -> None:
     """Raise MemoryError where `count` bytes cannot be had; decoders call a lack of them damage."""
     np.empty(count, np.uint8)
 
 
-def to_rgb(image: Image.Image, orientation: int = 1) -> NDArray[np.uint8]:
+def to_rgb(
+    image: Image.Image, orientation: int = 1, pause: Pause | None = None
+) -> NDArray[np.uint8]:
     """Convert a decoded image to HWC uint8 RGB, turned upright from an EXIF orientation.
 
     As in `convert("RGB")`, alpha is dropped, grey repeated and CMYK converted without a profile;
@@ -123,6 +142,8 @@ def to_rgb(image: Image.Image, orientation: int = 1) -> NDArray[np.uint8]:
     rows = max(1, BAND_PIXELS // width)
     for top in range(0, height, rows):
         bottom = min(height, top + rows)
+        if pause is not None:
+            pause()
         stored[top:bottom] = np.asarray(_convert(image.crop((0, top, width, bottom))))
     return pixels
 

@@ -7,11 +7,10 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from io import BytesIO
 
 from PIL.PngImagePlugin import PngImageFile
 
-from samclip.runtime.pixels.picture import HeaderError, Picture, check_size
+from samclip.runtime.pixels.picture import HeaderError, Pause, PausedStream, Picture, check_size
 
 START = b"\x89PNG\r\n\x1a\n"
 MAX_CHUNKS = 500_000
@@ -33,15 +32,15 @@ class _Chunks:
     icc: bytes | None = None
 
 
-def read_png(data: bytes, max_pixels: int) -> Picture:
+def read_png(data: bytes, max_pixels: int, pause: Pause) -> Picture:
     """Decode a PNG file, of an animated one the default image; raises HeaderError."""
     chunks = _read_chunks(data, max_pixels)
     if not chunks.is_certain:
-        _check_stream(chunks)
+        _check_stream(chunks, pause)
     body = b"".join(chunks.data)
     clean = (START, _chunk(b"IHDR", chunks.header), *chunks.palette)
-    stream = BytesIO(b"".join((*clean, _chunk(b"IDAT", body), _chunk(b"IEND", b""))))
-    image = PngImageFile(stream)
+    whole = b"".join((*clean, _chunk(b"IDAT", body), _chunk(b"IEND", b"")))
+    image = PngImageFile(PausedStream(whole, pause))
     image.load()
     return Picture(image, chunks.exif, chunks.xmp, chunks.icc)
 
@@ -108,13 +107,14 @@ def _check_header(chunks: _Chunks, body: bytes, sound: bool, max_pixels: int) ->
     chunks.header = body
 
 
-def _check_stream(chunks: _Chunks) -> None:
+def _check_stream(chunks: _Chunks, pause: Pause) -> None:
     """Unpack the data, whose checksums do not fit, and check its own; raises HeaderError."""
     stream = zlib.decompressobj()
     try:
         for body in chunks.data:
             rest: bytes | memoryview = body
             while len(rest) and not stream.eof:
+                pause()
                 stream.decompress(rest, 2**20)
                 rest = stream.unconsumed_tail
     except zlib.error as error:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from samclip.runtime.pixels.picture import HeaderError, Picture, check_size, scale_to_8_bits
+from samclip.runtime.pixels.picture import HeaderError, Pause, Picture, check_size, scale_to_8_bits
 
 MAX_HEADER = 10_000  # bytes, comments included
 TOKEN = re.compile(rb"(?:[ \t\n\v\f\r]|#[^\r\n]*[\r\n])*([0-9]+)")
@@ -20,7 +20,7 @@ PIECE = 2**20  # bytes of text that are read at once
 TRUNCATED = "is truncated: copy or download it again"
 
 
-def read_pnm(data: bytes, max_pixels: int) -> Picture:
+def read_pnm(data: bytes, max_pixels: int, pause: Pause) -> Picture:
     """Decode a PBM, PGM or PPM file, of several images the first; raises HeaderError."""
     kind, position, header = data[1] - ord("0"), 2, []
     for _ in range(2 if kind in (1, 4) else 3):
@@ -35,7 +35,7 @@ def read_pnm(data: bytes, max_pixels: int) -> Picture:
         raise HeaderError(f"has samples in [0, {largest}], expected at most 65,535: save it again")
     channels = 3 if kind in (3, 6) else 1
     if kind < 4:
-        samples = _read_text(data[position:], kind, width * height * channels)
+        samples = _read_text(data[position:], kind, width * height * channels, pause)
     else:
         samples = _read_binary(memoryview(data)[position + 1 :], kind, width, height, largest)
     if kind in (1, 4):
@@ -68,7 +68,7 @@ def _take(
     return samples
 
 
-def _read_text(body: bytes, kind: int, count: int) -> NDArray[np.unsignedinteger]:
+def _read_text(body: bytes, kind: int, count: int, pause: Pause) -> NDArray[np.unsignedinteger]:
     """Read numbers between white space, or for a PBM single digits."""
     body = re.sub(rb"#[^\r\n]*", b"", body) if b"#" in body else body
     if kind == 1:
@@ -81,6 +81,7 @@ def _read_text(body: bytes, kind: int, count: int) -> NDArray[np.unsignedinteger
         return digits
     parts, found, position = [], 0, 0
     while found < count and position < len(body):
+        pause()
         end = SPACE.search(body, position + PIECE)
         piece = np.frombuffer(body[position : end.start() if end else None], np.uint8)
         parts.append(_numbers(piece))

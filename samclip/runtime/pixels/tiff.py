@@ -8,12 +8,11 @@ these.
 
 from __future__ import annotations
 
-from io import BytesIO
 from math import ceil
 
 from PIL.TiffImagePlugin import TiffImageFile
 
-from samclip.runtime.pixels.picture import HeaderError, Picture, check_size, reserve
+from samclip.runtime.pixels.picture import HeaderError, Pause, Picture, check_size, reserve
 from samclip.runtime.pixels.tiff_directory import (
     COLOURS,
     COMPRESSION,
@@ -39,7 +38,7 @@ JPEG, OLD_JPEG, FAX = 7, 6, (2, 3, 4, 32771)  # compressions
 MAX_PIECES = 2**17  # strips or tiles
 
 
-def read_tiff(data: bytes, max_pixels: int) -> Picture:
+def read_tiff(data: bytes, max_pixels: int, pause: Pause) -> Picture:
     """Decode a TIFF file's picture, at full size; raises HeaderError.
 
     The picture is the first that is not marked as a smaller copy or a mask. A later one of the same
@@ -47,7 +46,7 @@ def read_tiff(data: bytes, max_pixels: int) -> Picture:
     """
     page = _choose(list(read_directories(data)))
     _check(page, max_pixels)
-    image = _decode(data, page) if _is_pillows(page) else read_samples(data, page)
+    image = _decode(data, page, pause) if _is_pillows(page) else read_samples(data, page, pause)
     icc = page.tags.get(ICC, (0, 0, None))[2]
     return Picture(
         image, None, page.tags.get(XMP, (0, 0, None))[2], icc, page.number(ORIENTATION, 1)
@@ -103,11 +102,12 @@ def _is_pillows(page: Directory) -> bool:
     return page.photometric in (0, 1, 2, 5) and bits == {8} and page.number(FILL_ORDER, 1) == 1
 
 
-def _decode(data: bytes, page: Directory) -> TiffImageFile:
+def _decode(data: bytes, page: Directory, pause: Pause) -> TiffImageFile:
     if page.number(COMPRESSION, 1) == OLD_JPEG:
         raise HeaderError("is a TIFF with an old kind of JPEG inside: save it again")
     width, height = page.size
     reserve(4 * width * height)
-    image = TiffImageFile(BytesIO(write_tiff(pieces(data, page), page)))
-    image.load()
+    with write_tiff(pieces(data, page), page, pause) as stream:
+        image = TiffImageFile(stream)
+        image.load()
     return image

@@ -5,13 +5,16 @@ Classic TIFF and BigTIFF, in both byte orders.
 
 from __future__ import annotations
 
+import io
 import struct
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from math import ceil
-from typing import Literal
+from typing import Any, BinaryIO, Literal
 
-from samclip.runtime.pixels.picture import HeaderError
+from samclip.runtime.pixels.picture import HeaderError, Pause
 
 WIDTH, LENGTH, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER = 256, 257, 258, 259, 262, 266
 SAMPLES, ROWS, PLANAR, PREDICTOR, COLOURS = 277, 278, 284, 317, 320
@@ -158,8 +161,49 @@ def row_bytes(page: Directory) -> int:
     return (page.piece[0] * bits // page.planes + 7) // 8
 
 
-def write_tiff(parts: list[memoryview], page: Directory) -> bytes:
-    """Write a file of one picture with strips or tiles `parts`, and no tag that is not needed."""
+class _Joined(io.RawIOBase):
+    """Parts of files read as one file, without a copy of them; each read is a pause."""
+
+    def __init__(self, parts: list[bytes | memoryview], pause: Pause) -> None:
+        self._parts, self._pause, self._position = parts, pause, 0
+        self._ends = list(accumulate(map(len, parts)))
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def close(self) -> None:
+        """Let go of the parts."""
+        self._parts, self._ends = [], [0]
+        super().close()
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Move to an offset from the start, the place reached, or the end."""
+        self._position = max(0, offset + (0, self._position, self._ends[-1])[whence])
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Read into a buffer as much as one part has."""
+        self._pause()
+        part = bisect_right(self._ends, self._position)
+        if part == len(self._parts):
+            return 0
+        start = self._position - self._ends[part] + len(self._parts[part])
+        taken = self._parts[part][start : start + len(buffer)]
+        buffer[: len(taken)] = taken
+        self._position += len(taken)
+        return len(taken)
+
+
+def write_tiff(parts: list[memoryview], page: Directory, pause: Pause) -> BinaryIO:
+    """Write a file of one picture with strips or tiles `parts`, and no tag that is not needed.
+
+    Returns a stream to read it from.
+    """
     tags = {tag: value for tag, value in page.tags.items() if tag in KEPT}
     mark = "<" if page.order == "little" else ">"
     for tag, (kind, count, _) in tags.items():
@@ -183,4 +227,4 @@ def write_tiff(parts: list[memoryview], page: Directory) -> bytes:
         entries += struct.pack(f"{mark}HHI", tag, kind, count) + value
     header = (b"II*\0" if page.order == "little" else b"MM\0*") + struct.pack(f"{mark}I", start)
     directory = struct.pack(f"{mark}H", len(tags)) + entries + bytes(4) + extra
-    return b"".join((header, *parts, directory))
+    return io.BufferedReader(_Joined([header, *parts, directory], pause), 2**16)

@@ -6,7 +6,6 @@ L*a*b* or YCbCr. Their range is that of their bits: [0, 2^bits - 1].
 
 from __future__ import annotations
 
-from io import BytesIO
 from math import ceil
 from typing import Any
 
@@ -16,7 +15,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from samclip.runtime.pixels.colour import lab_to_srgb
-from samclip.runtime.pixels.picture import HeaderError, reserve, scale_to_8_bits
+from samclip.runtime.pixels.picture import HeaderError, Pause, reserve, scale_to_8_bits
 from samclip.runtime.pixels.tiff_directory import (
     BITS,
     COLOURS,
@@ -27,11 +26,10 @@ from samclip.runtime.pixels.tiff_directory import (
     FORMAT,
     LENGTH,
     PHOTOMETRIC,
-    PLANAR,
     PREDICTOR,
+    ROWS,
     SAMPLES,
     SUBSAMPLING,
-    TILE_WIDTH,
     TILES,
     WIDTH,
     Directory,
@@ -45,13 +43,13 @@ COLOUR_SAMPLES = {MIN_IS_WHITE: 1, MIN_IS_BLACK: 1, RGB: 3, PALETTE: 1, CMYK: 4,
 COLOUR_SAMPLES |= {LAB: 3, ICC_LAB: 3}
 
 
-def read_samples(data: bytes, page: Directory) -> Image.Image:
+def read_samples(data: bytes, page: Directory, pause: Pause) -> Image.Image:
     """Decode a picture; raises HeaderError for samples of unknown range or meaning."""
     bits = page.bits[0]
     _check_kind(page, bits)
     width, height = page.size
     reserve(width * height * page.samples * ceil(bits / 8) * 2)
-    samples = _gather(data, page, bits)  # H, W, samples
+    samples = _gather(data, page, bits, pause)  # H, W, samples
     return _to_image(samples, page, bits)
 
 
@@ -80,7 +78,7 @@ def _check_kind(page: Directory, bits: int) -> None:
         )
 
 
-def _gather(data: bytes, page: Directory, bits: int) -> NDArray[Any]:
+def _gather(data: bytes, page: Directory, bits: int, pause: Pause) -> NDArray[Any]:
     """Unpack the samples of all planes: height x width x samples."""
     parts = pieces(data, page)
     (width, height), (piece_width, piece_height) = page.size, page.piece
@@ -88,7 +86,7 @@ def _gather(data: bytes, page: Directory, bits: int) -> NDArray[Any]:
     count, planes = across * down, []
     for plane in range(page.planes):
         own = parts[plane * count : (plane + 1) * count]
-        rows = _unpack(own, page, across, down)  # rows, across, bytes
+        rows = _unpack(own, page, across, down, pause)  # rows, across, bytes
         samples = _to_numbers(rows, page, bits)  # rows, across, piece_width, samples
         if page.number(PREDICTOR, 1) == 2:
             np.cumsum(samples, axis=2, dtype=samples.dtype, out=samples)
@@ -97,36 +95,33 @@ def _gather(data: bytes, page: Directory, bits: int) -> NDArray[Any]:
     return planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
 
 
-def _unpack(parts: list[memoryview], page: Directory, across: int, down: int) -> NDArray[np.uint8]:
-    """Undo the compression of one plane's strips or tiles: rows x pieces across x bytes."""
+def _unpack(
+    parts: list[memoryview], page: Directory, across: int, down: int, pause: Pause
+) -> NDArray[np.uint8]:
+    """Undo the compression of one plane's strips or tiles: rows x pieces across x bytes.
+
+    Each is unpacked as a strip of a grey picture of 8 bits, one above the other.
+    """
     row, (_, height), (_, piece_height) = row_bytes(page), page.size, page.piece
     is_tiled = TILES in page.tags
-    rows = down * piece_height if is_tiled else height
-    if page.number(COMPRESSION, 1) == 1 and not is_tiled:
+    rows = across * down * piece_height if is_tiled else height
+    if page.number(COMPRESSION, 1) == 1:
         flat = np.frombuffer(b"".join(parts), np.uint8)
         if len(flat) < rows * row:
             raise HeaderError(DAMAGED)
-        return flat[: rows * row].reshape(rows, 1, row)
-    tags = dict(page.tags)  # the same bytes as a grey picture of 8 bits
-    for tag, value in (
-        (WIDTH, row * across),
-        (LENGTH, rows),
-        (BITS, 8),
-        (SAMPLES, 1),
-        (PHOTOMETRIC, 1),
-        (PLANAR, 1),
-        (PREDICTOR, 1),
-    ):
-        tags[tag] = (4, 1, value.to_bytes(4, page.order))
-    for tag in (COLOURS, EXTRA, FORMAT, SUBSAMPLING):
-        tags.pop(tag, None)
-    if is_tiled:
-        if row % 16:
-            raise HeaderError(DAMAGED)
-        tags[TILE_WIDTH] = (4, 1, row.to_bytes(4, page.order))
-    grey = TiffImageFile(BytesIO(write_tiff(parts, Directory(tags, page.order))))
-    grey.load()
-    return np.asarray(grey).reshape(rows, across, row)
+        unpacked = flat[: rows * row]
+    else:
+        tags = {tag: page.tags[tag] for tag in (COMPRESSION, FILL_ORDER) if tag in page.tags}
+        values = {WIDTH: row, LENGTH: rows, BITS: 8, SAMPLES: 1, PHOTOMETRIC: 1, ROWS: piece_height}
+        tags |= {tag: (4, 1, value.to_bytes(4, page.order)) for tag, value in values.items()}
+        with write_tiff(parts, Directory(tags, page.order), pause) as stream:
+            grey = TiffImageFile(stream)
+            grey.load()
+        unpacked = np.asarray(grey)
+    if not is_tiled:
+        return np.asarray(unpacked.reshape(rows, 1, row), np.uint8)
+    tiles = unpacked.reshape(down, across, piece_height, row).transpose(0, 2, 1, 3)
+    return np.asarray(tiles.reshape(down * piece_height, across, row), np.uint8)
 
 
 def _to_numbers(rows: NDArray[np.uint8], page: Directory, bits: int) -> NDArray[Any]:

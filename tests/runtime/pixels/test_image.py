@@ -16,12 +16,18 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageCms, ImageOps
 
-from samclip.errors import ImageError
+from samclip.errors import ImageError, InputError, InputWarning
 from samclip.runtime.bundles.manifest import Preprocessing
 from samclip.runtime.pixels.decode import MAX_SIDE
-from samclip.runtime.pixels.image import DEFAULT_MAX_PIXELS, Letterbox, load_image, preprocess
+from samclip.runtime.pixels.image import (
+    DEFAULT_MAX_PIXELS,
+    Letterbox,
+    check_max_pixels,
+    load_image,
+    preprocess,
+)
 
 SAM = Preprocessing(image_size=1024, mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
 RGB = np.random.default_rng(0).integers(0, 256, (7, 11, 3), dtype=np.uint8)
@@ -102,9 +108,17 @@ def test_any_layout_gives_the_contiguous_copy(view: NDArray[np.uint8]) -> None:
         (RGB[None], r"images\[0\]"),
         (RGB[0, 0], "three axes"),
         (np.ones((), np.uint8), "three axes"),
-        (RGB / 255, r"\* 255"),
-        (RGB.astype(np.float16), r"\* 255"),
-        (np.full((2, 2, 3), np.nan, np.float32), r"\* 255"),
+        (RGB / 255, r"\(image \* 255\)"),
+        (RGB.astype(np.float16), r"in \[0, 255\]: image.round\(\).astype"),
+        (RGB.transpose(2, 0, 1) / 255, r"transpose\(1, 2, 0\).*\* 255"),
+        (RGB.astype(np.float32) * 257, r"image / 65535 \* 255"),
+        (RGB / 127.5 - 1, "undo the normalisation"),
+        (np.full((2, 2, 3), np.nan, np.float32), "nan_to_num"),
+        (np.full((2, 2, 3), np.inf, np.float32), "nan_to_num"),
+        (RGB.astype(np.int64), r"in \[0, 255\]: image.astype"),
+        (RGB.astype(np.uint16) * 16, r"image / 4095 \* 255.*12 bits"),
+        (RGB.astype(np.uint16) * 257, r"image / 65535 \* 255"),
+        (RGB > 3, r"astype\(np.uint8\) \* 255"),
         (RGB.astype(np.int32), "8-bit RGB"),
         (RGB.astype(np.int8), "8-bit RGB"),
         (RGB.astype(np.uint16), "8-bit RGB"),
@@ -124,10 +138,62 @@ def test_other_arrays_are_refused_with_a_remedy(array: NDArray[Any], hint: str) 
             use(array)
 
 
-@pytest.mark.parametrize("source", [None, 3, [[1, 2]], io.BytesIO(b"x"), torch.zeros(3, 2, 2)])
-def test_other_types_are_refused(source: Any) -> None:
-    with pytest.raises(ImageError, match=f"cannot be a {type(source).__name__}"):
+class Holder:
+    """An object with an array, as other libraries have."""
+
+    __array_interface__ = RGB.__array_interface__
+
+
+class Pathless:
+    """A path that gives a number."""
+
+    def __fspath__(self) -> Any:
+        return 3
+
+
+@pytest.mark.parametrize(
+    ("source", "hint"),
+    [
+        (None, "Pass a path"),
+        (3, "Pass a path"),
+        ([[1, 2]], r"numpy.array\(image"),
+        (io.BytesIO(b"x"), r"what its read\(\) returns"),
+        (torch.zeros(3, 2, 2), r"permute\(1, 2, 0\)"),
+        (memoryview(b"x"), r"bytes\(image\)"),
+        (Holder(), "numpy.asarray"),
+        (Pathless(), "gives no path"),
+    ],
+)
+def test_other_types_are_refused(source: Any, hint: str) -> None:
+    with pytest.raises(ImageError, match=f"cannot be a {type(source).__name__}.*{hint}"):
         load_image(source)
+
+
+def test_paths_of_all_kinds(tmp_path: Path, photo_path: Path) -> None:
+    """Entries of a listed folder, of text or bytes; no path is taken for a file's contents."""
+    folder = photo_path.parent
+    for listed in (os.fspath(folder), os.fsencode(folder)):
+        with os.scandir(listed) as entries:
+            for entry in entries:
+                if os.fsdecode(entry.name) == photo_path.name:
+                    assert load_image(entry).shape == load_image(photo_path).shape
+    with pytest.raises(ImageError, match="the path of one"):
+        load_image(os.fsencode(photo_path))
+    with pytest.raises(ImageError, match="path is empty"):
+        load_image("")
+    (tmp_path / "link").symlink_to("nowhere.jpg")
+    with pytest.raises(ImageError, match=r"a link to 'nowhere.jpg', which is not there"):
+        load_image(tmp_path / "link")
+    with pytest.raises(ImageError, match="data URL") as caught:
+        load_image("data:image/png;base64," + "A" * 100_000)
+    assert len(str(caught.value)) < 500
+
+
+def test_masked_pixels_are_not_ignored() -> None:
+    whole = np.ma.MaskedArray(RGB, mask=np.zeros(RGB.shape, bool))
+    np.testing.assert_array_equal(load_image(whole), RGB)
+    with pytest.raises(ImageError, match=r"masked pixels.*filled"):
+        load_image(np.ma.masked_equal(RGB, RGB[0, 0, 0]))
 
 
 def test_arrays_have_the_limit_too() -> None:
@@ -144,8 +210,14 @@ def test_files_over_the_limit() -> None:
             load_image(source, max_pixels=76)
 
 
-def test_default_limit_is_where_pillow_warns() -> None:
-    assert Image.MAX_IMAGE_PIXELS == DEFAULT_MAX_PIXELS
+def test_the_default_limit_takes_photos_of_108_megapixels() -> None:
+    assert 12_000 * 9_000 <= DEFAULT_MAX_PIXELS == 134_217_728
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1.5, "9", True])
+def test_limits_that_are_no_number_of_pixels(limit: Any) -> None:
+    with pytest.raises(InputError, match="max_pixels must be"):
+        check_max_pixels(limit)
 
 
 @pytest.mark.parametrize(
@@ -200,6 +272,66 @@ def test_the_users_pil_image_stays_as_it_is() -> None:
     np.testing.assert_array_equal(got, np.asarray(image.convert("RGB")))
 
 
+def test_a_pil_images_pixels_are_its_callers() -> None:
+    """Metadata in `info` outlive what they describe: they turn nothing, but may be mentioned."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(Image.fromarray(RGB), "PNG", exif=exif)
+    upright = np.rot90(RGB, -1)
+    np.testing.assert_array_equal(load_image(data), upright)
+    stored = Image.open(io.BytesIO(data))
+    for image in (
+        stored.transpose(Image.Transpose.ROTATE_270),
+        stored.crop((0, 0, 5, 4)),
+        stored.resize((20, 30)),
+        ImageOps.exif_transpose(stored),
+        stored.convert("RGBA").convert("RGB"),
+    ):
+        got = load_image(image)
+        np.testing.assert_array_equal(got, np.asarray(image))
+    with pytest.warns(InputWarning, match="EXIF orientation 6.*exif_transpose"):
+        np.testing.assert_array_equal(load_image(stored), RGB)
+
+
+@pytest.mark.parametrize("mode", ["La", "RGBa", "LAB", "HSV", "YCbCr", "PA", "RGBX"])
+def test_pil_images_of_rarer_modes(mode: str) -> None:
+    image = Image.fromarray(RGB)
+    image.putalpha(255)
+    if mode == "LAB":
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        image = ImageCms.profileToProfile(image.convert("RGB"), srgb, lab, outputMode="LAB")
+    elif mode == "PA":
+        image = image.convert("RGB").convert("P", palette=Image.Palette.ADAPTIVE).convert("PA")
+    elif mode == "La":
+        image = image.convert("LA").convert("La")
+    else:
+        image = (image if mode == "RGBa" else image.convert("RGB")).convert(mode)
+    expected = np.asarray(Image.fromarray(RGB).convert("L").convert("RGB")) if mode == "La" else RGB
+    assert np.abs(load_image(image).astype(int) - expected).mean() < 12
+
+
+def test_too_little_memory_is_no_damage(
+    photo_path: Path, photo: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither is a time limit that the caller's own code raises inside the decoder."""
+
+    class TimeLimitError(Exception):
+        pass
+
+    def lack(*_: object) -> None:
+        raise MemoryError
+
+    def limit() -> None:
+        raise TimeLimitError
+
+    with pytest.raises(TimeLimitError):
+        load_image(photo_path, pause=limit)
+    data = encode(Image.fromarray(photo), "JPEG", progressive=True)
+    monkeypatch.setattr("samclip.runtime.pixels.jpeg.reserve", lack)
+    with pytest.raises(MemoryError):
+        load_image(data)
+
+
 def test_a_closed_pil_image_is_refused(photo_path: Path) -> None:
     image = Image.open(photo_path)
     image.close()
@@ -209,12 +341,12 @@ def test_a_closed_pil_image_is_refused(photo_path: Path) -> None:
 
 def test_pillows_own_limit_is_not_used() -> None:
     """An image that Pillow would warn of is read without a word when the caller allows it."""
-    data = encode(Image.new("1", (30_000, 3_000)))  # 90 megapixels of one bit
+    data = encode(Image.new("1", (45_000, 3_000)))  # 135 megapixels of one bit
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(ImageError, match="30000 x 3000 pixels, at most 89,478,485"):
+        with pytest.raises(ImageError, match="45000 x 3000 pixels, at most 134,217,728"):
             load_image(data)
-        assert load_image(data, max_pixels=90_000_000).shape == (3_000, 30_000, 3)
+        assert load_image(data, max_pixels=135_000_000).shape == (3_000, 45_000, 3)
 
 
 SIZES = [(400, 600), (600, 400), (1024, 1024), (1, 1), (1, 10_000), (10_000, 1), (1500, 2250)]
