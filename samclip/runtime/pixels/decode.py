@@ -202,7 +202,7 @@ def _as_image_error(name: str) -> Iterator[None]:
     try:
         yield
     except HeaderError as error:
-        raise ImageError(f"{name} {error}.") from error
+        raise ImageError(f"{name} {error}.", steps=error.steps) from error
     except SamclipError:  # of a pause
         raise
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Formats of files, told by their first bytes: those that are read, and known ones that are not.
+"""Formats of files by their first bytes: those that are read, and known ones that are not.
 
 A file's name never decides. `sniff` names the format of a readable file; `describe` says of any
 file what it is, for messages.

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.Image import Transpose
 
+from samclip.engines.steps import ChangeSettings
+from samclip.errors import Step
+
 ORIENTATION = 0x0112
 XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 MAX_SIDE = 65_535  # pixels: what JPEG can say; resizing longer lines takes gigabytes
@@ -42,7 +45,14 @@ Pause = Callable[[], None]  # called between pieces of work; may raise, to stop 
 
 
 class HeaderError(Exception):
-    """A reason not to read an image; the message completes the sentence "this image ..."."""
+    """A reason not to read an image; the message completes the sentence "this image ...".
+
+    `steps`: what can be done, for the error that the caller gets.
+    """
+
+    def __init__(self, reason: str, steps: tuple[Step, ...] = ()) -> None:
+        super().__init__(reason)
+        self.steps = steps
 
 
 @dataclass
@@ -94,7 +104,8 @@ def check_size(size: tuple[int, int], max_pixels: int) -> None:
     if width * height > max_pixels:
         raise HeaderError(
             f"has {width} x {height} pixels, at most {max_pixels:,} are read: make it smaller, or "
-            "raise max_pixels (--max-pixels)"
+            "raise max_pixels",
+            (ChangeSettings(("max_pixels",)),),
         )
     if max(size) > MAX_SIDE:
         raise HeaderError(
