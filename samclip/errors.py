@@ -9,6 +9,7 @@ expected and what to do::
     |   |-- ManifestError        manifest.json is missing, too large, malformed or of another schema
     |   |-- IntegrityError       a file's size or SHA-256 differs from the manifest
     |   |-- SignatureError       not signed, or not with the key that was asked for
+    |   |-- GraphError           a graph is refused before any engine sees it
     |   `-- UnsafePathError      a path leaves the bundle, is a link, or is not a plain file
     |-- InputError (ValueError)  what the caller passed in cannot be used
     |   |-- ImageError
@@ -89,6 +90,10 @@ class IntegrityError(BundleError):
 
 class SignatureError(BundleError):
     """A bundle is not signed with the key that was asked for."""
+
+
+class GraphError(BundleError):
+    """A graph is malformed, or asks for what no export does: refused before an engine sees it."""
 
 
 class UnsafePathError(BundleError):
