@@ -58,10 +58,15 @@ def check_graph(name: str, onnx: bytes, weights: Weights | None = None) -> Graph
     try:
         return _Check(parse_model(onnx), weights or {}).run()
     except (ValueError, ArithmeticError, RecursionError) as error:
-        raise GraphError(
-            f"the graph {name!r} is refused before any engine sees it: {error}. Use a bundle that "
-            "samclip-export wrote; export it again."
-        ) from error
+        raise refused(name, str(error)) from error
+
+
+def refused(name: str, reason: str) -> GraphError:
+    """Return the error of a graph that no engine may see."""
+    return GraphError(
+        f"the graph {name!r} is refused before any engine sees it: {reason}. Use a bundle that "
+        "samclip-export wrote, or export it again."
+    )
 
 
 @dataclass
@@ -88,7 +93,8 @@ class _Check:
             live += made
             if live > MAX_LIVE_BYTES:
                 raise _named(node, f"up to here {live:,} bytes are in use, at most {MAX_LIVE_BYTES:,} are accepted")
-            live -= sum(self.tensors[name].bytes for name in last_uses.get(place, ()))
+            for name in last_uses.get(place, ()):
+                live -= self.tensors[name].bytes
         most_folded = FOLDED_BYTES + FOLDED_PER_STORED * stored
         if self.folded > most_folded:
             raise ValueError(
@@ -182,11 +188,11 @@ class _Check:
         total = 0
         for name, tensor in zip(node.outputs, outputs, strict=True):
             check_dims(tensor.dims)
-            self._check_bytes("its result", tensor)
+            size = self._check_bytes("its result", tensor)
             if tensor.values is not None and len(tensor.values) > MAX_FOLLOWED:
                 tensor.values = None
             tensor.constant = all(part.constant for part in present)
-            total += tensor.bytes
+            total += size
             self._define(name, tensor)
         if outputs[0].constant:
             self.folded += total
@@ -210,13 +216,15 @@ class _Check:
             raise Refused(f"the tensor {name[:SHOWN]!r} is there twice")
         self.tensors[name] = tensor
 
-    def _check_bytes(self, what: str, tensor: Tensor) -> None:
-        if tensor.bytes > MAX_TENSOR_BYTES:
+    def _check_bytes(self, what: str, tensor: Tensor) -> int:
+        size = tensor.bytes
+        if size > MAX_TENSOR_BYTES:
             dims = "x".join(map(str, tensor.dims))
             raise ValueError(
-                f"{what} of the shape {dims[:SHOWN]} takes up to {tensor.bytes:,} bytes, at most "
+                f"{what} of the shape {dims[:SHOWN]} takes up to {size:,} bytes, at most "
                 f"{MAX_TENSOR_BYTES:,} are accepted"
             )
+        return size
 
     def _check_described(self) -> None:
         """Compare what the graph says of its intermediates: engines may believe it."""

@@ -180,9 +180,9 @@ def cast(node: Node, inputs: Inputs) -> list[Tensor]:
 def quantize(node: Node, inputs: Inputs) -> list[Tensor]:
     """QuantizeLinear with a zero point, whose type is the result's."""
     data, scale, zero = required(inputs, 3)
+    of_type(data, *FLOATS)
     of_type(zero, INT8, UINT8)
     _check_scale(node, data, scale, zero)
-    same_type(data, scale)
     return [Tensor(zero.dtype, data.dims)]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from samclip.engines.limits import (
     MAX_POINTS,
@@ -33,6 +34,7 @@ AXES: Mapping[str, Range] = {
     "vocabulary": (1, MAX_TEXTS),
 }
 OTHER: Range = (1, MAX_TEXTS)  # axes of any other name: the most that the runtime ever sends
+CACHED = 4096  # shapes whose bounds are remembered: graphs have few different ones
 MAX_TERMS = 16
 MAX_DEGREE = 6
 
@@ -129,25 +131,33 @@ def quotient(dividend: Dim, divisor: Dim) -> Dim | None:
     return None
 
 
-def most(dims: Iterable[Dim]) -> int:
+@lru_cache(CACHED)
+def most(dims: tuple[Dim, ...]) -> int:
     """Return the largest product that these sizes can have in one run."""
-    sizes = tuple(dims)
-    if all(isinstance(dim, int) for dim in sizes):
-        return math.prod(sizes)  # type: ignore[arg-type]
-    return max(math.prod(_bound(dim, run)[1] for dim in sizes) for run in RUNS)
+    number = 1
+    dynamic = []
+    for dim in dims:
+        if isinstance(dim, int):
+            number *= dim
+        else:
+            dynamic.append(dim)
+    if not dynamic:
+        return number
+    return number * max(
+        math.prod(_bound(dim, run)[1] for dim in dynamic) for run in range(len(RUNS))
+    )
 
 
 def least(dim: Dim) -> int:
     """Return the smallest number that a size can be."""
-    return dim if isinstance(dim, int) else min(_bound(dim, run)[0] for run in RUNS)
+    return dim if isinstance(dim, int) else min(_bound(dim, run)[0] for run in range(len(RUNS)))
 
 
-def _bound(dim: Dim, run: Mapping[str, Range]) -> Range:
-    if isinstance(dim, int):
-        return dim, dim
+@lru_cache(CACHED)
+def _bound(dim: Size, run: int) -> Range:
     low = high = 0
     for monomial, count in dim.terms:
-        ranges = [run.get(name) or AXES.get(name) or OTHER for name in monomial]
+        ranges = [RUNS[run].get(name) or AXES.get(name) or OTHER for name in monomial]
         ends = [count * math.prod(r[0] for r in ranges), count * math.prod(r[1] for r in ranges)]
         low += min(ends)
         high += max(ends)

@@ -188,5 +188,5 @@ def check_dims(dims: Shape) -> None:
     if len(dims) > MAX_RANK:
         raise Refused(f"its result has {len(dims)} axes, at most {MAX_RANK} are accepted")
     for dim in dims:
-        if least(dim) < 0:
+        if (dim if isinstance(dim, int) else least(dim)) < 0:
             raise Refused(f"its result has an axis of {str(dim)[:SHOWN]}, which can be negative")
