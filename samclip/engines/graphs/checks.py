@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.engines.graphs.operators import OPERATORS, OPSETS
+from samclip.engines.graphs.operators import OPERATORS, OPSETS, POINTWISE
 from samclip.engines.graphs.parsed import (
     BOOL,
     DTYPES,
@@ -38,10 +38,11 @@ from samclip.errors import GraphError, did_you_mean
 # The global layers of ViT-H at 1024 px have scores of 1 GiB in the lowering `bias`, of which three
 # are alive at once; all of ViT-H multiplies 3e12 numbers.
 MAX_TENSOR_BYTES = 2**31
-MAX_LIVE_BYTES = 2**33
+MAX_LIVE_BYTES = 2**32
 MAX_WORK = 2**43
 # Of what an engine may compute before it runs and keep: as much as the stored tensors take when
 # they are expanded from a byte to four, and all of it again, and something for small graphs.
+MAX_CHAIN = 64  # pointwise operators in a row: exports have up to 16
 FOLDED_PER_STORED = 12
 FOLDED_BYTES = 2**26
 
@@ -86,15 +87,7 @@ class _Check:
         self._check_opsets()
         stored = self._add_stored()
         inputs = self._add_inputs(stored)
-        last_uses = self._last_uses()
-        live = 0
-        for place, node in enumerate(self.graph.nodes):
-            made = self._add_node(node)
-            live += made
-            if live > MAX_LIVE_BYTES:
-                raise _named(node, f"up to here {live:,} bytes are in use, at most {MAX_LIVE_BYTES:,} are accepted")
-            for name in last_uses.get(place, ()):
-                live -= self.tensors[name].bytes
+        peak = self._add_nodes()
         most_folded = FOLDED_BYTES + FOLDED_PER_STORED * stored
         if self.folded > most_folded:
             raise ValueError(
@@ -102,7 +95,23 @@ class _Check:
                 f"at most {most_folded:,} are accepted"
             )
         self._check_described()
-        return GraphSignature(inputs, self._outputs())
+        return GraphSignature(inputs, self._outputs(), peak)
+
+    def _add_nodes(self) -> int:
+        """Add the results of all nodes; returns the most bytes of them that are needed at once."""
+        last_uses = self._last_uses()
+        live = peak = 0
+        for place, node in enumerate(self.graph.nodes):
+            live += self._add_node(node)
+            peak = max(peak, live)
+            if live > MAX_LIVE_BYTES:
+                raise _named(
+                    node,
+                    f"up to here {live:,} bytes are in use, at most {MAX_LIVE_BYTES:,} are accepted",
+                )
+            for name in last_uses.get(place, ()):
+                live -= self.tensors[name].bytes
+        return peak
 
     def _check_opsets(self) -> None:
         for domain, version in self.graph.opsets.items():
@@ -171,7 +180,9 @@ class _Check:
         operator = OPERATORS.get(node.operator)
         if operator is None:
             hint = did_you_mean(node.operator, OPERATORS)
-            raise Refused(f"the operator {node.operator[:SHOWN]!r} is none that exports write{hint}")
+            raise Refused(
+                f"the operator {node.operator[:SHOWN]!r} is none that exports write{hint}"
+            )
         if self.graph.opsets[""] < operator.since:
             raise Refused(f"the operator is new in opset {operator.since}")
         if unknown := sorted(set(node.attributes) - operator.attributes):
@@ -185,13 +196,18 @@ class _Check:
         if len(outputs) != len(node.outputs):
             raise Refused(f"it has {len(node.outputs)} outputs, expected {len(outputs)}")
         present = [tensor for tensor in inputs if tensor is not None]
-        total = 0
+        total = chain = 0
+        if node.operator in POINTWISE:
+            chain = 1 + max(tensor.chain for tensor in present)
+            if chain > MAX_CHAIN:
+                raise Refused(f"it is the last of {chain} operators in a row on single elements")
         for name, tensor in zip(node.outputs, outputs, strict=True):
             check_dims(tensor.dims)
             size = self._check_bytes("its result", tensor)
             if tensor.values is not None and len(tensor.values) > MAX_FOLLOWED:
                 tensor.values = None
             tensor.constant = all(part.constant for part in present)
+            tensor.chain = chain
             total += size
             self._define(name, tensor)
         if outputs[0].constant:
@@ -199,7 +215,10 @@ class _Check:
         sizes = outputs[0].dims
         self.work += most(sizes if operator.work is None else operator.work(node, inputs, sizes))
         if self.work > MAX_WORK:
-            raise Refused(f"up to here {self.work:.1e} numbers are multiplied, at most {MAX_WORK:.1e} are accepted")
+            raise Refused(
+                f"up to here {self.work:.1e} numbers are multiplied, at most {MAX_WORK:.1e} are "
+                "accepted"
+            )
         return total
 
     def _use(self, name: str) -> Tensor | None:

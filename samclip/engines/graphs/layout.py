@@ -328,7 +328,9 @@ def resize(node: Node, inputs: Inputs) -> list[Tensor]:
         dims = tuple(_scaled(s, float(n)) for s, n in zip(data.dims, numbers, strict=True))
     else:
         raise Refused("its scales are not stored numbers")
-    if len(dims) != data.rank or any(least(dim) < 1 <= least(s) for s, dim in zip(data.dims, dims, strict=True)):
+    if len(dims) != data.rank or any(
+        least(dim) < 1 <= least(s) for s, dim in zip(data.dims, dims, strict=True)
+    ):
         raise Refused(f"it makes {shown(dims)} of {shown(data.dims)}")
     return [Tensor(data.dtype, dims)]
 

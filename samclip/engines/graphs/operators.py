@@ -137,3 +137,11 @@ OPERATORS: Mapping[str, Operator] = {
     "Unsqueeze": _binary(layout.unsqueeze),
     "Where": Operator(elementwise.where, 3, 3),
 }  # fmt: skip
+
+# Operators that engines fuse into one another; OpenVINO takes the square of a chain's length for it.
+POINTWISE = frozenset(
+    """
+    Add And Cast Clip Cos DequantizeLinear Div Equal Erf Gelu Greater GreaterOrEqual Max Mul Neg Not
+    QuantizeLinear Relu Sigmoid Sin Sub Where
+    """.split()
+)

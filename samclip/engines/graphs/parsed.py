@@ -29,8 +29,8 @@ from samclip.engines.graphs.protobuf import (
 )
 
 MAX_GRAPH_BYTES = 2**24  # without weights files; samclip-tiny's encoder has 0.2 MB
-MAX_NODES = 16_384
-MAX_STORED = 16_384  # tensors
+MAX_NODES = 8192  # ViT-H at 1024 px has some 4,000 in INT8
+MAX_STORED = 8192  # tensors
 MAX_VALUES = 2 * (MAX_NODES + MAX_STORED)  # descriptions of intermediates
 MAX_PORTS = 64  # inputs of the graph, and outputs
 MAX_OPERANDS = 256  # inputs of a node, and outputs

@@ -126,9 +126,7 @@ def _check_bias(bias: Tensor | None, outputs: int) -> None:
         raise Refused(f"its bias is {shown(bias.dims)}, expected {outputs}")
 
 
-def _covered(
-    side: Dim, kernel: int, stride: int, dilation: int, before: int, after: int
-) -> int:
+def _covered(side: Dim, kernel: int, stride: int, dilation: int, before: int, after: int) -> int:
     """Return how often a window fits on an axis."""
     if not isinstance(side, int):
         raise Refused("the size of its input depends on the run")

@@ -20,7 +20,11 @@ class TensorSignature:
 
 @dataclass(frozen=True)
 class GraphSignature:
-    """The inputs and outputs of one graph, in its order; stored tensors are not among them."""
+    """The inputs and outputs of one graph, in its order; stored tensors are not among them.
+
+    `working_bytes`: the most that intermediates take at once, in the largest run.
+    """
 
     inputs: tuple[TensorSignature, ...]
     outputs: tuple[TensorSignature, ...]
+    working_bytes: int = 0

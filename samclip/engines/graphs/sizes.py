@@ -170,9 +170,7 @@ def _terms(dim: Dim) -> tuple[tuple[Monomial, int], ...]:
     return (((), dim),) if dim else ()
 
 
-def _sum(
-    first: tuple[tuple[Monomial, int], ...], second: tuple[tuple[Monomial, int], ...]
-) -> Dim:
+def _sum(first: tuple[tuple[Monomial, int], ...], second: tuple[tuple[Monomial, int], ...]) -> Dim:
     found = dict(first)
     for monomial, count in second:
         found[monomial] = found.get(monomial, 0) + count

@@ -30,7 +30,8 @@ class Tensor:
 
     `values` are its elements, flat, where they are whole numbers that follow from stored ones and
     from shapes. `span` holds the least and the greatest element, as far as they are known.
-    `constant`: known before the graph runs, so that an engine may compute and keep it.
+    `constant`: known before the graph runs, so that an engine may compute and keep it. `chain`: how
+    many pointwise operators in a row made it.
     """
 
     dtype: int
@@ -39,6 +40,7 @@ class Tensor:
     span: Span | None = None
     constant: bool = False
     stored: Stored | None = None
+    chain: int = 0
 
     @property
     def rank(self) -> int:
