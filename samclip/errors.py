@@ -20,7 +20,8 @@ expected and what to do::
     |   |-- BackendUnavailableError
     |   |   `-- UnknownBackendError (InputError)  there is no backend of this name
     |   |-- EngineRunError
-    |   |   `-- DeviceMemoryError (MemoryError)  the GPU or the machine has too little
+    |   |   |-- DeviceMemoryError (MemoryError)  the GPU or the machine has too little
+    |   |   `-- EngineTimeoutError (TimeoutError)  a graph took longer than it was given
     |   |-- PlanBuildError       TensorRT could not make a plan of a graph
     |   `-- PlanError            a TensorRT plan is refused before TensorRT sees its bytes
     |       |-- PlanMissingError no plan was built for this graph
@@ -138,6 +139,10 @@ class EngineRunError(EngineError):
 
 class DeviceMemoryError(EngineRunError, MemoryError):
     """The GPU, or the machine, had too little free memory; what is loaded still works."""
+
+
+class EngineTimeoutError(EngineRunError, TimeoutError):
+    """A graph took longer to load or to run than `load(timeout=...)` gives it; it was ended."""
 
 
 class PlanBuildError(EngineError):

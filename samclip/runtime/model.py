@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.engines.base import Backend, EngineOptions
+from samclip.engines.isolated.backend import IsolatedBackend
 from samclip.engines.machine.host import as_memory_error
 from samclip.engines.registry import AUTO, Choice, PassedOver, decide
 from samclip.errors import CapabilityError, InputError, VocabularyError
@@ -38,6 +39,7 @@ from samclip.runtime.text.vocabulary import (
     warn_untrained,
 )
 
+MAX_TIMEOUT = 1e6  # seconds
 Image = TypeVar("Image")
 Answer = TypeVar("Answer")
 Prepared = tuple[NDArray[np.uint8], NDArray[np.float32], Letterbox]
@@ -54,6 +56,7 @@ def load(
     device: int = 0,
     cache_dir: str | Path | None = None,
     public_key: str | Path | None = None,
+    timeout: float | None = None,
 ) -> Model:
     """Load a bundle and make its encoder ready.
 
@@ -74,11 +77,15 @@ def load(
     cache.
     `public_key`: a key file, PEM or OpenSSH's, whose key must have signed the bundle; None means
     the file that `$SAMCLIP_PUBLIC_KEY` names, if it is set.
+    `timeout`: for bundles of strangers. Seconds that loading a graph may take, and each run of one,
+    on CPU backends; None means no limit. Each graph then runs in a process of its own, which is
+    ended at the limit (EngineTimeoutError) and started again by the next call.
 
-    Raises BundleError (BundleNotFoundError, SignatureError), BackendUnavailableError, PlanError,
-    EngineRunError, InputError.
+    Raises BundleError (BundleNotFoundError, SignatureError, GraphError), BackendUnavailableError,
+    PlanError, EngineRunError, InputError.
     """
     check_precision(precision)
+    limit = _check_timeout(timeout)
     bundle = Bundle.open(find_bundle(name_or_path), chosen_public_key(public_key))
     options = EngineOptions(
         threads=_check_count("threads", threads),
@@ -87,6 +94,8 @@ def load(
     )
 
     def start(choice: Choice) -> Model:
+        if limit is not None:
+            choice = Choice(IsolatedBackend(choice.backend, limit), choice.passed_over)
         return Model(bundle, choice, options, precision, cache_dir)
 
     if backend != AUTO:
@@ -101,6 +110,15 @@ def _check_count(what: str, number: int | None) -> int | None:
     if not isinstance(number, int) or number < 1:
         raise InputError(f"{what} must be a whole number of at least 1 or None; got {number!r}.")
     return min(number, os.cpu_count() or 1)
+
+
+def _check_timeout(seconds: float | None) -> float | None:
+    """Check a time limit, and cap it at what timers of the kernel take."""
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
+        raise InputError(f"timeout must be a number of seconds above 0 or None; got {seconds!r}.")
+    return min(float(seconds), MAX_TIMEOUT)
 
 
 class Model:

@@ -32,7 +32,7 @@ from samclip.engines.graphs.parsed import (
 from samclip.engines.graphs.products import MAX_REGION
 from samclip.engines.graphs.signature import GraphSignature, TensorSignature
 from samclip.engines.graphs.sizes import Dim, most, symbol
-from samclip.engines.graphs.tensors import MAX_FOLLOWED, WHOLE, Refused, Tensor, check_dims
+from samclip.engines.graphs.tensors import MAX_FOLLOWED, WHOLE, RefusedError, Tensor, check_dims
 from samclip.errors import GraphError, did_you_mean
 
 # The global layers of ViT-H at 1024 px have scores of 1 GiB in the lowering `bias`, of which three
@@ -57,7 +57,7 @@ def check_graph(name: str, onnx: bytes, weights: Weights | None = None) -> Graph
     beyond bounds.
     """
     try:
-        return _Check(parse_model(onnx), weights or {}).run()
+        return GraphCheck(parse_model(onnx), weights or {}).run()
     except (ValueError, ArithmeticError, RecursionError) as error:
         raise refused(name, str(error)) from error
 
@@ -71,7 +71,7 @@ def refused(name: str, reason: str) -> GraphError:
 
 
 @dataclass
-class _Check:
+class GraphCheck:
     """One graph, gone through in the order of its nodes."""
 
     graph: ParsedGraph
@@ -180,27 +180,27 @@ class _Check:
         operator = OPERATORS.get(node.operator)
         if operator is None:
             hint = did_you_mean(node.operator, OPERATORS)
-            raise Refused(
+            raise RefusedError(
                 f"the operator {node.operator[:SHOWN]!r} is none that exports write{hint}"
             )
         if self.graph.opsets[""] < operator.since:
-            raise Refused(f"the operator is new in opset {operator.since}")
+            raise RefusedError(f"the operator is new in opset {operator.since}")
         if unknown := sorted(set(node.attributes) - operator.attributes):
-            raise Refused(f"it has the attribute {unknown[0][:SHOWN]!r}, which exports never write")
+            raise RefusedError(f"it has the attribute {unknown[0][:SHOWN]!r}, which exports never write")
         if not operator.least <= len(node.inputs) <= operator.most:
-            raise Refused(f"it has {len(node.inputs)} inputs")
+            raise RefusedError(f"it has {len(node.inputs)} inputs")
         if not 1 <= len(node.outputs) <= operator.outputs:
-            raise Refused(f"it has {len(node.outputs)} outputs")
+            raise RefusedError(f"it has {len(node.outputs)} outputs")
         inputs = [self._use(name) for name in node.inputs]
         outputs = operator.rule(node, inputs)
         if len(outputs) != len(node.outputs):
-            raise Refused(f"it has {len(node.outputs)} outputs, expected {len(outputs)}")
+            raise RefusedError(f"it has {len(node.outputs)} outputs, expected {len(outputs)}")
         present = [tensor for tensor in inputs if tensor is not None]
         total = chain = 0
         if node.operator in POINTWISE:
             chain = 1 + max(tensor.chain for tensor in present)
             if chain > MAX_CHAIN:
-                raise Refused(f"it is the last of {chain} operators in a row on single elements")
+                raise RefusedError(f"it is the last of {chain} operators in a row on single elements")
         for name, tensor in zip(node.outputs, outputs, strict=True):
             check_dims(tensor.dims)
             size = self._check_bytes("its result", tensor)
@@ -215,7 +215,7 @@ class _Check:
         sizes = outputs[0].dims
         self.work += most(sizes if operator.work is None else operator.work(node, inputs, sizes))
         if self.work > MAX_WORK:
-            raise Refused(
+            raise RefusedError(
                 f"up to here {self.work:.1e} numbers are multiplied, at most {MAX_WORK:.1e} are "
                 "accepted"
             )
@@ -225,14 +225,14 @@ class _Check:
         if not name:
             return None
         if name not in self.tensors:
-            raise Refused(f"its input {name[:SHOWN]!r} is not made before it")
+            raise RefusedError(f"its input {name[:SHOWN]!r} is not made before it")
         return self.tensors[name]
 
     def _define(self, name: str, tensor: Tensor) -> None:
         if not name:
-            raise Refused("a tensor has no name")
+            raise RefusedError("a tensor has no name")
         if name in self.tensors:
-            raise Refused(f"the tensor {name[:SHOWN]!r} is there twice")
+            raise RefusedError(f"the tensor {name[:SHOWN]!r} is there twice")
         self.tensors[name] = tensor
 
     def _check_bytes(self, what: str, tensor: Tensor) -> int:

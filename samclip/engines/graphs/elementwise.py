@@ -1,6 +1,6 @@
 """Rules for operators that compute each element from the elements in its place, or along an axis.
 
-A rule returns the outputs of a node, or raises `Refused`.
+A rule returns the outputs of a node, or raises `RefusedError`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from samclip.engines.graphs.sizes import Dim, quotient
 from samclip.engines.graphs.tensors import (
     WHOLE,
     Inputs,
-    Refused,
+    RefusedError,
     Shape,
     Span,
     Tensor,
@@ -48,7 +48,7 @@ def of_floats(node: Node, inputs: Inputs) -> list[Tensor]:
 def gelu(node: Node, inputs: Inputs) -> list[Tensor]:
     """Gelu."""
     if text(node, "approximate", "none") not in {"none", "tanh"}:
-        raise Refused("its approximation is unknown")
+        raise RefusedError("its approximation is unknown")
     return of_floats(node, inputs)
 
 
@@ -66,13 +66,13 @@ def layer_normalization(node: Node, inputs: Inputs) -> list[Tensor]:
     first = axis_of(integer(node, "axis", -1), data.rank)
     fraction(node, "epsilon", 1e-5)
     if integer(node, "stash_type", 1) != FLOAT:
-        raise Refused("its statistics are not float32")
+        raise RefusedError("its statistics are not float32")
     for tensor in (scale, inputs[2] if len(inputs) > 2 else None):
         if tensor is None:
             continue
         same_type(data, tensor)
         if tensor.rank > data.rank - first or broadcast(data.dims, tensor.dims) != data.dims:
-            raise Refused(f"its scale or bias is of the shape {shown(tensor.dims)}")
+            raise RefusedError(f"its scale or bias is of the shape {shown(tensor.dims)}")
     return [Tensor(data.dtype, data.dims)]
 
 
@@ -149,7 +149,7 @@ def extremum(node: Node, inputs: Inputs) -> list[Tensor]:
     """Max and Min of any number of tensors."""
     present = [tensor for tensor in inputs if tensor is not None]
     if len(present) != len(inputs) or not present:
-        raise Refused("an input is missing")
+        raise RefusedError("an input is missing")
     not_bool(present[0])
     return [Tensor(same_type(*present), broadcast(*(tensor.dims for tensor in present)))]
 
@@ -162,7 +162,7 @@ def clip(node: Node, inputs: Inputs) -> list[Tensor]:
         if bound is not None:
             same_type(data, bound)
             if bound.rank:
-                raise Refused("its bounds are not single numbers")
+                raise RefusedError("its bounds are not single numbers")
     return [Tensor(data.dtype, data.dims)]
 
 
@@ -171,7 +171,7 @@ def cast(node: Node, inputs: Inputs) -> list[Tensor]:
     (data,) = required(inputs, 1)
     wanted = integer(node, "to", 0)
     if wanted not in DTYPES:
-        raise Refused(f"it casts to the type {wanted}, which exports never have")
+        raise RefusedError(f"it casts to the type {wanted}, which exports never have")
     if wanted == data.dtype or {wanted, data.dtype} <= WHOLE:
         return [Tensor(wanted, data.dims, data.values, data.span)]
     return [Tensor(wanted, data.dims, span=data.span if wanted in FLOATS else None)]
@@ -199,9 +199,9 @@ def _check_scale(node: Node, data: Tensor, scale: Tensor, zero: Tensor) -> None:
     """Check a scale for all elements, or one for each along an axis; not for blocks."""
     of_type(scale, *FLOATS)
     if integer(node, "block_size", 0) or not integer(node, "saturate", 1):
-        raise Refused("it quantises in blocks, or without saturation")
+        raise RefusedError("it quantises in blocks, or without saturation")
     if scale.dims != zero.dims:
-        raise Refused(
+        raise RefusedError(
             f"its scale is {shown(scale.dims)}, its zero point {shown(zero.dims)}: expected alike"
         )
     if scale.dims in {(), (1,)}:
@@ -210,7 +210,7 @@ def _check_scale(node: Node, data: Tensor, scale: Tensor, zero: Tensor) -> None:
         return
     axis = axis_of(integer(node, "axis", 1), data.rank)
     if scale.dims != (data.dims[axis],):
-        raise Refused(
+        raise RefusedError(
             f"its scale is {shown(scale.dims)}, expected one number for each of "
             f"{data.dims[axis]} along axis {axis}"
         )

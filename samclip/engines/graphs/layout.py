@@ -17,7 +17,7 @@ from samclip.engines.graphs.tensors import (
     MAX_FOLLOWED,
     WHOLE,
     Inputs,
-    Refused,
+    RefusedError,
     Shape,
     Tensor,
     axes_of,
@@ -57,21 +57,21 @@ def reshape(node: Node, inputs: Inputs) -> list[Tensor]:
     of_type(asked, INT64)
     targets = list(followed(asked, "sizes"))
     if asked.rank != 1:
-        raise Refused("its sizes are not a list")
+        raise RefusedError("its sizes are not a list")
     if not integer(node, "allowzero", 0):
         for place, target in enumerate(targets):
             if target == 0:
                 if place >= data.rank:
-                    raise Refused("it asks for the size of an axis that its input lacks")
+                    raise RefusedError("it asks for the size of an axis that its input lacks")
                 targets[place] = data.dims[place]
     if targets.count(-1) > 1:
-        raise Refused("two of its sizes are to be found")
+        raise RefusedError("two of its sizes are to be found")
     dims = tuple(targets)
     if -1 in targets:
         rest = [target for target in targets if target != -1]
         dims = tuple(_missing(data.dims, rest) if t == -1 else t for t in targets)
     elif product(data.dims) != product(dims):
-        raise Refused(f"it makes {shown(dims)} of {shown(data.dims)}")
+        raise RefusedError(f"it makes {shown(dims)} of {shown(data.dims)}")
     return [moved(data, dims, data.values if len(dims) < 2 else None)]
 
 
@@ -85,7 +85,7 @@ def _missing(dims: Shape, rest: Sequence[Dim]) -> Dim:
             others.append(target)
     found = quotient(product(have), product(others))
     if found is None or product(rest) == 0:
-        raise Refused(f"it divides {shown(dims)} into {shown(tuple(rest))}")
+        raise RefusedError(f"it divides {shown(dims)} into {shown(tuple(rest))}")
     return found
 
 
@@ -95,7 +95,7 @@ def transpose(node: Node, inputs: Inputs) -> list[Tensor]:
     backwards = tuple(reversed(range(data.rank)))
     order = integers(node, "perm", backwards, data.rank)
     if sorted(order) != list(range(data.rank)):
-        raise Refused(f"its order of axes is {order}")
+        raise RefusedError(f"its order of axes is {order}")
     values = data.values if data.rank < 2 else None
     return [moved(data, tuple(data.dims[place] for place in order), values)]
 
@@ -110,7 +110,7 @@ def squeeze(node: Node, inputs: Inputs) -> list[Tensor]:
     else:
         dropped = set(axes_of(known(axes, "axes"), data.rank))
     if any(data.dims[place] != 1 for place in dropped):
-        raise Refused(f"it drops axes of {shown(data.dims)} that are not of size 1")
+        raise RefusedError(f"it drops axes of {shown(data.dims)} that are not of size 1")
     dims = tuple(side for place, side in enumerate(data.dims) if place not in dropped)
     return [moved(data, dims, data.values)]
 
@@ -130,13 +130,13 @@ def concat(node: Node, inputs: Inputs) -> list[Tensor]:
     """Concat along an axis; all other sizes are equal."""
     parts = [tensor for tensor in inputs if tensor is not None]
     if len(parts) != len(inputs) or not parts or any(p.rank != parts[0].rank for p in parts):
-        raise Refused("its inputs have different numbers of axes")
+        raise RefusedError("its inputs have different numbers of axes")
     dtype = same_type(*parts)
     axis = axis_of(integer(node, "axis", parts[0].rank), parts[0].rank)
     first = parts[0].dims
     for part in parts:
         if part.dims[:axis] + part.dims[axis + 1 :] != first[:axis] + first[axis + 1 :]:
-            raise Refused(f"it joins {shown(first)} and {shown(part.dims)} along axis {axis}")
+            raise RefusedError(f"it joins {shown(first)} and {shown(part.dims)} along axis {axis}")
     total: Dim = 0
     for part in parts:
         total = total + part.dims[axis]
@@ -162,10 +162,10 @@ def split(node: Node, inputs: Inputs) -> list[Tensor]:
         for size in sizes:
             total = total + size
         if "num_outputs" in node.attributes or len(sizes) != count or total != side:
-            raise Refused(f"it divides an axis of {side} into {len(sizes)} sizes")
+            raise RefusedError(f"it divides an axis of {side} into {len(sizes)} sizes")
     else:
         if integer(node, "num_outputs", count) != count or not count:
-            raise Refused("it has another number of outputs than it says")
+            raise RefusedError("it has another number of outputs than it says")
         equal = quotient(side, count)
         if equal is not None:
             sizes = [equal] * count
@@ -173,9 +173,9 @@ def split(node: Node, inputs: Inputs) -> list[Tensor]:
             largest = -(-side // count)
             sizes = [largest] * (count - 1) + [side - largest * (count - 1)]
         else:
-            raise Refused(f"it divides an axis of {side} into {count} parts")
+            raise RefusedError(f"it divides an axis of {side} into {count} parts")
     if any(least(size) < 0 for size in sizes):
-        raise Refused("a part would be of negative size")
+        raise RefusedError("a part would be of negative size")
     return [moved(data, (*data.dims[:axis], size, *data.dims[axis + 1 :])) for size in sizes]
 
 
@@ -188,7 +188,7 @@ def slice_(node: Node, inputs: Inputs) -> list[Tensor]:
     stepped = inputs[4] if len(inputs) > 4 else None
     steps = (1,) * len(first) if stepped is None else known(stepped, "steps")
     if not len(first) == len(last) == len(axes) == len(steps):
-        raise Refused("its starts, ends, axes and steps are not equally many")
+        raise RefusedError("its starts, ends, axes and steps are not equally many")
     dims = list(data.dims)
     for axis, start, end, step in zip(axes, first, last, steps, strict=True):
         dims[axis] = _sliced(data.dims[axis], start, end, step)
@@ -204,7 +204,7 @@ def slice_(node: Node, inputs: Inputs) -> list[Tensor]:
 
 def _sliced(side: Dim, start: int, end: Dim, step: int) -> Dim:
     if step == 0 or not -(2**63) < step < 2**63:
-        raise Refused(f"its step is {step}")
+        raise RefusedError(f"its step is {step}")
     if isinstance(side, int) and isinstance(end, int):
         if step < 0 and end < -side:
             return len(range(side)[start::step])
@@ -220,7 +220,7 @@ def _sliced(side: Dim, start: int, end: Dim, step: int) -> Dim:
             return side + end
         elif not isinstance(end, int) and start == 0 and least(side - end) >= 0 <= least(end):
             return end
-    raise Refused(f"it takes {start} to {end} of an axis of {side}, whose size is unknown")
+    raise RefusedError(f"it takes {start} to {end} of an axis of {side}, whose size is unknown")
 
 
 def gather(node: Node, inputs: Inputs) -> list[Tensor]:
@@ -244,11 +244,11 @@ def gather_elements(node: Node, inputs: Inputs) -> list[Tensor]:
     axis = axis_of(integer(node, "axis", 0), data.rank)
     _check_places(places, data.dims[axis])
     if places.rank != data.rank:
-        raise Refused("its places have another number of axes than its data")
+        raise RefusedError("its places have another number of axes than its data")
     for place, (side, other) in enumerate(zip(places.dims, data.dims, strict=True)):
         fits = side == other or (isinstance(side, int) and side <= least(other))
         if place != axis and not fits:
-            raise Refused(f"its places are {shown(places.dims)}, its data {shown(data.dims)}")
+            raise RefusedError(f"its places are {shown(places.dims)}, its data {shown(data.dims)}")
     return [moved(data, places.dims)]
 
 
@@ -263,7 +263,7 @@ def _check_places(places: Tensor, side: Dim) -> None:
     if not isinstance(side, int):
         side = least(side)
     if not -side <= span[0] <= span[1] < side:
-        raise Refused(f"it takes the places {span[0]:g} to {span[1]:g} of an axis of {side}")
+        raise RefusedError(f"it takes the places {span[0]:g} to {span[1]:g} of an axis of {side}")
 
 
 def expand(node: Node, inputs: Inputs) -> list[Tensor]:
@@ -272,7 +272,7 @@ def expand(node: Node, inputs: Inputs) -> list[Tensor]:
     of_type(asked, INT64)
     targets = followed(asked, "sizes")
     if any(least(target) < 0 for target in targets):
-        raise Refused("it asks for a negative size")
+        raise RefusedError("it asks for a negative size")
     dims = broadcast(data.dims, targets)
     values = data.values
     if values is not None and dims != data.dims:
@@ -285,17 +285,17 @@ def pad(node: Node, inputs: Inputs) -> list[Tensor]:
     """Pad with a constant; negative numbers cut off."""
     data, pads = required(inputs, 2)
     if text(node, "mode", "constant") != "constant":
-        raise Refused("it pads with something else than a constant")
+        raise RefusedError("it pads with something else than a constant")
     constant = inputs[2] if len(inputs) > 2 else None
     if constant is not None:
         same_type(data, constant)
         if product(constant.dims) != 1:
-            raise Refused("its constant is not a single number")
+            raise RefusedError("its constant is not a single number")
     given = inputs[3] if len(inputs) > 3 else None
     axes = axes_of(range(data.rank) if given is None else known(given, "axes"), data.rank)
     numbers = known(pads, "widths")
     if len(numbers) != 2 * len(axes) or any(not 0 <= n <= MAX_PAD for n in numbers):
-        raise Refused(f"its widths are not two for each axis, from 0 to {MAX_PAD:,}")
+        raise RefusedError(f"its widths are not two for each axis, from 0 to {MAX_PAD:,}")
     dims = list(data.dims)
     for axis, before, after in zip(axes, numbers, numbers[len(axes) :], strict=False):
         dims[axis] = dims[axis] + before + after
@@ -312,26 +312,26 @@ def resize(node: Node, inputs: Inputs) -> list[Tensor]:
         ("keep_aspect_ratio_policy", {"stretch"}),
     ):
         if name in node.attributes and text(node, name, "") not in allowed:
-            raise Refused(f"its {name} is not one that exports have")
+            raise RefusedError(f"its {name} is not one that exports have")
     if integer(node, "antialias", 0) or integer(node, "exclude_outside", 0):
-        raise Refused("it filters in a way that exports do not")
+        raise RefusedError("it filters in a way that exports do not")
     region, scales, sizes = (*inputs[1:], None, None, None)[:3]
     if region is not None and product(region.dims) != 0:
-        raise Refused("it resizes a region")
+        raise RefusedError("it resizes a region")
     if (scales is None or scales.dims == (0,)) and sizes is not None:
         dims = followed(sizes, "sizes")
     elif scales is not None and sizes is None and scales.stored is not None:
         of_type(scales, FLOAT)
         numbers = scales.stored.numbers()
         if numbers is None or len(numbers) != data.rank or not np.isfinite(numbers).all():
-            raise Refused("its scales are not one finite number for each axis")
+            raise RefusedError("its scales are not one finite number for each axis")
         dims = tuple(_scaled(s, float(n)) for s, n in zip(data.dims, numbers, strict=True))
     else:
-        raise Refused("its scales are not stored numbers")
+        raise RefusedError("its scales are not stored numbers")
     if len(dims) != data.rank or any(
         least(dim) < 1 <= least(s) for s, dim in zip(data.dims, dims, strict=True)
     ):
-        raise Refused(f"it makes {shown(dims)} of {shown(data.dims)}")
+        raise RefusedError(f"it makes {shown(dims)} of {shown(data.dims)}")
     return [Tensor(data.dtype, dims)]
 
 
@@ -340,4 +340,4 @@ def _scaled(side: Dim, scale: float) -> Dim:
         return side
     if isinstance(side, int) and 0 < scale < 2**16:
         return math.floor(side * scale)
-    raise Refused(f"it scales an axis of {side} by {scale:g}")
+    raise RefusedError(f"it scales an axis of {side} by {scale:g}")

@@ -46,7 +46,7 @@ def _binary(rule: Rule) -> Operator:
 
 
 def _reduced(*attributes: str) -> Operator:
-    names = frozenset({"keepdims", "noop_with_empty_axes", *attributes})
+    names = frozenset({"keepdims", *attributes})
     return Operator(products.reduce, 1, 2, names, products.input_work)
 
 
@@ -64,7 +64,7 @@ OPERATORS: Mapping[str, Operator] = {
         products.attention_work, since=23,
     ),
     "AveragePool": Operator(
-        products.average_pool, 1, 1, WINDOW | {"ceil_mode", "count_include_pad"},
+        products.average_pool, 1, 1, (WINDOW - {"dilations"}) | {"ceil_mode", "count_include_pad"},
         products.pool_work,
     ),
     "Cast": _unary(elementwise.cast, "to"),
@@ -99,12 +99,12 @@ OPERATORS: Mapping[str, Operator] = {
     "Neg": _unary(elementwise.as_first),
     "Not": _unary(elementwise.logical),
     "Pad": Operator(layout.pad, 2, 4, frozenset({"mode"})),
-    "QuantizeLinear": Operator(elementwise.quantize, 3, 3, frozenset({"axis"})),
-    "ReduceL2": _reduced(),
+    "QuantizeLinear": Operator(elementwise.quantize, 3, 3),
+    "ReduceL2": _reduced("noop_with_empty_axes"),
     "ReduceMax": _reduced(),
-    "ReduceMean": _reduced(),
+    "ReduceMean": _reduced("noop_with_empty_axes"),
     "ReduceMin": _reduced(),
-    "ReduceSum": _reduced(),
+    "ReduceSum": _reduced("noop_with_empty_axes"),
     "Relu": _unary(elementwise.as_first),
     "Reshape": Operator(layout.reshape, 2, 2, frozenset({"allowzero"})),
     "Resize": Operator(

@@ -10,7 +10,7 @@ from samclip.engines.graphs.parsed import INT64, MAX_SIDE, Node
 from samclip.engines.graphs.sizes import Dim, least, most, product
 from samclip.engines.graphs.tensors import (
     Inputs,
-    Refused,
+    RefusedError,
     Shape,
     Tensor,
     axes_of,
@@ -38,11 +38,11 @@ def matmul(node: Node, inputs: Inputs) -> list[Tensor]:
     dtype = same_type(first, second)
     of_type(first, *FLOATS)
     if first.rank < 1 or second.rank < 1 or (first.rank == second.rank == 1):
-        raise Refused("it multiplies vectors or single numbers")
+        raise RefusedError("it multiplies vectors or single numbers")
     a = first.dims if first.rank > 1 else (1, *first.dims)
     b = second.dims if second.rank > 1 else (*second.dims, 1)
     if a[-1] != b[-2]:
-        raise Refused(f"it multiplies {shown(first.dims)} by {shown(second.dims)}")
+        raise RefusedError(f"it multiplies {shown(first.dims)} by {shown(second.dims)}")
     rows: Shape = (a[-2],) if first.rank > 1 else ()
     columns: Shape = (b[-1],) if second.rank > 1 else ()
     return [Tensor(dtype, (*broadcast(a[:-2], b[:-2]), *rows, *columns))]
@@ -60,16 +60,16 @@ def gemm(node: Node, inputs: Inputs) -> list[Tensor]:
     dtype = same_type(first, second, third)
     of_type(first, *FLOATS)
     if first.rank != 2 or second.rank != 2:
-        raise Refused("it multiplies what are not matrices")
+        raise RefusedError("it multiplies what are not matrices")
     fraction(node, "alpha", 1.0)
     fraction(node, "beta", 1.0)
     a = first.dims[::-1] if integer(node, "transA", 0) else first.dims
     b = second.dims[::-1] if integer(node, "transB", 0) else second.dims
     if a[1] != b[0]:
-        raise Refused(f"it multiplies {shown(a)} by {shown(b)}")
+        raise RefusedError(f"it multiplies {shown(a)} by {shown(b)}")
     dims = (a[0], b[1])
     if third is not None and (third.rank > 2 or broadcast(dims, third.dims) != dims):
-        raise Refused(f"it adds {shown(third.dims)} to {shown(dims)}")
+        raise RefusedError(f"it adds {shown(third.dims)} to {shown(dims)}")
     return [Tensor(dtype, dims)]
 
 
@@ -83,18 +83,18 @@ def _window(node: Node, kernel: tuple[int, ...]) -> list[tuple[int, int, int, in
     """Return stride, dilation and both pads for each axis of a kernel, within reason."""
     count = len(kernel)
     if count != 2 or any(not 1 <= side <= MAX_KERNEL for side in kernel):
-        raise Refused(f"its kernel is {shown(kernel)}, expected two sides of 1 to {MAX_KERNEL:,}")
+        raise RefusedError(f"its kernel is {shown(kernel)}, expected two sides of 1 to {MAX_KERNEL:,}")
     if integers(node, "kernel_shape", kernel, count) != kernel:
-        raise Refused(f"its kernel is {shown(kernel)}, and it says otherwise")
+        raise RefusedError(f"its kernel is {shown(kernel)}, and it says otherwise")
     if text(node, "auto_pad", "NOTSET") != "NOTSET":
-        raise Refused("it pads by itself")
+        raise RefusedError("it pads by itself")
     strides = integers(node, "strides", (1,) * count, count)
     dilations = integers(node, "dilations", (1,) * count, count)
     pads = integers(node, "pads", (0,) * 2 * count, 2 * count)
     if any(not 1 <= n <= MAX_KERNEL for n in (*strides, *dilations)):
-        raise Refused("its strides or dilations are not from 1 on")
+        raise RefusedError("its strides or dilations are not from 1 on")
     if any(not 0 <= n <= MAX_KERNEL for n in pads):
-        raise Refused(f"its pads are not from 0 to {MAX_KERNEL:,}")
+        raise RefusedError(f"its pads are not from 0 to {MAX_KERNEL:,}")
     return list(zip(strides, dilations, pads, pads[count:], strict=False))
 
 
@@ -105,11 +105,11 @@ def conv(node: Node, inputs: Inputs) -> list[Tensor]:
     dtype = same_type(data, weight, bias)
     of_type(data, *FLOATS)
     if data.rank != 4 or weight.rank != 4:
-        raise Refused("its input or weight does not have four axes")
+        raise RefusedError("its input or weight does not have four axes")
     outputs, per_group, *kernel = numbers_only(weight.dims, "weight")
     groups = integer(node, "group", 1)
     if groups < 1 or data.dims[1] != per_group * groups or outputs % groups or outputs < 1:
-        raise Refused(
+        raise RefusedError(
             f"its weight {shown(weight.dims)} in {groups} groups does not fit {shown(data.dims)}"
         )
     _check_bias(bias, outputs)
@@ -123,16 +123,16 @@ def conv(node: Node, inputs: Inputs) -> list[Tensor]:
 
 def _check_bias(bias: Tensor | None, outputs: int) -> None:
     if bias is not None and bias.dims != (outputs,):
-        raise Refused(f"its bias is {shown(bias.dims)}, expected {outputs}")
+        raise RefusedError(f"its bias is {shown(bias.dims)}, expected {outputs}")
 
 
 def _covered(side: Dim, kernel: int, stride: int, dilation: int, before: int, after: int) -> int:
     """Return how often a window fits on an axis."""
     if not isinstance(side, int):
-        raise Refused("the size of its input depends on the run")
+        raise RefusedError("the size of its input depends on the run")
     extent = dilation * (kernel - 1) + 1
     if side < 1 or side + before + after < extent:
-        raise Refused(f"its window of {extent} does not fit on an axis of {side}")
+        raise RefusedError(f"its window of {extent} does not fit on an axis of {side}")
     return (side + before + after - extent) // stride + 1
 
 
@@ -148,23 +148,23 @@ def conv_transpose(node: Node, inputs: Inputs) -> list[Tensor]:
     dtype = same_type(data, weight, bias)
     of_type(data, *FLOATS)
     if data.rank != 4 or weight.rank != 4:
-        raise Refused("its input or weight does not have four axes")
+        raise RefusedError("its input or weight does not have four axes")
     channels, per_group, *kernel = numbers_only(weight.dims, "weight")
     groups = integer(node, "group", 1)
     if groups < 1 or data.dims[1] != channels or channels % groups or channels < 1:
-        raise Refused(f"its weight {shown(weight.dims)} does not fit {shown(data.dims)}")
+        raise RefusedError(f"its weight {shown(weight.dims)} does not fit {shown(data.dims)}")
     _check_bias(bias, per_group * groups)
     window = _window(node, tuple(kernel))
     extra = integers(node, "output_padding", (0, 0), 2)
     if "output_shape" in node.attributes:
-        raise Refused("it gives its own output shape")
+        raise RefusedError("it gives its own output shape")
     sides = []
     for side, extent, (stride, dilation, before, after), more in zip(
         numbers_only(data.dims[2:], "input"), kernel, window, extra, strict=True
     ):
         made = stride * (side - 1) + more + dilation * (extent - 1) + 1 - before - after
         if not 0 <= more < max(stride, dilation) or side < 1 or not 1 <= made <= MAX_SIDE:
-            raise Refused("its output padding, or its output, is beyond reason")
+            raise RefusedError("its output padding, or its output, is beyond reason")
         sides.append(made)
     return [Tensor(dtype, (data.dims[0], per_group * groups, *sides))]
 
@@ -179,13 +179,13 @@ def average_pool(node: Node, inputs: Inputs) -> list[Tensor]:
     (data,) = required(inputs, 1)
     of_type(data, *FLOATS)
     if data.rank != 4:
-        raise Refused("its input does not have four axes")
+        raise RefusedError("its input does not have four axes")
     kernel = integers(node, "kernel_shape", (), 2)
     window = _window(node, kernel)
     if integer(node, "ceil_mode", 0) or any(
         max(steps[2:]) >= side for side, steps in zip(kernel, window, strict=True)
     ):
-        raise Refused("it rounds up, or pads by more than its kernel")
+        raise RefusedError("it rounds up, or pads by more than its kernel")
     integer(node, "count_include_pad", 0)
     sides = [
         _covered(side, extent, *steps)
@@ -222,7 +222,7 @@ def arg_max(node: Node, inputs: Inputs) -> list[Tensor]:
     axis = axis_of(integer(node, "axis", 0), data.rank)
     integer(node, "select_last_index", 0)
     if least(data.dims[axis]) < 1:
-        raise Refused("the axis that it looks along may be empty")
+        raise RefusedError("the axis that it looks along may be empty")
     kept: Shape = (1,) if integer(node, "keepdims", 1) else ()
     dims = (*data.dims[:axis], *kept, *data.dims[axis + 1 :])
     return [Tensor(INT64, dims, span=(0, most((data.dims[axis],)) - 1))]
@@ -249,17 +249,17 @@ def _equation(node: Node, first: Tensor, second: Tensor) -> tuple[str, dict[str,
     words = (*factors, made)
     sides: dict[str, Dim] = {}
     if not arrow or len(factors) != 2:
-        raise Refused("its equation is not one of two tensors and a result")
+        raise RefusedError("its equation is not one of two tensors and a result")
     if any(len(set(word)) != len(word) or (word and not word.isascii()) for word in words):
-        raise Refused("its equation names an axis twice")
+        raise RefusedError("its equation names an axis twice")
     for word, tensor in zip(factors, (first, second), strict=True):
         if not (word.isalpha() or not word) or len(word) != tensor.rank:
-            raise Refused("its equation does not name the axes of its inputs")
+            raise RefusedError("its equation does not name the axes of its inputs")
         for letter, side in zip(word, tensor.dims, strict=True):
             if sides.setdefault(letter, side) != side:
-                raise Refused(f"its axis {letter!r} has two sizes")
+                raise RefusedError(f"its axis {letter!r} has two sizes")
     if not set(made) <= set(sides):
-        raise Refused("its equation makes an axis from nothing")
+        raise RefusedError("its equation makes an axis from nothing")
     return made, sides
 
 
@@ -276,24 +276,24 @@ def attention(node: Node, inputs: Inputs) -> list[Tensor]:
     dtype = same_type(query, key, value, mask)
     of_type(query, *FLOATS)
     if any(tensor.rank != 4 for tensor in (query, key, value)):
-        raise Refused("its queries, keys and values do not have four axes")
+        raise RefusedError("its queries, keys and values do not have four axes")
     if (
         query.dims[:2] != key.dims[:2]
         or key.dims[:3] != value.dims[:3]
         or query.dims[3] != key.dims[3]
     ):
-        raise Refused(
+        raise RefusedError(
             f"its queries {shown(query.dims)}, keys {shown(key.dims)} and values "
             f"{shown(value.dims)} do not fit together"
         )
     if integer(node, "is_causal", 0) or integer(node, "qk_matmul_output_mode", 0):
-        raise Refused("it is causal, or gives its scores away")
+        raise RefusedError("it is causal, or gives its scores away")
     if fraction(node, "softcap", 0.0):
-        raise Refused("it caps its scores")
+        raise RefusedError("it caps its scores")
     fraction(node, "scale", 1.0)
     scores = (*query.dims[:3], key.dims[2])
     if mask is not None and broadcast(scores, mask.dims) != scores:
-        raise Refused(f"its mask is {shown(mask.dims)}, expected {shown(scores)}")
+        raise RefusedError(f"its mask is {shown(mask.dims)}, expected {shown(scores)}")
     return [Tensor(dtype, (*query.dims[:3], value.dims[3]))]
 
 
@@ -310,13 +310,13 @@ def roi_align(node: Node, inputs: Inputs) -> list[Tensor]:
     of_type(data, *FLOATS)
     of_type(batch, INT64)
     if data.rank != 4 or boxes.rank != 2 or boxes.dims[1] != 4 or batch.dims != boxes.dims[:1]:
-        raise Refused("it does not take boxes Nx4 of a map with four axes")
+        raise RefusedError("it does not take boxes Nx4 of a map with four axes")
     if text(node, "mode", "avg") != "avg":
-        raise Refused("it does not average")
+        raise RefusedError("it does not average")
     if text(node, "coordinate_transformation_mode", "half_pixel") != "half_pixel":
-        raise Refused("its coordinates are not those of exports")
+        raise RefusedError("its coordinates are not those of exports")
     if batch.span != (0, 0):
-        raise Refused("it takes images by numbers that may not exist")
+        raise RefusedError("it takes images by numbers that may not exist")
     _region_samples(node, boxes)
     high, wide = integer(node, "output_height", 1), integer(node, "output_width", 1)
     return [Tensor(dtype, (boxes.dims[0], data.dims[1], high, wide))]
@@ -327,9 +327,9 @@ def _region_samples(node: Node, boxes: Tensor) -> tuple[int, int]:
     scale, ratio = fraction(node, "spatial_scale", 1.0), integer(node, "sampling_ratio", 0)
     sides = integer(node, "output_height", 1), integer(node, "output_width", 1)
     if not 0 < scale <= 1 or ratio or any(not 1 <= side <= MAX_KERNEL for side in sides):
-        raise Refused("its scale, its samples or the size of its result are beyond reason")
+        raise RefusedError("its scale, its samples or the size of its result are beyond reason")
     if boxes.span is None or max(map(abs, boxes.span)) > MAX_REGION:
-        raise Refused("its boxes are computed, so that the work they make is unknown")
+        raise RefusedError("its boxes are computed, so that the work they make is unknown")
     extent = int((boxes.span[1] - boxes.span[0]) * scale) + 1
     return -(-extent // sides[0]), -(-extent // sides[1])
 

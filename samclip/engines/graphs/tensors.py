@@ -56,7 +56,7 @@ class Tensor:
 Inputs = Sequence[Tensor | None]
 
 
-class Refused(ValueError):
+class RefusedError(ValueError):
     """A node is refused; the message ends a sentence that begins with its name."""
 
 
@@ -64,7 +64,7 @@ def text(node: Node, name: str, default: str) -> str:
     """Return an attribute that is a word."""
     value = node.attributes.get(name, default)
     if not isinstance(value, str):
-        raise Refused(f"its attribute {name!r} is no word")
+        raise RefusedError(f"its attribute {name!r} is no word")
     return value
 
 
@@ -72,7 +72,7 @@ def integer(node: Node, name: str, default: int) -> int:
     """Return an attribute that is a whole number."""
     value = node.attributes.get(name, default)
     if not isinstance(value, int):
-        raise Refused(f"its attribute {name!r} is no whole number")
+        raise RefusedError(f"its attribute {name!r} is no whole number")
     return value
 
 
@@ -80,7 +80,7 @@ def fraction(node: Node, name: str, default: float) -> float:
     """Return an attribute that is a number."""
     value = node.attributes.get(name, default)
     if not isinstance(value, float):
-        raise Refused(f"its attribute {name!r} is no fraction")
+        raise RefusedError(f"its attribute {name!r} is no fraction")
     return value
 
 
@@ -88,14 +88,14 @@ def integers(node: Node, name: str, default: tuple[int, ...], count: int) -> tup
     """Return an attribute of `count` whole numbers."""
     value: Attribute = node.attributes.get(name, default)
     if not isinstance(value, tuple) or len(value) != count:
-        raise Refused(f"its attribute {name!r} does not have {count} numbers")
+        raise RefusedError(f"its attribute {name!r} does not have {count} numbers")
     return value
 
 
 def axis_of(number: int, rank: int) -> int:
     """Return the place of an axis, which may be counted from the end."""
     if not -rank <= number < rank:
-        raise Refused(f"the axis {number} is asked of a tensor of {rank} axes")
+        raise RefusedError(f"the axis {number} is asked of a tensor of {rank} axes")
     return number % rank
 
 
@@ -103,7 +103,7 @@ def axes_of(numbers: Sequence[int], rank: int) -> tuple[int, ...]:
     """Return the places of different axes."""
     found = tuple(axis_of(number, rank) for number in numbers)
     if len(set(found)) != len(found):
-        raise Refused("an axis is given twice")
+        raise RefusedError("an axis is given twice")
     return found
 
 
@@ -111,16 +111,16 @@ def known(tensor: Tensor | None, what: str) -> tuple[int, ...]:
     """Return the values of a tensor that has to be known before the graph runs."""
     values = followed(tensor, what)
     if not all(isinstance(value, int) for value in values):
-        raise Refused(f"its {what} depend on sizes of the input")
+        raise RefusedError(f"its {what} depend on sizes of the input")
     return values  # type: ignore[return-value]
 
 
 def followed(tensor: Tensor | None, what: str) -> tuple[Dim, ...]:
     """Return the values of a tensor, which may depend on the sizes of the input."""
     if tensor is None or tensor.values is None:
-        raise Refused(f"its {what} are computed from data, so that its size is unknown")
+        raise RefusedError(f"its {what} are computed from data, so that its size is unknown")
     if tensor.rank > 1 or tensor.dtype not in WHOLE:
-        raise Refused(f"its {what} are not a list of whole numbers")
+        raise RefusedError(f"its {what} are not a list of whole numbers")
     return tensor.values
 
 
@@ -128,7 +128,7 @@ def required(inputs: Inputs, count: int) -> list[Tensor]:
     """Return the first `count` inputs, all of which must be there."""
     found = [tensor for tensor in inputs[:count] if tensor is not None]
     if len(found) != count:
-        raise Refused(f"it needs {count} inputs")
+        raise RefusedError(f"it needs {count} inputs")
     return found
 
 
@@ -136,26 +136,26 @@ def same_type(*tensors: Tensor | None) -> int:
     """Return the type that all of these tensors have."""
     found = {tensor.dtype for tensor in tensors if tensor is not None}
     if len(found) != 1:
-        raise Refused(f"its inputs have the types {', '.join(sorted(DTYPES[d][0] for d in found))}")
+        raise RefusedError(f"its inputs have the types {', '.join(sorted(DTYPES[d][0] for d in found))}")
     return found.pop()
 
 
 def of_type(tensor: Tensor | None, *allowed: int) -> None:
     """Refuse a tensor of another type."""
     if tensor is not None and tensor.dtype not in allowed:
-        raise Refused(f"an input is of the type {DTYPES[tensor.dtype][0]}")
+        raise RefusedError(f"an input is of the type {DTYPES[tensor.dtype][0]}")
 
 
 def not_bool(tensor: Tensor) -> None:
     """Refuse truth values where numbers are expected."""
     if tensor.dtype == BOOL:
-        raise Refused("an input holds truth values, expected numbers")
+        raise RefusedError("an input holds truth values, expected numbers")
 
 
 def numbers_only(dims: Sequence[Dim], what: str) -> tuple[int, ...]:
     """Return sizes that must not depend on the input."""
     if not all(isinstance(dim, int) for dim in dims):
-        raise Refused(f"the sizes of its {what} depend on the input")
+        raise RefusedError(f"the sizes of its {what} depend on the input")
     return tuple(dims)  # type: ignore[arg-type]
 
 
@@ -182,13 +182,13 @@ def _wider(first: Dim, second: Dim) -> Dim:
         return second
     if isinstance(first, int) != isinstance(second, int):
         return first if isinstance(first, int) else second  # or the run fails
-    raise Refused(f"sizes {first} and {second} do not fit together")
+    raise RefusedError(f"sizes {first} and {second} do not fit together")
 
 
 def check_dims(dims: Shape) -> None:
     """Refuse a shape with too many axes, or with one that can be negative."""
     if len(dims) > MAX_RANK:
-        raise Refused(f"its result has {len(dims)} axes, at most {MAX_RANK} are accepted")
+        raise RefusedError(f"its result has {len(dims)} axes, at most {MAX_RANK} are accepted")
     for dim in dims:
         if (dim if isinstance(dim, int) else least(dim)) < 0:
-            raise Refused(f"its result has an axis of {str(dim)[:SHOWN]}, which can be negative")
+            raise RefusedError(f"its result has an axis of {str(dim)[:SHOWN]}, which can be negative")
