@@ -1,4 +1,4 @@
-"""The gate before every engine: a graph is refused unless all that it asks for is known and bounded.
+"""The checks of a graph: it is refused unless all that it asks for is known and bounded.
 
 A bundle's digests say that its bytes are those that were written, not that they mean well. ONNX
 Runtime, OpenVINO and TensorRT parse, optimise and fold what they are given, for as long and in as
@@ -32,7 +32,14 @@ from samclip.engines.graphs.parsed import (
 from samclip.engines.graphs.products import MAX_REGION
 from samclip.engines.graphs.signature import GraphSignature, TensorSignature
 from samclip.engines.graphs.sizes import Dim, most, symbol
-from samclip.engines.graphs.tensors import MAX_FOLLOWED, WHOLE, RefusedError, Tensor, check_dims
+from samclip.engines.graphs.tensors import (
+    MAX_FOLLOWED,
+    WHOLE,
+    Call,
+    RefusedError,
+    Tensor,
+    check_dims,
+)
 from samclip.errors import GraphError, did_you_mean
 
 # The global layers of ViT-H at 1024 px have scores of 1 GiB in the lowering `bias`, of which three
@@ -86,7 +93,7 @@ class GraphCheck:
         """Check everything; raises ValueError."""
         self._check_opsets()
         stored = self._add_stored()
-        inputs = self._add_inputs(stored)
+        inputs = self._add_inputs()
         peak = self._add_nodes()
         most_folded = FOLDED_BYTES + FOLDED_PER_STORED * stored
         if self.folded > most_folded:
@@ -107,7 +114,8 @@ class GraphCheck:
             if live > MAX_LIVE_BYTES:
                 raise _named(
                     node,
-                    f"up to here {live:,} bytes are in use, at most {MAX_LIVE_BYTES:,} are accepted",
+                    f"up to here {live:,} bytes are in use, at most {MAX_LIVE_BYTES:,} are "
+                    "accepted",
                 )
             for name in last_uses.get(place, ()):
                 live -= self.tensors[name].bytes
@@ -134,7 +142,7 @@ class GraphCheck:
             total += self.tensors[tensor.name].bytes
         return total
 
-    def _add_inputs(self, stored: int) -> tuple[TensorSignature, ...]:
+    def _add_inputs(self) -> tuple[TensorSignature, ...]:
         found = []
         names = {tensor.name for tensor in self.graph.stored}
         for port in self.graph.inputs:
@@ -186,13 +194,16 @@ class GraphCheck:
         if self.graph.opsets[""] < operator.since:
             raise RefusedError(f"the operator is new in opset {operator.since}")
         if unknown := sorted(set(node.attributes) - operator.attributes):
-            raise RefusedError(f"it has the attribute {unknown[0][:SHOWN]!r}, which exports never write")
+            raise RefusedError(
+                f"it has the attribute {unknown[0][:SHOWN]!r}, which exports never write"
+            )
         if not operator.least <= len(node.inputs) <= operator.most:
             raise RefusedError(f"it has {len(node.inputs)} inputs")
         if not 1 <= len(node.outputs) <= operator.outputs:
             raise RefusedError(f"it has {len(node.outputs)} outputs")
         inputs = [self._use(name) for name in node.inputs]
-        outputs = operator.rule(node, inputs)
+        call = Call(node, inputs)
+        outputs = operator.rule(call)
         if len(outputs) != len(node.outputs):
             raise RefusedError(f"it has {len(node.outputs)} outputs, expected {len(outputs)}")
         present = [tensor for tensor in inputs if tensor is not None]
@@ -200,7 +211,9 @@ class GraphCheck:
         if node.operator in POINTWISE:
             chain = 1 + max(tensor.chain for tensor in present)
             if chain > MAX_CHAIN:
-                raise RefusedError(f"it is the last of {chain} operators in a row on single elements")
+                raise RefusedError(
+                    f"it is the last of {chain} operators in a row on single elements"
+                )
         for name, tensor in zip(node.outputs, outputs, strict=True):
             check_dims(tensor.dims)
             size = self._check_bytes("its result", tensor)
@@ -212,8 +225,8 @@ class GraphCheck:
             self._define(name, tensor)
         if outputs[0].constant:
             self.folded += total
-        sizes = outputs[0].dims
-        self.work += most(sizes if operator.work is None else operator.work(node, inputs, sizes))
+        call.made = outputs[0].dims
+        self.work += most(call.made if operator.work is None else operator.work(call))
         if self.work > MAX_WORK:
             raise RefusedError(
                 f"up to here {self.work:.1e} numbers are multiplied, at most {MAX_WORK:.1e} are "
@@ -273,8 +286,7 @@ def _from_stored(stored: Stored, in_file: NDArray[np.generic] | None) -> Tensor:
         return tensor
     if stored.dtype in WHOLE and stored.size <= MAX_FOLLOWED:
         tensor.values = tuple(numbers.reshape(-1).tolist())
-        tensor.span = (min(tensor.values), max(tensor.values))
-    elif stored.dtype in WHOLE or stored.size <= MAX_FOLLOWED:
+    if stored.dtype in WHOLE or stored.size <= MAX_FOLLOWED:
         tensor.span = (float(numbers.min()), float(numbers.max()))
     return tensor
 

@@ -12,7 +12,7 @@ from samclip.engines.graphs.parsed import BOOL, DTYPES, FLOAT, INT8, UINT8, Node
 from samclip.engines.graphs.sizes import Dim, quotient
 from samclip.engines.graphs.tensors import (
     WHOLE,
-    Inputs,
+    Call,
     RefusedError,
     Shape,
     Span,
@@ -31,43 +31,43 @@ from samclip.engines.graphs.tensors import (
 FLOATS = (1, 10, 16)
 
 
-def as_first(node: Node, inputs: Inputs) -> list[Tensor]:
-    """The shape and type of the first input, numbers."""
-    (first,) = required(inputs, 1)
+def as_first(call: Call) -> list[Tensor]:
+    """Return the shape and type of the first input, numbers."""
+    (first,) = required(call.inputs, 1)
     not_bool(first)
     return [Tensor(first.dtype, first.dims)]
 
 
-def of_floats(node: Node, inputs: Inputs) -> list[Tensor]:
-    """The same of floating-point numbers."""
-    (first,) = required(inputs, 1)
+def of_floats(call: Call) -> list[Tensor]:
+    """Return the same of floating-point numbers."""
+    (first,) = required(call.inputs, 1)
     of_type(first, *FLOATS)
     return [Tensor(first.dtype, first.dims)]
 
 
-def gelu(node: Node, inputs: Inputs) -> list[Tensor]:
+def gelu(call: Call) -> list[Tensor]:
     """Gelu."""
-    if text(node, "approximate", "none") not in {"none", "tanh"}:
+    if text(call.node, "approximate", "none") not in {"none", "tanh"}:
         raise RefusedError("its approximation is unknown")
-    return of_floats(node, inputs)
+    return of_floats(call)
 
 
-def softmax(node: Node, inputs: Inputs) -> list[Tensor]:
+def softmax(call: Call) -> list[Tensor]:
     """Softmax along an axis."""
-    (first,) = required(inputs, 1)
-    axis_of(integer(node, "axis", -1), first.rank)
-    return of_floats(node, inputs)
+    (first,) = required(call.inputs, 1)
+    axis_of(integer(call.node, "axis", -1), first.rank)
+    return of_floats(call)
 
 
-def layer_normalization(node: Node, inputs: Inputs) -> list[Tensor]:
+def layer_normalization(call: Call) -> list[Tensor]:
     """LayerNormalization over the last axes, with a scale and perhaps a bias of their shape."""
-    data, scale = required(inputs, 2)
+    data, scale = required(call.inputs, 2)
     of_type(data, *FLOATS)
-    first = axis_of(integer(node, "axis", -1), data.rank)
-    fraction(node, "epsilon", 1e-5)
-    if integer(node, "stash_type", 1) != FLOAT:
+    first = axis_of(integer(call.node, "axis", -1), data.rank)
+    fraction(call.node, "epsilon", 1e-5)
+    if integer(call.node, "stash_type", 1) != FLOAT:
         raise RefusedError("its statistics are not float32")
-    for tensor in (scale, inputs[2] if len(inputs) > 2 else None):
+    for tensor in (scale, call.inputs[2] if len(call.inputs) > 2 else None):
         if tensor is None:
             continue
         same_type(data, tensor)
@@ -90,13 +90,13 @@ FOLLOWED: Mapping[str, Callable[[Dim, Dim], Dim | None]] = {
 }
 
 
-def arithmetic(node: Node, inputs: Inputs) -> list[Tensor]:
+def arithmetic(call: Call) -> list[Tensor]:
     """Add, Sub, Mul, Div of two tensors."""
-    first, second = required(inputs, 2)
+    first, second = required(call.inputs, 2)
     dtype = same_type(first, second)
     not_bool(first)
     dims = broadcast(first.dims, second.dims)
-    return [Tensor(dtype, dims, _followed(node.operator, first, second, len(dims)))]
+    return [Tensor(dtype, dims, _followed(call.node.operator, first, second, len(dims)))]
 
 
 def _followed(name: str, first: Tensor, second: Tensor, rank: int) -> tuple[Dim, ...] | None:
@@ -113,52 +113,52 @@ def _followed(name: str, first: Tensor, second: Tensor, rank: int) -> tuple[Dim,
     return tuple(found)  # type: ignore[arg-type]
 
 
-def power(node: Node, inputs: Inputs) -> list[Tensor]:
+def power(call: Call) -> list[Tensor]:
     """Pow, whose exponent may be of another type."""
-    first, second = required(inputs, 2)
+    first, second = required(call.inputs, 2)
     not_bool(first)
     not_bool(second)
     return [Tensor(first.dtype, broadcast(first.dims, second.dims))]
 
 
-def compare(node: Node, inputs: Inputs) -> list[Tensor]:
+def compare(call: Call) -> list[Tensor]:
     """Equal, Greater and so on of two tensors."""
-    first, second = required(inputs, 2)
+    first, second = required(call.inputs, 2)
     same_type(first, second)
     return [Tensor(BOOL, broadcast(first.dims, second.dims))]
 
 
-def logical(node: Node, inputs: Inputs) -> list[Tensor]:
+def logical(call: Call) -> list[Tensor]:
     """And, Or, Not."""
-    present = [tensor for tensor in inputs if tensor is not None]
+    present = [tensor for tensor in call.inputs if tensor is not None]
     of_type(present[0], BOOL)
     same_type(*present)
     return [Tensor(BOOL, broadcast(*(tensor.dims for tensor in present)))]
 
 
-def where(node: Node, inputs: Inputs) -> list[Tensor]:
+def where(call: Call) -> list[Tensor]:
     """Where: elements of one of two tensors."""
-    condition, first, second = required(inputs, 3)
+    condition, first, second = required(call.inputs, 3)
     of_type(condition, BOOL)
     dtype = same_type(first, second)
     dims = broadcast(condition.dims, first.dims, second.dims)
     return [Tensor(dtype, dims, span=joined(first.span, second.span))]
 
 
-def extremum(node: Node, inputs: Inputs) -> list[Tensor]:
+def extremum(call: Call) -> list[Tensor]:
     """Max and Min of any number of tensors."""
-    present = [tensor for tensor in inputs if tensor is not None]
-    if len(present) != len(inputs) or not present:
+    present = [tensor for tensor in call.inputs if tensor is not None]
+    if len(present) != len(call.inputs) or not present:
         raise RefusedError("an input is missing")
     not_bool(present[0])
     return [Tensor(same_type(*present), broadcast(*(tensor.dims for tensor in present)))]
 
 
-def clip(node: Node, inputs: Inputs) -> list[Tensor]:
+def clip(call: Call) -> list[Tensor]:
     """Clip between two numbers, of which either may be missing."""
-    (data,) = required(inputs, 1)
+    (data,) = required(call.inputs, 1)
     not_bool(data)
-    for bound in inputs[1:]:
+    for bound in call.inputs[1:]:
         if bound is not None:
             same_type(data, bound)
             if bound.rank:
@@ -166,10 +166,10 @@ def clip(node: Node, inputs: Inputs) -> list[Tensor]:
     return [Tensor(data.dtype, data.dims)]
 
 
-def cast(node: Node, inputs: Inputs) -> list[Tensor]:
+def cast(call: Call) -> list[Tensor]:
     """Cast to another type of numbers."""
-    (data,) = required(inputs, 1)
-    wanted = integer(node, "to", 0)
+    (data,) = required(call.inputs, 1)
+    wanted = integer(call.node, "to", 0)
     if wanted not in DTYPES:
         raise RefusedError(f"it casts to the type {wanted}, which exports never have")
     if wanted == data.dtype or {wanted, data.dtype} <= WHOLE:
@@ -177,21 +177,21 @@ def cast(node: Node, inputs: Inputs) -> list[Tensor]:
     return [Tensor(wanted, data.dims, span=data.span if wanted in FLOATS else None)]
 
 
-def quantize(node: Node, inputs: Inputs) -> list[Tensor]:
+def quantize(call: Call) -> list[Tensor]:
     """QuantizeLinear with a zero point, whose type is the result's."""
-    data, scale, zero = required(inputs, 3)
+    data, scale, zero = required(call.inputs, 3)
     of_type(data, *FLOATS)
     of_type(zero, INT8, UINT8)
-    _check_scale(node, data, scale, zero)
+    _check_scale(call.node, data, scale, zero)
     return [Tensor(zero.dtype, data.dims)]
 
 
-def dequantize(node: Node, inputs: Inputs) -> list[Tensor]:
+def dequantize(call: Call) -> list[Tensor]:
     """DequantizeLinear with a zero point; the scale's type is the result's."""
-    data, scale, zero = required(inputs, 3)
+    data, scale, zero = required(call.inputs, 3)
     of_type(data, INT8, UINT8)
     same_type(data, zero)
-    _check_scale(node, data, scale, zero)
+    _check_scale(call.node, data, scale, zero)
     return [Tensor(scale.dtype, data.dims)]
 
 

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from samclip.engines.graphs.elementwise import joined, shown
-from samclip.engines.graphs.parsed import FLOAT, INT64, Node
+from samclip.engines.graphs.parsed import FLOAT, INT64
 from samclip.engines.graphs.sizes import Dim, least, product, quotient
 from samclip.engines.graphs.tensors import (
     MAX_FOLLOWED,
     WHOLE,
-    Inputs,
+    Call,
     RefusedError,
     Shape,
     Tensor,
@@ -42,23 +42,23 @@ def moved(data: Tensor, dims: Shape, values: tuple[Dim, ...] | None = None) -> T
     return Tensor(data.dtype, dims, values, data.span)
 
 
-def shape(node: Node, inputs: Inputs) -> list[Tensor]:
+def shape(call: Call) -> list[Tensor]:
     """Shape: the sizes of some axes."""
-    (data,) = required(inputs, 1)
-    start, end = integer(node, "start", 0), integer(node, "end", data.rank)
+    (data,) = required(call.inputs, 1)
+    start, end = integer(call.node, "start", 0), integer(call.node, "end", data.rank)
     places = range(data.rank)[start:end]
     dims = tuple(data.dims[place] for place in places)
     return [Tensor(INT64, (len(dims),), dims)]
 
 
-def reshape(node: Node, inputs: Inputs) -> list[Tensor]:
+def reshape(call: Call) -> list[Tensor]:
     """Reshape; one size may be -1, and 0 stands for the input's own size."""
-    data, asked = required(inputs, 2)
+    data, asked = required(call.inputs, 2)
     of_type(asked, INT64)
     targets = list(followed(asked, "sizes"))
     if asked.rank != 1:
         raise RefusedError("its sizes are not a list")
-    if not integer(node, "allowzero", 0):
+    if not integer(call.node, "allowzero", 0):
         for place, target in enumerate(targets):
             if target == 0:
                 if place >= data.rank:
@@ -89,21 +89,21 @@ def _missing(dims: Shape, rest: Sequence[Dim]) -> Dim:
     return found
 
 
-def transpose(node: Node, inputs: Inputs) -> list[Tensor]:
+def transpose(call: Call) -> list[Tensor]:
     """Transpose."""
-    (data,) = required(inputs, 1)
+    (data,) = required(call.inputs, 1)
     backwards = tuple(reversed(range(data.rank)))
-    order = integers(node, "perm", backwards, data.rank)
+    order = integers(call.node, "perm", backwards, data.rank)
     if sorted(order) != list(range(data.rank)):
         raise RefusedError(f"its order of axes is {order}")
     values = data.values if data.rank < 2 else None
     return [moved(data, tuple(data.dims[place] for place in order), values)]
 
 
-def squeeze(node: Node, inputs: Inputs) -> list[Tensor]:
+def squeeze(call: Call) -> list[Tensor]:
     """Squeeze axes of size 1: those that are given, else all."""
-    (data,) = required(inputs, 1)
-    axes = inputs[1] if len(inputs) > 1 else None
+    (data,) = required(call.inputs, 1)
+    axes = call.inputs[1] if len(call.inputs) > 1 else None
     if axes is None:
         numbers_only(data.dims, "axes to drop")
         dropped = {place for place, side in enumerate(data.dims) if side == 1}
@@ -115,9 +115,9 @@ def squeeze(node: Node, inputs: Inputs) -> list[Tensor]:
     return [moved(data, dims, data.values)]
 
 
-def unsqueeze(node: Node, inputs: Inputs) -> list[Tensor]:
+def unsqueeze(call: Call) -> list[Tensor]:
     """Unsqueeze: axes of size 1 at places of the result."""
-    data, axes = required(inputs, 2)
+    data, axes = required(call.inputs, 2)
     numbers = known(axes, "axes")
     rank = data.rank + len(numbers)
     new = set(axes_of(numbers, rank))
@@ -126,13 +126,13 @@ def unsqueeze(node: Node, inputs: Inputs) -> list[Tensor]:
     return [moved(data, dims, data.values if rank < 2 else None)]
 
 
-def concat(node: Node, inputs: Inputs) -> list[Tensor]:
+def concat(call: Call) -> list[Tensor]:
     """Concat along an axis; all other sizes are equal."""
-    parts = [tensor for tensor in inputs if tensor is not None]
-    if len(parts) != len(inputs) or not parts or any(p.rank != parts[0].rank for p in parts):
+    parts = [tensor for tensor in call.inputs if tensor is not None]
+    if len(parts) != len(call.inputs) or not parts or any(p.rank != parts[0].rank for p in parts):
         raise RefusedError("its inputs have different numbers of axes")
     dtype = same_type(*parts)
-    axis = axis_of(integer(node, "axis", parts[0].rank), parts[0].rank)
+    axis = axis_of(integer(call.node, "axis", parts[0].rank), parts[0].rank)
     first = parts[0].dims
     for part in parts:
         if part.dims[:axis] + part.dims[axis + 1 :] != first[:axis] + first[axis + 1 :]:
@@ -148,23 +148,23 @@ def concat(node: Node, inputs: Inputs) -> list[Tensor]:
     return [Tensor(dtype, dims, values, joined(*(part.span for part in parts)))]
 
 
-def split(node: Node, inputs: Inputs) -> list[Tensor]:
+def split(call: Call) -> list[Tensor]:
     """Split an axis into given sizes, or into equal ones."""
-    (data,) = required(inputs, 1)
-    axis = axis_of(integer(node, "axis", 0), data.rank)
-    count = len(node.outputs)
+    (data,) = required(call.inputs, 1)
+    axis = axis_of(integer(call.node, "axis", 0), data.rank)
+    count = len(call.node.outputs)
     side = data.dims[axis]
-    given = inputs[1] if len(inputs) > 1 else None
+    given = call.inputs[1] if len(call.inputs) > 1 else None
     sizes: Sequence[Dim]
     if given is not None:
         sizes = followed(given, "sizes")
         total: Dim = 0
         for size in sizes:
             total = total + size
-        if "num_outputs" in node.attributes or len(sizes) != count or total != side:
+        if "num_outputs" in call.node.attributes or len(sizes) != count or total != side:
             raise RefusedError(f"it divides an axis of {side} into {len(sizes)} sizes")
     else:
-        if integer(node, "num_outputs", count) != count or not count:
+        if integer(call.node, "num_outputs", count) != count or not count:
             raise RefusedError("it has another number of outputs than it says")
         equal = quotient(side, count)
         if equal is not None:
@@ -179,13 +179,13 @@ def split(node: Node, inputs: Inputs) -> list[Tensor]:
     return [moved(data, (*data.dims[:axis], size, *data.dims[axis + 1 :])) for size in sizes]
 
 
-def slice_(node: Node, inputs: Inputs) -> list[Tensor]:
+def slice_(call: Call) -> list[Tensor]:
     """Slice: from starts to ends along axes, in steps."""
-    data, starts, ends = required(inputs, 3)
+    data, starts, ends = required(call.inputs, 3)
     first, last = known(starts, "starts"), followed(ends, "ends")
-    given = inputs[3] if len(inputs) > 3 else None
+    given = call.inputs[3] if len(call.inputs) > 3 else None
     axes = axes_of(range(len(first)) if given is None else known(given, "axes"), data.rank)
-    stepped = inputs[4] if len(inputs) > 4 else None
+    stepped = call.inputs[4] if len(call.inputs) > 4 else None
     steps = (1,) * len(first) if stepped is None else known(stepped, "steps")
     if not len(first) == len(last) == len(axes) == len(steps):
         raise RefusedError("its starts, ends, axes and steps are not equally many")
@@ -193,12 +193,10 @@ def slice_(node: Node, inputs: Inputs) -> list[Tensor]:
     for axis, start, end, step in zip(axes, first, last, steps, strict=True):
         dims[axis] = _sliced(data.dims[axis], start, end, step)
     values = data.values
-    if values is not None:
-        ends_known = all(isinstance(end, int) for end in last)
-        if data.rank == 1 and ends_known:
-            values = values[slice(first[0], last[0], steps[0])] if axes else values  # type: ignore[misc]
-        elif axes:
-            values = None
+    if values is not None and axes:
+        stop = last[0]
+        one = data.rank == 1 and isinstance(stop, int)
+        values = values[first[0] : stop : steps[0]] if one and isinstance(stop, int) else None
     return [moved(data, tuple(dims), values)]
 
 
@@ -223,11 +221,11 @@ def _sliced(side: Dim, start: int, end: Dim, step: int) -> Dim:
     raise RefusedError(f"it takes {start} to {end} of an axis of {side}, whose size is unknown")
 
 
-def gather(node: Node, inputs: Inputs) -> list[Tensor]:
+def gather(call: Call) -> list[Tensor]:
     """Gather: slices along an axis at places that lie within it, as far as they are known."""
-    data, places = required(inputs, 2)
+    data, places = required(call.inputs, 2)
     of_type(places, *WHOLE)
-    axis = axis_of(integer(node, "axis", 0), data.rank)
+    axis = axis_of(integer(call.node, "axis", 0), data.rank)
     _check_places(places, data.dims[axis])
     dims = (*data.dims[:axis], *places.dims, *data.dims[axis + 1 :])
     values = None
@@ -237,11 +235,11 @@ def gather(node: Node, inputs: Inputs) -> list[Tensor]:
     return [moved(data, dims, values)]
 
 
-def gather_elements(node: Node, inputs: Inputs) -> list[Tensor]:
+def gather_elements(call: Call) -> list[Tensor]:
     """GatherElements: one element for each place."""
-    data, places = required(inputs, 2)
+    data, places = required(call.inputs, 2)
     of_type(places, *WHOLE)
-    axis = axis_of(integer(node, "axis", 0), data.rank)
+    axis = axis_of(integer(call.node, "axis", 0), data.rank)
     _check_places(places, data.dims[axis])
     if places.rank != data.rank:
         raise RefusedError("its places have another number of axes than its data")
@@ -266,9 +264,9 @@ def _check_places(places: Tensor, side: Dim) -> None:
         raise RefusedError(f"it takes the places {span[0]:g} to {span[1]:g} of an axis of {side}")
 
 
-def expand(node: Node, inputs: Inputs) -> list[Tensor]:
+def expand(call: Call) -> list[Tensor]:
     """Expand: the input repeated to fill a shape."""
-    data, asked = required(inputs, 2)
+    data, asked = required(call.inputs, 2)
     of_type(asked, INT64)
     targets = followed(asked, "sizes")
     if any(least(target) < 0 for target in targets):
@@ -281,17 +279,17 @@ def expand(node: Node, inputs: Inputs) -> list[Tensor]:
     return [moved(data, dims, values)]
 
 
-def pad(node: Node, inputs: Inputs) -> list[Tensor]:
+def pad(call: Call) -> list[Tensor]:
     """Pad with a constant; negative numbers cut off."""
-    data, pads = required(inputs, 2)
-    if text(node, "mode", "constant") != "constant":
+    data, pads = required(call.inputs, 2)
+    if text(call.node, "mode", "constant") != "constant":
         raise RefusedError("it pads with something else than a constant")
-    constant = inputs[2] if len(inputs) > 2 else None
+    constant = call.inputs[2] if len(call.inputs) > 2 else None
     if constant is not None:
         same_type(data, constant)
         if product(constant.dims) != 1:
             raise RefusedError("its constant is not a single number")
-    given = inputs[3] if len(inputs) > 3 else None
+    given = call.inputs[3] if len(call.inputs) > 3 else None
     axes = axes_of(range(data.rank) if given is None else known(given, "axes"), data.rank)
     numbers = known(pads, "widths")
     if len(numbers) != 2 * len(axes) or any(not 0 <= n <= MAX_PAD for n in numbers):
@@ -302,20 +300,20 @@ def pad(node: Node, inputs: Inputs) -> list[Tensor]:
     return [Tensor(data.dtype, tuple(dims))]
 
 
-def resize(node: Node, inputs: Inputs) -> list[Tensor]:
+def resize(call: Call) -> list[Tensor]:
     """Resize by stored scales, or to given sizes, of all axes."""
-    (data,) = required(inputs, 1)
+    (data,) = required(call.inputs, 1)
     for name, allowed in (
         ("mode", {"nearest", "linear"}),
         ("coordinate_transformation_mode", {"half_pixel", "asymmetric", "align_corners"}),
         ("nearest_mode", {"floor", "round_prefer_floor"}),
         ("keep_aspect_ratio_policy", {"stretch"}),
     ):
-        if name in node.attributes and text(node, name, "") not in allowed:
+        if name in call.node.attributes and text(call.node, name, "") not in allowed:
             raise RefusedError(f"its {name} is not one that exports have")
-    if integer(node, "antialias", 0) or integer(node, "exclude_outside", 0):
+    if integer(call.node, "antialias", 0) or integer(call.node, "exclude_outside", 0):
         raise RefusedError("it filters in a way that exports do not")
-    region, scales, sizes = (*inputs[1:], None, None, None)[:3]
+    region, scales, sizes = (*call.inputs[1:], None, None, None)[:3]
     if region is not None and product(region.dims) != 0:
         raise RefusedError("it resizes a region")
     if (scales is None or scales.dims == (0,)) and sizes is not None:

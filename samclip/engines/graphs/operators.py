@@ -11,12 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from samclip.engines.graphs import elementwise, layout, products
-from samclip.engines.graphs.parsed import Node
-from samclip.engines.graphs.tensors import Inputs, Shape, Tensor
+from samclip.engines.graphs.tensors import Call, Shape, Tensor
 
 OPSETS = range(18, 24)  # of ONNX's own operators
-Rule = Callable[[Node, Inputs], list[Tensor]]
-Work = Callable[[Node, Inputs, Shape], Shape]
+Rule = Callable[[Call], list[Tensor]]
+Work = Callable[[Call], Shape]
 
 
 @dataclass(frozen=True)
@@ -138,10 +137,9 @@ OPERATORS: Mapping[str, Operator] = {
     "Where": Operator(elementwise.where, 3, 3),
 }  # fmt: skip
 
-# Operators that engines fuse into one another; OpenVINO takes the square of a chain's length for it.
-POINTWISE = frozenset(
-    """
-    Add And Cast Clip Cos DequantizeLinear Div Equal Erf Gelu Greater GreaterOrEqual Max Mul Neg Not
-    QuantizeLinear Relu Sigmoid Sin Sub Where
-    """.split()
-)
+# Operators that engines fuse into one another. OpenVINO takes the square of a chain's length.
+POINTWISE = frozenset(OPERATORS) & {
+    "Add", "And", "Cast", "Clip", "Cos", "DequantizeLinear", "Div", "Equal", "Erf", "Gelu",
+    "Greater", "GreaterOrEqual", "Max", "Mul", "Neg", "Not", "QuantizeLinear", "Relu", "Sigmoid",
+    "Sin", "Sub", "Where",
+}  # fmt: skip

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,11 +20,13 @@ from numpy.typing import NDArray
 from samclip.engines.graphs.protobuf import (
     DELIMITED,
     FIXED_32,
+    MAX_VARINT_BYTES,
     VARINT,
     Part,
     malformed,
     scan,
     signed,
+    varint,
     varints,
 )
 
@@ -49,6 +51,7 @@ GRAPH = {1: DELIMITED, 2: DELIMITED, 5: DELIMITED, 10: DELIMITED, 11: DELIMITED,
          13: DELIMITED, 16: DELIMITED}  # fmt: skip
 NODE = {1: DELIMITED, 2: DELIMITED, 3: DELIMITED, 4: DELIMITED, 5: DELIMITED, 6: DELIMITED,
         7: DELIMITED, 9: DELIMITED}  # fmt: skip
+NAMES = (3, 4, 7)  # of a node, its operator and the operator's domain
 VALUE = {1: DELIMITED, 2: DELIMITED, 3: DELIMITED, 4: DELIMITED}
 TENSOR_FIELDS = {1: VARINT, 2: VARINT, 8: DELIMITED, 9: DELIMITED, 12: DELIMITED, 13: DELIMITED,
                  14: VARINT, 16: DELIMITED}  # fmt: skip
@@ -59,9 +62,9 @@ MEANINGS = {
     "model": {20: "training", 25: "local functions", 26: "device configurations"},
     "graph": {14: "quantisation annotations", 15: "sparse tensors"},
     "node": {8: "an overload", 10: "device configurations"},
-    "attribute": {6: "a subgraph", 11: "subgraphs", 9: "lists of strings", 10: "lists of tensors",
-                  7: "lists of fractions", 14: "a type", 15: "types", 21: "a reference to a function",
-                  22: "a sparse tensor", 23: "sparse tensors"},
+    "attribute": {6: "a subgraph", 7: "lists of fractions", 9: "lists of strings",
+                  10: "lists of tensors", 11: "subgraphs", 14: "a type", 15: "types",
+                  21: "a reference to a function", 22: "a sparse tensor", 23: "sparse tensors"},
     "tensor": {3: "segments", 6: "strings", 4: "its numbers in a list", 5: "its numbers in a list",
                7: "its numbers in a list", 10: "its numbers in a list",
                11: "its numbers in a list"},
@@ -142,11 +145,11 @@ class Known(NamedTuple):
 
 
 def parse_model(data: bytes) -> ParsedGraph:
-    """Parse the bytes of a model; raises ValueError for what is malformed, beyond bounds, unknown."""
+    """Parse the bytes of a model; raises ValueError for what is malformed or beyond bounds."""
     if len(data) > MAX_GRAPH_BYTES:
         raise ValueError(
-            f"it has {len(data):,} bytes, at most {MAX_GRAPH_BYTES:,} are accepted without weights, "
-            "which belong into a weights file"
+            f"it has {len(data):,} bytes, at most {MAX_GRAPH_BYTES:,} are accepted: weights belong "
+            "into a weights file"
         )
     graph: tuple[int, int] | None = None
     opsets: dict[str, int] = {}
@@ -244,32 +247,26 @@ def _node(data: bytes, begin: int, end: int, known: Known) -> Node:
     inputs: list[str] = []
     outputs: list[str] = []
     attributes: dict[str, Attribute] = {}
-    name = operator = domain = ""
-    once: set[int] = set()
+    words: dict[int, str] = {}
     for number, wire, start, stop, _ in scan(data, begin, end):
-        if NODE.get(number) != wire or number in once:
-            _check("node", NODE, number, wire, once, ())
+        if NODE.get(number) != wire or number in words:
+            _check("node", NODE, number, wire, set(words), ())
         if number == 1:
             inputs.append(_text(data, start, stop))
         elif number == 2:
             outputs.append(_text(data, start, stop))
         elif number == 5:
             spelt = data[start:stop]
-            found = known.attributes.get(spelt)
-            if found is None:
-                found = known.attributes[spelt] = _attribute(data, start, stop)
-            key, value = found
+            read = known.attributes.get(spelt)
+            if read is None:
+                read = known.attributes[spelt] = _attribute(data, start, stop)
+            key, value = read
             if key in attributes:
                 raise malformed(f"a node has the attribute {key[:SHOWN]!r} twice")
             attributes[key] = value
         else:
-            once.add(number)
-            if number == 3:
-                name = _text(data, start, stop)
-            elif number == 4:
-                operator = _text(data, start, stop)
-            elif number == 7:
-                domain = _text(data, start, stop)
+            words[number] = _text(data, start, stop) if number in NAMES else ""
+    name, operator, domain = (words.get(number, "") for number in NAMES)
     if max(len(inputs), len(outputs)) > MAX_OPERANDS or len(attributes) > MAX_ATTRIBUTES:
         raise ValueError(
             f"its node {name[:SHOWN]!r} has {len(inputs):,} inputs, {len(outputs):,} outputs and "
@@ -281,20 +278,14 @@ def _node(data: bytes, begin: int, end: int, known: Known) -> Node:
     return Node(operator, name, tuple(inputs), tuple(outputs), attributes)
 
 
-# `AttributeProto.type`: the field that holds the value.
-KINDS = {1: 2, 2: 3, 3: 4, 4: 5, 7: 8}
-
-
 def _attribute(data: bytes, begin: int, end: int) -> tuple[str, Attribute]:
     name, kind = "", 0
     numbers: list[int] = []
     found: dict[int, Attribute] = {}
     once: set[int] = set()
     for number, wire, start, stop, value in scan(data, begin, end):
-        if number == 8 and wire in {VARINT, DELIMITED}:
-            numbers += varints(data, start, stop) if stop - start <= MAX_NUMBERS * 10 else ()
-            if stop - start > MAX_NUMBERS * 10 or len(numbers) > MAX_NUMBERS:
-                raise ValueError(f"an attribute has more than {MAX_NUMBERS} numbers")
+        if number == NUMBERS and wire in {VARINT, DELIMITED}:
+            numbers += _numbers(data, start, stop)
             continue
         if ATTRIBUTE.get(number) != wire or number in once:
             _check("attribute", ATTRIBUTE, number, wire, once, ())
@@ -303,23 +294,35 @@ def _attribute(data: bytes, begin: int, end: int) -> tuple[str, Attribute]:
             name = _text(data, start, stop)
         elif number == 20:
             kind = value
-        elif number == 3:
-            found[3] = signed(value)
-        elif number == 2:
-            found[2] = struct.unpack_from("<f", data, start)[0]
-        elif number == 4:
-            found[4] = _text(data, start, stop)
-        elif number == 5:
-            found[5] = _stored(data, start, stop)
-    if numbers or kind == 7:
-        found[8] = tuple(signed(value) for value in numbers)
+        elif number in READERS:
+            found[number] = READERS[number](data, start, stop)
     if kind not in KINDS:
         raise ValueError(f"the attribute {name[:SHOWN]!r} is of a kind that exports never have")
-    if not found and kind in {1, 2, 3}:  # a default is not written
-        found[KINDS[kind]] = {1: 0.0, 2: 0, 3: ""}[kind]
-    if list(found) != [KINDS[kind]]:
+    field, default = KINDS[kind]
+    if numbers or field == NUMBERS:
+        if len(numbers) > MAX_NUMBERS:
+            raise ValueError(f"an attribute has more than {MAX_NUMBERS} numbers")
+        found[NUMBERS] = tuple(numbers)
+    if not found and default is not None:  # a default may be left out
+        found[field] = default
+    if list(found) != [field]:
         raise malformed(f"the attribute {name[:SHOWN]!r} has another value than it says")
-    return name, found[KINDS[kind]]
+    return name, found[field]
+
+
+def _numbers(data: bytes, begin: int, end: int) -> list[int]:
+    if end - begin > MAX_NUMBERS * MAX_VARINT_BYTES:
+        raise ValueError(f"an attribute has more than {MAX_NUMBERS} numbers")
+    return [signed(value) for value in varints(data, begin, end)]
+
+
+def _number(data: bytes, begin: int, end: int) -> int:
+    return signed(varint(data, begin, end)[0])
+
+
+def _fraction(data: bytes, begin: int, end: int) -> float:  # noqa: ARG001 - it has four bytes
+    found: float = struct.unpack_from("<f", data, begin)[0]
+    return found
 
 
 def _stored(data: bytes, begin: int, end: int) -> Stored:
@@ -442,3 +445,13 @@ def _text(data: bytes, begin: int, end: int) -> str:
 
 def _short(dims: list[int]) -> str:
     return str([d if d < 2**63 else d - 2**64 for d in dims[:MAX_RANK]])
+
+
+NUMBERS = 8  # the field of an attribute with several whole numbers
+# `AttributeProto.type`: the field that holds the value, and what stands for one that is left out.
+KINDS: Mapping[int, tuple[int, Attribute | None]] = {
+    1: (2, 0.0), 2: (3, 0), 3: (4, ""), 4: (5, None), 7: (NUMBERS, None),
+}  # fmt: skip
+READERS: Mapping[int, Callable[[bytes, int, int], Attribute]] = {
+    2: _fraction, 3: _number, 4: _text, 5: _stored,
+}  # fmt: skip

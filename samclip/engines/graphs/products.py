@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from samclip.engines.graphs.elementwise import FLOATS, shown
 from samclip.engines.graphs.parsed import INT64, MAX_SIDE, Node
-from samclip.engines.graphs.sizes import Dim, least, most, product
+from samclip.engines.graphs.sizes import Dim, least, most
 from samclip.engines.graphs.tensors import (
-    Inputs,
+    Call,
     RefusedError,
     Shape,
     Tensor,
@@ -32,9 +32,9 @@ MAX_REGION = 2**14  # pixels along a side of a box: four times the largest input
 MAX_KERNEL = 2**10
 
 
-def matmul(node: Node, inputs: Inputs) -> list[Tensor]:
+def matmul(call: Call) -> list[Tensor]:
     """MatMul of stacks of matrices."""
-    first, second = required(inputs, 2)
+    first, second = required(call.inputs, 2)
     dtype = same_type(first, second)
     of_type(first, *FLOATS)
     if first.rank < 1 or second.rank < 1 or (first.rank == second.rank == 1):
@@ -48,23 +48,23 @@ def matmul(node: Node, inputs: Inputs) -> list[Tensor]:
     return [Tensor(dtype, (*broadcast(a[:-2], b[:-2]), *rows, *columns))]
 
 
-def matmul_work(node: Node, inputs: Inputs, made: Shape) -> Shape:
+def matmul_work(call: Call) -> Shape:
     """Each number of the result sums over the last axis of the first factor."""
-    return (*made, inputs[0].dims[-1])  # type: ignore[union-attr]
+    return (*call.made, call.inputs[0].dims[-1])  # type: ignore[union-attr]
 
 
-def gemm(node: Node, inputs: Inputs) -> list[Tensor]:
+def gemm(call: Call) -> list[Tensor]:
     """Gemm of two matrices, plus a third that is broadcast."""
-    first, second = required(inputs, 2)
-    third = inputs[2] if len(inputs) > 2 else None
+    first, second = required(call.inputs, 2)
+    third = call.inputs[2] if len(call.inputs) > 2 else None
     dtype = same_type(first, second, third)
     of_type(first, *FLOATS)
     if first.rank != 2 or second.rank != 2:
         raise RefusedError("it multiplies what are not matrices")
-    fraction(node, "alpha", 1.0)
-    fraction(node, "beta", 1.0)
-    a = first.dims[::-1] if integer(node, "transA", 0) else first.dims
-    b = second.dims[::-1] if integer(node, "transB", 0) else second.dims
+    fraction(call.node, "alpha", 1.0)
+    fraction(call.node, "beta", 1.0)
+    a = first.dims[::-1] if integer(call.node, "transA", 0) else first.dims
+    b = second.dims[::-1] if integer(call.node, "transB", 0) else second.dims
     if a[1] != b[0]:
         raise RefusedError(f"it multiplies {shown(a)} by {shown(b)}")
     dims = (a[0], b[1])
@@ -73,17 +73,19 @@ def gemm(node: Node, inputs: Inputs) -> list[Tensor]:
     return [Tensor(dtype, dims)]
 
 
-def gemm_work(node: Node, inputs: Inputs, made: Shape) -> Shape:
+def gemm_work(call: Call) -> Shape:
     """As for MatMul."""
-    dims = inputs[0].dims  # type: ignore[union-attr]
-    return (*made, dims[0 if integer(node, "transA", 0) else 1])
+    dims = call.inputs[0].dims  # type: ignore[union-attr]
+    return (*call.made, dims[0 if integer(call.node, "transA", 0) else 1])
 
 
 def _window(node: Node, kernel: tuple[int, ...]) -> list[tuple[int, int, int, int]]:
     """Return stride, dilation and both pads for each axis of a kernel, within reason."""
     count = len(kernel)
     if count != 2 or any(not 1 <= side <= MAX_KERNEL for side in kernel):
-        raise RefusedError(f"its kernel is {shown(kernel)}, expected two sides of 1 to {MAX_KERNEL:,}")
+        raise RefusedError(
+            f"its kernel is {shown(kernel)}, expected two sides of 1 to {MAX_KERNEL:,}"
+        )
     if integers(node, "kernel_shape", kernel, count) != kernel:
         raise RefusedError(f"its kernel is {shown(kernel)}, and it says otherwise")
     if text(node, "auto_pad", "NOTSET") != "NOTSET":
@@ -98,22 +100,22 @@ def _window(node: Node, kernel: tuple[int, ...]) -> list[tuple[int, int, int, in
     return list(zip(strides, dilations, pads, pads[count:], strict=False))
 
 
-def conv(node: Node, inputs: Inputs) -> list[Tensor]:
+def conv(call: Call) -> list[Tensor]:
     """Conv over two axes."""
-    data, weight = required(inputs, 2)
-    bias = inputs[2] if len(inputs) > 2 else None
+    data, weight = required(call.inputs, 2)
+    bias = call.inputs[2] if len(call.inputs) > 2 else None
     dtype = same_type(data, weight, bias)
     of_type(data, *FLOATS)
     if data.rank != 4 or weight.rank != 4:
         raise RefusedError("its input or weight does not have four axes")
     outputs, per_group, *kernel = numbers_only(weight.dims, "weight")
-    groups = integer(node, "group", 1)
+    groups = integer(call.node, "group", 1)
     if groups < 1 or data.dims[1] != per_group * groups or outputs % groups or outputs < 1:
         raise RefusedError(
             f"its weight {shown(weight.dims)} in {groups} groups does not fit {shown(data.dims)}"
         )
     _check_bias(bias, outputs)
-    window = _window(node, tuple(kernel))
+    window = _window(call.node, tuple(kernel))
     sides = [
         _covered(side, extent, *steps)
         for side, extent, steps in zip(data.dims[2:], kernel, window, strict=True)
@@ -136,27 +138,27 @@ def _covered(side: Dim, kernel: int, stride: int, dilation: int, before: int, af
     return (side + before + after - extent) // stride + 1
 
 
-def conv_work(node: Node, inputs: Inputs, made: Shape) -> Shape:
+def conv_work(call: Call) -> Shape:
     """Each number of the result sums over a group's channels and the kernel."""
-    return (*made, *inputs[1].dims[1:])  # type: ignore[union-attr]
+    return (*call.made, *call.inputs[1].dims[1:])  # type: ignore[union-attr]
 
 
-def conv_transpose(node: Node, inputs: Inputs) -> list[Tensor]:
+def conv_transpose(call: Call) -> list[Tensor]:
     """ConvTranspose over two axes."""
-    data, weight = required(inputs, 2)
-    bias = inputs[2] if len(inputs) > 2 else None
+    data, weight = required(call.inputs, 2)
+    bias = call.inputs[2] if len(call.inputs) > 2 else None
     dtype = same_type(data, weight, bias)
     of_type(data, *FLOATS)
     if data.rank != 4 or weight.rank != 4:
         raise RefusedError("its input or weight does not have four axes")
     channels, per_group, *kernel = numbers_only(weight.dims, "weight")
-    groups = integer(node, "group", 1)
+    groups = integer(call.node, "group", 1)
     if groups < 1 or data.dims[1] != channels or channels % groups or channels < 1:
         raise RefusedError(f"its weight {shown(weight.dims)} does not fit {shown(data.dims)}")
     _check_bias(bias, per_group * groups)
-    window = _window(node, tuple(kernel))
-    extra = integers(node, "output_padding", (0, 0), 2)
-    if "output_shape" in node.attributes:
+    window = _window(call.node, tuple(kernel))
+    extra = integers(call.node, "output_padding", (0, 0), 2)
+    if "output_shape" in call.node.attributes:
         raise RefusedError("it gives its own output shape")
     sides = []
     for side, extent, (stride, dilation, before, after), more in zip(
@@ -169,24 +171,24 @@ def conv_transpose(node: Node, inputs: Inputs) -> list[Tensor]:
     return [Tensor(dtype, (data.dims[0], per_group * groups, *sides))]
 
 
-def conv_transpose_work(node: Node, inputs: Inputs, made: Shape) -> Shape:
+def conv_transpose_work(call: Call) -> Shape:
     """Each number of the input goes to a group's channels and the kernel."""
-    return (*inputs[0].dims, *inputs[1].dims[1:])  # type: ignore[union-attr]
+    return (*call.inputs[0].dims, *call.inputs[1].dims[1:])  # type: ignore[union-attr]
 
 
-def average_pool(node: Node, inputs: Inputs) -> list[Tensor]:
+def average_pool(call: Call) -> list[Tensor]:
     """AveragePool over two axes; pads are smaller than the kernel."""
-    (data,) = required(inputs, 1)
+    (data,) = required(call.inputs, 1)
     of_type(data, *FLOATS)
     if data.rank != 4:
         raise RefusedError("its input does not have four axes")
-    kernel = integers(node, "kernel_shape", (), 2)
-    window = _window(node, kernel)
-    if integer(node, "ceil_mode", 0) or any(
+    kernel = integers(call.node, "kernel_shape", (), 2)
+    window = _window(call.node, kernel)
+    if integer(call.node, "ceil_mode", 0) or any(
         max(steps[2:]) >= side for side, steps in zip(kernel, window, strict=True)
     ):
         raise RefusedError("it rounds up, or pads by more than its kernel")
-    integer(node, "count_include_pad", 0)
+    integer(call.node, "count_include_pad", 0)
     sides = [
         _covered(side, extent, *steps)
         for side, extent, steps in zip(data.dims[2:], kernel, window, strict=True)
@@ -194,51 +196,51 @@ def average_pool(node: Node, inputs: Inputs) -> list[Tensor]:
     return [Tensor(data.dtype, (*data.dims[:2], *sides))]
 
 
-def pool_work(node: Node, inputs: Inputs, made: Shape) -> Shape:
+def pool_work(call: Call) -> Shape:
     """Each number of the result sums over the kernel."""
-    return (*made, *integers(node, "kernel_shape", (), 2))
+    return (*call.made, *integers(call.node, "kernel_shape", (), 2))
 
 
-def reduce(node: Node, inputs: Inputs) -> list[Tensor]:
+def reduce(call: Call) -> list[Tensor]:
     """ReduceSum, ReduceMax and so on over the axes that are given, else over all."""
-    (data,) = required(inputs, 1)
+    (data,) = required(call.inputs, 1)
     not_bool(data)
-    given = inputs[1] if len(inputs) > 1 else None
+    given = call.inputs[1] if len(call.inputs) > 1 else None
     numbers = () if given is None else known(given, "axes")
-    if not numbers and integer(node, "noop_with_empty_axes", 0):
+    if not numbers and integer(call.node, "noop_with_empty_axes", 0):
         return [Tensor(data.dtype, data.dims)]
     summed = set(axes_of(numbers, data.rank)) if numbers else set(range(data.rank))
-    if integer(node, "keepdims", 1):
+    if integer(call.node, "keepdims", 1):
         dims = tuple(1 if place in summed else side for place, side in enumerate(data.dims))
     else:
         dims = tuple(side for place, side in enumerate(data.dims) if place not in summed)
     return [Tensor(data.dtype, dims)]
 
 
-def arg_max(node: Node, inputs: Inputs) -> list[Tensor]:
+def arg_max(call: Call) -> list[Tensor]:
     """ArgMax along an axis, which has at least one place."""
-    (data,) = required(inputs, 1)
+    (data,) = required(call.inputs, 1)
     not_bool(data)
-    axis = axis_of(integer(node, "axis", 0), data.rank)
-    integer(node, "select_last_index", 0)
+    axis = axis_of(integer(call.node, "axis", 0), data.rank)
+    integer(call.node, "select_last_index", 0)
     if least(data.dims[axis]) < 1:
         raise RefusedError("the axis that it looks along may be empty")
-    kept: Shape = (1,) if integer(node, "keepdims", 1) else ()
+    kept: Shape = (1,) if integer(call.node, "keepdims", 1) else ()
     dims = (*data.dims[:axis], *kept, *data.dims[axis + 1 :])
     return [Tensor(INT64, dims, span=(0, most((data.dims[axis],)) - 1))]
 
 
-def input_work(node: Node, inputs: Inputs, made: Shape) -> Shape:
+def input_work(call: Call) -> Shape:
     """All numbers of the input are read."""
-    return inputs[0].dims  # type: ignore[union-attr]
+    return call.inputs[0].dims  # type: ignore[union-attr]
 
 
-def einsum(node: Node, inputs: Inputs) -> list[Tensor]:
+def einsum(call: Call) -> list[Tensor]:
     """Einsum of two tensors, every axis named by a letter, each once in a tensor."""
-    first, second = required(inputs, 2)
+    first, second = required(call.inputs, 2)
     dtype = same_type(first, second)
     of_type(first, *FLOATS)
-    made, sides = _equation(node, first, second)
+    made, sides = _equation(call.node, first, second)
     return [Tensor(dtype, tuple(sides[letter] for letter in made))]
 
 
@@ -263,16 +265,16 @@ def _equation(node: Node, first: Tensor, second: Tensor) -> tuple[str, dict[str,
     return made, sides
 
 
-def einsum_work(node: Node, inputs: Inputs, made: Shape) -> Shape:
+def einsum_work(call: Call) -> Shape:
     """Every combination of places is one product."""
-    first, second = required(inputs, 2)
-    return tuple(_equation(node, first, second)[1].values())
+    first, second = required(call.inputs, 2)
+    return tuple(_equation(call.node, first, second)[1].values())
 
 
-def attention(node: Node, inputs: Inputs) -> list[Tensor]:
+def attention(call: Call) -> list[Tensor]:
     """Attention of queries, keys and values BxNxLxD, perhaps with an additive mask."""
-    query, key, value = required(inputs, 3)
-    mask = inputs[3] if len(inputs) > 3 else None
+    query, key, value = required(call.inputs, 3)
+    mask = call.inputs[3] if len(call.inputs) > 3 else None
     dtype = same_type(query, key, value, mask)
     of_type(query, *FLOATS)
     if any(tensor.rank != 4 for tensor in (query, key, value)):
@@ -286,39 +288,39 @@ def attention(node: Node, inputs: Inputs) -> list[Tensor]:
             f"its queries {shown(query.dims)}, keys {shown(key.dims)} and values "
             f"{shown(value.dims)} do not fit together"
         )
-    if integer(node, "is_causal", 0) or integer(node, "qk_matmul_output_mode", 0):
+    if integer(call.node, "is_causal", 0) or integer(call.node, "qk_matmul_output_mode", 0):
         raise RefusedError("it is causal, or gives its scores away")
-    if fraction(node, "softcap", 0.0):
+    if fraction(call.node, "softcap", 0.0):
         raise RefusedError("it caps its scores")
-    fraction(node, "scale", 1.0)
+    fraction(call.node, "scale", 1.0)
     scores = (*query.dims[:3], key.dims[2])
     if mask is not None and broadcast(scores, mask.dims) != scores:
         raise RefusedError(f"its mask is {shown(mask.dims)}, expected {shown(scores)}")
     return [Tensor(dtype, (*query.dims[:3], value.dims[3]))]
 
 
-def attention_work(node: Node, inputs: Inputs, made: Shape) -> Shape:
+def attention_work(call: Call) -> Shape:
     """Scores of every query and key, and their sums of values."""
-    key = inputs[1].dims  # type: ignore[union-attr]
-    return (*made, key[2], 2)
+    key = call.inputs[1].dims  # type: ignore[union-attr]
+    return (*call.made, key[2], 2)
 
 
-def roi_align(node: Node, inputs: Inputs) -> list[Tensor]:
+def roi_align(call: Call) -> list[Tensor]:
     """RoiAlign of boxes that come from the graph's inputs; each in the one image that there is."""
-    data, boxes, batch = required(inputs, 3)
+    data, boxes, batch = required(call.inputs, 3)
     dtype = same_type(data, boxes)
     of_type(data, *FLOATS)
     of_type(batch, INT64)
     if data.rank != 4 or boxes.rank != 2 or boxes.dims[1] != 4 or batch.dims != boxes.dims[:1]:
         raise RefusedError("it does not take boxes Nx4 of a map with four axes")
-    if text(node, "mode", "avg") != "avg":
+    if text(call.node, "mode", "avg") != "avg":
         raise RefusedError("it does not average")
-    if text(node, "coordinate_transformation_mode", "half_pixel") != "half_pixel":
+    if text(call.node, "coordinate_transformation_mode", "half_pixel") != "half_pixel":
         raise RefusedError("its coordinates are not those of exports")
-    if batch.span != (0, 0):
+    if batch.span is None or any(batch.span):
         raise RefusedError("it takes images by numbers that may not exist")
-    _region_samples(node, boxes)
-    high, wide = integer(node, "output_height", 1), integer(node, "output_width", 1)
+    _region_samples(call.node, boxes)
+    high, wide = integer(call.node, "output_height", 1), integer(call.node, "output_width", 1)
     return [Tensor(dtype, (boxes.dims[0], data.dims[1], high, wide))]
 
 
@@ -334,12 +336,7 @@ def _region_samples(node: Node, boxes: Tensor) -> tuple[int, int]:
     return -(-extent // sides[0]), -(-extent // sides[1])
 
 
-def roi_align_work(node: Node, inputs: Inputs, made: Shape) -> Shape:
+def roi_align_work(call: Call) -> Shape:
     """Each number of the result averages points, each of four neighbours."""
-    boxes = inputs[1]
-    return (*made, *_region_samples(node, boxes), 4)  # type: ignore[arg-type]
-
-
-def is_empty(dims: Shape) -> bool:
-    """Whether a tensor of this shape has no elements in any run."""
-    return product(dims) == 0
+    boxes = call.inputs[1]
+    return (*call.made, *_region_samples(call.node, boxes), 4)  # type: ignore[arg-type]

@@ -56,6 +56,15 @@ class Tensor:
 Inputs = Sequence[Tensor | None]
 
 
+@dataclass(slots=True)
+class Call:
+    """A node with what it gets; `made` is the shape of its first output, once that is known."""
+
+    node: Node
+    inputs: Inputs
+    made: Shape = ()
+
+
 class RefusedError(ValueError):
     """A node is refused; the message ends a sentence that begins with its name."""
 
@@ -136,7 +145,9 @@ def same_type(*tensors: Tensor | None) -> int:
     """Return the type that all of these tensors have."""
     found = {tensor.dtype for tensor in tensors if tensor is not None}
     if len(found) != 1:
-        raise RefusedError(f"its inputs have the types {', '.join(sorted(DTYPES[d][0] for d in found))}")
+        raise RefusedError(
+            f"its inputs have the types {', '.join(sorted(DTYPES[d][0] for d in found))}"
+        )
     return found.pop()
 
 
@@ -176,7 +187,7 @@ def broadcast(*shapes: Shape) -> Shape:
 
 
 def _wider(first: Dim, second: Dim) -> Dim:
-    if first == second or second == 1:
+    if second in (first, 1):
         return first
     if first == 1:
         return second
@@ -191,4 +202,6 @@ def check_dims(dims: Shape) -> None:
         raise RefusedError(f"its result has {len(dims)} axes, at most {MAX_RANK} are accepted")
     for dim in dims:
         if (dim if isinstance(dim, int) else least(dim)) < 0:
-            raise RefusedError(f"its result has an axis of {str(dim)[:SHOWN]}, which can be negative")
+            raise RefusedError(
+                f"its result has an axis of {str(dim)[:SHOWN]}, which can be negative"
+            )

@@ -16,13 +16,13 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any, cast
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-import samclip.errors as errors
+from samclip import errors
 from samclip.engines.base import (
     REMEDY,
     Backend,
@@ -200,8 +200,9 @@ class Worker:
                 f"{error.strerror or error}. Allow more processes, or load without a timeout."
             ) from error
         self._end = weakref.finalize(self, _end, self._process, os.getpid())
-        reads, writes = self._process.stdout, self._process.stdin
-        assert reads is not None and writes is not None  # noqa: PT018, S101 - both are pipes
+        reads, writes = (
+            cast("IO[bytes]", end) for end in (self._process.stdout, self._process.stdin)
+        )
         self._pipe = Pipe(reads.fileno(), writes.fileno())
 
     @property
@@ -274,7 +275,7 @@ class Worker:
 
     def _receive(self, outputs: tuple[str, ...]) -> tuple[Reply, dict[str, Array]]:
         encoded = self._pipe.header(self._deadline)
-        reply: Reply = msgspec.msgpack.decode(encoded, type=Reply)  # type: ignore[arg-type]
+        reply: Reply = msgspec.msgpack.decode(encoded, type=Reply)
         if not isinstance(reply, Results):
             return reply, {}
         if tuple(described.name for described in reply.arrays) != outputs:

@@ -110,7 +110,7 @@ def describe(arrays: Mapping[str, Array]) -> tuple[Described, ...]:
 
 def as_bytes(array: Array) -> memoryview:
     """Return the bytes of an array, without copying where it is contiguous."""
-    return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def as_array(described: Described, data: bytearray) -> Array:
@@ -145,7 +145,7 @@ class Pipe:
                     continue
 
     def receive(self, size: int, deadline: float | None) -> bytearray:
-        """Read as many bytes; raises EngineTimeoutError, and EOFError when the other end is gone."""
+        """Read `size` bytes; raises EngineTimeoutError, EOFError when the other end is gone."""
         data = bytearray(size)
         view, got = memoryview(data), 0
         while got < size:

@@ -10,7 +10,9 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from contextlib import suppress
+from functools import partial
+from typing import NoReturn, TypeVar
 
 import msgspec
 import numpy as np
@@ -36,6 +38,7 @@ from samclip.engines.machine.host import shortage
 from samclip.engines.registry import get_backend
 from samclip.errors import SamclipError
 
+Found = TypeVar("Found")
 GRACE = 1.0  # seconds after which the timer ends what its parent did not
 
 
@@ -46,10 +49,8 @@ def main() -> NoReturn:
     signal.setitimer(signal.ITIMER_REAL, float(sys.argv[1]) + GRACE)
     pipe = Pipe(os.dup(0), os.dup(1))
     os.dup2(2, 1)  # what a library prints must not become part of an answer
-    try:
+    with suppress(EOFError, OSError):  # the parent is gone, or is done
         serve(pipe)
-    except (EOFError, OSError):  # the parent is gone, or is done
-        pass
     os._exit(0)  # without waiting for the libraries' threads
 
 
@@ -57,26 +58,26 @@ def serve(pipe: Pipe) -> None:
     """Answer requests until the input ends."""
     engine: Engine | None = None
     while True:
-        request: Request = msgspec.msgpack.decode(pipe.header(None), type=Request)  # type: ignore[arg-type]
+        request: Request = msgspec.msgpack.decode(pipe.header(None), type=Request)
         signal.setitimer(signal.ITIMER_REAL, request.seconds + GRACE)
         if isinstance(request, LoadRequest):
-            engine, reply = _attempt(lambda: _load(pipe, request))  # noqa: B023 - called at once
+            engine, reply = _attempt(partial(_load, pipe, request))
             pipe.send(frame(reply), None)
         else:
             feeds = {d.name: as_array(d, pipe.receive(d.size, None)) for d in request.feeds}
-            found, reply = _attempt(lambda: _run(engine, feeds, request))  # noqa: B023
+            found, reply = _attempt(partial(_run, engine, feeds, request))
             pipe.send(frame(reply, [as_bytes(array) for array in found or ()]), None)
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _attempt(work: Callable[[], tuple[object, Reply]]) -> tuple[object, Reply]:
+def _attempt(work: Callable[[], tuple[Found, Reply]]) -> tuple[Found | None, Reply]:
     try:
         return work()
-    except MemoryError as error:
-        said = error if isinstance(error, SamclipError) else shortage(str(error))
     except SamclipError as error:
-        said = error
-    return None, Failure(type(said).__name__, str(said))
+        return None, Failure(type(error).__name__, str(error))
+    except MemoryError as error:
+        said = shortage(str(error))
+        return None, Failure(type(said).__name__, str(said))
 
 
 def _load(pipe: Pipe, request: LoadRequest) -> tuple[Engine, Reply]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,12 +43,7 @@ def number(dim: Dim) -> int:
     """A size in the run of `SIZES`."""
     if isinstance(dim, int):
         return dim
-    total = 0
-    for monomial, count in dim.terms:
-        for name in monomial:
-            count *= SIZES[name]
-        total += count
-    return total
+    return sum(count * math.prod(SIZES[name] for name in term) for term, count in dim.terms)
 
 
 def check_sizes(label: str, data: bytes, weights: bytes) -> ParsedGraph:
@@ -71,7 +67,9 @@ def check_sizes(label: str, data: bytes, weights: bytes) -> ParsedGraph:
         dims = [axis.dim_value if axis.HasField("dim_value") else None for axis in tensor.shape.dim]
         found = [number(dim) for dim in ours.dims]
         assert len(dims) == len(found), f"{label} {value.name}"
-        assert all(a in (b, None) for a, b in zip(dims, found, strict=True)), f"{label} {value.name}"
+        assert all(a in (b, None) for a, b in zip(dims, found, strict=True)), (
+            f"{label} {value.name}"
+        )
         compared += 1
     assert compared > len(proto.graph.node) * 0.9, label  # onnx finds nearly all shapes
     return check.graph

@@ -9,7 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_bundle import WEIGHT, WEIGHTS_FILE, affine_model, tiny_files, tiny_manifest, write_tiny_bundle
+from tiny_bundle import (
+    WEIGHT,
+    WEIGHTS_FILE,
+    affine_model,
+    tiny_files,
+    tiny_manifest,
+    write_tiny_bundle,
+)
 
 from samclip.engines.base import EngineOptions
 from samclip.engines.registry import get_backend
