@@ -9,6 +9,7 @@ expected and what to do::
     |   |-- ManifestError        manifest.json is missing, too large, malformed or of another schema
     |   |-- IntegrityError       a file's size or SHA-256 differs from the manifest
     |   |-- SignatureError       not signed, or not with the key that was asked for
+    |   |-- GraphError           a graph is refused before any engine sees it
     |   `-- UnsafePathError      a path leaves the bundle, is a link, or is not a plain file
     |-- InputError (ValueError)  what the caller passed in cannot be used
     |   |-- ImageError
@@ -19,7 +20,8 @@ expected and what to do::
     |   |-- BackendUnavailableError
     |   |   `-- UnknownBackendError (InputError)  there is no backend of this name
     |   |-- EngineRunError
-    |   |   `-- DeviceMemoryError (MemoryError)  the GPU or the machine has too little
+    |   |   |-- DeviceMemoryError (MemoryError)  the GPU or the machine has too little
+    |   |   `-- EngineTimeoutError (TimeoutError)  a graph took longer than it was given
     |   |-- PlanBuildError       TensorRT could not make a plan of a graph
     |   `-- PlanError            a TensorRT plan is refused before TensorRT sees its bytes
     |       |-- PlanMissingError no plan was built for this graph
@@ -91,6 +93,10 @@ class SignatureError(BundleError):
     """A bundle is not signed with the key that was asked for."""
 
 
+class GraphError(BundleError):
+    """A graph is malformed, or asks for what no export does: refused before an engine sees it."""
+
+
 class UnsafePathError(BundleError):
     """A path of the bundle leaves it, is a link, or is not a plain file."""
 
@@ -133,6 +139,10 @@ class EngineRunError(EngineError):
 
 class DeviceMemoryError(EngineRunError, MemoryError):
     """The GPU, or the machine, had too little free memory; what is loaded still works."""
+
+
+class EngineTimeoutError(EngineRunError, TimeoutError):
+    """A graph took longer to load or to run than `load(timeout=...)` gives it; it was ended."""
 
 
 class PlanBuildError(EngineError):

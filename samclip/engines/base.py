@@ -15,6 +15,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip.engines.graphs.signature import GraphSignature
 from samclip.errors import BackendUnavailableError, ClosedError, EngineRunError, Step
 
 REMEDY = "To do: "  # comes before the remedy in messages of BackendUnavailableError
@@ -49,6 +50,8 @@ class GraphSource:
     compiled from a graph that has an origin.
     `sha256` holds the digests of `files` that are known from verifying them. `again` reads the
     graph once more: with it the source is its backend's alone, which may `release` its bytes.
+    `signature` has the inputs and outputs that the checked reader found; None for a graph of our
+    own that did not come from a file.
     """
 
     name: str
@@ -60,6 +63,7 @@ class GraphSource:
     attention: str | None = None
     sha256: Mapping[str, str] = field(default_factory=dict)
     again: Callable[[], GraphSource] | None = None
+    signature: GraphSignature | None = None
 
     def release(self) -> None:
         """Drop the weights if they can be read `again`, so that memory does not hold them twice."""

@@ -9,8 +9,7 @@ Backends find a tensor in a weights file in two ways. ONNX Runtime and OpenVINO 
 bytes that the graph gives. TensorRT gets each tensor by name, and looks for one that it did not get
 in the current folder, whose files nobody verified. So both ways must lead to the same bytes.
 
-The encoding is protobuf's: before each field comes a varint with its number and wire type; messages
-and strings follow their length. Fields are numbered as in onnx.proto.
+Fields are numbered as in onnx.proto.
 """
 
 from __future__ import annotations
@@ -19,15 +18,12 @@ import math
 import re
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samclip.engines.base import GraphSource
-
-VARINT, FIXED_64, DELIMITED, FIXED_32 = 0, 1, 2, 5
-MAX_VARINT_BYTES = 10
+from samclip.engines.graphs.protobuf import DELIMITED, VARINT, Field, fields, malformed, varint
 
 LOCATION = b"location"  # the key of an entry of `TensorProto.external_data`
 KEY, VALUE = 1, 2  # fields of such an entry, a StringStringEntryProto
@@ -57,57 +53,6 @@ BITS = {
     1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 14: 64,
     15: 128, 16: 16, 17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8,
 }  # fmt: skip
-
-
-class Field(NamedTuple):
-    """A field of a message; its bytes are at [begin, end), `value` is that of a varint."""
-
-    number: int
-    wire: int
-    begin: int
-    end: int
-    value: int = 0
-
-
-def fields(onnx: bytes, start: int, end: int) -> Iterator[Field]:
-    """Yield the fields of the message at [start, end), in order.
-
-    Raises ValueError for bytes that are not a message.
-    """
-    position = start
-    while position < end:
-        tag, begin = varint(onnx, position, end)
-        number, wire, value = tag >> 3, tag & 7, 0
-        if wire == VARINT:
-            value, position = varint(onnx, begin, end)
-        elif wire in {FIXED_64, FIXED_32}:
-            position = begin + (8 if wire == FIXED_64 else 4)
-        elif wire == DELIMITED:
-            length, begin = varint(onnx, begin, end)
-            position = begin + length
-        else:  # groups, which ONNX does not have
-            raise malformed(f"wire type {wire} at byte {begin}")
-        if position > end:
-            raise malformed(f"a field leaves its message at byte {end}")
-        yield Field(number, wire, begin, position, value)
-
-
-def varint(onnx: bytes, position: int, end: int) -> tuple[int, int]:
-    """Return a varint's value and the position after it; raises ValueError."""
-    value = 0
-    for count in range(MAX_VARINT_BYTES):
-        if position + count >= end:
-            break
-        byte = onnx[position + count]
-        value |= (byte & 0x7F) << (7 * count)
-        if byte < 0x80:
-            return value, position + count + 1
-    raise malformed(f"a number does not end at byte {position}")
-
-
-def malformed(reason: str) -> ValueError:
-    """Return the error of bytes that are not a graph."""
-    return ValueError(f"its bytes are not an ONNX graph, {reason}")
 
 
 def external_locations(onnx: bytes) -> set[str]:

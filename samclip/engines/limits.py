@@ -9,3 +9,7 @@ PROMPTS_PER_BATCH: Final = 64  # texts of the text encoder: names filled into te
 # Of the classifiers of regions: memory grows with regions, and with regions times texts.
 MAX_REGIONS: Final = 16
 MAX_TEXTS: Final = 32_768  # 22,000 names are one run
+# Of one prompt, and of a batch of two or more: memory grows with prompts and tokens, its largest
+# part with the square of a prompt's tokens.
+MAX_POINTS: Final = 4096
+MAX_TOKENS: Final = 512

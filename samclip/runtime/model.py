@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.engines.base import Backend, EngineOptions
+from samclip.engines.isolated.backend import IsolatedBackend
 from samclip.engines.machine.host import as_memory_error
 from samclip.engines.registry import AUTO, Choice, PassedOver, decide
 from samclip.errors import CapabilityError, InputError, VocabularyError
@@ -44,6 +45,7 @@ from samclip.runtime.text.vocabulary import (
     warn_untrained,
 )
 
+MAX_TIMEOUT = 1e6  # seconds
 Image = TypeVar("Image")
 Answer = TypeVar("Answer")
 Prepared = tuple[NDArray[np.uint8], NDArray[np.float32], Letterbox]
@@ -61,6 +63,7 @@ def load(
     cache_dir: str | Path | None = None,
     public_key: str | Path | None = None,
     max_pixels: int | None = None,
+    timeout: float | None = None,
 ) -> Model:
     """Load a bundle and make its encoder ready.
 
@@ -84,12 +87,16 @@ def load(
     `max_pixels`: images of more pixels are refused before they are decoded; None means
     134,217,728. Decoding holds up to 7 bytes a pixel, 11 for progressive JPEG files, and a scene
     keeps 3.
+    `timeout`: for bundles of strangers. Seconds that loading a graph may take, and each run of one,
+    on CPU backends; None means no limit. Each graph then runs in a process of its own, which is
+    ended at the limit (EngineTimeoutError) and started again by the next call.
 
-    Raises BundleError (BundleNotFoundError, SignatureError), BackendUnavailableError, PlanError,
-    EngineRunError, InputError.
+    Raises BundleError (BundleNotFoundError, SignatureError, GraphError), BackendUnavailableError,
+    PlanError, EngineRunError, InputError.
     """
     check_precision(precision)
     limit = check_max_pixels(max_pixels)
+    seconds = _check_timeout(timeout)
     bundle = Bundle.open(find_bundle(name_or_path), chosen_public_key(public_key))
     options = EngineOptions(
         threads=_check_count("threads", threads),
@@ -98,6 +105,8 @@ def load(
     )
 
     def start(choice: Choice) -> Model:
+        if seconds is not None:
+            choice = Choice(IsolatedBackend(choice.backend, seconds), choice.passed_over)
         return Model(bundle, choice, options, precision, cache_dir, limit)
 
     if backend != AUTO:
@@ -112,6 +121,15 @@ def _check_count(what: str, number: int | None) -> int | None:
     if not isinstance(number, int) or number < 1:
         raise InputError(f"{what} must be a whole number of at least 1 or None; got {number!r}.")
     return min(number, os.cpu_count() or 1)
+
+
+def _check_timeout(seconds: float | None) -> float | None:
+    """Check a time limit, and cap it at what timers of the kernel take."""
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
+        raise InputError(f"timeout must be a number of seconds above 0 or None; got {seconds!r}.")
+    return min(float(seconds), MAX_TIMEOUT)
 
 
 class Model:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from samclip.disk.directory_swap import recover
 from samclip.engines.base import GraphSource
+from samclip.engines.graphs.gate import check_source
 from samclip.engines.steps import ExportBundle
 from samclip.errors import (
     BackendUnavailableError,
@@ -97,7 +98,8 @@ class Bundle:
 
         `graph`: a field of `Graphs`; `version`: that of the backend's library. Raises
         CapabilityError when the bundle has no such graph, BackendUnavailableError when no variant
-        fits, and whatever `read` raises.
+        fits, GraphError for a graph that no engine may see, and whatever `read` raises. Every use
+        of a bundle's graphs goes through here: engines, plans, benchmarks.
         """
         variant = self._variant(graph, backend, precision, version)
         source = GraphSource(
@@ -108,14 +110,20 @@ class Bundle:
             attention=variant.attention,
         )
         if variant.weights is None:
-            return source
+            return self._checked(source)
         data = self.read(variant.weights)
         location = posixpath.relpath(variant.weights, posixpath.dirname(variant.file) or ".")
         known = self.manifest.files.get(variant.weights)  # the files of a draft have no entries yet
         digests = {} if known is None else {location: known.sha256}
         with error_context(f"{self.path}: {variant.weights}"):
             weights = parse_weights(data)
-        return replace(source, weights=weights, files={location: data}, sha256=digests)
+        return self._checked(
+            replace(source, weights=weights, files={location: data}, sha256=digests)
+        )
+
+    def _checked(self, source: GraphSource) -> GraphSource:
+        with error_context(str(self.path)):
+            return check_source(source)
 
     def _variant(
         self, name: str, backend: str, precision: str | None, version: str | None

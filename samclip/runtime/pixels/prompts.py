@@ -15,14 +15,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from samclip.engines.limits import MAX_PROMPTS
+from samclip.engines.limits import MAX_POINTS, MAX_PROMPTS, MAX_TOKENS
 from samclip.errors import PromptError
 from samclip.runtime.pixels.image import Letterbox
 
-MAX_POINTS = 4096  # per prompt: the decoder's memory grows with it
-# A bound per run of the decoder, as `MAX_PROMPTS` is: its memory grows with prompts and tokens, its
-# speed per prompt hardly with either beyond these.
-MAX_TOKENS = 512
 BOX_CORNERS = [2.0, 3.0]
 PADDING = [-1.0]
 Arrays: TypeAlias = ArrayLike | Sequence[ArrayLike]

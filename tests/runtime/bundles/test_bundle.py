@@ -9,7 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_bundle import WEIGHT, WEIGHTS_FILE, tiny_files, tiny_manifest, write_tiny_bundle
+from tiny_bundle import (
+    WEIGHT,
+    WEIGHTS_FILE,
+    affine_model,
+    tiny_files,
+    tiny_manifest,
+    write_tiny_bundle,
+)
 
 from samclip.engines.base import EngineOptions
 from samclip.engines.registry import get_backend
@@ -95,10 +102,8 @@ def test_source_finds_weights_in_another_folder(tmp_path: Path) -> None:
         variants=(changed,),
     )
     files = tiny_files()
-    files[graphs["encoder"]], files[graphs["weights"]] = (
-        files.pop("encoder.onnx"),
-        files.pop(WEIGHTS_FILE),
-    )
+    del files["encoder.onnx"], files[WEIGHTS_FILE]
+    files[graphs["encoder"]], files[graphs["weights"]] = affine_model("../shared/w.safetensors")
     whole = tiny_manifest(
         graphs=type(manifest.graphs)(encoder=encoder, mask_decoder=manifest.graphs.mask_decoder)
     )

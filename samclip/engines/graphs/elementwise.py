@@ -1,0 +1,229 @@
+"""Rules for operators that compute each element from the elements in its place, or along an axis.
+
+A rule returns the outputs of a node, or raises `RefusedError`.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+
+from samclip.engines.graphs.parsed import BOOL, DTYPES, FLOAT, INT8, UINT8, Node
+from samclip.engines.graphs.sizes import Dim, quotient
+from samclip.engines.graphs.tensors import (
+    WHOLE,
+    Call,
+    RefusedError,
+    Shape,
+    Span,
+    Tensor,
+    axis_of,
+    broadcast,
+    fraction,
+    integer,
+    not_bool,
+    of_type,
+    required,
+    same_type,
+    text,
+)
+
+FLOATS = (1, 10, 16)
+
+
+def as_first(call: Call) -> list[Tensor]:
+    """Return the shape and type of the first input, numbers."""
+    (first,) = required(call.inputs, 1)
+    not_bool(first)
+    return [Tensor(first.dtype, first.dims)]
+
+
+def of_floats(call: Call) -> list[Tensor]:
+    """Return the same of floating-point numbers."""
+    (first,) = required(call.inputs, 1)
+    of_type(first, *FLOATS)
+    return [Tensor(first.dtype, first.dims)]
+
+
+def gelu(call: Call) -> list[Tensor]:
+    """Gelu."""
+    if text(call.node, "approximate", "none") not in {"none", "tanh"}:
+        raise RefusedError("its approximation is unknown")
+    return of_floats(call)
+
+
+def softmax(call: Call) -> list[Tensor]:
+    """Softmax along an axis."""
+    (first,) = required(call.inputs, 1)
+    axis_of(integer(call.node, "axis", -1), first.rank)
+    return of_floats(call)
+
+
+def layer_normalization(call: Call) -> list[Tensor]:
+    """LayerNormalization over the last axes, with a scale and perhaps a bias of their shape."""
+    data, scale = required(call.inputs, 2)
+    of_type(data, *FLOATS)
+    first = axis_of(integer(call.node, "axis", -1), data.rank)
+    fraction(call.node, "epsilon", 1e-5)
+    if integer(call.node, "stash_type", 1) != FLOAT:
+        raise RefusedError("its statistics are not float32")
+    for tensor in (scale, call.inputs[2] if len(call.inputs) > 2 else None):
+        if tensor is None:
+            continue
+        same_type(data, tensor)
+        if tensor.rank > data.rank - first or broadcast(data.dims, tensor.dims) != data.dims:
+            raise RefusedError(f"its scale or bias is of the shape {shown(tensor.dims)}")
+    return [Tensor(data.dtype, data.dims)]
+
+
+def _divide(first: Dim, second: Dim) -> Dim | None:
+    if isinstance(first, int) and isinstance(second, int):
+        return int(first / second) if second and abs(first) < 2**50 else None  # towards zero
+    return quotient(first, second)
+
+
+FOLLOWED: Mapping[str, Callable[[Dim, Dim], Dim | None]] = {
+    "Add": operator.add,
+    "Sub": operator.sub,
+    "Mul": operator.mul,
+    "Div": _divide,
+}
+
+
+def arithmetic(call: Call) -> list[Tensor]:
+    """Add, Sub, Mul, Div of two tensors."""
+    first, second = required(call.inputs, 2)
+    dtype = same_type(first, second)
+    not_bool(first)
+    dims = broadcast(first.dims, second.dims)
+    return [Tensor(dtype, dims, _followed(call.node.operator, first, second, len(dims)))]
+
+
+def _followed(name: str, first: Tensor, second: Tensor, rank: int) -> tuple[Dim, ...] | None:
+    """Return the values of a result, where those of both operands are known."""
+    if first.dtype not in WHOLE or first.values is None or second.values is None or rank > 1:
+        return None
+    a, b = first.values, second.values
+    if len(a) != len(b):
+        a, b = (v * max(len(a), len(b)) if len(v) == 1 else v for v in (a, b))
+    compute = FOLLOWED[name]
+    found = [compute(x, y) for x, y in zip(a, b, strict=True)]
+    if any(value is None or (isinstance(value, int) and abs(value) >= 2**63) for value in found):
+        return None
+    return tuple(found)  # type: ignore[arg-type]
+
+
+def power(call: Call) -> list[Tensor]:
+    """Pow, whose exponent may be of another type."""
+    first, second = required(call.inputs, 2)
+    not_bool(first)
+    not_bool(second)
+    return [Tensor(first.dtype, broadcast(first.dims, second.dims))]
+
+
+def compare(call: Call) -> list[Tensor]:
+    """Equal, Greater and so on of two tensors."""
+    first, second = required(call.inputs, 2)
+    same_type(first, second)
+    return [Tensor(BOOL, broadcast(first.dims, second.dims))]
+
+
+def logical(call: Call) -> list[Tensor]:
+    """And, Or, Not."""
+    present = [tensor for tensor in call.inputs if tensor is not None]
+    of_type(present[0], BOOL)
+    same_type(*present)
+    return [Tensor(BOOL, broadcast(*(tensor.dims for tensor in present)))]
+
+
+def where(call: Call) -> list[Tensor]:
+    """Where: elements of one of two tensors."""
+    condition, first, second = required(call.inputs, 3)
+    of_type(condition, BOOL)
+    dtype = same_type(first, second)
+    dims = broadcast(condition.dims, first.dims, second.dims)
+    return [Tensor(dtype, dims, span=joined(first.span, second.span))]
+
+
+def extremum(call: Call) -> list[Tensor]:
+    """Max and Min of any number of tensors."""
+    present = [tensor for tensor in call.inputs if tensor is not None]
+    if len(present) != len(call.inputs) or not present:
+        raise RefusedError("an input is missing")
+    not_bool(present[0])
+    return [Tensor(same_type(*present), broadcast(*(tensor.dims for tensor in present)))]
+
+
+def clip(call: Call) -> list[Tensor]:
+    """Clip between two numbers, of which either may be missing."""
+    (data,) = required(call.inputs, 1)
+    not_bool(data)
+    for bound in call.inputs[1:]:
+        if bound is not None:
+            same_type(data, bound)
+            if bound.rank:
+                raise RefusedError("its bounds are not single numbers")
+    return [Tensor(data.dtype, data.dims)]
+
+
+def cast(call: Call) -> list[Tensor]:
+    """Cast to another type of numbers."""
+    (data,) = required(call.inputs, 1)
+    wanted = integer(call.node, "to", 0)
+    if wanted not in DTYPES:
+        raise RefusedError(f"it casts to the type {wanted}, which exports never have")
+    if wanted == data.dtype or {wanted, data.dtype} <= WHOLE:
+        return [Tensor(wanted, data.dims, data.values, data.span)]
+    return [Tensor(wanted, data.dims, span=data.span if wanted in FLOATS else None)]
+
+
+def quantize(call: Call) -> list[Tensor]:
+    """QuantizeLinear with a zero point, whose type is the result's."""
+    data, scale, zero = required(call.inputs, 3)
+    of_type(data, *FLOATS)
+    of_type(zero, INT8, UINT8)
+    _check_scale(call.node, data, scale, zero)
+    return [Tensor(zero.dtype, data.dims)]
+
+
+def dequantize(call: Call) -> list[Tensor]:
+    """DequantizeLinear with a zero point; the scale's type is the result's."""
+    data, scale, zero = required(call.inputs, 3)
+    of_type(data, INT8, UINT8)
+    same_type(data, zero)
+    _check_scale(call.node, data, scale, zero)
+    return [Tensor(scale.dtype, data.dims)]
+
+
+def _check_scale(node: Node, data: Tensor, scale: Tensor, zero: Tensor) -> None:
+    """Check a scale for all elements, or one for each along an axis; not for blocks."""
+    of_type(scale, *FLOATS)
+    if integer(node, "block_size", 0) or not integer(node, "saturate", 1):
+        raise RefusedError("it quantises in blocks, or without saturation")
+    if scale.dims != zero.dims:
+        raise RefusedError(
+            f"its scale is {shown(scale.dims)}, its zero point {shown(zero.dims)}: expected alike"
+        )
+    if scale.dims in {(), (1,)}:
+        if data.rank and "axis" in node.attributes:
+            axis_of(integer(node, "axis", 1), data.rank)
+        return
+    axis = axis_of(integer(node, "axis", 1), data.rank)
+    if scale.dims != (data.dims[axis],):
+        raise RefusedError(
+            f"its scale is {shown(scale.dims)}, expected one number for each of "
+            f"{data.dims[axis]} along axis {axis}"
+        )
+
+
+def joined(*spans: Span | None) -> Span | None:
+    """Return the span of elements that come from any of these tensors."""
+    if not spans or any(span is None for span in spans):
+        return None
+    lows, highs = zip(*(span for span in spans if span is not None), strict=True)
+    return min(lows), max(highs)
+
+
+def shown(dims: Shape) -> str:
+    """Write a shape."""
+    return "x".join(map(str, dims)) or "a single number"
