@@ -12,7 +12,9 @@ from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from samclip.engines.process_edges import call_under_way
 from samclip.errors import DeviceMemoryError
+from samclip.library_errors import is_library_error
 
 CPU_FOLDER = Path("/sys/devices/system/cpu")
 QUOTA_V2 = Path("/sys/fs/cgroup/cpu.max")
@@ -93,6 +95,14 @@ def is_shortage(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or SHORTAGE.search(str(error)) is not None
 
 
+def is_fault(error: BaseException, library: str) -> bool:
+    """Whether an error is a lack of memory, or one that `library` raised about its input.
+
+    All others must reach the caller as they are.
+    """
+    return isinstance(error, MemoryError) or is_library_error(error, library)
+
+
 def shortage(said: str, where: str = HERE) -> DeviceMemoryError:
     """Return the error of memory that is short `where`; `said` is the library's message."""
     reason = " ".join(said[:MAX_MESSAGE].split()).rstrip(". ") or "an allocation failed"
@@ -104,12 +114,17 @@ def shortage(said: str, where: str = HERE) -> DeviceMemoryError:
 
 
 def as_memory_error(function: Callable[P, R]) -> Callable[P, R]:
-    """Make a function raise DeviceMemoryError where Python, numpy or OpenCV ran out of memory."""
+    """Make a function raise DeviceMemoryError where Python, numpy or OpenCV ran out of memory.
+
+    For functions at the edge of the API: each call of one is under way until it returns, see
+    `process_edges`.
+    """
 
     @wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return function(*args, **kwargs)
+            with call_under_way():
+                return function(*args, **kwargs)
         except DeviceMemoryError:
             raise
         except MemoryError as error:
