@@ -77,9 +77,8 @@ class OutputCheck:
         self._name = name
         declared = {spec.name: spec for spec in graph.outputs}
         known = _with_numbers(EXPECTED.get(name, {}), _sizes(manifest))
-        self._expected = {
-            output: _merge(known.get(output), declared.get(output))
-            for output in {**known, **declared}
+        self._expected = known | {
+            output: _merge(known.get(output), spec) for output, spec in declared.items()
         }
 
     def check(self, feeds: Feeds, results: Mapping[str, Tensor]) -> None:
@@ -129,10 +128,10 @@ class OutputCheck:
 
 def are_sound(data: NDArray[np.generic]) -> bool:
     """Whether all numbers are finite, and their squares can be added up in float32."""
-    if data.dtype != np.float32:
-        return data.dtype.kind in "iub" or bool(np.isfinite(data).all())  # type: ignore[type-var]
-    flat = data.reshape(-1)
+    if data.dtype.kind != "f":
+        return data.dtype.kind in "iub"
     with np.errstate(over="ignore", invalid="ignore"):
+        flat: NDArray[np.float32] = data.reshape(-1).astype(np.float32, copy=False)
         return bool(np.isfinite(np.vdot(flat, flat)))
 
 
@@ -163,11 +162,8 @@ def _with_numbers(
     }
 
 
-def _merge(known: ExpectedOutput | None, declared: TensorSpec | None) -> ExpectedOutput:
+def _merge(known: ExpectedOutput | None, declared: TensorSpec) -> ExpectedOutput:
     """Join what the tasks expect with what the manifest says of dimensions they leave open."""
-    if declared is None:
-        assert known is not None
-        return known
     fixed = tuple(dim if isinstance(dim, int) else None for dim in declared.shape)
     if known is None:
         return ExpectedOutput(declared.dtype, fixed)

@@ -191,6 +191,7 @@ def test_outputs_feed_the_next_engine(subject: Subject, engine: Engine) -> None:
 def test_tensors_of_other_backends_are_taken(engine: Engine) -> None:
     class Other:
         shape = X.shape
+        dtype = X.dtype
 
         def numpy(self) -> NDArray[np.generic]:
             return X

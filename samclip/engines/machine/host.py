@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from samclip.engines.process_edges import call_under_way
-from samclip.errors import DeviceMemoryError
+from samclip.errors import DeviceMemoryError, EngineRunError
 from samclip.library_errors import is_library_error
 
 CPU_FOLDER = Path("/sys/devices/system/cpu")
@@ -25,6 +25,10 @@ SHORTAGE = re.compile(
     r"bad_alloc|out of memory|insufficient memory"
     r"|failed to allocate|can't alloc|could not create a memory|cannot allocate memory",
     re.IGNORECASE,
+)
+# The messages of Python, ONNX Runtime and OpenVINO where no thread can be started.
+NO_THREADS = re.compile(
+    r"can't start new thread|pthread_create failed|resource temporarily unavailable", re.IGNORECASE
 )
 HERE = "this machine"
 MAX_MESSAGE = 200  # characters of a library's message that are passed on
@@ -91,8 +95,9 @@ def release_free_memory() -> None:
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Whether an error of Python or of a library says that memory was short."""
-    return isinstance(error, MemoryError) or SHORTAGE.search(str(error)) is not None
+    """Whether an error of Python or of a library says that memory or threads were short."""
+    said = str(error)
+    return isinstance(error, MemoryError) or any(p.search(said) for p in (SHORTAGE, NO_THREADS))
 
 
 def is_fault(error: BaseException, library: str) -> bool:
@@ -103,8 +108,16 @@ def is_fault(error: BaseException, library: str) -> bool:
     return isinstance(error, MemoryError) or is_library_error(error, library)
 
 
-def shortage(said: str, where: str = HERE) -> DeviceMemoryError:
-    """Return the error of memory that is short `where`; `said` is the library's message."""
+def shortage(said: str, where: str = HERE) -> EngineRunError:
+    """Return the error of threads, or of memory that is short `where`, by the library's message.
+
+    For memory it is a DeviceMemoryError.
+    """
+    if NO_THREADS.search(said):
+        return EngineRunError(
+            "this process may start no more threads. Ask for fewer, with threads=1 and streams=1, "
+            "or raise the limit (ulimit -u, or the container's limit of processes)."
+        )
     reason = " ".join(said[:MAX_MESSAGE].split()).rstrip(". ") or "an allocation failed"
     return DeviceMemoryError(
         f"{where} has too little free memory: {reason}. "

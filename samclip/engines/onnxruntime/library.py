@@ -29,8 +29,8 @@ from samclip.engines.process_edges import skip_destructors_in_children
 from samclip.errors import BackendUnavailableError, EngineRunError
 
 NAME = "onnxruntime"
-# Read when the library is imported. Without it, builds from 1.29 on write an id of this machine into
-# the home folder, and send events to Microsoft. A value that the user sets is kept.
+# Read when the library is imported. Without it, builds from 1.29 on write an id of this machine
+# into the home folder, and send events to Microsoft. A value that the user sets is kept.
 TELEMETRY_VARIABLE, OFF, OFF_VALUES = "ORT_DISABLE_TELEMETRY", "1", frozenset({"1", "true", "yes"})
 CPU_PACKAGE, GPU_PACKAGE = "onnxruntime", "onnxruntime-gpu"
 CUDA_PROVIDER = "CUDAExecutionProvider"
