@@ -18,16 +18,19 @@ import os
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from weakref import WeakSet, WeakValueDictionary
+from weakref import ReferenceType, WeakSet, ref
 
 EXIT_SECONDS = 60.0  # how long the end of the interpreter waits for calls of daemon threads
 LOOK_SECONDS = 0.005  # how often it looks
+LOOKED_AT = 2  # references that each new one removes if they are dead: so their number is bounded
 FOREVER = 3600.0  # seconds of one sleep of a thread that is not to go on
 
 _logger = logging.getLogger("samclip")
-_owners: WeakValueDictionary[int, object] = WeakValueDictionary()  # by id: arrays have no hash
+# Not a WeakSet: its callbacks are Python code, in which Ctrl-C and time limits are lost.
+_owners: deque[ReferenceType[object]] = deque()
 _calls: WeakSet[_Call] = WeakSet()
 _stopped = threading.local()
 
@@ -48,7 +51,14 @@ class _Call:
 
 def keep_in_children(owner: object) -> None:
     """Let no forked child destroy `owner`, nor the native objects that it refers to."""
-    _owners[id(owner)] = owner
+    _owners.append(ref(owner))
+    for _ in range(LOOKED_AT):
+        try:
+            oldest = _owners.popleft()
+        except IndexError:  # another thread looks at it
+            return
+        if oldest() is not None:
+            _owners.append(oldest)
 
 
 def never_destroy(owner: object) -> None:
@@ -110,9 +120,10 @@ def _wait_for_calls() -> None:
 
 def _let_go() -> None:
     """In a forked child: keep all that was inherited, and forget the calls of other threads."""
-    for owner in list(_owners.values()):
-        never_destroy(owner)
-    _owners.clear()
+    while _owners:
+        owner = _owners.popleft()()
+        if owner is not None:
+            never_destroy(owner)
     _calls.clear()
     if _State.has_foreign_threads:
         _skip_destructors()

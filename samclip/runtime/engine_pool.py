@@ -25,6 +25,7 @@ from samclip.runtime.bundles.manifest import Graph, Variant
 from samclip.runtime.graph_outputs import Feeds, OutputCheck
 
 Checked = tuple[Engine, OutputCheck]
+LEAST_STACK = 256 * 1024  # bytes that libraries may use of a thread's stack, and reserve
 LOOK_SECONDS = 0.5  # how often `Usage.close` looks for uses that ended without notifying it
 _logger = logging.getLogger("samclip")
 
@@ -146,6 +147,7 @@ class EnginePool:
     def _in_use(self) -> Iterator[None]:
         """Hold off `close` while a run is under way."""
         self._check_process()
+        check_stack()
         stop_at_exit()
         with self._usage.hold(self._free):
             yield
@@ -191,6 +193,19 @@ class EnginePool:
         offered = self._variant(graph, wanted) is not None
         is_encoder = graph is self.bundle.manifest.graphs.encoder
         return wanted if is_encoder or offered else None
+
+
+def check_stack() -> None:
+    """Refuse a thread whose stack is too small for the libraries, which would end the process.
+
+    Raises EngineRunError where `threading.stack_size` is set below LEAST_STACK.
+    """
+    size = threading.stack_size()
+    if 0 < size < LEAST_STACK and threading.current_thread() is not threading.main_thread():
+        raise EngineRunError(
+            f"threading.stack_size is set to {size:,} bytes, expected {LEAST_STACK:,} or more: "
+            "graphs need that much of a thread's stack. Set it before the thread starts."
+        )
 
 
 def passed_over_notices(

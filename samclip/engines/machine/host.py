@@ -30,6 +30,7 @@ SHORTAGE = re.compile(
 NO_THREADS = re.compile(
     r"can't start new thread|pthread_create failed|resource temporarily unavailable", re.IGNORECASE
 )
+NO_FILES = re.compile("too many open files", re.IGNORECASE)
 HERE = "this machine"
 MAX_MESSAGE = 200  # characters of a library's message that are passed on
 P = ParamSpec("P")
@@ -95,9 +96,9 @@ def release_free_memory() -> None:
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Whether an error of Python or of a library says that memory or threads were short."""
-    said = str(error)
-    return isinstance(error, MemoryError) or any(p.search(said) for p in (SHORTAGE, NO_THREADS))
+    """Whether an error of Python or of a library says that memory, threads or files were short."""
+    said, kinds = str(error), (SHORTAGE, NO_THREADS, NO_FILES)
+    return isinstance(error, MemoryError) or any(kind.search(said) for kind in kinds)
 
 
 def is_fault(error: BaseException, library: str) -> bool:
@@ -109,7 +110,7 @@ def is_fault(error: BaseException, library: str) -> bool:
 
 
 def shortage(said: str, where: str = HERE) -> EngineRunError:
-    """Return the error of threads, or of memory that is short `where`, by the library's message.
+    """Return the error of threads, files, or memory `where`, by what the library `said`.
 
     For memory it is a DeviceMemoryError.
     """
@@ -117,6 +118,10 @@ def shortage(said: str, where: str = HERE) -> EngineRunError:
         return EngineRunError(
             "this process may start no more threads. Ask for fewer, with threads=1 and streams=1, "
             "or raise the limit (ulimit -u, or the container's limit of processes)."
+        )
+    if NO_FILES.search(said):
+        return EngineRunError(
+            "this process may open no more files. Close some, or raise the limit (ulimit -n)."
         )
     reason = " ".join(said[:MAX_MESSAGE].split()).rstrip(". ") or "an allocation failed"
     return DeviceMemoryError(

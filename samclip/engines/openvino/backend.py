@@ -99,8 +99,11 @@ class Computing:
             request.infer(values, share_inputs=True, share_outputs=True)
             found = [request.get_tensor(name).data.copy() for name in names]
             self._request = None if self._is_silent else request
-        except BaseException:
-            self.forget()
+        except BaseException as error:
+            if is_fault(
+                error, PACKAGE
+            ):  # not Ctrl-C or a time limit, which come before or after it
+                self.forget()
             raise
         finally:
             del request  # or the error's traceback would keep it
