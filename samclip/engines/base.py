@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +33,22 @@ class Tensor(Protocol):
         """The dimensions, outermost first."""
         ...
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of its elements."""
+        ...
+
     def numpy(self) -> NDArray[np.generic]:
         """Bring the data to the host."""
+        ...
+
+
+@runtime_checkable
+class HostTensor(Protocol):
+    """A tensor that may already be on the host."""
+
+    def on_host(self) -> NDArray[np.generic] | None:
+        """Return the data without copying it; None when it is on a device."""
         ...
 
 
@@ -255,12 +269,16 @@ class Guard:
         """
         if held is None:
             raise ClosedError(f"the engine of {self.graph!r} is closed. Load the model again.")
-        if os.getpid() != self.process:
+        if not self.is_here():
             raise EngineRunError(
                 f"the engine of {self.graph!r} was loaded before the process forked. "
                 "Load the model in the child."
             )
         return held
+
+    def is_here(self) -> bool:
+        """Whether this is the process that made the engine, not a forked child."""
+        return os.getpid() == self.process
 
     def check_names(self, feeds: Collection[str], outputs: Sequence[str] | None) -> tuple[str, ...]:
         """Return the outputs to compute, all for None.

@@ -61,11 +61,11 @@ def available_backends() -> tuple[str, ...]:
 def get_backend(name: str) -> Backend:
     """Return a backend by name, working here or not; raises UnknownBackendError."""
     known = {backend.name: backend for backend in backends()}
-    if name in known:
+    if isinstance(name, str) and name in known:
         return known[name]
     hint = did_you_mean(str(name), [*known, AUTO])
     raise UnknownBackendError(
-        f"there is no backend {name!r}{hint}. Choose among {', '.join([AUTO, *known])}."
+        f"there is no backend {name!r:.100}{hint}. Choose among {', '.join([AUTO, *known])}."
     )
 
 
@@ -83,7 +83,7 @@ def decide(name: str = AUTO, suits: Callable[[Backend], Probe] | None = None) ->
     `suits` returns, for "auto", whether a backend that works here has all that a bundle needs of
     it. Raises BackendUnavailableError, which says what to do.
     """
-    if name != AUTO:
+    if not isinstance(name, str) or name != AUTO:
         backend = get_backend(name)
         probe = backend.probe()
         if probe.available:
@@ -103,16 +103,19 @@ def candidates() -> tuple[Backend, ...]:
 def first_of(among: tuple[Backend, ...], suits: Callable[[Backend], Probe] | None = None) -> Choice:
     """Choose the first backend that works here and `suits`; raises BackendUnavailableError."""
     passed: list[PassedOver] = []
+    works = False
     for backend in among:
         probe = backend.probe()
         if probe.available and suits is not None:
+            works = True
             probe = suits(backend)
         if probe.available:
             return Choice(backend, tuple(passed))
         passed.append(PassedOver(backend.name, probe.detail, probe.remedy, probe.steps))
     reasons = " ".join(map(str, passed))
     steps = [step for one in passed for step in one.steps]
-    raise BackendUnavailableError(f"no backend works on this machine. {reasons}", steps=steps)
+    fault = "no backend that works here fits" if works else "no backend works on this machine"
+    raise BackendUnavailableError(f"{fault}. {reasons}", steps=steps)
 
 
 def probes() -> dict[str, Probe]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -18,12 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.engines.base import Backend, Engine, EngineOptions, Tensor, library_version
+from samclip.engines.process_edges import stop_at_exit
 from samclip.errors import CapabilityError, ClosedError, EngineRunError
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import Graph, Variant
+from samclip.runtime.graph_outputs import Feeds, OutputCheck
 
+Checked = tuple[Engine, OutputCheck]
+LEAST_STACK = 256 * 1024  # bytes that libraries may use of a thread's stack, and reserve
 LOOK_SECONDS = 0.5  # how often `Usage.close` looks for uses that ended without notifying it
-Feeds = Mapping[str, "NDArray[np.generic] | Tensor"]
 _logger = logging.getLogger("samclip")
 
 
@@ -45,8 +48,8 @@ class EnginePool:
         self.backend = backend
         self._options = options
         self._precision = precision
-        self._engines: dict[str, Engine] = {}
-        self._loading = threading.Lock()
+        self._engines: dict[str, Checked] = {}
+        self._loading = threading.RLock()
         self._usage = Usage()
         self._process = os.getpid()
 
@@ -91,23 +94,29 @@ class EnginePool:
         """Compute `outputs` of `graph`, None for all; they stay on the device.
 
         Raises CapabilityError when the bundle lacks the graph, ClosedError after `close`,
-        EngineRunError when the backend fails.
+        EngineRunError when the backend fails, or an output is not what it must be, see
+        `graph_outputs`.
         """
         with self._in_use():
-            return self._engine(graph).run(feeds, outputs)
+            engine, check = self._engine(graph)
+            results = engine.run(feeds, outputs)
+            check.check(feeds, results)
+            return results
 
     def compute(
         self, graph: str, feeds: Feeds, outputs: Sequence[str]
     ) -> list[NDArray[np.float32]]:
         """Compute `outputs` of `graph` and copy them to the host as float32; raises as `run`."""
         with self._in_use():
-            results = self._engine(graph).run(feeds, outputs)
-            return [results[name].numpy().astype(np.float32, copy=False) for name in outputs]
+            engine, check = self._engine(graph)
+            results = engine.run(feeds, outputs)
+            check.check(feeds, results)
+            return [check.to_host(name, results[name]) for name in outputs]
 
-    def to_host(self, tensor: Tensor) -> NDArray[np.float32]:
-        """Copy one result of `run` to the host as float32; ClosedError after `close`."""
+    def to_host(self, graph: str, output: str, tensor: Tensor) -> NDArray[np.float32]:
+        """Copy an output that `run` returned to the host as float32; raises as `run`."""
         with self._in_use():
-            return tensor.numpy().astype(np.float32, copy=False)
+            return self._engine(graph)[1].to_host(output, tensor)
 
     def close(self) -> None:
         """Refuse new runs, wait for those under way, then free the engines.
@@ -122,7 +131,7 @@ class EnginePool:
 
     def _free(self) -> None:
         engines, self._engines = self._engines, {}
-        for engine in engines.values():
+        for engine, _ in engines.values():
             engine.close()
 
     def _is_forked(self) -> bool:
@@ -138,25 +147,30 @@ class EnginePool:
     def _in_use(self) -> Iterator[None]:
         """Hold off `close` while a run is under way."""
         self._check_process()
+        check_stack()
+        stop_at_exit()
         with self._usage.hold(self._free):
             yield
 
-    def _engine(self, graph: str) -> Engine:
+    def _engine(self, graph: str) -> Checked:
         ready = self._engines.get(graph)  # without the lock: another graph may be loading
         if ready is not None:
             return ready
-        with self._loading:
+        with self._loading:  # a signal handler may come here in the middle of a load
             if graph not in self._engines:
-                self._engines[graph] = self._load(graph)
+                loaded = self._load(graph)
+                if self._engines.setdefault(graph, loaded) is not loaded:
+                    loaded[0].close()
             return self._engines[graph]
 
-    def _load(self, graph: str) -> Engine:
+    def _load(self, graph: str) -> Checked:
         described = self._described(graph)
         precision, version = self._precision_of(described), library_version(self.backend)
         for notice in passed_over_notices(graph, described, self.backend.name, precision, version):
             _logger.info(notice)
         read = partial(self.bundle.source, graph, self.backend.name, precision, version)
-        return self.backend.load(replace(read(), again=read), self._options)
+        engine = self.backend.load(replace(read(), again=read), self._options)
+        return engine, OutputCheck(graph, described, self.bundle.manifest)
 
     def _described(self, graph: str) -> Graph:
         described: Graph | None = getattr(self.bundle.manifest.graphs, graph)
@@ -179,6 +193,19 @@ class EnginePool:
         offered = self._variant(graph, wanted) is not None
         is_encoder = graph is self.bundle.manifest.graphs.encoder
         return wanted if is_encoder or offered else None
+
+
+def check_stack() -> None:
+    """Refuse a thread whose stack is too small for the libraries, which would end the process.
+
+    Raises EngineRunError where `threading.stack_size` is set below LEAST_STACK.
+    """
+    size = threading.stack_size()
+    if 0 < size < LEAST_STACK and threading.current_thread() is not threading.main_thread():
+        raise EngineRunError(
+            f"threading.stack_size is set to {size:,} bytes, expected {LEAST_STACK:,} or more: "
+            "graphs need that much of a thread's stack. Set it before the thread starts."
+        )
 
 
 def passed_over_notices(

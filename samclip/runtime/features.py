@@ -10,13 +10,11 @@ from numpy.typing import NDArray
 
 from samclip.engines.base import Tensor
 from samclip.errors import BundleError, CapabilityError, ClosedError
-from samclip.runtime.engine_pool import EnginePool, Feeds
+from samclip.runtime.engine_pool import EnginePool
+from samclip.runtime.graph_outputs import IOUS, MASK_STRIDE, MASKS, Feeds
 from samclip.runtime.pixels.image import Letterbox
 from samclip.runtime.pixels.mask_ops import foreground_confidence
 from samclip.runtime.pixels.prompts import PromptBatch
-
-MASK_STRIDE = 4  # pixels of the encoder's input per low-resolution logit
-MASKS, IOUS = "low_res_masks", "iou_predictions"  # outputs of the mask decoder
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +64,7 @@ class Features:
         self._pool = pool
         self._encoded: dict[str, Tensor] | None = encoded
         self._clip: ClipFeatures | None = None
-        self._clip_lock = threading.Lock()
+        self._clip_lock = threading.RLock()
 
     @property
     def closed(self) -> bool:
@@ -138,7 +136,7 @@ class Features:
     def image_embeddings(self) -> NDArray[np.float32]:
         """Copy SAM's image embedding to the host: 1x256xGxG float32."""
         (embeddings,) = self._pick("image_embeddings").values()
-        return self._pool.to_host(embeddings)
+        return self._pool.to_host("encoder", "image_embeddings", embeddings)
 
     def _pick(self, *names: str) -> dict[str, Tensor]:
         """Pick outputs of the encoder, on the device; raises BundleError for a missing one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,9 +17,14 @@ from numpy.typing import NDArray
 from samclip.engines.base import Backend, EngineOptions
 from samclip.engines.isolated.backend import IsolatedBackend
 from samclip.engines.machine.host import as_memory_error
-from samclip.engines.registry import AUTO, Choice, PassedOver, decide
+from samclip.engines.registry import AUTO, Choice, PassedOver, decide, get_backend
 from samclip.errors import CapabilityError, InputError, VocabularyError
-from samclip.runtime.backend_choice import check_precision, start_fastest
+from samclip.runtime.backend_choice import (
+    check_device,
+    check_precision,
+    parse_device,
+    start_fastest,
+)
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.home import find_bundle
 from samclip.runtime.bundles.manifest import Manifest
@@ -59,7 +65,7 @@ def load(
     precision: str | None = None,
     threads: int | None = None,
     streams: int = 1,
-    device: int = 0,
+    device: int | str = 0,
     cache_dir: str | Path | None = None,
     public_key: str | Path | None = None,
     max_pixels: int | None = None,
@@ -77,9 +83,10 @@ def load(
     kind of INT8, None the bundle's preference on this backend.
     `threads`: CPU threads for one run of a graph, at most the number of processors; None means a
     stream's share of the cores.
-    `streams`: the number of images that `answer_all` works on at the same time. 2 or more give
-    throughput, 1 gives the shortest time for a single image.
-    `device`: the GPU's index.
+    `streams`: the number of images that `answer_all` works on at the same time, at most the number
+    of processors. 2 or more give throughput, 1 gives the shortest time for a single image.
+    `device`: the GPU's index, or "cuda:0" and so on, or "cpu". An index above 0 and "cuda" need a
+    backend for GPUs, "cpu" one for CPUs; with "auto" only such backends are tried.
     `cache_dir`: the folder in which text embeddings are kept between runs; None means the user's
     cache.
     `public_key`: a key file, PEM or OpenSSH's, whose key must have signed the bundle; None means
@@ -97,30 +104,41 @@ def load(
     check_precision(precision)
     limit = check_max_pixels(max_pixels)
     seconds = _check_timeout(timeout)
-    bundle = Bundle.open(find_bundle(name_or_path), chosen_public_key(public_key))
+    wish = parse_device(device)
     options = EngineOptions(
         threads=_check_count("threads", threads),
         streams=_check_count("streams", streams) or 1,
-        device=device,
+        device=wish.index,
     )
+    named = None if isinstance(backend, str) and backend == AUTO else get_backend(backend)
+    if named is not None:
+        check_device(named, wish)
+    bundle = Bundle.open(find_bundle(name_or_path), chosen_public_key(public_key))
+    check_precision(precision, bundle)
 
     def start(choice: Choice) -> Model:
         if seconds is not None:
             choice = Choice(IsolatedBackend(choice.backend, seconds), choice.passed_over)
         return Model(bundle, choice, options, precision, cache_dir, limit)
 
-    if backend != AUTO:
-        return start(decide(backend))
-    return start_fastest(bundle, options, precision, start)
+    if named is not None:
+        return start(decide(named.name))
+    return start_fastest(bundle, options, precision, start, wish)
 
 
 def _check_count(what: str, number: int | None) -> int | None:
     """Check a number of threads or streams, and cap it at the number of processors."""
     if number is None:
         return None
-    if not isinstance(number, int) or number < 1:
-        raise InputError(f"{what} must be a whole number of at least 1 or None; got {number!r}.")
-    return min(number, os.cpu_count() or 1)
+    try:
+        count = 0 if isinstance(number, bool) else operator.index(number)
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise InputError(
+            f"{what} must be a whole number of at least 1 or None; got {number!r:.100}."
+        )
+    return min(count, os.cpu_count() or 1)
 
 
 def _check_timeout(seconds: float | None) -> float | None:
@@ -161,8 +179,8 @@ class Model:
         self._cache_dir = None if cache_dir is None else Path(cache_dir)
         self._text: TextSpace | None = None
         self._passes = 0
-        self._counting = threading.Lock()
-        self._opening_text = threading.Lock()
+        self._counting = threading.RLock()
+        self._opening_text = threading.RLock()
 
     @property
     def manifest(self) -> Manifest:

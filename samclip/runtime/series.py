@@ -8,6 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import TypeVar
 
+from samclip.engines.machine.host import shortage
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -29,7 +31,7 @@ def map_in_order(
     with ThreadPoolExecutor(at_once, thread_name_prefix="samclip-series") as workers:
         try:
             for item in items:
-                waiting.append((item, workers.submit(work, item)))
+                waiting.append((item, _begin(workers, work, item)))
                 if len(waiting) > at_once:
                     yield _take_first(waiting)
             while waiting:
@@ -40,6 +42,26 @@ def map_in_order(
             raise
         finally:
             workers.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin(
+    workers: ThreadPoolExecutor, work: Callable[[Item], Result], item: Item
+) -> Future[Result]:
+    """Hand over an item's work; at the end of the interpreter, which starts none, do it here.
+
+    Raises EngineRunError where the process may start no more threads.
+    """
+    try:
+        return workers.submit(work, item)
+    except RuntimeError as error:
+        if "shutdown" not in str(error):
+            raise shortage(str(error)) from error
+    future: Future[Result] = Future()
+    try:
+        future.set_result(work(item))
+    except Exception as error:
+        future.set_exception(error)
+    return future
 
 
 def _take_first(waiting: deque[tuple[Item, Future[Result]]]) -> tuple[Item, Future[Result]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from exit_process import CASES
 from figures import Figures
 
 HERE = Path(__file__).parent
@@ -92,6 +93,19 @@ def test_ctrl_c_during_long_work(
     figures.add(
         "Ctrl-C during long work", count=rounds, found="no thread left; right answers afterwards"
     )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_interpreter_ends(
+    coloured_bundle: Path, backend: str, case: str, environment: dict[str, str], figures: Figures
+) -> None:
+    """With models open, threads in calls, series half read, and in children that do nothing."""
+    command = [sys.executable, HERE / "exit_process.py", coloured_bundle, backend, case]
+    ended = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "END\n", "")
+    figures.add("ends of a process with a model", count=1, found="status 0, nothing on stderr")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

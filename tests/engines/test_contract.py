@@ -9,6 +9,8 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import random
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -191,6 +193,7 @@ def test_outputs_feed_the_next_engine(subject: Subject, engine: Engine) -> None:
 def test_tensors_of_other_backends_are_taken(engine: Engine) -> None:
     class Other:
         shape = X.shape
+        dtype = X.dtype
 
         def numpy(self) -> NDArray[np.generic]:
             return X
@@ -340,6 +343,64 @@ def test_a_forked_child_is_asked_to_load_again(engine: Engine) -> None:
         os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     assert engine.run({"x": X})["y"].shape == (2, 3)  # the parent's still works
+
+
+class TimeLimit(Exception):
+    """What a caller's own time limit raises, from a signal handler."""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
+def test_a_callers_time_limit_passes_through(reader: Subject) -> None:
+    """At any moment of a run it reaches the caller as it is; the engine answers afterwards."""
+    engine = reader.load(affine_source())
+    rng = random.Random(0)
+
+    def ring(*_: object) -> None:
+        raise TimeLimit
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        for _ in range(100):
+            with pytest.raises(TimeLimit):
+                signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-5, 2e-3))
+                for _ in range(100_000):
+                    engine.run({"x": X})
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    np.testing.assert_array_equal(engine.run({"x": X})["y"].numpy(), X @ WEIGHT)
+
+
+def test_a_stack_that_is_too_deep_passes_through(engine: Engine) -> None:
+    """The error of too many calls is Python's, not one about the shapes of inputs."""
+
+    def deeper() -> None:
+        engine.run({"x": X})
+        deeper()
+
+    with pytest.raises(RecursionError):
+        deeper()
+    np.testing.assert_array_equal(engine.run({"x": X})["y"].numpy(), X @ WEIGHT)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
+def test_a_signal_handler_may_run_the_engine(reader: Subject) -> None:
+    """In the middle of a run of its own thread, whose answer it does not change."""
+    engine = reader.load(affine_source())
+    inner: list[NDArray[np.generic]] = []
+    before = signal.signal(
+        signal.SIGALRM, lambda *_: inner.append(engine.run({"x": -X})["y"].numpy())
+    )
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 1e-4, 3e-4)
+        for _ in range(300):
+            np.testing.assert_array_equal(engine.run({"x": X})["y"].numpy(), X @ WEIGHT)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert inner
+    for found in inner:
+        np.testing.assert_array_equal(found, -X @ WEIGHT)
 
 
 def test_an_engine_cannot_be_pickled(engine: Engine) -> None:

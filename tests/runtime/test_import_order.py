@@ -17,6 +17,7 @@ ORDER = (
     "series",
     "pixels",
     "bundles",
+    "graph_outputs",
     "engine_pool",
     "backend_choice",
     "plans",

@@ -20,15 +20,18 @@ from PIL import Image
 import samclip
 from samclip.engines import registry
 from samclip.engines.base import Engine, EngineOptions, GraphKey, GraphSource, Probe
+from samclip.engines.onnxruntime.backend import CPU
 from samclip.engines.openvino import backend as ov_backend
 from samclip.engines.steps import BuildPlans
 from samclip.errors import (
     BackendUnavailableError,
     CapabilityError,
     ClosedError,
+    EngineRunError,
     ImageError,
     InputError,
     PlanMissingError,
+    UnknownBackendError,
     UntrainedHeadWarning,
     VocabularyError,
 )
@@ -424,3 +427,65 @@ def test_streams_share_the_cores() -> None:
     assert EngineOptions(streams=2).threads_per_run(8) == 4
     assert EngineOptions(streams=4).threads_per_run(2) == 1
     assert EngineOptions(threads=3, streams=4).threads_per_run(2) == 3
+
+
+@pytest.mark.parametrize(
+    "device", ["banana", "cuda:", "cuda:x", "gpu", -1, 1.0, True, None, [0], b"cpu"]
+)
+def test_a_device_that_is_none(device: Any) -> None:
+    with pytest.raises(InputError, match=r"no device .*Give the index of a GPU"):
+        samclip.load(device=device)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", 1, 99, np.int64(2)])
+def test_a_gpu_where_there_is_none(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "BACKENDS", (CPU,))
+    with pytest.raises(InputError, match="Leave device out to run on the CPU"):
+        samclip.load(device=device)
+    with pytest.raises(InputError, match=r"'onnxruntime' runs on the CPU, asked for GPU"):
+        samclip.load(backend="onnxruntime", device=device)
+
+
+def test_a_backend_for_gpus_does_not_run_on_the_cpu() -> None:
+    with pytest.raises(InputError, match="'cuda' runs on a GPU, asked for the CPU"):
+        samclip.load(backend="cuda", device="cpu")
+
+
+@pytest.mark.parametrize("device", [0, "cpu", np.int64(0)])
+def test_the_cpu_by_its_name(device: Any) -> None:
+    with samclip.load(backend="onnxruntime", device=device) as model:
+        assert model.backend == "onnxruntime"
+
+
+@pytest.mark.parametrize("backend", [[], 5, b"onnxruntime", {"auto"}, np.zeros(2), None])
+def test_a_backend_that_is_no_name(backend: Any) -> None:
+    with pytest.raises(UnknownBackendError, match=r"no backend .*Choose among auto"):
+        samclip.load(backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["auto", "onnxruntime"])
+def test_a_precision_that_the_bundle_lacks(backend: str) -> None:
+    with pytest.raises(InputError, match=r"'samclip-tiny' has no encoder in fp16, only in fp32"):
+        samclip.load(backend=backend, precision="fp16")
+
+
+def test_a_stack_that_is_too_small_for_a_graph() -> None:
+    """Libraries end the process there."""
+    model, errors = fake_model(), []
+
+    def work() -> None:
+        with pytest.raises(
+            EngineRunError, match=r"set to 65,536 bytes, expected 262,144"
+        ) as raised:
+            model.encode(flag())
+        errors.append(raised.value)
+
+    before = threading.stack_size(65_536)
+    try:
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        model.encode(flag()).close()  # the main thread has its own stack
+    finally:
+        threading.stack_size(before)
+    assert errors

@@ -50,8 +50,14 @@ class HostTensor:
     def shape(self) -> tuple[int, ...]:
         return self.array.shape
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.array.dtype
+
     def numpy(self) -> NDArray[Any]:
         return self.array
+
+    on_host = numpy
 
 
 def encode(image: NDArray[np.float32]) -> dict[str, NDArray[Any]]:

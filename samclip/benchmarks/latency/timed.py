@@ -15,7 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,6 +106,11 @@ class TimedTensor:
     def shape(self) -> tuple[int, ...]:
         """The dimensions, outermost first."""
         return self.inner.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of its elements."""
+        return self.inner.dtype
 
     def numpy(self) -> NDArray[np.generic]:
         """Bring the data to the host."""

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.engines.cuda.driver import CudaDevice, HostArray
+from samclip.engines.process_edges import keep_in_children
 from samclip.errors import DeviceMemoryError, EngineRunError
 
 GRAIN = 512  # bytes; TensorRT wants addresses that are multiples of 256
@@ -156,6 +157,7 @@ class DeviceMemory:
         self._streams: list[int] = []
         self._closed = False
         self._process = os.getpid()
+        keep_in_children(self)
 
     def check_process(self) -> None:
         """Refuse a forked child, in which CUDA does not work; raises EngineRunError."""

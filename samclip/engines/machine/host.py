@@ -12,7 +12,9 @@ from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from samclip.errors import DeviceMemoryError
+from samclip.engines.process_edges import call_under_way
+from samclip.errors import DeviceMemoryError, EngineRunError
+from samclip.library_errors import is_library_error
 
 CPU_FOLDER = Path("/sys/devices/system/cpu")
 QUOTA_V2 = Path("/sys/fs/cgroup/cpu.max")
@@ -24,6 +26,11 @@ SHORTAGE = re.compile(
     r"|failed to allocate|can't alloc|could not create a memory|cannot allocate memory",
     re.IGNORECASE,
 )
+# The messages of Python, ONNX Runtime and OpenVINO where no thread can be started.
+NO_THREADS = re.compile(
+    r"can't start new thread|pthread_create failed|resource temporarily unavailable", re.IGNORECASE
+)
+NO_FILES = re.compile("too many open files", re.IGNORECASE)
 HERE = "this machine"
 MAX_MESSAGE = 200  # characters of a library's message that are passed on
 P = ParamSpec("P")
@@ -89,12 +96,33 @@ def release_free_memory() -> None:
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Whether an error of Python or of a library says that memory was short."""
-    return isinstance(error, MemoryError) or SHORTAGE.search(str(error)) is not None
+    """Whether an error of Python or of a library says that memory, threads or files were short."""
+    said, kinds = str(error), (SHORTAGE, NO_THREADS, NO_FILES)
+    return isinstance(error, MemoryError) or any(kind.search(said) for kind in kinds)
 
 
-def shortage(said: str, where: str = HERE) -> DeviceMemoryError:
-    """Return the error of memory that is short `where`; `said` is the library's message."""
+def is_fault(error: BaseException, library: str) -> bool:
+    """Whether an error is a lack of memory, or one that `library` raised about its input.
+
+    All others must reach the caller as they are.
+    """
+    return isinstance(error, MemoryError) or is_library_error(error, library)
+
+
+def shortage(said: str, where: str = HERE) -> EngineRunError:
+    """Return the error of threads, files, or memory `where`, by what the library `said`.
+
+    For memory it is a DeviceMemoryError.
+    """
+    if NO_THREADS.search(said):
+        return EngineRunError(
+            "this process may start no more threads. Ask for fewer, with threads=1 and streams=1, "
+            "or raise the limit (ulimit -u, or the container's limit of processes)."
+        )
+    if NO_FILES.search(said):
+        return EngineRunError(
+            "this process may open no more files. Close some, or raise the limit (ulimit -n)."
+        )
     reason = " ".join(said[:MAX_MESSAGE].split()).rstrip(". ") or "an allocation failed"
     return DeviceMemoryError(
         f"{where} has too little free memory: {reason}. "
@@ -104,12 +132,17 @@ def shortage(said: str, where: str = HERE) -> DeviceMemoryError:
 
 
 def as_memory_error(function: Callable[P, R]) -> Callable[P, R]:
-    """Make a function raise DeviceMemoryError where Python, numpy or OpenCV ran out of memory."""
+    """Make a function raise DeviceMemoryError where Python, numpy or OpenCV ran out of memory.
+
+    For functions at the edge of the API: each call of one is under way until it returns, see
+    `process_edges`.
+    """
 
     @wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return function(*args, **kwargs)
+            with call_under_way():
+                return function(*args, **kwargs)
         except DeviceMemoryError:
             raise
         except MemoryError as error:

@@ -40,6 +40,7 @@ from samclip.engines.base import (
 from samclip.engines.machine.device import saturates_int8
 from samclip.engines.machine.host import (
     HERE,
+    is_fault,
     is_shortage,
     release_free_memory,
     shortage,
@@ -47,6 +48,7 @@ from samclip.engines.machine.host import (
 )
 from samclip.engines.onnxruntime.library import (
     CUDA_PROVIDER,
+    NAME,
     TENSORRT_PROVIDER,
     clean_message,
     conflict,
@@ -57,6 +59,7 @@ from samclip.engines.onnxruntime.library import (
     preload,
     tensorrt_options,
 )
+from samclip.engines.process_edges import keep_in_children
 from samclip.errors import BackendUnavailableError
 
 # what `session.get_inputs()` calls the dtypes that graphs of bundles take
@@ -90,11 +93,17 @@ class OrtTensor:
     def __init__(self, value: Any) -> None:
         self._value = value
         self.type: str = value.data_type()
+        keep_in_children(self)  # its memory goes back to an arena that a thread may have locked
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The dimensions, outermost first."""
         return tuple(self._value.shape())
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of its elements."""
+        return DTYPES[self.type]
 
     @property
     def value(self) -> Any:
@@ -105,9 +114,15 @@ class OrtTensor:
         """Whether it is on the kind of device called `device`: "cpu" or "cuda"."""
         return bool(self._value.device_name().lower() == device)
 
+    def on_host(self) -> NDArray[np.generic] | None:
+        """Return the data without copying it; None when it is on a GPU."""
+        return self.numpy() if self.is_on("cpu") else None
+
     def numpy(self) -> NDArray[np.generic]:
         """Bring the data to the host."""
-        return np.asarray(self._value.numpy())
+        array = np.asarray(self._value.numpy())
+        keep_in_children(array)  # on the CPU it is the tensor's own memory
+        return array
 
 
 def to_ort_value(
@@ -139,8 +154,12 @@ class OrtEngine(GuardedEngine):
         self._device, self._index = device, index
         self._held = held  # memory that the session reads
         self._types = {node.name: node.type for node in session.get_inputs()}
-        outputs = tuple(node.name for node in session.get_outputs())
-        self._guard = Guard(name, tuple(self._types), outputs)
+        outputs = {node.name: node.type for node in session.get_outputs()}
+        if odd := {kind for kind in outputs.values() if kind not in DTYPES}:
+            reason = f"it computes {', '.join(sorted(odd))}, which is no array of numbers"
+            raise not_loadable(name, "onnxruntime", reason)
+        self._guard = Guard(name, tuple(self._types), tuple(outputs))
+        keep_in_children(self)
 
     def run(
         self,
@@ -163,6 +182,8 @@ class OrtEngine(GuardedEngine):
         try:
             results = self._compute(session, names, values)
         except Exception as error:  # its exceptions share no base class
+            if not is_fault(error, NAME):
+                raise
             if is_shortage(error):
                 raise shortage(clean_message(error), _owner(self._device)) from error
             raise self._guard.failed(clean_message(error)) from error
@@ -170,7 +191,7 @@ class OrtEngine(GuardedEngine):
 
     def close(self) -> None:
         """Free the session once the runs in flight have ended; again: do nothing."""
-        if self._session is not None:
+        if self._session is not None and self._guard.is_here():
             self._session = None
             self._held = None
             release_free_memory()
@@ -214,10 +235,10 @@ class OnnxRuntimeBackend:
     def load(self, source: GraphSource, options: EngineOptions) -> OrtEngine:
         """Start a session of a graph; raises BackendUnavailableError or EngineRunError."""
         library = self._library()
-        settings = _settings(library, options, self.device)
-        held = _add_weights(library, settings, source)
         providers = self._providers(library, source, options)
         try:
+            settings = _settings(library, options, self.device)
+            held = _add_weights(library, settings, source)
             session = library.InferenceSession(
                 source.onnx,
                 settings,
@@ -225,13 +246,13 @@ class OnnxRuntimeBackend:
                 enable_fallback=0,
                 disabled_optimizers=SLOW_ON_CPU if self.device == "cpu" else None,
             )
-        except (RuntimeError, ValueError) as error:  # of Python: the provider, not the graph
-            if is_shortage(error):
-                raise shortage(clean_message(error), _owner(self.device)) from error
-            raise self._fallen_back(library, options.device) from error
         except Exception as error:  # ONNX Runtime's exceptions share no base class
+            if not is_fault(error, NAME):
+                raise
             if is_shortage(error):
                 raise shortage(clean_message(error), _owner(self.device)) from error
+            if self.device != "cpu" and isinstance(error, RuntimeError | ValueError):
+                raise self._fallen_back(library, options.device) from error  # not the graph's fault
             raise not_loadable(source.name, self.name, clean_message(error)) from error
         if self.provider not in session.get_providers():  # it falls back without an error
             raise self._fallen_back(library, options.device)

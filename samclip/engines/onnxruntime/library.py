@@ -14,6 +14,7 @@ import io
 import os
 import platform
 import re
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any
@@ -24,8 +25,13 @@ from samclip.engines.backend_names import ORT_TENSORRT
 from samclip.engines.base import REMEDY, GraphSource
 from samclip.engines.machine.device import find_driver
 from samclip.engines.plans.sidecar import identify
+from samclip.engines.process_edges import skip_destructors_in_children
 from samclip.errors import BackendUnavailableError, EngineRunError
 
+NAME = "onnxruntime"
+# Read when the library is imported. Without it, builds from 1.29 on write an id of this machine
+# into the home folder, and send events to Microsoft. A value that the user sets is kept.
+TELEMETRY_VARIABLE, OFF, OFF_VALUES = "ORT_DISABLE_TELEMETRY", "1", frozenset({"1", "true", "yes"})
 CPU_PACKAGE, GPU_PACKAGE = "onnxruntime", "onnxruntime-gpu"
 CUDA_PROVIDER = "CUDAExecutionProvider"
 TENSORRT_PROVIDER = "TensorrtExecutionProvider"
@@ -42,9 +48,12 @@ REINSTALL = f"pip uninstall -y {CPU_PACKAGE} {GPU_PACKAGE}, then pip install {{}
 
 
 def import_library() -> ModuleType:
-    """Import ONNX Runtime; raises BackendUnavailableError when it is absent or broken."""
+    """Import ONNX Runtime without its telemetry.
+
+    Raises BackendUnavailableError when it is absent or broken.
+    """
     try:
-        library = importlib.import_module("onnxruntime")
+        library = _import_quietly()
     except ImportError as error:
         raise BackendUnavailableError(
             f"ONNX Runtime cannot be imported: {error}. {REMEDY}{reinstall()}."
@@ -53,6 +62,24 @@ def import_library() -> ModuleType:
         raise BackendUnavailableError(
             f"ONNX Runtime's files are incomplete. {REMEDY}{reinstall()}."
         )
+    return library
+
+
+def _import_quietly() -> ModuleType:
+    """Import the library; its telemetry stays off unless the user switched it on.
+
+    Where other code has imported it before, it sends what it has collected so far, and its uploader
+    goes on running.
+    """
+    given = os.environ.get(TELEMETRY_VARIABLE)
+    if not given:
+        os.environ[TELEMETRY_VARIABLE] = OFF
+    was_here = NAME in sys.modules
+    library = importlib.import_module(NAME)
+    if given not in OFF_VALUES and (given or was_here):
+        skip_destructors_in_children()  # they would wait for the uploader's thread
+        if not given and hasattr(library, "disable_telemetry_events"):
+            library.disable_telemetry_events()
     return library
 
 

@@ -38,18 +38,24 @@ from samclip.engines.base import (
     wrong_type,
 )
 from samclip.engines.machine.device import saturates_int8
-from samclip.engines.machine.host import is_shortage, release_free_memory, shortage, usable_cores
+from samclip.engines.machine.host import (
+    is_fault,
+    is_shortage,
+    release_free_memory,
+    shortage,
+    usable_cores,
+)
 from samclip.engines.openvino.compiler import Compiled, Compiler
 from samclip.engines.openvino.library import (
+    PACKAGE,
     clean_message,
     find_library,
     import_library,
     open_core,
     suits_processor,
 )
+from samclip.engines.process_edges import keep_in_children, never_destroy
 from samclip.errors import EngineError
-
-_never_freed: list[Compiled] = []
 
 SETTINGS: dict[str, Any] = {
     "PERFORMANCE_HINT": "LATENCY",
@@ -73,6 +79,7 @@ class Computing:
         self._compiled: Compiled | None = compile_graph()
         self._request: Any = None
         self._is_silent = self.model.get_property("INFERENCE_NUM_THREADS") == 1
+        keep_in_children(self)
 
     @property
     def model(self) -> Any:
@@ -82,14 +89,21 @@ class Computing:
         return self._compiled.model
 
     def infer(self, values: Mapping[str, Any], names: Sequence[str]) -> list[NDArray[np.generic]]:
-        """Compute the outputs `names`, as copies: the next run overwrites the request's arrays."""
-        request = self._request or self.model.create_infer_request()
+        """Compute the outputs `names`, as copies: the next run overwrites the request's arrays.
+
+        A signal handler may call this in the middle of a run of its thread: it gets another
+        request.
+        """
+        request, self._request = self._request or self.model.create_infer_request(), None
         try:
             request.infer(values, share_inputs=True, share_outputs=True)
             found = [request.get_tensor(name).data.copy() for name in names]
             self._request = None if self._is_silent else request
-        except BaseException:
-            self.forget()
+        except BaseException as error:
+            if is_fault(
+                error, PACKAGE
+            ):  # not Ctrl-C or a time limit, which come before or after it
+                self.forget()
             raise
         finally:
             del request  # or the error's traceback would keep it
@@ -98,7 +112,7 @@ class Computing:
     def forget(self) -> None:
         """Drop the model, because a run of it has failed."""
         if self._is_silent and self._compiled is not None:
-            _never_freed.append(self._compiled)
+            never_destroy(self._compiled)
         self._compiled = self._request = None
 
 
@@ -113,9 +127,16 @@ class OvTensor:
         """The dimensions, outermost first."""
         return self._array.shape
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of its elements."""
+        return self._array.dtype
+
     def numpy(self) -> NDArray[np.generic]:
         """Return the data, which is on the host already."""
         return self._array
+
+    on_host = numpy
 
 
 def to_ov_tensor(
@@ -138,7 +159,9 @@ class OvEngine(GuardedEngine):
     def __init__(self, library: Any, computing: Computing, name: str) -> None:
         self._library = library
         self._computing: Computing | None = computing
-        self._turn = threading.Lock()  # making and ending requests from many threads crashes it
+        # Making and ending requests from many threads crashes it; a signal handler may call this in
+        # the middle of a run of its own thread.
+        self._turn = threading.RLock()
         self._types = {
             port.any_name: np.dtype(port.element_type.to_dtype()) for port in computing.model.inputs
         }
@@ -169,6 +192,8 @@ class OvEngine(GuardedEngine):
         except EngineError:  # ours, when compiling again fails
             raise
         except Exception as error:  # its exceptions share no base class
+            if not is_fault(error, PACKAGE):
+                raise
             if is_shortage(error):
                 raise shortage(clean_message(error)) from error
             raise self._guard.failed(clean_message(error)) from error
@@ -178,7 +203,7 @@ class OvEngine(GuardedEngine):
 
     def close(self) -> None:
         """Free the model once the runs in flight have ended; again: do nothing."""
-        if self._computing is not None:
+        if self._computing is not None and self._guard.is_here():
             self._computing = None
             release_free_memory()
 
@@ -231,14 +256,17 @@ class OpenVinoBackend:
             settings |= EXACT_INT8
         try:
             computing = Computing(Compiler(library, open_core(library), source, settings).compiled)
+            engine = OvEngine(library, computing, source.name)
         except EngineError:  # ours, with its own advice
             raise
         except Exception as error:  # its exceptions share no base class
+            if not is_fault(error, PACKAGE):
+                raise
             if is_shortage(error):
                 raise shortage(clean_message(error)) from error
             raise not_loadable(source.name, self.name, clean_message(error)) from error
         release_free_memory()
-        return OvEngine(library, computing, source.name)
+        return engine
 
 
 OPENVINO = OpenVinoBackend()

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from samclip.engines.base import GraphSource
-from samclip.engines.machine.host import is_shortage, release_free_memory, shortage
+from samclip.engines.machine.host import is_fault, is_shortage, release_free_memory, shortage
 from samclip.engines.openvino.cache import (
     BlobDamagedError,
     blob_folder,
@@ -31,6 +31,7 @@ from samclip.engines.openvino.cache import (
 )
 from samclip.engines.openvino.library import (
     DEVICE,
+    PACKAGE,
     clean_message,
     describe_processor,
     imports_maps,
@@ -115,6 +116,8 @@ class Compiler:
         try:
             model = self.core.import_model(tensor, DEVICE, dict(self.settings))
         except Exception as error:  # its exceptions share no base class
+            if not is_fault(error, PACKAGE):
+                raise
             if is_shortage(error):  # the blob may be sound
                 raise shortage(clean_message(error)) from error
             raise BlobDamagedError(clean_message(error)) from error
@@ -135,6 +138,8 @@ class Compiler:
             _warn_once(folder, error)
             return Compiled(model)
         except Exception as error:  # its exceptions share no base class
+            if not is_fault(error, PACKAGE):
+                raise
             _logger.warning(
                 "the compiled model of %r is not kept: %s", self.source.name, clean_message(error)
             )

@@ -15,6 +15,7 @@ import os
 import platform
 import re
 import shutil
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ from samclip.engines import base
 from samclip.engines.base import GraphSource, Probe
 from samclip.engines.external_data import external_fault, external_locations
 from samclip.engines.machine.device import processor_features
+from samclip.engines.process_edges import keep_in_children
 from samclip.errors import BackendUnavailableError, EngineRunError
 
 PACKAGE, DEVICE = "openvino", "CPU"
@@ -44,14 +46,17 @@ ISA_VARIABLE, ISA_WITHOUT_AMX = "ONEDNN_MAX_CPU_ISA", "AVX512_CORE_FP16"
 # Inside OpenVINO, oneDNN keeps the last 1,024 kernels that it made for shapes of inputs, of all
 # models together: prompts of a hundred shapes held 270 MB.
 KERNELS_VARIABLE, KERNELS_KEPT = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32"
+# Imported with OpenVINO's converter of models, and with it with OpenVINO: it writes an id of this
+# machine into the home folder, and sends an event to Google Analytics at once.
+TELEMETRY = "openvino_telemetry"
 INTERNALS = re.compile(
     r"Exception from \S+:\d+:"  # source files and lines
     r"|Check '.*?' failed at \S+:\d+:"
     r"|\S+\.(?:cpp|hpp|h):\d+:?"
     r"|0x[0-9a-fA-F]+"
 )
-_cores: dict[Any, tuple[int, Any]] = {}  # of a library: the process, and its Core
-_opening = threading.Lock()
+_cores: dict[Any, tuple[int, _KeptCore]] = {}  # of a library: the process, and its Core
+_opening = threading.RLock()
 
 GRAPH_FILE = "graph.onnx"
 PREFIX = "samclip-openvino-"
@@ -62,7 +67,7 @@ ROOM = 2  # times what is written must be free there: other processes load model
 def _forget_lock() -> None:
     """Take a new lock in a forked child: a thread of the parent may hold the old one."""
     global _opening  # noqa: PLW0603 - one per process
-    _opening = threading.Lock()
+    _opening = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -89,7 +94,8 @@ def import_library() -> ModuleType:
     if not probe.available:
         raise BackendUnavailableError(f"{probe.detail}. To do: {probe.remedy}.")
     try:
-        library = importlib.import_module(PACKAGE)
+        with _without_telemetry():
+            library = importlib.import_module(PACKAGE)
     except ImportError as error:
         raise BackendUnavailableError(
             f"OpenVINO cannot be imported: {error}. To do: {_reinstall()}."
@@ -97,6 +103,25 @@ def import_library() -> ModuleType:
     if not hasattr(library, "Core"):  # an emptied folder imports as a namespace
         raise BackendUnavailableError(f"OpenVINO's files are incomplete. To do: {_reinstall()}.")
     return library
+
+
+@contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """Hide OpenVINO's telemetry while it is imported: it then takes its own stand-in for it.
+
+    Nothing changes where other code has imported OpenVINO before.
+    """
+    if PACKAGE in sys.modules:
+        yield
+        return
+    hidden = sys.modules.get(TELEMETRY)
+    sys.modules[TELEMETRY] = None  # type: ignore[assignment]  # as for a package that is absent
+    try:
+        yield
+    finally:
+        del sys.modules[TELEMETRY]
+        if hidden is not None:
+            sys.modules[TELEMETRY] = hidden
 
 
 def suits_processor() -> bool:
@@ -111,14 +136,22 @@ def open_core(library: Any) -> Any:
     """
     with _opening:
         if library not in _cores:
-            _cores[library] = (os.getpid(), _new_core(library))
+            _cores[library] = (os.getpid(), _KeptCore(_new_core(library)))
         process, core = _cores[library]
     if process != os.getpid():
         raise BackendUnavailableError(
             "OpenVINO was started before this process forked, and does not work here. To do: start "
             "processes with multiprocessing's 'spawn', or use backend='onnxruntime'."
         )
-    return core
+    return core.core
+
+
+class _KeptCore:
+    """OpenVINO's `Core`, which no forked child destroys."""
+
+    def __init__(self, core: Any) -> None:
+        self.core = core
+        keep_in_children(self)
 
 
 def _new_core(library: Any) -> Any:

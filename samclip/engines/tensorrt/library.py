@@ -15,6 +15,7 @@ from samclip.engines.onnxruntime.library import clean_message
 from samclip.engines.plans.build_log import listening, shared_logger
 from samclip.engines.plans.library import KINDS, Library, open_library
 from samclip.engines.plans.match import PlanHost
+from samclip.engines.process_edges import keep_in_children
 from samclip.engines.steps import BuildPlans
 from samclip.errors import BackendUnavailableError, DeviceMemoryError, EngineRunError
 
@@ -75,6 +76,7 @@ class LoadedPlan:
     def __init__(self, runtime: Any, engine: Any) -> None:
         self._runtime = runtime
         self.engine = engine
+        keep_in_children(self)
 
     def close(self) -> None:
         """Free both in order; the engine's contexts are gone, and a primary context is current."""

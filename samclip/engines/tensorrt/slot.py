@@ -21,6 +21,7 @@ from samclip.engines.cuda.memory import (
     PinnedBlock,
     freeing,
 )
+from samclip.engines.process_edges import keep_in_children
 from samclip.engines.steps import BuildPlans, ExportBundle
 from samclip.engines.tensorrt.signature import Shape, Signature
 from samclip.errors import EngineRunError
@@ -50,6 +51,7 @@ class TrtSlot:
         self._whole = True
         with self._device.active():
             self._streams = [memory.take_stream()]  # none once closed
+        keep_in_children(self)
 
     @property
     def is_whole(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from library_faults import failing
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from tiny_bundle import (
@@ -181,9 +182,8 @@ def test_silent_fall_back_to_the_cpu_is_an_error(fallen_back: type[FallenBack]) 
 def test_a_provider_that_raises_is_an_unavailable_backend(
     fallen_back: type[FallenBack], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise RuntimeError("CUDA failure 100: no CUDA-capable device is detected")
-
+    error = RuntimeError("CUDA failure 100: no CUDA-capable device is detected")
+    fail = failing("onnxruntime", error)
     monkeypatch.setattr(fallen_back, "InferenceSession", staticmethod(fail))
     with pytest.raises(BackendUnavailableError, match="use backend='onnxruntime'"):
         load(negation_model(), CUDA)
