@@ -40,7 +40,8 @@ INTERNALS = re.compile(
 ARM = frozenset({"aarch64", "arm64"})
 # The CPU package stays known to pip, because samclip requires it; its files are overwritten.
 OVERWRITE = f"pip install --force-reinstall --no-deps {GPU_PACKAGE}"
-REINSTALL = f"pip uninstall -y {CPU_PACKAGE} {GPU_PACKAGE}, then pip install {{}}"
+REINSTALL = f"pip uninstall -y {CPU_PACKAGE} {GPU_PACKAGE}, then pip install {CPU_PACKAGE}"
+REINSTALL_GPU = f"{REINSTALL}, then pip install --no-deps {GPU_PACKAGE}"  # its files come last
 
 
 def import_library() -> ModuleType:
@@ -125,9 +126,9 @@ def get_gpu_build(command: str = OVERWRITE) -> str:
 
 
 def reinstall(package: str = "") -> str:
-    """Return the commands that leave one sound installation of `package`."""
+    """Return the commands that leave the files of `package` in place, and `pip check` content."""
     wanted = package or (GPU_PACKAGE if GPU_PACKAGE in installed_packages() else CPU_PACKAGE)
-    return REINSTALL.format(wanted)
+    return REINSTALL_GPU if wanted == GPU_PACKAGE else REINSTALL
 
 
 def clean_message(error: BaseException) -> str:
