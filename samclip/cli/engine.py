@@ -78,8 +78,8 @@ def remove_engines(
         typer.Argument(
             metavar="NAME",
             show_default=False,
-            help="Plans whose names, as `list` shows them, begin so; parts between dots may be left "
-            "out.",
+            help="Plans whose names, as `list` shows them, begin so; a part between dots may be "
+            "left out.",
         ),
     ] = None,
     beside: Annotated[
