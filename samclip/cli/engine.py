@@ -78,7 +78,8 @@ def remove_engines(
         typer.Argument(
             metavar="NAME",
             show_default=False,
-            help="Plans whose names begin so, as `list` shows them.",
+            help="Plans whose names, as `list` shows them, begin so; a part between dots may be "
+            "left out.",
         ),
     ] = None,
     beside: Annotated[
@@ -124,16 +125,31 @@ def choose_plans(
     if not (names or outdated or everything):
         raise InputError("say which plans to remove: names, --outdated, or --all.")
     for name in names:
-        if not any(plan.path.name.startswith(name) for plan, _ in found):
+        if not any(is_called(plan, name) for plan, _ in found):
             known = ", ".join(_short_name(plan) for plan, _ in found) or "none"
-            raise InputError(f"no plan's name begins with {name!r}; there are: {known}.")
+            raise InputError(
+                f"no plan is called {name!r}; there are: {known}. Give the beginning of a name."
+            )
     return [
         (plan, state)
         for plan, state in found
         if everything
         or (outdated and state != "current")
-        or (names and plan.path.name.startswith(names))
+        or any(is_called(plan, name) for name in names)
     ]
+
+
+def is_called(plan: StoredPlan, name: str) -> bool:
+    """Whether a plan's name begins with `name`, or has its parts in their order.
+
+    `encoder.fp16` means `encoder.chunk.fp16.tensorrt-10.14...` too: a graph's lowering, which few
+    know, stands between what people know.
+    """
+    if plan.path.name.startswith(name):
+        return bool(name)
+    parts = iter(_short_name(plan).split("."))
+    wanted = name.split(".")
+    return plan.path.name.startswith(f"{wanted[0]}.") and all(part in parts for part in wanted)
 
 
 def record(plan: StoredPlan, state: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip.disk.cache_folder import check_cache_dir
 from samclip.engines.base import Backend, EngineOptions
 from samclip.engines.isolated.backend import IsolatedBackend
 from samclip.engines.machine.host import as_memory_error
@@ -105,6 +106,7 @@ def load(
     limit = check_max_pixels(max_pixels)
     seconds = _check_timeout(timeout)
     wish = parse_device(device)
+    folder = check_cache_dir(cache_dir)
     options = EngineOptions(
         threads=_check_count("threads", threads),
         streams=_check_count("streams", streams) or 1,
@@ -119,7 +121,7 @@ def load(
     def start(choice: Choice) -> Model:
         if seconds is not None:
             choice = Choice(IsolatedBackend(choice.backend, seconds), choice.passed_over)
-        return Model(bundle, choice, options, precision, cache_dir, limit)
+        return Model(bundle, choice, options, precision, folder, limit)
 
     if named is not None:
         return start(decide(named.name))

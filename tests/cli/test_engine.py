@@ -144,6 +144,19 @@ def test_remove_by_name(run: Run, bundle: Path) -> None:
     assert not list(plan_folder().glob("*.plan*"))
 
 
+def test_the_lowering_may_be_left_out_of_a_name(run: Run, bundle: Path) -> None:
+    """As in the command's own example, for a graph that has lowerings."""
+    build(run, bundle)
+    (plan,) = plan_folder().glob("*.plan")
+    for suffix in (".plan", ".plan.json"):
+        other = plan.name.replace("encoder.", "encoder.chunk.").removesuffix(".plan") + suffix
+        plan.with_name(plan.name.removesuffix(".plan") + suffix).rename(plan.with_name(other))
+    for name in ("encoder.fp32", "decoder.fp16", "fp16", "encoder.fp16.chunk", "enc.fp16", ""):
+        assert run("engine", "remove", name).exit_code == 2
+    assert "removed 1 plans" in run("engine", "remove", "encoder.fp16").stderr
+    assert not list(plan_folder().glob("*.plan*"))
+
+
 @pytest.mark.parametrize("command", ["build", "list", "remove"])
 def test_every_command_has_examples(command: str, run: Run) -> None:
     text = re.sub(r"\s+", " ", run("engine", command, "--help").stdout)

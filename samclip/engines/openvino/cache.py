@@ -20,8 +20,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from samclip.disk.cache_folder import cache_dir, make_private_folder
 from samclip.disk.partial_files import (
-    cache_dir,
     is_safely_owned,
     locked_partial,
     make_empty_file,
@@ -56,7 +56,10 @@ class BlobSidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 def blob_folder() -> Path:
-    """Return the folder of blobs: `openvino` in `$SAMCLIP_CACHE_DIR` or the user's cache."""
+    """Return the folder of blobs: `openvino` in `$SAMCLIP_CACHE_DIR` or the user's cache.
+
+    Raises OSError where no home folder is known.
+    """
     return cache_dir() / FOLDER_NAME
 
 
@@ -65,7 +68,7 @@ def only_compiling(folder: Path) -> Iterator[None]:
     """Make the folder and hold its lock, for a minute at most; raises OSError."""
     from filelock import FileLock, Timeout  # noqa: PLC0415 - a blob that is there needs none
 
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private_folder(folder)
     lock = FileLock(folder / LOCK_NAME)
     with contextlib.suppress(Timeout):  # both compile then, and the later blob stays
         lock.acquire(timeout=LOCK_SECONDS)

@@ -7,6 +7,7 @@ library, and a build listens to it while it runs.
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,6 +20,10 @@ _logger = logging.getLogger("samclip")
 _loggers: dict[str, Any] = {}
 _listeners: list[Said] = []
 _lock = threading.Lock()
+_INTERNALS = re.compile(
+    r"\[[^\[\]]*\.(?:cpp|cc|cu|h|hpp)\b[^\[\]]*\]"  # [file.cpp::function::132]
+    r"|\b[\w/]+\.(?:cpp|cc|cu|h|hpp):+\w*:*\d*"
+)
 
 
 @dataclass(eq=False)  # listeners differ even with the same messages
@@ -35,6 +40,11 @@ def shared_logger(module: Any) -> Any:
         if module.__name__ not in _loggers:
             _loggers[module.__name__] = _make_logger(module)
         return _loggers[module.__name__]
+
+
+def clean_line(message: str) -> str:
+    """Return a message of TensorRT in one line, without the places in its source files."""
+    return " ".join(_INTERNALS.sub(" ", message).split())
 
 
 @contextmanager
@@ -62,11 +72,11 @@ def _make_logger(module: Any) -> Any:
             """Keep errors and warnings; called from any of TensorRT's threads."""
             if severity in serious:
                 for said in _listeners:
-                    said.errors.append(message)
+                    said.errors.append(clean_line(message))
             elif severity == severities.WARNING:
                 _logger.debug("%s: %s", module.__name__, message)
                 for said in _listeners:
-                    said.warnings.append(message)
+                    said.warnings.append(clean_line(message))
 
     return Logger()
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from samclip.engines.base import GraphSource
 from samclip.engines.external_data import external_fault, unlisted_location
-from samclip.engines.plans.build_log import Said
+from samclip.engines.plans.build_log import Said, clean_line
 from samclip.engines.plans.sidecar import AxisRange, PlanTensor
 from samclip.engines.steps import ExportBundle
 from samclip.errors import PlanBuildError
@@ -179,7 +179,7 @@ def _parse_in_folder(parser: Any, source: GraphSource) -> bool:
 
 
 def _parse_error(module: Any, parser: Any, source: GraphSource, said: Said) -> PlanBuildError:
-    errors = [_describe(parser.get_error(i)) for i in range(parser.num_errors)]
+    errors = [clean_line(_describe(parser.get_error(i))) for i in range(parser.num_errors)]
     lines = "".join(f"\n- {line}" for line in dict.fromkeys(errors or said.errors))
     version = f"{module.__name__} {module.__version__}"
     return PlanBuildError(

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.disk.partial_files import CACHE_DIR_VARIABLE, cache_dir
+from samclip.disk.cache_folder import CACHE_DIR_VARIABLE, open_cache
 
 FILE_NAME = "text-embeddings.sqlite3"
 MAX_ROWS = 50_000  # 154 MB of 768-d vectors
@@ -82,10 +82,11 @@ class TextCache:
         max_rows: int = MAX_ROWS,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.path = cache_dir(directory) / FILE_NAME
+        folder = open_cache(directory=directory)
+        self.path = (folder or Path()) / FILE_NAME
         self._max_rows = max_rows
         self._clock = clock
-        self._usable = True
+        self._usable = folder is not None
         self._lock = threading.Lock()  # guards the warning
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, NDArray[np.float32]]:

@@ -15,6 +15,9 @@ def test_the_end_of_one_listener_is_not_that_of_another() -> None:
     with listening() as first:
         with listening() as second:
             pass
-        logger.log(module.ILogger.Severity.ERROR, "no memory")
+        logger.log(
+            module.ILogger.Severity.ERROR,
+            "[localCheckMacros.cpp::getErrorStr::132] Error Code 2: OutOfMemory\n(Requested 9)",
+        )
     logger.log(module.ILogger.Severity.ERROR, "later")
-    assert (first.errors, second.errors) == (["no memory"], [])
+    assert (first.errors, second.errors) == (["Error Code 2: OutOfMemory (Requested 9)"], [])

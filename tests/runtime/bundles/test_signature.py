@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from tiny_bundle import write_tiny_bundle
 from typer.testing import CliRunner
 
 import samclip
+from samclip.benchmarks.cli.main import app as bench_app
 from samclip.cli.main import app
 from samclip.errors import CapabilityError, InputError, SignatureError, WriteError
 from samclip.runtime.bundles import signature as keys
@@ -50,6 +52,7 @@ def write_pair(
     locked = serialization.BestAvailableEncryption(passphrase) if passphrase else PLAIN
     private, public = folder / f"{form}.key", folder / f"{form}.pub"
     private.write_bytes(key.private_bytes(PEM, PKCS8 if form == "pem" else OWN, locked))
+    private.chmod(0o600)
     parts = (PEM, SPKI) if form == "pem" else (OPENSSH, LINE)
     public.write_bytes(key.public_key().public_bytes(*parts))
     return private, public
@@ -82,8 +85,98 @@ def test_the_environment_names_the_key(
     _, other = write_pair(tmp_path, "openssh")
     with pytest.raises(SignatureError, match="another key signed it"):
         samclip.load(tiny, "onnxruntime", public_key=other)
-    monkeypatch.setenv("SAMCLIP_PUBLIC_KEY", "")
+    for empty in ("", " "):
+        monkeypatch.setenv("SAMCLIP_PUBLIC_KEY", empty)
+        with pytest.raises(InputError, match=r"set and empty.*unset it"):
+            samclip.load(tiny, "onnxruntime")
+    monkeypatch.delenv("SAMCLIP_PUBLIC_KEY")
     samclip.load(tiny, "onnxruntime").close()
+
+
+COMMANDS = {
+    "info": "samclip info {bundle}",
+    "classify": "samclip classify {photo} -b {bundle} --names a,b",
+    "segment": "samclip segment {photo} -b {bundle} --point 9,9",
+    "semantic": "samclip semantic {photo} -b {bundle} --names a,b",
+    "everything": "samclip everything {photo} -b {bundle}",
+    "demo": "samclip demo -b {bundle}",
+    "engine build": "samclip engine build {bundle} --backend tensorrt-rtx --target sm86",
+    "latency": "samclip-bench latency {bundle}",
+    "memory": "samclip-bench memory {bundle}",
+    "amortised": "samclip-bench amortised -b {bundle}",
+    "agreement": "samclip-bench agreement {bundle} {bundle} {photos}",
+    "roofline": "samclip-bench roofline {bundle}",
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+@pytest.mark.parametrize("value", ["foreign", "empty"])
+def test_every_command_asks_for_the_key_of_the_environment(
+    command: str,
+    value: str,
+    tiny: Path,
+    tmp_path: Path,
+    photo_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, public = write_pair(tmp_path)
+    monkeypatch.setenv("SAMCLIP_PUBLIC_KEY", str(public) if value == "foreign" else "")
+    program, *arguments = command.format(
+        bundle=tiny, photo=photo_path, photos=photo_path.parent
+    ).split()
+    before = sorted(tmp_path.rglob("*"))
+    result = CliRunner().invoke(app if program == "samclip" else bench_app, arguments)
+    said = " ".join((result.stdout + result.stderr).split())
+    assert ("is not signed" if value == "foreign" else "is set and empty") in said
+    assert (result.exit_code == 0) is False
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_doctor_reports_bundles_that_the_key_refuses(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The packaged bundle as well: no bundle is exempt."""
+    _, public = write_pair(tmp_path)
+    for value, said in ((str(public), "is not signed"), ("", "is set and empty")):
+        monkeypatch.setenv("SAMCLIP_PUBLIC_KEY", value)
+        code, out, _ = run("doctor", "--json")
+        report = json.loads(out)
+        assert code == 0
+        assert said in report["default_bundle"]["remedy"]
+        assert all(said in bundle["error"] for bundle in report["bundles"])
+
+
+def test_a_private_key_that_others_can_read_is_refused(tiny: Path, tmp_path: Path) -> None:
+    private, _ = write_pair(tmp_path)
+    for mode in (0o640, 0o604, 0o644):
+        private.chmod(mode)
+        with pytest.raises(InputError, match=f"permissions {mode:04o}.*chmod 600"):
+            read_private_key(private)
+    private.chmod(0o400)
+    read_private_key(private)
+
+
+def test_signing_writes_into_the_bundle_alone(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bundle may be a disk of its own: nothing is renamed into it from elsewhere."""
+    private, public = write_pair(tmp_path)
+    renamed: list[tuple[Path, Path]] = []
+    original = Path.replace
+
+    def replace(source: Path, target: Path) -> Path:
+        renamed.append((source.parent, target.parent))
+        return original(source, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    abandoned = tiny / f".manifest.sig.{'0' * 16}.partial"
+    abandoned.write_bytes(b"half")
+    Bundle.open(tiny)  # which another process may do meanwhile
+    sign_bundle(tiny, read_private_key(private))
+    assert renamed == [(tiny, tiny)]
+    assert not abandoned.exists()
+    Bundle.open(tiny, read_public_key(public))
 
 
 def test_signing_again_replaces_the_signature(tiny: Path, tmp_path: Path) -> None:
@@ -118,7 +211,7 @@ def test_a_place_that_takes_no_signature(tiny: Path, tmp_path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Path, "write_bytes", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(WriteError, match="No space left"):
             sign_bundle(inner, read_private_key(private))
     assert sorted(path.name for path in inner.iterdir()) == sorted(p.name for p in tiny.iterdir())
@@ -174,6 +267,7 @@ def test_keys_of_other_kinds(make: Callable[[], object], tmp_path: Path) -> None
     key = make()
     private, public = tmp_path / "key", tmp_path / "key.pub"
     private.write_bytes(key.private_bytes(PEM, PKCS8, PLAIN))  # type: ignore[attr-defined]
+    private.chmod(0o600)
     public.write_bytes(key.public_key().public_bytes(PEM, SPKI))  # type: ignore[attr-defined]
     for read, path in ((read_private_key, private), (read_public_key, public)):
         with pytest.raises(InputError, match="bundles take Ed25519"):
