@@ -42,20 +42,16 @@ def check_name(name: object, what: str, error: type[SamclipError] = InputError) 
 
 def find_name_fault(name: str) -> str:
     """Return why `name` may not become the name of a file, as "is empty"; "" when it may."""
-    if not name:
-        return "is empty"
-    if not name.isprintable():  # controls, NUL, lone surrogates, bidirectional marks
-        return "holds an unprintable character"
-    if found := NOT_PORTABLE.intersection(name):
-        return f"holds {min(found)!r}, which is not allowed in a file's name"
-    if name != name.strip() or name.endswith("."):
-        return "begins or ends with a space, or ends with a dot"
-    if name[0] in LEADING:
-        return LEADING[name[0]]
-    if name != unicodedata.normalize("NFC", name):
-        return "is not in Unicode's form NFC"
-    if DEVICE_NAME.fullmatch(name):
-        return "is a name that Windows keeps for devices"
-    if len(name.encode()) > MAX_NAME_BYTES:
-        return f"is longer than {MAX_NAME_BYTES} bytes"
-    return ""
+    encoded = name.encode("utf-8", "surrogatepass")
+    faults = {
+        "is empty": not name,
+        "holds an unprintable character": not name.isprintable(),  # also NUL, lone surrogates
+        "holds one of " + " ".join(sorted(NOT_PORTABLE)): bool(NOT_PORTABLE.intersection(name)),
+        "begins or ends with a space, or ends with a dot": name != name.strip()
+        or name.endswith("."),
+        **{fault: name.startswith(sign) for sign, fault in LEADING.items()},
+        "is not in Unicode's form NFC": name != unicodedata.normalize("NFC", name),
+        "is a name that Windows keeps for devices": DEVICE_NAME.fullmatch(name) is not None,
+        f"is longer than {MAX_NAME_BYTES} bytes": len(encoded) > MAX_NAME_BYTES,
+    }
+    return next((fault for fault, found in faults.items() if found), "")

@@ -12,8 +12,10 @@ from rich.console import Console
 from samclip.cli.progress import ConsoleProgress
 from samclip.disk.partial_files import remove_abandoned, result_file
 from samclip.errors import TrainingError
-from samclip.export.checkpoints.checkpoint import weights_file, weights_name
-from samclip.export.checkpoints.fetch import file_sha256, packaged_license, resolve_checkpoint
+from samclip.export.checkpoints.checkpoint import weights_name
+from samclip.export.checkpoints.fetch import packaged_license, resolve_checkpoint
+from samclip.export.checkpoints.weights_files import digest_weights
+from samclip.export.checkpoints.weights_paths import find_weights
 from samclip.export.families.merged_assembly import Assembly, save_merged
 from samclip.export.families.ovsam_assembly import OvsamAssembly, save_ovsam
 from samclip.merge.config.run import RunConfig
@@ -199,8 +201,8 @@ def teacher_sources(teachers: TeachersConfig) -> tuple[Source, ...]:
     for teacher in (teachers.names, teachers.masks):
         if teacher is None:
             continue
-        path = weights_file(resolve_checkpoint(teacher.checkpoint))
-        digest = file_sha256(path)
+        path = find_weights(resolve_checkpoint(teacher.checkpoint))
+        digest = digest_weights(path)
         sources.append(
             Source(
                 role="teacher",

