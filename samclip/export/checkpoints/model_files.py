@@ -58,6 +58,6 @@ def require_settings(content: Json, supported: Json, where: str, advice: str) ->
         allowed = expected if isinstance(expected, tuple) else (expected,)
         if found is not None and found not in allowed:
             raise CheckpointError(
-                f"{where} says {key} = {str(found)[:60]}, and only "
-                f"{' or '.join(map(str, allowed))} is supported. {advice}"
+                f"{where} says {key} = {ascii(found)[:60]}, and only "
+                f"{' or '.join(map(ascii, allowed))} is supported. {advice}"
             )

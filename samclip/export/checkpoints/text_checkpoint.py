@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from samclip.errors import CheckpointError
+from samclip.errors import CheckpointError, InputWarning, warn_caller
 from samclip.export.checkpoints.checkpoint import StateDict, some_keys
 from samclip.export.models.text_tower import MLP_RATIO, TextTowerConfig
 
@@ -102,9 +102,18 @@ def from_hugging_face(state: Mapping[str, Tensor]) -> StateDict:
 
 
 def logit_scale(state: Mapping[str, Tensor]) -> float:
-    """Read the factor that multiplies cosines: `logit_scale` exponentiated, 100.0 if absent."""
+    """Read the factor that multiplies cosines: `logit_scale` exponentiated.
+
+    100.0, with an InputWarning, where it is absent, as in towers that were saved by themselves.
+    """
     log = state.get("logit_scale", state.get("module.logit_scale"))
     if log is None:
+        warn_caller(
+            f"the weights have no logit_scale, by which CLIP multiplies cosines: "
+            f"{DEFAULT_LOGIT_SCALE:g} is taken, where CLIP's training ends. The order of names is "
+            "right, their shares in per cent may not be",
+            InputWarning,
+        )
         return DEFAULT_LOGIT_SCALE
     if log.numel() != 1 or not math.isfinite(scale := log.double().exp().item()):
         raise CheckpointError(

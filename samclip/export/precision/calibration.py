@@ -15,6 +15,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import os
+import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal, get_args
@@ -24,7 +26,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from samclip.disk.partial_files import remove_abandoned, write_file
+from samclip.disk.partial_files import (
+    is_safely_owned,
+    open_without_links,
+    remove_abandoned,
+    write_file,
+)
 from samclip.errors import CalibrationError
 from samclip.export.cpu_engine import graph_source
 from samclip.export.precision.layers import find_layers
@@ -37,6 +44,8 @@ Counts = NDArray[np.float64]
 
 ALGORITHM = "samclip calibration 1"  # raise it when the same photos would give other ranges
 PERCENTILE = 0.9999  # of a map's values lie inside its range, by `percentile`
+
+MAX_CACHED_BYTES = 2**24  # of a calibration; one of 100 layers has 10 kB
 
 HALF = 4096  # bins on either side of 0; after it has grown, at least half of them are in use
 LEVELS = 128  # of INT8 on one side
@@ -93,7 +102,10 @@ def calibrate(
         )
     key = calibration_key(model, feeds if source is None else source, method)
     file = cache / f"{key}.json"
-    return read_calibration(file) or write_calibration(_measure(model, feeds, method), file)
+    cached = read_calibration(file)
+    if cached is not None and _fits(cached, model, method):
+        return cached
+    return write_calibration(_measure(model, feeds, method), file)
 
 
 def calibration_key(
@@ -119,14 +131,32 @@ def calibration_key(
 
 
 def read_calibration(file: Path) -> Calibration | None:
-    """Read a calibration back; None when there is none, or when its file is damaged."""
+    """Read a calibration back; None when there is none, or when its file is damaged.
+
+    A file that others may write to is passed over, and so are links.
+    """
     try:
-        digest, _, data = file.read_bytes().partition(b"\n")
+        with os.fdopen(open_without_links(file), "rb") as stream:
+            status = os.fstat(stream.fileno())
+            if not stat.S_ISREG(status.st_mode) or not is_safely_owned(status):
+                return None
+            digest, _, data = stream.read(MAX_CACHED_BYTES).partition(b"\n")
         if digest.decode("ascii") != hashlib.sha256(data).hexdigest():
             return None
         return msgspec.json.decode(data, type=Calibration)
-    except (FileNotFoundError, UnicodeDecodeError, msgspec.MsgspecError):
+    except (OSError, UnicodeDecodeError, msgspec.MsgspecError):
         return None
+
+
+def _fits(cached: Calibration, model: ir.Model, method: Method) -> bool:
+    """Whether a calibration has a range for every layer of a graph, each a range of numbers."""
+    names = {layer.name for layer in find_layers(model)}
+    ranges = (*cached.inputs.values(), *cached.outputs.values())
+    return (
+        cached.method == method
+        and cached.inputs.keys() == cached.outputs.keys() == names
+        and all(math.isfinite(x.low) and math.isfinite(x.high) and x.low <= x.high for x in ranges)
+    )
 
 
 def write_calibration(made: Calibration, file: Path) -> Calibration:

@@ -19,7 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.disk.partial_files import remove_abandoned, write_file
+from samclip.disk.plain_files import read_plain
 from samclip.errors import ImageError, InputError
+from samclip.library_errors import is_library_error
 from samclip.runtime.pixels.decode import (
     MAX_IMAGE_BYTES,
     HeaderError,
@@ -31,6 +33,7 @@ from samclip.runtime.pixels.image import DEFAULT_MAX_PIXELS, SUFFIXES
 
 INDEX_SUFFIX = ".samclip-index.json"
 INDEX_VERSION = 1
+MAX_INDEX_BYTES = 2**26
 MAX_MEMBERS = 200_000  # of one shard; usual shards have some 10,000
 
 
@@ -59,6 +62,8 @@ def decode_photo(
     except HeaderError as error:
         raise ImageError(f"{name} {error}.") from error
     except Exception as error:  # decoders may raise anything on hostile bytes
+        if not is_library_error(error, "PIL"):
+            raise
         raise ImageError(f"{name} cannot be decoded: {error or type(error).__name__}.") from error
 
 
@@ -178,7 +183,11 @@ def _check_member(info: tarfile.TarInfo, count: int, shard: Path) -> None:
 def _read_index(file: Path) -> ShardIndex | None:
     """Read a stored list; None when it is missing, damaged or of another version."""
     try:
-        index = msgspec.json.decode(file.read_bytes(), type=ShardIndex)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        data = read_plain(file, MAX_INDEX_BYTES, "the list of a shard")
+        index = msgspec.json.decode(data, type=ShardIndex)
+    except (InputError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    return index if index.version == INDEX_VERSION else None
+    inside = all(
+        member.offset >= 0 and 0 <= member.size <= MAX_IMAGE_BYTES for member in index.members
+    )
+    return index if inside and index.version == INDEX_VERSION else None
