@@ -16,6 +16,7 @@ Kind = Literal["safetensors", "torch zip", "torch legacy"]
 HEAD_BYTES = 4096
 SAFETENSORS_HEADER = 8  # bytes of its length, in front of it
 MAX_HEADER_BYTES = 2**25  # of a safetensors file; those of merged models hold a tokenizer, 0.5 MB
+PICKLE_PROTOCOLS = (b"\x02", b"\x03", b"\x04", b"\x05")
 TAR_PLACE, TAR_MARK = 257, b"ustar"
 
 LFS_MARK = b"version https://git-lfs.github.com/spec/"
@@ -45,13 +46,14 @@ MARKS: tuple[tuple[bytes, str, str], ...] = (
 
 def sniff(head: bytes, size: int) -> Kind | None:
     """Return the format of a file of `size` bytes that begins with `head`; None for another."""
-    if head.startswith(b"PK\x03\x04"):
-        return "torch zip"
-    if head[:1] == b"\x80" and len(head) > 1 and head[1] <= 5:  # a pickle's protocol
-        return "torch legacy"
     length = int.from_bytes(head[:SAFETENSORS_HEADER], "little")
     begins = head[SAFETENSORS_HEADER : SAFETENSORS_HEADER + 1] == b"{"
-    return "safetensors" if begins and 0 < length <= size - SAFETENSORS_HEADER else None
+    if begins and 0 < length <= size - SAFETENSORS_HEADER:
+        return "safetensors"
+    if head.startswith(b"PK\x03\x04"):
+        return "torch zip"
+    is_pickle = head[:1] == b"\x80" and head[1:2] in PICKLE_PROTOCOLS
+    return "torch legacy" if is_pickle else None
 
 
 def read_head(file: BinaryIO) -> bytes:

@@ -65,6 +65,8 @@ PASSED_OVER = {
     *("pathlib.PureWindowsPath", "pathlib.Path", "pathlib._local.PosixPath"),
     *("datetime.datetime", "datetime.timedelta", "datetime.date", "uuid.UUID"),
     *("decimal.Decimal", "fractions.Fraction", "types.SimpleNamespace", "torch.Generator"),
+    *("torch.per_tensor_affine", "torch.per_channel_affine", "torch.per_tensor_symmetric"),
+    *("torch.per_channel_symmetric", "torch.per_channel_affine_float_qparams"),
     *("torch.serialization._get_layout", "torch.strided", "torch.torch_version.TorchVersion"),
 }
 TYPES = {"torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer"}

@@ -205,8 +205,7 @@ def _with_bounded_directory(path: Path, file: BinaryIO, size: int) -> BinaryIO:
 def _open_legacy(path: Path, file: BinaryIO, size: int) -> TorchFile:
     """Read the older form: five pickles, then each storage as a count and its bytes."""
     start = io.BytesIO(file.read(min(size, MAX_PICKLE_BYTES)))
-    magic, protocol = (read_pickle(start).content for _ in range(2))
-    if magic != LEGACY_MAGIC or protocol != LEGACY_PROTOCOL:
+    if read_pickle(start).content != LEGACY_MAGIC or read_pickle(start).content != LEGACY_PROTOCOL:
         raise CheckpointError(
             f"{path} is a pickle, and not one of torch.save. Pickles can run code, so it was not "
             f"loaded. {SAVE_AGAIN}"
