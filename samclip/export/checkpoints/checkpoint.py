@@ -33,12 +33,24 @@ LARGEST = float(torch.finfo(torch.float32).max)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The tensors of a file, its SHA-256, and the metadata of its safetensors header."""
+    """The tensors of a file, its SHA-256, and the metadata of its safetensors header.
+
+    `passed_over`: the kinds of Python values next to the tensors, which are not read.
+    """
 
     path: Path
     sha256: str
     state: StateDict
     metadata: Mapping[str, str] = field(default_factory=dict)
+    passed_over: tuple[str, ...] = ()
+
+    @property
+    def doubt(self) -> str:
+        """A question for messages about weights that do not fit: "is w.pth complete?"."""
+        others = (
+            f" It also holds {some_keys(self.passed_over)}, not read." if self.passed_over else ""
+        )
+        return f"is {self.path.name} complete?{others}"
 
     def has(self, prefix: str) -> bool:
         """Whether any key starts with `prefix`."""
@@ -66,8 +78,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
                 wanted = find_state(wanted, weights.same)
         state = weights.tensors(wanted)
         digest = weights.sha256()
+        passed_over = tuple(sorted(weights.passed_over))
     require_finite(state, file)
-    return Checkpoint(file, digest, state, metadata)
+    return Checkpoint(file, digest, state, metadata, passed_over)
 
 
 def require_finite(state: Mapping[str, Tensor], file: Path) -> None:

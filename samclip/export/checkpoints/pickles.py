@@ -65,10 +65,14 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class Pickled:
-    """What a pickle describes, and all storages that it refers to, by their keys."""
+    """What a pickle describes, and all storages that it refers to, by their keys.
+
+    `passed_over`: the names of what made the values that are not read.
+    """
 
     content: Any
     storages: dict[str, Storage]
+    passed_over: frozenset[str] = frozenset()
 
 
 class _Mark:
@@ -87,7 +91,7 @@ def read_pickle(file: BinaryIO) -> Pickled:
         for opcode, argument, _ in pickletools.genops(file):
             machine.spend(1)
             if opcode.name == "STOP":
-                return Pickled(machine.pop(), machine.storages)
+                return Pickled(machine.pop(), machine.storages, frozenset(machine.passed_over))
             machine.step(opcode.name, argument)
     except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError) as error:
         raise PickleError(f"{type(error).__name__}: {error}") from error
@@ -102,6 +106,7 @@ class _Machine:
         self._memo: dict[int, Any] = {}
         self._left = MAX_STEPS
         self.storages: dict[str, Storage] = {}
+        self.passed_over: set[str] = set()
 
     def spend(self, steps: int) -> None:
         """Count steps. Raises PickleError when there were too many."""
@@ -208,7 +213,10 @@ class _Machine:
             return _pairs([each for key, value in items for each in (key, value)])
         if function.name == SUBCLASS:
             return _plain_subclass(*arguments[:3])
-        return _described(function.name, arguments)
+        described = _described(function.name, arguments)
+        if isinstance(described, Opaque):
+            self.passed_over.add(described.kind)
+        return described
 
     def _build(self, _: Any) -> None:
         """Pass over an object's attributes, such as the versions in a state_dict."""

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from samclip.errors import CheckpointError
 from samclip.export.checkpoints.pickle_names import ForeignObjectError, PickleError
-from samclip.export.checkpoints.pickles import Storage, StoredTensor, read_pickle
+from samclip.export.checkpoints.pickles import Pickled, Storage, StoredTensor, read_pickle
 from samclip.library_errors import is_library_error
 
 MAX_PICKLE_BYTES = 2**24
@@ -58,10 +58,10 @@ ReadStorage = Callable[[Storage], bytearray]
 
 @dataclass(frozen=True)
 class TorchFile:
-    """What torch.save wrote: `content`, in which tensors are descriptions, and their reader."""
+    """What torch.save wrote: a pickle in which tensors are descriptions, and their reader."""
 
     path: Path
-    content: Any
+    pickled: Pickled
     read_storage: ReadStorage
 
     def tensors(self, wanted: Mapping[str, StoredTensor]) -> dict[str, Tensor]:
@@ -140,7 +140,7 @@ def _open_archive(path: Path, archive: zipfile.ZipFile, size: int) -> TorchFile:
             f"{path} was saved on a machine with the other order of bytes. Load it with torch, "
             "and save it again here."
         )
-    content = read_pickle(io.BytesIO(archive.read(pickled[0]))).content
+    content = read_pickle(io.BytesIO(archive.read(pickled[0])))
 
     def read_storage(storage: Storage) -> bytearray:
         member = members.get(f"{root}/data/{storage.key}")
@@ -232,7 +232,7 @@ def _open_legacy(path: Path, file: BinaryIO, size: int) -> TorchFile:
             raise CheckpointError(f"{path} ends before its tensors do; {DAMAGED}")
         return data
 
-    return TorchFile(path, pickled.content, read_storage)
+    return TorchFile(path, pickled, read_storage)
 
 
 def _places(keys: Any, storages: Mapping[str, Storage], start: int) -> dict[str, int]:

@@ -49,6 +49,10 @@ class WeightsFile(Protocol):
         """The metadata of a safetensors header; empty for other formats."""
 
     @property
+    def passed_over(self) -> Collection[str]:
+        """The kinds of values that the file holds besides tensors and that are not read."""
+
+    @property
     def names(self) -> Collection[str]:
         """The dotted names of all tensors in the file."""
 
@@ -160,11 +164,12 @@ class _Torch:
 
     def __init__(self, opened: TorchFile, file: BinaryIO) -> None:
         self._opened, self._file = opened, file
+        self.passed_over: Collection[str] = opened.pickled.passed_over
         try:
-            self._stored = flatten(opened.content, StoredTensor)
+            self._stored = flatten(opened.pickled.content, StoredTensor)
         except CheckpointError as error:
             raise CheckpointError(f"{opened.path} is not read: {error}") from error
-        kind = type(opened.content).__name__
+        kind = type(opened.pickled.content).__name__
         if kind != "dict" or not self._stored:
             found = "no tensors" if kind == "dict" else f"a {kind}"
             raise CheckpointError(
@@ -192,6 +197,8 @@ class _Torch:
 
 class _Safetensors:
     """A safetensors file."""
+
+    passed_over: Collection[str] = ()
 
     def __init__(self, path: Path, file: BinaryIO, stack: ExitStack) -> None:
         self._path, self._file = path, file
@@ -247,6 +254,8 @@ def _equal(two: Mapping[str, Tensor]) -> bool:
 
 class _Shards:
     """Weights in several files, with an index that says which file has which tensor."""
+
+    passed_over: Collection[str] = ()
 
     def __init__(
         self, index: bytes, files: Mapping[str, WeightsFile], places: Mapping[str, str]

@@ -221,7 +221,7 @@ def _build(
 
 def _load_sam(model: MergedModel, main: Checkpoint) -> None:
     """Load encoder, prompt encoder and mask decoder; positions are resized to the image size."""
-    what = f"of a {model.config.model_type} model (is {main.path.name} complete?)"
+    what = f"of a {model.config.model_type} model ({main.doubt})"
     encoder = fit_positions(main.part("image_encoder."), model.image_encoder)
     fit_state(model.image_encoder, encoder, f"image encoder {what}", IGNORED_CHECKPOINT_KEYS)
     fit_state(model.prompt_encoder, main.part("prompt_encoder."), f"prompt encoder {what}")
