@@ -94,6 +94,7 @@ def text_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tower = TextTower(TextTowerConfig(width=64, heads=1, layers=2, embed_dim=48))
     path = tmp_path_factory.mktemp("text") / "text.pt"
     torch.save({**tower.state_dict(), "logit_scale": torch.tensor(3.0)}, path)
+    path.with_name("open_clip_config.json").write_text('{"model_cfg": {"quick_gelu": false}}')
     return path
 
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
-from samclip.cli.options import AsJson, Debug
+from samclip.cli.options import Debug
 from samclip.cli.signatures import field_options, set_signature
 from samclip.engines.backend_names import TENSORRT, LibraryName
 
@@ -269,7 +269,14 @@ class ExportArguments:
             rich_help_panel=_ENGINE,
         ),
     ] = None
-    as_json: AsJson = False
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help="Print one JSON object on stdout and nothing else: the bundle's path and its "
+            "manifest. Progress stays on stderr.",
+        ),
+    ] = False
     debug: Debug = False
 
 

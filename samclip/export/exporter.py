@@ -15,7 +15,7 @@ from samclip.export.families.read_model import read_model
 from samclip.export.graph_files import GraphFiles, described, without_unused
 from samclip.export.naming_head import untrained_note
 from samclip.export.options import ExportOptions
-from samclip.export.plan import ExportPlan, ReductionPlan, plan_export
+from samclip.export.plan import ExportPlan, ReductionPlan, plan_export, require_place
 from samclip.export.text_part import bundle_text, text_encoder_graph, text_samples
 from samclip.export.verification import GraphPair, Proof, Sample, verify
 from samclip.export.weight_storage import store_weights
@@ -76,6 +76,7 @@ def _export_in_fp32(plan: ExportPlan, progress: Progress) -> _Draft:
     text, texts = bundle_text(model.text, model.templates, plan, progress)
     graphs = write_graphs(model, options, progress)
     pairs = [GraphPair(files, _store(files, options)) for files in graphs]
+    require_place(options, sum(len(data) for pair in pairs for data in pair.stored.files.values()))
     proof = Proof()
     if options.verify:
         proof = verify(pairs, _take_samples(model, plan.photos, progress), progress)

@@ -28,10 +28,12 @@ from samclip.export.options import (
     LOWERINGS_BY_BACKEND,
     backends_for,
 )
+from samclip.library_errors import is_library_error
 from samclip.runtime.bundles.manifest import LibraryNeed, Variant
 
 MIN_OPSET = 18  # the dynamo exporter's floor; LayerNormalization exists from 17 on
 MAX_OPSET = 23
+LIBRARIES = ("torch", "onnx", "onnxscript", "onnx_ir", "numpy", "sympy", "mpmath")
 OTHER_WAYS = "Try another --opset or --attention, or the version of torch in constraints.txt"
 # What the operator `Attention` needs.
 ATTENTION_OPSET = 23
@@ -143,12 +145,22 @@ def export_graph(spec: GraphSpec, opset: int = DEFAULT_OPSET) -> ir.Model:
                 verbose=False,
             )
     except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError) as error:
+        _raise_if_not_torchs(error)
         raise ExportError(
             f"torch could not export the {spec.name}: {error}. {OTHER_WAYS}"
         ) from error
     if program is None:
         raise ExportError(f"torch exported nothing for the {spec.name}. {OTHER_WAYS}")
     return _clean(program.model, spec.name)
+
+
+def _raise_if_not_torchs(error: BaseException) -> None:
+    """Raise what only passed through torch's exporter: a lack of memory, a caller's time limit."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MemoryError) or not is_library_error(cause, *LIBRARIES):
+            raise cause
+        cause = cause.__cause__
 
 
 def _clean(model: ir.Model, name: str) -> ir.Model:

@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from samclip.disk.places import try_place
 from samclip.errors import ExportError
 from samclip.export.options import INT8_PRECISIONS, ExportOptions, PrecisionOptions
 from samclip.export.precision.keep import KeepList, parse_keep
+from samclip.runtime.bundles.manifest import WeightsDtype
 from samclip.runtime.bundles.writing import check_target
 from samclip.runtime.pixels.image import photo_paths
 from samclip.runtime.text.templates import resolve_templates
@@ -21,6 +23,8 @@ from samclip.runtime.text.templates import resolve_templates
 MAX_PHOTOS = 8  # to verify on
 MAX_CALIBRATION_PHOTOS = 64
 MAX_GATE_PHOTOS = 32
+STORED: dict[WeightsDtype, float] = {"fp32": 1.0, "fp16": 0.5, "int8": 0.25}
+LEAST_SHARE = 0.25  # of a checkpoint that is its model's weights; the rest may be a training's
 
 
 @dataclass(frozen=True)
@@ -60,13 +64,40 @@ def plan_export(options: ExportOptions) -> ExportPlan:
 
     Raises ExportError, UnsafePathError or VocabularyError for what would fail later.
     """
-    check_target(options.output, options.overwrite)
+    require_place(options)
     templates = None if options.templates is None else resolve_templates(options.templates)
     photos = photo_paths(options.photos)[:MAX_PHOTOS] if options.verify else []
     if options.verify and not photos:
         raise ExportError(f"no images in {options.photos} to verify on; give a folder of photos")
     reduction = plan_reduction(options) if options.precision.precisions else None
     return ExportPlan(options, tuple(photos), templates, reduction)
+
+
+def require_place(options: ExportOptions, least_bytes: int | None = None) -> None:
+    """Check that the bundle can be written where it is to be, by writing there.
+
+    `least_bytes`: the size of what is known of it; None for what the checkpoint's size suggests.
+    Raises ExportError when the place is taken, cannot be written to, or is too small, and
+    UnsafePathError for a name that no reader would accept.
+    """
+    path = check_target(options.output, options.overwrite)
+    try:
+        try_place(path, _least_size(options) if least_bytes is None else least_bytes)
+    except OSError as error:
+        raise ExportError(
+            f"the bundle {path} could not be written: {error.strerror or error}. Nothing there has "
+            "changed: make room, correct permissions, or choose another place."
+        ) from error
+
+
+def _least_size(options: ExportOptions) -> int:
+    """Return what a bundle has at least: its weights, stored in as many bytes as asked for."""
+    dtypes = (options.weights_dtype.default, *options.weights_dtype.graphs.values())
+    try:
+        whole = options.checkpoint.stat().st_size
+    except OSError:  # reading it says why
+        return 0
+    return int(whole * min(STORED[dtype] for dtype in dtypes) * LEAST_SHARE)
 
 
 def plan_reduction(options: ExportOptions) -> ReductionPlan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -11,6 +12,7 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import Tensor, nn
 
+from samclip.disk.plain_files import read_plain
 from samclip.errors import ConfigError, InputError, TrainingError
 from samclip.export.checkpoints.checkpoint import read_checkpoint
 from samclip.export.checkpoints.fetch import resolve_checkpoint
@@ -60,6 +62,7 @@ from samclip.merge.teachers.sam import Sam
 
 Sources = dict[StreamName, PhotoSource]
 
+MAX_NAMES_BYTES = 10_000_000  # of a list of names
 TIMEOUT = timedelta(days=1)  # of processes that wait while the first one evaluates
 
 
@@ -119,7 +122,7 @@ def make_labels(
         raise ConfigError(
             "instances without annotations need [labels] vocabulary, a file with one class a line"
         )
-    text = read_text(read_checkpoint(resolve_checkpoint(tower)))
+    text = read_text(read_checkpoint(resolve_checkpoint(tower)), student.quick_gelu)
     return embed_labels(lines, text, config.templates)
 
 
@@ -227,6 +230,7 @@ def make_name_teacher(config: NameTeacherConfig, device: torch.device) -> NameTe
         class_names=names,
         options=options,
         device=device,
+        quick_gelu=config.quick_gelu,
     )
 
 
@@ -242,15 +246,22 @@ def make_vocabulary(config: NameTeacherConfig, teacher: NameTeacher) -> Tensor:
             "an evaluation compares names: [teachers.names] needs vocabulary, a file with one name "
             "a line, and text_checkpoint"
         )
-    tower = read_text(read_checkpoint(resolve_checkpoint(config.text_checkpoint)))
+    weights = read_checkpoint(resolve_checkpoint(config.text_checkpoint))
+    tower = read_text(weights, config.quick_gelu)
     return embed_names(read_lines(config.vocabulary), tower)
 
 
 def read_lines(file: str) -> tuple[str, ...]:
     """Read the lines of a file that are not blank. Raises TrainingError."""
+    data = read_plain(
+        Path(os.path.expanduser(file)),  # noqa: PTH111 - unlike pathlib's, it never raises
+        MAX_NAMES_BYTES,
+        "the list of names",
+        TrainingError,
+    )
     try:
-        text = Path(file).expanduser().read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
         raise TrainingError(f"the names in {file} cannot be read: {error}") from error
     return tuple(line.strip() for line in text.splitlines() if line.strip())
 
@@ -265,11 +276,18 @@ def make_student(config: StudentConfig) -> Assembly | OvsamAssembly:
         recogniser = resolve_checkpoint(config.recogniser)
         size = 1024 if config.image_size is None else config.image_size
         return assemble_stitched(
-            recogniser=recogniser, sam=main, text=text, image_size=size, pyramid=config.pyramid
+            recogniser=recogniser,
+            sam=main,
+            text=text,
+            image_size=size,
+            pyramid=config.pyramid,
+            quick_gelu=config.quick_gelu,
         )
     clip = resolve_checkpoint(config.clip_checkpoint) if config.clip_checkpoint else None
     files = Checkpoints(main, clip, text)
-    return assemble(files, config.model_type, config.image_size, config.head_pool)
+    return assemble(
+        files, config.model_type, config.image_size, config.head_pool, config.quick_gelu
+    )
 
 
 def _make_ovsam(config: StudentConfig) -> OvsamAssembly:
@@ -283,7 +301,8 @@ def _make_ovsam(config: StudentConfig) -> OvsamAssembly:
         model_config = published
     elif config.sizes is not None:
         sizes = config.sizes
-        tower = read_text(read_checkpoint(text or clip or files.sam)).config
+        weights = read_checkpoint(text or clip or files.sam)
+        tower = read_text(weights, config.quick_gelu).config
         model_config = OvsamConfig(
             backbone=ResNetConfig(
                 width=sizes.width,
@@ -303,7 +322,8 @@ def _make_ovsam(config: StudentConfig) -> OvsamAssembly:
     else:
         raise ConfigError(f"model_type {OTHER_SIZES!r} needs [student.sizes]")
     size = config.image_size or OVSAM_SIZE
-    return assemble_ovsam(files, model_type, replace(model_config, image_size=size))
+    sized = replace(model_config, image_size=size)
+    return assemble_ovsam(files, model_type, sized, config.quick_gelu)
 
 
 def make_learner(assembly: Assembly | OvsamAssembly) -> Learner:

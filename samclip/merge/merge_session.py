@@ -10,13 +10,17 @@ import msgspec
 from rich.console import Console
 
 from samclip.cli.progress import ConsoleProgress
-from samclip.disk.partial_files import remove_abandoned, result_file
+from samclip.disk.partial_files import as_write_error, remove_abandoned, result_file
+from samclip.disk.places import try_place
+from samclip.disk.plain_files import read_plain
 from samclip.errors import TrainingError
-from samclip.export.checkpoints.checkpoint import weights_file, weights_name
-from samclip.export.checkpoints.fetch import file_sha256, packaged_license, resolve_checkpoint
+from samclip.export.checkpoints.checkpoint import weights_name
+from samclip.export.checkpoints.fetch import packaged_license, resolve_checkpoint
+from samclip.export.checkpoints.weights_files import digest_weights
+from samclip.export.checkpoints.weights_paths import find_weights
 from samclip.export.families.merged_assembly import Assembly, save_merged
 from samclip.export.families.ovsam_assembly import OvsamAssembly, save_ovsam
-from samclip.merge.config.run import RunConfig
+from samclip.merge.config.run import MAX_FILE_BYTES, RunConfig
 from samclip.merge.config.stages import TrainStage
 from samclip.merge.config.tables import TeachersConfig
 from samclip.merge.data.batches import Processes
@@ -63,6 +67,7 @@ class MergeSession:
     def __init__(self, config: RunConfig, options: SessionOptions, console: Console) -> None:
         self._config = config
         self._options = options
+        require_place(options.output)
         self._accelerator = make_accelerator(config)
         main = self._accelerator.is_main_process
         self._progress: Progress = ConsoleProgress(console, STEPS_BETWEEN_LINES) if main else SILENT
@@ -139,7 +144,6 @@ class MergeSession:
         output, options = self._options.output, self._options
         states = StateFolder(output / "state")
         if self._accelerator.is_main_process:
-            output.mkdir(parents=True, exist_ok=True)
             if options.restart:
                 states.remove()
             if options.restart or not states.file.exists():
@@ -150,7 +154,7 @@ class MergeSession:
             for folder in (output, states.file.parent):
                 remove_abandoned(folder)
             with result_file(output / CONFIG) as file:
-                file.write(options.file.read_bytes())
+                file.write(read_plain(options.file, MAX_FILE_BYTES, "the file of a run"))
             with result_file(output / HELD_BACK) as file:
                 file.write(_list_photos(self._held.values()))
         self._accelerator.wait_for_everyone()
@@ -165,6 +169,16 @@ class MergeSession:
                 "--restart"
             )
         return state
+
+
+def require_place(output: Path) -> None:
+    """Make a run's folder, and check that it can be written to, before the teachers are read.
+
+    Raises WriteError.
+    """
+    with as_write_error(output):
+        output.mkdir(parents=True, exist_ok=True)
+        try_place(output / CHECKPOINT)
 
 
 def _list_photos(sources: Iterable[PhotoSource]) -> bytes:
@@ -199,8 +213,8 @@ def teacher_sources(teachers: TeachersConfig) -> tuple[Source, ...]:
     for teacher in (teachers.names, teachers.masks):
         if teacher is None:
             continue
-        path = weights_file(resolve_checkpoint(teacher.checkpoint))
-        digest = file_sha256(path)
+        path = find_weights(resolve_checkpoint(teacher.checkpoint))
+        digest = digest_weights(path)
         sources.append(
             Source(
                 role="teacher",

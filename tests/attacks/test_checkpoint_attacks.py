@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
+import resource
 import struct
 import tarfile
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -276,3 +279,299 @@ def test_partial_and_damaged_downloads_are_not_kept(
         count=len(damaged) + 1,
         found=f"{refused} refused, {kept} gave the right weights after all, no part was kept",
     )
+
+
+# Bombs: small files that ask for much more memory or time than they have bytes.
+
+
+def pickled(*parts: bytes) -> bytes:
+    return b"\x80\x02" + b"".join(parts) + b"."
+
+
+def text(value: str) -> bytes:
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+def long(value: int) -> bytes:
+    data = value.to_bytes(9, "little")
+    return b"\x8a" + bytes([len(data)]) + data
+
+
+def storage(count: int) -> bytes:
+    """A reference to storage 0 of float32, of `count` numbers."""
+    kind = text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu")
+    return b"(" + kind + long(count) + b"tQ"
+
+
+def tensor_of(size: int, stride: int = 1, offset: int = 0, held: int = 1) -> bytes:
+    """A dictionary with one tensor, which says that it has `size` numbers."""
+    call = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage(held)
+    shape = long(offset) + long(size) + b"\x85" + long(stride) + b"\x85"
+    return pickled(b"}", text("w"), call, shape, b"\x89", b"ccollections\nOrderedDict\n)Rt", b"Rs")
+
+
+def archive_of(pickle_bytes: bytes, **members: bytes) -> bytes:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as made:
+        made.writestr("a/data.pkl", pickle_bytes)
+        for name, content in members.items():
+            made.writestr(f"a/data/{name.strip('_')}", content)
+    return data.getvalue()
+
+
+def compressed() -> bytes:
+    """A storage of 64 MB in 64 kB of zip."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as made:
+        made.writestr("a/data.pkl", tensor_of(2**24, held=2**24))
+        with made.open("a/data/0", "w", force_zip64=True) as member:
+            for _ in range(4):
+                member.write(bytes(2**24))
+    return data.getvalue()
+
+
+def overlapping() -> bytes:
+    """A thousand members of a megabyte, all of them the same megabyte of the file."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as made:
+        made.writestr("a/data.pkl", tensor_of(1, held=1))
+        made.writestr("a/data/0", bytes(2**20))
+        first = made.infolist()[-1]
+        for number in range(1, 1000):
+            twin = zipfile.ZipInfo(f"a/data/{number}")
+            twin.header_offset, twin.file_size = first.header_offset, first.file_size
+            twin.compress_size, twin.CRC = first.compress_size, first.CRC
+            made.filelist.append(twin)
+            made.NameToInfo[twin.filename] = twin
+        made._didModify = True  # type: ignore[attr-defined]
+    return data.getvalue()
+
+
+def many_entries() -> bytes:
+    """An end record that states four billion members in four gigabytes of directory."""
+    return (
+        b"PK\x03\x04"
+        + bytes(100)
+        + b"PK\x05\x06"
+        + struct.pack("<HHHHIIH", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFF0, 0, 0)
+    )
+
+
+BOMBS: dict[str, Callable[[], bytes]] = {
+    "a tensor of a terabyte": lambda: archive_of(tensor_of(2**40), _0=bytes(4)),
+    "a tensor repeated by its stride": lambda: archive_of(tensor_of(2**40, 0), _0=bytes(4)),
+    "a tensor behind its storage": lambda: archive_of(tensor_of(1, 1, 5), _0=bytes(4)),
+    "a storage of a terabyte": lambda: archive_of(tensor_of(1, held=2**40), _0=bytes(4)),
+    "a storage that is missing": lambda: archive_of(tensor_of(1)),
+    "a bytearray of a terabyte": lambda: archive_of(
+        pickled(b"}", text("w"), b"c__builtin__\nbytearray\n", long(2**40), b"\x85Rs")
+    ),
+    "a tensor made by its class": lambda: archive_of(
+        pickled(b"}", text("w"), b"ctorch\nTensor\n", long(2**40), b"\x85Rs")
+    ),
+    "a memory of two billion places": lambda: archive_of(
+        pickled(b"}r", struct.pack("<I", 2**31 - 1))
+    ),
+    "two million lists": lambda: archive_of(pickled(b"]" * 2_000_000)),
+    "dictionaries of one list, over and over": lambda: archive_of(
+        pickled(
+            b"](",
+            *(b"(K\x01K\x02l" for _ in range(20_000)),
+            b"eq\x00",
+            *(b"ccollections\nOrderedDict\nh\x00\x85R0" for _ in range(10_000)),
+        )
+    ),
+    "lists of lists of lists": lambda: archive_of(
+        pickled(
+            b"]q\x00",
+            *(b"](h" + bytes([n]) + b"h" + bytes([n]) + b"eq" + bytes([n + 1]) for n in range(100)),
+        )
+    ),
+    "compressed members": compressed,
+    "members that overlap": overlapping,
+    "a directory without end": many_entries,
+    "a header of many gigabytes": lambda: struct.pack("<Q", 2**40) + b'{"a":' + bytes(100),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # zipfile's, of the names in the last archive
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("name", BOMBS)
+def test_small_files_do_not_ask_for_much(
+    name: str, suffix: str, tmp_path: Path, figures: Figures
+) -> None:
+    path = tmp_path / f"w{suffix}"
+    path.write_bytes(BOMBS[name]())
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    with pytest.raises(CheckpointError, match=r"w\.") as caught:
+        read_checkpoint(path)
+    assert time.monotonic() - started < 60
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # KiB: a gigabyte
+    assert len(str(caught.value).splitlines()) == 1
+    figures.add(
+        "checkpoints that unfold", count=1, found="all refused before the memory is asked for"
+    )
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 40728226\n"
+FOREIGN: dict[str, tuple[bytes, str]] = {
+    "lfs": (POINTER, r"a Git LFS pointer.*40,728,226 bytes.*git lfs pull"),
+    "html": (b"<!DOCTYPE html><html>404</html>", "a web page"),
+    "html with space": (b"\xef\xbb\xbf \n<HTML lang='en'><head>", "a web page"),
+    "xml": (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "AccessDenied"),
+    "json": (b'{"error": "Repository not found"}', "JSON document.*Repository not found"),
+    "text": (b"Invalid username or password.", "a text.*Invalid username"),
+    "empty": (b"", "is empty"),
+    "zeros": (bytes(5000), "begins with zeros"),
+    "gzip": (b"\x1f\x8b\x08" + bytes(30), "a gzip archive"),
+    "npy": (b"\x93NUMPY\x01\x00" + bytes(30), "a NumPy array"),
+    "keras": (b"\x89HDF\r\n\x1a\n" + bytes(30), "an HDF5 file"),
+    "gguf": (b"GGUF" + bytes(30), "a GGUF file"),
+    "noise": (bytes(range(255, 0, -1)), "neither in safetensors nor written by torch.save"),
+    "plain pickle": (pickle.dumps({"w": [1.0]}), "a pickle, and not one of torch.save"),
+    "another zip": (b"", "torch.save did not write; it holds word/document.xml"),
+    "numpy's zip": (b"", "an archive of NumPy arrays"),
+    "torchscript": (b"", "TorchScript archive"),
+}
+
+
+def other_zip(name: str) -> bytes:
+    names = {
+        "another zip": ["word/document.xml"],
+        "numpy's zip": ["a.npy", "b.npy"],
+        "torchscript": ["m/data.pkl", "m/constants.pkl", "m/code/__torch__.py", "m/version"],
+    }
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as made:
+        for member in names[name]:
+            made.writestr(member, b"x")
+    return data.getvalue()
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin", ".safetensors"])
+@pytest.mark.parametrize("name", FOREIGN)
+def test_what_is_not_weights_is_named(name: str, suffix: str, tmp_path: Path) -> None:
+    content, message = FOREIGN[name]
+    path = tmp_path / f"w{suffix}"
+    path.write_bytes(content or (b"" if name == "empty" else other_zip(name)))
+    with pytest.raises(CheckpointError, match=message) as caught:
+        read_checkpoint(path)
+    assert "weights_only" not in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("suffix", [".part", ".crdownload", ".incomplete", ".aria2"])
+def test_unfinished_downloads_are_named(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"sam_vit_b.pth{suffix}"
+    path.write_bytes(bytes(range(256)) * 10)
+    with pytest.raises(CheckpointError, match="unfinished download"):
+        read_checkpoint(path)
+    with (tmp_path / "sparse.safetensors").open("wb") as file:  # a place that was reserved
+        file.write(header({"w": tensor(shape=(2**24,), offsets=(0, 2**26))}, data=b""))
+        file.truncate(2**26 + file.tell())
+    with pytest.raises(CheckpointError, match="were ever written: an unfinished download"):
+        read_checkpoint(tmp_path / "sparse.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "/dev/zero", "/dev/stdin", "dangling", "pipe in folder"])
+def test_pipes_devices_and_links_to_nothing(kind: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "dangling").symlink_to("gone.pth")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "folder" / "model.safetensors")
+    path = tmp_path / ("folder" if kind == "pipe in folder" else kind)
+    if kind == "/dev/stdin" and path.is_file():
+        return
+    with pytest.raises(CheckpointError, match=r"is a (pipe|device|socket)|which does not exist"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("https://example.com/sam_vit_b.pth", "http://h/w", "s3://bucket/w.pth", "hf://org/w"),
+        *("hf-hub:org/model", "file:///tmp/w.pth"),
+    ],
+)
+def test_addresses_are_kept_as_they_are_given(address: str) -> None:
+    for read in (read_checkpoint, fetch.resolve_checkpoint):
+        with pytest.raises(CheckpointError, match="Download it first") as caught:
+            read(address)
+        assert str(caught.value).startswith(f"{address} is an address")
+    with pytest.raises(CheckpointError, match="standard input"):
+        read_checkpoint("-")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e300])
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_weights_that_are_not_finite_are_named(value: float, suffix: str, tmp_path: Path) -> None:
+    dtype = torch.float64 if value == 1e300 else torch.float16
+    bad = torch.zeros(3, 4, dtype=dtype)
+    bad[2, 3] = value
+    state = {"good": torch.ones(2), "image_encoder.neck.0.weight": bad}
+    path = tmp_path / f"w.{suffix}"
+    if suffix == "pth":
+        torch.save(state, path)
+    else:
+        path.write_bytes(save(state))
+    with pytest.raises(CheckpointError, match=r"not finite numbers.*encoder\.neck\.0\.weight"):
+        read_checkpoint(path)
+    torch.save({"attn_mask": torch.full((2, 2), -torch.inf).triu(1)}, tmp_path / "mask.pth")
+    assert read_checkpoint(tmp_path / "mask.pth").has("attn_mask")  # as OpenAI's CLIP has it
+
+
+def shards(folder: Path, **changes: object) -> Path:
+    """Weights in two files with an index, as Hugging Face writes them."""
+    (folder / "model-00001-of-00002.safetensors").write_bytes(save({"a": torch.ones(2)}))
+    (folder / "model-00002-of-00002.safetensors").write_bytes(save({"b": torch.zeros(3)}))
+    places = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    index = {"metadata": {"total_size": 20}, "weight_map": places | changes}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder
+
+
+def test_weights_in_shards_are_one_checkpoint(tmp_path: Path) -> None:
+    whole = read_checkpoint(shards(tmp_path))
+    assert {key: value.tolist() for key, value in whole.state.items()} == {
+        "a": [1.0, 1.0],
+        "b": [0.0, 0.0, 0.0],
+    }
+    assert whole.path.name == "model.safetensors.index.json"
+    first = whole.sha256
+    (tmp_path / "model-00002-of-00002.safetensors").write_bytes(save({"b": torch.ones(3)}))
+    assert read_checkpoint(tmp_path).sha256 != first
+    with pytest.raises(CheckpointError, match="one of several shards; give their index"):
+        read_checkpoint(tmp_path / "model-00001-of-00002.safetensors")
+    (tmp_path / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"model-00002-of-00002\.safetensors is missing"):
+        read_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"a": "../evil.safetensors"}, "which holds one of"),
+        ({"a": "/etc/passwd"}, "which holds one of"),
+        ({"a": "model-00002-of-00002.safetensors"}, "they hold other tensors"),
+        ({"c": "model-00002-of-00002.safetensors"}, "they hold other tensors"),
+        ({"a": 5}, "is not an index"),
+    ],
+)
+def test_an_index_is_not_believed(changes: dict[str, object], message: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        read_checkpoint(shards(tmp_path, **changes))
+
+
+def test_a_callers_time_limit_is_not_a_damaged_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class TimeLimitError(RuntimeError):
+        pass
+
+    def late(*_: object) -> None:
+        raise TimeLimitError
+
+    torch.save({"w": torch.zeros(1)}, tmp_path / "w.pth")
+    monkeypatch.setattr("samclip.export.checkpoints.torch_files.read_pickle", late)
+    with pytest.raises(TimeLimitError):
+        read_checkpoint(tmp_path / "w.pth")

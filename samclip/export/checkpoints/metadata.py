@@ -11,6 +11,7 @@ import msgspec
 
 from samclip.errors import CheckpointError
 from samclip.export.checkpoints.checkpoint import Checkpoint, weights_name
+from samclip.export.checkpoints.declared_sizes import check_numbers
 from samclip.export.checkpoints.fetch import packaged_license
 from samclip.export.models.bert_tower import BertTowerConfig
 from samclip.export.models.text_tower import TextTowerConfig
@@ -68,17 +69,19 @@ def encode_metadata(metadata: MergedMetadata) -> dict[str, str]:
 def decode_metadata(header: dict[str, str], file: str) -> MergedMetadata:
     """Read a merged checkpoint's header; raises CheckpointError if it is absent or malformed."""
     try:
-        return msgspec.json.decode(header[METADATA_KEY].encode(), type=MergedMetadata)
+        found = msgspec.json.decode(header[METADATA_KEY].encode(), type=MergedMetadata)
     except KeyError:
         raise CheckpointError(
             f"{file} has clip_head weights but no {METADATA_KEY!r} metadata; "
             "save merged checkpoints with samclip.export.families.merged_assembly.save_merged"
         ) from None
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise CheckpointError(
             f"the metadata of {file} cannot be read: {error}; save it again with this version of "
             "samclip"
         ) from error
+    check_numbers(file, found.mean, found.std, found.text.logit_scale if found.text else None)
+    return found
 
 
 def source_of(

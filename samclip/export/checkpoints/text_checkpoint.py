@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from samclip.errors import CheckpointError
+from samclip.errors import CheckpointError, InputWarning, warn_caller
 from samclip.export.checkpoints.checkpoint import StateDict, some_keys
 from samclip.export.models.text_tower import MLP_RATIO, TextTowerConfig
 
@@ -102,9 +102,18 @@ def from_hugging_face(state: Mapping[str, Tensor]) -> StateDict:
 
 
 def logit_scale(state: Mapping[str, Tensor]) -> float:
-    """Read the factor that multiplies cosines: `logit_scale` exponentiated, 100.0 if absent."""
+    """Read the factor that multiplies cosines: `logit_scale` exponentiated.
+
+    100.0, with an InputWarning, where it is absent, as in towers that were saved by themselves.
+    """
     log = state.get("logit_scale", state.get("module.logit_scale"))
     if log is None:
+        warn_caller(
+            f"the weights have no logit_scale, by which CLIP multiplies cosines: "
+            f"{DEFAULT_LOGIT_SCALE:g} is taken, where CLIP's training ends. The order of names is "
+            "right, their shares in per cent may not be",
+            InputWarning,
+        )
         return DEFAULT_LOGIT_SCALE
     if log.numel() != 1 or not math.isfinite(scale := log.double().exp().item()):
         raise CheckpointError(
@@ -120,8 +129,8 @@ def infer_text_config(
     """Return a tower's sizes, read from its weights under our names.
 
     `quick_gelu` and `heads` leave no trace in the weights: the first must be known (true for
-    OpenAI's weights), the second is width / 64 in every released tower. Raises CheckpointError
-    naming missing, unexpected and misshapen keys.
+    OpenAI's weights); None for the second is width / 64, as every released tower has it. Raises
+    CheckpointError naming missing, unexpected and misshapen keys.
     """
     layers = len({key.split(".")[2] for key in state if key.startswith("transformer.resblocks.")})
     missing = [key for key in _shapes(1, 1, 1, 1, layers) if key not in state]
@@ -134,7 +143,7 @@ def infer_text_config(
     length, _ = _matrix(state, "positional_embedding")
     _, embed_dim = _matrix(state, "text_projection")
     _check_shapes(state, _shapes(vocabulary, length, width, embed_dim, layers))
-    heads = max(width // HEAD_WIDTH, 1) if heads is None else heads
+    heads = usual_heads(width) if heads is None else heads
     if width % heads:
         raise CheckpointError(
             f"the text tower's width {width} is not a multiple of {heads} heads; only towers of "
@@ -149,6 +158,11 @@ def infer_text_config(
         vocab_size=vocabulary,
         quick_gelu=quick_gelu,
     )
+
+
+def usual_heads(width: int) -> int:
+    """Return the number of heads that every released tower of this width has."""
+    return max(width // HEAD_WIDTH, 1)
 
 
 def _check_shapes(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:

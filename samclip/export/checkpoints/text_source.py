@@ -11,30 +11,36 @@ from __future__ import annotations
 import gzip
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import msgspec
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor
 
 from samclip.errors import CheckpointError, error_context
 from samclip.export.checkpoints.checkpoint import Checkpoint, StateDict
-from samclip.export.checkpoints.metadata import HEAD, TOKENIZER_KEY, TextMetadata, decode_metadata
-from samclip.export.checkpoints.text_checkpoint import infer_text_config, logit_scale, text_state
-from samclip.export.models.bert_tower import (
-    IGNORED_CHECKPOINT_KEYS,
-    BertTowerConfig,
-    infer_bert_config,
-    is_bert,
+from samclip.export.checkpoints.clip_settings import (
+    CLIP_VOCABULARY,
+    read_clip_settings,
+    require_clip_vocabulary,
 )
+from samclip.export.checkpoints.metadata import HEAD, TOKENIZER_KEY, TextMetadata, decode_metadata
+from samclip.export.checkpoints.sentence_encoder import read_sentence_encoder
+from samclip.export.checkpoints.text_checkpoint import (
+    infer_text_config,
+    logit_scale,
+    text_state,
+    usual_heads,
+)
+from samclip.export.models.bert_tower import BertTowerConfig, infer_bert_config, is_bert
 from samclip.export.models.merged import TextConfig
 from samclip.export.models.text_tower import TextTowerConfig
 from samclip.runtime.text.tokenizer import END, SPECIAL, START
 
 TEXT_KEYS = ("text.", "text_model.", "token_embedding.")
-HF_DEFAULT_ACTIVATION = "quick_gelu"  # the default of transformers' CLIPTextConfig
 BERT_LOGIT_SCALE = 20.0  # the factor on cosines in Sentence-BERT's contrastive training
+
+MAX_PADDING = 1024  # rows of a table of tokens that no token has
 
 MERGES_FILE = Path(__file__).parents[1] / "assets" / "clip_bpe_merges.txt.gz"
 MERGE_COUNT = 49152 - 256 - 2
@@ -89,45 +95,55 @@ def has_text(checkpoint: Checkpoint) -> bool:
     return is_bert(checkpoint.state) or any(checkpoint.has(prefix) for prefix in TEXT_KEYS)
 
 
-def read_text(checkpoint: Checkpoint, quick_gelu: bool | None = None) -> TextSource:
+def read_text(
+    checkpoint: Checkpoint, quick_gelu: bool | None = None, usual: bool | None = None
+) -> TextSource:
     """Take the text tower out of a checkpoint; raises CheckpointError when there is none.
 
-    `quick_gelu` None decides by the checkpoint's family, since weights do not tell the activation.
+    `quick_gelu` None takes a CLIP's activation from the files next to the weights, which do not
+    show it, then `usual`; CheckpointError where both say nothing.
     """
     with error_context(checkpoint.path.name):
         if checkpoint.has(HEAD):
             return _read_merged(checkpoint)
         if is_bert(checkpoint.state):
             return _read_bert(checkpoint)
-        return _read_clip(checkpoint, quick_gelu)
+        return _read_clip(checkpoint, quick_gelu, usual)
 
 
-def _read_clip(checkpoint: Checkpoint, quick_gelu: bool | None) -> TextSource:
+def _read_clip(checkpoint: Checkpoint, quick_gelu: bool | None, usual: bool | None) -> TextSource:
     """Read the text tower of a CLIP checkpoint, from open_clip or Hugging Face."""
     state = {key: value.float() for key, value in text_state(checkpoint.state).items()}
-    gelu = _quick_gelu(checkpoint) if quick_gelu is None else quick_gelu
-    config = infer_text_config(state, quick_gelu=gelu)
+    settings = read_clip_settings(checkpoint, quick_gelu, usual)
+    config = infer_text_config(state, quick_gelu=settings.quick_gelu, heads=settings.heads)
+    require_clip_vocabulary(checkpoint.path.parent, lambda: clip_vocabulary(read_merges()))
+    described = b"quick_gelu" if config.quick_gelu else b"gelu"
+    if config.heads != usual_heads(config.width):
+        described += b" %d heads" % config.heads
     return TextSource(
         state=state,
         config=config,
         logit_scale=logit_scale(checkpoint.state),
-        space=_space_name(state, b"quick_gelu" if gelu else b"gelu"),
+        space=_space_name(state, described),
         tokenizer=clip_tokenizer_json(),
     )
 
 
 def _read_merged(checkpoint: Checkpoint) -> TextSource:
     """Read the tower of a merged checkpoint, as its metadata describes it."""
-    text = decode_metadata(dict(checkpoint.metadata), checkpoint.path.name).text
+    name = checkpoint.path.name
+    text = decode_metadata(dict(checkpoint.metadata), name).text
     config = None if text is None else text.clip or text.bert
     tokenizer = checkpoint.metadata.get(TOKENIZER_KEY, "").encode() or clip_tokenizer_json()
     if text is None or config is None:
         raise CheckpointError(
-            f"{checkpoint.path.name} has text.* weights, and metadata that does not describe them; "
+            f"{name} has text.* weights, and metadata that does not describe them; "
             "save merged checkpoints with samclip.export.families.merged_assembly.save_merged"
         )
+    state = checkpoint.part("text.")
+    require_declared_tower(config, state, name)
     return TextSource(
-        state=checkpoint.part("text."),
+        state=state,
         config=config,
         logit_scale=text.logit_scale,
         space=text.space,
@@ -135,74 +151,50 @@ def _read_merged(checkpoint: Checkpoint) -> TextSource:
     )
 
 
-def _read_bert(checkpoint: Checkpoint) -> TextSource:
-    """Read a sentence encoder; `config.json` and `tokenizer.json` lie next to its weights."""
-    config = _read_json(checkpoint, "config.json") or {}
-    tokenizer = checkpoint.path.with_name("tokenizer.json")
-    heads = config.get("num_attention_heads")
-    if not isinstance(heads, int) or not tokenizer.is_file():
-        raise CheckpointError(
-            f"{checkpoint.path.name} is a BERT encoder; expected next to it config.json with "
-            "num_attention_heads, and tokenizer.json. Give the whole model folder."
-        )
-    _check_bert(checkpoint, config)
-    state = {
-        key: value.float()
-        for key, value in checkpoint.state.items()
-        if key not in IGNORED_CHECKPOINT_KEYS
-    }
-    sizes = infer_bert_config(state, heads)
-    vocabulary = tokenizer.read_bytes()
-    return TextSource(
-        state=state,
-        config=sizes,
-        logit_scale=BERT_LOGIT_SCALE,
-        space=_space_name(state, repr(sizes).encode() + vocabulary),
-        tokenizer=vocabulary,
-    )
+def require_declared_tower(config: TextConfig, state: Mapping[str, Tensor], name: str) -> None:
+    """Check the sizes that metadata declares of a tower against its weights.
 
-
-def _check_bert(checkpoint: Checkpoint, config: Mapping[str, object]) -> None:
-    """Refuse encoders that would load but embed wrongly: other activations, other pooling."""
-    activation = config.get("hidden_act", "gelu")
-    pooling = _read_json(checkpoint, "1_Pooling/config.json") or {}
-    if activation != "gelu":
-        raise CheckpointError(
-            f"{checkpoint.path.name} is a BERT encoder with hidden_act {activation!r}, expected "
-            "gelu; give an encoder that has it, such as MiniLM"
-        )
-    if not pooling.get("pooling_mode_mean_tokens", True):
-        raise CheckpointError(
-            f"{checkpoint.path.name} does not pool by the mean of its tokens, the only way that is "
-            "supported; give a sentence encoder that does, such as MiniLM"
-        )
-
-
-def _quick_gelu(checkpoint: Checkpoint) -> bool:
-    """Whether the activation is QuickGELU, as each family states it.
-
-    Hugging Face: `hidden_act` of the `config.json` next to the weights, or that library's default.
-    OpenAI's own archives, which have `input_resolution`: yes. open_clip's: no.
+    Raises CheckpointError where they differ.
     """
-    if not checkpoint.has("text_model."):
-        return "input_resolution" in checkpoint.state
-    content = _read_json(checkpoint, "config.json") or {}
-    text = content.get("text_config", content)
-    activation = text.get("hidden_act") if isinstance(text, dict) else None
-    return (activation or HF_DEFAULT_ACTIVATION) == "quick_gelu"
-
-
-def _read_json(checkpoint: Checkpoint, name: str) -> dict[str, object] | None:
-    """Read a JSON object from the weights' folder; None if the file is missing."""
-    file = checkpoint.path.parent / name
-    if not file.is_file():
-        return None
-    try:
-        return msgspec.json.decode(file.read_bytes(), type=dict[str, object])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    found: TextConfig
+    if isinstance(config, BertTowerConfig):
+        sizes = infer_bert_config(state, config.heads)
+        found = replace(sizes, context_length=config.context_length, pad=config.pad)
+        fits = 2 <= config.context_length <= sizes.positions and 0 <= config.pad < sizes.vocab_size
+    else:
+        found = infer_text_config(state, quick_gelu=config.quick_gelu, heads=config.heads)
+        fits = True
+    if found != config or not fits:
         raise CheckpointError(
-            f"{file} next to the weights is not valid JSON: {error}; download it again"
-        ) from error
+            f"the metadata of {name} declares a text tower of other sizes ({config}) than its "
+            f"weights have ({found}); save it again"
+        )
+
+
+def require_clip_tokens(source: TextSource, name: str) -> None:
+    """Refuse a CLIP tower whose vocabulary is not that of CLIP's tokenizer.
+
+    Tables are sometimes padded to a round number, which does no harm. Raises CheckpointError.
+    """
+    size = source.config.vocab_size
+    padded = range(CLIP_VOCABULARY, CLIP_VOCABULARY + MAX_PADDING)
+    if isinstance(source.config, TextTowerConfig) and size not in padded:
+        raise CheckpointError(
+            f"the text tower of {name} has {size:,} tokens, and CLIP's tokenizer "
+            f"{CLIP_VOCABULARY:,}; only towers with CLIP's own tokenizer are supported"
+        )
+
+
+def _read_bert(checkpoint: Checkpoint) -> TextSource:
+    """Read a sentence encoder, as the files next to its weights describe it."""
+    encoder = read_sentence_encoder(checkpoint)
+    return TextSource(
+        state=encoder.state,
+        config=encoder.config,
+        logit_scale=BERT_LOGIT_SCALE,
+        space=_space_name(encoder.state, repr(encoder.config).encode() + encoder.tokenizer),
+        tokenizer=encoder.tokenizer,
+    )
 
 
 def _space_name(state: Mapping[str, Tensor], settings: bytes) -> str:

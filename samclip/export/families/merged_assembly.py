@@ -21,6 +21,8 @@ from samclip.export.checkpoints.checkpoint import (
     some_keys,
     write_tensors,
 )
+from samclip.export.checkpoints.declared_sizes import build_declared
+from samclip.export.checkpoints.hugging_face_sam import as_segment_anything
 from samclip.export.checkpoints.metadata import (
     HEAD,
     TOKENIZER_KEY,
@@ -29,8 +31,19 @@ from samclip.export.checkpoints.metadata import (
     encode_metadata,
     source_of,
 )
-from samclip.export.checkpoints.text_source import TextSource, has_text, read_text
-from samclip.export.models.merged import MODEL_TYPES, STITCHED_TYPE, MergedConfig, MergedModel
+from samclip.export.checkpoints.text_source import (
+    TextSource,
+    has_text,
+    read_text,
+    require_clip_tokens,
+)
+from samclip.export.models.merged import (
+    MODEL_TYPES,
+    PATCH,
+    STITCHED_TYPE,
+    MergedConfig,
+    MergedModel,
+)
 from samclip.export.models.ovsam.model import OVSAM_CONFIGS
 from samclip.export.models.pos_embed import fit_positions
 from samclip.export.models.tiny_vit import IGNORED_CHECKPOINT_KEYS
@@ -79,7 +92,7 @@ def assemble(
     Raises CheckpointError when a file cannot be read or its weights do not fit, naming the keys
     and the likely model type.
     """
-    main = read_checkpoint(files.main)
+    main = as_segment_anything(read_checkpoint(files.main))
     clip = read_checkpoint(files.clip) if files.clip else None
     head = next((c for c in (clip, main) if c is not None and c.has(HEAD)), None)
     text_file, text = _text(files, clip, main, quick_gelu)
@@ -90,7 +103,7 @@ def assemble(
         head_pool=metadata.head_pool if head_pool is None else head_pool,
         sources=_sources(main, head, text_file, metadata.sources),
     )
-    model = _build(metadata, text)
+    model = _build(metadata, text, main, head)
     _load_sam(model, main)
     _load_head(model, head)
     if model.text is not None and text is not None:
@@ -105,13 +118,14 @@ def _text(
     quick_gelu: bool | None,
 ) -> tuple[Checkpoint | None, TextSource | None]:
     """Find the text tower: its own file first, then the CLIP's, then the merged checkpoint's."""
-    if files.text is not None:
-        checkpoint = read_checkpoint(files.text)
-        return checkpoint, read_text(checkpoint, quick_gelu)
-    for candidate in (clip, main):
-        if candidate is not None and has_text(candidate):
-            return candidate, read_text(candidate, quick_gelu)
-    return None, None
+    given = None if files.text is None else read_checkpoint(files.text)
+    others = [other for other in (clip, main) if other is not None and has_text(other)]
+    chosen = given or next(iter(others), None)
+    if chosen is None:
+        return None, None
+    text = read_text(chosen, quick_gelu)
+    require_clip_tokens(text, chosen.path.name)
+    return chosen, text
 
 
 def _metadata(
@@ -130,13 +144,21 @@ def _metadata(
         raise CheckpointError(f"{main.path.name} holds no {HEAD}* weights. {STITCHED_ONLY_MERGED}")
     base = described or MergedMetadata(
         model_type=encoder,
-        image_size=SAM_IMAGE_SIZE,
+        image_size=native_image_size(main),
         embed_dim=text.config.embed_dim if text else DEFAULT_EMBED_DIM,
     )
     if text is None:
         return base
     _check_space(base, text)
     return msgspec.structs.replace(base, text=text.metadata)
+
+
+def native_image_size(sam: Checkpoint) -> int:
+    """Return the side in pixels that a SAM was trained at, which a ViT's positions show."""
+    positions = sam.state.get("image_encoder.pos_embed")
+    if positions is None or positions.dim() != 4 or positions.shape[1] != positions.shape[2]:
+        return SAM_IMAGE_SIZE  # TinyViT has no positions, and was trained at this size
+    return int(positions.shape[1]) * PATCH
 
 
 def _check_space(metadata: MergedMetadata, text: TextSource) -> None:
@@ -179,24 +201,27 @@ def _model_type(main: Checkpoint, asked: str | None) -> str:
     return guessed
 
 
-def _build(metadata: MergedMetadata, text: TextSource | None) -> MergedModel:
+def _build(
+    metadata: MergedMetadata, text: TextSource | None, main: Checkpoint, head: Checkpoint | None
+) -> MergedModel:
     """Build the model; the seed makes an untrained head the same in every export."""
-    torch.manual_seed(HEAD_SEED)
-    return MergedModel(
-        MergedConfig(
-            model_type=metadata.model_type,
-            image_size=metadata.image_size,
-            embed_dim=metadata.embed_dim,
-            head_pool=metadata.head_pool,
-            pyramid=metadata.pyramid,
-            text_tower=None if text is None else text.config,
-        )
+    config = MergedConfig(
+        model_type=metadata.model_type,
+        image_size=metadata.image_size,
+        embed_dim=metadata.embed_dim,
+        head_pool=metadata.head_pool,
+        pyramid=metadata.pyramid,
+        text_tower=None if text is None else text.config,
     )
+    parts = [main.state, {} if head is None else head.state, {} if text is None else text.state]
+    held = {f"{n}.{key}": value for n, part in enumerate(parts) for key, value in part.items()}
+    torch.manual_seed(HEAD_SEED)
+    return build_declared(lambda: MergedModel(config), held, (), (head or main).path.name)
 
 
 def _load_sam(model: MergedModel, main: Checkpoint) -> None:
     """Load encoder, prompt encoder and mask decoder; positions are resized to the image size."""
-    what = f"of a {model.config.model_type} model (is {main.path.name} complete?)"
+    what = f"of a {model.config.model_type} model ({main.doubt})"
     encoder = fit_positions(main.part("image_encoder."), model.image_encoder)
     fit_state(model.image_encoder, encoder, f"image encoder {what}", IGNORED_CHECKPOINT_KEYS)
     fit_state(model.prompt_encoder, main.part("prompt_encoder."), f"prompt encoder {what}")

@@ -25,8 +25,20 @@ from samclip.export.checkpoints.checkpoint import (
     weights_name,
     write_tensors,
 )
+from samclip.export.checkpoints.declared_sizes import (
+    MAX_SIZE,
+    MIN_SIZE,
+    build_declared,
+    check_numbers,
+)
+from samclip.export.checkpoints.hugging_face_sam import as_segment_anything
 from samclip.export.checkpoints.metadata import TOKENIZER_KEY, TextMetadata, source_of
-from samclip.export.checkpoints.text_source import TextSource, read_text
+from samclip.export.checkpoints.text_source import (
+    TextSource,
+    read_text,
+    require_clip_tokens,
+    require_declared_tower,
+)
 from samclip.export.models.ovsam.clip_resnet import ResNetConfig
 from samclip.export.models.ovsam.convnext import ConvNext, ConvNextConfig
 from samclip.export.models.ovsam.keys import (
@@ -103,14 +115,17 @@ def assemble_ovsam(
 
     A backbone that no file brings is random; its convolutions keep the variance of their input (He
     et al., 2015, equation 10). A text tower that comes with the backbone has the activation of
-    `quick_gelu`, or else of `config`: weights do not show it, and open_clip's names are the same
-    for OpenAI's models and others. Raises CheckpointError for files that do not fit.
+    `quick_gelu`, or of the files next to it, or else of `config`: weights do not show it, and
+    open_clip's names are the same for OpenAI's models and others. Raises CheckpointError for
+    files that do not fit.
     """
     text_file = _text_file(files)
     tower = config.text_tower
-    if quick_gelu is None and files.text is None and isinstance(tower, TextTowerConfig):
-        quick_gelu = tower.quick_gelu
-    text = read_text(text_file, quick_gelu)
+    usual = None
+    if files.text is None and isinstance(tower, TextTowerConfig):
+        usual = tower.quick_gelu
+    text = read_text(text_file, quick_gelu, usual)
+    require_clip_tokens(text, text_file.path.name)
     backbone = config.backbone
     if backbone.embed_dim != text.config.embed_dim:
         raise CheckpointError(
@@ -168,8 +183,9 @@ def read_ovsam(path: Path, image_size: int | None = None) -> OvsamAssembly:
         )
     try:
         metadata = msgspec.json.decode(checkpoint.metadata[METADATA_KEY], type=OvsamMetadata)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise CheckpointError(f"the metadata of {name} cannot be read: {error}") from error
+    check_numbers(name, metadata.mean, metadata.std, metadata.text.logit_scale)
     tokenizer = checkpoint.metadata.get(TOKENIZER_KEY)
     tower = metadata.text.clip or metadata.text.bert
     backbone = metadata.backbone or metadata.convnext
@@ -177,9 +193,15 @@ def read_ovsam(path: Path, image_size: int | None = None) -> OvsamAssembly:
         raise CheckpointError(
             f"{name} lacks its tokenizer, or the sizes of its backbone or its text tower"
         )
+    require_declared_tower(tower, checkpoint.part("text."), name)
     size = metadata.image_size if image_size is None else image_size
+    if not MIN_SIZE <= size <= MAX_SIZE:
+        raise CheckpointError(
+            f"{name} is for images of {size} pixels a side; {MIN_SIZE} to {MAX_SIZE} work"
+        )
     config = OvsamConfig(backbone, tower, metadata.neck, size, metadata.fpn_channels)
-    model = Ovsam(config, with_text=True)
+    layers = (*backbone.depths, metadata.neck.depth)
+    model = build_declared(lambda: Ovsam(config, with_text=True), checkpoint.state, layers, name)
     state = fit_positions(checkpoint.state, model)
     fit_state(model, state, f"{metadata.model_type} of {name}")
     own = Source(
@@ -191,7 +213,7 @@ def read_ovsam(path: Path, image_size: int | None = None) -> OvsamAssembly:
 
 def _load(model: Ovsam, files: OvsamFiles, text: TextSource) -> tuple[Source, ...]:
     """Fill a random model from its files; later ones replace what earlier ones brought."""
-    sam = read_checkpoint(files.sam)
+    sam = as_segment_anything(read_checkpoint(files.sam))
     sources = [source_of("sam", sam)]
     prompts = _parts(prompt_encoder_state(sam.state))["prompt_encoder"]
     fit_state(model.prompt_encoder, prompts, f"prompt encoder of {sam.path.name}")

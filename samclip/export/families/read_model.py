@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from samclip.errors import CheckpointError
+from samclip.export.checkpoints.declared_sizes import MAX_SIZE, MIN_SIZE
 from samclip.export.exportable import Exportable
 from samclip.export.families.merged import merged_exportable
 from samclip.export.families.merged_assembly import Checkpoints, assemble
@@ -13,7 +14,6 @@ from samclip.export.families.ovsam_assembly import OvsamFiles, assemble_ovsam, i
 from samclip.export.models.ovsam.model import OVSAM_CONFIGS
 from samclip.export.options import ExportOptions
 
-MIN_SIZE, MAX_SIZE = 64, 4096  # pixels along a side that a manifest allows
 # The published files of the parts, for error messages.
 PUBLISHED = {
     "--clip-checkpoint": "the CLIP whose backbone it is, such as RN50x16",

@@ -44,17 +44,24 @@ def assemble_stitched(
     text: Path | None = None,
     image_size: int = 1024,
     pyramid: tuple[int, ...] = PYRAMID,
+    quick_gelu: bool | None = None,
 ) -> Assembly:
     """Build a `lite2` model from an EfficientNet-Lite2 and a MobileSAM, to start training from.
 
     With a `text` tower the head knows its classes' names in that tower's space, and counts as
-    trained: it names what the recogniser sees. Raises CheckpointError for files that hold
+    trained: it names what the recogniser sees. `quick_gelu` is a CLIP tower's activation, where no
+    file next to it says it. Raises CheckpointError for files that hold
     something else, InputError for a size or a pyramid that the encoder cannot have.
     """
     file = read_checkpoint(recogniser)
     with error_context(str(recogniser)):
         weights = recogniser_state(file.state)
-    base = assemble(Checkpoints(sam, text=text), model_type="vit_t", image_size=image_size)
+    base = assemble(
+        Checkpoints(sam, text=text),
+        model_type="vit_t",
+        image_size=image_size,
+        quick_gelu=quick_gelu,
+    )
     torch.manual_seed(STITCH_SEED)  # the same stitch every time
     model = MergedModel(replace(base.model.config, model_type=STITCHED_TYPE, pyramid=pyramid))
     _take_parts(model, weights, base.model)

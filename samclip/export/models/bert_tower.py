@@ -6,6 +6,7 @@ Hugging Face's `BertModel`; its unused pooler is left out.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -16,6 +17,9 @@ from samclip.errors import CheckpointError
 # Zero after the softmax in float32, and finite in float16, where -inf can become NaN.
 MASKED = -1e4
 LAYER_NORM_EPS = 1e-12
+WORDS = "embeddings.word_embeddings.weight"
+POSITIONS = "embeddings.position_embeddings.weight"
+HIDDEN = "encoder.layer.0.intermediate.dense.weight"
 IGNORED_CHECKPOINT_KEYS = ("pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids")
 
 
@@ -141,19 +145,23 @@ class BertTower(nn.Module):
         return (x * present[..., None]).sum(1) / present.sum(1, keepdim=True).clamp(min=1.0)
 
 
-def is_bert(state: dict[str, Tensor]) -> bool:
+def is_bert(state: Mapping[str, Tensor]) -> bool:
     """Whether a state dict is a BERT encoder's."""
-    return "embeddings.word_embeddings.weight" in state
+    return WORDS in state
 
 
-def infer_bert_config(state: dict[str, Tensor], heads: int) -> BertTowerConfig:
+def infer_bert_config(state: Mapping[str, Tensor], heads: int) -> BertTowerConfig:
     """Return the sizes of a `BertModel` state dict; `heads` cannot be inferred from the weights.
 
-    Raises CheckpointError when they do not divide the width.
+    Raises CheckpointError when they do not divide the width, or weights are missing.
     """
-    words, positions = (
-        state[f"embeddings.{name}_embeddings.weight"] for name in ("word", "position")
-    )
+    tables = [state[key] for key in (WORDS, POSITIONS, HIDDEN) if key in state]
+    if len(tables) < 3 or any(each.dim() != 2 for each in tables):
+        raise CheckpointError(
+            f"a BERT encoder has {WORDS}, {POSITIONS} and {HIDDEN} of two axes, and not all of "
+            "them are here; give the whole model"
+        )
+    words, positions, hidden = tables
     if heads < 1 or words.shape[1] % heads:
         raise CheckpointError(
             f"{heads} attention heads do not divide a width of {words.shape[1]}; correct "
@@ -164,7 +172,7 @@ def infer_bert_config(state: dict[str, Tensor], heads: int) -> BertTowerConfig:
         width=words.shape[1],
         heads=heads,
         layers=len(layers),
-        hidden=state["encoder.layer.0.intermediate.dense.weight"].shape[0],
+        hidden=hidden.shape[0],
         vocab_size=words.shape[0],
         positions=positions.shape[0],
     )

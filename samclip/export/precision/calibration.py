@@ -38,7 +38,8 @@ Counts = NDArray[np.float64]
 
 ALGORITHM = "samclip calibration 1"  # raise it when the same photos would give other ranges
 PERCENTILE = 0.9999  # of a map's values lie inside its range, by `percentile`
-MAX_CACHED_BYTES = 2**26  # of a calibration in the cache
+
+MAX_CACHED_BYTES = 2**24  # of a calibration; one of 100 layers has 10 kB
 
 HALF = 4096  # bins on either side of 0; after it has grown, at least half of them are in use
 LEVELS = 128  # of INT8 on one side
@@ -95,7 +96,10 @@ def calibrate(
         )
     key = calibration_key(model, feeds if source is None else source, method)
     file = cache / f"{key}.json"
-    return read_calibration(file) or write_calibration(_measure(model, feeds, method), file)
+    cached = read_calibration(file)
+    if cached is not None and _fits(cached, model, method):
+        return cached
+    return write_calibration(_measure(model, feeds, method), file)
 
 
 def calibration_key(
@@ -121,7 +125,10 @@ def calibration_key(
 
 
 def read_calibration(file: Path) -> Calibration | None:
-    """Read a calibration back; None when there is none, or when its file is damaged."""
+    """Read a calibration back; None when there is none, or when its file is damaged.
+
+    A file that others may write to is passed over, and so are links.
+    """
     try:
         digest, _, data = read_private_file(file, MAX_CACHED_BYTES).partition(b"\n")
         if digest.decode("ascii") != hashlib.sha256(data).hexdigest():
@@ -129,6 +136,17 @@ def read_calibration(file: Path) -> Calibration | None:
         return msgspec.json.decode(data, type=Calibration)
     except (OSError, UnicodeDecodeError, msgspec.MsgspecError):
         return None
+
+
+def _fits(cached: Calibration, model: ir.Model, method: Method) -> bool:
+    """Whether a calibration has a range for every layer of a graph, each a range of numbers."""
+    names = {layer.name for layer in find_layers(model)}
+    ranges = (*cached.inputs.values(), *cached.outputs.values())
+    return (
+        cached.method == method
+        and cached.inputs.keys() == cached.outputs.keys() == names
+        and all(math.isfinite(x.low) and math.isfinite(x.high) and x.low <= x.high for x in ranges)
+    )
 
 
 def write_calibration(made: Calibration, file: Path) -> Calibration:

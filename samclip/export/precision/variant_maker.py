@@ -61,12 +61,16 @@ class VariantMaker:
         """Make every variant of a precision, without INT8 in the layers `fallen_back`.
 
         These are called "graph/layer". A graph gets no variants if all of it is kept in FP32, or if
-        it has no feeds, because nothing in this bundle uses it.
+        it has no feeds, because nothing in this bundle uses it. Nor does it get INT8 variants in
+        which no layer is left in INT8: those would be its FP16 or FP32 ones under another name,
+        which the runtime takes for it anyway.
         """
         models: dict[str, dict[Variant, ir.Model]] = {}
         kept: list[KeptNode] = []
         for files, variant in self._variants(precision):
             model, nodes = self._make(files, variant, fallen_back)
+            if precision in INT8_PRECISIONS and not has_int8(model):
+                continue
             models.setdefault(files.name, {})[variant] = model
             kept += nodes
         return MadeVariants(precision, models, tuple(kept))
@@ -109,6 +113,11 @@ class VariantMaker:
         there = {str(node.name) for node in model.graph}  # quantising may have replaced some
         with self._progress.stage(f"making {variant.file}"):
             return to_half(model, dtype, frozenset(keep & there)), beyond
+
+
+def has_int8(model: ir.Model) -> bool:
+    """Whether any layer of a graph computes in INT8."""
+    return any(node.op_type == "QuantizeLinear" for node in model.graph)
 
 
 def _full_model(files: GraphFiles, variant: Variant) -> ir.Model:

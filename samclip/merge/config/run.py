@@ -16,6 +16,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from samclip.disk.plain_files import read_plain
+from samclip.disk.safe_names import check_name
 from samclip.errors import ConfigError, did_you_mean
 from samclip.export.models.ovsam.model import OVSAM_CONFIGS
 from samclip.merge.config.stages import (
@@ -41,6 +43,7 @@ if sys.version_info >= (3, 11):
 else:  # pragma: no cover - the same parser under its old name
     import tomli as tomllib
 
+MAX_FILE_BYTES = 2**20
 UNKNOWN_FIELD = re.compile(r"unknown field `([^`]+)`(?: - at `([^`]+)`)?")
 
 
@@ -77,16 +80,15 @@ def read_config(path: Path, steps_scale: float = 1.0) -> RunConfig:
     ConfigError with the file, the place in it and the remedy.
     """
     try:
-        raw = tomllib.loads(path.read_text("utf-8"))
+        data = read_plain(path, MAX_FILE_BYTES, "the file of a run", ConfigError)
+        raw = tomllib.loads(data.decode("utf-8"))
+    except ConfigError:  # is a ValueError, too
+        raise
     except ValueError as error:  # not TOML, not UTF-8, or a number of thousands of digits
         raise ConfigError(f"{path} is not valid TOML: {error}; correct it there") from error
     except RecursionError as error:
         raise ConfigError(
             f"{path} is nested too deeply; the file of a training run needs three levels"
-        ) from error
-    except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be read: {error.strerror}; give the TOML file of a run"
         ) from error
     config = parse_config(raw, str(path))
     stages = tuple(stage.scaled(steps_scale) for stage in config.stages)
@@ -136,7 +138,8 @@ def _fields(kind: Any) -> dict[str, Any]:
 
 
 def _check(config: RunConfig) -> None:
-    """Check each stage, and that it has its teachers and photos."""
+    """Check the run's name, each stage, and that it has its teachers and photos."""
+    check_name(config.name, "the run's name", ConfigError)
     names = [stage.name for stage in config.stages]
     doubled = sorted({name for name in names if names.count(name) > 1})
     if not names or doubled:

@@ -41,10 +41,11 @@ class StudentConfig(TomlTable, frozen=True, kw_only=True):
     """The checkpoints that the student starts from, by path or by a packaged checkpoint's name.
 
     `checkpoint` is a SAM, MobileSAM or merged checkpoint; `clip_checkpoint` adds a trained CLIP
-    head, `text_checkpoint` the text tower of the name teacher's space. With a `recogniser` the
-    student is a new model of type lite2: that classifier's backbone, which sees the image at its
-    size divided by each number in `pyramid`, stitched to the MobileSAM `checkpoint`. None takes
-    what the checkpoints say.
+    head, `text_checkpoint` the text tower of the name teacher's space, whose activation
+    `quick_gelu` says where no file next to its weights does. With a `recogniser` the student is a
+    new model of type lite2: that classifier's backbone, which sees the image at its size divided by
+    each number in `pyramid`, stitched to the MobileSAM `checkpoint`. None takes what the
+    checkpoints say.
 
     `model_type` selects an Open-Vocabulary SAM: one of the published sizes, or `ovsam` with its
     `sizes`. `checkpoint` is then the SAM that provides the prompt encoder and the mask decoder,
@@ -57,6 +58,7 @@ class StudentConfig(TomlTable, frozen=True, kw_only=True):
     recogniser: str | None = None
     clip_checkpoint: str | None = None
     text_checkpoint: str | None = None
+    quick_gelu: bool | None = None
     model_type: str | None = None
     image_size: int | None = None
     head_pool: int | None = None
@@ -78,12 +80,14 @@ class NameTeacherConfig(TomlTable, frozen=True, kw_only=True):
     image tower `model` of the open_clip library with the weights `checkpoint`; None takes the
     tables next to the weights. `vocabulary` is a file of names, one a line, on which an evaluation
     compares student and teacher, embedded by `text_checkpoint`; None takes the class names.
+    `quick_gelu`: the text tower's activation, where no file next to its weights says it.
     """
 
     kind: Literal["conse", "open_clip"]
     checkpoint: str
     model: str | None = None
     text_checkpoint: str | None = None
+    quick_gelu: bool | None = None
     class_names: str | None = None
     top_k: int | None = 10
     temperature: float = 1.0

@@ -17,6 +17,7 @@ from PIL.Image import Resampling
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
+from samclip.disk.plain_files import read_plain
 from samclip.errors import InputError
 from samclip.merge.data.labels import UNNAMED, Labels
 from samclip.merge.data.mask_prompts import MASK_STRIDE, boxes_from_masks
@@ -24,6 +25,8 @@ from samclip.merge.data.photo_sources import FolderSource, JoinedSource, PhotoSo
 from samclip.merge.data.views import View
 from samclip.runtime.results.coco import CocoFile, RleDict, find_image_and_category, to_rle
 
+WHAT = "the annotations"
+MAX_FILE_BYTES = 2**32  # of annotations; those of LVIS have 1.1 GB
 LEAST_PIXELS = 32  # of an instance in a view, as in the released code's filter
 
 
@@ -109,9 +112,7 @@ def read_annotations(file: Path, folders: Sequence[FolderSource]) -> Annotations
     format, and where none of its photos is in the folders.
     """
     try:
-        content = msgspec.json.decode(file.read_bytes(), type=CocoFile)
-    except OSError as error:
-        raise InputError(f"the annotations {file} cannot be read: {error.strerror}") from error
+        content = msgspec.json.decode(read_plain(file, MAX_FILE_BYTES, WHAT), type=CocoFile)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{file} holds no annotations in COCO's format: {error}") from error
     keys = {

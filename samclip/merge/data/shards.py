@@ -18,12 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.disk.partial_files import remove_abandoned, write_file
+from samclip.disk.plain_files import read_plain
 from samclip.errors import ImageError, InputError
 from samclip.runtime.pixels.decode import MAX_IMAGE_BYTES, decode_bytes
 from samclip.runtime.pixels.image import DEFAULT_MAX_PIXELS, SUFFIXES
 
 INDEX_SUFFIX = ".samclip-index.json"
 INDEX_VERSION = 1
+MAX_INDEX_BYTES = 2**26
 MAX_MEMBERS = 200_000  # of one shard; usual shards have some 10,000
 
 
@@ -156,7 +158,11 @@ def _check_member(info: tarfile.TarInfo, count: int, shard: Path) -> None:
 def _read_index(file: Path) -> ShardIndex | None:
     """Read a stored list; None when it is missing, damaged or of another version."""
     try:
-        index = msgspec.json.decode(file.read_bytes(), type=ShardIndex)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        data = read_plain(file, MAX_INDEX_BYTES, "the list of a shard")
+        index = msgspec.json.decode(data, type=ShardIndex)
+    except (InputError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    return index if index.version == INDEX_VERSION else None
+    inside = all(
+        member.offset >= 0 and 0 <= member.size <= MAX_IMAGE_BYTES for member in index.members
+    )
+    return index if inside and index.version == INDEX_VERSION else None

@@ -62,9 +62,9 @@ class Conse:
     """A frozen EfficientNet-Lite2 and the embeddings of its classes' names.
 
     `classifier`: the checkpoint of the classifier; `text`: that of a text tower, with its tokenizer
-    next to it; `class_names`: one for each class, in the classifier's order, None for ImageNet's.
-    Raises CheckpointError when a checkpoint cannot be read, or when there are not as many names as
-    classes.
+    next to it, and `quick_gelu` its activation, where no file next to it says it; `class_names`:
+    one for each class, in the classifier's order, None for ImageNet's. Raises CheckpointError when
+    a checkpoint cannot be read, or when there are not as many names as classes.
     """
 
     def __init__(
@@ -74,10 +74,11 @@ class Conse:
         class_names: Sequence[str] | None = None,
         options: ConseOptions | None = None,
         device: torch.device | str = "cpu",
+        quick_gelu: bool | None = None,
     ) -> None:
         self.options = options or ConseOptions()
         weights = read_checkpoint(classifier)
-        tower = read_text(read_checkpoint(text))
+        tower = read_text(read_checkpoint(text), quick_gelu)
         with error_context(str(classifier)):
             model = load_recogniser(weights.state)
         self._side = model.config.image_size

@@ -12,8 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from samclip.disk.plain_files import read_plain
 from samclip.errors import CheckpointError, TrainingError, did_you_mean
 from samclip.export.checkpoints.checkpoint import fit_state, read_checkpoint
+from samclip.export.checkpoints.model_files import MAX_JSON_BYTES
+from samclip.library_errors import is_library_error
 from samclip.merge.data.pixels import PixelBatch
 from samclip.merge.teachers.base import fingerprint_of
 
@@ -73,6 +76,8 @@ class OpenClip:
         described = _decode(config, ModelFile) if config.is_file() else None
         if model is not None:
             table = _library_table(model)
+            if described is not None:
+                _require_same(table, described.model_cfg, model, config)
         elif described is not None:
             table = described.model_cfg
         else:
@@ -114,6 +119,17 @@ class OpenClip:
         return F.normalize(embeds, dim=1).to(batch.pixels.device)
 
 
+def _require_same(table: ModelTable, described: ModelTable, model: str, config: Path) -> None:
+    """Refuse a name whose table contradicts the one next to the weights."""
+    if (table.embed_dim, table.quick_gelu) != (described.embed_dim, described.quick_gelu):
+        raise CheckpointError(
+            f"the model {model!r} has embed_dim {table.embed_dim} and quick_gelu "
+            f"{table.quick_gelu}, and {config} says {described.embed_dim} and "
+            f"{described.quick_gelu}; leave the name out, or give the one that belongs to the "
+            "weights"
+        )
+
+
 def _build_tower(table: ModelTable) -> nn.Module:
     """Build the image tower with random weights.
 
@@ -124,6 +140,8 @@ def _build_tower(table: ModelTable) -> nn.Module:
     try:  # the function with which open_clip's own CLIP classes build their image tower
         tower: nn.Module = library._build_vision_tower(table.embed_dim, vision, table.quick_gelu)
     except (TypeError, ValueError, RuntimeError, KeyError) as error:
+        if not is_library_error(error, "torch", LIBRARY, "timm"):
+            raise
         raise CheckpointError(
             f"open_clip cannot build the image tower that the table describes: {error}. Give the "
             "table or the model's name that belongs to the weights."
@@ -158,7 +176,8 @@ def _library_table(model: str) -> ModelTable:
 
 def _decode(file: Path, kind: type[Table]) -> Table:
     try:
-        return msgspec.json.decode(file.read_bytes(), type=kind)
+        data = read_plain(file, MAX_JSON_BYTES, "the table of open_clip", CheckpointError)
+        return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointError(f"{file} is not a table of open_clip: {error}") from error
 

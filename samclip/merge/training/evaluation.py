@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from samclip.disk.partial_files import result_file
+from samclip.disk.plain_files import read_plain
 from samclip.errors import TrainingError
 from samclip.merge.config.tables import EvaluationConfig
 from samclip.merge.data.batches import PhotoView, ViewBatch
@@ -47,6 +48,7 @@ from samclip.merge.students.base import Learner
 from samclip.merge.teachers.cached_teachers import Teachers
 from samclip.merge.teachers.region_teacher import RegionTargets
 
+MAX_FILE_BYTES = 2**26  # of a run's evaluations; one has 1 kB
 TOP = 5
 
 
@@ -256,7 +258,10 @@ def read_records(file: Path) -> list[Evaluation]:
     if not file.exists():
         return []
     try:
-        return msgspec.json.decode(file.read_bytes(), type=list[Evaluation])
+        return msgspec.json.decode(
+            read_plain(file, MAX_FILE_BYTES, "the evaluations", TrainingError),
+            type=list[Evaluation],
+        )
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise TrainingError(
             f"{file} is damaged ({error}); move it away, and the run starts a new one"

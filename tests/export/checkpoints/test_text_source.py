@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from samclip.errors import CheckpointError
+from samclip.errors import CheckpointError, InputWarning
 from samclip.export.checkpoints.checkpoint import read_checkpoint
 from samclip.export.checkpoints.text_source import has_text, read_text
 from samclip.export.models.text_tower import TextTower, TextTowerConfig
@@ -46,7 +46,7 @@ def test_both_families_give_one_space(
 ) -> None:
     torch.save(open_clip_state, tmp_path / "open_clip.pt")
     save_file(_hugging_face(open_clip_state), tmp_path / "model.safetensors")
-    plain = read_text(read_checkpoint(tmp_path / "open_clip.pt"))
+    plain = read_text(read_checkpoint(tmp_path / "open_clip.pt"), quick_gelu=False)
     renamed = read_text(read_checkpoint(tmp_path), quick_gelu=False)
     assert plain.config == renamed.config == CONFIG
     assert plain.space == renamed.space
@@ -56,7 +56,6 @@ def test_both_families_give_one_space(
 @pytest.mark.parametrize(
     ("config", "quick"),
     [
-        (None, True),
         ({}, True),
         ({"text_config": {}}, True),
         ({"text_config": {"hidden_act": "gelu"}}, False),
@@ -68,8 +67,7 @@ def test_hugging_faces_activation(
     open_clip_state: dict[str, torch.Tensor], tmp_path: Path, config: object, quick: bool
 ) -> None:
     save_file(_hugging_face(open_clip_state), tmp_path / "model.safetensors")
-    if config is not None:
-        (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
+    (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
     assert read_text(read_checkpoint(tmp_path)).config.quick_gelu is quick
 
 
@@ -79,7 +77,8 @@ def test_openais_own_archives_are_quick_gelu(
     torch.save({**open_clip_state, "input_resolution": torch.tensor(224)}, tmp_path / "openai.pt")
     source = read_text(read_checkpoint(tmp_path / "openai.pt"))
     assert source.config.quick_gelu
-    forced = read_text(read_checkpoint(tmp_path / "openai.pt"), quick_gelu=False)
+    with pytest.warns(InputWarning, match="--gelu is used for openai"):
+        forced = read_text(read_checkpoint(tmp_path / "openai.pt"), quick_gelu=False)
     assert not forced.config.quick_gelu
     assert forced.space != source.space
 
@@ -88,7 +87,7 @@ def test_half_precision_towers_become_float32(
     open_clip_state: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
     torch.save({k: v.half() for k, v in open_clip_state.items()}, tmp_path / "half.pt")
-    source = read_text(read_checkpoint(tmp_path / "half.pt"))
+    source = read_text(read_checkpoint(tmp_path / "half.pt"), quick_gelu=True)
     assert {value.dtype for value in source.state.values()} == {torch.float32}
 
 

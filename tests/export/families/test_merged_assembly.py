@@ -81,17 +81,19 @@ def test_a_trained_head_refuses_another_text_space(assembly: Assembly, tmp_path:
     trained = msgspec.structs.replace(assembly.metadata, head_trained=True)
     merged = save_merged(replace(assembly, metadata=trained), tmp_path / "merged.safetensors")
     torch.manual_seed(2)
-    torch.save(TextTower(SMALL_TEXT).state_dict(), tmp_path / "other.pt")
+    other = {**TextTower(SMALL_TEXT).state_dict(), "logit_scale": torch.tensor(3.0)}
+    torch.save(other, tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match="another text tower's space"):
-        assemble(Checkpoints(merged, text=tmp_path / "other.pt"))
+        assemble(Checkpoints(merged, text=tmp_path / "other.pt"), quick_gelu=False)
 
 
 def test_dimensions_of_head_and_text_must_agree(assembly: Assembly, tmp_path: Path) -> None:
     merged = save_merged(assembly, tmp_path / "merged.safetensors")
     wide = TextTowerConfig(width=64, heads=1, layers=1, embed_dim=32)
-    torch.save(TextTower(wide).state_dict(), tmp_path / "other.pt")
+    other = {**TextTower(wide).state_dict(), "logit_scale": torch.tensor(3.0)}
+    torch.save(other, tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match=r"48-d.*32-d"):
-        assemble(Checkpoints(merged, text=tmp_path / "other.pt"))
+        assemble(Checkpoints(merged, text=tmp_path / "other.pt"), quick_gelu=False)
 
 
 def test_the_wrong_model_type_names_the_likely_one(mobile_sam_checkpoint: Path) -> None:
@@ -159,7 +161,10 @@ def test_a_merged_checkpoint_describes_its_text_tower(
     tmp_path: Path,
 ) -> None:
     """Trained or not, the tower that comes back is the one that went in, and its own space's."""
-    text = minilm_checkpoint if tower == "minilm" else text_checkpoint
+    alone = tmp_path / "alone" / "text.pt"  # nothing next to it says its activation
+    alone.parent.mkdir()
+    alone.symlink_to(text_checkpoint)
+    text = minilm_checkpoint if tower == "minilm" else alone
     files = Checkpoints(mobile_sam_checkpoint, text=text)
     made = assemble(files, image_size=64, quick_gelu=tower == "quick_gelu")
     trained = replace(made, metadata=msgspec.structs.replace(made.metadata, head_trained=True))
