@@ -176,7 +176,7 @@ def _choose_categories(masks: Answer, categories: Mapping[str, int] | None) -> l
     return [known[name] for name in names]
 
 
-def _check_pairs(answers: Iterable[tuple[str | Path, Answer]]) -> Iterable[tuple[str, Answer]]:
+def _check_pairs(answers: Iterable[tuple[str | Path, Answer]]) -> Iterator[tuple[str, Answer]]:
     """Yield the pairs, file names as text with forward slashes; InputError for anything else."""
     try:
         given = iter(answers)

@@ -1,8 +1,7 @@
 """Pictures of results, for people: overlays of masks, label maps, bars and captions.
 
-Images are HWC uint8 RGB, [0, 255]; every function returns a new array. Captions are drawn with
-Pillow's own TrueType font, which covers Latin scripts and shows other letters as boxes; OpenCV's
-fonts have ASCII only.
+Images are HWC uint8 RGB, [0, 255]; every function returns a new array. Texts are drawn in the font
+of `lettering`; letters that it lacks are written as escapes.
 """
 
 from __future__ import annotations
@@ -10,18 +9,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from samclip.disk.partial_files import result_file
 from samclip.errors import ImageError, InputError
 from samclip.runtime.pixels.mask_ops import PackedMasks, mask_extent
 from samclip.runtime.pixels.prompts import Prompt
+from samclip.runtime.results.lettering import MAX_LETTERS, Font, load_font, write_caption
 
 Colour = tuple[int, int, int]
 Picture = NDArray[np.uint8]
@@ -30,7 +29,6 @@ DARK: Colour = (24, 24, 27)
 FOREGROUND: Colour = (34, 197, 94)
 BACKGROUND: Colour = (239, 68, 68)
 FILL = 0.45  # share of the mask's colour in a filled pixel
-MAX_LETTERS = 40  # of a caption
 UNTRAINED_NOTE = "CLIP head untrained: names mean nothing"
 NAME_LETTERS = 30  # of a name before a number
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
@@ -137,7 +135,7 @@ def write_labels(
     draw = ImageDraw.Draw(picture)
     font = load_font(letters or font_size(picture.height, picture.width))
     for label in labels:
-        if label.text:
+        if label.text.strip():
             _write_chip(draw, label, font)
     if note:
         _write_band(draw, note, font)
@@ -216,12 +214,6 @@ def font_size(height: int, width: int) -> int:
     return int(np.clip(min(height, width) / 26, 11, 48))
 
 
-@lru_cache(maxsize=8)
-def load_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Return Pillow's own font with letters of `size` pixels."""
-    return ImageFont.load_default(size)
-
-
 def _paint(canvas: Picture, mask: NDArray[np.bool_], tint: Colour) -> None:
     """Fill the mask with `tint`, half transparent, and outline it."""
     x0, y0, x1, y1 = mask_extent(mask)
@@ -264,10 +256,8 @@ def _mark_prompt(canvas: Picture, prompt: Prompt) -> None:
         cv2.circle(canvas, centre, radius, FOREGROUND if label else BACKGROUND, -1, cv2.LINE_AA)
 
 
-def _write_chip(
-    draw: ImageDraw.ImageDraw, label: Label, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
-) -> None:
-    text = shorten(label.text)
+def _write_chip(draw: ImageDraw.ImageDraw, label: Label, font: Font) -> None:
+    text = write_caption(label.text)
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
     pad = max(2, (bottom - top) // 4)
     width, height = right - left + 2 * pad, bottom - top + 2 * pad
@@ -282,9 +272,7 @@ def _write_chip(
     draw.text((x + pad - left, y + pad - top), text, font=font, fill=ink)
 
 
-def _write_band(
-    draw: ImageDraw.ImageDraw, note: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
-) -> None:
+def _write_band(draw: ImageDraw.ImageDraw, note: str, font: Font) -> None:
     left, top, right, bottom = draw.textbbox((0, 0), note, font=font)
     width, height = draw.im.size
     pad = max(2, (bottom - top) // 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +16,7 @@ from samclip.errors import ImageError, InputError
 from samclip.runtime.results.drawing import as_path, colour
 
 MIN_DIGITS = 3  # of the number in a mask's file name
+MAX_NAME_BYTES = 255  # of a file's name, on nearly all file systems
 NONE_8, NONE_16 = 255, 65_535  # the values of a pixel without a label
 
 
@@ -24,7 +26,8 @@ def write_masks(
     """Write `count` HxW masks as `STEM.000.png`, `STEM.001.png` and so on; return the paths.
 
     A file is 8-bit grey, 255 inside the mask and 0 outside. `folder` is made if it is missing.
-    Other files there stay as they are. Raises InputError when `stem` is not a plain file name,
+    Other files there stay as they are. A stem that is too long for a file's name is cut, see
+    `fit_file_name`. Raises InputError when `stem` is not a plain file name,
     WriteError when the disk refuses.
     """
     name = check_file_name(stem)
@@ -34,7 +37,7 @@ def write_masks(
     digits = max(MIN_DIGITS, len(str(count - 1)))
     paths = []
     for row, mask in enumerate(masks):
-        path = place / f"{name}.{row:0{digits}d}.png"
+        path = place / fit_file_name(name, f".{row:0{digits}d}.png")
         _write_png(Image.fromarray(mask.astype(np.uint8) * np.uint8(255)), path)
         paths.append(path)
     return paths
@@ -72,6 +75,18 @@ def check_file_name(stem: str) -> str:
             "Pass folder and stem separately, as in folder='masks', stem='street'."
         )
     return stem
+
+
+def fit_file_name(stem: str, suffix: str) -> str:
+    """Join a stem and a suffix to a file name that file systems take, of at most 255 bytes.
+
+    A longer stem is cut, and `~` with eight digits of its digest keeps it apart from others.
+    """
+    if len(os.fsencode(stem + suffix)) <= MAX_NAME_BYTES:
+        return stem + suffix
+    digest = hashlib.sha256(os.fsencode(stem)).hexdigest()[:8]
+    kept = os.fsencode(stem)[: MAX_NAME_BYTES - len(os.fsencode(suffix)) - len(digest) - 1]
+    return f"{kept.decode('utf-8', 'ignore')}~{digest}{suffix}"
 
 
 def _write_png(picture: Image.Image, path: Path) -> None:

@@ -26,10 +26,9 @@ from samclip.runtime.results.drawing import (
     draw_label_map,
     draw_masks,
     ink_on,
-    load_font,
-    shorten,
     write_labels,
 )
+from samclip.runtime.results.lettering import load_font, write_out
 from samclip.runtime.results.masks import Masks
 from samclip.runtime.results.shares import in_percent
 
@@ -154,7 +153,7 @@ def _coverage(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.floa
 def draw_title(text: str) -> Strip:
     """Draw the title, the first strip."""
     picture, draw = _make_canvas(LARGE + MARGIN + GAP // 2)
-    draw.text((0, MARGIN), shorten(text, 38), INK, load_font(LARGE))
+    draw.text((0, MARGIN), write_out(text, 38), INK, load_font(LARGE))
     return np.array(picture)
 
 
@@ -173,7 +172,7 @@ def draw_ranking(entries: Sequence[Entry], height: int, width: int) -> Strip:
     font = load_font(SMALL)
     for index, (name, share, number, tint) in enumerate(entries):
         y = index * row
-        draw.text((0, y), shorten(name, NAME_LETTERS), INK, font)
+        draw.text((0, y), write_out(name, NAME_LETTERS), INK, font)
         draw.text((width - draw.textlength(number, font=font), y), number, GREY, font)
         top = y + row - BAR - BAR // 2
         draw.rounded_rectangle((0, top, width - 1, top + BAR), BAR // 2, fill=TRACK)
@@ -186,7 +185,7 @@ def draw_ranking(entries: Sequence[Entry], height: int, width: int) -> Strip:
 def draw_shares(entries: Sequence[Entry]) -> Strip:
     """Draw names with their shares as chips, as many in a line as fit."""
     height = TEXT + 24
-    texts = [f"{shorten(name, 30)} {number}" for name, _, number, _ in entries]
+    texts = [f"{write_out(name, 30)} {number}" for name, _, number, _ in entries]
     _, ruler = _make_canvas(1)
     spots, x, y = [], 0.0, 0
     for text in texts:

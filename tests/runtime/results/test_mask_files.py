@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from PIL import Image
 
 from samclip.errors import ImageError, InputError, WriteError
 from samclip.runtime.results.drawing import colour
-from samclip.runtime.results.mask_files import write_labels, write_masks
+from samclip.runtime.results.mask_files import fit_file_name, write_labels, write_masks
 from samclip.runtime.results.masks import Masks
 
 BOXES = [(5, 5, 50, 120), (70, 5, 130, 120), (150, 5, 195, 120)]
@@ -61,13 +63,23 @@ def test_folders_that_are_none(folder: Any, masks: Masks) -> None:
         masks.save_masks(folder, "a")
 
 
-def test_a_folder_that_is_a_file_and_a_name_that_is_too_long(masks: Masks, tmp_path: Path) -> None:
+def test_a_folder_that_is_a_file(masks: Masks, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("kept")
     with pytest.raises(WriteError):
         masks.save_masks(tmp_path / "file", "a")
     assert (tmp_path / "file").read_text() == "kept"
-    with pytest.raises(WriteError):
-        masks.save_masks(tmp_path, "a" * 300)
+
+
+@pytest.mark.parametrize("letter", ["n", "杯", "\udcff"])
+def test_names_that_are_too_long_are_cut_and_stay_apart(
+    letter: str, masks: Masks, tmp_path: Path
+) -> None:
+    long = [letter * 255 + end for end in ("a", "b")]
+    paths = [path for stem in long for path in masks.save_masks(tmp_path, stem)]
+    assert len(set(paths)) == len(list(tmp_path.iterdir())) == 6
+    assert all(len(os.fsencode(path.name)) <= 255 for path in paths)
+    assert fit_file_name("n" * 251, ".png") == "n" * 251 + ".png"
+    assert re.fullmatch(r"n{242}~[0-9a-f]{8}\.png", fit_file_name("n" * 252, ".png"))
 
 
 @pytest.mark.parametrize(("count", "none"), [(3, 255), (255, 255), (256, 65535), (65535, 65535)])
