@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -25,6 +26,7 @@ from samclip.runtime.results.drawing import (
     shorten,
 )
 from samclip.runtime.results.mask_files import write_masks
+from samclip.runtime.room import require_memory
 
 SelfMasks = TypeVar("SelfMasks", bound="Masks")
 # The fields that hold one entry per mask.
@@ -119,8 +121,17 @@ class Masks:
 
     @cached_property
     def masks(self) -> NDArray[np.bool_]:
-        """All masks, NxHxW bool: N * H * W bytes, unpacked on first use."""
+        """All masks, NxHxW bool: N * H * W bytes, unpacked on first use.
+
+        Raises DeviceMemoryError where so much is not free; iterate over `packed` there.
+        """
+        self._require_unpacked()
         return self.packed.unpack_all()
+
+    def _require_unpacked(self) -> None:
+        """Check that N * H * W bytes are free."""
+        needs = len(self) * math.prod(self.packed.size)
+        require_memory(needs, f"{len(self):,} masks, a byte for each pixel,")
 
     @cached_property
     def areas(self) -> NDArray[np.int64]:
@@ -249,8 +260,11 @@ class AutoMasks(Masks):
         """List the masks as `SamAutomaticMaskGenerator.generate` does, with its keys.
 
         `segmentation`: HxW bool, or COCO RLE when `rle`; `bbox`: XYWH, whose width and height are
-        the distance from the first pixel to the last, as SAM counts; `crop_box`: XYWH.
+        the distance from the first pixel to the last, as SAM counts; `crop_box`: XYWH. Without
+        `rle` this takes N * H * W bytes; raises DeviceMemoryError where so much is not free.
         """
+        if not rle:
+            self._require_unpacked()
         return [self._record(row, mask, rle) for row, mask in enumerate(self.packed)]
 
     def _record(self, row: int, mask: NDArray[np.bool_], rle: bool) -> dict[str, Any]:
