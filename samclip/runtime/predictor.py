@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from samclip.engines.machine.host import as_memory_error
-from samclip.errors import ImageError, InputError, InputWarning, PromptError, warn_caller
+from samclip.errors import ImageError, InputError, InputWarning, PromptError, brief, warn_caller
 from samclip.runtime.features import Features
 from samclip.runtime.model import Model
+from samclip.runtime.pixels.arrays import as_array, as_flag
 from samclip.runtime.pixels.image import Letterbox
 from samclip.runtime.pixels.mask_ops import MASK_THRESHOLD
 from samclip.runtime.pixels.prompts import Prompt, parse_prompts
@@ -81,16 +82,9 @@ class SamPredictor:
 
         Raises ImageError for anything else, ClosedError, EngineRunError.
         """
-        if image_format not in {"RGB", "BGR"}:
-            raise ImageError(f"image_format must be 'RGB' or 'BGR'; got {image_format!r}.")
-        try:
-            pixels = np.asarray(image)
-        except ValueError as error:
-            raise ImageError(
-                "image must be HWC; got rows of unequal shape. Pass one array."
-            ) from error
-        except (TypeError, RuntimeError) as error:  # e.g. tensors on a GPU
-            raise ImageError(f"image must be HWC uint8; numpy says: {error}") from error
+        if not isinstance(image_format, str) or image_format not in {"RGB", "BGR"}:
+            raise ImageError(f"image_format must be 'RGB' or 'BGR'; got {brief(image_format)}.")
+        pixels = as_array(image, "image", "one array HxWx3", error=ImageError)
         if pixels.ndim != 3 or pixels.shape[2] != 3:
             raise ImageError(
                 f"image must be HWC with 3 channels; got shape {pixels.shape}. Pass HxWx3."
@@ -106,7 +100,9 @@ class SamPredictor:
         `original_image_size`: (h, w) before. Raises ImageError for anything else, InputError,
         ClosedError, EngineRunError.
         """
-        array = np.asarray(to_numpy(transformed_image))
+        array = as_array(
+            to_numpy(transformed_image), "transformed_image", "1x3xhxw", error=ImageError
+        )
         if array.ndim != 4 or array.shape[:2] != (1, 3) or array.dtype.kind not in "uif":
             raise ImageError(
                 "transformed_image must be 1x3xhxw in [0, 255], as transform.apply_image_torch "
@@ -149,6 +145,8 @@ class SamPredictor:
         `multimask_output` with a decoder of one mask.
         """
         features = self._require_features()
+        multimask_output = as_flag(multimask_output, "multimask_output")
+        return_logits = as_flag(return_logits, "return_logits")
         if multimask_output:
             features.check_multimask("multimask_output=True")
         _require_labels(point_coords, point_labels)
@@ -190,6 +188,8 @@ class SamPredictor:
         if a prompt is a tensor, else arrays. C, and the errors, are those of `predict`.
         """
         features = self._require_features()
+        multimask_output = as_flag(multimask_output, "multimask_output")
+        return_logits = as_flag(return_logits, "return_logits")
         if multimask_output:
             features.check_multimask("multimask_output=True")
         given = (point_coords, point_labels, boxes, mask_input)
@@ -234,7 +234,8 @@ def _parse_mapped(
     height, width = size
     filling = None
     if coords is not None:
-        coords, labels = _as_array(coords, "point_coords"), _as_array(labels, "point_labels")
+        coords = as_array(coords, "point_coords", "BxNx2 numbers", dtype=np.float64)
+        labels = as_array(labels, "point_labels", "BxN numbers", dtype=np.float64)
         if coords.ndim != 3 or coords.shape[2] != 2 or labels.shape != coords.shape[:2]:
             raise PromptError(
                 "point_coords must be BxNx2 and point_labels BxN; got shapes "
@@ -244,12 +245,12 @@ def _parse_mapped(
         coords = np.where(filling[..., None], 0.0, _snap(coords, (width, height)))
         labels = np.where(filling, 0, labels)
     if boxes is not None:
-        boxes = _as_array(boxes, "boxes")
+        boxes = as_array(boxes, "boxes", "Bx4 numbers", dtype=np.float64)
         if boxes.shape[-1:] != (4,) or (boxes.ndim == 3 and boxes.shape[1] != 1):
             raise PromptError(f"boxes must be Bx4 XYXY; got shape {boxes.shape}.")
         boxes = boxes.reshape(-1, 4)  # Bx1x4 -> Bx4
     if mask is not None:
-        mask = np.asarray(mask)
+        mask = as_array(mask, "mask_input", "Bx1xhxw numbers")
         if mask.ndim != 4 or mask.shape[1] != 1:
             raise PromptError(f"mask_input must be Bx1xhxw; got shape {mask.shape}.")
         mask = mask[:, 0]  # Bx1xhxw -> Bxhxw
@@ -258,13 +259,6 @@ def _parse_mapped(
         for prompt, fills in zip(prompts, filling, strict=True):
             prompt.labels[fills] = NOT_A_POINT
     return prompts
-
-
-def _as_array(value: Any, name: str) -> NDArray[np.float64]:
-    try:
-        return np.array(value, np.float64)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise PromptError(f"{name} must be an array of numbers; numpy says: {error}") from error
 
 
 def _snap(coords: NDArray[np.float64], ends: tuple[int, int]) -> NDArray[np.float64]:

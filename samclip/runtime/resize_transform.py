@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from PIL.Image import Resampling
 
-from samclip.errors import ImageError, InputError, PromptError
+from samclip.errors import ImageError, InputError, PromptError, brief
+from samclip.runtime.pixels.arrays import as_array
 from samclip.runtime.pixels.image import Letterbox, load_image
 
 
@@ -31,7 +32,7 @@ class ResizeLongestSide:
 
     def apply_image(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resize an image, HWC uint8 RGB, by Pillow's bilinear filter; raises ImageError."""
-        pixels = load_image(np.asarray(image))
+        pixels = load_image(as_array(image, "image", "HWC uint8", error=ImageError))
         height, width = self.get_preprocess_shape(
             pixels.shape[0], pixels.shape[1], self.target_length
         )
@@ -42,20 +43,17 @@ class ResizeLongestSide:
         self, coords: ArrayLike, original_size: tuple[int, ...]
     ) -> NDArray[np.float64]:
         """Map ...x2 (x, y) from pixels of the image to those of the input; raises PromptError."""
-        try:
-            mapped = np.array(coords, np.float64)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise PromptError(f"coords must be ...x2 numbers (x, y): {error}") from error
+        mapped = as_array(coords, "coords", "...x2 numbers (x, y)", dtype=np.float64)
         if mapped.ndim < 1 or mapped.shape[-1] != 2:
             raise PromptError(f"coords must be ...x2 (x, y); got shape {mapped.shape}.")
         return np.asarray(mapped * self._scale(original_size))
 
     def apply_boxes(self, boxes: ArrayLike, original_size: tuple[int, ...]) -> NDArray[np.float64]:
         """Map Bx4 XYXY as `apply_coords` does: Bx4."""
-        try:
-            corners = np.array(boxes, np.float64).reshape(-1, 2, 2)  # Bx4 -> Bx2x2
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise PromptError(f"boxes must be Bx4 numbers XYXY: {error}") from error
+        corners = as_array(boxes, "boxes", "Bx4 numbers XYXY", dtype=np.float64)
+        if corners.ndim < 1 or corners.shape[-1] != 4:
+            raise PromptError(f"boxes must be Bx4 XYXY; got shape {corners.shape}.")
+        corners = corners.reshape(-1, 2, 2)  # Bx4 -> Bx2x2
         return self.apply_coords(corners, original_size).reshape(-1, 4)
 
     def apply_image_torch(self, image: Any) -> Any:
@@ -103,10 +101,10 @@ def check_size(size: Any) -> tuple[int, int]:
     except (TypeError, ValueError) as error:
         raise InputError(
             "original_size must be (height, width) in pixels, as image.shape[:2]; got "
-            f"{size!r:.60}."
+            f"{brief(size)}."
         ) from error
     if height < 1 or width < 1:
-        raise InputError(f"original_size must be at least (1, 1); got {size!r:.60}.")
+        raise InputError(f"original_size must be at least (1, 1); got {brief(size)}.")
     return height, width
 
 

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from samclip.engines.limits import MAX_PROMPTS
-from samclip.errors import InputWarning, PromptError, warn_caller
+from samclip.errors import InputWarning, PromptError, brief, warn_caller
+from samclip.runtime.pixels.arrays import as_array
 from samclip.runtime.pixels.image import Letterbox
 
 MAX_POINTS = 4096  # per prompt: the decoder's memory grows with it
@@ -160,8 +161,8 @@ def _parse_labels(
     if shapes != [(len(points),) for points in point_sets]:
         counts = [len(points) for points in point_sets]
         raise PromptError(
-            f"labels have shapes {shapes}, but the prompts have {counts} points. Give one label "
-            "for each point."
+            f"labels have shapes {brief(shapes)}, but the prompts have {brief(counts)} points. "
+            "Give one label for each point."
         )
     for array in sets:
         if (others := array[~np.isin(array, (0, 1))]).size:
@@ -253,10 +254,12 @@ def _split_prompts(value: Any, ndim: int, name: str, expected: str) -> list[NDAr
     """Split `value` into one array per prompt; `ndim` is the number of dimensions of one."""
     try:
         dimensions = np.asarray(value).ndim
-    except ValueError:  # arrays of different lengths, one per prompt
+    except ValueError as error:  # arrays of different lengths, one per prompt
+        if not isinstance(value, Sequence):
+            raise PromptError(f"{name} must be {expected}; numpy says: {error}.") from error
         _check_count(len(value), name)
         return [_as_finite(item, name, expected) for item in value]
-    except (TypeError, RuntimeError):  # the conversion below reports these
+    except (TypeError, RuntimeError, OverflowError):  # the conversion below reports these
         dimensions = ndim
     array = _as_finite(value, name, expected)
     if dimensions != ndim + 1:
@@ -276,12 +279,7 @@ def _as_finite(
 
     Finite numbers beyond the range of float32 become its largest.
     """
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise PromptError(f"{name} must be {expected}; got rows of unequal shape.") from error
-    except (TypeError, RuntimeError) as error:  # e.g. tensors on a GPU, or that need gradients
-        raise PromptError(f"{name} must be {expected}; numpy says: {error}") from error
+    array = as_array(value, name, expected)
     if array.dtype.kind not in kinds:
         raise PromptError(f"{name} must be {expected}, of real numbers; got {array.dtype} values.")
     with np.errstate(over="ignore"):  # a number too large for `dtype` becomes infinite

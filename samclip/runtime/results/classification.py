@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from samclip.errors import InputError
+from samclip.errors import VocabularyError, brief
 from samclip.json_text import finite
+from samclip.runtime.pixels.arrays import as_whole
 from samclip.runtime.results.drawing import UNTRAINED_NOTE, draw_bars, draw_label_map, pick_image
 from samclip.runtime.results.mask_files import write_labels
 from samclip.runtime.results.shares import in_percent
 from samclip.runtime.text.vocabulary import index_of
-
-
-def is_whole(value: object) -> bool:
-    """Whether `value` is a whole number of Python or numpy, and not a bool."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -61,9 +58,8 @@ class Classification:
 
     def _rank(self, k: int) -> NDArray[np.intp]:
         """Return the indices of the `k` best names, best first."""
-        if not is_whole(k):
-            raise InputError(f"k must be a whole number, as top(k=5); got {k!r:.60}.")
-        return np.argsort(-self.logits, kind="stable")[: max(int(k), 0)]
+        count = max(0, as_whole(k, "k", least=-sys.maxsize))
+        return np.argsort(-self.logits, kind="stable")[:count]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON, best name first."""
@@ -107,6 +103,8 @@ class SemanticMap:
 
     def mask(self, name: str) -> NDArray[np.bool_]:
         """Return the pixels of `name`, HxW bool; raises VocabularyError for an unknown name."""
+        if not isinstance(name, str):
+            raise VocabularyError(f"a name is text; got {brief(name)}, a {type(name).__name__}.")
         return np.asarray(self.labels == index_of(name, self.names))
 
     def draw(self, image: ArrayLike | None = None) -> NDArray[np.uint8]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.disk.partial_files import result_file
-from samclip.errors import InputError, did_you_mean
+from samclip.errors import InputError, brief, did_you_mean
 from samclip.json_text import finite, to_json
 from samclip.runtime.pixels.mask_ops import PackedMasks, encode_rle
 from samclip.runtime.results.drawing import as_path
@@ -142,7 +142,7 @@ def check_id(what: str, value: int, least: int = 1) -> int:
         number = least - 1
     if not least <= number <= MAX_ID:
         raise InputError(
-            f"{what} must be a whole number of at least {least}, at most 2**53; got {value!r:.60}."
+            f"{what} must be a whole number of at least {least}, at most 2**53; got {brief(value)}."
         )
     return number
 

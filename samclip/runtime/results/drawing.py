@@ -17,7 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
 from samclip.disk.partial_files import result_file
-from samclip.errors import ImageError, InputError
+from samclip.errors import ImageError, InputError, brief
+from samclip.runtime.pixels.arrays import as_array
 from samclip.runtime.pixels.mask_ops import PackedMasks, mask_extent
 from samclip.runtime.pixels.prompts import Prompt
 from samclip.runtime.results.lettering import MAX_LETTERS, Font, load_font, write_caption
@@ -167,7 +168,7 @@ def as_path(value: str | os.PathLike[str], name: str) -> Path:
             f"{name} must be a path, a str or os.PathLike; got {type(value).__name__}."
         ) from error
     if not os.fspath(value) or "\0" in str(path):
-        raise InputError(f"{name} must name a file or folder; got {os.fspath(value)!r:.200}.")
+        raise InputError(f"{name} must name a file or folder; got {brief(value)}.")
     return path
 
 
@@ -175,11 +176,11 @@ def pick_image(given: ArrayLike | None, own: Picture) -> Picture:
     """Return `given`, or `own` when it is None; raises ImageError when the sizes differ."""
     if given is None:
         return own
-    image = np.asarray(given)
+    expected = f"HWC uint8 RGB of shape {own.shape}"
+    image = as_array(given, "an image to draw on", expected, error=ImageError)
     if image.shape != own.shape or image.dtype != np.uint8:
         raise ImageError(
-            f"an image to draw on must be HWC uint8 RGB of shape {own.shape}; "
-            f"got {image.dtype} of shape {image.shape}."
+            f"an image to draw on must be {expected}; got {image.dtype} of shape {image.shape}."
         )
     return image
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from samclip.disk.partial_files import as_write_error, result_file
-from samclip.errors import ImageError, InputError
+from samclip.errors import ImageError, InputError, brief
 from samclip.runtime.results.drawing import as_path, colour
 
 MIN_DIGITS = 3  # of the number in a mask's file name
@@ -71,7 +71,7 @@ def check_file_name(stem: str) -> str:
     marks = {os.sep, os.altsep, "/", "\0"} - {None}
     if not isinstance(stem, str) or not stem or any(mark in stem for mark in marks if mark):
         raise InputError(
-            f"stem must be the beginning of a file's name, without a folder; got {stem!r:.200}. "
+            f"stem must be the beginning of a file's name, without a folder; got {brief(stem)}. "
             "Pass folder and stem separately, as in folder='masks', stem='street'."
         )
     return stem

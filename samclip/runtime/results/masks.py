@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from samclip.errors import CapabilityError, InputError
+from samclip.errors import CapabilityError, InputError, brief
 from samclip.json_text import finite
+from samclip.runtime.pixels.arrays import as_flag
 from samclip.runtime.pixels.mask_ops import PackedMasks, encode_rle, mask_extent
 from samclip.runtime.pixels.prompts import Prompt
 from samclip.runtime.results.coco_export import UNNAMED, coco_annotations
@@ -78,11 +79,9 @@ def choose_rows(key: Any, count: int) -> NDArray[np.intp]:
 
 
 def _wrong_key(key: Any, count: int) -> InputError:
-    shape = getattr(key, "shape", None)
-    got = type(key).__name__ if shape is None else f"{key.dtype} of shape {shape}"
     return InputError(
         f"masks are chosen by an index, a slice, a list of indices, or {count} bools, one for each "
-        f"mask; got {f'{key!r:.60}, a ' if shape is None else ''}{got}."
+        f"mask; got {brief(key)}, a {type(key).__name__}."
     )
 
 
@@ -263,7 +262,7 @@ class AutoMasks(Masks):
         the distance from the first pixel to the last, as SAM counts; `crop_box`: XYWH. Without
         `rle` this takes N * H * W bytes; raises DeviceMemoryError where so much is not free.
         """
-        if not rle:
+        if not as_flag(rle, "rle"):
             self._require_unpacked()
         return [self._record(row, mask, rle) for row, mask in enumerate(self.packed)]
 
