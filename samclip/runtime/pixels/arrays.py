@@ -1,4 +1,4 @@
-"""What callers pass in as arrays, numbers and switches, checked with one error for each."""
+"""Checks of arrays, numbers and switches that callers pass in, with one error for each."""
 
 from __future__ import annotations
 
