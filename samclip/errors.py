@@ -42,16 +42,20 @@ expected and what to do::
 
 Warnings are `SamclipWarning`: `InputWarning` for input that is used and is probably a mistake,
 `UntrainedHeadWarning` for names that mean nothing. `did_you_mean` serves messages about unknown
-names.
+names, `brief` those about values.
 """
 
 from __future__ import annotations
 
+import reprlib
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxlist, _REPR.maxtuple, _REPR.maxdict = 2, 4, 4, 2
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 60
 MAX_COMPARED = 64  # characters; longer strings are not typing errors, and slow to compare
 
 
@@ -259,3 +263,18 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     by_lower = {name.lower(): name for name in known if len(name) <= MAX_COMPARED}
     close = difflib.get_close_matches(word.lower(), by_lower, n=1)
     return f" (did you mean {by_lower[close[0]]!r}?)" if close else ""
+
+
+def brief(value: object, most: int = 60) -> str:
+    """Return what a message shows of a value, of any type, size and depth: at most `most` letters.
+
+    Arrays are shown by type and shape.
+    """
+    kind, shape = type(value).__name__, getattr(value, "shape", None)
+    if isinstance(shape, tuple) and shape:
+        return f"{kind} of shape {shape}"[:most]
+    try:
+        text = _REPR.repr(value)
+    except (ValueError, TypeError, AttributeError, RecursionError):  # its own, or a number's limit
+        text = f"a value of type {kind}"
+    return " ".join(text.split())[:most]

@@ -229,13 +229,15 @@ def _check_file(output: Path, many: bool) -> None:
 
 def _name_pictures(paths: Sequence[Path], folder: Path, task: str) -> tuple[Path, ...]:
     """Name the pictures after their images; equal names get -2, -3 and so on."""
+    from samclip.runtime.results.mask_files import fit_file_name
+
     names: dict[str, None] = {}
     for path in paths:
-        name = f"{path.stem}.{task}.png"
+        name = fit_file_name(path.stem, f".{task}.png")
         count = 1
         while name in names:
             count += 1
-            name = f"{path.stem}-{count}.{task}.png"
+            name = fit_file_name(path.stem, f"-{count}.{task}.png")
         names[name] = None
     return tuple(folder / name for name in names)
 

@@ -1,4 +1,4 @@
-"""The files that come inside the package: the default bundle, and photos to try it on."""
+"""The files that come inside the package: the default bundle, photos to try it on, a font."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ def packaged_bundles() -> Path:
 def packaged_photos() -> Path:
     """Return the folder of the photos that came with this installation."""
     return ASSETS / "photos"
+
+
+def packaged_font() -> Path:
+    """Return the font of pictures that came with this installation."""
+    return ASSETS / "fonts" / "samclip-captions.ttf"
 
 
 def is_packaged(path: Path) -> bool:

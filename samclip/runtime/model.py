@@ -19,7 +19,7 @@ from samclip.engines.base import Backend, EngineOptions
 from samclip.engines.isolated.backend import IsolatedBackend
 from samclip.engines.machine.host import as_memory_error
 from samclip.engines.registry import AUTO, Choice, PassedOver, decide, get_backend
-from samclip.errors import CapabilityError, InputError, VocabularyError
+from samclip.errors import CapabilityError, ImageError, InputError, VocabularyError
 from samclip.runtime.backend_choice import (
     check_device,
     check_precision,
@@ -37,8 +37,10 @@ from samclip.runtime.pixels.image import (
     Letterbox,
     check_max_pixels,
     load_image,
+    normalise,
     preprocess,
 )
+from samclip.runtime.pixels.mask_ops import MASK_THRESHOLD
 from samclip.runtime.scene import Namer, Scene, Templates
 from samclip.runtime.series import map_in_order
 from samclip.runtime.tasks.region_naming import RegionNamer
@@ -158,7 +160,13 @@ class Model:
     `encode` turns an image into a `Scene`, which answers every task. Any method may be called from
     several threads at once. A model ends with `close()` or at the end of its `with` block; after
     that its methods, and those of its scenes, raise ClosedError.
+
+    `image_format` and `mask_threshold` have the names and values of segment-anything's `Sam`: the
+    order of an image's channels, and the logit above which a pixel is in a mask.
     """
+
+    image_format = "RGB"
+    mask_threshold = MASK_THRESHOLD
 
     def __init__(
         self,
@@ -306,6 +314,25 @@ class Model:
             first_rows=first_rows,
             seen=marked,
         )
+
+    @as_memory_error
+    def encode_resized(
+        self, resized: NDArray[np.float32], original_size: tuple[int, int]
+    ) -> Features:
+        """Run the encoder on an image that was resized by the caller: its features.
+
+        `resized`: hxwx3 RGB in [0, 255], whose longer side is the encoder's input side;
+        `original_size`: (h, w) before. For `SamPredictor.set_torch_image`; `encode` resizes.
+        Raises ImageError for other sizes, ClosedError, EngineRunError.
+        """
+        pixels = self.manifest.preprocessing
+        letterbox = Letterbox.fit(original_size, pixels.image_size)
+        if resized.shape != (*letterbox.input_size, 3):
+            raise ImageError(
+                f"a resized image must be {letterbox.input_size} x 3 for an original of (h, w) = "
+                f"{original_size}; got {resized.shape}. Resize it by transform.apply_image."
+            )
+        return self._run_encoder(normalise(resized, pixels), letterbox)
 
     def close(self) -> None:
         """Wait for calls under way, then free the engines; later calls raise ClosedError.

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from samclip.engines.machine.host import as_memory_error
 from samclip.errors import InputError
 from samclip.runtime.features import Features
+from samclip.runtime.pixels.arrays import as_flag
 from samclip.runtime.pixels.prompts import Arrays, parse_prompts
 from samclip.runtime.results.classification import Classification, SemanticMap
 from samclip.runtime.results.masks import AutoMasks, Masks
@@ -135,6 +136,8 @@ class Scene:
         VocabularyError, CapabilityError, ClosedError.
         """
         self._features.check_open()
+        multimask = as_flag(multimask, "multimask")
+        return_logits = as_flag(return_logits, "return_logits")
         prompts = parse_prompts(
             self.size,
             self._features.mask_size,
@@ -183,7 +186,7 @@ class Scene:
             self._features,
             self._get_vocabulary(names, templates),
             self._image,
-            refine=refine,
+            refine=as_flag(refine, "refine"),
             background=background,
         )
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import TypeVar
-
-from samclip.engines.machine.host import shortage
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -25,13 +24,14 @@ def map_in_order(
     `at_once` threads work at the same time. At most one more item than that is taken from `items`
     ahead of the item yielded, so results that nobody has asked for do not pile up. A caller that
     stops early waits for the work under way; the rest is never begun. `cut_short` is called on
-    KeyboardInterrupt, before that wait.
+    KeyboardInterrupt, before that wait. Where no thread can be started, because the interpreter
+    ends or the system's limit is reached, the caller's thread works.
     """
     waiting: deque[tuple[Item, Future[Result]]] = deque()
     with ThreadPoolExecutor(at_once, thread_name_prefix="samclip-series") as workers:
         try:
             for item in items:
-                waiting.append((item, _begin(workers, work, item)))
+                waiting.append((item, _begin(work, item, workers)))
                 if len(waiting) > at_once:
                     yield _take_first(waiting)
             while waiting:
@@ -45,22 +45,26 @@ def map_in_order(
 
 
 def _begin(
-    workers: ThreadPoolExecutor, work: Callable[[Item], Result], item: Item
+    work: Callable[[Item], Result], item: Item, workers: ThreadPoolExecutor
 ) -> Future[Result]:
-    """Hand over an item's work; at the end of the interpreter, which starts none, do it here.
-
-    Raises EngineRunError where the process may start no more threads.
-    """
-    try:
-        return workers.submit(work, item)
-    except RuntimeError as error:
-        if "shutdown" not in str(error):
-            raise shortage(str(error)) from error
+    """Let a worker call `work(item)`, or call it here; return its future."""
     future: Future[Result] = Future()
+    claim = threading.Lock()
+
+    def run() -> None:
+        if not claim.acquire(blocking=False):  # called here, though it had been queued
+            return
+        try:
+            result = work(item)
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
     try:
-        future.set_result(work(item))
-    except Exception as error:
-        future.set_exception(error)
+        workers.submit(run)
+    except RuntimeError:  # no thread can be started
+        run()
     return future
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from samclip.cli.arguments import find_images
+from samclip.cli.arguments import ImageList, find_images, plan_pictures
 from samclip.errors import ImageError
 
 
@@ -68,3 +68,13 @@ def test_folder_without_images_is_refused(tmp_path: Path) -> None:
 def test_home_is_expanded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(folder))
     assert find_images([Path("~/a.png")]).paths == (folder / "a.png",)
+
+
+def test_pictures_of_long_names_can_be_written(tmp_path: Path) -> None:
+    """One long name must not end a series: its picture's name has a suffix more."""
+    photos = [tmp_path / ("n" * 250 + end) for end in (".jpg", ".png")]
+    for photo in photos:
+        photo.touch()
+    pictures = plan_pictures(ImageList(tuple(photos), many=True), tmp_path / "out", "everything")
+    assert len(set(pictures)) == 2
+    assert all(len(picture.name) <= 255 for picture in pictures)

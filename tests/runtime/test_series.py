@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import _thread
 import itertools
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -124,3 +126,52 @@ def test_a_failure_comes_where_its_result_would() -> None:
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(ValueError, match="two"):
         next(results)
+
+
+@pytest.mark.parametrize("started", [0, 1])
+def test_without_threads_the_caller_works(started: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under `ulimit -u`: the pool has queued the item already when it cannot start a thread."""
+    real, tries = threading.Thread.start, itertools.count()
+
+    def start(thread: threading.Thread) -> None:
+        if next(tries) >= started:
+            raise RuntimeError("can't start new thread")
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    done: list[int] = []
+
+    def work(item: int) -> int:
+        done.append(item)
+        return item * item
+
+    found = [future.result() for _, future in map_in_order(work, range(20), 3)]
+    assert found == [n * n for n in range(20)]
+    assert sorted(done) == list(range(20)), "each item once"
+
+
+THREAD = "threading.Thread(target={}{}).start()"
+ENDINGS = {
+    "a global": "",
+    "after the modules": "import builtins; builtins.kept = [series, builtins]",
+    "an unfinished thread": THREAD.format("lambda: print(sum(1 for _ in series))", ""),
+    "at exit": "import atexit; atexit.register(lambda: print(next(series)[1].result()))",
+    "a daemon thread": THREAD.format("lambda: list(series)", ", daemon=True"),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_series_left_alive_ends_quietly_with_the_interpreter(ending: str) -> None:
+    code = (
+        "import threading, time\n"
+        "from samclip.runtime.series import map_in_order\n"
+        "def work(n):\n    time.sleep(0.01)\n    return n\n"
+        "series = map_in_order(work, range(30), 2)\n"
+        f"next(series)\n{ENDINGS[ending]}\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    printed = {"an unfinished thread": "29\n", "at exit": "1\n"}
+    assert done.stdout == printed.get(ending, "")

@@ -140,12 +140,18 @@ def preprocess(
     letterbox = Letterbox.fit((pixels.shape[0], pixels.shape[1]), preprocessing.image_size)
     height, width = letterbox.input_size
     resized = Image.fromarray(pixels).resize((width, height), Resampling.BILINEAR)
+    return normalise(np.asarray(resized, np.float32), preprocessing), letterbox
+
+
+def normalise(resized: NDArray[np.float32], preprocessing: InputFormat) -> NDArray[np.float32]:
+    """Turn hxwx3 in [0, 255], already resized, into the encoder's input, 1x3xSxS float32."""
+    height, width = resized.shape[:2]
     mean, std = (np.array(v, np.float32) for v in (preprocessing.mean, preprocessing.std))
-    normalised = (np.asarray(resized, np.float32) - mean) / std  # hxwx3
+    normalised = (resized - mean) / std  # hxwx3
     side = preprocessing.image_size
     padded = np.zeros((1, 3, side, side), np.float32)
     padded[0, :, :height, :width] = normalised.transpose(2, 0, 1)
-    return padded, letterbox
+    return padded
 
 
 @dataclass(frozen=True)

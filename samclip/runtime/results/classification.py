@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from samclip.errors import VocabularyError, brief
+from samclip.json_text import finite
+from samclip.runtime.pixels.arrays import as_whole
 from samclip.runtime.results.drawing import UNTRAINED_NOTE, draw_bars, draw_label_map, pick_image
+from samclip.runtime.results.mask_files import write_labels
+from samclip.runtime.results.shares import in_percent
 from samclip.runtime.text.vocabulary import index_of
 
 
@@ -33,14 +41,25 @@ class Classification:
         return self.names[int(self.logits.argmax())]
 
     def top(self, k: int = 5) -> list[tuple[str, float]]:
-        """List the `k` best names with their probabilities, best first."""
-        order = np.argsort(-self.logits, kind="stable")[: max(k, 0)]
-        return [(self.names[i], float(self.probabilities[i])) for i in order]
+        """List the `k` best names with their probabilities, best first; none for k below 1.
+
+        Raises InputError when `k` is not a whole number.
+        """
+        return [(self.names[i], float(self.probabilities[i])) for i in self._rank(k)]
 
     def draw(self, image: ArrayLike | None = None, k: int = 5) -> NDArray[np.uint8]:
-        """Draw the `k` best names as bars on `image`, None for the image itself: HWC uint8 RGB."""
+        """Draw the `k` best names as bars on `image`, None for the image itself: HWC uint8 RGB.
+
+        Raises InputError when `k` is not a whole number, ImageError for another image's size.
+        """
         note = None if self.trained_head else UNTRAINED_NOTE
-        return draw_bars(pick_image(image, self.image), self.top(k), note)
+        bars = in_percent(self.top(len(self.names)), decimals=1)[: len(self._rank(k))]
+        return draw_bars(pick_image(image, self.image), bars, note)
+
+    def _rank(self, k: int) -> NDArray[np.intp]:
+        """Return the indices of the `k` best names, best first."""
+        count = max(0, as_whole(k, "k", least=-sys.maxsize))
+        return np.argsort(-self.logits, kind="stable")[:count]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON, best name first."""
@@ -48,7 +67,7 @@ class Classification:
         return {
             "best": self.best,
             "names": [name for name, _ in ranked],
-            "probabilities": [probability for _, probability in ranked],
+            "probabilities": [finite(probability) for _, probability in ranked],
             "trained_head": self.trained_head,
         }
 
@@ -84,12 +103,22 @@ class SemanticMap:
 
     def mask(self, name: str) -> NDArray[np.bool_]:
         """Return the pixels of `name`, HxW bool; raises VocabularyError for an unknown name."""
+        if not isinstance(name, str):
+            raise VocabularyError(f"a name is text; got {brief(name)}, a {type(name).__name__}.")
         return np.asarray(self.labels == index_of(name, self.names))
 
     def draw(self, image: ArrayLike | None = None) -> NDArray[np.uint8]:
         """Draw the map, with names, on `image`, None for the image itself: HWC uint8 RGB."""
         note = None if self.trained_head else UNTRAINED_NOTE
         return draw_label_map(pick_image(image, self.image), self.labels, self.names, note)
+
+    def save_labels(self, path: str | os.PathLike[str]) -> Path:
+        """Write the map as an index PNG: a pixel's value is its label, 255 for none.
+
+        With more than 255 names the PNG has 16 bits, and 65535 for none; see `write_labels`.
+        Raises ImageError, InputError, WriteError.
+        """
+        return write_labels(self.labels, len(self.names), path)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON: the size [h, w], and each present name's share."""
@@ -104,7 +133,7 @@ class SemanticMap:
                     "index": int(i),
                     "area": int(areas[i]),
                     "fraction": float(areas[i] / total),
-                    "mean_score": float(self.scores[self.labels == i].mean()),
+                    "mean_score": finite(self.scores[self.labels == i].mean()),
                 }
                 for i in order
             ],

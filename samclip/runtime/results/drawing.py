@@ -1,8 +1,7 @@
 """Pictures of results, for people: overlays of masks, label maps, bars and captions.
 
-Images are HWC uint8 RGB, [0, 255]; every function returns a new array. Captions are drawn with
-Pillow's own TrueType font, which covers Latin scripts and shows other letters as boxes; OpenCV's
-fonts have ASCII only.
+Images are HWC uint8 RGB, [0, 255]; every function returns a new array. Texts are drawn in the font
+of `lettering`; letters that it lacks are written as escapes.
 """
 
 from __future__ import annotations
@@ -10,18 +9,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from samclip.disk.partial_files import result_file
-from samclip.errors import ImageError
+from samclip.errors import ImageError, InputError, brief
+from samclip.runtime.pixels.arrays import as_array
 from samclip.runtime.pixels.mask_ops import PackedMasks, mask_extent
 from samclip.runtime.pixels.prompts import Prompt
+from samclip.runtime.results.lettering import MAX_LETTERS, Font, load_font, write_caption
 
 Colour = tuple[int, int, int]
 Picture = NDArray[np.uint8]
@@ -30,7 +30,6 @@ DARK: Colour = (24, 24, 27)
 FOREGROUND: Colour = (34, 197, 94)
 BACKGROUND: Colour = (239, 68, 68)
 FILL = 0.45  # share of the mask's colour in a filled pixel
-MAX_LETTERS = 40  # of a caption
 UNTRAINED_NOTE = "CLIP head untrained: names mean nothing"
 NAME_LETTERS = 30  # of a name before a number
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
@@ -99,15 +98,18 @@ def draw_label_map(
 
 
 def draw_bars(
-    image: Picture, ranked: Sequence[tuple[str, float]], note: str | None = None
+    image: Picture, ranked: Sequence[tuple[str, float, str]], note: str | None = None
 ) -> Picture:
-    """Draw names and probabilities as bars in the upper left corner, in the order given."""
+    """Draw names as bars in the upper left corner, in the order given.
+
+    `ranked`: each name, its probability in [0, 1], and that as text.
+    """
     canvas = image.copy()
     size = font_size(*canvas.shape[:2])
     row_height = round(size * 1.9)
     full = canvas.shape[1] * 0.6
     labels = []
-    for row, (name, probability) in enumerate(ranked):
+    for row, (name, probability, text) in enumerate(ranked):
         y0 = size // 2 + row * row_height
         y1 = size // 2 + (row + 1) * row_height - size // 4
         band = canvas[y0:y1, size // 2 : size // 2 + round(full)]
@@ -115,7 +117,7 @@ def draw_bars(
         bar = canvas[y0:y1, size // 2 : size // 2 + round(full * probability)]
         bar[:] = _blend(bar, colour(row), 0.65)
         start = (size, (y0 + y1) / 2)
-        labels.append(Label(f"{shorten(name, NAME_LETTERS)} {probability:.1%}", start, None))
+        labels.append(Label(f"{shorten(name, NAME_LETTERS)} {text}", start, None))
     return write_labels(canvas, labels, note)
 
 
@@ -134,7 +136,7 @@ def write_labels(
     draw = ImageDraw.Draw(picture)
     font = load_font(letters or font_size(picture.height, picture.width))
     for label in labels:
-        if label.text:
+        if label.text.strip():
             _write_chip(draw, label, font)
     if note:
         _write_band(draw, note, font)
@@ -145,9 +147,10 @@ def save_picture(picture: Picture, path: str | os.PathLike[str]) -> Path:
     """Write an HWC uint8 RGB array as PNG or JPEG, chosen by the suffix; returns the path.
 
     The file is complete or absent: it is written next to its target and then renamed over it.
-    Raises ImageError for another suffix, WriteError when the disk refuses.
+    Raises ImageError for another suffix, InputError for what is not a path, WriteError when the
+    disk refuses.
     """
-    target = Path(path)
+    target = as_path(path, "path")
     kind = FORMATS.get(target.suffix.lower())
     if kind is None:
         raise ImageError(f"cannot save {target.name!r}: use a name that ends in .png or .jpg.")
@@ -156,15 +159,28 @@ def save_picture(picture: Picture, path: str | os.PathLike[str]) -> Path:
     return target
 
 
+def as_path(value: str | os.PathLike[str], name: str) -> Path:
+    """Return `value` as a path; InputError when it is not one."""
+    try:
+        path = Path(value)
+    except TypeError as error:
+        raise InputError(
+            f"{name} must be a path, a str or os.PathLike; got {type(value).__name__}."
+        ) from error
+    if not os.fspath(value) or "\0" in str(path):
+        raise InputError(f"{name} must name a file or folder; got {brief(value)}.")
+    return path
+
+
 def pick_image(given: ArrayLike | None, own: Picture) -> Picture:
     """Return `given`, or `own` when it is None; raises ImageError when the sizes differ."""
     if given is None:
         return own
-    image = np.asarray(given)
+    expected = f"HWC uint8 RGB of shape {own.shape}"
+    image = as_array(given, "an image to draw on", expected, error=ImageError)
     if image.shape != own.shape or image.dtype != np.uint8:
         raise ImageError(
-            f"an image to draw on must be HWC uint8 RGB of shape {own.shape}; "
-            f"got {image.dtype} of shape {image.shape}."
+            f"an image to draw on must be {expected}; got {image.dtype} of shape {image.shape}."
         )
     return image
 
@@ -197,12 +213,6 @@ def shorten(text: str, most: int = MAX_LETTERS) -> str:
 def font_size(height: int, width: int) -> int:
     """Return the size of letters, in pixels, that suits an image of this size."""
     return int(np.clip(min(height, width) / 26, 11, 48))
-
-
-@lru_cache(maxsize=8)
-def load_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Return Pillow's own font with letters of `size` pixels."""
-    return ImageFont.load_default(size)
 
 
 def _paint(canvas: Picture, mask: NDArray[np.bool_], tint: Colour) -> None:
@@ -247,10 +257,8 @@ def _mark_prompt(canvas: Picture, prompt: Prompt) -> None:
         cv2.circle(canvas, centre, radius, FOREGROUND if label else BACKGROUND, -1, cv2.LINE_AA)
 
 
-def _write_chip(
-    draw: ImageDraw.ImageDraw, label: Label, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
-) -> None:
-    text = shorten(label.text)
+def _write_chip(draw: ImageDraw.ImageDraw, label: Label, font: Font) -> None:
+    text = write_caption(label.text)
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
     pad = max(2, (bottom - top) // 4)
     width, height = right - left + 2 * pad, bottom - top + 2 * pad
@@ -265,9 +273,7 @@ def _write_chip(
     draw.text((x + pad - left, y + pad - top), text, font=font, fill=ink)
 
 
-def _write_band(
-    draw: ImageDraw.ImageDraw, note: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
-) -> None:
+def _write_band(draw: ImageDraw.ImageDraw, note: str, font: Font) -> None:
     left, top, right, bottom = draw.textbbox((0, 0), note, font=font)
     width, height = draw.im.size
     pad = max(2, (bottom - top) // 3)

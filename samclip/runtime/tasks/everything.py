@@ -1,13 +1,13 @@
 """Segmentation of everything: a grid of points, filters and non-maximum suppression.
 
 The procedure is that of segment-anything's `SamAutomaticMaskGenerator`: given the same decoder
-outputs it keeps the same masks, in the same order. Candidates are held as bits, so memory grows by
-H * W / 8 bytes for each mask that passes the filters.
+outputs it keeps the same masks, in the same order. Memory grows by a bit for each pixel of the box
+around a mask that passes the filters, and by H * W / 8 bytes for each mask that is kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,9 +26,11 @@ from samclip.runtime.pixels.mask_ops import (
 )
 from samclip.runtime.pixels.prompts import Prompt, batch_prompts
 from samclip.runtime.results.masks import AutoMasks
+from samclip.runtime.room import require_memory
 from samclip.runtime.tasks.grid import AutoMaskOptions, Crop, generate_crops
 from samclip.runtime.tasks.segment import MULTI
 
+CHECKED_BYTES = 2**28  # of masks: as often as so many more are held, it is checked that more fit
 Encode = Callable[[NDArray[np.uint8]], Features]
 # The fields of `Candidates` with one row per mask, in addition to `packed`.
 _ARRAYS = ("boxes", "ious", "stability", "points", "point_index", "crop_boxes")
@@ -109,46 +111,88 @@ class CropSearch:
         side = self._features.mask_size
         limit = self._options.points_per_batch
         threshold = self._options.pred_iou_thresh
-        parts: list[Candidates] = []
+        passed: list[Passed] = []
+        held = 0
         for batch in batch_prompts(prompts, self._features.letterbox, side, limit):
             iou, low_res = self._features.decode(batch)
             offered = iou[:, list(MULTI)]  # Bx3
             good = offered > threshold if threshold > 0 else np.ones(offered.shape, np.bool_)
             for place, output in np.argwhere(good):
                 row, token = int(batch.rows[place]), MULTI[output]
-                parts.extend(
-                    self._examine(low_res[place, token], iou[place, token], row, first_index)
-                )
-        found = Candidates.concatenate(parts, self._size)
-        found = found.without_duplicates(found.ious, self._options.box_nms_thresh)
-        x0, y0, _, _ = self._crop.box  # from the crop's frame to the image's
-        offset = np.asarray([x0, y0, x0, y0], np.float32)
-        return replace(found, boxes=found.boxes + offset, points=found.points + offset[:2])
+                one = self._examine(low_res[place, token], iou[place, token], row)
+                if one is None:
+                    continue
+                passed.append(one)
+                held += len(one.bits)
+                if held > CHECKED_BYTES:
+                    require_memory(CHECKED_BYTES, "more masks that pass the filters")
+                    held = 0
+        return self._keep_best(passed, first_index)
 
-    def _examine(
-        self, low_res: NDArray[np.float32], iou: np.float32, row: int, first_index: int
-    ) -> Iterator[Candidates]:
-        """Yield the mask of one output if it passes; its box is still in the crop's frame."""
+    def _examine(self, low_res: NDArray[np.float32], iou: np.float32, row: int) -> Passed | None:
+        """Return the mask of one output if it passes the filters."""
         logits = self._features.letterbox.upscale(low_res)  # crop's h x w
         stability = stability_score(logits, self._options.stability_score_offset)
         threshold = self._options.stability_score_thresh
         if threshold > 0 and stability < threshold:
-            return
+            return None
         mask = logits > MASK_THRESHOLD
-        box = np.asarray([mask_extent(mask)], np.float32)  # 1x4
-        if near_crop_edge(box, self._crop.box, self._size)[0]:
-            return
-        placed = np.zeros(self._size, np.bool_)
-        placed[self._crop.rows_columns] = mask
-        yield Candidates(
-            packed=PackedMasks.pack([placed], self._size),
-            boxes=box,
-            ious=np.asarray([iou], np.float32),
-            stability=np.asarray([stability], np.float32),
-            points=self.points[row : row + 1],
-            point_index=np.asarray([first_index + row], np.int64),
-            crop_boxes=np.asarray([self._crop.box], np.int64),
+        extent = mask_extent(mask)
+        if near_crop_edge(np.asarray([extent], np.float32), self._crop.box, self._size)[0]:
+            return None
+        x0, y0, x1, y1 = extent
+        bits = np.packbits(mask[y0 : y1 + 1, x0 : x1 + 1])
+        return Passed(extent, bits, float(iou), stability, row)
+
+    def _keep_best(self, passed: Sequence[Passed], first_index: int) -> Candidates:
+        """Drop duplicates, and place the other masks in the image, the best first."""
+        x0, y0, _, _ = self._crop.box  # from the crop's frame to the image's
+        offset = np.asarray([x0, y0, x0, y0], np.float32)
+        boxes = np.asarray([one.extent for one in passed], np.float32).reshape(-1, 4)
+        ious = np.asarray([one.iou for one in passed], np.float32)
+        best = nms(boxes, ious, self._options.box_nms_thresh)
+        kept = [passed[index] for index in best]
+        rows = np.asarray([one.row for one in kept], np.int64)
+        return Candidates(
+            packed=self._place(kept),
+            boxes=boxes[best] + offset,
+            ious=ious[best],
+            stability=np.asarray([one.stability for one in kept], np.float32),
+            points=self.points[rows] + offset[:2],
+            point_index=first_index + rows,
+            crop_boxes=np.tile(np.asarray(self._crop.box, np.int64), (len(kept), 1)),
         )
+
+    def _place(self, kept: Sequence[Passed]) -> PackedMasks:
+        """Unpack masks of the crop into masks of the image; raises DeviceMemoryError."""
+        width = (self._size[0] * self._size[1] + 7) // 8
+        require_memory(len(kept) * width, f"{len(kept):,} masks")
+        packed = PackedMasks(np.empty((len(kept), width), np.uint8), self._size)
+        left, top, _, _ = self._crop.box
+        for row, one in enumerate(kept):
+            placed = np.zeros(self._size, np.bool_)
+            x0, y0, x1, y1 = one.extent
+            height, length = y1 + 1 - y0, x1 + 1 - x0
+            inside = np.unpackbits(one.bits, count=height * length).view(np.bool_)
+            window = placed[top + y0 : top + y0 + height, left + x0 : left + x0 + length]
+            window[:] = inside.reshape(height, length)
+            packed.bits[row] = np.packbits(placed)
+        return packed
+
+
+@dataclass(frozen=True, eq=False)
+class Passed:
+    """A mask of a crop that passed the filters, before duplicates are dropped.
+
+    `extent`: XYXY in pixels of the crop, the last pixel inclusive; `bits`: the pixels inside it,
+    packed; `row`: the index of its point in the crop.
+    """
+
+    extent: tuple[int, int, int, int]
+    bits: NDArray[np.uint8]
+    iou: float
+    stability: float
+    row: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,6 +215,8 @@ class Candidates:
     @staticmethod
     def concatenate(parts: Sequence[Candidates], size: tuple[int, int]) -> Candidates:
         """Join candidates of an image of `size` (h, w)."""
+        if len(parts) == 1:
+            return parts[0]
         empty = Candidates(
             packed=PackedMasks.pack((), size),
             boxes=np.zeros((0, 4), np.float32),

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.errors import PromptError
+from samclip.runtime.pixels.arrays import as_number, as_whole
 
 MAX_POINTS_PER_SIDE = 512  # a quarter of a million prompts
 MAX_CROP_LAYERS = 4  # the fourth layer alone takes 256 encoder passes
@@ -51,7 +52,10 @@ class AutoMaskOptions:
 
     def __post_init__(self) -> None:
         for option in fields(self):
-            _check_number(option.name, getattr(self, option.name))
+            name, value = option.name, getattr(self, option.name)
+            least = 1 if name in _AT_LEAST_ONE else 0
+            check = as_whole if name in _WHOLE else as_number
+            object.__setattr__(self, name, check(value, name, least, PromptError))
         if self.points_per_side > MAX_POINTS_PER_SIDE:
             raise PromptError(
                 f"points_per_side must be at most {MAX_POINTS_PER_SIDE}; "
@@ -68,17 +72,6 @@ class AutoMaskOptions:
         """Return the points of a crop layer: Mx2 (x, y) in [0, 1], at least one."""
         per_side = self.points_per_side // self.crop_n_points_downscale_factor**layer
         return point_grid(max(1, per_side))
-
-
-def _check_number(name: str, value: float) -> None:
-    least = 1 if name in _AT_LEAST_ONE else 0
-    kind = "a whole number" if name in _WHOLE else "a number"
-    is_number = isinstance(value, (int, float, np.integer, np.floating))
-    is_float = isinstance(value, (float, np.floating))  # an int may be too large for math.isfinite
-    if not is_number or value < least or (is_float and not math.isfinite(value)):
-        raise PromptError(f"{name} must be {kind} of at least {least}; got {value!r}.")
-    if name in _WHOLE and value != int(value):
-        raise PromptError(f"{name} must be a whole number; got {value!r}.")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from samclip.errors import PromptError
 from samclip.runtime.features import Regions
+from samclip.runtime.pixels.arrays import as_array
 from samclip.runtime.pixels.image import Letterbox
 from samclip.runtime.pixels.mask_ops import PackedMasks, mask_box
 from samclip.runtime.results.masks import AutoMasks, Masks
@@ -40,12 +41,7 @@ def parse_given(masks: Masks | ArrayLike, image: NDArray[np.uint8]) -> Masks:
 
 
 def _as_bool_masks(masks: ArrayLike, size: tuple[int, int]) -> NDArray[np.bool_]:
-    try:
-        array = np.asarray(masks)
-    except ValueError as error:
-        raise PromptError("masks must be NxHxW bool; got arrays of unequal shape.") from error
-    except (TypeError, RuntimeError) as error:  # e.g. tensors on a GPU
-        raise PromptError(f"masks must be NxHxW bool; numpy says: {error}") from error
+    array = as_array(masks, "masks", "NxHxW bool")
     if array.dtype != np.bool_ or array.ndim not in {2, 3} or array.shape[-2:] != size:
         raise PromptError(
             f"masks must be HxW or NxHxW bool with H, W = {size}, the image's; got "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -14,8 +15,11 @@ from samclip.runtime.pixels.image import Letterbox
 from samclip.runtime.pixels.mask_ops import MASK_THRESHOLD, PackedMasks, mask_box
 from samclip.runtime.pixels.prompts import Prompt, batch_prompts
 from samclip.runtime.results.masks import Masks
+from samclip.runtime.room import require_memory
 
 SINGLE = 0  # the decoder's single-mask output
+MAX_ANSWER_BYTES = 2**30  # of the masks of one call
+DECODER_BYTES = 2**29  # what a run of the decoder takes meanwhile
 MULTI = (1, 2, 3)  # its outputs for ambiguous prompts: whole, part, part of a part
 
 
@@ -34,11 +38,14 @@ def segment(
     prompts. A decoder of one mask always gives that one, and refuses `multimask`. A prompt that is
     a mask alone is given the box around it, see `box_of_mask`. Logits are upscaled to the original
     image before the threshold (> 0). Host memory: per mask 4 bytes a low-resolution logit and a
-    bit a pixel; with `return_logits` 4 bytes a pixel more. Raises PromptError, CapabilityError,
-    ClosedError, EngineRunError.
+    bit a pixel; with `return_logits` 4 bytes a pixel more. More than `MAX_ANSWER_BYTES` are
+    refused, and more than this machine has free. Raises PromptError, CapabilityError, ClosedError,
+    EngineRunError, DeviceMemoryError.
     """
     if multimask:
         features.check_multimask("multimask=True")
+    per_prompt = len(MULTI) if multimask else 1
+    check_answer(features, len(prompts), per_prompt, return_logits)
     prompts = [
         replace(prompt, box=box_of_mask(prompt.mask, features.letterbox), has_own_box=False)
         if prompt.mask is not None and prompt.box is None and not len(prompt.points)
@@ -46,7 +53,6 @@ def segment(
         for prompt in prompts
     ]
     scores, low_res = decode_chosen(features, prompts, multimask)
-    per_prompt = len(MULTI) if multimask else 1
     packed, boxes, logits = upscale_masks(features, low_res, return_logits)
     return Masks(
         packed=packed,
@@ -58,6 +64,26 @@ def segment(
         image=image,
         prompts=tuple(prompts),
     )
+
+
+def check_answer(
+    features: Features, prompts: int, per_prompt: int, with_logits: bool, pixel_bits: int = 1
+) -> None:
+    """Check that the masks of so many prompts fit, before the first is computed.
+
+    `pixel_bits`: of each mask in the answer. Raises PromptError, DeviceMemoryError.
+    """
+    pixels = math.prod(features.letterbox.original_size)
+    each = per_prompt * (
+        features.mask_size**2 * 4 + pixels * pixel_bits // 8 + (pixels * 4 if with_logits else 0)
+    )
+    most = max(1, MAX_ANSWER_BYTES // each)
+    if prompts > most:
+        raise PromptError(
+            f"{prompts:,} prompts would give masks of {prompts * each / 1e9:.1f} GB; for this "
+            f"image at most {most:,} are answered at once. Ask in several calls."
+        )
+    require_memory(prompts * each, f"the masks of {prompts:,} prompts", DECODER_BYTES)
 
 
 def box_of_mask(mask: NDArray[np.float32], letterbox: Letterbox) -> NDArray[np.float64]:
@@ -79,23 +105,29 @@ def box_of_mask(mask: NDArray[np.float32], letterbox: Letterbox) -> NDArray[np.f
 
 
 def decode_chosen(
-    features: Features, prompts: Sequence[Prompt], multimask: bool
+    features: Features,
+    prompts: Sequence[Prompt],
+    multimask: bool,
+    letterbox: Letterbox | None = None,
+    resolve: bool = True,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Decode P prompts and choose among the outputs, in the order of the prompts.
 
-    Returns scores N and low-resolution logits Nxhxw, N = P, or 3 * P when `multimask`.
+    `letterbox`: maps the prompts' coordinates to the encoder's input, None for the image's own;
+    `resolve`: a lone point gets the best of three masks. Return scores N and low-resolution logits
+    Nxhxw, N = P, or 3 * P when `multimask`.
     """
     per_prompt = len(MULTI) if multimask else 1
     side = features.mask_size
     scores = np.empty((len(prompts), per_prompt), np.float32)
     logits = np.empty((len(prompts), per_prompt, side, side), np.float32)
-    for batch in batch_prompts(prompts, features.letterbox, side):
+    for batch in batch_prompts(prompts, letterbox or features.letterbox, side):
         iou, low_res = features.decode(batch)
         for place, row in enumerate(batch.rows):
             chosen = [SINGLE]
             if multimask:
                 chosen = list(MULTI)
-            elif features.has_multimask and prompts[row].is_ambiguous:
+            elif resolve and features.has_multimask and prompts[row].is_ambiguous:
                 chosen = [MULTI[int(iou[place, list(MULTI)].argmax())]]
             scores[row] = iou[place, chosen]
             logits[row] = low_res[place, chosen]
@@ -109,12 +141,12 @@ def upscale_masks(
     size = features.letterbox.original_size
     boxes = np.zeros((len(low_res), 4), np.float32)
     logits = np.empty((len(low_res), *size), np.float32) if keep_logits else None
-    parts = []
+    bits = np.empty((len(low_res), (math.prod(size) + 7) // 8), np.uint8)
     for row, small in enumerate(low_res):
         full = features.letterbox.upscale(small)  # HxW
         mask = full > MASK_THRESHOLD
         boxes[row] = mask_box(mask)
-        parts.append(PackedMasks.pack([mask], size))
+        bits[row] = np.packbits(mask)
         if logits is not None:
             logits[row] = full
-    return PackedMasks.concatenate(parts, size), boxes, logits
+    return PackedMasks(bits, size), boxes, logits

@@ -31,7 +31,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.errors import VocabularyError
+from samclip.errors import VocabularyError, brief
 from samclip.runtime.features import Features
 from samclip.runtime.pixels.prompts import Prompt, batch_prompts
 from samclip.runtime.results.classification import SemanticMap
@@ -65,7 +65,9 @@ def semantic(
     """
     is_number = isinstance(background, int | float | np.integer | np.floating)
     if background is not None and not (is_number and 0 <= background <= 1):
-        raise VocabularyError(f"background must be a number in [0, 1] or None; got {background!r}.")
+        raise VocabularyError(
+            f"background must be a number in [0, 1] or None; got {brief(background)}."
+        )
     coarse = CoarseMap(features, vocabulary)
     labels = coarse.argmax()
     if refine:

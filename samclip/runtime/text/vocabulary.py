@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.errors import UntrainedHeadWarning, VocabularyError, did_you_mean, warn_caller
+from samclip.errors import UntrainedHeadWarning, VocabularyError, brief, did_you_mean, warn_caller
 
 UNTRAINED_MESSAGE = (
     "the CLIP head of bundle {name!r} was never trained: the names and probabilities of this "
@@ -82,8 +82,8 @@ def _as_strings(what: str, given: Iterable[str]) -> tuple[str, ...]:
     wrong = [text for text in result if not isinstance(text, str)]
     if wrong:
         raise VocabularyError(
-            f"{what} must be str; got {wrong[0]!r:.60}, a {type(wrong[0]).__name__}. Leave it out, "
-            "or write it as text."
+            f"{what} must be str; got {brief(wrong[0])}, a {type(wrong[0]).__name__}. Leave it "
+            "out, or write it as text."
         )
     return result
 

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from fakes import IOUS, MASK_SIZE, NAMES, FakeBackend, fake_model, flag
 
-from samclip.errors import PromptError
+from samclip.engines.plans import preflight
+from samclip.errors import DeviceMemoryError, PromptError
+from samclip.runtime import room
 from samclip.runtime.pixels.prompts import MAX_PROMPTS
+from samclip.runtime.predictor import SamPredictor
 from samclip.runtime.scene import Scene
+from samclip.runtime.tasks import segment as segmenting
 
 SCALE = 256 / 200  # input pixels per pixel of the flag
 
@@ -130,3 +135,46 @@ def test_an_empty_mask_has_no_area_and_no_box(scene: Scene) -> None:
     masks = scene.segment(boxes=(5, 5, 9, 9), mask=np.full((MASK_SIZE, MASK_SIZE), -1e6))
     assert masks.areas.tolist() == [0]
     assert masks.boxes.tolist() == [[0, 0, 0, 0]]
+
+
+def test_more_than_an_answer_may_hold_is_refused_before_the_first_mask(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = fake_model()
+    scene = model.encode(flag())
+    each = MASK_SIZE**2 * 4 + 128 * 200 // 8
+    monkeypatch.setattr(segmenting, "MAX_ANSWER_BYTES", 5 * each)
+    assert len(scene.segment(boxes=[(5, 5, 50, 120)] * 5)) == 5
+    decoder: Any = model._pool.backend.engines["mask_decoder"]  # type: ignore[attr-defined]
+    runs = len(decoder.batches)
+    with pytest.raises(PromptError, match="at most 5 are answered at once"):
+        scene.segment(boxes=[(5, 5, 50, 120)] * 6)
+    with pytest.raises(PromptError, match="at most 1 are"):
+        scene.segment(boxes=[(5, 5, 50, 120)] * 2, multimask=True)
+    with pytest.raises(PromptError, match="at once"):
+        scene.segment(boxes=[(5, 5, 50, 120)] * 2, return_logits=True)
+    predictor = SamPredictor(model)
+    predictor.set_image(flag())
+    with pytest.raises(PromptError, match="at once"):
+        predictor.predict_torch(None, None, [[5, 5, 50, 120]] * 5)
+    assert len(decoder.batches) == runs
+
+
+def test_what_does_not_fit_into_free_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = fake_model().encode(flag())
+    masks = scene.segment(boxes=[(5, 5, 50, 120)] * 3)
+    found = scene.everything(points_per_side=2, stability_score_thresh=0.5)
+    monkeypatch.setattr(room, "UNCHECKED", 0)
+    monkeypatch.setattr(preflight, "available_memory", lambda: room.RESERVE + 1000)
+    asks: list[Callable[[], object]] = [
+        lambda: scene.segment(boxes=[(5, 5, 50, 120)]),
+        lambda: masks.masks,
+        found.records,
+        lambda: scene.everything(points_per_side=2, stability_score_thresh=0.5),
+    ]
+    for ask in asks:
+        with pytest.raises(DeviceMemoryError, match="are free"):
+            ask()
+    assert len(masks.to_dict()["masks"]) == 3  # one mask at a time
+    monkeypatch.setattr(preflight, "available_memory", lambda: None)
+    assert masks.masks.shape == (3, 128, 200)
