@@ -128,7 +128,8 @@ def test_many_masks_go_in_bounded_batches(model: Model, scene: Scene) -> None:
 def test_many_texts_go_in_bounded_batches(
     model: Model, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = model.vocabulary([*NAMES, *NAMES], synonyms={"red": ["green"]})
+    with pytest.warns(InputWarning, match="share one probability: 'red' and 'red'"):
+        names = model.vocabulary([*NAMES, *NAMES], synonyms={"red": ["green"]})
     whole = scene.segment(boxes=BANDS, names=names)
     monkeypatch.setattr(region_naming, "MAX_TEXTS", 3)
     parts = scene.segment(boxes=BANDS, names=names)

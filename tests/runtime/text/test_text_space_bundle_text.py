@@ -9,7 +9,8 @@ from fakes import NAMES, FakeBackend, FakeBundle, fake_manifest
 from samclip.engines.base import EngineOptions
 from samclip.errors import BundleError, CapabilityError
 from samclip.runtime.engine_pool import EnginePool
-from samclip.runtime.text.text_space import TextSpace, open_text_space
+from samclip.runtime.text.bundle_text import open_text_space
+from samclip.runtime.text.text_space import TextSpace
 
 
 class Damaged(FakeBundle):
