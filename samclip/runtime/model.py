@@ -260,7 +260,7 @@ class Model:
                 self._text = open_text_space(self._pool, text, self._cache_dir)
             space = self._text
         embeddings = space.embed(texts, templates)
-        warn_same(checked, embeddings, first_rows)
+        warn_same(checked, texts, embeddings, first_rows)
         return Vocabulary(
             names=checked,
             embeddings=embeddings,

@@ -154,7 +154,7 @@ def tensorrt_options(library: Any, source: GraphSource, device: int) -> dict[str
     """
     root = cache_dir() / ORT_TENSORRT
     graph = identify(source)
-    digests = f"{graph.onnx_sha256[:16]}-{(graph.weights_sha256 or 'none')[:16]}"
+    digests = f"{graph.onnx_sha256}-{graph.weights_sha256 or 'none'}"
     folder = root / f"{source.name}-{library.__version__}-{digests}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

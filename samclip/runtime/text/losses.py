@@ -7,7 +7,7 @@ something is, or where two names have the same embedding, a warning.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,33 +90,35 @@ def warn_losses(losses: Mapping[str, Loss], context_length: int) -> None:
 
 def warn_same(
     names: Sequence[str],
+    texts: Sequence[str],
     embeddings: NDArray[np.float32],
     first_rows: NDArray[np.int64] | None = None,
 ) -> None:
     """Warn with InputWarning about names that have the same embedding, so share a probability.
 
-    `embeddings`: RxD, unit rows; the rows of each of K names begin at its entry of `first_rows`.
-    Equal rows of one name do no harm.
+    `embeddings`: RxD, unit rows, those of R `texts`; the texts of each of K names, its synonyms
+    among them, begin at its entry of `first_rows`. Equal texts of one name do no harm.
     """
-    pairs = find_same_rows(embeddings)
-    if not pairs:
-        return
     owners = np.arange(len(embeddings))
     if first_rows is not None:
         owners = np.searchsorted(first_rows, owners, side="right") - 1
-    found = [(names[owners[a]], names[owners[b]]) for a, b in pairs if owners[a] != owners[b]]
-    written, other = _split(list(dict.fromkeys(found)))
-    if written:
+    alike: dict[tuple[str, str], None] = {}
+    different: dict[tuple[str, str], None] = {}
+    for first, later in find_same_rows(embeddings):
+        if owners[first] != owners[later]:
+            kind = alike if _fold(texts[first]) == _fold(texts[later]) else different
+            kind[names[owners[first]], names[owners[later]]] = None
+    if alike:
         warn_caller(
-            f"names that are the same to the text encoder share one probability: {_pairs(written)}."
-            " Give each thing one name; texts that mean the same are its `synonyms`.",
+            f"names that are the same to the text encoder share one probability: {_pairs(alike)}. "
+            "Give each thing one name, and no other thing's name as a synonym.",
             InputWarning,
         )
-    if other:
+    if different:
         warn_caller(
-            f"different names got the same embedding and cannot be told apart: {_pairs(other)}. "
-            "They differ only where the text encoder sees nothing: in what is cut off, or has no "
-            "token. Shorten them, or write them in other words.",
+            "different names got the same embedding and cannot be told apart: "
+            f"{_pairs(different)}. They differ only where the text encoder sees nothing: in what "
+            "is cut off, or has no token. Shorten them, or write them in other words.",
             InputWarning,
         )
 
@@ -153,20 +155,14 @@ def _find(root: NDArray[np.int64], row: int) -> int:
     return int(row)
 
 
-def _split(
-    same: Sequence[tuple[str, str]],
-) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Split pairs into those that are written alike, and those that look different."""
-    alike = [" ".join(a.split()).casefold() == " ".join(b.split()).casefold() for a, b in same]
-    return (
-        [pair for pair, is_alike in zip(same, alike, strict=True) if is_alike],
-        [pair for pair, is_alike in zip(same, alike, strict=True) if not is_alike],
-    )
+def _fold(text: str) -> str:
+    return " ".join(text.split()).casefold()
 
 
-def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
-    shown = "; ".join(f"{_short(a)} and {_short(b)}" for a, b in pairs[:SHOWN])
-    return shown + (f"; and {len(pairs) - SHOWN:,} more pairs" if len(pairs) > SHOWN else "")
+def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
+    listed = [f"{_short(a)} and {_short(b)}" for a, b in pairs]
+    more = f"; and {len(listed) - SHOWN:,} more pairs" if len(listed) > SHOWN else ""
+    return "; ".join(listed[:SHOWN]) + more
 
 
 def _list(names: Sequence[str]) -> str:

@@ -200,12 +200,15 @@ def read_tokenizer_file(data: bytes) -> TokenizerFile:
     for step in steps:
         if isinstance(step, Split | Replace) and step.pattern.regex not in PATTERNS:
             raise refused(f"its pattern {step.pattern.regex!r:.60} is not one of CLIP's")
+    unknown = parsed.model.unk_token
+    if unknown is not None and unknown not in parsed.model.vocab:
+        raise refused(f"its vocabulary lacks its unknown token {unknown!r:.60}")
     used = msgspec.structs.replace(
         parsed, truncation=None, padding=None, post_processor=None, decoder=None
     )
     return TokenizerFile(
         content=msgspec.json.encode(used).decode(),
-        unknown=parsed.model.unk_token,
+        unknown=unknown,
         strips_accents=any(isinstance(s, BertNormalizer) and _strips(s) for s in steps),
     )
 
