@@ -63,7 +63,7 @@ class OutputCache:
         except FileNotFoundError:
             return None
         except (SafetensorError, OSError) as error:
-            if not is_library_error(error, "safetensors_rust", "safetensors"):
+            if not is_library_error(error, "safetensors"):
                 raise
             _logger.warning("%s is damaged (%s) and will be computed again", path, error)
             return None
