@@ -44,7 +44,7 @@ ODD: dict[str, list[str]] = {
 DOUBTFUL: dict[str, tuple[list[str], str]] = {
     "twice the same": (["a cat", "a dog", "a cat"], "share one probability: 'a cat' and 'a cat'"),
     "the same but for case": (["Cat", "cat", "CAT "], "'Cat' and 'cat'; 'Cat' and 'CAT '"),
-    "the same but for accents": (["café", "cafe\u0301"], "cannot be told apart: 'café' and 'cafe"),
+    "the same but for accents": (["café", "cafe\u0301"], "cannot be kept apart: 'café' and 'cafe"),
     "the same but for what is unknown": (["cup 🐈", "cup 🐕"], "apart: 'cup 🐈' and 'cup 🐕'"),
     "an emoji among words": (["a 🐈 on a mat"], "no token for '🐈'"),
     "surrogates in pairs": (["a \ud83d\udc08"], "no token for '🐈'"),

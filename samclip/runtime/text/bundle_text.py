@@ -14,7 +14,7 @@ files:
   process has read, and `Bundle.read` refuses bytes whose digests are not those of the manifest. So
   what is stored under a digest was computed from bytes with that digest.
 - A vector that is **found** under a digest that is only claimed is therefore the one that the true
-  files give. It is the right answer for whoever owns these files, and it changes nothing on disk.
+  files give. It is the right answer for anyone who has these files, and it changes nothing on disk.
 
 Where a manifest has no digest of a file, as in an export under way, the file is read and hashed.
 """
@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.engines.base import library_version
-from samclip.errors import BundleError, error_context
+from samclip.errors import BundleError, VocabularyError, error_context
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import Text, Variant
 from samclip.runtime.engine_pool import EnginePool
@@ -68,10 +68,19 @@ def open_text_space(pool: EnginePool, text: Text, cache_dir: Path | None) -> Tex
             tokenizer=None if name is None else read_tokenizer,
             space=_computed_digest(pool, text),
             embed_dim=text.embed_dim,
-            templates=resolve_templates(text.templates),
+            templates=_bundle_templates(text),
             precomputed=_read_labels(bundle, text),
             cache=TextCache(cache_dir),
         )
+
+
+def _bundle_templates(text: Text) -> tuple[str, ...]:
+    try:
+        return resolve_templates(text.templates)
+    except VocabularyError as error:  # not the caller's
+        raise BundleError(
+            f"the bundle's templates cannot be used: {error} Export it again."
+        ) from error
 
 
 def space_digest(bundle: Bundle, text: Text) -> str:

@@ -116,7 +116,7 @@ def warn_same(
         )
     if different:
         warn_caller(
-            "different names got the same embedding and cannot be told apart: "
+            "different names got the same embedding and cannot be kept apart: "
             f"{_pairs(different)}. They differ only where the text encoder sees nothing: in what "
             "is cut off, or has no token. Shorten them, or write them in other words.",
             InputWarning,

@@ -13,6 +13,7 @@ import unicodedata
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -138,11 +139,15 @@ class TextSpace:
             return {}
         found = {key: self._ready[name] for key, name in wanted.items() if name in self._ready}
         if not self._has_encoder and len(found) < len(wanted):
-            # Names that are cleaned to the same text have the same vector.
-            cleaned = {clean_text(name): vector for name, vector in self._ready.items()}
+            cleaned = self._cleaned
             others = {key: clean_text(name) for key, name in wanted.items() if key not in found}
             found |= {key: cleaned[text] for key, text in others.items() if text in cleaned}
         return {key: Embedded(vector) for key, vector in found.items()}
+
+    @cached_property
+    def _cleaned(self) -> dict[str, Vector]:
+        """The ready-made vectors by cleaned name: names that are equal then have the same."""
+        return {clean_text(name): vector for name, vector in self._ready.items()}
 
     @property
     def _has_encoder(self) -> bool:

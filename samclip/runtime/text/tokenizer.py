@@ -246,7 +246,7 @@ class Tokenizer:
 
 
 def _is_of_library(error: BaseException) -> bool:
-    """Whether `tokenizers` raised it; a panic of its Rust code is no Exception."""
+    """Whether `tokenizers` raised it; a panic of its Rust code is not an Exception."""
     return type(error).__name__ == "PanicException" or is_library_error(error, "tokenizers")
 
 

@@ -3,7 +3,7 @@
 The library allocates what its file asks for, runs the regular expressions that stand there, and
 may end in a panic of its Rust code. So a file is read here first: only the components that
 exporters write are accepted, and counts and lengths are bounded. The library gets the checked
-content, written anew, without the parts that samclip does not use: truncation, padding,
+content, written again, without the parts that samclip does not use: truncation, padding,
 post-processor and decoder.
 """
 

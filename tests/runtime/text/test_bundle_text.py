@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from fakes import NAMES, FakeBackend, FakeBundle, fake_manifest
@@ -54,3 +55,10 @@ def test_ready_made_labels_need_no_encoder(tmp_path: Any) -> None:
 def test_damaged_labels_are_bundle_errors(tmp_path: Any, name: str, data: bytes) -> None:
     with pytest.raises(BundleError, match="export"):
         open_space(Damaged(name, data), tmp_path)
+
+
+def test_templates_of_a_bundle_are_not_the_callers_fault(tmp_path: Any) -> None:
+    manifest = fake_manifest()
+    text = msgspec.structs.replace(manifest.text, templates=("no place for a name",))
+    with pytest.raises(BundleError, match="the bundle's templates cannot be used"):
+        open_space(FakeBundle(msgspec.structs.replace(manifest, text=text)), tmp_path)
