@@ -99,14 +99,18 @@ def check_private_file(path: Path) -> None:
     _check_status(path, status)
 
 
-def read_private_file(path: Path, limit: int) -> bytes:
-    """Read at most `limit` + 1 bytes of a file that `check_private_file` accepts.
+def read_private_file(path: Path, limit: int, *, shared: bool = False) -> bytes:
+    """Read a file that `check_private_file` accepts, of at most `limit` bytes.
 
-    Raises OSError; FileNotFoundError when there is none.
+    `shared`: the file may be another user's, in a folder that a person chose. Raises OSError;
+    FileNotFoundError when there is none.
     """
     with os.fdopen(open_without_links(path), "rb") as file:
-        _check_status(path, os.fstat(file.fileno()))
-        return file.read(limit + 1)
+        _check_status(path, os.fstat(file.fileno()), shared)
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, f"it has more than {limit:,} bytes", str(path))
+    return data
 
 
 def warn_unusable(base: Path | None, error: OSError) -> None:
@@ -127,10 +131,10 @@ def warn_unusable(base: Path | None, error: OSError) -> None:
     )
 
 
-def _check_status(path: Path, status: os.stat_result) -> None:
+def _check_status(path: Path, status: os.stat_result, shared: bool = False) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise PermissionError(errno.EPERM, "it is not a plain file", str(path))
-    if not is_safely_owned(status):
+    if not shared and not is_safely_owned(status):
         raise PermissionError(
             errno.EPERM, "it belongs to another user, or everybody may write to it", str(path)
         )

@@ -75,13 +75,12 @@ class EnginePool:
         """Return the names of the inputs of `graph`; CapabilityError when the bundle lacks it."""
         return tuple(spec.name for spec in self._described(graph).inputs)
 
-    def precision(self, graph: str) -> str | None:
-        """Return the precision of `graph` on this backend; None when it is not available here."""
+    def variant(self, graph: str) -> Variant | None:
+        """Return the variant of `graph` for this backend; None when it is not available here."""
         described: Graph | None = getattr(self.bundle.manifest.graphs, graph)
-        if described is None:
-            return None
-        variant = self._variant(described, self._precision_of(described))
-        return None if variant is None else variant.precision
+        return (
+            None if described is None else self._variant(described, self._precision_of(described))
+        )
 
     def load(self, graph: str) -> None:
         """Load `graph` now instead of on its first run."""

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -19,7 +21,13 @@ from samclip.engines.base import Backend, EngineOptions
 from samclip.engines.isolated.backend import IsolatedBackend
 from samclip.engines.machine.host import as_memory_error
 from samclip.engines.registry import AUTO, Choice, PassedOver, decide, get_backend
-from samclip.errors import CapabilityError, ImageError, InputError, VocabularyError
+from samclip.errors import (
+    BundleError,
+    CapabilityError,
+    ImageError,
+    InputError,
+    VocabularyError,
+)
 from samclip.runtime.backend_choice import (
     check_device,
     check_precision,
@@ -45,7 +53,9 @@ from samclip.runtime.scene import Namer, Scene, Templates
 from samclip.runtime.series import map_in_order
 from samclip.runtime.tasks.region_naming import RegionNamer
 from samclip.runtime.tasks.token_naming import TokenNamer
-from samclip.runtime.text.text_space import TextSpace, open_text_space
+from samclip.runtime.text.bundle_text import open_text_space, space_digest
+from samclip.runtime.text.losses import warn_same
+from samclip.runtime.text.text_space import TextSpace
 from samclip.runtime.text.vocabulary import (
     Vocabulary,
     as_names,
@@ -277,9 +287,14 @@ class Model:
         CLIP with the other names; None means CLIP with all. Other bundles have one classifier,
         and `seen` changes nothing.
 
-        Raises VocabularyError, ClosedError, and CapabilityError for a bundle that cannot name or
-        has no text. Warns with UntrainedHeadWarning, on every call, when the bundle's head was
-        never trained.
+        A vocabulary in place of `names` is checked and returned: it must have been made in the same
+        text space, by this model or another one.
+
+        Raises VocabularyError, for names of which the tokenizer knows nothing as well, ClosedError,
+        and CapabilityError for a bundle that cannot name or has no text. On every call, warns with
+        UntrainedHeadWarning when the bundle's head was never trained, and with InputWarning about
+        names of which a part is unknown to the tokenizer or cut off, and about names that are the
+        same to the text encoder.
         """
         head, text = self.manifest.head, self.manifest.text
         if head is None or text is None:
@@ -289,11 +304,18 @@ class Model:
                 "Export it with one, or choose another bundle."
             )
         self._pool.check_open()
+        if head.embed_dim != text.embed_dim:
+            raise BundleError(
+                f"the head of bundle {self.manifest.name!r} has {head.embed_dim} dimensions, its "
+                f"text space {text.embed_dim}: they do not fit together. Export it again."
+            )
         if not head.trained:
             warn_untrained(self.manifest.name)
         if isinstance(names, Vocabulary):
             if synonyms is None and seen is None:
-                return names
+                names.check(self._text_space, text.embed_dim)
+                is_own = names.trained_head == head.trained
+                return names if is_own else replace(names, trained_head=head.trained)
             given = "synonyms" if seen is None else "seen"
             raise VocabularyError(
                 f"{given} came with a vocabulary that is embedded already. Give it with the names, "
@@ -306,13 +328,16 @@ class Model:
             if self._text is None:
                 self._text = open_text_space(self._pool, text, self._cache_dir)
             space = self._text
+        embeddings = space.embed(texts, templates)
+        warn_same(checked, texts, embeddings, first_rows)
         return Vocabulary(
             names=checked,
-            embeddings=space.embed(texts, templates),
+            embeddings=embeddings,
             logit_scale=text.logit_scale,
             trained_head=head.trained,
             first_rows=first_rows,
             seen=marked,
+            space=self._text_space,
         )
 
     @as_memory_error
@@ -333,6 +358,12 @@ class Model:
                 f"{original_size}; got {resized.shape}. Resize it by transform.apply_image."
             )
         return self._run_encoder(normalise(resized, pixels), letterbox)
+
+    @cached_property
+    def _text_space(self) -> str:
+        """The digest of the bundle's text space."""
+        text = self.manifest.text
+        return "" if text is None else space_digest(self.bundle, text)
 
     def close(self) -> None:
         """Wait for calls under way, then free the engines; later calls raise ClosedError.

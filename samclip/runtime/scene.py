@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from samclip.engines.machine.host import as_memory_error
-from samclip.errors import InputError
+from samclip.errors import InputError, InputWarning, warn_caller
 from samclip.runtime.features import Features
 from samclip.runtime.pixels.arrays import as_flag
 from samclip.runtime.pixels.prompts import Arrays, parse_prompts
@@ -97,10 +97,18 @@ class Scene:
 
         The names are compared with the CLIP head's embedding of the image or, in a bundle with
         classifiers of regions, with CLIP's pooling over the whole image, see
-        `RegionNamer.classify`. Raises VocabularyError, CapabilityError, ClosedError.
+        `RegionNamer.classify`. Raises VocabularyError, CapabilityError, ClosedError. Warns with
+        InputWarning for a single name, whose probability is always 1.
         """
         self._features.check_open()
         vocabulary = self._get_vocabulary(names, templates)
+        if len(vocabulary.names) == 1:
+            warn_caller(
+                f"{vocabulary.names[0]!r:.60} is the only name: probabilities compare names, so "
+                "that it has 100 % in any photo. Add names of what else there may be, or take "
+                "its `logits`.",
+                InputWarning,
+            )
         return self._namer.classify(self._features, vocabulary, self._image)
 
     @as_memory_error
@@ -180,6 +188,7 @@ class Scene:
         `refine`: let SAM's decoder draw the borders; otherwise they come from the CLIP head's
         tokens and are coarse. `background`: pixels whose probability is below this number in
         [0, 1] get label -1; None labels all. Raises VocabularyError, CapabilityError, ClosedError.
+        Warns with InputWarning for a `background` with a single name, whose probability is 1.
         """
         self._features.check_open()
         return semantic(

@@ -216,7 +216,7 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "sidecar": lambda: [_sidecar()],
     "onnx_locations": lambda: [tiny_files()["encoder.onnx"], tiny_files()["decoder.onnx"]],
     "tokenizer": lambda: [
-        b'{"version": "1.0", "model": {"type": "WordLevel", "vocab": {"[CLS]": 0, "[SEP]": 1,'
+        b'{"version": "1.0", "model": {"type": "WordPiece", "vocab": {"[CLS]": 0, "[SEP]": 1,'
         b' "[UNK]": 2}, "unk_token": "[UNK]"}}'
     ],
     "templates": lambda: [b"a photo of a {}.", b"openai", "ein {} \N{WASTEBASKET}".encode()],

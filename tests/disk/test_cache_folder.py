@@ -122,7 +122,9 @@ def test_files_of_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     check_private_file(file)  # which is not there yet
     file.write_bytes(b"kept")
     check_private_file(file)
-    assert read_private_file(file, 2) == b"kep"
+    assert read_private_file(file, 4) == b"kept"
+    with pytest.raises(OSError, match="more than 3 bytes"):
+        read_private_file(file, 3)
     file.chmod(0o666)
     for check in (check_private_file, lambda path: read_private_file(path, 9)):
         with pytest.raises(PermissionError, match="everybody may write"):

@@ -30,6 +30,7 @@ from samclip.errors import (
     EngineRunError,
     ImageError,
     InputError,
+    InputWarning,
     PlanMissingError,
     UnknownBackendError,
     UntrainedHeadWarning,
@@ -401,6 +402,25 @@ def test_a_vocabulary_is_embedded_once_and_taken_by_every_task() -> None:
         model.vocabulary(ALL)
     with pytest.raises(ClosedError):
         model.vocabulary(names)
+
+
+def test_a_head_that_was_not_trained_marks_the_answers_of_a_shared_vocabulary() -> None:
+    names = fake_model().vocabulary(ALL)
+    with pytest.warns(UntrainedHeadWarning):
+        answer = fake_model(trained=False).encode(flag()).classify(names)
+    assert not answer.trained_head
+    assert names.trained_head
+
+
+def test_a_single_name_is_doubtful_only_where_its_probability_is_the_answer() -> None:
+    scene = fake_model().encode(flag())
+    with pytest.warns(InputWarning, match="'red' is the only name"):
+        assert scene.classify(["red"]).probabilities.tolist() == [1]
+    with pytest.warns(InputWarning, match="no pixel is background"):
+        assert (scene.semantic(["red"], background=0.5).labels == 0).all()
+    scene.semantic(["red"])  # what programs do that have one name
+    scene.segment(points=[(5, 5)], names=["red"])
+    scene.everything(["red"], points_per_side=2)
 
 
 @pytest.mark.parametrize("what", ["threads", "streams"])

@@ -200,7 +200,7 @@ def _engine_folder(library: Any, source: GraphSource) -> Path | None:
     if root is None:
         return None
     graph = identify(source)
-    digests = f"{graph.onnx_sha256[:16]}-{(graph.weights_sha256 or 'none')[:16]}"
+    digests = f"{graph.onnx_sha256}-{graph.weights_sha256 or 'none'}"
     folder = root / f"{source.name}-{library.__version__}-{digests}"
     try:
         make_private_folder(folder)

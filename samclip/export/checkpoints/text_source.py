@@ -35,7 +35,7 @@ from samclip.export.checkpoints.text_checkpoint import (
 from samclip.export.models.bert_tower import BertTowerConfig, infer_bert_config, is_bert
 from samclip.export.models.merged import TextConfig
 from samclip.export.models.text_tower import TextTowerConfig
-from samclip.runtime.text.tokenizer import END, SPECIAL, START
+from samclip.runtime.text.tokenizer_file import CLIP_WORDS, END, START
 
 TEXT_KEYS = ("text.", "text_model.", "token_embedding.")
 BERT_LOGIT_SCALE = 20.0  # the factor on cosines in Sentence-BERT's contrastive training
@@ -45,14 +45,6 @@ MAX_PADDING = 1024  # rows of a table of tokens that no token has
 MERGES_FILE = Path(__file__).parents[1] / "assets" / "clip_bpe_merges.txt.gz"
 MERGE_COUNT = 49152 - 256 - 2
 END_OF_WORD = "</w>"
-# CLIP's pattern, which ignores case. In lower-cased text that matters for two characters only: the
-# long s (U+017F), and U+0345, whose upper case is a letter: no group matches it, it is dropped.
-WORDS = (
-    SPECIAL.pattern
-    + "|'[s\u017f]|'t|'re|'ve|'m|'ll|'d|"
-    + r"\p{L}+|\p{N}|[^\s\p{L}\p{N}"
-    + "\u0345]+"
-)
 
 
 @dataclass(frozen=True)
@@ -217,7 +209,7 @@ def clip_tokenizer_json() -> bytes:
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, end_of_word_suffix=END_OF_WORD))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(WORDS), "removed", invert=True),
+            pre_tokenizers.Split(Regex(CLIP_WORDS), "removed", invert=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

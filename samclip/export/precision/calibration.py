@@ -6,8 +6,8 @@ loses is least (Migacz, "8-bit inference with TensorRT", GTC 2017). Memory is bo
 number of photos and the size of their maps: extremes are found inside the graph, and histograms
 take a sample of each map.
 
-A calibration can be cached on the disk, by a hash of the graph, its weights, the feeds and the
-method.
+A calibration can be cached on the disk, by a hash of the bytes of the graph, its weights and the
+feeds, and of the method.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from samclip.export.cpu_engine import graph_source
 from samclip.export.precision.layers import find_layers
 from samclip.export.precision.photos import checked_photos
 from samclip.export.precision.tensor_statistics import Statistic, observe
+from samclip.library_errors import is_library_error
 
 Feeds = Iterable[Mapping[str, NDArray[np.generic]]]
 Method = Literal["minmax", "entropy", "percentile"]
@@ -74,27 +75,25 @@ def calibrate(
     feeds: Feeds,
     method: Method = "minmax",
     cache: Path | None = None,
-    source: str | None = None,
 ) -> Calibration:
     """Measure the ranges of a float32 graph, weights inside, on feeds made from photos.
 
     Every feed holds all inputs of the graph. With a folder as `cache`, an earlier result is read
-    back; its key takes one more pass over the feeds, unless `source` names (by a hash) what they
-    are computed from. Raises CalibrationError when there are no feeds, when they do not look like
-    photos (noise, one colour, values that are not finite), or when they have to be read twice and
-    can be read only once.
+    back; its key takes one more pass over the feeds. Raises CalibrationError when there are no
+    feeds, when they do not look like photos (noise, one colour, values that are not finite), or
+    when they have to be read twice and can be read only once.
     """
     if method not in get_args(Method):
         known = ", ".join(get_args(Method))
         raise CalibrationError(f"there is no calibration method {method!r}; use one of {known}")
     if cache is None:
         return _measure(model, feeds, method)
-    if source is None and iter(feeds) is feeds:
+    if iter(feeds) is feeds:
         raise CalibrationError(
             "calibration feeds that can be read only once cannot be looked up in a cache; "
-            "give a sequence, name what they are computed from (`source`), or use no cache"
+            "give a sequence, or use no cache"
         )
-    key = calibration_key(model, feeds if source is None else source, method)
+    key = calibration_key(model, feeds, method)
     file = cache / f"{key}.json"
     cached = read_calibration(file)
     if cached is not None and _fits(cached, model, method):
@@ -103,19 +102,13 @@ def calibrate(
 
 
 def calibration_key(
-    model: ir.Model, feeds: Iterable[Mapping[str, NDArray[np.generic]]] | str, method: str
+    model: ir.Model, feeds: Iterable[Mapping[str, NDArray[np.generic]]], method: str
 ) -> str:
-    """Hash what a calibration depends on, to 64 hexadecimal digits.
-
-    `feeds` are the feeds themselves, read once, or a text that stands for them.
-    """
+    """Hash what a calibration depends on, to 64 hexadecimal digits; reads the feeds once."""
     graph = graph_source(model)
     digest = hashlib.sha256(f"{ALGORITHM} {method} ".encode())
     for data in (graph.onnx, *graph.files.values()):
         digest.update(hashlib.sha256(data).digest())
-    if isinstance(feeds, str):
-        digest.update(feeds.encode())
-        return digest.hexdigest()
     for feed in feeds:
         for name in sorted(feed):
             array = np.ascontiguousarray(feed[name])
@@ -134,7 +127,11 @@ def read_calibration(file: Path) -> Calibration | None:
         if digest.decode("ascii") != hashlib.sha256(data).hexdigest():
             return None
         return msgspec.json.decode(data, type=Calibration)
-    except (OSError, UnicodeDecodeError, msgspec.MsgspecError):
+    except (UnicodeDecodeError, msgspec.MsgspecError):
+        return None
+    except OSError as error:  # none is there, or one that cannot be trusted
+        if not is_library_error(error):
+            raise
         return None
 
 

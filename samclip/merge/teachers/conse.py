@@ -6,6 +6,7 @@ its most probable class names, weighted by their probabilities.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -77,8 +78,8 @@ class Conse:
         quick_gelu: bool | None = None,
     ) -> None:
         self.options = options or ConseOptions()
-        weights = read_checkpoint(classifier)
-        tower = read_text(read_checkpoint(text), quick_gelu)
+        weights, text_weights = read_checkpoint(classifier), read_checkpoint(text)
+        tower = read_text(text_weights, quick_gelu)
         with error_context(str(classifier)):
             model = load_recogniser(weights.state)
         self._side = model.config.image_size
@@ -89,9 +90,14 @@ class Conse:
         self._device = torch.device(device)
         self._check_classes(classifier)
         settings = asdict(self.options) | {"templates": resolve_templates(self.options.templates)}
-        self._fingerprint = fingerprint_of(
-            "conse", VERSION, weights.sha256, tower.space, names, settings
+        # Digests of what was read: the name of a text space in a merged checkpoint is a claim.
+        origins = (
+            weights.sha256,
+            text_weights.sha256,
+            hashlib.sha256(tower.tokenizer).hexdigest(),
+            asdict(tower.config),
         )
+        self._fingerprint = fingerprint_of("conse", VERSION, origins, names, settings)
 
     @property
     def fingerprint(self) -> str:

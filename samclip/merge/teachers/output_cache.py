@@ -12,13 +12,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from samclip.disk.cache_folder import read_private_file
 from samclip.disk.partial_files import as_write_error, partial_file, remove_abandoned
 from samclip.errors import InputError
+from samclip.library_errors import is_library_error
 from samclip.merge.data.batches import PhotoView
 
 _logger = logging.getLogger(__name__)
 
 Tensors = dict[str, Tensor]
+MAX_BYTES = 2**30  # of one picture's outputs
 HALVED = (torch.float32, torch.float64)
 
 
@@ -56,10 +59,12 @@ class OutputCache:
         """Read a key's tensors; None when they are absent or damaged."""
         path = self.path(key)
         try:
-            return self._widen(load(path.read_bytes()))
+            return self._widen(load(read_private_file(path, MAX_BYTES, shared=True)))
         except FileNotFoundError:
             return None
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
+            if not is_library_error(error, "safetensors"):
+                raise
             _logger.warning("%s is damaged (%s) and will be computed again", path, error)
             return None
 

@@ -31,7 +31,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.errors import VocabularyError, brief
+from samclip.errors import InputWarning, VocabularyError, brief, warn_caller
 from samclip.runtime.features import Features
 from samclip.runtime.pixels.prompts import Prompt, batch_prompts
 from samclip.runtime.results.classification import SemanticMap
@@ -67,6 +67,12 @@ def semantic(
     if background is not None and not (is_number and 0 <= background <= 1):
         raise VocabularyError(
             f"background must be a number in [0, 1] or None; got {brief(background)}."
+        )
+    if background is not None and len(vocabulary.names) == 1:
+        warn_caller(
+            f"{vocabulary.names[0]!r:.60} is the only name, so its probability is 1 everywhere and "
+            "no pixel is background. Add names of what else there may be.",
+            InputWarning,
         )
     coarse = CoarseMap(features, vocabulary)
     labels = coarse.argmax()

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from samclip.errors import VocabularyError, did_you_mean
 
 PLACEHOLDER = "{}"
+MAX_TEMPLATES = 1_000
+MAX_TEMPLATE_CHARACTERS = 10_000
 
 OPENAI_IMAGENET_TEMPLATES = (
     "a bad photo of a {}.",
@@ -136,8 +138,8 @@ TEMPLATE_SETS: dict[str, tuple[str, ...]] = {
 def resolve_templates(spec: str | Sequence[str]) -> tuple[str, ...]:
     """Return the templates of a set, given by name, or the given template or templates.
 
-    Each template must hold exactly one `{}`. Raises VocabularyError otherwise, and for the name of
-    an unknown set.
+    Each template must hold exactly one `{}`. Raises VocabularyError otherwise, for the name of an
+    unknown set, and beyond MAX_TEMPLATES or MAX_TEMPLATE_CHARACTERS.
     """
     known = ", ".join(repr(name) for name in TEMPLATE_SETS)
     if isinstance(spec, str):
@@ -155,6 +157,11 @@ def resolve_templates(spec: str | Sequence[str]) -> tuple[str, ...]:
             f"templates must be a set's name ({known}) or a non-empty list of strings with "
             f"one {PLACEHOLDER} each; got {spec!r:.80}"
         )
+    if len(spec) > MAX_TEMPLATES:
+        raise VocabularyError(
+            f"there are {len(spec):,} templates; at most {MAX_TEMPLATES:,} are accepted. Leave "
+            "some out."
+        )
     return tuple(_check_template(template) for template in spec)
 
 
@@ -164,6 +171,11 @@ def fill(template: str, name: str) -> str:
 
 
 def _check_template(template: object) -> str:
+    if isinstance(template, str) and len(template) > MAX_TEMPLATE_CHARACTERS:
+        raise VocabularyError(
+            f"the template {template[:40]!r}... has {len(template):,} characters; at most "
+            f"{MAX_TEMPLATE_CHARACTERS:,} are accepted. Shorten it."
+        )
     if isinstance(template, str) and template.count(PLACEHOLDER) == 1:
         return template
     raise VocabularyError(

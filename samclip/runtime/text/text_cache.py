@@ -1,7 +1,9 @@
 """A cache of text embeddings on disk: one SQLite file that threads and processes share.
 
-The cache never changes an answer. Each row carries a digest of its key and vector, and a damaged
-row counts as absent. A file that cannot be used is left alone, with one warning.
+The cache never changes an answer. A key is a digest of all that decides an embedding, see
+`bundle_text`. Each row carries a digest of its key and vector, and a damaged row counts as absent.
+A file that cannot be used, or that somebody else could have written to, is left alone, with one
+warning.
 """
 
 from __future__ import annotations
@@ -13,17 +15,23 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.disk.cache_folder import CACHE_DIR_VARIABLE, open_cache
+from samclip.disk.cache_folder import CACHE_DIR_VARIABLE, check_private_file, open_cache
+from samclip.disk.partial_files import open_without_links
+from samclip.library_errors import is_library_error
 
 FILE_NAME = "text-embeddings.sqlite3"
 MAX_ROWS = 50_000  # 154 MB of 768-d vectors
 BUSY_SECONDS = 10.0  # how long to wait for another process's write
+TURN_SECONDS = 0.1  # of that in SQLite itself, which no signal interrupts
+MODE = 0o600
+# SQLite's own files next to the database: it takes over the pages that it finds there.
+COMPANIONS = ("", "-journal", "-wal", "-shm")
 # `used` is written when it is older than this, so that most reads write nothing.
 TOUCH_SECONDS = 3600.0
 KEYS_PER_QUERY = 500  # SQLite takes 999 variables at least
@@ -135,19 +143,25 @@ class TextCache:
         """Open the file for one piece of work; if either fails, the cache is switched off.
 
         With one connection for each piece of work, threads need not keep their own, and none is
-        open while the process forks.
+        open while the process forks. While another process writes, the work is begun again.
         """
-        if not self._usable:
-            return
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with _open, closing(self._connect()) as database:
-                work(database)
-        except DAMAGE as error:
-            self._give_up(error)
+        end = time.monotonic() + BUSY_SECONDS
+        while self._usable:
+            try:
+                with _open, closing(self._connect()) as database:
+                    work(database)
+                return
+            except DAMAGE as error:
+                if not _is_of_disk(error):
+                    raise
+                if not _is_busy(error) or time.monotonic() >= end:
+                    self._give_up(error)
+                    return
+            time.sleep(TURN_SECONDS / 2)
 
     def _connect(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
+        self._prepare_file()
+        database = sqlite3.connect(self.path, timeout=TURN_SECONDS, isolation_level=None)
         try:
             database.execute("PRAGMA synchronous = NORMAL")
             if not database.execute("PRAGMA schema_version").fetchone()[0]:
@@ -156,6 +170,16 @@ class TextCache:
             database.close()
             raise
         return database
+
+    def _prepare_file(self) -> None:
+        """Make the file if there is none; raises OSError when it may not be this user's own."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        for suffix in COMPANIONS:
+            check_private_file(Path(f"{self.path}{suffix}"))
+        if not self.path.exists():
+            with suppress(FileExistsError):
+                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+                os.close(open_without_links(self.path, flags, MODE))
 
     def _give_up(self, error: Exception) -> None:
         with self._lock:
@@ -166,7 +190,7 @@ class TextCache:
             "text embeddings are not kept on disk: %s cannot be used (%s). Delete the file, or "
             "set %s to a directory that is writable.",
             self.path,
-            error,
+            str(error) or "too little memory",
             CACHE_DIR_VARIABLE,
         )
 
@@ -185,6 +209,19 @@ def _write_transaction(database: sqlite3.Connection) -> Iterator[None]:
             database.execute("ROLLBACK")
         raise
     database.execute("COMMIT")
+
+
+def _is_of_disk(error: Exception) -> bool:
+    """Whether the file or the disk is to blame, and not a time limit of the caller's.
+
+    A damaged file can ask for more memory than there is; a network's file system can time out.
+    """
+    is_timeout = isinstance(error, TimeoutError) and error.errno is not None
+    return is_timeout or isinstance(error, MemoryError) or is_library_error(error)
+
+
+def _is_busy(error: Exception) -> bool:
+    return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
 
 
 def _is_sound(key: object, vector: object, digest: object) -> bool:

@@ -2,19 +2,20 @@
 
 A name is put into every template. The prompts' embeddings, each of unit length, are averaged, and
 the mean is scaled to unit length again (CLIP's zero-shot recipe, Radford et al. 2021, section
-3.1.4). The tokenizer, the text encoder and the ready-made labels come from the bundle.
+3.1.4). The tokenizer, the text encoder and the ready-made labels come from the bundle, see
+`bundle_text`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import threading
+import unicodedata
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,38 +27,53 @@ from samclip.errors import (
     EngineRunError,
     VocabularyError,
     did_you_mean,
-    error_context,
 )
-from samclip.runtime.bundles.bundle import Bundle
-from samclip.runtime.bundles.manifest import Text
-from samclip.runtime.engine_pool import EnginePool
+from samclip.runtime.text.losses import NO_LOSS, Loss, find_unknown_parts, warn_losses
 from samclip.runtime.text.templates import fill, resolve_templates
 from samclip.runtime.text.text_cache import TextCache, embedding_keys
-from samclip.runtime.text.tokenizer import Tokenizer, clean_text
-from samclip.runtime.text.vocabulary import as_names, unit_rows
+from samclip.runtime.text.tokenizer import UNSEEN, Tokenizer, clean_text
+from samclip.runtime.text.vocabulary import as_names, check_characters, unit_rows
 
 MEMORY_ROWS = 16_384  # 50 MB of 768-d vectors
 SHOWN_NAMES = 5
+MAX_PROMPTS = 4_000_000  # names, each in every template: 50,000 names in CLIP's 80
+# The lengths that an embedding may have: squares of others leave float32.
+MIN_LENGTH, MAX_LENGTH = 1e-12, 1e15
+GRAPH, OUTPUT = "text_encoder", "text_embeddings"
 
 T = TypeVar("T")
 Vector = NDArray[np.float32]
-Vectors = dict[bytes, Vector]
 Encode = Callable[[NDArray[np.int64]], NDArray[np.float32]]
+GetTokenizer = Callable[[], Tokenizer]
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """A name's vector, D float32 of length 1, and what the name lost on its way to it."""
+
+    vector: Vector
+    loss: Loss = NO_LOSS
+
+
+Found = dict[bytes, Embedded]
 
 
 class TextSpace:
     """Embeds names with one text tower; may be called from several threads at once.
 
     `encode` maps tokens N x context_length int64 to N x embed_dim float32; None without a text
-    encoder. `space` identifies the tower and keys every cache. `templates` are the bundle's
-    defaults, with which `precomputed` (name -> embed_dim float32) was made. The MEMORY_ROWS
-    vectors that were used last stay in memory.
+    encoder. `tokenizer`: that of the encoder, or a function that returns it, called when the first
+    name is computed. `space` identifies tower, tokenizer and the way of computing: it keys the
+    cache. `templates` are the bundle's defaults, with which `precomputed` (name -> embed_dim
+    float32) was made. The MEMORY_ROWS vectors that were used last stay in memory. Vectors of names
+    that lost something (`losses`) are not kept on the disk, so that what is found there needs no
+    tokenizer, and no warning.
     """
 
     def __init__(
         self,
         encode: Encode | None,
-        tokenizer: Tokenizer | None,
+        tokenizer: Tokenizer | GetTokenizer | None,
         space: str,
         embed_dim: int,
         templates: tuple[str, ...],
@@ -67,7 +83,8 @@ class TextSpace:
         self.space = space
         self.embed_dim = embed_dim
         self.templates = templates
-        self._encoder = None if encode is None or tokenizer is None else (encode, tokenizer)
+        self._encode = encode
+        self._tokenizer = tokenizer
         self._ready = _normalise_vectors(precomputed or {}, embed_dim)
         self._cache = cache
         self._memory = _Memory(MEMORY_ROWS)
@@ -78,35 +95,67 @@ class TextSpace:
     ) -> NDArray[np.float32]:
         """Embed K names: K x embed_dim float32, unit rows; None means the bundle's templates.
 
-        Raises VocabularyError for names or templates that cannot be used, CapabilityError when
-        there is no text encoder and some name has no ready-made vector.
+        Raises VocabularyError for names or templates that cannot be used, that are too many, or of
+        which the tokenizer knows nothing; CapabilityError when there is no text encoder and some
+        name has no ready-made vector; EngineRunError for an encoder whose output is not what it
+        should be. Warns with InputWarning about names of which a part is lost.
         """
         names = as_names(names)
-        if blank := [number for number, name in enumerate(names) if not name.strip()]:
-            raise VocabularyError(f"name {blank[0]} is blank: {names[blank[0]]!r}; leave it out")
+        check_characters(names)
+        if blank := [number for number, name in enumerate(names) if _is_blank(name)]:
+            raise VocabularyError(
+                f"name {blank[0]} is blank: {names[blank[0]]!r:.60}; leave it out"
+            )
         chosen = self.templates if templates is None else resolve_templates(templates)
+        if len(names) * len(chosen) > MAX_PROMPTS:
+            raise VocabularyError(
+                f"{len(names):,} names in {len(chosen):,} templates each are more than "
+                f"{MAX_PROMPTS:,} texts. Use fewer templates, or fewer names."
+            )
         keys = embedding_keys(self.space, chosen, names)
         wanted = dict(zip(keys, names, strict=True))
-        vectors = self._find_ready_made(wanted, chosen) | self._memory.get(wanted)
-        missing = {key: name for key, name in wanted.items() if key not in vectors}
+        found = self._find_ready_made(wanted, chosen) | self._memory.get(wanted)
+        missing = {key: name for key, name in wanted.items() if key not in found}
         if missing:
-            vectors |= self._supply(missing, chosen)
-        return np.stack([vectors[key] for key in keys])  # K, D
+            found |= self._supply(missing, chosen)
+        self._warn(wanted, found)
+        return np.stack([found[key].vector for key in keys])  # K, D
 
-    def _find_ready_made(self, wanted: Mapping[bytes, str], templates: tuple[str, ...]) -> Vectors:
+    def _warn(self, wanted: Mapping[bytes, str], found: Found) -> None:
+        losses = {name: found[key].loss for key, name in wanted.items() if found[key].loss}
+        if losses:
+            warn_losses(losses, self._open_tokenizer().context_length)
+
+    def _open_tokenizer(self) -> Tokenizer:
+        """Return the tokenizer; call only while `_computing` is held, or after that."""
+        if not isinstance(self._tokenizer, Tokenizer):
+            if self._tokenizer is None:
+                raise ValueError("no names are computed without a tokenizer")
+            self._tokenizer = self._tokenizer()
+        return self._tokenizer
+
+    def _find_ready_made(self, wanted: Mapping[bytes, str], templates: tuple[str, ...]) -> Found:
         if templates != self.templates or not self._ready:
             return {}
         found = {key: self._ready[name] for key, name in wanted.items() if name in self._ready}
-        if self._encoder is not None or len(found) == len(wanted):
-            return found
-        # Without an encoder: names that are cleaned to the same text have the same vector.
-        cleaned = {clean_text(name): vector for name, vector in self._ready.items()}
-        others = {key: clean_text(name) for key, name in wanted.items() if key not in found}
-        return found | {key: cleaned[text] for key, text in others.items() if text in cleaned}
+        if not self._has_encoder and len(found) < len(wanted):
+            cleaned = self._cleaned
+            others = {key: clean_text(name) for key, name in wanted.items() if key not in found}
+            found |= {key: cleaned[text] for key, text in others.items() if text in cleaned}
+        return {key: Embedded(vector) for key, vector in found.items()}
 
-    def _supply(self, missing: Mapping[bytes, str], templates: tuple[str, ...]) -> Vectors:
+    @cached_property
+    def _cleaned(self) -> dict[str, Vector]:
+        """The ready-made vectors by cleaned name: names that are equal then have the same."""
+        return {clean_text(name): vector for name, vector in self._ready.items()}
+
+    @property
+    def _has_encoder(self) -> bool:
+        return self._encode is not None and self._tokenizer is not None
+
+    def _supply(self, missing: Mapping[bytes, str], templates: tuple[str, ...]) -> Found:
         """Find vectors that another thread has computed meanwhile, or on disk; compute the rest."""
-        if self._encoder is None:
+        if self._encode is None or self._tokenizer is None:
             raise CapabilityError(
                 self._refusal(list(missing.values()), templates),
                 steps=(
@@ -115,27 +164,48 @@ class TextSpace:
                 ),
             )
         with self._computing:
-            vectors = self._memory.get(missing)
-            vectors |= self._from_disk([key for key in missing if key not in vectors])
-            left = [key for key in missing if key not in vectors]
+            found = self._memory.get(missing)
+            found |= self._from_disk([key for key in missing if key not in found])
+            left = {key: name for key, name in missing.items() if key not in found}
+            if not left:
+                return found
+            tokenizer = self._open_tokenizer()
+            for name in left.values():
+                if not clean_text(name):
+                    raise VocabularyError(
+                        f"the name {name!r:.60} is blank once cleaned; leave it out"
+                    )
+            parts = find_unknown_parts(list(left.values()), templates, tokenizer)
             size = max(1, PROMPTS_PER_BATCH // len(templates))
-            for chunk in _chunks(left, size):
-                rows = self._compute([missing[key] for key in chunk], templates, *self._encoder)
+            for chunk in _chunks(list(left), size):
+                names = [left[key] for key in chunk]
+                rows, is_cut = self._compute(names, templates, self._encode, tokenizer)
+                losses = [
+                    Loss(parts[name], bool(cut)) for name, cut in zip(names, is_cut, strict=True)
+                ]
                 # Copies, so that one vector kept does not keep its whole batch alive.
-                computed = {key: row.copy() for key, row in zip(chunk, rows, strict=True)}
+                computed = {
+                    key: Embedded(row.copy(), loss)
+                    for key, row, loss in zip(chunk, rows, losses, strict=True)
+                }
                 self._memory.put(computed)
-                if self._cache is not None:
-                    self._cache.put(computed)
-                vectors |= computed
-        return vectors
+                whole = {key: one.vector for key, one in computed.items() if not one.loss}
+                if self._cache is not None and whole:
+                    self._cache.put(whole)
+                found |= computed
+        return found
 
-    def _from_disk(self, keys: Sequence[bytes]) -> Vectors:
+    def _from_disk(self, keys: Sequence[bytes]) -> Found:
         if self._cache is None or not keys:
             return {}
         stored = self._cache.get(keys)
-        vectors = {key: row for key, row in stored.items() if row.shape == (self.embed_dim,)}
-        self._memory.put(vectors)
-        return vectors
+        found = {key: Embedded(row) for key, row in stored.items() if self._is_vector(row)}
+        self._memory.put(found)
+        return found
+
+    def _is_vector(self, row: Vector) -> bool:
+        """Whether a row is what `_compute` gives: not so for one that another version stored."""
+        return row.shape == (self.embed_dim,) and abs(float(row @ row) - 1) < 1e-3
 
     def _compute(
         self,
@@ -143,32 +213,36 @@ class TextSpace:
         templates: tuple[str, ...],
         encode: Encode,
         tokenizer: Tokenizer,
-    ) -> NDArray[np.float32]:
-        """Run the encoder for K names: K x D, unit rows."""
-        for name in names:
-            if not clean_text(name):
-                raise VocabularyError(f"the name {name!r:.60} is blank once cleaned; leave it out")
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Run the encoder for K names: K x D, unit rows, and K bool, whether a prompt is cut."""
         prompts = [fill(template, name) for name in names for template in templates]
-        parts = [
-            self._check_output(encode(tokenizer(batch)), len(batch))
-            for batch in _chunks(prompts, PROMPTS_PER_BATCH)
-        ]
+        parts, lengths = [], []
+        for batch in _chunks(prompts, PROMPTS_PER_BATCH):
+            tokens, counts = tokenizer.tokenize(batch)
+            parts.append(self._check_output(encode(tokens), len(batch)))
+            lengths.append(counts)
         units = unit_rows(np.concatenate(parts))
         grouped = units.reshape(len(names), len(templates), self.embed_dim)  # K, templates, D
-        return unit_rows(self._check_output(grouped.mean(axis=1), len(names)))
+        is_cut = np.concatenate(lengths).reshape(len(names), -1).max(axis=1)
+        rows = unit_rows(self._check_output(grouped.mean(axis=1), len(names)))
+        return rows, is_cut > tokenizer.context_length
 
     def _check_output(self, rows: NDArray[np.float32], count: int) -> NDArray[np.float32]:
         if rows.shape != (count, self.embed_dim):
             raise EngineRunError(
-                f"the text encoder gave shape {rows.shape}, expected {(count, self.embed_dim)}; "
-                "the bundle's parts do not fit together: export it again"
+                f"the output {OUTPUT!r} of the graph {GRAPH!r} has shape {rows.shape}, expected "
+                f"{(count, self.embed_dim)}; the bundle's parts do not fit: export it again"
             )
-        if not np.isfinite(rows).all() or not rows.any(axis=1).all():
+        rows = np.asarray(rows, np.float32)
+        with np.errstate(over="ignore"):  # checked here
+            lengths = np.linalg.norm(rows, axis=1)
+        if not ((lengths >= MIN_LENGTH) & (lengths <= MAX_LENGTH)).all():  # NaN is neither
             raise EngineRunError(
-                "the text encoder gave values that are not finite, or zero; try another backend "
-                "or precision"
+                f"the output {OUTPUT!r} of the graph {GRAPH!r} has values that are not finite, or "
+                "rows of zeros, or values beyond the range of embeddings; try another backend or "
+                "precision"
             )
-        return np.asarray(rows, np.float32)
+        return rows
 
     def _refusal(self, names: Sequence[str], templates: tuple[str, ...]) -> str:
         remedy = "export the bundle again with a text encoder, or with these names as labels"
@@ -188,25 +262,32 @@ class TextSpace:
 
 
 class _Memory:
-    """The vectors that were used last by key, at most `limit`."""
+    """The embedded names that were used last by key, at most `limit`."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._vectors: OrderedDict[bytes, Vector] = OrderedDict()
+        self._found: OrderedDict[bytes, Embedded] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, keys: Mapping[bytes, str]) -> Vectors:
+    def get(self, keys: Iterable[bytes]) -> Found:
         with self._lock:
-            found = {key: self._vectors[key] for key in keys if key in self._vectors}
+            found = {key: self._found[key] for key in keys if key in self._found}
             for key in found:
-                self._vectors.move_to_end(key)
+                self._found.move_to_end(key)
         return found
 
-    def put(self, vectors: Vectors) -> None:
+    def put(self, found: Found) -> None:
         with self._lock:
-            self._vectors.update(vectors)
-            while len(self._vectors) > self._limit:
-                self._vectors.popitem(last=False)
+            self._found.update(found)
+            while len(self._found) > self._limit:
+                self._found.popitem(last=False)
+
+
+def _is_blank(name: str) -> bool:
+    """Whether nothing of a name can be seen: white space, controls, marks of direction."""
+    if name.isprintable():
+        return not name.strip()
+    return all(unicodedata.category(character) in UNSEEN for character in name)
 
 
 def _normalise_vectors(vectors: Mapping[str, Vector], embed_dim: int) -> dict[str, Vector]:
@@ -224,57 +305,3 @@ def _normalise_vectors(vectors: Mapping[str, Vector], embed_dim: int) -> dict[st
 def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
-
-
-def open_text_space(pool: EnginePool, text: Text, cache_dir: Path | None) -> TextSpace:
-    """Build the text space that `text`, from the manifest of the pool's bundle, describes.
-
-    The text encoder is loaded when the first name needs it. Raises BundleError.
-    """
-
-    def encode(tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        (embeddings,) = pool.compute("text_encoder", {"tokens": tokens}, ("text_embeddings",))
-        return embeddings
-
-    space = text.space
-    precision = pool.precision("text_encoder")
-    if precision not in {None, "fp32"}:  # its cache is kept apart from that of FP32
-        space = hashlib.sha256(f"{space} {precision}".encode()).hexdigest()
-    with error_context(str(pool.bundle.path)):
-        return TextSpace(
-            encode=encode if pool.has("text_encoder") else None,
-            tokenizer=_read_tokenizer(pool.bundle, text),
-            space=space,
-            embed_dim=text.embed_dim,
-            templates=resolve_templates(text.templates),
-            precomputed=_read_labels(pool.bundle, text),
-            cache=TextCache(cache_dir),
-        )
-
-
-def _read_tokenizer(bundle: Bundle, text: Text) -> Tokenizer | None:
-    if text.tokenizer is None:
-        return None
-    data = bundle.read(text.tokenizer)
-    with error_context(f"{bundle.path}: {text.tokenizer}"):
-        return Tokenizer.from_bytes(data, text.context_length)
-
-
-def _read_labels(bundle: Bundle, text: Text) -> dict[str, NDArray[np.float32]]:
-    """Read the ready-made embeddings: name -> embed_dim float32."""
-    if text.labels is None or text.label_embeddings is None:
-        return {}
-    try:
-        names = msgspec.json.decode(bundle.read(text.labels), type=list[str])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise BundleError(
-            f"{text.labels} is not a JSON list of names ({error}); export the bundle again."
-        ) from error
-    data = bundle.read(text.label_embeddings)
-    if len(data) != len(names) * text.embed_dim * np.dtype("<f4").itemsize:
-        raise BundleError(
-            f"{text.label_embeddings} has {len(data):,} bytes, expected {text.embed_dim} float32 "
-            f"for each of the {len(names)} names; export the bundle again."
-        )
-    rows = np.frombuffer(data, "<f4").reshape(len(names), text.embed_dim)  # K*D -> KxD
-    return dict(zip(names, rows, strict=True))

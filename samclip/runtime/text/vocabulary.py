@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,11 @@ UNTRAINED_MESSAGE = (
     "answer mean nothing. Masks are not affected."
 )
 
+MAX_NAMES = 50_000  # with their synonyms: 154 MB of 768-d vectors
+MAX_NAMES_CHARACTERS = 10_000_000  # of all of them together
+MAX_LOGIT_SCALE = 1e6  # CLIP's are at most 100
+UNIT_TOLERANCE = 1e-3  # of a row's length: vectors that were kept in FP16 are within it
+
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
@@ -24,7 +30,8 @@ class Vocabulary:
     multiplies cosines before a softmax; `trained_head`: whether the head that the names are
     compared with was trained; `first_rows`: K int64, the first row of each name, None without
     synonyms, when R = K; `seen`: K bool, True for names that the model was trained with, None if
-    unknown.
+    unknown; `space`: a digest of the text space that made the embeddings, "" for embeddings from
+    elsewhere. Models with the same text space can share a vocabulary; others refuse it.
     """
 
     names: tuple[str, ...]
@@ -33,6 +40,24 @@ class Vocabulary:
     trained_head: bool
     first_rows: NDArray[np.int64] | None = None
     seen: NDArray[np.bool_] | None = None
+    space: str = ""
+
+    def check(self, space: str, width: int) -> None:
+        """Check that a model can use this: its text space is `space`, of `width` dimensions.
+
+        Raises VocabularyError, also for arrays that do not fit together, rows that are not of unit
+        length, and values that are not finite.
+        """
+        if self.space and self.space != space:
+            raise VocabularyError(
+                f"this vocabulary was made in the text space {self.space[:12]}, and the model's is "
+                f"{space[:12]}: their embeddings do not compare. Make it with this model's "
+                "vocabulary()."
+            )
+        if fault := _find_fault(self, width):
+            raise VocabularyError(
+                f"this vocabulary cannot be used: {fault}. Make it with the model's vocabulary()."
+            )
 
     def cosines(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the cosines of MxD vectors with the names: MxK in [-1, 1], 0 for zero vectors."""
@@ -56,6 +81,54 @@ class Vocabulary:
         return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
 
 
+def _find_fault(made: Vocabulary, width: int) -> str:
+    """Return what is wrong with a vocabulary for a text space of `width` dimensions, or ""."""
+    names, rows = made.names, made.embeddings
+    if not isinstance(names, tuple) or not names or not all(isinstance(n, str) for n in names):
+        return "its names must be a tuple of one str or more"
+    if not isinstance(rows, np.ndarray) or rows.dtype != np.float32 or rows.ndim != 2:
+        kind = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else type(rows).__name__
+        return f"its embeddings must be a float32 array of shape (texts, {width}); they are {kind}"
+    if rows.shape[1] != width:
+        return f"its embeddings have {rows.shape[1]} dimensions, the model's text space {width}"
+    lengths = np.einsum("rd,rd->r", rows, rows) ** 0.5
+    if not (np.abs(lengths - 1) <= UNIT_TOLERANCE).all():  # NaN is not
+        return "its embeddings must be finite rows of length 1"
+    return (
+        _find_rows_fault(made.first_rows, len(names), len(rows))
+        or _find_seen_fault(made.seen, len(names))
+        or _find_scale_fault(made.logit_scale)
+    )
+
+
+def _find_rows_fault(first_rows: object, names: int, rows: int) -> str:
+    if first_rows is None:
+        return "" if rows == names else f"it has {rows:,} embeddings for {names:,} names"
+    if not isinstance(first_rows, np.ndarray) or first_rows.dtype.kind not in "iu":
+        return "its first_rows must be an array of whole numbers, or None"
+    if first_rows.shape != (names,):
+        return f"its first_rows have the shape {first_rows.shape}, expected ({names},)"
+    ends = [*first_rows[1:].tolist(), rows]
+    if first_rows[0] != 0 or any(a >= b for a, b in zip(first_rows.tolist(), ends, strict=True)):
+        return f"its first_rows must rise from 0, below its {rows:,} embeddings"
+    return ""
+
+
+def _find_seen_fault(seen: object, names: int) -> str:
+    if seen is None:
+        return ""
+    if isinstance(seen, np.ndarray) and seen.dtype == np.bool_ and seen.shape == (names,):
+        return ""
+    return f"its `seen` must be an array of {names:,} bool, or None"
+
+
+def _find_scale_fault(scale: object) -> str:
+    is_number = isinstance(scale, int | float | np.integer | np.floating)
+    if is_number and 0 < float(scale) <= MAX_LOGIT_SCALE:  # type: ignore[arg-type]
+        return ""
+    return f"its logit_scale must be above 0 and at most {MAX_LOGIT_SCALE:g}; it is {scale!r:.40}"
+
+
 def unit_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scale the rows of MxD to length 1; rows of zeros stay zeros."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -63,7 +136,7 @@ def unit_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def as_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Check that `names` is a sequence of str, not one str; raises VocabularyError."""
+    """Check that `names` are from 1 to MAX_NAMES str, not one str; raises VocabularyError."""
     result = _as_strings("names", names)
     if not result:
         raise VocabularyError("names is empty. Give at least one name.")
@@ -74,18 +147,42 @@ def _as_strings(what: str, given: Iterable[str]) -> tuple[str, ...]:
     if isinstance(given, str):
         raise VocabularyError(f"{what} must be a list; got one str. Write [{given[:40]!r}].")
     try:
-        result = tuple(given)
+        texts = iter(given)
     except TypeError as error:
         raise VocabularyError(
             f"{what} must be a list of str; got {type(given).__name__}."
         ) from error
+    result = tuple(islice(texts, MAX_NAMES + 1))
+    if len(result) > MAX_NAMES:
+        raise VocabularyError(
+            f"{what} has more than the {MAX_NAMES:,} texts that a vocabulary may have. Split it, "
+            "or leave some out."
+        )
     wrong = [text for text in result if not isinstance(text, str)]
     if wrong:
         raise VocabularyError(
             f"{what} must be str; got {brief(wrong[0])}, a {type(wrong[0]).__name__}. Leave it "
             "out, or write it as text."
         )
-    return result
+    return tuple(str.__str__(text) for text in result)  # of numpy's str, a plain one
+
+
+def check_count(texts: int) -> None:
+    """Check the number of names and synonyms together; raises VocabularyError."""
+    if texts > MAX_NAMES:
+        raise VocabularyError(
+            f"names and synonyms are {texts:,} texts, and a vocabulary may have {MAX_NAMES:,}. "
+            "Split it, or leave some out."
+        )
+
+
+def check_characters(texts: Sequence[str]) -> None:
+    """Check the number of characters of all texts together; raises VocabularyError."""
+    if (characters := sum(map(len, texts))) > MAX_NAMES_CHARACTERS:
+        raise VocabularyError(
+            f"the names have {characters:,} characters together; a vocabulary may have "
+            f"{MAX_NAMES_CHARACTERS:,}. Shorten them."
+        )
 
 
 def gather_texts(
@@ -106,6 +203,7 @@ def gather_texts(
     groups = {
         name: _as_strings(f"synonyms of {name!r:.60}", texts) for name, texts in synonyms.items()
     }
+    check_count(sum(1 + len(groups.get(name, ())) for name in names))
     chosen = [(name, *groups.get(name, ())) for name in names]
     ends = np.cumsum([len(group) for group in chosen])
     first_rows = np.concatenate([[0], ends[:-1]]).astype(np.int64)

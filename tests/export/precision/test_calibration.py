@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,9 +98,7 @@ class TestCache:
         calibrate(network, photo_feeds(), "percentile", cache=tmp_path)
         calibrate(network, photo_feeds(seed=1), cache=tmp_path)
         calibrate(small_network(seed=1), photo_feeds(), cache=tmp_path)
-        calibrate(network, photo_feeds(seed=2), cache=tmp_path, source="folder")
-        calibrate(network, photo_feeds(seed=3), cache=tmp_path, source="folder")
-        assert len([*tmp_path.iterdir()]) == 5
+        assert len([*tmp_path.iterdir()]) == 4
 
     @pytest.mark.parametrize("damage", ["cut", "changed", "emptied"])
     def test_a_damaged_file_is_made_again(
@@ -112,10 +112,30 @@ class TestCache:
         assert calibrate(network, photo_feeds(), cache=tmp_path) == first
         assert file.read_bytes() == whole
 
-    def test_feeds_that_are_read_once_need_a_name(self, network: ir.Model, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("planted", ["link", "pipe", "writable for everybody"])
+    def test_a_planted_file_is_not_read(
+        self, network: ir.Model, tmp_path: Path, planted: str
+    ) -> None:
+        first = calibrate(network, photo_feeds(), cache=tmp_path / "cache")
+        (file,) = (tmp_path / "cache").iterdir()
+        data = file.read_bytes().partition(b"\n")[2].replace(b'"photos":3', b'"photos":4')
+        evil = hashlib.sha256(data).hexdigest().encode() + b"\n" + data
+        file.unlink()
+        if planted == "pipe":
+            os.mkfifo(file)
+        else:
+            target = tmp_path / "other" if planted == "link" else file
+            target.write_bytes(evil)
+            target.chmod(0o666)
+            if planted == "link":
+                target.chmod(0o600)
+                file.symlink_to(target)
+        assert calibrate(network, photo_feeds(), cache=tmp_path / "cache") == first
+
+    def test_feeds_that_are_read_once_have_no_key(self, network: ir.Model, tmp_path: Path) -> None:
         def once() -> Iterator[dict[str, Array]]:
             yield from photo_feeds()
 
         with pytest.raises(CalibrationError, match="only once"):
             calibrate(network, once(), cache=tmp_path)
-        assert calibrate(network, once(), cache=tmp_path, source="x").photos == 3
+        assert calibrate(network, once()).photos == 3

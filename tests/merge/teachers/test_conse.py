@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from samclip.errors import CheckpointError, InputError
-from samclip.export.checkpoints.checkpoint import read_checkpoint
+from samclip.export.checkpoints.checkpoint import Checkpoint, read_checkpoint
 from samclip.export.checkpoints.imagenet_classes import imagenet_names
 from samclip.export.checkpoints.text_source import TextSource, read_text
 from samclip.merge.data.labels import embed_names
 from samclip.merge.data.pixels import PixelBatch
+from samclip.merge.teachers import conse as conse_module
 from samclip.merge.teachers.base import ClassTeacher
 from samclip.merge.teachers.conse import Conse, ConseOptions
 from samclip.runtime.assets import packaged_photos
@@ -124,6 +125,20 @@ def test_fingerprints_distinguish_options(make: Make, conse: Conse) -> None:
     ]
     assert len({conse.fingerprint, *(other.fingerprint for other in others)}) == 6
     assert make(templates=("{}",)).fingerprint == conse.fingerprint  # the same templates, spelt out
+
+
+def test_fingerprints_go_by_what_was_read_not_by_the_name_of_its_text_space(
+    make: Make, conse: Conse, text_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A merged checkpoint states its text space in metadata, where anybody can write it."""
+    read = conse_module.read_checkpoint
+
+    def other(path: Path) -> Checkpoint:
+        found = read(path)
+        return dataclasses.replace(found, sha256="0" * 64) if path == text_checkpoint else found
+
+    monkeypatch.setattr(conse_module, "read_checkpoint", other)
+    assert make().fingerprint != conse.fingerprint
 
 
 def test_names_must_be_as_many_as_classes(

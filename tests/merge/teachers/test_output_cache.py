@@ -1,5 +1,6 @@
 import dataclasses
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,25 @@ def test_halves_are_rounded_the_first_time_too(tmp_path: Path) -> None:
     assert torch.equal(first["map"], torch.full((2, 3), 0.1).half().float())
     assert again["count"].dtype == torch.int64
     assert load_file(cache.path(KEY))["map"].dtype == torch.float16
+
+
+@pytest.mark.parametrize("planted", ["pipe", "link"])
+def test_what_is_not_a_plain_file_is_made_again(
+    tmp_path: Path, planted: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = OutputCache(tmp_path / "cache")
+    cache.put(KEY, made(7.0))
+    file = cache.path(KEY)
+    file.rename(tmp_path / "other")
+    if planted == "pipe":
+        os.mkfifo(file)
+    else:
+        file.symlink_to(tmp_path / "other")
+    found = cache.get_or_make(KEY, made)
+    assert torch.equal(found["map"], made()["map"])
+    assert "computed again" in caplog.text
+    assert file.is_file()
+    assert not file.is_symlink()
 
 
 @pytest.mark.parametrize("content", [b"", b"rubbish", None])

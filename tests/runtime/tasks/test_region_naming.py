@@ -15,6 +15,7 @@ from samclip.errors import (
     CapabilityError,
     ClosedError,
     InputError,
+    InputWarning,
     UntrainedHeadWarning,
     VocabularyError,
 )
@@ -128,7 +129,8 @@ def test_many_masks_go_in_bounded_batches(model: Model, scene: Scene) -> None:
 def test_many_texts_go_in_bounded_batches(
     model: Model, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = model.vocabulary([*NAMES, *NAMES], synonyms={"red": ["green"]})
+    with pytest.warns(InputWarning, match="share one probability: 'red' and 'green'; 'red'"):
+        names = model.vocabulary([*NAMES, *NAMES], synonyms={"red": ["green"]})
     whole = scene.segment(boxes=BANDS, names=names)
     monkeypatch.setattr(region_naming, "MAX_TEXTS", 3)
     parts = scene.segment(boxes=BANDS, names=names)

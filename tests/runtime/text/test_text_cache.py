@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import sqlite3
+import stat
 import subprocess
 import sys
 import threading
@@ -91,6 +92,15 @@ def test_the_longest_unused_rows_go_first(tmp_path: Path) -> None:
     assert assert_right(cache, names[3:8]) == 0
 
 
+def test_only_the_user_can_read_and_write_the_file(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        file = filled_file(tmp_path, ["a"])
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
 def test_never_more_rows_than_allowed(tmp_path: Path) -> None:
     cache = TextCache(tmp_path, max_rows=7)
     for start in range(0, 100, 20):
@@ -114,6 +124,11 @@ def test_directory_parameter_environment_default(
     assert cache_dir().name == "samclip"
 
 
+def planted(path: str) -> None:
+    Path(path).touch()
+    Path(path).chmod(0o666)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -122,6 +137,10 @@ def test_directory_parameter_environment_default(
         pytest.param(lambda file: os.truncate(file, 50), id="header only"),
         pytest.param(lambda file: (file.unlink(), file.mkdir()), id="directory"),
         pytest.param(lambda file: (file.unlink(), os.mkfifo(file)), id="fifo"),
+        pytest.param(lambda file: file.symlink_to(file.rename(file.with_name("x"))), id="link"),
+        pytest.param(lambda file: file.chmod(0o666), id="everybody may write"),
+        pytest.param(lambda file: os.mkfifo(f"{file}-journal"), id="a fifo as journal"),
+        pytest.param(lambda file: planted(f"{file}-journal"), id="a journal of everybody's"),
     ],
 )
 def test_a_damaged_file_ends_caching_with_one_warning(
@@ -271,6 +290,43 @@ def test_a_lock_held_too_long_costs_the_cache_not_the_answer(
     finally:
         other.close()
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("error", [TimeoutError("the caller's limit"), KeyboardInterrupt()])
+def test_a_stop_is_heeded_while_another_process_writes(
+    tmp_path: Path, error: BaseException
+) -> None:
+    file = filled_file(tmp_path, ["a"])
+    other = sqlite3.connect(file, isolation_level=None)
+
+    def stop(*_: object) -> None:
+        raise error
+
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        other.execute("BEGIN EXCLUSIVE")
+        started = time.monotonic()
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(type(error)):
+            TextCache(tmp_path).get([key_of("a")])
+        assert time.monotonic() - started < 2
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        other.close()
+
+
+def test_a_write_waits_for_its_turn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = filled_file(tmp_path, ["a"])
+    other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN EXCLUSIVE")
+    timer = threading.Timer(0.5, other.close)
+    timer.start()
+    cache = TextCache(tmp_path)
+    cache.put(entries(["b"]))
+    timer.join()
+    assert assert_right(cache, ["a", "b"]) == 2
+    assert caplog.records == []
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -124,7 +124,8 @@ def test_answers_are_the_callers_own(space: TextSpace) -> None:
         ((), "empty"),
         (["cat", ""], "name 1 is blank"),
         ([" \t"], "name 0 is blank"),
-        (["\x00"], "blank once cleaned"),
+        (["\x00"], "name 0 is blank"),
+        (["cat", "\u200b\u202e"], "name 1 is blank"),
         (["&nbsp;"], "blank once cleaned"),
         ([3], "must be str"),
         ([b"cat"], "must be str"),
@@ -146,7 +147,7 @@ def test_unusable_templates_are_refused(space: TextSpace, templates: object) -> 
 
 @pytest.mark.parametrize(
     "name",
-    ["\U0001f469\u200d\U0001f467", "中文", "x" * 10_000, "{}", "<|endoftext|>", "\ud83d\ude00"],
+    ["\U0001f469\u200d\U0001f467", "中文", "x" * 60, "{}", "<|endoftext|>", "\ud83d\ude00"],
 )
 def test_odd_names_have_vectors(space: TextSpace, name: str) -> None:
     assert np.linalg.norm(space.embed([name])[0]) == pytest.approx(1, abs=1e-6)
@@ -278,6 +279,9 @@ def test_unusable_ready_made_vectors_are_refused(vector: NDArray[np.float64]) ->
         (np.full((2, D), np.nan), "finite"),
         (np.zeros((2, D)), "zero"),
         (np.stack([np.ones(D), -np.ones(D)]), "zero"),  # prompts that cancel out
+        (np.full((2, D), np.inf), "finite"),
+        (np.full((2, D), 1e30), "range"),
+        (np.full((2, D), 1e-30), "zeros"),
     ],
 )
 def test_unusable_encoder_output_is_an_error_and_not_kept(
@@ -285,9 +289,27 @@ def test_unusable_encoder_output_is_an_error_and_not_kept(
 ) -> None:
     cache = TextCache(tmp_path)
     broken = TextSpace(lambda _: output.astype(np.float32), tokenizer, "s", D, OWN, cache=cache)
-    with pytest.raises(EngineRunError, match=message):
+    with pytest.raises(EngineRunError, match=f"graph 'text_encoder'.*{message}"):
         broken.embed(["cat"])
     assert cache.get(text.embedding_keys("s", OWN, ["cat"])) == {}
+
+
+@pytest.mark.parametrize("value", [np.nan, 0.0, 2.0])
+def test_a_vector_on_disk_that_is_not_of_unit_length_is_computed_again(
+    tmp_path: Path, encoder: Encoder, tokenizer: Tokenizer, value: float
+) -> None:
+    cache = TextCache(tmp_path)
+    (key,) = text.embedding_keys("space", OWN, ["cat"])
+    cache.put({key: np.full(D, value, np.float32)})
+    space = TextSpace(encoder, tokenizer, "space", D, OWN, cache=cache)
+    np.testing.assert_allclose(space.embed(["cat"])[0], zero_shot(tokenizer, "cat", OWN), atol=1e-6)
+    assert np.linalg.norm(cache.get([key])[key]) == pytest.approx(1)
+
+
+def test_too_many_texts_are_refused(space: TextSpace, encoder: Encoder) -> None:
+    with pytest.raises(VocabularyError, match=r"50,000 names in 81 templates each are more than"):
+        space.embed(["cat"] * 50_000, [f"{{}} {number}" for number in range(81)])
+    assert encoder.batches == []
 
 
 def test_errors_of_the_encoder_pass_through(tokenizer: Tokenizer) -> None:

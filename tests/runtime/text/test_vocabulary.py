@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import itertools
 import warnings
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -118,3 +121,64 @@ def test_seen_names_are_marked() -> None:
         mark_seen(("a", "b"), ["a", "c"])
     with pytest.raises(VocabularyError, match="got one str"):
         mark_seen(("a", "b"), "ab")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"embeddings": np.eye(3)}, "float32 array of shape .*they are float64"),
+        ({"embeddings": [[1, 0, 0]]}, "they are list"),
+        ({"embeddings": np.ones(3, np.float32)}, "they are float32 .3,."),
+        ({"embeddings": np.eye(3, 2, dtype=np.float32)}, "have 2 dimensions, .* text space 3"),
+        ({"embeddings": np.eye(4, 3, dtype=np.float32)}, "length 1"),
+        ({"embeddings": np.eye(3, dtype=np.float32)[:2]}, "2 embeddings for 3 names"),
+        ({"embeddings": 2 * np.eye(3, dtype=np.float32)}, "length 1"),
+        ({"embeddings": np.full((3, 3), np.nan, np.float32)}, "finite"),
+        ({"embeddings": np.full((3, 3), 1e30, np.float32)}, "finite"),
+        ({"embeddings": np.zeros((0, 3), np.float32)}, "0 embeddings for 3 names"),
+        ({"names": ["a", "b", "c"]}, "tuple"),
+        ({"names": ("a", "b", 3)}, "tuple of one str"),
+        ({"names": ()}, "one str or more"),
+        ({"first_rows": np.array([0, 1])}, r"the shape \(2,\), expected \(3,\)"),
+        ({"first_rows": np.array([1, 2, 3])}, "rise from 0"),
+        ({"first_rows": np.array([0, 2, 1])}, "rise from 0"),
+        ({"first_rows": np.array([0, 1, 3])}, "rise from 0"),
+        ({"first_rows": np.array([0.0, 1, 2])}, "whole numbers"),
+        ({"first_rows": [0, 1, 2]}, "array of whole numbers"),
+        ({"seen": np.array([True])}, "3 bool"),
+        ({"seen": np.array([1, 0, 1])}, "3 bool"),
+        ({"logit_scale": float("nan")}, "logit_scale"),
+        ({"logit_scale": 1e308}, "logit_scale"),
+        ({"logit_scale": 0}, "logit_scale"),
+        ({"logit_scale": "10"}, "logit_scale"),
+        ({"space": "1" * 64}, "space 111111111111, and the model's is 000000000000"),
+    ],
+)
+def test_a_vocabulary_that_does_not_fit_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(VocabularyError, match=message):
+        replace(EYE, **change).check("0" * 64, 3)
+
+
+def test_a_vocabulary_that_fits_is_taken() -> None:
+    halves = unit_rows(np.random.default_rng(0).random((5, 3), np.float32)).astype(np.float16)
+    many = replace(EYE, embeddings=halves.astype(np.float32), first_rows=np.array([0, 2, 3]))
+    for fitting in (EYE, many, replace(EYE, space="0" * 64, seen=np.array([True, False, True]))):
+        fitting.check("0" * 64, 3)
+
+
+def test_more_texts_than_a_vocabulary_may_have() -> None:
+    with pytest.raises(VocabularyError, match="more than the 50,000 texts"):
+        as_names(itertools.repeat("cat"))  # type: ignore[arg-type]
+    with pytest.raises(VocabularyError, match="200,000 texts, and a vocabulary may have 50,000"):
+        gather_texts(["cat"] * 10, {"cat": ["kitty"] * 19_999})
+    assert as_names(np.array(["cat"])) == ("cat",)  # type: ignore[arg-type]
+    assert type(as_names(np.array(["cat"]))[0]) is str  # type: ignore[arg-type]
+
+
+def test_errors_of_the_callers_generator_pass() -> None:
+    def names() -> Iterator[str]:
+        yield "cat"
+        raise TypeError("of the caller")
+
+    with pytest.raises(TypeError, match="of the caller"):
+        as_names(names())  # type: ignore[arg-type]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from fakes import NAMES, FakeBackend, FakeBundle, fake_manifest
@@ -9,7 +10,8 @@ from fakes import NAMES, FakeBackend, FakeBundle, fake_manifest
 from samclip.engines.base import EngineOptions
 from samclip.errors import BundleError, CapabilityError
 from samclip.runtime.engine_pool import EnginePool
-from samclip.runtime.text.text_space import TextSpace, open_text_space
+from samclip.runtime.text.bundle_text import open_text_space
+from samclip.runtime.text.text_space import TextSpace
 
 
 class Damaged(FakeBundle):
@@ -53,3 +55,10 @@ def test_ready_made_labels_need_no_encoder(tmp_path: Any) -> None:
 def test_damaged_labels_are_bundle_errors(tmp_path: Any, name: str, data: bytes) -> None:
     with pytest.raises(BundleError, match="export"):
         open_space(Damaged(name, data), tmp_path)
+
+
+def test_templates_of_a_bundle_are_not_the_callers_fault(tmp_path: Any) -> None:
+    manifest = fake_manifest()
+    text = msgspec.structs.replace(manifest.text, templates=("no place for a name",))
+    with pytest.raises(BundleError, match="the bundle's templates cannot be used"):
+        open_space(FakeBundle(msgspec.structs.replace(manifest, text=text)), tmp_path)
