@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from samclip.runtime.results.drawing import UNTRAINED_NOTE, draw_bars, draw_label_map, pick_image
+from samclip.runtime.results.mask_files import write_labels
 from samclip.runtime.text.vocabulary import index_of
 
 
@@ -90,6 +93,14 @@ class SemanticMap:
         """Draw the map, with names, on `image`, None for the image itself: HWC uint8 RGB."""
         note = None if self.trained_head else UNTRAINED_NOTE
         return draw_label_map(pick_image(image, self.image), self.labels, self.names, note)
+
+    def save_labels(self, path: str | os.PathLike[str]) -> Path:
+        """Write the map as an index PNG: a pixel's value is its label, 255 for none.
+
+        With more than 255 names the PNG has 16 bits, and 65535 for none; see `write_labels`.
+        Raises ImageError, InputError, WriteError.
+        """
+        return write_labels(self.labels, len(self.names), path)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON: the size [h, w], and each present name's share."""

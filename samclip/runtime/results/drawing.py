@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from samclip.disk.partial_files import result_file
-from samclip.errors import ImageError
+from samclip.errors import ImageError, InputError
 from samclip.runtime.pixels.mask_ops import PackedMasks, mask_extent
 from samclip.runtime.pixels.prompts import Prompt
 
@@ -145,15 +145,29 @@ def save_picture(picture: Picture, path: str | os.PathLike[str]) -> Path:
     """Write an HWC uint8 RGB array as PNG or JPEG, chosen by the suffix; returns the path.
 
     The file is complete or absent: it is written next to its target and then renamed over it.
-    Raises ImageError for another suffix, WriteError when the disk refuses.
+    Raises ImageError for another suffix, InputError for what is not a path, WriteError when the
+    disk refuses.
     """
-    target = Path(path)
+    target = as_path(path, "path")
     kind = FORMATS.get(target.suffix.lower())
     if kind is None:
         raise ImageError(f"cannot save {target.name!r}: use a name that ends in .png or .jpg.")
     with result_file(target) as file:
         Image.fromarray(picture).save(file, kind, quality=92)
     return target
+
+
+def as_path(value: str | os.PathLike[str], name: str) -> Path:
+    """Return `value` as a path; InputError when it is not one."""
+    try:
+        path = Path(value)
+    except TypeError as error:
+        raise InputError(
+            f"{name} must be a path, a str or os.PathLike; got {type(value).__name__}."
+        ) from error
+    if not os.fspath(value) or "\0" in str(path):
+        raise InputError(f"{name} must name a file or folder; got {os.fspath(value)!r:.200}.")
+    return path
 
 
 def pick_image(given: ArrayLike | None, own: Picture) -> Picture:

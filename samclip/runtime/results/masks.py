@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,6 +21,7 @@ from samclip.runtime.results.drawing import (
     pick_image,
     shorten,
 )
+from samclip.runtime.results.mask_files import write_masks
 
 SelfMasks = TypeVar("SelfMasks", bound="Masks")
 # The fields that hold one entry per mask.
@@ -115,6 +118,13 @@ class Masks:
             return tuple(f"{score:.2f}" for score in self.scores)
         pairs = zip(self.names, self.name_probabilities, strict=True)
         return tuple(f"{shorten(name, NAME_LETTERS)} {share:.0%}" for name, share in pairs)
+
+    def save_masks(self, folder: str | os.PathLike[str], stem: str) -> list[Path]:
+        """Write each mask as a PNG of 0 and 255, `FOLDER/STEM.000.png` and so on: N paths.
+
+        See `write_masks`; raises InputError, WriteError.
+        """
+        return write_masks(self.packed, len(self), folder, stem)
 
     def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
         """List the masks as COCO annotations with compressed RLE; see `coco_annotations`."""
