@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -36,11 +35,11 @@ COMMON_NAMES = (
 )
 
 Photos = Annotated[
-    list[Path] | None,
+    list[str] | None,
     typer.Argument(
         metavar="[IMAGE]",
         show_default="a photo that comes with samclip",
-        help="Image files, or folders of images; each gets a picture.",
+        help="Image files, folders of images, or - for stdin; each image gets a picture.",
     ),
 ]
 
@@ -76,7 +75,7 @@ def demo(
             return look_over(scene, vocabulary, shown, templates)
 
         request = Request(
-            images=images or [packaged_photos() / PHOTO],
+            images=images or [str(packaged_photos() / PHOTO)],
             bundle=bundle,
             backend=backend,
             precision=precision,

@@ -19,12 +19,13 @@ from typing import Any, NoReturn
 import typer
 
 from samclip.cli.advice import with_commands
-from samclip.cli.stop_signals import REASONS, handle_signals, stop_code, stop_line
+from samclip.cli.stop_signals import REASONS, STDERR, handle_signals, stop_code, stop_line
 from samclip.cli.terminal import err, in_one_line, say
 from samclip.errors import BundleNotFoundError, InputError, SamclipError
 
 FAILURE = 1
 BAD_INPUT = 2
+STOP_SECONDS = 0.7  # from a signal to the end of a process that is in the middle of a graph
 STANDARD_STREAMS = range(3)  # stdin, stdout, stderr
 DEBUG = "--debug"
 
@@ -32,8 +33,17 @@ DEBUG = "--debug"
 class CommandApp(typer.Typer):
     """An app that checks its streams before it does anything, and reports what ends it early.
 
-    Also for its help, and for Ctrl-C while the command line is still being read.
+    Also for its help, and for Ctrl-C while the command line is still being read. All its commands
+    take -h for --help, and a defect shows Python's own traceback, fit for a report.
     """
+
+    def __init__(self, **options: Any) -> None:
+        """Make an app; `options` are those of typer."""
+        settings = {"help_option_names": ["-h", "--help"]} | (
+            options.pop("context_settings", None) or {}
+        )
+        defaults: dict[str, Any] = {"pretty_exceptions_enable": False}
+        super().__init__(**{**defaults, **options}, context_settings=settings)
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         """Run the command line; ends with SystemExit as every typer app does."""
@@ -116,6 +126,43 @@ def raise_on_signal() -> Iterator[None]:
         return
     with handle_signals([number for number in REASONS if number != signal.SIGINT], raise_stop):
         yield
+
+
+@contextmanager
+def heed_stops(seconds: float = STOP_SECONDS) -> Iterator[None]:
+    """End the process `seconds` after a signal that asks it to stop, if the block still runs then.
+
+    Python acts on a signal between two of its own steps, so that a long step of a library, or a
+    wait for other threads, would hold it up. What is lost is what a kill would lose: files are
+    whole or absent. For the main thread; in others it does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    over = threading.Event()
+
+    def watch() -> None:
+        numbers = os.read(reader, 1)
+        while numbers and numbers[0] not in REASONS:
+            numbers = os.read(reader, 1)
+        if numbers and not over.wait(seconds):
+            with contextlib.suppress(OSError):
+                os.write(STDERR, f"{stop_line(numbers[0])}\n".encode())
+            os._exit(stop_code(numbers[0]))
+
+    watcher = threading.Thread(target=watch, name="samclip-stop", daemon=True)
+    watcher.start()
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        over.set()
+        os.close(writer)  # ends the watcher's read
+        watcher.join()
+        os.close(reader)
 
 
 def find_interrupt(error: BaseException) -> KeyboardInterrupt | None:

@@ -17,7 +17,8 @@ from samclip.benchmarks.latency.contenders import Variant
 from samclip.benchmarks.records import Data
 from samclip.benchmarks.scores import Candidate
 from samclip.cli import options as shared
-from samclip.cli.arguments import find_images, read_names
+from samclip.cli.arguments import read_names
+from samclip.cli.image_list import find_images
 from samclip.cli.terminal import err, say
 from samclip.errors import VocabularyError
 from samclip.export.precision.gate_tasks import gate_vocabulary, unnameable

@@ -13,6 +13,7 @@ from PIL import Image
 from samclip.disk.partial_files import as_write_error, result_file
 from samclip.errors import ImageError, InputError
 from samclip.runtime.results.drawing import as_path, colour
+from samclip.runtime.results.own_pictures import save_options
 
 MIN_DIGITS = 3  # of the number in a mask's file name
 NONE_8, NONE_16 = 255, 65_535  # the values of a pixel without a label
@@ -76,4 +77,4 @@ def check_file_name(stem: str) -> str:
 
 def _write_png(picture: Image.Image, path: Path) -> None:
     with result_file(path) as file:
-        picture.save(file, "PNG")
+        picture.save(file, "PNG", **save_options("PNG"))
