@@ -25,7 +25,7 @@ from samclip.errors import BundleNotFoundError, InputError, SamclipError
 
 FAILURE = 1
 BAD_INPUT = 2
-STOP_SECONDS = 0.7  # from a signal to the end of a process that is in the middle of a graph
+STOP_SECONDS = 0.5  # from a signal to the end of a process that is in the middle of a graph
 STANDARD_STREAMS = range(3)  # stdin, stdout, stderr
 DEBUG = "--debug"
 
