@@ -14,7 +14,7 @@ from typing import Any
 from samclip.cli.advice import remedy_to_type
 from samclip.cli.exits import describe
 from samclip.cli.findings import judge_backends, judge_cache, judge_cpu, judge_jetson
-from samclip.disk.partial_files import CACHE_DIR_VARIABLE, cache_dir
+from samclip.disk.cache_folder import CACHE_DIR_VARIABLE, cache_dir
 from samclip.engines.base import Probe
 from samclip.engines.machine.device import PythonHere, describe_device, describe_python
 from samclip.engines.machine.jetson import Jetson, find_jetson

@@ -1,1 +1,1 @@
-"""Files that appear whole or not at all, locks, and the place of the cache."""
+"""Files that appear whole or not at all, locks, and the user's folders and files."""

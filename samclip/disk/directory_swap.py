@@ -4,20 +4,25 @@ A directory is made hidden next to its target (`partial_directory`), then rename
 To replace another one, the old one is renamed aside first and deleted last. Whenever the process
 dies, the name means the old or the new one; only between the two renames it means nothing, and
 `recover` restores the old one. Nobody waits: a writer that loses a rename tries again.
+
+A directory aside has a name that only the process that moved it could give: it is bound to the
+directory's number on its disk. So one that came with a download is never taken for ours.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
-import secrets
+import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from samclip.disk.partial_files import (
+    is_safely_owned,
     locked_partial,
     partial_name,
     remove_abandoned,
@@ -26,6 +31,7 @@ from samclip.disk.partial_files import (
 )
 
 OLD = ".old"
+TOKEN_DIGITS = 16  # of the digest in the name of a directory aside
 MAX_ATTEMPTS = 100
 
 
@@ -52,15 +58,32 @@ def put_in_place(partial: Path, path: Path, overwrite: bool) -> None:
     raise FileExistsError(f"{path} is taken")
 
 
-def recover(path: Path) -> bool:
+def recover(path: Path, is_whole: Callable[[Path], bool] = Path.is_dir) -> bool:
     """Restore the directory that an interrupted replacement left aside, if `path` is gone.
 
-    Return whether it did. Raises OSError when the disk fails.
+    Only one that this user's process moved there, that not everybody may write to, and of which
+    `is_whole` says that its contents are what belongs at `path`. Return whether it did. Raises
+    OSError when the disk fails.
     """
     if os.path.lexists(path) or not path.parent.is_dir():
         return False
-    newest = min(_siblings(path), key=_age, default=None)
+    newest = min(filter(is_whole, _siblings(path)), key=_age, default=None)
     return newest is not None and _rename(newest, path)
+
+
+def list_aside(path: Path) -> list[Path]:
+    """List directories that look as if they had been put aside for `path`, whoever made them.
+
+    On disks that do not keep numbers of directories (FAT), those of this user are not known
+    either. Raises OSError.
+    """
+    start = f".{path.name}."
+    length = len(start) + TOKEN_DIGITS + len(OLD)
+    return [
+        other
+        for other in path.parent.iterdir()
+        if other.name.startswith(start) and other.suffix == OLD and len(other.name) == length
+    ]
 
 
 def remove_leftovers(path: Path) -> None:
@@ -75,7 +98,10 @@ def remove_leftovers(path: Path) -> None:
 
 def _replace(partial: Path, path: Path) -> bool:
     """Put `partial` where `path` is; restore the old directory on failure, else delete it."""
-    old = path.with_name(f".{path.name}.{secrets.token_hex(8)}{OLD}")
+    try:
+        old = path.with_name(_name_aside(path.name, path.lstat()))
+    except FileNotFoundError:
+        return False
     if not _rename(path, old):
         return False
     done = False
@@ -109,14 +135,25 @@ def _rename(source: Path, target: Path) -> bool:
 
 
 def _siblings(path: Path) -> list[Path]:
-    """List the directories that replacements of `path` have put aside."""
-    start = f".{path.name}."
-    length = len(start) + 16 + len(OLD)
-    return [
-        other
-        for other in path.parent.iterdir()
-        if other.name.startswith(start) and other.suffix == OLD and len(other.name) == length
-    ]
+    """List the directories that this user's replacements of `path` have put aside."""
+    return [other for other in list_aside(path) if _is_ours(other, path.name)]
+
+
+def _is_ours(other: Path, name: str) -> bool:
+    try:
+        status = other.lstat()
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISDIR(status.st_mode) or other.name != _name_aside(name, status):
+        return False
+    is_mine = os.name == "nt" or status.st_uid == os.getuid()
+    return is_mine and is_safely_owned(status)
+
+
+def _name_aside(name: str, status: os.stat_result) -> str:
+    """Return the name of a directory `name` while it is aside, which depends on its number."""
+    facts = f"{name}\0{status.st_ino}\0{status.st_uid}".encode("utf-8", "surrogateescape")
+    return f".{name}.{hashlib.sha256(facts).hexdigest()[:TOKEN_DIGITS]}{OLD}"
 
 
 def _age(path: Path) -> float:

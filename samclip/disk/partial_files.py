@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, safe ways to open them, and the folder of caches.
+"""Files that appear whole or not at all, and safe ways to open them.
 
 A file is written under a separate name next to its place, which ends in `.partial`, and renamed
 last. Its writer holds a lock on it, which the system releases however the process ends: partial
@@ -36,7 +36,6 @@ MAX_TARGET_BYTES = 200  # of a name inside a partial file's, so that systems tak
 PLAIN_MODE = 0o666  # less the umask, as for every new file
 # Where the file system has no locks, what was left alone for so long has lost its writer.
 ABANDONED_SECONDS = 86_400.0
-CACHE_DIR_VARIABLE = "SAMCLIP_CACHE_DIR"
 
 
 def open_without_links(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
@@ -264,13 +263,3 @@ def _age(path: Path) -> float:
         return time.time() - path.lstat().st_mtime
     except FileNotFoundError:
         return 0.0
-
-
-def cache_dir(directory: str | Path | None = None) -> Path:
-    """Choose where caches live: `directory`, else $SAMCLIP_CACHE_DIR, else the user's cache."""
-    import platformdirs  # noqa: PLC0415 - only needed here
-
-    named = directory or os.environ.get(CACHE_DIR_VARIABLE)
-    if not named:
-        return Path(platformdirs.user_cache_dir("samclip"))
-    return Path(os.path.expanduser(named))  # noqa: PTH111 - unlike pathlib's, it never raises

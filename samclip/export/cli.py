@@ -73,7 +73,7 @@ def export(given: ExportArguments) -> None:
         else:
             print_export(made, err)
         if plans is not None:
-            build_and_show(Bundle.open(made.path), plans)
+            build_and_show(Bundle.open_unsigned(made.path), plans)
 
 
 def check_packages() -> None:

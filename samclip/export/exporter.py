@@ -65,7 +65,7 @@ def export_bundle(options: ExportOptions, progress: Progress = SILENT) -> Export
         path = write_bundle(
             options.output, manifest, {**draft.texts, **graph_files}, overwrite=options.overwrite
         )
-    return Export(path, Bundle.open(path).manifest)
+    return Export(path, Bundle.open_unsigned(path).manifest)
 
 
 def _export_in_fp32(plan: ExportPlan, progress: Progress) -> _Draft:

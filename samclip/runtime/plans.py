@@ -15,7 +15,7 @@ from samclip.engines.plans.build import BuildRequest, BuiltPlan, build_plan
 from samclip.engines.plans.library import Library, choose_targets, open_library
 from samclip.engines.plans.sidecar import DEFAULT_AXES, AxisRange, BuildOptions, Sidecar
 from samclip.engines.plans.store import StoredPlan, folder_beside
-from samclip.errors import CapabilityError, SamclipError, did_you_mean
+from samclip.errors import BundleNotFoundError, CapabilityError, SamclipError, did_you_mean
 from samclip.progress import SILENT, Progress
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import Graph, Graphs, Manifest
@@ -143,8 +143,10 @@ def plan_state(stored: StoredPlan) -> str:
         return _version_state(built)
     try:
         manifest = Bundle.open(built.graph.origin).manifest
-    except SamclipError:
+    except BundleNotFoundError:
         return "bundle gone"
+    except SamclipError as error:
+        return f"bundle refused: {error}"
     if (built.graph.onnx_sha256, built.graph.weights_sha256) not in _digests(manifest, built):
         return "stale: the bundle has changed"
     return _version_state(built)

@@ -16,7 +16,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from samclip.benchmarks.report import write_whole
-from samclip.disk.partial_files import cache_dir
+from samclip.disk.cache_folder import cache_dir
 from samclip.errors import PeerError
 
 Report = Callable[[str], None]

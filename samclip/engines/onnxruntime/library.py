@@ -9,22 +9,24 @@ input leaves the range of shapes that it has met. The graph sets the precision, 
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import io
 import os
 import platform
 import re
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from samclip.disk.partial_files import cache_dir
+from samclip.disk.cache_folder import make_private_folder, open_cache, warn_unusable
 from samclip.engines import base
 from samclip.engines.backend_names import ORT_TENSORRT
 from samclip.engines.base import REMEDY, GraphSource
 from samclip.engines.machine.device import find_driver
 from samclip.engines.plans.sidecar import identify
-from samclip.errors import BackendUnavailableError, EngineRunError
+from samclip.errors import BackendUnavailableError
 
 CPU_PACKAGE, GPU_PACKAGE = "onnxruntime", "onnxruntime-gpu"
 CUDA_PROVIDER = "CUDAExecutionProvider"
@@ -149,24 +151,14 @@ def is_initializer(onnx: bytes, name: str) -> bool:
 def tensorrt_options(library: Any, source: GraphSource, device: int) -> dict[str, str]:
     """Return the TensorRT provider's options, and make the folder for its engines.
 
-    Raises EngineRunError when the folder cannot be written: engines are programs, so they are kept
-    only in a folder of this user that is closed to others.
+    Engines are programs, so they are kept only in a folder of this user that is closed to others.
+    Where there is none, each process builds its own.
     """
-    root = cache_dir() / ORT_TENSORRT
-    graph = identify(source)
-    digests = f"{graph.onnx_sha256[:16]}-{(graph.weights_sha256 or 'none')[:16]}"
-    folder = root / f"{source.name}-{library.__version__}-{digests}"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for place in (root, folder):
-            place.chmod(0o700)
-        is_writable = os.access(folder, os.W_OK)
-    except OSError as error:
-        raise _unwritable(str(folder), str(error.strerror)) from error
-    if not is_writable:
-        raise _unwritable(str(folder), "it may not be written to")
-    return {
-        "device_id": str(device),
+    folder = _engine_folder(library, source)
+    options = {"device_id": str(device)}
+    if folder is None:
+        return options
+    return options | {
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": str(folder),
         "trt_timing_cache_enable": "1",
@@ -174,8 +166,21 @@ def tensorrt_options(library: Any, source: GraphSource, device: int) -> dict[str
     }
 
 
-def _unwritable(folder: str, reason: str) -> EngineRunError:
-    return EngineRunError(
-        f"the folder for TensorRT engines, {folder}, cannot be used: {reason}. Set "
-        "SAMCLIP_CACHE_DIR to a folder of your own."
-    )
+def _engine_folder(library: Any, source: GraphSource) -> Path | None:
+    """Return the folder of a graph's engines; None, with one warning, where it cannot be used."""
+    root = open_cache(ORT_TENSORRT)
+    if root is None:
+        return None
+    graph = identify(source)
+    digests = f"{graph.onnx_sha256[:16]}-{(graph.weights_sha256 or 'none')[:16]}"
+    folder = root / f"{source.name}-{library.__version__}-{digests}"
+    try:
+        make_private_folder(folder)
+        for place in (root, folder):
+            place.chmod(0o700)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, "it may not be written to", str(folder))
+    except OSError as error:
+        warn_unusable(root.parent, error)
+        return None
+    return folder

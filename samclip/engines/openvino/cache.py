@@ -20,8 +20,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from samclip.disk.cache_folder import open_cache
 from samclip.disk.partial_files import (
-    cache_dir,
     is_safely_owned,
     locked_partial,
     make_empty_file,
@@ -55,17 +55,19 @@ class BlobSidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     sha256: Sha256
 
 
-def blob_folder() -> Path:
-    """Return the folder of blobs: `openvino` in `$SAMCLIP_CACHE_DIR` or the user's cache."""
-    return cache_dir() / FOLDER_NAME
+def blob_folder() -> Path | None:
+    """Return the folder of blobs: `openvino` in `$SAMCLIP_CACHE_DIR` or the user's cache.
+
+    None, with one warning, where it cannot be used.
+    """
+    return open_cache(FOLDER_NAME)
 
 
 @contextmanager
 def only_compiling(folder: Path) -> Iterator[None]:
-    """Make the folder and hold its lock, for a minute at most; raises OSError."""
+    """Hold the folder's lock, for a minute at most; raises OSError."""
     from filelock import FileLock, Timeout  # noqa: PLC0415 - a blob that is there needs none
 
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK_NAME)
     with contextlib.suppress(Timeout):  # both compile then, and the later blob stays
         lock.acquire(timeout=LOCK_SECONDS)

@@ -67,6 +67,8 @@ class Compiler:
         if not self.source.origin or not imports_maps(self.library):
             return Compiled(self._compile())
         key, folder = self._key, blob_folder()
+        if folder is None:
+            return Compiled(self._compile())
         found = self._import(folder, key)
         if found is not None:
             return found

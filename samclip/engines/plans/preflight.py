@@ -7,19 +7,15 @@ programs.
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 from samclip.engines.backend_names import TENSORRT, TENSORRT_RTX
+from samclip.engines.machine.free_memory import available_memory
 from samclip.engines.plans.library import Library
 from samclip.engines.plans.network import Network
 from samclip.engines.steps import ChangeSettings
 from samclip.errors import PlanBuildError
 from samclip.progress import Progress
 
-MEMORY_INFO = Path("/proc/meminfo")
-CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
-CONTAINER_USE = Path("/sys/fs/cgroup/memory.current")
-CONTAINER_PARTS = Path("/sys/fs/cgroup/memory.stat")
 # A build holds the weights once as they were parsed, once as its kernels take them, and once in
 # the plan. Libraries alone take the second figure.
 WEIGHT_COPIES = 3
@@ -50,15 +46,6 @@ def weight_bytes(network: Network) -> int:
     return sum(math.prod(t.shape) * ITEM_BYTES.get(t.dtype.name, 4) for t in tensors)
 
 
-def available_memory() -> int | None:
-    """Return the bytes that a process may still take: the machine's, at most the container's.
-
-    None where the system does not report it.
-    """
-    known = [amount for amount in (_machine(), _container()) if amount is not None]
-    return min(known, default=None)
-
-
 def _compare(what: str, needs: int, free: int | None, weights: int, progress: Progress) -> None:
     if free is None or free >= COMFORT * needs:
         return
@@ -74,32 +61,3 @@ def _compare(what: str, needs: int, free: int | None, weights: int, progress: Pr
             steps=(ChangeSettings(("workspace", "preflight")),),
         )
     progress.note(f"warning: this build needs about {figures}: it may fail")
-
-
-def _machine() -> int | None:
-    fields = _fields(MEMORY_INFO, ":")
-    # its "kB" are KiB
-    return fields["MemAvailable"] * 1024 if "MemAvailable" in fields else None
-
-
-def _container() -> int | None:
-    """Subtract what a container uses from its limit; files that are merely cached do not count."""
-    limit, use = _read(CONTAINER_LIMIT).strip(), _read(CONTAINER_USE).strip()
-    if not (limit.isdecimal() and use.isdecimal()):  # "max", or version 1 of cgroups
-        return None
-    cached = _fields(CONTAINER_PARTS, " ").get("inactive_file", 0)
-    return max(0, int(limit) - int(use) + cached)
-
-
-def _fields(path: Path, separator: str) -> dict[str, int]:
-    """Read lines of a heading and a whole number."""
-    parts = (line.partition(separator) for line in _read(path).splitlines())
-    words = ((heading, value.split()) for heading, _, value in parts)
-    return {heading: int(value[0]) for heading, value in words if value and value[0].isdecimal()}
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:  # not Linux
-        return ""

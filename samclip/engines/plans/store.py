@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import re
 import stat
@@ -20,9 +21,9 @@ from pathlib import Path
 
 import msgspec
 
+from samclip.disk.cache_folder import CacheUnusableError, cache_dir, make_private_folder
 from samclip.disk.partial_files import (
     ABANDONED_SECONDS,
-    cache_dir,
     is_safely_owned,
     lock_abandoned,
     locked_partial,
@@ -48,7 +49,11 @@ PLAN_SUFFIX, SIDECAR_SUFFIX = ".plan", ".plan.json"
 FOLDER_NAME = "engines"
 BESIDE_SUFFIX = ".engines"
 MODE = 0o644
+FOLDER_MODE = 0o755  # other users run the plans that root has built
 OWN_NAME = re.compile(r"[.][0-9a-f]{12}[.]plan$")
+
+
+_logger = logging.getLogger("samclip")
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,10 @@ class StoredPlan:
 
 
 def plan_folder() -> Path:
-    """Return the folder of plans: `engines` in `$SAMCLIP_CACHE_DIR` or the user's cache."""
+    """Return the folder of plans: `engines` in `$SAMCLIP_CACHE_DIR` or the user's cache.
+
+    Raises CacheUnusableError, an OSError, where no home folder is known.
+    """
     return cache_dir() / FOLDER_NAME
 
 
@@ -77,7 +85,11 @@ def folder_beside(origin: str | Path) -> Path:
 
 def search_folders(origin: str = "") -> tuple[Path, ...]:
     """Return the folders in which the plans of the bundle at `origin` are looked for."""
-    return (plan_folder(), *([folder_beside(origin)] if origin else []))
+    beside = (folder_beside(origin),) if origin else ()
+    try:
+        return (plan_folder(), *beside)
+    except CacheUnusableError:  # so no plan was built there either
+        return beside
 
 
 def list_plans(folders: Iterable[Path]) -> list[StoredPlan]:
@@ -115,7 +127,7 @@ def read_plan(stored: StoredPlan) -> bytes:
 
 def write_plan(folder: Path, data: bytes, sidecar: Sidecar) -> StoredPlan:
     """Write a plan and its sidecar, whose `plan` is filled in; both appear whole or not at all."""
-    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    make_private_folder(folder, FOLDER_MODE)
     remove_leftovers(folder)
     digest = hashlib.sha256(data).hexdigest()
     complete = msgspec.structs.replace(sidecar, plan=PlanFile(size=len(data), sha256=digest))
@@ -155,8 +167,13 @@ def sidecar_path(plan: Path) -> Path:
 def _plans_in(folder: Path) -> Iterator[Path]:
     """Yield the plans of a folder: those of sidecars, and plan files that may have none."""
     names = set()
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+    try:
         names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:  # a load goes on with the other folders, and other backends
+        _logger.warning("the plans in %s cannot be listed: %s", folder, error.strerror)
+        return
     stems = {name.removesuffix(SIDECAR_SUFFIX) for name in names if name.endswith(SIDECAR_SUFFIX)}
     stems |= {name.removesuffix(PLAN_SUFFIX) for name in names if name.endswith(PLAN_SUFFIX)}
     yield from (folder / f"{stem}{PLAN_SUFFIX}" for stem in sorted(stems))

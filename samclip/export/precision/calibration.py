@@ -24,6 +24,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from samclip.disk.cache_folder import read_private_file
 from samclip.disk.partial_files import remove_abandoned, write_file
 from samclip.errors import CalibrationError
 from samclip.export.cpu_engine import graph_source
@@ -37,6 +38,7 @@ Counts = NDArray[np.float64]
 
 ALGORITHM = "samclip calibration 1"  # raise it when the same photos would give other ranges
 PERCENTILE = 0.9999  # of a map's values lie inside its range, by `percentile`
+MAX_CACHED_BYTES = 2**26  # of a calibration in the cache
 
 HALF = 4096  # bins on either side of 0; after it has grown, at least half of them are in use
 LEVELS = 128  # of INT8 on one side
@@ -121,11 +123,11 @@ def calibration_key(
 def read_calibration(file: Path) -> Calibration | None:
     """Read a calibration back; None when there is none, or when its file is damaged."""
     try:
-        digest, _, data = file.read_bytes().partition(b"\n")
+        digest, _, data = read_private_file(file, MAX_CACHED_BYTES).partition(b"\n")
         if digest.decode("ascii") != hashlib.sha256(data).hexdigest():
             return None
         return msgspec.json.decode(data, type=Calibration)
-    except (FileNotFoundError, UnicodeDecodeError, msgspec.MsgspecError):
+    except (OSError, UnicodeDecodeError, msgspec.MsgspecError):
         return None
 
 

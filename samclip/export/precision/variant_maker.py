@@ -8,7 +8,7 @@ from itertools import islice
 
 import onnx_ir as ir
 
-from samclip.disk.partial_files import cache_dir
+from samclip.disk.cache_folder import open_cache
 from samclip.export.graph_files import GraphFiles
 from samclip.export.options import INT8_PRECISIONS, PrecisionOptions
 from samclip.export.precision.calibration import Calibration, calibrate
@@ -172,6 +172,6 @@ class Quantiser:
         if graph not in self._calibrations:
             feeds, method = self._feeds[graph], self._options.calib_method
             with self._progress.stage(f"calibrating the {graph} on {len(feeds)} photos"):
-                made = calibrate(model, feeds, method, cache_dir() / CACHE_FOLDER)
+                made = calibrate(model, feeds, method, open_cache(CACHE_FOLDER))
             self._calibrations[graph] = made
         return self._calibrations[graph]

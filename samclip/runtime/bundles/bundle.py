@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
-from samclip.disk.directory_swap import recover
+from samclip.disk.paths import path_text, user_path
 from samclip.engines.base import GraphSource
 from samclip.engines.steps import ExportBundle
 from samclip.errors import (
@@ -36,8 +36,14 @@ from samclip.runtime.bundles.manifest import (
     Manifest,
     Variant,
 )
-from samclip.runtime.bundles.manifest_file import check_references, decode_manifest, read_manifest
-from samclip.runtime.bundles.signature import PrivateKey, PublicKey, write_signature
+from samclip.runtime.bundles.manifest_file import check_manifest, decode_manifest, read_manifest
+from samclip.runtime.bundles.recovery import recover_bundle
+from samclip.runtime.bundles.signature import (
+    PrivateKey,
+    PublicKey,
+    chosen_public_key,
+    write_signature,
+)
 from samclip.runtime.bundles.weights import parse_weights
 
 MAX_NAMES_SHOWN = 20  # files that an error message lists
@@ -54,16 +60,31 @@ class Bundle:
     def open(cls, path: str | PathLike[str], public_key: PublicKey | None = None) -> Bundle:
         """Open the bundle in the directory `path`, which may itself be a link.
 
+        With `public_key`, or else the key that `$SAMCLIP_PUBLIC_KEY` names if it is set, the bundle
+        must be signed with that key. So the variable holds for whatever opens a bundle.
+
         Raises BundleNotFoundError when there is no such directory; ManifestError, IntegrityError
-        or UnsafePathError when its contents cannot be trusted; with `public_key`, SignatureError
-        when the bundle is not signed with that key. The files' contents are not read yet: `read`
-        and `verify` check them.
+        or UnsafePathError when its contents cannot be trusted; SignatureError when the bundle is
+        not signed with the key; InputError when the variable names no key. The files' contents are
+        not read yet: `read` and `verify` check them.
         """
+        return cls._open(path, chosen_public_key(None) if public_key is None else public_key)
+
+    @classmethod
+    def open_unsigned(cls, path: str | PathLike[str]) -> Bundle:
+        """Open a bundle whoever signed it, for its own maker: to sign it, or just exported.
+
+        Raises as `open` does.
+        """
+        return cls._open(path, None)
+
+    @classmethod
+    def _open(cls, path: str | PathLike[str], public_key: PublicKey | None) -> Bundle:
         root = _resolve(path)
         with error_context(str(root)):
             manifest = read_manifest(root, public_key)
             check_paths(manifest.files)
-            check_references(manifest)
+            check_manifest(manifest)
             check_tree(root, manifest.files)
         return cls(root, manifest)
 
@@ -152,7 +173,7 @@ def sign_bundle(path: str | PathLike[str], key: PrivateKey) -> Path:
     An existing signature is replaced. Raises BundleError as `Bundle.open` and `verify` do, and
     WriteError.
     """
-    bundle = Bundle.open(path)
+    bundle = Bundle.open_unsigned(path)
     bundle.verify()
     with open_plain_file(bundle.path, MANIFEST_NAME) as (file, size):
         manifest = file.read(size)
@@ -165,18 +186,19 @@ def sign_bundle(path: str | PathLike[str], key: PrivateKey) -> Path:
 
 def _resolve(path: str | PathLike[str]) -> Path:
     """Return the directory `path`, links resolved; an interrupted overwrite is undone first."""
+    text = path_text(path, "a bundle")
     try:
-        given = Path(path).expanduser()
-        recover(given.absolute())
+        given = user_path(text, "a bundle")
+        recover_bundle(given.absolute())
         root = given.resolve(strict=True)
-    except (OSError, ValueError, RuntimeError) as error:  # missing, NUL, a loop, no such ~user
+    except (OSError, ValueError, RuntimeError) as error:  # missing, a NUL, a loop of links
         raise BundleNotFoundError(
-            f"there is no bundle at {str(path)[:200]!r}: {error}. Give the path of a directory "
+            f"there is no bundle at {text[:200]!r}: {error}. Give the path of a directory "
             f"with a {MANIFEST_NAME}, or export one.",
             steps=(ExportBundle(),),
         ) from error
     if not root.is_dir():
         raise BundleNotFoundError(
-            f"{str(path)!r} is a file. A bundle is a directory with a {MANIFEST_NAME}: give that."
+            f"{text!r} is a file. A bundle is a directory with a {MANIFEST_NAME}: give that."
         )
     return root

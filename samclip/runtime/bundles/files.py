@@ -18,17 +18,55 @@ from pathlib import Path
 from typing import BinaryIO
 
 from samclip.disk.partial_files import open_without_links
-from samclip.errors import IntegrityError, ManifestError, UnsafePathError
+from samclip.engines.machine.free_memory import available_memory, free_swap
+from samclip.errors import DeviceMemoryError, IntegrityError, ManifestError, UnsafePathError
 from samclip.runtime.assets import is_packaged
-from samclip.runtime.bundles.manifest import DIGEST_NAME, MANIFEST_NAME, SIGNATURE_NAME, FileEntry
+from samclip.runtime.bundles.manifest import (
+    DIGEST_NAME,
+    MANIFEST_NAME,
+    SIGNATURE_NAME,
+    FileEntry,
+)
 
 MAX_COMPONENT_BYTES = 255  # the limit of file systems on Linux, macOS and Windows
 MAX_PATH_BYTES = 1024
 NOT_PORTABLE = frozenset('<>:"|?*\\')
 DEVICE_NAME = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 RESERVED = frozenset({MANIFEST_NAME, DIGEST_NAME, SIGNATURE_NAME})
-MAX_FILE_BYTES = 2**33  # ViT-H in FP32 has 2.5 GB
+MAX_DEPTH = 16  # components of a path
+LARGE_BYTES = 2**28  # from here on the machine's free memory is looked at before a file is read
 CHUNK_BYTES = 2**20
+# What file managers, network file systems, synchronisers and version control put next to any file.
+# It is left out of the check of unlisted files, and never opened. Compared without case.
+# fmt: off
+IGNORED_NAMES = frozenset(
+    {
+        # macOS
+        ".ds_store", ".localized", ".appledouble", ".appledb", ".appledesktop", ".fseventsd",
+        ".spotlight-v100", ".temporaryitems", ".trashes", ".documentrevisions-v100",
+        ".volumeicon.icns", ".apdisk", "icon\r",
+        # Windows
+        "thumbs.db", "thumbs.db:encryptable", "ehthumbs.db", "ehthumbs_vista.db",
+        "desktop.ini", "$recycle.bin", "system volume information",
+        # Linux
+        ".directory", ".thumbnails", "lost+found",
+        # file servers
+        ".snapshot", ".snapshots", ".zfs", "@eadir", "#recycle", "#snapshot",
+        # synchronisers
+        ".stfolder", ".stignore", ".stversions", ".dropbox",
+        # version control
+        ".git", ".gitattributes", ".gitignore",
+    }
+)
+# fmt: on
+IGNORED_PATTERN = re.compile(
+    r"[.]_.*"  # macOS: the attributes of a file, on disks that have none
+    r"|[.]nfs[0-9a-f]+"  # NFS: a file that was removed while it was open
+    r"|[.]fuse_hidden[0-9a-f]+|[.]smb(delete)?[0-9a-f]+|[.]cifs[0-9a-f]+"  # FUSE and SMB: the same
+    r"|[.]trash-[0-9]+"  # Linux desktops: the rubbish of a disk
+    r"|[.]manifest[.]sig[.][0-9a-f]{16}[.]partial",  # samclip sign, interrupted
+    re.IGNORECASE | re.DOTALL,
+)
 COPY_FILES = "A bundle holds plain files only: copy it again with the files themselves (cp -RL)."
 
 
@@ -56,6 +94,8 @@ def _find_path_fault(path: str) -> str:
         return "holds an unprintable character"
     if len(path.encode()) > MAX_PATH_BYTES:
         return f"is longer than {MAX_PATH_BYTES} bytes"
+    if path.count("/") >= MAX_DEPTH:
+        return f"has more than {MAX_DEPTH} components"
     if path != unicodedata.normalize("NFC", path):
         return "is not in Unicode's form NFC"
     return ""
@@ -114,10 +154,10 @@ def parent_folders(paths: Collection[str]) -> set[str]:
 def check_tree(root: Path, files: Mapping[str, FileEntry]) -> None:
     """Check that `root` holds exactly `files` and the manifest's own, all of them plain.
 
+    What file managers and network file systems leave in any folder (`is_ignored`) may be there.
     Hard links are refused, except in a packaged bundle, where installers make them. Raises
     UnsafePathError for a symbolic or hard link, FIFO, socket or device; IntegrityError for a file
-    that is missing, has another size, or is not listed; ManifestError for a listed size above
-    MAX_FILE_BYTES.
+    that is missing, has another size, or is not listed.
     """
     try:
         found = dict(_walk(root, files.keys() | RESERVED, parent_folders(files)))
@@ -132,27 +172,40 @@ def check_tree(root: Path, files: Mapping[str, FileEntry]) -> None:
         _check_size(path, found[path], entry)
 
 
+def is_ignored(name: str) -> bool:
+    """Whether an unlisted file or folder of this name is not samclip's, and left unopened."""
+    return name.casefold() in IGNORED_NAMES or IGNORED_PATTERN.fullmatch(name) is not None
+
+
 def _walk(
-    root: Path, files: Collection[str], folders: Collection[str], prefix: str = ""
+    root: Path, files: Collection[str], folders: Collection[str]
 ) -> Iterator[tuple[str, int]]:
     """Yield the path and size of every file below `root`; refuse anything that is not listed."""
     may_be_linked = is_packaged(root)
-    with os.scandir(root / prefix) as entries:
-        for entry in entries:
-            path = prefix + entry.name
-            status = entry.stat(follow_symlinks=False)
-            is_folder = stat.S_ISDIR(status.st_mode)
-            if not is_folder:
-                _check_plain(path, status, may_be_linked)
-            if path not in (folders if is_folder else files):
-                raise IntegrityError(
-                    f"{path!r} is in {root} but not in its manifest. Delete it, or copy or "
-                    "export the bundle again."
-                )
-            if is_folder:
-                yield from _walk(root, files, folders, path + "/")
-            else:
-                yield path, status.st_size
+    waiting = [""]
+    while waiting:
+        prefix = waiting.pop()
+        with os.scandir(root / prefix) as entries:
+            for entry in entries:
+                path = prefix + entry.name
+                status = entry.stat(follow_symlinks=False)
+                is_folder = stat.S_ISDIR(status.st_mode)
+                listed = path in (folders if is_folder else files)
+                if not listed and is_ignored(entry.name):
+                    if not is_folder and not stat.S_ISREG(status.st_mode):
+                        _check_plain(path, status, may_be_linked)
+                    continue
+                if not is_folder:
+                    _check_plain(path, status, may_be_linked)
+                if not listed:
+                    raise IntegrityError(
+                        f"{path!r} is in {root} but not in its manifest. Delete it, or copy or "
+                        "export the bundle again."
+                    )
+                if is_folder:
+                    waiting.append(path + "/")
+                else:
+                    yield path, status.st_size
 
 
 def _check_plain(path: str, status: os.stat_result, may_be_linked: bool) -> None:
@@ -168,14 +221,25 @@ def _check_plain(path: str, status: os.stat_result, may_be_linked: bool) -> None
 
 
 def _check_size(path: str, size: int, entry: FileEntry) -> None:
-    if entry.size > MAX_FILE_BYTES:
-        raise ManifestError(
-            f"the manifest lists {path!r} with {entry.size:,} bytes; at most {MAX_FILE_BYTES:,} "
-            "are accepted. Export the bundle again."
-        )
     if size != entry.size:
         raise IntegrityError(
             f"{path!r} has {size:,} bytes, the manifest says {entry.size:,}. Copy the bundle again."
+        )
+
+
+def _check_memory(path: str, size: int) -> None:
+    """Refuse to read a file that this machine has no memory for: the system would kill processes.
+
+    A file of holes takes no room on the disk, and its whole size in memory.
+    """
+    free = available_memory() if size >= LARGE_BYTES else None
+    if free is None:
+        return
+    free += free_swap()
+    if size > free:
+        raise DeviceMemoryError(
+            f"{path!r} has {size:,} bytes, and {free:,} of this machine's memory are free. End "
+            "other programs, or take a smaller bundle."
         )
 
 
@@ -214,10 +278,12 @@ def read_capped(root: Path, path: str, limit: int) -> bytes:
 def read_verified(root: Path, path: str, entry: FileEntry) -> bytes:
     """Read a listed file into memory: exactly the bytes whose SHA-256 the manifest states.
 
-    Raises as `open_plain_file`, and IntegrityError when the size or the digest differs.
+    Raises as `open_plain_file`, IntegrityError when the size or the digest differs, and
+    DeviceMemoryError when less memory is free than the file has bytes.
     """
     with open_plain_file(root, path) as (file, size):
         _check_size(path, size, entry)
+        _check_memory(path, size)
         data = file.read(size)
     _check_digest(path, hashlib.sha256(data).hexdigest(), entry)
     return data

@@ -1,6 +1,8 @@
 """The schema of `manifest.json`: everything that a client must know about a bundle.
 
-The exporter writes it and the runtime reads it, both through these classes alone.
+The exporter writes it and the runtime reads it, both through these classes alone. Whoever made a
+bundle wrote its manifest, so every number, text and list has a range here, and a value outside is
+a ManifestError. The whole file has at most a megabyte (`manifest_file`).
 """
 
 from __future__ import annotations
@@ -15,13 +17,30 @@ MANIFEST_NAME = "manifest.json"
 DIGEST_NAME = "manifest.sha256"  # one line, as `sha256sum` writes it
 SIGNATURE_NAME = "manifest.sig"  # optional: 64 bytes, see signature.py
 
+MAX_FILE_BYTES = 2**33  # ViT-H in FP32 has 2.5 GB
+MAX_BUNDLE_BYTES = 2**35
+FP32_LARGEST = 3.4028234663852886e38
+
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-Size = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
-ImageSize = Annotated[int, msgspec.Meta(ge=64, le=4096, multiple_of=16)]
+Size = Annotated[int, msgspec.Meta(ge=0, le=MAX_FILE_BYTES)]  # bytes
+ImageSize = Annotated[int, msgspec.Meta(ge=64, le=4096, multiple_of=16)]  # pixels
 Positive = Annotated[int, msgspec.Meta(gt=0, le=2**31)]
+Opset = Annotated[int, msgspec.Meta(ge=1, le=100)]  # ONNX has 26
+EmbedDim = Annotated[int, msgspec.Meta(ge=1, le=2**14)]  # CLIP has 512 to 1280
+Grid = Annotated[int, msgspec.Meta(ge=1, le=512)]  # tokens along a side
+Dimension = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]  # of a tensor
 ContextLength = Annotated[int, msgspec.Meta(ge=2, le=2**14)]  # CLIP has 77, BERT 512
-Triple = tuple[float, float, float]
-AboveZero = Annotated[float, msgspec.Meta(gt=0)]
+LogitScale = Annotated[float, msgspec.Meta(ge=0.01, le=1000)]  # CLIP has at most 100
+Mean = Annotated[float, msgspec.Meta(ge=-255, le=255)]  # in units of [0, 255]
+Std = Annotated[float, msgspec.Meta(ge=0.1, le=1000)]  # in units of [0, 255]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Measured = Annotated[float, msgspec.Meta(ge=-FP32_LARGEST, le=FP32_LARGEST)]  # any FP32 but inf
+Count = Annotated[int, msgspec.Meta(ge=0, le=10**12)]  # of photos, masks or pixels
+Short = Annotated[str, msgspec.Meta(max_length=256)]  # a name
+Long = Annotated[str, msgspec.Meta(max_length=4096)]  # a path, a template, a sentence
+Notes = Annotated[str, msgspec.Meta(max_length=2**16)]
+Templates = Annotated[tuple[Long, ...], msgspec.Meta(max_length=1000)]
+Triple = tuple[Mean, Mean, Mean]
 WeightsDtype = Literal["fp32", "fp16", "int8"]
 ReducedPrecision = Literal["fp16", "bf16", "int8", "int8_fp16"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int8_fp16"]
@@ -52,15 +71,15 @@ class FileEntry(Record, frozen=True, kw_only=True):
 class TensorSpec(Record, frozen=True, kw_only=True):
     """An input or output of a graph; a dimension given as a string is dynamic."""
 
-    name: str
+    name: Short
     dtype: Literal["float32", "float16", "int64", "int32", "bool"]
-    shape: tuple[int | str, ...]
+    shape: Annotated[tuple[Dimension | Short, ...], msgspec.Meta(max_length=8)]
 
 
 class LibraryNeed(Record, frozen=True, kw_only=True):
     """The oldest version of a backend's library that reads a graph: "10.14"."""
 
-    backend: str
+    backend: Short
     version: Annotated[str, msgspec.Meta(pattern=r"^[0-9]+([.][0-9]+)*$", max_length=64)]
 
     def is_met(self, version: str | None) -> bool:
@@ -79,14 +98,14 @@ class Variant(Record, frozen=True, kw_only=True):
     versions cannot read the graph.
     """
 
-    file: str
-    weights: str | None = None
+    file: Long
+    weights: Long | None = None
     weights_dtype: WeightsDtype = "fp32"
     precision: Precision = "fp32"
     attention: Literal["bias", "fold", "chunk", "wide", "fused"] | None = None
-    opset: Positive
-    backends: tuple[str, ...]
-    needs: tuple[LibraryNeed, ...] = ()
+    opset: Opset
+    backends: Annotated[tuple[Short, ...], msgspec.Meta(max_length=32)]
+    needs: Annotated[tuple[LibraryNeed, ...], msgspec.Meta(max_length=32)] = ()
 
     def serves(self, backend: str, precision: str | None) -> bool:
         """Whether this is for `backend` in `precision`: None means any, "int8" either INT8."""
@@ -107,9 +126,9 @@ class Variant(Record, frozen=True, kw_only=True):
 class Graph(Record, frozen=True, kw_only=True):
     """A graph's interface and its variants, the preferred one first."""
 
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    variants: Annotated[tuple[Variant, ...], msgspec.Meta(min_length=1)]
+    inputs: Annotated[tuple[TensorSpec, ...], msgspec.Meta(max_length=32)]
+    outputs: Annotated[tuple[TensorSpec, ...], msgspec.Meta(max_length=32)]
+    variants: Annotated[tuple[Variant, ...], msgspec.Meta(min_length=1, max_length=64)]
 
     def variant_for(
         self, backend: str, precision: str | None = None, version: str | None = None
@@ -158,7 +177,7 @@ class Preprocessing(Record, frozen=True, kw_only=True):
 
     image_size: ImageSize
     mean: Triple
-    std: tuple[AboveZero, AboveZero, AboveZero]
+    std: tuple[Std, Std, Std]
     channels: Literal["RGB"] = "RGB"
     resize: Literal["longest_side"] = "longest_side"
     interpolation: Literal["pillow_bilinear"] = "pillow_bilinear"
@@ -170,8 +189,8 @@ class ClipHead(Record, frozen=True, kw_only=True):
     """The CLIP head: `trained` False means that names are meaningless until it is trained."""
 
     trained: bool
-    embed_dim: Positive
-    grid: Positive  # tokens along a side of `patch_embeds`
+    embed_dim: EmbedDim
+    grid: Grid  # tokens along a side of `patch_embeds`
 
 
 class RegionHead(Record, frozen=True, kw_only=True):
@@ -181,7 +200,7 @@ class RegionHead(Record, frozen=True, kw_only=True):
     """
 
     trained: bool
-    embed_dim: Positive
+    embed_dim: EmbedDim
 
 
 class Text(Record, frozen=True, kw_only=True):
@@ -192,15 +211,15 @@ class Text(Record, frozen=True, kw_only=True):
     K x embed_dim little-endian float32, unit length, made with `templates`.
     """
 
-    model: str
+    model: Long
     space: Sha256
-    embed_dim: Positive
-    logit_scale: float  # already exponentiated: it multiplies cosines
-    templates: str | tuple[str, ...]  # a known set's name, or the templates themselves
-    tokenizer: str | None = None
+    embed_dim: EmbedDim
+    logit_scale: LogitScale  # already exponentiated: it multiplies cosines
+    templates: Long | Templates  # a known set's name, or the templates themselves
+    tokenizer: Long | None = None
     context_length: ContextLength = 77
-    labels: str | None = None
-    label_embeddings: str | None = None
+    labels: Long | None = None
+    label_embeddings: Long | None = None
 
 
 class Source(Record, frozen=True, kw_only=True):
@@ -210,31 +229,31 @@ class Source(Record, frozen=True, kw_only=True):
     """
 
     role: Literal["merged", "sam", "recogniser", "clip_head", "text", "teacher"]
-    file: str  # the file's name, with at most its model's folder
+    file: Long  # the file's name, with at most its model's folder
     sha256: Sha256
-    license: str = "unknown"
+    license: Short = "unknown"
 
 
 class Provenance(Record, frozen=True, kw_only=True):
     """Where the bundle comes from."""
 
-    sources: tuple[Source, ...]
-    samclip: str
-    torch: str
-    onnx: str
-    notes: str = ""
+    sources: Annotated[tuple[Source, ...], msgspec.Meta(max_length=64)]
+    samclip: Short
+    torch: Short
+    onnx: Short
+    notes: Notes = ""
 
 
 class ParityRow(Record, frozen=True, kw_only=True):
     """The error of one output of an exported graph against the torch model, on one photo."""
 
-    graph: str
-    variant: str
-    output: str
-    image: str
-    max_abs_error: float
-    max_rel_error: float
-    tolerance: float
+    graph: Short
+    variant: Short
+    output: Short
+    image: Long
+    max_abs_error: Measured
+    max_rel_error: Measured
+    tolerance: Measured
 
 
 class RoundingRow(Record, frozen=True, kw_only=True):
@@ -245,14 +264,14 @@ class RoundingRow(Record, frozen=True, kw_only=True):
     of embeddings, the IoU of masks, or the largest difference.
     """
 
-    graph: str
-    variant: str
-    output: str
-    image: str
+    graph: Short
+    variant: Short
+    output: Short
+    image: Long
     weights_dtype: WeightsDtype
     measure: Literal["cosine", "mask_iou", "difference"]
-    value: float
-    limit: float
+    value: Measured
+    limit: Measured
 
     @property
     def margin(self) -> float:
@@ -271,10 +290,10 @@ class GateRow(Record, frozen=True, kw_only=True):
     """
 
     measure: GateMeasure
-    value: float
-    limit: float | None = None
-    samples: int
-    attention: str | None = None
+    value: Measured
+    limit: Measured | None = None
+    samples: Count
+    attention: Short | None = None
 
     @property
     def passed(self) -> bool:
@@ -285,29 +304,29 @@ class GateRow(Record, frozen=True, kw_only=True):
 class KeptNode(Record, frozen=True, kw_only=True):
     """A node that stays in FP32, because `tensor` reaches `peak`, too large for the type."""
 
-    graph: str
-    attention: str | None = None  # the variant's lowering
-    node: str
-    tensor: str
-    peak: float
-    reason: str
+    graph: Short
+    attention: Short | None = None  # the variant's lowering
+    node: Long
+    tensor: Long
+    peak: Measured
+    reason: Long
 
 
 class LayerError(Record, frozen=True, kw_only=True):
     """The noise that INT8 adds in one layer, as a share of the power of its signal."""
 
-    graph: str
-    layer: str
+    graph: Short
+    layer: Long
     kind: Literal["linear", "conv", "depthwise"]
-    error: float
+    error: Measured
 
 
 class CalibrationRecord(Record, frozen=True, kw_only=True):
     """The calibration of the INT8 scales; `smooth` is SmoothQuant's alpha, None without."""
 
-    photos: Positive
+    photos: Count
     method: Literal["minmax", "entropy", "percentile"]
-    smooth: float | None = None
+    smooth: Share | None = None
 
 
 class Reduction(Record, frozen=True, kw_only=True):
@@ -321,25 +340,25 @@ class Reduction(Record, frozen=True, kw_only=True):
     """
 
     precision: ReducedPrecision
-    photos: Annotated[int, msgspec.Meta(ge=0)]
+    photos: Count
     gates: tuple[GateRow, ...] = ()
-    keep: tuple[str, ...] = ()
+    keep: tuple[Long, ...] = ()
     kept: tuple[KeptNode, ...] = ()
     calibration: CalibrationRecord | None = None
-    fallen_back: tuple[str, ...] = ()
+    fallen_back: tuple[Long, ...] = ()
     sensitive: tuple[LayerError, ...] = ()
-    skipped: tuple[str, ...] = ()
+    skipped: tuple[Long, ...] = ()
 
 
 class Manifest(Record, frozen=True, kw_only=True):
     """All of `manifest.json`."""
 
     schema_version: Literal[1] = 1
-    name: str
-    model_type: str
+    name: Short
+    model_type: Short
     preprocessing: Preprocessing
     graphs: Graphs
-    files: dict[str, FileEntry]
+    files: Annotated[dict[Long, FileEntry], msgspec.Meta(max_length=1000)]
     provenance: Provenance
     clip_head: ClipHead | None = None
     text: Text | None = None

@@ -14,20 +14,27 @@ from typing import Any
 
 import msgspec
 
-from samclip.errors import IntegrityError, ManifestError
+from samclip.errors import IntegrityError, ManifestError, VocabularyError
 from samclip.runtime.bundles.files import read_capped
 from samclip.runtime.bundles.manifest import (
     DIGEST_NAME,
     MANIFEST_NAME,
+    MAX_BUNDLE_BYTES,
+    MAX_FILE_BYTES,
     SCHEMA_VERSION,
     Graph,
     Graphs,
     Manifest,
 )
 from samclip.runtime.bundles.signature import PublicKey, check_signature
+from samclip.runtime.text.templates import resolve_templates
 
 MAX_MANIFEST_BYTES = 1_000_000
 MAX_DIGEST_BYTES = 1024
+MAX_GRAPH_BYTES = 2**31 - 1  # of protobuf; large weights have files of their own
+MAX_TOKENIZER_BYTES = 2**26  # CLIP's has 2 MB, those of many languages 17 MB
+MAX_LABELS_BYTES = 2**24
+MAX_LABEL_EMBEDDINGS_BYTES = 2**30
 
 
 def read_manifest(root: Path, public_key: PublicKey | None = None) -> Manifest:
@@ -93,23 +100,57 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> None:
         )
 
 
-def check_references(manifest: Manifest) -> None:
-    """Check that every file that the manifest refers to is listed; raises ManifestError."""
-    for name in _references(manifest):
-        if name not in manifest.files:
-            raise ManifestError(
-                f"{MANIFEST_NAME} refers to {name!r} but does not list it under files. "
-                "Export the bundle again."
+def check_manifest(manifest: Manifest) -> None:
+    """Check what the parts of a manifest say of each other; raises ManifestError.
+
+    Every file that it refers to is listed, with a size that fits what it is for; all together
+    have at most MAX_BUNDLE_BYTES; names and images are embedded in as many dimensions.
+    """
+    for name, limit in _references(manifest):
+        entry = manifest.files.get(name)
+        if entry is None:
+            raise _invalid(f"refers to {name!r} but does not list it under files")
+        if entry.size > limit:
+            raise _invalid(
+                f"lists {name!r} with {entry.size:,} bytes; for what it is, at most {limit:,} are "
+                "accepted"
             )
+    total = sum(entry.size for entry in manifest.files.values())
+    if total > MAX_BUNDLE_BYTES:
+        raise _invalid(
+            f"lists files of {total:,} bytes together; at most {MAX_BUNDLE_BYTES:,} are accepted"
+        )
+    head, text = manifest.head, manifest.text
+    if text is not None:
+        try:
+            resolve_templates(text.templates)
+        except VocabularyError as error:
+            raise _invalid(f"has templates that cannot be used: {error}") from error
+    if head is not None and text is not None and head.embed_dim != text.embed_dim:
+        raise _invalid(
+            f"says that images are embedded in {head.embed_dim} dimensions and names in "
+            f"{text.embed_dim}; expected the same"
+        )
 
 
-def _references(manifest: Manifest) -> Iterator[str]:
+def _references(manifest: Manifest) -> Iterator[tuple[str, int]]:
+    """Yield the files that a manifest refers to, each with the largest size accepted."""
     for name in Graphs.__struct_fields__:
         graph: Graph | None = getattr(manifest.graphs, name)
         for variant in graph.variants if graph else ():
-            yield variant.file
+            yield variant.file, MAX_GRAPH_BYTES
             if variant.weights is not None:
-                yield variant.weights
+                yield variant.weights, MAX_FILE_BYTES
     if manifest.text is not None:
         text = manifest.text
-        yield from filter(None, (text.tokenizer, text.labels, text.label_embeddings))
+        for file, limit in (
+            (text.tokenizer, MAX_TOKENIZER_BYTES),
+            (text.labels, MAX_LABELS_BYTES),
+            (text.label_embeddings, MAX_LABEL_EMBEDDINGS_BYTES),
+        ):
+            if file:
+                yield file, limit
+
+
+def _invalid(reason: str) -> ManifestError:
+    return ManifestError(f"{MANIFEST_NAME} {reason}. Export the bundle again.")

@@ -15,20 +15,16 @@ import base64
 import hashlib
 import importlib
 import os
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samclip.disk.partial_files import (
-    as_write_error,
-    locked_partial,
-    make_empty_file,
-    open_without_links,
-    sync_file,
-    sync_folder,
-)
+from samclip.disk.partial_files import as_write_error, remove_abandoned, write_file
+from samclip.disk.paths import user_path
+from samclip.disk.user_files import read_user_file
 from samclip.engines.steps import SignBundle
 from samclip.errors import CapabilityError, InputError, SignatureError
 from samclip.runtime.bundles.files import open_plain_file
@@ -111,8 +107,8 @@ def read_public_key(path: str | PathLike[str]) -> PublicKey:
 def read_private_key(path: str | PathLike[str], ask: Callable[[], str] | None = None) -> PrivateKey:
     """Read a private key: PEM, or OpenSSH's own form; `ask` returns its passphrase if it has one.
 
-    Raises InputError for a file without one or a wrong passphrase, CapabilityError without the
-    package `cryptography`.
+    Raises InputError for a file without one, one that other users can read, or a wrong passphrase;
+    CapabilityError without the package `cryptography`.
     """
     serialization = _import_cryptography("hazmat.primitives.serialization")
     file, data = _read_key_file(path)
@@ -121,6 +117,7 @@ def read_private_key(path: str | PathLike[str], ask: Callable[[], str] | None = 
             f"{file} is not a private key in PEM or OpenSSH's form. Give the private key file, not "
             f"its public half. {MAKE_ONE}"
         )
+    _check_private(file)
     is_openssh = data.lstrip().startswith(OPENSSH_PRIVATE)
     load = serialization.load_ssh_private_key if is_openssh else serialization.load_pem_private_key
     passphrase = None
@@ -136,28 +133,41 @@ def read_private_key(path: str | PathLike[str], ask: Callable[[], str] | None = 
 
 
 def chosen_public_key(given: str | PathLike[str] | None) -> PublicKey | None:
-    """Read the key at `given`, else at $SAMCLIP_PUBLIC_KEY; None when neither is set."""
-    path = given if given is not None else os.environ.get(PUBLIC_KEY_VARIABLE) or None
+    """Read the key at `given`, else at $SAMCLIP_PUBLIC_KEY; None when neither is set.
+
+    A variable that is set and empty names no key, and does not mean that every bundle is wanted.
+    Raises as `read_public_key` does.
+    """
+    path = os.environ.get(PUBLIC_KEY_VARIABLE) if given is None else given
+    if given is None and path is not None and not str(path).strip():
+        raise InputError(
+            f"the environment variable {PUBLIC_KEY_VARIABLE} is set and empty, so it names no key. "
+            f"Set it to the public key file of the maker of your bundles, or, to accept bundles of "
+            f"anybody, unset it."
+        )
     return None if path is None else read_public_key(path)
 
 
 def _read_key_file(path: str | PathLike[str]) -> tuple[Path, bytes]:
     """Read a small file without ever waiting for a pipe or a device."""
+    file = user_path(path, "the key file")
+    return file, read_user_file(file, MAX_KEY_BYTES, "the key", advice=MAKE_ONE)
+
+
+def _check_private(file: Path) -> None:
+    """Refuse a private key that other users can read, as ssh does."""
+    if os.name == "nt":
+        return
     try:
-        file = Path(path).expanduser()
-        with os.fdopen(open_without_links(file.resolve()), "rb") as stream:
-            data = stream.read(MAX_KEY_BYTES + 1)
-    except (OSError, ValueError, RuntimeError) as error:  # missing, NUL, no such ~user
-        reason = error.strerror if isinstance(error, OSError) else error
+        status = file.stat()
+    except OSError:  # it has been read, and removed since
+        return
+    if status.st_uid == os.getuid() and status.st_mode & 0o077:
         raise InputError(
-            f"the key {str(path)[:200]!r} cannot be read: {reason}. Give the path of a key file. "
-            f"{MAKE_ONE}"
-        ) from error
-    if len(data) > MAX_KEY_BYTES:
-        raise InputError(
-            f"{file} has more than {MAX_KEY_BYTES:,} bytes, so it is not a key file. {MAKE_ONE}"
+            f"the private key {file} can be read by other users (permissions "
+            f"{stat.S_IMODE(status.st_mode):04o}), so it may be known to them. Close it, if it is "
+            f"not: chmod 600 {file}"
         )
-    return file, data
 
 
 def _has_passphrase(load: Callable[[bytes, bytes | None], Any], data: bytes) -> bool:
@@ -232,13 +242,12 @@ def check_signature(root: Path, manifest: bytes, key: PublicKey) -> None:
 
 
 def write_signature(root: Path, signature: bytes) -> None:
-    """Write `signature` to a file next to the bundle, then rename it into place.
+    """Write `signature` into the bundle, whole or not at all; raises WriteError.
 
-    A partial file inside the bundle would make the bundle invalid.
+    Readers ignore its partial file (`files.is_ignored`). One next to the bundle could not take its
+    place where the bundle is a disk of its own, as in a container.
     """
     place = root / SIGNATURE_NAME
-    with as_write_error(place), locked_partial(root, make_empty_file()) as partial:
-        partial.write_bytes(signature)
-        sync_file(partial)
-        partial.replace(place)
-        sync_folder(root)
+    with as_write_error(place):
+        remove_abandoned(root, {SIGNATURE_NAME})
+        write_file(place, signature)

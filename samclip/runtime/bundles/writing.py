@@ -10,11 +10,12 @@ from pathlib import Path
 
 import msgspec
 
-from samclip.disk.directory_swap import partial_directory, put_in_place, recover
+from samclip.disk.directory_swap import partial_directory, put_in_place
 from samclip.disk.partial_files import sync_folder
+from samclip.disk.paths import user_path
 from samclip.engines.steps import ChangeSettings
 from samclip.errors import ExportError
-from samclip.runtime.bundles.files import CHUNK_BYTES, check_path, check_paths
+from samclip.runtime.bundles.files import CHUNK_BYTES, check_path, check_paths, is_ignored
 from samclip.runtime.bundles.manifest import (
     DIGEST_NAME,
     MANIFEST_NAME,
@@ -22,11 +23,12 @@ from samclip.runtime.bundles.manifest import (
     Manifest,
 )
 from samclip.runtime.bundles.manifest_file import (
-    check_references,
+    check_manifest,
     decode_manifest,
     digest_line,
     encode_manifest,
 )
+from samclip.runtime.bundles.recovery import recover_bundle
 
 
 def write_bundle(
@@ -59,19 +61,31 @@ def check_target(target: str | PathLike[str], overwrite: bool) -> Path:
     """Check that a bundle may be written to `target`, and make the folder around it.
 
     Long work calls this before it begins. Returns the absolute path. Raises ExportError when the
-    place is taken or cannot be written to, UnsafePathError for a name that no reader would accept.
+    place is taken or cannot be written to, UnsafePathError for a name that no reader would accept,
+    InputError for a path that is none.
     """
-    path = Path(target).expanduser().absolute()
+    path = _absolute(user_path(target, "the bundle"))
     check_path(path.name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        recover(path)
+        recover_bundle(path)
         _check_place(path, overwrite)
     except FileExistsError as error:
         raise _taken_error(path) from error
     except OSError as error:
         raise _unwritable_error(path, error) from error
     return path
+
+
+def _absolute(path: Path) -> Path:
+    """Return `path` from the root; raises ExportError where the working folder was removed."""
+    try:
+        return path.absolute()
+    except OSError as error:
+        raise ExportError(
+            f"{path} cannot be written: the working folder is gone ({error.strerror}). Change to "
+            "one that exists, or give an absolute path."
+        ) from error
 
 
 def _taken_error(path: Path) -> ExportError:
@@ -96,10 +110,10 @@ def _check_place(path: Path, overwrite: bool) -> None:
         raise ExportError(
             f"{path} is a link or not a directory, so it is not replaced. Choose another name."
         )
-    if any(path.iterdir()):
+    if entries := [entry.name for entry in path.iterdir()]:
         if not overwrite:
             raise FileExistsError(path)
-        if not os.path.lexists(path / MANIFEST_NAME):
+        if MANIFEST_NAME not in entries and not all(map(is_ignored, entries)):
             raise ExportError(
                 f"{path} holds something other than a bundle, so it is not replaced. "
                 "Choose another name, or empty it first."
@@ -109,7 +123,7 @@ def _check_place(path: Path, overwrite: bool) -> None:
 def _fill(partial: Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> None:
     entries = {name: _write(partial / name, files[name]) for name in sorted(files)}
     complete = msgspec.structs.replace(manifest, files=entries)
-    check_references(complete)
+    check_manifest(complete)
     encoded = encode_manifest(complete)
     decode_manifest(encoded)  # refuse to write what no reader would accept
     _write(partial / MANIFEST_NAME, encoded)

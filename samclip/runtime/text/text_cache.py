@@ -19,9 +19,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.disk.partial_files import CACHE_DIR_VARIABLE, cache_dir
+from samclip.disk.cache_folder import (
+    CACHE_DIR_VARIABLE,
+    check_private_file,
+    make_private_folder,
+    open_cache,
+)
 
 FILE_NAME = "text-embeddings.sqlite3"
+SQLITE_SUFFIXES = ("", "-journal", "-wal", "-shm")  # the files that SQLite opens, each by name
 MAX_ROWS = 50_000  # 154 MB of 768-d vectors
 BUSY_SECONDS = 10.0  # how long to wait for another process's write
 # `used` is written when it is older than this, so that most reads write nothing.
@@ -82,7 +88,8 @@ class TextCache:
         max_rows: int = MAX_ROWS,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.path = cache_dir(directory) / FILE_NAME
+        folder = open_cache(directory=directory)
+        self.path = None if folder is None else folder / FILE_NAME
         self._max_rows = max_rows
         self._clock = clock
         self._usable = True
@@ -136,17 +143,19 @@ class TextCache:
         With one connection for each piece of work, threads need not keep their own, and none is
         open while the process forks.
         """
-        if not self._usable:
+        if not self._usable or self.path is None:
             return
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with _open, closing(self._connect()) as database:
+            make_private_folder(self.path.parent)
+            for suffix in SQLITE_SUFFIXES:
+                check_private_file(self.path.with_name(FILE_NAME + suffix))
+            with _open, closing(self._connect(self.path)) as database:
                 work(database)
         except DAMAGE as error:
             self._give_up(error)
 
-    def _connect(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
+    def _connect(self, path: Path) -> sqlite3.Connection:
+        database = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
         try:
             database.execute("PRAGMA synchronous = NORMAL")
             if not database.execute("PRAGMA schema_version").fetchone()[0]:

@@ -14,7 +14,7 @@ from samclip.engines.base import EngineOptions, GraphSource
 from samclip.engines.onnxruntime import library as ort_library
 from samclip.engines.onnxruntime.backend import TENSORRT
 from samclip.engines.onnxruntime.library import tensorrt_options
-from samclip.errors import BackendUnavailableError, EngineRunError
+from samclip.errors import BackendUnavailableError
 
 SOURCE = GraphSource("graph", negation_model())
 
@@ -37,10 +37,14 @@ def test_engines_are_kept_in_a_folder_for_the_graph(cache: Path) -> None:
     assert tensorrt_options(onnxruntime, other, 1)["trt_engine_cache_path"] != str(folder)
 
 
-def test_a_folder_that_cannot_be_made(cache: Path) -> None:
+def test_without_a_folder_engines_are_not_kept(
+    cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (cache / "ort-tensorrt").write_text("in the way")
-    with pytest.raises(EngineRunError, match="SAMCLIP_CACHE_DIR"):
-        tensorrt_options(onnxruntime, SOURCE, 0)
+    assert tensorrt_options(onnxruntime, SOURCE, 0) == {"device_id": "0"}
+    assert tensorrt_options(onnxruntime, SOURCE, 0) == {"device_id": "0"}
+    (record,) = caplog.records
+    assert "SAMCLIP_CACHE_DIR" in record.getMessage()
 
 
 def test_a_silent_fall_back_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

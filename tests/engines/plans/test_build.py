@@ -21,6 +21,7 @@ from recorded_progress import RecordedProgress
 from recorded_tensorrt import VERSIONS, Script
 from tiny_bundle import WEIGHTS_FILE, affine_model
 
+from samclip.engines.machine import free_memory
 from samclip.engines.plans import preflight
 from samclip.engines.plans.build import BuildRequest, build_plan
 from samclip.engines.plans.match import find_plan
@@ -315,12 +316,12 @@ def test_the_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyP
     files |= {"CONTAINER_LIMIT": "7000\n", "CONTAINER_PARTS": "anon 3000\ninactive_file 1500\n"}
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-        monkeypatch.setattr(preflight, name, tmp_path / name)
-    assert preflight.available_memory() == 7000 - 5000 + 1500
+        monkeypatch.setattr(free_memory, name, tmp_path / name)
+    assert free_memory.available_memory() == 7000 - 5000 + 1500
     (tmp_path / "CONTAINER_LIMIT").write_text("max\n")
-    assert preflight.available_memory() == 1_024_000
+    assert free_memory.available_memory() == 1_024_000
     (tmp_path / "MEMORY_INFO").unlink()
-    assert preflight.available_memory() is None
+    assert free_memory.available_memory() is None
 
 
 def test_builds_of_threads_come_one_after_the_other() -> None:

@@ -50,6 +50,7 @@ def write_pair(
     locked = serialization.BestAvailableEncryption(passphrase) if passphrase else PLAIN
     private, public = folder / f"{form}.key", folder / f"{form}.pub"
     private.write_bytes(key.private_bytes(PEM, PKCS8 if form == "pem" else OWN, locked))
+    private.chmod(0o600)
     parts = (PEM, SPKI) if form == "pem" else (OPENSSH, LINE)
     public.write_bytes(key.public_key().public_bytes(*parts))
     return private, public
@@ -174,6 +175,7 @@ def test_keys_of_other_kinds(make: Callable[[], object], tmp_path: Path) -> None
     key = make()
     private, public = tmp_path / "key", tmp_path / "key.pub"
     private.write_bytes(key.private_bytes(PEM, PKCS8, PLAIN))  # type: ignore[attr-defined]
+    private.chmod(0o600)
     public.write_bytes(key.public_key().public_bytes(PEM, SPKI))  # type: ignore[attr-defined]
     for read, path in ((read_private_key, private), (read_public_key, public)):
         with pytest.raises(InputError, match="bundles take Ed25519"):

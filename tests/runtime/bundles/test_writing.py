@@ -18,7 +18,13 @@ from tiny_bundle import tiny_files, tiny_manifest, write_tiny_bundle
 from tree import ROOT, SUPPORT
 
 from samclip.disk import directory_swap
-from samclip.errors import BundleError, ExportError, ManifestError, UnsafePathError
+from samclip.errors import (
+    BundleError,
+    BundleNotFoundError,
+    ExportError,
+    ManifestError,
+    UnsafePathError,
+)
 from samclip.runtime.bundles import writing as bundle_write
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.home import find_bundle
@@ -174,11 +180,16 @@ def fail_at(patch: pytest.MonkeyPatch, call: str, turn: int, code: int) -> Any:
     return lambda: calls
 
 
+def name_aside(path: Path) -> Path:
+    """The path to which a replacement of the directory `path` moves it."""
+    return path.with_name(directory_swap._name_aside(path.name, path.lstat()))
+
+
 def test_a_swap_that_stopped_between_its_renames_is_recovered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_tiny_bundle(tmp_path / "tiny", model_type="old")
-    aside = path.with_name(f".tiny.{'0' * 16}.old")
+    aside = name_aside(path)
     path.rename(aside)
     assert model_type(path) == "old"  # by opening it
     path.rename(aside)
@@ -192,12 +203,57 @@ def test_a_swap_that_stopped_between_its_renames_is_recovered(
     assert names(tmp_path) == {"tiny"}
 
 
+@pytest.mark.parametrize("plant", ["by anybody", "open to all", "not a bundle", "a link"])
+def test_what_was_planted_is_not_taken_for_an_interrupted_overwrite(
+    plant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hidden folder in the working folder, as an archive may bring it."""
+    source = write_tiny_bundle(tmp_path / "elsewhere" / "tiny", model_type="planted")
+    work = tmp_path / "work"
+    work.mkdir()
+    planted = source.rename(work / "tiny")
+    aside = name_aside(planted)
+    if plant == "by anybody":
+        aside = work / f".tiny.{'0' * 16}.old"
+    elif plant == "open to all":
+        planted.chmod(0o777)
+    elif plant == "not a bundle":
+        (planted / "manifest.json").unlink()
+    planted.rename(aside)
+    if plant == "a link":
+        aside.rename(tmp_path / "target")
+        aside.symlink_to(tmp_path / "target")
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("SAMCLIP_HOME", str(tmp_path / "home"))
+    with pytest.raises(BundleNotFoundError, match="rename it"):
+        find_bundle("tiny")
+    with pytest.raises(BundleNotFoundError):
+        Bundle.open("tiny")
+    assert names(work) == {aside.name}
+
+
+def test_a_known_name_goes_before_an_interrupted_overwrite_in_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = write_tiny_bundle(tmp_path / "home" / "tiny")
+    other = write_tiny_bundle(tmp_path / "work" / "tiny")
+    other.rename(name_aside(other))
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("SAMCLIP_HOME", str(tmp_path / "home"))
+    assert find_bundle("tiny") == known
+
+
 def test_leftovers_of_dead_writers_are_removed(tmp_path: Path) -> None:
-    partial, old = (tmp_path / f".tiny.{'0' * 16}{suffix}" for suffix in (".partial", ".old"))
-    others = [tmp_path / name for name in (".tiny.partial", ".tiny2.0.old", "tiny.old")]
+    partial = tmp_path / f".tiny.{'0' * 16}.partial"
+    others = [
+        tmp_path / name
+        for name in (".tiny.partial", ".tiny2.0.old", "tiny.old", f".tiny.{'0' * 16}.old")
+    ]
     path = write_tiny_bundle(tmp_path / "tiny")
-    for folder in [partial, old, *others]:
+    made = tmp_path / "made"
+    for folder in [partial, made, *others]:
         folder.mkdir()
+    old = made.rename(tmp_path / directory_swap._name_aside("tiny", made.lstat()))
     with directory_swap.partial_directory(path) as at_work:
         write_tiny_bundle(path, overwrite=True)
         assert at_work.exists()

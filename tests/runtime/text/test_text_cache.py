@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from samclip.disk.partial_files import cache_dir
+from samclip.disk.cache_folder import cache_dir
 from samclip.runtime.text.text_cache import FILE_NAME, TextCache, embedding_keys
 
 DIMENSION = 16
