@@ -66,7 +66,7 @@ def info(
         from samclip.runtime.bundles.signature import chosen_public_key
 
         key = chosen_public_key(public_key)
-        opened = Bundle.open(find_bundle(bundle or None), key)
+        opened = Bundle.open(find_bundle(bundle), key)
         if verify:
             opened.verify()
         signer = None if key is None else key.fingerprint

@@ -53,8 +53,9 @@ def print_report(report: dict[str, Any]) -> None:
     cache = report["cache"]
     state = "writable" if cache["writable"] else f"NOT WRITABLE: {cache['remedy']}"
     room = "" if cache["free"] is None else f", {format_bytes(cache['free'])} free"
-    say(out, f"cache: {cache['path']} ({state}{room})")
-    say(out, f"bundles: {report['bundle_home']}, and those that came with samclip")
+    say(out, f"cache: {cache['path'] or 'none'} ({state}{room})")
+    home = report["bundle_home"]
+    say(out, f"bundles: {f'{home}, and ' if home else ''}those that came with samclip")
     print_table(("bundle", "from", "model", "names"), map(bundle_row, report["bundles"]))
     default = report["default_bundle"]
     say(out, f"default bundle: {default['path'] or default['remedy']}")

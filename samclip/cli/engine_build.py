@@ -236,7 +236,7 @@ def build_engines(
             force=force,
             preflight=preflight,
         )
-        built = build_and_show(Bundle.open(find_bundle(bundle or None)), settings)
+        built = build_and_show(Bundle.open(find_bundle(bundle)), settings)
         if as_json:
             write_json({"plans": [record(plan) for plan in built]}, indent=2)
 

@@ -61,7 +61,8 @@ def judge_cpu(probes: Mapping[str, Probe]) -> list[Finding]:
 def judge_cache(cache: Mapping[str, Any]) -> Iterator[Finding]:
     """Check that the cache folder, as `examine_folder` describes it, is writable and has space."""
     if not cache["writable"]:
-        yield Finding("cache", "problem", f"{cache['path']} is unusable", cache["remedy"])
+        detail = f"{cache['path'] or 'the folder of caches'} is unusable"
+        yield Finding("cache", "problem", detail, cache["remedy"])
     free = cache["free"]
     if free is not None and free < LEAST_FREE:
         detail = f"{free / 1e9:.1f} GB are free on the disk of {cache['path']}"

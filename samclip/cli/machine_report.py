@@ -14,13 +14,13 @@ from typing import Any
 from samclip.cli.advice import remedy_to_type
 from samclip.cli.exits import describe
 from samclip.cli.findings import judge_backends, judge_cache, judge_cpu, judge_jetson
-from samclip.disk.cache_folder import CACHE_DIR_VARIABLE, cache_dir
+from samclip.disk.cache_folder import CACHE_DIR_VARIABLE, cache_dir, make_private_folder
 from samclip.engines.base import Probe
 from samclip.engines.machine.device import PythonHere, describe_device, describe_python
 from samclip.engines.machine.jetson import Jetson, find_jetson
 from samclip.engines.machine.jetson_power import PowerMode
 from samclip.engines.registry import probes
-from samclip.errors import BackendUnavailableError, BundleError, BundleNotFoundError
+from samclip.errors import BackendUnavailableError, BundleNotFoundError, InputError, SamclipError
 from samclip.runtime.assets import DEFAULT_BUNDLE, is_packaged
 from samclip.runtime.backend_choice import choose_for
 from samclip.runtime.bundles.bundle import Bundle
@@ -41,7 +41,7 @@ _REQUIREMENT = re.compile(r"^(?P<name>[\w.-]+).*?(?:extra == ['\"](?P<extra>[\w-
 def examine() -> dict[str, Any]:
     """Examine this machine without changing it; what does not work is reported, never raised."""
     backends = probes()
-    cache = examine_folder(cache_dir())
+    cache = examine_cache()
     jetson = find_jetson()
     python = describe_python()
     found = judge_jetson(jetson, python) if jetson is not None else []
@@ -55,7 +55,7 @@ def examine() -> dict[str, Any]:
         "backends": [examine_backend(name, probe) for name, probe in backends.items()],
         "packages": examine_packages(),
         "cache": cache,
-        "bundle_home": str(bundle_home()),
+        "bundle_home": find_bundle_home(),
         "default_bundle": examine_default_bundle(),
         "bundles": [examine_bundle(name, path) for name, path in list_bundles().items()],
         "findings": [asdict(finding) for finding in found],
@@ -137,10 +137,28 @@ def installed_version(name: str) -> str | None:
     return None
 
 
+def find_bundle_home() -> str | None:
+    """Return the folder of the user's bundles; None where this user has no home folder."""
+    try:
+        return str(bundle_home())
+    except InputError:
+        return None
+
+
+def examine_cache() -> dict[str, Any]:
+    """Examine the folder of caches; its `path` is None where this user has no home folder."""
+    try:
+        return examine_folder(cache_dir())
+    except OSError as error:
+        remedy = f"{error.strerror}. Set {CACHE_DIR_VARIABLE} to a folder that you can write to."
+        return {"path": None, "writable": False, "free": None, "remedy": remedy}
+
+
 def examine_folder(folder: Path) -> dict[str, Any]:
     """Try to write a file to `folder`, or to the nearest folder above it that exists.
 
-    `free` is the space on its disk in bytes, None when unknown.
+    `free` is the space on its disk in bytes, None when unknown. Raises OSError where a relative
+    path means nothing, because the working folder was removed.
     """
 
     def exists(place: Path) -> bool:
@@ -152,6 +170,8 @@ def examine_folder(folder: Path) -> dict[str, Any]:
     nearest = next(place for place in (folder, *folder.absolute().parents) if exists(place))
     advice = ""
     try:
+        if nearest == folder:
+            make_private_folder(folder)  # it is there: this only checks whose it is
         with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
@@ -186,7 +206,7 @@ def examine_default_bundle() -> dict[str, Any]:
         auto = examine_auto(Bundle.open(path))
     except BundleNotFoundError as error:
         return {**report, "remedy": describe(error)}
-    except BundleError as error:
+    except SamclipError as error:  # also of the key that bundles are to be signed with
         return {**report, "path": str(path), "remedy": describe(error)}
     return {**report, "path": str(path), "auto": auto}
 
@@ -212,7 +232,7 @@ def examine_bundle(name: str, path: Path) -> dict[str, Any]:
     place = {"name": name, "path": str(path), "packaged": is_packaged(path)}
     try:
         manifest = Bundle.open(path).manifest
-    except BundleError as error:
+    except SamclipError as error:
         return {**place, "error": describe(error)}
     head = manifest.head
     return {

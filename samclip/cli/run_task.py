@@ -202,7 +202,7 @@ def open_model(request: Request) -> Iterator[Model]:
     with show_logs():
         with status:
             model = samclip.load(
-                request.bundle or None,
+                request.bundle,
                 backend=request.backend,
                 precision=request.precision,
                 threads=request.threads,

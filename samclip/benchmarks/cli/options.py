@@ -220,7 +220,7 @@ class ModelOptions:
 
     def variant(self, bundle: str | None) -> Variant:
         """Return a bundle, by name or path, as these options run it; None for the default one."""
-        return Variant(bundle or None, self.backend, self.precision, self.threads)
+        return Variant(bundle, self.backend, self.precision, self.threads)
 
 
 @dataclass(frozen=True)

@@ -193,13 +193,31 @@ def read_graph(core: Any, source: GraphSource) -> Iterator[Any]:
         return
     _check_locations(source, locations)
     size = len(source.onnx) + sum(len(source.files[location]) for location in locations)
-    # Windows cannot remove a file that is still mapped: there it is left to the system.
-    with tempfile.TemporaryDirectory(
-        prefix=PREFIX, dir=_place(size), ignore_cleanup_errors=os.name == "nt"
-    ) as folder:
-        graph = _write(Path(folder), source, locations)
+    with _private_folder(size) as folder:
+        graph = _write(folder, source, locations)
         source.release()  # the mapped files hold all that is needed
         yield core.read_model(graph)
+
+
+@contextmanager
+def _private_folder(size: int) -> Iterator[Path]:
+    """Make a folder that only this user can enter for `size` bytes, removed after the block.
+
+    Raises BackendUnavailableError, so that "auto" takes another backend, where none can be made.
+    """
+    try:
+        # Windows cannot remove a file that is still mapped: there it is left to the system.
+        made = tempfile.TemporaryDirectory(
+            prefix=PREFIX, dir=_place(size), ignore_cleanup_errors=os.name == "nt"
+        )
+    except OSError as error:
+        raise BackendUnavailableError(
+            f"openvino reads weights from a temporary folder, and none can be made: "
+            f"{error.strerror}. Set TMPDIR to a folder that you can write to, or choose another "
+            "backend."
+        ) from error
+    with made as folder:
+        yield Path(folder)
 
 
 def _place(size: int) -> Path | None:

@@ -131,7 +131,9 @@ class Bundle:
         if variant.weights is None:
             return source
         data = self.read(variant.weights)
-        location = posixpath.relpath(variant.weights, posixpath.dirname(variant.file) or ".")
+        # From the bundle's root, because relpath asks for the working folder, which may be gone.
+        folder = posixpath.dirname(f"/{variant.file}")
+        location = posixpath.relpath(f"/{variant.weights}", folder)
         known = self.manifest.files.get(variant.weights)  # the files of a draft have no entries yet
         digests = {} if known is None else {location: known.sha256}
         with error_context(f"{self.path}: {variant.weights}"):
