@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from samclip.runtime.model import Model, load
     from samclip.runtime.predictor import SamPredictor
     from samclip.runtime.results.classification import Classification, SemanticMap
+    from samclip.runtime.results.coco_export import write_coco
     from samclip.runtime.results.masks import AutoMasks, Masks
     from samclip.runtime.scene import Scene
     from samclip.runtime.text.templates import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
@@ -117,6 +118,7 @@ __all__ = [
     "WriteError",
     "__version__",
     "load",
+    "write_coco",
 ]
 
 _HOMES = {
@@ -130,6 +132,7 @@ _HOMES = {
     "Scene": "scene",
     "SemanticMap": "results.classification",
     "load": "model",
+    "write_coco": "results.coco_export",
 }
 
 

@@ -21,6 +21,7 @@ from samclip.disk.partial_files import remove_abandoned, result_file
 from samclip.engines.machine.device import describe_device
 from samclip.engines.machine.host import usable_cores
 from samclip.errors import InputError
+from samclip.json_text import to_json
 from samclip.runtime.bundles.manifest import MANIFEST_NAME
 from samclip.runtime.model import Model
 from samclip.version import __version__
@@ -136,7 +137,8 @@ def read_report(path: Path) -> Report:
 
 def write_report(report: Report, path: Path) -> None:
     """Write a report as indented JSON, whole or not at all; raises WriteError."""
-    write_whole(path, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+    text = to_json(msgspec.to_builtins(report), indent=1)  # also where a path is not UTF-8
+    write_whole(path, text.encode() + b"\n")
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -93,11 +93,13 @@ def demo(
 def show_overview(answer: Overview) -> Table:
     """List each task's answer in one row."""
     from samclip.cli.tables import text_table
+    from samclip.runtime.results.shares import in_percent
 
+    ranked = answer.classification.top(len(answer.classification.names))
     answers = {
-        "classify": [f"{name} {share:.0%}" for name, share in answer.classification.top(3)],
+        "classify": [f"{name} {text}" for name, _, text in in_percent(ranked)[:3]],
         "segment": answer.masks.captions(),
-        "semantic": [f"{name} {share:.0%}" for name, share in answer.shares.items()],
+        "semantic": [f"{name} {text}" for name, _, text in in_percent(answer.shares.items())],
     }
     rows = [(task, ", ".join(parts)) for task, parts in answers.items()]
     return text_table(("task", "answer"), rows)

@@ -5,6 +5,7 @@ They hold what fits a terminal; `--json` has everything.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -60,9 +61,11 @@ def format_bytes(size: int) -> str:
 
 def show_classification(answer: Classification, top: int) -> Table:
     """List the best names with their probabilities in percent."""
+    from samclip.runtime.results.shares import in_percent
+
     table = make_table("probability", "name")
-    for name, probability in answer.top(top):
-        table.add_row(f"{probability:.1%}", escape(name))
+    for name, _, text in in_percent(answer.top(len(answer.names)), decimals=1)[:top]:
+        table.add_row(text, escape(name))
     return table
 
 
@@ -79,12 +82,19 @@ def show_masks(answer: Masks) -> Table:
 
 def show_semantic(answer: SemanticMap) -> Table:
     """List the names found with their share of the image, largest first."""
+    from samclip.runtime.results.shares import in_percent
+
     table = make_table("area", "score", "name")
-    for found in answer.to_dict()["classes"]:
-        table.add_row(
-            f"{found['fraction']:.1%}", f"{found['mean_score']:.2f}", escape(found["name"])
-        )
+    classes = answer.to_dict()["classes"]
+    shares = in_percent(((found["name"], found["fraction"]) for found in classes), decimals=1)
+    for found, (name, _, area) in zip(classes, shares, strict=True):
+        table.add_row(area, _format_score(found["mean_score"], 2), escape(name))
     return table
+
+
+def _format_score(score: float | None, decimals: int) -> str:
+    """Return a score as text; a dash where none was predicted."""
+    return "-" if score is None or math.isnan(score) else f"{score:.{decimals}f}"
 
 
 def _mask_cells(answer: Masks, row: int) -> dict[str, str]:
@@ -96,7 +106,7 @@ def _mask_cells(answer: Masks, row: int) -> dict[str, str]:
         cells["name"] = escape(answer.names[row])
         cells["probability"] = f"{answer.name_probabilities[row]:.1%}"
     height, width = answer.packed.size
-    cells["score"] = f"{answer.scores[row]:.3f}"
+    cells["score"] = _format_score(answer.confidences[row], 3)
     cells["area"] = f"{int(answer.areas[row]) / (height * width):.1%}"
     cells["box x1,y1,x2,y2"] = ",".join(f"{edge:.0f}" for edge in answer.boxes[row])
     return cells

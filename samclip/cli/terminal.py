@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import math
 import re
 import sys
 import warnings
@@ -18,6 +17,7 @@ from rich.text import Text
 
 from samclip.cli.advice import with_commands
 from samclip.errors import InputWarning, UntrainedHeadWarning
+from samclip.json_text import escape_match, to_json
 
 # Characters that a terminal acts on instead of showing them: controls except tab and line feed,
 # marks that change the direction of text, Unicode's line breaks. Also surrogates, which stand for
@@ -25,25 +25,16 @@ from samclip.errors import InputWarning, UntrainedHeadWarning
 UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
-SURROGATE = re.compile("[\ud800-\udfff]")
-BYTES_OF_NAMES = range(0xDC80, 0xDD00)  # PEP 383: the byte plus 0xDC00
 
 
 def visible(text: str) -> str:
     r"""Return `text` with escapes such as `\x1b` for characters that a terminal acts on."""
-    return UNSAFE.sub(_escape, text)
+    return UNSAFE.sub(escape_match, text)
 
 
 def in_one_line(text: str) -> str:
     """Return `text`, a file's name for instance, as `visible` does and without line breaks."""
     return visible(text).replace("\n", "\\n")
-
-
-def _escape(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    if code in BYTES_OF_NAMES:
-        code -= 0xDC00
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 class SafeConsole(Console):
@@ -80,24 +71,8 @@ def write_line(line: str) -> None:
 
 
 def write_json(record: dict[str, Any], indent: int | None = None) -> None:
-    r"""Write a record as JSON.
-
-    NaN and infinity, which JSON does not have, become null. Bytes of a file's name that are not
-    UTF-8 become escapes such as `\xff`, because a lone surrogate is not valid JSON.
-    """
-    import json
-
-    write_line(json.dumps(_portable(record), indent=indent, allow_nan=False))
-
-
-def _portable(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {_portable(key): _portable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_portable(item) for item in value]
-    if isinstance(value, str):
-        return SURROGATE.sub(_escape, value)
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    """Write a record as JSON; see `to_plain` for what JSON does not have."""
+    write_line(to_json(record, indent))
 
 
 def warn_untrained_head() -> None:

@@ -11,13 +11,14 @@ from rich.table import Table
 from samclip.cli.tables import exceptions_table, gates_table, make_table, rounding_table
 from samclip.export.exporter import Export
 from samclip.export.naming_head import head_name, untrained_note
+from samclip.json_text import to_json as write
 from samclip.runtime.bundles.manifest import Manifest, ParityRow
 
 
 def to_json(export: Export) -> str:
     """Return one JSON object: the bundle's path and its manifest."""
     document = {"path": str(export.path), "manifest": msgspec.to_builtins(export.manifest)}
-    return msgspec.json.encode(document).decode()
+    return write(document)
 
 
 def print_export(export: Export, console: Console) -> None:

@@ -10,9 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from samclip.errors import InputError
+from samclip.json_text import finite
 from samclip.runtime.results.drawing import UNTRAINED_NOTE, draw_bars, draw_label_map, pick_image
 from samclip.runtime.results.mask_files import write_labels
+from samclip.runtime.results.shares import in_percent
 from samclip.runtime.text.vocabulary import index_of
+
+
+def is_whole(value: object) -> bool:
+    """Whether `value` is a whole number of Python or numpy, and not a bool."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -36,14 +44,26 @@ class Classification:
         return self.names[int(self.logits.argmax())]
 
     def top(self, k: int = 5) -> list[tuple[str, float]]:
-        """List the `k` best names with their probabilities, best first."""
-        order = np.argsort(-self.logits, kind="stable")[: max(k, 0)]
-        return [(self.names[i], float(self.probabilities[i])) for i in order]
+        """List the `k` best names with their probabilities, best first; none for k below 1.
+
+        Raises InputError when `k` is not a whole number.
+        """
+        return [(self.names[i], float(self.probabilities[i])) for i in self._rank(k)]
 
     def draw(self, image: ArrayLike | None = None, k: int = 5) -> NDArray[np.uint8]:
-        """Draw the `k` best names as bars on `image`, None for the image itself: HWC uint8 RGB."""
+        """Draw the `k` best names as bars on `image`, None for the image itself: HWC uint8 RGB.
+
+        Raises InputError when `k` is not a whole number, ImageError for another image's size.
+        """
         note = None if self.trained_head else UNTRAINED_NOTE
-        return draw_bars(pick_image(image, self.image), self.top(k), note)
+        bars = in_percent(self.top(len(self.names)), decimals=1)[: len(self._rank(k))]
+        return draw_bars(pick_image(image, self.image), bars, note)
+
+    def _rank(self, k: int) -> NDArray[np.intp]:
+        """Return the indices of the `k` best names, best first."""
+        if not is_whole(k):
+            raise InputError(f"k must be a whole number, as top(k=5); got {k!r:.60}.")
+        return np.argsort(-self.logits, kind="stable")[: max(int(k), 0)]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON, best name first."""
@@ -51,7 +71,7 @@ class Classification:
         return {
             "best": self.best,
             "names": [name for name, _ in ranked],
-            "probabilities": [probability for _, probability in ranked],
+            "probabilities": [finite(probability) for _, probability in ranked],
             "trained_head": self.trained_head,
         }
 
@@ -115,7 +135,7 @@ class SemanticMap:
                     "index": int(i),
                     "area": int(areas[i]),
                     "fraction": float(areas[i] / total),
-                    "mean_score": float(self.scores[self.labels == i].mean()),
+                    "mean_score": finite(self.scores[self.labels == i].mean()),
                 }
                 for i in order
             ],

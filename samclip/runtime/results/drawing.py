@@ -100,15 +100,18 @@ def draw_label_map(
 
 
 def draw_bars(
-    image: Picture, ranked: Sequence[tuple[str, float]], note: str | None = None
+    image: Picture, ranked: Sequence[tuple[str, float, str]], note: str | None = None
 ) -> Picture:
-    """Draw names and probabilities as bars in the upper left corner, in the order given."""
+    """Draw names as bars in the upper left corner, in the order given.
+
+    `ranked`: each name, its probability in [0, 1], and that as text.
+    """
     canvas = image.copy()
     size = font_size(*canvas.shape[:2])
     row_height = round(size * 1.9)
     full = canvas.shape[1] * 0.6
     labels = []
-    for row, (name, probability) in enumerate(ranked):
+    for row, (name, probability, text) in enumerate(ranked):
         y0 = size // 2 + row * row_height
         y1 = size // 2 + (row + 1) * row_height - size // 4
         band = canvas[y0:y1, size // 2 : size // 2 + round(full)]
@@ -116,7 +119,7 @@ def draw_bars(
         bar = canvas[y0:y1, size // 2 : size // 2 + round(full * probability)]
         bar[:] = _blend(bar, colour(row), 0.65)
         start = (size, (y0 + y1) / 2)
-        labels.append(Label(f"{shorten(name, NAME_LETTERS)} {probability:.1%}", start, None))
+        labels.append(Label(f"{shorten(name, NAME_LETTERS)} {text}", start, None))
     return write_labels(canvas, labels, note)
 
 

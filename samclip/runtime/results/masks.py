@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from samclip.errors import CapabilityError
+from samclip.errors import CapabilityError, InputError
+from samclip.json_text import finite
 from samclip.runtime.pixels.mask_ops import PackedMasks, encode_rle, mask_extent
 from samclip.runtime.pixels.prompts import Prompt
+from samclip.runtime.results.coco_export import UNNAMED, coco_annotations
 from samclip.runtime.results.drawing import (
     NAME_LETTERS,
     UNTRAINED_NOTE,
@@ -40,6 +43,47 @@ _PER_MASK = (
 )
 
 
+class MaskIndexError(InputError, IndexError):
+    """There is no mask of this number."""
+
+
+def choose_rows(key: Any, count: int) -> NDArray[np.intp]:
+    """Return the rows among `count` that an index, a slice, or an array of N or of bool names.
+
+    Raises MaskIndexError for numbers out of range, InputError for other keys.
+    """
+    if isinstance(key, slice):
+        try:
+            return np.arange(count)[key]
+        except (TypeError, ValueError) as error:
+            raise _wrong_key(key, count) from error
+    try:
+        array = np.asarray(None if isinstance(key, tuple) else key)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise _wrong_key(key, count) from error
+    array = array.astype(np.intp) if array.shape == (0,) else array  # `[]` has no type
+    if array.dtype == np.bool_ and array.shape == (count,):
+        return np.flatnonzero(array)
+    if array.dtype.kind not in "iu" or array.ndim > 1:
+        raise _wrong_key(key, count)
+    rows = np.atleast_1d(array)
+    if outside := [int(row) for row in rows if not -count <= row < count]:
+        raise MaskIndexError(
+            f"there is no mask {outside[0]}; there are {count}. Use indices of at least {-count} "
+            f"and below {count}."
+        )
+    return rows.astype(np.intp) % max(1, count)
+
+
+def _wrong_key(key: Any, count: int) -> InputError:
+    shape = getattr(key, "shape", None)
+    got = type(key).__name__ if shape is None else f"{key.dtype} of shape {shape}"
+    return InputError(
+        f"masks are chosen by an index, a slice, a list of indices, or {count} bools, one for each "
+        f"mask; got {f'{key!r:.60}, a ' if shape is None else ''}{got}."
+    )
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Masks:
     """N masks of an image, in pixels of the original; made by `Scene.segment` and `Scene.name`.
@@ -57,6 +101,7 @@ class Masks:
     was never trained, so that the names mean nothing.
 
     `masks[i]`, with an index, a slice or an array, keeps some of the masks; `len(masks)` is N.
+    Other keys raise InputError, and numbers out of range `MaskIndexError`.
     """
 
     packed: PackedMasks = field(repr=False)
@@ -89,13 +134,26 @@ class Masks:
             return None
         return tuple(self.vocabulary[i] for i in self.class_ids)
 
+    @property
+    def confidences(self) -> NDArray[np.float32]:
+        """The scores clipped to [0, 1]: N float32, NaN where no model predicted one.
+
+        A predicted IoU may be slightly above 1. Where scores leave as confidences (`to_dict`,
+        `to_coco`, `to_supervision`, captions), it is these; `scores` are the model's numbers.
+        """
+        return np.clip(self.scores, 0, 1)
+
     def __len__(self) -> int:
         return len(self.packed)
 
+    def __iter__(self: SelfMasks) -> Iterator[SelfMasks]:
+        return (self[row] for row in range(len(self)))
+
     def __getitem__(
-        self: SelfMasks, key: int | slice | NDArray[np.integer] | NDArray[np.bool_]
+        self: SelfMasks,
+        key: int | slice | Sequence[int] | NDArray[np.integer] | NDArray[np.bool_],
     ) -> SelfMasks:
-        rows = np.atleast_1d(np.arange(len(self))[key])
+        rows = choose_rows(key, len(self))
         chosen: dict[str, Any] = {}
         for name in (each.name for each in fields(self)):
             value = getattr(self, name)
@@ -113,9 +171,12 @@ class Masks:
         return draw_masks(picture, self.packed, self.captions(), prompts, note)
 
     def captions(self) -> tuple[str, ...]:
-        """Return a caption for each mask: its name, shortened, and probability, or its score."""
+        """Return a caption for each mask: its name, shortened, and probability, or its score.
+
+        The score is the confidence in [0, 1]; a mask that no model scored has an empty caption.
+        """
         if self.names is None or self.name_probabilities is None:
-            return tuple(f"{score:.2f}" for score in self.scores)
+            return tuple("" if np.isnan(score) else f"{score:.2f}" for score in self.confidences)
         pairs = zip(self.names, self.name_probabilities, strict=True)
         return tuple(f"{shorten(name, NAME_LETTERS)} {share:.0%}" for name, share in pairs)
 
@@ -126,24 +187,37 @@ class Masks:
         """
         return write_masks(self.packed, len(self), folder, stem)
 
-    def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
-        """List the masks as COCO annotations with compressed RLE; see `coco_annotations`."""
-        return coco_annotations(
-            self.packed, self.boxes, self.scores, image_id, self.class_ids, self.names
-        )
+    def to_coco(
+        self,
+        image_id: int = 0,
+        *,
+        first_id: int | None = None,
+        categories: Mapping[str, int] | None = None,
+    ) -> list[dict[str, Any]]:
+        """List the masks as COCO annotations with compressed RLE; see `coco_annotations`.
+
+        `image_id`: at least 0; `first_id`: the annotations count from it, None for ids that
+        differ between answers; `categories`: the id of each name, None for its index plus 1.
+        `write_coco` writes a whole file. Raises InputError.
+        """
+        return coco_annotations(self, image_id, first_id, categories)
 
     def to_supervision(self) -> Any:
-        """Convert to `supervision.Detections`; raises CapabilityError without `supervision`."""
-        return supervision_detections(
-            self.masks, self.boxes, self.scores, self.class_ids, self.names
-        )
+        """Convert to `supervision.Detections`, with the class 0, "object", for masks without names.
+
+        Takes N * H * W bytes. Raises CapabilityError when `supervision` is not installed.
+        """
+        return supervision_detections(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON: one entry per mask, the pixels as COCO RLE."""
+        """Return plain values, ready for JSON: one entry per mask, the pixels as COCO RLE.
+
+        `score` is the confidence in [0, 1], None when no model predicted it.
+        """
         entries: list[dict[str, Any]] = []
         for row, mask in enumerate(self.packed):
-            entry = {
-                "score": float(self.scores[row]),
+            entry: dict[str, Any] = {
+                "score": finite(self.confidences[row]),
                 "box": [float(edge) for edge in self.boxes[row]],
                 "area": int(self.areas[row]),
                 "prompt_index": int(self.prompt_index[row]),
@@ -151,7 +225,7 @@ class Masks:
             }
             if self.names is not None and self.name_probabilities is not None:
                 entry["name"] = self.names[row]
-                entry["probability"] = float(self.name_probabilities[row])
+                entry["probability"] = finite(self.name_probabilities[row])
             entries.append(entry)
         trained = {} if self.trained_head is None else {"trained_head": self.trained_head}
         return {"size": list(self.packed.size), "masks": entries, **trained}
@@ -186,55 +260,18 @@ class AutoMasks(Masks):
             "segmentation": encode_rle(mask) if rle else mask,
             "area": int(self.areas[row]),
             "bbox": [x0, y0, x1 - x0, y1 - y0],
-            "predicted_iou": float(self.scores[row]),
+            "predicted_iou": finite(self.scores[row]),
             "point_coords": [[float(number) for number in self.points[row]]],
-            "stability_score": float(self.stability_scores[row]),
+            "stability_score": finite(self.stability_scores[row]),
             "crop_box": [left, top, right - left, bottom - top],
         }
 
 
-def coco_annotations(
-    masks: PackedMasks,
-    boxes: NDArray[np.float32],
-    scores: NDArray[np.float32],
-    image_id: int,
-    class_ids: NDArray[np.int64] | None = None,
-    names: tuple[str, ...] | None = None,
-) -> list[dict[str, Any]]:
-    """List N masks as COCO annotations, ready for JSON and for pycocotools.
+def supervision_detections(masks: Masks) -> Any:
+    """Build `supervision.Detections` of N masks: xyxy, mask, confidence, class_id, class names.
 
-    `segmentation` is compressed RLE with `counts` as str, `bbox` is XYWH in pixels, `category_id`
-    is the name's index in the vocabulary plus 1, or 1 without names, and `id` counts from 1.
-    """
-    annotations = []
-    for row, mask in enumerate(masks):
-        x0, y0, x1, y1 = (float(edge) for edge in boxes[row])
-        annotation = {
-            "id": row + 1,
-            "image_id": image_id,
-            "category_id": 1 if class_ids is None else int(class_ids[row]) + 1,
-            "segmentation": encode_rle(mask),
-            "bbox": [x0, y0, x1 - x0, y1 - y0],
-            "area": int(np.count_nonzero(mask)),
-            "iscrowd": 0,
-            "score": float(scores[row]),
-        }
-        if names is not None:
-            annotation["category_name"] = names[row]
-        annotations.append(annotation)
-    return annotations
-
-
-def supervision_detections(
-    masks: NDArray[np.bool_],
-    boxes: NDArray[np.float32],
-    scores: NDArray[np.float32],
-    class_ids: NDArray[np.int64] | None = None,
-    names: tuple[str, ...] | None = None,
-) -> Any:
-    """Build `supervision.Detections`: xyxy, mask, confidence, class_id, data["class_name"].
-
-    `masks`: NxHxW. Raises CapabilityError when the package `supervision` is not installed.
+    Without names every mask has the class 0, "object". The confidence is None when no model
+    predicted a score. Raises CapabilityError when the package `supervision` is not installed.
     """
     try:
         import supervision  # noqa: PLC0415 - an extra
@@ -242,7 +279,13 @@ def supervision_detections(
         raise CapabilityError(
             "this needs the package supervision. Install it: pip install 'samclip[supervision]'."
         ) from error
-    data: dict[str, Any] = {} if names is None else {"class_name": np.asarray(names, dtype=str)}
+    unnamed = np.zeros(len(masks), np.int64)
+    names = masks.names or (UNNAMED,) * len(masks)
+    confidences = masks.confidences
     return supervision.Detections(
-        xyxy=boxes, mask=masks, confidence=scores, class_id=class_ids, data=data
+        xyxy=masks.boxes,
+        mask=masks.masks,
+        confidence=confidences if np.isfinite(confidences).all() else None,
+        class_id=unnamed if masks.class_ids is None else masks.class_ids,
+        data={"class_name": np.asarray(names, dtype=str)},
     )

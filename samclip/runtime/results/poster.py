@@ -31,17 +31,18 @@ from samclip.runtime.results.drawing import (
     write_labels,
 )
 from samclip.runtime.results.masks import Masks
+from samclip.runtime.results.shares import in_percent
 
 Strip = NDArray[np.uint8]
 Palette = dict[str, Colour]
-Entry = tuple[str, float, Colour]  # name, share in [0, 1], colour
+Entry = tuple[str, float, str, Colour]  # name, share in [0, 1], the share as text, colour
 TITLE = "One encoder pass, three answers"
 WIDTH, MARGIN, GAP = 1200, 36, 28
 INNER = WIDTH - 2 * MARGIN
 LARGE, TEXT, SMALL = 58, 40, 34  # heights of letters
 BAR, MIN_ROW, MAX_ROW = 18, 66, 86
 SHOWN_NAMES = 5  # of the classification
-LEAST_SHARE = 0.005  # below it a share would be written as 0 %
+LEAST_SHARE = 0.005  # below it a bar would be shorter than its rounded end
 LEAST_NAMED = 0.01  # of the photo: a smaller region gets its colour but no name
 NAME_LETTERS = 22  # of a name in the ranking
 PAPER: Colour = (255, 255, 255)
@@ -62,7 +63,8 @@ def draw_poster(
     palette = {name: colour(index) for index, name in enumerate(names)}
 
     photo = _resize_to_width(classification.image, (INNER - GAP) // 2)
-    ranked = [(name, share, palette[name]) for name, share in classification.top(SHOWN_NAMES)]
+    all_names = in_percent(classification.top(len(classification.names)))
+    ranked = [(*named, palette[named[0]]) for named in all_names[:SHOWN_NAMES]]
     ranking = draw_ranking(ranked, photo.shape[0], INNER - GAP - photo.shape[1])
 
     height, width = classification.image.shape[:2]
@@ -82,9 +84,9 @@ def draw_poster(
         ]
 
     shares = [
-        (name, share, palette[name])
-        for name, share in area_shares(semantic).items()
-        if share >= LEAST_SHARE
+        (name, share, text, palette[name])
+        for name, share, text in in_percent(area_shares(semantic).items())
+        if text != "0%"
     ]
     rows = [
         draw_title(title),
@@ -169,9 +171,8 @@ def draw_ranking(entries: Sequence[Entry], height: int, width: int) -> Strip:
     row = min(max(height // max(1, len(entries)), MIN_ROW), MAX_ROW)
     picture, draw = _make_canvas(max(height, row * len(entries)), width)
     font = load_font(SMALL)
-    for index, (name, share, tint) in enumerate(entries):
+    for index, (name, share, number, tint) in enumerate(entries):
         y = index * row
-        number = f"{share:.0%}"
         draw.text((0, y), shorten(name, NAME_LETTERS), INK, font)
         draw.text((width - draw.textlength(number, font=font), y), number, GREY, font)
         top = y + row - BAR - BAR // 2
@@ -185,7 +186,7 @@ def draw_ranking(entries: Sequence[Entry], height: int, width: int) -> Strip:
 def draw_shares(entries: Sequence[Entry]) -> Strip:
     """Draw names with their shares as chips, as many in a line as fit."""
     height = TEXT + 24
-    texts = [f"{shorten(name, 30)} {share:.0%}" for name, share, _ in entries]
+    texts = [f"{shorten(name, 30)} {number}" for name, _, number, _ in entries]
     _, ruler = _make_canvas(1)
     spots, x, y = [], 0.0, 0
     for text in texts:
@@ -195,7 +196,7 @@ def draw_shares(entries: Sequence[Entry]) -> Strip:
         spots.append((x, float(y)))
         x += width + GAP // 2
     picture, draw = _make_canvas(y + height)
-    for text, spot, (_, _, tint) in zip(texts, spots, entries, strict=True):
+    for text, spot, (*_, tint) in zip(texts, spots, entries, strict=True):
         _draw_chip(draw, text, spot, tint)
     return np.array(picture)
 

@@ -62,7 +62,7 @@ def test_any_size_can_be_drawn_on(size: tuple[int, int]) -> None:
         draw_masks(image, full, ["a", "b"], [prompt], "note"),
         draw_label_map(image, np.full(size, -1, np.int32), ["a"], "note"),
         draw_label_map(image, np.zeros(size, np.int32), ["a"]),
-        draw_bars(image, [("a", 1.0), ("b", 0.0)] * 20, "note"),
+        draw_bars(image, [("a", 1.0, "100%"), ("b", 0.0, "0%")] * 20, "note"),
     ):
         assert picture.shape == image.shape
 

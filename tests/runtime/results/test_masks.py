@@ -2,15 +2,15 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from fakes import fake_model, flag
-from pycocotools import mask as coco_mask
 
-from samclip.errors import CapabilityError
-from samclip.runtime.results.masks import Masks
+from samclip.errors import CapabilityError, InputError
+from samclip.runtime.results.masks import MaskIndexError, Masks
 
 ALL = ["red", "green", "blue"]
 BOXES = [(5, 5, 50, 120), (70, 5, 130, 120), (150, 5, 195, 120)]
@@ -71,28 +71,6 @@ def test_automatic_masks_stay_what_they_are() -> None:
     assert len(some.records()) == len(some.stability_scores) == len(some.crop_boxes) == len(some)
 
 
-# pycocotools 2.0.11 decodes with a warning of numpy 2.4.
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_coco_annotations_read_back(named: Masks) -> None:
-    annotations = json.loads(json.dumps(named.to_coco(image_id=7)))
-    assert [a["category_id"] for a in annotations] == [1, 2, 3]
-    assert [a["category_name"] for a in annotations] == ALL
-    assert {a["image_id"] for a in annotations} == {7}
-    assert [a["id"] for a in annotations] == [1, 2, 3]
-    for row, annotation in enumerate(annotations):
-        rle = annotation["segmentation"]
-        np.testing.assert_array_equal(coco_mask.decode(rle), named.masks[row])
-        assert annotation["area"] == named.areas[row] == coco_mask.area(rle)
-        np.testing.assert_allclose(annotation["bbox"], coco_mask.toBbox(rle))
-
-
-def test_coco_without_names(masks: Masks) -> None:
-    annotations = masks.to_coco()
-    assert [a["category_id"] for a in annotations] == [1, 1, 1]
-    assert "category_name" not in annotations[0]
-    assert masks[:0].to_coco() == []
-
-
 def test_plain_values(masks: Masks, named: Masks) -> None:
     plain = json.loads(json.dumps(named.to_dict()))
     assert plain["size"] == [128, 200]
@@ -118,8 +96,24 @@ def test_supervision_detections(masks: Masks, named: Masks) -> None:
     assert detections.class_id.tolist() == [0, 1, 2]
     np.testing.assert_array_equal(detections.mask, named.masks)
     np.testing.assert_array_equal(detections.xyxy, named.boxes)
-    assert masks.to_supervision().class_id is None
-    assert len(masks[:0].to_supervision()) == 0
+    unnamed = masks.to_supervision()
+    assert unnamed.class_id.tolist() == [0, 0, 0]
+    assert unnamed.data["class_name"].tolist() == ["object"] * 3
+    for found in (masks[:0].to_supervision(), named[:0].to_supervision()):
+        assert len(found) == 0
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("case", ["named", "unnamed", "given", "none"])
+def test_every_annotator_draws(case: str, masks: Masks, named: Masks) -> None:
+    supervision = pytest.importorskip("supervision")
+    given = fake_model().encode(flag()).name(masks.masks, ALL)
+    found = {"named": named, "unnamed": masks, "given": given, "none": masks[:0]}[case]
+    detections = found.to_supervision()
+    for kind in ("MaskAnnotator", "BoxAnnotator", "LabelAnnotator", "PolygonAnnotator"):
+        annotator = getattr(supervision, kind)()
+        drawn = annotator.annotate(flag().copy(), detections)
+        assert (drawn != flag()).any() == bool(len(found))
 
 
 def test_supervision_is_optional(masks: Masks, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,3 +125,61 @@ def test_supervision_is_optional(masks: Masks, monkeypatch: pytest.MonkeyPatch) 
 def test_captions(masks: Masks, named: Masks) -> None:
     assert masks.captions() == ("0.90", "0.90", "0.90")
     assert named.captions() == ("red 100%", "green 100%", "blue 100%")
+
+
+def test_scores_leave_as_confidences_and_never_as_nan(masks: Masks, named: Masks) -> None:
+    high = replace(masks, scores=np.array([1.0078, 0.5, -0.01], np.float32))
+    assert high.scores[0] == np.float32(1.0078)
+    assert high.confidences.tolist() == [1, 0.5, 0]
+    assert high.captions() == ("1.00", "0.50", "0.00")
+    assert [entry["score"] for entry in high.to_dict()["masks"]] == [1, 0.5, 0]
+    assert [entry["score"] for entry in high.to_coco()] == [1, 0.5, 0]
+    unknown = replace(named, scores=np.full(3, np.nan, np.float32))
+    for entries in (unknown.to_dict()["masks"], unknown.to_coco()):
+        assert [entry["score"] for entry in entries] == [None] * 3
+        json.dumps(entries, allow_nan=False)
+    assert replace(unknown, class_ids=None).captions() == ("", "", "")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_confidences_of_supervision(masks: Masks) -> None:
+    pytest.importorskip("supervision")
+    high = replace(masks, scores=np.array([1.0078, 0.5, 0.2], np.float32)).to_supervision()
+    assert high.confidence.tolist() == pytest.approx([1, 0.5, 0.2])
+    unknown = replace(masks, scores=np.full(3, np.nan, np.float32)).to_supervision()
+    assert unknown.confidence is None
+
+
+WRONG_KEYS = [
+    1.5,
+    None,
+    ...,
+    "red",
+    (0, 1),
+    True,
+    np.bool_(True),
+    [True, False],
+    [0.0, 1.0],
+    [[0, 1], [1, 2]],
+    [[0], [1, 2]],
+    slice(0.5, 2),
+    np.zeros((3, 128, 200), bool),
+    {0, 1},
+    object(),
+]
+
+
+@pytest.mark.parametrize("key", WRONG_KEYS, ids=repr)
+def test_wrong_keys_are_typed_errors(named: Masks, key: Any) -> None:
+    with pytest.raises(InputError, match="masks are chosen by"):
+        named[key]
+
+
+@pytest.mark.parametrize("key", [3, -4, [0, 7], np.array([2**40])])
+def test_keys_out_of_range_are_typed_errors_and_index_errors(named: Masks, key: Any) -> None:
+    with pytest.raises(MaskIndexError, match="there is no mask") as found:
+        named[key]
+    assert isinstance(found.value, IndexError)
+    assert isinstance(found.value, InputError)
+    with pytest.raises(MaskIndexError):
+        named[:0][0]

@@ -129,7 +129,9 @@ def test_shares_are_of_all_pixels_the_largest_first() -> None:
 
 
 def test_bars_are_as_long_as_their_shares() -> None:
-    strip = draw_ranking([("cup", 0.5, (255, 0, 0)), ("spoon", 0.0, (0, 0, 255))], 160, 400)
+    strip = draw_ranking(
+        [("cup", 0.5, "50%", (255, 0, 0)), ("spoon", 0.0, "0%", (0, 0, 255))], 160, 400
+    )
     full = (strip == (255, 0, 0)).all(axis=-1).sum(axis=1).max()
     assert 195 <= full <= 205
     assert count(strip, TRACK) > 0
@@ -137,7 +139,7 @@ def test_bars_are_as_long_as_their_shares() -> None:
 
 
 def test_chips_that_do_not_fit_go_to_the_next_line() -> None:
-    entry = ("a rather long name", 0.1, (10, 20, 30))
+    entry = ("a rather long name", 0.1, "10%", (10, 20, 30))
     one, many = draw_shares([entry]), draw_shares([entry] * 9)
     assert one.shape == (64, INNER, 3)
     assert many.shape[0] > 3 * one.shape[0]
