@@ -5,6 +5,7 @@ These are the names to look for, and the prompts for `Scene.segment`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Any
 
 from samclip.cli.options import Box, Point
 from samclip.disk.paths import user_path
+from samclip.disk.user_files import read_user_text
 from samclip.errors import PromptError, VocabularyError
+from samclip.json_text import SURROGATE
 
 MAX_LABELS_BYTES = 10_000_000
 
@@ -25,12 +28,12 @@ def read_names(names: Sequence[str] | None, labels: Path | None) -> list[str] | 
     """
     if not names and labels is None:
         return None
-    found = [part.strip() for text in names or () for part in text.split(",")]
+    found = [part.strip() for text in names or () for part in _decode(text).split(",")]
     if labels is not None:
-        found += [
-            line.strip()
-            for line in _read_labels(user_path(labels, "the file of --labels")).splitlines()
-        ]
+        path = user_path(labels, "the file of --labels")
+        advice = "Give a text file with one name a line (--labels)."
+        text = read_user_text(path, MAX_LABELS_BYTES, "the file of names", VocabularyError, advice)
+        found += [line.strip() for line in text.splitlines()]
     found = [name for name in found if name]
     if not found:
         raise VocabularyError(
@@ -49,21 +52,15 @@ def require_names(names: list[str] | None, task: str) -> list[str]:
     return names
 
 
-def _read_labels(path: Path) -> str:
-    """Read a file of names: UTF-8 text, with or without a byte-order mark, of a bounded size."""
-    if not path.is_file():
-        raise VocabularyError(f"there is no file {path} to read names from (--labels).")
-    if path.stat().st_size > MAX_LABELS_BYTES:
-        raise VocabularyError(
-            f"{path} has {path.stat().st_size:,} bytes; a list of names may have "
-            f"{MAX_LABELS_BYTES:,}. Give a shorter one (--labels)."
-        )
+def _decode(text: str) -> str:
+    """Return an argument whose bytes the locale does not know as the UTF-8 that they are.
+
+    Under LC_ALL=C without Python's UTF-8 mode, such bytes arrive as lone surrogates.
+    """
     try:
-        return path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise VocabularyError(
-            f"{path} is not UTF-8 text: {error.reason} at byte {error.start}. Save it as UTF-8."
-        ) from error
+        return os.fsencode(text).decode("utf-8") if SURROGATE.search(text) else text
+    except UnicodeError:
+        return text
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from samclip.cli import options
 from samclip.cli.arguments import read_names
 from samclip.cli.exits import report_errors
 from samclip.cli.run_task import Request, Task, answer_images
+from samclip.cli.terminal import in_one_line
 from samclip.runtime.assets import packaged_photos
 
 if TYPE_CHECKING:
@@ -101,5 +102,5 @@ def show_overview(answer: Overview) -> Table:
         "segment": answer.masks.captions(),
         "semantic": [f"{name} {text}" for name, _, text in in_percent(answer.shares.items())],
     }
-    rows = [(task, ", ".join(parts)) for task, parts in answers.items()]
+    rows = [(task, in_one_line(", ".join(parts))) for task, parts in answers.items()]
     return text_table(("task", "answer"), rows)

@@ -19,12 +19,21 @@ from typing import Any, NoReturn
 import typer
 
 from samclip.cli.advice import with_commands
+from samclip.cli.given_paths import working_folder_exists
 from samclip.cli.stop_signals import REASONS, STDERR, handle_signals, stop_code, stop_line
-from samclip.cli.terminal import err, in_one_line, say
-from samclip.errors import BundleNotFoundError, InputError, SamclipError
+from samclip.cli.terminal import err, ignore_useless_sizes, in_one_line, say
+from samclip.errors import (
+    BundleNotFoundError,
+    CheckpointError,
+    EngineError,
+    ExportError,
+    InputError,
+    SamclipError,
+)
 
 FAILURE = 1
 BAD_INPUT = 2
+LONG = (ExportError, EngineError, CheckpointError)  # their messages may have several lines
 STOP_SECONDS = 0.5  # from a signal to the end of a process that is in the middle of a graph
 STANDARD_STREAMS = range(3)  # stdin, stdout, stderr
 DEBUG = "--debug"
@@ -48,6 +57,7 @@ class CommandApp(typer.Typer):
     def __call__(self, *args: Any, **options: Any) -> Any:
         """Run the command line; ends with SystemExit as every typer app does."""
         check_streams()
+        ignore_useless_sizes()
         with report_stdout_errors():
             try:
                 return super().__call__(*args, **options)
@@ -75,7 +85,7 @@ def report_errors(debug: bool) -> Iterator[None]:
         stop = find_interrupt(error)
         if stop is not None:
             raise stop from None
-        if debug or isinstance(error, BrokenPipeError):
+        if debug or isinstance(error, BrokenPipeError) or _comes_from_stdout(error):
             raise
         report(error)
         raise typer.Exit(exit_code(error)) from error
@@ -87,14 +97,23 @@ def exit_code(error: Exception) -> int:
 
 
 def report(error: Exception, about: str = "") -> None:
-    """Print one error on stderr; `about` names the image at fault."""
+    """Print one error on stderr; `about` names the image at fault.
+
+    On one line, so that no file's name can pass for another line; where messages have lines of
+    their own, those that follow are indented. Nothing is printed where stderr cannot be written to.
+    """
     prefix = f"error: {in_one_line(about)}: " if about else "error: "
-    say(err, prefix + describe(error), style="red")
+    text = describe(error)
+    text = text.replace("\n", "\n  ") if isinstance(error, LONG) else in_one_line(text)
+    with contextlib.suppress(OSError):  # the exit code tells of it
+        say(err, prefix + text, style="red")
 
 
 def describe(error: Exception) -> str:
     """Return the message of `error` and the commands that help; of an OSError file and reason."""
     if isinstance(error, OSError) and error.strerror:
+        if isinstance(error, FileNotFoundError) and not working_folder_exists():
+            return f"{error.strerror}: the working folder was deleted. Go to another one."
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     steps = error.steps if isinstance(error, SamclipError) else ()
     return with_commands(str(error) or type(error).__name__, steps)
@@ -210,6 +229,17 @@ def fill_closed_streams() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
+
+
+def _comes_from_stdout(error: Exception) -> bool:
+    """Whether an error is that of writing to stdout: what it could not write is still buffered."""
+    if not isinstance(error, OSError) or error.filename is not None or sys.stdout is None:
+        return False
+    try:
+        sys.stdout.flush()
+    except OSError as again:
+        return again.errno == error.errno
+    return False
 
 
 @contextmanager

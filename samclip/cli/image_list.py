@@ -168,14 +168,15 @@ def read_stdin(times: int = 1) -> bytes:
 
 def _read_image(stream: BinaryIO) -> bytes:
     from samclip.runtime.pixels.decode import MAX_IMAGE_BYTES
-    from samclip.runtime.pixels.photo_listing import HEAD, sniff
+    from samclip.runtime.pixels.formats import HEAD_BYTES, describe, sniff
 
-    data = bytearray(stream.read(HEAD))
+    data = bytearray(stream.read(HEAD_BYTES))
     if not data:
         raise ImageError("standard input is empty; expected an image. Check what writes to it.")
     if not sniff(bytes(data)):
         raise ImageError(
-            "standard input is not an image that can be read. Check what writes to it."
+            f"standard input is {describe(bytes(data))}, not an image that is read. Check what "
+            "writes to it."
         )
     while chunk := stream.read(CHUNK):
         data += chunk

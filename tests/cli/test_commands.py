@@ -342,7 +342,7 @@ def test_bad_single_file_is_bad_input(model: FakeModel, run: Run) -> None:
         (["segment", "in/street.png", "--point", "999,2"], "outside the image"),
         (["segment", "in/street.png", "--point", "1,2", "--label", "7"], "must be 1"),
         (["classify", "in/street.png"], "needs names"),
-        (["semantic", "in/street.png", "--labels", "no.txt"], "no file no.txt"),
+        (["semantic", "in/street.png", "--labels", "no.txt"], "no.txt cannot be read"),
         (["segment", "in", "--point", "1,2", "--output", "x.png"], "Give a folder"),
         (["segment", "in/street.png", "--point", "1,2", "-o", "in/street.png"], "replace"),
         (["segment", "in/street.png", "--point", "1,2", "--precision", "fp8"], "fp8"),

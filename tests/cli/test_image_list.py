@@ -128,7 +128,7 @@ def test_a_dash_is_the_image_on_stdin(folder: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    ("data", "message"), [(b"", "is empty"), (b"no image" * 99, "is not an image")]
+    ("data", "message"), [(b"", "is empty"), (b"no image" * 99, "is a text file, not an image")]
 )
 def test_stdin_without_an_image_is_an_error(
     data: bytes, message: str, monkeypatch: pytest.MonkeyPatch

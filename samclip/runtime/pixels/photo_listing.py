@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from samclip.errors import ImageError
-from samclip.runtime.pixels.decode import BINARY, SIGNATURES
+from samclip.runtime.pixels.formats import describe, read_head, sniff
 from samclip.runtime.pixels.image import SUFFIXES
 
-HEAD = 64  # bytes of a file that tell its format
 SHOWN_NAMES = 3  # of what was left out for one reason
 SHOWN_LETTERS = 40  # of such a name
 FOLDERS = "folders, which are not searched"
@@ -20,29 +19,12 @@ LINKS = "links that lead nowhere"
 SPECIAL = "pipes, sockets or devices"
 UNREADABLE = "files that cannot be read"
 HIDDEN = "hidden images"
-RAW = "camera raw files: develop them first"
+RAW = "camera raw files"
 OTHERS = "files that are not images"
-OTHER_FORMATS = "{} files, which cannot be read: convert them"
-# Camera raw is TIFF by its first bytes; what a TIFF decoder finds in it is a thumbnail.
+# Camera raw that is TIFF by its first bytes; what a TIFF decoder finds in it may be a thumbnail.
 RAW_SUFFIXES = frozenset(
-    {".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".kdc", ".mef", ".mos"}
-    | {".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".sr2", ".srf", ".srw"}
-    | {".x3f"}
-)
-BRANDS = {  # of ISO media files, at bytes 8 to 12
-    **dict.fromkeys((b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"), "HEIC"),
-    **dict.fromkeys((b"avif", b"avis"), "AVIF"),
-    b"crx ": "camera raw",
-}
-FOREIGN = (  # image formats that are not read
-    (b"\xff\x0a", "JPEG XL"),
-    (b"\0\0\0\x0cJXL ", "JPEG XL"),
-    (b"\0\0\0\x0cjP  ", "JPEG 2000"),
-    (b"\xffO\xffQ", "JPEG 2000"),
-    (b"8BPS", "Photoshop"),
-    (b"v/1\x01", "OpenEXR"),
-    (b"#?RADIANCE", "Radiance HDR"),
-    (b"DDS ", "DDS"),
+    {".3fr", ".arw", ".cr2", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mef", ".mos", ".nef"}
+    | {".nrw", ".pef", ".rwl", ".sr2", ".srf", ".srw"}
 )
 
 
@@ -109,30 +91,11 @@ def _reason_by_kind(path: Path, mode: int, hidden: bool) -> str | None:
         return None
     if suffix in RAW_SUFFIXES:
         return RAW
-    head = _read_head(path)
+    head = read_head(path)
     if sniff(head):
         return HIDDEN if hidden else None
-    return _foreign_format(head)
-
-
-def sniff(head: bytes) -> str | None:
-    """Name the format."""
-    return next((kind.format for start, kind in SIGNATURES if head.startswith(start)), None)
-
-
-def _foreign_format(head: bytes) -> str:
-    name = BRANDS.get(head[8:12]) if head[4:8] == b"ftyp" else None
-    name = name or next((name for start, name in FOREIGN if head.startswith(start)), None)
-    return OTHERS if name is None else OTHER_FORMATS.format(name)
-
-
-def _read_head(path: Path) -> bytes:
-    """Read the first bytes of a file; never waits, also if it has become a pipe meanwhile."""
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | BINARY)
-    try:
-        return os.read(descriptor, HEAD)
-    finally:
-        os.close(descriptor)
+    kind = describe(head)
+    return f"{kind}, which is not read" if "image" in kind or "camera" in kind else OTHERS
 
 
 def _entries(folder: Path, below: bool) -> Iterator[Path]:

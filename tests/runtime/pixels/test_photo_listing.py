@@ -54,8 +54,8 @@ def test_content_decides_and_every_other_file_has_a_reason(folder: Path) -> None
     } == {
         "folders": ["sub"],
         "hidden images": [".hidden.jpg"],
-        "HEIC files": ["real.heic"],
-        "camera raw files: develop them first": ["raw.DNG"],
+        "a HEIC image": ["real.heic"],
+        "camera raw files": ["raw.DNG"],
         "links that lead nowhere": ["dangling.jpg"],
         "files that cannot be read": ["circle.jpg"],
         "pipes": ["pipe.jpg"],
