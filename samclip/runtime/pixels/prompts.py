@@ -16,10 +16,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from samclip.engines.limits import MAX_PROMPTS
-from samclip.errors import PromptError
+from samclip.errors import InputWarning, PromptError, warn_caller
 from samclip.runtime.pixels.image import Letterbox
 
 MAX_POINTS = 4096  # per prompt: the decoder's memory grows with it
+MAX_PROMPTS_PER_CALL = 16_384  # an answer's memory and time grow with it
+SMALL_IMAGE = 16  # pixels: coordinates in [0, 1] are usual in images whose sides are shorter
+SLACK = 0.1  # by which detectors' boxes in [0, 1] go over its ends
 # A bound per run of the decoder, as `MAX_PROMPTS` is: its memory grows with prompts and tokens, its
 # speed per prompt hardly with either beyond these.
 MAX_TOKENS = 512
@@ -75,8 +78,10 @@ def parse_prompts(
     Boxes that are partly outside the image are clamped to it. Empty arrays, such as the 0x4 or
     `[]` boxes of a detector that found nothing, 0xNx2 points or 0xhxw masks, give an empty tuple.
     Raises PromptError when no kind of prompt is given, a number is not finite, shapes do not fit,
-    a label is neither 0 nor 1, a box is inverted or empty, or a point or a whole box lies outside
-    the image.
+    a label is neither 0 nor 1, a box is inverted or empty, a point or a whole box lies outside
+    the image, a prompt has more than `MAX_POINTS` points, or there are more than
+    `MAX_PROMPTS_PER_CALL` prompts. Warns with InputWarning when coordinates look like shares of the
+    image, in [0, 1].
     """
     point_sets = None if points is None else _parse_points(points, image_size)
     label_sets = _parse_labels(labels, point_sets)
@@ -111,12 +116,18 @@ def _parse_points(points: Arrays, image_size: tuple[int, int]) -> list[NDArray[n
     expected = "Nx2 (x, y) for one prompt, BxNx2 or a list of Nx2 arrays for B prompts"
     sets = []
     for given in _split_prompts(points, 2, "points", expected):
-        array = given.reshape(0, 2) if given.shape == (0,) else given  # `[]` next to a box
+        array: NDArray[np.float64] = (
+            given.reshape(0, 2) if given.shape == (0,) else given
+        )  # `[]` next to a box
         if array.ndim != 2 or array.shape[1] != 2:
             hint = " Write points=[(x, y)] for a single point." if array.shape == (2,) else ""
             raise PromptError(f"points must be {expected}; got shape {array.shape}.{hint}")
         _check_points(array, image_size)
         sets.append(array)
+    for array in sets:
+        shares = ((array >= 0) & (array <= 1)).all(axis=1) & (array % 1 != 0).any(axis=1)
+        if shares.any() and _warn_of_shares("point", array[np.argmax(shares)], image_size):
+            break
     return sets
 
 
@@ -168,30 +179,60 @@ def _parse_boxes(boxes: ArrayLike, image_size: tuple[int, int]) -> list[NDArray[
             f"boxes must be 4 numbers (x0, y0, x1, y1) XYXY, or Bx4; got shape {array.shape}."
         )
     array = array.reshape(-1, 4)  # 4 -> 1x4
+    _check_count(len(array), "boxes")
     height, width = image_size
     clamped = np.clip(array, 0, (width, height, width, height))
-    for given, kept in zip(array, clamped, strict=True):
-        text = ", ".join(f"{number:g}" for number in given)
-        if (given[2:] <= given[:2]).any():
-            raise PromptError(
-                f"box ({text}) is inverted or empty. Give (x0, y0, x1, y1) with x0 < x1, y0 < y1."
-            )
-        if (kept[2:] <= kept[:2]).any():
-            raise PromptError(
-                f"box ({text}) lies outside the image, {width} pixels wide and {height} high. "
-                "Give (x0, y0, x1, y1) in pixels of the original image."
-            )
+    if (empty := (array[:, 2:] <= array[:, :2]).any(axis=1)).any():
+        raise PromptError(
+            f"box {_as_text(array[np.argmax(empty)])} is inverted or empty. Give (x0, y0, x1, y1) "
+            "with x0 < x1, y0 < y1."
+        )
+    if (outside := (clamped[:, 2:] <= clamped[:, :2]).any(axis=1)).any():
+        raise PromptError(
+            f"box {_as_text(array[np.argmax(outside)])} lies outside the image, {width} pixels "
+            f"wide and {height} high. Give (x0, y0, x1, y1) in pixels of the original image."
+        )
+    shares = ((array >= -SLACK) & (array <= 1 + SLACK)).all(axis=1)
+    if shares.any():
+        _warn_of_shares("box", array[np.argmax(shares)], image_size)
     return list(clamped)
+
+
+def _warn_of_shares(what: str, numbers: NDArray[np.float64], image_size: tuple[int, int]) -> bool:
+    """Warn of coordinates that look like shares of the image; False where the image is small."""
+    height, width = image_size
+    if max(image_size) < SMALL_IMAGE:
+        return False
+    warn_caller(
+        f"{what} {_as_text(numbers)} lies in [0, 1], and the image is {width} pixels wide and "
+        f"{height} high. Coordinates are taken as pixels: if these are shares of the image, "
+        f"multiply x by {width} and y by {height}.",
+        InputWarning,
+    )
+    return True
+
+
+def _as_text(numbers: NDArray[np.float64]) -> str:
+    return f"({', '.join(f'{number:g}' for number in numbers)})"
+
+
+def _check_count(count: int, name: str) -> None:
+    """Refuse more prompts than one call may have."""
+    if count > MAX_PROMPTS_PER_CALL:
+        raise PromptError(
+            f"there are {count:,} prompts in {name}; at most {MAX_PROMPTS_PER_CALL:,} are answered "
+            "at once. Ask in several calls."
+        )
 
 
 def _parse_masks(mask: ArrayLike, mask_size: int) -> list[NDArray[np.float32]]:
     expected = f"logits of {mask_size}x{mask_size}, or B of them, from `low_res_logits`"
-    array = _as_finite(mask, "mask", expected, kinds="iuf")  # a bool mask holds no logits
+    array = _as_finite(mask, "mask", expected, "iuf", np.float32)  # a bool mask holds no logits
     if array.ndim not in {2, 3} or array.shape[-2:] != (mask_size, mask_size):
         raise PromptError(f"mask must be {expected}; got shape {array.shape}.")
-    limit = float(np.finfo(np.float32).max)
-    bounded = np.clip(array, -limit, limit).astype(np.float32)
-    return list(bounded.reshape(-1, mask_size, mask_size))  # hxw -> 1xhxw
+    rows = array.reshape(-1, mask_size, mask_size)  # hxw -> 1xhxw
+    _check_count(len(rows), "mask")
+    return list(rows)
 
 
 def _common_count(**kinds: Sequence[Any] | None) -> int:
@@ -213,15 +254,28 @@ def _split_prompts(value: Any, ndim: int, name: str, expected: str) -> list[NDAr
     try:
         dimensions = np.asarray(value).ndim
     except ValueError:  # arrays of different lengths, one per prompt
+        _check_count(len(value), name)
         return [_as_finite(item, name, expected) for item in value]
     except (TypeError, RuntimeError):  # the conversion below reports these
         dimensions = ndim
     array = _as_finite(value, name, expected)
-    return list(array) if dimensions == ndim + 1 else [array]
+    if dimensions != ndim + 1:
+        return [array]
+    _check_count(len(array), name)
+    return list(array)
 
 
-def _as_finite(value: Any, name: str, expected: str, kinds: str = "biuf") -> NDArray[np.float64]:
-    """Convert to float64; raises PromptError on anything but finite real numbers."""
+def _as_finite(
+    value: Any,
+    name: str,
+    expected: str,
+    kinds: str = "biuf",
+    dtype: type[np.floating[Any]] = np.float64,
+) -> NDArray[Any]:
+    """Convert to `dtype`; raises PromptError on anything but finite real numbers.
+
+    Finite numbers beyond the range of float32 become its largest.
+    """
     try:
         array = np.asarray(value)
     except ValueError as error:
@@ -230,11 +284,13 @@ def _as_finite(value: Any, name: str, expected: str, kinds: str = "biuf") -> NDA
         raise PromptError(f"{name} must be {expected}; numpy says: {error}") from error
     if array.dtype.kind not in kinds:
         raise PromptError(f"{name} must be {expected}, of real numbers; got {array.dtype} values.")
-    with np.errstate(over="ignore"):  # a long double may become infinite, which is refused below
-        array = array.astype(np.float64)
-    if not np.isfinite(array).all():
+    with np.errstate(over="ignore"):  # a number too large for `dtype` becomes infinite
+        converted = array.astype(dtype, copy=False)
+    if np.isfinite(converted).all():
+        return converted
+    if dtype is np.float64 or not np.isfinite(array).all():
         raise PromptError(f"{name} hold NaN or infinity. Give finite numbers only.")
-    return array
+    return np.clip(converted, np.finfo(dtype).min, np.finfo(dtype).max)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -8,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samclip.errors import PromptError
+from samclip.errors import InputWarning, PromptError
 from samclip.runtime.pixels.image import Letterbox
 from samclip.runtime.pixels.prompts import (
     MAX_POINTS,
     MAX_PROMPTS,
+    MAX_PROMPTS_PER_CALL,
     MAX_TOKENS,
     Prompt,
     batch_prompts,
@@ -254,3 +256,63 @@ def test_batches_are_bounded_in_prompts_and_tokens() -> None:
     long = [b.point_labels.size for b in batch_prompts([prompt(200)] * 5, LETTERBOX, 16)]
     assert max(long) <= MAX_TOKENS
     assert [len(b.rows) for b in batch_prompts([prompt(4000)] * 2, LETTERBOX, 16)] == [1, 1]
+
+
+LARGE = (400, 600)  # h, w
+SHARES: list[dict[str, Any]] = [
+    {"boxes": (0.125, 0.25, 0.5, 0.75)},
+    {"boxes": (0, 0, 1, 1)},
+    {"boxes": (-0.003, 0.2, 1.02, 0.9)},
+    {"boxes": [(10, 20, 90, 80), (0.1, 0.1, 0.2, 0.2)]},
+    {"points": [(0.5, 0.5)]},
+    {"points": [(300, 200), (0.1, 0.9)], "labels": [1, 0]},
+    {"points": [[(300, 200)], [(0.25, 0)]]},
+    {"points": [(0.5, 1)], "boxes": (10, 20, 90, 80)},
+]
+PIXELS: list[dict[str, Any]] = [
+    {"boxes": (0, 0, 1, 30)},
+    {"boxes": (0.5, 0.5, 5.5, 5.5)},
+    {"boxes": (300.1, 200.1, 300.9, 200.9)},
+    {"points": [(0, 0), (1, 1)]},
+    {"points": [(0.5, 30)]},
+    {"points": [(600, 400)]},
+]
+
+
+@pytest.mark.parametrize("kinds", SHARES, ids=str)
+def test_coordinates_that_look_like_shares_are_used_with_a_warning(kinds: dict[str, Any]) -> None:
+    with pytest.warns(InputWarning, match=r"multiply x by 600 and y by 400") as seen:
+        prompts = parse_prompts(LARGE, SIDE, **kinds)
+    assert len(seen) == 1
+    assert seen[0].filename == __file__
+    assert prompts
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        parse_prompts((8, 12), SIDE, **{k: np.minimum(v, 8) for k, v in SHARES[0].items()})
+
+
+@pytest.mark.parametrize("kinds", PIXELS, ids=str)
+def test_other_coordinates_near_the_corner_are_pixels(kinds: dict[str, Any]) -> None:
+    assert parse_prompts(LARGE, SIDE, **kinds)  # a warning would be an error here
+
+
+def test_as_many_prompts_as_are_accepted() -> None:
+    most = MAX_PROMPTS_PER_CALL
+    assert len(parse(boxes=np.tile([0, 0, 9, 9], (most, 1)))) == most
+    too_many: list[dict[str, Any]] = [
+        {"boxes": np.tile([0, 0, 9, 9], (most + 1, 1))},
+        {"points": np.ones((most + 1, 1, 2))},
+        {"points": [[(1, 2)], *[[(3, 4), (5, 6)]] * most]},
+        {"mask": np.zeros((most + 1, SIDE, SIDE), np.float32)},
+    ]
+    for kinds in too_many:
+        with pytest.raises(PromptError, match=f"{most:,} are answered at once"):
+            parse(**kinds)
+
+
+def test_masks_are_not_copied_to_a_wider_type() -> None:
+    mask = np.ones((3, SIDE, SIDE), np.float32)
+    assert all(np.shares_memory(prompt.mask, mask) for prompt in parse(mask=mask))
+    (huge,) = parse(mask=np.full((SIDE, SIDE), 1e300))
+    assert huge.mask is not None
+    assert huge.mask.max() == np.finfo(np.float32).max

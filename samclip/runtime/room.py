@@ -1,0 +1,26 @@
+"""Bounds on what one answer may take, checked before it is computed."""
+
+from __future__ import annotations
+
+from samclip.errors import DeviceMemoryError
+
+UNCHECKED = 2**26  # bytes that are asked for without looking
+RESERVE = 2**26  # bytes that stay free, for what is computed meanwhile
+
+
+def require_memory(needs: int, what: str) -> None:
+    """Raise DeviceMemoryError unless this machine, or container, has `needs` bytes free.
+
+    `what`: a noun phrase in the plural. Systems give out more memory than they have, and then end
+    the process without a message. Passes where the system does not report what is free.
+    """
+    if needs < UNCHECKED:
+        return
+    from samclip.engines.plans.preflight import available_memory  # noqa: PLC0415 - seldom needed
+
+    free = available_memory()
+    if free is not None and needs > free - RESERVE:
+        raise DeviceMemoryError(
+            f"{what} would take {needs / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free. Ask for "
+            "fewer at once, use a smaller image, or end other programs; what is loaded still works."
+        )
