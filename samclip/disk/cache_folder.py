@@ -31,14 +31,24 @@ class CacheUnusableError(OSError):
         super().__init__(errno.EPERM, reason)
 
 
+def check_cache_dir(directory: object) -> Path | None:
+    """Return a folder that a caller chose for caches; raises InputError for what is no path."""
+    if directory is None:
+        return None
+    text = path_text(directory, "cache_dir")
+    if not text or "\0" in text:
+        came = "holds a NUL" if text else "is empty"
+        raise InputError(f"cache_dir {came}. Give a folder, or None for the user's cache.")
+    return Path(text)
+
+
 def cache_dir(directory: object = None) -> Path:
     """Choose where caches live: `directory`, else $SAMCLIP_CACHE_DIR, else the user's cache.
 
     Raises CacheUnusableError, an OSError, where no home folder is known; InputError for a
     `directory` that is empty or no path.
     """
-    if directory is not None and not path_text(directory, "cache_dir"):
-        raise InputError("cache_dir is empty. Give a folder, or None for the user's cache.")
+    check_cache_dir(directory)
     named = os.environ.get(CACHE_DIR_VARIABLE) if directory is None else directory
     try:
         return user_path(named, "the cache folder") if named else user_folder("cache")

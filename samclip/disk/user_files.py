@@ -40,7 +40,7 @@ def read_user_file(
     except (OSError, ValueError) as problem:  # ValueError: a NUL
         reason = problem.strerror if isinstance(problem, OSError) else str(problem)
         raise error(f"{what} {path} cannot be read: {reason}. {advice}") from problem
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             kind = KINDS.get(stat.S_IFMT(status.st_mode), "not a plain file")
@@ -50,10 +50,11 @@ def read_user_file(
             )
         if status.st_size > limit:
             raise error(_too_long(what, path, f"{status.st_size:,}", limit, advice))
-        try:
-            data = _read(file.fileno(), limit + 1)
-        except OSError as problem:
-            raise error(f"{what} {path} cannot be read: {problem.strerror}. {advice}") from problem
+        data = _read(descriptor, limit + 1)
+    except OSError as problem:
+        raise error(f"{what} {path} cannot be read: {problem.strerror}. {advice}") from problem
+    finally:
+        os.close(descriptor)
     if len(data) > limit:  # it grew, or the system does not know its size
         raise error(_too_long(what, path, f"more than {limit:,}", limit, advice))
     return data

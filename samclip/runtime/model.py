@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip.disk.cache_folder import check_cache_dir
 from samclip.engines.base import Backend, EngineOptions
 from samclip.engines.machine.host import as_memory_error
 from samclip.engines.registry import AUTO, Choice, PassedOver, decide
@@ -79,6 +80,7 @@ def load(
     EngineRunError, InputError.
     """
     check_precision(precision)
+    folder = check_cache_dir(cache_dir)
     bundle = Bundle.open(find_bundle(name_or_path), chosen_public_key(public_key))
     options = EngineOptions(
         threads=_check_count("threads", threads),
@@ -87,7 +89,7 @@ def load(
     )
 
     def start(choice: Choice) -> Model:
-        return Model(bundle, choice, options, precision, cache_dir)
+        return Model(bundle, choice, options, precision, folder)
 
     if backend != AUTO:
         return start(decide(backend))

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from samclip.disk.cache_folder import open_cache
+from samclip.disk.cache_folder import cache_dir, make_private_folder
 from samclip.disk.partial_files import (
     is_safely_owned,
     locked_partial,
@@ -55,19 +55,20 @@ class BlobSidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     sha256: Sha256
 
 
-def blob_folder() -> Path | None:
+def blob_folder() -> Path:
     """Return the folder of blobs: `openvino` in `$SAMCLIP_CACHE_DIR` or the user's cache.
 
-    None, with one warning, where it cannot be used.
+    Raises OSError where no home folder is known.
     """
-    return open_cache(FOLDER_NAME)
+    return cache_dir() / FOLDER_NAME
 
 
 @contextmanager
 def only_compiling(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, for a minute at most; raises OSError."""
+    """Make the folder and hold its lock, for a minute at most; raises OSError."""
     from filelock import FileLock, Timeout  # noqa: PLC0415 - a blob that is there needs none
 
+    make_private_folder(folder)
     lock = FileLock(folder / LOCK_NAME)
     with contextlib.suppress(Timeout):  # both compile then, and the later blob stays
         lock.acquire(timeout=LOCK_SECONDS)

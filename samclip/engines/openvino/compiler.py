@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
+from samclip.disk.cache_folder import open_cache
 from samclip.engines.base import GraphSource
 from samclip.engines.machine.host import is_shortage, release_free_memory, shortage
 from samclip.engines.openvino.cache import (
+    FOLDER_NAME,
     BlobDamagedError,
-    blob_folder,
     map_blob,
     only_compiling,
     remove_blob,
@@ -66,7 +67,7 @@ class Compiler:
         """
         if not self.source.origin or not imports_maps(self.library):
             return Compiled(self._compile())
-        key, folder = self._key, blob_folder()
+        key, folder = self._key, open_cache(FOLDER_NAME)
         if folder is None:
             return Compiled(self._compile())
         found = self._import(folder, key)

@@ -19,15 +19,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.disk.cache_folder import (
-    CACHE_DIR_VARIABLE,
-    check_private_file,
-    make_private_folder,
-    open_cache,
-)
+from samclip.disk.cache_folder import CACHE_DIR_VARIABLE, open_cache
 
 FILE_NAME = "text-embeddings.sqlite3"
-SQLITE_SUFFIXES = ("", "-journal", "-wal", "-shm")  # the files that SQLite opens, each by name
 MAX_ROWS = 50_000  # 154 MB of 768-d vectors
 BUSY_SECONDS = 10.0  # how long to wait for another process's write
 # `used` is written when it is older than this, so that most reads write nothing.
@@ -89,10 +83,10 @@ class TextCache:
         clock: Callable[[], float] = time.time,
     ) -> None:
         folder = open_cache(directory=directory)
-        self.path = None if folder is None else folder / FILE_NAME
+        self.path = (folder or Path()) / FILE_NAME
         self._max_rows = max_rows
         self._clock = clock
-        self._usable = True
+        self._usable = folder is not None
         self._lock = threading.Lock()  # guards the warning
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, NDArray[np.float32]]:
@@ -143,19 +137,17 @@ class TextCache:
         With one connection for each piece of work, threads need not keep their own, and none is
         open while the process forks.
         """
-        if not self._usable or self.path is None:
+        if not self._usable:
             return
         try:
-            make_private_folder(self.path.parent)
-            for suffix in SQLITE_SUFFIXES:
-                check_private_file(self.path.with_name(FILE_NAME + suffix))
-            with _open, closing(self._connect(self.path)) as database:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with _open, closing(self._connect()) as database:
                 work(database)
         except DAMAGE as error:
             self._give_up(error)
 
-    def _connect(self, path: Path) -> sqlite3.Connection:
-        database = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+    def _connect(self) -> sqlite3.Connection:
+        database = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
         try:
             database.execute("PRAGMA synchronous = NORMAL")
             if not database.execute("PRAGMA schema_version").fetchone()[0]:
