@@ -35,6 +35,7 @@ FAILURE = 1
 BAD_INPUT = 2
 LONG = (ExportError, EngineError, CheckpointError)  # their messages may have several lines
 STOP_SECONDS = 0.5  # from a signal to the end of a process that is in the middle of a graph
+PRINTERS = {"rich.console", "samclip.cli.terminal"}  # modules that write to stdout
 STANDARD_STREAMS = range(3)  # stdin, stdout, stderr
 DEBUG = "--debug"
 
@@ -85,7 +86,7 @@ def report_errors(debug: bool) -> Iterator[None]:
         stop = find_interrupt(error)
         if stop is not None:
             raise stop from None
-        if debug or isinstance(error, BrokenPipeError) or _comes_from_stdout(error):
+        if debug or isinstance(error, BrokenPipeError) or _comes_from_printing(error):
             raise
         report(error)
         raise typer.Exit(exit_code(error)) from error
@@ -231,15 +232,14 @@ def fill_closed_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
 
 
-def _comes_from_stdout(error: Exception) -> bool:
-    """Whether an error is that of writing to stdout: what it could not write is still buffered."""
-    if not isinstance(error, OSError) or error.filename is not None or sys.stdout is None:
+def _comes_from_printing(error: Exception) -> bool:
+    """Whether an error of the system was raised while an answer was printed."""
+    traceback = error.__traceback__
+    if not isinstance(error, OSError) or error.filename is not None or traceback is None:
         return False
-    try:
-        sys.stdout.flush()
-    except OSError as again:
-        return again.errno == error.errno
-    return False
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return traceback.tb_frame.f_globals.get("__name__") in PRINTERS
 
 
 @contextmanager
