@@ -31,7 +31,7 @@ def read_names(names: Sequence[str] | None, labels: Path | None) -> list[str] | 
     found = [part.strip() for text in names or () for part in _decode(text).split(",")]
     if labels is not None:
         path = user_path(labels, "the file of --labels")
-        advice = "Give a text file with one name a line (--labels)."
+        advice = "Give a text file with one name a line."
         text = read_user_text(path, MAX_LABELS_BYTES, "the file of names", VocabularyError, advice)
         found += [line.strip() for line in text.splitlines()]
     found = [name for name in found if name]

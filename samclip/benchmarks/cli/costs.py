@@ -36,6 +36,7 @@ from samclip.benchmarks.roofline.efficiency import make_rows as make_roofline_ro
 from samclip.benchmarks.roofline.jetson_estimates import NOTE, estimate
 from samclip.benchmarks.roofline.rates import measure_rates
 from samclip.cli import options as shared
+from samclip.cli.given_paths import parse_path
 from samclip.cli.terminal import out, say
 from samclip.engines.base import EngineOptions
 from samclip.engines.machine.host import usable_cores
@@ -143,6 +144,7 @@ Photo = Annotated[
     Path | None,
     typer.Option(
         "--photo",
+        parser=parse_path,
         metavar="FILE",
         show_default="one that comes with samclip",
         help="The photo that the graphs run on.",
