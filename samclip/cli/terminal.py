@@ -28,6 +28,8 @@ UNSAFE = re.compile(
 )
 
 
+OF_INPUT = "of_input"  # attribute of the records of warnings about what the caller passed in
+NUMBER = re.compile(r"\d[\d.,]*")
 LEAST_COLUMNS = 60  # of a table for people
 
 
@@ -158,7 +160,11 @@ class Ticker:
 
 
 class _WarningsOnce(logging.Handler):
-    """Prints each message of level WARNING and above, the first time only."""
+    """Prints each message of level WARNING and above, the first time only.
+
+    Messages about the input that differ in numbers alone count as one: in a series they are of the
+    same prompts on images of other sizes.
+    """
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -166,8 +172,9 @@ class _WarningsOnce(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         message = with_commands(record.getMessage(), getattr(record, "steps", ()))
-        if message not in self._seen:
-            self._seen.add(message)
+        key = NUMBER.sub("#", message) if hasattr(record, OF_INPUT) else message
+        if key not in self._seen:
+            self._seen.add(key)
             say(err, in_one_line(f"{record.levelname.lower()}: {message}"), style="yellow")
 
 
@@ -192,7 +199,7 @@ def show_logs() -> Iterator[None]:
                 message: Warning | str, category: type[Warning], *place: Any, **to: Any
             ) -> None:
                 if issubclass(category, InputWarning):
-                    logger.warning("%s", message)
+                    logger.warning("%s", message, extra={OF_INPUT: True})
                 else:
                     show_other(message, category, *place, **to)
 

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from samclip.cli.main import app
 from samclip.errors import BackendUnavailableError, InputError
+from samclip.runtime.results.drawing import save_picture
 
 TASKS: dict[str, list[str]] = {
     "classify": ["--names", "car,bus"],
@@ -295,6 +296,21 @@ def test_what_a_folder_leaves_out_is_one_line_on_stderr(model: FakeModel, run: R
         "note: left out of in: files that are not images: 1 (no\\x1bte\\n.txt); "
         "folders, which are not searched: 1 (sub)\n"
     )
+
+
+@pytest.mark.parametrize("streams", ["1", "2"])
+def test_a_warning_about_the_input_is_one_line_for_a_series(
+    streams: str, model: FakeModel, run: Run
+) -> None:
+    for size in (600, 640, 700):
+        save_picture(np.zeros((size, 400, 3), np.uint8), Path(f"in-{size}.png"))
+    files = sorted(Path().glob("in-*.png"))
+    options = ("--box", "0.1,0.1,0.5,0.5", "--json", "--streams", streams)
+    result = run("segment", *files, *options)
+    assert result.exit_code == 0, result.stderr
+    assert len(result.stdout.splitlines()) == 3
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("warning: box (0.1, 0.1, 0.5, 0.5) lies in [0, 1]")
 
 
 @pytest.mark.parametrize("option", ["--output", "--masks"])
