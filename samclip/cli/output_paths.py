@@ -11,6 +11,7 @@ import tempfile
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from samclip.cli.given_paths import is_address, working_folder_exists
@@ -195,27 +196,30 @@ def _ends_in_slash(text: str) -> bool:
 
 def _check_replaced(paths: Sequence[Path], images: ImageList, option: str) -> None:
     """Raise InputError when a file to write is an image, or one that samclip did not write."""
-    folders = {folder: os.path.realpath(folder) for folder in {path.parent for path in paths}}
-    places = [Path(folders[path.parent], path.name) for path in paths]
-    sources = {os.path.realpath(path) for path in images.paths}
-    taken = [place for place in places if str(place) in sources or os.path.lexists(place)]
+    resolve = cache(os.path.realpath)  # of a folder: many files lie in few
+
+    def place_of(path: Path) -> str:
+        return str(Path(resolve(path.parent), path.name))
+
+    sources = set(map(place_of, images.paths))
+    taken = [place for place in map(place_of, paths) if place in sources or os.path.lexists(place)]
     if not taken:
         return
     identities = set(filter(None, map(_identity, images.paths)))
     for place in taken:
-        if str(place) in sources or _identity(place) in identities:
+        if place in sources or _identity(place) in identities:
             raise InputError(f"the picture would replace the image {place}. Give another {option}.")
-        if not _may_be_replaced(place):
+        if not _may_be_replaced(Path(place)):
             raise InputError(
                 f"{place} is there already, and samclip did not write it. Remove it, or give "
                 f"another {option}."
             )
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(path: str | Path) -> tuple[int, int] | None:
     """Return device and number of a file: the same for all its links; None where there is none."""
     try:
-        status = path.stat()
+        status = Path(path).stat()
     except OSError:
         return None
     return status.st_dev, status.st_ino

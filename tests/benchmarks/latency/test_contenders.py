@@ -14,7 +14,7 @@ from samclip.benchmarks.latency.contenders import (
 from samclip.benchmarks.latency.timed import TimedBackend
 from samclip.benchmarks.measurements import Timing
 from samclip.engines.machine.kernel_files import MachineFiles
-from samclip.errors import SignatureError
+from samclip.errors import InputError, SignatureError
 
 # Of a pair that was made for this test and signs nothing.
 PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl x\n"
@@ -52,6 +52,11 @@ def test_settings_count_the_rounds_that_were_kept() -> None:
     assert (found.warm_up, found.repeats, found.backend) == (2, 3, "fake")
     assert found.precisions == {"encoder": "fp32"}
     assert found.cuda_graphs is None
+
+
+def test_an_unknown_precision_is_a_wrong_input() -> None:
+    with pytest.raises(InputError, match="there is no precision 'fp8'"):
+        open_variant(Variant(precision="fp8"), None, TimedBackend)
 
 
 def test_a_timed_model_is_opened_through_the_gate_of_all_commands(
