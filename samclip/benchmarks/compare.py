@@ -17,6 +17,7 @@ import numpy as np
 from samclip.benchmarks.formats import format_value
 from samclip.benchmarks.measurements import Timing
 from samclip.benchmarks.records import Machine, Report, Row, Unit
+from samclip.benchmarks.same_models import match_models, renamed
 from samclip.benchmarks.statistics import LEVEL, RESAMPLES, SEED
 from samclip.benchmarks.tables import Column, Table, text_columns
 from samclip.errors import InputError
@@ -68,38 +69,32 @@ class RowPair:
 def pair_reports(before: Report, after: Report) -> tuple[RowPair, ...]:
     """Pair what both reports have; raises InputError when that is nothing.
 
-    Models are paired by name; where both reports have only one, by being alone.
+    Models are paired as `match_models` does.
     """
     if before.benchmark != after.benchmark:
         raise InputError(
             f"the reports are of {before.benchmark!r} and {after.benchmark!r}. Give two of the "
             "same benchmark."
         )
-    rename = _alone(before, after)
+    rename = match_models(before.subjects, after.subjects)
     pairs = tuple(_of_timings(before, after, rename)) or tuple(_of_rows(before, after, rename))
     if not pairs:
         names = (", ".join(s.name for s in report.subjects) for report in (before, after))
         raise InputError(
             f"the reports have no row in common: one measured {next(names)}, the other "
-            f"{next(names)}. Measure bundles of the same names."
+            f"{next(names)}. Measure the same bundle in both, or all in one run."
         )
     return pairs
 
 
 def missing(before: Report, after: Report) -> tuple[str, ...]:
     """Name the rows that only one of the reports has."""
-    rename = _alone(before, after)
+    rename = match_models(before.subjects, after.subjects)
     first = {_row_key(row, rename) for row in before.rows}
     second = {_row_key(row, {}) for row in after.rows}
     return tuple(
         sorted(f"{model}: {measure}, {subset}" for model, measure, subset in first ^ second)
     )
-
-
-def _alone(before: Report, after: Report) -> Mapping[str, str]:
-    """Map the first report's model to the second's where each has only one."""
-    firsts, seconds = ([s.name for s in report.subjects] for report in (before, after))
-    return {firsts[0]: seconds[0]} if len(firsts) == len(seconds) == 1 else {}
 
 
 def _of_timings(before: Report, after: Report, rename: Mapping[str, str]) -> Iterator[RowPair]:
@@ -183,12 +178,12 @@ def _half_width(row: Row) -> float | None:
 
 
 def _timing_key(timing: Timing, rename: Mapping[str, str]) -> Hashable:
-    model = rename.get(timing.model, timing.model)
+    model = renamed(timing.model, rename)
     return model, timing.kind, timing.name, timing.part_of, timing.state
 
 
 def _row_key(row: Row, rename: Mapping[str, str]) -> tuple[str, str, str]:
-    return rename.get(row.model, row.model), row.measure, row.subset
+    return renamed(row.model, rename), row.measure, row.subset
 
 
 def other_machine(before: Report, after: Report) -> str | None:
@@ -230,14 +225,15 @@ def _software(before: Machine, after: Machine) -> Iterator[str]:
 
 
 def _settings(before: Report, after: Report) -> Iterator[str]:
-    firsts = {settings.model: settings for settings in before.settings}
+    names = match_models(before.subjects, after.subjects)
+    firsts = {renamed(settings.model, names): settings for settings in before.settings}
     for second in after.settings:
         first = firsts.get(second.model)
         if first is None:
             continue
         for field in first.__struct_fields__:
             values = getattr(first, field), getattr(second, field)
-            if values[0] != values[1]:
+            if field != "model" and values[0] != values[1]:
                 yield f"{second.model}, {field}: {values[0]} and {values[1]}"
 
 

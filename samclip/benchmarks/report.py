@@ -6,6 +6,7 @@ import datetime
 import hashlib
 import os
 import shlex
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,8 @@ import msgspec
 from samclip.benchmarks.measurements import Measurements
 from samclip.benchmarks.records import Data, Machine, Report, Row, Subject, Threads
 from samclip.disk.partial_files import remove_abandoned, result_file
+from samclip.disk.paths import user_path
+from samclip.disk.user_files import read_user_file
 from samclip.engines.machine.device import describe_device
 from samclip.engines.machine.host import usable_cores
 from samclip.errors import InputError
@@ -26,6 +29,7 @@ from samclip.runtime.bundles.manifest import MANIFEST_NAME
 from samclip.runtime.model import Model
 from samclip.version import __version__
 
+MAX_REPORT_BYTES = 2**28
 PACKAGES = ("pycocotools", "torch", "tokenizers")  # in addition to those of `describe_device`
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -123,10 +127,8 @@ def command_line() -> str:
 
 def read_report(path: Path) -> Report:
     """Read a report, of this version or an earlier one; raises InputError."""
-    try:
-        data = path.expanduser().read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}. Check the path.") from error
+    advice = "Give a file that --json wrote."
+    data = read_user_file(user_path(path), MAX_REPORT_BYTES, "the report", advice=advice)
     try:
         return msgspec.json.decode(data, type=Report)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -150,14 +152,22 @@ def write_whole(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def check_writable(path: Path) -> Path:
+def check_writable(path: Path, start: bytes = b"", inputs: Sequence[Path] = ()) -> Path:
     """Return `path` in full if it can be written, before long work; raises InputError if not.
 
-    Partial files that killed runs left of it are removed.
+    A file that is there may only be replaced if it is none of the `inputs` and begins with `start`,
+    as what is to be written does. Partial files that killed runs left of it are removed.
     """
-    full = path.expanduser().absolute()
+    try:
+        full = user_path(path).absolute()
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path} cannot be written: the working folder was deleted. Go to another one."
+        ) from error
     if full.is_dir():
         raise InputError(f"{full} is a folder. Give the name of a file.")
+    if full.exists():
+        _check_replaceable(full, start, inputs)
     try:
         with tempfile.TemporaryFile(dir=full.parent):
             remove_abandoned(full.parent, {full.name})
@@ -166,3 +176,24 @@ def check_writable(path: Path) -> Path:
         raise InputError(
             f"{full} cannot be written: {error.strerror}. Make its folder, or choose another."
         ) from error
+
+
+def _check_replaceable(path: Path, start: bytes, inputs: Sequence[Path]) -> None:
+    """Raise InputError unless an existing file is of the kind that is to take its place."""
+    if any(other.exists() and path.samefile(other) for other in inputs):
+        raise InputError(f"{path} is one of the reports that are read. Give another --output.")
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path} is not a plain file. Give the name of a new file.")
+    try:
+        with path.open("rb") as file:
+            found = file.read(len(start))
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be looked at: {error.strerror}. Choose another."
+        ) from error
+    if found and found.lower() != start:
+        raise InputError(
+            f"{path} is there already, and samclip-bench did not write it. Remove it, or choose "
+            "another."
+        )

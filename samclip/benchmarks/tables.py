@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from samclip.benchmarks.formats import NONE
-from samclip.cli.tables import make_table
+from samclip.cli.tables import cell, make_table
 
 Cell = str | float | None
 
@@ -58,7 +58,7 @@ def show_table(table: Table) -> RichTable:
     texts = [column.head for column in table.columns if column.is_text]
     shown = make_table(*(column.head for column in table.columns), left=texts)
     for row in table.texts():
-        shown.add_row(*map(escape, row))
+        shown.add_row(*map(cell, row))
     if table.title:
         shown.title, shown.title_justify = escape(table.title), "left"
     if table.note:

@@ -1,76 +1,23 @@
 """Values of the task commands' options, checked and combined before a model is loaded.
 
-These are the images to answer, the names to look for, the prompts for `Scene.segment`, and the
-paths of the pictures to write.
+These are the names to look for, and the prompts for `Scene.segment`.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from samclip.cli.options import Box, Point
-from samclip.errors import ImageError, InputError, PromptError, VocabularyError, WriteError
+from samclip.disk.paths import user_path
+from samclip.disk.user_files import read_user_text
+from samclip.errors import PromptError, VocabularyError
+from samclip.json_text import SURROGATE
 
 MAX_LABELS_BYTES = 10_000_000
-PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})  # results.drawing can save these
-
-
-@dataclass(frozen=True)
-class ImageList:
-    """Image files, in the order of the answers.
-
-    `many`: whether several paths or a folder were given. The answers then form a series, even if
-    the folder holds a single image.
-    """
-
-    paths: tuple[Path, ...]
-    many: bool
-
-
-def find_images(arguments: Sequence[Path]) -> ImageList:
-    """List the files, and in place of each folder the images directly inside it, in name order.
-
-    Hidden files are left out. Raises ImageError for a path that does not exist and for a folder
-    without images.
-    """
-    arguments = [argument.expanduser() for argument in arguments]
-    paths: list[Path] = []
-    for argument in arguments:
-        paths += _list_folder(argument) if argument.is_dir() else [_check_exists(argument)]
-    many = len(arguments) > 1 or arguments[0].is_dir()
-    return ImageList(tuple(paths), many)
-
-
-def _list_folder(folder: Path) -> list[Path]:
-    """List the images of a folder in name order."""
-    from samclip.runtime.pixels.image import SUFFIXES
-
-    found = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
-    if not found:
-        raise ImageError(
-            f"the folder {folder} holds no image; expected files that end in "
-            f"{', '.join(sorted(SUFFIXES))}. Its subfolders are not searched."
-        )
-    return found
-
-
-def _check_exists(path: Path) -> Path:
-    """Return `path`, or raise ImageError with the name that was probably meant."""
-    if path.exists():
-        return path
-    import difflib
-
-    siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    close = difflib.get_close_matches(path.name, siblings, n=1)
-    hint = f" Did you mean {path.parent / close[0]}?" if close else ""
-    raise ImageError(f"there is no image {path}.{hint}")
 
 
 def read_names(names: Sequence[str] | None, labels: Path | None) -> list[str] | None:
@@ -81,9 +28,12 @@ def read_names(names: Sequence[str] | None, labels: Path | None) -> list[str] | 
     """
     if not names and labels is None:
         return None
-    found = [part.strip() for text in names or () for part in text.split(",")]
+    found = [part.strip() for text in names or () for part in _decode(text).split(",")]
     if labels is not None:
-        found += [line.strip() for line in _read_labels(labels.expanduser()).splitlines()]
+        path = user_path(labels, "the file of --labels")
+        advice = "Give a text file with one name a line."
+        text = read_user_text(path, MAX_LABELS_BYTES, "the file of names", VocabularyError, advice)
+        found += [line.strip() for line in text.splitlines()]
     found = [name for name in found if name]
     if not found:
         raise VocabularyError(
@@ -102,21 +52,15 @@ def require_names(names: list[str] | None, task: str) -> list[str]:
     return names
 
 
-def _read_labels(path: Path) -> str:
-    """Read a file of names: UTF-8 text, with or without a byte-order mark, of a bounded size."""
-    if not path.is_file():
-        raise VocabularyError(f"there is no file {path} to read names from (--labels).")
-    if path.stat().st_size > MAX_LABELS_BYTES:
-        raise VocabularyError(
-            f"{path} has {path.stat().st_size:,} bytes; a list of names may have "
-            f"{MAX_LABELS_BYTES:,}. Give a shorter one (--labels)."
-        )
+def _decode(text: str) -> str:
+    """Return an argument whose bytes the locale does not know as the UTF-8 that they are.
+
+    Under LC_ALL=C without Python's UTF-8 mode, such bytes arrive as lone surrogates.
+    """
     try:
-        return path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise VocabularyError(
-            f"{path} is not UTF-8 text: {error.reason} at byte {error.start}. Save it as UTF-8."
-        ) from error
+        return os.fsencode(text).decode("utf-8") if SURROGATE.search(text) else text
+    except UnicodeError:
+        return text
 
 
 @dataclass(frozen=True)
@@ -173,91 +117,3 @@ def gather_prompts(
     return PromptOptions(
         points=points or None, labels=labels if points else None, boxes=boxes or None
     )
-
-
-def plan_pictures(images: ImageList, output: Path | None, task: str) -> tuple[Path, ...]:
-    """Return the path of the picture for each image, in order; no folder is made yet.
-
-    `output` is a file when its suffix is an image's, else a folder. None stands for the current
-    folder, or for `samclip-<task>` inside it when there may be many images. In a folder the names
-    are `<stem>.<task>.png`, numbered where two would be equal. Raises InputError for one file and
-    many images, for a format or a folder that cannot be written, and when a picture would replace
-    an image.
-    """
-    from samclip.runtime.pixels.image import SUFFIXES
-
-    output = None if output is None else output.expanduser()
-    if output is not None and output.suffix.lower() in SUFFIXES and not output.is_dir():
-        _check_file(output, images.many)
-        pictures: tuple[Path, ...] = (output,)
-    else:
-        default = Path(f"samclip-{task}") if images.many else Path()
-        pictures = _name_pictures(images.paths, output or default, task)
-    sources = {path.resolve() for path in images.paths}
-    for picture in pictures:
-        if picture.resolve() in sources:
-            raise InputError(
-                f"the picture would replace the image {picture}. Give another --output."
-            )
-    _check_writable(pictures)
-    return pictures
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder for pictures, and the folders around it; raises WriteError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WriteError(
-            f"the folder {folder} could not be made: {error.strerror}. Make room, correct "
-            "permissions, or give another --output."
-        ) from error
-
-
-def _check_file(output: Path, many: bool) -> None:
-    """Raise InputError unless one picture can be written to the file `output`."""
-    if many:
-        raise InputError(
-            f"--output {output} is one file, and there may be many images. Give a folder."
-        )
-    if output.suffix.lower() not in PICTURE_SUFFIXES:
-        raise InputError(
-            f"--output {output}: pictures are written as {', '.join(sorted(PICTURE_SUFFIXES))}. "
-            "Choose one of these."
-        )
-
-
-def _name_pictures(paths: Sequence[Path], folder: Path, task: str) -> tuple[Path, ...]:
-    """Name the pictures after their images; equal names get -2, -3 and so on."""
-    from samclip.runtime.results.mask_files import fit_file_name
-
-    names: dict[str, None] = {}
-    for path in paths:
-        name = fit_file_name(path.stem, f".{task}.png")
-        count = 1
-        while name in names:
-            count += 1
-            name = fit_file_name(path.stem, f"-{count}.{task}.png")
-        names[name] = None
-    return tuple(folder / name for name in names)
-
-
-def _check_writable(pictures: Sequence[Path]) -> None:
-    """Raise InputError, before the model runs, when a folder cannot be written to.
-
-    No folder is made. Partial pictures that an earlier, killed run left are removed.
-    """
-    import tempfile
-
-    from samclip.disk.partial_files import remove_abandoned
-
-    for folder in dict.fromkeys(picture.absolute().parent for picture in pictures):
-        nearest = next(place for place in (folder, *folder.parents) if place.exists())
-        try:
-            with tempfile.TemporaryFile(dir=nearest):
-                remove_abandoned(folder, {picture.name for picture in pictures})
-        except OSError as error:
-            raise InputError(
-                f"no picture can be written to {folder}: {error.strerror}. "
-                "Give another --output, or --json for no picture."
-            ) from error

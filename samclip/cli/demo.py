@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +10,7 @@ from samclip.cli import options
 from samclip.cli.arguments import read_names
 from samclip.cli.exits import report_errors
 from samclip.cli.run_task import Request, Task, answer_images
+from samclip.cli.terminal import in_one_line
 from samclip.runtime.assets import packaged_photos
 
 if TYPE_CHECKING:
@@ -36,11 +36,11 @@ COMMON_NAMES = (
 )
 
 Photos = Annotated[
-    list[Path] | None,
+    list[str] | None,
     typer.Argument(
         metavar="[IMAGE]",
         show_default="a photo that comes with samclip",
-        help="Image files, or folders of images; each gets a picture.",
+        help="Image files, folders of images, or - for stdin; each image gets a picture.",
     ),
 ]
 
@@ -76,7 +76,7 @@ def demo(
             return look_over(scene, vocabulary, shown, templates)
 
         request = Request(
-            images=images or [packaged_photos() / PHOTO],
+            images=images or [str(packaged_photos() / PHOTO)],
             bundle=bundle,
             backend=backend,
             precision=precision,
@@ -102,5 +102,5 @@ def show_overview(answer: Overview) -> Table:
         "segment": answer.masks.captions(),
         "semantic": [f"{name} {text}" for name, _, text in in_percent(answer.shares.items())],
     }
-    rows = [(task, ", ".join(parts)) for task, parts in answers.items()]
+    rows = [(task, in_one_line(", ".join(parts))) for task, parts in answers.items()]
     return text_table(("task", "answer"), rows)

@@ -19,12 +19,23 @@ from typing import Any, NoReturn
 import typer
 
 from samclip.cli.advice import with_commands
-from samclip.cli.stop_signals import REASONS, handle_signals, stop_code, stop_line
-from samclip.cli.terminal import err, in_one_line, say
-from samclip.errors import BundleNotFoundError, InputError, SamclipError
+from samclip.cli.given_paths import working_folder_exists
+from samclip.cli.stop_signals import REASONS, STDERR, handle_signals, stop_code, stop_line
+from samclip.cli.terminal import err, ignore_useless_sizes, in_one_line, say
+from samclip.errors import (
+    BundleNotFoundError,
+    CheckpointError,
+    EngineError,
+    ExportError,
+    InputError,
+    SamclipError,
+)
 
 FAILURE = 1
 BAD_INPUT = 2
+LONG = (ExportError, EngineError, CheckpointError)  # their messages may have several lines
+STOP_SECONDS = 0.5  # from a signal to the end of a process that is in the middle of a graph
+PRINTERS = {"rich.console", "samclip.cli.terminal"}  # modules that write to stdout
 STANDARD_STREAMS = range(3)  # stdin, stdout, stderr
 DEBUG = "--debug"
 
@@ -32,12 +43,22 @@ DEBUG = "--debug"
 class CommandApp(typer.Typer):
     """An app that checks its streams before it does anything, and reports what ends it early.
 
-    Also for its help, and for Ctrl-C while the command line is still being read.
+    Also for its help, and for Ctrl-C while the command line is still being read. All its commands
+    take -h for --help, and a defect shows Python's own traceback, fit for a report.
     """
+
+    def __init__(self, **options: Any) -> None:
+        """Make an app; `options` are those of typer."""
+        settings = {"help_option_names": ["-h", "--help"]} | (
+            options.pop("context_settings", None) or {}
+        )
+        defaults: dict[str, Any] = {"pretty_exceptions_enable": False}
+        super().__init__(**{**defaults, **options}, context_settings=settings)
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         """Run the command line; ends with SystemExit as every typer app does."""
         check_streams()
+        ignore_useless_sizes()
         with report_stdout_errors():
             try:
                 return super().__call__(*args, **options)
@@ -65,7 +86,7 @@ def report_errors(debug: bool) -> Iterator[None]:
         stop = find_interrupt(error)
         if stop is not None:
             raise stop from None
-        if debug or isinstance(error, BrokenPipeError):
+        if debug or isinstance(error, BrokenPipeError) or _comes_from_printing(error):
             raise
         report(error)
         raise typer.Exit(exit_code(error)) from error
@@ -77,14 +98,23 @@ def exit_code(error: Exception) -> int:
 
 
 def report(error: Exception, about: str = "") -> None:
-    """Print one error on stderr; `about` names the image at fault."""
+    """Print one error on stderr; `about` names the image at fault.
+
+    On one line, so that no file's name can pass for another line; where messages have lines of
+    their own, those that follow are indented. Nothing is printed where stderr cannot be written to.
+    """
     prefix = f"error: {in_one_line(about)}: " if about else "error: "
-    say(err, prefix + describe(error), style="red")
+    text = describe(error)
+    text = text.replace("\n", "\n  ") if isinstance(error, LONG) else in_one_line(text)
+    with contextlib.suppress(OSError):  # the exit code tells of it
+        say(err, prefix + text, style="red")
 
 
 def describe(error: Exception) -> str:
     """Return the message of `error` and the commands that help; of an OSError file and reason."""
     if isinstance(error, OSError) and error.strerror:
+        if isinstance(error, FileNotFoundError) and not working_folder_exists():
+            return f"{error.strerror}: the working folder was deleted. Go to another one."
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     steps = error.steps if isinstance(error, SamclipError) else ()
     return with_commands(str(error) or type(error).__name__, steps)
@@ -116,6 +146,43 @@ def raise_on_signal() -> Iterator[None]:
         return
     with handle_signals([number for number in REASONS if number != signal.SIGINT], raise_stop):
         yield
+
+
+@contextmanager
+def heed_stops(seconds: float = STOP_SECONDS) -> Iterator[None]:
+    """End the process `seconds` after a signal that asks it to stop, if the block still runs then.
+
+    Python acts on a signal between two of its own steps, so that a long step of a library, or a
+    wait for other threads, would hold it up. What is lost is what a kill would lose: files are
+    whole or absent. For the main thread; in others it does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    over = threading.Event()
+
+    def watch() -> None:
+        numbers = os.read(reader, 1)
+        while numbers and numbers[0] not in REASONS:
+            numbers = os.read(reader, 1)
+        if numbers and not over.wait(seconds):
+            with contextlib.suppress(OSError):
+                os.write(STDERR, f"{stop_line(numbers[0])}\n".encode())
+            os._exit(stop_code(numbers[0]))
+
+    watcher = threading.Thread(target=watch, name="samclip-stop", daemon=True)
+    watcher.start()
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        over.set()
+        os.close(writer)  # ends the watcher's read
+        watcher.join()
+        os.close(reader)
 
 
 def find_interrupt(error: BaseException) -> KeyboardInterrupt | None:
@@ -163,6 +230,16 @@ def fill_closed_streams() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
+
+
+def _comes_from_printing(error: Exception) -> bool:
+    """Whether an error of the system was raised while an answer was printed."""
+    traceback = error.__traceback__
+    if not isinstance(error, OSError) or error.filename is not None or traceback is None:
+        return False
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return traceback.tb_frame.f_globals.get("__name__") in PRINTERS
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import typer
 
+from samclip.cli.given_paths import parse_path
 from samclip.runtime.assets import DEFAULT_BUNDLE
 
 _BUNDLE = "Bundle and engine"
@@ -53,11 +54,11 @@ def _numbers(text: str, count: int, expected: str) -> list[float]:
 
 
 Images = Annotated[
-    list[Path],
+    list[str],
     typer.Argument(
         metavar="IMAGE",
         show_default=False,
-        help="Image files, or folders of images (in name order, subfolders left out).",
+        help="Image files, folders of images (in name order, subfolders left out), or - for stdin.",
     ),
 ]
 
@@ -150,6 +151,7 @@ Labels = Annotated[
     Path | None,
     typer.Option(
         "--labels",
+        parser=parse_path,
         metavar="FILE",
         rich_help_panel=_NAMES,
         show_default=False,
@@ -221,7 +223,7 @@ Multimask = Annotated[
 ]
 
 Output = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--output",
         "-o",
@@ -229,7 +231,28 @@ Output = Annotated[
         rich_help_panel=_ANSWER,
         show_default=False,
         help="Where the picture goes: a file such as out.png for one image, a folder (created if "
-        "needed) for many.",
+        "needed) for many. Only pictures of samclip are replaced.",
+    ),
+]
+MaskFiles = Annotated[
+    str | None,
+    typer.Option(
+        "--masks",
+        metavar="FOLDER",
+        rich_help_panel=_ANSWER,
+        show_default=False,
+        help="Write each mask there as a PNG of 0 and 255, STEM.000.png and so on.",
+    ),
+]
+LabelFiles = Annotated[
+    str | None,
+    typer.Option(
+        "--masks",
+        metavar="FOLDER",
+        rich_help_panel=_ANSWER,
+        show_default=False,
+        help="Write the map there as an index PNG, STEM.png: a pixel's value is the place of its "
+        "name, counted from 0; 255 for none.",
     ),
 ]
 AsJson = Annotated[

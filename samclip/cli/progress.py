@@ -22,7 +22,7 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
-from samclip.cli.terminal import say, visible
+from samclip.cli.terminal import in_one_line, say
 from samclip.progress import ProgressStage
 
 SECONDS_BETWEEN_LINES = 30.0  # where the console is not a terminal
@@ -53,7 +53,9 @@ class ConsoleProgress:
             yield _Lines(self._console, name, total, done, self._steps_between_lines)
         if total is None:
             seconds = time.perf_counter() - start
-            self._console.print(f"[green]done[/] {escape(visible(name))} [dim]{seconds:.1f} s[/]")
+            self._console.print(
+                f"[green]done[/] {escape(in_one_line(name))} [dim]{seconds:.1f} s[/]"
+            )
 
     def note(self, text: str) -> None:
         """Print a line; a warning in yellow."""
@@ -64,7 +66,7 @@ class ConsoleProgress:
         """Add a bar; the first one starts the display, the last one stops it."""
         with self._lock:
             bars = self._bars = self._bars or _start_display(self._console)
-            task = bars.add_task(escape(visible(name)), total=total, completed=done, text="")
+            task = bars.add_task(escape(in_one_line(name)), total=total, completed=done, text="")
         try:
             yield _Bar(bars, task)
         finally:
@@ -83,7 +85,7 @@ class _Bar:
         self._task = task
 
     def advance(self, text: str = "") -> None:
-        self._bars.update(self._task, advance=1, text=visible(text))
+        self._bars.update(self._task, advance=1, text=in_one_line(text))
 
 
 class _Lines:
@@ -105,7 +107,7 @@ class _Lines:
             self._printed = time.monotonic()
             seconds = f"{self._printed - self._start:.0f} s"
             line = f"{self._name}: {self._done} of {self._total}, {text or seconds}"
-            say(self._console, line)
+            say(self._console, in_one_line(line))
 
     def _is_due(self) -> bool:
         if self._steps is not None:

@@ -17,8 +17,15 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import typer
 
 from samclip.cli import options
-from samclip.cli.arguments import ImageList, find_images, make_folder, plan_pictures
-from samclip.cli.exits import FAILURE, describe, report, report_errors
+from samclip.cli.exits import FAILURE, describe, heed_stops, report, report_errors
+from samclip.cli.image_list import ImageList, find_images
+from samclip.cli.output_paths import (
+    MaskFolder,
+    check_name_length,
+    make_folder,
+    plan_masks,
+    plan_pictures,
+)
 from samclip.cli.signatures import set_signature
 from samclip.cli.terminal import (
     Ticker,
@@ -60,10 +67,23 @@ Answer = TypeVar("Answer", bound=Result)
 
 
 @dataclass(frozen=True)
+class MaskFiles(Generic[Answer]):
+    """The folder of --masks, and the function that writes an answer's files into it.
+
+    `write` takes the answer, the folder and a stem, and returns the paths. The files are called
+    `STEM.000.png` and so on if `numbered`, else `STEM.png`.
+    """
+
+    folder: str
+    write: Callable[[Answer, Path, str], list[Path]]
+    numbered: bool = True
+
+
+@dataclass(frozen=True)
 class Task(Generic[Answer]):
     """A question to a scene, and its answer as a JSON record and as text for people.
 
-    `draws`: whether a picture is made without --output.
+    `draws`: whether a picture is made without --output. `files`: the masks to write, None for none.
     """
 
     name: str
@@ -71,20 +91,21 @@ class Task(Generic[Answer]):
     record: Callable[[Answer], dict[str, Any]]
     show: Callable[[Answer], RenderableType]
     draws: bool = True
+    files: MaskFiles[Answer] | None = None
 
 
 @dataclass(frozen=True)
 class Request:
     """Values of the options that all tasks share; None means the default."""
 
-    images: list[Path]
+    images: list[str]
     bundle: str | None = None
     backend: str = "auto"
     precision: str | None = None
     threads: int | None = None
     streams: int | None = None
     max_pixels: int | None = None
-    output: Path | None = None
+    output: str | None = None
     as_json: bool = False
 
 
@@ -137,15 +158,42 @@ def answer_images(request: Request, task: Task[Answer]) -> None:
     SamclipError.
     """
     images = find_images(request.images)
+    for note in images.notes:
+        say(err, in_one_line(f"note: {note}"), style="yellow")
     if request.streams is None and len(images.paths) > 1:
         request = replace(request, streams=SERIES_STREAMS)
-    wanted = request.output is not None or (task.draws and not request.as_json)
-    pictures = plan_pictures(images, request.output, task.name) if wanted else None
-    with open_model(request) as model:
-        failed = _Series(request, task, images, pictures, model).run()
+    places = _plan(request, task, images)
+    with heed_stops(), open_model(request) as model:
+        failed = _Series(request, task, images, places, model).run()
     if failed:
         say(err, f"{failed} of {len(images.paths)} images failed", style="red")
         raise typer.Exit(FAILURE)
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the files made of the images go; None where none are wanted."""
+
+    pictures: tuple[Path, ...] | None
+    masks: MaskFolder | None
+
+
+def _plan(request: Request, task: Task[Answer], images: ImageList) -> _Places:
+    drawn = task.draws and not request.as_json and task.files is None
+    wanted = request.output is not None or drawn
+    pictures = plan_pictures(images, request.output, task.name) if wanted else None
+    if task.files is None:
+        return _Places(pictures, None)
+    return _Places(pictures, plan_masks(images, task.files.folder, task.files.numbered))
+
+
+@dataclass(frozen=True)
+class _Answered(Generic[Answer]):
+    """An answer, and the files that were written of it."""
+
+    answer: Answer
+    picture: Path | None
+    masks: tuple[Path, ...] | None
 
 
 @contextmanager
@@ -176,13 +224,13 @@ class _Series(Generic[Answer]):
         request: Request,
         task: Task[Answer],
         images: ImageList,
-        pictures: tuple[Path, ...] | None,
+        places: _Places,
         model: Model,
     ) -> None:
         self._request = request
         self._task = task
         self._images = images
-        self._pictures = pictures
+        self._places = places
         self._model = model
         self._warned = False
 
@@ -199,13 +247,13 @@ class _Series(Generic[Answer]):
     def _print_next(
         self,
         path: Path,
-        answers: Generator[Callable[[], tuple[Answer, Path | None]], None, None],
+        answers: Generator[Callable[[], _Answered[Answer]], None, None],
         ticker: Ticker,
     ) -> bool:
         """Print the next answer, for the image at `path`; False where an error took its place."""
         try:
             with ticker.working(f"{self._task.name} {path.name}"):
-                answer, picture = next(answers)()
+                answered = next(answers)()
         except (ImageError, PromptError) as error:
             if not self._images.many:
                 raise
@@ -213,10 +261,10 @@ class _Series(Generic[Answer]):
                 self._report(path, error)
             return False
         with ticker.paused():
-            self._print(path, answer, picture)
+            self._print(path, answered)
         return True
 
-    def _answers(self) -> Generator[Callable[[], tuple[Answer, Path | None]], None, None]:
+    def _answers(self) -> Generator[Callable[[], _Answered[Answer]], None, None]:
         """Yield for each image, in order, a function that returns its answer or raises."""
         places = range(len(self._images.paths))
         streams = self._request.streams or 1
@@ -228,20 +276,26 @@ class _Series(Generic[Answer]):
         for _, future in map_in_order(self._answer, places, streams, self._model.close):
             yield future.result
 
-    def _answer(self, index: int) -> tuple[Answer, Path | None]:
-        """Answer one image and save its picture."""
-        with self._model.encode(self._images.paths[index]) as scene:
+    def _answer(self, index: int) -> _Answered[Answer]:
+        """Answer one image and save its picture and its masks."""
+        image = self._images.paths[index]
+        picture = None if self._places.pictures is None else self._places.pictures[index]
+        if picture is not None:
+            check_name_length(picture, image)
+        with self._model.encode(self._images.source(index)) as scene:
             answer = self._task.ask(scene)
-        if self._pictures is None:
-            return answer, None
-        from samclip.runtime.results.drawing import save_picture  # brings in OpenCV
+        if picture is not None:
+            from samclip.runtime.results.drawing import save_picture  # brings in OpenCV
 
-        picture = self._pictures[index]
-        make_folder(picture.parent)
-        save_picture(answer.draw(), picture)
-        return answer, picture
+            make_folder(picture.parent)
+            save_picture(answer.draw(), picture)
+        masks = None
+        if self._places.masks is not None and self._task.files is not None:
+            masks = self._places.masks.save(index, image, partial(self._task.files.write, answer))
+        return _Answered(answer, picture, masks)
 
-    def _print(self, path: Path, answer: Answer, picture: Path | None) -> None:
+    def _print(self, path: Path, answered: _Answered[Answer]) -> None:
+        answer, picture, masks = answered.answer, answered.picture, answered.masks
         if answer.trained_head is False and not self._warned:
             warn_untrained_head()
             self._warned = True
@@ -250,12 +304,17 @@ class _Series(Generic[Answer]):
             if answer.trained_head is not None:
                 record["trained_head"] = answer.trained_head
             record["picture"] = None if picture is None else str(picture)
+            if masks is not None:
+                record["mask_files"] = [str(file) for file in masks]
             write_json(record)
             return
         say(out, in_one_line(str(path)), style="bold")
         out.print(self._task.show(answer))
         if picture is not None:
             say(out, f"picture: {in_one_line(str(picture))}")
+        if masks is not None and self._places.masks is not None:
+            files = "1 file" if len(masks) == 1 else f"{len(masks)} files"
+            say(out, f"masks: {files} in {in_one_line(str(self._places.masks.folder))}")
 
     def _report(self, path: Path, error: Exception) -> None:
         report(error, about=str(path))

@@ -13,6 +13,8 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from samclip.cli.terminal import in_one_line
+
 if TYPE_CHECKING:
     from samclip.runtime.bundles.manifest import (
         ClipHead,
@@ -37,6 +39,11 @@ def make_table(*columns: str, left: Sequence[str] = ("name",)) -> Table:
         else:
             table.add_column(column, justify="right", no_wrap=True)
     return table
+
+
+def cell(text: str) -> str:
+    """Return a name for a cell: no markup is read in it, and it stays on one line."""
+    return escape(in_one_line(text))
 
 
 def text_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
@@ -65,7 +72,7 @@ def show_classification(answer: Classification, top: int) -> Table:
 
     table = make_table("probability", "name")
     for name, _, text in in_percent(answer.top(len(answer.names)), decimals=1)[:top]:
-        table.add_row(text, escape(name))
+        table.add_row(text, cell(name))
     return table
 
 
@@ -88,7 +95,7 @@ def show_semantic(answer: SemanticMap) -> Table:
     classes = answer.to_dict()["classes"]
     shares = in_percent(((found["name"], found["fraction"]) for found in classes), decimals=1)
     for found, (name, _, area) in zip(classes, shares, strict=True):
-        table.add_row(area, _format_score(found["mean_score"], 2), escape(name))
+        table.add_row(area, _format_score(found["mean_score"], 2), cell(name))
     return table
 
 
@@ -103,7 +110,7 @@ def _mask_cells(answer: Masks, row: int) -> dict[str, str]:
     if answer.prompts:  # several masks may answer one prompt
         cells["object"] = str(int(answer.prompt_index[row]))
     if answer.names is not None and answer.name_probabilities is not None:
-        cells["name"] = escape(answer.names[row])
+        cells["name"] = cell(answer.names[row])
         cells["probability"] = f"{answer.name_probabilities[row]:.1%}"
     height, width = answer.packed.size
     cells["score"] = _format_score(answer.confidences[row], 3)
@@ -156,7 +163,7 @@ def graphs_table(manifest: Manifest) -> Table:
             attention = variant.attention or "-"
             backends = ", ".join(map(variant.reader, variant.backends))
             formats = (variant.precision, variant.weights_dtype)
-            cells = (name, escape(variant.file), *formats, attention)
+            cells = (name, cell(variant.file), *formats, attention)
             table.add_row(*cells, str(variant.opset), backends)
     return table
 
@@ -176,7 +183,7 @@ def files_table(manifest: Manifest) -> Table:
     """List the files with their sizes, and the sum."""
     table = make_table("file", "size", "sha256", left=("file", "sha256"))
     for name, entry in sorted(manifest.files.items()):
-        table.add_row(escape(name), format_bytes(entry.size), entry.sha256[:16])
+        table.add_row(cell(name), format_bytes(entry.size), entry.sha256[:16])
     total = sum(entry.size for entry in manifest.files.values())
     table.add_row(f"{len(manifest.files)} files", format_bytes(total), "")
     return table
@@ -186,7 +193,7 @@ def provenance_table(manifest: Manifest) -> Table:
     """List the checkpoints that the bundle was exported from."""
     table = make_table("source", "file", "licence", "sha256", left=("source", "file", "licence"))
     for source in manifest.provenance.sources:
-        table.add_row(source.role, escape(source.file), escape(source.license), source.sha256[:16])
+        table.add_row(source.role, cell(source.file), cell(source.license), source.sha256[:16])
     return table
 
 
@@ -200,7 +207,7 @@ def parity_table(manifest: Manifest) -> Table:
     for (graph, output), rows in by_output.items():
         worst = max(rows, key=lambda row: row.max_rel_error / row.tolerance)
         errors = (f"{worst.max_rel_error:.1e}", f"{worst.tolerance:.0e}")
-        table.add_row(escape(graph), escape(output), str(len(rows)), *errors)
+        table.add_row(cell(graph), cell(output), str(len(rows)), *errors)
     return table
 
 
@@ -214,8 +221,8 @@ def rounding_table(manifest: Manifest) -> Table:
         if key not in worst or row.margin < worst[key].margin:
             worst[key] = row
     for row in worst.values():
-        names = (escape(row.graph), escape(row.output), row.weights_dtype, row.measure)
-        table.add_row(*names, f"{row.value:.5f}", f"{row.limit:g}", escape(row.image))
+        names = (cell(row.graph), cell(row.output), row.weights_dtype, row.measure)
+        table.add_row(*names, f"{row.value:.5f}", f"{row.limit:g}", cell(row.image))
     return table
 
 

@@ -6,13 +6,15 @@ the options that all of them share.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from samclip.cli import options
 from samclip.cli.arguments import gather_prompts, read_names, require_names
-from samclip.cli.run_task import Task, task_command
+from samclip.cli.output_paths import make_folder
+from samclip.cli.run_task import MaskFiles, Task, task_command
 from samclip.cli.tables import show_classification, show_masks, show_semantic
 
 if TYPE_CHECKING:
@@ -71,6 +73,8 @@ SEGMENT_EXAMPLES = """
 - Masks with names: `samclip segment street.jpg --point 420,310 --names "car,bus,person"`
 
 - For another program: `samclip segment street.jpg --point 420,310 --json > masks.json`
+
+- Each mask as a file: `samclip segment street.jpg --box 10,20,200,240 --masks masks/`
 """
 
 
@@ -84,6 +88,7 @@ def segment(
     names: options.Names = None,
     labels: options.Labels = None,
     templates: options.Templates = None,
+    masks: options.MaskFiles = None,
 ) -> Task[Any]:
     """Cut out what points and boxes show, in pixels of the image; with --names, name it too.
 
@@ -91,7 +96,8 @@ def segment(
     it; --separate makes every point a separate object. The same prompts apply to every image.
 
     Draws STEM.segment.png into the current folder (for several images, into samclip-segment/)
-    unless --output or --json is given. With --json, masks come as COCO run-length encoding.
+    unless --output, --masks or --json is given. With --json, masks come as COCO run-length
+    encoding.
     """
     vocabulary = read_names(names, labels)
     prompts = gather_prompts(points, point_labels, boxes, separate)
@@ -107,7 +113,15 @@ def segment(
         ),
         record=lambda answer: answer.to_dict(),
         show=show_masks,
+        files=save_masks(masks),
     )
+
+
+def save_masks(folder: str | None) -> MaskFiles[Any] | None:
+    """Return how the masks of an answer are written into the folder of --masks, if there is one."""
+    if folder is None:
+        return None
+    return MaskFiles(folder, lambda answer, place, stem: answer.save_masks(place, stem))
 
 
 SEMANTIC_EXAMPLES = """
@@ -118,6 +132,8 @@ SEMANTIC_EXAMPLES = """
 - `samclip semantic street.jpg --labels labels.txt --refine --output labelled.png`
 
 - `samclip semantic photos/ --labels labels.txt --json > labels.jsonl`
+
+- `samclip semantic photos/ --labels labels.txt --masks maps/`
 """
 
 Refine = Annotated[
@@ -144,12 +160,13 @@ def semantic(
     templates: options.Templates = None,
     refine: Refine = False,
     background: Background = None,
+    masks: options.LabelFiles = None,
 ) -> Task[Any]:
     """Label every pixel with the name that fits it best.
 
     Draws STEM.semantic.png into the current folder (for several images, into samclip-semantic/)
-    unless --output or --json is given. With --json, the pixels of each name that was found come as
-    COCO run-length encoding.
+    unless --output, --masks or --json is given. With --json, the pixels of each name that was found
+    come as COCO run-length encoding.
     """
     vocabulary = require_names(read_names(names, labels), "semantic")
     return Task(
@@ -159,7 +176,14 @@ def semantic(
         ),
         record=record_map,
         show=show_semantic,
+        files=None if masks is None else MaskFiles(masks, save_labels, numbered=False),
     )
+
+
+def save_labels(answer: SemanticMap, folder: Path, stem: str) -> list[Path]:
+    """Write the map as `STEM.png`; the folder is there."""
+    make_folder(folder)
+    return [answer.save_labels(folder / f"{stem}.png")]
 
 
 def record_map(answer: SemanticMap) -> dict[str, Any]:
@@ -179,7 +203,7 @@ EVERYTHING_EXAMPLES = """
 
 - `samclip everything street.jpg --points-per-side 16 --names "car,person,tree"`
 
-- `samclip everything photos/ --output masks/ --min-mask-region-area 200`
+- `samclip everything photos/ --output pictures/ --masks masks/ --min-mask-region-area 200`
 """
 
 _FILTERS = "Which masks are kept"
@@ -249,12 +273,13 @@ def everything(
     names: options.Names = None,
     labels: options.Labels = None,
     templates: options.Templates = None,
+    masks: options.MaskFiles = None,
 ) -> Task[Any]:
     """Find the masks of all objects, with the options of SAM's automatic mask generator.
 
     Draws STEM.everything.png into the current folder (for several images, into
-    samclip-everything/) unless --output or --json is given. With --json, each mask has the keys of
-    SamAutomaticMaskGenerator, and its name if names were given.
+    samclip-everything/) unless --output, --masks or --json is given. With --json, each mask has the
+    keys of SamAutomaticMaskGenerator, and its name if names were given.
     """
     vocabulary = read_names(names, labels)
     return Task(
@@ -270,6 +295,7 @@ def everything(
         ),
         record=record_masks,
         show=show_masks,
+        files=save_masks(masks),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import re
 import sys
 import warnings
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.markup import escape
 from rich.text import Text
 
@@ -27,6 +28,11 @@ UNSAFE = re.compile(
 )
 
 
+OF_INPUT = "of_input"  # attribute of the records of warnings about what the caller passed in
+NUMBER = re.compile(r"\d[\d.,]*")
+LEAST_COLUMNS = 60  # of a table for people
+
+
 def visible(text: str) -> str:
     r"""Return `text` with escapes such as `\x1b` for characters that a terminal acts on."""
     return UNSAFE.sub(escape_match, text)
@@ -37,8 +43,30 @@ def in_one_line(text: str) -> str:
     return visible(text).replace("\n", "\\n")
 
 
+def ignore_useless_sizes() -> None:
+    """Forget COLUMNS and LINES where nothing fits into them, as into 0 columns."""
+    for name, least in (("COLUMNS", LEAST_COLUMNS), ("LINES", 2)):
+        given = os.environ.get(name)
+        if given is not None and not (given.isdecimal() and int(given) >= least):
+            del os.environ[name]
+
+
 class SafeConsole(Console):
-    """A console on which no text can move the cursor or change the terminal."""
+    """A console on which no text can move the cursor or change the terminal.
+
+    It takes a terminal for wide enough to show a table, because what does not fit is lost: where it
+    is narrower, the terminal breaks the lines.
+    """
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        """The columns and lines that are used."""
+        found = super().size
+        return ConsoleDimensions(max(found.width, LEAST_COLUMNS), max(found.height, 2))
+
+    @size.setter
+    def size(self, new_size: tuple[int, int]) -> None:
+        self._width, self._height = new_size
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Render a string, also that of a table's cell, with its escapes made visible."""
@@ -132,7 +160,11 @@ class Ticker:
 
 
 class _WarningsOnce(logging.Handler):
-    """Prints each message of level WARNING and above, the first time only."""
+    """Prints each message of level WARNING and above, the first time only.
+
+    Messages about the input that differ in numbers alone count as one: in a series they are of the
+    same prompts on images of other sizes.
+    """
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -140,9 +172,10 @@ class _WarningsOnce(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         message = with_commands(record.getMessage(), getattr(record, "steps", ()))
-        if message not in self._seen:
-            self._seen.add(message)
-            say(err, f"{record.levelname.lower()}: {message}", style="yellow")
+        key = NUMBER.sub("#", message) if hasattr(record, OF_INPUT) else message
+        if key not in self._seen:
+            self._seen.add(key)
+            say(err, in_one_line(f"{record.levelname.lower()}: {message}"), style="yellow")
 
 
 @contextmanager
@@ -166,7 +199,7 @@ def show_logs() -> Iterator[None]:
                 message: Warning | str, category: type[Warning], *place: Any, **to: Any
             ) -> None:
                 if issubclass(category, InputWarning):
-                    logger.warning("%s", message)
+                    logger.warning("%s", message, extra={OF_INPUT: True})
                 else:
                     show_other(message, category, *place, **to)
 

@@ -17,7 +17,7 @@ def require_memory(needs: int, what: str, reserve: int = RESERVE) -> None:
     """
     if needs < UNCHECKED:
         return
-    from samclip.engines.plans.preflight import available_memory  # noqa: PLC0415 - seldom needed
+    from samclip.engines.machine.free_memory import available_memory  # noqa: PLC0415 - seldom needed
 
     free = available_memory()
     if free is not None and needs > free - reserve:

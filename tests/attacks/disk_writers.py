@@ -242,7 +242,8 @@ class PictureWriter(Writer):
     raises = (WriteError, InputError)
 
     def write(self, number: int) -> None:
-        from samclip.cli.arguments import ImageList, plan_pictures
+        from samclip.cli.image_list import ImageList
+        from samclip.cli.output_paths import plan_pictures
         from samclip.runtime.results.drawing import save_picture
 
         image = ImageList((Path("photo.jpg"),), many=False)

@@ -13,6 +13,7 @@ from samclip.benchmarks.compare import describe_differences, missing, other_mach
 from samclip.benchmarks.measurements import Measurements, Timing
 from samclip.benchmarks.records import Data, Report, Row, Subject
 from samclip.benchmarks.report import make_report, write_report
+from samclip.benchmarks.same_models import match_models
 from samclip.errors import InputError
 
 Bench = Callable[..., Any]
@@ -74,6 +75,37 @@ def test_the_only_models_are_paired_whatever_their_names() -> None:
     after = report([timing("x", 2.0, model="new")], models=["new"])
     (pair,) = pair_reports(before, after)
     assert (pair.model, pair.ratio) == ("new", 2.0)
+
+
+def test_a_model_is_the_same_in_two_runs_that_call_it_otherwise() -> None:
+    """A second backend in one run makes `tiny` a `tiny onnxruntime` there."""
+
+    def run(*models: tuple[str, str]) -> Report:
+        made = report(
+            [timing("x", float(len(models)), model=name) for name, _ in models],
+            [msgspec.structs.replace(row(0.5, None, None), model=f"{n} coarse") for n, _ in models],
+            [name for name, _ in models],
+        )
+        subjects = tuple(
+            Subject(name=n, role="measured", manifest_sha256="ab", backend=b, precision="fp32")
+            for n, b in models
+        )
+        return msgspec.structs.replace(made, subjects=subjects)
+
+    alone = run(("tiny", "onnxruntime"))
+    both = run(("tiny onnxruntime", "onnxruntime"), ("tiny openvino", "openvino"))
+    for before, after in ((alone, both), (both, alone)):
+        (pair,) = pair_reports(before, after)
+        assert pair.ratio == (2.0 if after is both else 0.5)
+        assert pair.model == ("tiny onnxruntime" if after is both else "tiny")
+        assert all("openvino" in name for name in missing(before, after))
+
+
+def test_no_two_models_become_one() -> None:
+    before = [Subject(name="a", role="", manifest_sha256="1"), Subject(name="b", role="")]
+    after = [Subject(name=n, role="", manifest_sha256="1") for n in ("c", "d")]
+    assert match_models(before, after) == {}
+    assert match_models(after, [*after, *before]) == {"c": "c", "d": "d"}
 
 
 def test_reports_without_a_common_row_are_refused() -> None:

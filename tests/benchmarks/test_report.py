@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -191,3 +192,29 @@ def test_a_bundle_is_known_by_the_hash_of_its_manifest(loads: list, tmp_path: Pa
         subject = describe_bundle(model, "fake", "measured", "fp32")
     assert subject.manifest_sha256 == hashlib.sha256(b"{}\n").hexdigest()
     assert (subject.image_size, subject.trained_head, subject.backend) == (256, True, "fake")
+
+
+def test_a_report_replaces_only_what_is_one(tmp_path: Path) -> None:
+    for name, data in {"a.html": b"<!DOCTYPE html>...", "b.json": b"{}", "empty": b""}.items():
+        (tmp_path / name).write_bytes(data)
+    assert check_writable(tmp_path / "a.html", b"<!doctype html") == tmp_path / "a.html"
+    assert check_writable(tmp_path / "b.json", b"{") == tmp_path / "b.json"
+    assert check_writable(tmp_path / "empty", b"{") == tmp_path / "empty"
+    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff")
+    for start in (b"{", b"<!doctype html"):
+        with pytest.raises(InputError, match="is there already, and samclip-bench did not"):
+            check_writable(tmp_path / "photo.jpg", start)
+    with pytest.raises(InputError, match="one of the reports that are read"):
+        check_writable(
+            tmp_path / "b.json", b"{", [tmp_path / "x" / ".." / "b.json", tmp_path / "b.json"]
+        )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes and devices")
+def test_a_report_that_is_a_pipe_or_endless_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path, kind in ((tmp_path / "pipe", "a pipe"), (Path("/dev/zero"), "a device")):
+        with pytest.raises(InputError, match=f"the report {path} is {kind}"):
+            read_report(path)
+    with pytest.raises(InputError, match="is not a plain file"):
+        check_writable(tmp_path / "pipe", b"{")

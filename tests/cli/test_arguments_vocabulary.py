@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ def test_empty_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(VocabularyError, match=r"no file .*nowhere\.txt"):
+    with pytest.raises(VocabularyError, match=r"nowhere\.txt cannot be read: No such file"):
         read_names(None, tmp_path / "nowhere.txt")
 
 
@@ -53,6 +54,19 @@ def test_huge_file_is_refused_unread(tmp_path: Path) -> None:
         file.truncate(MAX_LABELS_BYTES + 1)
     with pytest.raises(VocabularyError, match=r"10,000,001 bytes"):
         read_names(None, tmp_path / "huge.txt")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes and devices")
+def test_a_pipe_or_a_device_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    for path, kind in ((tmp_path / "pipe.txt", "a pipe"), (Path("/dev/zero"), "a device")):
+        with pytest.raises(VocabularyError, match=f"is {kind}; expected a plain file"):
+            read_names(None, path)
+
+
+def test_bytes_that_the_locale_does_not_know_are_utf8() -> None:
+    assert read_names(["caf\udcc3\udca9,\udcff"], None) == ["caf\udcc3\udca9", "\udcff"]
+    assert read_names(["caf\udcc3\udca9"], None) == ["café"]
 
 
 def test_require_names_teaches_the_flags() -> None:

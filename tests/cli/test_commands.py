@@ -13,9 +13,11 @@ import pytest
 from cli_fakes import SIZE, FakeModel, Run, write_image
 from PIL import Image
 from pycocotools import mask as coco_mask
+from typer.testing import CliRunner
 
 from samclip.cli.main import app
 from samclip.errors import BackendUnavailableError, InputError
+from samclip.runtime.results.drawing import save_picture
 
 TASKS: dict[str, list[str]] = {
     "classify": ["--names", "car,bus"],
@@ -235,6 +237,109 @@ def test_bad_file_in_a_series_is_reported_and_the_rest_goes_on(
         assert lines[1]["error"]["type"] == "ImageError"
 
 
+@pytest.mark.parametrize("task", ["segment", "everything"])
+def test_masks_become_files(task: str, model: FakeModel, run: Run, image: Path) -> None:
+    result = run(task, image, *TASKS[task], "--masks", "masks")
+    assert result.exit_code == 0, result.stderr
+    files = sorted(Path("masks").iterdir())
+    assert [file.name for file in files] == [
+        f"street.{number:03d}.png" for number in range(1 if task == "segment" else model.found)
+    ]
+    mask = np.asarray(Image.open(files[0]))
+    assert (mask.dtype, mask.shape) == (np.uint8, SIZE)
+    assert set(mask.flat) == {0, 255}
+    assert mask[4:12, 8:24].all()
+    assert "masks: " in result.stdout
+    assert not list(Path().glob("*.png"))  # no picture unless --output asks for it
+
+
+def test_a_map_becomes_an_index_file(model: FakeModel, run: Run, image: Path) -> None:
+    options = ["--names", "road,sky", "--masks", "maps", "--json", "-o", "out.png"]
+    result = run("semantic", image, *options)
+    assert result.exit_code == 0, result.stderr
+    record = json.loads(result.stdout)
+    assert (record["mask_files"], record["picture"]) == (["maps/street.png"], "out.png")
+    labels = np.asarray(Image.open("maps/street.png"))
+    assert labels.dtype == np.uint8
+    assert (labels[:, :16] == 0).all()
+    assert (labels[:, 16:] == 1).all()
+
+
+def test_a_map_never_replaces_the_photo(model: FakeModel, run: Run, image: Path) -> None:
+    before = image.read_bytes()
+    result = run("semantic", image, "--names", "road,sky", "--masks", image.parent)
+    assert result.exit_code == 2
+    assert "would replace the image" in result.stderr
+    assert image.read_bytes() == before
+    assert model.calls == []
+
+
+def test_an_image_on_stdin(model: FakeModel, image: Path) -> None:
+    options = ["segment", "-", "--point", "16,8", "--json", "-o", "out/"]
+    result = CliRunner().invoke(app, options, input=image.read_bytes())
+    assert result.exit_code == 0, result.stderr
+    record = json.loads(result.stdout)
+    assert (record["image"], record["picture"]) == ("-", "out/stdin.segment.png")
+    assert Path("out/stdin.segment.png").is_file()
+
+
+def test_what_a_folder_leaves_out_is_one_line_on_stderr(model: FakeModel, run: Run) -> None:
+    for name in ("a.png", "b.jfif", "sub/c.png"):
+        write_image(Path("in/a.png")).parent.joinpath("sub").mkdir(exist_ok=True)
+        Path("in", name).write_bytes(Path("in/a.png").read_bytes())
+    Path("in/no\x1bte\n.txt").touch()
+    result = run("everything", "in", "--json")
+    assert result.exit_code == 0
+    lines = [json.loads(line)["image"] for line in result.stdout.splitlines()]
+    assert lines == ["in/a.png", "in/b.jfif"]
+    assert result.stderr == (
+        "note: left out of in: files that are not images: 1 (no\\x1bte\\n.txt); "
+        "folders, which are not searched: 1 (sub)\n"
+    )
+
+
+@pytest.mark.parametrize("streams", ["1", "2"])
+def test_a_warning_about_the_input_is_one_line_for_a_series(
+    streams: str, model: FakeModel, run: Run
+) -> None:
+    for size in (600, 640, 700):
+        save_picture(np.zeros((size, 400, 3), np.uint8), Path(f"in-{size}.png"))
+    files = sorted(Path().glob("in-*.png"))
+    options = ("--box", "0.1,0.1,0.5,0.5", "--json", "--streams", streams)
+    result = run("segment", *files, *options)
+    assert result.exit_code == 0, result.stderr
+    assert len(result.stdout.splitlines()) == 3
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("warning: box (0.1, 0.1, 0.5, 0.5) lies in [0, 1]")
+
+
+@pytest.mark.parametrize("option", ["--output", "--masks"])
+def test_a_name_that_is_too_long_fails_alone(option: str, model: FakeModel, run: Run) -> None:
+    for stem in ("a", "b" * 250, "c"):
+        write_image(Path("in") / f"{stem}.png")
+    result = run("everything", "in", "--json", option, "out")
+    answers = [json.loads(line) for line in result.stdout.splitlines()]
+    assert ["error" in answer for answer in answers] == [False, True, False]
+    assert "shorter name" in answers[1]["error"]["message"]
+    assert result.exit_code == 1
+    assert sorted({path.name[0] for path in Path("out").iterdir()}) == ["a", "c"]
+
+
+@pytest.mark.parametrize("folder", ["in", "in/out"])
+def test_pictures_of_an_earlier_run_are_not_answered(
+    folder: str, model: FakeModel, run: Run
+) -> None:
+    write_image(Path("in/a.png"))
+    for _ in range(2):
+        result = run("everything", "in", "--output", folder, "--masks", folder)
+        assert result.exit_code == 0
+    masks = [f"a.{number:03d}.png" for number in range(model.found)]
+    names = {path.name for path in Path(folder).iterdir()} - {"a.png"}
+    assert sorted(names) == [*masks, "a.everything.png"]
+    assert len(model.calls) == 2
+    assert folder != "in" or "pictures that samclip made: 4" in result.stderr
+
+
 def test_bad_single_file_is_bad_input(model: FakeModel, run: Run) -> None:
     Path("b.png").write_bytes(b"not an image")
     result = run("segment", "b.png", "--point", "16,8", "--json")
@@ -253,10 +358,13 @@ def test_bad_single_file_is_bad_input(model: FakeModel, run: Run) -> None:
         (["segment", "in/street.png", "--point", "999,2"], "outside the image"),
         (["segment", "in/street.png", "--point", "1,2", "--label", "7"], "must be 1"),
         (["classify", "in/street.png"], "needs names"),
-        (["semantic", "in/street.png", "--labels", "no.txt"], "no file no.txt"),
+        (["semantic", "in/street.png", "--labels", "no.txt"], "no.txt cannot be read"),
         (["segment", "in", "--point", "1,2", "--output", "x.png"], "Give a folder"),
         (["segment", "in/street.png", "--point", "1,2", "-o", "in/street.png"], "replace"),
         (["segment", "in/street.png", "--point", "1,2", "--precision", "fp8"], "fp8"),
+        (["segment", "in/street.png", "--point", "1,2", "-o", "x.json"], "--json > FILE"),
+        (["classify", "https://example.com/a.jpg", "-n", "a,b"], "-o a.jpg https://example.com/"),
+        (["classify", "in/street.png", "--labels", "https://a.b/c.txt"], "curl -fL -o c.txt"),
         (["everything", "in/street.png", "--threads", "0"], "threads"),
         (["segment"], "IMAGE"),
         (["segmet", "in/street.png"], "segment"),

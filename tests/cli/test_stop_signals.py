@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +14,13 @@ import pytest
 import typer
 from typer.core import TyperGroup
 
-from samclip.cli.exits import CommandApp, StopAskedError, raise_on_signal, report_errors
+from samclip.cli.exits import (
+    CommandApp,
+    StopAskedError,
+    heed_stops,
+    raise_on_signal,
+    report_errors,
+)
 from samclip.errors import BackendUnavailableError, ImageError
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
@@ -127,3 +136,43 @@ def test_an_app_reports_a_stop_while_it_is_made_ready(capsys: pytest.CaptureFixt
         app([])
     assert ended.value.code == 130
     assert capsys.readouterr().err == "stopped by Ctrl-C\n"
+
+
+SLOW_END = """
+import signal, sys, time
+from concurrent.futures import ThreadPoolExecutor
+from samclip.cli.exits import heed_stops, raise_on_signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where it was ignored
+with raise_on_signal(), heed_stops(0.2), ThreadPoolExecutor() as pool:
+    pool.submit(time.sleep, 30)  # the end of the block waits for it
+    print("ready", flush=True)
+    time.sleep(30)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize("number", CODES)
+def test_a_stop_is_heeded_though_other_threads_work_on(number: signal.Signals) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW_END],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == CODES[number]
+    assert errors.startswith("stopped by ")
+    assert errors.count("\n") == 1
+
+
+def test_a_block_that_ends_by_itself_leaves_nothing_behind() -> None:
+    before = signal.set_wakeup_fd(-1)
+    threads = threading.active_count()
+    with pytest.raises(StopAskedError), raise_on_signal(), heed_stops(60):
+        signal.raise_signal(signal.SIGTERM)
+    assert threading.active_count() == threads
+    assert signal.set_wakeup_fd(before) == -1

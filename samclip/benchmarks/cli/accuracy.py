@@ -27,6 +27,7 @@ from samclip.benchmarks.data.detector_boxes import read_detections
 from samclip.benchmarks.data.image_folder import keep_only, read_image_folder, spread
 from samclip.benchmarks.records import Data
 from samclip.cli import options as shared
+from samclip.cli.given_paths import parse_path
 from samclip.cli.terminal import err, say
 from samclip.export.checkpoints.imagenet_classes import CLASSES_FILE, imagenet_classes
 
@@ -44,6 +45,7 @@ IMAGENET = "imagenet"
 Folder = Annotated[
     Path,
     typer.Argument(
+        parser=parse_path,
         metavar="FOLDER",
         show_default=False,
         help="Photos <wnid>_<name>.jpg, or a folder for each class.",
@@ -63,6 +65,7 @@ Only = Annotated[
     Path | None,
     typer.Option(
         "--only",
+        parser=parse_path,
         metavar="FILE",
         show_default="all photos",
         help="Use the photos that this text file lists, one file name or SHA-256 a line, for "
@@ -88,8 +91,9 @@ def images(
     With --teacher also the teacher's, through names as the bundle, and its classifier's own where
     the classes are ImageNet's thousand.
     """
-    listing = None if classes is None else Path(classes).expanduser()
+    listing = None if classes is None else parse_path(classes)
     whole = read_image_folder(folder, CLASSES_FILE if classes == IMAGENET else listing)
+    session.say_left_out(whole.listing)
     chosen = whole if only is None else keep_only(whole, only)
     photos = spread(chosen.photos, run.limit)
     candidate = session.open(run.variant(bundle), "measured", names=True)
@@ -103,7 +107,7 @@ def images(
         if whole.keys == tuple(entry.wnid for entry in imagenet_classes()):
             classifiers[f"{name} by classes"] = found
     rows = evaluate_images(photos, vocabulary, encoders, classifiers, session.progress)
-    data = Data.of(folder, "ImageNet", photos, whole.photos)
+    data = Data.of(folder, "ImageNet", photos, whole.photos, whole.listing.counts)
     return Outcome(data, IMAGES_PROTOCOL, rows)
 
 
@@ -123,6 +127,7 @@ Boxes = Annotated[
     Path | None,
     typer.Option(
         "--boxes",
+        parser=parse_path,
         metavar="FILE",
         show_default="boxes and points of the annotated objects",
         help="A detector's boxes in COCO's results format; AP of their masks, by its scores.",

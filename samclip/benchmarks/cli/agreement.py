@@ -17,8 +17,10 @@ from samclip.benchmarks.latency.contenders import Variant
 from samclip.benchmarks.records import Data
 from samclip.benchmarks.scores import Candidate
 from samclip.cli import options as shared
-from samclip.cli.arguments import find_images, read_names
-from samclip.cli.terminal import err, say
+from samclip.cli.arguments import read_names
+from samclip.cli.given_paths import parse_path
+from samclip.cli.image_list import find_images
+from samclip.cli.terminal import err, in_one_line, say
 from samclip.errors import VocabularyError
 from samclip.export.precision.gate_tasks import gate_vocabulary, unnameable
 from samclip.runtime.scene import Templates
@@ -49,7 +51,9 @@ Bundle = Annotated[
 ]
 Photos = Annotated[
     Path,
-    typer.Argument(metavar="FOLDER", show_default=False, help="Photos; no truth is needed."),
+    typer.Argument(
+        parser=parse_path, metavar="FOLDER", show_default=False, help="Photos; no truth is needed."
+    ),
 ]
 ReferenceBackend = Annotated[
     str,
@@ -85,7 +89,10 @@ def agreement(
     Cosines of their embeddings, IoU of their masks for the same prompts, the share of pixels and
     of objects that get the same name.
     """
-    paths = find_images([folder]).paths
+    images = find_images([folder])
+    for note in images.notes:
+        say(err, in_one_line(f"note: {note}"), style="yellow")
+    paths = images.paths
     photos = spread(paths, run.limit)
     truth = Variant(reference, reference_backend, reference_precision, run.threads)
     models = (

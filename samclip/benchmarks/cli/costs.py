@@ -36,12 +36,14 @@ from samclip.benchmarks.roofline.efficiency import make_rows as make_roofline_ro
 from samclip.benchmarks.roofline.jetson_estimates import NOTE, estimate
 from samclip.benchmarks.roofline.rates import measure_rates
 from samclip.cli import options as shared
+from samclip.cli.given_paths import parse_path
 from samclip.cli.terminal import out, say
 from samclip.engines.base import EngineOptions
 from samclip.engines.machine.host import usable_cores
 from samclip.engines.registry import get_backend
 from samclip.errors import CapabilityError
 from samclip.runtime.assets import packaged_photos
+from samclip.runtime.pixels.image import load_image
 
 AMORTISED_EXAMPLES = """
 **Examples:**
@@ -143,6 +145,7 @@ Photo = Annotated[
     Path | None,
     typer.Option(
         "--photo",
+        parser=parse_path,
         metavar="FILE",
         show_default="one that comes with samclip",
         help="The photo that the graphs run on.",
@@ -168,8 +171,9 @@ def roofline(
     rates are measured with graphs of nothing but products, and a copy of memory. Jetson figures
     are ESTIMATES from published rates. Needs the extra `bench`.
     """
-    opened = session.open_all(models.variants(), CountedBackend)
     chosen = photo or sorted(packaged_photos().glob("*.jpg"))[0]
+    load_image(chosen)  # what is wrong with it is said now, and not when the rates are measured
+    opened = session.open_all(models.variants(), CountedBackend)
     hosts = {one.backend.name for one in opened if one.backend.on_host} | {"onnxruntime"}
     backends = [get_backend(name) for name in sorted(hosts)]
     rates = measure_rates(backends, models.threads or usable_cores(), session.progress)

@@ -12,9 +12,11 @@ from samclip.benchmarks.data.image_folder import spread
 from samclip.benchmarks.latency.contenders import Variant, combine
 from samclip.benchmarks.records import Data
 from samclip.cli import options as shared
+from samclip.cli.given_paths import parse_path
+from samclip.cli.terminal import err, in_one_line, say
 from samclip.errors import InputError
 from samclip.runtime.assets import DEFAULT_BUNDLE, packaged_photos
-from samclip.runtime.pixels.image import photo_paths
+from samclip.runtime.pixels.photo_listing import list_photos
 
 _BUNDLE, _DATA, _NAMES = "Bundle and engine", "Data", "Names"
 _BESIDE, _ANSWER = "Measured with it", "Answer"
@@ -23,6 +25,7 @@ PACKAGED = packaged_photos()
 CocoFolder = Annotated[
     Path,
     typer.Argument(
+        parser=parse_path,
         metavar="FOLDER",
         show_default=False,
         help="A folder in COCO's layout: images/ and instances.json, or val2017/ and annotations/ "
@@ -33,6 +36,7 @@ Annotations = Annotated[
     Path | None,
     typer.Option(
         "--annotations",
+        parser=parse_path,
         metavar="FILE",
         rich_help_panel=_DATA,
         show_default="instances.json, or else COCO's or LVIS's val",
@@ -54,6 +58,7 @@ Synonyms = Annotated[
     Path | None,
     typer.Option(
         "--synonyms",
+        parser=parse_path,
         metavar="FILE",
         rich_help_panel=_NAMES,
         show_default="each class by its name",
@@ -159,6 +164,7 @@ Json = Annotated[
     Path | None,
     typer.Option(
         "--json",
+        parser=parse_path,
         metavar="FILE",
         rich_help_panel=_ANSWER,
         show_default=False,
@@ -199,6 +205,7 @@ Photos = Annotated[
     Path | None,
     typer.Option(
         "--photos",
+        parser=parse_path,
         metavar="FOLDER",
         rich_help_panel=_DATA,
         show_default="those that come with samclip",
@@ -259,7 +266,8 @@ class PhotoOptions:
 
     def describe(self, chosen: list[Path]) -> Data:
         """Describe the photos that were `chosen`."""
-        return Data.of(self.photos or PACKAGED, "photos", chosen, photo_paths(self.photos))
+        listing = list_photos(self.photos or PACKAGED)
+        return Data.of(listing.folder, "photos", chosen, listing.paths, listing.counts)
 
 
 @dataclass(frozen=True)
@@ -271,10 +279,19 @@ class ReportOptions:
 
 
 def choose_photos(folder: Path | None, limit: int | None) -> list[Path]:
-    """List the photos to measure on, spread evenly over the folder's; raises InputError."""
-    if folder is not None and not folder.expanduser().is_dir():
+    """List the photos to measure on, spread evenly over the folder's; raises InputError.
+
+    What is left out of the folder is said on stderr.
+    """
+    if folder is not None and not folder.is_dir():
         raise InputError(f"there is no folder {folder} of photos. Give an existing one.")
-    found = photo_paths(None if folder is None else folder.expanduser())
-    if not found:
-        raise InputError(f"the folder {folder} has no photos. Give one with JPEG or PNG files.")
-    return list(spread(found, limit))
+    listing = list_photos(folder or PACKAGED)
+    left_out = listing.describe_left_out()
+    if not listing.paths:
+        was = f" It was {left_out}." if left_out else ""
+        raise InputError(
+            f"the folder {folder} has no photos. Give one with JPEG or PNG files.{was}"
+        )
+    if left_out and folder is not None:
+        say(err, in_one_line(f"note: {left_out}"), style="yellow")
+    return list(spread(listing.paths, limit))

@@ -22,6 +22,7 @@ from samclip.benchmarks.report import check_writable, read_report, write_whole
 from samclip.benchmarks.tables import show_table
 from samclip.cli import options as shared
 from samclip.cli.exits import report_errors
+from samclip.cli.given_paths import parse_path
 from samclip.cli.terminal import err, out, say
 
 REPORT_EXAMPLES = """
@@ -35,13 +36,17 @@ REPORT_EXAMPLES = """
 Reports = Annotated[
     list[Path],
     typer.Argument(
+        parser=parse_path,
         metavar="REPORT...",
         show_default=False,
         help="Files that --json of any benchmark has written, by this version or an earlier one.",
     ),
 ]
 Output = Annotated[
-    Path, typer.Option("--output", "-o", metavar="FILE", help="The HTML file to write.")
+    Path,
+    typer.Option(
+        "--output", "-o", parser=parse_path, metavar="FILE", help="The HTML file to write."
+    ),
 ]
 
 
@@ -54,7 +59,7 @@ def report(
     and accuracy are plotted against each other.
     """
     with report_errors(debug):
-        target = check_writable(output)
+        target = check_writable(output, b"<!doctype html", reports)
         write_whole(target, render(NamedReports.read(reports)).encode("utf-8"))
         say(err, f"written: {target}")
 
@@ -67,8 +72,10 @@ COMPARE_EXAMPLES = """
 - `samclip-bench compare before.json after.json --only-sure --stages`
 """
 
-Before = Annotated[Path, typer.Argument(metavar="BEFORE.json", show_default=False)]
-After = Annotated[Path, typer.Argument(metavar="AFTER.json", show_default=False)]
+Before = Annotated[
+    Path, typer.Argument(parser=parse_path, metavar="BEFORE.json", show_default=False)
+]
+After = Annotated[Path, typer.Argument(parser=parse_path, metavar="AFTER.json", show_default=False)]
 OnlySure = Annotated[
     bool, typer.Option("--only-sure", help="Leave out rows whose interval holds 1.")
 ]

@@ -18,6 +18,7 @@ from samclip.benchmarks.data.label_folder import LabelFolder, read_label_folder
 from samclip.benchmarks.records import Data
 from samclip.benchmarks.scores import Candidate
 from samclip.cli import options as shared
+from samclip.cli.given_paths import parse_path
 from samclip.errors import InputError
 from samclip.runtime.scene import Templates
 
@@ -38,6 +39,7 @@ WITH, WITHOUT = "with background", "without background"
 Folder = Annotated[
     Path,
     typer.Argument(
+        parser=parse_path,
         metavar="FOLDER",
         show_default=False,
         help="VOC2012, VOC2010 with PASCAL Context's maps, ADEChallengeData2016, COCO-Stuff with "
@@ -86,6 +88,7 @@ Synonyms = Annotated[
     Path | None,
     typer.Option(
         "--synonyms",
+        parser=parse_path,
         metavar="FILE",
         show_default="those that come with samclip, or each class by its name",
         help='A JSON object of class: ["text", ...]: a class listed there is asked for by these '

@@ -25,17 +25,27 @@ from samclip.benchmarks.rows import rows_table
 from samclip.benchmarks.scores import Candidate
 from samclip.benchmarks.tables import Table, show_table
 from samclip.benchmarks.teacher_settings import parse_teacher
-from samclip.cli.exits import report_errors
+from samclip.cli.exits import heed_stops, report_errors
 from samclip.cli.progress import ConsoleProgress
-from samclip.cli.terminal import SafeConsole, err, out, say, show_logs, warn_untrained_head
+from samclip.cli.terminal import (
+    SafeConsole,
+    err,
+    in_one_line,
+    out,
+    say,
+    show_logs,
+    warn_untrained_head,
+)
 from samclip.engines.base import Backend
 from samclip.errors import CapabilityError
 from samclip.runtime.model import Model
+from samclip.runtime.pixels.photo_listing import PhotoListing
 
 if TYPE_CHECKING:
     from samclip.benchmarks.teachers import ConseTeacher
 
 B = TypeVar("B", bound=TimedBackend)
+STOP_SECONDS = 5.0  # from a signal to the end: temporary folders and processes are cleared away
 WIDTH_OF_FILES = 150  # columns of a table where stdout is not a terminal
 
 
@@ -63,7 +73,7 @@ class Session:
         self.progress = ConsoleProgress(err)
         self._benchmark = benchmark
         self._stack = stack
-        self._json = None if json is None else check_writable(json)
+        self._json = None if json is None else check_writable(json, b"{")
         self._threads = threads
         self._subjects: list[Subject] = []
         self._start = time.monotonic()
@@ -139,6 +149,11 @@ class Session:
         """List a model in the report."""
         self._subjects.append(subject)
 
+    def say_left_out(self, listing: PhotoListing) -> None:
+        """Print what of a folder of photos is not used, and why, if anything is left out."""
+        if found := listing.describe_left_out():
+            say(err, in_one_line(f"note: {found}"), style="yellow")
+
     def show(self, *tables: Table) -> None:
         """Print tables on stdout."""
         for table in tables:
@@ -197,5 +212,5 @@ def open_session(
     benchmark: str, json: Path | None, threads: int | None, debug: bool
 ) -> Iterator[Session]:
     """Begin a run; at its end models are closed, and errors reported as in every command."""
-    with report_errors(debug), show_logs(), ExitStack() as stack:
+    with report_errors(debug), show_logs(), heed_stops(STOP_SECONDS), ExitStack() as stack:
         yield Session(benchmark, stack, json, threads)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from samclip.disk.user_files import read_user_file
 from samclip.errors import InputError
 from samclip.runtime.pixels.image import load_image
 from samclip.runtime.results.coco import (
@@ -33,6 +34,7 @@ GUESSES = (
     "annotations/lvis_v1_val.json",
     "lvis_v1_val.json",
 )
+MAX_JSON_BYTES = 2**31  # LVIS's training annotations have 1.1 GB
 T = TypeVar("T")
 
 
@@ -84,12 +86,9 @@ def find_layout(folder: Path, annotations: Path | None = None) -> CocoLayout:
 
 def read_json(path: Path, kind: type[T], expected: str) -> T:
     """Read a JSON file as `kind`; raises InputError that says what was `expected`."""
+    data = read_user_file(path, MAX_JSON_BYTES, "the file", advice=f"Expected {expected}.")
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be read: {error.strerror}. Expected {expected}."
-        ) from error
+        return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path} is not {expected}: {error}.") from error
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from samclip.cli.arguments import read_names
+from samclip.disk.user_files import read_user_file
 from samclip.errors import InputError, did_you_mean
-from samclip.runtime.pixels.image import SUFFIXES
+from samclip.runtime.pixels.decode import MAX_IMAGE_BYTES
+from samclip.runtime.pixels.photo_listing import PhotoListing, list_photos
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 _FLAT = re.compile(r"(?P<key>n\d{8})_(?P<name>.+)")
@@ -28,12 +30,16 @@ class ClassPhoto:
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Photos in the order of their paths; K classes: sorted `keys` and their `names`."""
+    """Photos in the order of their paths; K classes: sorted `keys` and their `names`.
+
+    `listing`: what lies in the folder, with what is not a photo.
+    """
 
     path: Path
     keys: tuple[str, ...]
     names: tuple[str, ...]
     photos: tuple[ClassPhoto, ...]
+    listing: PhotoListing
 
 
 def read_image_folder(folder: Path, classes: Path | None = None) -> ImageFolder:
@@ -45,8 +51,8 @@ def read_image_folder(folder: Path, classes: Path | None = None) -> ImageFolder:
     """
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}. Give one with photos in it.")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    found = {path: _key_and_name(path, folder) for path in paths}
+    listing = list_photos(folder, below=True)
+    found = {path: _key_and_name(path, folder) for path in listing.paths}
     if not found:
         raise InputError(
             f"{folder} holds no photo; expected files <wnid>_<name>.jpg, or a folder a class."
@@ -61,7 +67,7 @@ def read_image_folder(folder: Path, classes: Path | None = None) -> ImageFolder:
             f"{folder} has photos. Add a line for each class."
         )
     photos = tuple(ClassPhoto(path, places[key]) for path, (key, _) in found.items())
-    return ImageFolder(folder, keys, tuple(named[key] for key in keys), photos)
+    return ImageFolder(folder, keys, tuple(named[key] for key in keys), photos, listing)
 
 
 def keep_only(folder: ImageFolder, listing: Path) -> ImageFolder:
@@ -79,7 +85,8 @@ def keep_only(folder: ImageFolder, listing: Path) -> ImageFolder:
         names = {photo.path.name, photo.path.relative_to(folder.path).as_posix()}
         matches = bool(names & wanted)
         if not matches and hashes:
-            matches = hashlib.sha256(photo.path.read_bytes()).hexdigest() in hashes
+            data = read_user_file(photo.path, MAX_IMAGE_BYTES, "the photo")
+            matches = hashlib.sha256(data).hexdigest() in hashes
         if matches:
             kept.append(photo)
             met |= names & wanted
@@ -90,7 +97,7 @@ def keep_only(folder: ImageFolder, listing: Path) -> ImageFolder:
         )
     if not kept:
         raise InputError(f"{listing} lists no photo of {folder.path}. Give the list of its photos.")
-    return ImageFolder(folder.path, folder.keys, folder.names, tuple(kept))
+    return replace(folder, photos=tuple(kept))
 
 
 def _key_and_name(path: Path, folder: Path) -> tuple[str, str]:

@@ -18,7 +18,8 @@ from PIL import Image
 from samclip.benchmarks.data.coco import ANNOTATIONS, CocoPhoto, read_coco, read_json
 from samclip.benchmarks.data.label_layouts import BACKGROUND, LAYOUTS, Layout
 from samclip.errors import InputError
-from samclip.runtime.pixels.image import SUFFIXES, load_image
+from samclip.runtime.pixels.image import load_image
+from samclip.runtime.pixels.photo_listing import list_photos
 
 IGNORED = -1
 UNKNOWN = -2
@@ -179,13 +180,14 @@ class _Classes(msgspec.Struct, frozen=True):
 def _read_camvid(folder: Path) -> LabelFolder:
     expected = f'the layout of CamVid ({IMAGES}/, {LABELS}/, {CLASSES} with "names" and "void")'
     classes = read_json(folder / CLASSES, _Classes, expected)
-    paths = sorted(p for p in (folder / IMAGES).glob("*") if p.suffix.lower() in SUFFIXES)
+    listing = list_photos(folder / IMAGES) if (folder / IMAGES).is_dir() else None
+    paths = () if listing is None else listing.paths
     table = class_table({place: place for place in range(len(classes.names))}, classes.void)
     photos = tuple(MappedPhoto(path, _label_path(folder, path), table) for path in paths)
-    if not photos or not classes.names:
+    if listing is None or not photos or not classes.names:
         raise InputError(f"{folder} has no photo or no class. Expected {expected}.")
     texts = tuple((name,) for name in classes.names)
-    return LabelFolder(folder, "CamVid", classes.names, photos, {}, texts)
+    return LabelFolder(folder, "CamVid", classes.names, photos, listing.counts, texts)
 
 
 def _label_path(folder: Path, photo: Path) -> Path:

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from samclip.disk.user_files import read_user_text
 from samclip.errors import InputError
 
 CLASSES_FOLDER = Path(__file__).parents[1] / "assets" / "classes"
 BACKGROUND = "background"
+MAX_LISTING_BYTES = 100_000_000
 CONVERTED = "_labelTrainIds"  # mmsegmentation's copies of COCO-Stuff's maps, by other numbers
 
 
@@ -94,12 +96,8 @@ class Layout:
             stems = [path.stem for path in labels.glob("*.png")]
             return sorted(stem for stem in stems if not stem.endswith(CONVERTED))
         listing = folder / self.listing.format(split=split)
-        try:
-            return sorted(listing.read_text("utf-8").split())
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"{listing} cannot be read: {error}. Expected the names of the photos of {split!r}."
-            ) from error
+        advice = f"Expected the names of the photos of {split!r}."
+        return sorted(read_user_text(listing, MAX_LISTING_BYTES, "the list", advice=advice).split())
 
     def _folder(self, folder: Path, names: tuple[str, ...], split: str) -> Path:
         found = self._first(folder, names, split)

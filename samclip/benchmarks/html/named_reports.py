@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from samclip.benchmarks.report import read_report
 
 @dataclass(frozen=True)
 class NamedReport:
-    """A report, and the name of its file without the ending."""
+    """A report, and its name, which no other of the page has."""
 
     name: str
     report: Report
@@ -31,7 +32,8 @@ class NamedReports:
     @classmethod
     def read(cls, paths: Sequence[Path]) -> NamedReports:
         """Read reports; raises InputError."""
-        return cls(tuple(NamedReport(path.stem, read_report(path)) for path in paths))
+        reports = [read_report(path) for path in paths]
+        return cls(tuple(map(NamedReport, unique_names(paths), reports)))
 
     def timings(self, state: State) -> Iterator[Timing]:
         """Return all timings of one state, with the names that models have on the page."""
@@ -69,3 +71,15 @@ class NamedReports:
             (report, model): f"{model} ({report})" if model in repeated else model
             for report, model in keys
         }
+
+
+def unique_names(paths: Sequence[Path]) -> list[str]:
+    """Name each file by its stem; where that is not unique by its folder too, then by a number."""
+    names = [path.stem for path in paths]
+    if len(set(names)) < len(names):
+        names = [f"{path.absolute().parent.name}/{path.stem}" for path in paths]
+    taken: dict[str, None] = {}
+    for name in names:
+        numbered = (f"{name} ({number})" for number in itertools.count(2))
+        taken[next(one for one in itertools.chain([name], numbered) if one not in taken)] = None
+    return list(taken)

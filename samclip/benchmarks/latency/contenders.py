@@ -18,7 +18,7 @@ from samclip.engines.base import Backend, EngineOptions
 from samclip.engines.machine.jetson_power import CPU_CLOCKS, read_power
 from samclip.engines.machine.kernel_files import MachineFiles
 from samclip.engines.registry import AUTO, Choice, decide
-from samclip.runtime.backend_choice import start_fastest
+from samclip.runtime.backend_choice import check_precision, start_fastest
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.home import find_bundle
 from samclip.runtime.model import Model
@@ -78,6 +78,7 @@ def open_variant(
     `wrap` makes the timed backend of the one that the model would run on: `TimedBackend`, or a
     class derived from it. `cache`: folder of text embeddings, None for the usual one.
     """
+    check_precision(variant.precision)
     bundle = Bundle.open(find_bundle(variant.bundle))
     options = EngineOptions(threads=variant.threads)
 

@@ -67,7 +67,7 @@ START = (
 PASSED_ON = (EngineRunError, BackendUnavailableError, DeviceMemoryError)
 
 
-class HostTensor:
+class ReceivedTensor:
     """A result that was brought here from another process."""
 
     def __init__(self, array: Array) -> None:
@@ -77,6 +77,15 @@ class HostTensor:
     def shape(self) -> tuple[int, ...]:
         """The dimensions, outermost first."""
         return self._array.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of its elements."""
+        return self._array.dtype
+
+    def on_host(self) -> NDArray[np.generic]:
+        """Return the data without copying it."""
+        return self._array
 
     def numpy(self) -> NDArray[np.generic]:
         """Return the data, which is on the host already."""
@@ -244,7 +253,7 @@ class Worker:
         request = RunRequest(self._timeout, describe(feeds), tuple(outputs))
         pieces = frame(request, [as_bytes(array) for array in feeds.values()])
         _, arrays = self._ask(pieces, "run", tuple(outputs))
-        return {name: HostTensor(array) for name, array in arrays.items()}
+        return {name: ReceivedTensor(array) for name, array in arrays.items()}
 
     def _ask(
         self, pieces: list[memoryview], doing: str, outputs: tuple[str, ...] = ()

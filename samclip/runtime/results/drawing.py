@@ -22,6 +22,7 @@ from samclip.runtime.pixels.arrays import as_array
 from samclip.runtime.pixels.mask_ops import PackedMasks, mask_extent
 from samclip.runtime.pixels.prompts import Prompt
 from samclip.runtime.results.lettering import MAX_LETTERS, Font, load_font, write_caption
+from samclip.runtime.results.own_pictures import save_options
 
 Colour = tuple[int, int, int]
 Picture = NDArray[np.uint8]
@@ -155,7 +156,7 @@ def save_picture(picture: Picture, path: str | os.PathLike[str]) -> Path:
     if kind is None:
         raise ImageError(f"cannot save {target.name!r}: use a name that ends in .png or .jpg.")
     with result_file(target) as file:
-        Image.fromarray(picture).save(file, kind, quality=92)
+        Image.fromarray(picture).save(file, kind, quality=92, **save_options(kind))
     return target
 
 

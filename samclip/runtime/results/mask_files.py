@@ -14,6 +14,7 @@ from PIL import Image
 from samclip.disk.partial_files import as_write_error, result_file
 from samclip.errors import ImageError, InputError, brief
 from samclip.runtime.results.drawing import as_path, colour
+from samclip.runtime.results.own_pictures import save_options
 
 MIN_DIGITS = 3  # of the number in a mask's file name
 MAX_NAME_BYTES = 255  # of a file's name, on nearly all file systems
@@ -91,4 +92,4 @@ def fit_file_name(stem: str, suffix: str) -> str:
 
 def _write_png(picture: Image.Image, path: Path) -> None:
     with result_file(path) as file:
-        picture.save(file, "PNG")
+        picture.save(file, "PNG", **save_options("PNG"))

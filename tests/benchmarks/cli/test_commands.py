@@ -320,3 +320,31 @@ def test_version_and_overview(bench: Bench) -> None:
     assert bench("--version").stdout.startswith("samclip ")
     overview = bench("accuracy", "--help").stdout
     assert all(command in overview for command in COMMANDS)
+
+
+def test_what_a_folder_leaves_out_is_said_and_counted(
+    bench: Bench, loads: list, report: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    save(stripes(0), folder / "n00000001_red.png")
+    (folder / "notes.txt").write_text("no photo")
+    result = bench("accuracy", "images", folder, "-b", "x", "--json", report)
+    assert result.exit_code == 0, result.stderr
+    assert "files that are not images: 1 (notes.txt)" in result.stderr
+    assert read(report)["data"]["left_out"] == {"files that are not images": 1}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("accuracy", "instances", "https://example.com/coco"),
+        ("latency", "--photos", "https://example.com/coco"),
+        ("compare", "https://example.com/coco", "b.json"),
+        ("report", "https://example.com/coco"),
+    ],
+)
+def test_an_address_keeps_its_text(bench: Bench, arguments: tuple[str, ...]) -> None:
+    result = bench(*arguments)
+    assert result.exit_code == 2
+    assert "https://example.com/coco" in re.sub(r"[^!-~]", "", result.stderr)
+    assert "Download it first" in " ".join(re.sub(r"[^ -~]", " ", result.stderr).split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,3 +25,18 @@ def test_the_packaged_bundle(bench: Callable[..., Any], tmp_path: Path) -> None:
     assert graphs["text_encoder"]["sizes"] == {"texts": 20}
     assert 50e9 < sum(graphs["encoder"]["macs"].values()) < 60e9
     assert all(graph["reached"] > 0 for graph in graphs.values())
+
+
+@pytest.mark.parametrize("what", ["a pipe", "nothing", "no image"])
+def test_a_photo_that_cannot_be_read_is_refused_before_the_long_work(
+    what: str, bench: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = tmp_path / "photo.jpg"
+    if what == "a pipe":
+        os.mkfifo(photo)
+    elif what == "no image":
+        photo.write_text("no image")
+    monkeypatch.setattr("samclip.benchmarks.cli.costs.measure_rates", pytest.fail)
+    result = bench("roofline", "--photo", photo)
+    assert result.exit_code == 2
+    assert "photo.jpg" in result.stderr

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from made_data import Made, disc, rectangle, stripes, write_coco
 
-from samclip.benchmarks.data.coco import read_coco
+from samclip.benchmarks.data.coco import read_coco, read_json
 from samclip.errors import InputError
 
 PHOTO = stripes(0, 1)
@@ -97,3 +98,17 @@ def test_a_photo_that_is_missing_or_of_another_size_is_refused(tmp_path: Path) -
 def test_another_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"instances\.json cannot be read"):
         read_coco(tmp_path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes and devices")
+@pytest.mark.parametrize("kind", ["a pipe", "a device", "a folder"])
+def test_annotations_that_are_no_file_are_refused_at_once(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "instances.json"
+    if kind == "a pipe":
+        os.mkfifo(path)
+    elif kind == "a device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+    with pytest.raises(InputError, match=f"is {kind}; expected a plain file"):
+        read_json(path, dict, "anything")

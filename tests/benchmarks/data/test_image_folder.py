@@ -53,7 +53,7 @@ def test_lists_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     listing.write_text("tench\n")
     with pytest.raises(InputError, match="no key and name"):
         read_image_folder(tmp_path, listing)
-    with pytest.raises(VocabularyError, match="no file"):
+    with pytest.raises(VocabularyError, match=r"nowhere\.txt cannot be read: No such file"):
         read_image_folder(tmp_path, tmp_path / "nowhere.txt")
 
 
@@ -90,3 +90,15 @@ def test_folders_without_classes_are_refused(tmp_path: Path) -> None:
     place(tmp_path, "holiday.png")
     with pytest.raises(InputError, match=r"class of .*holiday\.png is unknown"):
         read_image_folder(tmp_path)
+
+
+def test_photos_are_known_by_content_and_the_rest_is_counted(tmp_path: Path) -> None:
+    place(tmp_path, "cat/1.png", "cat/2.png", "dog/1.png")
+    (tmp_path / "cat" / "2.png").rename(tmp_path / "cat" / "2.jfif")
+    (tmp_path / "dog" / "notes.txt").write_text("no photo")
+    (tmp_path / "dog" / "gone.png").symlink_to("nowhere.png")
+    found = read_image_folder(tmp_path)
+    assert [photo.path.name for photo in found.photos] == ["1.png", "2.jfif", "1.png"]
+    assert found.listing.counts == {"links that lead nowhere": 1, "files that are not images": 1}
+    (tmp_path / "list.txt").write_text("dog/1.png")
+    assert keep_only(found, tmp_path / "list.txt").listing is found.listing

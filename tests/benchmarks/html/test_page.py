@@ -231,3 +231,15 @@ def test_what_is_no_report_is_refused(tmp_path: Path, bench: Any) -> None:
     assert result.exit_code == 2
     assert "is not a report of samclip-bench" in result.stderr
     assert not (tmp_path / "page.html").exists()
+
+
+def test_reports_of_one_name_keep_their_models_apart(tmp_path: Path) -> None:
+    paths = [tmp_path / run / "latency.json" for run in ("old", "new")]
+    for path in paths:
+        path.parent.mkdir()
+        write_report(latency("tiny"), path)
+    reports = NamedReports.read([*paths, paths[0]])
+    names = ["old/latency", "new/latency", "old/latency (2)"]
+    assert [one.name for one in reports.all] == names
+    timed = {timing.model for timing in reports.timings("warm")}
+    assert timed == {f"tiny ({name})" for name in names}

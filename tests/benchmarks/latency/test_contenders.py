@@ -2,11 +2,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from timed_fakes import contender
 
-from samclip.benchmarks.latency.contenders import describe_conditions, describe_settings
+from samclip.benchmarks.latency.contenders import (
+    Variant,
+    describe_conditions,
+    describe_settings,
+    open_variant,
+)
+from samclip.benchmarks.latency.timed import TimedBackend
 from samclip.benchmarks.measurements import Timing
 from samclip.engines.machine.kernel_files import MachineFiles
+from samclip.errors import InputError, SignatureError
+
+# Of a pair that was made for this test and signs nothing.
+PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl x\n"
 
 
 def write(root: Path, **files: str) -> MachineFiles:
@@ -41,3 +52,19 @@ def test_settings_count_the_rounds_that_were_kept() -> None:
     assert (found.warm_up, found.repeats, found.backend) == (2, 3, "fake")
     assert found.precisions == {"encoder": "fp32"}
     assert found.cuda_graphs is None
+
+
+def test_an_unknown_precision_is_a_wrong_input() -> None:
+    with pytest.raises(InputError, match="there is no precision 'fp8'"):
+        open_variant(Variant(precision="fp8"), None, TimedBackend)
+
+
+def test_a_timed_model_is_opened_through_the_gate_of_all_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that trusts one key only measures no other bundle either."""
+    key = tmp_path / "maker.pub"
+    key.write_text(PUBLIC_KEY)
+    monkeypatch.setenv("SAMCLIP_PUBLIC_KEY", str(key))
+    with pytest.raises(SignatureError):
+        open_variant(Variant(), tmp_path, TimedBackend)
