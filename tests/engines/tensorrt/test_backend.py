@@ -161,13 +161,40 @@ def test_graphs_can_be_switched_off(bench: Bench) -> None:
     engine.close()
 
 
-def test_a_run_that_cannot_be_captured_goes_without_a_graph(bench: Bench) -> None:
+def test_a_run_that_cannot_be_captured_goes_without_a_graph(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
     bench.gpu.can_capture = False
     engine = bench.start()
     for _ in range(5):
         np.testing.assert_array_equal(engine.run({"x": X})["y"].numpy(), -X)
     assert bench.gpu.launches == 0
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 1
+    assert "without a CUDA graph" in said[0]
+    assert "cuStreamEndCapture" in said[0]
     engine.close()
+
+
+def test_a_run_that_failed_is_not_captured_next(bench: Bench) -> None:
+    """TensorRT wants a run after a change of shapes before it is captured."""
+    engine = bench.start()
+    bench.module.fail_next_run = True
+    with pytest.raises(EngineRunError, match="error 700"):
+        engine.run({"x": X})
+    for captures in (0, 1, 1):
+        np.testing.assert_array_equal(engine.run({"x": X})["y"].numpy(), -X)
+        assert bench.gpu.captures == captures
+    engine.close()
+
+
+def test_the_context_of_the_gpu_is_kept_between_models(bench: Bench) -> None:
+    """Libraries inside TensorRT keep handles in it that do not survive a reset."""
+    for _ in range(20):
+        engine = bench.start()
+        np.testing.assert_array_equal(engine.run({"x": X})["y"].numpy(), -X)
+        engine.close()
+        assert bench.gpu.retained == 1
 
 
 @pytest.mark.parametrize("threads", [2, 8])
