@@ -221,9 +221,7 @@ class TrtSlot:
                 self._check(self._context.execute_async_v3(self._stream), "a captured run")
             finally:
                 self._graph = self._device.end_capture(self._stream)
-        except (
-            EngineRunError
-        ) as error:  # layers that wait for the host; the run shows the rest
+        except EngineRunError as error:  # layers that wait for the host; the run shows the rest
             self._drop_graph()
             self._failures_left -= 1
             if not self._failures_left:

@@ -285,7 +285,7 @@ def test_an_interruption_ends_a_real_build(tiny: Bundle, rtx: Library) -> None:
 
 
 def test_options_of_the_real_builder(tiny: Bundle, rtx: Library) -> None:
-    options = BuildOptions(workspace=2**30, level=2, version_compatible=True)
+    options = BuildOptions(workspace=2**30, level=2)
     built = build_one(tiny.source("clip_head", "onnxruntime"), rtx, options=options)
     assert built.stored.sidecar is not None
     assert built.stored.sidecar.options == options
