@@ -40,6 +40,7 @@ class Bench:
     gpu: FakeGpu
     module: FakeTensorRt
     package: str
+    host_gpu: PlanGpu = PlanGpu("fake", "8.6", "13.0", 2**30)
 
     def store(
         self, source: GraphSource = NEGATION, plan: bytes | None = None, **changes: Any
@@ -91,7 +92,7 @@ def tensorrt_bench(package: str, monkeypatch: pytest.MonkeyPatch, cache: Path) -
         return device(driver, index, FakeLibcuda(gpu))
 
     def open_for_running(name: Any, device: int) -> tuple[Library, PlanHost]:
-        state = DriverState(PlanGpu("fake", "8.6", "13.0", 2**30), "580", "")
+        state = DriverState(bench.host_gpu, "580", "")
         library = Library(KINDS[name], bench.module, bench.module.__version__, state, ())
         return library, PlanHost(name, library.version, "8.6")
 

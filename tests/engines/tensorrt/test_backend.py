@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from fake_tensorrt import MAGIC, STRIPPED
@@ -214,6 +215,20 @@ def test_concurrent_callers(bench: Bench, threads: int, contexts: int) -> None:
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(call, range(threads)))
     assert 1 <= engine.contexts <= contexts
+    engine.close()
+
+
+@pytest.mark.parametrize(("integrated", "contexts"), [(False, 4), (True, 1)])
+def test_memory_of_a_jetson_is_spared(bench: Bench, integrated: bool, contexts: int) -> None:
+    """One caller at a time, and no weights on the host, which shares its memory with the GPU."""
+    bench.host_gpu = msgspec.structs.replace(bench.host_gpu, integrated=integrated)
+    weights = {"w": np.ones(4, np.float32)}
+    whole = replace(NEGATION, weights=weights, files={"weights.bin": b"w"})
+    bench.store(whole)
+    source = replace(whole, again=lambda: whole)
+    engine = bench.load(source)
+    assert (source.weights, source.files) == ({}, {})
+    assert engine._limit == contexts
     engine.close()
 
 
