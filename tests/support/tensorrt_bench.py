@@ -33,6 +33,9 @@ BOUNDS = {"x": ((0, 4), (2, 4), (16, 4))}
 NEGATION = GraphSource("graph", negation_model(), origin="a-bundle")
 
 
+FAKE_GPU = PlanGpu("fake", "8.6", "13.0", 2**30)
+
+
 @dataclass
 class Bench:
     """The stand-ins, and the means to run plans on them."""
@@ -40,7 +43,7 @@ class Bench:
     gpu: FakeGpu
     module: FakeTensorRt
     package: str
-    host_gpu: PlanGpu = PlanGpu("fake", "8.6", "13.0", 2**30)
+    host_gpu: PlanGpu = FAKE_GPU
 
     def store(
         self, source: GraphSource = NEGATION, plan: bytes | None = None, **changes: Any
