@@ -23,7 +23,7 @@ ENV PATH=/opt/samclip/bin:${PATH}
 WORKDIR /src
 COPY pyproject.toml setup.py README.md LICENSE NOTICE MANIFEST.in constraints.txt ./
 COPY samclip samclip
-RUN python -m pip install --constraint constraints.txt . 'cuda-python>=12.6,<13' \
+RUN python -m pip install --constraint constraints.txt . 'cuda-python>=12.9.2,<13' \
     && rm -rf /src/*
 
 # Plans are built for one GPU and one TensorRT, so they belong to the machine, not to the image.

@@ -73,7 +73,7 @@ def _build(step: BuildPlans) -> list[str]:
         words += ["--workspace", str(step.workspace // MIB)]
     if step.level is not None:
         words += ["--level", str(step.level)]
-    flags = ("strip_weights", "version_compatible", "force")
+    flags = ("strip_weights", "force")
     return [*words, *(_option(flag) for flag in flags if getattr(step, flag))]
 
 

@@ -146,14 +146,6 @@ StripWeights = Annotated[
         help="Leave the weights out of the plan; loading it takes them from the bundle.",
     ),
 ]
-VersionCompatible = Annotated[
-    bool,
-    typer.Option(
-        "--version-compatible",
-        rich_help_panel=_HOW,
-        help="A plan that newer releases of the same major version run too, somewhat slower.",
-    ),
-]
 Preflight = Annotated[
     bool,
     typer.Option(
@@ -194,7 +186,6 @@ def build_engines(
     workspace: Workspace = None,
     level: Level = None,
     strip_weights: StripWeights = False,
-    version_compatible: VersionCompatible = False,
     preflight: Preflight = True,
     beside: Beside = False,
     force: Force = False,
@@ -229,7 +220,6 @@ def build_engines(
                 workspace=None if workspace is None else workspace * MIB,
                 level=level,
                 strip_weights=strip_weights,
-                version_compatible=version_compatible,
             ),
             beside=beside,
             device=device,

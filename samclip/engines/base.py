@@ -113,7 +113,8 @@ class EngineOptions:
 
     `streams`: how many runs are expected at once, each on its own cores. With one, a run may use
     all cores and has the lowest latency; with more, throughput is higher.
-    For TensorRT's engines: `contexts`, how many callers run at once, each in separate memory;
+    For TensorRT's engines: `contexts`, how many callers run at once, each in separate memory, None
+    for 4, or 1 where the GPU shares the machine's memory;
     `cuda_graphs`, whether runs of the same shapes are replayed from a captured CUDA graph.
     Fewer than 1 `threads` raise EngineRunError.
     """
@@ -121,7 +122,7 @@ class EngineOptions:
     threads: int | None = None
     streams: int = 1
     device: int = 0
-    contexts: int = 4
+    contexts: int | None = None
     cuda_graphs: bool = True
 
     def __post_init__(self) -> None:

@@ -31,7 +31,6 @@ class BuildPlans(Step):
     workspace: int | None = None
     level: int | None = None
     strip_weights: bool = False
-    version_compatible: bool = False
     force: bool = False
 
 

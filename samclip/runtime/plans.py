@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from samclip.engines.backend_names import TENSORRT, TENSORRT_RTX
 from samclip.engines.base import GraphSource
 from samclip.engines.plans.build import BuildRequest, BuiltPlan, build_plan
-from samclip.engines.plans.library import Library, choose_targets, open_library
+from samclip.engines.plans.library import Library, choose_targets, is_official, open_library
 from samclip.engines.plans.sidecar import DEFAULT_AXES, AxisRange, BuildOptions, Sidecar
 from samclip.engines.plans.store import StoredPlan, folder_beside
 from samclip.errors import BundleNotFoundError, CapabilityError, SamclipError, did_you_mean
@@ -79,6 +79,13 @@ def _build_each(
     names: tuple[str, ...],
     progress: Progress,
 ) -> Iterator[BuiltPlan]:
+    for capability in capabilities:
+        if not is_official(library, capability):
+            progress.note(
+                f"warning: {library.name} {library.version} does not name compute capability "
+                f"{capability} among those that it supports, and builds for the GPU here all the "
+                "same"
+            )
     for name in names:
         graph: Graph = getattr(bundle.manifest.graphs, name)
         for notice in passed_over_notices(

@@ -31,7 +31,6 @@ REBUILD = BuildPlans(
     workspace=2**30,
     level=4,
     strip_weights=True,
-    version_compatible=True,
     force=True,
 )
 
@@ -53,7 +52,7 @@ REBUILD = BuildPlans(
             REBUILD,
             "samclip engine build '/bundles/some bundle' --backend tensorrt-rtx --graph encoder "
             "--precision fp16 --target sm86 --target sm120 --prompts 1,2,4 --workspace 1024 "
-            "--level 4 --strip-weights --version-compatible --force",
+            "--level 4 --strip-weights --force",
         ),
         (RemovePlan(), "samclip engine remove NAME"),
         (RemovePlan("encoder.fp16"), "samclip engine remove encoder.fp16"),

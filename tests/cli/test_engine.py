@@ -59,7 +59,6 @@ def test_options_reach_the_builder_and_the_json(run: Run, bundle: Path, script: 
         "workspace": 512 * 2**20,
         "level": 4,
         "strip_weights": True,
-        "version_compatible": False,
     }
     assert script.named("set_shape") == [("x", (1, 4), (2, 4), (3, 4))]
 

@@ -49,7 +49,6 @@ def fake_cuda_python(gpu: FakeGpu) -> Any:
         "cuDeviceGetCount": lambda: gpu.count,
         "cuDeviceGet": lambda index: index,
         "cuDevicePrimaryCtxRetain": retain,
-        "cuDevicePrimaryCtxRelease": lambda device: gpu.release(),
         "cuDeviceGetAttribute": lambda attribute, device: attribute,
         "cuCtxPushCurrent": lambda context: gpu.push(),
         "cuCtxPopCurrent": pop,

@@ -193,6 +193,9 @@ class FakeGpu:
         stream = self._stream(handle)
         stream.recording, stream.recorder = [], threading.get_ident()
 
+    def is_recording(self, handle: int) -> bool:
+        return self._stream(handle).recording is not None
+
     def end_capture(self, handle: int) -> list[Callable[[], None]]:
         self.need_context()
         stream = self._stream(handle)

@@ -219,6 +219,7 @@ class FakeContext:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
         self.version = 0  # of shapes and addresses
+        self.computed = -1  # the version of the last run that was no capture and succeeded
         self.busy = threading.Lock()
         size, gpu = self.module.activations, self.module.gpu
         self.activations = gpu.allocate(size) if size else 0
@@ -268,6 +269,8 @@ class FakeContext:
                 self.engine.logger.log(Severity.ERROR, "IExecutionContext::enqueueV3: error 700")
                 return False
             version, shapes = self.version, dict(self.shapes)
+            if self.module.gpu.is_recording(stream) and self.computed != version:
+                raise Broken("captured before a run of the same shapes and addresses succeeded")
             self.module.gpu.submit(stream, lambda: self._compute(version, shapes))
             return True
 
@@ -280,6 +283,7 @@ class FakeContext:
             results = self.engine.session.run(None, {k: v.copy() for k, v in feeds.items()})
             for name, result in zip(self.engine.outputs, results, strict=True):
                 self._view(name, result.shape)[...] = result
+            self.computed = version
 
     def _view(self, name: str, shape: tuple[int, ...]) -> Any:
         dtype = self.engine.dtype(name)

@@ -22,8 +22,11 @@ from samclip.engines.plans.sidecar import (
 )
 from samclip.runtime.bundles.weights import parse_weights
 
-ORIN = PlanGpu(name="Orin", capability="8.7", cuda="12.6", memory=8 * 10**9)
-HOST = PlanHost("tensorrt", "10.3.0", "8.7")
+ORIN = PlanGpu(
+    name="Orin", capability="8.7", cuda="12.6", memory=8 * 10**9, processors=8, integrated=True
+)
+RTX_3090 = PlanGpu(name="RTX 3090", capability="8.6", cuda="13.0", memory=24 * 2**30, processors=82)
+HOST = PlanHost("tensorrt", "10.3.0", "8.7", processors=8, memory=8 * 10**9)
 PLAN = b"the bytes of a plan" * 50
 
 
@@ -52,7 +55,10 @@ def sample_sidecar(source: GraphSource | None = None, **changes: Any) -> Sidecar
     return msgspec.structs.replace(sidecar, **changes)
 
 
-def fake_library(script: Script, version: str = "10.3.0") -> Library:
-    """TensorRT of a recorded version on an Orin, its answers by `script`."""
+def fake_library(
+    script: Script, version: str = "10.3.0", gpu: PlanGpu = ORIN, device: int = 0
+) -> Library:
+    """TensorRT of a recorded version on a GPU, its answers by `script`."""
     module = FakeTensorRT(version, script)
-    return Library(KINDS["tensorrt"], module, version, DriverState(ORIN, "540.4", ""), ())
+    state = DriverState(gpu, "540.4", "")
+    return Library(KINDS["tensorrt"], module, version, state, (), device)

@@ -14,8 +14,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
-
 FOLDER = Path(__file__).parent / "tensorrt_api"
 VERSIONS = tuple(sorted(path.name.removesuffix(".json") for path in FOLDER.glob("*.json")))
 
@@ -56,6 +54,8 @@ class Recorded:
 
     def __getattr__(self, name: str) -> Any:
         self._module._require(self._kind, name)
+        if name == "weights":  # NumPy 2 misreads what bindings before 10.16 give: strides of 0
+            raise AssertionError("weights are read through TensorRT")
         if name in self._values:
             return self._values[name]
         return lambda *arguments: self._module._script.calls.append((name, *arguments))
@@ -145,15 +145,13 @@ class FakeTensorRT:
 
     def _layer(self, index: int, kind: str, dtype: str) -> Recorded:
         output = self._tensor(f"{kind.lower()}.{index}", dtype, (2, 2), (None, None))
-        weights = {"weights": np.zeros(4, np.float32)} if kind == "CONSTANT" else {}
         return self._new(
-            "IConstantLayer" if weights else "ILayer",
+            "IConstantLayer" if kind == "CONSTANT" else "ILayer",
             name=f"layer {index}",
             type=SimpleNamespace(name=kind),
             num_inputs=0,
             num_outputs=1,
             get_output=lambda _: output,
-            **weights,
         )
 
     def _make_OnnxParser(self, network: Any, logger: Any) -> Recorded:  # noqa: N802

@@ -33,6 +33,9 @@ BOUNDS = {"x": ((0, 4), (2, 4), (16, 4))}
 NEGATION = GraphSource("graph", negation_model(), origin="a-bundle")
 
 
+FAKE_GPU = PlanGpu("fake", "8.6", "13.0", 2**30)
+
+
 @dataclass
 class Bench:
     """The stand-ins, and the means to run plans on them."""
@@ -40,6 +43,7 @@ class Bench:
     gpu: FakeGpu
     module: FakeTensorRt
     package: str
+    host_gpu: PlanGpu = FAKE_GPU
 
     def store(
         self, source: GraphSource = NEGATION, plan: bytes | None = None, **changes: Any
@@ -71,8 +75,7 @@ class Bench:
         """Assert that engines and results, all closed or gone, have given everything back."""
         gc.collect()
         retained = self.gpu.retained
-        if self.package == "pycuda":  # keeps its context
-            self.gpu.retained = 0
+        self.gpu.retained = 0  # the context is kept
         assert self.gpu.is_clean
         assert self.module.alive == set()
         assert self.gpu.stack() == []
@@ -92,7 +95,7 @@ def tensorrt_bench(package: str, monkeypatch: pytest.MonkeyPatch, cache: Path) -
         return device(driver, index, FakeLibcuda(gpu))
 
     def open_for_running(name: Any, device: int) -> tuple[Library, PlanHost]:
-        state = DriverState(PlanGpu("fake", "8.6", "13.0", 2**30), "580", "")
+        state = DriverState(bench.host_gpu, "580", "")
         library = Library(KINDS[name], bench.module, bench.module.__version__, state, ())
         return library, PlanHost(name, library.version, "8.6")
 

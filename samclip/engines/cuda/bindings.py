@@ -1,16 +1,17 @@
 """The CUDA driver through cuda-python, and through pycuda: two implementations of `CudaDevice`.
 
-pycuda's objects belong to the context that was pushed when they were made, and work in another
-thread only while that same context object is pushed there. So there is one context object per GPU,
-and everything is freed explicitly under `active()`. Only the thread that retained a context can
-release it, and pycuda then leaves it on CUDA's stack: so it is kept until the process ends.
+The primary context of a GPU is retained once and kept until the process ends. Libraries inside
+TensorRT keep modules and handles in it without a reference of their own: the driver would reset
+the context with the last one, and the next model would find those handles invalid. pycuda's objects
+belong to the context object that was pushed when they were made, work in another thread only while
+that same object is pushed there, and are freed explicitly under `active()`.
 """
 
 from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,8 +29,18 @@ from samclip.engines.cuda.driver import (
 
 PORTABLE = 1  # CU_MEMHOSTALLOC_PORTABLE: pinned for every context
 
-_contexts: dict[tuple[int, int], Any] = {}  # by pycuda's module and the GPU's number
+# By the driver's module and the GPU's number: the module, which must live as long, and the context.
+_contexts: dict[tuple[int, int], tuple[Any, Any]] = {}
 _taking = threading.Lock()
+
+
+def primary_context(driver: Any, index: int, retain: Callable[[], Any]) -> Any:
+    """Return the primary context of a GPU; the first call for it calls `retain`."""
+    key = id(driver), index
+    with _taking:
+        if key not in _contexts:
+            _contexts[key] = driver, retain()
+        return _contexts[key][1]
 
 
 class CudaPythonDevice(CudaGraphs):
@@ -44,8 +55,9 @@ class CudaPythonDevice(CudaGraphs):
         super().__init__(library)
         self._index = index
         self._device = self._call_driver("cuDeviceGet", index)
-        self._context = self._call_driver("cuDevicePrimaryCtxRetain", self._device)
-        self._closing = threading.Lock()
+        self._context = primary_context(
+            driver, index, lambda: self._call_driver("cuDevicePrimaryCtxRetain", self._device)
+        )
 
     @property
     def index(self) -> int:
@@ -120,13 +132,6 @@ class CudaPythonDevice(CudaGraphs):
         free, total = self._call_driver("cuMemGetInfo")
         return int(free), int(total)
 
-    def close(self) -> None:
-        """Release the primary context; again: do nothing."""
-        with self._closing:
-            context, self._context = self._context, None
-        if context is not None:
-            self._call_driver("cuDevicePrimaryCtxRelease", self._device)
-
     def _call_driver(self, name: str, *arguments: Any) -> Any:
         """Call one function; return its one result, a tuple of several, or None."""
         code, *values = getattr(self._driver, name)(*arguments)
@@ -147,7 +152,10 @@ class PycudaDevice(CudaGraphs):
             raise no_device(index, count)
         super().__init__(library)
         self._device = driver.Device(index)
-        self._context = self._primary_context()
+        take = self._device.retain_primary_context
+        self._context = primary_context(
+            driver, index, lambda: self._do("retain_primary_context", take)
+        )
         self._allocations: dict[int, Any] = {}  # by address; freed when it loses them, too
         self._streams: dict[int, Any] = {}
 
@@ -225,17 +233,6 @@ class PycudaDevice(CudaGraphs):
         """Return the free and the total memory of the GPU in bytes."""
         free, total = self._do("mem_get_info", self._driver.mem_get_info)
         return int(free), int(total)
-
-    def close(self) -> None:
-        """Do nothing: the primary context is kept, and everything else has been freed."""
-
-    def _primary_context(self) -> Any:
-        key = id(self._driver), self._index
-        with _taking:
-            if key not in _contexts:
-                take = self._device.retain_primary_context
-                _contexts[key] = self._do("retain_primary_context", take)
-            return _contexts[key]
 
     def _do(self, name: str, function: Any, *arguments: Any) -> Any:
         try:

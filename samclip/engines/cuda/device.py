@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -16,8 +18,11 @@ from samclip.engines.machine.device import find_driver
 from samclip.errors import BackendUnavailableError
 
 PACKAGES = {"pycuda": "pycuda.driver", "cuda-python": "cuda.bindings.driver"}  # in this order
+FREE_LOCK = (12, 9, 2)  # cuda-bindings from this version on wait without Python's lock
 CUDA_REMEDY = "pip install cuda-python (or pycuda, where its build tools are)"
 DRIVER_REMEDY = "install NVIDIA's driver, or start the container with its GPU (--gpus all)"
+
+_logger = logging.getLogger("samclip")
 
 
 def open_device(index: int = 0) -> CudaDevice:
@@ -27,7 +32,22 @@ def open_device(index: int = 0) -> CudaDevice:
         raise BackendUnavailableError(f"{missing[0]}. To do: {missing[1]}.")
     if cuda_package() == "pycuda":
         return PycudaDevice(_import("pycuda"), index)
-    return CudaPythonDevice(_import("cuda-python"), index)
+    driver = _import("cuda-python")
+    _warn_of_held_lock()
+    return CudaPythonDevice(driver, index)
+
+
+def _warn_of_held_lock() -> None:
+    """Log that other threads stand still during a run, which old bindings cause."""
+    with suppress(PackageNotFoundError, ValueError):
+        here = version("cuda-bindings")
+        if tuple(int(part) for part in here.split(".")[:3]) < FREE_LOCK:
+            _logger.warning(
+                "cuda-bindings %s holds Python's lock while it waits for the GPU: other threads "
+                "stand still meanwhile. Install 'cuda-python>=%s', of your CUDA's major version.",
+                here,
+                ".".join(map(str, FREE_LOCK)),
+            )
 
 
 def missing_for_cuda() -> tuple[str, str] | None:

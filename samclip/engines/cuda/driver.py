@@ -1,8 +1,8 @@
 """The CUDA driver as TensorRT engines need it: memory, copies, streams and captured graphs.
 
-`CudaDevice` is the whole interface. One device is one reference to the GPU's primary context, which
-torch and TensorRT use too: it is made current for the length of a call, and the caller's context is
-restored afterwards. Nothing here is called in a forked child: CUDA does not work there.
+`CudaDevice` is the whole interface. A device uses the GPU's primary context, which torch and
+TensorRT use too: it is made current for the length of a call, and the caller's context is restored
+afterwards. Nothing here is called in a forked child: CUDA does not work there.
 
 Graphs are captured with the driver's own C functions, because pycuda has none for it: `CudaGraphs`
 is used only where there is a driver, with the primary context current.
@@ -43,7 +43,7 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
 class CudaDevice(Protocol):
     """One GPU; addresses, streams and graphs are plain numbers.
 
-    All but `active`, `capability`, `index` and `close` are called inside `with active():`. They
+    All but `active`, `capability` and `index` are called inside `with active():`. They
     raise DeviceMemoryError when memory is short and EngineRunError for any other failure. Copies
     are asynchronous: host arrays come from `allocate_host` and stay as they are until
     `synchronize(stream)`.
@@ -121,10 +121,6 @@ class CudaDevice(Protocol):
 
     def free_memory(self) -> tuple[int, int]:
         """Return the free and the total memory of the GPU in bytes."""
-        ...
-
-    def close(self) -> None:
-        """Release the primary context; again: do nothing."""
         ...
 
 

@@ -1,6 +1,6 @@
 """Memory of one engine on a GPU, pinned memory for its copies, and the tensors that live there.
 
-Tensors outlive their engine: the GPU's context is released when the last of them is gone.
+Tensors outlive their engine.
 
 Allocating on a GPU waits for all its work, so returned blocks are kept, by size class, until the
 pool is closed or memory is short. Finalizers return blocks at any moment in any thread, even inside
@@ -44,18 +44,14 @@ class Block(Generic[Memory]):
 
 
 class BlockPool(Generic[Memory]):
-    """Lends blocks, made by `allocate` and freed by `free`; `idle` is called once all are freed.
+    """Lends blocks, made by `allocate` and freed by `free`.
 
     After `close` it still serves, but keeps nothing: results outlive the engine they come from.
     """
 
-    def __init__(
-        self,
-        allocate: Callable[[int], Memory],
-        free: Callable[[Memory], None],
-        idle: Callable[[], None],
-    ) -> None:
-        self._allocate, self._free, self._idle = allocate, free, idle
+    def __init__(self, allocate: Callable[[int], Memory], free: Callable[[Memory], None]) -> None:
+        self._allocate = allocate
+        self._free = free
         self._returned: deque[Block[Memory]] = deque()
         self._kept: dict[int, list[Block[Memory]]] = {}
         self._lock = threading.Lock()
@@ -114,11 +110,8 @@ class BlockPool(Generic[Memory]):
             try:
                 self._sort_returned()
                 self._free_kept()
-                is_idle = self._made == 0
             finally:
                 self._lock.release()
-            if is_idle:
-                self._idle()
             if not self._returned:
                 return
 
@@ -146,14 +139,12 @@ PinnedBlock = Block[HostArray]
 
 
 class DeviceMemory:
-    """Blocks on `device` and in pinned host memory, and streams; owns `device`."""
+    """Blocks on `device` and in pinned host memory, and streams."""
 
     def __init__(self, device: CudaDevice) -> None:
         self.device = device
-        self.blocks: BlockPool[int] = BlockPool(self._allocate, self._free, self._end)
-        self.pinned: BlockPool[HostArray] = BlockPool(
-            self._allocate_host, self._free_host, self._end
-        )
+        self.blocks: BlockPool[int] = BlockPool(self._allocate, self._free)
+        self.pinned: BlockPool[HostArray] = BlockPool(self._allocate_host, self._free_host)
         self._streams: list[int] = []
         self._closed = False
         self._process = os.getpid()
@@ -239,11 +230,6 @@ class DeviceMemory:
     def _free_host(self, array: HostArray) -> None:
         with freeing("pinned memory"), self.device.active():
             self.device.free_host(array)
-
-    def _end(self) -> None:
-        """Release the device once both pools are empty for good."""
-        if self._closed and self.blocks.made == 0 and self.pinned.made == 0:
-            self.device.close()
 
 
 class CudaTensor:

@@ -25,7 +25,7 @@ from samclip.engines.plans.network import (
     parse_network,
     used_axes,
 )
-from samclip.engines.plans.preflight import check_memory
+from samclip.engines.plans.preflight import check_memory, default_workspace
 from samclip.engines.plans.sidecar import (
     DEFAULT_AXES,
     AxisRange,
@@ -97,8 +97,12 @@ def _same_recipe(built: Sidecar, request: BuildRequest, library: Library) -> boo
         and built.options == request.options
         and (built.library, built.library_version) == (library.name, library.version)
         and built.target.capabilities == request.capabilities
-        and (gpu is None or built.target.gpu == gpu.name)
+        and (gpu is None or _models(built.target) == (gpu.name, gpu.processors, gpu.memory))
     )
+
+
+def _models(target: BuiltFor) -> tuple[object, ...]:
+    return target.gpu, target.processors, target.memory
 
 
 def _is_sound(stored: StoredPlan) -> bool:
@@ -185,6 +189,10 @@ class _Build:
 
     def run(self) -> tuple[bytes, tuple[PlanTensor, ...], dict[str, AxisRange]]:
         """Parse, configure and build; return the plan's bytes, its inputs and outputs, its axes."""
+        with self.library.on_device():
+            return self._run()
+
+    def _run(self) -> tuple[bytes, tuple[PlanTensor, ...], dict[str, AxisRange]]:
         request, module = self.request, self.library.module
         logger = shared_logger(module)
         builder = module.Builder(logger)
@@ -194,7 +202,7 @@ class _Build:
         if request.preflight:
             check_memory(network, self.library, self.progress, request.options.workspace)
         tensors = describe_tensors(network, request.axes)
-        config = configure(module, builder, request)
+        config = configure(module, builder, request, default_workspace(self.library))
         add_profile(builder, config, tensors)
         timings = timing_file(self.library)
         load_timings(config, timings)
@@ -227,26 +235,27 @@ class _Build:
         )
 
 
-def configure(module: Any, builder: Any, request: BuildRequest) -> Any:
+def configure(
+    module: Any, builder: Any, request: BuildRequest, workspace: int | None = None
+) -> Any:
     """Return the configuration of a build. No precision is set: it is in the graph.
 
     TF32 is off, as in the other backends: FP32 graphs compute in FP32. Details of the layers are
-    kept in the plan, for trtexec and the inspector.
+    kept in the plan, for trtexec and the inspector. `workspace`: the scratch memory in bytes where
+    the request names none; None leaves it to TensorRT, which takes all of the GPU's.
     """
     options, flags = request.options, module.BuilderFlag
     config = builder.create_builder_config()
     config.clear_flag(flags.TF32)
     config.profiling_verbosity = module.ProfilingVerbosity.DETAILED
-    if options.workspace is not None:
-        config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, options.workspace)
+    limit = workspace if options.workspace is None else options.workspace
+    if limit is not None:
+        config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, limit)
     if options.level is not None:
         config.builder_optimization_level = options.level
     if options.strip_weights:
         config.set_flag(flags.STRIP_PLAN)
         config.set_flag(flags.REFIT_IDENTICAL)  # only with the weights that it was built from
-    if options.version_compatible:
-        config.set_flag(flags.VERSION_COMPATIBLE)
-        config.set_flag(flags.EXCLUDE_LEAN_RUNTIME)  # a plan with a library inside runs its code
     if hasattr(module, "ComputeCapability"):
         _set_targets(module, config, request.capabilities)
     return config
@@ -267,7 +276,7 @@ def _check_refittable(network: Network, request: BuildRequest) -> None:
 
 
 def _set_targets(module: Any, config: Any, capabilities: tuple[str, ...]) -> None:
-    """Set the GPU architectures to build for; TensorRT may have no name for the GPU here."""
+    """Set the GPU architectures to build for; "current" where the library has no name for one."""
     known = module.ComputeCapability.__members__
     config.num_compute_capabilities = len(capabilities)
     for place, capability in enumerate(capabilities):
@@ -291,6 +300,8 @@ def _describe(
         capabilities=request.capabilities,
         system=system_name(),
         gpu=None if gpu is None else gpu.name,
+        processors=None if gpu is None else gpu.processors,
+        memory=None if gpu is None else gpu.memory,
         driver=state.driver,
         cuda=None if gpu is None else gpu.cuda,
     )

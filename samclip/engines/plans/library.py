@@ -11,16 +11,21 @@ the process that calls it. Functions and attribute numbers are those of CUDA's d
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import importlib
+import os
 import re
 import subprocess
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from samclip.engines.backend_names import TENSORRT, TENSORRT_RTX, LibraryName, target_name
+from samclip.engines.cuda.device import missing_for_cuda, open_device
 from samclip.engines.machine.device import find_driver, list_gpus
 from samclip.engines.steps import BuildPlans, ChangeSettings
 from samclip.errors import BackendUnavailableError, InputError
@@ -61,20 +66,28 @@ print(json.dumps({
     "capability": f"{attribute(75)}.{attribute(76)}",
     "cuda": f"{version.value // 1000}.{version.value % 1000 // 10}",
     "memory": memory.value,
+    "processors": attribute(16),
+    "integrated": bool(attribute(18)),
 }))
 """
 
+BUILD_PLACE = 3  # the build's number is the fourth part of a version
 MINIMUM = 10  # the first major version of TensorRT with strongly typed networks
 _TARGET = re.compile(r"^SM([0-9]+)([0-9])$")
 
 
 class PlanGpu(msgspec.Struct, frozen=True):
-    """A GPU: compute capability "8.7", the CUDA version of its driver, memory in bytes."""
+    """A GPU: compute capability "8.7", the CUDA version of its driver, memory in bytes.
+
+    `processors`: its streaming multiprocessors; `integrated`: whether its memory is the machine's.
+    """
 
     name: str
     capability: str
     cuda: str
     memory: int
+    processors: int = 1
+    integrated: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,6 +148,7 @@ class Library:
     """An imported library that can build here; `module` is typed as Any, having no stubs.
 
     `capabilities` are those that it can build for ahead of time: empty where it needs the GPU.
+    `device`: the GPU's index.
     """
 
     kind: Kind
@@ -142,11 +156,22 @@ class Library:
     version: str
     state: DriverState
     capabilities: tuple[str, ...]
+    device: int = 0
 
     @property
     def name(self) -> LibraryName:
         """What `backend=` calls it."""
         return self.kind.name
+
+    def on_device(self) -> AbstractContextManager[None]:
+        """Make the context of the GPU current while TensorRT builds: it builds for that GPU.
+
+        Without a CUDA package TensorRT itself takes the first GPU, and can build for no other.
+        Raises BackendUnavailableError.
+        """
+        if not self.kind.needs_gpu or (self.device == 0 and missing_for_cuda() is not None):
+            return nullcontext()
+        return open_device(self.device).active()
 
 
 KINDS: dict[str, Kind] = {
@@ -184,7 +209,26 @@ def open_library(name: str, device: int = 0) -> Library:
             steps=(BuildPlans(backend=TENSORRT_RTX, targets=("8.6",)),),
         )
     module = _import(kind)
-    return Library(kind, module, str(module.__version__), state, ahead_of_time(module))
+    return Library(kind, module, full_version(module), state, ahead_of_time(module), device)
+
+
+def full_version(module: Any) -> str:
+    """Return a library's version with the number of its build: "10.3.0.30".
+
+    Plans of two builds are incompatible, and `__version__` may leave the number out: on JetPack 6
+    it is "10.3.0" for two of them. It is then asked of the library that is loaded
+    (`getInferLibBuildVersion` of NvInferRuntime.h).
+    """
+    version = str(module.__version__)
+    if version.count(".") >= BUILD_PLACE:
+        return version
+    major = version.partition(".")[0]
+    for name in (f"libnvinfer.so.{major}", f"nvinfer_{major}.dll"):
+        with contextlib.suppress(OSError, AttributeError, ValueError):
+            # only a library that is loaded already
+            loaded = ctypes.CDLL(name, mode=getattr(os, "RTLD_NOLOAD", 0))
+            return f"{version}.{int(loaded.getInferLibBuildVersion())}"
+    return version
 
 
 def ahead_of_time(module: Any) -> tuple[str, ...]:
@@ -198,7 +242,8 @@ def ahead_of_time(module: Any) -> tuple[str, ...]:
 def choose_targets(library: Library, asked: tuple[str, ...]) -> tuple[str, ...]:
     """Return the compute capabilities to build for: `asked` ("sm86" or "8.6"), else the GPU here's.
 
-    Raises InputError for one that the library cannot build for.
+    The GPU here may have a capability that the library has no name for, see `is_official`. Raises
+    InputError for one that is asked for and that the library cannot build for.
     """
     here = None if library.state.gpu is None else library.state.gpu.capability
     wanted = tuple(dict.fromkeys(parse_target(name) for name in asked))
@@ -211,7 +256,8 @@ def choose_targets(library: Library, asked: tuple[str, ...]) -> tuple[str, ...]:
             f"architectures, as in sm86; {library.name} {library.version} has {known}.",
             steps=(ChangeSettings(("targets",)),),
         )
-    wanted = wanted or (str(here),)
+    if not wanted:  # the GPU here: built as "current" where the library has no name for it
+        return (str(here),)
     unknown = [name for name in wanted if name not in library.capabilities]
     if unknown:
         raise InputError(
@@ -220,6 +266,14 @@ def choose_targets(library: Library, asked: tuple[str, ...]) -> tuple[str, ...]:
             steps=(ChangeSettings(("targets",)),),
         )
     return wanted
+
+
+def is_official(library: Library, capability: str) -> bool:
+    """Whether a library names a compute capability among those that it builds for.
+
+    TensorRT for RTX has code for more GPUs than it names, and builds for the one here as "current".
+    """
+    return library.kind.needs_gpu or capability in library.capabilities
 
 
 def parse_target(text: str) -> str:

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from samclip.engines.backend_names import LibraryName
+from samclip.engines.backend_names import TENSORRT, LibraryName
 from samclip.engines.base import GraphSource
 from samclip.engines.plans.sidecar import (
+    BuiltFor,
     BuiltGraph,
     Sidecar,
     build_step,
@@ -25,6 +26,8 @@ from samclip.errors import (
     PlanStaleError,
 )
 
+MEMORY_TOLERANCE = 0.1  # share by which two GPUs of one model may differ
+
 
 def system_name() -> str:
     """Return the kind of this system: "Linux x86_64"."""
@@ -35,13 +38,17 @@ def system_name() -> str:
 class PlanHost:
     """A machine that is to run a plan.
 
-    `version`: the library's `__version__`; `capability`: the GPU's compute capability, "8.7".
+    `version`: the library's, with the number of its build where it is known; `capability`: the
+    GPU's compute capability, "8.7"; `processors`: how many streaming multiprocessors it has, and
+    `memory` its bytes, None where they are not known.
     """
 
     library: LibraryName
     version: str
     capability: str
     system: str = field(default_factory=system_name)
+    processors: int | None = None
+    memory: int | None = None
 
 
 def misfit(sidecar: Sidecar, graph: BuiltGraph, host: PlanHost) -> PlanError | None:
@@ -84,7 +91,7 @@ def _stale(sidecar: Sidecar, graph: BuiltGraph, host: PlanHost) -> PlanStaleErro
 def _foreign(sidecar: Sidecar, host: PlanHost) -> str | None:
     """Return how `host` differs from what a plan was built for; None when it does not."""
     built, capabilities = sidecar.target, sidecar.target.capabilities
-    if not _runs(sidecar, host.version):
+    if sidecar.library_version != host.version:
         return f"was built by {sidecar.library} {sidecar.library_version}, here is {host.version}"
     if host.capability not in capabilities:
         return (
@@ -93,22 +100,26 @@ def _foreign(sidecar: Sidecar, host: PlanHost) -> str | None:
         )
     if built.system != host.system:
         return f"was built for {built.system}, this is {host.system}"
+    return None if sidecar.library != TENSORRT else _other_model(built, host)
+
+
+def _other_model(built: BuiltFor, host: PlanHost) -> str | None:
+    """Return how the GPU differs from that on which TensorRT timed its kernels.
+
+    GPUs of one compute capability differ in processors and memory, and on a Jetson all have the
+    same name. The driver keeps a part of the memory back, more or less from release to release.
+    """
+    if built.processors is not None and host.processors not in {None, built.processors}:
+        return (
+            f"was built on a GPU with {built.processors} multiprocessors, the GPU here has "
+            f"{host.processors}"
+        )
+    if built.memory and host.memory and abs(host.memory / built.memory - 1) > MEMORY_TOLERANCE:
+        return (
+            f"was built on a GPU with {built.memory / 2**30:.1f} GiB of memory, the GPU here has "
+            f"{host.memory / 2**30:.1f} GiB"
+        )
     return None
-
-
-def _runs(sidecar: Sidecar, version: str) -> bool:
-    """Whether a library of `version` may run the plan: the same one, or a compatible newer one."""
-    if version == sidecar.library_version:
-        return True
-    try:
-        ours, built = _numbers(version), _numbers(sidecar.library_version)
-    except ValueError:  # a version of an unknown form: only equality counts
-        return False
-    return sidecar.options.version_compatible and ours[0] == built[0] and ours >= built
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split("."))
 
 
 @dataclass(frozen=True)

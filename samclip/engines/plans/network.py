@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -28,6 +29,7 @@ TYPES_OF = {
     "int8": frozenset({"INT8"}),
     "int8_fp16": frozenset({"INT8", "HALF"}),
 }
+COPY_NUMBER = re.compile(r"_[0-9]+$")
 STORAGE = frozenset({"CONSTANT", "CAST"})  # layers that only show how weights are stored
 # numpy's names of TensorRT's types
 DTYPES = {
@@ -134,7 +136,7 @@ def parse_network(
         parsed = _parse_in_folder(parser, source)
     if not parsed:
         raise _parse_error(module, parser, source, said)
-    _expand_int8_constants(network)
+    _expand_int8_constants(network, source)
     _decompose_fp32_attention(network)
     _check_precision(network, source)
     return network
@@ -196,11 +198,13 @@ def _describe(error: Any) -> str:
     return f"{node}{' '.join(str(error.desc()).split())} [{error.code()}]"
 
 
-def _expand_int8_constants(network: Network) -> None:
+def _expand_int8_constants(network: Network, source: GraphSource) -> None:
     """Replace INT8 constants that a Cast expands by the FP32 ones that come out of it.
 
     TensorRT takes INT8 constants in front of a DequantizeLinear alone, and weights that are merely
-    stored rounded have a Cast there. A table's Gather may stand between the two.
+    stored rounded have a Cast there. A table's Gather may stand between the two. The values come
+    from `source`: TensorRT's bindings before 10.16 give weights as arrays in which NumPy 2 reads
+    the first element everywhere.
     """
     stored = {
         layer.get_output(0).name: layer
@@ -214,21 +218,35 @@ def _expand_int8_constants(network: Network) -> None:
             if tensor is None or tensor.name not in stored or layer.type.name == "DEQUANTIZE":
                 continue
             if tensor.name not in expanded:
-                expanded[tensor.name] = _as_float(network, stored[tensor.name])
+                expanded[tensor.name] = _as_float(network, source, stored[tensor.name])
             layer.set_input(place, expanded[tensor.name])
     network.expanded = len(expanded)
 
 
-def _as_float(network: Network, layer: Any) -> Any:
-    """Add the FP32 form of a constant layer, and give its output."""
-    name = layer.name
-    layer.__class__ = network.module.IConstantLayer  # how its Python API casts a layer
-    values: NDArray[np.float32] = np.asarray(layer.weights).astype(np.float32)
-    network.held.append(values)
+def _as_float(network: Network, source: GraphSource, layer: Any) -> Any:
+    """Add the FP32 form of a constant layer; return its output."""
     shape = tuple(layer.get_output(0).shape)
-    added = network.definition.add_constant(shape, values.reshape(shape))
-    added.name = f"{name}_expanded"
+    values = np.ascontiguousarray(_stored(source, layer.name, shape), np.float32)
+    network.held.append(values)
+    added = network.definition.add_constant(shape, values)
+    added.name = f"{layer.name}_expanded"
     return added.get_output(0)
+
+
+def _stored(source: GraphSource, name: str, shape: tuple[int, ...]) -> NDArray[np.generic]:
+    """Return the INT8 weight of a graph that TensorRT's parser made a constant layer of.
+
+    The parser gives the layer the weight's name, with a number at its end for each further layer.
+    """
+    for key in (name, COPY_NUMBER.sub("", name)):
+        values = source.weights.get(key)
+        if values is not None and values.dtype == np.int8 and values.shape == shape:
+            return values
+    raise PlanBuildError(
+        f"the graph {source.name!r} has no INT8 weight {name!r} of shape {shape}, which TensorRT's "
+        "parser names. Export the bundle with weights stored as FP16.",
+        steps=(ExportBundle((("weights_dtype", "fp16"),)),),
+    )
 
 
 def _decompose_fp32_attention(network: Network) -> None:

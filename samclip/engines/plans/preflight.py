@@ -20,6 +20,10 @@ from samclip.progress import Progress
 # the plan. Libraries alone take the second figure.
 WEIGHT_COPIES = 3
 BASE_BYTES = {TENSORRT: 2**30, TENSORRT_RTX: 300 * 2**20}
+# On a Jetson the kernels' library lies in the same memory twice, for the CPU and for the GPU: an
+# Orin Nano's log says 928 and 749 MiB.
+INTEGRATED_BASE_BYTES = 1792 * 2**20
+MAX_DEFAULT_WORKSPACE = 2**30  # of a GPU that shares the machine's memory
 COMFORT = 1.5  # below so many times the need a build may still fail: a warning
 ITEM_BYTES = {"FLOAT": 4, "HALF": 2, "BF16": 2, "INT8": 1, "UINT8": 1, "BOOL": 1, "INT64": 8}
 
@@ -32,12 +36,30 @@ def check_memory(
     Warns through `progress` when it is tight. Raises PlanBuildError, with the figures, when a build
     cannot fit: then free memory, or build on a machine with more.
     """
-    weights = weight_bytes(network)
-    needs = WEIGHT_COPIES * weights + BASE_BYTES[library.name]
-    _compare("memory", needs, available_memory(), weights, progress)
-    gpu = library.state.gpu
-    if library.kind.needs_gpu and gpu is not None:
-        _compare(f"memory of {gpu.name}", weights + (workspace or 0), gpu.memory, weights, progress)
+    weights, gpu = weight_bytes(network), library.state.gpu
+    needs, free = WEIGHT_COPIES * weights + BASE_BYTES[library.name], available_memory()
+    if not library.kind.needs_gpu or gpu is None:
+        _compare("memory", needs, free, weights, progress)
+        return
+    of_gpu = weights + (workspace or default_workspace(library) or 0)
+    if gpu.integrated:  # one memory for both
+        needs = WEIGHT_COPIES * weights + INTEGRATED_BASE_BYTES + of_gpu
+        _compare(f"memory, which {gpu.name} shares,", needs, free, weights, progress)
+        return
+    _compare("memory", needs, free, weights, progress)
+    _compare(f"memory of {gpu.name}", of_gpu, gpu.memory, weights, progress)
+
+
+def default_workspace(library: Library) -> int | None:
+    """Return the scratch memory in bytes of a build whose options name none; None for TensorRT's.
+
+    TensorRT's own default is all of the GPU's memory, which on a Jetson is the machine's: there it
+    is a quarter of what is free, at most 1 GiB.
+    """
+    gpu, free = library.state.gpu, available_memory()
+    if not library.kind.needs_gpu or gpu is None or not gpu.integrated:
+        return None
+    return MAX_DEFAULT_WORKSPACE if free is None else min(MAX_DEFAULT_WORKSPACE, free // 4)
 
 
 def weight_bytes(network: Network) -> int:

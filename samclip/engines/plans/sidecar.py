@@ -1,6 +1,6 @@
 """The sidecar of a plan: the graph, library, machine, settings and sizes that it was built for.
 
-A plan loads only with the TensorRT version and on the GPU architecture that it was built for, and
+A plan loads only with the build of TensorRT and on the kind of GPU that it was built for, and
 TensorRT has no call that checks this beforehand. The plan file itself is exactly what TensorRT
 wrote; the facts to check before its bytes are used are in a JSON file next to it. Its graph is
 identified by the SHA-256 of its ONNX bytes and of its weights file, and the sizes of dynamic axes
@@ -21,7 +21,7 @@ from samclip.engines.limits import MAX_PROMPTS, MAX_REGIONS, MAX_TEXTS, PROMPTS_
 from samclip.engines.steps import BuildPlans, RemovePlan
 from samclip.errors import InputError, PlanDamagedError
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
 MAX_SIDECAR_BYTES = 1_000_000
 
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
@@ -57,13 +57,16 @@ class BuiltGraph(Record, frozen=True, kw_only=True):
 class BuiltFor(Record, frozen=True, kw_only=True):
     """The plan's target: GPUs of these compute capabilities, on this kind of system.
 
-    `system` is `platform.system()` and `platform.machine()`: "Linux aarch64". `gpu`, `driver` and
-    `cuda` are those of the machine that built it, None where there was none.
+    `system` is `platform.system()` and `platform.machine()`: "Linux aarch64". `gpu`, `processors`,
+    `memory`, `driver` and `cuda` are those of the machine that built it, None where there was none:
+    the GPU's name, its number of streaming multiprocessors, and its memory in bytes.
     """
 
     capabilities: Annotated[tuple[Capability, ...], msgspec.Meta(min_length=1)]
     system: str
     gpu: str | None = None
+    processors: Annotated[int, msgspec.Meta(ge=1, le=10_000)] | None = None
+    memory: Size | None = None
     driver: str | None = None
     cuda: str | None = None
 
@@ -84,13 +87,12 @@ class BuildOptions(Record, frozen=True, kw_only=True):
 
     `workspace`: bytes of scratch memory that a kernel may take; `level`: builder optimisation
     level; `strip_weights`: the plan holds no weights and is refitted with the graph's before it
-    runs; `version_compatible`: newer versions of the same major one may run it.
+    runs.
     """
 
     workspace: Size | None = None
     level: Annotated[int, msgspec.Meta(ge=0, le=5)] | None = None
     strip_weights: bool = False
-    version_compatible: bool = False
 
 
 class PlanTensor(Record, frozen=True, kw_only=True):
@@ -111,7 +113,7 @@ class PlanTensor(Record, frozen=True, kw_only=True):
 class Sidecar(Record, frozen=True, kw_only=True):
     """All of a plan's JSON file; `digest` is the SHA-256 of this record with an empty one."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     digest: str = ""
     plan: PlanFile
     graph: BuiltGraph
@@ -249,6 +251,5 @@ def rebuild_step(
         workspace=options.workspace,
         level=options.level,
         strip_weights=options.strip_weights,
-        version_compatible=options.version_compatible,
         force=force,
     )

@@ -124,6 +124,8 @@ class TensorRtBackend:
         """
         library, host = open_for_running(self.name, options.device)
         plan = find_plan(source, host)
+        if not plan.sidecar.options.strip_weights:
+            source.release()  # the plan has its own
         memory = DeviceMemory(open_device(options.device))
         try:
             return _start(library, plan, source, memory, options)
@@ -151,7 +153,9 @@ def _start(
             if plan.sidecar.options.strip_weights:
                 refit(library, loaded.engine, source)
             signature = read_signature(library.module, loaded.engine, source.name)
-            return TrtEngine(loaded, signature, memory, options)
+            gpu = library.state.gpu
+            shares = gpu is not None and gpu.integrated
+            return TrtEngine(loaded, signature, memory, options, shares)
         except BaseException as error:
             traceback.clear_frames(error.__traceback__)
             loaded.close()

@@ -31,6 +31,7 @@ from samclip.engines.tensorrt.signature import Signature
 from samclip.engines.tensorrt.slot import Feeds, TrtSlot
 from samclip.errors import DeviceMemoryError, EngineRunError
 
+MAX_CONTEXTS = 4  # by default
 LOOK_SECONDS = 0.5  # how often those who wait look for callers who ended without a word
 
 SHOWN = 3  # names of weights in a message
@@ -46,7 +47,10 @@ class _Loan:
 
 
 class TrtEngine(GuardedEngine):
-    """A plan, ready to run; owns `loaded` and `memory`."""
+    """A plan, ready to run; owns `loaded` and `memory`.
+
+    `shares_memory`: whether the GPU's memory is the machine's.
+    """
 
     def __init__(
         self,
@@ -54,13 +58,14 @@ class TrtEngine(GuardedEngine):
         signature: Signature,
         memory: DeviceMemory,
         options: EngineOptions,
+        shares_memory: bool = False,
     ) -> None:
         self._loaded = loaded
         self._signature = signature
         self._guard = Guard(signature.graph, tuple(signature.inputs), tuple(signature.outputs))
         self._memory = memory
         self._graphs = options.cuda_graphs
-        self._limit = options.contexts
+        self._limit = options.contexts or (1 if shares_memory else MAX_CONTEXTS)
         # Re-entrant, and taken itself: Ctrl-C in `Condition.__exit__` would leave it locked.
         self._lock = threading.RLock()
         self._ended = threading.Condition(self._lock)

@@ -17,7 +17,12 @@ from samclip.engines.plans.library import KINDS, Library, open_library
 from samclip.engines.plans.match import PlanHost
 from samclip.engines.process_edges import keep_in_children
 from samclip.engines.steps import BuildPlans
-from samclip.errors import BackendUnavailableError, DeviceMemoryError, EngineRunError
+from samclip.errors import (
+    BackendUnavailableError,
+    DeviceMemoryError,
+    EngineRunError,
+    PlanForeignError,
+)
 
 SUFFIXES = ("", "-cu13", "-cu12", "_lean", "-lean-cu13")
 MEMORY_WORDS = ("out of memory", "outofmemory", "cuda_error_out_of_memory", "insufficient memory")
@@ -55,7 +60,14 @@ def open_for_running(name: LibraryName, device: int) -> tuple[Library, PlanHost]
             f"{name}: {library.state.reason}. To do: check nvidia-smi, CUDA_VISIBLE_DEVICES and "
             "that the container was started with its GPU."
         )
-    return library, PlanHost(name, library.version, library.state.gpu.capability)
+    gpu = library.state.gpu
+    return library, PlanHost(
+        library=name,
+        version=library.version,
+        capability=gpu.capability,
+        processors=gpu.processors,
+        memory=gpu.memory,
+    )
 
 
 def installed_version(name: LibraryName) -> str | None:
@@ -87,7 +99,9 @@ class LoadedPlan:
 def deserialize(library: Library, plan: bytes, graph: str) -> LoadedPlan:
     """Deserialise a verified plan into an engine.
 
-    A primary context is current. Programs inside plans stay forbidden. Raises EngineRunError.
+    A primary context is current. Programs inside plans stay forbidden. Raises EngineRunError, as
+    DeviceMemoryError where memory is short; PlanForeignError when TensorRT refuses the plan, which
+    its sidecar did not foresee.
     """
     runtime = library.module.Runtime(shared_logger(library.module))
     if runtime.engine_host_code_allowed:
@@ -98,15 +112,22 @@ def deserialize(library: Library, plan: bytes, graph: str) -> LoadedPlan:
     with listening() as said:
         engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
-        error = EngineRunError(f"{library.name} {library.version} refuses the plan.")
-        raise explain(error, graph, said.errors)
+        refused = EngineRunError(f"{library.name} {library.version} refuses the plan.")
+        error = explain(refused, graph, said.errors)
+        if isinstance(error, DeviceMemoryError):
+            raise error
+        raise PlanForeignError(
+            f"{library.name} {library.version} refuses the plan of {graph!r}, which another build "
+            f"of it may have made. It says: {_joined(said.errors)}. Build the plan again on this "
+            "machine.",
+            steps=(BuildPlans(backend=library.name, graphs=(graph,), force=True),),
+        )
     return LoadedPlan(runtime, engine)
 
 
 def explain(error: EngineRunError, graph: str, said: Sequence[str]) -> EngineRunError:
     """Return `error` with TensorRT's messages added; a lack of memory is a DeviceMemoryError."""
-    lines = "; ".join(dict.fromkeys(clean_message(RuntimeError(line)) for line in said))
-    message = f"the graph {graph!r} failed: {error} TensorRT says: {lines or 'nothing'}."
+    message = f"the graph {graph!r} failed: {error} TensorRT says: {_joined(said)}."
     short = any(word in line.lower() for line in said for word in MEMORY_WORDS)
     if short or isinstance(error, DeviceMemoryError):
         return DeviceMemoryError(
@@ -117,6 +138,11 @@ def explain(error: EngineRunError, graph: str, said: Sequence[str]) -> EngineRun
         f"{message} Check the shapes of its inputs; if that does not help, build the plan again.",
         steps=(BuildPlans(graphs=(graph,)),),
     )
+
+
+def _joined(said: Sequence[str]) -> str:
+    lines = dict.fromkeys(clean_message(RuntimeError(line)) for line in said)
+    return "; ".join(lines) or "nothing"
 
 
 def _describe(name: LibraryName) -> str:

@@ -3,11 +3,13 @@
 Inputs are copied into buffers of the slot and outputs out of them, within the GPU where they are
 there already, so that addresses stay the same and a captured CUDA graph stays valid. A graph is
 part of the context's state: it is dropped before any shape or address changes. It is captured when
-the same shapes come a second time in succession; shapes that change every time cost no capture.
+the same shapes come again after a run of them that succeeded: TensorRT wants one run after a change
+before it is captured, and shapes that change every time cost no capture.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +29,7 @@ from samclip.engines.tensorrt.signature import Shape, Signature
 from samclip.errors import EngineRunError
 
 MAX_CAPTURE_FAILURES = 2  # then the graph runs without capture
+_logger = logging.getLogger("samclip")
 
 Feeds = Mapping[str, "NDArray[np.generic] | CudaTensor"]
 Shapes = dict[str, Shape]
@@ -45,7 +48,7 @@ class TrtSlot:
         self._buffers: dict[str, DeviceBlock] = {}
         self._staging: dict[str, PinnedBlock] = {}
         self._shapes: Shapes = {}
-        self._repeated = False  # whether the shapes were the last run's too
+        self._has_run = False  # with these shapes and addresses, and without a failure
         self._graph: int | None = None
         self._failures_left = MAX_CAPTURE_FAILURES if graphs else 0
         self._whole = True
@@ -111,19 +114,21 @@ class TrtSlot:
             shapes = self._set_shapes(_shapes(feeds))
             self._place(feeds, shapes)
             results = self._make_results(outputs, shapes)  # memory first: then nothing is running
+            may_capture, self._has_run = self._has_run, False
             try:
                 self._copy_in(feeds)
-                self._execute()
+                self._execute(may_capture)
                 self._copy_out(results)
             finally:  # also after a failure: buffers must not be reused while copies are under way
                 self._device.synchronize(self._stream)
+            self._has_run = True
         return results
 
     def _set_shapes(self, shapes: Shapes) -> Shapes:
         """Set the inputs' shapes; return those of the outputs."""
-        self._repeated = self._shapes == shapes
-        if not self._repeated:
+        if self._shapes != shapes:
             self._drop_graph()
+            self._has_run = False
             self._shapes = {}  # until all are set
             for name, shape in shapes.items():
                 self._check(self._context.set_input_shape(name, shape), f"the shape of {name!r}")
@@ -157,7 +162,7 @@ class TrtSlot:
         if block is not None and block.size >= size:
             return
         self._drop_graph()  # it has the old address
-        self._repeated = False
+        self._has_run = False
         if block is not None:
             del self._buffers[name]
             self._memory.blocks.give(block)
@@ -202,9 +207,9 @@ class TrtSlot:
                 source = self._buffers[name].memory
                 self._device.on_device(tensor.address, source, tensor.nbytes, self._stream)
 
-    def _execute(self) -> None:
+    def _execute(self, may_capture: bool) -> None:
         """Launch the graph, capture one first if it is time to, or run without."""
-        if self._graph is None and self._repeated and self._failures_left:
+        if self._graph is None and may_capture and self._failures_left:
             self._capture()
         if self._graph is None:
             self._check(self._context.execute_async_v3(self._stream), "a run")
@@ -218,9 +223,15 @@ class TrtSlot:
                 self._check(self._context.execute_async_v3(self._stream), "a captured run")
             finally:
                 self._graph = self._device.end_capture(self._stream)
-        except EngineRunError:  # layers that wait for the host: the run itself says if all is well
+        except EngineRunError as error:  # layers that wait for the host; the run shows the rest
             self._drop_graph()
             self._failures_left -= 1
+            if not self._failures_left:
+                _logger.warning(
+                    "the graph %r runs without a CUDA graph, which is slower: %s",
+                    self._signature.graph,
+                    str(error),  # the error itself would keep this run's results alive
+                )
 
     def _drop_graph(self) -> None:
         graph, self._graph = self._graph, None

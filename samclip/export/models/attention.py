@@ -85,14 +85,17 @@ class RelPosAttention(LoweredAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend within each grid of `x`, BxHxWxC float, where (H, W) is `input_size`."""
-        q, k, v = (self._heads(part) for part in self.qkv(x).chunk(3, dim=-1))
+        # Linear layers get three axes: some versions of TensorRT compute a wrong product where one
+        # on BxHxWxC is split into queries, keys and values.
+        tokens = x.flatten(1, 2)  # BxLxC
+        q, k, v = (self._heads(part) for part in self.qkv(tokens).chunk(3, dim=-1))
         rel_h, rel_w = self.relative_terms(q)
         heads = self.attend(q, k, v, rel_h, rel_w).transpose(1, 2)  # BxLxNxD
         # A real copy: which strides fused attention returns depends on the kernel chosen, and
         # torch.export would bake in a view that fits one kernel only.
         heads = heads.clone(memory_format=torch.contiguous_format)
-        out: Tensor = self.proj(heads.reshape(x.shape))  # BxHxWxC
-        return out
+        out: Tensor = self.proj(heads.reshape(tokens.shape))  # BxLxC
+        return out.reshape(x.shape)
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.reshape(x.shape[0], -1, self.num_heads, self.head_dim).transpose(1, 2)  # BxNxLxD
@@ -124,7 +127,7 @@ class RelPosAttention(LoweredAttention):
     def _bias(self, q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
         """Attend from some queries, BxNxQxD, with an additive mask BxNxQxL."""
         mask = (rel_h.unsqueeze(-1) + rel_w.unsqueeze(-2)).flatten(3)  # BxNxQx(H*W)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale)
+        return scaled_attention(q, k, v, mask)
 
     def _fold(self, q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
         """Attend without a mask on vectors of D + H + W; values keep D."""
@@ -144,6 +147,16 @@ class RelPosAttention(LoweredAttention):
         per_row = self.num_heads * width * height * width
         bound = MAX_CHUNK_SCORES if lowering == "chunk" else MAX_WIDE_CHUNK_SCORES
         return -(-height // max(1, bound // per_row))
+
+
+def scaled_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Attend as `scaled_dot_product_attention` does, with 1 / sqrt(D) on the queries alone.
+
+    `q`, `k`, `v`: BxNxLxD, `mask` is added to the scores. torch's exporter would write sqrt(scale)
+    on the queries and on the keys, which some versions of TensorRT compute wrongly.
+    """
+    q = q * q.shape[-1] ** -0.5
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
 
 
 def distinct_lowerings(module: nn.Module, lowerings: Sequence[Lowering]) -> tuple[Lowering, ...]:

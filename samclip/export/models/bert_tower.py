@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samclip.errors import CheckpointError
+from samclip.export.models.attention import scaled_attention
 
 # Zero after the softmax in float32, and finite in float16, where -inf can become NaN.
 MASKED = -1e4
@@ -80,7 +81,7 @@ class BertSelf(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Attend within each text: `x` NxLxW, additive `mask` Nx1x1xL -> NxLxW."""
         q, k, v = (self._split(layer(x)) for layer in (self.query, self.key, self.value))
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # N, H, L, W/H
+        out = scaled_attention(q, k, v, mask)  # N, H, L, W/H
         return out.transpose(1, 2).flatten(2)  # N, L, W
 
     def _split(self, x: Tensor) -> Tensor:

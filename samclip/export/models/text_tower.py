@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from samclip.export.models.attention import scaled_attention
+
 MLP_RATIO = 4
 # Exactly zero after the softmax in float32, and finite in float16, where -inf can become NaN.
 MASKED = -1e4
@@ -75,7 +77,7 @@ class TextAttention(nn.Module):
             part.reshape(-1, self.length, self.heads, width // self.heads).transpose(1, 2)
             for part in qkv.chunk(3, dim=-1)
         )  # each N, H, L, W/H
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        x = scaled_attention(q, k, v, mask)
         x = x.transpose(1, 2).reshape(-1, self.length, width)  # N, L, W
         projected: Tensor = self.out_proj(x)
         return projected

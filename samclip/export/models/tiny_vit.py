@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samclip.errors import InputError
-from samclip.export.models.attention import LoweredAttention
+from samclip.export.models.attention import LoweredAttention, scaled_attention
 from samclip.export.models.block import merge_windows, partition_windows
 from samclip.export.models.norms import ConvNorm
 from samclip.export.models.sam_vit import sam_neck
@@ -238,7 +238,7 @@ class WindowAttention(LoweredAttention):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         """Map queries, keys and values, M x heads x N x d, to M x N x heads x d."""
         if self.lowering == "fused":
-            x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.unsqueeze(0))
+            x = scaled_attention(q, k, v, bias.unsqueeze(0))
             # A real copy, as in `RelPosAttention`: its strides are those of one kernel.
             return x.transpose(1, 2).clone(memory_format=torch.contiguous_format)
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias  # M, heads, N, N

@@ -53,8 +53,6 @@ def test_memory_and_copies(gpu: FakeGpu, device: CudaPythonDevice) -> None:
     device.to_host(host, address, stream)
     with pytest.raises(Broken, match="not in allocated memory"):
         device.synchronize(stream)
-    with pytest.raises(Broken, match="released before"):
-        device.close()
 
 
 def test_calls_need_a_context(gpu: FakeGpu, device: CudaPythonDevice) -> None:
@@ -91,6 +89,12 @@ def test_contexts_of_tensorrt(gpu: FakeGpu, device: CudaPythonDevice) -> None:
     for name, address in zip("xy", addresses, strict=True):
         context.set_tensor_address(name, address)
     device.begin_capture(stream)
+    with pytest.raises(Broken, match="before a run of the same shapes"):
+        context.execute_async_v3(stream)
+    device.destroy_graph(device.end_capture(stream))
+    context.execute_async_v3(stream)
+    device.synchronize(stream)
+    device.begin_capture(stream)
     context.execute_async_v3(stream)
     graph = device.end_capture(stream)
     device.launch(graph, stream)
@@ -114,7 +118,6 @@ def test_blocks_given_back_while_the_pool_is_at_work_are_not_lost() -> None:
     """A finalizer runs inside the pool's own lock, and after it was closed."""
     pool: BlockPool[int]
     freed: list[int] = []
-    ended: list[bool] = []
     late: list[Any] = []
 
     def allocate(size: int) -> int:
@@ -122,7 +125,7 @@ def test_blocks_given_back_while_the_pool_is_at_work_are_not_lost() -> None:
             pool.give(late.pop())
         return size
 
-    pool = BlockPool(allocate, freed.append, lambda: ended.append(True))
+    pool = BlockPool(allocate, freed.append)
     late.append(pool.take(1))
     second = pool.take(5000)
     assert pool.take(1).memory == 512  # the one that was given back meanwhile
@@ -130,7 +133,6 @@ def test_blocks_given_back_while_the_pool_is_at_work_are_not_lost() -> None:
     pool.give(second)
     assert freed == [second.size]
     assert pool.made == 1
-    assert ended == []
 
 
 @pytest.mark.parametrize("size", [0, 1, 511, 513, 5000, 10**6, 2**20, 2**31 + 1])

@@ -16,14 +16,17 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
-from plan_samples import HOST, fake_library, sample_source
+from plan_samples import HOST, ORIN, RTX_3090, fake_library, sample_source
 from recorded_progress import RecordedProgress
 from recorded_tensorrt import VERSIONS, Script
 from tiny_bundle import WEIGHTS_FILE, affine_model
 
 from samclip.engines.machine import free_memory
+from samclip.engines.plans import build as build_module
+from samclip.engines.plans import library as library_module
 from samclip.engines.plans import preflight
 from samclip.engines.plans.build import BuildRequest, build_plan
+from samclip.engines.plans.library import PlanGpu
 from samclip.engines.plans.match import find_plan
 from samclip.engines.plans.sidecar import AxisRange, BuildOptions
 from samclip.engines.plans.store import list_plans, plan_folder, read_plan
@@ -92,10 +95,9 @@ def test_networks_are_strongly_typed_and_no_precision_is_set(version: str) -> No
 
 def test_every_option_reaches_tensorrt(version: str) -> None:
     script = Script()
-    options = BuildOptions(workspace=2**28, level=4, strip_weights=True, version_compatible=True)
+    options = BuildOptions(workspace=2**28, level=4, strip_weights=True)
     build_plan(request(options=options), fake_library(script, version))
-    stripped = {"STRIP_PLAN", "REFIT_IDENTICAL"}
-    assert flags(script) == stripped | {"VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME"}
+    assert flags(script) == {"STRIP_PLAN", "REFIT_IDENTICAL"}
     assert not flags(script) & FORBIDDEN
     ((pool, size),) = script.named("set_memory_pool_limit")
     assert (pool.name, size) == ("WORKSPACE", 2**28)
@@ -294,20 +296,74 @@ def test_progress_is_reported_and_can_end_a_build() -> None:
     assert interrupted.events[-1] == ("end", "Building")
 
 
-def test_a_build_that_cannot_fit_is_refused_with_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "available_memory", lambda: 10**9)
+@pytest.mark.parametrize(
+    ("gpu", "free", "message"),
+    [
+        (RTX_3090, 10**9, r"needs about 1\.1 GB of memory .* 1\.0 GB are free"),
+        # CPU and GPU need the same memory: 1.88 GB of libraries and a quarter for the workspace
+        (ORIN, 2 * 10**9, r"2\.4 GB of memory, which Orin shares, .* 2\.0 GB are free"),
+    ],
+)
+def test_a_build_that_cannot_fit_is_refused_with_figures(
+    gpu: PlanGpu, free: int, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "available_memory", lambda: free)
     script = Script()
-    with pytest.raises(PlanBuildError, match=r"needs about 1\.1 GB of memory .* 1\.0 GB are free"):
-        build_plan(request(), fake_library(script))
+    library = fake_library(script, gpu=gpu)
+    with pytest.raises(PlanBuildError, match=message):
+        build_plan(request(), library)
     assert script.named("build") == []
-    build_plan(request(preflight=False), fake_library(script))
+    build_plan(request(preflight=False), library)
     assert len(script.named("build")) == 1
+
+
+@pytest.mark.parametrize(
+    ("gpu", "free", "limit"),
+    [(ORIN, 3 * 10**9, 75 * 10**7), (ORIN, 6 * 10**9, 2**30), (RTX_3090, 6 * 10**9, None)],
+)
+def test_the_workspace_of_a_jetson_is_bounded_by_default(
+    gpu: PlanGpu, free: int, limit: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "available_memory", lambda: free)
+    script = Script()
+    build_plan(request(), fake_library(script, gpu=gpu))
+    sizes = [size for _, size in script.named("set_memory_pool_limit")]
+    assert sizes == ([] if limit is None else [limit])
+
+
+def test_the_builder_works_on_the_gpu_that_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    current: list[int] = []
+
+    class Device:
+        def __init__(self, index: int) -> None:
+            self.index = index
+
+        @contextmanager
+        def active(self) -> Iterator[None]:
+            current.append(self.index)
+            yield
+            current.pop()
+
+    script = Script()
+    library = fake_library(script, device=1)
+    seen: list[list[int]] = []
+    parse = build_module.parse_network
+    monkeypatch.setattr(library_module, "open_device", Device)
+
+    def spy(*arguments: Any) -> Any:
+        seen.append(list(current))
+        return parse(*arguments)
+
+    monkeypatch.setattr(build_module, "parse_network", spy)
+    build_plan(request(), library)
+    assert seen == [[1]]
+    assert current == []
 
 
 def test_a_tight_build_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "available_memory", lambda: 12 * 10**8)
     progress = RecordedProgress()
-    build_plan(request(), fake_library(Script()), progress)
+    build_plan(request(), fake_library(Script(), gpu=RTX_3090), progress)
     assert progress.notes[0].startswith("warning: this build needs about 1.1 GB")
 
 

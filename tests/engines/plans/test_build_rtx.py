@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -209,6 +210,36 @@ def test_attention_is_fused_in_either_form_and_in_parts_keeps_fp32_scores(rtx: L
     assert kernels(build_one(attention("fp32"), rtx)) == (False, set())
 
 
+@pytest.mark.parametrize("name", ["encoder", "clip_head", "text_encoder"])
+def test_int8_stored_weights_are_those_of_the_bundle(
+    name: str, tiny: Bundle, rtx: Library, parsed: list[Network], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bindings before 10.16 show NumPy 2 the first weight everywhere, by strides of 0."""
+    misread = property(lambda layer: np.broadcast_to(np.int8(7), layer.shape))
+    monkeypatch.setattr(rtx.module.IConstantLayer, "weights", misread)
+    source = tiny.source(name, "onnxruntime")
+    monkeypatch.setattr(build._Build, "_build", lambda *_: b"a plan")
+    build_one(source, rtx)
+    expanded = [held for held in parsed[0].held if isinstance(held, np.ndarray)]
+    assert len(expanded) == parsed[0].expanded > 0
+    stored = [weight for weight in source.weights.values() if weight.dtype == np.int8]
+    for values in expanded:
+        assert values.strides[-1] == values.itemsize
+        assert any(
+            values.shape == weight.shape and np.array_equal(values, weight) for weight in stored
+        )
+
+
+def test_an_int8_weight_that_the_bundle_lacks_is_refused(tiny: Bundle, rtx: Library) -> None:
+    source = tiny.source("clip_head", "onnxruntime")
+    key = "recogniser.classifier.weight"
+    others = {**source.weights, key: source.weights[key].astype(np.float32)}
+    with pytest.raises(PlanBuildError, match="no INT8 weight 'recogniser"):
+        network._stored(replace(source, weights=others), key, source.weights[key].shape)
+    copy = network._stored(source, f"{key}_3", source.weights[key].shape)
+    assert copy is source.weights[key]
+
+
 def test_int8_stored_weights_cannot_be_stripped(tiny: Bundle, rtx: Library) -> None:
     options = BuildOptions(strip_weights=True)
     with pytest.raises(PlanBuildError, match=r"of its weights as INT8.*stored as FP16") as caught:
@@ -285,7 +316,7 @@ def test_an_interruption_ends_a_real_build(tiny: Bundle, rtx: Library) -> None:
 
 
 def test_options_of_the_real_builder(tiny: Bundle, rtx: Library) -> None:
-    options = BuildOptions(workspace=2**30, level=2, version_compatible=True)
+    options = BuildOptions(workspace=2**30, level=2)
     built = build_one(tiny.source("clip_head", "onnxruntime"), rtx, options=options)
     assert built.stored.sidecar is not None
     assert built.stored.sidecar.options == options

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from plan_samples import ORIN, fake_library
 from recorded_tensorrt import FakeTensorRT, Script
@@ -18,6 +21,8 @@ from samclip.engines.plans.library import (
     Library,
     choose_targets,
     examine_gpu,
+    full_version,
+    is_official,
     open_library,
     parse_target,
 )
@@ -112,12 +117,36 @@ def test_rtx_builds_for_what_is_named() -> None:
         choose_targets(rtx(), ("sm87",))
     with pytest.raises(InputError, match="no GPU here to build for"):
         choose_targets(rtx(), ())
+    here = replace(rtx(), state=DriverState(ORIN, "580", ""))
+    assert choose_targets(here, ()) == ("8.7",)  # has no name there, and is built for as "current"
+    assert [is_official(here, name) for name in ("8.6", "8.7")] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("version", "build", "full"),
+    [
+        ("10.3.0", 30, "10.3.0.30"),  # JetPack 6.2
+        ("10.3.0", None, "10.3.0"),
+        ("1.7.1.116", 5, "1.7.1.116"),
+    ],
+)
+def test_a_version_has_the_number_of_its_build(
+    version: str, build: int | None, full: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(name: str, mode: int) -> Any:
+        assert mode == os.RTLD_NOLOAD
+        if build is None or name != "libnvinfer.so.10":
+            raise OSError("cannot open shared object file")
+        return SimpleNamespace(getInferLibBuildVersion=lambda: build)
+
+    monkeypatch.setattr("ctypes.CDLL", load)
+    assert full_version(SimpleNamespace(__version__=version)) == full
 
 
 def test_the_driver_is_asked_in_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "find_driver", lambda: "/dev/nvidiactl")
     monkeypatch.setattr(gpu, "list_gpus", lambda: ())
-    answer = '{"name": "Orin", "capability": "8.7", "cuda": "12.6", "memory": 8000000000}'
+    answer = msgspec.json.encode(ORIN).decode()
     monkeypatch.setattr(gpu, "QUERY", f"print('{answer}')")
     assert examine_gpu() == DriverState(ORIN, None, "")
 

@@ -39,7 +39,7 @@ def test_no_flipped_bit_goes_unnoticed() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"schema_version": 2},
+        {"schema_version": 1},
         {"library": "another"},
         {"unknown": 1},
         {"plan": {"size": -1, "sha256": "0" * 64}},
@@ -48,7 +48,7 @@ def test_no_flipped_bit_goes_unnoticed() -> None:
 )
 def test_records_that_are_not_sidecars_are_refused(change: dict[str, object]) -> None:
     record = json.loads(encode_sidecar(sample_sidecar()))
-    with pytest.raises(PlanDamagedError, match=r"x\.json is not a sidecar of schema 1"):
+    with pytest.raises(PlanDamagedError, match=r"x\.json is not a sidecar of schema 2"):
         decode_sidecar(json.dumps({**record, **change}).encode(), "x.json")
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from fake_tensorrt import MAGIC, STRIPPED
@@ -161,13 +162,40 @@ def test_graphs_can_be_switched_off(bench: Bench) -> None:
     engine.close()
 
 
-def test_a_run_that_cannot_be_captured_goes_without_a_graph(bench: Bench) -> None:
+def test_a_run_that_cannot_be_captured_goes_without_a_graph(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
     bench.gpu.can_capture = False
     engine = bench.start()
     for _ in range(5):
         np.testing.assert_array_equal(engine.run({"x": X})["y"].numpy(), -X)
     assert bench.gpu.launches == 0
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 1
+    assert "without a CUDA graph" in said[0]
+    assert "cuStreamEndCapture" in said[0]
     engine.close()
+
+
+def test_a_run_that_failed_is_not_captured_next(bench: Bench) -> None:
+    """TensorRT wants a run after a change of shapes before it is captured."""
+    engine = bench.start()
+    bench.module.fail_next_run = True
+    with pytest.raises(EngineRunError, match="error 700"):
+        engine.run({"x": X})
+    for captures in (0, 1, 1):
+        np.testing.assert_array_equal(engine.run({"x": X})["y"].numpy(), -X)
+        assert bench.gpu.captures == captures
+    engine.close()
+
+
+def test_the_context_of_the_gpu_is_kept_between_models(bench: Bench) -> None:
+    """Libraries inside TensorRT keep handles in it that do not survive a reset."""
+    for _ in range(20):
+        engine = bench.start()
+        np.testing.assert_array_equal(engine.run({"x": X})["y"].numpy(), -X)
+        engine.close()
+        assert bench.gpu.retained == 1
 
 
 @pytest.mark.parametrize("threads", [2, 8])
@@ -187,6 +215,20 @@ def test_concurrent_callers(bench: Bench, threads: int, contexts: int) -> None:
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(call, range(threads)))
     assert 1 <= engine.contexts <= contexts
+    engine.close()
+
+
+@pytest.mark.parametrize(("integrated", "contexts"), [(False, 4), (True, 1)])
+def test_memory_of_a_jetson_is_spared(bench: Bench, integrated: bool, contexts: int) -> None:
+    """One caller at a time, and no weights on the host, which shares its memory with the GPU."""
+    bench.host_gpu = msgspec.structs.replace(bench.host_gpu, integrated=integrated)
+    weights = {"w": np.ones(4, np.float32)}
+    whole = replace(NEGATION, weights=weights, files={"weights.bin": b"w"})
+    bench.store(whole)
+    source = replace(whole, again=lambda: whole)
+    engine = bench.load(source)
+    assert (source.weights, source.files) == ({}, {})
+    assert engine._limit == contexts
     engine.close()
 
 
@@ -419,7 +461,8 @@ def test_damaged_plans_never_reach_tensorrt(bench: Bench) -> None:
 
 def test_a_plan_that_tensorrt_refuses(bench: Bench) -> None:
     bench.store(plan=b"something else")
-    with pytest.raises(EngineRunError, match=r"refuses the plan.*magicTag"):
+    # its sidecar fits: so "auto" takes the next backend, as for any plan that is foreign
+    with pytest.raises(PlanForeignError, match=r"refuses the plan.*magicTag"):
         bench.load()
 
 

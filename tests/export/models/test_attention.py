@@ -4,6 +4,8 @@ import itertools
 from pathlib import Path
 from typing import Any, cast
 
+import onnx
+import onnx_ir as ir
 import pytest
 import torch
 from onnx_export import export_onnx, operators, run_onnx
@@ -11,6 +13,7 @@ from reference_segment_anything import load_segment_anything, randomise, relativ
 from torch import Tensor, nn
 
 from samclip.errors import ExportError
+from samclip.export.graphs import GraphSpec, export_graph
 from samclip.export.models import attention
 from samclip.export.models.attention import (
     LOWERINGS,
@@ -21,6 +24,8 @@ from samclip.export.models.attention import (
     relative_index,
     set_attention_lowering,
 )
+from samclip.export.models.text_tower import TextAttention, TextTowerConfig
+from samclip.export.models.tiny_vit import WindowAttention
 
 # Windows of SAM, non-square ones, a line, and global grids of 256, 512 and 1024 px.
 SIZES = [(14, 14), (5, 9), (9, 5), (1, 7), (16, 16), (32, 32), (64, 64)]
@@ -159,3 +164,39 @@ def test_export(lowering: Lowering, opset: int, monkeypatch: pytest.MonkeyPatch)
     assert found["Attention" if opset >= 23 else "Softmax"] == pieces
     integer_maths = {"Range", "Sub", "Div", "Cast", "Shape", "OneHot", "GatherND", "Einsum"}
     assert not integer_maths & set(found)
+
+
+@pytest.mark.parametrize("lowering", ["bias", "fold", "chunk"])
+@pytest.mark.parametrize("kind", ["vit", "clip_text", "tiny_vit"])
+def test_graphs_scale_queries_alone_and_have_linear_layers_of_three_axes(
+    kind: str, lowering: Lowering
+) -> None:
+    """Some versions of TensorRT compute the other forms wrongly."""
+    modules: dict[str, tuple[nn.Module, dict[str, Tensor]]] = {
+        "vit": (random_attention((7, 4)), {"x": torch.randn(1, 7, 4, 32)}),
+        "clip_text": (
+            TextAttention(TextTowerConfig(width=32, heads=2, layers=1, embed_dim=16)),
+            {"x": torch.randn(2, 77, 32), "mask": torch.zeros(77, 77)},
+        ),
+        "tiny_vit": (WindowAttention(32, 2, 3), {"x": torch.randn(4, 9, 32)}),
+    }
+    module, inputs = modules[kind]
+    set_attention_lowering(module, lowering)
+    model = ir.to_proto(export_graph(GraphSpec("g", module, inputs, ("y",), {})))
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    shaped = (*graph.value_info, *graph.input)
+    ranks = {info.name: len(info.type.tensor_type.shape.dim) for info in shaped}
+    matrices = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 2}
+    maker = {name: node for node in graph.node for name in node.output}
+    products = [node for node in graph.node if node.op_type == "MatMul"]
+    linear = [ranks[node.input[0]] for node in products if node.input[1] in matrices]
+    assert linear == [3, 3]
+    softmaxes = [node for node in graph.node if node.op_type == "Softmax"]
+    assert softmaxes
+    for node in softmaxes:
+        while node.op_type != "MatMul":
+            node = maker[node.input[0]]  # noqa: PLW2901 - up to the product of queries and keys
+        keys = node.input[1]
+        while keys in maker and maker[keys].op_type in {"Transpose", "Reshape", "Concat"}:
+            keys = maker[keys].input[0]
+        assert maker[keys].op_type != "Mul"
