@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from coloured_bundle import write_coloured_bundle
 from figures import Figures
+from image_files import encode
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
+from PIL import Image
 
 import samclip
-from samclip.errors import ImageError, PromptError
+from samclip.errors import ImageError, InputError, PromptError
 from samclip.runtime.model import Model
 
 PIXELS = np.random.default_rng(7).integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -145,6 +147,17 @@ def test_an_array_that_changes_afterwards_changes_nothing(model: Model, figures:
     with pytest.raises(ValueError, match="read-only"):
         scene.image[0] = 0
     figures.add("arrays: the caller's array changes later", count=1, found="the scene does not")
+
+
+def test_the_limit_of_pixels_is_the_models(tmp_path: Path) -> None:
+    bundle = write_coloured_bundle(tmp_path / "bundle")
+    with samclip.load(bundle, "onnxruntime", cache_dir=tmp_path, max_pixels=2399) as small:
+        for image in (PIXELS, Image.fromarray(PIXELS), encode(PIXELS, "PNG")):
+            with pytest.raises(ImageError, match=r"at most 2,399.*max_pixels"):
+                small.encode(image)
+        assert small.encode(PIXELS[1:]).size == (39, 60)
+    with pytest.raises(InputError, match="max_pixels must be"):
+        samclip.load(bundle, max_pixels=0)
 
 
 MASKS: dict[str, Callable[[], Any]] = {
