@@ -32,7 +32,7 @@ class CacheUnusableError(OSError):
 
 
 def check_cache_dir(directory: object) -> Path | None:
-    """Return a folder that a caller chose for caches; raises InputError for what is no path."""
+    """Return a folder that a caller chose for caches; raises InputError for other values."""
     if directory is None:
         return None
     text = path_text(directory, "cache_dir")

@@ -72,7 +72,7 @@ def recover(path: Path, is_whole: Callable[[Path], bool] = Path.is_dir) -> bool:
 
 
 def list_aside(path: Path) -> list[Path]:
-    """List directories that look as if they had been put aside for `path`, whoever made them.
+    """List directories that look as if they had been put aside for `path`, made by anyone.
 
     On disks that do not keep numbers of directories (FAT), those of this user are not known
     either. Raises OSError.

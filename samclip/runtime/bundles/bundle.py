@@ -62,7 +62,7 @@ class Bundle:
         """Open the bundle in the directory `path`, which may itself be a link.
 
         With `public_key`, or else the key that `$SAMCLIP_PUBLIC_KEY` names if it is set, the bundle
-        must be signed with that key. So the variable holds for whatever opens a bundle.
+        must be signed with that key. So the variable holds for everything that opens a bundle.
 
         Raises BundleNotFoundError when there is no such directory; ManifestError, IntegrityError
         or UnsafePathError when its contents cannot be trusted; SignatureError when the bundle is
@@ -73,7 +73,7 @@ class Bundle:
 
     @classmethod
     def open_unsigned(cls, path: str | PathLike[str]) -> Bundle:
-        """Open a bundle whoever signed it, for its own maker: to sign it, or just exported.
+        """Open a bundle of any signer or none, for its maker: to sign it, or just exported.
 
         Raises as `open` does.
         """

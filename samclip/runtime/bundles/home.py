@@ -51,7 +51,7 @@ def list_bundles() -> dict[str, Path]:
 def find_bundle(name_or_path: str | PathLike[str] | None = None) -> Path:
     """Find a bundle's directory: an existing path, else by name; None means the default bundle.
 
-    Raises BundleNotFoundError, which lists the known names; InputError for what is no path.
+    Raises BundleNotFoundError, which lists the known names; InputError for other things than paths.
     """
     text = DEFAULT_BUNDLE if name_or_path is None else path_text(name_or_path, "a bundle")
     # Without an argument the name alone counts: a folder in the working directory may share it.

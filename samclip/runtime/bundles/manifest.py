@@ -1,8 +1,8 @@
 """The schema of `manifest.json`: everything that a client must know about a bundle.
 
-The exporter writes it and the runtime reads it, both through these classes alone. Whoever made a
-bundle wrote its manifest, so every number, text and list has a range here, and a value outside is
-a ManifestError. The whole file has at most a megabyte (`manifest_file`).
+The exporter writes it and the runtime reads it, both through these classes alone. The maker of
+a bundle, who may mean harm, wrote its manifest: so every number, text and list has a range here,
+and a value outside is a ManifestError. The whole file has at most a megabyte (`manifest_file`).
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from samclip.runtime.text.templates import resolve_templates
 
 MAX_MANIFEST_BYTES = 1_000_000
 MAX_DIGEST_BYTES = 1024
-MAX_GRAPH_BYTES = 2**31 - 1  # of protobuf; large weights have files of their own
+MAX_GRAPH_BYTES = 2**31 - 1  # of protobuf; large weights are in other files
 MAX_TOKENIZER_BYTES = 2**26  # CLIP's has 2 MB, those of many languages 17 MB
 MAX_LABELS_BYTES = 2**24
 MAX_LABEL_EMBEDDINGS_BYTES = 2**30

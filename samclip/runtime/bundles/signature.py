@@ -245,7 +245,7 @@ def write_signature(root: Path, signature: bytes) -> None:
     """Write `signature` into the bundle, whole or not at all; raises WriteError.
 
     Readers ignore its partial file (`files.is_ignored`). One next to the bundle could not take its
-    place where the bundle is a disk of its own, as in a container.
+    place where the bundle is a separate disk, as in a container.
     """
     place = root / SIGNATURE_NAME
     with as_write_error(place):
