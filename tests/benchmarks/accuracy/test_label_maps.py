@@ -11,7 +11,7 @@ from samclip.benchmarks.accuracy.label_maps import Labeller, Part, evaluate_sema
 from samclip.benchmarks.class_names import AskedClasses, ask_classes
 from samclip.benchmarks.data.label_folder import IGNORED, LabelFolder, read_label_folder
 from samclip.benchmarks.records import Row
-from samclip.errors import InputError
+from samclip.errors import InputError, InputWarning
 from samclip.runtime.model import Model
 
 VOID = 11
@@ -80,7 +80,8 @@ def test_miou_of_many_photos_is_that_of_an_independent_count(tmp_path: Path) -> 
 def test_classes_that_occur_nowhere_do_not_count(folder: LabelFolder) -> None:
     model = fake_model()
     names = ("red", "green", "blue", "red")  # the fourth is in no truth and in no answer
-    labellers = [Labeller("fake", model, ask(model, *names))]
+    with pytest.warns(InputWarning, match="'red' and 'red'"):
+        labellers = [Labeller("fake", model, ask(model, *names))]
     rows = by_place(evaluate_semantic(labellers, folder.photos, names))
     assert rows["fake", "mIoU", "labelled pixels"].value == pytest.approx(0.5)
     assert len([row for row in rows.values() if row.detail]) == 3
