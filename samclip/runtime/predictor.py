@@ -17,7 +17,12 @@ from samclip.runtime.pixels.arrays import as_array, as_flag
 from samclip.runtime.pixels.image import Letterbox
 from samclip.runtime.pixels.mask_ops import MASK_THRESHOLD
 from samclip.runtime.pixels.prompts import Prompt, parse_prompts
-from samclip.runtime.resize_transform import ResizeLongestSide, check_size, is_tensor, to_numpy
+from samclip.runtime.pixels.resize_transform import (
+    ResizeLongestSide,
+    check_size,
+    is_tensor,
+    to_numpy,
+)
 from samclip.runtime.tasks.segment import MULTI, check_answer, decode_chosen
 
 ROUNDING = 1e-3  # pixels of the input by which a mapped coordinate may lie outside

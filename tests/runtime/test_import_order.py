@@ -15,6 +15,7 @@ ROOT = Path(assets.__file__).parent
 ORDER = (
     "assets",
     "series",
+    "room",
     "pixels",
     "bundles",
     "graph_outputs",

@@ -45,7 +45,7 @@ def test_names_sort_as_masks_do_however_many_there_are(tmp_path: Path) -> None:
     assert write_masks([], 0, tmp_path / "none", "m") == []
 
 
-@pytest.mark.parametrize("stem", ["", "../out", "a/b", "/tmp/x", "a\0b", 5, None])
+@pytest.mark.parametrize("stem", ["", "../out", "a/b", "/etc/x", "a\0b", 5, None])
 def test_a_stem_never_becomes_a_path(stem: Any, masks: Masks, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="stem"):
         masks.save_masks(tmp_path / "inner", stem)

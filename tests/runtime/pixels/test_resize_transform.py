@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from samclip.errors import InputError, PromptError
-from samclip.runtime.resize_transform import ResizeLongestSide
+from samclip.runtime.pixels.resize_transform import ResizeLongestSide
 
 SIZE = (1200, 1800)  # h, w
 
