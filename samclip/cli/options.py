@@ -123,6 +123,16 @@ Streams = Annotated[
         help="Work on N images at once, each with its share of the cores.",
     ),
 ]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout",
+        metavar="SECONDS",
+        rich_help_panel=_BUNDLE,
+        show_default="no limit",
+        help="For bundles of strangers: end a graph that takes longer to load or to run (CPU).",
+    ),
+]
 
 Names = Annotated[
     list[str] | None,

@@ -83,6 +83,7 @@ class Request:
     precision: str | None = None
     threads: int | None = None
     streams: int | None = None
+    timeout: float | None = None
     output: Path | None = None
     as_json: bool = False
 
@@ -103,6 +104,7 @@ def task_command(make_task: Callable[..., Task[Any]]) -> Callable[..., None]:
         precision: options.Precision = None,
         threads: options.Threads = None,
         streams: options.Streams = None,
+        timeout: options.Timeout = None,
         debug: options.Debug = False,
         **task_options: Any,
     ) -> None:
@@ -115,6 +117,7 @@ def task_command(make_task: Callable[..., Task[Any]]) -> Callable[..., None]:
                 precision=precision,
                 threads=threads,
                 streams=streams,
+                timeout=timeout,
                 output=output,
                 as_json=as_json,
             )
@@ -159,6 +162,7 @@ def open_model(request: Request) -> Iterator[Model]:
                 precision=request.precision,
                 threads=request.threads,
                 streams=request.streams or 1,
+                timeout=request.timeout,
             )
         with model:
             yield model
