@@ -135,6 +135,16 @@ MaxPixels = Annotated[
         help="Refuse images of more pixels. Decoding takes 7 to 11 bytes a pixel.",
     ),
 ]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout",
+        metavar="SECONDS",
+        rich_help_panel=_BUNDLE,
+        show_default="no limit",
+        help="For bundles of strangers: end a graph that takes longer to load or to run (CPU).",
+    ),
+]
 
 Names = Annotated[
     list[str] | None,

@@ -105,6 +105,7 @@ class Request:
     threads: int | None = None
     streams: int | None = None
     max_pixels: int | None = None
+    timeout: float | None = None
     output: str | None = None
     as_json: bool = False
 
@@ -126,6 +127,7 @@ def task_command(make_task: Callable[..., Task[Any]]) -> Callable[..., None]:
         threads: options.Threads = None,
         streams: options.Streams = None,
         max_pixels: options.MaxPixels = None,
+        timeout: options.Timeout = None,
         debug: options.Debug = False,
         **task_options: Any,
     ) -> None:
@@ -139,6 +141,7 @@ def task_command(make_task: Callable[..., Task[Any]]) -> Callable[..., None]:
                 threads=threads,
                 streams=streams,
                 max_pixels=max_pixels,
+                timeout=timeout,
                 output=output,
                 as_json=as_json,
             )
@@ -211,6 +214,7 @@ def open_model(request: Request) -> Iterator[Model]:
                 threads=request.threads,
                 streams=request.streams or 1,
                 max_pixels=request.max_pixels,
+                timeout=request.timeout,
             )
         with model:
             yield model

@@ -10,6 +10,8 @@ import onnx
 import torch
 from msgspec.structs import replace
 
+from samclip.engines.graphs.gate import check_source
+from samclip.errors import ExportError, GraphError
 from samclip.export.exportable import Exportable
 from samclip.export.families.read_model import read_model
 from samclip.export.graph_files import GraphFiles, described, without_unused
@@ -59,6 +61,7 @@ def export_bundle(options: ExportOptions, progress: Progress = SILENT) -> Export
     if plan.reduction is not None:
         draft = _reduce(draft, plan.reduction, options, progress)
     stored = [without_unused(pair.stored) for pair in draft.graphs]
+    check_readable(stored)
     manifest = replace(draft.manifest, graphs=described(stored))
     graph_files = {name: data for files in stored for name, data in files.files.items()}
     with progress.stage(f"writing the bundle to {options.output}"):
@@ -66,6 +69,19 @@ def export_bundle(options: ExportOptions, progress: Progress = SILENT) -> Export
             options.output, manifest, {**draft.texts, **graph_files}, overwrite=options.overwrite
         )
     return Export(path, Bundle.open_unsigned(path).manifest)
+
+
+def check_readable(graphs: Sequence[GraphFiles]) -> None:
+    """Check that the runtime will read every variant; ExportError for one beyond its bounds."""
+    for files in graphs:
+        for label, source in files.sources():
+            try:
+                check_source(source)
+            except GraphError as error:
+                raise ExportError(
+                    f"the runtime would refuse the {label} variant: {error} A smaller "
+                    "--image-size, or --attention chunk, keeps tensors small."
+                ) from error
 
 
 def _export_in_fp32(plan: ExportPlan, progress: Progress) -> _Draft:

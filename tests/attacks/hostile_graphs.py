@@ -362,6 +362,13 @@ def shaped(*dims: int) -> Callable[[], ModelProto]:
     return lambda: model([node("Relu", ["x"], ["y"])], shape=dims)
 
 
+def renamed_axis() -> ModelProto:
+    """More texts than prompts are ever sent."""
+    made = model([node("Relu", ["x"], ["y"])])
+    made.graph.input.append(value("text", FLOAT, ["prompts", 4]))
+    return made
+
+
 def unknown_rank() -> ModelProto:
     return model([node("Relu", ["x"], ["y"])], shape=None)
 
@@ -588,6 +595,7 @@ HOSTILE: dict[str, tuple[str, Callable[[], ModelProto]]] = {
     "an input of 2**40": ("axis of", shaped(2**40, 4)),
     "an input of 64 GB": ("bytes", shaped(2**30, 16)),
     "an input with a negative axis": ("axis of", shaped(-1, 4)),
+    "an axis with the name of a shorter one": ("is called", renamed_axis),
     "an input of unknown rank": ("unknown size", unknown_rank),
     "a lie about an intermediate": ("says", lying_description),
     "a stride of 0": ("strides", convolution(strides=[0, 0])),

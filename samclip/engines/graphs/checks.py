@@ -29,9 +29,8 @@ from samclip.engines.graphs.parsed import (
     Stored,
     parse_model,
 )
-from samclip.engines.graphs.products import MAX_REGION
 from samclip.engines.graphs.signature import GraphSignature, TensorSignature
-from samclip.engines.graphs.sizes import Dim, most, symbol
+from samclip.engines.graphs.sizes import DYNAMIC, Dim, most, symbol
 from samclip.engines.graphs.tensors import (
     MAX_FOLLOWED,
     WHOLE,
@@ -40,6 +39,7 @@ from samclip.engines.graphs.tensors import (
     Tensor,
     check_dims,
 )
+from samclip.engines.limits import MAX_REGION
 from samclip.errors import GraphError, did_you_mean
 
 # The global layers of ViT-H at 1024 px have scores of 1 GiB in the lowering `bias`, of which three
@@ -53,6 +53,9 @@ MAX_CHAIN = 64  # pointwise operators in a row: exports have up to 16
 FOLDED_PER_STORED = 12
 FOLDED_BYTES = 2**26
 
+# Graphs that get whatever the encoder's outputs are called, whose sizes are known to the encoder.
+FED_BY_ENCODER = frozenset({"roi_classifier", "clip_roi"})
+
 Weights = Mapping[str, NDArray[np.generic]]
 
 
@@ -64,7 +67,7 @@ def check_graph(name: str, onnx: bytes, weights: Weights | None = None) -> Graph
     beyond bounds.
     """
     try:
-        return GraphCheck(parse_model(onnx), weights or {}).run()
+        return GraphCheck(parse_model(onnx), weights or {}, name).run()
     except (ValueError, ArithmeticError, RecursionError) as error:
         raise refused(name, str(error)) from error
 
@@ -83,6 +86,7 @@ class GraphCheck:
 
     graph: ParsedGraph
     weights: Weights
+    name: str = ""
 
     def __post_init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
@@ -150,6 +154,7 @@ class GraphCheck:
                 raise ValueError(f"its input {port.name[:SHOWN]!r} is also a stored tensor")
             if port.dims is None or any(dim is None for dim in port.dims):
                 raise ValueError(f"its input {port.name[:SHOWN]!r} has an axis of unknown size")
+            self._check_axes(port)
             dims = tuple(symbol(d) if isinstance(d, str) else d for d in port.dims if d is not None)
             span = (-float(MAX_REGION), float(MAX_REGION)) if port.name == "boxes" else None
             tensor = Tensor(port.dtype, dims, span=span)
@@ -159,6 +164,21 @@ class GraphCheck:
         if len(found) > MAX_PORTS:
             raise ValueError(f"it has {len(found):,} inputs, at most {MAX_PORTS} are accepted")
         return tuple(found)
+
+    def _check_axes(self, port: Port) -> None:
+        """Refuse a name in the place of a size, unless the runtime's bounds hold for it."""
+        none: tuple[str, ...] | None = () if self.name in FED_BY_ENCODER else None
+        allowed = DYNAMIC.get(port.name, none)
+        for place, dim in enumerate(port.dims or ()):
+            if (
+                isinstance(dim, str)
+                and allowed is not None
+                and allowed[place : place + 1] != (dim,)
+            ):
+                raise ValueError(
+                    f"axis {place} of its input {port.name[:SHOWN]!r} is called {dim[:SHOWN]!r}, "
+                    f"expected {(*allowed, 'a number')[min(place, len(allowed))]}"
+                )
 
     def _last_uses(self) -> dict[int, list[str]]:
         """Return, by the place of a node, the results of nodes that nothing reads after it."""

@@ -27,8 +27,8 @@ from samclip.engines.graphs.tensors import (
     same_type,
     text,
 )
+from samclip.engines.limits import MAX_REGION
 
-MAX_REGION = 2**14  # pixels along a side of a box: four times the largest input
 MAX_KERNEL = 2**10
 
 

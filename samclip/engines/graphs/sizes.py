@@ -34,6 +34,22 @@ AXES: Mapping[str, Range] = {
     "vocabulary": (1, MAX_TEXTS),
 }
 OTHER: Range = (1, MAX_TEXTS)  # axes of any other name: the most that the runtime ever sends
+# The axes of inputs that the runtime feeds: a name in the place of a size means what it says.
+PROMPTED = ("prompts", "points")
+DYNAMIC: Mapping[str, tuple[str, ...]] = {
+    "point_coords": PROMPTED,
+    "point_labels": PROMPTED,
+    "mask_input": PROMPTED[:1],
+    "has_mask_input": PROMPTED[:1],
+    "tokens": ("texts",),
+    "boxes": ("regions",),
+    "low_res_masks": ("regions",),
+    "text": ("vocabulary",),
+    "image": (),
+    "image_embeddings": (),
+    "backbone_features": (),
+    "token_mask": (),
+}
 CACHED = 4096  # shapes whose bounds are remembered: graphs have few different ones
 MAX_TERMS = 16
 MAX_DEGREE = 6

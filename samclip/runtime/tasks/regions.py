@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from samclip.engines.limits import MAX_REGION
 from samclip.errors import PromptError
 from samclip.runtime.features import Regions
 from samclip.runtime.pixels.arrays import as_array
@@ -87,7 +88,7 @@ def region_boxes(masks: Masks, letterbox: Letterbox) -> NDArray[np.float32]:
     It is the prompt's own box. Without one it is the box around the mask, which the paper takes
     for points. (The released code computes it from the low-resolution mask, to four pixels of the
     input.) An empty mask has no such box and gets a cell of CLIP's map, around the centre of its
-    prompt or of the image.
+    prompt or of the image. Boxes are cut off at `MAX_REGION`, far outside of the image.
     """
     own: list[NDArray[np.float64] | None] = [None] * len(masks)
     if masks.prompts:
@@ -101,7 +102,7 @@ def region_boxes(masks: Masks, letterbox: Letterbox) -> NDArray[np.float32]:
             height, width = letterbox.original_size
             point = letterbox.to_input((width / 2, height / 2) if centre is None else centre)
             boxes[row] = np.concatenate([point - CELL / 2, point + CELL / 2])
-    return boxes
+    return np.clip(boxes, -MAX_REGION, MAX_REGION)
 
 
 def _sample_mask(mask: NDArray[np.bool_], letterbox: Letterbox, side: int) -> NDArray[np.float32]:

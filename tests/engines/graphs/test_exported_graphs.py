@@ -48,7 +48,8 @@ def number(dim: Dim) -> int:
 
 def check_sizes(label: str, data: bytes, weights: bytes) -> ParsedGraph:
     """Compare every shape and type with those that onnx infers for one run."""
-    check = GraphCheck(parse_model(data), parse_weights(weights))
+    graph = label.rsplit(maxsplit=1)[-1].split(".", maxsplit=1)[0]  # files are called as graphs
+    check = GraphCheck(parse_model(data), parse_weights(weights), graph)
     check.run()
     proto = onnx.load_from_string(data)
     for value in proto.graph.input:
