@@ -345,7 +345,7 @@ def test_a_forked_child_is_asked_to_load_again(engine: Engine) -> None:
     assert engine.run({"x": X})["y"].shape == (2, 3)  # the parent's still works
 
 
-class TimeLimit(Exception):
+class TimeLimitError(Exception):
     """What a caller's own time limit raises, from a signal handler."""
 
 
@@ -356,12 +356,12 @@ def test_a_callers_time_limit_passes_through(reader: Subject) -> None:
     rng = random.Random(0)
 
     def ring(*_: object) -> None:
-        raise TimeLimit
+        raise TimeLimitError
 
     before = signal.signal(signal.SIGALRM, ring)
     try:
         for _ in range(100):
-            with pytest.raises(TimeLimit):
+            with pytest.raises(TimeLimitError):
                 signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-5, 2e-3))
                 for _ in range(100_000):
                     engine.run({"x": X})
