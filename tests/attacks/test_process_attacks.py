@@ -19,6 +19,7 @@ HERE = Path(__file__).parent
 SECONDS = 7200.0  # of a hundred rounds, on a busy machine
 ROUNDS = [3, pytest.param(100, marks=pytest.mark.slow)]
 Forked = Callable[[str, int], dict[str, Any]]
+QUICK = ("daemons", "generators", "late_thread", "idle_child")  # of the ends of a process
 FORKED = {"onnxruntime": "answer", "openvino": "BackendUnavailableError"}
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
@@ -95,7 +96,9 @@ def test_ctrl_c_during_long_work(
     )
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [c if c in QUICK else pytest.param(c, marks=pytest.mark.slow) for c in CASES]
+)
 def test_the_interpreter_ends(
     coloured_bundle: Path, backend: str, case: str, environment: dict[str, str], figures: Figures
 ) -> None:

@@ -49,6 +49,7 @@ KERNELS_VARIABLE, KERNELS_KEPT = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32"
 # Imported with OpenVINO's converter of models, and with it with OpenVINO: it writes an id of this
 # machine into the home folder, and sends an event to Google Analytics at once.
 TELEMETRY = "openvino_telemetry"
+PROCESSOR_FILES = ("/proc/cpuinfo", "/sys/devices/system/cpu/possible")  # it reads either
 INTERNALS = re.compile(
     r"Exception from \S+:\d+:"  # source files and lines
     r"|Check '.*?' failed at \S+:\d+:"
@@ -78,6 +79,9 @@ def find_library() -> Probe:
     """Return whether a version that is new enough is installed; import nothing."""
     if importlib.util.find_spec(PACKAGE) is None:
         return Probe(False, "openvino is not installed", INSTALL)
+    if sys.platform.startswith("linux") and not _sees_processor():
+        detail = "openvino searches without end for the processor where neither /proc nor /sys is"
+        return Probe(False, detail, "mount one of them, or use backend='onnxruntime'")
     try:
         number = version(PACKAGE)
     except PackageNotFoundError:  # built from its sources
@@ -86,6 +90,10 @@ def find_library() -> Probe:
         wanted = ".".join(map(str, OLDEST))
         return Probe(False, f"openvino {number} is too old: {wanted} is the least", INSTALL)
     return Probe(True, f"openvino {number}, CPU")
+
+
+def _sees_processor() -> bool:
+    return any(os.access(place, os.R_OK) for place in PROCESSOR_FILES)
 
 
 def import_library() -> ModuleType:
