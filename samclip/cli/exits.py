@@ -100,8 +100,8 @@ def exit_code(error: Exception) -> int:
 def report(error: Exception, about: str = "") -> None:
     """Print one error on stderr; `about` names the image at fault.
 
-    On one line, so that no file's name can pass for another line; where messages have lines of
-    their own, those that follow are indented. Nothing is printed where stderr cannot be written to.
+    On one line, so that no file's name can pass for another line. Where a message has several
+    lines, those after the first are indented. Nothing is printed where stderr cannot be written to.
     """
     prefix = f"error: {in_one_line(about)}: " if about else "error: "
     text = describe(error)
@@ -152,8 +152,8 @@ def raise_on_signal() -> Iterator[None]:
 def heed_stops(seconds: float = STOP_SECONDS) -> Iterator[None]:
     """End the process `seconds` after a signal that asks it to stop, if the block still runs then.
 
-    Python acts on a signal between two of its own steps, so that a long step of a library, or a
-    wait for other threads, would hold it up. What is lost is what a kill would lose: files are
+    Python acts on a signal between two instructions. A long call of a library, or a wait for other
+    threads, would hold it up. What is lost is what a kill would lose: files are
     whole or absent. For the main thread; in others it does nothing.
     """
     if threading.current_thread() is not threading.main_thread():

@@ -42,7 +42,7 @@ class ImageList:
         return path if self.piped is None or path != STDIN else self.piped
 
     def stem(self, index: int) -> str:
-        """Return what the names of the files made of an image begin with."""
+        """Return what the names of an image's pictures and masks begin with."""
         path = self.paths[index]
         return STDIN_STEM if path == STDIN else path.stem
 
@@ -124,7 +124,7 @@ def _check_path(text: str) -> Path:
 
 
 def _describe_missing(path: Path, error: OSError) -> str:
-    """Say why there is nothing to read at a path, and what to do."""
+    """Return why there is nothing to read at a path, and what to do."""
     if not isinstance(error, FileNotFoundError):
         return f"the image {path} cannot be looked at: {error.strerror}. Check the path."
     if path.is_symlink():

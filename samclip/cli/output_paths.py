@@ -78,12 +78,13 @@ def _fold(name: str) -> str:
 
 
 def check_name_length(path: Path, image: Path) -> None:
-    """Raise ImageError when the file made of an image would have too long a name."""
+    """Raise ImageError when an image's picture or mask would have too long a name."""
     length = len(os.fsencode(path.name))
     if length > LONGEST_NAME:
         raise ImageError(
-            f"the file made of {image} would have a name of {length} bytes, at most {LONGEST_NAME} "
-            "are possible. Give the image a shorter name, or --output FILE for it alone."
+            f"the file written for {image} would have a name of {length} bytes; at most "
+            f"{LONGEST_NAME} are possible. Give the image a shorter name, or --output FILE for it "
+            "alone."
         )
 
 

@@ -175,7 +175,7 @@ def answer_images(request: Request, task: Task[Answer]) -> None:
 
 @dataclass(frozen=True)
 class _Places:
-    """Where the files made of the images go; None where none are wanted."""
+    """Where the pictures and masks go; None where none are wanted."""
 
     pictures: tuple[Path, ...] | None
     masks: MaskFolder | None
