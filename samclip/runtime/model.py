@@ -108,7 +108,7 @@ def load(
     134,217,728. Decoding holds up to 7 bytes a pixel, 11 for progressive JPEG files, and a scene
     keeps 3.
     `timeout`: for bundles of strangers. Seconds that loading a graph may take, and each run of one,
-    on CPU backends; None means no limit. Each graph then runs in a process of its own, which is
+    on CPU backends; None means no limit. Each graph then runs in a separate process, which is
     ended at the limit (EngineTimeoutError) and started again by the next call.
 
     Raises BundleError (BundleNotFoundError, SignatureError, GraphError), BackendUnavailableError,

@@ -1,7 +1,7 @@
 """The CUDA driver through cuda-python, and through pycuda: two implementations of `CudaDevice`.
 
 The primary context of a GPU is retained once and kept until the process ends. Libraries inside
-TensorRT keep modules and handles in it without a reference of their own: the driver would reset
+TensorRT keep modules and handles in it without a separate reference: the driver would reset
 the context with the last one, and the next model would find those handles invalid. pycuda's objects
 belong to the context object that was pushed when they were made, work in another thread only while
 that same object is pushed there, and are freed explicitly under `active()`.

@@ -40,6 +40,7 @@ from samclip.engines.graphs.tensors import (
     check_dims,
 )
 from samclip.engines.limits import MAX_REGION
+from samclip.engines.steps import ExportBundle
 from samclip.errors import GraphError, did_you_mean
 
 # The global layers of ViT-H at 1024 px have scores of 1 GiB in the lowering `bias`, of which three
@@ -75,8 +76,9 @@ def check_graph(name: str, onnx: bytes, weights: Weights | None = None) -> Graph
 def refused(name: str, reason: str) -> GraphError:
     """Return the error of a graph that no engine may see."""
     return GraphError(
-        f"the graph {name!r} is refused before any engine sees it: {reason}. Use a bundle that "
-        "samclip-export wrote, or export it again."
+        f"the graph {name!r} is refused before any engine sees it: {reason}. Export the "
+        "bundle again with samclip.",
+        steps=(ExportBundle(),),
     )
 
 
