@@ -319,7 +319,7 @@ def _end(process: subprocess.Popen[bytes], owner: int) -> None:
 
 
 def _place_weights(source: GraphSource) -> tuple[tuple[Placed, ...], list[Array]]:
-    """Locate each weight in the source's files; return the places, and the weights that lie in none."""
+    """Return the places of weights in the files of a source, and the weights that lie in none."""
     bases = {
         name: (np.frombuffer(data, np.uint8).ctypes.data, len(data))
         for name, data in source.files.items()
