@@ -41,7 +41,6 @@ from samclip.engines.graphs.tensors import (
 )
 from samclip.engines.limits import MAX_REGION
 from samclip.engines.steps import ExportBundle
-from samclip.engines.steps import ExportBundle
 from samclip.errors import GraphError, did_you_mean
 
 # The global layers of ViT-H at 1024 px have scores of 1 GiB in the lowering `bias`, of which three
