@@ -78,7 +78,7 @@ def load(
     `public_key`: a key file, PEM or OpenSSH's, whose key must have signed the bundle; None means
     the file that `$SAMCLIP_PUBLIC_KEY` names, if it is set.
     `timeout`: for bundles of strangers. Seconds that loading a graph may take, and each run of one,
-    on CPU backends; None means no limit. Each graph then runs in a process of its own, which is
+    on CPU backends; None means no limit. Each graph then runs in a separate process, which is
     ended at the limit (EngineTimeoutError) and started again by the next call.
 
     Raises BundleError (BundleNotFoundError, SignatureError, GraphError), BackendUnavailableError,

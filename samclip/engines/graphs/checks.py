@@ -76,7 +76,7 @@ def refused(name: str, reason: str) -> GraphError:
     """Return the error of a graph that no engine may see."""
     return GraphError(
         f"the graph {name!r} is refused before any engine sees it: {reason}. Use a bundle that "
-        "samclip-export wrote, or export it again."
+        "samclip exported, or export it again."
     )
 
 

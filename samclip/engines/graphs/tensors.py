@@ -1,4 +1,4 @@
-"""What is known of a tensor before a graph runs, and the questions that rules for operators ask."""
+"""Tensors as they are known before a graph runs, and the questions that rules for operators ask."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def text(node: Node, name: str, default: str) -> str:
     """Return an attribute that is a word."""
     value = node.attributes.get(name, default)
     if not isinstance(value, str):
-        raise RefusedError(f"its attribute {name!r} is no word")
+        raise RefusedError(f"its attribute {name!r} is not a word")
     return value
 
 
@@ -81,7 +81,7 @@ def integer(node: Node, name: str, default: int) -> int:
     """Return an attribute that is a whole number."""
     value = node.attributes.get(name, default)
     if not isinstance(value, int):
-        raise RefusedError(f"its attribute {name!r} is no whole number")
+        raise RefusedError(f"its attribute {name!r} is not a whole number")
     return value
 
 
@@ -89,7 +89,7 @@ def fraction(node: Node, name: str, default: float) -> float:
     """Return an attribute that is a number."""
     value = node.attributes.get(name, default)
     if not isinstance(value, float):
-        raise RefusedError(f"its attribute {name!r} is no fraction")
+        raise RefusedError(f"its attribute {name!r} is not a fraction")
     return value
 
 

@@ -1,1 +1,1 @@
-"""Engines in processes of their own, which can be ended whatever they do."""
+"""Engines in separate processes, which can be ended whatever they do."""

@@ -1,4 +1,4 @@
-"""A backend whose graphs are built and run in processes of their own, each within a time limit.
+"""A backend whose graphs are built and run in separate processes, each within a time limit.
 
 A thread cannot be ended, a process can: at the limit it is killed, with all that a graph made it
 do, and the call raises EngineTimeoutError. The next call starts another one. Each graph has its
@@ -310,7 +310,7 @@ def _end(process: subprocess.Popen[bytes], owner: int) -> None:
 
 
 def _place_weights(source: GraphSource) -> tuple[tuple[Placed, ...], list[Array]]:
-    """Say where each weight lies in the source's files; return those that lie in none, too."""
+    """Return the place of each weight in the files of a source, and the weights in none of them."""
     bases = {
         name: (np.frombuffer(data, np.uint8).ctypes.data, len(data))
         for name, data in source.files.items()

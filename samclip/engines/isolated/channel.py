@@ -36,7 +36,7 @@ class Described(msgspec.Struct, frozen=True):
 
     @property
     def size(self) -> int:
-        """Its bytes; ValueError for what is no array."""
+        """Its bytes; ValueError for what is not an array."""
         known = self.dtype in DTYPES and all(side >= 0 for side in self.shape)
         size = math.prod(self.shape) * np.dtype(self.dtype).itemsize if known else -1
         if not 0 <= size <= MAX_TENSOR_BYTES:
@@ -182,6 +182,6 @@ def _wait(end: int, event: int, deadline: float | None) -> None:
 def damaged(graph: str, error: Exception) -> EngineRunError:
     """Return the error of a process that answers what it should not."""
     return EngineRunError(
-        f"the process that runs the graph {graph!r} answered with {str(error)[:200]}, which is no "
-        "result. Do not trust this bundle."
+        f"the process that runs the graph {graph!r} answered with {str(error)[:200]}, which is not "
+        "a result. Do not trust this bundle."
     )
