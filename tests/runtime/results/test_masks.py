@@ -169,7 +169,7 @@ WRONG_KEYS = [
 ]
 
 
-@pytest.mark.parametrize("key", WRONG_KEYS, ids=repr)
+@pytest.mark.parametrize("key", WRONG_KEYS, ids=lambda key: type(key).__name__)
 def test_wrong_keys_are_typed_errors(named: Masks, key: Any) -> None:
     with pytest.raises(InputError, match="masks are chosen by"):
         named[key]
