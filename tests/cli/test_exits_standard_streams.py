@@ -49,6 +49,8 @@ def test_the_null_device_is_not_a_closed_stream(tmp_path: Path) -> None:
         ("cli.main", "--version", True),
         ("cli.main", "--version", False),
         ("cli.main", "info --json", True),
+        ("cli.main", "info --json", False),
+        ("cli.main", "info", False),
         ("cli.main", "info --help", False),
         ("benchmarks.cli.main", "--help", False),
         ("export.cli", "--help", False),
@@ -61,7 +63,7 @@ def test_a_full_disk_is_an_error(
     monkeypatch.setenv("PYTHONUNBUFFERED", "" if buffered else "1")
     done = shell(f'"$@" -c "{start(module)}" {arguments} >/dev/full', tmp_path)
     assert done.returncode == 1
-    assert "No space left" in done.stderr
+    assert "stdout cannot be written to: No space left" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
