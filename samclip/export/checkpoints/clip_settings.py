@@ -1,4 +1,4 @@
-"""What decides a CLIP text tower's embeddings and leaves no trace in its weights.
+"""Settings of CLIP text towers that leave no trace in their weights.
 
 The activation, the number of heads and the like are read from the files that publishers put next
 to the weights: `open_clip_config.json` of open_clip, `config.json` of Hugging Face. What these do
@@ -163,7 +163,7 @@ def _hugging_face_tables(folder: Path) -> dict[str, Json]:
 
 
 def require_clip_vocabulary(folder: Path, vocabulary: Callable[[], Mapping[str, int]]) -> None:
-    """Refuse a tower with a tokenizer of its own; `vocabulary` makes CLIP's.
+    """Refuse a tower with another tokenizer; `vocabulary` makes CLIP's.
 
     Raises CheckpointError when the files next to the weights have other tokens.
     """
