@@ -34,13 +34,13 @@ def open_plain(
         with os.fdopen(os.open(path, flags), "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise error(f"{what}, {path}, is {_kind(status.st_mode)}; expected a plain file")
+                raise error(f"{what} {path} is {_kind(status.st_mode)}; expected a plain file")
             yield file, status.st_size
     except IsADirectoryError:  # what Python's own files say of folders
-        raise error(f"{what}, {path}, is a folder; expected a plain file") from None
+        raise error(f"{what} {path} is a folder; expected a plain file") from None
     except (OSError, ValueError) as failure:  # ValueError: a name with NUL
         reason = failure.strerror if isinstance(failure, OSError) else failure
-        raise error(f"{what}, {path}, cannot be read: {reason}") from failure
+        raise error(f"{what} {path} cannot be read: {reason}") from failure
 
 
 def read_plain(path: Path, limit: int, what: str, error: type[SamclipError] = InputError) -> bytes:
@@ -52,7 +52,7 @@ def read_plain(path: Path, limit: int, what: str, error: type[SamclipError] = In
         data = file.read(limit + 1) if size <= limit else b""
     if size > limit or len(data) > limit:
         raise error(
-            f"{what}, {path}, has {max(size, len(data)):,} bytes or more; at most {limit:,} are "
+            f"{what} {path} has {max(size, len(data)):,} bytes or more; at most {limit:,} are "
             "read. Check that it is the right file."
         )
     return data

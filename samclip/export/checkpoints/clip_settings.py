@@ -1,4 +1,4 @@
-"""Settings of a CLIP text tower that decide its embeddings and leave no trace in its weights.
+"""Settings of CLIP text towers that leave no trace in their weights.
 
 The activation, the number of heads and the like are read from the files that publishers put next
 to the weights: `open_clip_config.json` of open_clip, `config.json` of Hugging Face. What these do

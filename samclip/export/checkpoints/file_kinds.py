@@ -1,4 +1,4 @@
-"""Kinds of files that are given as weights, by their first bytes and their names.
+"""Kinds of files that are given as weights, known by their first bytes and their names.
 
 The suffix decides nothing: hubs and people rename files. What is not weights is named, with what to
 do about it.

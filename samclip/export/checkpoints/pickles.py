@@ -302,7 +302,7 @@ def _described(name: str, arguments: tuple[Any, ...]) -> StoredTensor | Opaque:
 
 
 def _plain_subclass(function: Any, kind: Any, arguments: Any) -> StoredTensor:
-    """Return the tensor inside a parameter or buffer; other subclasses have other rules."""
+    """Return the tensor inside a parameter or buffer; other subclasses follow other rules."""
     if not isinstance(kind, Global) or kind.name not in TYPES:
         return StoredTensor(layout="of a subclass")
     return _tensor(_described(function.name, arguments))

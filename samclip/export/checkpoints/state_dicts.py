@@ -1,6 +1,6 @@
 """The state_dict of a model found inside what a checkpoint file holds, under the model's own keys.
 
-Training scripts nest the weights under a key (`state_dict`, `model`, `ema`), and
+Training scripts nest the weights under another key (`state_dict`, `model`, `ema`), and
 wrappers put prefixes before their names (`module.`, `_orig_mod.`, `model.`). Neither is known by a
 list: all tensors get dotted names, and the part before the names that our families know, which
 nearly all of a model's tensors share, is taken off.

@@ -120,11 +120,10 @@ class OpenClip:
 
 
 def _require_same(table: ModelTable, described: ModelTable, model: str, config: Path) -> None:
-    """Refuse a name whose table contradicts the one next to the weights."""
-    if (table.embed_dim, table.quick_gelu) != (described.embed_dim, described.quick_gelu):
+    """Refuse a name whose table contradicts, in what weights do not show, the one next to them."""
+    if table.quick_gelu != described.quick_gelu:
         raise CheckpointError(
-            f"the model {model!r} has embed_dim {table.embed_dim} and quick_gelu "
-            f"{table.quick_gelu}, and {config} says {described.embed_dim} and "
+            f"the model {model!r} has quick_gelu {table.quick_gelu}, and {config} says "
             f"{described.quick_gelu}; leave the name out, or give the one that belongs to the "
             "weights"
         )
@@ -140,7 +139,7 @@ def _build_tower(table: ModelTable) -> nn.Module:
     try:  # the function with which open_clip's own CLIP classes build their image tower
         tower: nn.Module = library._build_vision_tower(table.embed_dim, vision, table.quick_gelu)
     except (TypeError, ValueError, RuntimeError, KeyError) as error:
-        if not is_library_error(error, "torch", LIBRARY, "timm"):
+        if not is_library_error(error, "torch", "timm", library.__name__.partition(".")[0]):
             raise
         raise CheckpointError(
             f"open_clip cannot build the image tower that the table describes: {error}. Give the "

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -14,7 +15,7 @@ from int8_graphs import SIZE, Array, photo_feeds, small_network
 
 from samclip.errors import CalibrationError
 from samclip.export.precision import calibration
-from samclip.export.precision.calibration import Method, calibrate
+from samclip.export.precision.calibration import Method, Range, calibrate, write_calibration
 from samclip.export.precision.photos import neighbour_correlation
 
 METHODS: tuple[Method, ...] = ("minmax", "entropy", "percentile")
@@ -139,3 +140,25 @@ class TestCache:
         with pytest.raises(CalibrationError, match="only once"):
             calibrate(network, once(), cache=tmp_path)
         assert calibrate(network, once()).photos == 3
+
+
+@pytest.mark.parametrize("change", ["names", "infinite", "turned", "pipe", "folder", "everyones"])
+def test_a_cached_calibration_is_not_believed(
+    network: ir.Model, change: str, tmp_path: Path
+) -> None:
+    """A file whose digest is right, with ranges that are not those of this graph."""
+    feeds = photo_feeds(2)
+    right = calibrate(network, feeds, cache=tmp_path)
+    (file,) = tmp_path.glob("*.json")
+    layer = next(iter(right.inputs))
+    ranges = {"infinite": Range(0.0, 1e999), "turned": Range(1.0, -1.0)}
+    inputs = {**right.inputs, layer: ranges.get(change, Range(0.0, 9e9))}
+    if change == "names":
+        inputs["other"] = Range(0.0, 1.0)
+    write_calibration(msgspec.structs.replace(right, inputs=inputs), file)
+    if change == "everyones":
+        file.chmod(0o666)
+    if change in {"pipe", "folder"}:
+        file.unlink()
+        (os.mkfifo if change == "pipe" else os.mkdir)(file)
+    assert calibrate(network, feeds, cache=tmp_path) == right

@@ -62,8 +62,9 @@ def test_int8_quantises_all_layers_but_those_that_are_left_out() -> None:
 
 def test_int8_with_fp16_leaves_overflowing_layers_in_fp32() -> None:
     made = maker(encoder(gain=1e5), calib=Path("unused")).make("int8_fp16")
-    assert "QuantizeLinear" not in operators(made)
-    assert {node.node for node in made.kept} == {"first", "second"}
+    assert made.models == {}  # no layer is left in INT8, so nothing is called that
+    fp16 = maker(encoder(gain=1e5)).make("fp16")
+    assert {node.node for node in fp16.kept} == {"first", "second"}
 
 
 def test_a_kept_graph_has_no_variants() -> None:
@@ -86,3 +87,12 @@ def test_a_kept_node_is_not_listed_but_kept() -> None:
 def test_a_pattern_that_fits_nothing() -> None:
     with pytest.raises(ExportError, match=r"encoder:Sofmax fits no operator"):
         maker(encoder(), keep_fp32=("encoder:Sofmax",))
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8_fp16"])
+def test_a_graph_without_a_layer_in_int8_is_not_called_int8(precision: Any) -> None:
+    """It would be the FP32 or FP16 graph under another name, byte for byte."""
+    quantising = maker(encoder(), calib=Path("unused"), precisions=("int8", "fp16"))
+    everything = frozenset({"encoder/first", "encoder/second"})
+    assert quantising.make(precision, everything).models == {}
+    assert "encoder" in quantising.make(precision, frozenset({"encoder/first"})).models

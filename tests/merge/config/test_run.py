@@ -1,5 +1,6 @@
 """The files that describe runs: their content, and mistakes in them."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,19 @@ def test_teachers_that_a_stage_needs(read: Any) -> None:
     assert teacher in MINIMAL
     with pytest.raises(ConfigError, match=r"'head' needs \[teachers.names\]"):
         read(MINIMAL.replace(teacher, ""))
+
+
+@pytest.mark.parametrize("name", ["../../../evil", "/etc/x", "~", "..", "", "a\\u0000b", "-rf"])
+def test_a_runs_name_stays_in_its_folder(read: Any, name: str) -> None:
+    with pytest.raises(ConfigError, match="the run's name"):
+        read(MINIMAL.replace('name = "small"', f'name = "{name}"', 1))
+
+
+def test_a_run_is_read_from_plain_files_alone(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "run.toml")
+    for path in (tmp_path / "run.toml", Path("/dev/zero"), tmp_path):
+        with pytest.raises(ConfigError, match="expected a plain file"):
+            read_config(path)
 
 
 def test_a_run_without_stages() -> None:
