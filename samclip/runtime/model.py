@@ -124,11 +124,11 @@ def load(
         streams=_check_count("streams", streams) or 1,
         device=wish.index,
     )
+    bundle = Bundle.open(find_bundle(name_or_path), chosen_public_key(public_key))
+    check_precision(precision, bundle)
     named = None if isinstance(backend, str) and backend == AUTO else get_backend(backend)
     if named is not None:
         check_device(named, wish)
-    bundle = Bundle.open(find_bundle(name_or_path), chosen_public_key(public_key))
-    check_precision(precision, bundle)
 
     def start(choice: Choice) -> Model:
         if seconds is not None:

@@ -156,7 +156,7 @@ class OrtEngine(GuardedEngine):
         self._types = {node.name: node.type for node in session.get_inputs()}
         outputs = {node.name: node.type for node in session.get_outputs()}
         if odd := {kind for kind in outputs.values() if kind not in DTYPES}:
-            reason = f"it computes {', '.join(sorted(odd))}, which is not an array of numbers"
+            reason = f"it computes {', '.join(sorted(odd))}, not an array of numbers"
             raise not_loadable(name, "onnxruntime", reason)
         self._guard = Guard(name, tuple(self._types), tuple(outputs))
         keep_in_children(self)

@@ -160,7 +160,7 @@ class OvEngine(GuardedEngine):
         self._library = library
         self._computing: Computing | None = computing
         # Making and ending requests from many threads crashes it; a signal handler may call this in
-        # the middle of a run of the same thread.
+        # the middle of a run in the same thread.
         self._turn = threading.RLock()
         self._types = {
             port.any_name: np.dtype(port.element_type.to_dtype()) for port in computing.model.inputs
