@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from samclip.errors import CheckpointError
+from samclip.errors import CheckpointError, SamclipError
 from samclip.library_errors import is_library_error
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -41,7 +41,7 @@ def build_declared(
         with torch.device("meta"):
             planned = build()
     except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
-        if isinstance(error, CheckpointError) or not is_library_error(error, "torch"):
+        if isinstance(error, SamclipError) or not is_library_error(error, "torch"):
             raise
         raise CheckpointError(
             f"the metadata of {what} declares sizes that make no model ({error}); save it again"

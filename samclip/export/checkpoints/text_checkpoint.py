@@ -13,11 +13,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from samclip.errors import CheckpointError, InputWarning, warn_caller
+from samclip.errors import CheckpointError
 from samclip.export.checkpoints.checkpoint import StateDict, some_keys
 from samclip.export.models.text_tower import MLP_RATIO, TextTowerConfig
 
 DEFAULT_LOGIT_SCALE = 100.0  # where CLIP's training clips it (Radford et al. 2021, section 2.5)
+LOGIT_SCALES = ("logit_scale", "module.logit_scale")
 HEAD_WIDTH = 64  # of every released CLIP text tower
 # The rest of a full checkpoint: the image tower, and leftovers of TorchScript files.
 NOT_TEXT = re.compile(
@@ -101,19 +102,15 @@ def from_hugging_face(state: Mapping[str, Tensor]) -> StateDict:
     return text | _fused_projections(state)
 
 
-def logit_scale(state: Mapping[str, Tensor]) -> float:
-    """Read the factor that multiplies cosines: `logit_scale` exponentiated.
+def has_logit_scale(state: Mapping[str, Tensor]) -> bool:
+    """Whether a checkpoint states the factor that multiplies cosines."""
+    return not state.keys().isdisjoint(LOGIT_SCALES)
 
-    100.0, with an InputWarning, where it is absent, as in towers that were saved by themselves.
-    """
-    log = state.get("logit_scale", state.get("module.logit_scale"))
+
+def logit_scale(state: Mapping[str, Tensor]) -> float:
+    """Read the factor that multiplies cosines: `logit_scale` exponentiated, 100.0 if absent."""
+    log = next((state[key] for key in LOGIT_SCALES if key in state), None)
     if log is None:
-        warn_caller(
-            f"the weights have no logit_scale, by which CLIP multiplies cosines: "
-            f"{DEFAULT_LOGIT_SCALE:g} is taken, where CLIP's training ends. The order of names is "
-            "right, their shares in per cent may not be",
-            InputWarning,
-        )
         return DEFAULT_LOGIT_SCALE
     if log.numel() != 1 or not math.isfinite(scale := log.double().exp().item()):
         raise CheckpointError(

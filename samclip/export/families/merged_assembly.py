@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import torch
 
-from samclip.errors import CheckpointError, did_you_mean
+from samclip.errors import CheckpointError, InputWarning, did_you_mean, warn_caller
 from samclip.export.checkpoints.checkpoint import (
     Checkpoint,
     fit_state,
@@ -31,6 +31,7 @@ from samclip.export.checkpoints.metadata import (
     encode_metadata,
     source_of,
 )
+from samclip.export.checkpoints.text_checkpoint import has_logit_scale
 from samclip.export.checkpoints.text_source import (
     TextSource,
     has_text,
@@ -46,6 +47,7 @@ from samclip.export.models.merged import (
 )
 from samclip.export.models.ovsam.model import OVSAM_CONFIGS
 from samclip.export.models.pos_embed import fit_positions
+from samclip.export.models.text_tower import TextTowerConfig
 from samclip.export.models.tiny_vit import IGNORED_CHECKPOINT_KEYS
 from samclip.runtime.bundles.manifest import Source
 
@@ -125,6 +127,14 @@ def _text(
         return None, None
     text = read_text(chosen, quick_gelu)
     require_clip_tokens(text, chosen.path.name)
+    is_clip = isinstance(text.config, TextTowerConfig) and not chosen.has(HEAD)
+    if is_clip and not has_logit_scale(chosen.state):
+        warn_caller(
+            f"{chosen.path.name} has no logit_scale, by which CLIP multiplies cosines: "
+            f"{text.logit_scale:g} is taken, where CLIP's training ends. The order of names is "
+            "right; their shares in per cent may not be",
+            InputWarning,
+        )
     return chosen, text
 
 

@@ -8,7 +8,7 @@ import torch
 from reference_open_clip import perturb
 from torch import Tensor
 
-from samclip.errors import CheckpointError, InputWarning
+from samclip.errors import CheckpointError
 from samclip.export.checkpoints.text_checkpoint import (
     from_hugging_face,
     from_open_clip,
@@ -163,8 +163,7 @@ def test_other_hugging_face_towers_are_refused() -> None:
 
 
 def test_logit_scale() -> None:
-    with pytest.warns(InputWarning, match="no logit_scale"):
-        assert logit_scale({}) == 100.0
+    assert logit_scale({}) == 100.0
     assert logit_scale({"logit_scale": torch.tensor(math.log(50.0))}) == pytest.approx(50.0)
     assert logit_scale({"module.logit_scale": torch.tensor([1.0])}) == pytest.approx(math.e)
     for damaged in (torch.tensor(float("nan")), torch.tensor(1000.0), torch.zeros(2)):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from samclip.errors import CheckpointError
+from samclip.errors import CheckpointError, InputWarning
 from samclip.export.checkpoints.metadata import METADATA_KEY, MergedMetadata
 from samclip.export.families.merged_assembly import Assembly, Checkpoints, assemble, save_merged
 from samclip.export.models.text_tower import TextTower, TextTowerConfig
@@ -94,6 +94,18 @@ def test_dimensions_of_head_and_text_must_agree(assembly: Assembly, tmp_path: Pa
     torch.save(other, tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match=r"48-d.*32-d"):
         assemble(Checkpoints(merged, text=tmp_path / "other.pt"), quick_gelu=False)
+
+
+def test_a_scale_that_nothing_states_is_said(mobile_sam_checkpoint: Path, tmp_path: Path) -> None:
+    torch.save(TextTower(SMALL_TEXT).state_dict(), tmp_path / "tower.pt")
+    with pytest.warns(InputWarning, match=r"tower\.pt has no logit_scale.*100 is taken"):
+        made = assemble(
+            Checkpoints(mobile_sam_checkpoint, text=tmp_path / "tower.pt"),
+            image_size=64,
+            quick_gelu=False,
+        )
+    assert made.metadata.text is not None
+    assert made.metadata.text.logit_scale == 100.0
 
 
 def test_the_wrong_model_type_names_the_likely_one(mobile_sam_checkpoint: Path) -> None:
