@@ -6,6 +6,7 @@ These are the names to look for, and the prompts for `Scene.segment`.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,26 +15,50 @@ from typing import Any
 from samclip.cli.options import Box, Point
 from samclip.disk.paths import user_path
 from samclip.disk.user_files import read_user_text
-from samclip.errors import PromptError, VocabularyError
+from samclip.errors import InputWarning, PromptError, VocabularyError, warn_caller
 from samclip.json_text import SURROGATE
 
 MAX_LABELS_BYTES = 10_000_000
+# What lists in other forms leave in their lines: comments, numbers before a name, tabs, quotes,
+# brackets, separators at the end, and the keys and dashes of YAML.
+OTHER_FORM = re.compile(
+    r"""(?:\#|//|-\s).*|.*\t.*|n\d{8}\b.*|\d+\s*[:,;].*|["'].*["'],?|[\[\]{}].*|.*[,;:\]}]""",
+    re.DOTALL,
+)
+LISTS = (".txt", ".csv", ".tsv", ".json", ".names", ".yaml", ".yml")
 
 
 def read_names(names: Sequence[str] | None, labels: Path | None) -> list[str] | None:
     """Join the comma-separated `names` and the lines of `labels`; None when neither is given.
 
     Order is kept; empty entries are dropped. Raises VocabularyError when nothing is left, or when
-    the file cannot be read as UTF-8 text.
+    the file cannot be read as UTF-8 text. Warns with InputWarning of names that look like parts of
+    a list in another form, such as JSON or CSV; they are used as they are.
     """
     if not names and labels is None:
         return None
     found = [part.strip() for text in names or () for part in _decode(text).split(",")]
+    _warn_of_other_forms(found, "--names", "Write them as in --names 'car,bus'.", ";")
+    for name in found:
+        if name.lower().endswith(LISTS) and os.path.lexists(name.removeprefix("@")):
+            warn_caller(
+                f"{name!r:.100} is taken for a name, and it is a file. For the names in it, write "
+                f"--labels {name.removeprefix('@')}.",
+                InputWarning,
+            )
     if labels is not None:
         path = user_path(labels, "the file of --labels")
         advice = "Give a text file with one name a line."
         text = read_user_text(path, MAX_LABELS_BYTES, "the file of names", VocabularyError, advice)
-        found += [line.strip() for line in text.splitlines()]
+        if "\0" in text:
+            raise VocabularyError(
+                f"the file of names {path} holds NUL characters, as UTF-16 read as UTF-8 does. "
+                "Save it as UTF-8."
+            )
+        lines = [line.strip() for line in text.splitlines()]
+        only = "," if len([line for line in lines if line]) == 1 else None
+        _warn_of_other_forms(lines, str(path), "Write one name a line, and nothing else.", only)
+        found += lines
     found = [name for name in found if name]
     if not found:
         raise VocabularyError(
@@ -50,6 +75,20 @@ def require_names(names: list[str] | None, task: str) -> list[str]:
             f'{task} needs names to choose from: add --names "car,bus" or --labels FILE.'
         )
     return names
+
+
+def _warn_of_other_forms(names: Sequence[str], source: str, advice: str, mark: str | None) -> None:
+    """Warn of names that look like parts of another form of list, or hold its mark."""
+    odd = [name for name in names if OTHER_FORM.fullmatch(name) or (mark and mark in name)]
+    if odd:
+        shown = ", ".join(f"{name!r:.60}" for name in odd[:3])
+        warn_caller(
+            f"{source} gives names that look like a list in another form, such as comments, JSON "
+            f"or CSV, and each is used as a name as it is: {shown}"
+            + (f" and {len(odd) - 3:,} more" if len(odd) > 3 else "")
+            + f". {advice}",
+            InputWarning,
+        )
 
 
 def _decode(text: str) -> str:

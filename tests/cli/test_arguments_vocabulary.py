@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from samclip.cli.arguments import MAX_LABELS_BYTES, read_names, require_names
-from samclip.errors import VocabularyError
+from samclip.errors import InputWarning, VocabularyError
 
 
 def test_names_split_at_commas_and_keep_their_order() -> None:
@@ -73,3 +73,42 @@ def test_require_names_teaches_the_flags() -> None:
     assert require_names(["a"], "classify") == ["a"]
     with pytest.raises(VocabularyError, match=r"classify needs names.*--names.*--labels"):
         require_names(None, "classify")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("# pets\ncat\ndog\n", "'# pets'"),
+        ("cat,\ndog,\n", "'cat,', 'dog,'"),
+        ("cat,dog,cup\n", "'cat,dog,cup'"),
+        ("0\tcat\n1\tdog\n", r"'0\\tcat'"),
+        ("id,name\n0,cat\n1,dog\n", "'0,cat'"),
+        ("names:\n  0: cat\n  1: dog\n", "'names:', '0: cat'"),
+        ("- cat\n- dog\n", "'- cat'"),
+        ('[\n  "cat",\n  "dog"\n]\n', "'\"cat\",'.*and 1 more"),
+        ("n02123045 tabby, tabby cat\nn02110341 dalmatian\n", "'n02110341 dalmatian'"),
+    ],
+)
+def test_files_of_another_form_are_warned_of(text: str, shown: str, tmp_path: Path) -> None:
+    file = tmp_path / "labels.txt"
+    file.write_text(text)
+    with pytest.warns(InputWarning, match=f"look like a list in another form.*{shown}.*one name a"):
+        names = read_names(None, file)
+    assert names == [line.strip() for line in text.splitlines()]
+
+
+def test_names_of_another_form_are_warned_of(tmp_path: Path) -> None:
+    for text in ("cat;dog", '["cat", "dog"]', "'cat','dog'"):
+        with pytest.warns(InputWarning, match=r"look like a list.*--names 'car,bus'"):
+            read_names([text], None)
+    file = tmp_path / "coco.names"
+    file.write_text("cat\n")
+    with pytest.warns(InputWarning, match="is a file. For the names in it, write --labels"):
+        assert read_names([str(file)], None) == [str(file)]
+    read_names(["don't walk, 5 o'clock, 7-up, AC/DC, notes.txt"], None)
+
+
+def test_utf16_without_its_mark_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "wide.txt").write_bytes("cat\ndog\n".encode("utf-16-be"))
+    with pytest.raises(VocabularyError, match=r"holds NUL characters, as UTF-16"):
+        read_names(None, tmp_path / "wide.txt")

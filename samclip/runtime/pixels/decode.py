@@ -45,6 +45,7 @@ from samclip.runtime.pixels.tiff import read_tiff
 __all__ = ["MAX_IMAGE_BYTES", "MAX_SIDE", "convert_pil", "decode_bytes", "decode_path"]
 MAX_IMAGE_BYTES = 2**29  # uncompressed RGB at the default limit of pixels has 384 MiB
 BINARY: int = getattr(os, "O_BINARY", 0)  # on Windows only
+DARK = 16  # of 255: the brightest level of 12 bits in samples of 16, rounded
 SHOWN = 200  # characters of a path in a message
 WIDE_FORMATS = frozenset({"PNG", "PPM"})  # their mode "I" holds 16 bits
 
@@ -98,7 +99,10 @@ def decode_bytes(
         picture = _decode(data, max_pixels, longest, pause or (lambda: None))
         del data  # it may be large
         image = convert_to_srgb(picture.image, picture.icc)
-        return to_rgb(image, picture.orientation, pause)
+        pixels = to_rgb(image, picture.orientation, pause)
+    if picture.is_deep:
+        _warn_of_darkness(name, pixels)
+    return pixels
 
 
 def _decode(data: bytes, max_pixels: int, longest: int | None, pause: Pause) -> Picture:
@@ -166,8 +170,15 @@ def convert_pil(image: Image.Image, max_pixels: int) -> NDArray[np.uint8]:
     """
     with _as_image_error("the image"):
         check_size(image.size, max_pixels)
+        if isinstance(image, ImageFile) and image.tile and getattr(image.fp, "closed", True):
+            raise HeaderError(
+                "is a PIL image whose file was closed before its pixels were read: call "
+                "image.load() before the file is closed, or pass the file's path"
+            )
         image.load()
         pixels = to_rgb(_plain(image))
+        if image.mode.startswith("I;16"):
+            _warn_of_darkness("the PIL image", pixels)
     if isinstance(image, ImageFile):  # nobody cropped or turned it into another one
         exif, xmp = (image.info.get(key) for key in ("exif", "xmp"))
         stored = Picture(image, exif, xmp)
@@ -179,6 +190,17 @@ def convert_pil(image: Image.Image, max_pixels: int) -> NDArray[np.uint8]:
                 InputWarning,
             )
     return pixels
+
+
+def _warn_of_darkness(name: str, pixels: NDArray[np.uint8]) -> None:
+    """Warn of samples of 16 bits that use 12 or fewer, such as a camera's or a depth map's."""
+    if 0 < pixels.max() <= DARK:
+        warn_caller(
+            f"{name} has samples of 16 bits, which end below 4,096 of 65,535: it is used as nearly "
+            "black. If it holds fewer bits, as a camera's 12 or distances, scale it to the whole "
+            "range first.",
+            InputWarning,
+        )
 
 
 def _plain(image: Image.Image) -> Image.Image:

@@ -121,6 +121,8 @@ def describe(head: bytes) -> str:
         return BRANDS.get(head[8:12], "a video or another MPEG-4 file")
     if head[:4] == b"RIFF":
         return {b"WAVE": "an audio file", b"AVI ": "a video"}.get(head[8:12], "a RIFF file")
+    if head[1:3] in (b"\0\2", b"\0\3", b"\0\n") and head[3:8] == bytes(5) and any(head[12:16]):
+        return "a Targa image"  # by its shape; a cursor counts its pictures in these bytes
     by_signature = (what for signature, what in REFUSED if head.startswith(signature))
     return next(by_signature, None) or _describe_text(head)
 

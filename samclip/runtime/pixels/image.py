@@ -94,6 +94,7 @@ def _check_bytes(data: bytes) -> bytes:
 def _suggest_type(source: object) -> str:
     """Suggest how to turn an object of another type into an image, or nothing."""
     hints = (
+        (source is None, "OpenCV's imread returns None for a file that it cannot read. "),
         (callable(getattr(source, "read", None)), "Pass what its read() returns. "),
         (isinstance(source, memoryview), "Pass bytes(image), or numpy.asarray(image) of pixels. "),
         (
@@ -104,9 +105,20 @@ def _suggest_type(source: object) -> str:
             hasattr(source, "__array__") or hasattr(source, "__array_interface__"),
             "Pass numpy.asarray(image). ",
         ),
+        (
+            isinstance(source, list | tuple) and len(source) > 0 and _is_image(source[0]),
+            "Pass one image at a time, or all to answer_all. ",
+        ),
         (isinstance(source, list | tuple), "Pass numpy.array(image, numpy.uint8). "),
+        (type(source).__name__ in ("UMat", "GpuMat"), "Pass image.get() or image.download(). "),
     )
     return next((hint for fits, hint in hints if fits), "")
+
+
+def _is_image(item: object) -> bool:
+    """Whether an item of a list is an image, rather than a row of one."""
+    is_picture = isinstance(item, str | PathLike | bytes | Image.Image)
+    return is_picture or getattr(item, "ndim", 0) == 3
 
 
 class InputFormat(Protocol):

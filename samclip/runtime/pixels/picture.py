@@ -16,7 +16,7 @@ from samclip.engines.steps import ChangeSettings
 from samclip.errors import Step
 
 ORIENTATION = 0x0112
-XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
+XMP_ORIENTATION = re.compile(rb"""tiff:Orientation\s*(?:=\s*["']|>)\s*([0-9])""")
 MAX_SIDE = 65_535  # pixels: what JPEG can say; resizing longer lines takes gigabytes
 WHOLE_PIXELS = 2**22  # larger pictures are converted in bands, to hold one copy less
 BAND_PIXELS = 2**18
@@ -60,8 +60,8 @@ class Picture:
     """Pixels as a file stores them.
 
     `image`: decoded, in any of Pillow's modes; `exif` and `xmp`: the file's blocks, for the
-    orientation; `icc`: its colour profile; `stated`: an orientation that needs no block. Blocks
-    may be broken.
+    orientation; `icc`: its colour profile; `stated`: an orientation that needs no block; `is_deep`:
+    samples have 16 bits in the file. Blocks may be broken.
     """
 
     image: Image.Image
@@ -69,6 +69,7 @@ class Picture:
     xmp: bytes | None = None
     icc: bytes | None = None
     stated: int | None = None
+    is_deep: bool = False
 
     @property
     def orientation(self) -> int:

@@ -15,7 +15,9 @@ from samclip.runtime.pixels.picture import HeaderError, Pause, PausedStream, Pic
 START = b"\x89PNG\r\n\x1a\n"
 MAX_CHUNKS = 500_000
 MAX_METADATA = 2**24  # bytes of one block, unpacked
-RAW_PROFILE = re.compile(rb"\s*exif\s+(\d+)\s+([0-9a-fA-F\s]+)")  # as ImageMagick writes EXIF
+# EXIF as ImageMagick writes it, in a text of one of two names.
+RAW_NAME = re.compile(rb"Raw profile type (?:exif|APP1)\0")
+RAW_PROFILE = re.compile(rb"\s*\w+\s+(\d+)\s+([0-9a-fA-F\s]+)")
 DAMAGED = "is truncated or damaged: copy or download it again"
 
 
@@ -42,7 +44,8 @@ def read_png(data: bytes, max_pixels: int, pause: Pause) -> Picture:
     whole = b"".join((*clean, _chunk(b"IDAT", body), _chunk(b"IEND", b"")))
     image = PngImageFile(PausedStream(whole, pause))
     image.load()
-    return Picture(image, chunks.exif, chunks.xmp, chunks.icc)
+    is_deep = chunks.header[8] == 16  # bits of a sample
+    return Picture(image, chunks.exif, chunks.xmp, chunks.icc, is_deep=is_deep)
 
 
 def _chunk(name: bytes, body: bytes) -> bytes:
@@ -133,11 +136,14 @@ def _read_metadata(chunks: _Chunks, name: bytes, body: memoryview) -> None:
     elif name == b"iTXt" and bytes(body[:18]) == b"XML:com.adobe.xmp\0":
         packed, text = bytes(body[18:19]) == b"\1", bytes(body[20:]).split(b"\0", 2)[-1]
         chunks.xmp = _unpack(text) if packed else text
-    elif name == b"zTXt" and bytes(body[:22]) == b"Raw profile type exif\0":
-        text = _unpack(bytes(body[23:])) or b""
+    elif name in (b"tEXt", b"zTXt") and (start := RAW_NAME.match(bytes(body[:32]))):
+        text = bytes(body[start.end() :])
+        text = text if name == b"tEXt" else _unpack(text[1:]) or b""
         if chunks.exif is None and (found := RAW_PROFILE.match(text)):
             digits = b"".join(found[2].split())
-            chunks.exif = bytes.fromhex(digits[: len(digits) // 2 * 2].decode("ascii"))
+            profile = bytes.fromhex(digits[: len(digits) // 2 * 2].decode("ascii"))
+            if profile[:6] == b"Exif\0\0" or profile[:4] in (b"II*\0", b"MM\0*"):  # APP1 may be XMP
+                chunks.exif = profile
 
 
 def _unpack(packed: bytes) -> bytes | None:

@@ -172,8 +172,10 @@ def _parse_boxes(boxes: ArrayLike, image_size: tuple[int, int]) -> list[NDArray[
     array = _as_finite(boxes, "boxes", "4 or Bx4 numbers XYXY")
     array = array.reshape(0, 4) if array.shape == (0,) else array  # `[]`
     if array.ndim not in {1, 2} or array.shape[-1] != 4:
+        more = array.ndim == 2 and array.shape[1] in (5, 6)  # with a detector's score and class
         raise PromptError(
             f"boxes must be 4 numbers (x0, y0, x1, y1) XYXY, or Bx4; got shape {array.shape}."
+            + (" Leave out scores and classes: boxes[:, :4]." if more else "")
         )
     array = array.reshape(-1, 4)  # 4 -> 1x4
     _check_count(len(array), "boxes")
@@ -182,7 +184,7 @@ def _parse_boxes(boxes: ArrayLike, image_size: tuple[int, int]) -> list[NDArray[
     if (empty := (array[:, 2:] <= array[:, :2]).any(axis=1)).any():
         raise PromptError(
             f"box {_as_text(array[np.argmax(empty)])} is inverted or empty. Give (x0, y0, x1, y1) "
-            "with x0 < x1, y0 < y1."
+            "with x0 < x1, y0 < y1; of (x, y, width, height) that is (x, y, x + width, y + height)."
         )
     if (outside := (clamped[:, 2:] <= clamped[:, :2]).any(axis=1)).any():
         raise PromptError(

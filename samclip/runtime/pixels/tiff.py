@@ -35,6 +35,11 @@ from samclip.runtime.pixels.tiff_samples import read_samples
 RAW_PHOTOMETRICS = {32803, 34892}  # mosaics of a sensor, and linear raw
 DNG_VERSION = 50706
 JPEG, OLD_JPEG, FAX = 7, 6, (2, 3, 4, 32771)  # compressions
+# Of these libtiff is asked for: none, LZW, Deflate, PackBits, LZMA and Zstandard are the others.
+COMPRESSIONS = {1, 5, JPEG, OLD_JPEG, *FAX, 8, 32946, 32773, 34925, 50000}
+NAMED = {34712: "JPEG 2000", 33003: "JPEG 2000", 33005: "JPEG 2000", 50001: "WebP", 34887: "LERC"}
+NAMED |= {50002: "JPEG XL", 52546: "JPEG XL", 34892: "lossy JPEG of DNG"}
+GREYS = (0, 1)  # photometric interpretations
 MAX_PIECES = 2**17  # strips or tiles
 
 
@@ -49,7 +54,12 @@ def read_tiff(data: bytes, max_pixels: int, pause: Pause) -> Picture:
     image = _decode(data, page, pause) if _is_pillows(page) else read_samples(data, page, pause)
     icc = page.tags.get(ICC, (0, 0, None))[2]
     return Picture(
-        image, None, page.tags.get(XMP, (0, 0, None))[2], icc, page.number(ORIENTATION, 1)
+        image,
+        None,
+        page.tags.get(XMP, (0, 0, None))[2],
+        icc,
+        page.number(ORIENTATION, 1),
+        max(page.bits) == 16,
     )
 
 
@@ -78,6 +88,16 @@ def _check(page: Directory, max_pixels: int) -> None:
     (width, height), (piece_width, piece_height) = page.size, page.piece
     if not 1 <= page.samples <= 16:
         raise HeaderError(f"is a TIFF of {page.samples} samples a pixel: convert it to RGB")
+    if page.photometric in GREYS and page.samples > 2:  # more than grey and alpha
+        raise HeaderError(
+            f"is a TIFF of {page.samples} bands, of which none is said to be red, green or blue: "
+            "choose three bands, and save them as RGB"
+        )
+    if (kind := page.number(COMPRESSION, 1)) not in COMPRESSIONS:
+        raise HeaderError(
+            f"is a TIFF compressed by {NAMED.get(kind, f'a method of the number {kind}')}, which "
+            "is not read: save it with LZW or Deflate"
+        )
     offsets = page.numbers(TILES) or page.numbers(STRIPS)
     expected = ceil(width / piece_width) * ceil(height / piece_height) * page.planes
     if expected > MAX_PIECES:
@@ -97,8 +117,10 @@ def _is_pillows(page: Directory) -> bool:
         return False
     if page.photometric == 3:  # colours of 8 bits, as old writers stored them
         return bits <= {1, 2, 4, 8} and max(page.numbers(COLOURS), default=0) > 255
-    if page.photometric in (0, 1) and page.samples == 1:
+    if page.photometric in GREYS and page.samples == 1:
         return bits <= {1, 2, 4, 8}
+    if page.photometric in GREYS and page.planes > 1:
+        return False
     return page.photometric in (0, 1, 2, 5) and bits == {8} and page.number(FILL_ORDER, 1) == 1
 
 

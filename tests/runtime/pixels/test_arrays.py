@@ -170,7 +170,7 @@ def test_odd_arguments_are_typed_errors_or_answers(tmp_path: Path) -> None:
         "multimask": lambda v: scene.segment(boxes=box, multimask=v),
         "names": lambda v: scene.segment(boxes=box, names=v),
         "given": lambda v: scene.name(v, ["red"]),
-        "background": lambda v: scene.semantic(["red"], background=v),
+        "background": lambda v: scene.semantic(["red", "green"], background=v),
         "refine": lambda v: scene.semantic(["red"], refine=v),
         "points per side": lambda v: scene.everything(points_per_side=v),
         "threshold": lambda v: scene.everything(**everything, pred_iou_thresh=v),

@@ -154,7 +154,9 @@ class Pathless:
 @pytest.mark.parametrize(
     ("source", "hint"),
     [
-        (None, "Pass a path"),
+        (None, "OpenCV's imread returns None.*Pass a path"),
+        ([RGB, RGB], "one image at a time"),
+        (["a.jpg"], "one image at a time"),
         (3, "Pass a path"),
         ([[1, 2]], r"numpy.array\(image"),
         (io.BytesIO(b"x"), r"what its read\(\) returns"),
@@ -261,6 +263,11 @@ def test_files_too_large_are_not_read(tmp_path: Path) -> None:
         load_image(tmp_path / "large.jpg")
 
 
+def test_targa_files_are_called_so() -> None:
+    with pytest.raises(ImageError, match="a Targa image"):
+        load_image(encode(Image.new("RGB", (20, 10)), "TGA"))
+
+
 def test_the_users_pil_image_stays_as_it_is() -> None:
     image = Image.fromarray(RGB).convert("P")
     image.info["transparency"] = bytes(range(256))
@@ -335,8 +342,18 @@ def test_too_little_memory_is_no_damage(
 def test_a_closed_pil_image_is_refused(photo_path: Path) -> None:
     image = Image.open(photo_path)
     image.close()
-    with pytest.raises(ImageError, match="cannot be decoded"):
+    with pytest.raises(ImageError, match="was closed before its pixels were read"):
         load_image(image)
+
+
+@pytest.mark.parametrize("text", ["='6'", '="6"', ' = "6"', ">6<"])
+def test_orientation_of_xmp_in_every_spelling(text: str) -> None:
+    image = Image.effect_noise((32, 16), 90)
+    xmp = b"http://ns.adobe.com/xap/1.0/\0<x tiff:Orientation" + text.encode() + b"/>"
+    data = encode(image, "JPEG", quality=95)
+    block = b"\xff\xe1" + (len(xmp) + 2).to_bytes(2, "big") + xmp
+    upright = np.rot90(load_image(data), -1)
+    assert np.array_equal(load_image(data[:2] + block + data[2:]), upright)
 
 
 def test_pillows_own_limit_is_not_used() -> None:

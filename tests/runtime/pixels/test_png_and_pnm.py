@@ -11,7 +11,7 @@ from image_files import GREY, RGB, encode
 from numpy.typing import NDArray
 from PIL import Image
 
-from samclip.errors import ImageError
+from samclip.errors import ImageError, InputWarning
 from samclip.runtime.pixels.image import load_image
 
 PNG = encode(RGB, "PNG")
@@ -138,3 +138,26 @@ def test_pbm_is_black_where_it_is_1() -> None:
     ):
         with pytest.raises(ImageError):
             load_image(header + bytes(9000))
+
+
+@pytest.mark.parametrize("text", [b"tEXt", b"zTXt"])
+@pytest.mark.parametrize("kind", [b"exif", b"APP1"])
+def test_orientation_in_texts_of_imagemagick(text: bytes, kind: bytes) -> None:
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    profile = b"\ngeneric\n%8d\n%s\n" % (len(exif), exif.hex().encode())
+    body = profile if text == b"tEXt" else b"\0" + zlib.compress(profile)
+    data = encode(Image.fromarray(RGB), "PNG")
+    added = chunk(text, b"Raw profile type " + kind + b"\0" + body)
+    assert np.array_equal(load_image(data[:33] + added + data[33:]), np.rot90(RGB, -1))
+
+
+def test_dark_samples_of_16_bits_are_warned_of() -> None:
+    """12 bits of a camera in samples of 16 are used as the file says, nearly black."""
+    values = np.arange(96, dtype=np.uint16).reshape(8, 12) * 42
+    with pytest.warns(InputWarning, match="below 4,096 of 65,535"):
+        read = load_image(encode(Image.fromarray(values), "PNG"))
+    assert np.array_equal(read[..., 0], scaled(values, 65_535))
+    with pytest.warns(InputWarning, match="the PIL image has samples of 16 bits"):
+        load_image(Image.fromarray(values))
+    load_image(encode(Image.fromarray(values * 16), "PNG"))
+    load_image(encode(Image.fromarray(values * 0), "PNG"))  # a lens cap

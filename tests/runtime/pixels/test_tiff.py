@@ -98,12 +98,21 @@ def test_lab_and_ycbcr() -> None:
         (Page(RGB, 6, tags={530: (3, [2, 2])}), "rare kind"),
         (Page(RGB[..., :2]), "rare kind"),
         (Page(RGB, 32844), "rare kind"),
+        (Page(RGB16, 1, bits=16), "3 bands, of which none is said to be red"),
+        (Page(np.dstack([RGB, RGB]), 1, planar=True), "6 bands"),
+        (Page(RGB, tags={259: (3, [50001])}), "compressed by WebP.*LZW or Deflate"),
+        (Page(RGB, tags={259: (3, [9])}), "by a method of the number 9"),
         (Page(RGB, tags={273: (4, [60_000])}), "truncated or damaged"),
     ],
 )
 def test_unknown_ranges_and_meanings_are_refused(page: Page, message: str) -> None:
     with pytest.raises(ImageError, match=message):
         load_image(write_tiff([page]))
+
+
+def test_grey_with_alpha_in_a_plane_of_its_own() -> None:
+    page = Page(np.dstack([GREY, GREY // 2]), 1, planar=True, tags={338: (3, [2])})
+    assert np.array_equal(load_image(write_tiff([page])), as_grey(GREY))
 
 
 def test_the_picture_is_not_the_thumbnail() -> None:
