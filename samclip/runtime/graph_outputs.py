@@ -88,7 +88,7 @@ class OutputCheck:
         }
 
     def check_tokens(self, feeds: Feeds) -> None:
-        """Check that the graph has a row for each token: engines may read what lies beside them.
+        """Check that the graph has a row for each token: engines may read past its last one.
 
         Raises EngineRunError.
         """

@@ -228,7 +228,7 @@ def gather(call: Call) -> list[Tensor]:
     of_type(places, *WHOLE)
     axis = axis_of(integer(call.node, "axis", 0), data.rank)
     if places.fed and call.node.inputs[1] == TOKENS:
-        call.token_rows = least(data.dims[axis])  # whoever runs the graph checks the tokens
+        call.token_rows = least(data.dims[axis])  # the runtime checks the tokens
     else:
         _check_places(places, data.dims[axis])
     dims = (*data.dims[:axis], *places.dims, *data.dims[axis + 1 :])

@@ -207,7 +207,7 @@ def check_dims(dims: Shape) -> None:
         raise RefusedError(f"its result has {len(dims)} axes, at most {MAX_RANK} are accepted")
     for dim in dims:
         if dim == 0:
-            raise RefusedError("its result has no elements")  # engines read beside it
+            raise RefusedError("its result has no elements")  # engines read past its end
         if (dim if isinstance(dim, int) else least(dim)) < 0:
             raise RefusedError(
                 f"its result has an axis of {str(dim)[:SHOWN]}, which can be negative"
