@@ -98,6 +98,7 @@ class EnginePool:
         """
         with self._in_use():
             engine, check = self._engine(graph)
+            check.check_tokens(feeds)
             results = engine.run(feeds, outputs)
             check.check(feeds, results)
             return results
@@ -108,6 +109,7 @@ class EnginePool:
         """Compute `outputs` of `graph` and copy them to the host as float32; raises as `run`."""
         with self._in_use():
             engine, check = self._engine(graph)
+            check.check_tokens(feeds)
             results = engine.run(feeds, outputs)
             check.check(feeds, results)
             return [check.to_host(name, results[name]) for name in outputs]
@@ -168,8 +170,10 @@ class EnginePool:
         for notice in passed_over_notices(graph, described, self.backend.name, precision, version):
             _logger.info(notice)
         read = partial(self.bundle.source, graph, self.backend.name, precision, version)
-        engine = self.backend.load(replace(read(), again=read), self._options)
-        return engine, OutputCheck(graph, described, self.bundle.manifest)
+        source = read()
+        rows = None if source.signature is None else source.signature.token_rows
+        engine = self.backend.load(replace(source, again=read), self._options)
+        return engine, OutputCheck(graph, described, self.bundle.manifest, rows)
 
     def _described(self, graph: str) -> Graph:
         described: Graph | None = getattr(self.bundle.manifest.graphs, graph)

@@ -71,15 +71,37 @@ class ExpectedOutput:
 
 
 class OutputCheck:
-    """Checks the outputs of `graph`, called `name`, of the bundle that `manifest` describes."""
+    """Checks the outputs of `graph`, called `name`, of the bundle that `manifest` describes.
 
-    def __init__(self, name: str, graph: Graph, manifest: Manifest) -> None:
+    `token_rows` is that of its signature.
+    """
+
+    def __init__(
+        self, name: str, graph: Graph, manifest: Manifest, token_rows: int | None = None
+    ) -> None:
         self._name = name
+        self._token_rows = token_rows
         declared = {spec.name: spec for spec in graph.outputs}
         known = _with_numbers(EXPECTED.get(name, {}), _sizes(manifest))
         self._expected = known | {
             output: _merge(known.get(output), spec) for output, spec in declared.items()
         }
+
+    def check_tokens(self, feeds: Feeds) -> None:
+        """Check that the graph has a row for each token: engines may read past its last one.
+
+        Raises EngineRunError.
+        """
+        tokens = feeds.get("tokens")
+        if self._token_rows is None or not isinstance(tokens, np.ndarray) or not tokens.size:
+            return
+        low, high = int(tokens.min()), int(tokens.max())
+        if not 0 <= low <= high < self._token_rows:
+            raise EngineRunError(
+                f"the tokenizer makes the tokens {low} to {high}, the graph {self._name!r} knows "
+                f"{self._token_rows:,}: the bundle's parts do not fit together. Export it again, "
+                "or choose another bundle."
+            )
 
     def check(self, feeds: Feeds, results: Mapping[str, Tensor]) -> None:
         """Check types and shapes, and the numbers of what is on the host already.

@@ -530,6 +530,111 @@ def opset(version: int) -> Callable[[], ModelProto]:
     return lambda: model([node("Relu", ["x"], ["y"])], opset=version)
 
 
+def whole_division(*divisors: int) -> Callable[[], ModelProto]:
+    """Of the smallest number by -1, and of any by 0, processors make an exception."""
+
+    def make() -> ModelProto:
+        nodes = [
+            node("Cast", ["x"], ["i"], to=INT64),
+            node("Div", ["i", "d"], ["q"]),
+            node("Cast", ["q"], ["y"], to=FLOAT),
+        ]
+        return model(nodes, [stored("d", divisors)])
+
+    return make
+
+
+def divided_by_data() -> ModelProto:
+    nodes = [
+        node("Cast", ["x"], ["i"], to=INT64),
+        node("Div", ["i", "i"], ["q"]),
+        node("Cast", ["q"], ["y"], to=FLOAT),
+    ]
+    return model(nodes)
+
+
+def gathered_by_data(operator: str) -> Callable[[], ModelProto]:
+    nodes = [node("Cast", ["x"], ["i"], to=INT64), node(operator, ["x", "i"], ["y"], axis=1)]
+    return lambda: model(nodes)
+
+
+def wrapped_around(*nodes: NodeProto) -> Callable[[], ModelProto]:
+    """`a` seems to be 2**32, and is 0: what is 4 to a reader with larger numbers is 2**32 + 4."""
+
+    def make() -> ModelProto:
+        rest = [
+            node("Sub", ["b", "a"], ["c"]),
+            node("Add", ["c", "four"], ["s"]),
+            node("Expand", ["one", "s"], ["y"]),
+        ]
+        numbers = {"b": 2**32, "four": 4}
+        tensors = [
+            *(stored(name, [number]) for name, number in numbers.items()),
+            stored("q", [2**30], np.int32),
+            stored("f", [4], np.int32),
+            stored("one", [1], np.float32),
+        ]
+        return model([*nodes, *rest], tensors)
+
+    return make
+
+
+def coefficients_that_square() -> ModelProto:
+    """A size that is a number of 2**40 digits."""
+    nodes = [node("Shape", ["x"], ["s"], start=0, end=1), node("Mul", ["s", "c"], ["v0"])]
+    for i in range(40):
+        nodes.append(node("Mul", [f"v{i}", f"v{i}"], [f"m{i}"]))
+        nodes.append(node("Div", [f"m{i}", "s"], [f"v{i + 1}"]))
+    nodes.append(node("Expand", ["one", "v40"], ["y"]))
+    return model(nodes, [stored("c", [3]), stored("one", [1], np.float32)], ["texts", 4])
+
+
+def many_sizes() -> ModelProto:
+    """Sums of 15 sizes, 256 at a time, again and again."""
+    ports = [value(f"in{k}", FLOAT, [f"size{k}"]) for k in range(15)]
+    nodes = [node("Shape", [port.name], [f"s{k}"]) for k, port in enumerate(ports)]
+    nodes += [
+        node("Add", [f"t{k - 1}" if k > 1 else "s0", f"s{k}"], [f"t{k}"]) for k in range(1, 15)
+    ]
+    nodes.append(node("Expand", ["t14", "n"], ["v0"]))
+    for i in range(3000):
+        nodes.append(node("Sub" if i % 2 else "Add", [f"v{i}", "v0"], [f"w{i}"]))
+        nodes.append(node("Reshape", [f"w{i}", "all"], [f"v{i + 1}"]))
+    nodes.append(node("Relu", ["x"], ["y"]))
+    made = model(nodes, [stored("n", [256]), stored("all", [-1])])
+    made.graph.input.extend(ports)
+    return made
+
+
+def written_again_and_again(operator: str, *tensors: TensorProto, **attributes: Any) -> Any:
+    """Much from little: 1 GiB is computed each time, of which one element is used."""
+
+    def make() -> ModelProto:
+        nodes = []
+        operands = [tensor.name for tensor in tensors]
+        for i in range(4000):
+            source = f"v{i - 1}" if i else "x"
+            nodes.append(node(operator, [source, *operands], [f"r{i}"], **attributes))
+            nodes.append(node("Slice", [f"r{i}", "start", "end", "axes"], [f"v{i}"]))
+        slices = [stored("start", [0, 0]), stored("end", [16, 16]), stored("axes", [2, 3])]
+        return model(nodes, [*(t for t in tensors if t.name), *slices], [1, 1, 16, 16])
+
+    return make
+
+
+def of_nothing(*nodes: NodeProto, **arrays: Any) -> Callable[[], ModelProto]:
+    """Nodes on a slice `e` without elements."""
+    cut = node("Slice", ["x", "zero", "zero", "two"], ["e"])
+    tensors = [stored(name, array) for name, array in arrays.items()]
+    ends = [stored("zero", [0]), stored("two", [2])]
+    return lambda: model([cut, *nodes], [*tensors, *ends], [1, 1, 4, 4])
+
+
+def scaled(scale: float) -> Callable[[], ModelProto]:
+    nodes = [node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("Cast", ["q"], ["y"], to=FLOAT)]
+    return lambda: model(nodes, [stored("s", scale, np.float32), stored("z", 0, np.int8)])
+
+
 # What is in the message, and the model.
 HOSTILE: dict[str, tuple[str, Callable[[], ModelProto]]] = {
     "a loop without end": ("subgraph", endless_loop),
@@ -641,6 +746,46 @@ HOSTILE: dict[str, tuple[str, Callable[[], ModelProto]]] = {
     "a name of 5 MB": ("name", long_name),
     "100,000 inputs": ("inputs", many_inputs),
     "50,000 descriptions": ("descriptions", many_descriptions),
+    "a first input that is missing": ("missing", lambda: model([node("Not", [""], ["y"])])),
+    "whole numbers divided by 0": ("less than 1", whole_division(0)),
+    "whole numbers divided by -1": ("less than 1", whole_division(4, -1, 4, 4)),
+    "whole numbers divided by data": ("less than 1", divided_by_data),
+    "Gather by data": ("may not exist", gathered_by_data("Gather")),
+    "GatherElements by data": ("may not exist", gathered_by_data("GatherElements")),
+    "a cast that wraps around": (
+        "computed from data",
+        wrapped_around(
+            node("Cast", ["b"], ["i"], to=TensorProto.INT32), node("Cast", ["i"], ["a"], to=INT64)
+        ),
+    ),
+    "a product that wraps around": (
+        "computed from data",
+        wrapped_around(node("Mul", ["q", "f"], ["i"]), node("Cast", ["i"], ["a"], to=INT64)),
+    ),
+    "sizes of a million digits": ("a size in it", coefficients_that_square),
+    "many sizes": ("sizes follow", many_sizes),
+    "much written by Resize": (
+        "multiplied",
+        written_again_and_again(
+            "Resize", TensorProto(), TensorProto(), stored("n", [1, 1, 2**14, 2**14])
+        ),
+    ),
+    "much written by ConvTranspose": (
+        "multiplied",
+        written_again_and_again(
+            "ConvTranspose", stored("w", np.ones((1, 1, 1, 1)), np.float32), strides=[1024, 1024]
+        ),
+    ),
+    "Resize of nothing": (
+        "no elements",
+        of_nothing(node("Resize", ["e", "", "", "n"], ["y"], mode="nearest"), n=[1, 1, 4, 4]),
+    ),
+    "an input of nothing": ("no elements", shaped(0, 4)),
+    "a step that wraps around": ("step", sliced(2**63 - 1, -(2**63), 1 - 2**63)),
+    "a scale of NaN": ("scale", scaled(float("nan"))),
+    "a scale of 0": ("scale", scaled(0)),
+    "a scale below 0": ("scale", scaled(-1)),
+    "a scale without end": ("scale", scaled(float("inf"))),
     "a new opset": ("opset 99", opset(99)),
     "an old opset": ("opset 1;", opset(1)),
 }

@@ -24,6 +24,7 @@ from samclip.engines.openvino.backend import OpenVinoBackend
 from samclip.errors import GraphError
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import Graphs, Variant
+from samclip.runtime.bundles.weights import parse_weights
 from samclip.runtime.bundles.writing import write_bundle
 from samclip.runtime.plans import plan_source
 
@@ -63,7 +64,7 @@ def test_hostile_graphs(says: str, make: Any, tmp_path: Path, figures: Figures) 
         text = str(caught.value)
         assert says in text
         assert str(path) in text
-        assert "export" in text
+        assert "Export the bundle again" in text
         assert len(text) < 700
     with pytest.raises(GraphError):
         plan_source(Bundle.open(path), "encoder", "tensorrt", None)
@@ -127,3 +128,19 @@ def test_sound_graphs_pass(tmp_path: Path) -> None:
     source = Bundle.open(path).source("encoder", "onnxruntime")
     assert source.signature == signature
     assert msgspec.structs.asdict(Bundle.open(path).manifest)["name"] == "tiny"
+
+
+def test_a_text_encoder_says_how_many_tokens_it_knows() -> None:
+    signature = check_graph(
+        "text_encoder",
+        (
+            Path(samclip.__file__).parent / "assets/bundles/samclip-tiny/text_encoder.onnx"
+        ).read_bytes(),
+        _weights("text_encoder"),
+    )
+    assert signature.token_rows == 30_522
+
+
+def _weights(name: str) -> Any:
+    path = Path(samclip.__file__).parent / f"assets/bundles/samclip-tiny/{name}.safetensors"
+    return parse_weights(path.read_bytes())

@@ -235,3 +235,15 @@ def test_text_files_are_bounded_before_they_are_read(
     write_manifest(large, change)
     with pytest.raises(BundleError, match=r"4,294,967,296 bytes; at most"):
         embed(large, tmp_path / "cache")
+
+
+def test_a_database_whose_table_is_a_view_without_end(honest: Path, tmp_path: Path) -> None:
+    right = embed(honest, tmp_path / "other")
+    (tmp_path / "cache").mkdir()
+    with sqlite3.connect(tmp_path / "cache" / FILE_NAME) as database:
+        database.executescript(
+            "CREATE VIEW embeddings AS WITH RECURSIVE r(k) AS "
+            "(SELECT 1 UNION ALL SELECT k + 1 FROM r) "
+            "SELECT k AS key, k AS vector, k AS digest, k AS used FROM r"
+        )
+    np.testing.assert_allclose(embed(honest, tmp_path / "cache"), right, rtol=1e-6)

@@ -11,7 +11,7 @@ from region_fakes import REGION_GRAPHS, region_manifest
 
 from samclip.engines.base import EngineOptions
 from samclip.errors import EngineRunError
-from samclip.runtime.graph_outputs import are_sound
+from samclip.runtime.graph_outputs import OutputCheck, are_sound
 from samclip.runtime.model import Model
 
 Array = NDArray[Any]
@@ -95,3 +95,13 @@ def test_numbers_that_are_sound() -> None:
     assert are_sound(np.asarray([True]))
     assert not are_sound(np.asarray([1, np.nan], np.float16))
     assert not are_sound(np.asarray(["1"]))
+
+
+def test_tokens_that_the_graph_has_no_rows_for() -> None:
+    """OpenVINO would answer with zeros."""
+    graph = fake_manifest().graphs.encoder
+    check = OutputCheck("text_encoder", graph, fake_manifest(), token_rows=600)
+    check.check_tokens({"tokens": np.asarray([[0, 599]])})
+    for tokens in ([0, 600], [-1, 5]):
+        with pytest.raises(EngineRunError, match=f"tokens {tokens[0]} to {tokens[1]}.*knows 600"):
+            check.check_tokens({"tokens": np.asarray([tokens])})

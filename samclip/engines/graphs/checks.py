@@ -16,11 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.engines.graphs.operators import OPERATORS, OPSETS, POINTWISE
+from samclip.engines.graphs.operators import OPERATORS, OPSETS, POINTWISE, Operator
 from samclip.engines.graphs.parsed import (
     BOOL,
     DTYPES,
     MAX_PORTS,
+    NUMPY,
     SHOWN,
     Dims,
     Node,
@@ -48,8 +49,11 @@ from samclip.errors import GraphError, did_you_mean
 MAX_TENSOR_BYTES = 2**31
 MAX_LIVE_BYTES = 2**32
 MAX_WORK = 2**43
+WRITTEN = 32  # products in the time that it takes to write one number
 # Of what an engine may compute before it runs and keep: as much as the stored tensors take when
 # they are expanded from a byte to four, and all of it again, and something for small graphs.
+MAX_COMPUTED = 8192  # sizes that depend on the run, in all lists of a graph
+MAX_SCALES = 2**17  # numbers of which the least and the greatest are looked for
 MAX_CHAIN = 64  # pointwise operators in a row: exports have up to 16
 FOLDED_PER_STORED = 12
 FOLDED_BYTES = 2**26
@@ -93,6 +97,8 @@ class GraphCheck:
     def __post_init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
         self.work = 0
+        self.computed = 0
+        self.token_rows: int | None = None
         self.folded = 0
 
     def run(self) -> GraphSignature:
@@ -108,7 +114,7 @@ class GraphCheck:
                 f"at most {most_folded:,} are accepted"
             )
         self._check_described()
-        return GraphSignature(inputs, self._outputs(), peak)
+        return GraphSignature(inputs, self._outputs(), peak, self.token_rows)
 
     def _add_nodes(self) -> int:
         """Add the results of all nodes; returns the most bytes of them that are needed at once."""
@@ -159,7 +165,9 @@ class GraphCheck:
             self._check_axes(port)
             dims = tuple(symbol(d) if isinstance(d, str) else d for d in port.dims if d is not None)
             span = (-float(MAX_REGION), float(MAX_REGION)) if port.name == "boxes" else None
-            tensor = Tensor(port.dtype, dims, span=span)
+            tensor = Tensor(port.dtype, dims, span=span, fed=True)
+            if 0 in dims:
+                raise ValueError(f"its input {port.name[:SHOWN]!r} has no elements")
             self._check_bytes(f"its input {port.name[:SHOWN]!r}", tensor)
             self._define(port.name, tensor)
             found.append(_signature(port.name, tensor))
@@ -224,23 +232,21 @@ class GraphCheck:
         if not 1 <= len(node.outputs) <= operator.outputs:
             raise RefusedError(f"it has {len(node.outputs)} outputs")
         inputs = [self._use(name) for name in node.inputs]
+        if inputs[0] is None:
+            raise RefusedError("its first input is missing")
         call = Call(node, inputs)
         outputs = operator.rule(call)
+        if call.token_rows is not None:
+            known = call.token_rows if self.token_rows is None else self.token_rows
+            self.token_rows = min(known, call.token_rows)
         if len(outputs) != len(node.outputs):
             raise RefusedError(f"it has {len(node.outputs)} outputs, expected {len(outputs)}")
         present = [tensor for tensor in inputs if tensor is not None]
-        total = chain = 0
-        if node.operator in POINTWISE:
-            chain = 1 + max(tensor.chain for tensor in present)
-            if chain > MAX_CHAIN:
-                raise RefusedError(
-                    f"it is the last of {chain} operators in a row on single elements"
-                )
+        total, chain = 0, _chain(node, present)
         for name, tensor in zip(node.outputs, outputs, strict=True):
             check_dims(tensor.dims)
             size = self._check_bytes("its result", tensor)
-            if tensor.values is not None and len(tensor.values) > MAX_FOLLOWED:
-                tensor.values = None
+            self._follow(tensor)
             tensor.constant = all(part.constant for part in present)
             tensor.chain = chain
             total += size
@@ -248,13 +254,29 @@ class GraphCheck:
         if outputs[0].constant:
             self.folded += total
         call.made = outputs[0].dims
-        self.work += most(call.made if operator.work is None else operator.work(call))
+        self._count_work(operator, call)
+        return total
+
+    def _count_work(self, operator: Operator, call: Call) -> None:
+        work = WRITTEN * most(call.made)
+        if operator.work is not None:
+            work = max(work, most(operator.work(call)))
+        self.work += work
         if self.work > MAX_WORK:
             raise RefusedError(
-                f"up to here {self.work:.1e} numbers are multiplied, at most {MAX_WORK:.1e} are "
-                "accepted"
+                f"up to here {self.work:.1e} numbers are multiplied or written, at most "
+                f"{MAX_WORK:.1e} are accepted"
             )
-        return total
+
+    def _follow(self, tensor: Tensor) -> None:
+        """Count the sizes that are computed with: each takes this check a while."""
+        if tensor.values is not None and len(tensor.values) > MAX_FOLLOWED:
+            tensor.values = None
+        self.computed += sum(not isinstance(value, int) for value in tensor.values or ())
+        if self.computed > MAX_COMPUTED:
+            raise RefusedError(
+                f"up to here more than {MAX_COMPUTED:,} sizes follow from those of its inputs"
+            )
 
     def _use(self, name: str) -> Tensor | None:
         if not name:
@@ -300,15 +322,27 @@ class GraphCheck:
         return tuple(found)
 
 
+def _chain(node: Node, inputs: list[Tensor]) -> int:
+    """Return how many pointwise operators in a row end with this node."""
+    if node.operator not in POINTWISE:
+        return 0
+    chain = 1 + max(tensor.chain for tensor in inputs)
+    if chain > MAX_CHAIN:
+        raise RefusedError(f"it is the last of {chain} operators in a row on single elements")
+    return chain
+
+
 def _from_stored(stored: Stored, in_file: NDArray[np.generic] | None) -> Tensor:
     """Return a stored tensor; of whole numbers, and of few, the values are known."""
     tensor = Tensor(stored.dtype, stored.dims, constant=True, stored=stored)
     numbers = stored.numbers() if stored.data is not None else in_file
-    if numbers is None or not numbers.size or stored.dtype == BOOL:
+    if numbers is None or not numbers.size or stored.dtype not in NUMPY or stored.dtype == BOOL:
         return tensor
+    if (numbers.size, numbers.dtype) != (stored.size, np.dtype(NUMPY[stored.dtype])):
+        return tensor  # the file has another tensor of this name
     if stored.dtype in WHOLE and stored.size <= MAX_FOLLOWED:
         tensor.values = tuple(numbers.reshape(-1).tolist())
-    if stored.dtype in WHOLE or stored.size <= MAX_FOLLOWED:
+    if stored.dtype in WHOLE or stored.size <= MAX_SCALES:
         tensor.span = (float(numbers.min()), float(numbers.max()))
     return tensor
 

@@ -5,11 +5,12 @@ A rule returns the outputs of a node, or raises `RefusedError`.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping
 
 from samclip.engines.graphs.parsed import BOOL, DTYPES, FLOAT, INT8, UINT8, Node
-from samclip.engines.graphs.sizes import Dim, quotient
+from samclip.engines.graphs.sizes import Dim, least, quotient, stays_within
 from samclip.engines.graphs.tensors import (
     WHOLE,
     Call,
@@ -95,8 +96,21 @@ def arithmetic(call: Call) -> list[Tensor]:
     first, second = required(call.inputs, 2)
     dtype = same_type(first, second)
     not_bool(first)
+    if call.node.operator == "Div" and dtype not in FLOATS:
+        _check_divisor(second)
     dims = broadcast(first.dims, second.dims)
     return [Tensor(dtype, dims, _followed(call.node.operator, first, second, len(dims)))]
+
+
+def _check_divisor(divisor: Tensor) -> None:
+    """Refuse whole numbers that may be 0 or -1: dividing by them ends the process, or is wrong."""
+    lowest: float
+    if divisor.values is not None:
+        lowest = min((least(value) for value in divisor.values), default=1)
+    else:
+        lowest = 0 if divisor.span is None else divisor.span[0]
+    if lowest < 1:
+        raise RefusedError("it divides whole numbers by what may be less than 1")
 
 
 def _followed(name: str, first: Tensor, second: Tensor, rank: int) -> tuple[Dim, ...] | None:
@@ -108,8 +122,8 @@ def _followed(name: str, first: Tensor, second: Tensor, rank: int) -> tuple[Dim,
         a, b = (v * max(len(a), len(b)) if len(v) == 1 else v for v in (a, b))
     compute = FOLLOWED[name]
     found = [compute(x, y) for x, y in zip(a, b, strict=True)]
-    if any(value is None or (isinstance(value, int) and abs(value) >= 2**63) for value in found):
-        return None
+    if not all(value is not None and stays_within(value, WHOLE[first.dtype]) for value in found):
+        return None  # engines wrap around
     return tuple(found)  # type: ignore[arg-type]
 
 
@@ -130,7 +144,7 @@ def compare(call: Call) -> list[Tensor]:
 
 def logical(call: Call) -> list[Tensor]:
     """And, Or, Not."""
-    present = [tensor for tensor in call.inputs if tensor is not None]
+    present = required(call.inputs, len(call.inputs))
     of_type(present[0], BOOL)
     same_type(*present)
     return [Tensor(BOOL, broadcast(*(tensor.dims for tensor in present)))]
@@ -163,7 +177,11 @@ def clip(call: Call) -> list[Tensor]:
             same_type(data, bound)
             if bound.rank:
                 raise RefusedError("its bounds are not single numbers")
-    return [Tensor(data.dtype, data.dims)]
+    low, high = ((*call.inputs[1:], None, None))[:2]
+    span = None
+    if data.dtype in WHOLE and low is not None and high is not None and low.span and high.span:
+        span = (low.span[0], high.span[1]) if low.span[1] <= high.span[0] else None
+    return [Tensor(data.dtype, data.dims, span=span)]
 
 
 def cast(call: Call) -> list[Tensor]:
@@ -172,9 +190,21 @@ def cast(call: Call) -> list[Tensor]:
     wanted = integer(call.node, "to", 0)
     if wanted not in DTYPES:
         raise RefusedError(f"it casts to the type {wanted}, which exports never have")
-    if wanted == data.dtype or {wanted, data.dtype} <= WHOLE:
+    if wanted == data.dtype:
         return [Tensor(wanted, data.dims, data.values, data.span)]
+    if wanted in WHOLE and data.dtype in WHOLE:
+        return [Tensor(wanted, data.dims, *_without_larger(data, WHOLE[wanted]))]
     return [Tensor(wanted, data.dims, span=data.span if wanted in FLOATS else None)]
+
+
+def _without_larger(data: Tensor, limit: int) -> tuple[tuple[Dim, ...] | None, Span | None]:
+    """Return values and span of whole numbers, None where a type with this limit wraps them."""
+    values, span = data.values, data.span
+    if values is not None and not all(stays_within(value, limit) for value in values):
+        values = None
+    if span is not None and not -limit <= span[0] <= span[1] < limit:
+        span = None
+    return values, span
 
 
 def quantize(call: Call) -> list[Tensor]:
@@ -198,6 +228,8 @@ def dequantize(call: Call) -> list[Tensor]:
 def _check_scale(node: Node, data: Tensor, scale: Tensor, zero: Tensor) -> None:
     """Check a scale for all elements, or one for each along an axis; not for blocks."""
     of_type(scale, *FLOATS)
+    if scale.span is None or not 0 < scale.span[0] <= scale.span[1] < math.inf:
+        raise RefusedError("its scale is not known to be above 0 and finite")
     if integer(node, "block_size", 0) or not integer(node, "saturate", 1):
         raise RefusedError("it quantises in blocks, or without saturation")
     if scale.dims != zero.dims:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from samclip.engines.graphs.elementwise import joined, shown
-from samclip.engines.graphs.parsed import FLOAT, INT64
+from samclip.engines.graphs.parsed import FLOAT, INT64, MAX_SIDE
 from samclip.engines.graphs.sizes import Dim, least, product, quotient
 from samclip.engines.graphs.tensors import (
     MAX_FOLLOWED,
@@ -34,6 +34,7 @@ from samclip.engines.graphs.tensors import (
     text,
 )
 
+TOKENS = "tokens"  # the input of a text encoder
 MAX_PAD = 2**16  # elements on one side of an axis
 
 
@@ -201,7 +202,7 @@ def slice_(call: Call) -> list[Tensor]:
 
 
 def _sliced(side: Dim, start: int, end: Dim, step: int) -> Dim:
-    if step == 0 or not -(2**63) < step < 2**63:
+    if step == 0 or abs(step) > MAX_SIDE:  # sums of larger ones wrap around
         raise RefusedError(f"its step is {step}")
     if isinstance(side, int) and isinstance(end, int):
         if step < 0 and end < -side:
@@ -226,7 +227,10 @@ def gather(call: Call) -> list[Tensor]:
     data, places = required(call.inputs, 2)
     of_type(places, *WHOLE)
     axis = axis_of(integer(call.node, "axis", 0), data.rank)
-    _check_places(places, data.dims[axis])
+    if places.fed and call.node.inputs[1] == TOKENS:
+        call.token_rows = least(data.dims[axis])  # the runtime checks the tokens
+    else:
+        _check_places(places, data.dims[axis])
     dims = (*data.dims[:axis], *places.dims, *data.dims[axis + 1 :])
     values = None
     if data.values is not None and data.rank == 1 and places.values is not None and len(dims) < 2:
@@ -251,13 +255,12 @@ def gather_elements(call: Call) -> list[Tensor]:
 
 
 def _check_places(places: Tensor, side: Dim) -> None:
-    """Refuse places outside of an axis; those computed from data are checked when it runs."""
+    """Refuse places outside of an axis, or that may be: OpenVINO reads what lies there."""
     span = places.span
-    if places.values is not None and span is None:
-        numbers = [value for value in places.values if isinstance(value, int)]
-        span = (min(numbers), max(numbers)) if numbers else None
+    if places.values and all(isinstance(value, int) for value in places.values):
+        span = (min(places.values), max(places.values))  # type: ignore[type-var, assignment]
     if span is None:
-        return
+        raise RefusedError("it takes places that may not exist")
     if not isinstance(side, int):
         side = least(side)
     if not -side <= span[0] <= span[1] < side:
@@ -327,7 +330,7 @@ def resize(call: Call) -> list[Tensor]:
     else:
         raise RefusedError("its scales are not stored numbers")
     if len(dims) != data.rank or any(
-        least(dim) < 1 <= least(s) for s, dim in zip(data.dims, dims, strict=True)
+        min(least(dim), least(s)) < 1 for s, dim in zip(data.dims, dims, strict=True)
     ):
         raise RefusedError(f"it makes {shown(dims)} of {shown(data.dims)}")
     return [Tensor(data.dtype, dims)]

@@ -22,9 +22,11 @@ class TensorSignature:
 class GraphSignature:
     """The inputs and outputs of one graph, in its order; stored tensors are not among them.
 
-    `working_bytes`: the most that intermediates take at once, in the largest run.
+    `working_bytes`: the most that intermediates take at once, in the largest run. `token_rows`: all
+    elements of the input `tokens` must be below it, None where it chooses no rows of a table.
     """
 
     inputs: tuple[TensorSignature, ...]
     outputs: tuple[TensorSignature, ...]
     working_bytes: int = 0
+    token_rows: int | None = None

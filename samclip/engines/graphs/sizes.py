@@ -50,6 +50,7 @@ DYNAMIC: Mapping[str, tuple[str, ...]] = {
     "backbone_features": (),
     "token_mask": (),
 }
+LARGEST = 2**63  # what engines compute with whole numbers of 64 bits, they compute modulo this
 CACHED = 4096  # shapes whose bounds are remembered: graphs have few different ones
 MAX_TERMS = 16
 MAX_DEGREE = 6
@@ -130,7 +131,7 @@ def quotient(dividend: Dim, divisor: Dim) -> Dim | None:
     if not count:
         return None
     found: dict[Monomial, int] = {}
-    for _ in range(MAX_TERMS * MAX_TERMS):
+    for _ in range(MAX_TERMS + 1):
         if not left:
             return _make(found)
         monomial, coefficient = max(left.items(), key=_order)
@@ -162,6 +163,12 @@ def most(dims: tuple[Dim, ...]) -> int:
     return number * max(
         math.prod(_bound(dim, run)[1] for dim in dynamic) for run in range(len(RUNS))
     )
+
+
+def stays_within(dim: Dim, limit: int) -> bool:
+    """Whether a size is less than `limit`, and no less than `-limit`, in every run."""
+    bounds = [(dim, dim)] if isinstance(dim, int) else [_bound(dim, r) for r in range(len(RUNS))]
+    return all(-limit <= low and high < limit for low, high in bounds)
 
 
 def least(dim: Dim) -> int:
@@ -199,7 +206,11 @@ def _make(terms: Mapping[Monomial, int]) -> Dim:
         return 0
     if len(kept) == 1 and () in kept:
         return kept[()]
-    if len(kept) > MAX_TERMS or max(map(len, kept)) > MAX_DEGREE:
+    if (
+        len(kept) > MAX_TERMS
+        or max(map(len, kept)) > MAX_DEGREE
+        or max(map(abs, kept.values())) >= LARGEST
+    ):
         raise ValueError("a size in it is computed in a way that exports never need")
     return Size(tuple(sorted(kept.items(), key=_order)))
 

@@ -21,7 +21,7 @@ from samclip.engines.graphs.sizes import Dim, least, most
 Shape = tuple[Dim, ...]
 Span = tuple[float, float]
 MAX_FOLLOWED = 256  # elements of a tensor whose values are followed: shapes, pads, slices
-WHOLE = {INT32, INT64}
+WHOLE = {INT32: 2**31, INT64: 2**63}  # the largest number of each type, and one
 
 
 @dataclass(slots=True)
@@ -31,7 +31,7 @@ class Tensor:
     `values` are its elements, flat, where they are whole numbers that follow from stored ones and
     from shapes. `span` holds the least and the greatest element, as far as they are known.
     `constant`: known before the graph runs, so that an engine may compute and keep it. `chain`: how
-    many pointwise operators in a row made it.
+    many pointwise operators in a row made it. `fed`: an input of the graph.
     """
 
     dtype: int
@@ -41,6 +41,7 @@ class Tensor:
     constant: bool = False
     stored: Stored | None = None
     chain: int = 0
+    fed: bool = False
 
     @property
     def rank(self) -> int:
@@ -58,11 +59,15 @@ Inputs = Sequence[Tensor | None]
 
 @dataclass(slots=True)
 class Call:
-    """A node with what it gets; `made` is the shape of its first output, once that is known."""
+    """A node with what it gets; `made` is the shape of its first output, once that is known.
+
+    `token_rows`: how many rows it has for tokens to choose from, set by its rule.
+    """
 
     node: Node
     inputs: Inputs
     made: Shape = ()
+    token_rows: int | None = None
 
 
 class RefusedError(ValueError):
@@ -201,6 +206,8 @@ def check_dims(dims: Shape) -> None:
     if len(dims) > MAX_RANK:
         raise RefusedError(f"its result has {len(dims)} axes, at most {MAX_RANK} are accepted")
     for dim in dims:
+        if dim == 0:
+            raise RefusedError("its result has no elements")  # engines read past its end
         if (dim if isinstance(dim, int) else least(dim)) < 0:
             raise RefusedError(
                 f"its result has an axis of {str(dim)[:SHOWN]}, which can be negative"

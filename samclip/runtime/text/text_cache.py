@@ -47,6 +47,7 @@ CREATE TABLE IF NOT EXISTS embeddings (
 CREATE INDEX IF NOT EXISTS embeddings_used ON embeddings (used);
 COMMIT;
 """
+CODE = "SELECT 1 FROM sqlite_master WHERE type NOT IN ('table', 'index')"
 EVICT = """
 DELETE FROM embeddings WHERE key IN (
     SELECT key FROM embeddings ORDER BY used
@@ -166,6 +167,8 @@ class TextCache:
             database.execute("PRAGMA synchronous = NORMAL")
             if not database.execute("PRAGMA schema_version").fetchone()[0]:
                 database.executescript(SCHEMA)
+            if database.execute(CODE).fetchone():  # a query of a view need not end
+                raise sqlite3.DatabaseError("it has views or triggers, which samclip never makes")
         except BaseException:
             database.close()
             raise
