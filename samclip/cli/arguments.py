@@ -47,17 +47,10 @@ def read_names(names: Sequence[str] | None, labels: Path | None) -> list[str] | 
                 InputWarning,
             )
     if labels is not None:
-        path = user_path(labels, "the file of --labels")
-        advice = "Give a text file with one name a line."
-        text = read_user_text(path, MAX_LABELS_BYTES, "the file of names", VocabularyError, advice)
-        if "\0" in text:
-            raise VocabularyError(
-                f"the file of names {path} holds NUL characters, as UTF-16 read as UTF-8 does. "
-                "Save it as UTF-8."
-            )
-        lines = [line.strip() for line in text.splitlines()]
-        only = "," if len([line for line in lines if line]) == 1 else None
-        _warn_of_other_forms(lines, str(path), "Write one name a line, and nothing else.", only)
+        lines = read_lines(labels)
+        only = "," if len(lines) == 1 else None
+        advice = "Write one name a line, and nothing else."
+        _warn_of_other_forms(lines, str(labels), advice, only)
         found += lines
     found = [name for name in found if name]
     if not found:
@@ -66,6 +59,22 @@ def read_names(names: Sequence[str] | None, labels: Path | None) -> list[str] | 
             "the file of --labels."
         )
     return found
+
+
+def read_lines(file: Path) -> list[str]:
+    """Return the lines of a text file without spaces around them; empty ones are left out.
+
+    Raises VocabularyError when it cannot be read as UTF-8 text.
+    """
+    path = user_path(file, "the file of names")
+    advice = "Give a text file with one name a line."
+    text = read_user_text(path, MAX_LABELS_BYTES, "the file of names", VocabularyError, advice)
+    if "\0" in text:
+        raise VocabularyError(
+            f"the file of names {path} holds NUL characters, as UTF-16 read as UTF-8 does. "
+            "Save it as UTF-8."
+        )
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def require_names(names: list[str] | None, task: str) -> list[str]:

@@ -237,14 +237,12 @@ def build_and_show(bundle: Bundle, settings: PlanSettings) -> list[BuiltPlan]:
     Raises as `build_plans` does; plans that were built before a failure stay.
     """
     from samclip.cli.progress import ConsoleProgress
-    from samclip.cli.terminal import show_logs
     from samclip.runtime.plans import build_plans
 
     built = []
-    with show_logs():
-        for plan in build_plans(bundle, settings, ConsoleProgress(err)):
-            built.append(plan)
-            say(err, describe(plan))
+    for plan in build_plans(bundle, settings, ConsoleProgress(err)):
+        built.append(plan)
+        say(err, describe(plan))
     return built
 
 

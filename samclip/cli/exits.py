@@ -21,7 +21,7 @@ import typer
 from samclip.cli.advice import with_commands
 from samclip.cli.given_paths import working_folder_exists
 from samclip.cli.stop_signals import REASONS, STDERR, handle_signals, stop_code, stop_line
-from samclip.cli.terminal import err, ignore_useless_sizes, in_one_line, say
+from samclip.cli.terminal import err, ignore_useless_sizes, in_one_line, say, show_logs
 from samclip.errors import (
     BundleNotFoundError,
     CheckpointError,
@@ -75,12 +75,12 @@ class CommandApp(typer.Typer):
 def report_errors(debug: bool) -> Iterator[None]:
     """Turn the errors of samclip and of the system into a message and typer.Exit.
 
-    SIGTERM and SIGHUP raise within the block, as Ctrl-C does, so that what the block began is
+    Warnings of samclip are shown on stderr, each once. SIGTERM and SIGHUP raise within the block, as Ctrl-C does, so that what the block began is
     cleaned up; the app reports them. With `debug`, errors pass through with their traceback.
     Anything else is a defect of samclip and passes through as well.
     """
     try:
-        with raise_on_signal():
+        with raise_on_signal(), show_logs():
             yield
     except (SamclipError, OSError) as error:
         stop = find_interrupt(error)

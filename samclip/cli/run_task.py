@@ -33,7 +33,6 @@ from samclip.cli.terminal import (
     in_one_line,
     out,
     say,
-    show_logs,
     warn_untrained_head,
     write_json,
 )
@@ -205,19 +204,18 @@ def open_model(request: Request) -> Iterator[Model]:
     import samclip  # brings in numpy and the runtime
 
     status = err.status("loading the bundle") if err.is_terminal else nullcontext()
-    with show_logs():
-        with status:
-            model = samclip.load(
-                request.bundle,
-                backend=request.backend,
-                precision=request.precision,
-                threads=request.threads,
-                streams=request.streams or 1,
-                max_pixels=request.max_pixels,
-                timeout=request.timeout,
-            )
-        with model:
-            yield model
+    with status:
+        model = samclip.load(
+            request.bundle,
+            backend=request.backend,
+            precision=request.precision,
+            threads=request.threads,
+            streams=request.streams or 1,
+            max_pixels=request.max_pixels,
+            timeout=request.timeout,
+        )
+    with model:
+        yield model
 
 
 class _Series(Generic[Answer]):

@@ -109,7 +109,7 @@ def test_options_reach_the_model(model: FakeModel, run: Run, image: Path) -> Non
     where += ["--streams", "3", "--max-pixels", "200000000"]
     assert run("segment", image, *where, "--box", "1,2,20,20", "--multimask").exit_code == 0
     given = {"name": "b", "backend": "cuda", "precision": "fp16", "threads": 2, "streams": 3}
-    assert model.loaded == given | {"max_pixels": 200_000_000}
+    assert model.loaded == given | {"max_pixels": 200_000_000, "timeout": None}
     ((task, asked),) = model.calls
     assert task == "segment"
     assert asked["boxes"] == [(1.0, 2.0, 20.0, 20.0)]

@@ -69,7 +69,8 @@ def _clip_head() -> GraphFiles:
         helper.make_node("Mul", ["backbone_features", "token_mask"], ["inside"], name="inside"),
         helper.make_node("ReduceMax", ["inside", "axes"], ["most"], name="max", keepdims=0),
         helper.make_node("Mul", ["most", "favour"], ["image_embed"], name="favour"),
-        helper.make_node("Identity", ["backbone_features"], ["patch_embeds"], name="patches"),
+        helper.make_node("Neg", ["backbone_features"], ["opposite"], name="opposite"),
+        helper.make_node("Neg", ["opposite"], ["patch_embeds"], name="patches"),
     ]
     grid = (1, 3, GRID, GRID)
     inputs = {"backbone_features": grid, "token_mask": (1, GRID, GRID)}
@@ -109,8 +110,8 @@ def _mask_decoder() -> GraphFiles:
         ("Reshape", ["has_mask_input", "flat"], "rows", {}),
         ("Mul", ["rows", "zeros"], "nothing", {}),
         ("Add", ["nothing", "ious"], "iou_predictions", {}),
-        ("Identity", ["point_labels"], "unused", {}),
-        ("Identity", ["image_embeddings"], "unused_too", {}),
+        ("Neg", ["point_labels"], "unused", {}),
+        ("Neg", ["image_embeddings"], "unused_too", {}),
     ]
     nodes = [helper.make_node(op, x, [out], name=out, **more) for op, x, out, more in steps]
     inputs: Mapping[str, tuple[int | str, ...]] = {

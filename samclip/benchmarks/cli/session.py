@@ -33,7 +33,6 @@ from samclip.cli.terminal import (
     in_one_line,
     out,
     say,
-    show_logs,
     warn_untrained_head,
 )
 from samclip.engines.base import Backend
@@ -212,5 +211,5 @@ def open_session(
     benchmark: str, json: Path | None, threads: int | None, debug: bool
 ) -> Iterator[Session]:
     """Begin a run; at its end models are closed, and errors reported as in every command."""
-    with report_errors(debug), show_logs(), heed_stops(STOP_SECONDS), ExitStack() as stack:
+    with report_errors(debug), heed_stops(STOP_SECONDS), ExitStack() as stack:
         yield Session(benchmark, stack, json, threads)

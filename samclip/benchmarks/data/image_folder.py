@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from samclip.cli.arguments import read_names
+from samclip.cli.arguments import read_lines
 from samclip.disk.user_files import read_user_file
 from samclip.errors import InputError, did_you_mean
 from samclip.runtime.pixels.decode import MAX_IMAGE_BYTES
@@ -77,7 +77,7 @@ def keep_only(folder: ImageFolder, listing: Path) -> ImageFolder:
     `held_back.txt`; that list may name photos of other folders too. The classes stay. Raises
     InputError for a file that is not there.
     """
-    listed = set(read_names(None, listing) or ())
+    listed = set(read_lines(listing))
     hashes = {line for line in listed if _HASH.fullmatch(line)}
     wanted = listed - hashes
     kept, met = [], set()
@@ -118,9 +118,8 @@ def _spaced(name: str) -> str:
 
 
 def _read_classes(path: Path) -> dict[str, str]:
-    lines: Sequence[str] = read_names(None, path) or ()
     classes: dict[str, str] = {}
-    for line in lines:
+    for line in read_lines(path):
         key, _, names = line.partition("\t") if "\t" in line else line.partition(" ")
         if not names.strip():
             raise InputError(

@@ -170,7 +170,7 @@ class Walk:
 
 
 def names_for(model: Model) -> tuple[str, ...]:
-    """Return 20 names that a model can embed: its own labels where it has no text encoder.
+    """Return 20 names that a model can embed: at most 20 labels where it has no text encoder.
 
     Empty for a model that cannot name.
     """
@@ -180,7 +180,7 @@ def names_for(model: Model) -> tuple[str, ...]:
     if manifest.graphs.text_encoder is not None or manifest.text.labels is None:
         return NAMES
     labels = msgspec.json.decode(model.bundle.read(manifest.text.labels), type=list[str])
-    return tuple(itertools.islice(itertools.cycle(labels), len(NAMES)))
+    return tuple(labels[: len(NAMES)])
 
 
 def way_of(model: Model) -> str:
