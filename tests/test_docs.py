@@ -22,6 +22,7 @@ SPECIFICATIONS = {
     ("docs/accuracy.md", "data | classes | number | not counted"),
     ("docs/choosing.md", "way | weights | licence"),
     ("docs/cpu.md", " | ONNX Runtime | OpenVINO"),
+    ("docs/faults.md", "what | most"),
     ("docs/gpu.md", "part | what is measured | required"),
     ("docs/jetson.md", "JetPack | Jetson Linux | boards | TensorRT | CUDA | Python | samclip"),
     ("docs/peers.md", "peer | what it is | environment"),

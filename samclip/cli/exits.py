@@ -75,9 +75,10 @@ class CommandApp(typer.Typer):
 def report_errors(debug: bool) -> Iterator[None]:
     """Turn the errors of samclip and of the system into a message and typer.Exit.
 
-    Warnings of samclip are shown on stderr, each once. SIGTERM and SIGHUP raise within the block, as Ctrl-C does, so that what the block began is
-    cleaned up; the app reports them. With `debug`, errors pass through with their traceback.
-    Anything else is a defect of samclip and passes through as well.
+    Warnings of samclip are shown on stderr, each once. SIGTERM and SIGHUP raise within the block,
+    as Ctrl-C does, so that what the block began is cleaned up; the app reports them. With `debug`,
+    errors pass through with their traceback. Anything else is a defect of samclip and passes
+    through as well.
     """
     try:
         with raise_on_signal(), show_logs():

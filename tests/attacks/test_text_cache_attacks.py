@@ -208,7 +208,7 @@ def test_vocabularies_are_for_one_text_space(honest: Path, tmp_path: Path) -> No
 def test_a_head_of_another_width_is_a_bundle_error(honest: Path, tmp_path: Path) -> None:
     odd = shutil.copytree(honest, tmp_path / "odd")
     write_manifest(odd, lambda manifest: manifest["clip_head"].update(embed_dim=4))
-    with pytest.raises(BundleError, match="4 dimensions, its text space 3"):
+    with pytest.raises(BundleError, match="in 4 dimensions and names in 3"):
         embed(odd, tmp_path / "cache")
 
 
@@ -233,7 +233,7 @@ def test_text_files_are_bounded_before_they_are_read(
     if name == TOKENIZER:
         (large / "labels.f32").unlink()
     write_manifest(large, change)
-    with pytest.raises(BundleError, match=r"4,294,967,296 bytes; at most"):
+    with pytest.raises(BundleError, match=r"4,294,967,296 bytes; for what it is, at most"):
         embed(large, tmp_path / "cache")
 
 

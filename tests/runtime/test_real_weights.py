@@ -130,7 +130,7 @@ def test_closing_during_inference(mobile_sam_bundle: Path, photo: NDArray[np.uin
 def test_wrong_requests_are_typed(mobile_sam_bundle: Path) -> None:
     with pytest.raises(samclip.BackendUnavailableError):
         samclip.load(mobile_sam_bundle, "onnxruntim")
-    with pytest.raises(samclip.BackendUnavailableError):
+    with pytest.raises(samclip.InputError, match="no encoder in bf16, only in fp32"):
         samclip.load(mobile_sam_bundle, "onnxruntime", precision="bf16")
     with pytest.raises(samclip.BundleNotFoundError):
         samclip.load("no-such-bundle")

@@ -15,7 +15,7 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from samclip.errors import GateError
+from samclip.errors import EngineRunError, GateError
 from samclip.export.precision.gate_tasks import (
     Answers,
     Questions,
@@ -104,13 +104,20 @@ class Gate:
     def judge(self, model: Model, precision: ReducedPrecision) -> Judgement:
         """Let a model in `precision` answer the same questions, and compare its answers.
 
-        The model may run here or on the device that it is for.
+        The model may run here or on the device that it is for. Raises GateError when an output is
+        not finite: then there is no answer to compare.
         """
         texts = gate_vocabulary(model)
         found = []
         for photo, questions in zip(self._photos, self._questions, strict=True):
             with self._progress.stage(f"gates: {precision} on {photo.name}"):
-                found.append(answer(model, photo, questions, texts))
+                try:
+                    found.append(answer(model, photo, questions, texts))
+                except EngineRunError as error:
+                    raise GateError(
+                        f"{precision} gives no answer on {photo.name}: {error} No bundle was "
+                        "written. Keep the parts that overflow in FP32 by --keep-fp32."
+                    ) from error
         measured = agreements(self._questions, self._expected, found)
         if self._texts is not None and texts is not None:
             expected, embeddings = self._texts.embeddings, texts.embeddings

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from samclip.errors import IntegrityError, ManifestError, VocabularyError
+from samclip.errors import IntegrityError, ManifestError
 from samclip.runtime.bundles.files import read_capped
 from samclip.runtime.bundles.manifest import (
     DIGEST_NAME,
@@ -27,7 +27,6 @@ from samclip.runtime.bundles.manifest import (
     Manifest,
 )
 from samclip.runtime.bundles.signature import PublicKey, check_signature
-from samclip.runtime.text.templates import resolve_templates
 
 MAX_MANIFEST_BYTES = 1_000_000
 MAX_DIGEST_BYTES = 1024
@@ -121,11 +120,6 @@ def check_manifest(manifest: Manifest) -> None:
             f"lists files of {total:,} bytes together; at most {MAX_BUNDLE_BYTES:,} are accepted"
         )
     head, text = manifest.head, manifest.text
-    if text is not None:
-        try:
-            resolve_templates(text.templates)
-        except VocabularyError as error:
-            raise _invalid(f"has templates that cannot be used: {error}") from error
     if head is not None and text is not None and head.embed_dim != text.embed_dim:
         raise _invalid(
             f"says that images are embedded in {head.embed_dim} dimensions and names in "

@@ -89,8 +89,7 @@ def test_a_bundle_that_names_boxes_names_a_mask_in_place_of_a_map(photo_path: Pa
 
 
 def test_labels_stand_in_for_names_where_there_is_no_text_encoder() -> None:
-    assert names_for(contender().model)[:4] == ("red", "green", "blue", "red")
-    assert len(names_for(contender().model)) == 20
+    assert names_for(contender().model) == ("red", "green", "blue")
 
 
 def test_engines_take_back_the_tensors_they_gave() -> None:

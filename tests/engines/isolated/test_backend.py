@@ -233,7 +233,8 @@ def test_load_with_a_timeout(tmp_path: Path) -> None:
     path = write_tiny_bundle(tmp_path / "tiny")
     with samclip.load(path, "onnxruntime", timeout=PATIENT) as model:
         assert model.backend == "onnxruntime"
-        assert isinstance(model._pool._engines["encoder"], IsolatedEngine)
+        engine, _ = model._pool._engines["encoder"]
+        assert isinstance(engine, IsolatedEngine)
         process = process_of(model._pool._engines["encoder"])
     assert process.returncode is not None
     with pytest.raises(EngineTimeoutError, match=r"0\.05 s"):

@@ -104,7 +104,7 @@ def test_pixels_whose_checksum_or_end_is_wrong() -> None:
 
 
 def scaled(values: NDArray[np.integer], largest: int) -> NDArray[np.uint8]:
-    return np.floor(values * 255 / largest + 0.5).astype(np.uint8)
+    return np.floor(values.astype(np.int64) * 255 / largest + 0.5).astype(np.uint8)
 
 
 @pytest.mark.parametrize("largest", [1, 3, 100, 255, 256, 1023, 4095, 65_535])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fakes import IOUS, MASK_SIZE, NAMES, FakeBackend, fake_model, flag
 
-from samclip.engines.plans import preflight
+from samclip.engines.machine import free_memory
 from samclip.errors import DeviceMemoryError, PromptError
 from samclip.runtime import room
 from samclip.runtime.pixels.prompts import MAX_PROMPTS
@@ -165,7 +165,7 @@ def test_what_does_not_fit_into_free_memory_is_refused(monkeypatch: pytest.Monke
     masks = scene.segment(boxes=[(5, 5, 50, 120)] * 3)
     found = scene.everything(points_per_side=2, stability_score_thresh=0.5)
     monkeypatch.setattr(room, "UNCHECKED", 0)
-    monkeypatch.setattr(preflight, "available_memory", lambda: room.RESERVE + 1000)
+    monkeypatch.setattr(free_memory, "available_memory", lambda: room.RESERVE + 1000)
     asks: list[Callable[[], object]] = [
         lambda: scene.segment(boxes=[(5, 5, 50, 120)]),
         lambda: masks.masks,
@@ -176,5 +176,5 @@ def test_what_does_not_fit_into_free_memory_is_refused(monkeypatch: pytest.Monke
         with pytest.raises(DeviceMemoryError, match="are free"):
             ask()
     assert len(masks.to_dict()["masks"]) == 3  # one mask at a time
-    monkeypatch.setattr(preflight, "available_memory", lambda: None)
+    monkeypatch.setattr(free_memory, "available_memory", lambda: None)
     assert masks.masks.shape == (3, 128, 200)
