@@ -78,6 +78,9 @@ def test_an_output_that_is_not_what_it_must_be(output: str, change: str) -> None
     changed, message = CHANGES[change]
     if output == "backbone_features" and change == "a last axis of one":
         return  # its sides are its head's business
+    if output == "low_res_masks" and change == "huge":
+        answer(output, changed)  # logits are only compared and resized
+        return
     with pytest.raises(EngineRunError, match=message) as raised:
         answer(output, changed)
     assert f"the output {output!r} of the graph {OUTPUTS[output]!r}" in str(raised.value)

@@ -235,7 +235,7 @@ def test_load_with_a_timeout(tmp_path: Path) -> None:
         assert model.backend == "onnxruntime"
         engine, _ = model._pool._engines["encoder"]
         assert isinstance(engine, IsolatedEngine)
-        process = process_of(model._pool._engines["encoder"])
+        process = process_of(engine)
     assert process.returncode is not None
     with pytest.raises(EngineTimeoutError, match=r"0\.05 s"):
         samclip.load(path, "onnxruntime", timeout=0.05)
