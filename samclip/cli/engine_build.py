@@ -13,7 +13,7 @@ from samclip.cli.terminal import err, say, write_json
 from samclip.engines.backend_names import TENSORRT, LibraryName
 
 if TYPE_CHECKING:
-    from samclip.engines.plans.build import BuiltPlan
+    from samclip.engines.plans.request import BuiltPlan
     from samclip.runtime.bundles.bundle import Bundle
     from samclip.runtime.plans import PlanSettings
 

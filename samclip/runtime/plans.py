@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
 from samclip.engines.backend_names import TENSORRT, TENSORRT_RTX
 from samclip.engines.base import GraphSource
-from samclip.engines.plans.build import BuildRequest, BuiltPlan, build_plan
+from samclip.engines.plans.build import build_plan
 from samclip.engines.plans.library import Library, choose_targets, is_official, open_library
+from samclip.engines.plans.request import BuildRequest, BuiltPlan
 from samclip.engines.plans.sidecar import DEFAULT_AXES, AxisRange, BuildOptions, Sidecar
 from samclip.engines.plans.store import StoredPlan, folder_beside
 from samclip.errors import BundleNotFoundError, CapabilityError, SamclipError, did_you_mean
@@ -20,6 +22,7 @@ from samclip.progress import SILENT, Progress
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import Graph, Graphs, Manifest
 from samclip.runtime.engine_pool import passed_over_notices
+from samclip.runtime.plan_trial import Trials
 
 PACKAGES = {
     TENSORRT: ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
@@ -35,7 +38,8 @@ class PlanSettings:
     for the one that the runtime would take; `targets`: GPU architectures ("sm86"), () for the GPU
     here; `axes`: sizes of dynamic axes that differ from the defaults; `beside`: put the plans next
     to the bundle instead of into the user's cache; `device`: the GPU's index; `force`: build
-    even where an equal plan is there; `preflight`: refuse builds that cannot fit into memory.
+    even where an equal plan is there; `preflight`: refuse builds that cannot fit into memory;
+    `gate`: judge each plan before it is written, and refuse one that departs from FP32.
     """
 
     backend: str = TENSORRT
@@ -48,6 +52,7 @@ class PlanSettings:
     device: int = 0
     force: bool = False
     preflight: bool = True
+    gate: bool = True
 
 
 def check_library(settings: PlanSettings) -> None:
@@ -63,7 +68,7 @@ def build_plans(
     Raises before the first build: BackendUnavailableError when the library cannot build here,
     InputError for targets that it does not have, CapabilityError for a graph that the bundle
     lacks. Later: BackendUnavailableError when no variant of a graph is for the library,
-    PlanBuildError when a build fails.
+    PlanBuildError when a build fails, PlanGateError when a plan is wrong.
     """
     library = open_library(settings.backend, settings.device)
     capabilities = choose_targets(library, settings.targets)
@@ -86,6 +91,7 @@ def _build_each(
                 f"{capability} among those that it supports, and builds for the GPU here all the "
                 "same"
             )
+    trials = Trials(bundle)
     for name in names:
         graph: Graph = getattr(bundle.manifest.graphs, name)
         for notice in passed_over_notices(
@@ -102,6 +108,8 @@ def _build_each(
             folder=folder_beside(bundle.path) if settings.beside else None,
             force=settings.force,
             preflight=settings.preflight,
+            trial=partial(trials.make, name),
+            gate=settings.gate,
         )
         yield build_plan(request, library, progress)
 

@@ -55,7 +55,7 @@ def weights_folder(source: GraphSource) -> Iterator[Path]:
         try:
             made = tempfile.TemporaryDirectory(prefix="samclip-build-")
             folder = Path(stack.enter_context(made))
-            _write(source, folder)
+            write_files(source, folder)
         except OSError as error:
             raise PlanBuildError(
                 f"the weights of the graph {source.name!r} could not be written to a temporary "
@@ -65,7 +65,8 @@ def weights_folder(source: GraphSource) -> Iterator[Path]:
         yield folder / "graph.onnx"
 
 
-def _write(source: GraphSource, folder: Path) -> None:
+def write_files(source: GraphSource, folder: Path) -> None:
+    """Write the weights files of a graph into a folder; raises PlanBuildError for one outside."""
     for location, data in source.files.items():
         file = folder / location
         if not file.resolve().is_relative_to(folder.resolve()):

@@ -18,19 +18,13 @@ import msgspec
 from samclip.engines.backend_names import TENSORRT, LibraryName
 from samclip.engines.base import GraphSource
 from samclip.engines.limits import MAX_PROMPTS, MAX_REGIONS, MAX_TEXTS, PROMPTS_PER_BATCH
+from samclip.engines.plans.gate.verdict import UNJUDGED, Verdict
+from samclip.engines.plans.record import Capability, Record, Sha256, Size
 from samclip.engines.steps import BuildPlans, RemovePlan
 from samclip.errors import InputError, PlanDamagedError
 
 SCHEMA_VERSION: Literal[2] = 2
 MAX_SIDECAR_BYTES = 1_000_000
-
-Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-Capability = Annotated[str, msgspec.Meta(pattern="^[0-9]+[.][0-9]+$")]  # "8.7"
-Size = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
-
-
-class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of the records of a sidecar: frozen, unknown fields refused."""
 
 
 class PlanFile(Record, frozen=True, kw_only=True):
@@ -121,11 +115,12 @@ class Sidecar(Record, frozen=True, kw_only=True):
     library_version: str
     target: BuiltFor
     options: BuildOptions
-    axes: dict[str, AxisRange] = {}
+    axes: dict[str, AxisRange] = msgspec.field(default_factory=dict)
     tensors: tuple[PlanTensor, ...]
     samclip: str
     built: str  # UTC, ISO 8601
     seconds: float  # that the build took
+    gate: Verdict = UNJUDGED
 
 
 def encode_sidecar(sidecar: Sidecar) -> bytes:
