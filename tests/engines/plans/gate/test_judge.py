@@ -8,7 +8,7 @@ from pathlib import Path
 import gate_child
 import pytest
 from fake_tensorrt import MAGIC
-from gate_samples import CHANGED, LOUDER, NOT_A_NUMBER, SOURCE, WEIGHT, product_model, trial
+from gate_samples import CHANGED, LOUDER, NOT_A_NUMBER, SOURCE, trial
 from plan_samples import fake_library
 from recorded_tensorrt import Script
 
@@ -67,13 +67,6 @@ def test_a_plan_that_computes_something_else_fails(graph: bytes, measures: set[s
     assert "is asked for (" in failure_table(verdict)
 
 
-def test_each_precision_has_its_limit() -> None:
-    """The same error, a cosine of 0.9994 or so, is too much for FP32 and FP16 alone."""
-    nearly = product_model(0.965 * WEIGHT + 0.035 * WEIGHT[::-1])
-    states = {precision: judge(nearly, precision).state for precision in ("fp32", "fp16", "int8")}
-    assert states == {"fp32": "failed", "fp16": "failed", "int8": "passed"}
-
-
 @pytest.mark.parametrize(
     ("fault", "runs", "measures"),
     [
@@ -99,9 +92,9 @@ def test_a_crash_is_a_verdict() -> None:
 
 
 def test_a_hang_is_a_verdict() -> None:
-    verdict = judge(SOURCE.onnx, fault=gate_child.HANGS, seconds=4.0)
+    verdict = judge(SOURCE.onnx, fault=gate_child.HANGS, seconds=2.5)
     assert (verdict.state, verdict.rows) == ("failed", ())
-    assert "did not end within 4 s" in verdict.reason
+    assert "did not end within 2.5 s" in verdict.reason
 
 
 def test_a_lack_of_memory_is_none() -> None:
