@@ -162,17 +162,18 @@ def record(plan: StoredPlan, state: str) -> dict[str, Any]:
 
 def show_plans(plans: list[tuple[StoredPlan, str]]) -> Table:
     """List plans for people."""
-    columns = ("name", "bundle", "library", "for", "size", "built", "state")
+    columns = ("name", "bundle", "library", "for", "size", "built", "gate", "state")
     table = make_table(*columns, left=[name for name in columns if name != "size"])
     for plan, state in plans:
         built = plan.sidecar
         if built is None:
-            cells = ("?", "?", "?", format_bytes(plan.size), "?")
+            cells = ("?", "?", "?", format_bytes(plan.size), "?", "?")
         else:
             bundle = Path(built.graph.origin).name if built.graph.origin else "-"
             library = f"{built.library} {built.library_version}"
             targets = ", ".join(built.target.capabilities)
-            cells = (bundle, library, targets, format_bytes(plan.size), built.built[:10])
+            gate = engine_build.describe_gate(built)
+            cells = (bundle, library, targets, format_bytes(plan.size), built.built[:10], gate)
         table.add_row(escape(_short_name(plan)), *map(escape, cells), escape(state))
     return table
 

@@ -20,10 +20,11 @@ from samclip.engines.plans.store import StoredPlan, folder_beside
 from samclip.errors import BundleNotFoundError, CapabilityError, SamclipError, did_you_mean
 from samclip.progress import SILENT, Progress
 from samclip.runtime.bundles.bundle import Bundle
-from samclip.runtime.bundles.manifest import Graph, Graphs, Manifest
+from samclip.runtime.bundles.manifest import Graph, Graphs, Manifest, Variant
 from samclip.runtime.engine_pool import passed_over_notices
 from samclip.runtime.plan_trial import Trials
 
+LOWERINGS = ("fused", "bias", "fold", "wide", "chunk")  # the fastest first
 PACKAGES = {
     TENSORRT: ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
     TENSORRT_RTX: ("tensorrt-rtx-cu13", "tensorrt-rtx"),
@@ -110,6 +111,7 @@ def _build_each(
             preflight=settings.preflight,
             trial=partial(trials.make, name),
             gate=settings.gate,
+            others=partial(other_sources, bundle, source, library.name, library.version),
         )
         yield build_plan(request, library, progress)
 
@@ -134,6 +136,33 @@ def plan_source(
         return bundle.source(graph, chosen or backend, precision, version)
     preferred = _first_served(described, names, None, version)
     return bundle.source(graph, preferred or backend, version=version)
+
+
+def other_sources(
+    bundle: Bundle, source: GraphSource, backend: str, version: str | None
+) -> Iterator[GraphSource]:
+    """Read the other variants of a graph that a backend could run in place of `source`.
+
+    First those of its precision, in the order of LOWERINGS, then those in FP32.
+    """
+    graph: Graph = getattr(bundle.manifest.graphs, source.name)
+    precisions = dict.fromkeys((source.precision, "fp32"))
+    found = [
+        variant
+        for precision in precisions
+        for variant in sorted(graph.variants, key=_lowering_rank)
+        if variant.precision == precision
+        and {backend, TENSORRT} & set(variant.backends)
+        and variant.unmet_need(backend, version) is None
+    ]
+    for variant in found:
+        if (variant.precision, variant.attention) != (source.precision, source.attention):
+            yield bundle.variant_source(source.name, variant)
+
+
+def _lowering_rank(variant: Variant) -> int:
+    attention = variant.attention
+    return LOWERINGS.index(attention) if attention in LOWERINGS else len(LOWERINGS)
 
 
 def _first_served(
@@ -162,7 +191,7 @@ def plan_state(stored: StoredPlan) -> str:
         return "bundle gone"
     except SamclipError as error:
         return f"bundle refused: {error}"
-    if (built.graph.onnx_sha256, built.graph.weights_sha256) not in _digests(manifest, built):
+    if (built.serves.onnx_sha256, built.serves.weights_sha256) not in _digests(manifest, built):
         return "stale: the bundle has changed"
     return _version_state(built)
 

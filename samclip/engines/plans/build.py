@@ -14,10 +14,12 @@ from typing import Any
 import msgspec
 
 from samclip.engines.backend_names import target_name
+from samclip.engines.plans.attempts import first_right
 from samclip.engines.plans.build_log import Said, listening, make_monitor, shared_logger
 from samclip.engines.plans.equal import find_equal, remove_superseded
 from samclip.engines.plans.gate.building import judge_new, judge_stored
 from samclip.engines.plans.gate.verdict import failure_table
+from samclip.engines.plans.hidden_outputs import split_attention
 from samclip.engines.plans.library import Library
 from samclip.engines.plans.match import gate_error, system_name
 from samclip.engines.plans.network import (
@@ -51,24 +53,30 @@ def build_plan(request: BuildRequest, library: Library, progress: Progress = SIL
     """Build the plan of one graph, or return an equal one; one build at a time on a machine.
 
     The plan is judged before it is written, if this machine can run it. Raises PlanBuildError, with
-    the library's messages, when the build fails; PlanGateError for a plan that is wrong, which is
-    not written.
+    the library's messages, when the build fails; PlanGateError when the plan is wrong, and so are
+    all that could take its place: none of them is written.
     """
     with only_build(progress), listening() as said:
         equal = None if request.force else find_equal(request, library)
         if equal is not None:
             return BuiltPlan(judge_stored(equal, request, library, progress), reused=True)
-        started = time.monotonic()
-        built = _Build(request, library, progress, said)
-        data, tensors, axes = built.run()
-        sidecar = _describe(request, library, tensors, axes, time.monotonic() - started)
-        verdict = judge_new(data, sidecar, request, library, progress)
-        sidecar = msgspec.structs.replace(sidecar, gate=verdict)
-        if verdict.state == "failed":
-            raise gate_error(sidecar, failure_table(verdict))
-        stored = _store(request.folder or plan_folder(), data, sidecar)
-        remove_superseded(stored)
-        return BuiltPlan(stored, reused=False)
+        built = first_right(
+            request, library, progress, lambda one: _attempt(one, library, progress, said)
+        )
+        remove_superseded(built)
+        return BuiltPlan(built, reused=False)
+
+
+def _attempt(request: BuildRequest, library: Library, progress: Progress, said: Said) -> StoredPlan:
+    """Build a plan, judge it and write it; raises PlanGateError when it is wrong."""
+    started = time.monotonic()
+    data, tensors, axes = _Build(request, library, progress, said).run()
+    sidecar = _describe(request, library, tensors, axes, time.monotonic() - started)
+    verdict = judge_new(data, sidecar, request, library, progress)
+    sidecar = msgspec.structs.replace(sidecar, gate=verdict)
+    if verdict.state == "failed":
+        raise gate_error(sidecar, failure_table(verdict))
+    return _store(request.folder or plan_folder(), data, sidecar)
 
 
 def _store(folder: Path, data: bytes, sidecar: Sidecar) -> StoredPlan:
@@ -104,6 +112,8 @@ class _Build:
         network = parse_network(module, builder, logger, request.source, self.said)
         if request.options.strip_weights:
             _check_refittable(network, request)
+        if request.split_attention:
+            split_attention(network)
         if request.preflight:
             check_memory(network, self.library, self.progress, request.options.workspace)
         tensors = describe_tensors(network, request.axes)
@@ -222,4 +232,6 @@ def _describe(
         samclip=__version__,
         built=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         seconds=round(seconds, 2),
+        split_attention=request.split_attention,
+        asked=request.asked,
     )

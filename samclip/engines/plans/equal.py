@@ -30,7 +30,7 @@ def find_equal(request: BuildRequest, library: Library) -> StoredPlan | None:
         built = stored.sidecar
         if built is None or not _same_recipe(built, request, library):
             continue
-        if (built.graph.onnx_sha256, built.graph.weights_sha256) != (
+        if (built.serves.onnx_sha256, built.serves.weights_sha256) != (
             graph.onnx_sha256,
             graph.weights_sha256,
         ):
@@ -62,7 +62,7 @@ def _same_recipe(built: Sidecar, request: BuildRequest, library: Library) -> boo
     gpu = library.state.gpu if library.kind.needs_gpu else None
     return (
         not axes_differ
-        and built.options == request.options
+        and built.asked_options == request.options
         and (built.library, built.library_version) == (library.name, library.version)
         and built.target.capabilities == request.capabilities
         and (gpu is None or _models(built.target) == (gpu.name, gpu.processors, gpu.memory))
@@ -82,10 +82,10 @@ def _is_sound(stored: StoredPlan) -> bool:
 
 
 def _place(sidecar: Sidecar) -> tuple[object, ...]:
-    graph = sidecar.graph
+    graph = sidecar.serves
     return (
         (graph.origin or (graph.onnx_sha256, graph.weights_sha256)),
         (graph.name, graph.precision, graph.attention),
         (sidecar.library, sidecar.library_version, sidecar.target.capabilities),
-        (sidecar.options, sidecar.axes),
+        (sidecar.asked_options, sidecar.axes),
     )

@@ -60,7 +60,7 @@ def misfit(sidecar: Sidecar, graph: BuiltGraph, host: PlanHost) -> PlanError | N
     library, the GPU or the system is another one, PlanGateError when it was judged to be wrong.
     `sidecar.library` must be the host's.
     """
-    if _bytes(sidecar.graph) != _bytes(graph):
+    if _bytes(sidecar.serves) != _bytes(graph):
         return _stale(sidecar, graph, host)
     reason = _foreign(sidecar, host)
     if reason is None:
@@ -89,7 +89,7 @@ def _bytes(graph: BuiltGraph) -> tuple[str, str | None]:
 
 
 def _stale(sidecar: Sidecar, graph: BuiltGraph, host: PlanHost) -> PlanStaleError:
-    built = sidecar.graph
+    built = sidecar.serves
     if built.onnx_sha256 != graph.onnx_sha256:
         what, came, expected = "ONNX graph", built.onnx_sha256, graph.onnx_sha256
     else:
@@ -184,7 +184,7 @@ def _concerns(stored: StoredPlan, graph: BuiltGraph, host: PlanHost) -> bool:
     if stored.sidecar is None:  # unreadable: only the file's name is known
         name = stored.path.name
         return name.startswith(f"{graph.name}.") and f".{graph.precision}.{host.library}-" in name
-    built = stored.sidecar.graph
+    built = stored.sidecar.serves
     if stored.sidecar.library != host.library or built.name != graph.name:
         return False
     same_bytes = built.onnx_sha256 == graph.onnx_sha256

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from samclip.engines.base import GraphSource
 from samclip.engines.external_data import external_fault, unlisted_location
 from samclip.engines.plans.build_log import Said, clean_line
+from samclip.engines.plans.hidden_outputs import is_hidden
 from samclip.engines.plans.sidecar import AxisRange, PlanTensor
 from samclip.engines.steps import ExportBundle
 from samclip.errors import PlanBuildError
@@ -281,6 +282,7 @@ def describe_tensors(network: Network, axes: Mapping[str, AxisRange]) -> tuple[P
     outputs = [
         PlanTensor(name=t.name, mode="output", dtype=DTYPES[t.dtype.name], shape=tuple(t.shape))
         for t in network.outputs()
+        if not is_hidden(t.name)
     ]
     return (*inputs, *outputs)
 

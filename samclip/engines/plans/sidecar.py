@@ -104,8 +104,23 @@ class PlanTensor(Record, frozen=True, kw_only=True):
     most: tuple[int, ...] | None = None
 
 
+class Asked(Record, frozen=True, kw_only=True):
+    """What a plan stands in for: the graph and settings that were asked for, whose plan was wrong.
+
+    `how` says in words in what the plan differs.
+    """
+
+    graph: BuiltGraph
+    options: BuildOptions
+    how: str
+
+
 class Sidecar(Record, frozen=True, kw_only=True):
-    """All of a plan's JSON file; `digest` is the SHA-256 of this record with an empty one."""
+    """All of a plan's JSON file; `digest` is the SHA-256 of this record with an empty one.
+
+    `graph` and `options` are those that it was built with; `asked` is None where they are those
+    that were asked for. `split_attention`: the softmax of each attention is an output of the plan.
+    """
 
     schema_version: Literal[2] = SCHEMA_VERSION
     digest: str = ""
@@ -121,6 +136,18 @@ class Sidecar(Record, frozen=True, kw_only=True):
     built: str  # UTC, ISO 8601
     seconds: float  # that the build took
     gate: Verdict = UNJUDGED
+    split_attention: bool = False
+    asked: Asked | None = None
+
+    @property
+    def serves(self) -> BuiltGraph:
+        """The graph of the bundle that it is loaded for."""
+        return self.graph if self.asked is None else self.asked.graph
+
+    @property
+    def asked_options(self) -> BuildOptions:
+        """The settings by which it is built again."""
+        return self.options if self.asked is None else self.asked.options
 
 
 def encode_sidecar(sidecar: Sidecar) -> bytes:
@@ -232,7 +259,7 @@ def rebuild_step(
 
     With `capability` also for a GPU of that compute capability.
     """
-    graph, options = sidecar.graph, sidecar.options
+    graph, options = sidecar.serves, sidecar.asked_options
     targets: dict[str, None] = {}
     if sidecar.library != TENSORRT:
         targets = dict.fromkeys(filter(None, (*sidecar.target.capabilities, capability)))

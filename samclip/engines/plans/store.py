@@ -250,7 +250,8 @@ def _stem(sidecar: Sidecar) -> str:
 
 def _identity(sidecar: Sidecar) -> str:
     """Return a digest of all that makes plans differ: bytes, graph, target and settings."""
-    facts = (sidecar.plan, sidecar.graph, sidecar.target, sidecar.options, sidecar.axes)
+    built = (sidecar.graph, sidecar.target, sidecar.options, sidecar.axes, sidecar.split_attention)
+    facts = (sidecar.plan, *built, sidecar.asked)
     return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()
 
 
