@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from samclip.engines.base import GraphSource
+from samclip.engines.plans.denied import why_denied
 from samclip.engines.plans.library import Library
 from samclip.engines.plans.request import BuildRequest
 from samclip.engines.plans.sidecar import Asked, identify
@@ -40,18 +41,28 @@ def first_right(
 ) -> StoredPlan:
     """Return the plan that was asked for, or where it is wrong the first other one that is right.
 
-    `build` raises PlanGateError for a wrong plan. Raises what the first build raises; PlanGateError
+    `build` raises PlanGateError for a wrong plan. Builds that are known to be wrong are not tried,
+    see `denied`. Raises what the first build raises; PlanGateError
     with all tables when no plan is right.
     """
-    try:
-        return build(request)
-    except PlanGateError as error:
-        first = error
-    failed = [f"as asked: {first}"]
+    first: PlanGateError | None = None
+    reason = why_denied(request, library)
+    if reason is None:
+        try:
+            return build(request)
+        except PlanGateError as error:
+            first, reason = error, str(error)
+    else:
+        progress.note(f"warning: {request.source.name!r} is not built as asked: {reason}")
+    failed = [f"as asked: {reason}"]
     for attempt in other_ways(request):
+        denial = why_denied(attempt.request, library)
+        if denial is not None:
+            failed.append(f"{attempt.how}: {denial}")
+            continue
         progress.note(
-            f"warning: the plan of {request.source.name!r} by {library.name} {library.version} is "
-            f"wrong; the next attempt: {attempt.how}"
+            f"warning: no right plan of {request.source.name!r} by {library.name} "
+            f"{library.version} yet; the next attempt: {attempt.how}"
         )
         try:
             stored = build(attempt.request)

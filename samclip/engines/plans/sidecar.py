@@ -152,7 +152,9 @@ class Sidecar(Record, frozen=True, kw_only=True):
 
 def encode_sidecar(sidecar: Sidecar) -> bytes:
     """Serialise a sidecar as indented JSON, its digest filled in."""
-    signed = msgspec.structs.replace(sidecar, digest=_digest(sidecar))
+    # as it is read: a whole number in the place of a float becomes one
+    plain = msgspec.json.decode(msgspec.json.encode(sidecar), type=Sidecar)
+    signed = msgspec.structs.replace(plain, digest=_digest(plain))
     return msgspec.json.format(msgspec.json.encode(signed), indent=1) + b"\n"
 
 

@@ -23,7 +23,7 @@ def judge_new(
         return SKIPPED
     if request.trial is None:
         return UNJUDGED
-    reason = _why_not_here(sidecar.target.capabilities, library)
+    reason = why_not_here(sidecar.target.capabilities, library)
     if reason is not None:
         return msgspec.structs.replace(UNJUDGED, reason=reason)
     defendant = Defendant(
@@ -52,7 +52,7 @@ def judge_stored(
     return judged
 
 
-def _why_not_here(capabilities: tuple[str, ...], library: Library) -> str | None:
+def why_not_here(capabilities: tuple[str, ...], library: Library) -> str | None:
     """Return why a plan for these compute capabilities cannot run here; None when it can."""
     gpu = library.state.gpu
     if gpu is None:

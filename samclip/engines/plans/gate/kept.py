@@ -61,6 +61,7 @@ def _holds(sidecar: Sidecar, machine: JudgedOn | None) -> bool:
 def keep_verdict(plan: str, machine: JudgedOn, verdict: Verdict) -> None:
     """Keep a verdict for later loads; an error of the disk is only logged."""
     kept = KeptVerdict(plan=plan, machine=machine, verdict=verdict)
+    kept = msgspec.json.decode(msgspec.json.encode(kept), type=KeptVerdict)  # as it is read
     kept = msgspec.structs.replace(kept, digest=_digest(kept))
     try:
         path = _path(plan, machine)
