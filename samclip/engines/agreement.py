@@ -1,4 +1,4 @@
-"""How far outputs may depart from FP32's: the measures of agreement, and their limits by precision.
+"""The measures of agreement with FP32, and their limits by precision.
 
 The gates of an export judge the graphs by them, the gate of a plan what was built from a graph.
 """

@@ -1,4 +1,4 @@
-"""What the gate asks the plans of a bundle: real photos, prompts and texts, and noise.
+"""The questions of the gate to a bundle's plans: real photos, prompts and texts, and noise.
 
 The graphs follow each other: FP32's encoder gives the inputs of the decoder and of the heads, so
 that a plan is judged by itself, not by those before it. Shapes are the least, best and most that a
@@ -43,7 +43,7 @@ Array = NDArray[np.generic]
 
 @dataclass(frozen=True)
 class Trials:
-    """The trials of a bundle's graphs, which share what FP32's encoder made of the photos."""
+    """The trials of a bundle's graphs, which share what FP32's encoder computed from the photos."""
 
     bundle: Bundle
 
@@ -97,7 +97,7 @@ class Trials:
 
 @dataclass(frozen=True)
 class _Photo:
-    """What FP32's encoder made of a photo, and how the photo lies in its input."""
+    """What FP32's encoder computed from a photo, and how the photo lies in its input."""
 
     name: str
     letterbox: Letterbox

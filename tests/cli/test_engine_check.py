@@ -42,8 +42,7 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Script:
     opened = fake_library(script)
     for module in (plans, plan_check):
         monkeypatch.setattr(module, "open_library", lambda *_: opened)
-    for module in (building,):
-        monkeypatch.setattr(module, "probe_library", lambda _: Probe(True, "as if it were here"))
+    monkeypatch.setattr(building, "probe_library", lambda _: Probe(True, "as if it were here"))
     monkeypatch.setattr(judge, "START", gate_child.START)
     return script
 
@@ -96,5 +95,5 @@ def test_right_plans_stay_right(run: Run, bundle: Path) -> None:
     assert "replayed" in text
     bundle.rename(bundle.with_name("elsewhere"))
     result = run("engine", "check")
-    assert result.exit_code == 1
+    assert result.exit_code != 0
     assert "there is no bundle at" in result.stderr

@@ -1,4 +1,4 @@
-"""What is built instead of a plan that is wrong: other forms of the same graph, each judged too.
+"""The forms of a graph that take the place of a wrong plan, each of them judged too.
 
 The first that is right is taken, the fastest being tried first. Its sidecar names what was asked
 for, so that it is loaded in that plan's place and nothing is built again at the next build.

@@ -27,7 +27,7 @@ def split_attention(network: Any) -> None:
     found = [layer for layer in network.layers() if layer.type.name == "SOFTMAX"]
     if not found:
         raise PlanBuildError(
-            "the network has no softmax of its own, so its attention cannot be split. Export the "
+            "the network has no softmax layer, so its attention cannot be split. Export the "
             "bundle with attention in parts.",
             steps=(ExportBundle((("attention", "bias"),)),),
         )

@@ -1,4 +1,4 @@
-"""What is asked of a build, and what comes of it."""
+"""The request for a build, and its result."""
 
 from __future__ import annotations
 

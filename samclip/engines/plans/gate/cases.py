@@ -1,6 +1,6 @@
 """The cases of the gate: what a plan is asked, and FP32's answers.
 
-Photos, texts and prompts come from whoever knows the bundle. Noise is made from a seed: it is the
+Photos, texts and prompts come from code that knows the bundle. Noise is made from a seed: it is the
 canary of the plan too, made again at each load from the raw numbers of PCG64, which stay the same
 in every version of NumPy.
 """

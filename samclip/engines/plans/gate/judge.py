@@ -1,4 +1,4 @@
-"""A plan judged: FP32 answers here, the plan in a process of its own, which may crash or hang."""
+"""A plan judged: FP32 answers here, the plan in a separate process, which may crash or hang."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from samclip.engines.plans.gate.cases import NOISE, Array, Case, noise_limit
 from samclip.engines.plans.gate.verdict import GateRow, Measure, Run
 
 MASKS, SCORES = "low_res_masks", "iou_predictions"  # outputs of the mask decoder
-FEWEST = 16  # values of a row that have a direction of their own
+FEWEST = 16  # values of a row that is compared by itself
 FAINT = 1e-3  # share of the average length below which a row has none
 WORST_PLACE = 0.99  # the least cosine of a single place, in FP32
 # Masks that are judged: others may change by a pixel with the last bit of a logit.

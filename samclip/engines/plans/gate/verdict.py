@@ -89,7 +89,7 @@ class JudgedOn(Record, frozen=True, kw_only=True):
 class Verdict(Record, frozen=True, kw_only=True):
     """What the gate found; `reason` says why a plan has failed, or why it is not judged.
 
-    "unjudged": it is judged when it is loaded first; "skipped": whoever built it wished no gate.
+    "unjudged": it is judged when it is loaded first; "skipped": it was built without the gate.
     `reference`: SHA-256 of the FP32 graph; `inputs`: of all that it was asked; `seconds`: taken.
     """
 

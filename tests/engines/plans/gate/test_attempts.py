@@ -145,6 +145,6 @@ def test_a_graph_without_other_forms_has_a_shorter_chain() -> None:
     answers = script(lambda *_: False)
     answers.layers = (("MATRIX_MULTIPLY", "FLOAT"),)
     wanted = request(source=SOURCE, others=None, options=BuildOptions(level=2))
-    with pytest.raises(PlanGateError, match="in several kernels: the network has no softmax"):
+    with pytest.raises(PlanGateError, match="in several kernels: the network has no softmax layer"):
         build_plan(wanted, fake_library(answers))
     assert len(answers.named("build")) == 1
