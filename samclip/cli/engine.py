@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from samclip.cli import engine_build, engine_check, options
+from samclip.cli import engine_bisect, engine_build, engine_check, options
 from samclip.cli.exits import report_errors
 from samclip.cli.plan_names import choose_plans, find_plans, short_name
 from samclip.cli.tables import format_bytes, make_table
@@ -134,6 +134,7 @@ def show_plans(plans: list[tuple[StoredPlan, str]]) -> Table:
 
 
 app.command("build", epilog=engine_build.EXAMPLES)(engine_build.build_engines)
+app.command("bisect", epilog=engine_bisect.EXAMPLES)(engine_bisect.bisect_engine)
 app.command("check", epilog=engine_check.EXAMPLES)(engine_check.check_engines)
 app.command("list", epilog=LIST_EXAMPLES)(list_engines)
 app.command("remove", epilog=REMOVE_EXAMPLES)(remove_engines)

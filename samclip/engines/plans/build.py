@@ -67,6 +67,13 @@ def build_plan(request: BuildRequest, library: Library, progress: Progress = SIL
         return BuiltPlan(built, reused=False)
 
 
+def build_bytes(request: BuildRequest, library: Library, progress: Progress = SILENT) -> bytes:
+    """Build a plan that is neither judged nor written; raises PlanBuildError."""
+    with only_build(progress), listening() as said:
+        data, _, _ = _Build(request, library, progress, said).run()
+        return data
+
+
 def _attempt(request: BuildRequest, library: Library, progress: Progress, said: Said) -> StoredPlan:
     """Build a plan, judge it and write it; raises PlanGateError when it is wrong."""
     started = time.monotonic()
