@@ -10,15 +10,20 @@ import gate_child
 import pytest
 from cli_fakes import Run
 from fake_tensorrt import MAGIC
+from gate_samples import residual_model
+from msgspec.structs import replace
 from onnx import helper, numpy_helper
 from plan_samples import fake_library
 from recorded_tensorrt import Script
-from tiny_bundle import WEIGHT, make_model, write_tiny_bundle
+from tiny_bundle import WEIGHT, make_model, tiny_files, tiny_manifest, write_tiny_bundle
 
-from samclip.engines.base import Probe
+from samclip.engines.base import GraphSource, Probe
 from samclip.engines.plans.gate import building, judge
+from samclip.engines.plans.gate.blocks import with_outputs
 from samclip.engines.plans.store import list_plans, plan_folder
-from samclip.runtime import plan_check, plans
+from samclip.runtime import plan_bisect, plan_check, plans
+from samclip.runtime.bundles.manifest import Graph, Manifest, TensorSpec, Variant
+from samclip.runtime.bundles.writing import write_bundle
 
 
 def affine(factor: float) -> bytes:
@@ -97,3 +102,36 @@ def test_right_plans_stay_right(run: Run, bundle: Path) -> None:
     result = run("engine", "check")
     assert result.exit_code != 0
     assert "there is no bundle at" in result.stderr
+
+
+def test_the_first_block_that_departs_is_named(
+    run: Run, tmp_path: Path, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three blocks the second is computed with another factor."""
+    right, wrong = residual_model((1, 2, 3)), residual_model((1, 9, 3))
+    source = GraphSource("encoder", wrong)
+    names = ("b0", "b1", "b2")
+    script.inputs = {"x": ("FLOAT", (-1, 4), ("prompts", None))}
+    script.plan = lambda onnx, *_: MAGIC + with_outputs(source, names).onnx
+    opened = fake_library(script)
+    monkeypatch.setattr(plan_bisect, "open_library", lambda *_: opened)
+    monkeypatch.setattr(plan_bisect, "why_not_here", lambda *_: None)
+    files = {**tiny_files(), "encoder.onnx": right}
+    write_bundle(tmp_path / "blocks", blocks_manifest(), files)
+    result = run("engine", "bisect", tmp_path / "blocks", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert "the first output that departs is 'b1'" in result.stderr
+    found = json.loads(result.stdout)
+    assert [row["output"] for row in found["blocks"]] == ["b0", "b1", "b2", "y"]
+    assert found["departed"]["output"] == "b1"
+    assert list_plans([plan_folder()]) == []
+
+
+def blocks_manifest() -> Manifest:
+    """A manifest whose encoder is x -> y, Nx4, without a weights file."""
+    x = TensorSpec(name="x", dtype="float32", shape=("n", 4))
+    y = TensorSpec(name="y", dtype="float32", shape=("n", 4))
+    variant = Variant(file="encoder.onnx", opset=18, backends=("onnxruntime", "tensorrt"))
+    encoder = Graph(inputs=(x,), outputs=(y,), variants=(variant,))
+    manifest = tiny_manifest()
+    return replace(manifest, graphs=replace(manifest.graphs, encoder=encoder))

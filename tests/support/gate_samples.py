@@ -48,3 +48,19 @@ def trial(axes: Mapping[str, AxisRange] = AXES, reference: GraphSource = SOURCE)
         Question(f"{rows} rows", make_noise([made(rows)], rows)) for rows in (n.least, n.most)
     ]
     return Trial(reference, questions, (made(n.best),))
+
+
+def residual_model(factors: tuple[float, ...]) -> bytes:
+    """x = x + (x + 1) * factor for each factor, then y = -x; Nx4."""
+    nodes, last = [], "x"
+    for place, _ in enumerate(factors):
+        nodes += [
+            helper.make_node("Add", [last, "one"], [f"p{place}"]),  # no block: a constant is added
+            helper.make_node("Mul", [f"p{place}", f"f{place}"], [f"m{place}"]),
+            helper.make_node("Add", [last, f"m{place}"], [f"b{place}"]),
+        ]
+        last = f"b{place}"
+    nodes.append(helper.make_node("Neg", [last], ["y"]))
+    named = {"one": 1.0, **{f"f{place}": factor for place, factor in enumerate(factors)}}
+    weights = [numpy_helper.from_array(np.float32([v]), name) for name, v in named.items()]
+    return make_model(nodes, {"x": ["n", 4]}, {"y": ["n", 4]}, weights)

@@ -15,7 +15,7 @@ from samclip.engines.plans.gate.verdict import Canary, Verdict, failure_table
 from samclip.engines.plans.library import Library
 from samclip.engines.plans.match import Plan, gate_error
 from samclip.engines.plans.sidecar import rebuild_step
-from samclip.errors import PlanForeignError, PlanGateError
+from samclip.errors import PlanBuildError, PlanForeignError, PlanGateError
 
 _logger = logging.getLogger("samclip")
 
@@ -37,7 +37,12 @@ def admit(plan: Plan, source: GraphSource, library: Library) -> Verdict:
             precision=plan.sidecar.graph.precision,
             is_stripped=plan.sidecar.options.strip_weights,
         )
-        verdict = judge_plan(defendant, source.trial(plan.sidecar.axes))
+        try:
+            verdict = judge_plan(defendant, source.trial(plan.sidecar.axes))
+        except PlanBuildError as error:  # no FP32 graph, or no room on the disk
+            raise PlanGateError(
+                f"the plan of {source.name!r} was never judged, and is not used: {error}"
+            ) from error
         if verdict.state == "unjudged":
             raise PlanGateError(
                 f"the plan of {source.name!r} was never judged, and cannot be now: "
