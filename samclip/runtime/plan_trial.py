@@ -137,7 +137,7 @@ class _Asker:
             ends = self._ends(graph)
             for end in ends:
                 feeds = self._all_made(graph, end)
-                feeds |= {key: photo.encoded[key] for key in taken}
+                feeds |= {key: photo.encoded[key] for key in taken & photo.encoded.keys()}
                 feeds |= self._given(photo, feeds, end)
                 yield Question(
                     f"{photo.name}, {end}" if self._ends(graph)[1:] else photo.name, feeds

@@ -15,7 +15,7 @@ from samclip.engines.plans.gate.verdict import Canary, Verdict, failure_table
 from samclip.engines.plans.library import Library
 from samclip.engines.plans.match import Plan, gate_error
 from samclip.engines.plans.sidecar import rebuild_step
-from samclip.errors import PlanBuildError, PlanForeignError, PlanGateError
+from samclip.errors import EngineError, PlanForeignError, PlanGateError
 
 _logger = logging.getLogger("samclip")
 
@@ -39,7 +39,7 @@ def admit(plan: Plan, source: GraphSource, library: Library) -> Verdict:
         )
         try:
             verdict = judge_plan(defendant, source.trial(plan.sidecar.axes))
-        except PlanBuildError as error:  # no FP32 graph, or no room on the disk
+        except EngineError as error:  # no FP32 graph that answers, or no room on the disk
             raise PlanGateError(
                 f"the plan of {source.name!r} was never judged, and is not used: {error}"
             ) from error

@@ -19,7 +19,7 @@ FLOAT = 1  # of TensorProto.DataType: sums of blocks are FP32 in every precision
 
 
 def block_outputs(source: GraphSource) -> tuple[str, ...]:
-    """List the sums of two computed tensors that are no outputs, in the graph's order."""
+    """List the sums of two computed tensors except the outputs, in the graph's order."""
     graph = parse_model(source.onnx)
     fixed = {stored.name for stored in graph.stored} | set(source.weights)
     fixed |= {name for node in graph.nodes if node.operator == "Constant" for name in node.outputs}

@@ -172,9 +172,9 @@ def _together(tally: Tally, task: Task, root: Path, engine: TrtEngine) -> None:
     def work(files: tuple[CaseFile, ...]) -> None:
         try:
             start.wait()
-            for _ in range(REPEATS):
-                for saved in files:
-                    case = read_case(saved.name, root / saved.file)
+            for saved in files:
+                case = read_case(saved.name, root / saved.file)
+                for _ in range(REPEATS):
                     found = _on_host(engine.run(case.feeds))
                     with lock:
                         tally.add("together", case, found)
