@@ -169,6 +169,10 @@ class PlanForeignError(PlanError):
     """A plan was built by another TensorRT, or for another GPU or system."""
 
 
+class PlanGateError(PlanError):
+    """A TensorRT plan does not compute what its graph computes in FP32; the message has a table."""
+
+
 class PlanDamagedError(PlanError):
     """The bytes of a plan or of its sidecar are not what was written."""
 

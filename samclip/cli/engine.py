@@ -9,9 +9,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from samclip.cli import engine_build, options
-from samclip.cli.advice import with_commands
+from samclip.cli import engine_bisect, engine_build, engine_check, options
 from samclip.cli.exits import report_errors
+from samclip.cli.plan_names import choose_plans, find_plans, short_name
 from samclip.cli.tables import format_bytes, make_table
 from samclip.cli.terminal import err, out, say, write_json
 
@@ -107,51 +107,6 @@ def remove_engines(
         say(err, f"removed {len(chosen)} plans, {format_bytes(total)}")
 
 
-def find_plans(bundle: str | None) -> list[tuple[StoredPlan, str]]:
-    """Return the plans of the user's cache, and those next to `bundle`, each with its state."""
-    from samclip.engines.plans.store import list_plans, search_folders
-    from samclip.runtime.bundles.home import find_bundle
-
-    origin = "" if bundle is None else str(find_bundle(bundle).resolve())
-    return [(plan, _state(plan)) for plan in list_plans(search_folders(origin))]
-
-
-def choose_plans(
-    found: list[tuple[StoredPlan, str]], names: tuple[str, ...], outdated: bool, everything: bool
-) -> list[tuple[StoredPlan, str]]:
-    """Return the plans to remove; raises InputError for no choice and for an unknown name."""
-    from samclip.errors import InputError
-
-    if not (names or outdated or everything):
-        raise InputError("say which plans to remove: names, --outdated, or --all.")
-    for name in names:
-        if not any(is_called(plan, name) for plan, _ in found):
-            known = ", ".join(_short_name(plan) for plan, _ in found) or "none"
-            raise InputError(
-                f"no plan is called {name!r}; there are: {known}. Give the beginning of a name."
-            )
-    return [
-        (plan, state)
-        for plan, state in found
-        if everything
-        or (outdated and state != "current")
-        or any(is_called(plan, name) for name in names)
-    ]
-
-
-def is_called(plan: StoredPlan, name: str) -> bool:
-    """Whether a plan's name begins with `name`, or has its parts in their order.
-
-    `encoder.fp16` means `encoder.chunk.fp16.tensorrt-10.14...` too: a graph's lowering, which few
-    know, stands between what people know.
-    """
-    if plan.path.name.startswith(name):
-        return bool(name)
-    parts = iter(_short_name(plan).split("."))
-    wanted = name.split(".")
-    return plan.path.name.startswith(f"{wanted[0]}.") and all(part in parts for part in wanted)
-
-
 def record(plan: StoredPlan, state: str) -> dict[str, Any]:
     """Return a plan as plain values: path, size in bytes, state, and its sidecar."""
     import msgspec
@@ -162,33 +117,24 @@ def record(plan: StoredPlan, state: str) -> dict[str, Any]:
 
 def show_plans(plans: list[tuple[StoredPlan, str]]) -> Table:
     """List plans for people."""
-    columns = ("name", "bundle", "library", "for", "size", "built", "state")
+    columns = ("name", "bundle", "library", "for", "size", "built", "gate", "state")
     table = make_table(*columns, left=[name for name in columns if name != "size"])
     for plan, state in plans:
         built = plan.sidecar
         if built is None:
-            cells = ("?", "?", "?", format_bytes(plan.size), "?")
+            cells = ("?", "?", "?", format_bytes(plan.size), "?", "?")
         else:
             bundle = Path(built.graph.origin).name if built.graph.origin else "-"
             library = f"{built.library} {built.library_version}"
             targets = ", ".join(built.target.capabilities)
-            cells = (bundle, library, targets, format_bytes(plan.size), built.built[:10])
-        table.add_row(escape(_short_name(plan)), *map(escape, cells), escape(state))
+            gate = engine_build.describe_gate(built)
+            cells = (bundle, library, targets, format_bytes(plan.size), built.built[:10], gate)
+        table.add_row(escape(short_name(plan)), *map(escape, cells), escape(state))
     return table
 
 
-def _state(plan: StoredPlan) -> str:
-    """Return the plan's state, with the command that mends it."""
-    from samclip.runtime.plans import plan_state
-
-    state = plan_state(plan)
-    return state if plan.fault is None else with_commands(state, plan.fault.steps)
-
-
-def _short_name(plan: StoredPlan) -> str:
-    return plan.path.name.removesuffix(".plan")
-
-
 app.command("build", epilog=engine_build.EXAMPLES)(engine_build.build_engines)
+app.command("bisect", epilog=engine_bisect.EXAMPLES)(engine_bisect.bisect_engine)
+app.command("check", epilog=engine_check.EXAMPLES)(engine_check.check_engines)
 app.command("list", epilog=LIST_EXAMPLES)(list_engines)
 app.command("remove", epilog=REMOVE_EXAMPLES)(remove_engines)

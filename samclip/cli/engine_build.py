@@ -13,7 +13,8 @@ from samclip.cli.terminal import err, say, write_json
 from samclip.engines.backend_names import TENSORRT, LibraryName
 
 if TYPE_CHECKING:
-    from samclip.engines.plans.build import BuiltPlan
+    from samclip.engines.plans.request import BuiltPlan
+    from samclip.engines.plans.sidecar import Sidecar
     from samclip.runtime.bundles.bundle import Bundle
     from samclip.runtime.plans import PlanSettings
 
@@ -27,6 +28,12 @@ EXAMPLES = """
 - `samclip engine build my-bundle/ --backend tensorrt-rtx --target sm86 --target sm89`
 """
 MIB = 2**20
+GATE_STATES = {
+    "passed": "agrees with FP32",
+    "failed": "WRONG: it is never loaded",
+    "unjudged": "judged at its first load",
+    "skipped": "NOT JUDGED (--no-gate)",
+}
 
 _WHAT = "What is built"
 _SHAPES = "Shapes"
@@ -154,6 +161,15 @@ Preflight = Annotated[
         help="Refuse a build that cannot fit into memory.",
     ),
 ]
+Gate = Annotated[
+    bool,
+    typer.Option(
+        "--gate/--no-gate",
+        rich_help_panel=_HOW,
+        help="Compare each plan with FP32 before it is kept, and build another form of a wrong "
+        "one. Without, the plan is marked as not judged.",
+    ),
+]
 Beside = Annotated[
     bool,
     typer.Option(
@@ -187,6 +203,7 @@ def build_engines(
     level: Level = None,
     strip_weights: StripWeights = False,
     preflight: Preflight = True,
+    gate: Gate = True,
     beside: Beside = False,
     force: Force = False,
     as_json: AsJson = False,
@@ -195,7 +212,8 @@ def build_engines(
     """Build TensorRT plans of a bundle's graphs, and keep them for the runtime.
 
     A plan fits one version of the library and the GPUs that it was built for; the runtime checks
-    this before it loads one. Graphs that already have such a plan are left alone.
+    this before it loads one. Graphs that already have such a plan are left alone. Each plan is
+    compared with FP32 on real photos; a wrong one is not kept.
     """
     with report_errors(debug):
         from samclip.engines.plans.sidecar import BuildOptions, parse_axis
@@ -225,6 +243,7 @@ def build_engines(
             device=device,
             force=force,
             preflight=preflight,
+            gate=gate,
         )
         built = build_and_show(Bundle.open(find_bundle(bundle)), settings)
         if as_json:
@@ -252,7 +271,14 @@ def describe(plan: BuiltPlan) -> str:
     name = "" if sidecar is None else f"{sidecar.graph.name} ({sidecar.graph.precision}): "
     took = "" if sidecar is None else f"built in {sidecar.seconds:.1f} s"
     state = "was there already" if plan.reused else took
-    return f"{name}{state}, {format_bytes(plan.stored.size)}: {plan.stored.path}"
+    gate = "" if sidecar is None else f", {describe_gate(sidecar)}"
+    return f"{name}{state}{gate}, {format_bytes(plan.stored.size)}: {plan.stored.path}"
+
+
+def describe_gate(sidecar: Sidecar) -> str:
+    """Return what the gate found, and what the plan stands in for, in a few words."""
+    state = GATE_STATES[sidecar.gate.state]
+    return state if sidecar.asked is None else f"{state}, as {sidecar.asked.how}"
 
 
 def record(plan: BuiltPlan) -> dict[str, Any]:

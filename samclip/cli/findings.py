@@ -11,17 +11,20 @@ from typing import Any, Literal
 
 from samclip.cli.advice import remedy_to_type
 from samclip.cli.tables import format_bytes
+from samclip.disk.cache_folder import CacheUnusableError
 from samclip.engines.backend_names import OPENVINO
 from samclip.engines.base import Probe
 from samclip.engines.machine.device import PythonHere
 from samclip.engines.machine.jetson import Jetson
 from samclip.engines.openvino.library import suits_processor
+from samclip.engines.plans.store import list_plans, plan_folder
 from samclip.engines.registry import backends
 
 LEAST_FREE = 2 * 10**9  # bytes on disk: the plans of one bundle, and files written during a build
 OLDEST_TENSORRT = 10  # the first major version with strongly typed networks
 SMALL_MEMORY = 10 * 10**9  # bytes: boards of 4 and 8 GB need swap for builds, and no desktop
 LOW_MEMORY = 1_500_000_000  # free bytes, below which a build of a ViT-B's encoder may fail
+NAMED = 3  # plans in a finding
 SWAP_COMMANDS = (
     "sudo fallocate -l 8G /swapfile && sudo chmod 600 /swapfile && sudo mkswap /swapfile && "
     "sudo swapon /swapfile"
@@ -68,6 +71,20 @@ def judge_cache(cache: Mapping[str, Any]) -> Iterator[Finding]:
         detail = f"{free / 1e9:.1f} GB are free on the disk of {cache['path']}"
         remedy = "free at least 2 GB, or set SAMCLIP_CACHE_DIR to a folder on a larger disk"
         yield Finding("disk", "problem", detail, remedy)
+
+
+def judge_plans() -> Iterator[Finding]:
+    """Report the plans in the user's cache that were never compared with FP32, or are wrong."""
+    try:
+        stored = list_plans([plan_folder()])
+    except CacheUnusableError:
+        return
+    for state, detail in (("skipped", "were built without the gate"), ("failed", "are wrong")):
+        found = [plan for plan in stored if plan.sidecar and plan.sidecar.gate.state == state]
+        if found:
+            names = ", ".join(plan.path.stem for plan in found[:NAMED])
+            remedy = "samclip engine check, or build them again"
+            yield Finding("plans", "problem", f"{len(found)} plans {detail}: {names}", remedy)
 
 
 def judge_jetson(jetson: Jetson, python: PythonHere) -> list[Finding]:

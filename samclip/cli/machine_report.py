@@ -13,7 +13,7 @@ from typing import Any
 
 from samclip.cli.advice import remedy_to_type
 from samclip.cli.exits import describe
-from samclip.cli.findings import judge_backends, judge_cache, judge_cpu, judge_jetson
+from samclip.cli.findings import judge_backends, judge_cache, judge_cpu, judge_jetson, judge_plans
 from samclip.disk.cache_folder import CACHE_DIR_VARIABLE, cache_dir, make_private_folder
 from samclip.engines.base import Probe
 from samclip.engines.machine.device import PythonHere, describe_device, describe_python
@@ -45,7 +45,7 @@ def examine() -> dict[str, Any]:
     jetson = find_jetson()
     python = describe_python()
     found = judge_jetson(jetson, python) if jetson is not None else []
-    found += [*judge_cache(cache), *judge_backends(backends), *judge_cpu(backends)]
+    found += [*judge_cache(cache), *judge_backends(backends), *judge_cpu(backends), *judge_plans()]
     device = describe_device().to_dict()
     return {
         "samclip": __version__,

@@ -64,6 +64,8 @@ class GraphSource:
     compiled from a graph that has an origin.
     `sha256` holds the digests of `files` that are known from verifying them. `again` reads the
     graph once more: with it the source is its backend's alone, which may `release` its bytes.
+    `trial` makes the cases by which a plan of this graph is judged (a `TrialMaker` of
+    `engines.plans.gate.cases`); None for a graph that is not a bundle's.
     `signature` has the inputs and outputs that the checked reader found; None for a graph of our
     own that did not come from a file.
     """
@@ -77,6 +79,7 @@ class GraphSource:
     attention: str | None = None
     sha256: Mapping[str, str] = field(default_factory=dict)
     again: Callable[[], GraphSource] | None = None
+    trial: Callable[[Mapping[str, Any]], Any] | None = None
     signature: GraphSignature | None = None
 
     def release(self) -> None:

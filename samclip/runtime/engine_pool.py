@@ -8,10 +8,11 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -23,6 +24,10 @@ from samclip.errors import CapabilityError, ClosedError, EngineRunError
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import Graph, Variant
 from samclip.runtime.graph_outputs import Feeds, OutputCheck
+
+if TYPE_CHECKING:
+    from samclip.engines.plans.gate.cases import Trial
+    from samclip.engines.plans.sidecar import AxisRange
 
 Checked = tuple[Engine, OutputCheck]
 LEAST_STACK = 256 * 1024  # bytes that libraries may use of a thread's stack, and reserve
@@ -170,10 +175,16 @@ class EnginePool:
         for notice in passed_over_notices(graph, described, self.backend.name, precision, version):
             _logger.info(notice)
         read = partial(self.bundle.source, graph, self.backend.name, precision, version)
-        source = read()
+        source = replace(read(), again=read, trial=partial(self._trial, graph))
         rows = None if source.signature is None else source.signature.token_rows
-        engine = self.backend.load(replace(source, again=read), self._options)
+        engine = self.backend.load(source, self._options)
         return engine, OutputCheck(graph, described, self.bundle.manifest, rows)
+
+    def _trial(self, graph: str, axes: Mapping[str, AxisRange]) -> Trial:
+        """Make the cases by which a plan that was never judged here is judged."""
+        from samclip.runtime.plan_trial import Trials  # noqa: PLC0415 - for such plans alone
+
+        return Trials(self.bundle).make(graph, axes)
 
     def _described(self, graph: str) -> Graph:
         described: Graph | None = getattr(self.bundle.manifest.graphs, graph)

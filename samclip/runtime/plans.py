@@ -7,20 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
 from samclip.engines.backend_names import TENSORRT, TENSORRT_RTX
 from samclip.engines.base import GraphSource
-from samclip.engines.plans.build import BuildRequest, BuiltPlan, build_plan
+from samclip.engines.plans.build import build_plan
 from samclip.engines.plans.library import Library, choose_targets, is_official, open_library
+from samclip.engines.plans.request import BuildRequest, BuiltPlan
 from samclip.engines.plans.sidecar import DEFAULT_AXES, AxisRange, BuildOptions, Sidecar
 from samclip.engines.plans.store import StoredPlan, folder_beside
 from samclip.errors import BundleNotFoundError, CapabilityError, SamclipError, did_you_mean
 from samclip.progress import SILENT, Progress
 from samclip.runtime.bundles.bundle import Bundle
-from samclip.runtime.bundles.manifest import Graph, Graphs, Manifest
+from samclip.runtime.bundles.manifest import Graph, Graphs, Manifest, Variant
 from samclip.runtime.engine_pool import passed_over_notices
+from samclip.runtime.plan_trial import Trials
 
+LOWERINGS = ("fused", "bias", "fold", "wide", "chunk")  # the fastest first
 PACKAGES = {
     TENSORRT: ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
     TENSORRT_RTX: ("tensorrt-rtx-cu13", "tensorrt-rtx"),
@@ -35,7 +39,8 @@ class PlanSettings:
     for the one that the runtime would take; `targets`: GPU architectures ("sm86"), () for the GPU
     here; `axes`: sizes of dynamic axes that differ from the defaults; `beside`: put the plans next
     to the bundle instead of into the user's cache; `device`: the GPU's index; `force`: build
-    even where an equal plan is there; `preflight`: refuse builds that cannot fit into memory.
+    even where an equal plan is there; `preflight`: refuse builds that cannot fit into memory;
+    `gate`: judge each plan before it is written, and refuse one that departs from FP32.
     """
 
     backend: str = TENSORRT
@@ -48,6 +53,7 @@ class PlanSettings:
     device: int = 0
     force: bool = False
     preflight: bool = True
+    gate: bool = True
 
 
 def check_library(settings: PlanSettings) -> None:
@@ -63,7 +69,7 @@ def build_plans(
     Raises before the first build: BackendUnavailableError when the library cannot build here,
     InputError for targets that it does not have, CapabilityError for a graph that the bundle
     lacks. Later: BackendUnavailableError when no variant of a graph is for the library,
-    PlanBuildError when a build fails.
+    PlanBuildError when a build fails, PlanGateError when a plan is wrong.
     """
     library = open_library(settings.backend, settings.device)
     capabilities = choose_targets(library, settings.targets)
@@ -86,6 +92,7 @@ def _build_each(
                 f"{capability} among those that it supports, and builds for the GPU here all the "
                 "same"
             )
+    trials = Trials(bundle)
     for name in names:
         graph: Graph = getattr(bundle.manifest.graphs, name)
         for notice in passed_over_notices(
@@ -102,6 +109,9 @@ def _build_each(
             folder=folder_beside(bundle.path) if settings.beside else None,
             force=settings.force,
             preflight=settings.preflight,
+            trial=partial(trials.make, name),
+            gate=settings.gate,
+            others=partial(other_sources, bundle, source, library.name, library.version),
         )
         yield build_plan(request, library, progress)
 
@@ -126,6 +136,33 @@ def plan_source(
         return bundle.source(graph, chosen or backend, precision, version)
     preferred = _first_served(described, names, None, version)
     return bundle.source(graph, preferred or backend, version=version)
+
+
+def other_sources(
+    bundle: Bundle, source: GraphSource, backend: str, version: str | None
+) -> Iterator[GraphSource]:
+    """Read the other variants of a graph that a backend could run in place of `source`.
+
+    First those of its precision, in the order of LOWERINGS, then those in FP32.
+    """
+    graph: Graph = getattr(bundle.manifest.graphs, source.name)
+    precisions = dict.fromkeys((source.precision, "fp32"))
+    found = [
+        variant
+        for precision in precisions
+        for variant in sorted(graph.variants, key=_lowering_rank)
+        if variant.precision == precision
+        and {backend, TENSORRT} & set(variant.backends)
+        and variant.unmet_need(backend, version) is None
+    ]
+    for variant in found:
+        if (variant.precision, variant.attention) != (source.precision, source.attention):
+            yield bundle.variant_source(source.name, variant)
+
+
+def _lowering_rank(variant: Variant) -> int:
+    attention = variant.attention
+    return LOWERINGS.index(attention) if attention in LOWERINGS else len(LOWERINGS)
 
 
 def _first_served(
@@ -154,7 +191,7 @@ def plan_state(stored: StoredPlan) -> str:
         return "bundle gone"
     except SamclipError as error:
         return f"bundle refused: {error}"
-    if (built.graph.onnx_sha256, built.graph.weights_sha256) not in _digests(manifest, built):
+    if (built.serves.onnx_sha256, built.serves.weights_sha256) not in _digests(manifest, built):
         return "stale: the bundle has changed"
     return _version_state(built)
 

@@ -138,7 +138,8 @@ class PlanWriter(Writer):
         from plan_samples import fake_library, sample_source
         from recorded_tensorrt import Script
 
-        from samclip.engines.plans.build import BuildRequest, build_plan
+        from samclip.engines.plans.build import build_plan
+        from samclip.engines.plans.request import BuildRequest
 
         os.environ["SAMCLIP_CACHE_DIR"] = str(self.folder)
         library = fake_library(Script(plan=payload(number), timings=payload(number)))

@@ -21,7 +21,8 @@ from tiny_bundle import WEIGHT, WEIGHTS_FILE, affine_model, make_model
 
 from samclip.engines.base import GraphSource
 from samclip.engines.openvino.library import read_graph
-from samclip.engines.plans.build import BuildRequest, build_plan
+from samclip.engines.plans.build import build_plan
+from samclip.engines.plans.request import BuildRequest
 from samclip.engines.tensorrt.engine import refit
 from samclip.errors import EngineRunError, PlanBuildError
 from samclip.runtime.bundles.weights import parse_weights, weight_offsets

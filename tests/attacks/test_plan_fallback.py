@@ -8,17 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gate_child
 import msgspec
 import pytest
 from figures import Figures
 from mixed_calls import CALLS, digest, photos
-from plan_samples import HOST, PLAN, sample_sidecar
+from plan_samples import HOST, PLAN, fake_library, sample_sidecar
+from recorded_tensorrt import Script
 
 import samclip
 from samclip.engines import registry
-from samclip.engines.base import EngineOptions, GraphKey, Probe, Traits
+from samclip.engines.base import EngineOptions, GraphKey, GraphSource, Probe, Traits
 from samclip.engines.onnxruntime.backend import CPU
-from samclip.engines.plans.match import PlanHost
+from samclip.engines.plans.gate import judge
+from samclip.engines.plans.gate.admission import admit
+from samclip.engines.plans.match import PlanHost, find_plan
 from samclip.engines.plans.sidecar import BuiltFor, identify
 from samclip.engines.plans.store import plan_folder, write_plan
 from samclip.engines.steps import BuildPlans
@@ -124,6 +128,40 @@ def test_onnxruntime_answers_in_place_of_plans_that_do_not_fit(
         "TensorRT: plans that do not fit, with backend 'auto'",
         count=1,
         found="passed over with a warning that names the command; ONNX Runtime answers",
+    )
+
+
+class JudgingTensorRt(NoTensorRt):
+    """TensorRT as far as the admission of its plans, which run in a child on the stand-in."""
+
+    def load(self, source: GraphSource, options: EngineOptions) -> Any:
+        admit(find_plan(source, self.host), source, fake_library(Script()))
+        raise AssertionError("a plan that is wrong was admitted")
+
+
+def test_onnxruntime_answers_in_place_of_plans_that_cannot_be_judged(
+    coloured_bundle: Path,
+    expected: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    figures: Figures,
+) -> None:
+    """The manifest names other inputs than the graph has, so FP32 has no answer to compare with."""
+    monkeypatch.setenv("SAMCLIP_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(registry, "BACKENDS", (JudgingTensorRt(HOST), CPU))
+    monkeypatch.setattr(judge, "START", gate_child.START)
+    store_plans(Bundle.open(coloured_bundle), {}, {})
+    with caplog.at_level(logging.WARNING, "samclip"), samclip.load(coloured_bundle) as model:
+        assert model.backend == "onnxruntime"
+        assert all_answers(model) == expected
+    (record,) = caplog.records
+    assert "'tensorrt' does not start, the next one is tried" in record.getMessage()
+    assert "was never judged, and is not used" in record.getMessage()
+    figures.add(
+        "TensorRT: plans that cannot be judged, with backend 'auto'",
+        count=1,
+        found="passed over with one warning; ONNX Runtime answers",
     )
 
 

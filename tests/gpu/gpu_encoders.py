@@ -190,8 +190,9 @@ def _graph(options: Namespace, precision: str, batch: int) -> GraphSource:
 
 
 def _build(source: GraphSource, backend: str, device: int) -> None:
-    from samclip.engines.plans.build import BuildRequest, build_plan
+    from samclip.engines.plans.build import build_plan
     from samclip.engines.plans.library import choose_targets, open_library
+    from samclip.engines.plans.request import BuildRequest
 
     library = open_library(backend, device)
     build_plan(BuildRequest(source, choose_targets(library, ())), library)

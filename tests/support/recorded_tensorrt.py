@@ -8,6 +8,7 @@ AttributeError. It parses nothing: a `Script` says what comes out.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -23,7 +24,8 @@ class Script:
     """What the stand-in answers, and, in `calls`, what was asked of it.
 
     `inputs`: name -> (type, shape, names of axes); `layers`: (type, output type); `errors`: what
-    the parser says of nodes: (node, operator, description). `plan` None: the build fails.
+    the parser says of nodes: (node, operator, description). `plan` None: the build fails; a
+    function makes it of what was parsed last, the builder's level and the number of outputs marked.
     """
 
     inputs: dict[str, tuple[str, tuple[int, ...], tuple[str | None, ...]]] = field(
@@ -34,7 +36,7 @@ class Script:
     )
     layers: tuple[tuple[str, str], ...] = (("MATRIX_MULTIPLY", "FLOAT"),)
     errors: tuple[tuple[str, str, str], ...] = ()
-    plan: bytes | None = b"a plan"
+    plan: bytes | Callable[[bytes, int | None, int], bytes] | None = b"a plan"
     says: tuple[str, ...] = ()
     timings: bytes = b"timings"
     calls: list[tuple[Any, ...]] = field(default_factory=list)
@@ -108,7 +110,13 @@ class FakeTensorRT:
             if not monitor.step_complete("Building", 0):
                 return None
             monitor.phase_finish("Building")
-            return script.plan
+            if not callable(script.plan):
+                return script.plan
+            level = config._values.get("builder_optimization_level")
+            parsed = [c[1] for c in script.calls if c[0] in {"parse", "load_model_proto"}][-1]
+            last = max(i for i, c in enumerate(script.calls) if c[0] == "create_network")
+            marked = sum(c[0] == "mark_output" for c in script.calls[last:])
+            return script.plan(parsed, level, marked)
 
         return self._new(
             "Builder",

@@ -18,8 +18,9 @@ from samclip.benchmarks.records import Row
 from samclip.benchmarks.rows import make_row
 from samclip.benchmarks.scores import PHOTOS
 from samclip.benchmarks.statistics import Estimate, mean
+from samclip.engines.agreement import mean_cosine
 from samclip.export.precision.gate_tasks import Answers, Questions, answer, ask
-from samclip.export.precision.gates import mask_ious, mean_cosine
+from samclip.export.precision.gates import mask_ious
 from samclip.progress import SILENT, Progress, track
 from samclip.runtime.model import Model
 from samclip.runtime.text.vocabulary import Vocabulary

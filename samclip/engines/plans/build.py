@@ -5,19 +5,23 @@ A plan that equals the one asked for is not built again; a new plan replaces its
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from samclip.engines.backend_names import target_name
-from samclip.engines.base import GraphSource
+from samclip.engines.plans.attempts import first_right
 from samclip.engines.plans.build_log import Said, listening, make_monitor, shared_logger
+from samclip.engines.plans.equal import find_equal, remove_superseded
+from samclip.engines.plans.gate.building import judge_new, judge_stored
+from samclip.engines.plans.gate.verdict import failure_table
+from samclip.engines.plans.hidden_outputs import split_attention
 from samclip.engines.plans.library import Library
-from samclip.engines.plans.match import system_name
+from samclip.engines.plans.match import gate_error, system_name
 from samclip.engines.plans.network import (
     Network,
     add_profile,
@@ -26,144 +30,60 @@ from samclip.engines.plans.network import (
     used_axes,
 )
 from samclip.engines.plans.preflight import check_memory, default_workspace
+from samclip.engines.plans.request import BuildRequest, BuiltPlan
 from samclip.engines.plans.sidecar import (
-    DEFAULT_AXES,
     AxisRange,
-    BuildOptions,
     BuiltFor,
     PlanFile,
     PlanTensor,
     Sidecar,
     identify,
 )
-from samclip.engines.plans.store import (
-    StoredPlan,
-    list_plans,
-    plan_folder,
-    read_plan,
-    remove_plan,
-    write_plan,
-)
+from samclip.engines.plans.store import StoredPlan, plan_folder, write_plan
 from samclip.engines.plans.timing_cache import load_timings, only_build, save_timings, timing_file
-from samclip.engines.steps import ChangeSettings, ExportBundle, RemovePlan
-from samclip.errors import PlanBuildError, PlanDamagedError
+from samclip.engines.steps import ChangeSettings, ExportBundle
+from samclip.errors import PlanBuildError
 from samclip.progress import SILENT, Progress
 from samclip.version import __version__
 
-_logger = logging.getLogger("samclip")
-
 NOT_WRITTEN = PlanFile(size=0, sha256="0" * 64)  # until `write_plan` fills it in
-
-
-def find_equal(request: BuildRequest, library: Library) -> StoredPlan | None:
-    """Return a sound plan of the same bytes, built in the same way for the same GPUs, if any."""
-    graph = identify(request.source)
-    for stored in list_plans([request.folder or plan_folder()]):
-        built = stored.sidecar
-        if built is None or not _same_recipe(built, request, library):
-            continue
-        if (built.graph.onnx_sha256, built.graph.weights_sha256) != (
-            graph.onnx_sha256,
-            graph.weights_sha256,
-        ):
-            continue
-        if _is_sound(stored):
-            return stored
-    return None
-
-
-def remove_superseded(new: StoredPlan) -> None:
-    """Remove older builds of the plan `new`: same bundle, graph, library, targets and settings."""
-    for stored in list_plans([new.path.parent]):
-        if stored.sidecar is None or new.sidecar is None or stored.path == new.path:
-            continue
-        if _place(stored.sidecar) == _place(new.sidecar):
-            try:
-                remove_plan(stored.path)
-            except OSError as error:  # the new one is found first
-                _logger.warning(
-                    "the older plan %s cannot be removed: %s. Remove it.",
-                    stored.path,
-                    error.strerror,
-                    extra={"steps": (RemovePlan(stored.path.stem),)},
-                )
-
-
-def _same_recipe(built: Sidecar, request: BuildRequest, library: Library) -> bool:
-    axes_differ = any(request.axes.get(name) != axis for name, axis in built.axes.items())
-    gpu = library.state.gpu if library.kind.needs_gpu else None
-    return (
-        not axes_differ
-        and built.options == request.options
-        and (built.library, built.library_version) == (library.name, library.version)
-        and built.target.capabilities == request.capabilities
-        and (gpu is None or _models(built.target) == (gpu.name, gpu.processors, gpu.memory))
-    )
-
-
-def _models(target: BuiltFor) -> tuple[object, ...]:
-    return target.gpu, target.processors, target.memory
-
-
-def _is_sound(stored: StoredPlan) -> bool:
-    try:
-        read_plan(stored)
-    except (PlanDamagedError, FileNotFoundError):
-        return False
-    return True
-
-
-def _place(sidecar: Sidecar) -> tuple[object, ...]:
-    graph = sidecar.graph
-    return (
-        (graph.origin or (graph.onnx_sha256, graph.weights_sha256)),
-        (graph.name, graph.precision, graph.attention),
-        (sidecar.library, sidecar.library_version, sidecar.target.capabilities),
-        (sidecar.options, sidecar.axes),
-    )
-
-
-@dataclass(frozen=True)
-class BuildRequest:
-    """A graph to build, for these compute capabilities ("8.6") and these sizes of its axes.
-
-    `folder`: where the plan is put, None for the user's cache; `force`: build even if an equal
-    plan is there; `preflight`: refuse a build that cannot fit into memory.
-    """
-
-    source: GraphSource
-    capabilities: tuple[str, ...]
-    axes: Mapping[str, AxisRange] = field(default_factory=lambda: DEFAULT_AXES)
-    options: BuildOptions = field(default_factory=BuildOptions)
-    folder: Path | None = None
-    force: bool = False
-    preflight: bool = True
-
-
-@dataclass(frozen=True)
-class BuiltPlan:
-    """A plan in its place; `reused` when an equal one was there already."""
-
-    stored: StoredPlan
-    reused: bool
 
 
 def build_plan(request: BuildRequest, library: Library, progress: Progress = SILENT) -> BuiltPlan:
     """Build the plan of one graph, or return an equal one; one build at a time on a machine.
 
-    Raises PlanBuildError, with the library's messages, when it fails.
+    The plan is judged before it is written, if this machine can run it. Raises PlanBuildError, with
+    the library's messages, when the build fails; PlanGateError when the plan is wrong, and so are
+    all that could take its place: none of them is written.
     """
     with only_build(progress), listening() as said:
         equal = None if request.force else find_equal(request, library)
         if equal is not None:
-            return BuiltPlan(equal, reused=True)
-        started = time.monotonic()
-        built = _Build(request, library, progress, said)
-        data, tensors, axes = built.run()
-        sidecar = _describe(request, library, tensors, axes, time.monotonic() - started)
-        stored = _store(request.folder or plan_folder(), data, sidecar)
-        remove_superseded(stored)
-        return BuiltPlan(stored, reused=False)
+            return BuiltPlan(judge_stored(equal, request, library, progress), reused=True)
+        built = first_right(
+            request, library, progress, lambda one: _attempt(one, library, progress, said)
+        )
+        remove_superseded(built)
+        return BuiltPlan(built, reused=False)
+
+
+def build_bytes(request: BuildRequest, library: Library, progress: Progress = SILENT) -> bytes:
+    """Build a plan that is neither judged nor written; raises PlanBuildError."""
+    with only_build(progress), listening() as said:
+        data, _, _ = _Build(request, library, progress, said).run()
+        return data
+
+
+def _attempt(request: BuildRequest, library: Library, progress: Progress, said: Said) -> StoredPlan:
+    """Build a plan, judge it and write it; raises PlanGateError when it is wrong."""
+    started = time.monotonic()
+    data, tensors, axes = _Build(request, library, progress, said).run()
+    sidecar = _describe(request, library, tensors, axes, time.monotonic() - started)
+    verdict = judge_new(data, sidecar, request, library, progress)
+    sidecar = msgspec.structs.replace(sidecar, gate=verdict)
+    if verdict.state == "failed":
+        raise gate_error(sidecar, failure_table(verdict))
+    return _store(request.folder or plan_folder(), data, sidecar)
 
 
 def _store(folder: Path, data: bytes, sidecar: Sidecar) -> StoredPlan:
@@ -199,6 +119,8 @@ class _Build:
         network = parse_network(module, builder, logger, request.source, self.said)
         if request.options.strip_weights:
             _check_refittable(network, request)
+        if request.split_attention:
+            split_attention(network)
         if request.preflight:
             check_memory(network, self.library, self.progress, request.options.workspace)
         tensors = describe_tensors(network, request.axes)
@@ -317,4 +239,6 @@ def _describe(
         samclip=__version__,
         built=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         seconds=round(seconds, 2),
+        split_attention=request.split_attention,
+        asked=request.asked,
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from samclip.engines.backend_names import TENSORRT, LibraryName
 from samclip.engines.base import GraphSource
+from samclip.engines.plans.gate.verdict import failure_table
 from samclip.engines.plans.sidecar import (
     BuiltFor,
     BuiltGraph,
@@ -22,6 +23,7 @@ from samclip.errors import (
     PlanDamagedError,
     PlanError,
     PlanForeignError,
+    PlanGateError,
     PlanMissingError,
     PlanStaleError,
 )
@@ -55,17 +57,30 @@ def misfit(sidecar: Sidecar, graph: BuiltGraph, host: PlanHost) -> PlanError | N
     """Return the error why a plan of a graph of this name must not run here; None when it may.
 
     PlanStaleError when the graph's bytes have changed, PlanForeignError when the version of the
-    library, the GPU or the system is another one. `sidecar.library` must be the host's.
+    library, the GPU or the system is another one, PlanGateError when it was judged to be wrong.
+    `sidecar.library` must be the host's.
     """
-    if _bytes(sidecar.graph) != _bytes(graph):
+    if _bytes(sidecar.serves) != _bytes(graph):
         return _stale(sidecar, graph, host)
     reason = _foreign(sidecar, host)
     if reason is None:
-        return None
+        is_bad = sidecar.gate.state == "failed"
+        return gate_error(sidecar, failure_table(sidecar.gate), graph.origin) if is_bad else None
     return PlanForeignError(
         f"the plan of {graph.name!r} ({sidecar.graph.precision}) {reason}. It is not loaded. "
         "Build it on this machine.",
         steps=(rebuild_step(sidecar, graph.origin, host.capability),),
+    )
+
+
+def gate_error(sidecar: Sidecar, table: str, origin: str = "") -> PlanGateError:
+    """Return the error of a plan that has failed the gate; `table`: its failures in lines."""
+    graph = sidecar.graph
+    return PlanGateError(
+        f"the plan of {graph.name!r} ({graph.precision}) by {sidecar.library} "
+        f"{sidecar.library_version} does not compute what FP32 computes:{table}\n"
+        "It is not used. Build it again with another library or precision, or use another backend.",
+        steps=(rebuild_step(sidecar, origin, force=True),),
     )
 
 
@@ -74,7 +89,7 @@ def _bytes(graph: BuiltGraph) -> tuple[str, str | None]:
 
 
 def _stale(sidecar: Sidecar, graph: BuiltGraph, host: PlanHost) -> PlanStaleError:
-    built = sidecar.graph
+    built = sidecar.serves
     if built.onnx_sha256 != graph.onnx_sha256:
         what, came, expected = "ONNX graph", built.onnx_sha256, graph.onnx_sha256
     else:
@@ -138,8 +153,8 @@ def find_plan(source: GraphSource, host: PlanHost, folders: Sequence[Path] | Non
     """Find the newest sound plan of `source` that fits `host`, and read it.
 
     Looks in `folders`; None: the user's cache, then next to the bundle that `source` is from.
-    Raises PlanMissingError, PlanStaleError, PlanForeignError or PlanDamagedError, whose message
-    says what came and what was expected, and whose `steps` build the plan.
+    Raises PlanMissingError, PlanStaleError, PlanForeignError, PlanGateError or PlanDamagedError,
+    whose message says what came and what was expected, and whose `steps` build the plan.
     """
     graph = identify(source)
     places = search_folders(graph.origin) if folders is None else folders
@@ -169,7 +184,7 @@ def _concerns(stored: StoredPlan, graph: BuiltGraph, host: PlanHost) -> bool:
     if stored.sidecar is None:  # unreadable: only the file's name is known
         name = stored.path.name
         return name.startswith(f"{graph.name}.") and f".{graph.precision}.{host.library}-" in name
-    built = stored.sidecar.graph
+    built = stored.sidecar.serves
     if stored.sidecar.library != host.library or built.name != graph.name:
         return False
     same_bytes = built.onnx_sha256 == graph.onnx_sha256

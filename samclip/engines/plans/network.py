@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from samclip.engines.base import GraphSource
 from samclip.engines.external_data import external_fault, unlisted_location
 from samclip.engines.plans.build_log import Said, clean_line
+from samclip.engines.plans.hidden_outputs import is_hidden
 from samclip.engines.plans.sidecar import AxisRange, PlanTensor
 from samclip.engines.steps import ExportBundle
 from samclip.errors import PlanBuildError
@@ -55,7 +56,7 @@ def weights_folder(source: GraphSource) -> Iterator[Path]:
         try:
             made = tempfile.TemporaryDirectory(prefix="samclip-build-")
             folder = Path(stack.enter_context(made))
-            _write(source, folder)
+            write_files(source, folder)
         except OSError as error:
             raise PlanBuildError(
                 f"the weights of the graph {source.name!r} could not be written to a temporary "
@@ -65,7 +66,8 @@ def weights_folder(source: GraphSource) -> Iterator[Path]:
         yield folder / "graph.onnx"
 
 
-def _write(source: GraphSource, folder: Path) -> None:
+def write_files(source: GraphSource, folder: Path) -> None:
+    """Write the weights files of a graph into a folder; raises PlanBuildError for one outside."""
     for location, data in source.files.items():
         file = folder / location
         if not file.resolve().is_relative_to(folder.resolve()):
@@ -280,6 +282,7 @@ def describe_tensors(network: Network, axes: Mapping[str, AxisRange]) -> tuple[P
     outputs = [
         PlanTensor(name=t.name, mode="output", dtype=DTYPES[t.dtype.name], shape=tuple(t.shape))
         for t in network.outputs()
+        if not is_hidden(t.name)
     ]
     return (*inputs, *outputs)
 

@@ -18,19 +18,13 @@ import msgspec
 from samclip.engines.backend_names import TENSORRT, LibraryName
 from samclip.engines.base import GraphSource
 from samclip.engines.limits import MAX_PROMPTS, MAX_REGIONS, MAX_TEXTS, PROMPTS_PER_BATCH
+from samclip.engines.plans.gate.verdict import UNJUDGED, Verdict
+from samclip.engines.plans.record import Capability, Record, Sha256, Size
 from samclip.engines.steps import BuildPlans, RemovePlan
 from samclip.errors import InputError, PlanDamagedError
 
 SCHEMA_VERSION: Literal[2] = 2
 MAX_SIDECAR_BYTES = 1_000_000
-
-Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-Capability = Annotated[str, msgspec.Meta(pattern="^[0-9]+[.][0-9]+$")]  # "8.7"
-Size = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
-
-
-class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of the records of a sidecar: frozen, unknown fields refused."""
 
 
 class PlanFile(Record, frozen=True, kw_only=True):
@@ -110,8 +104,23 @@ class PlanTensor(Record, frozen=True, kw_only=True):
     most: tuple[int, ...] | None = None
 
 
+class Asked(Record, frozen=True, kw_only=True):
+    """What a plan stands in for: the graph and settings that were asked for, whose plan was wrong.
+
+    `how` says in words in what the plan differs.
+    """
+
+    graph: BuiltGraph
+    options: BuildOptions
+    how: str
+
+
 class Sidecar(Record, frozen=True, kw_only=True):
-    """All of a plan's JSON file; `digest` is the SHA-256 of this record with an empty one."""
+    """All of a plan's JSON file; `digest` is the SHA-256 of this record with an empty one.
+
+    `graph` and `options` are those that it was built with; `asked` is None where they are those
+    that were asked for. `split_attention`: the softmax of each attention is an output of the plan.
+    """
 
     schema_version: Literal[2] = SCHEMA_VERSION
     digest: str = ""
@@ -121,16 +130,31 @@ class Sidecar(Record, frozen=True, kw_only=True):
     library_version: str
     target: BuiltFor
     options: BuildOptions
-    axes: dict[str, AxisRange] = {}
+    axes: dict[str, AxisRange] = msgspec.field(default_factory=dict)
     tensors: tuple[PlanTensor, ...]
     samclip: str
     built: str  # UTC, ISO 8601
     seconds: float  # that the build took
+    gate: Verdict = UNJUDGED
+    split_attention: bool = False
+    asked: Asked | None = None
+
+    @property
+    def serves(self) -> BuiltGraph:
+        """The graph of the bundle that it is loaded for."""
+        return self.graph if self.asked is None else self.asked.graph
+
+    @property
+    def asked_options(self) -> BuildOptions:
+        """The settings by which it is built again."""
+        return self.options if self.asked is None else self.asked.options
 
 
 def encode_sidecar(sidecar: Sidecar) -> bytes:
     """Serialise a sidecar as indented JSON, its digest filled in."""
-    signed = msgspec.structs.replace(sidecar, digest=_digest(sidecar))
+    # as it is read: a whole number in the place of a float becomes one
+    plain = msgspec.json.decode(msgspec.json.encode(sidecar), type=Sidecar)
+    signed = msgspec.structs.replace(plain, digest=_digest(plain))
     return msgspec.json.format(msgspec.json.encode(signed), indent=1) + b"\n"
 
 
@@ -237,7 +261,7 @@ def rebuild_step(
 
     With `capability` also for a GPU of that compute capability.
     """
-    graph, options = sidecar.graph, sidecar.options
+    graph, options = sidecar.serves, sidecar.asked_options
     targets: dict[str, None] = {}
     if sidecar.library != TENSORRT:
         targets = dict.fromkeys(filter(None, (*sidecar.target.capabilities, capability)))

@@ -141,6 +141,14 @@ def write_plan(folder: Path, data: bytes, sidecar: Sidecar) -> StoredPlan:
     return StoredPlan(path, len(data) + len(encoded), decode_sidecar(encoded, path.name))
 
 
+def replace_sidecar(stored: StoredPlan, sidecar: Sidecar) -> StoredPlan:
+    """Put another sidecar in the place of a plan's, at once; the plan stays as it is."""
+    encoded = encode_sidecar(sidecar)
+    write_file(sidecar_path(stored.path), encoded, MODE)
+    size = sidecar.plan.size + len(encoded)
+    return StoredPlan(stored.path, size, decode_sidecar(encoded, stored.path.name))
+
+
 def remove_plan(path: Path) -> None:
     """Remove a plan, the sidecar first: without it the plan counts as absent."""
     for file in (sidecar_path(path), path):
@@ -242,7 +250,8 @@ def _stem(sidecar: Sidecar) -> str:
 
 def _identity(sidecar: Sidecar) -> str:
     """Return a digest of all that makes plans differ: bytes, graph, target and settings."""
-    facts = (sidecar.plan, sidecar.graph, sidecar.target, sidecar.options, sidecar.axes)
+    built = (sidecar.graph, sidecar.target, sidecar.options, sidecar.axes, sidecar.split_attention)
+    facts = (sidecar.plan, *built, sidecar.asked)
     return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()
 
 

@@ -18,19 +18,18 @@ from samclip.engines.backend_names import LibraryName
 from samclip.engines.base import EngineOptions, GraphKey, GraphSource, Probe, Traits, unavailable
 from samclip.engines.cuda.device import open_device
 from samclip.engines.cuda.memory import DeviceMemory
-from samclip.engines.plans.library import Library
-from samclip.engines.plans.match import Plan, PlanHost, find_plan, misfit
+from samclip.engines.plans.gate.admission import admit, check_canary
+from samclip.engines.plans.match import PlanHost, find_plan, misfit
 from samclip.engines.plans.sidecar import BuiltGraph, build_step
 from samclip.engines.plans.store import StoredPlan, list_plans, search_folders
 from samclip.engines.steps import BuildPlans
-from samclip.engines.tensorrt.engine import TrtEngine, refit
+from samclip.engines.tensorrt.engine import TrtEngine
 from samclip.engines.tensorrt.library import (
-    deserialize,
     installed_version,
     open_for_running,
     probe_library,
 )
-from samclip.engines.tensorrt.signature import read_signature
+from samclip.engines.tensorrt.start import start_engine
 from samclip.errors import BackendUnavailableError
 
 
@@ -117,46 +116,32 @@ class TensorRtBackend:
         return missing_plans(graphs, host)
 
     def load(self, source: GraphSource, options: EngineOptions) -> TrtEngine:
-        """Run the plan of `source`.
+        """Run the plan of `source`, once it was judged; its first run is that of the canary.
 
         Raises BackendUnavailableError; PlanError, whose `steps` build the plan;
         EngineRunError, as DeviceMemoryError where memory is short.
         """
         library, host = open_for_running(self.name, options.device)
         plan = find_plan(source, host)
+        verdict = admit(plan, source, library)
         if not plan.sidecar.options.strip_weights:
             source.release()  # the plan has its own
         memory = DeviceMemory(open_device(options.device))
         try:
-            return _start(library, plan, source, memory, options)
+            stripped = plan.sidecar.options.strip_weights
+            engine = start_engine(library, plan.data, stripped, source, memory, options)
         except BaseException as error:
             # TensorRT's objects must go before the context in which they were created.
             traceback.clear_frames(error.__traceback__)
             memory.close()
             raise
+        try:
+            check_canary(engine, verdict.canary, plan, source.origin)
+        except BaseException:
+            engine.close()
+            raise
+        return engine
 
 
 TENSORRT = TensorRtBackend(backend_names.TENSORRT, fused_attention="10.14")  # by its release notes
 TENSORRT_RTX = TensorRtBackend(backend_names.TENSORRT_RTX, fused_attention="1.7")  # the one tried
-
-
-def _start(
-    library: Library,
-    plan: Plan,
-    source: GraphSource,
-    memory: DeviceMemory,
-    options: EngineOptions,
-) -> TrtEngine:
-    with memory.device.active():
-        loaded = deserialize(library, plan.data, source.name)
-        try:
-            if plan.sidecar.options.strip_weights:
-                refit(library, loaded.engine, source)
-            signature = read_signature(library.module, loaded.engine, source.name)
-            gpu = library.state.gpu
-            shares = gpu is not None and gpu.integrated
-            return TrtEngine(loaded, signature, memory, options, shares)
-        except BaseException as error:
-            traceback.clear_frames(error.__traceback__)
-            loaded.close()
-            raise

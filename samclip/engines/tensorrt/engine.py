@@ -24,6 +24,7 @@ from samclip.engines.base import EngineOptions, GraphSource, Guard, GuardedEngin
 from samclip.engines.cuda.memory import DeviceMemory
 from samclip.engines.external_data import external_fault
 from samclip.engines.plans.build_log import listening, shared_logger
+from samclip.engines.plans.hidden_outputs import is_hidden
 from samclip.engines.plans.library import Library
 from samclip.engines.plans.network import load_in_memory, weights_folder
 from samclip.engines.tensorrt.library import LoadedPlan, explain
@@ -62,7 +63,8 @@ class TrtEngine(GuardedEngine):
     ) -> None:
         self._loaded = loaded
         self._signature = signature
-        self._guard = Guard(signature.graph, tuple(signature.inputs), tuple(signature.outputs))
+        outputs = tuple(name for name in signature.outputs if not is_hidden(name))
+        self._guard = Guard(signature.graph, tuple(signature.inputs), outputs)
         self._memory = memory
         self._graphs = options.cuda_graphs
         self._limit = options.contexts or (1 if shares_memory else MAX_CONTEXTS)

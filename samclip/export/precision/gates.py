@@ -15,6 +15,7 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from samclip.engines.agreement import COSINE, MASK_IOU, WORST_MASK_IOU, mask_iou, mean_cosine
 from samclip.errors import EngineRunError, GateError
 from samclip.export.precision.gate_tasks import (
     Answers,
@@ -28,7 +29,6 @@ from samclip.progress import Progress
 from samclip.runtime.bundles.manifest import GateMeasure, GateRow, ReducedPrecision
 from samclip.runtime.model import Model
 
-WORST_COSINE = -1.0
 _COSINES: tuple[GateMeasure, ...] = (
     "image_embeddings_cosine",
     "image_embed_cosine",
@@ -40,17 +40,19 @@ _COSINES: tuple[GateMeasure, ...] = (
 NO_MASKS = "masks are not judged: FP32 finds no object on these photos, nor any stable mask"
 
 
-def _limits(cosine: float, **others: float) -> dict[str, float]:
-    return {**dict.fromkeys(_COSINES, cosine), **others}
+def _limits(precision: ReducedPrecision, **others: float) -> dict[str, float]:
+    limits: dict[str, float] = dict.fromkeys(_COSINES, COSINE[precision])
+    limits["mask_iou_mean"] = MASK_IOU[precision]
+    if precision in WORST_MASK_IOU:
+        limits["mask_iou_worst"] = WORST_MASK_IOU[precision]
+    return {**limits, **others}
 
 
-_INT8 = _limits(0.995, mask_iou_mean=0.98, semantic_agreement=0.98, top1_agreement=0.97)
-# BF16 rounds to 8 bits where FP16 keeps 11: its limits lie between those of FP16 and INT8.
 LIMITS: dict[ReducedPrecision, dict[str, float]] = {
-    "fp16": _limits(0.9995, mask_iou_mean=0.995, mask_iou_worst=0.96, semantic_agreement=0.995),
-    "bf16": _limits(0.998, mask_iou_mean=0.985, mask_iou_worst=0.9, semantic_agreement=0.98),
-    "int8": _INT8,
-    "int8_fp16": _INT8,
+    "fp16": _limits("fp16", semantic_agreement=0.995),
+    "bf16": _limits("bf16", semantic_agreement=0.98),
+    "int8": _limits("int8", semantic_agreement=0.98, top1_agreement=0.97),
+    "int8_fp16": _limits("int8_fp16", semantic_agreement=0.98, top1_agreement=0.97),
 }
 
 _HALF_REMEDY = (
@@ -210,12 +212,7 @@ def mask_ious(questions: Questions, expected: Answers, found: Answers) -> NDArra
     offered = expected.scores[boxes:].reshape(-1, questions.per_point)  # PxM
     firsts = boxes + questions.per_point * np.arange(len(offered))
     rows = np.concatenate([np.arange(boxes), firsts + offered.argmax(axis=1)])
-    return np.asarray([_iou(expected.masks.unpack(r), found.masks.unpack(r)) for r in rows])
-
-
-def _iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
-    union = np.count_nonzero(a | b)
-    return np.count_nonzero(a & b) / union if union else 1.0
+    return np.asarray([mask_iou(expected.masks.unpack(r), found.masks.unpack(r)) for r in rows])
 
 
 def _name_agreements(pairs: Sequence[tuple[Answers, Answers]]) -> list[Agreement]:
@@ -229,12 +226,3 @@ def _name_agreements(pairs: Sequence[tuple[Answers, Answers]]) -> list[Agreement
             share = sum(int(part.sum()) for part in same) / count
             rows.append(Agreement(measure, share, count))  # type: ignore[arg-type]
     return rows
-
-
-def mean_cosine(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
-    """Average the cosine of the rows of two NxD arrays; -1 if one of them is not finite."""
-    a, b = expected.astype(np.float64), found.astype(np.float64)
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        return WORST_COSINE
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return float(((a * b).sum(axis=1) / np.maximum(norms, 1e-30)).mean())

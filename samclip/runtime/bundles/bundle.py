@@ -122,7 +122,10 @@ class Bundle:
         fits, GraphError for a graph that no engine may see, and whatever `read` raises. Every use
         of a bundle's graphs goes through here: engines, plans, benchmarks.
         """
-        variant = self._variant(graph, backend, precision, version)
+        return self.variant_source(graph, self._variant(graph, backend, precision, version))
+
+    def variant_source(self, graph: str, variant: Variant) -> GraphSource:
+        """Read one of the variants of a graph; raises as `source` does."""
         source = GraphSource(
             graph,
             self.read(variant.file),

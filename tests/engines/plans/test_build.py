@@ -25,9 +25,10 @@ from samclip.engines.machine import free_memory
 from samclip.engines.plans import build as build_module
 from samclip.engines.plans import library as library_module
 from samclip.engines.plans import preflight
-from samclip.engines.plans.build import BuildRequest, build_plan
+from samclip.engines.plans.build import build_plan
 from samclip.engines.plans.library import PlanGpu
 from samclip.engines.plans.match import find_plan
+from samclip.engines.plans.request import BuildRequest
 from samclip.engines.plans.sidecar import AxisRange, BuildOptions
 from samclip.engines.plans.store import list_plans, plan_folder, read_plan
 from samclip.engines.plans.timing_cache import LOCK_NAME

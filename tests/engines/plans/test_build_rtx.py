@@ -20,11 +20,12 @@ from typed_graphs import full_model, typed_source
 
 from samclip.engines.base import GraphSource
 from samclip.engines.plans import build, network
-from samclip.engines.plans.build import BuildRequest, BuiltPlan, build_plan
+from samclip.engines.plans.build import build_plan
 from samclip.engines.plans.library import Library, open_library
 from samclip.engines.plans.match import PlanHost, find_plan
 from samclip.engines.plans.network import Network, describe_tensors
-from samclip.engines.plans.sidecar import BuildOptions
+from samclip.engines.plans.request import BuildRequest, BuiltPlan
+from samclip.engines.plans.sidecar import DEFAULT_AXES, BuildOptions
 from samclip.engines.plans.store import read_plan
 from samclip.engines.steps import ChangeSettings, ExportBundle
 from samclip.errors import PlanBuildError
@@ -170,7 +171,7 @@ def test_graphs_of_the_packaged_bundle_build_in_fp16(
     assert kinds["MATRIX_MULTIPLY", "HALF"] + kinds["CONVOLUTION", "HALF"] > 0
     assert kinds["MATRIX_MULTIPLY", "FLOAT"] + kinds["CONVOLUTION", "FLOAT"] == 0
     assert kinds["NORMALIZATION", "HALF"] + kinds["SOFTMAX", "HALF"] == 0
-    tensors = describe_tensors(parsed[0], build.DEFAULT_AXES)
+    tensors = describe_tensors(parsed[0], DEFAULT_AXES)
     assert {t.dtype for t in tensors} <= {"float32", "int64"}  # borders stay as they are
 
 

@@ -20,7 +20,7 @@ from samclip.errors import InputError, PlanDamagedError
 
 
 def test_a_written_sidecar_is_read() -> None:
-    sidecar = sample_sidecar(axes=dict(DEFAULT_AXES))
+    sidecar = sample_sidecar(axes=dict(DEFAULT_AXES), seconds=1)  # no float, where one belongs
     read = decode_sidecar(encode_sidecar(sidecar), "x")
     assert msgspec.structs.replace(read, digest="") == sidecar
 

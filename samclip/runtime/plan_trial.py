@@ -1,0 +1,258 @@
+"""The questions of the gate to a bundle's plans: real photos, prompts and texts, and noise.
+
+The graphs follow each other: FP32's encoder gives the inputs of the decoder and of the heads, so
+that a plan is judged by itself, not by those before it. Shapes are the least, best and most that a
+plan takes. Inputs that this module does not know, as in a bundle of another family, are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samclip.engines.base import EngineOptions, GraphSource
+from samclip.engines.onnxruntime.backend import CPU
+from samclip.engines.plans.gate.cases import Question, Trial, make_noise
+from samclip.engines.plans.gate.verdict import MadeInput
+from samclip.engines.plans.sidecar import AxisRange
+from samclip.errors import BackendUnavailableError, PlanBuildError
+from samclip.runtime.assets import in_archive, packaged_photos
+from samclip.runtime.bundles.bundle import Bundle
+from samclip.runtime.bundles.manifest import Graph, Manifest, TensorSpec
+from samclip.runtime.pixels.image import Letterbox, load_image, preprocess
+from samclip.runtime.text.tokenizer import Tokenizer
+
+PHOTOS = 2
+REFERENCE = "fp32"
+ENDS = ("least", "best", "most")
+SEEDS = dict(zip(ENDS, (11, 12, 13), strict=True))  # of inputs that are made
+MASK_STRIDE = 4  # pixels of the encoder's input per logit of a mask
+NAMES = (
+    "person", "dog", "cat", "bird", "horse", "car", "bus", "bicycle", "boat", "rocket", "chair",
+    "table", "cup", "plate", "spoon", "flower", "tree", "grass", "sky", "water", "road", "wall",
+)  # fmt: skip
+TEMPLATES = ("a photo of a {}.", "{}", "a close-up of the {} in the picture")
+Array = NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class Trials:
+    """The trials of a bundle's graphs, which share what FP32's encoder computed from the photos."""
+
+    bundle: Bundle
+
+    def make(self, graph: str, axes: Mapping[str, AxisRange]) -> Trial:
+        """Make the trial of a plan of a graph, with these ranges of its axes.
+
+        Raises PlanBuildError where the bundle has no FP32 graph for ONNX Runtime, and BundleError
+        for files that cannot be read.
+        """
+        asker = _Asker(self, axes)
+        described: Graph = getattr(self.bundle.manifest.graphs, graph)
+        noise = tuple(asker.made(spec, "best") for spec in described.inputs)
+        return Trial(self.reference(graph), asker.questions(graph, described), noise)
+
+    def reference(self, graph: str) -> GraphSource:
+        """Read the FP32 form of a graph that ONNX Runtime's CPU runs; raises PlanBuildError."""
+        try:
+            return self.bundle.source(graph, CPU.name, REFERENCE)
+        except BackendUnavailableError as error:
+            raise PlanBuildError(
+                f"the plan of {graph!r} cannot be judged: the bundle has no FP32 graph of it for "
+                "ONNX Runtime's CPU. Export the bundle with one, or build without the gate: the "
+                f"plan is then marked as not judged. ({error})"
+            ) from error
+
+    def pixels(self) -> Iterator[tuple[_Photo, NDArray[np.float32]]]:
+        """Yield each photo as the encoder takes it."""
+        for path in _photo_paths():
+            pixels, letterbox = preprocess(load_image(path), self.bundle.manifest.preprocessing)
+            yield _Photo(path.name, letterbox, {}), pixels
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer of the text encoder; None for a bundle without."""
+        text = self.bundle.manifest.text
+        if text is None or text.tokenizer is None:
+            return None
+        return Tokenizer.from_bytes(self.bundle.read(text.tokenizer), text.context_length)
+
+    @cached_property
+    def photos(self) -> tuple[_Photo, ...]:
+        """The photos as FP32's encoder sees them."""
+        found = []
+        with closing(CPU.load(self.reference("encoder"), EngineOptions())) as encoder:
+            for photo, pixels in self.pixels():
+                results = encoder.run({"image": pixels})
+                encoded = {name: tensor.numpy() for name, tensor in results.items()}
+                found.append(_Photo(photo.name, photo.letterbox, encoded))
+        return tuple(found)
+
+
+@dataclass(frozen=True)
+class _Photo:
+    """What FP32's encoder computed from a photo, and how the photo lies in its input."""
+
+    name: str
+    letterbox: Letterbox
+    encoded: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class _Asker:
+    """Makes the questions for plans with these ranges of their axes."""
+
+    trials: Trials
+    axes: Mapping[str, AxisRange]
+
+    @property
+    def _manifest(self) -> Manifest:
+        return self.trials.bundle.manifest
+
+    def questions(self, name: str, graph: Graph) -> Iterator[Question]:
+        """Yield the questions of a graph, each made when it is due."""
+        inputs = {spec.name for spec in graph.inputs}
+        if name == "encoder" and inputs == {"image"}:
+            yield from (
+                Question(photo.name, {"image": pixels}) for photo, pixels in self.trials.pixels()
+            )
+            return
+        if name == "text_encoder" and inputs == {"tokens"} and self.trials.tokenizer is not None:
+            for end in self._ends(graph):
+                yield Question(
+                    f"texts, {end}", {"tokens": self._tokens(self.trials.tokenizer, end)}
+                )
+            return
+        taken = inputs & {spec.name for spec in self._manifest.graphs.encoder.outputs}
+        if not taken:
+            yield from (Question(end, self._all_made(graph, end)) for end in self._ends(graph))
+            return
+        for photo in self.trials.photos:
+            ends = self._ends(graph)
+            for end in ends:
+                feeds = self._all_made(graph, end)
+                feeds |= {key: photo.encoded[key] for key in taken & photo.encoded.keys()}
+                feeds |= self._given(photo, feeds, end)
+                yield Question(
+                    f"{photo.name}, {end}" if self._ends(graph)[1:] else photo.name, feeds
+                )
+
+    def made(self, spec: TensorSpec, end: str) -> MadeInput:
+        """Describe an input that is made from a seed, within what the graph reads sense into."""
+        shape = tuple(self._size(dim, end) for dim in spec.shape)
+        low, high, whole = self._bounds(spec.name)
+        return MadeInput(
+            name=spec.name, dtype=spec.dtype, shape=shape, low=low, high=high, whole=whole
+        )
+
+    def _bounds(self, name: str) -> tuple[float, float, bool]:
+        side = float(self._manifest.preprocessing.image_size)
+        known: dict[str, tuple[float, float, bool]] = {
+            "point_coords": (0, side, False),
+            "point_labels": (0, 1, True),
+            "has_mask_input": (0, 1, True),
+            "mask_input": (-8, 8, False),
+            "token_mask": (1, 1, True),
+            "tokens": (1, 1000, True),
+            "image": (-2, 2, False),
+        }
+        return known.get(name, (-1, 1, False))
+
+    def _size(self, dim: int | str, end: str) -> int:
+        if isinstance(dim, int):
+            return dim
+        return int(getattr(self.axes[dim], end)) if dim in self.axes else 1
+
+    def _ends(self, graph: Graph) -> tuple[str, ...]:
+        """Return the ends at which the shapes of a graph's inputs differ."""
+        shapes: dict[object, str] = {}
+        for end in ENDS:
+            key = tuple(self.made(spec, end).shape for spec in graph.inputs)
+            shapes.setdefault(key, end)
+        return tuple(shapes.values())
+
+    def _all_made(self, graph: Graph, end: str) -> dict[str, Array]:
+        made = make_noise([self.made(spec, end) for spec in graph.inputs], SEEDS[end])
+        if "boxes" in made:  # XYXY
+            made["boxes"] = _as_boxes(made["boxes"], self._manifest.preprocessing.image_size)
+        return made
+
+    def _given(self, photo: _Photo, made: Mapping[str, Array], end: str) -> dict[str, Array]:
+        """Return the prompts of a photo, or the tokens that are of it, where a graph takes them."""
+        if "token_mask" in made:
+            return {"token_mask": photo.letterbox.token_mask(made["token_mask"].shape[-1])}
+        if "point_coords" in made:
+            return _prompts(photo.letterbox, made, end)
+        return {}
+
+    def _tokens(self, tokenizer: Tokenizer, end: str) -> NDArray[np.int64]:
+        """Return NxL tokens of names in templates, so many as a plan takes."""
+        count = self._size("texts", end)
+        phrases = [t.format(name) for t in TEMPLATES for name in NAMES]
+        return tokenizer([phrases[place % len(phrases)] for place in range(count)])
+
+
+def _photo_paths() -> list[Path]:
+    return [] if in_archive() else sorted(packaged_photos().glob("*.jpg"))[:PHOTOS]
+
+
+def _prompts(letterbox: Letterbox, made: Mapping[str, Array], end: str) -> dict[str, Array]:
+    """Return real prompts of the shapes of those that were made: P prompts of N points.
+
+    None are a mask alone, two are a box or a click and its padding in turn, more are clicks on one
+    place and around it, and their padding.
+    """
+    prompts, points = made["point_labels"].shape
+    height, width = letterbox.input_size
+    places = MadeInput(name="places", dtype="float32", shape=(prompts, 4))
+    random = make_noise([places], SEEDS[end])["places"].astype(np.float64)
+    centres = (0.5 + 0.35 * random[:, :2]) * np.asarray([width, height])  # Px2, (x, y)
+    halves = (0.15 + 0.1 * random[:, 2:]) * np.asarray([width, height])
+    coords, labels = np.zeros((prompts, points, 2)), np.zeros((prompts, points))
+    for row in range(prompts):
+        if points == 2 and row % 2 == 0:
+            coords[row] = [centres[row] - halves[row], centres[row] + halves[row]]
+            labels[row] = [2, 3]
+        elif points:
+            turns = 2.4 * np.arange(points)[:, None]  # a spiral
+            circle = np.concatenate([np.cos(turns), np.sin(turns)], axis=1)
+            coords[row] = centres[row] + halves[row] * circle * np.linspace(0, 1, points)[:, None]
+            labels[row] = np.where(np.linspace(0, 1, points) < 0.6, 1, 0)
+            coords[row, -1], labels[row, -1] = 0, -1
+    given = {
+        "point_coords": coords.astype(np.float32),
+        "point_labels": labels.astype(np.float32),
+    }
+    if "mask_input" in made:
+        has_mask = np.full(prompts, points == 0, np.float32)
+        masks = _drawn_masks(made["mask_input"].shape, centres, halves) if points == 0 else 0
+        given["mask_input"] = np.zeros(made["mask_input"].shape, np.float32) + masks
+        given["has_mask_input"] = has_mask
+    return dict(given)
+
+
+def _drawn_masks(
+    shape: tuple[int, ...], centres: NDArray[np.float64], halves: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Draw an ellipse for each prompt, Px1xhxw logits: 8 inside, falling to -8."""
+    rows, columns = np.indices(shape[2:]) * MASK_STRIDE
+    masks = np.empty(shape, np.float32)
+    for mask, (x, y), (across, down) in zip(masks, centres, halves, strict=True):
+        distance = np.hypot((columns - x) / across, (rows - y) / down)
+        mask[0] = np.clip(8 * (1 - distance) * 2, -8, 8)
+    return masks
+
+
+def _as_boxes(made: Array, side: int) -> NDArray[np.float32]:
+    """Turn numbers in [-1, 1], Nx4, into boxes XYXY within an image of `side` pixels."""
+    pairs = (np.asarray(made, np.float32).reshape(-1, 2, 2) + 1) / 2
+    low, high = pairs.min(axis=1), pairs.max(axis=1)
+    high = np.maximum(high, low + 1 / 16)
+    boxes = np.concatenate([low, high], axis=1) * side
+    return np.asarray(boxes.reshape(made.shape), np.float32)
