@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -26,10 +26,10 @@ from samclip.runtime.bundles.manifest import Graph, Variant
 from samclip.runtime.graph_outputs import Feeds, OutputCheck
 
 if TYPE_CHECKING:
-    from samclip.engines.plans.gate.cases import Trial
-    from samclip.engines.plans.sidecar import AxisRange
+    pass
 
 Checked = tuple[Engine, OutputCheck]
+MakeTrial = Callable[[str, "Mapping[str, AxisRange]"], "Trial"]  # of a graph of the bundle
 LEAST_STACK = 256 * 1024  # bytes that libraries may use of a thread's stack, and reserve
 LOOK_SECONDS = 0.5  # how often `Usage.close` looks for uses that ended without notifying it
 _logger = logging.getLogger("samclip")
@@ -40,6 +40,7 @@ class EnginePool:
 
     Any method may be called from any thread. An engine does not survive a fork: in a forked
     child every run raises EngineRunError, because the backends' own threads are gone there.
+    `make_trial` makes the cases by which a plan that was never judged here is judged.
     """
 
     def __init__(
@@ -48,8 +49,10 @@ class EnginePool:
         backend: Backend,
         options: EngineOptions,
         precision: str | None = None,
+        make_trial: MakeTrial | None = None,
     ) -> None:
         self.bundle = bundle
+        self._make_trial = make_trial
         self.backend = backend
         self._options = options
         self._precision = precision
@@ -175,16 +178,11 @@ class EnginePool:
         for notice in passed_over_notices(graph, described, self.backend.name, precision, version):
             _logger.info(notice)
         read = partial(self.bundle.source, graph, self.backend.name, precision, version)
-        source = replace(read(), again=read, trial=partial(self._trial, graph))
+        trial = None if self._make_trial is None else partial(self._make_trial, graph)
+        source = replace(read(), again=read, trial=trial)
         rows = None if source.signature is None else source.signature.token_rows
         engine = self.backend.load(source, self._options)
         return engine, OutputCheck(graph, described, self.bundle.manifest, rows)
-
-    def _trial(self, graph: str, axes: Mapping[str, AxisRange]) -> Trial:
-        """Make the cases by which a plan that was never judged here is judged."""
-        from samclip.runtime.plan_trial import Trials  # noqa: PLC0415 - for such plans alone
-
-        return Trials(self.bundle).make(graph, axes)
 
     def _described(self, graph: str) -> Graph:
         described: Graph | None = getattr(self.bundle.manifest.graphs, graph)

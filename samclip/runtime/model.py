@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +63,10 @@ from samclip.runtime.text.vocabulary import (
     mark_seen,
     warn_untrained,
 )
+
+if TYPE_CHECKING:
+    from samclip.engines.plans.gate.cases import Trial
+    from samclip.engines.plans.sidecar import AxisRange
 
 MAX_TIMEOUT = 1e6  # seconds
 Image = TypeVar("Image")
@@ -164,6 +168,12 @@ def _check_timeout(seconds: float | None) -> float | None:
     return min(float(seconds), MAX_TIMEOUT)
 
 
+def _make_trial(bundle: Bundle, graph: str, axes: Mapping[str, AxisRange]) -> Trial:
+    from samclip.runtime.plan_trial import Trials  # noqa: PLC0415 - for plans alone
+
+    return Trials(bundle).make(graph, axes)
+
+
 class Model:
     """One bundle, ready to run; made by `load`.
 
@@ -191,7 +201,9 @@ class Model:
         self._max_pixels = max_pixels
         self._streams = options.streams
         self._choice = backend if isinstance(backend, Choice) else Choice(backend)
-        self._pool = EnginePool(bundle, self._choice.backend, options, precision)
+        self._pool = EnginePool(
+            bundle, self._choice.backend, options, precision, partial(_make_trial, bundle)
+        )
         self._pool.load("encoder")
         manifest = bundle.manifest
         has_regions = manifest.clip_head is None and manifest.region_head is not None
