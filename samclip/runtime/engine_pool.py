@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -26,10 +26,11 @@ from samclip.runtime.bundles.manifest import Graph, Variant
 from samclip.runtime.graph_outputs import Feeds, OutputCheck
 
 if TYPE_CHECKING:
-    pass
+    from samclip.engines.plans.gate.cases import Trial
+    from samclip.engines.plans.sidecar import AxisRange
 
 Checked = tuple[Engine, OutputCheck]
-MakeTrial = Callable[[str, "Mapping[str, AxisRange]"], "Trial"]  # of a graph of the bundle
+MakeTrial = Callable[[str, Mapping[str, "AxisRange"]], "Trial"]  # of a graph of the bundle
 LEAST_STACK = 256 * 1024  # bytes that libraries may use of a thread's stack, and reserve
 LOOK_SECONDS = 0.5  # how often `Usage.close` looks for uses that ended without notifying it
 _logger = logging.getLogger("samclip")
