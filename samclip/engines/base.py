@@ -52,6 +52,29 @@ class HostTensor(Protocol):
         ...
 
 
+class ArrayTensor:
+    """A tensor on the host: it outlives the engine that made it, and no later run changes it."""
+
+    def __init__(self, array: NDArray[np.generic]) -> None:
+        self._array = array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The dimensions, outermost first."""
+        return self._array.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of its elements."""
+        return self._array.dtype
+
+    def numpy(self) -> NDArray[np.generic]:
+        """Return the data, which is on the host already."""
+        return self._array
+
+    on_host = numpy
+
+
 @dataclass(frozen=True)
 class GraphSource:
     """One ONNX graph whose bytes have been verified.

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import Tensor, nn
 
-from samclip.disk.plain_files import read_plain
+from samclip.disk.user_files import read_user_file
 from samclip.errors import ConfigError, InputError, TrainingError
 from samclip.export.checkpoints.checkpoint import read_checkpoint
 from samclip.export.checkpoints.fetch import resolve_checkpoint
@@ -253,7 +253,7 @@ def make_vocabulary(config: NameTeacherConfig, teacher: NameTeacher) -> Tensor:
 
 def read_lines(file: str) -> tuple[str, ...]:
     """Read the lines of a file that are not blank. Raises TrainingError."""
-    data = read_plain(
+    data = read_user_file(
         Path(os.path.expanduser(file)),  # noqa: PTH111 - unlike pathlib's, it never raises
         MAX_NAMES_BYTES,
         "the list of names",

@@ -12,7 +12,7 @@ from rich.console import Console
 from samclip.cli.progress import ConsoleProgress
 from samclip.disk.partial_files import as_write_error, remove_abandoned, result_file
 from samclip.disk.places import try_place
-from samclip.disk.plain_files import read_plain
+from samclip.disk.user_files import read_user_file
 from samclip.errors import TrainingError
 from samclip.export.checkpoints.checkpoint import weights_name
 from samclip.export.checkpoints.fetch import packaged_license, resolve_checkpoint
@@ -154,7 +154,7 @@ class MergeSession:
             for folder in (output, states.file.parent):
                 remove_abandoned(folder)
             with result_file(output / CONFIG) as file:
-                file.write(read_plain(options.file, MAX_FILE_BYTES, "the file of a run"))
+                file.write(read_user_file(options.file, MAX_FILE_BYTES, "the file of a run"))
             with result_file(output / HELD_BACK) as file:
                 file.write(_list_photos(self._held.values()))
         self._accelerator.wait_for_everyone()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from samclip.disk.user_files import read_user_file, read_user_text
-from samclip.errors import ConfigError
+from samclip.disk.user_files import open_user_file, read_user_file, read_user_text
+from samclip.errors import ConfigError, ImageError, InputError
 
 LIMIT = 1000
 
@@ -20,7 +22,8 @@ def sparse(path: Path) -> None:
 
 
 NO_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "nothing": (lambda path: None, "No such file"),
+    "nothing": (lambda path: None, "cannot be read: No such file"),
+    "a link to nothing": (lambda path: path.symlink_to("gone"), "cannot be read: No such file"),
     "a pipe": (os.mkfifo, "is a pipe; expected a plain file"),
     "a folder": (Path.mkdir, "is a folder; expected a plain file"),
     "an endless device": (lambda path: path.symlink_to("/dev/zero"), "is a device; expected"),
@@ -36,9 +39,17 @@ NO_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_what_is_no_such_file(make: Callable[[Path], object], said: str, tmp_path: Path) -> None:
     path = tmp_path / "given"
     make(path)
+    started = time.monotonic()
     with pytest.raises(ConfigError, match=said) as raised:
         read_user_file(path, LIMIT, "the report", ConfigError)
+    assert time.monotonic() - started < 5
     assert str(raised.value).startswith(f"the report {path} ")
+    assert str(raised.value).count(str(path)) == 1
+
+
+def test_a_name_with_a_nul(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read: embedded null"):
+        read_user_file(tmp_path / "nul\0", LIMIT, "the list", ConfigError)
 
 
 def test_files_are_read_whole(tmp_path: Path) -> None:
@@ -51,3 +62,29 @@ def test_files_are_read_whole(tmp_path: Path) -> None:
     path.write_bytes(b"a\xff")
     with pytest.raises(ConfigError, match="not UTF-8 text: invalid start byte at byte 1"):
         read_user_text(path, LIMIT, error=ConfigError)
+
+
+def test_a_file_is_opened_with_its_size(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"12345")
+    with open_user_file(tmp_path / "a", "the list") as (file, size):
+        assert (file.read(2), size) == (b"12", 5)
+    assert file.closed
+    with pytest.raises(InputError, match=r"the list .*a has 5 bytes; at most 4"):
+        read_user_file(tmp_path / "a", 4, "the list")
+
+
+def test_errors_while_a_file_is_open(tmp_path: Path) -> None:
+    """What cannot be read is the file's error; what the block says itself passes."""
+    (tmp_path / "a").touch()
+    message = r"the list .*a cannot be read: Input/output error"
+    with (
+        pytest.raises(ConfigError, match=message),
+        open_user_file(tmp_path / "a", "the list", ConfigError),
+    ):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    for own in (ImageError("of the block"), KeyError("of the block")):
+        with (
+            pytest.raises(type(own), match=r"^'?of the block'?$"),
+            open_user_file(tmp_path / "a", "the list", ConfigError),
+        ):
+            raise own

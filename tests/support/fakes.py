@@ -18,7 +18,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.engines.base import Engine, EngineOptions, GraphKey, GraphSource, Probe, Traits
+from samclip.engines.base import (
+    ArrayTensor,
+    Engine,
+    EngineOptions,
+    GraphKey,
+    GraphSource,
+    Probe,
+    Traits,
+)
 from samclip.errors import CapabilityError, ClosedError
 from samclip.runtime.bundles.manifest import (
     ClipHead,
@@ -40,24 +48,6 @@ NAMES = ("red", "green", "blue")
 RADII = (24.0, 12.0, 24.0, 48.0)  # of the decoder's four discs, in pixels of the input
 IOUS = (0.9, 0.7, 0.95, 0.8)
 STEEPNESS = 4.0  # logits per pixel of the input at a mask's edge
-
-
-@dataclass(frozen=True)
-class HostTensor:
-    array: NDArray[Any]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.array.shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.array.dtype
-
-    def numpy(self) -> NDArray[Any]:
-        return self.array
-
-    on_host = numpy
 
 
 def encode(image: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
@@ -126,7 +116,7 @@ class FakeEngine:
 
     def run(
         self, feeds: Mapping[str, Any], outputs: Sequence[str] | None = None
-    ) -> dict[str, HostTensor]:
+    ) -> dict[str, ArrayTensor]:
         if self.closed:
             raise ClosedError("engine closed while in use")
         with self.lock:
@@ -134,13 +124,13 @@ class FakeEngine:
             sized = next((feeds[name] for name in ("point_coords", "boxes") if name in feeds), [0])
             self.batches.append(len(sized))
         time.sleep(self.delay)
-        arrays = {k: v.numpy() if isinstance(v, HostTensor) else v for k, v in feeds.items()}
+        arrays = {k: v.numpy() if isinstance(v, ArrayTensor) else v for k, v in feeds.items()}
         if "image" in arrays:
             arrays["image"] = np.ascontiguousarray(arrays["image"], np.float32)
         results = self.graphs[self.name](**arrays)
         with self.lock:
             self.running -= 1
-        return {name: HostTensor(results[name]) for name in outputs or results}
+        return {name: ArrayTensor(results[name]) for name in outputs or results}
 
     def close(self) -> None:
         assert self.running == 0, "closed while in use"

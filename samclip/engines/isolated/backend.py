@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from samclip import errors
 from samclip.engines.base import (
     REMEDY,
+    ArrayTensor,
     Backend,
     EngineOptions,
     GraphKey,
@@ -65,31 +66,6 @@ START = (
     "from samclip.engines.isolated.worker import main; main()"
 )
 PASSED_ON = (EngineRunError, BackendUnavailableError, DeviceMemoryError)
-
-
-class ReceivedTensor:
-    """A result that was brought here from another process."""
-
-    def __init__(self, array: Array) -> None:
-        self._array = array
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The dimensions, outermost first."""
-        return self._array.shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The type of its elements."""
-        return self._array.dtype
-
-    def on_host(self) -> NDArray[np.generic]:
-        """Return the data without copying it."""
-        return self._array
-
-    def numpy(self) -> NDArray[np.generic]:
-        """Return the data, which is on the host already."""
-        return self._array
 
 
 @dataclass(frozen=True)
@@ -253,7 +229,7 @@ class Worker:
         request = RunRequest(self._timeout, describe(feeds), tuple(outputs))
         pieces = frame(request, [as_bytes(array) for array in feeds.values()])
         _, arrays = self._ask(pieces, "run", tuple(outputs))
-        return {name: ReceivedTensor(array) for name, array in arrays.items()}
+        return {name: ArrayTensor(array) for name, array in arrays.items()}
 
     def _ask(
         self, pieces: list[memoryview], doing: str, outputs: tuple[str, ...] = ()

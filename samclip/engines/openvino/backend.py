@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from samclip.engines.backend_names import OPENVINO as OPENVINO_NAME
 from samclip.engines.base import (
+    ArrayTensor,
     EngineOptions,
     GraphKey,
     GraphSource,
@@ -116,29 +117,6 @@ class Computing:
         self._compiled = self._request = None
 
 
-class OvTensor:
-    """An output of OpenVINO; it outlives the engine that made it, and no later run changes it."""
-
-    def __init__(self, array: NDArray[np.generic]) -> None:
-        self._array = array
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The dimensions, outermost first."""
-        return self._array.shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The type of its elements."""
-        return self._array.dtype
-
-    def numpy(self) -> NDArray[np.generic]:
-        """Return the data, which is on the host already."""
-        return self._array
-
-    on_host = numpy
-
-
 def to_ov_tensor(
     library: Any, name: str, feed: NDArray[np.generic] | Tensor, expected: np.dtype[Any]
 ) -> Any:
@@ -197,7 +175,7 @@ class OvEngine(GuardedEngine):
             if is_shortage(error):
                 raise shortage(clean_message(error)) from error
             raise self._guard.failed(clean_message(error)) from error
-        results = {name: OvTensor(array) for name, array in zip(names, found, strict=True)}
+        results = {name: ArrayTensor(array) for name, array in zip(names, found, strict=True)}
         self._check_computed(computing, values, results)
         return dict(results)
 
@@ -208,7 +186,7 @@ class OvEngine(GuardedEngine):
             release_free_memory()
 
     def _check_computed(
-        self, computing: Computing, feeds: Mapping[str, Any], results: Mapping[str, OvTensor]
+        self, computing: Computing, feeds: Mapping[str, Any], results: Mapping[str, ArrayTensor]
     ) -> None:
         """Refuse empty results of inputs that are not empty.
 

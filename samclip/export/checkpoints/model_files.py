@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import msgspec
 
-from samclip.disk.plain_files import read_plain
+from samclip.disk.user_files import read_user_file
 from samclip.errors import CheckpointError
 
 MAX_JSON_BYTES = 2**25  # tokenizer.json of the largest vocabularies has 17 MB
@@ -32,7 +32,7 @@ def read_json_list(folder: Path, name: str) -> list[Json]:
 def _read(file: Path, kind: type[Value]) -> Value | None:
     if not file.exists():
         return None
-    data = read_plain(file, MAX_JSON_BYTES, "the model's settings", CheckpointError)
+    data = read_user_file(file, MAX_JSON_BYTES, "the model's settings", CheckpointError)
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from samclip.disk.plain_files import read_plain
+from samclip.disk.user_files import read_user_file
 from samclip.errors import CheckpointError
 from samclip.export.checkpoints.checkpoint import Checkpoint, StateDict
 from samclip.export.checkpoints.fetch import packaged_license
@@ -84,7 +84,7 @@ def read_sentence_encoder(checkpoint: Checkpoint) -> SentenceEncoder:
         for key, value in checkpoint.state.items()
         if key not in IGNORED_CHECKPOINT_KEYS
     }
-    vocabulary = read_plain(tokenizer, MAX_JSON_BYTES, "the tokenizer", CheckpointError)
+    vocabulary = read_user_file(tokenizer, MAX_JSON_BYTES, "the tokenizer", CheckpointError)
     _require_lower_case(folder)
     return SentenceEncoder(state, infer_bert_config(state, heads), vocabulary)
 

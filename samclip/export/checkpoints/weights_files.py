@@ -18,8 +18,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from samclip.disk.plain_files import open_plain, read_plain
 from samclip.disk.safe_names import find_name_fault
+from samclip.disk.user_files import open_user_file, read_user_file
 from samclip.errors import CheckpointError
 from samclip.export.checkpoints.file_kinds import (
     MAX_HEADER_BYTES,
@@ -71,7 +71,7 @@ def digest_weights(file: Path) -> str:
     with ExitStack() as stack:
         if file.name.endswith(INDEX_SUFFIX):
             return _open_shards(file, stack).sha256()
-        opened, _ = stack.enter_context(open_plain(file, WHAT, CheckpointError))
+        opened, _ = stack.enter_context(open_user_file(file, WHAT, CheckpointError))
         return _sha256(opened)
 
 
@@ -89,7 +89,7 @@ def open_weights(path: Path) -> Iterator[WeightsFile]:
 
 
 def _open_one(path: Path, stack: ExitStack) -> WeightsFile:
-    file, size = stack.enter_context(open_plain(path, WHAT, CheckpointError))
+    file, size = stack.enter_context(open_user_file(path, WHAT, CheckpointError))
     stack.enter_context(_unchanged(path, file))
     if size > MAX_WEIGHTS_BYTES:
         raise CheckpointError(
@@ -293,7 +293,7 @@ class _Index(msgspec.Struct):
 
 def _open_shards(path: Path, stack: ExitStack) -> WeightsFile:
     """Open the files of an index. Raises CheckpointError when one is missing or another."""
-    data = read_plain(path, MAX_INDEX_BYTES, WHAT, CheckpointError)
+    data = read_user_file(path, MAX_INDEX_BYTES, WHAT, CheckpointError)
     try:
         places = msgspec.json.decode(data, type=_Index).weight_map
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from samclip.disk.plain_files import read_plain
 from samclip.disk.safe_names import check_name
+from samclip.disk.user_files import read_user_file
 from samclip.errors import ConfigError, did_you_mean
 from samclip.export.models.ovsam.model import OVSAM_CONFIGS
 from samclip.merge.config.stages import (
@@ -80,7 +80,7 @@ def read_config(path: Path, steps_scale: float = 1.0) -> RunConfig:
     ConfigError with the file, the place in it and the remedy.
     """
     try:
-        data = read_plain(path, MAX_FILE_BYTES, "the file of a run", ConfigError)
+        data = read_user_file(path, MAX_FILE_BYTES, "the file of a run", ConfigError)
         raw = tomllib.loads(data.decode("utf-8"))
     except ConfigError:  # is a ValueError, too
         raise

@@ -17,7 +17,7 @@ from PIL.Image import Resampling
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from samclip.disk.plain_files import read_plain
+from samclip.disk.user_files import read_user_file
 from samclip.errors import InputError
 from samclip.merge.data.labels import UNNAMED, Labels
 from samclip.merge.data.mask_prompts import MASK_STRIDE, boxes_from_masks
@@ -112,7 +112,7 @@ def read_annotations(file: Path, folders: Sequence[FolderSource]) -> Annotations
     format, and where none of its photos is in the folders.
     """
     try:
-        content = msgspec.json.decode(read_plain(file, MAX_FILE_BYTES, WHAT), type=CocoFile)
+        content = msgspec.json.decode(read_user_file(file, MAX_FILE_BYTES, WHAT), type=CocoFile)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{file} holds no annotations in COCO's format: {error}") from error
     keys = {

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.disk.partial_files import remove_abandoned, write_file
-from samclip.disk.plain_files import read_plain
+from samclip.disk.user_files import read_user_file
 from samclip.errors import ImageError, InputError
 from samclip.runtime.pixels.decode import MAX_IMAGE_BYTES, decode_bytes
 from samclip.runtime.pixels.image import DEFAULT_MAX_PIXELS, SUFFIXES
@@ -158,7 +158,7 @@ def _check_member(info: tarfile.TarInfo, count: int, shard: Path) -> None:
 def _read_index(file: Path) -> ShardIndex | None:
     """Read a stored list; None when it is missing, damaged or of another version."""
     try:
-        data = read_plain(file, MAX_INDEX_BYTES, "the list of a shard")
+        data = read_user_file(file, MAX_INDEX_BYTES, "the list of a shard")
         index = msgspec.json.decode(data, type=ShardIndex)
     except (InputError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samclip.disk.plain_files import read_plain
+from samclip.disk.user_files import read_user_file
 from samclip.errors import CheckpointError, TrainingError, did_you_mean
 from samclip.export.checkpoints.checkpoint import fit_state, read_checkpoint
 from samclip.export.checkpoints.model_files import MAX_JSON_BYTES
@@ -175,7 +175,7 @@ def _library_table(model: str) -> ModelTable:
 
 def _decode(file: Path, kind: type[Table]) -> Table:
     try:
-        data = read_plain(file, MAX_JSON_BYTES, "the table of open_clip", CheckpointError)
+        data = read_user_file(file, MAX_JSON_BYTES, "the table of open_clip", CheckpointError)
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointError(f"{file} is not a table of open_clip: {error}") from error

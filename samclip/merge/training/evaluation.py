@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from samclip.disk.partial_files import result_file
-from samclip.disk.plain_files import read_plain
+from samclip.disk.user_files import read_user_file
 from samclip.errors import TrainingError
 from samclip.merge.config.tables import EvaluationConfig
 from samclip.merge.data.batches import PhotoView, ViewBatch
@@ -259,7 +259,7 @@ def read_records(file: Path) -> list[Evaluation]:
         return []
     try:
         return msgspec.json.decode(
-            read_plain(file, MAX_FILE_BYTES, "the evaluations", TrainingError),
+            read_user_file(file, MAX_FILE_BYTES, "the evaluations", TrainingError),
             type=list[Evaluation],
         )
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

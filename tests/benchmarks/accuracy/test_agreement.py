@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import NAMES, FakeBackend, FakeBundle, FakeEngine, HostTensor, fake_manifest, fake_model
+from fakes import NAMES, FakeBackend, FakeBundle, FakeEngine, fake_manifest, fake_model
 from made_data import save, stripes
 
 from samclip.benchmarks.accuracy.agreement import Side, evaluate_agreement
 from samclip.benchmarks.records import Row
-from samclip.engines.base import Engine, EngineOptions, GraphSource
+from samclip.engines.base import ArrayTensor, Engine, EngineOptions, GraphSource
 from samclip.runtime.model import Model
 
 SHRINK = 2  # pixels that the other model's masks lack all around
@@ -23,17 +23,17 @@ class OtherEngine(FakeEngine):
 
     def run(
         self, feeds: Mapping[str, Any], outputs: Sequence[str] | None = None
-    ) -> dict[str, HostTensor]:
+    ) -> dict[str, ArrayTensor]:
         found = super().run(feeds, outputs)
         if "low_res_masks" in found:
-            logits = found["low_res_masks"].array - np.float32(4 * SHRINK)  # fakes' STEEPNESS
-            found["low_res_masks"] = HostTensor(logits)
+            logits = found["low_res_masks"].numpy() - np.float32(4 * SHRINK)  # fakes' STEEPNESS
+            found["low_res_masks"] = ArrayTensor(logits)
         for name in ("patch_embeds", "image_embed"):
             if name in found:
-                turned = found[name].array.copy()
+                turned = found[name].numpy().copy()
                 red, green, blue = np.moveaxis(turned, 1, 0)
                 turned[:, 1] = 0.75 * (red + blue) + green
-                found[name] = HostTensor(turned)
+                found[name] = ArrayTensor(turned)
         return found
 
 

@@ -23,10 +23,10 @@ from tiny_bundle import (
     negation_model,
 )
 
-from samclip.engines.base import Engine, EngineOptions, GraphSource
+from samclip.engines.base import ArrayTensor, Engine, EngineOptions, GraphSource
 from samclip.engines.openvino import library as ov_library
 from samclip.engines.openvino import library as reading
-from samclip.engines.openvino.backend import OPENVINO, OvTensor
+from samclip.engines.openvino.backend import OPENVINO
 from samclip.errors import BackendUnavailableError, EngineRunError
 from samclip.runtime.bundles.weights import parse_weights
 
@@ -121,7 +121,7 @@ def test_wrong_shapes_are_explained(engine: Engine, x: NDArray[np.float32], mess
 
 def test_tensor_of_the_wrong_type(engine: Engine) -> None:
     with pytest.raises(EngineRunError, match="is float64, expected float32"):
-        engine.run({"x": OvTensor(X.astype(np.float64))})
+        engine.run({"x": ArrayTensor(X.astype(np.float64))})
 
 
 def test_failures_that_one_thread_hides() -> None:

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import FakeBackend, FakeBundle, FakeEngine, HostTensor, fake_manifest, flag
+from fakes import FakeBackend, FakeBundle, FakeEngine, fake_manifest, flag
 from PIL import Image
 from region_fakes import REGION_GRAPHS, region_manifest
 
-from samclip.engines.base import Engine, EngineOptions, GraphSource
+from samclip.engines.base import ArrayTensor, Engine, EngineOptions, GraphSource
 from samclip.errors import GateError
 from samclip.export.precision.gates import LIMITS, Gate, Judgement, enforce_gates
 from samclip.progress import SILENT
@@ -29,13 +29,13 @@ class NoisyEngine(FakeEngine):
 
     def run(
         self, feeds: Mapping[str, Any], outputs: Sequence[str] | None = None
-    ) -> dict[str, HostTensor]:
+    ) -> dict[str, ArrayTensor]:
         results = super().run(feeds, outputs)
         noise = np.random.default_rng(0)
         for name in results.keys() & self.change.keys():
             array = results[name].array
             added = self.change[name] * noise.standard_normal(array.shape)
-            results[name] = HostTensor((array + added).astype(np.float32))
+            results[name] = ArrayTensor((array + added).astype(np.float32))
         return results
 
 
