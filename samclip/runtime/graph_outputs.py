@@ -117,7 +117,7 @@ class OutputCheck:
             expected = self._expected.get(output)
             if expected is not None and not expected.fits(tensor, sizes):
                 self._refuse_shape(output, tensor, expected.describe(sizes))
-            data = tensor.on_host() if isinstance(tensor, HostTensor) else None
+            data = _on_host(tensor)
             if data is not None:
                 self._check_numbers(output, data)
 
@@ -126,8 +126,9 @@ class OutputCheck:
 
         Raises EngineRunError.
         """
-        data = tensor.numpy()
-        if not isinstance(tensor, HostTensor) or tensor.on_host() is None:
+        data = _on_host(tensor)
+        if data is None:
+            data = tensor.numpy()
             self._check_numbers(output, data)
         return data.astype(np.float32, copy=False)
 
@@ -147,6 +148,11 @@ class OutputCheck:
             f"{shape}, expected {expected}: the bundle's parts do not fit together. Export it "
             "again, or choose another bundle."
         )
+
+
+def _on_host(tensor: Tensor) -> NDArray[np.generic] | None:
+    """Return the data of a tensor that is on the host already, None of any other."""
+    return tensor.on_host() if isinstance(tensor, HostTensor) else None
 
 
 def are_sound(data: NDArray[np.generic]) -> bool:

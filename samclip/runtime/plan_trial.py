@@ -25,6 +25,7 @@ from samclip.errors import BackendUnavailableError, PlanBuildError
 from samclip.runtime.assets import in_archive, packaged_photos
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import Graph, Manifest, TensorSpec
+from samclip.runtime.graph_outputs import MASK_STRIDE
 from samclip.runtime.pixels.image import Letterbox, load_image, preprocess
 from samclip.runtime.text.tokenizer import Tokenizer
 
@@ -32,7 +33,6 @@ PHOTOS = 2
 REFERENCE = "fp32"
 ENDS = ("least", "best", "most")
 SEEDS = dict(zip(ENDS, (11, 12, 13), strict=True))  # of inputs that are made
-MASK_STRIDE = 4  # pixels of the encoder's input per logit of a mask
 NAMES = (
     "person", "dog", "cat", "bird", "horse", "car", "bus", "bicycle", "boat", "rocket", "chair",
     "table", "cup", "plate", "spoon", "flower", "tree", "grass", "sky", "water", "road", "wall",

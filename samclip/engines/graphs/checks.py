@@ -165,7 +165,7 @@ class GraphCheck:
             self._check_axes(port)
             dims = tuple(symbol(d) if isinstance(d, str) else d for d in port.dims if d is not None)
             span = (-float(MAX_REGION), float(MAX_REGION)) if port.name == "boxes" else None
-            tensor = Tensor(port.dtype, dims, span=span, fed=True)
+            tensor = Tensor(port.dtype, dims, limits=span, fed=True)
             if 0 in dims:
                 raise ValueError(f"its input {port.name[:SHOWN]!r} has no elements")
             self._check_bytes(f"its input {port.name[:SHOWN]!r}", tensor)
@@ -343,7 +343,7 @@ def _from_stored(stored: Stored, in_file: NDArray[np.generic] | None) -> Tensor:
     if stored.dtype in WHOLE and stored.size <= MAX_FOLLOWED:
         tensor.values = tuple(numbers.reshape(-1).tolist())
     if stored.dtype in WHOLE or stored.size <= MAX_SCALES:
-        tensor.span = (float(numbers.min()), float(numbers.max()))
+        tensor.limits = numbers
     return tensor
 
 

@@ -12,24 +12,24 @@ from collections.abc import Callable, Mapping
 from samclip.engines.graphs.parsed import BOOL, DTYPES, FLOAT, INT8, UINT8, Node
 from samclip.engines.graphs.sizes import Dim, least, quotient, stays_within
 from samclip.engines.graphs.tensors import (
+    FLOATS,
     WHOLE,
     Call,
     RefusedError,
-    Shape,
     Span,
     Tensor,
     axis_of,
     broadcast,
     fraction,
     integer,
+    joined,
     not_bool,
     of_type,
     required,
     same_type,
+    shown,
     text,
 )
-
-FLOATS = (1, 10, 16)
 
 
 def as_first(call: Call) -> list[Tensor]:
@@ -68,7 +68,7 @@ def layer_normalization(call: Call) -> list[Tensor]:
     fraction(call.node, "epsilon", 1e-5)
     if integer(call.node, "stash_type", 1) != FLOAT:
         raise RefusedError("its statistics are not float32")
-    for tensor in (scale, call.inputs[2] if len(call.inputs) > 2 else None):
+    for tensor in (scale, call.optional(2)):
         if tensor is None:
             continue
         same_type(data, tensor)
@@ -127,14 +127,6 @@ def _followed(name: str, first: Tensor, second: Tensor, rank: int) -> tuple[Dim,
     return tuple(found)  # type: ignore[arg-type]
 
 
-def power(call: Call) -> list[Tensor]:
-    """Pow, whose exponent may be of another type."""
-    first, second = required(call.inputs, 2)
-    not_bool(first)
-    not_bool(second)
-    return [Tensor(first.dtype, broadcast(first.dims, second.dims))]
-
-
 def compare(call: Call) -> list[Tensor]:
     """Equal, Greater and so on of two tensors."""
     first, second = required(call.inputs, 2)
@@ -156,7 +148,7 @@ def where(call: Call) -> list[Tensor]:
     of_type(condition, BOOL)
     dtype = same_type(first, second)
     dims = broadcast(condition.dims, first.dims, second.dims)
-    return [Tensor(dtype, dims, span=joined(first.span, second.span))]
+    return [Tensor(dtype, dims, limits=joined(first.span, second.span))]
 
 
 def extremum(call: Call) -> list[Tensor]:
@@ -177,11 +169,11 @@ def clip(call: Call) -> list[Tensor]:
             same_type(data, bound)
             if bound.rank:
                 raise RefusedError("its bounds are not single numbers")
-    low, high = ((*call.inputs[1:], None, None))[:2]
+    low, high = call.optional(1), call.optional(2)
     span = None
     if data.dtype in WHOLE and low is not None and high is not None and low.span and high.span:
         span = (low.span[0], high.span[1]) if low.span[1] <= high.span[0] else None
-    return [Tensor(data.dtype, data.dims, span=span)]
+    return [Tensor(data.dtype, data.dims, limits=span)]
 
 
 def cast(call: Call) -> list[Tensor]:
@@ -191,10 +183,10 @@ def cast(call: Call) -> list[Tensor]:
     if wanted not in DTYPES:
         raise RefusedError(f"it casts to the type {wanted}, which exports never have")
     if wanted == data.dtype:
-        return [Tensor(wanted, data.dims, data.values, data.span)]
+        return [Tensor(wanted, data.dims, data.values, data.limits)]
     if wanted in WHOLE and data.dtype in WHOLE:
         return [Tensor(wanted, data.dims, *_without_larger(data, WHOLE[wanted]))]
-    return [Tensor(wanted, data.dims, span=data.span if wanted in FLOATS else None)]
+    return [Tensor(wanted, data.dims, limits=data.limits if wanted in FLOATS else None)]
 
 
 def _without_larger(data: Tensor, limit: int) -> tuple[tuple[Dim, ...] | None, Span | None]:
@@ -230,8 +222,6 @@ def _check_scale(node: Node, data: Tensor, scale: Tensor, zero: Tensor) -> None:
     of_type(scale, *FLOATS)
     if scale.span is None or not 0 < scale.span[0] <= scale.span[1] < math.inf:
         raise RefusedError("its scale is not known to be above 0 and finite")
-    if integer(node, "block_size", 0) or not integer(node, "saturate", 1):
-        raise RefusedError("it quantises in blocks, or without saturation")
     if scale.dims != zero.dims:
         raise RefusedError(
             f"its scale is {shown(scale.dims)}, its zero point {shown(zero.dims)}: expected alike"
@@ -246,16 +236,3 @@ def _check_scale(node: Node, data: Tensor, scale: Tensor, zero: Tensor) -> None:
             f"its scale is {shown(scale.dims)}, expected one number for each of "
             f"{data.dims[axis]} along axis {axis}"
         )
-
-
-def joined(*spans: Span | None) -> Span | None:
-    """Return the span of elements that come from any of these tensors."""
-    if not spans or any(span is None for span in spans):
-        return None
-    lows, highs = zip(*(span for span in spans if span is not None), strict=True)
-    return min(lows), max(highs)
-
-
-def shown(dims: Shape) -> str:
-    """Write a shape."""
-    return "x".join(map(str, dims)) or "a single number"

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from samclip.engines.graphs.elementwise import joined, shown
 from samclip.engines.graphs.parsed import FLOAT, INT64, MAX_SIDE
 from samclip.engines.graphs.sizes import Dim, least, product, quotient
 from samclip.engines.graphs.tensors import (
@@ -26,11 +25,13 @@ from samclip.engines.graphs.tensors import (
     followed,
     integer,
     integers,
+    joined,
     known,
     numbers_only,
     of_type,
     required,
     same_type,
+    shown,
     text,
 )
 
@@ -40,7 +41,7 @@ MAX_PAD = 2**16  # elements on one side of an axis
 
 def moved(data: Tensor, dims: Shape, values: tuple[Dim, ...] | None = None) -> Tensor:
     """Return a tensor of elements of `data`."""
-    return Tensor(data.dtype, dims, values, data.span)
+    return Tensor(data.dtype, dims, values, data.limits)
 
 
 def shape(call: Call) -> list[Tensor]:
@@ -104,7 +105,7 @@ def transpose(call: Call) -> list[Tensor]:
 def squeeze(call: Call) -> list[Tensor]:
     """Squeeze axes of size 1: those that are given, else all."""
     (data,) = required(call.inputs, 1)
-    axes = call.inputs[1] if len(call.inputs) > 1 else None
+    axes = call.optional(1)
     if axes is None:
         numbers_only(data.dims, "axes to drop")
         dropped = {place for place, side in enumerate(data.dims) if side == 1}
@@ -138,9 +139,7 @@ def concat(call: Call) -> list[Tensor]:
     for part in parts:
         if part.dims[:axis] + part.dims[axis + 1 :] != first[:axis] + first[axis + 1 :]:
             raise RefusedError(f"it joins {shown(first)} and {shown(part.dims)} along axis {axis}")
-    total: Dim = 0
-    for part in parts:
-        total = total + part.dims[axis]
+    total: Dim = sum(part.dims[axis] for part in parts)
     values: tuple[Dim, ...] | None = None
     if len(first) == 1 and all(part.values is not None for part in parts):
         values = tuple(value for part in parts for value in part.values or ())
@@ -155,14 +154,11 @@ def split(call: Call) -> list[Tensor]:
     axis = axis_of(integer(call.node, "axis", 0), data.rank)
     count = len(call.node.outputs)
     side = data.dims[axis]
-    given = call.inputs[1] if len(call.inputs) > 1 else None
+    given = call.optional(1)
     sizes: Sequence[Dim]
     if given is not None:
         sizes = followed(given, "sizes")
-        total: Dim = 0
-        for size in sizes:
-            total = total + size
-        if "num_outputs" in call.node.attributes or len(sizes) != count or total != side:
+        if "num_outputs" in call.node.attributes or len(sizes) != count or sum(sizes) != side:
             raise RefusedError(f"it divides an axis of {side} into {len(sizes)} sizes")
     else:
         if integer(call.node, "num_outputs", count) != count or not count:
@@ -184,9 +180,9 @@ def slice_(call: Call) -> list[Tensor]:
     """Slice: from starts to ends along axes, in steps."""
     data, starts, ends = required(call.inputs, 3)
     first, last = known(starts, "starts"), followed(ends, "ends")
-    given = call.inputs[3] if len(call.inputs) > 3 else None
+    given = call.optional(3)
     axes = axes_of(range(len(first)) if given is None else known(given, "axes"), data.rank)
-    stepped = call.inputs[4] if len(call.inputs) > 4 else None
+    stepped = call.optional(4)
     steps = (1,) * len(first) if stepped is None else known(stepped, "steps")
     if not len(first) == len(last) == len(axes) == len(steps):
         raise RefusedError("its starts, ends, axes and steps are not equally many")
@@ -287,12 +283,12 @@ def pad(call: Call) -> list[Tensor]:
     data, pads = required(call.inputs, 2)
     if text(call.node, "mode", "constant") != "constant":
         raise RefusedError("it pads with something else than a constant")
-    constant = call.inputs[2] if len(call.inputs) > 2 else None
+    constant = call.optional(2)
     if constant is not None:
         same_type(data, constant)
         if product(constant.dims) != 1:
             raise RefusedError("its constant is not a single number")
-    given = call.inputs[3] if len(call.inputs) > 3 else None
+    given = call.optional(3)
     axes = axes_of(range(data.rank) if given is None else known(given, "axes"), data.rank)
     numbers = known(pads, "widths")
     if len(numbers) != 2 * len(axes) or any(not 0 <= n <= MAX_PAD for n in numbers):
@@ -316,7 +312,7 @@ def resize(call: Call) -> list[Tensor]:
             raise RefusedError(f"its {name} is not one that exports have")
     if integer(call.node, "antialias", 0) or integer(call.node, "exclude_outside", 0):
         raise RefusedError("it filters in a way that exports do not")
-    region, scales, sizes = (*call.inputs[1:], None, None, None)[:3]
+    region, scales, sizes = (call.optional(place) for place in (1, 2, 3))
     if region is not None and product(region.dims) != 0:
         raise RefusedError("it resizes a region")
     if (scales is None or scales.dims == (0,)) and sizes is not None:

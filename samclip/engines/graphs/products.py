@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from samclip.engines.graphs.elementwise import FLOATS, shown
 from samclip.engines.graphs.parsed import INT64, MAX_SIDE, Node
 from samclip.engines.graphs.sizes import Dim, least, most
 from samclip.engines.graphs.tensors import (
+    FLOATS,
     Call,
     RefusedError,
     Shape,
@@ -25,6 +25,7 @@ from samclip.engines.graphs.tensors import (
     of_type,
     required,
     same_type,
+    shown,
     text,
 )
 from samclip.engines.limits import MAX_REGION
@@ -56,7 +57,7 @@ def matmul_work(call: Call) -> Shape:
 def gemm(call: Call) -> list[Tensor]:
     """Gemm of two matrices, plus a third that is broadcast."""
     first, second = required(call.inputs, 2)
-    third = call.inputs[2] if len(call.inputs) > 2 else None
+    third = call.optional(2)
     dtype = same_type(first, second, third)
     of_type(first, *FLOATS)
     if first.rank != 2 or second.rank != 2:
@@ -100,27 +101,31 @@ def _window(node: Node, kernel: tuple[int, ...]) -> list[tuple[int, int, int, in
     return list(zip(strides, dilations, pads, pads[count:], strict=False))
 
 
-def conv(call: Call) -> list[Tensor]:
-    """Conv over two axes."""
+def _convolved(call: Call) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+    """Return input and weight, both of four axes, and the sizes of the weight."""
     data, weight = required(call.inputs, 2)
-    bias = call.inputs[2] if len(call.inputs) > 2 else None
-    dtype = same_type(data, weight, bias)
+    same_type(data, weight, call.optional(2))
     of_type(data, *FLOATS)
     if data.rank != 4 or weight.rank != 4:
         raise RefusedError("its input or weight does not have four axes")
-    outputs, per_group, *kernel = numbers_only(weight.dims, "weight")
+    return data, weight, numbers_only(weight.dims, "weight")
+
+
+def conv(call: Call) -> list[Tensor]:
+    """Conv over two axes."""
+    data, weight, (outputs, per_group, *kernel) = _convolved(call)
     groups = integer(call.node, "group", 1)
     if groups < 1 or data.dims[1] != per_group * groups or outputs % groups or outputs < 1:
         raise RefusedError(
             f"its weight {shown(weight.dims)} in {groups} groups does not fit {shown(data.dims)}"
         )
-    _check_bias(bias, outputs)
+    _check_bias(call.optional(2), outputs)
     window = _window(call.node, tuple(kernel))
     sides = [
         _covered(side, extent, *steps)
         for side, extent, steps in zip(data.dims[2:], kernel, window, strict=True)
     ]
-    return [Tensor(dtype, (data.dims[0], outputs, *sides))]
+    return [Tensor(data.dtype, (data.dims[0], outputs, *sides))]
 
 
 def _check_bias(bias: Tensor | None, outputs: int) -> None:
@@ -145,21 +150,13 @@ def conv_work(call: Call) -> Shape:
 
 def conv_transpose(call: Call) -> list[Tensor]:
     """ConvTranspose over two axes."""
-    data, weight = required(call.inputs, 2)
-    bias = call.inputs[2] if len(call.inputs) > 2 else None
-    dtype = same_type(data, weight, bias)
-    of_type(data, *FLOATS)
-    if data.rank != 4 or weight.rank != 4:
-        raise RefusedError("its input or weight does not have four axes")
-    channels, per_group, *kernel = numbers_only(weight.dims, "weight")
+    data, weight, (channels, per_group, *kernel) = _convolved(call)
     groups = integer(call.node, "group", 1)
     if groups < 1 or data.dims[1] != channels or channels % groups or channels < 1:
         raise RefusedError(f"its weight {shown(weight.dims)} does not fit {shown(data.dims)}")
-    _check_bias(bias, per_group * groups)
+    _check_bias(call.optional(2), per_group * groups)
     window = _window(call.node, tuple(kernel))
     extra = integers(call.node, "output_padding", (0, 0), 2)
-    if "output_shape" in call.node.attributes:
-        raise RefusedError("it gives its own output shape")
     sides = []
     for side, extent, (stride, dilation, before, after), more in zip(
         numbers_only(data.dims[2:], "input"), kernel, window, extra, strict=True
@@ -168,7 +165,7 @@ def conv_transpose(call: Call) -> list[Tensor]:
         if not 0 <= more < max(stride, dilation) or side < 1 or not 1 <= made <= MAX_SIDE:
             raise RefusedError("its output padding, or its output, is beyond reason")
         sides.append(made)
-    return [Tensor(dtype, (data.dims[0], per_group * groups, *sides))]
+    return [Tensor(data.dtype, (data.dims[0], per_group * groups, *sides))]
 
 
 def conv_transpose_work(call: Call) -> Shape:
@@ -205,7 +202,7 @@ def reduce(call: Call) -> list[Tensor]:
     """ReduceSum, ReduceMax and so on over the axes that are given, else over all."""
     (data,) = required(call.inputs, 1)
     not_bool(data)
-    given = call.inputs[1] if len(call.inputs) > 1 else None
+    given = call.optional(1)
     numbers = () if given is None else known(given, "axes")
     if not numbers and integer(call.node, "noop_with_empty_axes", 0):
         return [Tensor(data.dtype, data.dims)]
@@ -227,7 +224,7 @@ def arg_max(call: Call) -> list[Tensor]:
         raise RefusedError("the axis that it looks along may be empty")
     kept: Shape = (1,) if integer(call.node, "keepdims", 1) else ()
     dims = (*data.dims[:axis], *kept, *data.dims[axis + 1 :])
-    return [Tensor(INT64, dims, span=(0, most((data.dims[axis],)) - 1))]
+    return [Tensor(INT64, dims, limits=(0, most((data.dims[axis],)) - 1))]
 
 
 def input_work(call: Call) -> Shape:
@@ -274,7 +271,7 @@ def einsum_work(call: Call) -> Shape:
 def attention(call: Call) -> list[Tensor]:
     """Attention of queries, keys and values BxNxLxD, perhaps with an additive mask."""
     query, key, value = required(call.inputs, 3)
-    mask = call.inputs[3] if len(call.inputs) > 3 else None
+    mask = call.optional(3)
     dtype = same_type(query, key, value, mask)
     of_type(query, *FLOATS)
     if any(tensor.rank != 4 for tensor in (query, key, value)):

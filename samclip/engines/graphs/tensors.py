@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from samclip.engines.graphs.parsed import (
+    BFLOAT,
     BOOL,
     DTYPES,
+    FLOAT,
+    HALF,
     INT32,
     INT64,
     MAX_RANK,
@@ -21,6 +27,7 @@ from samclip.engines.graphs.sizes import Dim, least, most
 Shape = tuple[Dim, ...]
 Span = tuple[float, float]
 MAX_FOLLOWED = 256  # elements of a tensor whose values are followed: shapes, pads, slices
+FLOATS = (FLOAT, HALF, BFLOAT)
 WHOLE = {INT32: 2**31, INT64: 2**63}  # the largest number of each type, and one
 
 
@@ -29,7 +36,8 @@ class Tensor:
     """A tensor: `dtype` as ONNX numbers it, the sizes of its axes.
 
     `values` are its elements, flat, where they are whole numbers that follow from stored ones and
-    from shapes. `span` holds the least and the greatest element, as far as they are known.
+    from shapes. `limits`: the least and the greatest element, or an array of elements among which
+    `span` looks for them.
     `constant`: known before the graph runs, so that an engine may compute and keep it. `chain`: how
     many pointwise operators in a row made it. `fed`: an input of the graph.
     """
@@ -37,7 +45,7 @@ class Tensor:
     dtype: int
     dims: Shape
     values: tuple[Dim, ...] | None = None
-    span: Span | None = None
+    limits: Span | NDArray[np.generic] | None = None
     constant: bool = False
     stored: Stored | None = None
     chain: int = 0
@@ -47,6 +55,13 @@ class Tensor:
     def rank(self) -> int:
         """How many axes it has."""
         return len(self.dims)
+
+    @property
+    def span(self) -> Span | None:
+        """The least and the greatest element, None where they are not known."""
+        if isinstance(self.limits, np.ndarray):  # most are never asked for
+            self.limits = (float(self.limits.min()), float(self.limits.max()))
+        return self.limits
 
     @property
     def bytes(self) -> int:
@@ -68,6 +83,10 @@ class Call:
     inputs: Inputs
     made: Shape = ()
     token_rows: int | None = None
+
+    def optional(self, place: int) -> Tensor | None:
+        """Return the input at a place, None where it is left out."""
+        return self.inputs[place] if place < len(self.inputs) else None
 
 
 class RefusedError(ValueError):
@@ -199,6 +218,19 @@ def _wider(first: Dim, second: Dim) -> Dim:
     if isinstance(first, int) != isinstance(second, int):
         return first if isinstance(first, int) else second  # or the run fails
     raise RefusedError(f"sizes {first} and {second} do not fit together")
+
+
+def joined(*spans: Span | None) -> Span | None:
+    """Return the span of elements that come from any of these tensors."""
+    if not spans or any(span is None for span in spans):
+        return None
+    lows, highs = zip(*(span for span in spans if span is not None), strict=True)
+    return min(lows), max(highs)
+
+
+def shown(dims: Shape) -> str:
+    """Write a shape."""
+    return "x".join(map(str, dims)) or "a single number"
 
 
 def check_dims(dims: Shape) -> None:

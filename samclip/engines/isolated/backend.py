@@ -36,6 +36,7 @@ from samclip.engines.base import (
     Tensor,
     Traits,
 )
+from samclip.engines.child_process import start_child, starting
 from samclip.engines.isolated.channel import (
     Array,
     Described,
@@ -61,10 +62,7 @@ from samclip.errors import (
     SamclipError,
 )
 
-START = (
-    "import sys; sys.path[:] = sys.argv[2:]; "
-    "from samclip.engines.isolated.worker import main; main()"
-)
+START = starting("samclip.engines.isolated.worker")
 PASSED_ON = (EngineRunError, BackendUnavailableError, DeviceMemoryError)
 
 
@@ -171,14 +169,8 @@ class Worker:
     def __init__(self, graph: str, timeout: float) -> None:
         self._graph, self._timeout = graph, timeout
         self._deadline = time.monotonic() + timeout
-        command = [sys.executable, "-c", START, str(timeout), *sys.path]
         try:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                start_new_session=True,  # Ctrl-C is for the parent, which ends this process
-            )
+            self._process = start_child(START, str(timeout), subprocess.PIPE, subprocess.PIPE)
         except OSError as error:
             raise EngineRunError(
                 f"the process that is to run the graph {graph!r} cannot be started: "

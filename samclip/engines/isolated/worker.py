@@ -1,14 +1,12 @@
 """The process that runs one graph: it loads what it is sent, and answers until its input ends.
 
-Each request says how many seconds it may take. A timer of the kernel ends the process a second
-after that, even when nobody is left to end it and a library holds Python's lock.
+Each request says how many seconds it may take; the process ends a second after that.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -18,6 +16,7 @@ import msgspec
 import numpy as np
 
 from samclip.engines.base import Engine, EngineOptions, GraphSource
+from samclip.engines.child_process import end_after
 from samclip.engines.isolated.channel import (
     Array,
     Failure,
@@ -39,14 +38,15 @@ from samclip.engines.registry import get_backend
 from samclip.errors import SamclipError
 
 Found = TypeVar("Found")
-GRACE = 1.0  # seconds after which the timer ends what its parent did not
 
 
-def main() -> NoReturn:
-    """Serve the parent over standard input and output; libraries that print do it elsewhere."""
+def main(seconds: str) -> NoReturn:
+    """Serve the parent over standard input and output; libraries that print do it elsewhere.
+
+    `seconds`: how long it may take until the first request.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, float(sys.argv[1]) + GRACE)
+    end_after(float(seconds))
     pipe = Pipe(os.dup(0), os.dup(1))
     os.dup2(2, 1)  # what a library prints must not become part of an answer
     with suppress(EOFError, OSError):  # the parent is gone, or is done
@@ -59,7 +59,7 @@ def serve(pipe: Pipe) -> None:
     engine: Engine | None = None
     while True:
         request: Request = msgspec.msgpack.decode(pipe.header(None), type=Request)
-        signal.setitimer(signal.ITIMER_REAL, request.seconds + GRACE)
+        end_after(request.seconds)
         if isinstance(request, LoadRequest):
             engine, reply = _attempt(partial(_load, pipe, request))
             pipe.send(frame(reply), None)

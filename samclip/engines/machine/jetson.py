@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 
 from samclip.engines.machine.jetson_power import Power, read_power
-from samclip.engines.machine.kernel_files import MachineFiles
+from samclip.engines.machine.kernel_files import MachineFiles, bytes_of_kib
 
 RELEASE_FILE = "/etc/nv_tegra_release"
 PACKAGE_LIST = "/var/lib/dpkg/status"
@@ -179,21 +179,15 @@ def find_jetson(files: MachineFiles | None = None) -> Jetson | None:
 def read_memory(files: MachineFiles) -> Memory:
     """Read the sizes of memory and swap; 0 for what the system does not report."""
     fields = files.fields(MEMORY_FILE)
-    sizes = {name: _bytes(fields.get(name, "")) for name in ("MemTotal", "MemAvailable")}
+    sizes = {name: bytes_of_kib(fields.get(name, "")) for name in ("MemTotal", "MemAvailable")}
     zram = 0
     for line in files.text(SWAPS_FILE).splitlines()[1:]:  # Filename Type Size Used Priority
         columns = line.split()
         if len(columns) > 2 and columns[0].rpartition("/")[2].startswith("zram"):
-            zram += _bytes(columns[2])
+            zram += bytes_of_kib(columns[2])
     return Memory(
-        sizes["MemTotal"], sizes["MemAvailable"], _bytes(fields.get("SwapTotal", "")), zram
+        sizes["MemTotal"], sizes["MemAvailable"], bytes_of_kib(fields.get("SwapTotal", "")), zram
     )
-
-
-def _bytes(text: str) -> int:
-    """Read "7802096 kB", which the kernel means as KiB."""
-    number = text.partition(" ")[0]
-    return int(number) * 1024 if number.isascii() and number.isdigit() else 0
 
 
 def _version(text: str | None) -> str | None:

@@ -66,3 +66,9 @@ class MachineFiles:
 
     def _place(self, name: str) -> Path:
         return self.root / name.lstrip("/")
+
+
+def bytes_of_kib(text: str) -> int:
+    """Read "7802096 kB", which the kernel means as KiB; 0 of anything else."""
+    number = text.partition(" ")[0]
+    return int(number) * 1024 if number.isascii() and number.isdigit() else 0

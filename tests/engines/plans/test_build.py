@@ -373,7 +373,7 @@ def test_the_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyP
     files |= {"CONTAINER_LIMIT": "7000\n", "CONTAINER_PARTS": "anon 3000\ninactive_file 1500\n"}
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-        monkeypatch.setattr(free_memory, name, tmp_path / name)
+        monkeypatch.setattr(free_memory, name, str(tmp_path / name))
     assert free_memory.available_memory() == 7000 - 5000 + 1500
     (tmp_path / "CONTAINER_LIMIT").write_text("max\n")
     assert free_memory.available_memory() == 1_024_000

@@ -1,7 +1,7 @@
 """The process that tries a plan: whatever the plan does to it is an answer.
 
-It reads its task from a folder, and writes its report there at its end. A timer of the kernel ends
-it a second after its time, even when nobody is left to end it and a library holds Python's lock.
+It reads its task from a folder, and writes its report there at its end. It ends a second after its
+time.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 
 from samclip.engines.backend_names import LibraryName
 from samclip.engines.base import EngineOptions, GraphSource, Tensor
+from samclip.engines.child_process import end_after
 from samclip.engines.cuda.device import open_device
 from samclip.engines.cuda.memory import DeviceMemory
 from samclip.engines.plans.gate.cases import Array, Case, CaseFile, read_case
@@ -41,7 +42,6 @@ TASK, REPORT, PLAN, ONNX, FILES, WEIGHTS = (
     "weights.npz",
 )
 REPEATS = 3
-GRACE = 1.0  # seconds after which the timer ends what the parent did not
 MAX_MESSAGE = 1000
 # What says nothing about the plan: the same plan may pass on the next attempt.
 NO_VERDICT = (BackendUnavailableError, DeviceMemoryError)
@@ -79,9 +79,7 @@ def main(folder: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     root = Path(folder)
     task = msgspec.json.decode((root / TASK).read_bytes(), type=Task)
-    if hasattr(signal, "setitimer"):
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.setitimer(signal.ITIMER_REAL, task.seconds + GRACE)
+    end_after(task.seconds)
     report = _attempt(task, root)
     partial = root / f"{REPORT}.partial"
     partial.write_bytes(msgspec.json.encode(report))

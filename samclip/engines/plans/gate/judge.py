@@ -18,6 +18,7 @@ import numpy as np
 
 from samclip.engines.backend_names import TENSORRT
 from samclip.engines.base import GraphSource
+from samclip.engines.child_process import start_child, starting
 from samclip.engines.plans.gate.cases import (
     NOISE,
     Case,
@@ -35,10 +36,7 @@ from samclip.engines.steps import ExportBundle
 from samclip.errors import PlanBuildError
 from samclip.progress import SILENT, Progress
 
-START = (
-    "import sys; sys.path[:] = sys.argv[2:]; "
-    "from samclip.engines.plans.gate.child import main; main(sys.argv[1])"
-)
+START = starting("samclip.engines.plans.gate.child")
 SECONDS = 120.0  # for the start of the process and of the plan
 SECONDS_PER_CASE = 60.0  # which runs a dozen times
 SAID = "said"
@@ -184,13 +182,7 @@ def _run(folder: Path, seconds: float) -> Report:
     if not sys.executable:
         return Report(error="this Python does not know its own executable", is_verdict=False)
     with (folder / SAID).open("wb") as said:
-        process = subprocess.Popen(
-            [sys.executable, "-c", START, str(folder), *sys.path],
-            stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
-            start_new_session=True,  # Ctrl-C is for the parent, which ends this process
-        )
+        process = start_child(START, str(folder), subprocess.DEVNULL, said, said)
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
