@@ -20,6 +20,7 @@ ROOT = Path(samclip.__file__).parent
 MAKERS = {
     "runtime/bundles/bundle.py",
     "engines/isolated/worker.py",  # of a source that the gate let pass
+    "engines/plans/gate/child.py",  # of a source that its parent got from the bundle
     "export/graph_files.py",
     "export/cpu_engine.py",
     "benchmarks/roofline/rates.py",
