@@ -33,7 +33,7 @@ class NoisyEngine(FakeEngine):
         results = super().run(feeds, outputs)
         noise = np.random.default_rng(0)
         for name in results.keys() & self.change.keys():
-            array = results[name].array
+            array = results[name].numpy()
             added = self.change[name] * noise.standard_normal(array.shape)
             results[name] = ArrayTensor((array + added).astype(np.float32))
         return results
