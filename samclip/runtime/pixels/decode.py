@@ -30,9 +30,9 @@ from samclip.runtime.pixels.gif import read_gif
 from samclip.runtime.pixels.jpeg import read_jpeg
 from samclip.runtime.pixels.picture import (
     MAX_SIDE,
+    TRUNCATED,
     HeaderError,
     Pause,
-    PausedStream,
     Picture,
     check_size,
     reserve,
@@ -40,6 +40,7 @@ from samclip.runtime.pixels.picture import (
 )
 from samclip.runtime.pixels.png import read_png
 from samclip.runtime.pixels.pnm import read_pnm
+from samclip.runtime.pixels.streams import PausedStream
 from samclip.runtime.pixels.tiff import read_tiff
 
 __all__ = ["MAX_IMAGE_BYTES", "MAX_SIDE", "convert_pil", "decode_bytes", "decode_path"]
@@ -119,7 +120,7 @@ def _read_webp(data: bytes, max_pixels: int, pause: Pause) -> Picture:
     """Decode a WebP file, of an animated one the first frame."""
     check_size(_webp_size(data[:30]), max_pixels)  # the decoder allocates the canvas right away
     if 8 + int.from_bytes(data[4:8], "little") > len(data) + 1:  # an odd file may lack its padding
-        raise HeaderError("is truncated: copy or download it again")
+        raise HeaderError(TRUNCATED)
     image = _load(WebPImageFile(PausedStream(data, pause)), max_pixels, 16)
     exif, xmp, icc = (image.info.get(key) for key in ("exif", "xmp", "icc_profile"))
     return Picture(image, exif, xmp, icc)
@@ -149,7 +150,7 @@ def _load(image: ImageFile, max_pixels: int, bytes_per_pixel: int) -> ImageFile:
 def _webp_size(start: bytes) -> tuple[int, int]:
     """Read the canvas (width, height) from a WebP file's first 30 bytes (RFC 9649)."""
     if len(start) < 30:
-        raise HeaderError("is truncated: copy or download it again")
+        raise HeaderError(TRUNCATED)
     if start[12:16] == b"VP8X":
         return _little(start[24:27]) + 1, _little(start[27:30]) + 1
     if start[12:16] == b"VP8L":

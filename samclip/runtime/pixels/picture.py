@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +41,9 @@ STORED: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
 
 
 Pause = Callable[[], None]  # called between pieces of work; may raise, to stop it
+# Reasons of a HeaderError.
+TRUNCATED = "is truncated: copy or download it again"
+DAMAGED = "is truncated or damaged: copy or download it again"
 
 
 class HeaderError(Exception):
@@ -114,19 +116,6 @@ def check_size(size: tuple[int, int], max_pixels: int) -> None:
         )
     if min(size) < 1:
         raise HeaderError(f"has {width} x {height} pixels: save it again")
-
-
-class PausedStream(BytesIO):
-    """A file's bytes, of which each read is a pause; Pillow reads some 64 KB at a time."""
-
-    def __init__(self, data: bytes, pause: Pause) -> None:
-        super().__init__(data)
-        self._pause = pause
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Return up to `size` bytes."""
-        self._pause()
-        return super().read(size)
 
 
 def reserve(count: int) -> None:

@@ -11,13 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from samclip.runtime.pixels.picture import HeaderError, Pause, Picture, check_size, scale_to_8_bits
+from samclip.runtime.pixels.picture import (
+    TRUNCATED,
+    HeaderError,
+    Pause,
+    Picture,
+    check_size,
+    scale_to_8_bits,
+)
 
 MAX_HEADER = 10_000  # bytes, comments included
 TOKEN = re.compile(rb"(?:[ \t\n\v\f\r]|#[^\r\n]*[\r\n])*([0-9]+)")
 SPACE = re.compile(rb"[ \t\n\v\f\r]")
 PIECE = 2**20  # bytes of text that are read at once
-TRUNCATED = "is truncated: copy or download it again"
 
 
 def read_pnm(data: bytes, max_pixels: int, pause: Pause) -> Picture:

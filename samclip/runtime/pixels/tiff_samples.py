@@ -15,12 +15,11 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from samclip.runtime.pixels.colour import lab_to_srgb
-from samclip.runtime.pixels.picture import HeaderError, Pause, reserve, scale_to_8_bits
+from samclip.runtime.pixels.picture import DAMAGED, HeaderError, Pause, reserve, scale_to_8_bits
 from samclip.runtime.pixels.tiff_directory import (
     BITS,
     COLOURS,
     COMPRESSION,
-    DAMAGED,
     EXTRA,
     FILL_ORDER,
     FORMAT,
