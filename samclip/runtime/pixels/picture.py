@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -169,6 +170,12 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 
 def scale_to_8_bits(values: NDArray[np.unsignedinteger], largest: int) -> NDArray[np.uint8]:
     """Scale whole numbers in [0, largest] to [0, 255], rounded; larger ones count as `largest`."""
+    inside = values if np.iinfo(values.dtype).max <= largest else np.minimum(values, largest)
+    return np.asarray(_levels(largest)[inside], np.uint8)
+
+
+@lru_cache(maxsize=4)  # of a large picture's bands
+def _levels(largest: int) -> NDArray[np.uint8]:
+    """Return the level in [0, 255] of each number in [0, largest]."""
     steps = np.arange(largest + 1, dtype=np.uint64)
-    table = ((steps * 255 + largest // 2) // largest).astype(np.uint8)
-    return np.asarray(table[np.minimum(values, largest)], np.uint8)
+    return ((steps * 255 + largest // 2) // largest).astype(np.uint8)
