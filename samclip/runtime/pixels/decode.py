@@ -25,7 +25,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from samclip.errors import ImageError, InputWarning, SamclipError, warn_caller
 from samclip.library_errors import is_library_error
 from samclip.runtime.pixels.colour import convert_to_srgb, lab_to_srgb
-from samclip.runtime.pixels.formats import HEAD_BYTES, READABLE, describe, sniff
+from samclip.runtime.pixels.formats import HEAD_BYTES, READ_FLAGS, READABLE, describe, sniff
 from samclip.runtime.pixels.gif import read_gif
 from samclip.runtime.pixels.jpeg import read_jpeg
 from samclip.runtime.pixels.picture import (
@@ -45,7 +45,6 @@ from samclip.runtime.pixels.tiff import read_tiff
 
 __all__ = ["MAX_IMAGE_BYTES", "MAX_SIDE", "convert_pil", "decode_bytes", "decode_path"]
 MAX_IMAGE_BYTES = 2**29  # uncompressed RGB at the default limit of pixels has 384 MiB
-BINARY: int = getattr(os, "O_BINARY", 0)  # on Windows only
 DARK = 16  # of 255: the brightest level of 12 bits in samples of 16, rounded
 SHOWN = 200  # characters of a path in a message
 WIDE_FORMATS = frozenset({"PNG", "PPM"})  # their mode "I" holds 16 bits
@@ -241,8 +240,8 @@ def _as_image_error(name: str) -> Iterator[None]:
 
 @contextmanager
 def _open(path: str, name: str) -> Iterator[BinaryIO]:
-    try:  # NONBLOCK: a FIFO without a writer would never open
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | BINARY)
+    try:
+        descriptor = os.open(path, READ_FLAGS)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         if isinstance(error, TimeoutError | InterruptedError):
             raise

@@ -153,13 +153,13 @@ def to_rgb(
 def _convert(image: Image.Image) -> Image.Image:
     """Convert to Pillow's mode RGB; `image` may be returned itself."""
     if image.mode == "F" or image.mode.startswith("I"):
-        image = _to_8_bits(image)
+        image = to_8_bits(image)
     if isinstance(image.info.get("transparency"), bytes):  # a palette with alpha
         image = image.convert("RGBA")
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _to_8_bits(image: Image.Image) -> Image.Image:
+def to_8_bits(image: Image.Image) -> Image.Image:
     """Scale 16-bit grey, [0, 65535], to 8 bits, rounded; HeaderError for other deep pixels."""
     if not image.mode.startswith("I;16"):
         raise HeaderError(
@@ -169,7 +169,12 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def scale_to_8_bits(values: NDArray[np.unsignedinteger], largest: int) -> NDArray[np.uint8]:
-    """Scale whole numbers in [0, largest] to [0, 255], rounded; larger ones count as `largest`."""
+    """Scale whole numbers in [0, largest] to [0, 255], rounded; larger ones count as `largest`.
+
+    Those that are in [0, 255] already are returned themselves.
+    """
+    if largest == 255 and values.dtype == np.uint8:
+        return np.asarray(values, np.uint8)
     inside = values if np.iinfo(values.dtype).max <= largest else np.minimum(values, largest)
     return np.asarray(_levels(largest)[inside], np.uint8)
 

@@ -46,8 +46,6 @@ def read_pnm(data: bytes, max_pixels: int, pause: Pause) -> Picture:
         samples = _read_binary(memoryview(data)[position + 1 :], kind, width, height, largest)
     if kind in (1, 4):
         pixels = np.where(samples, np.uint8(0), np.uint8(255))  # 1 is black
-    elif largest == 255 and samples.dtype == np.uint8:
-        pixels = samples
     else:
         pixels = scale_to_8_bits(samples, largest)
     shape = (height, width, 3) if channels == 3 else (height, width)
