@@ -140,14 +140,14 @@ REFUSED = {
 }
 
 
+def chunk(name: bytes, data: bytes, spoil: int = 0) -> bytes:
+    """A chunk of a PNG; its checksum is wrong by the bits `spoil`."""
+    checksum = zlib.crc32(name + data) ^ spoil
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", checksum)
+
+
 def png_header(width: int, height: int) -> bytes:
     """A PNG that claims a size and has a few bytes of pixels."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        )
-
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     pixels = chunk(b"IDAT", zlib.compress(bytes(1000)))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")

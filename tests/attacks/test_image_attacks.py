@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from damage import COUNTS, draw_bits, flip_bit
 from figures import Figures
-from image_files import HUGE, KINDS, REFUSED, RGB, encode, in_mode, png_header
+from image_files import HUGE, KINDS, REFUSED, RGB, chunk, encode, in_mode, png_header
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
@@ -254,8 +254,6 @@ def test_huge_sizes_are_refused_with_little_memory(tmp_path: Path, figures: Figu
 def test_text_that_unpacks_to_gigabytes() -> None:
     """A PNG's compressed comment is not unpacked."""
     bomb = zlib.compress(bytes(200_000_000), 9)
-    data = b"comment\0\0" + bomb
-    chunk = struct.pack(">I", len(data)) + b"zTXt" + data
-    chunk += struct.pack(">I", zlib.crc32(b"zTXt" + data))
+    text = chunk(b"zTXt", b"comment\0\0" + bomb)
     png = KINDS["PNG RGB"][0]
-    np.testing.assert_array_equal(load_image(png[:33] + chunk + png[33:]), RGB)
+    np.testing.assert_array_equal(load_image(png[:33] + text + png[33:]), RGB)

@@ -32,12 +32,9 @@ MAX_MEMBERS = 200_000  # of one shard; usual shards have some 10,000
 def decode_photo(
     data: bytes, name: str, longest: int | None = None, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> NDArray[np.uint8]:
-    """Decode a file's bytes to HWC uint8 RGB, rotated as EXIF says.
+    """Decode a file's bytes to HWC uint8 RGB, as `decode_bytes` does; raises ImageError.
 
-    A JPEG whose longer side is at least twice `longest` pixels is decoded at a half, a quarter or
-    an eighth of its size, never below `longest`: JPEG's cosine transform gives these in a fraction
-    of the time. None decodes in full. `name` is for messages. Raises ImageError for bytes that are
-    not an image, are damaged, or have more than `max_pixels`, which is checked before decoding.
+    `longest`: large JPEG files are decoded at a smaller size, never below it.
     """
     return decode_bytes(data, max_pixels, name, longest=longest)
 

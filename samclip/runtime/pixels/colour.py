@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from samclip.library_errors import is_library_error
-from samclip.runtime.pixels.picture import scale_to_8_bits
+from samclip.runtime.pixels.picture import to_8_bits
 
 MAX_PROFILE_BYTES = 2**24
 SAME = 3  # levels of 255; writers of sRGB profiles differ by less
@@ -48,7 +48,7 @@ def convert_to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 def _without_alpha(image: Image.Image) -> Image.Image:
     """Bring an image to one of the modes L, RGB and CMYK, where it can be."""
     if image.mode.startswith("I;16"):
-        return Image.fromarray(scale_to_8_bits(np.asarray(image), 65_535))
+        return to_8_bits(image)
     if isinstance(image.info.get("transparency"), bytes):
         image = image.convert("RGBA")
     plain = {"1": "L", "LA": "L", "La": "L", "P": "RGB", "PA": "RGB", "RGBA": "RGB", "RGBX": "RGB"}

@@ -25,14 +25,14 @@ from PIL.WebPImagePlugin import WebPImageFile
 from samclip.errors import ImageError, InputWarning, SamclipError, warn_caller
 from samclip.library_errors import is_library_error
 from samclip.runtime.pixels.colour import convert_to_srgb, lab_to_srgb
-from samclip.runtime.pixels.formats import HEAD_BYTES, READABLE, describe, sniff
+from samclip.runtime.pixels.formats import HEAD_BYTES, READ_FLAGS, READABLE, describe, sniff
 from samclip.runtime.pixels.gif import read_gif
 from samclip.runtime.pixels.jpeg import read_jpeg
 from samclip.runtime.pixels.picture import (
     MAX_SIDE,
+    TRUNCATED,
     HeaderError,
     Pause,
-    PausedStream,
     Picture,
     check_size,
     reserve,
@@ -40,11 +40,11 @@ from samclip.runtime.pixels.picture import (
 )
 from samclip.runtime.pixels.png import read_png
 from samclip.runtime.pixels.pnm import read_pnm
+from samclip.runtime.pixels.streams import PausedStream
 from samclip.runtime.pixels.tiff import read_tiff
 
 __all__ = ["MAX_IMAGE_BYTES", "MAX_SIDE", "convert_pil", "decode_bytes", "decode_path"]
 MAX_IMAGE_BYTES = 2**29  # uncompressed RGB at the default limit of pixels has 384 MiB
-BINARY: int = getattr(os, "O_BINARY", 0)  # on Windows only
 DARK = 16  # of 255: the brightest level of 12 bits in samples of 16, rounded
 SHOWN = 200  # characters of a path in a message
 WIDE_FORMATS = frozenset({"PNG", "PPM"})  # their mode "I" holds 16 bits
@@ -119,7 +119,7 @@ def _read_webp(data: bytes, max_pixels: int, pause: Pause) -> Picture:
     """Decode a WebP file, of an animated one the first frame."""
     check_size(_webp_size(data[:30]), max_pixels)  # the decoder allocates the canvas right away
     if 8 + int.from_bytes(data[4:8], "little") > len(data) + 1:  # an odd file may lack its padding
-        raise HeaderError("is truncated: copy or download it again")
+        raise HeaderError(TRUNCATED)
     image = _load(WebPImageFile(PausedStream(data, pause)), max_pixels, 16)
     exif, xmp, icc = (image.info.get(key) for key in ("exif", "xmp", "icc_profile"))
     return Picture(image, exif, xmp, icc)
@@ -149,7 +149,7 @@ def _load(image: ImageFile, max_pixels: int, bytes_per_pixel: int) -> ImageFile:
 def _webp_size(start: bytes) -> tuple[int, int]:
     """Read the canvas (width, height) from a WebP file's first 30 bytes (RFC 9649)."""
     if len(start) < 30:
-        raise HeaderError("is truncated: copy or download it again")
+        raise HeaderError(TRUNCATED)
     if start[12:16] == b"VP8X":
         return _little(start[24:27]) + 1, _little(start[27:30]) + 1
     if start[12:16] == b"VP8L":
@@ -240,8 +240,8 @@ def _as_image_error(name: str) -> Iterator[None]:
 
 @contextmanager
 def _open(path: str, name: str) -> Iterator[BinaryIO]:
-    try:  # NONBLOCK: a FIFO without a writer would never open
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | BINARY)
+    try:
+        descriptor = os.open(path, READ_FLAGS)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         if isinstance(error, TimeoutError | InterruptedError):
             raise

@@ -12,6 +12,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+# For `os.open`. NONBLOCK: a FIFO without a writer would never open. BINARY is on Windows only.
+READ_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 HEAD_BYTES = 64  # `sniff` and `describe` need as many, or the whole of a shorter file
 READABLE = "JPEG, PNG, WebP, BMP, TIFF, GIF and PPM"
 SIGNATURES: tuple[tuple[bytes, str], ...] = (
@@ -148,12 +150,10 @@ def read_head(path: str | bytes | PathLike[Any]) -> bytes:
 
     Links are followed. Never waits on a pipe or device. Raises OSError.
     """
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    if not stat.S_ISREG(
-        Path(os.fsdecode(path)).stat().st_mode
-    ):  # opening a device may have effects
+    mode = Path(os.fsdecode(path)).stat().st_mode
+    if not stat.S_ISREG(mode):  # opening a device may have effects
         return b""
-    descriptor = os.open(path, flags)
+    descriptor = os.open(path, READ_FLAGS)
     try:
         is_plain = stat.S_ISREG(os.fstat(descriptor).st_mode)
         return os.read(descriptor, HEAD_BYTES) if is_plain else b""

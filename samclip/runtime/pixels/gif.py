@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from io import BytesIO
 
-from PIL import Image
 from PIL.GifImagePlugin import GifImageFile
 
 from samclip.runtime.pixels.picture import (
+    DAMAGED,
     HeaderError,
     Pause,
-    PausedStream,
     Picture,
     check_size,
     reserve,
 )
+from samclip.runtime.pixels.streams import Feeder
 
 MAX_BLOCKS = 2_000_000  # of up to 255 bytes
-DAMAGED = "is truncated or damaged: copy or download it again"
+PIECE = 2**16  # bytes that are fed at once
 
 
 def read_gif(data: bytes, max_pixels: int, pause: Pause) -> Picture:
@@ -26,9 +26,14 @@ def read_gif(data: bytes, max_pixels: int, pause: Pause) -> Picture:
     check_size(size, max_pixels)
     check_size((_number(data, 6), _number(data, 8)), max_pixels)
     reserve(4 * size[0] * size[1])
-    _check_whole(clean)
-    image = GifImageFile(PausedStream(clean, pause))
-    image.load()
+    image = GifImageFile(BytesIO(clean))
+    feeder = Feeder(image, DAMAGED)
+    for position in range(image.tile[0].offset, len(clean), PIECE):
+        pause()
+        feeder.feed(clean[position : position + PIECE])
+    if not feeder.finished:
+        raise HeaderError(DAMAGED)
+    image.tile = []
     return Picture(image)
 
 
@@ -73,30 +78,3 @@ def _skip_blocks(data: bytes, position: int) -> int:
         if length == 0:
             return position
     raise HeaderError(f"has more than {MAX_BLOCKS:,} blocks: save it again")
-
-
-def _check_whole(clean: bytes) -> None:
-    """Decode the frame over two backgrounds: where they show through, pixels are missing."""
-    seen = []
-    for background in (0, 255):
-        image = GifImageFile(BytesIO(clean))
-        name, extents, offset, args = image.tile[0]
-        extents = extents or (0, 0, *image.size)
-        frame = Image.new("P", image.size, background)
-        decoder = Image._getdecoder("P", name, args, image.decoderconfig)
-        decoder.setimage(frame.im, extents)
-        rest = clean[offset:]
-        taken = 0
-        while taken >= 0 and rest:
-            taken, code = decoder.decode(rest)
-            if taken < 0 and code < 0:
-                raise HeaderError(DAMAGED)
-            if taken == 0:
-                break
-            rest = rest[taken:]
-        decoder.cleanup()
-        seen.append(frame.crop(extents).tobytes())
-        if background not in seen[-1][-2 * (extents[2] - extents[0]) :]:  # the last rows
-            return
-    if seen[0] != seen[1]:
-        raise HeaderError(DAMAGED)

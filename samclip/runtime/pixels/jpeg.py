@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
 from math import ceil
+from typing import Any
 
-from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from samclip.runtime.pixels.picture import HeaderError, Pause, Picture, check_size, reserve
+from samclip.runtime.pixels.picture import DAMAGED, HeaderError, Pause, Picture, check_size, reserve
+from samclip.runtime.pixels.streams import Feeder
 
 SOI, EOI, SOS, DHT, DQT, DRI, DAC = 0xD8, 0xD9, 0xDA, 0xC4, 0xDB, 0xDD, 0xCC
 APP0, APP1, APP2, APP14, COM = 0xE0, 0xE1, 0xE2, 0xEE, 0xFE
@@ -115,7 +116,7 @@ def parse_jpeg(data: bytes) -> Jpeg:
         elif marker in METADATA:
             position = start + 2  # a wrong length; go on at the next marker
         else:
-            raise HeaderError("is truncated or damaged: copy or download it again")
+            raise HeaderError(DAMAGED)
     else:
         raise HeaderError(f"has more than {MAX_SEGMENTS:,} segments: save it again")
     if not jpeg.scans:
@@ -238,40 +239,8 @@ def _check_work(jpeg: Jpeg) -> None:
         )
 
 
-class _Feeder:
-    """Pillow's decoder of JPEG data, and the bytes that it has not taken yet."""
-
-    def __init__(self, image: JpegImageFile, rawmode: str) -> None:
-        image.load_prepare()
-        name, extents, _, args = image.tile[0]
-        arguments = (rawmode, args[1] if isinstance(args, tuple) else "")
-        self._decoder = Image._getdecoder(image.mode, name, arguments, image.decoderconfig)
-        self._decoder.setimage(image.im, extents)
-        self._rest = b""
-        self.finished = False
-
-    def feed(self, data: bytes) -> int:
-        """Feed some bytes; return how many are left over."""
-        if self.finished:
-            return 0
-        self._rest = self._rest + data if self._rest else data
-        taken, code = self._decoder.decode(self._rest)
-        if taken < 0:
-            self._decoder.cleanup()
-            self.finished = True
-            if code < 0:
-                raise HeaderError("is damaged: copy or download it again")
-            return 0
-        self._rest = self._rest[taken:]
-        return len(self._rest)
-
-    def wants_blocks(self, one: bytes, other: bytes) -> bool:
-        """Feed two pieces of a few bytes; whether the decoder kept some of them for its blocks."""
-        return max(self.feed(one), self.feed(other)) >= 2 if not self.finished else False
-
-
-def _open(jpeg: Jpeg, longest: int | None) -> tuple[JpegImageFile, str]:
-    """Open the file without its metadata; the image, and how its samples are to be understood."""
+def _open(jpeg: Jpeg, longest: int | None) -> tuple[JpegImageFile, tuple[str, Any]]:
+    """Open the file without its metadata; the image, and its decoder's arguments."""
     image = JpegImageFile(BytesIO(b"\xff\xd8" + jpeg.scans[0].header))
     if longest is not None and max(image.size) >= 2 * longest:
         scale = longest / max(image.size)
@@ -279,7 +248,13 @@ def _open(jpeg: Jpeg, longest: int | None) -> tuple[JpegImageFile, str]:
         image.draft("RGB", (width, height))
     # Adobe stores CMYK inverted, and says so by its marker.
     inverted = image.mode == "CMYK" and jpeg.has_adobe
-    return image, "CMYK;I" if inverted else image.mode
+    args = image.tile[0].args
+    return image, ("CMYK;I" if inverted else image.mode, args[1] if isinstance(args, tuple) else "")
+
+
+def _wants_blocks(feeder: Feeder, one: bytes, other: bytes) -> bool:
+    """Feed two pieces of a few bytes; whether the decoder kept some of them for its blocks."""
+    return max(feeder.feed(one), feeder.feed(other)) >= 2 if not feeder.finished else False
 
 
 def _decode(
@@ -289,11 +264,11 @@ def _decode(
     pause: Pause,
     padding: bytes = PADDING,
 ) -> Picture:
-    image, rawmode = _open(jpeg, longest)
+    image, arguments = _open(jpeg, longest)
     many = len(jpeg.scans) > 1 or jpeg.frame not in SEQUENTIAL
     if many:  # libjpeg keeps all coefficients, 2 bytes each, up to one for each sample
         reserve(2 * jpeg.width * jpeg.height * len(jpeg.components))
-    feeder = _Feeder(image, rawmode)
+    feeder = Feeder(image, "is damaged: copy or download it again", arguments)
     feeder.feed(b"\xff\xd8")
     for scan in jpeg.scans:
         feeder.feed(scan.header)
@@ -312,7 +287,7 @@ def _damage(what: str) -> str:
     return f"is truncated or damaged, its data {what}: copy or download it again"
 
 
-def _feed_scan(feeder: _Feeder, data: bytes, scan: Scan, pause: Pause, padding: bytes) -> None:
+def _feed_scan(feeder: Feeder, data: bytes, scan: Scan, pause: Pause, padding: bytes) -> None:
     """Feed a scan's data, interval by interval; raises HeaderError where blocks do not fit."""
     bounds = list(_intervals(data, scan))
     if len(bounds) != (ceil(scan.groups / scan.interval) if scan.interval else 1):
@@ -328,7 +303,7 @@ def _feed_scan(feeder: _Feeder, data: bytes, scan: Scan, pause: Pause, padding: 
 
 
 def _feed_interval(
-    feeder: _Feeder, data: bytes, start: int, end: int, pause: Pause, padding: bytes
+    feeder: Feeder, data: bytes, start: int, end: int, pause: Pause, padding: bytes
 ) -> None:
     inner = max(start, end - TAIL)
     pause()
@@ -337,7 +312,7 @@ def _feed_interval(
         feeder.feed(data[position : min(inner, position + BLOCK)])
     tail = data[inner:end]
     if len(tail) == TAIL and any(tail):  # zeros may be padding
-        wants = feeder.wants_blocks(tail[:3], tail[3:6])
+        wants = _wants_blocks(feeder, tail[:3], tail[3:6])
         if feeder.finished or not wants:
             raise HeaderError(_damage(SURPLUS))
         feeder.feed(tail[6:])
@@ -345,7 +320,7 @@ def _feed_interval(
         feeder.feed(tail)
     for _ in range(8):  # as many as a decoder reads ahead
         feeder.feed(padding)
-    if feeder.wants_blocks(padding * 3, padding * 2):
+    if _wants_blocks(feeder, padding * 3, padding * 2):
         raise HeaderError(_damage(SHORT))
 
 

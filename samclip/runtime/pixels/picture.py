@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from io import BytesIO
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,9 @@ STORED: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
 
 
 Pause = Callable[[], None]  # called between pieces of work; may raise, to stop it
+# Reasons of a HeaderError.
+TRUNCATED = "is truncated: copy or download it again"
+DAMAGED = "is truncated or damaged: copy or download it again"
 
 
 class HeaderError(Exception):
@@ -116,19 +119,6 @@ def check_size(size: tuple[int, int], max_pixels: int) -> None:
         raise HeaderError(f"has {width} x {height} pixels: save it again")
 
 
-class PausedStream(BytesIO):
-    """A file's bytes, of which each read is a pause; Pillow reads some 64 KB at a time."""
-
-    def __init__(self, data: bytes, pause: Pause) -> None:
-        super().__init__(data)
-        self._pause = pause
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Return up to `size` bytes."""
-        self._pause()
-        return super().read(size)
-
-
 def reserve(count: int) -> None:
     """Raise MemoryError where `count` bytes cannot be had; decoders call a lack of them damage."""
     np.empty(count, np.uint8)
@@ -163,13 +153,13 @@ def to_rgb(
 def _convert(image: Image.Image) -> Image.Image:
     """Convert to Pillow's mode RGB; `image` may be returned itself."""
     if image.mode == "F" or image.mode.startswith("I"):
-        image = _to_8_bits(image)
+        image = to_8_bits(image)
     if isinstance(image.info.get("transparency"), bytes):  # a palette with alpha
         image = image.convert("RGBA")
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _to_8_bits(image: Image.Image) -> Image.Image:
+def to_8_bits(image: Image.Image) -> Image.Image:
     """Scale 16-bit grey, [0, 65535], to 8 bits, rounded; HeaderError for other deep pixels."""
     if not image.mode.startswith("I;16"):
         raise HeaderError(
@@ -179,7 +169,18 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def scale_to_8_bits(values: NDArray[np.unsignedinteger], largest: int) -> NDArray[np.uint8]:
-    """Scale whole numbers in [0, largest] to [0, 255], rounded; larger ones count as `largest`."""
+    """Scale whole numbers in [0, largest] to [0, 255], rounded; larger ones count as `largest`.
+
+    Those that are in [0, 255] already are returned themselves.
+    """
+    if largest == 255 and values.dtype == np.uint8:
+        return np.asarray(values, np.uint8)
+    inside = values if np.iinfo(values.dtype).max <= largest else np.minimum(values, largest)
+    return np.asarray(_levels(largest)[inside], np.uint8)
+
+
+@lru_cache(maxsize=4)  # of a large picture's bands
+def _levels(largest: int) -> NDArray[np.uint8]:
+    """Return the level in [0, 255] of each number in [0, largest]."""
     steps = np.arange(largest + 1, dtype=np.uint64)
-    table = ((steps * 255 + largest // 2) // largest).astype(np.uint8)
-    return np.asarray(table[np.minimum(values, largest)], np.uint8)
+    return ((steps * 255 + largest // 2) // largest).astype(np.uint8)

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 from PIL.PngImagePlugin import PngImageFile
 
-from samclip.runtime.pixels.picture import HeaderError, Pause, PausedStream, Picture, check_size
+from samclip.runtime.pixels.picture import DAMAGED, HeaderError, Pause, Picture, check_size
+from samclip.runtime.pixels.streams import join
 
 START = b"\x89PNG\r\n\x1a\n"
 MAX_CHUNKS = 500_000
@@ -18,7 +19,6 @@ MAX_METADATA = 2**24  # bytes of one block, unpacked
 # EXIF as ImageMagick writes it, in a text of one of two names.
 RAW_NAME = re.compile(rb"Raw profile type (?:exif|APP1)\0")
 RAW_PROFILE = re.compile(rb"\s*\w+\s+(\d+)\s+([0-9a-fA-F\s]+)")
-DAMAGED = "is truncated or damaged: copy or download it again"
 
 
 @dataclass
@@ -26,7 +26,7 @@ class _Chunks:
     """The chunks of a file that are used."""
 
     header: bytes = b""
-    palette: list[bytes] = field(default_factory=list)  # PLTE and tRNS, as chunks
+    palette: list[bytes | memoryview] = field(default_factory=list)  # parts of PLTE and tRNS
     data: list[memoryview] = field(default_factory=list)
     is_certain: bool = True  # all checksums of the data fit, and the end is there
     exif: bytes | None = None
@@ -39,22 +39,20 @@ def read_png(data: bytes, max_pixels: int, pause: Pause) -> Picture:
     chunks = _read_chunks(data, max_pixels)
     if not chunks.is_certain:
         _check_stream(chunks, pause)
-    body = b"".join(chunks.data)
-    clean = (START, _chunk(b"IHDR", chunks.header), *chunks.palette)
-    whole = b"".join((*clean, _chunk(b"IDAT", body), _chunk(b"IEND", b"")))
-    image = PngImageFile(PausedStream(whole, pause))
-    image.load()
+    clean = (*_chunk(b"IHDR", chunks.header), *chunks.palette, *_chunk(b"IDAT", *chunks.data))
+    with join((START, *clean, *_chunk(b"IEND")), pause) as stream:
+        image = PngImageFile(stream)
+        image.load()
     is_deep = chunks.header[8] == 16  # bits of a sample
     return Picture(image, chunks.exif, chunks.xmp, chunks.icc, is_deep=is_deep)
 
 
-def _chunk(name: bytes, body: bytes) -> bytes:
-    return (
-        struct.pack(">I", len(body))
-        + name
-        + body
-        + struct.pack(">I", zlib.crc32(body, zlib.crc32(name)))
-    )
+def _chunk(name: bytes, *body: bytes | memoryview) -> list[bytes | memoryview]:
+    """Return the parts of a chunk: its length and name, the parts of its body, its checksum."""
+    checksum = zlib.crc32(name)
+    for part in body:
+        checksum = zlib.crc32(part, checksum)
+    return [struct.pack(">I", sum(map(len, body))) + name, *body, struct.pack(">I", checksum)]
 
 
 def _walk(data: bytes) -> Iterator[tuple[bytes, memoryview, bool]]:
@@ -87,7 +85,7 @@ def _read_chunks(data: bytes, max_pixels: int) -> _Chunks:
             _check_header(chunks, bytes(body), sound, max_pixels)
         elif name in (b"PLTE", b"tRNS"):
             if sound:
-                chunks.palette.append(_chunk(name, bytes(body)))
+                chunks.palette += _chunk(name, body)
             elif name == b"PLTE":
                 raise HeaderError("has a damaged palette: copy or download it again")
         elif name[:1].isupper():

@@ -11,13 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from samclip.runtime.pixels.picture import HeaderError, Pause, Picture, check_size, scale_to_8_bits
+from samclip.runtime.pixels.picture import (
+    TRUNCATED,
+    HeaderError,
+    Pause,
+    Picture,
+    check_size,
+    scale_to_8_bits,
+)
 
 MAX_HEADER = 10_000  # bytes, comments included
 TOKEN = re.compile(rb"(?:[ \t\n\v\f\r]|#[^\r\n]*[\r\n])*([0-9]+)")
 SPACE = re.compile(rb"[ \t\n\v\f\r]")
 PIECE = 2**20  # bytes of text that are read at once
-TRUNCATED = "is truncated: copy or download it again"
 
 
 def read_pnm(data: bytes, max_pixels: int, pause: Pause) -> Picture:
@@ -40,8 +46,6 @@ def read_pnm(data: bytes, max_pixels: int, pause: Pause) -> Picture:
         samples = _read_binary(memoryview(data)[position + 1 :], kind, width, height, largest)
     if kind in (1, 4):
         pixels = np.where(samples, np.uint8(0), np.uint8(255))  # 1 is black
-    elif largest == 255 and samples.dtype == np.uint8:
-        pixels = samples
     else:
         pixels = scale_to_8_bits(samples, largest)
     shape = (height, width, 3) if channels == 3 else (height, width)

@@ -12,11 +12,10 @@ from math import ceil
 
 from PIL.TiffImagePlugin import TiffImageFile
 
-from samclip.runtime.pixels.picture import HeaderError, Pause, Picture, check_size, reserve
+from samclip.runtime.pixels.picture import DAMAGED, HeaderError, Pause, Picture, check_size, reserve
 from samclip.runtime.pixels.tiff_directory import (
     COLOURS,
     COMPRESSION,
-    DAMAGED,
     FILL_ORDER,
     FORMAT,
     ICC,

@@ -5,16 +5,15 @@ Classic TIFF and BigTIFF, in both byte orders.
 
 from __future__ import annotations
 
-import io
 import struct
-from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from math import ceil
-from typing import Any, BinaryIO, Literal
+from typing import BinaryIO, Literal
 
-from samclip.runtime.pixels.picture import HeaderError, Pause
+from samclip.runtime.pixels.picture import DAMAGED, HeaderError, Pause
+from samclip.runtime.pixels.streams import join
 
 WIDTH, LENGTH, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER = 256, 257, 258, 259, 262, 266
 SAMPLES, ROWS, PLANAR, PREDICTOR, COLOURS = 277, 278, 284, 317, 320
@@ -29,7 +28,6 @@ SIZES |= {16: 8, 17: 8, 18: 8}  # bytes of one value, by its type
 MAX_ENTRIES, MAX_DIRECTORIES = 4096, 1024
 MAX_BLOCK = 2**24  # bytes of one tag
 MAX_STORED = 2**29  # bytes of all strips or tiles, as of a whole file
-DAMAGED = "is truncated or damaged: copy or download it again"
 
 
 @dataclass(frozen=True)
@@ -161,44 +159,6 @@ def row_bytes(page: Directory) -> int:
     return (page.piece[0] * bits // page.planes + 7) // 8
 
 
-class _Joined(io.RawIOBase):
-    """Parts of files read as one file, without a copy of them; each read is a pause."""
-
-    def __init__(self, parts: list[bytes | memoryview], pause: Pause) -> None:
-        self._parts, self._pause, self._position = parts, pause, 0
-        self._ends = list(accumulate(map(len, parts)))
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def close(self) -> None:
-        """Let go of the parts."""
-        self._parts, self._ends = [], [0]
-        super().close()
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        """Move to an offset from the start, the place reached, or the end."""
-        self._position = max(0, offset + (0, self._position, self._ends[-1])[whence])
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        """Read into a buffer as much as one part has."""
-        self._pause()
-        part = bisect_right(self._ends, self._position)
-        if part == len(self._parts):
-            return 0
-        start = self._position - self._ends[part] + len(self._parts[part])
-        taken = self._parts[part][start : start + len(buffer)]
-        buffer[: len(taken)] = taken
-        self._position += len(taken)
-        return len(taken)
-
-
 def write_tiff(parts: list[memoryview], page: Directory, pause: Pause) -> BinaryIO:
     """Write a file of one picture with strips or tiles `parts`, and no tag that is not needed.
 
@@ -210,12 +170,9 @@ def write_tiff(parts: list[memoryview], page: Directory, pause: Pause) -> Binary
         if kind in (13, 16, 18):  # of BigTIFF
             tags[tag] = (4, count, struct.pack(f"{mark}{count}I", *page.numbers(tag)))
     places = (TILES, TILE_SIZES) if TILES in page.tags else (STRIPS, STRIP_SIZES)
-    start = 8
-    offsets = []
-    for part in parts:
-        offsets.append(start)
-        start += len(part)
-    for tag, values in zip(places, (offsets, [len(part) for part in parts]), strict=True):
+    sizes = [len(part) for part in parts]
+    *offsets, start = accumulate(sizes, initial=8)
+    for tag, values in zip(places, (offsets, sizes), strict=True):
         tags[tag] = (4, len(values), struct.pack(f"{mark}{len(values)}I", *values))
     entries, extra = b"", b""
     after = start + 2 + 12 * len(tags) + 4
@@ -227,4 +184,4 @@ def write_tiff(parts: list[memoryview], page: Directory, pause: Pause) -> Binary
         entries += struct.pack(f"{mark}HHI", tag, kind, count) + value
     header = (b"II*\0" if page.order == "little" else b"MM\0*") + struct.pack(f"{mark}I", start)
     directory = struct.pack(f"{mark}H", len(tags)) + entries + bytes(4) + extra
-    return io.BufferedReader(_Joined([header, *parts, directory], pause), 2**16)
+    return join([header, *parts, directory], pause)

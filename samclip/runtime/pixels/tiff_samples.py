@@ -15,12 +15,11 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from samclip.runtime.pixels.colour import lab_to_srgb
-from samclip.runtime.pixels.picture import HeaderError, Pause, reserve, scale_to_8_bits
+from samclip.runtime.pixels.picture import DAMAGED, HeaderError, Pause, reserve, scale_to_8_bits
 from samclip.runtime.pixels.tiff_directory import (
     BITS,
     COLOURS,
     COMPRESSION,
-    DAMAGED,
     EXTRA,
     FILL_ORDER,
     FORMAT,
@@ -89,7 +88,7 @@ def _gather(data: bytes, page: Directory, bits: int, pause: Pause) -> NDArray[An
         rows = _unpack(own, page, across, down, pause)  # rows, across, bytes
         samples = _to_numbers(rows, page, bits)  # rows, across, piece_width, samples
         if page.number(PREDICTOR, 1) == 2:
-            np.cumsum(samples, axis=2, dtype=samples.dtype, out=samples)
+            samples = np.cumsum(samples, axis=2, dtype=samples.dtype)
         whole = samples.reshape(len(samples), across * piece_width, -1)
         planes.append(whole[:height, :width])
     return planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
@@ -130,7 +129,9 @@ def _to_numbers(rows: NDArray[np.uint8], page: Directory, bits: int) -> NDArray[
     width = page.piece[0]
     if bits == 16:
         order = "<" if page.order == "little" else ">"
-        numbers: NDArray[Any] = np.ascontiguousarray(rows).view(f"{order}u2").astype(np.uint16)
+        numbers: NDArray[Any] = (
+            np.ascontiguousarray(rows).view(f"{order}u2").astype(np.uint16, copy=False)
+        )
     elif bits == 12:
         values = np.zeros((*rows.shape[:2], ceil(rows.shape[2] / 3) * 3), np.uint16)
         values[..., : rows.shape[2]] = rows
@@ -142,7 +143,7 @@ def _to_numbers(rows: NDArray[np.uint8], page: Directory, bits: int) -> NDArray[
         weights = (1 << np.arange(bits)[::-1]).astype(np.uint8)
         numbers = (ones * weights).sum(axis=-1, dtype=np.uint8).reshape(*rows.shape[:2], -1)
     else:
-        numbers = rows.copy()
+        numbers = rows
     return numbers[..., : width * samples].reshape(*rows.shape[:2], width, samples)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import struct
 import zlib
 
 import numpy as np
 import pytest
-from image_files import GREY, RGB, encode
+from image_files import GREY, RGB, chunk, encode
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -16,11 +15,6 @@ from samclip.runtime.pixels.image import load_image
 
 PNG = encode(RGB, "PNG")
 HEADER_END = 33
-
-
-def chunk(name: bytes, data: bytes, spoil: int = 0) -> bytes:
-    checksum = zlib.crc32(name + data) ^ spoil
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", checksum)
 
 
 BAD_METADATA = {
