@@ -57,7 +57,7 @@ def is_called(plan: StoredPlan, name: str) -> bool:
 
 def _state(plan: StoredPlan) -> str:
     """Return the plan's state, with the command that mends it."""
-    from samclip.runtime.plans import plan_state
+    from samclip.runtime.plans.state import plan_state
 
     state = plan_state(plan)
     return state if plan.fault is None else with_commands(state, plan.fault.steps)
