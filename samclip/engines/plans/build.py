@@ -18,7 +18,6 @@ from samclip.engines.plans.attempts import first_right
 from samclip.engines.plans.build_log import Said, listening, make_monitor, shared_logger
 from samclip.engines.plans.equal import find_equal, remove_superseded
 from samclip.engines.plans.gate.building import judge_new, judge_stored
-from samclip.engines.plans.gate.verdict import failure_table
 from samclip.engines.plans.hidden_outputs import split_attention
 from samclip.engines.plans.library import Library
 from samclip.engines.plans.match import gate_error, system_name
@@ -82,7 +81,7 @@ def _attempt(request: BuildRequest, library: Library, progress: Progress, said: 
     verdict = judge_new(data, sidecar, request, library, progress)
     sidecar = msgspec.structs.replace(sidecar, gate=verdict)
     if verdict.state == "failed":
-        raise gate_error(sidecar, failure_table(verdict))
+        raise gate_error(sidecar, verdict)
     return _store(request.folder or plan_folder(), data, sidecar)
 
 

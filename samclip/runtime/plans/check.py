@@ -49,13 +49,7 @@ def check_plan(stored: StoredPlan, device: int = 0, progress: Progress = SILENT)
     if reason is not None:
         raise BackendUnavailableError(f"the plan {stored.path.stem} cannot be run: {reason}.")
     bundle = Bundle.open(sidecar.graph.origin)
-    defendant = Defendant(
-        plan=read_plan(stored),
-        source=_source(bundle, sidecar),
-        library=library,
-        precision=sidecar.graph.precision,
-        is_stripped=sidecar.options.strip_weights,
-    )
+    defendant = Defendant.of(sidecar, read_plan(stored), _source(bundle, sidecar), library)
     trial = Trials(bundle).make(sidecar.graph.name, sidecar.axes)
     verdict = judge_plan(defendant, trial, progress)
     if verdict.state == "unjudged":
