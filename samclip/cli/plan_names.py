@@ -22,7 +22,7 @@ def find_plans(bundle: str | None) -> list[tuple[StoredPlan, str]]:
 def choose_plans(
     found: list[tuple[StoredPlan, str]], names: tuple[str, ...], outdated: bool, everything: bool
 ) -> list[tuple[StoredPlan, str]]:
-    """Return the plans to remove; raises InputError for no choice and for an unknown name."""
+    """Return the plans that were named; raises InputError for no choice and for an unknown name."""
     from samclip.errors import InputError
 
     if not (names or outdated or everything):
