@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from samclip.cli import options
-from samclip.cli.engine_build import Backend, Device, Level, Workspace
+from samclip.cli.engine_build import MIB, Backend, Device, Level, Workspace
 from samclip.cli.exits import report_errors
 from samclip.cli.tables import text_table
 from samclip.cli.terminal import err, out, say, write_json
@@ -15,7 +15,7 @@ from samclip.engines.backend_names import TENSORRT
 
 if TYPE_CHECKING:
     from samclip.engines.plans.gate.verdict import GateRow
-    from samclip.runtime.plan_bisect import Bisection
+    from samclip.runtime.plans.bisection import Bisection
 
 EXAMPLES = """
 **Examples:**
@@ -24,7 +24,6 @@ EXAMPLES = """
 
 - `samclip engine bisect my-bundle/ --graph text_encoder --precision fp16`
 """
-MIB = 2**20
 
 
 def bisect_engine(
@@ -47,8 +46,8 @@ def bisect_engine(
         from samclip.engines.plans.sidecar import BuildOptions
         from samclip.runtime.bundles.bundle import Bundle
         from samclip.runtime.bundles.home import find_bundle
-        from samclip.runtime.plan_bisect import bisect_graph
-        from samclip.runtime.plans import PlanSettings
+        from samclip.runtime.plans.bisection import bisect_graph
+        from samclip.runtime.plans.building import PlanSettings
 
         size = None if workspace is None else workspace * MIB
         settings = PlanSettings(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from samclip.engines.plans.request import BuiltPlan
     from samclip.engines.plans.sidecar import Sidecar
     from samclip.runtime.bundles.bundle import Bundle
-    from samclip.runtime.plans import PlanSettings
+    from samclip.runtime.plans.building import PlanSettings
 
 EXAMPLES = """
 **Examples:**
@@ -219,7 +219,7 @@ def build_engines(
         from samclip.engines.plans.sidecar import BuildOptions, parse_axis
         from samclip.runtime.bundles.bundle import Bundle
         from samclip.runtime.bundles.home import find_bundle
-        from samclip.runtime.plans import PlanSettings
+        from samclip.runtime.plans.building import PlanSettings
 
         axes = {
             "prompts": prompts,
@@ -256,7 +256,7 @@ def build_and_show(bundle: Bundle, settings: PlanSettings) -> list[BuiltPlan]:
     Raises as `build_plans` does; plans that were built before a failure stay.
     """
     from samclip.cli.progress import ConsoleProgress
-    from samclip.runtime.plans import build_plans
+    from samclip.runtime.plans.building import build_plans
 
     built = []
     for plan in build_plans(bundle, settings, ConsoleProgress(err)):

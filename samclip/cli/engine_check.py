@@ -50,7 +50,7 @@ def check_engines(
     with report_errors(debug):
         from samclip.cli.progress import ConsoleProgress
         from samclip.errors import PlanGateError
-        from samclip.runtime.plan_check import check_plan
+        from samclip.runtime.plans.check import check_plan
 
         found = find_plans(beside)
         chosen = choose_plans(found, tuple(names or ()), outdated=False, everything=not names)

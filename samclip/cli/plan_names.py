@@ -22,7 +22,7 @@ def find_plans(bundle: str | None) -> list[tuple[StoredPlan, str]]:
 def choose_plans(
     found: list[tuple[StoredPlan, str]], names: tuple[str, ...], outdated: bool, everything: bool
 ) -> list[tuple[StoredPlan, str]]:
-    """Return the plans to remove; raises InputError for no choice and for an unknown name."""
+    """Return the plans that were named; raises InputError for no choice and for an unknown name."""
     from samclip.errors import InputError
 
     if not (names or outdated or everything):
@@ -57,7 +57,7 @@ def is_called(plan: StoredPlan, name: str) -> bool:
 
 def _state(plan: StoredPlan) -> str:
     """Return the plan's state, with the command that mends it."""
-    from samclip.runtime.plans import plan_state
+    from samclip.runtime.plans.state import plan_state
 
     state = plan_state(plan)
     return state if plan.fault is None else with_commands(state, plan.fault.steps)

@@ -15,7 +15,7 @@ from samclip.errors import ExportError, InputError
 from samclip.export.cli_options import ExportArguments, ExportCommand, command_of
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.home import bundle_home
-from samclip.runtime.plans import PlanSettings, check_library
+from samclip.runtime.plans.building import PlanSettings, check_library
 
 if TYPE_CHECKING:
     from samclip.export.options import ExportOptions

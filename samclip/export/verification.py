@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from samclip.engines.agreement import mask_iou, mean_cosine
 from samclip.engines.base import GraphSource
 from samclip.errors import ParityError
 from samclip.export.cpu_engine import open_on_cpu
@@ -239,10 +240,8 @@ def compare(measure: Measure, found: Array, expected: Array) -> float:
     if measure == "difference":
         return float(np.abs(a - b).max())
     if measure == "mask_iou":
-        union = ((a > 0) | (b > 0)).sum()
-        return float(((a > 0) & (b > 0)).sum() / union) if union else 1.0
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return float(((a * b).sum(axis=1) / np.maximum(norms, 1e-30)).mean())
+        return mask_iou(a > 0, b > 0)
+    return mean_cosine(a, b)
 
 
 def enforce_rounding(rows: Sequence[RoundingRow]) -> None:

@@ -169,7 +169,7 @@ def _check_timeout(seconds: float | None) -> float | None:
 
 
 def _make_trial(bundle: Bundle, graph: str, axes: Mapping[str, AxisRange]) -> Trial:
-    from samclip.runtime.plan_trial import Trials  # noqa: PLC0415 - for plans alone
+    from samclip.runtime.plans.trial import Trials  # noqa: PLC0415 - for plans alone
 
     return Trials(bundle).make(graph, axes)
 

@@ -26,7 +26,7 @@ from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import Graphs, Variant
 from samclip.runtime.bundles.weights import parse_weights
 from samclip.runtime.bundles.writing import write_bundle
-from samclip.runtime.plans import plan_source
+from samclip.runtime.plans.building import plan_source
 
 FAULT = "graphs that hang engines, take all memory or crash"
 SECONDS = 1.0

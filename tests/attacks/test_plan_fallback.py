@@ -86,6 +86,12 @@ def all_answers(model: samclip.Model) -> list[str]:
     return [digest(ask(scene)) for ask in CALLS.values()]
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of plans for each test."""
+    monkeypatch.setenv("SAMCLIP_CACHE_DIR", str(tmp_path))
+
+
 @pytest.fixture(scope="module")
 def expected(coloured_bundle: Path) -> list[str]:
     with samclip.load(coloured_bundle, "onnxruntime") as model:
@@ -99,12 +105,10 @@ def test_onnxruntime_answers_in_place_of_plans_that_do_not_fit(
     host: PlanHost,
     coloured_bundle: Path,
     expected: list[str],
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     figures: Figures,
 ) -> None:
-    monkeypatch.setenv("SAMCLIP_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(registry, "BACKENDS", (NoTensorRt(host), CPU))
     bundle = Bundle.open(coloured_bundle)
     store_plans(bundle, {}, {})
@@ -142,13 +146,11 @@ class JudgingTensorRt(NoTensorRt):
 def test_onnxruntime_answers_in_place_of_plans_that_cannot_be_judged(
     coloured_bundle: Path,
     expected: list[str],
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     figures: Figures,
 ) -> None:
     """The manifest names other inputs than the graph has, so FP32 has no answer to compare with."""
-    monkeypatch.setenv("SAMCLIP_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(registry, "BACKENDS", (JudgingTensorRt(HOST), CPU))
     monkeypatch.setattr(judge, "START", gate_child.START)
     store_plans(Bundle.open(coloured_bundle), {}, {})

@@ -14,7 +14,7 @@ from tiny_bundle import write_tiny_bundle
 
 from samclip.engines.plans.library import DriverState
 from samclip.engines.plans.store import list_plans, plan_folder
-from samclip.runtime import plans
+from samclip.runtime.plans import building
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Script:
         layers=(("MATRIX_MULTIPLY", "HALF"),),
     )
     opened = fake_library(script)
-    monkeypatch.setattr(plans, "open_library", lambda *_: opened)
+    monkeypatch.setattr(building, "open_library", lambda *_: opened)
     return script
 
 
@@ -89,7 +89,7 @@ def test_without_a_gpu_the_remedy_is_shown(
 
     state = DriverState(None, None, "there is no NVIDIA driver here")
     monkeypatch.setattr(library, "examine_gpu", lambda _: state)
-    monkeypatch.setattr(plans, "open_library", library.open_library)
+    monkeypatch.setattr(building, "open_library", library.open_library)
     result = run("engine", "build", bundle)
     assert result.exit_code == 1
     assert "there is no NVIDIA driver here" in result.stderr

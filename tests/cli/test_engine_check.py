@@ -18,12 +18,13 @@ from recorded_tensorrt import Script
 from tiny_bundle import WEIGHT, make_model, tiny_files, tiny_manifest, write_tiny_bundle
 
 from samclip.engines.base import GraphSource, Probe
-from samclip.engines.plans.gate import building, judge
+from samclip.engines.plans.gate import building as gate_building
+from samclip.engines.plans.gate import judge
 from samclip.engines.plans.gate.blocks import with_outputs
 from samclip.engines.plans.store import list_plans, plan_folder
-from samclip.runtime import plan_bisect, plan_check, plans
 from samclip.runtime.bundles.manifest import Graph, Manifest, TensorSpec, Variant
 from samclip.runtime.bundles.writing import write_bundle
+from samclip.runtime.plans import bisection, building, check
 
 
 def affine(factor: float) -> bytes:
@@ -45,9 +46,9 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Script:
         plan=MAGIC + affine(1),
     )
     opened = fake_library(script)
-    for module in (plans, plan_check):
+    for module in (building, check):
         monkeypatch.setattr(module, "open_library", lambda *_: opened)
-    monkeypatch.setattr(building, "probe_library", lambda _: Probe(True, "as if it were here"))
+    monkeypatch.setattr(gate_building, "probe_library", lambda _: Probe(True, "as if it were here"))
     monkeypatch.setattr(judge, "START", gate_child.START)
     return script
 
@@ -114,8 +115,8 @@ def test_the_first_block_that_departs_is_named(
     script.inputs = {"x": ("FLOAT", (-1, 4), ("prompts", None))}
     script.plan = lambda onnx, *_: MAGIC + with_outputs(source, names).onnx
     opened = fake_library(script)
-    monkeypatch.setattr(plan_bisect, "open_library", lambda *_: opened)
-    monkeypatch.setattr(plan_bisect, "why_not_here", lambda *_: None)
+    monkeypatch.setattr(bisection, "open_library", lambda *_: opened)
+    monkeypatch.setattr(bisection, "why_not_here", lambda *_: None)
     files = {**tiny_files(), "encoder.onnx": right}
     write_bundle(tmp_path / "blocks", blocks_manifest(), files)
     result = run("engine", "bisect", tmp_path / "blocks", "--json")

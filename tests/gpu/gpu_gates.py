@@ -20,7 +20,7 @@ from samclip.engines.registry import get_backend
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import ReducedPrecision
 from samclip.runtime.model import Model
-from samclip.runtime.plans import PlanSettings, build_plans
+from samclip.runtime.plans.building import PlanSettings, build_plans
 
 
 def check_gates(backend: str) -> Callable[[Namespace], Iterator[Row]]:

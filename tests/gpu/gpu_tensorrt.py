@@ -19,7 +19,7 @@ from samclip.engines.cuda.device import open_device
 from samclip.engines.registry import get_backend
 from samclip.errors import DeviceMemoryError
 from samclip.runtime.bundles.bundle import Bundle
-from samclip.runtime.plans import PlanSettings, build_plans
+from samclip.runtime.plans.building import PlanSettings, build_plans
 
 MIB = 2**20
 MOST_GROWTH = 1.0  # MiB over all calls

@@ -19,6 +19,7 @@ from samclip.engines.cuda.bindings import CudaPythonDevice
 from samclip.engines.plans.gate import child
 from samclip.engines.plans.library import KINDS, DriverState, Library, PlanGpu
 from samclip.engines.plans.match import PlanHost
+from samclip.engines.tensorrt import start
 
 CRASHES, HANGS, REPLAYS, WAVERS, TOGETHER, SHORT = (
     f"[{name:8}]".encode()
@@ -106,5 +107,5 @@ def main(folder: str) -> None:
         return library, PlanHost(name, "10.3.0", "8.7")
 
     child.open_for_running = open_for_running  # type: ignore[assignment]
-    child.open_device = lambda index: CudaPythonDevice(driver, index, FakeLibcuda(gpu))  # type: ignore[assignment]
+    start.open_device = lambda index: CudaPythonDevice(driver, index, FakeLibcuda(gpu))  # type: ignore[assignment]
     child.main(folder)

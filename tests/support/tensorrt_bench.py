@@ -25,6 +25,7 @@ from samclip.engines.plans.match import PlanHost, system_name
 from samclip.engines.plans.sidecar import BuildOptions, BuiltFor, PlanFile, Sidecar, identify
 from samclip.engines.plans.store import StoredPlan, plan_folder, write_plan
 from samclip.engines.tensorrt import backend as tensorrt
+from samclip.engines.tensorrt import start
 from samclip.engines.tensorrt.backend import TENSORRT
 from samclip.engines.tensorrt.engine import TrtEngine
 
@@ -99,7 +100,7 @@ def tensorrt_bench(package: str, monkeypatch: pytest.MonkeyPatch, cache: Path) -
         library = Library(KINDS[name], bench.module, bench.module.__version__, state, ())
         return library, PlanHost(name, library.version, "8.6")
 
-    monkeypatch.setattr(tensorrt, "open_device", open_device)
+    monkeypatch.setattr(start, "open_device", open_device)
     monkeypatch.setattr(tensorrt, "open_for_running", open_for_running)
     monkeypatch.setattr(bindings, "_contexts", {})
     yield bench

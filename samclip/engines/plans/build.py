@@ -18,7 +18,6 @@ from samclip.engines.plans.attempts import first_right
 from samclip.engines.plans.build_log import Said, listening, make_monitor, shared_logger
 from samclip.engines.plans.equal import find_equal, remove_superseded
 from samclip.engines.plans.gate.building import judge_new, judge_stored
-from samclip.engines.plans.gate.verdict import failure_table
 from samclip.engines.plans.hidden_outputs import split_attention
 from samclip.engines.plans.library import Library
 from samclip.engines.plans.match import gate_error, system_name
@@ -82,7 +81,7 @@ def _attempt(request: BuildRequest, library: Library, progress: Progress, said: 
     verdict = judge_new(data, sidecar, request, library, progress)
     sidecar = msgspec.structs.replace(sidecar, gate=verdict)
     if verdict.state == "failed":
-        raise gate_error(sidecar, failure_table(verdict))
+        raise gate_error(sidecar, verdict)
     return _store(request.folder or plan_folder(), data, sidecar)
 
 
@@ -121,10 +120,13 @@ class _Build:
             _check_refittable(network, request)
         if request.split_attention:
             split_attention(network)
+        workspace = request.options.workspace
+        if workspace is None:
+            workspace = default_workspace(self.library)
         if request.preflight:
-            check_memory(network, self.library, self.progress, request.options.workspace)
+            check_memory(network, self.library, self.progress, workspace)
         tensors = describe_tensors(network, request.axes)
-        config = configure(module, builder, request, default_workspace(self.library))
+        config = configure(module, builder, request, workspace)
         add_profile(builder, config, tensors)
         timings = timing_file(self.library)
         load_timings(config, timings)
@@ -157,22 +159,19 @@ class _Build:
         )
 
 
-def configure(
-    module: Any, builder: Any, request: BuildRequest, workspace: int | None = None
-) -> Any:
+def configure(module: Any, builder: Any, request: BuildRequest, workspace: int | None) -> Any:
     """Return the configuration of a build. No precision is set: it is in the graph.
 
     TF32 is off, as in the other backends: FP32 graphs compute in FP32. Details of the layers are
-    kept in the plan, for trtexec and the inspector. `workspace`: the scratch memory in bytes where
-    the request names none; None leaves it to TensorRT, which takes all of the GPU's.
+    kept in the plan, for trtexec and the inspector. `workspace`: the scratch memory in bytes; None
+    leaves it to TensorRT, which takes all of the GPU's.
     """
     options, flags = request.options, module.BuilderFlag
     config = builder.create_builder_config()
     config.clear_flag(flags.TF32)
     config.profiling_verbosity = module.ProfilingVerbosity.DETAILED
-    limit = workspace if options.workspace is None else options.workspace
-    if limit is not None:
-        config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, limit)
+    if workspace is not None:
+        config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, workspace)
     if options.level is not None:
         config.builder_optimization_level = options.level
     if options.strip_weights:

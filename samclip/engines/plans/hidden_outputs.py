@@ -32,10 +32,6 @@ def split_attention(network: Any) -> None:
             steps=(ExportBundle((("attention", "bias"),)),),
         )
     for place, layer in enumerate(found):
-        mark_hidden(network, layer.get_output(0), f"softmax.{place}")
-
-
-def mark_hidden(network: Any, tensor: Any, name: str) -> None:
-    """Make a tensor of a `Network` a hidden output called `name`."""
-    tensor.name = f"{HIDDEN}{name}"
-    network.definition.mark_output(tensor)
+        tensor = layer.get_output(0)
+        tensor.name = f"{HIDDEN}softmax.{place}"
+        network.definition.mark_output(tensor)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from samclip.engines.backend_names import TENSORRT, LibraryName
 from samclip.engines.base import GraphSource
-from samclip.engines.plans.gate.verdict import failure_table
+from samclip.engines.plans.gate.verdict import Verdict, failure_table
 from samclip.engines.plans.sidecar import (
     BuiltFor,
     BuiltGraph,
@@ -65,7 +65,7 @@ def misfit(sidecar: Sidecar, graph: BuiltGraph, host: PlanHost) -> PlanError | N
     reason = _foreign(sidecar, host)
     if reason is None:
         is_bad = sidecar.gate.state == "failed"
-        return gate_error(sidecar, failure_table(sidecar.gate), graph.origin) if is_bad else None
+        return gate_error(sidecar, sidecar.gate, graph.origin) if is_bad else None
     return PlanForeignError(
         f"the plan of {graph.name!r} ({sidecar.graph.precision}) {reason}. It is not loaded. "
         "Build it on this machine.",
@@ -73,12 +73,13 @@ def misfit(sidecar: Sidecar, graph: BuiltGraph, host: PlanHost) -> PlanError | N
     )
 
 
-def gate_error(sidecar: Sidecar, table: str, origin: str = "") -> PlanGateError:
-    """Return the error of a plan that has failed the gate; `table`: its failures in lines."""
+def gate_error(sidecar: Sidecar, verdict: Verdict, origin: str = "") -> PlanGateError:
+    """Return the error of a plan that has failed the gate, with its failures in lines."""
     graph = sidecar.graph
     return PlanGateError(
         f"the plan of {graph.name!r} ({graph.precision}) by {sidecar.library} "
-        f"{sidecar.library_version} does not compute what FP32 computes:{table}\n"
+        f"{sidecar.library_version} does not compute what FP32 computes:"
+        f"{failure_table(verdict)}\n"
         "It is not used. Build it again with another library or precision, or use another backend.",
         steps=(rebuild_step(sidecar, origin, force=True),),
     )
@@ -169,14 +170,6 @@ def find_plan(source: GraphSource, host: PlanHost, folders: Sequence[Path] | Non
             except PlanDamagedError as error:
                 damaged = damaged or error
     raise damaged or _refusal(related, graph, host)
-
-
-def fits(source: GraphSource, host: PlanHost, stored: StoredPlan) -> bool:
-    """Whether `find_plan` would take a stored plan; its bytes are not read."""
-    graph = identify(source)
-    if stored.sidecar is None or not _concerns(stored, graph, host):
-        return False
-    return misfit(stored.sidecar, graph, host) is None
 
 
 def _concerns(stored: StoredPlan, graph: BuiltGraph, host: PlanHost) -> bool:

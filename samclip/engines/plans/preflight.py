@@ -29,9 +29,9 @@ ITEM_BYTES = {"FLOAT": 4, "HALF": 2, "BF16": 2, "INT8": 1, "UINT8": 1, "BOOL": 1
 
 
 def check_memory(
-    network: Network, library: Library, progress: Progress, workspace: int | None = None
+    network: Network, library: Library, progress: Progress, workspace: int | None
 ) -> None:
-    """Compare what a build needs with what is free; unknown amounts pass.
+    """Compare what a build with a `workspace` needs with what is free; unknown amounts pass.
 
     Warns through `progress` when it is tight. Raises PlanBuildError, with the figures, when a build
     cannot fit: then free memory, or build on a machine with more.
@@ -41,7 +41,7 @@ def check_memory(
     if not library.kind.needs_gpu or gpu is None:
         _compare("memory", needs, free, weights, progress)
         return
-    of_gpu = weights + (workspace or default_workspace(library) or 0)
+    of_gpu = weights + (workspace or 0)
     if gpu.integrated:  # one memory for both
         needs = WEIGHT_COPIES * weights + INTEGRATED_BASE_BYTES + of_gpu
         _compare(f"memory, which {gpu.name} shares,", needs, free, weights, progress)

@@ -9,15 +9,12 @@ Whether a bundle has plans of all its graphs is read from sidecars alone.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from samclip.engines import backend_names
 from samclip.engines.backend_names import LibraryName
 from samclip.engines.base import EngineOptions, GraphKey, GraphSource, Probe, Traits, unavailable
-from samclip.engines.cuda.device import open_device
-from samclip.engines.cuda.memory import DeviceMemory
 from samclip.engines.plans.gate.admission import admit, check_canary
 from samclip.engines.plans.match import PlanHost, find_plan, misfit
 from samclip.engines.plans.sidecar import BuiltGraph, build_step
@@ -124,17 +121,10 @@ class TensorRtBackend:
         library, host = open_for_running(self.name, options.device)
         plan = find_plan(source, host)
         verdict = admit(plan, source, library)
-        if not plan.sidecar.options.strip_weights:
+        is_stripped = plan.sidecar.options.strip_weights
+        if not is_stripped:
             source.release()  # the plan has its own
-        memory = DeviceMemory(open_device(options.device))
-        try:
-            stripped = plan.sidecar.options.strip_weights
-            engine = start_engine(library, plan.data, stripped, source, memory, options)
-        except BaseException as error:
-            # TensorRT's objects must go before the context in which they were created.
-            traceback.clear_frames(error.__traceback__)
-            memory.close()
-            raise
+        engine = start_engine(library, plan.data, is_stripped, source, options)
         try:
             check_canary(engine, verdict.canary, plan, source.origin)
         except BaseException:

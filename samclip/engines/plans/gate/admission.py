@@ -11,7 +11,7 @@ from samclip.engines.base import Engine, GraphSource
 from samclip.engines.plans.gate.cases import make_noise
 from samclip.engines.plans.gate.judge import Defendant, judge_plan, machine_of
 from samclip.engines.plans.gate.kept import keep_verdict, verdict_here
-from samclip.engines.plans.gate.verdict import Canary, Verdict, failure_table
+from samclip.engines.plans.gate.verdict import Canary, Verdict
 from samclip.engines.plans.library import Library
 from samclip.engines.plans.match import Plan, gate_error
 from samclip.engines.plans.sidecar import rebuild_step
@@ -30,13 +30,7 @@ def admit(plan: Plan, source: GraphSource, library: Library) -> Verdict:
     verdict = verdict_here(plan.sidecar, machine)
     if verdict.state == "unjudged" and source.trial is not None and machine is not None:
         _logger.info("the plan of %r was not judged on this machine: judging it", source.name)
-        defendant = Defendant(
-            plan=plan.data,
-            source=source,
-            library=library,
-            precision=plan.sidecar.graph.precision,
-            is_stripped=plan.sidecar.options.strip_weights,
-        )
+        defendant = Defendant.of(plan.sidecar, plan.data, source, library)
         try:
             verdict = judge_plan(defendant, source.trial(plan.sidecar.axes))
         except EngineError as error:  # no FP32 graph that answers, or no room on the disk
@@ -51,7 +45,7 @@ def admit(plan: Plan, source: GraphSource, library: Library) -> Verdict:
             )
         keep_verdict(plan.sidecar.plan.sha256, machine, verdict)
     if verdict.state == "failed":
-        raise gate_error(plan.sidecar, failure_table(verdict))
+        raise gate_error(plan.sidecar, verdict)
     return verdict
 
 

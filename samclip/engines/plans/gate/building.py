@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from samclip.engines.plans.gate.judge import Defendant, judge_plan
-from samclip.engines.plans.gate.verdict import SKIPPED, UNJUDGED, Verdict, failure_table
+from samclip.engines.plans.gate.verdict import SKIPPED, UNJUDGED, Verdict
 from samclip.engines.plans.library import Library
 from samclip.engines.plans.match import gate_error
 from samclip.engines.plans.request import BuildRequest
@@ -26,13 +26,7 @@ def judge_new(
     reason = why_not_here(sidecar.target.capabilities, library)
     if reason is not None:
         return msgspec.structs.replace(UNJUDGED, reason=reason)
-    defendant = Defendant(
-        plan=data,
-        source=request.source,
-        library=library,
-        precision=sidecar.graph.precision,
-        is_stripped=sidecar.options.strip_weights,
-    )
+    defendant = Defendant.of(sidecar, data, request.source, library)
     return judge_plan(defendant, request.trial(sidecar.axes), progress)
 
 
@@ -48,7 +42,7 @@ def judge_stored(
         return stored
     judged = replace_sidecar(stored, msgspec.structs.replace(sidecar, gate=verdict))
     if verdict.state == "failed":
-        raise gate_error(sidecar, failure_table(verdict))
+        raise gate_error(sidecar, verdict)
     return judged
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -21,8 +20,6 @@ import numpy as np
 from samclip.engines.backend_names import LibraryName
 from samclip.engines.base import EngineOptions, GraphSource, Tensor
 from samclip.engines.child_process import end_after
-from samclip.engines.cuda.device import open_device
-from samclip.engines.cuda.memory import DeviceMemory
 from samclip.engines.plans.gate.cases import Array, Case, CaseFile, read_case
 from samclip.engines.plans.gate.measures import Tally
 from samclip.engines.plans.gate.verdict import GateRow, Run
@@ -105,14 +102,12 @@ def try_plan(task: Task, root: Path) -> tuple[GateRow, ...]:
     """
     library, _ = open_for_running(task.library, task.device)
     tally = Tally(task.precision, task.library_repeats)
-    with closing(
-        _start(library, task, root, EngineOptions(contexts=1, cuda_graphs=False))
-    ) as engine:
+    alone = EngineOptions(device=task.device, contexts=1, cuda_graphs=False)
+    with closing(_start(library, task, root, alone)) as engine:
         for case in _cases(task, root):
             _repeat(tally, "alone", case, engine, REPEATS)
-    with closing(
-        _start(library, task, root, EngineOptions(contexts=2, cuda_graphs=True))
-    ) as engine:
+    replayed = EngineOptions(device=task.device, contexts=2, cuda_graphs=True)
+    with closing(_start(library, task, root, replayed)) as engine:
         for case in _cases(task, root):  # the first run comes before the capture
             _repeat(tally, "replayed", case, engine, 1 + REPEATS)
         _together(tally, task, root, engine)
@@ -121,14 +116,7 @@ def try_plan(task: Task, root: Path) -> tuple[GateRow, ...]:
 
 def _start(library: Library, task: Task, root: Path, options: EngineOptions) -> TrtEngine:
     plan, source = (root / PLAN).read_bytes(), _source(task, root)
-    memory = DeviceMemory(open_device(task.device))
-    try:
-        return start_engine(library, plan, task.is_stripped, source, memory, options)
-    except BaseException as error:
-        # TensorRT's objects must go before the context in which they were created.
-        traceback.clear_frames(error.__traceback__)
-        memory.close()
-        raise
+    return start_engine(library, plan, task.is_stripped, source, options)
 
 
 def _source(task: Task, root: Path) -> GraphSource:

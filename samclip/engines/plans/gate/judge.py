@@ -32,6 +32,7 @@ from samclip.engines.plans.gate.child import FILES, ONNX, PLAN, REPORT, TASK, WE
 from samclip.engines.plans.gate.verdict import MAX_REASON, JudgedOn, State, Verdict
 from samclip.engines.plans.library import Library
 from samclip.engines.plans.network import write_files
+from samclip.engines.plans.sidecar import Sidecar
 from samclip.engines.steps import ExportBundle
 from samclip.errors import PlanBuildError
 from samclip.progress import SILENT, Progress
@@ -59,6 +60,12 @@ class Defendant:
     is_stripped: bool = False
     seconds: float | None = None
 
+    @classmethod
+    def of(cls, sidecar: Sidecar, plan: bytes, source: GraphSource, library: Library) -> Defendant:
+        """Return the plan that a sidecar describes."""
+        stripped = sidecar.options.strip_weights
+        return cls(plan, source, library, sidecar.graph.precision, stripped)
+
 
 def judge_plan(defendant: Defendant, trial: Trial, progress: Progress = SILENT) -> Verdict:
     """Compare a plan with FP32 on this machine's GPU; the plan runs in another process.
@@ -74,9 +81,10 @@ def judge_plan(defendant: Defendant, trial: Trial, progress: Progress = SILENT) 
             folder = Path(made)
             with progress.stage(f"{name}: FP32 answers"):
                 saved = _save_cases(defendant, answer(trial), folder)
-            _write_task(defendant, saved.files, folder)
+            seconds = defendant.seconds or SECONDS + SECONDS_PER_CASE * len(saved.files)
+            _write_task(defendant, saved.files, seconds, folder)
             with progress.stage(f"{name}: the plan answers"):
-                report = _run(folder, defendant.seconds or _seconds(len(saved.files)))
+                report = _run(folder, seconds)
     except OSError as error:
         raise PlanBuildError(
             f"the plan of {name!r} could not be judged: {error.filename or 'TMPDIR'}: "
@@ -119,10 +127,6 @@ def _state(report: Report) -> State:
     return "failed" if report.is_verdict else "unjudged"
 
 
-def _seconds(cases: int) -> float:
-    return SECONDS + SECONDS_PER_CASE * cases
-
-
 @dataclass(frozen=True)
 class _Saved:
     """The cases on the disk; `noise`: the last of them."""
@@ -155,7 +159,9 @@ def _check_reference(graph: str, case: Case) -> None:
             )
 
 
-def _write_task(defendant: Defendant, files: tuple[CaseFile, ...], folder: Path) -> None:
+def _write_task(
+    defendant: Defendant, files: tuple[CaseFile, ...], seconds: float, folder: Path
+) -> None:
     library, source = defendant.library, defendant.source
     task = Task(
         library=library.name,
@@ -166,7 +172,7 @@ def _write_task(defendant: Defendant, files: tuple[CaseFile, ...], folder: Path)
         # RTX may exchange the first kernels of a shape for specialised ones between two runs
         library_repeats=library.name == TENSORRT,
         cases=files,
-        seconds=defendant.seconds or _seconds(len(files)),
+        seconds=seconds,
     )
     (folder / TASK).write_bytes(msgspec.json.encode(task))
     (folder / PLAN).write_bytes(defendant.plan)

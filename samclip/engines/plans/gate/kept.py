@@ -17,7 +17,7 @@ from samclip.disk.cache_folder import make_private_folder
 from samclip.disk.partial_files import remove_abandoned, write_file
 from samclip.engines.backend_names import TENSORRT
 from samclip.engines.plans.gate.verdict import JudgedOn, Verdict
-from samclip.engines.plans.record import Record, Sha256
+from samclip.engines.plans.record import Record, Sha256, digest_of, with_digest
 from samclip.engines.plans.sidecar import Sidecar
 from samclip.engines.plans.store import MODE, plan_folder, read_own
 from samclip.errors import PlanDamagedError
@@ -61,13 +61,11 @@ def _holds(sidecar: Sidecar, machine: JudgedOn | None) -> bool:
 def keep_verdict(plan: str, machine: JudgedOn, verdict: Verdict) -> None:
     """Keep a verdict for later loads; an error of the disk is only logged."""
     kept = KeptVerdict(plan=plan, machine=machine, verdict=verdict)
-    kept = msgspec.json.decode(msgspec.json.encode(kept), type=KeptVerdict)  # as it is read
-    kept = msgspec.structs.replace(kept, digest=_digest(kept))
     try:
         path = _path(plan, machine)
         make_private_folder(path.parent)
         remove_abandoned(path.parent)
-        write_file(path, msgspec.json.encode(kept), MODE)
+        write_file(path, msgspec.json.encode(with_digest(kept)), MODE)
     except OSError as error:
         _logger.warning(
             "the verdict on a plan is not kept, and it is judged at the next load again: %s",
@@ -85,15 +83,10 @@ def read_verdict(plan: str, machine: JudgedOn) -> Verdict | None:
     except PlanDamagedError as error:
         _logger.warning("a verdict is not used: %s", error)
         return None
-    is_whole = kept.digest == _digest(kept)
+    is_whole = kept.digest == digest_of(kept)
     return kept.verdict if is_whole and (kept.plan, kept.machine) == (plan, machine) else None
 
 
 def _path(plan: str, machine: JudgedOn) -> Path:
     key = hashlib.sha256(plan.encode() + msgspec.json.encode(machine)).hexdigest()
     return plan_folder() / FOLDER_NAME / f"{key[:32]}.json"
-
-
-def _digest(kept: KeptVerdict) -> str:
-    plain = msgspec.structs.replace(kept, digest="")
-    return hashlib.sha256(msgspec.json.encode(plain)).hexdigest()

@@ -8,7 +8,7 @@ from samclip.engines.base import GraphSource
 from samclip.engines.plans.gate.building import why_not_here
 from samclip.engines.plans.gate.judge import Defendant, judge_plan
 from samclip.engines.plans.library import open_library
-from samclip.engines.plans.sidecar import Sidecar, identify
+from samclip.engines.plans.sidecar import Sidecar
 from samclip.engines.plans.store import StoredPlan, read_plan, replace_sidecar
 from samclip.errors import (
     BackendUnavailableError,
@@ -19,8 +19,8 @@ from samclip.errors import (
 )
 from samclip.progress import SILENT, Progress
 from samclip.runtime.bundles.bundle import Bundle
-from samclip.runtime.plan_trial import Trials
-from samclip.runtime.plans import plan_state
+from samclip.runtime.plans.state import find_variant, plan_state
+from samclip.runtime.plans.trial import Trials
 
 
 def check_plan(stored: StoredPlan, device: int = 0, progress: Progress = SILENT) -> StoredPlan:
@@ -49,13 +49,7 @@ def check_plan(stored: StoredPlan, device: int = 0, progress: Progress = SILENT)
     if reason is not None:
         raise BackendUnavailableError(f"the plan {stored.path.stem} cannot be run: {reason}.")
     bundle = Bundle.open(sidecar.graph.origin)
-    defendant = Defendant(
-        plan=read_plan(stored),
-        source=_source(bundle, sidecar),
-        library=library,
-        precision=sidecar.graph.precision,
-        is_stripped=sidecar.options.strip_weights,
-    )
+    defendant = Defendant.of(sidecar, read_plan(stored), _source(bundle, sidecar), library)
     trial = Trials(bundle).make(sidecar.graph.name, sidecar.axes)
     verdict = judge_plan(defendant, trial, progress)
     if verdict.state == "unjudged":
@@ -68,18 +62,11 @@ def check_plan(stored: StoredPlan, device: int = 0, progress: Progress = SILENT)
 
 def _source(bundle: Bundle, sidecar: Sidecar) -> GraphSource:
     """Read the variant that a plan was built from; its weights go into a stripped plan."""
-    wanted = sidecar.graph
-    graph = getattr(bundle.manifest.graphs, wanted.name, None)
-    for variant in graph.variants if graph is not None else ():
-        if (variant.precision, variant.attention) == (wanted.precision, wanted.attention):
-            source = bundle.variant_source(wanted.name, variant)
-            found = identify(source)
-            if (found.onnx_sha256, found.weights_sha256) == (
-                wanted.onnx_sha256,
-                wanted.weights_sha256,
-            ):
-                return source
-    raise PlanMissingError(
-        f"the bundle at {bundle.path} has no longer the graph {wanted.name!r} that the plan was "
-        "built from. Build it again."
-    )
+    graph = sidecar.graph
+    variant = find_variant(bundle.manifest, graph)
+    if variant is None:
+        raise PlanMissingError(
+            f"the bundle at {bundle.path} has no longer the graph {graph.name!r} that the plan was "
+            "built from. Build it again."
+        )
+    return bundle.variant_source(graph.name, variant)

@@ -133,15 +133,13 @@ class _Asker:
         if not taken:
             yield from (Question(end, self._all_made(graph, end)) for end in self._ends(graph))
             return
+        ends = self._ends(graph)
         for photo in self.trials.photos:
-            ends = self._ends(graph)
             for end in ends:
                 feeds = self._all_made(graph, end)
                 feeds |= {key: photo.encoded[key] for key in taken & photo.encoded.keys()}
                 feeds |= self._given(photo, feeds, end)
-                yield Question(
-                    f"{photo.name}, {end}" if self._ends(graph)[1:] else photo.name, feeds
-                )
+                yield Question(f"{photo.name}, {end}" if ends[1:] else photo.name, feeds)
 
     def made(self, spec: TensorSpec, end: str) -> MadeInput:
         """Describe an input that is made from a seed, within what the graph reads sense into."""
@@ -225,7 +223,7 @@ def _prompts(letterbox: Letterbox, made: Mapping[str, Array], end: str) -> dict[
             coords[row] = centres[row] + halves[row] * circle * np.linspace(0, 1, points)[:, None]
             labels[row] = np.where(np.linspace(0, 1, points) < 0.6, 1, 0)
             coords[row, -1], labels[row, -1] = 0, -1
-    given = {
+    given: dict[str, Array] = {
         "point_coords": coords.astype(np.float32),
         "point_labels": labels.astype(np.float32),
     }
@@ -234,7 +232,7 @@ def _prompts(letterbox: Letterbox, made: Mapping[str, Array], end: str) -> dict[
         masks = _drawn_masks(made["mask_input"].shape, centres, halves) if points == 0 else 0
         given["mask_input"] = np.zeros(made["mask_input"].shape, np.float32) + masks
         given["has_mask_input"] = has_mask
-    return dict(given)
+    return given
 
 
 def _drawn_masks(

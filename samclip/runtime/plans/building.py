@@ -1,4 +1,4 @@
-"""The TensorRT plans of a bundle: built for all its graphs, and judged against what it holds now.
+"""The TensorRT plans of a bundle, built for all its graphs.
 
 The commands that build plans, and the export that builds them at its end, are both thin over this.
 """
@@ -8,27 +8,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 
-from samclip.engines.backend_names import TENSORRT, TENSORRT_RTX
+from samclip.engines.backend_names import TENSORRT
 from samclip.engines.base import GraphSource
 from samclip.engines.plans.build import build_plan
 from samclip.engines.plans.library import Library, choose_targets, is_official, open_library
 from samclip.engines.plans.request import BuildRequest, BuiltPlan
-from samclip.engines.plans.sidecar import DEFAULT_AXES, AxisRange, BuildOptions, Sidecar
-from samclip.engines.plans.store import StoredPlan, folder_beside
-from samclip.errors import BundleNotFoundError, CapabilityError, SamclipError, did_you_mean
+from samclip.engines.plans.sidecar import DEFAULT_AXES, AxisRange, BuildOptions
+from samclip.engines.plans.store import folder_beside
+from samclip.errors import CapabilityError, did_you_mean
 from samclip.progress import SILENT, Progress
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import Graph, Graphs, Manifest, Variant
 from samclip.runtime.engine_pool import passed_over_notices
-from samclip.runtime.plan_trial import Trials
+from samclip.runtime.plans.trial import Trials
 
 LOWERINGS = ("fused", "bias", "fold", "wide", "chunk")  # the fastest first
-PACKAGES = {
-    TENSORRT: ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
-    TENSORRT_RTX: ("tensorrt-rtx-cu13", "tensorrt-rtx"),
-}
 
 
 @dataclass(frozen=True)
@@ -172,47 +167,6 @@ def _first_served(
     if graph is None:
         return None
     return next((n for n in names if graph.variant_for(n, precision, version) is not None), None)
-
-
-def plan_state(stored: StoredPlan) -> str:
-    """Compare a plan with its bundle as it is now: "current", or what is wrong with the plan.
-
-    Compares the digests in the manifest of the bundle that it was built from, and the version of
-    the library that is installed. Imports no library and reads no plan.
-    """
-    if stored.sidecar is None:
-        return f"damaged: {stored.fault}"
-    built = stored.sidecar
-    if not built.graph.origin:
-        return _version_state(built)
-    try:
-        manifest = Bundle.open(built.graph.origin).manifest
-    except BundleNotFoundError:
-        return "bundle gone"
-    except SamclipError as error:
-        return f"bundle refused: {error}"
-    if (built.serves.onnx_sha256, built.serves.weights_sha256) not in _digests(manifest, built):
-        return "stale: the bundle has changed"
-    return _version_state(built)
-
-
-def _version_state(built: Sidecar) -> str:
-    for package in PACKAGES[built.library]:
-        try:
-            here = version(package)
-        except PackageNotFoundError:
-            continue
-        return "current" if here == built.library_version else f"foreign: {package} is {here}"
-    return "current"  # pip does not know the library, as on a Jetson
-
-
-def _digests(manifest: Manifest, built: Sidecar) -> set[tuple[str, str | None]]:
-    graph: Graph | None = getattr(manifest.graphs, built.graph.name, None)
-    found = set()
-    for variant in graph.variants if graph is not None else ():
-        weights = None if variant.weights is None else manifest.files[variant.weights].sha256
-        found.add((manifest.files[variant.file].sha256, weights))
-    return found
 
 
 def _graph_names(manifest: Manifest, asked: tuple[str, ...]) -> tuple[str, ...]:

@@ -17,11 +17,12 @@ from samclip.engines.plans.match import find_plan
 from samclip.engines.plans.store import StoredPlan, list_plans, plan_folder, sidecar_path
 from samclip.engines.steps import BuildPlans
 from samclip.errors import BackendUnavailableError, CapabilityError, InputError, PlanStaleError
-from samclip.runtime import plans
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import LibraryNeed
 from samclip.runtime.bundles.writing import write_bundle
-from samclip.runtime.plans import PlanSettings, build_plans, plan_source, plan_state
+from samclip.runtime.plans import building, state
+from samclip.runtime.plans.building import PlanSettings, build_plans, plan_source
+from samclip.runtime.plans.state import plan_state
 
 HALF = Script(layers=(("MATRIX_MULTIPLY", "HALF"),))  # the tiny bundle's variant is called FP16
 
@@ -31,7 +32,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Library:
     """TensorRT on an Orin, and a cache of the test's own."""
     monkeypatch.setenv("SAMCLIP_CACHE_DIR", str(tmp_path / "cache"))
     opened = fake_library(HALF)
-    monkeypatch.setattr(plans, "open_library", lambda *_: opened)
+    monkeypatch.setattr(building, "open_library", lambda *_: opened)
     return opened
 
 
@@ -120,7 +121,7 @@ def test_states_of_plans_that_are_of_no_use(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored = build(bundle)
-    monkeypatch.setattr(plans, "version", lambda _: "10.9.0")
+    monkeypatch.setattr(state, "version", lambda _: "10.9.0")
     assert plan_state(stored) == "foreign: tensorrt is 10.9.0"
     shutil.rmtree(bundle.path)
     assert plan_state(stored) == "bundle gone"

@@ -20,8 +20,8 @@ from samclip.engines.plans.sidecar import DEFAULT_AXES
 from samclip.errors import BackendUnavailableError, CapabilityError
 from samclip.progress import SILENT, Progress
 from samclip.runtime.bundles.bundle import Bundle
-from samclip.runtime.plan_trial import Trials
-from samclip.runtime.plans import PlanSettings, plan_source
+from samclip.runtime.plans.building import PlanSettings, plan_source
+from samclip.runtime.plans.trial import Trials
 
 QUESTIONS = 1  # besides the noise: every block's output is compared, and large
 
