@@ -11,6 +11,7 @@ from samclip.cli.arguments import read_names
 from samclip.cli.engine_build import build_and_show
 from samclip.cli.exits import CommandApp, report_errors
 from samclip.cli.terminal import err, say, write_line
+from samclip.disk.paths import user_path
 from samclip.errors import ExportError, InputError
 from samclip.export.cli_options import ExportArguments, ExportCommand, command_of
 from samclip.runtime.bundles.bundle import Bundle
@@ -133,7 +134,7 @@ def export_options(given: ExportArguments) -> ExportOptions:
     )
     return ExportOptions(
         checkpoint=resolve(given.checkpoint),
-        output=(given.output or bundle_home() / Path(given.checkpoint).stem).expanduser(),
+        output=user_path(given.output or bundle_home() / Path(given.checkpoint).stem, "the bundle"),
         clip_checkpoint=resolve_optional(given.clip_checkpoint),
         text_checkpoint=resolve_optional(given.text_checkpoint),
         sam2clip_checkpoint=resolve_optional(given.sam2clip_checkpoint),

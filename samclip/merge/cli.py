@@ -13,6 +13,7 @@ from samclip.cli.exits import CommandApp, report_errors
 from samclip.cli.options import Debug
 from samclip.cli.stop_signals import stop_code
 from samclip.cli.terminal import err, say
+from samclip.disk.paths import user_path
 from samclip.errors import TrainingError
 from samclip.merge.training.launcher import is_launched, launch
 
@@ -115,7 +116,7 @@ def merge(
         if processes > 1 and evaluate_only is None and not is_launched():
             require_devices(processes)
             raise typer.Exit(launch([*SELF, *sys.argv[1:]], processes))
-        folder = (output or Path("runs") / run.name).expanduser()
+        folder = user_path(output or Path("runs") / run.name, "--output")
         session = MergeSession(run, SessionOptions(folder, config, resume, restart), err)
         try:
             if evaluate_only is not None:

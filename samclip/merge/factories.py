@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -12,6 +11,7 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import Tensor, nn
 
+from samclip.disk.paths import user_path
 from samclip.disk.user_files import read_user_file
 from samclip.errors import ConfigError, InputError, TrainingError
 from samclip.export.checkpoints.checkpoint import read_checkpoint
@@ -101,7 +101,7 @@ def make_annotations(config: InstanceSourceConfig | None) -> Annotations | None:
     if config is None or config.annotations is None:
         return None
     folders = [FolderSource(name, config.exclude, config.longest) for name in config.folders]
-    return read_annotations(Path(config.annotations).expanduser(), folders)
+    return read_annotations(user_path(config.annotations, "the annotations"), folders)
 
 
 def make_labels(
@@ -168,7 +168,7 @@ def expand_shards(patterns: Sequence[str]) -> list[str]:
     """
     files: list[str] = []
     for pattern in patterns:
-        path = Path(pattern).expanduser()
+        path = user_path(pattern, "the shard")
         if not any(sign in pattern for sign in "*?["):
             files.append(str(path))
             continue
@@ -252,12 +252,9 @@ def make_vocabulary(config: NameTeacherConfig, teacher: NameTeacher) -> Tensor:
 
 
 def read_lines(file: str) -> tuple[str, ...]:
-    """Read the lines of a file that are not blank. Raises TrainingError."""
+    """Read the lines of a file that are not blank. Raises TrainingError, InputError for no path."""
     data = read_user_file(
-        Path(os.path.expanduser(file)),  # noqa: PTH111 - unlike pathlib's, it never raises
-        MAX_NAMES_BYTES,
-        "the list of names",
-        TrainingError,
+        user_path(file, "the list of names"), MAX_NAMES_BYTES, "the list of names", TrainingError
     )
     try:
         text = data.decode("utf-8")

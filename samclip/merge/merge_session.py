@@ -11,6 +11,7 @@ from rich.console import Console
 
 from samclip.cli.progress import ConsoleProgress
 from samclip.disk.partial_files import as_write_error, remove_abandoned, result_file
+from samclip.disk.paths import user_path
 from samclip.disk.places import try_place
 from samclip.disk.user_files import read_user_file
 from samclip.errors import TrainingError
@@ -72,7 +73,8 @@ class MergeSession:
         main = self._accelerator.is_main_process
         self._progress: Progress = ConsoleProgress(console, STEPS_BETWEEN_LINES) if main else SILENT
         output = options.output
-        cache = Path(config.data.cache).expanduser() if config.data.cache else output / "cache"
+        given = config.data.cache
+        cache = user_path(given, "the cache") if given else output / "cache"
         self._teachers = make_teachers(config, cache, self._accelerator.device)
         annotations = self._teachers.annotations
         self._train, self._held = make_sources(config.data, config.seed, annotations)

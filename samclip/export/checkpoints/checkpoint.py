@@ -6,7 +6,8 @@ safetensors, and appear whole or not at all.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,11 +18,12 @@ from torch import Tensor, nn
 
 from samclip.disk.partial_files import result_path
 from samclip.errors import CheckpointError, error_context
-from samclip.export.checkpoints.state_dicts import find_state
+from samclip.export.checkpoints.state_dicts import find_state, part_of
 from samclip.export.checkpoints.weights_files import open_weights
 from samclip.export.checkpoints.weights_paths import FOLDER_FILES, find_weights
 
 StateDict = dict[str, torch.Tensor]
+Rules = Sequence[tuple[str, str]]  # patterns of the beginnings of keys, and what replaces each
 
 SHOWN_KEYS = 6
 VIT_WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
@@ -58,7 +60,7 @@ class Checkpoint:
 
     def part(self, prefix: str) -> StateDict:
         """Take the tensors whose keys start with `prefix`, without it."""
-        return {k[len(prefix) :]: v for k, v in self.state.items() if k.startswith(prefix)}
+        return part_of(self.state, prefix)
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -170,6 +172,14 @@ def some_keys(keys: Iterable[str]) -> str:
     listed = list(keys)
     shown = ", ".join(listed[:SHOWN_KEYS])
     return shown if len(listed) <= SHOWN_KEYS else f"{shown} and {len(listed) - SHOWN_KEYS} more"
+
+
+def rename_key(key: str, rules: Rules) -> str | None:
+    """Return a key renamed by the first rule that fits it; None when no rule does."""
+    for pattern, replacement in rules:
+        if re.match(pattern, key):
+            return re.sub(pattern, replacement, key, count=1)
+    return None
 
 
 def weights_name(path: Path) -> str:

@@ -17,7 +17,6 @@ from samclip.export.checkpoints.model_files import Json, read_json, require_sett
 
 OPEN_CLIP_FILE = "open_clip_config.json"
 HF_FILE = "config.json"
-HF_ROOT = "text_model."
 HF_DEFAULT_ACTIVATION = "quick_gelu"  # of transformers' CLIPTextConfig, which omits defaults
 CLIP_VOCABULARY = 49408
 CLIP_END = 49407
@@ -76,15 +75,16 @@ def read_clip_settings(
     folder, name = checkpoint.path.parent, checkpoint.path.name
     stated: dict[str, bool] = {}
     heads: dict[str, object] = {}
-    if (open_clip := _open_clip_table(folder)) is not None:
+    open_clip, hugging_face = _read_descriptions(folder)
+    if open_clip is not None:
         text = table(open_clip, "text_cfg")
         require_settings(text, OPEN_CLIP_TEXT, f"{OPEN_CLIP_FILE} next to {name}", ONLY_CLIP)
         stated[OPEN_CLIP_FILE] = bool(open_clip.get("quick_gelu", False))
         heads[OPEN_CLIP_FILE] = text.get("heads")
-    for place, hugging_face in _hugging_face_tables(folder).items():
-        require_settings(hugging_face, HF_TEXT, f"{HF_FILE} next to {name}", ONLY_CLIP)
-        stated[place] = (hugging_face.get("hidden_act") or HF_DEFAULT_ACTIVATION) == "quick_gelu"
-        heads[place] = hugging_face.get("num_attention_heads")
+    for place, tower in _hugging_face_tables(hugging_face, folder).items():
+        require_settings(tower, HF_TEXT, f"{HF_FILE} next to {name}", ONLY_CLIP)
+        stated[place] = (tower.get("hidden_act") or HF_DEFAULT_ACTIVATION) == "quick_gelu"
+        heads[place] = tower.get("num_attention_heads")
     if "input_resolution" in checkpoint.state:  # of OpenAI's own archives
         stated["the weights"] = True
     gelu = _choose_activation(name, stated, quick_gelu, usual)
@@ -137,23 +137,23 @@ def _choose_heads(name: str, stated: Mapping[str, object]) -> int | None:
     return heads
 
 
-def _open_clip_table(folder: Path) -> Json | None:
-    """Read open_clip's description of a model, in either of its layouts; None if there is none."""
-    content = read_json(folder, OPEN_CLIP_FILE)
-    if content is None:
-        content = read_json(folder, HF_FILE)
-        if content is None or not ("model_cfg" in content or "text_cfg" in content):
-            return None
-    return table(content, "model_cfg") or content
+def _read_descriptions(folder: Path) -> tuple[Json | None, Json | None]:
+    """Read open_clip's and Hugging Face's description of a model; None for one that is missing.
+
+    open_clip's may be in either of its layouts, and in the file of Hugging Face's name.
+    """
+    open_clip, hugging_face = read_json(folder, OPEN_CLIP_FILE), read_json(folder, HF_FILE)
+    if hugging_face is not None and ("model_cfg" in hugging_face or "text_cfg" in hugging_face):
+        open_clip, hugging_face = hugging_face if open_clip is None else open_clip, None
+    return table(open_clip, "model_cfg") or open_clip, hugging_face
 
 
-def _hugging_face_tables(folder: Path) -> dict[str, Json]:
-    """Read Hugging Face's descriptions of a text tower, by the place where each stands.
+def _hugging_face_tables(content: Json | None, folder: Path) -> dict[str, Json]:
+    """Return Hugging Face's descriptions of a text tower, by the place where each stands.
 
     Older files of a whole CLIP have two, and transformers takes the second.
     """
-    content = read_json(folder, HF_FILE)
-    if content is None or "model_cfg" in content or "text_cfg" in content:
+    if content is None:
         return {}
     require_settings(content, HF_MODEL, f"{HF_FILE} in {folder}", ONLY_CLIP)
     tables = {HF_FILE: table(content, "text_config") if "text_config" in content else content}

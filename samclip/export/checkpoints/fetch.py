@@ -186,10 +186,15 @@ def resolve_checkpoint(given: str | Path, report: Report = print) -> Path:
 
 def file_sha256(path: Path) -> str:
     """Return a file's SHA-256 in lowercase hexadecimal."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+        return stream_sha256(file)
+
+
+def stream_sha256(file: IO[bytes]) -> str:
+    """Return the SHA-256 of what is left of a file, in lowercase hexadecimal."""
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
     return digest.hexdigest()
 
 

@@ -7,11 +7,10 @@ segment-anything's is refused.
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 from samclip.errors import CheckpointError
-from samclip.export.checkpoints.checkpoint import Checkpoint, StateDict
+from samclip.export.checkpoints.checkpoint import Checkpoint, Rules, StateDict, rename_key
 from samclip.export.checkpoints.model_files import Json, read_json, require_settings, table
 from samclip.export.models.sam_vit import SAM_VIT_CONFIGS, SamVitConfig
 
@@ -21,29 +20,29 @@ SHARED = "shared_image_embedding.positional_embedding"
 GAUSSIAN = "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
 COPY = "prompt_encoder.shared_embedding.positional_embedding"  # of the same matrix
 
-RULES: tuple[tuple[str, str], ...] = (
-    (r"^vision_encoder\.patch_embed\.projection\.", "image_encoder.patch_embed.proj."),
-    (r"^vision_encoder\.layers\.(\d+)\.layer_norm(\d)\.", r"image_encoder.blocks.\1.norm\2."),
-    (r"^vision_encoder\.layers\.", "image_encoder.blocks."),
-    (r"^vision_encoder\.neck\.conv1\.", "image_encoder.neck.0."),
-    (r"^vision_encoder\.neck\.layer_norm1\.", "image_encoder.neck.1."),
-    (r"^vision_encoder\.neck\.conv2\.", "image_encoder.neck.2."),
-    (r"^vision_encoder\.neck\.layer_norm2\.", "image_encoder.neck.3."),
-    (r"^vision_encoder\.", "image_encoder."),
-    (r"^prompt_encoder\.point_embed\.", "prompt_encoder.point_embeddings."),
-    (r"^prompt_encoder\.mask_embed\.conv1\.", "prompt_encoder.mask_downscaling.0."),
-    (r"^prompt_encoder\.mask_embed\.layer_norm1\.", "prompt_encoder.mask_downscaling.1."),
-    (r"^prompt_encoder\.mask_embed\.conv2\.", "prompt_encoder.mask_downscaling.3."),
-    (r"^prompt_encoder\.mask_embed\.layer_norm2\.", "prompt_encoder.mask_downscaling.4."),
-    (r"^prompt_encoder\.mask_embed\.conv3\.", "prompt_encoder.mask_downscaling.6."),
-    (r"^(mask_decoder\.transformer\..*)\.layer_norm(\d)\.", r"\1.norm\2."),
-    (r"^(mask_decoder\.transformer)\.layer_norm_final_attn\.", r"\1.norm_final_attn."),
-    (r"^mask_decoder\.upscale_conv1\.", "mask_decoder.output_upscaling.0."),
-    (r"^mask_decoder\.upscale_layer_norm\.", "mask_decoder.output_upscaling.1."),
-    (r"^mask_decoder\.upscale_conv2\.", "mask_decoder.output_upscaling.3."),
-    (r"^(mask_decoder\..*(?:mlps\.\d|head))\.proj_in\.", r"\1.layers.0."),
-    (r"^(mask_decoder\..*(?:mlps\.\d|head))\.layers\.0\.", r"\1.layers.1."),
-    (r"^(mask_decoder\..*(?:mlps\.\d|head))\.proj_out\.", r"\1.layers.2."),
+RULES: Rules = (
+    (r"vision_encoder\.patch_embed\.projection\.", "image_encoder.patch_embed.proj."),
+    (r"vision_encoder\.layers\.(\d+)\.layer_norm(\d)\.", r"image_encoder.blocks.\1.norm\2."),
+    (r"vision_encoder\.layers\.", "image_encoder.blocks."),
+    (r"vision_encoder\.neck\.conv1\.", "image_encoder.neck.0."),
+    (r"vision_encoder\.neck\.layer_norm1\.", "image_encoder.neck.1."),
+    (r"vision_encoder\.neck\.conv2\.", "image_encoder.neck.2."),
+    (r"vision_encoder\.neck\.layer_norm2\.", "image_encoder.neck.3."),
+    (r"vision_encoder\.", "image_encoder."),
+    (r"prompt_encoder\.point_embed\.", "prompt_encoder.point_embeddings."),
+    (r"prompt_encoder\.mask_embed\.conv1\.", "prompt_encoder.mask_downscaling.0."),
+    (r"prompt_encoder\.mask_embed\.layer_norm1\.", "prompt_encoder.mask_downscaling.1."),
+    (r"prompt_encoder\.mask_embed\.conv2\.", "prompt_encoder.mask_downscaling.3."),
+    (r"prompt_encoder\.mask_embed\.layer_norm2\.", "prompt_encoder.mask_downscaling.4."),
+    (r"prompt_encoder\.mask_embed\.conv3\.", "prompt_encoder.mask_downscaling.6."),
+    (r"(mask_decoder\.transformer\..*)\.layer_norm(\d)\.", r"\1.norm\2."),
+    (r"(mask_decoder\.transformer)\.layer_norm_final_attn\.", r"\1.norm_final_attn."),
+    (r"mask_decoder\.upscale_conv1\.", "mask_decoder.output_upscaling.0."),
+    (r"mask_decoder\.upscale_layer_norm\.", "mask_decoder.output_upscaling.1."),
+    (r"mask_decoder\.upscale_conv2\.", "mask_decoder.output_upscaling.3."),
+    (r"(mask_decoder\..*(?:mlps\.\d|head))\.proj_in\.", r"\1.layers.0."),
+    (r"(mask_decoder\..*(?:mlps\.\d|head))\.layers\.0\.", r"\1.layers.1."),
+    (r"(mask_decoder\..*(?:mlps\.\d|head))\.proj_out\.", r"\1.layers.2."),
 )
 
 VISION: Json = {
@@ -83,16 +82,8 @@ def as_segment_anything(checkpoint: Checkpoint) -> Checkpoint:
         if key == SHARED:
             state[GAUSSIAN] = value
         elif key != COPY:
-            state[_rename(key)] = value
+            state[rename_key(key, RULES) or key] = value
     return replace(checkpoint, state=state)
-
-
-def _rename(key: str) -> str:
-    for pattern, replacement in RULES:
-        renamed, count = re.subn(pattern, replacement, key)
-        if count:
-            return renamed
-    return key
 
 
 def _require_sam(checkpoint: Checkpoint) -> None:

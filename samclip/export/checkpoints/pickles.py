@@ -164,6 +164,10 @@ class _Machine:
     def _make_list(self, _: Any) -> None:
         self._stack.append(self._marked())
 
+    def _make_set(self, _: Any) -> None:
+        self._marked()
+        self._stack.append(Opaque("set"))
+
     def _add(self, values: list[Any]) -> None:
         target = self._stack[-1]
         if isinstance(target, list):
@@ -256,7 +260,7 @@ OPCODES: dict[str, Callable[[_Machine, Any], None]] = {
     "TUPLE3": lambda machine, _: machine._make_tuple(3),
     "DICT": _Machine._make_dict,
     "LIST": _Machine._make_list,
-    "FROZENSET": lambda machine, _: machine._stack.append(_passed("set", machine._marked())),
+    "FROZENSET": _Machine._make_set,
     "APPEND": lambda machine, _: machine._add([machine.pop()]),
     "APPENDS": lambda machine, _: machine._add(machine._marked()),
     "ADDITEMS": lambda machine, _: machine._add(machine._marked()),
@@ -272,10 +276,6 @@ OPCODES: dict[str, Callable[[_Machine, Any], None]] = {
     "BUILD": _Machine._build,
     "BINPERSID": _Machine._persistent,
 }
-
-
-def _passed(kind: str, _: list[Any]) -> Opaque:
-    return Opaque(kind)
 
 
 def _pairs(values: list[Any]) -> dict[Any, Any]:

@@ -90,12 +90,12 @@ def find_state(
         prefix for prefix in votes if not TRAINING.search(prefix) and not _inside(prefix, votes)
     ] or list(votes)
     best = max(candidates, key=votes.__getitem__)
-    state = _part(plain, best)
+    state = part_of(plain, best)
     if _is_part_of_a_larger_text_model(plain, best, state):
         return plain
     for other in candidates:
         if votes[other] * 2 >= votes[best] and other != best:
-            rival = _part(plain, other)
+            rival = part_of(plain, other)
             if rival.keys() != state.keys() or not all(
                 same(rival[key], state[key]) for key in state
             ):
@@ -122,7 +122,8 @@ def _inside(prefix: str, votes: Mapping[str, int]) -> bool:
     )
 
 
-def _part(tensors: Mapping[str, Value], prefix: str) -> dict[str, Value]:
+def part_of(tensors: Mapping[str, Value], prefix: str) -> dict[str, Value]:
+    """Take the tensors whose keys start with `prefix`, without it."""
     return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
 
 
@@ -137,7 +138,7 @@ def _below_shared_keys(tensors: dict[str, Value]) -> dict[str, Value]:
     kept = {key: value for key, value in tensors.items() if not TRAINING.search(key)} or tensors
     for wrapper in ("state_dict", "model_state_dict", "model", "net", "ema", "params"):
         if kept and all(key.startswith(f"{wrapper}.") for key in kept):
-            return _part(kept, f"{wrapper}.")
+            return part_of(kept, f"{wrapper}.")
     return kept
 
 

@@ -136,10 +136,7 @@ def _open_archive(path: Path, archive: zipfile.ZipFile, size: int) -> TorchFile:
         )
     order = f"{root}/byteorder"
     if order in members and archive.read(order).decode() != sys.byteorder:
-        raise CheckpointError(
-            f"{path} was saved on a machine with the other order of bytes. Load it with torch, "
-            "and save it again here."
-        )
+        raise _other_byte_order(path)
     content = read_pickle(io.BytesIO(archive.read(pickled[0])))
 
     def read_storage(storage: Storage) -> bytearray:
@@ -214,10 +211,7 @@ def _open_legacy(path: Path, file: BinaryIO, size: int) -> TorchFile:
     if not isinstance(system.content, dict) or system.content.get("little_endian", True) != (
         sys.byteorder == "little"
     ):
-        raise CheckpointError(
-            f"{path} was saved on a machine with the other order of bytes. Load it with torch, "
-            "and save it again here."
-        )
+        raise _other_byte_order(path)
     places = _places(keys.content, pickled.storages, start.tell())
 
     def read_storage(storage: Storage) -> bytearray:
@@ -233,6 +227,13 @@ def _open_legacy(path: Path, file: BinaryIO, size: int) -> TorchFile:
         return data
 
     return TorchFile(path, pickled, read_storage)
+
+
+def _other_byte_order(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{path} was saved on a machine with the other order of bytes. Load it with torch, and "
+        "save it again here."
+    )
 
 
 def _places(keys: Any, storages: Mapping[str, Storage], start: int) -> dict[str, int]:
@@ -256,11 +257,7 @@ def _checked(path: Path, key: str, stored: StoredTensor) -> Storage:
             f"{path} holds {key} as a tensor that is {stored.layout}; only dense tensors are read. "
             "Convert it (to_dense(), dequantize()) and save it again."
         )
-    if stored.dtype not in DTYPES:
-        raise CheckpointError(
-            f"{path} holds {key} in {stored.dtype}; weights are read in float32, float16, "
-            "bfloat16 and float64. Give the original weights, or convert them."
-        )
+    require_dtype(path, key, stored.dtype)
     count = math.prod(stored.size)
     last = stored.offset + sum(
         (size - 1) * stride for size, stride in zip(stored.size, stored.stride, strict=True)
@@ -272,6 +269,15 @@ def _checked(path: Path, key: str, stored: StoredTensor) -> Storage:
             f"numbers for it; {DAMAGED}"
         )
     return storage
+
+
+def require_dtype(path: Path, key: str, dtype: str) -> None:
+    """Refuse a tensor in numbers that no model has. Raises CheckpointError."""
+    if dtype not in DTYPES:
+        raise CheckpointError(
+            f"{path} holds {key} in {dtype}; weights are read in float32, float16, bfloat16 and "
+            "float64. Give the original weights, or convert them."
+        )
 
 
 def _view(data: bytearray, stored: StoredTensor) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor
 from samclip.disk.safe_names import find_name_fault
 from samclip.disk.user_files import open_user_file, read_user_file
 from samclip.errors import CheckpointError
+from samclip.export.checkpoints.fetch import stream_sha256
 from samclip.export.checkpoints.file_kinds import (
     MAX_HEADER_BYTES,
     SAFETENSORS_HEADER,
@@ -30,14 +31,13 @@ from samclip.export.checkpoints.file_kinds import (
 )
 from samclip.export.checkpoints.pickles import StoredTensor
 from samclip.export.checkpoints.state_dicts import MAX_TENSORS, flatten
-from samclip.export.checkpoints.torch_files import DTYPES, TorchFile, open_torch
+from samclip.export.checkpoints.torch_files import TorchFile, open_torch, require_dtype
 from samclip.export.checkpoints.weights_paths import INDEX_SUFFIX
 
 WHAT = "the checkpoint"
 MAX_WEIGHTS_BYTES = 2**34  # 16 GB in one file; SAM ViT-H has 2.5
 MAX_INDEX_BYTES = 2**25
 MAX_SHARDS = 1000
-CHUNK_BYTES = 2**20
 LEAST_HOLE = 2**24  # bytes of holes that are looked for
 
 
@@ -150,11 +150,8 @@ def _require_no_holes(path: Path, file: BinaryIO, size: int) -> None:
 
 
 def _sha256(file: BinaryIO) -> str:
-    digest = hashlib.sha256()
     file.seek(0)
-    while block := file.read(CHUNK_BYTES):
-        digest.update(block)
-    return digest.hexdigest()
+    return stream_sha256(file)
 
 
 class _Torch:
@@ -232,12 +229,7 @@ class _Safetensors:
                 tensor: Tensor = self._open.get_tensor(key)
             except (SafetensorError, AttributeError, KeyError, TypeError) as error:
                 raise self._invalid(error) from error
-            if tensor.dtype not in DTYPES.values():
-                raise CheckpointError(
-                    f"{self._path} holds {key} in {str(tensor.dtype).removeprefix('torch.')}; "
-                    "weights are read in float32, float16, bfloat16 and float64. Give the original "
-                    "weights, or convert them."
-                )
+            require_dtype(self._path, key, str(tensor.dtype).removeprefix("torch."))
             found[name] = tensor
         return found
 
@@ -274,8 +266,7 @@ class _Shards:
         return found
 
     def same(self, one: str, other: str) -> bool:
-        two = self.tensors({"a": one, "b": other})
-        return torch.equal(two["a"], two["b"])
+        return _equal(self.tensors({"a": one, "b": other}))
 
     def sha256(self) -> str:
         """Return a digest of the index and of every file's digest."""

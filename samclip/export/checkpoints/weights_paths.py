@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from samclip.disk.paths import user_path
 from samclip.errors import CheckpointError, did_you_mean
 
 # What hubs call the weights inside a model's folder, the preferred one first.
@@ -25,10 +26,11 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 def find_weights(path: str | Path) -> Path:
     """Return the weights file, or the index of shards, that a file's or a folder's path names.
 
-    Raises CheckpointError when there is none, with what was probably meant.
+    Raises CheckpointError when there is none, with what was probably meant; InputError for what is
+    not a path.
     """
     require_local(path)
-    found = Path(os.path.expanduser(path))  # noqa: PTH111 - unlike pathlib's, it never raises
+    found = user_path(path, "the checkpoint")
     if _is_dir(found):
         return _in_folder(found)
     if not os.path.lexists(found):
@@ -64,7 +66,7 @@ def require_local(path: str | Path) -> None:
 def _is_dir(path: Path) -> bool:
     try:
         return path.is_dir()
-    except (OSError, ValueError):  # a name with NUL, or too long
+    except OSError:  # a name that is too long
         return False
 
 

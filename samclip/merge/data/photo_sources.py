@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip.disk.paths import user_path
 from samclip.errors import ImageError, InputError
 from samclip.merge.data.seeds import SEED_BITS, derive_seed
 from samclip.merge.data.shards import decode_photo
@@ -48,7 +49,7 @@ class FolderSource:
     def __init__(
         self, folder: str | Path, exclude: Sequence[str] = (), longest: int | None = None
     ) -> None:
-        self.folder = Path(folder).expanduser()
+        self.folder = user_path(folder, "the folder of photos")
         self._longest = longest
         if not self.folder.is_dir():
             raise InputError(f"there is no folder {self.folder} of photos; give an existing one")

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.disk.partial_files import remove_abandoned, write_file
+from samclip.disk.paths import user_path
 from samclip.disk.user_files import read_user_file
 from samclip.errors import ImageError, InputError
 from samclip.runtime.pixels.decode import MAX_IMAGE_BYTES, decode_bytes
@@ -67,7 +68,7 @@ class ShardSource:
     def __init__(self, shards: Sequence[str | Path], longest: int | None = None) -> None:
         self._longest = longest
         found: dict[str, tuple[Path, Member]] = {}
-        for shard in (Path(given).expanduser() for given in shards):
+        for shard in (user_path(given, "the shard") for given in shards):
             for member in shard_index(shard).members:
                 found.setdefault(member.sha256, (shard, member))
         if not found:

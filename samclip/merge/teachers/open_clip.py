@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from samclip.disk.user_files import read_user_file
 from samclip.errors import CheckpointError, TrainingError, did_you_mean
 from samclip.export.checkpoints.checkpoint import fit_state, read_checkpoint
+from samclip.export.checkpoints.clip_settings import OPEN_CLIP_FILE
 from samclip.export.checkpoints.model_files import MAX_JSON_BYTES
 from samclip.library_errors import is_library_error
 from samclip.merge.data.pixels import PixelBatch
@@ -22,7 +23,6 @@ from samclip.merge.teachers.base import fingerprint_of
 
 VERSION = 1  # of the recipe, part of the fingerprint
 LIBRARY = "open_clip"
-CONFIG_FILE = "open_clip_config.json"  # next to the weights, as on model hubs
 # The statistics of OpenAI's CLIP, which most other models share, in units of [0, 1].
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -72,7 +72,7 @@ class OpenClip:
         device: torch.device | str = "cpu",
     ) -> None:
         weights = read_checkpoint(checkpoint)
-        config = weights.path.with_name(CONFIG_FILE)
+        config = weights.path.with_name(OPEN_CLIP_FILE)
         described = _decode(config, ModelFile) if config.is_file() else None
         if model is not None:
             table = _library_table(model)
@@ -82,7 +82,7 @@ class OpenClip:
             table = described.model_cfg
         else:
             raise CheckpointError(
-                f"there is no {CONFIG_FILE} next to {weights.path}; name the model, such as "
+                f"there is no {OPEN_CLIP_FILE} next to {weights.path}; name the model, such as "
                 "ViT-B-32"
             )
         preprocess = Preprocess() if described is None else described.preprocess_cfg

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from samclip.disk.cache_folder import read_private_file
 from samclip.disk.partial_files import as_write_error, partial_file, remove_abandoned
+from samclip.disk.paths import user_path
 from samclip.errors import InputError
 from samclip.library_errors import is_library_error
 from samclip.merge.data.batches import PhotoView
@@ -43,7 +44,7 @@ class OutputCache:
     """
 
     def __init__(self, folder: str | Path, half: Collection[str] = ()) -> None:
-        self.folder = Path(folder).expanduser()
+        self.folder = user_path(folder, "the cache")
         self._half = frozenset(half)
 
     def __contains__(self, key: str) -> bool:

@@ -20,15 +20,13 @@ The sizes of the published files agree: their tensors as float32 are 536 MB and 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from samclip.errors import CheckpointError
-from samclip.export.checkpoints.checkpoint import StateDict, some_keys
-
-Rules = Sequence[tuple[str, str]]
+from samclip.export.checkpoints.checkpoint import Rules, StateDict, rename_key, some_keys
 
 SAM2CLIP_RULES: Rules = (
     (r"neck_student\.patch_embeds\.(\d)\.projection\.", r"neck.patch_embeds.\1."),
@@ -113,7 +111,7 @@ def _renamed(state: Mapping[str, Tensor], rules: Rules, prefix: str, example: st
     file that has them.
     """
     wanted = [key for key in state if key.startswith(prefix)]
-    named = {key: _name(key, rules) for key in wanted}
+    named = {key: rename_key(key, rules) for key in wanted}
     unknown = [key for key, ours in named.items() if ours is None]
     if unknown or not wanted:
         raise CheckpointError(
@@ -121,14 +119,6 @@ def _renamed(state: Mapping[str, Tensor], rules: Rules, prefix: str, example: st
             f"found {some_keys(unknown or state) or 'none'}"
         )
     return {ours: state[key] for key, ours in named.items() if ours is not None}
-
-
-def _name(key: str, rules: Rules) -> str | None:
-    """Return the name in `Ovsam` of a published tensor; None when no rule fits."""
-    for pattern, replacement in rules:
-        if re.match(pattern, key):
-            return re.sub(pattern, replacement, key, count=1)
-    return None
 
 
 def _sample(rules: Rules) -> str:
