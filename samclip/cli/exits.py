@@ -20,7 +20,7 @@ import typer
 
 from samclip.cli.advice import with_commands
 from samclip.cli.given_paths import working_folder_exists
-from samclip.cli.stop_signals import REASONS, STDERR, handle_signals, stop_code, stop_line
+from samclip.cli.stop_signals import REASONS, end_process, handle_signals, stop_code, stop_line
 from samclip.cli.terminal import err, ignore_useless_sizes, in_one_line, say, show_logs
 from samclip.errors import (
     BundleNotFoundError,
@@ -49,11 +49,11 @@ class CommandApp(typer.Typer):
 
     def __init__(self, **options: Any) -> None:
         """Make an app; `options` are those of typer."""
-        settings = {"help_option_names": ["-h", "--help"]} | (
-            options.pop("context_settings", None) or {}
-        )
-        defaults: dict[str, Any] = {"pretty_exceptions_enable": False}
-        super().__init__(**{**defaults, **options}, context_settings=settings)
+        usual: dict[str, Any] = {
+            "context_settings": {"help_option_names": ["-h", "--help"]},
+            "pretty_exceptions_enable": False,
+        }
+        super().__init__(**usual | options)
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         """Run the command line; ends with SystemExit as every typer app does."""
@@ -154,8 +154,8 @@ def heed_stops(seconds: float = STOP_SECONDS) -> Iterator[None]:
     """End the process `seconds` after a signal that asks it to stop, if the block still runs then.
 
     Python acts on a signal between two instructions. A long call of a library, or a wait for other
-    threads, would hold it up. What is lost is what a kill would lose: files are
-    whole or absent. For the main thread; in others it does nothing.
+    threads, would hold it up. What is lost is what a kill would lose: files are whole or absent.
+    For the main thread; in others it does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -169,9 +169,7 @@ def heed_stops(seconds: float = STOP_SECONDS) -> Iterator[None]:
         while numbers and numbers[0] not in REASONS:
             numbers = os.read(reader, 1)
         if numbers and not over.wait(seconds):
-            with contextlib.suppress(OSError):
-                os.write(STDERR, f"{stop_line(numbers[0])}\n".encode())
-            os._exit(stop_code(numbers[0]))
+            end_process(numbers[0])
 
     watcher = threading.Thread(target=watch, name="samclip-stop", daemon=True)
     watcher.start()

@@ -11,13 +11,12 @@ from typing import Any, Literal
 
 from samclip.cli.advice import remedy_to_type
 from samclip.cli.tables import format_bytes
-from samclip.disk.cache_folder import CacheUnusableError
 from samclip.engines.backend_names import OPENVINO
 from samclip.engines.base import Probe
 from samclip.engines.machine.device import PythonHere
 from samclip.engines.machine.jetson import Jetson
 from samclip.engines.openvino.library import suits_processor
-from samclip.engines.plans.store import list_plans, plan_folder
+from samclip.engines.plans.store import list_plans, search_folders
 from samclip.engines.registry import backends
 
 LEAST_FREE = 2 * 10**9  # bytes on disk: the plans of one bundle, and files written during a build
@@ -75,10 +74,7 @@ def judge_cache(cache: Mapping[str, Any]) -> Iterator[Finding]:
 
 def judge_plans() -> Iterator[Finding]:
     """Report the plans in the user's cache that were never compared with FP32, or are wrong."""
-    try:
-        stored = list_plans([plan_folder()])
-    except CacheUnusableError:
-        return
+    stored = list_plans(search_folders())
     for state, detail in (("skipped", "were built without the gate"), ("failed", "are wrong")):
         found = [plan for plan in stored if plan.sidecar and plan.sidecar.gate.state == state]
         if found:

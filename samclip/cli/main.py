@@ -27,9 +27,7 @@ app = CommandApp(
     name="samclip",
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,  # a defect shows Python's own traceback, fit for a report
     epilog=EXAMPLES,
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 

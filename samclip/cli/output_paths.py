@@ -16,7 +16,7 @@ from pathlib import Path
 
 from samclip.cli.given_paths import is_address, working_folder_exists
 from samclip.cli.image_list import ImageList
-from samclip.disk.paths import user_path
+from samclip.disk.paths import LONGEST_NAME, user_path
 from samclip.errors import ImageError, InputError, WriteError
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})  # results.drawing can save these
@@ -26,7 +26,6 @@ HINTS = {  # what to do for files of other kinds
         (".npy", ".npz", ".tif", ".tiff", ".bmp"), "For masks as files use --masks FOLDER."
     ),
 }
-LONGEST_NAME = 255  # bytes of a file's name, in all common file systems
 
 
 def plan_pictures(
@@ -100,14 +99,11 @@ def make_folder(folder: Path) -> None:
 
 
 def _read_output(text: str) -> tuple[Path, bool]:
-    """Return the path that --output means, and whether it is a file; raises InputError.
-
-    A folder is what exists as one, what ends in a slash, and what has no suffix of letters.
-    """
+    """Return the path that --output means, and whether it is a file; raises InputError."""
     path = check_place(text, "--output")
-    suffix = path.suffix.lower()
-    if path.is_dir() or _ends_in_slash(text) or not re.search("[a-z]", suffix):
+    if _is_folder(path, text):
         return path, False
+    suffix = path.suffix.lower()
     if suffix in PICTURE_SUFFIXES:
         return path, True
     known = ", ".join(sorted(PICTURE_SUFFIXES))
@@ -163,7 +159,7 @@ def plan_masks(images: ImageList, folder: str | os.PathLike[str], numbered: bool
     """
     text = os.fspath(folder)
     place = check_place(text, "--masks")
-    if re.search("[a-z]", place.suffix.lower()) and not place.is_dir() and not _ends_in_slash(text):
+    if not _is_folder(place, text):
         raise InputError(
             f"--masks {text} has the name of a file, and masks need a folder. For a folder of this "
             f"name, end it with a slash: {text}/"
@@ -191,8 +187,13 @@ def _files_of(folder: Path, stems: Iterable[str], numbered: bool) -> dict[str, t
     return {stem: tuple(paths) for stem, paths in found.items()}
 
 
-def _ends_in_slash(text: str) -> bool:
-    return text.endswith(("/", os.sep))
+def _is_folder(path: Path, text: str) -> bool:
+    """Whether the `path` that was given as `text` is to be a folder.
+
+    That is what exists as one, what ends in a slash, and what has no suffix of letters.
+    """
+    is_written_so = text.endswith(("/", os.sep))
+    return is_written_so or path.is_dir() or not re.search("[a-z]", path.suffix.lower())
 
 
 def _check_replaced(paths: Sequence[Path], images: ImageList, option: str) -> None:

@@ -33,6 +33,7 @@ from samclip.cli.terminal import (
     in_one_line,
     out,
     say,
+    say_note,
     warn_untrained_head,
     write_json,
 )
@@ -161,7 +162,7 @@ def answer_images(request: Request, task: Task[Answer]) -> None:
     """
     images = find_images(request.images)
     for note in images.notes:
-        say(err, in_one_line(f"note: {note}"), style="yellow")
+        say_note(note)
     if request.streams is None and len(images.paths) > 1:
         request = replace(request, streams=SERIES_STREAMS)
     places = _plan(request, task, images)

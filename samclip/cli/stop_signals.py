@@ -12,6 +12,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 _NAMES = {"SIGINT": "Ctrl-C", "SIGTERM": "SIGTERM", "SIGHUP": "SIGHUP, the terminal was closed"}
 # Number -> the words in which it is reported; not every system has each signal.
@@ -27,6 +28,13 @@ def stop_line(number: int) -> str:
 def stop_code(number: int) -> int:
     """Return the exit code of a command that a signal stopped, as shells count it."""
     return 128 + number
+
+
+def end_process(number: int) -> NoReturn:
+    """Print the line about a signal, and end the process at once. Nothing is cleaned up."""
+    with contextlib.suppress(OSError):  # stderr is closed
+        os.write(STDERR, f"{stop_line(number)}\n".encode())
+    os._exit(stop_code(number))
 
 
 @contextmanager
@@ -61,9 +69,7 @@ def exit_on_signal() -> Iterator[None]:
 
     def exit_now(number: int, frame: FrameType | None) -> None:
         del frame
-        with contextlib.suppress(OSError):  # stderr is closed
-            os.write(STDERR, f"{stop_line(number)}\n".encode())
-        os._exit(stop_code(number))
+        end_process(number)
 
     with handle_signals(REASONS, exit_now):
         yield

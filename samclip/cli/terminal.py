@@ -26,8 +26,6 @@ from samclip.json_text import escape_match, to_json
 UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
-
-
 OF_INPUT = "of_input"  # attribute of the records of warnings about what the caller passed in
 NUMBER = re.compile(r"\d[\d.,]*")
 LEAST_COLUMNS = 60  # of a table for people
@@ -80,6 +78,11 @@ err = SafeConsole(stderr=True, highlight=False, emoji=False)
 def say(console: Console, text: str, style: str | None = None) -> None:
     """Print `text` without reading markup in it and without wrapping it."""
     console.print(text, style=style, markup=False, soft_wrap=True)
+
+
+def say_note(text: str) -> None:
+    """Print a remark on stderr, on one line, about what a command does with its input."""
+    say(err, in_one_line(f"note: {text}"), style="yellow")
 
 
 def accept_any_text() -> None:

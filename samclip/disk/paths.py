@@ -14,6 +14,7 @@ from samclip.errors import InputError
 
 SEPARATORS = frozenset(filter(None, ("/", os.sep, os.altsep)))
 MAX_SHOWN = 200  # characters of a path in a message
+LONGEST_NAME = 255  # bytes of a file's name, in all common file systems
 # The folders below the home, where the variable is not set to an absolute path (XDG).
 XDG_FOLDERS = {
     "cache": ("XDG_CACHE_HOME", ".cache"),

@@ -53,7 +53,7 @@ A device without a text tower, with its vocabulary embedded:
     samclip-export --checkpoint merged.safetensors --labels names.txt --no-text-encoder
 """
 
-app = CommandApp(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+app = CommandApp(add_completion=False, rich_markup_mode="rich")
 
 
 @app.command(epilog=EXAMPLES, cls=ExportCommand)

@@ -44,7 +44,7 @@ On several machines:
     accelerate launch -m samclip.merge.cli --config configs/sam_clip_vit_b.toml
 """
 
-app = CommandApp(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+app = CommandApp(add_completion=False, rich_markup_mode="rich")
 
 
 @app.command(epilog=EXAMPLES)

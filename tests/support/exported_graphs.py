@@ -1,14 +1,14 @@
 """Graphs of every family, lowering, opset, precision and storage that the exporter writes, small.
 
 The weights are random and calibration is made up: what counts is which operators, attributes and
-shapes come out. `python tests/support/exported_graphs.py` prints the table of operators for
-`samclip/engines/graphs/operators.py`.
+shapes come out. `python tests/support/exported_graphs.py FOLDER` writes them all, to look at.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -61,8 +61,6 @@ def merged_plans(model: MergedModel) -> list[Plan]:
 
 def ovsam_plans(with_convnext: bool) -> list[Plan]:
     """The four graphs of a small Open-Vocabulary SAM."""
-    from dataclasses import replace
-
     config = replace(SMALL_OVSAM, backbone=CONVNEXT) if with_convnext else SMALL_OVSAM
     model = random_ovsam(config)
     return [
@@ -75,10 +73,8 @@ def ovsam_plans(with_convnext: bool) -> list[Plan]:
 
 def small_vit() -> MergedModel:
     """A plain ViT of two blocks, windowed and global, with a CLIP head and a decoder."""
-    model = MergedModel(MergedConfig("vit_t", image_size=SIZE, embed_dim=32)).eval()
-    vit = MergedModel(MergedConfig("vit_b", image_size=SIZE, embed_dim=32)).eval()
+    vit = merged("vit_b")
     vit.image_encoder = SamVit(SamVitConfig(768, 2, 12, (1,)), SIZE).eval()
-    model.initialise_head()
     return vit
 
 
@@ -152,7 +148,7 @@ def exported_graphs(
 
 
 def write_all(folder: Path) -> None:
-    """Write every graph, without its weights, as a file of its own."""
+    """Write every graph, without its weights, as a separate file."""
     for label, files in exported_graphs():
         for file, data in files.files.items():
             if file.endswith(".onnx"):

@@ -52,8 +52,6 @@ _PEERS, _BUNDLE = "Peers", "Bundle and engine"
 app = CommandApp(
     add_completion=False,
     rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,  # a defect shows Python's own traceback, fit for a report
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 Only = Annotated[
@@ -137,7 +135,7 @@ def peers(
     models are in memory at once: with little of it, run a few peers at a time by --only.
     """
     accept_any_text()
-    photos = source.choose()
+    photos, data = source.choose()
     plan = PeerPlan(
         image_size=image_size,
         threads=usable_cores() if threads is None else threads,
@@ -169,7 +167,7 @@ def peers(
         conditions=describe_conditions(ORDER),
         peers=tuple(outcome.participant() for outcome in outcomes),
     )
-    return Outcome(source.describe(photos), PROTOCOL, rows, measured)
+    return Outcome(data, PROTOCOL, rows, measured)
 
 
 def main() -> None:

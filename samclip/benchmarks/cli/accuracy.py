@@ -28,7 +28,7 @@ from samclip.benchmarks.data.image_folder import keep_only, read_image_folder, s
 from samclip.benchmarks.records import Data
 from samclip.cli import options as shared
 from samclip.cli.given_paths import parse_path
-from samclip.cli.terminal import err, say
+from samclip.cli.terminal import err, say, say_note
 from samclip.export.checkpoints.imagenet_classes import CLASSES_FILE, imagenet_classes
 
 IMAGES_EXAMPLES = """
@@ -93,7 +93,8 @@ def images(
     """
     listing = None if classes is None else parse_path(classes)
     whole = read_image_folder(folder, CLASSES_FILE if classes == IMAGENET else listing)
-    session.say_left_out(whole.listing)
+    if left_out := whole.listing.describe_left_out():
+        say_note(left_out)
     chosen = whole if only is None else keep_only(whole, only)
     photos = spread(chosen.photos, run.limit)
     candidate = session.open(run.variant(bundle), "measured", names=True)

@@ -20,7 +20,7 @@ from samclip.cli import options as shared
 from samclip.cli.arguments import read_names
 from samclip.cli.given_paths import parse_path
 from samclip.cli.image_list import find_images
-from samclip.cli.terminal import err, in_one_line, say
+from samclip.cli.terminal import err, say, say_note
 from samclip.errors import VocabularyError
 from samclip.export.precision.gate_tasks import gate_vocabulary, unnameable
 from samclip.runtime.scene import Templates
@@ -91,7 +91,7 @@ def agreement(
     """
     images = find_images([folder])
     for note in images.notes:
-        say(err, in_one_line(f"note: {note}"), style="yellow")
+        say_note(note)
     paths = images.paths
     photos = spread(paths, run.limit)
     truth = Variant(reference, reference_backend, reference_precision, run.threads)

@@ -91,7 +91,8 @@ def amortised(
     Two baselines, because which one is fair depends on what is asked: CLIP at 224 px names the
     whole photo only, dense CLIP at 1024 px gives a map too. Needs the extra `bench`.
     """
-    cache, photos = session.make_folder(), source.choose()
+    cache = session.make_folder()
+    photos, data = source.choose()
     variant = Variant(bundle, backend, precision, threads)
     merged = session.open_counted(variant, "merged", cache=cache, name_role=True)
     if merged.model.manifest.clip_head is None:
@@ -112,7 +113,7 @@ def amortised(
     if table is not None:
         session.show(table)
     measured = Measurements(timings=tuple(timings), conditions=describe_conditions(ORDER))
-    return Outcome(source.describe(photos), PROTOCOL, rows, measured)
+    return Outcome(data, PROTOCOL, rows, measured)
 
 
 def _open_second(

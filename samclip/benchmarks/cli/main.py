@@ -26,20 +26,16 @@ EXAMPLES = """
 
 - `samclip-bench accuracy semantic path/to/camvid --bundle my-bundle --json semantic.json`
 """
-HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 
 app = CommandApp(
     name="samclip-bench",
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,  # a defect shows Python's own traceback, fit for a report
     epilog=EXAMPLES,
-    context_settings=HELP_NAMES,
 )
 accuracy_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    context_settings=HELP_NAMES,
     help="How right a bundle is, on local folders of photos with truth.",
 )
 

@@ -13,10 +13,10 @@ from samclip.benchmarks.latency.contenders import Variant, combine
 from samclip.benchmarks.records import Data
 from samclip.cli import options as shared
 from samclip.cli.given_paths import parse_path
-from samclip.cli.terminal import err, in_one_line, say
+from samclip.cli.terminal import say_note
 from samclip.errors import InputError
 from samclip.runtime.assets import DEFAULT_BUNDLE, packaged_photos
-from samclip.runtime.pixels.photo_listing import list_photos
+from samclip.runtime.pixels.photo_listing import PhotoListing, list_photos
 
 _BUNDLE, _DATA, _NAMES = "Bundle and engine", "Data", "Names"
 _BESIDE, _ANSWER = "Measured with it", "Answer"
@@ -260,14 +260,14 @@ class PhotoOptions:
     photos: Photos = None
     limit: Limit = None
 
-    def choose(self, default_limit: int | None = None) -> list[Path]:
-        """List the photos to measure on; raises InputError."""
-        return choose_photos(self.photos, self.limit or default_limit)
+    def choose(self, default_limit: int | None = None) -> tuple[list[Path], Data]:
+        """Return the photos to measure on, spread evenly over the folder's, and what they are.
 
-    def describe(self, chosen: list[Path]) -> Data:
-        """Describe the photos that were `chosen`."""
-        listing = list_photos(self.photos or PACKAGED)
-        return Data.of(listing.folder, "photos", chosen, listing.paths, listing.counts)
+        Raises InputError.
+        """
+        listing = find_photos(self.photos)
+        chosen = list(spread(listing.paths, self.limit or default_limit))
+        return chosen, Data.of(listing.folder, "photos", chosen, listing.paths, listing.counts)
 
 
 @dataclass(frozen=True)
@@ -278,8 +278,8 @@ class ReportOptions:
     debug: shared.Debug = False
 
 
-def choose_photos(folder: Path | None, limit: int | None) -> list[Path]:
-    """List the photos to measure on, spread evenly over the folder's; raises InputError.
+def find_photos(folder: Path | None) -> PhotoListing:
+    """List the photos of a folder, by default those of samclip; raises InputError.
 
     What is left out of the folder is said on stderr.
     """
@@ -293,5 +293,5 @@ def choose_photos(folder: Path | None, limit: int | None) -> list[Path]:
             f"the folder {folder} has no photos. Give one with JPEG or PNG files.{was}"
         )
     if left_out and folder is not None:
-        say(err, in_one_line(f"note: {left_out}"), style="yellow")
-    return list(spread(listing.paths, limit))
+        say_note(left_out)
+    return listing

@@ -27,18 +27,10 @@ from samclip.benchmarks.tables import Table, show_table
 from samclip.benchmarks.teacher_settings import parse_teacher
 from samclip.cli.exits import heed_stops, report_errors
 from samclip.cli.progress import ConsoleProgress
-from samclip.cli.terminal import (
-    SafeConsole,
-    err,
-    in_one_line,
-    out,
-    say,
-    warn_untrained_head,
-)
+from samclip.cli.terminal import SafeConsole, err, out, say, warn_untrained_head
 from samclip.engines.base import Backend
 from samclip.errors import CapabilityError
 from samclip.runtime.model import Model
-from samclip.runtime.pixels.photo_listing import PhotoListing
 
 if TYPE_CHECKING:
     from samclip.benchmarks.teachers import ConseTeacher
@@ -147,11 +139,6 @@ class Session:
     def add(self, subject: Subject) -> None:
         """List a model in the report."""
         self._subjects.append(subject)
-
-    def say_left_out(self, listing: PhotoListing) -> None:
-        """Print what of a folder of photos is not used, and why, if anything is left out."""
-        if found := listing.describe_left_out():
-            say(err, in_one_line(f"note: {found}"), style="yellow")
 
     def show(self, *tables: Table) -> None:
         """Print tables on stdout."""

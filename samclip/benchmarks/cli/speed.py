@@ -146,7 +146,7 @@ def latency(
     schedule = QUICK if quick else Schedule(cold, warm_up, repeats, seconds)
     workload = Workload(not quick, refine and not quick, not quick, everything)
     cache, progress = session.make_folder(), session.progress
-    photos = source.choose(QUICK_PHOTOS if quick else None)
+    photos, data = source.choose(QUICK_PHOTOS if quick else None)
     contenders = session.open_all(models.variants(), TimedBackend)
     timings = measure_processes(contenders, schedule.cold, photos, progress)
     timings += measure_cold(contenders, schedule, photos, cache, progress)
@@ -173,7 +173,7 @@ def latency(
         *([THROUGHPUT_PROTOCOL] if throughput and not quick else ()),
         *([ENERGY_PROTOCOL] if joules else ()),
     )
-    return Outcome(source.describe(photos), protocol, rows, measured)
+    return Outcome(data, protocol, rows, measured)
 
 
 def transfers(contenders: Sequence[Contender], repeats: int) -> list[Timing]:
@@ -215,7 +215,8 @@ def memory(
 
     On a GPU also what the process holds there, which needs nvidia-ml-py.
     """
-    chosen = options.choose_photos(photos, 1)
+    listing = options.find_photos(photos)
+    chosen = listing.paths[:1]
     contenders = session.open_all(models.variants(), TimedBackend)
     for contender in contenders:
         contender.model.close()  # their memory would be missing on the device
@@ -224,6 +225,6 @@ def memory(
     )
     session.show(*memory_tables(uses))
     settings = tuple(describe_settings(contender, 0, []) for contender in contenders)
-    data = Data.of(photos or options.PACKAGED, "photos", chosen, chosen)
+    data = Data.of(listing.folder, "photos", chosen, chosen)
     measured = Measurements(memory=uses, settings=settings)
     return Outcome(data, MEMORY_PROTOCOL, make_memory_rows(uses), measured)

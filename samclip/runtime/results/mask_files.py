@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from samclip.disk.partial_files import as_write_error, result_file
+from samclip.disk.paths import LONGEST_NAME
 from samclip.errors import ImageError, InputError, brief
 from samclip.runtime.results.drawing import as_path, colour
 from samclip.runtime.results.own_pictures import save_options
 
 MIN_DIGITS = 3  # of the number in a mask's file name
-MAX_NAME_BYTES = 255  # of a file's name, on nearly all file systems
 NONE_8, NONE_16 = 255, 65_535  # the values of a pixel without a label
 
 
@@ -83,10 +83,10 @@ def fit_file_name(stem: str, suffix: str) -> str:
 
     A longer stem is cut, and `~` with eight digits of its digest keeps it apart from others.
     """
-    if len(os.fsencode(stem + suffix)) <= MAX_NAME_BYTES:
+    if len(os.fsencode(stem + suffix)) <= LONGEST_NAME:
         return stem + suffix
     digest = hashlib.sha256(os.fsencode(stem)).hexdigest()[:8]
-    kept = os.fsencode(stem)[: MAX_NAME_BYTES - len(os.fsencode(suffix)) - len(digest) - 1]
+    kept = os.fsencode(stem)[: LONGEST_NAME - len(os.fsencode(suffix)) - len(digest) - 1]
     return f"{kept.decode('utf-8', 'ignore')}~{digest}{suffix}"
 
 
