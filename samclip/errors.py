@@ -27,6 +27,7 @@ expected and what to do::
     |       |-- PlanMissingError no plan was built for this graph
     |       |-- PlanStaleError   built from another version of the graph
     |       |-- PlanForeignError built by another TensorRT, or for another GPU or system
+    |       |-- PlanGateError    it does not compute what its graph computes in FP32
     |       `-- PlanDamagedError its bytes, or those of its sidecar, are not what was written
     |-- CapabilityError          the bundle has no graph or data for this task
     |-- ClosedError              used after close()

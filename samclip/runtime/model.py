@@ -22,7 +22,6 @@ from samclip.engines.isolated.backend import IsolatedBackend
 from samclip.engines.machine.host import as_memory_error
 from samclip.engines.registry import AUTO, Choice, PassedOver, decide, get_backend
 from samclip.errors import (
-    BundleError,
     CapabilityError,
     ImageError,
     InputError,
@@ -316,11 +315,6 @@ class Model:
                 "Export it with one, or choose another bundle."
             )
         self._pool.check_open()
-        if head.embed_dim != text.embed_dim:
-            raise BundleError(
-                f"the head of bundle {self.manifest.name!r} has {head.embed_dim} dimensions, its "
-                f"text space {text.embed_dim}: they do not fit together. Export it again."
-            )
         if not head.trained:
             warn_untrained(self.manifest.name)
         if isinstance(names, Vocabulary):

@@ -23,13 +23,7 @@ from samclip.errors import (
     did_you_mean,
     error_context,
 )
-from samclip.runtime.bundles.files import (
-    check_paths,
-    check_tree,
-    open_plain_file,
-    read_verified,
-    verify_file,
-)
+from samclip.runtime.bundles.files import open_plain_file, read_verified, verify_file
 from samclip.runtime.bundles.manifest import (
     MANIFEST_NAME,
     Graph,
@@ -37,7 +31,7 @@ from samclip.runtime.bundles.manifest import (
     Manifest,
     Variant,
 )
-from samclip.runtime.bundles.manifest_file import check_manifest, decode_manifest, read_manifest
+from samclip.runtime.bundles.manifest_file import decode_manifest, read_checked
 from samclip.runtime.bundles.recovery import recover_bundle
 from samclip.runtime.bundles.signature import (
     PrivateKey,
@@ -83,11 +77,7 @@ class Bundle:
     def _open(cls, path: str | PathLike[str], public_key: PublicKey | None) -> Bundle:
         root = _resolve(path)
         with error_context(str(root)):
-            manifest = read_manifest(root, public_key)
-            check_paths(manifest.files)
-            check_manifest(manifest)
-            check_tree(root, manifest.files)
-        return cls(root, manifest)
+            return cls(root, read_checked(root, public_key))
 
     def read(self, name: str) -> bytes:
         """Read a file that the manifest lists; the bytes returned are the bytes that were verified.
@@ -133,21 +123,16 @@ class Bundle:
             precision=variant.precision,
             attention=variant.attention,
         )
-        if variant.weights is None:
-            return self._checked(source)
-        data = self.read(variant.weights)
-        # From the bundle's root, because relpath asks for the working folder, which may be gone.
-        folder = posixpath.dirname(f"/{variant.file}")
-        location = posixpath.relpath(f"/{variant.weights}", folder)
-        known = self.manifest.files.get(variant.weights)  # the files of a draft have no entries yet
-        digests = {} if known is None else {location: known.sha256}
-        with error_context(f"{self.path}: {variant.weights}"):
-            weights = parse_weights(data)
-        return self._checked(
-            replace(source, weights=weights, files={location: data}, sha256=digests)
-        )
-
-    def _checked(self, source: GraphSource) -> GraphSource:
+        if variant.weights is not None:
+            data = self.read(variant.weights)
+            # From the bundle's root, because relpath asks for the working folder, which may be gone
+            folder = posixpath.dirname(f"/{variant.file}")
+            location = posixpath.relpath(f"/{variant.weights}", folder)
+            known = self.manifest.files.get(variant.weights)  # a draft's files have no entries yet
+            digests = {} if known is None else {location: known.sha256}
+            with error_context(f"{self.path}: {variant.weights}"):
+                weights = parse_weights(data)
+            source = replace(source, weights=weights, files={location: data}, sha256=digests)
         with error_context(str(self.path)):
             return check_source(source)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from samclip.disk.partial_files import open_without_links
+from samclip.disk.safe_names import DEVICE_NAME, NOT_PORTABLE
 from samclip.engines.machine.free_memory import available_memory, free_swap
 from samclip.errors import DeviceMemoryError, IntegrityError, ManifestError, UnsafePathError
 from samclip.runtime.assets import is_packaged
@@ -30,8 +31,6 @@ from samclip.runtime.bundles.manifest import (
 
 MAX_COMPONENT_BYTES = 255  # the limit of file systems on Linux, macOS and Windows
 MAX_PATH_BYTES = 1024
-NOT_PORTABLE = frozenset('<>:"|?*\\')
-DEVICE_NAME = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 RESERVED = frozenset({MANIFEST_NAME, DIGEST_NAME, SIGNATURE_NAME})
 MAX_DEPTH = 16  # components of a path
 LARGE_BYTES = 2**28  # from here on the machine's free memory is looked at before a file is read
@@ -107,7 +106,7 @@ def _find_component_fault(name: str) -> str:
     if name != name.strip() or name.endswith("."):
         return "has a component that begins or ends with a space, or ends with a dot"
     if NOT_PORTABLE.intersection(name):
-        return "holds one of the characters " + " ".join(sorted(NOT_PORTABLE))
+        return "holds one of the characters " + " ".join(sorted(NOT_PORTABLE - {"/"}))
     if DEVICE_NAME.fullmatch(name):
         return f"uses {name!r}, which Windows keeps for devices"
     if len(name.encode()) > MAX_COMPONENT_BYTES:

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from samclip.errors import IntegrityError, ManifestError
-from samclip.runtime.bundles.files import read_capped
+from samclip.runtime.bundles.files import check_paths, check_tree, read_capped
 from samclip.runtime.bundles.manifest import (
     DIGEST_NAME,
     MANIFEST_NAME,
@@ -34,6 +34,19 @@ MAX_GRAPH_BYTES = 2**31 - 1  # of protobuf; large weights are in other files
 MAX_TOKENIZER_BYTES = 2**26  # CLIP's has 2 MB, those of many languages 17 MB
 MAX_LABELS_BYTES = 2**24
 MAX_LABEL_EMBEDDINGS_BYTES = 2**30
+
+
+def read_checked(root: Path, public_key: PublicKey | None = None) -> Manifest:
+    """Read the manifest of the bundle in `root`, and check that the directory is what it describes.
+
+    The files' contents are not read. Raises as `read_manifest`, `check_paths`, `check_manifest` and
+    `check_tree` do.
+    """
+    manifest = read_manifest(root, public_key)
+    check_paths(manifest.files)
+    check_manifest(manifest)
+    check_tree(root, manifest.files)
+    return manifest
 
 
 def read_manifest(root: Path, public_key: PublicKey | None = None) -> Manifest:

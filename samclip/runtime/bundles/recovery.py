@@ -6,8 +6,7 @@ from pathlib import Path
 
 from samclip.disk.directory_swap import recover
 from samclip.errors import BundleError
-from samclip.runtime.bundles.files import check_paths, check_tree
-from samclip.runtime.bundles.manifest_file import check_manifest, read_manifest
+from samclip.runtime.bundles.manifest_file import read_checked
 
 
 def recover_bundle(path: Path) -> bool:
@@ -22,10 +21,7 @@ def recover_bundle(path: Path) -> bool:
 def _is_whole(path: Path) -> bool:
     """Whether a directory is a bundle: its manifest is valid, and its files are those listed."""
     try:
-        manifest = read_manifest(path)
-        check_paths(manifest.files)
-        check_manifest(manifest)
-        check_tree(path, manifest.files)
+        read_checked(path)
     except BundleError:
         return False
     return True

@@ -71,6 +71,7 @@ def coco_annotations(
     start = _derive_id(masks, image) if first_id is None else check_id("first_id", first_id)
     check_id("first_id + the number of masks", start + len(masks))
     chosen = _choose_categories(masks, categories)
+    names, confidences = masks.names, masks.confidences
     annotations = []
     for row, mask in enumerate(masks.packed):
         x0, y0, x1, y1 = (float(edge) for edge in masks.boxes[row])
@@ -82,10 +83,10 @@ def coco_annotations(
             "bbox": [x0, y0, x1 - x0, y1 - y0],
             "area": int(masks.areas[row]),
             "iscrowd": 0,
-            "score": finite(masks.confidences[row]),
+            "score": finite(confidences[row]),
         }
-        if masks.names is not None:
-            annotation["category_name"] = masks.names[row]
+        if names is not None:
+            annotation["category_name"] = names[row]
         annotations.append(annotation)
     return annotations
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from samclip.disk.partial_files import as_write_error, result_file
-from samclip.disk.paths import LONGEST_NAME
+from samclip.disk.paths import LONGEST_NAME, SEPARATORS
 from samclip.errors import ImageError, InputError, brief
 from samclip.runtime.results.drawing import as_path, colour
 from samclip.runtime.results.own_pictures import save_options
@@ -69,8 +69,7 @@ def write_labels(labels: NDArray[np.int32], count: int, path: str | os.PathLike[
 
 def check_file_name(stem: str) -> str:
     """Return `stem` if it can begin a file's name and names no other folder; else InputError."""
-    marks = {os.sep, os.altsep, "/", "\0"} - {None}
-    if not isinstance(stem, str) or not stem or any(mark in stem for mark in marks if mark):
+    if not isinstance(stem, str) or not stem or (SEPARATORS | {"\0"}).intersection(stem):
         raise InputError(
             f"stem must be the beginning of a file's name, without a folder; got {brief(stem)}. "
             "Pass folder and stem separately, as in folder='masks', stem='street'."

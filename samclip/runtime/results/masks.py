@@ -224,18 +224,19 @@ class Masks:
 
         `score` is the confidence in [0, 1], None when no model predicted it.
         """
+        names, probabilities, confidences = self.names, self.name_probabilities, self.confidences
         entries: list[dict[str, Any]] = []
         for row, mask in enumerate(self.packed):
             entry: dict[str, Any] = {
-                "score": finite(self.confidences[row]),
+                "score": finite(confidences[row]),
                 "box": [float(edge) for edge in self.boxes[row]],
                 "area": int(self.areas[row]),
                 "prompt_index": int(self.prompt_index[row]),
                 "segmentation": encode_rle(mask),
             }
-            if self.names is not None and self.name_probabilities is not None:
-                entry["name"] = self.names[row]
-                entry["probability"] = finite(self.name_probabilities[row])
+            if names is not None and probabilities is not None:
+                entry["name"] = names[row]
+                entry["probability"] = finite(probabilities[row])
             entries.append(entry)
         trained = {} if self.trained_head is None else {"trained_head": self.trained_head}
         return {"size": list(self.packed.size), "masks": entries, **trained}

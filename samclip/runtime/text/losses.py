@@ -20,7 +20,7 @@ from samclip.runtime.text.tokenizer import Tokenizer
 SHOWN = 3  # names that a message lists
 # Rows nearer to each other are one text that was computed in two batches, not two texts.
 SAME_DISTANCE = 1e-5
-NEIGHBOURS = 8  # in the order of `_places`: rows so near are rarely this many
+NEIGHBOURS = 8  # in the order of places along a direction: so many rows are rarely so near
 
 
 @dataclass(frozen=True)
@@ -128,16 +128,20 @@ def find_same_rows(rows: NDArray[np.float32]) -> list[tuple[int, int]]:
     count, width = rows.shape
     if count < 2:
         return []
-    # Equal rows are neighbours in the order of their places along one direction.
-    places = rows @ np.cos(np.arange(width, dtype=np.float32))
+    # Equal rows are neighbours in the order of their places along one direction. Along a second one
+    # few other neighbours are as near: that leaves few pairs whose distances must be computed.
+    angles = np.arange(width, dtype=np.float32)
+    places, others = rows @ np.cos(angles), rows @ np.sin(angles)
+    most = SAME_DISTANCE * width**0.5
     order = np.argsort(places, kind="stable")
     root = np.arange(count)  # of each row, the first row that equals it
     for step in range(1, min(NEIGHBOURS, count - 1) + 1):
         before, after = order[:-step], order[step:]
-        near = places[after] - places[before] <= SAME_DISTANCE * width**0.5
-        before, after = before[near], after[near]
-        if not len(before):
+        near = places[after] - places[before] <= most
+        if not near.any():
             break
+        near &= np.abs(others[after] - others[before]) <= most
+        before, after = before[near], after[near]
         distances = np.linalg.norm(rows[before] - rows[after], axis=1)
         same = distances <= SAME_DISTANCE
         for a, b in zip(before[same].tolist(), after[same].tolist(), strict=True):
