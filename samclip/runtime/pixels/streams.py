@@ -1,4 +1,4 @@
-"""How the bytes of files reach Pillow's decoders: as streams whose reads are pauses, or fed.
+"""Streams of files for Pillow's decoders: reads are pauses, or the data is fed.
 
 Feeding tells whether a picture is whole. Pillow's own loop does not where a program sets
 `ImageFile.LOAD_TRUNCATED_IMAGES`.
