@@ -14,16 +14,17 @@ from samclip.cli.tables import format_bytes
 from samclip.engines.backend_names import OPENVINO
 from samclip.engines.base import Probe
 from samclip.engines.machine.device import PythonHere
+from samclip.engines.machine.jetpacks import OLDEST_TENSORRT, RECOMMENDED, SHARED_VERSION
 from samclip.engines.machine.jetson import Jetson
 from samclip.engines.openvino.library import suits_processor
 from samclip.engines.plans.store import list_plans, search_folders
 from samclip.engines.registry import backends
 
 LEAST_FREE = 2 * 10**9  # bytes on disk: the plans of one bundle, and files written during a build
-OLDEST_TENSORRT = 10  # the first major version with strongly typed networks
 SMALL_MEMORY = 10 * 10**9  # bytes: boards of 4 and 8 GB need swap for builds, and no desktop
 LOW_MEMORY = 1_500_000_000  # free bytes, below which a build of a ViT-B's encoder may fail
 NAMED = 3  # plans in a finding
+FULL_VERSION = 4  # parts of a version of TensorRT; the last is the number of the build
 SWAP_COMMANDS = (
     "sudo fallocate -l 8G /swapfile && sudo chmod 600 /swapfile && sudo mkswap /swapfile && "
     "sudo swapon /swapfile"
@@ -96,36 +97,47 @@ def judge_jetson(jetson: Jetson, python: PythonHere) -> list[Finding]:
 
 
 def _judge_release(jetson: Jetson) -> Iterator[Finding]:
-    """Check that JetPack's release is known, and that plans can be built with its TensorRT."""
+    """Check that JetPack's release is known, and what its TensorRT is known for."""
     jetpack = jetson.jetpack
+    release = jetpack.release
     if jetpack.version is None:
         detail = "no file says which JetPack this is"
         remedy = "look at /etc/nv_tegra_release"
         if jetson.container:
             remedy = "start the container with -v /etc/nv_tegra_release:/etc/nv_tegra_release:ro"
         yield Finding("jetpack", "advice", detail, remedy)
-    elif jetpack.tensorrt and int(jetpack.tensorrt.partition(".")[0]) < OLDEST_TENSORRT:
+    elif release is not None and not release.builds_plans:
         detail = (
-            f"JetPack {jetpack.version} has TensorRT {jetpack.tensorrt}, and plans need "
+            f"JetPack {jetpack.version} has TensorRT {release.tensorrt}, and plans need "
             f"{OLDEST_TENSORRT} or newer"
         )
         remedy = (
-            "on an Orin install JetPack 6.1 or newer; a Xavier ends with JetPack 5: use "
-            "backend='onnxruntime' there"
+            f"on an Orin install JetPack {RECOMMENDED} or newer, or 6.2; a Xavier ends with "
+            "JetPack 5: use backend='onnxruntime' there"
         )
         yield Finding("jetpack", "problem", detail, remedy)
+    elif release is not None and release.known and _has_tensorrt_of(jetson):
+        detail = f"JetPack {jetpack.version}: its TensorRT {release.tensorrt} {release.known}"
+        remedy = (
+            f"install JetPack {RECOMMENDED} or newer; until then build no plan with --no-gate, "
+            "since the gate compares each with FP32"
+        )
+        yield Finding("jetpack", "advice", detail, remedy)
+
+
+def _has_tensorrt_of(jetson: Jetson) -> bool:
+    """Whether the TensorRT that is installed may be of the version that JetPack came with."""
+    here, came = jetson.tensorrt.library, jetson.jetpack.tensorrt
+    return here is None or came is None or _minor(here) == _minor(came)
 
 
 def _judge_tensorrt(jetson: Jetson, python: PythonHere) -> Iterator[Finding]:
     """Check that this Python imports TensorRT, and that it is the system's."""
-
-    def version(text: str) -> list[str]:
-        return text.split(".")[:2]  # module and libraries must share major and minor version
-
     system = jetson.tensorrt
     if python.tensorrt is None:
         yield _explain_missing_tensorrt(jetson, python)
-    elif python.tensorrt and system.library and version(python.tensorrt) != version(system.library):
+        return
+    if python.tensorrt and system.library and _minor(python.tensorrt) != _minor(system.library):
         detail = (
             f"this Python imports TensorRT {python.tensorrt} from {python.location}, and JetPack's "
             f"libraries are {system.library}: a package of pip hides JetPack's"
@@ -135,6 +147,27 @@ def _judge_tensorrt(jetson: Jetson, python: PythonHere) -> Iterator[Finding]:
             f"{_advise_system_packages(python)}"
         )
         yield Finding("tensorrt", "problem", detail, remedy)
+    elif jetson.container and _is_other_build(system.library, jetson.jetpack.tensorrt):
+        detail = (
+            f"the container's TensorRT is {system.library}, that of JetPack "
+            f"{jetson.jetpack.version} is {jetson.jetpack.tensorrt}: they cannot share plans"
+        )
+        remedy = (
+            f"build plans in the container, in a volume of its own; or pin its packages, as "
+            f"docker/jetson.Dockerfile does to {SHARED_VERSION}"
+        )
+        yield Finding("tensorrt", "advice", detail, remedy)
+
+
+def _minor(version: str) -> list[str]:
+    """Return the parts that Python's module and the libraries must share: "10", "3"."""
+    return version.split(".")[:2]
+
+
+def _is_other_build(here: str | None, host: str | None) -> bool:
+    """Whether two versions with the number of their build, as "10.3.0.30", differ."""
+    numbers = [(text or "").split(".") for text in (here, host)]
+    return all(len(parts) == FULL_VERSION for parts in numbers) and numbers[0] != numbers[1]
 
 
 def _explain_missing_tensorrt(jetson: Jetson, python: PythonHere) -> Finding:
@@ -188,10 +221,13 @@ def _judge_power(jetson: Jetson) -> Iterator[Finding]:
     if power.mode is not None and fastest is not None and fastest.speed > power.mode.speed:
         detail = f"power mode {power.mode.name} ({power.mode.number}) limits the clocks"
         remedy = f"for full speed: sudo nvpmodel -m {fastest.number} ({fastest.name})"
+        if fastest.cores != power.mode.cores:
+            remedy += f", which needs a restart for its {fastest.cores} cores"
         yield Finding("power", "advice", detail, remedy)
     if power.pinned is False:
-        detail = "clocks follow the load, so times vary"
-        yield Finding("clocks", "advice", detail, "before measuring: sudo jetson_clocks")
+        detail = "clocks follow the load, so times vary, those that a build chooses kernels by too"
+        remedy = "before building plans and before measuring: sudo jetson_clocks"
+        yield Finding("clocks", "advice", detail, remedy)
 
 
 def _judge_memory(jetson: Jetson) -> Iterator[Finding]:

@@ -156,7 +156,7 @@ def test_a_jetson_for_machines(run: Run) -> None:
         "clocks_pinned": False,
     }
     about = [finding["about"] for finding in report["findings"]]
-    assert about[:5] == ["tensorrt", "power", "clocks", "swap", "desktop"]
+    assert about[:6] == ["tensorrt", "jetpack", "power", "clocks", "swap", "desktop"]
 
 
 @pytest.mark.usefixtures("orin_nano")

@@ -33,7 +33,7 @@ def judge(
 
 def test_new_orin_nano(tmp_path: Path) -> None:
     found = judge(tmp_path)
-    assert list(found) == ["power", "clocks", "swap", "desktop"]
+    assert list(found) == ["jetpack", "power", "clocks", "swap", "desktop"]
     assert {finding.level for finding in found.values()} == {"advice"}
     assert found["power"].remedy == "for full speed: sudo nvpmodel -m 2 (MAXN_SUPER)"
     assert "jetson_clocks" in found["clocks"].remedy
@@ -42,8 +42,47 @@ def test_new_orin_nano(tmp_path: Path) -> None:
 
 
 def test_a_thor_at_full_speed_has_nothing_to_do(tmp_path: Path) -> None:
+    python = replace(SEEING, version="3.12", tensorrt="10.16.0.72")
+    tree = {
+        **THOR,
+        "/etc/nv_tegra_release": "# R39 (release), REVISION: 2.0",
+        DPKG: dpkg(libnvinfer10="10.16.0.72-1+cuda13.2", python3_libnvinfer="10.16.0.72-1"),
+    }
+    assert judge_jetson(read(tmp_path, tree, THOR_LINKS), python) == []
+
+
+def test_a_tensorrt_that_is_known_to_build_wrong_plans(tmp_path: Path) -> None:
     python = replace(SEEING, version="3.12", tensorrt="10.13.3.9")
-    assert judge_jetson(read(tmp_path, THOR, THOR_LINKS), python) == []
+    (finding,) = judge_jetson(read(tmp_path, THOR, THOR_LINKS), python)
+    assert (finding.about, finding.level) == ("jetpack", "advice")
+    assert "JetPack 7.0: its TensorRT 10.13.3.9 builds wrong FP16 plans" in finding.detail
+    assert "JetPack 7.2 or newer" in finding.remedy
+    assert "--no-gate" in finding.remedy
+    other = {**THOR, DPKG: dpkg(libnvinfer11="11.4.1.1-1", python3_libnvinfer="11.4.1.1-1")}
+    newer = replace(python, tensorrt="11.4.1.1")
+    assert judge_jetson(read(tmp_path / "other", other, THOR_LINKS), newer) == []
+
+
+def test_a_container_whose_tensorrt_is_another_build_than_the_hosts(tmp_path: Path) -> None:
+    packages = {"libnvinfer10": "10.3.0.26-1", "python3_libnvinfer": "10.3.0.26-1"}
+    tree = {DPKG: dpkg(**packages), "/.dockerenv": ""}
+    finding = judge(tmp_path / "inside", tree)["tensorrt"]
+    assert finding.level == "advice"
+    assert "is 10.3.0.26, that of JetPack 6.2 is 10.3.0.30" in finding.detail
+    assert "10.3.0.30-1+cuda12.5" in finding.remedy
+    assert "tensorrt" not in judge(tmp_path / "outside", {DPKG: tree[DPKG]})
+    assert "tensorrt" not in judge(tmp_path / "same", {"/.dockerenv": ""})
+
+
+def test_a_mode_with_other_cores_needs_a_restart(tmp_path: Path) -> None:
+    modes = (
+        "< POWER_MODEL ID=0 NAME=MAXN >\nCPU_ONLINE CORE_0 1\nCPU_ONLINE CORE_1 1\n"
+        "GPU MAX_FREQ -1\n< POWER_MODEL ID=1 NAME=15W >\nCPU_ONLINE CORE_0 1\n"
+        "GPU MAX_FREQ 612000000\n"
+    )
+    tree = {"/etc/nvpmodel.conf": modes, "/var/lib/nvpmodel/status": "pmode:0001"}
+    remedy = judge(tmp_path, tree)["power"].remedy
+    assert remedy.endswith("nvpmodel -m 0 (MAXN), which needs a restart for its 2 cores")
 
 
 def test_an_environment_that_hides_tensorrt(tmp_path: Path) -> None:
@@ -95,9 +134,9 @@ def test_a_jetpack_that_is_too_old(release: str, problem: bool, tmp_path: Path) 
     major, minor = release.split()
     line = f"# R{major} (release), REVISION: {minor}, GCID: 1"
     found = judge(tmp_path, {"/etc/nv_tegra_release": line})
-    assert ("jetpack" in found) is problem
+    assert (found["jetpack"].level == "problem") is problem
     if problem:
-        assert "JetPack 6.1 or newer" in found["jetpack"].remedy
+        assert "JetPack 7.2 or newer, or 6.2" in found["jetpack"].remedy
 
 
 def test_a_container_that_hides_the_release(tmp_path: Path) -> None:

@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 from machine_trees import DPKG, ORIN_NANO, THOR, dpkg, write_tree
 
-from samclip.engines.machine.jetson import (
+from samclip.engines.machine.jetpacks import (
     JETPACKS,
+    RELEASES,
     SERIES,
     JetPack,
     find_jetpack,
     installed_packages,
 )
-from samclip.engines.machine.jetson import parse_release as parse
+from samclip.engines.machine.jetpacks import parse_release as parse
 
 
 def find(tmp_path: Path, tree: dict[str, str]) -> JetPack:
@@ -23,11 +24,11 @@ def find(tmp_path: Path, tree: dict[str, str]) -> JetPack:
 
 
 def test_orin_nano(tmp_path: Path) -> None:
-    assert find(tmp_path, ORIN_NANO) == JetPack("36.4.3", "6.2", "10.3", "3.10")
+    assert find(tmp_path, ORIN_NANO) == JetPack("36.4.3", "6.2", "10.3.0.30", "3.10")
 
 
 def test_thor(tmp_path: Path) -> None:
-    assert find(tmp_path, THOR) == JetPack("38.2.2", "7.0", None, "3.12")
+    assert find(tmp_path, THOR) == JetPack("38.2.2", "7.0", "10.13.3.9", "3.12")
 
 
 def test_a_container_without_the_release_file_is_known_by_its_package(tmp_path: Path) -> None:
@@ -62,6 +63,23 @@ def test_a_jetpack_newer_than_the_table_is_named_by_its_package(tmp_path: Path) 
         DPKG: dpkg(nvidia_jetpack="6.7.1+b3"),
     }
     assert find(tmp_path, tree).version == "6.7.1"
+
+
+def test_a_release_that_only_its_package_names(tmp_path: Path) -> None:
+    tree = {
+        "/etc/nv_tegra_release": "# R39 (release), REVISION: 2.9",
+        DPKG: dpkg(nvidia_jetpack="7.2.2+b3"),
+    }
+    assert find(tmp_path, tree) == JetPack("39.2.9", "7.2.2", "10.16", "3.12")
+
+
+def test_every_jetpack_of_the_archive_has_its_release_and_python() -> None:
+    for version in JETPACKS.values():
+        release = JetPack(None, version, None, None).release
+        assert release is not None, version
+        assert release.builds_plans is (version >= "6.1")
+    prefixes = [release.prefix for release in RELEASES]
+    assert prefixes == sorted(prefixes, reverse=True)  # the newest first, as the page has them
 
 
 def test_table_and_series_agree() -> None:
