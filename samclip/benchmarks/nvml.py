@@ -9,12 +9,37 @@ import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from samclip.engines.machine.device import find_driver, jetson_model
 from samclip.errors import CapabilityError
 
 PACKAGE = "nvidia-ml-py"
+
+
+SM_CLOCK, MEMORY_CLOCK = 1, 2  # nvmlClockType_t
+SLOWDOWNS = {  # bits of nvmlClocksThrottleReasons; the others are no fault, as an idle GPU
+    0x4: "power cap",
+    0x8: "hardware slowdown",
+    0x20: "temperature, by the driver",
+    0x40: "temperature, by the hardware",
+    0x80: "power brake",
+}
+
+
+@dataclass(frozen=True)
+class GpuState:
+    """One reading: clocks in hertz, degrees Celsius, watts; None for what is not reported.
+
+    `slowed_by`: what slows the clocks down now, in words of SLOWDOWNS; empty for nothing.
+    """
+
+    clock: float | None
+    memory_clock: float | None
+    temperature: float | None
+    watts: float | None
+    slowed_by: tuple[str, ...] | None
 
 
 class Nvml:
@@ -50,6 +75,29 @@ class Nvml:
                 "process numbers. Run it with --pid=host."
             )
         return int(used[wanted])
+
+    def state(self) -> GpuState:
+        """Read clocks, temperature, power and what slows the GPU down; None for what it hides."""
+        library, gpu = self._library, self._handle
+
+        def ask(function: str, *arguments: int) -> float | None:
+            try:
+                return float(getattr(library, function)(gpu, *arguments))
+            except (library.NVMLError, AttributeError):  # not this GPU, or an older package
+                return None
+
+        clock, memory = (ask("nvmlDeviceGetClockInfo", kind) for kind in (SM_CLOCK, MEMORY_CLOCK))
+        power = ask("nvmlDeviceGetPowerUsage")
+        reasons = ask("nvmlDeviceGetCurrentClocksThrottleReasons")
+        return GpuState(
+            clock=None if clock is None else clock * 1e6,
+            memory_clock=None if memory is None else memory * 1e6,
+            temperature=ask("nvmlDeviceGetTemperature", 0),
+            watts=None if power is None else power / 1e3,
+            slowed_by=None
+            if reasons is None
+            else tuple(name for bit, name in SLOWDOWNS.items() if int(reasons) & bit),
+        )
 
 
 @contextmanager

@@ -42,6 +42,17 @@ class FakeLibrary:
             raise NVMLError("Not Supported")
         return 12_345
 
+    def nvmlDeviceGetClockInfo(self, handle: int, kind: int) -> int:  # noqa: N802
+        return {1: 1980, 2: 2619}[kind]
+
+    def nvmlDeviceGetTemperature(self, handle: int, sensor: int) -> int:  # noqa: N802
+        return 71
+
+    def nvmlDeviceGetPowerUsage(self, handle: int) -> int:  # noqa: N802
+        if not self.energy:
+            raise NVMLError("Not Supported")
+        return 652_500
+
     def nvmlDeviceGetComputeRunningProcesses(self, handle: int) -> list[Any]:  # noqa: N802
         return list(self.processes)
 
@@ -102,3 +113,26 @@ def test_a_gpu_without_the_counter_says_so(place: Any) -> None:
     place(FakeLibrary(energy=False))
     with open_nvml() as gpu, pytest.raises(CapabilityError, match=r"energy counter.*Not Supported"):
         gpu.joules()
+
+
+def test_the_state_of_a_gpu(place: Any) -> None:
+    class NewerLibrary(FakeLibrary):
+        def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle: int) -> int:  # noqa: N802
+            return 0x1 | 0x4 | 0x40
+
+    place(NewerLibrary())
+    with open_nvml() as gpu:
+        assert gpu.state() == nvml.GpuState(
+            clock=1980e6,
+            memory_clock=2619e6,
+            temperature=71.0,
+            watts=652.5,
+            slowed_by=("power cap", "temperature, by the hardware"),  # idle is no fault
+        )
+
+
+def test_a_gpu_hides_parts_of_its_state(place: Any) -> None:
+    place(FakeLibrary(energy=False))  # and its package is older than the question for reasons
+    with open_nvml() as gpu:
+        state = gpu.state()
+    assert (state.watts, state.slowed_by, state.temperature) == (None, None, 71.0)

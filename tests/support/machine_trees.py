@@ -76,6 +76,45 @@ ORIN_NANO = {  # Jetson Orin Nano 8 GB developer kit, JetPack 6.2, as it comes: 
 }
 ORIN_NANO_LINKS = {"/etc/systemd/system/default.target": "/lib/systemd/system/graphical.target"}
 
+# The state of an Orin Nano at work: warm, its GPU slowed down once, two over-current events.
+ORIN_NANO_STATE = {
+    "/sys/class/thermal/thermal_zone0/type": "cpu-thermal\n",
+    "/sys/class/thermal/thermal_zone0/temp": "63625\n",
+    "/sys/class/thermal/thermal_zone1/type": "gpu-thermal\n",
+    "/sys/class/thermal/thermal_zone1/temp": "-4500\n",
+    "/sys/class/thermal/thermal_zone2/type": "cv0-thermal\n",  # off: its file cannot be read
+    "/sys/class/thermal/thermal_zone3/type": "soc0-thermal\n",
+    "/sys/class/thermal/thermal_zone3/temp": "-256000\n",
+    "/sys/class/thermal/thermal_zone10/type": "cpu-thermal\n",
+    "/sys/class/thermal/thermal_zone10/temp": "61000\n",
+    "/sys/class/thermal/cooling_device0/type": "pwm-fan\n",
+    "/sys/class/thermal/cooling_device0/cur_state": "2\n",
+    "/sys/class/thermal/cooling_device1/type": "cpufreq-cpu0\n",
+    "/sys/class/thermal/cooling_device1/cur_state": "0\n",
+    "/sys/class/thermal/cooling_device2/type": "devfreq-17000000.gpu\n",
+    "/sys/class/thermal/cooling_device2/cur_state": "1\n",
+    "/sys/class/hwmon/hwmon0/name": "pwmfan\n",
+    "/sys/class/hwmon/hwmon1/name": "ina3221\n",
+    "/sys/class/hwmon/hwmon1/in1_label": "VDD_IN\n",
+    "/sys/class/hwmon/hwmon1/in1_input": "5000\n",
+    "/sys/class/hwmon/hwmon1/curr1_input": "1000\n",
+    "/sys/class/hwmon/hwmon1/in2_label": "VDD_CPU_GPU_CV\n",
+    "/sys/class/hwmon/hwmon1/in2_input": "4992\n",
+    "/sys/class/hwmon/hwmon1/curr2_input": "250\n",
+    "/sys/class/hwmon/hwmon1/in3_label": "VDD_SOC\n",  # its channel is switched off
+    "/sys/class/hwmon/hwmon3/name": "soctherm_oc\n",
+    "/sys/class/hwmon/hwmon3/oc1_event_cnt": "0\n",
+    "/sys/class/hwmon/hwmon3/oc2_event_cnt": "0\n",
+    "/sys/class/hwmon/hwmon3/oc3_event_cnt": "2\n",
+    "/sys/devices/system/cpu/cpufreq/policy0/scaling_min_freq": "729600\n",
+    "/sys/devices/system/cpu/cpufreq/policy0/scaling_max_freq": "1497600\n",
+    "/sys/devices/system/cpu/cpufreq/policy0/scaling_cur_freq": "1113600\n",
+    "/sys/class/devfreq/17000000.gpu/min_freq": "306000000\n",
+    "/sys/class/devfreq/17000000.gpu/max_freq": "612000000\n",
+    "/sys/class/devfreq/17000000.gpu/cur_freq": "408000000\n",
+    "/proc/meminfo": "MemTotal: 7802096 kB\nMemAvailable: 4883008 kB\n",
+}
+
 THOR = {  # Jetson AGX Thor developer kit, JetPack 7.0, at full speed with pinned clocks
     "/proc/device-tree/model": "NVIDIA Jetson AGX Thor Developer Kit\0",
     "/etc/nv_tegra_release": (

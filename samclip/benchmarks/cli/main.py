@@ -10,6 +10,7 @@ from samclip.benchmarks.cli import (
     accuracy,
     agreement,
     baselines,
+    board,
     costs,
     reports,
     semantic,
@@ -64,6 +65,7 @@ app.add_typer(accuracy_app, name="accuracy")
 app.command(epilog=agreement.EXAMPLES)(agreement.agreement)
 app.command(epilog=speed.LATENCY_EXAMPLES)(speed.latency)
 app.command(epilog=speed.MEMORY_EXAMPLES)(speed.memory)
+app.command(epilog=board.EXAMPLES)(board.board)
 app.command(epilog=costs.AMORTISED_EXAMPLES)(costs.amortised)
 app.command(epilog=reports.COMPARE_EXAMPLES)(reports.compare)
 app.command(epilog=costs.ROOFLINE_EXAMPLES)(costs.roofline)

@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 from samclip.benchmarks.latency.timed import StageClock, TimedBackend
 from samclip.benchmarks.measurements import ClockRange, Conditions, RunSettings, Timing
 from samclip.engines.base import Backend, EngineOptions
-from samclip.engines.machine.jetson_power import CPU_CLOCKS, read_power
+from samclip.engines.machine.jetson_power import read_governors, read_power
 from samclip.engines.machine.kernel_files import MachineFiles
 from samclip.engines.registry import AUTO, Choice, decide
 from samclip.runtime.backend_choice import check_precision, start_fastest
@@ -26,7 +26,6 @@ from samclip.runtime.model import Model
 B_co = TypeVar("B_co", bound=TimedBackend, covariant=True)
 
 CUDA_GRAPHS = frozenset({"tensorrt", "tensorrt-rtx"})  # backends that capture them
-KILOHERTZ = 1e3
 
 
 @dataclass(frozen=True)
@@ -118,11 +117,10 @@ def describe_conditions(order: str, files: MachineFiles | None = None) -> Condit
     """
     files = MachineFiles() if files is None else files
     power = read_power(files)
-    mode = power.mode.name if power.mode is not None else _governor(files)
+    mode = power.mode.name if power.mode is not None else read_governors(files)
     clocks = []
     for clock in power.clocks:
-        unit = KILOHERTZ if clock.name.startswith("policy") else 1.0  # of CPUs in kHz, else in Hz
-        ends = {"lowest": clock.lowest * unit, "highest": clock.highest * unit}
+        ends = {"lowest": clock.lowest * clock.unit, "highest": clock.highest * clock.unit}
         clocks.append(ClockRange(name=clock.name, **ends))
     return Conditions(
         power_mode=mode, clocks=tuple(clocks), clocks_pinned=power.pinned, order=order
@@ -145,10 +143,3 @@ def describe_settings(contender: Contender, warm_up: int, timings: list[Timing])
         warm_up=warm_up,
         repeats=max(kept, default=0),
     )
-
-
-def _governor(files: MachineFiles) -> str | None:
-    """Return the CPU's frequency governor, all of them where cores differ."""
-    policies = [name for name in files.folders(CPU_CLOCKS) if "/policy" in name]
-    found = {files.text(f"{name}/scaling_governor").strip() for name in policies} - {""}
-    return ", ".join(sorted(found)) or None

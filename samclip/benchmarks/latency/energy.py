@@ -1,6 +1,7 @@
 """Energy of an inference: a sensor read before and after many of them.
 
-The sensor is a counter of an NVIDIA GPU or of a CPU, or a Jetson's power summed over time.
+The sensor is a counter of an NVIDIA GPU or of a CPU, or a Jetson's power summed over time: that of
+its module's input where the kernel reports one, else what jetson-stats makes of its rails.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import importlib
 import math
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,11 +26,13 @@ from samclip.benchmarks.statistics import Estimate
 from samclip.benchmarks.tables import Column, Table, text_columns
 from samclip.engines.machine.device import jetson_model
 from samclip.engines.machine.kernel_files import MachineFiles
+from samclip.engines.machine.thermal import TOTAL_RAIL, read_rails
 from samclip.errors import CapabilityError
 from samclip.progress import Progress, track
 
 RAPL = "/sys/class/powercap/intel-rapl:0"  # the first CPU package, of Intel and of AMD
 JETSON_PACKAGE = "jetson-stats"
+FILES = MachineFiles()
 SECONDS = 5.0  # counters move some ten times a second: an error of 2 %
 PROTOCOL = (
     f"Energy is that of '{ALL_STEPS}', again and again for {SECONDS:.0f} s, by the sensor that its "
@@ -93,12 +96,11 @@ class CpuSensor:
 
 
 class BoardSensor:
-    """The power of a Jetson's board, read again and again by jetson-stats, over time."""
+    """The power of a Jetson, in watts, read again and again, over time."""
 
-    name = "the board's total power, jetson-stats"
-
-    def __init__(self, board: Any, seconds: float = 0.05) -> None:
-        self._board = board
+    def __init__(self, name: str, read_watts: Callable[[], float], seconds: float = 0.05) -> None:
+        self.name = name
+        self._read = read_watts
         self._seconds = seconds
         self._joules = 0.0
         self._error: str | None = None
@@ -109,7 +111,7 @@ class BoardSensor:
     def joules(self) -> float:
         """Return the sum so far; raises CapabilityError."""
         if self._error is not None:
-            raise CapabilityError(f"jetson-stats does not report the board's power: {self._error}.")
+            raise CapabilityError(f"the power cannot be read ({self.name}): {self._error}.")
         return self._joules
 
     def close(self) -> None:
@@ -121,7 +123,7 @@ class BoardSensor:
         last = time.monotonic()
         while not self._end.wait(self._seconds):
             try:
-                watts = float(self._board.power["tot"]["power"]) / 1e3  # in milliwatts
+                watts = self._read()
             except (KeyError, TypeError, ValueError) as error:
                 self._error = f"{type(error).__name__} {error}"
                 return
@@ -137,13 +139,27 @@ def open_sensor(on_host: bool) -> Iterator[Sensor]:
     Raises CapabilityError, which says what is missing.
     """
     if jetson_model() is not None:
-        with _jetson() as board:
+        with _module_input() if TOTAL_RAIL in (read_rails(FILES) or {}) else _jetson() as board:
             yield board
     elif on_host:
-        yield CpuSensor(MachineFiles())
+        yield CpuSensor(FILES)
     else:
         with open_nvml() as gpu:
             yield GpuSensor(gpu)
+
+
+@contextmanager
+def _module_input() -> Iterator[Sensor]:
+    """Read the rail that supplies the whole module."""
+
+    def watts() -> float:
+        return (read_rails(FILES) or {})[TOTAL_RAIL]
+
+    sensor = BoardSensor(f"the module's input {TOTAL_RAIL}, INA3221", watts)
+    try:
+        yield sensor
+    finally:
+        sensor.close()
 
 
 @contextmanager
@@ -161,7 +177,11 @@ def _jetson() -> Iterator[Sensor]:
         raise CapabilityError(
             f"{JETSON_PACKAGE} does not answer: {error}. Look at: systemctl status jtop"
         ) from error
-    sensor = BoardSensor(board)
+
+    def watts() -> float:
+        return float(board.power["tot"]["power"]) / 1e3  # in milliwatts
+
+    sensor = BoardSensor(f"the board's total power, {JETSON_PACKAGE}", watts)
     try:
         yield sensor
     finally:

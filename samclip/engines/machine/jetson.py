@@ -1,4 +1,4 @@
-"""A Jetson's model, release and set-up, as its files describe them; nothing is run, or needs root."""
+"""A Jetson's model and set-up, as its files describe them; nothing is run, or needs root."""
 
 from __future__ import annotations
 

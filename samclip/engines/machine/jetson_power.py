@@ -17,6 +17,7 @@ STATUS_FILE = "/var/lib/nvpmodel/status"  # "pmode:0002 fmode:quiet"
 MODES_FILE = "/etc/nvpmodel.conf"
 CPU_CLOCKS = "/sys/devices/system/cpu/cpufreq"
 DEVICE_CLOCKS = "/sys/class/devfreq"
+KILOHERTZ = 1e3
 # 17000000.ga10b in JetPack 5, 17000000.gpu in JetPack 6, gpu-gpc-0 on a Thor
 _GPU = re.compile(r"gpu|ga10b|gv11b|gp10b")
 _STATUS = re.compile(r"pmode:\s*(\d+)")
@@ -46,11 +47,20 @@ class PowerMode:
 
 @dataclass(frozen=True)
 class Clock:
-    """A clock and the range it moves in, in Hz for a device and kHz for a CPU."""
+    """A clock and the range it moves in, in Hz for a device and kHz for a CPU.
+
+    `current` is its frequency when it was read, None where that is not reported.
+    """
 
     name: str
     lowest: int
     highest: int
+    current: int | None = None
+
+    @property
+    def unit(self) -> float:
+        """Hertz of its unit."""
+        return KILOHERTZ if self.name.startswith("policy") else 1.0
 
     @property
     def pinned(self) -> bool:
@@ -106,9 +116,17 @@ def read_clocks(files: MachineFiles) -> tuple[Clock, ...]:
     """Read the ranges of the CPU's and the GPU's clocks."""
     policies = [name for name in files.folders(CPU_CLOCKS) if "/policy" in name]
     gpus = [name for name in files.folders(DEVICE_CLOCKS) if _GPU.search(name.rpartition("/")[2])]
-    found = [_read_clock(files, name, "scaling_min_freq", "scaling_max_freq") for name in policies]
-    found += [_read_clock(files, name, "min_freq", "max_freq") for name in gpus]
+    cpu_files = ("scaling_min_freq", "scaling_max_freq", "scaling_cur_freq")
+    found = [_read_clock(files, name, *cpu_files) for name in policies]
+    found += [_read_clock(files, name, "min_freq", "max_freq", "cur_freq") for name in gpus]
     return tuple(clock for clock in found if clock is not None)
+
+
+def read_governors(files: MachineFiles) -> str | None:
+    """Return the CPU's frequency governor, all of them where cores differ; None when unknown."""
+    policies = [name for name in files.folders(CPU_CLOCKS) if "/policy" in name]
+    found = {files.text(f"{name}/scaling_governor").strip() for name in policies} - {""}
+    return ", ".join(sorted(found)) or None
 
 
 def _read_mode(number: int, name: str, body: str) -> PowerMode:
@@ -122,8 +140,10 @@ def _read_mode(number: int, name: str, body: str) -> PowerMode:
     return PowerMode(number, name, limits.get("GPU"), limits.get("EMC"), cores)
 
 
-def _read_clock(files: MachineFiles, folder: str, lowest: str, highest: str) -> Clock | None:
+def _read_clock(
+    files: MachineFiles, folder: str, lowest: str, highest: str, current: str
+) -> Clock | None:
     low, high = files.number(f"{folder}/{lowest}"), files.number(f"{folder}/{highest}")
     if low is None or high is None:
         return None
-    return Clock(folder.rpartition("/")[2], low, high)
+    return Clock(folder.rpartition("/")[2], low, high, files.number(f"{folder}/{current}"))

@@ -53,12 +53,17 @@ class PublicKey:
     @property
     def fingerprint(self) -> str:
         """The SHA-256 of the key's form in RFC 8709, as `ssh-keygen -l` shows it."""
+        digest = hashlib.sha256(base64.b64decode(self.line.split()[1])).digest()
+        return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
+
+    @property
+    def line(self) -> str:
+        """The key in OpenSSH's form, "ssh-ed25519 AAAA...", without the comment of its file."""
         serialization = _import_cryptography("hazmat.primitives.serialization")
         line: bytes = self.key.public_bytes(
             serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
         )
-        digest = hashlib.sha256(base64.b64decode(line.split()[1])).digest()
-        return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
+        return line.decode()
 
     def has_signed(self, data: bytes, signature: bytes) -> bool:
         """Whether `signature` is this key's signature of exactly these bytes."""
@@ -102,6 +107,25 @@ def read_public_key(path: str | PathLike[str]) -> PublicKey:
     load = serialization.load_pem_public_key if is_pem else serialization.load_ssh_public_key
     key = _load_key(file, lambda: load(data))
     return PublicKey(file, _check_kind(file, key, "Ed25519PublicKey"))
+
+
+def parse_public_key(line: str, path: Path) -> PublicKey:
+    """Parse a key in OpenSSH's form, "ssh-ed25519 AAAA...", which was found in the file `path`.
+
+    Raises InputError, CapabilityError without the package `cryptography`.
+    """
+    serialization = _import_cryptography("hazmat.primitives.serialization")
+    key = _load_key(path, lambda: serialization.load_ssh_public_key(line.encode()))
+    return PublicKey(path, _check_kind(path, key, "Ed25519PublicKey"))
+
+
+def make_private_key() -> PrivateKey:
+    """Make a key pair that is kept nowhere; raises CapabilityError without `cryptography`.
+
+    What it signs can be checked for changes, and is not known to come from anybody.
+    """
+    ed25519 = _import_cryptography("hazmat.primitives.asymmetric.ed25519")
+    return PrivateKey(Path("a key made for once"), ed25519.Ed25519PrivateKey.generate())
 
 
 def read_private_key(path: str | PathLike[str], ask: Callable[[], str] | None = None) -> PrivateKey:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from machine_trees import ORIN_NANO_STATE, write_tree
 from timed_fakes import contender
 
 from samclip.benchmarks.latency import energy
@@ -52,7 +53,7 @@ def test_a_cpu_without_a_readable_counter_says_why(tmp_path: Path) -> None:
 
 
 def test_the_power_of_a_board_adds_up_over_time() -> None:
-    sensor = BoardSensor(SimpleNamespace(power={"tot": {"power": 10_000}}), 0.002)  # 10 W
+    sensor = BoardSensor("a rail", lambda: 10.0, 0.002)
     start = time.monotonic()
     while sensor.joules() < 0.1 and time.monotonic() - start < 5:
         time.sleep(0.002)
@@ -61,17 +62,34 @@ def test_the_power_of_a_board_adds_up_over_time() -> None:
 
 
 def test_a_board_that_does_not_tell_its_power_is_an_error() -> None:
-    sensor = BoardSensor(SimpleNamespace(power={}), 0.001)
+    def watts() -> float:
+        raise KeyError("tot")
+
+    sensor = BoardSensor("a rail", watts, 0.001)
     sensor._thread.join(5)
     with pytest.raises(CapabilityError, match="KeyError"):
         sensor.joules()
+
+
+def test_the_input_of_a_module_needs_no_jetson_stats(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sensors, "jetson_model", lambda: "NVIDIA Jetson Orin Nano")
+    monkeypatch.setattr(sensors, "FILES", write_tree(tmp_path, ORIN_NANO_STATE))
+    monkeypatch.setitem(sys.modules, "jtop", None)  # type: ignore[arg-type]
+    with open_sensor(on_host=False) as sensor:
+        assert sensor.name == "the module's input VDD_IN, INA3221"
+        start = time.monotonic()
+        while sensor.joules() == 0 and time.monotonic() - start < 5:
+            time.sleep(0.01)
+        assert 0 < sensor.joules() <= 5.0 * (time.monotonic() - start) + 0.1  # 5 V, 1 A
 
 
 def test_a_jetson_asks_jetson_stats(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
 
     class Board:
-        power: Any = {"tot": {"power": 1}}  # noqa: RUF012
+        power: Any = {"tot": {"power": 10_000_000}}  # noqa: RUF012 - milliwatts
 
         def start(self) -> None:
             calls.append("start")
@@ -83,6 +101,10 @@ def test_a_jetson_asks_jetson_stats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jtop", SimpleNamespace(jtop=Board))  # type: ignore[arg-type]
     with open_sensor(on_host=False) as sensor:
         assert "board" in sensor.name
+        start = time.monotonic()
+        while sensor.joules() == 0 and time.monotonic() - start < 5:
+            time.sleep(0.01)
+        assert 100 < sensor.joules() <= 10_000 * (time.monotonic() - start + 0.1)
     assert calls == ["start", "close"]
     monkeypatch.setitem(sys.modules, "jtop", None)  # type: ignore[arg-type]
     with pytest.raises(CapabilityError, match="jetson-stats is not installed"):

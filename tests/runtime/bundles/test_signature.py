@@ -339,3 +339,15 @@ def test_the_commands(tiny: Path, tmp_path: Path) -> None:
     assert json.loads(run("sign", tiny, "--key", private, "--json")[1])["signer"] == fingerprint
     code, _, stderr = run("sign", tiny, "--key", public)
     assert (code, "is not a private key" in stderr) == (2, True)
+
+
+def test_a_key_that_is_kept_nowhere_signs_and_its_line_is_enough_to_check() -> None:
+    pair = keys.make_private_key()
+    assert pair.public.line.split()[0] == "ssh-ed25519"
+    assert len(pair.public.line.split()) == 2  # without a comment
+    found = keys.parse_public_key(pair.public.line, Path("some.json"))
+    assert found.has_signed(b"data", pair.sign(b"data"))
+    assert not found.has_signed(b"date", pair.sign(b"data"))
+    assert keys.make_private_key().public.line != pair.public.line
+    with pytest.raises(InputError, match=r"some\.json cannot be read as an Ed25519 key"):
+        keys.parse_public_key("ssh-ed25519 AAAA", Path("some.json"))
