@@ -26,6 +26,7 @@ SPECIFICATIONS = {
     ("docs/cpu.md", " | ONNX Runtime | OpenVINO"),
     ("docs/faults.md", "what | most"),
     ("docs/gpu.md", "part | what is measured | required"),
+    ("docs/jetson.md", "bundle | plans | running, one context | building, peak | verdict"),
     ("docs/jetson.md", "JetPack | Jetson Linux | boards | TensorRT | CUDA | Python | samclip"),
     ("docs/peers.md", "peer | what it is | environment"),
     ("docs/precision.md", "measure | FP16 limit | BF16 limit | INT8 limit | how it is measured"),

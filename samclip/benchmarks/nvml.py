@@ -19,7 +19,7 @@ PACKAGE = "nvidia-ml-py"
 
 
 SM_CLOCK, MEMORY_CLOCK = 1, 2  # nvmlClockType_t
-SLOWDOWNS = {  # bits of nvmlClocksThrottleReasons; the others are no fault, as an idle GPU
+SLOWDOWNS = {  # bits of nvmlClocksThrottleReasons; others, as of an idle GPU, are fine
     0x4: "power cap",
     0x8: "hardware slowdown",
     0x20: "temperature, by the driver",

@@ -153,7 +153,7 @@ def _judge_tensorrt(jetson: Jetson, python: PythonHere) -> Iterator[Finding]:
             f"{jetson.jetpack.version} is {jetson.jetpack.tensorrt}: they cannot share plans"
         )
         remedy = (
-            f"build plans in the container, in a volume of its own; or pin its packages, as "
+            f"build plans in the container alone, in a separate volume; or pin its packages, as "
             f"docker/jetson.Dockerfile does to {SHARED_VERSION}"
         )
         yield Finding("tensorrt", "advice", detail, remedy)

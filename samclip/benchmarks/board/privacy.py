@@ -1,4 +1,4 @@
-"""What a board record must not tell: names of host and user, paths, serial numbers, addresses.
+"""Names, paths, serial numbers and addresses, none of which a board record may hold.
 
 A record holds only the fields of its schema, none of which is meant for such a thing. Texts that
 come from the machine or from an error may hold one all the same; it is removed from every text that

@@ -228,9 +228,9 @@ class Signature(Record, frozen=True, kw_only=True):
 class BoardRecord(Record, frozen=True, kw_only=True):
     """All of the file. `bundle` has no path; `library_version` is that of the backend's library.
 
-    `idle_memory`: bytes that were free before the model was loaded: on a Jetson, whose GPU has no
-    memory of its own, the least that was free during the measurement, taken from this, is all that
-    the model needs. `watts`, `joules_per_image`: of the sensor that `energy` names, idle part
+    `idle_memory`: bytes that were free before the model was loaded: on a Jetson, whose GPU
+    shares this memory, the least that was free during the measurement, taken from this, is all
+    that the model needs. `watts`, `joules_per_image`: of the sensor that `energy` names, idle part
     included. `throttled`: what slowed the machine down during the measurement, empty for nothing,
     None where the machine reports nothing of the kind.
     """

@@ -64,7 +64,7 @@ def signed_bytes(document: dict[str, Any]) -> bytes:
 def read_record(path: Path, key: PublicKey | None = None) -> BoardRecord:
     """Read a record whose schema and signature are right, by `key` where one is given.
 
-    Raises InputError for what is no record, SignatureError for one that was changed or that
+    Raises InputError for any other file, SignatureError for one that was changed or that
     another key signed, CapabilityError without the package `cryptography`.
     """
     data = read_user_file(user_path(path), MAX_BYTES, "the record", advice=ADVICE)
