@@ -228,8 +228,7 @@ def _import_cryptography(module: str) -> Any:
         return importlib.import_module(f"cryptography.{module}")
     except ImportError as error:
         raise CapabilityError(
-            "signatures of bundles need the package cryptography. Install it: "
-            "pip install 'samclip[signing]'."
+            "signatures need the package cryptography. Install it: pip install 'samclip[signing]'."
         ) from error
 
 
