@@ -16,7 +16,14 @@ from types import SimpleNamespace
 from typing import Any
 
 FOLDER = Path(__file__).parent / "tensorrt_api"
-VERSIONS = tuple(sorted(path.name.removesuffix(".json") for path in FOLDER.glob("*.json")))
+VERSIONS = tuple(sorted(path.name.removesuffix(".json") for path in FOLDER.glob("[0-9]*.json")))
+RTX = "rtx-1.7.1.116"  # TensorRT for RTX
+
+
+def recorded_api(version: str) -> dict[str, list[str]]:
+    """The classes of a version, or of RTX, with the names that they have."""
+    found: dict[str, list[str]] = json.loads((FOLDER / f"{version}.json").read_text())
+    return found
 
 
 @dataclass
@@ -78,7 +85,7 @@ class FakeTensorRT:
         self.__name__ = f"fake tensorrt {version} {id(self)}"  # a separate logger
         self.__version__ = version
         self._script = script
-        self._api = json.loads((FOLDER / f"{version}.json").read_text())
+        self._api = recorded_api(version)
         self.ILogger = _logger_class(self._api)
         self.IProgressMonitor = type("IProgressMonitor", (), {})
 

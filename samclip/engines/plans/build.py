@@ -177,6 +177,8 @@ def configure(module: Any, builder: Any, request: BuildRequest, workspace: int |
     if options.strip_weights:
         config.set_flag(flags.STRIP_PLAN)
         config.set_flag(flags.REFIT_IDENTICAL)  # only with the weights that it was built from
+    if hasattr(flags, "REQUIRE_USER_ALLOCATION"):  # RTX: nothing is allocated in a run, which
+        config.set_flag(flags.REQUIRE_USER_ALLOCATION)  # capturing it as a CUDA graph needs
     if hasattr(module, "ComputeCapability"):
         _set_targets(module, config, request.capabilities)
     return config

@@ -10,6 +10,7 @@ from pathlib import Path
 from samclip.engines.backend_names import TENSORRT, LibraryName
 from samclip.engines.base import GraphSource
 from samclip.engines.plans.gate.verdict import Verdict, failure_table
+from samclip.engines.plans.own_files import PlanBytes
 from samclip.engines.plans.sidecar import (
     BuiltFor,
     BuiltGraph,
@@ -18,7 +19,7 @@ from samclip.engines.plans.sidecar import (
     identify,
     rebuild_step,
 )
-from samclip.engines.plans.store import StoredPlan, list_plans, read_plan, search_folders
+from samclip.engines.plans.store import StoredPlan, list_plans, open_plan, read_plan, search_folders
 from samclip.errors import (
     PlanDamagedError,
     PlanError,
@@ -141,19 +142,23 @@ def _other_model(built: BuiltFor, host: PlanHost) -> str | None:
 @dataclass(frozen=True)
 class Plan:
     """A verified plan: `data` are the bytes whose SHA-256 the sidecar has, as TensorRT wrote them.
-
     A plan with `sidecar.options.strip_weights` must be refitted with its graph before it runs.
     """
 
     path: Path
-    data: bytes
+    data: PlanBytes
     sidecar: Sidecar
 
 
-def find_plan(source: GraphSource, host: PlanHost, folders: Sequence[Path] | None = None) -> Plan:
+def find_plan(
+    source: GraphSource,
+    host: PlanHost,
+    folders: Sequence[Path] | None = None,
+    in_pieces: bool = False,
+) -> Plan:
     """Find the newest sound plan of `source` that fits `host`, and read it.
 
-    Looks in `folders`; None: the user's cache, then next to the bundle that `source` is from.
+    `in_pieces`: only verify it and leave it open, for a reader of pieces. Looks in `folders`; None: the user's cache, then next to the bundle that `source` is from.
     Raises PlanMissingError, PlanStaleError, PlanForeignError, PlanGateError or PlanDamagedError,
     whose message says what came and what was expected, and whose `steps` build the plan.
     """
@@ -164,7 +169,8 @@ def find_plan(source: GraphSource, host: PlanHost, folders: Sequence[Path] | Non
     for stored in related:
         if stored.sidecar is not None and misfit(stored.sidecar, graph, host) is None:
             try:
-                return Plan(stored.path, read_plan(stored), stored.sidecar)
+                data = open_plan(stored) if in_pieces else read_plan(stored)
+                return Plan(stored.path, data, stored.sidecar)
             except FileNotFoundError:  # removed meanwhile: another one may be there
                 continue
             except PlanDamagedError as error:

@@ -218,6 +218,7 @@ class TrtSlot:
 
     def _capture(self) -> None:
         try:
+            self._check_capturable()
             self._device.begin_capture(self._stream)
             try:
                 self._check(self._context.execute_async_v3(self._stream), "a captured run")
@@ -232,6 +233,12 @@ class TrtSlot:
                     self._signature.graph,
                     str(error),  # the error itself would keep this run's results alive
                 )
+
+    def _check_capturable(self) -> None:
+        """Ask a library that can tell, as TensorRT for RTX can."""
+        ask = getattr(self._context, "is_stream_capturable", None)
+        if ask is not None and not ask(self._stream):
+            raise EngineRunError("its execution context says that its stream cannot be captured.")
 
     def _drop_graph(self) -> None:
         graph, self._graph = self._graph, None
