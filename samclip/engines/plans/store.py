@@ -251,8 +251,8 @@ def _stem(sidecar: Sidecar) -> str:
 
 def _identity(sidecar: Sidecar) -> str:
     """Return a digest of all that makes plans differ: bytes, graph, target and settings."""
-    built = (sidecar.graph, sidecar.target, sidecar.options, sidecar.axes, sidecar.split_attention)
-    facts = (sidecar.plan, *built, sidecar.asked)
+    built = (sidecar.graph, sidecar.target, sidecar.options, sidecar.axes)
+    facts = (sidecar.plan, *built, sidecar.attention_kernels, sidecar.asked)
     return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()
 
 

@@ -24,7 +24,7 @@ from samclip.engines.base import EngineOptions, GraphSource, Guard, GuardedEngin
 from samclip.engines.cuda.memory import DeviceMemory
 from samclip.engines.external_data import external_fault
 from samclip.engines.plans.build_log import listening, shared_logger
-from samclip.engines.plans.hidden_outputs import is_hidden
+from samclip.engines.plans.attention_layers import is_hidden
 from samclip.engines.plans.library import Library
 from samclip.engines.plans.network import load_in_memory, weights_folder
 from samclip.engines.tensorrt.library import LoadedPlan, explain
