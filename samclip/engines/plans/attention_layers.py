@@ -17,6 +17,7 @@ AttentionKernels = Literal["any", "split", "fp32"]  # how a build computes atten
 
 HIDDEN = "samclip.hidden."  # begins the names of outputs that are none of the graph's
 HALVES = frozenset({"HALF", "BF16"})
+FLOATS = HALVES | {"FLOAT"}
 PRODUCT, SOFTMAX, CAST = "MATRIX_MULTIPLY", "SOFTMAX", "CAST"
 # What may stand between a product and the softmax: scale, bias and mask, and changes of form.
 BETWEEN = frozenset(
@@ -119,13 +120,19 @@ class _Layers:
         found, waiting = set(start), list(start)
         while waiting:
             for place in following(waiting.pop()):
-                kind = self._types[place]
-                if place in found or kind not in BETWEEN | {PRODUCT}:
+                if place in found:
                     continue
-                found.add(place)
-                if kind != PRODUCT:
+                if self._types[place] == PRODUCT:
+                    found.add(place)
+                elif self._is_between(place):
+                    found.add(place)
                     waiting.append(place)
         return found
+
+    def _is_between(self, place: int) -> bool:
+        """Whether a layer may belong to an attention; a cast that makes numbers of a mask not."""
+        kind = self._types[place]
+        return kind in BETWEEN and (kind != CAST or FLOATS.issuperset(self.input_types(place)))
 
     def _makers(self, place: int) -> list[int]:
         names = [tensor.name for _, tensor in self._inputs(self._layers[place])]
