@@ -11,7 +11,7 @@ import enum
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -397,8 +397,20 @@ class FakeContext:
             version, shapes = self.version, dict(self.shapes)
             if self.module.gpu.is_recording(stream) and self.computed != version:
                 raise Broken("captured before a run of the same shapes and addresses succeeded")
-            self.module.gpu.submit(stream, lambda: self._compute(version, shapes))
+            self.module.gpu.submit(stream, lambda: self._compute(version, shapes), self._watch)
             return True
+
+    def _watch(self) -> Callable[[], None]:
+        """Keep the inputs in host memory as they are when a run is enqueued, to compare them."""
+        gpu, shapes, addresses = self.module.gpu, dict(self.shapes), dict(self.addresses)
+        seen = {n: self._view(n, s).copy() for n, s in shapes.items() if gpu.is_mapped(addresses[n])}
+
+        def compare() -> None:
+            for name, before in seen.items():
+                if not np.array_equal(self._view(name, shapes[name]), before, equal_nan=True):
+                    raise Broken(f"the host wrote into {name!r} while a run was enqueued")
+
+        return compare
 
     def _compute(self, version: int, shapes: dict[str, tuple[int, ...]]) -> None:
         with self._alone():
