@@ -403,7 +403,9 @@ class FakeContext:
     def _watch(self) -> Callable[[], None]:
         """Keep the inputs in host memory as they are when a run is enqueued, to compare them."""
         gpu, shapes, addresses = self.module.gpu, dict(self.shapes), dict(self.addresses)
-        seen = {n: self._view(n, s).copy() for n, s in shapes.items() if gpu.is_mapped(addresses[n])}
+        seen = {
+            n: self._view(n, s).copy() for n, s in shapes.items() if gpu.is_mapped(addresses[n])
+        }
 
         def compare() -> None:
             for name, before in seen.items():
@@ -466,7 +468,10 @@ class RtxContext(FakeContext):
         return super().execute_async_v3(stream)
 
     def _take_kernels(self, shapes: str) -> None:
-        kernels, ways = self.config._cache._kernels, self.module.DynamicShapesKernelSpecializationStrategy
+        kernels, ways = (
+            self.config._cache._kernels,
+            self.module.DynamicShapesKernelSpecializationStrategy,
+        )
         strategy = self.config.dynamic_shapes_kernel_specialization_strategy
         if strategy != ways.EAGER and shapes not in self.met:
             self.module.slow += 1

@@ -142,6 +142,7 @@ def _other_model(built: BuiltFor, host: PlanHost) -> str | None:
 @dataclass(frozen=True)
 class Plan:
     """A verified plan: `data` are the bytes whose SHA-256 the sidecar has, as TensorRT wrote them.
+
     A plan with `sidecar.options.strip_weights` must be refitted with its graph before it runs.
     """
 
@@ -158,9 +159,10 @@ def find_plan(
 ) -> Plan:
     """Find the newest sound plan of `source` that fits `host`, and read it.
 
-    `in_pieces`: only verify it and leave it open, for a reader of pieces. Looks in `folders`; None: the user's cache, then next to the bundle that `source` is from.
-    Raises PlanMissingError, PlanStaleError, PlanForeignError, PlanGateError or PlanDamagedError,
-    whose message says what came and what was expected, and whose `steps` build the plan.
+    Looks in `folders`; None: the user's cache, then next to the bundle that `source` is from.
+    `in_pieces`: only verify it and leave it open, for a reader of pieces. Raises PlanMissingError,
+    PlanStaleError, PlanForeignError, PlanGateError or PlanDamagedError, whose message says what
+    came and what was expected, and whose `steps` build the plan.
     """
     graph = identify(source)
     places = search_folders(graph.origin) if folders is None else folders

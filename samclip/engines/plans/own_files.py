@@ -1,8 +1,8 @@
 """Files that only the user could have written: plans, and what is kept with them.
 
-Plans, timings and compiled kernels steer native code. So a file is read only if it is a plain one of
-the user's own, which nobody else can write to, and after a comparison of its bytes with a digest:
-that of a sidecar, or the one that the file begins with.
+Plans, timings and compiled kernels steer native code. So a file is read only if it is a plain one
+of the user's own, which nobody else can write to, and after a comparison of its bytes with a
+digest: that of a sidecar, or the one that the file begins with.
 """
 
 from __future__ import annotations

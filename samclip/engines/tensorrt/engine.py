@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from samclip.engines.base import EngineOptions, GraphSource, Guard, GuardedEngine, Tensor
 from samclip.engines.cuda.memory import DeviceMemory
 from samclip.engines.external_data import external_fault
-from samclip.engines.plans.build_log import listening, shared_logger
 from samclip.engines.plans.attention_layers import is_hidden
+from samclip.engines.plans.build_log import listening, shared_logger
 from samclip.engines.plans.library import Library
 from samclip.engines.plans.network import load_in_memory, weights_folder
 from samclip.engines.tensorrt.library import LoadedPlan, explain
@@ -114,7 +114,7 @@ class TrtEngine(GuardedEngine):
                 self._ended.notify_all()
 
     def save_kernels(self) -> None:
-        """Keep the kernels that were compiled for this GPU, for later loads; no run is in flight."""
+        """Keep the kernels that were compiled here for later loads; no run is in flight."""
         with self._memory.device.active():
             self._loaded.save_kernels()
 

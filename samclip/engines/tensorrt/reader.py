@@ -1,8 +1,8 @@
 """Plans read in pieces by TensorRT, without a copy of them in memory.
 
-On a Jetson the GPU's memory is the machine's, and a plan read whole would be there twice while it is
-loaded. `IStreamReaderV2` takes any part of what it asks for and asks for the rest. The reader before
-it, of TensorRT 10.3, must give all at once: that would be the copy again.
+On a Jetson the GPU's memory is the machine's, and a plan read whole would be there twice while it
+is loaded. `IStreamReaderV2` takes any part of what it asks for and asks for the rest. The reader of
+TensorRT 10.3 is not used: no document says that it takes less than it asks for.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def make_reader(module: Any, file: VerifiedFile) -> Any:
             self._file = file  # not in the class, which lives until it is collected
             self._position = 0
 
-        def read(self, num_bytes: int, stream: int) -> bytes:
+        def read(self, num_bytes: int, stream: int) -> bytes:  # noqa: ARG002 - TensorRT's own
             try:
                 data = b"" if self.fault else self._file.read_at(self._position)[:num_bytes]
             except PlanDamagedError as error:

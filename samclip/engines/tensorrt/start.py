@@ -26,7 +26,8 @@ def start_engine(
 ) -> TrtEngine:
     """Deserialise a plan of `source`, refit one that was built without weights, and start it.
 
-    `kernels`: the file of kernels that were compiled of it, see `tensorrt.kernels`. Raises EngineRunError, PlanForeignError, and BackendUnavailableError without the GPU.
+    `kernels`: the file of kernels that were compiled of it, see `tensorrt.kernels`. Raises
+    EngineRunError, PlanForeignError, and BackendUnavailableError without the GPU.
     """
     memory = DeviceMemory(open_device(options.device))
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from samclip.errors import PlanDamagedError
 
 X = np.arange(8, dtype=np.float32).reshape(2, 4)
 PIECE = 64
+OPEN_FILES = Path("/proc/self/fd")
 
 
 @pytest.fixture
@@ -38,9 +38,9 @@ def test_a_plan_is_read_in_pieces(bench: Bench) -> None:
     plan = MAGIC + NEGATION.onnx
     assert bench.module.given == [plan]
     assert bench.module.pieces == [-(-len(plan) // PIECE)]
-    descriptors = len(os.listdir("/proc/self/fd"))
+    descriptors = len([*OPEN_FILES.iterdir()])
     bench.load().close()
-    assert len(os.listdir("/proc/self/fd")) == descriptors  # the file is closed
+    assert len([*OPEN_FILES.iterdir()]) == descriptors  # the file is closed
 
 
 def test_a_gpu_with_its_own_memory_gets_the_plan_at_once(bench: Bench) -> None:
