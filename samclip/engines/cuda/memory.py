@@ -290,7 +290,7 @@ class CudaTensor:
         return self._block.memory
 
     def note_gpu_reads(self) -> None:
-        """Say that the GPU reads it: later outputs of this name are put into the GPU's memory."""
+        """Note that the GPU reads it: later outputs of its name are put into the GPU's memory."""
         if self.mapped is not None:
             self._memory.gpu_reads.add(self._name)
 

@@ -156,7 +156,7 @@ class TrtSlot:
         return self._signature.outputs
 
     def _place(self, feeds: Feeds, shapes: Shapes, results: Mapping[str, CudaTensor]) -> None:
-        """Give every input and output the address of memory that is large enough."""
+        """Set the address of every input and output, to memory that is large enough."""
         for name, feed in feeds.items():
             if isinstance(feed, np.ndarray):
                 self._stage(name, feed.nbytes)
