@@ -22,7 +22,8 @@ from samclip.engines.plans.library import Library
 from samclip.engines.plans.own_files import read_digested, write_digested
 from samclip.engines.plans.store import KERNELS_SUFFIX, PLAN_SUFFIX, kernel_files
 from samclip.engines.process_edges import keep_in_children
-from samclip.errors import PlanDamagedError
+from samclip.engines.steps import BuildPlans
+from samclip.errors import EngineRunError, PlanDamagedError
 
 MAX_BYTES = 2**30
 KEY_DIGITS = 12
@@ -54,12 +55,19 @@ class Kernels:
     """The settings of an engine's kernels, the same for all its contexts; a context is current.
 
     `file`: where the kernels are kept, None for nowhere; `cuda_graphs`: whether to capture graphs.
+    Raises EngineRunError.
     """
 
     def __init__(self, module: Any, engine: Any, file: Path | None, cuda_graphs: bool) -> None:
         self._engine = engine
         self._file = file
         self._config = config = engine.create_runtime_config()
+        if config is None:
+            raise EngineRunError(
+                "TensorRT for RTX gives no runtime configuration. Close other models and programs "
+                "on the GPU, or build the plan again.",
+                steps=(BuildPlans(),),
+            )
         strategies = module.DynamicShapesKernelSpecializationStrategy
         config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
         self._captures = False
@@ -115,6 +123,8 @@ class Kernels:
 
     def _load(self, file: Path) -> None:
         self._cache = self._config.create_runtime_cache()
+        if self._cache is None:  # then each process compiles
+            return
         try:
             data = read_digested(file, MAX_BYTES)
             if self._cache.deserialize(data):

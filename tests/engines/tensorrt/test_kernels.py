@@ -10,12 +10,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from fake_tensorrt import FakeRtx, FakeRuntimeCache, FakeRuntimeConfig, RtxContext
+from fake_tensorrt import FakeEngine, FakeRtx, FakeRuntimeCache, FakeRuntimeConfig, RtxContext
 from recorded_tensorrt import RTX, recorded_api
 from tensorrt_bench import BOUNDS, CUDA_PACKAGES, FAKE_GPU, NEGATION, Bench, tensorrt_bench
 
 from samclip.engines.plans.store import KERNELS_SUFFIX, plan_folder, remove_leftovers, remove_plan
-from samclip.errors import DeviceMemoryError
+from samclip.errors import DeviceMemoryError, EngineRunError
 
 X = np.arange(8, dtype=np.float32).reshape(2, 4)
 
@@ -185,6 +185,15 @@ def test_no_memory_for_a_context_leaves_nothing(bench: Bench, rtx: FakeRtx) -> N
     bench.store()
     with pytest.raises(DeviceMemoryError):
         bench.load(NEGATION)
+
+
+def test_a_library_that_gives_no_settings_is_an_error(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeEngine, "create_runtime_config", lambda _: None)
+    bench.store()
+    with pytest.raises(EngineRunError, match="no runtime configuration"):
+        bench.load()
 
 
 def test_the_stand_in_has_the_names_of_the_real_library() -> None:
