@@ -112,16 +112,18 @@ def test_openvino_is_recommended_where_it_is_faster(
 
 
 @pytest.mark.parametrize(
-    ("machine", "remedy"),
+    ("machine", "jetson", "remedy"),
     [
-        ("x86_64", "pip install --force-reinstall --no-deps onnxruntime-gpu"),
-        ("aarch64", "PyPI has no onnxruntime-gpu for ARM: get NVIDIA's wheel for this JetPack"),
+        ("x86_64", None, "pip install --force-reinstall --no-deps onnxruntime-gpu"),
+        ("aarch64", None, "pip install --force-reinstall --no-deps onnxruntime-gpu, which PyPI"),
+        ("aarch64", "Orin", "PyPI's onnxruntime-gpu has no code for a Jetson's GPU: get NVIDIA's"),
     ],
 )
 def test_both_onnxruntime_packages_are_reported(
-    run: Run, monkeypatch: pytest.MonkeyPatch, machine: str, remedy: str
+    run: Run, monkeypatch: pytest.MonkeyPatch, machine: str, jetson: str | None, remedy: str
 ) -> None:
     monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(ort_library, "find_jetson", lambda: jetson)
     both = {"onnxruntime": "1.23.2", "onnxruntime-gpu": "1.23.0"}
     monkeypatch.setattr(ort_library, "installed_packages", lambda: both)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])

@@ -21,10 +21,10 @@ class CUresult(enum.IntEnum):
 
 def fake_cuda_python(gpu: FakeGpu) -> Any:
     """The module `cuda.bindings.driver`: functions return a code and values."""
-    major, minor = gpu.capability
     attributes = SimpleNamespace(
-        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR=major,
-        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR=minor,
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR=lambda: gpu.capability[0],
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR=lambda: gpu.capability[1],
+        CU_DEVICE_ATTRIBUTE_INTEGRATED=lambda: int(gpu.integrated),
     )
 
     def retain(_: int) -> str:
@@ -49,12 +49,13 @@ def fake_cuda_python(gpu: FakeGpu) -> Any:
         "cuDeviceGetCount": lambda: gpu.count,
         "cuDeviceGet": lambda index: index,
         "cuDevicePrimaryCtxRetain": retain,
-        "cuDeviceGetAttribute": lambda attribute, device: attribute,
+        "cuDeviceGetAttribute": lambda attribute, device: attribute(),
         "cuCtxPushCurrent": lambda context: gpu.push(),
         "cuCtxPopCurrent": pop,
         "cuMemAlloc": gpu.allocate,
         "cuMemFree": gpu.free,
-        "cuMemHostAlloc": lambda size, flags: gpu.allocate_host(size).ctypes.data,
+        "cuMemHostAlloc": lambda size, flags: gpu.allocate_host(size, flags).ctypes.data,
+        "cuMemHostGetDevicePointer": lambda address, flags: gpu.device_pointer(address),
         "cuMemFreeHost": gpu.free_host,
         "cuStreamCreate": gpu.create_stream,
         "cuStreamDestroy": gpu.destroy_stream,
@@ -104,6 +105,9 @@ def fake_pycuda(gpu: FakeGpu) -> Any:
         def __init__(self, index: int) -> None:
             self.index = index
 
+        def get_attribute(self, attribute: Any) -> int:
+            return int(attribute())
+
         def compute_capability(self) -> tuple[int, int]:
             return gpu.capability
 
@@ -131,14 +135,19 @@ def fake_pycuda(gpu: FakeGpu) -> Any:
         def __del__(self) -> None:
             gpu.destroy_stream(self.handle)
 
-    def pagelocked_empty(size: int, dtype: Any) -> NDArray[np.uint8]:
-        array = checked(lambda: gpu.allocate_host(size))
+    def pagelocked_empty(
+        size: int, dtype: Any, order: str = "C", mem_flags: int = 0
+    ) -> NDArray[np.uint8]:
+        array = checked(lambda: gpu.allocate_host(size, mem_flags))
 
         class Owner:
             __array_interface__ = array.__array_interface__
 
             def free(self) -> None:
                 gpu.free_host(array.ctypes.data)
+
+            def get_device_pointer(self) -> int:
+                return gpu.device_pointer(array.ctypes.data)
 
         made: NDArray[np.uint8] = np.asarray(Owner())
         if not hasattr(made.base, "free"):
@@ -154,6 +163,7 @@ def fake_pycuda(gpu: FakeGpu) -> Any:
         Context=Context,
         Device=Device,
         Stream=Stream,
+        device_attribute=SimpleNamespace(INTEGRATED=lambda: int(gpu.integrated)),
         init=lambda: None,
         mem_alloc=Allocation,
         mem_get_info=lambda: (gpu.memory - gpu.used, gpu.memory),

@@ -17,6 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 OUT_OF_MEMORY, CAPTURE_UNSUPPORTED = 2, 900
+DEVICE_MAP = 2  # CU_MEMHOSTALLOC_DEVICEMAP
+PAGE = 4096
+AS_THE_GPU_SEES_IT = 2**52  # mapped memory has another address there: who mixes them up is found
+
+Watch = Callable[[], Callable[[], None]]
+Recorded = tuple[Callable[[], None], "Watch | None"]
 
 
 class Broken(BaseException):
@@ -35,27 +41,35 @@ class CudaCallError(Exception):
 class Stream:
     handle: int
     work: list[Callable[[], None]] = field(default_factory=list)
-    recording: list[Callable[[], None]] | None = None
+    recording: list[Recorded] | None = None
     recorder: int = 0  # the thread that records
 
 
 @dataclass
 class FakeGpu:
-    """`memory`: bytes that may be allocated on it; `capability` as in "8.6"."""
+    """`memory`: bytes that may be allocated on it; `capability` as in "8.6".
+
+    `integrated`: its memory is the host's, and it sees host memory that was allocated as mapped, at
+    another address. The host must not write there between the enqueueing of work that reads it and
+    the end of that work.
+    """
 
     memory: int = 2**26
     capability: tuple[int, int] = (8, 6)
     count: int = 1
     can_capture: bool = True
+    integrated: bool = False
 
     def __post_init__(self) -> None:
         self.blocks: dict[int, NDArray[np.uint8]] = {}  # by address
         self.pinned: dict[int, NDArray[np.uint8]] = {}
         self.streams: dict[int, Stream] = {}
-        self.graphs: dict[int, list[Callable[[], None]]] = {}
+        self.graphs: dict[int, list[Recorded]] = {}
         self.retained = 0
         self.calls: list[str] = []
         self.captures = self.launches = self.allocations = 0
+        self.mapped: set[int] = set()  # addresses of pinned memory that the GPU may see
+        self.copies: list[str] = []  # that were enqueued
         self._handles = iter(range(1000, 10**9))
         self._current = threading.local()
         self.lock = threading.RLock()
@@ -115,12 +129,24 @@ class FakeGpu:
                 raise Broken(f"freed twice, or never allocated: {address}")
             self.blocks.pop(address)[:] = 0xDD
 
-    def allocate_host(self, size: int) -> NDArray[np.uint8]:
+    def allocate_host(self, size: int, flags: int = 1) -> NDArray[np.uint8]:
         with self.lock:
             self.need_context()
-            array = np.full(size, 0xCD, np.uint8)
+            whole = np.full(size + PAGE, 0xCD, np.uint8)
+            array = whole[-whole.ctypes.data % PAGE :][:size]
             self.pinned[array.ctypes.data] = array
+            if flags & DEVICE_MAP:
+                self.mapped.add(array.ctypes.data)
             return array
+
+    def device_pointer(self, address: int) -> int:
+        self.need_context()
+        if address not in self.mapped or not self.integrated:
+            raise Broken("host memory that was not allocated as mapped, or on another GPU")
+        return address + AS_THE_GPU_SEES_IT
+
+    def is_mapped(self, address: int) -> bool:
+        return address >= AS_THE_GPU_SEES_IT
 
     def free_host(self, address: int) -> None:
         with self.lock:
@@ -128,9 +154,15 @@ class FakeGpu:
             if address not in self.pinned:
                 raise Broken("pinned memory freed twice, or never allocated")
             del self.pinned[address]
+            self.mapped.discard(address)
 
     def view(self, address: int, size: int) -> NDArray[np.uint8]:
         """The bytes at an address, which must lie in one live allocation."""
+        if self.is_mapped(address):
+            host = address - AS_THE_GPU_SEES_IT
+            for start in self.mapped:
+                if start <= host and host + size <= start + self.pinned[start].nbytes:
+                    return self.pinned[start][host - start :][:size]
         for start, block in self.blocks.items():
             if start <= address and address + size <= start + block.nbytes:
                 return block[address - start :][:size]
@@ -157,11 +189,17 @@ class FakeGpu:
             if self.streams.pop(handle).work:
                 raise Broken("a stream is destroyed while it has work")
 
-    def submit(self, handle: int, work: Callable[[], None]) -> None:
+    def submit(self, handle: int, work: Callable[[], None], watch: Watch | None = None) -> None:
+        """Enqueue work; `watch` is called then, and what it gives before the work is done."""
         with self.lock:
             self.need_context()
             stream = self._stream(handle)
-            (stream.work if stream.recording is None else stream.recording).append(work)
+            if stream.recording is not None:
+                stream.recording.append((work, watch))
+                return
+            if watch is not None:
+                stream.work.append(watch())
+            stream.work.append(work)
 
     def synchronize(self, handle: int) -> None:
         self.need_context()
@@ -174,13 +212,16 @@ class FakeGpu:
 
     def to_device(self, target: int, source: int, size: int, stream: int) -> None:
         pinned = self.pinned_view(source, size)
+        self.copies.append("to device")
         self.submit(stream, lambda: self._copy(self.view(target, size), pinned))
 
     def to_host(self, target: int, source: int, size: int, stream: int) -> None:
         pinned = self.pinned_view(target, size)
+        self.copies.append("to host")
         self.submit(stream, lambda: self._copy(pinned, self.view(source, size)))
 
     def on_device(self, target: int, source: int, size: int, stream: int) -> None:
+        self.copies.append("on device")
         self.submit(stream, lambda: self._copy(self.view(target, size), self.view(source, size)))
 
     def _copy(self, target: NDArray[np.uint8], source: NDArray[np.uint8]) -> None:
@@ -196,7 +237,7 @@ class FakeGpu:
     def is_recording(self, handle: int) -> bool:
         return self._stream(handle).recording is not None
 
-    def end_capture(self, handle: int) -> list[Callable[[], None]]:
+    def end_capture(self, handle: int) -> list[Recorded]:
         self.need_context()
         stream = self._stream(handle)
         recorded, stream.recording = stream.recording, None
@@ -204,7 +245,7 @@ class FakeGpu:
             raise CudaCallError(CAPTURE_UNSUPPORTED)
         return recorded
 
-    def add_graph(self, recorded: list[Callable[[], None]]) -> int:
+    def add_graph(self, recorded: list[Recorded]) -> int:
         with self.lock:
             handle = next(self._handles)
             self.graphs[handle] = recorded
@@ -215,8 +256,8 @@ class FakeGpu:
         if graph not in self.graphs:
             raise Broken("a destroyed graph is launched")
         self.launches += 1
-        for task in self.graphs[graph]:
-            self.submit(stream, task)
+        for task, watch in self.graphs[graph]:
+            self.submit(stream, task, watch)
 
     def destroy_graph(self, graph: int) -> None:
         self.need_context()
@@ -242,7 +283,7 @@ class FakeLibcuda:
 
     def __init__(self, gpu: FakeGpu) -> None:
         self._gpu = gpu
-        self._recorded: dict[int, list[Callable[[], None]]] = {}
+        self._recorded: dict[int, list[Recorded]] = {}
         for name in (
             "cuStreamBeginCapture_v2",
             "cuStreamEndCapture",

@@ -11,7 +11,7 @@ import enum
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from fake_gpu import Broken, FakeGpu
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidProtobuf
+from recorded_tensorrt import RTX, recorded_api
 
 MAGIC = b"FAKEPLAN"
 STRIPPED = b"STRIPPED"  # behind it: a plan that lacks the weights which `needs` names
@@ -70,6 +72,7 @@ class FakeTensorRt:
         self.fail_next_run = False
         self.needs: tuple[str, ...] = ()
         self.in_memory = False
+        self.pieces: list[int] = []  # that the plans were read in
 
     def Runtime(self, logger: ILogger) -> FakeRuntime:  # noqa: N802
         return FakeRuntime(self, logger)
@@ -82,6 +85,97 @@ class FakeTensorRt:
         return (InMemoryParser if self.in_memory else FileParser)(refitter)
 
 
+SeekPosition = enum.Enum("SeekPosition", ["SET", "CUR", "END"])
+
+
+class StreamReader:
+    """The base of readers, which must be initialised by name."""
+
+    is_ready = False
+
+    def __init__(self) -> None:
+        self.is_ready = True
+
+
+class NewerTensorRt(FakeTensorRt):
+    """A TensorRT that reads plans from streams."""
+
+    __version__ = "11.4.0.106"
+    IStreamReaderV2 = StreamReader
+
+
+class FakeRtx(FakeTensorRt):
+    """TensorRT for RTX: kernels are compiled on the GPU, for each shape of the inputs.
+
+    `environment`: what a cache of kernels must be of; `compiled`: how often the kernels of a shape
+    were compiled; `slow`: how many runs took others because these were not ready; `graphs`: how
+    many graphs it captured by itself; `has_graphs`: False before 1.2.
+    """
+
+    __version__ = "1.7.1.116"
+    IStreamReaderV2 = StreamReader
+    DynamicShapesKernelSpecializationStrategy = enum.Enum(
+        "DynamicShapesKernelSpecializationStrategy", ["LAZY", "EAGER", "NONE"]
+    )
+    CudaGraphStrategy = enum.Enum("CudaGraphStrategy", ["DISABLED", "WHOLE_GRAPH_CAPTURE"])
+
+    def __init__(self, gpu: FakeGpu, bounds: Bounds | None = None) -> None:
+        super().__init__(gpu, bounds)
+        self.environment = "RTX 1.7.1 on sm86, driver 580"
+        self.compiled = self.slow = self.graphs = 0
+        self.has_graphs = True
+
+
+class FakeRuntimeCache:
+    def __init__(self, module: FakeRtx) -> None:
+        self._module = module
+        self._kernels: set[str] = set()
+
+    def serialize(self) -> memoryview:
+        self._module.gpu.need_context()
+        content = [self._module.environment, *sorted(self._kernels)]
+        return memoryview("\n".join(content).encode())
+
+    def deserialize(self, data: bytes) -> bool:
+        self._module.gpu.need_context()
+        environment, *kernels = data.decode().split("\n")
+        if environment != self._module.environment:
+            return False
+        self._kernels |= set(kernels)
+        return True
+
+
+class FakeRuntimeConfig:
+    """Its names are those of the recorded API; an engine's settings do not outlive it."""
+
+    NAMES = frozenset(recorded_api(RTX)["IRuntimeConfig"])
+
+    def __init__(self, engine: FakeEngine) -> None:
+        module: Any = engine.module
+        self._module, self._engine, self._cache = module, id(engine), FakeRuntimeCache(module)
+        self.dynamic_shapes_kernel_specialization_strategy = (
+            module.DynamicShapesKernelSpecializationStrategy.LAZY
+        )
+        if module.has_graphs:
+            self.cuda_graph_strategy = module.CudaGraphStrategy.DISABLED
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_") and name not in self.NAMES:
+            raise AttributeError(name)
+        object.__setattr__(self, name, value)
+
+    def __del__(self) -> None:
+        if self._engine not in self._module.alive:
+            raise Broken("settings outlive their engine")
+
+    def create_runtime_cache(self) -> FakeRuntimeCache:
+        return FakeRuntimeCache(self._module)
+
+    def set_runtime_cache(self, cache: FakeRuntimeCache) -> bool:
+        self._cache = cache
+        return True
+
+
 class FakeRuntime:
     engine_host_code_allowed = False
 
@@ -89,13 +183,33 @@ class FakeRuntime:
         self.module, self.logger = module, logger
         module.alive.add(id(self))
 
-    def deserialize_cuda_engine(self, plan: bytes) -> FakeEngine | None:
+    def deserialize_cuda_engine(self, plan: Any) -> FakeEngine | None:
         self.module.gpu.need_context()
+        if not isinstance(plan, bytes):
+            plan = self._read(plan)
         self.module.given.append(plan)
         if not plan.startswith(MAGIC):
             self.logger.log(Severity.ERROR, "Serialization assertion magicTag failed")
             return None
-        return FakeEngine(self, plan.removeprefix(MAGIC))
+        try:
+            return FakeEngine(self, plan.removeprefix(MAGIC))
+        except InvalidProtobuf:
+            self.logger.log(Severity.ERROR, "Serialization assertion: stream is too short")
+            return None
+
+    def _read(self, reader: Any) -> bytes:
+        """Look at the header first, then ask for all that is left until there is no more."""
+        if not isinstance(reader, getattr(self.module, "IStreamReaderV2", ())):
+            raise TypeError("incompatible function arguments")
+        if not reader.is_ready:
+            raise Broken("a reader whose base was not initialised")
+        header, parts = reader.read(len(MAGIC), 0), []
+        if not reader.seek(0, SeekPosition.SET):
+            raise Broken("a reader that cannot go back")
+        while part := reader.read(2**40, 0):
+            parts.append(part)
+        self.module.pieces.append(len(parts))
+        return b"".join(parts) if header == MAGIC else header
 
     def __del__(self) -> None:
         self.module.alive.discard(id(self))
@@ -118,6 +232,8 @@ class FakeEngine:
         self.module.alive.add(id(self))
 
     def __del__(self) -> None:
+        if not hasattr(self, "session"):  # its plan was refused
+            return
         if self.runtime not in self.module.alive or self.module.gpu.retained < 1:
             raise Broken("the engine outlives its runtime or its context")
         self.module.alive.discard(id(self))
@@ -147,7 +263,15 @@ class FakeEngine:
     def dtype(self, name: str) -> Any:
         return np.dtype(TYPES[self.nodes[name].type][1])
 
-    def create_execution_context(self) -> FakeContext | None:
+    def create_runtime_config(self) -> FakeRuntimeConfig:
+        if not isinstance(self.module, FakeRtx):
+            raise AttributeError("create_runtime_config")
+        self.module.gpu.need_context()
+        return FakeRuntimeConfig(self)
+
+    def create_execution_context(
+        self, *, runtime_config: FakeRuntimeConfig | None = None
+    ) -> FakeContext | None:
         gpu = self.module.gpu
         gpu.need_context()
         if not self.is_whole:
@@ -158,6 +282,8 @@ class FakeEngine:
             )
             self.logger.log(Severity.ERROR, "[executionContext.cpp] OutOfMemory: Cuda failure: 2")
             return None
+        if isinstance(self.module, FakeRtx):
+            return RtxContext(self, runtime_config or FakeRuntimeConfig(self))
         return FakeContext(self)
 
 
@@ -271,8 +397,22 @@ class FakeContext:
             version, shapes = self.version, dict(self.shapes)
             if self.module.gpu.is_recording(stream) and self.computed != version:
                 raise Broken("captured before a run of the same shapes and addresses succeeded")
-            self.module.gpu.submit(stream, lambda: self._compute(version, shapes))
+            self.module.gpu.submit(stream, lambda: self._compute(version, shapes), self._watch)
             return True
+
+    def _watch(self) -> Callable[[], None]:
+        """Keep the inputs in host memory as they are when a run is enqueued, to compare them."""
+        gpu, shapes, addresses = self.module.gpu, dict(self.shapes), dict(self.addresses)
+        seen = {
+            n: self._view(n, s).copy() for n, s in shapes.items() if gpu.is_mapped(addresses[n])
+        }
+
+        def compare() -> None:
+            for name, before in seen.items():
+                if not np.array_equal(self._view(name, shapes[name]), before, equal_nan=True):
+                    raise Broken(f"the host wrote into {name!r} while a run was enqueued")
+
+        return compare
 
     def _compute(self, version: int, shapes: dict[str, tuple[int, ...]]) -> None:
         with self._alone():
@@ -298,6 +438,47 @@ class FakeContext:
         if not self.busy.acquire(blocking=False):
             raise Broken("one execution context is used by two threads at once")
         return _Release(self.busy)
+
+
+class RtxContext(FakeContext):
+    """A context of TensorRT for RTX, which may capture its own graphs."""
+
+    module: FakeRtx
+
+    def __init__(self, engine: FakeEngine, config: FakeRuntimeConfig) -> None:
+        super().__init__(engine)
+        self.config = config
+        self.met: set[str] = set()  # shapes of earlier runs
+        self.captured = -1  # the version that its own graph is of
+
+    def is_stream_capturable(self, stream: int) -> bool:
+        return self.module.gpu.can_capture
+
+    def execute_async_v3(self, stream: int) -> bool:
+        captures = False
+        if self.module.has_graphs:
+            strategies = self.module.CudaGraphStrategy
+            captures = self.config.cuda_graph_strategy == strategies.WHOLE_GRAPH_CAPTURE
+        if captures and self.module.gpu.is_recording(stream):
+            raise Broken("a capture within a capture")
+        self._take_kernels(repr(sorted(self.shapes.items())))
+        if captures and self.captured != self.version:
+            self.captured = self.version
+            self.module.graphs += 1
+        return super().execute_async_v3(stream)
+
+    def _take_kernels(self, shapes: str) -> None:
+        kernels, ways = (
+            self.config._cache._kernels,
+            self.module.DynamicShapesKernelSpecializationStrategy,
+        )
+        strategy = self.config.dynamic_shapes_kernel_specialization_strategy
+        if strategy != ways.EAGER and shapes not in self.met:
+            self.module.slow += 1
+        elif shapes not in kernels:
+            kernels.add(shapes)
+            self.module.compiled += 1
+        self.met.add(shapes)
 
 
 class _Release:

@@ -97,7 +97,7 @@ def main(folder: str) -> None:
 
     fake_tensorrt.FakeContext = FaultyContext  # type: ignore[misc]
     FakeEngine.get_tensor_profile_shape = any_shape  # type: ignore[method-assign]
-    gpu = FakeGpu(memory=2**31)
+    gpu = FakeGpu(memory=2**31, integrated=True)
     module = FaultyTensorRt(gpu)
     module.seconds = 0.01  # long enough for two threads to meet
     driver = fake_cuda_python(gpu)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import msgspec
-from recorded_tensorrt import FakeTensorRT, Script
+from recorded_tensorrt import RTX, FakeTensorRT, Script
 from tiny_bundle import WEIGHTS_FILE, affine_model
 
 from samclip.engines.base import GraphSource
@@ -58,7 +58,8 @@ def sample_sidecar(source: GraphSource | None = None, **changes: Any) -> Sidecar
 def fake_library(
     script: Script, version: str = "10.3.0", gpu: PlanGpu = ORIN, device: int = 0
 ) -> Library:
-    """TensorRT of a recorded version on a GPU, its answers by `script`."""
+    """TensorRT (for RTX) of a recorded version on a GPU, its answers by `script`."""
     module = FakeTensorRT(version, script)
     state = DriverState(gpu, "540.4", "")
-    return Library(KINDS["tensorrt"], module, version, state, (), device)
+    kind = KINDS["tensorrt-rtx" if version == RTX else "tensorrt"]
+    return Library(kind, module, version, state, (), device)

@@ -16,16 +16,33 @@ from types import SimpleNamespace
 from typing import Any
 
 FOLDER = Path(__file__).parent / "tensorrt_api"
-VERSIONS = tuple(sorted(path.name.removesuffix(".json") for path in FOLDER.glob("*.json")))
+VERSIONS = tuple(sorted(path.name.removesuffix(".json") for path in FOLDER.glob("[0-9]*.json")))
+RTX = "rtx-1.7.1.116"  # TensorRT for RTX
+
+
+def recorded_api(version: str) -> dict[str, list[str]]:
+    """The classes of a version, or of RTX, with the names that they have."""
+    found: dict[str, list[str]] = json.loads((FOLDER / f"{version}.json").read_text())
+    return found
+
+
+@dataclass(frozen=True)
+class Built:
+    """What was parsed last, the builder's level, and how many outputs and casts were added."""
+
+    onnx: bytes
+    level: int | None
+    marked: int
+    casts: int
 
 
 @dataclass
 class Script:
     """What the stand-in answers, and, in `calls`, what was asked of it.
 
-    `inputs`: name -> (type, shape, names of axes); `layers`: (type, output type); `errors`: what
-    the parser says of nodes: (node, operator, description). `plan` None: the build fails; a
-    function makes it of what was parsed last, the builder's level and the number of outputs marked.
+    `inputs`: name -> (type, shape, names of axes); `layers`: (type, output type), each with the
+    output of the one before it as its input; `errors`: what the parser says of nodes: (node,
+    operator, description). `plan` None: the build fails; a function makes it of what was built.
     """
 
     inputs: dict[str, tuple[str, tuple[int, ...], tuple[str | None, ...]]] = field(
@@ -36,7 +53,7 @@ class Script:
     )
     layers: tuple[tuple[str, str], ...] = (("MATRIX_MULTIPLY", "FLOAT"),)
     errors: tuple[tuple[str, str, str], ...] = ()
-    plan: bytes | Callable[[bytes, int | None, int], bytes] | None = b"a plan"
+    plan: bytes | Callable[[Built], bytes] | None = b"a plan"
     says: tuple[str, ...] = ()
     timings: bytes = b"timings"
     calls: list[tuple[Any, ...]] = field(default_factory=list)
@@ -78,7 +95,7 @@ class FakeTensorRT:
         self.__name__ = f"fake tensorrt {version} {id(self)}"  # a separate logger
         self.__version__ = version
         self._script = script
-        self._api = json.loads((FOLDER / f"{version}.json").read_text())
+        self._api = recorded_api(version)
         self.ILogger = _logger_class(self._api)
         self.IProgressMonitor = type("IProgressMonitor", (), {})
 
@@ -115,8 +132,9 @@ class FakeTensorRT:
             level = config._values.get("builder_optimization_level")
             parsed = [c[1] for c in script.calls if c[0] in {"parse", "load_model_proto"}][-1]
             last = max(i for i, c in enumerate(script.calls) if c[0] == "create_network")
-            marked = sum(c[0] == "mark_output" for c in script.calls[last:])
-            return script.plan(parsed, level, marked)
+            names = [call[0] for call in script.calls[last:]]
+            added = names.count("mark_output"), names.count("add_cast")
+            return script.plan(Built(parsed, level, *added))
 
         return self._new(
             "Builder",
@@ -131,7 +149,15 @@ class FakeTensorRT:
         script.calls.append(("create_network", flags))
         inputs = [self._tensor(n, *rest) for n, rest in script.inputs.items()]
         outputs = [self._tensor(n, *rest, ()) for n, rest in script.outputs.items()]
-        layers = [self._layer(i, *types) for i, types in enumerate(script.layers)]
+        layers: list[Recorded] = []
+        for types in script.layers:
+            before = layers[-1].get_output(0) if layers else None
+            layers.append(self._layer(len(layers), *types, before))
+
+        def add_cast(tensor: Any, kind: Any) -> Recorded:
+            script.calls.append(("add_cast", tensor, kind))
+            return self._layer(1000 + len(script.calls), "CAST", kind.name, tensor)
+
         return self._new(
             "INetworkDefinition",
             num_inputs=len(inputs),
@@ -140,6 +166,7 @@ class FakeTensorRT:
             get_output=outputs.__getitem__,
             num_layers=len(layers),
             get_layer=layers.__getitem__,
+            add_cast=add_cast,
             add_constant=lambda shape, values: script.calls.append(("add_constant", shape, values)),
         )
 
@@ -148,16 +175,22 @@ class FakeTensorRT:
     ) -> Recorded:
         kind = SimpleNamespace(name=dtype)
         return self._new(
-            "ITensor", name=name, dtype=kind, shape=shape, get_dimension_name=axes.__getitem__
+            "ITensor",
+            name=name,
+            dtype=kind,
+            shape=shape,
+            get_dimension_name=axes.__getitem__,
+            is_network_output=name in self._script.outputs,
         )
 
-    def _layer(self, index: int, kind: str, dtype: str) -> Recorded:
+    def _layer(self, index: int, kind: str, dtype: str, before: Any = None) -> Recorded:
         output = self._tensor(f"{kind.lower()}.{index}", dtype, (2, 2), (None, None))
         return self._new(
             "IConstantLayer" if kind == "CONSTANT" else "ILayer",
             name=f"layer {index}",
             type=SimpleNamespace(name=kind),
-            num_inputs=0,
+            num_inputs=int(before is not None),
+            get_input=lambda _: before,
             num_outputs=1,
             get_output=lambda _: output,
         )

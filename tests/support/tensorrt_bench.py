@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from fake_cuda_packages import fake_cuda_python, fake_pycuda
 from fake_gpu import FakeGpu, FakeLibcuda
-from fake_tensorrt import MAGIC, FakeTensorRt
+from fake_tensorrt import MAGIC, FakeRtx, FakeTensorRt
 from onnx import TensorProto, helper
 from tiny_bundle import negation_model
 
@@ -26,7 +26,7 @@ from samclip.engines.plans.sidecar import BuildOptions, BuiltFor, PlanFile, Side
 from samclip.engines.plans.store import StoredPlan, plan_folder, write_plan
 from samclip.engines.tensorrt import backend as tensorrt
 from samclip.engines.tensorrt import start
-from samclip.engines.tensorrt.backend import TENSORRT
+from samclip.engines.tensorrt.backend import TENSORRT, TENSORRT_RTX
 from samclip.engines.tensorrt.engine import TrtEngine
 
 CUDA_PACKAGES = ("cuda-python", "pycuda")
@@ -53,7 +53,7 @@ class Bench:
         sidecar = Sidecar(
             plan=PlanFile(size=0, sha256="0" * 64),
             graph=identify(source),
-            library="tensorrt",
+            library="tensorrt-rtx" if isinstance(self.module, FakeRtx) else "tensorrt",
             library_version=self.module.__version__,
             target=BuiltFor(capabilities=("8.6",), system=system_name()),
             options=BuildOptions(),
@@ -66,7 +66,8 @@ class Bench:
         return write_plan(plan_folder(), plan or MAGIC + source.onnx, sidecar)
 
     def load(self, source: GraphSource = NEGATION, **options: Any) -> TrtEngine:
-        return TENSORRT.load(source, EngineOptions(**options))
+        backend = TENSORRT_RTX if isinstance(self.module, FakeRtx) else TENSORRT
+        return backend.load(source, EngineOptions(**options))
 
     def start(self, source: GraphSource = NEGATION, **options: Any) -> TrtEngine:
         self.store(source)

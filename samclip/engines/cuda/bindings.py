@@ -28,6 +28,7 @@ from samclip.engines.cuda.driver import (
 )
 
 PORTABLE = 1  # CU_MEMHOSTALLOC_PORTABLE: pinned for every context
+MAPPED = 2  # CU_MEMHOSTALLOC_DEVICEMAP: the GPU sees it, too
 
 # By the driver's module and the GPU's number: the module, which must live as long, and the context.
 _contexts: dict[tuple[int, int], tuple[Any, Any]] = {}
@@ -55,6 +56,7 @@ class CudaPythonDevice(CudaGraphs):
         super().__init__(library)
         self._index = index
         self._device = self._call_driver("cuDeviceGet", index)
+        self._is_integrated = bool(self._attribute("INTEGRATED"))
         self._context = primary_context(
             driver, index, lambda: self._call_driver("cuDevicePrimaryCtxRetain", self._device)
         )
@@ -67,15 +69,19 @@ class CudaPythonDevice(CudaGraphs):
     @property
     def capability(self) -> str:
         """The compute capability: "8.7"."""
-        kinds = self._driver.CUdevice_attribute
         major, minor = (
-            self._call_driver("cuDeviceGetAttribute", getattr(kinds, name), self._device)
-            for name in (
-                "CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR",
-                "CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR",
-            )
+            self._attribute(f"COMPUTE_CAPABILITY_{part}") for part in ("MAJOR", "MINOR")
         )
         return f"{major}.{minor}"
+
+    @property
+    def is_integrated(self) -> bool:
+        """Whether its memory is the host's, as on a Jetson: `allocate_host` then serves both."""
+        return self._is_integrated
+
+    def _attribute(self, name: str) -> int:
+        kind = getattr(self._driver.CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{name}")
+        return int(self._call_driver("cuDeviceGetAttribute", kind, self._device))
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -96,8 +102,13 @@ class CudaPythonDevice(CudaGraphs):
 
     def allocate_host(self, size: int) -> HostArray:
         """Allocate `size` bytes of pinned host memory: uint8, one axis."""
-        address = int(self._call_driver("cuMemHostAlloc", size, PORTABLE))
+        flags = PORTABLE | MAPPED if self._is_integrated else PORTABLE
+        address = int(self._call_driver("cuMemHostAlloc", size, flags))
         return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+
+    def host_address(self, array: HostArray) -> int:
+        """Return where an integrated GPU sees an array of `allocate_host`."""
+        return int(self._call_driver("cuMemHostGetDevicePointer", array.ctypes.data, 0))
 
     def free_host(self, array: HostArray) -> None:
         """Free memory that `allocate_host` returned; the array must not be used afterwards."""
@@ -152,6 +163,8 @@ class PycudaDevice(CudaGraphs):
             raise no_device(index, count)
         super().__init__(library)
         self._device = driver.Device(index)
+        integrated = self._device.get_attribute(driver.device_attribute.INTEGRATED)
+        self._is_integrated = bool(integrated)
         take = self._device.retain_primary_context
         self._context = primary_context(
             driver, index, lambda: self._do("retain_primary_context", take)
@@ -168,6 +181,11 @@ class PycudaDevice(CudaGraphs):
     def capability(self) -> str:
         """The compute capability: "8.7"."""
         return "{}.{}".format(*self._device.compute_capability())
+
+    @property
+    def is_integrated(self) -> bool:
+        """Whether its memory is the host's, as on a Jetson: `allocate_host` then serves both."""
+        return self._is_integrated
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -190,10 +208,15 @@ class PycudaDevice(CudaGraphs):
 
     def allocate_host(self, size: int) -> HostArray:
         """Allocate `size` bytes of pinned host memory: uint8, one axis."""
-        array: HostArray = self._do(
-            "pagelocked_empty", self._driver.pagelocked_empty, size, np.uint8
-        )
+        flags = PORTABLE | MAPPED if self._is_integrated else 0
+        make = self._driver.pagelocked_empty
+        array: HostArray = self._do("pagelocked_empty", make, size, np.uint8, "C", flags)
         return array
+
+    def host_address(self, array: HostArray) -> int:
+        """Return where an integrated GPU sees an array of `allocate_host`."""
+        owner: Any = array.base
+        return int(self._do("get_device_pointer", owner.get_device_pointer))
 
     def free_host(self, array: HostArray) -> None:
         """Free memory that `allocate_host` returned; the array must not be used afterwards."""

@@ -43,7 +43,7 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
 class CudaDevice(Protocol):
     """One GPU; addresses, streams and graphs are plain numbers.
 
-    All but `active`, `capability` and `index` are called inside `with active():`. They
+    All but `active` and the properties are called inside `with active():`. They
     raise DeviceMemoryError when memory is short and EngineRunError for any other failure. Copies
     are asynchronous: host arrays come from `allocate_host` and stay as they are until
     `synchronize(stream)`.
@@ -57,6 +57,11 @@ class CudaDevice(Protocol):
     @property
     def capability(self) -> str:
         """The compute capability: "8.7"."""
+        ...
+
+    @property
+    def is_integrated(self) -> bool:
+        """Whether its memory is the host's, as on a Jetson: `allocate_host` then serves both."""
         ...
 
     def active(self) -> AbstractContextManager[None]:
@@ -73,6 +78,13 @@ class CudaDevice(Protocol):
 
     def allocate_host(self, size: int) -> HostArray:
         """Allocate `size` bytes of pinned host memory: uint8, one axis."""
+        ...
+
+    def host_address(self, array: HostArray) -> int:
+        """Return where an integrated GPU sees an array of `allocate_host`.
+
+        The host neither reads nor writes it while work that uses it is under way.
+        """
         ...
 
     def free_host(self, array: HostArray) -> None:

@@ -145,6 +145,8 @@ class DeviceMemory:
         self.device = device
         self.blocks: BlockPool[int] = BlockPool(self._allocate, self._free)
         self.pinned: BlockPool[HostArray] = BlockPool(self._allocate_host, self._free_host)
+        # Names of outputs that engines read: a GPU reads its own memory faster than mapped memory.
+        self.gpu_reads: set[str] = set()
         self._streams: list[int] = []
         self._closed = False
         self._process = os.getpid()
@@ -190,10 +192,27 @@ class DeviceMemory:
         finalizer.atexit = False  # the driver frees all when the process ends
         return tensor
 
+    def mapped_tensor(
+        self, pinned: PinnedBlock, shape: tuple[int, ...], dtype: np.dtype[Any], name: str
+    ) -> CudaTensor:
+        """Return a tensor in a pinned block, which an integrated GPU sees; inside `active()`.
+
+        `name`: the output that it is, see `gpu_reads`.
+        """
+        block = DeviceBlock(self.device.host_address(pinned.memory), pinned.size)
+        tensor = CudaTensor(self, block, shape, dtype, pinned.memory, name)
+        finalizer = weakref.finalize(tensor, self.pinned.give, pinned)
+        finalizer.atexit = False
+        return tensor
+
     def read(self, tensor: CudaTensor) -> NDArray[np.generic]:
         """Copy a tensor to the host, through pinned memory; raises EngineRunError."""
         self.check_process()
         size = tensor.nbytes
+        if tensor.mapped is not None:
+            data = np.empty(tensor.shape, tensor.dtype)
+            data.reshape(-1).view(np.uint8)[:] = tensor.mapped[:size]
+            return data
         pinned = self.pinned.take(size)
         try:
             with self.device.active(), self.stream() as stream:
@@ -233,15 +252,27 @@ class DeviceMemory:
 
 
 class CudaTensor:
-    """A C-contiguous array on a GPU, ready to be read: its computation has ended."""
+    """A C-contiguous array on a GPU, ready to be read: its computation has ended.
+
+    `mapped`: the same memory as the host sees it, None where it is the GPU's alone; `name`: the
+    output that it is then.
+    """
 
     def __init__(
-        self, memory: DeviceMemory, block: DeviceBlock, shape: tuple[int, ...], dtype: np.dtype[Any]
+        self,
+        memory: DeviceMemory,
+        block: DeviceBlock,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        mapped: HostArray | None = None,
+        name: str = "",
     ) -> None:
         self._memory = memory
         self._block = block
         self._shape = shape
         self.dtype = dtype
+        self.mapped = mapped
+        self._name = name
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -257,6 +288,11 @@ class CudaTensor:
     def address(self) -> int:
         """The data's address on the device; valid while this tensor lives."""
         return self._block.memory
+
+    def note_gpu_reads(self) -> None:
+        """Note that the GPU reads it: later outputs of its name are put into the GPU's memory."""
+        if self.mapped is not None:
+            self._memory.gpu_reads.add(self._name)
 
     def is_on(self, index: int) -> bool:
         """Whether it is on the GPU of this number, and in this process."""

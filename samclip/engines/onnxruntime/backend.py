@@ -88,10 +88,14 @@ CUDA_OPTIONS = {
 
 
 class OrtTensor:
-    """An output of ONNX Runtime, on its device; it outlives the engine that made it."""
+    """An output of ONNX Runtime, on its device; it outlives the engine that made it.
 
-    def __init__(self, value: Any) -> None:
+    `index`: the GPU's number, which ONNX Runtime's value does not tell.
+    """
+
+    def __init__(self, value: Any, index: int = 0) -> None:
         self._value = value
+        self._index = index
         self.type: str = value.data_type()
         keep_in_children(self)  # its memory goes back to an arena that a thread may have locked
 
@@ -110,9 +114,10 @@ class OrtTensor:
         """ONNX Runtime's own `OrtValue`."""
         return self._value
 
-    def is_on(self, device: str) -> bool:
-        """Whether it is on the kind of device called `device`: "cpu" or "cuda"."""
-        return bool(self._value.device_name().lower() == device)
+    def is_on(self, device: str, index: int = 0) -> bool:
+        """Whether it is on `device`, "cpu" or "cuda", and there on the GPU number `index`."""
+        is_of_kind = bool(self._value.device_name().lower() == device)
+        return is_of_kind and (device == "cpu" or self._index == index)
 
     def on_host(self) -> NDArray[np.generic] | None:
         """Return the data without copying it; None when it is on a GPU."""
@@ -126,14 +131,19 @@ class OrtTensor:
 
 
 def to_ort_value(
-    library: Any, name: str, feed: NDArray[np.generic] | Tensor, expected: str, device: str
+    library: Any,
+    name: str,
+    feed: NDArray[np.generic] | Tensor,
+    expected: str,
+    device: str,
+    index: int = 0,
 ) -> Any:
     """Return a feed as an `OrtValue`, without copying where dtype, order and device allow it.
 
     `expected` is ONNX Runtime's name of the input's type; no dtype is converted. Raises
     EngineRunError.
     """
-    if isinstance(feed, OrtTensor) and (feed.is_on("cpu") or feed.is_on(device)):
+    if isinstance(feed, OrtTensor) and (feed.is_on("cpu") or feed.is_on(device, index)):
         if feed.type != expected:
             raise wrong_type(name, feed.type, DTYPES.get(expected, expected))
         return feed.value
@@ -174,7 +184,9 @@ class OrtEngine(GuardedEngine):
         session = self._guard.check_open(self._session)
         names = self._guard.check_names(feeds, outputs)
         values = {
-            name: to_ort_value(self._library, name, feed, self._types[name], self._device)
+            name: to_ort_value(
+                self._library, name, feed, self._types[name], self._device, self._index
+            )
             for name, feed in feeds.items()
         }
         if not names:
@@ -187,7 +199,8 @@ class OrtEngine(GuardedEngine):
             if is_shortage(error):
                 raise shortage(clean_message(error), _owner(self._device)) from error
             raise self._guard.failed(clean_message(error)) from error
-        return {name: OrtTensor(value) for name, value in zip(names, results, strict=True)}
+        named = zip(names, results, strict=True)
+        return {name: OrtTensor(value, self._index) for name, value in named}
 
     def close(self) -> None:
         """Free the session once the runs in flight have ended; again: do nothing."""

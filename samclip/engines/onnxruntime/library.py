@@ -26,6 +26,7 @@ from samclip.engines import base
 from samclip.engines.backend_names import ORT_TENSORRT
 from samclip.engines.base import REMEDY, GraphSource
 from samclip.engines.machine.device import find_driver
+from samclip.engines.machine.jetson import find_jetson
 from samclip.engines.plans.sidecar import identify
 from samclip.engines.process_edges import skip_destructors_in_children
 from samclip.errors import BackendUnavailableError
@@ -44,6 +45,7 @@ INTERNALS = re.compile(
     r"|0x[0-9a-fA-F]+"
 )
 ARM = frozenset({"aarch64", "arm64"})
+ARM_GPUS = "8.9, 9.0, 12.0 and 12.1"  # of the kernels in 1.31.1's wheel for cp312 on aarch64
 # The CPU package stays known to pip, because samclip requires it; its files are overwritten.
 OVERWRITE = f"pip install --force-reinstall --no-deps {GPU_PACKAGE}"
 REINSTALL = f"pip uninstall -y {CPU_PACKAGE} {GPU_PACKAGE}, then pip install {CPU_PACKAGE}"
@@ -141,15 +143,20 @@ def conflict(library: ModuleType) -> str:
 def get_gpu_build(command: str = OVERWRITE) -> str:
     """Return how to get a build for NVIDIA GPUs on this machine: `command` where PyPI has one.
 
-    It has none for ARM, whose boards need the build for their system's CUDA.
+    PyPI's build for ARM has code for the GPUs of servers and workstations, none for a Jetson's.
     """
-    if platform.machine().lower() in ARM:
+    if platform.machine().lower() not in ARM:
+        return command
+    if find_jetson() is None:
         return (
-            f"PyPI has no {GPU_PACKAGE} for ARM: get NVIDIA's wheel for this JetPack (or CUDA) and "
-            "this Python, then pip install --force-reinstall --no-deps its file; or run TensorRT "
-            "plans without it: backend='tensorrt'"
+            f"{command}, which PyPI has for ARM with Python 3.12, and for GPUs of compute "
+            f"capability {ARM_GPUS}; or run TensorRT plans without it: backend='tensorrt'"
         )
-    return command
+    return (
+        f"PyPI's {GPU_PACKAGE} has no code for a Jetson's GPU: get NVIDIA's wheel for this JetPack "
+        "and this Python, then pip install --force-reinstall --no-deps its file; or run TensorRT "
+        "plans without it: backend='tensorrt'"
+    )
 
 
 def reinstall(package: str = "") -> str:

@@ -23,6 +23,8 @@ from samclip.progress import Progress
 
 CAUTIOUS_LEVEL = 2  # of the builder: fewer ways to compute a layer are tried
 FULL = "fp32"
+OPERATOR = "fused"  # the form of attention that is one operator of the graph
+WITH_HALF_ATTENTION = frozenset({"fp16", "bf16", "int8_fp16"})
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,12 @@ def other_ways(request: BuildRequest) -> Iterator[Attempt]:
         level = msgspec.structs.replace(options, level=CAUTIOUS_LEVEL)
         yield Attempt(how, replace(request, options=level, asked=_asked(request, how)))
     how = "attention in several kernels"
-    yield Attempt(how, replace(request, split_attention=True, asked=_asked(request, how)))
+    yield Attempt(how, replace(request, attention_kernels="split", asked=_asked(request, how)))
+    if source.precision in WITH_HALF_ATTENTION:
+        forms = (source, *(o for o in others if o.precision == source.precision))
+        parts = next((form for form in forms if form.attention != OPERATOR), source)
+        how = "attention in FP32"
+        yield _with_source(replace(request, attention_kernels="fp32"), parts, how)
     for other in others:
         if other.precision == FULL != source.precision:
             form = f", attention in the form {other.attention!r}" if other.attention else ""
@@ -101,7 +108,9 @@ def other_ways(request: BuildRequest) -> Iterator[Attempt]:
 
 def _with_source(request: BuildRequest, source: GraphSource, how: str) -> Attempt:
     """Build another graph, with its weights inside: those of the graph asked for do not fit it."""
-    options = msgspec.structs.replace(request.options, strip_weights=False)
+    options = request.options
+    if source is not request.source:
+        options = msgspec.structs.replace(options, strip_weights=False)
     return Attempt(
         how, replace(request, source=source, options=options, asked=_asked(request, how))
     )

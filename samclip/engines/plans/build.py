@@ -15,10 +15,10 @@ import msgspec
 
 from samclip.engines.backend_names import target_name
 from samclip.engines.plans.attempts import first_right
+from samclip.engines.plans.attention_layers import split_attention, widen_attention
 from samclip.engines.plans.build_log import Said, listening, make_monitor, shared_logger
 from samclip.engines.plans.equal import find_equal, remove_superseded
 from samclip.engines.plans.gate.building import judge_new, judge_stored
-from samclip.engines.plans.hidden_outputs import split_attention
 from samclip.engines.plans.library import Library
 from samclip.engines.plans.match import gate_error, system_name
 from samclip.engines.plans.network import (
@@ -118,8 +118,10 @@ class _Build:
         network = parse_network(module, builder, logger, request.source, self.said)
         if request.options.strip_weights:
             _check_refittable(network, request)
-        if request.split_attention:
+        if request.attention_kernels == "split":
             split_attention(network)
+        elif request.attention_kernels == "fp32":
+            widen_attention(network)
         workspace = request.options.workspace
         if workspace is None:
             workspace = default_workspace(self.library)
@@ -177,6 +179,8 @@ def configure(module: Any, builder: Any, request: BuildRequest, workspace: int |
     if options.strip_weights:
         config.set_flag(flags.STRIP_PLAN)
         config.set_flag(flags.REFIT_IDENTICAL)  # only with the weights that it was built from
+    if hasattr(flags, "REQUIRE_USER_ALLOCATION"):  # RTX: nothing is allocated in a run, which
+        config.set_flag(flags.REQUIRE_USER_ALLOCATION)  # capturing it as a CUDA graph needs
     if hasattr(module, "ComputeCapability"):
         _set_targets(module, config, request.capabilities)
     return config
@@ -238,6 +242,6 @@ def _describe(
         samclip=__version__,
         built=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         seconds=round(seconds, 2),
-        split_attention=request.split_attention,
+        attention_kernels=request.attention_kernels,
         asked=request.asked,
     )

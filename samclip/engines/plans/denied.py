@@ -53,7 +53,7 @@ RULES = (
 def why_denied(request: BuildRequest, library: Library) -> str | None:
     """Return why a build is passed over; None for one that may be tried."""
     source = request.source
-    is_one_kernel = source.attention in ONE_KERNEL and not request.split_attention
+    is_one_kernel = source.attention in ONE_KERNEL and request.attention_kernels == "any"
     if library.name != TENSORRT or not is_one_kernel or not request.gate:
         return None
     for rule in RULES:

@@ -63,6 +63,7 @@ def _same_recipe(built: Sidecar, request: BuildRequest, library: Library) -> boo
     return (
         not axes_differ
         and built.asked_options == request.options
+        and (built.asked is not None or built.attention_kernels == request.attention_kernels)
         and (built.library, built.library_version) == (library.name, library.version)
         and built.target.capabilities == request.capabilities
         and (gpu is None or _models(built.target) == (gpu.name, gpu.processors, gpu.memory))

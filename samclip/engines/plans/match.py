@@ -10,6 +10,7 @@ from pathlib import Path
 from samclip.engines.backend_names import TENSORRT, LibraryName
 from samclip.engines.base import GraphSource
 from samclip.engines.plans.gate.verdict import Verdict, failure_table
+from samclip.engines.plans.own_files import PlanBytes
 from samclip.engines.plans.sidecar import (
     BuiltFor,
     BuiltGraph,
@@ -18,7 +19,7 @@ from samclip.engines.plans.sidecar import (
     identify,
     rebuild_step,
 )
-from samclip.engines.plans.store import StoredPlan, list_plans, read_plan, search_folders
+from samclip.engines.plans.store import StoredPlan, list_plans, open_plan, read_plan, search_folders
 from samclip.errors import (
     PlanDamagedError,
     PlanError,
@@ -146,16 +147,22 @@ class Plan:
     """
 
     path: Path
-    data: bytes
+    data: PlanBytes
     sidecar: Sidecar
 
 
-def find_plan(source: GraphSource, host: PlanHost, folders: Sequence[Path] | None = None) -> Plan:
+def find_plan(
+    source: GraphSource,
+    host: PlanHost,
+    folders: Sequence[Path] | None = None,
+    in_pieces: bool = False,
+) -> Plan:
     """Find the newest sound plan of `source` that fits `host`, and read it.
 
     Looks in `folders`; None: the user's cache, then next to the bundle that `source` is from.
-    Raises PlanMissingError, PlanStaleError, PlanForeignError, PlanGateError or PlanDamagedError,
-    whose message says what came and what was expected, and whose `steps` build the plan.
+    `in_pieces`: only verify it and leave it open, for a reader of pieces. Raises PlanMissingError,
+    PlanStaleError, PlanForeignError, PlanGateError or PlanDamagedError, whose message says what
+    came and what was expected, and whose `steps` build the plan.
     """
     graph = identify(source)
     places = search_folders(graph.origin) if folders is None else folders
@@ -164,7 +171,8 @@ def find_plan(source: GraphSource, host: PlanHost, folders: Sequence[Path] | Non
     for stored in related:
         if stored.sidecar is not None and misfit(stored.sidecar, graph, host) is None:
             try:
-                return Plan(stored.path, read_plan(stored), stored.sidecar)
+                data = open_plan(stored) if in_pieces else read_plan(stored)
+                return Plan(stored.path, data, stored.sidecar)
             except FileNotFoundError:  # removed meanwhile: another one may be there
                 continue
             except PlanDamagedError as error:

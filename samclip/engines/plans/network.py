@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from samclip.engines.base import GraphSource
 from samclip.engines.external_data import external_fault, unlisted_location
+from samclip.engines.plans.attention_layers import is_hidden
 from samclip.engines.plans.build_log import Said, clean_line
-from samclip.engines.plans.hidden_outputs import is_hidden
 from samclip.engines.plans.sidecar import AxisRange, PlanTensor
 from samclip.engines.steps import ExportBundle
 from samclip.errors import PlanBuildError

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from samclip.engines.base import GraphSource
+from samclip.engines.plans.attention_layers import AttentionKernels
 from samclip.engines.plans.gate.cases import TrialMaker
 from samclip.engines.plans.sidecar import DEFAULT_AXES, Asked, AxisRange, BuildOptions
 from samclip.engines.plans.store import StoredPlan
@@ -21,8 +22,9 @@ class BuildRequest:
     by which the plan is judged; None, for a graph that is not a bundle's, leaves it unjudged.
     `gate`: False for a plan that shall not be judged, which its sidecar then says. `others`: other
     forms of the graph, to be built where the plan of this one is wrong, the best first.
-    `split_attention`: make the softmax of each attention an output of the plan, so that attention
-    is not computed by one fused kernel. `asked`: what the plan stands in for.
+    `attention_kernels`: "split" makes the softmax of each attention an output of the plan, so that
+    attention is not computed by one fused kernel; "fp32" lets attention compute in FP32. `asked`:
+    what the plan stands in for.
     """
 
     source: GraphSource
@@ -35,7 +37,7 @@ class BuildRequest:
     trial: TrialMaker | None = None
     gate: bool = True
     others: Callable[[], Iterator[GraphSource]] | None = None
-    split_attention: bool = False
+    attention_kernels: AttentionKernels = "any"
     asked: Asked | None = None
 
 

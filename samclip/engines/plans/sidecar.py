@@ -18,6 +18,7 @@ import msgspec
 from samclip.engines.backend_names import TENSORRT, LibraryName
 from samclip.engines.base import GraphSource
 from samclip.engines.limits import MAX_PROMPTS, MAX_REGIONS, MAX_TEXTS, PROMPTS_PER_BATCH
+from samclip.engines.plans.attention_layers import AttentionKernels
 from samclip.engines.plans.gate.verdict import UNJUDGED, Verdict
 from samclip.engines.plans.record import Capability, Record, Sha256, Size, digest_of, with_digest
 from samclip.engines.steps import BuildPlans, RemovePlan
@@ -119,7 +120,8 @@ class Sidecar(Record, frozen=True, kw_only=True):
     """All of a plan's JSON file; `digest` is the SHA-256 of this record with an empty one.
 
     `graph` and `options` are those that it was built with; `asked` is None where they are those
-    that were asked for. `split_attention`: the softmax of each attention is an output of the plan.
+    that were asked for. `attention_kernels`: "split" where the softmax of each attention is an
+    output of the plan, "fp32" where attention computes in FP32.
     """
 
     schema_version: Literal[2] = SCHEMA_VERSION
@@ -136,7 +138,7 @@ class Sidecar(Record, frozen=True, kw_only=True):
     built: str  # UTC, ISO 8601
     seconds: float  # that the build took
     gate: Verdict = UNJUDGED
-    split_attention: bool = False
+    attention_kernels: AttentionKernels = "any"
     asked: Asked | None = None
 
     @property

@@ -11,9 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import os
 import re
-import stat
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -24,16 +22,15 @@ import msgspec
 from samclip.disk.cache_folder import CacheUnusableError, cache_dir, make_private_folder
 from samclip.disk.partial_files import (
     ABANDONED_SECONDS,
-    is_safely_owned,
     lock_abandoned,
     locked_partial,
     make_empty_file,
-    open_without_links,
     remove_abandoned,
     sync_file,
     write_file,
 )
 from samclip.engines.backend_names import target_name
+from samclip.engines.plans.own_files import MODE, VerifiedFile, open_verified, read_own
 from samclip.engines.plans.sidecar import (
     MAX_SIDECAR_BYTES,
     PlanFile,
@@ -46,12 +43,11 @@ from samclip.engines.steps import BuildPlans, RemovePlan
 from samclip.errors import PlanDamagedError
 
 PLAN_SUFFIX, SIDECAR_SUFFIX = ".plan", ".plan.json"
+KERNELS_SUFFIX = ".kernels"  # of what TensorRT for RTX compiled of a plan on a GPU
 FOLDER_NAME = "engines"
 BESIDE_SUFFIX = ".engines"
-MODE = 0o644
 FOLDER_MODE = 0o755  # other users run the plans that root has built
 OWN_NAME = re.compile(r"[.][0-9a-f]{12}[.]plan$")
-
 
 _logger = logging.getLogger("samclip")
 
@@ -104,25 +100,42 @@ def read_plan(stored: StoredPlan) -> bytes:
 
     Raises PlanDamagedError; FileNotFoundError when it was removed meanwhile.
     """
+    sidecar = _sound_sidecar(stored)
+    data = read_own(stored.path, sidecar.plan.size)
+    _check(stored.path, sidecar, len(data), hashlib.sha256(data).hexdigest())
+    return data
+
+
+def open_plan(stored: StoredPlan) -> VerifiedFile:
+    """Open a plan, to read the same bytes in pieces; raises what `read_plan` does."""
+    sidecar = _sound_sidecar(stored)
+    file = open_verified(stored.path)
+    _check(stored.path, sidecar, file.size, file.sha256)
+    return file
+
+
+def _sound_sidecar(stored: StoredPlan) -> Sidecar:
     if stored.sidecar is None:
         raise stored.fault or PlanDamagedError(
             f"the plan {stored.path} has no sidecar. Build it again.", steps=(BuildPlans(),)
         )
-    expected = stored.sidecar.plan
-    data = read_own(stored.path, expected.size)
-    if len(data) != expected.size:
-        longer = "more than " if len(data) > expected.size else ""
-        size = min(len(data), expected.size)
-        came, wanted = f"{longer}{size:,} bytes", f"{expected.size:,}"
+    return stored.sidecar
+
+
+def _check(path: Path, sidecar: Sidecar, size: int, sha256: str) -> None:
+    """Compare a plan's size and digest with its sidecar; of a larger one a byte more was read."""
+    expected = sidecar.plan
+    if size != expected.size:
+        longer = "more than " if size > expected.size else ""
+        came, wanted = f"{longer}{min(size, expected.size):,} bytes", f"{expected.size:,}"
     else:
-        came, wanted = f"SHA-256 {hashlib.sha256(data).hexdigest()}", f"SHA-256 {expected.sha256}"
-    if came == wanted:
-        return data
-    raise PlanDamagedError(
-        f"the plan {stored.path} has {came}, its sidecar says {wanted}: it was cut off or changed. "
-        "It is not loaded. Build it again.",
-        steps=(rebuild_step(stored.sidecar, force=True),),
-    )
+        came, wanted = f"SHA-256 {sha256}", f"SHA-256 {expected.sha256}"
+    if came != wanted:
+        raise PlanDamagedError(
+            f"the plan {path} has {came}, its sidecar says {wanted}: it was cut off or changed. "
+            "It is not loaded. Build it again.",
+            steps=(rebuild_step(sidecar, force=True),),
+        )
 
 
 def write_plan(folder: Path, data: bytes, sidecar: Sidecar) -> StoredPlan:
@@ -151,13 +164,13 @@ def replace_sidecar(stored: StoredPlan, sidecar: Sidecar) -> StoredPlan:
 
 def remove_plan(path: Path) -> None:
     """Remove a plan, the sidecar first: without it the plan counts as absent."""
-    for file in (sidecar_path(path), path):
+    for file in (sidecar_path(path), path, *kernel_files(path)):
         with contextlib.suppress(FileNotFoundError):
             file.unlink()
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the remains of writers that died: partial files, and plans without sidecars."""
+    """Remove the remains of writers that died: partial files, plans without sidecars, kernels."""
     remove_abandoned(folder)
     for path in folder.glob(f"*{PLAN_SUFFIX}"):
         if OWN_NAME.search(path.name) is None or sidecar_path(path).exists():
@@ -165,6 +178,20 @@ def remove_leftovers(folder: Path) -> None:
         with contextlib.suppress(OSError), lock_abandoned(path) as has_lost_its_writer:
             if has_lost_its_writer and not sidecar_path(path).exists():
                 path.unlink()
+    for path in folder.glob(f"*{KERNELS_SUFFIX}"):
+        if not path.with_name(f"{path.name.rsplit('.', 3)[0]}{PLAN_SUFFIX}").exists():
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def kernel_files(plan: Path, beginning: str = "") -> list[Path]:
+    """List the files of compiled kernels next to a plan whose keys begin so."""
+    start = f"{plan.name.removesuffix(PLAN_SUFFIX)}.{beginning}"
+    try:
+        found = [path for path in plan.parent.iterdir() if path.name.startswith(start)]
+    except OSError:
+        return []
+    return sorted(path for path in found if path.name.endswith(KERNELS_SUFFIX))
 
 
 def sidecar_path(plan: Path) -> Path:
@@ -214,32 +241,6 @@ def _look_at(path: Path) -> StoredPlan | None:
     return StoredPlan(path, size, sidecar)
 
 
-def read_own(path: Path, limit: int) -> bytes:
-    """Read a plain file of the user's own, at most `limit` + 1 bytes of it; follows no link."""
-    try:
-        with os.fdopen(open_without_links(path), "rb") as file:
-            _check_own(path, os.fstat(file.fileno()))
-            return file.read(limit + 1)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise PlanDamagedError(
-            f"{path} cannot be read: {error.strerror}. Remove it, and build the plan again."
-        ) from error
-
-
-def _check_own(path: Path, status: os.stat_result) -> None:
-    """Refuse a file that somebody else could have written: a plan is a program."""
-    if not stat.S_ISREG(status.st_mode):
-        raise PlanDamagedError(f"{path} is not a plain file. Remove it, and build the plan again.")
-    if not is_safely_owned(status):
-        raise PlanDamagedError(
-            f"{path} belongs to another user, or everybody may write to it: a plan is a program, "
-            "and only your own are run. Build the plan again, or make the file yours (chown, "
-            "chmod o-w) if you know where it comes from."
-        )
-
-
 def _stem(sidecar: Sidecar) -> str:
     """Return the readable part of a plan's name: its graph, library and GPUs."""
     graph, targets = sidecar.graph, map(target_name, sidecar.target.capabilities)
@@ -250,8 +251,8 @@ def _stem(sidecar: Sidecar) -> str:
 
 def _identity(sidecar: Sidecar) -> str:
     """Return a digest of all that makes plans differ: bytes, graph, target and settings."""
-    built = (sidecar.graph, sidecar.target, sidecar.options, sidecar.axes, sidecar.split_attention)
-    facts = (sidecar.plan, *built, sidecar.asked)
+    built = (sidecar.graph, sidecar.target, sidecar.options, sidecar.axes)
+    facts = (sidecar.plan, *built, sidecar.attention_kernels, sidecar.asked)
     return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()
 
 

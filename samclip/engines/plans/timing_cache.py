@@ -8,7 +8,6 @@ timings.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 from collections.abc import Iterator
@@ -17,15 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from samclip.disk.cache_folder import make_private_folder
-from samclip.disk.partial_files import remove_abandoned, write_file
 from samclip.engines.plans.library import Library
-from samclip.engines.plans.store import FOLDER_MODE, MODE, plan_folder, read_own
+from samclip.engines.plans.own_files import read_digested, write_digested
+from samclip.engines.plans.store import FOLDER_MODE, plan_folder
 from samclip.errors import BackendUnavailableError, PlanBuildError, PlanDamagedError
 from samclip.progress import Progress
 
 FOLDER_NAME = "timings"
 MAX_BYTES = 2**28
-DIGEST_BYTES = 64
 
 _logger = logging.getLogger("samclip")
 
@@ -63,26 +61,19 @@ def save_timings(config: Any, path: Path | None) -> None:
     if not data:
         return
     try:
-        make_private_folder(path.parent)
-        remove_abandoned(path.parent)
-        write_file(path, hashlib.sha256(data).hexdigest().encode() + data, MODE)
+        write_digested(path, data)
     except OSError as error:
         _logger.warning("the timings of this build are not kept in %s: %s", path, error.strerror)
 
 
 def _read(path: Path) -> bytes:
     try:
-        data = read_own(path, MAX_BYTES)
+        return read_digested(path, MAX_BYTES)
     except FileNotFoundError:
         return b""
     except PlanDamagedError as error:
-        _logger.warning("the timings are not used: %s", error)
+        _logger.warning("the timings are not used, and everything is timed again: %s", error)
         return b""
-    digest, timings = data[:DIGEST_BYTES], data[DIGEST_BYTES:]
-    if digest.decode("ascii", "replace") != hashlib.sha256(timings).hexdigest():
-        _logger.warning("the timings in %s are damaged: everything is timed again", path)
-        return b""
-    return timings
 
 
 @contextmanager

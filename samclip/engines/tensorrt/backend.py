@@ -21,11 +21,13 @@ from samclip.engines.plans.sidecar import BuiltGraph, build_step
 from samclip.engines.plans.store import StoredPlan, list_plans, search_folders
 from samclip.engines.steps import BuildPlans
 from samclip.engines.tensorrt.engine import TrtEngine
+from samclip.engines.tensorrt.kernels import kernel_file
 from samclip.engines.tensorrt.library import (
     installed_version,
     open_for_running,
     probe_library,
 )
+from samclip.engines.tensorrt.reader import reads_in_pieces
 from samclip.engines.tensorrt.start import start_engine
 from samclip.errors import BackendUnavailableError
 
@@ -119,14 +121,16 @@ class TensorRtBackend:
         EngineRunError, as DeviceMemoryError where memory is short.
         """
         library, host = open_for_running(self.name, options.device)
-        plan = find_plan(source, host)
+        plan = find_plan(source, host, in_pieces=reads_in_pieces(library))
         verdict = admit(plan, source, library)
         is_stripped = plan.sidecar.options.strip_weights
         if not is_stripped:
             source.release()  # the plan has its own
-        engine = start_engine(library, plan.data, is_stripped, source, options)
+        kernels = kernel_file(plan.path, library)
+        engine = start_engine(library, plan.data, is_stripped, source, options, kernels)
         try:
             check_canary(engine, verdict.canary, plan, source.origin)
+            engine.save_kernels()  # now: a process that is killed closes nothing
         except BaseException:
             engine.close()
             raise

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from samclip.engines.base import EngineOptions, GraphSource, Guard, GuardedEngine, Tensor
 from samclip.engines.cuda.memory import DeviceMemory
 from samclip.engines.external_data import external_fault
+from samclip.engines.plans.attention_layers import is_hidden
 from samclip.engines.plans.build_log import listening, shared_logger
-from samclip.engines.plans.hidden_outputs import is_hidden
 from samclip.engines.plans.library import Library
 from samclip.engines.plans.network import load_in_memory, weights_folder
 from samclip.engines.tensorrt.library import LoadedPlan, explain
@@ -66,7 +66,8 @@ class TrtEngine(GuardedEngine):
         outputs = tuple(name for name in signature.outputs if not is_hidden(name))
         self._guard = Guard(signature.graph, tuple(signature.inputs), outputs)
         self._memory = memory
-        self._graphs = options.cuda_graphs
+        kernels = loaded.kernels
+        self._graphs = options.cuda_graphs and not (kernels is not None and kernels.captures)
         self._limit = options.contexts or (1 if shares_memory else MAX_CONTEXTS)
         # Re-entrant, and taken itself: Ctrl-C in `Condition.__exit__` would leave it locked.
         self._lock = threading.RLock()
@@ -112,6 +113,11 @@ class TrtEngine(GuardedEngine):
             with self._lock:
                 self._ended.notify_all()
 
+    def save_kernels(self) -> None:
+        """Keep the kernels that were compiled here for later loads; no run is in flight."""
+        with self._memory.device.active():
+            self._loaded.save_kernels()
+
     def close(self) -> None:
         """Wait for runs in flight, then free all but the memory of results; again: do nothing.
 
@@ -133,6 +139,7 @@ class TrtEngine(GuardedEngine):
             slot.close()
         slots.clear()  # contexts go before their engine, that before the runtime
         with self._memory.device.active():
+            self._loaded.save_kernels()
             self._loaded.close()
         self._memory.close()
 
@@ -216,7 +223,7 @@ class TrtEngine(GuardedEngine):
 
     def _make(self) -> TrtSlot:
         with listening() as said, self._memory.device.active():
-            context = self._loaded.engine.create_execution_context()
+            context = self._loaded.create_context()
             if context is None:
                 error = EngineRunError("TensorRT gives no execution context.")
                 raise explain(error, self._signature.graph, said.errors)

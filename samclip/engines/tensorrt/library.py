@@ -15,8 +15,11 @@ from samclip.engines.onnxruntime.library import clean_message
 from samclip.engines.plans.build_log import listening, shared_logger
 from samclip.engines.plans.library import KINDS, Library, open_library
 from samclip.engines.plans.match import PlanHost
+from samclip.engines.plans.own_files import PlanBytes, VerifiedFile
 from samclip.engines.process_edges import keep_in_children
 from samclip.engines.steps import BuildPlans
+from samclip.engines.tensorrt.kernels import Kernels
+from samclip.engines.tensorrt.reader import make_reader
 from samclip.errors import (
     BackendUnavailableError,
     DeviceMemoryError,
@@ -83,20 +86,37 @@ def installed_version(name: LibraryName) -> str | None:
 
 
 class LoadedPlan:
-    """A deserialised plan: TensorRT's `engine`, and the runtime, which must outlive it."""
+    """A deserialised plan: TensorRT's `engine`, and the runtime, which must outlive it.
+
+    `kernels`: those of a library that compiles them on the GPU.
+    """
 
     def __init__(self, runtime: Any, engine: Any) -> None:
         self._runtime = runtime
         self.engine = engine
+        self.kernels: Kernels | None = None
         keep_in_children(self)
 
+    def create_context(self) -> Any:
+        """Create an execution context; None where TensorRT gives none."""
+        if self.kernels is not None:
+            return self.kernels.create_context()
+        return self.engine.create_execution_context()
+
+    def save_kernels(self) -> None:
+        """Keep kernels that were compiled since; a primary context is current, no run in flight."""
+        if self.kernels is not None:
+            self.kernels.save()
+
     def close(self) -> None:
-        """Free both in order; the engine's contexts are gone, and a primary context is current."""
+        """Free all in order; the engine's contexts are gone, and a primary context is current."""
+        if self.kernels is not None:
+            self.kernels.close()
         self.engine = None
         self._runtime = None
 
 
-def deserialize(library: Library, plan: bytes, graph: str) -> LoadedPlan:
+def deserialize(library: Library, plan: PlanBytes, graph: str) -> LoadedPlan:
     """Deserialise a verified plan into an engine.
 
     A primary context is current. Programs inside plans stay forbidden. Raises EngineRunError, as
@@ -109,8 +129,11 @@ def deserialize(library: Library, plan: bytes, graph: str) -> LoadedPlan:
             "TensorRT is set to run programs inside plans, and samclip never does. Leave "
             "engine_host_code_allowed off."
         )
+    reader = make_reader(library.module, plan) if isinstance(plan, VerifiedFile) else None
     with listening() as said:
-        engine = runtime.deserialize_cuda_engine(plan)
+        engine = runtime.deserialize_cuda_engine(plan if reader is None else reader)
+    if reader is not None and reader.fault is not None:
+        raise reader.fault
     if engine is None:
         refused = EngineRunError(f"{library.name} {library.version} refuses the plan.")
         error = explain(refused, graph, said.errors)

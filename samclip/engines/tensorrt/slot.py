@@ -5,6 +5,11 @@ there already, so that addresses stay the same and a captured CUDA graph stays v
 part of the context's state: it is dropped before any shape or address changes. It is captured when
 the same shapes come again after a run of them that succeeded: TensorRT wants one run after a change
 before it is captured, and shapes that change every time cost no capture.
+
+Where the GPU's memory is the host's, as on a Jetson, nothing is copied between the two. An array is
+written once, into pinned memory that TensorRT reads as its input. An output is written where the
+host reads it, unless engines have read it before: the GPU reads pinned memory without its cache.
+Such an output has another address while a former one is still in use, and a run without a graph.
 """
 
 from __future__ import annotations
@@ -45,6 +50,8 @@ class TrtSlot:
         self._signature = signature
         self._memory = memory
         self._device = memory.device
+        self._maps = self._device.is_integrated
+        self._bound: dict[str, int] = {}  # the address of each tensor
         self._buffers: dict[str, DeviceBlock] = {}
         self._staging: dict[str, PinnedBlock] = {}
         self._shapes: Shapes = {}
@@ -112,8 +119,8 @@ class TrtSlot:
     def _run(self, feeds: Feeds, outputs: Sequence[str]) -> dict[str, CudaTensor]:
         with self._device.active():
             shapes = self._set_shapes(_shapes(feeds))
-            self._place(feeds, shapes)
             results = self._make_results(outputs, shapes)  # memory first: then nothing is running
+            self._place(feeds, shapes, results)
             may_capture, self._has_run = self._has_run, False
             try:
                 self._copy_in(feeds)
@@ -148,30 +155,40 @@ class TrtSlot:
     def _outputs(self) -> Mapping[str, Any]:
         return self._signature.outputs
 
-    def _place(self, feeds: Feeds, shapes: Shapes) -> None:
-        """Provide every input and output with a buffer that is large enough."""
+    def _place(self, feeds: Feeds, shapes: Shapes, results: Mapping[str, CudaTensor]) -> None:
+        """Set the address of every input and output, to memory that is large enough."""
         for name, feed in feeds.items():
-            self._need(name, feed.nbytes)
             if isinstance(feed, np.ndarray):
                 self._stage(name, feed.nbytes)
+            if isinstance(feed, np.ndarray) and self._maps:
+                self._bind(name, self._device.host_address(self._staging[name].memory))
+            else:
+                self._bind(name, self._need(name, feed.nbytes))
         for name, shape in shapes.items():
-            self._need(name, _size(shape, self._outputs[name].dtype))
+            if name in results and results[name].mapped is not None:
+                self._bind(name, results[name].address)
+            else:
+                self._bind(name, self._need(name, _size(shape, self._outputs[name].dtype)))
 
-    def _need(self, name: str, size: int) -> None:
+    def _need(self, name: str, size: int) -> int:
+        """Return the address of a buffer of at least this size."""
         block = self._buffers.get(name)
-        if block is not None and block.size >= size:
+        if block is None or block.size < size:
+            if block is not None:
+                self._drop_graph()  # it has the old address
+                del self._buffers[name]
+                self._memory.blocks.give(block)
+            self._buffers[name] = block = self._memory.blocks.take(size)
+        return block.memory
+
+    def _bind(self, name: str, address: int) -> None:
+        if self._bound.get(name) == address:
             return
-        self._drop_graph()  # it has the old address
+        self._drop_graph()
         self._has_run = False
-        if block is not None:
-            del self._buffers[name]
-            self._memory.blocks.give(block)
-        made = self._memory.blocks.take(size)
-        is_set = self._context.set_tensor_address(name, made.memory)
-        if not is_set:
-            self._memory.blocks.give(made)
-        self._check(is_set, f"the address of {name!r}")
-        self._buffers[name] = made
+        self._bound.pop(name, None)
+        self._check(self._context.set_tensor_address(name, address), f"the address of {name!r}")
+        self._bound[name] = address
 
     def _stage(self, name: str, size: int) -> None:
         pinned = self._staging.get(name)
@@ -183,27 +200,33 @@ class TrtSlot:
 
     def _make_results(self, outputs: Sequence[str], shapes: Shapes) -> dict[str, CudaTensor]:
         results = {}
+        memory = self._memory
         for name in outputs:
-            dtype = self._outputs[name].dtype
-            block = self._memory.blocks.take(_size(shapes[name], dtype))
-            results[name] = self._memory.tensor(block, shapes[name], dtype)
+            shape, dtype = shapes[name], self._outputs[name].dtype
+            size = _size(shape, dtype)
+            if self._maps and name not in memory.gpu_reads:
+                results[name] = memory.mapped_tensor(memory.pinned.take(size), shape, dtype, name)
+            else:
+                results[name] = memory.tensor(memory.blocks.take(size), shape, dtype)
         return results
 
     def _copy_in(self, feeds: Feeds) -> None:
         for name, feed in feeds.items():
             if not feed.nbytes:
                 continue
-            target = self._buffers[name].memory
             if isinstance(feed, CudaTensor):
+                feed.note_gpu_reads()
+                target = self._buffers[name].memory
                 self._device.on_device(target, feed.address, feed.nbytes, self._stream)
-            else:
-                staged = self._staging[name].memory[: feed.nbytes]
-                staged.view(feed.dtype).reshape(feed.shape)[...] = feed
-                self._device.to_device(target, staged, self._stream)
+                continue
+            staged = self._staging[name].memory[: feed.nbytes]
+            staged.view(feed.dtype).reshape(feed.shape)[...] = feed
+            if not self._maps:
+                self._device.to_device(self._buffers[name].memory, staged, self._stream)
 
     def _copy_out(self, results: Mapping[str, CudaTensor]) -> None:
         for name, tensor in results.items():
-            if tensor.nbytes:
+            if tensor.nbytes and tensor.mapped is None:
                 source = self._buffers[name].memory
                 self._device.on_device(tensor.address, source, tensor.nbytes, self._stream)
 
@@ -218,6 +241,7 @@ class TrtSlot:
 
     def _capture(self) -> None:
         try:
+            self._check_capturable()
             self._device.begin_capture(self._stream)
             try:
                 self._check(self._context.execute_async_v3(self._stream), "a captured run")
@@ -232,6 +256,12 @@ class TrtSlot:
                     self._signature.graph,
                     str(error),  # the error itself would keep this run's results alive
                 )
+
+    def _check_capturable(self) -> None:
+        """Ask a library that can tell, as TensorRT for RTX can."""
+        ask = getattr(self._context, "is_stream_capturable", None)
+        if ask is not None and not ask(self._stream):
+            raise EngineRunError("its execution context says that its stream cannot be captured.")
 
     def _drop_graph(self) -> None:
         graph, self._graph = self._graph, None

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_cuda_packages import fake_cuda_python
+from fake_cuda_packages import fake_cuda_python, fake_pycuda
 from fake_gpu import Broken, FakeGpu, FakeLibcuda
 from fake_tensorrt import MAGIC, FakeTensorRt, ILogger
 from tiny_bundle import negation_model
 
-from samclip.engines.cuda.bindings import CudaPythonDevice
+from samclip.engines.cuda.bindings import CudaPythonDevice, PycudaDevice
+from samclip.engines.cuda.driver import CudaDevice
 from samclip.engines.cuda.memory import BlockPool, size_class
 from samclip.errors import BackendUnavailableError, DeviceMemoryError
 
@@ -112,6 +113,63 @@ def test_contexts_of_tensorrt(gpu: FakeGpu, device: CudaPythonDevice) -> None:
     del engine
     gc.collect()
     assert module.alive == {id(runtime)}
+
+
+@pytest.mark.parametrize("package", [fake_cuda_python, fake_pycuda])
+def test_memory_that_host_and_gpu_share(package: Any, gpu: FakeGpu) -> None:
+    gpu.integrated = True
+    kind = CudaPythonDevice if package is fake_cuda_python else PycudaDevice
+    device: CudaDevice = kind(package(gpu), 0, FakeLibcuda(gpu))
+    assert device.is_integrated
+    runtime = FakeTensorRt(gpu).Runtime(Quiet())
+    with device.active():
+        stream = device.create_stream()
+        x, y = device.allocate_host(16), device.allocate_host(16)
+        engine = runtime.deserialize_cuda_engine(MAGIC + negation_model())
+        assert engine is not None
+        context = engine.create_execution_context()
+        assert context is not None
+        context.set_input_shape("x", (1, 4))
+        with pytest.raises(Broken, match="not in allocated memory"):  # the host's own address
+            gpu.view(x.ctypes.data, 16)
+        for name, array in (("x", x), ("y", y)):
+            context.set_tensor_address(name, device.host_address(array))
+        values = x.view(np.float32)
+        values[:] = 1
+        context.execute_async_v3(stream)
+        assert not (y.view(np.float32) == -1).any()  # nothing is there before synchronize
+        device.synchronize(stream)
+        assert (y.view(np.float32) == -1).all()
+        context.execute_async_v3(stream)
+        values[0] = 7
+        with pytest.raises(Broken, match="the host wrote into 'x' while a run was enqueued"):
+            device.synchronize(stream)
+        device.begin_capture(stream)
+        context.execute_async_v3(stream)
+        graph = device.end_capture(stream)
+        values[:] = 3  # between capture and launch it may
+        device.launch(graph, stream)
+        device.synchronize(stream)
+        assert (y.view(np.float32) == -3).all()
+        device.launch(graph, stream)
+        values[:] = 4
+        with pytest.raises(Broken, match="the host wrote into 'x'"):
+            device.synchronize(stream)
+        context.execute_async_v3(stream)
+        del values
+        device.free_host(x)
+        with pytest.raises(Broken, match="not in allocated memory"):
+            device.synchronize(stream)
+        device.destroy_graph(graph)
+        device.destroy_stream(stream)
+        device.free_host(y)
+        del context
+        gc.collect()
+        del engine
+        gc.collect()
+    gpu.integrated = False
+    with device.active(), pytest.raises(Broken, match="not allocated as mapped"):
+        device.host_address(device.allocate_host(16))
 
 
 def test_blocks_given_back_while_the_pool_is_at_work_are_not_lost() -> None:

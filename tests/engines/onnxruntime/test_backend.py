@@ -26,7 +26,13 @@ from tiny_bundle import (
 from samclip.engines.base import Engine, EngineOptions, GraphSource
 from samclip.engines.machine.host import release_free_memory
 from samclip.engines.onnxruntime import library as ort_library
-from samclip.engines.onnxruntime.backend import CPU, CUDA, OnnxRuntimeBackend, OrtTensor
+from samclip.engines.onnxruntime.backend import (
+    CPU,
+    CUDA,
+    OnnxRuntimeBackend,
+    OrtTensor,
+    to_ort_value,
+)
 from samclip.errors import BackendUnavailableError, EngineRunError
 from samclip.runtime.bundles.weights import parse_weights, serialise_weights, weight_offsets
 
@@ -187,6 +193,24 @@ def test_a_provider_that_raises_is_an_unavailable_backend(
     monkeypatch.setattr(fallen_back, "InferenceSession", staticmethod(fail))
     with pytest.raises(BackendUnavailableError, match="use backend='onnxruntime'"):
         load(negation_model(), CUDA)
+
+
+class OnCuda:
+    """An `OrtValue` on a GPU, whose number it does not tell."""
+
+    device_name = staticmethod(lambda: "cuda")
+    data_type = staticmethod(lambda: "tensor(float)")
+    numpy = staticmethod(lambda: X)
+
+
+@pytest.mark.parametrize(("index", "stays"), [(0, False), (1, True)])
+def test_a_tensor_of_another_gpu_comes_over_the_host(index: int, stays: bool) -> None:
+    tensor = OrtTensor(OnCuda(), index=1)
+    assert tensor.is_on("cuda", index) == stays
+    assert not tensor.is_on("cpu")
+    given = to_ort_value(onnxruntime, "x", tensor, "tensor(float)", "cuda", index)
+    assert (given is tensor.value) == stays
+    np.testing.assert_array_equal(given.numpy(), X)
 
 
 @pytest.mark.gpu

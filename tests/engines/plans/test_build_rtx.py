@@ -113,6 +113,39 @@ def kernels(built: BuiltPlan) -> tuple[bool, set[bytes]]:
     return b"_gemm_mha_v2" in data, set(types)
 
 
+@pytest.mark.parametrize("name", ["attention", "encoder", "text_encoder"])
+def test_attention_in_fp32_leaves_the_rest_in_half(
+    name: str, tiny: Bundle, rtx: Library, parsed: list[Network]
+) -> None:
+    if name == "attention":
+        source = decomposed_attention(64)
+    else:
+        source = typed_source(name, full_model(tiny.source(name, "onnxruntime")), "fp16")
+    built = build_one(source, rtx, attention_kernels="fp32")
+    assert built.stored.sidecar is not None
+    assert built.stored.sidecar.attention_kernels == "fp32"
+    assert not kernels(built)[0]
+    layers = list(parsed[0].layers())
+    types = Counter((ly.type.name, ly.get_output(0).dtype.name) for ly in layers)
+    softmaxes = types["SOFTMAX", "FLOAT"]
+    assert softmaxes > 0
+    assert types["MATRIX_MULTIPLY", "FLOAT"] == 2 * softmaxes
+    if name != "attention":
+        assert types["MATRIX_MULTIPLY", "HALF"] > 2 * softmaxes  # of qkv, proj and MLP
+        assert types["CONVOLUTION", "FLOAT"] == 0
+    outputs = [(t.name, t.dtype) for t in built.stored.sidecar.tensors if t.mode == "output"]
+    usual = build_one(source, rtx).stored.sidecar  # not the one that was just built
+    assert usual is not None
+    assert outputs == [(t.name, t.dtype) for t in usual.tensors if t.mode == "output"]
+    assert usual.attention_kernels == "any"
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_attention_that_cannot_be_widened_is_refused(precision: str, rtx: Library) -> None:
+    with pytest.raises(PlanBuildError, match="no attention in parts and in half precision"):
+        build_one(attention(precision), rtx, attention_kernels="fp32")
+
+
 def quantised(zero: np.generic) -> GraphSource:
     """y = x @ w in INT8 (or UINT8, by the type of `zero`), the rest FP32."""
     tensors = {"scale": np.float32(0.1), "zero": zero, "w": MATRIX}
@@ -136,10 +169,24 @@ def test_the_library_says_what_it_builds_for(rtx: Library) -> None:
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_every_graph_of_the_packaged_bundle_builds_in_fp32(
-    name: str, tiny: Bundle, rtx: Library, parsed: list[Network]
+    name: str,
+    tiny: Bundle,
+    rtx: Library,
+    parsed: list[Network],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    def configured(*arguments: Any) -> Any:
+        config = build_configuration(*arguments)
+        assert config.get_flag(rtx.module.BuilderFlag.REQUIRE_USER_ALLOCATION)  # for CUDA graphs
+        flags.append(config)
+        return config
+
+    flags: list[Any] = []
+    build_configuration = build.configure
+    monkeypatch.setattr(build, "configure", configured)
     source = tiny.source(name, "onnxruntime")  # its weights are stored as INT8
     built = build_one(source, rtx, "8.6", "8.9")
+    assert flags
     sidecar = built.stored.sidecar
     assert sidecar is not None
     assert sidecar.target.capabilities == ("8.6", "8.9")

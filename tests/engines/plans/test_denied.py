@@ -39,7 +39,7 @@ def test_the_rules(version: str, capability: str, precision: str, issue: str | N
     assert (reason is None) == (issue is None)
     if reason is not None:
         assert reason.endswith(f"issue {issue})")
-        assert why_denied(replace(request, split_attention=True), library) is None
+        assert why_denied(replace(request, attention_kernels="split"), library) is None
         assert why_denied(replace(request, gate=False), library) is None
         assert (
             why_denied(replace(request, source=replace(HALF, attention="chunk")), library) is None

@@ -325,9 +325,12 @@ def interrupted(engine: TrtEngine, x: NDArray[np.float32], step: int) -> bool:
     return False
 
 
-@pytest.mark.parametrize("contexts", [1, 2])
-def test_an_interrupt_at_any_step_spoils_no_later_run(bench: Bench, contexts: int) -> None:
+@pytest.mark.parametrize(("contexts", "integrated"), [(1, False), (2, False), (2, True)])
+def test_an_interrupt_at_any_step_spoils_no_later_run(
+    bench: Bench, contexts: int, integrated: bool
+) -> None:
     """Also while others run; nobody waits for the interrupted one, closing neither."""
+    bench.gpu.integrated = integrated
     engine = bench.start(contexts=contexts)
     shapes, steps = (X[:1], X), 0
     while interrupted(engine, shapes[steps % 2], steps + 1):

@@ -8,6 +8,7 @@ from samclip.engines.plans.gate.judge import Defendant, judge_plan
 from samclip.engines.plans.gate.verdict import SKIPPED, UNJUDGED, Verdict
 from samclip.engines.plans.library import Library
 from samclip.engines.plans.match import gate_error
+from samclip.engines.plans.own_files import PlanBytes
 from samclip.engines.plans.request import BuildRequest
 from samclip.engines.plans.sidecar import Sidecar
 from samclip.engines.plans.store import StoredPlan, read_plan, replace_sidecar
@@ -16,7 +17,7 @@ from samclip.progress import Progress
 
 
 def judge_new(
-    data: bytes, sidecar: Sidecar, request: BuildRequest, library: Library, progress: Progress
+    data: PlanBytes, sidecar: Sidecar, request: BuildRequest, library: Library, progress: Progress
 ) -> Verdict:
     """Return the verdict on a plan: an unjudged one, with the reason, where it cannot run here."""
     if not request.gate:

@@ -32,8 +32,10 @@ from samclip.engines.plans.gate.child import FILES, ONNX, PLAN, REPORT, TASK, WE
 from samclip.engines.plans.gate.verdict import MAX_REASON, JudgedOn, State, Verdict
 from samclip.engines.plans.library import Library
 from samclip.engines.plans.network import write_files
+from samclip.engines.plans.own_files import PlanBytes
 from samclip.engines.plans.sidecar import Sidecar
 from samclip.engines.steps import ExportBundle
+from samclip.engines.tensorrt.kernels import compiles_before_running
 from samclip.errors import PlanBuildError
 from samclip.progress import SILENT, Progress
 
@@ -53,7 +55,7 @@ class Defendant:
     need.
     """
 
-    plan: bytes
+    plan: PlanBytes
     source: GraphSource
     library: Library
     precision: str
@@ -61,7 +63,9 @@ class Defendant:
     seconds: float | None = None
 
     @classmethod
-    def of(cls, sidecar: Sidecar, plan: bytes, source: GraphSource, library: Library) -> Defendant:
+    def of(
+        cls, sidecar: Sidecar, plan: PlanBytes, source: GraphSource, library: Library
+    ) -> Defendant:
         """Return the plan that a sidecar describes."""
         stripped = sidecar.options.strip_weights
         return cls(plan, source, library, sidecar.graph.precision, stripped)
@@ -169,13 +173,13 @@ def _write_task(
         graph=source.name,
         precision=defendant.precision,
         is_stripped=defendant.is_stripped,
-        # RTX may exchange the first kernels of a shape for specialised ones between two runs
-        library_repeats=library.name == TENSORRT,
+        # else RTX exchanges the first kernels of a shape for specialised ones between two runs
+        library_repeats=library.name == TENSORRT or compiles_before_running(library.module),
         cases=files,
         seconds=seconds,
     )
     (folder / TASK).write_bytes(msgspec.json.encode(task))
-    (folder / PLAN).write_bytes(defendant.plan)
+    (folder / PLAN).write_bytes(bytes(defendant.plan))
     if defendant.is_stripped:
         (folder / ONNX).write_bytes(source.onnx)
         (folder / FILES).mkdir()

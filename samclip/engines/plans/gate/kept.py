@@ -17,9 +17,10 @@ from samclip.disk.cache_folder import make_private_folder
 from samclip.disk.partial_files import remove_abandoned, write_file
 from samclip.engines.backend_names import TENSORRT
 from samclip.engines.plans.gate.verdict import JudgedOn, Verdict
+from samclip.engines.plans.own_files import MODE, read_own
 from samclip.engines.plans.record import Record, Sha256, digest_of, with_digest
 from samclip.engines.plans.sidecar import Sidecar
-from samclip.engines.plans.store import MODE, plan_folder, read_own
+from samclip.engines.plans.store import plan_folder
 from samclip.errors import PlanDamagedError
 
 FOLDER_NAME = "verdicts"

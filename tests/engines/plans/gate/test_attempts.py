@@ -11,7 +11,7 @@ from fake_tensorrt import MAGIC
 from gate_samples import AXES, CHANGED, SOURCE, trial
 from plan_samples import HOST, fake_library
 from recorded_progress import RecordedProgress
-from recorded_tensorrt import Script
+from recorded_tensorrt import Built, Script
 
 from samclip.engines.base import GraphSource
 from samclip.engines.plans import denied
@@ -36,21 +36,31 @@ def form(precision: str, attention: str) -> GraphSource:
 
 FUSED, BIAS, FOLD = (form("fp16", attention) for attention in ("fused", "bias", "fold"))
 FULL = form("fp32", "bias")
-LAYERS = (("MATRIX_MULTIPLY", "HALF"), ("SOFTMAX", "FLOAT"), ("SOFTMAX", "FLOAT"))
-Right = Callable[[bytes, int | None, int], bool]
+ATTENTION = (
+    ("MATRIX_MULTIPLY", "HALF"),
+    ("CAST", "FLOAT"),
+    ("SOFTMAX", "FLOAT"),
+    ("CAST", "HALF"),
+    ("MATRIX_MULTIPLY", "HALF"),
+)
+LAYERS = (("CONVOLUTION", "HALF"), *ATTENTION, ("CONVOLUTION", "HALF"), *ATTENTION)
+Right = Callable[[Built], bool]
 ATTEMPTS = (
     "attention in the form 'bias'",
     "attention in the form 'fold'",
     "the builder's level 2",
     "attention in several kernels",
+    "attention in FP32",
     "FP32, attention in the form 'bias'",
 )
 # Which plan is right, and the attempts up to it.
 RIGHT: dict[str, tuple[Right, int]] = {
-    "another form": (lambda onnx, level, marked: onnx == FOLD.onnx, 2),
-    "a lower level": (lambda onnx, level, marked: level == 2, 3),
-    "split attention": (lambda onnx, level, marked: marked == 2, 4),
-    "FP32 alone": (lambda onnx, level, marked: onnx == FULL.onnx, 5),
+    "another form": (lambda built: built.onnx == FOLD.onnx, 2),
+    "a lower level": (lambda built: built.level == 2, 3),
+    "split attention": (lambda built: built.marked == 2, 4),
+    # the form in parts, a cast into each attention, and one out of the first, which has a reader
+    "attention in FP32": (lambda built: (built.onnx, built.casts) == (BIAS.onnx, 3), 5),
+    "FP32 alone": (lambda built: built.onnx == FULL.onnx, 6),
 }
 
 
@@ -66,8 +76,8 @@ def request(**changes: Any) -> BuildRequest:
 def script(right: Right) -> Script:
     """A TensorRT whose plans compute what they should where `right` says so."""
 
-    def plan(onnx: bytes, level: int | None, marked: int) -> bytes:
-        return MAGIC + (SOURCE.onnx if right(onnx, level, marked) else CHANGED)
+    def plan(built: Built) -> bytes:
+        return MAGIC + (SOURCE.onnx if right(built) else CHANGED)
 
     return Script(inputs={"x": ("FLOAT", (-1, 32), ("n", None))}, layers=LAYERS, plan=plan)
 
@@ -103,7 +113,7 @@ def test_the_first_right_plan_stands_in_for_the_one_asked_for(right: Right, plac
     assert sidecar.gate.state == "passed"
     assert sidecar.asked is not None
     assert (sidecar.asked.graph, sidecar.asked.how) == (identify(FUSED), ATTEMPTS[place - 1])
-    assert sidecar.split_attention == (place == 4)
+    assert sidecar.attention_kernels == {4: "split", 5: "fp32"}.get(place, "any")
     assert [t.name for t in sidecar.tensors if t.mode == "output"] == ["y"]
     assert build_plan(request(), library).reused
     assert len(answers.named("build")) == place + 1
@@ -119,7 +129,7 @@ def test_the_first_right_plan_stands_in_for_the_one_asked_for(right: Right, plac
 def test_a_graph_that_is_right_in_fp32_alone_is_built_in_fp32() -> None:
     """Each plan runs in a child."""
     wanted = request(others=lambda: iter((FULL,)), options=BuildOptions(level=2))
-    answers = script(lambda onnx, level, marked: onnx == FULL.onnx)
+    answers = script(lambda built: built.onnx == FULL.onnx)
     sidecar = build_plan(wanted, fake_library(answers)).stored.sidecar
     assert sidecar is not None
     assert (sidecar.graph, sidecar.serves) == (identify(FULL), identify(FUSED))
@@ -134,9 +144,9 @@ def test_nothing_is_written_when_no_plan_is_right() -> None:
         build_plan(request(), fake_library(answers))
     text = str(caught.value)
     assert all(f"{how}: the plan of 'encoder'" in text for how in ("as asked", *ATTEMPTS))
-    assert text.count("y alone: cosine 0.5000, at least 0.9 is asked for (cup)") == 6
+    assert text.count("y alone: cosine 0.5000, at least 0.9 is asked for (cup)") == 7
     assert list_plans([plan_folder()]) == []
-    assert len(answers.named("build")) == 6
+    assert len(answers.named("build")) == 7
 
 
 @pytest.mark.usefixtures("judged_by_bytes")

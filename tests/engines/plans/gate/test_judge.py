@@ -10,7 +10,7 @@ import pytest
 from fake_tensorrt import MAGIC
 from gate_samples import CHANGED, LOUDER, NOT_A_NUMBER, SOURCE, trial
 from plan_samples import fake_library
-from recorded_tensorrt import Script
+from recorded_tensorrt import RTX, Script
 
 from samclip.engines.base import GraphSource
 from samclip.engines.plans.gate.cases import Trial
@@ -21,11 +21,17 @@ from samclip.errors import PlanBuildError
 MEASURES = {"cosine", "cosine_worst", "noise_cosine", "magnitude", "finite", "repeats"}
 
 
-def judge(graph: bytes, precision: str = "fp32", fault: bytes = b"", **changes: float) -> Verdict:
+def judge(
+    graph: bytes,
+    precision: str = "fp32",
+    fault: bytes = b"",
+    version: str = "10.3.0",
+    **changes: float,
+) -> Verdict:
     defendant = Defendant(
         plan=MAGIC + fault + graph,
         source=replace(SOURCE, precision=precision),
-        library=fake_library(Script()),
+        library=fake_library(Script(), version),
         precision=precision,
         **changes,
     )
@@ -86,6 +92,12 @@ def test_a_plan_that_is_wrong_in_one_way_of_running_fails(
     assert found - {"together"} == runs - {"together"}
     assert runs <= found
     assert measures <= {row.measure for row in verdict.failures}
+
+
+def test_rtx_must_repeat_itself_as_its_kernels_are_compiled_before_they_run() -> None:
+    verdict = judge(SOURCE.onnx, fault=gate_child.WAVERS, version=RTX)
+    assert {row.measure for row in verdict.failures} == {"repeats"}
+    assert judge(SOURCE.onnx, version=RTX).state == "passed"
 
 
 def test_a_crash_is_a_verdict() -> None:
