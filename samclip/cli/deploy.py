@@ -225,6 +225,7 @@ def state_table(state: DeploymentState) -> Table:
 
     columns = ("release", "bundle", "role", "deployed", "runs on", "plans", "size")
     table = make_table(*columns, left=[name for name in columns if name not in {"size", "plans"}])
+    table.columns[0].no_wrap = True  # a name to copy
     for release in state.releases[::-1]:
         known = release.record
         cells = ("?", "?", "?", "?")

@@ -8,9 +8,8 @@ what they start next takes the new one.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from os import PathLike
@@ -18,7 +17,6 @@ from pathlib import Path
 
 import msgspec
 
-from samclip.disk.paths import path_text
 from samclip.engines.plans.request import BuiltPlan
 from samclip.engines.registry import AUTO, get_backend
 from samclip.errors import DeployError, InputError, SamclipError
@@ -28,7 +26,7 @@ from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.home import find_bundle
 from samclip.runtime.bundles.signature import PublicKey, chosen_public_key
 from samclip.runtime.deploy.first_run import SECONDS, FirstRun, RunTask, run_once
-from samclip.runtime.deploy.folder import DeploymentFolder, changing
+from samclip.runtime.deploy.folder import DeploymentFolder, Standing, changing, resolve_folder
 from samclip.runtime.deploy.history import Release
 from samclip.runtime.deploy.release_plans import build_for_release, drop_plans
 from samclip.runtime.deploy.releases import (
@@ -40,6 +38,8 @@ from samclip.runtime.deploy.releases import (
     remove_releases,
 )
 from samclip.version import __version__
+
+_logger = logging.getLogger("samclip")
 
 LEAST_KEPT = 2  # the release that serves, and the one to roll back to
 
@@ -134,24 +134,31 @@ class _Change:
         identity = identify_bundle(source.path)
         name = find_release(self.folder, identity)
         backend, precision = self.settings.backend or AUTO, self.settings.precision
-        served = self.folder.history().find(name) if name == self.folder.current() else None
+        now = self.folder.standing()
+        served = now.history.find(name) if name == now.current else None
         if served is not None and (served.backend, served.precision) == (backend, precision):
-            return Outcome(self.folder.path, served, self.folder.previous(), changed=False)
-        with self._removing_what_fails(name):
+            return Outcome(self.folder.path, served, now.previous, changed=False)
+        kept = choose_kept(self.folder, now, None)
+        self._remove_others(kept if name is None else [*kept, name])
+        try:
             if name is None:
                 name = next_name(self.folder, identity)
                 copy_release(source, self.folder.release(name), self.key, self.progress)
             return self._serve(name, backend, precision)
+        except BaseException:
+            self._remove_failed(name, kept)
+            raise
 
     def roll_back(self) -> Outcome:
-        name = self.folder.previous()
+        now = self.folder.standing()
+        name = now.previous
         if name is None or not self.folder.has(name):
             raise DeployError(
                 f"there is no previous release in {self.folder.path} to roll back to"
                 f"{'' if name is None else f': {name} was removed'}. Deploy the bundle that is to "
                 "be served."
             )
-        known = self.folder.history().find(name)
+        known = now.history.find(name)
         backend, precision = self.settings.backend, self.settings.precision
         if known is not None:
             backend, precision = backend or known.backend, precision or known.precision
@@ -188,11 +195,17 @@ class _Change:
         release = msgspec.structs.replace(
             release, backend=backend, precision=precision, ran_on=run.backend, plans=len(plans)
         )
-        self.folder.switch_to(release)
-        removed, used = self._remove_others(choose_kept(self.folder, self.settings.keep))
-        return Outcome(
-            self.folder.path, release, self.folder.previous(), True, plans, run, removed, used
-        )
+        now = self.folder.switch_to(release)
+        removed, used = self._remove_old(now)
+        return Outcome(self.folder.path, release, now.previous, True, plans, run, removed, used)
+
+    def _remove_old(self, now: Standing) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Remove releases beyond those to keep; a failure costs room, and not the deployment."""
+        try:
+            return self._remove_others(choose_kept(self.folder, now, self.settings.keep))
+        except (SamclipError, OSError) as error:
+            _logger.warning("old releases were not removed, the next deployment does: %s", error)
+            return (), ()
 
     def _task(self, place: Path, backend: str, precision: str | None) -> RunTask:
         key = None if self.key is None else os.path.abspath(self.key.path)  # noqa: PTH100
@@ -204,19 +217,16 @@ class _Change:
             seconds=self.settings.seconds,
         )
 
-    @contextmanager
-    def _removing_what_fails(self, found: str | None) -> Iterator[None]:
-        """Remove releases that never served, before the block but for `found`, and if it fails."""
-        kept = choose_kept(self.folder, len(self.folder.names()))
-        self._remove_others((*kept, *([] if found is None else [found])))
-        try:
-            yield
-        except BaseException:
-            with contextlib.suppress(SamclipError, OSError):  # the first error says more
-                self._remove_others(choose_kept(self.folder, len(self.folder.names())))
-            raise
+    def _remove_failed(self, name: str | None, kept: list[str]) -> None:
+        """Remove a release that never served; the error that is under way says more than another.
 
-    def _remove_others(self, kept: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        `kept`: those that have served.
+        """
+        with contextlib.suppress(SamclipError, OSError):
+            if name != self.folder.current():
+                self._remove_others(kept)
+
+    def _remove_others(self, kept: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         removed, used = remove_releases(self.folder, kept)
         drop_plans(map(self.folder.release, removed), map(self.folder.release, (*kept, *used)))
         return removed, used
@@ -238,7 +248,7 @@ def _checked(settings: DeploySettings) -> DeploySettings:
 
 def _check_place(source: Bundle, to: str | PathLike[str]) -> None:
     """Refuse a deployment folder in the bundle, which holds its own files alone."""
-    place = Path(path_text(to, "the deployment folder")).expanduser().absolute().resolve()
+    place = resolve_folder(to)
     if place.is_relative_to(source.path):
         raise DeployError(
             f"the deployment folder {place} lies in the bundle {source.path}, which holds only its "

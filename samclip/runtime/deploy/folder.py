@@ -15,6 +15,7 @@ folders in `releases`.
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 from collections.abc import Iterator
@@ -48,6 +49,20 @@ from samclip.runtime.deploy.history import (
 CURRENT, PREVIOUS = "current", "previous"
 PATIENCE = 0.5  # seconds: who looks whether the folder is busy, holds it for a moment
 
+_logger = logging.getLogger("samclip")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The names of the release that is served and of the one to roll back to, and the record.
+
+    Each is None when there is none.
+    """
+
+    current: str | None
+    previous: str | None
+    history: History
+
 
 @dataclass(frozen=True)
 class DeploymentFolder:
@@ -67,6 +82,8 @@ class DeploymentFolder:
             status = self.release(name).lstat()
         except FileNotFoundError:
             return False
+        except OSError as error:
+            raise _unreadable(self.release(name), error) from error
         if not stat.S_ISDIR(status.st_mode):
             raise DeployError(
                 f"{self.release(name)} is a link or a file; expected the folder of a release. "
@@ -85,40 +102,53 @@ class DeploymentFolder:
                 ]
         except FileNotFoundError:
             return ()
+        except OSError as error:
+            raise _unreadable(self.path / RELEASES, error) from error
         return tuple(sorted(found, key=number_of))
 
     def current(self) -> str | None:
         """Return the name of the release that is served; None before the first deployment."""
         return self._follow(CURRENT)
 
-    def previous(self) -> str | None:
-        """Return the name of the release to roll back to; None when there is none."""
-        current, switch = self.current(), self.history().switch
+    def standing(self) -> Standing:
+        """Read which releases are current and previous, and the record; raises DeployError."""
+        current, history = self.current(), self.history()
+        switch = history.switch
         if switch is not None and switch.current == current:
-            return switch.previous
-        found = self._follow(PREVIOUS)
-        return None if found == current else found
+            return Standing(current, switch.previous, history)
+        previous = self._follow(PREVIOUS)
+        return Standing(current, None if previous == current else previous, history)
 
     def history(self) -> History:
         """Read the record; raises DeployError."""
         return read_history(self.path)
 
-    def switch_to(self, release: Release) -> None:
-        """Make a release current and the current one previous, as one step; raises WriteError."""
+    def switch_to(self, release: Release) -> Standing:
+        """Make a release current and the current one previous, as one step; return what is now.
+
+        Raises WriteError or DeployError, and then `current` is what it was.
+        """
+        before = self.standing()
+        stays = before.current == release.name or not self.has(before.current)
+        previous = before.previous if stays else before.current
+        if previous == release.name:
+            previous = None
+        here = {*self.names()}
+        known = before.history.with_release(release).releases
+        history = History(
+            releases=tuple(one for one in known if one.name in here),
+            switch=Switch(current=release.name, previous=previous),
+        )
         with as_write_error(self.path / CURRENT):
-            before = self.current()
-            keeps = before == release.name or not self.has(before)
-            previous = self.previous() if keeps else before
-            if previous == release.name:
-                previous = None
-            switch = Switch(current=release.name, previous=previous)
-            here = {*self.names()}
-            history = self.history().with_release(release)
-            known = tuple(one for one in history.releases if one.name in here)
-            write_history(self.path, History(releases=known, switch=switch))
-            if before != release.name:
-                replace_link(self.path / CURRENT, f"{RELEASES}/{release.name}")
-            self._mend_previous()
+            write_history(self.path, history)
+            if before.current != release.name:
+                self._lead_current_to(release.name)
+        after = Standing(release.name, previous, history)
+        try:
+            self._mend_previous(after)
+        except OSError as error:  # the record has it, and the next deployment mends the link
+            _logger.warning("the link %s is out of date: %s", self.path / PREVIOUS, error.strerror)
+        return after
 
     def tidy(self) -> None:
         """Finish a switch that was interrupted, and remove half-written files and folders.
@@ -128,11 +158,19 @@ class DeploymentFolder:
         with as_write_error(self.path):
             remove_abandoned(self.path)
             remove_abandoned(self.path / RELEASES)
-            self._mend_previous()
+            self._mend_previous(self.standing())
 
-    def _mend_previous(self) -> None:
+    def _lead_current_to(self, name: str) -> None:
+        try:
+            replace_link(self.path / CURRENT, f"{RELEASES}/{name}")
+        except OSError as error:
+            if self.current() != name:
+                raise
+            _logger.warning("%s leads to %s, not yet safely: %s", CURRENT, name, error.strerror)
+
+    def _mend_previous(self, standing: Standing) -> None:
         """Make the link `previous` what the record says."""
-        wanted = self.previous()
+        wanted = standing.previous
         if wanted == self._follow(PREVIOUS):
             return
         if wanted is None:
@@ -163,6 +201,12 @@ class DeploymentFolder:
         return release
 
 
+def _unreadable(path: Path, error: OSError) -> DeployError:
+    return DeployError(
+        f"{path} cannot be read: {error.strerror}. Correct its permissions, or mend the disk."
+    )
+
+
 def number_of(name: str) -> int:
     """Return the number of a release by its name."""
     return int(name.partition("-")[0])
@@ -170,7 +214,7 @@ def number_of(name: str) -> int:
 
 def find_deployment(path: str | os.PathLike[str]) -> DeploymentFolder:
     """Return the deployment in the folder `path`, to be read; raises DeployError without one."""
-    folder = _resolve(path)
+    folder = resolve_folder(path)
     if not folder.is_dir() or not (folder / HISTORY).is_file():
         raise DeployError(
             f"nothing was deployed to {folder}: it has no {HISTORY}. Give the folder that a bundle "
@@ -187,7 +231,7 @@ def changing(path: str | os.PathLike[str], *, make: bool) -> Iterator[Deployment
     folder that holds something else or that others may write to, DeployBusyError while another
     process changes it, WriteError when the disk fails.
     """
-    folder = _resolve(path)
+    folder = resolve_folder(path)
     if not make:
         find_deployment(folder)
     with as_write_error(folder):
@@ -195,14 +239,14 @@ def changing(path: str | os.PathLike[str], *, make: bool) -> Iterator[Deployment
         lock = Lock(folder, patience=PATIENCE)
     with closing(lock):
         _check_lock(lock, folder)
-        _check_owner(folder)
         with as_write_error(folder):
+            _check_owner(folder)
             _check_contents(folder)
             if not os.path.lexists(folder / HISTORY):
                 remove_abandoned(folder)
                 write_history(folder, History())
             (folder / RELEASES).mkdir(exist_ok=True)
-        _check_owner(folder / RELEASES)
+            _check_owner(folder / RELEASES)
         deployment = DeploymentFolder(folder)
         deployment.tidy()
         yield deployment
@@ -217,7 +261,11 @@ def is_being_changed(folder: DeploymentFolder) -> bool:
         return False
 
 
-def _resolve(path: str | os.PathLike[str]) -> Path:
+def resolve_folder(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a deployment folder, links resolved; it need not exist.
+
+    Raises DeployError where there can be none, InputError for what is not a path.
+    """
     if os.name == "nt":
         raise DeployError(
             "deployments switch between releases by a symbolic link, which Windows makes only with "

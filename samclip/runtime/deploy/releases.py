@@ -17,7 +17,7 @@ from samclip.runtime.bundles.files import CHUNK_BYTES, open_plain_file
 from samclip.runtime.bundles.manifest import DIGEST_NAME, MANIFEST_NAME, SIGNATURE_NAME
 from samclip.runtime.bundles.signature import PublicKey, is_signed
 from samclip.runtime.bundles.writing import write_entry
-from samclip.runtime.deploy.folder import DeploymentFolder, number_of
+from samclip.runtime.deploy.folder import DeploymentFolder, Standing, number_of
 from samclip.runtime.deploy.holds import unused
 
 NAME_DIGITS = 12  # of the identity, in a release's name
@@ -91,12 +91,15 @@ def remove_releases(
     return tuple(removed), tuple(used)
 
 
-def choose_kept(folder: DeploymentFolder, count: int) -> tuple[str, ...]:
-    """Return the releases to keep: current, previous, then the newest that have served."""
-    known = {release.name for release in folder.history().releases}
+def choose_kept(folder: DeploymentFolder, standing: Standing, count: int | None) -> list[str]:
+    """Return the releases to keep: current, previous, then the newest that have served.
+
+    None for all of these.
+    """
+    known = {release.name for release in standing.history.releases}
     served = [name for name in folder.names()[::-1] if name in known]
-    wanted = [folder.current(), folder.previous(), *served]
-    return tuple(dict.fromkeys(name for name in wanted if name is not None))[:count]
+    wanted = (standing.current, standing.previous, *served)
+    return list(dict.fromkeys(filter(None, wanted)))[:count]
 
 
 def _own_files(root: Path) -> list[str]:

@@ -9,7 +9,12 @@ from typing import Literal
 
 from samclip.errors import BundleError
 from samclip.runtime.bundles.bundle import Bundle
-from samclip.runtime.deploy.folder import DeploymentFolder, find_deployment, is_being_changed
+from samclip.runtime.deploy.folder import (
+    DeploymentFolder,
+    Standing,
+    find_deployment,
+    is_being_changed,
+)
 from samclip.runtime.deploy.history import Release
 from samclip.runtime.deploy.holds import is_held
 
@@ -50,16 +55,14 @@ def read_state(to: str | PathLike[str]) -> DeploymentState:
     """
     folder = find_deployment(to)
     busy = is_being_changed(folder)
-    current, previous = folder.current(), folder.previous()
-    releases = tuple(_examine(folder, name, current, previous, busy) for name in folder.names())
-    return DeploymentState(folder.path, current, previous, releases, busy)
+    now = folder.standing()
+    releases = tuple(_examine(folder, name, now, busy) for name in folder.names())
+    return DeploymentState(folder.path, now.current, now.previous, releases, busy)
 
 
-def _examine(
-    folder: DeploymentFolder, name: str, current: str | None, previous: str | None, busy: bool
-) -> ReleaseState:
-    place, record = folder.release(name), folder.history().find(name)
-    roles: dict[str | None, Role] = {previous: "previous", current: "current"}
+def _examine(folder: DeploymentFolder, name: str, now: Standing, busy: bool) -> ReleaseState:
+    place, record = folder.release(name), now.history.find(name)
+    roles: dict[str | None, Role] = {now.previous: "previous", now.current: "current"}
     size, fault = None, ""
     try:
         manifest = Bundle.open_unsigned(place).manifest
