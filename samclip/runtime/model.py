@@ -34,10 +34,10 @@ from samclip.runtime.backend_choice import (
     start_fastest,
 )
 from samclip.runtime.bundles.bundle import Bundle
+from samclip.runtime.bundles.holds import hold_release
 from samclip.runtime.bundles.home import find_bundle
 from samclip.runtime.bundles.manifest import Manifest
 from samclip.runtime.bundles.signature import chosen_public_key
-from samclip.runtime.deploy.holds import hold_release
 from samclip.runtime.engine_pool import EnginePool
 from samclip.runtime.features import Features
 from samclip.runtime.pixels.image import (

@@ -35,10 +35,8 @@ from samclip.disk.partial_files import (
 from samclip.disk.paths import user_path
 from samclip.errors import DeployBusyError, DeployError
 from samclip.runtime.bundles.files import is_ignored
+from samclip.runtime.bundles.holds import HISTORY, RELEASE_NAME, RELEASES
 from samclip.runtime.deploy.history import (
-    HISTORY,
-    RELEASE_NAME,
-    RELEASES,
     History,
     Release,
     Switch,

@@ -8,7 +8,6 @@ begun, and both links are right, or done, and `previous` means what the switch s
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
@@ -17,9 +16,8 @@ import msgspec
 from samclip.disk.cache_folder import read_private_file
 from samclip.disk.partial_files import write_file
 from samclip.errors import DeployError
+from samclip.runtime.bundles.holds import HISTORY, RELEASE_NAME
 
-HISTORY, RELEASES = "deployment.json", "releases"
-RELEASE_NAME = re.compile(r"(?P<number>[0-9]{4,9})-[0-9a-f]{12}")
 SCHEMA = 1
 MAX_BYTES = 1_000_000
 

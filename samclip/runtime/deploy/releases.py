@@ -14,11 +14,11 @@ from samclip.errors import BundleError, IntegrityError
 from samclip.progress import Progress, track
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.files import CHUNK_BYTES, open_plain_file
+from samclip.runtime.bundles.holds import unused
 from samclip.runtime.bundles.manifest import DIGEST_NAME, MANIFEST_NAME, SIGNATURE_NAME
 from samclip.runtime.bundles.signature import PublicKey, is_signed
 from samclip.runtime.bundles.writing import write_entry
 from samclip.runtime.deploy.folder import DeploymentFolder, Standing, number_of
-from samclip.runtime.deploy.holds import unused
 
 NAME_DIGITS = 12  # of the identity, in a release's name
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 from samclip.errors import BundleError
 from samclip.runtime.bundles.bundle import Bundle
+from samclip.runtime.bundles.holds import is_held
 from samclip.runtime.deploy.folder import (
     DeploymentFolder,
     Standing,
@@ -16,7 +17,6 @@ from samclip.runtime.deploy.folder import (
     is_being_changed,
 )
 from samclip.runtime.deploy.history import Release
-from samclip.runtime.deploy.holds import is_held
 
 Role = Literal["current", "previous", "kept", "unfinished"]
 

@@ -28,13 +28,14 @@ from samclip.errors import (
     WriteError,
 )
 from samclip.runtime.bundles.bundle import Bundle
+from samclip.runtime.bundles.holds import HISTORY
 from samclip.runtime.bundles.manifest import DIGEST_NAME, MANIFEST_NAME, SCHEMA_VERSION
 from samclip.runtime.bundles.manifest_file import digest_line
 from samclip.runtime.deploy import deployment, first_run
 from samclip.runtime.deploy.deployment import DeploySettings, Outcome, deploy, roll_back
 from samclip.runtime.deploy.first_run import FirstRun, RunTask
 from samclip.runtime.deploy.folder import changing, find_deployment
-from samclip.runtime.deploy.history import HISTORY, Switch, read_history, write_history
+from samclip.runtime.deploy.history import Switch, read_history, write_history
 from samclip.runtime.deploy.status import read_state
 
 PLAIN = DeploySettings(build=False)

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 from samclip.disk.partial_files import Lock
-from samclip.runtime.deploy.history import HISTORY, RELEASE_NAME, RELEASES
 
+# A release's path: DEPLOYMENT/releases/NAME, and DEPLOYMENT/deployment.json is the record.
+HISTORY, RELEASES = "deployment.json", "releases"
+RELEASE_NAME = re.compile(r"(?P<number>[0-9]{4,9})-[0-9a-f]{12}")
 PATIENCE = 1.0  # seconds: who looks whether a release is held, holds it for a moment
 
 
