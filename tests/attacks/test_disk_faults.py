@@ -32,7 +32,6 @@ SMALL = "size=1500k"
         ("plan", "EIO once"),
         ("blob", "short writes"),
         ("picture", "SIGKILL"),
-        ("deploy", "SIGKILL"),
         ("deploy", "ENOSPC from then on"),
     ],
 )
