@@ -37,6 +37,8 @@ expected and what to do::
     |   |-- ParityError          an exported graph differs from the torch model
     |   |-- CalibrationError     the photos that INT8 is to be measured on are none, or cannot be
     |   `-- GateError            reduced precision costs a task more than is allowed
+    |-- DeployError              a bundle could not be deployed; what served before still does
+    |   `-- DeployBusyError      another process deploys to the same folder
     |-- WriteError (OSError)     a result cannot be written; what was there before is whole
     |-- PeerError                a peer of a benchmark cannot be installed, loaded or run
     `-- TrainingError            a training run cannot begin, go on or be resumed
@@ -208,6 +210,14 @@ class CalibrationError(ExportError):
 
 class GateError(ExportError):
     """Reduced precision differs from FP32, on a task, by more than its gate allows."""
+
+
+class DeployError(SamclipError):
+    """A bundle could not be deployed, or not be rolled back; `current` is what it was."""
+
+
+class DeployBusyError(DeployError):
+    """Another process is deploying to the same folder."""
 
 
 class WriteError(SamclipError, OSError):

@@ -25,6 +25,8 @@ EXAMPLES = """
 
 - `samclip engine build my-bundle/ --precision fp16 --points 1,2,8 --workspace 2048`
 
+- `samclip engine build my-bundle/ --if-stale`
+
 - `samclip engine build my-bundle/ --backend tensorrt-rtx --target sm86 --target sm89`
 """
 MIB = 2**20
@@ -182,6 +184,15 @@ Force = Annotated[
     bool,
     typer.Option("--force", rich_help_panel=_WHERE, help="Build even if an equal plan exists."),
 ]
+IfStale = Annotated[
+    bool,
+    typer.Option(
+        "--if-stale",
+        rich_help_panel=_WHERE,
+        help="Do nothing for graphs with a plan that the runtime would take: for the start of a "
+        "service.",
+    ),
+]
 AsJson = Annotated[
     bool, typer.Option("--json", rich_help_panel=_WHERE, help="Print the plans as JSON.")
 ]
@@ -206,6 +217,7 @@ def build_engines(
     gate: Gate = True,
     beside: Beside = False,
     force: Force = False,
+    if_stale: IfStale = False,
     as_json: AsJson = False,
     debug: options.Debug = False,
 ) -> None:
@@ -217,10 +229,13 @@ def build_engines(
     """
     with report_errors(debug):
         from samclip.engines.plans.sidecar import BuildOptions, parse_axis
+        from samclip.errors import InputError
         from samclip.runtime.bundles.bundle import Bundle
         from samclip.runtime.bundles.home import find_bundle
         from samclip.runtime.plans.building import PlanSettings
 
+        if force and if_stale:
+            raise InputError("--force builds all plans and --if-stale only some: give one of them.")
         axes = {
             "prompts": prompts,
             "points": points,
@@ -242,6 +257,7 @@ def build_engines(
             beside=beside,
             device=device,
             force=force,
+            if_stale=if_stale,
             preflight=preflight,
             gate=gate,
         )

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from samclip.cli import bundle, demo, doctor, engine, tasks
+from samclip.cli import bundle, demo, deploy, doctor, engine, tasks
 from samclip.cli.exits import CommandApp
 from samclip.cli.terminal import accept_any_text, out, say
 from samclip.version import __version__
@@ -60,6 +60,7 @@ app.command(epilog=tasks.EVERYTHING_EXAMPLES)(tasks.everything)
 app.command(epilog=demo.EXAMPLES)(demo.demo)
 app.command(epilog=bundle.INFO_EXAMPLES)(bundle.info)
 app.command(epilog=bundle.SIGN_EXAMPLES)(bundle.sign)
+app.command(epilog=deploy.EXAMPLES)(deploy.deploy)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 app.add_typer(engine.app, name="engine")
 

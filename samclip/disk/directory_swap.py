@@ -92,8 +92,19 @@ def remove_leftovers(path: Path) -> None:
     old = _siblings(path)
     if os.path.lexists(path):  # looked at after the list: so all in it have been replaced
         for sibling in old:
-            _discard(sibling, path)
+            discard(sibling, path)
     remove_abandoned(path.parent, {path.name})
+
+
+def discard(old: Path, path: Path) -> None:
+    """Delete `old`, a directory of `path`, under a partial name: half of it is never a whole one.
+
+    What cannot be removed now, a later writer next to `path` removes.
+    """
+    rubbish = partial_name(path)
+    with contextlib.suppress(OSError):
+        old = old.rename(rubbish)
+    remove_partial(old)
 
 
 def _replace(partial: Path, path: Path) -> bool:
@@ -109,18 +120,10 @@ def _replace(partial: Path, path: Path) -> bool:
         done = _rename(partial, path)
     finally:
         if not done and not _rename(old, path):  # another writer was faster: the old one has ended
-            _discard(old, path)
+            discard(old, path)
     if done:
-        _discard(old, path)
+        discard(old, path)
     return done
-
-
-def _discard(old: Path, path: Path) -> None:
-    """Delete a directory under a partial name, because half of it must never be recovered."""
-    rubbish = partial_name(path)
-    with contextlib.suppress(OSError):
-        old = old.rename(rubbish)
-    remove_partial(old)
 
 
 def _rename(source: Path, target: Path) -> bool:

@@ -36,6 +36,7 @@ MAX_TARGET_BYTES = 200  # of a name inside a partial file's, so that systems tak
 PLAIN_MODE = 0o666  # less the umask, as for every new file
 # Where the file system has no locks, what was left alone for so long has lost its writer.
 ABANDONED_SECONDS = 86_400.0
+LOOK_SECONDS = 0.01  # between two attempts at a lock
 
 
 def open_without_links(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
@@ -114,6 +115,18 @@ def as_write_error(path: Path) -> Iterator[None]:
         ) from error
 
 
+def replace_link(path: Path, target: str) -> None:
+    """Make `path` a symbolic link to `target`, in place of one that is there; raises OSError.
+
+    Whenever the process dies, `path` is what it was, or the new link.
+    """
+    with locked_partial(path, Path.mkdir) as folder:
+        link = folder / "link"
+        link.symlink_to(target)
+        link.replace(path)
+        sync_folder(path.parent)
+
+
 def write_file(path: Path, data: bytes, mode: int = PLAIN_MODE, *, synced: bool = True) -> None:
     """Write a file whole or not at all; raises OSError, and then `path` is as it was."""
     with partial_file(path, mode, synced=synced) as file:
@@ -154,7 +167,7 @@ def lock_abandoned(path: Path) -> Iterator[bool]:
 
     Raises OSError when it cannot be looked at.
     """
-    with closing(_Lock(path)) as lock:
+    with closing(Lock(path)) as lock:
         yield lock.is_ours or (lock.is_ours is None and _age(path) > ABANDONED_SECONDS)
 
 
@@ -198,6 +211,12 @@ def sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def sync_tree(path: Path) -> None:
+    """Write the entries of a folder and of all folders in it through to the disk."""
+    for folder, _, _ in os.walk(path):
+        sync_folder(Path(folder))
+
+
 def sync_folder(path: Path) -> None:
     """Write a folder's entries through to the disk."""
     if os.name == "nt":  # cannot open folders
@@ -215,24 +234,31 @@ def _target(name: str) -> str:
     return name if len(encoded) <= MAX_TARGET_BYTES else hashlib.sha256(encoded).hexdigest()
 
 
-class _Lock:
-    """An attempt to lock a partial file or folder; raises OSError when it cannot be opened.
+class Lock:
+    """An attempt to lock a file or folder; raises OSError when it cannot be opened.
 
-    `is_ours`: whether it succeeded; None where there are no locks.
+    `shared`: any number of processes may hold it so, while nobody holds it alone. `patience`: the
+    seconds for which it is tried. The system releases it however the process ends; forked children
+    hold it with their parent. `is_ours`: whether it succeeded; None where there are no locks.
     """
 
-    def __init__(self, partial: Path) -> None:
+    def __init__(self, path: Path, *, shared: bool = False, patience: float = 0.0) -> None:
         self.is_ours: bool | None = None
         self._descriptor: int | None = None
         if HAS_LOCKS:
-            flags = os.O_RDONLY if partial.is_dir() else os.O_RDWR
-            self._descriptor = open_without_links(partial, flags)
-            self.is_ours = self._try(self._descriptor)
+            flags = os.O_RDONLY if shared or path.is_dir() else os.O_RDWR
+            self._descriptor = open_without_links(path, flags)
+            until = time.monotonic() + patience
+            self.is_ours = self._try(self._descriptor, shared)
+            while self.is_ours is False and time.monotonic() < until:
+                time.sleep(LOOK_SECONDS)
+                self.is_ours = self._try(self._descriptor, shared)
 
     @staticmethod
-    def _try(descriptor: int) -> bool | None:
+    def _try(descriptor: int, shared: bool) -> bool | None:
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         except OSError:  # this file system has none
@@ -240,15 +266,19 @@ class _Lock:
         return True
 
     def close(self) -> None:
-        """Release it."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
+        """Release it; closing again does nothing."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        self.close()
 
 
-def _lock_own(partial: Path) -> _Lock | None:
+def _lock_own(partial: Path) -> Lock | None:
     """Lock a new partial; None when another run took it for abandoned in that moment."""
     try:
-        lock = _Lock(partial)
+        lock = Lock(partial)
     except FileNotFoundError:
         return None
     if lock.is_ours is False or not os.path.lexists(partial):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from typing import IO
 
+MAX_SAID = 600  # characters of what a child wrote
 GRACE = 1.0  # seconds after which the timer ends what the parent did not
 
 
@@ -26,6 +28,17 @@ def start_child(
         stderr=stderr,
         start_new_session=True,  # Ctrl-C is for the parent, which ends this process
     )
+
+
+def describe_end(code: int, said: bytes) -> str:
+    """Return how a child ended, by its exit code, and the last of what it wrote to its streams."""
+    text = " ".join(said.decode(errors="replace").split())
+    ending = f", which said: {text[-MAX_SAID:]}" if text else ""
+    if code >= 0:
+        return f"exit code {code}{ending}"
+    with suppress(ValueError):
+        return f"signal {signal.Signals(-code).name}{ending}"
+    return f"signal {-code}{ending}"
 
 
 def end_after(seconds: float) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar, get_args
 
-from samclip.engines.base import Backend, EngineOptions, GraphKey, Probe, library_version
+from samclip.engines.base import Backend, EngineOptions, Probe, library_version
 from samclip.engines.registry import Choice, PassedOver, candidates, first_of
 from samclip.errors import BackendUnavailableError, InputError, PlanError, did_you_mean
 from samclip.runtime.bundles.bundle import Bundle
@@ -118,7 +118,7 @@ def choose_for(
     settings = options or EngineOptions()
 
     def suits(backend: Backend) -> Probe:
-        variants = _choose_variants(bundle, backend, precision)
+        variants = choose_variants(bundle, backend, precision)
         if "encoder" not in variants:
             wanted = f"{backend.name} in {precision}" if precision else backend.name
             have = _precisions(bundle, backend.name)
@@ -126,7 +126,7 @@ def choose_for(
             return Probe(
                 False, f"the bundle has no graphs for {wanted}{offer}", "export it for that"
             )
-        keys = [_graph_key(bundle, name, variant) for name, variant in variants.items()]
+        keys = [bundle.graph_key(name, variant) for name, variant in variants.items()]
         probe = backend.ready(keys, settings)
         if not probe.available:
             _logger.warning(
@@ -176,12 +176,12 @@ def start_fastest(
 
 def _is_any_left(bundle: Bundle, precision: str | None, among: tuple[Backend, ...]) -> bool:
     return any(
-        backend.probe().available and _choose_variants(bundle, backend, precision)
+        backend.probe().available and choose_variants(bundle, backend, precision)
         for backend in among
     )
 
 
-def _choose_variants(bundle: Bundle, backend: Backend, precision: str | None) -> dict[str, Variant]:
+def choose_variants(bundle: Bundle, backend: Backend, precision: str | None) -> dict[str, Variant]:
     """Return the variant of each graph that the model would load, chosen as `EnginePool` does."""
     graphs, version = bundle.manifest.graphs, library_version(backend)
     found: dict[str, Variant] = {}
@@ -195,18 +195,6 @@ def _choose_variants(bundle: Bundle, backend: Backend, precision: str | None) ->
         if variant is not None:
             found[name] = variant
     return found
-
-
-def _graph_key(bundle: Bundle, name: str, variant: Variant) -> GraphKey:
-    files = bundle.manifest.files
-    return GraphKey(
-        name,
-        files[variant.file].sha256,
-        None if variant.weights is None else files[variant.weights].sha256,
-        origin=str(bundle.path),
-        precision=variant.precision,
-        attention=variant.attention,
-    )
 
 
 def check_precision(precision: str | None, bundle: Bundle | None = None) -> None:

@@ -34,6 +34,7 @@ from samclip.runtime.backend_choice import (
     start_fastest,
 )
 from samclip.runtime.bundles.bundle import Bundle
+from samclip.runtime.bundles.holds import hold_release
 from samclip.runtime.bundles.home import find_bundle
 from samclip.runtime.bundles.manifest import Manifest
 from samclip.runtime.bundles.signature import chosen_public_key
@@ -200,6 +201,7 @@ class Model:
         self._max_pixels = max_pixels
         self._streams = options.streams
         self._choice = backend if isinstance(backend, Choice) else Choice(backend)
+        self._hold = hold_release(bundle.path)
         self._pool = EnginePool(
             bundle, self._choice.backend, options, precision, partial(_make_trial, bundle)
         )
@@ -377,6 +379,8 @@ class Model:
         The model's scenes are closed with it; results stay valid. Closing again does nothing.
         """
         self._pool.close()
+        if self._hold is not None:
+            self._hold.close()
 
     @as_memory_error
     def _prepare(self, image: Any) -> Prepared:

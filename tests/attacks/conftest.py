@@ -6,6 +6,8 @@ The option `--figures FILE` writes the figures; see figures.py.
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from figures import PROPERTY, Figure, Figures, merge_figures, rewrite_table
 from samclip.engines.registry import get_backend
 
 OPTION = "--figures"
+MEMORY = "/dev/shm"  # a disk of Linux in memory
 HERE = Path(__file__).parent
 # For scripts of this folder that run in separate processes: the folders that they import from.
 PATHS = [HERE, HERE.parent / "support", HERE.parents[1]]
@@ -51,6 +54,18 @@ def backend(request: pytest.FixtureRequest) -> str:
     if not probe.available:
         pytest.skip(probe.detail)
     return str(request.param)
+
+
+@pytest.fixture
+def quick_folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory if there can be one: the same calls are made, and no disk waited for."""
+    if not os.access(MEMORY, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=MEMORY) as made:
+        folder = Path(made, "writer")
+        folder.mkdir()
+        yield folder
 
 
 @pytest.fixture

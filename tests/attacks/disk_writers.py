@@ -21,7 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.errors import (
+    BundleError,
     CheckpointError,
+    DeployError,
     ExportError,
     InputError,
     PlanBuildError,
@@ -67,6 +69,9 @@ class Writer:
     def reset(self) -> None:
         """Prepare for a write."""
 
+    def prepare(self, number: int) -> None:
+        """Make what the write of a version reads, while the disk is well."""
+
     def write(self, number: int) -> None:
         """Replace the previous version by this one."""
         raise NotImplementedError
@@ -97,13 +102,7 @@ class BundleWriter(Writer):
         write_bundle(self.folder / "bundle", manifest, bundle_files(number), overwrite=True)
 
     def version(self) -> int | None:
-        from samclip.runtime.bundles.bundle import Bundle
-
-        bundle = Bundle.open(self.folder / "bundle")
-        bundle.verify()
-        number = number_of(bundle.read("payload"))
-        assert bundle.manifest.model_type == str(number)
-        return number
+        return number_at(self.folder / "bundle")
 
 
 class NewBundleWriter(BundleWriter):
@@ -359,9 +358,79 @@ def download(known: object, folder: Path) -> Path:
     return path
 
 
+class DeployWriter(Writer):
+    """A deployment of a bundle; its first run always succeeds, and is not made."""
+
+    raises = (WriteError, DeployError, BundleError)
+
+    @property
+    def place(self) -> Path:
+        return self.folder / "street"
+
+    def source(self, number: int) -> Path:
+        """A bundle that is not on the disk that fails."""
+        return self.folder.with_name(f"{self.folder.name}-source") / str(number)
+
+    def prepare(self, number: int) -> None:
+        if not self.source(number).exists():
+            write_numbered_bundle(self.source(number), number)
+
+    def write(self, number: int) -> None:
+        from samclip.runtime.deploy import deployment
+
+        always_answer()
+        self.prepare(number)
+        deployment.deploy(self.source(number), self.place, deployment.DeploySettings(build=False))
+
+    def version(self) -> int | None:
+        from samclip.runtime.deploy.status import read_state
+
+        state = read_state(self.place)
+        assert state.current is not None
+        if state.previous is not None:
+            assert number_at(self.place / "releases" / state.previous)
+        return number_at(self.place / "current")
+
+    def leftovers(self) -> list[str]:
+        from samclip.runtime.deploy.status import read_state
+
+        state = read_state(self.place)
+        old = [r.name for r in state.releases if r.name not in {state.current, state.previous}]
+        assert not any(release.fault for release in state.releases)
+        return [*super().leftovers(), *old]
+
+
+def always_answer() -> None:
+    """Let every release pass its first run."""
+    from samclip.runtime.deploy import deployment
+    from samclip.runtime.deploy.first_run import FirstRun
+
+    deployment.run_once = lambda task: FirstRun(backend="onnxruntime", masks=1)  # type: ignore[assignment]
+
+
+def write_numbered_bundle(source: Path, number: int) -> None:
+    from tiny_bundle import tiny_manifest
+
+    from samclip.runtime.bundles.writing import write_bundle
+
+    write_bundle(source, tiny_manifest(model_type=str(number)), bundle_files(number))
+
+
+def number_at(path: Path) -> int:
+    """Return the version of a whole bundle."""
+    from samclip.runtime.bundles.bundle import Bundle
+
+    bundle = Bundle.open(path)
+    bundle.verify()
+    number = number_of(bundle.read("payload"))
+    assert bundle.manifest.model_type == str(number)
+    return number
+
+
 WRITERS: dict[str, type[Writer]] = {
     "bundle": BundleWriter,
     "new bundle": NewBundleWriter,
+    "deploy": DeployWriter,
     "plan": PlanWriter,
     "blob": BlobWriter,
     "texts": TextWriter,

@@ -12,7 +12,7 @@ import pytest
 from figures import Figures
 from writer_runs import NAMES, run_writer, seed, sentence
 
-QUICK = ("bundle", "plan", "blob", "texts")
+QUICK = ("bundle", "deploy", "plan", "blob", "texts")
 
 
 @pytest.mark.parametrize("writer", QUICK)

@@ -32,10 +32,11 @@ SMALL = "size=1500k"
         ("plan", "EIO once"),
         ("blob", "short writes"),
         ("picture", "SIGKILL"),
+        ("deploy", "ENOSPC from then on"),
     ],
 )
-def test_some_calls_fail(writer: str, fault: str, tmp_path: Path) -> None:
-    found, _ = run_writer("fail", writer, tmp_path, fault, environment=environment())
+def test_some_calls_fail(writer: str, fault: str, quick_folder: Path) -> None:
+    found, _ = run_writer("fail", writer, quick_folder, fault, environment=environment())
     assert found["points"] > 1
 
 

@@ -231,6 +231,7 @@ def squeeze(
     for size in SIZES:
         before = writer.version()
         writer.reset()
+        writer.prepare(number)
         restrict(size)
         try:
             writer.write(number)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 NAMES = {
     "bundle": "bundle",
+    "deploy": "deployment",
     "plan": "plan",
     "blob": "compiled model",
     "texts": "text embeddings",

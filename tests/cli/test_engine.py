@@ -71,6 +71,7 @@ def test_options_reach_the_builder_and_the_json(run: Run, bundle: Path, script: 
         (["--target", "ampere"], "Write it as sm86", 2),
         (["--graph", "decoder"], "no graph 'decoder'", 1),
         (["--level", "9"], "level", 2),
+        (["--force", "--if-stale"], "give one of them", 2),
         (["--backend", "openvino"], "backend", 2),
     ],
 )

@@ -29,6 +29,7 @@ ORDER = (
     "scene",
     "model",
     "predictor",
+    "deploy",
 )
 
 

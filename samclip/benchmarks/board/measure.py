@@ -328,7 +328,7 @@ def _describe_plan(built: Sidecar) -> PlanHere:
         cuda=built.target.cuda,
         options=built.options,
         axes=built.axes,
-        split_attention=built.split_attention,
+        attention_kernels=built.attention_kernels,
         stands_in=None if built.asked is None else built.asked.how,
         build_seconds=built.seconds,
         plan_bytes=built.plan.size,

@@ -200,7 +200,7 @@ class PlanHere(Record, frozen=True, kw_only=True):
     cuda: str | None
     options: BuildOptions
     axes: dict[str, AxisRange]
-    split_attention: bool
+    attention_kernels: str
     stands_in: str | None
     build_seconds: float
     plan_bytes: int

@@ -10,6 +10,7 @@ from pathlib import Path
 from samclip.engines.backend_names import TENSORRT, LibraryName
 from samclip.engines.base import GraphSource
 from samclip.engines.plans.gate.verdict import Verdict, failure_table
+from samclip.engines.plans.library import Library
 from samclip.engines.plans.own_files import PlanBytes
 from samclip.engines.plans.sidecar import (
     BuiltFor,
@@ -54,6 +55,20 @@ class PlanHost:
     memory: int | None = None
 
 
+def host_of(library: Library) -> PlanHost | None:
+    """Describe this machine as one that runs the plans of a library; None without a GPU."""
+    gpu = library.state.gpu
+    if gpu is None:
+        return None
+    return PlanHost(
+        library=library.name,
+        version=library.version,
+        capability=gpu.capability,
+        processors=gpu.processors,
+        memory=gpu.memory,
+    )
+
+
 def misfit(sidecar: Sidecar, graph: BuiltGraph, host: PlanHost) -> PlanError | None:
     """Return the error why a plan of a graph of this name must not run here; None when it may.
 
@@ -72,6 +87,23 @@ def misfit(sidecar: Sidecar, graph: BuiltGraph, host: PlanHost) -> PlanError | N
         "Build it on this machine.",
         steps=(rebuild_step(sidecar, graph.origin, host.capability),),
     )
+
+
+def find_fitting(graph: BuiltGraph, host: PlanHost) -> StoredPlan | None:
+    """Return the newest plan that may run a graph on a machine, by its sidecar; None if none may.
+
+    Its bytes are not read. Looks where `find_plan` does.
+    """
+    stored = list_plans(search_folders(graph.origin))
+    return next((plan for plan in stored if fits(plan, graph, host)), None)
+
+
+def fits(stored: StoredPlan, graph: BuiltGraph, host: PlanHost) -> bool:
+    """Whether a plan may run a graph on a machine, by its sidecar."""
+    sidecar = stored.sidecar
+    if sidecar is None or (sidecar.library, sidecar.graph.name) != (host.library, graph.name):
+        return False
+    return misfit(sidecar, graph, host) is None
 
 
 def gate_error(sidecar: Sidecar, verdict: Verdict, origin: str = "") -> PlanGateError:

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from samclip.engines.backend_names import TENSORRT, LibraryName
-from samclip.engines.base import GraphSource
+from samclip.engines.base import GraphKey, GraphSource
 from samclip.engines.limits import MAX_PROMPTS, MAX_REGIONS, MAX_TEXTS, PROMPTS_PER_BATCH
 from samclip.engines.plans.attention_layers import AttentionKernels
 from samclip.engines.plans.gate.verdict import UNJUDGED, Verdict
@@ -194,6 +194,18 @@ def identify(source: GraphSource) -> BuiltGraph:
         precision=source.precision,
         attention=source.attention,
         origin=source.origin,
+    )
+
+
+def identify_key(key: GraphKey) -> BuiltGraph:
+    """Return what `identify` returns for the graph that a key describes, without its bytes."""
+    return BuiltGraph(
+        name=key.name,
+        onnx_sha256=key.onnx_sha256,
+        weights_sha256=key.weights_sha256,
+        precision=key.precision,
+        attention=key.attention,
+        origin=key.origin,
     )
 
 

@@ -16,9 +16,9 @@ from samclip.engines import backend_names
 from samclip.engines.backend_names import LibraryName
 from samclip.engines.base import EngineOptions, GraphKey, GraphSource, Probe, Traits, unavailable
 from samclip.engines.plans.gate.admission import admit, check_canary
-from samclip.engines.plans.match import PlanHost, find_plan, misfit
-from samclip.engines.plans.sidecar import BuiltGraph, build_step
-from samclip.engines.plans.store import StoredPlan, list_plans, search_folders
+from samclip.engines.plans.match import PlanHost, find_plan, fits
+from samclip.engines.plans.sidecar import BuiltGraph, build_step, identify_key
+from samclip.engines.plans.store import list_plans, search_folders
 from samclip.engines.steps import BuildPlans
 from samclip.engines.tensorrt.engine import TrtEngine
 from samclip.engines.tensorrt.kernels import kernel_file
@@ -34,9 +34,9 @@ from samclip.errors import BackendUnavailableError
 
 def missing_plans(graphs: Sequence[GraphKey], host: PlanHost) -> Probe:
     """Return whether all graphs have plans that fit, else which do not and how to build them."""
-    wanted = [_built_graph(key) for key in graphs]
+    wanted = [identify_key(key) for key in graphs]
     stored = list_plans(dict.fromkeys(f for graph in wanted for f in search_folders(graph.origin)))
-    missing = [graph for graph in wanted if not any(_fits(plan, graph, host) for plan in stored)]
+    missing = [graph for graph in wanted if not any(fits(plan, graph, host) for plan in stored)]
     if not missing:
         return Probe(True, f"plans of {', '.join(graph.name for graph in wanted)}")
     listed = ", ".join(f"{graph.name} ({graph.precision})" for graph in missing)
@@ -60,24 +60,6 @@ def _steps(
         return (BuildPlans(origin=places.pop(), backend=host.library, precision=precision),)
     steps = [build_step(graph, host.library, host.capability) for graph in missing]
     return tuple(dict.fromkeys(steps))
-
-
-def _fits(stored: StoredPlan, graph: BuiltGraph, host: PlanHost) -> bool:
-    sidecar = stored.sidecar
-    if sidecar is None or (sidecar.library, sidecar.graph.name) != (host.library, graph.name):
-        return False
-    return misfit(sidecar, graph, host) is None
-
-
-def _built_graph(key: GraphKey) -> BuiltGraph:
-    return BuiltGraph(
-        name=key.name,
-        onnx_sha256=key.onnx_sha256,
-        weights_sha256=key.weights_sha256,
-        precision=key.precision,
-        attention=key.attention,
-        origin=key.origin,
-    )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from samclip.engines.cuda.device import describe_cuda_package, missing_for_cuda
 from samclip.engines.onnxruntime.library import clean_message
 from samclip.engines.plans.build_log import listening, shared_logger
 from samclip.engines.plans.library import KINDS, Library, open_library
-from samclip.engines.plans.match import PlanHost
+from samclip.engines.plans.match import PlanHost, host_of
 from samclip.engines.plans.own_files import PlanBytes, VerifiedFile
 from samclip.engines.process_edges import keep_in_children
 from samclip.engines.steps import BuildPlans
@@ -58,19 +58,13 @@ def open_for_running(name: LibraryName, device: int) -> tuple[Library, PlanHost]
     if not probe.available:
         raise BackendUnavailableError(f"{name}: {probe.detail}. To do: {probe.remedy}.")
     library = open_library(name, device)
-    if library.state.gpu is None:
+    host = host_of(library)
+    if host is None:
         raise BackendUnavailableError(
             f"{name}: {library.state.reason}. To do: check nvidia-smi, CUDA_VISIBLE_DEVICES and "
             "that the container was started with its GPU."
         )
-    gpu = library.state.gpu
-    return library, PlanHost(
-        library=name,
-        version=library.version,
-        capability=gpu.capability,
-        processors=gpu.processors,
-        memory=gpu.memory,
-    )
+    return library, host
 
 
 def installed_version(name: LibraryName) -> str | None:

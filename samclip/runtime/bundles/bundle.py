@@ -12,7 +12,7 @@ from os import PathLike
 from pathlib import Path
 
 from samclip.disk.paths import path_text, user_path
-from samclip.engines.base import GraphSource
+from samclip.engines.base import GraphKey, GraphSource
 from samclip.engines.graphs.gate import check_source
 from samclip.engines.steps import ExportBundle
 from samclip.errors import (
@@ -135,6 +135,18 @@ class Bundle:
             source = replace(source, weights=weights, files={location: data}, sha256=digests)
         with error_context(str(self.path)):
             return check_source(source)
+
+    def graph_key(self, graph: str, variant: Variant) -> GraphKey:
+        """Return the digests of one of the variants of a graph, by the manifest alone."""
+        files = self.manifest.files
+        return GraphKey(
+            graph,
+            files[variant.file].sha256,
+            None if variant.weights is None else files[variant.weights].sha256,
+            origin=str(self.path),
+            precision=variant.precision,
+            attention=variant.attention,
+        )
 
     def _variant(
         self, name: str, backend: str, precision: str | None, version: str | None

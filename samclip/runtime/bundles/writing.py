@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 
 import msgspec
 
 from samclip.disk.directory_swap import partial_directory, put_in_place
-from samclip.disk.partial_files import sync_folder
+from samclip.disk.partial_files import sync_tree
 from samclip.disk.paths import user_path
 from samclip.engines.steps import ChangeSettings
 from samclip.errors import ExportError
@@ -121,23 +121,25 @@ def _check_place(path: Path, overwrite: bool) -> None:
 
 
 def _fill(partial: Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> None:
-    entries = {name: _write(partial / name, files[name]) for name in sorted(files)}
+    entries = {name: write_entry(partial / name, _chunks(files[name])) for name in sorted(files)}
     complete = msgspec.structs.replace(manifest, files=entries)
     check_manifest(complete)
     encoded = encode_manifest(complete)
     decode_manifest(encoded)  # refuse to write what no reader would accept
-    _write(partial / MANIFEST_NAME, encoded)
-    _write(partial / DIGEST_NAME, digest_line(encoded))
-    for folder, _, _ in os.walk(partial):
-        sync_folder(Path(folder))
+    write_entry(partial / MANIFEST_NAME, [encoded])
+    write_entry(partial / DIGEST_NAME, [digest_line(encoded)])
+    sync_tree(partial)
 
 
-def _write(path: Path, content: bytes | Path) -> FileEntry:
-    """Write one file through to the disk; return its size and SHA-256."""
+def write_entry(path: Path, chunks: Iterable[bytes]) -> FileEntry:
+    """Write a new file of a bundle through to the disk; return its size and SHA-256.
+
+    The folder around it is made. Raises OSError, also for a file that is there.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     digest, size = hashlib.sha256(), 0
     with path.open("xb") as file:
-        for chunk in [content] if isinstance(content, bytes) else _read_chunks(content):
+        for chunk in chunks:
             digest.update(chunk)
             size += len(chunk)
             file.write(chunk)
@@ -146,7 +148,10 @@ def _write(path: Path, content: bytes | Path) -> FileEntry:
     return FileEntry(size=size, sha256=digest.hexdigest())
 
 
-def _read_chunks(source: Path) -> Iterator[bytes]:
+def _chunks(source: bytes | Path) -> Iterator[bytes]:
+    if isinstance(source, bytes):
+        yield source
+        return
     if not source.is_file():
         raise ExportError(f"{source} is not a plain file, so it cannot go into a bundle.")
     with source.open("rb") as file:

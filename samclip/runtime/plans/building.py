@@ -12,11 +12,14 @@ from functools import partial
 from samclip.engines.backend_names import TENSORRT
 from samclip.engines.base import GraphSource
 from samclip.engines.plans.build import build_plan
+from samclip.engines.plans.gate.judge import machine_of
+from samclip.engines.plans.gate.kept import verdict_here
 from samclip.engines.plans.library import Library, choose_targets, is_official, open_library
+from samclip.engines.plans.match import find_fitting, host_of
 from samclip.engines.plans.request import BuildRequest, BuiltPlan
-from samclip.engines.plans.sidecar import DEFAULT_AXES, AxisRange, BuildOptions
-from samclip.engines.plans.store import folder_beside
-from samclip.errors import CapabilityError, did_you_mean
+from samclip.engines.plans.sidecar import DEFAULT_AXES, AxisRange, BuildOptions, identify_key
+from samclip.engines.plans.store import StoredPlan, folder_beside, read_plan
+from samclip.errors import CapabilityError, PlanDamagedError, did_you_mean
 from samclip.progress import SILENT, Progress
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import Graph, Graphs, Manifest, Variant
@@ -34,8 +37,9 @@ class PlanSettings:
     for the one that the runtime would take; `targets`: GPU architectures ("sm86"), () for the GPU
     here; `axes`: sizes of dynamic axes that differ from the defaults; `beside`: put the plans next
     to the bundle instead of into the user's cache; `device`: the GPU's index; `force`: build
-    even where an equal plan is there; `preflight`: refuse builds that cannot fit into memory;
-    `gate`: judge each plan before it is written, and refuse one that departs from FP32.
+    even where an equal plan is there; `if_stale`: build nothing for a graph with a sound plan that
+    the runtime would take, whatever its settings; `preflight`: refuse builds that cannot fit into
+    memory; `gate`: judge each plan before it is written, and refuse one that departs from FP32.
     """
 
     backend: str = TENSORRT
@@ -47,6 +51,7 @@ class PlanSettings:
     beside: bool = False
     device: int = 0
     force: bool = False
+    if_stale: bool = False
     preflight: bool = True
     gate: bool = True
 
@@ -89,6 +94,10 @@ def _build_each(
             )
     trials = Trials(bundle)
     for name in names:
+        fitting = _find_current(bundle, name, settings, library) if settings.if_stale else None
+        if fitting is not None:
+            yield BuiltPlan(fitting, reused=True)
+            continue
         graph: Graph = getattr(bundle.manifest.graphs, name)
         for notice in passed_over_notices(
             name, graph, library.name, settings.precision, library.version
@@ -111,6 +120,29 @@ def _build_each(
         yield build_plan(request, library, progress)
 
 
+def _find_current(
+    bundle: Bundle, name: str, settings: PlanSettings, library: Library
+) -> StoredPlan | None:
+    """Return a sound plan that the runtime would load here without judging it; None if none is.
+
+    Reads sidecars and that plan, and no graph.
+    """
+    variant = _plan_variant(bundle, name, library.name, settings.precision, library.version)
+    host = host_of(library)
+    if variant is None or host is None:
+        return None
+    found = find_fitting(identify_key(bundle.graph_key(name, variant)), host)
+    if found is None or found.sidecar is None:
+        return None
+    if settings.gate and verdict_here(found.sidecar, machine_of(library)).state == "unjudged":
+        return None
+    try:
+        read_plan(found)
+    except (PlanDamagedError, FileNotFoundError):
+        return None
+    return found
+
+
 def plan_source(
     bundle: Bundle,
     graph: str,
@@ -124,13 +156,11 @@ def plan_source(
     that lacks the precision is taken in its preferred variant. Graphs for TensorRT serve TensorRT
     for RTX where none are for it alone.
     """
-    described: Graph | None = getattr(bundle.manifest.graphs, graph)
-    names = (backend, TENSORRT)
-    chosen = _first_served(described, names, precision, version)
-    if chosen is not None or described is None or graph == "encoder":
-        return bundle.source(graph, chosen or backend, precision, version)
-    preferred = _first_served(described, names, None, version)
-    return bundle.source(graph, preferred or backend, version=version)
+    variant = _plan_variant(bundle, graph, backend, precision, version)
+    if variant is not None:
+        return bundle.variant_source(graph, variant)
+    wanted = precision if graph == "encoder" else None
+    return bundle.source(graph, backend, wanted, version)  # raises, with what there is
 
 
 def other_sources(
@@ -160,13 +190,20 @@ def _lowering_rank(variant: Variant) -> int:
     return LOWERINGS.index(attention) if attention in LOWERINGS else len(LOWERINGS)
 
 
-def _first_served(
-    graph: Graph | None, names: tuple[str, ...], precision: str | None, version: str | None
-) -> str | None:
-    """Return the first of the backends `names` that a graph has a variant for."""
-    if graph is None:
+def _plan_variant(
+    bundle: Bundle, graph: str, backend: str, precision: str | None, version: str | None
+) -> Variant | None:
+    """Return the variant that `plan_source` reads; None when the bundle has none."""
+    described: Graph | None = getattr(bundle.manifest.graphs, graph)
+    if described is None:
         return None
-    return next((n for n in names if graph.variant_for(n, precision, version) is not None), None)
+    wishes = (precision,) if graph == "encoder" or precision is None else (precision, None)
+    found = (
+        described.variant_for(name, wish, version)
+        for wish in wishes
+        for name in (backend, TENSORRT)
+    )
+    return next(filter(None, found), None)
 
 
 def _graph_names(manifest: Manifest, asked: tuple[str, ...]) -> tuple[str, ...]:

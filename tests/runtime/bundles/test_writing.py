@@ -172,7 +172,7 @@ def fail_at(patch: pytest.MonkeyPatch, call: str, turn: int, code: int) -> Any:
         return wrapped
 
     if call == "write":
-        patch.setattr(bundle_write, "_write", failing(bundle_write._write))
+        patch.setattr(bundle_write, "write_entry", failing(bundle_write.write_entry))
     elif call == "fsync":
         patch.setattr(os, "fsync", failing(os.fsync))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,14 @@ from tiny_bundle import negation_model, tiny_files, tiny_manifest, write_tiny_bu
 
 from samclip.engines.plans.library import Library
 from samclip.engines.plans.match import find_plan
-from samclip.engines.plans.store import StoredPlan, list_plans, plan_folder, sidecar_path
+from samclip.engines.plans.sidecar import BuildOptions
+from samclip.engines.plans.store import (
+    StoredPlan,
+    list_plans,
+    plan_folder,
+    replace_sidecar,
+    sidecar_path,
+)
 from samclip.engines.steps import BuildPlans
 from samclip.errors import BackendUnavailableError, CapabilityError, InputError, PlanStaleError
 from samclip.runtime.bundles.bundle import Bundle
@@ -115,6 +123,45 @@ def test_a_changed_bundle_makes_its_plans_stale(bundle: Bundle) -> None:
     (step,) = caught.value.steps
     assert isinstance(step, BuildPlans)
     assert step.origin == str(bundle.path)
+
+
+def test_if_stale_does_no_work_while_a_plan_fits(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = build(bundle, options=BuildOptions(level=4))  # which nobody asks for later
+    sidecar = stored.sidecar
+    assert sidecar is not None
+    replace_sidecar(stored, replace(sidecar, gate=replace(sidecar.gate, state="passed")))
+    settings = PlanSettings(graphs=("encoder",), if_stale=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(Bundle, "read", None)  # no graph is read
+        patch.setattr(building, "build_plan", None)
+        (kept,) = build_plans(bundle, settings)
+    assert kept.reused
+    assert kept.stored.path == stored.path
+
+
+@pytest.mark.parametrize("what", ["none", "damaged", "unjudged", "another library"])
+def test_if_stale_builds_or_judges_what_the_runtime_would_not_take(
+    what: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, library: Library
+) -> None:
+    if what != "none":
+        stored = build(bundle)
+        sidecar = stored.sidecar
+        assert sidecar is not None
+        if what != "unjudged":
+            replace_sidecar(stored, replace(sidecar, gate=replace(sidecar.gate, state="passed")))
+        if what == "damaged":
+            stored.path.write_bytes(b"worn out")
+    if what == "another library":
+        newer = dataclasses.replace(library, version="10.4.0")
+        monkeypatch.setattr(building, "open_library", lambda *_: newer)
+    asked = []
+    inner = building.build_plan
+    monkeypatch.setattr(building, "build_plan", lambda *r: asked.append(r) or inner(*r))
+    (built,) = build_plans(bundle, PlanSettings(graphs=("encoder",), if_stale=True))
+    assert len(asked) == 1
+    assert built.reused == (what == "unjudged")
 
 
 def test_states_of_plans_that_are_of_no_use(

@@ -18,7 +18,7 @@ import numpy as np
 
 from samclip.engines.backend_names import TENSORRT
 from samclip.engines.base import GraphSource
-from samclip.engines.child_process import start_child, starting
+from samclip.engines.child_process import describe_end, start_child, starting
 from samclip.engines.plans.gate.cases import (
     NOISE,
     Case,
@@ -43,7 +43,6 @@ START = starting("samclip.engines.plans.gate.child")
 SECONDS = 120.0  # for the start of the process and of the plan
 SECONDS_PER_CASE = 60.0  # which runs a dozen times
 SAID = "said"
-MAX_SAID = 600
 
 
 @dataclass(frozen=True)
@@ -204,14 +203,5 @@ def _run(folder: Path, seconds: float) -> Report:
         return msgspec.json.decode((folder / REPORT).read_bytes(), type=Report)
     if process.returncode == -getattr(signal, "SIGALRM", 0):  # the child's own timer
         return Report(error=f"the plan hung: its process did not end within {seconds:g} s")
-    return Report(error=f"the plan crashed its process: {_ending(process.returncode, folder)}")
-
-
-def _ending(code: int, folder: Path) -> str:
-    text = " ".join((folder / SAID).read_bytes().decode(errors="replace").split())
-    said = f", which said: {text[-MAX_SAID:]}" if text else ""
-    if code >= 0:
-        return f"exit code {code}{said}"
-    with suppress(ValueError):
-        return f"signal {signal.Signals(-code).name}{said}"
-    return f"signal {-code}{said}"
+    ending = describe_end(process.returncode, (folder / SAID).read_bytes())
+    return Report(error=f"the plan crashed its process: {ending}")
