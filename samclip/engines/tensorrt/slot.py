@@ -23,6 +23,7 @@ from samclip.engines.cuda.memory import (
     PinnedBlock,
     freeing,
 )
+from samclip.engines.foreign import ForeignTensor
 from samclip.engines.process_edges import keep_in_children
 from samclip.engines.steps import BuildPlans, ExportBundle
 from samclip.engines.tensorrt.signature import Shape, Signature
@@ -31,7 +32,7 @@ from samclip.errors import EngineRunError
 MAX_CAPTURE_FAILURES = 2  # then the graph runs without capture
 _logger = logging.getLogger("samclip")
 
-Feeds = Mapping[str, "NDArray[np.generic] | CudaTensor"]
+Feeds = Mapping[str, "NDArray[np.generic] | CudaTensor | ForeignTensor"]
 Shapes = dict[str, Shape]
 
 
@@ -194,12 +195,13 @@ class TrtSlot:
             if not feed.nbytes:
                 continue
             target = self._buffers[name].memory
-            if isinstance(feed, CudaTensor):
-                self._device.on_device(target, feed.address, feed.nbytes, self._stream)
-            else:
+            if isinstance(feed, np.ndarray):
                 staged = self._staging[name].memory[: feed.nbytes]
                 staged.view(feed.dtype).reshape(feed.shape)[...] = feed
                 self._device.to_device(target, staged, self._stream)
+            else:
+                feed.make_ready(self._device, self._stream)
+                self._device.on_device(target, feed.address, feed.nbytes, self._stream)
 
     def _copy_out(self, results: Mapping[str, CudaTensor]) -> None:
         for name, tensor in results.items():
