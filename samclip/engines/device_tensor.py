@@ -169,13 +169,16 @@ class DeviceTensor:
             self._refuse("an array on the host has no stream, expected stream=None")
         if copy is False and self._host is None:
             self._refuse("it is on a GPU, and cannot be on the host without a copy")
-        array: Any = self._tensor.numpy() if self._host is None else self._host
-        if copy and self._host is not None:
+        marks = max_version is not None and max_version[0] >= 1 and MARKS_READ_ONLY
+        array: Any = self._host
+        if array is None:
+            array = self._tensor.numpy()
+        elif copy:
             array = array.copy()
-        elif max_version is not None and max_version[0] >= 1 and MARKS_READ_ONLY:
+        elif marks:
             array = self.numpy()
-            return array.__dlpack__(max_version=max_version)
-        return array.__dlpack__()  # the older form cannot mark what is read-only
+        # The older form cannot mark what is read-only: numpy refuses read-only arrays there.
+        return array.__dlpack__(max_version=max_version) if marks else array.__dlpack__()
 
     def _refuse(self, reason: str) -> NoReturn:
         raise ExchangeError(f"this array cannot be exported by DLPack: {reason}.")

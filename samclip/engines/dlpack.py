@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from samclip.errors import InputError
+from samclip.errors import InputError, brief
 
 CPU, CUDA, CUDA_HOST, CUDA_MANAGED = 1, 2, 3, 13  # DLDeviceType
 VERSION = (1, 0)  # of the capsules made here
@@ -147,8 +147,8 @@ class TakenCapsule:
         name = next((name for name in (NEW, OLD) if _is_valid(capsule, name)), None)
         if name is None:
             raise ExchangeError(
-                f"__dlpack__ gave a {type(capsule).__name__} that is no unused DLPack capsule. "
-                "Update the library that the array comes from."
+                f"__dlpack__ gave {brief(capsule)}, expected an unused capsule of DLPack. Update "
+                "the library that the array comes from."
             )
         self._managed = LAYOUTS[name].from_address(_pointer(capsule, name))
         if isinstance(self._managed, _ManagedVersioned) and self._managed.major != VERSION[0]:

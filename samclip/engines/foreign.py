@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip.engines.base import MAX_MESSAGE
 from samclip.engines.cuda.driver import CudaDevice
 from samclip.engines.dlpack import (
     CPU,
@@ -23,7 +24,7 @@ from samclip.engines.dlpack import (
     Placed,
     TakenCapsule,
 )
-from samclip.errors import EngineRunError, brief
+from samclip.errors import EngineRunError
 
 LEGACY_STREAM = 1  # CU_STREAM_LEGACY: CUDA's default stream
 UNORDERED = -1  # the consumer asks for no order: by the Python specification of DLPack
@@ -56,7 +57,7 @@ def take(source: Any) -> NDArray[np.generic] | ForeignTensor:
         raise
     except Exception as error:  # any library's own
         raise ExchangeError(
-            f"a {type(source).__name__} cannot be taken by DLPack: {brief(error)}. Copy it into a "
+            f"a {type(source).__name__} cannot be taken by DLPack: {_said(error)}. Copy it into a "
             "numpy array."
         ) from error
     if capsule is None:
@@ -123,7 +124,7 @@ class ForeignTensor:
         except Exception as error:  # any library's own
             raise EngineRunError(
                 f"the array, a {type(self._source).__name__}, cannot be ordered before a run: "
-                f"{brief(error)}. Wait for its work, and pass it again."
+                f"{_said(error)}. Wait for its work, and pass it again."
             ) from error
 
     def numpy(self) -> NDArray[np.generic]:
@@ -136,7 +137,7 @@ class ForeignTensor:
         except Exception as error:  # any library's own
             raise ExchangeError(
                 f"a {type(source).__name__} on a GPU cannot be copied to the host: "
-                f"{brief(error)}. Copy it into a numpy array."
+                f"{_said(error)}. Copy it into a numpy array."
             ) from error
 
 
@@ -156,7 +157,7 @@ def _interface_place(source: Any) -> Placed:
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise ExchangeError(
             f"the {CUDA_INTERFACE} of a {type(source).__name__} is not of version 2 or 3: "
-            f"{brief(error)}. Copy it into a numpy array."
+            f"{_said(error)}. Copy it into a numpy array."
         ) from error
 
 
@@ -165,3 +166,8 @@ def _device_of(source: Any) -> int:
     device = getattr(source, "device", None)
     number = getattr(device, "id", getattr(device, "index", device))
     return number if isinstance(number, int) and not isinstance(number, bool) else 0
+
+
+def _said(error: Exception) -> str:
+    """Return what another library's error says, in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:MAX_MESSAGE].rstrip(". ")
