@@ -47,11 +47,6 @@ class DeviceTensor:
         self._host = None if host is None else np.ascontiguousarray(host).reshape(tensor.shape)
 
     @property
-    def tensor(self) -> Tensor:
-        """The engines' own form of it, which graphs take as a feed."""
-        return self._tensor
-
-    @property
     def shape(self) -> tuple[int, ...]:
         """The dimensions, outermost first."""
         return tuple(self._tensor.shape)

@@ -189,7 +189,7 @@ def _pop_lent(address: int, held: dict[int, tuple[Any, ...]] = _lent) -> None:
 
 
 def _destroy(capsule: int) -> None:
-    """Give back the memory of a capsule that nobody took: its destructor."""
+    """Free the memory of a capsule that nobody took: its destructor."""
     for name in LAYOUTS:
         if _is_valid_at(capsule, name):
             _give_back(_pointer_at(capsule, name))

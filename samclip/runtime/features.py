@@ -170,7 +170,7 @@ class Features:
         height, width = self.letterbox.original_size
         if max(height, width) > MAX_PHOTO_SIDE:
             raise CapabilityError(
-                f"the image has {width} x {height} pixels; masks on the device are made of up to "
+                f"the image has {width} x {height} pixels; masks on the device have up to "
                 f"{MAX_PHOTO_SIDE:,} a side. Make it smaller, or call segment."
             )
 

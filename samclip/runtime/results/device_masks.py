@@ -19,7 +19,7 @@ class DeviceMasks:
     image; `scores`: N float32, as in `Masks`; `prompt_index`: N int64, the prompt of each mask;
     `logits`: N arrays HxW float32, or None where they were not asked for; `size`: (H, W).
 
-    Iterating gives the masks. Each has memory of its own, freed with the last array made from it.
+    Iterating gives the masks. The memory of each is freed with the last array made from it.
     """
 
     masks: tuple[DeviceTensor, ...]

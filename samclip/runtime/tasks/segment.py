@@ -105,7 +105,7 @@ def segment_on_device(
 
 
 def with_boxes(prompts: Sequence[Prompt], letterbox: Letterbox) -> list[Prompt]:
-    """Give each prompt that is a mask alone the box around it, see `box_of_mask`."""
+    """Return the prompts, with a box around each that is a mask alone, see `box_of_mask`."""
     return [
         replace(prompt, box=box_of_mask(prompt.mask, letterbox), has_own_box=False)
         if prompt.mask is not None and prompt.box is None and not len(prompt.points)

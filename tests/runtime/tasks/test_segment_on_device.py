@@ -18,6 +18,8 @@ import samclip
 from samclip.engines.base import GraphSource
 from samclip.engines.cuda.memory import CudaTensor
 from samclip.engines.device_tensor import part_of
+from samclip.engines.plans.gate.cases import answer
+from samclip.engines.plans.sidecar import AxisRange
 from samclip.errors import CapabilityError, ClosedError, InputError, PromptError
 from samclip.export.graph_files import GraphFiles
 from samclip.export.models.mask_upscaler import mask_upscaler_graph
@@ -26,6 +28,7 @@ from samclip.runtime.assets import DEFAULT_BUNDLE, packaged_bundles
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.writing import write_bundle
 from samclip.runtime.pixels.image import Letterbox, load_image, photo_paths
+from samclip.runtime.plans.trial import Trials
 from samclip.runtime.scene import Scene
 
 POINTS = [[(150, 60)], [(40, 90), (60, 100)], [(200, 30)]]  # three batches' shapes are two
@@ -119,7 +122,7 @@ def test_what_cannot_be_answered_on_the_device(
             old.segment_on_device(points=[(5, 5)])
         assert len(old.segment(points=[(5, 5)])) == 1
     monkeypatch.setattr("samclip.runtime.features.MAX_PHOTO_SIDE", 100)
-    with pytest.raises(CapabilityError, match="up to 100 a side"):
+    with pytest.raises(CapabilityError, match="have up to 100 a side"):
         scene.segment_on_device(points=[(5, 5)])
 
 
@@ -181,3 +184,14 @@ def decoder_output(bench: Bench, logits: np.ndarray) -> CudaTensor:
     engine.close()
     assert isinstance(found, CudaTensor)
     return found
+
+
+def test_plans_of_the_graph_are_judged_on_photos_sizes(bundle: Path) -> None:
+    axes = {name: AxisRange(least=1, best=30, most=47) for name in ("height", "width")}
+    cases = list(answer(Trials(Bundle.open(bundle)).make("mask_upscaler", axes)))
+    shapes = [case.expected["mask"].shape for case in cases[:-1]]
+    assert shapes == [(1, 1), (30, 30), (47, 47)]
+    for case, (height, width) in zip(cases, shapes, strict=False):
+        small = case.feeds["low_res_mask"]
+        expected = Letterbox.fit((height, width), 4 * len(small)).upscale(small)
+        np.testing.assert_allclose(case.expected["logits"], expected, rtol=0, atol=1e-4)
