@@ -66,10 +66,12 @@ from samclip.errors import (
 from samclip.version import __version__
 
 if TYPE_CHECKING:
+    from samclip.engines.device_tensor import DeviceTensor
     from samclip.runtime.model import Model, load
     from samclip.runtime.predictor import SamPredictor
     from samclip.runtime.results.classification import Classification, SemanticMap
     from samclip.runtime.results.coco_export import write_coco
+    from samclip.runtime.results.device_masks import DeviceMasks
     from samclip.runtime.results.masks import AutoMasks, Masks
     from samclip.runtime.scene import Scene
     from samclip.runtime.text.templates import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
@@ -90,7 +92,9 @@ __all__ = [
     "CountError",
     "DeployBusyError",
     "DeployError",
+    "DeviceMasks",
     "DeviceMemoryError",
+    "DeviceTensor",
     "EngineError",
     "EngineRunError",
     "EngineTimeoutError",
@@ -134,6 +138,8 @@ __all__ = [
 _HOMES = {
     "AutoMasks": "results.masks",
     "Classification": "results.classification",
+    "DeviceMasks": "results.device_masks",
+    "DeviceTensor": "results.device_masks",
     "Masks": "results.masks",
     "Model": "model",
     "OPENAI_IMAGENET_TEMPLATES": "text.templates",

@@ -15,7 +15,17 @@ import samclip
 from samclip import errors
 
 PAGE = Path(__file__).parent.parent / "docs" / "api.md"
-CLASSES = ("Model", "Scene", "Classification", "Masks", "AutoMasks", "SemanticMap", "SamPredictor")
+CLASSES = (
+    "Model",
+    "Scene",
+    "Classification",
+    "Masks",
+    "AutoMasks",
+    "DeviceMasks",
+    "DeviceTensor",
+    "SemanticMap",
+    "SamPredictor",
+)
 
 
 def documented() -> list[str]:

@@ -57,8 +57,8 @@ GraphNames = Annotated[
         metavar="NAME",
         rich_help_panel=_WHAT,
         show_default="all of the bundle",
-        help="encoder, mask_decoder, text_encoder, clip_head, or the region classifiers "
-        "roi_classifier and clip_roi; may be repeated.",
+        help="encoder, mask_decoder, mask_upscaler, text_encoder, clip_head, or the region "
+        "classifiers roi_classifier and clip_roi; may be repeated.",
     ),
 ]
 Targets = Annotated[
@@ -123,6 +123,27 @@ Vocabulary = Annotated[
         rich_help_panel=_SHAPES,
         show_default="1,80,32768",
         help="Names, with their synonyms, that the region classifiers choose from in one run.",
+    ),
+]
+Height = Annotated[
+    str | None,
+    typer.Option(
+        "--height",
+        metavar="MIN,OPT,MAX",
+        rich_help_panel=_SHAPES,
+        show_default="1,1080,4096",
+        help="Pixels of photos whose masks are made on the device: the plan of mask_upscaler holds "
+        "memory for the most.",
+    ),
+]
+Width = Annotated[
+    str | None,
+    typer.Option(
+        "--width",
+        metavar="MIN,OPT,MAX",
+        rich_help_panel=_SHAPES,
+        show_default="1,1920,4096",
+        help="The same across.",
     ),
 ]
 Workspace = Annotated[
@@ -210,6 +231,8 @@ def build_engines(
     texts: Texts = None,
     regions: Regions = None,
     vocabulary: Vocabulary = None,
+    height: Height = None,
+    width: Width = None,
     workspace: Workspace = None,
     level: Level = None,
     strip_weights: StripWeights = False,
@@ -242,6 +265,8 @@ def build_engines(
             "texts": texts,
             "regions": regions,
             "vocabulary": vocabulary,
+            "height": height,
+            "width": width,
         }
         settings = PlanSettings(
             backend=backend,

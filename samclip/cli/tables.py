@@ -258,6 +258,6 @@ def exceptions_table(manifest: Manifest) -> Table:
 def _graphs(manifest: Manifest) -> dict[str, Graph]:
     """Return the graphs that the bundle has, by name, in the order in which they run."""
     regions = ("roi_classifier", "clip_roi")
-    names = ("encoder", "clip_head", "mask_decoder", *regions, "text_encoder")
+    names = ("encoder", "clip_head", "mask_decoder", "mask_upscaler", *regions, "text_encoder")
     found = {name: getattr(manifest.graphs, name) for name in names}
     return {name: graph for name, graph in found.items() if graph is not None}

@@ -13,6 +13,8 @@ MAX_TEXTS: Final = 32_768  # 22,000 names are one run
 # part with the square of a prompt's tokens.
 MAX_POINTS: Final = 4096
 MAX_TOKENS: Final = 512
+# Pixels along a side of a photo whose masks a graph upscales: memory grows with the area.
+MAX_PHOTO_SIDE: Final = 8192
 # Coordinates of a region's box, in pixels of the input, on either side of 0: classifiers sample a
 # box as finely as the map, so that time grows with its area.
 MAX_REGION: Final = 8192

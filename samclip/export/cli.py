@@ -156,6 +156,7 @@ def export_options(given: ExportArguments) -> ExportOptions:
         templates=_templates(given.templates),
         labels=tuple(read_names(None, given.labels) or ()),
         text_encoder=given.text_encoder,
+        mask_upscaler=given.mask_upscaler,
         verify=given.verify,
         photos=given.photos,
         overwrite=given.overwrite,

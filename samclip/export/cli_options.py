@@ -230,6 +230,16 @@ class ExportArguments:
             rich_help_panel=_WHAT,
         ),
     ] = True
+    mask_upscaler: Annotated[
+        bool,
+        typer.Option(
+            "--mask-upscaler",
+            help="Add the graph of `Scene.segment_on_device`, which makes whole masks on the "
+            "device: 4 kB, and one more plan for TensorRT. Older versions of samclip refuse "
+            "bundles with it.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = False
     verify: Annotated[
         bool,
         typer.Option(

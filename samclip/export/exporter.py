@@ -15,6 +15,7 @@ from samclip.errors import ExportError, GraphError
 from samclip.export.exportable import Exportable
 from samclip.export.families.read_model import read_model
 from samclip.export.graph_files import GraphFiles, described, without_unused
+from samclip.export.models.mask_upscaler import mask_upscaler_graph, mask_upscaler_samples
 from samclip.export.naming_head import untrained_note
 from samclip.export.options import ExportOptions
 from samclip.export.plan import ExportPlan, ReductionPlan, plan_export, require_place
@@ -95,7 +96,7 @@ def _export_in_fp32(plan: ExportPlan, progress: Progress) -> _Draft:
     require_place(options, sum(len(data) for pair in pairs for data in pair.stored.files.values()))
     proof = Proof()
     if options.verify:
-        proof = verify(pairs, _take_samples(model, plan.photos, progress), progress)
+        proof = verify(pairs, _take_samples(model, plan, progress), progress)
     manifest = Manifest(
         name=options.output.name,
         model_type=model.model_type,
@@ -119,6 +120,8 @@ def write_graphs(
     graphs = list(model.graphs)
     if options.text_encoder and model.text is not None and model.text.tower is not None:
         graphs.append(text_encoder_graph(model.text.tower))
+    if options.mask_upscaler:
+        graphs.append(mask_upscaler_graph(model.pixels.image_size))
     written = []
     for graph in graphs:
         with progress.stage(f"exporting the {graph.name} graph"):
@@ -130,12 +133,14 @@ def _store(files: GraphFiles, options: ExportOptions) -> GraphFiles:
     return store_weights(files, options.weights_dtype.of(files.name))
 
 
-def _take_samples(model: Exportable, photos: Sequence[Path], progress: Progress) -> list[Sample]:
+def _take_samples(model: Exportable, plan: ExportPlan, progress: Progress) -> list[Sample]:
     """Run the torch model on photos, and its text tower on texts."""
     samples: list[Sample] = []
-    for photo in photos:
+    for photo in plan.photos:
         with progress.stage(f"running the torch model on {photo.name}"):
             samples += model.samples(photo)
+            if plan.options.mask_upscaler:
+                samples += mask_upscaler_samples(model.pixels.image_size, photo)
     return samples if model.text is None else samples + text_samples(model.text)
 
 

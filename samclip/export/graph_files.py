@@ -32,6 +32,7 @@ DTYPES = {
     ir.DataType.INT64: "int64",
     ir.DataType.INT32: "int32",
     ir.DataType.BOOL: "bool",
+    ir.DataType.UINT8: "uint8",
 }
 
 

@@ -81,7 +81,8 @@ class ExportOptions:
     `output` is the bundle's directory; `precision` holds the precisions of the graphs in addition
     to FP32, `weights_dtype` the storage of their weights; `attention` the lowerings to write, which
     share one weights file; `templates` a known set's name, or the templates themselves, to use by
-    default; `sam2clip_checkpoint` and `clip2sam_checkpoint` the published parts of an
+    default; `mask_upscaler`: write the graph that makes whole masks on the device;
+    `sam2clip_checkpoint` and `clip2sam_checkpoint` the published parts of an
     Open-Vocabulary SAM; `labels` names to embed into the bundle; `photos` a folder to verify on.
     """
 
@@ -102,6 +103,7 @@ class ExportOptions:
     templates: str | tuple[str, ...] | None = None
     labels: tuple[str, ...] = ()
     text_encoder: bool = True
+    mask_upscaler: bool = False
     verify: bool = True
     photos: Path | None = None
     overwrite: bool = False

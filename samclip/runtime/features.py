@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samclip.engines.base import Tensor
-from samclip.errors import BundleError, CapabilityError, ClosedError
+from samclip.engines.device_tensor import DeviceTensor, part_of
+from samclip.engines.limits import MAX_PHOTO_SIDE
+from samclip.errors import BundleError, CapabilityError, ClosedError, InputError, did_you_mean
 from samclip.runtime.engine_pool import EnginePool
-from samclip.runtime.graph_outputs import IOUS, MASK_STRIDE, MASKS, Feeds
+from samclip.runtime.graph_outputs import (
+    FULL_LOGITS,
+    FULL_MASK,
+    IOUS,
+    MASK_STRIDE,
+    MASKS,
+    UPSCALER,
+    Feeds,
+)
 from samclip.runtime.pixels.image import Letterbox
 from samclip.runtime.pixels.mask_ops import foreground_confidence
 from samclip.runtime.pixels.prompts import PromptBatch
@@ -108,8 +119,60 @@ class Features:
             scores, logits = self._pool.compute("mask_decoder", feeds, (IOUS, MASKS))
             return scores, logits
         (logits,) = self._pool.compute("mask_decoder", feeds, (MASKS,))
+        return self._score(logits), logits
+
+    def decode_on_device(self, batch: PromptBatch) -> tuple[NDArray[np.float32], Tensor]:
+        """Run the mask decoder as `decode` does; the logits BxMxhxw stay on the device."""
+        feeds: Feeds = {**self._pick("image_embeddings"), **batch.feeds()}
+        outputs = (IOUS, MASKS) if self.has_multimask else (MASKS,)
+        results = self._pool.run("mask_decoder", feeds, outputs)
+        if self.has_multimask:
+            return self._pool.to_host("mask_decoder", IOUS, results[IOUS]), results[MASKS]
+        return self._score(self._pool.to_host("mask_decoder", MASKS, results[MASKS])), results[
+            MASKS
+        ]
+
+    def upscale_on_device(
+        self, logits: Tensor, prompt: int, mask: int, keep_logits: bool
+    ) -> tuple[DeviceTensor, DeviceTensor | None]:
+        """Upscale one of BxMxhxw masks to the image: HxW uint8, 1 inside; HxW logits if kept.
+
+        Raises CapabilityError for a bundle without the graph, else as `decode`.
+        """
+        rows, columns = self._taps
+        feeds: Feeds = {
+            "low_res_mask": part_of(logits, prompt, mask),
+            "rows": rows,
+            "columns": columns,
+        }
+        outputs = (FULL_MASK, FULL_LOGITS) if keep_logits else (FULL_MASK,)
+        results = self._pool.run(UPSCALER, feeds, outputs)
+        kept = DeviceTensor(results[FULL_LOGITS]) if keep_logits else None
+        return DeviceTensor(results[FULL_MASK]), kept
+
+    @cached_property
+    def _taps(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return self.letterbox.upscale_taps(self.mask_size)
+
+    def _score(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Score the masks BxMxhxw of a decoder that predicts no IoU: BxM."""
         inside = self.letterbox.token_mask(self.mask_size)[0] > 0  # hxw, without the padding
-        return foreground_confidence(logits, inside), logits
+        return foreground_confidence(logits, inside)
+
+    def check_upscaler(self) -> None:
+        """Check that the bundle can upscale masks on its device; raises CapabilityError."""
+        if not self._pool.has(UPSCALER):
+            raise CapabilityError(
+                f"bundle {self._pool.bundle.manifest.name!r} has no {UPSCALER} graph, which makes "
+                "masks on the device. Export it with one, or call segment, which makes them on "
+                "the host."
+            )
+        height, width = self.letterbox.original_size
+        if max(height, width) > MAX_PHOTO_SIDE:
+            raise CapabilityError(
+                f"the image has {width} x {height} pixels; masks on the device have up to "
+                f"{MAX_PHOTO_SIDE:,} a side. Make it smaller, or call segment."
+            )
 
     def check_multimask(self, wish: str) -> None:
         """Check that prompts get several masks; CapabilityError, which names the `wish`, else."""
@@ -132,6 +195,21 @@ class Features:
     ) -> NDArray[np.float32]:
         """Run CLIP's own pooling on regions: logits NxR; otherwise as `score_regions`."""
         return self._classify_regions("clip_roi", "clip_logits", regions, text)
+
+    @property
+    def tensor_names(self) -> tuple[str, ...]:
+        """The names of the encoder's outputs; raises ClosedError."""
+        return tuple(self.check_open())
+
+    def tensor(self, name: str) -> DeviceTensor:
+        """Return one of the encoder's outputs on its device; InputError for another name."""
+        encoded = self.check_open()
+        if name not in encoded:
+            raise InputError(
+                f"the encoder has no output {name!r:.60}{did_you_mean(str(name), encoded)}, only "
+                f"{', '.join(encoded)}. Choose one of those."
+            )
+        return DeviceTensor(encoded[name])
 
     def image_embeddings(self) -> NDArray[np.float32]:
         """Copy SAM's image embedding to the host: 1x256xGxG float32."""

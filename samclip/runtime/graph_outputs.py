@@ -20,6 +20,8 @@ from samclip.runtime.bundles.manifest import Graph, Manifest, TensorSpec
 EMBEDDING_STRIDE = 16  # pixels of the encoder's input per position of SAM's embedding
 MASK_STRIDE = 4  # and per low-resolution logit
 MASKS, IOUS = "low_res_masks", "iou_predictions"  # outputs of the mask decoder
+UPSCALER = "mask_upscaler"
+FULL_MASK, FULL_LOGITS = "mask", "logits"  # its outputs
 
 Dim = int | str | None  # a number, the name of a size that the inputs decide, or any
 Feeds = Mapping[str, "NDArray[np.generic] | Tensor"]
@@ -35,6 +37,7 @@ EXPECTED: dict[str, dict[str, tuple[Dim, ...]]] = {
         "patch_embeds": (1, "embed_dim", "grid", "grid"),
     },
     "mask_decoder": {IOUS: ("prompts", 4), MASKS: ("prompts", "masks", "logits", "logits")},
+    UPSCALER: {FULL_MASK: ("height", "width"), FULL_LOGITS: ("height", "width")},
     "text_encoder": {"text_embeddings": ("names", "text_dim")},
     "roi_classifier": {"logits": ("regions", "texts")},
     "clip_roi": {"clip_logits": ("regions", "texts")},
@@ -45,7 +48,10 @@ FED: dict[str, tuple[str, ...]] = {
     "names": ("tokens",),
     "regions": ("boxes", "low_res_masks"),
     "texts": ("text",),
+    "height": ("rows",),
+    "width": ("columns",),
 }
+DTYPES = {FULL_MASK: "uint8"}  # of outputs that are not float32
 
 
 @dataclass(frozen=True)
@@ -184,7 +190,7 @@ def _with_numbers(
 ) -> dict[str, ExpectedOutput]:
     return {
         output: ExpectedOutput(
-            "float32",
+            DTYPES.get(output, "float32"),
             tuple(sizes.get(dim, dim) if isinstance(dim, str) else dim for dim in dims),
         )
         for output, dims in outputs.items()

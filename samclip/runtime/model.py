@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 import os
 import threading
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 
 from samclip.disk.cache_folder import check_cache_dir
 from samclip.engines.base import Backend, EngineOptions
+from samclip.engines.dlpack import ExchangeError
+from samclip.engines.foreign import ForeignTensor, is_foreign, take
 from samclip.engines.isolated.backend import IsolatedBackend
 from samclip.engines.machine.host import as_memory_error
 from samclip.engines.registry import AUTO, Choice, PassedOver, decide, get_backend
@@ -69,6 +72,7 @@ if TYPE_CHECKING:
     from samclip.engines.plans.sidecar import AxisRange
 
 MAX_TIMEOUT = 1e6  # seconds
+_logger = logging.getLogger("samclip")
 Image = TypeVar("Image")
 Answer = TypeVar("Answer")
 Prepared = tuple[NDArray[np.uint8], NDArray[np.float32], Letterbox]
@@ -212,6 +216,7 @@ class Model:
         self._cache_dir = None if cache_dir is None else Path(cache_dir)
         self._text: TextSpace | None = None
         self._passes = 0
+        self._has_copied_images = False
         self._counting = threading.RLock()
         self._opening_text = threading.RLock()
 
@@ -238,6 +243,9 @@ class Model:
     def encode(self, image: Any) -> Scene:
         """Run the encoder once on an image: a path, a file's bytes, a PIL image, or HWC uint8 RGB.
 
+        An array may be numpy's, or a tensor of torch, cupy and other libraries with `__dlpack__` or
+        `__cuda_array_interface__`. On the host it is read where it lies, and the scene keeps a copy
+        of it, as of any array; from a GPU it is copied to the host, which is logged once.
         A file's picture is turned as its EXIF orientation says, and its colours are converted to
         sRGB; a PIL image is taken as it is, and its scene has its size. Warns with InputWarning
         about a PIL image that was opened from a file and not turned upright.
@@ -384,11 +392,30 @@ class Model:
 
     @as_memory_error
     def _prepare(self, image: Any) -> Prepared:
-        pixels = load_image(image, self._max_pixels, self._pool.check_open)
-        if isinstance(image, np.ndarray) and np.may_share_memory(pixels, image):
+        given: Any = self._taken(image) if is_foreign(image) else image
+        pixels = load_image(given, self._max_pixels, self._pool.check_open)
+        if isinstance(given, np.ndarray) and np.may_share_memory(pixels, given):
             pixels = pixels.copy()  # the scene must not change with the caller's array
         pixels.flags.writeable = False
         return pixels, *preprocess(pixels, self.manifest.preprocessing)
+
+    def _taken(self, image: Any) -> NDArray[np.generic]:
+        """Return an array of another library on the host: a view of it, or the GPU's copied."""
+        self._pool.check_open()
+        try:
+            taken = take(image)
+            if not isinstance(taken, ForeignTensor):
+                return taken
+            if not self._has_copied_images:
+                self._has_copied_images = True
+                _logger.info(
+                    "an image on a GPU is copied to the host, where the backend %r takes images "
+                    "from; so are all further ones",
+                    self.backend,
+                )
+            return taken.numpy()
+        except ExchangeError as error:
+            raise ImageError(str(error)) from error
 
     @as_memory_error
     def _encode_prepared(self, prepared: Prepared) -> Scene:

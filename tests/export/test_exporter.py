@@ -8,6 +8,7 @@ import onnx
 import pytest
 import torch
 
+import samclip
 from samclip.errors import CheckpointError, ExportError, ParityError
 from samclip.export import verification
 from samclip.export.exporter import Export, export_bundle
@@ -20,6 +21,7 @@ from samclip.export.options import (
     parse_attention,
 )
 from samclip.runtime.bundles.bundle import Bundle
+from samclip.runtime.pixels.image import photo_paths
 
 SIZE = 256
 
@@ -171,6 +173,22 @@ def test_labels_without_any_text_tower(options: ExportOptions, tmp_path: Path) -
     without = replace(options, text_checkpoint=None, output=tmp_path / "b", verify=False)
     with pytest.raises(ExportError, match="--labels needs a text tower"):
         export_bundle(without)
+
+
+def test_a_mask_upscaler_is_written_and_proven_when_asked_for(
+    options: ExportOptions, export: Export, tmp_path: Path
+) -> None:
+    assert export.manifest.graphs.mask_upscaler is None
+    lean = replace(options, output=tmp_path / "b", text_encoder=False, attention=("chunk",))
+    made = export_bundle(replace(lean, labels=(), mask_upscaler=True))
+    graph = made.manifest.graphs.mask_upscaler
+    assert graph is not None
+    assert {"onnxruntime", "openvino", "tensorrt"} <= set(graph.variants[0].backends)
+    rows = [row for row in made.manifest.parity if row.graph == "mask_upscaler"]
+    assert {row.image for row in rows} == {path.name for path in photo_paths()}
+    with samclip.load(made.path, "onnxruntime") as model:
+        masks = model.encode(photo_paths()[0]).segment_on_device(points=[(200, 200)])
+        assert masks[0].shape == masks.size == (512, 512)
 
 
 def test_a_bundle_may_leave_the_text_tower_at_home(options: ExportOptions, tmp_path: Path) -> None:

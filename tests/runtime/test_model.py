@@ -9,11 +9,12 @@ import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
 import pytest
+import torch
 from fakes import FakeBackend, FakeBundle, fake_manifest, fake_model, flag
 from PIL import Image
 
@@ -79,6 +80,46 @@ def test_images_come_as_array_path_bytes_or_pil(tmp_path: Path) -> None:
         np.testing.assert_array_equal(model.encode(source).image, flag())
     with pytest.raises(ImageError):
         model.encode(np.zeros((4, 4), np.float32))
+
+
+class OnGpu:
+    """An array that only says that it is on a GPU, and copies itself to the host."""
+
+    __cuda_array_interface__: ClassVar[dict[str, Any]] = {
+        "shape": (128, 200, 3),
+        "typestr": "|u1",
+        "data": (4096, False),
+        "version": 3,
+    }
+
+    def get(self) -> np.ndarray:
+        return flag()
+
+
+def test_images_come_from_other_libraries(caplog: pytest.LogCaptureFixture) -> None:
+    model = fake_model()
+    given = torch.from_numpy(flag())
+    chw = given.permute(2, 0, 1).contiguous()
+    with caplog.at_level(logging.INFO, "samclip"):
+        for source in (given, chw.permute(1, 2, 0)):
+            scene = model.encode(source)
+            np.testing.assert_array_equal(scene.image, flag())
+        given.fill_(7)
+        np.testing.assert_array_equal(scene.image, flag())
+        assert caplog.messages == []
+        for scene in model.encode_all([OnGpu(), OnGpu()]):
+            np.testing.assert_array_equal(scene.image, flag())
+    (said,) = caplog.messages
+    assert "an image on a GPU is copied to the host" in said
+    with pytest.raises(ImageError, match=r"3x128x200 uint8.*Channels go last"):
+        model.encode(chw)
+    with pytest.raises(ImageError, match="uint8"):
+        model.encode(given.float())
+    with pytest.raises(ImageError, match="cannot be taken by DLPack"):
+        model.encode(torch.zeros(2, requires_grad=True))
+    model.close()
+    with pytest.raises(ClosedError):
+        model.encode(OnGpu())
 
 
 def test_a_scene_does_not_follow_the_callers_array() -> None:

@@ -67,7 +67,7 @@ class FakeGpu:
         self.graphs: dict[int, list[Recorded]] = {}
         self.retained = 0
         self.calls: list[str] = []
-        self.captures = self.launches = self.allocations = 0
+        self.captures = self.launches = self.allocations = self.waits = 0
         self.mapped: set[int] = set()  # addresses of pinned memory that the GPU may see
         self.copies: list[str] = []  # that were enqueued
         self._handles = iter(range(1000, 10**9))
@@ -210,6 +210,25 @@ class FakeGpu:
         for task in work:
             task()
 
+    def wait_for_all(self) -> None:
+        self.need_context()
+        for handle, stream in list(self.streams.items()):
+            if stream.recording is None:
+                self.synchronize(handle)
+        self.waits += 1
+
+    def order(self, stream: int, after: int) -> None:
+        """What `after` has been given so far is done before the next work of `stream`."""
+        before = self._stream(after)
+        count = len(before.work)
+
+        def wait() -> None:
+            done, before.work = before.work[:count], before.work[count:]
+            for task in done:
+                task()
+
+        self.submit(stream, wait)
+
     def to_device(self, target: int, source: int, size: int, stream: int) -> None:
         pinned = self.pinned_view(source, size)
         self.copies.append("to device")
@@ -279,11 +298,12 @@ def status(work: Callable[[], Any]) -> tuple[int, Any]:
 
 
 class FakeLibcuda:
-    """The driver's C functions for graphs, as `ctypes` shows them."""
+    """The driver's C functions for graphs and the order of streams, as `ctypes` shows them."""
 
     def __init__(self, gpu: FakeGpu) -> None:
         self._gpu = gpu
         self._recorded: dict[int, list[Recorded]] = {}
+        self._events: dict[int, int] = {}  # the stream that each was recorded on
         for name in (
             "cuStreamBeginCapture_v2",
             "cuStreamEndCapture",
@@ -291,6 +311,11 @@ class FakeLibcuda:
             "cuGraphLaunch",
             "cuGraphExecDestroy",
             "cuGraphDestroy",
+            "cuCtxSynchronize",
+            "cuEventCreate",
+            "cuEventRecord",
+            "cuStreamWaitEvent",
+            "cuEventDestroy_v2",
         ):
             method = getattr(self, f"_{name}")
             setattr(self, name, lambda *a, method=method: status(lambda: method(*a))[0])
@@ -316,3 +341,21 @@ class FakeLibcuda:
     def _cuGraphDestroy(self, graph: ctypes.c_void_p) -> None:  # noqa: N802
         if self._recorded.pop(graph.value or 0, None) is None:
             raise Broken("a recorded graph is destroyed twice")
+
+    def _cuCtxSynchronize(self) -> None:  # noqa: N802
+        self._gpu.wait_for_all()
+
+    def _cuEventCreate(self, event: Any, flags: int) -> None:  # noqa: N802
+        if flags != 2:
+            raise Broken("an event that takes the time")
+        event._obj.value = next(self._gpu._handles)
+        self._events[event._obj.value] = 0
+
+    def _cuEventRecord(self, event: ctypes.c_void_p, stream: int) -> None:  # noqa: N802
+        self._events[event.value or 0] = stream
+
+    def _cuStreamWaitEvent(self, stream: int, event: ctypes.c_void_p, flags: int) -> None:  # noqa: N802
+        self._gpu.order(stream, self._events[event.value or 0])
+
+    def _cuEventDestroy_v2(self, event: ctypes.c_void_p) -> None:  # noqa: N802
+        del self._events[event.value or 0]

@@ -4,8 +4,8 @@
 TensorRT use too: it is made current for the length of a call, and the caller's context is restored
 afterwards. Nothing here is called in a forked child: CUDA does not work there.
 
-Graphs are captured with the driver's own C functions, because pycuda has none for it: `CudaGraphs`
-is used only where there is a driver, with the primary context current.
+Graphs are captured, and streams are ordered, with the driver's own C functions, because pycuda has
+none for that: `CudaGraphs` is used only where there is a driver, with the primary context current.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ HostArray = NDArray[np.uint8]
 LIBRARIES = {"Windows": "nvcuda.dll"}
 DEFAULT_LIBRARY = "libcuda.so.1"
 THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: calls of other threads do not spoil it
+NO_TIMING = 2  # CU_EVENT_DISABLE_TIMING
 HANDLE = ctypes.c_void_p
 SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuStreamBeginCapture_v2": (HANDLE, ctypes.c_int),
@@ -37,6 +38,11 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuGraphLaunch": (HANDLE, HANDLE),
     "cuGraphExecDestroy": (HANDLE,),
     "cuGraphDestroy": (HANDLE,),
+    "cuCtxSynchronize": (),
+    "cuEventCreate": (ctypes.POINTER(HANDLE), ctypes.c_uint),
+    "cuEventRecord": (HANDLE, HANDLE),
+    "cuStreamWaitEvent": (HANDLE, HANDLE, ctypes.c_uint),
+    "cuEventDestroy_v2": (HANDLE,),
 }
 
 
@@ -103,6 +109,14 @@ class CudaDevice(Protocol):
         """Wait for all work of a stream; failures of that work are raised here."""
         ...
 
+    def wait_for_all(self) -> None:
+        """Wait for all work in the context, that of other libraries too."""
+        ...
+
+    def order(self, stream: int, after: int) -> None:
+        """Let the next work of `stream` wait for what `after` has been given so far."""
+        ...
+
     def to_device(self, address: int, array: HostArray, stream: int) -> None:
         """Copy all of a pinned array to the GPU."""
         ...
@@ -159,7 +173,7 @@ def no_device(index: int, count: int) -> BackendUnavailableError:
 
 
 class CudaGraphs:
-    """Capture, launch and destruction of graphs; `library` is the loaded driver, None: load it."""
+    """Graphs, and the order of streams; `library` is the loaded driver, None: load it."""
 
     def __init__(self, library: Any = None) -> None:
         name = LIBRARIES.get(platform.system(), DEFAULT_LIBRARY)
@@ -188,6 +202,20 @@ class CudaGraphs:
     def destroy_graph(self, graph: int) -> None:
         """Destroy a graph of `end_capture`."""
         self._call("cuGraphExecDestroy", graph)
+
+    def wait_for_all(self) -> None:
+        """Wait for all work in the context, that of other libraries too."""
+        self._call("cuCtxSynchronize")
+
+    def order(self, stream: int, after: int) -> None:
+        """Let the next work of `stream` wait for what `after` has been given so far."""
+        event = HANDLE()
+        self._call("cuEventCreate", ctypes.byref(event), NO_TIMING)
+        try:
+            self._call("cuEventRecord", event, after)
+            self._call("cuStreamWaitEvent", stream, event, 0)
+        finally:
+            self._call("cuEventDestroy_v2", event)  # the driver keeps what is recorded
 
     def _call(self, name: str, *arguments: Any) -> None:
         code = int(getattr(self._library, name)(*arguments))

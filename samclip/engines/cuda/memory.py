@@ -5,6 +5,10 @@ Tensors outlive their engine.
 Allocating on a GPU waits for all its work, so returned blocks are kept, by size class, until the
 pool is closed or memory is short. Finalizers return blocks at any moment in any thread, even inside
 this module: so returning a block only appends to a queue, which every other call empties first.
+
+A block that another library was given comes back while work of that library may still read it. It
+is used again, or freed, only after all work of the GPU has been waited for, and only where memory
+would have to be allocated else, which waits as well.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.engines.cuda.driver import CudaDevice, HostArray
+from samclip.engines.dlpack import CUDA, Placed
 from samclip.engines.process_edges import keep_in_children
 from samclip.errors import DeviceMemoryError, EngineRunError
 
@@ -35,25 +40,36 @@ Memory = TypeVar("Memory")
 _logger = logging.getLogger("samclip")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Block(Generic[Memory]):
-    """`size` bytes of `memory`: a device address, or a pinned array."""
+    """`size` bytes of `memory`: a device address, or a pinned array.
+
+    `is_lent_out`: another library was given it, and may have work under way on it.
+    """
 
     memory: Memory
     size: int
+    is_lent_out: bool = False
 
 
 class BlockPool(Generic[Memory]):
-    """Lends blocks, made by `allocate` and freed by `free`.
+    """Lends blocks, made by `allocate` and freed by `free`; `wait` is for all work of the GPU.
 
     After `close` it still serves, but keeps nothing: results outlive the engine they come from.
     """
 
-    def __init__(self, allocate: Callable[[int], Memory], free: Callable[[Memory], None]) -> None:
+    def __init__(
+        self,
+        allocate: Callable[[int], Memory],
+        free: Callable[[Memory], None],
+        wait: Callable[[], None] = lambda: None,
+    ) -> None:
         self._allocate = allocate
         self._free = free
+        self._wait = wait
         self._returned: deque[Block[Memory]] = deque()
         self._kept: dict[int, list[Block[Memory]]] = {}
+        self._unsettled: dict[int, list[Block[Memory]]] = {}  # which were lent out
         self._lock = threading.Lock()
         self._made = 0  # blocks that exist
         self._closed = False
@@ -93,6 +109,9 @@ class BlockPool(Generic[Memory]):
 
     def _take(self, wanted: int) -> Block[Memory]:
         self._sort_returned()
+        if not self._kept.get(wanted) and self._unsettled.get(wanted):
+            self._wait()
+            self._settle()
         kept = self._kept.get(wanted)
         if kept:
             return kept.pop()
@@ -118,9 +137,22 @@ class BlockPool(Generic[Memory]):
     def _sort_returned(self) -> None:
         while self._returned:
             block = self._returned.popleft()
-            self._kept.setdefault(block.size, []).append(block)
+            place = self._unsettled if block.is_lent_out else self._kept
+            place.setdefault(block.size, []).append(block)
+
+    def _settle(self) -> None:
+        """Keep the blocks that were lent out like others: all work on them has ended."""
+        while self._unsettled:
+            size, blocks = self._unsettled.popitem()
+            for block in blocks:
+                block.is_lent_out = False
+            self._kept.setdefault(size, []).extend(blocks)
 
     def _free_kept(self) -> None:
+        if self._unsettled:
+            with freeing("memory that another library was given"):  # an error ends its work too
+                self._wait()
+            self._settle()
         while self._kept:
             _, blocks = self._kept.popitem()
             for block in blocks:
@@ -143,8 +175,10 @@ class DeviceMemory:
 
     def __init__(self, device: CudaDevice) -> None:
         self.device = device
-        self.blocks: BlockPool[int] = BlockPool(self._allocate, self._free)
-        self.pinned: BlockPool[HostArray] = BlockPool(self._allocate_host, self._free_host)
+        self.blocks: BlockPool[int] = BlockPool(self._allocate, self._free, self._wait_for_all)
+        self.pinned: BlockPool[HostArray] = BlockPool(
+            self._allocate_host, self._free_host, self._wait_for_all
+        )
         # Names of outputs that engines read: a GPU reads its own memory faster than mapped memory.
         self.gpu_reads: set[str] = set()
         self._streams: list[int] = []
@@ -200,7 +234,7 @@ class DeviceMemory:
         `name`: the output that it is, see `gpu_reads`.
         """
         block = DeviceBlock(self.device.host_address(pinned.memory), pinned.size)
-        tensor = CudaTensor(self, block, shape, dtype, pinned.memory, name)
+        tensor = CudaTensor(self, block, shape, dtype, pinned=pinned, name=name)
         finalizer = weakref.finalize(tensor, self.pinned.give, pinned)
         finalizer.atexit = False
         return tensor
@@ -242,6 +276,10 @@ class DeviceMemory:
         with self.device.active():
             return self.device.allocate_host(size)
 
+    def _wait_for_all(self) -> None:
+        with self.device.active():
+            self.device.wait_for_all()
+
     def _free(self, address: int) -> None:
         with freeing("device memory"), self.device.active():
             self.device.free(address)
@@ -254,9 +292,12 @@ class DeviceMemory:
 class CudaTensor:
     """A C-contiguous array on a GPU, ready to be read: its computation has ended.
 
-    `mapped`: the same memory as the host sees it, None where it is the GPU's alone; `name`: the
+    A view starts `offset` bytes into the block of the tensor `whole`, which it keeps alive.
+    `pinned`: the same block as the host sees it, None where it is the GPU's alone; `name`: the
     output that it is then.
     """
+
+    is_contiguous = True
 
     def __init__(
         self,
@@ -264,14 +305,19 @@ class CudaTensor:
         block: DeviceBlock,
         shape: tuple[int, ...],
         dtype: np.dtype[Any],
-        mapped: HostArray | None = None,
+        *,
+        pinned: PinnedBlock | None = None,
         name: str = "",
+        offset: int = 0,
+        whole: CudaTensor | None = None,
     ) -> None:
         self._memory = memory
         self._block = block
         self._shape = shape
+        self._offset = offset
+        self._whole = whole
         self.dtype = dtype
-        self.mapped = mapped
+        self._pinned = pinned
         self._name = name
 
     @property
@@ -287,17 +333,52 @@ class CudaTensor:
     @property
     def address(self) -> int:
         """The data's address on the device; valid while this tensor lives."""
-        return self._block.memory
+        return self._block.memory + self._offset
+
+    @property
+    def mapped(self) -> HostArray | None:
+        """Its bytes, and what follows in its block, as the host sees them; None if it does not."""
+        return None if self._pinned is None else self._pinned.memory[self._offset :]
 
     def note_gpu_reads(self) -> None:
         """Note that the GPU reads it: later outputs of its name are put into the GPU's memory."""
-        if self.mapped is not None:
+        if self._pinned is not None:
             self._memory.gpu_reads.add(self._name)
 
     def is_on(self, index: int) -> bool:
         """Whether it is on the GPU of this number, and in this process."""
         self._memory.check_process()
         return self._memory.device.index == index
+
+    def make_ready(self, device: CudaDevice, stream: int) -> None:  # noqa: ARG002 - as ForeignTensor has it
+        """Note that the GPU reads it; the data may be read on any stream."""
+        self.note_gpu_reads()
+
+    def lend(self) -> Placed:
+        """Return the data's place, for another library that keeps this tensor alive.
+
+        Its work may outlast the tensor: the memory is used again only after that has ended.
+        """
+        self._memory.check_process()
+        self.note_gpu_reads()
+        (self._pinned or self._block).is_lent_out = True
+        return Placed((CUDA, self._memory.device.index), self.address, self._shape, self.dtype)
+
+    def part(self, *index: int) -> CudaTensor:
+        """Return the sub-array at indices of the leading axes; a view, without a copy."""
+        rest = self._shape[len(index) :]
+        start = int(np.ravel_multi_index(index, self._shape[: len(index)])) * math.prod(rest)
+        offset = self._offset + start * self.dtype.itemsize
+        return CudaTensor(
+            self._memory,
+            self._block,
+            rest,
+            self.dtype,
+            pinned=self._pinned,
+            name=self._name,
+            offset=offset,
+            whole=self,
+        )
 
     def numpy(self) -> NDArray[np.generic]:
         """Bring the data to the host; raises EngineRunError."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from samclip.engines.limits import (
+    MAX_PHOTO_SIDE,
     MAX_POINTS,
     MAX_PROMPTS,
     MAX_REGIONS,
@@ -32,6 +33,8 @@ AXES: Mapping[str, Range] = {
     "texts": (1, PROMPTS_PER_BATCH),
     "regions": (1, MAX_REGIONS),
     "vocabulary": (1, MAX_TEXTS),
+    "height": (1, MAX_PHOTO_SIDE),
+    "width": (1, MAX_PHOTO_SIDE),
 }
 OTHER: Range = (1, MAX_TEXTS)  # axes of any other name: the most that the runtime ever sends
 # The axes of inputs that the runtime feeds: a name in the place of a size means what it says.
@@ -45,6 +48,9 @@ DYNAMIC: Mapping[str, tuple[str, ...]] = {
     "boxes": ("regions",),
     "low_res_masks": ("regions",),
     "text": ("vocabulary",),
+    "low_res_mask": (),
+    "rows": ("height",),
+    "columns": ("width",),
     "image": (),
     "image_embeddings": (),
     "backbone_features": (),

@@ -37,6 +37,8 @@ from samclip.engines.base import (
     unavailable,
     wrong_type,
 )
+from samclip.engines.dlpack import CUDA as CUDA_DEVICE
+from samclip.engines.dlpack import Placed
 from samclip.engines.machine.device import saturates_int8
 from samclip.engines.machine.host import (
     HERE,
@@ -90,7 +92,7 @@ CUDA_OPTIONS = {
 class OrtTensor:
     """An output of ONNX Runtime, on its device; it outlives the engine that made it.
 
-    `index`: the GPU's number, which ONNX Runtime's value does not tell.
+    `index`: the number of its GPU, if it is on one.
     """
 
     def __init__(self, value: Any, index: int = 0) -> None:
@@ -122,6 +124,15 @@ class OrtTensor:
     def on_host(self) -> NDArray[np.generic] | None:
         """Return the data without copying it; None when it is on a GPU."""
         return self.numpy() if self.is_on("cpu") else None
+
+    def lend(self) -> Placed | None:
+        """Return the data's place on a GPU, for a library that keeps this; None on the host.
+
+        Once this goes, ONNX Runtime uses the memory again without waiting for that library.
+        """
+        if not self.is_on("cuda"):
+            return None
+        return Placed((CUDA_DEVICE, self._index), self._value.data_ptr(), self.shape, self.dtype)
 
     def numpy(self) -> NDArray[np.generic]:
         """Bring the data to the host."""
@@ -199,8 +210,9 @@ class OrtEngine(GuardedEngine):
             if is_shortage(error):
                 raise shortage(clean_message(error), _owner(self._device)) from error
             raise self._guard.failed(clean_message(error)) from error
-        named = zip(names, results, strict=True)
-        return {name: OrtTensor(value, self._index) for name, value in named}
+        return {
+            name: OrtTensor(value, self._index) for name, value in zip(names, results, strict=True)
+        }
 
     def close(self) -> None:
         """Free the session once the runs in flight have ended; again: do nothing."""

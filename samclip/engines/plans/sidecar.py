@@ -17,7 +17,12 @@ import msgspec
 
 from samclip.engines.backend_names import TENSORRT, LibraryName
 from samclip.engines.base import GraphKey, GraphSource
-from samclip.engines.limits import MAX_PROMPTS, MAX_REGIONS, MAX_TEXTS, PROMPTS_PER_BATCH
+from samclip.engines.limits import (
+    MAX_PROMPTS,
+    MAX_REGIONS,
+    MAX_TEXTS,
+    PROMPTS_PER_BATCH,
+)
 from samclip.engines.plans.attention_layers import AttentionKernels
 from samclip.engines.plans.gate.verdict import UNJUDGED, Verdict
 from samclip.engines.plans.record import Capability, Record, Sha256, Size, digest_of, with_digest
@@ -231,6 +236,9 @@ DEFAULT_AXES: Mapping[str, AxisRange] = {
     "texts": AxisRange(least=1, best=16, most=PROMPTS_PER_BATCH),
     "regions": AxisRange(least=1, best=4, most=MAX_REGIONS),
     "vocabulary": AxisRange(least=1, best=80, most=MAX_TEXTS),
+    # Of photos whose masks are upscaled: a plan holds memory for the most, 4 bytes a pixel.
+    "height": AxisRange(least=1, best=1080, most=4096),
+    "width": AxisRange(least=1, best=1920, most=4096),
 }
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from samclip.engines.base import Tensor, wrong_type
 from samclip.engines.cuda.memory import CudaTensor
+from samclip.engines.foreign import ForeignTensor
 from samclip.engines.steps import BuildPlans, ExportBundle
 from samclip.errors import EngineRunError
 
@@ -25,6 +26,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
 }
 Shape = tuple[int, ...]
+Given = NDArray[np.generic] | CudaTensor | ForeignTensor
 
 
 @dataclass(frozen=True)
@@ -53,23 +55,24 @@ class Signature:
     inputs: Mapping[str, Port]
     outputs: Mapping[str, Port]
 
-    def check(
-        self, feeds: Mapping[str, NDArray[np.generic] | Tensor]
-    ) -> dict[str, NDArray[np.generic] | CudaTensor]:
+    def check(self, feeds: Mapping[str, NDArray[np.generic] | Tensor]) -> dict[str, Given]:
         """Return the feeds, one for each input, as arrays and device tensors that fit.
 
-        Raises EngineRunError for those of another type or shape.
+        Raises EngineRunError for those of another type, shape or layout.
         """
         return {name: self._check_feed(port, feeds[name]) for name, port in self.inputs.items()}
 
-    def _check_feed(
-        self, port: Port, feed: NDArray[np.generic] | Tensor
-    ) -> NDArray[np.generic] | CudaTensor:
-        given = feed if isinstance(feed, np.ndarray | CudaTensor) else feed.numpy()
+    def _check_feed(self, port: Port, feed: NDArray[np.generic] | Tensor) -> Given:
+        given = feed if isinstance(feed, np.ndarray | CudaTensor | ForeignTensor) else feed.numpy()
         if given.dtype != port.dtype:
             raise wrong_type(port.name, given.dtype, port.dtype)
         if not port.takes(tuple(given.shape)):
             raise self._misfit(port, tuple(given.shape))
+        if isinstance(given, ForeignTensor) and not given.is_contiguous:
+            raise EngineRunError(
+                f"the input {port.name!r} of the graph {self.graph!r} is an array on a GPU with "
+                "strides, expected one in C order. Pass its contiguous() copy."
+            )
         return given
 
     def _misfit(self, port: Port, shape: Shape) -> EngineRunError:

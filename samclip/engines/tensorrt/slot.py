@@ -28,6 +28,7 @@ from samclip.engines.cuda.memory import (
     PinnedBlock,
     freeing,
 )
+from samclip.engines.foreign import ForeignTensor
 from samclip.engines.process_edges import keep_in_children
 from samclip.engines.steps import BuildPlans, ExportBundle
 from samclip.engines.tensorrt.signature import Shape, Signature
@@ -36,7 +37,7 @@ from samclip.errors import EngineRunError
 MAX_CAPTURE_FAILURES = 2  # then the graph runs without capture
 _logger = logging.getLogger("samclip")
 
-Feeds = Mapping[str, "NDArray[np.generic] | CudaTensor"]
+Feeds = Mapping[str, "NDArray[np.generic] | CudaTensor | ForeignTensor"]
 Shapes = dict[str, Shape]
 
 
@@ -214,15 +215,15 @@ class TrtSlot:
         for name, feed in feeds.items():
             if not feed.nbytes:
                 continue
-            if isinstance(feed, CudaTensor):
-                feed.note_gpu_reads()
-                target = self._buffers[name].memory
-                self._device.on_device(target, feed.address, feed.nbytes, self._stream)
+            if isinstance(feed, np.ndarray):
+                staged = self._staging[name].memory[: feed.nbytes]
+                staged.view(feed.dtype).reshape(feed.shape)[...] = feed
+                if not self._maps:
+                    self._device.to_device(self._buffers[name].memory, staged, self._stream)
                 continue
-            staged = self._staging[name].memory[: feed.nbytes]
-            staged.view(feed.dtype).reshape(feed.shape)[...] = feed
-            if not self._maps:
-                self._device.to_device(self._buffers[name].memory, staged, self._stream)
+            feed.make_ready(self._device, self._stream)
+            target = self._buffers[name].memory
+            self._device.on_device(target, feed.address, feed.nbytes, self._stream)
 
     def _copy_out(self, results: Mapping[str, CudaTensor]) -> None:
         for name, tensor in results.items():

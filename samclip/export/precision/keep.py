@@ -89,6 +89,7 @@ DEFAULT_KEEP = KeepList(
         KeepRule(ANY, "LayerNormalization"),
         KeepRule(ANY, "Softmax"),
         KeepRule("mask_decoder", ANY),
+        KeepRule("mask_upscaler", ANY),
         KeepRule("roi_classifier", ANY),
         KeepRule("clip_roi", "RoiAlign"),
         KeepRule("clip_roi", "Greater"),

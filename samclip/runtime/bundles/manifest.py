@@ -72,7 +72,7 @@ class TensorSpec(Record, frozen=True, kw_only=True):
     """An input or output of a graph; a dimension given as a string is dynamic."""
 
     name: Short
-    dtype: Literal["float32", "float16", "int64", "int32", "bool"]
+    dtype: Literal["float32", "float16", "int64", "int32", "bool", "uint8"]
     shape: Annotated[tuple[Dimension | Short, ...], msgspec.Meta(max_length=8)]
 
 
@@ -156,7 +156,8 @@ class Graphs(Record, frozen=True, kw_only=True):
     """The graphs of a bundle; a task whose graph is absent raises CapabilityError.
 
     Names come from `clip_head`, which embeds tokens, or from `roi_classifier` and `clip_roi`
-    together, which take boxes and texts.
+    together, which take boxes and texts. `mask_upscaler` makes masks of the photo's size on the
+    device that has their logits; tasks that answer on the host do without.
     """
 
     encoder: Graph
@@ -165,6 +166,7 @@ class Graphs(Record, frozen=True, kw_only=True):
     text_encoder: Graph | None = None
     roi_classifier: Graph | None = None
     clip_roi: Graph | None = None
+    mask_upscaler: Graph | None = None
 
 
 class Preprocessing(Record, frozen=True, kw_only=True):

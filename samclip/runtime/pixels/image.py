@@ -208,6 +208,19 @@ class Letterbox:
         square = _resize(np.asarray(logits, np.float32), (self.image_size, self.image_size))
         return _resize(square[:height, :width], self.original_size)
 
+    def upscale_taps(self, side: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return what `upscale` reads of a map of `side` x `side`: of each row Hx3, column Wx3.
+
+        (first, second, share): a row of the image is `1 - share` of the map's values at the
+        position `first` and `share` of those at `second`, both interpolated linearly. So
+        `upscale(map)` is R @ map @ C^T, where R is HxG and R[i, j] = (1 - share) * tent(first - j)
+        + share * tent(second - j) with tent(d) = max(0, 1 - |d|), and C the same of the columns:
+        the product of both bilinear resizes, the crop between them included.
+        """
+        sides = zip(self.original_size, self.input_size, strict=True)
+        rows, columns = (_taps(size, used, self.image_size, side) for size, used in sides)
+        return rows, columns
+
     def token_mask(self, grid: int) -> NDArray[np.float32]:
         """Mark which of `grid` x `grid` tokens hold any of the image: 1xgxg, 1 image, 0 padding."""
         height, width = self.input_size
@@ -218,6 +231,25 @@ class Letterbox:
             : math.ceil(width * grid / self.image_size),
         ] = 1
         return mask
+
+
+def _positions(size: int, source: int) -> NDArray[np.float32]:
+    """Return where each of `size` pixels lies among `source` ones, at most on the outermost.
+
+    Half-pixel centres, rounded to float32 as OpenCV's `resize` rounds them.
+    """
+    places = (np.arange(size) + 0.5) * (source / size) - 0.5
+    return np.clip(places.astype(np.float32), 0, source - 1)
+
+
+def _taps(size: int, used: int, square: int, side: int) -> NDArray[np.float32]:
+    """Resize `side` positions to `square`, cut them to `used`, resize to `size`: Nx3 of taps."""
+    places = _positions(size, used)
+    first = np.floor(places).astype(np.intp)
+    on_map = _positions(square, side)
+    second = np.minimum(first + 1, used - 1)
+    taps = (on_map[first], on_map[second], places - first)
+    return np.stack(taps, axis=1, dtype=np.float32, casting="same_kind")  # Nx3
 
 
 def _resize(array: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:

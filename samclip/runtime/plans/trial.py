@@ -177,6 +177,11 @@ class _Asker:
 
     def _all_made(self, graph: Graph, end: str) -> dict[str, Array]:
         made = make_noise([self.made(spec, end) for spec in graph.inputs], SEEDS[end])
+        if {"rows", "columns"} <= made.keys():  # of a photo of this size
+            size = len(made["rows"]), len(made["columns"])
+            letterbox = Letterbox.fit(size, self._manifest.preprocessing.image_size)
+            side = made["low_res_mask"].shape[0]
+            made["rows"], made["columns"] = letterbox.upscale_taps(side)
         if "boxes" in made:  # XYXY
             made["boxes"] = _as_boxes(made["boxes"], self._manifest.preprocessing.image_size)
         return made

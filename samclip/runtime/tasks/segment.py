@@ -9,11 +9,13 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip.engines.device_tensor import DeviceTensor
 from samclip.errors import PromptError
 from samclip.runtime.features import Features
 from samclip.runtime.pixels.image import Letterbox
 from samclip.runtime.pixels.mask_ops import MASK_THRESHOLD, PackedMasks, mask_box
 from samclip.runtime.pixels.prompts import Prompt, batch_prompts
+from samclip.runtime.results.device_masks import DeviceMasks
 from samclip.runtime.results.masks import Masks
 from samclip.runtime.room import require_memory
 
@@ -46,12 +48,7 @@ def segment(
         features.check_multimask("multimask=True")
     per_prompt = len(MULTI) if multimask else 1
     check_answer(features, len(prompts), per_prompt, return_logits)
-    prompts = [
-        replace(prompt, box=box_of_mask(prompt.mask, features.letterbox), has_own_box=False)
-        if prompt.mask is not None and prompt.box is None and not len(prompt.points)
-        else prompt
-        for prompt in prompts
-    ]
+    prompts = with_boxes(prompts, features.letterbox)
     scores, low_res = decode_chosen(features, prompts, multimask)
     packed, boxes, logits = upscale_masks(features, low_res, return_logits)
     return Masks(
@@ -64,6 +61,57 @@ def segment(
         image=image,
         prompts=tuple(prompts),
     )
+
+
+def segment_on_device(
+    features: Features,
+    prompts: Sequence[Prompt],
+    *,
+    multimask: bool = False,
+    return_logits: bool = False,
+) -> DeviceMasks:
+    """Answer prompts as `segment` does, with masks that stay on the device.
+
+    The masks are those of `segment`, but for pixels whose logit is within 2e-5 of the mask's
+    largest one from the threshold. One graph run makes one mask: a byte a pixel, and 4 with
+    `return_logits`. Raises CapabilityError for a bundle without a `mask_upscaler`, and as
+    `segment`.
+    """
+    features.check_upscaler()
+    if multimask:
+        features.check_multimask("multimask=True")
+    per_prompt = len(MULTI) if multimask else 1
+    check_answer(features, len(prompts), per_prompt, return_logits, pixel_bits=8)
+    prompts = with_boxes(prompts, features.letterbox)
+    scores = np.empty((len(prompts), per_prompt), np.float32)
+    made: dict[int, list[tuple[DeviceTensor, DeviceTensor | None]]] = {}
+    for batch in batch_prompts(prompts, features.letterbox, features.mask_size):
+        iou, low_res = features.decode_on_device(batch)
+        for place, row in enumerate(batch.rows):
+            chosen = choose_masks(features, prompts[row], iou[place], multimask)
+            scores[row] = iou[place, chosen]
+            made[int(row)] = [
+                features.upscale_on_device(low_res, place, mask, return_logits) for mask in chosen
+            ]
+    answers = [answer for row in sorted(made) for answer in made[row]]
+    logits = tuple(kept for _, kept in answers if kept is not None)
+    return DeviceMasks(
+        masks=tuple(mask for mask, _ in answers),
+        scores=scores.reshape(-1),  # Pxk -> N
+        prompt_index=np.repeat(np.arange(len(prompts)), per_prompt),
+        logits=logits if return_logits else None,
+        size=features.letterbox.original_size,
+    )
+
+
+def with_boxes(prompts: Sequence[Prompt], letterbox: Letterbox) -> list[Prompt]:
+    """Return the prompts, with a box around each that is a mask alone, see `box_of_mask`."""
+    return [
+        replace(prompt, box=box_of_mask(prompt.mask, letterbox), has_own_box=False)
+        if prompt.mask is not None and prompt.box is None and not len(prompt.points)
+        else prompt
+        for prompt in prompts
+    ]
 
 
 def check_answer(
@@ -124,14 +172,25 @@ def decode_chosen(
     for batch in batch_prompts(prompts, letterbox or features.letterbox, side):
         iou, low_res = features.decode(batch)
         for place, row in enumerate(batch.rows):
-            chosen = [SINGLE]
-            if multimask:
-                chosen = list(MULTI)
-            elif resolve and features.has_multimask and prompts[row].is_ambiguous:
-                chosen = [MULTI[int(iou[place, list(MULTI)].argmax())]]
+            chosen = choose_masks(features, prompts[row], iou[place], multimask, resolve)
             scores[row] = iou[place, chosen]
             logits[row] = low_res[place, chosen]
     return scores.reshape(-1), logits.reshape(-1, side, side)  # Pxk -> N, Pxkxhxw -> Nxhxw
+
+
+def choose_masks(
+    features: Features,
+    prompt: Prompt,
+    scores: NDArray[np.float32],
+    multimask: bool,
+    resolve: bool = True,
+) -> list[int]:
+    """Choose among the decoder's masks for a prompt, by their scores M; see `decode_chosen`."""
+    if multimask:
+        return list(MULTI)
+    if resolve and features.has_multimask and prompt.is_ambiguous:
+        return [MULTI[int(scores[list(MULTI)].argmax())]]
+    return [SINGLE]
 
 
 def upscale_masks(
