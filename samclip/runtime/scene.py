@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from samclip.engines.machine.host import as_memory_error
-from samclip.errors import InputError, InputWarning, warn_caller
+from samclip.errors import InputError, InputWarning, brief, warn_caller
 from samclip.runtime.features import Features
 from samclip.runtime.pixels.arrays import as_flag
 from samclip.runtime.pixels.prompts import Arrays, parse_prompts
 from samclip.runtime.results.classification import Classification, SemanticMap
 from samclip.runtime.results.masks import AutoMasks, Masks
+from samclip.runtime.results.viewing import Viewable, describe_size
 from samclip.runtime.tasks.everything import Encode, segment_everything
 from samclip.runtime.tasks.grid import AutoMaskOptions
 from samclip.runtime.tasks.region_naming import RegionNamer
@@ -30,7 +31,7 @@ GetVocabulary = Callable[[Names, Templates], Vocabulary]
 Namer = TokenNamer | RegionNamer
 
 
-class Scene:
+class Scene(Viewable):
     """One encoder pass over one image, which answers every task; made by `Model.encode`.
 
     No task runs the encoder again, except `everything` with crops. Scenes are independent of each
@@ -261,5 +262,9 @@ class Scene:
         self.close()
 
     def __repr__(self) -> str:
-        height, width = self.size
-        return f"Scene({width}x{height}{', closed' if self._features.closed else ''})"
+        return f"Scene({describe_size(self.size)}{', closed' if self._features.closed else ''})"
+
+    def _make_figure(self, **options: Any) -> NDArray[np.uint8]:
+        if options:
+            raise InputError(f"a scene is drawn without options; got {brief(options)}.")
+        return self._image

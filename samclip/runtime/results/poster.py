@@ -8,7 +8,7 @@ phone's page. Images and strips are HWC uint8 RGB, [0, 255].
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -17,20 +17,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from samclip.runtime.pixels.mask_ops import PackedMasks
+from samclip.runtime.results.captions import write_labels
 from samclip.runtime.results.classification import Classification, SemanticMap
-from samclip.runtime.results.drawing import (
-    UNTRAINED_NOTE,
-    Colour,
-    Picture,
-    colour,
-    draw_label_map,
-    draw_masks,
-    ink_on,
-    write_labels,
-)
+from samclip.runtime.results.drawing import UNTRAINED_NOTE, Picture, draw_label_map, draw_masks
 from samclip.runtime.results.lettering import load_font, write_out
 from samclip.runtime.results.masks import Masks
+from samclip.runtime.results.palette import Colour, colour, ink_on
 from samclip.runtime.results.shares import in_percent
+from samclip.runtime.results.viewing import Viewable
 
 Strip = NDArray[np.uint8]
 Palette = dict[str, Colour]
@@ -106,14 +100,7 @@ def _draw_masks(masks: Masks, palette: Palette, width: int) -> Picture:
     size = (image.shape[0], image.shape[1])
     factor = width / masks.image.shape[1]
     packed = PackedMasks.pack((_coverage(mask, size) > 0.5 for mask in masks.packed), size)
-    prompts = [
-        replace(
-            prompt,
-            points=prompt.points * factor,
-            box=None if prompt.box is None else prompt.box * factor,
-        )
-        for prompt in masks.prompts
-    ]
+    prompts = [prompt.scaled(factor) for prompt in masks.prompts]
     tints = None if masks.names is None else [palette[name] for name in masks.names]
     return draw_masks(image, packed, masks.captions(), prompts, tints=tints, letters=TEXT)
 
@@ -247,8 +234,8 @@ def _join_sides(left: Picture, right: Picture) -> Picture:
     return strip
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Overview:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Overview(Viewable):
     """The answers of a poster: a classification, masks with names, and a label map."""
 
     classification: Classification
@@ -264,6 +251,12 @@ class Overview:
     def shares(self) -> dict[str, float]:
         """Each present name's share of the pixels, in [0, 1], the largest first."""
         return area_shares(self.semantic)
+
+    def __repr__(self) -> str:
+        return f"Overview({self.classification!r}, {self.masks!r}, {self.semantic!r})"
+
+    def _make_figure(self, **options: Any) -> NDArray[np.uint8]:
+        return self.draw(**options)
 
     def draw(self) -> NDArray[np.uint8]:
         """Draw everything in one picture: HWC uint8 RGB, 1200 pixels wide."""

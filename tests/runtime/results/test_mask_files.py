@@ -11,7 +11,7 @@ from fakes import fake_model, flag
 from PIL import Image
 
 from samclip.errors import ImageError, InputError, WriteError
-from samclip.runtime.results.drawing import colour
+from samclip.runtime.results.palette import colour
 from samclip.runtime.results.mask_files import fit_file_name, write_labels, write_masks
 from samclip.runtime.results.masks import Masks
 
