@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from samclip.engines.machine.host import as_memory_error
 from samclip.errors import InputError, InputWarning, brief, warn_caller
+from samclip.progress import SILENT, Progress
 from samclip.runtime.features import Features
 from samclip.runtime.pixels.arrays import as_flag
 from samclip.runtime.pixels.prompts import Arrays, parse_prompts
@@ -217,13 +218,14 @@ class Scene(Viewable):
         crop_overlap_ratio: float = 512 / 1500,
         crop_n_points_downscale_factor: int = 1,
         min_mask_region_area: float = 0,
+        progress: Progress = SILENT,
     ) -> AutoMasks:
         """Segment everything, by the rules of segment-anything's `SamAutomaticMaskGenerator`.
 
         `names`: give each mask the name that fits it best. The other options are those of
         `samclip.runtime.tasks.grid.AutoMaskOptions`. With `crop_n_layers` above 0 each crop is
-        encoded too, which `Model.encoder_passes` counts. Raises PromptError, VocabularyError,
-        CapabilityError, ClosedError.
+        encoded too, which `Model.encoder_passes` counts. `progress` gets one stage, "points", with
+        a step for each point. Raises PromptError, VocabularyError, CapabilityError, ClosedError.
         """
         self._features.check_open()
         options = AutoMaskOptions(
@@ -240,7 +242,7 @@ class Scene(Viewable):
             min_mask_region_area=min_mask_region_area,
         )
         vocabulary = None if names is None else self._get_vocabulary(names, templates)
-        found = segment_everything(self._features, self._image, options, self._encode)
+        found = segment_everything(self._features, self._image, options, self._encode, progress)
         if vocabulary is None:
             return found
         return self._namer.name(found, self._features, vocabulary)
