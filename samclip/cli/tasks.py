@@ -153,15 +153,15 @@ Refine = Annotated[
     bool,
     typer.Option("--refine", help="Let SAM's mask decoder draw the borders; takes longer."),
 ]
+FLOOR = 0.5  # probability that a pixel's name needs: more than all other names together
 Background = Annotated[
-    float | None,
+    float,
     typer.Option(
         "--background",
         min=0,
         max=1,
         metavar="0..1",
-        show_default="every pixel gets a name",
-        help="Leave pixels without a name where its probability is below this.",
+        help="Leave pixels without a name where its probability is below this; 0 names all.",
     ),
 ]
 
@@ -172,7 +172,7 @@ def semantic(
     labels: options.Labels = None,
     templates: options.Templates = None,
     refine: Refine = False,
-    background: Background = None,
+    background: Background = FLOOR,
     captions: options.CaptionKind = "names",
     masks: options.LabelFiles = None,
 ) -> Task[Any]:
@@ -180,13 +180,15 @@ def semantic(
 
     Draws STEM.semantic.png into the current folder (for several images, into samclip-semantic/)
     unless --output, --masks or --json is given. With --json, the pixels of each name that was found
-    come as COCO run-length encoding.
+    come as COCO run-length encoding. Pixels whose best name is less probable than all others
+    together get no name, see --background.
     """
     vocabulary = require_names(read_names(names, labels), "semantic")
+    floor = background if background > 0 and len(set(vocabulary)) > 1 else None
     return Task(
         name="semantic",
         ask=lambda scene, _: scene.semantic(
-            vocabulary, templates=templates, refine=refine, background=background
+            vocabulary, templates=templates, refine=refine, background=floor
         ),
         record=record_map,
         show=lambda answer, _: show_semantic(answer),

@@ -145,6 +145,21 @@ def test_names_come_from_a_file_too(model: FakeModel, run: Run, image: Path) -> 
     assert (asked["refine"], asked["background"]) == (True, 0.3)
 
 
+@pytest.mark.parametrize(
+    ("options", "floor"),
+    [
+        (["--names", "car,bus"], 0.5),
+        (["--names", "car,bus", "--background", "0"], None),
+        (["--names", "car"], None),  # its probability is 1 everywhere
+    ],
+)
+def test_pixels_need_a_majority_for_a_name(
+    options: list[str], floor: float | None, model: FakeModel, run: Run, image: Path
+) -> None:
+    assert run("semantic", image, *options).exit_code == 0
+    assert model.calls[0][1]["background"] == floor
+
+
 def test_table_for_people_shows_the_best_names(model: FakeModel, run: Run, image: Path) -> None:
     result = run("classify", image, "--names", "cat,[bold]dog,bus", "--top", "2")
     assert result.stdout.index("bus") < result.stdout.index("[bold]dog")
