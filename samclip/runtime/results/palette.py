@@ -1,4 +1,4 @@
-"""The colours of names and masks in pictures, chosen so that they can be told apart.
+"""The colours of names and masks in pictures, chosen to look different from each other.
 
 The 64 colours were found once by farthest-point selection: each is the one, among sRGB colours in
 steps of 15, that is farthest from all before it. Distances are Euclidean in OKLab (Ottosson 2020),

@@ -1,4 +1,4 @@
-"""How answers and scenes are seen: in a notebook, in the system's viewer, as a file.
+"""Views of answers and scenes: in a notebook, in the system's viewer, as a file.
 
 All of them show the same figure. IPython is used where it runs, and is never imported otherwise.
 """
