@@ -36,17 +36,18 @@ def documented() -> list[str]:
 
 
 def members(name: str) -> set[str]:
-    """Public attributes that a class adds to its bases, fields included."""
+    """Public attributes that a class adds to the documented classes among its bases."""
     kind = getattr(samclip, name)
-    inherited = {member for base in kind.__mro__[1:] for member in vars(base)}
+    documented_bases = [base for base in kind.__mro__[1:] if base.__name__ in CLASSES]
+    own = [base for base in kind.__mro__ if base not in documented_bases and base is not object]
+    inherited = {member for base in documented_bases for member in dir(base)}
     fields: set[str] = set()
     if dataclasses.is_dataclass(kind):
         fields = {field.name for field in dataclasses.fields(kind)}
-        for base in kind.__mro__[1:]:
-            if dataclasses.is_dataclass(base):
-                fields -= {field.name for field in dataclasses.fields(base)}
-    own = {member for member in vars(kind) if not member.startswith("_")}
-    return (own | fields) - inherited
+        for base in filter(dataclasses.is_dataclass, documented_bases):
+            fields -= {field.name for field in dataclasses.fields(base)}
+    found = {member for base in own for member in vars(base) if not member.startswith("_")}
+    return (found | fields) - inherited
 
 
 def test_all_is_exactly_what_is_documented() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +17,7 @@ from samclip.runtime.assets import packaged_photos
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from samclip.progress import Progress
     from samclip.runtime.results.poster import Overview
     from samclip.runtime.scene import Scene
 
@@ -58,6 +60,8 @@ def demo(
     precision: options.Precision = None,
     threads: options.Threads = None,
     streams: options.Streams = None,
+    recursive: options.Recursive = False,
+    wide: options.Wide = False,
     debug: options.Debug = False,
 ) -> None:
     """Show everything that one encoder pass answers: classify, segment and semantic in one picture.
@@ -70,7 +74,7 @@ def demo(
         vocabulary = given or list(COMMON_NAMES if images else PHOTO_NAMES)
         shown = boxes or (None if images else PHOTO_BOXES)
 
-        def ask(scene: Scene) -> Overview:
+        def ask(scene: Scene, _: Progress) -> Overview:
             from samclip.cli.overview import look_over
 
             return look_over(scene, vocabulary, shown, templates)
@@ -84,23 +88,34 @@ def demo(
             streams=streams,
             output=output,
             as_json=as_json,
+            recursive=recursive,
+            wide=wide,
         )
         task = Task(
-            name="demo", ask=ask, record=lambda answer: answer.to_dict(), show=show_overview
+            name="demo",
+            ask=ask,
+            record=lambda answer: answer.to_dict(),
+            show=lambda answer, _: show_overview(answer),
+            sum_up=lambda answer: ", ".join(worth_showing(answer.ranked)),
         )
         answer_images(request, task)
+
+
+def worth_showing(named: Iterable[tuple[str, float]]) -> list[str]:
+    """Return the names with a share of at least 2 %, and the first, each with its share as text."""
+    from samclip.runtime.results.poster import above_least
+
+    return [f"{name} {text}" for name, _, text in above_least(named)]
 
 
 def show_overview(answer: Overview) -> Table:
     """List each task's answer in one row."""
     from samclip.cli.tables import text_table
-    from samclip.runtime.results.shares import in_percent
 
-    ranked = answer.classification.top(len(answer.classification.names))
     answers = {
-        "classify": [f"{name} {text}" for name, _, text in in_percent(ranked)[:3]],
+        "classify": worth_showing(answer.ranked)[:3],
         "segment": answer.masks.captions(),
-        "semantic": [f"{name} {text}" for name, _, text in in_percent(answer.shares.items())],
+        "semantic": worth_showing(answer.shares.items()),
     }
     rows = [(task, in_one_line(", ".join(parts))) for task, parts in answers.items()]
     return text_table(("task", "answer"), rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import sys
 from collections.abc import Sequence
@@ -47,22 +48,27 @@ class ImageList:
         return STDIN_STEM if path == STDIN else path.stem
 
 
-def find_images(arguments: Sequence[str | os.PathLike[str]]) -> ImageList:
+def find_images(
+    arguments: Sequence[str | os.PathLike[str]], *, recursive: bool = False
+) -> ImageList:
     """List the files, and in place of each folder the images directly inside it, in name order.
 
-    "-" stands for an image on standard input, which is read now. Hidden files are left out of
-    folders. Raises ImageError for what is not there, for an address, and for a folder without
-    images.
+    `recursive`: those of its subfolders too. A text with `*`, `?` or `[`, by which no file is
+    called, is a pattern, for shells that pass patterns on, as those of Windows do; `**` stands for
+    any number of folders. "-" stands for an image on standard input, which is read now. Hidden
+    files are left out of folders. Raises ImageError for what is not there, for an address, for a
+    pattern that nothing fits, and for a folder without images.
     """
-    texts = [os.fspath(argument) for argument in arguments]
+    given = [os.fspath(argument) for argument in arguments]
+    texts = [text for each in given for text in _expand(each)]
     paths: list[Path] = []
     notes: list[str] = []
-    many = len(texts) > 1
+    many = len(texts) > 1 or texts != given
     piped = read_stdin(texts.count("-")) if "-" in texts else None
     for text in texts:
         path = STDIN if text == "-" else _check_path(text)
         if text != "-" and path.is_dir():
-            listing = _list_folder(path)
+            listing = _list_folder(path, recursive)
             paths += listing.paths
             notes += filter(None, [listing.describe_left_out()])
             many = True
@@ -71,22 +77,33 @@ def find_images(arguments: Sequence[str | os.PathLike[str]]) -> ImageList:
     return ImageList(tuple(paths), many, piped, tuple(notes))
 
 
-def _list_folder(folder: Path) -> PhotoListing:
+def _expand(text: str) -> list[str]:
+    """Return the paths that fit a pattern, in name order, or the text when it is none."""
+    if not glob.has_magic(text) or is_address(text) or os.path.lexists(text):
+        return [text]
+    found = sorted(glob.glob(str(user_path(text, "the pattern")), recursive=True))  # noqa: PTH207
+    if not found:
+        raise ImageError(f"no file fits the pattern {text}. Check it, or give a folder.")
+    return found
+
+
+def _list_folder(folder: Path, recursive: bool) -> PhotoListing:
     """List the images of a folder in name order; raises ImageError when there are none."""
     from samclip.runtime.pixels.image import SUFFIXES
     from samclip.runtime.pixels.photo_listing import list_photos
 
-    listing = list_photos(folder)
-    own = [path.name for path in listing.paths if _is_own(path)]
-    if own:  # left there by an earlier run with the same folder as --output
-        made = set(own)
-        paths = tuple(path for path in listing.paths if path.name not in made)
+    listing = list_photos(folder, below=recursive)
+    made = {path for path in listing.paths if _is_own(path)}
+    if made:  # left there by an earlier run with the same folder as --output
+        paths = tuple(path for path in listing.paths if path not in made)
+        own = sorted(path.relative_to(folder).as_posix() for path in made)
         listing = replace(listing, paths=paths, left_out={**listing.left_out, OWN: own})
     if not listing.paths:
         left_out = listing.describe_left_out()
         raise ImageError(
             f"the folder {folder} holds no image; expected the formats of files that end in "
-            f"{', '.join(sorted(SUFFIXES))}. Its subfolders are not searched."
+            f"{', '.join(sorted(SUFFIXES))}."
+            + ("" if recursive else " Its subfolders are searched with --recursive.")
             + (f" It was {left_out}." if left_out else "")
         )
     return listing

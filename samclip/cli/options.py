@@ -58,7 +58,8 @@ Images = Annotated[
     typer.Argument(
         metavar="IMAGE",
         show_default=False,
-        help="Image files, folders of images (in name order, subfolders left out), or - for stdin.",
+        help="Image files, folders of images (in name order), patterns such as 'photos/*.jpg', or "
+        "- for stdin.",
     ),
 ]
 
@@ -263,6 +264,38 @@ LabelFiles = Annotated[
         show_default=False,
         help="Write the map there as an index PNG, STEM.png: a pixel's value is the place of its "
         "name, counted from 0; 255 for none.",
+    ),
+]
+CaptionKind = Annotated[
+    Literal["none", "names", "all"],
+    typer.Option(
+        "--captions",
+        metavar="none|names|all",
+        rich_help_panel=_ANSWER,
+        help="What is written on the picture: nothing, names, or the scores of nameless masks too.",
+    ),
+]
+TopMasks = Annotated[
+    int | None,
+    typer.Option(
+        "--top",
+        min=1,
+        metavar="N",
+        rich_help_panel=_ANSWER,
+        show_default="all",
+        help="Draw and list the N best masks; --json and --masks have all.",
+    ),
+]
+Recursive = Annotated[
+    bool,
+    typer.Option("--recursive", "-r", help="Search the subfolders of folders too."),
+]
+Wide = Annotated[
+    bool,
+    typer.Option(
+        "--wide",
+        rich_help_panel=_ANSWER,
+        help="Show every column, and lines as long as they are; else they fit the terminal.",
     ),
 ]
 AsJson = Annotated[

@@ -19,7 +19,7 @@ from samclip.cli.image_list import ImageList
 from samclip.disk.paths import LONGEST_NAME, user_path
 from samclip.errors import ImageError, InputError, WriteError
 
-PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})  # results.drawing can save these
+PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})  # results.drawing can save these
 HINTS = {  # what to do for files of other kinds
     **dict.fromkeys((".json", ".jsonl", ".ndjson"), "For JSON use --json > FILE."),
     **dict.fromkeys(

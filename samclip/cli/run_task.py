@@ -7,9 +7,10 @@ the images of a `Request`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator, Iterator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -27,6 +28,7 @@ from samclip.cli.output_paths import (
     plan_pictures,
 )
 from samclip.cli.signatures import set_signature
+from samclip.cli.tables import print_table
 from samclip.cli.terminal import (
     Ticker,
     err,
@@ -38,10 +40,9 @@ from samclip.cli.terminal import (
     write_json,
 )
 from samclip.errors import ImageError, PromptError
+from samclip.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from rich.console import RenderableType
 
     from samclip.runtime.model import Model
@@ -58,8 +59,8 @@ class Result(Protocol):
         """Whether the names mean something; None when no names were asked for."""
         ...
 
-    def draw(self) -> NDArray[np.uint8]:
-        """Draw the answer over its image: HWC uint8 RGB."""
+    def save(self, path: Path, **options: Any) -> Path:
+        """Write the answer's picture; `options` are those of its `draw`."""
         ...
 
 
@@ -83,15 +84,21 @@ class MaskFiles(Generic[Answer]):
 class Task(Generic[Answer]):
     """A question to a scene, and its answer as a JSON record and as text for people.
 
-    `draws`: whether a picture is made without --output. `files`: the masks to write, None for none.
+    `ask`: also gets where its steps are shown. `show`: a table of one answer, with all columns or
+    those that fit; `sum_up`: the answer in one line of a series. `drawing`: options of the answer's
+    `draw`. `draws`: whether a picture is made without --output. `files`: the masks to write, None
+    for none. `has_steps`: whether `ask` takes long enough to show its steps.
     """
 
     name: str
-    ask: Callable[[Scene], Answer]
+    ask: Callable[[Scene, Progress], Answer]
     record: Callable[[Answer], dict[str, Any]]
-    show: Callable[[Answer], RenderableType]
+    show: Callable[[Answer, bool], RenderableType]
+    sum_up: Callable[[Answer], str]
+    drawing: Mapping[str, Any] = field(default_factory=dict)
     draws: bool = True
     files: MaskFiles[Answer] | None = None
+    has_steps: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,6 +115,8 @@ class Request:
     timeout: float | None = None
     output: str | None = None
     as_json: bool = False
+    recursive: bool = False
+    wide: bool = False
 
 
 def task_command(make_task: Callable[..., Task[Any]]) -> Callable[..., None]:
@@ -119,8 +128,10 @@ def task_command(make_task: Callable[..., Task[Any]]) -> Callable[..., None]:
 
     def command(
         images: options.Images,
+        recursive: options.Recursive = False,
         output: options.Output = None,
         as_json: options.AsJson = False,
+        wide: options.Wide = False,
         bundle: options.Bundle = None,
         backend: options.Backend = "auto",
         precision: options.Precision = None,
@@ -144,6 +155,8 @@ def task_command(make_task: Callable[..., Task[Any]]) -> Callable[..., None]:
                 timeout=timeout,
                 output=output,
                 as_json=as_json,
+                recursive=recursive,
+                wide=wide,
             )
             answer_images(request, task)
 
@@ -160,7 +173,7 @@ def answer_images(request: Request, task: Task[Answer]) -> None:
     others are answered; the command then ends with exit code 1. Raises typer.Exit and
     SamclipError.
     """
-    images = find_images(request.images)
+    images = find_images(request.images, recursive=request.recursive)
     for note in images.notes:
         say_note(note)
     if request.streams is None and len(images.paths) > 1:
@@ -236,16 +249,20 @@ class _Series(Generic[Answer]):
         self._places = places
         self._model = model
         self._warned = False
+        self._written: Counter[str] = Counter()  # pictures and masks of a series, by folder
 
     def run(self) -> int:
         """Answer all images; return how many failed."""
         paths = self._images.paths
         with Ticker(len(paths)) as ticker, closing(self._answers()) as answers:
             try:
-                return sum(not self._print_next(path, answers, ticker) for path in paths)
+                failed = sum(not self._print_next(path, answers, ticker) for path in paths)
             except KeyboardInterrupt:  # images in other threads end with their graph's run
                 self._model.close()
                 raise
+        for what, count in self._written.items():
+            say(out, f"{what}: {count:,} file{'' if count == 1 else 's'}")
+        return failed
 
     def _print_next(
         self,
@@ -255,7 +272,8 @@ class _Series(Generic[Answer]):
     ) -> bool:
         """Print the next answer, for the image at `path`; False where an error took its place."""
         try:
-            with ticker.working(f"{self._task.name} {path.name}"):
+            status = ticker.working(f"{self._task.name} {path.name}")
+            with nullcontext() if self._shows_steps else status:
                 answered = next(answers)()
         except (ImageError, PromptError) as error:
             if not self._images.many:
@@ -286,16 +304,26 @@ class _Series(Generic[Answer]):
         if picture is not None:
             check_name_length(picture, image)
         with self._model.encode(self._images.source(index)) as scene:
-            answer = self._task.ask(scene)
+            answer = self._task.ask(scene, self._choose_progress())
         if picture is not None:
-            from samclip.runtime.results.drawing import save_picture  # brings in OpenCV
-
             make_folder(picture.parent)
-            save_picture(answer.draw(), picture)
+            answer.save(picture, **self._task.drawing)
         masks = None
         if self._places.masks is not None and self._task.files is not None:
             masks = self._places.masks.save(index, image, partial(self._task.files.write, answer))
         return _Answered(answer, picture, masks)
+
+    @property
+    def _shows_steps(self) -> bool:
+        """Whether the steps within an image are shown; in a series a bar counts images."""
+        return self._task.has_steps and len(self._images.paths) == 1
+
+    def _choose_progress(self) -> Progress:
+        if not self._shows_steps:
+            return SILENT
+        from samclip.cli.progress import ConsoleProgress  # brings in rich's bars
+
+        return ConsoleProgress(err)
 
     def _print(self, path: Path, answered: _Answered[Answer]) -> None:
         answer, picture, masks = answered.answer, answered.picture, answered.masks
@@ -311,13 +339,34 @@ class _Series(Generic[Answer]):
                 record["mask_files"] = [str(file) for file in masks]
             write_json(record)
             return
+        folder = None if self._places.masks is None else self._places.masks.folder
+        if self._images.many:
+            self._print_row(path, answer)
+            if picture is not None:
+                self._written[f"pictures in {in_one_line(str(picture.parent))}"] += 1
+            if masks is not None:
+                self._written[f"masks in {in_one_line(str(folder))}"] += len(masks)
+            return
         say(out, in_one_line(str(path)), style="bold")
-        out.print(self._task.show(answer))
+        print_table(self._task.show(answer, self._request.wide), self._request.wide)
         if picture is not None:
             say(out, f"picture: {in_one_line(str(picture))}")
-        if masks is not None and self._places.masks is not None:
+        if masks is not None:
             files = "1 file" if len(masks) == 1 else f"{len(masks)} files"
-            say(out, f"masks: {files} in {in_one_line(str(self._places.masks.folder))}")
+            say(out, f"masks: {files} in {in_one_line(str(folder))}")
+
+    def _print_row(self, path: Path, answer: Answer) -> None:
+        """Print the row of an image in a series: its name, and its answer in one line."""
+        names = [in_one_line(str(each)) for each in self._images.paths]
+        longest = max(map(len, names))
+        width = longest if self._request.wide else min(longest, out.width // 2)
+        name = in_one_line(str(path))
+        if len(name) > width:  # its end tells files apart
+            name = "…" + name[1 - width :]
+        row = f"{name:<{width}}  {in_one_line(self._task.sum_up(answer))}"
+        if not self._request.wide and len(row) > out.width:
+            row = row[: out.width - 1] + "…"
+        say(out, row)
 
     def _report(self, path: Path, error: Exception) -> None:
         report(error, about=str(path))

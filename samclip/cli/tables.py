@@ -6,6 +6,7 @@ They hold what fits a terminal; `--json` has everything.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,11 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from samclip.cli.terminal import in_one_line
+from samclip.cli.terminal import SafeConsole, in_one_line, out
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from samclip.runtime.bundles.manifest import (
         ClipHead,
         Graph,
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     from samclip.runtime.results.masks import Masks
 
 MOST_ROWS = 20
+BOX = "box x1,y1,x2,y2"  # a column
+WIDEST = 100_000  # columns of a table that needs not fit a terminal
 
 
 def make_table(*columns: str, left: Sequence[str] = ("name",)) -> Table:
@@ -66,6 +71,27 @@ def format_bytes(size: int) -> str:
     return f"{number:.1f} TB"
 
 
+def print_table(table: RenderableType, wide: bool = False) -> None:
+    """Print a table on stdout; if `wide`, with lines as long as they need to be."""
+    if wide:
+        wide_out = SafeConsole(file=out.file, width=full_width(table), highlight=False, emoji=False)
+        wide_out.print(table)  # a console prints nothing wider than itself
+    else:
+        out.print(table)
+
+
+def full_width(table: RenderableType) -> int:
+    """Return the columns that a table takes when no line of it is broken."""
+    return out.measure(table, options=out.options.update(width=WIDEST)).maximum
+
+
+def list_shares(named: Iterable[tuple[str, float]], most: int) -> str:
+    """Return the first `most` names with their shares of one whole in percent, in one line."""
+    from samclip.runtime.results.shares import in_percent
+
+    return ", ".join(f"{name} {text}" for name, _, text in in_percent(named)[:most])
+
+
 def show_classification(answer: Classification, top: int) -> Table:
     """List the best names with their probabilities in percent."""
     from samclip.runtime.results.shares import in_percent
@@ -76,15 +102,48 @@ def show_classification(answer: Classification, top: int) -> Table:
     return table
 
 
-def show_masks(answer: Masks) -> Table:
-    """List masks with their share of the image; only the first ones when there are many."""
-    rows = [_mask_cells(answer, row) for row in range(min(len(answer), MOST_ROWS))]
+def show_masks(answer: Masks, top: int | None = None, wide: bool = False) -> Table:
+    """List masks with their share of the image; only the first ones when there are many.
+
+    `top`: the best masks only, best first. Unless `wide`, columns that names leave no room for are
+    left out, so that no name is broken: the box, then the object, then the score.
+    """
+    chosen = answer if top is None else answer.best(top)
+    most = MOST_ROWS if top is None else top
+    rows = [_mask_cells(chosen, row) for row in range(min(len(chosen), most))]
+    left_out: list[str] = []
+    table = _masks_table(rows)
+    for column in () if wide else (BOX, "object", "score"):
+        if rows and column in rows[0] and full_width(table) > out.width:
+            left_out.append(column)
+            rows = [{name: text for name, text in row.items() if name != column} for row in rows]
+            table = _masks_table(rows)
+    notes = [f"{len(answer) - len(rows)} more; --json lists all"] if len(answer) > len(rows) else []
+    notes += [f"{', '.join(left_out)}: see --wide"] if left_out else []
+    table.caption = "and " * (len(answer) > len(rows)) + "; ".join(notes) if notes else None
+    return table
+
+
+def _masks_table(rows: Sequence[dict[str, str]]) -> Table:
     table = make_table(*(rows[0] if rows else ("#",)))
     for cells in rows:
         table.add_row(*cells.values())
-    if len(answer) > MOST_ROWS:
-        table.caption = f"and {len(answer) - MOST_ROWS} more; --json lists all"
     return table
+
+
+def sum_up_masks(answer: Masks) -> str:
+    """Return how many masks there are, and how many of each name, the most frequent first."""
+    count = f"{len(answer):,} mask{'' if len(answer) == 1 else 's'}"
+    found = Counter(answer.names or ()).most_common()
+    names = ", ".join(f"{name} ({n})" if n > 1 else name for name, n in found)
+    return f"{count}: {names}" if names else count
+
+
+def sum_up_map(answer: SemanticMap) -> str:
+    """Return the names found, with their shares of the image, the largest first."""
+    areas = dict(zip(answer.names, answer.areas.tolist(), strict=True))
+    shares = [(name, areas[name] / answer.labels.size) for name in answer.present]
+    return list_shares(shares, len(shares)) or "no name"
 
 
 def show_semantic(answer: SemanticMap) -> Table:
@@ -115,7 +174,7 @@ def _mask_cells(answer: Masks, row: int) -> dict[str, str]:
     height, width = answer.packed.size
     cells["score"] = _format_score(answer.confidences[row], 3)
     cells["area"] = f"{int(answer.areas[row]) / (height * width):.1%}"
-    cells["box x1,y1,x2,y2"] = ",".join(f"{edge:.0f}" for edge in answer.boxes[row])
+    cells[BOX] = ",".join(f"{edge:.0f}" for edge in answer.boxes[row])
     return cells
 
 

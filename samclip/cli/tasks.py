@@ -15,7 +15,14 @@ from samclip.cli import options
 from samclip.cli.arguments import gather_prompts, read_names, require_names
 from samclip.cli.output_paths import make_folder
 from samclip.cli.run_task import MaskFiles, Task, task_command
-from samclip.cli.tables import show_classification, show_masks, show_semantic
+from samclip.cli.tables import (
+    list_shares,
+    show_classification,
+    show_masks,
+    show_semantic,
+    sum_up_map,
+    sum_up_masks,
+)
 
 if TYPE_CHECKING:
     from samclip.runtime.results.classification import SemanticMap
@@ -49,9 +56,11 @@ def classify(
     vocabulary = require_names(read_names(names, labels), "classify")
     return Task(
         name="classify",
-        ask=lambda scene: scene.classify(vocabulary, templates=templates),
+        ask=lambda scene, _: scene.classify(vocabulary, templates=templates),
         record=lambda answer: answer.to_dict(),
-        show=lambda answer: show_classification(answer, top),
+        show=lambda answer, _: show_classification(answer, top),
+        sum_up=lambda answer: list_shares(answer.top(len(answer.names)), top),
+        drawing={"k": top},
         draws=False,
     )
 
@@ -88,6 +97,8 @@ def segment(
     names: options.Names = None,
     labels: options.Labels = None,
     templates: options.Templates = None,
+    captions: options.CaptionKind = "names",
+    top: options.TopMasks = None,
     masks: options.MaskFiles = None,
 ) -> Task[Any]:
     """Cut out what points and boxes show, in pixels of the image; with --names, name it too.
@@ -103,7 +114,7 @@ def segment(
     prompts = gather_prompts(points, point_labels, boxes, separate)
     return Task(
         name="segment",
-        ask=lambda scene: scene.segment(
+        ask=lambda scene, _: scene.segment(
             points=prompts.points,
             labels=prompts.labels,
             boxes=prompts.boxes,
@@ -112,7 +123,9 @@ def segment(
             templates=templates,
         ),
         record=lambda answer: answer.to_dict(),
-        show=show_masks,
+        show=lambda answer, wide: show_masks(answer, top, wide),
+        sum_up=sum_up_masks,
+        drawing={"captions": captions, "top": top},
         files=save_masks(masks),
     )
 
@@ -140,15 +153,15 @@ Refine = Annotated[
     bool,
     typer.Option("--refine", help="Let SAM's mask decoder draw the borders; takes longer."),
 ]
+FLOOR = 0.5  # probability that a pixel's name needs: more than all other names together
 Background = Annotated[
-    float | None,
+    float,
     typer.Option(
         "--background",
         min=0,
         max=1,
         metavar="0..1",
-        show_default="every pixel gets a name",
-        help="Leave pixels without a name where its probability is below this.",
+        help="Leave pixels without a name where its probability is below this; 0 names all.",
     ),
 ]
 
@@ -159,23 +172,28 @@ def semantic(
     labels: options.Labels = None,
     templates: options.Templates = None,
     refine: Refine = False,
-    background: Background = None,
+    background: Background = FLOOR,
+    captions: options.CaptionKind = "names",
     masks: options.LabelFiles = None,
 ) -> Task[Any]:
     """Label every pixel with the name that fits it best.
 
     Draws STEM.semantic.png into the current folder (for several images, into samclip-semantic/)
     unless --output, --masks or --json is given. With --json, the pixels of each name that was found
-    come as COCO run-length encoding.
+    come as COCO run-length encoding. Pixels whose best name is less probable than all others
+    together get no name, see --background.
     """
     vocabulary = require_names(read_names(names, labels), "semantic")
+    floor = background if background > 0 and len(set(vocabulary)) > 1 else None
     return Task(
         name="semantic",
-        ask=lambda scene: scene.semantic(
-            vocabulary, templates=templates, refine=refine, background=background
+        ask=lambda scene, _: scene.semantic(
+            vocabulary, templates=templates, refine=refine, background=floor
         ),
         record=record_map,
-        show=show_semantic,
+        show=lambda answer, _: show_semantic(answer),
+        sum_up=sum_up_map,
+        drawing={"captions": captions},
         files=None if masks is None else MaskFiles(masks, save_labels, numbered=False),
     )
 
@@ -273,6 +291,8 @@ def everything(
     names: options.Names = None,
     labels: options.Labels = None,
     templates: options.Templates = None,
+    captions: options.CaptionKind = "names",
+    top: options.TopMasks = None,
     masks: options.MaskFiles = None,
 ) -> Task[Any]:
     """Find the masks of all objects, with the options of SAM's automatic mask generator.
@@ -284,7 +304,7 @@ def everything(
     vocabulary = read_names(names, labels)
     return Task(
         name="everything",
-        ask=lambda scene: scene.everything(
+        ask=lambda scene, progress: scene.everything(
             names=vocabulary,
             templates=templates,
             points_per_side=points_per_side,
@@ -292,9 +312,13 @@ def everything(
             stability_score_thresh=stability_score_thresh,
             crop_n_layers=crop_n_layers,
             min_mask_region_area=min_mask_region_area,
+            progress=progress,
         ),
         record=record_masks,
-        show=show_masks,
+        show=lambda answer, wide: show_masks(answer, top, wide),
+        sum_up=sum_up_masks,
+        drawing={"captions": captions, "top": top},
+        has_steps=True,
         files=save_masks(masks),
     )
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from samclip.engines.device_tensor import DeviceTensor
 from samclip.engines.machine.host import as_memory_error
-from samclip.errors import InputError, InputWarning, warn_caller
+from samclip.errors import InputError, InputWarning, brief, warn_caller
+from samclip.progress import SILENT, Progress
 from samclip.runtime.features import Features
 from samclip.runtime.pixels.arrays import as_flag
 from samclip.runtime.pixels.prompts import Arrays, parse_prompts
 from samclip.runtime.results.classification import Classification, SemanticMap
 from samclip.runtime.results.device_masks import DeviceMasks
 from samclip.runtime.results.masks import AutoMasks, Masks
+from samclip.runtime.results.viewing import Viewable, describe_size
 from samclip.runtime.tasks.everything import Encode, segment_everything
 from samclip.runtime.tasks.grid import AutoMaskOptions
 from samclip.runtime.tasks.region_naming import RegionNamer
@@ -32,7 +34,7 @@ GetVocabulary = Callable[[Names, Templates], Vocabulary]
 Namer = TokenNamer | RegionNamer
 
 
-class Scene:
+class Scene(Viewable):
     """One encoder pass over one image, which answers every task; made by `Model.encode`.
 
     No task runs the encoder again, except `everything` with crops. Scenes are independent of each
@@ -266,13 +268,14 @@ class Scene:
         crop_overlap_ratio: float = 512 / 1500,
         crop_n_points_downscale_factor: int = 1,
         min_mask_region_area: float = 0,
+        progress: Progress = SILENT,
     ) -> AutoMasks:
         """Segment everything, by the rules of segment-anything's `SamAutomaticMaskGenerator`.
 
         `names`: give each mask the name that fits it best. The other options are those of
         `samclip.runtime.tasks.grid.AutoMaskOptions`. With `crop_n_layers` above 0 each crop is
-        encoded too, which `Model.encoder_passes` counts. Raises PromptError, VocabularyError,
-        CapabilityError, ClosedError.
+        encoded too, which `Model.encoder_passes` counts. `progress` gets one stage, "points", with
+        a step for each point. Raises PromptError, VocabularyError, CapabilityError, ClosedError.
         """
         self._features.check_open()
         options = AutoMaskOptions(
@@ -289,7 +292,7 @@ class Scene:
             min_mask_region_area=min_mask_region_area,
         )
         vocabulary = None if names is None else self._get_vocabulary(names, templates)
-        found = segment_everything(self._features, self._image, options, self._encode)
+        found = segment_everything(self._features, self._image, options, self._encode, progress)
         if vocabulary is None:
             return found
         return self._namer.name(found, self._features, vocabulary)
@@ -311,5 +314,9 @@ class Scene:
         self.close()
 
     def __repr__(self) -> str:
-        height, width = self.size
-        return f"Scene({width}x{height}{', closed' if self._features.closed else ''})"
+        return f"Scene({describe_size(self.size)}{', closed' if self._features.closed else ''})"
+
+    def _make_figure(self, **options: Any) -> NDArray[np.uint8]:
+        if options:
+            raise InputError(f"a scene is drawn without options; got {brief(options)}.")
+        return self._image

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from samclip.cli.main import app
 from samclip.errors import BackendUnavailableError, InputError
 from samclip.runtime.results.drawing import save_picture
+from samclip.runtime.results.masks import AutoMasks
 
 TASKS: dict[str, list[str]] = {
     "classify": ["--names", "car,bus"],
@@ -58,7 +59,9 @@ def test_without_output_the_picture_goes_to_the_current_folder(
     assert result.exit_code == 0
     picture = Path(f"street.{task}.png")
     with Image.open(picture) as drawn:
-        assert drawn.size == SIZE[::-1]
+        width, height = drawn.size
+    assert width == 10 * SIZE[1]  # a small image is enlarged
+    assert (height > 10 * SIZE[0]) == (task == "semantic")  # names have a legend
     assert f"picture: {picture}" in result.stdout
 
 
@@ -142,6 +145,21 @@ def test_names_come_from_a_file_too(model: FakeModel, run: Run, image: Path) -> 
     assert (asked["refine"], asked["background"]) == (True, 0.3)
 
 
+@pytest.mark.parametrize(
+    ("options", "floor"),
+    [
+        (["--names", "car,bus"], 0.5),
+        (["--names", "car,bus", "--background", "0"], None),
+        (["--names", "car"], None),  # its probability is 1 everywhere
+    ],
+)
+def test_pixels_need_a_majority_for_a_name(
+    options: list[str], floor: float | None, model: FakeModel, run: Run, image: Path
+) -> None:
+    assert run("semantic", image, *options).exit_code == 0
+    assert model.calls[0][1]["background"] == floor
+
+
 def test_table_for_people_shows_the_best_names(model: FakeModel, run: Run, image: Path) -> None:
     result = run("classify", image, "--names", "cat,[bold]dog,bus", "--top", "2")
     assert result.stdout.index("bus") < result.stdout.index("[bold]dog")
@@ -217,6 +235,66 @@ def test_series_without_output_gets_a_new_folder(model: FakeModel, run: Run) -> 
     write_image(Path("in/a.png"))
     assert run("segment", "in", "--point", "16,8").exit_code == 0
     assert Path("samclip-segment/a.segment.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "row"),
+    [
+        ("classify", ["--names", "car,bus"], "bus 73%, car 27%"),
+        ("segment", ["--point", "16,8", "--names", "car"], "1 mask: car"),
+        ("semantic", ["--names", "car,bus"], "car 50%, bus 50%"),
+        ("everything", ["--names", "car"], "3 masks: car (3)"),
+        ("everything", [], "3 masks"),
+    ],
+)
+def test_a_series_has_a_row_a_photo(
+    task: str, options: list[str], row: str, model: FakeModel, run: Run
+) -> None:
+    for name in ("a.png", "longer.png", "sub/c.png"):
+        write_image(Path("in") / name)
+    result = run(task, "in", "--recursive", *options, "--output", "out")
+    assert result.exit_code == 0, result.output
+    rows = [f"{name:<13}  {row}" for name in ("in/a.png", "in/longer.png", "in/sub/c.png")]
+    assert result.stdout.splitlines() == [*rows, "pictures in out: 3 files"]
+
+
+def test_rows_fit_the_terminal_unless_wide(
+    model: FakeModel, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    names = ",".join(f"a rather long name {letter}" for letter in "abcdef")
+    for name in ("a.png", "b" * 60 + ".png"):
+        write_image(Path("in") / name)
+    narrow = run("classify", "in", "--names", names).stdout.splitlines()
+    assert all(len(line) == 80 and line.endswith("…") for line in narrow)
+    wide = run("classify", "in", "--names", names, "--wide").stdout.splitlines()
+    assert all("name f" in line and "…" not in line for line in wide)
+
+
+def test_names_are_not_broken_at_80_columns(
+    model: FakeModel, run: Run, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    name = "a delivery van with an open sliding door"
+    options = ("segment", image, "--box", "1,2,20,20", "--names", name)
+    narrow, wide = run(*options).stdout, run(*options, "--wide").stdout
+    assert name in narrow
+    assert "box x1,y1,x2,y2, object: see --wide" in narrow
+    assert max(map(len, narrow.splitlines())) <= 80
+    assert name in wide
+    assert "8,4,24,12" in wide
+    assert max(map(len, wide.splitlines())) > 80
+
+
+def test_the_best_masks_are_drawn_and_listed(
+    model: FakeModel, run: Run, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[dict[str, Any]] = []
+    monkeypatch.setattr(AutoMasks, "save", lambda self, path, **options: drawn.append(options))
+    result = run("everything", image, "--top", "2", "--captions", "all")
+    assert drawn == [{"captions": "all", "top": 2}]
+    assert "1 more; --json lists all" in result.stdout
+    assert len(json.loads(run("everything", image, "--top", "2", "--json").stdout)["masks"]) == 3
 
 
 @pytest.mark.parametrize("json_flag", [[], ["--json"]])

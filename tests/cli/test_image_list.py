@@ -54,6 +54,27 @@ def test_folder_of_one_image_is_many(folder: Path) -> None:
     assert find_images([folder / "sub"]).many
 
 
+def test_subfolders_are_searched_when_asked(folder: Path) -> None:
+    images = find_images([folder], recursive=True)
+    names = [path.relative_to(folder).as_posix() for path in images.paths]
+    assert names == ["a.png", "b.JPG", "c.webp", "sub/d.png"]
+
+
+def test_patterns_are_expanded_where_the_shell_did_not(folder: Path) -> None:
+    def names(pattern: str) -> list[str]:
+        images = find_images([str(folder / pattern)])
+        assert images.many
+        return [path.relative_to(folder).as_posix() for path in images.paths]
+
+    assert names("?.png") == ["a.png"]
+    assert names("?.[pw]*") == ["a.png", "c.webp"]
+    assert names("**/*d.png") == ["sub/d.png"]
+    (folder / "[1].png").touch()
+    assert find_images([folder / "[1].png"]).paths == (folder / "[1].png",)  # a file's own name
+    with pytest.raises(ImageError, match=r"no file fits the pattern .*\*\.tif"):
+        find_images([folder / "*.tif"])
+
+
 def test_missing_file_is_refused_with_a_guess(folder: Path) -> None:
     with pytest.raises(ImageError, match=r"there is no image .*c\.wepb\. Did you mean .*c\.webp"):
         find_images([folder / "c.wepb"])

@@ -73,8 +73,8 @@ def test_one_file_for_many_images_is_refused() -> None:
 
 
 def test_a_format_that_cannot_be_written_is_refused_early() -> None:
-    with pytest.raises(InputError, match=r"x\.webp: pictures are written as \.jpeg, \.jpg, \.png"):
-        plan_pictures(ONE, Path("x.webp"), "segment")
+    with pytest.raises(InputError, match=r"x\.gif: pictures are written as \.jpeg, \.jpg, \.png"):
+        plan_pictures(ONE, Path("x.gif"), "segment")
 
 
 def test_formats_are_those_of_the_drawing_module() -> None:

@@ -65,7 +65,7 @@ class FakeScene:
     def semantic(self, names: list[str], **options: Any) -> SemanticMap:
         self.model.calls.append(("semantic", {"names": names, **options}))
         labels = np.zeros(SIZE, np.int32)
-        labels[:, 16:] = 1
+        labels[:, 16:] = min(1, len(names) - 1)
         return SemanticMap(
             labels=labels,
             names=tuple(names),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -55,6 +55,11 @@ class Prompt:
             return (self.box[:2] + self.box[2:]) / 2
         chosen = self.points[self.labels == 1] if (self.labels == 1).any() else self.points
         return np.asarray(chosen.mean(axis=0)) if len(chosen) else None
+
+    def scaled(self, factor: float) -> Prompt:
+        """Return the prompt for a picture of the image that is `factor` times as large."""
+        box = None if self.box is None else self.box * factor
+        return replace(self, points=self.points * factor, box=box)
 
 
 def parse_prompts(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,27 @@ from numpy.typing import ArrayLike, NDArray
 
 from samclip.errors import VocabularyError, brief
 from samclip.json_text import finite
-from samclip.runtime.pixels.arrays import as_whole
-from samclip.runtime.results.drawing import UNTRAINED_NOTE, draw_bars, draw_label_map, pick_image
+from samclip.runtime.pixels.arrays import as_flag, as_whole
+from samclip.runtime.results.captions import Captions, check_captions
+from samclip.runtime.results.drawing import (
+    SMALL,
+    draw_bars,
+    draw_label_map,
+    pick_image,
+    shorten,
+)
+from samclip.runtime.results.figure import Entry, Frame
 from samclip.runtime.results.mask_files import write_labels
+from samclip.runtime.results.palette import NO_NAME, colour
 from samclip.runtime.results.shares import in_percent
+from samclip.runtime.results.viewing import Viewable, describe_names, describe_size
 from samclip.runtime.text.vocabulary import index_of
 
+NAMELESS = "no name"  # of pixels without a label, in legends
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Classification:
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Classification(Viewable):
     """How well each of K names fits an image; made by `Scene.classify`.
 
     `probabilities`: K float32 in [0, 1] that sum to 1; `logits`: K float32, cosine times the
@@ -33,7 +45,7 @@ class Classification:
     probabilities: NDArray[np.float32]
     logits: NDArray[np.float32]
     trained_head: bool
-    image: NDArray[np.uint8] = field(repr=False)
+    image: NDArray[np.uint8]
 
     @property
     def best(self) -> str:
@@ -47,14 +59,31 @@ class Classification:
         """
         return [(self.names[i], float(self.probabilities[i])) for i in self._rank(k)]
 
-    def draw(self, image: ArrayLike | None = None, k: int = 5) -> NDArray[np.uint8]:
+    def __repr__(self) -> str:
+        ranked = in_percent(self.top(len(self.names)))
+        found = describe_names(f"{shorten(name, 24)} {text}" for name, _, text in ranked[:3])
+        count = f"{len(self.names):,} name{'' if len(self.names) == 1 else 's'}"
+        return f"Classification({count}: {found})"
+
+    def draw(
+        self, image: ArrayLike | None = None, k: int = 5, *, legend: bool = False
+    ) -> NDArray[np.uint8]:
         """Draw the `k` best names as bars on `image`, None for the image itself: HWC uint8 RGB.
 
-        Raises InputError when `k` is not a whole number, ImageError for another image's size.
+        `legend`: draw the bars below the image instead, and enlarge an image of less than 160
+        pixels; the picture is then larger than the image. Raises InputError when `k` is not a whole
+        number, ImageError for another image's size.
         """
-        note = None if self.trained_head else UNTRAINED_NOTE
+        frame = Frame(pick_image(image, self.image), as_flag(legend, "legend"))
         bars = in_percent(self.top(len(self.names)), decimals=1)[: len(self._rank(k))]
-        return draw_bars(pick_image(image, self.image), bars, note)
+        if not legend:
+            return frame.finish(draw_bars(frame.image, bars), (), self.trained_head)
+        tint = colour(0)
+        entries = [Entry(name, text, tint, share) for name, share, text in bars]
+        return frame.finish(frame.image, entries, self.trained_head)
+
+    def _make_figure(self, **options: Any) -> NDArray[np.uint8]:
+        return self.draw(**{"legend": True} | options)
 
     def _rank(self, k: int) -> NDArray[np.intp]:
         """Return the indices of the `k` best names, best first."""
@@ -72,8 +101,8 @@ class Classification:
         }
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class SemanticMap:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class SemanticMap(Viewable):
     """A name for every pixel of an image; made by `Scene.semantic`.
 
     `labels`: HxW int32, indices into the K `names`, -1 where the score is below the background
@@ -88,7 +117,7 @@ class SemanticMap:
     scores: NDArray[np.float32]
     refined: bool
     trained_head: bool
-    image: NDArray[np.uint8] = field(repr=False)
+    image: NDArray[np.uint8]
 
     @property
     def areas(self) -> NDArray[np.int64]:
@@ -107,10 +136,47 @@ class SemanticMap:
             raise VocabularyError(f"a name is text; got {brief(name)}, a {type(name).__name__}.")
         return np.asarray(self.labels == index_of(name, self.names))
 
-    def draw(self, image: ArrayLike | None = None) -> NDArray[np.uint8]:
-        """Draw the map, with names, on `image`, None for the image itself: HWC uint8 RGB."""
-        note = None if self.trained_head else UNTRAINED_NOTE
-        return draw_label_map(pick_image(image, self.image), self.labels, self.names, note)
+    def __repr__(self) -> str:
+        shares = in_percent((name, share) for name, share in self._shares())
+        found = describe_names(f"{shorten(name, 24)} {text}" for name, _, text in shares)
+        size = describe_size((self.labels.shape[0], self.labels.shape[1]))
+        return f"SemanticMap({size}: {found or 'no name'})"
+
+    def _shares(self) -> list[tuple[str, float]]:
+        """Return each present name's share of the pixels, in [0, 1], the largest first."""
+        areas = dict(zip(self.names, self.areas.tolist(), strict=True))
+        return [(name, areas[name] / self.labels.size) for name in self.present]
+
+    def draw(
+        self,
+        image: ArrayLike | None = None,
+        *,
+        captions: Captions = "names",
+        legend: bool = False,
+    ) -> NDArray[np.uint8]:
+        """Draw the map on `image`, None for the image itself: HWC uint8 RGB.
+
+        A name has one colour, also in maps of other images with the same names. `captions`: "names"
+        writes each name on its region unless that is small, "all" on all regions, "none" on none; a
+        caption that would cover another one is left out. `legend`: list the names and their shares
+        of the pixels below the image, and enlarge an image of less than 160 pixels; the picture is
+        then larger than the image. Raises ImageError for an image of another size, InputError.
+        """
+        frame = Frame(pick_image(image, self.image), as_flag(legend, "legend"))
+        shares = dict(self._shares())
+        least = {"names": SMALL, "all": 0.0, "none": 2.0}[check_captions(captions)]
+        names = [name if shares.get(name, 0) >= least else "" for name in self.names]
+        picture = draw_label_map(frame.image, frame.enlarge(self.labels), names)
+        entries = [
+            Entry(name, text, colour(index_of(name, self.names)))
+            for name, _, text in in_percent(shares.items(), decimals=1)
+        ]
+        if rest := int((self.labels < 0).sum()):
+            entries.append(Entry(NAMELESS, f"{rest / self.labels.size:.1%}", NO_NAME))
+        return frame.finish(picture, entries, self.trained_head)
+
+    def _make_figure(self, **options: Any) -> NDArray[np.uint8]:
+        return self.draw(**{"legend": True} | options)
 
     def save_labels(self, path: str | os.PathLike[str]) -> Path:
         """Write the map as an index PNG: a pixel's value is its label, 255 for none.

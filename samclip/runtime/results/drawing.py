@@ -1,4 +1,4 @@
-"""Pictures of results, for people: overlays of masks, label maps, bars and captions.
+"""Pictures of results, for people: overlays of masks, label maps and bars, and their files.
 
 Images are HWC uint8 RGB, [0, 255]; every function returns a new array. Texts are drawn in the font
 of `lettering`; letters that it lacks are written as escapes.
@@ -7,45 +7,36 @@ of `lettering`; letters that it lacks are written as escapes.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from samclip.disk.partial_files import result_file
 from samclip.errors import ImageError, InputError, brief
 from samclip.runtime.pixels.arrays import as_array
 from samclip.runtime.pixels.mask_ops import PackedMasks, mask_extent
 from samclip.runtime.pixels.prompts import Prompt
-from samclip.runtime.results.lettering import MAX_LETTERS, Font, load_font, write_caption
+from samclip.runtime.results.captions import Label, font_size, write_labels
+from samclip.runtime.results.lettering import MAX_LETTERS
 from samclip.runtime.results.own_pictures import save_options
+from samclip.runtime.results.palette import DARK, WHITE, Colour, colour
 
-Colour = tuple[int, int, int]
 Picture = NDArray[np.uint8]
-WHITE: Colour = (255, 255, 255)
-DARK: Colour = (24, 24, 27)
 FOREGROUND: Colour = (34, 197, 94)
 BACKGROUND: Colour = (239, 68, 68)
 FILL = 0.45  # share of the mask's colour in a filled pixel
+CROWD = 12  # masks; in pictures of more, small ones get no caption
+ALIKE = 3  # captions of one text in a crowd
+SMALL = 0.004  # share of the picture's pixels that a mask in a crowd needs for a caption
 UNTRAINED_NOTE = "CLIP head untrained: names mean nothing"
 NAME_LETTERS = 30  # of a name before a number
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
-
-
-@dataclass(frozen=True)
-class Label:
-    """A text on a chip of `colour`, centred on `spot`, (x, y) in pixels.
-
-    Without a colour there is no chip: the text is white and starts at `spot`.
-    """
-
-    text: str
-    spot: tuple[float, float]
-    colour: Colour | None
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+LONGEST_SIDES = {"PNG": 2**31 - 1, "JPEG": 65_500, "WEBP": 16_383}  # pixels; libjpeg's, libwebp's
 
 
 def draw_masks(
@@ -59,18 +50,26 @@ def draw_masks(
 ) -> Picture:
     """Fill and outline N masks, mark the prompts, write one caption on each mask.
 
-    Large masks are drawn first, so that small ones stay visible. `tints`: the masks' colours, None
-    for a different one each; `letters`: the size of letters in pixels, None for one that suits the
-    image.
+    Large masks are drawn first, and a pixel has the colour of the smallest mask around it. A
+    caption may be empty. Where there are more than `CROWD` masks, only the largest `ALIKE` of those
+    with one caption get it, and only where it fits inside. `tints`: the masks' colours, None for a
+    different one each; `letters`: the size of letters in pixels, None for one that suits the image.
     """
     canvas = image.copy()
     labels = []
-    for index in np.argsort(-masks.areas(), kind="stable").tolist():
+    areas = masks.areas()
+    crowded = len(masks) > CROWD
+    least = SMALL * canvas[..., 0].size if crowded else 1
+    written: Counter[str] = Counter()
+    for index in np.argsort(-areas, kind="stable").tolist():
         mask = masks.unpack(index)
         tint = colour(index) if tints is None else tints[index]
-        if mask.any():
-            _paint(canvas, mask, tint)
-            labels.append(Label(captions[index], _deepest_point(mask), tint))
+        if areas[index]:
+            _paint(canvas, image, mask, tint)
+        text = captions[index]
+        if areas[index] >= least and text and not (crowded and written[text] >= ALIKE):
+            written[text] += 1
+            labels.append(Label.inside(mask, text, tint, strictly=crowded))
     for prompt in prompts:
         _mark_prompt(canvas, prompt)
     return write_labels(canvas, labels, note, letters)
@@ -90,11 +89,12 @@ def draw_label_map(
     """
     canvas = image.copy()
     chips = []
-    for index in np.unique(labels[labels >= 0]).tolist():
+    found, areas = np.unique(labels[labels >= 0], return_counts=True)
+    for index in found[np.argsort(-areas, kind="stable")].tolist():
         mask = labels == index
         tint = colour(index) if tints is None else tints[index]
-        _paint(canvas, mask, tint)
-        chips.append(Label(names[index], _deepest_point(mask), tint))
+        _paint(canvas, image, mask, tint)
+        chips.append(Label.inside(mask, names[index], tint))
     return write_labels(canvas, chips, note, letters)
 
 
@@ -122,30 +122,8 @@ def draw_bars(
     return write_labels(canvas, labels, note)
 
 
-def write_labels(
-    image: NDArray[np.uint8],
-    labels: Sequence[Label],
-    note: str | None = None,
-    letters: int | None = None,
-) -> NDArray[np.uint8]:
-    """Write labels on an image, and `note` on a band along its lower edge.
-
-    `letters`: the size of letters in pixels, None for one that suits the image. Empty texts get no
-    chip.
-    """
-    picture = Image.fromarray(image)
-    draw = ImageDraw.Draw(picture)
-    font = load_font(letters or font_size(picture.height, picture.width))
-    for label in labels:
-        if label.text.strip():
-            _write_chip(draw, label, font)
-    if note:
-        _write_band(draw, note, font)
-    return np.array(picture, np.uint8)
-
-
 def save_picture(picture: Picture, path: str | os.PathLike[str]) -> Path:
-    """Write an HWC uint8 RGB array as PNG or JPEG, chosen by the suffix; returns the path.
+    """Write an HWC uint8 RGB array as PNG, JPEG or WebP, chosen by the suffix; returns the path.
 
     The file is complete or absent: it is written next to its target and then renamed over it.
     Raises ImageError for another suffix, InputError for what is not a path, WriteError when the
@@ -154,7 +132,14 @@ def save_picture(picture: Picture, path: str | os.PathLike[str]) -> Path:
     target = as_path(path, "path")
     kind = FORMATS.get(target.suffix.lower())
     if kind is None:
-        raise ImageError(f"cannot save {target.name!r}: use a name that ends in .png or .jpg.")
+        raise ImageError(
+            f"cannot save {target.name!r}: use a name that ends in .png, .jpg or .webp."
+        )
+    if max(picture.shape[:2]) > LONGEST_SIDES[kind]:
+        raise ImageError(
+            f"cannot save {target.name!r}: {kind} holds at most {LONGEST_SIDES[kind]:,} pixels a "
+            f"side; got (h, w) = {picture.shape[:2]}. Use a name that ends in .png."
+        )
     with result_file(target) as file:
         Image.fromarray(picture).save(file, kind, quality=92, **save_options(kind))
     return target
@@ -186,42 +171,18 @@ def pick_image(given: ArrayLike | None, own: Picture) -> Picture:
     return image
 
 
-def colour(index: int) -> Colour:
-    """Return the RGB colour of class or mask `index`; neighbouring indices differ widely.
-
-    Hues step by the golden ratio; saturation and value change every few steps.
-    """
-    hue = (0.58 + index * 0.618033988749895) % 1.0
-    saturation = (0.75, 0.55, 0.9)[index // 3 % 3]
-    value = (0.95, 0.8)[index // 2 % 2]
-    pixel = np.asarray([[[hue * 360, saturation, value]]], np.float32)
-    red, green, blue = cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0] * 255
-    return round(float(red)), round(float(green)), round(float(blue))
-
-
-def ink_on(colour: Colour) -> Colour:
-    """Return dark or white, whichever reads better on `colour` (Rec. 601 luma)."""
-    red, green, blue = colour
-    return DARK if 0.299 * red + 0.587 * green + 0.114 * blue > 150 else WHITE
-
-
 def shorten(text: str, most: int = MAX_LETTERS) -> str:
     """Cut `text` to one line of at most `most` letters."""
     line = " ".join(text.split())
     return line if len(line) <= most else line[: most - 1] + "…"
 
 
-def font_size(height: int, width: int) -> int:
-    """Return the size of letters, in pixels, that suits an image of this size."""
-    return int(np.clip(min(height, width) / 26, 11, 48))
-
-
-def _paint(canvas: Picture, mask: NDArray[np.bool_], tint: Colour) -> None:
-    """Fill the mask with `tint`, half transparent, and outline it."""
+def _paint(canvas: Picture, image: Picture, mask: NDArray[np.bool_], tint: Colour) -> None:
+    """Fill the mask with `tint`, half transparent over the image, and outline it."""
     x0, y0, x1, y1 = mask_extent(mask)
     part = mask[y0 : y1 + 1, x0 : x1 + 1]
-    view = canvas[y0 : y1 + 1, x0 : x1 + 1]
-    view[part] = _blend(view[part], tint, FILL)
+    window = (slice(y0, y1 + 1), slice(x0, x1 + 1))
+    canvas[window][part] = _blend(image[window][part], tint, FILL)
     contours, _ = cv2.findContours(
         part.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(x0, y0)
     )
@@ -236,15 +197,6 @@ def _line_width(canvas: Picture) -> int:
     return max(1, int(min(canvas.shape[:2]) / 350 + 0.5))
 
 
-def _deepest_point(mask: NDArray[np.bool_]) -> tuple[float, float]:
-    """Return the (x, y) farthest from the mask's edge, a good place for its caption."""
-    x0, y0, x1, y1 = mask_extent(mask)
-    part = np.pad(mask[y0 : y1 + 1, x0 : x1 + 1], 1).astype(np.uint8)
-    depth = cv2.distanceTransform(part, cv2.DIST_L2, 3)
-    row, column = np.unravel_index(int(depth.argmax()), depth.shape)
-    return float(x0 + column - 1), float(y0 + row - 1)
-
-
 def _mark_prompt(canvas: Picture, prompt: Prompt) -> None:
     """Draw the box, and the points as discs: green for foreground, red for background."""
     width = _line_width(canvas)
@@ -256,29 +208,3 @@ def _mark_prompt(canvas: Picture, prompt: Prompt) -> None:
         centre, radius = (round(x), round(y)), 3 * width + 2
         cv2.circle(canvas, centre, radius + width, WHITE, -1, cv2.LINE_AA)
         cv2.circle(canvas, centre, radius, FOREGROUND if label else BACKGROUND, -1, cv2.LINE_AA)
-
-
-def _write_chip(draw: ImageDraw.ImageDraw, label: Label, font: Font) -> None:
-    text = write_caption(label.text)
-    left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
-    pad = max(2, (bottom - top) // 4)
-    width, height = right - left + 2 * pad, bottom - top + 2 * pad
-    canvas_width, canvas_height = draw.im.size
-    start = label.spot[0] - (width / 2 if label.colour else 0)
-    x = max(0, min(start, canvas_width - width))
-    y = max(0, min(label.spot[1] - height / 2, canvas_height - height))
-    ink = WHITE
-    if label.colour:
-        ink = ink_on(label.colour)
-        draw.rounded_rectangle((x, y, x + width, y + height), radius=pad, fill=label.colour)
-    draw.text((x + pad - left, y + pad - top), text, font=font, fill=ink)
-
-
-def _write_band(draw: ImageDraw.ImageDraw, note: str, font: Font) -> None:
-    left, top, right, bottom = draw.textbbox((0, 0), note, font=font)
-    width, height = draw.im.size
-    pad = max(2, (bottom - top) // 3)
-    band = bottom - top + 2 * pad
-    draw.rectangle((0, height - band, width, height), fill=(185, 28, 28))
-    x = (width - (right - left)) / 2 - left
-    draw.text((x, height - band + pad - top), note, font=font, fill=WHITE)

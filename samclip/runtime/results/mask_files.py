@@ -14,8 +14,9 @@ from PIL import Image
 from samclip.disk.partial_files import as_write_error, result_file
 from samclip.disk.paths import LONGEST_NAME, SEPARATORS
 from samclip.errors import ImageError, InputError, brief
-from samclip.runtime.results.drawing import as_path, colour
+from samclip.runtime.results.drawing import as_path
 from samclip.runtime.results.own_pictures import save_options
+from samclip.runtime.results.palette import colour
 
 MIN_DIGITS = 3  # of the number in a mask's file name
 NONE_8, NONE_16 = 255, 65_535  # the values of a pixel without a label

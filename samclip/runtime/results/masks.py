@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,18 +15,22 @@ from numpy.typing import ArrayLike, NDArray
 
 from samclip.errors import CapabilityError, InputError, brief
 from samclip.json_text import finite
-from samclip.runtime.pixels.arrays import as_flag
+from samclip.runtime.pixels.arrays import as_flag, as_whole
 from samclip.runtime.pixels.mask_ops import PackedMasks, encode_rle, mask_extent
 from samclip.runtime.pixels.prompts import Prompt
+from samclip.runtime.results.captions import Captions, check_captions
 from samclip.runtime.results.coco_export import UNNAMED, coco_annotations
 from samclip.runtime.results.drawing import (
+    CROWD,
     NAME_LETTERS,
-    UNTRAINED_NOTE,
     draw_masks,
     pick_image,
     shorten,
 )
+from samclip.runtime.results.figure import Entry, Frame
 from samclip.runtime.results.mask_files import write_masks
+from samclip.runtime.results.palette import Colour, colour
+from samclip.runtime.results.viewing import Viewable, describe_names, describe_size
 from samclip.runtime.room import require_memory
 
 SelfMasks = TypeVar("SelfMasks", bound="Masks")
@@ -85,8 +89,8 @@ def _wrong_key(key: Any, count: int) -> InputError:
     )
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Masks:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Masks(Viewable):
     """N masks of an image, in pixels of the original; made by `Scene.segment` and `Scene.name`.
 
     `packed`: the masks as bits, which `masks` unpacks; `scores`: N float32, the IoU that the model
@@ -102,21 +106,22 @@ class Masks:
     was never trained, so that the names mean nothing.
 
     `masks[i]`, with an index, a slice or an array, keeps some of the masks; `len(masks)` is N.
-    Other keys raise InputError, and numbers out of range `MaskIndexError`.
+    Other keys raise InputError, and numbers out of range `MaskIndexError`. Notebooks show the
+    picture of `draw`, with its legend.
     """
 
-    packed: PackedMasks = field(repr=False)
+    packed: PackedMasks
     scores: NDArray[np.float32]
     boxes: NDArray[np.float32]
     prompt_index: NDArray[np.int64]
-    image: NDArray[np.uint8] = field(repr=False)
-    low_res_logits: NDArray[np.float32] | None = field(default=None, repr=False)
-    logits: NDArray[np.float32] | None = field(default=None, repr=False)
+    image: NDArray[np.uint8]
+    low_res_logits: NDArray[np.float32] | None = None
+    logits: NDArray[np.float32] | None = None
     vocabulary: tuple[str, ...] | None = None
     class_ids: NDArray[np.int64] | None = None
     name_probabilities: NDArray[np.float32] | None = None
     trained_head: bool | None = None
-    prompts: tuple[Prompt, ...] = field(default=(), repr=False)
+    prompts: tuple[Prompt, ...] = ()
 
     @cached_property
     def masks(self) -> NDArray[np.bool_]:
@@ -172,13 +177,80 @@ class Masks:
                 chosen[name] = value.select(rows) if is_packed else value[rows]
         return replace(self, **chosen)
 
-    def draw(self, image: ArrayLike | None = None) -> NDArray[np.uint8]:
-        """Draw masks, captions and prompts on `image`, None for the image itself: HWC uint8 RGB."""
-        note = UNTRAINED_NOTE if self.trained_head is False else None
+    def __repr__(self) -> str:
+        masks = f"{len(self):,} mask{'' if len(self) == 1 else 's'}"
+        of = f"{type(self).__name__}({masks} of {describe_size(self.packed.size)}"
+        found = [name for name, *_ in self._count_names()]
+        return f"{of}{': ' if found else ''}{describe_names(found)})"
+
+    def best(self: SelfMasks, count: int) -> SelfMasks:
+        """Return the `count` best masks, best first: by the names' probabilities, else by scores.
+
+        Raises InputError when `count` is not a whole number of at least 1.
+        """
+        worth = self.scores if self.name_probabilities is None else self.name_probabilities
+        order = np.argsort(-np.nan_to_num(worth, nan=-1), kind="stable")
+        return self[order[: as_whole(count, "count", least=1)]]
+
+    def draw(
+        self,
+        image: ArrayLike | None = None,
+        *,
+        captions: Captions = "names",
+        top: int | None = None,
+        legend: bool = False,
+    ) -> NDArray[np.uint8]:
+        """Draw masks, captions and prompts on `image`, None for the image itself: HWC uint8 RGB.
+
+        A name has one colour, also in pictures of other images with the same names. `captions`:
+        "names" for a caption on each mask that has a name, "all" for the scores of the others too,
+        "none". A caption that would cover another one is left out, and where there are more than
+        twelve masks, a name stands on its three largest only. `top`: draw the best masks only, see
+        `best`. `legend`: list the names below the image, and enlarge an image of less than 160
+        pixels; the picture is then larger than the image. Raises ImageError for an image of another
+        size, InputError.
+        """
+        if top is not None:
+            return self.best(top).draw(image, captions=captions, legend=legend)
+        frame = Frame(pick_image(image, self.image), as_flag(legend, "legend"))
         shown = set(self.prompt_index.tolist())
         prompts = [prompt for index, prompt in enumerate(self.prompts) if index in shown]
-        picture = pick_image(image, self.image)
-        return draw_masks(picture, self.packed, self.captions(), prompts, note)
+        ids = self.class_ids
+        picture = draw_masks(
+            frame.image,
+            frame.enlarge_masks(self.packed),
+            self._choose_captions(check_captions(captions)),
+            [prompt.scaled(frame.factor) for prompt in prompts],
+            tints=None if ids is None else [colour(index) for index in ids.tolist()],
+        )
+        legend_of = [Entry(*found) for found in self._count_names()]
+        return frame.finish(picture, legend_of, is_trained=self.trained_head is not False)
+
+    def _make_figure(self, **options: Any) -> NDArray[np.uint8]:
+        return self.draw(**{"legend": True} | options)
+
+    def _count_names(self) -> list[tuple[str, str, Colour]]:
+        """Return each name found, how many masks have it, as text if several, and its colour."""
+        if self.vocabulary is None or self.class_ids is None:
+            return []
+        found, counts = np.unique(self.class_ids, return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        return [
+            (
+                self.vocabulary[index],
+                f"\N{MULTIPLICATION SIGN} {count:,}" if count > 1 else "",
+                colour(index),
+            )
+            for index, count in zip(found[order].tolist(), counts[order].tolist(), strict=True)
+        ]
+
+    def _choose_captions(self, captions: Captions) -> Sequence[str]:
+        """Return the text for each mask, empty for none; without probabilities in a crowd."""
+        if captions == "none" or (captions == "names" and self.names is None):
+            return [""] * len(self)
+        if captions == "names" and self.names is not None and len(self) > CROWD:
+            return [shorten(name, NAME_LETTERS) for name in self.names]
+        return self.captions()
 
     def captions(self) -> tuple[str, ...]:
         """Return a caption for each mask: its name, shortened, and probability, or its score.
@@ -242,7 +314,7 @@ class Masks:
         return {"size": list(self.packed.size), "masks": entries, **trained}
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class AutoMasks(Masks):
     """The masks of everything in an image; made by `Scene.everything`.
 
@@ -282,10 +354,12 @@ class AutoMasks(Masks):
 
 
 def supervision_detections(masks: Masks) -> Any:
-    """Build `supervision.Detections` of N masks: xyxy, mask, confidence, class_id, class names.
+    """Build `supervision.Detections` of N masks: xyxy, mask, confidence, class_id, data.
 
-    Without names every mask has the class 0, "object". The confidence is None when no model
-    predicted a score. Raises CapabilityError when the package `supervision` is not installed.
+    `data` has, for masks with names, "class_name" and "class_probability", the probability of each
+    name among those given, N float32 in [0, 1]. Without names every mask has the class 0, "object",
+    and no probability. The confidence is None when no model predicted a score. Raises
+    CapabilityError when the package `supervision` is not installed.
     """
     try:
         import supervision  # noqa: PLC0415 - an extra
@@ -294,12 +368,16 @@ def supervision_detections(masks: Masks) -> Any:
             "this needs the package supervision. Install it: pip install 'samclip[supervision]'."
         ) from error
     unnamed = np.zeros(len(masks), np.int64)
-    names = masks.names or (UNNAMED,) * len(masks)
+    data: dict[str, Any] = {
+        "class_name": np.asarray(masks.names or (UNNAMED,) * len(masks), dtype=str)
+    }
+    if masks.name_probabilities is not None:
+        data["class_probability"] = masks.name_probabilities
     confidences = masks.confidences
     return supervision.Detections(
         xyxy=masks.boxes,
         mask=masks.masks,
         confidence=confidences if np.isfinite(confidences).all() else None,
         class_id=unnamed if masks.class_ids is None else masks.class_ids,
-        data={"class_name": np.asarray(names, dtype=str)},
+        data=data,
     )

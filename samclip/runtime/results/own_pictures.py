@@ -1,6 +1,7 @@
 """A mark in the pictures that samclip writes, by which a later run tells them from photos.
 
 PNG has it in a text chunk "Software", JPEG in a comment; both stand at the beginning of the file.
+WebP has it in Exif's "Software", at the end of the file.
 """
 
 from __future__ import annotations
@@ -10,16 +11,22 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 MARK = "made by samclip"
-HEAD = 2048  # bytes in which the mark is looked for
+HEAD = 2048  # bytes in which the mark is looked for, and as many at the end
+SOFTWARE = 0x0131  # Exif's tag
 
 
 def save_options(kind: str) -> dict[str, Any]:
-    """Return the options of Pillow's `save` that write the mark into a PNG or JPEG."""
-    if kind != "PNG":
+    """Return the options of Pillow's `save` that write the mark into a PNG, JPEG or WebP."""
+    if kind == "JPEG":
         return {"comment": MARK}
+    if kind == "WEBP":
+        exif = Image.Exif()
+        exif[SOFTWARE] = MARK
+        return {"exif": exif}
     text = PngInfo()
     text.add_text("Software", MARK)
     return {"pnginfo": text}
@@ -42,6 +49,10 @@ def has_mark(path: Path) -> bool:
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags)
     try:
-        return MARK.encode() in os.read(descriptor, HEAD)
+        head = os.read(descriptor, HEAD)
+        if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+            os.lseek(descriptor, max(0, os.fstat(descriptor).st_size - HEAD), os.SEEK_SET)
+            head = os.read(descriptor, HEAD)
+        return MARK.encode() in head
     finally:
         os.close(descriptor)

@@ -7,8 +7,8 @@ phone's page. Images and strips are HWC uint8 RGB, [0, 255].
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -17,20 +17,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from samclip.runtime.pixels.mask_ops import PackedMasks
+from samclip.runtime.results.captions import write_labels
 from samclip.runtime.results.classification import Classification, SemanticMap
-from samclip.runtime.results.drawing import (
-    UNTRAINED_NOTE,
-    Colour,
-    Picture,
-    colour,
-    draw_label_map,
-    draw_masks,
-    ink_on,
-    write_labels,
-)
+from samclip.runtime.results.drawing import UNTRAINED_NOTE, Picture, draw_label_map, draw_masks
 from samclip.runtime.results.lettering import load_font, write_out
 from samclip.runtime.results.masks import Masks
+from samclip.runtime.results.palette import Colour, colour, ink_on
 from samclip.runtime.results.shares import in_percent
+from samclip.runtime.results.viewing import Viewable
 
 Strip = NDArray[np.uint8]
 Palette = dict[str, Colour]
@@ -41,8 +35,8 @@ INNER = WIDTH - 2 * MARGIN
 LARGE, TEXT, SMALL = 58, 40, 34  # heights of letters
 BAR, MIN_ROW, MAX_ROW = 18, 66, 86
 SHOWN_NAMES = 5  # of the classification
-LEAST_SHARE = 0.005  # below it a bar would be shorter than its rounded end
-LEAST_NAMED = 0.01  # of the photo: a smaller region gets its colour but no name
+LEAST_BAR = 0.005  # below it a bar would be shorter than its rounded end
+LEAST_SHARE = 0.02  # of the photo, or probability: names with less are left out
 NAME_LETTERS = 22  # of a name in the ranking
 PAPER: Colour = (255, 255, 255)
 INK: Colour = (24, 24, 27)
@@ -62,8 +56,8 @@ def draw_poster(
     palette = {name: colour(index) for index, name in enumerate(names)}
 
     photo = _resize_to_width(classification.image, (INNER - GAP) // 2)
-    all_names = in_percent(classification.top(len(classification.names)))
-    ranked = [(*named, palette[named[0]]) for named in all_names[:SHOWN_NAMES]]
+    fitting = above_least(classification.top(len(classification.names)))
+    ranked = [(*named, palette[named[0]]) for named in fitting[:SHOWN_NAMES]]
     ranking = draw_ranking(ranked, photo.shape[0], INNER - GAP - photo.shape[1])
 
     height, width = classification.image.shape[:2]
@@ -84,8 +78,7 @@ def draw_poster(
 
     shares = [
         (name, share, text, palette[name])
-        for name, share, text in in_percent(area_shares(semantic).items())
-        if text != "0%"
+        for name, share, text in above_least(area_shares(semantic).items())
     ]
     rows = [
         draw_title(title),
@@ -106,14 +99,7 @@ def _draw_masks(masks: Masks, palette: Palette, width: int) -> Picture:
     size = (image.shape[0], image.shape[1])
     factor = width / masks.image.shape[1]
     packed = PackedMasks.pack((_coverage(mask, size) > 0.5 for mask in masks.packed), size)
-    prompts = [
-        replace(
-            prompt,
-            points=prompt.points * factor,
-            box=None if prompt.box is None else prompt.box * factor,
-        )
-        for prompt in masks.prompts
-    ]
+    prompts = [prompt.scaled(factor) for prompt in masks.prompts]
     tints = None if masks.names is None else [palette[name] for name in masks.names]
     return draw_masks(image, packed, masks.captions(), prompts, tints=tints, letters=TEXT)
 
@@ -127,7 +113,7 @@ def _draw_map(semantic: SemanticMap, palette: Palette, width: int) -> Picture:
     labels = present[np.argmax(cover, axis=0)].astype(np.int32)  # KxHxW -> HxW
     tints = [palette[name] for name in semantic.names]
     shares = area_shares(semantic)
-    names = [name if shares.get(name, 0) >= LEAST_NAMED else "" for name in semantic.names]
+    names = [name if shares.get(name, 0) >= LEAST_SHARE else "" for name in semantic.names]
     return draw_label_map(image, labels, names, tints=tints, letters=TEXT)
 
 
@@ -135,6 +121,12 @@ def area_shares(semantic: SemanticMap) -> dict[str, float]:
     """Return each present name's share of the pixels, in [0, 1], the largest first."""
     areas = dict(zip(semantic.names, semantic.areas.tolist(), strict=True))
     return {name: areas[name] / semantic.labels.size for name in semantic.present}
+
+
+def above_least(named: Iterable[tuple[str, float]]) -> list[tuple[str, float, str]]:
+    """Return names, shares and their texts as `in_percent`, the first and those of 2 % or more."""
+    texts = in_percent(named)
+    return texts[:1] + [one for one in texts[1:] if one[1] >= LEAST_SHARE]
 
 
 def _resize_to_width(image: Picture, width: int) -> Picture:
@@ -177,7 +169,7 @@ def draw_ranking(entries: Sequence[Entry], height: int, width: int) -> Strip:
         top = y + row - BAR - BAR // 2
         draw.rounded_rectangle((0, top, width - 1, top + BAR), BAR // 2, fill=TRACK)
         end = max(BAR, round((width - 1) * share))
-        if share >= LEAST_SHARE:
+        if share >= LEAST_BAR:
             draw.rounded_rectangle((0, top, end, top + BAR), BAR // 2, fill=tint)
     return np.array(picture)
 
@@ -247,8 +239,8 @@ def _join_sides(left: Picture, right: Picture) -> Picture:
     return strip
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Overview:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Overview(Viewable):
     """The answers of a poster: a classification, masks with names, and a label map."""
 
     classification: Classification
@@ -261,9 +253,20 @@ class Overview:
         return self.classification.trained_head
 
     @property
+    def ranked(self) -> list[tuple[str, float]]:
+        """Each name's probability for the whole photo, in [0, 1], the largest first."""
+        return self.classification.top(len(self.classification.names))
+
+    @property
     def shares(self) -> dict[str, float]:
         """Each present name's share of the pixels, in [0, 1], the largest first."""
         return area_shares(self.semantic)
+
+    def __repr__(self) -> str:
+        return f"Overview({self.classification!r}, {self.masks!r}, {self.semantic!r})"
+
+    def _make_figure(self, **options: Any) -> NDArray[np.uint8]:
+        return self.draw(**options)
 
     def draw(self) -> NDArray[np.uint8]:
         """Draw everything in one picture: HWC uint8 RGB, 1200 pixels wide."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip.progress import SILENT, Progress, ProgressStage
 from samclip.runtime.features import Features
 from samclip.runtime.pixels.mask_ops import (
     MASK_THRESHOLD,
@@ -37,26 +38,34 @@ _ARRAYS = ("boxes", "ious", "stability", "points", "point_index", "crop_boxes")
 
 
 def segment_everything(
-    features: Features, image: NDArray[np.uint8], options: AutoMaskOptions, encode: Encode
+    features: Features,
+    image: NDArray[np.uint8],
+    options: AutoMaskOptions,
+    encode: Encode,
+    progress: Progress = SILENT,
 ) -> AutoMasks:
     """Find the masks of everything in `image`, HWC uint8 RGB, whose `features` are given.
 
     `encode` computes the features of crops, if the options ask for crops; the image itself is not
-    encoded again. Raises CapabilityError for a decoder of one mask, ClosedError, EngineRunError.
+    encoded again. `progress` gets one stage, with a step for each point. Raises CapabilityError for
+    a decoder of one mask, ClosedError, EngineRunError.
     """
     features.check_multimask("everything")
     size = features.letterbox.original_size
     found = []
     tried = 0  # points
-    for crop in generate_crops(size, options.crop_n_layers, options.crop_overlap_ratio):
-        own = features if crop.layer == 0 else encode(image[crop.rows_columns])
-        try:
-            search = CropSearch(own, crop, size, options)
-            found.append(search.run(tried))
-            tried += len(search.points)
-        finally:
-            if own is not features:
-                own.close()
+    crops = list(generate_crops(size, options.crop_n_layers, options.crop_overlap_ratio))
+    total = sum(len(options.grid(crop.layer)) for crop in crops)
+    with progress.stage("points", total) as stage:
+        for crop in crops:
+            own = features if crop.layer == 0 else encode(image[crop.rows_columns])
+            try:
+                search = CropSearch(own, crop, size, options)
+                found.append(search.run(tried, stage))
+                tried += len(search.points)
+            finally:
+                if own is not features:
+                    own.close()
     return _make_result(_join_crops(found, size, options), image)
 
 
@@ -102,10 +111,11 @@ class CropSearch:
         self._size = size
         self._options = options
 
-    def run(self, first_index: int) -> Candidates:
+    def run(self, first_index: int, stage: ProgressStage = SILENT) -> Candidates:
         """Return the masks that pass the filters, without duplicates, the best first.
 
-        `first_index`: the index of the crop's first point among the points of all crops.
+        `first_index`: the index of the crop's first point among the points of all crops; `stage`:
+        gets a step for each point.
         """
         prompts = [Prompt(point[None], np.ones(1)) for point in self.points]
         side = self._features.mask_size
@@ -127,6 +137,8 @@ class CropSearch:
                 if held > CHECKED_BYTES:
                     require_memory(CHECKED_BYTES, "more masks that pass the filters")
                     held = 0
+            for _ in batch.rows:
+                stage.advance()
         return self._keep_best(passed, first_index)
 
     def _examine(self, low_res: NDArray[np.float32], iou: np.float32, row: int) -> Passed | None:

@@ -11,9 +11,9 @@ from fakes import fake_model, flag
 from PIL import Image
 
 from samclip.errors import ImageError, InputError, WriteError
-from samclip.runtime.results.drawing import colour
 from samclip.runtime.results.mask_files import fit_file_name, write_labels, write_masks
 from samclip.runtime.results.masks import Masks
+from samclip.runtime.results.palette import colour
 
 BOXES = [(5, 5, 50, 120), (70, 5, 130, 120), (150, 5, 195, 120)]
 

@@ -57,6 +57,17 @@ def test_selecting(named: Masks, key: Any, rows: list[int]) -> None:
     assert chosen.draw().shape == flag().shape
 
 
+def test_the_best_come_first(masks: Masks, named: Masks) -> None:
+    scored = replace(masks, scores=np.array([0.5, np.nan, 0.9], np.float32))
+    assert scored.best(2).prompt_index.tolist() == [2, 0]
+    assert len(scored.best(9)) == 3
+    sure = replace(named, name_probabilities=np.array([0.2, 0.9, 0.4], np.float32))
+    assert sure.best(2).names == ("green", "blue")
+    for count in (0, 1.5, "all"):
+        with pytest.raises(InputError):
+            sure.best(count)  # type: ignore[arg-type]
+
+
 def test_iterating_and_the_end(named: Masks) -> None:
     assert [one.names for one in named] == [(name,) for name in ALL]
     with pytest.raises(IndexError):
@@ -94,6 +105,9 @@ def test_supervision_detections(masks: Masks, named: Masks) -> None:
     assert len(detections) == 3
     assert detections.data["class_name"].tolist() == ALL
     assert detections.class_id.tolist() == [0, 1, 2]
+    probabilities = detections.data["class_probability"]
+    np.testing.assert_array_equal(probabilities, named.name_probabilities)
+    assert detections[1:].data["class_probability"].tolist() == probabilities[1:].tolist()
     np.testing.assert_array_equal(detections.mask, named.masks)
     np.testing.assert_array_equal(detections.xyxy, named.boxes)
     unnamed = masks.to_supervision()
@@ -124,6 +138,9 @@ def test_supervision_is_optional(masks: Masks, monkeypatch: pytest.MonkeyPatch) 
 
 def test_captions(masks: Masks, named: Masks) -> None:
     assert masks.captions() == ("0.90", "0.90", "0.90")
+    plain = masks.draw(captions="none")
+    np.testing.assert_array_equal(masks.draw(), plain)  # no caption without a name
+    assert (masks.draw(captions="all") != plain).any()
     assert named.captions() == ("red 100%", "green 100%", "blue 100%")
 
 

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from samclip.runtime.pixels.mask_ops import PackedMasks
 from samclip.runtime.pixels.prompts import Prompt
+from samclip.runtime.results.captions import Label, write_labels
 from samclip.runtime.results.classification import Classification, SemanticMap
-from samclip.runtime.results.drawing import Label, colour, write_labels
 from samclip.runtime.results.masks import Masks
+from samclip.runtime.results.palette import colour
 from samclip.runtime.results.poster import (
     INNER,
     PAPER,

@@ -7,6 +7,7 @@ import pytest
 from fakes import IOUS, RADII, FakeBackend, fake_model, flag
 
 from samclip.errors import EngineRunError, PromptError
+from samclip.progress import Silent
 from samclip.runtime.features import Features
 from samclip.runtime.model import Model
 from samclip.runtime.results.masks import AutoMasks
@@ -109,6 +110,27 @@ def test_masks_of_crops_lie_in_their_crop_and_away_from_its_edge(model: Model) -
         assert x0 == 0 or columns.min() - x0 > 20
         assert y0 == 0 or rows.min() - y0 > 20
     assert inner > 0
+
+
+def test_progress_counts_the_points_of_all_crops(model: Model) -> None:
+    class Counted(Silent):
+        def __init__(self) -> None:
+            self.stages: list[tuple[str, int | None]] = []
+            self.points = 0
+
+        def stage(self, name: str, total: int | None = None, done: int = 0) -> Any:
+            self.stages.append((name, total))
+            return super().stage(name, total, done)
+
+        def advance(self, text: str = "") -> None:
+            self.points += 1
+
+    progress = Counted()
+    model.encode(flag()).everything(
+        points_per_side=4, crop_n_layers=1, points_per_batch=3, progress=progress
+    )
+    assert progress.stages == [("points", 5 * 16)]
+    assert progress.points == 5 * 16
 
 
 def test_small_islands_go(model: Model) -> None:
