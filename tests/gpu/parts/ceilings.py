@@ -1,4 +1,4 @@
-"""The GPU's ceilings: products of large matrices, and copies. Random data, since zeros are faster."""
+"""The GPU's ceilings: products of large matrices, and copies; random data, as zeros are faster."""
 
 from __future__ import annotations
 

@@ -9,9 +9,11 @@ import subprocess
 from argparse import Namespace
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from report import Row
 
+import samclip
 from samclip.engines.machine.device import find_driver
 from samclip.engines.plans.library import examine_gpu
 from samclip.engines.registry import probes
@@ -38,6 +40,7 @@ QUERY = "name,driver_version,memory.total,power.limit,clocks.max.sm,clocks.sm,te
 def check_libraries(options: Namespace) -> Iterator[Row]:
     yield Row("python", f"{platform.python_version()} on {platform.machine()}")
     yield Row("kernel", platform.release())
+    yield Row("samclip", str(Path(samclip.__file__).parent))
     yield Row("driver file", find_driver() or "none")
     state = examine_gpu(options.device)
     gpu = state.gpu

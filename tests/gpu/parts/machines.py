@@ -8,9 +8,10 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from parts.affine import AffineTensorRt, Kernel, torch_kernel
@@ -110,7 +111,7 @@ class Machine:
             opened.append(LimitedDevice(self.open_device(index)))
             return opened[-1]
 
-        machine = Machine(self.package, self.gpu, open_limited, self.load, self.kernel)
+        machine = replace(self, open_device=open_limited)
         with machine.devices():
             yield machine, opened
 
@@ -130,6 +131,11 @@ def machine_of(options: Namespace) -> Machine:
         load=lambda name, source, settings: get_backend(name).load(source, settings),
         kernel=lambda: torch_kernel(need_torch(options)[1]),
     )
+
+
+def with_memory(machine: Machine, integrated: bool) -> Machine:
+    """Return a machine whose GPU's memory is its own, or is the machine's."""
+    return replace(machine, gpu=msgspec.structs.replace(machine.gpu, integrated=integrated))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from report import NotHereError, Row, attempt
 
 from parts.engine_times import judge_engine
 from parts.loads import MIB, callers, growth, shortage
-from parts.machines import Machine, machine_of
+from parts.machines import Machine, machine_of, with_memory
 from parts.samples import Sample, open_bundle, samples
 from samclip.engines.backend_names import TENSORRT_RTX
 from samclip.engines.base import Engine, EngineOptions, GraphSource, library_version
@@ -127,7 +127,7 @@ def _dry_run(name: str, options: Namespace) -> Iterator[Row]:
     machine = machine_of(options)
     for sample in samples(bundle, Namespace(**{**vars(options), "graphs": graphs})):
         source = plan_source(bundle, sample.graph, name, "fp32")
-        for stands in (machine, replace(machine, gpu=_integrated(machine))):
+        for stands in (machine, with_memory(machine, integrated=True)):
             where = f"{sample.graph} fp32, {'shared' if stands.integrated else 'own'} memory"
 
             def check(
@@ -145,9 +145,3 @@ def _build_dry(bundle: Bundle, settings: PlanSettings) -> Iterator[Row]:
     if importlib.util.find_spec("tensorrt_rtx") is None:
         raise NotHereError("tensorrt_rtx is not installed, which builds without a GPU")
     yield from build(bundle, settings)
-
-
-def _integrated(machine: Machine) -> object:
-    import msgspec
-
-    return msgspec.structs.replace(machine.gpu, integrated=True)

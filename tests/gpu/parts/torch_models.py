@@ -20,18 +20,18 @@ from samclip.errors import SamclipError
 from samclip.runtime.bundles.manifest import Manifest, Preprocessing
 from samclip.runtime.pixels.image import load_image, photo_paths, preprocess
 
-OUTPUT = "image_embeddings"
+PYRAMIDS = ((1,), (1, 2))  # that this project trains; a manifest does not say which
 Pixels = NDArray[np.float32]
 
 
-def random_encoder(model_type: str, size: int) -> Any:
-    """Make an encoder with seeded random weights; raises ConfigError for an unknown type."""
+def random_encoder(model_type: str, size: int, pyramid: tuple[int, ...] = (1,)) -> Any:
+    """Make an encoder with seeded random weights; raises CheckpointError for an unknown type."""
     import torch
 
     from samclip.export.models.merged import build_encoder
 
     torch.manual_seed(0)
-    encoder = build_encoder(model_type, size).eval()
+    encoder = build_encoder(model_type, size, pyramid).eval()
     with torch.no_grad():
         for parameter in encoder.parameters():
             if not parameter.any():
@@ -126,16 +126,18 @@ def torch_reference(
         return None, f"torch has no {precision} form of this encoder"
     if options.dry_run and precision != "fp32":
         return None, "a dry run has FP32 alone"
-    try:
-        torch, device = need_torch(options)
-        encoder = random_encoder(manifest.model_type, manifest.preprocessing.image_size)
-    except (NotHereError, ImportError, SamclipError) as error:
-        return None, f"no torch model of {manifest.model_type!r}: {error}"
-    dtype = getattr(torch, types[precision])
-    encoder = lower(encoder, "bias").to(device, dtype)
-    with torch.inference_mode():
-        found = as_tuple(encoder(torch.from_numpy(pixels).to(device, dtype)))
-    if not shapes <= {tuple(part.shape) for part in found}:
-        return None, f"the torch model of {manifest.model_type!r} has outputs of other shapes"
-    name = f"torch, eager, {precision}"
-    return torch_contender(name, encoder, dtype, pixels, options)[0], ""
+    model_type, size = manifest.model_type, manifest.preprocessing.image_size
+    for pyramid in PYRAMIDS:
+        try:
+            torch, device = need_torch(options)
+            encoder = random_encoder(model_type, size, pyramid)
+        except (NotHereError, ImportError, SamclipError) as error:
+            return None, f"no torch model of {model_type!r}: {error}"
+        dtype = getattr(torch, types[precision])
+        encoder = lower(encoder, "bias").to(device, dtype)
+        with torch.inference_mode():
+            found = as_tuple(encoder(torch.from_numpy(pixels).to(device, dtype)))
+        if shapes <= {tuple(part.shape) for part in found}:
+            name = f"torch, eager, {precision}"
+            return torch_contender(name, encoder, dtype, pixels, options)[0], ""
+    return None, f"the torch model of {model_type!r} has outputs of other shapes"

@@ -1,0 +1,103 @@
+"""The whole dry run, in processes that can import only what the borrowed machine has."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent
+ROOT = FOLDER.parents[1]
+
+# Imported by each Python process that starts: of what is installed here, it hides all that the
+# machine lacks, and samclip too, which is not installed there.
+BLOCKER = """
+import importlib.machinery, sys
+
+ALLOWED = frozenset({allowed!r}) | sys.stdlib_module_names
+TREE = {tree!r}
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if path is not None or name in ALLOWED:
+            return None
+        if name in ("samclip", "tools") or name.startswith("__editable__"):
+            found = importlib.machinery.PathFinder.find_spec(name, sys.path)
+            if found is not None and str(found.origin).startswith(TREE):
+                return found
+        elif importlib.machinery.PathFinder.find_spec(name, [p for p in sys.path if p.startswith(TREE)]):
+            return None
+        raise ModuleNotFoundError(f"No module named {{name!r}}: it is not on that machine", name=name)
+
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+@pytest.fixture
+def variables(tmp_path: Path) -> dict[str, str]:
+    """The variables of a process without the tests' own paths and with the blocker."""
+    spec = importlib.util.spec_from_file_location("borrowed", FOLDER / "borrowed_machine.py")
+    assert spec is not None
+    assert spec.loader is not None
+    borrowed = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(borrowed)
+    site = tmp_path / "hidden"
+    site.mkdir()
+    text = BLOCKER.format(allowed=sorted(borrowed.MODULES), tree=str(ROOT))
+    (site / "sitecustomize.py").write_text(text)
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "PYTHONPATH": f"{site}{os.pathsep}{sysconfig.get_path('purelib')}",
+        "SAMCLIP_CACHE_DIR": str(tmp_path / "cache"),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"),
+    }
+
+
+def test_what_the_machine_lacks_is_hidden(variables: dict[str, str], tmp_path: Path) -> None:
+    for name in ("pydantic", "segment_anything", "openvino", "open_clip", "samclip"):
+        done = subprocess.run(
+            [sys.executable, "-c", f"import {name}"],
+            env=variables,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "it is not on that machine" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_whole_dry_run(lite2_bundle: Path, variables: dict[str, str], tmp_path: Path) -> None:
+    command = [sys.executable, str(FOLDER / "check_gpu.py"), "--dry-run"]
+    command += ["--bundle", str(lite2_bundle), "--output", "out"]
+    done = subprocess.run(
+        command, env=variables, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    states = json.loads((tmp_path / "out" / "report.json").read_text())["parts"]
+    assert states == dict.fromkeys(
+        [
+            "libraries",
+            "cuda-layer",
+            "ceilings",
+            "encoders",
+            "ort-cuda",
+            "gates-cuda",
+            "tensorrt",
+            "gates-tensorrt",
+            "tensorrt-rtx",
+            "gates-tensorrt-rtx",
+        ],
+        "passed",
+    ), done.stdout
+    assert done.returncode == 0
+    rows = json.loads((tmp_path / "out" / "part-libraries.json").read_text())["rows"]
+    assert {row["what"]: row["value"] for row in rows}["samclip"] == str(ROOT / "samclip")
+    rows = json.loads((tmp_path / "out" / "part-tensorrt-rtx.json").read_text())["rows"]
+    assert any(row["what"].endswith(": build, size") and row["value"] > 0 for row in rows)
