@@ -38,7 +38,7 @@ NEEDED = ("fp16", "int8")
 BACKENDS = ("cuda", "tensorrt-rtx")
 # Not needed to run graphs: providers of other libraries, tools and converters.
 LEFT_OUT = ("providers_tensorrt", "/transformers/", "/tools/", "/quantization/", "/datasets/")
-FILTERS = [{"id": lzma.FILTER_X86}, {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
+FILTERS = [{"id": lzma.FILTER_X86}, {"id": lzma.FILTER_LZMA2, "preset": 9}]
 UNPACKING = 45  # seconds of a call
 WHEELS, ORT, RTX, BUNDLE = "wheels", "onnxruntime", "tensorrt-rtx", "bundle"
 
