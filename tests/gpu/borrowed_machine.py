@@ -10,7 +10,7 @@ ARCHITECTURE = 90  # the H200's: sm_90
 PYTHON = "3.12"
 CALL_BYTES = 64 * 2**20  # of the checkout and all that is carried, in one call
 CALL_SECONDS = 600
-SITE = "/tmp/site"  # there: outside the checkout, so that it stays between calls
+SITE = "$HOME/site"  # there, for a shell: outside the checkout, so that it stays between calls
 
 # pip matches these exactly.
 PLATFORMS = tuple(f"manylinux_2_{minor}_x86_64" for minor in (17, 24, 27, 28, 34, 35))

@@ -2,7 +2,7 @@
 
     python tests/gpu/check_gpu.py --bundle BUNDLE --output gpu-results --limit 540
 
-Nothing is installed: the tree that this file is in is used. Each part runs in a process of its own
+Nothing is installed: the tree that this file is in is used. Each part runs in a separate process
 with a limit, and its file in the output folder is whole after each row, so that a call which is
 killed keeps what it found; `--resume` goes on from there. The exit code is 1 if anything failed or
 was not finished. `--dry-run` goes through every part on the CPU with stand-ins for the GPU: that

@@ -1,4 +1,4 @@
-"""Parts in processes of their own, each with a limit; whatever ends one, its rows stay."""
+"""Parts in separate processes, each with a limit; whatever ends one, its rows stay."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def start_part(
     """Run a part in a process, end it at its limit, and read the rows that it left."""
     part_file(folder, name).unlink(missing_ok=True)
     begun = time.monotonic()
-    # A process group of its own, so that processes of the part end with it; no new session: those
+    # A separate process group, so that processes of the part end with it; no new session: those
     # outlive a call on a borrowed machine.
     process = subprocess.Popen(command, env=variables, preexec_fn=os.setpgrp)  # noqa: PLW1509
     try:

@@ -1,6 +1,6 @@
 """On the machine with the GPU: what prepare.py packed, unpacked into a folder of packages.
 
-    python3 tests/gpu/unpack.py .gpu/wheels .gpu/onnxruntime --site /tmp/site
+    python3 tests/gpu/unpack.py .gpu/wheels .gpu/onnxruntime --site $HOME/site
 
 Standard library only. Wheels are unzipped, not installed. ONNX Runtime looks for CUDA's libraries
 in the folder `nvidia` next to its own, so torch's is linked there.

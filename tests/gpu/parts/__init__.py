@@ -1,1 +1,1 @@
-"""The parts of the GPU check: each a function from options to rows, run in a process of its own."""
+"""The parts of the GPU check: each a function from options to rows, run in a separate process."""
