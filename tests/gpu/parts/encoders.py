@@ -7,6 +7,7 @@ in BF16.
 
 from __future__ import annotations
 
+import copy
 import time
 from argparse import Namespace
 from collections.abc import Iterator
@@ -66,11 +67,10 @@ def check_encoders(options: Namespace) -> Iterator[Row]:
     torch, device = need_torch(options)
     size = DRY_SIZE if options.dry_run else SIZE
     pixels = photos(options, 8, Preprocessing(image_size=size, **PIXELS))
-    exact = random_encoder("vit_b", size).to(device)
+    exact = random_encoder("vit_b", size)
     with torch.inference_mode():
-        truth = as_tuple(exact(torch.from_numpy(pixels[:1]).to(device)))[-1].float().cpu().numpy()
-    state = {name: value.cpu() for name, value in exact.state_dict().items()}
-    del exact
+        image = torch.from_numpy(pixels[:1]).to(device)
+        truth = as_tuple(copy.deepcopy(exact).to(device)(image))[-1].cpu().numpy()
     deadline = options.begun + options.seconds
     references: dict[int, Contender] = {}
     for form in DRY_FORMS if options.dry_run else FORMS:
@@ -80,14 +80,14 @@ def check_encoders(options: Namespace) -> Iterator[Row]:
             continue
 
         def check(form: Form = form) -> Iterator[Row]:
-            yield from _check_form(form, state, pixels, truth, references, options)
+            yield from _check_form(form, exact, pixels, truth, references, options)
 
         yield from attempt(str(form), check)
 
 
 def _check_form(
     form: Form,
-    state: dict[str, Any],
+    exact: Any,
     pixels: Any,
     truth: Any,
     references: dict[int, Contender],
@@ -97,9 +97,7 @@ def _check_form(
     on_gpu = device.type == "cuda"
     begun = time.monotonic()
     dtype = getattr(torch, TYPES[form.precision])
-    encoder = random_encoder("vit_b", pixels.shape[-1])
-    encoder.load_state_dict(state)
-    encoder = lower(encoder, form.lowering).to(device, dtype)
+    encoder = lower(copy.deepcopy(exact), form.lowering).to(device, dtype)
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     forward = torch.compile(encoder) if form.compiled else encoder

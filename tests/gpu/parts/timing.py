@@ -104,7 +104,7 @@ def compare_times(
         base = None if reference is None else reference.runs().get(kind)
         times = race([run] if base is None else [run, base], options, torch)
         ours = [taken / contender.images for taken in times[0]]
-        cuts = statistics.quantiles(ours, n=10)
+        cuts = statistics.quantiles(ours, n=10, method="inclusive")
         what = f"{where}: {kind}"
         yield Row(what, statistics.median(ours), "ms/img", low=cuts[0], high=cuts[-1])
         if not why_none and reference is None:
