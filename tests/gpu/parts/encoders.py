@@ -59,7 +59,7 @@ FORMS = (
     Form("flex", "bf16", compiled=True, batch=8),
     Form("flex", "fp16", compiled=True),
 )
-DRY_FORMS = (Form("bias", "fp32"), Form("fold", "fp32"), Form("flex", "fp32", batch=2))
+DRY_FORMS = (Form("bias", "fp32"), Form("fold", "fp32"), Form("flex", "fp32"))
 
 
 def check_encoders(options: Namespace) -> Iterator[Row]:
