@@ -1,149 +1,160 @@
-"""All that can only be checked on a machine with an NVIDIA GPU, in one call.
+"""All that can only be checked on a machine with an NVIDIA GPU.
 
-    python tests/gpu/check_gpu.py --bundle samclip-tiny --checkpoint merged.safetensors \
-        --output gpu.json
+    python tests/gpu/check_gpu.py --bundle BUNDLE --output gpu-results --limit 540
 
-Each part runs in a separate process, so that one that crashes or hangs loses nothing of the
-others; their figures are written as soon as they are there. Ends with a table, and with exit code
-1 when anything failed. Parts whose libraries are missing are skipped, and say so. `--dry-run` goes
-through all of it on the CPU: it proves that the script runs, and nothing about a GPU.
+Nothing is installed: the tree that this file is in is used. Each part runs in a separate process
+with a limit, and its file in the output folder is whole after each row, so that a call which is
+killed keeps what it found; `--resume` goes on from there. The exit code is 1 if anything failed or
+was not finished. `--dry-run` goes through every part on the CPU with stand-ins for the GPU: that
+proves that the script runs, and nothing about a GPU. docs/gpu.md describes the parts.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
+import importlib
+import os
 import sys
-import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from gpu_report import FAILED, SKIPPED, PartResult, Row, Skip, table
+FOLDER = Path(__file__).resolve().parent
+for place in (FOLDER, FOLDER.parents[1]):
+    if str(place) not in sys.path:
+        sys.path.insert(0, str(place))
 
-GATES = "gates-"
-PARTS = (
-    "libraries",
-    "torch-half",
-    "encoders",
-    "ort-cuda",
-    "tensorrt",
-    "tensorrt-rtx",
-    *(f"{GATES}{backend}" for backend in ("cuda", "tensorrt", "tensorrt-rtx")),
+from processes import environment, run_part, start_part  # noqa: E402
+from report import (  # noqa: E402
+    FAILED,
+    NOT_RUN,
+    PASSED,
+    UNFINISHED,
+    PartResult,
+    Row,
+    part_file,
+    read_parts,
+    table,
+    write_json,
 )
 
-
-def part_function(name: str) -> Callable[[argparse.Namespace], Iterator[Row]]:
-    """Import a part only in the process that runs it."""
-    if name == "libraries":
-        from gpu_libraries import check_libraries as check
-    elif name == "torch-half":
-        from gpu_half import check_torch_half as check
-    elif name == "encoders":
-        from gpu_encoders import check_encoders as check
-    elif name == "ort-cuda":
-        from gpu_engines import check_ort_cuda as check
-    elif name.startswith(GATES):
-        from gpu_gates import check_gates
-
-        check = check_gates(name.removeprefix(GATES))
-    elif name == "tensorrt":
-        from gpu_tensorrt import check_tensorrt as check
-    else:
-        from gpu_tensorrt import check_tensorrt_rtx as check
-    return check
+# A part's module and function in `parts`, what the function is given, and its limit in seconds.
+PARTS: dict[str, tuple[str, str, tuple[str, ...], float]] = {
+    "libraries": ("libraries", "check_libraries", (), 60),
+    "cuda-layer": ("cuda_layer", "check_cuda_layer", (), 60),
+    "ceilings": ("ceilings", "check_ceilings", (), 60),
+    "encoders": ("encoders", "check_encoders", (), 430),
+    "ort-cuda": ("ort_cuda", "check_ort_cuda", (), 240),
+    "gates-cuda": ("gates", "check_gates", ("cuda",), 280),
+    "tensorrt": ("plans", "check_plans", ("tensorrt",), 1800),
+    "gates-tensorrt": ("gates", "check_gates", ("tensorrt",), 1800),
+    "tensorrt-rtx": ("plans", "check_plans", ("tensorrt-rtx",), 400),
+    "gates-tensorrt-rtx": ("gates", "check_gates", ("tensorrt-rtx",), 280),
+}
+LEAST = 10.0  # seconds: with less left no part is started
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
-    add("--bundle", help="a bundle's folder or name; default: samclip-tiny")
-    add("--checkpoint", type=Path, help="a merged checkpoint, for torch's half precision")
-    add("--photos", type=Path, help="a folder of photos; default: those of the package")
-    add("--most-photos", type=int, default=4, help="photos for torch's half precision")
+    add("--bundle", help="a bundle's folder or name, with FP16 and INT8; default: samclip-tiny")
+    add("--photos", type=Path, help="a folder of photos; default: those of the tree")
+    add("--site", type=Path, help="a folder of packages, filled by tests/gpu/unpack.py")
+    add("--parts", nargs="*", choices=PARTS, default=list(PARTS), metavar="PART")
+    add("--limit", type=float, help="seconds for the whole call; parts also have limits each")
+    add("--must-run", action="store_true", help="what is missing here is a failure")
+    add("--resume", action="store_true", help="keep parts that the output has passed already")
+    add("--output", type=Path, default=Path("gpu-results"), help="a folder")
+    add("--table", type=Path, nargs="+", metavar="FOLDER", help="only print what these hold")
     add("--graphs", nargs="*", help="only these graphs of the bundle")
-    add("--parts", nargs="*", choices=PARTS, default=PARTS)
     add("--calls", type=int, default=1000, help="calls for the growth of device memory")
     add("--device", type=int, default=0)
-    add("--timeout", type=float, default=1800, help="seconds for each part")
-    add("--output", type=Path, default=Path("gpu.json"))
     add("--dry-run", action="store_true", help="on the CPU, with little of everything")
     add("--run-part", choices=PARTS, help=argparse.SUPPRESS)
-    return parser.parse_args(arguments)
+    add("--seconds", type=float, default=60, help=argparse.SUPPRESS)  # the part's, within its limit
+    options = parser.parse_args(arguments)
+    options.begun = time.monotonic()
+    return options
 
 
-def run_part(options: argparse.Namespace) -> None:
-    """In a separate process: run one part, saving each figure as it comes."""
-    result, begun = PartResult(options.run_part), time.monotonic()
-    try:
-        for row in part_function(options.run_part)(options):
-            result.rows.append(row)
-            print(f"  {row.state:8} {row.what}: {row.value} {row.unit}", flush=True)
-            _save(result, begun, options.output)
-    except Skip as reason:
-        result.state, result.note = SKIPPED, str(reason)
-    except Exception:
-        result.state, result.error = FAILED, traceback.format_exc()
-    result.settle()
-    _save(result, begun, options.output)
-
-
-def _save(result: PartResult, begun: float, path: Path) -> None:
-    result.seconds = round(time.monotonic() - begun, 1)
-    result.save(path)
-
-
-def start_part(name: str, arguments: list[str], options: argparse.Namespace) -> PartResult:
-    """Run a part in a process, and read what it left, however it ended."""
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "part.json"
-        command = [
-            sys.executable,
-            __file__,
-            *arguments,
-            "--run-part",
-            name,
-            "--output",
-            str(output),
-        ]
-        try:
-            code = subprocess.run(command, timeout=options.timeout, check=False).returncode
-            ending = f"the process ended with code {code}"
-        except subprocess.TimeoutExpired:
-            code, ending = 1, f"not done after {options.timeout:.0f} s"
-        result = PartResult.from_file(output) if output.exists() else PartResult(name)
-    if code:
-        result.state, result.error = FAILED, f"{result.error}\n{ending}"
-    return result
+def part_function(name: str) -> Callable[[argparse.Namespace], Iterator[Row]]:
+    """Import a part, in the process that runs it alone."""
+    module, function, given, _ = PARTS[name]
+    check: Callable[..., Iterator[Row]] = getattr(
+        importlib.import_module(f"parts.{module}"), function
+    )
+    return partial(check, *given)
 
 
 def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     options = parse(given)
+    if options.table:
+        return _conclude(read_parts(options.table), options)
+    options.output.mkdir(parents=True, exist_ok=True)
     if options.run_part:
-        run_part(options)
-        return 0
+        run_part(
+            options.run_part, partial(part_function, options.run_part), options, options.output
+        )
+        return 0  # the file has the state
     results: list[PartResult] = []
     for number, name in enumerate(options.parts, 1):
         print(f"[{number}/{len(options.parts)}] {name}", flush=True)
-        results.append(start_part(name, given, options))
-        report = {
-            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "command": ["tests/gpu/check_gpu.py", *given],
-            "dry_run": options.dry_run,
-            "parts": [result.to_dict() for result in results],
-        }
-        options.output.write_text(json.dumps(report, indent=1) + "\n")
+        results.append(_former(name, options) or _run(name, given, options))
+        _save_report(given, results, options)
+    return _conclude(results, options)
+
+
+def _former(name: str, options: argparse.Namespace) -> PartResult | None:
+    """Return the result of a call before, where it has passed and this call resumes that one."""
+    path = part_file(options.output, name)
+    if not options.resume or not path.exists():
+        return None
+    found = PartResult.from_file(path)
+    kept = (PASSED,) if options.must_run else (PASSED, NOT_RUN)
+    return found if found.state in kept else None
+
+
+def _run(name: str, given: list[str], options: argparse.Namespace) -> PartResult:
+    limit = PARTS[name][-1]
+    if options.limit is not None:
+        left = options.limit - (time.monotonic() - options.begun)
+        if left < LEAST:
+            result = PartResult(name, UNFINISHED, note=f"no time left in {options.limit:.0f} s")
+            result.save(options.output)
+            return result
+        limit = min(limit, left - LEAST / 2)
+    command = [sys.executable, str(FOLDER / "check_gpu.py"), *given]
+    command += ["--run-part", name, "--seconds", str(limit)]
+    variables = environment(options.site, options.dry_run)
+    return start_part(name, command, options.output, limit, variables)
+
+
+def _save_report(given: list[str], results: list[PartResult], options: argparse.Namespace) -> None:
+    content: dict[str, Any] = {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": ["tests/gpu/check_gpu.py", *given],
+        "dry_run": options.dry_run,
+        "parts": {result.name: result.state for result in results},
+    }
+    write_json(options.output / "report.json", content)
+
+
+def _conclude(results: list[PartResult], options: argparse.Namespace) -> int:
     print(table(results))
-    failed = [result.name for result in results if result.state == FAILED]
-    print(f"\n{'FAILED: ' + ', '.join(failed) if failed else 'nothing failed'}; {options.output}")
+    wrong = [result.name for result in results if result.state in (FAILED, UNFINISHED)]
+    missing = [result.name for result in results if result.state == NOT_RUN]
+    print(f"\n{'FAILED or unfinished: ' + ', '.join(wrong) if wrong else 'nothing failed'}")
+    if missing:
+        print(f"not run: {', '.join(missing)}")
     if options.dry_run:
         print("This was a dry run on the CPU: it says nothing about a GPU.")
-    return 1 if failed else 0
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")
     sys.exit(main())

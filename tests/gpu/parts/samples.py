@@ -1,30 +1,26 @@
-"""A bundle's graphs on the GPU's backends against FP32 on the CPU: accuracy and time."""
+"""A bundle's graphs with inputs from a real photo, and FP32's answers on the CPU."""
 
 from __future__ import annotations
 
-import statistics
-import time
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from gpu_half import compare
-from gpu_report import Row, Skip
 from numpy.typing import NDArray
+from report import Row
 
-from samclip.engines.base import Engine, EngineOptions
-from samclip.engines.registry import get_backend
+from samclip.engines.base import EngineOptions
+from samclip.engines.onnxruntime.backend import CPU
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.home import find_bundle
 from samclip.runtime.bundles.manifest import Graphs
-from samclip.runtime.pixels.image import load_image, preprocess
+from samclip.runtime.pixels.image import load_image, photo_paths, preprocess
 
-CPU = "onnxruntime"
+# Cosine of each output with FP32 on the CPU; BF16 is only shown.
 LIMITS = {"fp32": 0.99999, "fp16": 0.9995, "bf16": None, "int8": 0.995, "int8_fp16": 0.995}
-WARM_UP, TIMED = 5, 50
 
 Feeds = dict[str, NDArray[Any]]
 
@@ -38,54 +34,12 @@ class Sample:
     expected: Feeds
 
 
-def check_ort_cuda(options: Namespace) -> Iterator[Row]:
-    """ONNX Runtime's CUDA provider, every variant that it takes."""
-    name = CPU if options.dry_run else "cuda"
-    probe = get_backend(name).probe()
-    if not probe.available:
-        raise Skip(f"{probe.detail}. {probe.remedy}")
-    bundle = open_bundle(options)
-    for sample in samples(bundle, options):
-        described = getattr(bundle.manifest.graphs, sample.graph)
-        for variant in described.variants:
-            if name not in variant.backends:
-                continue
-            source = bundle.source(sample.graph, name, variant.precision)
-            with closing(get_backend(name).load(source, EngineOptions(device=options.device))) as e:
-                yield from judge(f"{sample.graph} {variant.precision} {name}", e, sample, options)
-
-
-def judge(where: str, engine: Engine, sample: Sample, options: Namespace) -> Iterator[Row]:
-    """Accuracy of one engine on one sample, and its median time."""
-    got = {name: tensor.numpy() for name, tensor in engine.run(sample.feeds).items()}
-    precision = where.split()[1]
-    in_order = [got[name] for name in sample.expected]
-    yield from compare(where, sample.expected, in_order, LIMITS[precision])
-    yield Row(
-        f"{where}: median time, transfers included", milliseconds(engine, sample, options), "ms"
-    )
-
-
-def milliseconds(engine: Engine, sample: Sample, options: Namespace) -> float:
-    """The median of many runs with host inputs and outputs, after a warm-up."""
-    times = []
-    for turn in range(2 if options.dry_run else WARM_UP + TIMED):
-        begun = time.perf_counter()
-        for tensor in engine.run(sample.feeds).values():
-            tensor.numpy()
-        if turn >= (0 if options.dry_run else WARM_UP):
-            times.append(1e3 * (time.perf_counter() - begun))
-    return statistics.median(times)
-
-
 def open_bundle(options: Namespace) -> Bundle:
     return Bundle.open(find_bundle(options.bundle))
 
 
 def samples(bundle: Bundle, options: Namespace) -> list[Sample]:
-    """One sample for each graph of the bundle, from a real photo, by FP32 on the CPU."""
-    from samclip.runtime.pixels.image import photo_paths
-
+    """Return one sample for each graph of the bundle that is asked for."""
     photo = photo_paths(options.photos)[0]
     image, letterbox = preprocess(load_image(photo), bundle.manifest.preprocessing)
     found = [_sample(bundle, "encoder", {"image": image})]
@@ -98,14 +52,27 @@ def samples(bundle: Bundle, options: Namespace) -> list[Sample]:
         feeds = {"backbone_features": encoded["backbone_features"], "token_mask": mask}
         found.append(_sample(bundle, "clip_head", feeds))
     if bundle.manifest.graphs.text_encoder is not None:
-        tokens = _tokens(bundle)
-        found.append(_sample(bundle, "text_encoder", {"tokens": tokens}))
+        found.append(_sample(bundle, "text_encoder", {"tokens": _tokens(bundle)}))
     return [one for one in found if one.graph in (options.graphs or Graphs.__struct_fields__)]
 
 
+def compare(
+    where: str, expected: Feeds, got: Mapping[str, Any], limit: float | None
+) -> Iterator[Row]:
+    """Cosine of each output, which is judged, and the largest error by the largest value."""
+    for name, reference in expected.items():
+        value = got[name].numpy()
+        yield Row(f"{where}: {name} finite", int(np.isfinite(value).all()), "", 1)
+        a, b = reference.astype(np.float64).ravel(), value.astype(np.float64).ravel()
+        norm = float(np.linalg.norm(a) * np.linalg.norm(b))
+        yield Row(f"{where}: {name} cosine", float(a @ b) / norm if norm else 0.0, "", limit)
+        worst = float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-30))
+        yield Row(f"{where}: {name} error / largest", worst)
+
+
 def _sample(bundle: Bundle, graph: str, feeds: Feeds) -> Sample:
-    source = bundle.source(graph, CPU, "fp32")
-    with closing(get_backend(CPU).load(source, EngineOptions())) as engine:
+    source = bundle.source(graph, CPU.name, "fp32")
+    with closing(CPU.load(source, EngineOptions())) as engine:
         return Sample(graph, feeds, {k: np.array(v.numpy()) for k, v in engine.run(feeds).items()})
 
 
