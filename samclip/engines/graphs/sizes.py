@@ -46,6 +46,8 @@ DYNAMIC: Mapping[str, tuple[str, ...]] = {
     "low_res_masks": ("regions",),
     "text": ("vocabulary",),
     "image": (),
+    "image_u8": (),
+    "image_size": (),
     "image_embeddings": (),
     "backbone_features": (),
     "token_mask": (),
