@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         ParityRow,
         RegionHead,
         RoundingRow,
+        TensorSpec,
     )
     from samclip.runtime.results.classification import Classification, SemanticMap
     from samclip.runtime.results.masks import Masks
@@ -179,18 +180,23 @@ def _mask_cells(answer: Masks, row: int) -> dict[str, str]:
 
 
 def summary_table(manifest: Manifest) -> Table:
-    """List the model's properties: type, image size, precisions, storage, head, text space."""
+    """List the model's properties: type, inputs, precisions, storage, head, text space."""
     size = manifest.preprocessing.image_size
     variants = [variant for graph in _graphs(manifest).values() for variant in graph.variants]
     properties = {
         "model": manifest.model_type,
         "image size": f"{size} x {size}",
+        "encoder takes": ", ".join(map(_describe_input, manifest.graphs.encoder.inputs)),
         "precision": ", ".join(sorted({variant.precision for variant in variants})),
         "weights": ", ".join(sorted({variant.weights_dtype for variant in variants})),
         "CLIP head": _describe_head(manifest.head),
         "text": _describe_text(manifest),
     }
     return text_table(("property", "value"), properties.items())
+
+
+def _describe_input(spec: TensorSpec) -> str:
+    return f"{spec.name} {spec.dtype} {'x'.join(map(str, spec.shape))}"
 
 
 def _describe_head(head: ClipHead | RegionHead | None) -> str:

@@ -142,6 +142,7 @@ def export_options(given: ExportArguments) -> ExportOptions:
         model_type=given.model_type,
         image_size=given.imgsz,
         head_pool=given.head_pool,
+        uint8_input=given.uint8_input,
         quick_gelu=given.quick_gelu,
         opset=given.opset,
         precision=PrecisionOptions(

@@ -206,6 +206,15 @@ class ExportArguments:
             rich_help_panel=_WHAT,
         ),
     ] = None
+    uint8_input: Annotated[
+        bool,
+        typer.Option(
+            "--uint8-input",
+            help="Let the encoder take uint8 pixels and normalise them in its graph: a quarter of "
+            "the bytes to a GPU, and no floats on the host.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = False
     labels: Annotated[
         Path | None,
         typer.Option(

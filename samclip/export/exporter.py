@@ -20,6 +20,7 @@ from samclip.export.naming_head import untrained_note
 from samclip.export.options import ExportOptions
 from samclip.export.plan import ExportPlan, ReductionPlan, plan_export, require_place
 from samclip.export.text_part import bundle_text, text_encoder_graph, text_samples
+from samclip.export.uint8_input import with_uint8_input
 from samclip.export.verification import GraphPair, Proof, Sample, verify
 from samclip.export.weight_storage import store_weights
 from samclip.progress import SILENT, Progress
@@ -90,6 +91,8 @@ def _export_in_fp32(plan: ExportPlan, progress: Progress) -> _Draft:
     options = plan.options
     with progress.stage("reading checkpoints"):
         model = read_model(options)
+    if options.uint8_input:
+        model = with_uint8_input(model)
     text, texts = bundle_text(model.text, model.templates, plan, progress)
     graphs = write_graphs(model, options, progress)
     pairs = [GraphPair(files, _store(files, options)) for files in graphs]

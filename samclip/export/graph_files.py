@@ -31,6 +31,7 @@ DTYPES = {
     ir.DataType.FLOAT16: "float16",
     ir.DataType.INT64: "int64",
     ir.DataType.INT32: "int32",
+    ir.DataType.UINT8: "uint8",
     ir.DataType.BOOL: "bool",
     ir.DataType.UINT8: "uint8",
 }
@@ -201,13 +202,13 @@ def _const_value(value: ir.Value) -> ir.TensorProtocol:
 def _shared_name(name: str, array: Array, names: dict[str, str], arrays: dict[str, Array]) -> str:
     """Return the name of a content, choosing one if it is new: a parameter's own, if that is free.
 
-    The exporter's constants, whose names have no dots, are named by a hash of their content.
+    The exporter's constants, whose names have no dots, are named by a hash of their type, shape and
+    content: the same numbers may be there in two shapes.
     """
-    digest = hashlib.sha256(array.tobytes()).hexdigest()
-    key = f"{array.dtype}{array.shape}{digest}"
+    key = hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.tobytes()).hexdigest()
     if key not in names:
         wanted = name if "." in name else "constant"
         free = wanted != "constant" and wanted not in arrays
-        names[key] = wanted if free else f"{wanted}.{digest[:16]}"
+        names[key] = wanted if free else f"{wanted}.{key[:16]}"
         arrays[names[key]] = array
     return names[key]

@@ -82,8 +82,9 @@ class ExportOptions:
     to FP32, `weights_dtype` the storage of their weights; `attention` the lowerings to write, which
     share one weights file; `templates` a known set's name, or the templates themselves, to use by
     default; `mask_upscaler`: write the graph that makes whole masks on the device;
-    `sam2clip_checkpoint` and `clip2sam_checkpoint` the published parts of an
-    Open-Vocabulary SAM; `labels` names to embed into the bundle; `photos` a folder to verify on.
+    `sam2clip_checkpoint` and `clip2sam_checkpoint` the published parts of an Open-Vocabulary SAM;
+    `labels` names to embed into the bundle; `photos` a folder to verify on; `uint8_input` has the
+    encoder take the resized photo as it is, and normalise it in the graph.
     """
 
     checkpoint: Path
@@ -95,6 +96,7 @@ class ExportOptions:
     model_type: str | None = None
     image_size: int | None = None
     head_pool: int | None = None
+    uint8_input: bool = False
     quick_gelu: bool | None = None
     opset: int = DEFAULT_OPSET
     precision: PrecisionOptions = PrecisionOptions()

@@ -43,13 +43,12 @@ from samclip.runtime.bundles.manifest import Manifest
 from samclip.runtime.bundles.signature import chosen_public_key
 from samclip.runtime.engine_pool import EnginePool
 from samclip.runtime.features import Features
+from samclip.runtime.pixels.encoder_input import EncoderFeeds, EncoderInput
 from samclip.runtime.pixels.image import (
     DEFAULT_MAX_PIXELS,
     Letterbox,
     check_max_pixels,
     load_image,
-    normalise,
-    preprocess,
 )
 from samclip.runtime.pixels.mask_ops import MASK_THRESHOLD
 from samclip.runtime.scene import Namer, Scene, Templates
@@ -75,7 +74,7 @@ MAX_TIMEOUT = 1e6  # seconds
 _logger = logging.getLogger("samclip")
 Image = TypeVar("Image")
 Answer = TypeVar("Answer")
-Prepared = tuple[NDArray[np.uint8], NDArray[np.float32], Letterbox]
+Prepared = tuple[NDArray[np.uint8], EncoderFeeds, Letterbox]
 
 
 @as_memory_error
@@ -366,14 +365,19 @@ class Model:
         `original_size`: (h, w) before. For `SamPredictor.set_torch_image`; `encode` resizes.
         Raises ImageError for other sizes, ClosedError, EngineRunError.
         """
-        pixels = self.manifest.preprocessing
-        letterbox = Letterbox.fit(original_size, pixels.image_size)
+        letterbox = Letterbox.fit(original_size, self.manifest.preprocessing.image_size)
         if resized.shape != (*letterbox.input_size, 3):
             raise ImageError(
                 f"a resized image must be {letterbox.input_size} x 3 for an original of (h, w) = "
                 f"{original_size}; got {resized.shape}. Resize it by transform.apply_image."
             )
-        return self._run_encoder(normalise(resized, pixels), letterbox)
+        return self._run_encoder(self._encoder_input.place(resized), letterbox)
+
+    @cached_property
+    def _encoder_input(self) -> EncoderInput:
+        """The form in which the encoder takes images; ManifestError for one that is unknown."""
+        manifest = self.manifest
+        return EncoderInput.declared(manifest.graphs.encoder.inputs, manifest.preprocessing)
 
     @cached_property
     def _text_space(self) -> str:
@@ -397,7 +401,7 @@ class Model:
         if isinstance(given, np.ndarray) and np.may_share_memory(pixels, given):
             pixels = pixels.copy()  # the scene must not change with the caller's array
         pixels.flags.writeable = False
-        return pixels, *preprocess(pixels, self.manifest.preprocessing)
+        return pixels, *self._encoder_input.feeds(pixels)
 
     def _taken(self, image: Any) -> NDArray[np.generic]:
         """Return an array of another library on the host: a view of it, or the GPU's copied."""
@@ -419,9 +423,9 @@ class Model:
 
     @as_memory_error
     def _encode_prepared(self, prepared: Prepared) -> Scene:
-        image, tensor, letterbox = prepared
+        image, feeds, letterbox = prepared
         return Scene(
-            features=self._run_encoder(tensor, letterbox),
+            features=self._run_encoder(feeds, letterbox),
             image=image,
             get_vocabulary=self.vocabulary,
             encode=self._encode_crop,
@@ -429,10 +433,10 @@ class Model:
         )
 
     def _encode_crop(self, crop: NDArray[np.uint8]) -> Features:
-        return self._run_encoder(*preprocess(crop, self.manifest.preprocessing))
+        return self._run_encoder(*self._encoder_input.feeds(crop))
 
-    def _run_encoder(self, tensor: NDArray[np.float32], letterbox: Letterbox) -> Features:
-        encoded = self._pool.run("encoder", {"image": tensor})
+    def _run_encoder(self, feeds: EncoderFeeds, letterbox: Letterbox) -> Features:
+        encoded = self._pool.run("encoder", feeds)
         with self._counting:
             self._passes += 1
         return Features(self._pool, letterbox, encoded)

@@ -38,7 +38,9 @@ from samclip.export.precision.keep import DEFAULT_KEEP
 from samclip.export.precision.layers import find_layers
 from samclip.export.precision.quantise import quantise
 from samclip.export.text_part import text_encoder_graph
+from samclip.export.uint8_input import uint8_spec
 from samclip.export.weight_storage import store_weights
+from samclip.runtime.bundles.manifest import Preprocessing
 
 SIZE = 256
 LOWERINGS: tuple[Lowering, ...] = ("bias", "fold", "chunk", "wide", "fused")
@@ -57,6 +59,15 @@ def merged_plans(model: MergedModel) -> list[Plan]:
         LoweredGraph("clip_head", lambda form: clip_head_spec(model, form)),
         PlainGraph("mask_decoder", lambda: mask_decoder_spec(model)),
     ]
+
+
+def uint8_plan(encoder: Plan) -> Plan:
+    """The graph of an encoder, with its input in uint8."""
+    assert isinstance(encoder, LoweredGraph)
+    pixels = Preprocessing(
+        image_size=SIZE, mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)
+    )
+    return LoweredGraph("encoder", lambda form: uint8_spec(encoder.spec(form), pixels))
 
 
 def ovsam_plans(with_convnext: bool) -> list[Plan]:
@@ -87,6 +98,7 @@ FAMILIES: dict[str, Callable[[], list[Plan]]] = {
     "vit_t": lambda: merged_plans(merged("vit_t")),
     "vit_t_pool": lambda: merged_plans(merged("vit_t", head_pool=2))[1:2],
     "vit": lambda: merged_plans(small_vit()),
+    "vit_uint8": lambda: [uint8_plan(merged_plans(small_vit())[0])],
     "lite2": lambda: merged_plans(merged("lite2")),
     "lite2_pyramid": lambda: merged_plans(merged("lite2", pyramid=(1, 2)))[:2],
     "ovsam": lambda: ovsam_plans(with_convnext=False),

@@ -36,6 +36,7 @@ from samclip.runtime.bundles.manifest import (
     Manifest,
     Preprocessing,
     Provenance,
+    TensorSpec,
     Text,
     Variant,
 )
@@ -159,12 +160,15 @@ class FakeBackend:
         return self.engines[source.name]
 
 
-def _graph(*precisions: str) -> Graph:
+IMAGE = TensorSpec(name="image", dtype="float32", shape=(1, 3, IMAGE_SIZE, IMAGE_SIZE))
+
+
+def _graph(*precisions: str, inputs: tuple[TensorSpec, ...] = ()) -> Graph:
     variants = tuple(
         Variant(file=f"{p}.onnx", precision=p, opset=18, backends=("fake",))  # type: ignore[arg-type]
         for p in precisions or ("fp32",)
     )
-    return Graph(inputs=(), outputs=(), variants=variants)
+    return Graph(inputs=inputs, outputs=(), variants=variants)
 
 
 def fake_manifest(*, trained: bool = True, clip: bool = True, text: bool = True) -> Manifest:
@@ -175,7 +179,7 @@ def fake_manifest(*, trained: bool = True, clip: bool = True, text: bool = True)
             image_size=IMAGE_SIZE, mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0)
         ),
         graphs=Graphs(
-            encoder=_graph("fp32", "fp16"),
+            encoder=_graph("fp32", "fp16", inputs=(IMAGE,)),
             mask_decoder=_graph(),
             clip_head=_graph() if clip else None,
         ),

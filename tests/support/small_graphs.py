@@ -9,7 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
 
-from samclip.export.graph_files import GraphFiles, externalise
+from samclip.export.graph_files import DTYPES, GraphFiles, externalise
 from samclip.runtime.bundles.manifest import Graph, TensorSpec, Variant
 
 Shapes = Mapping[str, tuple[int | str, ...]]
@@ -45,6 +45,14 @@ def graph_files(name: str, *models: ir.Model) -> GraphFiles:
         Variant(file=file, weights=location, opset=OPSET, backends=("onnxruntime",))
         for file in graphs
     )
-    specs = (TensorSpec(name="x", dtype="float32", shape=("n",)),)  # nobody looks
-    graph = Graph(inputs=specs, outputs=specs, variants=variants)
+    ports = (models[0].graph.inputs, models[0].graph.outputs)
+    inputs, outputs = (tuple(map(_spec, values)) for values in ports)
+    graph = Graph(inputs=inputs, outputs=outputs, variants=variants)
     return GraphFiles(name, graph, {**graphs, location: weights})
+
+
+def _spec(value: ir.Value) -> TensorSpec:
+    assert value.shape is not None
+    assert value.dtype is not None
+    shape = tuple(d if isinstance(d, int) else str(d) for d in value.shape)
+    return TensorSpec(name=str(value.name), dtype=DTYPES[value.dtype], shape=shape)  # type: ignore[arg-type]

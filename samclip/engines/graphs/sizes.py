@@ -52,6 +52,8 @@ DYNAMIC: Mapping[str, tuple[str, ...]] = {
     "rows": ("height",),
     "columns": ("width",),
     "image": (),
+    "image_u8": (),
+    "image_size": (),
     "image_embeddings": (),
     "backbone_features": (),
     "token_mask": (),

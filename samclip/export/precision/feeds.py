@@ -17,8 +17,8 @@ from samclip.engines.onnxruntime.backend import CPU
 from samclip.export.precision.draft_bundle import DraftBundle, reference_model
 from samclip.export.precision.gate_tasks import fixed_regions, gate_vocabulary
 from samclip.progress import Progress
-from samclip.runtime.bundles.manifest import Preprocessing
-from samclip.runtime.pixels.image import load_image, preprocess
+from samclip.runtime.pixels.encoder_input import EncoderInput
+from samclip.runtime.pixels.image import load_image
 
 Array = NDArray[np.generic]
 Feeds = Mapping[str, Array]
@@ -29,14 +29,14 @@ class PhotoFeeds:
     """The encoder's inputs, each computed from its photo during iteration."""
 
     photos: tuple[Path, ...]
-    pixels: Preprocessing
+    form: EncoderInput
 
     def __len__(self) -> int:
         return len(self.photos)
 
     def __iter__(self) -> Iterator[Feeds]:
         for photo in self.photos:
-            yield {"image": preprocess(load_image(photo), self.pixels)[0]}
+            yield self.form.feeds(load_image(photo))[0]
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ def record_feeds(
                 if "clip_roi" in heads and vocabulary is not None:
                     regions = fixed_regions(scene)
                     scene.features.score_regions_by_clip(regions, vocabulary.embeddings)
-    pixels = draft.manifest.preprocessing
-    return {"encoder": PhotoFeeds(tuple(photos), pixels), **{n: f for n, f in heads.items() if f}}
+    form = EncoderInput.declared(graphs.encoder.inputs, draft.manifest.preprocessing)
+    return {"encoder": PhotoFeeds(tuple(photos), form), **{n: f for n, f in heads.items() if f}}
 
 
 @dataclass(frozen=True)

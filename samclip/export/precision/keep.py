@@ -1,18 +1,19 @@
 """The rules by which nodes stay FP32 in half-precision variants: the defaults and `--keep-fp32`.
 
 By default the residual sums stay FP32, whose terms of very different size half precision would
-round away; LayerNormalization and Softmax; and the whole mask decoder, which is small and decides
-on contours. So does the classifier of regions, which is smaller still; and, in CLIP's opinion on
-regions, everything that locates them: RoIAlign, comparisons of corners, masks averaged at the
-centres of cells. In FP16 corners would be up to half a pixel off at 1024 px, and a box could change
-its level of the pyramid.
+round away; LayerNormalization and Softmax; the normalisation of uint8 pixels, because FP16 and BF16
+round numbers up to 255 more coarsely than those around 0 that come out of it; and the whole mask
+decoder, which is small and decides on contours. So does the classifier of regions, which is smaller
+still; and, in CLIP's opinion on regions, everything that locates them: RoIAlign, comparisons of
+corners, masks averaged at the centres of cells. In FP16 corners would be up to half a pixel off at
+1024 px, and a box could change its level of the pyramid.
 
 Rules are one of three reasons for FP32; `fp32_nodes` has them all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -25,6 +26,8 @@ from samclip.runtime.bundles.manifest import Graphs
 GRAPHS = Graphs.__struct_fields__
 ANY = "*"
 RESIDUAL = "residual"  # not an operator: the sums x + f(x) that `residual_sums` finds
+PIXELS = "pixels"  # neither: the normalisation of a uint8 input, which `pixel_nodes` finds
+NORMALISING = frozenset({"Cast", "Transpose", "Sub", "Div"})
 SHAPING = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
 
 
@@ -32,7 +35,8 @@ SHAPING = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", 
 class KeepRule:
     """Keeps the nodes whose operator or name matches `node`, in the graphs that match `graph`.
 
-    Both are patterns with `*` and `?`, and case-sensitive; `node` may also be `residual`.
+    Both are patterns with `*` and `?`, and case-sensitive; `node` may also be `residual` or
+    `pixels`.
     """
 
     graph: str
@@ -86,6 +90,7 @@ class KeepList:
 DEFAULT_KEEP = KeepList(
     (
         KeepRule(ANY, RESIDUAL),
+        KeepRule(ANY, PIXELS),
         KeepRule(ANY, "LayerNormalization"),
         KeepRule(ANY, "Softmax"),
         KeepRule("mask_decoder", ANY),
@@ -118,12 +123,25 @@ def _parse(text: str) -> KeepRule:
 
 
 def _matching(rule: KeepRule, graph: ir.Graph) -> Iterator[str]:
-    if rule.node == RESIDUAL:
-        yield from (str(node.name) for node in residual_sums(graph))
+    if rule.node in FOUND:
+        yield from (str(node.name) for node in FOUND[rule.node](graph))
         return
     for node in graph:
         if fnmatchcase(node.op_type, rule.node) or fnmatchcase(str(node.name), rule.node):
             yield str(node.name)
+
+
+def pixel_nodes(graph: ir.Graph) -> set[ir.Node]:
+    """Find the nodes that cast a uint8 input to floats and normalise it."""
+    found: set[ir.Node] = set()
+    for node in graph:
+        first = node.inputs[0] if node.inputs else None
+        if first is None or node.op_type not in NORMALISING:
+            continue
+        is_pixels = first.is_graph_input() and first.dtype == ir.DataType.UINT8
+        if is_pixels or first.producer() in found:
+            found.add(node)
+    return found
 
 
 def residual_sums(graph: ir.Graph) -> set[ir.Node]:
@@ -170,3 +188,9 @@ def _ancestors(value: ir.Value) -> Iterator[ir.Value]:
                 seen.add(source)
                 waiting.append(source)
                 yield source
+
+
+FOUND: Mapping[str, Callable[[ir.Graph], set[ir.Node]]] = {
+    RESIDUAL: residual_sums,
+    PIXELS: pixel_nodes,
+}

@@ -28,12 +28,13 @@ def checked_photos(
 def check_photo(feeds: Mapping[str, NDArray[np.generic]], place: int) -> None:
     """Raise CalibrationError unless the images among the inputs of a graph look like photos.
 
-    Images are inputs Bx3xHxW; every other floating-point input only has to be finite. `place`
-    counts the feeds from 1.
+    Images are inputs Bx3xHxW of floats, or BxHxWx3 uint8; every other floating-point input only
+    has to be finite. `place` counts the feeds from 1.
     """
-    for name, array in feeds.items():
-        if not np.issubdtype(array.dtype, np.floating):
+    for name, given in feeds.items():
+        if not (given.dtype == np.uint8 or np.issubdtype(given.dtype, np.floating)):
             continue
+        array = given.transpose(0, 3, 1, 2) if given.dtype == np.uint8 else given
         if not np.isfinite(array).all():
             raise CalibrationError(f"{name!r} of calibration feed {place} is not finite")
         if array.ndim == 4 and array.shape[1] == CHANNELS:

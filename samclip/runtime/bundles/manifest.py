@@ -72,7 +72,7 @@ class TensorSpec(Record, frozen=True, kw_only=True):
     """An input or output of a graph; a dimension given as a string is dynamic."""
 
     name: Short
-    dtype: Literal["float32", "float16", "int64", "int32", "bool", "uint8"]
+    dtype: Literal["float32", "float16", "int64", "int32", "uint8", "bool"]
     shape: Annotated[tuple[Dimension | Short, ...], msgspec.Meta(max_length=8)]
 
 

@@ -143,23 +143,37 @@ class InputFormat(Protocol):
 def preprocess(
     image: NDArray[np.uint8], preprocessing: InputFormat
 ) -> tuple[NDArray[np.float32], Letterbox]:
-    """Turn an image, HWC uint8 RGB, into the encoder's input, 1x3xSxS float32.
+    """Turn an image, HWC uint8 RGB, into what torch models take, 1x3xSxS float32.
 
-    The image is resized by Pillow's bilinear filter, as in segment-anything's `ResizeLongestSide`,
-    then normalised, then padded with zeros, as in its `Sam.preprocess`. Raises ImageError.
+    The image is resized, then normalised, then padded with zeros, as in segment-anything's
+    `Sam.preprocess`. For an exported encoder use `EncoderInput`, which knows its form. Raises
+    ImageError.
+    """
+    resized, letterbox = resize_longest_side(image, preprocessing.image_size)
+    return normalise(resized, preprocessing), letterbox
+
+
+def resize_longest_side(
+    image: NDArray[np.uint8], image_size: int
+) -> tuple[NDArray[np.uint8], Letterbox]:
+    """Resize an image, HWC uint8 RGB, so that its longest side is `image_size`: hxwx3.
+
+    By Pillow's bilinear filter, as in segment-anything's `ResizeLongestSide`. Raises ImageError.
     """
     pixels = _check_array(image, image.size)
-    letterbox = Letterbox.fit((pixels.shape[0], pixels.shape[1]), preprocessing.image_size)
+    letterbox = Letterbox.fit((pixels.shape[0], pixels.shape[1]), image_size)
     height, width = letterbox.input_size
     resized = Image.fromarray(pixels).resize((width, height), Resampling.BILINEAR)
-    return normalise(np.asarray(resized, np.float32), preprocessing), letterbox
+    return np.asarray(resized, np.uint8), letterbox
 
 
-def normalise(resized: NDArray[np.float32], preprocessing: InputFormat) -> NDArray[np.float32]:
-    """Turn hxwx3 in [0, 255], already resized, into the encoder's input, 1x3xSxS float32."""
+def normalise(
+    resized: NDArray[np.uint8] | NDArray[np.float32], preprocessing: InputFormat
+) -> NDArray[np.float32]:
+    """Turn hxwx3 in [0, 255], already resized, into what torch models take: 1x3xSxS float32."""
     height, width = resized.shape[:2]
     mean, std = (np.array(v, np.float32) for v in (preprocessing.mean, preprocessing.std))
-    normalised = (resized - mean) / std  # hxwx3
+    normalised = (np.asarray(resized, np.float32) - mean) / std  # hxwx3
     side = preprocessing.image_size
     padded = np.zeros((1, 3, side, side), np.float32)
     padded[0, :, :height, :width] = normalised.transpose(2, 0, 1)

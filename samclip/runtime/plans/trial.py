@@ -26,7 +26,8 @@ from samclip.runtime.assets import in_archive, packaged_photos
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import Graph, Manifest, TensorSpec
 from samclip.runtime.graph_outputs import MASK_STRIDE
-from samclip.runtime.pixels.image import Letterbox, load_image, preprocess
+from samclip.runtime.pixels.encoder_input import EncoderFeeds, EncoderInput, takes_images
+from samclip.runtime.pixels.image import Letterbox, load_image
 from samclip.runtime.text.tokenizer import Tokenizer
 
 PHOTOS = 2
@@ -69,11 +70,13 @@ class Trials:
                 f"plan is then marked as not judged. ({error})"
             ) from error
 
-    def pixels(self) -> Iterator[tuple[_Photo, NDArray[np.float32]]]:
+    def pixels(self) -> Iterator[tuple[_Photo, EncoderFeeds]]:
         """Yield each photo as the encoder takes it."""
+        manifest = self.bundle.manifest
+        form = EncoderInput.declared(manifest.graphs.encoder.inputs, manifest.preprocessing)
         for path in _photo_paths():
-            pixels, letterbox = preprocess(load_image(path), self.bundle.manifest.preprocessing)
-            yield _Photo(path.name, letterbox, {}), pixels
+            feeds, letterbox = form.feeds(load_image(path))
+            yield _Photo(path.name, letterbox, {}), feeds
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
@@ -88,8 +91,8 @@ class Trials:
         """The photos as FP32's encoder sees them."""
         found = []
         with closing(CPU.load(self.reference("encoder"), EngineOptions())) as encoder:
-            for photo, pixels in self.pixels():
-                results = encoder.run({"image": pixels})
+            for photo, feeds in self.pixels():
+                results = encoder.run(feeds)
                 encoded = {name: tensor.numpy() for name, tensor in results.items()}
                 found.append(_Photo(photo.name, photo.letterbox, encoded))
         return tuple(found)
@@ -118,10 +121,8 @@ class _Asker:
     def questions(self, name: str, graph: Graph) -> Iterator[Question]:
         """Yield the questions of a graph, each made when it is due."""
         inputs = {spec.name for spec in graph.inputs}
-        if name == "encoder" and inputs == {"image"}:
-            yield from (
-                Question(photo.name, {"image": pixels}) for photo, pixels in self.trials.pixels()
-            )
+        if name == "encoder" and takes_images(inputs):
+            yield from (Question(photo.name, feeds) for photo, feeds in self.trials.pixels())
             return
         if name == "text_encoder" and inputs == {"tokens"} and self.trials.tokenizer is not None:
             for end in self._ends(graph):
@@ -159,6 +160,8 @@ class _Asker:
             "token_mask": (1, 1, True),
             "tokens": (1, 1000, True),
             "image": (-2, 2, False),
+            "image_u8": (0, 255, True),
+            "image_size": (side, side, True),
         }
         return known.get(name, (-1, 1, False))
 

@@ -16,7 +16,7 @@ pytest.importorskip(
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
-from typed_graphs import full_model, typed_source
+from typed_graphs import full_model, typed_source, uint8_encoder
 
 from samclip.engines.base import GraphSource
 from samclip.engines.plans import build, network
@@ -240,6 +240,23 @@ def test_graphs_of_the_packaged_bundle_build_in_int8(
     assert layers["QUANTIZE"] > 0
     assert layers["DEQUANTIZE"] >= 2 * layers["QUANTIZE"]  # of the activation, of each weight
     assert ("HALF" in parsed[0].types()) == (precision == "int8_fp16")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8_fp16"])
+def test_an_encoder_of_uint8_pixels_builds(
+    precision: str, rtx: Library, parsed: list[Network]
+) -> None:
+    """Both inputs are execution tensors: no shape depends on them."""
+    built = build_one(typed_source("encoder", uint8_encoder(), precision), rtx)
+    assert built.stored.sidecar is not None
+    inputs = {t.name: (t.dtype, t.shape) for t in built.stored.sidecar.tensors if t.mode == "input"}
+    assert inputs == {"image_u8": ("uint8", (1, 64, 64, 3)), "image_size": ("int32", (2,))}
+    assert not any(tensor.is_shape_tensor for tensor in parsed[0].inputs())
+    kinds = Counter(
+        (layer.type.name, layer.get_output(0).dtype.name) for layer in parsed[0].layers()
+    )
+    assert kinds["ELEMENTWISE", "HALF"] == 0  # the normalisation
+    assert kinds["CONVOLUTION", "FLOAT" if precision == "fp32" else "HALF"] == 1
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])

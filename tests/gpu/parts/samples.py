@@ -17,7 +17,8 @@ from samclip.engines.onnxruntime.backend import CPU
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.home import find_bundle
 from samclip.runtime.bundles.manifest import Graphs
-from samclip.runtime.pixels.image import load_image, photo_paths, preprocess
+from samclip.runtime.pixels.encoder_input import EncoderInput
+from samclip.runtime.pixels.image import load_image, photo_paths
 
 # Cosine of each output with FP32 on the CPU; BF16 is only shown.
 LIMITS = {"fp32": 0.99999, "fp16": 0.9995, "bf16": None, "int8": 0.995, "int8_fp16": 0.995}
@@ -41,8 +42,10 @@ def open_bundle(options: Namespace) -> Bundle:
 def samples(bundle: Bundle, options: Namespace) -> list[Sample]:
     """Return one sample for each graph of the bundle that is asked for."""
     photo = photo_paths(options.photos)[0]
-    image, letterbox = preprocess(load_image(photo), bundle.manifest.preprocessing)
-    found = [_sample(bundle, "encoder", {"image": image})]
+    manifest = bundle.manifest
+    form = EncoderInput.declared(manifest.graphs.encoder.inputs, manifest.preprocessing)
+    feeds, letterbox = form.feeds(load_image(photo))
+    found = [_sample(bundle, "encoder", feeds)]
     encoded = found[0].expected
     embeddings = encoded["image_embeddings"]
     found.append(_sample(bundle, "mask_decoder", _prompts(embeddings, letterbox.input_size)))

@@ -88,7 +88,7 @@ def make_noise(inputs: Sequence[MadeInput], seed: int) -> dict[str, Array]:
 def _made(made: MadeInput, raw: np.random.PCG64) -> Array:
     bits = np.atleast_1d(raw.random_raw(int(np.prod(made.shape, dtype=np.int64))))
     shares = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53  # in [0, 1)
-    if made.whole or made.dtype in {"int64", "int32", "bool"}:
+    if made.whole or made.dtype in {"int64", "int32", "uint8", "bool"}:
         values = np.floor(made.low + shares * (made.high - made.low + 1))
     else:
         values = made.low + shares * (made.high - made.low)

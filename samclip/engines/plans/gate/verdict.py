@@ -51,7 +51,7 @@ class MadeInput(Record, frozen=True, kw_only=True):
     """An input that is made from a seed: uniform numbers from `low` to `high`, `whole` or not."""
 
     name: str
-    dtype: Literal["float32", "float16", "int64", "int32", "bool", "uint8"]
+    dtype: Literal["float32", "float16", "int64", "int32", "uint8", "bool"]
     shape: tuple[Count, ...]
     low: float = -1.0
     high: float = 1.0

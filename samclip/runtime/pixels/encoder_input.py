@@ -1,0 +1,82 @@
+"""The two forms in which encoders take an image, and the one function that makes their inputs.
+
+- float: `image`, 1x3xSxS float32. The host normalises, and pads with zeros.
+- uint8: `image_u8`, 1xSxSx3 uint8 RGB, and `image_size`, int32 (h, w). The graph normalises, and
+  sets what lies beyond h and w to the zeros of the float form. That is a quarter of the bytes.
+
+S is the encoder's input side. The resized photo lies in the upper left of it. A bundle's manifest
+says by the names of the encoder's inputs which form it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samclip.errors import ManifestError
+from samclip.runtime.pixels.image import InputFormat, Letterbox, normalise, resize_longest_side
+
+IMAGE = "image"
+IMAGE_U8, IMAGE_SIZE = "image_u8", "image_size"
+FLOAT_FORM, UINT8_FORM = frozenset({IMAGE}), frozenset({IMAGE_U8, IMAGE_SIZE})
+
+EncoderFeeds = dict[str, NDArray[np.generic]]
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class EncoderInput:
+    """The form in which one encoder takes images, whose size and statistics are `pixels`."""
+
+    pixels: InputFormat
+    uint8: bool = False
+
+    @classmethod
+    def declared(cls, inputs: Iterable[_Named], pixels: InputFormat) -> EncoderInput:
+        """Return the form of an encoder with these `inputs`, as its manifest declares them.
+
+        Raises ManifestError for inputs of neither form.
+        """
+        names = [spec.name for spec in inputs]
+        if not takes_images(names):
+            raise ManifestError(
+                f"the bundle's encoder takes {', '.join(names) or 'nothing'}; expected {IMAGE}, or "
+                f"{IMAGE_U8} and {IMAGE_SIZE}. Export the bundle again, or update samclip."
+            )
+        return cls(pixels, set(names) == UINT8_FORM)
+
+    def feeds(self, image: NDArray[np.uint8]) -> tuple[EncoderFeeds, Letterbox]:
+        """Make the encoder's inputs from an image, HWC uint8 RGB of any size; raises ImageError.
+
+        The image is resized by `image.resize_longest_side`, in both forms the same.
+        """
+        resized, letterbox = resize_longest_side(image, self.pixels.image_size)
+        return self.place(resized), letterbox
+
+    def place(self, resized: NDArray[np.uint8] | NDArray[np.float32]) -> EncoderFeeds:
+        """Make the encoder's inputs from an image in its size, hxwx3 RGB in [0, 255].
+
+        The uint8 form rounds fractions, which only resizing in floats has: to the nearest, ties to
+        even.
+        """
+        if not self.uint8:
+            return {IMAGE: normalise(resized, self.pixels)}
+        height, width = resized.shape[:2]
+        side = self.pixels.image_size
+        square = np.zeros((1, side, side, 3), np.uint8)
+        whole = resized if resized.dtype == np.uint8 else np.clip(np.rint(resized), 0, 255)
+        square[0, :height, :width] = whole
+        return {IMAGE_U8: square, IMAGE_SIZE: np.array([height, width], np.int32)}
+
+
+def takes_images(inputs: Collection[str]) -> bool:
+    """Whether inputs of these names are those of an encoder, in either form."""
+    return set(inputs) in (FLOAT_FORM, UINT8_FORM)
