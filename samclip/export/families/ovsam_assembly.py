@@ -169,13 +169,13 @@ def is_ovsam(path: Path) -> bool:
     return METADATA_KEY in read_header(path)
 
 
-def read_ovsam(path: Path, image_size: int | None = None) -> OvsamAssembly:
-    """Read a file that `save_ovsam` wrote; it becomes the first of the model's sources.
+def read_ovsam(file: Path | Checkpoint, image_size: int | None = None) -> OvsamAssembly:
+    """Read what `save_ovsam` wrote; it becomes the first of the model's sources.
 
     `image_size`: the side in pixels that its positions are resized to; None for its own. Raises
     CheckpointError for any other file.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = file if isinstance(file, Checkpoint) else read_checkpoint(file)
     name = checkpoint.path.name
     if METADATA_KEY not in checkpoint.metadata:
         raise CheckpointError(
@@ -205,7 +205,10 @@ def read_ovsam(path: Path, image_size: int | None = None) -> OvsamAssembly:
     state = fit_positions(checkpoint.state, model)
     fit_state(model, state, f"{metadata.model_type} of {name}")
     own = Source(
-        role="merged", file=weights_name(path), sha256=checkpoint.sha256, license=metadata.license
+        role="merged",
+        file=checkpoint.label or weights_name(checkpoint.path),
+        sha256=checkpoint.sha256,
+        license=metadata.license,
     )
     metadata = msgspec.structs.replace(metadata, image_size=size, sources=(own, *metadata.sources))
     return OvsamAssembly(model.eval(), metadata, tokenizer.encode())
