@@ -64,8 +64,8 @@ STITCHED_ONLY_MERGED = (
 class Checkpoints:
     """The files to assemble.
 
-    `main` is a merged checkpoint or a SAM, perhaps read already; `clip` holds a trained CLIP head, a text tower or both;
-    `text` holds a text tower alone.
+    `main` is a merged checkpoint or a SAM, perhaps read already; `clip` holds a trained CLIP head,
+    a text tower or both; `text` holds a text tower alone.
     """
 
     main: Path | Checkpoint

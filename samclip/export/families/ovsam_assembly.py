@@ -157,16 +157,22 @@ def save_ovsam(assembly: OvsamAssembly, path: Path) -> Path:
     Raises WriteError when the disk refuses.
     """
     header = {
-        METADATA_KEY: msgspec.json.encode(assembly.metadata).decode(),
+        **encode_ovsam(assembly.metadata),
         TOKENIZER_KEY: assembly.tokenizer.decode("utf-8"),
     }
     state = {key: t.detach().cpu().contiguous() for key, t in assembly.model.state_dict().items()}
     return write_tensors(path, state, header)
 
 
-def is_ovsam(path: Path) -> bool:
-    """Whether `save_ovsam` wrote a checkpoint; only the header is read."""
-    return METADATA_KEY in read_header(path)
+def encode_ovsam(metadata: OvsamMetadata) -> dict[str, str]:
+    """Return the header entry that `read_ovsam` reads."""
+    return {METADATA_KEY: msgspec.json.encode(metadata).decode()}
+
+
+def is_ovsam(file: Path | Checkpoint) -> bool:
+    """Whether `save_ovsam` wrote a checkpoint; only the header of a file is read."""
+    header = file.metadata if isinstance(file, Checkpoint) else read_header(file)
+    return METADATA_KEY in header
 
 
 def read_ovsam(file: Path | Checkpoint, image_size: int | None = None) -> OvsamAssembly:

@@ -130,9 +130,7 @@ def _attributes(node: ir.Node) -> dict[str, object]:
     }
 
 
-def _with_constant(
-    node: ir.Node | None, wanted: IsWeight
-) -> tuple[ir.Value, Array, str] | None:
+def _with_constant(node: ir.Node | None, wanted: IsWeight) -> tuple[ir.Value, Array, str] | None:
     """Return the operand, the constant and the kind of a sum or product with a wanted constant."""
     if node is None or node.op_type not in NEUTRAL:
         return None

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import torch
 from torch import nn
@@ -25,8 +24,7 @@ from samclip.export.checkpoints.metadata import TOKENIZER_KEY, encode_metadata
 from samclip.export.families.merged import merged_exportable
 from samclip.export.families.merged_assembly import Assembly
 from samclip.export.families.ovsam import ovsam_exportable
-from samclip.export.families.ovsam_assembly import METADATA_KEY as OVSAM_KEY
-from samclip.export.families.ovsam_assembly import OvsamAssembly, OvsamMetadata
+from samclip.export.families.ovsam_assembly import OvsamAssembly, OvsamMetadata, encode_ovsam
 from samclip.export.graphs import GraphPlan, GraphSpec, LoweredGraph, export_graph
 from samclip.export.models.merged import MergedConfig, MergedModel
 from samclip.export.models.norms import ConvNorm, fold_batch_norms
@@ -75,7 +73,8 @@ def read_bundle_checkpoint(path: Path, progress: Progress = SILENT) -> BundleChe
         metadata = read_architecture(bundle, graphs)
         state = _rebuild(metadata, graphs, bundle.manifest.name, progress)
     tokenizer = None if bundle.manifest.text is None else bundle.manifest.text.tokenizer
-    header = _header(metadata)
+    is_ovsam = isinstance(metadata, OvsamMetadata)
+    header = encode_ovsam(metadata) if is_ovsam else encode_metadata(metadata)
     if tokenizer is not None:
         header[TOKENIZER_KEY] = bundle.read(tokenizer).decode("utf-8")
     digest = read_capped(bundle.path, DIGEST_NAME, MAX_DIGEST_BYTES)[:64].decode("ascii")
@@ -184,9 +183,3 @@ def _with_batch_norms(model: nn.Module, folded: StateDict) -> StateDict:
             state[f"{name}.bn.running_var"] = torch.full((channels,), 1 - module.bn.eps)
             state[f"{name}.bn.num_batches_tracked"] = torch.tensor(0)
     return state
-
-
-def _header(metadata: Metadata) -> dict[str, str]:
-    if isinstance(metadata, OvsamMetadata):
-        return {OVSAM_KEY: msgspec.json.encode(metadata).decode()}
-    return encode_metadata(metadata)
