@@ -25,6 +25,11 @@ PACKAGES = ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "filelock")
 EXAMPLES = """
 [bold]Examples[/]
 
+The bundle that comes with samclip, at 512 px, in FP16 for GPUs and INT8 for all:
+
+    samclip-export --checkpoint samclip-tiny --imgsz 512 --fp16 --int8 --calib photos/
+    --photos held-back/ --output tiny-512
+
 MobileSAM, fetched from a package and verified:
 
     samclip-export --checkpoint mobile_sam

@@ -66,6 +66,9 @@ def expand_stored(graph: ir.Graph) -> None:
     for node in list(graph):
         if node.op_type == "Cast" and node.attributes.get_int("to", 0) == ir.DataType.FLOAT:
             _expand(graph, node)
+    for node in reversed(list(graph)):  # those that are not read any more, the last one first
+        if not any(each.uses() or each.is_graph_output() for each in node.outputs):
+            graph.remove(node, safe=True)
     for name, value in list(graph.initializers.items()):
         if not value.uses():
             del graph.initializers[name]
