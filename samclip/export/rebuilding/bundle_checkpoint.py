@@ -73,8 +73,10 @@ def read_bundle_checkpoint(path: Path, progress: Progress = SILENT) -> BundleChe
         metadata = read_architecture(bundle, graphs)
         state = _rebuild(metadata, graphs, bundle.manifest.name, progress)
     tokenizer = None if bundle.manifest.text is None else bundle.manifest.text.tokenizer
-    is_ovsam = isinstance(metadata, OvsamMetadata)
-    header = encode_ovsam(metadata) if is_ovsam else encode_metadata(metadata)
+    if isinstance(metadata, OvsamMetadata):
+        header = encode_ovsam(metadata)
+    else:
+        header = encode_metadata(metadata)
     if tokenizer is not None:
         header[TOKENIZER_KEY] = bundle.read(tokenizer).decode("utf-8")
     digest = read_capped(bundle.path, DIGEST_NAME, MAX_DIGEST_BYTES)[:64].decode("ascii")

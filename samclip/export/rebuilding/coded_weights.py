@@ -24,6 +24,8 @@ from samclip.export.checkpoints.checkpoint import StateDict, some_keys
 from samclip.export.rebuilding.alignment import ConstantPair
 from samclip.export.rebuilding.stored_graphs import Array, constant_of
 
+Numbers = NDArray[np.float32]
+
 FIRST = (127 + 40) << 23  # the bits of 2^40: larger than any constant of a graph
 LAST = 0x7F7FFFFE  # the largest finite float32 is a usual constant
 SAME = 1e-5  # relative: constants that torch computed, and the same computed here
@@ -51,7 +53,7 @@ class CodedWeights:
     def __init__(self, model: nn.Module) -> None:
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._offsets: dict[str, int] = {}
-        self._computed: dict[str, tuple[Computed, Array, Array]] = {}
+        self._computed: dict[str, tuple[Computed, Numbers, Numbers]] = {}
         total = 0
         state = {k: v for k, v in model.state_dict().items() if v.is_floating_point()}
         for key, tensor in state.items():
@@ -129,10 +131,10 @@ class CodedWeights:
                 missing.append(key)
             known = np.where(unknown, np.float32(0), values)
             state[key] = torch.from_numpy(known.reshape(self._shapes[key]))
-        for key, (rule, _, values) in self._computed.items():
-            if np.isnan(values).any():
+        for key, (rule, _, found) in self._computed.items():
+            if np.isnan(found).any():
                 missing.append(key)
-            state[key] = rule.invert(torch.from_numpy(values)).reshape(self._shapes[key])
+            state[key] = rule.invert(torch.from_numpy(found)).reshape(self._shapes[key])
         if missing:
             raise CheckpointError(f"its graphs do not show the weights {some_keys(missing)}")
         return state
