@@ -115,7 +115,7 @@ def _inferred(manifest: Manifest, graphs: Sequence[StoredGraph]) -> Metadata:
         raise CheckpointError(
             f"its model type {manifest.model_type!r} is not one that weights can be taken from "
             f"without a {CHECKPOINT_FILE}, only {', '.join((*MODEL_TYPES, *OVSAM_CONFIGS))}. Give "
-            "the checkpoint that the bundle was made of."
+            "the checkpoint that the bundle comes from."
         )
     is_stitched = manifest.model_type == STITCHED_TYPE
     channels = manifest.graphs.encoder.outputs[0].shape[1]
@@ -140,7 +140,7 @@ def _text(text: Text, graphs: Sequence[StoredGraph]) -> TextMetadata:
     if words is None:
         raise CheckpointError(
             f"its text tower {text.model!r} is not one that weights can be taken from. Give "
-            "--text-checkpoint, or the checkpoint that the bundle was made of."
+            "--text-checkpoint, or the checkpoint that the bundle comes from."
         )
     width, layers = int(words["width"]), int(words["layers"])
     tables = dict(_tables(graph, width))

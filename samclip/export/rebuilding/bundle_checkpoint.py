@@ -133,7 +133,7 @@ def _build(metadata: Metadata, held: StateDict, name: str) -> MergedModel | Ovsa
         if tower is None or backbone is None:
             raise CheckpointError(
                 "it has no text encoder, which an Open-Vocabulary SAM is read with; export the "
-                "checkpoint that it was made of"
+                "checkpoint that it comes from"
             )
         config = OvsamConfig(
             backbone, tower, metadata.neck, metadata.image_size, metadata.fpn_channels

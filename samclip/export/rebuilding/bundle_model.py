@@ -1,6 +1,6 @@
 """A bundle's model as the exporter sees it: rebuilt, proven, and with what only bundles hold.
 
-Templates and ready-made labels are no part of a checkpoint; they are taken over from the bundle.
+Checkpoints have no templates and no ready-made labels; these are taken over from the bundle.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _prove(bundle: Bundle, samples: Sequence[Sample]) -> float:
         raise CheckpointError(
             f"the model rebuilt from the bundle {bundle.path} differs from it: {worst.output} of "
             f"its {worst.graph} by {worst.max_rel_error:.1e} of the largest value on "
-            f"{worst.image}, allowed {TOLERANCE:.0e}. Export the checkpoint that it was made of."
+            f"{worst.image}, allowed {TOLERANCE:.0e}. Export the checkpoint that it comes from."
         )
     return worst.max_rel_error
 

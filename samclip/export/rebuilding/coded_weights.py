@@ -71,8 +71,8 @@ class CodedWeights:
             total += tensor.numel()
         if FIRST + total > LAST:
             raise CheckpointError(
-                f"the bundle's model has {total:,} weights, more than can be told apart "
-                f"({LAST - FIRST:,}). Export from the checkpoint that the bundle was made of."
+                f"the bundle's model has {total:,} weights, more than can be kept apart "
+                f"({LAST - FIRST:,}). Export from the checkpoint that the bundle comes from."
             )
         self._found = np.full(total, np.nan, np.float32)
         self._shown = np.zeros(total, bool)

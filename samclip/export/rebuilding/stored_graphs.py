@@ -44,7 +44,7 @@ def read_graphs(bundle: Bundle) -> list[StoredGraph]:
         if variant is None:
             raise CheckpointError(
                 f"{bundle.path} has no FP32 variant of its {name} to take weights from. Give a "
-                "bundle that samclip-export wrote, or the checkpoint that it was made of."
+                "bundle that samclip-export wrote, or the checkpoint that it comes from."
             )
         source = bundle.variant_source(name, variant)
         model = internalise(source.onnx, dict(source.weights))
