@@ -1,8 +1,8 @@
 """A model whose weights say where they are: each number is its own place in the state dict.
 
 torch's exporter transposes, splits, joins and repeats weights before it writes them. A model of
-such numbers is exported like any other; what the exporter made of a weight can then be read in its
-graph, number by number, and undone for the weights that lie at the same places of another graph.
+such numbers is exported like any other. Its graph then shows, number by number, where each weight
+went, and that is undone for the weights that lie at the same places of another graph.
 
 A place is written as the bits of a float32 (2^40 times 1 and up), so there are 738 million
 different ones. ViT-H's encoder has 637 million weights.
