@@ -117,8 +117,9 @@ def _rebuild(
             progress.stage(f"taking the weights of the {graph.name} from {name}"),
             error_context(f"its {graph.name} is not that of a {metadata.model_type}"),
         ):
-            template = export_graph(_spec(plan, graph), graph.variant.opset)
-            codes.expect(template.graph)
+            spec = _spec(plan, graph)
+            template = export_graph(spec, graph.variant.opset)
+            codes.expect(template.graph, spec.module)
             for pair in align(template.graph, graph.model.graph, codes.is_weight):
                 codes.take(pair)
     return _with_batch_norms(whole, codes.state())

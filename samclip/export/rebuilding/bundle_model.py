@@ -24,6 +24,9 @@ from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import DIGEST_NAME, MANIFEST_NAME, ParityRow, Text
 from samclip.runtime.pixels.image import photo_paths
 
+# Where weights are stored rounded, so is what torch's exporter computed from them (in small images
+# the phases of positions). The rebuilt model computes these from the weights: 2e-3 was seen.
+ROUNDED_TOLERANCE = 1e-2
 Read = Callable[[ExportOptions, Checkpoint], Exportable]
 
 
@@ -61,7 +64,7 @@ def read_bundle_model(options: ExportOptions, read: Read, progress: Progress) ->
 def _prove(bundle: Bundle, samples: Sequence[Sample]) -> float:
     """Run the bundle's FP32 graphs on what the rebuilt model was run on; return the worst error.
 
-    Raises CheckpointError beyond the tolerance of any export.
+    Raises CheckpointError beyond the tolerance of any export, or of one whose weights are rounded.
     """
     rows: list[ParityRow] = []
     for name in dict.fromkeys(sample.graph for sample in samples):
@@ -70,11 +73,13 @@ def _prove(bundle: Bundle, samples: Sequence[Sample]) -> float:
         own = [sample for sample in samples if sample.graph == name]
         rows += measure(bundle.variant_source(name, variant), variant.precision, own)
     worst = max(rows, key=lambda row: row.max_rel_error)
-    if not worst.max_rel_error <= TOLERANCE:
+    is_exact = storage_of(bundle) == "fp32"
+    allowed = TOLERANCE if is_exact else ROUNDED_TOLERANCE
+    if not worst.max_rel_error <= allowed:
         raise CheckpointError(
             f"the model rebuilt from the bundle {bundle.path} differs from it: {worst.output} of "
             f"its {worst.graph} by {worst.max_rel_error:.1e} of the largest value on "
-            f"{worst.image}, allowed {TOLERANCE:.0e}. Export the checkpoint that it comes from."
+            f"{worst.image}, allowed {allowed:.0e}. Export the checkpoint that it comes from."
         )
     return worst.max_rel_error
 

@@ -76,23 +76,33 @@ class CodedWeights:
             )
         self._found = np.full(total, np.nan, np.float32)
         self._shown = np.zeros(total, bool)
+        self._own = np.ones(total, bool)  # of the graph that is read; the others' are not in it
 
     def is_weight(self, constant: Array) -> bool:
         """Whether a constant of the coded model's graph holds weights or functions of them."""
         if constant.dtype != np.float32 or constant.size == 0:
             return False
-        codes = _bits(constant)
-        coded = (codes >= FIRST) & (codes < FIRST + self._found.size)
-        return bool(coded.all()) or self._place_of_computed(constant) is not None
+        return (
+            len(self._places(constant)) == constant.size
+            or self._place_of_computed(constant) is not None
+        )
 
-    def expect(self, template: ir.Graph) -> None:
-        """Note the weights that the coded model's graph shows: all of them have to be found."""
+    def expect(self, template: ir.Graph, module: nn.Module) -> None:
+        """Begin with the graph of a part of the coded model, and note the weights that it shows.
+
+        All of them have to be found. The weights of other parts are not in it: what looks like one
+        is a number that the exporter computed.
+        """
+        self._own[:] = True
+        weights = [each for each in module.state_dict().values() if each.dtype == torch.float32]
+        own = [self._places(each.numpy()) for each in weights]
+        self._own[:] = False
+        for places in own:
+            self._own[places] = True
         for value in template.initializers.values():
             constant = constant_of(value)
             if constant is not None and constant.dtype == np.float32:
-                codes = _bits(constant)
-                coded = codes[(codes >= FIRST) & (codes < FIRST + self._shown.size)]
-                self._shown[coded - FIRST] = True
+                self._shown[self._places(constant)] = True
 
     def take(self, pair: ConstantPair) -> None:
         """Take the weights out of the constant that a bundle has where the template has codes.
@@ -112,7 +122,7 @@ class CodedWeights:
             key, places = place
             self._store(self._computed[key][2], places, given, pair.name)
             return
-        self._store(self._found, _bits(pair.template).astype(np.int64) - FIRST, given, pair.name)
+        self._store(self._found, self._places(pair.template), given, pair.name)
 
     def state(self) -> StateDict:
         """Return all weights by name; those that no graph reads are 0.
@@ -139,11 +149,20 @@ class CodedWeights:
             raise CheckpointError(f"its graphs do not show the weights {some_keys(missing)}")
         return state
 
+    def _places(self, constant: Array) -> NDArray[np.int64]:
+        """Return the places that the numbers of a float32 constant name, of those that name one."""
+        places = _bits(constant).astype(np.int64) - FIRST
+        places = places[(places >= 0) & (places < self._own.size)]
+        return places[self._own[places]]
+
     def _store(self, found: Array, places: NDArray[np.int64], given: Array, name: str) -> None:
+        before = found[places]
         found[places] = given
-        if not np.array_equal(found[places], given):
+        if (found[places] != given).any() or ((before != given) & ~np.isnan(before)).any():
             raise CheckpointError(
-                f"the weight {name} has several values in the bundle where it has one in the model"
+                f"the weight {name} has several values in the bundle and one in the model. INT8 "
+                "storage rounds a weight that the graph holds in two forms twice. Store this graph "
+                "as fp16 (--weights-dtype GRAPH=fp16) when the bundle is exported"
             )
 
     def _place_of_computed(self, constant: Array) -> tuple[str, NDArray[np.int64]] | None:

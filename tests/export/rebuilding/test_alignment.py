@@ -119,7 +119,7 @@ def test_weights_are_found_number_by_number() -> None:
     from samclip.export.rebuilding.alignment import ConstantPair
 
     nodes = [helper.make_node("Identity", ["x"], ["y"])]
-    codes.expect(graph(nodes, **template))
+    codes.expect(graph(nodes, **template), model)
     with pytest.raises(CheckpointError, match="do not show the weights"):
         codes.state()
     for name, values in given.items():
