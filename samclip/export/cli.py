@@ -25,6 +25,11 @@ PACKAGES = ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "filelock")
 EXAMPLES = """
 [bold]Examples[/]
 
+The bundle that comes with samclip, at 512 px, in FP16 for GPUs and INT8 for all:
+
+    samclip-export --checkpoint samclip-tiny --imgsz 512 --fp16 --int8 --calib photos/
+    --photos held-back/ --output tiny-512
+
 MobileSAM, fetched from a package and verified:
 
     samclip-export --checkpoint mobile_sam
@@ -120,12 +125,19 @@ def export_options(given: ExportArguments) -> ExportOptions:
         parse_precisions,
         parse_weights_dtypes,
     )
+    from samclip.export.rebuilding.bundle_checkpoint import find_bundle_folder  # noqa: PLC0415
 
     resolve = partial(resolve_checkpoint, report=partial(say, err))
 
     def resolve_optional(checkpoint: str | None) -> Path | None:
         return resolve(checkpoint) if checkpoint else None
 
+    checkpoint = resolve(given.checkpoint)
+    name = checkpoint.stem
+    if (bundle := find_bundle_folder(given.checkpoint)) is not None and not checkpoint.is_file():
+        checkpoint = bundle
+        # Not the bundle's own name: the copy would take its place wherever it is loaded by name.
+        name = f"{bundle.name}-{given.imgsz or 'copy'}"
     precisions = parse_precisions(
         [each.value for each in given.precision or ()],
         fp16=given.fp16,
@@ -133,8 +145,8 @@ def export_options(given: ExportArguments) -> ExportOptions:
         int8=given.int8,
     )
     return ExportOptions(
-        checkpoint=resolve(given.checkpoint),
-        output=user_path(given.output or bundle_home() / Path(given.checkpoint).stem, "the bundle"),
+        checkpoint=checkpoint,
+        output=user_path(given.output or bundle_home() / name, "the bundle"),
         clip_checkpoint=resolve_optional(given.clip_checkpoint),
         text_checkpoint=resolve_optional(given.text_checkpoint),
         sam2clip_checkpoint=resolve_optional(given.sam2clip_checkpoint),

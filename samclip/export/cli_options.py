@@ -41,7 +41,8 @@ class ExportArguments:
         str,
         typer.Option(
             help="A SAM (.pth), MobileSAM (.pt) or merged (.safetensors) checkpoint, also one of "
-            "an Open-Vocabulary SAM; "
+            "an Open-Vocabulary SAM; or a bundle, by name or folder, whose weights are taken as "
+            "stored: 'samclip-tiny' comes with samclip. "
             "'mobile_sam' fetches MobileSAM's real weights.",
             rich_help_panel=_FROM,
         ),
@@ -102,7 +103,8 @@ class ExportArguments:
             "--output",
             "-o",
             help="The bundle's folder.",
-            show_default="installed by the checkpoint's name, so that --bundle NAME finds it",
+            show_default="installed by the checkpoint's name, so that --bundle NAME finds it; a "
+            "bundle's with the size behind it",
             rich_help_panel=_WHAT,
         ),
     ] = None
@@ -227,7 +229,7 @@ class ExportArguments:
         typer.Option(
             help="Prompt templates: openai (80), simple (7), vild (14), none, or a file with one a "
             "line.",
-            show_default="openai; vild for Open-Vocabulary SAM",
+            show_default="the bundle's; else openai; vild for Open-Vocabulary SAM",
             rich_help_panel=_WHAT,
         ),
     ] = None

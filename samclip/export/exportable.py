@@ -6,7 +6,7 @@ there is one way to a bundle.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,16 +21,17 @@ class Exportable:
     """Everything of a model that goes into a bundle, except the graph of its text tower.
 
     `head` describes the part that names things; `templates` is the set that the model is used
-    with, unless others are asked for; `samples` runs the torch model on a photo, and returns inputs
-    and results of every graph.
+    with, unless others are asked for; `header` is that of a checkpoint of this model; `samples`
+    runs the torch model on a photo, and returns inputs and results of every graph.
     """
 
     model_type: str
     pixels: Preprocessing
     head: ClipHead | RegionHead
     text: TextPart | None
-    templates: str
+    templates: str | tuple[str, ...]
     sources: tuple[Source, ...]
     notes: str
+    header: Mapping[str, str]
     graphs: tuple[GraphPlan, ...]
     samples: Callable[[Path], list[Sample]]

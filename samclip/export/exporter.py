@@ -19,11 +19,12 @@ from samclip.export.models.mask_upscaler import mask_upscaler_graph, mask_upscal
 from samclip.export.naming_head import untrained_note
 from samclip.export.options import ExportOptions
 from samclip.export.plan import ExportPlan, ReductionPlan, plan_export, require_place
+from samclip.export.rebuilding.architecture import CHECKPOINT_FILE, encode_header
 from samclip.export.text_part import bundle_text, text_encoder_graph, text_samples
 from samclip.export.uint8_input import with_uint8_input
 from samclip.export.verification import GraphPair, Proof, Sample, verify
 from samclip.export.weight_storage import store_weights
-from samclip.progress import SILENT, Progress
+from samclip.progress import SILENT, Progress, track
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import (
     ClipHead,
@@ -90,10 +91,11 @@ def _export_in_fp32(plan: ExportPlan, progress: Progress) -> _Draft:
     """Read the model, export its graphs, store their weights, and prove both steps equal."""
     options = plan.options
     with progress.stage("reading checkpoints"):
-        model = read_model(options)
+        model = read_model(options, progress)
     if options.uint8_input:
         model = with_uint8_input(model)
     text, texts = bundle_text(model.text, model.templates, plan, progress)
+    texts[CHECKPOINT_FILE] = encode_header(model.header)
     graphs = write_graphs(model, options, progress)
     pairs = [GraphPair(files, _store(files, options)) for files in graphs]
     require_place(options, sum(len(data) for pair in pairs for data in pair.stored.files.values()))
@@ -139,16 +141,16 @@ def _store(files: GraphFiles, options: ExportOptions) -> GraphFiles:
 def _take_samples(model: Exportable, plan: ExportPlan, progress: Progress) -> list[Sample]:
     """Run the torch model on photos, and its text tower on texts."""
     samples: list[Sample] = []
-    for photo in plan.photos:
-        with progress.stage(f"running the torch model on {photo.name}"):
-            samples += model.samples(photo)
-            if plan.options.mask_upscaler:
-                samples += mask_upscaler_samples(model.pixels.image_size, photo)
+    for photo in track(progress, plan.photos, "running the torch model on photos"):
+        samples += model.samples(photo)
+        if plan.options.mask_upscaler:
+            samples += mask_upscaler_samples(model.pixels.image_size, photo)
     return samples if model.text is None else samples + text_samples(model.text)
 
 
 def _provenance(model: Exportable) -> Provenance:
-    notes = (model.notes, untrained_note(model.head))
+    untrained = untrained_note(model.head)
+    notes = (model.notes, None if untrained and untrained in model.notes else untrained)
     return Provenance(
         sources=model.sources,
         samclip=__version__,

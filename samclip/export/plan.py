@@ -65,6 +65,11 @@ def plan_export(options: ExportOptions) -> ExportPlan:
     Raises ExportError, UnsafePathError or VocabularyError for what would fail later.
     """
     require_place(options)
+    if options.output.resolve() == options.checkpoint.resolve():
+        raise ExportError(
+            f"{options.output} is the bundle to export from; give another --output, since the "
+            "copy could not be made again if this one were lost"
+        )
     templates = None if options.templates is None else resolve_templates(options.templates)
     photos = photo_paths(options.photos)[:MAX_PHOTOS] if options.verify else []
     if options.verify and not photos:
@@ -93,8 +98,10 @@ def require_place(options: ExportOptions, least_bytes: int | None = None) -> Non
 def _least_size(options: ExportOptions) -> int:
     """Return what a bundle has at least: its weights, stored in as many bytes as asked for."""
     dtypes = (options.weights_dtype.default, *options.weights_dtype.graphs.values())
+    given = options.checkpoint
     try:
-        whole = options.checkpoint.stat().st_size
+        files = [*given.iterdir()] if given.is_dir() else [given]
+        whole = sum(file.stat().st_size for file in files)
     except OSError:  # reading it says why
         return 0
     return int(whole * min(STORED[dtype] for dtype in dtypes) * LEAST_SHARE)

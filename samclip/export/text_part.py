@@ -22,8 +22,8 @@ from samclip.export.models.text_tower import TextTower
 from samclip.export.plan import ExportPlan
 from samclip.export.verification import Sample, make_sample
 from samclip.export.weight_storage import stored_space
-from samclip.progress import Progress
-from samclip.runtime.bundles.manifest import Text
+from samclip.progress import Progress, track
+from samclip.runtime.bundles.manifest import Text, WeightsDtype
 from samclip.runtime.text.templates import resolve_templates
 from samclip.runtime.text.text_space import TextSpace
 from samclip.runtime.text.tokenizer import Tokenizer
@@ -42,10 +42,19 @@ EXAMPLES = (
 
 
 @dataclass(frozen=True)
+class Labels:
+    """Names whose embeddings are known: unit rows, KxD float32."""
+
+    names: tuple[str, ...]
+    vectors: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class TextPart:
     """A model's text space, and the tower that leads into it, if the checkpoints hold one.
 
-    `tokenizer` is the content of `tokenizer.json`; `logit_scale` multiplies cosines.
+    `tokenizer` is the content of `tokenizer.json`; `logit_scale` multiplies cosines; `stored`: what
+    the tower's weights were rounded to, where they come from a bundle; `labels` those of a bundle.
     """
 
     described: TextMetadata
@@ -53,6 +62,8 @@ class TextPart:
     logit_scale: float
     tower: TextTower | BertTower | None = None
     tokenizer: bytes | None = None
+    stored: WeightsDtype = "fp32"
+    labels: Labels | None = None
 
 
 def text_encoder_graph(tower: TextTower | BertTower) -> PlainGraph:
@@ -80,12 +91,12 @@ def text_samples(part: TextPart) -> list[Sample]:
 
 
 def bundle_text(
-    part: TextPart | None, default: str, plan: ExportPlan, progress: Progress
+    part: TextPart | None, default: str | tuple[str, ...], plan: ExportPlan, progress: Progress
 ) -> tuple[Text | None, dict[str, bytes]]:
     """Describe the text space for the manifest, if there is one, and make its files, by name.
 
-    `default` is the set of templates to use unless the plan has others. Raises ExportError for
-    labels that no text tower can embed.
+    `default` are the templates to use unless the plan has others. Labels of the model itself stay,
+    unless the options have others. Raises ExportError for labels that no text tower can embed.
     """
     options, tower = plan.options, None if part is None else part.tower
     if options.labels and tower is None:
@@ -97,24 +108,51 @@ def bundle_text(
     files: dict[str, bytes] = {}
     if part.tokenizer is not None and options.text_encoder:
         files[TOKENIZER_FILE] = part.tokenizer
-    if options.labels and tower is not None:
-        templates = plan.templates or resolve_templates(default)
-        with progress.stage(f"embedding {len(options.labels)} labels"):
-            vectors = _embed(part, tower, options.labels, templates)
-        files[LABELS_FILE] = json.dumps(list(options.labels), ensure_ascii=False).encode()
-        files[EMBEDDINGS_FILE] = vectors.astype("<f4").tobytes()
+    if (labels := _labels(part, default, plan, progress)) is not None:
+        files[LABELS_FILE] = json.dumps(list(labels.names), ensure_ascii=False).encode()
+        files[EMBEDDINGS_FILE] = labels.vectors.astype("<f4").tobytes()
+    dtype = options.weights_dtype.of(TEXT_ENCODER)
     text = Text(
         model=part.described.model,
-        space=stored_space(part.described.space, options.weights_dtype.of(TEXT_ENCODER)),
+        space=stored_space(part.described.space, "fp32" if dtype == part.stored else dtype),
         embed_dim=part.embed_dim,
         logit_scale=part.logit_scale,
         templates=default if options.templates is None else options.templates,
         tokenizer=TOKENIZER_FILE if TOKENIZER_FILE in files else None,
         context_length=DEFAULT_CONTEXT_LENGTH if tower is None else tower.config.context_length,
-        labels=LABELS_FILE if options.labels else None,
-        label_embeddings=EMBEDDINGS_FILE if options.labels else None,
+        labels=LABELS_FILE if labels is not None else None,
+        label_embeddings=EMBEDDINGS_FILE if labels is not None else None,
     )
     return text, files
+
+
+def _labels(
+    part: TextPart, default: str | tuple[str, ...], plan: ExportPlan, progress: Progress
+) -> Labels | None:
+    """Return the names to put into the bundle: those asked for, or the model's own.
+
+    The model's own are embedded again where the templates are others, and the tower is here.
+    """
+    templates = resolve_templates(default) if plan.templates is None else plan.templates
+    names, tower = plan.options.labels, part.tower
+    if not names and part.labels is not None:
+        if templates == resolve_templates(default):
+            return part.labels
+        names = part.labels.names
+    if not names:
+        return None
+    if tower is None:
+        raise ExportError(
+            "other --templates were asked for, and there is no text tower to embed the bundle's "
+            "labels with them; leave the option out, or give --text-checkpoint"
+        )
+    runs = len(names) * len(templates)
+    progress.note(f"{len(names)} labels x {len(templates)} templates: {runs:,} texts to embed")
+    rows = [
+        _embed(part, tower, [name], templates)
+        for name in track(progress, names, "embedding labels")
+    ]
+    return Labels(names, np.concatenate(rows))
 
 
 def _embed(

@@ -37,7 +37,8 @@ LARGEST = float(torch.finfo(torch.float32).max)
 class Checkpoint:
     """The tensors of a file, its SHA-256, and the metadata of its safetensors header.
 
-    `passed_over`: the kinds of Python values next to the tensors, which are not read.
+    `passed_over`: the kinds of Python values next to the tensors, which are not read; `label`: how
+    manifests name it, empty for the name of its file.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class Checkpoint:
     state: StateDict
     metadata: Mapping[str, str] = field(default_factory=dict)
     passed_over: tuple[str, ...] = ()
+    label: str = ""
 
     @property
     def doubt(self) -> str:

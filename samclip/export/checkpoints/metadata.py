@@ -90,7 +90,7 @@ def source_of(
     """Describe a checkpoint that goes into a model, in the given role."""
     return Source(
         role=role,
-        file=weights_name(checkpoint.path),
+        file=checkpoint.label or weights_name(checkpoint.path),
         sha256=checkpoint.sha256,
         license=checkpoint_license(checkpoint),
     )

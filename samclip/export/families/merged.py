@@ -10,8 +10,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from msgspec.structs import replace
 from torch import nn
 
+from samclip.export.checkpoints.metadata import encode_metadata
 from samclip.export.exportable import Exportable
 from samclip.export.families.decoder_prompts import DYNAMIC_AXES, tracing_prompts, verifying_prompts
 from samclip.export.families.merged_assembly import Assembly
@@ -56,6 +58,7 @@ def merged_exportable(assembly: Assembly) -> Exportable:
         templates=TEMPLATES,
         sources=metadata.sources,
         notes=metadata.notes,
+        header=encode_metadata(replace(metadata, sources=(), notes="")),
         graphs=(
             LoweredGraph("encoder", partial(encoder_spec, model)),
             LoweredGraph("clip_head", partial(clip_head_spec, model)),

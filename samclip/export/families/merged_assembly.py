@@ -64,11 +64,11 @@ STITCHED_ONLY_MERGED = (
 class Checkpoints:
     """The files to assemble.
 
-    `main` is a merged checkpoint or a SAM; `clip` holds a trained CLIP head, a text tower or both;
-    `text` holds a text tower alone.
+    `main` is a merged checkpoint or a SAM, perhaps read already; `clip` holds a trained CLIP head,
+    a text tower or both; `text` holds a text tower alone.
     """
 
-    main: Path
+    main: Path | Checkpoint
     clip: Path | None = None
     text: Path | None = None
 
@@ -94,7 +94,8 @@ def assemble(
     Raises CheckpointError when a file cannot be read or its weights do not fit, naming the keys
     and the likely model type.
     """
-    main = as_segment_anything(read_checkpoint(files.main))
+    given = files.main
+    main = as_segment_anything(given if isinstance(given, Checkpoint) else read_checkpoint(given))
     clip = read_checkpoint(files.clip) if files.clip else None
     head = next((c for c in (clip, main) if c is not None and c.has(HEAD)), None)
     text_file, text = _text(files, clip, main, quick_gelu)

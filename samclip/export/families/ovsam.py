@@ -9,11 +9,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from msgspec.structs import replace
 from torch import Tensor
 
 from samclip.export.exportable import Exportable
 from samclip.export.families.decoder_prompts import DYNAMIC_AXES, tracing_prompts, verifying_prompts
-from samclip.export.families.ovsam_assembly import OvsamAssembly
+from samclip.export.families.ovsam_assembly import OvsamAssembly, encode_ovsam
 from samclip.export.graphs import GraphSpec, LoweredGraph, PlainGraph
 from samclip.export.models.attention import Lowering, set_attention_lowering
 from samclip.export.models.norms import fold_batch_norms
@@ -57,6 +58,7 @@ def ovsam_exportable(assembly: OvsamAssembly) -> Exportable:
         templates=TEMPLATES,
         sources=metadata.sources,
         notes=metadata.notes,
+        header=encode_ovsam(replace(metadata, sources=(), notes="")),
         graphs=(
             LoweredGraph("encoder", partial(ovsam_encoder_spec, model)),
             PlainGraph("mask_decoder", partial(ovsam_mask_decoder_spec, model)),

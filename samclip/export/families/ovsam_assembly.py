@@ -157,25 +157,31 @@ def save_ovsam(assembly: OvsamAssembly, path: Path) -> Path:
     Raises WriteError when the disk refuses.
     """
     header = {
-        METADATA_KEY: msgspec.json.encode(assembly.metadata).decode(),
+        **encode_ovsam(assembly.metadata),
         TOKENIZER_KEY: assembly.tokenizer.decode("utf-8"),
     }
     state = {key: t.detach().cpu().contiguous() for key, t in assembly.model.state_dict().items()}
     return write_tensors(path, state, header)
 
 
-def is_ovsam(path: Path) -> bool:
-    """Whether `save_ovsam` wrote a checkpoint; only the header is read."""
-    return METADATA_KEY in read_header(path)
+def encode_ovsam(metadata: OvsamMetadata) -> dict[str, str]:
+    """Return the header entry that `read_ovsam` reads."""
+    return {METADATA_KEY: msgspec.json.encode(metadata).decode()}
 
 
-def read_ovsam(path: Path, image_size: int | None = None) -> OvsamAssembly:
-    """Read a file that `save_ovsam` wrote; it becomes the first of the model's sources.
+def is_ovsam(file: Path | Checkpoint) -> bool:
+    """Whether `save_ovsam` wrote a checkpoint; only the header of a file is read."""
+    header = file.metadata if isinstance(file, Checkpoint) else read_header(file)
+    return METADATA_KEY in header
+
+
+def read_ovsam(file: Path | Checkpoint, image_size: int | None = None) -> OvsamAssembly:
+    """Read what `save_ovsam` wrote; it becomes the first of the model's sources.
 
     `image_size`: the side in pixels that its positions are resized to; None for its own. Raises
     CheckpointError for any other file.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = file if isinstance(file, Checkpoint) else read_checkpoint(file)
     name = checkpoint.path.name
     if METADATA_KEY not in checkpoint.metadata:
         raise CheckpointError(
@@ -205,7 +211,10 @@ def read_ovsam(path: Path, image_size: int | None = None) -> OvsamAssembly:
     state = fit_positions(checkpoint.state, model)
     fit_state(model, state, f"{metadata.model_type} of {name}")
     own = Source(
-        role="merged", file=weights_name(path), sha256=checkpoint.sha256, license=metadata.license
+        role="merged",
+        file=checkpoint.label or weights_name(checkpoint.path),
+        sha256=checkpoint.sha256,
+        license=metadata.license,
     )
     metadata = msgspec.structs.replace(metadata, image_size=size, sources=(own, *metadata.sources))
     return OvsamAssembly(model.eval(), metadata, tokenizer.encode())

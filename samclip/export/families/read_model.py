@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from samclip.errors import CheckpointError
+from samclip.export.checkpoints.checkpoint import Checkpoint
 from samclip.export.checkpoints.declared_sizes import MAX_SIZE, MIN_SIZE
 from samclip.export.exportable import Exportable
 from samclip.export.families.merged import merged_exportable
@@ -13,7 +15,10 @@ from samclip.export.families.ovsam import ovsam_exportable
 from samclip.export.families.ovsam_assembly import OvsamFiles, assemble_ovsam, is_ovsam, read_ovsam
 from samclip.export.models.ovsam.model import OVSAM_CONFIGS
 from samclip.export.options import ExportOptions
+from samclip.export.rebuilding.bundle_model import is_bundle, read_bundle_model
+from samclip.progress import SILENT, Progress
 
+OVSAM_PARTS = ("sam2clip_checkpoint", "clip2sam_checkpoint")
 # The published files of the parts, for error messages.
 PUBLISHED = {
     "--clip-checkpoint": "the CLIP whose backbone it is, such as RN50x16",
@@ -21,35 +26,52 @@ PUBLISHED = {
 }
 
 
-def read_model(options: ExportOptions) -> Exportable:
+def read_model(options: ExportOptions, progress: Progress = SILENT) -> Exportable:
     """Read the checkpoints and build the model of the right family.
 
-    A file that `samclip-merge` wrote names its family; the files of a published Open-Vocabulary
-    SAM are assembled where the model type asks for one. Raises CheckpointError when a file cannot
-    be read or does not fit, and for files or options that such a model has no use for.
+    A file that `samclip-merge` wrote names its family, and so does a bundle; the files of a
+    published Open-Vocabulary SAM are assembled where the model type asks for one. Raises
+    CheckpointError when a file cannot be read or does not fit, and for files or options that such a
+    model has no use for; BundleError for a bundle that is damaged.
     """
-    if is_ovsam(options.checkpoint):
-        return _read_saved_ovsam(options)
-    if (model_type := options.model_type) is not None and model_type in OVSAM_CONFIGS:
+    others = {
+        option: getattr(options, option)
+        for option in ("clip_checkpoint", "text_checkpoint", *OVSAM_PARTS)
+    }
+    if parts := [option for option, file in others.items() if file and is_bundle(file)]:
+        raise CheckpointError(
+            f"{_flag(parts[0])} {others[parts[0]]} is a bundle; a bundle holds a whole model, so "
+            "give it as --checkpoint, or give a checkpoint here"
+        )
+    if is_bundle(options.checkpoint):
+        return read_bundle_model(options, _read_checkpoint, progress)
+    return _read_checkpoint(options, options.checkpoint)
+
+
+def _read_checkpoint(options: ExportOptions, main: Path | Checkpoint) -> Exportable:
+    if is_ovsam(main):
+        return _read_saved_ovsam(options, main)
+    model_type = options.model_type
+    if isinstance(main, Path) and model_type is not None and model_type in OVSAM_CONFIGS:
         return _read_published_ovsam(options, model_type)
-    return _read_merged(options)
+    return _read_merged(options, main)
 
 
-def _read_merged(options: ExportOptions) -> Exportable:
-    for option in ("sam2clip_checkpoint", "clip2sam_checkpoint"):
+def _read_merged(options: ExportOptions, main: Path | Checkpoint) -> Exportable:
+    for option in OVSAM_PARTS:
         if getattr(options, option) is not None:
             raise CheckpointError(
                 f"{_flag(option)} is a part of an Open-Vocabulary SAM; give --model-type too "
                 f"({', '.join(OVSAM_CONFIGS)}), or leave it out"
             )
-    files = Checkpoints(options.checkpoint, options.clip_checkpoint, options.text_checkpoint)
+    files = Checkpoints(main, options.clip_checkpoint, options.text_checkpoint)
     assembly = assemble(
         files, options.model_type, options.image_size, options.head_pool, options.quick_gelu
     )
     return merged_exportable(assembly)
 
 
-def _read_saved_ovsam(options: ExportOptions) -> Exportable:
+def _read_saved_ovsam(options: ExportOptions, main: Path | Checkpoint) -> Exportable:
     """Read a file that `samclip-merge` wrote: it is complete, and only its size may be changed."""
     name = options.checkpoint.name
     for option in (
@@ -62,7 +84,7 @@ def _read_saved_ovsam(options: ExportOptions) -> Exportable:
                 "it; leave the option out"
             )
     _check_size(options)
-    assembly = read_ovsam(options.checkpoint, options.image_size)
+    assembly = read_ovsam(main, options.image_size)
     asked, found = options.model_type, assembly.metadata.model_type
     if asked not in {None, found}:
         raise CheckpointError(

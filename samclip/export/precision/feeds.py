@@ -16,7 +16,7 @@ from samclip.engines.base import Engine, EngineOptions, GraphKey, GraphSource, P
 from samclip.engines.onnxruntime.backend import CPU
 from samclip.export.precision.draft_bundle import DraftBundle, reference_model
 from samclip.export.precision.gate_tasks import fixed_regions, gate_vocabulary
-from samclip.progress import Progress
+from samclip.progress import Progress, track
 from samclip.runtime.pixels.encoder_input import EncoderInput
 from samclip.runtime.pixels.image import load_image
 
@@ -80,9 +80,9 @@ def record_feeds(
     }
     with reference_model(draft, RecordingBackend(heads)) as model:
         vocabulary = gate_vocabulary(model)
-        for photo in photos if heads.keys() & {"clip_head", "clip_roi"} else ():
-            stage = f"recording what names things on {photo.name}"
-            with progress.stage(stage), model.encode(load_image(photo)) as scene:
+        recorded = photos if heads.keys() & {"clip_head", "clip_roi"} else ()
+        for photo in track(progress, recorded, "recording what names things"):
+            with model.encode(load_image(photo)) as scene:
                 if "clip_head" in heads:
                     scene.features.clip()
                 if "clip_roi" in heads and vocabulary is not None:

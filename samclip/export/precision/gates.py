@@ -25,7 +25,7 @@ from samclip.export.precision.gate_tasks import (
     gate_vocabulary,
     unnameable,
 )
-from samclip.progress import Progress
+from samclip.progress import Progress, track
 from samclip.runtime.bundles.manifest import GateMeasure, GateRow, ReducedPrecision
 from samclip.runtime.model import Model
 
@@ -97,9 +97,8 @@ class Gate:
         self._texts = gate_vocabulary(reference)
         self._questions: list[Questions] = []
         self._expected: list[Answers] = []
-        for photo in self._photos:
-            with progress.stage(f"gates: FP32 on {photo.name}"):
-                questions, expected = ask(reference, photo, self._texts)
+        for photo in track(progress, self._photos, "gates: FP32 on the photos held back"):
+            questions, expected = ask(reference, photo, self._texts)
             self._questions.append(questions)
             self._expected.append(expected)
 
@@ -111,8 +110,9 @@ class Gate:
         """
         texts = gate_vocabulary(model)
         found = []
-        for photo, questions in zip(self._photos, self._questions, strict=True):
-            with self._progress.stage(f"gates: {precision} on {photo.name}"):
+        stage = f"gates: {precision} on the photos held back"
+        with self._progress.stage(stage, len(self._photos)) as judging:
+            for photo, questions in zip(self._photos, self._questions, strict=True):
                 try:
                     found.append(answer(model, photo, questions, texts))
                 except EngineRunError as error:
@@ -120,6 +120,7 @@ class Gate:
                         f"{precision} gives no answer on {photo.name}: {error} No bundle was "
                         "written. Keep the parts that overflow in FP32 by --keep-fp32."
                     ) from error
+                judging.advance()
         measured = agreements(self._questions, self._expected, found)
         if self._texts is not None and texts is not None:
             expected, embeddings = self._texts.embeddings, texts.embeddings

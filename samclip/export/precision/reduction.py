@@ -81,6 +81,7 @@ def reduce_graphs(
             store=store,
             gate=gate,
             plan=plan,
+            progress=progress,
         )
         records = [reducer.add(precision) for precision in ORDER if precision in wanted]
     records.sort(key=lambda record: wanted.index(record.precision))
@@ -112,6 +113,7 @@ class _Reducer:
     store: Store
     gate: Gate | None
     plan: ReductionPlan
+    progress: Progress
 
     def add(self, precision: ReducedPrecision) -> Reduction:
         """Add a precision to the graphs; INT8 with the fewest worst layers left out that pass."""
@@ -127,6 +129,7 @@ class _Reducer:
 
         def holds(left_out: frozenset[str]) -> bool:
             attempt = self._attempt(precision, left_out)
+            self.progress.note(_outcome(attempt, len(layers)))
             if attempt.judgement is not None and attempt.judgement.failed:
                 if len(left_out) >= int(LARGEST_SHARE * len(layers)):  # no more may be left out
                     enforce_gates(attempt.judgements)
@@ -179,6 +182,15 @@ class _Reducer:
             return judged
         with reduced_model(draft, precision, version) as model:
             return judged.joined(self.gate.judge(model, precision), FUSED)
+
+
+def _outcome(attempt: _Attempt, layers: int) -> str:
+    """Return a line about an attempt: how many layers compute in INT8, and which gates fail."""
+    counted = f"{attempt.precision}: {layers - len(attempt.left_out)} of {layers} layers in INT8"
+    if attempt.judgement is None:
+        return f"{counted}, not judged"
+    failed = sorted({row.measure for row in attempt.judgement.failed})
+    return f"{counted}, {'below the limit: ' + ', '.join(failed) if failed else 'gates hold'}"
 
 
 def _is_encoder_linear(error: LayerError) -> bool:

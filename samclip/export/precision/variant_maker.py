@@ -111,7 +111,7 @@ class VariantMaker:
             return model, ()
         keep = self._fp32.by_rule(graph, model) | too_large
         there = {str(node.name) for node in model.graph}  # quantising may have replaced some
-        with self._progress.stage(f"making {variant.file}"):
+        with self._progress.stage(f"making {variant.file}", total=1):  # no line: made many times
             return to_half(model, dtype, frozenset(keep & there)), beyond
 
 
@@ -148,7 +148,8 @@ class Quantiser:
         """Return an FP32 graph, weights inside, with Q/DQ; `skip` names layers and nodes."""
         equalised = self._equalise(graph, attention, model)
         calibration = self._calibrate(graph, equalised)
-        with self._progress.stage(f"quantising the {graph} for {precision}"):
+        # With a total there is no line at its end: layers are left out in many attempts.
+        with self._progress.stage(f"quantising the {graph} for {precision}", total=1):
             return quantise(equalised, calibration, skip, FORMS[precision])
 
     def sensitivity(

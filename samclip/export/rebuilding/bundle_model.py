@@ -1,0 +1,124 @@
+"""A bundle's model as the exporter sees it: rebuilt, proven, and with what only bundles hold.
+
+Checkpoints have no templates and no ready-made labels; these are taken over from the bundle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from samclip.errors import CheckpointError, error_context
+from samclip.export.checkpoints.checkpoint import Checkpoint
+from samclip.export.exportable import Exportable
+from samclip.export.options import ExportOptions
+from samclip.export.rebuilding.bundle_checkpoint import (
+    read_bundle_checkpoint,
+    storage_of,
+    takes_uint8,
+)
+from samclip.export.text_part import Labels, TextPart, text_samples
+from samclip.export.uint8_input import with_uint8_input
+from samclip.export.verification import TOLERANCE, Sample, measure
+from samclip.progress import Progress
+from samclip.runtime.bundles.bundle import Bundle
+from samclip.runtime.bundles.manifest import DIGEST_NAME, MANIFEST_NAME, ParityRow, Text
+from samclip.runtime.pixels.image import photo_paths
+
+# Where weights are stored rounded, so is what torch's exporter computed from them (in small images
+# the phases of positions). The rebuilt model computes these from the weights: 2e-3 was seen.
+ROUNDED_TOLERANCE = 1e-2
+Read = Callable[[ExportOptions, Checkpoint], Exportable]
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a path is that of a bundle, whole or damaged, and not of a model's folder."""
+    return any((path / name).is_file() for name in (MANIFEST_NAME, DIGEST_NAME))
+
+
+def read_bundle_model(options: ExportOptions, read: Read, progress: Progress) -> Exportable:
+    """Rebuild the model of the bundle `options.checkpoint`.
+
+    `read` makes an exportable of its checkpoint, by the family of models that it belongs to. With
+    `options.verify`, the rebuilt model has first to give the bundle's own answers on a photo.
+    Raises as `read_bundle_checkpoint` does, and CheckpointError for answers that differ.
+    """
+    found = read_bundle_checkpoint(options.checkpoint, progress)
+    bundle = found.bundle
+    said = f"the weights of {bundle.manifest.name} are taken as stored: {storage_of(bundle)}"
+    if options.verify:
+        own = ExportOptions(options.checkpoint, options.output)
+        with progress.stage(f"comparing the rebuilt model with {bundle.manifest.name}"):
+            model = read(own, found.checkpoint)
+            if takes_uint8(bundle.manifest):
+                model = with_uint8_input(model)
+            samples = model.samples(photo_paths(options.photos)[0])
+            worst = _prove(
+                bundle, samples if model.text is None else samples + text_samples(model.text)
+            )
+        said += (
+            f"; the model rebuilt from them answers as the bundle does, within {worst:.1e} of the "
+            "largest value"
+        )
+    progress.note(said)
+    return _with_carried_parts(read(options, found.checkpoint), bundle, options)
+
+
+def _prove(bundle: Bundle, samples: Sequence[Sample]) -> float:
+    """Run the bundle's FP32 graphs on what the rebuilt model was run on; return the worst error.
+
+    Raises CheckpointError beyond the tolerance of any export, or of one whose weights are rounded.
+    """
+    rows: list[ParityRow] = []
+    for name in dict.fromkeys(sample.graph for sample in samples):
+        graph = getattr(bundle.manifest.graphs, name)
+        variant = next(each for each in graph.variants if each.precision == "fp32")
+        own = [sample for sample in samples if sample.graph == name]
+        rows += measure(bundle.variant_source(name, variant), variant.precision, own)
+    worst = max(rows, key=lambda row: row.max_rel_error)
+    is_exact = storage_of(bundle) == "fp32"
+    allowed = TOLERANCE if is_exact else ROUNDED_TOLERANCE
+    if not worst.max_rel_error <= allowed:
+        raise CheckpointError(
+            f"the model rebuilt from the bundle {bundle.path} differs from it: {worst.output} of "
+            f"its {worst.graph} by {worst.max_rel_error:.1e} of the largest value on "
+            f"{worst.image}, allowed {allowed:.0e}. Export the checkpoint that it comes from."
+        )
+    return worst.max_rel_error
+
+
+def _with_carried_parts(model: Exportable, bundle: Bundle, options: ExportOptions) -> Exportable:
+    """Return the model with the bundle's templates and labels, where its text space is kept."""
+    described = bundle.manifest.text
+    replaced = options.text_checkpoint is not None or options.clip_checkpoint is not None
+    if described is None or model.text is None or replaced:
+        return model
+    return replace(
+        model,
+        templates=described.templates,
+        text=_carried_text(model.text, described, bundle),
+    )
+
+
+def _carried_text(part: TextPart, described: Text, bundle: Bundle) -> TextPart:
+    graph = bundle.manifest.graphs.text_encoder
+    stored = "fp32" if graph is None else graph.variants[0].weights_dtype
+    if described.labels is None or described.label_embeddings is None:
+        return replace(part, stored=stored)
+    with error_context(f"{described.labels} of {bundle.path}"):
+        try:
+            names = msgspec.json.decode(bundle.read(described.labels), type=tuple[str, ...])
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise CheckpointError(f"it is not a list of names: {error}") from error
+        numbers = np.frombuffer(bundle.read(described.label_embeddings), "<f4")
+        if numbers.size != len(names) * described.embed_dim:
+            raise CheckpointError(
+                f"there are {len(names):,} names and {numbers.size:,} numbers of embeddings; "
+                f"expected {described.embed_dim} for each name"
+            )
+    vectors = numbers.reshape(len(names), described.embed_dim)
+    return replace(part, stored=stored, labels=Labels(names, vectors))
