@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from rich.console import RenderableType
 
+    from samclip.runtime.clip_tower import Passes
     from samclip.runtime.model import Model
     from samclip.runtime.scene import Scene
 
@@ -192,9 +193,13 @@ def _plan(request: Request, task: Task[Answer], images: ImageList) -> _Places:
 
 @dataclass(frozen=True)
 class _Answered(Generic[Answer]):
-    """An answer, and the files that were written of it."""
+    """An answer, the files that were written of it, and the encoders' passes that it took.
+
+    `passes` is None for a bundle with one encoder, which answers in one.
+    """
 
     answer: Answer
+    passes: Passes | None
     picture: Path | None
     masks: tuple[Path, ...] | None
 
@@ -287,6 +292,7 @@ class _Series(Generic[Answer]):
             check_name_length(picture, image)
         with self._model.encode(self._images.source(index)) as scene:
             answer = self._task.ask(scene)
+            passes = None if self._model.manifest.clip_tower is None else scene.passes
         if picture is not None:
             from samclip.runtime.results.drawing import save_picture  # brings in OpenCV
 
@@ -295,7 +301,7 @@ class _Series(Generic[Answer]):
         masks = None
         if self._places.masks is not None and self._task.files is not None:
             masks = self._places.masks.save(index, image, partial(self._task.files.write, answer))
-        return _Answered(answer, picture, masks)
+        return _Answered(answer, passes, picture, masks)
 
     def _print(self, path: Path, answered: _Answered[Answer]) -> None:
         answer, picture, masks = answered.answer, answered.picture, answered.masks
@@ -306,6 +312,8 @@ class _Series(Generic[Answer]):
             record = self._first_fields(path) | self._task.record(answer)
             if answer.trained_head is not None:
                 record["trained_head"] = answer.trained_head
+            if answered.passes is not None:
+                record["passes"] = asdict(answered.passes)
             record["picture"] = None if picture is None else str(picture)
             if masks is not None:
                 record["mask_files"] = [str(file) for file in masks]
@@ -313,6 +321,8 @@ class _Series(Generic[Answer]):
             return
         say(out, in_one_line(str(path)), style="bold")
         out.print(self._task.show(answer))
+        if answered.passes is not None:
+            say(out, f"passes: {answered.passes}")
         if picture is not None:
             say(out, f"picture: {in_one_line(str(picture))}")
         if masks is not None and self._places.masks is not None:

@@ -17,11 +17,10 @@ from samclip.cli.terminal import in_one_line
 
 if TYPE_CHECKING:
     from samclip.runtime.bundles.manifest import (
-        ClipHead,
         Graph,
         Manifest,
+        NamingHead,
         ParityRow,
-        RegionHead,
         RoundingRow,
     )
     from samclip.runtime.results.classification import Classification, SemanticMap
@@ -128,18 +127,27 @@ def summary_table(manifest: Manifest) -> Table:
         "image size": f"{size} x {size}",
         "precision": ", ".join(sorted({variant.precision for variant in variants})),
         "weights": ", ".join(sorted({variant.weights_dtype for variant in variants})),
-        "CLIP head": _describe_head(manifest.head),
+        _head_title(manifest): _describe_head(manifest.head),
         "text": _describe_text(manifest),
     }
     return text_table(("property", "value"), properties.items())
 
 
-def _describe_head(head: ClipHead | RegionHead | None) -> str:
-    from samclip.runtime.bundles.manifest import ClipHead
+def _head_title(manifest: Manifest) -> str:
+    return "CLIP head" if manifest.clip_tower is None else "second tower"
+
+
+def _describe_head(head: NamingHead | None) -> str:
+    from samclip.runtime.bundles.manifest import ClipHead, ClipTower
 
     if head is None:
         return "none: cannot name anything"
     state = "trained" if head.trained else "UNTRAINED: names mean nothing"
+    if isinstance(head, ClipTower):
+        return (
+            f"{state}; CLIP at {head.image_size} x {head.image_size}; {head.embed_dim}-d, "
+            f"{head.grid} x {head.grid} tokens; names masks by {head.name_by}"
+        )
     names = f"{head.grid} x {head.grid} tokens" if isinstance(head, ClipHead) else "names regions"
     return f"{state}; {head.embed_dim}-d, {names}"
 
@@ -258,6 +266,6 @@ def exceptions_table(manifest: Manifest) -> Table:
 def _graphs(manifest: Manifest) -> dict[str, Graph]:
     """Return the graphs that the bundle has, by name, in the order in which they run."""
     regions = ("roi_classifier", "clip_roi")
-    names = ("encoder", "clip_head", "mask_decoder", *regions, "text_encoder")
+    names = ("encoder", "clip_head", "clip_encoder", "mask_decoder", *regions, "text_encoder")
     found = {name: getattr(manifest.graphs, name) for name in names}
     return {name: graph for name, graph in found.items() if graph is not None}

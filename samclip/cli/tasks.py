@@ -88,6 +88,7 @@ def segment(
     names: options.Names = None,
     labels: options.Labels = None,
     templates: options.Templates = None,
+    name_by: options.NameBy = None,
     masks: options.MaskFiles = None,
 ) -> Task[Any]:
     """Cut out what points and boxes show, in pixels of the image; with --names, name it too.
@@ -110,6 +111,7 @@ def segment(
             multimask=multimask,
             names=vocabulary,
             templates=templates,
+            name_by=name_by,
         ),
         record=lambda answer: answer.to_dict(),
         show=show_masks,
@@ -273,6 +275,7 @@ def everything(
     names: options.Names = None,
     labels: options.Labels = None,
     templates: options.Templates = None,
+    name_by: options.NameBy = None,
     masks: options.MaskFiles = None,
 ) -> Task[Any]:
     """Find the masks of all objects, with the options of SAM's automatic mask generator.
@@ -287,6 +290,7 @@ def everything(
         ask=lambda scene: scene.everything(
             names=vocabulary,
             templates=templates,
+            name_by=name_by,
             points_per_side=points_per_side,
             pred_iou_thresh=pred_iou_thresh,
             stability_score_thresh=stability_score_thresh,

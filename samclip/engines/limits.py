@@ -13,6 +13,8 @@ MAX_TEXTS: Final = 32_768  # 22,000 names are one run
 # part with the square of a prompt's tokens.
 MAX_POINTS: Final = 4096
 MAX_TOKENS: Final = 512
+# Of CLIP's image tower: crops of one photo; memory grows with them.
+MAX_CROPS: Final = 16
 # Coordinates of a region's box, in pixels of the input, on either side of 0: classifiers sample a
 # box as finely as the map, so that time grows with its area.
 MAX_REGION: Final = 8192

@@ -13,7 +13,7 @@ from pathlib import Path
 from samclip.export.graphs import GraphPlan
 from samclip.export.text_part import TextPart
 from samclip.export.verification import Sample
-from samclip.runtime.bundles.manifest import ClipHead, Preprocessing, RegionHead, Source
+from samclip.runtime.bundles.manifest import NamingHead, Preprocessing, Source
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Exportable:
 
     model_type: str
     pixels: Preprocessing
-    head: ClipHead | RegionHead
+    head: NamingHead
     text: TextPart | None
     templates: str
     sources: tuple[Source, ...]

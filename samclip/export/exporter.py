@@ -15,7 +15,7 @@ from samclip.errors import ExportError, GraphError
 from samclip.export.exportable import Exportable
 from samclip.export.families.read_model import read_model
 from samclip.export.graph_files import GraphFiles, described, without_unused
-from samclip.export.naming_head import untrained_note
+from samclip.export.naming_head import WAYS_OUT, is_untrained_clip, untrained_note
 from samclip.export.options import ExportOptions
 from samclip.export.plan import ExportPlan, ReductionPlan, plan_export, require_place
 from samclip.export.text_part import bundle_text, text_encoder_graph, text_samples
@@ -25,6 +25,7 @@ from samclip.progress import SILENT, Progress
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import (
     ClipHead,
+    ClipTower,
     Manifest,
     Provenance,
     RegionHead,
@@ -89,6 +90,8 @@ def _export_in_fp32(plan: ExportPlan, progress: Progress) -> _Draft:
     options = plan.options
     with progress.stage("reading checkpoints"):
         model = read_model(options)
+    if options.text_encoder and model.text is not None and is_untrained_clip(model.head):
+        progress.note(f"warning: {WAYS_OUT}")
     text, texts = bundle_text(model.text, model.templates, plan, progress)
     graphs = write_graphs(model, options, progress)
     pairs = [GraphPair(files, _store(files, options)) for files in graphs]
@@ -105,6 +108,7 @@ def _export_in_fp32(plan: ExportPlan, progress: Progress) -> _Draft:
         provenance=_provenance(model),
         clip_head=model.head if isinstance(model.head, ClipHead) else None,
         region_head=model.head if isinstance(model.head, RegionHead) else None,
+        clip_tower=model.head if isinstance(model.head, ClipTower) else None,
         text=text,
         parity=proof.parity,
         rounding=proof.rounding,

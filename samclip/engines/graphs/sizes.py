@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from samclip.engines.limits import (
+    MAX_CROPS,
     MAX_POINTS,
     MAX_PROMPTS,
     MAX_REGIONS,
@@ -31,6 +32,7 @@ RUNS: tuple[Mapping[str, Range], ...] = (
 AXES: Mapping[str, Range] = {
     "texts": (1, PROMPTS_PER_BATCH),
     "regions": (1, MAX_REGIONS),
+    "crops": (1, MAX_CROPS),
     "vocabulary": (1, MAX_TEXTS),
 }
 OTHER: Range = (1, MAX_TEXTS)  # axes of any other name: the most that the runtime ever sends
@@ -46,6 +48,7 @@ DYNAMIC: Mapping[str, tuple[str, ...]] = {
     "low_res_masks": ("regions",),
     "text": ("vocabulary",),
     "image": (),
+    "images": ("crops",),
     "image_embeddings": (),
     "backbone_features": (),
     "token_mask": (),

@@ -17,7 +17,13 @@ import msgspec
 
 from samclip.engines.backend_names import TENSORRT, LibraryName
 from samclip.engines.base import GraphSource
-from samclip.engines.limits import MAX_PROMPTS, MAX_REGIONS, MAX_TEXTS, PROMPTS_PER_BATCH
+from samclip.engines.limits import (
+    MAX_CROPS,
+    MAX_PROMPTS,
+    MAX_REGIONS,
+    MAX_TEXTS,
+    PROMPTS_PER_BATCH,
+)
 from samclip.engines.plans.gate.verdict import UNJUDGED, Verdict
 from samclip.engines.plans.record import Capability, Record, Sha256, Size, digest_of, with_digest
 from samclip.engines.steps import BuildPlans, RemovePlan
@@ -216,6 +222,7 @@ DEFAULT_AXES: Mapping[str, AxisRange] = {
     "points": AxisRange(least=0, best=2, most=64),
     "texts": AxisRange(least=1, best=16, most=PROMPTS_PER_BATCH),
     "regions": AxisRange(least=1, best=4, most=MAX_REGIONS),
+    "crops": AxisRange(least=1, best=8, most=MAX_CROPS),
     "vocabulary": AxisRange(least=1, best=80, most=MAX_TEXTS),
 }
 

@@ -19,7 +19,7 @@ from samclip.errors import CheckpointError, error_context
 from samclip.export.checkpoints.checkpoint import Checkpoint, StateDict, fit_state, some_keys
 from samclip.export.checkpoints.declared_sizes import build_declared
 from samclip.export.checkpoints.vision_settings import VisionSettings, read_vision_settings
-from samclip.export.models.clip_vision import ClipVit, ClipVitConfig
+from samclip.export.models.clip_vision import ClipVit, ClipVitConfig, split_projections
 from samclip.export.models.clip_vision_resnet import (
     ClipResNetTower,
     describe_resnet,
@@ -66,6 +66,7 @@ class VisionTower:
     """
 
     module: nn.Module
+    kind: str  # the type of the model, for the manifest
     model: str  # a short description for people
     embed_dim: int
     image_size: int
@@ -113,9 +114,16 @@ def _read_vit(checkpoint: Checkpoint, state: StateDict, quick_gelu: bool | None)
     config = infer_vit_config(state, settings, "attention" if siglip else "token")
     file = checkpoint.path.name
     module = build_declared(lambda: ClipVit(config), state, (config.layers,), file)
-    fit_state(module, state, f"image tower of {file}")
+    fit_state(module, split_projections(state, config), f"image tower of {file}")
+    kind = "siglip_vit" if siglip else "clip_vit"
     return VisionTower(
-        module.eval(), config.model, config.embed_dim, config.image_size, config.grid, settings
+        module.eval(),
+        kind,
+        config.model,
+        config.embed_dim,
+        config.image_size,
+        config.grid,
+        settings,
     )
 
 
@@ -178,7 +186,13 @@ def _read_resnet(checkpoint: Checkpoint) -> VisionTower:
     fit_state(module, state, f"image tower of {file}")
     size = resnet_image_size(config)
     return VisionTower(
-        module.eval(), describe_resnet(config), config.embed_dim, size, config.pool_grid, settings
+        module.eval(),
+        "clip_resnet",
+        describe_resnet(config),
+        config.embed_dim,
+        size,
+        config.pool_grid,
+        settings,
     )
 
 

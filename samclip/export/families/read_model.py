@@ -11,6 +11,7 @@ from samclip.export.families.merged import merged_exportable
 from samclip.export.families.merged_assembly import Checkpoints, assemble
 from samclip.export.families.ovsam import ovsam_exportable
 from samclip.export.families.ovsam_assembly import OvsamFiles, assemble_ovsam, is_ovsam, read_ovsam
+from samclip.export.families.two_towers import read_two_towers
 from samclip.export.models.ovsam.model import OVSAM_CONFIGS
 from samclip.export.options import ExportOptions
 
@@ -28,11 +29,23 @@ def read_model(options: ExportOptions) -> Exportable:
     SAM are assembled where the model type asks for one. Raises CheckpointError when a file cannot
     be read or does not fit, and for files or options that such a model has no use for.
     """
+    if options.two_towers is not None:
+        _check_two_towers(options)
+        return read_two_towers(options, options.two_towers)
     if is_ovsam(options.checkpoint):
         return _read_saved_ovsam(options)
     if (model_type := options.model_type) is not None and model_type in OVSAM_CONFIGS:
         return _read_published_ovsam(options, model_type)
     return _read_merged(options)
+
+
+def _check_two_towers(options: ExportOptions) -> None:
+    """Raise CheckpointError where two towers were asked for with an Open-Vocabulary SAM."""
+    parts = (options.sam2clip_checkpoint, options.clip2sam_checkpoint)
+    if any(parts) or options.model_type in OVSAM_CONFIGS or is_ovsam(options.checkpoint):
+        raise CheckpointError(
+            "an Open-Vocabulary SAM has its own CLIP inside. Leave --two-towers out, or give a SAM."
+        )
 
 
 def _read_merged(options: ExportOptions) -> Exportable:

@@ -15,6 +15,7 @@ and its residual MLP follows.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from samclip.export.models.attention import scaled_attention
 from samclip.export.models.text_tower import QuickGELU
 
+LAST = "transformer.resblocks.{}.attn"
 Activation = Literal["gelu", "quick_gelu", "gelu_tanh"]
 ACTIVATIONS: dict[Activation, type[nn.Module]] = {"gelu": nn.GELU, "quick_gelu": QuickGELU}
 
@@ -64,7 +66,7 @@ class ClipVitConfig:
 
 
 class VisionAttention(nn.Module):
-    """Multi-head attention with the parameter names of `nn.MultiheadAttention`."""
+    """Multi-head self-attention with the parameter names of `nn.MultiheadAttention`."""
 
     def __init__(self, config: ClipVitConfig) -> None:
         super().__init__()
@@ -74,26 +76,60 @@ class VisionAttention(nn.Module):
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, queries: Tensor, tokens: Tensor) -> Tensor:
-        """Attend from `queries`, NxQxW, to `tokens`, NxLxW: NxQxW."""
-        width = tokens.shape[-1]
-        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
-        q, k, v = (
-            F.linear(x, weight, bias)
-            .reshape(-1, x.shape[1], self.heads, width // self.heads)
-            .transpose(1, 2)
-            for x, weight, bias in zip((queries, tokens, tokens), weights, biases, strict=True)
-        )  # each N, H, Q or L, W/H
-        mixed = scaled_attention(q, k, v).transpose(1, 2)  # N, Q, H, W/H
-        out: Tensor = self.out_proj(mixed.reshape(-1, queries.shape[1], width))
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend within each image: NxLxW -> NxLxW."""
+        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+        q, k, v = (_by_head(part, self.heads) for part in qkv)
+        out: Tensor = self.out_proj(_join_heads(scaled_attention(q, k, v)))
         return out
 
-    def values(self, tokens: Tensor) -> Tensor:
-        """Return what each token, NxLxW, would get if it attended to itself alone: NxLxW."""
-        width = tokens.shape[-1]
-        value = F.linear(tokens, self.in_proj_weight[2 * width :], self.in_proj_bias[2 * width :])
-        out: Tensor = self.out_proj(value)
+
+class PoolingAttention(nn.Module):
+    """The last attention: one query pools all tokens, and each token keeps its own value.
+
+    Queries, keys and values have matrices of their own, because they are of different tokens.
+    """
+
+    def __init__(self, config: ClipVitConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.q_proj = nn.Linear(config.width, config.width)
+        self.k_proj = nn.Linear(config.width, config.width)
+        self.v_proj = nn.Linear(config.width, config.width)
+        self.out_proj = nn.Linear(config.width, config.width)
+
+    def forward(self, query: Tensor, tokens: Tensor, skipped: int = 0) -> Tensor:
+        """Pool `tokens`, NxLxW, by `query`, Nx1xW: Nx(1 + L - skipped)xW.
+
+        First comes the pooled vector, then the values of all tokens but the first `skipped`.
+        """
+        value = self.v_proj(tokens)
+        parts = (self.q_proj(query), self.k_proj(tokens), value)
+        q, k, v = (_by_head(part, self.heads) for part in parts)
+        pooled = _join_heads(scaled_attention(q, k, v))  # N, 1, W
+        out: Tensor = self.out_proj(torch.cat([pooled, value[:, skipped:]], dim=1))
         return out
+
+
+def _by_head(x: Tensor, heads: int) -> Tensor:
+    split = x.reshape(-1, x.shape[1], heads, x.shape[2] // heads)  # N, L, H, W/H
+    return split.transpose(1, 2)
+
+
+def _join_heads(x: Tensor) -> Tensor:
+    joined = x.transpose(1, 2)  # N, H, L, W/H -> N, L, H, W/H
+    return joined.reshape(-1, joined.shape[1], joined.shape[2] * joined.shape[3])
+
+
+def split_projections(state: Mapping[str, Tensor], config: ClipVitConfig) -> dict[str, Tensor]:
+    """Return a state dict whose last attention has a matrix of its own for q, k and v each."""
+    last = "pool.attn." if config.pool == "attention" else f"{LAST.format(config.layers - 1)}."
+    found = dict(state)
+    for kind in ("weight", "bias"):
+        if (stacked := found.pop(f"{last}in_proj_{kind}", None)) is not None:
+            names = [f"{last}{name}_proj.{kind}" for name in "qkv"]
+            found |= dict(zip(names, stacked.chunk(3), strict=True))
+    return found
 
 
 class VisionMlp(nn.Module):
@@ -131,29 +167,47 @@ class VisionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map NxLxW -> NxLxW."""
-        normed = self.ln_1(x)
-        x = x + self.attn(normed, normed)
-        out: Tensor = x + self.mlp(self.ln_2(x))
-        return out
-
-    def split(self, x: Tensor) -> Tensor:
-        """Map NxLxW of a last block, the class token first: it attends, the others do not.
-
-        Only the class token's result is read of a last block; so this is exact for it.
-        """
-        normed = self.ln_1(x)
-        pooled = self.attn(normed[:, :1], normed)  # N, 1, W
-        x = x + torch.cat([pooled, self.attn.values(normed[:, 1:])], dim=1)
+        x = x + self.attn(self.ln_1(x))
         out: Tensor = x + self.mlp(self.ln_2(x))
         return out
 
 
-class _Blocks(nn.Module):
+class LastBlock(nn.Module):
+    """The last block of a CLIP: the class token, which comes first, attends, the others do not.
+
+    Nothing but the class token's result is read of a last block; so this is exact for it.
+    """
+
+    def __init__(self, config: ClipVitConfig) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.width, eps=config.eps)
+        self.attn = PoolingAttention(config)
+        self.ln_2 = nn.LayerNorm(config.width, eps=config.eps)
+        self.mlp = VisionMlp(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map NxLxW -> NxLxW."""
+        normed = self.ln_1(x)
+        x = x + self.attn(normed[:, :1], normed, skipped=1)
+        out: Tensor = x + self.mlp(self.ln_2(x))
+        return out
+
+
+class VisionBlocks(nn.Module):
     """The stack of blocks, called `resblocks` as in open_clip."""
 
     def __init__(self, config: ClipVitConfig) -> None:
         super().__init__()
-        self.resblocks = nn.ModuleList(VisionBlock(config) for _ in range(config.layers))
+        blocks: list[nn.Module] = [VisionBlock(config) for _ in range(config.layers)]
+        if config.pool == "token":
+            blocks[-1] = LastBlock(config)
+        self.resblocks = nn.ModuleList(blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map NxLxW -> NxLxW."""
+        for block in self.resblocks:
+            x = block(x)
+        return x
 
 
 class ClipVit(nn.Module):
@@ -166,7 +220,7 @@ class ClipVit(nn.Module):
         self.conv1 = nn.Conv2d(3, width, config.patch, config.patch, bias=not has_class)
         count = config.grid**2 + has_class
         self.positional_embedding = nn.Parameter(torch.randn(count, width) * width**-0.5)
-        self.transformer = _Blocks(config)
+        self.transformer = VisionBlocks(config)
         self.ln_post = nn.LayerNorm(width, eps=config.eps)
         if has_class:
             self.class_embedding = nn.Parameter(torch.randn(width) * width**-0.5)
@@ -181,14 +235,9 @@ class ClipVit(nn.Module):
         if self.config.pool == "token":
             first = self.class_embedding.expand(x.shape[0], 1, -1)  # N, 1, W
             x = self.ln_pre(torch.cat([first, x], dim=1) + self.positional_embedding)
-            *blocks, last = self.transformer.resblocks
-            for block in blocks:
-                x = block(x)
-            x = self.ln_post(last.split(x)) @ self.proj  # N, 1 + gg, D
+            x = self.ln_post(self.transformer(x)) @ self.proj  # N, 1 + gg, D
             return x[:, 0], self._as_map(x[:, 1:])
-        x = x + self.positional_embedding
-        for block in self.transformer.resblocks:
-            x = block(x)
+        x = self.transformer(x + self.positional_embedding)
         pooled, tokens = self.pool(self.ln_post(x))
         return pooled, self._as_map(tokens)
 
@@ -204,13 +253,13 @@ class AttentionPoolHead(nn.Module):
     def __init__(self, config: ClipVitConfig) -> None:
         super().__init__()
         self.probe = nn.Parameter(torch.randn(1, 1, config.width))
-        self.attn = VisionAttention(config)
+        self.attn = PoolingAttention(config)
         self.ln = nn.LayerNorm(config.width, eps=config.eps)
         self.mlp = VisionMlp(config)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Pool NxLxW: NxW of the images, and NxLxW of the tokens alone."""
         probe = self.probe.expand(tokens.shape[0], -1, -1)  # N, 1, W
-        x = torch.cat([self.attn(probe, tokens), self.attn.values(tokens)], dim=1)
-        x = x + self.mlp(self.ln(x))  # N, 1 + L, W
+        x = self.attn(probe, tokens)  # N, 1 + L, W
+        x = x + self.mlp(self.ln(x))
         return x[:, 0], x[:, 1:]
