@@ -66,7 +66,6 @@ class VisionTower:
     """
 
     module: nn.Module
-    kind: str  # the type of the model, for the manifest
     model: str  # a short description for people
     embed_dim: int
     image_size: int
@@ -115,10 +114,8 @@ def _read_vit(checkpoint: Checkpoint, state: StateDict, quick_gelu: bool | None)
     file = checkpoint.path.name
     module = build_declared(lambda: ClipVit(config), state, (config.layers,), file)
     fit_state(module, split_projections(state, config), f"image tower of {file}")
-    kind = "siglip_vit" if siglip else "clip_vit"
     return VisionTower(
         module.eval(),
-        kind,
         config.model,
         config.embed_dim,
         config.image_size,
@@ -187,7 +184,6 @@ def _read_resnet(checkpoint: Checkpoint) -> VisionTower:
     size = resnet_image_size(config)
     return VisionTower(
         module.eval(),
-        "clip_resnet",
         describe_resnet(config),
         config.embed_dim,
         size,

@@ -106,7 +106,7 @@ def two_towers_exportable(
     pixels = Preprocessing(image_size=metadata.image_size, mean=metadata.mean, std=metadata.std)
     head = describe_tower(tower, naming)
     return Exportable(
-        model_type=f"{metadata.model_type}+{tower.kind}",
+        model_type=metadata.model_type,  # SAM's, by which backends are chosen
         pixels=pixels,
         head=head,
         text=TextPart(

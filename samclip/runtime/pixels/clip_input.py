@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.Image import Resampling
 
-LONGEST = 16  # times the tower's side: of longer photos only what is kept is resized
+MOST_PIXELS = 2**26  # of a whole photo resized; of thin strips only what is kept is resized
 FILTERS = {"pillow_bicubic": Resampling.BICUBIC, "pillow_bilinear": Resampling.BILINEAR}
 
 
@@ -54,16 +54,16 @@ def whole_input(image: NDArray[np.uint8], tower: TowerInput) -> NDArray[np.float
     if tower.resize == "squash":
         return squashed_input(image, tower)
     side, picture = tower.image_size, Image.fromarray(image)
-    shorter, longer = min(picture.size), max(picture.size)
+    shorter = min(picture.size)
     width, height = (
         side if edge == shorter else int(side * edge / shorter) for edge in picture.size
     )
     left, top = round((width - side) / 2), round((height - side) / 2)
     filtering = FILTERS[tower.interpolation]
-    if longer <= LONGEST * shorter:
+    if width * height <= MOST_PIXELS:
         resized = picture.resize((width, height), filtering)
         return _normalised(resized.crop((left, top, left + side, top + side)), tower)
-    # The same pixels, but for rounding: a strip of a few pixels would become gigabytes otherwise.
+    # Nearly the same pixels: a strip a pixel wide would become gigabytes otherwise.
     across, down = picture.size[0] / width, picture.size[1] / height
     kept = (left * across, top * down, (left + side) * across, (top + side) * down)
     return _normalised(picture.resize((side, side), filtering, box=kept), tower)
