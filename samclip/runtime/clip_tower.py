@@ -1,4 +1,4 @@
-"""A CLIP of its own in a bundle: it looks at a scene's photo, or at crops of it, when asked to.
+"""A separate CLIP in a bundle: it looks at a scene's photo, or at crops of it, when asked to.
 
 Every pass of an encoder over an image is counted, by scene and by model: what one pass of a merged
 model answers costs a two-tower bundle as many passes as `Passes` says.
@@ -36,7 +36,7 @@ class Passes:
     """How often the encoders ran.
 
     `sam`: SAM's, or a merged model's, on the photo and on crops of `everything`; `clip`: that of a
-    CLIP of its own on whole photos; `crops`: and on crops around masks.
+    separate CLIP on whole photos; `crops`: and on crops around masks.
     """
 
     sam: int = 0

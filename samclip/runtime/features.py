@@ -32,7 +32,7 @@ class ClipFeatures:
 
 
 class SecondTower(Protocol):
-    """A CLIP of its own that looks at the photo of a scene; see `samclip.runtime.clip_tower`."""
+    """A separate CLIP that looks at the photo of a scene; see `samclip.runtime.clip_tower`."""
 
     def tokens(self) -> ClipFeatures:
         """Embed the tokens of the photo, in one pass."""
@@ -113,7 +113,7 @@ class Features:
         self._clip = self._image_embed = None
 
     def clip(self) -> ClipFeatures:
-        """Return the tokens' embeddings by the CLIP head, or by a CLIP of its own, computed once.
+        """Return the tokens' embeddings by the CLIP head, or by a separate CLIP, computed once.
 
         Raises CapabilityError for a bundle with neither.
         """
@@ -142,7 +142,7 @@ class Features:
         self.check_open()
         if self._tower is None:
             raise CapabilityError(
-                f"bundle {self._pool.bundle.manifest.name!r} has no CLIP of its own, by "
+                f"bundle {self._pool.bundle.manifest.name!r} has no separate CLIP, by "
                 "which masks could be named. Leave out name_by, or export a bundle with two towers."
             )
         return self._tower

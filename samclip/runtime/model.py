@@ -244,7 +244,7 @@ class Model:
 
     @property
     def passes(self) -> Passes:
-        """How often each encoder has run: SAM's, and that of a CLIP of its own."""
+        """How often each encoder has run: SAM's, and that of a separate CLIP."""
         return self._counter.passes
 
     def encode(self, image: Any) -> Scene:

@@ -45,7 +45,7 @@ class Scene:
     Tasks take `names` as a list of str or as a vocabulary from `Model.vocabulary`, and
     `templates` as the name of a template set or as templates with one `{}` each; None means the
     bundle's templates. Names need a bundle with text and with a CLIP head, classifiers of
-    regions or a CLIP of its own, else CapabilityError is raised. A head that was never trained
+    regions or a separate CLIP, else CapabilityError is raised. A head that was never trained
     gives an UntrainedHeadWarning on every use.
     """
 

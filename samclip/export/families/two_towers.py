@@ -1,7 +1,7 @@
 """SAM and CLIP side by side in one bundle, as the exporter sees them: nothing is merged or trained.
 
 SAM's encoder and mask decoder are those of a merged model without its CLIP head. CLIP's image tower
-is a graph of its own, at its own size, and the text tower is CLIP's.
+is a separate graph, at CLIP's size, and the text tower is CLIP's.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from samclip.errors import CheckpointError
-from samclip.export.checkpoints.checkpoint import read_checkpoint
-from samclip.export.checkpoints.metadata import HEAD, source_of
+from samclip.export.checkpoints.checkpoint import read_checkpoint, read_header
+from samclip.export.checkpoints.metadata import HEAD, METADATA_KEY, source_of
 from samclip.export.checkpoints.vision_checkpoint import VisionTower, has_vision, read_vision
 from samclip.export.exportable import Exportable
 from samclip.export.families.decoder_prompts import verifying_prompts
@@ -66,6 +66,11 @@ def read_two_towers(options: ExportOptions, naming: TwoTowers) -> Exportable:
         )
     if options.head_pool is not None:
         raise CheckpointError("--head-pool is for CLIP heads, and two towers have none")
+    if METADATA_KEY in read_header(options.checkpoint):
+        raise CheckpointError(
+            f"{options.checkpoint.name} is a merged checkpoint, whose CLIP head names things in one "
+            "pass. Leave --two-towers out, or give the SAM that it was made from."
+        )
     clip = read_checkpoint(options.clip_checkpoint)
     if clip.has(HEAD) or not has_vision(clip):
         raise CheckpointError(
@@ -80,11 +85,6 @@ def read_two_towers(options: ExportOptions, naming: TwoTowers) -> Exportable:
         None,
         options.quick_gelu,
     )
-    if assembly.metadata.head_trained:
-        raise CheckpointError(
-            f"{options.checkpoint.name} has a trained CLIP head, which names things in SAM's own "
-            "pass. Leave --two-towers out."
-        )
     tower = read_vision(clip, options.quick_gelu)
     described = assembly.metadata.text
     if described is None or tower.embed_dim != assembly.metadata.embed_dim:

@@ -87,7 +87,7 @@ class VisionAttention(nn.Module):
 class PoolingAttention(nn.Module):
     """The last attention: one query pools all tokens, and each token keeps its own value.
 
-    Queries, keys and values have matrices of their own, because they are of different tokens.
+    Queries, keys and values have separate matrices, because they are of different tokens.
     """
 
     def __init__(self, config: ClipVitConfig) -> None:
@@ -122,7 +122,7 @@ def _join_heads(x: Tensor) -> Tensor:
 
 
 def split_projections(state: Mapping[str, Tensor], config: ClipVitConfig) -> dict[str, Tensor]:
-    """Return a state dict whose last attention has a matrix of its own for q, k and v each."""
+    """Return a state dict whose last attention has separate matrices for q, k and v."""
     last = "pool.attn." if config.pool == "attention" else f"{LAST.format(config.layers - 1)}."
     found = dict(state)
     for kind in ("weight", "bias"):

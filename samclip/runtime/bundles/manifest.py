@@ -210,7 +210,7 @@ class RegionHead(Record, frozen=True, kw_only=True):
 
 
 class ClipTower(Record, frozen=True, kw_only=True):
-    """A CLIP of its own in the bundle, in place of a head on SAM's features.
+    """A separate CLIP in the bundle, in place of a head on SAM's features.
 
     `image_size`, `mean` and `std` (both in [0, 255] units) are those of its input. `resize` is for
     whole photos: "shortest_side" resizes the shorter side to `image_size` and crops the middle,

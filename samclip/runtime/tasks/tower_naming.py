@@ -1,4 +1,4 @@
-"""Naming by a CLIP of its own: masks by crops or by pooled tokens, photos as CLIP does.
+"""Naming by a separate CLIP: masks by crops or by pooled tokens, photos as CLIP does.
 
 These are the two baselines of Open-Vocabulary SAM (Yuan et al., arXiv 2401.02955, section 1): SAM
 makes the masks, and CLIP, which knows nothing of SAM, names them.
