@@ -68,8 +68,8 @@ def read_two_towers(options: ExportOptions, naming: TwoTowers) -> Exportable:
         raise CheckpointError("--head-pool is for CLIP heads, and two towers have none")
     if METADATA_KEY in read_header(options.checkpoint):
         raise CheckpointError(
-            f"{options.checkpoint.name} is a merged checkpoint, whose CLIP head names things in one "
-            "pass. Leave --two-towers out, or give the SAM that it was made from."
+            f"{options.checkpoint.name} is a merged checkpoint, whose CLIP head names things in "
+            "one pass. Leave --two-towers out, or give the SAM that it was made from."
         )
     clip = read_checkpoint(options.clip_checkpoint)
     if clip.has(HEAD) or not has_vision(clip):

@@ -11,12 +11,13 @@ import torch
 from small_ovsam import random_ovsam, small_assembly
 
 from samclip.errors import CheckpointError, ExportError
+from samclip.export import exporter
 from samclip.export.cli import two_towers
 from samclip.export.cli_options import ExportArguments
 from samclip.export.families.ovsam_assembly import save_ovsam
 from samclip.export.families.read_model import read_model
-from samclip.export.naming_head import is_untrained_clip
 from samclip.export.options import ExportOptions, TwoTowers
+from samclip.progress import Silent
 from samclip.runtime.bundles.manifest import ClipTower
 
 
@@ -96,7 +97,38 @@ def test_options_of_the_command() -> None:
         TwoTowers(crop_margin=-1)
 
 
-def test_a_text_tower_alone_names_nothing(options: ExportOptions) -> None:
-    merged = read_model(replace(options, two_towers=None))
-    assert is_untrained_clip(merged.head)
-    assert not is_untrained_clip(read_model(options).head)
+class Notes(Silent):
+    """A progress that keeps its notes."""
+
+    def __init__(self) -> None:
+        self.kept: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.kept.append(text)
+
+
+class StoppedError(Exception):
+    """Stands for the long work, which tests of what comes before it leave out."""
+
+
+@pytest.mark.parametrize(
+    ("change", "warned"),
+    [
+        ({"two_towers": None}, True),
+        ({"two_towers": None, "text_encoder": False}, False),
+        ({}, False),
+    ],
+)
+def test_noise_is_said_before_the_work_with_the_ways_out(
+    options: ExportOptions, change: dict[str, Any], warned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise StoppedError
+
+    monkeypatch.setattr(exporter, "write_graphs", stop)
+    progress = Notes()
+    with pytest.raises(StoppedError):
+        exporter.export_bundle(replace(options, **change), progress)
+    assert len(progress.kept) == warned
+    for way in ("--two-towers", "samclip-merge", "--no-text-encoder") if warned else ():
+        assert way in progress.kept[0]
