@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from recorded_progress import RecordedProgress
 from small_ovsam import random_ovsam, small_assembly
 
 from samclip.errors import CheckpointError, ExportError
@@ -17,7 +18,6 @@ from samclip.export.cli_options import ExportArguments
 from samclip.export.families.ovsam_assembly import save_ovsam
 from samclip.export.families.read_model import read_model
 from samclip.export.options import ExportOptions, TwoTowers
-from samclip.progress import Silent
 from samclip.runtime.bundles.manifest import ClipTower
 
 
@@ -97,16 +97,6 @@ def test_options_of_the_command() -> None:
         TwoTowers(crop_margin=-1)
 
 
-class Notes(Silent):
-    """A progress that keeps its notes."""
-
-    def __init__(self) -> None:
-        self.kept: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.kept.append(text)
-
-
 class StoppedError(Exception):
     """Stands for the long work, which tests of what comes before it leave out."""
 
@@ -126,9 +116,9 @@ def test_noise_is_said_before_the_work_with_the_ways_out(
         raise StoppedError
 
     monkeypatch.setattr(exporter, "write_graphs", stop)
-    progress = Notes()
+    progress = RecordedProgress()
     with pytest.raises(StoppedError):
         exporter.export_bundle(replace(options, **change), progress)
-    assert len(progress.kept) == warned
+    assert len(progress.notes) == warned
     for way in ("--two-towers", "samclip-merge", "--no-text-encoder") if warned else ():
-        assert way in progress.kept[0]
+        assert way in progress.notes[0]
