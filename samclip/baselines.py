@@ -112,7 +112,7 @@ class BundleEncoder:
         with self._model.encode(image) as scene:
             clip = scene.features.clip()
             tokens = clip.patch_embeds.reshape(len(clip.patch_embeds), -1).T  # Dxgxg -> ggxD
-            return DenseFeatures(tokens, clip.token_mask, scene.features.letterbox)
+            return DenseFeatures(tokens, clip.token_mask, clip.letterbox)
 
     def embed_pooled(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return `pooled` unchanged: averages of patch embeddings are in the text space already."""

@@ -116,6 +116,34 @@ def lite2_checkpoint(
 
 
 @pytest.fixture(scope="session")
+def small_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random CLIP in open_clip's layout: 48 dimensions at 32 px, and its description."""
+    from reference_open_clip import save_clip, small_image_tower
+
+    config = {"model_cfg": {"quick_gelu": False, "vision_cfg": {"image_size": 32}}}
+    return save_clip(tmp_path_factory.mktemp("clip") / "CLIP", small_image_tower(), 48, config)
+
+
+@pytest.fixture(scope="session")
+def two_towers_bundle(
+    mobile_sam_checkpoint: Path, small_clip: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A bundle of real MobileSAM weights at 256 px, and the small CLIP next to it."""
+    from samclip.export.exporter import export_bundle
+    from samclip.export.options import ExportOptions, TwoTowers
+
+    options = ExportOptions(
+        checkpoint=mobile_sam_checkpoint,
+        clip_checkpoint=small_clip,
+        two_towers=TwoTowers(),
+        image_size=256,
+        output=tmp_path_factory.mktemp("bundles") / "two-towers",
+        templates="none",
+    )
+    return export_bundle(options).path
+
+
+@pytest.fixture(scope="session")
 def lite2_bundle(lite2_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of that checkpoint: all graphs of samclip-tiny's kind, at a sixteenth the work."""
     from samclip.export.exporter import export_bundle

@@ -57,8 +57,8 @@ GraphNames = Annotated[
         metavar="NAME",
         rich_help_panel=_WHAT,
         show_default="all of the bundle",
-        help="encoder, mask_decoder, mask_upscaler, text_encoder, clip_head, or the region "
-        "classifiers roi_classifier and clip_roi; may be repeated.",
+        help="encoder, mask_decoder, mask_upscaler, text_encoder, clip_head, the region "
+        "classifiers roi_classifier and clip_roi, or clip_encoder of two towers; may be repeated.",
     ),
 ]
 Targets = Annotated[

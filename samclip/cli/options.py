@@ -181,6 +181,17 @@ Templates = Annotated[
     ),
 ]
 
+NameBy = Annotated[
+    Literal["crop-image", "crop-feature"] | None,
+    typer.Option(
+        "--name-by",
+        rich_help_panel=_NAMES,
+        show_default="the bundle's",
+        help="How a bundle with two towers names masks: CLIP on a crop around each, or the tokens "
+        "of one pass averaged in each.",
+    ),
+]
+
 Points = Annotated[
     list[Point] | None,
     typer.Option(

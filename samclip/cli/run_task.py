@@ -10,7 +10,7 @@ import inspect
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -45,6 +45,7 @@ from samclip.progress import SILENT, Progress
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from samclip.runtime.clip_tower import Passes
     from samclip.runtime.model import Model
     from samclip.runtime.scene import Scene
 
@@ -205,9 +206,13 @@ def _plan(request: Request, task: Task[Answer], images: ImageList) -> _Places:
 
 @dataclass(frozen=True)
 class _Answered(Generic[Answer]):
-    """An answer, and the files that were written of it."""
+    """An answer, the files that were written of it, and the encoders' passes that it took.
+
+    `passes` is None for a bundle with one encoder, which answers in one.
+    """
 
     answer: Answer
+    passes: Passes | None
     picture: Path | None
     masks: tuple[Path, ...] | None
 
@@ -305,13 +310,14 @@ class _Series(Generic[Answer]):
             check_name_length(picture, image)
         with self._model.encode(self._images.source(index)) as scene:
             answer = self._task.ask(scene, self._choose_progress())
+            passes = None if self._model.manifest.clip_tower is None else scene.passes
         if picture is not None:
             make_folder(picture.parent)
             answer.save(picture, **self._task.drawing)
         masks = None
         if self._places.masks is not None and self._task.files is not None:
             masks = self._places.masks.save(index, image, partial(self._task.files.write, answer))
-        return _Answered(answer, picture, masks)
+        return _Answered(answer, passes, picture, masks)
 
     @property
     def _shows_steps(self) -> bool:
@@ -334,6 +340,8 @@ class _Series(Generic[Answer]):
             record = self._first_fields(path) | self._task.record(answer)
             if answer.trained_head is not None:
                 record["trained_head"] = answer.trained_head
+            if answered.passes is not None:
+                record["passes"] = asdict(answered.passes)
             record["picture"] = None if picture is None else str(picture)
             if masks is not None:
                 record["mask_files"] = [str(file) for file in masks]
@@ -349,6 +357,8 @@ class _Series(Generic[Answer]):
             return
         say(out, in_one_line(str(path)), style="bold")
         print_table(self._task.show(answer, self._request.wide), self._request.wide)
+        if answered.passes is not None:
+            say(out, f"passes: {answered.passes}")
         if picture is not None:
             say(out, f"picture: {in_one_line(str(picture))}")
         if masks is not None:

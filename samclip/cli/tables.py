@@ -20,11 +20,10 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from samclip.runtime.bundles.manifest import (
-        ClipHead,
         Graph,
         Manifest,
+        NamingHead,
         ParityRow,
-        RegionHead,
         RoundingRow,
         TensorSpec,
     )
@@ -189,7 +188,7 @@ def summary_table(manifest: Manifest) -> Table:
         "encoder takes": ", ".join(map(_describe_input, manifest.graphs.encoder.inputs)),
         "precision": ", ".join(sorted({variant.precision for variant in variants})),
         "weights": ", ".join(sorted({variant.weights_dtype for variant in variants})),
-        "CLIP head": _describe_head(manifest.head),
+        _head_title(manifest): _describe_head(manifest.head),
         "text": _describe_text(manifest),
     }
     return text_table(("property", "value"), properties.items())
@@ -199,12 +198,21 @@ def _describe_input(spec: TensorSpec) -> str:
     return f"{spec.name} {spec.dtype} {'x'.join(map(str, spec.shape))}"
 
 
-def _describe_head(head: ClipHead | RegionHead | None) -> str:
-    from samclip.runtime.bundles.manifest import ClipHead
+def _head_title(manifest: Manifest) -> str:
+    return "CLIP head" if manifest.clip_tower is None else "second tower"
+
+
+def _describe_head(head: NamingHead | None) -> str:
+    from samclip.runtime.bundles.manifest import ClipHead, ClipTower
 
     if head is None:
         return "none: cannot name anything"
     state = "trained" if head.trained else "UNTRAINED: names mean nothing"
+    if isinstance(head, ClipTower):
+        return (
+            f"{state}; CLIP at {head.image_size} x {head.image_size}; {head.embed_dim}-d, "
+            f"{head.grid} x {head.grid} tokens; names masks by {head.name_by}"
+        )
     names = f"{head.grid} x {head.grid} tokens" if isinstance(head, ClipHead) else "names regions"
     return f"{state}; {head.embed_dim}-d, {names}"
 
@@ -323,6 +331,9 @@ def exceptions_table(manifest: Manifest) -> Table:
 def _graphs(manifest: Manifest) -> dict[str, Graph]:
     """Return the graphs that the bundle has, by name, in the order in which they run."""
     regions = ("roi_classifier", "clip_roi")
-    names = ("encoder", "clip_head", "mask_decoder", "mask_upscaler", *regions, "text_encoder")
+    names = (
+        *("encoder", "clip_head", "clip_encoder", "mask_decoder", "mask_upscaler"),
+        *(*regions, "text_encoder"),
+    )
     found = {name: getattr(manifest.graphs, name) for name in names}
     return {name: graph for name, graph in found.items() if graph is not None}

@@ -15,6 +15,8 @@ MAX_POINTS: Final = 4096
 MAX_TOKENS: Final = 512
 # Pixels along a side of a photo whose masks a graph upscales: memory grows with the area.
 MAX_PHOTO_SIDE: Final = 8192
+# Of CLIP's image tower: crops of one photo; memory grows with them.
+MAX_CROPS: Final = 16
 # Coordinates of a region's box, in pixels of the input, on either side of 0: classifiers sample a
 # box as finely as the map, so that time grows with its area.
 MAX_REGION: Final = 8192

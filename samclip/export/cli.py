@@ -19,7 +19,7 @@ from samclip.runtime.bundles.home import bundle_home
 from samclip.runtime.plans.building import PlanSettings, check_library
 
 if TYPE_CHECKING:
-    from samclip.export.options import ExportOptions
+    from samclip.export.options import ExportOptions, TwoTowers
 
 PACKAGES = ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "filelock")
 EXAMPLES = """
@@ -46,6 +46,10 @@ FP16 for TensorRT and INT8 for both TensorRT and CPUs, calibrated and gated on p
 The same, with plans for RTX GPUs:
 
     samclip-export --checkpoint merged.safetensors --fp16 --engine tensorrt-rtx --target sm86
+
+SAM and CLIP side by side, not merged, with real names today:
+
+    samclip-export --checkpoint sam_vit_b_01ec64.pth --clip-checkpoint CLIP-ViT-B-32/ --two-towers
 
 Open-Vocabulary SAM from the files that it is published in (samclip-merge's are one file):
 
@@ -166,6 +170,7 @@ def export_options(given: ExportArguments) -> ExportOptions:
         ),
         weights_dtype=parse_weights_dtypes(given.weights_dtype),
         attention=parse_attention(given.attention, precisions),
+        two_towers=two_towers(given),
         templates=_templates(given.templates),
         labels=tuple(read_names(None, given.labels) or ()),
         text_encoder=given.text_encoder,
@@ -174,6 +179,23 @@ def export_options(given: ExportArguments) -> ExportOptions:
         photos=given.photos,
         overwrite=given.overwrite,
     )
+
+
+def two_towers(given: ExportArguments) -> TwoTowers | None:
+    """Return how two towers name masks, None without --two-towers; ExportError for what is vain."""
+    from samclip.export.options import TwoTowers  # noqa: PLC0415
+
+    asked = {
+        name: value
+        for name in ("name_by", "crop_margin", "crop_background")
+        if (value := getattr(given, name)) is not None
+    }
+    if given.two_towers:
+        return TwoTowers(**asked)
+    if asked:
+        flag = next(iter(asked)).replace("_", "-")
+        raise ExportError(f"--{flag} is for two towers; give --two-towers too, or leave it out")
+    return None
 
 
 def _templates(given: str | None) -> str | tuple[str, ...] | None:

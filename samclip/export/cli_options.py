@@ -51,7 +51,8 @@ class ExportArguments:
         str | None,
         typer.Option(
             help="A trained CLIP head for this encoder, or a CLIP whose text tower to use. Of an "
-            "Open-Vocabulary SAM: the CLIP whose backbone and text tower it has.",
+            "Open-Vocabulary SAM: the CLIP whose backbone and text tower it has. With "
+            "--two-towers: a whole CLIP, of OpenCLIP or Hugging Face, ViT or ResNet.",
             rich_help_panel=_FROM,
         ),
     ] = None
@@ -79,11 +80,48 @@ class ExportArguments:
             rich_help_panel=_FROM,
         ),
     ] = None
+    two_towers: Annotated[
+        bool,
+        typer.Option(
+            "--two-towers",
+            help="SAM and the whole CLIP of --clip-checkpoint side by side, not merged: real names "
+            "without training, for more encoder passes a photo.",
+            rich_help_panel=_FROM,
+        ),
+    ] = False
+    name_by: Annotated[
+        Literal["crop-image", "crop-feature"] | None,
+        typer.Option(
+            help="How two towers name masks by default: CLIP on a crop around each mask, or CLIP's "
+            "tokens of one pass averaged in each mask.",
+            show_default="crop-image",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None
+    crop_margin: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=10.0,
+            help="What a crop shows around a mask's box, as a share of its longer side, at both "
+            "ends.",
+            show_default="0.1",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None
+    crop_background: Annotated[
+        Literal["kept", "masked"] | None,
+        typer.Option(
+            help="What a crop shows outside of its mask: the photo, or CLIP's mean colour.",
+            show_default="kept",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None
     quick_gelu: Annotated[
         bool | None,
         typer.Option(
             "--quick-gelu/--gelu",
-            help="The text tower's activation, where the file does not tell it.",
+            help="The activation of CLIP's towers, where the file does not tell it.",
             show_default="as the checkpoint's family has it",
             rich_help_panel=_FROM,
         ),

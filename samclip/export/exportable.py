@@ -13,7 +13,7 @@ from pathlib import Path
 from samclip.export.graphs import GraphPlan
 from samclip.export.text_part import TextPart
 from samclip.export.verification import Sample
-from samclip.runtime.bundles.manifest import ClipHead, Preprocessing, RegionHead, Source
+from samclip.runtime.bundles.manifest import NamingHead, Preprocessing, Source
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,14 @@ class Exportable:
     """Everything of a model that goes into a bundle, except the graph of its text tower.
 
     `head` describes the part that names things; `templates` is the set that the model is used
-    with, unless others are asked for; `header` is that of a checkpoint of this model; `samples`
-    runs the torch model on a photo, and returns inputs and results of every graph.
+    with, unless others are asked for; `header` is that of a checkpoint of this model, empty where
+    no checkpoint holds all of it; `samples` runs the torch model on a photo, and returns inputs and
+    results of every graph.
     """
 
     model_type: str
     pixels: Preprocessing
-    head: ClipHead | RegionHead
+    head: NamingHead
     text: TextPart | None
     templates: str | tuple[str, ...]
     sources: tuple[Source, ...]

@@ -16,7 +16,7 @@ from samclip.export.exportable import Exportable
 from samclip.export.families.read_model import read_model
 from samclip.export.graph_files import GraphFiles, described, without_unused
 from samclip.export.models.mask_upscaler import mask_upscaler_graph, mask_upscaler_samples
-from samclip.export.naming_head import untrained_note
+from samclip.export.naming_head import WAYS_OUT, is_untrained_clip, untrained_note
 from samclip.export.options import ExportOptions
 from samclip.export.plan import ExportPlan, ReductionPlan, plan_export, require_place
 from samclip.export.rebuilding.architecture import CHECKPOINT_FILE, encode_header
@@ -28,6 +28,7 @@ from samclip.progress import SILENT, Progress, track
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import (
     ClipHead,
+    ClipTower,
     Manifest,
     Provenance,
     RegionHead,
@@ -92,10 +93,13 @@ def _export_in_fp32(plan: ExportPlan, progress: Progress) -> _Draft:
     options = plan.options
     with progress.stage("reading checkpoints"):
         model = read_model(options, progress)
+    if options.text_encoder and model.text is not None and is_untrained_clip(model.head):
+        progress.note(f"warning: {WAYS_OUT}")
     if options.uint8_input:
         model = with_uint8_input(model)
     text, texts = bundle_text(model.text, model.templates, plan, progress)
-    texts[CHECKPOINT_FILE] = encode_header(model.header)
+    if model.header:
+        texts[CHECKPOINT_FILE] = encode_header(model.header)
     graphs = write_graphs(model, options, progress)
     pairs = [GraphPair(files, _store(files, options)) for files in graphs]
     require_place(options, sum(len(data) for pair in pairs for data in pair.stored.files.values()))
@@ -111,6 +115,7 @@ def _export_in_fp32(plan: ExportPlan, progress: Progress) -> _Draft:
         provenance=_provenance(model),
         clip_head=model.head if isinstance(model.head, ClipHead) else None,
         region_head=model.head if isinstance(model.head, RegionHead) else None,
+        clip_tower=model.head if isinstance(model.head, ClipTower) else None,
         text=text,
         parity=proof.parity,
         rounding=proof.rounding,

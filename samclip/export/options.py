@@ -18,8 +18,15 @@ from samclip.engines.backend_names import (
 from samclip.engines.registry import get_backend
 from samclip.errors import ExportError, did_you_mean
 from samclip.export.models.attention import LOWERINGS, Lowering
-from samclip.runtime.bundles.manifest import Graphs, ReducedPrecision, WeightsDtype
+from samclip.runtime.bundles.manifest import (
+    CropBackground,
+    Graphs,
+    NameBy,
+    ReducedPrecision,
+    WeightsDtype,
+)
 
+MAX_MARGIN = 10.0  # shares of a box's longer side
 DEFAULT_OPSET = 20  # has Gelu as one operator, and JetPack 6's TensorRT 10.3 still reads it
 
 # The backends that graphs are written for, in the order in which manifests list them.
@@ -75,6 +82,26 @@ class WeightsDtypes:
 
 
 @dataclass(frozen=True)
+class TwoTowers:
+    """How a bundle of SAM and CLIP side by side names masks, unless its users say otherwise.
+
+    `name_by`: a crop of the photo around each mask, or the tower's tokens inside it. A crop has
+    `crop_margin` of the box's longer side added at both ends, at most `MAX_MARGIN`; outside of the
+    mask the photo is kept, or masked. Raises ExportError for values out of range.
+    """
+
+    name_by: NameBy = "crop-image"
+    crop_margin: float = 0.1
+    crop_background: CropBackground = "kept"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.crop_margin <= MAX_MARGIN:
+            raise ExportError(
+                f"the margin of crops must be in [0, {MAX_MARGIN:g}], got {self.crop_margin:g}"
+            )
+
+
+@dataclass(frozen=True)
 class ExportOptions:
     """One export. `None` means the default: what the checkpoint says, or nothing.
 
@@ -83,8 +110,9 @@ class ExportOptions:
     share one weights file; `templates` a known set's name, or the templates themselves, to use by
     default; `mask_upscaler`: write the graph that makes whole masks on the device;
     `sam2clip_checkpoint` and `clip2sam_checkpoint` the published parts of an Open-Vocabulary SAM;
-    `labels` names to embed into the bundle; `photos` a folder to verify on; `uint8_input` has the
-    encoder take the resized photo as it is, and normalise it in the graph.
+    `two_towers` asks for SAM and the whole CLIP of `clip_checkpoint` side by side; `labels` names
+    to embed into the bundle; `photos` a folder to verify on; `uint8_input` has the encoder take the
+    resized photo as it is, and normalise it in the graph.
     """
 
     checkpoint: Path
@@ -103,6 +131,7 @@ class ExportOptions:
     weights_dtype: WeightsDtypes = WeightsDtypes()
     attention: tuple[Lowering, ...] = CPU_LOWERINGS
     templates: str | tuple[str, ...] | None = None
+    two_towers: TwoTowers | None = None
     labels: tuple[str, ...] = ()
     text_encoder: bool = True
     mask_upscaler: bool = False

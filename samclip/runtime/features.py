@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,21 +25,37 @@ from samclip.runtime.graph_outputs import (
     Feeds,
 )
 from samclip.runtime.pixels.image import Letterbox
-from samclip.runtime.pixels.mask_ops import foreground_confidence
+from samclip.runtime.pixels.mask_ops import PackedMasks, foreground_confidence
 from samclip.runtime.pixels.prompts import PromptBatch
 
 
 @dataclass(frozen=True, eq=False)
 class ClipFeatures:
-    """The CLIP head's outputs for an image; the embeddings are not normalised.
+    """The embeddings of an image's tokens, not normalised, and the place of each.
 
-    `image_embed`: D float32; `patch_embeds`: Dxgxg float32; `token_mask`: gxg float32, 1 on
-    tokens of the image, 0 on padding.
+    `patch_embeds`: Dxgxg float32; `token_mask`: gxg float32, 1 on tokens of the image, 0 on
+    padding; `letterbox`: how the image lies in the square that the tokens cover.
     """
 
-    image_embed: NDArray[np.float32]
     patch_embeds: NDArray[np.float32]
     token_mask: NDArray[np.float32]
+    letterbox: Letterbox
+
+
+class SecondTower(Protocol):
+    """A separate CLIP that looks at the photo of a scene; see `samclip.runtime.clip_tower`."""
+
+    def tokens(self) -> ClipFeatures:
+        """Embed the tokens of the photo, in one pass."""
+        ...
+
+    def whole_photo(self) -> NDArray[np.float32]:
+        """Embed the photo by CLIP's own preprocessing, in one pass: D float32."""
+        ...
+
+    def crops(self, masks: PackedMasks) -> NDArray[np.float32]:
+        """Embed a crop of the photo around each of N masks, one pass each: NxD float32."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,14 +84,22 @@ class Features:
     features or their model are closed.
     """
 
-    def __init__(self, pool: EnginePool, letterbox: Letterbox, encoded: dict[str, Tensor]) -> None:
+    def __init__(
+        self,
+        pool: EnginePool,
+        letterbox: Letterbox,
+        encoded: dict[str, Tensor],
+        tower: SecondTower | None = None,
+    ) -> None:
         decoder = pool.bundle.manifest.graphs.mask_decoder
         self.letterbox = letterbox
         self.mask_size = letterbox.image_size // MASK_STRIDE
         self.has_multimask = {spec.name for spec in decoder.outputs} != {MASKS}
         self._pool = pool
         self._encoded: dict[str, Tensor] | None = encoded
+        self._tower = tower
         self._clip: ClipFeatures | None = None
+        self._image_embed: NDArray[np.float32] | None = None
         self._clip_lock = threading.RLock()
 
     @property
@@ -96,15 +121,42 @@ class Features:
     def close(self) -> None:
         """Release the encoder's outputs; closing again does nothing."""
         self._encoded = None
-        self._clip = None
+        self._clip = self._image_embed = None
 
     def clip(self) -> ClipFeatures:
-        """Return the CLIP head's outputs, computed once; CapabilityError for a bundle without."""
+        """Return the tokens' embeddings by the CLIP head, or by a separate CLIP, computed once.
+
+        Raises CapabilityError for a bundle with neither.
+        """
         self.check_open()
         with self._clip_lock:
             if self._clip is None:
-                self._clip = self._run_clip_head()
+                self._clip = self._run_clip_head() if self._tower is None else self._tower.tokens()
             return self._clip
+
+    def image_embed(self) -> NDArray[np.float32]:
+        """Return CLIP's embedding of the image, D float32, computed once; raises as `clip`."""
+        self.check_open()
+        with self._clip_lock:
+            if self._image_embed is None and self._tower is not None:
+                self._image_embed = self._tower.whole_photo()
+        if self._image_embed is None:
+            self.clip()
+        embed = self._image_embed
+        if embed is None:  # closed meanwhile
+            self.check_open()
+            raise ClosedError("the scene is closed. Encode the image again.")
+        return embed
+
+    def tower(self) -> SecondTower:
+        """Return the bundle's own CLIP at the photo; CapabilityError for a bundle without."""
+        self.check_open()
+        if self._tower is None:
+            raise CapabilityError(
+                f"bundle {self._pool.bundle.manifest.name!r} has no separate CLIP, by "
+                "which masks could be named. Leave out name_by, or export a bundle with two towers."
+            )
+        return self._tower
 
     def decode(self, batch: PromptBatch) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Run the mask decoder on B prompts: scores BxM and low-resolution logits BxMxhxw.
@@ -249,7 +301,8 @@ class Features:
         token_mask = self.letterbox.token_mask(head.grid)  # 1xgxg
         feeds: Feeds = {**self._pick("backbone_features"), "token_mask": token_mask}
         image, patches = self._pool.compute("clip_head", feeds, ("image_embed", "patch_embeds"))
-        clip = ClipFeatures(image[0], patches[0], token_mask[0])
-        for array in (clip.image_embed, clip.patch_embeds, clip.token_mask):
+        clip = ClipFeatures(patches[0], token_mask[0], self.letterbox)
+        self._image_embed = image[0]
+        for array in (self._image_embed, clip.patch_embeds, clip.token_mask):
             array.flags.writeable = False  # shared by all tasks and threads
         return clip

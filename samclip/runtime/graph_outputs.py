@@ -41,6 +41,10 @@ EXPECTED: dict[str, dict[str, tuple[Dim, ...]]] = {
     "text_encoder": {"text_embeddings": ("names", "text_dim")},
     "roi_classifier": {"logits": ("regions", "texts")},
     "clip_roi": {"clip_logits": ("regions", "texts")},
+    "clip_encoder": {
+        "image_embed": ("crops", "embed_dim"),
+        "patch_embeds": ("crops", "embed_dim", "grid", "grid"),
+    },
 }
 # Sizes that the inputs decide: each is the length of the first of these inputs that the graph has.
 FED: dict[str, tuple[str, ...]] = {
@@ -48,6 +52,7 @@ FED: dict[str, tuple[str, ...]] = {
     "names": ("tokens",),
     "regions": ("boxes", "low_res_masks"),
     "texts": ("text",),
+    "crops": ("images",),
     "height": ("rows",),
     "width": ("columns",),
 }
@@ -173,7 +178,7 @@ def are_sound(data: NDArray[np.generic]) -> bool:
 def _sizes(manifest: Manifest) -> dict[str, int | None]:
     """Return the sizes that the manifest fixes; None where it has no such part."""
     side = manifest.preprocessing.image_size
-    head, text = manifest.clip_head, manifest.text
+    head, text = manifest.clip_head or manifest.clip_tower, manifest.text
     masks = {spec.name for spec in manifest.graphs.mask_decoder.outputs}
     return {
         "positions": side // EMBEDDING_STRIDE,

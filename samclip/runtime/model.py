@@ -41,6 +41,7 @@ from samclip.runtime.bundles.holds import hold_release
 from samclip.runtime.bundles.home import find_bundle
 from samclip.runtime.bundles.manifest import Manifest
 from samclip.runtime.bundles.signature import chosen_public_key
+from samclip.runtime.clip_tower import ClipOfPhoto, PassCounter, Passes
 from samclip.runtime.engine_pool import EnginePool
 from samclip.runtime.features import Features
 from samclip.runtime.pixels.encoder_input import EncoderFeeds, EncoderInput
@@ -55,6 +56,7 @@ from samclip.runtime.scene import Namer, Scene, Templates
 from samclip.runtime.series import map_in_order
 from samclip.runtime.tasks.region_naming import RegionNamer
 from samclip.runtime.tasks.token_naming import TokenNamer
+from samclip.runtime.tasks.tower_naming import TowerNamer
 from samclip.runtime.text.bundle_text import open_text_space, space_digest
 from samclip.runtime.text.losses import warn_same
 from samclip.runtime.text.text_space import TextSpace
@@ -177,6 +179,15 @@ def _make_trial(bundle: Bundle, graph: str, axes: Mapping[str, AxisRange]) -> Tr
     return Trials(bundle).make(graph, axes)
 
 
+def _namer_of(manifest: Manifest) -> Namer:
+    """Return what names masks and photos by the graphs that a bundle has."""
+    if manifest.clip_head is None and manifest.region_head is not None:
+        return RegionNamer()
+    if manifest.clip_head is None and manifest.clip_tower is not None:
+        return TowerNamer(manifest.clip_tower.name_by)
+    return TokenNamer()
+
+
 class Model:
     """One bundle, ready to run; made by `load`.
 
@@ -210,13 +221,11 @@ class Model:
         )
         self._pool.load("encoder")
         manifest = bundle.manifest
-        has_regions = manifest.clip_head is None and manifest.region_head is not None
-        self._namer: Namer = RegionNamer() if has_regions else TokenNamer()
+        self._namer = _namer_of(manifest)
         self._cache_dir = None if cache_dir is None else Path(cache_dir)
         self._text: TextSpace | None = None
-        self._passes = 0
         self._has_copied_images = False
-        self._counting = threading.RLock()
+        self._counter = PassCounter()
         self._opening_text = threading.RLock()
 
     @property
@@ -237,7 +246,12 @@ class Model:
     @property
     def encoder_passes(self) -> int:
         """The number of times that the encoder has run."""
-        return self._passes
+        return self._counter.passes.sam
+
+    @property
+    def passes(self) -> Passes:
+        """How often each encoder has run: SAM's, and that of a separate CLIP."""
+        return self._counter.passes
 
     def encode(self, image: Any) -> Scene:
         """Run the encoder once on an image: a path, a file's bytes, a PIL image, or HWC uint8 RGB.
@@ -371,7 +385,7 @@ class Model:
                 f"a resized image must be {letterbox.input_size} x 3 for an original of (h, w) = "
                 f"{original_size}; got {resized.shape}. Resize it by transform.apply_image."
             )
-        return self._run_encoder(self._encoder_input.place(resized), letterbox)
+        return self._run_encoder(self._encoder_input.place(resized), letterbox, self._counter)
 
     @cached_property
     def _encoder_input(self) -> EncoderInput:
@@ -424,22 +438,32 @@ class Model:
     @as_memory_error
     def _encode_prepared(self, prepared: Prepared) -> Scene:
         image, feeds, letterbox = prepared
+        counter = PassCounter(self._counter)
+        tower = None
+        if (described := self.manifest.clip_tower) is not None:
+            tower = ClipOfPhoto(self._pool, described, image, counter)
         return Scene(
-            features=self._run_encoder(feeds, letterbox),
+            features=self._run_encoder(feeds, letterbox, counter, tower),
             image=image,
             get_vocabulary=self.vocabulary,
-            encode=self._encode_crop,
+            encode=partial(self._encode_crop, counter),
             namer=self._namer,
+            counter=counter,
         )
 
-    def _encode_crop(self, crop: NDArray[np.uint8]) -> Features:
-        return self._run_encoder(*self._encoder_input.feeds(crop))
+    def _encode_crop(self, counter: PassCounter, crop: NDArray[np.uint8]) -> Features:
+        return self._run_encoder(*self._encoder_input.feeds(crop), counter)
 
-    def _run_encoder(self, feeds: EncoderFeeds, letterbox: Letterbox) -> Features:
+    def _run_encoder(
+        self,
+        feeds: EncoderFeeds,
+        letterbox: Letterbox,
+        counter: PassCounter,
+        tower: ClipOfPhoto | None = None,
+    ) -> Features:
         encoded = self._pool.run("encoder", feeds)
-        with self._counting:
-            self._passes += 1
-        return Features(self._pool, letterbox, encoded)
+        counter.add(sam=1)
+        return Features(self._pool, letterbox, encoded, tower)
 
     def __reduce__(self) -> NoReturn:
         raise InputError(

@@ -12,6 +12,8 @@ from samclip.engines.device_tensor import DeviceTensor
 from samclip.engines.machine.host import as_memory_error
 from samclip.errors import InputError, InputWarning, brief, warn_caller
 from samclip.progress import SILENT, Progress
+from samclip.runtime.bundles.manifest import NameBy
+from samclip.runtime.clip_tower import PassCounter, Passes
 from samclip.runtime.features import Features
 from samclip.runtime.pixels.arrays import as_flag
 from samclip.runtime.pixels.prompts import Arrays, parse_prompts
@@ -25,27 +27,30 @@ from samclip.runtime.tasks.region_naming import RegionNamer
 from samclip.runtime.tasks.regions import parse_given
 from samclip.runtime.tasks.segment import segment, segment_on_device
 from samclip.runtime.tasks.semantic import semantic
-from samclip.runtime.tasks.token_naming import TokenNamer
+from samclip.runtime.tasks.token_naming import AnyMasks, TokenNamer
+from samclip.runtime.tasks.tower_naming import TowerNamer, check_name_by
 from samclip.runtime.text.vocabulary import Vocabulary
 
 Templates = str | Sequence[str] | None
 Names = Sequence[str] | Vocabulary
 GetVocabulary = Callable[[Names, Templates], Vocabulary]
-Namer = TokenNamer | RegionNamer
+Namer = TokenNamer | RegionNamer | TowerNamer
 
 
 class Scene(Viewable):
     """One encoder pass over one image, which answers every task; made by `Model.encode`.
 
-    No task runs the encoder again, except `everything` with crops. Scenes are independent of each
+    No task runs the encoder again, except `everything` with crops. A bundle with two towers also
+    runs its CLIP, when names are first asked for, and for crops around masks; `passes` counts all
+    that. Scenes are independent of each
     other and may be used from several threads at once. A scene ends with `close()`, at the end of
     its `with` block, or with its model; after that tasks raise ClosedError.
 
     Tasks take `names` as a list of str or as a vocabulary from `Model.vocabulary`, and
     `templates` as the name of a template set or as templates with one `{}` each; None means the
-    bundle's templates. Names need a bundle with text and with a CLIP head or classifiers of
-    regions, else CapabilityError is raised. A head that was never trained gives an
-    UntrainedHeadWarning on every use.
+    bundle's templates. Names need a bundle with text and with a CLIP head, classifiers of
+    regions or a separate CLIP, else CapabilityError is raised. A head that was never trained
+    gives an UntrainedHeadWarning on every use.
     """
 
     def __init__(
@@ -55,12 +60,14 @@ class Scene(Viewable):
         get_vocabulary: GetVocabulary,
         encode: Encode,
         namer: Namer,
+        counter: PassCounter | None = None,
     ) -> None:
         self._features = features
         self._image = image
         self._get_vocabulary = get_vocabulary
         self._encode = encode
         self._namer = namer
+        self._counter = counter or PassCounter()
 
     @property
     def image(self) -> NDArray[np.uint8]:
@@ -75,13 +82,13 @@ class Scene(Viewable):
     @property
     @as_memory_error
     def image_embed(self) -> NDArray[np.float32]:
-        """The CLIP head's embedding of the image: D float32, not normalised, read-only."""
-        return self._features.clip().image_embed
+        """CLIP's embedding of the image: D float32, not normalised, read-only."""
+        return self._features.image_embed()
 
     @property
     @as_memory_error
     def patch_embeds(self) -> NDArray[np.float32]:
-        """The CLIP head's embeddings of the tokens: Dxgxg float32, not normalised, read-only."""
+        """CLIP's embeddings of the tokens: Dxgxg float32, not normalised, read-only."""
         return self._features.clip().patch_embeds
 
     @property
@@ -89,6 +96,11 @@ class Scene(Viewable):
     def image_embeddings(self) -> NDArray[np.float32]:
         """SAM's embedding of the image, copied to the host: 1x256xGxG float32."""
         return self._features.image_embeddings()
+
+    @property
+    def passes(self) -> Passes:
+        """How often the encoders ran for this scene so far."""
+        return self._counter.passes
 
     @property
     def tensor_names(self) -> tuple[str, ...]:
@@ -114,10 +126,11 @@ class Scene(Viewable):
     def classify(self, names: Names, templates: Templates = None) -> Classification:
         """Score how well each name fits the whole image.
 
-        The names are compared with the CLIP head's embedding of the image or, in a bundle with
-        classifiers of regions, with CLIP's pooling over the whole image, see
-        `RegionNamer.classify`. Raises VocabularyError, CapabilityError, ClosedError. Warns with
-        InputWarning for a single name, whose probability is always 1.
+        The names are compared with the CLIP head's embedding of the image, or that of a CLIP of its
+        own by CLIP's own preprocessing, or, in a bundle with classifiers of regions, with CLIP's
+        pooling over the whole image, see `RegionNamer.classify`. Raises VocabularyError,
+        CapabilityError, ClosedError. Warns with InputWarning for a single name, whose probability
+        is always 1.
         """
         self._features.check_open()
         vocabulary = self._get_vocabulary(names, templates)
@@ -142,6 +155,7 @@ class Scene(Viewable):
         names: Names | None = None,
         templates: Templates = None,
         return_logits: bool = False,
+        name_by: NameBy | None = None,
     ) -> Masks:
         """Segment the objects at points, boxes or masks; one mask per prompt.
 
@@ -157,6 +171,8 @@ class Scene(Viewable):
         `multimask`: three masks per prompt instead of one.
         `names`: give each mask the name that fits it best.
         `return_logits`: keep the upscaled logits in `Masks.logits`.
+        `name_by`: "crop-image" or "crop-feature", how a bundle with two towers names masks, see
+        `TowerNamer.name`; None as the bundle says.
 
         See `parse_prompts` for the prompts that are refused, and
         `samclip.runtime.tasks.segment.segment` for the choice of the mask. Raises PromptError,
@@ -165,6 +181,7 @@ class Scene(Viewable):
         self._features.check_open()
         multimask = as_flag(multimask, "multimask")
         return_logits = as_flag(return_logits, "return_logits")
+        name_by = self._check_name_by(name_by, names)
         prompts = parse_prompts(
             self.size,
             self._features.mask_size,
@@ -179,7 +196,7 @@ class Scene(Viewable):
         )
         if vocabulary is None:
             return masks
-        return self._namer.name(masks, self._features, vocabulary)
+        return self._name(masks, vocabulary, name_by)
 
     @as_memory_error
     def segment_on_device(
@@ -215,17 +232,25 @@ class Scene(Viewable):
         )
 
     @as_memory_error
-    def name(self, masks: Masks | ArrayLike, names: Names, templates: Templates = None) -> Masks:
+    def name(
+        self,
+        masks: Masks | ArrayLike,
+        names: Names,
+        templates: Templates = None,
+        *,
+        name_by: NameBy | None = None,
+    ) -> Masks:
         """Name masks that exist already: each gets the name that fits it best.
 
         `masks`: NxHxW or HxW bool in pixels of the original image, drawn by hand or by another
-        model, or `Masks` of this image. Raises PromptError, VocabularyError, CapabilityError,
-        ClosedError.
+        model, or `Masks` of this image. `name_by` as in `segment`. Raises PromptError,
+        VocabularyError, CapabilityError, ClosedError.
         """
         self._features.check_open()
+        name_by = self._check_name_by(name_by, names)
         given = parse_given(masks, self._image)
         vocabulary = self._get_vocabulary(names, templates)
-        return self._namer.name(given, self._features, vocabulary)
+        return self._name(given, vocabulary, name_by)
 
     @as_memory_error
     def semantic(
@@ -268,16 +293,19 @@ class Scene(Viewable):
         crop_overlap_ratio: float = 512 / 1500,
         crop_n_points_downscale_factor: int = 1,
         min_mask_region_area: float = 0,
+        name_by: NameBy | None = None,
         progress: Progress = SILENT,
     ) -> AutoMasks:
         """Segment everything, by the rules of segment-anything's `SamAutomaticMaskGenerator`.
 
-        `names`: give each mask the name that fits it best. The other options are those of
+        `names`: give each mask the name that fits it best. `name_by` as in `segment`. The other
+        options are those of
         `samclip.runtime.tasks.grid.AutoMaskOptions`. With `crop_n_layers` above 0 each crop is
         encoded too, which `Model.encoder_passes` counts. `progress` gets one stage, "points", with
         a step for each point. Raises PromptError, VocabularyError, CapabilityError, ClosedError.
         """
         self._features.check_open()
+        name_by = self._check_name_by(name_by, names)
         options = AutoMaskOptions(
             points_per_side=points_per_side,
             points_per_batch=points_per_batch,
@@ -295,7 +323,18 @@ class Scene(Viewable):
         found = segment_everything(self._features, self._image, options, self._encode, progress)
         if vocabulary is None:
             return found
-        return self._namer.name(found, self._features, vocabulary)
+        return self._name(found, vocabulary, name_by)
+
+    def _check_name_by(self, name_by: NameBy | None, names: Names | None) -> NameBy | None:
+        checked = check_name_by(name_by, names)
+        if checked is not None:
+            self._features.tower()  # or CapabilityError
+        return checked
+
+    def _name(self, masks: AnyMasks, vocabulary: Vocabulary, name_by: NameBy | None) -> AnyMasks:
+        if isinstance(self._namer, TowerNamer):
+            return self._namer.name(masks, self._features, vocabulary, name_by)
+        return self._namer.name(masks, self._features, vocabulary)
 
     def close(self) -> None:
         """Release the encoder's outputs; results stay valid. Closing again does nothing."""

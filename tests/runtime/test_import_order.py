@@ -25,6 +25,7 @@ ORDER = (
     "plans",
     "results",
     "features",
+    "clip_tower",
     "tasks",
     "scene",
     "model",

@@ -220,7 +220,7 @@ class FakeBundle:
         return GraphSource(graph, b"")
 
     def graph_key(self, graph: str, variant: Variant) -> GraphKey:
-        return GraphKey(graph, "0" * 64, precision=variant.precision)
+        return GraphKey(graph, "0" * 64, origin=str(self.path), precision=variant.precision)
 
 
 def fake_model(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import sys
 import types
 import warnings
@@ -90,3 +91,53 @@ def perturb(module: nn.Module, seed: int = 0) -> None:
         for parameter in module.parameters():
             if parameter.dim() == 1:
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+
+
+def reference_image_tower(quick_gelu: bool = False, **sizes: Any) -> nn.Module:
+    """Build open_clip's `VisionTransformer` with random weights, in eval mode."""
+    transformer = load_open_clip("transformer")
+    activation = transformer.QuickGELU if quick_gelu else nn.GELU
+    tower: nn.Module = transformer.VisionTransformer(act_layer=activation, **sizes)
+    perturb(tower)
+    return tower.eval()
+
+
+def small_image_tower() -> nn.Module:
+    """An image tower of 48 dimensions that sees 4 x 4 patches of 32 pixels: always the same."""
+    torch.manual_seed(0)
+    sizes = {"image_size": 32, "patch_size": 8, "width": 64, "layers": 2, "mlp_ratio": 4.0}
+    return reference_image_tower(**sizes, heads=1, output_dim=48)
+
+
+def reference_resnet(**sizes: Any) -> nn.Module:
+    """Build open_clip's `ModifiedResNet` with random weights and statistics, in eval mode."""
+    tower: nn.Module = load_open_clip("modified_resnet").ModifiedResNet(**sizes)
+    perturb(tower)
+    generator = torch.Generator().manual_seed(1)
+    for module in tower.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
+            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
+            module.running_mean.normal_(0, 0.3, generator=generator)
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
+    return tower.eval()
+
+
+def small_text_tower(embed_dim: int, quick_gelu: bool = False) -> nn.Module:
+    """The text tower that `save_clip` writes: always the same weights."""
+    sizes = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}
+    torch.manual_seed(3)
+    return reference_text_tower(**sizes, output_dim=embed_dim, quick_gelu=quick_gelu)
+
+
+def save_clip(folder: Path, visual: nn.Module, embed_dim: int, config: dict[str, Any]) -> Path:
+    """Write an image tower with a small text tower as a CLIP in open_clip's layout.
+
+    `config`: the content of `open_clip_config.json`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    text = small_text_tower(embed_dim, bool(config["model_cfg"].get("quick_gelu")))
+    state = {f"visual.{key}": value for key, value in visual.state_dict().items()}
+    state |= {key: value for key, value in text.state_dict().items() if key != "attn_mask"}
+    torch.save({**state, "logit_scale": torch.tensor(4.0)}, folder / "open_clip_pytorch_model.bin")
+    (folder / "open_clip_config.json").write_text(json.dumps(config), "utf-8")
+    return folder / "open_clip_pytorch_model.bin"

@@ -41,6 +41,7 @@ GRAPH_STAGES = {
     "text_encoder": "text encoder",
     "roi_classifier": "RoI classifier",
     "clip_roi": "CLIP RoI",
+    "clip_encoder": "CLIP image tower",
     COPIES: COPIES,
 }
 CLASSIFY, POINT, COARSE = "classify 20 names", "segment a point", "semantic coarse, 20 names"
@@ -92,7 +93,7 @@ class Walk:
         self._numbers = itertools.count()
         manifest = contender.model.manifest
         self._names = manifest.head is not None and manifest.text is not None
-        self._map = manifest.clip_head is not None
+        self._map = manifest.has_map
         self._text = self._names and manifest.graphs.text_encoder is not None
         self._vocabulary: Vocabulary | None = None
 
@@ -186,7 +187,7 @@ def names_for(model: Model) -> tuple[str, ...]:
 def way_of(model: Model) -> str:
     """Return the name of a model's way from the file to its answers."""
     manifest = model.manifest
-    names_boxes = manifest.clip_head is None and manifest.head is not None
+    names_boxes = not manifest.has_map and manifest.head is not None
     return NO_MAP if names_boxes and manifest.text is not None else ALL_STEPS
 
 

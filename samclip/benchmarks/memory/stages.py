@@ -24,8 +24,8 @@ from samclip.runtime.bundles.manifest import Graph, Manifest
 
 ON_HOST = "runs on the CPU: all of it is in the resident set"
 TIMEOUT = 1800.0  # seconds: 1,024 points on a slow CPU
-TOKENS, REGIONS = "clip_head", "region_head"
-MAPS, EITHER = frozenset({TOKENS}), frozenset({TOKENS, REGIONS})
+TOKENS, REGIONS, TOWER = "clip_head", "region_head", "clip_tower"
+MAPS, EITHER = frozenset({TOKENS, TOWER}), frozenset({TOKENS, REGIONS, TOWER})
 
 
 class ProcessMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,8 +54,13 @@ STAGES = (
     Stage("load: encoder ready", "load", ("encoder",)),
     Stage("encode a photo", "encode"),
     Stage("segment a point", "segment", ("mask_decoder",)),
-    Stage("classify 20 names", "classify", ("clip_head", "clip_roi", "text_encoder"), EITHER),
-    Stage("name a mask, 20 names", "name", ("roi_classifier",), frozenset({REGIONS})),
+    Stage(
+        "classify 20 names",
+        "classify",
+        ("clip_head", "clip_roi", "clip_encoder", "text_encoder"),
+        EITHER,
+    ),
+    Stage("name a mask, 20 names", "name", ("roi_classifier",), frozenset({REGIONS, TOWER})),
     Stage("semantic coarse, 20 names", "semantic", names_by=MAPS),
     Stage("semantic refined, 20 names", "refine", names_by=MAPS),
 )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from samclip.engines.limits import (
+    MAX_CROPS,
     MAX_PHOTO_SIDE,
     MAX_POINTS,
     MAX_PROMPTS,
@@ -32,6 +33,7 @@ RUNS: tuple[Mapping[str, Range], ...] = (
 AXES: Mapping[str, Range] = {
     "texts": (1, PROMPTS_PER_BATCH),
     "regions": (1, MAX_REGIONS),
+    "crops": (1, MAX_CROPS),
     "vocabulary": (1, MAX_TEXTS),
     "height": (1, MAX_PHOTO_SIDE),
     "width": (1, MAX_PHOTO_SIDE),
@@ -54,6 +56,7 @@ DYNAMIC: Mapping[str, tuple[str, ...]] = {
     "image": (),
     "image_u8": (),
     "image_size": (),
+    "images": ("crops",),
     "image_embeddings": (),
     "backbone_features": (),
     "token_mask": (),

@@ -18,6 +18,7 @@ import msgspec
 from samclip.engines.backend_names import TENSORRT, LibraryName
 from samclip.engines.base import GraphKey, GraphSource
 from samclip.engines.limits import (
+    MAX_CROPS,
     MAX_PROMPTS,
     MAX_REGIONS,
     MAX_TEXTS,
@@ -235,6 +236,7 @@ DEFAULT_AXES: Mapping[str, AxisRange] = {
     "points": AxisRange(least=0, best=2, most=64),
     "texts": AxisRange(least=1, best=16, most=PROMPTS_PER_BATCH),
     "regions": AxisRange(least=1, best=4, most=MAX_REGIONS),
+    "crops": AxisRange(least=1, best=8, most=MAX_CROPS),
     "vocabulary": AxisRange(least=1, best=80, most=MAX_TEXTS),
     # Of photos whose masks are upscaled: a plan holds memory for the most, 4 bytes a pixel.
     "height": AxisRange(least=1, best=1080, most=4096),

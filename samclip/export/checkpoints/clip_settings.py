@@ -75,7 +75,7 @@ def read_clip_settings(
     folder, name = checkpoint.path.parent, checkpoint.path.name
     stated: dict[str, bool] = {}
     heads: dict[str, object] = {}
-    open_clip, hugging_face = _read_descriptions(folder)
+    open_clip, hugging_face = read_descriptions(folder)
     if open_clip is not None:
         text = table(open_clip, "text_cfg")
         require_settings(text, OPEN_CLIP_TEXT, f"{OPEN_CLIP_FILE} next to {name}", ONLY_CLIP)
@@ -87,13 +87,18 @@ def read_clip_settings(
         heads[place] = tower.get("num_attention_heads")
     if "input_resolution" in checkpoint.state:  # of OpenAI's own archives
         stated["the weights"] = True
-    gelu = _choose_activation(name, stated, quick_gelu, usual)
+    gelu = choose_activation(name, stated, quick_gelu, usual)
     return ClipSettings(gelu, _choose_heads(name, heads))
 
 
-def _choose_activation(
-    name: str, stated: Mapping[str, bool], asked: bool | None, usual: bool | None
+def choose_activation(
+    name: str, stated: Mapping[str, bool], asked: bool | None, usual: bool | None = None
 ) -> bool:
+    """Choose whether a tower of the file `name` has QuickGELU, by all that says something.
+
+    `stated`: what files say, by their names; `asked` wins over it, `usual` is for want of both.
+    Raises CheckpointError where files contradict each other, or nothing says anything.
+    """
     if asked is not None:
         if stated and asked not in stated.values():
             warn_caller(
@@ -112,7 +117,7 @@ def _choose_activation(
     if usual is not None:
         return usual
     raise CheckpointError(
-        f"{name} does not say whether its text tower has QuickGELU or GELU, and its weights cannot "
+        f"{name} does not say whether its towers have QuickGELU or GELU, and its weights cannot "
         f"tell. Put the {HF_FILE} or {OPEN_CLIP_FILE} that was published with it next to it, or "
         "give --quick-gelu (OpenAI's, MetaCLIP's and DFN's weights) or --gelu (LAION's and "
         "DataComp's); in a run's file quick_gelu = true or false."
@@ -137,7 +142,7 @@ def _choose_heads(name: str, stated: Mapping[str, object]) -> int | None:
     return heads
 
 
-def _read_descriptions(folder: Path) -> tuple[Json | None, Json | None]:
+def read_descriptions(folder: Path) -> tuple[Json | None, Json | None]:
     """Read open_clip's and Hugging Face's description of a model; None for one that is missing.
 
     open_clip's may be in either of its layouts, and in the file of Hugging Face's name.

@@ -71,7 +71,7 @@ def merged_exportable(assembly: Assembly) -> Exportable:
 def encoder_spec(model: MergedModel, lowering: Lowering) -> GraphSpec:
     """`image` 1x3xSxS, normalised -> the features before SAM's neck, and after it."""
     size = model.config.image_size
-    encoder = fold_batch_norms(_lowered(model.image_encoder, lowering))
+    encoder = fold_batch_norms(lowered(model.image_encoder, lowering))
     return GraphSpec("encoder", encoder, {"image": torch.rand(1, 3, size, size)}, ENCODER_OUTPUTS)
 
 
@@ -82,7 +82,7 @@ def clip_head_spec(model: MergedModel, lowering: Lowering) -> GraphSpec:
         "backbone_features": torch.rand(1, model.image_encoder.backbone_channels, grid, grid),
         "token_mask": torch.ones(1, tokens, tokens),
     }
-    head = fold_batch_norms(_lowered(model.clip_head, lowering))
+    head = fold_batch_norms(lowered(model.clip_head, lowering))
     return GraphSpec("clip_head", head, inputs, HEAD_OUTPUTS)
 
 
@@ -93,7 +93,7 @@ def mask_decoder_spec(model: MergedModel) -> GraphSpec:
     return GraphSpec("mask_decoder", decoder, inputs, DECODER_OUTPUTS, DYNAMIC_AXES)
 
 
-def _lowered(module: nn.Module, lowering: Lowering) -> nn.Module:
+def lowered(module: nn.Module, lowering: Lowering) -> nn.Module:
     """Return a copy of a module, with its relative-position attention in the given form."""
     copied = copy.deepcopy(module).eval()
     set_attention_lowering(copied, lowering)

@@ -13,6 +13,7 @@ from samclip.export.families.merged import merged_exportable
 from samclip.export.families.merged_assembly import Checkpoints, assemble
 from samclip.export.families.ovsam import ovsam_exportable
 from samclip.export.families.ovsam_assembly import OvsamFiles, assemble_ovsam, is_ovsam, read_ovsam
+from samclip.export.families.two_towers import read_two_towers
 from samclip.export.models.ovsam.model import OVSAM_CONFIGS
 from samclip.export.options import ExportOptions
 from samclip.export.rebuilding.bundle_model import is_bundle, read_bundle_model
@@ -43,6 +44,9 @@ def read_model(options: ExportOptions, progress: Progress = SILENT) -> Exportabl
             f"{_flag(parts[0])} {others[parts[0]]} is a bundle; a bundle holds a whole model, so "
             "give it as --checkpoint, or give a checkpoint here"
         )
+    if options.two_towers is not None:
+        _check_two_towers(options)
+        return read_two_towers(options, options.two_towers)
     if is_bundle(options.checkpoint):
         return read_bundle_model(options, _read_checkpoint, progress)
     return _read_checkpoint(options, options.checkpoint)
@@ -55,6 +59,20 @@ def _read_checkpoint(options: ExportOptions, main: Path | Checkpoint) -> Exporta
     if isinstance(main, Path) and model_type is not None and model_type in OVSAM_CONFIGS:
         return _read_published_ovsam(options, model_type)
     return _read_merged(options, main)
+
+
+def _check_two_towers(options: ExportOptions) -> None:
+    """Raise CheckpointError where two towers were asked for with another kind of checkpoint."""
+    if is_bundle(options.checkpoint):
+        raise CheckpointError(
+            f"{options.checkpoint} is a bundle, and two towers are exported from a SAM and a CLIP. "
+            "Give SAM's checkpoint as --checkpoint, or leave --two-towers out."
+        )
+    parts = (options.sam2clip_checkpoint, options.clip2sam_checkpoint)
+    if any(parts) or options.model_type in OVSAM_CONFIGS or is_ovsam(options.checkpoint):
+        raise CheckpointError(
+            "an Open-Vocabulary SAM has its own CLIP inside. Leave --two-towers out, or give a SAM."
+        )
 
 
 def _read_merged(options: ExportOptions, main: Path | Checkpoint) -> Exportable:

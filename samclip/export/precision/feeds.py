@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from samclip.engines.base import Engine, EngineOptions, GraphKey, GraphSource, Probe, Tensor, Traits
 from samclip.engines.onnxruntime.backend import CPU
 from samclip.export.precision.draft_bundle import DraftBundle, reference_model
-from samclip.export.precision.gate_tasks import fixed_regions, gate_vocabulary
+from samclip.export.precision.gate_tasks import drawn_boxes, fixed_regions, gate_vocabulary
 from samclip.progress import Progress, track
 from samclip.runtime.pixels.encoder_input import EncoderInput
 from samclip.runtime.pixels.image import load_image
@@ -75,16 +75,19 @@ def record_feeds(
     graphs = draft.manifest.graphs
     heads = {
         name: SavedFeeds(folder / name)
-        for name in ("clip_head", "clip_roi", "text_encoder")
+        for name in ("clip_head", "clip_roi", "clip_encoder", "text_encoder")
         if getattr(graphs, name) is not None
     }
     with reference_model(draft, RecordingBackend(heads)) as model:
         vocabulary = gate_vocabulary(model)
-        recorded = photos if heads.keys() & {"clip_head", "clip_roi"} else ()
+        recorded = photos if heads.keys() - {"text_encoder"} else ()
         for photo in track(progress, recorded, "recording what names things"):
             with model.encode(load_image(photo)) as scene:
-                if "clip_head" in heads:
+                if draft.manifest.has_map:
                     scene.features.clip()
+                if "clip_encoder" in heads:
+                    scene.features.image_embed()
+                    scene.features.tower().crops(drawn_boxes(scene.size))
                 if "clip_roi" in heads and vocabulary is not None:
                     regions = fixed_regions(scene)
                     scene.features.score_regions_by_clip(regions, vocabulary.embeddings)

@@ -214,7 +214,7 @@ def _answers(
         asked.append(scene.segment(points=points, multimask=multimask))
     embeddings = scene.image_embeddings
     graphs = model.manifest.graphs
-    has_head = graphs.clip_head is not None
+    has_head = model.manifest.has_map
     names = vocabulary if vocabulary is not None and vocabulary.trained_head else None
     patch_embeds = labels = None
     if has_head:

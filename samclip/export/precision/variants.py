@@ -38,7 +38,7 @@ BACKENDS: dict[ReducedPrecision, tuple[str, ...]] = {
 
 # The text encoder runs once per vocabulary and its embeddings are cached, so INT8 would cost
 # accuracy and gain nothing; the mask decoder is small and draws the borders.
-QUANTISED_GRAPHS = ("encoder", "clip_head")
+QUANTISED_GRAPHS = ("encoder", "clip_head", "clip_encoder")
 
 
 def reduced_variants(files: GraphFiles, precision: ReducedPrecision) -> tuple[Variant, ...]:

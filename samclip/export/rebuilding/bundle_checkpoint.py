@@ -68,6 +68,11 @@ def read_bundle_checkpoint(path: Path, progress: Progress = SILENT) -> BundleChe
     one whose graphs are not those of a model that samclip exports.
     """
     bundle = Bundle.open(path)
+    if bundle.manifest.clip_tower is not None:
+        raise CheckpointError(
+            f"{bundle.path} has two towers, which are exported from a SAM and a CLIP. Give their "
+            "checkpoints."
+        )
     with progress.stage(f"verifying the bundle {bundle.manifest.name}"):
         bundle.verify()
     with error_context(f"the bundle {bundle.path}"):

@@ -34,6 +34,8 @@ LogitScale = Annotated[float, msgspec.Meta(ge=0.01, le=1000)]  # CLIP has at mos
 Mean = Annotated[float, msgspec.Meta(ge=-255, le=255)]  # in units of [0, 255]
 Std = Annotated[float, msgspec.Meta(ge=0.1, le=1000)]  # in units of [0, 255]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+TowerSize = Annotated[int, msgspec.Meta(ge=16, le=2048)]  # pixels; CLIP has 224 to 448
+Margin = Annotated[float, msgspec.Meta(ge=0, le=10)]  # a share of a box's side
 Measured = Annotated[float, msgspec.Meta(ge=-FP32_LARGEST, le=FP32_LARGEST)]  # any FP32 but inf
 Count = Annotated[int, msgspec.Meta(ge=0, le=10**12)]  # of photos, masks or pixels
 Short = Annotated[str, msgspec.Meta(max_length=256)]  # a name
@@ -44,6 +46,8 @@ Triple = tuple[Mean, Mean, Mean]
 WeightsDtype = Literal["fp32", "fp16", "int8"]
 ReducedPrecision = Literal["fp16", "bf16", "int8", "int8_fp16"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int8_fp16"]
+NameBy = Literal["crop-image", "crop-feature"]
+CropBackground = Literal["kept", "masked"]
 GateMeasure = Literal[
     "image_embeddings_cosine",  # SAM's embedding of the image, the mean over its positions
     "image_embed_cosine",  # the CLIP head's embedding of the image
@@ -156,8 +160,9 @@ class Graphs(Record, frozen=True, kw_only=True):
     """The graphs of a bundle; a task whose graph is absent raises CapabilityError.
 
     Names come from `clip_head`, which embeds tokens, or from `roi_classifier` and `clip_roi`
-    together, which take boxes and texts. `mask_upscaler` makes masks of the photo's size on the
-    device that has their logits; tasks that answer on the host do without.
+    together, which take boxes and texts, or from `clip_encoder`, which takes images as the
+    encoder does. `mask_upscaler` makes masks of the photo's size on the device that has their
+    logits; tasks that answer on the host do without.
     """
 
     encoder: Graph
@@ -166,6 +171,7 @@ class Graphs(Record, frozen=True, kw_only=True):
     text_encoder: Graph | None = None
     roi_classifier: Graph | None = None
     clip_roi: Graph | None = None
+    clip_encoder: Graph | None = None
     mask_upscaler: Graph | None = None
 
 
@@ -203,6 +209,33 @@ class RegionHead(Record, frozen=True, kw_only=True):
 
     trained: bool
     embed_dim: EmbedDim
+
+
+class ClipTower(Record, frozen=True, kw_only=True):
+    """A separate CLIP in the bundle, in place of a head on SAM's features.
+
+    `image_size`, `mean` and `std` (both in [0, 255] units) are those of its input. `resize` is for
+    whole photos: "shortest_side" resizes the shorter side to `image_size` and crops the middle,
+    "squash" resizes both. `grid`: tokens along a side of `patch_embeds`. The others say how masks
+    are named unless the caller says otherwise: `name_by` a crop of the photo around each mask, or
+    the tower's tokens in it; a crop has `crop_margin` of the box's longer side added at both ends,
+    and what is outside of the mask is kept, or masked with the mean colour.
+    """
+
+    image_size: TowerSize
+    mean: Triple
+    std: tuple[Std, Std, Std]
+    resize: Literal["shortest_side", "squash"]
+    interpolation: Literal["pillow_bicubic", "pillow_bilinear"]
+    embed_dim: EmbedDim
+    grid: Grid
+    trained: bool = True
+    name_by: NameBy = "crop-image"
+    crop_margin: Margin = 0.1
+    crop_background: CropBackground = "kept"
+
+
+NamingHead = ClipHead | RegionHead | ClipTower
 
 
 class Text(Record, frozen=True, kw_only=True):
@@ -368,11 +401,17 @@ class Manifest(Record, frozen=True, kw_only=True):
     rounding: tuple[RoundingRow, ...] = ()
     reductions: tuple[Reduction, ...] = ()
     region_head: RegionHead | None = None
+    clip_tower: ClipTower | None = None
 
     @property
-    def head(self) -> ClipHead | RegionHead | None:
-        """The head that names things; None for a bundle that cannot name."""
-        return self.clip_head or self.region_head
+    def head(self) -> NamingHead | None:
+        """The part that names things; None for a bundle that cannot name."""
+        return self.clip_head or self.region_head or self.clip_tower
+
+    @property
+    def has_map(self) -> bool:
+        """Whether there are embeddings of tokens, of which a map of names can be made."""
+        return self.clip_head is not None or self.clip_tower is not None
 
 
 def _leading_numbers(version: str) -> tuple[int, ...]:

@@ -24,8 +24,9 @@ from samclip.engines.plans.sidecar import AxisRange
 from samclip.errors import BackendUnavailableError, PlanBuildError
 from samclip.runtime.assets import in_archive, packaged_photos
 from samclip.runtime.bundles.bundle import Bundle
-from samclip.runtime.bundles.manifest import Graph, Manifest, TensorSpec
+from samclip.runtime.bundles.manifest import ClipTower, Graph, Manifest, TensorSpec
 from samclip.runtime.graph_outputs import MASK_STRIDE
+from samclip.runtime.pixels.clip_input import squashed_input
 from samclip.runtime.pixels.encoder_input import EncoderFeeds, EncoderInput, takes_images
 from samclip.runtime.pixels.image import Letterbox, load_image
 from samclip.runtime.text.tokenizer import Tokenizer
@@ -130,6 +131,11 @@ class _Asker:
                     f"texts, {end}", {"tokens": self._tokens(self.trials.tokenizer, end)}
                 )
             return
+        tower = self._manifest.clip_tower
+        if name == "clip_encoder" and inputs == {"images"} and tower and _photo_paths():
+            for end in self._ends(graph):
+                yield Question(f"crops, {end}", {"images": self._crops(tower, end)})
+            return
         taken = inputs & {spec.name for spec in self._manifest.graphs.encoder.outputs}
         if not taken:
             yield from (Question(end, self._all_made(graph, end)) for end in self._ends(graph))
@@ -162,6 +168,7 @@ class _Asker:
             "image": (-2, 2, False),
             "image_u8": (0, 255, True),
             "image_size": (side, side, True),
+            "images": (-2, 2, False),
         }
         return known.get(name, (-1, 1, False))
 
@@ -196,6 +203,17 @@ class _Asker:
         if "point_coords" in made:
             return _prompts(photo.letterbox, made, end)
         return {}
+
+    def _crops(self, tower: ClipTower, end: str) -> NDArray[np.float32]:
+        """Return Nx3xSxS, so many as a plan takes: the photos and quarters of them, in turn."""
+        parts: list[NDArray[np.float32]] = []
+        for path in _photo_paths():
+            photo = load_image(path)
+            middle, centre = photo.shape[0] // 2, photo.shape[1] // 2
+            windows = (photo, photo[:middle, :centre], photo[middle:, centre:], photo[:middle])
+            parts += [squashed_input(np.ascontiguousarray(part), tower) for part in windows]
+        count = self._size("crops", end)
+        return np.stack([parts[place % len(parts)] for place in range(count)])
 
     def _tokens(self, tokenizer: Tokenizer, end: str) -> NDArray[np.int64]:
         """Return NxL tokens of names in templates, so many as a plan takes."""

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from samclip.errors import InputWarning, VocabularyError, brief, warn_caller
 from samclip.runtime.features import Features
+from samclip.runtime.pixels.image import Letterbox
 from samclip.runtime.pixels.prompts import Prompt, batch_prompts
 from samclip.runtime.results.classification import SemanticMap
 from samclip.runtime.tasks.segment import SINGLE
@@ -110,7 +111,7 @@ class CoarseMap:
         rows = np.minimum(places, np.flatnonzero(clip.token_mask.any(axis=1))[-1])
         columns = np.minimum(places, np.flatnonzero(clip.token_mask.any(axis=0))[-1])
         self.cosines = np.ascontiguousarray(cosines[:, rows[:, None], columns[None, :]])
-        self._letterbox = features.letterbox
+        self.letterbox = clip.letterbox
         self._scale = np.float32(vocabulary.logit_scale)
         self._log_sums = self._sum_exponentials()
 
@@ -129,7 +130,7 @@ class CoarseMap:
 
     def upscale(self, tokens: NDArray[np.float32]) -> NDArray[np.float32]:
         """Upscale gxg values to the original image: HxW, bilinear."""
-        return self._letterbox.upscale(tokens)
+        return self.letterbox.upscale(tokens)
 
     def argmax(self) -> NDArray[np.int32]:
         """Return HxW int32: the name whose upscaled cosine is highest at each pixel.
@@ -137,7 +138,7 @@ class CoarseMap:
         As in SAM-CLIP, section 4.2: cosine per patch, linear upsampling, argmax. On a tie the
         first name wins.
         """
-        size = self._letterbox.original_size
+        size = self.letterbox.original_size
         best = np.full(size, -np.inf, np.float32)
         labels = np.zeros(size, np.int32)
         for index in self._find_candidates():
@@ -196,16 +197,13 @@ def refine_labels(
     refined: NDArray[np.int32] = labels.copy()
     if len(np.unique(labels)) < 2:
         return refined
-    # A token's side in pixels of the original image.
-    original, resized = max(letterbox.original_size), max(letterbox.input_size)
-    token = letterbox.image_size / coarse.grid * original / resized
-    regions = _find_regions(labels, min_area=token**2)
+    regions = _find_regions(labels, min_area=_token_area(coarse))
     # The highest logit so far: the coarse one, or 0 in the regions that get a prompt.
     best = np.full(labels.shape, COARSE_LOGIT, np.float32)
     for region in regions:
         best[region.window][region.inside] = 0
-    spread = TokenSpread(letterbox, features.clip().token_mask)
-    prompts = list(_make_prompts(regions, coarse, side))
+    spread = TokenSpread(coarse.letterbox, features.clip().token_mask)
+    prompts = list(_make_prompts(regions, coarse, letterbox, side))
     for batch in batch_prompts(prompts, letterbox, side):
         iou, low_res = features.decode(batch)
         for place, row in enumerate(batch.rows):
@@ -220,6 +218,14 @@ def refine_labels(
                 window = region.window
                 _paint_label(refined[window], best[window], region.index, coarse_logits)
     return refined
+
+
+def _token_area(coarse: CoarseMap) -> float:
+    """Return the area of a token in pixels of the original image."""
+    placed = coarse.letterbox
+    sides = zip(placed.original_size, placed.input_size, strict=True)
+    height, width = (placed.image_size / coarse.grid * old / new for old, new in sides)
+    return float(height * width)
 
 
 def _paint_label(
@@ -264,16 +270,44 @@ def _find_regions(labels: NDArray[np.int32], min_area: float) -> list[Region]:
     return sorted((region for _, region in largest), key=lambda region: region.index)
 
 
-def _make_prompts(regions: list[Region], coarse: CoarseMap, mask_size: int) -> Iterator[Prompt]:
-    """Yield a prompt per region; `regions` are sorted by name."""
+def _make_prompts(
+    regions: list[Region], coarse: CoarseMap, letterbox: Letterbox, mask_size: int
+) -> Iterator[Prompt]:
+    """Yield a prompt per region; `regions` are sorted by name; `letterbox` is that of the decoder.
+
+    The decoder's masks have `mask_size` logits a side.
+    """
     for index, group in groupby(regions, key=lambda region: region.index):
         probability = coarse.upscale(coarse.probabilities(index))
         odds = np.clip(coarse.log_odds(index), -MAX_LOG_ODDS, MAX_LOG_ODDS)
-        mask = cv2.resize(odds, (mask_size, mask_size), interpolation=cv2.INTER_LINEAR)
+        mask = _placed(odds, coarse.letterbox, letterbox, mask_size)
         for region in group:
             points = _choose_points(region, probability[region.window])
             box = np.asarray(region.box, np.float64)
             yield Prompt(points, np.ones(len(points)), box, np.asarray(mask, np.float32))
+
+
+def _placed(
+    tokens: NDArray[np.float32], placed: Letterbox, target: Letterbox, side: int
+) -> NDArray[np.float32]:
+    """Resample gxg values of tokens, which cover `placed`, on the square of `target`: side x side.
+
+    Bilinear; places outside of the image take the values at its edges.
+    """
+    if placed == target:
+        resized = cv2.resize(tokens, (side, side), interpolation=cv2.INTER_LINEAR)
+        return np.asarray(resized, np.float32)
+    centres = (np.arange(side, dtype=np.float64) + 0.5) * target.image_size / side
+    sizes = (target.input_size, target.original_size, placed.input_size)
+    places = [
+        (centres / seen * original).clip(0, original) / original * shown
+        for seen, original, shown in zip(*sizes, strict=True)
+    ]
+    token = placed.image_size / len(tokens)
+    rows, columns = (np.asarray(each / token - 0.5, np.float32) for each in places)
+    y, x = np.meshgrid(rows, columns, indexing="ij")
+    sampled = cv2.remap(tokens, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(sampled, np.float32)
 
 
 def _choose_points(region: Region, probability: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -21,7 +21,10 @@ AnyMasks = TypeVar("AnyMasks", bound=Masks)
 
 
 class TokenNamer:
-    """Names masks and images by the CLIP head; CapabilityError for a bundle without one."""
+    """Names masks and images by embeddings of tokens and of the image.
+
+    CapabilityError for a bundle without them.
+    """
 
     def name(self, masks: AnyMasks, features: Features, vocabulary: Vocabulary) -> AnyMasks:
         """Name each of N masks by the tokens that it covers.
@@ -37,7 +40,7 @@ class TokenNamer:
         """
         clip = features.clip()
         tokens = clip.patch_embeds.reshape(len(clip.patch_embeds), -1).T  # Dxgxg -> ggxD
-        spread = TokenSpread(features.letterbox, clip.token_mask)
+        spread = TokenSpread(clip.letterbox, clip.token_mask)
         embeddings = pool_tokens(masks.packed, prompt_centres(masks), tokens, spread)  # NxD
         return attach_names(masks, embeddings, vocabulary)
 
@@ -49,7 +52,7 @@ class TokenNamer:
         CLIP's zero-shot rule (Radford et al. 2021, section 3.1), as SAM-CLIP, section 4.1, applies
         it to its max-pooled head. `image`: HWC uint8 RGB. Raises ClosedError, EngineRunError.
         """
-        cosines = vocabulary.cosines(features.clip().image_embed[None])  # 1xK
+        cosines = vocabulary.cosines(features.image_embed()[None])  # 1xK
         return Classification(
             names=vocabulary.names,
             probabilities=vocabulary.probabilities(cosines)[0],

@@ -36,7 +36,7 @@ class StillFeatures:
     def __init__(self, rng: np.random.Generator, size: tuple[int, int], dim: int = 6) -> None:
         self.letterbox = Letterbox.fit(size, IMAGE_SIZE)
         patches = rng.normal(size=(dim, GRID, GRID)).astype(np.float32)
-        self._clip = ClipFeatures(patches[:, 0, 0], patches, self.letterbox.token_mask(GRID)[0])
+        self._clip = ClipFeatures(patches, self.letterbox.token_mask(GRID)[0], self.letterbox)
 
     def clip(self) -> ClipFeatures:
         return self._clip
