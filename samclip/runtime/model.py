@@ -260,8 +260,9 @@ class Model:
     def encode_all(self, images: Iterable[Any]) -> Iterator[Scene]:
         """Encode images in order; yields one scene at a time.
 
-        The next image is taken from `images`, read and resized while the encoder runs. Errors are
-        those of `encode`, raised at the image's turn.
+        The next image is taken from `images`, read and resized while the encoder runs. An image may
+        still be read when the next one is asked for: a camera needs two buffers. Errors are those
+        of `encode`, raised at the image's turn.
         """
         with closing(map_in_order(self._prepare, images, 1)) as prepared:
             for _, future in prepared:

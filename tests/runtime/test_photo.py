@@ -11,12 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from fakes import IMAGE_SIZE
 from gpu_arrays import ByDlpack, ByInterface, OnGpu
 from numpy.typing import NDArray
-from tensorrt_bench import CUDA_PACKAGES, Bench, tensorrt_bench
+from tensorrt_bench import CUDA_PACKAGES, FAKE_GPU, Bench, tensorrt_bench
 from uint8_encoder import fake_encoder, uint8_model
 
 from samclip.engines.base import EngineOptions
@@ -99,6 +100,21 @@ def test_a_photo_on_the_gpu_is_encoded_there(
     model.close()
 
 
+def test_a_gpu_that_shares_the_hosts_memory_does_the_same(bench: Bench) -> None:
+    bench.gpu.integrated = True
+    bench.host_gpu = msgspec.structs.replace(FAKE_GPU, integrated=True)
+    model = uint8_model(bench.start)
+    pixels = photo(128, IMAGE_SIZE)
+    expected = model.encode(pixels)
+    given = on_gpu(bench, model, pixels)
+    for _ in range(3):
+        np.testing.assert_array_equal(features(model.encode(given)), features(expected))
+    np.testing.assert_array_equal(model.encode(given).image, pixels)
+    assert given.host_copies == 0
+    given.free()
+    model.close()
+
+
 def test_only_pixels_are_a_reason_to_copy(bench: Bench) -> None:
     model = uint8_model(bench.start)
     pixels = photo(128, IMAGE_SIZE)
@@ -157,6 +173,7 @@ def test_a_series_may_come_through_two_buffers(bench: Bench) -> None:
 
     for pixels, scene in zip(photos, model.encode_all(camera()), strict=True):
         np.testing.assert_array_equal(scene.image, pixels)
+    assert bench.gpu.launches == 3  # the captured graph serves whatever lies behind the address
     for buffer in buffers:
         assert buffer.host_copies == 0
         buffer.free()
