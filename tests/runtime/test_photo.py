@@ -246,8 +246,7 @@ def test_separate_processes_and_float_encoders_take_photos_from_the_host(
     assert [message.split(": ")[1] for message in caplog.messages] == [
         "the backend 'fake' does not take it where it is. Further ones are not logged.",
         "the backend 'fake' does not take it where it is. Further ones are not logged.",
-        "the encoder takes normalised floats, and pixels if exported with --uint8-input. Further "
-        "ones are not logged.",
+        "the encoder takes normalised floats, not uint8 pixels. Further ones are not logged.",
     ]
     given.free()
     owner.close()

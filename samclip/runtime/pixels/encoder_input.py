@@ -81,10 +81,10 @@ class EncoderInput:
         return {IMAGE_U8: square, IMAGE_SIZE: np.array([height, width], np.int32)}
 
     def misfit(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> str | None:
-        """Return why an image of this shape is no input as it is; None if it is one."""
+        """Return why an image of this shape cannot be the input as it is; None if it can."""
         side = self.pixels.image_size
         if not self.uint8:
-            return "the encoder takes normalised floats, and pixels if exported with --uint8-input"
+            return "the encoder takes normalised floats, not uint8 pixels"
         if len(shape) != 3 or shape[2] != 3 or dtype != np.uint8:
             return "it is not HxWx3 uint8"
         if max(shape[:2]) != side or 0 in shape:
