@@ -91,13 +91,23 @@ class Placed:
     @property
     def is_contiguous(self) -> bool:
         """Whether the elements lie in C order without gaps."""
-        if self.strides is None or 0 in self.shape:
+        if self.strides is None or not self.shape or 0 in self.shape:
             return True
+        return self.row_pitch == math.prod(self.shape[1:]) * self.dtype.itemsize
+
+    @property
+    def row_pitch(self) -> int | None:
+        """The bytes from one entry of the first axis to the next; None where entries have gaps.
+
+        An entry without gaps is in C order. The array has axes.
+        """
         wanted = c_strides(self.shape)
-        return all(
-            size == 1 or own == right
-            for size, own, right in zip(self.shape, self.strides, wanted, strict=True)
-        )
+        own = self.strides or wanted
+        entry = zip(self.shape[1:], own[1:], wanted[1:], strict=True)
+        if any(size != 1 and step != right for size, step, right in entry):
+            return None
+        step = wanted[0] if self.shape[0] == 1 else own[0]
+        return step * self.dtype.itemsize if step >= wanted[0] else None
 
 
 def c_strides(shape: tuple[int, ...]) -> tuple[int, ...]:

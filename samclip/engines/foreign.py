@@ -8,13 +8,14 @@ take as a feed; `numpy()` copies it to the host.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samclip.engines.base import MAX_MESSAGE
 from samclip.engines.cuda.driver import CudaDevice
+from samclip.engines.cuda.memory import CudaTensor
 from samclip.engines.dlpack import (
     CPU,
     CUDA,
@@ -108,6 +109,11 @@ class ForeignTensor:
         """Whether the elements lie in C order without gaps."""
         return self._placed.is_contiguous
 
+    @property
+    def row_pitch(self) -> int | None:
+        """As that of `Placed`."""
+        return self._placed.row_pitch
+
     def is_on(self, index: int) -> bool:
         """Whether it is on the GPU of this number."""
         return self._placed.device[1] == index
@@ -139,6 +145,18 @@ class ForeignTensor:
                 f"a {type(source).__name__} on a GPU cannot be copied to the host: "
                 f"{_said(error)}. Copy it into a numpy array."
             ) from error
+
+
+@runtime_checkable
+class Keeper(Protocol):
+    """An engine on a GPU that takes arrays of other libraries into its memory."""
+
+    def keep(self, array: ForeignTensor, columns: int) -> CudaTensor | None:
+        """Copy an array HxWxC within the GPU into the left of one with `columns` columns.
+
+        None where it is on another GPU, or its rows have gaps.
+        """
+        ...
 
 
 def _interface_place(source: Any) -> Placed:

@@ -18,6 +18,7 @@ from samclip.engines.limits import MAX_CROPS
 from samclip.runtime.bundles.manifest import ClipTower
 from samclip.runtime.engine_pool import EnginePool
 from samclip.runtime.features import ClipFeatures
+from samclip.runtime.photo import Photo, pixels_of
 from samclip.runtime.pixels.clip_input import (
     masked,
     square_window,
@@ -82,7 +83,7 @@ class ClipOfPhoto:
     """
 
     def __init__(
-        self, pool: EnginePool, tower: ClipTower, photo: NDArray[np.uint8], counter: PassCounter
+        self, pool: EnginePool, tower: ClipTower, photo: Photo, counter: PassCounter
     ) -> None:
         self._pool = pool
         self._tower = tower
@@ -92,7 +93,7 @@ class ClipOfPhoto:
     def tokens(self) -> ClipFeatures:
         """Embed the tokens of the photo, in one pass over all of it, squashed to the square."""
         (patches,) = self._pool.compute(
-            GRAPH, {"images": squashed_input(self._photo, self._tower)[None]}, (TOKENS,)
+            GRAPH, {"images": squashed_input(pixels_of(self._photo), self._tower)[None]}, (TOKENS,)
         )
         self._counter.add(clip=1)
         side, grid = self._tower.image_size, self._tower.grid
@@ -109,7 +110,7 @@ class ClipOfPhoto:
 
     def whole_photo(self) -> NDArray[np.float32]:
         """Embed the photo by CLIP's own preprocessing, in one pass: D float32."""
-        (embed,) = self._embed([whole_input(self._photo, self._tower)])
+        (embed,) = self._embed([whole_input(pixels_of(self._photo), self._tower)])
         self._counter.add(clip=1)
         embed.flags.writeable = False
         return np.asarray(embed)
@@ -127,7 +128,7 @@ class ClipOfPhoto:
     def _crop(self, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
         tower = self._tower
         window = square_window(mask_box(mask), tower.crop_margin, (mask.shape[0], mask.shape[1]))
-        crop, inside = self._photo[window], mask[window]
+        crop, inside = pixels_of(self._photo)[window], mask[window]
         if tower.crop_background == "masked" and inside.any():
             crop = masked(crop, inside, tower)
         return squashed_input(np.ascontiguousarray(crop), tower)

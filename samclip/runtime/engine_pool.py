@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.engines.base import Backend, Engine, EngineOptions, Tensor, library_version
+from samclip.engines.cuda.memory import CudaTensor
+from samclip.engines.foreign import ForeignTensor, Keeper
 from samclip.engines.process_edges import stop_at_exit
 from samclip.errors import CapabilityError, ClosedError, EngineRunError
 from samclip.runtime.bundles.bundle import Bundle
@@ -127,6 +129,15 @@ class EnginePool:
         """Copy an output that `run` returned to the host as float32; raises as `run`."""
         with self._in_use():
             return self._engine(graph)[1].to_host(output, tensor)
+
+    def keep(self, graph: str, array: ForeignTensor, columns: int) -> CudaTensor | None:
+        """Copy an image on a GPU into the memory of the engine of `graph`, see `Keeper`.
+
+        None where the engine is not on that GPU. Raises as `run`.
+        """
+        with self._in_use():
+            engine, _ = self._engine(graph)
+            return engine.keep(array, columns) if isinstance(engine, Keeper) else None
 
     def close(self) -> None:
         """Refuse new runs, wait for those under way, then free the engines.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import operator
 import os
 import threading
@@ -44,7 +45,8 @@ from samclip.runtime.bundles.signature import chosen_public_key
 from samclip.runtime.clip_tower import ClipOfPhoto, PassCounter, Passes
 from samclip.runtime.engine_pool import EnginePool
 from samclip.runtime.features import Features
-from samclip.runtime.pixels.encoder_input import EncoderFeeds, EncoderInput
+from samclip.runtime.photo import DevicePhoto, Photo
+from samclip.runtime.pixels.encoder_input import DeviceFeeds, EncoderFeeds, EncoderInput
 from samclip.runtime.pixels.image import (
     DEFAULT_MAX_PIXELS,
     Letterbox,
@@ -76,7 +78,7 @@ MAX_TIMEOUT = 1e6  # seconds
 _logger = logging.getLogger("samclip")
 Image = TypeVar("Image")
 Answer = TypeVar("Answer")
-Prepared = tuple[NDArray[np.uint8], EncoderFeeds, Letterbox]
+Prepared = tuple[Photo, EncoderFeeds | DeviceFeeds, Letterbox]
 
 
 @as_memory_error
@@ -257,8 +259,10 @@ class Model:
         """Run the encoder once on an image: a path, a file's bytes, a PIL image, or HWC uint8 RGB.
 
         An array may be numpy's, or a tensor of torch, cupy and other libraries with `__dlpack__` or
-        `__cuda_array_interface__`. On the host it is read where it lies, and the scene keeps a copy
-        of it, as of any array; from a GPU it is copied to the host, which is logged once.
+        `__cuda_array_interface__`. The scene keeps a copy of it, so that it may be overwritten. On
+        the host it is read where it lies. From a GPU it is copied to the host, which is logged
+        once; except by TensorRT on that GPU, for an encoder of uint8 pixels, where its longer side
+        is the encoder's: then it is copied within the GPU, and `Scene.image` is on first use.
         A file's picture is turned as its EXIF orientation says, and its colours are converted to
         sRGB; a PIL image is taken as it is, and its scene has its size. Warns with InputWarning
         about a PIL image that was opened from a file and not turned upright.
@@ -270,8 +274,9 @@ class Model:
     def encode_all(self, images: Iterable[Any]) -> Iterator[Scene]:
         """Encode images in order; yields one scene at a time.
 
-        The next image is taken from `images`, read and resized while the encoder runs. Errors are
-        those of `encode`, raised at the image's turn.
+        The next image is taken from `images`, read and resized while the encoder runs. An image may
+        still be read when the next one is asked for: a camera needs two buffers. Errors are those
+        of `encode`, raised at the image's turn.
         """
         with closing(map_in_order(self._prepare, images, 1)) as prepared:
             for _, future in prepared:
@@ -411,27 +416,45 @@ class Model:
     @as_memory_error
     def _prepare(self, image: Any) -> Prepared:
         given: Any = self._taken(image) if is_foreign(image) else image
+        if isinstance(given, ForeignTensor):
+            reason, prepared = self._prepare_on_device(given)
+            if prepared is not None:
+                return prepared
+            given = self._copied(given, reason)
         pixels = load_image(given, self._max_pixels, self._pool.check_open)
         if isinstance(given, np.ndarray) and np.may_share_memory(pixels, given):
             pixels = pixels.copy()  # the scene must not change with the caller's array
         pixels.flags.writeable = False
         return pixels, *self._encoder_input.feeds(pixels)
 
-    def _taken(self, image: Any) -> NDArray[np.generic]:
-        """Return an array of another library on the host: a view of it, or the GPU's copied."""
+    def _taken(self, image: Any) -> NDArray[np.generic] | ForeignTensor:
         self._pool.check_open()
         try:
-            taken = take(image)
-            if not isinstance(taken, ForeignTensor):
-                return taken
-            if not self._has_copied_images:
-                self._has_copied_images = True
-                _logger.info(
-                    "an image on a GPU is copied to the host, where the backend %r takes images "
-                    "from; so are all further ones",
-                    self.backend,
-                )
-            return taken.numpy()
+            return take(image)
+        except ExchangeError as error:
+            raise ImageError(str(error)) from error
+
+    def _prepare_on_device(self, image: ForeignTensor) -> tuple[str, Prepared | None]:
+        """Copy an image within its GPU; else return why not, and None."""
+        form = self._encoder_input
+        reason = form.misfit(image.shape, image.dtype)
+        if reason is not None or math.prod(image.shape[:2]) > self._max_pixels:
+            return reason or "it has more than max_pixels", None
+        kept = self._pool.keep("encoder", image, form.pixels.image_size)
+        if kept is None:
+            return f"the backend {self.backend!r} does not take it where it is", None
+        width = image.shape[1]
+        return "", (DevicePhoto(kept, width), *form.feeds_on_device(kept, width))
+
+    def _copied(self, image: ForeignTensor, reason: str) -> NDArray[np.generic]:
+        """Copy an image from a GPU to the host; the first time, log the reason."""
+        if not self._has_copied_images:
+            self._has_copied_images = True
+            _logger.info(
+                "an image on a GPU is copied to the host: %s. Further ones are not logged.", reason
+            )
+        try:
+            return image.numpy()
         except ExchangeError as error:
             raise ImageError(str(error)) from error
 
@@ -456,7 +479,7 @@ class Model:
 
     def _run_encoder(
         self,
-        feeds: EncoderFeeds,
+        feeds: EncoderFeeds | DeviceFeeds,
         letterbox: Letterbox,
         counter: PassCounter,
         tower: ClipOfPhoto | None = None,

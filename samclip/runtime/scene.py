@@ -15,6 +15,7 @@ from samclip.progress import SILENT, Progress
 from samclip.runtime.bundles.manifest import NameBy
 from samclip.runtime.clip_tower import PassCounter, Passes
 from samclip.runtime.features import Features
+from samclip.runtime.photo import Photo, pixels_of
 from samclip.runtime.pixels.arrays import as_flag
 from samclip.runtime.pixels.prompts import Arrays, parse_prompts
 from samclip.runtime.results.classification import Classification, SemanticMap
@@ -56,7 +57,7 @@ class Scene(Viewable):
     def __init__(
         self,
         features: Features,
-        image: NDArray[np.uint8],
+        image: Photo,
         get_vocabulary: GetVocabulary,
         encode: Encode,
         namer: Namer,
@@ -71,8 +72,8 @@ class Scene(Viewable):
 
     @property
     def image(self) -> NDArray[np.uint8]:
-        """The image: HWC uint8 RGB, read-only."""
-        return self._image
+        """The image: HWC uint8 RGB, read-only; from a GPU it is copied to the host on first use."""
+        return pixels_of(self._image)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -358,4 +359,4 @@ class Scene(Viewable):
     def _make_figure(self, **options: Any) -> NDArray[np.uint8]:
         if options:
             raise InputError(f"a scene is drawn without options; got {brief(options)}.")
-        return self._image
+        return self.image

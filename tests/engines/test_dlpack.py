@@ -13,7 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from samclip.engines.dlpack import CPU, ExchangeError, Placed, TakenCapsule, make_capsule
+from samclip.engines.dlpack import CPU, CUDA, ExchangeError, Placed, TakenCapsule, make_capsule
 
 TYPES = ("float32", "float16", "float64", "int64", "int32", "int8", "uint8", "bool")
 
@@ -136,3 +136,26 @@ threading.Thread(target=lambda given=torch.from_dlpack(Producer(np.ones(5), 1)):
         check=False,
     )
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides", "pitch"),
+    [
+        ((4, 6, 3), None, 36),
+        ((4, 6, 3), (18, 3, 1), 36),
+        ((4, 6, 3), (30, 3, 1), 60),  # the left of a wider frame
+        ((1, 6, 3), (5, 3, 1), 36),  # the stride of one row says nothing
+        ((4, 1, 3), (3, 99, 1), 6),
+        ((4, 6, 3), (6, 24, 1), None),  # columns first
+        ((4, 6, 3), (18, 4, 1), None),  # without the alpha of 4 channels
+        ((4, 6, 3), (-18, 3, 1), None),  # upside down
+        ((4, 6, 3), (0, 3, 1), None),  # one row, again and again
+    ],
+)
+def test_rows_without_gaps_have_a_pitch(
+    shape: tuple[int, ...], strides: tuple[int, ...] | None, pitch: int | None
+) -> None:
+    placed = Placed((CUDA, 0), 4096, shape, np.dtype(np.int16), strides)
+    assert placed.row_pitch == pitch
+    packed = pitch == 2 * shape[1] * shape[2]
+    assert placed.is_contiguous == packed

@@ -10,82 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fake_gpu import FakeGpu
+from gpu_arrays import ByDlpack, ByInterface, OnGpu
 from numpy.typing import NDArray
 from tensorrt_bench import CUDA_PACKAGES, Bench, tensorrt_bench
 from tiny_bundle import negation_model
 
 from samclip.engines.base import EngineOptions, GraphSource
-from samclip.engines.dlpack import CUDA, ExchangeError, Placed, make_capsule
+from samclip.engines.dlpack import CUDA, ExchangeError
 from samclip.engines.foreign import ForeignTensor, is_foreign, take
 from samclip.engines.onnxruntime.backend import CPU
-from samclip.engines.tensorrt.engine import TrtEngine
 from samclip.errors import EngineRunError
 
 X = np.arange(8, dtype=np.float32).reshape(2, 4)
-
-
-class OnGpu:
-    """An array that another library has on the stand-in, written by work on a stream of its own."""
-
-    def __init__(self, bench: Bench, engine: TrtEngine, array: NDArray[Any], **place: Any) -> None:
-        self.gpu: FakeGpu = bench.gpu
-        self._device = engine._memory.device
-        self._array = array
-        self._place = place
-        self.asked: list[Any] = []
-        with self._device.active():
-            self.address = self.gpu.allocate(max(array.nbytes, 1))
-            self.stream = self.gpu.create_stream(1)
-            self.gpu.submit(self.stream, self._write)
-
-    def _write(self) -> None:
-        block = self.gpu.view(self.address, self._array.nbytes)
-        block[:] = np.ascontiguousarray(self._array).reshape(-1).view(np.uint8)
-
-    def free(self) -> None:
-        with self._device.active():
-            self.gpu.synchronize(self.stream)
-            self.gpu.destroy_stream(self.stream)
-            self.gpu.free(self.address)
-
-    def cpu(self) -> torch.Tensor:
-        return torch.from_numpy(self._array.copy())
-
-
-class ByDlpack(OnGpu):
-    def __dlpack_device__(self) -> tuple[int, int]:
-        device: tuple[int, int] = self._place.get("device", (CUDA, 0))
-        return device
-
-    def __dlpack__(self, *, stream: int | None = None, max_version: Any = None) -> Any:
-        self.asked.append(stream)
-        if stream not in (None, -1):
-            if self._place.get("fails"):
-                raise RuntimeError("no such stream")
-            self.gpu.order(stream, self.stream)
-        placed = Placed(
-            self.__dlpack_device__(),
-            self.address,
-            self._array.shape,
-            self._array.dtype,
-            self._place.get("strides"),
-        )
-        return make_capsule(placed, self, max_version)
-
-
-class ByInterface(OnGpu):
-    @property
-    def __cuda_array_interface__(self) -> dict[str, Any]:
-        found = {
-            "shape": self._array.shape,
-            "typestr": self._array.dtype.str,
-            "data": (self.address, False),
-            "strides": None,
-            "version": 3,
-            "stream": self.stream,
-        }
-        return found | self._place
 
 
 @pytest.fixture(params=CUDA_PACKAGES)
@@ -98,20 +34,16 @@ def bench(
 
 @pytest.mark.parametrize("kind", [ByDlpack, ByInterface])
 def test_an_engine_reads_it_where_it_lies_once_it_is_written(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: type[OnGpu]
+    bench: Bench, kind: type[OnGpu]
 ) -> None:
     engine = bench.start()
-    given = kind(bench, engine, X)
+    given = kind(bench.gpu, engine._memory.device, X)
     feed = take(given)
     assert isinstance(feed, ForeignTensor)
     assert (feed.shape, feed.dtype, feed.address) == ((2, 4), np.float32, given.address)
-    copies: list[str] = []
-    for name in ("to_host", "to_device"):
-        monkeypatch.setattr(bench.gpu, name, lambda *_, name=name: copies.append(name))
     found = engine.run({"x": feed})["y"]  # the write is still waiting on its stream
     again = engine.run({"x": feed})["y"]
-    assert copies == []
-    monkeypatch.undo()
+    assert set(bench.gpu.copies) == {"on device"}
     np.testing.assert_array_equal(found.numpy(), -X)
     np.testing.assert_array_equal(again.numpy(), -X)
     if isinstance(given, ByDlpack):
@@ -138,7 +70,7 @@ def test_arrays_that_do_not_fit_are_explained(
     bench: Bench, array: NDArray[Any], place: dict[str, Any], message: str
 ) -> None:
     engine = bench.start()
-    given = ByDlpack(bench, engine, np.ascontiguousarray(array), **place)
+    given = ByDlpack(bench.gpu, engine._memory.device, np.ascontiguousarray(array), **place)
     feed: Any = take(given)
     with pytest.raises(EngineRunError, match=message):
         engine.run({"x": feed})
@@ -151,7 +83,7 @@ def test_arrays_that_do_not_fit_are_explained(
 
 def test_from_another_gpu_it_comes_over_the_host(bench: Bench) -> None:
     engine = bench.start()
-    given = ByDlpack(bench, engine, X, device=(CUDA, 1))
+    given = ByDlpack(bench.gpu, engine._memory.device, X, device=(CUDA, 1))
     feed: Any = take(given)
     assert not feed.is_on(0)
     np.testing.assert_array_equal(engine.run({"x": feed})["y"].numpy(), -X)
@@ -181,10 +113,10 @@ def test_what_cannot_be_taken_is_explained(bench: Bench) -> None:
     engine = bench.start()
     with pytest.raises(ExchangeError, match=r"a Tensor cannot be taken by DLPack: .*grad"):
         take(torch.zeros(2, requires_grad=True))
-    vulkan = ByDlpack(bench, engine, X, device=(7, 0))
+    vulkan = ByDlpack(bench.gpu, engine._memory.device, X, device=(7, 0))
     with pytest.raises(ExchangeError, match=r"device of DLPack's type 7 \(0\), expected the host"):
         take(vulkan)
-    old = ByInterface(bench, engine, X, shape=None)
+    old = ByInterface(bench.gpu, engine._memory.device, X, shape=None)
     with pytest.raises(ExchangeError, match=r"__cuda_array_interface__ of a ByInterface is not of"):
         take(old)
     for given in (vulkan, old):

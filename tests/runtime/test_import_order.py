@@ -16,6 +16,7 @@ ORDER = (
     "assets",
     "series",
     "room",
+    "photo",
     "pixels",
     "bundles",
     "graph_outputs",

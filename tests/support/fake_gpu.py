@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-OUT_OF_MEMORY, CAPTURE_UNSUPPORTED = 2, 900
+from samclip.engines.cuda.driver import Copy2D
+
+INVALID_VALUE, OUT_OF_MEMORY, CAPTURE_UNSUPPORTED = 1, 2, 900
 DEVICE_MAP = 2  # CU_MEMHOSTALLOC_DEVICEMAP
 PAGE = 4096
 AS_THE_GPU_SEES_IT = 2**52  # mapped memory has another address there: who mixes them up is found
@@ -70,6 +72,8 @@ class FakeGpu:
         self.captures = self.launches = self.allocations = self.waits = 0
         self.mapped: set[int] = set()  # addresses of pinned memory that the GPU may see
         self.copies: list[str] = []  # that were enqueued
+        self.copied: list[tuple[str, int]] = []  # the same, with their bytes
+        self.takes_any_pitch = True  # False: the 2D copy on a stream wants pitches of its own
         self._handles = iter(range(1000, 10**9))
         self._current = threading.local()
         self.lock = threading.RLock()
@@ -231,17 +235,39 @@ class FakeGpu:
 
     def to_device(self, target: int, source: int, size: int, stream: int) -> None:
         pinned = self.pinned_view(source, size)
-        self.copies.append("to device")
+        self._note("to device", size)
         self.submit(stream, lambda: self._copy(self.view(target, size), pinned))
 
     def to_host(self, target: int, source: int, size: int, stream: int) -> None:
         pinned = self.pinned_view(target, size)
-        self.copies.append("to host")
+        self._note("to host", size)
         self.submit(stream, lambda: self._copy(pinned, self.view(source, size)))
 
     def on_device(self, target: int, source: int, size: int, stream: int) -> None:
-        self.copies.append("on device")
+        self._note("on device", size)
         self.submit(stream, lambda: self._copy(self.view(target, size), self.view(source, size)))
+
+    def rows_on_device(self, copy: Copy2D, stream: int, takes_any_pitch: bool) -> None:
+        source, target = copy.source, copy.target
+        ends = (source.kind, target.kind, source.x, source.y, target.x, target.y)
+        if ends != (2, 2, 0, 0, 0, 0) or min(source.pitch, target.pitch) < copy.width:
+            raise Broken("rows that are not on the device, or overlap")
+        if not takes_any_pitch and (source.pitch % 32 or target.pitch % 32):
+            raise CudaCallError(INVALID_VALUE)
+        self._note("on device", copy.width * copy.height)
+        places = [(source.device + row * source.pitch) for row in range(copy.height)]
+        targets = [(target.device + row * target.pitch) for row in range(copy.height)]
+        width = copy.width
+
+        def work() -> None:
+            for place, to in zip(places, targets, strict=True):
+                self._copy(self.view(to, width), self.view(place, width))
+
+        self.submit(stream, work)
+
+    def _note(self, copy: str, size: int) -> None:
+        self.copies.append(copy)
+        self.copied.append((copy, size))
 
     def _copy(self, target: NDArray[np.uint8], source: NDArray[np.uint8]) -> None:
         target[:] = source
@@ -312,6 +338,9 @@ class FakeLibcuda:
             "cuGraphExecDestroy",
             "cuGraphDestroy",
             "cuCtxSynchronize",
+            "cuStreamSynchronize",
+            "cuMemcpy2DAsync_v2",
+            "cuMemcpy2DUnaligned_v2",
             "cuEventCreate",
             "cuEventRecord",
             "cuStreamWaitEvent",
@@ -344,6 +373,18 @@ class FakeLibcuda:
 
     def _cuCtxSynchronize(self) -> None:  # noqa: N802
         self._gpu.wait_for_all()
+
+    def _cuStreamSynchronize(self, stream: int) -> None:  # noqa: N802
+        self._gpu.synchronize(stream)
+
+    def _cuMemcpy2DAsync_v2(self, copy: Any, stream: int) -> None:  # noqa: N802
+        self._gpu.rows_on_device(copy._obj, stream, self._gpu.takes_any_pitch)
+
+    def _cuMemcpy2DUnaligned_v2(self, copy: Any) -> None:  # noqa: N802
+        own = self._gpu.create_stream(1)  # in place of the default one, which is waited for
+        self._gpu.rows_on_device(copy._obj, own, True)
+        self._gpu.synchronize(own)
+        self._gpu.destroy_stream(own)
 
     def _cuEventCreate(self, event: Any, flags: int) -> None:  # noqa: N802
         if flags != 2:

@@ -29,6 +29,7 @@ TYPES = {
     "tensor(float16)": ("HALF", np.float16),
     "tensor(bfloat16)": ("BF16", None),
     "tensor(int64)": ("INT64", np.int64),
+    "tensor(int32)": ("INT32", np.int32),
     "tensor(uint8)": ("UINT8", np.uint8),
     "tensor(bool)": ("BOOL", np.bool_),
 }

@@ -125,7 +125,7 @@ class FakeEngine:
             sized = next((feeds[name] for name in ("point_coords", "boxes") if name in feeds), [0])
             self.batches.append(len(sized))
         time.sleep(self.delay)
-        arrays = {k: v.numpy() if isinstance(v, ArrayTensor) else v for k, v in feeds.items()}
+        arrays = {k: v if isinstance(v, np.ndarray) else v.numpy() for k, v in feeds.items()}
         if "image" in arrays:
             arrays["image"] = np.ascontiguousarray(arrays["image"], np.float32)
         results = self.graphs[self.name](**arrays)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import platform
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from samclip.errors import BackendUnavailableError, DeviceMemoryError, EngineRunError
 
+INVALID_VALUE = 1  # CUDA_ERROR_INVALID_VALUE
 OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
 UNKNOWN = 999  # CUDA_ERROR_UNKNOWN
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for the default stream of other libraries
@@ -30,6 +32,7 @@ LIBRARIES = {"Windows": "nvcuda.dll"}
 DEFAULT_LIBRARY = "libcuda.so.1"
 THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: calls of other threads do not spoil it
 NO_TIMING = 2  # CU_EVENT_DISABLE_TIMING
+ON_DEVICE = 2  # CU_MEMORYTYPE_DEVICE
 HANDLE = ctypes.c_void_p
 SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuStreamBeginCapture_v2": (HANDLE, ctypes.c_int),
@@ -39,11 +42,48 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuGraphExecDestroy": (HANDLE,),
     "cuGraphDestroy": (HANDLE,),
     "cuCtxSynchronize": (),
+    "cuStreamSynchronize": (HANDLE,),
+    "cuMemcpy2DAsync_v2": (ctypes.c_void_p, HANDLE),
+    "cuMemcpy2DUnaligned_v2": (ctypes.c_void_p,),
     "cuEventCreate": (ctypes.POINTER(HANDLE), ctypes.c_uint),
     "cuEventRecord": (HANDLE, HANDLE),
     "cuStreamWaitEvent": (HANDLE, HANDLE, ctypes.c_uint),
     "cuEventDestroy_v2": (HANDLE,),
 }
+
+
+@dataclass(frozen=True)
+class Rows:
+    """`count` rows of `size` bytes each; a row begins `pitch` bytes after the one before."""
+
+    count: int
+    size: int
+    pitch: int
+
+
+class _End(ctypes.Structure):
+    """One end of a `CUDA_MEMCPY2D`."""
+
+    _fields_ = (
+        ("x", ctypes.c_size_t),
+        ("y", ctypes.c_size_t),
+        ("kind", ctypes.c_int),
+        ("host", ctypes.c_void_p),
+        ("device", ctypes.c_uint64),
+        ("array", ctypes.c_void_p),
+        ("pitch", ctypes.c_size_t),
+    )
+
+
+class Copy2D(ctypes.Structure):
+    """The driver's `CUDA_MEMCPY2D`."""
+
+    _fields_ = (
+        ("source", _End),
+        ("target", _End),
+        ("width", ctypes.c_size_t),
+        ("height", ctypes.c_size_t),
+    )
 
 
 class CudaDevice(Protocol):
@@ -127,6 +167,10 @@ class CudaDevice(Protocol):
 
     def on_device(self, target: int, source: int, size: int, stream: int) -> None:
         """Copy `size` bytes within the GPU."""
+        ...
+
+    def copy_rows(self, target: int, pitch: int, source: int, rows: Rows, stream: int) -> None:
+        """Copy `rows` at `source` within the GPU; at `target` they begin `pitch` bytes apart."""
         ...
 
     def begin_capture(self, stream: int) -> None:
@@ -217,7 +261,34 @@ class CudaGraphs:
         finally:
             self._call("cuEventDestroy_v2", event)  # the driver keeps what is recorded
 
+    def copy_rows(self, target: int, pitch: int, source: int, rows: Rows, stream: int) -> None:
+        """Copy `rows` at `source` within the GPU; at `target` they begin `pitch` bytes apart.
+
+        The driver may refuse pitches that are not its own, but for a call that takes all and that
+        has no stream (CUDA Driver API, `cuMemcpy2D`): that one is made then, and waited for.
+        """
+        copy = Copy2D(
+            source=_End(kind=ON_DEVICE, device=source, pitch=rows.pitch),
+            target=_End(kind=ON_DEVICE, device=target, pitch=pitch),
+            width=rows.size,
+            height=rows.count,
+        )
+        code = self._code("cuMemcpy2DAsync_v2", ctypes.byref(copy), stream)
+        if code == INVALID_VALUE:
+            self._call("cuStreamSynchronize", stream)
+            self._call("cuMemcpy2DUnaligned_v2", ctypes.byref(copy))
+            self.wait_for_all()
+        elif code:
+            raise _unknown("cuMemcpy2DAsync_v2", code)
+
     def _call(self, name: str, *arguments: Any) -> None:
-        code = int(getattr(self._library, name)(*arguments))
+        code = self._code(name, *arguments)
         if code:
-            raise cuda_error(name, code, "see cudaError_enum in cuda.h")
+            raise _unknown(name, code)
+
+    def _code(self, name: str, *arguments: Any) -> int:
+        return int(getattr(self._library, name)(*arguments))
+
+
+def _unknown(name: str, code: int) -> EngineRunError:
+    return cuda_error(name, code, "see cudaError_enum in cuda.h")

@@ -21,8 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.engines.base import EngineOptions, GraphSource, Guard, GuardedEngine, Tensor
-from samclip.engines.cuda.memory import DeviceMemory
+from samclip.engines.cuda.driver import Rows
+from samclip.engines.cuda.memory import CudaTensor, DeviceMemory
 from samclip.engines.external_data import external_fault
+from samclip.engines.foreign import ForeignTensor
 from samclip.engines.plans.attention_layers import is_hidden
 from samclip.engines.plans.build_log import listening, shared_logger
 from samclip.engines.plans.library import Library
@@ -112,6 +114,34 @@ class TrtEngine(GuardedEngine):
             loan.is_over = True  # no call: Ctrl-C cannot come before it
             with self._lock:
                 self._ended.notify_all()
+
+    def keep(self, array: ForeignTensor, columns: int) -> CudaTensor | None:
+        """Copy an array HxWxC on this GPU into the left of one with `columns` columns.
+
+        What is right of it is undefined. The copy waits for the array's own work, and is done on
+        return. None for an array on another GPU, or one with gaps in its rows. The engine is not
+        closed meanwhile. Raises EngineRunError, DeviceMemoryError, ClosedError.
+        """
+        self._check_open()
+        device = self._memory.device
+        pitch = array.row_pitch
+        if pitch is None or not array.is_on(device.index):
+            return None
+        height, width, channels = array.shape
+        shape = (height, columns, channels)
+        size = int(np.prod(shape)) * array.dtype.itemsize
+        kept = self._memory.tensor(self._memory.blocks.take(size), shape, array.dtype)
+        rows = Rows(height, array.nbytes // height, pitch)
+        with device.active(), self._memory.stream() as stream:
+            array.make_ready(device, stream)
+            try:
+                if width == columns and array.is_contiguous:
+                    device.on_device(kept.address, array.address, size, stream)
+                else:
+                    device.copy_rows(kept.address, size // height, array.address, rows, stream)
+            finally:
+                device.synchronize(stream)
+        return kept
 
     def save_kernels(self) -> None:
         """Keep the kernels that were compiled here for later loads; no run is in flight."""

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.engines.base import Tensor, wrong_type
+from samclip.engines.cuda.beginning import Beginning
 from samclip.engines.cuda.memory import CudaTensor
 from samclip.engines.foreign import ForeignTensor
 from samclip.engines.steps import BuildPlans, ExportBundle
@@ -26,7 +27,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
 }
 Shape = tuple[int, ...]
-Given = NDArray[np.generic] | CudaTensor | ForeignTensor
+Given = NDArray[np.generic] | CudaTensor | ForeignTensor | Beginning
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class Signature:
         return {name: self._check_feed(port, feeds[name]) for name, port in self.inputs.items()}
 
     def _check_feed(self, port: Port, feed: NDArray[np.generic] | Tensor) -> Given:
-        given = feed if isinstance(feed, np.ndarray | CudaTensor | ForeignTensor) else feed.numpy()
+        known = np.ndarray | CudaTensor | ForeignTensor | Beginning
+        given = feed if isinstance(feed, known) else feed.numpy()
         if given.dtype != port.dtype:
             raise wrong_type(port.name, given.dtype, port.dtype)
         if not port.takes(tuple(given.shape)):

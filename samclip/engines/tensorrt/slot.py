@@ -19,8 +19,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from samclip.engines.cuda.beginning import Beginning
 from samclip.engines.cuda.memory import (
     CudaTensor,
     DeviceBlock,
@@ -28,16 +28,15 @@ from samclip.engines.cuda.memory import (
     PinnedBlock,
     freeing,
 )
-from samclip.engines.foreign import ForeignTensor
 from samclip.engines.process_edges import keep_in_children
 from samclip.engines.steps import BuildPlans, ExportBundle
-from samclip.engines.tensorrt.signature import Shape, Signature
+from samclip.engines.tensorrt.signature import Given, Shape, Signature
 from samclip.errors import EngineRunError
 
 MAX_CAPTURE_FAILURES = 2  # then the graph runs without capture
 _logger = logging.getLogger("samclip")
 
-Feeds = Mapping[str, "NDArray[np.generic] | CudaTensor | ForeignTensor"]
+Feeds = Mapping[str, Given]
 Shapes = dict[str, Shape]
 
 
@@ -223,7 +222,8 @@ class TrtSlot:
                 continue
             feed.make_ready(self._device, self._stream)
             target = self._buffers[name].memory
-            self._device.on_device(target, feed.address, feed.nbytes, self._stream)
+            size = feed.known_bytes if isinstance(feed, Beginning) else feed.nbytes
+            self._device.on_device(target, feed.address, size, self._stream)
 
     def _copy_out(self, results: Mapping[str, CudaTensor]) -> None:
         for name, tensor in results.items():

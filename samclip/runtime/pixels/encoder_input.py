@@ -2,7 +2,8 @@
 
 - float: `image`, 1x3xSxS float32. The host normalises, and pads with zeros.
 - uint8: `image_u8`, 1xSxSx3 uint8 RGB, and `image_size`, int32 (h, w). The graph normalises, and
-  sets what lies beyond h and w to the zeros of the float form. That is a quarter of the bytes.
+  sets what lies beyond h and w to the zeros of the float form. That is a quarter of the bytes, and
+  an image of the encoder's size is the input as it is: on the GPU too.
 
 S is the encoder's input side. The resized photo lies in the upper left of it. A bundle's manifest
 says by the names of the encoder's inputs which form it is.
@@ -12,11 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip.engines.cuda.beginning import Beginning
+from samclip.engines.cuda.memory import CudaTensor
 from samclip.errors import ManifestError
 from samclip.runtime.pixels.image import InputFormat, Letterbox, normalise, resize_longest_side
 
@@ -25,6 +28,7 @@ IMAGE_U8, IMAGE_SIZE = "image_u8", "image_size"
 FLOAT_FORM, UINT8_FORM = frozenset({IMAGE}), frozenset({IMAGE_U8, IMAGE_SIZE})
 
 EncoderFeeds = dict[str, NDArray[np.generic]]
+DeviceFeeds = dict[str, NDArray[np.generic] | Beginning]
 
 
 class _Named(Protocol):
@@ -75,6 +79,27 @@ class EncoderInput:
         whole = resized if resized.dtype == np.uint8 else np.clip(np.rint(resized), 0, 255)
         square[0, :height, :width] = whole
         return {IMAGE_U8: square, IMAGE_SIZE: np.array([height, width], np.int32)}
+
+    def misfit(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> str | None:
+        """Return why an image of this shape cannot be the input as it is; None if it can."""
+        side = self.pixels.image_size
+        if not self.uint8:
+            return "the encoder takes normalised floats, not uint8 pixels"
+        if len(shape) != 3 or shape[2] != 3 or dtype != np.uint8:
+            return "it is not HxWx3 uint8"
+        if max(shape[:2]) != side or 0 in shape:
+            return f"it has {shape[1]} x {shape[0]} pixels, expected {side} on the longer side"
+        return None
+
+    def feeds_on_device(self, kept: CudaTensor, width: int) -> tuple[DeviceFeeds, Letterbox]:
+        """Make the encoder's inputs from an image on the GPU that is one as it is, see `misfit`.
+
+        `kept`: hxSx3 uint8 RGB, of which `width` columns are the image.
+        """
+        size, side = (kept.shape[0], width), self.pixels.image_size
+        square = Beginning(kept, (1, side, side, 3))
+        feeds: DeviceFeeds = {IMAGE_U8: square, IMAGE_SIZE: np.array(size, np.int32)}
+        return feeds, Letterbox(size, size, side)
 
 
 def takes_images(inputs: Collection[str]) -> bool:

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from samclip.errors import VocabularyError, brief
 from samclip.json_text import finite
+from samclip.runtime.photo import PHOTO, PhotoField
 from samclip.runtime.pixels.arrays import as_flag, as_whole
 from samclip.runtime.results.captions import Captions, check_captions
 from samclip.runtime.results.drawing import (
@@ -45,7 +46,7 @@ class Classification(Viewable):
     probabilities: NDArray[np.float32]
     logits: NDArray[np.float32]
     trained_head: bool
-    image: NDArray[np.uint8]
+    image: PhotoField = PHOTO
 
     @property
     def best(self) -> str:
@@ -117,7 +118,7 @@ class SemanticMap(Viewable):
     scores: NDArray[np.float32]
     refined: bool
     trained_head: bool
-    image: NDArray[np.uint8]
+    image: PhotoField = PHOTO
 
     @property
     def areas(self) -> NDArray[np.int64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from samclip.errors import CapabilityError, InputError, brief
 from samclip.json_text import finite
+from samclip.runtime.photo import PHOTO, PhotoField, changed
 from samclip.runtime.pixels.arrays import as_flag, as_whole
 from samclip.runtime.pixels.mask_ops import PackedMasks, encode_rle, mask_extent
 from samclip.runtime.pixels.prompts import Prompt
@@ -114,7 +115,7 @@ class Masks(Viewable):
     scores: NDArray[np.float32]
     boxes: NDArray[np.float32]
     prompt_index: NDArray[np.int64]
-    image: NDArray[np.uint8]
+    image: PhotoField = PHOTO
     low_res_logits: NDArray[np.float32] | None = None
     logits: NDArray[np.float32] | None = None
     vocabulary: tuple[str, ...] | None = None
@@ -170,12 +171,12 @@ class Masks(Viewable):
     ) -> SelfMasks:
         rows = choose_rows(key, len(self))
         chosen: dict[str, Any] = {}
-        for name in (each.name for each in fields(self)):
-            value = getattr(self, name)
-            if name in _PER_MASK and value is not None:
+        for name in _PER_MASK:
+            value = getattr(self, name, None)  # some are of `AutoMasks` alone
+            if value is not None:
                 is_packed = isinstance(value, PackedMasks)
                 chosen[name] = value.select(rows) if is_packed else value[rows]
-        return replace(self, **chosen)
+        return changed(self, **chosen)
 
     def __repr__(self) -> str:
         masks = f"{len(self):,} mask{'' if len(self) == 1 else 's'}"

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from samclip.progress import SILENT, Progress, ProgressStage
 from samclip.runtime.features import Features
+from samclip.runtime.photo import Photo, pixels_of
 from samclip.runtime.pixels.mask_ops import (
     MASK_THRESHOLD,
     PackedMasks,
@@ -39,7 +40,7 @@ _ARRAYS = ("boxes", "ious", "stability", "points", "point_index", "crop_boxes")
 
 def segment_everything(
     features: Features,
-    image: NDArray[np.uint8],
+    image: Photo,
     options: AutoMaskOptions,
     encode: Encode,
     progress: Progress = SILENT,
@@ -58,7 +59,7 @@ def segment_everything(
     total = sum(len(options.grid(crop.layer)) for crop in crops)
     with progress.stage("points", total) as stage:
         for crop in crops:
-            own = features if crop.layer == 0 else encode(image[crop.rows_columns])
+            own = features if crop.layer == 0 else encode(pixels_of(image)[crop.rows_columns])
             try:
                 search = CropSearch(own, crop, size, options)
                 found.append(search.run(tried, stage))
@@ -84,7 +85,7 @@ def _join_crops(
     return joined
 
 
-def _make_result(found: Candidates, image: NDArray[np.uint8]) -> AutoMasks:
+def _make_result(found: Candidates, image: Photo) -> AutoMasks:
     one_past = np.where(found.packed.areas()[:, None] > 0, (0, 0, 1, 1), 0)
     return AutoMasks(
         packed=found.packed,

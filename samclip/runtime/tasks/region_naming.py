@@ -13,7 +13,6 @@ where w depends on the class: 0.1 for seen classes and the background, 0.9 for u
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from samclip.engines.limits import MAX_REGIONS, MAX_TEXTS
 from samclip.errors import InputError
 from samclip.runtime.features import Features, Regions
+from samclip.runtime.photo import Photo, changed
 from samclip.runtime.results.classification import Classification
 from samclip.runtime.tasks.regions import CELL, regions_of, whole_image
 from samclip.runtime.tasks.token_naming import AnyMasks
@@ -56,7 +56,7 @@ class RegionNamer:
             fused = _classify_regions(regions, features, vocabulary, weights)
             class_ids[rows] = fused.argmax(axis=1)
             shares[rows] = fused.max(axis=1)
-        return replace(
+        return changed(
             masks,
             vocabulary=vocabulary.names,
             class_ids=class_ids,
@@ -64,9 +64,7 @@ class RegionNamer:
             trained_head=vocabulary.trained_head,
         )
 
-    def classify(
-        self, features: Features, vocabulary: Vocabulary, image: NDArray[np.uint8]
-    ) -> Classification:
+    def classify(self, features: Features, vocabulary: Vocabulary, image: Photo) -> Classification:
         """Compare the whole image with the names, by CLIP alone: softmax of its logits.
 
         CLIP's pooling takes the box that the image fills like any region: its last map is sampled

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from samclip.engines.limits import MAX_REGION
 from samclip.errors import PromptError
 from samclip.runtime.features import Regions
+from samclip.runtime.photo import Photo
 from samclip.runtime.pixels.arrays import as_array
 from samclip.runtime.pixels.image import Letterbox
 from samclip.runtime.pixels.mask_ops import PackedMasks, mask_box
@@ -16,7 +17,7 @@ from samclip.runtime.results.masks import AutoMasks, Masks
 CELL = 32  # pixels of the input along a side of a cell of CLIP's last map
 
 
-def parse_given(masks: Masks | ArrayLike, image: NDArray[np.uint8]) -> Masks:
+def parse_given(masks: Masks | ArrayLike, image: Photo) -> Masks:
     """Turn the caller's masks of `image`, HWC uint8, into `Masks`; `Masks` stay as they are.
 
     `masks`: HxW or NxHxW bool in pixels of the image. The scores are NaN, because no model

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from samclip.engines.device_tensor import DeviceTensor
 from samclip.errors import PromptError
 from samclip.runtime.features import Features
+from samclip.runtime.photo import Photo
 from samclip.runtime.pixels.image import Letterbox
 from samclip.runtime.pixels.mask_ops import MASK_THRESHOLD, PackedMasks, mask_box
 from samclip.runtime.pixels.prompts import Prompt, batch_prompts
@@ -28,7 +29,7 @@ MULTI = (1, 2, 3)  # its outputs for ambiguous prompts: whole, part, part of a p
 def segment(
     features: Features,
     prompts: Sequence[Prompt],
-    image: NDArray[np.uint8],
+    image: Photo,
     *,
     multimask: bool = False,
     return_logits: bool = False,

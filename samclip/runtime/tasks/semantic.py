@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from samclip.errors import InputWarning, VocabularyError, brief, warn_caller
 from samclip.runtime.features import Features
+from samclip.runtime.photo import Photo
 from samclip.runtime.pixels.image import Letterbox
 from samclip.runtime.pixels.prompts import Prompt, batch_prompts
 from samclip.runtime.results.classification import SemanticMap
@@ -52,7 +53,7 @@ _NEIGHBOURS = np.ones((3, 3), np.uint8)
 def semantic(
     features: Features,
     vocabulary: Vocabulary,
-    image: NDArray[np.uint8],
+    image: Photo,
     *,
     refine: bool = False,
     background: float | None = None,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samclip.runtime.features import Features
+from samclip.runtime.photo import Photo, changed
 from samclip.runtime.pixels.image import Letterbox
 from samclip.runtime.pixels.mask_ops import PackedMasks, mask_box
 from samclip.runtime.results.classification import Classification
@@ -44,9 +44,7 @@ class TokenNamer:
         embeddings = pool_tokens(masks.packed, prompt_centres(masks), tokens, spread)  # NxD
         return attach_names(masks, embeddings, vocabulary)
 
-    def classify(
-        self, features: Features, vocabulary: Vocabulary, image: NDArray[np.uint8]
-    ) -> Classification:
+    def classify(self, features: Features, vocabulary: Vocabulary, image: Photo) -> Classification:
         """Compare the image embedding with the names: softmax of logit scale times cosine.
 
         CLIP's zero-shot rule (Radford et al. 2021, section 3.1), as SAM-CLIP, section 4.1, applies
@@ -87,7 +85,7 @@ def attach_names(
     cosines = vocabulary.cosines(embeddings)
     best = cosines.argmax(axis=1)  # N
     probabilities = vocabulary.probabilities(cosines)  # NxK
-    return replace(
+    return changed(
         masks,
         vocabulary=vocabulary.names,
         class_ids=best.astype(np.int64),

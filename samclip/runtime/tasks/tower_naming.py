@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from typing import get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
 from samclip.errors import InputError, brief, did_you_mean
 from samclip.runtime.bundles.manifest import NameBy
 from samclip.runtime.features import Features
+from samclip.runtime.photo import Photo
 from samclip.runtime.results.classification import Classification
 from samclip.runtime.tasks.token_naming import AnyMasks, TokenNamer, attach_names
 from samclip.runtime.text.vocabulary import Vocabulary
@@ -48,9 +46,7 @@ class TowerNamer:
             return self._by_tokens.name(masks, features, vocabulary)
         return attach_names(masks, features.tower().crops(masks.packed), vocabulary)
 
-    def classify(
-        self, features: Features, vocabulary: Vocabulary, image: NDArray[np.uint8]
-    ) -> Classification:
+    def classify(self, features: Features, vocabulary: Vocabulary, image: Photo) -> Classification:
         """Compare the whole photo with the names by CLIP's zero-shot rule, as CLIP itself does."""
         return self._by_tokens.classify(features, vocabulary, image)
 

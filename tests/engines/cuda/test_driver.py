@@ -14,7 +14,7 @@ from fake_tensorrt import MAGIC, FakeTensorRt, ILogger
 from tiny_bundle import negation_model
 
 from samclip.engines.cuda.bindings import CudaPythonDevice, PycudaDevice
-from samclip.engines.cuda.driver import CudaDevice
+from samclip.engines.cuda.driver import Copy2D, CudaDevice, Rows
 from samclip.engines.cuda.memory import BlockPool, size_class
 from samclip.errors import BackendUnavailableError, DeviceMemoryError
 
@@ -199,3 +199,24 @@ def test_size_classes(size: int) -> None:
     assert 0 <= wasted <= max(512, size // 4)
     assert size_class(size_class(size)) == size_class(size)
     assert size_class(size) % 512 == 0
+
+
+def test_rows_are_copied_whatever_their_pitch(gpu: FakeGpu, device: CudaPythonDevice) -> None:
+    places = [getattr(Copy2D, name) for name in ("source", "target", "width", "height")]
+    assert [place.offset for place in places] == [0, 56, 112, 120]  # as cuda.h has them
+    ends = ("x", "y", "kind", "host", "device", "array", "pitch")
+    fields = [getattr(type(Copy2D().source), name).offset for name in ends]
+    assert fields == [0, 8, 16, 24, 32, 40, 48]
+    stream = device.create_stream()
+    source, target = device.allocate(7 * 5), device.allocate(9 * 5)
+    gpu.view(source, 35)[:] = np.arange(35)
+    for takes_any_pitch in (True, False):
+        gpu.takes_any_pitch = takes_any_pitch
+        gpu.view(target, 45)[:] = 99
+        device.copy_rows(target, 9, source, Rows(count=5, size=6, pitch=7), stream)
+        device.synchronize(stream)
+        expected = np.full((5, 9), 99)
+        expected[:, :6] = np.arange(35).reshape(5, 7)[:, :6]
+        np.testing.assert_array_equal(gpu.view(target, 45).reshape(5, 9), expected)
+    with pytest.raises(Broken, match="rows that are not on the device, or overlap"):
+        device.copy_rows(target, 9, source, Rows(count=5, size=8, pitch=7), stream)

@@ -22,9 +22,12 @@ from parts.machines import Machine, machine_of
 from parts.timing import race
 from parts.torch_here import need_torch
 from samclip.engines.base import Engine
+from samclip.engines.cuda.memory import CudaTensor
+from samclip.engines.foreign import ForeignTensor, Keeper, take
 
 THREADS, RUNS, CYCLES = 8, 50, 20
 MOST_ENQUEUED = 2  # of five runs of a shape: the first, and the one that is captured
+FRAME = (288, 511, 3)  # no pitch that CUDA would choose
 MOST_CYCLE_GROWTH = 8.0  # MiB over all cycles; a leak of one engine's buffers is more
 
 
@@ -36,6 +39,7 @@ def check_cuda_layer(options: Namespace) -> Iterator[Row]:
         "results, large and small": _results,
         "captured graph": _captured,
         "tensor of another engine": _handed_on,
+        "photo of another library": _kept,
         "callers at once": _callers,
         "growth": _growth,
         "time of a call": _times,
@@ -86,6 +90,43 @@ def _handed_on(machine: Machine, options: Namespace) -> Iterator[Row]:
     with closing(second):
         found = second.run({"x": y})["y"].numpy()
     yield Row("right, after the first was closed", int(np.array_equal(found, x * 4 + 3)), "", 1)
+
+
+class _Frame:
+    """The left columns of a frame on the GPU, HxWx3 uint8, as another library shows them."""
+
+    def __init__(self, whole: CudaTensor, columns: int, index: int) -> None:
+        height, width, channels = whole.shape
+        self.whole, self.device = whole, index
+        self.__cuda_array_interface__ = {
+            "shape": (height, columns, channels),
+            "typestr": "|u1",
+            "data": (whole.address, False),
+            "strides": (width * channels, channels, 1),
+            "version": 3,
+            "stream": None,
+        }
+
+
+def _kept(machine: Machine, options: Namespace) -> Iterator[Row]:
+    engine, _ = machine.affine(options.device)
+    assert isinstance(engine, Keeper)
+    pixels = np.random.default_rng(0).integers(0, 256, FRAME, dtype=np.uint8)
+    whole = machine.place(pixels, options.device)
+    width = FRAME[1]
+    with closing(engine):
+        for what, columns, wide in (
+            ("rows without gaps", width, width),
+            ("into wider rows", width, width + 101),
+            ("a part of each row", width - 7, width + 101),
+        ):
+            given = take(_Frame(whole, columns, options.device))
+            assert isinstance(given, ForeignTensor)
+            kept = engine.keep(given, wide)
+            right = kept is not None and np.array_equal(
+                kept.numpy()[:, :columns], pixels[:, :columns]
+            )
+            yield Row(f"{what}: right", int(right), "", 1)
 
 
 def _callers(machine: Machine, options: Namespace) -> Iterator[Row]:
