@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import operator
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from samclip.disk.cache_folder import check_cache_dir
 from samclip.engines.base import Backend, EngineOptions
@@ -29,31 +31,34 @@ from samclip.errors import (
     ImageError,
     InputError,
     VocabularyError,
+    did_you_mean,
 )
-from samclip.runtime.backend_choice import (
-    check_device,
-    check_precision,
-    parse_device,
-    start_fastest,
-)
+from samclip.runtime.backend_choice import check_precision, start_fastest
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.holds import hold_release
 from samclip.runtime.bundles.home import find_bundle
 from samclip.runtime.bundles.manifest import Manifest
 from samclip.runtime.bundles.signature import chosen_public_key
+from samclip.runtime.devices import check_device, parse_device
 from samclip.runtime.engine_pool import EnginePool
 from samclip.runtime.features import Features
 from samclip.runtime.pixels.image import (
     DEFAULT_MAX_PIXELS,
     Letterbox,
+    arrange_tensor,
+    check_colour,
     check_max_pixels,
+    from_bgr,
     load_image,
     normalise,
     preprocess,
 )
 from samclip.runtime.pixels.mask_ops import MASK_THRESHOLD
-from samclip.runtime.scene import Namer, Scene, Templates
+from samclip.runtime.pixels.prompts import Arrays
+from samclip.runtime.results.masks import Masks
+from samclip.runtime.scene import Namer, Names, Scene, Templates
 from samclip.runtime.series import map_in_order
+from samclip.runtime.stages import add_times, report, stage, stopwatch
 from samclip.runtime.tasks.region_naming import RegionNamer
 from samclip.runtime.tasks.token_naming import TokenNamer
 from samclip.runtime.text.bundle_text import open_text_space, space_digest
@@ -75,7 +80,7 @@ MAX_TIMEOUT = 1e6  # seconds
 _logger = logging.getLogger("samclip")
 Image = TypeVar("Image")
 Answer = TypeVar("Answer")
-Prepared = tuple[NDArray[np.uint8], NDArray[np.float32], Letterbox]
+Prepared = tuple[NDArray[np.uint8], NDArray[np.float32], Letterbox, dict[str, float]]
 
 
 @as_memory_error
@@ -86,7 +91,7 @@ def load(
     precision: str | None = None,
     threads: int | None = None,
     streams: int = 1,
-    device: int | str = 0,
+    device: object = None,
     cache_dir: str | Path | None = None,
     public_key: str | Path | None = None,
     max_pixels: int | None = None,
@@ -106,8 +111,9 @@ def load(
     stream's share of the cores.
     `streams`: the number of images that `answer_all` works on at the same time, at most the number
     of processors. 2 or more give throughput, 1 gives the shortest time for a single image.
-    `device`: the GPU's index, or "cuda:0" and so on, or "cpu". An index above 0 and "cuda" need a
-    backend for GPUs, "cpu" one for CPUs; with "auto" only such backends are tried.
+    `device`: "cpu"; "cuda", "cuda:1", or the number of a GPU; a `torch.device`; None for the
+    fastest that works here. With "auto" only backends for that device are tried: for a GPU plans of
+    TensorRT, then ONNX Runtime's CUDA. Where none works that is an error, and never the CPU.
     `cache_dir`: the folder in which text embeddings are kept between runs; None means the user's
     cache.
     `public_key`: a key file, PEM or OpenSSH's, whose key must have signed the bundle; None means
@@ -122,6 +128,7 @@ def load(
     Raises BundleError (BundleNotFoundError, SignatureError, GraphError), BackendUnavailableError,
     PlanError, EngineRunError, InputError.
     """
+    begun = time.perf_counter()
     check_precision(precision)
     limit = check_max_pixels(max_pixels)
     seconds = _check_timeout(timeout)
@@ -140,8 +147,11 @@ def load(
 
     def start(choice: Choice) -> Model:
         if seconds is not None:
-            choice = Choice(IsolatedBackend(choice.backend, seconds), choice.passed_over)
-        return Model(bundle, choice, options, precision, folder, limit)
+            choice = replace(choice, backend=IsolatedBackend(choice.backend, seconds))
+        model = Model(bundle, choice, options, precision or choice.precision, folder, limit)
+        took = (time.perf_counter() - begun) * 1e3
+        _logger.info("load %s on %s: %.1f ms", bundle.manifest.name, choice.backend.name, took)
+        return model
 
     if named is not None:
         return start(decide(named.name))
@@ -240,31 +250,74 @@ class Model:
         """The number of times that the encoder has run."""
         return self._passes
 
-    def encode(self, image: Any) -> Scene:
+    def __call__(
+        self,
+        image: Any,
+        names: Names | None = None,
+        *,
+        points: Arrays | None = None,
+        labels: Arrays | None = None,
+        boxes: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        color: str = "rgb",
+        **options: Any,
+    ) -> Masks:
+        """Answer one image in one call: masks, with names if there are any.
+
+        With points, boxes or a mask it is `Scene.segment`, else `Scene.everything`; `options` are
+        those of that method. To ask an image more than once, call `encode`: each call of this one
+        runs the encoder. Raises as `encode` and that method do, and InputError for other options.
+        """
+        prompts: dict[str, Any] = {
+            "points": points,
+            "labels": labels,
+            "boxes": boxes,
+            "mask": mask,
+        }
+        given = {key: value for key, value in prompts.items() if value is not None}
+        method = Scene.segment if given else Scene.everything
+        known = {*inspect.signature(method).parameters} - {"self", "names", *prompts}
+        if unknown := sorted(set(options) - known):
+            raise InputError(
+                f"there is no option {unknown[0]!r}"
+                f"{did_you_mean(unknown[0], known | set(prompts))} of {method.__name__}, which "
+                f"answers {'these prompts' if given else 'an image without prompts'}. Choose among "
+                f"{', '.join(sorted(known))}."
+            )
+        with self.encode(image, color=color) as scene:
+            if given:
+                return scene.segment(**given, names=names, **options)
+            return scene.everything(names, **options)
+
+    def encode(self, image: Any, *, color: str = "rgb") -> Scene:
         """Run the encoder once on an image: a path, a file's bytes, a PIL image, or HWC uint8 RGB.
 
-        An array may be numpy's, or a tensor of torch, cupy and other libraries with `__dlpack__` or
-        `__cuda_array_interface__`. On the host it is read where it lies, and the scene keeps a copy
-        of it, as of any array; from a GPU it is copied to the host, which is logged once.
+        `color`: "bgr" for arrays of OpenCV. An array may be numpy's, or a tensor of torch, cupy and
+        other libraries with `__dlpack__` or `__cuda_array_interface__`. A tensor of torch may also
+        be 3xHxW. On the host it is read where it lies, and the scene keeps a copy of it, as of any
+        array; from a GPU it is copied to the host, which is logged once.
         A file's picture is turned as its EXIF orientation says, and its colours are converted to
         sRGB; a PIL image is taken as it is, and its scene has its size. Warns with InputWarning
         about a PIL image that was opened from a file and not turned upright.
 
-        Raises ImageError, ClosedError, EngineRunError.
+        Raises ImageError, InputError, ClosedError, EngineRunError.
         """
-        return self._encode_prepared(self._prepare(image))
+        return self._encode_prepared(self._prepare(image, check_colour(color)))
 
-    def encode_all(self, images: Iterable[Any]) -> Iterator[Scene]:
+    def encode_all(self, images: Iterable[Any], *, color: str = "rgb") -> Iterator[Scene]:
         """Encode images in order; yields one scene at a time.
 
         The next image is taken from `images`, read and resized while the encoder runs. Errors are
         those of `encode`, raised at the image's turn.
         """
-        with closing(map_in_order(self._prepare, images, 1)) as prepared:
+        prepare = partial(self._prepare, is_bgr=check_colour(color))
+        with closing(map_in_order(prepare, images, 1)) as prepared:
             for _, future in prepared:
                 yield self._encode_prepared(future.result())
 
-    def answer_all(self, images: Iterable[Any], ask: Callable[[Scene], Answer]) -> Iterator[Answer]:
+    def answer_all(
+        self, images: Iterable[Any], ask: Callable[[Scene], Answer], *, color: str = "rgb"
+    ) -> Iterator[Answer]:
         """Encode images and yield `ask(scene)` for each, in order; scenes are closed afterwards.
 
         The number of images that are worked on at the same time, reading and resizing included, is
@@ -272,11 +325,11 @@ class Model:
         wait, for their turn or for the caller. Errors of `encode` and of `ask` are raised at the
         image's turn.
         """
-        for _, answer in self.answers(images, ask):
+        for _, answer in self.answers(images, ask, color=color):
             yield answer.result()
 
     def answers(
-        self, images: Iterable[Image], ask: Callable[[Scene], Answer]
+        self, images: Iterable[Image], ask: Callable[[Scene], Answer], *, color: str = "rgb"
     ) -> Iterator[tuple[Image, Future[Answer]]]:
         """Work as `answer_all` does, but yield each image with its finished future.
 
@@ -284,9 +337,10 @@ class Model:
         """
 
         def work(image: Image) -> Answer:
-            with self.encode(image) as scene:
+            with self.encode(image, color=color) as scene:
                 return ask(scene)
 
+        check_colour(color)
         return map_in_order(work, images, self._streams)
 
     @as_memory_error
@@ -391,21 +445,28 @@ class Model:
             self._hold.close()
 
     @as_memory_error
-    def _prepare(self, image: Any) -> Prepared:
-        given: Any = self._taken(image) if is_foreign(image) else image
-        pixels = load_image(given, self._max_pixels, self._pool.check_open)
-        if isinstance(given, np.ndarray) and np.may_share_memory(pixels, given):
-            pixels = pixels.copy()  # the scene must not change with the caller's array
-        pixels.flags.writeable = False
-        return pixels, *preprocess(pixels, self.manifest.preprocessing)
+    def _prepare(self, image: Any, is_bgr: bool = False) -> Prepared:
+        with stopwatch() as watch:
+            with stage("decode"):
+                given: Any = self._taken(image) if is_foreign(image) else image
+                if is_bgr:
+                    given = from_bgr(given)
+                pixels = load_image(given, self._max_pixels, self._pool.check_open)
+                if isinstance(given, np.ndarray) and np.may_share_memory(pixels, given):
+                    pixels = pixels.copy()  # the scene must not change with the caller's array
+                pixels.flags.writeable = False
+            with stage("preprocess"):
+                tensor, letterbox = preprocess(pixels, self.manifest.preprocessing)
+        return pixels, tensor, letterbox, watch.times
 
     def _taken(self, image: Any) -> NDArray[np.generic]:
         """Return an array of another library on the host: a view of it, or the GPU's copied."""
         self._pool.check_open()
         try:
             taken = take(image)
+            of_torch = type(image).__module__.partition(".")[0] == "torch"
             if not isinstance(taken, ForeignTensor):
-                return taken
+                return arrange_tensor(taken) if of_torch else taken
             if not self._has_copied_images:
                 self._has_copied_images = True
                 _logger.info(
@@ -413,26 +474,34 @@ class Model:
                     "from; so are all further ones",
                     self.backend,
                 )
-            return taken.numpy()
+            return arrange_tensor(taken.numpy()) if of_torch else taken.numpy()
         except ExchangeError as error:
             raise ImageError(str(error)) from error
 
     @as_memory_error
     def _encode_prepared(self, prepared: Prepared) -> Scene:
-        image, tensor, letterbox = prepared
+        image, tensor, letterbox, times = prepared
+        with stopwatch() as watch:
+            features = self._run_encoder(tensor, letterbox)
+        times = add_times(times, watch.times)
+        report("encode", times)
         return Scene(
-            features=self._run_encoder(tensor, letterbox),
+            features=features,
             image=image,
             get_vocabulary=self.vocabulary,
             encode=self._encode_crop,
             namer=self._namer,
+            timings=times,
         )
 
     def _encode_crop(self, crop: NDArray[np.uint8]) -> Features:
-        return self._run_encoder(*preprocess(crop, self.manifest.preprocessing))
+        with stage("preprocess"):
+            prepared = preprocess(crop, self.manifest.preprocessing)
+        return self._run_encoder(*prepared)
 
     def _run_encoder(self, tensor: NDArray[np.float32], letterbox: Letterbox) -> Features:
-        encoded = self._pool.run("encoder", {"image": tensor})
+        with stage("encode"):
+            encoded = self._pool.run("encoder", {"image": tensor})
         with self._counting:
             self._passes += 1
         return Features(self._pool, letterbox, encoded)

@@ -215,6 +215,9 @@ class FakeBundle:
         self.requested.append((graph, backend, precision))
         return GraphSource(graph, b"")
 
+    def graph_key(self, graph: str, variant: Variant) -> GraphKey:
+        return GraphKey(graph, "0" * 64, origin=str(self.path), precision=variant.precision)
+
 
 def fake_model(
     *,

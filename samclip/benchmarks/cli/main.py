@@ -19,6 +19,7 @@ from samclip.benchmarks.cli import (
 from samclip.cli.exits import CommandApp
 from samclip.cli.main import print_version
 from samclip.cli.terminal import accept_any_text
+from samclip.cli.word_hints import BENCH_WORDS, hinting_group
 
 EXAMPLES = """
 **Examples:**
@@ -30,6 +31,7 @@ EXAMPLES = """
 
 app = CommandApp(
     name="samclip-bench",
+    cls=hinting_group(BENCH_WORDS),
     no_args_is_help=True,
     rich_markup_mode="markdown",
     epilog=EXAMPLES,
