@@ -11,7 +11,15 @@ _TASKS = (
     "`samclip segment` cuts out what points and boxes show, `everything` finds all objects, "
     "`classify` and `semantic` name an image and its pixels"
 )
-_BENCHMARKS = ("accuracy", "agreement", "amortised", "board", "choose", "compare", "latency")
+_BENCHMARKS: tuple[str, ...] = (
+    "accuracy",
+    "agreement",
+    "amortised",
+    "board",
+    "choose",
+    "compare",
+    "latency",
+)
 _BENCHMARKS += ("memory", "report", "roofline")
 _SPEED = "`samclip-bench latency` measures time"
 _ACCURACY = "`samclip-bench accuracy` measures on labelled photos"

@@ -17,7 +17,8 @@ from typing import Annotated, Literal
 import msgspec
 
 from samclip.disk.cache_folder import cache_dir, make_private_folder, read_private_file
-from samclip.disk.partial_files import remove_abandoned, write_file
+from samclip.disk.partial_files import as_write_error, remove_abandoned, write_file
+from samclip.disk.places import try_place
 from samclip.engines.base import Backend
 from samclip.engines.machine.device import processor_name
 from samclip.engines.machine.host import usable_cores
@@ -84,12 +85,15 @@ class MeasuredChoice(Record, frozen=True, kw_only=True):
         )
 
     def sort(self, backends: Sequence[Backend], precision: str | None) -> tuple[Backend, ...]:
-        """Return backends with the measured ones in their order, in the places that these had."""
-        fitting = (one.backend for one in self.speeds if _is(one, precision))
-        order = list(dict.fromkeys(fitting))
-        known = [backend for backend in backends if backend.name in order]
-        ranked = iter(sorted(known, key=lambda backend: order.index(backend.name)))
-        return tuple(next(ranked) if backend in known else backend for backend in backends)
+        """Return backends with those of the CPU as they were measured, then those that were not.
+
+        Backends for GPUs keep their places.
+        """
+        fitting = [one.backend for one in self.speeds if _is(one, precision)]
+        order = {name: place for place, name in enumerate(dict.fromkeys(fitting))}
+        on_host = [backend for backend in backends if backend.traits.on_host]
+        ranked = iter(sorted(on_host, key=lambda one: order.get(one.name, len(order))))
+        return tuple(next(ranked) if one.traits.on_host else one for one in backends)
 
 
 def _is(speed: Speed, precision: str | None) -> bool:
@@ -143,11 +147,21 @@ def find_choice(bundle: Bundle, threads: int | None = None) -> MeasuredChoice | 
 
 
 def keep_choice(choice: MeasuredChoice) -> Path:
-    """Write a measurement into the user's cache, for `auto`; returns its file. Raises OSError."""
+    """Write a measurement into the user's cache, for `auto`; returns its file. Raises WriteError.
+
+    `try_choices` tells before the measurement whether that can be done.
+    """
+    folder = cache_dir() / FOLDER
+    place = choice.key.place(folder)
+    with as_write_error(place):
+        remove_abandoned(folder)
+        write_file(place, msgspec.json.format(msgspec.json.encode(choice), indent=1), MODE)
+    return place
+
+
+def try_choices() -> None:
+    """Make the folder of measured choices, and try to write there; raises OSError."""
     folder = cache_dir() / FOLDER
     make_private_folder(folder.parent)
     make_private_folder(folder)
-    remove_abandoned(folder)
-    place = choice.key.place(folder)
-    write_file(place, msgspec.json.format(msgspec.json.encode(choice), indent=1), MODE)
-    return place
+    try_place(folder / "choice")

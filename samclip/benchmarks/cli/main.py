@@ -11,6 +11,7 @@ from samclip.benchmarks.cli import (
     agreement,
     baselines,
     board,
+    choose,
     costs,
     reports,
     semantic,
@@ -68,6 +69,7 @@ app.command(epilog=agreement.EXAMPLES)(agreement.agreement)
 app.command(epilog=speed.LATENCY_EXAMPLES)(speed.latency)
 app.command(epilog=speed.MEMORY_EXAMPLES)(speed.memory)
 app.command(epilog=board.EXAMPLES)(board.board)
+app.command(epilog=choose.EXAMPLES)(choose.choose)
 app.command(epilog=costs.AMORTISED_EXAMPLES)(costs.amortised)
 app.command(epilog=reports.COMPARE_EXAMPLES)(reports.compare)
 app.command(epilog=costs.ROOFLINE_EXAMPLES)(costs.roofline)
