@@ -149,7 +149,7 @@ def find_choice(bundle: Bundle, threads: int | None = None) -> MeasuredChoice | 
 def keep_choice(choice: MeasuredChoice) -> Path:
     """Write a measurement into the user's cache, for `auto`; returns its file. Raises WriteError.
 
-    `try_choices` tells before the measurement whether that can be done.
+    `try_choices` finds out before the measurement whether that can be done.
     """
     folder = cache_dir() / FOLDER
     place = choice.key.place(folder)

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import msgspec
@@ -33,6 +34,7 @@ from samclip.errors import (
     InputError,
     InputWarning,
     PlanMissingError,
+    PromptError,
     UnknownBackendError,
     UntrainedHeadWarning,
     VocabularyError,
@@ -164,6 +166,24 @@ def test_one_call_answers_an_image() -> None:
     assert one.names == same.names
     assert model(flag(), points=[(5, 5)], multimask=True).names is None
     assert model.encoder_passes == 4
+
+
+# supervision 0.31 builds on matplotlib, whose import may warn.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_detections_are_prompts_and_masks() -> None:
+    """A detector's boxes as `xyxy`: those of supervision, and tensors as ultralytics has them."""
+    supervision = pytest.importorskip("supervision")
+    boxes = np.asarray([(10, 10, 50, 60), (80, 20, 120, 90)], np.float32)
+    scene = fake_model().encode(flag())
+    masks = scene.segment(boxes=boxes)
+    for found in (supervision.Detections(xyxy=boxes), SimpleNamespace(xyxy=torch.tensor(boxes))):
+        np.testing.assert_array_equal(scene.segment(boxes=found).masks, masks.masks)
+        with pytest.raises(PromptError, match=r"boxes and no masks.*segment\(boxes=detections"):
+            scene.name(found, ALL)
+    named = scene.name(masks.to_supervision(), ALL)
+    np.testing.assert_array_equal(named.masks, masks.masks)
+    assert named.names == scene.name(masks, ALL).names
+    assert len(scene.segment(boxes=supervision.Detections.empty())) == 0
 
 
 def test_answers_have_the_time_of_their_stages(caplog: pytest.LogCaptureFixture) -> None:
