@@ -52,7 +52,7 @@ def parse_gpu(text: str | int) -> int:
     except InputError:
         device = None
     if device is None or device.on_host:
-        raise typer.BadParameter(f"{text!r} is no GPU, as in 0 or cuda:0.")
+        raise typer.BadParameter(f"{text!r} is not a GPU, as in 0 or cuda:0.")
     return device.index
 
 

@@ -77,7 +77,7 @@ BENCH_WORDS: Mapping[str, str] = {
 def hinting_group(words: Mapping[str, str]) -> type[TyperGroup]:
     """Return the class of an app whose error for one of the `words` says what may be meant.
 
-    The words are lower case. For other words that are no command, the closest commands are named.
+    The words are lower case. For any other unknown word the closest commands are named.
     """
 
     class HintingGroup(TyperGroup):

@@ -95,7 +95,7 @@ def test_a_device_of_a_build_is_a_gpu(run: Run) -> None:
     assert options.parse_gpu("cuda") == options.parse_gpu("0") == 0
     result = run("engine", "build", "--device", "cpu")
     assert result.exit_code == 2
-    assert "'cpu' is no GPU" in result.stderr
+    assert "'cpu' is not a GPU" in result.stderr
 
 
 def command_of(module: str) -> Any:
