@@ -199,10 +199,10 @@ def test_crops_are_let_go_of_when_the_search_fails(
         made.append(model.encode(crop).features)
         return made[-1]
 
-    def fail_in_crops(search: CropSearch, first_index: int) -> Any:
+    def fail_in_crops(search: CropSearch, first_index: int, stage: Any) -> Any:
         if made:
             raise EngineRunError("out of memory")
-        return run(search, first_index)
+        return run(search, first_index, stage)
 
     monkeypatch.setattr(CropSearch, "run", fail_in_crops)
     whole = model.encode(image).features
