@@ -6,7 +6,14 @@ import shlex
 from collections.abc import Iterable
 
 from samclip.engines.backend_names import TENSORRT, target_name
-from samclip.engines.steps import BuildPlans, ChangeSettings, ExportBundle, RemovePlan, SignBundle
+from samclip.engines.steps import (
+    BuildPlans,
+    ChangeSettings,
+    ExportBundle,
+    MeasureChoice,
+    RemovePlan,
+    SignBundle,
+)
 from samclip.errors import Step
 
 MIB = 2**20
@@ -56,6 +63,8 @@ def _words(step: Step) -> list[str]:
             ]
         case SignBundle(path):
             return ["samclip", "sign", path, "--key", "KEY"]
+        case MeasureChoice(origin):
+            return ["samclip-bench", "choose", origin]
         case _:
             return []
 

@@ -57,11 +57,13 @@ def demo(
     as_json: options.AsJson = False,
     bundle: options.Bundle = None,
     backend: options.Backend = "auto",
+    device: options.Device = None,
     precision: options.Precision = None,
     threads: options.Threads = None,
     streams: options.Streams = None,
     recursive: options.Recursive = False,
     wide: options.Wide = False,
+    verbose: options.Verbose = 0,
     debug: options.Debug = False,
 ) -> None:
     """Show everything that one encoder pass answers: classify, segment and semantic in one picture.
@@ -69,7 +71,7 @@ def demo(
     Without --names, names of common things are used; without --box, the largest objects found.
     Draws STEM.demo.png into the current folder unless --output or --json is given.
     """
-    with report_errors(debug):
+    with report_errors(debug, verbose):
         given = read_names(names, labels)
         vocabulary = given or list(COMMON_NAMES if images else PHOTO_NAMES)
         shown = boxes or (None if images else PHOTO_BOXES)
@@ -83,6 +85,7 @@ def demo(
             images=images or [str(packaged_photos() / PHOTO)],
             bundle=bundle,
             backend=backend,
+            device=device,
             precision=precision,
             threads=threads,
             streams=streams,

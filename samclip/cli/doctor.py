@@ -103,7 +103,10 @@ def print_auto(auto: dict[str, Any]) -> None:
     if auto["backend"] is None:
         say(out, f"backend auto: none. {auto['error']}")
         return
-    say(out, f"backend auto: {auto['backend']}")
+    how = "by rule; `samclip-bench choose` measures it"
+    if auto["measured"] is not None:
+        how = f"in {auto['precision']}, as measured here: {auto['measured']:.0f} ms an image"
+    say(out, f"backend auto: {auto['backend']}, {how}")
     for passed in auto["passed_over"]:
         advice = f" To do: {passed['remedy'].rstrip('. ')}." if passed["remedy"] else ""
         say(out, f"  not {passed['name']}: {passed['reason'].rstrip('. ')}.{advice}")

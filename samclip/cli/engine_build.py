@@ -72,7 +72,14 @@ Targets = Annotated[
     ),
 ]
 Device = Annotated[
-    int, typer.Option("--device", min=0, rich_help_panel=_WHAT, help="Which GPU builds.")
+    int,
+    typer.Option(
+        "--device",
+        parser=options.parse_gpu,
+        metavar="N|cuda:N",
+        rich_help_panel=_WHAT,
+        help="Which GPU builds.",
+    ),
 ]
 Prompts = Annotated[
     str | None,

@@ -38,7 +38,15 @@ def check_engines(
         str | None,
         typer.Option("--bundle", "-b", metavar="BUNDLE", help="Also those next to this bundle."),
     ] = None,
-    device: Annotated[int, typer.Option("--device", min=0, help="Which GPU runs them.")] = 0,
+    device: Annotated[
+        int,
+        typer.Option(
+            "--device",
+            parser=options.parse_gpu,
+            metavar="N|cuda:N",
+            help="Which GPU runs them.",
+        ),
+    ] = 0,
     table: Annotated[bool, typer.Option("--table", help="Show every measure.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     debug: options.Debug = False,

@@ -7,6 +7,7 @@ may have been closed by whatever started it, or lead to a full disk.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -38,6 +39,7 @@ STOP_SECONDS = 0.5  # from a signal to the end of a process that is in the middl
 PRINTERS = {"rich.console", "samclip.cli.terminal"}  # modules that write to stdout
 STANDARD_STREAMS = range(3)  # stdin, stdout, stderr
 DEBUG = "--debug"
+LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)  # of -v, given never, once, twice
 
 
 class CommandApp(typer.Typer):
@@ -72,16 +74,17 @@ class CommandApp(typer.Typer):
 
 
 @contextmanager
-def report_errors(debug: bool) -> Iterator[None]:
+def report_errors(debug: bool, verbose: int = 0) -> Iterator[None]:
     """Turn the errors of samclip and of the system into a message and typer.Exit.
 
     Warnings of samclip are shown on stderr, each once. SIGTERM and SIGHUP raise within the block,
-    as Ctrl-C does, so that what the block began is cleaned up; the app reports them. With `debug`,
+    as Ctrl-C does, so that what the block began is cleaned up; the app reports them. `verbose`: 1
+    shows messages of level INFO too, 2 those of DEBUG. With `debug`,
     errors pass through with their traceback. Anything else is a defect of samclip and passes
     through as well.
     """
     try:
-        with raise_on_signal(), show_logs():
+        with raise_on_signal(), show_logs(LEVELS[min(verbose, len(LEVELS) - 1)]):
             yield
     except (SamclipError, OSError) as error:
         stop = find_interrupt(error)

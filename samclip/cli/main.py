@@ -9,6 +9,7 @@ import typer
 from samclip.cli import bundle, demo, deploy, doctor, engine, tasks
 from samclip.cli.exits import CommandApp
 from samclip.cli.terminal import accept_any_text, out, say
+from samclip.cli.word_hints import WORDS, hinting_group
 from samclip.version import __version__
 
 EXAMPLES = """
@@ -25,6 +26,7 @@ EXAMPLES = """
 
 app = CommandApp(
     name="samclip",
+    cls=hinting_group(WORDS),
     no_args_is_help=True,
     rich_markup_mode="markdown",
     epilog=EXAMPLES,

@@ -42,6 +42,20 @@ def parse_box(text: str) -> Box:
     return Box(*_numbers(text, 4, "X1,Y1,X2,Y2 in pixels, as in 10,20,200,240"))
 
 
+def parse_gpu(text: str | int) -> int:
+    """Read the number of a GPU, as in 1 or cuda:1; raises typer.BadParameter."""
+    from samclip.errors import InputError
+    from samclip.runtime.devices import parse_device  # brings in numpy
+
+    try:
+        device = parse_device(text)
+    except InputError:
+        device = None
+    if device is None or device.on_host:
+        raise typer.BadParameter(f"{text!r} is not a GPU, as in 0 or cuda:0.")
+    return device.index
+
+
 def _numbers(text: str, count: int, expected: str) -> list[float]:
     """Split `text` at commas into exactly `count` numbers; `expected` is for the error."""
     try:
@@ -91,6 +105,16 @@ Backend = Annotated[
         metavar="auto|NAME",
         rich_help_panel=_BUNDLE,
         help="What runs the graphs: auto, onnxruntime (CPU), cuda ... `samclip doctor` lists them.",
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="cpu|cuda|cuda:N|N",
+        rich_help_panel=_BUNDLE,
+        show_default="the fastest that works here",
+        help="Run on the CPU, or on a GPU by its number. Where that does not work, it is an error.",
     ),
 ]
 Precision = Annotated[
@@ -316,6 +340,18 @@ AsJson = Annotated[
         rich_help_panel=_ANSWER,
         help="Print JSON on stdout and nothing else: one document per image, each on one line. No "
         "picture is drawn unless --output asks for it.",
+    ),
+]
+Verbose = Annotated[
+    int,
+    typer.Option(
+        "--verbose",
+        "-v",
+        count=True,
+        metavar="",
+        show_default=False,
+        rich_help_panel=_ANSWER,
+        help="Say on stderr what each stage took, in ms; -vv: what each graph took.",
     ),
 ]
 Debug = Annotated[

@@ -109,6 +109,7 @@ class Request:
     images: list[str]
     bundle: str | None = None
     backend: str = "auto"
+    device: str | None = None
     precision: str | None = None
     threads: int | None = None
     streams: int | None = None
@@ -135,20 +136,23 @@ def task_command(make_task: Callable[..., Task[Any]]) -> Callable[..., None]:
         wide: options.Wide = False,
         bundle: options.Bundle = None,
         backend: options.Backend = "auto",
+        device: options.Device = None,
         precision: options.Precision = None,
         threads: options.Threads = None,
         streams: options.Streams = None,
         max_pixels: options.MaxPixels = None,
         timeout: options.Timeout = None,
+        verbose: options.Verbose = 0,
         debug: options.Debug = False,
         **task_options: Any,
     ) -> None:
-        with report_errors(debug):
+        with report_errors(debug, verbose):
             task = make_task(**task_options)
             request = Request(
                 images=images,
                 bundle=bundle,
                 backend=backend,
+                device=device,
                 precision=precision,
                 threads=threads,
                 streams=streams,
@@ -227,6 +231,7 @@ def open_model(request: Request) -> Iterator[Model]:
         model = samclip.load(
             request.bundle,
             backend=request.backend,
+            device=request.device,
             precision=request.precision,
             threads=request.threads,
             streams=request.streams or 1,

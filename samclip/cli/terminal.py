@@ -162,19 +162,22 @@ class Ticker:
         self._progress.start()
 
 
-class _WarningsOnce(logging.Handler):
-    """Prints each message of level WARNING and above, the first time only.
+class _Printer(logging.Handler):
+    """Prints messages; those of level WARNING and above the first time only.
 
     Messages about the input that differ in numbers alone count as one: in a series they are of the
     same prompts on images of other sizes.
     """
 
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
         self._seen: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         message = with_commands(record.getMessage(), getattr(record, "steps", ()))
+        if record.levelno < logging.WARNING:
+            say(err, in_one_line(message), style="dim")
+            return
         key = NUMBER.sub("#", message) if hasattr(record, OF_INPUT) else message
         if key not in self._seen:
             self._seen.add(key)
@@ -182,14 +185,17 @@ class _WarningsOnce(logging.Handler):
 
 
 @contextmanager
-def show_logs() -> Iterator[None]:
-    """Show warnings of the log "samclip", and InputWarning, on stderr within the block, each once.
+def show_logs(level: int = logging.WARNING) -> Iterator[None]:
+    """Show the log "samclip" from `level` on, and InputWarning, on stderr within the block.
 
+    Each warning is shown once.
     UntrainedHeadWarning is ignored there: the command has a panel for it.
     """
     logger = logging.getLogger("samclip")
-    handler = _WarningsOnce()
-    propagates = logger.propagate
+    handler = _Printer(level)
+    propagates, level_before = logger.propagate, logger.level
+    if level < logging.WARNING:
+        logger.setLevel(level)
     logger.addHandler(handler)
     logger.propagate = False
     try:
@@ -211,3 +217,4 @@ def show_logs() -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.propagate = propagates
+        logger.setLevel(level_before)

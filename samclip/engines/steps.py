@@ -56,6 +56,13 @@ class SignBundle(Step):
 
 
 @dataclass(frozen=True)
+class MeasureChoice(Step):
+    """Measure which backend is fastest for the bundle at `origin`."""
+
+    origin: str
+
+
+@dataclass(frozen=True)
 class ChangeSettings(Step):
     """Try again with other values of these settings, named as Python has them."""
 

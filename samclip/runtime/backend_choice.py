@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import operator
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TypeVar, get_args
 
 from samclip.engines.base import Backend, EngineOptions, Probe, library_version
@@ -14,6 +12,8 @@ from samclip.engines.registry import Choice, PassedOver, candidates, first_of
 from samclip.errors import BackendUnavailableError, InputError, PlanError, did_you_mean
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import Graph, Graphs, Precision, Variant
+from samclip.runtime.devices import ANY_DEVICE, DeviceWish
+from samclip.runtime.measured_choice import MeasuredChoice, find_choice
 
 _logger = logging.getLogger("samclip")
 
@@ -22,66 +22,13 @@ PLAIN_VITS = frozenset({"vit_b", "vit_l", "vit_h"})
 
 Started = TypeVar("Started")
 
-DEVICE = re.compile(r"cpu|cuda(:[0-9]{1,4})?")
-MAX_DEVICE = 9999
 
-
-@dataclass(frozen=True)
-class DeviceWish:
-    """The device that a caller asked for; `on_host`: the CPU, a GPU, or None for either.
-
-    `index` is the number of the GPU, 0 for the CPU.
-    """
-
-    index: int = 0
-    on_host: bool | None = None
-
-    def allows(self, backend: Backend) -> bool:
-        """Whether the backend runs on such a device."""
-        return self.on_host is None or backend.traits.on_host == self.on_host
-
-    def __str__(self) -> str:
-        return "the CPU" if self.on_host else f"GPU {self.index}"
-
-
-ANY_DEVICE = DeviceWish()
-
-
-def parse_device(device: object) -> DeviceWish:
-    """Read what `load` takes: the index of a GPU, "cpu", "cuda" or "cuda:1".
-
-    0 also stands for the CPU, where the backend runs there. Raises InputError.
-    """
-    if isinstance(device, str) and DEVICE.fullmatch(device):
-        return DeviceWish(int(device.partition(":")[2] or 0), device == "cpu")
-    try:
-        index = -1 if isinstance(device, bool) else operator.index(device)  # type: ignore[arg-type]
-    except TypeError:
-        index = -1
-    if not 0 <= index <= MAX_DEVICE:
-        raise InputError(
-            f"there is no device {device!r:.100}. Give the index of a GPU, counted from 0, "
-            "'cuda:0', or 'cpu'; or leave it out."
-        )
-    return DeviceWish(index, False if index else None)
-
-
-def check_device(backend: Backend, device: DeviceWish) -> None:
-    """Check that a backend, chosen by name, runs on `device`; raises InputError."""
-    if not device.allows(backend):
-        where = "the CPU" if backend.traits.on_host else "a GPU"
-        raise InputError(
-            f"backend {backend.name!r} runs on {where}, asked for {device}. Leave device out, or "
-            "choose a backend for it."
-        )
-
-
-def _on_device(bundle: Bundle, device: DeviceWish) -> tuple[Backend, ...]:
-    """Return the backends of "auto" that run on `device`, the fastest first.
+def _on_device(backends: tuple[Backend, ...], device: DeviceWish) -> tuple[Backend, ...]:
+    """Return those of the backends that run on `device`.
 
     Raises InputError for a GPU where no backend for GPUs works.
     """
-    found = tuple(backend for backend in fastest_first(bundle) if device.allows(backend))
+    found = tuple(backend for backend in backends if device.allows(backend))
     if device.on_host is False and not any(backend.probe().available for backend in found):
         reasons = " ".join(
             str(PassedOver(backend.name, probe.detail, probe.remedy))
@@ -96,7 +43,7 @@ def _on_device(bundle: Bundle, device: DeviceWish) -> tuple[Backend, ...]:
 
 
 def fastest_first(bundle: Bundle) -> tuple[Backend, ...]:
-    """Return the backends that "auto" chooses among for `bundle`, the fastest first."""
+    """Return the backends that "auto" chooses among for `bundle`, by rule the fastest first."""
     found = candidates()
     if bundle.manifest.model_type in PLAIN_VITS:
         return found
@@ -108,14 +55,18 @@ def choose_for(
     options: EngineOptions | None = None,
     precision: str | None = None,
     among: tuple[Backend, ...] | None = None,
+    measured: MeasuredChoice | None = None,
 ) -> Choice:
     """Choose the fastest backend that works here, that `bundle` was made for and that is ready.
 
     A backend that would first have to build for minutes is not taken; why, and the step that
-    builds, is in the choice. `among`: None for `fastest_first`. Reads no graph. Raises
-    BackendUnavailableError when none is left, with the reasons.
+    builds, is in the choice. `among`: the backends, the fastest first, and `measured`, what was
+    measured here; None for `rank_backends`. Reads no graph. Raises BackendUnavailableError when
+    none is left, with the reasons.
     """
     settings = options or EngineOptions()
+    if among is None:
+        among, measured = rank_backends(bundle, settings, precision)
 
     def suits(backend: Backend) -> Probe:
         variants = choose_variants(bundle, backend, precision)
@@ -139,7 +90,23 @@ def choose_for(
             )
         return probe
 
-    return first_of(fastest_first(bundle) if among is None else among, suits)
+    choice = first_of(among, suits)
+    speed = None if measured is None else measured.speed_of(choice.backend.name, precision)
+    if speed is None:
+        return choice
+    return replace(choice, precision=speed.precision, measured=speed.median)
+
+
+def rank_backends(
+    bundle: Bundle, options: EngineOptions, precision: str | None
+) -> tuple[tuple[Backend, ...], MeasuredChoice | None]:
+    """Return the backends of "auto", the fastest first, and what was measured of them here.
+
+    By `fastest_first`, in which those that were measured change places.
+    """
+    ranked = fastest_first(bundle)
+    measured = find_choice(bundle, options.threads)
+    return (ranked if measured is None else measured.sort(ranked, precision)), measured
 
 
 def start_fastest(
@@ -153,14 +120,15 @@ def start_fastest(
 
     Raises InputError for a GPU where no backend for GPUs works.
     """
-    among = _on_device(bundle, device)
+    ranked, measured = rank_backends(bundle, options, precision)
+    among = _on_device(ranked, device)
     passed: tuple[PassedOver, ...] = ()
     while True:
-        choice = choose_for(bundle, options, precision, among)
+        choice = choose_for(bundle, options, precision, among, measured)
         tried = (*passed, *choice.passed_over)
         among = among[among.index(choice.backend) + 1 :]
         try:
-            return start(Choice(choice.backend, tried))
+            return start(replace(choice, passed_over=tried))
         except (BackendUnavailableError, PlanError) as error:
             if not _is_any_left(bundle, precision, among):
                 raise

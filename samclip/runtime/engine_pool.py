@@ -26,6 +26,7 @@ from samclip.errors import CapabilityError, ClosedError, EngineRunError
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import Graph, Variant
 from samclip.runtime.graph_outputs import Feeds, OutputCheck
+from samclip.runtime.stages import debug_time
 
 if TYPE_CHECKING:
     from samclip.engines.plans.gate.cases import Trial
@@ -110,7 +111,8 @@ class EnginePool:
         with self._in_use():
             engine, check = self._engine(graph)
             check.check_tokens(feeds)
-            results = engine.run(feeds, outputs)
+            with debug_time("ran %s", graph):
+                results = engine.run(feeds, outputs)
             check.check(feeds, results)
             return results
 
@@ -121,7 +123,8 @@ class EnginePool:
         with self._in_use():
             engine, check = self._engine(graph)
             check.check_tokens(feeds)
-            results = engine.run(feeds, outputs)
+            with debug_time("ran %s", graph):
+                results = engine.run(feeds, outputs)
             check.check(feeds, results)
             return [check.to_host(name, results[name]) for name in outputs]
 
@@ -193,7 +196,8 @@ class EnginePool:
         trial = None if self._make_trial is None else partial(self._make_trial, graph)
         source = replace(read(), again=read, trial=trial)
         rows = None if source.signature is None else source.signature.token_rows
-        engine = self.backend.load(source, self._options)
+        with debug_time("made %s ready on %s", graph, self.backend.name):
+            engine = self.backend.load(source, self._options)
         return engine, OutputCheck(graph, described, self.bundle.manifest, rows)
 
     def _described(self, graph: str) -> Graph:

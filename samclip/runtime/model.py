@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import operator
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from samclip.disk.cache_folder import check_cache_dir
 from samclip.engines.base import Backend, EngineOptions
@@ -30,19 +32,16 @@ from samclip.errors import (
     ImageError,
     InputError,
     VocabularyError,
+    did_you_mean,
 )
-from samclip.runtime.backend_choice import (
-    check_device,
-    check_precision,
-    parse_device,
-    start_fastest,
-)
+from samclip.runtime.backend_choice import check_precision, start_fastest
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.holds import hold_release
 from samclip.runtime.bundles.home import find_bundle
 from samclip.runtime.bundles.manifest import Manifest
 from samclip.runtime.bundles.signature import chosen_public_key
 from samclip.runtime.clip_tower import ClipOfPhoto, PassCounter, Passes
+from samclip.runtime.devices import check_device, parse_device
 from samclip.runtime.engine_pool import EnginePool
 from samclip.runtime.features import Features
 from samclip.runtime.photo import DevicePhoto, Photo
@@ -50,12 +49,18 @@ from samclip.runtime.pixels.encoder_input import DeviceFeeds, EncoderFeeds, Enco
 from samclip.runtime.pixels.image import (
     DEFAULT_MAX_PIXELS,
     Letterbox,
+    arrange_tensor,
+    check_colour,
     check_max_pixels,
+    from_bgr,
     load_image,
 )
 from samclip.runtime.pixels.mask_ops import MASK_THRESHOLD
-from samclip.runtime.scene import Namer, Scene, Templates
+from samclip.runtime.pixels.prompts import Arrays
+from samclip.runtime.results.masks import Masks
+from samclip.runtime.scene import Namer, Names, Scene, Templates
 from samclip.runtime.series import map_in_order
+from samclip.runtime.stages import add_times, report, stage, stopwatch
 from samclip.runtime.tasks.region_naming import RegionNamer
 from samclip.runtime.tasks.token_naming import TokenNamer
 from samclip.runtime.tasks.tower_naming import TowerNamer
@@ -78,7 +83,11 @@ MAX_TIMEOUT = 1e6  # seconds
 _logger = logging.getLogger("samclip")
 Image = TypeVar("Image")
 Answer = TypeVar("Answer")
-Prepared = tuple[Photo, EncoderFeeds | DeviceFeeds, Letterbox]
+Prepared = tuple[Photo, EncoderFeeds | DeviceFeeds, Letterbox, dict[str, float]]
+
+
+def _is_of_torch(image: object) -> bool:
+    return type(image).__module__.partition(".")[0] == "torch"
 
 
 @as_memory_error
@@ -89,7 +98,7 @@ def load(
     precision: str | None = None,
     threads: int | None = None,
     streams: int = 1,
-    device: int | str = 0,
+    device: object = None,
     cache_dir: str | Path | None = None,
     public_key: str | Path | None = None,
     max_pixels: int | None = None,
@@ -109,8 +118,9 @@ def load(
     stream's share of the cores.
     `streams`: the number of images that `answer_all` works on at the same time, at most the number
     of processors. 2 or more give throughput, 1 gives the shortest time for a single image.
-    `device`: the GPU's index, or "cuda:0" and so on, or "cpu". An index above 0 and "cuda" need a
-    backend for GPUs, "cpu" one for CPUs; with "auto" only such backends are tried.
+    `device`: "cpu"; "cuda", "cuda:1", or the number of a GPU; a `torch.device`; None for the
+    fastest that works here. With "auto" only backends for that device are tried: for a GPU plans of
+    TensorRT, then ONNX Runtime's CUDA. Where none works that is an error, and never the CPU.
     `cache_dir`: the folder in which text embeddings are kept between runs; None means the user's
     cache.
     `public_key`: a key file, PEM or OpenSSH's, whose key must have signed the bundle; None means
@@ -125,6 +135,7 @@ def load(
     Raises BundleError (BundleNotFoundError, SignatureError, GraphError), BackendUnavailableError,
     PlanError, EngineRunError, InputError.
     """
+    begun = time.perf_counter()
     check_precision(precision)
     limit = check_max_pixels(max_pixels)
     seconds = _check_timeout(timeout)
@@ -143,8 +154,11 @@ def load(
 
     def start(choice: Choice) -> Model:
         if seconds is not None:
-            choice = Choice(IsolatedBackend(choice.backend, seconds), choice.passed_over)
-        return Model(bundle, choice, options, precision, folder, limit)
+            choice = replace(choice, backend=IsolatedBackend(choice.backend, seconds))
+        model = Model(bundle, choice, options, precision or choice.precision, folder, limit)
+        took = (time.perf_counter() - begun) * 1e3
+        _logger.info("load %s on %s: %.1f ms", bundle.manifest.name, choice.backend.name, took)
+        return model
 
     if named is not None:
         return start(decide(named.name))
@@ -255,34 +269,77 @@ class Model:
         """How often each encoder has run: SAM's, and that of a separate CLIP."""
         return self._counter.passes
 
-    def encode(self, image: Any) -> Scene:
+    def __call__(
+        self,
+        image: Any,
+        names: Names | None = None,
+        *,
+        points: Arrays | None = None,
+        labels: Arrays | None = None,
+        boxes: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        color: str = "rgb",
+        **options: Any,
+    ) -> Masks:
+        """Answer one image in one call: masks, with names if there are any.
+
+        With points, boxes or a mask it is `Scene.segment`, else `Scene.everything`; `options` are
+        those of that method. To ask an image more than once, call `encode`: each call of this one
+        runs the encoder. Raises as `encode` and that method do, and InputError for other options.
+        """
+        prompts: dict[str, Any] = {
+            "points": points,
+            "labels": labels,
+            "boxes": boxes,
+            "mask": mask,
+        }
+        given = {key: value for key, value in prompts.items() if value is not None}
+        method = Scene.segment if given else Scene.everything
+        known = {*inspect.signature(method).parameters} - {"self", "names", *prompts}
+        if unknown := sorted(set(options) - known):
+            raise InputError(
+                f"there is no option {unknown[0]!r}"
+                f"{did_you_mean(unknown[0], known | set(prompts))} of {method.__name__}, which "
+                f"answers {'these prompts' if given else 'an image without prompts'}. Choose among "
+                f"{', '.join(sorted(known))}."
+            )
+        with self.encode(image, color=color) as scene:
+            if given:
+                return scene.segment(**given, names=names, **options)
+            return scene.everything(names, **options)
+
+    def encode(self, image: Any, *, color: str = "rgb") -> Scene:
         """Run the encoder once on an image: a path, a file's bytes, a PIL image, or HWC uint8 RGB.
 
-        An array may be numpy's, or a tensor of torch, cupy and other libraries with `__dlpack__` or
-        `__cuda_array_interface__`. The scene keeps a copy of it, so that it may be overwritten. On
-        the host it is read where it lies. From a GPU it is copied to the host, which is logged
-        once; except by TensorRT on that GPU, for an encoder of uint8 pixels, where its longer side
-        is the encoder's: then it is copied within the GPU, and `Scene.image` is on first use.
+        `color`: "bgr" for arrays of OpenCV. An array may be numpy's, or a tensor of torch, cupy and
+        other libraries with `__dlpack__` or `__cuda_array_interface__`. A tensor of torch may also
+        be 3xHxW. The scene keeps a copy of it, so that it may be overwritten. On the host it is
+        read where it lies. From a GPU it is copied to the host, which is logged once; except by
+        TensorRT on that GPU, for an encoder of uint8 pixels, where its longer side is the
+        encoder's: then it is copied within the GPU, and `Scene.image` is on first use.
         A file's picture is turned as its EXIF orientation says, and its colours are converted to
         sRGB; a PIL image is taken as it is, and its scene has its size. Warns with InputWarning
         about a PIL image that was opened from a file and not turned upright.
 
-        Raises ImageError, ClosedError, EngineRunError.
+        Raises ImageError, InputError, ClosedError, EngineRunError.
         """
-        return self._encode_prepared(self._prepare(image))
+        return self._encode_prepared(self._prepare(image, check_colour(color)))
 
-    def encode_all(self, images: Iterable[Any]) -> Iterator[Scene]:
+    def encode_all(self, images: Iterable[Any], *, color: str = "rgb") -> Iterator[Scene]:
         """Encode images in order; yields one scene at a time.
 
         The next image is taken from `images`, read and resized while the encoder runs. An image may
         still be read when the next one is asked for: a camera needs two buffers. Errors are those
         of `encode`, raised at the image's turn.
         """
-        with closing(map_in_order(self._prepare, images, 1)) as prepared:
+        prepare = partial(self._prepare, is_bgr=check_colour(color))
+        with closing(map_in_order(prepare, images, 1)) as prepared:
             for _, future in prepared:
                 yield self._encode_prepared(future.result())
 
-    def answer_all(self, images: Iterable[Any], ask: Callable[[Scene], Answer]) -> Iterator[Answer]:
+    def answer_all(
+        self, images: Iterable[Any], ask: Callable[[Scene], Answer], *, color: str = "rgb"
+    ) -> Iterator[Answer]:
         """Encode images and yield `ask(scene)` for each, in order; scenes are closed afterwards.
 
         The number of images that are worked on at the same time, reading and resizing included, is
@@ -290,11 +347,11 @@ class Model:
         wait, for their turn or for the caller. Errors of `encode` and of `ask` are raised at the
         image's turn.
         """
-        for _, answer in self.answers(images, ask):
+        for _, answer in self.answers(images, ask, color=color):
             yield answer.result()
 
     def answers(
-        self, images: Iterable[Image], ask: Callable[[Scene], Answer]
+        self, images: Iterable[Image], ask: Callable[[Scene], Answer], *, color: str = "rgb"
     ) -> Iterator[tuple[Image, Future[Answer]]]:
         """Work as `answer_all` does, but yield each image with its finished future.
 
@@ -302,9 +359,10 @@ class Model:
         """
 
         def work(image: Image) -> Answer:
-            with self.encode(image) as scene:
+            with self.encode(image, color=color) as scene:
                 return ask(scene)
 
+        check_colour(color)
         return map_in_order(work, images, self._streams)
 
     @as_memory_error
@@ -414,18 +472,34 @@ class Model:
             self._hold.close()
 
     @as_memory_error
-    def _prepare(self, image: Any) -> Prepared:
-        given: Any = self._taken(image) if is_foreign(image) else image
-        if isinstance(given, ForeignTensor):
-            reason, prepared = self._prepare_on_device(given)
-            if prepared is not None:
-                return prepared
-            given = self._copied(given, reason)
-        pixels = load_image(given, self._max_pixels, self._pool.check_open)
-        if isinstance(given, np.ndarray) and np.may_share_memory(pixels, given):
-            pixels = pixels.copy()  # the scene must not change with the caller's array
-        pixels.flags.writeable = False
-        return pixels, *self._encoder_input.feeds(pixels)
+    def _prepare(self, image: Any, is_bgr: bool = False) -> Prepared:
+        with stopwatch() as watch:
+            photo, feeds, letterbox = self._prepare_untimed(image, is_bgr)
+        return photo, feeds, letterbox, watch.times
+
+    def _prepare_untimed(
+        self, image: Any, is_bgr: bool
+    ) -> tuple[Photo, EncoderFeeds | DeviceFeeds, Letterbox]:
+        with stage("decode"):
+            given: Any = self._taken(image) if is_foreign(image) else image
+            if isinstance(given, ForeignTensor):
+                reason = "its colours are BGR"
+                if not is_bgr:
+                    reason, prepared = self._prepare_on_device(given)
+                    if prepared is not None:
+                        return prepared
+                given = self._copied(given, reason)
+            if is_foreign(image) and _is_of_torch(image):
+                given = arrange_tensor(given)
+            if is_bgr:
+                given = from_bgr(given)
+            pixels = load_image(given, self._max_pixels, self._pool.check_open)
+            if isinstance(given, np.ndarray) and np.may_share_memory(pixels, given):
+                pixels = pixels.copy()  # the scene must not change with the caller's array
+            pixels.flags.writeable = False
+        with stage("preprocess"):
+            feeds, letterbox = self._encoder_input.feeds(pixels)
+        return pixels, feeds, letterbox
 
     def _taken(self, image: Any) -> NDArray[np.generic] | ForeignTensor:
         self._pool.check_open()
@@ -434,7 +508,9 @@ class Model:
         except ExchangeError as error:
             raise ImageError(str(error)) from error
 
-    def _prepare_on_device(self, image: ForeignTensor) -> tuple[str, Prepared | None]:
+    def _prepare_on_device(
+        self, image: ForeignTensor
+    ) -> tuple[str, tuple[Photo, DeviceFeeds, Letterbox] | None]:
         """Copy an image within its GPU; else return why not, and None."""
         form = self._encoder_input
         reason = form.misfit(image.shape, image.dtype)
@@ -460,22 +536,29 @@ class Model:
 
     @as_memory_error
     def _encode_prepared(self, prepared: Prepared) -> Scene:
-        image, feeds, letterbox = prepared
+        image, feeds, letterbox, times = prepared
         counter = PassCounter(self._counter)
         tower = None
         if (described := self.manifest.clip_tower) is not None:
             tower = ClipOfPhoto(self._pool, described, image, counter)
+        with stopwatch() as watch:
+            features = self._run_encoder(feeds, letterbox, counter, tower)
+        times = add_times(times, watch.times)
+        report("encode", times)
         return Scene(
-            features=self._run_encoder(feeds, letterbox, counter, tower),
+            features=features,
             image=image,
             get_vocabulary=self.vocabulary,
             encode=partial(self._encode_crop, counter),
             namer=self._namer,
             counter=counter,
+            timings=times,
         )
 
     def _encode_crop(self, counter: PassCounter, crop: NDArray[np.uint8]) -> Features:
-        return self._run_encoder(*self._encoder_input.feeds(crop), counter)
+        with stage("preprocess"):
+            feeds, letterbox = self._encoder_input.feeds(crop)
+        return self._run_encoder(feeds, letterbox, counter)
 
     def _run_encoder(
         self,
@@ -484,7 +567,8 @@ class Model:
         counter: PassCounter,
         tower: ClipOfPhoto | None = None,
     ) -> Features:
-        encoded = self._pool.run("encoder", feeds)
+        with stage("encode"):
+            encoded = self._pool.run("encoder", feeds)
         counter.add(sam=1)
         return Features(self._pool, letterbox, encoded, tower)
 

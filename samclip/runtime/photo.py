@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from samclip.engines.cuda.memory import CudaTensor
 
 Pixels = NDArray[np.uint8]
-Result = TypeVar("Result", bound=Any)  # a dataclass with a `PhotoField`
+Result = TypeVar("Result", bound=Any)  # a dataclass, whose photo is a `PhotoField`
 
 
 class DevicePhoto:
@@ -74,4 +74,5 @@ def changed(result: Result, **fields: Any) -> Result:
 
     `dataclasses.replace` reads every field, and with it the pixels.
     """
-    return replace(result, **{"image": result.__dict__["image"], **fields})
+    photo = {name: value for name, value in vars(result).items() if name == "image"}
+    return replace(result, **{**photo, **fields})

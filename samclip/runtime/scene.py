@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -22,6 +22,7 @@ from samclip.runtime.results.classification import Classification, SemanticMap
 from samclip.runtime.results.device_masks import DeviceMasks
 from samclip.runtime.results.masks import AutoMasks, Masks
 from samclip.runtime.results.viewing import Viewable, describe_size
+from samclip.runtime.stages import stage, timed
 from samclip.runtime.tasks.everything import Encode, segment_everything
 from samclip.runtime.tasks.grid import AutoMaskOptions
 from samclip.runtime.tasks.region_naming import RegionNamer
@@ -62,6 +63,7 @@ class Scene(Viewable):
         encode: Encode,
         namer: Namer,
         counter: PassCounter | None = None,
+        timings: Mapping[str, float] | None = None,
     ) -> None:
         self._features = features
         self._image = image
@@ -69,11 +71,25 @@ class Scene(Viewable):
         self._encode = encode
         self._namer = namer
         self._counter = counter or PassCounter()
+        self._timings = dict(timings or {})
 
     @property
     def image(self) -> NDArray[np.uint8]:
         """The image: HWC uint8 RGB, read-only; from a GPU it is copied to the host on first use."""
         return pixels_of(self._image)
+
+    @property
+    def timings(self) -> dict[str, float]:
+        """What the image took, in ms by stage; those of an answer have its own stages too.
+
+        "decode": from a file, bytes, or an array to pixels; "preprocess": their resize and
+        normalisation; "encode": the encoder; "prompts": the checks of prompts, the mask decoder,
+        and the filters of `everything`; "upscale": masks at the size of the image; "names": texts,
+        the CLIP head, and the naming. What a graph's first run loads is counted with it. Crops of
+        `everything` are encoded for its answer, and counted there. Each stage is measured once,
+        by the process's clock: "encode" ends when the backend returns.
+        """
+        return dict(self._timings)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -124,6 +140,7 @@ class Scene(Viewable):
         return self._features
 
     @as_memory_error
+    @timed("classify")
     def classify(self, names: Names, templates: Templates = None) -> Classification:
         """Score how well each name fits the whole image.
 
@@ -134,7 +151,8 @@ class Scene(Viewable):
         is always 1.
         """
         self._features.check_open()
-        vocabulary = self._get_vocabulary(names, templates)
+        with stage("names"):
+            vocabulary = self._get_vocabulary(names, templates)
         if len(vocabulary.names) == 1:
             warn_caller(
                 f"{vocabulary.names[0]!r:.60} is the only name: probabilities compare names, so "
@@ -142,9 +160,11 @@ class Scene(Viewable):
                 "its `logits`.",
                 InputWarning,
             )
-        return self._namer.classify(self._features, vocabulary, self._image)
+        with stage("names"):
+            return self._namer.classify(self._features, vocabulary, self._image)
 
     @as_memory_error
+    @timed("segment")
     def segment(
         self,
         points: Arrays | None = None,
@@ -183,23 +203,29 @@ class Scene(Viewable):
         multimask = as_flag(multimask, "multimask")
         return_logits = as_flag(return_logits, "return_logits")
         name_by = self._check_name_by(name_by, names)
-        prompts = parse_prompts(
-            self.size,
-            self._features.mask_size,
-            points=points,
-            labels=labels,
-            boxes=boxes,
-            mask=mask,
-        )
-        vocabulary = None if names is None else self._get_vocabulary(names, templates)
+        with stage("prompts"):
+            prompts = parse_prompts(
+                self.size,
+                self._features.mask_size,
+                points=points,
+                labels=labels,
+                boxes=boxes,
+                mask=mask,
+            )
+        vocabulary = None
+        if names is not None:
+            with stage("names"):
+                vocabulary = self._get_vocabulary(names, templates)
         masks = segment(
             self._features, prompts, self._image, multimask=multimask, return_logits=return_logits
         )
         if vocabulary is None:
             return masks
-        return self._name(masks, vocabulary, name_by)
+        with stage("names"):
+            return self._name(masks, vocabulary, name_by)
 
     @as_memory_error
+    @timed("segment_on_device")
     def segment_on_device(
         self,
         points: Arrays | None = None,
@@ -220,19 +246,21 @@ class Scene(Viewable):
         self._features.check_open()
         multimask = as_flag(multimask, "multimask")
         return_logits = as_flag(return_logits, "return_logits")
-        prompts = parse_prompts(
-            self.size,
-            self._features.mask_size,
-            points=points,
-            labels=labels,
-            boxes=boxes,
-            mask=mask,
-        )
+        with stage("prompts"):
+            prompts = parse_prompts(
+                self.size,
+                self._features.mask_size,
+                points=points,
+                labels=labels,
+                boxes=boxes,
+                mask=mask,
+            )
         return segment_on_device(
             self._features, prompts, multimask=multimask, return_logits=return_logits
         )
 
     @as_memory_error
+    @timed("name")
     def name(
         self,
         masks: Masks | ArrayLike,
@@ -249,11 +277,13 @@ class Scene(Viewable):
         """
         self._features.check_open()
         name_by = self._check_name_by(name_by, names)
-        given = parse_given(masks, self._image)
-        vocabulary = self._get_vocabulary(names, templates)
-        return self._name(given, vocabulary, name_by)
+        with stage("names"):
+            given = parse_given(masks, self._image)
+            vocabulary = self._get_vocabulary(names, templates)
+            return self._name(given, vocabulary, name_by)
 
     @as_memory_error
+    @timed("semantic")
     def semantic(
         self,
         names: Names,
@@ -269,15 +299,17 @@ class Scene(Viewable):
         Warns with InputWarning for a `background` with a single name, whose probability is 1.
         """
         self._features.check_open()
-        return semantic(
-            self._features,
-            self._get_vocabulary(names, templates),
-            self._image,
-            refine=as_flag(refine, "refine"),
-            background=background,
-        )
+        with stage("names"):
+            return semantic(
+                self._features,
+                self._get_vocabulary(names, templates),
+                self._image,
+                refine=as_flag(refine, "refine"),
+                background=background,
+            )
 
     @as_memory_error
+    @timed("everything")
     def everything(  # noqa: PLR0913 - segment-anything's options
         self,
         names: Names | None = None,
@@ -320,11 +352,16 @@ class Scene(Viewable):
             crop_n_points_downscale_factor=crop_n_points_downscale_factor,
             min_mask_region_area=min_mask_region_area,
         )
-        vocabulary = None if names is None else self._get_vocabulary(names, templates)
-        found = segment_everything(self._features, self._image, options, self._encode, progress)
+        vocabulary = None
+        if names is not None:
+            with stage("names"):
+                vocabulary = self._get_vocabulary(names, templates)
+        with stage("prompts"):
+            found = segment_everything(self._features, self._image, options, self._encode, progress)
         if vocabulary is None:
             return found
-        return self._name(found, vocabulary, name_by)
+        with stage("names"):
+            return self._name(found, vocabulary, name_by)
 
     def _check_name_by(self, name_by: NameBy | None, names: Names | None) -> NameBy | None:
         checked = check_name_by(name_by, names)

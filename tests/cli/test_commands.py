@@ -109,10 +109,11 @@ def test_everything_has_the_keys_of_the_original(model: FakeModel, run: Run, ima
 
 def test_options_reach_the_model(model: FakeModel, run: Run, image: Path) -> None:
     where = ["--bundle", "b", "--backend", "cuda", "--precision", "fp16", "--threads", "2"]
-    where += ["--streams", "3", "--max-pixels", "200000000"]
+    where += ["--streams", "3", "--max-pixels", "200000000", "--device", "cuda:1"]
     assert run("segment", image, *where, "--box", "1,2,20,20", "--multimask").exit_code == 0
     given = {"name": "b", "backend": "cuda", "precision": "fp16", "threads": 2, "streams": 3}
-    assert model.loaded == given | {"max_pixels": 200_000_000, "timeout": None}
+    rest = {"device": "cuda:1", "max_pixels": 200_000_000, "timeout": None}
+    assert model.loaded == given | rest
     ((task, asked),) = model.calls
     assert task == "segment"
     assert asked["boxes"] == [(1.0, 2.0, 20.0, 20.0)]

@@ -20,6 +20,14 @@ from samclip.engines.machine.jetson import find_jetson
 from samclip.engines.onnxruntime import library as ort_library
 from samclip.engines.openvino import backend as ov_backend
 from samclip.runtime import assets
+from samclip.runtime.bundles.bundle import Bundle
+from samclip.runtime.measured_choice import (
+    ChoiceKey,
+    MeasuredChoice,
+    Speed,
+    keep_choice,
+    try_choices,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -210,6 +218,20 @@ def test_the_default_bundle_and_the_origin_of_bundles_are_shown(run: Run, places
     packaged = {bundle["name"]: bundle["packaged"] for bundle in report["bundles"]}
     assert packaged == {"mine": False, "samclip-tiny": True}
     assert f"default bundle: {path}" in run("doctor").stdout
+
+
+def test_the_origin_of_the_choice_of_a_backend_is_shown(run: Run, places: Path) -> None:
+    path = write_tiny_bundle(places / "package" / "bundles" / "samclip-tiny")
+    by_rule = "backend auto: onnxruntime, by rule; `samclip-bench choose` measures it"
+    assert by_rule in run("doctor").stdout
+    bundle = Bundle.open(path)
+    speed = Speed(backend="onnxruntime", precision="fp32", median=12.3, samples=(12.3,))
+    try_choices()
+    keep_choice(MeasuredChoice(key=ChoiceKey.here(bundle), date="2026-01-01", speeds=(speed,)))
+    measured = "backend auto: onnxruntime, in fp32, as measured here: 12 ms an image"
+    assert measured in run("doctor").stdout
+    auto = json.loads(run("info", path, "--json").stdout)["auto"]
+    assert (auto["precision"], auto["measured"]) == ("fp32", 12.3)
 
 
 def test_without_a_default_bundle_the_remedy_is_shown(run: Run) -> None:

@@ -33,9 +33,23 @@ def test_untrained_head_warning_is_left_to_the_panel() -> None:
         warnings.warn("x", UntrainedHeadWarning, stacklevel=1)  # an error anywhere else
 
 
+def test_information_shows_each_time_where_it_is_asked_for(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with show_logs(logging.INFO):
+        for _ in range(2):
+            LOGGER.info("encode: %.1f ms", 2.5)
+            LOGGER.warning("disk is full")
+        LOGGER.debug("chatter")
+    assert capsys.readouterr().err.splitlines() == [
+        "encode: 2.5 ms",
+        "warning: disk is full",
+        "encode: 2.5 ms",
+    ]
+
+
 def test_logging_is_as_before_afterwards() -> None:
-    handlers, propagates = list(LOGGER.handlers), LOGGER.propagate
-    with show_logs():
-        assert len(LOGGER.handlers) == len(handlers) + 1
-    assert LOGGER.handlers == handlers
-    assert LOGGER.propagate is propagates
+    before = list(LOGGER.handlers), LOGGER.propagate, LOGGER.level
+    with show_logs(logging.DEBUG):
+        assert len(LOGGER.handlers) == len(before[0]) + 1
+    assert (LOGGER.handlers, LOGGER.propagate, LOGGER.level) == before

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
 import sys
 import types
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 
 import onnxruntime
 import pytest
@@ -211,7 +213,24 @@ def test_two_installations_are_reported(
     probe = CPU.probe()
     assert probe.available
     assert "onnxruntime 1.31.1 and onnxruntime-gpu 1.30.0 are both installed" in probe.detail
-    assert probe.remedy == "pip install --force-reinstall --no-deps onnxruntime-gpu"
+    assert probe.remedy == ort_library.CUDA_RECIPE
+
+
+def test_there_is_one_recipe_for_cuda(
+    packages: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command in the probe, in every repair that ends with CUDA, and on the pages."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    recipe = "pip install --force-reinstall --no-deps onnxruntime-gpu"
+    assert CUDA.probe().remedy == recipe
+    packages["onnxruntime-gpu"] = "1.31.1"
+    assert ort_library.reinstall().endswith(f"then pip install onnxruntime, then {recipe}")
+    root = Path(__file__).parents[2]
+    assert f"\n{recipe}\n" in (root / "docs" / "engines.md").read_text("utf-8")
+    for page in (root / "README.md", root / "pyproject.toml", *(root / "docs").glob("*.md")):
+        found = re.findall(r"pip install [^`'\n]*onnxruntime-gpu\b(?!\[)", page.read_text("utf-8"))
+        assert set(found) <= {recipe}, page
 
 
 @pytest.mark.usefixtures("with_cuda")

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import msgspec
@@ -33,6 +34,7 @@ from samclip.errors import (
     InputError,
     InputWarning,
     PlanMissingError,
+    PromptError,
     UnknownBackendError,
     UntrainedHeadWarning,
     VocabularyError,
@@ -101,25 +103,115 @@ def test_images_come_from_other_libraries(caplog: pytest.LogCaptureFixture) -> N
     given = torch.from_numpy(flag())
     chw = given.permute(2, 0, 1).contiguous()
     with caplog.at_level(logging.INFO, "samclip"):
-        for source in (given, chw.permute(1, 2, 0)):
+        for source in (given, chw, chw.permute(1, 2, 0)):
             scene = model.encode(source)
             np.testing.assert_array_equal(scene.image, flag())
         given.fill_(7)
         np.testing.assert_array_equal(scene.image, flag())
-        assert caplog.messages == []
+        assert not any("GPU" in said for said in caplog.messages)
         for scene in model.encode_all([OnGpu(), OnGpu()]):
             np.testing.assert_array_equal(scene.image, flag())
-    (said,) = caplog.messages
-    assert "an image on a GPU is copied to the host" in said
-    with pytest.raises(ImageError, match=r"3x128x200 uint8.*Channels go last"):
-        model.encode(chw)
-    with pytest.raises(ImageError, match="uint8"):
-        model.encode(given.float())
+    assert len([said for said in caplog.messages if "GPU is copied to the host" in said]) == 1
+    for tensor, advice in (
+        (given.float(), r"float32.*image\.round\(\)\.clamp\(0, 255\)\.to\(torch\.uint8\)"),
+        (chw / 255, r"\(image \* 255\)\.round\(\)\.to\(torch\.uint8\)"),
+        ((chw / 255 - 0.5) / 0.2, "undo the normalisation"),
+        (chw[None], r"images\[0\]"),
+        (chw[..., :3], r"may come first or last: pass image\.permute"),
+        (given[..., :1], "Repeat grey"),
+        (given[..., 0], "3 axes"),
+    ):
+        with pytest.raises(ImageError, match=advice):
+            model.encode(tensor)
     with pytest.raises(ImageError, match="cannot be taken by DLPack"):
         model.encode(torch.zeros(2, requires_grad=True))
     model.close()
     with pytest.raises(ClosedError):
         model.encode(OnGpu())
+
+
+def test_channels_of_arrays_may_be_bgr(tmp_path: Path) -> None:
+    model, bgr = fake_model(), flag()[..., ::-1].copy()
+    scenes = [model.encode(bgr, color="bgr"), *model.encode_all([bgr], color="BGR")]
+    scenes.append(model.encode(torch.from_numpy(bgr).permute(2, 0, 1), color="bgr"))
+    for scene in scenes:
+        np.testing.assert_array_equal(scene.image, flag())
+    (answer,) = model.answer_all([bgr], lambda scene: scene.image[0, 0].tolist(), color="bgr")
+    assert answer == flag()[0, 0].tolist()
+    np.testing.assert_array_equal(model(bgr, color="bgr", points=[(5, 5)]).image, flag())
+    with pytest.raises(ImageError, match=r"color='bgr' is for arrays.*a Image, whose own order"):
+        model.encode(Image.fromarray(bgr), color="bgr")
+    for color in ("brg", None, True):
+        with pytest.raises(InputError, match="color must be 'rgb' or 'bgr'"):
+            model.answer_all([bgr], lambda scene: scene, color=color)
+            next(model.encode_all([bgr], color=color))
+
+
+def test_one_call_answers_an_image() -> None:
+    """Masks of everything without prompts, else of the prompts; with names if there are any."""
+    model = fake_model()
+    with pytest.raises(InputError, match=r"option 'multimask' \(did.*of everything.*Choose among"):
+        model(flag(), multimask=True)
+    with pytest.raises(InputError, match=r"'bboxes' \(did you mean 'boxes'\?\)"):
+        model(flag(), bboxes=[(1, 2, 30, 40)])
+    assert model.encoder_passes == 0
+    everything = model(flag(), ALL, points_per_side=4, stability_score_thresh=0)
+    assert type(everything) is samclip.AutoMasks
+    assert everything.names is not None and len(everything)
+    one = model(flag(), boxes=[(10, 10, 50, 60)], names=ALL, templates="none")
+    assert type(one) is samclip.Masks
+    scene = model.encode(flag())
+    same = scene.segment(boxes=[(10, 10, 50, 60)], names=ALL, templates="none")
+    np.testing.assert_array_equal(one.masks, same.masks)
+    assert one.names == same.names
+    assert model(flag(), points=[(5, 5)], multimask=True).names is None
+    assert model.encoder_passes == 4
+
+
+# supervision 0.31 builds on matplotlib, whose import may warn.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_detections_are_prompts_and_masks() -> None:
+    """A detector's boxes as `xyxy`: those of supervision, and tensors as ultralytics has them."""
+    supervision = pytest.importorskip("supervision")
+    boxes = np.asarray([(10, 10, 50, 60), (80, 20, 120, 90)], np.float32)
+    scene = fake_model().encode(flag())
+    masks = scene.segment(boxes=boxes)
+    for found in (supervision.Detections(xyxy=boxes), SimpleNamespace(xyxy=torch.tensor(boxes))):
+        np.testing.assert_array_equal(scene.segment(boxes=found).masks, masks.masks)
+        with pytest.raises(PromptError, match=r"boxes and no masks.*segment\(boxes=detections"):
+            scene.name(found, ALL)
+    named = scene.name(masks.to_supervision(), ALL)
+    np.testing.assert_array_equal(named.masks, masks.masks)
+    assert named.names == scene.name(masks, ALL).names
+    assert len(scene.segment(boxes=supervision.Detections.empty())) == 0
+
+
+def test_answers_have_the_time_of_their_stages(caplog: pytest.LogCaptureFixture) -> None:
+    """Each stage once: those of the image, then the answer's own; crops are the answer's."""
+    model = fake_model(delay=0.01)
+    image = ["decode", "preprocess", "encode"]
+    with caplog.at_level(logging.INFO, "samclip"):
+        scene = model.encode(flag())
+        assert list(scene.timings) == image
+        assert 10 <= scene.timings["encode"] < 5_000
+        named = scene.segment(points=[(5, 5)], names=ALL)
+    assert list(named.timings) == [*image, "prompts", "upscale", "names"]
+    assert named.timings["prompts"] >= 10
+    assert named.timings["encode"] == named[0].timings["encode"] == scene.timings["encode"]
+    took = sum(named.timings[stage] for stage in ("prompts", "upscale", "names"))
+    said = caplog.messages[-1]
+    assert said.startswith(f"segment: {took:.1f} ms (prompts {named.timings['prompts']:.1f}, ")
+    assert list(scene.segment(boxes=[(1, 2, 30, 40)]).timings) == [*image, "prompts", "upscale"]
+    assert list(scene.classify(ALL).timings) == [*image, "names"]
+    assert list(scene.semantic(ALL).timings) == [*image, "names"]
+    assert "prompts" in scene.semantic(ALL, refine=True).timings
+    start = time.perf_counter()
+    cropped = scene.everything(points_per_side=2, crop_n_layers=1)
+    took = (time.perf_counter() - start) * 1e3
+    own = sum(cropped.timings.values()) - sum(scene.timings.values())
+    assert cropped.timings["encode"] >= scene.timings["encode"] + 40  # four crops
+    assert own <= took  # no time is counted twice
+    assert list(scene.timings) == image
 
 
 def test_a_scene_does_not_follow_the_callers_array() -> None:
@@ -491,14 +583,17 @@ def test_streams_share_the_cores() -> None:
 
 
 @pytest.mark.parametrize(
-    "device", ["banana", "cuda:", "cuda:x", "gpu", -1, 1.0, True, None, [0], b"cpu"]
+    "device",
+    ["banana", "", "cuda:", "cuda:x", "gpu", -1, "-1", 1.0, True, [0], b"cpu", torch.device("mps")],
 )
 def test_a_device_that_is_none(device: Any) -> None:
-    with pytest.raises(InputError, match=r"no device .*Give the index of a GPU"):
+    with pytest.raises(InputError, match=r"no device .*Give 'cpu', 'cuda', 'cuda:1', or the index"):
         samclip.load(device=device)
 
 
-@pytest.mark.parametrize("device", ["cuda", "cuda:0", 1, 99, np.int64(2)])
+@pytest.mark.parametrize(
+    "device", ["cuda", "cuda:0", "0", 0, 1, 99, np.int64(2), torch.device("cuda", 1)]
+)
 def test_a_gpu_where_there_is_none(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "BACKENDS", (CPU,))
     with pytest.raises(InputError, match="Leave device out to run on the CPU"):
@@ -512,7 +607,7 @@ def test_a_backend_for_gpus_does_not_run_on_the_cpu() -> None:
         samclip.load(backend="cuda", device="cpu")
 
 
-@pytest.mark.parametrize("device", [0, "cpu", np.int64(0)])
+@pytest.mark.parametrize("device", [None, "cpu", torch.device("cpu")])
 def test_the_cpu_by_its_name(device: Any) -> None:
     with samclip.load(backend="onnxruntime", device=device) as model:
         assert model.backend == "onnxruntime"

@@ -11,6 +11,7 @@ from samclip.benchmarks.cli import (
     agreement,
     baselines,
     board,
+    choose,
     costs,
     reports,
     semantic,
@@ -19,6 +20,7 @@ from samclip.benchmarks.cli import (
 from samclip.cli.exits import CommandApp
 from samclip.cli.main import print_version
 from samclip.cli.terminal import accept_any_text
+from samclip.cli.word_hints import BENCH_WORDS, hinting_group
 
 EXAMPLES = """
 **Examples:**
@@ -30,6 +32,7 @@ EXAMPLES = """
 
 app = CommandApp(
     name="samclip-bench",
+    cls=hinting_group(BENCH_WORDS),
     no_args_is_help=True,
     rich_markup_mode="markdown",
     epilog=EXAMPLES,
@@ -66,6 +69,7 @@ app.command(epilog=agreement.EXAMPLES)(agreement.agreement)
 app.command(epilog=speed.LATENCY_EXAMPLES)(speed.latency)
 app.command(epilog=speed.MEMORY_EXAMPLES)(speed.memory)
 app.command(epilog=board.EXAMPLES)(board.board)
+app.command(epilog=choose.EXAMPLES)(choose.choose)
 app.command(epilog=costs.AMORTISED_EXAMPLES)(costs.amortised)
 app.command(epilog=reports.COMPARE_EXAMPLES)(reports.compare)
 app.command(epilog=costs.ROOFLINE_EXAMPLES)(costs.roofline)

@@ -223,11 +223,12 @@ class ModelOptions:
     backend: shared.Backend = "auto"
     precision: shared.Precision = None
     threads: shared.Threads = None
+    device: shared.Device = None
     debug: shared.Debug = False
 
     def variant(self, bundle: str | None) -> Variant:
         """Return a bundle, by name or path, as these options run it; None for the default one."""
-        return Variant(bundle, self.backend, self.precision, self.threads)
+        return Variant(bundle, self.backend, self.precision, self.threads, self.device)
 
 
 @dataclass(frozen=True)
@@ -238,11 +239,12 @@ class VariantOptions:
     backend: Backends = None
     precision: Precisions = None
     threads: shared.Threads = None
+    device: shared.Device = None
 
     def variants(self) -> tuple[Variant, ...]:
         """List every bundle on every backend in every precision."""
         given = (self.bundles or (), self.backend or (), self.precision or ())
-        return combine(*given, self.threads)
+        return combine(*given, self.threads, self.device)
 
 
 @dataclass(frozen=True)

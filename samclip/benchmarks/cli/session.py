@@ -80,6 +80,7 @@ class Session:
             backend=variant.backend,
             precision=variant.precision,
             threads=variant.threads,
+            device=variant.device,
         )
         self._stack.enter_context(model)
         name = self._unique(model.manifest.name, role)

@@ -7,7 +7,7 @@ the machine, read from files.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -17,10 +17,11 @@ from samclip.benchmarks.measurements import ClockRange, Conditions, RunSettings,
 from samclip.engines.base import Backend, EngineOptions
 from samclip.engines.machine.jetson_power import read_governors, read_power
 from samclip.engines.machine.kernel_files import MachineFiles
-from samclip.engines.registry import AUTO, Choice, decide
+from samclip.engines.registry import AUTO, Choice, decide, get_backend
 from samclip.runtime.backend_choice import check_precision, start_fastest
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.home import find_bundle
+from samclip.runtime.devices import check_device, parse_device
 from samclip.runtime.model import Model
 
 B_co = TypeVar("B_co", bound=TimedBackend, covariant=True)
@@ -36,6 +37,12 @@ class Variant:
     backend: str = AUTO
     precision: str | None = None
     threads: int | None = None
+    device: str | None = None
+
+    @property
+    def options(self) -> EngineOptions:
+        """How its engines run; raises InputError for a device that is none."""
+        return EngineOptions(threads=self.threads, device=parse_device(self.device).index)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,12 +68,15 @@ def combine(
     backends: Sequence[str],
     precisions: Sequence[str],
     threads: int | None,
+    device: str | None = None,
 ) -> tuple[Variant, ...]:
     """List every bundle on every backend in every precision; none of a kind means its default."""
     models: Sequence[str | None] = bundles or [None]
     kinds: Sequence[str | None] = precisions or [None]
     chosen = product(models, backends or [AUTO], kinds)
-    return tuple(Variant(bundle, backend, kind, threads) for bundle, backend, kind in chosen)
+    return tuple(
+        Variant(bundle, backend, kind, threads, device) for bundle, backend, kind in chosen
+    )
 
 
 def open_variant(
@@ -79,16 +89,18 @@ def open_variant(
     """
     check_precision(variant.precision)
     bundle = Bundle.open(find_bundle(variant.bundle))
-    options = EngineOptions(threads=variant.threads)
+    options, wish = variant.options, parse_device(variant.device)
 
     def start(choice: Choice) -> tuple[Model, B_co]:
         timed = wrap(choice.backend, StageClock())
-        found = Choice(timed, choice.passed_over)
-        return Model(bundle, found, options, variant.precision, cache), timed
+        found = replace(choice, backend=timed)
+        precision = variant.precision or choice.precision
+        return Model(bundle, found, options, precision, cache), timed
 
     if variant.backend != AUTO:
+        check_device(get_backend(variant.backend), wish)
         return start(decide(variant.backend))
-    return start_fastest(bundle, options, variant.precision, start)
+    return start_fastest(bundle, options, variant.precision, start, wish)
 
 
 def name_all(opened: Sequence[tuple[Variant, Model, B_co]]) -> tuple[OpenModel[B_co], ...]:
@@ -129,7 +141,7 @@ def describe_conditions(order: str, files: MachineFiles | None = None) -> Condit
 
 def describe_settings(contender: Contender, warm_up: int, timings: list[Timing]) -> RunSettings:
     """Describe how a model was run; rounds are counted in its warm timings."""
-    options = EngineOptions(threads=contender.variant.threads)
+    options = contender.variant.options
     name, backend = contender.name, contender.backend
     kept = [len(t.samples) for t in timings if t.model == name and t.state == "warm"]
     return RunSettings(

@@ -127,7 +127,7 @@ class DeviceInfo:
 def describe_device() -> DeviceInfo:
     """Describe this machine; takes up to five seconds where `nvidia-smi` is slow."""
     return DeviceInfo(
-        cpu=_cpu_model(),
+        cpu=processor_name(),
         logical_cores=logical_cores(),
         usable_cores=usable_cores(),
         memory=_memory(),
@@ -157,7 +157,7 @@ def saturates_int8() -> bool:
     return x86 and VNNI.isdisjoint(processor_features().split())
 
 
-def _cpu_model() -> str:
+def processor_name() -> str:
     """Read the processor's name, which x86 and Arm put under different headings."""
     fields = _fields(CPU_INFO, ":")
     for heading in ("model name", "Model", "Hardware"):

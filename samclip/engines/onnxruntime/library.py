@@ -46,10 +46,10 @@ INTERNALS = re.compile(
 )
 ARM = frozenset({"aarch64", "arm64"})
 ARM_GPUS = "8.9, 9.0, 12.0 and 12.1"  # of the kernels in 1.31.1's wheel for cp312 on aarch64
-# The CPU package stays known to pip, because samclip requires it; its files are overwritten.
-OVERWRITE = f"pip install --force-reinstall --no-deps {GPU_PACKAGE}"
+# The one way to CUDA, here and in docs/engines.md. The CPU package stays known to pip, because
+# samclip requires it; its files are overwritten.
+CUDA_RECIPE = f"pip install --force-reinstall --no-deps {GPU_PACKAGE}"
 REINSTALL = f"pip uninstall -y {CPU_PACKAGE} {GPU_PACKAGE}, then pip install {CPU_PACKAGE}"
-REINSTALL_GPU = f"{REINSTALL}, then pip install --no-deps {GPU_PACKAGE}"  # its files come last
 
 
 def import_library() -> ModuleType:
@@ -98,7 +98,7 @@ def import_cuda_library(provider: str = CUDA_PROVIDER) -> ModuleType:
         lacks = "CUDA" if provider == CUDA_PROVIDER else "TensorRT"
         raise BackendUnavailableError(
             f"onnxruntime {library.__version__} is a build without {lacks}. "
-            f"{REMEDY}{get_gpu_build(reinstall(GPU_PACKAGE))}."
+            f"{REMEDY}{get_gpu_build()}."
         )
     if find_driver() is None:
         raise BackendUnavailableError(
@@ -140,16 +140,16 @@ def conflict(library: ModuleType) -> str:
     return f"{names} are both installed, and the files in place are the CPU build's"
 
 
-def get_gpu_build(command: str = OVERWRITE) -> str:
-    """Return how to get a build for NVIDIA GPUs on this machine: `command` where PyPI has one.
+def get_gpu_build() -> str:
+    """Return how to get a build for NVIDIA GPUs on this machine: the recipe where PyPI has one.
 
     PyPI's build for ARM has code for the GPUs of servers and workstations, none for a Jetson's.
     """
     if platform.machine().lower() not in ARM:
-        return command
+        return CUDA_RECIPE
     if find_jetson() is None:
         return (
-            f"{command}, which PyPI has for ARM with Python 3.12, and for GPUs of compute "
+            f"{CUDA_RECIPE}, which PyPI has for ARM with Python 3.12, and for GPUs of compute "
             f"capability {ARM_GPUS}; or run TensorRT plans without it: backend='tensorrt'"
         )
     return (
@@ -159,10 +159,10 @@ def get_gpu_build(command: str = OVERWRITE) -> str:
     )
 
 
-def reinstall(package: str = "") -> str:
-    """Return the commands that leave the files of `package` in place, and `pip check` content."""
-    wanted = package or (GPU_PACKAGE if GPU_PACKAGE in installed_packages() else CPU_PACKAGE)
-    return REINSTALL_GPU if wanted == GPU_PACKAGE else REINSTALL
+def reinstall() -> str:
+    """Return the commands that repair the installation, with CUDA where that was installed."""
+    has_gpu_build = GPU_PACKAGE in installed_packages()
+    return f"{REINSTALL}, then {CUDA_RECIPE}" if has_gpu_build else REINSTALL
 
 
 def clean_message(error: BaseException) -> str:

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from PIL.Image import Resampling
 
-from samclip.errors import ExportError, ImageError, InputError
+from samclip.errors import ExportError, ImageError, InputError, brief
 from samclip.runtime.assets import packaged_photos
 from samclip.runtime.pixels.decode import MAX_SIDE, convert_pil, decode_bytes, decode_path
 from samclip.runtime.pixels.formats import HEAD_BYTES, sniff
@@ -66,6 +66,63 @@ def load_image(
         f"an image cannot be a {type(source).__name__}. {_suggest_type(source)}Pass a path, the "
         "bytes of an image file, a PIL image, or a numpy array HxWx3 uint8 RGB."
     )
+
+
+def check_colour(color: object) -> bool:
+    """Whether the channels of arrays are BGR, by the name of their order; InputError for others."""
+    orders = {"rgb": False, "bgr": True}
+    order = color.lower() if isinstance(color, str) else ""
+    if order not in orders:
+        raise InputError(f"color must be 'rgb' or 'bgr'; got {brief(color)}.")
+    return orders[order]
+
+
+def from_bgr(image: object) -> object:
+    """Return an array HxWx3 whose channels are BGR as a view in RGB; ImageError for no array."""
+    if not isinstance(image, np.ndarray):
+        raise ImageError(
+            f"color='bgr' is for arrays, as OpenCV makes them; the image is a "
+            f"{type(image).__name__}, whose own order of channels is known. Leave color out."
+        )
+    return image[..., ::-1] if image.ndim == 3 and image.shape[2] == 3 else image
+
+
+def arrange_tensor(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return the array of a torch tensor with its channels last, without a copy.
+
+    The tensor is HxWx3, or 3xHxW as torchvision reads images, uint8. For any other one, and for
+    3xHx3, which may be either, ImageError names the call of torch that helps.
+    """
+    shape = "x".join(map(str, array.shape))
+    advice = ""
+    if array.ndim != 3:
+        advice = "Pass one image at a time: images[0]." if array.ndim == 4 else "Give it 3 axes."
+    elif array.shape[0] == array.shape[2] == 3:
+        advice = (
+            "Its channels may come first or last: pass image.permute(1, 2, 0).numpy() if they "
+            "come first, and image.numpy() if they come last."
+        )
+    elif 3 not in (array.shape[0], array.shape[2]):
+        advice = "Drop alpha: image[:3]. Repeat grey: image.expand(3, -1, -1)."
+    if array.dtype != np.uint8:
+        advice = f"{advice} {_suggest_tensor_scaling(array)}".strip()
+    if advice:
+        raise ImageError(
+            f"a tensor of an image must be 3xHxW or HxWx3 uint8 RGB, got {shape} {array.dtype}. "
+            f"{advice}"
+        )
+    return array if array.shape[2] == 3 else array.transpose(1, 2, 0)
+
+
+def _suggest_tensor_scaling(array: NDArray[Any]) -> str:
+    """Suggest how to bring a tensor's values to whole numbers in [0, 255], judging by them."""
+    low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 1.0)
+    how = "image.round().clamp(0, 255).to(torch.uint8)"
+    if low < 0:
+        how = "undo the normalisation first: image * std + mean"
+    elif high <= 1:
+        how = "(image * 255).round().to(torch.uint8)"
+    return f"Its values are in [{low:g}, {high:g}]: {how}."
 
 
 def check_max_pixels(max_pixels: int | None) -> int:

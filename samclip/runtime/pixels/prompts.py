@@ -75,7 +75,8 @@ def parse_prompts(
 
     `points`: Nx2 is one prompt of N points; BxNx2, or a sequence of B arrays Nx2 of any lengths,
     is B prompts. `labels`: the shape of `points` without the 2; None for all foreground.
-    `boxes`: 4 or Bx4 XYXY, paired one to one with B prompts of points. `mask`: hxw or Bxhxw.
+    `boxes`: 4 or Bx4 XYXY, paired one to one with B prompts of points, or an object that has them
+    as `xyxy`. `mask`: hxw or Bxhxw.
 
     Boxes that are partly outside the image are clamped to it. Empty arrays, such as the 0x4 or
     `[]` boxes of a detector that found nothing, 0xNx2 points or 0xhxw masks, give an empty tuple.
@@ -173,7 +174,8 @@ def _parse_labels(
     return sets
 
 
-def _parse_boxes(boxes: ArrayLike, image_size: tuple[int, int]) -> list[NDArray[np.float64]]:
+def _parse_boxes(boxes: Any, image_size: tuple[int, int]) -> list[NDArray[np.float64]]:
+    boxes = getattr(boxes, "xyxy", boxes)  # a detector's answer
     array = _as_finite(boxes, "boxes", "4 or Bx4 numbers XYXY")
     array = array.reshape(0, 4) if array.shape == (0,) else array  # `[]`
     if array.ndim not in {1, 2} or array.shape[-1] != 4:

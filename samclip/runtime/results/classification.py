@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ class Classification(Viewable):
 
     `probabilities`: K float32 in [0, 1] that sum to 1; `logits`: K float32, cosine times the
     logit scale; `trained_head`: False when the CLIP head was never trained, so that names and
-    probabilities mean nothing; `image`: the image, HWC uint8 RGB.
+    probabilities mean nothing; `image`: the image, HWC uint8 RGB; `timings`: ms by stage, see
+    `Scene.timings`.
     """
 
     names: tuple[str, ...]
@@ -47,6 +49,7 @@ class Classification(Viewable):
     logits: NDArray[np.float32]
     trained_head: bool
     image: PhotoField = PHOTO
+    timings: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def best(self) -> str:
@@ -110,7 +113,7 @@ class SemanticMap(Viewable):
     threshold; `scores`: HxW float32 in [0, 1], the label's probability among the names (softmax
     per token, upscaled); `refined`: whether SAM's decoder drew the borders; `trained_head`: False
     when the CLIP head was never trained, so that the map means nothing; `image`: the image, HWC
-    uint8 RGB.
+    uint8 RGB; `timings`: ms by stage, see `Scene.timings`.
     """
 
     labels: NDArray[np.int32]
@@ -119,6 +122,7 @@ class SemanticMap(Viewable):
     refined: bool
     trained_head: bool
     image: PhotoField = PHOTO
+    timings: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def areas(self) -> NDArray[np.int64]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,8 @@ class DeviceMasks:
 
     `masks`: N arrays HxW uint8 on the device, 1 inside and 0 outside, in pixels of the original
     image; `scores`: N float32, as in `Masks`; `prompt_index`: N int64, the prompt of each mask;
-    `logits`: N arrays HxW float32, or None where they were not asked for; `size`: (H, W).
+    `logits`: N arrays HxW float32, or None where they were not asked for; `size`: (H, W);
+    `timings`: ms by stage, see `Scene.timings`.
 
     Iterating gives the masks. The memory of each is freed with the last array made from it.
     """
@@ -27,6 +28,7 @@ class DeviceMasks:
     prompt_index: NDArray[np.int64]
     logits: tuple[DeviceTensor, ...] | None
     size: tuple[int, int]
+    timings: Mapping[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.masks)

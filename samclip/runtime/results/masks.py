@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -100,7 +100,8 @@ class Masks(Viewable):
     x1 and y1 one past its last pixel, zeros for an empty mask; `prompt_index`: N int64, the index
     of the prompt that each mask answers; `low_res_logits`: Nxhxw float32, which can serve as the
     `mask` of a next prompt; `logits`: NxHxW float32, with `return_logits` only; `image`: the
-    image, HWC uint8 RGB; `prompts`: the prompts, for drawing.
+    image, HWC uint8 RGB; `prompts`: the prompts, for drawing; `timings`: ms by stage, see
+    `Scene.timings`.
 
     These are None when no names were given: `vocabulary`, the names; `class_ids`: N int64, indices
     into them; `name_probabilities`: N float32 in [0, 1]; `trained_head`: False when the CLIP head
@@ -123,6 +124,7 @@ class Masks(Viewable):
     name_probabilities: NDArray[np.float32] | None = None
     trained_head: bool | None = None
     prompts: tuple[Prompt, ...] = ()
+    timings: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def masks(self) -> NDArray[np.bool_]:

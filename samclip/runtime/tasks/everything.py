@@ -29,6 +29,7 @@ from samclip.runtime.pixels.mask_ops import (
 from samclip.runtime.pixels.prompts import Prompt, batch_prompts
 from samclip.runtime.results.masks import AutoMasks
 from samclip.runtime.room import require_memory
+from samclip.runtime.stages import stage as timed_stage
 from samclip.runtime.tasks.grid import AutoMaskOptions, Crop, generate_crops
 from samclip.runtime.tasks.segment import MULTI
 
@@ -144,7 +145,8 @@ class CropSearch:
 
     def _examine(self, low_res: NDArray[np.float32], iou: np.float32, row: int) -> Passed | None:
         """Return the mask of one output if it passes the filters."""
-        logits = self._features.letterbox.upscale(low_res)  # crop's h x w
+        with timed_stage("upscale"):
+            logits = self._features.letterbox.upscale(low_res)  # crop's h x w
         stability = stability_score(logits, self._options.stability_score_offset)
         threshold = self._options.stability_score_thresh
         if threshold > 0 and stability < threshold:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -20,8 +22,8 @@ CELL = 32  # pixels of the input along a side of a cell of CLIP's last map
 def parse_given(masks: Masks | ArrayLike, image: Photo) -> Masks:
     """Turn the caller's masks of `image`, HWC uint8, into `Masks`; `Masks` stay as they are.
 
-    `masks`: HxW or NxHxW bool in pixels of the image. The scores are NaN, because no model
-    predicted them. Raises PromptError for another shape or type.
+    `masks`: HxW or NxHxW bool in pixels of the image, or `supervision.Detections` with masks. The
+    scores are NaN, because no model predicted them. Raises PromptError for another shape or type.
     """
     size = (image.shape[0], image.shape[1])
     if isinstance(masks, Masks):
@@ -31,7 +33,7 @@ def parse_given(masks: Masks | ArrayLike, image: Photo) -> Masks:
                 "Give masks of the scene's own image."
             )
         return masks
-    array = _as_bool_masks(masks, size)
+    array = _as_bool_masks(_masks_of(masks), size)
     boxes = [mask_box(mask) for mask in array]
     return Masks(
         packed=PackedMasks.pack(array, size),
@@ -40,6 +42,19 @@ def parse_given(masks: Masks | ArrayLike, image: Photo) -> Masks:
         prompt_index=np.arange(len(array)),
         image=image,
     )
+
+
+def _masks_of(given: Any) -> Any:
+    """Return the masks of `supervision.Detections`; what is not that stays as it is."""
+    if not hasattr(given, "xyxy"):
+        return given
+    found = getattr(given, "mask", None)
+    if found is None:
+        raise PromptError(
+            f"the {type(given).__name__} has boxes and no masks, and masks are named. Make them, "
+            "with names, in one call: scene.segment(boxes=detections, names=[...])."
+        )
+    return found
 
 
 def _as_bool_masks(masks: ArrayLike, size: tuple[int, int]) -> NDArray[np.bool_]:

@@ -19,6 +19,7 @@ from samclip.runtime.pixels.prompts import Prompt, batch_prompts
 from samclip.runtime.results.device_masks import DeviceMasks
 from samclip.runtime.results.masks import Masks
 from samclip.runtime.room import require_memory
+from samclip.runtime.stages import stage
 
 SINGLE = 0  # the decoder's single-mask output
 MAX_ANSWER_BYTES = 2**30  # of the masks of one call
@@ -50,8 +51,10 @@ def segment(
     per_prompt = len(MULTI) if multimask else 1
     check_answer(features, len(prompts), per_prompt, return_logits)
     prompts = with_boxes(prompts, features.letterbox)
-    scores, low_res = decode_chosen(features, prompts, multimask)
-    packed, boxes, logits = upscale_masks(features, low_res, return_logits)
+    with stage("prompts"):
+        scores, low_res = decode_chosen(features, prompts, multimask)
+    with stage("upscale"):
+        packed, boxes, logits = upscale_masks(features, low_res, return_logits)
     return Masks(
         packed=packed,
         scores=scores,
@@ -87,13 +90,16 @@ def segment_on_device(
     scores = np.empty((len(prompts), per_prompt), np.float32)
     made: dict[int, list[tuple[DeviceTensor, DeviceTensor | None]]] = {}
     for batch in batch_prompts(prompts, features.letterbox, features.mask_size):
-        iou, low_res = features.decode_on_device(batch)
+        with stage("prompts"):
+            iou, low_res = features.decode_on_device(batch)
         for place, row in enumerate(batch.rows):
             chosen = choose_masks(features, prompts[row], iou[place], multimask)
             scores[row] = iou[place, chosen]
-            made[int(row)] = [
-                features.upscale_on_device(low_res, place, mask, return_logits) for mask in chosen
-            ]
+            with stage("upscale"):
+                made[int(row)] = [
+                    features.upscale_on_device(low_res, place, mask, return_logits)
+                    for mask in chosen
+                ]
     answers = [answer for row in sorted(made) for answer in made[row]]
     logits = tuple(kept for _, kept in answers if kept is not None)
     return DeviceMasks(

@@ -37,6 +37,7 @@ from samclip.runtime.photo import Photo
 from samclip.runtime.pixels.image import Letterbox
 from samclip.runtime.pixels.prompts import Prompt, batch_prompts
 from samclip.runtime.results.classification import SemanticMap
+from samclip.runtime.stages import stage
 from samclip.runtime.tasks.segment import SINGLE
 from samclip.runtime.tasks.token_naming import TokenSpread
 from samclip.runtime.text.vocabulary import Vocabulary, unit_rows
@@ -206,11 +207,13 @@ def refine_labels(
     spread = TokenSpread(coarse.letterbox, features.clip().token_mask)
     prompts = list(_make_prompts(regions, coarse, letterbox, side))
     for batch in batch_prompts(prompts, letterbox, side):
-        iou, low_res = features.decode(batch)
+        with stage("prompts"):
+            iou, low_res = features.decode(batch)
         for place, row in enumerate(batch.rows):
             region = regions[row]
             if iou[place, SINGLE] >= MIN_IOU:
-                logits = letterbox.upscale(low_res[place, SINGLE])
+                with stage("upscale"):
+                    logits = letterbox.upscale(low_res[place, SINGLE])
                 weights = spread.covered(logits > 0)
                 index = coarse.best_inside(weights) if weights.any() else region.index
                 _paint_label(refined, best, index, logits)

@@ -1,0 +1,104 @@
+"""Command `samclip-bench choose`: measure once what `auto` takes on this machine's CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from samclip.benchmarks.cli.session import STOP_SECONDS
+from samclip.benchmarks.latency.choosing import ROUNDS, list_candidates, measure_choice
+from samclip.benchmarks.statistics import median_ratio
+from samclip.cli import options
+from samclip.cli.exits import heed_stops, report_errors
+from samclip.cli.given_paths import parse_path
+from samclip.cli.progress import ConsoleProgress
+from samclip.cli.tables import text_table
+from samclip.cli.terminal import err, in_one_line, out, say
+from samclip.runtime.backend_choice import check_precision
+from samclip.runtime.bundles.bundle import Bundle
+from samclip.runtime.bundles.home import find_bundle
+from samclip.runtime.measured_choice import MeasuredChoice, keep_choice, try_choices
+
+EXAMPLES = """
+**Examples:**
+
+- `samclip-bench choose`
+
+- `samclip-bench choose my-bundle/ --precision fp32 --precision int8 --rounds 21`
+"""
+
+COLUMNS = ("backend", "precision", "ms, median", "least", "to the first")
+
+Precisions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--precision",
+        metavar="fp32|int8|...",
+        show_default="FP32, and others whose gates were measured and passed",
+        help="Measure these precisions, whatever their gates say; may be repeated.",
+    ),
+]
+Rounds = Annotated[
+    int, typer.Option("--rounds", min=3, max=1000, metavar="N", help="Times that each answers.")
+]
+Photo = Annotated[
+    Path | None,
+    typer.Option(
+        "--photo",
+        parser=parse_path,
+        metavar="FILE",
+        show_default="one that comes with samclip",
+        help="The photo to answer; its size matters little.",
+    ),
+]
+
+
+def choose(
+    bundle: options.BundleArgument = None,
+    precision: Precisions = None,
+    threads: options.Threads = None,
+    rounds: Rounds = ROUNDS,
+    photo: Photo = None,
+    debug: options.Debug = False,
+) -> None:
+    """Measure which backend and precision is fastest for a bundle on this machine's CPU.
+
+    The result is kept in the user's cache, for this bundle, processor, number of cores, --threads,
+    and versions of the libraries; `--backend auto` then takes it. A GPU that works still comes
+    first. Let other programs rest meanwhile.
+    """
+    with report_errors(debug), heed_stops(STOP_SECONDS):
+        asked = tuple(precision or ())
+        opened = Bundle.open(find_bundle(bundle))
+        for one in asked:
+            check_precision(one, opened)
+        try_choices()
+        choice, left_out = measure_choice(
+            opened,
+            list_candidates(opened, asked),
+            threads=threads,
+            rounds=rounds,
+            photo=photo,
+            progress=ConsoleProgress(err),
+        )
+        out.print(text_table(COLUMNS, rows(choice)))
+        for name, reason in left_out:
+            say(err, in_one_line(f"not measured: {name}: {reason}"))
+        place = keep_choice(choice)
+        first = choice.speeds[0]
+        say(out, f"auto takes {first.backend} in {first.precision} for {opened.manifest.name}")
+        say(err, in_one_line(f"kept in {place}"))
+
+
+def rows(choice: MeasuredChoice) -> list[tuple[str, ...]]:
+    """Return a row for each speed; the ratio of medians comes with its 95 % interval."""
+    first = choice.speeds[0]
+    found: list[tuple[str, ...]] = []
+    for speed in choice.speeds:
+        ratio = median_ratio(speed.samples, first.samples)
+        compared = f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]" if found else ""
+        times = (f"{speed.median:.1f}", f"{min(speed.samples):.1f}")
+        found.append((speed.backend, speed.precision, *times, compared))
+    return found
