@@ -35,14 +35,19 @@ pytestmark = pytest.mark.filterwarnings("ignore::samclip.UntrainedHeadWarning")
 
 
 @pytest.fixture
-def desk(mobile_sam_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder that the page's code runs in, with its photos and `my-bundle`."""
-    shutil.copytree(mobile_sam_bundle, tmp_path / "my-bundle")
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that the page's code runs in, with its photos."""
     for name, photo in (("street.jpg", "coffee.jpg"), ("kitchen.jpg", "astronaut.jpg")):
         shutil.copy(packaged_photos() / photo, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SAMCLIP_CACHE_DIR", str(tmp_path / "cache"))
     return tmp_path
+
+
+@pytest.fixture
+def small_bundle(desk: Path, lite2_bundle: Path) -> None:
+    """Put a bundle of 256 px on the desk, with the text tower of `text_checkpoint`."""
+    shutil.copytree(lite2_bundle, desk / "my-bundle")
 
 
 def library_of(block: Block) -> str:
@@ -80,11 +85,13 @@ def iou(a: Any, b: Any) -> float:
 
 def test_segment_anything(
     desk: Path,
+    mobile_sam_bundle: Path,
     mobile_sam_reference: Path,
     mobile_sam_checkpoint: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Both run MobileSAM's weights, which stand in for ViT-B's, a tenth as large."""
+    shutil.copytree(mobile_sam_bundle, desk / "my-bundle")
     registry = load_package().sam_model_registry
     sam = reference_mobile_sam(mobile_sam_reference, mobile_sam_checkpoint)
     monkeypatch.setitem(registry, "vit_b", lambda checkpoint: sam)
@@ -128,7 +135,8 @@ def open_clip(text_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(name.startswith("visual.") for name in missing)
     package: Any = types.ModuleType("open_clip")
     package.create_model_and_transforms = lambda *_, **__: (clip, None, Preprocess())
-    package.get_tokenizer = lambda name: load_open_clip("tokenizer").SimpleTokenizer()
+    tokenizer = load_open_clip("tokenizer").SimpleTokenizer()
+    package.get_tokenizer = lambda name: tokenizer
     classifier = load_open_clip("zero_shot_classifier")
     package.build_zero_shot_classifier = classifier.build_zero_shot_classifier
     metadata = load_open_clip("zero_shot_metadata")
@@ -136,7 +144,7 @@ def open_clip(text_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "open_clip", package)
 
 
-def test_open_clip(desk: Path, open_clip: None) -> None:
+def test_open_clip(small_bundle: None, open_clip: None) -> None:
     theirs, ours = run("From open_clip", "open_clip"), run("From open_clip", "samclip")
     for name in ("text_features", "classifier"):
         expected = theirs[name].numpy()
@@ -153,12 +161,13 @@ def test_open_clip(desk: Path, open_clip: None) -> None:
     np.testing.assert_allclose(ours["features"][0], image, atol=1e-5)
 
 
-def test_ultralytics(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ultralytics(desk: Path, small_bundle: None, capsys: pytest.CaptureFixture[str]) -> None:
     """Their blocks are parsed alone: the package is not among what tests install."""
     for block in python_blocks("From ultralytics"):
         ast.parse(block.text)
     ours = run("From ultralytics", "samclip")
-    assert Image.open(desk / "answer.jpg").format == "JPEG"
+    with Image.open(desk / "answer.jpg") as picture:
+        assert picture.format == "JPEG"
     assert (desk / "street.json").stat().st_size > 500
     assert len(capsys.readouterr().out.splitlines()) == len(ours["result"]) > 0
 
