@@ -23,6 +23,7 @@ from reference_segment_anything import load_package
 
 import samclip
 from samclip.runtime.assets import packaged_photos
+from samclip.runtime.bundles.home import find_bundle
 from samclip.runtime.results.coco import unpack_counts
 
 PAGE = ROOT / "docs" / "migrating.md"
@@ -42,12 +43,6 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SAMCLIP_CACHE_DIR", str(tmp_path / "cache"))
     return tmp_path
-
-
-@pytest.fixture
-def small_bundle(desk: Path, lite2_bundle: Path) -> None:
-    """Put a bundle of 256 px on the desk, with the text tower of `text_checkpoint`."""
-    shutil.copytree(lite2_bundle, desk / "my-bundle")
 
 
 def library_of(block: Block) -> str:
@@ -83,6 +78,7 @@ def iou(a: Any, b: Any) -> float:
     return float((a & b).sum() / (a | b).sum())
 
 
+@pytest.mark.slow
 def test_segment_anything(
     desk: Path,
     mobile_sam_bundle: Path,
@@ -144,7 +140,8 @@ def open_clip(text_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "open_clip", package)
 
 
-def test_open_clip(small_bundle: None, open_clip: None) -> None:
+def test_open_clip(desk: Path, lite2_bundle: Path, open_clip: None) -> None:
+    shutil.copytree(lite2_bundle, desk / "my-bundle")  # with the text tower of `text_checkpoint`
     theirs, ours = run("From open_clip", "open_clip"), run("From open_clip", "samclip")
     for name in ("text_features", "classifier"):
         expected = theirs[name].numpy()
@@ -161,15 +158,19 @@ def test_open_clip(small_bundle: None, open_clip: None) -> None:
     np.testing.assert_allclose(ours["features"][0], image, atol=1e-5)
 
 
-def test_ultralytics(desk: Path, small_bundle: None, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.slow
+def test_ultralytics(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Their blocks are parsed alone: the package is not among what tests install."""
     for block in python_blocks("From ultralytics"):
         ast.parse(block.text)
+    shutil.copytree(find_bundle(None), desk / "my-bundle")
     ours = run("From ultralytics", "samclip")
     with Image.open(desk / "answer.jpg") as picture:
         assert picture.format == "JPEG"
     assert (desk / "street.json").stat().st_size > 500
-    assert len(capsys.readouterr().out.splitlines()) == len(ours["result"]) > 0
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == len(ours["result"]) > 0
+    assert any(line.startswith("cup ") for line in printed)
 
 
 def test_every_block_says_whose_it_is() -> None:
