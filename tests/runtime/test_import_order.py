@@ -29,6 +29,7 @@ ORDER = (
     "scene",
     "model",
     "predictor",
+    "mask_generator",
     "deploy",
 )
 
