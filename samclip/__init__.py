@@ -67,6 +67,7 @@ from samclip.version import __version__
 
 if TYPE_CHECKING:
     from samclip.engines.device_tensor import DeviceTensor
+    from samclip.runtime.mask_generator import SamAutomaticMaskGenerator
     from samclip.runtime.model import Model, load
     from samclip.runtime.predictor import SamPredictor
     from samclip.runtime.results.classification import Classification, SemanticMap
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     from samclip.runtime.results.masks import AutoMasks, Masks
     from samclip.runtime.scene import Scene
     from samclip.runtime.text.templates import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
+    from samclip.runtime.text.vocabulary import Vocabulary
 
 __all__ = [
     "OPENAI_IMAGENET_TEMPLATES",
@@ -118,6 +120,7 @@ __all__ = [
     "PlanMissingError",
     "PlanStaleError",
     "PromptError",
+    "SamAutomaticMaskGenerator",
     "SamPredictor",
     "SamclipError",
     "SamclipWarning",
@@ -128,6 +131,7 @@ __all__ = [
     "UnknownBackendError",
     "UnsafePathError",
     "UntrainedHeadWarning",
+    "Vocabulary",
     "VocabularyError",
     "WriteError",
     "__version__",
@@ -144,9 +148,11 @@ _HOMES = {
     "Model": "model",
     "OPENAI_IMAGENET_TEMPLATES": "text.templates",
     "SIMPLE_IMAGENET_TEMPLATES": "text.templates",
+    "SamAutomaticMaskGenerator": "mask_generator",
     "SamPredictor": "predictor",
     "Scene": "scene",
     "SemanticMap": "results.classification",
+    "Vocabulary": "text.vocabulary",
     "load": "model",
     "write_coco": "results.coco_export",
 }

@@ -24,7 +24,9 @@ CLASSES = (
     "DeviceMasks",
     "DeviceTensor",
     "SemanticMap",
+    "SamAutomaticMaskGenerator",
     "SamPredictor",
+    "Vocabulary",
 )
 
 

@@ -13,7 +13,7 @@ from samclip.engines.machine.host import as_memory_error
 from samclip.errors import ImageError, InputError, InputWarning, PromptError, brief, warn_caller
 from samclip.runtime.features import Features
 from samclip.runtime.model import Model
-from samclip.runtime.pixels.arrays import as_array, as_flag
+from samclip.runtime.pixels.arrays import as_array, as_flag, as_pixels
 from samclip.runtime.pixels.image import Letterbox
 from samclip.runtime.pixels.mask_ops import MASK_THRESHOLD
 from samclip.runtime.pixels.prompts import Prompt, parse_prompts
@@ -89,11 +89,7 @@ class SamPredictor:
         """
         if not isinstance(image_format, str) or image_format not in {"RGB", "BGR"}:
             raise ImageError(f"image_format must be 'RGB' or 'BGR'; got {brief(image_format)}.")
-        pixels = as_array(image, "image", "one array HxWx3", error=ImageError)
-        if pixels.ndim != 3 or pixels.shape[2] != 3:
-            raise ImageError(
-                f"image must be HWC with 3 channels; got shape {pixels.shape}. Pass HxWx3."
-            )
+        pixels = as_pixels(image)
         self.reset_image()
         scene = self.model.encode(pixels if image_format == "RGB" else pixels[..., ::-1])
         self._features = scene.features

@@ -315,7 +315,7 @@ class Scene(Viewable):
         names: Names | None = None,
         templates: Templates = None,
         *,
-        points_per_side: int = 32,
+        points_per_side: int | None = 32,
         points_per_batch: int = 64,
         pred_iou_thresh: float = 0.88,
         stability_score_thresh: float = 0.95,
@@ -325,6 +325,7 @@ class Scene(Viewable):
         crop_nms_thresh: float = 0.7,
         crop_overlap_ratio: float = 512 / 1500,
         crop_n_points_downscale_factor: int = 1,
+        point_grids: Sequence[ArrayLike] | None = None,
         min_mask_region_area: float = 0,
         name_by: NameBy | None = None,
         progress: Progress = SILENT,
@@ -350,6 +351,7 @@ class Scene(Viewable):
             crop_nms_thresh=crop_nms_thresh,
             crop_overlap_ratio=crop_overlap_ratio,
             crop_n_points_downscale_factor=crop_n_points_downscale_factor,
+            point_grids=point_grids,
             min_mask_region_area=min_mask_region_area,
         )
         vocabulary = None

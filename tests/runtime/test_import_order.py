@@ -34,6 +34,7 @@ ORDER = (
     "scene",
     "model",
     "predictor",
+    "mask_generator",
     "deploy",
 )
 

@@ -88,6 +88,34 @@ def code(text: str) -> list[str]:
     return [*(re.sub(r"(^|\s)#.*", "", line).strip() for line in lines), *spans]
 
 
+@dataclass(frozen=True)
+class Block:
+    """Fenced code: its language, its first line in the page, and the title of its part.
+
+    A part is what follows a heading of the first level.
+    """
+
+    part: str
+    language: str
+    line: int
+    text: str
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    """List the fenced code of a page, in order."""
+    part, language, begin, lines = "", None, 0, list[str]()
+    for number, line in enumerate(page.read_text("utf-8").splitlines(), 1):
+        if FENCE.match(line) and language is None:
+            language, begin, lines = line.strip(" `"), number + 1, []
+        elif FENCE.match(line):
+            yield Block(part, language or "", begin, "\n".join(lines) + "\n")
+            language = None
+        elif language is not None:
+            lines.append(line)
+        elif line.startswith("# "):
+            part = line.removeprefix("# ")
+
+
 def prose(text: str) -> str:
     """Blank all code, and tables that a run writes; line numbers stay."""
 
@@ -106,8 +134,9 @@ def anchors(page: Path) -> set[str]:
 
 
 def links(page: Path) -> Iterator[str]:
-    """List the targets of links and pictures that lie in this project."""
-    for target in (first or second for first, second in LINK.findall(page.read_text("utf-8"))):
+    """List the targets of links and pictures that lie in this project; fenced code has none."""
+    _, text = _split_fences(page.read_text("utf-8"))
+    for target in (first or second for first, second in LINK.findall(text)):
         if not re.match(r"[a-z]+:", target):
             yield target
 

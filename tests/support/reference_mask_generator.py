@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from reference_mobile_sam import PACKAGE, _stubbed, load_reference
+from reference_mobile_sam import PACKAGE, load_reference, stubbed
 from torch import Tensor
 
 
@@ -36,7 +36,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     return torch.tensor(keep, dtype=torch.long)
 
 
-def _torchvision_stubs() -> dict[str, types.ModuleType]:
+def torchvision_stubs() -> dict[str, types.ModuleType]:
     names = (
         "torchvision",
         "torchvision.ops",
@@ -60,7 +60,7 @@ def _torchvision_stubs() -> dict[str, types.ModuleType]:
 def load_generator(segment_any: Path) -> types.SimpleNamespace:
     """Import the originals: `.SamPredictor`, `.SamAutomaticMaskGenerator`."""
     load_reference(segment_any)
-    with _stubbed(_torchvision_stubs()):
+    with stubbed(torchvision_stubs()):
         predictor = importlib.import_module(f"{PACKAGE}.predictor")
         generator = importlib.import_module(f"{PACKAGE}.automatic_mask_generator")
     return types.SimpleNamespace(

@@ -48,7 +48,7 @@ def _timm_stubs() -> dict[str, types.ModuleType]:
 
 
 @contextmanager
-def _stubbed(stubs: dict[str, types.ModuleType]) -> Iterator[None]:
+def stubbed(stubs: dict[str, types.ModuleType]) -> Iterator[None]:
     """Put `stubs` into sys.modules and afterwards restore exactly these names."""
     before = {name: sys.modules.get(name) for name in stubs}
     sys.modules.update(stubs)
@@ -68,7 +68,7 @@ def load_reference(segment_any: Path) -> types.SimpleNamespace:
     package = types.ModuleType(PACKAGE)
     package.__path__ = [str(segment_any / "mobile_sam")]
     sys.modules[PACKAGE] = package
-    with _stubbed(_timm_stubs()), warnings.catch_warnings():
+    with stubbed(_timm_stubs()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return types.SimpleNamespace(
             build_sam=importlib.import_module(f"{PACKAGE}.build_sam"),

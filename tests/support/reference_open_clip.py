@@ -25,12 +25,13 @@ from torch import nn
 PACKAGE = "_open_clip_reference"
 
 
-def _torchvision_stubs() -> dict[str, types.ModuleType]:
+def _stubs() -> dict[str, types.ModuleType | None]:
+    """Stand in for torchvision; hide timm and transformers, which would look for it."""
     names = ("torchvision", "torchvision.ops", "torchvision.ops.misc")
     stubs = {name: types.ModuleType(name) for name in names}
     misc: Any = stubs["torchvision.ops.misc"]
     misc.FrozenBatchNorm2d = nn.Identity  # only named by open_clip.utils, never built
-    return stubs
+    return {**stubs, "timm": None, "transformers": None}
 
 
 @cache
@@ -43,19 +44,17 @@ def load_open_clip(module: str) -> Any:
         package = types.ModuleType(PACKAGE)
         package.__path__ = [str(Path(spec.origin).parent)]
         sys.modules[PACKAGE] = package
-    stubs = _torchvision_stubs()
-    before = {name: sys.modules.get(name) for name in stubs}
-    sys.modules.update(stubs)
+    stubs = _stubs()
+    before = {name: sys.modules[name] for name in stubs if name in sys.modules}
+    sys.modules.update(stubs)  # type: ignore[arg-type] - None: not there
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return importlib.import_module(f"{PACKAGE}.{module}")
     finally:
-        for name, known in before.items():
-            if known is None:
-                del sys.modules[name]
-            else:
-                sys.modules[name] = known
+        for name in stubs:
+            del sys.modules[name]
+        sys.modules.update(before)
 
 
 def reference_text_tower(**sizes: Any) -> nn.Module:

@@ -8,6 +8,7 @@ as the relative positions, would hide mistakes.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 import types
 from collections.abc import Mapping
@@ -15,12 +16,25 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from samclip.export.models.sam_vit import SamVitConfig
 
 PACKAGE = "_segment_anything_reference"
+
+
+@cache
+def load_package() -> Any:
+    """Import the package itself, with what it takes of torchvision stubbed; skip without it."""
+    from reference_mask_generator import torchvision_stubs
+    from reference_mobile_sam import stubbed
+
+    if importlib.util.find_spec("segment_anything") is None:
+        pytest.skip("needs segment-anything: pip install --no-deps segment-anything")
+    with stubbed(torchvision_stubs()):
+        return importlib.import_module("segment_anything")
 
 
 @cache

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.errors import InputError, PromptError, brief
+from samclip.errors import ImageError, InputError, PromptError, brief
 from samclip.library_errors import is_library_error
 
 # What numpy, and the `__array__` of tensors, raise about what they cannot convert.
@@ -44,6 +44,16 @@ def as_array(
         unequal = isinstance(cause, ValueError) and "inhomogeneous" in str(cause)
         reason = "got rows of unequal shape" if unequal else f"numpy says: {cause!s:.200}"
         raise error(f"{name} must be {expected}; {reason}.") from cause
+
+
+def as_pixels(image: Any) -> NDArray[Any]:
+    """Return an image as an array HxWx3; ImageError for what is not one, as a path."""
+    pixels = as_array(image, "image", "one array HxWx3", error=ImageError)
+    if pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise ImageError(
+            f"image must be HWC with 3 channels; got shape {pixels.shape}. Pass HxWx3."
+        )
+    return pixels
 
 
 def as_flag(value: Any, name: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from samclip.errors import CapabilityError, InputError, brief
 from samclip.json_text import finite
 from samclip.runtime.photo import PHOTO, PhotoField, changed
 from samclip.runtime.pixels.arrays import as_flag, as_whole
-from samclip.runtime.pixels.mask_ops import PackedMasks, encode_rle, mask_extent
+from samclip.runtime.pixels.mask_ops import PackedMasks, encode_rle
 from samclip.runtime.pixels.prompts import Prompt
 from samclip.runtime.results.captions import Captions, check_captions
 from samclip.runtime.results.coco_export import UNNAMED, coco_annotations
@@ -31,8 +30,8 @@ from samclip.runtime.results.drawing import (
 from samclip.runtime.results.figure import Entry, Frame
 from samclip.runtime.results.mask_files import write_masks
 from samclip.runtime.results.palette import Colour, colour
+from samclip.runtime.results.records import make_records, require_unpacked
 from samclip.runtime.results.viewing import Viewable, describe_names, describe_size
-from samclip.runtime.room import require_memory
 
 SelfMasks = TypeVar("SelfMasks", bound="Masks")
 # The fields that hold one entry per mask.
@@ -132,13 +131,8 @@ class Masks(Viewable):
 
         Raises DeviceMemoryError where so much is not free; iterate over `packed` there.
         """
-        self._require_unpacked()
+        require_unpacked(self.packed)
         return self.packed.unpack_all()
-
-    def _require_unpacked(self) -> None:
-        """Check that N * H * W bytes are free."""
-        needs = len(self) * math.prod(self.packed.size)
-        require_memory(needs, f"{len(self):,} masks, a byte for each pixel,")
 
     @cached_property
     def areas(self) -> NDArray[np.int64]:
@@ -338,22 +332,7 @@ class AutoMasks(Masks):
         the distance from the first pixel to the last, as SAM counts; `crop_box`: XYWH. Without
         `rle` this takes N * H * W bytes; raises DeviceMemoryError where so much is not free.
         """
-        if not as_flag(rle, "rle"):
-            self._require_unpacked()
-        return [self._record(row, mask, rle) for row, mask in enumerate(self.packed)]
-
-    def _record(self, row: int, mask: NDArray[np.bool_], rle: bool) -> dict[str, Any]:
-        x0, y0, x1, y1 = mask_extent(mask)
-        left, top, right, bottom = (int(edge) for edge in self.crop_boxes[row])
-        return {
-            "segmentation": encode_rle(mask) if rle else mask,
-            "area": int(self.areas[row]),
-            "bbox": [x0, y0, x1 - x0, y1 - y0],
-            "predicted_iou": finite(self.scores[row]),
-            "point_coords": [[float(number) for number in self.points[row]]],
-            "stability_score": finite(self.stability_scores[row]),
-            "crop_box": [left, top, right - left, bottom - top],
-        }
+        return make_records(self, "coco_rle" if as_flag(rle, "rle") else "binary_mask")
 
 
 def supervision_detections(masks: Masks) -> Any:

@@ -171,11 +171,32 @@ def test_names_for_everything(model: Model) -> None:
         {"crop_n_points_downscale_factor": 0},
         {"min_mask_region_area": -3},
         {"box_nms_thresh": None},
+        {"point_grids": [[(0.5, 0.5)]]},
+        {"points_per_side": None},
+        {"points_per_side": None, "point_grids": []},
+        {"points_per_side": None, "crop_n_layers": 1, "point_grids": [[(0.5, 0.5)]]},
+        {"points_per_side": None, "point_grids": [(0.5, 0.5)]},
+        {"points_per_side": None, "point_grids": [np.zeros((0, 2))]},
+        {"points_per_side": None, "point_grids": [[(0.5, 1.5)]]},
+        {"points_per_side": None, "point_grids": [[(0.5, float("nan"))]]},
+        {"points_per_side": None, "point_grids": [["ab"]]},
+        {"points_per_side": None, "point_grids": 3},
     ],
 )
 def test_options_out_of_range(option: dict[str, Any]) -> None:
-    with pytest.raises(PromptError, match=next(iter(option))):
+    with pytest.raises(PromptError, match=list(option)[-1]):
         AutoMaskOptions(**option)
+
+
+def test_points_that_are_given(model: Model) -> None:
+    grids = [np.array([(0.25, 0.5), (0.75, 0.5)]), [(0.5, 0.5)]]
+    scene = model.encode(flag())
+    loose = {"points_per_side": None, "point_grids": grids, "pred_iou_thresh": 0.9}
+    found = scene.everything(stability_score_thresh=0, **loose)
+    assert found.points.tolist() == [[50, 64], [150, 64]]
+    crops = scene.everything(stability_score_thresh=0, crop_n_layers=1, **loose)
+    assert {tuple(box) for box in crops.crop_boxes.tolist()} > {(0, 0, 200, 128)}
+    assert crops.prompt_index.max() < 2 + 4  # a point in each crop
 
 
 def test_defaults_are_sams() -> None:
