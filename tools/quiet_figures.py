@@ -1,6 +1,6 @@
 """The figures of README's first screen: time to the first mask and three answers, memory, size.
 
-They come from `samclip-bench latency` and `samclip-bench memory`, each a process of its own, and
+They come from `samclip-bench latency` and `samclip-bench memory`, each a separate process, and
 from the sizes of the files that are installed.
 """
 

@@ -106,7 +106,7 @@ def _given_pairs(
 
 
 def _reason(subject: Subject, place: str, own: Sequence[Subject], others: Sequence[Subject]) -> str:
-    """Say of a model without a partner what it is, and why it has none."""
+    """Return what a model without a partner is, and why it has none."""
     what = f"{subject.name} of the {place} report"
     identity = subject.manifest_sha256 or subject.fingerprint
     if identity is None:
@@ -143,6 +143,6 @@ def _renamed(
 
 
 def _owner(model: str, subjects: Sequence[str]) -> str | None:
-    """Return the model that a row is of, or of a part of; None where that is no single one."""
+    """Return the model that a row, or its part, is of; None where that is not a single one."""
     owners = [name for name in subjects if model == name or model.startswith(f"{name} ")]
     return max(owners, key=len) if owners else None
