@@ -52,7 +52,7 @@ def test_a_figure_that_its_page_words_otherwise_is_seen() -> None:
 
 def names_report(value: float) -> Report:
     rows = [
-        Row(model="samclip-tiny", measure=wanted.measure, subset=wanted.subset, value=value,
+        Row(model=wanted.model, measure=wanted.measure, subset=wanted.subset, value=value,
             low=None, high=None, n=191 if ">" in wanted.subset else 378, photos=42)
         for wanted in dict.fromkeys(
             f.report for f in FIGURES if f.report and f.report.benchmark == "accuracy names"

@@ -15,7 +15,11 @@ import msgspec
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
-from pages import PAGES, prose, sections  # noqa: E402 - the pages are those that tests read
+from pages import (  # type: ignore[import-not-found]  # noqa: E402 - the tests' reader
+    PAGES,
+    prose,
+    sections,
+)
 
 from samclip.benchmarks.records import Report, Row  # noqa: E402 - after the path
 from samclip.benchmarks.report import read_report  # noqa: E402
@@ -170,10 +174,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         problems.append(str(error))
         reports = []
-    for agrees, line in check_reports(figures, reports):
-        say(out, line)
+    for agrees, verdict in check_reports(figures, reports):
+        say(out, verdict)
         if not agrees:
-            problems.append(line)
+            problems.append(verdict)
     for problem in problems:
         say(err, f"error: {problem}")
     return 1 if problems else 0
