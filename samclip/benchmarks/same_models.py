@@ -51,18 +51,20 @@ class Matching:
 def match_models(
     before: Sequence[Subject], after: Sequence[Subject], given: Sequence[str] = ()
 ) -> Matching:
-    """Match models by manifest hash or fingerprint, backend and precision.
+    """Match models by manifest hash or fingerprint, backend and precision; then by role, too.
 
     `given`: pairs "BEFORE=AFTER" of names that are compared though they are not the same. Raises
     InputError for a pair that is not of two models of the reports.
     """
     names = _given_pairs(given, before, after)
-    firsts = [subject for subject in before if subject.name not in names]
-    seconds = [subject for subject in after if subject.name not in names.values()]
-    for first in firsts:
-        twins = [one for one in seconds if _key(one) is not None and _key(one) == _key(first)]
-        if len(twins) == 1 and _is_alone(first, firsts):
-            names[first.name] = twins[0].name
+    for with_role in (False, True):  # one bundle may have two roles in a run
+        firsts = [subject for subject in before if subject.name not in names]
+        seconds = [subject for subject in after if subject.name not in names.values()]
+        for first in firsts:
+            twins = [other for other in seconds if _is_same(first, other, with_role)]
+            rivals = [other for other in firsts if _is_same(first, other, with_role)]
+            if len(twins) == len(rivals) == 1:
+                names[first.name] = twins[0].name
     taken = set(names.values())
     lines = [_reason(s, "first", before, after) for s in before if s.name not in names]
     lines += [_reason(s, "second", after, before) for s in after if s.name not in taken]
@@ -77,6 +79,11 @@ def _key(subject: Subject) -> Key | None:
     """Return what identifies a subject; None where its report holds nothing that does."""
     identity = subject.manifest_sha256 or subject.fingerprint
     return None if identity is None else (identity, subject.backend, subject.precision)
+
+
+def _is_same(one: Subject, other: Subject, with_role: bool) -> bool:
+    roles_fit = not with_role or one.role == other.role
+    return _key(one) is not None and _key(one) == _key(other) and roles_fit
 
 
 def _is_alone(subject: Subject, others: Sequence[Subject]) -> bool:
@@ -119,7 +126,7 @@ def _reason(subject: Subject, place: str, own: Sequence[Subject], others: Sequen
     if not alike:
         return f"{what}: the other report has no {kind} with this hash"
     if any(_key(other) == _key(subject) for other in alike):
-        return f"{what}: the other report holds it more than once, or a given pair took it"
+        return f"{what}: the other report holds it more than once, or for another model"
     return f"{what}: the other report ran this {kind} as {'; '.join(map(_run_as, alike))}"
 
 

@@ -166,11 +166,18 @@ def test_no_two_models_become_one() -> None:
     models = match_models(before, after)
     assert models.names == {}
     assert [line.rpartition(": ")[2] for line in models.unmatched] == [
-        "the other report holds it more than once, or a given pair took it",
+        "the other report holds it more than once, or for another model",
         *["its report holds it more than once"] * 2,
     ]
     assert match_models(after, after).names == {}
     assert match_models(before, after, ["a=d"]).names == {"a": "d"}
+
+
+def test_one_bundle_in_two_roles_is_matched_by_role() -> None:
+    first = [bundle("m", "0123"), msgspec.structs.replace(bundle("s", "0123"), role="sam")]
+    second = [msgspec.structs.replace(bundle("m", "0123"), role="sam"), bundle("s", "0123")]
+    assert match_models(first, second).names == {"m": "s", "s": "m"}
+    assert match_models(first[1:], second[1:]).names == {"s": "s"}  # the role alone does not part
 
 
 @pytest.mark.parametrize("text", ["a", "a=x", "=", "c=a", "a=c=d"])
