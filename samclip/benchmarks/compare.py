@@ -9,15 +9,15 @@ both logarithms.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from samclip.benchmarks.formats import format_value
+from samclip.benchmarks.formats import as_fast, format_value, more, speed_interval
 from samclip.benchmarks.measurements import Timing
 from samclip.benchmarks.records import Machine, Report, Row, Unit
-from samclip.benchmarks.same_models import match_models, renamed
+from samclip.benchmarks.same_models import Matching
 from samclip.benchmarks.statistics import LEVEL, RESAMPLES, SEED
 from samclip.benchmarks.tables import Column, Table, text_columns
 from samclip.errors import InputError
@@ -32,7 +32,7 @@ COLUMNS = (
     *text_columns("model", "measure", "subset"),
     Column("before"),
     Column("after"),
-    Column("after / before", "{:.3f} x".format),
+    Column("after, against before"),
     Column("95 % interval"),
     *text_columns(""),
 )
@@ -66,42 +66,43 @@ class RowPair:
         return self.measure.startswith("stage: ") or " (of: " in self.measure
 
 
-def pair_reports(before: Report, after: Report) -> tuple[RowPair, ...]:
-    """Pair what both reports have; raises InputError when that is nothing.
-
-    Models are paired as `match_models` does.
-    """
+def pair_reports(before: Report, after: Report, models: Matching) -> tuple[RowPair, ...]:
+    """Pair the rows of the models that both reports have; raises InputError when there are none."""
     if before.benchmark != after.benchmark:
         raise InputError(
             f"the reports are of {before.benchmark!r} and {after.benchmark!r}. Give two of the "
             "same benchmark."
         )
-    rename = match_models(before.subjects, after.subjects)
-    pairs = tuple(_of_timings(before, after, rename)) or tuple(_of_rows(before, after, rename))
+    pairs = tuple(_of_timings(before, after, models)) or tuple(_of_rows(before, after, models))
     if not pairs:
-        names = (", ".join(s.name for s in report.subjects) for report in (before, after))
+        facts = "; ".join(models.unmatched) or "their models are the same, and no row is"
         raise InputError(
-            f"the reports have no row in common: one measured {next(names)}, the other "
-            f"{next(names)}. Measure the same bundle in both, or all in one run."
+            f"the reports have no row in common: {facts}. Measure the same bundle in both, or all "
+            "in one run; or name what to compare nevertheless: --match BEFORE=AFTER"
         )
     return pairs
 
 
-def missing(before: Report, after: Report) -> tuple[str, ...]:
-    """Name the rows that only one of the reports has."""
-    rename = match_models(before.subjects, after.subjects)
-    first = {_row_key(row, rename) for row in before.rows}
-    second = {_row_key(row, {}) for row in after.rows}
+def missing(before: Report, after: Report, models: Matching) -> tuple[str, ...]:
+    """Name the rows of matched models that only one of the reports has."""
+    first = {_row_key(row, models.renamed) for row in before.rows}
+    second = {_row_key(row, models.kept) for row in after.rows}
     return tuple(
-        sorted(f"{model}: {measure}, {subset}" for model, measure, subset in first ^ second)
+        sorted(
+            f"{model}: {measure}, {subset}"
+            for model, measure, subset in first ^ second
+            if model is not None
+        )
     )
 
 
-def _of_timings(before: Report, after: Report, rename: Mapping[str, str]) -> Iterator[RowPair]:
-    seconds: dict[Hashable, Timing] = {_timing_key(t, {}): t for t in after.timings}
+def _of_timings(before: Report, after: Report, models: Matching) -> Iterator[RowPair]:
+    seconds = {_timing_key(t, models.kept): t for t in after.timings}
     for first in before.timings:
-        second = seconds.get(_timing_key(first, rename))
-        if second is None or not (any(first.samples) and any(second.samples)):
+        second = seconds.get(_timing_key(first, models.renamed))
+        if second is None or models.renamed(first.model) is None:
+            continue
+        if not (any(first.samples) and any(second.samples)):
             continue
         values = np.median(first.samples), np.median(second.samples)
         low, high = _bootstrap(first.samples, second.samples)
@@ -139,11 +140,13 @@ def _bootstrap(first: Sequence[float], second: Sequence[float]) -> Interval:
     return float(low), float(high)
 
 
-def _of_rows(before: Report, after: Report, rename: Mapping[str, str]) -> Iterator[RowPair]:
-    seconds = {_row_key(row, {}): row for row in after.rows}
+def _of_rows(before: Report, after: Report, models: Matching) -> Iterator[RowPair]:
+    seconds = {_row_key(row, models.kept): row for row in after.rows}
     for first in before.rows:
-        second = seconds.get(_row_key(first, rename))
-        if second is None or first.value is None or second.value is None:
+        second = seconds.get(_row_key(first, models.renamed))
+        if second is None or models.renamed(first.model) is None:
+            continue
+        if first.value is None or second.value is None:
             continue
         low, high = _spread(first, second)
         yield RowPair(
@@ -177,13 +180,12 @@ def _half_width(row: Row) -> float | None:
     return math.log(row.high / row.low) / 2
 
 
-def _timing_key(timing: Timing, rename: Mapping[str, str]) -> Hashable:
-    model = renamed(timing.model, rename)
-    return model, timing.kind, timing.name, timing.part_of, timing.state
+def _timing_key(timing: Timing, name: Callable[[str], str | None]) -> Hashable:
+    return name(timing.model), timing.kind, timing.name, timing.part_of, timing.state
 
 
-def _row_key(row: Row, rename: Mapping[str, str]) -> tuple[str, str, str]:
-    return renamed(row.model, rename), row.measure, row.subset
+def _row_key(row: Row, name: Callable[[str], str | None]) -> tuple[str | None, str, str]:
+    return name(row.model), row.measure, row.subset
 
 
 def other_machine(before: Report, after: Report) -> str | None:
@@ -196,7 +198,7 @@ def other_machine(before: Report, after: Report) -> str | None:
     return OTHER_MACHINE.format(what="; ".join(found)) if found else None
 
 
-def describe_differences(before: Report, after: Report) -> Iterator[str]:
+def describe_differences(before: Report, after: Report, models: Matching) -> Iterator[str]:
     """Return what else differs, a line each."""
     yield from _software(before.machine, after.machine)
     pairs = (
@@ -210,7 +212,7 @@ def describe_differences(before: Report, after: Report) -> Iterator[str]:
     for name, first, second in pairs:
         if first != second:
             yield f"{name}: {first} and {second}"
-    yield from _settings(before, after)
+    yield from _settings(before, after, models)
 
 
 def _software(before: Machine, after: Machine) -> Iterator[str]:
@@ -224,9 +226,8 @@ def _software(before: Machine, after: Machine) -> Iterator[str]:
             yield f"{package}: {versions[0]} and {versions[1]}"
 
 
-def _settings(before: Report, after: Report) -> Iterator[str]:
-    names = match_models(before.subjects, after.subjects)
-    firsts = {renamed(settings.model, names): settings for settings in before.settings}
+def _settings(before: Report, after: Report, models: Matching) -> Iterator[str]:
+    firsts = {models.names.get(settings.model): settings for settings in before.settings}
     for second in after.settings:
         first = firsts.get(second.model)
         if first is None:
@@ -250,16 +251,25 @@ def _load(report: Report) -> float | None:
 
 
 def pairs_table(pairs: Iterable[RowPair]) -> Table:
-    """Lay out pairs; the last column marks those whose interval leaves out 1."""
+    """Lay out pairs; the last column marks those whose interval leaves out 1.
+
+    Times are compared as speeds (`as_fast`), everything else by how many times as much it is.
+    """
     rows = []
     for pair in pairs:
+        is_time = pair.unit == "seconds"
         values = (_value(value, pair.unit) for value in (pair.before, pair.after))
-        known = pair.low is not None and pair.high is not None
-        interval = f"{pair.low:.3f} - {pair.high:.3f}" if known else None
+        change = interval = None
+        if pair.ratio:
+            change = as_fast(pair.ratio) if is_time else more(pair.ratio)
+        if pair.low is not None and pair.high is not None:
+            ends = pair.low, pair.high
+            interval = speed_interval(*ends) if is_time else f"{ends[0]:.3f} - {ends[1]:.3f}"
         mark = ""
         if pair.is_sure and pair.ratio is not None:
-            mark = "more" if pair.ratio > 1 else "less"
-        rows.append((pair.model, pair.measure, pair.subset, *values, pair.ratio, interval, mark))
+            words = ("slower", "faster") if is_time else ("more", "less")
+            mark = words[0] if pair.ratio > 1 else words[1]
+        rows.append((pair.model, pair.measure, pair.subset, *values, change, interval, mark))
     return Table(COLUMNS, rows)
 
 

@@ -54,9 +54,23 @@ def large(value: float) -> str:
     return digits(value)
 
 
-def times(value: float) -> str:
-    """Write how many times as large one figure is as another."""
-    return f"{digits(value)} \N{MULTIPLICATION SIGN}"
+def as_fast(ratio: float) -> str:
+    """Write a ratio of times as a speed: 0.5 is "2.00x as fast", 1.25 is "0.80x as fast"."""
+    return f"{_factor(1 / ratio)}x as fast" if ratio > 0 else NONE
+
+
+def speed_interval(low: float, high: float) -> str:
+    """Write the interval of a ratio of times as that of the speed."""
+    return f"{1 / high:.3f} - {1 / low:.3f}" if min(low, high) > 0 else NONE
+
+
+def more(ratio: float) -> str:
+    """Write how many times as much one figure is as another."""
+    return f"{ratio:.3f}x"
+
+
+def _factor(value: float) -> str:
+    return f"{value:.2f}" if 0.1 <= value < 10 else digits(value)
 
 
 def format_value(value: float | None, unit: Unit) -> str:
@@ -83,7 +97,7 @@ def _short_seconds(value: float) -> str:
 _ROW_FORMATS: dict[Unit, Callable[[float], str]] = {
     "share": _share,
     "seconds": _short_seconds,
-    "ratio": "{:.3f} x".format,
+    "ratio": more,
     "per second": "{:.2f} /s".format,
     "bytes": lambda value: f"{value / MIB:,.1f} MiB",
     "joules": "{:.3f} J".format,

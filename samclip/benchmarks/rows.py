@@ -5,7 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from samclip.benchmarks.formats import format_interval, format_value
+from samclip.benchmarks.formats import (
+    NONE,
+    as_fast,
+    format_interval,
+    format_value,
+    speed_interval,
+)
 from samclip.benchmarks.records import Row, Unit
 from samclip.benchmarks.statistics import Estimate
 from samclip.benchmarks.tables import Column, Table, text_columns
@@ -46,18 +52,20 @@ def make_row(
     )
 
 
-def rows_table(rows: Iterable[Row]) -> Table:
-    """Lay out rows, one a line."""
-    cells = [
-        (
-            row.measure,
-            row.subset,
-            row.model,
-            format_value(row.value, row.unit),
-            format_interval(row),
-            row.n,
-            row.photos,
-        )
-        for row in rows
-    ]
+def rows_table(rows: Iterable[Row], among: Iterable[Row] = ()) -> Table:
+    """Lay out rows, one a line; ratios of two models' times are written as speeds.
+
+    `among`: all rows of the report, where `rows` leaves some out; a ratio is one of times where
+    seconds of the same measure are among them.
+    """
+    rows = tuple(rows)
+    timed = {(row.measure, row.subset) for row in (*rows, *among) if row.unit == "seconds"}
+    cells = []
+    for row in rows:
+        value, interval = format_value(row.value, row.unit), format_interval(row)
+        if row.unit == "ratio" and (row.measure, row.subset) in timed and row.value is not None:
+            value = as_fast(row.value)
+            known = row.low is not None and row.high is not None
+            interval = speed_interval(row.low or 0, row.high or 0) if known else NONE
+        cells.append((row.measure, row.subset, row.model, value, interval, row.n, row.photos))
     return Table(COLUMNS, cells)

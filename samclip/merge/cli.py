@@ -23,6 +23,10 @@ SELF = (sys.executable, "-c", "from samclip.commands import merge; merge()")
 EXAMPLES = """
 [bold]Examples[/]
 
+The smallest run, on a folder of photos, in a minute:
+
+    samclip-merge --config configs/smallest.toml --photos PHOTOS
+
 A run as its file describes it, its results in runs/tiny:
 
     samclip-merge --config configs/tiny.toml --output runs/tiny
@@ -59,6 +63,13 @@ def merge(
             "-o",
             help="The folder of the run: state, log, curves, evaluations, checkpoint.",
             show_default="runs/NAME, the name in the file",
+        ),
+    ] = None,
+    photos: Annotated[
+        Path | None,
+        typer.Option(
+            help="The folder of photos, for every stream, in place of those in the file's [data].",
+            show_default="those of the file",
         ),
     ] = None,
     resume: Annotated[
@@ -112,12 +123,14 @@ def merge(
 
         if resume and restart:
             raise TrainingError("--resume and --restart contradict each other; give one")
-        run = read_config(config, steps_scale)
+        folder_of_photos = None if photos is None else user_path(photos, "--photos")
+        run = read_config(config, steps_scale, folder_of_photos)
         if processes > 1 and evaluate_only is None and not is_launched():
             require_devices(processes)
             raise typer.Exit(launch([*SELF, *sys.argv[1:]], processes))
         folder = user_path(output or Path("runs") / run.name, "--output")
-        session = MergeSession(run, SessionOptions(folder, config, resume, restart), err)
+        options = SessionOptions(folder, config, folder_of_photos, resume, restart)
+        session = MergeSession(run, options, err)
         try:
             if evaluate_only is not None:
                 session.evaluate(evaluate_only)

@@ -54,10 +54,14 @@ STEPS_BETWEEN_LINES = 50  # of progress, where stderr is not a terminal
 
 @dataclass(frozen=True)
 class SessionOptions:
-    """The run's folder, its file, and the treatment of a state that the folder holds."""
+    """The run's folder, its file, and the treatment of a state that the folder holds.
+
+    `photos`: the folder that stands for those of the file; the run's configuration has it already.
+    """
 
     output: Path
     file: Path
+    photos: Path | None = None
     resume: bool = False
     restart: bool = False
 
@@ -156,6 +160,8 @@ class MergeSession:
             for folder in (output, states.file.parent):
                 remove_abandoned(folder)
             with result_file(output / CONFIG) as file:
+                if options.photos is not None:
+                    file.write(f"# run with --photos {str(options.photos)!a}\n".encode())
                 file.write(read_user_file(options.file, MAX_FILE_BYTES, "the file of a run"))
             with result_file(output / HELD_BACK) as file:
                 file.write(_list_photos(self._held.values()))

@@ -147,6 +147,20 @@ def test_numbers_that_json_lacks_become_null(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "report.json").read_bytes())["rows"][0]["value"] is None
 
 
+def test_ratios_of_times_are_written_as_speeds() -> None:
+    low, high = 0.4, 0.8
+    estimate = Estimate(0.5, low, high, 9, 3)
+    rows = [
+        make_row("a / b", "task: x", "warm", estimate, "ratio"),
+        make_row("a", "three tasks / encoder alone", "warm", estimate, "ratio"),
+        make_row("a", "task: x", "warm", estimate, "seconds"),
+    ]
+    cells = [tuple(row)[3:5] for row in rows_table(rows).rows]
+    assert cells[:2] == [("2.00x as fast", "1.250 - 2.500"), ("0.500x", "0.400x - 0.800x")]
+    alone = [tuple(row)[3:5] for row in rows_table(rows[:2], among=rows).rows]
+    assert alone == cells[:2]
+
+
 def test_tables_show_units() -> None:
     rows = [
         make_row("a", "mIoU", "all", ESTIMATE),
@@ -157,7 +171,7 @@ def test_tables_show_units() -> None:
         make_row("a", "AP", "all", Estimate(0.999512, float("nan"), float("nan"), 1, 1)),
     ]
     columns = list(show_table(rows_table(row for row in rows if not row.detail)).columns)
-    assert list(columns[3].cells) == ["0.500", "0.500 s", "0.500 x", "-", "0.99951"]
+    assert list(columns[3].cells) == ["0.500", "0.500 s", "0.500x", "-", "0.99951"]
     intervals = list(columns[4].cells)
     assert (intervals[0], intervals[-1]) == ("0.250 - 0.750", "-")
 

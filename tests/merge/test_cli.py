@@ -76,7 +76,7 @@ def test_help_lists_every_option() -> None:
     text = re.sub(r"\x1b\[[0-9;]*m", "", result.output)
     for option in (
         *("--config", "--output", "--resume", "--restart", "--precompute"),
-        *("--steps-scale", "--evaluate-only", "--processes", "--debug"),
+        *("--steps-scale", "--evaluate-only", "--processes", "--debug", "--photos"),
     ):
         assert option in text
 
@@ -94,6 +94,10 @@ def test_a_run_is_trained_in_its_folder(file: Path, recorder: Recorder) -> None:
 def test_options_arrive(file: Path, recorder: Recorder, tmp_path: Path) -> None:
     assert run("--config", file, "-o", tmp_path / "x", "--resume").exit_code == 0
     assert (recorder.options.output, recorder.options.resume) == (tmp_path / "x", True)
+    assert recorder.options.photos is None
+    assert run("--config", file, "--photos", tmp_path).exit_code == 0
+    assert recorder.options.photos == tmp_path
+    assert recorder.config.data.masks.folders == (str(tmp_path),)
     assert run("--config", file, "--restart", "--steps-scale", "0.5").exit_code == 0
     assert recorder.options.restart
     assert recorder.config.stages[0].steps == 5

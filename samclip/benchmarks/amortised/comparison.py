@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from samclip.benchmarks.amortised.pipelines import DENSE, MERGED, PROMPTS, WHOLE, pipeline
-from samclip.benchmarks.formats import large, seconds, times
+from samclip.benchmarks.formats import as_fast, large, seconds
 from samclip.benchmarks.latency.results import paired_ratio
 from samclip.benchmarks.measurements import Timing
 from samclip.benchmarks.records import Row
@@ -164,7 +164,11 @@ def amortised_table(rows: Sequence[Row]) -> Table | None:
     columns = [*text_columns("way"), Column(PARAMETERS, large)]
     for subset in subsets:
         short = subset.partition(", ")[2] or subset
-        columns += [Column(short, seconds), Column(f"x {ways[0]}", times), Column("MACs", large)]
+        columns += [
+            Column(short, seconds),
+            Column(f"against {ways[0]}", as_fast),
+            Column("MACs", large),
+        ]
     lines: list[list[Cell]] = []
     for way in ways:
         line: list[Cell] = [way, values.get((PARAMETERS, way, "all"))]
@@ -175,4 +179,4 @@ def amortised_table(rows: Sequence[Row]) -> Table | None:
                 values.get((MACS, way, subset)),
             ]
         lines.append(line)
-    return Table(columns, lines, note=f"three tasks; x {ways[0]}: times as long as {ways[0]}")
+    return Table(columns, lines, note="three tasks")

@@ -19,6 +19,7 @@ from samclip.benchmarks.compare import (
 from samclip.benchmarks.html.named_reports import NamedReports
 from samclip.benchmarks.html.page import render
 from samclip.benchmarks.report import check_writable, read_report, write_whole
+from samclip.benchmarks.same_models import match_models
 from samclip.benchmarks.tables import show_table
 from samclip.cli import options as shared
 from samclip.cli.exits import report_errors
@@ -70,6 +71,8 @@ COMPARE_EXAMPLES = """
 - `samclip-bench compare before.json after.json`
 
 - `samclip-bench compare before.json after.json --only-sure --stages`
+
+- `samclip-bench compare fp32.json int8.json --match "samclip-tiny=samclip-tiny-int8"`
 """
 
 Before = Annotated[
@@ -79,35 +82,51 @@ After = Annotated[Path, typer.Argument(parser=parse_path, metavar="AFTER.json", 
 OnlySure = Annotated[
     bool, typer.Option("--only-sure", help="Leave out rows whose interval holds 1.")
 ]
+Match = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--match",
+        metavar="BEFORE=AFTER",
+        show_default=False,
+        help="Compare these two models, by their names in the reports, though they differ. May be "
+        "given several times.",
+    ),
+]
 Stages = Annotated[bool, typer.Option("--stages", help="Show stages too, not tasks alone.")]
 
 
 def compare(
     before: Before,
     after: After,
+    match: Match = None,
     only_sure: OnlySure = False,
     stages: Stages = False,
     debug: shared.Debug = False,
 ) -> None:
-    """Divide each row of AFTER by that of BEFORE, with the 95 % interval of the ratio.
+    """Compare each row of AFTER with that of BEFORE, with the 95 % interval of the ratio.
 
-    Both are files that --json wrote, of the same benchmark. What else differs between the runs is
-    listed; another machine is said loudly. Models measured in ONE run are compared better: their
-    report has ratios that a busy machine does not spoil. The exit code is 0 whatever was found.
+    Both are files that --json wrote, of the same benchmark. Models are the same where the hash of
+    their bundle, the backend and the precision are; what has no partner is listed, with the reason.
+    Times are compared as speeds: 2.00x as fast takes half the time. What else differs between the
+    runs is listed; another machine is said loudly. Models measured in ONE run are compared better:
+    their report has ratios that a busy machine does not spoil. The exit code is 0 whatever was
+    found, and 2 where nothing can be compared.
     """
     with report_errors(debug):
         first, second = read_report(before), read_report(after)
-        pairs = pair_reports(first, second)
+        models = match_models(first.subjects, second.subjects, match or ())
+        pairs = pair_reports(first, second, models)
         if warning := other_machine(first, second):
             err.print(Panel(warning, title="WARNING: DIFFERENT MACHINES", style="bold red"))
         if only_sure:
             pairs = tuple(pair for pair in pairs if pair.is_sure)
         if not stages:
             pairs = tuple(pair for pair in pairs if not pair.is_stage)
-        table = pairs_table(pairs)
-        wide_console().print(show_table(table))
-        for line in describe_differences(first, second):
+        wide_console().print(show_table(pairs_table(pairs)))
+        for line in models.unmatched:
+            say(out, f"- not compared: {line}", style="yellow")
+        for line in describe_differences(first, second, models):
             say(out, f"- differs: {line}", style="dim")
-        alone = missing(first, second)
+        alone = missing(first, second, models)
         if alone:
             say(out, f"- {len(alone)} rows are in one report only, as {alone[0]}", style="dim")

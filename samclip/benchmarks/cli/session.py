@@ -164,7 +164,7 @@ class Session:
         everything = outcome.measured is None
         shown = [row for row in report.rows if everything or row.unit == "ratio"]
         if shown:
-            self.show(rows_table(row for row in shown if not row.detail))
+            self.show(rows_table((row for row in shown if not row.detail), report.rows))
         for line in report.protocol:
             say(out, f"- {line}", style="dim")
         if self._json is not None:

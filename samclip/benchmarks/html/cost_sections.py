@@ -7,7 +7,7 @@ from xml.etree.ElementTree import Element
 
 from samclip.benchmarks.accuracy.named_masks import comparison_tables
 from samclip.benchmarks.amortised.comparison import SECONDS, amortised_table, ratios_to_first
-from samclip.benchmarks.formats import times
+from samclip.benchmarks.formats import as_fast
 from samclip.benchmarks.html.elements import PERCENT, bullets, el, folded, show_table
 from samclip.benchmarks.html.elements import SECONDS as IN_SECONDS
 from samclip.benchmarks.html.named_reports import NamedReports
@@ -40,7 +40,7 @@ def _ways_plot(rows: list[Row], ratios: Mapping[tuple[str, str], float]) -> Elem
     series = []
     for place, row in enumerate(rows):
         ratio = ratios.get((row.model, subset))
-        note = f", {times(ratio)}" if place and ratio is not None else ""
+        note = f", {as_fast(ratio)}" if place and ratio is not None else ""
         series.append(Series(row.model, [row.value or 0.0], place, note))
     return el("figure", el("h3", subset), bars(series, IN_SECONDS, f"Seconds of {subset}, by way"))
 

@@ -38,6 +38,7 @@ h2 { font-size: 1.2rem; margin: 2.5rem 0 .25rem; padding-top: .75rem;
  border-top: 1px solid var(--line); }
 h3 { font-size: 1rem; margin: 1.25rem 0 .25rem; }
 figure h3 { margin-top: .5rem; }
+h3.run { font-size: 1.1rem; margin-top: 1.75rem; }
 p { margin: .4rem 0; max-width: 46rem; }
 .lead { font-size: 1.1rem; margin: .75rem 0; }
 .soft, figcaption, summary, dt { color: var(--soft); }
@@ -50,6 +51,7 @@ p { margin: .4rem 0; max-width: 46rem; }
 .tile span { color: var(--soft); font-size: .85rem; line-height: 1.3; display: block; }
 .note { background: var(--note); border-left: .25rem solid var(--edge); border-radius: .25rem;
  padding: .5rem .8rem; margin: .5rem 0; font-size: .925rem; }
+.note summary { color: var(--ink); }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr));
  gap: .5rem 1.5rem; align-items: start; }
 figure { margin: .25rem 0 .75rem; min-width: 0; max-width: 34rem; }

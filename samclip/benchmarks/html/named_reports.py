@@ -24,6 +24,19 @@ class NamedReport:
 
 
 @dataclass(frozen=True)
+class TimedRun:
+    """The timings of one report: only these took turns, and are compared with each other."""
+
+    name: str
+    report: Report
+    timings: tuple[Timing, ...]
+
+    def of(self, state: State) -> list[Timing]:
+        """Return the timings of one state."""
+        return [timing for timing in self.timings if timing.state == state]
+
+
+@dataclass(frozen=True)
 class NamedReports:
     """All reports of a page, in the order given."""
 
@@ -35,14 +48,17 @@ class NamedReports:
         reports = [read_report(path) for path in paths]
         return cls(tuple(map(NamedReport, unique_names(paths), reports)))
 
-    def timings(self, state: State) -> Iterator[Timing]:
-        """Return all timings of one state, with the names that models have on the page."""
+    def timed(self) -> Iterator[TimedRun]:
+        """Return the runs that timed something, with the names that models have on the page."""
         names = self._page_names()
         for named in self.all:
-            for timing in named.report.timings:
-                if timing.state == state and timing.samples:
-                    name = names[named.name, timing.model]
-                    yield msgspec.structs.replace(timing, model=name)
+            timings = tuple(
+                msgspec.structs.replace(timing, model=names[named.name, timing.model])
+                for timing in named.report.timings
+                if timing.samples
+            )
+            if timings:
+                yield TimedRun(named.name, named.report, timings)
 
     def memory(self) -> Iterator[MemoryUse]:
         """Return all uses of memory, with the names that models have on the page."""

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import datetime
+from collections import Counter
 from collections.abc import Iterator
 from statistics import median
 from xml.etree.ElementTree import Element
 
-from samclip.benchmarks.formats import format_value, mebibytes, percent, seconds
+from samclip.benchmarks.formats import (
+    as_fast,
+    format_value,
+    mebibytes,
+    percent,
+    seconds,
+    speed_interval,
+)
 from samclip.benchmarks.html.cost_sections import (
     amortised_section,
     baselines_section,
     roofline_section,
 )
-from samclip.benchmarks.html.elements import STYLE, el, to_html
-from samclip.benchmarks.html.named_reports import NamedReports
+from samclip.benchmarks.html.elements import STYLE, bullets, el, to_html
+from samclip.benchmarks.html.named_reports import NamedReports, TimedRun
 from samclip.benchmarks.html.provenance_section import participants_section, provenance_section
 from samclip.benchmarks.html.speed_sections import (
     energy_section,
@@ -23,13 +31,14 @@ from samclip.benchmarks.html.speed_sections import (
     stage_section,
 )
 from samclip.benchmarks.html.tradeoff_section import rows_section, tradeoff_section
-from samclip.benchmarks.latency.results import warn_of_noise
+from samclip.benchmarks.latency.results import paired_ratio, warn_of_noise
 from samclip.benchmarks.measurements import Timing
 from samclip.benchmarks.records import Report
 from samclip.version import __version__
 
 TILES = 6
 Tile = tuple[str, str, str]  # a figure, what it is, of whom
+Caveat = tuple[str, str]  # its kind, and the whole line
 # Nothing is loaded and nothing runs, whatever a report's names hold.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
@@ -46,28 +55,42 @@ def headline(reports: NamedReports) -> Iterator[Element]:
 
 
 def _sentences(reports: NamedReports) -> Iterator[str]:
-    """Return sentences on what the first report's first model does, and where."""
-    first = reports.all[0].report
-    where = f"on {first.machine.jetson or first.machine.cpu}, {first.machine.usable_cores} cores"
-    pipelines = _pipelines(reports)
-    if not pipelines:
+    """Return sentences on what the first model that was timed does, and where.
+
+    Others are compared with it only where they took turns with it.
+    """
+    timed = _timed_first(reports)
+    if timed is None:
+        first = reports.all[0].report
         names = [subject.name for subject in first.subjects]
-        yield f"{first.benchmark} of {', '.join(names) or 'nothing named'}, {where}."
+        yield f"{first.benchmark} of {', '.join(names) or 'nothing named'}, {_where(first)}."
         return
-    timing = pipelines[0]
-    time = median(timing.samples)
+    run, timing = timed
     way = timing.name if " to " in timing.name else f"start to end of '{timing.name}'"
     yield (
-        f"{timing.model} goes from {way} in {seconds(time)}, the median of "
-        f"{len(timing.samples)}, {where}."
+        f"{timing.model} goes from {way} in {seconds(median(timing.samples))}, the median of "
+        f"{len(timing.samples)}, {_where(run.report)}."
     )
-    others = [p for p in pipelines if p.name == timing.name and p.model != timing.model]
+    same = [t for t in run.of(timing.state) if (t.kind, t.name) == (timing.kind, timing.name)]
+    others = [t for t in same if t is not timing and len(t.samples) == len(timing.samples)]
     for other in others[:3]:
-        yield f"{other.model} takes {median(other.samples) / time:.2f} times as long."
+        ratio = paired_ratio(other.samples, timing.samples, timing.photos)
+        interval = speed_interval(ratio.low, ratio.high)
+        yield f"{other.model} is {as_fast(ratio.value)} ({interval}, measured in turns)."
 
 
-def _pipelines(reports: NamedReports) -> list[Timing]:
-    return [timing for timing in reports.timings("warm") if timing.kind == "pipeline"]
+def _where(report: Report) -> str:
+    machine = report.machine
+    return f"on {machine.jetson or machine.cpu}, {machine.usable_cores} cores"
+
+
+def _timed_first(reports: NamedReports) -> tuple[TimedRun, Timing] | None:
+    """Return the first pipeline that was timed, with its run."""
+    for run in reports.timed():
+        for timing in run.of("warm"):
+            if timing.kind == "pipeline":
+                return run, timing
+    return None
 
 
 def _tiles(reports: NamedReports) -> Iterator[Tile]:
@@ -89,57 +112,74 @@ def _tiles(reports: NamedReports) -> Iterator[Tile]:
 
 
 def _speed(reports: NamedReports) -> Iterator[Tile]:
-    pipelines = _pipelines(reports)
-    if not pipelines:
+    timed = _timed_first(reports)
+    if timed is None:
         return
-    model = pipelines[0].model
-    for timing in pipelines:
-        if timing.model == model:
-            yield seconds(median(timing.samples)), timing.name, model
-    stages = [t for t in reports.timings("warm") if t.model == model and t.name == "encoder"]
+    run, first = timed
+    own = [timing for timing in run.of("warm") if timing.model == first.model]
+    for timing in own:
+        if timing.kind == "pipeline":
+            yield seconds(median(timing.samples)), timing.name, first.model
+    stages = [timing for timing in own if timing.name == "encoder"]
     if stages:
-        yield seconds(median(stages[0].samples)), "of that the encoder", model
+        yield seconds(median(stages[0].samples)), "of that the encoder", first.model
 
 
-def caveats(reports: NamedReports) -> Iterator[str]:
-    """Return doubts about the figures: noise, a busy machine, moving clocks, other machines."""
+def warnings_block(reports: NamedReports) -> Iterator[Element]:
+    """Return all doubts about the figures folded into one block, counted by kind."""
+    found = list(dict.fromkeys(caveats(reports)))
+    if not found:
+        return
+    counts = Counter(kind for kind, _ in found)
+    kinds = ", ".join(f"{kind} ({count})" for kind, count in counts.items())
+    total = "1 warning" if len(found) == 1 else f"{len(found)} warnings"
+    listed = bullets(line for _, line in found)
+    yield el("details", el("summary", f"{total}: {kinds}"), listed, class_="note", id="warnings")
+
+
+def caveats(reports: NamedReports) -> Iterator[Caveat]:
+    """Return doubts about the figures: noise, a busy machine, moving clocks, several runs."""
+    yield from _busy(reports)
+    yield from _differences(reports)
     for named in reports.all:
-        for line in warn_of_noise(named.report.timings):
-            yield f"{named.name}: {line}"
-        conditions = named.report.conditions
-        if conditions is not None and conditions.clocks_pinned is False:
-            yield f"{named.name}: clocks could move while it was measured."
         for subject in named.report.subjects:
             if subject.trained_head is False:
-                yield f"{subject.name}: the head was never trained, so its names mean nothing."
-    yield from _busy(reports)
-    yield from _differences([named.report for named in reports.all])
+                line = f"{subject.name}: the head was never trained, so its names mean nothing."
+                yield "untrained head", line
+        for line in warn_of_noise(named.report.timings):
+            yield "noise", f"{named.name}: {line}"
+        conditions = named.report.conditions
+        if conditions is not None and conditions.clocks_pinned is False:
+            yield "moving clocks", f"{named.name}: clocks could move while it was measured."
 
 
-def _busy(reports: NamedReports) -> Iterator[str]:
+def _busy(reports: NamedReports) -> Iterator[Caveat]:
     """Name the reports at whose end more processes wanted a core than there are."""
-    found = {
-        named.name: named.report.threads.load[0]
-        for named in reports.all
-        if named.report.threads.load is not None
-        and named.report.threads.load[0] > named.report.machine.usable_cores + 0.5
-    }
-    if found:
-        loads = ", ".join(f"{load:.1f} at the end of {name}" for name, load in found.items())
-        cores = reports.all[0].report.machine.usable_cores
+    for named in reports.all:
+        load, cores = named.report.threads.load, named.report.machine.usable_cores
+        if load is not None and load[0] > cores + 0.5:
+            yield (
+                "busy machine",
+                f"{named.name}: {load[0]:.1f} processes wanted one of {cores} cores at its end. "
+                "Other work was going on: ratios within one report hold better than seconds.",
+            )
+
+
+def _differences(reports: NamedReports) -> Iterator[Caveat]:
+    found = [named.report for named in reports.all]
+    if len(list(reports.timed())) > 1:
         yield (
-            f"More processes wanted a core than there were cores ({cores}): {loads}. Other work "
-            "was going on: ratios within one report hold better than seconds."
+            "several runs",
+            "Times of different runs did not take turns: each plot shows one run. To compare "
+            "models, measure them in one.",
         )
-
-
-def _differences(reports: list[Report]) -> Iterator[str]:
-    machines = {(report.machine.cpu, report.machine.gpus) for report in reports}
-    if len(machines) > 1:
-        yield "The reports are of different machines: do not compare their seconds."
-    versions = sorted({report.samclip for report in reports})
+    if len({(report.machine.cpu, report.machine.gpus) for report in found}) > 1:
+        line = "The reports are of different machines: do not compare their seconds."
+        yield "different machines", line
+    versions = sorted({report.samclip for report in found})
     if len(versions) > 1:
-        yield f"The reports are of different versions of samclip: {', '.join(versions)}."
+        line = f"The reports are of different versions of samclip: {', '.join(versions)}."
+        yield "different versions", line
 
 
 SECTIONS = (
@@ -170,7 +210,7 @@ def render(reports: NamedReports) -> str:
     )
     body = el("body", el("h1", title), el("p", _byline(reports), class_="soft"))
     body.extend(headline(reports))
-    body.extend(el("p", line, class_="note") for line in caveats(reports))
+    body.extend(warnings_block(reports))
     for section in SECTIONS:
         body.extend(section(reports))
     body.append(el("p", f"Made by samclip {__version__}, samclip-bench report.", class_="soft"))

@@ -18,7 +18,7 @@ from samclip.benchmarks.html.elements import (
     show_table,
     table,
 )
-from samclip.benchmarks.html.named_reports import NamedReports
+from samclip.benchmarks.html.named_reports import NamedReports, TimedRun
 from samclip.benchmarks.html.plots import Series, bars, dots
 from samclip.benchmarks.latency.energy import energy_table
 from samclip.benchmarks.latency.results import timing_tables
@@ -35,9 +35,9 @@ Stages = dict[str, float]  # mean seconds
 
 
 def latency_section(reports: NamedReports) -> Iterator[Element]:
-    """Return the section, nothing where nothing was timed."""
-    warm, cold = (_by_name(reports, state) for state in STATES)
-    if not warm and not cold:
+    """Return the section, a part for each run; nothing where nothing was timed."""
+    runs = list(reports.timed())
+    if not runs:
         return
     yield el("h2", "How long it takes", id="latency")
     yield el(
@@ -46,21 +46,29 @@ def latency_section(reports: NamedReports) -> Iterator[Element]:
         "zero.",
         class_="soft",
     )
+    for run in runs:
+        if len(runs) > 1:
+            yield el("h3", f"Run {run.name}", class_="run")
+        yield from _latency_of(run)
+
+
+def _latency_of(run: TimedRun) -> Iterator[Element]:
+    warm, cold = (_by_name(run.of(state)) for state in STATES)
     yield el("div", *(_figure(name, found) for (_, name), found in warm.items()), class_="plots")
     if cold:
         yield el("h3", "Cold: the first time in a new model or process")
         plots = [_figure(name, found) for (kind, name), found in cold.items() if kind != "task"]
         yield el("div", *plots, class_="plots")
     for state in STATES:
-        timings = list(reports.timings(state))
+        timings = run.of(state)
         if timings:
             yield folded(f"All figures, {state}", *map(show_table, timing_tables(timings, state)))
 
 
-def _by_name(reports: NamedReports, state: State) -> Groups:
+def _by_name(timings: list[Timing]) -> Groups:
     """Group timings that are not part of others by kind and name, pipelines first."""
     found: Groups = {}
-    wholes = [timing for timing in reports.timings(state) if timing.part_of is None]
+    wholes = [timing for timing in timings if timing.part_of is None]
     for timing in sorted(wholes, key=lambda timing: ORDER.index(timing.kind)):
         found.setdefault((timing.kind, timing.name), []).append(timing)
     return found
@@ -75,14 +83,13 @@ def _figure(name: str, found: list[Timing]) -> Element:
 
 
 def stage_section(reports: NamedReports) -> Iterator[Element]:
-    """Return the section, nothing where nothing was timed in stages."""
-    found = [
-        (timing, stages)
-        for state in STATES
-        for timing in reports.timings(state)
-        if timing.part_of is None and (stages := _stages(reports, timing))
+    """Return the section, a part for each run; nothing where nothing was timed in stages."""
+    staged = [
+        (run, found)
+        for run in reports.timed()
+        if (found := [(t, parts) for t in run.timings if (parts := _stages(run, t))])
     ]
-    if not found:
+    if not staged:
         return
     yield el("h2", "Where the time goes", id="stages")
     yield el(
@@ -91,19 +98,28 @@ def stage_section(reports: NamedReports) -> Iterator[Element]:
         "for is shown as a separate part.",
         class_="soft",
     )
-    for state in STATES:
-        of_state = [entry for entry in found if entry[0].state == state]
-        for name in dict.fromkeys(timing.name for timing, _ in of_state):
+    for run, found in staged:
+        if len(staged) > 1:
+            yield el("h3", f"Run {run.name}", class_="run")
+        for state, name in dict.fromkeys((t.state, t.name) for t, _ in _warm_first(found)):
             title = name if state == "warm" else f"{name}, cold"
-            yield _stage_figure(title, [entry for entry in of_state if entry[0].name == name])
+            of_name = [entry for entry in found if (entry[0].state, entry[0].name) == (state, name)]
+            yield _stage_figure(title, of_name)
 
 
-def _stages(reports: NamedReports, whole: Timing) -> Stages:
-    """Return the mean of each stage, the largest first, and of what is left of the whole."""
+def _warm_first(found: list[tuple[Timing, Stages]]) -> list[tuple[Timing, Stages]]:
+    return sorted(found, key=lambda entry: STATES.index(entry[0].state))
+
+
+def _stages(run: TimedRun, whole: Timing) -> Stages:
+    """Return the mean of each stage, the largest first, and of what is left of the whole.
+
+    Nothing for what is a part itself.
+    """
     parts = {
         timing.name: fmean(timing.samples)
-        for timing in reports.timings(whole.state)
-        if timing.model == whole.model and timing.part_of == whole.name
+        for timing in run.of(whole.state)
+        if whole.part_of is None and timing.model == whole.model and timing.part_of == whole.name
     }
     if not parts:
         return {}

@@ -1,8 +1,13 @@
-"""Sections on speed against accuracy, where reports hold both, and on every row of every report."""
+"""Sections on speed against accuracy, where reports hold both, and on every row of every report.
+
+Accuracy does not depend on the moment, so several reports of one data set may share a plot; the
+times of a plot are always of one run.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 from xml.etree.ElementTree import Element
 
@@ -13,9 +18,23 @@ from samclip.benchmarks.records import Subject
 from samclip.benchmarks.rows import rows_table
 
 MOST = 6  # plots
-Key = tuple[str, str, str]  # measure, subset, and what was timed
-Groups = dict[Key, list[Point]]
+Groups = dict["Axes", list[Point]]
 Times = Mapping[str, Sequence[tuple[float, str]]]  # seconds by model, and of what
+
+
+@dataclass(frozen=True)
+class Axes:
+    """What the points of a plot have in common.
+
+    `measure`, `subset`: of accuracy; `data`: the photos that it was measured on; `across`: what was
+    timed, in the run `run`.
+    """
+
+    measure: str
+    subset: str
+    data: str
+    across: str
+    run: str
 
 
 def tradeoff_section(reports: NamedReports) -> Iterator[Element]:
@@ -30,35 +49,39 @@ def tradeoff_section(reports: NamedReports) -> Iterator[Element]:
         "zero.",
         class_="soft",
     )
-    firsts: dict[str, Key] = {}  # by measure: the subset that its report lists first
-    for key in groups:
-        firsts.setdefault(key[0], key)
-    shown = [(key, groups[key]) for key in groups if key in firsts.values()][:MOST]
+    firsts: dict[tuple[object, ...], Axes] = {}  # by measure: the subset that comes first
+    for axes in groups:
+        firsts.setdefault((axes.measure, axes.data, axes.run), axes)
+    shown = [(axes, groups[axes]) for axes in firsts.values()][:MOST]
     yield el("div", *(_figure(key, points) for key, points in shown), class_="plots")
     if len(groups) > len(shown):
         yield el("p", f"{len(groups) - len(shown)} more are in the tables.", class_="soft")
 
 
 def _groups(reports: NamedReports) -> Groups:
-    """Gather points by measure, subset and what was timed, over all reports."""
+    """Gather points by axes, over all reports."""
     groups: Groups = {}
     for named in reports.all:
-        times = _own_times(named) or _times_elsewhere(named, reports)
-        for row in named.report.rows:
-            if row.unit != "share" or row.detail or row.value is None or row.model not in times:
-                continue
-            kind, found = row.measure.partition(" ")[0], times[row.model]
-            fitting = (time for time in found if time[1].partition(" ")[0] == kind)
-            time, across = next(fitting, found[0])  # of the same kind of prompt, or else the first
-            point = Point(row.model, time, row.value, row.low, row.high)
-            groups.setdefault((row.measure, row.subset, across), []).append(point)
+        own, found_data = _own_times(named), named.report.data
+        data = f"{found_data.photos} photos of {found_data.path}"
+        runs = [(named.name, own)] if own else list(_times_elsewhere(named, reports))
+        for run, times in runs:
+            for row in named.report.rows:
+                is_share = row.unit == "share" and not row.detail
+                if not is_share or row.value is None or row.model not in times:
+                    continue
+                kind, found = row.measure.partition(" ")[0], times[row.model]
+                fitting = (time for time in found if time[1].partition(" ")[0] == kind)
+                time, across = next(fitting, found[0])  # of the same kind of prompt, or the first
+                axes = Axes(row.measure, row.subset, data, across, run)
+                point = Point(row.model, time, row.value, row.low, row.high)
+                groups.setdefault(axes, []).append(point)
     return groups
 
 
-def _figure(key: Key, points: list[Point]) -> Element:
-    measure, subset, across = key
-    label = f"{measure} ({subset}) against {across}"
-    title = el("h3", f"{measure}, {subset}")
+def _figure(axes: Axes, points: list[Point]) -> Element:
+    label = f"{axes.measure} ({axes.subset}) of {axes.data}, against {axes.across} of {axes.run}"
+    title = el("h3", f"{axes.measure}, {axes.subset}")
     return el("figure", title, scatter(points, SECONDS, label), el("figcaption", label))
 
 
@@ -71,15 +94,16 @@ def _own_times(named: NamedReport) -> Times:
     return found
 
 
-def _times_elsewhere(named: NamedReport, reports: NamedReports) -> Times:
-    """Take the median of the first pipeline of the same bundle in a report of latency."""
-    found: dict[str, list[tuple[float, str]]] = {}
-    for subject in named.report.subjects:
-        for other in reports.all:
+def _times_elsewhere(named: NamedReport, reports: NamedReports) -> Iterator[tuple[str, Times]]:
+    """Take the median of the first pipeline of the same bundles in each report of latency."""
+    for other in reports.all:
+        found: dict[str, list[tuple[float, str]]] = {}
+        for subject in named.report.subjects:
             for twin in other.report.subjects:
                 if other is not named and _same(subject, twin):
                     found.update(_first_pipeline(other, twin.name, subject.name))
-    return found
+        if found:
+            yield other.name, found
 
 
 def _same(one: Subject, other: Subject) -> bool:
@@ -113,6 +137,6 @@ def rows_section(reports: NamedReports) -> Iterator[Element]:
             title = f"All rows: {report.benchmark} ({named.name})"
             yield el("h2", title, id=f"rows-{place}")
         if shown:
-            yield show_table(rows_table(shown))
+            yield show_table(rows_table(shown, report.rows))
         if hidden:
-            yield folded(f"{len(hidden)} more rows", show_table(rows_table(hidden)))
+            yield folded(f"{len(hidden)} more rows", show_table(rows_table(hidden, report.rows)))

@@ -21,18 +21,22 @@ from samclip.disk.user_files import read_user_file
 from samclip.errors import ConfigError, did_you_mean
 from samclip.export.models.ovsam.model import OVSAM_CONFIGS
 from samclip.merge.config.stages import (
+    SIZES,
     STREAMS,
     Stage,
     StitchStage,
     StreamName,
     check_stage,
+    is_size,
 )
 from samclip.merge.config.tables import (
     OTHER_SIZES,
     OVSAM_SIZE,
     DataConfig,
     EvaluationConfig,
+    InstanceSourceConfig,
     LabelsConfig,
+    SourceConfig,
     StudentConfig,
     TeachersConfig,
     TomlTable,
@@ -48,24 +52,32 @@ UNKNOWN_FIELD = re.compile(r"unknown field `([^`]+)`(?: - at `([^`]+)`)?")
 
 
 class RunConfig(TomlTable, frozen=True, kw_only=True):
-    """A whole run.
-
-    `precision` auto is bf16 on CUDA devices that compute in it, else fp32. `save_every`: steps
-    between two writes of the run's state.
-    """
+    """A whole run."""
 
     name: str
+    """Name of the run, and of its folder in `runs/`."""
     student: StudentConfig
+    """The model that is trained."""
     teachers: TeachersConfig
-    data: DataConfig
+    """The models that it is trained by."""
+    data: DataConfig = DataConfig()
+    """The photos."""
     stages: tuple[Stage, ...]
+    """What is trained, in this order: one or more tables."""
     labels: LabelsConfig | None = None
+    """Classes of instances, for stages that have some."""
     seed: int = 0
+    """Seed of all that is drawn at random."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto` is bf16 on CUDA devices that compute in it, else fp32."""
     evaluation: EvaluationConfig = EvaluationConfig()
+    """The evaluation on held-back photos."""
     save_every: int = 100
+    """Steps between two writes of the run's state. Range: at least 1."""
     notes: str = ""
+    """Text that is kept in the checkpoint and its bundles."""
     license: str = "unknown"
+    """Licence that is recorded in the checkpoint and its bundles."""
 
     @property
     def digest(self) -> str:
@@ -73,8 +85,10 @@ class RunConfig(TomlTable, frozen=True, kw_only=True):
         return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
 
 
-def read_config(path: Path, steps_scale: float = 1.0) -> RunConfig:
+def read_config(path: Path, steps_scale: float = 1.0, photos: Path | None = None) -> RunConfig:
     """Read a run's TOML file; `steps_scale` multiplies the length of every stage.
+
+    `photos`: a folder that replaces those of every stream.
 
     Relative paths of folders and checkpoints stay relative to the working directory. Raises
     ConfigError with the file, the place in it and the remedy.
@@ -90,13 +104,16 @@ def read_config(path: Path, steps_scale: float = 1.0) -> RunConfig:
         raise ConfigError(
             f"{path} is nested too deeply; the file of a training run needs three levels"
         ) from error
-    config = parse_config(raw, str(path))
+    config = parse_config(raw, str(path), photos)
     stages = tuple(stage.scaled(steps_scale) for stage in config.stages)
     return msgspec.structs.replace(config, stages=stages)
 
 
-def parse_config(raw: dict[str, Any], file: str) -> RunConfig:
-    """Convert and check a parsed file; `file` names it in messages. Raises ConfigError."""
+def parse_config(raw: dict[str, Any], file: str, photos: Path | None = None) -> RunConfig:
+    """Convert and check a parsed file; `file` names it in messages. Raises ConfigError.
+
+    `photos`: as in `read_config`.
+    """
     stages = raw.get("stages")
     if isinstance(stages, list):  # the default of `kind`, which msgspec requires of a union
         with_kind = [{"kind": "train", **s} if isinstance(s, dict) else s for s in stages]
@@ -110,6 +127,8 @@ def parse_config(raw: dict[str, Any], file: str) -> RunConfig:
             f"{file}: {error.object!a} is not valid text; write whole characters"
         ) from error
     try:
+        if photos is not None:
+            config = msgspec.structs.replace(config, data=_of_folder(config, photos))
         _check(config)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from error
@@ -137,6 +156,27 @@ def _fields(kind: Any) -> dict[str, Any]:
     return found
 
 
+def _of_folder(config: RunConfig, folder: Path) -> DataConfig:
+    """Return the run's data with every stream that it needs from one folder.
+
+    Raises ConfigError where a stage needs annotations, which a folder of photos does not have.
+    """
+    given = config.data.instances
+    if given is not None and given.annotations is not None:
+        raise ConfigError(
+            f"[data.instances] has annotations, {given.annotations}, which the photos in {folder} "
+            "lack; name the folder in that table, with its own annotations"
+        )
+    needed = {stream for stage in config.stages for stream in required_streams(stage)}
+    folders = (str(folder),)
+    return msgspec.structs.replace(
+        config.data,
+        names=SourceConfig(folders=folders) if "names" in needed else None,
+        masks=SourceConfig(folders=folders) if "masks" in needed else None,
+        instances=InstanceSourceConfig(folders=folders) if "instances" in needed else None,
+    )
+
+
 def _check(config: RunConfig) -> None:
     """Check the run's name, each stage, and that it has its teachers and photos."""
     check_name(config.name, "the run's name", ConfigError)
@@ -145,8 +185,7 @@ def _check(config: RunConfig) -> None:
     if not names or doubled:
         problem = f"two stages are called {doubled[0]!r}" if doubled else "there are no stages"
         raise ConfigError(f"{problem}; give [[stages]] with a name each, every name once")
-    if not 0 <= config.data.holdout < 1:
-        raise ConfigError(f"data.holdout is {config.data.holdout}; expected 0 to below 1")
+    _check_numbers(config)
     annotated = config.data.instances is not None and bool(config.data.instances.annotations)
     for stage in config.stages:
         check_stage(stage)
@@ -159,13 +198,46 @@ def _check(config: RunConfig) -> None:
             source = getattr(config.data, stream)
             if source is None or not (source.folders or source.shards):
                 raise ConfigError(
-                    f"stage {stage.name!r} needs photos: [data.{stream}] folders; name one or more"
+                    f"stage {stage.name!r} needs photos: [data.{stream}] folders; name one or "
+                    "more, or give --photos FOLDER"
                 )
         _check_student(config, stage)
     if annotated and config.data.instances is not None and config.data.instances.shards:
         raise ConfigError(
             "[data.instances] has annotations and shards; give folders instead of the shards"
         )
+
+
+def _check_numbers(config: RunConfig) -> None:
+    """Check the numbers of all tables but the stages."""
+    student, teacher, judged = config.student, config.teachers.names, config.evaluation
+    sizes = {} if student.sizes is None else msgspec.structs.asdict(student.sizes)
+    counts: dict[str, Any] = {
+        "save_every": config.save_every,
+        "evaluation.photos": judged.photos,
+        "evaluation.regions": judged.regions,
+        "student.head_pool": student.head_pool,
+        "student.pyramid": min(student.pyramid, default=0),
+        "teachers.names.top_k": None if teacher is None else teacher.top_k,
+    }
+    for name, value in sizes.items():
+        counts[f"student.sizes.{name}"] = min(value) if isinstance(value, tuple) else value
+    for stream in STREAMS:
+        source: SourceConfig | None = getattr(config.data, stream)
+        counts[f"data.{stream}.longest"] = None if source is None else source.longest
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} is {value}; expected at least 1")
+    if not 0 <= config.data.holdout < 1:
+        raise ConfigError(f"data.holdout is {config.data.holdout}; expected 0 to below 1")
+    if teacher is not None and not teacher.temperature > 0:
+        raise ConfigError(f"teachers.names.temperature is {teacher.temperature}; expected above 0")
+    for name, size in (
+        ("student.image_size", student.image_size),
+        ("evaluation.size", judged.size),
+    ):
+        if size is not None and not is_size(size):
+            raise ConfigError(f"{name} is {size}; expected {SIZES}")
 
 
 def _check_student(config: RunConfig, stage: Stage) -> None:

@@ -10,6 +10,7 @@ from samclip.errors import ConfigError, InputError
 from samclip.merge.config.tables import TomlTable
 
 PATCH = 16
+SIZES = f"multiples of {PATCH} from 64 to 4096"
 
 StreamName = Literal["names", "masks", "instances"]
 STREAMS: tuple[StreamName, ...] = ("names", "masks", "instances")
@@ -18,22 +19,28 @@ STREAMS: tuple[StreamName, ...] = ("names", "masks", "instances")
 class ViewConfig(TomlTable, frozen=True, kw_only=True):
     """The ranges that views of photos are drawn from.
 
-    `scale`: the least and the greatest share of the photo's area that a crop has; `ratio`: the
-    least and the greatest width / height of a crop; `whole`: the share of views that show the whole
-    photo instead; `flip`: the share that is mirrored. `brightness`, `contrast` and `saturation` b
-    give factors drawn from [1 - b, 1 + b], `hue` an angle in degrees from [-hue, hue]. Beyer et al.
-    (2022) draw areas from almost nothing to all; 0.1 is our choice for small data sets of small
-    photos. Raises InputError for values out of range.
+    Raises InputError for values out of range.
     """
 
     scale: tuple[float, float] = (0.1, 1.0)
+    """Least and greatest share of the photo's area that a crop has. Beyer et al. (2022) draw areas
+    from almost nothing to all; the default is our choice for small sets of small photos. Range: 0 <
+    least <= greatest <= 1.
+    """
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Least and greatest width / height of a crop. Range: 0 < least <= greatest."""
     whole: float = 0.25
+    """Share of the views that show the whole photo instead of a crop. Range: 0 to 1."""
     flip: float = 0.5
+    """Share of the views that is mirrored. Range: 0 to 1."""
     brightness: float = 0.2
+    """Half the width of the interval around 1 that the factor is drawn from. Range: 0 to 1."""
     contrast: float = 0.2
+    """The same for the contrast. Range: 0 to 1."""
     saturation: float = 0.2
+    """The same for the saturation. Range: 0 to 1."""
     hue: float = 0.0
+    """Greatest angle that hues are turned by, either way, in degrees. Range: 0 to 180."""
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -49,20 +56,29 @@ class ViewConfig(TomlTable, frozen=True, kw_only=True):
 
 
 class Batch(TomlTable, frozen=True, kw_only=True):
-    """A stream's share of each step: `batch` photos over all processes, in squares of `size`.
-
-    A list of sizes trains at variable resolution: each step draws one. `micro` photos at a time go
-    through the model, and their gradients are added up; None takes all. `views` is the number of
-    different views of a photo, for which the teachers' answers are kept; 0 draws a new view every
-    time and keeps nothing. `regions` is the most regions of a photo that are named.
-    """
+    """A stream's share of each step."""
 
     batch: int
+    """Photos of a step, over all processes. Range: at least 1."""
     size: int | tuple[int, ...]
+    """Side of the square image, in pixels. A list trains at variable resolution: each step draws
+    one. Masks and instances of an Open-Vocabulary SAM take the student's own. Range: multiples of
+    16 from 64 to 4096.
+    """
     micro: int | None = None
+    """Photos that go through the model at a time; their gradients are added up. Without it, all.
+    Range: at least 1.
+    """
     views: int = 0
+    """Different views of a photo, for which the teachers' answers are kept. 0 draws a new view
+    every time and keeps nothing. Range: at least 0.
+    """
     view: ViewConfig = ViewConfig()
+    """How views are drawn."""
     regions: int = 0
+    """Most regions of a photo that are named. For instances without annotations, the most that the
+    teachers find and name. Range: at least 0.
+    """
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -71,40 +87,45 @@ class Batch(TomlTable, frozen=True, kw_only=True):
 
 
 class MaskBatch(Batch, frozen=True, kw_only=True):
-    """The masks' stream: `prompts` for each photo, the share `boxes` of them boxes, else points."""
+    """The masks' stream."""
 
     prompts: int = 32
+    """Prompts for each photo. Range: at least 1."""
     boxes: float = 0.5
+    """Share of the prompts that are boxes; the others are points. Range: 0 to 1."""
 
 
 class InstanceBatch(Batch, frozen=True, kw_only=True):
-    """The stream of named instances: `prompts` for each photo, the share `boxes` of them boxes.
-
-    The others are points inside the masks. Where the photos are not annotated, `regions` is the
-    most regions of a photo that the teachers find and name.
-    """
+    """The stream of named instances."""
 
     prompts: int = 40
+    """Prompts for each photo. Range: at least 1."""
     boxes: float = 0.5
+    """Share of the prompts that are boxes; the others are points inside the masks. Range: 0 to 1.
+    """
 
 
 class Losses(TomlTable, frozen=True, kw_only=True):
-    """The weight of each loss; 0 leaves it out.
-
-    On the names' stream, `clip`: pooled embeddings. On the masks' stream, `sam`: masks of the same
-    prompts (SAM-CLIP's lambda), and `embed`: image embeddings, position by position. On both, where
-    they have `regions`, `region`: patch embeddings inside the teacher's masks, the dense term for
-    names. On the instances' stream, `mask`, `dice` and `label`: the masks of prompted instances, by
-    cross entropy and by overlap, and their names; these three are Open-Vocabulary SAM's.
-    """
+    """The weight of each loss; 0 leaves it out, and one must be above 0."""
 
     clip: float = 0.0
+    """Names' stream: pooled embeddings. Range: at least 0."""
     region: float = 0.0
+    """Names' and masks' streams with `regions`: patch embeddings inside the teacher's masks, the
+    dense term for names. Range: at least 0.
+    """
     sam: float = 0.0
+    """Masks' stream: masks of the same prompts, SAM-CLIP's lambda. Range: at least 0."""
     embed: float = 0.0
+    """Masks' stream: image embeddings, position by position. Range: at least 0."""
     mask: float = 0.0
+    """Instances' stream: masks of prompted instances by cross entropy, as in Open-Vocabulary SAM.
+    Range: at least 0.
+    """
     dice: float = 0.0
+    """Instances' stream: the same masks by overlap. Range: at least 0."""
     label: float = 0.0
+    """Instances' stream: the names of prompted instances. Range: at least 0."""
 
     @property
     def instances(self) -> bool:
@@ -113,78 +134,112 @@ class Losses(TomlTable, frozen=True, kw_only=True):
 
 
 class MaskLossConfig(TomlTable, frozen=True, kw_only=True):
-    """The parts of `sam`: the weights of focal, dice and predicted IoU, and what they compare.
-
-    `targets`: the teacher's probabilities (soft) or decisions (hard). `outputs`: each of a
-    prompt's four masks with the teacher's same one (every), or the best one, as SAM is trained.
-    """
+    """The parts of the loss `sam`."""
 
     focal: float = 20.0
+    """Weight of the focal loss. Range: at least 0."""
     dice: float = 1.0
+    """Weight of the dice loss. Range: at least 0."""
     iou: float = 1.0
+    """Weight of the error of the predicted IoU. Range: at least 0."""
     targets: Literal["soft", "hard"] = "soft"
+    """What masks are compared with: the teacher's probabilities (`soft`) or decisions (`hard`)."""
     outputs: Literal["every", "best"] = "every"
+    """`every`: each of a prompt's four masks with the teacher's same one. `best`: the best one, as
+    SAM is trained.
+    """
 
 
 class EmbedLossConfig(TomlTable, frozen=True, kw_only=True):
-    """The parts of `embed`: the weights of cosine distance, smooth L1 loss and squared error."""
+    """The parts of the loss `embed`."""
 
     cosine: float = 1.0
+    """Weight of the cosine distance. Range: at least 0."""
     smooth_l1: float = 1.0
+    """Weight of the smooth L1 loss. Range: at least 0."""
     squared: float = 0.0
+    """Weight of the squared error. Range: at least 0."""
 
 
 class InstanceLossConfig(TomlTable, frozen=True, kw_only=True):
-    """The parts of `mask` and `dice`: how many `points` of a mask are compared; None: every pixel.
-
-    Points are drawn as in PointRend. The share `uncertain` of them are those with logits nearest to
-    0 among `oversample` times `points` random ones; the rest come from anywhere.
-    """
+    """The points at which the losses `mask` and `dice` compare, drawn as in PointRend."""
 
     points: int | None = None
+    """Points of a mask that are compared; without it, every pixel. Range: at least 1."""
     oversample: float = 3.0
+    """Random points for each point that is kept, among which uncertain ones are sought. Range: at
+    least 1.
+    """
     uncertain: float = 0.75
+    """Share of the points that are those with logits nearest to 0; the rest come from anywhere.
+    Range: 0 to 1.
+    """
 
 
 class TrainStage(TomlTable, frozen=True, kw_only=True, tag_field="kind", tag="train"):
-    """Gradient training with AdamW.
-
-    The length is `steps`, or `epochs` over the photos of the stage's first stream, in the order
-    names, masks, instances. The learning rate rises for the share `warmup` of the stage, then falls
-    by a cosine to the share `floor` of itself, or stays (`constant`). `stop` below 1 ends the stage
-    at that share of its schedule, as SAM-CLIP's stage II ends after 16 of 20 epochs. `train` maps
-    parts of the model, by prefixes of their parameters' names, to factors on the learning rate; the
-    longest prefix counts, and everything else stays frozen. `batch_norms` of the trained parts
-    keep their statistics (frozen), as pretrained weights need, or follow the batches (moving), as
-    a backbone that starts at random needs. Moving ones take a single process, because their
-    statistics depend on the batch as a whole. `ema` is the decay of a running average of the
-    weights, which become that average at the end of the stage. `evaluate_every`: steps between two
-    evaluations within the stage.
-    """
+    """Gradient training with AdamW. Its `kind` is train, which may be left out."""
 
     name: str
+    """Name of the stage; every name once."""
     steps: int | None = None
+    """Length in steps. Give either this or `epochs`. Range: at least 1."""
     epochs: float | None = None
+    """Length in passes over the photos of the stage's first stream, in the order names, masks,
+    instances. Range: above 0.
+    """
     stop: float = 1.0
+    """Share of its schedule at which the stage ends, as SAM-CLIP's stage II ends after 16 of 20
+    epochs. Range: above 0, up to 1.
+    """
     learning_rate: float
+    """Highest learning rate. Range: above 0."""
     schedule: Literal["cosine", "constant"] = "cosine"
+    """After the warm-up the learning rate falls by a `cosine`, or stays `constant`."""
     warmup: float = 0.03
+    """Share of the stage in which the learning rate rises from 0. Range: 0 to below 1."""
     floor: float = 0.0
+    """Share of the learning rate that the cosine falls to. Range: 0 to 1."""
     weight_decay: float = 0.01
+    """Weight decay of AdamW. Range: at least 0."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """Decays of the moments of AdamW. Range: 0 to below 1, each."""
     clip_norm: float | None = 1.0
+    """Greatest norm of the gradient, which is scaled down to it. Range: above 0."""
     ema: float | None = None
+    """Decay of a running average of the weights, which become that average at the end of the stage;
+    without it, there is none. Range: above 0, below 1.
+    """
     train: dict[str, float]
+    """Parts of the model that are trained, by prefixes of their parameters' names, with factors on
+    the learning rate. The longest prefix counts; all else stays frozen. Range: at least 0, each.
+    """
     losses: Losses
+    """Weights of the losses."""
     mask_loss: MaskLossConfig = MaskLossConfig()
+    """Parts of the loss `sam`."""
     embed_loss: EmbedLossConfig = EmbedLossConfig()
+    """Parts of the loss `embed`."""
     instance_loss: InstanceLossConfig = InstanceLossConfig()
+    """Points of the losses `mask` and `dice`."""
     names: Batch | None = None
+    """Batches of photos that are named as a whole."""
     masks: MaskBatch | None = None
+    """Batches of photos that are prompted."""
     instances: InstanceBatch | None = None
+    """Batches of photos with named instances."""
     batch_norms: Literal["frozen", "moving"] = "frozen"
+    """Batch norms of the trained parts keep their statistics (`frozen`), as pretrained weights
+    need, or follow the batches (`moving`), as a backbone that starts at random needs. `moving`
+    takes a single process.
+    """
     gradient_checkpointing: bool = False
+    """Whether activations of the encoder are computed again in the backward pass: less memory, more
+    time.
+    """
     evaluate_every: int | None = None
+    """Steps between two evaluations within the stage; without it, there is one at the end. Range:
+    at least 1.
+    """
 
     def scaled(self, scale: float) -> TrainStage:
         """Return the stage with `scale` times its length, at least one step."""
@@ -196,34 +251,41 @@ class TrainStage(TomlTable, frozen=True, kw_only=True, tag_field="kind", tag="tr
 
 
 class HiddenConfig(TomlTable, frozen=True, kw_only=True):
-    """The fit of a stitch's hidden layer: `steps` of Adam on `batch` positions each.
-
-    `places` positions of every photo are kept in memory, 3.6 KB each. The learning rate rises over
-    the share `warmup` of the steps and then falls to 0.
-    """
+    """The fit of a stitch's hidden layer by Adam; the learning rate rises, then falls to 0."""
 
     places: int = 4096
+    """Positions of every photo that are kept in memory, 3.6 KB each. Range: at least 1."""
     steps: int = 2000
+    """Steps of Adam. Range: at least 1."""
     batch: int = 4096
+    """Positions of a step. Range: at least 1."""
     learning_rate: float = 2e-3
+    """Highest learning rate. Range: above 0."""
     warmup: float = 0.05
+    """Share of the steps over which the learning rate rises. Range: above 0, below 1."""
 
 
 class StitchStage(TomlTable, frozen=True, kw_only=True, tag_field="kind", tag="stitch"):
-    """The fit of the adapter between a frozen recogniser and the teacher's encoder.
+    """The fit of the adapter between a frozen recogniser and the mask teacher's encoder.
 
-    Its linear part has a closed form: least squares over the valid positions of `photos` views,
-    with `ridge` times the mean of the normal matrix's diagonal added to the diagonal. With
-    `hidden`, its hidden layer is then fitted to the residual by gradient descent; without, the
-    adapter stays linear.
+    Its linear part has a closed form: least squares over the valid positions. Its `kind` is stitch.
     """
 
     name: str
+    """Name of the stage; every name once."""
     photos: int = 200
+    """Views that positions are taken from. Range: at least 1."""
     size: int = 1024
+    """Side of the square image, in pixels. Range: multiples of 16 from 64 to 4096."""
     ridge: float = 1e-3
+    """Share of the mean of the normal matrix's diagonal that is added to the diagonal. Range: at
+    least 0.
+    """
     hidden: HiddenConfig | None = None
+    """Fit of a hidden layer to what the linear part leaves; without it, the adapter stays linear.
+    """
     view: ViewConfig = ViewConfig(whole=1.0, flip=0.5, brightness=0, contrast=0, saturation=0)
+    """How views are drawn."""
 
     @property
     def length(self) -> int:
@@ -260,6 +322,10 @@ def check_stage(stage: Stage) -> None:
     _require(stage, 0 <= stage.warmup < 1 and 0 <= stage.floor <= 1, "warmup, floor from 0 to 1")
     _require(stage, stage.ema is None or 0 < stage.ema < 1, "ema between 0 and 1")
     _require(stage, stage.clip_norm is None or stage.clip_norm > 0, "clip_norm above 0")
+    _require(stage, stage.weight_decay >= 0, "weight_decay of at least 0")
+    _require(stage, all(0 <= beta < 1 for beta in stage.betas), "betas from 0 to below 1")
+    every = stage.evaluate_every
+    _require(stage, every is None or every > 0, "evaluate_every above 0")
     _require(stage, bool(stage.train), "parts to train, such as train = { clip_head = 1.0 }")
     _require(stage, all(factor >= 0 for factor in stage.train.values()), "factors of at least 0")
     _require(
@@ -284,6 +350,11 @@ def _check_losses(stage: TrainStage) -> None:
     _require(stage, not losses.instances or stage.instances is not None, "instances = {...}")
     regions = any(batch is not None and batch.regions for batch in (stage.names, stage.masks))
     _require(stage, not losses.region or regions, "regions above 0 in names or masks")
+    for loss in (stage.mask_loss, stage.embed_loss):
+        parts = [
+            value for value in msgspec.structs.asdict(loss).values() if not isinstance(value, str)
+        ]
+        _require(stage, min(parts) >= 0, "parts of a loss of at least 0")
     drawn = stage.instance_loss
     _require(stage, drawn.points is None or drawn.points > 0, "instance_loss.points above 0")
     _require(stage, drawn.oversample >= 1, "instance_loss.oversample of at least 1")
@@ -292,7 +363,8 @@ def _check_losses(stage: TrainStage) -> None:
 
 def _check_batch(stage: TrainStage, batch: Batch) -> None:
     """Check the numbers of a stream."""
-    _require(stage, batch.batch > 0 and (batch.micro or 1) > 0, "batch and micro above 0")
+    micro = 1 if batch.micro is None else batch.micro
+    _require(stage, batch.batch > 0 and micro > 0, "batch and micro above 0")
     _require(stage, min(batch.views, batch.regions) >= 0, "views and regions of at least 0")
     _check_sizes(stage, batch.sizes)
     if isinstance(batch, MaskBatch | InstanceBatch):
@@ -301,8 +373,12 @@ def _check_batch(stage: TrainStage, batch: Batch) -> None:
 
 
 def _check_sizes(stage: Stage, sizes: tuple[int, ...]) -> None:
-    fits = bool(sizes) and all(size % PATCH == 0 and 64 <= size <= 4096 for size in sizes)
-    _require(stage, fits, f"sizes that are multiples of {PATCH} from 64 to 4096")
+    _require(stage, bool(sizes) and all(map(is_size, sizes)), f"sizes that are {SIZES}")
+
+
+def is_size(size: int) -> bool:
+    """Whether a model can take squares of this side, in pixels."""
+    return size % PATCH == 0 and 64 <= size <= 4096
 
 
 def _require(stage: Stage, fits: Any, expected: str) -> None:

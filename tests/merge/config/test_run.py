@@ -173,6 +173,32 @@ def test_a_run_is_read_from_plain_files_alone(tmp_path: Path) -> None:
             read_config(path)
 
 
+def test_one_folder_stands_for_all_photos(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(MINIMAL + '[[stages]]\nname = "seam"\nkind = "stitch"\n', "utf-8")
+    given = read_config(file)
+    data = read_config(file, photos=Path("mine")).data
+    assert data.names is not None
+    assert data.masks is not None
+    assert (data.names.folders, data.masks.folders, data.instances) == (("mine",), ("mine",), None)
+    assert (data.holdout, data.cache) == (given.data.holdout, given.data.cache)
+    assert read_config(file, photos=Path("mine")).digest != given.digest
+
+    bare = "".join(MINIMAL.split('[data.names]\nfolders = ["photos"]\n[data.masks]\n'
+                                 'folders = ["photos"]\n'))  # fmt: skip
+    file.write_text(bare, "utf-8")
+    with pytest.raises(ConfigError, match=r"needs photos.*--photos FOLDER"):
+        read_config(file)
+    data = read_config(file, photos=Path("mine")).data
+    assert data.names is not None
+    assert (data.names.folders, data.masks) == (("mine",), None)
+
+
+def test_a_folder_of_photos_has_no_annotations() -> None:
+    with pytest.raises(ConfigError, match=r"has annotations, .*instances_train2017.json, which"):
+        read_config(CONFIGS / "ovsam_rn50.toml", photos=Path("mine"))
+
+
 def test_a_run_without_stages() -> None:
     raw = {"name": "x", "student": {"checkpoint": "a"}, "teachers": {}, "data": {}, "stages": []}
     with pytest.raises(ConfigError, match="there are no stages"):
