@@ -19,20 +19,29 @@ from pages import PAGES, ROOT, Section, anchors, code, links, prose, sections, s
 UNRECORDED = re.compile(r"no\s+command\s+is\s+recorded\s+for\s+it", re.IGNORECASE)
 # Tables of numbers that nobody measured here, by their page and header.
 SPECIFICATIONS = {
-    ("docs/engines.md", "measure | asked for"),  # the limits of the gate
-    ("docs/engines.md", "TensorRT | GPU | precision | report"),  # builds that are passed over
-    ("docs/accuracy.md", "data | classes | number | not counted"),
-    ("docs/choosing.md", "way | weights | licence"),
-    ("docs/cpu.md", " | ONNX Runtime | OpenVINO"),
-    ("docs/faults.md", "what | most"),
-    ("docs/gpu.md", "part | what is measured | required"),
-    ("docs/jetson.md", "bundle | plans | running, one context | building, peak | verdict"),
-    ("docs/jetson.md", "JetPack | Jetson Linux | boards | TensorRT | CUDA | Python | samclip"),
-    ("docs/peers.md", "peer | what it is | environment"),
-    ("docs/precision.md", "measure | FP16 limit | BF16 limit | INT8 limit | how it is measured"),
-    ("docs/roofline.md", "device | dense FP16 | dense INT8 | memory | published in"),
-    ("docs/roofline.md", "rate | how"),
-    ("docs/samclip-tiny.md", " | "),
+    ("docs/deploy/engines.md", "measure | asked for"),  # the limits of the gate
+    (
+        "docs/deploy/engines.md",
+        "TensorRT | GPU | precision | report",
+    ),  # builds that are passed over
+    ("docs/evidence/accuracy.md", "data | classes | number | not counted"),
+    ("docs/models/choosing.md", "way | weights | licence"),
+    ("docs/evidence/cpu.md", " | ONNX Runtime | OpenVINO"),
+    ("docs/evidence/faults.md", "what | most"),
+    ("docs/evidence/gpu.md", "part | what is measured | required"),
+    ("docs/deploy/jetson.md", "bundle | plans | running, one context | building, peak | verdict"),
+    (
+        "docs/deploy/jetson.md",
+        "JetPack | Jetson Linux | boards | TensorRT | CUDA | Python | samclip",
+    ),
+    ("docs/evidence/peers.md", "peer | what it is | environment"),
+    (
+        "docs/export/precision.md",
+        "measure | FP16 limit | BF16 limit | INT8 limit | how it is measured",
+    ),
+    ("docs/evidence/roofline.md", "device | dense FP16 | dense INT8 | memory | published in"),
+    ("docs/evidence/roofline.md", "rate | how"),
+    ("docs/models/samclip-tiny.md", " | "),
 }
 # In a cell: a number with decimals, with groups of thousands, or with a unit.
 FIGURE = re.compile(r"(?<![\w.])\d+(?:\.\d+(?![\w.]*\.\d)|,\d{3}| (?:s|ms|%|[kMG]i?B|x|M)\b)")
@@ -231,7 +240,7 @@ def test_named_modules_exist() -> None:
 
 
 def test_rows_of_faults_name_tests_that_exist() -> None:
-    text = (ROOT / "docs" / "faults.md").read_text("utf-8")
+    text = (ROOT / "docs" / "evidence" / "faults.md").read_text("utf-8")
     for file, function in re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", text):
         path = ROOT / "tests" / "attacks" / file
         assert path.is_file(), f"there is no {path.name}"
