@@ -39,6 +39,13 @@ class Classification(Viewable):
     `probabilities`: K float32 in [0, 1] that sum to 1; `logits`: K float32, cosine times the
     logit scale; `trained_head`: False when the CLIP head was never trained, so that names and
     probabilities mean nothing; `image`: the image, HWC uint8 RGB.
+
+    Examples:
+        >>> answer = scene.classify(["a cup of coffee", "a cat"])
+        >>> [name for name, _ in answer.top(2)]
+        ['a cup of coffee', 'a cat']
+        >>> answer.save("answer.png").name
+        'answer.png'
     """
 
     names: tuple[str, ...]
@@ -110,6 +117,13 @@ class SemanticMap(Viewable):
     per token, upscaled); `refined`: whether SAM's decoder drew the borders; `trained_head`: False
     when the CLIP head was never trained, so that the map means nothing; `image`: the image, HWC
     uint8 RGB.
+
+    Examples:
+        >>> labels = scene.semantic(["cup of coffee", "cat"])
+        >>> labels.mask("cup of coffee").dtype, labels.areas.sum() == 400 * 600
+        (dtype('bool'), np.True_)
+        >>> labels.save_labels("labels.png").name
+        'labels.png'
     """
 
     labels: NDArray[np.int32]
