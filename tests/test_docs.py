@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import typer
+from page_commands import APPS, commands
 from pages import PAGES, ROOT, Section, anchors, code, links, prose, sections, split_row
 
 # The sentence for figures without a command, in the text above their table.
@@ -45,14 +46,6 @@ SPECIFICATIONS = {
 }
 # In a cell: a number with decimals, with groups of thousands, or with a unit.
 FIGURE = re.compile(r"(?<![\w.])\d+(?:\.\d+(?![\w.]*\.\d)|,\d{3}| (?:s|ms|%|[kMG]i?B|x|M)\b)")
-PEERS = "python -m tools.peers"
-APPS = {
-    "samclip": "samclip.cli.main",
-    "samclip-bench": "samclip.benchmarks.cli.main",
-    "samclip-export": "samclip.export.cli",
-    "samclip-merge": "samclip.merge.cli",
-    PEERS: "tools.peers.__main__",
-}
 UsageError = typer.BadParameter.__mro__[1]  # typer has its own copy of click
 FOLDERS = ("samclip", "tests", "docs", "scripts", "configs", "tools", "docker", "examples")
 INNER = ("disk", "engines", "runtime", "cli", "export", "merge", "benchmarks")
@@ -73,24 +66,9 @@ def each_code() -> Iterator[tuple[str, str]]:
         yield from ((name(page), text) for text in code(page.read_text("utf-8")))
 
 
-def commands(text: str) -> list[str]:
-    """List the commands of this project in a text, without variables set before them."""
-    found = (re.sub(r"^(?:\$ |[A-Z_]+=\S+ )+", "", line) for line in code(text))
-    return [line for line in found if is_command(line)]
-
-
 def writers(text: str) -> list[str]:
     """List the commands in a text that measure something: those of `samclip` only answer."""
     return [line for line in commands(text) if line.split(maxsplit=1)[0] != "samclip"]
-
-
-def is_command(line: str) -> bool:
-    """Whether a line runs something of this project."""
-    first, *rest = line.split() or [""]
-    if first == "python":
-        return line.startswith(PEERS) or bool(rest and (ROOT / rest[0]).is_file())
-    is_script = first.startswith("scripts/") and (ROOT / first).is_file()
-    return first in APPS or first == "pytest" or is_script
 
 
 @cache
