@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import re
 import shlex
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ import pytest
 import typer
 from page_commands import APPS, commands
 from pages import PAGES, ROOT, Section, anchors, code, links, prose, sections, split_row
+
+from samclip import errors
 
 # The sentence for figures without a command, in the text above their table.
 UNRECORDED = re.compile(r"no\s+command\s+is\s+recorded\s+for\s+it", re.IGNORECASE)
@@ -215,6 +218,17 @@ def test_named_modules_exist() -> None:
     texts = ((name(page), page.read_text("utf-8")) for page in PAGES)
     found = [(page, dotted) for page, text in texts for dotted in PUBLISHED.findall(text)]
     assert not [(page, dotted) for page, dotted in found if not exists(dotted)]
+
+
+def test_every_error_has_a_section() -> None:
+    kinds = [value for value in vars(errors).values() if inspect.isclass(value)]
+    wanted = {
+        kind.__name__
+        for kind in kinds
+        if issubclass(kind, errors.SamclipError | errors.SamclipWarning)
+    }
+    titles = {section.title for section in sections(ROOT / "docs" / "reference" / "errors.md")}
+    assert titles - {"", "Errors"} == wanted
 
 
 def test_rows_of_faults_name_tests_that_exist() -> None:

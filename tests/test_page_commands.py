@@ -76,7 +76,7 @@ def mark(page: str) -> Any:
     return pytest.param(page, marks=pytest.mark.slow if page.startswith("recipes/") else ())
 
 
-@pytest.mark.parametrize("page", map(mark, RUN))
+@pytest.mark.parametrize("page", [mark(page) for page in RUN])
 def test_pages_for_newcomers_run(page: str, folder: Path) -> None:
     if page != "quickstart.md":
         (copy,) = [line for _, text in blocks("quickstart.md") for line in text.splitlines()
