@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import re
 import shlex
 from collections.abc import Iterator
@@ -13,37 +14,41 @@ from typing import Any
 
 import pytest
 import typer
+from page_commands import APPS, commands
 from pages import PAGES, ROOT, Section, anchors, code, links, prose, sections, split_row
+
+from samclip import errors
 
 # The sentence for figures without a command, in the text above their table.
 UNRECORDED = re.compile(r"no\s+command\s+is\s+recorded\s+for\s+it", re.IGNORECASE)
 # Tables of numbers that nobody measured here, by their page and header.
 SPECIFICATIONS = {
-    ("docs/engines.md", "measure | asked for"),  # the limits of the gate
-    ("docs/engines.md", "TensorRT | GPU | precision | report"),  # builds that are passed over
-    ("docs/accuracy.md", "data | classes | number | not counted"),
-    ("docs/choosing.md", "way | weights | licence"),
-    ("docs/cpu.md", " | ONNX Runtime | OpenVINO"),
-    ("docs/faults.md", "what | most"),
-    ("docs/gpu.md", "part | what is measured | required"),
-    ("docs/jetson.md", "bundle | plans | running, one context | building, peak | verdict"),
-    ("docs/jetson.md", "JetPack | Jetson Linux | boards | TensorRT | CUDA | Python | samclip"),
-    ("docs/peers.md", "peer | what it is | environment"),
-    ("docs/precision.md", "measure | FP16 limit | BF16 limit | INT8 limit | how it is measured"),
-    ("docs/roofline.md", "device | dense FP16 | dense INT8 | memory | published in"),
-    ("docs/roofline.md", "rate | how"),
-    ("docs/samclip-tiny.md", " | "),
+    ("docs/deploy/engines.md", "measure | asked for"),  # the limits of the gate
+    (
+        "docs/deploy/engines.md",
+        "TensorRT | GPU | precision | report",
+    ),  # builds that are passed over
+    ("docs/evidence/accuracy.md", "data | classes | number | not counted"),
+    ("docs/models/choosing.md", "way | weights | licence"),
+    ("docs/evidence/cpu.md", " | ONNX Runtime | OpenVINO"),
+    ("docs/evidence/faults.md", "what | most"),
+    ("docs/evidence/gpu.md", "part | what is measured | required"),
+    ("docs/deploy/jetson.md", "bundle | plans | running, one context | building, peak | verdict"),
+    (
+        "docs/deploy/jetson.md",
+        "JetPack | Jetson Linux | boards | TensorRT | CUDA | Python | samclip",
+    ),
+    ("docs/evidence/peers.md", "peer | what it is | environment"),
+    (
+        "docs/export/precision.md",
+        "measure | FP16 limit | BF16 limit | INT8 limit | how it is measured",
+    ),
+    ("docs/evidence/roofline.md", "device | dense FP16 | dense INT8 | memory | published in"),
+    ("docs/evidence/roofline.md", "rate | how"),
+    ("docs/models/samclip-tiny.md", " | "),
 }
 # In a cell: a number with decimals, with groups of thousands, or with a unit.
 FIGURE = re.compile(r"(?<![\w.])\d+(?:\.\d+(?![\w.]*\.\d)|,\d{3}| (?:s|ms|%|[kMG]i?B|x|M)\b)")
-PEERS = "python -m tools.peers"
-APPS = {
-    "samclip": "samclip.cli.main",
-    "samclip-bench": "samclip.benchmarks.cli.main",
-    "samclip-export": "samclip.export.cli",
-    "samclip-merge": "samclip.merge.cli",
-    PEERS: "tools.peers.__main__",
-}
 UsageError = typer.BadParameter.__mro__[1]  # typer has its own copy of click
 FOLDERS = ("samclip", "tests", "docs", "scripts", "configs", "tools", "docker", "examples")
 INNER = ("disk", "engines", "runtime", "cli", "export", "merge", "benchmarks")
@@ -64,24 +69,9 @@ def each_code() -> Iterator[tuple[str, str]]:
         yield from ((name(page), text) for text in code(page.read_text("utf-8")))
 
 
-def commands(text: str) -> list[str]:
-    """List the commands of this project in a text, without variables set before them."""
-    found = (re.sub(r"^(?:\$ |[A-Z_]+=\S+ )+", "", line) for line in code(text))
-    return [line for line in found if is_command(line)]
-
-
 def writers(text: str) -> list[str]:
     """List the commands in a text that measure something: those of `samclip` only answer."""
     return [line for line in commands(text) if line.split(maxsplit=1)[0] != "samclip"]
-
-
-def is_command(line: str) -> bool:
-    """Whether a line runs something of this project."""
-    first, *rest = line.split() or [""]
-    if first == "python":
-        return line.startswith(PEERS) or bool(rest and (ROOT / rest[0]).is_file())
-    is_script = first.startswith("scripts/") and (ROOT / first).is_file()
-    return first in APPS or first == "pytest" or is_script
 
 
 @cache
@@ -230,8 +220,19 @@ def test_named_modules_exist() -> None:
     assert not [(page, dotted) for page, dotted in found if not exists(dotted)]
 
 
+def test_every_error_has_a_section() -> None:
+    kinds = [value for value in vars(errors).values() if inspect.isclass(value)]
+    wanted = {
+        kind.__name__
+        for kind in kinds
+        if issubclass(kind, errors.SamclipError | errors.SamclipWarning)
+    }
+    titles = {section.title for section in sections(ROOT / "docs" / "reference" / "errors.md")}
+    assert titles - {"", "Errors"} == wanted
+
+
 def test_rows_of_faults_name_tests_that_exist() -> None:
-    text = (ROOT / "docs" / "faults.md").read_text("utf-8")
+    text = (ROOT / "docs" / "evidence" / "faults.md").read_text("utf-8")
     for file, function in re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", text):
         path = ROOT / "tests" / "attacks" / file
         assert path.is_file(), f"there is no {path.name}"

@@ -43,11 +43,11 @@ def test_a_figure_that_its_page_words_otherwise_is_seen() -> None:
         msgspec.structs.replace(FIGURES[-1], command="samclip-bench roofline my-own"),
     ]
     lines = list(checked.check_pages([*FIGURES, *wrong]))
-    assert any("which docs/samclip-tiny.md does not have" in line for line in lines)
+    assert any("which docs/models/samclip-tiny.md does not have" in line for line in lines)
     assert any(
         "does not name the command 'samclip-bench roofline my-own'" in line for line in lines
     )
-    assert any("has 49.8 MB; docs/samclip-tiny.md says '48.9 MB'" in line for line in lines)
+    assert any("has 49.8 MB; docs/models/samclip-tiny.md says '48.9 MB'" in line for line in lines)
 
 
 def names_report(value: float) -> Report:
@@ -70,13 +70,13 @@ def test_reports_are_compared_with_what_is_said(
     code = checked.main(["--report", str(tmp_path / "names.json")])
     shown = capsys.readouterr()
     assert code == (0 if agrees else 1), shown.err
-    assert ("'39.3 %' (0.393 in docs/samclip-tiny.md): DIFFERS, 0.41" in shown.out) != agrees
+    assert ("'39.3 %' (0.393 in docs/models/samclip-tiny.md): DIFFERS, 0.41" in shown.out) != agrees
 
 
 def test_tables_are_listed_with_their_commands() -> None:
     listed = {(page, command) for page, _, _, command in checked.list_tables()}
     names = "samclip-bench accuracy names path/to/coco --no-crops --teacher conse"
-    assert ("docs/samclip-tiny.md", names) in listed
+    assert ("docs/models/samclip-tiny.md", names) in listed
     assert len({page for page, _ in listed}) > 8
 
 

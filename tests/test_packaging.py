@@ -122,6 +122,15 @@ def test_sdist_holds_what_its_checks_need(sdist: Path) -> None:
     assert wanted | {"tests/conftest.py", "tests/test_packaging.py"} <= sdist_files(sdist)
 
 
+@pytest.mark.slow
+def test_an_index_takes_the_packages(wheel: Path, sdist: Path) -> None:
+    """Metadata that an index refuses, and a README that it cannot render, fail here."""
+    checked = run(
+        sys.executable, "-m", "twine", "check", "--strict", wheel, sdist, cwd=wheel.parent
+    )
+    assert checked.count("PASSED") == 2
+
+
 def test_installed_wheel_runs(wheel: Path, tmp_path: Path) -> None:
     home = tmp_path / "venv"
     venv.create(home, with_pip=False)

@@ -105,6 +105,38 @@ def test_changelog_knows_this_version() -> None:
     assert "## [Unreleased]" in text or f"## [{__version__}]" in text
 
 
+def test_the_address_of_the_repository_is_in_one_place() -> None:
+    project = (ROOT / "pyproject.toml").read_text("utf-8")
+    (address,) = re.findall(r'^Repository = "(.+)"$', project, re.MULTILINE)
+    found = [path for path in tracked_texts() if address in path.read_text("utf-8")]
+    assert found == [ROOT / "pyproject.toml"]
+
+
+def test_citation_has_this_version_and_licence() -> None:
+    import yaml
+
+    from samclip import __version__
+
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert (citation["version"], citation["license"]) == (__version__, "Apache-2.0")
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+
+
+def test_publishing_needs_no_secret_and_checks_the_packages() -> None:
+    import yaml
+
+    text = (ROOT / ".github" / "workflows" / "publish.yml").read_text("utf-8")
+    jobs = yaml.safe_load(text)["jobs"]
+    assert jobs["publish"]["permissions"] == {"id-token": "write"}
+    assert "id-token" not in jobs["build"]["permissions"]
+    assert "twine check --strict" in str(jobs["build"]["steps"])
+    assert "secrets." not in text
+
+
+def test_the_site_is_built_by_the_check_script() -> None:
+    assert "\nrun tools.site\n" in (ROOT / "scripts" / "check").read_text("utf-8")
+
+
 def test_licence_is_apache_2() -> None:
     text = (ROOT / "LICENSE").read_text("utf-8")
     assert "Apache License" in text

@@ -1,4 +1,4 @@
-"""The public API: `import samclip` offers exactly the names that docs/api.md lists."""
+"""The public API: `import samclip` offers exactly the names that docs/reference/api.md lists."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import samclip
 from samclip import errors
 
-PAGE = Path(__file__).parent.parent / "docs" / "api.md"
+PAGE = Path(__file__).parent.parent / "docs" / "reference" / "api.md"
 CLASSES = (
     "Model",
     "Scene",

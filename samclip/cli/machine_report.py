@@ -34,7 +34,7 @@ STAND_INS = {
 }
 # The packages of these extras are left out: backends report on their own packages.
 BACKEND_EXTRAS = frozenset({"gpu", "tensorrt", "openvino"})
-DEVELOPMENT_EXTRAS = frozenset({"dev", "fuzz"})
+DEVELOPMENT_EXTRAS = frozenset({"dev", "docs", "fuzz"})
 _REQUIREMENT = re.compile(r"^(?P<name>[\w.-]+).*?(?:extra == ['\"](?P<extra>[\w-]+)['\"])?$")
 
 

@@ -37,6 +37,12 @@ class DeviceTensor:
     scene and the model are closed by then or not. With the backends "tensorrt" and "tensorrt-rtx"
     it is used again only after the GPU's work up to then has ended; with "cuda" and
     "ort-tensorrt" wait for your own work on it before you drop it.
+
+    Examples:
+        >>> import numpy as np
+        >>> tensor = scene.tensor("image_embeddings")
+        >>> tensor.device, np.from_dlpack(tensor).shape
+        ('cpu', (1, 256, 64, 64))
     """
 
     def __init__(self, tensor: Tensor) -> None:

@@ -134,6 +134,11 @@ def load(
 
     Raises BundleError (BundleNotFoundError, SignatureError, GraphError), BackendUnavailableError,
     PlanError, EngineRunError, InputError.
+
+    Examples:
+        >>> model = samclip.load()
+        >>> model.manifest.name
+        'samclip-tiny'
     """
     begun = time.perf_counter()
     check_precision(precision)
@@ -213,6 +218,11 @@ class Model:
 
     `image_format` and `mask_threshold` have the names and values of segment-anything's `Sam`: the
     order of an image's channels, and the logit above which a pixel is in a mask.
+
+    Examples:
+        >>> with samclip.load(threads=1) as model:
+        ...     print(model.manifest.preprocessing.image_size)
+        1024
     """
 
     image_format = "RGB"
@@ -322,6 +332,11 @@ class Model:
         about a PIL image that was opened from a file and not turned upright.
 
         Raises ImageError, InputError, ClosedError, EngineRunError.
+
+        Examples:
+            >>> with model.encode(photo) as scene:
+            ...     scene.size
+            (400, 600)
         """
         return self._encode_prepared(self._prepare(image, check_colour(color)))
 
@@ -331,6 +346,11 @@ class Model:
         The next image is taken from `images`, read and resized while the encoder runs. An image may
         still be read when the next one is asked for: a camera needs two buffers. Errors are those
         of `encode`, raised at the image's turn.
+
+        Examples:
+            >>> for scene in model.encode_all([photo]):
+            ...     print(scene)
+            Scene(600x400)
         """
         prepare = partial(self._prepare, is_bgr=check_colour(color))
         with closing(map_in_order(prepare, images, 1)) as prepared:
@@ -346,6 +366,11 @@ class Model:
         the `streams` given to `load`; `ask` is called in those threads. Up to two more images may
         wait, for their turn or for the caller. Errors of `encode` and of `ask` are raised at the
         image's turn.
+
+        Examples:
+            >>> names = ["a cup of coffee", "a cat"]
+            >>> list(model.answer_all([photo], lambda scene: scene.classify(names).best))
+            ['a cup of coffee']
         """
         for _, answer in self.answers(images, ask, color=color):
             yield answer.result()
@@ -356,6 +381,12 @@ class Model:
         """Work as `answer_all` does, but yield each image with its finished future.
 
         An error stays in its image's future, so that one image can fail alone.
+
+        Examples:
+            >>> for path, answer in model.answers([photo, "gone.jpg"], lambda scene: scene.size):
+            ...     print(answer.exception() or answer.result())  # doctest: +ELLIPSIS
+            (400, 600)
+            ...gone.jpg...
         """
 
         def work(image: Image) -> Answer:
@@ -392,6 +423,12 @@ class Model:
         UntrainedHeadWarning when the bundle's head was never trained, and with InputWarning about
         names of which a part is unknown to the tokenizer or cut off, and about names that are the
         same to the text encoder.
+
+        Examples:
+            >>> synonyms = {"drink": ["cup of coffee"]}
+            >>> vocabulary = model.vocabulary(["drink", "cat"], synonyms=synonyms)
+            >>> scene.classify(vocabulary).best
+            'drink'
         """
         head, text = self.manifest.head, self.manifest.text
         if head is None or text is None:

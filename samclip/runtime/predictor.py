@@ -36,6 +36,14 @@ class SamPredictor:
     `predict_torch` also takes tensors of torch, and then returns tensors. Three things differ:
     boxes are clamped to the image, points outside it are refused, see `parse_prompts`, and
     `features` are a copy. A predictor is not for several threads at once; share its `Model`.
+
+    Examples:
+        >>> import numpy as np
+        >>> predictor = samclip.SamPredictor(model)
+        >>> predictor.set_image(scene.image)
+        >>> masks, iou, low_res = predictor.predict(box=np.array([172, 17, 410, 308]))
+        >>> masks.shape, iou.shape, low_res.shape
+        ((3, 400, 600), (3,), (3, 256, 256))
     """
 
     def __init__(self, model: Model) -> None:

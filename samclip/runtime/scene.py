@@ -53,6 +53,13 @@ class Scene(Viewable):
     bundle's templates. Names need a bundle with text and with a CLIP head, classifiers of
     regions or a separate CLIP, else CapabilityError is raised. A head that was never trained
     gives an UntrainedHeadWarning on every use.
+
+    Examples:
+        >>> with model.encode(photo) as scene:
+        ...     cup = scene.segment(boxes=[(172, 17, 410, 308)])
+        ...     best = scene.classify(["a cup of coffee", "a cat"]).best
+        >>> len(cup), best
+        (1, 'a cup of coffee')
     """
 
     def __init__(
@@ -131,6 +138,12 @@ class Scene(Viewable):
         cupy, jax and numba take it as it is, see `DeviceTensor`. It stays valid after `close` of
         scene and model. Do not write to it: this scene's tasks read the same memory. Raises
         InputError for another name, ClosedError.
+
+        Examples:
+            >>> scene.tensor_names
+            ('backbone_features', 'image_embeddings')
+            >>> scene.tensor("image_embeddings").shape
+            (1, 256, 64, 64)
         """
         return self._features.tensor(name)
 
@@ -149,6 +162,10 @@ class Scene(Viewable):
         pooling over the whole image, see `RegionNamer.classify`. Raises VocabularyError,
         CapabilityError, ClosedError. Warns with InputWarning for a single name, whose probability
         is always 1.
+
+        Examples:
+            >>> scene.classify(["a cup of coffee", "a cat"]).best
+            'a cup of coffee'
         """
         self._features.check_open()
         with stage("names"):
@@ -198,6 +215,13 @@ class Scene(Viewable):
         See `parse_prompts` for the prompts that are refused, and
         `samclip.runtime.tasks.segment.segment` for the choice of the mask. Raises PromptError,
         VocabularyError, CapabilityError, ClosedError.
+
+        Examples:
+            >>> masks = scene.segment(boxes=[(172, 17, 410, 308)], names=["cup", "cat"])
+            >>> masks.names, masks.masks.shape
+            (('cup',), (1, 400, 600))
+            >>> len(scene.segment(points=[(290, 150)], multimask=True))
+            3
         """
         self._features.check_open()
         multimask = as_flag(multimask, "multimask")
@@ -274,6 +298,13 @@ class Scene(Viewable):
         `masks`: NxHxW or HxW bool in pixels of the original image, drawn by hand or by another
         model, or `Masks` of this image. `name_by` as in `segment`. Raises PromptError,
         VocabularyError, CapabilityError, ClosedError.
+
+        Examples:
+            >>> import numpy as np
+            >>> drawn = np.zeros(scene.size, bool)
+            >>> drawn[20:300, 180:400] = True
+            >>> scene.name(drawn, ["cup", "cat"]).names
+            ('cup',)
         """
         self._features.check_open()
         name_by = self._check_name_by(name_by, names)
@@ -297,6 +328,11 @@ class Scene(Viewable):
         tokens and are coarse. `background`: pixels whose probability is below this number in
         [0, 1] get label -1; None labels all. Raises VocabularyError, CapabilityError, ClosedError.
         Warns with InputWarning for a `background` with a single name, whose probability is 1.
+
+        Examples:
+            >>> labels = scene.semantic(["cup of coffee", "cat"])
+            >>> labels.labels.shape, labels.present[0]
+            ((400, 600), 'cup of coffee')
         """
         self._features.check_open()
         with stage("names"):
@@ -337,6 +373,11 @@ class Scene(Viewable):
         `samclip.runtime.tasks.grid.AutoMaskOptions`. With `crop_n_layers` above 0 each crop is
         encoded too, which `Model.encoder_passes` counts. `progress` gets one stage, "points", with
         a step for each point. Raises PromptError, VocabularyError, CapabilityError, ClosedError.
+
+        Examples:
+            >>> found = scene.everything(["cup", "table"], points_per_side=2)
+            >>> len(found) == len(found.names) > 0
+            True
         """
         self._features.check_open()
         name_by = self._check_name_by(name_by, names)

@@ -1,4 +1,4 @@
-"""Fixtures of the attacks: figures for docs/faults.md, bundles, backends, environments.
+"""Fixtures of the attacks: figures for docs/evidence/faults.md, bundles, backends, environments.
 
 The option `--figures FILE` writes the figures; see figures.py.
 """
@@ -77,7 +77,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def figures(request: pytest.FixtureRequest) -> Figures:
-    """Collects what the test found, for the table of docs/faults.md."""
+    """Collects what the test found, for the table of docs/evidence/faults.md."""
     return Figures(request.node.user_properties)
 
 

@@ -1,4 +1,4 @@
-"""Figures of the attacks, which a run writes into the table of docs/faults.md.
+"""Figures of the attacks, which a run writes into the table of docs/evidence/faults.md.
 
 A test adds what it found; the row is written if the whole run passes:
 
@@ -6,7 +6,7 @@ A test adds what it found; the row is written if the whole run passes:
         ...
         figures.add("SIGKILL during export", count=100, found="93 the old bundle, 7 the new one")
 
-    pytest tests/attacks -m "slow or not slow" --figures docs/faults.md
+    pytest tests/attacks -m "slow or not slow" --figures docs/evidence/faults.md
 
 Figures travel as properties of the test's report, which pytest-xdist carries to the controller.
 """

@@ -11,7 +11,7 @@ from figures import BEGIN, END, PROPERTY, Figure, Figures, merge_figures, rewrit
 pytest_plugins = ["pytester"]
 
 HERE = Path(__file__).parent
-PAGE = Path(__file__).parents[2] / "docs" / "faults.md"
+PAGE = Path(__file__).parents[2] / "docs" / "evidence" / "faults.md"
 OLD = "| old fault | 3 | all refused | `a.py::test_a` | 2026-01-02 |"
 TESTS = """
 import pytest

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from cli_fakes import FakeModel, Run, write_image
+from json_schemas import check_output
 from typer.testing import CliRunner, Result
 
 
@@ -28,10 +29,16 @@ def image(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run() -> Run:
-    """A function that runs the command; its result has exit code, stdout and stderr."""
+    """A function that runs the command; its result has exit code, stdout and stderr.
+
+    What --json prints is held to the schemas of the documentation.
+    """
     from samclip.cli.main import app
 
     def invoke(*arguments: object) -> Result:
-        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+        texts = [str(argument) for argument in arguments]
+        result = CliRunner().invoke(app, texts)
+        check_output(texts, result.stdout)
+        return result
 
     return invoke

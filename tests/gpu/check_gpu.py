@@ -6,7 +6,7 @@ Nothing is installed: the tree that this file is in is used. Each part runs in a
 with a limit, and its file in the output folder is whole after each row, so that a call which is
 killed keeps what it found; `--resume` goes on from there. The exit code is 1 if anything failed or
 was not finished. `--dry-run` goes through every part on the CPU with stand-ins for the GPU: that
-proves that the script runs, and nothing about a GPU. docs/gpu.md describes the parts.
+proves that the script runs, and nothing about a GPU. docs/evidence/gpu.md describes the parts.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ class Release:
 
 _THOR_FUSION = "builds wrong FP16 plans on a Thor: it fuses queries, keys and values wrongly"
 _VIT_HALF = "is reported to build wrong FP16 plans of vision transformers"
-# The longest prefix counts, so the more special come first. docs/jetson.md has the same table.
+# The longest prefix counts, so the more special come first. docs/deploy/jetson.md has this table.
 RELEASES = (
     Release("7.2", "7.2", "39.2", "Thor, Orin", "10.16", "13.2", "3.12"),
     Release("7.1", "7.1", "38.4", "Thor", "10.13.3.9", "13.0", "3.12", _THOR_FUSION),

@@ -313,7 +313,12 @@ CPU = OnnxRuntimeBackend(
     provider=CPU_PROVIDER,
     device="cpu",
     traits=Traits(
-        lowerings=("chunk", "wide", "bias", "fold"),  # it wants bounded score tensors: docs/cpu.md
+        lowerings=(
+            "chunk",
+            "wide",
+            "bias",
+            "fold",
+        ),  # it wants bounded score tensors: docs/evidence/cpu.md
         precisions=("int8",),  # it has no kernels for FP16 and BF16
         contrib_operators=True,
         on_host=True,

@@ -213,7 +213,7 @@ class OpenVinoBackend:
             lowerings=("wide", "chunk", "bias", "fold"),  # it packs keys and values of each chunk
             precisions=("int8",),  # it has no kernels for FP16 and BF16
             on_host=True,
-            slow_convolutions=True,  # once other programs want a core: docs/cpu.md
+            slow_convolutions=True,  # once other programs want a core: docs/evidence/cpu.md
             by_name_alone=not suits_processor(),
         )
 

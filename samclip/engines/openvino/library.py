@@ -38,7 +38,7 @@ PACKAGE, DEVICE = "openvino", "CPU"
 INSTALL = "pip install 'samclip[openvino]'"
 OLDEST = (2025, 0)  # before it, settings that are pinned here are unknown or have other names
 IMPORTS_MAPS = (2025, 4)  # the first that imports a compiled model from memory without copying it
-MEASURED_ON = frozenset({"x86_64", "amd64"})  # docs/cpu.md
+MEASURED_ON = frozenset({"x86_64", "amd64"})  # docs/evidence/cpu.md
 # Its kernels for AMX end the process with an illegal instruction on a virtual Xeon that says it has
 # AMX (versions 2025.0 to 2026.4.1; INT8 and BF16), and FP32 has no use for it: this is the widest
 # set of instructions without AMX. A value that the user sets is kept.

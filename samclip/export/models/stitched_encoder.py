@@ -3,7 +3,7 @@
 The recogniser (EfficientNet-Lite) was trained to name things, and its features are kept as they
 are: it still classifies images. A stitch takes its maps to stage 1 of MobileSAM's TinyViT, whose
 last three stages and neck compute SAM's image embeddings. A stitch into stage 2 would cost less; it
-was tried and keeps less of SAM (docs/samclip-tiny.md).
+was tried and keeps less of SAM (docs/models/samclip-tiny.md).
 
 Stitching one trained network's front to another's back by a linear layer, fitted in closed form, is
 how Bansal et al. (arXiv 2106.07682) and Csiszarik et al. (arXiv 2110.14633) compare

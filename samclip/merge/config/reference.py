@@ -21,12 +21,12 @@ from samclip.merge.config.run import RunConfig
 from samclip.merge.config.tables import TomlTable
 
 RANGE = "Range:"
-PAGE = "docs/merging-reference.md"
+PAGE = "docs/train/merging-reference.md"
 COMMAND = "scripts/write-merging-reference"
 HEAD = f"""# Every key of a run's file
 
 `samclip-merge --config FILE` reads these tables. [merging.md](merging.md) explains the recipe, and
-[`configs/smallest.toml`](../configs/smallest.toml) is the smallest file that runs. A key without a
+[`configs/smallest.toml`](../../configs/smallest.toml) is the smallest file that runs. A key without a
 default is required. TOML has no word for "nothing": leave such a key out. A misspelt key is an
 error that names the nearest one.
 

@@ -42,6 +42,13 @@ class Classification(Viewable):
     logit scale; `trained_head`: False when the CLIP head was never trained, so that names and
     probabilities mean nothing; `image`: the image, HWC uint8 RGB; `timings`: ms by stage, see
     `Scene.timings`.
+
+    Examples:
+        >>> answer = scene.classify(["a cup of coffee", "a cat"])
+        >>> [name for name, _ in answer.top(2)]
+        ['a cup of coffee', 'a cat']
+        >>> answer.save("answer.png").name
+        'answer.png'
     """
 
     names: tuple[str, ...]
@@ -114,6 +121,13 @@ class SemanticMap(Viewable):
     per token, upscaled); `refined`: whether SAM's decoder drew the borders; `trained_head`: False
     when the CLIP head was never trained, so that the map means nothing; `image`: the image, HWC
     uint8 RGB; `timings`: ms by stage, see `Scene.timings`.
+
+    Examples:
+        >>> labels = scene.semantic(["cup of coffee", "cat"])
+        >>> labels.mask("cup of coffee").dtype, labels.areas.sum() == 400 * 600
+        (dtype('bool'), np.True_)
+        >>> labels.save_labels("labels.png").name
+        'labels.png'
     """
 
     labels: NDArray[np.int32]

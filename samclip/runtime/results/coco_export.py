@@ -101,6 +101,11 @@ def write_coco(path: str | os.PathLike[str], answers: Iterable[tuple[str | Path,
     whole or absent. Return its path.
 
     Raises InputError for anything else than such pairs, or two pictures of one name; WriteError.
+
+    Examples:
+        >>> masks = scene.segment(boxes=[(172, 17, 410, 308)], names=["cup", "cat"])
+        >>> samclip.write_coco("annotations.json", [("coffee.jpg", masks)]).name
+        'annotations.json'
     """
     target = as_path(path, "path")
     text = to_json(coco_document(answers))

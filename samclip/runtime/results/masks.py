@@ -109,6 +109,13 @@ class Masks(Viewable):
     `masks[i]`, with an index, a slice or an array, keeps some of the masks; `len(masks)` is N.
     Other keys raise InputError, and numbers out of range `MaskIndexError`. Notebooks show the
     picture of `draw`, with its legend.
+
+    Examples:
+        >>> masks = scene.segment(boxes=[(172, 17, 410, 308), (0, 0, 90, 90)])
+        >>> len(masks), len(masks[0]), masks.best(1).areas.shape
+        (2, 1, (1,))
+        >>> [path.name for path in masks.save_masks(".", "coffee")]
+        ['coffee.000.png', 'coffee.001.png']
     """
 
     packed: PackedMasks
@@ -319,6 +326,11 @@ class AutoMasks(Masks):
     Nx2 float64, the prompt (x, y) of each mask in pixels of the original image;
     `stability_scores`, N float32; `crop_boxes`, Nx4 int64 XYXY, the crop that each mask was found
     in. `prompt_index` counts the points in the order in which they were tried.
+
+    Examples:
+        >>> found = scene.everything(points_per_side=2)
+        >>> sorted(found.records(rle=True)[0])[:3]
+        ['area', 'bbox', 'crop_box']
     """
 
     points: NDArray[np.float64]

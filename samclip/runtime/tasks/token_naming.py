@@ -33,8 +33,8 @@ class TokenNamer:
         covers; the mean's cosines with the names go through the softmax. This is the second
         baseline of Open-Vocabulary SAM, CLIP features pooled inside SAM's mask. Its paper does not
         say whether patches are normalised first. They are not here: a patch's length tells how
-        sure the head is of it (docs/samclip-tiny.md shows the gain). A mask that covers no token
-        of the image, such as an empty one, takes the token nearest to its centre: see
+        sure the head is of it (docs/models/samclip-tiny.md shows the gain). A mask that covers no
+        token of the image, such as an empty one, takes the token nearest to its centre: see
         `prompt_centres`.
         Raises ClosedError, EngineRunError.
         """

@@ -22,7 +22,7 @@ from samclip.engines.machine.jetpacks import (
 )
 from samclip.engines.registry import probes
 
-PAGE = ROOT / "docs" / "jetson.md"
+PAGE = ROOT / "docs" / "deploy" / "jetson.md"
 TEXT = PAGE.read_text("utf-8")
 DOCKERFILE = (ROOT / "docker" / "jetson.Dockerfile").read_text("utf-8")
 

@@ -1,0 +1,80 @@
+"""Commands on pages: which lines they are, and what runs each kind of them, or why nothing does.
+
+A pattern is matched with the beginning of a command, as `commands` lists it. The first that
+fits counts. A value is a test, or a reason that begins with "not run: ".
+"""
+
+from __future__ import annotations
+
+import re
+
+from pages import ROOT, code
+
+PEERS = "python -m tools.peers"
+APPS = {
+    "samclip": "samclip.cli.main",
+    "samclip-bench": "samclip.benchmarks.cli.main",
+    "samclip-export": "samclip.export.cli",
+    "samclip-merge": "samclip.merge.cli",
+    PEERS: "tools.peers.__main__",
+}
+GPU = "not run: needs an NVIDIA GPU and TensorRT; "
+DATA = "not run: needs a data set that is not in the repository; "
+HOURS = "not run: hours; "
+PATTERNS: dict[str, str] = {
+    r"scripts/demo$": "tests/cli/test_demo.py",
+    # without arguments, or with alternatives: mentioned in a sentence
+    r"samclip-(bench|merge|export)( [a-z]+)?$": "tests/cli/test_help.py",
+    r"samclip( engine)? ?[a-z]*( \||$)": "tests/cli/test_help.py",
+    r"samclip engine build [^|]*tensorrt-rtx": "tests/engines/plans/test_build_rtx.py",
+    r"samclip engine build": GPU + "tests/cli/test_engine.py",
+    r"samclip engine bisect": GPU + "tests/cli/test_engine_check.py",
+    r"samclip engine (list|remove|check)": "tests/cli/test_engine.py",
+    r"samclip deploy": "tests/cli/test_deploy.py",
+    r"samclip (sign|info)": "tests/cli/test_bundle.py",
+    r"samclip doctor": "tests/cli/test_doctor.py",
+    r"samclip (--version|demo)": "tests/cli/test_demo.py",
+    r"samclip \w+ [^|]*--backend tensorrt": GPU + "tests/cli/test_commands.py",
+    r"samclip (classify|segment|semantic|everything)": "tests/test_page_commands.py",
+    r"samclip-export --help": "tests/cli/test_help.py",
+    r"samclip-export --checkpoint mobile_sam": "tests/export",
+    r"samclip-export": "not run: weights that are not in the repository; tests/export",
+    r"samclip-merge": HOURS + "tests/merge",
+    r"samclip-bench accuracy": DATA + "tests/benchmarks/accuracy",
+    r"samclip-bench agreement": DATA + "tests/benchmarks/accuracy",
+    r"samclip-bench (latency|memory|amortised|roofline|compare|report|board)": "tests/benchmarks",
+    r"python -m tools\.peers": "not run: installs other projects; tests/tools/peers",
+    r"python examples/": "tests/examples/test_scripts.py",
+    r"python tests/gpu/": GPU + "tests/gpu",
+    r"pytest": "tests/attacks",
+    r"scripts/compare-lowerings": HOURS + "tests/export",
+    r"scripts/(emulate|check)-aarch64": "not run: needs qemu or wheels; tests/test_aarch64.py",
+    r"scripts/check": "not run: it runs this test",
+    r"scripts/record-tensorrt-api": "not run: needs TensorRT; tests/engines/tensorrt",
+    r"scripts/audit-dependencies": "tests/test_audit_dependencies.py",
+}
+
+
+def commands(text: str) -> list[str]:
+    """List the commands of this project in a text, without variables set before them."""
+    found = (re.sub(r"^(?:\$ |[A-Z_]+=\S+ )+", "", line) for line in code(text))
+    return [line for line in found if is_command(line)]
+
+
+def is_command(line: str) -> bool:
+    """Whether a line runs something of this project."""
+    first, *rest = line.split() or [""]
+    if first == "python":
+        return line.startswith(PEERS) or bool(rest and (ROOT / rest[0]).is_file())
+    is_script = first.startswith("scripts/") and (ROOT / first).is_file()
+    return first in APPS or first == "pytest" or is_script
+
+
+def find(line: str) -> str | None:
+    """Return the pattern that a command line fits."""
+    return next((pattern for pattern in PATTERNS if re.match(pattern, line)), None)
+
+
+def named_paths(value: str) -> list[str]:
+    """Return the tests that a value names."""
+    return [path.rstrip(".") for path in re.findall(r"tests/[\w./]+", value)]
