@@ -1,7 +1,8 @@
 """The pages' way from the installed package to a device, run as a user runs it.
 
-docs/export/precision.md, docs/deploy/jetson.md and docs/models/choosing.md start from the shipped bundle: export it at
-512 px in FP16 and INT8, look at it, build a plan for RTX GPUs, list it, remove it.
+docs/export/precision.md, docs/deploy/jetson.md and docs/models/choosing.md start from the shipped
+bundle: export it at 512 px in FP16 and INT8, look at it, build a plan for RTX GPUs, list it, remove
+it.
 """
 
 from __future__ import annotations

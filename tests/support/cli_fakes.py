@@ -107,7 +107,8 @@ class FakeModel:
 
     @property
     def manifest(self) -> SimpleNamespace:
-        return SimpleNamespace(name="fake", head=SimpleNamespace(trained=self.trained))
+        head = SimpleNamespace(trained=self.trained)
+        return SimpleNamespace(name="fake", head=head, clip_tower=None)
 
     def load(self, name: str, **options: Any) -> FakeModel:
         self.loaded = {"name": name, **options}

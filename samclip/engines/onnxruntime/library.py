@@ -46,8 +46,8 @@ INTERNALS = re.compile(
 )
 ARM = frozenset({"aarch64", "arm64"})
 ARM_GPUS = "8.9, 9.0, 12.0 and 12.1"  # of the kernels in 1.31.1's wheel for cp312 on aarch64
-# The one way to CUDA, here and in docs/deploy/engines.md. The CPU package stays known to pip, because
-# samclip requires it; its files are overwritten.
+# The one way to CUDA, here and in docs/deploy/engines.md. The CPU package stays known to pip,
+# because samclip requires it; its files are overwritten.
 CUDA_RECIPE = f"pip install --force-reinstall --no-deps {GPU_PACKAGE}"
 REINSTALL = f"pip uninstall -y {CPU_PACKAGE} {GPU_PACKAGE}, then pip install {CPU_PACKAGE}"
 

@@ -26,8 +26,8 @@ COMMAND = "scripts/write-merging-reference"
 HEAD = f"""# Every key of a run's file
 
 `samclip-merge --config FILE` reads these tables. [merging.md](merging.md) explains the recipe, and
-[`configs/smallest.toml`](../../configs/smallest.toml) is the smallest file that runs. A key without a
-default is required. TOML has no word for "nothing": leave such a key out. A misspelt key is an
+[`configs/smallest.toml`](../../configs/smallest.toml) is the smallest file that runs. A key without
+a default is required. TOML has no word for "nothing": leave such a key out. A misspelt key is an
 error that names the nearest one.
 
 `{COMMAND}` writes this page from `samclip/merge/config/`.
