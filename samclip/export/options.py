@@ -82,7 +82,9 @@ class ExportOptions:
     to FP32, `weights_dtype` the storage of their weights; `attention` the lowerings to write, which
     share one weights file; `templates` a known set's name, or the templates themselves, to use by
     default; `sam2clip_checkpoint` and `clip2sam_checkpoint` the published parts of an
-    Open-Vocabulary SAM; `labels` names to embed into the bundle; `photos` a folder to verify on.
+    Open-Vocabulary SAM; `sam_checkpoint`, `teacher`, `align_corners` and `window_size` are for a
+    C-RADIO (`RadioFiles`, `RadioSettings`); `labels` names to embed into the bundle; `photos` a
+    folder to verify on.
     """
 
     checkpoint: Path
@@ -91,10 +93,14 @@ class ExportOptions:
     text_checkpoint: Path | None = None
     sam2clip_checkpoint: Path | None = None
     clip2sam_checkpoint: Path | None = None
+    sam_checkpoint: Path | None = None
     model_type: str | None = None
     image_size: int | None = None
     head_pool: int | None = None
     quick_gelu: bool | None = None
+    teacher: str | None = None
+    align_corners: bool = False
+    window_size: int | None = None
     opset: int = DEFAULT_OPSET
     precision: PrecisionOptions = PrecisionOptions()
     weights_dtype: WeightsDtypes = WeightsDtypes()

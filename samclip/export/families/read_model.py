@@ -6,12 +6,21 @@ from dataclasses import replace
 
 from samclip.errors import CheckpointError
 from samclip.export.checkpoints.declared_sizes import MAX_SIZE, MIN_SIZE
+from samclip.export.checkpoints.radio_file import is_radio
 from samclip.export.exportable import Exportable
 from samclip.export.families.merged import merged_exportable
 from samclip.export.families.merged_assembly import Checkpoints, assemble
 from samclip.export.families.ovsam import ovsam_exportable
 from samclip.export.families.ovsam_assembly import OvsamFiles, assemble_ovsam, is_ovsam, read_ovsam
+from samclip.export.families.radio import radio_exportable
+from samclip.export.families.radio_assembly import (
+    IMAGE_SIZE,
+    RadioFiles,
+    RadioSettings,
+    assemble_radio,
+)
 from samclip.export.models.ovsam.model import OVSAM_CONFIGS
+from samclip.export.models.radio.sizes import RADIO_SIZES
 from samclip.export.options import ExportOptions
 
 # The published files of the parts, for error messages.
@@ -19,20 +28,62 @@ PUBLISHED = {
     "--clip-checkpoint": "the CLIP whose backbone it is, such as RN50x16",
     "--sam2clip-checkpoint": "sam2clip_vith_rn50x16.pth",
 }
+# Options of other families, and those of C-RADIO alone.
+OTHERS = ("clip_checkpoint", "sam2clip_checkpoint", "clip2sam_checkpoint", "head_pool")
+RADIO_OPTIONS = ("sam_checkpoint", "teacher", "align_corners", "window_size")
 
 
 def read_model(options: ExportOptions) -> Exportable:
     """Read the checkpoints and build the model of the right family.
 
-    A file that `samclip-merge` wrote names its family; the files of a published Open-Vocabulary
-    SAM are assembled where the model type asks for one. Raises CheckpointError when a file cannot
-    be read or does not fit, and for files or options that such a model has no use for.
+    A C-RADIO is known by its weights' names. A file that `samclip-merge` wrote names its family;
+    the files of a published Open-Vocabulary SAM are assembled where the model type asks for one.
+    Raises CheckpointError when a file cannot be read or does not fit, and for files or options
+    that such a model has no use for.
     """
+    radio = is_radio(options.checkpoint)
+    if radio or (options.model_type or "") in RADIO_SIZES:
+        return _read_radio(options, radio)
+    for option in RADIO_OPTIONS:
+        if getattr(options, option) not in {None, False}:
+            raise CheckpointError(
+                f"{_flag(option)} is for a C-RADIO, and {options.checkpoint.name} is none; leave "
+                "it out"
+            )
     if is_ovsam(options.checkpoint):
         return _read_saved_ovsam(options)
     if (model_type := options.model_type) is not None and model_type in OVSAM_CONFIGS:
         return _read_published_ovsam(options, model_type)
     return _read_merged(options)
+
+
+def _read_radio(options: ExportOptions, found: bool) -> Exportable:
+    name = options.checkpoint.name
+    if not found:
+        raise CheckpointError(
+            f"{name} does not fit --model-type {options.model_type}: it has none of the names of a "
+            "C-RADIO, such as base_model.patch_generator.*. Give NVIDIA's .pth.tar."
+        )
+    for option in OTHERS:
+        if getattr(options, option) is not None:
+            raise CheckpointError(
+                f"{_flag(option)} changes nothing in {name}, a C-RADIO; leave the option out"
+            )
+    if options.sam_checkpoint is None:
+        raise CheckpointError(
+            f"{name} is a C-RADIO, which has SAM's features and not SAM's decoder: give SAM ViT-H "
+            "too, --sam-checkpoint sam_vit_h_4b8939.pth"
+        )
+    settings = RadioSettings(
+        model_type=options.model_type,
+        image_size=IMAGE_SIZE if options.image_size is None else options.image_size,
+        teacher=options.teacher,
+        align_corners=options.align_corners,
+        window_size=options.window_size or 0,
+        quick_gelu=options.quick_gelu,
+    )
+    files = RadioFiles(options.checkpoint, options.sam_checkpoint, options.text_checkpoint)
+    return radio_exportable(assemble_radio(files, settings))
 
 
 def _read_merged(options: ExportOptions) -> Exportable:
