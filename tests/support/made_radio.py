@@ -1,7 +1,8 @@
 """C-RADIO checkpoints and a SAM ViT-H without its blocks, of random weights, as they are published.
 
 `torch.save` writes what NVIDIA's files hold: weights by name, and `args`, an argparse.Namespace
-that describes the teachers.
+that describes the teachers. `python tests/support/made_radio.py FOLDER radio-v3-b` writes a file of
+the published size, in half precision, and a SAM, for measurements.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from samclip.export.models.mask_decoder import SamMaskDecoder
 from samclip.export.models.prompt_encoder import PromptEncoder
-from samclip.export.models.radio.sizes import RadioSize
+from samclip.export.models.radio.sizes import RADIO_SIZES, RadioSize
 from samclip.export.models.sam_vit import sam_neck
 
 SMALL = RadioSize(width=64, depth=4, num_heads=4, hidden=160, layer_scale=True)
@@ -157,3 +158,19 @@ def save_sam(path: Path, channels: int = SAM_WIDTH) -> Path:
     state["image_encoder.pos_embed"] = torch.zeros(1, 64, 64, channels)
     torch.save(state, path)
     return path
+
+
+def write_published(folder: Path, model_type: str) -> None:
+    """Write random weights of a published size: `<type>.pth.tar` in halves, and `sam_vit_h.pth`."""
+    torch.manual_seed(0)
+    state = radio_state(RADIO_SIZES[model_type], hidden=RADIO_SIZES[model_type].width)
+    folder.mkdir(parents=True, exist_ok=True)
+    halves = {key: value.half() for key, value in state.items()}
+    save_radio(folder / f"{model_type}.pth.tar", halves)
+    save_sam(folder / "sam_vit_h.pth")
+
+
+if __name__ == "__main__":
+    import sys
+
+    write_published(Path(sys.argv[1]), sys.argv[2])

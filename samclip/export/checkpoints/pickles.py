@@ -42,7 +42,7 @@ class Opaque:
 
 @dataclass(frozen=True, eq=False)
 class Arguments:
-    """The attributes of an argparse.Namespace, which training scripts save, by name."""
+    """The attributes of an argparse.Namespace, by name."""
 
     values: dict[str, Any]
 
@@ -235,9 +235,8 @@ class _Machine:
         attributes, target = self.pop(), self._stack[-1]
         if not isinstance(target, (Opaque, Arguments, dict, StoredTensor)):
             raise TypeError(f"{type(target).__name__} takes no attributes")
-        if isinstance(target, Arguments) and isinstance(attributes, dict):
-            self.spend(len(attributes))
-            target.values.update({k: v for k, v in attributes.items() if isinstance(k, str)})
+        if isinstance(target, Arguments):
+            target.values.update(attributes if isinstance(attributes, dict) else {})
 
     def _persistent(self, _: Any) -> None:
         storage = _storage(self.pop())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,42 +9,30 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from samclip.errors import CheckpointError, did_you_mean
-from samclip.export.checkpoints.checkpoint import StateDict, fit_state, read_checkpoint
-from samclip.export.checkpoints.declared_sizes import check_numbers
+from samclip.errors import CheckpointError
+from samclip.export.checkpoints.checkpoint import fit_state, read_checkpoint
 from samclip.export.checkpoints.hugging_face_sam import as_segment_anything
 from samclip.export.checkpoints.metadata import source_of
-from samclip.export.checkpoints.radio_file import (
-    EMBEDDER,
-    MEAN,
-    NORMALISER,
-    POSITIONS,
-    PREFIX,
+from samclip.export.checkpoints.radio.radio_file import (
     SPATIAL,
-    STD,
     SUMMARY,
-    TRUNK,
     RadioFile,
     open_radio,
-    pixel_statistics,
 )
-from samclip.export.checkpoints.radio_teachers import Teacher
+from samclip.export.checkpoints.radio.radio_teachers import Teacher
+from samclip.export.checkpoints.radio.trunk_weights import (
+    NORMALISER,
+    load_trunk,
+    read_pixels,
+    read_trunk_config,
+)
 from samclip.export.checkpoints.text_source import TextSource, read_text, require_clip_tokens
 from samclip.export.checkpoints.weights_files import open_weights
 from samclip.export.checkpoints.weights_paths import find_weights
 from samclip.export.models.radio.heads import Head, head_form, make_head
-from samclip.export.models.radio.model import FeatureNormaliser, Radio, RadioEncoder
-from samclip.export.models.radio.sizes import (
-    MAX_IMAGE_SIZE,
-    PATCH,
-    RADIO_SIZES,
-    TABLE_SIDE,
-    TrunkConfig,
-)
-from samclip.export.models.radio.trunk import resize_positions
+from samclip.export.models.radio.model import Radio, RadioEncoder
 from samclip.runtime.bundles.manifest import Source, Triple
 
-LAYER_SCALE = re.compile(r"\.ls[12]\.gamma$")
 IMAGE_SIZE = 1024  # of SAM ViT-H, whose features the head of the teacher `sam` imitates
 SAM_WIDTH = 1280  # of SAM ViT-H in front of its neck
 # What is read of SAM's file; its blocks, 2.4 GB, are not.
@@ -107,7 +94,9 @@ def assemble_radio(files: RadioFiles, settings: RadioSettings) -> RadioAssembly:
     path = find_weights(files.checkpoint)
     with open_weights(path) as weights:
         file = open_radio(path, weights)
-        model_type, config = _trunk_config(file, settings)
+        model_type, config = read_trunk_config(
+            file, settings.model_type, settings.image_size, settings.window_size
+        )
         tokens = config.grid[0] * config.grid[1]
         named, names = _naming_head(file, settings, text, tokens)
         sam_head = _sam_head(file, tokens)
@@ -115,8 +104,8 @@ def assemble_radio(files: RadioFiles, settings: RadioSettings) -> RadioAssembly:
         with torch.no_grad():
             encoder = RadioEncoder(config, named.slot, sam_head, normalised)
             model = Radio(encoder, names, settings.image_size, text.config if text else None)
-        note = _load_trunk(model.encoder, file, settings.align_corners)
-        mean, std = _pixels(file)
+        note = load_trunk(model.encoder, file, settings.align_corners)
+        mean, std = read_pixels(file)
         file.require_all_used()
         sources = [file.source()]
     sources.append(_load_sam(model, files.sam))
@@ -128,71 +117,6 @@ def assemble_radio(files: RadioFiles, settings: RadioSettings) -> RadioAssembly:
         notes += f" All but {len(config.global_blocks)} blocks attend in windows of "
         notes += f"{settings.window_size} x {settings.window_size} tokens."
     return RadioAssembly(model.eval(), model_type, mean, std, text, tuple(sources), notes)
-
-
-def _trunk_config(file: RadioFile, settings: RadioSettings) -> tuple[str, TrunkConfig]:
-    """Return the model type and the trunk's sizes, read off the weights and checked."""
-    prefix = file.read([PREFIX])[PREFIX]
-    if prefix.dim() != 2:
-        raise file.refusal(f"wrong shape: {PREFIX} {tuple(prefix.shape)}, expected (tokens, width)")
-    expected = file.teachers.cls_tokens + file.teachers.registers
-    if len(prefix) != expected:
-        raise file.refusal(
-            f"{PREFIX} has {len(prefix)} rows, and args make {file.teachers.cls_tokens} tokens of "
-            f"teachers and {file.teachers.registers} registers"
-        )
-    model_type = _model_type(file, settings.model_type, prefix)
-    size = RADIO_SIZES[model_type]
-    image_size, window = settings.image_size, settings.window_size
-    if not 4 * PATCH <= image_size <= MAX_IMAGE_SIZE or image_size % PATCH:
-        raise CheckpointError(
-            f"image size {image_size} was asked for; C-RADIO takes a multiple of {PATCH} from "
-            f"{4 * PATCH} to {MAX_IMAGE_SIZE}"
-        )
-    if window < 0 or (window and image_size % (PATCH * window)):
-        raise CheckpointError(
-            f"windows of {window} tokens a side were asked for, which do not divide an image of "
-            f"{image_size} px; it has {image_size // PATCH} tokens a side"
-        )
-    scales = [name for name in file.below(f"{TRUNK}blocks.") if LAYER_SCALE.search(name)]
-    return model_type, TrunkConfig(
-        width=size.width,
-        depth=size.depth,
-        num_heads=size.num_heads,
-        hidden=size.hidden or _hidden(file),
-        prefix=len(prefix),
-        image_size=(image_size, image_size),
-        layer_scale=bool(size.layer_scale or scales),
-        window_size=window,
-    )
-
-
-def _model_type(file: RadioFile, asked: str | None, prefix: Tensor) -> str:
-    """Return the size whose width and number of tokens the file has, checked against `asked`."""
-    if asked is not None and asked not in RADIO_SIZES:
-        raise CheckpointError(
-            f"unknown model type {asked!r}{did_you_mean(asked, RADIO_SIZES)}; "
-            f"{file.path.name} is a C-RADIO: {', '.join(RADIO_SIZES)}"
-        )
-    width = prefix.shape[1]
-    fitting = [name for name, size in RADIO_SIZES.items() if size.width == width]
-    if not fitting:
-        widths = ", ".join(f"{name} {size.width}" for name, size in RADIO_SIZES.items())
-        raise file.refusal(f"its trunk is {width} wide; known are {widths}")
-    if asked is None:  # v4 has 10 tokens in front of the patches, v3 has 8
-        later = [name for name in fitting if ("-v4-" in name) == (len(prefix) == 10)]
-        return (later or fitting)[0]
-    if asked not in fitting:
-        raise CheckpointError(
-            f"{file.path.name} does not fit --model-type {asked}: its trunk is {width} wide, as "
-            f"that of {' and '.join(fitting)}. Leave the option out."
-        )
-    return asked
-
-
-def _hidden(file: RadioFile) -> int:
-    name = f"{TRUNK}blocks.0.mlp.fc1.weight"
-    return len(file.read([name])[name])
 
 
 def _naming_head(
@@ -281,60 +205,6 @@ def _require_names(
     ]
     if problems:
         raise file.refusal("; ".join(problems))
-
-
-def _load_trunk(encoder: RadioEncoder, file: RadioFile, align_corners: bool) -> str:
-    """Load the trunk and the normaliser; return a note on how positions were resized."""
-    trunk = encoder.trunk
-    own = {key: TRUNK + key for key in trunk.state_dict() if key.startswith("blocks.")}
-    state = dict(zip(own, file.read(own.values()).values(), strict=True))
-    table = file.read([POSITIONS])[POSITIONS]
-    width = trunk.config.width
-    if tuple(table.shape) != (1, TABLE_SIDE**2, width):
-        raise file.refusal(
-            f"wrong shape: {POSITIONS} {tuple(table.shape)}, expected {(1, TABLE_SIDE**2, width)}"
-        )
-    patches = file.read([EMBEDDER])[EMBEDDER]
-    if tuple(patches.shape) != (width, 3 * PATCH**2):
-        raise file.refusal(
-            f"wrong shape: {EMBEDDER} {tuple(patches.shape)}, expected {(width, 3 * PATCH**2)}"
-        )
-    grid = trunk.config.grid
-    state["positions"] = resize_positions(table, grid, align_corners)
-    state["embedder.weight"] = patches.reshape(width, 3, PATCH, PATCH)
-    state["prefix"] = file.read([PREFIX])[PREFIX]
-    fit_state(trunk, state, f"trunk of {file.path.name}")
-    if encoder.normaliser is not None:
-        _load_normaliser(encoder.normaliser, file)
-    other = resize_positions(table, grid, not align_corners) - state["positions"]
-    share = float(other.norm() / state["positions"].norm().clamp_min(1e-12))
-    return (
-        f"Positions are resized with align_corners={align_corners}; the other convention would "
-        f"change them by {share:.2%}."
-    )
-
-
-def _load_normaliser(normaliser: FeatureNormaliser, file: RadioFile) -> None:
-    names = [NORMALISER + key for key in normaliser.state_dict()]
-    state = file.read(names)
-    shaped: StateDict = {key.removeprefix(NORMALISER): value for key, value in state.items()}
-    shaped["mean"] = shaped["mean"].flatten()
-    fit_state(normaliser, shaped, f"{NORMALISER}* of {file.path.name}")
-
-
-def _pixels(file: RadioFile) -> tuple[Triple, Triple]:
-    """Return mean and deviation of pixels in [0, 255].
-
-    Raises CheckpointError for those of no model, and for means by which a black or grey patch of a
-    photo could be taken for padding, which is zero in all channels.
-    """
-    mean, std = pixel_statistics(file.read([MEAN, STD]))
-    if len(mean) != 3 or len(std) != 3:
-        raise file.refusal(f"{MEAN} and {STD} have {len(mean)} and {len(std)} numbers, expected 3")
-    check_numbers(file.path.name, tuple(mean), tuple(std), None)
-    if all(abs(value - round(value)) < 1e-3 for value in mean):
-        raise file.refusal(f"{MEAN} is a colour of 8 bits, {mean}, so padding cannot be known")
-    return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
 
 
 def _load_sam(model: Radio, path: Path) -> Source:

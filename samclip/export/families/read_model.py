@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from samclip.errors import CheckpointError
 from samclip.export.checkpoints.declared_sizes import MAX_SIZE, MIN_SIZE
-from samclip.export.checkpoints.radio_file import is_radio
+from samclip.export.checkpoints.radio.radio_file import is_radio
 from samclip.export.exportable import Exportable
 from samclip.export.families.merged import merged_exportable
 from samclip.export.families.merged_assembly import Checkpoints, assemble

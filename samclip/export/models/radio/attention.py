@@ -47,6 +47,8 @@ class PlainAttention(LoweredAttention):
         """Run the chosen lowering: BxNxLxD queries, keys and values to BxNxLxD."""
         if self.lowering == "fold":
             return _fold(q, k, v, padding)
+        if self.lowering == "fused" and padding is not None:  # the operator wants a row a query
+            padding = padding.expand(-1, -1, q.shape[2], -1)
         step = -(-q.shape[2] // self.chunks(self.lowering))
         parts = [_attend(each, k, v, padding) for each in torch.split(q, step, dim=2)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)

@@ -33,7 +33,7 @@ RADIO_SIZES: Mapping[str, RadioSize] = MappingProxyType(
         "radio-v3-l": RadioSize(1024, 24, 16, 4096, layer_scale=True),
         "radio-v3-h": RadioSize(1280, 32, 16, 5120),
         "radio-v3-g": RadioSize(1536, 40, 24, None),
-        "radio-v4-so400m": RadioSize(1152, 27, 16, 4320),
+        "radio-v4-so400m": RadioSize(1152, 27, 16, None),
         "radio-v4-h": RadioSize(1280, 32, 16, 5120),
     }
 )

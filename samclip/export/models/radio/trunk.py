@@ -25,8 +25,6 @@ class RadioTrunk(nn.Module):
     """
 
     positions: Tensor
-    order: Tensor
-    places: Tensor
 
     def __init__(self, config: TrunkConfig) -> None:
         super().__init__()
@@ -46,10 +44,6 @@ class RadioTrunk(nn.Module):
             )
             for index in range(config.depth)
         )
-        if side:
-            order = window_order(rows, columns, side)
-            self.register_buffer("order", order, persistent=False)
-            self.register_buffer("places", order.argsort(), persistent=False)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Encode `image`, Bx3xHxW float, normalised, zero where it is padding.
@@ -63,7 +57,8 @@ class RadioTrunk(nn.Module):
         side, count = self.config.window_size, self.config.prefix
         own = padding_scores(mask)  # Bx1x1xL
         if side:
-            patches, own = patches[:, self.order], own[..., self.order]
+            patches = by_window(patches, self.config.grid, side)
+            own = by_window(own.mT, self.config.grid, side).mT
         everywhere = F.pad(own, (count, 0))  # Bx1x1x(P+L)
         for is_global, group in groupby(
             enumerate(self.blocks), lambda item: item[0] in self.config.global_blocks
@@ -79,7 +74,7 @@ class RadioTrunk(nn.Module):
             for _, block in group:
                 windows = block(windows, inside)
             patches = windows.reshape(patches.shape)  # BxLxC
-        return prefix, patches[:, self.places] if side else patches, mask
+        return prefix, in_rows(patches, self.config.grid, side) if side else patches, mask
 
 
 def photo_patches(image: Tensor) -> Tensor:
@@ -99,11 +94,18 @@ def padding_scores(mask: Tensor) -> Tensor:
     return ((1 - mask) * MASKED)[:, None, None]
 
 
-def window_order(rows: int, columns: int, side: int) -> Tensor:
-    """Return the places of patches, in row-major order, sorted by window and then inside it."""
-    places = torch.arange(rows * columns)
-    cells = places.reshape(rows // side, side, columns // side, side)
-    return cells.permute(0, 2, 1, 3).flatten()
+def by_window(tokens: Tensor, grid: tuple[int, int], side: int) -> Tensor:
+    """Put tokens, ...xLxC in row-major order, into the order of windows and rows inside these."""
+    rows, columns = grid[0] // side, grid[1] // side
+    cells = tokens.reshape(-1, rows, side, columns, side, tokens.shape[-1])  # BxRxsxSxsxC
+    return cells.transpose(2, 3).reshape(tokens.shape)
+
+
+def in_rows(tokens: Tensor, grid: tuple[int, int], side: int) -> Tensor:
+    """Undo `by_window`."""
+    rows, columns = grid[0] // side, grid[1] // side
+    cells = tokens.reshape(-1, rows, columns, side, side, tokens.shape[-1])  # BxRxSxsxsxC
+    return cells.transpose(2, 3).reshape(tokens.shape)
 
 
 def resize_positions(table: Tensor, grid: tuple[int, int], align_corners: bool) -> Tensor:

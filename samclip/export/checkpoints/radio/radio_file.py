@@ -11,8 +11,6 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from torch import Tensor
-
 from samclip.errors import CheckpointError
 from samclip.export.checkpoints.checkpoint import (
     StateDict,
@@ -20,19 +18,13 @@ from samclip.export.checkpoints.checkpoint import (
     some_keys,
     weights_name,
 )
-from samclip.export.checkpoints.radio_teachers import Teacher, Teachers, read_teachers
+from samclip.export.checkpoints.radio.radio_teachers import Teacher, Teachers, read_teachers
 from samclip.export.checkpoints.state_dicts import WRAPPERS, part_of
 from samclip.export.checkpoints.weights_files import WeightsFile, open_weights
 from samclip.export.checkpoints.weights_paths import find_weights
 from samclip.runtime.bundles.manifest import Source
 
 AVERAGED, PLAIN = "state_dict_ema.", "state_dict."
-TRUNK = "base_model."
-EMBEDDER = "base_model.patch_generator.embedder.weight"
-POSITIONS = "base_model.patch_generator.pos_embed"
-PREFIX = "base_model.patch_generator.cls_token.token"
-MEAN, STD = "input_conditioner.norm_mean", "input_conditioner.norm_std"
-NORMALISER = "_feature_normalizer."
 SUMMARY, SPATIAL = "_heads.", "_feature_projections."
 # What a training leaves in the file, and inference has no use for.
 LEFTOVERS = re.compile(
@@ -151,9 +143,3 @@ def open_radio(path: Path, weights: WeightsFile) -> RadioFile:
 
 def _starts(names: Collection[str], prefix: str) -> bool:
     return any(name.startswith(prefix) for name in names)
-
-
-def pixel_statistics(state: Mapping[str, Tensor]) -> tuple[list[float], list[float]]:
-    """Return mean and deviation of R, G and B in [0, 255], of a file's conditioner."""
-    mean, std = (state[key].double().flatten() * 255 for key in (MEAN, STD))
-    return mean.tolist(), std.tolist()
