@@ -155,8 +155,8 @@ def _sam_head(file: RadioFile, tokens: int) -> Head:
     if teacher is None:
         raise CheckpointError(
             f"{file.path.name} has no teacher `sam`, whose features SAM ViT-H's neck and decoder "
-            f"take, so there would be no masks; it has {file.teachers.names}. C-RADIO v3 has one; "
-            "v4 learned from SAM 3, whose features fit SAM 3's own decoder alone."
+            f"take, so nothing could be segmented; it has {file.teachers.names}. C-RADIO v3 has "
+            "one; v4 learned from SAM 3, whose features fit SAM 3's own decoder alone."
         )
     if teacher.upsample != 1:
         raise CheckpointError(

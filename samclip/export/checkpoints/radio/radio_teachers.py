@@ -85,8 +85,8 @@ def read_teachers(arguments: Mapping[str, Any], what: str) -> Teachers:
         settings = each.values if isinstance(each, Arguments) else each
         if not isinstance(settings, dict):
             raise CheckpointError(
-                f"the args of {what} have a teacher that is no dictionary of settings; give the "
-                ".pth.tar as it was published"
+                f"the args of {what} have a teacher that is not a dictionary of settings; give "
+                "the .pth.tar as it was published"
             )
         teacher = _read_one(settings, len(found), arguments, per_teacher, what)
         found.setdefault(teacher.name, teacher)

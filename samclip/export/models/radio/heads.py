@@ -84,7 +84,7 @@ Head = HeadV1 | HeadV2 | AttentionHead
 
 
 def head_form(state: Mapping[str, Tensor]) -> Form | None:
-    """Return the form of a head, by its keys; None where they are no head's."""
+    """Return the form of a head, by its keys; None for those of anything else."""
     if "mlp.fc1.weight" in state or any(key.startswith("blocks.0.attn.") for key in state):
         return "attn"
     if "fc2.weight" in state or "norm.weight" in state:
@@ -151,7 +151,7 @@ def _count(state: Mapping[str, Tensor]) -> int:
 
 
 def _shape(state: Mapping[str, Tensor], key: str, what: str) -> tuple[int, int]:
-    """Return the shape of a matrix. Raises CheckpointError when it is missing, or is none."""
+    """Return the shape of a matrix. Raises CheckpointError when it is not there."""
     if key not in state:
         raise CheckpointError(f"{what}{key} is missing; give the checkpoint whole and unchanged")
     shape = tuple(state[key].shape)

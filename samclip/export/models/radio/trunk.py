@@ -81,7 +81,7 @@ def photo_patches(image: Tensor) -> Tensor:
     """Mark patches that hold any of the photo: Bx3xHxW, normalised, to BxL, 1 or 0.
 
     Padding is zero after normalisation, and a photo's pixel never is in all its channels: the means
-    are no whole numbers of [0, 255].
+    lie between the whole numbers of [0, 255].
     """
     batch, _, height, width = image.shape
     largest = torch.maximum(image, -image).amax(dim=1)  # BxHxW

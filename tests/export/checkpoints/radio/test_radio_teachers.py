@@ -75,7 +75,7 @@ def test_a_teacher_without_a_type_is_known_by_its_name() -> None:
         ({"teachers": None}, "list no teachers"),
         ({"teachers": []}, "list no teachers"),
         ({"teachers": "clip"}, "list no teachers"),
-        ({"teachers": ["clip"]}, "no dictionary"),
+        ({"teachers": ["clip"]}, "not a dictionary"),
         ({"teachers": [{"type": "sam"}]}, "without a name"),
         ({"teachers": [*TEACHERS, {"name": "x", "token_slot": 9}]}, "token 9, of 5"),
         ({"teachers": [{"name": "x", "token_slot": "a"}]}, "token_slot='a'"),
