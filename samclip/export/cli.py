@@ -57,6 +57,11 @@ Open-Vocabulary SAM from the files that it is published in (samclip-merge's are 
     rn50x16.pth --sam2clip-checkpoint sam2clip_vith_rn50x16.pth --clip2sam-checkpoint
     clip2sam_coco_rn50x16.pth
 
+C-RADIO with SAM ViT-H's decoder, and without a text tower:
+
+    samclip-export --checkpoint c-radio_v3-b_half.pth.tar --sam-checkpoint sam_vit_h_4b8939.pth
+    --imgsz 768
+
 A device without a text tower, with its vocabulary embedded:
 
     samclip-export --checkpoint merged.safetensors --labels names.txt --no-text-encoder
@@ -155,11 +160,15 @@ def export_options(given: ExportArguments) -> ExportOptions:
         text_checkpoint=resolve_optional(given.text_checkpoint),
         sam2clip_checkpoint=resolve_optional(given.sam2clip_checkpoint),
         clip2sam_checkpoint=resolve_optional(given.clip2sam_checkpoint),
+        sam_checkpoint=resolve_optional(given.sam_checkpoint),
         model_type=given.model_type,
         image_size=given.imgsz,
         head_pool=given.head_pool,
         uint8_input=given.uint8_input,
         quick_gelu=given.quick_gelu,
+        teacher=given.teacher,
+        align_corners=given.align_corners,
+        window_size=given.window_size,
         opset=given.opset,
         precision=PrecisionOptions(
             precisions=precisions,

@@ -41,8 +41,8 @@ class ExportArguments:
         str,
         typer.Option(
             help="A SAM (.pth), MobileSAM (.pt) or merged (.safetensors) checkpoint, also one of "
-            "an Open-Vocabulary SAM; or a bundle, by name or folder, whose weights are taken as "
-            "stored: 'samclip-tiny' comes with samclip. "
+            "an Open-Vocabulary SAM; a C-RADIO (.pth.tar); or a bundle, by name or folder, whose "
+            "weights are taken as stored: 'samclip-tiny' comes with samclip. "
             "'mobile_sam' fetches MobileSAM's real weights.",
             rich_help_panel=_FROM,
         ),
@@ -80,6 +80,30 @@ class ExportArguments:
             rich_help_panel=_FROM,
         ),
     ] = None
+    sam_checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="SAM ViT-H (sam_vit_h_4b8939.pth), whose decoder a C-RADIO uses.",
+            rich_help_panel=_FROM,
+        ),
+    ] = None
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            help="The teacher of a C-RADIO, by its name in the file, in whose text space names "
+            "are.",
+            show_default="the one that fits the text tower, else SigLIP, else CLIP",
+            rich_help_panel=_FROM,
+        ),
+    ] = None
+    align_corners: Annotated[
+        bool,
+        typer.Option(
+            "--align-corners/--no-align-corners",
+            help="Resize a C-RADIO's positions as its code did until June 2025.",
+            rich_help_panel=_FROM,
+        ),
+    ] = False
     two_towers: Annotated[
         bool,
         typer.Option(
@@ -130,7 +154,8 @@ class ExportArguments:
         str | None,
         typer.Option(
             help="vit_t (MobileSAM), vit_b, vit_l, vit_h, lite2 (merged checkpoints only); "
-            "ovsam-rn50x16, ovsam-rn50 or ovsam-convnext-l put an Open-Vocabulary SAM together.",
+            "ovsam-rn50x16, ovsam-rn50 or ovsam-convnext-l put an Open-Vocabulary SAM together; "
+            "radio-v3-b, -l, -h, -g, radio-v4-so400m and radio-v4-h are C-RADIO.",
             show_default="read off the weights",
             rich_help_panel=_FROM,
         ),
@@ -233,6 +258,16 @@ class ExportArguments:
             "operator Attention, for TensorRT from 10.14 on, in half precision. May be repeated: "
             "the variants share one weights file, and each backend takes its best.",
             show_default="chunk and wide, and bias for fp16 and bf16",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None
+    window_size: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Let most blocks of a C-RADIO attend in windows of so many tokens a side, which "
+            "v4 was trained for: faster at large sizes.",
+            show_default="no windows",
             rich_help_panel=_WHAT,
         ),
     ] = None

@@ -110,9 +110,10 @@ class ExportOptions:
     share one weights file; `templates` a known set's name, or the templates themselves, to use by
     default; `mask_upscaler`: write the graph that makes whole masks on the device;
     `sam2clip_checkpoint` and `clip2sam_checkpoint` the published parts of an Open-Vocabulary SAM;
-    `two_towers` asks for SAM and the whole CLIP of `clip_checkpoint` side by side; `labels` names
-    to embed into the bundle; `photos` a folder to verify on; `uint8_input` has the encoder take the
-    resized photo as it is, and normalise it in the graph.
+    `sam_checkpoint`, `teacher`, `align_corners` and `window_size` are for a C-RADIO (`RadioFiles`,
+    `RadioSettings`); `two_towers` asks for SAM and the whole CLIP of `clip_checkpoint` side by
+    side; `labels` names to embed into the bundle; `photos` a folder to verify on; `uint8_input` has
+    the encoder take the resized photo as it is, and normalise it in the graph.
     """
 
     checkpoint: Path
@@ -121,11 +122,15 @@ class ExportOptions:
     text_checkpoint: Path | None = None
     sam2clip_checkpoint: Path | None = None
     clip2sam_checkpoint: Path | None = None
+    sam_checkpoint: Path | None = None
     model_type: str | None = None
     image_size: int | None = None
     head_pool: int | None = None
     uint8_input: bool = False
     quick_gelu: bool | None = None
+    teacher: str | None = None
+    align_corners: bool = False
+    window_size: int | None = None
     opset: int = DEFAULT_OPSET
     precision: PrecisionOptions = PrecisionOptions()
     weights_dtype: WeightsDtypes = WeightsDtypes()

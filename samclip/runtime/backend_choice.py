@@ -18,7 +18,10 @@ from samclip.runtime.measured_choice import MeasuredChoice, find_choice
 _logger = logging.getLogger("samclip")
 
 # Encoders that are large matrix products; the others are many short convolutions.
-PLAIN_VITS = frozenset({"vit_b", "vit_l", "vit_h"})
+PLAIN_VITS = frozenset(
+    {"vit_b", "vit_l", "vit_h", "radio-v3-b", "radio-v3-l", "radio-v3-h", "radio-v3-g"}
+    | {"radio-v4-so400m", "radio-v4-h"}
+)
 
 Started = TypeVar("Started")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import onnx_ir as ir
 import torch
 from small_ovsam import SMALL_OVSAM, random_ovsam
+from small_radio import random_radio
 
 from samclip.export.families.merged import clip_head_spec, encoder_spec, mask_decoder_spec
 from samclip.export.families.ovsam import (
@@ -22,6 +23,11 @@ from samclip.export.families.ovsam import (
     ovsam_encoder_spec,
     ovsam_mask_decoder_spec,
     roi_classifier_spec,
+)
+from samclip.export.families.radio import (
+    radio_clip_head_spec,
+    radio_encoder_spec,
+    radio_mask_decoder_spec,
 )
 from samclip.export.graph_files import GraphFiles
 from samclip.export.graphs import LoweredGraph, PlainGraph
@@ -82,6 +88,16 @@ def ovsam_plans(with_convnext: bool) -> list[Plan]:
     ]
 
 
+def radio_plans(window_size: int) -> list[Plan]:
+    """The three graphs of a small C-RADIO."""
+    model = random_radio(SIZE, window_size)
+    return [
+        LoweredGraph("encoder", lambda form: radio_encoder_spec(model, form)),
+        PlainGraph("clip_head", lambda: radio_clip_head_spec(model)),
+        PlainGraph("mask_decoder", lambda: radio_mask_decoder_spec(model)),
+    ]
+
+
 def small_vit() -> MergedModel:
     """A plain ViT of two blocks, windowed and global, with a CLIP head and a decoder."""
     vit = merged("vit_b")
@@ -103,6 +119,8 @@ FAMILIES: dict[str, Callable[[], list[Plan]]] = {
     "lite2_pyramid": lambda: merged_plans(merged("lite2", pyramid=(1, 2)))[:2],
     "ovsam": lambda: ovsam_plans(with_convnext=False),
     "ovsam_convnext": lambda: ovsam_plans(with_convnext=True),
+    "radio": lambda: radio_plans(0),
+    "radio_windows": lambda: radio_plans(4)[:1],
     "clip_text": lambda: [text_encoder_graph(TextTower(CLIP_TEXT))],
     "quick_text": lambda: [text_encoder_graph(TextTower(QUICK_TEXT))],
     "bert_text": lambda: [text_encoder_graph(BertTower(BERT_TEXT))],

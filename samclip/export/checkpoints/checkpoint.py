@@ -65,13 +65,13 @@ class Checkpoint:
         return part_of(self.state, prefix)
 
 
-def read_checkpoint(path: str | Path) -> Checkpoint:
+def read_checkpoint(path: str | Path, parts: tuple[str, ...] = ("",)) -> Checkpoint:
     """Read a file of weights, or a model folder that holds one, whole or in shards.
 
-    The file's content decides its format, not its suffix. The model's own names are found below
-    the keys and prefixes that training adds (`find_state`). Raises CheckpointError when there is
-    no such file, when it is not a checkpoint or holds several, and when weights are not finite
-    numbers.
+    Only tensors whose names start with one of `parts` are read. The file's content decides its
+    format, not its suffix. The model's own names are found below the keys and prefixes that
+    training adds (`find_state`). Raises CheckpointError when there is no such file, when it is not
+    a checkpoint or holds several, and when weights are not finite numbers.
     """
     file = find_weights(path)
     with open_weights(file) as weights:
@@ -80,7 +80,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         if not any(key in metadata for key in OWN_METADATA):
             with error_context(str(file)):
                 wanted = find_state(wanted, weights.same)
-        state = weights.tensors(wanted)
+        kept = {name: key for name, key in wanted.items() if name.startswith(parts)}
+        state = weights.tensors(kept)
         digest = weights.sha256()
         passed_over = tuple(sorted(weights.passed_over))
     require_finite(state, file)

@@ -51,13 +51,14 @@ OTHER_LAYOUTS = {
     "torch._utils._rebuild_device_tensor_from_numpy": "of another device",
     "torch._utils._rebuild_device_tensor_from_cpu_tensor": "of another device",
 }
+NAMESPACE = "argparse.Namespace"  # its attributes are read, as plain data
 # Values that checkpoints carry along with their tensors. They are not made, only passed over.
 PASSED_OVER = {
     *("builtins.set", "builtins.frozenset", "builtins.complex", "builtins.slice"),
     *("builtins.bytearray", "builtins.bytes", "builtins.list", "builtins.tuple", "builtins.range"),
     *("builtins.int", "builtins.float", "builtins.str", "builtins.bool", "builtins.object"),
     *("_codecs.encode", "collections.Counter", "collections.deque"),
-    *("numpy.ndarray", "numpy.dtype", "argparse.Namespace", "torch.Size", "torch.device"),
+    *("numpy.ndarray", "numpy.dtype", "torch.Size", "torch.device"),
     *("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"),
     *("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"),
     *("numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer"),
@@ -75,7 +76,9 @@ NUMPY_SCALARS = {
     *("float16", "float32", "float64", "str_", "bytes_", "intc", "longlong"),
 }
 RENAMED = {"__builtin__": "builtins", "torch.storage": "torch"}
-KNOWN = PASSED_OVER | DICTS | DENSE | PARAMETERS | TYPES | {*OTHER_LAYOUTS, TYPED, SUBCLASS}
+KNOWN = (
+    PASSED_OVER | DICTS | DENSE | PARAMETERS | TYPES | {*OTHER_LAYOUTS, TYPED, SUBCLASS, NAMESPACE}
+)
 
 
 class PickleError(Exception):

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 from samclip.export.checkpoints.pickle_names import (
     DENSE,
     DICTS,
+    NAMESPACE,
     OTHER_LAYOUTS,
     PARAMETERS,
     STORAGES,
@@ -37,6 +38,13 @@ class Opaque:
     """A value of a known, harmless kind that is not read."""
 
     kind: str
+
+
+@dataclass(frozen=True, eq=False)
+class Arguments:
+    """The attributes of an argparse.Namespace, by name."""
+
+    values: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -82,9 +90,9 @@ class _Mark:
 def read_pickle(file: BinaryIO) -> Pickled:
     """Interpret the pickle at the file's position, and leave the file behind it.
 
-    Its content is dictionaries, lists, tuples, numbers, texts, `StoredTensor` and `Opaque`. Raises
-    ForeignObjectError for a name that is not known, PickleError for a pickle that is damaged or
-    takes more than a million steps.
+    Its content is dictionaries, lists, tuples, plain values, `StoredTensor`, `Arguments`, `Opaque`.
+    Raises ForeignObjectError for a name that is not known, PickleError for a pickle that is damaged
+    or takes more than a million steps.
     """
     machine = _Machine()
     try:
@@ -218,15 +226,17 @@ class _Machine:
         if function.name == SUBCLASS:
             return _plain_subclass(*arguments[:3])
         described = _described(function.name, arguments)
-        if isinstance(described, Opaque):
-            self.passed_over.add(described.kind)
+        if isinstance(described, Opaque | Arguments):
+            self.passed_over.add(function.name)
         return described
 
     def _build(self, _: Any) -> None:
-        """Pass over an object's attributes, such as the versions in a state_dict."""
-        self.pop()
-        if not isinstance(self._stack[-1], (Opaque, dict, StoredTensor)):
-            raise TypeError(f"{type(self._stack[-1]).__name__} takes no attributes")
+        """Keep the attributes of `Arguments`; pass over others, as a state_dict's versions."""
+        attributes, target = self.pop(), self._stack[-1]
+        if not isinstance(target, (Opaque, Arguments, dict, StoredTensor)):
+            raise TypeError(f"{type(target).__name__} takes no attributes")
+        if isinstance(target, Arguments):
+            target.values.update(attributes if isinstance(attributes, dict) else {})
 
     def _persistent(self, _: Any) -> None:
         storage = _storage(self.pop())
@@ -287,7 +297,7 @@ def _pairs(values: list[Any]) -> dict[Any, Any]:
     return dict(zip(keys, values[1::2], strict=True))
 
 
-def _described(name: str, arguments: tuple[Any, ...]) -> StoredTensor | Opaque:
+def _described(name: str, arguments: tuple[Any, ...]) -> StoredTensor | Arguments | Opaque:
     """Return the description of a tensor, or of a value that is passed over."""
     if name in DENSE:
         return _dense(*arguments[:4])
@@ -298,6 +308,8 @@ def _described(name: str, arguments: tuple[Any, ...]) -> StoredTensor | Opaque:
         return _tensor(arguments[0])
     if name in OTHER_LAYOUTS:
         return StoredTensor(layout=OTHER_LAYOUTS[name])
+    if name == NAMESPACE:
+        return Arguments({})
     return Opaque(name)
 
 

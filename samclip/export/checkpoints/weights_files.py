@@ -29,7 +29,7 @@ from samclip.export.checkpoints.file_kinds import (
     read_head,
     sniff,
 )
-from samclip.export.checkpoints.pickles import StoredTensor
+from samclip.export.checkpoints.pickles import Arguments, StoredTensor
 from samclip.export.checkpoints.state_dicts import MAX_TENSORS, flatten
 from samclip.export.checkpoints.torch_files import TorchFile, open_torch, require_dtype
 from samclip.export.checkpoints.weights_paths import INDEX_SUFFIX
@@ -51,6 +51,10 @@ class WeightsFile(Protocol):
     @property
     def passed_over(self) -> Collection[str]:
         """The kinds of values that the file holds besides tensors and that are not read."""
+
+    @property
+    def arguments(self) -> Mapping[str, Any]:
+        """The attributes of a training's `args`, an argparse.Namespace; none in other formats."""
 
     @property
     def names(self) -> Collection[str]:
@@ -173,6 +177,8 @@ class _Torch:
                 f"{opened.path} holds {found}, expected a dictionary of a model's tensors; save "
                 "the model's state_dict()"
             )
+        given = opened.pickled.content.get("args")
+        self.arguments: Mapping[str, Any] = given.values if isinstance(given, Arguments) else {}
 
     @property
     def names(self) -> Collection[str]:
@@ -196,6 +202,7 @@ class _Safetensors:
     """A safetensors file."""
 
     passed_over: Collection[str] = ()
+    arguments: Mapping[str, Any] = {}
 
     def __init__(self, path: Path, file: BinaryIO, stack: ExitStack) -> None:
         self._path, self._file = path, file
@@ -248,6 +255,7 @@ class _Shards:
     """Weights in several files, with an index that says which file has which tensor."""
 
     passed_over: Collection[str] = ()
+    arguments: Mapping[str, Any] = {}
 
     def __init__(
         self, index: bytes, files: Mapping[str, WeightsFile], places: Mapping[str, str]

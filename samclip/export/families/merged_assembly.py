@@ -47,6 +47,7 @@ from samclip.export.models.merged import (
 )
 from samclip.export.models.ovsam.model import OVSAM_CONFIGS
 from samclip.export.models.pos_embed import fit_positions
+from samclip.export.models.radio.sizes import RADIO_SIZES
 from samclip.export.models.text_tower import TextTowerConfig
 from samclip.export.models.tiny_vit import IGNORED_CHECKPOINT_KEYS
 from samclip.runtime.bundles.manifest import Source
@@ -192,7 +193,7 @@ def _model_type(main: Checkpoint, asked: str | None) -> str:
     """Return the encoder's type, which its keys show, checked against the type asked for."""
     guessed = guess_model_type(main.state)
     if asked is not None and asked not in MODEL_TYPES:
-        known = (*MODEL_TYPES, *OVSAM_CONFIGS)
+        known = (*MODEL_TYPES, *OVSAM_CONFIGS, *RADIO_SIZES)
         raise CheckpointError(
             f"unknown model type {asked!r}{did_you_mean(asked, known)}; there are "
             + ", ".join(known)

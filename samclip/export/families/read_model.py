@@ -8,13 +8,22 @@ from pathlib import Path
 from samclip.errors import CheckpointError
 from samclip.export.checkpoints.checkpoint import Checkpoint
 from samclip.export.checkpoints.declared_sizes import MAX_SIZE, MIN_SIZE
+from samclip.export.checkpoints.radio.radio_file import is_radio
 from samclip.export.exportable import Exportable
 from samclip.export.families.merged import merged_exportable
 from samclip.export.families.merged_assembly import Checkpoints, assemble
 from samclip.export.families.ovsam import ovsam_exportable
 from samclip.export.families.ovsam_assembly import OvsamFiles, assemble_ovsam, is_ovsam, read_ovsam
+from samclip.export.families.radio import radio_exportable
+from samclip.export.families.radio_assembly import (
+    IMAGE_SIZE,
+    RadioFiles,
+    RadioSettings,
+    assemble_radio,
+)
 from samclip.export.families.two_towers import read_two_towers
 from samclip.export.models.ovsam.model import OVSAM_CONFIGS
+from samclip.export.models.radio.sizes import RADIO_SIZES
 from samclip.export.options import ExportOptions
 from samclip.export.rebuilding.bundle_model import is_bundle, read_bundle_model
 from samclip.progress import SILENT, Progress
@@ -25,31 +34,54 @@ PUBLISHED = {
     "--clip-checkpoint": "the CLIP whose backbone it is, such as RN50x16",
     "--sam2clip-checkpoint": "sam2clip_vith_rn50x16.pth",
 }
+# Options of other families, and those of C-RADIO alone.
+OTHERS = ("clip_checkpoint", "sam2clip_checkpoint", "clip2sam_checkpoint", "head_pool")
+RADIO_OPTIONS = ("sam_checkpoint", "teacher", "align_corners", "window_size")
 
 
 def read_model(options: ExportOptions, progress: Progress = SILENT) -> Exportable:
     """Read the checkpoints and build the model of the right family.
 
-    A file that `samclip-merge` wrote names its family, and so does a bundle; the files of a
-    published Open-Vocabulary SAM are assembled where the model type asks for one. Raises
-    CheckpointError when a file cannot be read or does not fit, and for files or options that such a
-    model has no use for; BundleError for a bundle that is damaged.
+    A C-RADIO is known by its weights' names. A file that `samclip-merge` wrote names its family,
+    and so does a bundle; the files of a published Open-Vocabulary SAM are assembled where the model
+    type asks for one. Raises CheckpointError when a file cannot be read or does not fit, and for
+    files or options that such a model has no use for; BundleError for a bundle that is damaged.
     """
     others = {
         option: getattr(options, option)
-        for option in ("clip_checkpoint", "text_checkpoint", *OVSAM_PARTS)
+        for option in ("clip_checkpoint", "text_checkpoint", "sam_checkpoint", *OVSAM_PARTS)
     }
     if parts := [option for option, file in others.items() if file and is_bundle(file)]:
         raise CheckpointError(
             f"{_flag(parts[0])} {others[parts[0]]} is a bundle; a bundle holds a whole model, so "
             "give it as --checkpoint, or give a checkpoint here"
         )
+    if is_bundle(options.checkpoint):
+        _check_other_families(options, "a bundle")
+        return read_bundle_model(options, _read_checkpoint, progress)
     if options.two_towers is not None:
         _check_two_towers(options)
         return read_two_towers(options, options.two_towers)
-    if is_bundle(options.checkpoint):
-        return read_bundle_model(options, _read_checkpoint, progress)
+    found = is_radio(options.checkpoint)
+    if found or (options.model_type or "") in RADIO_SIZES:
+        return _read_radio(options, found)
+    _check_other_families(options, "not one")
     return _read_checkpoint(options, options.checkpoint)
+
+
+def _check_other_families(options: ExportOptions, kind: str) -> None:
+    """Raise CheckpointError for options of two towers and of a C-RADIO."""
+    if kind == "a bundle" and options.two_towers is not None:
+        raise CheckpointError(
+            f"{options.checkpoint} is a bundle, and two towers are exported from a SAM and a CLIP. "
+            "Give SAM's checkpoint as --checkpoint, or leave --two-towers out."
+        )
+    for option in RADIO_OPTIONS:
+        if getattr(options, option) not in {None, False}:
+            raise CheckpointError(
+                f"{_flag(option)} is for a C-RADIO, and {options.checkpoint.name} is {kind}; leave "
+                "it out"
+            )
 
 
 def _read_checkpoint(options: ExportOptions, main: Path | Checkpoint) -> Exportable:
@@ -63,16 +95,40 @@ def _read_checkpoint(options: ExportOptions, main: Path | Checkpoint) -> Exporta
 
 def _check_two_towers(options: ExportOptions) -> None:
     """Raise CheckpointError where two towers were asked for with another kind of checkpoint."""
-    if is_bundle(options.checkpoint):
-        raise CheckpointError(
-            f"{options.checkpoint} is a bundle, and two towers are exported from a SAM and a CLIP. "
-            "Give SAM's checkpoint as --checkpoint, or leave --two-towers out."
-        )
     parts = (options.sam2clip_checkpoint, options.clip2sam_checkpoint)
     if any(parts) or options.model_type in OVSAM_CONFIGS or is_ovsam(options.checkpoint):
         raise CheckpointError(
             "an Open-Vocabulary SAM has its own CLIP inside. Leave --two-towers out, or give a SAM."
         )
+
+
+def _read_radio(options: ExportOptions, found: bool) -> Exportable:
+    name = options.checkpoint.name
+    if not found:
+        raise CheckpointError(
+            f"{name} does not fit --model-type {options.model_type}: it has none of the names of a "
+            "C-RADIO, such as base_model.patch_generator.*. Give NVIDIA's .pth.tar."
+        )
+    for option in OTHERS:
+        if getattr(options, option) is not None:
+            raise CheckpointError(
+                f"{_flag(option)} changes nothing in {name}, a C-RADIO; leave the option out"
+            )
+    if options.sam_checkpoint is None:
+        raise CheckpointError(
+            f"{name} is a C-RADIO, which has SAM's features and not SAM's decoder: give SAM ViT-H "
+            "too, --sam-checkpoint sam_vit_h_4b8939.pth"
+        )
+    settings = RadioSettings(
+        model_type=options.model_type,
+        image_size=IMAGE_SIZE if options.image_size is None else options.image_size,
+        teacher=options.teacher,
+        align_corners=options.align_corners,
+        window_size=options.window_size or 0,
+        quick_gelu=options.quick_gelu,
+    )
+    files = RadioFiles(options.checkpoint, options.sam_checkpoint, options.text_checkpoint)
+    return radio_exportable(assemble_radio(files, settings))
 
 
 def _read_merged(options: ExportOptions, main: Path | Checkpoint) -> Exportable:
