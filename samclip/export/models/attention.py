@@ -149,11 +149,12 @@ class RelPosAttention(LoweredAttention):
         return -(-height // max(1, bound // per_row))
 
 
-def scaled_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+def scaled_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Attend as `scaled_dot_product_attention` does, with 1 / sqrt(D) on the queries alone.
 
-    `q`, `k`, `v`: BxNxLxD, `mask` is added to the scores. torch's exporter would write sqrt(scale)
-    on the queries and on the keys, which some versions of TensorRT compute wrongly.
+    `q`, `k`, `v`: BxNxLxD; `mask`, if there is one, is added to the scores. torch's exporter would
+    write sqrt(scale) on the queries and on the keys, which some versions of TensorRT compute
+    wrongly.
     """
     q = q * q.shape[-1] ** -0.5
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
