@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,7 +65,7 @@ C-RADIO with SAM ViT-H's decoder, and without a text tower:
 
 A device without a text tower, with its vocabulary embedded:
 
-    samclip-export --checkpoint merged.safetensors --labels names.txt --no-text-encoder
+    samclip-export --checkpoint merged.safetensors --vocabulary names.txt --no-text-encoder
 """
 
 app = CommandApp(add_completion=False, rich_markup_mode="rich")
@@ -153,6 +154,7 @@ def export_options(given: ExportArguments) -> ExportOptions:
         bf16=given.bf16,
         int8=given.int8,
     )
+    templates = tuple(dict.fromkeys(map(_templates, given.templates or ())))
     return ExportOptions(
         checkpoint=checkpoint,
         output=user_path(given.output or bundle_home() / name, "the bundle"),
@@ -180,8 +182,9 @@ def export_options(given: ExportArguments) -> ExportOptions:
         weights_dtype=parse_weights_dtypes(given.weights_dtype),
         attention=parse_attention(given.attention, precisions),
         two_towers=two_towers(given),
-        templates=_templates(given.templates),
-        labels=tuple(read_names(None, given.labels) or ()),
+        templates=templates[0] if templates else None,
+        more_templates=templates[1:],
+        labels=_vocabulary(given.vocabulary or ()),
         text_encoder=given.text_encoder,
         mask_upscaler=given.mask_upscaler,
         verify=given.verify,
@@ -207,10 +210,14 @@ def two_towers(given: ExportArguments) -> TwoTowers | None:
     return None
 
 
-def _templates(given: str | None) -> str | tuple[str, ...] | None:
+def _vocabulary(files: Sequence[Path]) -> tuple[str, ...]:
+    """Read the names of all files, each once, in their order."""
+    names = (name for file in files for name in read_names(None, file) or ())
+    return tuple(dict.fromkeys(names))
+
+
+def _templates(given: str) -> str | tuple[str, ...]:
     """Keep a known set's name as it is; read the lines of a file otherwise."""
-    if given is None:
-        return None
     file = Path(given).expanduser()
     return tuple(read_names(None, file) or ()) if file.is_file() else given
 

@@ -59,8 +59,9 @@ class ExportArguments:
     text_checkpoint: Annotated[
         str | None,
         typer.Option(
-            help="The text tower: an OpenCLIP or Hugging Face CLIP checkpoint or its folder, or "
-            "a BERT sentence encoder; 'minilm' fetches MiniLM-L6's real weights.",
+            help="The text tower: an OpenCLIP or Hugging Face CLIP checkpoint or its folder, a "
+            "SigLIP 2's folder, or a BERT sentence encoder; 'minilm' fetches MiniLM-L6's real "
+            "weights.",
             rich_help_panel=_FROM,
         ),
     ] = None
@@ -290,18 +291,22 @@ class ExportArguments:
             rich_help_panel=_WHAT,
         ),
     ] = False
-    labels: Annotated[
-        Path | None,
+    vocabulary: Annotated[
+        list[Path] | None,
         typer.Option(
-            help="A file with one name a line; their embeddings travel in the bundle.",
+            "--vocabulary",
+            "--labels",
+            help="A file with one name a line: their embeddings travel in the bundle, so that a "
+            "device needs no text tower for them. May be repeated.",
             rich_help_panel=_WHAT,
         ),
     ] = None
     templates: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             help="Prompt templates: openai (80), simple (7), vild (14), none, or a file with one a "
-            "line.",
+            "line. May be repeated: the first set is the default, and the vocabulary is embedded "
+            "in each.",
             show_default="the bundle's; else openai; vild for Open-Vocabulary SAM",
             rich_help_panel=_WHAT,
         ),

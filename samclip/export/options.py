@@ -108,12 +108,13 @@ class ExportOptions:
     `output` is the bundle's directory; `precision` holds the precisions of the graphs in addition
     to FP32, `weights_dtype` the storage of their weights; `attention` the lowerings to write, which
     share one weights file; `templates` a known set's name, or the templates themselves, to use by
-    default; `mask_upscaler`: write the graph that makes whole masks on the device;
-    `sam2clip_checkpoint` and `clip2sam_checkpoint` the published parts of an Open-Vocabulary SAM;
-    `sam_checkpoint`, `teacher`, `align_corners` and `window_size` are for a C-RADIO (`RadioFiles`,
-    `RadioSettings`); `two_towers` asks for SAM and the whole CLIP of `clip_checkpoint` side by
-    side; `labels` names to embed into the bundle; `photos` a folder to verify on; `uint8_input` has
-    the encoder take the resized photo as it is, and normalise it in the graph.
+    default, and `more_templates` further sets in which `labels` are embedded; `mask_upscaler`:
+    write the graph that makes whole masks on the device; `sam2clip_checkpoint` and
+    `clip2sam_checkpoint` the published parts of an Open-Vocabulary SAM; `sam_checkpoint`,
+    `teacher`, `align_corners` and `window_size` are for a C-RADIO (`RadioFiles`, `RadioSettings`);
+    `two_towers` asks for SAM and the whole CLIP of `clip_checkpoint` side by side; `labels` names
+    to embed into the bundle; `photos` a folder to verify on; `uint8_input` has the encoder take the
+    resized photo as it is, and normalise it in the graph.
     """
 
     checkpoint: Path
@@ -137,6 +138,7 @@ class ExportOptions:
     attention: tuple[Lowering, ...] = CPU_LOWERINGS
     templates: str | tuple[str, ...] | None = None
     two_towers: TwoTowers | None = None
+    more_templates: tuple[str | tuple[str, ...], ...] = ()
     labels: tuple[str, ...] = ()
     text_encoder: bool = True
     mask_upscaler: bool = False

@@ -71,6 +71,8 @@ def plan_export(options: ExportOptions) -> ExportPlan:
             "copy could not be made again if this one were lost"
         )
     templates = None if options.templates is None else resolve_templates(options.templates)
+    for more in options.more_templates:
+        resolve_templates(more)
     photos = photo_paths(options.photos)[:MAX_PHOTOS] if options.verify else []
     if options.verify and not photos:
         raise ExportError(f"no images in {options.photos} to verify on; give a folder of photos")

@@ -6,7 +6,7 @@ The files are the tokenizer and, for labels that are known in advance, their nam
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 from samclip.errors import ExportError
 from samclip.export.checkpoints.metadata import TextMetadata
 from samclip.export.graphs import GraphSpec, PlainGraph
-from samclip.export.models.bert_tower import BertTower
-from samclip.export.models.text_tower import TextTower
+from samclip.export.models.merged import AnyTextTower
 from samclip.export.plan import ExportPlan
 from samclip.export.verification import Sample, make_sample
 from samclip.export.weight_storage import stored_space
 from samclip.progress import Progress, track
-from samclip.runtime.bundles.manifest import Text, WeightsDtype
+from samclip.runtime.bundles.manifest import BakedLabels, Text, WeightsDtype
 from samclip.runtime.text.templates import resolve_templates
 from samclip.runtime.text.text_space import TextSpace
 from samclip.runtime.text.tokenizer import Tokenizer
@@ -33,6 +32,7 @@ OUTPUTS = ("text_embeddings",)
 TOKENIZER_FILE = "tokenizer.json"
 LABELS_FILE = "labels.json"
 EMBEDDINGS_FILE = "label_embeddings.f32"
+TemplateSet = str | tuple[str, ...]  # a known set's name, or the templates themselves
 DEFAULT_CONTEXT_LENGTH = 77  # CLIP's, for a text space without a tower
 # Texts to verify on: one alone, and several of different lengths.
 EXAMPLES = (
@@ -54,24 +54,26 @@ class TextPart:
     """A model's text space, and the tower that leads into it, if the checkpoints hold one.
 
     `tokenizer` is the content of `tokenizer.json`; `logit_scale` multiplies cosines; `stored`: what
-    the tower's weights were rounded to, where they come from a bundle; `labels` those of a bundle.
+    the tower's weights were rounded to, where they come from a bundle; `labels` those of a bundle,
+    and `baked` the same in other templates.
     """
 
     described: TextMetadata
     embed_dim: int
     logit_scale: float
-    tower: TextTower | BertTower | None = None
+    tower: AnyTextTower | None = None
     tokenizer: bytes | None = None
     stored: WeightsDtype = "fp32"
     labels: Labels | None = None
+    baked: tuple[tuple[TemplateSet, Labels], ...] = ()
 
 
-def text_encoder_graph(tower: TextTower | BertTower) -> PlainGraph:
+def text_encoder_graph(tower: AnyTextTower) -> PlainGraph:
     """Return the graph of a text tower, to be written."""
     return PlainGraph(TEXT_ENCODER, partial(text_encoder_spec, tower))
 
 
-def text_encoder_spec(tower: TextTower | BertTower) -> GraphSpec:
+def text_encoder_spec(tower: AnyTextTower) -> GraphSpec:
     """`tokens` NxL int64 -> `text_embeddings` NxD, not normalised."""
     tokens = torch.zeros(2, tower.config.context_length, dtype=torch.int64)
     return GraphSpec(TEXT_ENCODER, tower, {"tokens": tokens}, OUTPUTS, {"tokens": {0: "texts"}})
@@ -91,7 +93,7 @@ def text_samples(part: TextPart) -> list[Sample]:
 
 
 def bundle_text(
-    part: TextPart | None, default: str | tuple[str, ...], plan: ExportPlan, progress: Progress
+    part: TextPart | None, default: TemplateSet, plan: ExportPlan, progress: Progress
 ) -> tuple[Text | None, dict[str, bytes]]:
     """Describe the text space for the manifest, if there is one, and make its files, by name.
 
@@ -101,7 +103,8 @@ def bundle_text(
     options, tower = plan.options, None if part is None else part.tower
     if options.labels and tower is None:
         raise ExportError(
-            "--labels needs a text tower to embed them; give --text-checkpoint or --clip-checkpoint"
+            "--vocabulary needs a text tower to embed the names; give --text-checkpoint or "
+            "--clip-checkpoint"
         )
     if part is None:
         return None, {}
@@ -109,8 +112,16 @@ def bundle_text(
     if part.tokenizer is not None and options.text_encoder:
         files[TOKENIZER_FILE] = part.tokenizer
     if (labels := _labels(part, default, plan, progress)) is not None:
-        files[LABELS_FILE] = json.dumps(list(labels.names), ensure_ascii=False).encode()
-        files[EMBEDDINGS_FILE] = labels.vectors.astype("<f4").tobytes()
+        files |= _label_files(labels, LABELS_FILE, EMBEDDINGS_FILE)
+    baked = []
+    for number, (templates, more) in enumerate(_baked(part, plan, progress), 2):
+        one = BakedLabels(
+            templates=templates,
+            labels=f"labels-{number}.json",
+            label_embeddings=f"label_embeddings-{number}.f32",
+        )
+        files |= _label_files(more, one.labels, one.label_embeddings)
+        baked.append(one)
     dtype = options.weights_dtype.of(TEXT_ENCODER)
     text = Text(
         model=part.described.model,
@@ -122,12 +133,21 @@ def bundle_text(
         context_length=DEFAULT_CONTEXT_LENGTH if tower is None else tower.config.context_length,
         labels=LABELS_FILE if labels is not None else None,
         label_embeddings=EMBEDDINGS_FILE if labels is not None else None,
+        canonical=part.described.canonical,
+        baked=tuple(baked),
     )
     return text, files
 
 
+def _label_files(labels: Labels, names: str, embeddings: str) -> dict[str, bytes]:
+    return {
+        names: json.dumps(list(labels.names), ensure_ascii=False).encode(),
+        embeddings: labels.vectors.astype("<f4").tobytes(),
+    }
+
+
 def _labels(
-    part: TextPart, default: str | tuple[str, ...], plan: ExportPlan, progress: Progress
+    part: TextPart, default: TemplateSet, plan: ExportPlan, progress: Progress
 ) -> Labels | None:
     """Return the names to put into the bundle: those asked for, or the model's own.
 
@@ -146,6 +166,39 @@ def _labels(
             "other --templates were asked for, and there is no text tower to embed the bundle's "
             "labels with them; leave the option out, or give --text-checkpoint"
         )
+    return _embedded(part, tower, names, templates, progress)
+
+
+def _baked(
+    part: TextPart, plan: ExportPlan, progress: Progress
+) -> Iterator[tuple[TemplateSet, Labels]]:
+    """Yield the vocabulary in each further set of templates: those asked for, or the model's own.
+
+    The model's own stay where nothing else is asked for.
+    """
+    options, tower = plan.options, part.tower
+    names = options.labels or (() if part.labels is None else part.labels.names)
+    if options.more_templates and (not names or tower is None):
+        raise ExportError(
+            "more than one --templates was given: the first is the default, and the others are for "
+            "names that are put into the bundle; give --vocabulary FILE and a text tower too"
+        )
+    if not options.labels and not options.more_templates and options.templates is None:
+        yield from part.baked
+        return
+    for templates in options.more_templates:
+        if tower is not None:
+            resolved = resolve_templates(templates)
+            yield templates, _embedded(part, tower, names, resolved, progress)
+
+
+def _embedded(
+    part: TextPart,
+    tower: AnyTextTower,
+    names: tuple[str, ...],
+    templates: tuple[str, ...],
+    progress: Progress,
+) -> Labels:
     runs = len(names) * len(templates)
     progress.note(f"{len(names)} labels x {len(templates)} templates: {runs:,} texts to embed")
     rows = [
@@ -157,7 +210,7 @@ def _labels(
 
 def _embed(
     part: TextPart,
-    tower: TextTower | BertTower,
+    tower: AnyTextTower,
     labels: Sequence[str],
     templates: tuple[str, ...],
 ) -> NDArray[np.float32]:
@@ -173,6 +226,7 @@ def _embed(
         space=part.described.space,
         embed_dim=part.embed_dim,
         templates=templates,
+        canonical=part.described.canonical,
     )
     return space.embed(labels)
 
@@ -180,4 +234,5 @@ def _embed(
 def _tokenizer(part: TextPart) -> Tokenizer:
     if part.tokenizer is None or part.tower is None:
         raise ExportError("there is no text tower to tokenize for; give --text-checkpoint")
-    return Tokenizer.from_bytes(part.tokenizer, part.tower.config.context_length)
+    length = part.tower.config.context_length
+    return Tokenizer.from_bytes(part.tokenizer, length, part.described.canonical)

@@ -14,6 +14,7 @@ from samclip.export.checkpoints.checkpoint import Checkpoint, weights_name
 from samclip.export.checkpoints.declared_sizes import check_numbers
 from samclip.export.checkpoints.fetch import packaged_license
 from samclip.export.models.bert_tower import BertTowerConfig
+from samclip.export.models.siglip_tower import SiglipTowerConfig
 from samclip.export.models.text_tower import TextTowerConfig
 from samclip.runtime.bundles.manifest import Positive, Record, Source, Triple
 
@@ -29,7 +30,8 @@ SAM_STD: Triple = (58.395, 57.12, 57.375)
 class TextMetadata(Record, frozen=True, kw_only=True):
     """The text tower whose space the head was trained in.
 
-    `clip` or `bert`: its sizes, where its weights are inside the checkpoint.
+    `clip`, `bert` or `siglip`: its sizes, where its weights are inside the checkpoint. `canonical`:
+    its texts are canonicalised, as SigLIP's are.
     """
 
     model: str
@@ -37,6 +39,13 @@ class TextMetadata(Record, frozen=True, kw_only=True):
     space: str = ""  # SHA-256 that names the tower's text space
     clip: TextTowerConfig | None = None
     bert: BertTowerConfig | None = None
+    siglip: SiglipTowerConfig | None = None
+    canonical: bool = False
+
+    @property
+    def tower(self) -> TextTowerConfig | BertTowerConfig | SiglipTowerConfig | None:
+        """The sizes of the tower inside the checkpoint; None where there is none."""
+        return self.clip or self.bert or self.siglip
 
 
 class MergedMetadata(Record, frozen=True, kw_only=True):

@@ -25,13 +25,13 @@ WRAPPERS = re.compile(
     r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
 # The beginnings of the names that the families have: SAM and merged models, Hugging Face's SAM,
-# CLIP as open_clip and Hugging Face name it, BERT, EfficientNet-Lite, Open-Vocabulary SAM.
+# CLIP as open_clip and Hugging Face name it, SigLIP, BERT, EfficientNet-Lite, Open-Vocabulary SAM.
 FAMILIES = re.compile(
     r"(?:^|(?<=\.))(?:"
     r"(?:image_encoder|prompt_encoder|mask_decoder|clip_head|vision_encoder|visual|text_model"
     r"|vision_model|neck_student|fpn_neck|roi_classifier|clip_roi)\."
     r"|(?:text\.)?(?:transformer\.resblocks|token_embedding)\."
-    r"|embeddings\.word_embeddings\.|encoder\.layer\.\d"
+    r"|embeddings\.(?:word_embeddings|token_embedding)\.|encoder\.layer\.\d"
     r"|_conv_stem\.|_blocks\.\d|_conv_head\."
     r")"
 )

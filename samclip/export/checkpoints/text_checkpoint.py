@@ -97,7 +97,7 @@ def from_hugging_face(state: Mapping[str, Tensor]) -> StateDict:
     if unknown:
         raise CheckpointError(
             f"not CLIP's text tower: unexpected {some_keys(unknown)}. Only CLIP's own architecture "
-            "is supported (no SigLIP, no CoCa)."
+            "is supported (no CoCa)."
         )
     return text | _fused_projections(state)
 

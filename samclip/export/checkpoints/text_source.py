@@ -1,9 +1,9 @@
 """Text towers read from checkpoints: weights, sizes, temperature, tokenizer, name of their space.
 
-CLIP's towers of two families are read, and BERT sentence encoders (MiniLM) in Hugging Face's
-layout. CLIP's checkpoints bring no tokenizer; its `tokenizer.json` is built from the byte-pair
-merges of OpenAI's CLIP (MIT licence, `bpe_simple_vocab_16e6.txt`): of the 262,144 published there,
-the 48,894 that CLIP uses are kept.
+CLIP's towers of two families are read, and BERT sentence encoders (MiniLM) and SigLIP 2's towers
+in Hugging Face's layout. CLIP's checkpoints bring no tokenizer; its `tokenizer.json` is built from
+the byte-pair merges of OpenAI's CLIP (MIT licence, `bpe_simple_vocab_16e6.txt`): of the 262,144
+published there, the 48,894 that CLIP uses are kept.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from samclip.export.checkpoints.clip_settings import (
 )
 from samclip.export.checkpoints.metadata import HEAD, TOKENIZER_KEY, TextMetadata, decode_metadata
 from samclip.export.checkpoints.sentence_encoder import read_sentence_encoder
+from samclip.export.checkpoints.siglip_text import is_siglip, read_siglip_text
 from samclip.export.checkpoints.text_checkpoint import (
     infer_text_config,
     logit_scale,
@@ -34,6 +35,7 @@ from samclip.export.checkpoints.text_checkpoint import (
 )
 from samclip.export.models.bert_tower import BertTowerConfig, infer_bert_config, is_bert
 from samclip.export.models.merged import TextConfig
+from samclip.export.models.siglip_tower import SiglipTowerConfig, infer_siglip_config
 from samclip.export.models.text_tower import TextTowerConfig
 from samclip.runtime.text.tokenizer_file import CLIP_WORDS, END, START
 
@@ -67,6 +69,8 @@ class TextSource:
         c = self.config
         if isinstance(c, BertTowerConfig):
             return f"BERT sentence encoder {c.width}x{c.layers} -> {c.embed_dim}"
+        if isinstance(c, SiglipTowerConfig):
+            return f"SigLIP text transformer {c.width}x{c.layers} -> {c.embed_dim}"
         gelu = ", QuickGELU" if c.quick_gelu else ""
         return f"CLIP text transformer {c.width}x{c.layers} -> {c.embed_dim}{gelu}"
 
@@ -79,12 +83,15 @@ class TextSource:
             space=self.space,
             clip=self.config if isinstance(self.config, TextTowerConfig) else None,
             bert=self.config if isinstance(self.config, BertTowerConfig) else None,
+            siglip=self.config if isinstance(self.config, SiglipTowerConfig) else None,
+            canonical=isinstance(self.config, SiglipTowerConfig),
         )
 
 
 def has_text(checkpoint: Checkpoint) -> bool:
     """Whether a checkpoint holds a text tower of a family we know."""
-    return is_bert(checkpoint.state) or any(checkpoint.has(prefix) for prefix in TEXT_KEYS)
+    state = checkpoint.state
+    return is_bert(state) or is_siglip(state) or any(checkpoint.has(prefix) for prefix in TEXT_KEYS)
 
 
 def read_text(
@@ -100,6 +107,8 @@ def read_text(
             return _read_merged(checkpoint)
         if is_bert(checkpoint.state):
             return _read_bert(checkpoint)
+        if is_siglip(checkpoint.state):
+            return _read_siglip(checkpoint)
         return _read_clip(checkpoint, quick_gelu, usual)
 
 
@@ -125,7 +134,7 @@ def _read_merged(checkpoint: Checkpoint) -> TextSource:
     """Read the tower of a merged checkpoint, as its metadata describes it."""
     name = checkpoint.path.name
     text = decode_metadata(dict(checkpoint.metadata), name).text
-    config = None if text is None else text.clip or text.bert
+    config = None if text is None else text.tower
     tokenizer = checkpoint.metadata.get(TOKENIZER_KEY, "").encode() or clip_tokenizer_json()
     if text is None or config is None:
         raise CheckpointError(
@@ -153,6 +162,8 @@ def require_declared_tower(config: TextConfig, state: Mapping[str, Tensor], name
         sizes = infer_bert_config(state, config.heads)
         found = replace(sizes, context_length=config.context_length, pad=config.pad)
         fits = 2 <= config.context_length <= sizes.positions and 0 <= config.pad < sizes.vocab_size
+    elif isinstance(config, SiglipTowerConfig):
+        found, fits = infer_siglip_config(state, config.heads), True
     else:
         found = infer_text_config(state, quick_gelu=config.quick_gelu, heads=config.heads)
         fits = True
@@ -186,6 +197,18 @@ def _read_bert(checkpoint: Checkpoint) -> TextSource:
         logit_scale=BERT_LOGIT_SCALE,
         space=_space_name(encoder.state, repr(encoder.config).encode() + encoder.tokenizer),
         tokenizer=encoder.tokenizer,
+    )
+
+
+def _read_siglip(checkpoint: Checkpoint) -> TextSource:
+    """Read a SigLIP 2 tower, as the files next to its weights describe it."""
+    tower = read_siglip_text(checkpoint)
+    return TextSource(
+        state=tower.state,
+        config=tower.config,
+        logit_scale=logit_scale(checkpoint.state),
+        space=_space_name(tower.state, repr(tower.config).encode() + tower.tokenizer),
+        tokenizer=tower.tokenizer,
     )
 
 

@@ -38,6 +38,7 @@ from samclip.export.checkpoints.text_source import (
     read_text,
     require_clip_tokens,
 )
+from samclip.export.models.bert_tower import BertTowerConfig
 from samclip.export.models.merged import (
     MODEL_TYPES,
     PATCH,
@@ -48,7 +49,6 @@ from samclip.export.models.merged import (
 from samclip.export.models.ovsam.model import OVSAM_CONFIGS
 from samclip.export.models.pos_embed import fit_positions
 from samclip.export.models.radio.sizes import RADIO_SIZES
-from samclip.export.models.text_tower import TextTowerConfig
 from samclip.export.models.tiny_vit import IGNORED_CHECKPOINT_KEYS
 from samclip.runtime.bundles.manifest import Source
 
@@ -129,8 +129,8 @@ def _text(
         return None, None
     text = read_text(chosen, quick_gelu)
     require_clip_tokens(text, chosen.path.name)
-    is_clip = isinstance(text.config, TextTowerConfig) and not chosen.has(HEAD)
-    if is_clip and not has_logit_scale(chosen.state):
+    is_contrastive = not isinstance(text.config, BertTowerConfig) and not chosen.has(HEAD)
+    if is_contrastive and not has_logit_scale(chosen.state):
         warn_caller(
             f"{chosen.path.name} has no logit_scale, by which CLIP multiplies cosines: "
             f"{text.logit_scale:g} is taken, where CLIP's training ends. The order of names is "
@@ -270,10 +270,10 @@ def save_merged(assembly: Assembly, path: Path) -> Path:
     """
     model, metadata = assembly.model, assembly.metadata
     described = metadata.text
-    if model.text is not None and (described is None or not (described.clip or described.bert)):
+    if model.text is not None and (described is None or described.tower is None):
         raise CheckpointError(
             f"{path} was not written: its metadata lacks the sizes of the text tower inside; give "
-            "text.clip or text.bert"
+            "text.clip, text.bert or text.siglip"
         )
     header = encode_metadata(metadata)
     if assembly.tokenizer is not None:

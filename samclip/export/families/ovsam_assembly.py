@@ -193,7 +193,7 @@ def read_ovsam(file: Path | Checkpoint, image_size: int | None = None) -> OvsamA
         raise CheckpointError(f"the metadata of {name} cannot be read: {error}") from error
     check_numbers(name, metadata.mean, metadata.std, metadata.text.logit_scale)
     tokenizer = checkpoint.metadata.get(TOKENIZER_KEY)
-    tower = metadata.text.clip or metadata.text.bert
+    tower = metadata.text.tower
     backbone = metadata.backbone or metadata.convnext
     if tokenizer is None or tower is None or backbone is None:
         raise CheckpointError(

@@ -26,6 +26,7 @@ from samclip.export.models.bert_tower import BertTower
 from samclip.export.models.conse_head import ConseHead
 from samclip.export.models.efficientnet_lite import RECOGNISER_MEAN, RECOGNISER_STD
 from samclip.export.models.merged import STITCHED_TYPE, MergedModel
+from samclip.export.models.siglip_tower import SiglipTower
 from samclip.export.models.stitched_encoder import FIRST_STAGE, StitchedEncoder
 from samclip.export.models.tiny_vit import TinyVit
 from samclip.runtime.bundles.manifest import Source
@@ -148,7 +149,9 @@ def _name_classes(model: MergedModel, tokenizer_json: bytes) -> None:
 
     space = TextSpace(
         encode=encode,
-        tokenizer=Tokenizer.from_bytes(tokenizer_json, tower.config.context_length),
+        tokenizer=Tokenizer.from_bytes(
+            tokenizer_json, tower.config.context_length, isinstance(tower, SiglipTower)
+        ),
         space="",
         embed_dim=model.config.embed_dim,
         templates=NAME_TEMPLATES,

@@ -20,6 +20,7 @@ from samclip.export.models.efficientnet_lite import LITE2
 from samclip.export.models.mask_decoder import SamMaskDecoder
 from samclip.export.models.prompt_encoder import PromptEncoder
 from samclip.export.models.sam_vit import SAM_VIT_CONFIGS, SamVit
+from samclip.export.models.siglip_tower import SiglipTower, SiglipTowerConfig
 from samclip.export.models.stitched_encoder import StitchedEncoder
 from samclip.export.models.text_tower import TextTower, TextTowerConfig
 from samclip.export.models.tiny_vit import TinyVit
@@ -28,7 +29,8 @@ STITCHED_TYPE = "lite2"
 MODEL_TYPES = (*SAM_VIT_CONFIGS, "vit_t", STITCHED_TYPE)
 PATCH = 16
 
-TextConfig = TextTowerConfig | BertTowerConfig
+TextConfig = TextTowerConfig | BertTowerConfig | SiglipTowerConfig
+AnyTextTower = TextTower | BertTower | SiglipTower
 ImageEncoder = SamVit | TinyVit | StitchedEncoder
 
 
@@ -125,6 +127,8 @@ def _build_head(config: MergedConfig, encoder: ImageEncoder) -> SamClipHead | Co
     return ConseHead(ConseHeadConfig(width, config.embed_dim, encoder.backbone_grid, levels))
 
 
-def build_text_tower(config: TextConfig) -> TextTower | BertTower:
+def build_text_tower(config: TextConfig) -> AnyTextTower:
     """Make a text tower with random weights."""
-    return BertTower(config) if isinstance(config, BertTowerConfig) else TextTower(config)
+    if isinstance(config, BertTowerConfig):
+        return BertTower(config)
+    return SiglipTower(config) if isinstance(config, SiglipTowerConfig) else TextTower(config)

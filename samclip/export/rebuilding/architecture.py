@@ -62,6 +62,8 @@ def read_architecture(bundle: Bundle, graphs: Sequence[StoredGraph]) -> Metadata
         )
     text = metadata.text
     if text is not None and manifest.text is not None:
+        if manifest.graphs.text_encoder is None:  # its space alone
+            text = msgspec.structs.replace(text, clip=None, bert=None, siglip=None)
         text = msgspec.structs.replace(
             text,
             model=manifest.text.model,

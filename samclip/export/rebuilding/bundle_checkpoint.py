@@ -141,7 +141,7 @@ def _rebuild(
 
 def _build(metadata: Metadata, held: StateDict, name: str) -> MergedModel | Ovsam:
     """Build the model with random weights, if the bundle holds about as many."""
-    tower = None if metadata.text is None else metadata.text.clip or metadata.text.bert
+    tower = None if metadata.text is None else metadata.text.tower
     layers = [] if tower is None else [tower.layers]
     if isinstance(metadata, OvsamMetadata):
         backbone = metadata.backbone or metadata.convnext

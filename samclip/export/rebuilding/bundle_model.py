@@ -109,16 +109,29 @@ def _carried_text(part: TextPart, described: Text, bundle: Bundle) -> TextPart:
     stored = "fp32" if graph is None else graph.variants[0].weights_dtype
     if described.labels is None or described.label_embeddings is None:
         return replace(part, stored=stored)
-    with error_context(f"{described.labels} of {bundle.path}"):
+    sizes = described.embed_dim
+    return replace(
+        part,
+        stored=stored,
+        labels=_labels(bundle, described.labels, described.label_embeddings, sizes),
+        baked=tuple(
+            (each.templates, _labels(bundle, each.labels, each.label_embeddings, sizes))
+            for each in described.baked
+        ),
+    )
+
+
+def _labels(bundle: Bundle, names_file: str, vectors_file: str, embed_dim: int) -> Labels:
+    """Read ready-made names and their embeddings; raises CheckpointError for damaged ones."""
+    with error_context(f"{names_file} of {bundle.path}"):
         try:
-            names = msgspec.json.decode(bundle.read(described.labels), type=tuple[str, ...])
+            names = msgspec.json.decode(bundle.read(names_file), type=tuple[str, ...])
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise CheckpointError(f"it is not a list of names: {error}") from error
-        numbers = np.frombuffer(bundle.read(described.label_embeddings), "<f4")
-        if numbers.size != len(names) * described.embed_dim:
+        numbers = np.frombuffer(bundle.read(vectors_file), "<f4")
+        if numbers.size != len(names) * embed_dim:
             raise CheckpointError(
                 f"there are {len(names):,} names and {numbers.size:,} numbers of embeddings; "
-                f"expected {described.embed_dim} for each name"
+                f"expected {embed_dim} for each name"
             )
-    vectors = numbers.reshape(len(names), described.embed_dim)
-    return replace(part, stored=stored, labels=Labels(names, vectors))
+    return Labels(names, numbers.reshape(len(names), embed_dim))

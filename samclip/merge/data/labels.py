@@ -42,7 +42,9 @@ def embed_names(
     tower = build_text_tower(text.config)
     fit_state(tower, text.state, f"text tower ({text.model})")
     tower.eval()
-    tokenizer = Tokenizer.from_bytes(text.tokenizer, text.config.context_length)
+    tokenizer = Tokenizer.from_bytes(
+        text.tokenizer, text.config.context_length, text.metadata.canonical
+    )
     chosen = resolve_templates(templates)
     prompts = [fill(template, name) for name in names for template in chosen]
     rows = []

@@ -238,12 +238,22 @@ class ClipTower(Record, frozen=True, kw_only=True):
 NamingHead = ClipHead | RegionHead | ClipTower
 
 
-class Text(Record, frozen=True, kw_only=True):
+class BakedLabels(Record, frozen=True, kw_only=True):
+    """Ready-made embeddings of names in other templates than the bundle's, as files of `Text`."""
+
+    templates: Long | Templates
+    labels: Long
+    label_embeddings: Long
+
+
+class Text(Record, frozen=True, kw_only=True, omit_defaults=True):
     """The text space, and the parts of it that travel with the bundle.
 
     `space` is a SHA-256 that identifies the text tower and keys every cache of its embeddings.
     `labels` and `label_embeddings` are files of ready-made embeddings: a JSON list of K names, and
-    K x embed_dim little-endian float32, unit length, made with `templates`.
+    K x embed_dim little-endian float32, unit length, made with `templates`; `baked` those made with
+    other templates. `canonical`: texts are canonicalised for the tower, as SigLIP's are. What has
+    its default is left out of the file: older versions of samclip refuse what they do not know.
     """
 
     model: Long
@@ -255,6 +265,8 @@ class Text(Record, frozen=True, kw_only=True):
     context_length: ContextLength = 77
     labels: Long | None = None
     label_embeddings: Long | None = None
+    canonical: bool = False
+    baked: Annotated[tuple[BakedLabels, ...], msgspec.Meta(max_length=16)] = ()
 
 
 class Source(Record, frozen=True, kw_only=True):

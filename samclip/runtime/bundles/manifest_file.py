@@ -154,6 +154,8 @@ def _references(manifest: Manifest) -> Iterator[tuple[str, int]]:
             (text.tokenizer, MAX_TOKENIZER_BYTES),
             (text.labels, MAX_LABELS_BYTES),
             (text.label_embeddings, MAX_LABEL_EMBEDDINGS_BYTES),
+            *((each.labels, MAX_LABELS_BYTES) for each in text.baked),
+            *((each.label_embeddings, MAX_LABEL_EMBEDDINGS_BYTES) for each in text.baked),
         ):
             if file:
                 yield file, limit

@@ -85,7 +85,8 @@ class Trials:
         text = self.bundle.manifest.text
         if text is None or text.tokenizer is None:
             return None
-        return Tokenizer.from_bytes(self.bundle.read(text.tokenizer), text.context_length)
+        data = self.bundle.read(text.tokenizer)
+        return Tokenizer.from_bytes(data, text.context_length, text.canonical)
 
     @cached_property
     def photos(self) -> tuple[_Photo, ...]:

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from samclip.engines.base import library_version
 from samclip.errors import BundleError, VocabularyError, error_context
 from samclip.runtime.bundles.bundle import Bundle
-from samclip.runtime.bundles.manifest import Text, Variant
+from samclip.runtime.bundles.manifest import BakedLabels, Text, Variant
 from samclip.runtime.engine_pool import EnginePool
 from samclip.runtime.text.templates import resolve_templates
 from samclip.runtime.text.text_cache import TextCache
@@ -60,7 +60,7 @@ def open_text_space(pool: EnginePool, text: Text, cache_dir: Path | None) -> Tex
     def read_tokenizer() -> Tokenizer:
         with error_context(f"{bundle.path}: {name}"):
             data = read_bounded(bundle, str(name), MAX_TOKENIZER_BYTES)
-            return Tokenizer.from_bytes(data, text.context_length)
+            return Tokenizer.from_bytes(data, text.context_length, text.canonical)
 
     with error_context(str(bundle.path)):
         return TextSpace(
@@ -68,15 +68,20 @@ def open_text_space(pool: EnginePool, text: Text, cache_dir: Path | None) -> Tex
             tokenizer=None if name is None else read_tokenizer,
             space=_computed_digest(pool, text),
             embed_dim=text.embed_dim,
-            templates=_bundle_templates(text),
-            precomputed=_read_labels(bundle, text),
+            templates=_bundle_templates(text.templates),
+            precomputed=_read_labels(bundle, text, text.embed_dim),
             cache=TextCache(cache_dir),
+            canonical=text.canonical,
+            baked={
+                _bundle_templates(each.templates): _read_labels(bundle, each, text.embed_dim)
+                for each in text.baked
+            },
         )
 
 
-def _bundle_templates(text: Text) -> tuple[str, ...]:
+def _bundle_templates(templates: str | tuple[str, ...]) -> tuple[str, ...]:
     try:
-        return resolve_templates(text.templates)
+        return resolve_templates(templates)
     except VocabularyError as error:  # not the caller's
         raise BundleError(
             f"the bundle's templates cannot be used: {error} Export it again."
@@ -91,7 +96,9 @@ def space_digest(bundle: Bundle, text: Text) -> str:
     """
     graph = bundle.manifest.graphs.text_encoder
     if graph is None or text.tokenizer is None:
-        files = [name for name in (text.labels, text.label_embeddings) if name is not None]
+        sets: tuple[Text | BakedLabels, ...] = (text, *text.baked)
+        names = [name for each in sets for name in (each.labels, each.label_embeddings)]
+        files = [name for name in names if name is not None]
         return _digest(text, [_file_digest(bundle, name) for name in files], ())
     full = [variant for variant in graph.variants if variant.precision == "fp32"]
     return _digest(text, _tower_digests(bundle, text, (full or graph.variants)[0]), ())
@@ -115,7 +122,8 @@ def _tower_digests(bundle: Bundle, text: Text, variant: Variant) -> list[str | N
 
 
 def _digest(text: Text, files: list[str | None], way: tuple[str | None, ...]) -> str:
-    facts = (files, text.context_length, text.embed_dim, way)
+    canonical = ("canonical",) if text.canonical else ()
+    facts = (files, text.context_length, text.embed_dim, way, *canonical)
     return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()
 
 
@@ -142,7 +150,9 @@ def read_bounded(bundle: Bundle, name: str, limit: int) -> bytes:
     return bundle.read(name)
 
 
-def _read_labels(bundle: Bundle, text: Text) -> dict[str, NDArray[np.float32]]:
+def _read_labels(
+    bundle: Bundle, text: Text | BakedLabels, embed_dim: int
+) -> dict[str, NDArray[np.float32]]:
     """Read the ready-made embeddings: name -> embed_dim float32."""
     if text.labels is None or text.label_embeddings is None:
         return {}
@@ -158,12 +168,12 @@ def _read_labels(bundle: Bundle, text: Text) -> dict[str, NDArray[np.float32]]:
             f"{text.labels} has {len(names):,} names; at most {MAX_NAMES:,} are accepted. Export "
             "the bundle with fewer."
         )
-    size = len(names) * text.embed_dim * np.dtype("<f4").itemsize
+    size = len(names) * embed_dim * np.dtype("<f4").itemsize
     data = read_bounded(bundle, text.label_embeddings, size)
     if len(data) != size:
         raise BundleError(
-            f"{text.label_embeddings} has {len(data):,} bytes, expected {text.embed_dim} float32 "
+            f"{text.label_embeddings} has {len(data):,} bytes, expected {embed_dim} float32 "
             f"for each of the {len(names)} names; export the bundle again."
         )
-    rows = np.frombuffer(data, "<f4").reshape(len(names), text.embed_dim)  # K*D -> KxD
+    rows = np.frombuffer(data, "<f4").reshape(len(names), embed_dim)  # K*D -> KxD
     return dict(zip(names, rows, strict=True))

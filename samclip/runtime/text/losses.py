@@ -49,9 +49,10 @@ def find_unknown_parts(
     for template in templates:
         before = tokenizer.tokenize([template.partition(PLACEHOLDER)[0]])[1][0]
         if before >= tokenizer.context_length:
+            around_text = tokenizer.context_length - tokenizer.room
             raise VocabularyError(
-                f"the template {template!r:.60} has {before - 2} tokens before the name, and the "
-                f"text encoder takes {tokenizer.context_length - 2}: nothing is left of a name. "
+                f"the template {template!r:.60} has {before - around_text} tokens before the name, "
+                f"and the text encoder takes {tokenizer.room}: nothing is left of a name. "
                 "Shorten it."
             )
         around += tokenizer.read(template.replace(PLACEHOLDER, " ")).lost

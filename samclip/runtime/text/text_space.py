@@ -13,7 +13,6 @@ import unicodedata
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -31,7 +30,7 @@ from samclip.errors import (
 from samclip.runtime.text.losses import NO_LOSS, Loss, find_unknown_parts, warn_losses
 from samclip.runtime.text.templates import fill, resolve_templates
 from samclip.runtime.text.text_cache import TextCache, embedding_keys
-from samclip.runtime.text.tokenizer import UNSEEN, Tokenizer, clean_text
+from samclip.runtime.text.tokenizer import UNSEEN, Tokenizer, canonicalise, clean_text
 from samclip.runtime.text.vocabulary import as_names, check_characters, unit_rows
 
 MEMORY_ROWS = 16_384  # 50 MB of 768-d vectors
@@ -65,9 +64,10 @@ class TextSpace:
     encoder. `tokenizer`: that of the encoder, or a function that returns it, called when the first
     name is computed. `space` identifies tower, tokenizer and the way of computing: it keys the
     cache. `templates` are the bundle's defaults, with which `precomputed` (name -> embed_dim
-    float32) was made. The MEMORY_ROWS vectors that were used last stay in memory. Vectors of names
-    that lost something (`losses`) are not kept on the disk, so that what is found there needs no
-    tokenizer, and no warning.
+    float32) was made; `baked` has the like for other templates. `canonical`: names that are equal
+    in SigLIP's canonical form have the same vector. The MEMORY_ROWS vectors that were used last
+    stay in memory. Vectors of names that lost something (`losses`) are not kept on the disk, so
+    that what is found there needs no tokenizer, and no warning.
     """
 
     def __init__(
@@ -79,13 +79,22 @@ class TextSpace:
         templates: tuple[str, ...],
         precomputed: Mapping[str, Vector] | None = None,
         cache: TextCache | None = None,
+        canonical: bool = False,
+        baked: Mapping[tuple[str, ...], Mapping[str, Vector]] | None = None,
     ) -> None:
         self.space = space
         self.embed_dim = embed_dim
         self.templates = templates
         self._encode = encode
         self._tokenizer = tokenizer
-        self._ready = _normalise_vectors(precomputed or {}, embed_dim)
+        made = {**(baked or {}), templates: precomputed or {}}
+        self._ready = {
+            own: vectors
+            for own, named in made.items()
+            if (vectors := _normalise_vectors(named, embed_dim))
+        }
+        self._clean = canonicalise if canonical else clean_text
+        self._cleaned: dict[tuple[str, ...], dict[str, Vector]] = {}
         self._cache = cache
         self._memory = _Memory(MEMORY_ROWS)
         self._computing = threading.Lock()  # one at a time, so that a name is computed once
@@ -135,19 +144,22 @@ class TextSpace:
         return self._tokenizer
 
     def _find_ready_made(self, wanted: Mapping[bytes, str], templates: tuple[str, ...]) -> Found:
-        if templates != self.templates or not self._ready:
+        ready = self._ready.get(templates)
+        if ready is None:
             return {}
-        found = {key: self._ready[name] for key, name in wanted.items() if name in self._ready}
+        found = {key: ready[name] for key, name in wanted.items() if name in ready}
         if not self._has_encoder and len(found) < len(wanted):
-            cleaned = self._cleaned
-            others = {key: clean_text(name) for key, name in wanted.items() if key not in found}
+            cleaned = self._clean_ready(templates)
+            others = {key: self._clean(name) for key, name in wanted.items() if key not in found}
             found |= {key: cleaned[text] for key, text in others.items() if text in cleaned}
         return {key: Embedded(vector) for key, vector in found.items()}
 
-    @cached_property
-    def _cleaned(self) -> dict[str, Vector]:
-        """The ready-made vectors by cleaned name: names that are equal then have the same."""
-        return {clean_text(name): vector for name, vector in self._ready.items()}
+    def _clean_ready(self, templates: tuple[str, ...]) -> Mapping[str, Vector]:
+        """Return ready-made vectors by cleaned name: names that are equal then have the same."""
+        if templates not in self._cleaned:
+            ready = self._ready[templates]
+            self._cleaned[templates] = {self._clean(name): row for name, row in ready.items()}
+        return self._cleaned[templates]
 
     @property
     def _has_encoder(self) -> bool:
@@ -160,7 +172,7 @@ class TextSpace:
                 self._refusal(list(missing.values()), templates),
                 steps=(
                     ExportBundle((("text_checkpoint", None),)),
-                    ExportBundle((("labels", None),)),
+                    ExportBundle((("vocabulary", None),)),
                 ),
             )
         with self._computing:
@@ -171,7 +183,7 @@ class TextSpace:
                 return found
             tokenizer = self._open_tokenizer()
             for name in left.values():
-                if not clean_text(name):
+                if not self._clean(name):
                     raise VocabularyError(
                         f"the name {name!r:.60} is blank once cleaned; leave it out"
                     )
@@ -245,19 +257,22 @@ class TextSpace:
         return rows
 
     def _refusal(self, names: Sequence[str], templates: tuple[str, ...]) -> str:
-        remedy = "export the bundle again with a text encoder, or with these names as labels"
+        remedy = "export the bundle again with a text encoder, or with these names as vocabulary"
         if not self._ready:
-            return f"this bundle has neither a text encoder nor ready-made labels; {remedy}"
-        if templates != self.templates:
+            return f"this bundle has neither a text encoder nor a ready-made vocabulary; {remedy}"
+        ready = self._ready.get(templates)
+        if ready is None:
+            own = len(self._ready)
+            made = "its own templates" if own == 1 else f"{own} sets of templates"
             return (
-                "this bundle has no text encoder, and its labels were made with its own "
-                f"templates; leave `templates` out, or {remedy}"
+                f"this bundle has no text encoder, and its vocabulary was made with {made}, not "
+                f"with these; leave `templates` out, or {remedy}"
             )
-        shown = ", ".join(f"{n!r:.60}{did_you_mean(n, self._ready)}" for n in names[:SHOWN_NAMES])
+        shown = ", ".join(f"{n!r:.60}{did_you_mean(n, ready)}" for n in names[:SHOWN_NAMES])
         more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
         return (
-            f"this bundle has no text encoder, and none of its {len(self._ready)} labels is "
-            f"{shown}{more}; {remedy}"
+            f"this bundle has no text encoder, and none of the {len(ready)} names in its "
+            f"vocabulary is {shown}{more}; {remedy}"
         )
 
 

@@ -1,9 +1,10 @@
-"""Tokenizers of texts: CLIP's, equal to open_clip's `SimpleTokenizer`, and BERT's.
+"""Tokenizers of texts: CLIP's, equal to open_clip's `SimpleTokenizer`, BERT's, and Gemma's.
 
 The `tokenizers` library does the encoding, from the bundle's `tokenizer.json`. Texts for CLIP are
 cleaned first (Radford et al. 2021, released code): `ftfy`, HTML entities, white space, lower case.
 Ids differ from open_clip's only for characters that Unicode assigned after the tables of the
-installed `tokenizers` were made. BERT's file does its own cleaning.
+installed `tokenizers` were made. BERT's file does its own cleaning. SigLIP 2's tower has Gemma's
+tokenizer, and reads texts in a canonical form (`canonicalise`).
 
 What of a text gets no token is found by the places in the text that the library gives for each
 token: characters of other scripts, emoji, control characters, and marks that belong to letters.
@@ -13,10 +14,11 @@ from __future__ import annotations
 
 import html
 import re
+import string
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +39,8 @@ MAX_CHARACTERS = 100_000  # of one text: cleaning a longer one takes seconds
 # Names of the tokens around a text: in open_clip, by OpenAI and Hugging Face, in BERT.
 CLIP_NAMES = ((START, END), ("<|startoftext|>", "<|endoftext|>"))
 BERT_NAMES = ("[CLS]", "[SEP]")
+GEMMA_END, GEMMA_PAD = "<eos>", "<pad>"  # it has no start token in SigLIP 2's texts
+PUNCTUATION = str.maketrans("", "", string.punctuation)
 LONE_SURROGATE = re.compile(
     "[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]"
 )
@@ -62,6 +66,16 @@ def clean_text(text: str) -> str:
     check_text(text)
     fixed = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(fixed.split()).lower()
+
+
+def canonicalise(text: str) -> str:
+    """Return a text in the form that SigLIP is trained with: `canonicalize_text` of big_vision.
+
+    Underscores become spaces, ASCII punctuation is dropped, letters become lower case, and white
+    space one space. Raises VocabularyError as `check_text` does.
+    """
+    plain = _join_surrogates(text).replace("_", " ").translate(PUNCTUATION)
+    return " ".join(plain.lower().split())
 
 
 def check_text(text: str) -> None:
@@ -93,36 +107,56 @@ class Reading:
     lost: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Frame:
+    """The tokens around a text: `start` (Gemma's has none), `end`, and `pad` behind it."""
+
+    kind: Literal["clip", "bert", "gemma"]
+    start: tuple[int, ...]
+    end: int
+    pad: int = 0
+
+
 class Tokenizer:
     """Turns texts into token ids; may be called from several threads at once.
 
-    `special`: the ids of the start and end token; `is_clip`: whether they are CLIP's, else BERT's;
-    `file`: the checked file that `backend` was made from.
+    `frame`: the tokens around a text; `canonical`: whether texts are canonicalised instead of
+    cleaned; `file`: the checked file that `backend` was made from.
     """
 
     def __init__(
-        self,
-        backend: Any,
-        context_length: int,
-        special: tuple[int, int],
-        is_clip: bool,
-        file: TokenizerFile,
+        self, backend: Any, context_length: int, frame: Frame, canonical: bool, file: TokenizerFile
     ) -> None:
         self.context_length = context_length
         self._backend = backend
-        self._is_clip = is_clip
-        self._start, self._end = special
+        self._frame = frame
+        self._is_clip = frame.kind == "clip"
+        self._canonical = canonical
         self._unknown = None if file.unknown is None else backend.token_to_id(file.unknown)
         self._strips_accents = file.strips_accents
 
+    @property
+    def is_gemma(self) -> bool:
+        """Whether the special tokens are Gemma's: an end, and none before a text."""
+        return self._frame.kind == "gemma"
+
+    @property
+    def room(self) -> int:
+        """The number of tokens that a text may have between start and end."""
+        return self.context_length - len(self._frame.start) - 1
+
     @classmethod
     def from_bytes(
-        cls, tokenizer_json: bytes, context_length: int = DEFAULT_CONTEXT_LENGTH
+        cls,
+        tokenizer_json: bytes,
+        context_length: int = DEFAULT_CONTEXT_LENGTH,
+        canonical: bool = False,
     ) -> Tokenizer:
         """Read a `tokenizer.json` of the `tokenizers` library.
 
-        Raises BundleError when it cannot be read, asks for more than `tokenizer_file` accepts, or
-        has neither CLIP's start and end tokens nor BERT's.
+        `canonical`: canonicalise texts first, as the bundle's manifest says. Raises BundleError
+        when the file cannot be read, asks for more than `tokenizer_file` accepts, or has the
+        special tokens neither of CLIP, nor of BERT, nor of Gemma.
         """
         import tokenizers  # noqa: PLC0415 - only texts need it
 
@@ -140,10 +174,10 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         backend.encode_special_tokens = True  # so that a name cannot smuggle them in
-        return cls(backend, context_length, *_special_ids(backend), file)
+        return cls(backend, context_length, _find_frame(backend, file), canonical, file)
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """Tokenize N texts to N x context_length ids, int64, zero-padded.
+        """Tokenize N texts to N x context_length ids, int64, padded with 0 (Gemma's `<pad>`).
 
         A text that is too long is cut; its last id is the end token all the same. Raises
         VocabularyError for anything but a sequence of usable strings.
@@ -160,14 +194,14 @@ class Tokenizer:
             raise VocabularyError(
                 f"expected a sequence of texts, got {type(texts).__name__}; pass a list of strings"
             )
-        ids = np.zeros((len(texts), self.context_length), np.int64)
+        frame = self._frame
+        ids = np.full((len(texts), self.context_length), frame.pad, np.int64)
         lengths = np.zeros(len(texts), np.int64)
         for index, text in enumerate(texts):
-            pieces = self._clip_pieces(text) if self._is_clip else self._bert_pieces(text)
-            tokens = [self._start, *pieces, self._end]
+            tokens = [*frame.start, *self._pieces(text), frame.end]
             lengths[index] = len(tokens)
             if len(tokens) > self.context_length:
-                tokens = [*tokens[: self.context_length - 1], self._end]
+                tokens = [*tokens[: self.context_length - 1], frame.end]
             ids[index, : len(tokens)] = tokens
         return ids, lengths
 
@@ -179,6 +213,8 @@ class Tokenizer:
         """
         controls = CONTROLS if self._is_clip else ALL_CONTROLS
         known, lost = 0, controls.findall(text)
+        if self.is_gemma:  # which spells what it does not know in bytes
+            lost = []
         for part in self._parts(text):
             if self._is_clip and SPECIAL_NAME.match(part):  # the tower does not read on after it
                 lost.append(part)
@@ -189,23 +225,21 @@ class Tokenizer:
         return Reading(known, tuple(dict.fromkeys(lost)))
 
     def _parts(self, text: str) -> list[str]:
+        if self._canonical:
+            return [canonicalise(text)]
         if self._is_clip:
             return SPECIAL_RUN.split(clean_text(text))
         return [_join_surrogates(text)]
 
-    def _clip_pieces(self, text: str) -> Iterator[int]:
+    def _pieces(self, text: str) -> Iterator[int]:
         """Yield the ids of a text, which may contain the names of open_clip's special tokens."""
         for part in self._parts(text):
-            if not SPECIAL_NAME.match(part):
+            if not self._is_clip or not SPECIAL_NAME.match(part):
                 yield from self._encode(part).ids
                 continue
             for name in SPECIAL_NAME.findall(part):
-                special = {START: self._start, END: self._end}.get(name)
-                yield from self._encode(name).ids if special is None else (special,)
-
-    def _bert_pieces(self, text: str) -> list[int]:
-        ids: list[int] = self._encode(_join_surrogates(text)).ids
-        return ids
+                special = {START: self._frame.start, END: (self._frame.end,)}.get(name)
+                yield from self._encode(name).ids if special is None else special
 
     def _encode(self, text: str) -> Any:
         try:
@@ -262,14 +296,18 @@ def _has_marks(character: str) -> bool:
     return len(parts) > 1 and any(unicodedata.category(part) in MARKS for part in parts)
 
 
-def _special_ids(backend: Any) -> tuple[tuple[int, int], bool]:
-    """Find the ids of the start and end token, and whether they are CLIP's."""
+def _find_frame(backend: Any, file: TokenizerFile) -> Frame:
+    """Find the ids of the start and end token, and whose they are."""
+    end, pad = map(backend.token_to_id, (GEMMA_END, GEMMA_PAD))
+    if file.spells_bytes and end is not None and pad is not None:
+        return Frame("gemma", (), end, pad)
     for names in (*CLIP_NAMES, BERT_NAMES):
         start, end = map(backend.token_to_id, names)
         if start is not None and end is not None:
-            return (start, end), names in CLIP_NAMES
+            return Frame("clip" if names in CLIP_NAMES else "bert", (start,), end)
     raise BundleError(
         "the tokenizer file has no start and end token: expected "
         + " or ".join(f"{start} and {end}" for start, end in (*CLIP_NAMES, BERT_NAMES))
-        + "; export the bundle again with a CLIP or BERT text encoder"
+        + f", or Gemma's {GEMMA_END} and {GEMMA_PAD}; export the bundle again with a CLIP, BERT or "
+        "SigLIP 2 text encoder"
     )

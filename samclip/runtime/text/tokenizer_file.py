@@ -17,8 +17,9 @@ import msgspec
 
 from samclip.errors import BundleError
 
-MAX_BYTES = 32 * 2**20  # CLIP's has 1.7 MB, BERT's of 119,547 tokens 3 MB
+MAX_BYTES = 64 * 2**20  # CLIP's has 1.7 MB, Gemma's of 256,000 tokens 17 MB, or 34 if indented
 MAX_TOKENS = 2**18
+MAX_MERGES = 2**20  # Gemma's has 580,604: every way to put a token together is one
 MAX_TOKEN_CHARACTERS = 512
 MAX_ADDED_TOKENS = 1_000
 MAX_STEPS = 8  # of a normalizer, or of a pre-tokenizer
@@ -38,6 +39,7 @@ CLIP_WORDS = (
 # are those of Hugging Face's files for CLIP.
 _SHARED = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 PATTERNS = frozenset({CLIP_WORDS, _SHARED, r"<\|startoftext\|>|<\|endoftext\|>|" + _SHARED, r"\s+"})
+SPACE = " "  # the only plain text that is looked for: SentencePiece writes it as a letter
 
 Token = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_TOKEN_CHARACTERS)]
 Affix = Annotated[str, msgspec.Meta(max_length=16)]
@@ -53,10 +55,20 @@ class Component(Record, frozen=True, tag_field="type", tag=True):
     """Base of the records that the field `type` tells apart: it holds the class's name."""
 
 
-class Pattern(Record, frozen=True, rename={"regex": "Regex"}):
-    """A regular expression, one of PATTERNS."""
+class Pattern(Record, frozen=True, omit_defaults=True, rename={"regex": "Regex", "text": "String"}):
+    """A regular expression, one of PATTERNS, or a text, which is SPACE."""
 
-    regex: str
+    regex: str | None = None
+    text: str | None = None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it is one of those that are run."""
+        return (
+            (self.regex in PATTERNS)
+            if self.text is None
+            else (self.text, self.regex) == (SPACE, None)
+        )
 
 
 class BertNormalizer(Component, frozen=True):
@@ -99,7 +111,7 @@ class Split(Component, frozen=True):
     """Pieces where a pattern matches, or with `invert` where it does not."""
 
     pattern: Pattern
-    behavior: Literal["Removed", "Isolated"]
+    behavior: Literal["Removed", "Isolated", "MergedWithPrevious"]
     invert: bool
 
 
@@ -134,7 +146,7 @@ class BPE(Component, frozen=True):
     vocab: Vocabulary
     # Parts that the vocabulary lacks are the library's to refuse; msgspec 0.22 crashes on limits
     # inside this union.
-    merges: Annotated[list[tuple[str, str] | str], msgspec.Meta(max_length=MAX_TOKENS)]
+    merges: Annotated[list[tuple[str, str] | str], msgspec.Meta(max_length=MAX_MERGES)]
     dropout: None = None
     unk_token: Token | None = None
     continuing_subword_prefix: Literal[""] | None = None
@@ -176,12 +188,15 @@ class TokenizerFile:
 
     `content`: what the `tokenizers` library gets; `unknown`: the token that stands for what the
     model does not know, None where nothing is unknown; `strips_accents`: whether accents and other
-    combining marks are dropped.
+    combining marks are dropped; `spells_bytes`: whether what it does not know is spelt in bytes, as
+    SentencePiece does; `largest_id`: of any token.
     """
 
     content: str
     unknown: str | None
     strips_accents: bool
+    spells_bytes: bool
+    largest_id: int
 
 
 def read_tokenizer_file(data: bytes) -> TokenizerFile:
@@ -198,8 +213,9 @@ def read_tokenizer_file(data: bytes) -> TokenizerFile:
         raise refused(f"its values are nested more than {MAX_DEPTH} deep") from error
     steps = [*_steps(parsed.normalizer), *_steps(parsed.pre_tokenizer)]
     for step in steps:
-        if isinstance(step, Split | Replace) and step.pattern.regex not in PATTERNS:
-            raise refused(f"its pattern {step.pattern.regex!r:.60} is not one of CLIP's")
+        if isinstance(step, Split | Replace) and not step.pattern.is_known:
+            found = step.pattern.regex if step.pattern.text is None else step.pattern.text
+            raise refused(f"its pattern {found!r:.60} is not one of CLIP's or SentencePiece's")
     unknown = parsed.model.unk_token
     if unknown is not None and unknown not in parsed.model.vocab:
         raise refused(f"its vocabulary lacks its unknown token {unknown!r:.60}")
@@ -210,6 +226,10 @@ def read_tokenizer_file(data: bytes) -> TokenizerFile:
         content=msgspec.json.encode(used).decode(),
         unknown=unknown,
         strips_accents=any(isinstance(s, BertNormalizer) and _strips(s) for s in steps),
+        spells_bytes=isinstance(parsed.model, BPE) and parsed.model.byte_fallback,
+        largest_id=max(
+            [*parsed.model.vocab.values(), *(each.id for each in parsed.added_tokens)], default=0
+        ),
     )
 
 

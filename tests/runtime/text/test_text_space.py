@@ -252,9 +252,9 @@ def test_unknown_names_without_an_encoder_are_listed() -> None:
         CapabilityError, match=r"'cta' \(did you mean 'cat'\?\).*with a text encoder"
     ) as caught:
         space.embed(["cat", "cta"])
-    either = (ExportBundle((("text_checkpoint", None),)), ExportBundle((("labels", None),)))
+    either = (ExportBundle((("text_checkpoint", None),)), ExportBundle((("vocabulary", None),)))
     assert caught.value.steps == either
-    with pytest.raises(CapabilityError, match=r"'n4' and 5 more; .*names as labels"):
+    with pytest.raises(CapabilityError, match=r"'n4' and 5 more; .*names as vocabulary"):
         space.embed([f"n{i}" for i in range(10)])
     with pytest.raises(CapabilityError, match="its own templates"):
         space.embed(["cat"], "none")

@@ -14,7 +14,13 @@ from samclip.errors import BundleError
 from samclip.export.checkpoints.text_source import clip_tokenizer_json
 from samclip.runtime.assets import packaged_bundles
 from samclip.runtime.text.tokenizer import Tokenizer
-from samclip.runtime.text.tokenizer_file import MAX_BYTES, MAX_TOKENS, PATTERNS, read_tokenizer_file
+from samclip.runtime.text.tokenizer_file import (
+    MAX_BYTES,
+    MAX_MERGES,
+    MAX_TOKENS,
+    PATTERNS,
+    read_tokenizer_file,
+)
 
 TEXTS = ["a photo of a cat", "naïve 🐶, isn't it?", "x" * 101, "Straße No. 1"]
 BERT = (packaged_bundles() / "samclip-tiny" / "tokenizer.json").read_bytes()
@@ -79,6 +85,10 @@ HOSTILE: dict[str, bytes | Change] = {
     "deep objects": b'{"decoder": ' + b'{"a":' * 100_000,
     "an expression without end": whole(pre_tokenizer=split("(a+)+$")),
     "another expression": whole(normalizer={**split("a*"), "type": "Replace", "content": "b"}),
+    "a text to look for": whole(pre_tokenizer={**split(""), "pattern": {"String": "ab"}}),
+    "no pattern": whole(pre_tokenizer={**split(""), "pattern": {}}),
+    "two patterns": whole(pre_tokenizer={**split(""), "pattern": {"Regex": r"\s+", "String": " "}}),
+    "many merges": whole(model={**BPE, "merges": ["a a"] * (MAX_MERGES + 1)}),
     "a long replacement": whole(
         normalizer={"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": "x" * 10**6}
     ),
