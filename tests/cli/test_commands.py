@@ -281,7 +281,8 @@ def test_names_are_not_broken_at_80_columns(
     narrow, wide = run(*options).stdout, run(*options, "--wide").stdout
     assert name in narrow
     assert "box x1,y1,x2,y2, object: see --wide" in narrow
-    assert max(map(len, narrow.splitlines())) <= 80
+    table = [line for line in narrow.splitlines() if str(image) not in line]  # not the path above
+    assert max(map(len, table)) <= 80
     assert name in wide
     assert "8,4,24,12" in wide
     assert max(map(len, wide.splitlines())) > 80
