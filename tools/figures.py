@@ -37,7 +37,8 @@ README = ROOT / "README.md"
 FIGURE = re.compile(
     r"(?<![\w.,/-])\d[\d,]*(?:\.\d+(?: (?:%|[kMG]i?B|m?s)(?!\w))?| (?:%|[kMG]i?B|m?s|x)(?!\w))"
 )
-NOT_MEASURED = {"95 %"}  # the level of all intervals
+# The level of all intervals, and versions of Python.
+NOT_MEASURED = {"95 %", "3.10", "3.11", "3.12", "3.13"}
 UNITS = {"%": 1e-2, "ms": 1e-3, "kB": 1e3, "MB": 1e6, "GB": 1e9, "MiB": 2**20, "GiB": 2**30}
 
 
