@@ -27,6 +27,12 @@ class SamAutomaticMaskGenerator:
 
     Raises PromptError for options out of range, and InputError for another output mode or for a
     model that does not come from `samclip.load`.
+
+    Examples:
+        >>> generator = samclip.SamAutomaticMaskGenerator(model, points_per_side=2)
+        >>> records = generator.generate(scene.image)
+        >>> sorted(records[0])[:3]
+        ['area', 'bbox', 'crop_box']
     """
 
     __slots__ = (

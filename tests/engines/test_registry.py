@@ -227,8 +227,8 @@ def test_there_is_one_recipe_for_cuda(
     packages["onnxruntime-gpu"] = "1.31.1"
     assert ort_library.reinstall().endswith(f"then pip install onnxruntime, then {recipe}")
     root = Path(__file__).parents[2]
-    assert f"\n{recipe}\n" in (root / "docs" / "engines.md").read_text("utf-8")
-    for page in (root / "README.md", root / "pyproject.toml", *(root / "docs").glob("*.md")):
+    assert f"\n{recipe}\n" in (root / "docs" / "deploy" / "engines.md").read_text("utf-8")
+    for page in (root / "README.md", root / "pyproject.toml", *(root / "docs").rglob("*.md")):
         found = re.findall(r"pip install [^`'\n]*onnxruntime-gpu\b(?!\[)", page.read_text("utf-8"))
         assert set(found) <= {recipe}, page
 

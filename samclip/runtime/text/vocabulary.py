@@ -32,6 +32,13 @@ class Vocabulary:
     synonyms, when R = K; `seen`: K bool, True for names that the model was trained with, None if
     unknown; `space`: a digest of the text space that made the embeddings, "" for embeddings from
     elsewhere. Models with the same text space can share a vocabulary; others refuse it.
+
+    Examples:
+        >>> vocabulary = model.vocabulary(["a cup of coffee", "a cat"])
+        >>> vocabulary.names, len(vocabulary.embeddings)
+        (('a cup of coffee', 'a cat'), 2)
+        >>> scene.classify(vocabulary).best
+        'a cup of coffee'
     """
 
     names: tuple[str, ...]
