@@ -52,8 +52,18 @@ class ImageRecord(Record, frozen=True, kw_only=True):
     trained_head: Trained
 
 
+class Passes(Record, frozen=True, kw_only=True):
+    """How often the encoders ran, of a bundle with two towers."""
+
+    sam: Annotated[int, about("SAM's encoder", ge=0)]
+    clip: Annotated[int, about("CLIP's image tower, over the whole photo", ge=0)]
+    crops: Annotated[int, about("the same, over crops around masks", ge=0)]
+
+
 class Answer(ImageRecord, frozen=True, kw_only=True):
     """The fields that all answers have."""
+
+    passes: Annotated[Passes | UnsetType, about("of a bundle with two towers")] = UNSET
 
     picture: Annotated[str | None, about("the picture that was written, with `--output`")]
     mask_files: Annotated[
@@ -192,6 +202,8 @@ class Auto(Record, frozen=True, kw_only=True):
     """The backend that `auto` takes here."""
 
     backend: Annotated[str | None, about("null: none works")]
+    precision: Annotated[str | None, about("that `samclip-bench choose` chose; null: by the rule")]
+    measured: Annotated[float | None, about("ms an image, measured here; null: by the rule")]
     passed_over: list[PassedOver]
     error: Annotated[str | None, about("why none works")]
 
