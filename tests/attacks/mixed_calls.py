@@ -20,7 +20,7 @@ EVERYTHING: Mapping[str, Any] = {
     "pred_iou_thresh": 0.0,
     "stability_score_thresh": 0.0,
 }
-IMAGE_FIELD = "image"  # the caller's, not part of the answer
+LEFT_OUT = ("image", "timings")  # the caller's photo, and what differs from call to call
 Ask = Callable[[samclip.Scene], object]
 
 
@@ -128,7 +128,7 @@ class Asker:
 
 
 def digest(answer: object) -> str:
-    """Digest all that an answer holds, except its image."""
+    """Digest all that an answer holds, except its image and its timings."""
     digester = hashlib.sha256()
     for part in _parts(answer):
         digester.update(part)
@@ -141,7 +141,7 @@ def _parts(answer: object) -> Iterator[bytes]:
         yield np.ascontiguousarray(answer).tobytes()
     elif is_dataclass(answer):
         for field in fields(answer):
-            if field.name != IMAGE_FIELD:
+            if field.name not in LEFT_OUT:
                 yield field.name.encode()
                 yield from _parts(getattr(answer, field.name))
     elif isinstance(answer, Sequence) and not isinstance(answer, str):

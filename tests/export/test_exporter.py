@@ -171,7 +171,7 @@ def test_a_wrong_graph_fails_the_gate(
 
 def test_labels_without_any_text_tower(options: ExportOptions, tmp_path: Path) -> None:
     without = replace(options, text_checkpoint=None, output=tmp_path / "b", verify=False)
-    with pytest.raises(ExportError, match="--labels needs a text tower"):
+    with pytest.raises(ExportError, match="--vocabulary needs a text tower"):
         export_bundle(without)
 
 

@@ -174,7 +174,7 @@ def test_without_a_text_tower_masks_remain(
         (("--sam-checkpoint", "SAM", "--head-pool", 2), "--head-pool changes nothing"),
         (("--sam-checkpoint", "SAM", "--model-type", "radio-v3-h"), "64 wide"),
         (("--sam-checkpoint", "SAM", "--teacher", "sam"), "no teacher 'sam' with a text tower"),
-        (("--sam-checkpoint", "SAM", "--labels", "NAMES"), "--labels needs a text tower"),
+        (("--sam-checkpoint", "SAM", "--labels", "NAMES"), "--vocabulary needs a text tower"),
     ],
 )
 def test_options_that_do_not_fit(
