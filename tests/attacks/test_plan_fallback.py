@@ -6,9 +6,8 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import gate_child
 import msgspec
 import pytest
 from figures import Figures
@@ -20,13 +19,13 @@ import samclip
 from samclip.engines import registry
 from samclip.engines.base import EngineOptions, GraphKey, GraphSource, Probe, Traits
 from samclip.engines.onnxruntime.backend import CPU
-from samclip.engines.plans.gate import judge
 from samclip.engines.plans.gate.admission import admit
 from samclip.engines.plans.match import PlanHost, find_plan
 from samclip.engines.plans.sidecar import BuiltFor, identify
 from samclip.engines.plans.store import plan_folder, write_plan
 from samclip.engines.steps import BuildPlans
 from samclip.engines.tensorrt.backend import missing_plans
+from samclip.errors import EngineRunError
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import Graphs
 
@@ -135,11 +134,15 @@ def test_onnxruntime_answers_in_place_of_plans_that_do_not_fit(
     )
 
 
+def no_trial(axes: object) -> NoReturn:
+    raise EngineRunError("the FP32 graph does not answer")
+
+
 class JudgingTensorRt(NoTensorRt):
-    """TensorRT as far as the admission of its plans, which run in a child on the stand-in."""
+    """TensorRT as far as the admission of its plans, with which FP32 cannot be compared."""
 
     def load(self, source: GraphSource, options: EngineOptions) -> Any:
-        admit(find_plan(source, self.host), source, fake_library(Script()))
+        admit(find_plan(source, self.host), replace(source, trial=no_trial), fake_library(Script()))
         raise AssertionError("a plan that is wrong was admitted")
 
 
@@ -150,9 +153,7 @@ def test_onnxruntime_answers_in_place_of_plans_that_cannot_be_judged(
     caplog: pytest.LogCaptureFixture,
     figures: Figures,
 ) -> None:
-    """The manifest names other inputs than the graph has, so FP32 has no answer to compare with."""
     monkeypatch.setattr(registry, "BACKENDS", (JudgingTensorRt(HOST), CPU))
-    monkeypatch.setattr(judge, "START", gate_child.START)
     store_plans(Bundle.open(coloured_bundle), {}, {})
     with caplog.at_level(logging.WARNING, "samclip"), samclip.load(coloured_bundle) as model:
         assert model.backend == "onnxruntime"
