@@ -61,7 +61,12 @@ def kinds(value: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    "mode", ["binary_mask", "uncompressed_rle", pytest.param("coco_rle", marks=pytest.mark.slow)]
+    "mode",
+    [
+        pytest.param("binary_mask", marks=pytest.mark.slow),
+        "uncompressed_rle",
+        pytest.param("coco_rle", marks=pytest.mark.slow),
+    ],
 )
 def test_records_equal_the_originals(
     mode: str, model: samclip.Model, sam: Any, photo: NDArray[np.uint8]
