@@ -186,7 +186,8 @@ def semantic(
     together get no name, see --background.
     """
     vocabulary = require_names(read_names(names, labels), "semantic")
-    floor = background if background > 0 and len(set(vocabulary)) > 1 else None
+    # The best of K names has at least 1 / K: a floor up to that leaves nothing out.
+    floor = background if background > 1 / len(set(vocabulary)) else None
     return Task(
         name="semantic",
         ask=lambda scene, _: scene.semantic(

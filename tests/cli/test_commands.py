@@ -139,18 +139,20 @@ def test_options_of_everything_reach_the_scene(model: FakeModel, run: Run, image
 
 def test_names_come_from_a_file_too(model: FakeModel, run: Run, image: Path) -> None:
     Path("labels.txt").write_text("washbasin, sink\nbus\n")
-    options = ["--labels", "labels.txt", "--refine", "--background", "0.3"]
+    options = ["--labels", "labels.txt", "--refine", "--background", "0.6"]
     assert run("semantic", image, *options).exit_code == 0
     asked = model.calls[0][1]
     assert asked["names"] == ["washbasin, sink", "bus"]
-    assert (asked["refine"], asked["background"]) == (True, 0.3)
+    assert (asked["refine"], asked["background"]) == (True, 0.6)
 
 
 @pytest.mark.parametrize(
     ("options", "floor"),
     [
-        (["--names", "car,bus"], 0.5),
-        (["--names", "car,bus", "--background", "0"], None),
+        (["--names", "car,bus,cat"], 0.5),
+        (["--names", "car,bus,cat", "--background", "0"], None),
+        (["--names", "car,bus"], None),  # the best of two has at least 0.5
+        (["--names", "car,bus", "--background", "0.6"], 0.6),
         (["--names", "car"], None),  # its probability is 1 everywhere
     ],
 )
