@@ -31,8 +31,8 @@ class Finder:
         if path is not None or name in ALLOWED or found is None:
             return found
         place = str(found.origin)
-        is_standard = place.startswith(sys.base_prefix) and "site-packages" not in place
-        return found if is_standard or place.startswith(TREE) else None
+        is_own = place.startswith((sys.base_prefix, TREE)) and "site-packages" not in place
+        return found if is_own else None
 
     invalidate_caches = PathFinder.invalidate_caches
 
