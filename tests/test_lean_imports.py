@@ -60,6 +60,12 @@ def test_import_samclip_brings_no_torch_side_package() -> None:
     assert not modules_after("import samclip") & {*TORCH_SIDE, *DEV_SIDE, "PIL", "onnxruntime"}
 
 
+def test_loading_brings_no_notebook() -> None:
+    """Pillow's viewers import IPython where it is installed: as much as all that loading needs."""
+    loaded = run_python("import sys, samclip.runtime.model; print(*sys.modules)").split()
+    assert not {*loaded} & {"IPython", "PIL.ImageShow"}
+
+
 def test_the_command_starts_without_heavy_packages() -> None:
     loaded = modules_after("import samclip.cli.main")
     assert not loaded & {*TORCH_SIDE, *DEV_SIDE, *LATE}

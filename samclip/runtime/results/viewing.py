@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageShow
+from PIL import Image
 
 from samclip.errors import CapabilityError
 from samclip.json_text import escape_match
@@ -104,6 +104,8 @@ def _show_in_viewer(picture: NDArray[np.uint8]) -> None:
             "a picture cannot be shown: this machine has no display, for neither DISPLAY nor "
             "WAYLAND_DISPLAY is set. Write it to a file: .save('picture.png')."
         )
+    from PIL import ImageShow  # noqa: PLC0415 - it imports IPython where that is installed
+
     if not ImageShow.show(Image.fromarray(picture)):
         raise CapabilityError(
             "a picture cannot be shown: Pillow found no image viewer, such as xdg-open or display. "
