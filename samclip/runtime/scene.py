@@ -17,7 +17,7 @@ from samclip.runtime.clip_tower import PassCounter, Passes
 from samclip.runtime.features import Features
 from samclip.runtime.photo import Photo, pixels_of
 from samclip.runtime.pixels.arrays import as_flag
-from samclip.runtime.pixels.prompts import Arrays, parse_prompts
+from samclip.runtime.pixels.prompts import Arrays, Prompt, parse_prompts
 from samclip.runtime.results.classification import Classification, SemanticMap
 from samclip.runtime.results.device_masks import DeviceMasks
 from samclip.runtime.results.masks import AutoMasks, Masks
@@ -44,9 +44,9 @@ class Scene(Viewable):
 
     No task runs the encoder again, except `everything` with crops. A bundle with two towers also
     runs its CLIP, when names are first asked for, and for crops around masks; `passes` counts all
-    that. Scenes are independent of each
-    other and may be used from several threads at once. A scene ends with `close()`, at the end of
-    its `with` block, or with its model; after that tasks raise ClosedError.
+    that. Scenes are independent of each other and may be used from several threads at once. A scene
+    ends with `close()`, at the end of its `with` block, or with its model; after that tasks raise
+    ClosedError.
 
     Tasks take `names` as a list of str or as a vocabulary from `Model.vocabulary`, and
     `templates` as the name of a template set or as templates with one `{}` each; None means the
@@ -168,8 +168,7 @@ class Scene(Viewable):
             'a cup of coffee'
         """
         self._features.check_open()
-        with stage("names"):
-            vocabulary = self._get_vocabulary(names, templates)
+        vocabulary = self._embed(names, templates)
         if len(vocabulary.names) == 1:
             warn_caller(
                 f"{vocabulary.names[0]!r:.60} is the only name: probabilities compare names, so "
@@ -227,26 +226,12 @@ class Scene(Viewable):
         multimask = as_flag(multimask, "multimask")
         return_logits = as_flag(return_logits, "return_logits")
         name_by = self._check_name_by(name_by, names)
-        with stage("prompts"):
-            prompts = parse_prompts(
-                self.size,
-                self._features.mask_size,
-                points=points,
-                labels=labels,
-                boxes=boxes,
-                mask=mask,
-            )
-        vocabulary = None
-        if names is not None:
-            with stage("names"):
-                vocabulary = self._get_vocabulary(names, templates)
+        prompts = self._parse(points, labels, boxes, mask)
+        vocabulary = None if names is None else self._embed(names, templates)
         masks = segment(
             self._features, prompts, self._image, multimask=multimask, return_logits=return_logits
         )
-        if vocabulary is None:
-            return masks
-        with stage("names"):
-            return self._name(masks, vocabulary, name_by)
+        return masks if vocabulary is None else self._name(masks, vocabulary, name_by)
 
     @as_memory_error
     @timed("segment_on_device")
@@ -270,15 +255,7 @@ class Scene(Viewable):
         self._features.check_open()
         multimask = as_flag(multimask, "multimask")
         return_logits = as_flag(return_logits, "return_logits")
-        with stage("prompts"):
-            prompts = parse_prompts(
-                self.size,
-                self._features.mask_size,
-                points=points,
-                labels=labels,
-                boxes=boxes,
-                mask=mask,
-            )
+        prompts = self._parse(points, labels, boxes, mask)
         return segment_on_device(
             self._features, prompts, multimask=multimask, return_logits=return_logits
         )
@@ -310,8 +287,7 @@ class Scene(Viewable):
         name_by = self._check_name_by(name_by, names)
         with stage("names"):
             given = parse_given(masks, self._image)
-            vocabulary = self._get_vocabulary(names, templates)
-            return self._name(given, vocabulary, name_by)
+        return self._name(given, self._embed(names, templates), name_by)
 
     @as_memory_error
     @timed("semantic")
@@ -369,10 +345,10 @@ class Scene(Viewable):
         """Segment everything, by the rules of segment-anything's `SamAutomaticMaskGenerator`.
 
         `names`: give each mask the name that fits it best. `name_by` as in `segment`. The other
-        options are those of
-        `samclip.runtime.tasks.grid.AutoMaskOptions`. With `crop_n_layers` above 0 each crop is
-        encoded too, which `Model.encoder_passes` counts. `progress` gets one stage, "points", with
-        a step for each point. Raises PromptError, VocabularyError, CapabilityError, ClosedError.
+        options are those of `samclip.runtime.tasks.grid.AutoMaskOptions`. With `crop_n_layers`
+        above 0 each crop is encoded too, which `Model.encoder_passes` counts. `progress` gets one
+        stage, "points", with a step for each point. Raises PromptError, VocabularyError,
+        CapabilityError, ClosedError.
 
         Examples:
             >>> found = scene.everything(["cup", "table"], points_per_side=2)
@@ -395,16 +371,10 @@ class Scene(Viewable):
             point_grids=point_grids,
             min_mask_region_area=min_mask_region_area,
         )
-        vocabulary = None
-        if names is not None:
-            with stage("names"):
-                vocabulary = self._get_vocabulary(names, templates)
+        vocabulary = None if names is None else self._embed(names, templates)
         with stage("prompts"):
             found = segment_everything(self._features, self._image, options, self._encode, progress)
-        if vocabulary is None:
-            return found
-        with stage("names"):
-            return self._name(found, vocabulary, name_by)
+        return found if vocabulary is None else self._name(found, vocabulary, name_by)
 
     def _check_name_by(self, name_by: NameBy | None, names: Names | None) -> NameBy | None:
         checked = check_name_by(name_by, names)
@@ -412,10 +382,32 @@ class Scene(Viewable):
             self._features.tower()  # or CapabilityError
         return checked
 
+    def _parse(
+        self,
+        points: Arrays | None,
+        labels: Arrays | None,
+        boxes: ArrayLike | None,
+        mask: ArrayLike | None,
+    ) -> tuple[Prompt, ...]:
+        with stage("prompts"):
+            return parse_prompts(
+                self.size,
+                self._features.mask_size,
+                points=points,
+                labels=labels,
+                boxes=boxes,
+                mask=mask,
+            )
+
+    def _embed(self, names: Names, templates: Templates) -> Vocabulary:
+        with stage("names"):
+            return self._get_vocabulary(names, templates)
+
     def _name(self, masks: AnyMasks, vocabulary: Vocabulary, name_by: NameBy | None) -> AnyMasks:
-        if isinstance(self._namer, TowerNamer):
-            return self._namer.name(masks, self._features, vocabulary, name_by)
-        return self._namer.name(masks, self._features, vocabulary)
+        with stage("names"):
+            if isinstance(self._namer, TowerNamer):
+                return self._namer.name(masks, self._features, vocabulary, name_by)
+            return self._namer.name(masks, self._features, vocabulary)
 
     def close(self) -> None:
         """Release the encoder's outputs; results stay valid. Closing again does nothing."""
