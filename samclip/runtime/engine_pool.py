@@ -109,23 +109,14 @@ class EnginePool:
         `graph_outputs`.
         """
         with self._in_use():
-            engine, check = self._engine(graph)
-            check.check_tokens(feeds)
-            with debug_time("ran %s", graph):
-                results = engine.run(feeds, outputs)
-            check.check(feeds, results)
-            return results
+            return self._run(graph, feeds, outputs)[1]
 
     def compute(
         self, graph: str, feeds: Feeds, outputs: Sequence[str]
     ) -> list[NDArray[np.float32]]:
         """Compute `outputs` of `graph` and copy them to the host as float32; raises as `run`."""
         with self._in_use():
-            engine, check = self._engine(graph)
-            check.check_tokens(feeds)
-            with debug_time("ran %s", graph):
-                results = engine.run(feeds, outputs)
-            check.check(feeds, results)
+            check, results = self._run(graph, feeds, outputs)
             return [check.to_host(name, results[name]) for name in outputs]
 
     def to_host(self, graph: str, output: str, tensor: Tensor) -> NDArray[np.float32]:
@@ -175,6 +166,16 @@ class EnginePool:
         stop_at_exit()
         with self._usage.hold(self._free):
             yield
+
+    def _run(
+        self, graph: str, feeds: Feeds, outputs: Sequence[str] | None
+    ) -> tuple[OutputCheck, dict[str, Tensor]]:
+        engine, check = self._engine(graph)
+        check.check_tokens(feeds)
+        with debug_time("ran %s", graph):
+            results = engine.run(feeds, outputs)
+        check.check(feeds, results)
+        return check, results
 
     def _engine(self, graph: str) -> Checked:
         ready = self._engines.get(graph)  # without the lock: another graph may be loading
