@@ -179,10 +179,10 @@ class Features:
         outputs = (IOUS, MASKS) if self.has_multimask else (MASKS,)
         results = self._pool.run("mask_decoder", feeds, outputs)
         if self.has_multimask:
-            return self._pool.to_host("mask_decoder", IOUS, results[IOUS]), results[MASKS]
-        return self._score(self._pool.to_host("mask_decoder", MASKS, results[MASKS])), results[
-            MASKS
-        ]
+            scores = self._pool.to_host("mask_decoder", IOUS, results[IOUS])
+        else:
+            scores = self._score(self._pool.to_host("mask_decoder", MASKS, results[MASKS]))
+        return scores, results[MASKS]
 
     def upscale_on_device(
         self, logits: Tensor, prompt: int, mask: int, keep_logits: bool
