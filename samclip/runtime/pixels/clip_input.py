@@ -16,27 +16,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.Image import Resampling
 
+from samclip.runtime.pixels.image import InputFormat, normalise
+
 MOST_PIXELS = 2**26  # of a whole photo resized; of thin strips only what is kept is resized
 FILTERS = {"pillow_bicubic": Resampling.BICUBIC, "pillow_bilinear": Resampling.BILINEAR}
 
 
-class TowerInput(Protocol):
+class TowerInput(InputFormat, Protocol):
     """A tower's input, as `ClipTower` in a bundle's manifest describes it."""
-
-    @property
-    def image_size(self) -> int:
-        """Pixels along a side of the square."""
-        ...
-
-    @property
-    def mean(self) -> tuple[float, float, float]:
-        """What is subtracted from R, G and B, in [0, 255] units."""
-        ...
-
-    @property
-    def std(self) -> tuple[float, float, float]:
-        """What R, G and B are divided by then, in [0, 255] units."""
-        ...
 
     @property
     def resize(self) -> str:
@@ -77,9 +64,7 @@ def squashed_input(image: NDArray[np.uint8], tower: TowerInput) -> NDArray[np.fl
 
 
 def _normalised(picture: Image.Image, tower: TowerInput) -> NDArray[np.float32]:
-    mean, std = (np.array(values, np.float32) for values in (tower.mean, tower.std))
-    pixels = (np.asarray(picture, np.float32) - mean) / std  # SxSx3
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    return np.asarray(normalise(np.asarray(picture, np.uint8), tower)[0])
 
 
 def square_window(
