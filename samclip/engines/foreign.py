@@ -7,7 +7,6 @@ take as a feed; `numpy()` copies it to the host.
 
 from __future__ import annotations
 
-import math
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from samclip.engines.base import MAX_MESSAGE
 from samclip.engines.cuda.driver import CudaDevice
-from samclip.engines.cuda.memory import CudaTensor
+from samclip.engines.cuda.memory import CudaTensor, size_of
 from samclip.engines.dlpack import (
     CPU,
     CUDA,
@@ -97,7 +96,7 @@ class ForeignTensor:
     @property
     def nbytes(self) -> int:
         """The size of the data in bytes."""
-        return math.prod(self.shape) * self.dtype.itemsize
+        return size_of(self.shape, self.dtype)
 
     @property
     def address(self) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.engines.cuda.driver import CudaDevice
-from samclip.engines.cuda.memory import CudaTensor
+from samclip.engines.cuda.memory import CudaTensor, size_of
 
 
 class Beginning:
@@ -38,7 +38,7 @@ class Beginning:
     @property
     def nbytes(self) -> int:
         """The size of the whole input in bytes."""
-        return math.prod(self._shape) * self.dtype.itemsize
+        return size_of(self._shape, self.dtype)
 
     @property
     def known_bytes(self) -> int:

@@ -166,6 +166,11 @@ def size_class(size: int) -> int:
     return max(-(-size // step), 1) * step
 
 
+def size_of(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+    """Return the size of an array in bytes."""
+    return math.prod(shape) * dtype.itemsize
+
+
 DeviceBlock = Block[int]
 PinnedBlock = Block[HostArray]
 
@@ -217,22 +222,23 @@ class DeviceMemory:
         else:
             self._streams.append(stream)
 
-    def tensor(
-        self, block: DeviceBlock, shape: tuple[int, ...], dtype: np.dtype[Any]
-    ) -> CudaTensor:
-        """Return a tensor in a block, which comes back when the tensor goes."""
+    def tensor(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> CudaTensor:
+        """Return a new tensor, undefined yet, whose block comes back when it goes.
+
+        Raises DeviceMemoryError.
+        """
+        block = self.blocks.take(size_of(shape, dtype))
         tensor = CudaTensor(self, block, shape, dtype)
         finalizer = weakref.finalize(tensor, self.blocks.give, block)
         finalizer.atexit = False  # the driver frees all when the process ends
         return tensor
 
-    def mapped_tensor(
-        self, pinned: PinnedBlock, shape: tuple[int, ...], dtype: np.dtype[Any], name: str
-    ) -> CudaTensor:
-        """Return a tensor in a pinned block, which an integrated GPU sees; inside `active()`.
+    def mapped_tensor(self, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> CudaTensor:
+        """Return one in pinned memory, which an integrated GPU sees; inside `active()`.
 
-        `name`: the output that it is, see `gpu_reads`.
+        `name`: the output that it is, see `gpu_reads`. Raises DeviceMemoryError.
         """
+        pinned = self.pinned.take(size_of(shape, dtype))
         block = DeviceBlock(self.device.host_address(pinned.memory), pinned.size)
         tensor = CudaTensor(self, block, shape, dtype, pinned=pinned, name=name)
         finalizer = weakref.finalize(tensor, self.pinned.give, pinned)
@@ -328,7 +334,7 @@ class CudaTensor:
     @property
     def nbytes(self) -> int:
         """The size of the data in bytes."""
-        return math.prod(self._shape) * self.dtype.itemsize
+        return size_of(self._shape, self.dtype)
 
     @property
     def address(self) -> int:

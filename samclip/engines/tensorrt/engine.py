@@ -128,17 +128,16 @@ class TrtEngine(GuardedEngine):
         if pitch is None or not array.is_on(device.index):
             return None
         height, width, channels = array.shape
-        shape = (height, columns, channels)
-        size = int(np.prod(shape)) * array.dtype.itemsize
-        kept = self._memory.tensor(self._memory.blocks.take(size), shape, array.dtype)
+        kept = self._memory.tensor((height, columns, channels), array.dtype)
         rows = Rows(height, array.nbytes // height, pitch)
         with device.active(), self._memory.stream() as stream:
             array.make_ready(device, stream)
             try:
                 if width == columns and array.is_contiguous:
-                    device.on_device(kept.address, array.address, size, stream)
+                    device.on_device(kept.address, array.address, kept.nbytes, stream)
                 else:
-                    device.copy_rows(kept.address, size // height, array.address, rows, stream)
+                    to_pitch = kept.nbytes // height
+                    device.copy_rows(kept.address, to_pitch, array.address, rows, stream)
             finally:
                 device.synchronize(stream)
         return kept

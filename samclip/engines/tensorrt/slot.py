@@ -27,6 +27,7 @@ from samclip.engines.cuda.memory import (
     DeviceMemory,
     PinnedBlock,
     freeing,
+    size_of,
 )
 from samclip.engines.process_edges import keep_in_children
 from samclip.engines.steps import BuildPlans, ExportBundle
@@ -168,7 +169,7 @@ class TrtSlot:
             if name in results and results[name].mapped is not None:
                 self._bind(name, results[name].address)
             else:
-                self._bind(name, self._need(name, _size(shape, self._outputs[name].dtype)))
+                self._bind(name, self._need(name, size_of(shape, self._outputs[name].dtype)))
 
     def _need(self, name: str, size: int) -> int:
         """Return the address of a buffer of at least this size."""
@@ -200,14 +201,12 @@ class TrtSlot:
 
     def _make_results(self, outputs: Sequence[str], shapes: Shapes) -> dict[str, CudaTensor]:
         results = {}
-        memory = self._memory
         for name in outputs:
             shape, dtype = shapes[name], self._outputs[name].dtype
-            size = _size(shape, dtype)
-            if self._maps and name not in memory.gpu_reads:
-                results[name] = memory.mapped_tensor(memory.pinned.take(size), shape, dtype, name)
+            if self._maps and name not in self._memory.gpu_reads:
+                results[name] = self._memory.mapped_tensor(shape, dtype, name)
             else:
-                results[name] = memory.tensor(memory.blocks.take(size), shape, dtype)
+                results[name] = self._memory.tensor(shape, dtype)
         return results
 
     def _copy_in(self, feeds: Feeds) -> None:
@@ -280,7 +279,3 @@ class TrtSlot:
 
 def _shapes(feeds: Feeds) -> Shapes:
     return {name: tuple(feed.shape) for name, feed in feeds.items()}
-
-
-def _size(shape: Shape, dtype: np.dtype[Any]) -> int:
-    return int(np.prod(shape, dtype=np.int64)) * dtype.itemsize

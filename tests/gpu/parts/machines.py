@@ -72,14 +72,14 @@ class Machine:
     def place(self, array: Any, index: int) -> CudaTensor:
         """Copy an array to the GPU."""
         memory = DeviceMemory(self.open_device(index))
-        block, pinned = memory.blocks.take(array.nbytes), memory.pinned.take(array.nbytes)
+        tensor, pinned = memory.tensor(array.shape, array.dtype), memory.pinned.take(array.nbytes)
         staged = pinned.memory[: array.nbytes]
         staged[:] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         with memory.device.active(), memory.stream() as stream:
-            memory.device.to_device(block.memory, staged, stream)
+            memory.device.to_device(tensor.address, staged, stream)
             memory.device.synchronize(stream)
         memory.pinned.give(pinned)
-        return memory.tensor(block, array.shape, array.dtype)
+        return tensor
 
     def affine(self, index: int, **settings: Any) -> tuple[Engine, AffineTensorRt]:
         """Start an engine of the affine network, as the engine of a plan is started."""
