@@ -38,13 +38,7 @@ def merged_exportable(assembly: Assembly) -> Exportable:
     model, metadata = assembly.model, assembly.metadata
     text = None
     if metadata.text is not None:
-        text = TextPart(
-            described=metadata.text,
-            embed_dim=metadata.embed_dim,
-            logit_scale=metadata.text.logit_scale,
-            tower=model.text,
-            tokenizer=assembly.tokenizer,
-        )
+        text = TextPart(metadata.text, metadata.embed_dim, model.text, assembly.tokenizer)
     pixels = Preprocessing(image_size=metadata.image_size, mean=metadata.mean, std=metadata.std)
     return Exportable(
         model_type=metadata.model_type,

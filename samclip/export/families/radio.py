@@ -37,13 +37,7 @@ def radio_exportable(assembly: RadioAssembly) -> Exportable:
     width = model.clip_head.head.out
     text = None
     if source is not None:
-        text = TextPart(
-            described=source.metadata,
-            embed_dim=width,
-            logit_scale=source.logit_scale,
-            tower=model.text,
-            tokenizer=source.tokenizer,
-        )
+        text = TextPart(source.metadata, width, model.text, source.tokenizer)
     pixels = Preprocessing(image_size=model.image_size, mean=assembly.mean, std=assembly.std)
     return Exportable(
         model_type=assembly.model_type,

@@ -109,13 +109,7 @@ def two_towers_exportable(
         model_type=metadata.model_type,  # SAM's, by which backends are chosen
         pixels=pixels,
         head=head,
-        text=TextPart(
-            described=metadata.text,
-            embed_dim=tower.embed_dim,
-            logit_scale=metadata.text.logit_scale,
-            tower=model.text,
-            tokenizer=assembly.tokenizer,
-        ),
+        text=TextPart(metadata.text, tower.embed_dim, model.text, assembly.tokenizer),
         templates=TEMPLATES,
         header={},
         sources=sources,
