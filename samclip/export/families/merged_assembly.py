@@ -45,6 +45,7 @@ from samclip.export.models.merged import (
     STITCHED_TYPE,
     MergedConfig,
     MergedModel,
+    TextConfig,
 )
 from samclip.export.models.ovsam.model import OVSAM_CONFIGS
 from samclip.export.models.pos_embed import fit_positions
@@ -220,18 +221,23 @@ def _build(
     metadata: MergedMetadata, text: TextSource | None, main: Checkpoint, head: Checkpoint | None
 ) -> MergedModel:
     """Build the model; the seed makes an untrained head the same in every export."""
-    config = MergedConfig(
+    config = merged_config(metadata, None if text is None else text.config)
+    parts = [main.state, {} if head is None else head.state, {} if text is None else text.state]
+    held = {f"{n}.{key}": value for n, part in enumerate(parts) for key, value in part.items()}
+    torch.manual_seed(HEAD_SEED)
+    return build_declared(lambda: MergedModel(config), held, (), (head or main).path.name)
+
+
+def merged_config(metadata: MergedMetadata, text_tower: TextConfig | None) -> MergedConfig:
+    """Return the architecture that metadata describes, with the given text tower."""
+    return MergedConfig(
         model_type=metadata.model_type,
         image_size=metadata.image_size,
         embed_dim=metadata.embed_dim,
         head_pool=metadata.head_pool,
         pyramid=metadata.pyramid,
-        text_tower=None if text is None else text.config,
+        text_tower=text_tower,
     )
-    parts = [main.state, {} if head is None else head.state, {} if text is None else text.state]
-    held = {f"{n}.{key}": value for n, part in enumerate(parts) for key, value in part.items()}
-    torch.manual_seed(HEAD_SEED)
-    return build_declared(lambda: MergedModel(config), held, (), (head or main).path.name)
 
 
 def _load_sam(model: MergedModel, main: Checkpoint) -> None:
