@@ -33,7 +33,6 @@ DTYPES = {
     ir.DataType.INT32: "int32",
     ir.DataType.UINT8: "uint8",
     ir.DataType.BOOL: "bool",
-    ir.DataType.UINT8: "uint8",
 }
 
 

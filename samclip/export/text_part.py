@@ -53,14 +53,13 @@ class Labels:
 class TextPart:
     """A model's text space, and the tower that leads into it, if the checkpoints hold one.
 
-    `tokenizer` is the content of `tokenizer.json`; `logit_scale` multiplies cosines; `stored`: what
-    the tower's weights were rounded to, where they come from a bundle; `labels` those of a bundle,
-    and `baked` the same in other templates.
+    `tokenizer` is the content of `tokenizer.json`; `stored`: what the tower's weights were rounded
+    to, where they come from a bundle; `labels` those of a bundle, and `baked` the same in other
+    templates.
     """
 
     described: TextMetadata
     embed_dim: int
-    logit_scale: float
     tower: AnyTextTower | None = None
     tokenizer: bytes | None = None
     stored: WeightsDtype = "fp32"
@@ -127,7 +126,7 @@ def bundle_text(
         model=part.described.model,
         space=stored_space(part.described.space, "fp32" if dtype == part.stored else dtype),
         embed_dim=part.embed_dim,
-        logit_scale=part.logit_scale,
+        logit_scale=part.described.logit_scale,
         templates=default if options.templates is None else options.templates,
         tokenizer=TOKENIZER_FILE if TOKENIZER_FILE in files else None,
         context_length=DEFAULT_CONTEXT_LENGTH if tower is None else tower.config.context_length,

@@ -27,7 +27,6 @@ from samclip.export.families.ovsam import (
 from samclip.export.families.radio import (
     radio_clip_head_spec,
     radio_encoder_spec,
-    radio_mask_decoder_spec,
 )
 from samclip.export.graph_files import GraphFiles
 from samclip.export.graphs import LoweredGraph, PlainGraph
@@ -94,7 +93,7 @@ def radio_plans(window_size: int) -> list[Plan]:
     return [
         LoweredGraph("encoder", lambda form: radio_encoder_spec(model, form)),
         PlainGraph("clip_head", lambda: radio_clip_head_spec(model)),
-        PlainGraph("mask_decoder", lambda: radio_mask_decoder_spec(model)),
+        PlainGraph("mask_decoder", lambda: mask_decoder_spec(model)),
     ]
 
 

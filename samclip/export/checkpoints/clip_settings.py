@@ -21,18 +21,9 @@ HF_DEFAULT_ACTIVATION = "quick_gelu"  # of transformers' CLIPTextConfig, which o
 CLIP_VOCABULARY = 49408
 CLIP_END = 49407
 
-# Settings with the only values that `TextTower` has. Those that weights show are not listed.
-OPEN_CLIP_TEXT: Json = {
-    "hf_model_name": "",
-    "hf_tokenizer_name": "",
-    "tokenizer_kwargs": ({}, {"clean": "lower"}),
-    "tokenizer_mode": "",
-    "embed_cls": False,
-    "no_causal_mask": False,
+# Settings with the only values that our towers have. Those that weights show are not listed.
+OPEN_CLIP_BLOCKS: Json = {  # of the transformers of both towers
     "final_ln_after_pool": False,
-    "pool_type": "argmax",
-    "proj_bias": False,
-    "proj_type": "linear",
     "act_kwargs": ({},),
     "norm_kwargs": ({}, {"eps": 1e-5}),
     "block_type": ("default", ""),
@@ -42,6 +33,18 @@ OPEN_CLIP_TEXT: Json = {
     "scale_attn_inner": False,
     "scale_attn": False,
     "scale_fc": False,
+}
+OPEN_CLIP_TEXT: Json = {
+    "hf_model_name": "",
+    "hf_tokenizer_name": "",
+    "tokenizer_kwargs": ({}, {"clean": "lower"}),
+    "tokenizer_mode": "",
+    "embed_cls": False,
+    "no_causal_mask": False,
+    "pool_type": "argmax",
+    "proj_bias": False,
+    "proj_type": "linear",
+    **OPEN_CLIP_BLOCKS,
 }
 HF_TEXT: Json = {
     "model_type": ("clip", "clip_text_model"),

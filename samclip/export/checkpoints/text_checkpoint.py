@@ -40,6 +40,7 @@ HF_ROOTS = {
     "text_model.final_layer_norm.bias": "ln_final.bias",
 }
 HF_LAYER = re.compile(r"text_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
+# Of a layer of either tower.
 HF_MODULES = {
     "layer_norm1": "ln_1",
     "layer_norm2": "ln_2",

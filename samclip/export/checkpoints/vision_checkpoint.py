@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from samclip.errors import CheckpointError, error_context
 from samclip.export.checkpoints.checkpoint import Checkpoint, StateDict, fit_state, some_keys
 from samclip.export.checkpoints.declared_sizes import build_declared
+from samclip.export.checkpoints.text_checkpoint import HF_MODULES, HF_PROJECTIONS
 from samclip.export.checkpoints.vision_settings import VisionSettings, read_vision_settings
 from samclip.export.models.clip_vision import ClipVit, ClipVitConfig, split_projections
 from samclip.export.models.clip_vision_resnet import (
@@ -42,15 +43,7 @@ HF_NAMES = {
     "head.mlp.fc1": "pool.mlp.c_fc",
     "head.mlp.fc2": "pool.mlp.c_proj",
 }
-HF_MODULES = {
-    "layer_norm1": "ln_1",
-    "layer_norm2": "ln_2",
-    "self_attn.out_proj": "attn.out_proj",
-    "mlp.fc1": "mlp.c_fc",
-    "mlp.fc2": "mlp.c_proj",
-}
 HF_LAYER = re.compile(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
-HF_PROJECTIONS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 HF_UNUSED = "embeddings.position_ids"
 EXPECTED = (
     "Expected a CLIP in open_clip's layout (visual.*: a ViT or a ResNet), or Hugging Face's CLIP "

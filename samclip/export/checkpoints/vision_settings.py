@@ -18,6 +18,7 @@ from samclip.export.checkpoints.checkpoint import Checkpoint
 from samclip.export.checkpoints.clip_settings import (
     HF_DEFAULT_ACTIVATION,
     HF_FILE,
+    OPEN_CLIP_BLOCKS,
     OPEN_CLIP_FILE,
     choose_activation,
     read_descriptions,
@@ -41,16 +42,7 @@ OPEN_CLIP_VISION: Json = {
     "attentional_pool": False,
     "no_ln_pre": False,
     "pool_type": "tok",
-    "final_ln_after_pool": False,
-    "block_type": ("default", ""),
-    "act_kwargs": ({},),
-    "norm_kwargs": ({}, {"eps": 1e-5}),
-    "qk_norm": False,
-    "scaled_cosine_attn": False,
-    "scale_heads": False,
-    "scale_attn_inner": False,
-    "scale_attn": False,
-    "scale_fc": False,
+    **OPEN_CLIP_BLOCKS,
 }
 HF_CLIP: Json = {
     "model_type": ("clip", "clip_vision_model"),

@@ -22,6 +22,7 @@ from samclip.export.models.attention import Lowering, set_attention_lowering
 from samclip.export.models.mask_decoder import PromptedMaskDecoder
 from samclip.export.models.merged import MergedModel
 from samclip.export.models.norms import fold_batch_norms
+from samclip.export.models.radio.model import Radio
 from samclip.export.text_part import TextPart
 from samclip.export.verification import Sample, make_sample
 from samclip.runtime.bundles.manifest import ClipHead, Preprocessing
@@ -38,22 +39,17 @@ def merged_exportable(assembly: Assembly) -> Exportable:
     model, metadata = assembly.model, assembly.metadata
     text = None
     if metadata.text is not None:
-        text = TextPart(
-            described=metadata.text,
-            embed_dim=metadata.embed_dim,
-            logit_scale=metadata.text.logit_scale,
-            tower=model.text,
-            tokenizer=assembly.tokenizer,
-        )
+        text = TextPart(metadata.text, metadata.embed_dim, model.text, assembly.tokenizer)
     pixels = Preprocessing(image_size=metadata.image_size, mean=metadata.mean, std=metadata.std)
+    head = ClipHead(
+        trained=metadata.head_trained,
+        embed_dim=metadata.embed_dim,
+        grid=model.clip_head.config.tokens,
+    )
     return Exportable(
         model_type=metadata.model_type,
         pixels=pixels,
-        head=ClipHead(
-            trained=metadata.head_trained,
-            embed_dim=metadata.embed_dim,
-            grid=model.clip_head.config.tokens,
-        ),
+        head=head,
         text=text,
         templates=TEMPLATES,
         sources=metadata.sources,
@@ -64,7 +60,7 @@ def merged_exportable(assembly: Assembly) -> Exportable:
             LoweredGraph("clip_head", partial(clip_head_spec, model)),
             PlainGraph("mask_decoder", partial(mask_decoder_spec, model)),
         ),
-        samples=partial(photo_samples, model, pixels),
+        samples=partial(photo_samples, model, model.image_encoder, head, pixels),
     )
 
 
@@ -86,10 +82,10 @@ def clip_head_spec(model: MergedModel, lowering: Lowering) -> GraphSpec:
     return GraphSpec("clip_head", head, inputs, HEAD_OUTPUTS)
 
 
-def mask_decoder_spec(model: MergedModel) -> GraphSpec:
+def mask_decoder_spec(model: MergedModel | Radio) -> GraphSpec:
     """Prompts (B prompts of N points each) on one image's embedding -> Bx4 masks and their IoU."""
     decoder = PromptedMaskDecoder(model.prompt_encoder, model.mask_decoder)
-    inputs = tracing_prompts(model.config.image_size)
+    inputs = tracing_prompts(model.prompt_encoder.image_size)
     return GraphSpec("mask_decoder", decoder, inputs, DECODER_OUTPUTS, DYNAMIC_AXES)
 
 
@@ -101,14 +97,20 @@ def lowered(module: nn.Module, lowering: Lowering) -> nn.Module:
 
 
 @torch.inference_mode()
-def photo_samples(model: MergedModel, pixels: Preprocessing, photo: Path) -> list[Sample]:
+def photo_samples(
+    model: MergedModel | Radio,
+    encoder: nn.Module,
+    described: ClipHead,
+    pixels: Preprocessing,
+    photo: Path,
+) -> list[Sample]:
     """Run the torch model on a photo: samples for encoder, CLIP head and mask decoder."""
     array, letterbox = preprocess(load_image(photo), pixels)
     image, name = torch.from_numpy(array), photo.name
-    features, embeddings = model.image_encoder(image)
+    features, embeddings = encoder(image)
     head = {
         "backbone_features": features,
-        "token_mask": torch.from_numpy(letterbox.token_mask(model.clip_head.config.tokens)),
+        "token_mask": torch.from_numpy(letterbox.token_mask(described.grid)),
     }
     decoder = PromptedMaskDecoder(model.prompt_encoder, model.mask_decoder)
     encoded = (features, embeddings)

@@ -45,6 +45,7 @@ from samclip.export.models.merged import (
     STITCHED_TYPE,
     MergedConfig,
     MergedModel,
+    TextConfig,
 )
 from samclip.export.models.ovsam.model import OVSAM_CONFIGS
 from samclip.export.models.pos_embed import fit_positions
@@ -65,13 +66,13 @@ STITCHED_ONLY_MERGED = (
 class Checkpoints:
     """The files to assemble.
 
-    `main` is a merged checkpoint or a SAM, perhaps read already; `clip` holds a trained CLIP head,
-    a text tower or both; `text` holds a text tower alone.
+    `main` is a merged checkpoint or a SAM; `clip` holds a trained CLIP head, a text tower or both;
+    `text` holds the text tower to take. `main` and `text` may be read already.
     """
 
     main: Path | Checkpoint
     clip: Path | None = None
-    text: Path | None = None
+    text: Path | Checkpoint | None = None
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,7 @@ def assemble(
     Raises CheckpointError when a file cannot be read or its weights do not fit, naming the keys
     and the likely model type.
     """
-    given = files.main
-    main = as_segment_anything(given if isinstance(given, Checkpoint) else read_checkpoint(given))
+    main = as_segment_anything(_read(files.main))
     clip = read_checkpoint(files.clip) if files.clip else None
     head = next((c for c in (clip, main) if c is not None and c.has(HEAD)), None)
     text_file, text = _text(files, clip, main, quick_gelu)
@@ -115,6 +115,10 @@ def assemble(
     return Assembly(model.eval(), metadata, None if text is None else text.tokenizer)
 
 
+def _read(given: Path | Checkpoint) -> Checkpoint:
+    return given if isinstance(given, Checkpoint) else read_checkpoint(given)
+
+
 def _text(
     files: Checkpoints,
     clip: Checkpoint | None,
@@ -122,7 +126,7 @@ def _text(
     quick_gelu: bool | None,
 ) -> tuple[Checkpoint | None, TextSource | None]:
     """Find the text tower: its own file first, then the CLIP's, then the merged checkpoint's."""
-    given = None if files.text is None else read_checkpoint(files.text)
+    given = None if files.text is None else _read(files.text)
     others = [other for other in (clip, main) if other is not None and has_text(other)]
     chosen = given or next(iter(others), None)
     if chosen is None:
@@ -217,18 +221,23 @@ def _build(
     metadata: MergedMetadata, text: TextSource | None, main: Checkpoint, head: Checkpoint | None
 ) -> MergedModel:
     """Build the model; the seed makes an untrained head the same in every export."""
-    config = MergedConfig(
+    config = merged_config(metadata, None if text is None else text.config)
+    parts = [main.state, {} if head is None else head.state, {} if text is None else text.state]
+    held = {f"{n}.{key}": value for n, part in enumerate(parts) for key, value in part.items()}
+    torch.manual_seed(HEAD_SEED)
+    return build_declared(lambda: MergedModel(config), held, (), (head or main).path.name)
+
+
+def merged_config(metadata: MergedMetadata, text_tower: TextConfig | None) -> MergedConfig:
+    """Return the architecture that metadata describes, with the given text tower."""
+    return MergedConfig(
         model_type=metadata.model_type,
         image_size=metadata.image_size,
         embed_dim=metadata.embed_dim,
         head_pool=metadata.head_pool,
         pyramid=metadata.pyramid,
-        text_tower=None if text is None else text.config,
+        text_tower=text_tower,
     )
-    parts = [main.state, {} if head is None else head.state, {} if text is None else text.state]
-    held = {f"{n}.{key}": value for n, part in enumerate(parts) for key, value in part.items()}
-    torch.manual_seed(HEAD_SEED)
-    return build_declared(lambda: MergedModel(config), held, (), (head or main).path.name)
 
 
 def _load_sam(model: MergedModel, main: Checkpoint) -> None:

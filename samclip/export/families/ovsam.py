@@ -44,17 +44,12 @@ def ovsam_exportable(assembly: OvsamAssembly) -> Exportable:
     model, metadata = assembly.model, assembly.metadata
     pixels = Preprocessing(image_size=metadata.image_size, mean=metadata.mean, std=metadata.std)
     width = model.config.embed_dim
+    text = replace(metadata.text, logit_scale=LOGIT_SCALE)  # of the classifiers, not of CLIP
     return Exportable(
         model_type=metadata.model_type,
         pixels=pixels,
         head=RegionHead(trained=metadata.head_trained, embed_dim=width),
-        text=TextPart(
-            described=metadata.text,
-            embed_dim=width,
-            logit_scale=LOGIT_SCALE,
-            tower=model.text,
-            tokenizer=assembly.tokenizer,
-        ),
+        text=TextPart(text, width, model.text, assembly.tokenizer),
         templates=TEMPLATES,
         sources=metadata.sources,
         notes=metadata.notes,

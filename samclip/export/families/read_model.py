@@ -35,7 +35,7 @@ PUBLISHED = {
     "--sam2clip-checkpoint": "sam2clip_vith_rn50x16.pth",
 }
 # Options of other families, and those of C-RADIO alone.
-OTHERS = ("clip_checkpoint", "sam2clip_checkpoint", "clip2sam_checkpoint", "head_pool")
+OTHERS = ("clip_checkpoint", *OVSAM_PARTS, "head_pool")
 RADIO_OPTIONS = ("sam_checkpoint", "teacher", "align_corners", "window_size")
 
 
@@ -47,17 +47,20 @@ def read_model(options: ExportOptions, progress: Progress = SILENT) -> Exportabl
     type asks for one. Raises CheckpointError when a file cannot be read or does not fit, and for
     files or options that such a model has no use for; BundleError for a bundle that is damaged.
     """
-    others = {
-        option: getattr(options, option)
-        for option in ("clip_checkpoint", "text_checkpoint", "sam_checkpoint", *OVSAM_PARTS)
-    }
-    if parts := [option for option, file in others.items() if file and is_bundle(file)]:
-        raise CheckpointError(
-            f"{_flag(parts[0])} {others[parts[0]]} is a bundle; a bundle holds a whole model, so "
-            "give it as --checkpoint, or give a checkpoint here"
-        )
+    for option in ("clip_checkpoint", "text_checkpoint", "sam_checkpoint", *OVSAM_PARTS):
+        file = getattr(options, option)
+        if file is not None and is_bundle(file):
+            raise CheckpointError(
+                f"{_flag(option)} {file} is a bundle; a bundle holds a whole model, so give it as "
+                "--checkpoint, or give a checkpoint here"
+            )
     if is_bundle(options.checkpoint):
-        _check_other_families(options, "a bundle")
+        if options.two_towers is not None:
+            raise CheckpointError(
+                f"{options.checkpoint} is a bundle, and two towers are exported from a SAM and a "
+                "CLIP. Give SAM's checkpoint as --checkpoint, or leave --two-towers out."
+            )
+        _refuse_radio_options(options, "a bundle")
         return read_bundle_model(options, _read_checkpoint, progress)
     if options.two_towers is not None:
         _check_two_towers(options)
@@ -65,21 +68,16 @@ def read_model(options: ExportOptions, progress: Progress = SILENT) -> Exportabl
     found = is_radio(options.checkpoint)
     if found or (options.model_type or "") in RADIO_SIZES:
         return _read_radio(options, found)
-    _check_other_families(options, "not one")
+    _refuse_radio_options(options, "not one")
     return _read_checkpoint(options, options.checkpoint)
 
 
-def _check_other_families(options: ExportOptions, kind: str) -> None:
-    """Raise CheckpointError for options of two towers and of a C-RADIO."""
-    if kind == "a bundle" and options.two_towers is not None:
-        raise CheckpointError(
-            f"{options.checkpoint} is a bundle, and two towers are exported from a SAM and a CLIP. "
-            "Give SAM's checkpoint as --checkpoint, or leave --two-towers out."
-        )
+def _refuse_radio_options(options: ExportOptions, what: str) -> None:
+    """Raise CheckpointError for options of a C-RADIO; `what` the checkpoint is instead."""
     for option in RADIO_OPTIONS:
         if getattr(options, option) not in {None, False}:
             raise CheckpointError(
-                f"{_flag(option)} is for a C-RADIO, and {options.checkpoint.name} is {kind}; leave "
+                f"{_flag(option)} is for a C-RADIO, and {options.checkpoint.name} is {what}; leave "
                 "it out"
             )
 
@@ -95,8 +93,11 @@ def _read_checkpoint(options: ExportOptions, main: Path | Checkpoint) -> Exporta
 
 def _check_two_towers(options: ExportOptions) -> None:
     """Raise CheckpointError where two towers were asked for with another kind of checkpoint."""
-    parts = (options.sam2clip_checkpoint, options.clip2sam_checkpoint)
-    if any(parts) or options.model_type in OVSAM_CONFIGS or is_ovsam(options.checkpoint):
+    if (
+        _given(options, *OVSAM_PARTS)
+        or options.model_type in OVSAM_CONFIGS
+        or is_ovsam(options.checkpoint)
+    ):
         raise CheckpointError(
             "an Open-Vocabulary SAM has its own CLIP inside. Leave --two-towers out, or give a SAM."
         )
@@ -109,11 +110,8 @@ def _read_radio(options: ExportOptions, found: bool) -> Exportable:
             f"{name} does not fit --model-type {options.model_type}: it has none of the names of a "
             "C-RADIO, such as base_model.patch_generator.*. Give NVIDIA's .pth.tar."
         )
-    for option in OTHERS:
-        if getattr(options, option) is not None:
-            raise CheckpointError(
-                f"{_flag(option)} changes nothing in {name}, a C-RADIO; leave the option out"
-            )
+    if flag := _given(options, *OTHERS):
+        raise CheckpointError(f"{flag} changes nothing in {name}, a C-RADIO; leave the option out")
     if options.sam_checkpoint is None:
         raise CheckpointError(
             f"{name} is a C-RADIO, which has SAM's features and not SAM's decoder: give SAM ViT-H "
@@ -132,12 +130,11 @@ def _read_radio(options: ExportOptions, found: bool) -> Exportable:
 
 
 def _read_merged(options: ExportOptions, main: Path | Checkpoint) -> Exportable:
-    for option in OVSAM_PARTS:
-        if getattr(options, option) is not None:
-            raise CheckpointError(
-                f"{_flag(option)} is a part of an Open-Vocabulary SAM; give --model-type too "
-                f"({', '.join(OVSAM_CONFIGS)}), or leave it out"
-            )
+    if flag := _given(options, *OVSAM_PARTS):
+        raise CheckpointError(
+            f"{flag} is a part of an Open-Vocabulary SAM; give --model-type too "
+            f"({', '.join(OVSAM_CONFIGS)}), or leave it out"
+        )
     files = Checkpoints(main, options.clip_checkpoint, options.text_checkpoint)
     assembly = assemble(
         files, options.model_type, options.image_size, options.head_pool, options.quick_gelu
@@ -148,15 +145,12 @@ def _read_merged(options: ExportOptions, main: Path | Checkpoint) -> Exportable:
 def _read_saved_ovsam(options: ExportOptions, main: Path | Checkpoint) -> Exportable:
     """Read a file that `samclip-merge` wrote: it is complete, and only its size may be changed."""
     name = options.checkpoint.name
-    for option in (
-        *("clip_checkpoint", "text_checkpoint", "sam2clip_checkpoint", "clip2sam_checkpoint"),
-        *("quick_gelu", "head_pool"),
-    ):
-        if getattr(options, option) is not None:
-            raise CheckpointError(
-                f"{name} is a whole Open-Vocabulary SAM, and {_flag(option)} changes nothing in "
-                "it; leave the option out"
-            )
+    parts = ("clip_checkpoint", "text_checkpoint", *OVSAM_PARTS)
+    if flag := _given(options, *parts, "quick_gelu", "head_pool"):
+        raise CheckpointError(
+            f"{name} is a whole Open-Vocabulary SAM, and {flag} changes nothing in it; leave the "
+            "option out"
+        )
     _check_size(options)
     assembly = read_ovsam(main, options.image_size)
     asked, found = options.model_type, assembly.metadata.model_type
@@ -209,6 +203,11 @@ def _check_size(options: ExportOptions) -> None:
         raise CheckpointError(
             f"image size {size} was asked for; a multiple of 32 from {MIN_SIZE} to {MAX_SIZE} works"
         )
+
+
+def _given(options: ExportOptions, *fields: str) -> str | None:
+    """Return the first of these options that is given, as the command has it; None for none."""
+    return next((_flag(each) for each in fields if getattr(options, each) is not None), None)
 
 
 def _flag(field: str) -> str:

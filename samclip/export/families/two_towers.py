@@ -77,23 +77,22 @@ def read_two_towers(options: ExportOptions, naming: TwoTowers) -> Exportable:
             f"{clip.path.name} holds no image tower of a CLIP, which --two-towers needs. Give "
             "OpenCLIP's or Hugging Face's whole checkpoint, not a text tower or a CLIP head alone."
         )
-    text = options.text_checkpoint or options.clip_checkpoint
     assembly = assemble(
-        Checkpoints(options.checkpoint, None, text),
+        Checkpoints(options.checkpoint, text=options.text_checkpoint or clip),
         options.model_type,
         options.image_size,
         None,
         options.quick_gelu,
     )
     tower = read_vision(clip, options.quick_gelu)
-    described = assembly.metadata.text
-    if described is None or tower.embed_dim != assembly.metadata.embed_dim:
+    if tower.embed_dim != assembly.metadata.embed_dim:
+        text = options.text_checkpoint or options.clip_checkpoint
         raise CheckpointError(
             f"the image tower of {clip.path.name} gives {tower.embed_dim}-d embeddings and the "
             f"text tower of {text.name} {assembly.metadata.embed_dim}-d ones; give both of one CLIP"
         )
-    sources = tuple(s for s in assembly.metadata.sources if s.role != "clip_head")
-    return two_towers_exportable(assembly, tower, naming, (*sources, source_of("recogniser", clip)))
+    sources = (*assembly.metadata.sources, source_of("recogniser", clip))
+    return two_towers_exportable(assembly, tower, naming, sources)
 
 
 def two_towers_exportable(
@@ -109,13 +108,7 @@ def two_towers_exportable(
         model_type=metadata.model_type,  # SAM's, by which backends are chosen
         pixels=pixels,
         head=head,
-        text=TextPart(
-            described=metadata.text,
-            embed_dim=tower.embed_dim,
-            logit_scale=metadata.text.logit_scale,
-            tower=model.text,
-            tokenizer=assembly.tokenizer,
-        ),
+        text=TextPart(metadata.text, tower.embed_dim, model.text, assembly.tokenizer),
         templates=TEMPLATES,
         header={},
         sources=sources,

@@ -15,8 +15,9 @@ and its residual MLP follows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -28,7 +29,11 @@ from samclip.export.models.text_tower import QuickGELU
 
 LAST = "transformer.resblocks.{}.attn"
 Activation = Literal["gelu", "quick_gelu", "gelu_tanh"]
-ACTIVATIONS: dict[Activation, type[nn.Module]] = {"gelu": nn.GELU, "quick_gelu": QuickGELU}
+ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
+    "gelu": nn.GELU,
+    "quick_gelu": QuickGELU,
+    "gelu_tanh": partial(nn.GELU, approximate="tanh"),
+}
 
 
 @dataclass(frozen=True)
@@ -138,21 +143,13 @@ class VisionMlp(nn.Module):
     def __init__(self, config: ClipVitConfig) -> None:
         super().__init__()
         self.c_fc = nn.Linear(config.width, config.mlp_width)
-        self.gelu = ACTIVATIONS.get(config.activation, _TanhGelu)()
+        self.gelu = ACTIVATIONS[config.activation]()
         self.c_proj = nn.Linear(config.mlp_width, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map NxLxW -> NxLxW."""
         out: Tensor = self.c_proj(self.gelu(self.c_fc(x)))
         return out
-
-
-class _TanhGelu(nn.Module):
-    """GELU by its approximation with tanh (Hendrycks and Gimpel 2016, section 2)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply it elementwise."""
-        return F.gelu(x, approximate="tanh")
 
 
 class VisionBlock(nn.Module):

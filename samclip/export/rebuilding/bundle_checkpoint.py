@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -21,12 +20,13 @@ from samclip.errors import BundleNotFoundError, CheckpointError, error_context
 from samclip.export.checkpoints.checkpoint import Checkpoint, StateDict
 from samclip.export.checkpoints.declared_sizes import build_declared
 from samclip.export.checkpoints.metadata import TOKENIZER_KEY, encode_metadata
+from samclip.export.exportable import Exportable
 from samclip.export.families.merged import merged_exportable
-from samclip.export.families.merged_assembly import Assembly
+from samclip.export.families.merged_assembly import Assembly, merged_config
 from samclip.export.families.ovsam import ovsam_exportable
 from samclip.export.families.ovsam_assembly import OvsamAssembly, OvsamMetadata, encode_ovsam
 from samclip.export.graphs import GraphPlan, GraphSpec, LoweredGraph, export_graph
-from samclip.export.models.merged import MergedConfig, MergedModel
+from samclip.export.models.merged import MergedModel
 from samclip.export.models.norms import ConvNorm, fold_batch_norms
 from samclip.export.models.ovsam.model import Ovsam, OvsamConfig
 from samclip.export.rebuilding.alignment import align
@@ -91,10 +91,13 @@ def read_bundle_checkpoint(path: Path, progress: Progress = SILENT) -> BundleChe
     return BundleCheckpoint(bundle, Checkpoint(bundle.path, digest, state, header, label=label))
 
 
-def takes_uint8(manifest: Manifest) -> bool:
-    """Whether the bundle's encoder takes uint8 pixels; raises ManifestError for unknown inputs."""
-    inputs = manifest.graphs.encoder.inputs
-    return EncoderInput.declared(inputs, manifest.preprocessing).uint8
+def with_input_of(manifest: Manifest, model: Exportable) -> Exportable:
+    """Return a model whose encoder takes what that of a bundle takes: floats, or uint8 pixels.
+
+    Raises ManifestError for unknown inputs.
+    """
+    form = EncoderInput.declared(manifest.graphs.encoder.inputs, manifest.preprocessing)
+    return with_uint8_input(model) if form.uint8 else model
 
 
 def storage_of(bundle: Bundle) -> str:
@@ -114,7 +117,7 @@ def _rebuild(
     """Return the state dict of the model of `metadata` that these graphs were exported from."""
     name = manifest.name
     held = {
-        f"{graph.name}.{key}": torch.from_numpy(np.array(array))
+        f"{graph.name}.{key}": torch.empty(array.shape, device="meta")  # to be counted
         for graph in graphs
         for key, value in graph.model.graph.initializers.items()
         if (array := constant_of(value)) is not None
@@ -122,7 +125,7 @@ def _rebuild(
     whole = _build(metadata, held, name)
     coded = fold_batch_norms(whole)
     codes = CodedWeights(coded)
-    plans = {plan.name: plan for plan in _plans(metadata, coded, takes_uint8(manifest))}
+    plans = {plan.name: plan for plan in _plans(metadata, coded, manifest)}
     for graph in graphs:
         plan = plans.get(graph.name)
         if plan is None:
@@ -155,19 +158,12 @@ def _build(metadata: Metadata, held: StateDict, name: str) -> MergedModel | Ovsa
         )
         layers += [*backbone.depths, metadata.neck.depth]
         return build_declared(lambda: Ovsam(config, with_text=True), held, layers, name)
-    merged = MergedConfig(
-        model_type=metadata.model_type,
-        image_size=metadata.image_size,
-        embed_dim=metadata.embed_dim,
-        head_pool=metadata.head_pool,
-        pyramid=metadata.pyramid,
-        text_tower=tower,
-    )
+    merged = merged_config(metadata, tower)
     return build_declared(lambda: MergedModel(merged), held, layers, name)
 
 
 def _plans(
-    metadata: Metadata, model: MergedModel | Ovsam, uint8_input: bool
+    metadata: Metadata, model: MergedModel | Ovsam, manifest: Manifest
 ) -> tuple[GraphPlan, ...]:
     if isinstance(metadata, OvsamMetadata) and isinstance(model, Ovsam):
         exportable = ovsam_exportable(OvsamAssembly(model, metadata, b""))
@@ -175,7 +171,7 @@ def _plans(
         exportable = merged_exportable(Assembly(model, metadata))
     else:
         raise CheckpointError("its model and its description differ: a defect, report it")
-    plans = (with_uint8_input(exportable) if uint8_input else exportable).graphs
+    plans = with_input_of(manifest, exportable).graphs
     return plans if model.text is None else (*plans, text_encoder_graph(model.text))
 
 

@@ -19,10 +19,9 @@ from samclip.export.options import ExportOptions
 from samclip.export.rebuilding.bundle_checkpoint import (
     read_bundle_checkpoint,
     storage_of,
-    takes_uint8,
+    with_input_of,
 )
 from samclip.export.text_part import Labels, TextPart, text_samples
-from samclip.export.uint8_input import with_uint8_input
 from samclip.export.verification import TOLERANCE, Sample, measure
 from samclip.progress import Progress
 from samclip.runtime.bundles.bundle import Bundle
@@ -53,9 +52,7 @@ def read_bundle_model(options: ExportOptions, read: Read, progress: Progress) ->
     if options.verify:
         own = ExportOptions(options.checkpoint, options.output)
         with progress.stage(f"comparing the rebuilt model with {bundle.manifest.name}"):
-            model = read(own, found.checkpoint)
-            if takes_uint8(bundle.manifest):
-                model = with_uint8_input(model)
+            model = with_input_of(bundle.manifest, read(own, found.checkpoint))
             samples = model.samples(photo_paths(options.photos)[0])
             worst = _prove(
                 bundle, samples if model.text is None else samples + text_samples(model.text)

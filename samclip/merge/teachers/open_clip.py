@@ -17,15 +17,13 @@ from samclip.errors import CheckpointError, TrainingError, did_you_mean
 from samclip.export.checkpoints.checkpoint import fit_state, read_checkpoint
 from samclip.export.checkpoints.clip_settings import OPEN_CLIP_FILE
 from samclip.export.checkpoints.model_files import MAX_JSON_BYTES
+from samclip.export.checkpoints.vision_settings import CLIP_MEAN, CLIP_STD
 from samclip.library_errors import is_library_error
 from samclip.merge.data.pixels import PixelBatch
 from samclip.merge.teachers.base import fingerprint_of
 
 VERSION = 1  # of the recipe, part of the fingerprint
 LIBRARY = "open_clip"
-# The statistics of OpenAI's CLIP, which most other models share, in units of [0, 1].
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 Triple = tuple[float, float, float]
 Table = TypeVar("Table")

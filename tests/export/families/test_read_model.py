@@ -62,7 +62,7 @@ def test_a_merged_open_vocabulary_sam_is_known_by_its_header(saved: Path, tmp_pa
     assert model.head == RegionHead(trained=True, embed_dim=24)
     assert model.templates == "vild"
     assert model.text is not None
-    assert model.text.logit_scale == LOGIT_SCALE
+    assert model.text.described.logit_scale == LOGIT_SCALE
     assert model.sources[0].role == "merged"
     assert model.sources[0].license == "Apache-2.0"
     assert [plan.name for plan in model.graphs] == [

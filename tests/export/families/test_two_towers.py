@@ -43,7 +43,7 @@ def test_both_models_are_described(options: ExportOptions) -> None:
     assert (head.resize, head.interpolation) == ("shortest_side", "pillow_bicubic")
     assert model.pixels.image_size == 256
     assert model.text is not None
-    assert model.text.logit_scale == pytest.approx(54.598, rel=1e-4)  # e^4
+    assert model.text.described.logit_scale == pytest.approx(54.598, rel=1e-4)  # e^4
     assert [graph.name for graph in model.graphs] == ["encoder", "mask_decoder", "clip_encoder"]
     assert [(source.role, source.file) for source in model.sources] == [
         ("sam", "mobile_sam.pt"),
