@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from samclip.benchmarks.cli import options
 from samclip.benchmarks.cli.session import STOP_SECONDS
 from samclip.benchmarks.latency.choosing import ROUNDS, list_candidates, measure_choice
 from samclip.benchmarks.statistics import median_ratio
-from samclip.cli import options
+from samclip.cli import options as shared
 from samclip.cli.exits import heed_stops, report_errors
-from samclip.cli.given_paths import parse_path
 from samclip.cli.progress import ConsoleProgress
 from samclip.cli.tables import text_table
 from samclip.cli.terminal import err, in_one_line, out, say
@@ -43,25 +42,15 @@ Precisions = Annotated[
 Rounds = Annotated[
     int, typer.Option("--rounds", min=3, max=1000, metavar="N", help="Times that each answers.")
 ]
-Photo = Annotated[
-    Path | None,
-    typer.Option(
-        "--photo",
-        parser=parse_path,
-        metavar="FILE",
-        show_default="one that comes with samclip",
-        help="The photo to answer; its size matters little.",
-    ),
-]
 
 
 def choose(
-    bundle: options.BundleArgument = None,
+    bundle: shared.BundleArgument = None,
     precision: Precisions = None,
-    threads: options.Threads = None,
+    threads: shared.Threads = None,
     rounds: Rounds = ROUNDS,
-    photo: Photo = None,
-    debug: options.Debug = False,
+    photo: options.Photo = None,
+    debug: shared.Debug = False,
 ) -> None:
     """Measure which backend and precision is fastest for a bundle on this machine's CPU.
 
