@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from samclip.benchmarks.formats import mebibytes, seconds
+from samclip.benchmarks.html.page import BUSY
 from samclip.benchmarks.latency.photo_pipeline import ALL_STEPS
 from samclip.benchmarks.latency.startup import FIRST_MASK
 from samclip.benchmarks.records import Report
@@ -29,7 +30,6 @@ ROOT = Path(__file__).resolve().parent.parent
 BENCH = "from samclip.commands import bench; bench()"
 LATENCY = ("latency", "--backend", "onnxruntime", "--no-refine", "--no-throughput", "--no-energy")
 MEMORY = ("memory", "--backend", "onnxruntime")
-BUSY = 0.5  # processes above the number of cores, as on the pages of `samclip-bench report`
 
 Line = tuple[str, str, str]  # what, the figure, the command
 

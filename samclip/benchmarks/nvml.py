@@ -16,8 +16,6 @@ from samclip.engines.machine.device import find_driver, jetson_model
 from samclip.errors import CapabilityError
 
 PACKAGE = "nvidia-ml-py"
-
-
 SM_CLOCK, MEMORY_CLOCK = 1, 2  # nvmlClockType_t
 SLOWDOWNS = {  # bits of nvmlClocksThrottleReasons; others, as of an idle GPU, are fine
     0x4: "power cap",

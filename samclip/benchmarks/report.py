@@ -9,7 +9,7 @@ import shlex
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -91,12 +91,13 @@ def describe_machine() -> Machine:
         python=device.python,
         jetson=device.jetson,
         gpus=tuple(gpu.name for gpu in device.gpus),
-        packages={**dict(device.packages), **dict(_versions())},
+        packages={**dict(device.packages), **dict(installed_versions(PACKAGES))},
     )
 
 
-def _versions() -> Iterator[tuple[str, str]]:
-    for name in PACKAGES:
+def installed_versions(packages: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield those of the packages that are installed, with their versions."""
+    for name in packages:
         try:
             yield name, version(name)
         except PackageNotFoundError:

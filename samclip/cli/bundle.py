@@ -14,6 +14,7 @@ from samclip.cli.terminal import err, out, say, warn_untrained_head, write_json
 
 if TYPE_CHECKING:
     from samclip.runtime.bundles.bundle import Bundle
+    from samclip.runtime.bundles.signature import PrivateKey
 
 INFO_EXAMPLES = """
 **Examples:**
@@ -177,17 +178,26 @@ def sign(
         from samclip.runtime.bundles.bundle import sign_bundle
         from samclip.runtime.bundles.home import find_bundle
         from samclip.runtime.bundles.manifest import SIGNATURE_NAME
-        from samclip.runtime.bundles.signature import read_private_key
 
-        def ask_passphrase() -> str:
-            answer: str = typer.prompt(f"Passphrase of {key}", hide_input=True, err=True)
-            return answer
-
-        can_ask = sys.stdin is not None and sys.stdin.isatty()
-        signer = read_private_key(key, ask_passphrase if can_ask else None)
+        signer = read_signing_key(key)
         signed = sign_bundle(find_bundle(bundle), signer)
         fingerprint = signer.public.fingerprint
         if as_json:
             write_json({"path": str(signed), "file": SIGNATURE_NAME, "signer": fingerprint})
         else:
             say(out, f"signed {signed} with the key {fingerprint}: {SIGNATURE_NAME}")
+
+
+def read_signing_key(path: Path) -> PrivateKey:
+    """Read a private key; asks for its passphrase where somebody can answer.
+
+    Raises as `read_private_key` does.
+    """
+    from samclip.runtime.bundles.signature import read_private_key
+
+    def ask_passphrase() -> str:
+        answer: str = typer.prompt(f"Passphrase of {path}", hide_input=True, err=True)
+        return answer
+
+    can_ask = sys.stdin is not None and sys.stdin.isatty()
+    return read_private_key(path, ask_passphrase if can_ask else None)

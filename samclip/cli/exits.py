@@ -79,9 +79,8 @@ def report_errors(debug: bool, verbose: int = 0) -> Iterator[None]:
 
     Warnings of samclip are shown on stderr, each once. SIGTERM and SIGHUP raise within the block,
     as Ctrl-C does, so that what the block began is cleaned up; the app reports them. `verbose`: 1
-    shows messages of level INFO too, 2 those of DEBUG. With `debug`,
-    errors pass through with their traceback. Anything else is a defect of samclip and passes
-    through as well.
+    shows messages of level INFO too, 2 those of DEBUG. With `debug`, errors pass through with their
+    traceback. Anything else is a defect of samclip and passes through as well.
     """
     try:
         with raise_on_signal(), show_logs(LEVELS[min(verbose, len(LEVELS) - 1)]):

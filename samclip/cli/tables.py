@@ -118,9 +118,10 @@ def show_masks(answer: Masks, top: int | None = None, wide: bool = False) -> Tab
             left_out.append(column)
             rows = [{name: text for name, text in row.items() if name != column} for row in rows]
             table = _masks_table(rows)
-    notes = [f"{len(answer) - len(rows)} more; --json lists all"] if len(answer) > len(rows) else []
+    more = len(answer) - len(rows)
+    notes = [f"and {more} more; --json lists all"] if more else []
     notes += [f"{', '.join(left_out)}: see --wide"] if left_out else []
-    table.caption = "and " * (len(answer) > len(rows)) + "; ".join(notes) if notes else None
+    table.caption = "; ".join(notes) or None
     return table
 
 
@@ -141,8 +142,9 @@ def sum_up_masks(answer: Masks) -> str:
 
 def sum_up_map(answer: SemanticMap) -> str:
     """Return the names found, with their shares of the image, the largest first."""
-    areas = dict(zip(answer.names, answer.areas.tolist(), strict=True))
-    shares = [(name, areas[name] / answer.labels.size) for name in answer.present]
+    from samclip.runtime.results.poster import area_shares
+
+    shares = area_shares(answer).items()
     return list_shares(shares, len(shares)) or "no name"
 
 
@@ -330,10 +332,15 @@ def exceptions_table(manifest: Manifest) -> Table:
 
 def _graphs(manifest: Manifest) -> dict[str, Graph]:
     """Return the graphs that the bundle has, by name, in the order in which they run."""
-    regions = ("roi_classifier", "clip_roi")
     names = (
-        *("encoder", "clip_head", "clip_encoder", "mask_decoder", "mask_upscaler"),
-        *(*regions, "text_encoder"),
+        "encoder",
+        "clip_head",
+        "clip_encoder",
+        "mask_decoder",
+        "mask_upscaler",
+        "roi_classifier",
+        "clip_roi",
+        "text_encoder",
     )
     found = {name: getattr(manifest.graphs, name) for name in names}
     return {name: graph for name, graph in found.items() if graph is not None}

@@ -188,8 +188,7 @@ class _Printer(logging.Handler):
 def show_logs(level: int = logging.WARNING) -> Iterator[None]:
     """Show the log "samclip" from `level` on, and InputWarning, on stderr within the block.
 
-    Each warning is shown once.
-    UntrainedHeadWarning is ignored there: the command has a panel for it.
+    Each warning is shown once. UntrainedHeadWarning is ignored: the command has a panel for it.
     """
     logger = logging.getLogger("samclip")
     handler = _Printer(level)

@@ -11,7 +11,7 @@ _TASKS = (
     "`samclip segment` cuts out what points and boxes show, `everything` finds all objects, "
     "`classify` and `semantic` name an image and its pixels"
 )
-_BENCHMARKS: tuple[str, ...] = (
+_BENCHMARKS = (
     "accuracy",
     "agreement",
     "amortised",
@@ -19,8 +19,10 @@ _BENCHMARKS: tuple[str, ...] = (
     "choose",
     "compare",
     "latency",
+    "memory",
+    "report",
+    "roofline",
 )
-_BENCHMARKS += ("memory", "report", "roofline")
 _SPEED = "`samclip-bench latency` measures time"
 _ACCURACY = "`samclip-bench accuracy` measures on labelled photos"
 

@@ -10,7 +10,7 @@ import typer
 from samclip.benchmarks.cli import options
 from samclip.benchmarks.cli.harness import benchmark
 from samclip.benchmarks.cli.session import Outcome, Session
-from samclip.benchmarks.cli.speed import Repeats, Seconds, WarmUp
+from samclip.benchmarks.cli.speed import Seconds
 from samclip.benchmarks.latency.contenders import describe_conditions
 from samclip.benchmarks.latency.results import make_rows, warn_of_noise
 from samclip.benchmarks.latency.rounds import ORDER, Schedule
@@ -119,8 +119,8 @@ def peers(
     precision: Precision = "fp32",
     threads: shared.Threads = None,
     source: options.PhotoOptions,
-    repeats: Repeats = 6,
-    warm_up: WarmUp = 1,
+    repeats: options.Repeats = 6,
+    warm_up: options.WarmUp = 1,
     seconds: Seconds = None,
     only: Only = None,
     image_size: ImageSize = 1024,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 
-from samclip.benchmarks.formats import MIB
+from samclip.benchmarks.formats import MIB, as_fast, speed_interval
 from samclip.benchmarks.latency.photo_pipeline import (
     ALL_STEPS,
     CLASSIFY,
@@ -33,7 +33,7 @@ COLUMNS = (
     *text_columns("contender"),
     Column("px"),
     Column("encoder", "{:.3f} s".format),
-    Column("to first"),
+    Column("against the first"),
     Column("to embeddings", "{:.3f} s".format),
     Column("three answers", "{:.3f} s".format),
     Column("peak RSS", lambda value: f"{value / MIB:,.0f} MiB"),
@@ -127,16 +127,16 @@ def figures_table(outcomes: Sequence[Outcome], rows: Sequence[Row], photos: int)
             None if timing is None else summary_of(timing).median
             for timing in (timings.get((name, what)) for what in (ENCODER, ENCODED, ALL_STEPS))
         )
-        ratio = _write_ratio(ratios.get((name, f"stage: {ENCODER} (of: {ENCODED})")))
+        speed = _write_speed(ratios.get((name, f"stage: {ENCODER} (of: {ENCODED})")))
         peak, n = outcome.peaks.get(ALL), len(outcome.rounds)
-        lines.append((name, size, encoder, ratio, embeddings, answers, peak, n))
+        lines.append((name, size, encoder, speed, embeddings, answers, peak, n))
     return Table(COLUMNS, lines)
 
 
-def _write_ratio(row: Row | None) -> str:
+def _write_speed(row: Row | None) -> str:
     if row is None or row.value is None or row.low is None or row.high is None:
-        return "1"
-    return f"{row.value:.2f} ({row.low:.2f} - {row.high:.2f})"
+        return as_fast(1.0)
+    return f"{as_fast(row.value)} ({speed_interval(row.low, row.high)})"
 
 
 def environments_table(outcomes: Sequence[Outcome]) -> Table:

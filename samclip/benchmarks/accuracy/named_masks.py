@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from samclip.benchmarks.accuracy.instances import interior_point, iou
 from samclip.benchmarks.data.coco import CocoObject, CocoPhoto
+from samclip.benchmarks.formats import as_fast
 from samclip.benchmarks.records import Row, Unit
 from samclip.benchmarks.roofline.counted import Meter
 from samclip.benchmarks.rows import make_row
@@ -249,7 +250,7 @@ def comparison_tables(rows: Sequence[Row], untrained: Collection[str] = ()) -> I
             for part in parts
         ),
         Column(SECONDS, "{:.3f}".format),
-        Column(f"x {models[0] if models else ''}", "{:.2f}".format),
+        Column(f"against {models[0] if models else ''}", as_fast),
         Column("M parameters", lambda value: f"{value / 1e6:,.1f}"),
         Column("GMACs a photo", lambda value: f"{value / 1e9:,.1f}"),
     )

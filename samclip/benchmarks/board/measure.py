@@ -11,8 +11,7 @@ import datetime
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -49,7 +48,7 @@ from samclip.benchmarks.measurements import Energy, MemoryUse, Timing
 from samclip.benchmarks.memory.stages import measure_memory
 from samclip.benchmarks.memory.usage import PROTOCOL as MEMORY_PROTOCOL
 from samclip.benchmarks.nvml import Nvml, open_nvml
-from samclip.benchmarks.report import describe_bundle, describe_machine
+from samclip.benchmarks.report import describe_bundle, describe_machine, installed_versions
 from samclip.engines.base import library_version
 from samclip.engines.machine.jetson import find_jetson
 from samclip.engines.machine.jetson_power import read_governors, read_power
@@ -144,7 +143,7 @@ def measure_board(
     if not memory:
         return measured
     uses = measure_memory([contender], photos[0], progress)
-    return Measured(**{**vars(measured), "memory": uses})
+    return replace(measured, memory=uses)
 
 
 def _open_gpu(held: ExitStack, on_host: bool) -> Nvml | None:
@@ -194,7 +193,7 @@ def make_record(
     files = MachineFiles() if files is None else files
     energy = measured.energy
     machine, backend = describe_machine(), contender.backend
-    packages = {**machine.packages, **_versions()}
+    packages = {**machine.packages, **dict(installed_versions(PACKAGES))}
     known = energy.joules is not None and energy.seconds > 0
     return BoardRecord(
         samclip=__version__,
@@ -207,7 +206,7 @@ def make_record(
         power=_describe_power(files),
         bundle=msgspec.structs.replace(
             describe_bundle(
-                contender.model, contender.name, "measured", contender.backend.precisions["encoder"]
+                contender.model, contender.name, "measured", backend.precisions["encoder"]
             ),
             path=None,
         ),
@@ -251,16 +250,6 @@ def _figures(timings: Sequence[Timing | None]) -> Figures | None:
         return None
     sums = tuple(sum(samples) for samples in zip(*(one.samples for one in found), strict=True))
     return Figures.of(summary_of(msgspec.structs.replace(found[0], samples=sums)))
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _describe_gpu() -> GpuHere | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -23,17 +22,13 @@ from samclip.benchmarks.latency.timed import TimedBackend
 from samclip.benchmarks.report import check_writable, write_whole
 from samclip.benchmarks.tables import show_table
 from samclip.cli import options as shared
+from samclip.cli.bundle import read_signing_key
 from samclip.cli.exits import report_errors
 from samclip.cli.given_paths import parse_path
 from samclip.cli.terminal import err, say
 from samclip.engines.machine.free_memory import available_memory
 from samclip.errors import InputError
-from samclip.runtime.bundles.signature import (
-    PrivateKey,
-    make_private_key,
-    read_private_key,
-    read_public_key,
-)
+from samclip.runtime.bundles.signature import make_private_key, read_public_key
 
 EXAMPLES = """
 **Examples:**
@@ -45,7 +40,7 @@ EXAMPLES = """
 - `samclip-bench board --check orin-nano.json`
 """
 PROGRAM = "samclip-bench board"
-_CHECK, _HOW, _WHAT = "Check a record", "How often", "What"
+_CHECK, _WHAT = "Check a record", "What"
 
 Bundle = Annotated[
     str | None,
@@ -65,15 +60,6 @@ Key = Annotated[
         metavar="FILE",
         show_default="one made for this file and thrown away",
         help="Your private key, Ed25519, to sign with: PEM, or the format of OpenSSH.",
-    ),
-]
-Repeats = Annotated[
-    int, typer.Option("--repeats", min=2, metavar="N", rich_help_panel=_HOW, help="Rounds.")
-]
-WarmUp = Annotated[
-    int,
-    typer.Option(
-        "--warm-up", min=0, metavar="N", rich_help_panel=_HOW, help="Rounds that are not kept."
     ),
 ]
 Memory = Annotated[
@@ -114,8 +100,8 @@ def board(
     backend: shared.Backend = "auto",
     precision: shared.Precision = None,
     threads: shared.Threads = None,
-    repeats: Repeats = 50,
-    warm_up: WarmUp = 5,
+    repeats: options.Repeats = 50,
+    warm_up: options.WarmUp = 5,
     memory: Memory = True,
     output: Output = Path("board.json"),
     key: Key = None,
@@ -135,7 +121,7 @@ def board(
         return
     with open_session("board", None, threads, debug) as session:
         target = check_writable(output, b"{")
-        signer = make_private_key() if key is None else _read_key(key)
+        signer = make_private_key() if key is None else read_signing_key(key)
         start, idle_memory = time.monotonic(), available_memory()
         photos, _ = options.PhotoOptions().choose()
         variant = Variant(bundle, backend, precision, threads)
@@ -169,18 +155,9 @@ def _read(check: Path | None, public_key: Path | None, bundle: str | None) -> Bo
     return read_record(check, None if public_key is None else read_public_key(public_key))
 
 
-def _read_key(path: Path) -> PrivateKey:
-    def ask_passphrase() -> str:
-        answer: str = typer.prompt(f"Passphrase of {path}", hide_input=True, err=True)
-        return answer
-
-    can_ask = sys.stdin is not None and sys.stdin.isatty()
-    return read_private_key(path, ask_passphrase if can_ask else None)
-
-
 def _command(variant: Variant, schedule: Schedule, memory: bool, *, own_key: bool) -> str:
     """Write the command that makes such a record again, without the sender's paths."""
-    words = ["samclip-bench", "board"]
+    words = PROGRAM.split()
     if variant.bundle is not None:
         is_name = variant.bundle == Path(variant.bundle).name
         words.append(variant.bundle if is_name else "BUNDLE")

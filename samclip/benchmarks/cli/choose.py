@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from samclip.benchmarks.cli import options
 from samclip.benchmarks.cli.session import STOP_SECONDS
+from samclip.benchmarks.formats import as_fast, speed_interval
 from samclip.benchmarks.latency.choosing import ROUNDS, list_candidates, measure_choice
 from samclip.benchmarks.statistics import median_ratio
-from samclip.cli import options
+from samclip.cli import options as shared
 from samclip.cli.exits import heed_stops, report_errors
-from samclip.cli.given_paths import parse_path
 from samclip.cli.progress import ConsoleProgress
 from samclip.cli.tables import text_table
 from samclip.cli.terminal import err, in_one_line, out, say
@@ -29,7 +29,7 @@ EXAMPLES = """
 - `samclip-bench choose my-bundle/ --precision fp32 --precision int8 --rounds 21`
 """
 
-COLUMNS = ("backend", "precision", "ms, median", "least", "to the first")
+COLUMNS = ("backend", "precision", "ms, median", "least", "against the first")
 
 Precisions = Annotated[
     list[str] | None,
@@ -43,25 +43,15 @@ Precisions = Annotated[
 Rounds = Annotated[
     int, typer.Option("--rounds", min=3, max=1000, metavar="N", help="Times that each answers.")
 ]
-Photo = Annotated[
-    Path | None,
-    typer.Option(
-        "--photo",
-        parser=parse_path,
-        metavar="FILE",
-        show_default="one that comes with samclip",
-        help="The photo to answer; its size matters little.",
-    ),
-]
 
 
 def choose(
-    bundle: options.BundleArgument = None,
+    bundle: shared.BundleArgument = None,
     precision: Precisions = None,
-    threads: options.Threads = None,
+    threads: shared.Threads = None,
     rounds: Rounds = ROUNDS,
-    photo: Photo = None,
-    debug: options.Debug = False,
+    photo: options.Photo = None,
+    debug: shared.Debug = False,
 ) -> None:
     """Measure which backend and precision is fastest for a bundle on this machine's CPU.
 
@@ -93,12 +83,12 @@ def choose(
 
 
 def rows(choice: MeasuredChoice) -> list[tuple[str, ...]]:
-    """Return a row for each speed; the ratio of medians comes with its 95 % interval."""
+    """Return a row for each speed; that against the first comes with its 95 % interval."""
     first = choice.speeds[0]
     found: list[tuple[str, ...]] = []
     for speed in choice.speeds:
         ratio = median_ratio(speed.samples, first.samples)
-        compared = f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]" if found else ""
+        against = f"{as_fast(ratio.value)} ({speed_interval(ratio.low, ratio.high)})"
         times = (f"{speed.median:.1f}", f"{min(speed.samples):.1f}")
-        found.append((speed.backend, speed.precision, *times, compared))
+        found.append((speed.backend, speed.precision, *times, against if found else ""))
     return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import closing
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -37,7 +36,6 @@ from samclip.benchmarks.roofline.efficiency import make_rows as make_roofline_ro
 from samclip.benchmarks.roofline.jetson_estimates import NOTE, estimate
 from samclip.benchmarks.roofline.rates import measure_rates
 from samclip.cli import options as shared
-from samclip.cli.given_paths import parse_path
 from samclip.cli.terminal import out, say
 from samclip.engines.base import EngineOptions
 from samclip.engines.machine.host import usable_cores
@@ -68,8 +66,6 @@ Clip = Annotated[
     Architecture,
     typer.Option("--clip", metavar="vit-b-16|vit-l-14", help="CLIP's vision encoder."),
 ]
-Repeats = Annotated[int, typer.Option("--repeats", min=2, metavar="N", help="Rounds.")]
-WarmUp = Annotated[int, typer.Option("--warm-up", min=0, metavar="N", help="Rounds not kept.")]
 
 
 @benchmark("amortised")
@@ -83,8 +79,8 @@ def amortised(
     precision: shared.Precision = None,
     threads: shared.Threads = None,
     source: options.PhotoOptions,
-    repeats: Repeats = 8,
-    warm_up: WarmUp = 1,
+    repeats: options.Repeats = 8,
+    warm_up: options.WarmUp = 1,
     report: options.ReportOptions,  # noqa: ARG001 - the harness reads it
 ) -> Outcome:
     """Time 1, 10 and 100 prompts with names and a semantic map: merged, and SAM next to CLIP.
@@ -144,16 +140,6 @@ ROOFLINE_EXAMPLES = """
 - `samclip-bench roofline my-bundle --backend onnxruntime --backend openvino --json roofline.json`
 """
 
-Photo = Annotated[
-    Path | None,
-    typer.Option(
-        "--photo",
-        parser=parse_path,
-        metavar="FILE",
-        show_default="one that comes with samclip",
-        help="The photo that the graphs run on.",
-    ),
-]
 RooflineRepeats = Annotated[
     int, typer.Option("--repeats", min=1, metavar="N", help="Runs of each graph.")
 ]
@@ -164,7 +150,7 @@ def roofline(
     session: Session,
     *,
     models: options.VariantOptions,
-    photo: Photo = None,
+    photo: options.Photo = None,
     repeats: RooflineRepeats = 7,
     report: options.ReportOptions,  # noqa: ARG001 - the harness reads it
 ) -> Outcome:

@@ -19,7 +19,7 @@ from samclip.runtime.assets import DEFAULT_BUNDLE, packaged_photos
 from samclip.runtime.pixels.photo_listing import PhotoListing, list_photos
 
 _BUNDLE, _DATA, _NAMES = "Bundle and engine", "Data", "Names"
-_BESIDE, _ANSWER = "Measured with it", "Answer"
+_BESIDE, _HOW_OFTEN, _ANSWER = "Measured with it", "How often", "Answer"
 PACKAGED = packaged_photos()
 
 CocoFolder = Annotated[
@@ -210,6 +210,26 @@ Photos = Annotated[
         rich_help_panel=_DATA,
         show_default="those that come with samclip",
         help="Photos to measure on, in turn.",
+    ),
+]
+Photo = Annotated[
+    Path | None,
+    typer.Option(
+        "--photo",
+        parser=parse_path,
+        metavar="FILE",
+        rich_help_panel=_DATA,
+        show_default="one that comes with samclip",
+        help="The photo to measure on.",
+    ),
+]
+Repeats = Annotated[
+    int, typer.Option("--repeats", min=2, metavar="N", rich_help_panel=_HOW_OFTEN, help="Rounds.")
+]
+WarmUp = Annotated[
+    int,
+    typer.Option(
+        "--warm-up", min=0, metavar="N", rich_help_panel=_HOW_OFTEN, help="Rounds not kept."
     ),
 ]
 

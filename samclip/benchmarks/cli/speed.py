@@ -80,15 +80,6 @@ Energy = Annotated[
         "--energy/--no-energy", rich_help_panel=_WHAT, help="Read a sensor of energy, if any."
     ),
 ]
-Repeats = Annotated[
-    int, typer.Option("--repeats", min=2, metavar="N", rich_help_panel=_HOW_OFTEN, help="Rounds.")
-]
-WarmUp = Annotated[
-    int,
-    typer.Option(
-        "--warm-up", min=0, metavar="N", rich_help_panel=_HOW_OFTEN, help="Rounds not kept."
-    ),
-]
 Cold = Annotated[
     int,
     typer.Option(
@@ -126,8 +117,8 @@ def latency(
     *,
     models: options.VariantOptions,
     source: options.PhotoOptions,
-    repeats: Repeats = 20,
-    warm_up: WarmUp = 2,
+    repeats: options.Repeats = 20,
+    warm_up: options.WarmUp = 2,
     cold: Cold = 3,
     seconds: Seconds = None,
     everything: Everything = False,

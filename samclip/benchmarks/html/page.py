@@ -37,6 +37,7 @@ from samclip.benchmarks.records import Report
 from samclip.version import __version__
 
 TILES = 6
+BUSY = 0.5  # processes above the number of cores: other work was going on
 Tile = tuple[str, str, str]  # a figure, what it is, of whom
 Caveat = tuple[str, str]  # its kind, and the whole line
 # Nothing is loaded and nothing runs, whatever a report's names hold.
@@ -157,7 +158,7 @@ def _busy(reports: NamedReports) -> Iterator[Caveat]:
     """Name the reports at whose end more processes wanted a core than there are."""
     for named in reports.all:
         load, cores = named.report.threads.load, named.report.machine.usable_cores
-        if load is not None and load[0] > cores + 0.5:
+        if load is not None and load[0] > cores + BUSY:
             yield (
                 "busy machine",
                 f"{named.name}: {load[0]:.1f} processes wanted one of {cores} cores at its end. "

@@ -19,6 +19,7 @@ from samclip.benchmarks.accuracy.named_masks import (
     evaluate_baselines,
 )
 from samclip.benchmarks.data.coco import CocoFolder, read_coco
+from samclip.benchmarks.formats import as_fast
 from samclip.benchmarks.records import Row
 from samclip.benchmarks.tables import Table
 from samclip.runtime.text.vocabulary import mark_seen
@@ -140,14 +141,14 @@ def test_the_table_has_the_shape_of_the_papers(coco: CocoFolder) -> None:
     assert list(shown)[:4] == ["model", "mIoU, all", "mIoU, base", "mIoU, novel"]
     assert shown["model"] == "merged"
     assert (shown["name top-1, base"], shown["name top-1, novel"]) == ("1.000", "0.000")
-    assert shown["x merged"] == "1.00"
+    assert shown["against merged"] == "1.00x as fast"
     assert (shown["M parameters"], shown["GMACs a photo"]) == ("12.0", "3.0")
     assert lines_of(point)[0]["GMACs a photo"] == "4.0"
     assert line["model"] == f"other ({UNTRAINED})"
     assert (line["M parameters"], line["GMACs a photo"]) == ("-", "-")
     ratio = found_in(rows)["merged / other", "box seconds a photo", "all photos"].value
     assert ratio is not None
-    assert line["x merged"] == f"{1 / ratio:.2f}"
+    assert line["against merged"] == as_fast(1 / ratio)
     assert point.title == "prompt: point"
 
 
