@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,22 @@ def mobile_sam_reference() -> Path:
 
 
 @pytest.fixture(scope="session")
+def graphs_traced_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The exporter traces a graph once in a run: a graph that was traced before is read again."""
+    from traced_graphs import traced_once
+
+    from samclip.export import graphs
+
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # of all workers
+    (folder / "graphs").mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graphs, "export_graph", traced_once(folder / "graphs"))
+        yield
+
+
+@pytest.fixture(scope="session")
 def text_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small CLIP text tower with random weights: 48 dimensions, logit scale e^3."""
     import torch
@@ -126,7 +143,10 @@ def small_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def two_towers_bundle(
-    mobile_sam_checkpoint: Path, small_clip: Path, tmp_path_factory: pytest.TempPathFactory
+    mobile_sam_checkpoint: Path,
+    small_clip: Path,
+    graphs_traced_once: None,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """A bundle of real MobileSAM weights at 256 px, and the small CLIP next to it."""
     from samclip.export.exporter import export_bundle
@@ -144,7 +164,9 @@ def two_towers_bundle(
 
 
 @pytest.fixture(scope="session")
-def lite2_bundle(lite2_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def lite2_bundle(
+    lite2_checkpoint: Path, graphs_traced_once: None, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The bundle of that checkpoint: all graphs of samclip-tiny's kind, at a sixteenth the work."""
     from samclip.export.exporter import export_bundle
     from samclip.export.options import ExportOptions
@@ -156,7 +178,10 @@ def lite2_bundle(lite2_checkpoint: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="session")
 def mobile_sam_bundle(
-    mobile_sam_checkpoint: Path, text_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+    mobile_sam_checkpoint: Path,
+    text_checkpoint: Path,
+    graphs_traced_once: None,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """A bundle of real MobileSAM weights, an untrained CLIP head and a small random text tower."""
     from samclip.export.exporter import export_bundle

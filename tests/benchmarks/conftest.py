@@ -65,6 +65,23 @@ def loads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any
 
 
 @pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Variant]:
+    """Open fakes in place of bundles; lists what was asked for."""
+    (tmp_path / "manifest.json").write_text("{}\n")
+    asked: list[Variant] = []
+
+    def open_variant(variant: Variant, cache: Path, wrap: Any) -> tuple[Model, TimedBackend]:
+        asked.append(variant)
+        bundle: Any = FakeBundle(fake_manifest(), path=tmp_path)
+        backend = TimedBackend(FakeBackend(), StageClock())
+        return Model(bundle, backend, EngineOptions()), backend
+
+    for module in ("samclip.benchmarks.cli.session", "samclip.benchmarks.latency.rounds"):
+        monkeypatch.setattr(f"{module}.open_variant", open_variant)
+    return asked
+
+
+@pytest.fixture
 def bench() -> Callable[..., Any]:
     """Run `samclip-bench` with these arguments: exit code, stdout and stderr apart."""
     from typer.testing import CliRunner

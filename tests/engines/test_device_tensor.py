@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import gc
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tensorrt_bench import CUDA_PACKAGES, Bench, tensorrt_bench
+from tensorrt_bench import Bench
 from tiny_bundle import negation_model
 
 from samclip.engines.base import ArrayTensor, EngineOptions, GraphSource
@@ -88,14 +86,6 @@ class Consumer:
 
     def drop(self) -> None:
         self.managed.deleter(self._address)
-
-
-@pytest.fixture(params=CUDA_PACKAGES)
-def bench(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[Bench]:
-    with tensorrt_bench(request.param, monkeypatch, tmp_path) as bench:
-        yield bench
 
 
 @pytest.fixture

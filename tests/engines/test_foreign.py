@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,7 @@ import pytest
 import torch
 from gpu_arrays import ByDlpack, ByInterface, OnGpu
 from numpy.typing import NDArray
-from tensorrt_bench import CUDA_PACKAGES, Bench, tensorrt_bench
+from tensorrt_bench import Bench
 from tiny_bundle import negation_model
 
 from samclip.engines.base import EngineOptions, GraphSource
@@ -22,14 +20,6 @@ from samclip.engines.onnxruntime.backend import CPU
 from samclip.errors import EngineRunError
 
 X = np.arange(8, dtype=np.float32).reshape(2, 4)
-
-
-@pytest.fixture(params=CUDA_PACKAGES)
-def bench(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[Bench]:
-    with tensorrt_bench(request.param, monkeypatch, tmp_path) as bench:
-        yield bench
 
 
 @pytest.mark.parametrize("kind", [ByDlpack, ByInterface])

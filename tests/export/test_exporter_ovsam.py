@@ -56,14 +56,6 @@ def checkpoint(network: Ovsam, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    for photo in photo_paths()[1:3]:
-        (folder / photo.name).write_bytes(photo.read_bytes())
-    return folder
-
-
-@pytest.fixture(scope="module")
 def written(
     checkpoint: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:

@@ -64,14 +64,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    for photo in photo_paths()[1:3]:
-        (folder / photo.name).write_bytes(photo.read_bytes())
-    return folder
-
-
-@pytest.fixture(scope="module")
 def written(
     files: dict[str, Path], photos: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:

@@ -8,18 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import FakeBackend, FakeBundle, fake_manifest
 
 from samclip.benchmarks.board import measure as measuring
 from samclip.benchmarks.board.signing import read_record
 from samclip.benchmarks.latency import energy
 from samclip.benchmarks.latency.contenders import Variant
-from samclip.benchmarks.latency.timed import StageClock, TimedBackend
 from samclip.benchmarks.measurements import Timing
-from samclip.engines.base import EngineOptions
 from samclip.errors import InputError, SignatureError
 from samclip.runtime.bundles import signature as keys
-from samclip.runtime.model import Model
 
 pytest.importorskip("cryptography")
 
@@ -30,23 +26,13 @@ QUICK = ("--repeats", "2", "--warm-up", "0", "--no-memory")
 
 
 @pytest.fixture
-def model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Variant]:
-    """Open a fake in place of a bundle; lists what was asked for."""
-    (tmp_path / "manifest.json").write_text("{}\n")
-    asked: list[Variant] = []
-
-    def open_variant(variant: Variant, cache: Path, wrap: Any) -> tuple[Model, TimedBackend]:
-        asked.append(variant)
-        bundle: Any = FakeBundle(fake_manifest(), path=tmp_path)
-        backend = TimedBackend(FakeBackend(), StageClock())
-        return Model(bundle, backend, EngineOptions()), backend
-
+def model(opened: list[Variant], monkeypatch: pytest.MonkeyPatch) -> list[Variant]:
+    """Open a fake in place of a bundle, measured quickly; lists what was asked for."""
     copy = Timing(model="fake", kind="stage", name=measuring.COPY_IN, samples=(0.002, 0.004))
-    monkeypatch.setattr("samclip.benchmarks.cli.session.open_variant", open_variant)
     monkeypatch.setattr(measuring, "measure_transfers", lambda *_: [copy])
     monkeypatch.setattr(measuring, "LOOP", 2)
     monkeypatch.setattr(energy, "SECONDS", 0.01)
-    return asked
+    return opened
 
 
 @pytest.fixture

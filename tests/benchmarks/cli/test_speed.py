@@ -7,34 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import FakeBackend, FakeBundle, fake_manifest
 
 from samclip.benchmarks.latency.contenders import Variant
 from samclip.benchmarks.latency.photo_pipeline import ALL_STEPS
 from samclip.benchmarks.latency.summary import summary_of
-from samclip.benchmarks.latency.timed import StageClock, TimedBackend
 from samclip.benchmarks.report import read_report
-from samclip.engines.base import EngineOptions
-from samclip.runtime.model import Model
 
 Bench = Callable[..., Any]
-
-
-@pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Variant]:
-    """Open fakes in place of bundles; lists what was asked for."""
-    (tmp_path / "manifest.json").write_text("{}\n")
-    asked: list[Variant] = []
-
-    def open_variant(variant: Variant, cache: Path, wrap: Any) -> tuple[Model, TimedBackend]:
-        asked.append(variant)
-        bundle: Any = FakeBundle(fake_manifest(), path=tmp_path)
-        backend = TimedBackend(FakeBackend(), StageClock())
-        return Model(bundle, backend, EngineOptions()), backend
-
-    for module in ("samclip.benchmarks.cli.session", "samclip.benchmarks.latency.rounds"):
-        monkeypatch.setattr(f"{module}.open_variant", open_variant)
-    return asked
 
 
 def test_quick_compares_bundles_in_one_run(

@@ -13,7 +13,6 @@ import linecache
 import os
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +25,7 @@ import pytest
 from fake_tensorrt import MAGIC, STRIPPED
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
-from tensorrt_bench import BOUNDS, CUDA_PACKAGES, NEGATION, Bench, cast_model, tensorrt_bench
+from tensorrt_bench import BOUNDS, NEGATION, Bench, cast_model
 from tree import SUPPORT
 
 from samclip.engines.base import EngineOptions, GraphKey, GraphSource, Tensor
@@ -49,14 +48,6 @@ from samclip.errors import (
 
 INTERRUPTED = tuple(str(Path("tensorrt", name)) for name in ("engine.py", "slot.py"))
 X = np.arange(8, dtype=np.float32).reshape(2, 4)
-
-
-@pytest.fixture(params=CUDA_PACKAGES)
-def bench(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[Bench]:
-    with tensorrt_bench(request.param, monkeypatch, tmp_path) as bench:
-        yield bench
 
 
 def add_model() -> bytes:

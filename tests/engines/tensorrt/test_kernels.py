@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 from fake_tensorrt import FakeEngine, FakeRtx, FakeRuntimeCache, FakeRuntimeConfig, RtxContext
 from recorded_tensorrt import RTX, recorded_api
-from tensorrt_bench import BOUNDS, CUDA_PACKAGES, FAKE_GPU, NEGATION, Bench, tensorrt_bench
+from tensorrt_bench import BOUNDS, FAKE_GPU, NEGATION, Bench
 
 from samclip.engines.plans.store import KERNELS_SUFFIX, plan_folder, remove_leftovers, remove_plan
 from samclip.errors import DeviceMemoryError, EngineRunError
@@ -20,13 +19,10 @@ from samclip.errors import DeviceMemoryError, EngineRunError
 X = np.arange(8, dtype=np.float32).reshape(2, 4)
 
 
-@pytest.fixture(params=CUDA_PACKAGES)
-def bench(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[Bench]:
-    with tensorrt_bench(request.param, monkeypatch, tmp_path) as bench:
-        bench.module = FakeRtx(bench.gpu, BOUNDS)
-        yield bench
+@pytest.fixture
+def bench(bench: Bench) -> Bench:
+    bench.module = FakeRtx(bench.gpu, BOUNDS)
+    return bench
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ host writes there between the enqueueing of a run and its end.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,14 +23,11 @@ from samclip.errors import EngineRunError
 X = np.arange(8, dtype=np.float32).reshape(2, 4)
 
 
-@pytest.fixture(params=CUDA_PACKAGES)
-def bench(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[Bench]:
-    with tensorrt_bench(request.param, monkeypatch, tmp_path) as bench:
-        bench.gpu.integrated = True
-        bench.host_gpu = msgspec.structs.replace(FAKE_GPU, integrated=True)
-        yield bench
+@pytest.fixture
+def bench(bench: Bench) -> Bench:
+    bench.gpu.integrated = True
+    bench.host_gpu = msgspec.structs.replace(FAKE_GPU, integrated=True)
+    return bench
 
 
 def check(engine: TrtEngine, x: NDArray[np.float32]) -> None:
