@@ -41,6 +41,12 @@ def photo(photo_path: Path) -> NDArray[np.uint8]:
 
 
 @pytest.fixture(scope="session")
+def test_cache() -> Path:
+    """The folder of what tests fetch once."""
+    return CACHE
+
+
+@pytest.fixture(scope="session")
 def mobile_sam_checkpoint() -> Path:
     """The real MobileSAM weights, fetched once and verified."""
     from samclip.export.checkpoints.fetch import fetch_checkpoint

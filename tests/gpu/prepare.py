@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import argparse
 import lzma
+import os
 import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
@@ -28,6 +30,7 @@ for place in (FOLDER, ROOT):
 
 import borrowed_machine as machine  # noqa: E402
 from fatbin import trim  # noqa: E402
+from unpack import piece_name  # noqa: E402
 
 from samclip.errors import SamclipError  # noqa: E402
 from samclip.runtime.bundles.bundle import Bundle  # noqa: E402
@@ -39,6 +42,7 @@ BACKENDS = ("cuda", "tensorrt-rtx")
 # Not needed to run graphs: providers of other libraries, tools and converters.
 LEFT_OUT = ("providers_tensorrt", "/transformers/", "/tools/", "/quantization/", "/datasets/")
 FILTERS = [{"id": lzma.FILTER_X86}, {"id": lzma.FILTER_LZMA2, "preset": 9}]
+PIECE_BYTES = 64 * 2**20  # what this preset looks back on: smaller pieces would pack worse
 UNPACKING = 45  # seconds of a call
 WHEELS, ORT, RTX, BUNDLE = "wheels", "onnxruntime", "tensorrt-rtx", "bundle"
 
@@ -128,7 +132,10 @@ def download(wanted: Sequence[str], into: Path) -> list[Path]:
 
 
 def pack_wheels(wanted: Sequence[str], into: Path, architecture: int) -> None:
-    """Download wheels, trim their libraries, and pack them: large libraries one by one."""
+    """Download wheels, trim their libraries, and pack them: large libraries in pieces.
+
+    A library may need more than one call, and its pieces are packed at the same time.
+    """
     work = into.with_name(f"{into.name}.work")
     shutil.rmtree(work, ignore_errors=True)
     for wheel in download(wanted, work / WHEELS):
@@ -140,15 +147,32 @@ def pack_wheels(wanted: Sequence[str], into: Path, architecture: int) -> None:
         if ".so" in path.name:
             kept, emptied = trim(path, {architecture})
             print(f"{path.name}: {kept / 1e6:.1f} MB of code stay, {emptied / 1e6:.1f} MB emptied")
-    large = [path for path in files if path.stat().st_size > machine.CALL_BYTES]
+    large = [path for path in files if path.stat().st_size > PIECE_BYTES]
     rest = [path for path in files if path not in large]
+    pieces = [piece for path in large for piece in cut(path)]
     partial = work / "packed"
     partial.mkdir()
-    for number, group in enumerate([rest, *([path] for path in large)], 1):
-        pack(group, work / "site", partial / f"{into.name}-{number}.tar.xz")
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        started = [
+            threads.submit(pack, group, work / "site", partial / f"{into.name}-{number}.tar.xz")
+            for number, group in enumerate([rest, *([piece] for piece in pieces)], 1)
+        ]
+        for one in started:
+            one.result()
     shutil.rmtree(into, ignore_errors=True)
     partial.rename(into)
     shutil.rmtree(work)
+
+
+def cut(path: Path) -> Iterator[Path]:
+    """Replace a file by pieces of it, which unpack.py joins."""
+    count = -(-path.stat().st_size // PIECE_BYTES)
+    with path.open("rb") as whole:
+        for number in range(1, count + 1):
+            piece = path.with_name(piece_name(path.name, number, count))
+            piece.write_bytes(whole.read(PIECE_BYTES))
+            yield piece
+    path.unlink()
 
 
 def pack(files: Sequence[Path], base: Path, archive: Path) -> None:

@@ -146,6 +146,26 @@ def test_a_killed_call_keeps_its_rows_and_is_resumed(made_part: Path) -> None:
     assert "found after" in shown
 
 
+def test_a_dry_run_has_time_for_a_busy_cpu(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[float] = []
+    report: Any = importlib.import_module("report")
+
+    def start(name: str, command: list[str], folder: Path, limit: float, variables: Any) -> Any:
+        assert float(command[command.index("--seconds") + 1]) == limit  # the part's own
+        limits.append(limit)
+        return report.PartResult(name, report.PASSED)
+
+    monkeypatch.setattr(script, "start_part", start)
+    wanted = ["--parts", "libraries", "--output", str(tmp_path)]
+    for more in ([], ["--dry-run"], ["--dry-run", "--limit", "60"]):
+        assert script.main([*wanted, *more]) == 0
+    usual = script.PARTS["libraries"][-1]
+    assert limits[:2] == [usual, usual * script.DRY_PATIENCE]
+    assert 50 < limits[2] < 60
+
+
 def test_only_what_is_missing_counts_as_not_run(script: ModuleType) -> None:
     report: Any = importlib.import_module("report")
     missing = (

@@ -169,7 +169,7 @@ def test_a_whole_preparation(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """With wheels made here in place of those that pip downloads."""
+    """With wheels made here in place of those that pip downloads, and libraries in pieces."""
     from tiny_bundle import tiny_manifest, write_tiny_bundle
 
     _, prepare, unpack = scripts
@@ -198,15 +198,24 @@ def test_a_whole_preparation(
 
     monkeypatch.setattr(prepare, "ROOT", checkout)
     monkeypatch.setattr(prepare, "download", download)
+    monkeypatch.setattr(prepare, "PIECE_BYTES", len(code) // 3)
     into = checkout / ".gpu"
     for _ in range(2):
         assert prepare.main(["--bundle", str(bundle), "--into", str(into)]) == 0
     assert "call 3" in capsys.readouterr().out
     ignored = subprocess.run(["git", "check-ignore", "-q", ".gpu"], cwd=checkout, check=False)
     assert ignored.returncode == 0
+    site = tmp_path / "site"
     folders = [str(into / name) for name in ("wheels", "bundle", "onnxruntime", "tensorrt-rtx")]
-    assert unpack.main([*folders, "--site", str(tmp_path / "site")]) == 0
+    last = into / "tensorrt-rtx" / "tensorrt-rtx-5.tar.xz"  # the other files, and four pieces
+    carried_later = last.rename(tmp_path / last.name)
+    assert unpack.main([*folders, "--site", str(site)]) == 0
+    names = {path.name for path in (site / "tensorrt_rtx_cu13_libs").iterdir()}
+    assert names == {f"library.so.piece-{number}-of-4" for number in (1, 2, 3)}
+    carried_later.rename(last)
+    for _ in range(2):
+        assert unpack.main([*folders[3:], "--site", str(site)]) == 0
     emptied = code.replace(b"old" * 9, bytes(27))
     for name in ("onnxruntime_gpu", "tensorrt_rtx_cu13_libs"):
-        assert (tmp_path / "site" / name / "library.so").read_bytes() == emptied
-        assert not (tmp_path / "site" / name / "tools").exists()
+        assert [path.name for path in (site / name).iterdir()] == ["library.so"]
+        assert (site / name / "library.so").read_bytes() == emptied

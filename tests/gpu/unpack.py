@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import re
 import shutil
 import sys
 import tarfile
@@ -18,6 +19,7 @@ import zipfile
 from pathlib import Path
 
 BUNDLE, NVIDIA = "bundle", "nvidia"
+PIECE = re.compile(r"(.+)\.piece-\d+-of-(\d+)")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,6 +54,32 @@ def unpack(folder: Path, site: Path) -> None:
     for archive in archives:
         with tarfile.open(archive, "r:xz") as packed:
             packed.extractall(site, filter="data")
+    join_pieces(site)
+
+
+def piece_name(name: str, number: int, count: int) -> str:
+    """Return what piece `number`, from 1 on, of a file of `count` pieces is called."""
+    return f"{name}.piece-{number}-of-{count}"
+
+
+def join_pieces(site: Path) -> None:
+    """Join the files whose pieces are all there; other pieces wait for the next call."""
+    for first in sorted(site.rglob("*.piece-1-of-*")):
+        found = PIECE.fullmatch(first.name)
+        if found is None:
+            continue
+        name, count = found[1], int(found[2])
+        pieces = [first.with_name(piece_name(name, n, count)) for n in range(1, count + 1)]
+        if not all(piece.exists() for piece in pieces):
+            continue
+        partial = first.with_name(f"{name}.partial")
+        with partial.open("wb") as whole:
+            for piece in pieces:
+                with piece.open("rb") as part:
+                    shutil.copyfileobj(part, whole)
+        partial.replace(first.with_name(name))
+        for piece in pieces:
+            piece.unlink()
 
 
 def link_nvidia(site: Path) -> Path | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import logging
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +14,9 @@ from fake_cuda_packages import fake_cuda_python, fake_pycuda
 from fake_gpu import Broken, FakeGpu, FakeLibcuda
 from fake_tensorrt import MAGIC, FakeTensorRt, ILogger
 from tiny_bundle import negation_model
+from tree import ROOT
 
+from samclip.engines.cuda import device as device_module
 from samclip.engines.cuda.bindings import CudaPythonDevice, PycudaDevice
 from samclip.engines.cuda.driver import Copy2D, CudaDevice, Rows
 from samclip.engines.cuda.memory import BlockPool, size_class
@@ -220,3 +224,31 @@ def test_rows_are_copied_whatever_their_pitch(gpu: FakeGpu, device: CudaPythonDe
         np.testing.assert_array_equal(gpu.view(target, 45).reshape(5, 9), expected)
     with pytest.raises(Broken, match="rows that are not on the device, or overlap"):
         device.copy_rows(target, 9, source, Rows(count=5, size=8, pitch=7), stream)
+
+
+@pytest.mark.parametrize(
+    ("version", "warns"), [("12.8.0", True), ("12.9.2", False), ("13.0.0", False)]
+)
+def test_bindings_that_keep_pythons_lock_are_warned_of(
+    version: str,
+    warns: bool,
+    gpu: FakeGpu,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What the package asks for is what does not warn."""
+    monkeypatch.setattr(device_module, "missing_for_cuda", lambda: None)
+    monkeypatch.setattr(device_module, "cuda_package", lambda: "cuda-python")
+    monkeypatch.setattr(device_module, "_import", lambda _: fake_cuda_python(gpu))
+    monkeypatch.setattr(
+        device_module,
+        "CudaPythonDevice",
+        lambda driver, index: CudaPythonDevice(driver, index, FakeLibcuda(gpu)),
+    )
+    monkeypatch.setattr(device_module, "version", lambda _: version)
+    with caplog.at_level(logging.WARNING, "samclip"):
+        device_module.open_device()
+    said = f"cuda-bindings {version} holds Python's lock"
+    assert [record.getMessage().startswith(said) for record in caplog.records] == [True] * warns
+    floors = re.findall(r'"cuda-python>=([\d.]+)"', (ROOT / "pyproject.toml").read_text("utf-8"))
+    assert set(floors) == {".".join(map(str, device_module.FREE_LOCK))}

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from tree import ROOT
 
 WHEEL = "tensorrt-cu12-bindings==10.3.0"  # of JetPack 6.1 and 6.2
@@ -89,13 +90,22 @@ print(json.dumps({
 """
 
 
-@pytest.mark.slow
+@pytest.fixture
+def wheel(test_cache: Path) -> Path:
+    """The wheel of this Python, fetched once."""
+    folder = test_cache / WHEEL / f"cp{sys.version_info[0]}{sys.version_info[1]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder), WHEEL]
+    with FileLock(folder / ".lock"):
+        if not any(folder.glob("*.whl")):
+            subprocess.run(pip, check=True, capture_output=True)
+    (found,) = folder.glob("*.whl")
+    return found
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="makes shared libraries for Linux")
 @pytest.mark.skipif(sys.version_info[:2] > NEWEST_PYTHON, reason=f"{WHEEL} has no such wheel")
-def test_weights_are_never_read_through_tensorrt(tmp_path: Path) -> None:
-    pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(tmp_path), WHEEL]
-    subprocess.run(pip, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
+def test_weights_are_never_read_through_tensorrt(wheel: Path, tmp_path: Path) -> None:
     zipfile.ZipFile(wheel).extractall(tmp_path)
     bindings = tmp_path / "tensorrt_bindings"
     script = SourceFileLoader("record", str(ROOT / "scripts" / "record-tensorrt-api"))
