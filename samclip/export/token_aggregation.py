@@ -20,8 +20,8 @@ from samclip.runtime.graph_outputs import AGGREGATED, AGGREGATION, BACKBONE, NAM
 from samclip.runtime.pixels.image import Letterbox, load_image
 
 # Of parity: a pair of tokens whose score is within rounding of 0 is left out by one of two runs,
-# and each of N tokens kept weighs about 1 / N. 3e-4 was seen.
-TOLERANCE = 2e-3
+# and each of N tokens kept weighs about 1 / N. With 1,024 tokens 1.1e-3 was seen.
+TOLERANCE = 1e-2
 Shape = tuple[int, int, int, int]
 
 
