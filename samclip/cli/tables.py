@@ -334,6 +334,7 @@ def _graphs(manifest: Manifest) -> dict[str, Graph]:
     """Return the graphs that the bundle has, by name, in the order in which they run."""
     names = (
         "encoder",
+        "token_aggregation",
         "clip_head",
         "clip_encoder",
         "mask_decoder",

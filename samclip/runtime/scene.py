@@ -297,13 +297,16 @@ class Scene(Viewable):
         templates: Templates = None,
         refine: bool = False,
         background: float | None = None,
+        denoise: float | None = None,
     ) -> SemanticMap:
         """Label every pixel with the name that fits it best.
 
         `refine`: let SAM's decoder draw the borders; otherwise they come from the CLIP head's
         tokens and are coarse. `background`: pixels whose probability is below this number in
-        [0, 1] get label -1; None labels all. Raises VocabularyError, CapabilityError, ClosedError.
-        Warns with InputWarning for a `background` with a single name, whose probability is 1.
+        [0, 1] get label -1; None labels all. `denoise`: names whose probability is below this
+        number in [0, 1] everywhere are left out, as RADSeg does with 0.5; if that were all names,
+        none is. Raises VocabularyError, CapabilityError, ClosedError. Warns with InputWarning for a
+        `background` with a single name, whose probability is 1.
 
         Examples:
             >>> labels = scene.semantic(["cup of coffee", "cat"])
@@ -318,6 +321,7 @@ class Scene(Viewable):
                 self._image,
                 refine=as_flag(refine, "refine"),
                 background=background,
+                denoise=denoise,
             )
 
     @as_memory_error

@@ -44,6 +44,7 @@ PATTERNS: dict[str, str] = {
     r"samclip-bench agreement": DATA + "tests/benchmarks/accuracy",
     r"samclip-bench (latency|memory|amortised|roofline|compare|report)": "tests/benchmarks",
     r"samclip-bench (board|choose)": "tests/benchmarks",
+    r"python -m tools\.dense_names": "tests/tools/test_dense_names.py",
     r"python -m tools\.peers": "not run: installs other projects; tests/tools/peers",
     r"python examples/": "tests/examples/test_scripts.py",
     r"python tests/gpu/": GPU + "tests/gpu",

@@ -49,7 +49,7 @@ STAGES: dict[StageName, tuple[str, ...]] = {
     "decode": (RESTS["decode"],),
     "preprocess": (RESTS["encode"],),
     "encode": (GRAPH_STAGES["encoder"],),
-    "head": (GRAPH_STAGES["clip_head"],),
+    "head": (GRAPH_STAGES["token_aggregation"], GRAPH_STAGES["clip_head"]),
     "classify": (RESTS[CLASSIFY_TASK],),
     "decode_prompts": (GRAPH_STAGES["mask_decoder"],),
     "upscale": (RESTS[POINT],),

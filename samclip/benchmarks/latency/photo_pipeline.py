@@ -36,6 +36,7 @@ NO_MAP = "photo file to three answers, a name for a map"  # of bundles that name
 THREE_TASKS = "encoder and three tasks"
 GRAPH_STAGES = {
     "encoder": "encoder",
+    "token_aggregation": "token aggregation",
     "clip_head": "CLIP head",
     "mask_decoder": "mask decoder",
     "text_encoder": "text encoder",

@@ -61,7 +61,7 @@ STAGES = (
         EITHER,
     ),
     Stage("name a mask, 20 names", "name", ("roi_classifier",), frozenset({REGIONS, TOWER})),
-    Stage("semantic coarse, 20 names", "semantic", names_by=MAPS),
+    Stage("semantic coarse, 20 names", "semantic", ("token_aggregation",), names_by=MAPS),
     Stage("semantic refined, 20 names", "refine", names_by=MAPS),
 )
 EVERYTHING = Stage("everything, 1,024 points", "everything")

@@ -32,7 +32,7 @@ from samclip.runtime.pixels.image import load_image
 Shapes = dict[str, tuple[int, ...]]
 Run = tuple[str, tuple[tuple[str, tuple[int, ...]], ...]]  # a graph, and its inputs' shapes
 
-NAMING_GRAPHS = ("clip_head", "roi_classifier", "clip_roi", "clip_encoder")
+NAMING_GRAPHS = ("token_aggregation", "clip_head", "roi_classifier", "clip_roi", "clip_encoder")
 Samples = dict[str, list[float]]  # seconds by graph
 
 

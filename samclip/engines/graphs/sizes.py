@@ -59,6 +59,7 @@ DYNAMIC: Mapping[str, tuple[str, ...]] = {
     "images": ("crops",),
     "image_embeddings": (),
     "backbone_features": (),
+    "name_features": (),
     "token_mask": (),
 }
 LARGEST = 2**63  # what engines compute with whole numbers of 64 bits, they compute modulo this

@@ -13,6 +13,7 @@ import torch
 from msgspec.structs import replace
 from torch import nn
 
+from samclip.errors import CheckpointError
 from samclip.export.checkpoints.metadata import encode_metadata
 from samclip.export.exportable import Exportable
 from samclip.export.families.decoder_prompts import DYNAMIC_AXES, tracing_prompts, verifying_prompts
@@ -23,9 +24,13 @@ from samclip.export.models.mask_decoder import PromptedMaskDecoder
 from samclip.export.models.merged import MergedModel
 from samclip.export.models.norms import fold_batch_norms
 from samclip.export.models.radio.model import Radio
+from samclip.export.models.sam_vit import SamVit
+from samclip.export.options import AS_TRAINED, DenseNames
 from samclip.export.text_part import TextPart
+from samclip.export.token_aggregation import with_token_aggregation
 from samclip.export.verification import Sample, make_sample
 from samclip.runtime.bundles.manifest import ClipHead, Preprocessing
+from samclip.runtime.graph_outputs import NAME_FEATURES
 from samclip.runtime.pixels.image import load_image, preprocess
 
 TEMPLATES = "openai"
@@ -34,9 +39,21 @@ HEAD_OUTPUTS = ("image_embed", "patch_embeds")
 DECODER_OUTPUTS = ("iou_predictions", "low_res_masks")
 
 
-def merged_exportable(assembly: Assembly) -> Exportable:
-    """Return everything of a merged model that goes into a bundle."""
+def merged_exportable(assembly: Assembly, dense: DenseNames = AS_TRAINED) -> Exportable:
+    """Return everything of a merged model that goes into a bundle.
+
+    Raises CheckpointError for steps of dense names where the encoder is not a ViT.
+    """
     model, metadata = assembly.model, assembly.metadata
+    encoder = model.image_encoder
+    if dense:
+        if not isinstance(encoder, SamVit):
+            raise CheckpointError(
+                f"the encoder is a {metadata.model_type}, and --recursive-attention and "
+                "--token-aggregation are for ViTs: C-RADIO, vit_b, vit_l, vit_h. Leave them out."
+            )
+        if dense.recursive_attention:
+            encoder.add_recursion()
     text = None
     if metadata.text is not None:
         text = TextPart(metadata.text, metadata.embed_dim, model.text, assembly.tokenizer)
@@ -46,7 +63,7 @@ def merged_exportable(assembly: Assembly) -> Exportable:
         embed_dim=metadata.embed_dim,
         grid=model.clip_head.config.tokens,
     )
-    return Exportable(
+    exportable = Exportable(
         model_type=metadata.model_type,
         pixels=pixels,
         head=head,
@@ -60,15 +77,27 @@ def merged_exportable(assembly: Assembly) -> Exportable:
             LoweredGraph("clip_head", partial(clip_head_spec, model)),
             PlainGraph("mask_decoder", partial(mask_decoder_spec, model)),
         ),
-        samples=partial(photo_samples, model, model.image_encoder, head, pixels),
+        samples=partial(photo_samples, model, encoder, head, pixels),
     )
+    if not dense.token_aggregation:
+        return exportable
+    grid = encoder.backbone_grid
+    shape = (1, encoder.backbone_channels, grid, grid)
+    return with_token_aggregation(exportable, shape, (grid, grid))
 
 
 def encoder_spec(model: MergedModel, lowering: Lowering) -> GraphSpec:
     """`image` 1x3xSxS, normalised -> the features before SAM's neck, and after it."""
     size = model.config.image_size
     encoder = fold_batch_norms(lowered(model.image_encoder, lowering))
-    return GraphSpec("encoder", encoder, {"image": torch.rand(1, 3, size, size)}, ENCODER_OUTPUTS)
+    outputs = encoder_outputs(model.image_encoder)
+    return GraphSpec("encoder", encoder, {"image": torch.rand(1, 3, size, size)}, outputs)
+
+
+def encoder_outputs(encoder: nn.Module) -> tuple[str, ...]:
+    """Return the names of an encoder's outputs; a SAM ViT has features for names of its own."""
+    has_names = isinstance(encoder, SamVit) and encoder.recursion is not None
+    return (*ENCODER_OUTPUTS, NAME_FEATURES) if has_names else ENCODER_OUTPUTS
 
 
 def clip_head_spec(model: MergedModel, lowering: Lowering) -> GraphSpec:
@@ -107,15 +136,15 @@ def photo_samples(
     """Run the torch model on a photo: samples for encoder, CLIP head and mask decoder."""
     array, letterbox = preprocess(load_image(photo), pixels)
     image, name = torch.from_numpy(array), photo.name
-    features, embeddings = encoder(image)
+    encoded = encoder(image)
+    features, embeddings = encoded[:2]
     head = {
         "backbone_features": features,
         "token_mask": torch.from_numpy(letterbox.token_mask(described.grid)),
     }
     decoder = PromptedMaskDecoder(model.prompt_encoder, model.mask_decoder)
-    encoded = (features, embeddings)
     return [
-        make_sample("encoder", name, {"image": image}, ENCODER_OUTPUTS, encoded),
+        make_sample("encoder", name, {"image": image}, encoder_outputs(encoder), encoded),
         make_sample("clip_head", name, head, HEAD_OUTPUTS, model.clip_head(*head.values())),
         *(
             make_sample("mask_decoder", name, prompt, DECODER_OUTPUTS, decoder(**prompt))

@@ -22,19 +22,23 @@ from samclip.export.families.radio_assembly import RadioAssembly
 from samclip.export.graphs import GraphSpec, LoweredGraph, PlainGraph
 from samclip.export.models.attention import Lowering
 from samclip.export.models.radio.model import Radio
+from samclip.export.options import AS_TRAINED, DenseNames
 from samclip.export.text_part import TextPart
+from samclip.export.token_aggregation import with_token_aggregation
 from samclip.runtime.bundles.manifest import ClipHead, Preprocessing
 
 
-def radio_exportable(assembly: RadioAssembly) -> Exportable:
+def radio_exportable(assembly: RadioAssembly, dense: DenseNames = AS_TRAINED) -> Exportable:
     """Return everything of a C-RADIO that goes into a bundle."""
     model, source = assembly.model, assembly.text
+    if dense.recursive_attention:
+        model.encoder.trunk.add_recursion()
     head = ClipHead(trained=True, embed_dim=model.clip_head.head.out, grid=model.clip_head.grid[0])
     text = None
     if source is not None:
         text = TextPart(source.metadata, head.embed_dim, model.text, source.tokenizer)
     pixels = Preprocessing(image_size=model.image_size, mean=assembly.mean, std=assembly.std)
-    return Exportable(
+    exportable = Exportable(
         model_type=assembly.model_type,
         pixels=pixels,
         head=head,
@@ -50,6 +54,11 @@ def radio_exportable(assembly: RadioAssembly) -> Exportable:
         ),
         samples=partial(photo_samples, model, model.encoder, head, pixels),
     )
+    if not dense.token_aggregation:
+        return exportable
+    rows, columns = model.clip_head.grid
+    shape = (1, model.encoder.trunk.config.width, 1, 1 + rows * columns)
+    return with_token_aggregation(exportable, shape, model.clip_head.grid)
 
 
 def radio_encoder_spec(model: Radio, lowering: Lowering) -> GraphSpec:

@@ -64,6 +64,7 @@ def read_model(options: ExportOptions, progress: Progress = SILENT) -> Exportabl
         return read_bundle_model(options, _read_checkpoint, progress)
     if options.two_towers is not None:
         _check_two_towers(options)
+        _refuse_dense_names(options, "of two towers, CLIP's own names tokens as it was trained to")
         return read_two_towers(options, options.two_towers)
     found = is_radio(options.checkpoint)
     if found or (options.model_type or "") in RADIO_SIZES:
@@ -82,11 +83,22 @@ def _refuse_radio_options(options: ExportOptions, what: str) -> None:
             )
 
 
+def _refuse_dense_names(options: ExportOptions, why: str) -> None:
+    """Raise CheckpointError for steps of dense names; `why` the model has no use for them."""
+    if options.dense_names:
+        raise CheckpointError(
+            f"--recursive-attention and --token-aggregation are for C-RADIO and SAM's ViTs; {why}. "
+            "Leave them out."
+        )
+
+
 def _read_checkpoint(options: ExportOptions, main: Path | Checkpoint) -> Exportable:
     if is_ovsam(main):
+        _refuse_dense_names(options, "an Open-Vocabulary SAM names regions, not tokens")
         return _read_saved_ovsam(options, main)
     model_type = options.model_type
     if isinstance(main, Path) and model_type is not None and model_type in OVSAM_CONFIGS:
+        _refuse_dense_names(options, "an Open-Vocabulary SAM names regions, not tokens")
         return _read_published_ovsam(options, model_type)
     return _read_merged(options, main)
 
@@ -126,7 +138,7 @@ def _read_radio(options: ExportOptions, found: bool) -> Exportable:
         quick_gelu=options.quick_gelu,
     )
     files = RadioFiles(options.checkpoint, options.sam_checkpoint, options.text_checkpoint)
-    return radio_exportable(assemble_radio(files, settings))
+    return radio_exportable(assemble_radio(files, settings), options.dense_names)
 
 
 def _read_merged(options: ExportOptions, main: Path | Checkpoint) -> Exportable:
@@ -139,7 +151,7 @@ def _read_merged(options: ExportOptions, main: Path | Checkpoint) -> Exportable:
     assembly = assemble(
         files, options.model_type, options.image_size, options.head_pool, options.quick_gelu
     )
-    return merged_exportable(assembly)
+    return merged_exportable(assembly, options.dense_names)
 
 
 def _read_saved_ovsam(options: ExportOptions, main: Path | Checkpoint) -> Exportable:

@@ -20,7 +20,7 @@ every l, are computed once here. The way they enter the scores is the *lowering*
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -31,6 +31,8 @@ from samclip.errors import ExportError
 
 Lowering = Literal["bias", "fold", "chunk", "wide", "fused"]
 LOWERINGS: tuple[Lowering, ...] = get_args(Lowering)
+# From heads BxNxLxD, values BxNxLxD and the padding of keys to BxNxLxD.
+Recursion = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 # Scores that one chunk may hold per image or window: 64 MiB as float32, 256 MiB if wide. SAM's
 # windows (14 x 14) stay whole; its 64 x 64 global layers take 13 chunks in ViT-B, 4 wide ones.
@@ -85,17 +87,28 @@ class RelPosAttention(LoweredAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend within each grid of `x`, BxHxWxC float, where (H, W) is `input_size`."""
+        return self._attend(x)[0].reshape(x.shape)
+
+    def twice(self, x: Tensor, again: Recursion) -> tuple[Tensor, Tensor]:
+        """Attend as `forward` does, and from its result once more: BxHxWxC and BxHxWxC."""
+        plain, v = self._attend(x)
+        recursive = self._join(again(self._heads(plain), v, None))
+        return plain.reshape(x.shape), recursive.reshape(x.shape)
+
+    def _attend(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the result of attention, BxLxC, and the values, BxNxLxD."""
         # Linear layers get three axes: some versions of TensorRT compute a wrong product where one
         # on BxHxWxC is split into queries, keys and values.
-        tokens = x.flatten(1, 2)  # BxLxC
-        q, k, v = (self._heads(part) for part in self.qkv(tokens).chunk(3, dim=-1))
-        rel_h, rel_w = self.relative_terms(q)
-        heads = self.attend(q, k, v, rel_h, rel_w).transpose(1, 2)  # BxLxNxD
+        q, k, v = (self._heads(part) for part in self.qkv(x.flatten(1, 2)).chunk(3, dim=-1))
+        return self._join(self.attend(q, k, v, *self.relative_terms(q))), v
+
+    def _join(self, heads: Tensor) -> Tensor:
+        """Project BxNxLxD to BxLxC."""
         # A real copy: which strides fused attention returns depends on the kernel chosen, and
         # torch.export would bake in a view that fits one kernel only.
-        heads = heads.clone(memory_format=torch.contiguous_format)
-        out: Tensor = self.proj(heads.reshape(tokens.shape))  # BxLxC
-        return out.reshape(x.shape)
+        heads = heads.transpose(1, 2).clone(memory_format=torch.contiguous_format)  # BxLxNxD
+        out: Tensor = self.proj(heads.flatten(2))
+        return out
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.reshape(x.shape[0], -1, self.num_heads, self.head_dim).transpose(1, 2)  # BxNxLxD
@@ -157,6 +170,14 @@ def scaled_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None
     """
     q = q * q.shape[-1] ** -0.5
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
+
+
+def query_chunks(lowering: Lowering, num_heads: int, tokens: int) -> int:
+    """Count the chunks of queries among `tokens`: each has as many as the bound admits."""
+    if lowering not in {"chunk", "wide"}:
+        return 1
+    bound = MAX_CHUNK_SCORES if lowering == "chunk" else MAX_WIDE_CHUNK_SCORES
+    return -(-tokens // max(1, bound // (num_heads * tokens)))
 
 
 def distinct_lowerings(module: nn.Module, lowerings: Sequence[Lowering]) -> tuple[Lowering, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samclip.export.models.attention import RelPosAttention
+from samclip.export.models.attention import Recursion, RelPosAttention
 
 
 class Mlp(nn.Module):
@@ -58,7 +58,14 @@ class SamVitBlock(nn.Module):
             x = merge_windows(windows, self.window_size, (batch, height, width))
         else:
             x = self.attn(x)
-        x = residual + x
+        return self._finish(residual + x)
+
+    def twice(self, x: Tensor, again: Recursion) -> tuple[Tensor, Tensor]:
+        """Transform `x` as `forward` does, and once more by recursive attention; no windows."""
+        plain, recursive = self.attn.twice(self.norm1(x), again)
+        return self._finish(x + plain), self._finish(x + recursive)
+
+    def _finish(self, x: Tensor) -> Tensor:
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from samclip.export.models.block import SamVitBlock
 from samclip.export.models.norms import LayerNorm2d
+from samclip.export.models.self_correlation import RecursiveAttention
 
 EMBED_CHANNELS = 256
 
@@ -51,7 +53,8 @@ class SamVit(nn.Module):
     """Image encoder for square images of `image_size` pixels, a multiple of the patch size.
 
     State-dict keys are those of segment-anything's `image_encoder`, without the prefix. Weights
-    made for another image size fit after `fit_positions(state, encoder)`.
+    made for another image size fit after `fit_positions(state, encoder)`. With a `recursion` there
+    are features for names in addition: `add_recursion`.
     """
 
     def __init__(self, config: SamVitConfig, image_size: int = 1024) -> None:
@@ -74,18 +77,27 @@ class SamVit(nn.Module):
             for index in range(config.depth)
         )
         self.neck = sam_neck(config.width, config.out_channels)
+        self.recursion: RecursiveAttention | None = None
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def add_recursion(self) -> None:
+        """Let the last block, which is global, attend twice; weights stay as they are."""
+        self.recursion = RecursiveAttention(self.config.num_heads, self.grid**2)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Encode `image`, Bx3xSxS float, normalised by SAM's mean and standard deviation.
 
         Returns backbone_features, BxCxGxG before the neck, and image_embeddings, Bx256xGxG after
-        it, where G = S / 16.
+        it, where G = S / 16; with a `recursion` also name_features, BxCxGxG.
         """
         x = self.patch_embed(image) + self.pos_embed  # BxGxGxC
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             x = block(x)
-        features = x.permute(0, 3, 1, 2)  # BxCxGxG
-        return features, self.neck(features)
+        if self.recursion is None:
+            features = self.blocks[-1](x).permute(0, 3, 1, 2)  # BxCxGxG
+            return features, self.neck(features)
+        last = cast("SamVitBlock", self.blocks[-1])
+        plain, recursive = (y.permute(0, 3, 1, 2) for y in last.twice(x, self.recursion))
+        return plain, self.neck(plain), recursive
 
 
 class SamVitPatchEmbed(nn.Module):

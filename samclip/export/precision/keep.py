@@ -1,12 +1,13 @@
 """The rules by which nodes stay FP32 in half-precision variants: the defaults and `--keep-fp32`.
 
 By default the residual sums stay FP32, whose terms of very different size half precision would
-round away; LayerNormalization and Softmax; the normalisation of uint8 pixels, because FP16 and BF16
-round numbers up to 255 more coarsely than those around 0 that come out of it; and the whole mask
-decoder, which is small and decides on contours. So does the classifier of regions, which is smaller
-still; and, in CLIP's opinion on regions, everything that locates them: RoIAlign, comparisons of
-corners, masks averaged at the centres of cells. In FP16 corners would be up to half a pixel off at
-1024 px, and a box could change its level of the pyramid.
+round away; LayerNormalization and Softmax; lengths of vectors, whose squares overflow; the
+normalisation of uint8 pixels, because FP16 and BF16 round numbers up to 255 more coarsely than
+those around 0 that come out of it; and the whole mask decoder, which is small and decides on
+contours. So does the aggregation of tokens, which compares their cosines with a mean; and the
+classifier of regions, which is smaller still; and, in CLIP's opinion on regions, everything that
+locates them: RoIAlign, comparisons of corners, masks averaged at the centres of cells. In FP16
+corners would be up to half a pixel off at 1024 px, and a box could change its level of the pyramid.
 
 Rules are one of three reasons for FP32; `fp32_nodes` has them all.
 """
@@ -93,8 +94,10 @@ DEFAULT_KEEP = KeepList(
         KeepRule(ANY, PIXELS),
         KeepRule(ANY, "LayerNormalization"),
         KeepRule(ANY, "Softmax"),
+        KeepRule(ANY, "ReduceL2"),
         KeepRule("mask_decoder", ANY),
         KeepRule("mask_upscaler", ANY),
+        KeepRule("token_aggregation", ANY),
         KeepRule("roi_classifier", ANY),
         KeepRule("clip_roi", "RoiAlign"),
         KeepRule("clip_roi", "Greater"),

@@ -29,6 +29,7 @@ from samclip.export.graphs import GraphPlan, GraphSpec, LoweredGraph, export_gra
 from samclip.export.models.merged import MergedModel
 from samclip.export.models.norms import ConvNorm, fold_batch_norms
 from samclip.export.models.ovsam.model import Ovsam, OvsamConfig
+from samclip.export.options import DenseNames
 from samclip.export.rebuilding.alignment import align
 from samclip.export.rebuilding.architecture import Metadata, read_architecture
 from samclip.export.rebuilding.coded_weights import CodedWeights
@@ -41,6 +42,7 @@ from samclip.runtime.bundles.files import read_capped
 from samclip.runtime.bundles.home import find_bundle
 from samclip.runtime.bundles.manifest import DIGEST_NAME, MANIFEST_NAME, Manifest
 from samclip.runtime.bundles.manifest_file import MAX_DIGEST_BYTES
+from samclip.runtime.graph_outputs import NAME_FEATURES
 from samclip.runtime.pixels.encoder_input import EncoderInput
 
 
@@ -168,7 +170,9 @@ def _plans(
     if isinstance(metadata, OvsamMetadata) and isinstance(model, Ovsam):
         exportable = ovsam_exportable(OvsamAssembly(model, metadata, b""))
     elif isinstance(model, MergedModel) and not isinstance(metadata, OvsamMetadata):
-        exportable = merged_exportable(Assembly(model, metadata))
+        outputs = {spec.name for spec in manifest.graphs.encoder.outputs}
+        dense = DenseNames(recursive_attention=NAME_FEATURES in outputs)
+        exportable = merged_exportable(Assembly(model, metadata), dense)
     else:
         raise CheckpointError("its model and its description differ: a defect, report it")
     plans = with_input_of(manifest, exportable).graphs

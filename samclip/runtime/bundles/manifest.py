@@ -156,13 +156,15 @@ class Graph(Record, frozen=True, kw_only=True):
         return tuple((variant, need) for variant, need in unmet if need is not None)
 
 
-class Graphs(Record, frozen=True, kw_only=True):
+class Graphs(Record, frozen=True, kw_only=True, omit_defaults=True):
     """The graphs of a bundle; a task whose graph is absent raises CapabilityError.
 
     Names come from `clip_head`, which embeds tokens, or from `roi_classifier` and `clip_roi`
     together, which take boxes and texts, or from `clip_encoder`, which takes images as the
-    encoder does. `mask_upscaler` makes masks of the photo's size on the device that has their
-    logits; tasks that answer on the host do without.
+    encoder does. `token_aggregation`, where a bundle has it, comes before the `clip_head` for the
+    names of tokens. `mask_upscaler` makes masks of the photo's size on the device that has their
+    logits; tasks that answer on the host do without. Absent graphs are left out of the file: older
+    versions of samclip refuse what they do not know.
     """
 
     encoder: Graph
@@ -173,6 +175,7 @@ class Graphs(Record, frozen=True, kw_only=True):
     clip_roi: Graph | None = None
     clip_encoder: Graph | None = None
     mask_upscaler: Graph | None = None
+    token_aggregation: Graph | None = None
 
 
 class Preprocessing(Record, frozen=True, kw_only=True):

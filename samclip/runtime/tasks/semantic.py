@@ -48,6 +48,7 @@ MAX_POINTS = 3  # per region
 MIN_IOU = 0.7
 COARSE_LOGIT = 2.0
 MAX_LOG_ODDS = 10.0
+DROPPED = np.float32(-2)  # below every cosine
 _NEIGHBOURS = np.ones((3, 3), np.uint8)
 
 
@@ -58,19 +59,21 @@ def semantic(
     *,
     refine: bool = False,
     background: float | None = None,
+    denoise: float | None = None,
 ) -> SemanticMap:
     """Label every pixel with the name whose upscaled cosine is highest; see `CoarseMap`.
 
     `refine`: let SAM's decoder draw the borders, see `refine_labels`. `background`: pixels whose
     probability is below this number in [0, 1] get label -1; None labels all. The papers treat the
-    background differently for each data set; a threshold is this package's choice. Raises
-    VocabularyError for a background out of range, CapabilityError, ClosedError, EngineRunError.
+    background differently for each data set; a threshold is this package's choice. `denoise`: names
+    whose probability is below this number in [0, 1] everywhere are left out, see
+    `CoarseMap.denoise`; None leaves out none. Raises VocabularyError for a number out of range,
+    CapabilityError, ClosedError, EngineRunError.
     """
-    is_number = isinstance(background, int | float | np.integer | np.floating)
-    if background is not None and not (is_number and 0 <= background <= 1):
-        raise VocabularyError(
-            f"background must be a number in [0, 1] or None; got {brief(background)}."
-        )
+    for what, value in (("background", background), ("denoise", denoise)):
+        is_number = isinstance(value, int | float | np.integer | np.floating)
+        if value is not None and not (is_number and 0 <= value <= 1):
+            raise VocabularyError(f"{what} must be a number in [0, 1] or None; got {brief(value)}.")
     if background is not None and len(vocabulary.names) == 1:
         warn_caller(
             f"{vocabulary.names[0]!r:.60} is the only name, so its probability is 1 everywhere and "
@@ -78,6 +81,8 @@ def semantic(
             InputWarning,
         )
     coarse = CoarseMap(features, vocabulary)
+    if denoise is not None:
+        coarse.denoise(denoise)
     labels = coarse.argmax()
     if refine:
         labels = refine_labels(features, coarse, labels)
@@ -116,6 +121,17 @@ class CoarseMap:
         self.letterbox = clip.letterbox
         self._scale = np.float32(vocabulary.logit_scale)
         self._log_sums = self._sum_exponentials()
+
+    def denoise(self, least: float) -> None:
+        """Leave out the names whose probability is below `least` at every token.
+
+        RADSeg's prompt denoising, which gives such a name the probability 0 everywhere; those of
+        the others stay as they are. Where no name reaches `least`, all stay: there would be no
+        answer.
+        """
+        highest = np.array([self.probabilities(i).max() for i in range(len(self.cosines))])
+        if (highest >= least).any():
+            self.cosines[highest < least] = DROPPED
 
     def probabilities(self, index: int) -> NDArray[np.float32]:
         """Return gxg: the softmax probability of one name at each token, among all names."""

@@ -11,8 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samclip.export.models import attention
-from samclip.export.models.attention import LoweredAttention, scaled_attention
+from samclip.export.models.attention import (
+    LoweredAttention,
+    Lowering,
+    Recursion,
+    query_chunks,
+    scaled_attention,
+)
 
 # Far below every score, finite in FP16, and exp(x) of it is 0. Unlike minus infinity it leaves
 # numbers where a window is nothing but padding.
@@ -33,11 +38,25 @@ class PlainAttention(LoweredAttention):
 
     def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
         """Attend among tokens, BxLxC; `padding`, Bx1x1xL, is added to the scores of keys."""
+        return self._join(self.attend(*self._qkv(x), padding))
+
+    def twice(
+        self, x: Tensor, again: Recursion, padding: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Attend as `forward` does, and from its result once more: BxLxC and BxLxC."""
+        q, k, v = self._qkv(x)
+        plain = self._join(self.attend(q, k, v, padding))
+        return plain, self._join(again(self._heads(plain), v, padding))
+
+    def _qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = (self._heads(part) for part in self.qkv(x).chunk(3, dim=-1))
-        heads = self.attend(q, k, v, padding).transpose(1, 2)  # BxLxNxD
+        return q, k, v
+
+    def _join(self, heads: Tensor) -> Tensor:
+        """Project BxNxLxD to BxLxC."""
         # A real copy: which strides fused attention returns depends on the kernel chosen.
-        heads = heads.clone(memory_format=torch.contiguous_format)
-        out: Tensor = self.proj(heads.reshape(x.shape))
+        heads = heads.transpose(1, 2).clone(memory_format=torch.contiguous_format)  # BxLxNxD
+        out: Tensor = self.proj(heads.flatten(2))
         return out
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -53,13 +72,9 @@ class PlainAttention(LoweredAttention):
         parts = [_attend(each, k, v, padding) for each in torch.split(q, step, dim=2)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
-    def chunks(self, lowering: str) -> int:
+    def chunks(self, lowering: Lowering) -> int:
         """Count the chunks of queries: each has as many as the lowering's bound admits."""
-        if lowering not in {"chunk", "wide"}:
-            return 1
-        wide = lowering == "wide"
-        bound = attention.MAX_WIDE_CHUNK_SCORES if wide else attention.MAX_CHUNK_SCORES
-        return -(-self.tokens // max(1, bound // (self.num_heads * self.tokens)))
+        return query_chunks(lowering, self.num_heads, self.tokens)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, padding: Tensor | None) -> Tensor:
@@ -126,6 +141,16 @@ class RadioBlock(nn.Module):
 
     def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
         """Transform tokens, BxLxC; `padding` is that of `PlainAttention`."""
-        x = x + self.ls1(self.attn(self.norm1(x), padding))
+        return self._finish(x, self.attn(self.norm1(x), padding))
+
+    def twice(
+        self, x: Tensor, again: Recursion, padding: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Transform tokens as `forward` does, and once more by recursive attention: BxLxC each."""
+        plain, recursive = self.attn.twice(self.norm1(x), again, padding)
+        return self._finish(x, plain), self._finish(x, recursive)
+
+    def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        x = x + self.ls1(attended)
         out: Tensor = x + self.ls2(self.mlp(self.norm2(x)))
         return out

@@ -55,13 +55,15 @@ class RadioEncoder(nn.Module):
 
         Returns backbone_features, BxCx1x(1+L): the summary token, then the L = h * w patches row
         by row; and image_embeddings, Bx256xhxw. The features in front of SAM's neck are zero on
-        padding, as SAM's decoder knows them from C-RADIO.
+        padding, as SAM's decoder knows them from C-RADIO. Where the trunk has a `recursion`, the
+        patches of backbone_features are those for names, and image_embeddings come from the others.
         """
-        prefix, patches, mask = self.trunk(image)
+        prefix, patches, names, mask = self.trunk.both(image)
         if self.normaliser is not None:
             patches = self.normaliser(patches)
+            names = patches if self.trunk.recursion is None else self.normaliser(names)
         summary = prefix[:, self.slot : self.slot + 1]  # Bx1xC
-        tokens = torch.cat([summary, patches], dim=1)  # Bx(1+L)xC
+        tokens = torch.cat([summary, names], dim=1)  # Bx(1+L)xC
         features = self.sam_head(patches, padding_scores(mask)) * mask.unsqueeze(-1)  # BxLxD
         maps = features.mT.unflatten(2, self.trunk.config.grid)  # BxDxhxw
         return tokens.mT.unsqueeze(2), self.neck(maps)

@@ -8,6 +8,7 @@ that it has without padding, and with padding left out of attention its tokens a
 from __future__ import annotations
 
 from itertools import groupby
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -15,13 +16,15 @@ from torch import Tensor, nn
 
 from samclip.export.models.radio.attention import MASKED, RadioBlock
 from samclip.export.models.radio.sizes import PATCH, TABLE_SIDE, TrunkConfig
+from samclip.export.models.self_correlation import RecursiveAttention
 
 
 class RadioTrunk(nn.Module):
     """The ViT, for one image size; weights are random until loaded.
 
     State-dict keys: `embedder.weight` (a convolution's), `prefix` (PxC), `positions` (1xLxC, by
-    `resize_positions`), and timm's names below `blocks`.
+    `resize_positions`), and timm's names below `blocks`. With a `recursion`, `both` has patches for
+    names in addition: `add_recursion`.
     """
 
     positions: Tensor
@@ -44,12 +47,27 @@ class RadioTrunk(nn.Module):
             )
             for index in range(config.depth)
         )
+        self.recursion: RecursiveAttention | None = None
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Encode `image`, Bx3xHxW float, normalised, zero where it is padding.
 
         Returns the prefix tokens BxPxC, the patches BxLxC in row-major order, and a mask of these,
         BxL: 1 on the photo, 0 on padding.
+        """
+        prefix, patches, _, mask = self.both(image)
+        return prefix, patches, mask
+
+    def add_recursion(self) -> None:
+        """Let the last block, which is global, attend twice; weights stay as they are."""
+        rows, columns = self.config.grid
+        tokens = self.config.prefix + rows * columns
+        self.recursion = RecursiveAttention(self.config.num_heads, tokens)
+
+    def both(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Encode `image` as `forward` does; the third result is the patches for names, BxLxC.
+
+        They are the last block's by recursive attention, or without that the second result.
         """
         patches = self.embedder(image).flatten(2).mT + self.positions  # BxLxC
         prefix = self.prefix.expand(patches.shape[0], -1, -1)  # BxPxC
@@ -60,13 +78,19 @@ class RadioTrunk(nn.Module):
             patches = by_window(patches, self.config.grid, side)
             own = by_window(own.mT, self.config.grid, side).mT
         everywhere = F.pad(own, (count, 0))  # Bx1x1x(P+L)
+        names = None
         for is_global, group in groupby(
             enumerate(self.blocks), lambda item: item[0] in self.config.global_blocks
         ):
             if is_global:
                 tokens = torch.cat([prefix, patches], dim=1)  # Bx(P+L)xC
-                for _, block in group:
-                    tokens = block(tokens, everywhere)
+                for index, block in group:
+                    if self.recursion is not None and index == self.config.depth - 1:
+                        last = cast("RadioBlock", block)
+                        tokens, recursive = last.twice(tokens, self.recursion, everywhere)
+                        names = recursive[:, count:]
+                    else:
+                        tokens = block(tokens, everywhere)
                 prefix, patches = tokens[:, :count], tokens[:, count:]
                 continue
             windows = patches.reshape(-1, side**2, patches.shape[-1])  # (B*windows)xwwxC
@@ -74,7 +98,10 @@ class RadioTrunk(nn.Module):
             for _, block in group:
                 windows = block(windows, inside)
             patches = windows.reshape(patches.shape)  # BxLxC
-        return prefix, in_rows(patches, self.config.grid, side) if side else patches, mask
+        if side:
+            patches = in_rows(patches, self.config.grid, side)
+            names = None if names is None else in_rows(names, self.config.grid, side)
+        return prefix, patches, patches if names is None else names, mask
 
 
 def photo_patches(image: Tensor) -> Tensor:
