@@ -33,8 +33,8 @@ from samclip.runtime.pixels.prompts import PromptBatch
 class ClipFeatures:
     """The embeddings of an image's tokens, not normalised, and the place of each.
 
-    `patch_embeds`: Dxgxg float32; `token_mask`: gxg float32, 1 on tokens of the image, 0 on
-    padding; `letterbox`: how the image lies in the square that the tokens cover.
+    `patch_embeds`: Dxhxw float32; `token_mask`: hxw float32, 1 on tokens of the image, 0 on
+    padding; `letterbox`: how the image lies in the input that the h x w tokens cover.
     """
 
     patch_embeds: NDArray[np.float32]
@@ -77,8 +77,8 @@ class Regions:
 class Features:
     """The encoder's outputs for one image, kept on the device that computed them.
 
-    `letterbox` says how the image lies in the encoder's input; `mask_size` is the number of logits
-    along a side of the decoder's masks. `has_multimask`: the decoder answers a prompt with four
+    `letterbox` says how the image lies in the encoder's input; `mask_size` is the (h, w) of the
+    decoder's masks in logits. `has_multimask`: the decoder answers a prompt with four
     masks and predicts their IoUs, as SAM's does; where it is False, one mask and no IoU, as
     Open-Vocabulary SAM's. Methods may be called from any thread; they raise ClosedError once the
     features or their model are closed.
@@ -93,7 +93,8 @@ class Features:
     ) -> None:
         decoder = pool.bundle.manifest.graphs.mask_decoder
         self.letterbox = letterbox
-        self.mask_size = letterbox.image_size // MASK_STRIDE
+        self._mask_side = letterbox.image_size // MASK_STRIDE
+        self.mask_size = letterbox.grid(self._mask_side)
         self.has_multimask = {spec.name for spec in decoder.outputs} != {MASKS}
         self._pool = pool
         self._encoded: dict[str, Tensor] | None = encoded
@@ -168,20 +169,21 @@ class Features:
         """
         feeds: Feeds = {**self._pick("image_embeddings"), **batch.feeds()}
         if self.has_multimask:
-            scores, logits = self._pool.compute("mask_decoder", feeds, (IOUS, MASKS))
+            scores, logits = self._pool.compute(self._name("mask_decoder"), feeds, (IOUS, MASKS))
             return scores, logits
-        (logits,) = self._pool.compute("mask_decoder", feeds, (MASKS,))
+        (logits,) = self._pool.compute(self._name("mask_decoder"), feeds, (MASKS,))
         return self._score(logits), logits
 
     def decode_on_device(self, batch: PromptBatch) -> tuple[NDArray[np.float32], Tensor]:
         """Run the mask decoder as `decode` does; the logits BxMxhxw stay on the device."""
         feeds: Feeds = {**self._pick("image_embeddings"), **batch.feeds()}
         outputs = (IOUS, MASKS) if self.has_multimask else (MASKS,)
-        results = self._pool.run("mask_decoder", feeds, outputs)
+        decoder = self._name("mask_decoder")
+        results = self._pool.run(decoder, feeds, outputs)
         if self.has_multimask:
-            scores = self._pool.to_host("mask_decoder", IOUS, results[IOUS])
+            scores = self._pool.to_host(decoder, IOUS, results[IOUS])
         else:
-            scores = self._score(self._pool.to_host("mask_decoder", MASKS, results[MASKS]))
+            scores = self._score(self._pool.to_host(decoder, MASKS, results[MASKS]))
         return scores, results[MASKS]
 
     def upscale_on_device(
@@ -198,22 +200,26 @@ class Features:
             "columns": columns,
         }
         outputs = (FULL_MASK, FULL_LOGITS) if keep_logits else (FULL_MASK,)
-        results = self._pool.run(UPSCALER, feeds, outputs)
+        results = self._pool.run(self._name(UPSCALER), feeds, outputs)
         kept = DeviceTensor(results[FULL_LOGITS]) if keep_logits else None
         return DeviceTensor(results[FULL_MASK]), kept
 
     @cached_property
     def _taps(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        return self.letterbox.upscale_taps(self.mask_size)
+        return self.letterbox.upscale_taps(self._mask_side)
+
+    def _name(self, graph: str) -> str:
+        """Return the name of a graph for the shape of this image's input."""
+        return self._pool.bundle.manifest.name_for(graph, self.letterbox.canvas)
 
     def _score(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Score the masks BxMxhxw of a decoder that predicts no IoU: BxM."""
-        inside = self.letterbox.token_mask(self.mask_size)[0] > 0  # hxw, without the padding
+        inside = self.letterbox.token_mask(self._mask_side)[0] > 0  # hxw, without the padding
         return foreground_confidence(logits, inside)
 
     def check_upscaler(self) -> None:
         """Check that the bundle can upscale masks on its device; raises CapabilityError."""
-        if not self._pool.has(UPSCALER):
+        if not self._pool.has(self._name(UPSCALER)):
             raise CapabilityError(
                 f"bundle {self._pool.bundle.manifest.name!r} has no {UPSCALER} graph, which makes "
                 "masks on the device. Export it with one, or call segment, which makes them on "
@@ -264,9 +270,9 @@ class Features:
         return DeviceTensor(encoded[name])
 
     def image_embeddings(self) -> NDArray[np.float32]:
-        """Copy SAM's image embedding to the host: 1x256xGxG float32."""
+        """Copy SAM's image embedding to the host: 1x256xhxw float32, a position for 16 pixels."""
         (embeddings,) = self._pick("image_embeddings").values()
-        return self._pool.to_host("encoder", "image_embeddings", embeddings)
+        return self._pool.to_host(self._name("encoder"), "image_embeddings", embeddings)
 
     def _pick(self, *names: str) -> dict[str, Tensor]:
         """Pick outputs of the encoder, on the device; raises BundleError for a missing one."""
@@ -300,7 +306,8 @@ class Features:
             )
         token_mask = self.letterbox.token_mask(head.grid)  # 1xgxg
         feeds: Feeds = {**self._pick("backbone_features"), "token_mask": token_mask}
-        image, patches = self._pool.compute("clip_head", feeds, ("image_embed", "patch_embeds"))
+        outputs = ("image_embed", "patch_embeds")
+        image, patches = self._pool.compute(self._name("clip_head"), feeds, outputs)
         clip = ClipFeatures(patches[0], token_mask[0], self.letterbox)
         self._image_embed = image[0]
         for array in (self._image_embed, clip.patch_embeds, clip.token_mask):

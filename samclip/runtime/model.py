@@ -479,19 +479,28 @@ class Model:
         `original_size`: (h, w) before. For `SamPredictor.set_torch_image`; `encode` resizes.
         Raises ImageError for other sizes, ClosedError, EngineRunError.
         """
-        letterbox = Letterbox.fit(original_size, self.manifest.preprocessing.image_size)
-        if resized.shape != (*letterbox.input_size, 3):
+        whole = Letterbox.fit(original_size, self.manifest.preprocessing.image_size)
+        if resized.shape != (*whole.input_size, 3):
             raise ImageError(
-                f"a resized image must be {letterbox.input_size} x 3 for an original of (h, w) = "
+                f"a resized image must be {whole.input_size} x 3 for an original of (h, w) = "
                 f"{original_size}; got {resized.shape}. Resize it by transform.apply_image."
             )
-        return self._run_encoder(self._encoder_input.place(resized), letterbox, self._counter)
+        letterbox = self._encoder_input.fit_exactly(original_size)
+        if letterbox.input_size != whole.input_size:
+            raise ImageError(
+                f"no encoder of bundle {self.manifest.name!r} holds a resized image of "
+                f"{whole.input_size}, only of {self.manifest.canvases}. Give the image itself to "
+                "encode, which makes it smaller."
+            )
+        feeds = self._encoder_input.place(resized, letterbox.canvas)
+        return self._run_encoder(feeds, letterbox, self._counter)
 
     @cached_property
     def _encoder_input(self) -> EncoderInput:
         """The form in which the encoder takes images; ManifestError for one that is unknown."""
         manifest = self.manifest
-        return EncoderInput.declared(manifest.graphs.encoder.inputs, manifest.preprocessing)
+        inputs = manifest.graphs.encoder.inputs
+        return EncoderInput.declared(inputs, manifest.preprocessing, manifest.canvases)
 
     @cached_property
     def _text_space(self) -> str:
@@ -553,11 +562,13 @@ class Model:
         reason = form.misfit(image.shape, image.dtype)
         if reason is not None or math.prod(image.shape[:2]) > self._max_pixels:
             return reason or "it has more than max_pixels", None
-        kept = self._pool.keep("encoder", image, form.pixels.image_size)
+        letterbox = form.fit_exactly((image.shape[0], image.shape[1]))
+        encoder = self.manifest.name_for("encoder", letterbox.canvas)
+        kept = self._pool.keep(encoder, image, letterbox.canvas[1])
         if kept is None:
             return f"the backend {self.backend!r} does not take it where it is", None
-        width = image.shape[1]
-        return "", (DevicePhoto(kept, width), *form.feeds_on_device(kept, width))
+        photo = DevicePhoto(kept, image.shape[1])
+        return "", (photo, form.feeds_on_device(kept, letterbox), letterbox)
 
     def _copied(self, image: ForeignTensor, reason: str) -> NDArray[np.generic]:
         """Copy an image from a GPU to the host; the first time, log the reason."""
@@ -605,7 +616,7 @@ class Model:
         tower: ClipOfPhoto | None = None,
     ) -> Features:
         with stage("encode"):
-            encoded = self._pool.run("encoder", feeds)
+            encoded = self._pool.run(self.manifest.name_for("encoder", letterbox.canvas), feeds)
         counter.add(sam=1)
         return Features(self._pool, letterbox, encoded, tower)
 

@@ -48,7 +48,7 @@ def _point(scene: samclip.Scene) -> tuple[float, float]:
 
 def _mask(scene: samclip.Scene) -> NDArray[np.float32]:
     """Logits of a disc in the middle of the image: hxw float32."""
-    side = scene.features.mask_size
+    side = scene.features.mask_size[1]
     height, width = scene.features.letterbox.input_size
     unit = side / max(height, width)
     y, x = np.mgrid[0:side, 0:side].astype(np.float32)

@@ -27,7 +27,6 @@ from samclip.runtime.bundles.files import open_plain_file, read_verified, verify
 from samclip.runtime.bundles.manifest import (
     MANIFEST_NAME,
     Graph,
-    Graphs,
     Manifest,
     Variant,
 )
@@ -107,7 +106,7 @@ class Bundle:
     ) -> GraphSource:
         """Read the first variant of a graph that is for `backend` (and, if given, in `precision`).
 
-        `graph`: a field of `Graphs`; `version`: that of the backend's library. Raises
+        `graph`: a name of `Manifest.all_graphs`; `version`: that of the backend's library. Raises
         CapabilityError when the bundle has no such graph, BackendUnavailableError when no variant
         fits, GraphError for a graph that no engine may see, and whatever `read` raises. Every use
         of a bundle's graphs goes through here: engines, plans, benchmarks.
@@ -166,10 +165,10 @@ class Bundle:
         )
 
     def _graph(self, name: str) -> Graph:
-        graph: Graph | None = getattr(self.manifest.graphs, name, None)
-        if name in Graphs.__struct_fields__ and graph is not None:
+        graph = self.manifest.graph(name)
+        if graph is not None:
             return graph
-        present = [g for g in Graphs.__struct_fields__ if getattr(self.manifest.graphs, g)]
+        present = tuple(self.manifest.all_graphs)
         raise CapabilityError(
             f"the bundle {self.manifest.name!r} has no graph {name!r}"
             f"{did_you_mean(name, present)}, only {', '.join(present)}. "
