@@ -70,7 +70,9 @@ def test_masks_from_elsewhere_are_sampled_on_its_grid(scene: Scene) -> None:
     assert masks.low_res_logits is not None
     differ = (found[:, 0] > 0) != (masks.low_res_logits > 0)
     assert differ.mean() < 0.01  # at edges: a pixel's middle, against bilinear upscaling
-    finer = regions_of(masks, scene.features.letterbox, (2 * MASK_SIZE, 2 * MASK_SIZE)).low_res_masks
+    finer = regions_of(
+        masks, scene.features.letterbox, (2 * MASK_SIZE, 2 * MASK_SIZE)
+    ).low_res_masks
     assert finer.shape == (2, 1, 2 * MASK_SIZE, 2 * MASK_SIZE)
     assert ((finer[:, 0, 1::2, 1::2] > 0) != (found[:, 0] > 0)).mean() < 0.01  # half a cell apart
 
