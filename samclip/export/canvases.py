@@ -73,20 +73,21 @@ def canvases_of(
     """
     side, shapes = model.pixels.image_size, model.shapes
     square = (side, side)
-    if aspects is None and canvas is None and shapes is not None and shapes.default:
+    if shapes is None:
+        if canvas is not None or {*(aspects or ())} - {"1:1"}:
+            raise ExportError(
+                f"a bundle of this kind ({model.model_type}) takes squares alone; leave --aspects "
+                "out, and give --imgsz one number"
+            )
+        return (square,)
+    if aspects is None and canvas is None and shapes.default:
         aspects = DEFAULT_ASPECTS
     found = [square if canvas is None else canvas][: 0 if aspects and canvas is None else 1]
     for aspect in aspects or ():
         width, height = sorted((int(part) for part in aspect.split(":")), reverse=True)
-        step = side if shapes is None else shapes.step
-        short = min(step * math.ceil(side * height / width / step), side)
+        short = min(shapes.step * math.ceil(side * height / width / shapes.step), side)
         found += [(short, side), (side, short)]
     canvases = tuple(dict.fromkeys(found))
-    if shapes is None and canvases != (square,):
-        raise ExportError(
-            f"a bundle of this kind ({model.model_type}) takes squares alone; leave --aspects out, "
-            "and give --imgsz one number"
-        )
     if len(canvases) > MAX_SHAPES:
         raise ExportError(f"{len(canvases)} shapes are asked for; at most {MAX_SHAPES} work")
     return canvases

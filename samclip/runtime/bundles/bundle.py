@@ -7,7 +7,8 @@ all of them plain files. The bytes of a file are checked when they are read.
 from __future__ import annotations
 
 import posixpath
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from samclip.errors import (
     did_you_mean,
     error_context,
 )
+from samclip.runtime.bundles.aspects import find_canvases, graphs_for
 from samclip.runtime.bundles.files import open_plain_file, read_verified, verify_file
 from samclip.runtime.bundles.manifest import (
     MANIFEST_NAME,
@@ -45,10 +47,30 @@ MAX_NAMES_SHOWN = 20  # files that an error message lists
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle: its directory, links resolved, and its manifest."""
+    """An opened bundle: its directory, links resolved, and its manifest.
+
+    `only`: the canvases (h, w) that its user keeps to; None for all of the manifest's.
+    """
 
     path: Path
     manifest: Manifest
+    only: tuple[tuple[int, int], ...] | None = field(default=None, kw_only=True)
+
+    @property
+    def canvases(self) -> tuple[tuple[int, int], ...]:
+        """The (h, w) of the encoders' inputs that images are placed on, the first one first."""
+        return self.manifest.canvases if self.only is None else self.only
+
+    @property
+    def graph_names(self) -> tuple[str, ...]:
+        """The names of the graphs that images on these canvases need."""
+        return graphs_for(self.manifest, self.canvases)
+
+    def limited_to(self, aspects: str | Sequence[str] | None) -> Bundle:
+        """Return the bundle for images of some aspect ratios, see `find_canvases`."""
+        return (
+            self if aspects is None else replace(self, only=find_canvases(self.manifest, aspects))
+        )
 
     @classmethod
     def open(cls, path: str | PathLike[str], public_key: PublicKey | None = None) -> Bundle:
