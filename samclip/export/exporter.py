@@ -131,7 +131,30 @@ def _export_in_fp32(plan: ExportPlan, progress: Progress) -> _Draft:
         parity=proof.parity,
         rounding=proof.rounding,
     )
-    return _Draft(with_graphs(manifest, graphs), texts, tuple(pairs))
+    manifest = with_graphs(manifest, graphs)
+    if options.verify and manifest.shaped:
+        manifest = _compare_shapes(plan, manifest, pairs, texts, progress)
+    return _Draft(manifest, texts, tuple(pairs))
+
+
+def _compare_shapes(
+    plan: ExportPlan,
+    manifest: Manifest,
+    pairs: Sequence[GraphPair],
+    texts: Mapping[str, bytes],
+    progress: Progress,
+) -> Manifest:
+    """Print how the answers on further shapes agree with the first, and note it in the manifest."""
+    from samclip.export.precision.draft_bundle import DraftBundle  # noqa: PLC0415
+    from samclip.export.precision.shape_gate import compare_shapes  # noqa: PLC0415
+
+    files = {name: data for pair in pairs for name, data in pair.stored.files.items()}
+    stored = with_graphs(manifest, [pair.stored for pair in pairs])
+    draft = DraftBundle(plan.options.output, stored, {**texts, **files})
+    note = compare_shapes(draft, plan.photos, progress)
+    progress.note(note)
+    notes = " ".join(part for part in (manifest.provenance.notes, note) if part)
+    return replace(manifest, provenance=replace(manifest.provenance, notes=notes))
 
 
 def write_graphs(
