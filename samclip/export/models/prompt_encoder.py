@@ -55,8 +55,8 @@ class PromptEncoder(nn.Module):
         """Take prompts for images of `canvas` (h, w) pixels.
 
         Positions stay shares of the square: each place has the code that it has there, where it
-        was learned. Stretched to the canvas, as segment-anything's code would, they are worse:
-        docs/evidence/aspects.md.
+        was learned. segment-anything's code would stretch them to the canvas: docs/export/shapes.md
+        compares both.
         """
         rows, columns = (side // PATCH for side in canvas)
         self.cells = (rows, columns)
