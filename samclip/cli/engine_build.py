@@ -50,6 +50,17 @@ Backend = Annotated[
         help="tensorrt builds for the GPU of this machine, tensorrt-rtx for RTX GPUs, anywhere.",
     ),
 ]
+Aspects = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--aspect",
+        metavar="W:H",
+        rich_help_panel=_WHAT,
+        show_default="all of the bundle",
+        help="Shape of input, such as 16:9, of a bundle that has several; may be repeated. The "
+        "program then loads it with the same aspects.",
+    ),
+]
 GraphNames = Annotated[
     list[str] | None,
     typer.Option(
@@ -230,6 +241,7 @@ def build_engines(
     bundle: options.BundleArgument = None,
     backend: Backend = TENSORRT,
     graph: GraphNames = None,
+    aspect: Aspects = None,
     precision: options.Precision = None,
     target: Targets = None,
     device: Device = 0,
@@ -278,6 +290,7 @@ def build_engines(
         settings = PlanSettings(
             backend=backend,
             graphs=tuple(graph or ()),
+            aspects=tuple(aspect or ()),
             precision=precision,
             targets=tuple(target or ()),
             axes={name: parse_axis(text) for name, text in axes.items() if text is not None},

@@ -182,11 +182,10 @@ def _mask_cells(answer: Masks, row: int) -> dict[str, str]:
 
 def summary_table(manifest: Manifest) -> Table:
     """List the model's properties: type, inputs, precisions, storage, head, text space."""
-    size = manifest.preprocessing.image_size
     variants = [variant for graph in _graphs(manifest).values() for variant in graph.variants]
     properties = {
         "model": manifest.model_type,
-        "image size": f"{size} x {size}",
+        "image size": ", ".join(f"{width} x {height}" for height, width in manifest.canvases),
         "encoder takes": ", ".join(map(_describe_input, manifest.graphs.encoder.inputs)),
         "precision": ", ".join(sorted({variant.precision for variant in variants})),
         "weights": ", ".join(sorted({variant.weights_dtype for variant in variants})),
@@ -343,5 +342,7 @@ def _graphs(manifest: Manifest) -> dict[str, Graph]:
         "clip_roi",
         "text_encoder",
     )
-    found = {name: getattr(manifest.graphs, name) for name in names}
-    return {name: graph for name, graph in found.items() if graph is not None}
+    from samclip.runtime.bundles.manifest import base_name
+
+    graphs = manifest.all_graphs
+    return {name: graphs[name] for name in sorted(graphs, key=lambda n: names.index(base_name(n)))}

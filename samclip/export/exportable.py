@@ -23,7 +23,7 @@ class Exportable:
     `head` describes the part that names things; `templates` is the set that the model is used
     with, unless others are asked for; `header` is that of a checkpoint of this model, empty where
     no checkpoint holds all of it; `samples` runs the torch model on a photo, and returns inputs and
-    results of every graph.
+    results of every graph; `shapes` is None for a model that takes squares alone.
     """
 
     model_type: str
@@ -36,3 +36,18 @@ class Exportable:
     header: Mapping[str, str]
     graphs: tuple[GraphPlan, ...]
     samples: Callable[[Path], list[Sample]]
+    shapes: Shapes | None = None
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The shapes of input that a model can be exported for besides its square.
+
+    A side is a multiple of `step` pixels. `default`: photos of these shapes are answered as well as
+    in the square whatever the weights, so that exports have some unless they are told not to. `at`
+    returns the same model for a canvas (h, w): the graphs, pixels and samples of that shape.
+    """
+
+    step: int
+    default: bool
+    at: Callable[[tuple[int, int]], Exportable]

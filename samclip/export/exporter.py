@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,10 @@ from msgspec.structs import replace
 
 from samclip.engines.graphs.gate import check_source
 from samclip.errors import ExportError, GraphError
+from samclip.export.canvases import at_canvases, canvases_of, share_weights_files
 from samclip.export.exportable import Exportable
 from samclip.export.families.read_model import read_model
-from samclip.export.graph_files import GraphFiles, described, without_unused
+from samclip.export.graph_files import GraphFiles, described, with_graphs, without_unused
 from samclip.export.models.mask_upscaler import mask_upscaler_graph, mask_upscaler_samples
 from samclip.export.naming_head import WAYS_OUT, is_untrained_clip, untrained_note
 from samclip.export.options import ExportOptions
@@ -27,14 +29,19 @@ from samclip.export.weight_storage import store_weights
 from samclip.progress import SILENT, Progress, track
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import (
+    SHAPED_GRAPHS,
     ClipHead,
     ClipTower,
     Manifest,
     Provenance,
     RegionHead,
+    base_name,
+    shaped_name,
 )
 from samclip.runtime.bundles.writing import write_bundle
 from samclip.version import __version__
+
+SHAPED_PHOTOS = 2  # on which the graphs of a further shape are verified
 
 
 @dataclass(frozen=True)
@@ -64,9 +71,9 @@ def export_bundle(options: ExportOptions, progress: Progress = SILENT) -> Export
     draft = _export_in_fp32(plan, progress)  # the torch model is not needed any more
     if plan.reduction is not None:
         draft = _reduce(draft, plan.reduction, options, progress)
-    stored = [without_unused(pair.stored) for pair in draft.graphs]
+    stored = share_weights_files([without_unused(pair.stored) for pair in draft.graphs])
     check_readable(stored)
-    manifest = replace(draft.manifest, graphs=described(stored))
+    manifest = with_graphs(draft.manifest, stored)
     graph_files = {name: data for files in stored for name, data in files.files.items()}
     with progress.stage(f"writing the bundle to {options.output}"):
         path = write_bundle(
@@ -97,15 +104,19 @@ def _export_in_fp32(plan: ExportPlan, progress: Progress) -> _Draft:
         progress.note(f"warning: {WAYS_OUT}")
     if options.uint8_input:
         model = with_uint8_input(model)
+    models = at_canvases(model, canvases_of(model, options.canvas, options.aspects))
+    model = models[0]
     text, texts = bundle_text(model.text, model.templates, plan, progress)
     if model.header:
         texts[CHECKPOINT_FILE] = encode_header(model.header)
-    graphs = write_graphs(model, options, progress)
-    pairs = [GraphPair(files, _store(files, options)) for files in graphs]
-    require_place(options, sum(len(data) for pair in pairs for data in pair.stored.files.values()))
+    graphs = share_weights_files(write_graphs(model, options, progress, models[1:]))
+    stored = share_weights_files([_store(files, options) for files in graphs])
+    pairs = list(map(GraphPair, graphs, stored))
+    written = {name: len(data) for files in stored for name, data in files.files.items()}
+    require_place(options, sum(written.values()))
     proof = Proof()
     if options.verify:
-        proof = verify(pairs, _take_samples(model, plan, progress), progress)
+        proof = verify(pairs, _take_samples(models, plan, progress), progress)
     manifest = Manifest(
         name=options.output.name,
         model_type=model.model_type,
@@ -120,18 +131,50 @@ def _export_in_fp32(plan: ExportPlan, progress: Progress) -> _Draft:
         parity=proof.parity,
         rounding=proof.rounding,
     )
+    manifest = with_graphs(manifest, graphs)
+    if options.verify and manifest.shaped:
+        manifest = _compare_shapes(plan, manifest, pairs, texts, progress)
     return _Draft(manifest, texts, tuple(pairs))
 
 
+def _compare_shapes(
+    plan: ExportPlan,
+    manifest: Manifest,
+    pairs: Sequence[GraphPair],
+    texts: Mapping[str, bytes],
+    progress: Progress,
+) -> Manifest:
+    """Print how the answers on further shapes agree with the first, and note it in the manifest."""
+    from samclip.export.precision.draft_bundle import DraftBundle  # noqa: PLC0415
+    from samclip.export.precision.shape_gate import compare_shapes  # noqa: PLC0415
+
+    files = {name: data for pair in pairs for name, data in pair.stored.files.items()}
+    stored = with_graphs(manifest, [pair.stored for pair in pairs])
+    draft = DraftBundle(plan.options.output, stored, {**texts, **files})
+    note = compare_shapes(draft, plan.photos, progress)
+    progress.note(note)
+    notes = " ".join(part for part in (manifest.provenance.notes, note) if part)
+    return replace(manifest, provenance=replace(manifest.provenance, notes=notes))
+
+
 def write_graphs(
-    model: Exportable, options: ExportOptions, progress: Progress = SILENT
+    model: Exportable,
+    options: ExportOptions,
+    progress: Progress = SILENT,
+    others: Sequence[Exportable] = (),
 ) -> list[GraphFiles]:
-    """Export every graph that the bundle will hold."""
+    """Export every graph that the bundle will hold; `others` are the model for further shapes."""
     graphs = list(model.graphs)
     if options.text_encoder and model.text is not None and model.text.tower is not None:
         graphs.append(text_encoder_graph(model.text.tower))
     if options.mask_upscaler:
-        graphs.append(mask_upscaler_graph(model.pixels.image_size))
+        graphs.append(mask_upscaler_graph(model.pixels.first_canvas))
+    for other in others:
+        canvas = other.pixels.first_canvas
+        graphs += [graph for graph in other.graphs if base_name(graph.name) in SHAPED_GRAPHS]
+        if options.mask_upscaler:
+            upscaler = mask_upscaler_graph(canvas)
+            graphs.append(dataclasses.replace(upscaler, name=shaped_name(upscaler.name, canvas)))
     written = []
     for graph in graphs:
         with progress.stage(f"exporting the {graph.name} graph"):
@@ -140,16 +183,30 @@ def write_graphs(
 
 
 def _store(files: GraphFiles, options: ExportOptions) -> GraphFiles:
-    return store_weights(files, options.weights_dtype.of(files.name))
+    return store_weights(files, options.weights_dtype.of(base_name(files.name)))
 
 
-def _take_samples(model: Exportable, plan: ExportPlan, progress: Progress) -> list[Sample]:
-    """Run the torch model on photos, and its text tower on texts."""
+def _take_samples(
+    models: Sequence[Exportable], plan: ExportPlan, progress: Progress
+) -> list[Sample]:
+    """Run the torch model on photos, for further shapes on some, and its text tower on texts."""
+    model, *others = models
     samples: list[Sample] = []
     for photo in track(progress, plan.photos, "running the torch model on photos"):
         samples += model.samples(photo)
         if plan.options.mask_upscaler:
-            samples += mask_upscaler_samples(model.pixels.image_size, photo)
+            samples += mask_upscaler_samples(model.pixels.first_canvas, photo)
+    for other in others:
+        canvas = other.pixels.first_canvas
+        stage = f"running the torch model on {canvas[0]} x {canvas[1]} px"
+        for photo in track(progress, plan.photos[:SHAPED_PHOTOS], stage):
+            found = other.samples(photo)
+            if plan.options.mask_upscaler:
+                found += [
+                    dataclasses.replace(sample, graph=shaped_name(sample.graph, canvas))
+                    for sample in mask_upscaler_samples(canvas, photo)
+                ]
+            samples += [one for one in found if base_name(one.graph) in SHAPED_GRAPHS]
     return samples if model.text is None else samples + text_samples(model.text)
 
 

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -20,7 +21,16 @@ from numpy.typing import NDArray
 from samclip.engines.base import GraphSource
 from samclip.errors import ExportError
 from samclip.export.options import FUSED
-from samclip.runtime.bundles.manifest import Graph, Graphs, Precision, TensorSpec, Variant
+from samclip.runtime.bundles.manifest import (
+    Graph,
+    Graphs,
+    Manifest,
+    Precision,
+    ShapedGraphs,
+    TensorSpec,
+    Variant,
+    base_name,
+)
 from samclip.runtime.bundles.weights import parse_weights, serialise_weights, weight_offsets
 
 Array = NDArray[np.generic]
@@ -89,8 +99,22 @@ def pack_graph(name: str, models: Mapping[Variant, ir.Model]) -> GraphFiles:
 
 
 def described(graphs: Sequence[GraphFiles]) -> Graphs:
-    """Return the manifest's entries of graphs."""
-    return Graphs(**{files.name: files.graph for files in graphs})
+    """Return the manifest's entries of graphs, those of the first shape."""
+    first = [files for files in graphs if base_name(files.name) == files.name]
+    return Graphs(**{files.name: files.graph for files in first})
+
+
+def with_graphs(manifest: Manifest, graphs: Sequence[GraphFiles]) -> Manifest:
+    """Return a manifest whose entries of graphs, for every shape, are these."""
+    shaped: dict[str, dict[str, Graph]] = {}
+    for files in graphs:
+        if (base := base_name(files.name)) != files.name:
+            shaped.setdefault(files.name.removeprefix(f"{base}-"), {})[base] = files.graph
+    shapes = tuple(
+        ShapedGraphs(canvas=(int(height), int(width)), **found)
+        for (height, width), found in ((size.split("x"), found) for size, found in shaped.items())
+    )
+    return replace(manifest, graphs=described(graphs), shapes=shapes or msgspec.UNSET)
 
 
 def with_variants(files: GraphFiles, added: Mapping[Variant, ir.Model]) -> GraphFiles:

@@ -133,9 +133,10 @@ class ExportOptions:
     `clip2sam_checkpoint` the published parts of an Open-Vocabulary SAM; `sam_checkpoint`,
     `teacher`, `align_corners` and `window_size` are for a C-RADIO (`RadioFiles`, `RadioSettings`);
     `two_towers` asks for SAM and the whole CLIP of `clip_checkpoint` side by side; `dense_names`
-    for steps before a ViT's tokens are named; `labels` names to embed into the bundle; `photos` a
-    folder to verify on; `uint8_input` has the encoder take the resized photo as it is, and
-    normalise it in the graph.
+    for steps before a ViT's tokens are named; `labels` names to embed into the bundle; `canvas` the
+    (h, w) of the first encoder's input, None for a square; `aspects` the width to height of further
+    ones, None for the family's default; `photos` a folder to verify on; `uint8_input` has the
+    encoder take the resized photo as it is, and normalise it in the graph.
     """
 
     checkpoint: Path
@@ -147,6 +148,8 @@ class ExportOptions:
     sam_checkpoint: Path | None = None
     model_type: str | None = None
     image_size: int | None = None
+    canvas: tuple[int, int] | None = None
+    aspects: tuple[str, ...] | None = ()
     head_pool: int | None = None
     uint8_input: bool = False
     quick_gelu: bool | None = None

@@ -17,7 +17,7 @@ from samclip.export.graphs import GraphSpec, PlainGraph
 from samclip.export.models.self_correlation import TokenAggregation
 from samclip.export.verification import Sample
 from samclip.runtime.graph_outputs import AGGREGATED, AGGREGATION, BACKBONE, NAME_FEATURES
-from samclip.runtime.pixels.image import Letterbox, load_image
+from samclip.runtime.pixels.image import load_image, resize_longest_side
 
 # Of parity: a pair of tokens whose score is within rounding of 0 is left out by one of two runs,
 # and each of N tokens kept weighs about 1 / N. With 1,024 tokens 1.1e-3 was seen.
@@ -36,11 +36,12 @@ def with_token_aggregation(model: Exportable, shape: Shape, grid: tuple[int, int
 
     def samples(photo: Path) -> list[Sample]:
         made = model.samples(photo)
-        height, width = load_image(photo).shape[:2]
-        letterbox = Letterbox.fit((height, width), model.pixels.image_size)
+        _, letterbox = resize_longest_side(
+            load_image(photo), model.pixels.image_size, (model.pixels.first_canvas,)
+        )
         encoded = next(sample.expected for sample in made if sample.graph == "encoder")
         features = encoded.get(NAME_FEATURES, encoded[BACKBONE])
-        feeds = {NAME_FEATURES: features, "token_mask": letterbox.token_mask(grid[0])}
+        feeds = {NAME_FEATURES: features, "token_mask": letterbox.token_mask(max(grid))}
         with torch.inference_mode():
             found = module(*(torch.from_numpy(array) for array in feeds.values()))
         sample = Sample(AGGREGATION, photo.name, feeds, {AGGREGATED: found.numpy()}, TOLERANCE)

@@ -27,7 +27,7 @@ def with_uint8_input(model: Exportable) -> Exportable:
     Its samples expect what the torch model computes from pixels that the host normalised, so that
     parity holds the graph's normalisation and padding to the host's.
     """
-    form = EncoderInput(model.pixels, uint8=True)
+    form = EncoderInput(model.pixels, uint8=True, canvases=(model.pixels.first_canvas,))
 
     def samples(photo: Path) -> list[Sample]:
         feeds, _ = form.feeds(load_image(photo))
@@ -37,7 +37,11 @@ def with_uint8_input(model: Exportable) -> Exportable:
         ]
 
     graphs = tuple(_with_uint8_input(graph, model.pixels) for graph in model.graphs)
-    return replace(model, graphs=graphs, samples=samples)
+    shapes = model.shapes
+    if shapes is not None:
+        at = shapes.at
+        shapes = replace(shapes, at=lambda canvas: with_uint8_input(at(canvas)))
+    return replace(model, graphs=graphs, samples=samples, shapes=shapes)
 
 
 def _with_uint8_input(graph: GraphPlan, pixels: Preprocessing) -> GraphPlan:
@@ -48,10 +52,10 @@ def _with_uint8_input(graph: GraphPlan, pixels: Preprocessing) -> GraphPlan:
 
 def uint8_spec(spec: GraphSpec, pixels: Preprocessing) -> GraphSpec:
     """Return the spec of an encoder of `image`, for `image_u8` and `image_size` instead."""
-    side = pixels.image_size
+    height, width = pixels.first_canvas
     inputs = {
-        IMAGE_U8: torch.randint(0, 256, (1, side, side, 3), dtype=torch.uint8),
-        IMAGE_SIZE: torch.tensor([side // 2, side], dtype=torch.int32),
+        IMAGE_U8: torch.randint(0, 256, (1, height, width, 3), dtype=torch.uint8),
+        IMAGE_SIZE: torch.tensor([height // 2, width], dtype=torch.int32),
     }
     return replace(spec, module=Uint8Input(spec.module, pixels), inputs=inputs)
 
@@ -77,8 +81,10 @@ class Uint8Input(nn.Module):
 
     def forward(self, image_u8: Tensor, image_size: Tensor) -> tuple[Tensor, ...]:
         """Encode `image_u8`, 1xSxSx3 uint8 RGB, of which int32 (h, w) = `image_size` is photo."""
-        rows = image_size[:1] > self.places.view(-1, 1)  # Sx1
-        columns = image_size[1:] > self.places  # S
+        height, width = image_u8.shape[1:3]
+        places = self.places
+        rows = image_size[:1] > places[:height].view(-1, 1)  # Sx1
+        columns = image_size[1:] > places[:width]  # S
         pixels = image_u8.float().permute(0, 3, 1, 2)  # 1xSxSx3 -> 1x3xSxS
         normalised = (pixels - self.mean) / self.std
         encoded: tuple[Tensor, ...] = self.encoder(torch.where(rows & columns, normalised, 0.0))

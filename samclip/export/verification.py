@@ -22,7 +22,7 @@ from samclip.errors import ParityError
 from samclip.export.cpu_engine import open_on_cpu
 from samclip.export.graph_files import GraphFiles
 from samclip.progress import Progress
-from samclip.runtime.bundles.manifest import ParityRow, RoundingRow, WeightsDtype
+from samclip.runtime.bundles.manifest import ParityRow, RoundingRow, WeightsDtype, base_name
 
 Array = NDArray[np.generic]
 TOLERANCE = 1e-4  # of parity: largest absolute error over the largest magnitude, FP32
@@ -160,7 +160,21 @@ def measure_rounding(pairs: Sequence[GraphPair], samples: Sequence[Sample]) -> l
 
     Of several samples of one photo (prompt shapes) the worst counts.
     """
-    encoder = next(pair for pair in pairs if pair.original.name == "encoder")
+    rows: list[RoundingRow] = []
+    for shape in dict.fromkeys(_shape(pair) for pair in pairs):
+        chain = [pair for pair in pairs if _shape(pair) == shape]
+        rows += _measure_chain(chain, samples)
+    return rows
+
+
+def _shape(pair: GraphPair) -> str:
+    """Return the part of a graph's name that tells its canvas; empty for the first one."""
+    return pair.original.name.removeprefix(base_name(pair.original.name))
+
+
+def _measure_chain(pairs: Sequence[GraphPair], samples: Sequence[Sample]) -> list[RoundingRow]:
+    """Compare the graphs of one shape: the encoder, and what is behind it."""
+    encoder = next(pair for pair in pairs if base_name(pair.original.name) == "encoder")
     exact = _encode(encoder.original, samples)
     rounded = exact if encoder.dtype == "fp32" else _encode(encoder.stored, samples)
     rows: list[RoundingRow] = []

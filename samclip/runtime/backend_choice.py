@@ -11,7 +11,7 @@ from samclip.engines.base import Backend, EngineOptions, Probe, library_version
 from samclip.engines.registry import Choice, PassedOver, candidates, first_of
 from samclip.errors import BackendUnavailableError, InputError, PlanError, did_you_mean
 from samclip.runtime.bundles.bundle import Bundle
-from samclip.runtime.bundles.manifest import Graph, Graphs, Precision, Variant
+from samclip.runtime.bundles.manifest import Precision, Variant, base_name
 from samclip.runtime.devices import ANY_DEVICE, DeviceWish
 from samclip.runtime.measured_choice import MeasuredChoice, find_choice
 
@@ -73,7 +73,7 @@ def choose_for(
 
     def suits(backend: Backend) -> Probe:
         variants = choose_variants(bundle, backend, precision)
-        if "encoder" not in variants:
+        if first_encoder(bundle) not in variants:
             wanted = f"{backend.name} in {precision}" if precision else backend.name
             have = _precisions(bundle, backend.name)
             offer = f", only in {', '.join(have)}" if have else ""
@@ -152,16 +152,19 @@ def _is_any_left(bundle: Bundle, precision: str | None, among: tuple[Backend, ..
     )
 
 
+def first_encoder(bundle: Bundle) -> str:
+    """Return the name of the encoder for the first canvas that a bundle's user keeps to."""
+    return bundle.manifest.name_for("encoder", bundle.canvases[0])
+
+
 def choose_variants(bundle: Bundle, backend: Backend, precision: str | None) -> dict[str, Variant]:
     """Return the variant of each graph that the model would load, chosen as `EnginePool` does."""
-    graphs, version = bundle.manifest.graphs, library_version(backend)
+    graphs, version = bundle.manifest.all_graphs, library_version(backend)
     found: dict[str, Variant] = {}
-    for name in Graphs.__struct_fields__:
-        graph: Graph | None = getattr(graphs, name)
-        if graph is None:
-            continue
+    for name in bundle.graph_names:
+        graph = graphs[name]
         variant = graph.variant_for(backend.name, precision, version)
-        if variant is None and name != "encoder":
+        if variant is None and base_name(name) != "encoder":
             variant = graph.variant_for(backend.name, version=version)
         if variant is not None:
             found[name] = variant

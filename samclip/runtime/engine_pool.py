@@ -24,7 +24,7 @@ from samclip.engines.foreign import ForeignTensor, Keeper
 from samclip.engines.process_edges import stop_at_exit
 from samclip.errors import CapabilityError, ClosedError, EngineRunError
 from samclip.runtime.bundles.bundle import Bundle
-from samclip.runtime.bundles.manifest import Graph, Variant
+from samclip.runtime.bundles.manifest import Graph, Variant, base_name
 from samclip.runtime.graph_outputs import Feeds, OutputCheck
 from samclip.runtime.stages import debug_time
 
@@ -81,7 +81,7 @@ class EnginePool:
 
     def has(self, graph: str) -> bool:
         """Whether the bundle holds `graph`."""
-        return getattr(self.bundle.manifest.graphs, graph) is not None
+        return self.bundle.manifest.graph(graph) is not None
 
     def inputs(self, graph: str) -> tuple[str, ...]:
         """Return the names of the inputs of `graph`; CapabilityError when the bundle lacks it."""
@@ -89,9 +89,11 @@ class EnginePool:
 
     def variant(self, graph: str) -> Variant | None:
         """Return the variant of `graph` for this backend; None when it is not available here."""
-        described: Graph | None = getattr(self.bundle.manifest.graphs, graph)
+        described = self.bundle.manifest.graph(graph)
         return (
-            None if described is None else self._variant(described, self._precision_of(described))
+            None
+            if described is None
+            else self._variant(described, self._precision_of(graph, described))
         )
 
     def load(self, graph: str) -> None:
@@ -190,7 +192,8 @@ class EnginePool:
 
     def _load(self, graph: str) -> Checked:
         described = self._described(graph)
-        precision, version = self._precision_of(described), library_version(self.backend)
+        precision = self._precision_of(graph, described)
+        version = library_version(self.backend)
         for notice in passed_over_notices(graph, described, self.backend.name, precision, version):
             _logger.info(notice)
         read = partial(self.bundle.source, graph, self.backend.name, precision, version)
@@ -202,7 +205,7 @@ class EnginePool:
         return engine, OutputCheck(graph, described, self.bundle.manifest, rows)
 
     def _described(self, graph: str) -> Graph:
-        described: Graph | None = getattr(self.bundle.manifest.graphs, graph)
+        described = self.bundle.manifest.graph(graph)
         if described is None:
             raise CapabilityError(
                 f"bundle {self.bundle.manifest.name!r} has no {graph} graph. "
@@ -213,15 +216,14 @@ class EnginePool:
     def _variant(self, graph: Graph, precision: str | None) -> Variant | None:
         return graph.variant_for(self.backend.name, precision, library_version(self.backend))
 
-    def _precision_of(self, graph: Graph) -> str | None:
+    def _precision_of(self, name: str, graph: Graph) -> str | None:
         """Return the precision asked for where `graph` has it, else None for its preferred variant.
 
         The encoder must have the precision asked for.
         """
         wanted = self._precision
         offered = self._variant(graph, wanted) is not None
-        is_encoder = graph is self.bundle.manifest.graphs.encoder
-        return wanted if is_encoder or offered else None
+        return wanted if base_name(name) == "encoder" or offered else None
 
 
 def check_stack() -> None:

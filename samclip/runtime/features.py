@@ -14,7 +14,7 @@ from samclip.engines.base import Tensor
 from samclip.engines.device_tensor import DeviceTensor, part_of
 from samclip.engines.limits import MAX_PHOTO_SIDE
 from samclip.errors import BundleError, CapabilityError, ClosedError, InputError, did_you_mean
-from samclip.runtime.bundles.manifest import ClipHead, Graph
+from samclip.runtime.bundles.manifest import ClipHead
 from samclip.runtime.engine_pool import EnginePool
 from samclip.runtime.graph_outputs import (
     AGGREGATED,
@@ -38,8 +38,8 @@ from samclip.runtime.pixels.prompts import PromptBatch
 class ClipFeatures:
     """The embeddings of an image's tokens, not normalised, and the place of each.
 
-    `patch_embeds`: Dxgxg float32; `token_mask`: gxg float32, 1 on tokens of the image, 0 on
-    padding; `letterbox`: how the image lies in the square that the tokens cover.
+    `patch_embeds`: Dxhxw float32; `token_mask`: hxw float32, 1 on tokens of the image, 0 on
+    padding; `letterbox`: how the image lies in the input that the h x w tokens cover.
     """
 
     patch_embeds: NDArray[np.float32]
@@ -82,8 +82,8 @@ class Regions:
 class Features:
     """The encoder's outputs for one image, kept on the device that computed them.
 
-    `letterbox` says how the image lies in the encoder's input; `mask_size` is the number of logits
-    along a side of the decoder's masks. `has_multimask`: the decoder answers a prompt with four
+    `letterbox` says how the image lies in the encoder's input; `mask_size` is the (h, w) of the
+    decoder's masks in logits. `has_multimask`: the decoder answers a prompt with four
     masks and predicts their IoUs, as SAM's does; where it is False, one mask and no IoU, as
     Open-Vocabulary SAM's. Methods may be called from any thread; they raise ClosedError once the
     features or their model are closed.
@@ -98,7 +98,8 @@ class Features:
     ) -> None:
         decoder = pool.bundle.manifest.graphs.mask_decoder
         self.letterbox = letterbox
-        self.mask_size = letterbox.image_size // MASK_STRIDE
+        self._mask_side = letterbox.image_size // MASK_STRIDE
+        self.mask_size = letterbox.grid(self._mask_side)
         self.has_multimask = {spec.name for spec in decoder.outputs} != {MASKS}
         self._pool = pool
         self._encoded: dict[str, Tensor] | None = encoded
@@ -175,20 +176,21 @@ class Features:
         """
         feeds: Feeds = {**self._pick("image_embeddings"), **batch.feeds()}
         if self.has_multimask:
-            scores, logits = self._pool.compute("mask_decoder", feeds, (IOUS, MASKS))
+            scores, logits = self._pool.compute(self._name("mask_decoder"), feeds, (IOUS, MASKS))
             return scores, logits
-        (logits,) = self._pool.compute("mask_decoder", feeds, (MASKS,))
+        (logits,) = self._pool.compute(self._name("mask_decoder"), feeds, (MASKS,))
         return self._score(logits), logits
 
     def decode_on_device(self, batch: PromptBatch) -> tuple[NDArray[np.float32], Tensor]:
         """Run the mask decoder as `decode` does; the logits BxMxhxw stay on the device."""
         feeds: Feeds = {**self._pick("image_embeddings"), **batch.feeds()}
         outputs = (IOUS, MASKS) if self.has_multimask else (MASKS,)
-        results = self._pool.run("mask_decoder", feeds, outputs)
+        decoder = self._name("mask_decoder")
+        results = self._pool.run(decoder, feeds, outputs)
         if self.has_multimask:
-            scores = self._pool.to_host("mask_decoder", IOUS, results[IOUS])
+            scores = self._pool.to_host(decoder, IOUS, results[IOUS])
         else:
-            scores = self._score(self._pool.to_host("mask_decoder", MASKS, results[MASKS]))
+            scores = self._score(self._pool.to_host(decoder, MASKS, results[MASKS]))
         return scores, results[MASKS]
 
     def upscale_on_device(
@@ -205,22 +207,26 @@ class Features:
             "columns": columns,
         }
         outputs = (FULL_MASK, FULL_LOGITS) if keep_logits else (FULL_MASK,)
-        results = self._pool.run(UPSCALER, feeds, outputs)
+        results = self._pool.run(self._name(UPSCALER), feeds, outputs)
         kept = DeviceTensor(results[FULL_LOGITS]) if keep_logits else None
         return DeviceTensor(results[FULL_MASK]), kept
 
     @cached_property
     def _taps(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        return self.letterbox.upscale_taps(self.mask_size)
+        return self.letterbox.upscale_taps(self._mask_side)
+
+    def _name(self, graph: str) -> str:
+        """Return the name of a graph for the shape of this image's input."""
+        return self._pool.bundle.manifest.name_for(graph, self.letterbox.canvas)
 
     def _score(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Score the masks BxMxhxw of a decoder that predicts no IoU: BxM."""
-        inside = self.letterbox.token_mask(self.mask_size)[0] > 0  # hxw, without the padding
+        inside = self.letterbox.token_mask(self._mask_side)[0] > 0  # hxw, without the padding
         return foreground_confidence(logits, inside)
 
     def check_upscaler(self) -> None:
         """Check that the bundle can upscale masks on its device; raises CapabilityError."""
-        if not self._pool.has(UPSCALER):
+        if not self._pool.has(self._name(UPSCALER)):
             raise CapabilityError(
                 f"bundle {self._pool.bundle.manifest.name!r} has no {UPSCALER} graph, which makes "
                 "masks on the device. Export it with one, or call segment, which makes them on "
@@ -271,9 +277,9 @@ class Features:
         return DeviceTensor(encoded[name])
 
     def image_embeddings(self) -> NDArray[np.float32]:
-        """Copy SAM's image embedding to the host: 1x256xGxG float32."""
+        """Copy SAM's image embedding to the host: 1x256xhxw float32, a position for 16 pixels."""
         (embeddings,) = self._pick("image_embeddings").values()
-        return self._pool.to_host("encoder", "image_embeddings", embeddings)
+        return self._pool.to_host(self._name("encoder"), "image_embeddings", embeddings)
 
     def _pick(self, *names: str) -> dict[str, Tensor]:
         """Pick outputs of the encoder, on the device; raises BundleError for a missing one."""
@@ -298,21 +304,24 @@ class Features:
     @property
     def _names_apart(self) -> bool:
         """Whether tokens are named by other features than the image as a whole."""
-        return NAME_FEATURES in self.check_open() or self._pool.has(AGGREGATION)
+        return NAME_FEATURES in self.check_open() or self._pool.has(self._name(AGGREGATION))
 
     def _name_features(self) -> Tensor:
         """Return the features by which tokens are named, on the device, aggregated if need be."""
         source = NAME_FEATURES if NAME_FEATURES in self.check_open() else BACKBONE
         (features,) = self._pick(source).values()
-        if not self._pool.has(AGGREGATION):
+        graph = self._name(AGGREGATION)
+        if not self._pool.has(graph):
             return features
-        feeds: Feeds = {NAME_FEATURES: features, "token_mask": self._mask_of(AGGREGATION)}
-        return self._pool.run(AGGREGATION, feeds, (AGGREGATED,))[AGGREGATED]
+        feeds: Feeds = {NAME_FEATURES: features, "token_mask": self._mask_of(graph)}
+        return self._pool.run(graph, feeds, (AGGREGATED,))[AGGREGATED]
 
     def _mask_of(self, graph: str) -> NDArray[np.float32]:
-        """Return the mask of tokens on the grid that a graph declares: 1xgxg."""
-        described: Graph = getattr(self._pool.bundle.manifest.graphs, graph)
-        sides = (spec.shape[-1] for spec in described.inputs if spec.name == "token_mask")
+        """Return the mask of tokens on the grid that a graph declares: 1xhxw."""
+        described = self._pool.bundle.manifest.graph(graph)
+        inputs = () if described is None else described.inputs
+        longest = self.letterbox.canvas.index(self.letterbox.image_size)  # which axis it is
+        sides = (spec.shape[1 + longest] for spec in inputs if spec.name == "token_mask")
         side = next(sides, None)
         if not isinstance(side, int):
             raise BundleError(
@@ -326,7 +335,7 @@ class Features:
         """Run the CLIP head for the image as a whole, by the features that no name is read from."""
         head = self._clip_head()
         feeds: Feeds = {**self._pick(BACKBONE), "token_mask": self.letterbox.token_mask(head.grid)}
-        (image,) = self._pool.compute("clip_head", feeds, ("image_embed",))
+        (image,) = self._pool.compute(self._name("clip_head"), feeds, ("image_embed",))
         self._image_embed = image[0]
         self._image_embed.flags.writeable = False  # shared by all tasks and threads
 
@@ -344,9 +353,10 @@ class Features:
         return head
 
     def _run_clip_head(self) -> ClipFeatures:
-        token_mask = self.letterbox.token_mask(self._clip_head().grid)  # 1xgxg
+        token_mask = self.letterbox.token_mask(self._clip_head().grid)  # 1xhxw
         feeds: Feeds = {BACKBONE: self._name_features(), "token_mask": token_mask}
-        image, patches = self._pool.compute("clip_head", feeds, ("image_embed", "patch_embeds"))
+        outputs = ("image_embed", "patch_embeds")
+        image, patches = self._pool.compute(self._name("clip_head"), feeds, outputs)
         clip = ClipFeatures(patches[0], token_mask[0], self.letterbox)
         if not self._names_apart:
             self._image_embed = image[0]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from samclip.engines.base import HostTensor, Tensor
 from samclip.errors import EngineRunError
-from samclip.runtime.bundles.manifest import Graph, Manifest, TensorSpec
+from samclip.runtime.bundles.manifest import Graph, Manifest, TensorSpec, base_name
 
 EMBEDDING_STRIDE = 16  # pixels of the encoder's input per position of SAM's embedding
 MASK_STRIDE = 4  # and per low-resolution logit
@@ -33,14 +33,14 @@ EXPECTED: dict[str, dict[str, tuple[Dim, ...]]] = {
     "encoder": {
         BACKBONE: (1, None, None, None),
         NAME_FEATURES: (1, None, None, None),
-        "image_embeddings": (1, None, "positions", "positions"),
+        "image_embeddings": (1, None, "rows", "columns"),
     },
     AGGREGATION: {AGGREGATED: (1, None, None, None)},
     "clip_head": {
         "image_embed": (1, "embed_dim"),
-        "patch_embeds": (1, "embed_dim", "grid", "grid"),
+        "patch_embeds": (1, "embed_dim", "token rows", "token columns"),
     },
-    "mask_decoder": {IOUS: ("prompts", 4), MASKS: ("prompts", "masks", "logits", "logits")},
+    "mask_decoder": {IOUS: ("prompts", 4), MASKS: ("prompts", "masks", "logits h", "logits w")},
     UPSCALER: {FULL_MASK: ("height", "width"), FULL_LOGITS: ("height", "width")},
     "text_encoder": {"text_embeddings": ("names", "text_dim")},
     "roi_classifier": {"logits": ("regions", "texts")},
@@ -97,7 +97,8 @@ class OutputCheck:
         self._name = name
         self._token_rows = token_rows
         declared = {spec.name: spec for spec in graph.outputs}
-        known = _with_numbers(EXPECTED.get(name, {}), _sizes(manifest))
+        sizes = _sizes(manifest, manifest.canvas_of(name))
+        known = _with_numbers(EXPECTED.get(base_name(name), {}), sizes)
         self._expected = known | {
             output: _merge(known.get(output), spec) for output, spec in declared.items()
         }
@@ -179,17 +180,21 @@ def are_sound(data: NDArray[np.generic]) -> bool:
         return bool(np.isfinite(np.vdot(flat, flat)))
 
 
-def _sizes(manifest: Manifest) -> dict[str, int | None]:
-    """Return the sizes that the manifest fixes; None where it has no such part."""
-    side = manifest.preprocessing.image_size
+def _sizes(manifest: Manifest, canvas: tuple[int, int]) -> dict[str, int | None]:
+    """Return the sizes that the manifest fixes for a canvas; None where it has no such part."""
+    (height, width), side = canvas, manifest.preprocessing.image_size
     head, text = manifest.clip_head or manifest.clip_tower, manifest.text
     masks = {spec.name for spec in manifest.graphs.mask_decoder.outputs}
     return {
-        "positions": side // EMBEDDING_STRIDE,
-        "logits": side // MASK_STRIDE,
+        "rows": height // EMBEDDING_STRIDE,
+        "columns": width // EMBEDDING_STRIDE,
+        "logits h": height // MASK_STRIDE,
+        "logits w": width // MASK_STRIDE,
         "masks": 1 if masks == {MASKS} else 4,
         "embed_dim": None if head is None else head.embed_dim,
         "grid": None if head is None else head.grid,
+        "token rows": None if head is None else head.grid * height // side,
+        "token columns": None if head is None else head.grid * width // side,
         "text_dim": None if text is None else text.embed_dim,
     }
 

@@ -34,7 +34,7 @@ from samclip.errors import (
     VocabularyError,
     did_you_mean,
 )
-from samclip.runtime.backend_choice import check_precision, start_fastest
+from samclip.runtime.backend_choice import check_precision, first_encoder, start_fastest
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.holds import hold_release
 from samclip.runtime.bundles.home import find_bundle
@@ -91,7 +91,7 @@ def _is_of_torch(image: object) -> bool:
 
 
 @as_memory_error
-def load(
+def load(  # noqa: PLR0913 - each is one choice of a caller
     name_or_path: str | Path | None = None,
     backend: str = "auto",
     *,
@@ -103,6 +103,7 @@ def load(
     public_key: str | Path | None = None,
     max_pixels: int | None = None,
     timeout: float | None = None,
+    aspects: str | Sequence[str] | None = None,
 ) -> Model:
     """Load a bundle and make its encoder ready.
 
@@ -131,6 +132,10 @@ def load(
     `timeout`: for bundles of strangers. Seconds that loading a graph may take, and each run of one,
     on CPU backends; None means no limit. Each graph then runs in a separate process, which is
     ended at the limit (EngineTimeoutError) and started again by the next call.
+    `aspects`: for bundles with several shapes of input, those to use, as "16:9" for a camera or
+    ["4:3", "3:4"]; None means all. The encoder of the first is made ready, and the graphs of each
+    other shape when the first image of it comes; they stay, so that several shapes take the memory
+    of several models. An image of yet another shape is padded to one of these, or made smaller.
 
     Raises BundleError (BundleNotFoundError, SignatureError, GraphError), BackendUnavailableError,
     PlanError, EngineRunError, InputError.
@@ -152,6 +157,7 @@ def load(
         device=wish.index,
     )
     bundle = Bundle.open(find_bundle(name_or_path), chosen_public_key(public_key))
+    bundle = bundle.limited_to(aspects)
     check_precision(precision, bundle)
     named = None if isinstance(backend, str) and backend == AUTO else get_backend(backend)
     if named is not None:
@@ -245,7 +251,7 @@ class Model:
         self._pool = EnginePool(
             bundle, self._choice.backend, options, precision, partial(_make_trial, bundle)
         )
-        self._pool.load("encoder")
+        self._pool.load(first_encoder(bundle))
         manifest = bundle.manifest
         self._namer = _namer_of(manifest)
         self._cache_dir = None if cache_dir is None else Path(cache_dir)
@@ -479,19 +485,28 @@ class Model:
         `original_size`: (h, w) before. For `SamPredictor.set_torch_image`; `encode` resizes.
         Raises ImageError for other sizes, ClosedError, EngineRunError.
         """
-        letterbox = Letterbox.fit(original_size, self.manifest.preprocessing.image_size)
-        if resized.shape != (*letterbox.input_size, 3):
+        whole = Letterbox.fit(original_size, self.manifest.preprocessing.image_size)
+        if resized.shape != (*whole.input_size, 3):
             raise ImageError(
-                f"a resized image must be {letterbox.input_size} x 3 for an original of (h, w) = "
+                f"a resized image must be {whole.input_size} x 3 for an original of (h, w) = "
                 f"{original_size}; got {resized.shape}. Resize it by transform.apply_image."
             )
-        return self._run_encoder(self._encoder_input.place(resized), letterbox, self._counter)
+        letterbox = self._encoder_input.fit_exactly(original_size)
+        if letterbox.input_size != whole.input_size:
+            raise ImageError(
+                f"no encoder of bundle {self.manifest.name!r} holds a resized image of "
+                f"{whole.input_size}, only of {self.bundle.canvases}. Give the image itself to "
+                "encode, which makes it smaller."
+            )
+        feeds = self._encoder_input.place(resized, letterbox.canvas)
+        return self._run_encoder(feeds, letterbox, self._counter)
 
     @cached_property
     def _encoder_input(self) -> EncoderInput:
         """The form in which the encoder takes images; ManifestError for one that is unknown."""
         manifest = self.manifest
-        return EncoderInput.declared(manifest.graphs.encoder.inputs, manifest.preprocessing)
+        inputs = manifest.graphs.encoder.inputs
+        return EncoderInput.declared(inputs, manifest.preprocessing, self.bundle.canvases)
 
     @cached_property
     def _text_space(self) -> str:
@@ -553,11 +568,13 @@ class Model:
         reason = form.misfit(image.shape, image.dtype)
         if reason is not None or math.prod(image.shape[:2]) > self._max_pixels:
             return reason or "it has more than max_pixels", None
-        kept = self._pool.keep("encoder", image, form.pixels.image_size)
+        letterbox = form.fit_exactly((image.shape[0], image.shape[1]))
+        encoder = self.manifest.name_for("encoder", letterbox.canvas)
+        kept = self._pool.keep(encoder, image, letterbox.canvas[1])
         if kept is None:
             return f"the backend {self.backend!r} does not take it where it is", None
-        width = image.shape[1]
-        return "", (DevicePhoto(kept, width), *form.feeds_on_device(kept, width))
+        photo = DevicePhoto(kept, image.shape[1])
+        return "", (photo, form.feeds_on_device(kept, letterbox), letterbox)
 
     def _copied(self, image: ForeignTensor, reason: str) -> NDArray[np.generic]:
         """Copy an image from a GPU to the host; the first time, log the reason."""
@@ -605,7 +622,7 @@ class Model:
         tower: ClipOfPhoto | None = None,
     ) -> Features:
         with stage("encode"):
-            encoded = self._pool.run("encoder", feeds)
+            encoded = self._pool.run(self.manifest.name_for("encoder", letterbox.canvas), feeds)
         counter.add(sam=1)
         return Features(self._pool, letterbox, encoded, tower)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,12 @@ class SamPredictor:
     @property
     def input_size(self) -> tuple[int, int] | None:
         """(h, w) of the image in pixels of the encoder's input, without padding; None as above."""
-        return None if self._features is None else self._features.letterbox.input_size
+        return None if self._features is None else self._transform_size(self._features)
+
+    def _transform_size(self, features: Features) -> tuple[int, int]:
+        """Return the image's (h, w) as `transform` resizes it, whatever the encoder's shape."""
+        size = features.letterbox.original_size
+        return Letterbox.fit(size, features.letterbox.image_size).input_size
 
     @property
     def features(self) -> NDArray[np.float32] | None:
@@ -203,11 +209,11 @@ class SamPredictor:
             features.check_multimask("multimask_output=True")
         given = (point_coords, point_labels, boxes, mask_input)
         tensors = [value for value in given if is_tensor(value)]
-        size = features.letterbox.input_size
+        size = self._transform_size(features)
         arrays = (to_numpy(value) for value in given)
         prompts = _parse_mapped(*arrays, size=size, mask_size=features.mask_size)
-        same = Letterbox(size, size, features.letterbox.image_size)  # maps nothing
-        answer = _answer(features, prompts, same, multimask_output, return_logits)
+        mapped = replace(features.letterbox, original_size=size)  # maps nothing, or a squeeze
+        answer = _answer(features, prompts, mapped, multimask_output, return_logits)
         if not tensors:
             return answer
         torch = sys.modules["torch"]
@@ -215,7 +221,7 @@ class SamPredictor:
         return masks, iou, low_res
 
     def get_image_embedding(self) -> NDArray[np.float32]:
-        """Return SAM's embedding of the image: 1x256xGxG float32, G = input side / 16."""
+        """Return SAM's embedding of the image: 1x256xhxw float32, 1/16 of the encoder's input."""
         return self._require_features().image_embeddings()
 
     def reset_image(self) -> None:
@@ -236,7 +242,13 @@ def _require_labels(coords: object, labels: object) -> None:
 
 
 def _parse_mapped(
-    coords: Any, labels: Any, boxes: Any, mask: Any, *, size: tuple[int, int], mask_size: int
+    coords: Any,
+    labels: Any,
+    boxes: Any,
+    mask: Any,
+    *,
+    size: tuple[int, int],
+    mask_size: tuple[int, int],
 ) -> tuple[Prompt, ...]:
     """Check prompts for `predict_torch`, in pixels of the input; `size` is the image's there."""
     _require_labels(coords, labels)

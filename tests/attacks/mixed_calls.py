@@ -48,10 +48,10 @@ def _point(scene: samclip.Scene) -> tuple[float, float]:
 
 def _mask(scene: samclip.Scene) -> NDArray[np.float32]:
     """Logits of a disc in the middle of the image: hxw float32."""
-    side = scene.features.mask_size
+    rows, columns = scene.features.mask_size
     height, width = scene.features.letterbox.input_size
-    unit = side / max(height, width)
-    y, x = np.mgrid[0:side, 0:side].astype(np.float32)
+    unit = rows / scene.features.letterbox.canvas[0]
+    y, x = np.mgrid[0:rows, 0:columns].astype(np.float32)
     away = np.hypot(x - width * unit / 2, y - height * unit / 2)
     return np.asarray(np.clip(min(height, width) * unit / 3 - away, -8, 8), np.float32)
 

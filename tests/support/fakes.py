@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from samclip.engines.base import (
@@ -36,9 +37,11 @@ from samclip.runtime.bundles.manifest import (
     Manifest,
     Preprocessing,
     Provenance,
+    ShapedGraphs,
     TensorSpec,
     Text,
     Variant,
+    base_name,
 )
 from samclip.runtime.model import Model
 
@@ -52,7 +55,8 @@ STEEPNESS = 4.0  # logits per pixel of the input at a mask's edge
 
 
 def encode(image: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-    means = image.reshape(1, 3, GRID, 16, GRID, 16).mean((3, 5))  # 1x3xGxG
+    rows, columns = (side // 16 for side in image.shape[2:])
+    means = image.reshape(1, 3, rows, 16, columns, 16).mean((3, 5))  # 1x3xhxw
     return {"backbone_features": means, "image_embeddings": means + 1}
 
 
@@ -71,22 +75,24 @@ def mask_decoder(
     has_mask_input: NDArray[np.float32],
 ) -> dict[str, NDArray[Any]]:
     prompts = zip(point_coords, point_labels, strict=True)
-    shapes = np.stack([_shape_logits(*prompt) for prompt in prompts])  # Bx4xhxw
+    size = mask_input.shape[2:]
+    shapes = np.stack([_shape_logits(*prompt, size) for prompt in prompts])  # Bx4xhxw
     masks = shapes + mask_input * has_mask_input[:, None, None, None]
     iou = np.tile(np.asarray(IOUS, np.float32), (len(masks), 1))
     return {"iou_predictions": iou, "low_res_masks": masks.astype(np.float32)}
 
 
-def _shape_logits(coords: NDArray[np.float32], labels: NDArray[np.float32]) -> NDArray[np.float32]:
-    centres = (np.arange(MASK_SIZE) + 0.5) * 4
-    x, y = np.meshgrid(centres, centres)
+def _shape_logits(
+    coords: NDArray[np.float32], labels: NDArray[np.float32], size: tuple[int, ...]
+) -> NDArray[np.float32]:
+    y, x = (np.indices(size) + 0.5) * 4
     if (labels == 2).any():
         (x0, y0), (x1, y1) = coords[labels == 2][0], coords[labels == 3][0]
         inside = np.minimum.reduce([x - x0, x1 - x, y - y0, y1 - y])
         return np.stack([inside * STEEPNESS] * 4)
     chosen = coords[labels == 1] if (labels == 1).any() else coords[labels == 0]
     if not len(chosen):
-        return np.zeros((4, MASK_SIZE, MASK_SIZE), np.float32)
+        return np.zeros((4, *size), np.float32)
     distance = np.hypot(x - chosen[:, 0].mean(), y - chosen[:, 1].mean())
     return np.stack([(radius - distance) * STEEPNESS for radius in RADII])
 
@@ -128,7 +134,7 @@ class FakeEngine:
         arrays = {k: v if isinstance(v, np.ndarray) else v.numpy() for k, v in feeds.items()}
         if "image" in arrays:
             arrays["image"] = np.ascontiguousarray(arrays["image"], np.float32)
-        results = self.graphs[self.name](**arrays)
+        results = self.graphs[base_name(self.name)](**arrays)
         with self.lock:
             self.running -= 1
         return {name: ArrayTensor(results[name]) for name in outputs or results}
@@ -171,8 +177,26 @@ def _graph(*precisions: str, inputs: tuple[TensorSpec, ...] = ()) -> Graph:
     return Graph(inputs=inputs, outputs=(), variants=variants)
 
 
-def fake_manifest(*, trained: bool = True, clip: bool = True, text: bool = True) -> Manifest:
+def shaped_graphs(canvas: tuple[int, int], clip: bool = True) -> ShapedGraphs:
+    """The graphs for one more shape of input."""
+    image = TensorSpec(name="image", dtype="float32", shape=(1, 3, *canvas))
+    return ShapedGraphs(
+        canvas=canvas,
+        encoder=_graph("fp32", "fp16", inputs=(image,)),
+        mask_decoder=_graph(),
+        clip_head=_graph() if clip else None,
+    )
+
+
+def fake_manifest(
+    *,
+    trained: bool = True,
+    clip: bool = True,
+    text: bool = True,
+    canvases: tuple[tuple[int, int], ...] = (),
+) -> Manifest:
     return Manifest(
+        shapes=tuple(shaped_graphs(canvas, clip) for canvas in canvases) or UNSET,
         name="fake",
         model_type="fake",
         preprocessing=Preprocessing(
@@ -206,6 +230,14 @@ class FakeBundle:
     path: Path = Path("fake")
     requested: list[tuple[str, str, str | None]] = field(default_factory=list)
 
+    @property
+    def canvases(self) -> tuple[tuple[int, int], ...]:
+        return self.manifest.canvases
+
+    @property
+    def graph_names(self) -> tuple[str, ...]:
+        return tuple(self.manifest.all_graphs)
+
     def read(self, name: str) -> bytes:
         if name == "labels.json":
             return json.dumps(NAMES).encode()
@@ -231,8 +263,10 @@ def fake_model(
     text: bool = True,
     precision: str | None = None,
     streams: int = 1,
+    canvases: tuple[tuple[int, int], ...] = (),
 ) -> Model:
-    bundle: Any = FakeBundle(fake_manifest(trained=trained, clip=clip, text=text))
+    made = fake_manifest(trained=trained, clip=clip, text=text, canvases=canvases)
+    bundle: Any = FakeBundle(made)
     return Model(bundle, FakeBackend(delay=delay), EngineOptions(streams=streams), precision)
 
 

@@ -30,6 +30,7 @@ from samclip.engines.base import (
     Tensor,
     Traits,
 )
+from samclip.runtime.bundles.manifest import base_name
 
 T = TypeVar("T")
 
@@ -166,7 +167,10 @@ class TimedEngine:
 
 @dataclass(frozen=True, eq=False)
 class TimedBackend:
-    """Another backend, whose engines are timed; `precisions`: of each graph loaded so far."""
+    """Another backend, whose engines are timed; `precisions`: of each graph loaded so far.
+
+    The graphs for several shapes of input are timed under one name.
+    """
 
     inner: Backend
     clock: StageClock
@@ -206,9 +210,9 @@ class TimedBackend:
         start = self.clock.now()
         engine = self.inner.load(source, options)
         self.clock.add(LOADS, start, self.clock.now())
-        self.precisions[source.name] = source.precision
+        self.precisions[base_name(source.name)] = source.precision
         return self._timed(engine, source)
 
     def _timed(self, engine: Engine, source: GraphSource) -> TimedEngine:
         """Wrap an engine of the other backend; derived backends wrap it otherwise."""
-        return TimedEngine(engine, source.name, self.clock, self.on_host)
+        return TimedEngine(engine, base_name(source.name), self.clock, self.on_host)

@@ -26,7 +26,7 @@ from samclip.benchmarks.roofline.read_graph import read_graph
 from samclip.engines.base import Engine, GraphSource, Tensor
 from samclip.errors import UntrainedHeadWarning
 from samclip.progress import Progress, track
-from samclip.runtime.bundles.manifest import Graph
+from samclip.runtime.bundles.manifest import Graph, base_name
 from samclip.runtime.pixels.image import load_image
 
 Shapes = dict[str, tuple[int, ...]]
@@ -66,9 +66,10 @@ class CountedBackend(TimedBackend):
     runs: Counter[Run] = field(default_factory=Counter)
 
     def _timed(self, engine: Engine, source: GraphSource) -> ShapedEngine:
-        self.sources[source.name] = source
-        shapes = self.shapes.setdefault(source.name, {})
-        return ShapedEngine(engine, source.name, self.clock, self.on_host, shapes, self.runs)
+        name = base_name(source.name)
+        self.sources[name] = source
+        shapes = self.shapes.setdefault(name, {})
+        return ShapedEngine(engine, name, self.clock, self.on_host, shapes, self.runs)
 
 
 Counted = OpenModel[CountedBackend]
@@ -137,7 +138,7 @@ def count_in_shapes(
 ) -> tuple[GraphWork, dict[str, int]]:
     """Count one graph that was loaded, with inputs of given shapes; as `count_graph`."""
     source = counted.backend.sources[graph].whole()
-    described: Graph = getattr(counted.model.manifest.graphs, graph)
+    described = counted.model.manifest.all_graphs[source.name]
     sizes = _sizes(described, shapes)
     return count(read_graph(source.onnx, graph, sizes, source.weights)), sizes
 

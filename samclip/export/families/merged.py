@@ -6,16 +6,18 @@ Its graphs have the field's conventional names of inputs and outputs.
 from __future__ import annotations
 
 import copy
+import dataclasses
 from functools import partial
 from pathlib import Path
 
 import torch
+from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 from torch import nn
 
 from samclip.errors import CheckpointError
 from samclip.export.checkpoints.metadata import encode_metadata
-from samclip.export.exportable import Exportable
+from samclip.export.exportable import Exportable, Shapes
 from samclip.export.families.decoder_prompts import DYNAMIC_AXES, tracing_prompts, verifying_prompts
 from samclip.export.families.merged_assembly import Assembly
 from samclip.export.graphs import GraphSpec, LoweredGraph, PlainGraph
@@ -31,7 +33,7 @@ from samclip.export.token_aggregation import with_token_aggregation
 from samclip.export.verification import Sample, make_sample
 from samclip.runtime.bundles.manifest import ClipHead, Preprocessing
 from samclip.runtime.graph_outputs import NAME_FEATURES
-from samclip.runtime.pixels.image import load_image, preprocess
+from samclip.runtime.pixels.image import load_image, preprocess_for
 
 TEMPLATES = "openai"
 ENCODER_OUTPUTS = ("backbone_features", "image_embeddings")
@@ -57,7 +59,12 @@ def merged_exportable(assembly: Assembly, dense: DenseNames = AS_TRAINED) -> Exp
     text = None
     if metadata.text is not None:
         text = TextPart(metadata.text, metadata.embed_dim, model.text, assembly.tokenizer)
-    pixels = Preprocessing(image_size=metadata.image_size, mean=metadata.mean, std=metadata.std)
+    pixels = Preprocessing(
+        image_size=metadata.image_size,
+        mean=metadata.mean,
+        std=metadata.std,
+        canvas=canvas_field(model.canvas),
+    )
     head = ClipHead(
         trained=metadata.head_trained,
         embed_dim=metadata.embed_dim,
@@ -78,20 +85,31 @@ def merged_exportable(assembly: Assembly, dense: DenseNames = AS_TRAINED) -> Exp
             PlainGraph("mask_decoder", partial(mask_decoder_spec, model)),
         ),
         samples=partial(photo_samples, model, encoder, head, pixels),
+        shapes=Shapes(
+            step=model.step,
+            default=not isinstance(encoder, SamVit),
+            at=lambda canvas: merged_exportable(
+                dataclasses.replace(assembly, model=model.at_canvas(canvas)), dense
+            ),
+        ),
     )
     if not dense.token_aggregation:
         return exportable
-    grid = encoder.backbone_grid
-    shape = (1, encoder.backbone_channels, grid, grid)
-    return with_token_aggregation(exportable, shape, (grid, grid))
+    rows, columns = (side * encoder.backbone_grid // metadata.image_size for side in model.canvas)
+    shape = (1, encoder.backbone_channels, rows, columns)
+    return with_token_aggregation(exportable, shape, (rows, columns))
+
+
+def canvas_field(canvas: tuple[int, int]) -> tuple[int, int] | UnsetType:
+    """Return a canvas (h, w) as `Preprocessing` has it: nothing for a square."""
+    return canvas if len({*canvas}) > 1 else UNSET
 
 
 def encoder_spec(model: MergedModel, lowering: Lowering) -> GraphSpec:
-    """`image` 1x3xSxS, normalised -> the features before SAM's neck, and after it."""
-    size = model.config.image_size
+    """`image` 1x3xhxw, normalised -> the features before SAM's neck, and after it."""
     encoder = fold_batch_norms(lowered(model.image_encoder, lowering))
-    outputs = encoder_outputs(model.image_encoder)
-    return GraphSpec("encoder", encoder, {"image": torch.rand(1, 3, size, size)}, outputs)
+    image = {"image": torch.rand(1, 3, *model.canvas)}
+    return GraphSpec("encoder", encoder, image, encoder_outputs(model.image_encoder))
 
 
 def encoder_outputs(encoder: nn.Module) -> tuple[str, ...]:
@@ -102,10 +120,14 @@ def encoder_outputs(encoder: nn.Module) -> tuple[str, ...]:
 
 def clip_head_spec(model: MergedModel, lowering: Lowering) -> GraphSpec:
     """`backbone_features` 1xCxGxG and `token_mask` 1xgxg -> 1xD and 1xDxgxg, not normalised."""
-    grid, tokens = model.image_encoder.backbone_grid, model.clip_head.config.tokens
+    size = model.config.image_size
+    maps, tokens = (
+        [length * side // size for length in model.canvas]
+        for side in (model.image_encoder.backbone_grid, model.clip_head.config.tokens)
+    )
     inputs = {
-        "backbone_features": torch.rand(1, model.image_encoder.backbone_channels, grid, grid),
-        "token_mask": torch.ones(1, tokens, tokens),
+        "backbone_features": torch.rand(1, model.image_encoder.backbone_channels, *maps),
+        "token_mask": torch.ones(1, *tokens),
     }
     head = fold_batch_norms(lowered(model.clip_head, lowering))
     return GraphSpec("clip_head", head, inputs, HEAD_OUTPUTS)
@@ -114,7 +136,7 @@ def clip_head_spec(model: MergedModel, lowering: Lowering) -> GraphSpec:
 def mask_decoder_spec(model: MergedModel | Radio) -> GraphSpec:
     """Prompts (B prompts of N points each) on one image's embedding -> Bx4 masks and their IoU."""
     decoder = PromptedMaskDecoder(model.prompt_encoder, model.mask_decoder)
-    inputs = tracing_prompts(model.prompt_encoder.image_size)
+    inputs = tracing_prompts(model.canvas)
     return GraphSpec("mask_decoder", decoder, inputs, DECODER_OUTPUTS, DYNAMIC_AXES)
 
 
@@ -134,7 +156,7 @@ def photo_samples(
     photo: Path,
 ) -> list[Sample]:
     """Run the torch model on a photo: samples for encoder, CLIP head and mask decoder."""
-    array, letterbox = preprocess(load_image(photo), pixels)
+    array, letterbox = preprocess_for(load_image(photo), pixels, pixels.first_canvas)
     image, name = torch.from_numpy(array), photo.name
     encoded = encoder(image)
     features, embeddings = encoded[:2]

@@ -78,7 +78,7 @@ def ovsam_mask_decoder_spec(model: Ovsam) -> GraphSpec:
     """Prompts (B prompts of N points each) on one image's embedding -> Bx1 masks."""
     config = model.config
     decoder = PromptedLabelDecoder(model.prompt_encoder, model.mask_decoder)
-    inputs = tracing_prompts(config.image_size, config.neck.out_channels)
+    inputs = tracing_prompts((config.image_size, config.image_size), config.neck.out_channels)
     return GraphSpec("mask_decoder", decoder, inputs, OVSAM_DECODER_OUTPUTS, DYNAMIC_AXES)
 
 

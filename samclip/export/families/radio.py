@@ -5,15 +5,17 @@ Its graphs have the names of inputs and outputs that a merged model's have.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import torch
 
-from samclip.export.exportable import Exportable
+from samclip.export.exportable import Exportable, Shapes
 from samclip.export.families.merged import (
     ENCODER_OUTPUTS,
     HEAD_OUTPUTS,
     TEMPLATES,
+    canvas_field,
     lowered,
     mask_decoder_spec,
     photo_samples,
@@ -33,11 +35,18 @@ def radio_exportable(assembly: RadioAssembly, dense: DenseNames = AS_TRAINED) ->
     model, source = assembly.model, assembly.text
     if dense.recursive_attention:
         model.encoder.trunk.add_recursion()
-    head = ClipHead(trained=True, embed_dim=model.clip_head.head.out, grid=model.clip_head.grid[0])
+    head = ClipHead(
+        trained=True, embed_dim=model.clip_head.head.out, grid=max(model.clip_head.grid)
+    )
     text = None
     if source is not None:
         text = TextPart(source.metadata, head.embed_dim, model.text, source.tokenizer)
-    pixels = Preprocessing(image_size=model.image_size, mean=assembly.mean, std=assembly.std)
+    pixels = Preprocessing(
+        image_size=model.image_size,
+        mean=assembly.mean,
+        std=assembly.std,
+        canvas=canvas_field(model.canvas),
+    )
     exportable = Exportable(
         model_type=assembly.model_type,
         pixels=pixels,
@@ -53,6 +62,13 @@ def radio_exportable(assembly: RadioAssembly, dense: DenseNames = AS_TRAINED) ->
             PlainGraph("mask_decoder", partial(mask_decoder_spec, model)),
         ),
         samples=partial(photo_samples, model, model.encoder, head, pixels),
+        shapes=Shapes(
+            step=model.step,
+            default=True,
+            at=lambda canvas: radio_exportable(
+                replace(assembly, model=model.at_canvas(canvas)), dense
+            ),
+        ),
     )
     if not dense.token_aggregation:
         return exportable
@@ -62,8 +78,8 @@ def radio_exportable(assembly: RadioAssembly, dense: DenseNames = AS_TRAINED) ->
 
 
 def radio_encoder_spec(model: Radio, lowering: Lowering) -> GraphSpec:
-    """`image` 1x3xSxS, normalised -> summary and patches 1xCx1x(1+L), and SAM's embeddings."""
-    image = torch.rand(1, 3, model.image_size, model.image_size)
+    """`image` 1x3xhxw, normalised -> summary and patches 1xCx1x(1+L), and SAM's embeddings."""
+    image = torch.rand(1, 3, *model.canvas)
     encoder = lowered(model.encoder, lowering)
     return GraphSpec("encoder", encoder, {"image": image}, ENCODER_OUTPUTS)
 

@@ -110,6 +110,17 @@ class RelPosAttention(LoweredAttention):
         out: Tensor = self.proj(heads.flatten(2))
         return out
 
+    def crop(self, grid: tuple[int, int]) -> None:
+        """Attend on the upper left `grid` (h, w) of the grid that the weights are for.
+
+        The tables stay whole, so that all sizes share them: an offset has the same row in each.
+        """
+        height, width = grid
+        self.input_size = grid
+        self.index_h = relative_index(height, len(self.rel_pos_h))
+        self.index_w = relative_index(width, len(self.rel_pos_w))
+        self.places = one_hot_places(height, width)
+
     def _heads(self, x: Tensor) -> Tensor:
         return x.reshape(x.shape[0], -1, self.num_heads, self.head_dim).transpose(1, 2)  # BxNxLxD
 
@@ -188,10 +199,14 @@ def distinct_lowerings(module: nn.Module, lowerings: Sequence[Lowering]) -> tupl
     return tuple(lowerings)
 
 
-def relative_index(size: int) -> Tensor:
-    """Return rows of a table of 2*size-1 relative positions: [query, key] -> query-key+size-1."""
+def relative_index(size: int, rows: int | None = None) -> Tensor:
+    """Return rows of a table of relative positions: [query, key] -> query - key + the middle row.
+
+    `rows`: of the table, an odd number; None for the least, 2 * size - 1.
+    """
     place = torch.arange(size)
-    return place[:, None] - place[None, :] + size - 1
+    middle = size - 1 if rows is None else rows // 2
+    return place[:, None] - place[None, :] + middle
 
 
 def one_hot_places(height: int, width: int) -> Tensor:

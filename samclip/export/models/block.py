@@ -48,6 +48,11 @@ class SamVitBlock(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
 
+    def crop(self, grid: tuple[int, int]) -> None:
+        """Take a grid of (h, w) tokens, at most those that the block was made for."""
+        if not self.window_size:
+            self.attn.crop(grid)
+
     def forward(self, x: Tensor) -> Tensor:
         """Transform `x`, BxHxWxC float."""
         batch, height, width, _ = x.shape

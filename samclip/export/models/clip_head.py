@@ -114,6 +114,13 @@ class SamClipHead(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
         self.mlp = ProjectionMlp(config.width, config.hidden or config.width, config.embed_dim)
 
+    def crop(self, canvas: tuple[int, int], image_size: int) -> None:
+        """Take features of images of `canvas` (h, w) pixels in place of `image_size` squares."""
+        rows, columns = (side * self.config.tokens // image_size for side in canvas)
+        for layer in self.layers:
+            if isinstance(layer, SamVitBlock):
+                layer.crop((rows, columns))
+
     def forward(self, backbone_features: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Embed an image as a whole and patch by patch; neither result is normalised.
 

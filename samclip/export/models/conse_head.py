@@ -78,6 +78,9 @@ class ConseHead(nn.Module):
         patch_embeds = patch_logits.softmax(dim=-1) @ self.names  # B, G, G, D
         return image_embed, patch_embeds.permute(0, 3, 1, 2)
 
+    def crop(self, canvas: tuple[int, int], image_size: int) -> None:
+        """Take maps of images of `canvas` pixels: nothing in this head depends on their size."""
+
     def logits(self, backbone_features: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return the classifier's logits of the image, BxK, and of its patches, BxGxGxK.
 
@@ -107,10 +110,10 @@ class ConseHead(nn.Module):
 
     def _features(self, backbone_features: Tensor) -> Tensor:
         """Widen every level by the recogniser's own layer: Bx(C levels)xGxG -> BxLxGxGxH."""
-        batch, _, grid, _ = backbone_features.shape
+        batch, _, *grid = backbone_features.shape
         levels, width = self.config.levels, self.config.width
-        maps = backbone_features.reshape(batch * levels, width, grid, grid)  # BL, C, G, G
-        wide = self.recogniser.features(maps).reshape(batch, levels, HEAD_CHANNELS, grid, grid)
+        maps = backbone_features.reshape(batch * levels, width, *grid)  # BL, C, G, G
+        wide = self.recogniser.features(maps).reshape(batch, levels, HEAD_CHANNELS, *grid)
         return wide.permute(0, 1, 3, 4, 2)  # B, L, G, G, H
 
 

@@ -48,7 +48,8 @@ class TokenDecoder(nn.Module):
             dim=1,
         )  # BxMxD, of each mask token
         masks = weights @ self.output_upscaling(image).mT  # BxMx(16L)
-        return tokens[:, 0], in_rows(masks, image_embeddings.shape[-1])
+        rows, columns = image_embeddings.shape[-2:]
+        return tokens[:, 0], in_rows(masks, rows, columns)
 
 
 class SamMaskDecoder(TokenDecoder):
@@ -189,11 +190,11 @@ def _upscale_twice(tokens: Tensor, convolution: nn.ConvTranspose2d) -> Tensor:
     return F.linear(tokens, weight, bias).reshape(-1, convolution.out_channels)
 
 
-def in_rows(masks: Tensor, grid: int) -> Tensor:
-    """Put masks, BxMx(16*G*G) in the order of `Upscaling`, into rows of pixels: BxMx4Gx4G."""
-    cells = masks.reshape(-1, grid, grid, 2, 2, 2, 2)  # y, x, y2, x2, y1, x1
-    rows = cells.permute(0, 1, 3, 5, 2, 4, 6)  # y, y2, y1, x, x2, x1
-    return rows.reshape(-1, masks.shape[1], 4 * grid, 4 * grid)
+def in_rows(masks: Tensor, rows: int, columns: int) -> Tensor:
+    """Put masks, BxMx(16*h*w) in the order of `Upscaling`, into rows of pixels: BxMx4hx4w."""
+    cells = masks.reshape(-1, rows, columns, 2, 2, 2, 2)  # y, x, y2, x2, y1, x1
+    pixels = cells.permute(0, 1, 3, 5, 2, 4, 6)  # y, y2, y1, x, x2, x1
+    return pixels.reshape(-1, masks.shape[1], 4 * rows, 4 * columns)
 
 
 class ReluMlp(nn.Module):

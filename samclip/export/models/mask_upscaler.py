@@ -26,58 +26,64 @@ TRACED = (7, 5)  # pixels; any will do
 
 
 class MaskUpscaler(nn.Module):
-    """Upscales a map of `side` x `side` logits."""
+    """Upscales a map of logits of `size` (h, w)."""
 
-    positions: Tensor
+    row_places: Tensor
+    column_places: Tensor
 
-    def __init__(self, side: int) -> None:
+    def __init__(self, size: tuple[int, int]) -> None:
         super().__init__()
-        self.register_buffer("positions", torch.arange(side, dtype=torch.float32)[None])  # 1xG
+        rows, columns = (torch.arange(count, dtype=torch.float32)[None] for count in size)
+        self.register_buffer("row_places", rows)  # 1xh
+        self.register_buffer("column_places", columns)  # 1xw
 
     def forward(self, low_res_mask: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """`low_res_mask` GxG, `rows` Hx3, `columns` Wx3 -> mask HxW uint8 (0, 1), logits HxW."""
-        upright = self._weights(rows) @ low_res_mask  # HxG
-        logits = upright @ self._weights(columns).T  # HxW
+        """`low_res_mask` hxw, `rows` Hx3, `columns` Wx3 -> mask HxW uint8 (0, 1), logits HxW."""
+        upright = _weights(rows, self.row_places) @ low_res_mask  # Hxw
+        logits = upright @ _weights(columns, self.column_places).T  # HxW
         # TensorRT makes uint8 of float32 alone.
         return (logits > MASK_THRESHOLD).float().to(torch.uint8), logits
 
-    def _weights(self, taps: Tensor) -> Tensor:
-        """Return the share of each position of the map: NxG of Nx3 taps."""
-        first, second, share = torch.split(taps, 1, dim=1)
-        return self._tent(first) * (1 - share) + self._tent(second) * share
 
-    def _tent(self, places: Tensor) -> Tensor:
-        """Return the weights of linear interpolation at N places: NxG of Nx1."""
-        away = torch.maximum(places - self.positions, self.positions - places)
-        return torch.relu(1 - away)
+def _weights(taps: Tensor, positions: Tensor) -> Tensor:
+    """Return the share of each of the map's `positions`, 1xG: NxG of Nx3 taps."""
+    first, second, share = torch.split(taps, 1, dim=1)
+    return _tent(first, positions) * (1 - share) + _tent(second, positions) * share
 
 
-def mask_upscaler_graph(image_size: int) -> PlainGraph:
-    """Return the graph for a decoder behind an encoder of this input size."""
-    return PlainGraph(UPSCALER, partial(_spec, image_size))
+def _tent(places: Tensor, positions: Tensor) -> Tensor:
+    """Return the weights of linear interpolation at N places: NxG of Nx1."""
+    away = torch.maximum(places - positions, positions - places)
+    return torch.relu(1 - away)
 
 
-def _spec(image_size: int) -> GraphSpec:
-    side = image_size // MASK_STRIDE
+def mask_upscaler_graph(canvas: tuple[int, int]) -> PlainGraph:
+    """Return the graph for a decoder behind an encoder of an input of `canvas` (h, w)."""
+    return PlainGraph(UPSCALER, partial(_spec, canvas))
+
+
+def _spec(canvas: tuple[int, int]) -> GraphSpec:
+    rows, columns = (side // MASK_STRIDE for side in canvas)
     height, width = TRACED
     inputs = {
-        "low_res_mask": torch.rand(side, side),
+        "low_res_mask": torch.rand(rows, columns),
         "rows": torch.rand(height, 3),
         "columns": torch.rand(width, 3),
     }
-    module = MaskUpscaler(side)
+    module = MaskUpscaler((rows, columns))
     return GraphSpec(UPSCALER, module, inputs, (FULL_MASK, FULL_LOGITS), DYNAMIC_AXES)
 
 
-def mask_upscaler_samples(image_size: int, photo: Path) -> list[Sample]:
+def mask_upscaler_samples(canvas: tuple[int, int], photo: Path) -> list[Sample]:
     """Return logits at the size of a photo, and what the runtime's own resize makes of them.
 
     The mask is left out: a logit may lie as close to the threshold as the last bit.
     """
     pixels = load_image(photo)
-    letterbox = Letterbox.fit((pixels.shape[0], pixels.shape[1]), image_size)
-    side = image_size // MASK_STRIDE
-    logits = np.random.default_rng(0).normal(0, 8, (side, side)).astype(np.float32)
+    size = (pixels.shape[0], pixels.shape[1])
+    letterbox = Letterbox.choose(size, max(canvas), (canvas,))
+    side = max(canvas) // MASK_STRIDE
+    logits = np.random.default_rng(0).normal(0, 8, letterbox.grid(side)).astype(np.float32)
     rows, columns = letterbox.upscale_taps(side)
     feeds = {"low_res_mask": logits, "rows": rows, "columns": columns}
     return [Sample(UPSCALER, photo.name, feeds, {FULL_LOGITS: letterbox.upscale(logits)})]

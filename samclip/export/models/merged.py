@@ -8,7 +8,9 @@ head maps the recogniser's classes into the text space.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torch import nn
 
@@ -61,11 +63,32 @@ class MergedModel(nn.Module):
     def __init__(self, config: MergedConfig) -> None:
         super().__init__()
         self.config = config
+        self.canvas = (config.image_size, config.image_size)  # (h, w) of the input
         self.image_encoder = build_encoder(config.model_type, config.image_size, config.pyramid)
         self.prompt_encoder = PromptEncoder(image_size=config.image_size)
         self.mask_decoder = SamMaskDecoder()
         self.clip_head = _build_head(config, self.image_encoder)
         self.text = None if config.text_tower is None else build_text_tower(config.text_tower)
+
+    @property
+    def step(self) -> int:
+        """The pixels of which both sides of an input must be multiples: those of a name's token."""
+        return self.config.image_size // self.clip_head.config.tokens
+
+    def at_canvas(self, canvas: tuple[int, int]) -> MergedModel:
+        """Return the same model for images of `canvas` (h, w) pixels, with the same weights.
+
+        The canvas is the upper left part of the square; its sides are multiples of `step`. Raises
+        CheckpointError for any other.
+        """
+        side = self.config.image_size
+        check_canvas(canvas, side, self.step)
+        model = share_weights(self)
+        model.canvas = canvas
+        model.image_encoder.crop(canvas)
+        model.clip_head.crop(canvas, side)
+        model.prompt_encoder.crop(canvas)
+        return model
 
     def initialise_head(self) -> None:
         """Start the CLIP head from the encoder's last block (appendix A), where shapes allow.
@@ -79,6 +102,24 @@ class MergedModel(nn.Module):
                 "from the encoder; use samclip.export.families.stitched.assemble_stitched"
             )
         initialise_from_encoder(head, encoder)
+
+
+def check_canvas(canvas: tuple[int, int], image_size: int, step: int) -> None:
+    """Raise CheckpointError unless a model of `image_size` px can take `canvas` (h, w) pixels."""
+    if max(canvas) != image_size or min(canvas) < step or any(side % step for side in canvas):
+        raise CheckpointError(
+            f"an input of {canvas[0]} x {canvas[1]} pixels (h, w) was asked for; this model of "
+            f"{image_size} px takes multiples of {step}, the longer side {image_size}"
+        )
+
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def share_weights(module: ModuleT) -> ModuleT:
+    """Return a copy of a module that has the same parameters and buffers, not copies of them."""
+    tensors = (*module.parameters(), *module.buffers())
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
 
 
 def build_encoder(

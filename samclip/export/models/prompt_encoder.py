@@ -33,6 +33,7 @@ class PromptEncoder(nn.Module):
         super().__init__()
         self.image_size = image_size
         self.grid = image_size // PATCH
+        self.cells = (self.grid, self.grid)
         self.embed_dim = embed_dim
         self.pe_layer = FourierPositions(embed_dim // 2)
         self.point_embeddings = nn.ModuleList(
@@ -49,6 +50,16 @@ class PromptEncoder(nn.Module):
             nn.Conv2d(mask_channels, embed_dim, kernel_size=1),
         )
         self.no_mask_embed = nn.Embedding(1, embed_dim)
+
+    def crop(self, canvas: tuple[int, int]) -> None:
+        """Take prompts for images of `canvas` (h, w) pixels.
+
+        Positions stay shares of the square: each place has the code that it has there, where it
+        was learned. segment-anything's code would stretch them to the canvas: docs/export/shapes.md
+        compares both.
+        """
+        rows, columns = (side // PATCH for side in canvas)
+        self.cells = (rows, columns)
 
     def forward(
         self, point_coords: Tensor, point_labels: Tensor, mask_input: Tensor, has_mask_input: Tensor
@@ -92,7 +103,7 @@ class PromptEncoder(nn.Module):
 
     def embed_no_masks(self, count: int) -> Tensor:
         """Embed the lack of a mask in each of `count` prompts, as `embed_masks` does: BxLxC."""
-        return self.no_mask_embed.weight.expand(count, self.grid**2, -1)
+        return self.no_mask_embed.weight.expand(count, math.prod(self.cells), -1)
 
     def dense_positions(self) -> Tensor:
         """Return the position encoding of the image grid's cells, 1xLxC, row by row.
@@ -100,8 +111,11 @@ class PromptEncoder(nn.Module):
         segment-anything's `get_dense_pe`.
         """
         weight = self.pe_layer.positional_encoding_gaussian_matrix
-        centres = (torch.arange(self.grid, device=weight.device).to(weight) + 0.5) / self.grid
-        y, x = torch.meshgrid(centres, centres, indexing="ij")
+        rows, columns = (
+            (torch.arange(count, device=weight.device).to(weight) + 0.5) / self.grid
+            for count in self.cells
+        )
+        y, x = torch.meshgrid(rows, columns, indexing="ij")
         encoded: Tensor = self.pe_layer(torch.stack([x, y], dim=-1))  # GxGxC
         return encoded.flatten(0, 1).unsqueeze(0)
 

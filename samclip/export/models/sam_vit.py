@@ -7,6 +7,7 @@ maps the blocks' features to the image embeddings that the mask decoder takes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -63,6 +64,7 @@ class SamVit(nn.Module):
         self.image_size = image_size
         self.grid = image_size // config.patch_size  # of the image embeddings
         self.backbone_grid = self.grid  # of the backbone's features
+        self.cells = (self.grid, self.grid)
         self.backbone_channels = config.width
         self.patch_embed = SamVitPatchEmbed(config.width, config.patch_size)
         self.pos_embed = nn.Parameter(torch.zeros(1, self.grid, self.grid, config.width))
@@ -79,17 +81,30 @@ class SamVit(nn.Module):
         self.neck = sam_neck(config.width, config.out_channels)
         self.recursion: RecursiveAttention | None = None
 
+    def crop(self, canvas: tuple[int, int]) -> None:
+        """Take images of `canvas` (h, w) pixels, with the positions of the square's upper left."""
+        rows, columns = (side // self.config.patch_size for side in canvas)
+        self.cells = (rows, columns)
+        for block in self.blocks:
+            if isinstance(block, SamVitBlock):
+                block.crop(self.cells)
+
     def add_recursion(self) -> None:
         """Let the last block, which is global, attend twice; weights stay as they are."""
-        self.recursion = RecursiveAttention(self.config.num_heads, self.grid**2)
+        self.recursion = RecursiveAttention(self.config.num_heads, math.prod(self.cells))
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Encode `image`, Bx3xSxS float, normalised by SAM's mean and standard deviation.
 
         Returns backbone_features, BxCxGxG before the neck, and image_embeddings, Bx256xGxG after
-        it, where G = S / 16; with a `recursion` also name_features, BxCxGxG.
+        it, where G = S / 16; with a `recursion` also name_features, BxCxGxG. h x w instead of
+        S x S after `crop`.
         """
-        x = self.patch_embed(image) + self.pos_embed  # BxGxGxC
+        rows, columns = self.cells
+        positions: Tensor = self.pos_embed
+        if self.cells != tuple(positions.shape[1:3]):
+            positions = positions[:, :rows, :columns]
+        x = self.patch_embed(image) + positions  # BxGxGxC
         for block in self.blocks[:-1]:
             x = block(x)
         if self.recursion is None:

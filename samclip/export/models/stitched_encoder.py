@@ -78,8 +78,14 @@ class StitchedEncoder(nn.Module):
         self.neck = sam_neck(config.widths[-1])
         self.stages.apply(init_linear)
 
+    def crop(self, canvas: tuple[int, int]) -> None:
+        """Take images of `canvas` (h, w) pixels: nothing in this encoder depends on the size."""
+
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Encode a normalised float32 Bx3xSxS image, S = `image_size`; padding is 0.
+
+        After `crop` images are hxw, multiples of 32: coarse looks are padded with zeros to whole
+        cells, as the square has them there.
 
         Returns the backbone's last maps of all levels of the pyramid, finest first, each repeated
         to the finest grid, Bx(352 levels)xS/32xS/32; and the image embeddings for SAM's decoder,
@@ -94,9 +100,15 @@ class StitchedEncoder(nn.Module):
         `features` are the backbone's of the `image` at its full size.
         """
         levels = [features.stride32]
+        rows, columns = features.stride32.shape[-2:]
         for divisor in self.pyramid[1:]:
-            coarse = self.backbone(F.avg_pool2d(image, divisor)).stride32
-            levels.append(F.interpolate(coarse, scale_factor=divisor, mode="nearest"))
+            seen = F.avg_pool2d(image, divisor)
+            bottom, right = (-side % STRIDE for side in seen.shape[-2:])
+            if bottom or right:
+                seen = F.pad(seen, (0, right, 0, bottom))
+            coarse = self.backbone(seen).stride32
+            whole = F.interpolate(coarse, scale_factor=divisor, mode="nearest")
+            levels.append(whole[..., :rows, :columns] if bottom or right else whole)
         return torch.cat(levels, dim=1)
 
     def embed(self, stitched: Tensor) -> Tensor:

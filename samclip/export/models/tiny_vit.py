@@ -70,8 +70,11 @@ class TinyVit(nn.Module):
         self.apply(init_linear)
         self.neck = sam_neck(self.backbone_channels)
 
+    def crop(self, canvas: tuple[int, int]) -> None:
+        """Take images of `canvas` (h, w) pixels: nothing in this encoder depends on the size."""
+
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode a normalised float32 Bx3xSxS image, S = `image_size`.
+        """Encode a normalised float32 Bx3xSxS image, S = `image_size`, or hxw after `crop`.
 
         Returns the backbone's features before the neck, Bx320xGxG, and the image embeddings for
         SAM's decoder, Bx256xGxG, with G = S / 16.

@@ -12,8 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import msgspec
-
 from samclip.engines.base import (
     Backend,
     Engine,
@@ -25,7 +23,7 @@ from samclip.engines.base import (
 )
 from samclip.engines.onnxruntime.backend import CPU
 from samclip.errors import ExportError
-from samclip.export.graph_files import GraphFiles, described, internalise
+from samclip.export.graph_files import GraphFiles, internalise, with_graphs
 from samclip.export.options import HALVES
 from samclip.export.precision.emulation import half_engine
 from samclip.export.precision.variants import BACKENDS
@@ -43,7 +41,7 @@ class DraftBundle(Bundle):
     def with_graphs(self, graphs: Sequence[GraphFiles]) -> DraftBundle:
         """Return the same draft with other graphs."""
         added = {name: data for files in graphs for name, data in files.files.items()}
-        manifest = msgspec.structs.replace(self.manifest, graphs=described(graphs))
+        manifest = with_graphs(self.manifest, graphs)
         return replace(self, manifest=manifest, contents={**self.contents, **added})
 
     def read(self, name: str) -> bytes:

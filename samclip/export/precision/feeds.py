@@ -6,7 +6,7 @@ Feeds lie on the disk and are read again on each pass, so that memory does not g
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from samclip.engines.onnxruntime.backend import CPU
 from samclip.export.precision.draft_bundle import DraftBundle, reference_model
 from samclip.export.precision.gate_tasks import drawn_boxes, fixed_regions, gate_vocabulary
 from samclip.progress import Progress, track
+from samclip.runtime.bundles.manifest import SHAPED_GRAPHS
 from samclip.runtime.pixels.encoder_input import EncoderInput
 from samclip.runtime.pixels.image import load_image
 
@@ -70,14 +71,31 @@ def record_feeds(
 
     They lie in `folder`, and can be read as long as it exists. There are none for graphs that are
     FP32 in every precision, such as the mask decoder, nor for graphs that were never run: those
-    that name regions, in a bundle that has no vocabulary.
+    that name regions, in a bundle that has no vocabulary. The graphs of every shape of input see
+    all photos, placed on that shape.
     """
-    graphs = draft.manifest.graphs
-    heads = {
-        name: SavedFeeds(folder / name)
-        for name in ("clip_head", "clip_roi", "clip_encoder", "text_encoder")
-        if getattr(graphs, name) is not None
-    }
+    manifest = draft.manifest
+    found: dict[str, PhotoFeeds | SavedFeeds] = {}
+    for canvas in draft.canvases:
+        own = replace(draft, only=(canvas,))
+        inputs = manifest.graphs.encoder.inputs
+        form = EncoderInput.declared(inputs, manifest.preprocessing, (canvas,))
+        found[manifest.name_for("encoder", canvas)] = PhotoFeeds(tuple(photos), form)
+        names = [
+            manifest.name_for(name, canvas)
+            for name in ("clip_head", "clip_roi", "clip_encoder", "text_encoder")
+            if canvas == draft.canvases[0] or name in SHAPED_GRAPHS
+        ]
+        heads = {name: SavedFeeds(folder / name) for name in names if manifest.graph(name)}
+        if heads:
+            found |= _record_heads(own, photos, heads, progress)
+    return found
+
+
+def _record_heads(
+    draft: DraftBundle, photos: Sequence[Path], heads: dict[str, SavedFeeds], progress: Progress
+) -> dict[str, SavedFeeds]:
+    """Record what the heads of one shape read; those that were run."""
     with reference_model(draft, RecordingBackend(heads)) as model:
         vocabulary = gate_vocabulary(model)
         recorded = photos if heads.keys() - {"text_encoder"} else ()
@@ -91,8 +109,7 @@ def record_feeds(
                 if "clip_roi" in heads and vocabulary is not None:
                     regions = fixed_regions(scene)
                     scene.features.score_regions_by_clip(regions, vocabulary.embeddings)
-    form = EncoderInput.declared(graphs.encoder.inputs, draft.manifest.preprocessing)
-    return {"encoder": PhotoFeeds(tuple(photos), form), **{n: f for n, f in heads.items() if f}}
+    return {name: feeds for name, feeds in heads.items() if feeds}
 
 
 @dataclass(frozen=True)

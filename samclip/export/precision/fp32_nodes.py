@@ -24,7 +24,7 @@ from samclip.export.precision.half import HalfPrecision
 from samclip.export.precision.keep import DEFAULT_KEEP, KeepList
 from samclip.export.precision.ranges import RangeReport, measure_ranges
 from samclip.progress import Progress
-from samclip.runtime.bundles.manifest import KeptNode
+from samclip.runtime.bundles.manifest import KeptNode, base_name
 
 MAX_RANGE_FEEDS = 16  # measuring ranges takes three times as long as running
 HEADROOM = 2.0  # values of other photos may be larger than of those at hand
@@ -55,11 +55,11 @@ class Fp32Nodes:
 
     def keeps_all(self, graph: str) -> bool:
         """Whether rules keep all of a graph in FP32."""
-        return self._rules.keeps_all(graph)
+        return self._rules.keeps_all(base_name(graph))
 
     def by_rule(self, graph: str, model: ir.Model) -> frozenset[str]:
         """Return the names of the nodes that rules keep; nodes without a name get one, in place."""
-        return self._rules.nodes(graph, model)
+        return self._rules.nodes(base_name(graph), model)
 
     def by_range(
         self, graph: str, model: ir.Model, attention: str | None, dtype: HalfPrecision

@@ -198,7 +198,7 @@ def agreements(
     if len(overlaps):
         rows.append(Agreement("mask_iou_mean", float(overlaps.mean()), len(overlaps)))
         rows.append(Agreement("mask_iou_worst", float(overlaps.min()), len(overlaps)))
-    return rows + _name_agreements(pairs)
+    return rows + name_agreements(pairs)
 
 
 def text_agreement(expected: NDArray[np.float32], found: NDArray[np.float32]) -> Agreement:
@@ -216,7 +216,7 @@ def mask_ious(questions: Questions, expected: Answers, found: Answers) -> NDArra
     return np.asarray([mask_iou(expected.masks.unpack(r), found.masks.unpack(r)) for r in rows])
 
 
-def _name_agreements(pairs: Sequence[tuple[Answers, Answers]]) -> list[Agreement]:
+def name_agreements(pairs: Sequence[tuple[Answers, Answers]]) -> list[Agreement]:
     """Measure the share of pixels, and of photos and objects, that get the same name."""
     rows: list[Agreement] = []
     for measure, field in (("semantic_agreement", "labels"), ("top1_agreement", "names")):

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 
 from msgspec.structs import replace
 
+from samclip.export.canvases import share_weights_files
 from samclip.export.graph_files import GraphFiles, with_variants
 from samclip.export.options import FUSED, INT8_PRECISIONS
 from samclip.export.plan import ReductionPlan
@@ -85,7 +86,8 @@ def reduce_graphs(
         )
         records = [reducer.add(precision) for precision in ORDER if precision in wanted]
     records.sort(key=lambda record: wanted.index(record.precision))
-    return Reduced(tuple(store(files) for files in reducer.graphs), tuple(records))
+    stored = share_weights_files([store(files) for files in reducer.graphs])
+    return Reduced(tuple(stored), tuple(records))
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,8 @@ class _Reducer:
 
     def _attempt(self, precision: ReducedPrecision, left_out: frozenset[str]) -> _Attempt:
         made = self.maker.make(precision, left_out)
-        graphs = tuple(_add_variants(files, made) for files in self.graphs)
+        added = [_add_variants(files, made) for files in self.graphs]
+        graphs = tuple(share_weights_files(added))
         judgement = self._judge(graphs, precision) if made.models else None
         return _Attempt(precision, graphs, made.kept, left_out, judgement)
 
@@ -173,7 +176,7 @@ class _Reducer:
         """
         if self.gate is None:
             return None
-        stored = [self.store(files) for files in graphs]
+        stored = share_weights_files([self.store(files) for files in graphs])
         draft = self.draft.with_graphs(stored)
         with reduced_model(draft, precision) as model:
             judged = self.gate.judge(model, precision)

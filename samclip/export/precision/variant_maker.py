@@ -21,7 +21,13 @@ from samclip.export.precision.sensitivity import measure_sensitivity
 from samclip.export.precision.smooth import equalise
 from samclip.export.precision.variants import full_variant, reduced_variants
 from samclip.progress import Progress
-from samclip.runtime.bundles.manifest import KeptNode, LayerError, ReducedPrecision, Variant
+from samclip.runtime.bundles.manifest import (
+    KeptNode,
+    LayerError,
+    ReducedPrecision,
+    Variant,
+    base_name,
+)
 
 # CPUs multiply unsigned by signed bytes; TensorRT takes symmetric ones alone.
 FORMS: Mapping[ReducedPrecision, Form] = {"int8": "unsigned", "int8_fp16": "symmetric"}
@@ -76,10 +82,13 @@ class VariantMaker:
         return MadeVariants(precision, models, tuple(kept))
 
     def sensitivity(self, precision: ReducedPrecision) -> tuple[LayerError, ...]:
-        """List the layers of all graphs by the noise that INT8 adds to them, the worst first."""
+        """List the layers of all graphs by the noise that INT8 adds to them, the worst first.
+
+        Of a graph for several shapes of input only the first one is measured.
+        """
         found: dict[str, tuple[LayerError, ...]] = {}
         for files, variant in self._variants(precision):
-            if files.name not in found:
+            if files.name not in found and files.name == base_name(files.name):
                 found[files.name] = self._quantiser.sensitivity(
                     files.name, variant.attention, _full_model(files, variant), precision
                 )
@@ -103,7 +112,7 @@ class VariantMaker:
             beyond = self._fp32.by_range(graph, full, attention, dtype)
         too_large = {node.node for node in beyond}
         if precision in INT8_PRECISIONS:
-            prefix = f"{graph}/"
+            prefix = f"{base_name(graph)}/"  # a layer is left out for all shapes of input
             layers = {x.removeprefix(prefix) for x in fallen_back if x.startswith(prefix)}
             skip = self._fp32.by_rule(graph, full) | layers | too_large
             model = self._quantiser.quantise(graph, attention, full, precision, skip)

@@ -19,7 +19,7 @@ from samclip.export.options import (
     INT8_PRECISIONS,
     backends_for,
 )
-from samclip.runtime.bundles.manifest import Precision, ReducedPrecision, Variant
+from samclip.runtime.bundles.manifest import Precision, ReducedPrecision, Variant, base_name
 
 PREFERENCE: tuple[Precision, ...] = ("int8_fp16", "fp16", "bf16", "int8", "fp32")
 
@@ -48,7 +48,7 @@ def reduced_variants(files: GraphFiles, precision: ReducedPrecision) -> tuple[Va
     backends that have kernels for it, in half precision. INT8 for CPUs uses only `chunk`, where the
     graph has it: calibrating `wide` as well would double the longest part of an export.
     """
-    if precision in INT8_PRECISIONS and files.name not in QUANTISED_GRAPHS:
+    if precision in INT8_PRECISIONS and base_name(files.name) not in QUANTISED_GRAPHS:
         return ()
     full = full_variants(files)
     forms = tuple(v.attention for v in full if v.attention is not None)

@@ -102,6 +102,16 @@ def with_input_of(manifest: Manifest, model: Exportable) -> Exportable:
     return with_uint8_input(model) if form.uint8 else model
 
 
+def at_first_canvas(manifest: Manifest, model: Exportable) -> Exportable:
+    """Return a model for a bundle's first encoder; CheckpointError for one of squares alone."""
+    canvas = manifest.preprocessing.first_canvas
+    if len({*canvas}) == 1:
+        return model
+    if model.shapes is None:
+        raise CheckpointError(f"a {model.model_type} takes squares, and its input is {canvas} px")
+    return model.shapes.at(canvas)
+
+
 def storage_of(bundle: Bundle) -> str:
     """Return how the weights of each graph are stored: "int8 (encoder), fp16 (mask_decoder)"."""
     graphs: dict[str, list[str]] = {}
@@ -175,6 +185,7 @@ def _plans(
         exportable = merged_exportable(Assembly(model, metadata), dense)
     else:
         raise CheckpointError("its model and its description differ: a defect, report it")
+    exportable = at_first_canvas(manifest, exportable)
     plans = with_input_of(manifest, exportable).graphs
     return plans if model.text is None else (*plans, text_encoder_graph(model.text))
 

@@ -17,6 +17,7 @@ from samclip.export.checkpoints.checkpoint import Checkpoint
 from samclip.export.exportable import Exportable
 from samclip.export.options import ExportOptions
 from samclip.export.rebuilding.bundle_checkpoint import (
+    at_first_canvas,
     read_bundle_checkpoint,
     storage_of,
     with_input_of,
@@ -52,7 +53,8 @@ def read_bundle_model(options: ExportOptions, read: Read, progress: Progress) ->
     if options.verify:
         own = ExportOptions(options.checkpoint, options.output)
         with progress.stage(f"comparing the rebuilt model with {bundle.manifest.name}"):
-            model = with_input_of(bundle.manifest, read(own, found.checkpoint))
+            rebuilt = at_first_canvas(bundle.manifest, read(own, found.checkpoint))
+            model = with_input_of(bundle.manifest, rebuilt)
             samples = model.samples(photo_paths(options.photos)[0])
             worst = _prove(
                 bundle, samples if model.text is None else samples + text_samples(model.text)

@@ -7,7 +7,8 @@ all of them plain files. The bytes of a file are checked when they are read.
 from __future__ import annotations
 
 import posixpath
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 
@@ -23,11 +24,11 @@ from samclip.errors import (
     did_you_mean,
     error_context,
 )
+from samclip.runtime.bundles.aspects import find_canvases, graphs_for
 from samclip.runtime.bundles.files import open_plain_file, read_verified, verify_file
 from samclip.runtime.bundles.manifest import (
     MANIFEST_NAME,
     Graph,
-    Graphs,
     Manifest,
     Variant,
 )
@@ -46,10 +47,30 @@ MAX_NAMES_SHOWN = 20  # files that an error message lists
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle: its directory, links resolved, and its manifest."""
+    """An opened bundle: its directory, links resolved, and its manifest.
+
+    `only`: the canvases (h, w) that its user keeps to; None for all of the manifest's.
+    """
 
     path: Path
     manifest: Manifest
+    only: tuple[tuple[int, int], ...] | None = field(default=None, kw_only=True)
+
+    @property
+    def canvases(self) -> tuple[tuple[int, int], ...]:
+        """The (h, w) of the encoders' inputs that images are placed on, the first one first."""
+        return self.manifest.canvases if self.only is None else self.only
+
+    @property
+    def graph_names(self) -> tuple[str, ...]:
+        """The names of the graphs that images on these canvases need."""
+        return graphs_for(self.manifest, self.canvases)
+
+    def limited_to(self, aspects: str | Sequence[str] | None) -> Bundle:
+        """Return the bundle for images of some aspect ratios, see `find_canvases`."""
+        return (
+            self if aspects is None else replace(self, only=find_canvases(self.manifest, aspects))
+        )
 
     @classmethod
     def open(cls, path: str | PathLike[str], public_key: PublicKey | None = None) -> Bundle:
@@ -107,7 +128,7 @@ class Bundle:
     ) -> GraphSource:
         """Read the first variant of a graph that is for `backend` (and, if given, in `precision`).
 
-        `graph`: a field of `Graphs`; `version`: that of the backend's library. Raises
+        `graph`: a name of `Manifest.all_graphs`; `version`: that of the backend's library. Raises
         CapabilityError when the bundle has no such graph, BackendUnavailableError when no variant
         fits, GraphError for a graph that no engine may see, and whatever `read` raises. Every use
         of a bundle's graphs goes through here: engines, plans, benchmarks.
@@ -166,10 +187,10 @@ class Bundle:
         )
 
     def _graph(self, name: str) -> Graph:
-        graph: Graph | None = getattr(self.manifest.graphs, name, None)
-        if name in Graphs.__struct_fields__ and graph is not None:
+        graph = self.manifest.graph(name)
+        if graph is not None:
             return graph
-        present = [g for g in Graphs.__struct_fields__ if getattr(self.manifest.graphs, g)]
+        present = tuple(self.manifest.all_graphs)
         raise CapabilityError(
             f"the bundle {self.manifest.name!r} has no graph {name!r}"
             f"{did_you_mean(name, present)}, only {', '.join(present)}. "

@@ -19,6 +19,8 @@ SIGNATURE_NAME = "manifest.sig"  # optional: 64 bytes, see signature.py
 
 MAX_FILE_BYTES = 2**33  # ViT-H in FP32 has 2.5 GB
 MAX_BUNDLE_BYTES = 2**35
+MAX_SHAPES = 16
+SHAPED_GRAPHS = ("encoder", "mask_decoder", "clip_head", "mask_upscaler", "token_aggregation")
 FP32_LARGEST = 3.4028234663852886e38
 
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
@@ -28,6 +30,7 @@ Positive = Annotated[int, msgspec.Meta(gt=0, le=2**31)]
 Opset = Annotated[int, msgspec.Meta(ge=1, le=100)]  # ONNX has 26
 EmbedDim = Annotated[int, msgspec.Meta(ge=1, le=2**14)]  # CLIP has 512 to 1280
 Grid = Annotated[int, msgspec.Meta(ge=1, le=512)]  # tokens along a side
+Canvas = tuple[ImageSize, ImageSize]  # (h, w) of an encoder's input in pixels
 Dimension = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]  # of a tensor
 ContextLength = Annotated[int, msgspec.Meta(ge=2, le=2**14)]  # CLIP has 77, BERT 512
 LogitScale = Annotated[float, msgspec.Meta(ge=0.01, le=1000)]  # CLIP has at most 100
@@ -178,12 +181,29 @@ class Graphs(Record, frozen=True, kw_only=True, omit_defaults=True):
     token_aggregation: Graph | None = None
 
 
+class ShapedGraphs(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """The graphs for an encoder's input of another shape than the bundle's first one.
+
+    `canvas`: (h, w) of that input in pixels; the longer side is `Preprocessing.image_size`. Each
+    graph has the weights file of the graph of its name in `Graphs`.
+    """
+
+    canvas: Canvas
+    encoder: Graph
+    mask_decoder: Graph
+    clip_head: Graph | None = None
+    mask_upscaler: Graph | None = None
+    token_aggregation: Graph | None = None
+
+
 class Preprocessing(Record, frozen=True, kw_only=True):
     """The steps from an image to the encoder's input.
 
     Resize so that the longest side is `image_size` (each side `floor(side * scale + 0.5)`),
     subtract `mean`, divide by `std` (both in [0, 255] units), pad with zeros to a square at the
-    bottom and right.
+    bottom and right; or to `canvas`, (h, w) in pixels, where the first encoder takes no square. A
+    bundle with several canvases takes for each image the least of those that hold it, see
+    `samclip.runtime.pixels.canvas`.
     """
 
     image_size: ImageSize
@@ -194,6 +214,13 @@ class Preprocessing(Record, frozen=True, kw_only=True):
     interpolation: Literal["pillow_bilinear"] = "pillow_bilinear"
     rounding: Literal["half_up"] = "half_up"
     padding: Literal["bottom_right"] = "bottom_right"
+    canvas: Canvas | msgspec.UnsetType = msgspec.UNSET  # left out of the file for a square
+
+    @property
+    def first_canvas(self) -> tuple[int, int]:
+        """The (h, w) of the first encoder's input in pixels."""
+        square = (self.image_size, self.image_size)
+        return square if isinstance(self.canvas, msgspec.UnsetType) else self.canvas
 
 
 class ClipHead(Record, frozen=True, kw_only=True):
@@ -417,6 +444,45 @@ class Manifest(Record, frozen=True, kw_only=True):
     reductions: tuple[Reduction, ...] = ()
     region_head: RegionHead | None = None
     clip_tower: ClipTower | None = None
+    # Left out of the file where there are none: older versions of samclip refuse the field.
+    shapes: (
+        Annotated[tuple[ShapedGraphs, ...], msgspec.Meta(max_length=MAX_SHAPES)] | msgspec.UnsetType
+    ) = msgspec.UNSET
+
+    @property
+    def shaped(self) -> tuple[ShapedGraphs, ...]:
+        """The graphs for further shapes of the encoder's input."""
+        return () if isinstance(self.shapes, msgspec.UnsetType) else self.shapes
+
+    @property
+    def canvases(self) -> tuple[tuple[int, int], ...]:
+        """The (h, w) of the encoders' inputs in pixels, that of `graphs` first."""
+        return (self.preprocessing.first_canvas, *(each.canvas for each in self.shaped))
+
+    def graph(self, name: str) -> Graph | None:
+        """Return a graph by its name, such as "encoder" or "encoder-768x1024"; None if it lacks."""
+        return self.all_graphs.get(name)
+
+    @property
+    def all_graphs(self) -> dict[str, Graph]:
+        """All graphs by name: those of `graphs`, then those for each further shape."""
+        found = {name: getattr(self.graphs, name) for name in Graphs.__struct_fields__}
+        for each in self.shaped:
+            named = {name: getattr(each, name) for name in SHAPED_GRAPHS}
+            found |= {shaped_name(name, each.canvas): graph for name, graph in named.items()}
+        return {name: graph for name, graph in found.items() if graph is not None}
+
+    def name_for(self, graph: str, canvas: tuple[int, int]) -> str:
+        """Return the name of a field of `Graphs` as it is called for a canvas."""
+        is_first = canvas == self.preprocessing.first_canvas or graph not in SHAPED_GRAPHS
+        return graph if is_first else shaped_name(graph, canvas)
+
+    def canvas_of(self, name: str) -> tuple[int, int]:
+        """Return the canvas of a graph by the graph's name."""
+        found = (
+            canvas for canvas in self.canvases if self.name_for(base_name(name), canvas) == name
+        )
+        return next(found, self.preprocessing.first_canvas)
 
     @property
     def head(self) -> NamingHead | None:
@@ -427,6 +493,16 @@ class Manifest(Record, frozen=True, kw_only=True):
     def has_map(self) -> bool:
         """Whether there are embeddings of tokens, of which a map of names can be made."""
         return self.clip_head is not None or self.clip_tower is not None
+
+
+def shaped_name(graph: str, canvas: tuple[int, int]) -> str:
+    """Return the name of a graph for a canvas (h, w): "encoder-768x1024"."""
+    return f"{graph}-{canvas[0]}x{canvas[1]}"
+
+
+def base_name(name: str) -> str:
+    """Return the field of `Graphs` that a graph is, whatever its canvas."""
+    return name.partition("-")[0]
 
 
 def _leading_numbers(version: str) -> tuple[int, ...]:

@@ -22,8 +22,6 @@ from samclip.runtime.bundles.manifest import (
     MAX_BUNDLE_BYTES,
     MAX_FILE_BYTES,
     SCHEMA_VERSION,
-    Graph,
-    Graphs,
     Manifest,
 )
 from samclip.runtime.bundles.signature import PublicKey, check_signature
@@ -132,6 +130,7 @@ def check_manifest(manifest: Manifest) -> None:
         raise _invalid(
             f"lists files of {total:,} bytes together; at most {MAX_BUNDLE_BYTES:,} are accepted"
         )
+    _check_canvases(manifest)
     head, text = manifest.head, manifest.text
     if head is not None and text is not None and head.embed_dim != text.embed_dim:
         raise _invalid(
@@ -140,11 +139,30 @@ def check_manifest(manifest: Manifest) -> None:
         )
 
 
+def _check_canvases(manifest: Manifest) -> None:
+    """Check that canvases differ, have the longer side `image_size`, and whole tokens."""
+    side, head = manifest.preprocessing.image_size, manifest.clip_head
+    step = 1 if head is None else side // head.grid
+    for canvas in manifest.canvases:
+        if max(canvas) != side or (min(canvas) < side and min(canvas) % max(1, step)):
+            raise _invalid(
+                f"has an encoder for {canvas[0]} x {canvas[1]} pixels (h, w); expected a longer "
+                f"side of {side}, and multiples of a token's side, {step}"
+            )
+    if len({*manifest.canvases}) < len(manifest.canvases):
+        raise _invalid("has two encoders for one shape; expected one for each")
+    for each in manifest.shaped:
+        if (each.clip_head is None) != (manifest.graphs.clip_head is None):
+            raise _invalid(
+                f"has a clip_head for one shape and none for another, {each.canvas}; expected one "
+                "for each or none"
+            )
+
+
 def _references(manifest: Manifest) -> Iterator[tuple[str, int]]:
     """Yield the files that a manifest refers to, each with the largest size accepted."""
-    for name in Graphs.__struct_fields__:
-        graph: Graph | None = getattr(manifest.graphs, name)
-        for variant in graph.variants if graph else ():
+    for graph in manifest.all_graphs.values():
+        for variant in graph.variants:
             yield variant.file, MAX_GRAPH_BYTES
             if variant.weights is not None:
                 yield variant.weights, MAX_FILE_BYTES

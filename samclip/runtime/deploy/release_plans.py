@@ -23,7 +23,7 @@ from samclip.engines.plans.store import (
 from samclip.engines.registry import AUTO, decide
 from samclip.errors import BackendUnavailableError, BundleError
 from samclip.progress import Progress
-from samclip.runtime.backend_choice import choose_variants, fastest_first
+from samclip.runtime.backend_choice import choose_variants, fastest_first, first_encoder
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.plans.building import PlanSettings, build_plans, check_library
 from samclip.runtime.plans.state import find_variant
@@ -102,7 +102,7 @@ def _plan_backend(
     for backend in fastest_first(bundle):
         if backend.name not in {TENSORRT, TENSORRT_RTX} or not backend.probe().available:
             continue
-        if "encoder" not in choose_variants(bundle, backend, precision):
+        if first_encoder(bundle) not in choose_variants(bundle, backend, precision):
             progress.note(f"{backend.name}: the bundle has no graphs for it, and no plan is built")
             continue
         try:

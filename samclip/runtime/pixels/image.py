@@ -1,6 +1,7 @@
-"""Images: loading them as RGB pixels, and the resize and padding to the encoder's square input.
+"""Images: loading them as RGB pixels, and the resize and padding to the encoder's input.
 
-`Letterbox` also maps points into that input, and masks back to the image.
+`Letterbox` also maps points into that input, and masks back to the image. The input is a square, or
+for bundles with encoders for several shapes one of these, which `Letterbox.choose` chooses.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -32,6 +34,7 @@ SUFFIXES = frozenset(
 DEFAULT_MAX_PIXELS = 2**27  # 384 MiB of RGB, and photos of 108 megapixels
 MAX_PATH = 4096  # bytes; no image file is as short
 SAMPLED = 1_000_000  # values of an array that are looked at for advice
+SQUEEZE = 0.01  # by which a side may be too long for a shape: such an image is squeezed into it
 ImageSource = str | PathLike[Any] | bytes | bytearray | Image.Image | NDArray[np.uint8]
 
 
@@ -210,54 +213,119 @@ def preprocess(
     return normalise(resized, preprocessing), letterbox
 
 
+def preprocess_for(
+    image: NDArray[np.uint8], preprocessing: InputFormat, canvas: tuple[int, int]
+) -> tuple[NDArray[np.float32], Letterbox]:
+    """Turn an image into what torch models of one `canvas` (h, w) take, 1x3xhxw; as `preprocess`.
+
+    An image that the canvas does not hold in its usual size is made smaller.
+    """
+    resized, letterbox = resize_longest_side(image, preprocessing.image_size, (canvas,))
+    return normalise(resized, preprocessing, canvas), letterbox
+
+
 def resize_longest_side(
-    image: NDArray[np.uint8], image_size: int
+    image: NDArray[np.uint8], image_size: int, canvases: Sequence[tuple[int, int]] = ()
 ) -> tuple[NDArray[np.uint8], Letterbox]:
     """Resize an image, HWC uint8 RGB, so that its longest side is `image_size`: hxwx3.
 
-    By Pillow's bilinear filter, as in segment-anything's `ResizeLongestSide`. Raises ImageError.
+    By Pillow's bilinear filter, as in segment-anything's `ResizeLongestSide`. `canvases`: the
+    shapes of input to choose among, see `Letterbox.choose`; none for the square. Raises ImageError.
     """
     pixels = _check_array(image, image.size)
-    letterbox = Letterbox.fit((pixels.shape[0], pixels.shape[1]), image_size)
+    size = (pixels.shape[0], pixels.shape[1])
+    letterbox = Letterbox.choose(size, image_size, canvases)
     height, width = letterbox.input_size
     resized = Image.fromarray(pixels).resize((width, height), Resampling.BILINEAR)
     return np.asarray(resized, np.uint8), letterbox
 
 
 def normalise(
-    resized: NDArray[np.uint8] | NDArray[np.float32], preprocessing: InputFormat
+    resized: NDArray[np.uint8] | NDArray[np.float32],
+    preprocessing: InputFormat,
+    canvas: tuple[int, int] | None = None,
 ) -> NDArray[np.float32]:
-    """Turn hxwx3 in [0, 255], already resized, into what torch models take: 1x3xSxS float32."""
+    """Turn hxwx3 in [0, 255], already resized, into what torch models take: 1x3xSxS float32.
+
+    `canvas`: (h, w) of the input, None for the square.
+    """
     height, width = resized.shape[:2]
     mean, std = (np.array(v, np.float32) for v in (preprocessing.mean, preprocessing.std))
     normalised = (np.asarray(resized, np.float32) - mean) / std  # hxwx3
     side = preprocessing.image_size
-    padded = np.zeros((1, 3, side, side), np.float32)
+    padded = np.zeros((1, 3, *(canvas or (side, side))), np.float32)
     padded[0, :, :height, :width] = normalised.transpose(2, 0, 1)
     return padded
 
 
 @dataclass(frozen=True)
 class Letterbox:
-    """The place of an image in a square of `image_size` pixels: upper left, padded to fill it.
+    """The place of an image in the encoder's input: upper left, padded to fill it.
 
     `original_size` and `input_size` are the image's (h, w) in pixels, before and after the resize.
+    `canvas` is the (h, w) of the input, by default the square of `image_size` pixels a side.
     """
 
     original_size: tuple[int, int]
     input_size: tuple[int, int]
     image_size: int
+    canvas: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        if self.canvas == (0, 0):
+            object.__setattr__(self, "canvas", (self.image_size, self.image_size))
 
     @classmethod
     def fit(cls, original_size: tuple[int, int], image_size: int) -> Letterbox:
-        """Fit the longest side of an image of (h, w) pixels into `image_size`.
+        """Fit the longest side of an image of (h, w) pixels into a square of `image_size`.
 
         Each side is `int(side * scale + 0.5)`, as segment-anything's `ResizeLongestSide` rounds,
         and at least 1.
         """
-        scale = image_size / max(original_size)
-        height, width = (max(1, int(side * scale + 0.5)) for side in original_size)
-        return cls(original_size, (height, width), image_size)
+        return cls(
+            original_size, _scaled(original_size, image_size / max(original_size)), image_size
+        )
+
+    @classmethod
+    def choose(
+        cls,
+        original_size: tuple[int, int],
+        image_size: int,
+        canvases: Sequence[tuple[int, int]],
+        squeeze: float = SQUEEZE,
+    ) -> Letterbox:
+        """Choose the canvas with the least area that holds an image of (h, w) pixels.
+
+        The image is resized as by `fit`. A side that is then too long for a canvas by a share of at
+        most `squeeze` is shortened to it. Where no canvas holds the image, it is made smaller, for
+        the canvas in which it stays largest. No canvases stand for the square.
+        """
+        square = cls.fit(original_size, image_size)
+        if not canvases:
+            return square
+        height, width = square.input_size
+        holding = [
+            (high, wide)
+            for high, wide in canvases
+            if height <= high * (1 + squeeze) and width <= wide * (1 + squeeze)
+        ]
+        if holding:
+            high, wide = min(holding, key=math.prod)
+            return cls(
+                original_size, (min(height, high), min(width, wide)), image_size, (high, wide)
+            )
+        scales = {
+            (high, wide): min(high / original_size[0], wide / original_size[1])
+            for high, wide in canvases
+        }
+        high, wide = min(canvases, key=lambda canvas: (-scales[canvas], math.prod(canvas)))
+        height, width = _scaled(original_size, scales[high, wide])
+        return cls(original_size, (min(height, high), min(width, wide)), image_size, (high, wide))
+
+    def grid(self, side: int) -> tuple[int, int]:
+        """Return the (rows, columns) of a grid over the input with `side` cells along S pixels."""
+        height, width = self.canvas
+        return height * side // self.image_size, width * side // self.image_size
 
     def to_input(self, xy: ArrayLike) -> NDArray[np.float32]:
         """Scale ...x2 (x, y) from pixels of the original image to pixels of the input.
@@ -271,16 +339,16 @@ class Letterbox:
     def upscale(self, logits: NDArray[np.floating]) -> NDArray[np.float32]:
         """Resize a map over the whole input, hxw, to the original image: HxW float32.
 
-        The map is resized to the square, cropped to the image, and resized to the original size.
+        The map is resized to the input, cropped to the image, and resized to the original size.
         Both resizes are bilinear, with half-pixel centres and no smoothing, as in
         segment-anything's `Sam.postprocess_masks`.
         """
         height, width = self.input_size
-        square = _resize(np.asarray(logits, np.float32), (self.image_size, self.image_size))
-        return _resize(square[:height, :width], self.original_size)
+        whole = _resize(np.asarray(logits, np.float32), self.canvas)
+        return _resize(whole[:height, :width], self.original_size)
 
     def upscale_taps(self, side: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return what `upscale` reads of a map of `side` x `side`: of each row Hx3, column Wx3.
+        """Return what `upscale` reads of a map of `grid(side)`: of each row Hx3, column Wx3.
 
         (first, second, share): a row of the image is `1 - share` of the map's values at the
         position `first` and `share` of those at `second`, both interpolated linearly. So
@@ -288,20 +356,25 @@ class Letterbox:
         + share * tent(second - j) with tent(d) = max(0, 1 - |d|), and C the same of the columns:
         the product of both bilinear resizes, the crop between them included.
         """
-        sides = zip(self.original_size, self.input_size, strict=True)
-        rows, columns = (_taps(size, used, self.image_size, side) for size, used in sides)
+        sides = zip(self.original_size, self.input_size, self.canvas, self.grid(side), strict=True)
+        rows, columns = (_taps(size, used, whole, count) for size, used, whole, count in sides)
         return rows, columns
 
-    def token_mask(self, grid: int) -> NDArray[np.float32]:
-        """Mark which of `grid` x `grid` tokens hold any of the image: 1xgxg, 1 image, 0 padding."""
+    def token_mask(self, side: int) -> NDArray[np.float32]:
+        """Mark which tokens of `grid(side)` hold any of the image: 1xgxg, 1 image, 0 padding."""
         height, width = self.input_size
-        mask = np.zeros((1, grid, grid), np.float32)
+        mask = np.zeros((1, *self.grid(side)), np.float32)
         mask[
             :,
-            : math.ceil(height * grid / self.image_size),
-            : math.ceil(width * grid / self.image_size),
+            : math.ceil(height * side / self.image_size),
+            : math.ceil(width * side / self.image_size),
         ] = 1
         return mask
+
+
+def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    height, width = (max(1, int(side * scale + 0.5)) for side in size)
+    return height, width
 
 
 def _positions(size: int, source: int) -> NDArray[np.float32]:
@@ -313,11 +386,11 @@ def _positions(size: int, source: int) -> NDArray[np.float32]:
     return np.clip(places.astype(np.float32), 0, source - 1)
 
 
-def _taps(size: int, used: int, square: int, side: int) -> NDArray[np.float32]:
-    """Resize `side` positions to `square`, cut them to `used`, resize to `size`: Nx3 of taps."""
+def _taps(size: int, used: int, whole: int, side: int) -> NDArray[np.float32]:
+    """Resize `side` positions to `whole`, cut them to `used`, resize to `size`: Nx3 of taps."""
     places = _positions(size, used)
     first = np.floor(places).astype(np.intp)
-    on_map = _positions(square, side)
+    on_map = _positions(whole, side)
     second = np.minimum(first + 1, used - 1)
     taps = (on_map[first], on_map[second], places - first)
     return np.stack(taps, axis=1, dtype=np.float32, casting="same_kind")  # Nx3

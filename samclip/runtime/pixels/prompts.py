@@ -64,15 +64,16 @@ class Prompt:
 
 def parse_prompts(
     image_size: tuple[int, int],
-    mask_size: int,
+    mask_size: int | tuple[int, int],
     *,
     points: Arrays | None = None,
     labels: Arrays | None = None,
     boxes: ArrayLike | None = None,
     mask: ArrayLike | None = None,
 ) -> tuple[Prompt, ...]:
-    """Check prompts for an image of `image_size` (h, w) and a decoder of `mask_size` logits a side.
+    """Check prompts for an image of `image_size` (h, w), and a decoder of `mask_size` logits.
 
+    `mask_size`: (h, w), or one number for both.
     `points`: Nx2 is one prompt of N points; BxNx2, or a sequence of B arrays Nx2 of any lengths,
     is B prompts. `labels`: the shape of `points` without the 2; None for all foreground.
     `boxes`: 4 or Bx4 XYXY, paired one to one with B prompts of points, or an object that has them
@@ -89,7 +90,7 @@ def parse_prompts(
     point_sets = None if points is None else _parse_points(points, image_size)
     label_sets = _parse_labels(labels, point_sets)
     box_rows = None if boxes is None else _parse_boxes(boxes, image_size)
-    mask_rows = None if mask is None else _parse_masks(mask, mask_size)
+    mask_rows = None if mask is None else _parse_masks(mask, _as_size(mask_size))
     count = _common_count(points=point_sets, boxes=box_rows, mask=mask_rows)
     return tuple(
         _make_prompt(
@@ -231,12 +232,17 @@ def _check_count(count: int, name: str) -> None:
         )
 
 
-def _parse_masks(mask: ArrayLike, mask_size: int) -> list[NDArray[np.float32]]:
-    expected = f"logits of {mask_size}x{mask_size}, or B of them, from `low_res_logits`"
+def _as_size(mask_size: int | tuple[int, int]) -> tuple[int, int]:
+    return (mask_size, mask_size) if isinstance(mask_size, int) else mask_size
+
+
+def _parse_masks(mask: ArrayLike, mask_size: tuple[int, int]) -> list[NDArray[np.float32]]:
+    height, width = mask_size
+    expected = f"logits of {height}x{width}, or B of them, from `low_res_logits`"
     array = _as_finite(mask, "mask", expected, "iuf", np.float32)  # a bool mask holds no logits
-    if array.ndim not in {2, 3} or array.shape[-2:] != (mask_size, mask_size):
+    if array.ndim not in {2, 3} or array.shape[-2:] != mask_size:
         raise PromptError(f"mask must be {expected}; got shape {array.shape}.")
-    rows = array.reshape(-1, mask_size, mask_size)  # hxw -> 1xhxw
+    rows = array.reshape(-1, height, width)  # hxw -> 1xhxw
     _check_count(len(rows), "mask")
     return list(rows)
 
@@ -325,7 +331,7 @@ class PromptBatch:
 def batch_prompts(
     prompts: Sequence[Prompt],
     letterbox: Letterbox,
-    mask_size: int,
+    mask_size: int | tuple[int, int],
     max_prompts: int = MAX_PROMPTS,
 ) -> Iterator[PromptBatch]:
     """Group prompts by their number of tokens and cut the groups into batches.
@@ -342,7 +348,7 @@ def batch_prompts(
     for tokens, rows in groups.items():
         size = max(1, min(max_prompts, MAX_PROMPTS, MAX_TOKENS // max(1, tokens)))
         for start in range(0, len(rows), size):
-            yield _make_batch(prompts, rows[start : start + size], letterbox, mask_size)
+            yield _make_batch(prompts, rows[start : start + size], letterbox, _as_size(mask_size))
 
 
 def _token_count(prompt: Prompt) -> int:
@@ -352,11 +358,11 @@ def _token_count(prompt: Prompt) -> int:
 
 
 def _make_batch(
-    prompts: Sequence[Prompt], rows: list[int], letterbox: Letterbox, mask_size: int
+    prompts: Sequence[Prompt], rows: list[int], letterbox: Letterbox, mask_size: tuple[int, int]
 ) -> PromptBatch:
     chosen = [prompts[row] for row in rows]
     tokens = [_tokens(prompt, letterbox) for prompt in chosen]
-    mask_input = np.zeros((len(rows), 1, mask_size, mask_size), np.float32)
+    mask_input = np.zeros((len(rows), 1, *mask_size), np.float32)
     for place, prompt in enumerate(chosen):
         if prompt.mask is not None:
             mask_input[place, 0] = prompt.mask

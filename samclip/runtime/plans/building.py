@@ -22,7 +22,7 @@ from samclip.engines.plans.store import StoredPlan, folder_beside, read_plan
 from samclip.errors import CapabilityError, PlanDamagedError, did_you_mean
 from samclip.progress import SILENT, Progress
 from samclip.runtime.bundles.bundle import Bundle
-from samclip.runtime.bundles.manifest import Graph, Graphs, Manifest, Variant
+from samclip.runtime.bundles.manifest import Variant, base_name
 from samclip.runtime.engine_pool import passed_over_notices
 from samclip.runtime.plans.trial import Trials
 
@@ -33,8 +33,9 @@ LOWERINGS = ("fused", "bias", "fold", "wide", "chunk")  # the fastest first
 class PlanSettings:
     """How to build the plans of a bundle.
 
-    `backend`: "tensorrt" or "tensorrt-rtx"; `graphs`: their names, () for all; `precision`: None
-    for the one that the runtime would take; `targets`: GPU architectures ("sm86"), () for the GPU
+    `backend`: "tensorrt" or "tensorrt-rtx"; `graphs`: their names, () for all; `aspects`: the
+    shapes of input, as `samclip.load` takes them, () for all; `precision`: None for the one that
+    the runtime would take; `targets`: GPU architectures ("sm86"), () for the GPU
     here; `axes`: sizes of dynamic axes that differ from the defaults; `beside`: put the plans next
     to the bundle instead of into the user's cache; `device`: the GPU's index; `force`: build
     even where an equal plan is there; `if_stale`: build nothing for a graph with a sound plan that
@@ -44,6 +45,7 @@ class PlanSettings:
 
     backend: str = TENSORRT
     graphs: tuple[str, ...] = ()
+    aspects: tuple[str, ...] = ()
     precision: str | None = None
     targets: tuple[str, ...] = ()
     axes: Mapping[str, AxisRange] = field(default_factory=dict)
@@ -73,7 +75,7 @@ def build_plans(
     """
     library = open_library(settings.backend, settings.device)
     capabilities = choose_targets(library, settings.targets)
-    names = _graph_names(bundle.manifest, settings.graphs)
+    names = _graph_names(bundle.limited_to(settings.aspects or None), settings.graphs)
     return _build_each(bundle, settings, library, capabilities, names, progress)
 
 
@@ -98,7 +100,7 @@ def _build_each(
         if fitting is not None:
             yield BuiltPlan(fitting, reused=True)
             continue
-        graph: Graph = getattr(bundle.manifest.graphs, name)
+        graph = bundle.manifest.all_graphs[name]
         for notice in passed_over_notices(
             name, graph, library.name, settings.precision, library.version
         ):
@@ -159,7 +161,7 @@ def plan_source(
     variant = _plan_variant(bundle, graph, backend, precision, version)
     if variant is not None:
         return bundle.variant_source(graph, variant)
-    wanted = precision if graph == "encoder" else None
+    wanted = precision if base_name(graph) == "encoder" else None
     return bundle.source(graph, backend, wanted, version)  # raises, with what there is
 
 
@@ -170,7 +172,7 @@ def other_sources(
 
     First those of its precision, in the order of LOWERINGS, then those in FP32.
     """
-    graph: Graph = getattr(bundle.manifest.graphs, source.name)
+    graph = bundle.manifest.all_graphs[source.name]
     precisions = dict.fromkeys((source.precision, "fp32"))
     found = [
         variant
@@ -194,10 +196,12 @@ def _plan_variant(
     bundle: Bundle, graph: str, backend: str, precision: str | None, version: str | None
 ) -> Variant | None:
     """Return the variant that `plan_source` reads; None when the bundle has none."""
-    described: Graph | None = getattr(bundle.manifest.graphs, graph)
+    described = bundle.manifest.graph(graph)
     if described is None:
         return None
-    wishes = (precision,) if graph == "encoder" or precision is None else (precision, None)
+    wishes = (
+        (precision,) if base_name(graph) == "encoder" or precision is None else (precision, None)
+    )
     found = (
         described.variant_for(name, wish, version)
         for wish in wishes
@@ -206,12 +210,16 @@ def _plan_variant(
     return next(filter(None, found), None)
 
 
-def _graph_names(manifest: Manifest, asked: tuple[str, ...]) -> tuple[str, ...]:
-    present = [name for name in Graphs.__struct_fields__ if getattr(manifest.graphs, name)]
+def _graph_names(bundle: Bundle, asked: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the graphs to build; a name without a shape stands for all shapes of that graph."""
+    present = bundle.graph_names
+    chosen: list[str] = []
     for name in asked:
-        if name not in present:
+        found = [other for other in present if name in {other, base_name(other)}]
+        if not found:
             raise CapabilityError(
-                f"the bundle {manifest.name!r} has no graph {name!r}{did_you_mean(name, present)}, "
-                f"only {', '.join(present)}. Choose among those."
+                f"the bundle {bundle.manifest.name!r} has no graph {name!r}"
+                f"{did_you_mean(name, present)}, only {', '.join(present)}. Choose among those."
             )
-    return tuple(dict.fromkeys(asked)) or tuple(present)
+        chosen += found
+    return tuple(dict.fromkeys(chosen)) or present

@@ -9,7 +9,7 @@ from samclip.engines.plans.sidecar import BuiltGraph, Sidecar
 from samclip.engines.plans.store import StoredPlan
 from samclip.errors import BundleNotFoundError, SamclipError
 from samclip.runtime.bundles.bundle import Bundle
-from samclip.runtime.bundles.manifest import Graph, Manifest, Variant
+from samclip.runtime.bundles.manifest import Manifest, Variant
 
 PACKAGES = {
     TENSORRT: ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
@@ -41,7 +41,7 @@ def plan_state(stored: StoredPlan) -> str:
 
 def find_variant(manifest: Manifest, built: BuiltGraph) -> Variant | None:
     """Return the variant of a bundle whose bytes are those of `built`; None when it has none."""
-    graph: Graph | None = getattr(manifest.graphs, built.name, None)
+    graph = manifest.graph(built.name)
     for variant in graph.variants if graph is not None else ():
         weights = None if variant.weights is None else manifest.files[variant.weights].sha256
         found = manifest.files[variant.file].sha256, weights

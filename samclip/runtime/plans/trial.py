@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from samclip.engines.plans.sidecar import AxisRange
 from samclip.errors import BackendUnavailableError, PlanBuildError
 from samclip.runtime.assets import in_archive, packaged_photos
 from samclip.runtime.bundles.bundle import Bundle
-from samclip.runtime.bundles.manifest import ClipTower, Graph, Manifest, TensorSpec
+from samclip.runtime.bundles.manifest import ClipTower, Graph, Manifest, TensorSpec, base_name
 from samclip.runtime.graph_outputs import MASK_STRIDE
 from samclip.runtime.pixels.clip_input import squashed_input
 from samclip.runtime.pixels.encoder_input import EncoderFeeds, EncoderInput, takes_images
@@ -48,6 +48,7 @@ class Trials:
     """The trials of a bundle's graphs, which share what FP32's encoder computed from the photos."""
 
     bundle: Bundle
+    _encoded: dict[tuple[int, int], tuple[_Photo, ...]] = field(default_factory=dict)
 
     def make(self, graph: str, axes: Mapping[str, AxisRange]) -> Trial:
         """Make the trial of a plan of a graph, with these ranges of its axes.
@@ -55,8 +56,8 @@ class Trials:
         Raises PlanBuildError where the bundle has no FP32 graph for ONNX Runtime, and BundleError
         for files that cannot be read.
         """
-        asker = _Asker(self, axes)
-        described: Graph = getattr(self.bundle.manifest.graphs, graph)
+        asker = _Asker(self, axes, self.bundle.manifest.canvas_of(graph))
+        described = self.bundle.manifest.all_graphs[graph]
         noise = tuple(asker.made(spec, "best") for spec in described.inputs)
         return Trial(self.reference(graph), asker.questions(graph, described), noise)
 
@@ -71,10 +72,11 @@ class Trials:
                 f"plan is then marked as not judged. ({error})"
             ) from error
 
-    def pixels(self) -> Iterator[tuple[_Photo, EncoderFeeds]]:
-        """Yield each photo as the encoder takes it."""
+    def pixels(self, canvas: tuple[int, int]) -> Iterator[tuple[_Photo, EncoderFeeds]]:
+        """Yield each photo as the encoder of a canvas takes it."""
         manifest = self.bundle.manifest
-        form = EncoderInput.declared(manifest.graphs.encoder.inputs, manifest.preprocessing)
+        inputs = manifest.graphs.encoder.inputs
+        form = EncoderInput.declared(inputs, manifest.preprocessing, (canvas,))
         for path in _photo_paths():
             feeds, letterbox = form.feeds(load_image(path))
             yield _Photo(path.name, letterbox, {}), feeds
@@ -88,12 +90,17 @@ class Trials:
         data = self.bundle.read(text.tokenizer)
         return Tokenizer.from_bytes(data, text.context_length, text.canonical)
 
-    @cached_property
-    def photos(self) -> tuple[_Photo, ...]:
-        """The photos as FP32's encoder sees them."""
+    def photos(self, canvas: tuple[int, int]) -> tuple[_Photo, ...]:
+        """Return the photos as FP32's encoder of a canvas sees them."""
+        if canvas not in self._encoded:
+            self._encoded[canvas] = self._encode(canvas)
+        return self._encoded[canvas]
+
+    def _encode(self, canvas: tuple[int, int]) -> tuple[_Photo, ...]:
         found = []
-        with closing(CPU.load(self.reference("encoder"), EngineOptions())) as encoder:
-            for photo, feeds in self.pixels():
+        name = self.bundle.manifest.name_for("encoder", canvas)
+        with closing(CPU.load(self.reference(name), EngineOptions())) as encoder:
+            for photo, feeds in self.pixels(canvas):
                 results = encoder.run(feeds)
                 encoded = {name: tensor.numpy() for name, tensor in results.items()}
                 found.append(_Photo(photo.name, photo.letterbox, encoded))
@@ -115,6 +122,7 @@ class _Asker:
 
     trials: Trials
     axes: Mapping[str, AxisRange]
+    canvas: tuple[int, int]
 
     @property
     def _manifest(self) -> Manifest:
@@ -123,8 +131,9 @@ class _Asker:
     def questions(self, name: str, graph: Graph) -> Iterator[Question]:
         """Yield the questions of a graph, each made when it is due."""
         inputs = {spec.name for spec in graph.inputs}
-        if name == "encoder" and takes_images(inputs):
-            yield from (Question(photo.name, feeds) for photo, feeds in self.trials.pixels())
+        if base_name(name) == "encoder" and takes_images(inputs):
+            for photo, feeds in self.trials.pixels(self.canvas):
+                yield Question(photo.name, feeds)
             return
         if name == "text_encoder" and inputs == {"tokens"} and self.trials.tokenizer is not None:
             for end in self._ends(graph):
@@ -142,7 +151,7 @@ class _Asker:
             yield from (Question(end, self._all_made(graph, end)) for end in self._ends(graph))
             return
         ends = self._ends(graph)
-        for photo in self.trials.photos:
+        for photo in self.trials.photos(self.canvas):
             for end in ends:
                 feeds = self._all_made(graph, end)
                 feeds |= {key: photo.encoded[key] for key in taken & photo.encoded.keys()}
@@ -158,7 +167,7 @@ class _Asker:
         )
 
     def _bounds(self, name: str) -> tuple[float, float, bool]:
-        side = float(self._manifest.preprocessing.image_size)
+        side = float(min(self.canvas))
         known: dict[str, tuple[float, float, bool]] = {
             "point_coords": (0, side, False),
             "point_labels": (0, 1, True),
@@ -190,8 +199,8 @@ class _Asker:
         made = make_noise([self.made(spec, end) for spec in graph.inputs], SEEDS[end])
         if {"rows", "columns"} <= made.keys():  # of a photo of this size
             size = len(made["rows"]), len(made["columns"])
-            letterbox = Letterbox.fit(size, self._manifest.preprocessing.image_size)
-            side = made["low_res_mask"].shape[0]
+            letterbox = Letterbox.choose(size, max(self.canvas), (self.canvas,))
+            side = max(made["low_res_mask"].shape)
             made["rows"], made["columns"] = letterbox.upscale_taps(side)
         if "boxes" in made:  # XYXY
             made["boxes"] = _as_boxes(made["boxes"], self._manifest.preprocessing.image_size)
@@ -200,7 +209,7 @@ class _Asker:
     def _given(self, photo: _Photo, made: Mapping[str, Array], end: str) -> dict[str, Array]:
         """Return the prompts of a photo, or the tokens that are of it, where a graph takes them."""
         if "token_mask" in made:
-            return {"token_mask": photo.letterbox.token_mask(made["token_mask"].shape[-1])}
+            return {"token_mask": photo.letterbox.token_mask(max(made["token_mask"].shape))}
         if "point_coords" in made:
             return _prompts(photo.letterbox, made, end)
         return {}

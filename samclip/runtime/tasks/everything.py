@@ -120,12 +120,12 @@ class CropSearch:
         gets a step for each point.
         """
         prompts = [Prompt(point[None], np.ones(1)) for point in self.points]
-        side = self._features.mask_size
+        mask_size = self._features.mask_size
         limit = self._options.points_per_batch
         threshold = self._options.pred_iou_thresh
         passed: list[Passed] = []
         held = 0
-        for batch in batch_prompts(prompts, self._features.letterbox, side, limit):
+        for batch in batch_prompts(prompts, self._features.letterbox, mask_size, limit):
             iou, low_res = self._features.decode(batch)
             offered = iou[:, list(MULTI)]  # Bx3
             good = offered > threshold if threshold > 0 else np.ones(offered.shape, np.bool_)

@@ -76,25 +76,25 @@ def prompt_centres(masks: Masks) -> list[NDArray[np.float64] | None]:
     return [prompts[index].centre if prompts else None for index in masks.prompt_index]
 
 
-def regions_of(masks: Masks, letterbox: Letterbox, side: int) -> Regions:
-    """Turn N masks into regions on a grid of `side`.
+def regions_of(masks: Masks, letterbox: Letterbox, size: tuple[int, int]) -> Regions:
+    """Turn N masks into regions on a grid of `size` (h, w).
 
     The grid holds the masks' own low-resolution logits where they have them, else 1 inside the
     mask and -1 outside.
     """
     grids = masks.low_res_logits
-    if grids is None or grids.shape[1:] != (side, side):
-        sampled = [_sample_mask(mask, letterbox, side) for mask in masks.packed]
-        grids = np.asarray(sampled, np.float32).reshape(-1, side, side)
+    if grids is None or grids.shape[1:] != size:
+        sampled = [_sample_mask(mask, letterbox, size) for mask in masks.packed]
+        grids = np.asarray(sampled, np.float32).reshape(-1, *size)
     return Regions(boxes=region_boxes(masks, letterbox), low_res_masks=grids[:, None])
 
 
-def whole_image(letterbox: Letterbox, side: int) -> Regions:
+def whole_image(letterbox: Letterbox, size: tuple[int, int]) -> Regions:
     """Return the whole image, without the padding, as one region."""
     height, width = letterbox.input_size
     everywhere = np.ones(letterbox.original_size, np.bool_)
     box = np.asarray([[0, 0, width, height]], np.float32)
-    grid = _sample_mask(everywhere, letterbox, side)
+    grid = _sample_mask(everywhere, letterbox, size)
     return Regions(boxes=box, low_res_masks=grid[None, None])
 
 
@@ -121,13 +121,17 @@ def region_boxes(masks: Masks, letterbox: Letterbox) -> NDArray[np.float32]:
     return np.clip(boxes, -MAX_REGION, MAX_REGION)
 
 
-def _sample_mask(mask: NDArray[np.bool_], letterbox: Letterbox, side: int) -> NDArray[np.float32]:
+def _sample_mask(
+    mask: NDArray[np.bool_], letterbox: Letterbox, size: tuple[int, int]
+) -> NDArray[np.float32]:
     """Sample an HxW mask at the centres of a grid over the input: hxw, 1 inside, -1 outside."""
-    places = (np.arange(side) + 0.5) / side * letterbox.image_size  # in pixels of the input
-    sizes = zip(letterbox.original_size, letterbox.input_size, strict=True)
-    rows, columns = [
-        (places[places < resized] * (original / resized)).astype(int) for original, resized in sizes
-    ]
-    sampled = np.full((side, side), -1, np.float32)
+    indices = []
+    for count, whole, original, resized in zip(
+        size, letterbox.canvas, letterbox.original_size, letterbox.input_size, strict=True
+    ):
+        places = (np.arange(count) + 0.5) / count * whole  # in pixels of the input
+        indices.append((places[places < resized] * (original / resized)).astype(int))
+    rows, columns = indices
+    sampled = np.full(size, -1, np.float32)
     sampled[: len(rows), : len(columns)] = np.where(mask[np.ix_(rows, columns)], 1, -1)
     return sampled

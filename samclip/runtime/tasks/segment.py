@@ -130,7 +130,9 @@ def check_answer(
     """
     pixels = math.prod(features.letterbox.original_size)
     each = per_prompt * (
-        features.mask_size**2 * 4 + pixels * pixel_bits // 8 + (pixels * 4 if with_logits else 0)
+        math.prod(features.mask_size) * 4
+        + pixels * pixel_bits // 8
+        + (pixels * 4 if with_logits else 0)
     )
     most = max(1, MAX_ANSWER_BYTES // each)
     if prompts > most:
@@ -147,7 +149,8 @@ def box_of_mask(mask: NDArray[np.float32], letterbox: Letterbox) -> NDArray[np.f
     SAM was trained on masks together with points or boxes only. Given a mask alone, its decoder
     may answer with something other than the mask. Raises PromptError when no logit is positive.
     """
-    edges = mask_box(mask > MASK_THRESHOLD).astype(np.float64) * (letterbox.image_size / len(mask))
+    edges = mask_box(mask > MASK_THRESHOLD).astype(np.float64)
+    edges *= letterbox.canvas[0] / len(mask)
     height, width = letterbox.original_size
     scale = np.asarray([width / letterbox.input_size[1], height / letterbox.input_size[0]] * 2)
     box = np.clip(edges * scale, 0, (width, height, width, height))
@@ -173,16 +176,16 @@ def decode_chosen(
     Nxhxw, N = P, or 3 * P when `multimask`.
     """
     per_prompt = len(MULTI) if multimask else 1
-    side = features.mask_size
+    size = features.mask_size
     scores = np.empty((len(prompts), per_prompt), np.float32)
-    logits = np.empty((len(prompts), per_prompt, side, side), np.float32)
-    for batch in batch_prompts(prompts, letterbox or features.letterbox, side):
+    logits = np.empty((len(prompts), per_prompt, *size), np.float32)
+    for batch in batch_prompts(prompts, letterbox or features.letterbox, size):
         iou, low_res = features.decode(batch)
         for place, row in enumerate(batch.rows):
             chosen = choose_masks(features, prompts[row], iou[place], multimask, resolve)
             scores[row] = iou[place, chosen]
             logits[row] = low_res[place, chosen]
-    return scores.reshape(-1), logits.reshape(-1, side, side)  # Pxk -> N, Pxkxhxw -> Nxhxw
+    return scores.reshape(-1), logits.reshape(-1, *size)  # Pxk -> N, Pxkxhxw -> Nxhxw
 
 
 def choose_masks(

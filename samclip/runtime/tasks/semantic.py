@@ -100,23 +100,24 @@ def semantic(
 
 
 class CoarseMap:
-    """Cosines of K names at g x g tokens; only one name at a time is upscaled.
+    """Cosines of K names at h x w tokens; only one name at a time is upscaled.
 
     Tokens of the padding take the values of the nearest token of the image, so that upscaling
-    does not mix padding into the image's border. Memory: 4 * K * g * g bytes, and a few arrays of
+    does not mix padding into the image's border. Memory: 4 * K * h * w bytes, and a few arrays of
     the image's size whatever K is.
     """
 
     def __init__(self, features: Features, vocabulary: Vocabulary) -> None:
         clip = features.clip()
-        dim, self.grid = clip.patch_embeds.shape[:2]
-        tokens = unit_rows(clip.patch_embeds.reshape(dim, -1).T)  # Dxgxg -> ggxD
-        cosines = vocabulary.best_synonyms(vocabulary.embeddings @ tokens.T, axis=0)  # Kxgg
-        cosines = cosines.reshape(-1, self.grid, self.grid)  # Kxgg -> Kxgxg
+        dim, *grid = clip.patch_embeds.shape
+        tokens = unit_rows(clip.patch_embeds.reshape(dim, -1).T)  # Dxhxw -> hwxD
+        cosines = vocabulary.best_synonyms(vocabulary.embeddings @ tokens.T, axis=0)  # Kxhw
+        cosines = cosines.reshape(-1, *grid)  # Kxhw -> Kxhxw
         # Repeat the last row and column of the image into the padding below and to the right.
-        places = np.arange(self.grid)
-        rows = np.minimum(places, np.flatnonzero(clip.token_mask.any(axis=1))[-1])
-        columns = np.minimum(places, np.flatnonzero(clip.token_mask.any(axis=0))[-1])
+        rows, columns = (
+            np.minimum(np.arange(count), np.flatnonzero(clip.token_mask.any(axis=1 - axis))[-1])
+            for axis, count in enumerate(grid)
+        )
         self.cosines = np.ascontiguousarray(cosines[:, rows[:, None], columns[None, :]])
         self.letterbox = clip.letterbox
         self._scale = np.float32(vocabulary.logit_scale)
@@ -134,12 +135,12 @@ class CoarseMap:
             self.cosines[highest < least] = DROPPED
 
     def probabilities(self, index: int) -> NDArray[np.float32]:
-        """Return gxg: the softmax probability of one name at each token, among all names."""
+        """Return hxw: the softmax probability of one name at each token, among all names."""
         logits = self.cosines[index] * self._scale
         return np.asarray(np.exp(logits - self._log_sums), np.float32)
 
     def log_odds(self, index: int) -> NDArray[np.float32]:
-        """Return gxg: the logit of one name minus that of the best other; needs two names."""
+        """Return hxw: the logit of one name minus that of the best other; needs two names."""
         others = np.delete(np.arange(len(self.cosines)), index)
         best = np.full(self.cosines.shape[1:], -np.inf, np.float32)
         for other in others:
@@ -147,7 +148,7 @@ class CoarseMap:
         return np.asarray((self.cosines[index] - best) * self._scale, np.float32)
 
     def upscale(self, tokens: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Upscale gxg values to the original image: HxW, bilinear."""
+        """Upscale hxw values to the original image: HxW, bilinear."""
         return self.letterbox.upscale(tokens)
 
     def argmax(self) -> NDArray[np.int32]:
@@ -167,8 +168,8 @@ class CoarseMap:
         return labels
 
     def best_inside(self, weights: NDArray[np.float32]) -> int:
-        """Return the name whose cosine, averaged with gxg `weights`, is highest."""
-        return int(np.argmax(np.tensordot(self.cosines, weights, axes=2)))  # Kxgg, gxg -> K
+        """Return the name whose cosine, averaged with hxw `weights`, is highest."""
+        return int(np.argmax(np.tensordot(self.cosines, weights, axes=2)))  # Kxhw, hw -> K
 
     def scores(self, labels: NDArray[np.int32]) -> NDArray[np.float32]:
         """Return HxW: the upscaled probability of the name that `labels` holds at each pixel."""
@@ -179,7 +180,7 @@ class CoarseMap:
         return np.clip(scores, 0, 1)
 
     def _sum_exponentials(self) -> NDArray[np.float32]:
-        """Return gxg: log of the sum over names of exp(scale * cosine)."""
+        """Return hxw: log of the sum over names of exp(scale * cosine)."""
         top = self.cosines.max(axis=0)
         total = np.zeros_like(top)
         for one in self.cosines:
@@ -211,7 +212,7 @@ def refine_labels(
 
     There is one decoder prompt per region. Raises ClosedError, EngineRunError.
     """
-    letterbox, side = features.letterbox, features.mask_size
+    letterbox, mask_size = features.letterbox, features.mask_size
     refined: NDArray[np.int32] = labels.copy()
     if len(np.unique(labels)) < 2:
         return refined
@@ -221,8 +222,8 @@ def refine_labels(
     for region in regions:
         best[region.window][region.inside] = 0
     spread = TokenSpread(coarse.letterbox, features.clip().token_mask)
-    prompts = list(_make_prompts(regions, coarse, letterbox, side))
-    for batch in batch_prompts(prompts, letterbox, side):
+    prompts = list(_make_prompts(regions, coarse, letterbox, mask_size))
+    for batch in batch_prompts(prompts, letterbox, mask_size):
         with stage("prompts"):
             iou, low_res = features.decode(batch)
         for place, row in enumerate(batch.rows):
@@ -244,7 +245,8 @@ def _token_area(coarse: CoarseMap) -> float:
     """Return the area of a token in pixels of the original image."""
     placed = coarse.letterbox
     sides = zip(placed.original_size, placed.input_size, strict=True)
-    height, width = (placed.image_size / coarse.grid * old / new for old, new in sides)
+    side = placed.canvas[0] / coarse.cosines.shape[1]  # of a token, in pixels of the input
+    height, width = (side * old / new for old, new in sides)
     return float(height * width)
 
 
@@ -291,11 +293,11 @@ def _find_regions(labels: NDArray[np.int32], min_area: float) -> list[Region]:
 
 
 def _make_prompts(
-    regions: list[Region], coarse: CoarseMap, letterbox: Letterbox, mask_size: int
+    regions: list[Region], coarse: CoarseMap, letterbox: Letterbox, mask_size: tuple[int, int]
 ) -> Iterator[Prompt]:
     """Yield a prompt per region; `regions` are sorted by name; `letterbox` is that of the decoder.
 
-    The decoder's masks have `mask_size` logits a side.
+    The decoder's masks have `mask_size` (h, w) logits.
     """
     for index, group in groupby(regions, key=lambda region: region.index):
         probability = coarse.upscale(coarse.probabilities(index))
@@ -308,22 +310,23 @@ def _make_prompts(
 
 
 def _placed(
-    tokens: NDArray[np.float32], placed: Letterbox, target: Letterbox, side: int
+    tokens: NDArray[np.float32], placed: Letterbox, target: Letterbox, size: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """Resample gxg values of tokens, which cover `placed`, on the square of `target`: side x side.
+    """Resample values of tokens, which cover `placed`, on the input of `target`: `size` (h, w).
 
     Bilinear; places outside of the image take the values at its edges.
     """
     if placed == target:
-        resized = cv2.resize(tokens, (side, side), interpolation=cv2.INTER_LINEAR)
+        resized = cv2.resize(tokens, size[::-1], interpolation=cv2.INTER_LINEAR)
         return np.asarray(resized, np.float32)
-    centres = (np.arange(side, dtype=np.float64) + 0.5) * target.image_size / side
-    sizes = (target.input_size, target.original_size, placed.input_size)
+    sizes = (size, target.canvas, target.input_size, target.original_size, placed.input_size)
     places = [
-        (centres / seen * original).clip(0, original) / original * shown
-        for seen, original, shown in zip(*sizes, strict=True)
+        ((np.arange(count) + 0.5) * whole / count / seen * original).clip(0, original)
+        / original
+        * shown
+        for count, whole, seen, original, shown in zip(*sizes, strict=True)
     ]
-    token = placed.image_size / len(tokens)
+    token = placed.canvas[0] / len(tokens)
     rows, columns = (np.asarray(each / token - 0.5, np.float32) for each in places)
     y, x = np.meshgrid(rows, columns, indexing="ij")
     sampled = cv2.remap(tokens, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

@@ -39,7 +39,7 @@ class TokenNamer:
         Raises ClosedError, EngineRunError.
         """
         clip = features.clip()
-        tokens = clip.patch_embeds.reshape(len(clip.patch_embeds), -1).T  # Dxgxg -> ggxD
+        tokens = clip.patch_embeds.reshape(len(clip.patch_embeds), -1).T  # Dxhxw -> hwxD
         spread = TokenSpread(clip.letterbox, clip.token_mask)
         embeddings = pool_tokens(masks.packed, prompt_centres(masks), tokens, spread)  # NxD
         return attach_names(masks, embeddings, vocabulary)
@@ -66,13 +66,13 @@ def pool_tokens(
     tokens: NDArray[np.float32],
     spread: TokenSpread,
 ) -> NDArray[np.float32]:
-    """Average ggxD `tokens` inside each of N masks, weighted by area: NxD float32.
+    """Average hwxD `tokens` inside each of N masks, weighted by area: NxD float32.
 
     A mask that covers no token takes the one nearest to its entry of `centres`: (x, y) in pixels
     of the original image, None for the middle of the image.
     """
     pooled = [
-        spread.weights(mask, centre).reshape(-1) @ tokens  # gxg -> gg, @ ggxD
+        spread.weights(mask, centre).reshape(-1) @ tokens  # hxw -> hw, @ hwxD
         for mask, centre in zip(masks, centres, strict=True)
     ]
     return np.asarray(pooled, np.float32).reshape(-1, tokens.shape[1])
@@ -97,20 +97,20 @@ def attach_names(
 class TokenSpread:
     """The areas that masks of the original image cover in each token.
 
-    `token_mask`: gxg, 1 on tokens of the image, 0 on padding.
+    `token_mask`: hxw, 1 on tokens of the image, 0 on padding.
     """
 
     def __init__(self, letterbox: Letterbox, token_mask: NDArray[np.float32]) -> None:
         self._token_mask = token_mask
-        self._token_side = letterbox.image_size / len(token_mask)  # in pixels of the input
-        self._rows = self._overlap(letterbox.original_size[0], letterbox.input_size[0])
-        self._columns = self._overlap(letterbox.original_size[1], letterbox.input_size[1])
+        self._token_side = letterbox.canvas[0] / len(token_mask)  # in pixels of the input
+        sizes = zip(letterbox.original_size, letterbox.input_size, token_mask.shape, strict=True)
+        self._rows, self._columns = (self._overlap(*each) for each in sizes)
         self._letterbox = letterbox
 
     def weights(
         self, mask: NDArray[np.bool_], centre: NDArray[np.float64] | None
     ) -> NDArray[np.float32]:
-        """Return gxg weights that sum to 1: the share of the HxW mask in each token.
+        """Return hxw weights that sum to 1: the share of the HxW mask in each token.
 
         A mask that covers no token has weight 1 on the token nearest to `centre`, (x, y).
         """
@@ -119,19 +119,19 @@ class TokenSpread:
         return shares / total if total > 0 else self._nearest(centre)
 
     def covered(self, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Return gxg: the area of the HxW mask in each token of the image, 0 on padding.
+        """Return hxw: the area of the HxW mask in each token of the image, 0 on padding.
 
         Areas are in pixels of the encoder's input.
         """
         x0, y0, x1, y1 = mask_box(mask).astype(int)
         inside = mask[y0:y1, x0:x1].astype(np.float32)
-        shares = self._rows[:, y0:y1] @ inside @ self._columns[:, x0:x1].T  # gxh @ hxw @ wxg
+        shares = self._rows[:, y0:y1] @ inside @ self._columns[:, x0:x1].T  # rows, columns
         return np.asarray(shares * self._token_mask, np.float32)
 
-    def _overlap(self, original: int, resized: int) -> NDArray[np.float32]:
-        """Return g x original: the length of each resized pixel inside each token."""
+    def _overlap(self, original: int, resized: int, tokens: int) -> NDArray[np.float32]:
+        """Return tokens x original: the length of each resized pixel inside each token."""
         edges = np.arange(original + 1) * (resized / original)
-        starts = np.arange(len(self._token_mask))[:, None] * self._token_side
+        starts = np.arange(tokens)[:, None] * self._token_side
         left = np.maximum(edges[None, :-1], starts)
         right = np.minimum(edges[None, 1:], starts + self._token_side)
         return np.asarray(np.maximum(right - left, 0), np.float32)

@@ -57,7 +57,7 @@ def test_an_empty_mask_has_a_cell_around_its_point(scene: Scene) -> None:
 
 def test_masks_are_those_of_the_decoder(scene: Scene) -> None:
     masks = scene.segment(boxes=[(20, 30, 120, 90), (0, 0, 33, 44)])
-    found = regions_of(masks, scene.features.letterbox, MASK_SIZE).low_res_masks
+    found = regions_of(masks, scene.features.letterbox, (MASK_SIZE, MASK_SIZE)).low_res_masks
     assert masks.low_res_logits is not None
     np.testing.assert_array_equal(found[:, 0], masks.low_res_logits)
 
@@ -65,19 +65,21 @@ def test_masks_are_those_of_the_decoder(scene: Scene) -> None:
 def test_masks_from_elsewhere_are_sampled_on_its_grid(scene: Scene) -> None:
     masks = scene.segment(boxes=[(20, 30, 120, 90), (0, 0, 33, 44)])
     given = scene.name(masks.masks, ["red"])
-    found = regions_of(given, scene.features.letterbox, MASK_SIZE).low_res_masks
+    found = regions_of(given, scene.features.letterbox, (MASK_SIZE, MASK_SIZE)).low_res_masks
     assert set(np.unique(found)) == {-1, 1}
     assert masks.low_res_logits is not None
     differ = (found[:, 0] > 0) != (masks.low_res_logits > 0)
     assert differ.mean() < 0.01  # at edges: a pixel's middle, against bilinear upscaling
-    finer = regions_of(masks, scene.features.letterbox, 2 * MASK_SIZE).low_res_masks
+    finer = regions_of(
+        masks, scene.features.letterbox, (2 * MASK_SIZE, 2 * MASK_SIZE)
+    ).low_res_masks
     assert finer.shape == (2, 1, 2 * MASK_SIZE, 2 * MASK_SIZE)
     assert ((finer[:, 0, 1::2, 1::2] > 0) != (found[:, 0] > 0)).mean() < 0.01  # half a cell apart
 
 
 def test_nothing_gives_no_regions(scene: Scene) -> None:
     none = scene.name(np.zeros((0, 128, 200), bool), ["red"])
-    regions = regions_of(none, scene.features.letterbox, MASK_SIZE)
+    regions = regions_of(none, scene.features.letterbox, (MASK_SIZE, MASK_SIZE))
     assert regions.boxes.shape == (0, 4)
     assert regions.low_res_masks.shape == (0, 1, MASK_SIZE, MASK_SIZE)
 
@@ -85,7 +87,7 @@ def test_nothing_gives_no_regions(scene: Scene) -> None:
 @pytest.mark.parametrize("size", [(128, 200), (200, 128), (1, 5000), (64, 64)])
 def test_the_whole_image_has_no_padding(size: tuple[int, int]) -> None:
     letterbox = Letterbox.fit(size, 256)
-    region = whole_image(letterbox, 64)
+    region = whole_image(letterbox, (64, 64))
     height, width = letterbox.input_size
     assert region.boxes.tolist() == [[0, 0, width, height]]
     inside = region.low_res_masks[0, 0] > 0

@@ -8,14 +8,22 @@ patches leads into another space, which texts do not share.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from samclip.export.models.mask_decoder import SamMaskDecoder
-from samclip.export.models.merged import TextConfig, build_text_tower
+from samclip.export.models.merged import (
+    TextConfig,
+    build_text_tower,
+    check_canvas,
+    share_weights,
+)
 from samclip.export.models.prompt_encoder import PromptEncoder
+from samclip.export.models.radio.attention import PlainAttention
 from samclip.export.models.radio.heads import Head
-from samclip.export.models.radio.sizes import TrunkConfig
+from samclip.export.models.radio.sizes import PATCH, TrunkConfig
 from samclip.export.models.radio.trunk import RadioTrunk, padding_scores
 from samclip.export.models.sam_vit import sam_neck
 
@@ -99,8 +107,32 @@ class Radio(nn.Module):
     ) -> None:
         super().__init__()
         self.image_size = image_size
+        self.canvas: tuple[int, int] = (image_size, image_size)  # (h, w) of the input
         self.encoder = encoder
         self.clip_head = RadioClipHead(names, encoder.trunk.config.grid)
         self.prompt_encoder = PromptEncoder(image_size=image_size)
         self.mask_decoder = SamMaskDecoder()
         self.text = None if text is None else build_text_tower(text)
+
+    @property
+    def step(self) -> int:
+        """The pixels of which both sides of an input must be multiples."""
+        return PATCH * max(1, self.encoder.trunk.config.window_size)
+
+    def at_canvas(self, canvas: tuple[int, int]) -> Radio:
+        """Return the same model for images of `canvas` (h, w) pixels, with the same weights.
+
+        Raises CheckpointError unless its sides are multiples of `step`, at most `image_size`.
+        """
+        check_canvas(canvas, self.image_size, self.step)
+        before = math.prod(self.encoder.trunk.config.grid)
+        model = share_weights(self)
+        model.canvas = canvas
+        model.encoder.trunk.crop(canvas)
+        model.prompt_encoder.crop(canvas)
+        model.clip_head.grid = model.encoder.trunk.config.grid
+        fewer = before - math.prod(model.clip_head.grid)
+        for part in model.modules():
+            if isinstance(part, PlainAttention) and part.tokens >= before:  # of whole images
+                part.tokens -= fewer
+        return model

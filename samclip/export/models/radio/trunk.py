@@ -7,6 +7,7 @@ that it has without padding, and with padding left out of attention its tokens a
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import groupby
 from typing import cast
 
@@ -32,6 +33,7 @@ class RadioTrunk(nn.Module):
     def __init__(self, config: TrunkConfig) -> None:
         super().__init__()
         self.config = config
+        self.table_grid = config.grid  # of the positions
         rows, columns = config.grid
         side, patches = config.window_size, rows * columns
         self.embedder = nn.Conv2d(3, config.width, PATCH, stride=PATCH, bias=False)
@@ -48,6 +50,19 @@ class RadioTrunk(nn.Module):
             for index in range(config.depth)
         )
         self.recursion: RecursiveAttention | None = None
+
+    def crop(self, canvas: tuple[int, int]) -> None:
+        """Take images of `canvas` (h, w) pixels, with the positions of the upper left."""
+        self.table_grid = self.config.grid
+        self.config = replace(self.config, image_size=canvas)
+
+    def cut_positions(self) -> Tensor:
+        """Return the positions of the patches, 1xLxC."""
+        (height, width), (rows, columns) = self.table_grid, self.config.grid
+        if (height, width) == (rows, columns):
+            return self.positions
+        table = self.positions.reshape(1, height, width, -1)
+        return table[:, :rows, :columns].flatten(1, 2)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Encode `image`, Bx3xHxW float, normalised, zero where it is padding.
@@ -69,7 +84,7 @@ class RadioTrunk(nn.Module):
 
         They are the last block's by recursive attention, or without that the second result.
         """
-        patches = self.embedder(image).flatten(2).mT + self.positions  # BxLxC
+        patches = self.embedder(image).flatten(2).mT + self.cut_positions()  # BxLxC
         prefix = self.prefix.expand(patches.shape[0], -1, -1)  # BxPxC
         mask = photo_patches(image)  # BxL
         side, count = self.config.window_size, self.config.prefix
