@@ -25,10 +25,11 @@ from samclip.export.models.merged import MergedConfig, MergedModel
 from samclip.export.models.self_correlation import TokenAggregation
 from samclip.export.rebuilding.bundle_checkpoint import read_bundle_checkpoint
 from samclip.runtime.bundles.bundle import Bundle
-from samclip.runtime.pixels.image import load_image, photo_paths, preprocess
+from samclip.runtime.pixels.image import load_image, photo_paths, preprocess, preprocess_for
 
 SIZE = 192
 GRID = SIZE // 16
+CANVAS = (144, 192)  # (h, w), 4:3
 pytestmark = pytest.mark.filterwarnings("ignore::samclip.errors.UntrainedHeadWarning")
 
 
@@ -64,7 +65,8 @@ def test_c_radio_names_by_both_steps_and_classifies_by_neither(
     radio = save_radio(tmp_path / "c-radio.pth.tar", radio_state(), arguments())
     sam = save_sam(tmp_path / "sam_vit_h.pth")
     result = run(
-        *("--checkpoint", radio, "--sam-checkpoint", sam, "--imgsz", SIZE, "--photos", photos),
+        *("--checkpoint", radio, "--sam-checkpoint", sam, "--photos", photos),
+        *("--imgsz", f"{CANVAS[0]}x{CANVAS[1]}", "--aspects", "4:3"),
         *("--output", tmp_path / "b", "--recursive-attention", "--token-aggregation", "--fp16"),
         *("--attention", "chunk", "--attention", "bias", "--json"),
     )
@@ -78,10 +80,11 @@ def test_c_radio_names_by_both_steps_and_classifies_by_neither(
     graphs = json.loads(result.stdout)["manifest"]["graphs"]
     assert "mask_upscaler" not in graphs  # what is absent, older versions need not know
 
-    model = assemble_radio(RadioFiles(radio, sam), RadioSettings(image_size=SIZE)).model
+    square = assemble_radio(RadioFiles(radio, sam), RadioSettings(image_size=SIZE)).model
+    model = square.at_canvas(CANVAS)
     photo = load_image(photo_paths()[1])
     with samclip.load(tmp_path / "b", "onnxruntime", precision="fp32") as loaded:
-        array, letterbox = preprocess(photo, manifest.preprocessing)
+        array, letterbox = preprocess_for(photo, manifest.preprocessing, CANVAS)
         image, mask = torch.from_numpy(array), torch.from_numpy(letterbox.token_mask(GRID))
         plain, embeddings = model.encoder(image)
         model.encoder.trunk.add_recursion()
