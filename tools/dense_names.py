@@ -1,4 +1,4 @@
-"""What names of pixels cost on a C-RADIO: one pass with both results, against separate passes.
+"""The cost of names of pixels on a C-RADIO: one pass with both results, against separate passes.
 
 `python -m tools.dense_names` counts multiply-accumulates (MACs) of the trunk, without weights and
 without computing anything, by torch's counter, whose rules are those of `samclip-bench roofline`.

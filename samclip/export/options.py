@@ -105,7 +105,7 @@ class TwoTowers:
 class DenseNames:
     """What a ViT's tokens go through before they are named; nothing, unless asked for.
 
-    `recursive_attention`: the last block attends once more by the correlation of its own result;
+    `recursive_attention`: the last block attends once more by the correlation of its result;
     `token_aggregation`: each token becomes the mean of those like it. Neither has weights, and a
     model that was not made for them may name worse; see `samclip.export.models.self_correlation`.
     """

@@ -113,7 +113,7 @@ def encoder_spec(model: MergedModel, lowering: Lowering) -> GraphSpec:
 
 
 def encoder_outputs(encoder: nn.Module) -> tuple[str, ...]:
-    """Return the names of an encoder's outputs; a SAM ViT has features for names of its own."""
+    """Return the names of an encoder's outputs; a SAM ViT may have separate ones for names."""
     has_names = isinstance(encoder, SamVit) and encoder.recursion is not None
     return (*ENCODER_OUTPUTS, NAME_FEATURES) if has_names else ENCODER_OUTPUTS
 

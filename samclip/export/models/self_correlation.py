@@ -33,7 +33,7 @@ LEFT_OUT = -1e4
 
 
 class RecursiveAttention(LoweredAttention):
-    """Attention among `tokens` tokens by the correlation of what a first attention made of them.
+    """Attention among `tokens` tokens by the correlation of what a first attention returned.
 
     It has no weights. Every lowering writes the same products, `chunk` and `wide` for some queries
     at a time: scores that are left out depend on the scores, which no mask could say in advance.
