@@ -21,6 +21,7 @@ from samclip.export.graphs import GraphPlan
 from samclip.export.verification import Sample
 from samclip.runtime.bundles.manifest import MAX_SHAPES, Variant, base_name, shaped_name
 
+AUTO = "auto"
 DEFAULT_ASPECTS = ("1:1", "4:3", "16:9")
 MAX_ASPECT = 16
 Size = tuple[int, int]
@@ -45,13 +46,16 @@ def parse_image_size(given: str | None) -> tuple[int | None, Size | None]:
 
 
 def parse_aspects(given: Sequence[str] | None) -> tuple[str, ...] | None:
-    """Check aspect ratios "W:H", each item one or several with commas; None stays None.
+    """Check aspect ratios "W:H", each item one or several with commas; none given is the square.
 
-    Raises ExportError for anything else.
+    "auto" alone is the family's default, which is returned as None. Raises ExportError for anything
+    else.
     """
-    if given is None:
-        return None
+    if not given:
+        return ()
     found = [part.strip() for item in given for part in item.split(",") if part.strip()]
+    if found == [AUTO]:
+        return None
     for aspect in found:
         match = re.fullmatch(r"([0-9]{1,3}):([0-9]{1,3})", aspect)
         sides = [int(side) for side in match.groups()] if match else [0]

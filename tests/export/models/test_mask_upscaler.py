@@ -23,7 +23,7 @@ from samclip.runtime.pixels.image import Letterbox, photo_paths
 
 
 def written(image_size: int, opset: int = 20) -> tuple[GraphFiles, GraphSource]:
-    files = mask_upscaler_graph(image_size).write(("chunk",), opset)
+    files = mask_upscaler_graph((image_size, image_size)).write(("chunk",), opset)
     ((_, source),) = files.sources()
     return files, source
 
@@ -45,7 +45,9 @@ def test_the_graph_is_small_allowed_and_right_on_photos(image_size: int, opset: 
     ]
     photos = photo_paths()
     rows = measure(
-        source, "fp32", [s for photo in photos for s in mask_upscaler_samples(image_size, photo)]
+        source,
+        "fp32",
+        [s for photo in photos for s in mask_upscaler_samples((image_size, image_size), photo)],
     )
     assert len(rows) == len(photos)
     assert max(row.max_rel_error for row in rows) < 2e-5 < TOLERANCE
@@ -55,7 +57,7 @@ def test_it_is_the_torch_module() -> None:
     _, source = written(64)
     rows, columns = Letterbox.fit((31, 40), 64).upscale_taps(16)
     logits = np.random.default_rng(2).normal(0, 8, (16, 16)).astype(np.float32)
-    expected = MaskUpscaler(16)(*map(torch.from_numpy, (logits, rows, columns)))
+    expected = MaskUpscaler((16, 16))(*map(torch.from_numpy, (logits, rows, columns)))
     engine = CPU.load(source, EngineOptions(threads=1))
     found = engine.run({"low_res_mask": logits, "rows": rows, "columns": columns})
     for name, tensor in zip(("mask", "logits"), expected, strict=True):

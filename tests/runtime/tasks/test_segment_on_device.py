@@ -38,7 +38,7 @@ SIZES = ((1, 1), (1, 500), (500, 1), (480, 640), (333, 517), (1080, 1920), (512,
 
 
 def upscaler(image_size: int) -> GraphFiles:
-    return mask_upscaler_graph(image_size).write(("chunk",), DEFAULT_OPSET)
+    return mask_upscaler_graph((image_size, image_size)).write(("chunk",), DEFAULT_OPSET)
 
 
 @pytest.fixture(scope="module")
