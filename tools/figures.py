@@ -41,7 +41,7 @@ FIGURE = re.compile(
 NOT_MEASURED = {"95 %", "3.10", "3.11", "3.12", "3.13"}
 # A command, in the text of a table, whose figures the table has.
 MEASURING = re.compile(r"`((?:samclip-|scripts/|python -m )[^`]*)`")
-# What a page with measured tables says of the measurement, each in words of its own.
+# What a page with measured tables says of the measurement.
 CONDITIONS = {
     "date, as 21 November 2026": re.compile(
         r"(?<!\d)\d{1,2} (?:January|February|March|April|May|June|July|August|September|October|"

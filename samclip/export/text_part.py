@@ -141,8 +141,8 @@ def bundle_text(
 def _space(part: TextPart, options: ExportOptions) -> str:
     """Return the name of the space in which the bundle's names are embedded.
 
-    A tower whose weights are rounded has a space of its own. Without a tower in the bundle, nothing
-    was rounded: the names in it are vectors of the tower as it was read.
+    Rounded weights make another space. Without a tower in the bundle nothing was rounded: the names
+    in it are vectors of the tower as it was read.
     """
     dtype = options.weights_dtype.of(TEXT_ENCODER)
     written = options.text_encoder and part.tower is not None
