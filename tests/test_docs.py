@@ -15,40 +15,24 @@ from typing import Any
 import pytest
 import typer
 from page_commands import APPS, commands
-from pages import PAGES, ROOT, Section, anchors, code, links, prose, sections, split_row
+from pages import (
+    PAGES,
+    ROOT,
+    SPECIFICATIONS,
+    Section,
+    anchors,
+    code,
+    is_measured,
+    links,
+    prose,
+    sections,
+    split_row,
+)
 
 from samclip import errors
 
 # The sentence for figures without a command, in the text above their table.
 UNRECORDED = re.compile(r"no\s+command\s+is\s+recorded\s+for\s+it", re.IGNORECASE)
-# Tables of numbers that nobody measured here, by their page and header.
-SPECIFICATIONS = {
-    ("docs/deploy/engines.md", "measure | asked for"),  # the limits of the gate
-    (
-        "docs/deploy/engines.md",
-        "TensorRT | GPU | precision | report",
-    ),  # builds that are passed over
-    ("docs/evidence/accuracy.md", "data | classes | number | not counted"),
-    ("docs/models/choosing.md", "way | weights | licence"),
-    ("docs/evidence/cpu.md", " | ONNX Runtime | OpenVINO"),
-    ("docs/evidence/faults.md", "what | most"),
-    ("docs/evidence/gpu.md", "part | what is measured | required"),
-    ("docs/deploy/jetson.md", "bundle | plans | running, one context | building, peak | verdict"),
-    (
-        "docs/deploy/jetson.md",
-        "JetPack | Jetson Linux | boards | TensorRT | CUDA | Python | samclip",
-    ),
-    ("docs/evidence/peers.md", "peer | what it is | environment"),
-    (
-        "docs/export/precision.md",
-        "measure | FP16 limit | BF16 limit | INT8 limit | how it is measured",
-    ),
-    ("docs/evidence/roofline.md", "device | dense FP16 | dense INT8 | memory | published in"),
-    ("docs/evidence/roofline.md", "rate | how"),
-    ("docs/models/samclip-tiny.md", " | "),
-}
-# In a cell: a number with decimals, with groups of thousands, or with a unit.
-FIGURE = re.compile(r"(?<![\w.])\d+(?:\.\d+(?![\w.]*\.\d)|,\d{3}| (?:s|ms|%|[kMG]i?B|x|M)\b)")
 UsageError = typer.BadParameter.__mro__[1]  # typer has its own copy of click
 FOLDERS = ("samclip", "tests", "docs", "scripts", "configs", "tools", "docker", "examples")
 INNER = ("disk", "engines", "runtime", "cli", "export", "merge", "benchmarks")
@@ -124,17 +108,11 @@ def test_rows_have_as_many_cells_as_their_header(page: Path) -> None:
             assert set(widths) == {widths[0]}, f"{where}: rows of {sorted(set(widths))} cells"
 
 
-def is_measured(rows: tuple[tuple[str, ...], ...]) -> bool:
-    """Whether a sixth of the cells have figures; the first column holds names."""
-    cells = [re.sub(r"`[^`]*`|\]\(\S*\)", "", cell) for row in rows for cell in row[1:] if cell]
-    return sum(bool(FIGURE.search(cell)) for cell in cells) * 6 >= len(cells) > 0
-
-
 def test_tables_of_figures_name_their_command() -> None:
     found = []
     for page, section in each_section():
         for table in section.tables():
-            if not is_measured(table.body) or (page, table.header) in SPECIFICATIONS:
+            if not table.has_figures(page):
                 continue
             if not writers(table.text) and not UNRECORDED.search(table.text):
                 found.append(f"{page}:{table.line}: in {section.title!r}")

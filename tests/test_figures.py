@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -48,6 +49,19 @@ def test_a_figure_that_its_page_words_otherwise_is_seen() -> None:
         "does not name the command 'samclip-bench roofline my-own'" in line for line in lines
     )
     assert any("has 49.8 MB; docs/models/samclip-tiny.md says '48.9 MB'" in line for line in lines)
+
+
+def test_pages_say_when_where_and_with_what_they_measured(tmp_path: Path) -> None:
+    assert list(checked.check_conditions()) == []
+    table = "`samclip-bench latency`:\n\n| | ms |\n|---|---|\n| tiny | 9.5 ms |\n"
+    page = tmp_path / "page.md"
+    page.write_text(f"# Times\n{table}")
+    lines = list(checked.check_conditions([page]))
+    assert [line.partition(" does not say the ")[2].split(",")[0] for line in lines] == [
+        *("date", "machine", "version of a package")
+    ]
+    page.write_text(f"# Times\nAn AMD EPYC, 1 May 2027, ONNX\nRuntime 1.31.1.\n{table}")
+    assert list(checked.check_conditions([page])) == []
 
 
 def names_report(value: float) -> Report:

@@ -39,6 +39,19 @@ FIGURE = re.compile(
 )
 # The level of all intervals, and versions of Python.
 NOT_MEASURED = {"95 %", "3.10", "3.11", "3.12", "3.13"}
+# A command, in the text of a table, whose figures the table has.
+MEASURING = re.compile(r"`((?:samclip-|scripts/|python -m )[^`]*)`")
+# What a page with measured tables says of the measurement.
+CONDITIONS = {
+    "date, as 21 November 2026": re.compile(
+        r"(?<!\d)\d{1,2} (?:January|February|March|April|May|June|July|August|September|October|"
+        r"November|December) \d{4}|(?<!\d)\d{4}-\d{2}-\d{2}(?!\d)"
+    ),
+    "machine, as two cores of an Intel Xeon": re.compile(r"Intel|Xeon|AMD|EPYC|Neoverse|H200|Orin"),
+    "version of a package, as ONNX Runtime 1.31.1": re.compile(
+        r"(?:ONNX Runtime|onnxruntime|OpenVINO|torch|TensorRT(?: for RTX)?),? \d+\.\d+"
+    ),
+}
 UNITS = {"%": 1e-2, "ms": 1e-3, "kB": 1e3, "MB": 1e6, "GB": 1e9, "MiB": 2**20, "GiB": 2**30}
 
 
@@ -102,6 +115,22 @@ def check_pages(figures: Sequence[Figure], readme: str | None = None) -> Iterato
             yield f"README.md says {found!r}, which {FILE.name} does not list"
 
 
+def check_conditions(pages: Sequence[Path] = PAGES) -> Iterator[str]:
+    """Return which pages have measured tables and lack their machine, versions or date.
+
+    Tables that a run of tests writes have their own dates.
+    """
+    for page in pages:
+        name = page.relative_to(ROOT).as_posix() if page.is_relative_to(ROOT) else page.name
+        tables = (table for section in sections(page) for table in section.tables())
+        if not any(table.has_figures(name) and MEASURING.search(table.text) for table in tables):
+            continue
+        text = " ".join(page.read_text("utf-8").split())
+        for what, pattern in CONDITIONS.items():
+            if not pattern.search(text):
+                yield f"{name} has measured tables and does not say the {what}"
+
+
 def check_reports(
     figures: Sequence[Figure], reports: Sequence[Report]
 ) -> Iterator[tuple[bool, str]]:
@@ -126,7 +155,7 @@ def list_tables() -> Iterator[tuple[str, int, str, str]]:
     for page in PAGES:
         for section in sections(page):
             for table in section.tables():
-                found = re.findall(r"`((?:samclip-|scripts/|python -m )[^`]*)`", table.text)
+                found = MEASURING.findall(table.text)
                 commands = [" ".join(command.split()) for command in found]
                 if commands:
                     name = page.relative_to(ROOT).as_posix()
@@ -169,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.tables:
         for page, line, title, command in list_tables():
             say(out, f"{page}:{line} {title}: {command}")
-    problems = list(check_pages(figures))
+    problems = [*check_pages(figures), *check_conditions()]
     try:
         reports = [read_report(path) for path in given.report]
     except InputError as error:

@@ -56,6 +56,16 @@ def class_vocabulary(
     return replace(vocabulary, names=tuple(names), embeddings=unit_rows(means))
 
 
+def other_vocabularies(
+    model: Model, names: Sequence[str], synonyms: Texts, templates: Sequence[str] | None
+) -> dict[str, Vocabulary]:
+    """Embed K classes once more in each of the sets of `templates`, by what rows call these."""
+    return {
+        f"with templates {each}": class_vocabulary(model, names, synonyms, each)
+        for each in templates or ()
+    }
+
+
 def ask_classes(
     model: Model, texts: Mapping[int, Sequence[str]], templates: Templates = None
 ) -> AskedClasses:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import re
 import shutil
+import sys
 import tempfile
 from dataclasses import asdict
 from importlib import metadata
@@ -36,6 +37,8 @@ STAND_INS = {
 BACKEND_EXTRAS = frozenset({"gpu", "tensorrt", "openvino"})
 DEVELOPMENT_EXTRAS = frozenset({"dev", "docs", "fuzz"})
 _REQUIREMENT = re.compile(r"^(?P<name>[\w.-]+).*?(?:extra == ['\"](?P<extra>[\w-]+)['\"])?$")
+# A requirement that newer versions of Python do without.
+_ONLY_BEFORE = re.compile(r"python_version < ['\"](\d+)\.(\d+)['\"]")
 
 
 def examine() -> dict[str, Any]:
@@ -114,8 +117,11 @@ def examine_packages() -> list[dict[str, Any]]:
     except metadata.PackageNotFoundError:  # run from a source folder
         return []
     found = []
-    for requirement in map(_REQUIREMENT.match, requirements):
+    for line in requirements:
+        requirement, before = _REQUIREMENT.match(line), _ONLY_BEFORE.search(line)
         if requirement is None or requirement["name"] == "samclip":
+            continue
+        if before and sys.version_info[:2] >= (int(before[1]), int(before[2])):
             continue
         name, extra = requirement["name"], requirement["extra"]
         if extra in BACKEND_EXTRAS | DEVELOPMENT_EXTRAS:

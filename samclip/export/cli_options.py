@@ -52,7 +52,7 @@ class ExportArguments:
         typer.Option(
             help="A trained CLIP head for this encoder, or a CLIP whose text tower to use. Of an "
             "Open-Vocabulary SAM: the CLIP whose backbone and text tower it has. With "
-            "--two-towers: a whole CLIP, of OpenCLIP or Hugging Face, ViT or ResNet.",
+            "--two-towers: a whole CLIP or SigLIP, of OpenCLIP or Hugging Face, ViT or ResNet.",
             rich_help_panel=_FROM,
         ),
     ] = None

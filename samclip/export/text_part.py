@@ -18,6 +18,7 @@ from samclip.errors import ExportError
 from samclip.export.checkpoints.metadata import TextMetadata
 from samclip.export.graphs import GraphSpec, PlainGraph
 from samclip.export.models.merged import AnyTextTower
+from samclip.export.options import ExportOptions
 from samclip.export.plan import ExportPlan
 from samclip.export.verification import Sample, make_sample
 from samclip.export.weight_storage import stored_space
@@ -121,10 +122,9 @@ def bundle_text(
         )
         files |= _label_files(more, one.labels, one.label_embeddings)
         baked.append(one)
-    dtype = options.weights_dtype.of(TEXT_ENCODER)
     text = Text(
         model=part.described.model,
-        space=stored_space(part.described.space, "fp32" if dtype == part.stored else dtype),
+        space=_space(part, options),
         embed_dim=part.embed_dim,
         logit_scale=part.described.logit_scale,
         templates=default if options.templates is None else options.templates,
@@ -136,6 +136,17 @@ def bundle_text(
         baked=tuple(baked),
     )
     return text, files
+
+
+def _space(part: TextPart, options: ExportOptions) -> str:
+    """Return the name of the space in which the bundle's names are embedded.
+
+    Rounded weights make another space. Without a tower in the bundle nothing was rounded: the names
+    in it are vectors of the tower as it was read.
+    """
+    dtype = options.weights_dtype.of(TEXT_ENCODER)
+    written = options.text_encoder and part.tower is not None
+    return stored_space(part.described.space, dtype if written and dtype != part.stored else "fp32")
 
 
 def _label_files(labels: Labels, names: str, embeddings: str) -> dict[str, bytes]:

@@ -29,19 +29,19 @@ The smallest run, on a folder of photos, in a minute:
 
 A run as its file describes it, its results in runs/tiny:
 
-    samclip-merge --config configs/tiny.toml --output runs/tiny
+    samclip-merge --config configs/samclip_tiny.toml --output runs/tiny
 
 The same command goes on where it was stopped. From the start again:
 
-    samclip-merge --config configs/tiny.toml --output runs/tiny --restart
+    samclip-merge --config configs/samclip_tiny.toml --output runs/tiny --restart
 
 What a checkpoint is worth on the photos held back:
 
-    samclip-merge --config configs/tiny.toml --evaluate-only runs/tiny/merged.safetensors
+    samclip-merge --config configs/samclip_tiny.toml --evaluate-only runs/tiny/merged.safetensors
 
 On the four GPUs of this machine, or as four processes of its CPU:
 
-    samclip-merge --config configs/tiny.toml --processes 4
+    samclip-merge --config configs/samclip_tiny.toml --processes 4
 
 On several machines:
 
@@ -68,7 +68,7 @@ def merge(
     photos: Annotated[
         Path | None,
         typer.Option(
-            help="The folder of photos, for every stream, in place of those in the file's [data].",
+            help="The folder of photos, for every stream, instead of those of \\[data] there.",
             show_default="those of the file",
         ),
     ] = None,

@@ -19,6 +19,7 @@ REQUIRES = [
     'onnxruntime-gpu>=1.23; extra == "gpu"',
     'tensorrt>=10; extra == "tensorrt"',
     'openvino>=2025.0; extra == "openvino"',
+    "tomli>=2; python_version < '3.10' and extra == 'merge'",  # of versions that are not supported
 ]
 
 

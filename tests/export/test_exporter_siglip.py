@@ -17,6 +17,7 @@ from samclip.export.checkpoints.text_source import TextSource, read_text
 from samclip.export.exporter import Export, export_bundle
 from samclip.export.models.merged import build_text_tower
 from samclip.export.options import ExportOptions, WeightsDtypes
+from samclip.export.weight_storage import stored_space
 from samclip.runtime.text.templates import resolve_templates
 from samclip.runtime.text.text_space import TextSpace
 from samclip.runtime.text.tokenizer import Tokenizer
@@ -85,6 +86,7 @@ def test_the_graph_is_proven_and_stored_small(
     assert graph is not None
     assert (text.canonical, text.context_length, text.embed_dim) == (True, 64, 48)
     assert graph.variants[0].weights_dtype == "int8"
+    assert text.space == stored_space(source.space, "int8")
     rows = {row.graph: row.max_rel_error for row in manifest.parity}
     assert rows["text_encoder"] <= 1e-4  # of FP32, before its weights are rounded
     weights = manifest.files["text_encoder.safetensors"].size
@@ -95,10 +97,14 @@ def test_the_graph_is_proven_and_stored_small(
 
 
 def test_a_board_answers_from_its_vocabulary_in_each_set(
-    options: ExportOptions, space: TextSpace, tmp_path: Path
+    options: ExportOptions, space: TextSpace, source: TextSource, tmp_path: Path
 ) -> None:
     lean = replace(options, output=tmp_path / "board", text_encoder=False, verify=False)
-    require_board(export_bundle(lean).path, space)
+    board = export_bundle(lean)
+    require_board(board.path, space)
+    # The vectors are FP32's, and no weights of a tower were rounded: this is not INT8's space.
+    assert board.manifest.text is not None
+    assert board.manifest.text.space == source.space
 
 
 @pytest.mark.slow

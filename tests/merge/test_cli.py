@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tree import CONFIGS
 from typer.testing import CliRunner, Result
 
 from samclip.merge import cli, merge_session
@@ -79,6 +80,9 @@ def test_help_lists_every_option() -> None:
         *("--steps-scale", "--evaluate-only", "--processes", "--debug", "--photos"),
     ):
         assert option in text
+    assert "instead of those of [data]" in " ".join(re.sub(r"[│\n]", " ", text).split())
+    for name in re.findall(r"configs/\w+\.toml", text):
+        assert (CONFIGS.parent / name).is_file()
 
 
 def test_a_run_is_trained_in_its_folder(file: Path, recorder: Recorder) -> None:

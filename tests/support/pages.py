@@ -16,6 +16,35 @@ FENCE = re.compile(r"^ *```")
 HEADING = re.compile(r"^#{1,6} +(.+)$")
 SPAN = re.compile(r"`([^`]+)`", re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"")
+# In a cell: a number with decimals, with groups of thousands, or with a unit.
+FIGURE = re.compile(r"(?<![\w.])\d+(?:\.\d+(?![\w.]*\.\d)|,\d{3}| (?:s|ms|%|[kMG]i?B|x|M)\b)")
+# Tables of numbers that nobody measured here, by their page and header.
+SPECIFICATIONS = {
+    ("README.md", "system | Python | CPU | NVIDIA GPU | state"),
+    ("docs/deploy/engines.md", "measure | asked for"),  # the limits of the gate
+    (
+        "docs/deploy/engines.md",
+        "TensorRT | GPU | precision | report",
+    ),  # builds that are passed over
+    ("docs/evidence/accuracy.md", "data | classes | number | not counted"),
+    ("docs/models/choosing.md", "way | weights | licence"),
+    ("docs/evidence/cpu.md", " | ONNX Runtime | OpenVINO"),
+    ("docs/evidence/faults.md", "what | most"),
+    ("docs/evidence/gpu.md", "part | what is measured | required"),
+    ("docs/deploy/jetson.md", "bundle | plans | running, one context | building, peak | verdict"),
+    (
+        "docs/deploy/jetson.md",
+        "JetPack | Jetson Linux | boards | TensorRT | CUDA | Python | samclip",
+    ),
+    ("docs/evidence/peers.md", "peer | what it is | environment"),
+    (
+        "docs/export/precision.md",
+        "measure | FP16 limit | BF16 limit | INT8 limit | how it is measured",
+    ),
+    ("docs/evidence/roofline.md", "device | dense FP16 | dense INT8 | memory | published in"),
+    ("docs/evidence/roofline.md", "rate | how"),
+    ("docs/models/samclip-tiny.md", " | "),
+}
 # A table that a run of tests writes, see tests/attacks/figures.py.
 WRITTEN = re.compile(r"<!-- figures: .*?<!-- end of figures -->", re.DOTALL)
 
@@ -40,6 +69,10 @@ class Table:
     def body(self) -> tuple[tuple[str, ...], ...]:
         """The rows below the header and the line of dashes."""
         return self.rows[2:]
+
+    def has_figures(self, page: str) -> bool:
+        """Whether it has figures that somebody measured here; `page`: its name in the project."""
+        return is_measured(self.body) and (page, self.header) not in SPECIFICATIONS
 
 
 @dataclass(frozen=True)
@@ -75,6 +108,12 @@ def sections(page: Path) -> list[Section]:
 def split_row(line: str) -> tuple[str, ...]:
     """Split a line of a table at its bars; a backslash keeps a bar in its cell."""
     return tuple(cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip())[1:-1])
+
+
+def is_measured(rows: tuple[tuple[str, ...], ...]) -> bool:
+    """Whether a sixth of the cells have figures; the first column holds names."""
+    cells = [re.sub(r"`[^`]*`|\]\(\S*\)", "", cell) for row in rows for cell in row[1:] if cell]
+    return sum(bool(FIGURE.search(cell)) for cell in cells) * 6 >= len(cells) > 0
 
 
 def code(text: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -47,13 +48,15 @@ def evaluate_names(
     vocabulary: Vocabulary,
     croppers: Mapping[str, ImageEncoder],
     *,
+    against: Mapping[str, Vocabulary] = MappingProxyType({}),
     margin: float = 0.0,
     apart: str | None = "person",
     progress: Progress = SILENT,
 ) -> list[Row]:
     """Name every object from the one pass of `candidate`, and by each of `croppers` on its crop.
 
-    `vocabulary`: the data set's categories, in its order, in the text space of all of them.
+    `vocabulary`: the data set's categories, in its order, in the text space of all of them;
+    `against`: the same categories asked for in other ways, of the one pass, by what rows call them.
     `margin`: of the crops, see `cut`. `apart`: the class that figures are also given without; it
     is ignored if there is none. Raises ImageError, InputError, EngineRunError.
     """
@@ -66,8 +69,9 @@ def evaluate_names(
         scores.photos += [number] * len(truth)
         objects += photo.objects
         with candidate.model.encode(image) as scene:
-            answers = _name_masks(scene, photo, vocabulary)
-        scores.add(f"{candidate.name} {ONE_PASS}", TOP1, answers == truth)
+            for label, asked in {ONE_PASS: vocabulary, **against}.items():
+                answers = _name_masks(scene, photo, asked)
+                scores.add(f"{candidate.name} {label}", TOP1, answers == truth)
         crops = [cut(image, found.box, margin) for found in photo.objects]
         for name, encoder in croppers.items():
             cosines = vocabulary.cosines(encoder.embed_images(crops))  # NxK
@@ -99,19 +103,24 @@ def evaluate_images(
     encoders: Mapping[str, ImageEncoder],
     classifiers: Mapping[str, Classifier],
     progress: Progress = SILENT,
+    *,
+    against: Mapping[str, Vocabulary] = MappingProxyType({}),
 ) -> list[Row]:
     """Name photos by `encoders` through `vocabulary`, and by `classifiers` of the same K classes.
 
-    The first of `encoders` is divided by each of the others, and by the classifiers. Raises
+    The first of `encoders` is divided by each of the others, by the classifiers, and by its own
+    answers to `against`: the same classes asked for in other ways, by what rows call them. Raises
     ImageError, InputError, EngineRunError.
     """
+    first, *_ = encoders
     scores = Scores()
     for number, photo in enumerate(track(progress, photos, "images")):
         image = load_image(photo.path)
         scores.photos.append(number)
-        answers = {
-            name: vocabulary.cosines(encoder.embed_images([image]))
-            for name, encoder in encoders.items()
+        embedded = {name: encoder.embed_images([image]) for name, encoder in encoders.items()}
+        answers = {name: vocabulary.cosines(embeds) for name, embeds in embedded.items()}
+        answers |= {
+            f"{first} {label}": asked.cosines(embedded[first]) for label, asked in against.items()
         }
         answers |= {name: other.score_images([image]) for name, other in classifiers.items()}
         for name, (row,) in answers.items():

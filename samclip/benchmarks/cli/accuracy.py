@@ -18,7 +18,7 @@ from samclip.benchmarks.accuracy.names import (
     evaluate_images,
     evaluate_names,
 )
-from samclip.benchmarks.class_names import class_vocabulary, read_synonyms
+from samclip.benchmarks.class_names import class_vocabulary, other_vocabularies, read_synonyms
 from samclip.benchmarks.cli import options
 from samclip.benchmarks.cli.harness import benchmark
 from samclip.benchmarks.cli.session import Outcome, Session
@@ -83,13 +83,14 @@ def images(
     classes: Classes = None,
     only: Only = None,
     templates: shared.Templates = None,
+    against_templates: options.AgainstTemplates = None,
     teacher: options.TeacherChoice,
     run: options.ModelOptions,
 ) -> Outcome:
     """Measure top-1 and top-5 of whole photos over all class names.
 
     With --teacher also the teacher's, through names as the bundle, and its classifier's own where
-    the classes are ImageNet's thousand.
+    the classes are ImageNet's thousand. With --against-templates also with other sentences.
     """
     listing = None if classes is None else parse_path(classes)
     whole = read_image_folder(folder, CLASSES_FILE if classes == IMAGENET else listing)
@@ -107,7 +108,10 @@ def images(
         encoders[f"{name} by names"] = found
         if whole.keys == tuple(entry.wnid for entry in imagenet_classes()):
             classifiers[f"{name} by classes"] = found
-    rows = evaluate_images(photos, vocabulary, encoders, classifiers, session.progress)
+    against = other_vocabularies(candidate.model, whole.names, {}, against_templates)
+    rows = evaluate_images(
+        photos, vocabulary, encoders, classifiers, session.progress, against=against
+    )
     data = Data.of(folder, "ImageNet", photos, whole.photos, whole.listing.counts)
     return Outcome(data, IMAGES_PROTOCOL, rows)
 
@@ -186,6 +190,9 @@ NAMES_EXAMPLES = """
 
 - `samclip-bench accuracy names path/to/coco --bundle my-bundle --margin 0.1 --teacher conse --json
   names.json`
+
+- `samclip-bench accuracy names path/to/coco --no-crops --templates simple
+  --against-templates openai`
 """
 
 NO_CROPS = (
@@ -210,6 +217,7 @@ def names(
     without: options.Without = "person",
     synonyms: options.Synonyms = None,
     templates: shared.Templates = None,
+    against_templates: options.AgainstTemplates = None,
     teacher: options.TeacherChoice,
     annotations: options.Annotations = None,
     run: options.ModelOptions,
@@ -239,6 +247,7 @@ def names(
         photos,
         vocabulary,
         croppers,
+        against=other_vocabularies(candidate.model, coco.names, texts, against_templates),
         margin=margin,
         apart=without,
         progress=session.progress,

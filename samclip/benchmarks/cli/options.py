@@ -75,6 +75,17 @@ Without = Annotated[
         help="Give figures without this class too, if the data has it.",
     ),
 ]
+AgainstTemplates = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--against-templates",
+        metavar="openai|simple|vild|none|TEXT",
+        rich_help_panel=_NAMES,
+        show_default=False,
+        help="Sentences to ask with too, of the same passes: what --templates gains over them; may "
+        "be repeated.",
+    ),
+]
 Margin = Annotated[
     float,
     typer.Option(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,8 +46,11 @@ class Blue:
 def test_top1_by_hand(photos: tuple[CocoPhoto, ...]) -> None:
     model = fake_model()
     croppers = {"crops": BundleEncoder(model), "blue": Blue()}
+    asked = model.vocabulary(NAMES)
+    swapped = replace(asked, embeddings=asked.embeddings[[1, 0, 2]])  # red is called green
+    against = {"with templates none": swapped}
     rows = evaluate_names(
-        Candidate("fake", model), photos, model.vocabulary(NAMES), croppers, apart="green"
+        Candidate("fake", model), photos, asked, croppers, against=against, apart="green"
     )
     found = shares(rows)
     assert found["fake in one pass", "all objects"] == (0.75, 4)
@@ -57,6 +61,9 @@ def test_top1_by_hand(photos: tuple[CocoPhoto, ...]) -> None:
     assert found["blue", "all objects"] == (0.25, 4)
     assert found["blue", "all objects, without green"] == (0.5, 2)
     assert found["fake in one pass / blue", "all objects"] == (3.0, 4)
+    # Right: blue, and the red object that is called green. Of the same pass.
+    assert found["fake with templates none", "all objects"] == (0.5, 4)
+    assert found["fake in one pass / fake with templates none", "all objects"] == (1.5, 4)
     assert model.encoder_passes == 1 + 4
 
 

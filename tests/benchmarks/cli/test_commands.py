@@ -127,9 +127,14 @@ def test_images(bench: Bench, report: Path, loads: list, tmp_path: Path) -> None
     folder = tmp_path / "photos"
     for name, colour in (("n00000001_red", 0), ("n00000002_green", 1), ("n00000003_blue", 0)):
         save(stripes(colour), folder / f"{name}.png")
-    result = bench("accuracy", "images", folder, "-b", "x", "--json", report)
+    # The fake embeds no other sentences; that sentences are compared is what this shows.
+    templates = ("--templates", "none", "--against-templates", "{}")
+    result = bench("accuracy", "images", folder, "-b", "x", "--json", report, *templates)
     assert result.exit_code == 0, result.stderr
-    assert figures(report)["fake", "image top-1", "all photos"] == pytest.approx(2 / 3)
+    found = figures(report)
+    assert found["fake", "image top-1", "all photos"] == pytest.approx(2 / 3)
+    assert found["fake with templates {}", "image top-1", "all photos"] == pytest.approx(2 / 3)
+    assert found["fake / fake with templates {}", "image top-5", "all photos"] == 1.0
     only = tmp_path / "only.txt"
     only.write_text("n00000001_red.png\n")
     result = bench("accuracy", "images", folder, "-b", "x", "--only", only, "--json", report)
