@@ -102,7 +102,7 @@ def test_v4_h_in_full_equals_transformers_in_a_small_forward() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("gain", [1.0, 4.0])
+@pytest.mark.parametrize("gain", [1.0, 2.0])
 def test_the_graph_is_as_near_to_float64_as_torch_is(gain: float) -> None:
     """v3-B: what differs is rounding, which a large gain enlarges, in torch as much as here."""
     size = RADIO_SIZES["radio-v3-b"]
@@ -120,9 +120,8 @@ def test_the_graph_is_as_near_to_float64_as_torch_is(gain: float) -> None:
     theirs = reference_radio(size, state, 8)(image).last_hidden_state
     exact = torch.cat(trunk.double()(image.double())[:2], 1)
     errors = [relative_error(each.double(), exact) for each in (ours, single, theirs)]
-    assert errors[0] < 2 * max(errors[1:])
-    assert gain > 1 or max(errors) < 5e-6
-    assert gain == 1 or max(errors) > 5e-6  # so that the other bound means something
+    assert errors[0] < 3 * max(errors[1:])  # 6e-7 in torch with a gain of 1, 4e-6 with 2
+    assert (max(errors) < 2e-6) is (gain == 1.0)
 
 
 @pytest.mark.parametrize("layer_scale", [True, False])
