@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from made_radio import (
+    SMALL,
     SMALL_SIZES,
     TEXT_WIDTHS,
     arguments,
@@ -19,20 +20,35 @@ from made_radio import (
     save_sam,
     write_published,
 )
-from safetensors.torch import save_file
+from numpy.typing import NDArray
+from reference_radio import reference_radio
+from torch import Tensor
+from transformers import AutoTokenizer
 from typer.testing import CliRunner, Result
 
 import samclip
+from samclip.engines.steps import ExportBundle
 from samclip.errors import CapabilityError
 from samclip.export.checkpoints.radio import trunk_weights
 from samclip.export.cli import app
 from samclip.export.families.radio_assembly import RadioFiles, RadioSettings, assemble_radio
+from samclip.export.models.radio.heads import make_head
 from samclip.export.models.radio.sizes import RADIO_SIZES
-from samclip.export.models.text_tower import TextTower, TextTowerConfig
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.pixels.image import load_image, photo_paths, preprocess
+from tests.support.made_siglip import save_siglip
 
-NAMES = ("a cup", "a spoon", "a table", "a cat", "a rocket")
+pytestmark = pytest.mark.usefixtures("graphs_traced_once")
+
+# Long names, and few: a random tower embeds short ones, which are mostly padding, nearly alike.
+NAMES = (
+    "a cup of coffee on a wooden table in the sun",
+    "grey squirrels between yellow autumn leaves of oak trees and beeches",
+    "An_Astronaut!",
+)
+CANONICAL = (*NAMES[:2], "an astronaut")  # by SigLIP 2's rules
+OTHERS = ("a dog", "the streets of a town in the rain")
+SIGLIP = "siglip2"
 SIZE = 192
 
 
@@ -49,57 +65,82 @@ def small_sizes() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The checkpoint in halves, SAM, and the text tower of the teacher `clip`."""
+def state() -> dict[str, Tensor]:
+    return {key: value.half() for key, value in radio_state().items()}
+
+
+@pytest.fixture(scope="module")
+def files(state: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The checkpoint in halves, SAM, and names."""
     folder = tmp_path_factory.mktemp("radio")
-    halves = {key: value.half() for key, value in radio_state().items()}
-    tower = TextTower(TextTowerConfig(width=64, heads=1, layers=1, embed_dim=TEXT_WIDTHS["clip"]))
-    text = {key: value for key, value in tower.state_dict().items() if key != "attn_mask"}
-    save_file(text | {"logit_scale": torch.tensor(4.0)}, folder / "text.safetensors")
+    (folder / "names.txt").write_text("\n".join(NAMES), "utf-8")
     return {
-        "radio": save_radio(folder / "c-radio.pth.tar", halves, arguments(), averaged=halves),
+        "radio": save_radio(folder / "c-radio.pth.tar", state, arguments(), averaged=state),
         "sam": save_sam(folder / "sam_vit_h.pth"),
-        "text": folder / "text.safetensors",
+        "siglip": folder / "siglip",
+        "names": folder / "names.txt",
     }
 
 
 @pytest.fixture(scope="module")
+def siglip(files: dict[str, Path]) -> Any:
+    """transformers' SigLIP 2, saved; its table of tokens is large enough to be stored as INT8."""
+    sizes = {"hidden_size": 128, "intermediate_size": 160, "projection_size": TEXT_WIDTHS[SIGLIP]}
+    return save_siglip(files["siglip"], sizes=sizes)
+
+
+@pytest.fixture(scope="module")
+def texts(siglip: Any, files: dict[str, Path]) -> NDArray[np.float32]:
+    return embedded_by(siglip, files, CANONICAL)
+
+
+def embedded_by(siglip: Any, files: dict[str, Path], names: Sequence[str]) -> NDArray[np.float32]:
+    """Canonical names as transformers tokenizes and embeds them, of unit length."""
+    tokenizer = AutoTokenizer.from_pretrained(files["siglip"])
+    tokens = tokenizer(list(names), padding="max_length", max_length=64, return_tensors="pt")
+    with torch.inference_mode():
+        found = siglip.get_text_features(input_ids=tokens["input_ids"]).pooler_output
+    return np.asarray(torch.nn.functional.normalize(found, dim=1).numpy())
+
+
+@pytest.fixture(scope="module")
 def written(
-    files: dict[str, Path], photos: Path, tmp_path_factory: pytest.TempPathFactory
+    files: dict[str, Path],
+    siglip: Any,
+    photos: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Any]:
-    """The output of the command with --json, for a bundle with a text tower in all precisions."""
+    """The output of the command with --json, for a bundle with the tower, its table in INT8."""
     folder = tmp_path_factory.mktemp("exports")
-    (folder / "calib").mkdir()
-    for photo in (photo_paths()[0], photo_paths()[3]):
-        (folder / "calib" / photo.name).write_bytes(photo.read_bytes())
-    (folder / "names.txt").write_text("\n".join(NAMES), "utf-8")
     result = run(
         *("--model-type", "radio-v3-b", "--checkpoint", files["radio"]),
-        *("--sam-checkpoint", files["sam"], "--text-checkpoint", files["text"], "--gelu"),
+        *("--sam-checkpoint", files["sam"], "--text-checkpoint", files["siglip"]),
         *("--imgsz", SIZE, "--output", folder / "bundle", "--photos", photos, "--json"),
-        *("--fp16", "--int8", "--calib", folder / "calib", "--labels", folder / "names.txt"),
-        *("--templates", "none", "--attention", "bias"),
+        *("--labels", files["names"], "--templates", "none", "--attention", "bias"),
+        *("--weights-dtype", "text_encoder=int8"),
     )
     assert result.exit_code == 0, result.stderr
     said: dict[str, Any] = json.loads(result.stdout)
     return said
 
 
-def test_one_command_writes_all_precisions(written: dict[str, Any]) -> None:
+def test_one_command_writes_a_bundle_with_a_text_tower(written: dict[str, Any]) -> None:
     bundle = Bundle.open(Path(written["path"]))
     bundle.verify()
     manifest = bundle.manifest
     assert manifest.model_type == "radio-v3-b"
     assert manifest.clip_head is not None
     assert manifest.clip_head.trained
-    assert (manifest.clip_head.embed_dim, manifest.clip_head.grid) == (TEXT_WIDTHS["clip"], 12)
+    assert (manifest.clip_head.embed_dim, manifest.clip_head.grid) == (TEXT_WIDTHS[SIGLIP], 12)
     assert manifest.preprocessing.mean == pytest.approx((122.77, 116.75, 104.09), abs=0.05)
-    assert {row.precision for row in manifest.reductions} == {"fp16", "int8", "int8_fp16"}
-    assert all(gate.passed for row in manifest.reductions for gate in row.gates)
     assert manifest.text is not None
-    assert manifest.text.embed_dim == TEXT_WIDTHS["clip"]
+    assert (manifest.text.embed_dim, manifest.text.context_length) == (TEXT_WIDTHS[SIGLIP], 64)
+    assert manifest.text.canonical
+    tower = manifest.graphs.text_encoder
+    assert tower is not None
+    assert tower.variants[0].weights_dtype == "int8"
     notes = manifest.provenance.notes
-    assert "space of the teacher clip" in notes
+    assert "space of the teacher siglip2" in notes
     assert "align_corners=False" in notes
     assert {row.output for row in manifest.parity} == {
         *("backbone_features", "image_embeddings", "image_embed", "patch_embeds"),
@@ -109,32 +150,76 @@ def test_one_command_writes_all_precisions(written: dict[str, Any]) -> None:
 
 
 @torch.no_grad()
-def test_the_runtime_answers_all_tasks_with_torchs_numbers(
-    written: dict[str, Any], files: dict[str, Path]
+def test_the_runtime_answers_all_tasks_with_transformers_numbers(
+    written: dict[str, Any],
+    state: dict[str, Tensor],
+    siglip: Any,
+    texts: NDArray[np.float32],
+    files: dict[str, Path],
 ) -> None:
-    photo = load_image(photo_paths()[1])
-    settings = RadioSettings(image_size=SIZE, quick_gelu=False)
-    chain = assemble_radio(RadioFiles(files["radio"], files["sam"], files["text"]), settings)
-    model = chain.model
+    photo = load_image(photo_paths()[1])[:SIZE, :SIZE]  # no padding, which transformers cannot mask
     with samclip.load(written["path"], "onnxruntime", precision="fp32") as loaded:
-        array, letterbox = preprocess(photo, loaded.manifest.preprocessing)
-        features, embeddings = model.encoder(torch.from_numpy(array))
-        mask = torch.from_numpy(letterbox.token_mask(12))
-        image_embed, _ = model.clip_head(features, mask)
+        array, _ = preprocess(photo, loaded.manifest.preprocessing)
+        floats = {key: value.float() for key, value in state.items()}
+        trunk = {k.removeprefix("base_model."): v for k, v in floats.items() if "base_model" in k}
+        trunk.pop("reg_token")
+        tokens = reference_radio(SMALL, trunk, 8)(torch.from_numpy(array)).last_hidden_state
+        prefix = f"_heads.{SIGLIP}."
+        own = {k.removeprefix(prefix): v for k, v in floats.items() if k.startswith(prefix)}
+        head = make_head(own, prefix, 1)
+        head.load_state_dict(own)
+        image = torch.nn.functional.normalize(head(tokens[0, 1]), dim=0).numpy()
         scene = loaded.encode(photo)
-        found = scene.features.image_embeddings()
-        scale = float(embeddings.abs().max())
-        np.testing.assert_allclose(found, embeddings.numpy(), atol=1e-5 * scale, rtol=0)
-        vocabulary = loaded.vocabulary(NAMES)
+        vocabulary = loaded.vocabulary(NAMES)  # baked at export, before the tower was rounded
+        np.testing.assert_allclose(vocabulary.embeddings, texts, atol=1e-5)  # of unit length
         answer = scene.classify(vocabulary)
-        unit = torch.nn.functional.normalize(image_embed[0], dim=0)
-        cosines = vocabulary.embeddings @ unit.numpy()
-        np.testing.assert_allclose(answer.logits, cosines * np.exp(4.0), atol=1e-3)
-        masks = scene.segment(boxes=[(10, 20, 200, 240)], names=NAMES)
+        scale = float(siglip.logit_scale.exp())
+        np.testing.assert_allclose(answer.logits, scale * (texts @ image), atol=1e-5 * scale)
+        computed = loaded.vocabulary(OTHERS).embeddings
+        assert float((computed * embedded_by(siglip, files, OTHERS)).sum(1).min()) > 0.999  # INT8
+        masks = scene.segment(boxes=[(10, 20, 100, 140)], names=NAMES)
         assert masks.masks.shape[1:] == photo.shape[:2]
         found_map = scene.semantic(vocabulary)
         assert found_map.labels.shape == photo.shape[:2]
         assert loaded.encoder_passes == 1
+
+        wide = load_image(photo_paths()[1])
+        settings = RadioSettings(image_size=SIZE)
+        files_ = RadioFiles(files["radio"], files["sam"], files["siglip"])
+        encoder = assemble_radio(files_, settings).model.encoder
+        array, _ = preprocess(wide, loaded.manifest.preprocessing)
+        _, embeddings = encoder(torch.from_numpy(array))
+        found = loaded.encode(wide).features.image_embeddings()
+        limit = 1e-5 * float(embeddings.abs().max())
+        np.testing.assert_allclose(found, embeddings.numpy(), atol=limit, rtol=0)
+
+
+def test_a_board_in_all_precisions_names_without_the_tower(
+    siglip: Any, texts: NDArray[np.float32], files: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "calib").mkdir()
+    for photo in (photo_paths()[0], photo_paths()[3]):
+        (tmp_path / "calib" / photo.name).write_bytes(photo.read_bytes())
+    result = run(
+        *("--checkpoint", files["radio"], "--sam-checkpoint", files["sam"], "--imgsz", SIZE),
+        *("--text-checkpoint", files["siglip"], "--output", tmp_path / "board", "--no-verify"),
+        *("--vocabulary", files["names"], "--templates", "none", "--attention", "bias"),
+        *("--no-text-encoder", "--fp16", "--int8", "--calib", tmp_path / "calib"),
+    )
+    assert result.exit_code == 0, result.output
+    manifest = Bundle.open(tmp_path / "board").manifest
+    assert {row.precision for row in manifest.reductions} == {"fp16", "int8", "int8_fp16"}
+    assert all(gate.passed for row in manifest.reductions for gate in row.gates)
+    with samclip.load(tmp_path / "board", "onnxruntime", precision="fp32") as board:
+        assert board.manifest.graphs.text_encoder is None
+        assert not {"tokenizer.json", "text_encoder.onnx"} & set(board.manifest.files)
+        scene = board.encode(photo_paths()[0])
+        assert scene.classify(NAMES).names == NAMES
+        found = board.vocabulary(["An astronaut", NAMES[0].upper()]).embeddings
+        np.testing.assert_allclose(found, texts[[2, 0]], atol=1e-5)
+        with pytest.raises(CapabilityError, match=r"none of the 3 names.*'a dog'") as caught:
+            scene.classify(["an astronaut", "a dog"])
+        assert ExportBundle((("vocabulary", None),)) in caught.value.steps
 
 
 def test_without_a_text_tower_masks_remain(

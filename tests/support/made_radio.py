@@ -79,9 +79,15 @@ def head_v2(width: int, hidden: int, out: int, inner: int = 1) -> nn.Module:
 
 
 def randomised(module: nn.Module) -> dict[str, Tensor]:
-    """A module's state with norms, scales and biases that are random, too."""
+    """A module's state with norms, scales and biases that are random, too.
+
+    Matrices get noise by their number of inputs, so that no width has a gain at which attention
+    saturates and enlarges every rounding error.
+    """
     return {
-        key: value + 0.1 * torch.randn_like(value) for key, value in module.state_dict().items()
+        key: value
+        + torch.randn_like(value) * (0.1 if value.dim() < 2 else 0.8 * value[0].numel() ** -0.5)
+        for key, value in module.state_dict().items()
     }
 
 

@@ -48,7 +48,7 @@ PATTERNS: dict[str, str] = {
     r"python -m tools\.peers": "not run: installs other projects; tests/tools/peers",
     r"python examples/": "tests/examples/test_scripts.py",
     r"python tests/gpu/": GPU + "tests/gpu",
-    r"python tests/support/made_radio": "not run: gigabytes; tests/export/test_exporter_radio.py",
+    r"scripts/measure-radio": "not run: gigabytes; tests/export/test_exporter_radio.py",
     r"pytest": "tests/attacks",
     r"scripts/compare-lowerings": HOURS + "tests/export",
     r"scripts/compare-inputs": "not run: a timing; tests/runtime/pixels/test_encoder_input.py",

@@ -17,7 +17,7 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor
 
-from samclip.errors import CheckpointError, error_context
+from samclip.errors import CheckpointError, InputWarning, error_context, warn_caller
 from samclip.export.checkpoints.checkpoint import Checkpoint, StateDict
 from samclip.export.checkpoints.clip_settings import (
     CLIP_VOCABULARY,
@@ -28,6 +28,7 @@ from samclip.export.checkpoints.metadata import HEAD, TOKENIZER_KEY, TextMetadat
 from samclip.export.checkpoints.sentence_encoder import read_sentence_encoder
 from samclip.export.checkpoints.siglip_text import is_siglip, read_siglip_text
 from samclip.export.checkpoints.text_checkpoint import (
+    has_logit_scale,
     infer_text_config,
     logit_scale,
     text_state,
@@ -110,6 +111,27 @@ def read_text(
         if is_siglip(checkpoint.state):
             return _read_siglip(checkpoint)
         return _read_clip(checkpoint, quick_gelu, usual)
+
+
+def read_tower(
+    checkpoint: Checkpoint, quick_gelu: bool | None = None, usual: bool | None = None
+) -> TextSource:
+    """Take a text tower out of a checkpoint, to be exported with a model that names in its space.
+
+    The parameters are those of `read_text`. Warns where a contrastive tower's temperature is
+    missing. Raises CheckpointError when there is no tower, or its tokens are not its family's.
+    """
+    source = read_text(checkpoint, quick_gelu, usual)
+    require_clip_tokens(source, checkpoint.path.name)
+    is_contrastive = not isinstance(source.config, BertTowerConfig) and not checkpoint.has(HEAD)
+    if is_contrastive and not has_logit_scale(checkpoint.state):
+        warn_caller(
+            f"{checkpoint.path.name} has no logit_scale, by which CLIP multiplies cosines: "
+            f"{source.logit_scale:g} is taken, where CLIP's training ends. The order of names is "
+            "right; their shares in per cent may not be",
+            InputWarning,
+        )
+    return source
 
 
 def _read_clip(checkpoint: Checkpoint, quick_gelu: bool | None, usual: bool | None) -> TextSource:

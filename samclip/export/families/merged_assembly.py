@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import torch
 
-from samclip.errors import CheckpointError, InputWarning, did_you_mean, warn_caller
+from samclip.errors import CheckpointError, did_you_mean
 from samclip.export.checkpoints.checkpoint import (
     Checkpoint,
     fit_state,
@@ -31,14 +31,11 @@ from samclip.export.checkpoints.metadata import (
     encode_metadata,
     source_of,
 )
-from samclip.export.checkpoints.text_checkpoint import has_logit_scale
 from samclip.export.checkpoints.text_source import (
     TextSource,
     has_text,
-    read_text,
-    require_clip_tokens,
+    read_tower,
 )
-from samclip.export.models.bert_tower import BertTowerConfig
 from samclip.export.models.merged import (
     MODEL_TYPES,
     PATCH,
@@ -131,17 +128,7 @@ def _text(
     chosen = given or next(iter(others), None)
     if chosen is None:
         return None, None
-    text = read_text(chosen, quick_gelu)
-    require_clip_tokens(text, chosen.path.name)
-    is_contrastive = not isinstance(text.config, BertTowerConfig) and not chosen.has(HEAD)
-    if is_contrastive and not has_logit_scale(chosen.state):
-        warn_caller(
-            f"{chosen.path.name} has no logit_scale, by which CLIP multiplies cosines: "
-            f"{text.logit_scale:g} is taken, where CLIP's training ends. The order of names is "
-            "right; their shares in per cent may not be",
-            InputWarning,
-        )
-    return chosen, text
+    return chosen, read_tower(chosen, quick_gelu)
 
 
 def _metadata(

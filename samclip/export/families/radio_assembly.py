@@ -26,11 +26,13 @@ from samclip.export.checkpoints.radio.trunk_weights import (
     read_pixels,
     read_trunk_config,
 )
-from samclip.export.checkpoints.text_source import TextSource, read_text, require_clip_tokens
+from samclip.export.checkpoints.text_source import TextSource, read_tower
 from samclip.export.checkpoints.weights_files import open_weights
 from samclip.export.checkpoints.weights_paths import find_weights
 from samclip.export.models.radio.heads import Head, head_form, make_head
 from samclip.export.models.radio.model import Radio, RadioEncoder
+from samclip.export.models.siglip_tower import SiglipTowerConfig
+from samclip.export.models.text_tower import TextTowerConfig
 from samclip.runtime.bundles.manifest import Source, Triple
 
 IMAGE_SIZE = 1024  # of SAM ViT-H, whose features the head of the teacher `sam` imitates
@@ -88,17 +90,18 @@ def assemble_radio(files: RadioFiles, settings: RadioSettings) -> RadioAssembly:
     that are missing or that nothing uses.
     """
     text_file = None if files.text is None else read_checkpoint(files.text)
-    text = None if text_file is None else read_text(text_file, settings.quick_gelu)
-    if text is not None and text_file is not None:
-        require_clip_tokens(text, text_file.path.name)
     path = find_weights(files.checkpoint)
     with open_weights(path) as weights:
         file = open_radio(path, weights)
+        able = _naming_teachers(file, settings.teacher)
+        text = None
+        if text_file is not None:
+            text = read_tower(text_file, settings.quick_gelu, _usual_gelu(able))
         model_type, config = read_trunk_config(
             file, settings.model_type, settings.image_size, settings.window_size
         )
         tokens = config.grid[0] * config.grid[1]
-        named, names = _naming_head(file, settings, text, tokens)
+        named, names = _naming_head(file, able, text, tokens)
         sam_head = _sam_head(file, tokens)
         normalised = bool(file.below(NORMALISER))
         with torch.no_grad():
@@ -119,16 +122,14 @@ def assemble_radio(files: RadioFiles, settings: RadioSettings) -> RadioAssembly:
     return RadioAssembly(model.eval(), model_type, mean, std, text, tuple(sources), notes)
 
 
-def _naming_head(
-    file: RadioFile, settings: RadioSettings, text: TextSource | None, tokens: int
-) -> tuple[Teacher, Head]:
-    """Choose the teacher whose summary names things, and make its head, loaded."""
+def _naming_teachers(file: RadioFile, asked: str | None) -> list[Teacher]:
+    """List the teachers whose summary can name, SigLIP's first; `asked` alone where it is given."""
     able = [each for each in file.teachers.all if each.has_text]
-    if settings.teacher is not None:
-        able = [each for each in able if each.name == settings.teacher]
+    if asked is not None:
+        able = [each for each in able if each.name == asked]
         if not able:
             raise CheckpointError(
-                f"{file.path.name} has no teacher {settings.teacher!r} with a text tower; it has "
+                f"{file.path.name} has no teacher {asked!r} with a text tower; it has "
                 f"{file.teachers.names}"
             )
     if not able:
@@ -136,17 +137,41 @@ def _naming_head(
             f"{file.path.name} has no teacher with a text tower (siglip2, clip), so it cannot "
             f"name anything; it has {file.teachers.names}"
         )
-    heads = {}
-    for teacher in sorted(able, key=lambda each: not each.kind.startswith("siglip")):
+    return sorted(able, key=lambda each: not each.is_siglip)
+
+
+def _usual_gelu(teachers: list[Teacher]) -> bool | None:
+    """Return the activation of the CLIP among the teachers; None where they do not agree."""
+    said = {each.quick_gelu for each in teachers if not each.is_siglip}
+    return said.pop() if len(said) == 1 else None
+
+
+def _naming_head(
+    file: RadioFile, able: list[Teacher], text: TextSource | None, tokens: int
+) -> tuple[Teacher, Head]:
+    """Choose the teacher whose summary names things, and make its head, loaded.
+
+    It is the first whose text space is the tower's: of its kind, and as wide. Raises
+    CheckpointError when there is none.
+    """
+    heads = []
+    for teacher in able:
         head = _read_head(file, SUMMARY, teacher, teacher.summary, tokens)
-        if text is None or head.out == text.config.embed_dim:
+        if text is None or (_is_of(text, teacher) and head.out == text.config.embed_dim):
             return teacher, head
-        heads[teacher.name] = head.out
-    widths = ", ".join(f"{name} {width}" for name, width in heads.items())
+        kind = "SigLIP" if teacher.is_siglip else "CLIP"
+        heads.append(f"{teacher.name}, {head.out}-d by the text tower of {teacher.model or kind}")
     raise CheckpointError(
-        f"the text tower gives {text.config.embed_dim if text else 0}-d embeddings, and the "
-        f"teachers of {file.path.name} have {widths}; give the tower of one of these teachers"
+        f"the text tower ({text.model if text else 'none'}) leads into the space of no teacher of "
+        f"{file.path.name}, which has {'; '.join(heads)}. Give the tower of one of these, as its "
+        "authors publish it (of siglip2-g: google/siglip2-giant-opt-patch16-384)."
     )
+
+
+def _is_of(text: TextSource, teacher: Teacher) -> bool:
+    """Whether a text tower is of a teacher's kind."""
+    kind = SiglipTowerConfig if teacher.is_siglip else TextTowerConfig
+    return isinstance(text.config, kind)
 
 
 def _sam_head(file: RadioFile, tokens: int) -> Head:

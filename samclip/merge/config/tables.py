@@ -92,7 +92,7 @@ class NameTeacherConfig(TomlTable, frozen=True, kw_only=True):
 
     kind: Literal["conse", "open_clip"]
     """`conse`: a classifier, whose probabilities weigh the embeddings of its class names.
-    `open_clip`: an image tower of the open_clip library.
+    `open_clip`: an image tower of the open_clip library, or of a CLIPModel or SiglipModel folder.
     """
     checkpoint: str
     """Weights of the classifier or of the image tower, by path or by a packaged checkpoint's name.

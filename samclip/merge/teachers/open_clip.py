@@ -1,9 +1,14 @@
-"""A CLIP as the teacher of names: an image tower of the open_clip library, from a local file."""
+"""A CLIP as the teacher of names: an image tower of open_clip's layout or of Hugging Face's.
+
+Towers of the first kind are built by the open_clip library; a `CLIPModel` or `SiglipModel` folder
+needs no library.
+"""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,9 +19,10 @@ from torch import Tensor, nn
 
 from samclip.disk.user_files import read_user_file
 from samclip.errors import CheckpointError, TrainingError, did_you_mean
-from samclip.export.checkpoints.checkpoint import fit_state, read_checkpoint
+from samclip.export.checkpoints.checkpoint import Checkpoint, fit_state, read_checkpoint
 from samclip.export.checkpoints.clip_settings import OPEN_CLIP_FILE
 from samclip.export.checkpoints.model_files import MAX_JSON_BYTES
+from samclip.export.checkpoints.vision_checkpoint import HUGGING_FACE, read_vision
 from samclip.export.checkpoints.vision_settings import CLIP_MEAN, CLIP_STD
 from samclip.library_errors import is_library_error
 from samclip.merge.data.pixels import PixelBatch
@@ -51,10 +57,24 @@ class ModelFile(msgspec.Struct, frozen=True):
     preprocess_cfg: Preprocess = Preprocess()
 
 
+class FirstOutput(nn.Module):
+    """A tower of embeddings and patches, for its embeddings alone."""
+
+    def __init__(self, tower: nn.Module) -> None:
+        super().__init__()
+        self.tower = tower
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embed Bx3xSxS as BxD."""
+        embeds: Tensor = self.tower(images)[0]
+        return embeds
+
+
 class OpenClip:
     """A frozen image tower, in eval mode; the text tower is never built.
 
-    `checkpoint`: a file of open_clip's own layout (`visual.*`), or a folder that holds one.
+    `checkpoint`: a file of open_clip's own layout (`visual.*`), or a folder that holds one, or the
+    folder of a `CLIPModel` or `SiglipModel`, whose own files describe it and need no `model`.
     `model`: the library's name for it, such as ViT-B-32 (ViT-B-32-quickgelu for OpenAI's own
     weights, which do not record their activation); None takes `open_clip_config.json` next to the
     weights. Where that file exists, its mean and deviation are used in any case. Pictures are
@@ -70,6 +90,10 @@ class OpenClip:
         device: torch.device | str = "cpu",
     ) -> None:
         weights = read_checkpoint(checkpoint)
+        self._device = torch.device(device)
+        if weights.has(HUGGING_FACE):
+            self._take_hugging_face(weights, model)
+            return
         config = weights.path.with_name(OPEN_CLIP_FILE)
         described = _decode(config, ModelFile) if config.is_file() else None
         if model is not None:
@@ -86,14 +110,31 @@ class OpenClip:
         preprocess = Preprocess() if described is None else described.preprocess_cfg
         tower = _build_tower(table)
         fit_state(tower, weights.part("visual."), f"image tower of {model or weights.path.name}")
-        self._tower = tower.to(device).eval().requires_grad_(False)
+        self._take(tower, preprocess)
+        self._input_size = _input_size(table)
+        self._embed_dim = table.embed_dim
+        self._fingerprint = fingerprint_of("open_clip", VERSION, weights.sha256, table, preprocess)
+
+    def _take_hugging_face(self, weights: Checkpoint, model: str | None) -> None:
+        if model is not None:
+            raise CheckpointError(
+                f"{weights.path} is in Hugging Face's layout, and the files next to it describe "
+                f"it; leave the model's name out, {model!r}"
+            )
+        tower = read_vision(weights)
+        settings = tower.settings
+        self._take(FirstOutput(tower.module), Preprocess(settings.mean, settings.std))
+        self._input_size = (tower.image_size, tower.image_size)
+        self._embed_dim = tower.embed_dim
+        self._fingerprint = fingerprint_of(
+            "hugging_face", VERSION, weights.sha256, tower.model, asdict(settings)
+        )
+
+    def _take(self, tower: nn.Module, preprocess: Preprocess) -> None:
+        self._tower = tower.to(self._device).eval().requires_grad_(False)
         # In units of [0, 255].
         self._mean = tuple(255.0 * value for value in preprocess.mean)
         self._std = tuple(255.0 * value for value in preprocess.std)
-        self._input_size = _input_size(table)
-        self._device = torch.device(device)
-        self._embed_dim = table.embed_dim
-        self._fingerprint = fingerprint_of("open_clip", VERSION, weights.sha256, table, preprocess)
 
     @property
     def fingerprint(self) -> str:

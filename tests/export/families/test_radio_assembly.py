@@ -42,9 +42,11 @@ from samclip.export.families.radio_assembly import (
     assemble_radio,
 )
 from samclip.export.models.mask_decoder import PromptedMaskDecoder
-from samclip.export.models.radio.heads import make_head
+from samclip.export.models.radio.heads import HeadV2, make_head
+from samclip.export.models.text_tower import TextTower, TextTowerConfig
 
 State = dict[str, Tensor]
+DEFAULT = RadioSettings(image_size=192)
 GAMMA = "base_model.blocks.2.ls1.gamma"
 
 
@@ -82,11 +84,12 @@ def build(state: State, sam: Path, tmp_path: Path) -> Build:
         changes: dict[str, Tensor | None] | None = None,
         args: dict[str, Any] | None = None,
         settings: RadioSettings | None = None,
+        text: Path | None = None,
         **saved: Any,
     ) -> RadioAssembly:
         whole = {key: v for key, v in (state | (changes or {})).items() if v is not None}
         path = save_radio(tmp_path / "c-radio.pth.tar", whole, arguments(**(args or {})), **saved)
-        return assemble_radio(RadioFiles(path, sam), settings or RadioSettings(image_size=192))
+        return assemble_radio(RadioFiles(path, sam, text), settings or DEFAULT)
 
     return make
 
@@ -220,6 +223,12 @@ def test_heads_by_number_with_ten_teachers_more(build: Build, state: State) -> N
     same(model.encoder.sam_head, state, "_feature_projections.sam.")
 
 
+def test_a_head_by_name_and_by_number_is_two_heads(build: Build, state: State) -> None:
+    again = {k.replace(".siglip2.", ".1.", 1): v for k, v in state.items() if "_heads.sigl" in k}
+    with pytest.raises(CheckpointError, match=r"head of siglip2 twice, as .*_heads\.1\."):
+        build(dict(again))
+
+
 @pytest.mark.parametrize("slot", [0, 2])
 def test_slots_are_read(slot: int, build: Build) -> None:
     order = [TEACHERS[1] | {"token_slot": slot}, *(TEACHERS[0], *TEACHERS[2:])]
@@ -242,6 +251,43 @@ def test_the_teacher_for_names_can_be_chosen(build: Build) -> None:
     assert (model.clip_head.head.out, model.encoder.slot) == (TEXT_WIDTHS["clip"], 0)
     with pytest.raises(CheckpointError, match="no teacher 'dino_v2' with a text tower"):
         build(settings=RadioSettings(image_size=192, teacher="dino_v2"))
+
+
+def save_clip_text(folder: Path, width: int) -> Path:
+    """Save a CLIP text tower in open_clip's layout, its activation stated nowhere."""
+    tower = TextTower(TextTowerConfig(width=64, heads=1, layers=1, embed_dim=width))
+    weights = {key: value for key, value in tower.state_dict().items() if key != "attn_mask"}
+    save_file(weights | {"logit_scale": torch.tensor(4.0)}, folder / "text.safetensors")
+    return folder / "text.safetensors"
+
+
+def test_a_clip_tower_chooses_its_teacher_and_its_activation(build: Build, tmp_path: Path) -> None:
+    """`args` name the teacher's model, which says QuickGELU; SigLIP 2 is first without a tower."""
+    found = build(text=save_clip_text(tmp_path, TEXT_WIDTHS["clip"]))
+    assert "teacher clip" in found.notes
+    assert found.text is not None
+    assert isinstance(found.text.config, TextTowerConfig)
+    assert found.text.config.quick_gelu
+    assert [each.role for each in found.sources] == ["merged", "sam", "text"]
+    others = [TEACHERS[0] | {"model": "ViT-H-14"}, *TEACHERS[1:]]
+    plain = build(text=tmp_path / "text.safetensors", args={"teachers": others})
+    assert plain.text is not None
+    assert isinstance(plain.text.config, TextTowerConfig)
+    assert not plain.text.config.quick_gelu
+
+
+def test_a_tower_of_another_space_is_refused(build: Build, tmp_path: Path) -> None:
+    """As wide as SigLIP's, a CLIP tower is not of its space; and widths alone decide nothing."""
+    tower = save_clip_text(tmp_path, TEXT_WIDTHS["siglip2"])
+    with pytest.raises(CheckpointError, match=r"siglip2, 40-d by the text tower of siglip2-g-384"):
+        build(text=tower)
+    with pytest.raises(CheckpointError, match=r"no teacher of c-radio.*clip, 24-d by the text"):
+        build(text=tower, settings=RadioSettings(image_size=192, teacher="clip"))
+    siglip = [TEACHERS[0] | {"model": "ViT-SO400M-14-SigLIP"}, *TEACHERS[1:]]
+    right = save_clip_text(tmp_path, TEXT_WIDTHS["clip"])
+    settings = RadioSettings(image_size=192, quick_gelu=False)
+    with pytest.raises(CheckpointError, match=r"clip, 24-d by the text tower of ViT-SO400M"):
+        build(text=right, args={"teachers": siglip}, settings=settings)
 
 
 REMOVED = (
@@ -367,6 +413,56 @@ def test_a_backbone_alone_says_where_the_heads_are(state: State, sam: Path, tmp_
     save_file({f"radio_model.{k}": v for k, v in state.items() if "base_model" in k}, file)
     with pytest.raises(CheckpointError, match=r"only in NVIDIA's .pth.tar"):
         assemble_radio(RadioFiles(file, sam), RadioSettings())
+
+
+ORDERS = {
+    "five teachers, two of them with text": (
+        ["dino_v3_7b", "siglip2-g", "sam", "clip", "paintings"],
+        {"siglip2-g": {"type": "siglip2"}, "clip": {"type": "open_clip"}},
+        "siglip2-g",
+    ),
+    "CLIP alone, and one token for all": (["sam", "dfn"], {"dfn": {"type": "clip"}}, "dfn"),
+    "SAM first, names by their beginnings": (["sam", "siglip2-so400m", "dino_v2"], {}, None),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("numbered", [False, True])
+def test_other_teachers_slots_and_depths(order: str, numbered: bool, build: Build) -> None:
+    """Every order, number of teachers, spelling and depth is read, and none is assumed."""
+    names, settings, named = ORDERS[order]
+    named = named or "siglip2-so400m"
+    per_teacher = "one token" not in order
+    slots = [(len(names) - 1 - index) for index in range(len(names))]
+    teachers = [
+        {"name": name, **settings.get(name, {}), "token_slot": slot}
+        for name, slot in zip(names, slots, strict=True)
+    ]
+    prefix = (len(names) if per_teacher else 1) + 2
+    fresh = radio_state(prefix=prefix)
+    whole: dict[str, Tensor | None] = {
+        k: v for k, v in fresh.items() if not k.startswith(("_heads", "_feature_proj"))
+    }
+    depths = {}
+    for index, name in enumerate(names):
+        label = index if numbered else name
+        depths[name] = 1 + index
+        width = SAM_WIDTH if name == "sam" else 20 + index
+        for kind in ("_heads", "_feature_projections"):
+            head = randomised(head_v2(SMALL.width, 32 + 8 * index, width, depths[name]))
+            whole |= {f"{kind}.{label}.{key}": value for key, value in head.items()}
+    args = {"teachers": teachers, "cls_token_per_teacher": per_teacher, "cpe_num_registers": 2}
+    dropped: dict[str, Tensor | None] = dict.fromkeys(radio_state())
+    model = build(dropped | whole, args).model
+    index = names.index(named)
+    assert model.encoder.slot == (slots[index] if per_teacher else 0)
+    assert isinstance(model.clip_head.head, HeadV2)
+    assert len(model.clip_head.head.blocks) == depths[named]
+    label = str(index) if numbered else named
+    kept = {key: value for key, value in whole.items() if value is not None}
+    same(model.clip_head.head, kept, f"_heads.{label}.")
+    sam_label = str(names.index("sam")) if numbered else "sam"
+    same(model.encoder.sam_head, kept, f"_feature_projections.{sam_label}.")
 
 
 def test_a_sam_of_another_size_is_refused(state: State, tmp_path: Path) -> None:

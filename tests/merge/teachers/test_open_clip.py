@@ -123,3 +123,35 @@ def test_a_missing_library_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "open_clip", None)
     with pytest.raises(TrainingError, match="pip install open_clip_torch torchvision"):
         open_clip._library()
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_folders_of_transformers_need_no_library(
+    kind: str, tmp_path: Path, batch: PixelBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sharded `CLIPModel` or `SiglipModel` embeds as transformers does."""
+    transformers = pytest.importorskip("transformers")
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    sizes = {"hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
+    vision = {**sizes, "intermediate_size": 96, "image_size": 32, "patch_size": 8}
+    text = {**sizes, "intermediate_size": 96, "vocab_size": 50, "projection_size": 64}
+    text |= {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
+    torch.manual_seed(0)
+    if kind == "clip":
+        config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=24)
+        model = transformers.CLIPModel(config).eval()
+    else:
+        config = transformers.SiglipConfig(text_config=text, vision_config=vision)
+        model = transformers.SiglipModel(config).eval()
+    model.save_pretrained(tmp_path, max_shard_size="100KB")
+    assert (tmp_path / "model.safetensors.index.json").exists()
+    teacher = OpenClip(None, tmp_path)
+    mean, std = (CLIP_MEAN, CLIP_STD) if kind == "clip" else ((0.5,) * 3, (0.5,) * 3)
+    shift, scale = (torch.tensor(each).reshape(3, 1, 1) for each in (mean, std))
+    pixels = (batch.resized(32, 32) / 255 - shift) / scale
+    with torch.no_grad():
+        expected = model.get_image_features(pixel_values=pixels).pooler_output
+    assert teacher.embed_dim == expected.shape[1]
+    assert torch.allclose(teacher.embed(batch), F.normalize(expected, dim=1), atol=1e-5)  # float32
+    with pytest.raises(CheckpointError, match="leave the model's name out, 'ViT-B-32'"):
+        OpenClip("ViT-B-32", tmp_path)

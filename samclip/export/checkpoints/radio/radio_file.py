@@ -75,14 +75,19 @@ class RadioFile:
     def read_head(self, prefix: str, teacher: Teacher) -> tuple[str, StateDict]:
         """Read a head of a teacher: its full prefix, and its weights without it.
 
-        Heads go by the teacher's name or number. Raises CheckpointError when there is none.
+        Heads go by the teacher's name or number. Raises CheckpointError when there is none, and
+        when there are two.
         """
-        for label in (teacher.name, str(teacher.index)):
-            if names := self.below(f"{prefix}{label}."):
-                return f"{prefix}{label}.", part_of(self.read(names), f"{prefix}{label}.")
-        raise self.refusal(
-            f"missing: {prefix}{teacher.name}.*, of the teachers {self.teachers.names}"
-        )
+        places = [f"{prefix}{label}." for label in (teacher.name, teacher.index)]
+        found = {place: names for place in places if (names := self.below(place))}
+        if not found:
+            raise self.refusal(
+                f"missing: {prefix}{teacher.name}.*, of the teachers {self.teachers.names}"
+            )
+        if len(found) > 1:
+            raise self.refusal(f"it holds the head of {teacher.name} twice, as {places}")
+        place, names = found.popitem()
+        return place, part_of(self.read(names), place)
 
     def require_all_used(self) -> None:
         """Refuse a file with weights that nothing has read and no list explains."""

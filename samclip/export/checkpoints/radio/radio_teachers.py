@@ -14,16 +14,21 @@ from samclip.export.checkpoints.pickles import Arguments
 
 VERSIONS = ("v1", "v2", "attn")
 TEXT_TYPES = ("siglip", "siglip2", "open_clip", "clip")  # teachers with a text tower
+SIGLIP = "siglip"  # in the type or the model's name of those whose tower is SigLIP's
+QUICK_GELU = "quickgelu"  # in open_clip's names of models with that activation
 SAM_TYPE = "sam"
+MODEL_KEYS = ("model", "version")  # of a teacher's own model
 
 
 @dataclass(frozen=True)
 class Teacher:
     """One teacher: its `name`, its `kind` ("siglip2", "sam"), and its `index` among the teachers.
 
-    `slot` is its place among the prefix tokens. `summary` and `spatial` are the forms of its heads,
-    None where the file leaves them open; `upsample` is how much finer its features are than the
-    patches. `use_summary` False means that it has no head for the summary token.
+    `model` is what the file calls the teacher's own model, such as open_clip's
+    "ViT-H-14-378-quickgelu" or "siglip2-g-384"; empty where it does not say. `slot` is its place
+    among the prefix tokens. `summary` and `spatial` are the forms of its heads, None where the file
+    leaves them open; `upsample` is how much finer its features are than the patches. `use_summary`
+    False means that it has no head for the summary token.
     """
 
     name: str
@@ -34,11 +39,22 @@ class Teacher:
     spatial: str | None = None
     upsample: int = 1
     use_summary: bool = True
+    model: str = ""
 
     @property
     def has_text(self) -> bool:
         """Whether its summary is in a space that a text tower leads to."""
         return self.use_summary and self.kind in TEXT_TYPES
+
+    @property
+    def is_siglip(self) -> bool:
+        """Whether its text tower is a SigLIP's, rather than a CLIP's."""
+        return SIGLIP in self.kind or SIGLIP in self.model.lower()
+
+    @property
+    def quick_gelu(self) -> bool | None:
+        """Whether its CLIP has QuickGELU, as its model's name says; None without a name."""
+        return QUICK_GELU in self.model.lower() if self.model and not self.is_siglip else None
 
     @property
     def is_sam(self) -> bool:
@@ -125,6 +141,7 @@ def _read_one(
         spatial=_version(settings, "spatial_mlp_version", what) or spatial or common,
         upsample=_number(settings, "fd_upsample_factor", 1, what),
         use_summary=_flag(settings, "use_summary", True, what),
+        model=next((v for v in map(settings.get, MODEL_KEYS) if isinstance(v, str)), ""),
     )
 
 
