@@ -89,6 +89,8 @@ class ContainerConnection:
                 )
             self._stream = streams[0]
             self._check_size(self._stream.width, self._stream.height)
+            # Else a picture of which a part is missing is made up from its surroundings.
+            self._stream.codec_context.options = {"err_detect": "explode"}
             self.is_live = scheme in LIVE_SCHEMES or (
                 scheme in ("http", "https") and self._seconds_long is None
             )
@@ -128,7 +130,6 @@ class ContainerConnection:
             try:
                 packet = next(self._packets, None)
             except self._av.FFmpegError as error:
-                self._packets = self._container.demux(self._stream)
                 raise self._as_read_error(error) from error
             if packet is None:
                 self._check_whole()
@@ -200,16 +201,19 @@ class ContainerConnection:
         hint = next((hint for kind, hint in hints if isinstance(error, kind)), "Check it.")
         return StreamOpenError(f"{self._name} cannot be opened: {text}. {hint}")
 
-    def _as_read_error(self, error: Exception) -> Exception:
+    def _as_read_error(self, error: Exception) -> StreamError:
+        """Return why no more packets come; those of a live source may after it is opened again."""
         av, text = self._av.error, getattr(error, "strerror", None) or str(error)
-        if isinstance(error, av.InvalidDataError):
-            return DamagedFrameError(text)
         if isinstance(error, av.TimeoutError | av.ExitError):
             return StreamTimeoutError(
                 f"{self._name} sent nothing for {self._seconds:g} s. Check the camera and the "
                 "network, or give it more time."
             )
-        return StreamLostError(f"{self._name} was cut off: {text}. Check the camera and the network.")
+        if self.is_live:
+            return StreamLostError(
+                f"{self._name} was cut off: {text}. Check the camera and the network."
+            )
+        return StreamDamagedError(f"{self._name} cannot be read on: {text}. Copy it again.")
 
 
 def turn(image: Pixels, degrees: int) -> Pixels:

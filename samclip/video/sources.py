@@ -91,7 +91,7 @@ class CaptureConnection:
 
     def __init__(self, place: int | str, api: int) -> None:
         self._name = f"camera {place}" if isinstance(place, int) else "the pipeline"
-        if api == cv2.CAP_GSTREAMER and api not in cv2.videoio_registry.getBackends():
+        if api == cv2.CAP_GSTREAMER and not cv2.videoio_registry.hasBackend(api):
             raise StreamOpenError(
                 "a pipeline needs an OpenCV that was built with GStreamer, which the packages of "
                 "PyPI are not. Use the OpenCV of JetPack or of your system (python3-opencv)."
@@ -114,7 +114,7 @@ class CaptureConnection:
     def rate(self) -> float | None:
         """Frames a second, as the driver says."""
         rate = float(self._capture.get(cv2.CAP_PROP_FPS))
-        return rate if 0 < rate < 1000 else None  # noqa: PLR2004 - drivers say nonsense
+        return rate if 0 < rate < 1000 else None
 
     def read(self) -> Grab | None:
         """Read the next frame; after many that failed in a row raise StreamLostError."""
@@ -149,13 +149,13 @@ class FolderConnection:
 
     def __init__(self, folder: Path) -> None:
         try:
-            names = sorted(
-                entry for entry in folder.iterdir() if entry.suffix.lower() in SUFFIXES
-            )
+            names = sorted(entry for entry in folder.iterdir() if entry.suffix.lower() in SUFFIXES)
         except OSError as error:
-            raise StreamOpenError(f"the folder {folder} cannot be read: {error.strerror}.") from error
+            raise StreamOpenError(
+                f"the folder {folder} cannot be read: {error.strerror}."
+            ) from error
         if not names:
-            raise StreamOpenError(f"the folder {folder} has no images, such as .jpg or .png.")
+            raise StreamOpenError(f"the folder {folder} has no images. Give one with .jpg or .png.")
         self._paths = iter(names)
         self.total = len(names)
 
