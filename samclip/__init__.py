@@ -80,10 +80,14 @@ if TYPE_CHECKING:
     from samclip.runtime.results.device_masks import DeviceMasks
     from samclip.runtime.results.masks import AutoMasks, Masks
     from samclip.runtime.scene import Scene
+    from samclip.runtime.tasks.follow import Memory
     from samclip.runtime.text.templates import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
     from samclip.runtime.text.vocabulary import Vocabulary
+    from samclip.video.answers import FrameResult
     from samclip.video.frames import Frame
     from samclip.video.stream import VideoStream, open_video
+    from samclip.video.tracks import Tracks
+    from samclip.video.watch import Watch
 
 __all__ = [
     "OPENAI_IMAGENET_TEMPLATES",
@@ -109,6 +113,7 @@ __all__ = [
     "EngineTimeoutError",
     "ExportError",
     "Frame",
+    "FrameResult",
     "GateError",
     "GraphError",
     "ImageError",
@@ -117,6 +122,7 @@ __all__ = [
     "IntegrityError",
     "ManifestError",
     "Masks",
+    "Memory",
     "Model",
     "ParityError",
     "PeerError",
@@ -140,6 +146,7 @@ __all__ = [
     "StreamLostError",
     "StreamOpenError",
     "StreamTimeoutError",
+    "Tracks",
     "TrainingError",
     "UnknownBackendError",
     "UnsafePathError",
@@ -147,6 +154,7 @@ __all__ = [
     "VideoStream",
     "Vocabulary",
     "VocabularyError",
+    "Watch",
     "WriteError",
     "__version__",
     "load",
@@ -160,7 +168,9 @@ _HOMES = {
     "DeviceMasks": "runtime.results.device_masks",
     "DeviceTensor": "runtime.results.device_masks",
     "Frame": "video.frames",
+    "FrameResult": "video.answers",
     "Masks": "runtime.results.masks",
+    "Memory": "runtime.tasks.follow",
     "Model": "runtime.model",
     "OPENAI_IMAGENET_TEMPLATES": "runtime.text.templates",
     "SIMPLE_IMAGENET_TEMPLATES": "runtime.text.templates",
@@ -168,8 +178,10 @@ _HOMES = {
     "SamPredictor": "runtime.predictor",
     "Scene": "runtime.scene",
     "SemanticMap": "runtime.results.classification",
+    "Tracks": "video.tracks",
     "VideoStream": "video.stream",
     "Vocabulary": "runtime.text.vocabulary",
+    "Watch": "video.watch",
     "load": "runtime.model",
     "open_video": "video.stream",
     "write_coco": "runtime.results.coco_export",
