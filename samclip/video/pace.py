@@ -76,9 +76,9 @@ class Stillness:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         small = cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.float32)
         last = self._last
-        if last is not None and last.shape == small.shape:
-            if float(np.abs(small - last).max()) < self._least:
-                return True
+        is_comparable = last is not None and last.shape == small.shape
+        if is_comparable and float(np.abs(small - last).max()) < self._least:
+            return True
         self._last = small
         return False
 
