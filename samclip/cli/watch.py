@@ -196,7 +196,7 @@ def watch(
             given |= {"points": prompts.points, "labels": prompts.labels, "boxes": prompts.boxes}
         if points_per_side is not None:
             given["points_per_side"] = points_per_side
-        place = None if output is None else _check_output(output)
+        place = None if output is None else check_output(output)
         request = Request(
             images=[source],
             bundle=bundle,
@@ -217,14 +217,14 @@ def watch(
                 **given,
             )
             with watching:
-                _Run(model, source, watching, place, show, as_json, limit).run()
+                Run(model, source, watching, place, show, as_json, limit).run()
 
 
 def _policy(latest: bool | None) -> Literal["latest", "every"] | None:
     return None if latest is None else "latest" if latest else "every"
 
 
-def _check_output(output: str) -> Path:
+def check_output(output: str) -> Path:
     """Return the file of --output; raises InputError before a model is loaded."""
     from samclip.video.writer import FORMATS
 
@@ -239,7 +239,7 @@ def _check_output(output: str) -> Path:
     return place
 
 
-class _Run:
+class Run:
     """One run of the command."""
 
     def __init__(
@@ -248,9 +248,9 @@ class _Run:
         source: str,
         watching: Watch,
         output: Path | None,
-        show: bool,
-        as_json: bool,
-        limit: int | None,
+        show: bool = False,
+        as_json: bool = False,
+        limit: int | None = None,
     ) -> None:
         from samclip.video.containers import without_password
 

@@ -47,8 +47,9 @@ class FrameChoice:
         turn = self._seen % self._every_n == 0
         self._seen += 1
         if turn and frame.time >= self._due - 1e-6:
-            # from when it was due, so that the average is kept; from now after a pause
-            self._due = max(self._due, frame.time - self._gap) + self._gap
+            # From when it was due, so that the average is kept; from its own time after a pause.
+            is_late = frame.time - self._due >= self._gap
+            self._due = (frame.time if is_late else self._due) + self._gap
             return True
         self.skipped += 1
         return False

@@ -7,6 +7,7 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -95,7 +96,7 @@ class SquareScene:
     def features(self) -> Any:
         from samclip.runtime.pixels.image import Letterbox
 
-        level = np.asarray(self.image.mean(axis=2), np.float32)
+        level = cv2.resize(self.image.mean(axis=2).astype(np.float32), (64, 48))
         grid = np.zeros((1, 2, 64, 64), np.float32)
         grid[0, 0, :48] = level
         grid[0, 1, :48] = 255 - level
