@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,7 @@ def evaluate_followed(
                     overlaps = [_iou(mask, truth) for mask in found.packed]
                     if overlaps and max(overlaps) >= SEEN:
                         numbers.append(int(given[int(np.argmax(overlaps))]))
-        switches.append(float(sum(a != b for a, b in zip(numbers, numbers[1:], strict=False))))
+        switches.append(float(sum(a != b for a, b in pairwise(numbers))))
     rows = list(_rows(values, clips))
     if points is not None:
         of_all = mean(switches, range(len(switches)))
