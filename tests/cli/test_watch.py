@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,11 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_fakes import Run
+from stream_server import write_video
+from tree import ROOT
 from watch_fakes import SquareModel, square
 
 from samclip.runtime.assets import packaged_clip
 from samclip.video.stream import open_video
 from samclip.video.writer import VideoWriter
+
+SUPPORT = ROOT / "tests" / "support"
 
 
 class CommandModel(SquareModel):
@@ -149,42 +154,42 @@ def test_the_demo_follows_the_cup_of_the_packaged_clip(
 
 
 WATCH = """
-import sys, time
+import sys
 sys.path[:0] = {paths!r}
 import samclip
-from watch_fakes import SquareModel, square
-from samclip.video.writer import VideoWriter
-from samclip.cli.exits import heed_stops, report_errors
-from pathlib import Path
+from watch_fakes import SquareModel
 
-def frames():
-    for step in range(100_000):
-        time.sleep(0.01)
-        yield square(step % 40, 10)
+class Model(SquareModel):
+    def __enter__(self): return self
+    def __exit__(self, *exception): pass
 
-with report_errors(False), heed_stops():
-    with SquareModel().watch(frames()) as watch, VideoWriter(Path("out.mp4"), 25) as writer:
-        for result in watch:
-            writer.write(result.draw(), result.time)
-            print(result.number, flush=True)
+samclip.load = lambda *_, **__: Model(encode_seconds=0.05)
+from samclip.cli.main import app
+app(["watch", {clip!r}, "--output", "out.mp4"])
 """
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_video_is_whole_or_absent_however_the_process_ends(stop: int, tmp_path: Path) -> None:
-    paths = [path for path in sys.path if path.endswith(("tests/support", "tests"))]
-    command = [sys.executable, "-c", WATCH.format(paths=paths)]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE) as process:
+def test_a_video_is_whole_or_absent_however_the_process_ends(
+    stop: int, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    long = write_video(tmp_path_factory.mktemp("long") / "in.mp4", [200] * 2000)
+    code = WATCH.format(paths=[str(SUPPORT)], clip=str(long))
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, env=environment
+    ) as process:
         assert process.stdout is not None
-        while int(process.stdout.readline()) < 12:
-            pass
+        for _ in range(12):
+            assert b"frame" in process.stdout.readline()
         process.send_signal(stop)
         process.stdout.read()
-        code = process.wait(60)
+        ended = process.wait(60)
     if stop == signal.SIGKILL:
         assert not (tmp_path / "out.mp4").exists()
         return
-    assert code == 128 + stop
+    assert ended == 128 + stop
     assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
     with open_video(tmp_path / "out.mp4") as stream:
         assert len(list(stream)) >= 12
