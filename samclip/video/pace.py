@@ -77,11 +77,13 @@ class Stillness:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         small = cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.float32)
         last = self._last
-        is_comparable = last is not None and last.shape == small.shape
-        if is_comparable and float(np.abs(small - last).max()) < self._least:
-            return True
         self._last = small
-        return False
+        if last is None or last.shape != small.shape:
+            return False
+        if float(np.abs(small - last).max()) >= self._least:
+            return False
+        self._last = last  # slow changes add up
+        return True
 
 
 class Budget:
