@@ -56,6 +56,11 @@ from samclip.errors import (
     SamclipError,
     SamclipWarning,
     SignatureError,
+    StreamDamagedError,
+    StreamError,
+    StreamLostError,
+    StreamOpenError,
+    StreamTimeoutError,
     TrainingError,
     UnknownBackendError,
     UnsafePathError,
@@ -75,8 +80,14 @@ if TYPE_CHECKING:
     from samclip.runtime.results.device_masks import DeviceMasks
     from samclip.runtime.results.masks import AutoMasks, Masks
     from samclip.runtime.scene import Scene
+    from samclip.runtime.tasks.follow import Memory
     from samclip.runtime.text.templates import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
     from samclip.runtime.text.vocabulary import Vocabulary
+    from samclip.video.answers import FrameResult
+    from samclip.video.frames import Frame
+    from samclip.video.stream import VideoStream, open_video
+    from samclip.video.tracks import Tracks
+    from samclip.video.watch import Watch
 
 __all__ = [
     "OPENAI_IMAGENET_TEMPLATES",
@@ -101,6 +112,8 @@ __all__ = [
     "EngineRunError",
     "EngineTimeoutError",
     "ExportError",
+    "Frame",
+    "FrameResult",
     "GateError",
     "GraphError",
     "ImageError",
@@ -109,6 +122,7 @@ __all__ = [
     "IntegrityError",
     "ManifestError",
     "Masks",
+    "Memory",
     "Model",
     "ParityError",
     "PeerError",
@@ -127,41 +141,57 @@ __all__ = [
     "Scene",
     "SemanticMap",
     "SignatureError",
+    "StreamDamagedError",
+    "StreamError",
+    "StreamLostError",
+    "StreamOpenError",
+    "StreamTimeoutError",
+    "Tracks",
     "TrainingError",
     "UnknownBackendError",
     "UnsafePathError",
     "UntrainedHeadWarning",
+    "VideoStream",
     "Vocabulary",
     "VocabularyError",
+    "Watch",
     "WriteError",
     "__version__",
     "load",
+    "open_video",
     "write_coco",
 ]
 
 _HOMES = {
-    "AutoMasks": "results.masks",
-    "Classification": "results.classification",
-    "DeviceMasks": "results.device_masks",
-    "DeviceTensor": "results.device_masks",
-    "Masks": "results.masks",
-    "Model": "model",
-    "OPENAI_IMAGENET_TEMPLATES": "text.templates",
-    "SIMPLE_IMAGENET_TEMPLATES": "text.templates",
-    "SamAutomaticMaskGenerator": "mask_generator",
-    "SamPredictor": "predictor",
-    "Scene": "scene",
-    "SemanticMap": "results.classification",
-    "Vocabulary": "text.vocabulary",
-    "load": "model",
-    "write_coco": "results.coco_export",
+    "AutoMasks": "runtime.results.masks",
+    "Classification": "runtime.results.classification",
+    "DeviceMasks": "runtime.results.device_masks",
+    "DeviceTensor": "runtime.results.device_masks",
+    "Frame": "video.frames",
+    "FrameResult": "video.answers",
+    "Masks": "runtime.results.masks",
+    "Memory": "runtime.tasks.follow",
+    "Model": "runtime.model",
+    "OPENAI_IMAGENET_TEMPLATES": "runtime.text.templates",
+    "SIMPLE_IMAGENET_TEMPLATES": "runtime.text.templates",
+    "SamAutomaticMaskGenerator": "runtime.mask_generator",
+    "SamPredictor": "runtime.predictor",
+    "Scene": "runtime.scene",
+    "SemanticMap": "runtime.results.classification",
+    "Tracks": "video.tracks",
+    "VideoStream": "video.stream",
+    "Vocabulary": "runtime.text.vocabulary",
+    "Watch": "video.watch",
+    "load": "runtime.model",
+    "open_video": "video.stream",
+    "write_coco": "runtime.results.coco_export",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'samclip' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"samclip.runtime.{_HOMES[name]}"), name)
+    value = getattr(importlib.import_module(f"samclip.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
 

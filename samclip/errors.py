@@ -39,6 +39,11 @@ expected and what to do::
     |   `-- GateError            reduced precision costs a task more than is allowed
     |-- DeployError              a bundle could not be deployed; what served before still does
     |   `-- DeployBusyError      another process deploys to the same folder
+    |-- StreamError              a camera, a video or an address gives no more frames
+    |   |-- StreamOpenError      it cannot be opened
+    |   |-- StreamTimeoutError (TimeoutError)  no frame came in time
+    |   |-- StreamLostError      it was cut off, and could not be opened again in time
+    |   `-- StreamDamagedError   its frames cannot be decoded, or its file is cut off
     |-- WriteError (OSError)     a result cannot be written; what was there before is whole
     |-- PeerError                a peer of a benchmark cannot be installed, loaded or run
     `-- TrainingError            a training run cannot begin, go on or be resumed
@@ -218,6 +223,26 @@ class DeployError(SamclipError):
 
 class DeployBusyError(DeployError):
     """Another process is deploying to the same folder."""
+
+
+class StreamError(SamclipError):
+    """A camera, a video or an address gives no more frames, though it should."""
+
+
+class StreamOpenError(StreamError):
+    """A stream cannot be opened: it is not there, refuses, or is not a video."""
+
+
+class StreamTimeoutError(StreamError, TimeoutError):
+    """A stream is open, and no frame of it came in time."""
+
+
+class StreamLostError(StreamError):
+    """A stream was cut off, and could not be opened again in time."""
+
+
+class StreamDamagedError(StreamError):
+    """The frames of a stream cannot be decoded, or its file is cut off."""
 
 
 class WriteError(SamclipError, OSError):

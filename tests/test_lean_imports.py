@@ -12,11 +12,12 @@ import pytest
 
 import samclip.engines
 import samclip.runtime
+import samclip.video
 
 TORCH_SIDE = ("torch", "torchvision", "onnx", "onnxscript", "onnx_ir", "transformers", "onnxslim")
 DEV_SIDE = ("pytest", "matplotlib", "scipy", "skimage", "supervision", "open_clip", "timm")
 LATE = ("onnxruntime", "cv2", "tokenizers", "ftfy", "pycocotools", "PIL", "numpy", "supervision")
-LATE += ("msgspec",)
+LATE += ("msgspec", "av")
 
 BLOCK = f"""
 import importlib.abc, sys
@@ -81,7 +82,7 @@ def test_help_needs_no_heavy_package(arguments: list[str]) -> None:
     assert not modules_after(code) & {*TORCH_SIDE, *DEV_SIDE, *LATE}
 
 
-@pytest.mark.parametrize("package", [samclip.runtime, samclip.engines])
+@pytest.mark.parametrize("package", [samclip.runtime, samclip.engines, samclip.video])
 def test_every_module_imports_while_torch_and_onnx_are_blocked(package: object) -> None:
     code = (
         f"{BLOCK}\nimport importlib\nfor name in {walk(package)!r}: importlib.import_module(name)"

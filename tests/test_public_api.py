@@ -27,6 +27,12 @@ CLASSES = (
     "SamAutomaticMaskGenerator",
     "SamPredictor",
     "Vocabulary",
+    "VideoStream",
+    "Frame",
+    "Watch",
+    "FrameResult",
+    "Memory",
+    "Tracks",
 )
 
 

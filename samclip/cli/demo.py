@@ -9,10 +9,11 @@ import typer
 
 from samclip.cli import options
 from samclip.cli.arguments import read_names
-from samclip.cli.exits import report_errors
-from samclip.cli.run_task import Request, Task, answer_images
+from samclip.cli.exits import heed_stops, report_errors
+from samclip.cli.run_task import Request, Task, answer_images, open_model
 from samclip.cli.terminal import in_one_line
-from samclip.runtime.assets import packaged_photos
+from samclip.errors import InputError
+from samclip.runtime.assets import packaged_clip, packaged_photos
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,12 +27,15 @@ EXAMPLES = """
 
 - `samclip demo`
 
+- A video, with a cup that is followed: `samclip demo --video`
+
 - `samclip demo street.jpg --names "car,bus,road,sky" --output demo.png`
 """
 
 PHOTO = "coffee.jpg"
+CLIP_BOXES = PHOTO_BOXES = ((172.0, 17.0, 410.0, 308.0),)  # the cup
+VIDEO = "samclip-demo.mp4"
 PHOTO_NAMES = ("cup of coffee", "wooden table", "cat", "rocket")
-PHOTO_BOXES = ((172.0, 17.0, 410.0, 308.0),)  # the cup
 COMMON_NAMES = (
     *("person", "cat", "dog", "bird", "horse", "car", "bus", "bicycle", "boat", "airplane"),
     *("tree", "flower", "grass", "sky", "water", "road", "building", "furniture", "food", "cup"),
@@ -43,6 +47,16 @@ Photos = Annotated[
         metavar="[IMAGE]",
         show_default="a photo that comes with samclip",
         help="Image files, folders of images, or - for stdin; each image gets a picture.",
+    ),
+]
+
+
+Video = Annotated[
+    bool,
+    typer.Option(
+        "--video",
+        help="Follow the cup of a clip that comes with samclip, and write samclip-demo.mp4. Needs "
+        "samclip\\[video].",
     ),
 ]
 
@@ -61,6 +75,7 @@ def demo(
     precision: options.Precision = None,
     threads: options.Threads = None,
     streams: options.Streams = None,
+    video: Video = False,
     recursive: options.Recursive = False,
     wide: options.Wide = False,
     verbose: options.Verbose = 0,
@@ -73,6 +88,23 @@ def demo(
     """
     with report_errors(debug, verbose):
         given = read_names(names, labels)
+        if video:
+            check_video_options(images, boxes, recursive)
+            follow_clip(
+                Request(
+                    images=[str(packaged_clip())],
+                    bundle=bundle,
+                    backend=backend,
+                    device=device,
+                    precision=precision,
+                    threads=threads,
+                    as_json=as_json,
+                ),
+                given or list(PHOTO_NAMES),
+                templates,
+                output,
+            )
+            return
         vocabulary = given or list(COMMON_NAMES if images else PHOTO_NAMES)
         shown = boxes or (None if images else PHOTO_BOXES)
 
@@ -102,6 +134,29 @@ def demo(
             sum_up=lambda answer: ", ".join(worth_showing(answer.ranked)),
         )
         answer_images(request, task)
+
+
+def check_video_options(images: object, boxes: object, recursive: bool) -> None:
+    """Raise InputError for options that a clip of samclip's own does not take."""
+    if images or boxes or recursive:
+        raise InputError(
+            "--video shows a clip that comes with samclip, and takes no image, --box or "
+            "--recursive. For a video of your own: samclip watch VIDEO --box X1,Y1,X2,Y2."
+        )
+
+
+def follow_clip(
+    request: Request, names: list[str], templates: str | None, output: str | None
+) -> None:
+    """Follow the cup of the packaged clip; the video goes to `output`, None for the usual place."""
+    from samclip.cli.watch import Run, check_output
+
+    wanted = None if request.as_json and output is None else output or VIDEO
+    place = None if wanted is None else check_output(wanted)
+    with heed_stops(), open_model(request) as model:
+        watching = model.watch(request.images[0], names, templates=templates, boxes=CLIP_BOXES)
+        with watching:
+            Run(model, request.images[0], watching, place, as_json=request.as_json).run()
 
 
 def worth_showing(named: Iterable[tuple[str, float]]) -> list[str]:

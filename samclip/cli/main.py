@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from samclip.cli import bundle, demo, deploy, doctor, engine, tasks
+from samclip.cli import bundle, demo, deploy, doctor, engine, tasks, watch
 from samclip.cli.exits import CommandApp
 from samclip.cli.terminal import accept_any_text, out, say
 from samclip.cli.word_hints import WORDS, hinting_group
@@ -59,6 +59,7 @@ app.command(epilog=tasks.CLASSIFY_EXAMPLES)(tasks.classify)
 app.command(epilog=tasks.SEGMENT_EXAMPLES)(tasks.segment)
 app.command(epilog=tasks.SEMANTIC_EXAMPLES)(tasks.semantic)
 app.command(epilog=tasks.EVERYTHING_EXAMPLES)(tasks.everything)
+app.command(epilog=watch.EXAMPLES)(watch.watch)
 app.command(epilog=demo.EXAMPLES)(demo.demo)
 app.command(epilog=bundle.INFO_EXAMPLES)(bundle.info)
 app.command(epilog=bundle.SIGN_EXAMPLES)(bundle.sign)

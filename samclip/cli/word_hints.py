@@ -42,6 +42,10 @@ WORDS: Mapping[str, str] = {
     "eval": _ACCURACY,
     "evaluate": _ACCURACY,
     "test": _ACCURACY,
+    **dict.fromkeys(
+        ("video", "track", "stream", "camera", "live"),
+        "`samclip watch` answers cameras, videos and addresses",
+    ),
     "predict": _TASKS,
     "detect": _TASKS,
     "run": _TASKS,

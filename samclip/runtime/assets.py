@@ -18,6 +18,11 @@ def packaged_photos() -> Path:
     return ASSETS / "photos"
 
 
+def packaged_clip() -> Path:
+    """Return the video that came with this installation: a cup, in two seconds."""
+    return ASSETS / "clips" / "coffee.mp4"
+
+
 def packaged_font() -> Path:
     """Return the font of pictures that came with this installation."""
     return ASSETS / "fonts" / "samclip-captions.ttf"

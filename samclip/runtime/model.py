@@ -78,6 +78,7 @@ from samclip.runtime.text.vocabulary import (
 if TYPE_CHECKING:
     from samclip.engines.plans.gate.cases import Trial
     from samclip.engines.plans.sidecar import AxisRange
+    from samclip.video.watch import Ask, Watch
 
 MAX_TIMEOUT = 1e6  # seconds
 _logger = logging.getLogger("samclip")
@@ -401,6 +402,71 @@ class Model:
 
         check_colour(color)
         return map_in_order(work, images, self._streams)
+
+    def watch(  # noqa: PLR0913 - the options of a loop
+        self,
+        source: Any,
+        names: Names | None = None,
+        *,
+        points: Arrays | None = None,
+        labels: Arrays | None = None,
+        boxes: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        ask: Ask | None = None,
+        templates: Templates = None,
+        every_n: int = 1,
+        max_fps: float | None = None,
+        budget_ms: float | None = None,
+        skip_still: float | None = None,
+        tracker: Any = None,
+        **options: Any,
+    ) -> Watch:
+        """Answer the frames of a stream one after the other: masks, names and tracks.
+
+        `source`: what `samclip.open_video` takes or returns, or an iterable of arrays HxWx3 uint8
+        RGB. Decoding, the encoder, and the answers of neighbouring frames overlap.
+        `points`, `labels`, `boxes`, `mask`: as in `Scene.segment`, for the first frame; the objects
+        are then followed, see `Scene.follow`. `ask`: a function of your own from a scene to masks,
+        as `lambda scene: scene.segment(boxes=detect(scene.image))`. Without either,
+        `Scene.everything` answers each frame, with 16 points a side; its options may be given.
+        `names`, `templates`: give each mask the name that fits it best; `Watch.names` may be set
+        while the loop runs.
+        `every_n`: answer every n-th frame; `max_fps`: at most so many a second of the stream.
+        `budget_ms`: what encoder and answer of a frame may take; `everything` tries fewer points
+        to keep it.
+        `skip_still`: frames in which nothing differs by this many grey levels of 0 to 255 from
+        the last one that was encoded get its masks again, without an encoder pass; 4 suits most
+        cameras. None of these four is on by default.
+        `tracker`: a `samclip.Tracks`, or a tracker of the packages trackers and supervision; None
+        for `Tracks`. Further options are those of `open_video` and `Scene.everything`.
+
+        Raises InputError, StreamOpenError, StreamTimeoutError, VocabularyError, CapabilityError.
+
+        Examples:
+            >>> with model.watch([scene.image] * 2, boxes=[(172, 17, 410, 308)]) as watch:
+            ...     for result in watch:
+            ...         print(result.number, result.tracks.tolist())
+            0 [1]
+            1 [1]
+        """
+        from samclip.video.watch import Watch  # noqa: PLC0415 - what only a stream needs
+
+        given = {"points": points, "labels": labels, "boxes": boxes, "mask": mask}
+        return Watch(
+            self,
+            self.manifest.preprocessing.image_size,
+            source,
+            names,
+            prompts={key: value for key, value in given.items() if value is not None},
+            ask=ask,
+            templates=templates,
+            every_n=every_n,
+            max_fps=max_fps,
+            budget_ms=budget_ms,
+            skip_still=skip_still,
+            tracker=tracker,
+            options=options,
+        )
 
     @as_memory_error
     def vocabulary(

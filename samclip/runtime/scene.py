@@ -24,6 +24,7 @@ from samclip.runtime.results.masks import AutoMasks, Masks
 from samclip.runtime.results.viewing import Viewable, describe_size
 from samclip.runtime.stages import stage, timed
 from samclip.runtime.tasks.everything import Encode, segment_everything
+from samclip.runtime.tasks.follow import Memory, follow, follow_masks, remember
 from samclip.runtime.tasks.grid import AutoMaskOptions
 from samclip.runtime.tasks.region_naming import RegionNamer
 from samclip.runtime.tasks.regions import parse_given
@@ -379,6 +380,46 @@ class Scene(Viewable):
         with stage("prompts"):
             found = segment_everything(self._features, self._image, options, self._encode, progress)
         return found if vocabulary is None else self._name(found, vocabulary, name_by)
+
+    @as_memory_error
+    def remember(self, masks: Masks | ArrayLike) -> Memory:
+        """Remember objects of this image, for `follow` in the next images of a stream.
+
+        `masks`: as `name` takes them. Raises PromptError, also for an empty mask, ClosedError.
+        """
+        self._features.check_open()
+        return remember(self._features, parse_given(masks, self._image))
+
+    @as_memory_error
+    @timed("follow")
+    def follow(
+        self, previous: Memory | Masks, names: Names | None = None, templates: Templates = None
+    ) -> Masks:
+        """Find the objects of the images before this one: one mask each, in their order.
+
+        `previous`: what `remember` returned, which is updated; or the `Masks` of the image before
+        this one, of which each becomes the decoder's prompt, with the box around it: that is
+        enough for slow movements. An object that is not found has an empty mask and the score 0.
+        `names`: give each mask the name that fits it best. Raises VocabularyError,
+        CapabilityError, ClosedError, InputError for something else than `previous`.
+
+        Examples:
+            >>> cup = scene.segment(boxes=[(172, 17, 410, 308)])
+            >>> again = scene.follow(cup)
+            >>> again.areas.shape
+            (1,)
+        """
+        self._features.check_open()
+        vocabulary = None if names is None else self._embed(names, templates)
+        if isinstance(previous, Memory):
+            found = follow(self._features, previous, self._image)
+        elif isinstance(previous, Masks):
+            found = follow_masks(self._features, previous, self._image)
+        else:
+            raise InputError(
+                f"follow takes what `remember` returned, or Masks; got {brief(previous)}."
+            )
+        return found if vocabulary is None else self._name(found, vocabulary, None)
 
     def _check_name_by(self, name_by: NameBy | None, names: Names | None) -> NameBy | None:
         checked = check_name_by(name_by, names)

@@ -25,6 +25,8 @@ def schema_name(arguments: list[str]) -> str | None:
     command, *rest = arguments
     if command == "engine":
         return f"engine-{rest[0]}"
+    if command == "demo" and "--video" in rest:
+        return "watch"
     return "deploy-status" if command == "deploy" and "--status" in rest else command
 
 

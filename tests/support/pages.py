@@ -28,6 +28,7 @@ SPECIFICATIONS = {
     ),  # builds that are passed over
     ("docs/evidence/accuracy.md", "data | classes | number | not counted"),
     ("docs/models/choosing.md", "way | weights | licence"),
+    ("docs/models/c-radio.md", "file | what for | licence"),
     ("docs/evidence/cpu.md", " | ONNX Runtime | OpenVINO"),
     ("docs/evidence/faults.md", "what | most"),
     ("docs/evidence/gpu.md", "part | what is measured | required"),

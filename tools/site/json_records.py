@@ -142,6 +142,41 @@ class Semantic(Answer, frozen=True, kw_only=True):
     refined: Annotated[bool, about("whether SAM's decoder drew the borders")]
 
 
+class Followed(Record, frozen=True, kw_only=True):
+    """A mask of a frame."""
+
+    track: Annotated[int, about("a number that stays with its object; -1: the tracker gave none")]
+    score: Annotated[Share | None, about("predicted IoU, clipped to [0, 1]; null: not predicted")]
+    box: Annotated[
+        tuple[float, float, float, float],
+        about("x0, y0, x1, y1 around it, x1 and y1 one past its last pixel"),
+    ]
+    area: Annotated[int, about("its pixels", ge=0)]
+    segmentation: Annotated[Rle, about("its pixels")]
+    name: Annotated[str | UnsetType, about("the best name, with `--names`")] = UNSET
+    probability: Annotated[Share | UnsetType, about("of that name, with `--names`")] = UNSET
+
+
+class Watched(Record, frozen=True, kw_only=True):
+    """One line for each frame that was answered."""
+
+    task: Annotated[str, about("the command")]
+    source: Annotated[str, about("the source, as it was given, without passwords")]
+    bundle: Annotated[str, about("the bundle's name")]
+    frame: Annotated[int, about("its number, from 0, frames that were dropped included", ge=0)]
+    time: Annotated[float, about("seconds from the beginning of the stream")]
+    stamp: Annotated[float, about("when it was decoded, seconds since 1970")]
+    age_ms: Annotated[float, about("from then to this answer", ge=0)]
+    dropped: Annotated[int, about("frames so far that came too fast", ge=0)]
+    damaged: Annotated[int, about("frames so far that could not be decoded", ge=0)]
+    skipped: Annotated[int, about("frames so far that were left out on purpose", ge=0)]
+    reused: Annotated[bool, about("whether the masks are those of the frame before")]
+    timings: Annotated[dict[str, float], about("ms by stage")]
+    size: Annotated[Size, about("height and width of the frame")]
+    masks: Annotated[list[Followed], about("what was found")]
+    trained_head: Trained
+
+
 class DemoClassify(Record, frozen=True, kw_only=True):
     """What `classify` prints, without the fields of the image."""
 
@@ -412,6 +447,7 @@ RECORDS: dict[str, tuple[str, type[msgspec.Struct]]] = {
     "everything": ("`samclip everything`", Everything),
     "semantic": ("`samclip semantic`", Semantic),
     "demo": ("`samclip demo`", Demo),
+    "watch": ("`samclip watch`, and `samclip demo --video`", Watched),
     "failed": ("a photo that failed, of any of these", Failed),
     "info": ("`samclip info`", Info),
     "sign": ("`samclip sign`", Signed),

@@ -16,6 +16,7 @@ from samclip.benchmarks.cli import (
     reports,
     semantic,
     speed,
+    video,
 )
 from samclip.cli.exits import CommandApp
 from samclip.cli.main import print_version
@@ -66,6 +67,7 @@ accuracy_app.command(epilog=semantic.EXAMPLES)(semantic.semantic)
 accuracy_app.command(epilog=baselines.EXAMPLES)(baselines.baselines)
 app.add_typer(accuracy_app, name="accuracy")
 app.command(epilog=agreement.EXAMPLES)(agreement.agreement)
+app.command(epilog=video.EXAMPLES)(video.video)
 app.command(epilog=speed.LATENCY_EXAMPLES)(speed.latency)
 app.command(epilog=speed.MEMORY_EXAMPLES)(speed.memory)
 app.command(epilog=board.EXAMPLES)(board.board)

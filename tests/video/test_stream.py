@@ -1,0 +1,259 @@
+"""Streams of files, folders, pipes and servers: policies, and every way in which one can end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from stream_server import CUT, DAMAGED, GARBAGE, STALL, jpeg, made_frame, served, write_video
+
+import samclip
+from samclip.video.frames import Grab, Source
+from samclip.video.stream import VideoStream, open_video
+
+LEVELS = range(0, 250, 10)
+NEAR = 6  # levels that JPEG and H.264 may change a grey by
+
+
+def level(image: np.ndarray) -> float:
+    return float(image.mean())
+
+
+def test_a_file_gives_every_frame_in_order_with_its_time(tmp_path: Path) -> None:
+    with open_video(write_video(tmp_path / "a.mp4", LEVELS)) as stream:
+        frames = list(stream)
+    assert (stream.policy, stream.total, stream.rate) == ("every", len(LEVELS), 25.0)
+    assert [frame.number for frame in frames] == list(range(len(LEVELS)))
+    assert [frame.time for frame in frames] == pytest.approx([n / 25 for n in range(len(LEVELS))])
+    assert [level(frame.image) for frame in frames] == pytest.approx(list(LEVELS), abs=NEAR)
+    assert (stream.dropped, stream.damaged, stream.reconnects) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(("turned", "shape"), [(90, (64, 48, 3)), (180, (48, 64, 3))])
+def test_frames_are_turned_upright(tmp_path: Path, turned: int, shape: tuple[int, ...]) -> None:
+    with open_video(write_video(tmp_path / "a.mp4", [90], turned=turned)) as stream:
+        assert next(stream).image.shape == shape
+
+
+def test_turning_is_counterclockwise() -> None:
+    from samclip.video.containers import turn
+
+    image = np.zeros((2, 3, 3), np.uint8)
+    image[0, 2] = 255  # upper right
+    assert turn(image, 90)[0, 0, 0] == 255  # upper left
+    assert turn(image, -90)[2, 1, 0] == 255  # lower right
+    assert turn(image, 45) is image
+
+
+def test_latest_drops_what_is_not_taken_and_counts_it(tmp_path: Path) -> None:
+    with open_video(write_video(tmp_path / "a.mp4", LEVELS), policy="latest") as stream:
+        while not stream._finished:
+            time.sleep(0.01)
+        (last,) = list(stream)
+    assert (last.number, last.dropped, stream.dropped) == (24, 24, 24)
+
+
+def test_every_holds_a_bounded_number_of_frames() -> None:
+    made = []
+
+    class Endless:
+        is_live, total, rate = False, None, None
+
+        def read(self) -> Grab:
+            made.append(None)
+            return Grab(made_frame(1))
+
+        def close(self) -> None:
+            pass
+
+    source = Source("an endless source", False, lambda _: Endless())
+    with VideoStream(source, "every", 3, 5.0, 0.0) as stream:
+        next(stream)
+        time.sleep(0.2)
+        assert len(made) <= 1 + 3 + 1  # taken, waiting, and the one in the reader's hand
+    assert not stream._thread.is_alive()
+    with pytest.raises(samclip.ClosedError):
+        next(stream)
+
+
+def test_a_folder_skips_and_counts_images_that_cannot_be_read(tmp_path: Path) -> None:
+    for number in range(4):
+        (tmp_path / f"{number}.jpg").write_bytes(jpeg(made_frame(50 * number)))
+    (tmp_path / "2.jpg").write_bytes(b"\xff\xd8\xff no picture")
+    with open_video(tmp_path) as stream:
+        assert [level(frame.image) for frame in stream] == pytest.approx([0, 50, 150], abs=NEAR)
+    assert (stream.total, stream.damaged) == (4, 1)
+
+
+def test_standard_input_takes_images_of_jpeg_one_after_the_other() -> None:
+    code = (
+        "from samclip.video.stream import open_video\n"
+        "print([int(f.image.mean()) for f in open_video('-')])"
+    )
+    data = b"".join(jpeg(made_frame(value)) for value in (40, 80, 120))
+    result = subprocess.run(
+        [sys.executable, "-c", code], input=data, capture_output=True, check=True
+    )
+    assert result.stdout.split() == [b"[40,", b"80,", b"120]"]
+
+
+class TestEnds:
+    """Each way in which a stream can end has its own error."""
+
+    @pytest.mark.parametrize(
+        ("source", "words"),
+        [
+            ("gone.mp4", "there is no file"),
+            ("text.mp4", "not a video"),
+            ("http://127.0.0.1:9/x", "refused"),
+            ("rtsp://user:secret@127.0.0.1:9/x", r"^rtsp://127\.0\.0\.1:9/x cannot be opened"),
+            (977, "camera 977 cannot be opened"),
+            ("videotestsrc ! appsink", "GStreamer"),
+            ("empty", "no images"),
+        ],
+    )
+    def test_what_cannot_be_opened(
+        self, source: str | int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "text.mp4").write_text("no video" * 100)
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(samclip.StreamOpenError, match=words) as caught:
+            open_video(source)
+        assert "secret" not in str(caught.value)
+
+    @pytest.mark.parametrize("source", [None, True, -1, "", b"a.mp4", 3.5])
+    def test_what_is_no_source(self, source: object) -> None:
+        with pytest.raises(samclip.InputError):
+            open_video(source)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        "options",
+        [{"policy": "newest"}, {"timeout": 0}, {"timeout": "5"}, {"reconnect": -1}, {"queue": 0}],
+    )
+    def test_options_that_are_refused(self, options: dict, tmp_path: Path) -> None:
+        with pytest.raises(samclip.InputError, match=next(iter(options))):
+            open_video(tmp_path, **options)
+
+    def test_a_file_that_is_cut_off(self, tmp_path: Path) -> None:
+        whole = write_video(
+            tmp_path / "a.mp4", [n % 250 for n in range(250)], options={"movflags": "faststart"}
+        )
+        data = whole.read_bytes()
+        cut = tmp_path / "cut.mp4"
+        cut.write_bytes(data[: len(data) * 2 // 3])
+        with open_video(cut) as stream, pytest.raises(samclip.StreamDamagedError, match="cut off"):
+            for frame in stream:
+                last = frame
+        assert 50 < last.number < 200
+
+    def test_damage_within_a_file_is_counted_and_skipped(self, tmp_path: Path) -> None:
+        whole = write_video(
+            tmp_path / "a.mp4", [n % 250 for n in range(250)], options={"movflags": "faststart"}
+        )
+        data = bytearray(whole.read_bytes())
+        middle = len(data) * 2 // 3
+        data[middle : middle + 200] = bytes(200)
+        whole.write_bytes(data)
+        with open_video(whole) as stream:
+            frames = list(stream)
+        assert frames[-1].number + 1 + stream.damaged == 250
+        assert 0 < stream.damaged < 20
+
+    def test_a_server_that_stalls(self) -> None:
+        with served([10, 20, 30, STALL]) as server:
+            stream = open_video(server.url, timeout=1.0, reconnect=0.0, policy="every")
+            taken = [level(next(stream).image) for _ in range(3)]
+            assert taken == pytest.approx([10, 20, 30], abs=NEAR)
+            began = time.monotonic()
+            with pytest.raises(samclip.StreamTimeoutError):
+                next(stream)
+            assert time.monotonic() - began < 5
+            stream.close()
+
+    def test_a_server_that_never_answers(self) -> None:
+        with served([STALL]) as server, pytest.raises(TimeoutError):
+            open_video(server.url, timeout=0.5)
+
+    def test_a_server_that_is_gone_for_good(self) -> None:
+        with served([10, 20, 30, CUT]) as server:
+            stream = open_video(server.url, timeout=1.0, reconnect=1.2, policy="every")
+            next(stream)
+        with pytest.raises(samclip.StreamLostError, match="not be opened again in 1"):
+            list(stream)
+
+    def test_no_frame_can_be_decoded(self, tmp_path: Path) -> None:
+        (tmp_path / "a.jpg").write_bytes(b"no picture")
+        with (
+            open_video(tmp_path) as stream,
+            pytest.raises(samclip.StreamDamagedError, match="none"),
+        ):
+            next(stream)
+
+
+def test_a_server_that_cuts_is_opened_again_and_frames_go_on() -> None:
+    scripts = [10, 20, 30, CUT], [40, 50, 60, GARBAGE], [70, 80, (90, (96, 128)), STALL]
+    with served(*scripts) as server:
+        with open_video(server.url, timeout=3.0, reconnect=20.0, policy="every") as stream:
+            frames = [next(stream) for _ in range(9)]
+        assert (stream.reconnects, server.connections) == (2, 3)
+    levels = [level(frame.image) for frame in frames]
+    assert levels == pytest.approx(list(range(10, 100, 10)), abs=NEAR)
+    assert [frame.number for frame in frames] == list(range(9))
+    assert frames[8].image.shape == (96, 128, 3)  # a stream may change its size
+
+
+def test_a_damaged_frame_of_a_server_is_counted_and_the_next_ones_come() -> None:
+    with served([10, 20, 30, DAMAGED, 50, STALL]) as server:
+        with open_video(server.url, timeout=3.0, policy="every") as stream:
+            levels = [level(next(stream).image) for _ in range(4)]
+        assert stream.damaged == 1
+    assert levels == pytest.approx([10, 20, 30, 50], abs=NEAR)
+
+
+def test_closing_ends_a_reader_that_waits_for_its_turn_to_try_again() -> None:
+    with served([10, 20, 30, CUT]) as server:
+        stream = open_video(server.url, timeout=1.0, policy="every")
+        next(stream)
+        time.sleep(0.3)
+    began = time.monotonic()
+    stream.close()
+    stream._thread.join(5)
+    assert not stream._thread.is_alive()
+    assert time.monotonic() - began < 5
+
+
+def test_a_taker_in_another_thread_is_woken_by_close() -> None:
+    with (
+        served([10, 20, 30, STALL]) as server,
+        open_video(server.url, timeout=20.0, policy="every") as stream,
+    ):
+        for _ in range(3):
+            next(stream)
+        raised: list[BaseException] = []
+
+        def take() -> None:
+            try:
+                next(stream)
+            except samclip.SamclipError as error:
+                raised.append(error)
+
+        taker = threading.Thread(target=take)
+        taker.start()
+        time.sleep(0.1)
+        stream.close()
+        taker.join(5)
+        assert [type(error) for error in raised] == [samclip.ClosedError]
+
+
+def test_without_pyav_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_video(tmp_path / "a.mp4", [1])
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(samclip.CapabilityError, match=r"pip install 'samclip\[video\]'"):
+        open_video(os.fspath(path))
