@@ -128,13 +128,13 @@ class CaptureConnection:
             raise DamagedFrameError("the driver gave no frame")
         self._misses = 0
         if image.ndim == 2:
-            return Grab(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB))
+            return Grab(np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB), np.uint8))
         if image.shape[2] != 3 or image.dtype != np.uint8:
             raise StreamOpenError(
                 f"{self._name} gives {image.dtype} frames of shape {image.shape}; expected BGR of "
                 "8 bits. End the pipeline in: videoconvert ! video/x-raw,format=BGR ! appsink."
             )
-        return Grab(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+        return Grab(np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8))
 
     def close(self) -> None:
         """Release the camera."""

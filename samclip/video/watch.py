@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -305,7 +305,7 @@ class _Frames:
     is_live, rate = False, None
 
     def __init__(self, frames: Iterable[NDArray[np.uint8]]) -> None:
-        self.total = len(frames) if hasattr(frames, "__len__") else None
+        self.total = len(frames) if isinstance(frames, Sized) else None
         self._frames = iter(frames)
 
     def read(self) -> Grab | None:

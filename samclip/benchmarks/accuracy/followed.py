@@ -152,11 +152,11 @@ def evaluate_followed(
                     if overlaps and max(overlaps) >= SEEN:
                         numbers.append(int(given[int(np.argmax(overlaps))]))
         switches.append(float(sum(a != b for a, b in pairwise(numbers))))
-    rows = list(_rows(values, clips))
+    results = list(_rows(values, clips))
     if points is not None:
         of_all = mean(switches, range(len(switches)))
-        rows.append(make_row(candidate.name, SWITCHES, "all clips", of_all, "count"))
-    return rows
+        results.append(make_row(candidate.name, SWITCHES, "all clips", of_all, "count"))
+    return results
 
 
 def _rows(values: dict[str, list[list[float]]], clips: Sequence[Clip]) -> Iterator[Row]:

@@ -98,7 +98,7 @@ class _Grid:
     """The tokens of one picture: RxKxC unit rows, without the padding, and their letterbox."""
 
     tokens: Tokens
-    side: int  # of the whole grid, padding included
+    side: int  # the longer one of the whole grid, padding included
     letterbox: Letterbox
 
 
@@ -130,14 +130,14 @@ def follow(features: Features, memory: Memory, image: Photo) -> Masks:
     """
     with stage("prompts"):
         grid = _read_grid(features)
-        side = features.mask_size
+        size = features.mask_size
         coarse = [_propagate(grid, each) for each in memory._objects]
-        low_res = np.full((len(coarse), side, side), -COARSE_LOGIT, np.float32)
+        low_res = np.full((len(coarse), *size), -COARSE_LOGIT, np.float32)
         scores = np.zeros(len(coarse), np.float32)
         prompts: list[Prompt] = []
         rows: list[int] = []
         for row, shares in enumerate(coarse):
-            logits = None if shares is None else _as_logits(shares, grid, side)
+            logits = None if shares is None else _as_logits(shares, grid, size)
             if logits is None:
                 continue
             try:
@@ -174,13 +174,13 @@ def follow_masks(features: Features, previous: Masks, image: Photo) -> Masks:
     For slow movements; nothing but the masks is known of the objects. An empty mask stays empty.
     Raises ClosedError, EngineRunError.
     """
-    side = features.mask_size
+    size = features.mask_size
     grids = previous.low_res_logits
-    if grids is None or grids.shape[1:] != (side, side) or previous.packed.size != _size(features):
+    if grids is None or grids.shape[1:] != size or previous.packed.size != _size(features):
         grids = np.asarray(
-            [_sample_logits(mask, features.letterbox, side) for mask in previous.packed], np.float32
-        ).reshape(-1, side, side)
-    low_res = np.full((len(previous), side, side), -COARSE_LOGIT, np.float32)
+            [_sample_logits(mask, features.letterbox, size) for mask in previous.packed], np.float32
+        ).reshape(-1, *size)
+    low_res = np.full((len(previous), *size), -COARSE_LOGIT, np.float32)
     scores = np.zeros(len(previous), np.float32)
     prompts, rows = [], []
     for row, logits in enumerate(grids):
@@ -222,8 +222,8 @@ def _size(features: Features) -> tuple[int, int]:
 
 
 def _read_grid(features: Features) -> _Grid:
-    embedding = features.image_embeddings()[0]  # CxGxG
-    side = embedding.shape[-1]
+    embedding = features.image_embeddings()[0]  # Cxhxw
+    side = max(embedding.shape[1:])
     inside = features.letterbox.token_mask(side)[0] > 0
     rows, columns = int(inside.any(axis=1).sum()), int(inside.any(axis=0).sum())
     tokens = np.ascontiguousarray(embedding[:, :rows, :columns].transpose(1, 2, 0))  # RxKxC
@@ -302,20 +302,24 @@ def _main_parts(shares: NDArray[np.float32]) -> NDArray[np.float32] | None:
     return np.where(kept[parts], shares, 0)
 
 
-def _as_logits(shares: NDArray[np.float32], grid: _Grid, side: int) -> NDArray[np.float32]:
-    """Return RxK shares as logits on the decoder's grid, `side` x `side`."""
-    whole = np.zeros((grid.side, grid.side), np.float32)
+def _as_logits(
+    shares: NDArray[np.float32], grid: _Grid, size: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Return RxK shares as logits on the decoder's grid of `size` (h, w)."""
+    whole = np.zeros(grid.letterbox.grid(grid.side), np.float32)
     whole[: shares.shape[0], : shares.shape[1]] = shares
     logits = (whole - 0.5) * 2 * COARSE_LOGIT
-    return np.asarray(cv2.resize(logits, (side, side), interpolation=cv2.INTER_LINEAR), np.float32)
+    return np.asarray(cv2.resize(logits, size[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
 
 
-def _sample_logits(mask: NDArray[np.bool_], letterbox: Letterbox, side: int) -> NDArray[np.float32]:
-    """Bring the mask of a picture of any size to the decoder's grid of this one, as logits."""
-    scale = side / letterbox.image_size
+def _sample_logits(
+    mask: NDArray[np.bool_], letterbox: Letterbox, size: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Bring the mask of a picture of any size to the decoder's grid (h, w) of this one, as logits."""
+    scale = max(size) / letterbox.image_size
     height, width = (max(1, round(edge * scale)) for edge in letterbox.input_size)
     small = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
-    logits = np.full((side, side), -COARSE_LOGIT, np.float32)
+    logits = np.full(size, -COARSE_LOGIT, np.float32)
     logits[:height, :width] = (small - 0.5) * 2 * COARSE_LOGIT
     return logits
 

@@ -43,16 +43,11 @@ class HeadV1(nn.Module):
 class HeadV2(nn.Module):
     """Linear, `inner` residual blocks of LayerNorm, GELU, linear, and such a block to the output.
 
-    With `pre_norm`, LayerNorm and GELU come before all of it. Keys `pre_norm.0`, `fc1`,
-    `blocks.<k>.0` and `.2`, `final.0` and `.2`.
+    Keys `fc1`, `blocks.<k>.0` and `.2`, `final.0` and `.2`.
     """
 
-    def __init__(
-        self, width: int, hidden: int, out: int, inner: int, pre_norm: bool = False
-    ) -> None:
+    def __init__(self, width: int, hidden: int, out: int, inner: int) -> None:
         super().__init__()
-        layers = (nn.LayerNorm(width), nn.GELU()) if pre_norm else ()
-        self.pre_norm = nn.Sequential(*layers)
         self.fc1 = nn.Linear(width, hidden)
         self.blocks = nn.ModuleList(_norm_gelu_linear(hidden, hidden) for _ in range(inner))
         self.final = _norm_gelu_linear(hidden, out)
@@ -61,7 +56,7 @@ class HeadV2(nn.Module):
     def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
         """Map ...xC to ...xD."""
         del padding
-        x = self.fc1(self.pre_norm(x))
+        x = self.fc1(x)
         for block in self.blocks:
             x = x + block(x)
         y: Tensor = self.final(x)
@@ -108,6 +103,11 @@ def make_head(state: Mapping[str, Tensor], what: str, tokens: int) -> Head:
         hidden, width = _shape(state, "fc1.weight", what)
         return HeadV1(width, hidden, _shape(state, "fc2.weight", what)[0])
     if form == "v2":
+        if any(key.startswith("pre_norm.") for key in state):
+            raise CheckpointError(
+                f"{what} begins with a norm (pre_norm.*), a form that is not supported; give a "
+                "checkpoint whose heads begin with fc1"
+            )
         return _make_v2(state, what)
     if form == "attn":
         return _make_attention(state, what, tokens)
@@ -119,9 +119,7 @@ def make_head(state: Mapping[str, Tensor], what: str, tokens: int) -> Head:
 
 def _make_v2(state: Mapping[str, Tensor], what: str) -> HeadV2:
     hidden, width = _shape(state, "fc1.weight", what)
-    out = _shape(state, "final.2.weight", what)[0]
-    pre_norm = any(key.startswith("pre_norm.") for key in state)
-    return HeadV2(width, hidden, out, _count(state), pre_norm)
+    return HeadV2(width, hidden, _shape(state, "final.2.weight", what)[0], _count(state))
 
 
 def _make_attention(state: Mapping[str, Tensor], what: str, tokens: int) -> AttentionHead:
