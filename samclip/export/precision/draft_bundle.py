@@ -125,6 +125,8 @@ def _backend_of(manifest: Manifest, precision: ReducedPrecision) -> str:
         if variant is not None and variant.precision == precision:
             return backend
     raise ExportError(
-        f"no backend takes the encoder in {precision} as it would be stored. "
-        "Store its weights as fp32 or fp16: --weights-dtype encoder=fp16."
+        f"no backend takes the encoder in {precision}: --keep-fp32 leaves none of it in "
+        f"{precision}, or no backend reads its weights as they would be stored. Keep less of it, "
+        "as in --keep-fp32 encoder:Conv, or store its weights as fp32 or fp16: --weights-dtype "
+        "encoder=fp16."
     )
