@@ -58,6 +58,7 @@ def small_sizes() -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_c_radio_names_by_both_steps_and_classifies_by_neither(
     photos: Path, tmp_path: Path
@@ -100,6 +101,7 @@ def test_c_radio_names_by_both_steps_and_classifies_by_neither(
         assert loaded.encoder_passes == 1
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_sam_vit_has_features_for_names_of_its_own(photos: Path, tmp_path: Path) -> None:
     model = MergedModel(MergedConfig("vit_b", image_size=SIZE, embed_dim=32, head_pool=2)).eval()
