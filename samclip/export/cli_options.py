@@ -180,7 +180,7 @@ class ExportArguments:
         typer.Option(
             metavar="PIXELS|HxW",
             help="Input size in pixels: the longer side, a multiple of 16 (32 for Open-Vocabulary "
-            "SAM); or height and width, as 576x1024, for a bundle whose first input is no square.",
+            "SAM); or height and width, as 576x1024, for a bundle of that one shape.",
             show_default="the checkpoint's, 1024 for SAM",
             rich_help_panel=_WHAT,
         ),
