@@ -14,7 +14,7 @@ LINKS = ("benchmarks", "engines", "export", "runtime")
 # Paths that exist on one machine only; spelled so that this file does not match itself.
 MACHINE_PATHS = re.compile(r"(?<![\w.$}/-])/(?:tmp|work|root|home/\w+|Users/\w+)\b")
 REGISTRY_HOSTS = re.compile(r"(?:pypi|pythonhosted|npmjs|debian)\.(?:org|com)")
-BINARY = {".jpg", ".png", ".onnx", ".gz", ".pdf", ".ttf"}
+BINARY = {".jpg", ".png", ".onnx", ".gz", ".pdf", ".ttf", ".mp4"}
 BUNDLES = ROOT / "samclip" / "assets" / "bundles"  # made by export; test_packaging.py looks at them
 
 

@@ -113,7 +113,6 @@ class VideoStream:
     def __init__(
         self, source: Source, policy: Policy | None, queue: int, timeout: float, reconnect: float
     ) -> None:
-        self.name = source.name
         self._source = source
         self._timeout = min(timeout, MAX_SECONDS)
         self._patience = min(reconnect, threading.TIMEOUT_MAX)
@@ -131,6 +130,11 @@ class VideoStream:
         self._thread = threading.Thread(target=self._run, name="samclip-video", daemon=True)
         self._thread.start()
         self._wait_until_open()
+
+    @property
+    def name(self) -> str:
+        """What it is a stream of, without user and password."""
+        return self._source.name
 
     @property
     def policy(self) -> Policy:

@@ -111,7 +111,7 @@ class Watch:
         self._changed = threading.Condition()
         self._failure: Exception | None = None
         self._closed = self._finished = False
-        self.stream = _open(source, streaming)
+        self._stream = _open(source, streaming)
         self._thread = threading.Thread(target=self._run, name="samclip-encode", daemon=True)
         self._thread.start()
 
@@ -128,6 +128,11 @@ class Watch:
     @names.setter
     def names(self, names: Names | None) -> None:
         self._vocabulary = None if names is None else self._model.vocabulary(names, self._templates)
+
+    @property
+    def stream(self) -> VideoStream:
+        """The stream, with its counts of frames that were dropped and damaged."""
+        return self._stream
 
     @property
     def skipped(self) -> int:

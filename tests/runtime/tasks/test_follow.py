@@ -164,8 +164,8 @@ def test_a_scene_takes_a_memory_or_masks_alone(photo: NDArray[np.uint8]) -> None
             memory = first.remember(cup)
         with model.encode(photo[40:360, 40:520]) as second:
             found = second.follow(memory, ["cup", "cat"])
-            expected = second.segment(boxes=[(132, 0, 370, 268)])
-            assert iou(found.masks[0], expected.masks[0]) > 0.9  # two prompts for one object
+            moved = cup.masks[0][40:, 40:]
+            assert iou(found.masks[0][:280, :440], moved) > 0.95  # 0.984 on x86
             assert found.names == ("cup",)
             assert found.timings["encode"] > 0
             with pytest.raises(samclip.InputError, match="remember"):
