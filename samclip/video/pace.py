@@ -1,4 +1,4 @@
-"""Which frames are answered, and how thoroughly, so that a loop keeps its pace."""
+"""The choice of frames to answer, and of the work on each, by which a loop keeps its pace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stream may come from, and how each kind is opened.
+"""The sources of streams, each with the way it is opened.
 
 A file, an address, a camera's number, a pipeline of GStreamer, a folder of images, or standard
 input. Cameras and pipelines are read by OpenCV, images by `load_image`, all others by PyAV.
@@ -107,7 +107,7 @@ class CaptureConnection:
                 "video/x-raw,format=BGR ! appsink drop=true max-buffers=1."
             )
             raise StreamOpenError(f"{self._name} cannot be opened. {advice}")
-        self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest frame; not all drivers heed it
+        self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest frame; not all drivers obey
         self._misses = 0
 
     @property

@@ -1,6 +1,6 @@
 """Identities of masks across frames: by their overlap, their movement and their embedding.
 
-For masks that are found anew in each frame, by a grid of points or a detector. Objects that a
+For masks that are found again in each frame, by a grid of points or a detector. Objects that a
 prompt began are followed by `Scene.follow` and keep their place. The embedding is the one that the
 encoder pass has anyway, averaged over the mask, so that an object that was hidden gets its number
 back. A tracker of another package may take this one's place: see `Tracker`.

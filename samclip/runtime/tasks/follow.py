@@ -315,7 +315,7 @@ def _as_logits(
 def _sample_logits(
     mask: NDArray[np.bool_], letterbox: Letterbox, size: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """Bring the mask of a picture of any size to the decoder's grid (h, w) of this one, as logits."""
+    """Bring the mask of a picture of any size to the decoder's grid, `size` (h, w), as logits."""
     scale = max(size) / letterbox.image_size
     height, width = (max(1, round(edge * scale)) for edge in letterbox.input_size)
     small = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
