@@ -338,7 +338,7 @@ class ExportArguments:
             help="Prompt templates: openai (80), simple (7), vild (14), none, or a file with one a "
             "line. May be repeated: the first set is the default, and the vocabulary is embedded "
             "in each.",
-            show_default="the bundle's; else openai; vild for Open-Vocabulary SAM",
+            show_default="the bundle's; else simple; vild for Open-Vocabulary SAM",
             rich_help_panel=_WHAT,
         ),
     ] = None

@@ -1,7 +1,7 @@
 """SAM next to image towers of every kind: through the bundle, against the releases' own code.
 
-ResNets of open_clip, Hugging Face's CLIP and SigLIP, and a transformer of open_clip, in FP32 and in
-the reduced precisions.
+ResNets of open_clip, Hugging Face's CLIP and SigLIP, in FP32 and in reduced precision, and a
+ViT-B/16 of open_clip.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ import samclip
 from samclip.export.exporter import export_bundle
 from samclip.export.options import ExportOptions, PrecisionOptions, TwoTowers
 from samclip.runtime.bundles.bundle import Bundle
+from samclip.runtime.bundles.manifest import ReducedPrecision
 from samclip.runtime.pixels.image import load_image, photo_paths
 from samclip.runtime.text.tokenizer import Tokenizer
 from tests.support.made_siglip import save_siglip
@@ -42,8 +43,9 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 HALF = (0.5, 0.5, 0.5)
 # Of cosines: float32 sums in another order; a wrong activation, crop or mean differs by 1e-2.
 TOLERANCE = 2e-5
-# Of cosines between an embedding in the precision and in FP32, as the gates of exports ask for.
-COSINE = {"fp16": 0.9995, "int8": 0.99}
+# Of an embedding in INT8 with that in FP32, as the gates of exports ask for.
+INT8_COSINE = 0.99
+PRECISIONS: tuple[ReducedPrecision, ...] = ("fp16", "int8")
 Embed = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -101,13 +103,6 @@ def resnet(folder: Path) -> Reference:
     torch.manual_seed(0)
     sizes = {"layers": (2, 1, 1, 1), "output_dim": 48, "heads": 8, "image_size": 96, "width": 16}
     return open_clips(folder, reference_resnet(**sizes), 96, 48, quick_gelu=True)
-
-
-def transformer(folder: Path) -> Reference:
-    torch.manual_seed(0)
-    sizes = {"image_size": 64, "patch_size": 16, "width": 128, "layers": 3, "mlp_ratio": 4.0}
-    tower = reference_image_tower(**sizes, heads=2, output_dim=64)
-    return open_clips(folder, tower, 64, 64, quick_gelu=False)
 
 
 def full_size(folder: Path) -> Reference:
@@ -195,7 +190,7 @@ def folder_of(photo: Path, folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=[resnet, siglip, hugging_face, transformer])
+@pytest.fixture(scope="module", params=[resnet, siglip, hugging_face])
 def made(
     request: pytest.FixtureRequest,
     mobile_sam_checkpoint: Path,
@@ -204,7 +199,7 @@ def made(
 ) -> Iterator[Made]:
     folder = tmp_path_factory.mktemp(request.param.__name__)
     precisions = PrecisionOptions(
-        ("fp16", "int8"),
+        PRECISIONS,
         keep_fp32=("encoder:Conv",),  # what suffers most of SAM's, and is tested by itself
         calib=folder_of(photo_paths()[0], folder / "photos"),
     )
@@ -269,8 +264,8 @@ def test_reduced_precisions_pass_their_gates_and_answer(made: Made) -> None:
     manifest = Bundle.open(made.bundle).manifest
     tower = manifest.graphs.clip_encoder
     assert tower is not None
-    assert {variant.precision for variant in tower.variants} == {"fp32", *COSINE}
-    assert {record.precision for record in manifest.reductions} == set(COSINE)
+    assert {variant.precision for variant in tower.variants} == {"fp32", *PRECISIONS}
+    assert {record.precision for record in manifest.reductions} == set(PRECISIONS)
     for record in manifest.reductions:
         judged = {row.measure for row in record.gates}
         assert {"image_embed_cosine", "patch_embeds_cosine"} <= judged, record.skipped
@@ -278,14 +273,13 @@ def test_reduced_precisions_pass_their_gates_and_answer(made: Made) -> None:
     image = load_image(photo_paths()[3])
     masks = squares(image, 3)
     answers = {}
-    for precision in ("fp32", *COSINE):
+    for precision in ("fp32", "int8"):  # no CPU takes FP16 graphs, which the gates emulated
         with samclip.load(made.bundle, "onnxruntime", precision=precision) as model:
             scene = model.encode(image)
             named = scene.name(masks, NAMES)
             answers[precision] = unit(scene.image_embed[None]), named.name_probabilities
             assert np.isfinite(answers[precision][1]).all()
-    for precision, least in COSINE.items():
-        assert float((answers[precision][0] * answers["fp32"][0]).sum()) >= least
+    assert float((answers["int8"][0] * answers["fp32"][0]).sum()) >= INT8_COSINE
     assert not np.array_equal(answers["int8"][0], answers["fp32"][0])
 
 

@@ -35,7 +35,7 @@ from samclip.runtime.bundles.manifest import ClipHead, Preprocessing
 from samclip.runtime.graph_outputs import NAME_FEATURES
 from samclip.runtime.pixels.image import load_image, preprocess_for
 
-TEMPLATES = "openai"
+TEMPLATES = "simple"  # 7; docs/evidence/accuracy.md has what 80 gain, at 11 times the text runs
 ENCODER_OUTPUTS = ("backbone_features", "image_embeddings")
 HEAD_OUTPUTS = ("image_embed", "patch_embeds")
 DECODER_OUTPUTS = ("iou_predictions", "low_res_masks")

@@ -78,7 +78,7 @@ def test_a_merged_open_vocabulary_sam_is_known_by_its_header(saved: Path, tmp_pa
 def test_a_sam_is_a_merged_model_still(mobile_sam_checkpoint: Path, tmp_path: Path) -> None:
     model = read_model(ExportOptions(mobile_sam_checkpoint, tmp_path / "b", image_size=64))
     assert isinstance(model.head, ClipHead)
-    assert model.templates == "openai"
+    assert model.templates == "simple"
     assert model.text is None
 
 
