@@ -86,7 +86,12 @@ def check_script(line: str) -> None:
     if first == "scripts/emulate-aarch64":  # takes the arguments of `samclip`
         parse(" ".join(["samclip", *map(shlex.quote, arguments)]))
         return
-    script = ROOT / (arguments.pop(0) if first == "python" else first)
+    if first == "python" and arguments[0] == "-m":
+        package = ROOT / arguments[1].replace(".", "/")
+        arguments = arguments[2:]
+        script = package / "__main__.py" if package.is_dir() else package.with_suffix(".py")
+    else:
+        script = ROOT / (arguments.pop(0) if first == "python" else first)
     text = script.read_text("utf-8")
     for argument in arguments:
         if argument.startswith("--"):

@@ -386,6 +386,11 @@ class Scene(Viewable):
         """Remember objects of this image, for `follow` in the next images of a stream.
 
         `masks`: as `name` takes them. Raises PromptError, also for an empty mask, ClosedError.
+
+        Examples:
+            >>> memory = scene.remember(scene.segment(boxes=[(172, 17, 410, 308)]))
+            >>> len(memory)
+            1
         """
         self._features.check_open()
         return remember(self._features, parse_given(masks, self._image))

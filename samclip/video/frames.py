@@ -24,6 +24,12 @@ class Frame:
     that were dropped included; `time`: seconds from the stream's beginning, by its own clock where
     it has one, else by that of this machine; `taken`: `time.monotonic()` when it was decoded;
     `dropped`, `damaged`: how many frames were so far.
+
+    Examples:
+        >>> with samclip.open_video(photo.parent) as stream:
+        ...     frames = list(stream)
+        >>> [frame.number for frame in frames[:3]], frames[0].image.shape[2], frames[0].dropped
+        ([0, 1, 2], 3, 0)
     """
 
     image: Pixels

@@ -65,7 +65,7 @@ def open_video(
     Raises InputError, StreamOpenError, StreamTimeoutError, CapabilityError.
 
     Examples:
-        >>> with samclip.open_video(packaged_photos()) as stream:
+        >>> with samclip.open_video(photo.parent) as stream:
         ...     print(len(list(stream)) == stream.total)
         True
     """
@@ -104,7 +104,7 @@ class VideoStream:
     after that it raises ClosedError. Its counts may be read from any thread.
 
     Examples:
-        >>> with samclip.open_video(packaged_photos()) as stream:
+        >>> with samclip.open_video(photo.parent) as stream:
         ...     frame = next(stream)
         >>> frame.number, frame.image.dtype.name, stream.policy
         (0, 'uint8', 'every')

@@ -47,6 +47,7 @@ PATTERNS: dict[str, str] = {
     r"samclip-bench agreement": DATA + "tests/benchmarks/accuracy",
     r"samclip-bench (latency|memory|amortised|roofline|compare|report)": "tests/benchmarks",
     r"samclip-bench (board|choose)": "tests/benchmarks",
+    r"python -m tools\.site": "tests/tools/site",
     r"python -m tools\.dense_names": "tests/tools/test_dense_names.py",
     r"python -m tools\.peers": "not run: installs other projects; tests/tools/peers",
     r"python examples/": "tests/examples/test_scripts.py",
@@ -76,7 +77,7 @@ def is_command(line: str) -> bool:
     """Whether a line runs something of this project."""
     first, *rest = line.split() or [""]
     if first == "python":
-        return line.startswith(PEERS) or bool(rest and (ROOT / rest[0]).is_file())
+        return line.startswith("python -m tools.") or bool(rest and (ROOT / rest[0]).is_file())
     is_script = first.startswith("scripts/") and (ROOT / first).is_file()
     return first in APPS or first == "pytest" or is_script
 
