@@ -61,7 +61,6 @@ PATTERNS: dict[str, str] = {
     r"scripts/write-merging-reference": "tests/merge/config/test_reference.py",
     r"scripts/(emulate|check)-aarch64": "not run: needs qemu or wheels; tests/test_aarch64.py",
     r"scripts/check": "not run: it runs this test",
-    r"scripts/make-demo-clip": "not run: it writes what is shipped; tests/cli/test_watch.py",
     r"scripts/record-tensorrt-api": "not run: needs TensorRT; tests/engines/tensorrt",
     r"scripts/audit-dependencies": "tests/test_audit_dependencies.py",
 }
