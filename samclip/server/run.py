@@ -1,0 +1,161 @@
+"""Start and end of a server: its socket, its log, the model made warm, and a graceful drain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from samclip.errors import SamclipError, ServerError, collect_warnings
+from samclip.runtime.model import Model
+from samclip.server.app import make_app
+from samclip.server.connection import guarded_by
+from samclip.server.gate import JsonLines
+from samclip.server.metrics import Metrics
+from samclip.server.service import Service
+from samclip.server.settings import ServerSettings
+
+KEEP_ALIVE_SECONDS = 15
+BACKLOG = 256
+WARM_SIDE = 64  # pixels of the image that the graphs are first run on
+logger = logging.getLogger("samclip.server")
+
+
+def serve(
+    model: Model,
+    settings: ServerSettings,
+    streams: int = 1,
+    started: Callable[[str], None] = lambda address: None,
+) -> None:
+    """Serve a model until SIGTERM or SIGINT; requests under way are answered first.
+
+    The graphs have run once before the first request. `started` is called with the address when
+    the server listens. After the signal no connection is accepted, /readyz answers 503 on those
+    that are open, and what is under way has `drain_seconds`. Call it in the main thread. The signal
+    is raised again at the end. Raises ServerError where the address cannot be had or TLS's files
+    cannot be used.
+    """
+    warm_up(model)
+    metrics = Metrics()
+    service = Service(model, settings.limits, metrics, streams)
+    config = uvicorn.Config(
+        make_app(service, settings, metrics),
+        http=_protocol(settings),
+        ws="none",
+        loop="asyncio",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=True,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
+        limit_concurrency=settings.limits.connections,
+        backlog=BACKLOG,
+    )
+    config.load()
+    config.ssl = _tls(settings)
+    server = uvicorn.Server(config)
+    listener = listen(settings)
+    scheme = "http" if settings.certificate is None else "https"
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    address = f"{scheme}://{shown}:{port}"
+
+    async def run() -> None:
+        watch = asyncio.create_task(_follow(server, service, lambda: started(address)))
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            watch.cancel()
+
+    logger.info("start", extra={"fields": {"address": address, "bundle": model.manifest.name}})
+    asyncio.run(run())
+
+
+async def _follow(server: Any, service: Service, started: Callable[[], None]) -> None:
+    """Say when the server listens, and close the service's door once it is asked to stop."""
+    while not server.started:
+        await asyncio.sleep(0.01)
+    started()
+    while not server.should_exit:
+        await asyncio.sleep(0.05)
+    service.is_open = False
+    logger.info("drain", extra={"fields": {"requests": len(server.server_state.tasks)}})
+
+
+def listen(settings: ServerSettings) -> socket.socket:
+    """Return a socket that listens at the address of the settings; raises ServerError."""
+    host = settings.host.strip("[]")
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(
+            host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(place)
+            listener.listen(BACKLOG)
+        except BaseException:
+            listener.close()
+            raise
+    except OSError as error:
+        raise ServerError(
+            f"the server cannot listen at {settings.host}, port {settings.port}: "
+            f"{error.strerror or error}. Choose another host or port."
+        ) from error
+    listener.setblocking(False)
+    return listener
+
+
+def _tls(settings: ServerSettings) -> ssl.SSLContext | None:
+    """Return the context of TLS, 1.2 or newer; None without a certificate."""
+    if settings.certificate is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(settings.certificate, settings.key)
+    except (ssl.SSLError, OSError) as error:
+        raise ServerError(
+            f"the certificate {settings.certificate} and its key cannot be used for TLS: "
+            f"{error.strerror or error}. Give a PEM certificate and the key that belongs to it."
+        ) from error
+    return context
+
+
+def _protocol(settings: ServerSettings) -> Any:
+    return guarded_by(H11Protocol, settings.limits)
+
+
+def warm_up(model: Model) -> None:
+    """Run each graph that questions need once, so that the first request does not wait for loads."""
+    grey = np.full((WARM_SIDE, WARM_SIDE, 3), 128, np.uint8)
+    centre = [(WARM_SIDE / 2, WARM_SIDE / 2)]
+    with collect_warnings(), model.encode(grey) as scene:
+        scene.segment(points=centre)
+        if model.manifest.head is not None and model.manifest.text is not None:
+            try:
+                scene.classify(["a photo"])
+            except SamclipError as error:  # of a bundle with ready-made names alone
+                logger.debug("warm-up without names: %s", error)
+
+
+def log_to_stderr(level: int = logging.INFO) -> None:
+    """Write the log of the server to stderr, one JSON object a line."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    for name in ("samclip.server", "uvicorn.error"):
+        named = logging.getLogger(name)
+        named.handlers[:] = [handler]
+        named.setLevel(level if name == "samclip.server" else logging.WARNING)
+        named.propagate = False
