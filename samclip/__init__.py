@@ -55,6 +55,8 @@ from samclip.errors import (
     PromptError,
     SamclipError,
     SamclipWarning,
+    ServerBusyError,
+    ServerError,
     SignatureError,
     TrainingError,
     UnknownBackendError,
@@ -66,6 +68,8 @@ from samclip.errors import (
 from samclip.version import __version__
 
 if TYPE_CHECKING:
+    from samclip.client.client import Client
+    from samclip.client.remote_scene import RemoteScene
     from samclip.engines.device_tensor import DeviceTensor
     from samclip.runtime.mask_generator import SamAutomaticMaskGenerator
     from samclip.runtime.model import Model, load
@@ -89,6 +93,7 @@ __all__ = [
     "CapabilityError",
     "CheckpointError",
     "Classification",
+    "Client",
     "ClosedError",
     "ConfigError",
     "CountError",
@@ -120,12 +125,15 @@ __all__ = [
     "PlanMissingError",
     "PlanStaleError",
     "PromptError",
+    "RemoteScene",
     "SamAutomaticMaskGenerator",
     "SamPredictor",
     "SamclipError",
     "SamclipWarning",
     "Scene",
     "SemanticMap",
+    "ServerBusyError",
+    "ServerError",
     "SignatureError",
     "TrainingError",
     "UnknownBackendError",
@@ -140,28 +148,30 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AutoMasks": "results.masks",
-    "Classification": "results.classification",
-    "DeviceMasks": "results.device_masks",
-    "DeviceTensor": "results.device_masks",
-    "Masks": "results.masks",
-    "Model": "model",
-    "OPENAI_IMAGENET_TEMPLATES": "text.templates",
-    "SIMPLE_IMAGENET_TEMPLATES": "text.templates",
-    "SamAutomaticMaskGenerator": "mask_generator",
-    "SamPredictor": "predictor",
-    "Scene": "scene",
-    "SemanticMap": "results.classification",
-    "Vocabulary": "text.vocabulary",
-    "load": "model",
-    "write_coco": "results.coco_export",
+    "AutoMasks": "runtime.results.masks",
+    "Classification": "runtime.results.classification",
+    "Client": "client.client",
+    "DeviceMasks": "runtime.results.device_masks",
+    "DeviceTensor": "runtime.results.device_masks",
+    "Masks": "runtime.results.masks",
+    "Model": "runtime.model",
+    "OPENAI_IMAGENET_TEMPLATES": "runtime.text.templates",
+    "SIMPLE_IMAGENET_TEMPLATES": "runtime.text.templates",
+    "RemoteScene": "client.remote_scene",
+    "SamAutomaticMaskGenerator": "runtime.mask_generator",
+    "SamPredictor": "runtime.predictor",
+    "Scene": "runtime.scene",
+    "SemanticMap": "runtime.results.classification",
+    "Vocabulary": "runtime.text.vocabulary",
+    "load": "runtime.model",
+    "write_coco": "runtime.results.coco_export",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'samclip' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"samclip.runtime.{_HOMES[name]}"), name)
+    value = getattr(importlib.import_module(f"samclip.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
 

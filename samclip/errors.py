@@ -285,9 +285,9 @@ def collect_warnings() -> Iterator[list[tuple[type[SamclipWarning], str]]]:
 def warn_caller(message: str, category: type[SamclipWarning]) -> None:
     """Warn on every call, at the nearest frame outside this package.
 
-    Within `collect_warnings` the warning is listed there. Else the caller's warning filters apply. Python shows a warning once per place by default,
-    remembered in a registry; an empty registry for each call makes repeated use in a loop or a
-    server keep warning.
+    Within `collect_warnings` the warning is listed there. Else the caller's warning filters apply.
+    Python shows a warning once per place by default, remembered in a registry; an empty registry
+    for each call makes repeated use in a loop or a server keep warning.
     """
     collected = _collected.get()
     if collected is not None:

@@ -113,9 +113,7 @@ CorsOrigin = Annotated[
 ]
 MaxPixels = Annotated[
     int,
-    typer.Option(
-        "--max-pixels", min=1, metavar="N", rich_help_panel=_LIMITS, help="Of an image."
-    ),
+    typer.Option("--max-pixels", min=1, metavar="N", rich_help_panel=_LIMITS, help="Of an image."),
 ]
 MaxBody = Annotated[
     int,
@@ -123,9 +121,7 @@ MaxBody = Annotated[
 ]
 MaxNames = Annotated[
     int,
-    typer.Option(
-        "--max-names", min=1, metavar="N", rich_help_panel=_LIMITS, help="Of a question."
-    ),
+    typer.Option("--max-names", min=1, metavar="N", rich_help_panel=_LIMITS, help="Of a question."),
 ]
 MaxPrompts = Annotated[
     int,

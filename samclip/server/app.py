@@ -232,7 +232,9 @@ class _Paths:
         }
 
     @asynccontextmanager
-    async def _parsed(self, request: Request, kind: type[Any]) -> AsyncIterator[tuple[Any, bytes | None]]:
+    async def _parsed(
+        self, request: Request, kind: type[Any]
+    ) -> AsyncIterator[tuple[Any, bytes | None]]:
         """Read and parse the body of a request; in a thread, since it may be large."""
         try:
             declared = request.headers.get("content-length", "")

@@ -98,9 +98,7 @@ def parse_body(
         )
     size = sum(map(len, fields.values()))
     if size > limits.field_bytes:
-        raise _too_large(
-            f"the question has {size:,} bytes without its image", limits.field_bytes
-        )
+        raise _too_large(f"the question has {size:,} bytes without its image", limits.field_bytes)
     joined = b",".join(b'"%s":%s' % (name.encode(), raw) for name, raw in fields.items())
     question = _decode(b"{%s}" % joined, kind)
     if image is not None and sniff(image[:HEAD_BYTES]) is None:
@@ -214,7 +212,9 @@ class _Parts:
         try:
             MultipartParser(boundary, callbacks).write(body)
         except FormParserError as error:
-            raise ProblemError("bad-request", f"the multipart body is malformed: {error}") from error
+            raise ProblemError(
+                "bad-request", f"the multipart body is malformed: {error}"
+            ) from error
         if not self._ended:
             raise ProblemError("bad-request", "the multipart body ends before its last boundary.")
 
@@ -245,7 +245,7 @@ class _Parts:
 
     def _finish(self) -> None:
         if not self._name:
-            raise ProblemError("bad-request", "each part needs a name, as in name=\"image\".")
+            raise ProblemError("bad-request", 'each part needs a name, as in name="image".')
         if self._name in self.found:
             raise ProblemError("bad-request", f"the part {self._name!r} comes twice.")
         self.found[self._name] = bytes(self._data)

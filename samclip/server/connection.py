@@ -92,9 +92,7 @@ class GuardedConnection(asyncio.Protocol):
         self._look_later()
 
 
-def guarded_by(
-    make: Callable[..., Any], limits: Limits
-) -> Callable[..., GuardedConnection]:
+def guarded_by(make: Callable[..., Any], limits: Limits) -> Callable[..., GuardedConnection]:
     """Return what makes guarded connections, to take the place of the protocol class `make`."""
 
     def protocol(**options: Any) -> GuardedConnection:

@@ -71,7 +71,9 @@ class Gate:
             await self._app(scope, receive, send)
             return
         begun = time.perf_counter()
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = {
+            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
+        }
         given = headers.get("x-request-id", "")
         request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         scope.setdefault("state", {})["request_id"] = request_id
@@ -106,7 +108,9 @@ class Gate:
                 "bytes": exchange.sent,
             }
             quiet = path in {"/healthz", "/readyz", "/metrics"}
-            logger.log(logging.DEBUG if quiet else logging.INFO, "request", extra={"fields": fields})
+            logger.log(
+                logging.DEBUG if quiet else logging.INFO, "request", extra={"fields": fields}
+            )
 
     def _check(self, scope: Scope, headers: dict[str, str]) -> None:
         """Raise ProblemError for a request that is not let through."""
@@ -142,7 +146,7 @@ class Gate:
             )
 
     def _check_site(self, method: str, headers: dict[str, str]) -> None:
-        """Refuse what a page of another site sends, which needs no permission of CORS to be sent."""
+        """Refuse what a page of another site sends: CORS stops its reading, not its sending."""
         origin = headers.get("origin")
         if method in SAFE_METHODS or origin in self._settings.origins:
             return
@@ -195,7 +199,9 @@ class _Exchange:
             {
                 "type": "http.response.start",
                 "status": problem.status,
-                "headers": [(name.lower().encode(), text.encode()) for name, text in headers.items()],
+                "headers": [
+                    (name.lower().encode(), text.encode()) for name, text in headers.items()
+                ],
             }
         )
         await self.send({"type": "http.response.body", "body": body})

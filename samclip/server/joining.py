@@ -74,9 +74,7 @@ def answer_jointly(scene: Scene, questions: Sequence[SegmentQuestion]) -> list[O
     answers of its single runs, bit by bit in ONNX Runtime on CPUs.
     """
     masks = _segment_joined(scene, questions)
-    return [
-        _answer(scene, question, masks.get(index)) for index, question in enumerate(questions)
-    ]
+    return [_answer(scene, question, masks.get(index)) for index, question in enumerate(questions)]
 
 
 def _segment_joined(
@@ -137,7 +135,7 @@ def _answer(
                 masks = question.ask(scene)
             else:
                 masks, earlier = joined
-                warned += earlier
+                warned.extend(earlier)
                 if (names := question.get_names()) is not None:
                     named = scene.name(masks, names, question.templates)
                     own = {
@@ -146,7 +144,7 @@ def _answer(
                     }
                     masks = changed(named, timings=add_times(masks.timings, own))
         return question.render(masks, warned)
-    except Exception as error:  # noqa: BLE001 - raised where its question is answered
+    except Exception as error:
         return error
 
 
@@ -207,7 +205,7 @@ class Joiner:
                         future.set_exception(outcome)
                     else:
                         future.set_result(outcome)
-        except Exception as error:  # noqa: BLE001 - the lane's: every question gets it
+        except Exception as error:
             for _, future in (*taken, *waiting.pairs):
                 if not future.done():
                     future.set_exception(error)

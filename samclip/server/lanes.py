@@ -1,4 +1,4 @@
-"""Lanes of work: a bounded queue before a few threads, so that latency stays bounded at overload."""
+"""Lanes of work: a bounded queue before a few threads keeps latency bounded at overload."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import socket
 import ssl
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ def serve(
     model: Model,
     settings: ServerSettings,
     streams: int = 1,
-    started: Callable[[str], None] = lambda address: None,
+    started: Callable[[str], None] | None = None,
 ) -> None:
     """Serve a model until SIGTERM or SIGINT; requests under way are answered first.
 
@@ -72,7 +73,7 @@ def serve(
     address = f"{scheme}://{shown}:{port}"
 
     async def run() -> None:
-        watch = asyncio.create_task(_follow(server, service, lambda: started(address)))
+        watch = asyncio.create_task(_follow(server, service, partial(started or str, address)))
         try:
             await server.serve(sockets=[listener])
         finally:
@@ -82,7 +83,7 @@ def serve(
     asyncio.run(run())
 
 
-async def _follow(server: Any, service: Service, started: Callable[[], None]) -> None:
+async def _follow(server: Any, service: Service, started: Callable[[], object]) -> None:
     """Say when the server listens, and close the service's door once it is asked to stop."""
     while not server.started:
         await asyncio.sleep(0.01)
@@ -138,7 +139,7 @@ def _protocol(settings: ServerSettings) -> Any:
 
 
 def warm_up(model: Model) -> None:
-    """Run each graph that questions need once, so that the first request does not wait for loads."""
+    """Run each graph that questions need once, so that no request waits for loads."""
     grey = np.full((WARM_SIDE, WARM_SIDE, 3), 128, np.uint8)
     centre = [(WARM_SIDE / 2, WARM_SIDE / 2)]
     with collect_warnings(), model.encode(grey) as scene:

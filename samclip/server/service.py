@@ -87,9 +87,7 @@ class Service:
                     "trained_head": None if head is None else head.trained,
                 }
             ],
-            "limits": {
-                name: getattr(self.limits, name) for name in Limits.__dataclass_fields__
-            },
+            "limits": {name: getattr(self.limits, name) for name in Limits.__dataclass_fields__},
         }
 
     async def add_scene(self, image: bytes | None) -> tuple[KeptScene, Warned]:
@@ -98,9 +96,7 @@ class Service:
             scene, warned = await self._encode(image)
         return self.scenes.add(scene), warned
 
-    async def ask(
-        self, question: AnyQuestion, image: bytes | None, picture: str | None
-    ) -> Content:
+    async def ask(self, question: AnyQuestion, image: bytes | None, picture: str | None) -> Content:
         """Answer a question about a scene, or about an image, which is encoded for it alone.
 
         `picture`: the type of the picture to answer with, None for JSON.
@@ -169,7 +165,9 @@ class Service:
             if isinstance(question, Everything):
                 answer = scene.everything(names, templates, **question.options())
             elif names is None:
-                raise ProblemError("invalid-question", "there are no names. Give some to choose from.")
+                raise ProblemError(
+                    "invalid-question", "there are no names. Give some to choose from."
+                )
             elif isinstance(question, Classify):
                 answer = scene.classify(names, templates)
             else:

@@ -13,7 +13,7 @@ const state = {
   view: "objects", // or "everything", "map"
   found: [], // of everything or the map: { name, layer, colour, ... }
   drag: null, cross: null, corner: null,
-  encode: null, click: null,
+  encode: null, took: null, asked: "click", // ms of the pass, of the last answer, and what that was
   token: sessionStorage.getItem("samclip-token") ?? "",
 };
 
@@ -101,7 +101,7 @@ const milliseconds = (number) => `${number < 10 ? number.toFixed(1) : Math.round
 function showTimes() {
   const parts = [];
   if (state.encode !== null) parts.push(`one encoder pass: ${milliseconds(state.encode)}`);
-  if (state.click !== null) parts.push(`this click: ${milliseconds(state.click)}`);
+  if (state.took !== null) parts.push(`this ${state.asked}: ${milliseconds(state.took)}`);
   $("timing").textContent = parts.join("; ") || "No photo yet.";
 }
 
@@ -236,11 +236,12 @@ async function open(file) {
   await whileBusy("encoding …", async () => {
     const before = state.scene;
     state.file = file;
-    Object.assign(state, { scene: null, click: null, objects: [], found: [], view: "objects", cross: null, corner: null });
+    Object.assign(state, { scene: null, took: null, objects: [], found: [], view: "objects", cross: null, corner: null });
     await encode();
     if (before) call(`/v1/scenes/${before}`, { method: "DELETE" }).catch(() => {});
     const [height, width] = state.size;
     for (const canvas of [photo, overlay]) Object.assign(canvas, { width, height });
+    $("view").style.setProperty("--ratio", width / height);
     photo.getContext("2d").drawImage(bitmap, 0, 0, width, height);
     $("welcome").hidden = true;
     $("view").hidden = false;
@@ -349,7 +350,7 @@ async function segment(object) {
     if (number !== object.asked) return; // there is a newer question
     [object.answer] = answer.masks;
     object.layer = paintLayer(decodeMask(object.answer.segmentation), object.colour);
-    state.click = performance.now() - begun;
+    Object.assign(state, { took: performance.now() - begun, asked: "click" });
     $("alert").hidden = true;
     warn(answer.warnings);
   } catch (error) {
@@ -365,8 +366,8 @@ async function task(name, text, question, show) {
   const begun = performance.now();
   const answer = await whileBusy(text, () => ask(name, question));
   if (!answer) return;
-  state.click = performance.now() - begun;
   show(answer);
+  Object.assign(state, { took: performance.now() - begun, asked: "answer" });
   warn(answer.warnings);
   refresh();
 }
