@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
 from samclip.errors import ServerError
 from samclip.runtime.photo import Photo
 from samclip.runtime.pixels.mask_ops import PackedMasks
 from samclip.runtime.results.classification import Classification, SemanticMap
-from samclip.runtime.results.coco import check_counts, check_size
+from samclip.runtime.results.coco import check_counts, check_size, unpack_counts
 from samclip.runtime.results.masks import AutoMasks, Masks
 
 Record = Mapping[str, Any]
@@ -144,7 +143,9 @@ def decode_rle(rle: Record, size: tuple[int, int]) -> NDArray[np.bool_]:
     if tuple(rle["size"]) != size or not isinstance(counts, str):
         raise ValueError("run lengths of another size")
     check_counts(counts, size)
-    return np.asarray(coco_mask.decode({"size": list(size), "counts": counts}), np.bool_)
+    runs = unpack_counts(counts)  # of pixels outside and inside in turn, column after column
+    pixels = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    return np.ascontiguousarray(pixels.reshape(size[::-1]).T)  # WxH -> HxW
 
 
 def read_array(record: Record) -> NDArray[np.float32]:

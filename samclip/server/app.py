@@ -141,6 +141,7 @@ def make_app(service: Service, settings: ServerSettings, metrics: Metrics) -> Ga
         )
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(SamclipError, _answer_error)
+    app.add_exception_handler(Exception, _answer_defect)
     if settings.origins:
         app.add_middleware(
             CORSMiddleware,
@@ -298,10 +299,15 @@ async def _expire(service: Service) -> None:
 
 
 def _answer_error(request: Request, error: Exception) -> Response:
-    """Answer with the problem of an error of samclip."""
+    """Answer with the problem of an error of samclip; the gate logs and answers failures."""
+    if describe(error, "").status == KINDS["failed"].status:
+        raise error
+    return _answer_defect(request, error)
+
+
+def _answer_defect(request: Request, error: Exception) -> Response:
+    """Answer with the problem of any error; starlette raises it again, and the gate logs it."""
     problem = describe(error, request.state.request_id)
-    if problem.status == 500:
-        raise error  # the gate logs and answers it
     return Response(
         to_json(problem.members),
         status_code=problem.status,

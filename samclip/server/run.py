@@ -9,7 +9,6 @@ import ssl
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 import uvicorn
@@ -26,72 +25,89 @@ from samclip.server.settings import ServerSettings
 
 KEEP_ALIVE_SECONDS = 15
 BACKLOG = 256
+LOOK_SECONDS = 0.05  # between looks at whether the server is to end
 WARM_SIDE = 64  # pixels of the image that the graphs are first run on
 logger = logging.getLogger("samclip.server")
+
+
+class Server:
+    """A model behind a port, from the socket to the app.
+
+    Made, it listens: connections wait until `run` is called. Raises ServerError where the address
+    cannot be had or TLS's files cannot be used.
+    """
+
+    def __init__(self, model: Model, settings: ServerSettings, streams: int = 1) -> None:
+        self.metrics = Metrics()
+        self.service = Service(model, settings.limits, self.metrics, streams)
+        config = uvicorn.Config(
+            make_app(self.service, settings, self.metrics),
+            http=guarded_by(H11Protocol, settings.limits),
+            ws="none",
+            loop="asyncio",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
+            limit_concurrency=settings.limits.connections,
+            backlog=BACKLOG,
+        )
+        config.load()
+        config.ssl = _tls(settings)
+        self._server = uvicorn.Server(config)
+        self._listener = listen(settings)
+        host, port = self._listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        scheme = "http" if settings.certificate is None else "https"
+        self.address = f"{scheme}://{shown}:{port}"
+
+    async def run(self, started: Callable[[], object] | None = None) -> None:
+        """Answer until `stop`, or in the main thread SIGTERM or SIGINT, which is raised again.
+
+        `started` is called when the server answers. At the end no connection is accepted, /readyz
+        answers 503 on those that are open, and what is under way has `drain_seconds`.
+        """
+        watch = asyncio.create_task(self._follow(started or (lambda: None)))
+        try:
+            await self._server.serve(sockets=[self._listener])
+        finally:
+            watch.cancel()
+            self._listener.close()
+
+    def stop(self) -> None:
+        """End the server as SIGTERM does; may be called from any thread."""
+        self._server.should_exit = True
+
+    async def _follow(self, started: Callable[[], object]) -> None:
+        """Say when the server answers, and close the service's door once it is to end."""
+        while not self._server.started:
+            await asyncio.sleep(LOOK_SECONDS)
+        started()
+        while not self._server.should_exit:
+            await asyncio.sleep(LOOK_SECONDS)
+        self.service.is_open = False
+        requests = len(self._server.server_state.tasks)
+        logger.info("drain", extra={"fields": {"requests": requests}})
 
 
 def serve(
     model: Model,
     settings: ServerSettings,
     streams: int = 1,
-    started: Callable[[str], None] | None = None,
+    started: Callable[[str], object] | None = None,
 ) -> None:
-    """Serve a model until SIGTERM or SIGINT; requests under way are answered first.
+    """Serve a model until SIGTERM or SIGINT, see `Server`; call it in the main thread.
 
-    The graphs have run once before the first request. `started` is called with the address when
-    the server listens. After the signal no connection is accepted, /readyz answers 503 on those
-    that are open, and what is under way has `drain_seconds`. Call it in the main thread. The signal
-    is raised again at the end. Raises ServerError where the address cannot be had or TLS's files
-    cannot be used.
+    The graphs have run once before the first request. `started` is called with the address.
     """
+    server = Server(model, settings, streams)
     warm_up(model)
-    metrics = Metrics()
-    service = Service(model, settings.limits, metrics, streams)
-    config = uvicorn.Config(
-        make_app(service, settings, metrics),
-        http=_protocol(settings),
-        ws="none",
-        loop="asyncio",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=True,
-        proxy_headers=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
-        limit_concurrency=settings.limits.connections,
-        backlog=BACKLOG,
-    )
-    config.load()
-    config.ssl = _tls(settings)
-    server = uvicorn.Server(config)
-    listener = listen(settings)
-    scheme = "http" if settings.certificate is None else "https"
-    host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    address = f"{scheme}://{shown}:{port}"
-
-    async def run() -> None:
-        watch = asyncio.create_task(_follow(server, service, partial(started or str, address)))
-        try:
-            await server.serve(sockets=[listener])
-        finally:
-            watch.cancel()
-
-    logger.info("start", extra={"fields": {"address": address, "bundle": model.manifest.name}})
-    asyncio.run(run())
-
-
-async def _follow(server: Any, service: Service, started: Callable[[], object]) -> None:
-    """Say when the server listens, and close the service's door once it is asked to stop."""
-    while not server.started:
-        await asyncio.sleep(0.01)
-    started()
-    while not server.should_exit:
-        await asyncio.sleep(0.05)
-    service.is_open = False
-    logger.info("drain", extra={"fields": {"requests": len(server.server_state.tasks)}})
+    fields = {"address": server.address, "bundle": model.manifest.name}
+    logger.info("start", extra={"fields": fields})
+    asyncio.run(server.run(partial(started or str, server.address)))
 
 
 def listen(settings: ServerSettings) -> socket.socket:
@@ -132,10 +148,6 @@ def _tls(settings: ServerSettings) -> ssl.SSLContext | None:
             f"{error.strerror or error}. Give a PEM certificate and the key that belongs to it."
         ) from error
     return context
-
-
-def _protocol(settings: ServerSettings) -> Any:
-    return guarded_by(H11Protocol, settings.limits)
 
 
 def warm_up(model: Model) -> None:
