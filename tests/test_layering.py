@@ -35,6 +35,8 @@ FLOORS = (
     ("disk",),
     ("engines",),
     ("runtime",),
+    ("client",),
+    ("server",),
     ("baselines", "cli"),
     ("export",),
     ("merge",),
@@ -42,7 +44,7 @@ FLOORS = (
 )
 LEAN = {
     *("errors", "json_text", "library_errors", "progress", "version"),
-    *("disk", "engines", "runtime"),
+    *("disk", "engines", "runtime", "client", "server"),
 }
 TERMINAL = {"rich", "typer", "click"}
 
@@ -178,7 +180,7 @@ def words_in_strings(source: str, words: re.Pattern[str]) -> list[tuple[int, str
     ]
 
 
-@pytest.mark.parametrize("name", ["errors", "disk", "engines", "runtime"])
+@pytest.mark.parametrize("name", ["errors", "disk", "engines", "runtime", "client", "server"])
 def test_no_command_line_below_the_commands(name: str, command_words: re.Pattern[str]) -> None:
     """Only `cli` and what stands on it words a command; errors below name steps as facts."""
     found = [
@@ -220,6 +222,7 @@ def test_public_module_takes_only_from_the_runtime() -> None:
     tree = ast.parse((PACKAGE / "__init__.py").read_text("utf-8"))
     ours = {name for _, name in imported_names(tree) if name.startswith("samclip.")}
     allowed = {"samclip.errors", "samclip.version", "samclip.runtime", "samclip.engines"}
+    allowed |= {"samclip.client"}
     assert {name for name in ours if not is_within(name, allowed)} == set()
 
 

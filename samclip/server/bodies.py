@@ -103,7 +103,9 @@ def parse_body(
     question = _decode(b"{%s}" % joined, kind)
     if image is not None and sniff(image[:HEAD_BYTES]) is None:
         raise ProblemError(
-            "unsupported-type", f"the image is not of the formats {READABLE}. Convert it."
+            "unsupported-type",
+            f"the image is not of the formats {READABLE}. Convert it.",
+            error="ImageError",
         )
     return question, image
 

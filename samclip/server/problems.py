@@ -53,7 +53,7 @@ class ProblemError(SamclipError):
     """A request is answered by a problem instead of an answer.
 
     `kind`: one of `KINDS`; `retry_after`: whole seconds after which it may go better; `headers`:
-    further ones of the response.
+    further ones of the response; `error`: the class of samclip's errors that a client may raise.
     """
 
     def __init__(
@@ -63,11 +63,13 @@ class ProblemError(SamclipError):
         *,
         retry_after: int | None = None,
         headers: Mapping[str, str] | None = None,
+        error: str = "",
     ) -> None:
         super().__init__(detail)
         self.kind = KINDS[kind]
         self.retry_after = retry_after
         self.headers = dict(headers or {})
+        self.error = error
 
 
 @dataclass(frozen=True)
@@ -92,10 +94,11 @@ def describe(error: BaseException, request_id: str) -> Problem:
         detail = str(error)
     elif isinstance(error, (DeviceMemoryError, EngineTimeoutError, ClosedError)):
         kind, retry_after = KINDS["unavailable"], 1
-        detail = {
-            DeviceMemoryError: "There is too little free memory for this. Ask for less, or later.",
-            EngineTimeoutError: "The model took longer than it is given.",
-        }.get(type(error), "The server is closing.")
+        detail = "The server is closing."
+        if isinstance(error, DeviceMemoryError):
+            detail = "There is too little free memory for this. Ask for less, or later."
+        elif isinstance(error, EngineTimeoutError):
+            detail = "The model took longer than it is given."
     elif isinstance(error, CapabilityError):
         kind, detail = KINDS["not-capable"], str(error)
     elif isinstance(error, InputError):
@@ -107,8 +110,9 @@ def describe(error: BaseException, request_id: str) -> Problem:
         "detail": detail,
         "request_id": request_id,
     }
-    if isinstance(error, SamclipError) and not isinstance(error, ProblemError):
-        members["error"] = type(error).__name__
+    named = error.error if isinstance(error, ProblemError) else type(error).__name__
+    if named and isinstance(error, SamclipError):
+        members["error"] = named
     if retry_after is not None:
         members["retry_after"] = retry_after
         headers = {**headers, "Retry-After": str(retry_after)}

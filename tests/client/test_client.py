@@ -137,7 +137,7 @@ def test_images_of_all_kinds_are_sent(
     [
         (lambda remote: remote.segment([(9999, 1)]), PromptError, "outside the image"),
         (lambda remote: remote.segment(), PromptError, "no prompt"),
-        (lambda remote: remote.segment("all"), PromptError, "points"),
+        (lambda remote: remote.segment("all"), InputError, "points"),
         (lambda remote: remote.classify([" "]), VocabularyError, "blank"),
         (lambda remote: remote.classify(["a"] * 5000), InputError, "2,000 names"),
         (lambda remote: remote.everything(point=1), InputError, "unknown field"),
@@ -182,7 +182,7 @@ def answering(*responses: httpx.Response) -> samclip.Client:
     return samclip.Client("http://server", http=httpx.Client(transport=transport), retries=1)
 
 
-def test_busy_and_broken_servers_are_told_apart() -> None:
+def test_busy_and_broken_servers_are_distinguished() -> None:
     busy = httpx.Response(429, headers={"Retry-After": "0"}, json={"detail": "full"})
     fine = httpx.Response(200, json={"models": []})
     assert answering(busy, fine).describe() == {"models": []}

@@ -91,15 +91,17 @@ def test_tokens_and_ports_are_read_or_refused(tmp_path: Path) -> None:
     path.write_bytes(b"\xff" * 20)
     with pytest.raises(InputError, match="ASCII"):
         read_token(path)
-    with listen(ServerSettings(port=0)) as taken:
-        with pytest.raises(ServerError, match="Choose another host or port"):
-            listen(ServerSettings(port=taken.getsockname()[1]))
+    with (
+        listen(ServerSettings(port=0)) as taken,
+        pytest.raises(ServerError, match="Choose another host or port"),
+    ):
+        listen(ServerSettings(port=taken.getsockname()[1]))
 
 
 def test_at_overload_requests_are_turned_away_at_once_and_the_rest_is_answered(
     small_model: Model, photo_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One image is encoded, two wait, all others get 429 with a time; a full queue holds no click."""
+    """One image is encoded, two wait, others get 429 with a time; clicks are still answered."""
     data, gate, encode = photo_path.read_bytes(), threading.Event(), small_model.encode
 
     def wait_and_encode(image: Any) -> Scene:

@@ -33,6 +33,7 @@ PATTERNS: dict[str, str] = {
     r"samclip deploy": "tests/cli/test_deploy.py",
     r"samclip (sign|info)": "tests/cli/test_bundle.py",
     r"samclip doctor": "tests/cli/test_doctor.py",
+    r"samclip serve": "tests/server/test_bounds.py",
     r"samclip (--version|demo)": "tests/cli/test_demo.py",
     r"samclip \w+ [^|]*--backend tensorrt": GPU + "tests/cli/test_commands.py",
     r"samclip (classify|segment|semantic|everything)": "tests/test_page_commands.py",
