@@ -36,9 +36,9 @@ def browser() -> Iterator[Any]:
         pytest.skip("there is no Chromium here")
     playwright.expect.set_options(timeout=TIMEOUT)
     with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield found
-        found.close()
+        started = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield started
+        started.close()
 
 
 @pytest.fixture
