@@ -36,6 +36,7 @@ WITHOUT = {
         ),
         "needs a server; tests/client/test_client.py",
     ),
+    ),
     "Scene.close": "nothing to see",
     "OPENAI_IMAGENET_TEMPLATES": "a constant",
     "SIMPLE_IMAGENET_TEMPLATES": "a constant",

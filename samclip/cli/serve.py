@@ -266,5 +266,5 @@ def serve(
 
 
 def announce(address: str) -> None:
-    """Say on stderr where the server listens."""
+    """Print on stderr where the server listens."""
     say(err, f"{address} serves the page, {address}/docs describes the paths; Ctrl-C ends it")

@@ -82,7 +82,7 @@ class Server:
         self._server.should_exit = True
 
     async def _follow(self, started: Callable[[], object]) -> None:
-        """Say when the server answers, and close the service's door once it is to end."""
+        """Report that the server answers, and close the service's door once it is to end."""
         while not self._server.started:
             await asyncio.sleep(LOOK_SECONDS)
         started()

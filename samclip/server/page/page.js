@@ -12,7 +12,7 @@ const state = {
   objects: [], // { points, labels, box, answer, layer }
   view: "objects", // or "everything", "map"
   found: [], // of everything or the map: { name, layer, colour, ... }
-  drag: null, cross: null, corner: null,
+  drag: null, cross: null, corner: null, byKeys: false,
   encode: null, took: null, asked: "click", // ms of the pass, of the last answer, and what that was
   token: sessionStorage.getItem("samclip-token") ?? "",
 };
@@ -136,7 +136,7 @@ function draw() {
   if (state.view === "objects") for (const each of state.objects) drawPrompt(context, each, unit);
   if (state.drag?.moved) frame(context, boxOf(state.drag.from, state.drag.to), unit);
   if (state.corner && state.cross) frame(context, boxOf(state.corner, state.cross), unit);
-  if (state.cross && document.activeElement === overlay) drawCross(context, state.cross, unit);
+  if (state.cross && state.byKeys && document.activeElement === overlay) drawCross(context, state.cross, unit);
 }
 
 function label(context, { name, box: [x0, y0, x1, y1], colour }, unit) {
@@ -472,6 +472,7 @@ function place(event) {
 overlay.addEventListener("pointerdown", (event) => {
   if (event.button > 0) return;
   overlay.setPointerCapture(event.pointerId);
+  state.byKeys = false;
   state.drag = { from: place(event), to: place(event), x: event.clientX, y: event.clientY, moved: false };
 });
 overlay.addEventListener("pointermove", (event) => {
@@ -497,6 +498,7 @@ overlay.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   if (key in ARROWS) {
+    state.byKeys = true;
     const step = event.shiftKey ? 1 : STEP;
     const [x, y] = state.cross;
     state.cross = [
