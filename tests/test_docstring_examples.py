@@ -36,7 +36,6 @@ WITHOUT = {
         ),
         "needs a server; tests/client/test_client.py",
     ),
-    ),
     "Scene.close": "nothing to see",
     "OPENAI_IMAGENET_TEMPLATES": "a constant",
     "SIMPLE_IMAGENET_TEMPLATES": "a constant",

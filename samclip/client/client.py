@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from functools import partial
@@ -148,7 +148,7 @@ class Client:
 
     def _answer_in_order(
         self, images: Iterable[Image], ask: Callable[[RemoteScene], Answer], color: str
-    ) -> Any:
+    ) -> Generator[tuple[Image, Future[Answer]], None, None]:
         check_colour(color)
 
         def work(image: Image) -> Answer:

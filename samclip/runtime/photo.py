@@ -16,7 +16,9 @@ Result = TypeVar("Result", bound=Any)  # a dataclass, whose photo is a `PhotoFie
 
 
 class LazyPhoto:
-    """A photo whose pixels are made when somebody reads them."""
+    """A photo whose pixels are made when somebody reads them; `shape` is theirs."""
+
+    shape: tuple[int, ...]
 
     def pixels(self) -> Pixels:
         """Return the pixels on the host, HxWx3 uint8 RGB; may be called from any thread."""

@@ -136,8 +136,8 @@ def test_twenty_uploads_at_once(
         futures = [pool.submit(http.post, "/v1/segment", files=files) for _ in range(20)]
         responses = [future.result() for future in futures]
     statuses = Counter(response.status_code for response in responses)
-    assert statuses[200] == 17, statuses  # one is encoded, 16 wait
-    assert statuses[429] == 3
+    assert set(statuses) <= {200, 429}, statuses
+    assert statuses[200] >= 17  # one is encoded, 16 wait; more where one ends before the last comes
     assert all(is_right(each, truth[0]) for each in responses if each.status_code == 200)
 
 
@@ -188,6 +188,6 @@ def test_memory_stays_over_many_requests_with_faults_among_them(
             seen.update(future.result() for future in done)
         growth = memory_of(number) - before
     print(f"{REQUESTS} requests: {dict(seen)}; grown by {growth / 2**20:.1f} MiB")
-    assert set(seen) <= {"right", "400", "404", "413", "201", "429", "left"}
+    assert set(seen) <= {"right", "400", "404", "413", "422", "201", "429", "left"}
     assert seen["right"] > REQUESTS // 2
     assert growth <= GROWTH
