@@ -45,6 +45,7 @@ SPECIFICATIONS = {
     ),
     ("docs/evidence/roofline.md", "device | dense FP16 | dense INT8 | memory | published in"),
     ("docs/evidence/roofline.md", "rate | how"),
+    ("docs/deploy/serving.md", "bound | default | option"),
     ("docs/models/samclip-tiny.md", " | "),
 }
 # In a cell: a number with decimals, with groups of thousands, or with a unit.
