@@ -55,6 +55,8 @@ from samclip.errors import (
     PromptError,
     SamclipError,
     SamclipWarning,
+    ServerBusyError,
+    ServerError,
     SignatureError,
     StreamDamagedError,
     StreamError,
@@ -71,6 +73,8 @@ from samclip.errors import (
 from samclip.version import __version__
 
 if TYPE_CHECKING:
+    from samclip.client.client import Client
+    from samclip.client.remote_scene import RemoteScene
     from samclip.engines.device_tensor import DeviceTensor
     from samclip.runtime.mask_generator import SamAutomaticMaskGenerator
     from samclip.runtime.model import Model, load
@@ -100,6 +104,7 @@ __all__ = [
     "CapabilityError",
     "CheckpointError",
     "Classification",
+    "Client",
     "ClosedError",
     "ConfigError",
     "CountError",
@@ -134,12 +139,15 @@ __all__ = [
     "PlanMissingError",
     "PlanStaleError",
     "PromptError",
+    "RemoteScene",
     "SamAutomaticMaskGenerator",
     "SamPredictor",
     "SamclipError",
     "SamclipWarning",
     "Scene",
     "SemanticMap",
+    "ServerBusyError",
+    "ServerError",
     "SignatureError",
     "StreamDamagedError",
     "StreamError",
@@ -165,6 +173,7 @@ __all__ = [
 _HOMES = {
     "AutoMasks": "runtime.results.masks",
     "Classification": "runtime.results.classification",
+    "Client": "client.client",
     "DeviceMasks": "runtime.results.device_masks",
     "DeviceTensor": "runtime.results.device_masks",
     "Frame": "video.frames",
@@ -173,6 +182,7 @@ _HOMES = {
     "Memory": "runtime.tasks.follow",
     "Model": "runtime.model",
     "OPENAI_IMAGENET_TEMPLATES": "runtime.text.templates",
+    "RemoteScene": "client.remote_scene",
     "SIMPLE_IMAGENET_TEMPLATES": "runtime.text.templates",
     "SamAutomaticMaskGenerator": "runtime.mask_generator",
     "SamPredictor": "runtime.predictor",

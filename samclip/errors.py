@@ -45,6 +45,8 @@ expected and what to do::
     |   |-- StreamLostError      it was cut off, and could not be opened again in time
     |   `-- StreamDamagedError   its frames cannot be decoded, or its file is cut off
     |-- WriteError (OSError)     a result cannot be written; what was there before is whole
+    |-- ServerError              a server cannot start, be reached, or answer
+    |   `-- ServerBusyError      it has as many requests as it takes; ask again later
     |-- PeerError                a peer of a benchmark cannot be installed, loaded or run
     `-- TrainingError            a training run cannot begin, go on or be resumed
 
@@ -60,6 +62,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 _REPR = reprlib.Repr()
 _REPR.maxlevel, _REPR.maxlist, _REPR.maxtuple, _REPR.maxdict = 2, 4, 4, 2
@@ -249,6 +252,21 @@ class WriteError(SamclipError, OSError):
     """A result cannot be written; what was in its place before is whole."""
 
 
+class ServerError(SamclipError):
+    """A server of samclip cannot start, cannot be reached, or failed to answer."""
+
+
+class ServerBusyError(ServerError):
+    """A server has as many requests as it takes, or too little memory; later it may answer.
+
+    `retry_after`: the seconds after which it says to ask again.
+    """
+
+    def __init__(self, *args: object, retry_after: float = 1.0) -> None:
+        super().__init__(*args)
+        self.retry_after = retry_after
+
+
 class PeerError(SamclipError):
     """A peer that a benchmark compares with samclip cannot be installed, loaded or run."""
 
@@ -269,13 +287,38 @@ class UntrainedHeadWarning(SamclipWarning):
     """Names come from a CLIP head that was never trained: they mean nothing."""
 
 
+_collected: ContextVar[list[tuple[type[SamclipWarning], str]] | None] = ContextVar(
+    "samclip_collected_warnings", default=None
+)
+
+
+@contextmanager
+def collect_warnings() -> Iterator[list[tuple[type[SamclipWarning], str]]]:
+    """Collect the warnings of calls within the block, instead of showing them.
+
+    Of this thread alone: Python's own filters are those of the whole process. A warning that comes
+    again is listed once.
+    """
+    found: list[tuple[type[SamclipWarning], str]] = []
+    token = _collected.set(found)
+    try:
+        yield found
+    finally:
+        _collected.reset(token)
+
+
 def warn_caller(message: str, category: type[SamclipWarning]) -> None:
     """Warn on every call, at the nearest frame outside this package.
 
-    The caller's warning filters apply. Python shows a warning once per place by default,
-    remembered in a registry; an empty registry for each call makes repeated use in a loop or a
-    server keep warning.
+    Within `collect_warnings` the warning is listed there. Else the caller's warning filters apply.
+    Python shows a warning once per place by default, remembered in a registry; an empty registry
+    for each call makes repeated use in a loop or a server keep warning.
     """
+    collected = _collected.get()
+    if collected is not None:
+        if (category, message) not in collected:
+            collected.append((category, message))
+        return
     frame = sys._getframe()
     while frame.f_back and frame.f_globals.get("__name__", "").startswith("samclip."):
         frame = frame.f_back

@@ -27,6 +27,15 @@ WITHOUT = {
     "SamPredictor.predict_torch": "needs torch's tensors; tests/runtime/test_predictor.py",
     "SamPredictor.reset_image": "nothing to see",
     "Model.close": "nothing to see",
+    **dict.fromkeys(
+        (
+            *("Client", "Client.encode", "Client.encode_all", "Client.answer_all"),
+            *("Client.answers", "Client.vocabulary", "Client.describe", "Client.close"),
+            *("RemoteScene", "RemoteScene.classify", "RemoteScene.segment"),
+            *("RemoteScene.semantic", "RemoteScene.everything", "RemoteScene.close"),
+        ),
+        "needs a server; tests/client/test_client.py",
+    ),
     "Scene.close": "nothing to see",
     "OPENAI_IMAGENET_TEMPLATES": "a constant",
     "SIMPLE_IMAGENET_TEMPLATES": "a constant",

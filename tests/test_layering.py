@@ -36,6 +36,8 @@ FLOORS = (
     ("engines",),
     ("runtime",),
     ("video",),
+    ("client",),
+    ("server",),
     ("baselines", "cli"),
     ("export",),
     ("merge",),
@@ -43,7 +45,7 @@ FLOORS = (
 )
 LEAN = {
     *("errors", "json_text", "library_errors", "progress", "version"),
-    *("disk", "engines", "runtime", "video"),
+    *("disk", "engines", "runtime", "video", "client", "server"),
 }
 # The one door upwards: `Model.watch` opens what stands on it, when it is called.
 DOORS = {("samclip.runtime.model", "samclip.video.watch")}
@@ -182,7 +184,9 @@ def words_in_strings(source: str, words: re.Pattern[str]) -> list[tuple[int, str
     ]
 
 
-@pytest.mark.parametrize("name", ["errors", "disk", "engines", "runtime", "video"])
+@pytest.mark.parametrize(
+    "name", ["errors", "disk", "engines", "runtime", "video", "client", "server"]
+)
 def test_no_command_line_below_the_commands(name: str, command_words: re.Pattern[str]) -> None:
     """Only `cli` and what stands on it words a command; errors below name steps as facts."""
     found = [
@@ -224,7 +228,7 @@ def test_public_module_takes_only_from_the_runtime() -> None:
     tree = ast.parse((PACKAGE / "__init__.py").read_text("utf-8"))
     ours = {name for _, name in imported_names(tree) if name.startswith("samclip.")}
     allowed = {"samclip.errors", "samclip.version"}
-    allowed |= {"samclip.runtime", "samclip.engines", "samclip.video"}
+    allowed |= {"samclip.runtime", "samclip.engines", "samclip.video", "samclip.client"}
     assert {name for name in ours if not is_within(name, allowed)} == set()
 
 

@@ -26,6 +26,8 @@ CLASSES = (
     "SemanticMap",
     "SamAutomaticMaskGenerator",
     "SamPredictor",
+    "Client",
+    "RemoteScene",
     "Vocabulary",
     "VideoStream",
     "Frame",

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from samclip.cli import bundle, demo, deploy, doctor, engine, tasks, watch
+from samclip.cli import bundle, demo, deploy, doctor, engine, serve, tasks, watch
 from samclip.cli.exits import CommandApp
 from samclip.cli.terminal import accept_any_text, out, say
 from samclip.cli.word_hints import WORDS, hinting_group
@@ -64,6 +64,7 @@ app.command(epilog=demo.EXAMPLES)(demo.demo)
 app.command(epilog=bundle.INFO_EXAMPLES)(bundle.info)
 app.command(epilog=bundle.SIGN_EXAMPLES)(bundle.sign)
 app.command(epilog=deploy.EXAMPLES)(deploy.deploy)
+app.command(epilog=serve.EXAMPLES)(serve.serve)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 app.add_typer(engine.app, name="engine")
 

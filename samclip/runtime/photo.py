@@ -1,4 +1,4 @@
-"""Photos of scenes and results: on the host, or on a GPU until somebody reads their pixels."""
+"""Photos of scenes and results: pixels, or what makes them when somebody reads them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,20 @@ Pixels = NDArray[np.uint8]
 Result = TypeVar("Result", bound=Any)  # a dataclass, whose photo is a `PhotoField`
 
 
-class DevicePhoto:
+class LazyPhoto:
+    """A photo whose pixels are made when somebody reads them; `shape` is theirs."""
+
+    shape: tuple[int, ...]
+
+    def pixels(self) -> Pixels:
+        """Return the pixels on the host, HxWx3 uint8 RGB; may be called from any thread."""
+        raise NotImplementedError
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return np.asarray, (self.pixels(),)
+
+
+class DevicePhoto(LazyPhoto):
     """A photo HxWx3 uint8 RGB in the left of `tensor`, HxSx3 on a GPU.
 
     It is a copy of the caller's array, which may be overwritten. `pixels` copies it to the host
@@ -42,16 +55,13 @@ class DevicePhoto:
             assert self._pixels is not None  # noqa: S101 - for mypy: one of the two is there
             return self._pixels
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return np.asarray, (self.pixels(),)
 
-
-Photo = Pixels | DevicePhoto
+Photo = Pixels | LazyPhoto
 
 
 def pixels_of(photo: Photo) -> Pixels:
     """Return the pixels of a photo on the host: HWC uint8 RGB."""
-    return photo.pixels() if isinstance(photo, DevicePhoto) else photo
+    return photo.pixels() if isinstance(photo, LazyPhoto) else photo
 
 
 class PhotoField:

@@ -35,6 +35,7 @@ PATTERNS: dict[str, str] = {
     r"samclip watch": "tests/cli/test_watch.py",
     r"samclip demo --video": "tests/cli/test_watch.py",
     r"samclip doctor": "tests/cli/test_doctor.py",
+    r"samclip serve": "tests/server/test_bounds.py",
     r"samclip (--version|demo)": "tests/cli/test_demo.py",
     r"samclip \w+ [^|]*--backend tensorrt": GPU + "tests/cli/test_commands.py",
     r"samclip (classify|segment|semantic|everything)": "tests/test_page_commands.py",

@@ -44,6 +44,7 @@ SPECIFICATIONS = {
     ),
     ("docs/evidence/roofline.md", "device | dense FP16 | dense INT8 | memory | published in"),
     ("docs/evidence/roofline.md", "rate | how"),
+    ("docs/deploy/serving.md", "bound | default | option"),
     ("docs/models/samclip-tiny.md", " | "),
 }
 # A table that a run of tests writes, see tests/attacks/figures.py.

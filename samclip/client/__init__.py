@@ -1,0 +1,1 @@
+"""Client of a samclip server: a model's methods, answered over HTTP."""

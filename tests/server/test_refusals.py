@@ -1,0 +1,307 @@
+"""Requests that are refused: the right status, problem details, and nothing opened or lost."""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+from served import connect, send_raw, served
+
+from samclip.runtime.model import Model
+from samclip.server.problems import KINDS, MEDIA_TYPE
+from samclip.server.run import Server
+from samclip.server.settings import Limits
+
+JSON = {"Content-Type": "application/json"}
+FORM = {"Content-Type": "multipart/form-data; boundary=b"}
+
+
+def png_of(width: int, height: int) -> bytes:
+    """A PNG that claims a size, its pixels zeros that compress a thousandfold."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    rows = zlib.compress(bytes(2**24), 9)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def image(data: bytes) -> dict[str, Any]:
+    return {"files": {"image": data, "points": (None, "[[1, 1]]")}}
+
+
+def body(content: bytes, headers: dict[str, str] = JSON) -> dict[str, Any]:
+    return {"content": content, "headers": headers}
+
+
+def asks(**question: Any) -> dict[str, Any]:
+    return {"json": {"scene": "SCENE", **question}}
+
+
+DEEP = b'{"points":' + b"[" * 200_000 + b"]" * 200_000 + b"}"
+NAMES_10_MB = json.dumps({"scene": "SCENE", "names": ["x" * 99] * 100_000}).encode()
+PART = b'--b\r\nContent-Disposition: form-data; name="image"\r\n\r\nx\r\n'
+CASES: dict[str, tuple[str, int, dict[str, Any], str]] = {
+    # name: task, status, request, words of the detail
+    "no body": ("segment", 400, body(b""), "not JSON"),
+    "half a JSON": ("segment", 400, body(b'{"points": [[1'), "not JSON"),
+    "not JSON": ("segment", 400, body(b"points=1"), "not JSON"),
+    "not UTF-8": ("segment", 400, body(b'{"scene": "\xff"}'), "not JSON"),
+    "NaN": ("segment", 400, body(b'{"points": [[NaN, 1]]}'), "not JSON"),
+    "too deep": ("segment", 400, body(DEEP), "not JSON"),
+    "a list": ("segment", 422, body(b"[]"), "Expected `object`"),
+    "an unknown field": ("segment", 422, asks(point=[1, 1]), "unknown field `point`"),
+    "a wrong type": ("segment", 422, asks(points="all"), "$.points"),
+    "infinity": ("segment", 422, body(b'{"points": [[1e999, 1]]}'), "out of range"),
+    "a form": ("segment", 415, body(b"a=1", {"Content-Type": "text/plain"}), "text/plain"),
+    "no type": ("segment", 415, {"content": b"{}", "headers": {}}, "no type"),
+    "no boundary": (
+        "segment",
+        400,
+        body(PART, {"Content-Type": "multipart/form-data"}),
+        "boundary",
+    ),
+    "no end": ("segment", 400, body(PART, FORM), "last boundary"),
+    "no part": ("segment", 400, body(b"garbage", FORM), "malformed"),
+    "no name": ("segment", 400, body(b"--b\r\n\r\nx\r\n--b--\r\n", FORM), "needs a name"),
+    "a part twice": ("segment", 400, body(PART + PART + b"--b--\r\n", FORM), "comes twice"),
+    "a long header": (
+        "segment",
+        400,
+        body(b"--b\r\nX-Y: " + b"y" * 5000 + b"\r\n\r\nx\r\n--b--\r\n", FORM),
+        "header size",
+    ),
+    "an unknown part": ("segment", 422, {"files": {"file": b"x"}}, "no field 'file'"),
+    "neither image nor scene": ("segment", 422, {"json": {"points": [[1, 1]]}}, "one of the two"),
+    "an unknown scene": ("segment", 404, {"json": {"scene": "nope", "points": [[1, 1]]}}, "nope"),
+    "a path as scene": ("segment", 404, {"json": {"scene": "../../etc/passwd"}}, "no scene"),
+    "a long scene": ("segment", 422, {"json": {"scene": "x" * 65}}, "length"),
+    "text as image": ("segment", 415, image(b"/etc/passwd"), "not of the formats"),
+    "an URL as image": ("segment", 422, {"json": {"image": "http://127.0.0.1/a.png"}}, "base64"),
+    "a path in base64": (
+        "segment",
+        415,
+        {"json": {"image": base64.b64encode(b"/etc/passwd").decode()}},
+        "not of the formats",
+    ),
+    "an empty image": ("segment", 415, image(b""), "not of the formats"),
+    "a cut image": ("segment", 422, image(b"\xff\xd8\xff\xe0\x00\x10JFIF"), "the image"),
+    "a bomb": ("segment", 413, image(png_of(50_000, 50_000)), "50000 x 50000 pixels"),
+    "no prompt": ("segment", 422, asks(), "no prompt"),
+    "a point outside": ("segment", 422, asks(points=[[9999, 1]]), "outside the image"),
+    "a huge number": ("segment", 422, asks(points=[[10**40, 1]]), "points must be"),
+    "half a point": ("segment", 422, asks(points=[[1]]), "points must be"),
+    "a box inside out": ("segment", 422, asks(boxes=[9, 9, 1, 1]), "inverted or empty"),
+    "a label of 2": ("segment", 422, asks(points=[[1, 1]], labels=[2]), "labels must be"),
+    "too many prompts": ("segment", 422, asks(boxes=[[0, 0, 9, 9]] * 257), "256 prompts"),
+    "too many points": ("segment", 422, asks(points=[[1, 1]] * 1025), "1,024 points"),
+    "a mask of lies": (
+        "segment",
+        422,
+        asks(mask={"shape": [2**40, 2**20], "data": "AAAA"}),
+        "bytes of float32",
+    ),
+    "logits without room": (
+        "segment",
+        422,
+        asks(boxes=[[0, 0, 99, 99]] * 80, multimask=True, include=["logits"]),
+        "the answer would have",
+    ),
+    "no names": ("classify", 422, asks(names=[]), "names"),
+    "null names": ("classify", 422, asks(), "no names"),
+    "blank names": ("classify", 422, asks(names=[" "]), "blank"),
+    "too many names": ("classify", 422, asks(names=["a"] * 2001), "2,000 names"),
+    "a long name": ("classify", 422, asks(names=["a" * 201]), "200 letters"),
+    "10 MB of names": ("classify", 413, body(NAMES_10_MB), "without its image"),
+    "templates without {}": ("classify", 422, asks(names=["a"], templates=["x"]), "{}"),
+    "a fine grid": ("everything", 422, asks(points_per_side=65), "64 points_per_side"),
+    "no grid": ("everything", 422, asks(points_per_side=-1), "points_per_side"),
+    "many crops": ("everything", 422, asks(crop_n_layers=4), "crop_n_layers"),
+    "a background of 2": ("semantic", 422, asks(names=["a"], background=2), "background"),
+}
+
+
+@contextmanager
+def opened_files() -> Iterator[list[str]]:
+    """The paths that this process opens within the block, and the addresses that it connects to."""
+    found: list[str] = []
+    active = True
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if active and event in {"open", "os.listdir", "os.scandir", "subprocess.Popen"}:
+            found.append(str(arguments[0]))
+
+    sys.addaudithook(hook)  # it stays, and does nothing afterwards
+    try:
+        yield found
+    finally:
+        active = False
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_refusal_is_a_problem_that_says_why(case: str, http: httpx.Client, scene_id: str) -> None:
+    task, status, request, words = CASES[case]
+    text = json.dumps(request.get("json")).replace('"SCENE"', json.dumps(scene_id))
+    if "json" in request:
+        request = {"json": json.loads(text)}
+    if "content" in request:
+        request = {**request, "content": request["content"].replace(b"SCENE", scene_id.encode())}
+    with opened_files() as opened:
+        response = http.post(f"/v1/{task}", **request)
+    problem = response.json()
+    assert (response.status_code, problem["status"]) == (status, status), problem
+    assert response.headers["content-type"] == MEDIA_TYPE
+    assert words in problem["detail"], problem
+    assert len(problem["detail"]) < 600
+    kind = problem["type"].removeprefix("/docs#problem-")
+    assert (problem["title"], status) == (KINDS[kind].title, KINDS[kind].status)
+    assert problem["request_id"] == response.headers["x-request-id"]
+    assert not [path for path in opened if "passwd" in path or "nope" in path]
+    assert http.get("/readyz").status_code == 200
+
+
+def test_paths_and_methods_that_are_not_there(http: httpx.Client, scene_id: str) -> None:
+    for path in ("/nope", "/v1", "/static/../../../pyproject.toml", "/static/%2e%2e/app.py"):
+        assert http.get(path).json()["type"].endswith("not-found"), path
+    wrong = http.get("/v1/segment")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+    for method, path in (("GET", "x" * 2000), ("DELETE", "..%2f..%2fetc"), ("GET", "nope")):
+        assert http.request(method, f"/v1/scenes/{path}").status_code == 404
+    assert http.delete(f"/v1/scenes/{scene_id}x").status_code == 404
+
+
+def test_bodies_are_bounded_with_and_without_a_length(small_model: Model) -> None:
+    with served(small_model, Limits(body_bytes=2000, body_seconds=1.0)) as server:
+        head = "POST /v1/segment HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        declared = send_raw(server.address, f"{head}Content-Length: 2001\r\n\r\n".encode())
+        assert declared.startswith(b"HTTP/1.1 413"), declared
+        chunk = b"400\r\n" + b" " * 1024 + b"\r\n"
+        chunked = f"{head}Transfer-Encoding: chunked\r\n\r\n".encode() + chunk * 2
+        assert send_raw(server.address, chunked).startswith(b"HTTP/1.1 413")
+        begun = time.monotonic()
+        slow = send_raw(server.address, f"{head}Content-Length: 9\r\n\r\n{{".encode())
+        assert slow.startswith(b"HTTP/1.1 408"), slow
+        assert time.monotonic() - begun >= 1
+        assert httpx.get(f"{server.address}/readyz", trust_env=False).status_code == 200
+
+
+def test_clients_that_send_no_header_or_read_no_answer_are_cut_off(small_model: Model) -> None:
+    with served(small_model, Limits(header_seconds=0.5, body_seconds=0.5)) as server:
+        for start in (b"", b"GET / HTTP/1.1\r\nHost: loc"):
+            assert send_raw(server.address, start) == b""
+        assert send_raw(server.address, b"\x16\x03\x01 nonsense\r\n\r\n").startswith(
+            b"HTTP/1.1 400"
+        )
+        ask = b"GET /static/page.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        with (
+            connect(server.address) as connection,  # asks on and on, and reads nothing
+            pytest.raises(OSError, match=r"reset|Broken pipe"),
+        ):
+            for _ in range(100_000):
+                connection.sendall(ask)
+
+
+@pytest.fixture(scope="module")
+def locked(small_model: Model) -> Iterator[Server]:
+    """A server with a token, and one foreign origin."""
+    options = {"token": "right-token-0123456789", "origins": ("https://example.com",)}
+    with served(small_model, **options) as running:
+        yield running
+
+
+def test_a_token_opens_all_but_the_page_and_the_health_checks(locked: Server) -> None:
+    def status(path: str, **headers: str) -> int:
+        options: dict[str, Any] = {"headers": headers, "trust_env": False}
+        return httpx.get(locked.address + path, **options).status_code
+
+    for path in ("/", "/docs", "/openapi.json", "/healthz", "/readyz", "/static/page.js"):
+        assert status(path) == 200, path
+    for path in ("/v1/models", "/metrics", "/v1/scenes/x", "/nope"):
+        assert status(path) == 401, path
+        assert status(path, Authorization="Bearer wrong-token-0123456789") == 401
+        assert status(path, Authorization="Basic right-token-0123456789") == 401
+    assert status("/v1/models", Authorization="Bearer right-token-0123456789") == 200
+    refused = httpx.get(f"{locked.address}/v1/models", trust_env=False)
+    assert refused.headers["www-authenticate"].startswith("Bearer")
+
+
+def test_pages_of_other_sites_may_not_ask(
+    http: httpx.Client, server: Server, locked: Server, scene_id: str
+) -> None:
+    def status(**headers: str) -> int:
+        question = {"scene": scene_id, "points": [[1, 1]]}
+        return http.post("/v1/segment", json=question, headers=headers).status_code
+
+    assert status(Origin=server.address) == 200
+    for headers in (
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Host": "evil.example"},  # a name that was made to lead here
+    ):
+        assert status(**headers) == 403, headers
+    assert http.get("/v1/models", headers={"Host": "evil.example:8000"}).status_code == 403
+    assert (
+        "access-control-allow-origin" not in http.get("/healthz", headers={"Origin": "x"}).headers
+    )
+    preflight = httpx.options(
+        f"{locked.address}/v1/segment",
+        headers={
+            "Origin": "https://example.com",
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "authorization",
+        },
+        trust_env=False,
+    )
+    assert preflight.headers["access-control-allow-origin"] == "https://example.com"
+    assert preflight.status_code == 200
+
+
+def test_every_answer_has_the_headers_of_security(http: httpx.Client) -> None:
+    for response in (http.get("/"), http.get("/v1/models"), http.get("/nope")):
+        headers = response.headers
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+        assert "server" not in headers
+    own = http.get("/healthz", headers={"X-Request-Id": "mine-1"})
+    assert own.headers["x-request-id"] == "mine-1"
+    odd = http.get("/healthz", headers={"X-Request-Id": "a b<script>"})
+    assert odd.headers["x-request-id"] not in {"", "a b<script>"}
+
+
+def test_failures_of_the_server_keep_their_reasons_to_the_log(
+    http: httpx.Client,
+    small_model: Model,
+    photo_path: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("secret-path-of-this-machine")
+
+    encode: Callable[..., Any] = small_model.encode
+    monkeypatch.setattr(small_model, "encode", fail)
+    response = http.post("/v1/scenes", files={"image": photo_path.read_bytes()})
+    problem = response.json()
+    assert (response.status_code, problem["status"]) == (500, 500)
+    assert "secret" not in response.text
+    assert problem["request_id"] in problem["detail"]
+    deadline = time.monotonic() + 30  # the log follows the answer
+    while "secret-path-of-this-machine" not in caplog.text:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    monkeypatch.setattr(small_model, "encode", encode)
+    assert http.post("/v1/scenes", files={"image": photo_path.read_bytes()}).status_code == 201
