@@ -63,6 +63,7 @@ class TaughtMetadata(Record, frozen=True, kw_only=True):
     slope: float
     logit_scale: float
     conse_scale: float
+    image_share: float
 
 
 class MergedMetadata(Record, frozen=True, kw_only=True):
@@ -103,6 +104,7 @@ class MergedMetadata(Record, frozen=True, kw_only=True):
             slope=taught.slope,
             logit_scale=taught.logit_scale,
             conse_scale=taught.conse_scale,
+            image_share=taught.image_share,
         )
 
     @property

@@ -39,19 +39,21 @@ class TaughtConfig:
     """`concepts` of `texts` texts each, in an `embed_dim`-d text space, and the form of the gate.
 
     `sharpness` multiplies the cosines before the softmax that gives the shares; the gate is half
-    open at the cosine `centre`, and opens by `slope`. `logit_scale` is the factor on the cosines of
-    joint embeddings, `conse_scale` the part of it that ConSE's own embedding has. Raises InputError
-    for numbers that are out of range.
+    open at the cosine `centre`, and opens by `slope`. `logit_scale` is the factor that makes logits
+    of the cosines of joint embeddings, `conse_scale` the part of it that ConSE's own embedding has.
+    `image_share` multiplies the scores of whole images. Raises InputError for numbers that are out
+    of range.
     """
 
     concepts: int
     texts: int
     embed_dim: int
     sharpness: float = 40.0
-    centre: float = 0.75
+    centre: float = 0.85
     slope: float = 30.0
     logit_scale: float = 200.0
     conse_scale: float = 20.0
+    image_share: float = 0.5
 
     def __post_init__(self) -> None:
         if min(self.concepts, self.texts, self.embed_dim) < 1:
@@ -143,7 +145,8 @@ class TaughtScores(nn.Module):
     def forward(self, tokens: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         """Score the image, BxC, and its tokens, BxGxGxC, by features BxGxGxF and their mean BxF."""
         context = self.context(image)  # B, C
-        return self.local(image) + context, self.local(tokens) + context[:, None, None]
+        of_image = (self.local(image) + context) * self.config.image_share
+        return of_image, self.local(tokens) + context[:, None, None]
 
     def join(self, conse: Tensor, scores: Tensor) -> Tensor:
         """Join ConSE's embeddings ...xD and scores ...xC to pictures' joint embeddings ...xJ."""

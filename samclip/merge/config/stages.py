@@ -361,20 +361,28 @@ class TeachStage(TomlTable, frozen=True, kw_only=True, tag_field="kind", tag="te
     balance: float = 0.5
     """Rows weigh one over the rows of their concept, to this power. Range: 0 to 1."""
     replay: float = 1.0
-    """Weight of the loss on whole photos of `[data.names]` whose file names start with ImageNet's
-    class ids. Range: at least 0.
+    """Weight of the replay: photos of `[data.names]` keep the shares that ConSE gives its names.
+    Range: at least 0.
     """
     sharpness: float = 40.0
     """Factor on cosines before the softmax that shares a name among concepts. Range: above 0."""
-    centre: float = 0.78
+    centre: float = 0.85
     """Cosine with the nearest taught text at which the gate is half open. Range: 0 to 1."""
-    slope: float = 25.0
+    slope: float = 30.0
     """Factor on the cosine in the gate. Range: above 0."""
     conse_scale: float = 20.0
     """Factor on ConSE's cosines in the joint scores. Range: above 0."""
     logit_scale: float = 200.0
     """Factor on the cosines of joint embeddings; larger ones keep embeddings shorter. Range: above
     0.
+    """
+
+    image_share: float = 0.5
+    """Factor on the scores of whole images, which labelled regions teach less about. Range: 0 to 1.
+    """
+    confidence: float = 0.65
+    """Factor on `logit_scale` in the probabilities that users see. Choose it by the calibration on
+    held-back regions, which the stage reports. Range: above 0.
     """
 
     @property
@@ -437,7 +445,7 @@ def _check_teach(stage: TeachStage) -> None:
     _require(stage, 0 <= stage.context_dropout < 1, "context_dropout from 0 to below 1")
     _require(stage, min(stage.balance, stage.centre) >= 0, "balance and centre of at least 0")
     _require(stage, max(stage.balance, stage.centre) <= 1, "balance and centre up to 1")
-    scales = (stage.sharpness, stage.slope, stage.conse_scale, stage.logit_scale)
+    scales = (stage.sharpness, stage.slope, stage.conse_scale, stage.logit_scale, stage.confidence)
     _require(stage, min(scales) > 0, "sharpness, slope and scales above 0")
     for source in stage.sources:
         fits = source.size % LABEL_STEP == 0 and 64 <= source.size <= 4096

@@ -14,7 +14,6 @@ import msgspec
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from samclip.errors import ConfigError, TrainingError
 from samclip.export.checkpoints.imagenet_classes import imagenet_names
@@ -22,7 +21,7 @@ from samclip.export.checkpoints.metadata import TaughtMetadata
 from samclip.export.families.merged_assembly import Assembly
 from samclip.export.families.stitched import embed_texts
 from samclip.export.models.conse_head import ConseHead
-from samclip.export.models.taught_names import TaughtConfig, TaughtTexts
+from samclip.export.models.taught_names import TaughtTexts
 from samclip.merge.config.stages import LabelSource, TeachStage
 from samclip.merge.data.label_sources import (
     Concepts,
@@ -103,10 +102,11 @@ def add_taught_names(assembly: Assembly, stage: TeachStage, concepts: Concepts) 
         slope=stage.slope,
         logit_scale=stage.logit_scale,
         conse_scale=stage.conse_scale,
+        image_share=stage.image_share,
     )
     text = metadata.text
     if text is not None:
-        text = msgspec.structs.replace(text, logit_scale=stage.logit_scale)
+        text = msgspec.structs.replace(text, logit_scale=stage.logit_scale * stage.confidence)
     metadata = msgspec.structs.replace(metadata, taught=described, text=text)
     config = metadata.taught_config
     if config is None:
@@ -157,7 +157,9 @@ def teach(work: Teaching, advance: Callable[[str], None]) -> str:
     generator = torch.Generator().manual_seed(derive_seed(work.seed, stage.name))
     branch = fit_taught(stage, taught, _join(train), replay, generator, advance)
     head.taught.load_state_dict(branch.state_dict())
-    return _judge(head, taught, _join(held)) if held else "no labelled photo is held back"
+    if not held:
+        return "no labelled photo is held back"
+    return _judge(head, taught, _join(held), stage.confidence)
 
 
 def _labelled(photo: LabelledPhoto, rows: PhotoRows, places: dict[str, int]) -> LabelledRows:
@@ -179,7 +181,7 @@ def _join(parts: Sequence[LabelledRows]) -> LabelledRows:
 
 
 def _replay(work: Teaching, maker: RowMaker, advance: Callable[[str], None]) -> ReplayRows | None:
-    """Return whole photos with the ImageNet name that ConSE gives each."""
+    """Return whole photos, to be shared among ImageNet's names."""
     source, tower = work.replay, work.student.model.text
     if source is None or tower is None:
         return None
@@ -191,29 +193,24 @@ def _replay(work: Teaching, maker: RowMaker, advance: Callable[[str], None]) -> 
         advance(f"photo {index + 1} of the replay")
     conse = torch.stack([row.image_conse for row in rows])
     features = torch.stack([row.context for row in rows])
-    return ReplayRows(features, conse, (conse @ names.T).argmax(dim=1), names)
+    return ReplayRows(features, conse, names)
 
 
 @torch.inference_mode()
-def _judge(head: ConseHead, taught: TaughtTexts, rows: LabelledRows) -> str:
+def _judge(head: ConseHead, taught: TaughtTexts, rows: LabelledRows, confidence: float) -> str:
     """Name held-back rows among the concepts, as a model does, and describe how well that went."""
     branch = head.taught
     if branch is None:
         raise TrainingError("the head has no taught names: a defect, report it")
     features, context = rows.features.float(), rows.context.float()
     pictures = branch.join(rows.conse, branch.local(features) + branch.context(context))
-    shares = _shares(pictures, taught)
-    confidence, answers = shares.max(dim=1)
+    config = taught.config
+    plain = taught.texts.reshape(config.concepts, config.texts, -1)[:, 0]
+    logits = config.logit_scale * F.normalize(pictures, dim=1) @ taught(plain).T
+    shares, answers = (logits * confidence).softmax(dim=1).max(dim=1)
     correct = (answers == rows.concepts).numpy()
-    error = expected_calibration_error(confidence.numpy(), correct)
+    error = expected_calibration_error(shares.numpy(), correct)
     return (
         f"held-back regions and tokens: {correct.mean():.3f} of {len(correct)} get the right one "
-        f"of {taught.config.concepts} names, expected calibration error {error:.3f}"
+        f"of {config.concepts} names, expected calibration error {error:.3f}"
     )
-
-
-def _shares(pictures: Tensor, taught: TaughtTexts) -> Tensor:
-    config: TaughtConfig = taught.config
-    plain = taught.texts.reshape(config.concepts, config.texts, -1)[:, 0]
-    cosines = F.normalize(pictures, dim=1) @ taught(plain).T
-    return (cosines * config.logit_scale).softmax(dim=1)

@@ -4,9 +4,10 @@ The features are those of the frozen encoder, pooled once, so a step costs a few
 no pass over a photo. A region's names compete as they do at run time: ConSE's part of every score
 is there from the start, and the branch learns what to add to it. Classes are balanced by weights.
 
-The replay shows photos whose classes ConSE knows: their names, taught or not, compete by joint
-scores, so what is taught may not push aside the names that no label teaches. This is SAM-CLIP's
-replay (Wang et al., arXiv 2310.15308, section 3.2) with labels as a third data set.
+The replay shows whole photos. ConSE alone shares each among its thousand classes' names; with the
+branch the shares are to stay the same, so what is taught may not push aside names that no label
+teaches. This is SAM-CLIP's replay (Wang et al., arXiv 2310.15308, section 3.2) with labels as a
+third data set.
 """
 
 from __future__ import annotations
@@ -42,14 +43,13 @@ class LabelledRows:
 
 @dataclass(frozen=True)
 class ReplayRows:
-    """M whole photos of K named classes: pooled features MxF, ConSE's embedding MxD, class M.
+    """M whole photos: pooled features MxF, ConSE's embedding MxD.
 
-    `names` is KxD, the text embeddings of the classes, of unit length.
+    `names` is KxD, text embeddings of unit length, those among which the photos are shared.
     """
 
     features: Tensor
     conse: Tensor
-    classes: Tensor
     names: Tensor
 
 
@@ -68,8 +68,9 @@ def fit_taught(
     if not len(rows.features):
         raise TrainingError(f"stage {stage.name!r} found no labelled region; check its sources")
     config = texts.config
-    spread = rows.features.std(dim=0) + SPREAD, rows.context.std(dim=0) + SPREAD
-    mean = rows.features.mean(dim=0), rows.context.mean(dim=0)
+    sides = rows.features.float(), rows.context.float()
+    spread = [side.std(dim=0) + SPREAD for side in sides]
+    mean = [side.mean(dim=0) for side in sides]
     local = nn.Parameter(torch.zeros(rows.features.shape[1], config.concepts))
     context = nn.Parameter(torch.zeros_like(local))
     bias = nn.Parameter(torch.zeros(config.concepts))
@@ -114,7 +115,7 @@ def fit_taught(
 
 
 class Replay:
-    """The competition of the classes of whole photos, by joint scores of names."""
+    """Whole photos shared among names by joint scores, compared with the shares by ConSE alone."""
 
     def __init__(self, rows: ReplayRows, texts: TaughtTexts) -> None:
         config = texts.config
@@ -127,9 +128,12 @@ class Replay:
         return len(self.rows.features)
 
     def loss(self, photos: Tensor, scores: Tensor) -> Tensor:
-        """Return the cross entropy of the classes of some photos, with BxC scores of concepts."""
-        joint = self._conse[photos] + scores @ self._places.T  # BxK
-        return F.cross_entropy(joint, self.rows.classes[photos])
+        """Return the mean Kullback-Leibler divergence for photos with BxC scores of concepts."""
+        conse = self._conse[photos]  # BxK
+        joint = conse + scores @ self._places.T
+        kept = conse.log_softmax(dim=1)
+        log_shares = joint.log_softmax(dim=1)
+        return F.kl_div(log_shares, kept, reduction="batchmean", log_target=True)
 
 
 def balance(concepts: Tensor, count: int, power: float) -> Tensor:
