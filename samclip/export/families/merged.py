@@ -6,16 +6,14 @@ Its graphs have the field's conventional names of inputs and outputs.
 from __future__ import annotations
 
 import copy
-import hashlib
 from functools import partial
 from pathlib import Path
 
-import msgspec
 import torch
 from msgspec.structs import replace
 from torch import nn
 
-from samclip.export.checkpoints.metadata import MergedMetadata, encode_metadata
+from samclip.export.checkpoints.metadata import encode_metadata
 from samclip.export.exportable import Exportable
 from samclip.export.families.decoder_prompts import DYNAMIC_AXES, tracing_prompts, verifying_prompts
 from samclip.export.families.merged_assembly import Assembly
@@ -41,11 +39,8 @@ def merged_exportable(assembly: Assembly) -> Exportable:
     model, metadata = assembly.model, assembly.metadata
     text = None
     if metadata.text is not None:
-        described = metadata.text
-        if metadata.taught is not None:
-            described = replace(described, space=_joint_space(model, metadata))
         tower = model.naming_tower
-        text = TextPart(described, metadata.joint_dim, tower, assembly.tokenizer)
+        text = TextPart(metadata.text, metadata.joint_dim, tower, assembly.tokenizer)
     pixels = Preprocessing(image_size=metadata.image_size, mean=metadata.mean, std=metadata.std)
     head = ClipHead(
         trained=metadata.head_trained,
@@ -68,18 +63,6 @@ def merged_exportable(assembly: Assembly) -> Exportable:
         ),
         samples=partial(photo_samples, model, model.image_encoder, head, pixels),
     )
-
-
-def _joint_space(model: MergedModel, metadata: MergedMetadata) -> str:
-    """Name the space that names are joined in: other taught names make another one."""
-    described = metadata.text
-    taught = model.taught
-    if described is None or taught is None:
-        return ""
-    digest = hashlib.sha256(described.space.encode())
-    digest.update(msgspec.json.encode(metadata.taught))
-    digest.update(taught.texts.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def encoder_spec(model: MergedModel, lowering: Lowering) -> GraphSpec:

@@ -6,6 +6,7 @@ regions are named among the concepts, which gives the accuracy and the calibrati
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -104,20 +105,30 @@ def add_taught_names(assembly: Assembly, stage: TeachStage, concepts: Concepts) 
         conse_scale=stage.conse_scale,
         image_share=stage.image_share,
     )
-    text = metadata.text
-    if text is not None:
-        text = msgspec.structs.replace(text, logit_scale=stage.logit_scale * stage.confidence)
-    metadata = msgspec.structs.replace(metadata, taught=described, text=text)
+    metadata = msgspec.structs.replace(metadata, taught=described)
     config = metadata.taught_config
     if config is None:
         raise TrainingError("metadata with taught names describes none: a defect, report it")
     vectors = embed_texts(tower, assembly.tokenizer, [one for each in padded for one in each])
     taught = TaughtTexts(config)
     taught.set_texts(vectors.reshape(config.concepts, most, -1))
+    if metadata.text is not None:
+        scale = stage.logit_scale * stage.confidence
+        space = _joint_space(metadata.text.space, described, taught)
+        text = msgspec.structs.replace(metadata.text, logit_scale=scale, space=space)
+        metadata = msgspec.structs.replace(metadata, text=text)
     head.teach(config)
     model.taught = taught
     model.config = replace(model.config, taught=config)
     return Assembly(model.eval(), metadata, assembly.tokenizer)
+
+
+def _joint_space(space: str, described: TaughtMetadata, taught: TaughtTexts) -> str:
+    """Name the space that names are joined in: other taught names make another one."""
+    digest = hashlib.sha256(space.encode())
+    digest.update(msgspec.json.encode(described))
+    digest.update(taught.texts.numpy().tobytes())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
