@@ -64,6 +64,7 @@ class TaughtMetadata(Record, frozen=True, kw_only=True):
     logit_scale: float
     conse_scale: float
     image_share: float
+    untaught: float
 
 
 class MergedMetadata(Record, frozen=True, kw_only=True):
@@ -105,6 +106,7 @@ class MergedMetadata(Record, frozen=True, kw_only=True):
             logit_scale=taught.logit_scale,
             conse_scale=taught.conse_scale,
             image_share=taught.image_share,
+            untaught=taught.untaught,
         )
 
     @property

@@ -9,11 +9,12 @@ name needs its place among the concepts, and it has to be found by the graph tha
 - a gate, which is 1 for a taught name and falls smoothly to 0 for names far from all of them.
 
 A name's embedding is then [text / sqrt 2 | gate * shares / sqrt 2 | rest | 0], and a picture's
-[ConSE's embedding | a score per concept | 0 | 1], both up to factors. Their product is ConSE's
-cosine plus, for names that are near to taught ones, the score of the nearest concept. A
-name's vector has unit length whatever its gate is: gate and rest are the sine and the cosine of one
-angle. The 1 keeps a picture's length nearly constant, so that scores of unsure pictures stay small
-and probabilities can be calibrated; and the mean over tokens is the mean of their scores.
+[ConSE's embedding | a score per concept | a constant | 1], both up to factors. Their product is
+ConSE's cosine plus, for names that are near to taught ones, the score of the nearest concept; names
+far from all of them get the constant, which is chosen on held-back photos. A name's vector has unit
+length whatever its gate is: gate and rest are the sine and the cosine of one angle. The 1 keeps a
+picture's length nearly constant, so that scores of unsure pictures stay small and probabilities can
+be calibrated; and the mean over tokens is the mean of their scores.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ class TaughtConfig:
     `sharpness` multiplies the cosines before the softmax that gives the shares; the gate is half
     open at the cosine `centre`, and opens by `slope`. `logit_scale` is the factor that makes logits
     of the cosines of joint embeddings, `conse_scale` the part of it that ConSE's own embedding has.
-    `image_share` multiplies the scores of whole images. Raises InputError for numbers that are out
-    of range.
+    `image_share` multiplies the scores of whole images. `untaught` is a logit that names far from
+    all concepts get in any picture, since scores of taught names were learned without them. Raises
+    InputError for numbers that are out of range.
     """
 
     concepts: int
@@ -54,6 +56,7 @@ class TaughtConfig:
     logit_scale: float = 200.0
     conse_scale: float = 20.0
     image_share: float = 0.5
+    untaught: float = 0.0
 
     def __post_init__(self) -> None:
         if min(self.concepts, self.texts, self.embed_dim) < 1:
@@ -152,5 +155,6 @@ class TaughtScores(nn.Module):
         """Join ConSE's embeddings ...xD and scores ...xC to pictures' joint embeddings ...xJ."""
         config = self.config
         one = torch.ones_like(scores[..., :1])
-        parts = [conse * config.conse_factor, scores * config.score_factor, one * 0, one]
+        rest = one * (config.untaught * config.score_factor)
+        parts = [conse * config.conse_factor, scores * config.score_factor, rest, one]
         return torch.cat(parts, dim=-1)

@@ -380,6 +380,8 @@ class TeachStage(TomlTable, frozen=True, kw_only=True, tag_field="kind", tag="te
     image_share: float = 0.5
     """Factor on the scores of whole images, which labelled regions teach less about. Range: 0 to 1.
     """
+    untaught: float = 0.0
+    """Logit that names far from all taught ones get in any picture."""
     confidence: float = 0.65
     """Factor on `logit_scale` in the probabilities that users see. Choose it by the calibration on
     held-back regions, which the stage reports. Range: above 0.

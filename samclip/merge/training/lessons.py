@@ -104,6 +104,7 @@ def add_taught_names(assembly: Assembly, stage: TeachStage, concepts: Concepts) 
         logit_scale=stage.logit_scale,
         conse_scale=stage.conse_scale,
         image_share=stage.image_share,
+        untaught=stage.untaught,
     )
     metadata = msgspec.structs.replace(metadata, taught=described)
     config = metadata.taught_config

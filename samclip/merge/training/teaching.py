@@ -4,10 +4,11 @@ The features are those of the frozen encoder, pooled once, so a step costs a few
 no pass over a photo. A region's names compete as they do at run time: ConSE's part of every score
 is there from the start, and the branch learns what to add to it. Classes are balanced by weights.
 
-The replay shows whole photos. ConSE alone shares each among its thousand classes' names; with the
-branch the shares are to stay the same, so what is taught may not push aside names that no label
-teaches. This is SAM-CLIP's replay (Wang et al., arXiv 2310.15308, section 3.2) with labels as a
-third data set.
+The names of ConSE's own classes compete as well, except those near to a region's concept: so scores
+of taught names are right in size, not only in order. The replay shows whole photos. ConSE alone
+shares each among its classes' names and the taught ones; with the branch the shares are to stay the
+same, so what is taught may not push aside names that no label teaches. This is SAM-CLIP's replay
+(Wang et al., arXiv 2310.15308, section 3.2) with labels as a third data set.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from samclip.errors import TrainingError
 from samclip.export.models.taught_names import SHARE, TaughtScores, TaughtTexts
 from samclip.merge.config.stages import TeachStage
 
+NEAR = 0.45  # cosine of a name with a concept's text above which they are no rivals
 SPREAD = 1e-2  # added to each feature's standard deviation, so that dead features stay at rest
 
 
@@ -91,8 +93,12 @@ def fit_taught(
         for chosen in torch.randperm(len(rows.features), generator=generator).split(stage.batch):
             kept = torch.rand(len(chosen), 1, generator=generator) >= stage.context_dropout
             near, around = rows.features[chosen].float(), rows.context[chosen].float()
-            given = conse[chosen] + scores(near, around, kept.float())
-            losses = F.cross_entropy(given, rows.concepts[chosen], reduction="none")
+            given = scores(near, around, kept.float())
+            logits = conse[chosen] + given
+            if competition is not None:
+                others = competition.rivals(rows.conse[chosen], given, rows.concepts[chosen])
+                logits = torch.cat([logits, others], dim=1)
+            losses = F.cross_entropy(logits, rows.concepts[chosen], reduction="none")
             loss = (losses * weights[chosen]).mean()
             if competition is not None and stage.replay:
                 picked = torch.randint(len(competition), (stage.batch // 4,), generator=generator)
@@ -115,22 +121,37 @@ def fit_taught(
 
 
 class Replay:
-    """Whole photos shared among names by joint scores, compared with the shares by ConSE alone."""
+    """Names that no label teaches, as rivals of taught ones, and whole photos shared among both.
+
+    The loss compares the shares by joint scores with those by ConSE alone.
+    """
 
     def __init__(self, rows: ReplayRows, texts: TaughtTexts) -> None:
         config = texts.config
         self.rows = rows
         joint = texts(rows.names) / SHARE  # KxJ
+        self._scale = config.conse_scale
         self._places = joint[:, config.embed_dim : config.embed_dim + config.concepts]  # KxC
-        self._conse = config.conse_scale * rows.conse @ rows.names.T  # MxK
+        every = texts.texts.reshape(config.concepts, config.texts, -1)  # CxPxD
+        self._near = (every @ rows.names.T).amax(dim=1) > NEAR  # CxK
+        both = torch.cat([rows.names, every[:, 0]])
+        self._conse = config.conse_scale * rows.conse @ both.T  # Mx(K+C)
 
     def __len__(self) -> int:
         return len(self.rows.features)
 
+    def rivals(self, conse: Tensor, scores: Tensor, concepts: Tensor) -> Tensor:
+        """Return logits BxK of the names, for regions of these concepts; -inf for names near them.
+
+        A region of "dog" may well be a "beagle", which is then no rival.
+        """
+        logits = self._scale * conse @ self.rows.names.T + scores @ self._places.T
+        return logits.masked_fill(self._near[concepts], -torch.inf)
+
     def loss(self, photos: Tensor, scores: Tensor) -> Tensor:
         """Return the mean Kullback-Leibler divergence for photos with BxC scores of concepts."""
-        conse = self._conse[photos]  # BxK
-        joint = conse + scores @ self._places.T
+        conse = self._conse[photos]  # Bx(K+C)
+        joint = conse + torch.cat([scores @ self._places.T, scores], dim=1)
         kept = conse.log_softmax(dim=1)
         log_shares = joint.log_softmax(dim=1)
         return F.kl_div(log_shares, kept, reduction="batchmean", log_target=True)

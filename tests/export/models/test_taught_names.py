@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -71,6 +73,16 @@ def test_the_mean_of_tokens_scores_as_the_mean_of_their_features() -> None:
     scores = image[0, taught] / CONFIG.image_share
     assert torch.allclose(inside[taught], scores, atol=1e-5)  # float32, sums of 16
     assert (patches[0, -1] == 1).all() and (patches[0, -2] == 0).all()
+
+
+def test_names_that_nothing_taught_can_be_given_a_constant() -> None:
+    vectors = orthogonal(7)
+    joint = taught_texts(vectors[:6])(torch.stack([vectors[0], vectors[6]]))
+    branch = TaughtScores(5, replace(CONFIG, untaught=2.5))
+    picture = branch.join(torch.zeros(1, DIM), torch.zeros(1, 3))
+    logits = CONFIG.logit_scale * picture @ joint.T
+    assert logits[0, 0] == pytest.approx(0, abs=0.1)  # the gate of a taught name is nearly 1
+    assert logits[0, 1] == pytest.approx(2.5, abs=1e-3)
 
 
 def test_a_new_branch_changes_no_order_of_names() -> None:
