@@ -145,7 +145,7 @@ def _read_coco(folder: Path, source: LabelSource) -> list[LabelledPhoto]:
     categories = {category.id: category.name.replace("_", " ") for category in content.categories}
     wanted = set(source.licenses)
     allowed = {image.id for image in licenses.images if not wanted or image.license in wanted}
-    outlines: dict[str, list[tuple[str, dict[str, object]]]] = {}
+    outlines: dict[str, list[Outline]] = {}
     for found in content.annotations:
         image, category = find_image_and_category(found, images, categories, file)
         rle = to_rle(found.segmentation, image)

@@ -90,7 +90,8 @@ def fit_taught(
         return near @ local + far @ context + bias
 
     for _ in range(stage.epochs):
-        for chosen in torch.randperm(len(rows.features), generator=generator).split(stage.batch):
+        order = torch.randperm(len(rows.features), generator=generator)
+        for chosen in torch.split(order, stage.batch):
             kept = torch.rand(len(chosen), 1, generator=generator) >= stage.context_dropout
             near, around = rows.features[chosen].float(), rows.context[chosen].float()
             given = scores(near, around, kept.float())
@@ -146,7 +147,7 @@ class Replay:
         A region of "dog" may well be a "beagle", which is then no rival.
         """
         logits = self._scale * conse @ self.rows.names.T + scores @ self._places.T
-        return logits.masked_fill(self._near[concepts], -torch.inf)
+        return torch.where(self._near[concepts], -torch.inf, logits)
 
     def loss(self, photos: Tensor, scores: Tensor) -> Tensor:
         """Return the mean Kullback-Leibler divergence for photos with BxC scores of concepts."""
