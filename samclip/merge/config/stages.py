@@ -381,7 +381,7 @@ class TeachStage(TomlTable, frozen=True, kw_only=True, tag_field="kind", tag="te
     """Factor on the scores of whole images, which labelled regions teach less about. Range: 0 to 1.
     """
     untaught: float = 0.0
-    """Logit that names far from all taught ones get in any picture."""
+    """Logit that names far from all taught ones get in any picture. Range: at least 0."""
     confidence: float = 0.65
     """Factor on `logit_scale` in the probabilities that users see. Choose it by the calibration on
     held-back regions, which the stage reports. Range: above 0.
@@ -442,8 +442,9 @@ def _check_teach(stage: TeachStage) -> None:
     _require(stage, bool(stage.sources), "sources, labelled photos")
     _require(stage, min(stage.epochs, stage.batch) > 0, "epochs and batch above 0")
     _require(stage, stage.learning_rate > 0, "learning_rate above 0")
-    least = min(stage.decay, stage.context_decay, stage.replay)
-    _require(stage, least >= 0, "decay, context_decay and replay of at least 0")
+    least = min(stage.decay, stage.context_decay, stage.replay, stage.untaught)
+    _require(stage, least >= 0, "decay, context_decay, replay and untaught of at least 0")
+    _require(stage, 0 <= stage.image_share <= 1, "image_share from 0 to 1")
     _require(stage, 0 <= stage.context_dropout < 1, "context_dropout from 0 to below 1")
     _require(stage, min(stage.balance, stage.centre) >= 0, "balance and centre of at least 0")
     _require(stage, max(stage.balance, stage.centre) <= 1, "balance and centre up to 1")

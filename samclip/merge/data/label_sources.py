@@ -79,7 +79,7 @@ def parse_concepts(lines: Sequence[str]) -> Concepts:
     doubled = [name for name, count in Counter(each[0] for each in found).items() if count > 1]
     if not found or doubled:
         problem = f"{doubled[0]!r} is there twice" if doubled else "it is empty"
-        raise InputError(f"the taught names: {problem}; give every concept a line of its own, once")
+        raise InputError(f"the taught names: {problem}; give every concept its own line, once")
     return Concepts(found)
 
 

@@ -26,7 +26,7 @@ from samclip.errors import TrainingError
 from samclip.export.models.taught_names import SHARE, TaughtScores, TaughtTexts
 from samclip.merge.config.stages import TeachStage
 
-NEAR = 0.45  # cosine of a name with a concept's text above which they are no rivals
+NEAR = 0.45  # cosine of a name with a concept's text above which the two do not compete
 SPREAD = 1e-2  # added to each feature's standard deviation, so that dead features stay at rest
 
 
