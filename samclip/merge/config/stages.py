@@ -317,7 +317,9 @@ class LabelSource(TomlTable, frozen=True, kw_only=True):
     leaves the label out.
     """
     licenses: tuple[int, ...] = ()
-    """Of kind coco, the ids of the licences whose photos are taken; without it, all photos."""
+    """Of kind coco, the ids of the licences whose photos are taken; without it, all photos. Range: at
+    least 0, each.
+    """
     size: int = 1024
     """Side of the square that photos are fitted into, in pixels. Small photos cost less in a
     smaller one. Range: multiples of 64 from 64 to 4096.
@@ -453,6 +455,7 @@ def _check_teach(stage: TeachStage) -> None:
     for source in stage.sources:
         fits = source.size % LABEL_STEP == 0 and 64 <= source.size <= 4096
         _require(stage, fits, f"sizes of sources that are multiples of {LABEL_STEP}, 64 to 4096")
+        _require(stage, min(source.licenses, default=0) >= 0, "licenses of at least 0")
         limits = (1 if n is None else n for n in (source.photos, source.per_class))
         _require(stage, min(limits) > 0 and source.tokens >= 0, "limits of sources above 0")
 
