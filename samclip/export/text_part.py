@@ -18,6 +18,7 @@ from samclip.errors import ExportError
 from samclip.export.checkpoints.metadata import TextMetadata
 from samclip.export.graphs import GraphSpec, PlainGraph
 from samclip.export.models.merged import AnyTextTower
+from samclip.export.models.taught_names import JointText
 from samclip.export.options import ExportOptions
 from samclip.export.plan import ExportPlan
 from samclip.export.verification import Sample, make_sample
@@ -61,19 +62,19 @@ class TextPart:
 
     described: TextMetadata
     embed_dim: int
-    tower: AnyTextTower | None = None
+    tower: AnyTextTower | JointText | None = None
     tokenizer: bytes | None = None
     stored: WeightsDtype = "fp32"
     labels: Labels | None = None
     baked: tuple[tuple[TemplateSet, Labels], ...] = ()
 
 
-def text_encoder_graph(tower: AnyTextTower) -> PlainGraph:
+def text_encoder_graph(tower: AnyTextTower | JointText) -> PlainGraph:
     """Return the graph of a text tower, to be written."""
     return PlainGraph(TEXT_ENCODER, partial(text_encoder_spec, tower))
 
 
-def text_encoder_spec(tower: AnyTextTower) -> GraphSpec:
+def text_encoder_spec(tower: AnyTextTower | JointText) -> GraphSpec:
     """`tokens` NxL int64 -> `text_embeddings` NxD, not normalised."""
     tokens = torch.zeros(2, tower.config.context_length, dtype=torch.int64)
     return GraphSpec(TEXT_ENCODER, tower, {"tokens": tokens}, OUTPUTS, {"tokens": {0: "texts"}})
@@ -204,7 +205,7 @@ def _baked(
 
 def _embedded(
     part: TextPart,
-    tower: AnyTextTower,
+    tower: AnyTextTower | JointText,
     names: tuple[str, ...],
     templates: tuple[str, ...],
     progress: Progress,
@@ -220,7 +221,7 @@ def _embedded(
 
 def _embed(
     part: TextPart,
-    tower: AnyTextTower,
+    tower: AnyTextTower | JointText,
     labels: Sequence[str],
     templates: tuple[str, ...],
 ) -> NDArray[np.float32]:

@@ -31,6 +31,7 @@ from samclip.export.models.norms import fold_batch_norms
 from samclip.export.models.ovsam.clip_resnet import ResNetConfig
 from samclip.export.models.ovsam.model import OVSAM_CONFIGS, OvsamConfig
 from samclip.export.models.ovsam.sam2clip import NeckConfig
+from samclip.export.rebuilding.bundle_checkpoint import find_bundle_folder, read_bundle_checkpoint
 from samclip.merge.config.run import RunConfig
 from samclip.merge.config.stages import STREAMS, StreamName
 from samclip.merge.config.tables import (
@@ -267,6 +268,8 @@ def make_student(config: StudentConfig) -> Assembly | OvsamAssembly:
     """Assemble the student from its checkpoints. Raises CheckpointError."""
     if config.is_ovsam:
         return _make_ovsam(config)
+    if (folder := find_bundle_folder(config.checkpoint)) is not None:
+        return assemble(Checkpoints(read_bundle_checkpoint(folder).checkpoint))
     main = resolve_checkpoint(config.checkpoint)
     text = resolve_checkpoint(config.text_checkpoint) if config.text_checkpoint else None
     if config.recogniser is not None:

@@ -22,7 +22,7 @@ from samclip.export.checkpoints.weights_paths import find_weights
 from samclip.export.families.merged_assembly import Assembly, save_merged
 from samclip.export.families.ovsam_assembly import OvsamAssembly, save_ovsam
 from samclip.merge.config.run import MAX_FILE_BYTES, RunConfig
-from samclip.merge.config.stages import TrainStage
+from samclip.merge.config.stages import Stage, TeachStage, TrainStage
 from samclip.merge.config.tables import TeachersConfig
 from samclip.merge.data.batches import Processes
 from samclip.merge.data.photo_sources import PhotoSource
@@ -33,11 +33,13 @@ from samclip.merge.factories import (
     make_student,
     make_teachers,
     make_vocabulary,
+    read_lines,
     read_student,
 )
 from samclip.merge.precompute import plan_work, precompute
 from samclip.merge.students.base import Learner
 from samclip.merge.training.evaluation import Evaluator
+from samclip.merge.training.lessons import Lessons, add_taught_names, read_lessons
 from samclip.merge.training.state import State, StateFolder
 from samclip.merge.training.trainer import Run, Trainer
 from samclip.progress import SILENT, Progress
@@ -87,6 +89,7 @@ class MergeSession:
         """Train from the start or from the folder's state, and write the merged checkpoint."""
         self._prepare_folder()
         assembly = make_student(self._config.student)
+        assembly, lessons = self._prepare_lessons(assembly)
         assembly.model.to(self._accelerator.device)
         student = make_learner(assembly)
         run = Run(
@@ -98,11 +101,26 @@ class MergeSession:
             evaluator=self._evaluator(student, self._options.output / EVALUATIONS),
             accelerator=self._accelerator,
             progress=self._progress,
+            curves=lessons is None,
+            lessons=lessons,
+            tokenizer=b"" if assembly.tokenizer is None else assembly.tokenizer,
         )
         Trainer(run).train(self._read_state(StateFolder(self._options.output / "state")))
         if self._accelerator.is_main_process:
             path = write_result(self._config, assembly, self._options.output / CHECKPOINT)
             self._progress.note(f"the merged model is {path}; export it with samclip-export")
+
+    def _prepare_lessons(
+        self, assembly: Assembly | OvsamAssembly
+    ) -> tuple[Assembly | OvsamAssembly, Lessons | None]:
+        """Read the labelled photos of a stage of kind teach, and give the student its new parts."""
+        stage = next((s for s in self._config.stages if isinstance(s, TeachStage)), None)
+        if stage is None or not isinstance(assembly, Assembly):
+            return assembly, None
+        lessons = read_lessons(stage, read_lines(stage.vocabulary))
+        count = len(lessons.concepts.texts)
+        self._progress.note(f"{count} names are taught by {lessons.photos} labelled photos")
+        return add_taught_names(assembly, stage, lessons.concepts), lessons
 
     def evaluate(self, checkpoint: Path) -> None:
         """Evaluate a merged checkpoint on the held-back photos."""
@@ -236,7 +254,10 @@ def teacher_sources(teachers: TeachersConfig) -> tuple[Source, ...]:
 
 def trains_head(config: RunConfig) -> bool:
     """Return whether any stage trains a part that names: a CLIP head, or a region classifier."""
-    return any(
-        isinstance(stage, TrainStage) and any(part.startswith(NAMING_PARTS) for part in stage.train)
-        for stage in config.stages
-    )
+    return any(_trains_head(stage) for stage in config.stages)
+
+
+def _trains_head(stage: Stage) -> bool:
+    if isinstance(stage, TrainStage):
+        return any(part.startswith(NAMING_PARTS) for part in stage.train)
+    return isinstance(stage, TeachStage)

@@ -202,7 +202,7 @@ class _Parts:
         self._name, self._headers = "", 0
         self._field, self._value, self._data = bytearray(), bytearray(), bytearray()
         self._ended = False
-        callbacks: dict[str, Any] = {
+        callbacks: Any = {
             "on_part_begin": self._begin,
             "on_part_data": self._add,
             "on_part_end": self._finish,

@@ -9,6 +9,7 @@ import ssl
 import sys
 from collections.abc import Callable
 from functools import partial
+from typing import cast
 
 import numpy as np
 import uvicorn
@@ -42,7 +43,7 @@ class Server:
         self.service = Service(model, settings.limits, self.metrics, streams)
         config = uvicorn.Config(
             make_app(self.service, settings, self.metrics),
-            http=guarded_by(H11Protocol, settings.limits),
+            http=cast("type[asyncio.Protocol]", guarded_by(H11Protocol, settings.limits)),
             ws="none",
             loop="asyncio",
             lifespan="on",

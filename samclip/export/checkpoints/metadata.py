@@ -15,10 +15,12 @@ from samclip.export.checkpoints.declared_sizes import check_numbers
 from samclip.export.checkpoints.fetch import packaged_license
 from samclip.export.models.bert_tower import BertTowerConfig
 from samclip.export.models.siglip_tower import SiglipTowerConfig
+from samclip.export.models.taught_names import TaughtConfig
 from samclip.export.models.text_tower import TextTowerConfig
 from samclip.runtime.bundles.manifest import Positive, Record, Source, Triple
 
 HEAD = "clip_head."  # the prefix of the keys that only merged checkpoints have
+TAUGHT = "taught."  # the prefix of the texts of taught names
 METADATA_KEY = "samclip"
 TOKENIZER_KEY = "samclip.tokenizer"  # the content of tokenizer.json, for towers that bring one
 
@@ -48,10 +50,28 @@ class TextMetadata(Record, frozen=True, kw_only=True):
         return self.clip or self.bert or self.siglip
 
 
+class TaughtMetadata(Record, frozen=True, kw_only=True):
+    """The names that labels taught a head: the first names of the concepts, and the gate's form.
+
+    `texts` counts the texts of a concept. The other numbers are those of `TaughtConfig`.
+    """
+
+    names: tuple[str, ...]
+    texts: Positive
+    sharpness: float
+    centre: float
+    slope: float
+    logit_scale: float
+    conse_scale: float
+    image_share: float
+    untaught: float
+
+
 class MergedMetadata(Record, frozen=True, kw_only=True):
     """Everything needed to rebuild the model around the tensors.
 
-    `pyramid` is a stitched encoder's: divisors of the image size.
+    `pyramid` is a stitched encoder's: divisors of the image size. `embed_dim` is that of the text
+    tower's space; with `taught` names the head's embeddings have more dimensions (`joint_dim`).
     """
 
     format: int = 1
@@ -65,9 +85,35 @@ class MergedMetadata(Record, frozen=True, kw_only=True):
     mean: Triple = SAM_MEAN
     std: Triple = SAM_STD
     text: TextMetadata | None = None
+    taught: TaughtMetadata | None = None
     license: str = "unknown"
     sources: tuple[Source, ...] = ()
     notes: str = ""
+
+    @property
+    def taught_config(self) -> TaughtConfig | None:
+        """The sizes and the gate of the taught names; InputError for numbers out of range."""
+        taught = self.taught
+        if taught is None:
+            return None
+        return TaughtConfig(
+            concepts=len(taught.names),
+            texts=taught.texts,
+            embed_dim=self.embed_dim,
+            sharpness=taught.sharpness,
+            centre=taught.centre,
+            slope=taught.slope,
+            logit_scale=taught.logit_scale,
+            conse_scale=taught.conse_scale,
+            image_share=taught.image_share,
+            untaught=taught.untaught,
+        )
+
+    @property
+    def joint_dim(self) -> int:
+        """The dimension of the embeddings that the head gives, and of those of names."""
+        taught = self.taught_config
+        return self.embed_dim if taught is None else taught.joint_dim
 
 
 def encode_metadata(metadata: MergedMetadata) -> dict[str, str]:

@@ -58,7 +58,8 @@ def merged_exportable(assembly: Assembly, dense: DenseNames = AS_TRAINED) -> Exp
             encoder.add_recursion()
     text = None
     if metadata.text is not None:
-        text = TextPart(metadata.text, metadata.embed_dim, model.text, assembly.tokenizer)
+        tower = model.naming_tower
+        text = TextPart(metadata.text, metadata.joint_dim, tower, assembly.tokenizer)
     pixels = Preprocessing(
         image_size=metadata.image_size,
         mean=metadata.mean,
@@ -67,7 +68,7 @@ def merged_exportable(assembly: Assembly, dense: DenseNames = AS_TRAINED) -> Exp
     )
     head = ClipHead(
         trained=metadata.head_trained,
-        embed_dim=metadata.embed_dim,
+        embed_dim=metadata.joint_dim,
         grid=model.clip_head.config.tokens,
     )
     exportable = Exportable(

@@ -25,6 +25,7 @@ from samclip.export.checkpoints.declared_sizes import build_declared
 from samclip.export.checkpoints.hugging_face_sam import as_segment_anything
 from samclip.export.checkpoints.metadata import (
     HEAD,
+    TAUGHT,
     TOKENIZER_KEY,
     MergedMetadata,
     decode_metadata,
@@ -224,6 +225,7 @@ def merged_config(metadata: MergedMetadata, text_tower: TextConfig | None) -> Me
         head_pool=metadata.head_pool,
         pyramid=metadata.pyramid,
         text_tower=text_tower,
+        taught=metadata.taught_config,
     )
 
 
@@ -243,6 +245,8 @@ def _load_head(model: MergedModel, head: Checkpoint | None) -> None:
         return
     state = fit_positions(head.part(HEAD), model.clip_head)
     fit_state(model.clip_head, state, f"CLIP head of {head.path.name}")
+    if model.taught is not None:
+        fit_state(model.taught, head.part(TAUGHT), f"taught names of {head.path.name}")
 
 
 def _sources(

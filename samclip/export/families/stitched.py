@@ -6,7 +6,7 @@ are as good as the recogniser's from the start; masks come with the training of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from samclip.export.families.merged_assembly import Assembly, Checkpoints, assem
 from samclip.export.models.bert_tower import BertTower
 from samclip.export.models.conse_head import ConseHead
 from samclip.export.models.efficientnet_lite import RECOGNISER_MEAN, RECOGNISER_STD
-from samclip.export.models.merged import STITCHED_TYPE, MergedModel
+from samclip.export.models.merged import STITCHED_TYPE, AnyTextTower, MergedModel
 from samclip.export.models.siglip_tower import SiglipTower
 from samclip.export.models.stitched_encoder import FIRST_STAGE, StitchedEncoder
 from samclip.export.models.tiny_vit import TinyVit
@@ -140,6 +140,14 @@ def _name_classes(model: MergedModel, tokenizer_json: bytes) -> None:
     head = model.clip_head
     if tower is None or not isinstance(head, ConseHead):
         return
+    head.set_names(embed_texts(tower, tokenizer_json, imagenet_names()))
+
+
+def embed_texts(tower: AnyTextTower, tokenizer_json: bytes, names: Sequence[str]) -> Tensor:
+    """Embed K names by a text tower, in `NAME_TEMPLATES`: KxD of unit length.
+
+    Raises VocabularyError for names that cannot be used.
+    """
 
     @torch.inference_mode()
     def encode(tokens: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -153,7 +161,7 @@ def _name_classes(model: MergedModel, tokenizer_json: bytes) -> None:
             tokenizer_json, tower.config.context_length, isinstance(tower, SiglipTower)
         ),
         space="",
-        embed_dim=model.config.embed_dim,
+        embed_dim=tower.config.embed_dim,
         templates=NAME_TEMPLATES,
     )
-    head.set_names(torch.from_numpy(space.embed(imagenet_names())))
+    return torch.from_numpy(space.embed(names))

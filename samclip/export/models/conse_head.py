@@ -13,25 +13,27 @@ patch, so that one pass over a whole scene names every part of it. Differences f
   unpooled features.
 
 The pooling over the image is a mean, as the classifier's own, where SAM-CLIP's head takes a
-maximum.
+maximum. With labels, a branch of scores for taught names joins the embedding (`taught_names`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from samclip.errors import InputError
 from samclip.export.models.efficientnet_lite import CLASSES, HEAD_CHANNELS, RecogniserHead
+from samclip.export.models.taught_names import TaughtConfig, TaughtScores
 
 
 @dataclass(frozen=True)
 class ConseHeadConfig:
     """`levels` maps of `width` channels on a `grid` x `grid`, to an `embed_dim`-d text space.
 
-    Raises InputError for numbers below 1.
+    `taught`: the names that labels taught, None for a head that has ConSE alone. Raises InputError
+    for numbers below 1.
     """
 
     width: int
@@ -39,6 +41,7 @@ class ConseHeadConfig:
     grid: int
     levels: int = 1
     classes: int = CLASSES
+    taught: TaughtConfig | None = None
 
     def __post_init__(self) -> None:
         if min(self.width, self.embed_dim, self.grid, self.levels, self.classes) < 1:
@@ -66,17 +69,34 @@ class ConseHead(nn.Module):
         self.level_bias = nn.Parameter(torch.zeros(config.levels))
         self.log_temperatures = nn.Parameter(torch.zeros(2))  # of images, of patches
         self.register_buffer("names", torch.zeros(config.classes, config.embed_dim))
+        self.taught: TaughtScores | None = None
+        if config.taught is not None:
+            self.teach(config.taught)
+
+    def teach(self, taught: TaughtConfig) -> TaughtScores:
+        """Add a branch for taught names, with zeros as weights, and return it."""
+        self.config = replace(self.config, taught=taught)
+        self.taught = TaughtScores(HEAD_CHANNELS * self.config.levels, taught)
+        return self.taught
 
     def forward(self, backbone_features: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Embed an image as a whole and patch by patch; neither result is normalised.
 
         `backbone_features` is Bx(C levels)xGxG, `token_mask` BxGxG float32, 1 for tokens of the
-        image and 0 for padding. Returns `image_embed` BxD and `patch_embeds` BxDxGxG.
+        image and 0 for padding. Returns `image_embed` BxD and `patch_embeds` BxDxGxG; with taught
+        names D is that of joint embeddings.
         """
-        image_logits, patch_logits = self.logits(backbone_features, token_mask)
-        image_embed = image_logits.softmax(dim=1) @ self.names  # B, D
-        patch_embeds = patch_logits.softmax(dim=-1) @ self.names  # B, G, G, D
-        return image_embed, patch_embeds.permute(0, 3, 1, 2)
+        features = self.features(backbone_features)  # B, L, G, G, H
+        pooled = masked_mean(features, token_mask)  # B, L, H
+        image_logits, patch_logits = self._classify(features, pooled)
+        image = image_logits.softmax(dim=1) @ self.names  # B, D
+        patches = patch_logits.softmax(dim=-1) @ self.names  # B, G, G, D
+        if self.taught is not None:
+            tokens = features.permute(0, 2, 3, 1, 4).flatten(3)  # B, G, G, L H
+            image_scores, token_scores = self.taught(tokens, pooled.flatten(1))
+            image = self.taught.join(image, image_scores)
+            patches = self.taught.join(patches, token_scores)
+        return image, patches.permute(0, 3, 1, 2)
 
     def crop(self, canvas: tuple[int, int], image_size: int) -> None:
         """Take maps of images of `canvas` pixels: nothing in this head depends on their size."""
@@ -86,12 +106,15 @@ class ConseHead(nn.Module):
 
         Arguments as for `forward`.
         """
+        features = self.features(backbone_features)  # B, L, G, G, H
+        return self._classify(features, masked_mean(features, token_mask))
+
+    def _classify(self, features: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """Classify the image and its patches by features BxLxGxGxH and their means BxLxH."""
         image_scale, patch_scale = torch.exp(-self.log_temperatures).unbind()
-        features = self._features(backbone_features)  # B, L, G, G, H
         scores = self.gate(features).squeeze(-1) + self.patch_level_bias[:, None, None]
         weights = scores.softmax(1)  # B, L, G, G
         patches = (features * weights.unsqueeze(-1)).sum(dim=1)  # B, G, G, H
-        pooled = masked_mean(features, token_mask)  # B, L, H
         image = (pooled * self.level_bias.softmax(0)[:, None]).sum(dim=1)  # B, H
         classify = self.recogniser.classifier
         return classify(image) * image_scale, classify(patches) * patch_scale
@@ -108,7 +131,7 @@ class ConseHead(nn.Module):
             )
         self.names.copy_(embeddings - embeddings.mean(dim=0))
 
-    def _features(self, backbone_features: Tensor) -> Tensor:
+    def features(self, backbone_features: Tensor) -> Tensor:
         """Widen every level by the recogniser's own layer: Bx(C levels)xGxG -> BxLxGxGxH."""
         batch, _, *grid = backbone_features.shape
         levels, width = self.config.levels, self.config.width

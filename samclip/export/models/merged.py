@@ -24,6 +24,7 @@ from samclip.export.models.prompt_encoder import PromptEncoder
 from samclip.export.models.sam_vit import SAM_VIT_CONFIGS, SamVit
 from samclip.export.models.siglip_tower import SiglipTower, SiglipTowerConfig
 from samclip.export.models.stitched_encoder import StitchedEncoder
+from samclip.export.models.taught_names import JointText, TaughtConfig, TaughtTexts
 from samclip.export.models.text_tower import TextTower, TextTowerConfig
 from samclip.export.models.tiny_vit import TinyVit
 
@@ -42,6 +43,7 @@ class MergedConfig:
 
     `embed_dim` is the text space's; `head_pool` 2 halves the CLIP head's token grid. `pyramid` is a
     stitched encoder's: the divisors of the image size at which its backbone looks at the image.
+    `taught`: the names that labels taught its head.
     """
 
     model_type: str
@@ -50,6 +52,7 @@ class MergedConfig:
     head_pool: int = 1
     text_tower: TextConfig | None = None
     pyramid: tuple[int, ...] = (1,)
+    taught: TaughtConfig | None = None
 
     @property
     def grid(self) -> int:
@@ -69,6 +72,14 @@ class MergedModel(nn.Module):
         self.mask_decoder = SamMaskDecoder()
         self.clip_head = _build_head(config, self.image_encoder)
         self.text = None if config.text_tower is None else build_text_tower(config.text_tower)
+        self.taught = None if config.taught is None else TaughtTexts(config.taught)
+
+    @property
+    def naming_tower(self) -> AnyTextTower | JointText | None:
+        """The text tower as names go through it: joined with the taught names, if there are any."""
+        if self.text is None or self.taught is None:
+            return self.text
+        return JointText(self.text, self.taught)
 
     @property
     def step(self) -> int:
@@ -153,6 +164,11 @@ def build_encoder(
 def _build_head(config: MergedConfig, encoder: ImageEncoder) -> SamClipHead | ConseHead:
     """Make the CLIP head that belongs to an encoder, with random weights."""
     if not isinstance(encoder, StitchedEncoder):
+        if config.taught is not None:
+            raise CheckpointError(
+                f"taught names were asked of a {config.model_type} head; only {STITCHED_TYPE} "
+                "heads have them"
+            )
         return SamClipHead(
             clip_head_config(
                 config.model_type, config.image_size, config.embed_dim, pool=config.head_pool
@@ -165,7 +181,10 @@ def _build_head(config: MergedConfig, encoder: ImageEncoder) -> SamClipHead | Co
         )
     levels = len(encoder.pyramid)
     width = encoder.backbone_channels // levels
-    return ConseHead(ConseHeadConfig(width, config.embed_dim, encoder.backbone_grid, levels))
+    sizes = ConseHeadConfig(
+        width, config.embed_dim, encoder.backbone_grid, levels, taught=config.taught
+    )
+    return ConseHead(sizes)
 
 
 def build_text_tower(config: TextConfig) -> AnyTextTower:

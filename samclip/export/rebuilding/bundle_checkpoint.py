@@ -187,7 +187,8 @@ def _plans(
         raise CheckpointError("its model and its description differ: a defect, report it")
     exportable = at_first_canvas(manifest, exportable)
     plans = with_input_of(manifest, exportable).graphs
-    return plans if model.text is None else (*plans, text_encoder_graph(model.text))
+    tower = model.naming_tower if isinstance(model, MergedModel) else model.text
+    return plans if tower is None else (*plans, text_encoder_graph(tower))
 
 
 def _spec(plan: GraphPlan, graph: StoredGraph) -> GraphSpec:

@@ -152,7 +152,7 @@ def _type_in_words(kind: Any) -> str:
         return f"list of {what}s" if inner[-1] is Ellipsis else f"list of {len(inner)} {what}s"
     if isinstance(kind, type) and issubclass(kind, TomlTable):
         return "table"
-    return "table of numbers" if origin is dict else WORDS[kind]
+    return f"table of {_type_in_words(inner[1])}s" if origin is dict else WORDS[kind]
 
 
 def _default(field: msgspec.structs.FieldInfo) -> str:

@@ -26,6 +26,7 @@ from samclip.merge.config.stages import (
     Stage,
     StitchStage,
     StreamName,
+    TeachStage,
     check_stage,
     is_size,
 )
@@ -243,6 +244,13 @@ def _check_numbers(config: RunConfig) -> None:
 def _check_student(config: RunConfig, stage: Stage) -> None:
     """Check that the run's student can be trained by a stage."""
     student = config.student
+    if isinstance(stage, TeachStage):
+        if student.is_ovsam or len(config.stages) > 1:
+            raise ConfigError(
+                f"stage {stage.name!r} of kind teach is a run's only stage, for a student of "
+                "model_type lite2; give the checkpoint of the other stages as student.checkpoint"
+            )
+        return
     if not student.is_ovsam:
         if required_streams(stage) and "instances" in required_streams(stage):
             raise ConfigError(
@@ -277,6 +285,8 @@ def required_teachers(
     """Return the teachers that a stage needs; `annotated` instances need none."""
     if isinstance(stage, StitchStage):
         return ("masks",)
+    if isinstance(stage, TeachStage):
+        return ()
     losses = stage.losses
     both = bool(losses.region or (losses.instances and not annotated))
     names = bool(losses.clip or both)
@@ -288,4 +298,6 @@ def required_streams(stage: Stage) -> tuple[StreamName, ...]:
     """Return the streams of photos that a stage reads."""
     if isinstance(stage, StitchStage):
         return ("masks",)
+    if isinstance(stage, TeachStage):
+        return ("names",) if stage.replay else ()
     return tuple(stream for stream in STREAMS if getattr(stage, stream) is not None)

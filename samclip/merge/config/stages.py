@@ -10,6 +10,7 @@ from samclip.errors import ConfigError, InputError
 from samclip.merge.config.tables import TomlTable
 
 PATCH = 16
+LABEL_STEP = 64  # of the sizes of labelled photos: a stride of 32, seen at half the size too
 SIZES = f"multiples of {PATCH} from 64 to 4096"
 
 StreamName = Literal["names", "masks", "instances"]
@@ -301,7 +302,104 @@ class StitchStage(TomlTable, frozen=True, kw_only=True, tag_field="kind", tag="s
         return msgspec.structs.replace(self, photos=photos, hidden=hidden)
 
 
-Stage = TrainStage | StitchStage
+class LabelSource(TomlTable, frozen=True, kw_only=True):
+    """Labelled photos that a stage of kind teach learns names from."""
+
+    kind: Literal["coco", "maps", "folders"]
+    """`coco`: `instances.json` and `images/`. `maps`: `images/`, `labels/` of 8-bit PNGs with the
+    same names, and `classes.json`, an object of value: name or one with `names`. `folders`: a
+    folder of photos for each name.
+    """
+    folder: str
+    """Folder of the data set."""
+    names: dict[str, str] = msgspec.field(default_factory=dict)
+    """The data set's own names, where they differ from those of the vocabulary; an empty text
+    leaves the label out.
+    """
+    licenses: tuple[int, ...] = ()
+    """Of kind coco, the ids of the licences whose photos are taken; without it, all photos. Range: at
+    least 0, each.
+    """
+    size: int = 1024
+    """Side of the square that photos are fitted into, in pixels. Small photos cost less in a
+    smaller one. Range: multiples of 64 from 64 to 4096.
+    """
+    photos: int | None = None
+    """Most photos that are taken, in the order of their contents' hashes. Range: at least 1."""
+    per_class: int | None = None
+    """Most photos of a class: a photo whose classes all have as many is left out. Range: at least
+    1.
+    """
+    tokens: int = 4
+    """Single tokens of a region that are rows too. Range: at least 0."""
+
+
+class TeachStage(TomlTable, frozen=True, kw_only=True, tag_field="kind", tag="teach"):
+    """The fit of taught names to labelled regions, on features of the frozen encoder.
+
+    It is the last stage of a run. Its `kind` is teach.
+    """
+
+    name: str
+    """Name of the stage; every name once."""
+    vocabulary: str
+    """File of taught names, one concept a line, synonyms after semicolons. Concepts that no source
+    shows are left out.
+    """
+    sources: tuple[LabelSource, ...]
+    """Labelled photos, one or more tables."""
+    epochs: int = 10
+    """Passes over the rows. Range: at least 1."""
+    batch: int = 256
+    """Rows of a step. Range: at least 1."""
+    learning_rate: float = 2e-3
+    """Highest learning rate of Adam. Range: above 0."""
+    decay: float = 1e-4
+    """Factor on the squares of the weights on a region's own features. Range: at least 0."""
+    context_decay: float = 1e-3
+    """The same for the features of the whole image. Range: at least 0."""
+    context_dropout: float = 0.3
+    """Share of the rows that do not see the features of the whole image. Range: 0 to below 1."""
+    balance: float = 0.5
+    """Rows weigh one over the rows of their concept, to this power. Range: 0 to 1."""
+    replay: float = 1.0
+    """Weight of the replay: photos of `[data.names]` keep the shares that ConSE gives its names.
+    Range: at least 0.
+    """
+    sharpness: float = 40.0
+    """Factor on cosines before the softmax that shares a name among concepts. Range: above 0."""
+    centre: float = 0.85
+    """Cosine with the nearest taught text at which the gate is half open. Range: 0 to 1."""
+    slope: float = 30.0
+    """Factor on the cosine in the gate. Range: above 0."""
+    conse_scale: float = 20.0
+    """Factor on ConSE's cosines in the joint scores. Range: above 0."""
+    logit_scale: float = 200.0
+    """Factor on the cosines of joint embeddings; larger ones keep embeddings shorter. Range: above
+    0.
+    """
+
+    image_share: float = 0.5
+    """Factor on the scores of whole images, which labelled regions teach less about. Range: 0 to 1.
+    """
+    untaught: float = 0.0
+    """Logit that names far from all taught ones get in any picture. Range: at least 0."""
+    confidence: float = 0.65
+    """Factor on `logit_scale` in the probabilities that users see. Choose it by the calibration on
+    held-back regions, which the stage reports. Range: above 0.
+    """
+
+    @property
+    def length(self) -> int:
+        """The number of epochs."""
+        return self.epochs
+
+    def scaled(self, scale: float) -> TeachStage:
+        """Return the stage with `scale` times its epochs, at least one."""
+        return msgspec.structs.replace(self, epochs=max(1, round(self.epochs * scale)))
+
+
+Stage = TrainStage | StitchStage | TeachStage
 
 
 def check_stage(stage: Stage) -> None:
@@ -314,6 +412,9 @@ def check_stage(stage: Stage) -> None:
             _require(stage, min(counts) > 0, "hidden.places, .steps and .batch above 0")
             _require(stage, stage.hidden.learning_rate > 0, "hidden.learning_rate above 0")
             _require(stage, 0 < stage.hidden.warmup < 1, "hidden.warmup between 0 and 1")
+        return
+    if isinstance(stage, TeachStage):
+        _check_teach(stage)
         return
     _require(stage, (stage.steps is None) != (stage.epochs is None), "either steps or epochs")
     _require(stage, (stage.steps or stage.epochs or 0) > 0, "a length above 0")
@@ -337,6 +438,26 @@ def check_stage(stage: Stage) -> None:
     for batch in (stage.names, stage.masks, stage.instances):
         if batch is not None:
             _check_batch(stage, batch)
+
+
+def _check_teach(stage: TeachStage) -> None:
+    _require(stage, bool(stage.sources), "sources, labelled photos")
+    _require(stage, min(stage.epochs, stage.batch) > 0, "epochs and batch above 0")
+    _require(stage, stage.learning_rate > 0, "learning_rate above 0")
+    least = min(stage.decay, stage.context_decay, stage.replay, stage.untaught)
+    _require(stage, least >= 0, "decay, context_decay, replay and untaught of at least 0")
+    _require(stage, 0 <= stage.image_share <= 1, "image_share from 0 to 1")
+    _require(stage, 0 <= stage.context_dropout < 1, "context_dropout from 0 to below 1")
+    _require(stage, min(stage.balance, stage.centre) >= 0, "balance and centre of at least 0")
+    _require(stage, max(stage.balance, stage.centre) <= 1, "balance and centre up to 1")
+    scales = (stage.sharpness, stage.slope, stage.conse_scale, stage.logit_scale, stage.confidence)
+    _require(stage, min(scales) > 0, "sharpness, slope and scales above 0")
+    for source in stage.sources:
+        fits = source.size % LABEL_STEP == 0 and 64 <= source.size <= 4096
+        _require(stage, fits, f"sizes of sources that are multiples of {LABEL_STEP}, 64 to 4096")
+        _require(stage, min(source.licenses, default=0) >= 0, "licenses of at least 0")
+        limits = (1 if n is None else n for n in (source.photos, source.per_class))
+        _require(stage, min(limits) > 0 and source.tokens >= 0, "limits of sources above 0")
 
 
 def _check_losses(stage: TrainStage) -> None:

@@ -47,6 +47,7 @@ class Teachers:
         self._masks_at = masks_at
         self._masks: dict[int, MaskTeacher] = {}
         self._regions: dict[tuple[int, int], RegionTeacher] = {}
+        self.cache = cache
         self._cache = OutputCache(cache, half=HALVED)
         self._device = device
         self._labels = labels

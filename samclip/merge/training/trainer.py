@@ -17,15 +17,18 @@ from torch import Tensor, nn
 
 from samclip.errors import SamclipError, TrainingError
 from samclip.merge.config.run import RunConfig
-from samclip.merge.config.stages import Stage, StitchStage, StreamName, TrainStage
+from samclip.merge.config.stages import Stage, StitchStage, StreamName, TeachStage, TrainStage
 from samclip.merge.data.batches import Processes, StageInputs
 from samclip.merge.data.photo_sources import PhotoSource
 from samclip.merge.students.base import Learner
+from samclip.merge.students.merged_student import MergedStudent
 from samclip.merge.teachers.cached_teachers import Teachers
+from samclip.merge.teachers.output_cache import OutputCache
 from samclip.merge.training.curves import draw_curves
 from samclip.merge.training.descent import Descent
 from samclip.merge.training.evaluation import Evaluator
 from samclip.merge.training.launcher import handle_stop_signals
+from samclip.merge.training.lessons import Lessons, Teaching, teach
 from samclip.merge.training.optimiser import (
     counted_stream,
     eval_mode,
@@ -39,6 +42,7 @@ from samclip.merge.training.step_log import StepLog
 from samclip.merge.training.stitching import fit_stitch
 from samclip.progress import Progress
 
+TAUGHT = ("clip_head.taught", "taught")  # the parts that a stage of kind teach changes
 STITCH = "image_encoder.stitch"  # the part that a stitch stage changes
 
 
@@ -78,7 +82,8 @@ class StopRequest:
 class Run:
     """Everything that a run works with; `sources` are the photos to train on.
 
-    `curves`: whether the losses are drawn at the end of each stage.
+    `curves`: whether the losses are drawn at the end of each stage. `lessons` and `tokenizer`, the
+    content of the student's `tokenizer.json`, are for stages of kind teach.
     """
 
     config: RunConfig
@@ -90,6 +95,8 @@ class Run:
     accelerator: Accelerator
     progress: Progress
     curves: bool = True
+    lessons: Lessons | None = None
+    tokenizer: bytes = b""
 
 
 class Trainer:
@@ -119,6 +126,8 @@ class Trainer:
                 stage = self._run.config.stages[index]
                 if isinstance(stage, StitchStage):
                     self._stitch(stage)
+                elif isinstance(stage, TeachStage):
+                    self._teach(stage)
                 else:
                     self._descend(stage, index, state if index == place.stage else None)
                 self._finish_stage(stage, index)
@@ -215,6 +224,25 @@ class Trainer:
                 advance=shown.advance,
             )
 
+    def _teach(self, stage: TeachStage) -> None:
+        run = self._run
+        lessons, student = run.lessons, run.student
+        if lessons is None or not isinstance(student, MergedStudent):
+            raise TrainingError(f"stage {stage.name!r} was given no labelled photos")
+        work = Teaching(
+            stage=stage,
+            lessons=lessons,
+            student=student,
+            tokenizer=run.tokenizer,
+            replay=run.sources.get("names"),
+            cache=OutputCache(run.teachers.cache / "labels"),
+            holdout=run.config.data.holdout,
+            seed=run.config.seed,
+        )
+        with run.progress.stage(stage.name) as shown:
+            line = teach(work, shown.advance)
+        run.progress.note(line)
+
     def _finish_stage(self, stage: Stage, index: int) -> None:
         """Write the state after a stage, evaluate the student and draw the curves."""
         self._save(index + 1, 0, None)
@@ -270,6 +298,9 @@ def changed_names(student: Learner, stages: tuple[Stage, ...]) -> tuple[str, ...
     """Return the parameters and statistics that a run's stages change, in the model's order."""
     changed: set[str] = set()
     for stage in stages:
+        if isinstance(stage, TeachStage):
+            changed |= {n for n in named_tensors(student.model) if n.startswith(TAUGHT)}
+            continue
         parts = {STITCH: 1.0} if isinstance(stage, StitchStage) else stage.train
         names = {part.name for part in select_parts(student.model, parts)}
         changed |= names

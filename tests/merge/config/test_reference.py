@@ -61,7 +61,18 @@ OVSAM: dict[str, Any] = {
         }
     ],
 }  # fmt: skip
-# Where a table stands in one of the two files; the others are found by their names.
+TEACH: dict[str, Any] = {
+    **MERGED,
+    "stages": [
+        {
+            "kind": "teach",
+            "name": "taught",
+            "vocabulary": "names.txt",
+            "sources": [{"kind": "coco", "folder": "coco"}],
+        }
+    ],
+}
+# Where a table stands in one of the files; the others are found by their names.
 PLACES: dict[str, tuple[dict[str, Any], tuple[str | int, ...]]] = {
     "RunConfig": (MERGED, ()),
     "OvsamSizes": (OVSAM, ("student", "sizes")),
@@ -69,6 +80,8 @@ PLACES: dict[str, tuple[dict[str, Any], tuple[str | int, ...]]] = {
     "InstanceSourceConfig": (OVSAM, ("data", "instances")),
     "TrainStage": (MERGED, ("stages", 0)),
     "StitchStage": (MERGED, ("stages", 1)),
+    "TeachStage": (TEACH, ("stages", 0)),
+    "LabelSource": (TEACH, ("stages", 0, "sources", 0)),
     "HiddenConfig": (MERGED, ("stages", 1, "hidden")),
     "ViewConfig": (MERGED, ("stages", 0, "names", "view")),
     "Batch": (MERGED, ("stages", 0, "names")),
@@ -87,6 +100,7 @@ PLACES: dict[str, tuple[dict[str, Any], tuple[str | int, ...]]] = {
 WITH: dict[tuple[str, str], dict[str, Any]] = {("TrainStage", "epochs"): {"steps": None}}
 LITTLE = 1e-6
 RANGES: tuple[tuple[str, Any], ...] = (
+    (r"multiples of 64 from 64 to 4096", lambda: ([64, 4096], [32, 96, 4160])),
     (r"multiples of 16 from 64 to 4096", lambda: ([64, 4096], [48, 65, 4112])),
     (r"0 < least <= greatest <= 1", lambda: ([[0.1, 1.0]], [[0.0, 1.0], [0.6, 0.5], [0.1, 1.1]])),
     (r"0 < least <= greatest", lambda: ([[0.1, 9.0]], [[0.0, 1.0], [0.6, 0.5]])),
