@@ -67,6 +67,7 @@ from samclip.version import __version__
 
 if TYPE_CHECKING:
     from samclip.engines.device_tensor import DeviceTensor
+    from samclip.runtime.formats.annotations import AnnotationWriter
     from samclip.runtime.mask_generator import SamAutomaticMaskGenerator
     from samclip.runtime.model import Model, load
     from samclip.runtime.predictor import SamPredictor
@@ -81,6 +82,7 @@ if TYPE_CHECKING:
 __all__ = [
     "OPENAI_IMAGENET_TEMPLATES",
     "SIMPLE_IMAGENET_TEMPLATES",
+    "AnnotationWriter",
     "AutoMasks",
     "BackendUnavailableError",
     "BundleError",
@@ -140,6 +142,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AnnotationWriter": "formats.annotations",
     "AutoMasks": "results.masks",
     "Classification": "results.classification",
     "DeviceMasks": "results.device_masks",
