@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from samclip.client.client import Client
     from samclip.client.remote_scene import RemoteScene
     from samclip.engines.device_tensor import DeviceTensor
+    from samclip.runtime.formats.annotations import AnnotationWriter
     from samclip.runtime.mask_generator import SamAutomaticMaskGenerator
     from samclip.runtime.model import Model, load
     from samclip.runtime.predictor import SamPredictor
@@ -96,6 +97,7 @@ if TYPE_CHECKING:
 __all__ = [
     "OPENAI_IMAGENET_TEMPLATES",
     "SIMPLE_IMAGENET_TEMPLATES",
+    "AnnotationWriter",
     "AutoMasks",
     "BackendUnavailableError",
     "BundleError",
@@ -171,6 +173,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AnnotationWriter": "runtime.formats.annotations",
     "AutoMasks": "runtime.results.masks",
     "Classification": "runtime.results.classification",
     "Client": "client.client",

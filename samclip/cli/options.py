@@ -301,6 +301,27 @@ LabelFiles = Annotated[
         "name, counted from 0; 255 for none.",
     ),
 ]
+Save = Annotated[
+    str | None,
+    typer.Option(
+        "--save",
+        metavar="FORMAT",
+        rich_help_panel=_ANSWER,
+        show_default=False,
+        help="Write a data set of all images for trainers and annotation tools: yolo, coco, "
+        "labelme, cvat, mask-png or supervision-json.",
+    ),
+]
+SaveTo = Annotated[
+    str | None,
+    typer.Option(
+        "--save-to",
+        metavar="FOLDER",
+        rich_help_panel=_ANSWER,
+        show_default="samclip-FORMAT",
+        help="The folder of --save: missing or empty.",
+    ),
+]
 CaptionKind = Annotated[
     Literal["none", "names", "all"],
     typer.Option(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +16,7 @@ from pathlib import Path
 from samclip.cli.given_paths import is_address, working_folder_exists
 from samclip.cli.image_list import ImageList
 from samclip.disk.paths import LONGEST_NAME, user_path
+from samclip.disk.safe_names import DistinctNames
 from samclip.errors import ImageError, InputError, WriteError
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})  # results.drawing can save these
@@ -59,21 +59,9 @@ def unique_stems(images: ImageList) -> Iterator[str]:
 
     Stems that differ in case only count as equal, as in some file systems.
     """
-    taken: set[str] = set()
-    counts: dict[str, int] = {}
+    names = DistinctNames()
     for index in range(len(images.paths)):
-        stem = images.stem(index)
-        key = _fold(stem)
-        name = stem
-        while _fold(name) in taken:
-            counts[key] = counts.get(key, 1) + 1
-            name = f"{stem}-{counts[key]}"
-        taken.add(_fold(name))
-        yield name
-
-
-def _fold(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
+        yield names.take(images.stem(index))
 
 
 def check_name_length(path: Path, image: Path) -> None:

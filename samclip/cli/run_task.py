@@ -27,6 +27,7 @@ from samclip.cli.output_paths import (
     plan_masks,
     plan_pictures,
 )
+from samclip.cli.save_places import DataSet, SavePlan, plan_save
 from samclip.cli.signatures import set_signature
 from samclip.cli.tables import print_table
 from samclip.cli.terminal import (
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from samclip.runtime.clip_tower import Passes
+    from samclip.runtime.formats.annotations import AnnotationWriter
     from samclip.runtime.model import Model
     from samclip.runtime.scene import Scene
 
@@ -88,7 +90,8 @@ class Task(Generic[Answer]):
     `ask`: also gets where its steps are shown. `show`: a table of one answer, with all columns or
     those that fit; `sum_up`: the answer in one line of a series. `drawing`: options of the answer's
     `draw`. `draws`: whether a picture is made without --output. `files`: the masks to write, None
-    for none. `has_steps`: whether `ask` takes long enough to show its steps.
+    for none. `data_set`: the data set to write, None for none. `has_steps`: whether `ask` takes
+    long enough to show its steps.
     """
 
     name: str
@@ -99,6 +102,7 @@ class Task(Generic[Answer]):
     drawing: Mapping[str, Any] = field(default_factory=dict)
     draws: bool = True
     files: MaskFiles[Answer] | None = None
+    data_set: DataSet | None = None
     has_steps: bool = False
 
 
@@ -184,8 +188,12 @@ def answer_images(request: Request, task: Task[Answer]) -> None:
     if request.streams is None and len(images.paths) > 1:
         request = replace(request, streams=SERIES_STREAMS)
     places = _plan(request, task, images)
-    with heed_stops(), open_model(request) as model:
-        failed = _Series(request, task, images, places, model).run()
+    opened = nullcontext() if places.data_set is None else places.data_set.open()
+    with heed_stops(), open_model(request) as model, opened as writer:
+        failed = _Series(request, task, images, places, model, writer).run()
+    if writer is not None and not request.as_json:
+        saved = f"{writer.count:,} image{'' if writer.count == 1 else 's'}"
+        say(out, f"{writer.kind} data set in {in_one_line(str(writer.folder))}: {saved}")
     if failed:
         say(err, f"{failed} of {len(images.paths)} images failed", style="red")
         raise typer.Exit(FAILURE)
@@ -193,19 +201,23 @@ def answer_images(request: Request, task: Task[Answer]) -> None:
 
 @dataclass(frozen=True)
 class _Places:
-    """Where the pictures and masks go; None where none are wanted."""
+    """Where the pictures, the masks and the data set go; None where none are wanted."""
 
     pictures: tuple[Path, ...] | None
     masks: MaskFolder | None
+    data_set: SavePlan | None
 
 
 def _plan(request: Request, task: Task[Answer], images: ImageList) -> _Places:
-    drawn = task.draws and not request.as_json and task.files is None
+    asked_otherwise = request.as_json or task.files is not None or task.data_set is not None
+    drawn = task.draws and not asked_otherwise
     wanted = request.output is not None or drawn
     pictures = plan_pictures(images, request.output, task.name) if wanted else None
-    if task.files is None:
-        return _Places(pictures, None)
-    return _Places(pictures, plan_masks(images, task.files.folder, task.files.numbered))
+    masks = None
+    if task.files is not None:
+        masks = plan_masks(images, task.files.folder, task.files.numbered)
+    data_set = None if task.data_set is None else plan_save(images, task.data_set)
+    return _Places(pictures, masks, data_set)
 
 
 @dataclass(frozen=True)
@@ -252,12 +264,14 @@ class _Series(Generic[Answer]):
         images: ImageList,
         places: _Places,
         model: Model,
+        writer: AnnotationWriter | None,
     ) -> None:
         self._request = request
         self._task = task
         self._images = images
         self._places = places
         self._model = model
+        self._writer = writer
         self._warned = False
         self._written: Counter[str] = Counter()  # pictures and masks of a series, by folder
 
@@ -266,7 +280,8 @@ class _Series(Generic[Answer]):
         paths = self._images.paths
         with Ticker(len(paths)) as ticker, closing(self._answers()) as answers:
             try:
-                failed = sum(not self._print_next(path, answers, ticker) for path in paths)
+                indices = range(len(paths))
+                failed = sum(not self._print_next(index, answers, ticker) for index in indices)
             except KeyboardInterrupt:  # images in other threads end with their graph's run
                 self._model.close()
                 raise
@@ -276,15 +291,18 @@ class _Series(Generic[Answer]):
 
     def _print_next(
         self,
-        path: Path,
+        index: int,
         answers: Generator[Callable[[], _Answered[Answer]], None, None],
         ticker: Ticker,
     ) -> bool:
-        """Print the next answer, for the image at `path`; False where an error took its place."""
+        """Print the next answer, that of image `index`; False where an error took its place."""
+        path = self._images.paths[index]
         try:
             status = ticker.working(f"{self._task.name} {path.name}")
             with nullcontext() if self._shows_steps else status:
                 answered = next(answers)()
+                if self._writer is not None and self._places.data_set is not None:
+                    self._places.data_set.add(self._writer, index, answered.answer)
         except (ImageError, PromptError) as error:
             if not self._images.many:
                 raise
@@ -350,6 +368,8 @@ class _Series(Generic[Answer]):
             record["picture"] = None if picture is None else str(picture)
             if masks is not None:
                 record["mask_files"] = [str(file) for file in masks]
+            if self._writer is not None:
+                record["data_set"] = str(self._writer.folder)
             write_json(record)
             return
         folder = None if self._places.masks is None else self._places.masks.folder

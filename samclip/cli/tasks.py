@@ -15,6 +15,7 @@ from samclip.cli import options
 from samclip.cli.arguments import gather_prompts, read_names, require_names
 from samclip.cli.output_paths import make_folder
 from samclip.cli.run_task import MaskFiles, Task, task_command
+from samclip.cli.save_places import read_save
 from samclip.cli.tables import (
     list_shares,
     show_classification,
@@ -101,6 +102,8 @@ def segment(
     captions: options.CaptionKind = "names",
     top: options.TopMasks = None,
     masks: options.MaskFiles = None,
+    save: options.Save = None,
+    save_to: options.SaveTo = None,
 ) -> Task[Any]:
     """Cut out what points and boxes show, in pixels of the image; with --names, name it too.
 
@@ -108,7 +111,7 @@ def segment(
     it; --separate makes every point a separate object. The same prompts apply to every image.
 
     Draws STEM.segment.png into the current folder (for several images, into samclip-segment/)
-    unless --output, --masks or --json is given. With --json, masks come as COCO run-length
+    unless --output, --masks, --save or --json is given. With --json, masks come as COCO run-length
     encoding.
     """
     vocabulary = read_names(names, labels)
@@ -129,6 +132,7 @@ def segment(
         sum_up=sum_up_masks,
         drawing={"captions": captions, "top": top},
         files=save_masks(masks),
+        data_set=read_save(save, save_to),
     )
 
 
@@ -190,13 +194,15 @@ def semantic(
     denoise: Denoise = 0.0,
     captions: options.CaptionKind = "names",
     masks: options.LabelFiles = None,
+    save: options.Save = None,
+    save_to: options.SaveTo = None,
 ) -> Task[Any]:
     """Label every pixel with the name that fits it best.
 
     Draws STEM.semantic.png into the current folder (for several images, into samclip-semantic/)
-    unless --output, --masks or --json is given. With --json, the pixels of each name that was found
-    come as COCO run-length encoding. Pixels whose best name is less probable than all others
-    together get no name, see --background.
+    unless --output, --masks, --save or --json is given. With --json, the pixels of each name that
+    was found come as COCO run-length encoding. Pixels whose best name is less probable than all
+    others together get no name, see --background.
     """
     vocabulary = require_names(read_names(names, labels), "semantic")
     # The best of K names has at least 1 / K: a floor up to that leaves nothing out.
@@ -215,6 +221,7 @@ def semantic(
         sum_up=sum_up_map,
         drawing={"captions": captions},
         files=None if masks is None else MaskFiles(masks, save_labels, numbered=False),
+        data_set=read_save(save, save_to),
     )
 
 
@@ -242,6 +249,8 @@ EVERYTHING_EXAMPLES = """
 - `samclip everything street.jpg --points-per-side 16 --names "car,person,tree"`
 
 - `samclip everything photos/ --output pictures/ --masks masks/ --min-mask-region-area 200`
+
+- A data set to train on: `samclip everything photos/ --names "car,person" --save yolo`
 """
 
 _FILTERS = "Which masks are kept"
@@ -315,12 +324,14 @@ def everything(
     captions: options.CaptionKind = "names",
     top: options.TopMasks = None,
     masks: options.MaskFiles = None,
+    save: options.Save = None,
+    save_to: options.SaveTo = None,
 ) -> Task[Any]:
     """Find the masks of all objects, with the options of SAM's automatic mask generator.
 
     Draws STEM.everything.png into the current folder (for several images, into
-    samclip-everything/) unless --output, --masks or --json is given. With --json, each mask has the
-    keys of SamAutomaticMaskGenerator, and its name if names were given.
+    samclip-everything/) unless --output, --masks, --save or --json is given. With --json, each mask
+    has the keys of SamAutomaticMaskGenerator, and its name if names were given.
     """
     vocabulary = read_names(names, labels)
     return Task(
@@ -342,6 +353,7 @@ def everything(
         drawing={"captions": captions, "top": top},
         has_steps=True,
         files=save_masks(masks),
+        data_set=read_save(save, save_to),
     )
 
 

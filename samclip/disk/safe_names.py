@@ -55,3 +55,26 @@ def find_name_fault(name: str) -> str:
         f"is longer than {MAX_NAME_BYTES} bytes": len(encoded) > MAX_NAME_BYTES,
     }
     return next((fault for fault, found in faults.items() if found), "")
+
+
+class DistinctNames:
+    """Names of which no two are equal; those that differ in case only are, as in file systems."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+        self._counts: dict[str, int] = {}
+
+    def take(self, name: str) -> str:
+        """Return `name` where it is free, else `name-2`, `name-3` and so on; it is then taken."""
+        key = fold(name)
+        free = name
+        while fold(free) in self._taken:
+            self._counts[key] = self._counts.get(key, 1) + 1
+            free = f"{name}-{self._counts[key]}"
+        self._taken.add(fold(free))
+        return free
+
+
+def fold(name: str) -> str:
+    """Return what is equal for names that some file system takes for the same."""
+    return unicodedata.normalize("NFC", name).casefold()

@@ -347,6 +347,37 @@ def test_a_map_becomes_an_index_file(model: FakeModel, run: Run, image: Path) ->
     assert (labels[:, 16:] == 1).all()
 
 
+@pytest.mark.parametrize("task", ["segment", "semantic", "everything"])
+def test_a_folder_becomes_a_data_set(task: str, model: FakeModel, run: Run) -> None:
+    write_image(Path("in/a.png"))
+    Path("in/b.png").write_bytes(b"not an image")
+    write_image(Path("in/below/a.png"))
+    options = [*TASKS[task], "--recursive", "--save"]
+    result = run(task, "in", *options, "coco")
+    assert result.exit_code == 1
+    assert "coco data set in samclip-coco: 2 images" in result.stdout
+    document = json.loads(Path("samclip-coco/annotations.json").read_text("utf-8"))
+    assert [each["file_name"] for each in document["images"]] == ["a.png", "below/a.png"]
+    assert {each["image_id"] for each in document["annotations"]} == {1, 2}
+    assert not list(Path().glob("*.png"))
+    assert not list(Path().glob("samclip-*/*.png"))
+    result = run(task, "in/a.png", *options, "yolo", "--save-to", "set", "--json")
+    assert json.loads(result.stdout)["data_set"] == "set"
+    assert Path("set/images/a.png").read_bytes() == Path("in/a.png").read_bytes()
+    calls = len(model.calls)
+    for arguments, message in (
+        ([*options, "yolo", "--save-to", "set"], "not empty"),
+        ([*options, "yolov8"], "did you mean 'yolo'"),
+        ([*TASKS[task], "--save-to", "other"], "needs a format"),
+        (["in/a.png", *options, "yolo"], "given twice"),
+        ([*options, "yolo", "--save-to", "in/a.png"], "Not a directory"),
+    ):
+        result = run(task, "in/a.png", *arguments)
+        assert result.exit_code == 2
+        assert message in " ".join(result.stderr.split())
+    assert len(model.calls) == calls, "refused before the model runs"
+
+
 def test_a_map_never_replaces_the_photo(model: FakeModel, run: Run, image: Path) -> None:
     before = image.read_bytes()
     result = run("semantic", image, "--names", "road,sky", "--masks", image.parent)

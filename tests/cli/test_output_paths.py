@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from samclip.cli import output_paths
 from samclip.cli.image_list import ImageList
 from samclip.cli.output_paths import PICTURE_SUFFIXES, plan_pictures
+from samclip.disk import safe_names
 from samclip.errors import InputError
 from samclip.runtime.results.drawing import save_picture
 from samclip.runtime.results.mask_files import write_masks
@@ -126,14 +127,14 @@ def test_another_name_of_an_image_is_the_image(tmp_path: Path) -> None:
 
 def test_names_are_planned_in_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = 0
-    fold = output_paths._fold
+    fold = safe_names.fold
 
     def count(name: str) -> str:
         nonlocal calls
         calls += 1
         return fold(name)
 
-    monkeypatch.setattr(output_paths, "_fold", count)
+    monkeypatch.setattr(safe_names, "fold", count)
     images = ImageList(tuple(Path(str(n), "a.jpg") for n in range(5000)), many=True)
     stems = list(output_paths.unique_stems(images))
     assert stems[:3] == ["a", "a-2", "a-3"]

@@ -28,6 +28,7 @@ ORDER = (
     "text",
     "plans",
     "results",
+    "formats",
     "features",
     "clip_tower",
     "tasks",

@@ -69,6 +69,7 @@ class Answer(ImageRecord, frozen=True, kw_only=True):
     mask_files: Annotated[
         list[str] | UnsetType, about("the files that were written, with `--masks`")
     ] = UNSET
+    data_set: Annotated[str | UnsetType, about("the folder of the data set, with `--save`")] = UNSET
 
 
 class Classify(Answer, frozen=True, kw_only=True):

@@ -317,8 +317,8 @@ class LabelSource(TomlTable, frozen=True, kw_only=True):
     leaves the label out.
     """
     licenses: tuple[int, ...] = ()
-    """Of kind coco, the ids of the licences whose photos are taken; without it, all photos. Range: at
-    least 0, each.
+    """Of kind coco, the ids of the licences whose photos are taken; without it, all photos.
+    Range: at least 0, each.
     """
     size: int = 1024
     """Side of the square that photos are fitted into, in pixels. Small photos cost less in a

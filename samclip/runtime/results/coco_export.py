@@ -20,6 +20,7 @@ from samclip.runtime.results.drawing import as_path
 from samclip.version import __version__
 
 UNNAMED = "object"  # the category of masks without names
+INFO = {"description": f"masks of samclip {__version__}"}
 MAX_ID = 2**53  # JSON's readers and COCO's evaluation keep ids as doubles
 MAX_MASKS = 2**21  # of one answer: its ids follow each other
 
@@ -133,7 +134,7 @@ def coco_document(answers: Iterable[tuple[str | Path, Answer]]) -> dict[str, Any
             categories.setdefault(known, len(categories) + 1)
         annotations += coco_annotations(masks, image["id"], len(annotations) + 1, categories)
     return {
-        "info": {"description": f"masks of samclip {__version__}"},
+        "info": INFO,
         "images": list(images.values()),
         "annotations": annotations,
         "categories": [{"id": number, "name": name} for name, number in categories.items()],
