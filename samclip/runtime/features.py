@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from samclip.engines.base import Tensor
 from samclip.engines.device_tensor import DeviceTensor, part_of
-from samclip.engines.limits import MAX_PHOTO_SIDE
+from samclip.engines.limits import MAX_HOST_PROMPTS, MAX_PHOTO_SIDE, MAX_PROMPTS
 from samclip.errors import BundleError, CapabilityError, ClosedError, InputError, did_you_mean
 from samclip.runtime.bundles.manifest import ClipHead
 from samclip.runtime.engine_pool import EnginePool
@@ -31,7 +32,7 @@ from samclip.runtime.graph_outputs import (
 )
 from samclip.runtime.pixels.image import Letterbox
 from samclip.runtime.pixels.mask_ops import PackedMasks, foreground_confidence
-from samclip.runtime.pixels.prompts import PromptBatch
+from samclip.runtime.pixels.prompts import Prompt, PromptBatch, batch_prompts
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +166,21 @@ class Features:
                 "which masks could be named. Leave out name_by, or export a bundle with two towers."
             )
         return self._tower
+
+    def batches(
+        self,
+        prompts: Sequence[Prompt],
+        limit: int = MAX_PROMPTS,
+        letterbox: Letterbox | None = None,
+    ) -> Iterator[PromptBatch]:
+        """Group prompts into runs of the decoder, each of `limit` prompts at most.
+
+        A CPU gets few at a time. `letterbox`: maps the prompts' coordinates to the encoder's input,
+        None for the image's own. See `batch_prompts`.
+        """
+        if self._pool.backend.traits.on_host:
+            limit = min(limit, MAX_HOST_PROMPTS)
+        return batch_prompts(prompts, letterbox or self.letterbox, self.mask_size, limit)
 
     def decode(self, batch: PromptBatch) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Run the mask decoder on B prompts: scores BxM and low-resolution logits BxMxhxw.

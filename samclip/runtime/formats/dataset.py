@@ -1,4 +1,4 @@
-"""What the formats of annotations share: the folder, its classes, file names and long files."""
+"""The common part of all annotation formats: the folder, its classes, file names, long files."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class Dataset(ABC):
         """
         if sample.file_name in self._file_names:
             raise InputError(
-                f"there is a sample {sample.file_name!r:.200} already. Give each image a name of "
-                "its own, such as its path below one folder."
+                f"there is a sample {sample.file_name!r:.200} already. Give each image a "
+                "separate name, such as its path below one folder."
             )
         self._write(sample)
         self._file_names.add(sample.file_name)
@@ -67,7 +67,7 @@ class Dataset(ABC):
         """Write what is known last."""
 
     def _learn(self, names: Iterable[str]) -> bool:
-        """Give names that are new the next ids; return whether there were any."""
+        """Add the names that are new to the classes. Return whether there were any."""
         before = len(self.classes)
         for name in names:
             self.classes.setdefault(name, len(self.classes))

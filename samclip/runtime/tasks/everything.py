@@ -26,7 +26,7 @@ from samclip.runtime.pixels.mask_ops import (
     remove_small_regions,
     stability_score,
 )
-from samclip.runtime.pixels.prompts import Prompt, batch_prompts
+from samclip.runtime.pixels.prompts import Prompt
 from samclip.runtime.results.masks import AutoMasks
 from samclip.runtime.room import require_memory
 from samclip.runtime.stages import stage as timed_stage
@@ -120,12 +120,11 @@ class CropSearch:
         gets a step for each point.
         """
         prompts = [Prompt(point[None], np.ones(1)) for point in self.points]
-        mask_size = self._features.mask_size
         limit = self._options.points_per_batch
         threshold = self._options.pred_iou_thresh
         passed: list[Passed] = []
         held = 0
-        for batch in batch_prompts(prompts, self._features.letterbox, mask_size, limit):
+        for batch in self._features.batches(prompts, limit):
             iou, low_res = self._features.decode(batch)
             offered = iou[:, list(MULTI)]  # Bx3
             good = offered > threshold if threshold > 0 else np.ones(offered.shape, np.bool_)

@@ -15,7 +15,7 @@ from samclip.runtime.features import Features
 from samclip.runtime.photo import Photo
 from samclip.runtime.pixels.image import Letterbox
 from samclip.runtime.pixels.mask_ops import MASK_THRESHOLD, PackedMasks, mask_box
-from samclip.runtime.pixels.prompts import Prompt, batch_prompts
+from samclip.runtime.pixels.prompts import Prompt
 from samclip.runtime.results.device_masks import DeviceMasks
 from samclip.runtime.results.masks import Masks
 from samclip.runtime.room import require_memory
@@ -89,7 +89,7 @@ def segment_on_device(
     prompts = with_boxes(prompts, features.letterbox)
     scores = np.empty((len(prompts), per_prompt), np.float32)
     made: dict[int, list[tuple[DeviceTensor, DeviceTensor | None]]] = {}
-    for batch in batch_prompts(prompts, features.letterbox, features.mask_size):
+    for batch in features.batches(prompts):
         with stage("prompts"):
             iou, low_res = features.decode_on_device(batch)
         for place, row in enumerate(batch.rows):
@@ -179,7 +179,7 @@ def decode_chosen(
     size = features.mask_size
     scores = np.empty((len(prompts), per_prompt), np.float32)
     logits = np.empty((len(prompts), per_prompt, *size), np.float32)
-    for batch in batch_prompts(prompts, letterbox or features.letterbox, size):
+    for batch in features.batches(prompts, letterbox=letterbox):
         iou, low_res = features.decode(batch)
         for place, row in enumerate(batch.rows):
             chosen = choose_masks(features, prompts[row], iou[place], multimask, resolve)

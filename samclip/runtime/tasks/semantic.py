@@ -35,7 +35,7 @@ from samclip.errors import InputWarning, VocabularyError, brief, warn_caller
 from samclip.runtime.features import Features
 from samclip.runtime.photo import Photo
 from samclip.runtime.pixels.image import Letterbox
-from samclip.runtime.pixels.prompts import Prompt, batch_prompts
+from samclip.runtime.pixels.prompts import Prompt
 from samclip.runtime.results.classification import SemanticMap
 from samclip.runtime.stages import stage
 from samclip.runtime.tasks.segment import SINGLE
@@ -223,7 +223,7 @@ def refine_labels(
         best[region.window][region.inside] = 0
     spread = TokenSpread(coarse.letterbox, features.clip().token_mask)
     prompts = list(_make_prompts(regions, coarse, letterbox, mask_size))
-    for batch in batch_prompts(prompts, letterbox, mask_size):
+    for batch in features.batches(prompts):
         with stage("prompts"):
             iou, low_res = features.decode(batch)
         for place, row in enumerate(batch.rows):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ import samclip
 from samclip.errors import PromptError
 from samclip.runtime.pixels.image import Letterbox
 from samclip.runtime.pixels.mask_ops import PackedMasks, mask_box
+from samclip.runtime.pixels.prompts import PromptBatch, batch_prompts
 from samclip.runtime.results.masks import Masks
 from samclip.runtime.tasks.follow import follow, follow_masks, region_embeddings, remember
 
@@ -26,7 +28,7 @@ class TokenFeatures:
     else.
     """
 
-    mask_size = SIDE
+    mask_size = (SIDE, SIDE)
 
     def __init__(
         self, x: int, y: int, side: int = 6, size: tuple[int, int] = (384, 512), seen: bool = True,
@@ -45,6 +47,9 @@ class TokenFeatures:
 
     def image_embeddings(self) -> NDArray[np.float32]:
         return self._embedding
+
+    def batches(self, prompts: Any, letterbox: Letterbox | None = None) -> Iterator[PromptBatch]:
+        return batch_prompts(prompts, letterbox or self.letterbox, self.mask_size)
 
     def decode(self, batch: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         drawn = batch.mask_input.repeat(4, axis=1)
