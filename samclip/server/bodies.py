@@ -111,7 +111,8 @@ def parse_body(
 
 
 def _too_large(what: str, most: int) -> ProblemError:
-    return ProblemError("too-large", f"{what}; at most {most:,} are read. Send less.")
+    detail = f"{what}; at most {most:,} are read. Send less."
+    return ProblemError("too-large", detail, headers={"Connection": "close"})
 
 
 def _decode(text: bytes, kind: type[Value]) -> Value:
@@ -202,7 +203,7 @@ class _Parts:
         self._name, self._headers = "", 0
         self._field, self._value, self._data = bytearray(), bytearray(), bytearray()
         self._ended = False
-        callbacks: dict[str, Any] = {
+        callbacks: Any = {
             "on_part_begin": self._begin,
             "on_part_data": self._add,
             "on_part_end": self._finish,

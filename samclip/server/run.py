@@ -40,9 +40,10 @@ class Server:
     def __init__(self, model: Model, settings: ServerSettings, streams: int = 1) -> None:
         self.metrics = Metrics()
         self.service = Service(model, settings.limits, self.metrics, streams)
+        protocol: Any = guarded_by(H11Protocol, settings.limits)  # in place of a class
         config = uvicorn.Config(
             make_app(self.service, settings, self.metrics),
-            http=guarded_by(H11Protocol, settings.limits),
+            http=protocol,
             ws="none",
             loop="asyncio",
             lifespan="on",
