@@ -9,6 +9,7 @@ import ssl
 import sys
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import uvicorn
