@@ -111,7 +111,8 @@ def parse_body(
 
 
 def _too_large(what: str, most: int) -> ProblemError:
-    return ProblemError("too-large", f"{what}; at most {most:,} are read. Send less.")
+    detail = f"{what}; at most {most:,} are read. Send less."
+    return ProblemError("too-large", detail, headers={"Connection": "close"})
 
 
 def _decode(text: bytes, kind: type[Value]) -> Value:

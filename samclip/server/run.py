@@ -9,7 +9,7 @@ import ssl
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import cast
+from typing import Any
 
 import numpy as np
 import uvicorn
@@ -41,9 +41,10 @@ class Server:
     def __init__(self, model: Model, settings: ServerSettings, streams: int = 1) -> None:
         self.metrics = Metrics()
         self.service = Service(model, settings.limits, self.metrics, streams)
+        protocol: Any = guarded_by(H11Protocol, settings.limits)  # in place of a class
         config = uvicorn.Config(
             make_app(self.service, settings, self.metrics),
-            http=cast("type[asyncio.Protocol]", guarded_by(H11Protocol, settings.limits)),
+            http=protocol,
             ws="none",
             loop="asyncio",
             lifespan="on",
