@@ -1,4 +1,4 @@
-"""What the formats of annotations share: the folder, its classes, file names and long files."""
+"""Data sets of one format: the folder, its classes, file names and long files."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Dataset(ABC):
         """Write what is known last."""
 
     def _learn(self, names: Iterable[str]) -> bool:
-        """Give names that are new the next ids; return whether there were any."""
+        """Return whether there are new names among these, which get the next ids."""
         before = len(self.classes)
         for name in names:
             self.classes.setdefault(name, len(self.classes))
