@@ -44,8 +44,8 @@ class Dataset(ABC):
         """
         if sample.file_name in self._file_names:
             raise InputError(
-                f"there is a sample {sample.file_name!r:.200} already. Give each image a name of "
-                "its own, such as its path below one folder."
+                f"there is a sample {sample.file_name!r:.200} already. Name each image "
+                "differently, as by its path below one folder."
             )
         self._write(sample)
         self._file_names.add(sample.file_name)
