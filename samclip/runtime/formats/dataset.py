@@ -1,4 +1,4 @@
-"""The common part of all annotation formats: the folder, its classes, file names, long files."""
+"""Data sets of one format: the folder, its classes, file names and long files."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class Dataset(ABC):
         """
         if sample.file_name in self._file_names:
             raise InputError(
-                f"there is a sample {sample.file_name!r:.200} already. Give each image a "
-                "separate name, such as its path below one folder."
+                f"there is a sample {sample.file_name!r:.200} already. Name each image "
+                "differently, as by its path below one folder."
             )
         self._write(sample)
         self._file_names.add(sample.file_name)
@@ -67,7 +67,7 @@ class Dataset(ABC):
         """Write what is known last."""
 
     def _learn(self, names: Iterable[str]) -> bool:
-        """Add the names that are new to the classes. Return whether there were any."""
+        """Return whether there are new names among these, which get the next ids."""
         before = len(self.classes)
         for name in names:
             self.classes.setdefault(name, len(self.classes))
