@@ -1,6 +1,6 @@
 """The cost of names of pixels on a C-RADIO: one pass with both results, against separate passes.
 
-`python -m tools.dense_names` counts multiply-accumulates (MACs) of the trunk, without weights and
+`scripts/count-dense-names` counts multiply-accumulates (MACs) of the trunk, without weights and
 without computing anything, by torch's counter, whose rules are those of `samclip-bench roofline`.
 Heads are left out: their depth is read from the user's file, and they run once in either case.
 """
