@@ -21,7 +21,7 @@ from samclip.runtime.bundles.bundle import Bundle
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(samclip.__file__).parent
 TINY = packaged_bundles() / DEFAULT_BUNDLE
-MAX_BUNDLE_BYTES = 50_000_000
+MAX_BUNDLE_BYTES = 52_000_000
 FOREIGN = ("PYTHONPATH", "SAMCLIP_BUNDLE", "SAMCLIP_HOME")
 OFFLINE = """
 import socket

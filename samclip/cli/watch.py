@@ -282,17 +282,17 @@ class Run:
                 exits.callback(_close_window)
             seen = 0
             for result in self._watching:
-                self._print(result)
+                closed = False
                 if writer is not None or self._show:
                     picture = result.draw()
                     if writer is not None:
                         writer.write(picture, result.time)
-                    if self._show and _show(picture):
-                        break
+                    closed = self._show and _show(picture)
+                self._print(result)  # once its frame is in the video
                 while stage is not None and seen <= result.number:
                     stage.advance(f"{len(result.masks)} masks")
                     seen += 1
-                if self._answered == self._limit:
+                if closed or self._answered == self._limit:
                     break
         self._sum_up(time.perf_counter() - began)
 

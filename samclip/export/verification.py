@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -49,7 +49,7 @@ class Sample:
     image: str
     feeds: Mapping[str, Array]
     expected: Mapping[str, Array]
-    tolerance: float = TOLERANCE
+    tolerance: float = field(default_factory=lambda: TOLERANCE)
 
 
 def make_sample(

@@ -238,6 +238,10 @@ class FakeBundle:
     def graph_names(self) -> tuple[str, ...]:
         return tuple(self.manifest.all_graphs)
 
+    def limited_to(self, aspects: str | Sequence[str] | None) -> FakeBundle:
+        assert aspects is None
+        return self
+
     def read(self, name: str) -> bytes:
         if name == "labels.json":
             return json.dumps(NAMES).encode()

@@ -129,9 +129,10 @@ def test_attention_in_fp32_leaves_the_rest_in_half(
     types = Counter((ly.type.name, ly.get_output(0).dtype.name) for ly in layers)
     softmaxes = types["SOFTMAX", "FLOAT"]
     assert softmaxes > 0
-    assert types["MATRIX_MULTIPLY", "FLOAT"] == 2 * softmaxes
+    blocks = softmaxes - (name == "text_encoder")  # which has one among the taught names
+    assert types["MATRIX_MULTIPLY", "FLOAT"] == 2 * blocks
     if name != "attention":
-        assert types["MATRIX_MULTIPLY", "HALF"] > 2 * softmaxes  # of qkv, proj and MLP
+        assert types["MATRIX_MULTIPLY", "HALF"] > 2 * blocks  # of qkv, proj and MLP
         assert types["CONVOLUTION", "FLOAT"] == 0
     outputs = [(t.name, t.dtype) for t in built.stored.sidecar.tensors if t.mode == "output"]
     usual = build_one(source, rtx).stored.sidecar  # not the one that was just built
