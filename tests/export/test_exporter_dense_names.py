@@ -142,16 +142,20 @@ def test_a_sam_vit_has_features_for_names_of_its_own(photos: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (("--checkpoint", "samclip-tiny"), "the encoder is a lite2"),
+        (("--checkpoint", "TINY_VIT"), "the encoder is a vit_t"),
         (("--checkpoint", "SAM", "--clip-checkpoint", "SAM", "--two-towers"), "of two towers"),
         (("--checkpoint", "SAM", "--model-type", "ovsam-rn50"), "names regions, not tokens"),
     ],
 )
 def test_models_without_such_tokens_refuse(
-    option: str, given: tuple[str, ...], words: str, tmp_path: Path
+    option: str,
+    given: tuple[str, ...],
+    words: str,
+    mobile_sam_checkpoint: Path,
+    tmp_path: Path,
 ) -> None:
-    sam = save_sam(tmp_path / "sam_vit_h.pth")
-    options = [sam if each == "SAM" else each for each in given]
+    files = {"SAM": save_sam(tmp_path / "sam_vit_h.pth"), "TINY_VIT": mobile_sam_checkpoint}
+    options = [files.get(each, each) for each in given]
     result = run(*options, option, "--no-verify", "--output", tmp_path / "b")
     assert result.exit_code == 1
     assert words in " ".join(result.output.split())
