@@ -31,8 +31,7 @@ def with_token_aggregation(model: Exportable, shape: Shape, grid: tuple[int, int
     `shape` is that of the features that names are read from, BxCxhxw, of which the last tokens are
     the patches on `grid`.
     """
-    leading = shape[2] * shape[3] - grid[0] * grid[1]
-    module = TokenAggregation(leading)
+    module = _module(shape, grid)
 
     def samples(photo: Path) -> list[Sample]:
         made = model.samples(photo)
@@ -47,11 +46,19 @@ def with_token_aggregation(model: Exportable, shape: Shape, grid: tuple[int, int
         sample = Sample(AGGREGATION, photo.name, feeds, {AGGREGATED: found.numpy()}, TOLERANCE)
         return [*made, sample]
 
-    graph = PlainGraph(AGGREGATION, partial(_spec, module, shape, grid))
-    return replace(model, graphs=(*model.graphs, graph), samples=samples)
+    graphs = (*model.graphs, aggregation_graph(shape, grid))
+    return replace(model, graphs=graphs, samples=samples)
 
 
-def _spec(module: TokenAggregation, shape: Shape, grid: tuple[int, int]) -> GraphSpec:
-    """`name_features` 1xCxhxw and `token_mask` 1xgxg -> 1xCxhxw."""
+def aggregation_graph(shape: Shape, grid: tuple[int, int]) -> PlainGraph:
+    """Return the graph: `name_features` 1xCxhxw and `token_mask` 1xgxg -> 1xCxhxw."""
+    return PlainGraph(AGGREGATION, partial(_spec, shape, grid))
+
+
+def _spec(shape: Shape, grid: tuple[int, int]) -> GraphSpec:
     inputs = {NAME_FEATURES: torch.rand(shape), "token_mask": torch.ones(1, *grid)}
-    return GraphSpec(AGGREGATION, module, inputs, (AGGREGATED,))
+    return GraphSpec(AGGREGATION, _module(shape, grid), inputs, (AGGREGATED,))
+
+
+def _module(shape: Shape, grid: tuple[int, int]) -> TokenAggregation:
+    return TokenAggregation(leading=shape[2] * shape[3] - grid[0] * grid[1])

@@ -43,6 +43,7 @@ from samclip.export.precision.keep import DEFAULT_KEEP
 from samclip.export.precision.layers import find_layers
 from samclip.export.precision.quantise import quantise
 from samclip.export.text_part import text_encoder_graph
+from samclip.export.token_aggregation import aggregation_graph
 from samclip.export.uint8_input import uint8_spec
 from samclip.export.weight_storage import store_weights
 from samclip.runtime.bundles.manifest import Preprocessing
@@ -97,6 +98,20 @@ def radio_plans(window_size: int) -> list[Plan]:
     ]
 
 
+def named_plans() -> list[Plan]:
+    """The encoders that attend twice, and the graph that aggregates tokens."""
+    radio, vit = random_radio(SIZE), small_vit()
+    radio.encoder.trunk.add_recursion()
+    assert isinstance(vit.image_encoder, SamVit)
+    vit.image_encoder.add_recursion()
+    side = SIZE // 16
+    return [
+        LoweredGraph("encoder", lambda form: radio_encoder_spec(radio, form)),
+        LoweredGraph("encoder", lambda form: encoder_spec(vit, form)),
+        aggregation_graph((1, 64, 1, 1 + side**2), (side, side)),
+    ]
+
+
 def small_vit() -> MergedModel:
     """A plain ViT of two blocks, windowed and global, with a CLIP head and a decoder."""
     vit = merged("vit_b")
@@ -113,6 +128,7 @@ FAMILIES: dict[str, Callable[[], list[Plan]]] = {
     "vit_t": lambda: merged_plans(merged("vit_t")),
     "vit_t_pool": lambda: merged_plans(merged("vit_t", head_pool=2))[1:2],
     "vit": lambda: merged_plans(small_vit()),
+    "names": named_plans,
     "vit_uint8": lambda: [uint8_plan(merged_plans(small_vit())[0])],
     "lite2": lambda: merged_plans(merged("lite2")),
     "lite2_pyramid": lambda: merged_plans(merged("lite2", pyramid=(1, 2)))[:2],
