@@ -12,7 +12,7 @@ frame, within a neighbourhood, weighted by a softmax of their cosines.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -132,23 +132,11 @@ def follow(features: Features, memory: Memory, image: Photo) -> Masks:
         grid = _read_grid(features)
         size = features.mask_size
         coarse = [_propagate(grid, each) for each in memory._objects]
+        guides = [None if shares is None else _as_logits(shares, grid, size) for shares in coarse]
         low_res = np.full((len(coarse), *size), -COARSE_LOGIT, np.float32)
         scores = np.zeros(len(coarse), np.float32)
-        prompts: list[Prompt] = []
-        rows: list[int] = []
-        for row, shares in enumerate(coarse):
-            logits = None if shares is None else _as_logits(shares, grid, size)
-            if logits is None:
-                continue
-            try:
-                box = box_of_mask(logits, features.letterbox)
-            except PromptError:  # all of it lies in the padding
-                continue
-            low_res[row] = logits
-            prompts.append(Prompt(np.zeros((0, 2)), np.zeros(0), box, logits, has_own_box=False))
-            rows.append(row)
-        drawn_scores, drawn = decode_chosen(features, prompts, multimask=False)
-        for row, score, mask in zip(rows, drawn_scores, drawn, strict=True):
+        for row, score, mask in zip(*_redraw(features, guides), strict=True):
+            low_res[row] = guides[row]
             alike = _iou(mask > MASK_THRESHOLD, low_res[row] > MASK_THRESHOLD)
             scores[row] = score if alike >= AGREEMENT else alike
             if alike >= AGREEMENT:
@@ -182,17 +170,8 @@ def follow_masks(features: Features, previous: Masks, image: Photo) -> Masks:
         ).reshape(-1, *size)
     low_res = np.full((len(previous), *size), -COARSE_LOGIT, np.float32)
     scores = np.zeros(len(previous), np.float32)
-    prompts, rows = [], []
-    for row, logits in enumerate(grids):
-        try:
-            box = box_of_mask(logits, features.letterbox)
-        except PromptError:
-            continue
-        prompts.append(Prompt(np.zeros((0, 2)), np.zeros(0), box, logits, has_own_box=False))
-        rows.append(row)
     with stage("prompts"):
-        found = decode_chosen(features, prompts, multimask=False)
-    scores[rows], low_res[rows] = found
+        rows, scores[rows], low_res[rows] = _redraw(features, grids)
     with stage("upscale"):
         packed, boxes, _ = upscale_masks(features, low_res, keep_logits=False)
     return Masks(
@@ -203,6 +182,27 @@ def follow_masks(features: Features, previous: Masks, image: Photo) -> Masks:
         low_res_logits=low_res,
         image=image,
     )
+
+
+def _redraw(
+    features: Features, guides: Iterable[NDArray[np.float32] | None]
+) -> tuple[list[int], NDArray[np.float32], NDArray[np.float32]]:
+    """Have the decoder draw from low-resolution logits, each a prompt with the box around it.
+
+    Returns the M rows that were drawn, their scores M and logits Mxhxw. None, and logits that mark
+    nothing of the image, are left out.
+    """
+    prompts, rows = [], []
+    for row, logits in enumerate(guides):
+        if logits is None:
+            continue
+        try:
+            box = box_of_mask(logits, features.letterbox)
+        except PromptError:  # all of it lies in the padding
+            continue
+        prompts.append(Prompt(np.zeros((0, 2)), np.zeros(0), box, logits, has_own_box=False))
+        rows.append(row)
+    return rows, *decode_chosen(features, prompts, multimask=False)
 
 
 def region_embeddings(features: Features, packed: PackedMasks) -> NDArray[np.float32]:
