@@ -5,6 +5,9 @@
 #   docker run --rm --runtime nvidia --volume samclip-cache:/cache \
 #       --volume /etc/nv_tegra_release:/etc/nv_tegra_release:ro samclip:jetson doctor
 #
+# The root may be read-only (--read-only): what is written goes to /cache. To serve over
+# HTTP see docs/deploy/containers.md.
+#
 # TensorRT cannot be imported while the image is built: only `--runtime nvidia` mounts the driver's
 # libraries. For another L4T give its image: --build-arg BASE=... --build-arg TENSORRT=
 ARG BASE=nvcr.io/nvidia/l4t-tensorrt:r10.3.0-runtime
@@ -44,17 +47,18 @@ ENV PATH=/opt/samclip/bin:${PATH}
 WORKDIR /src
 COPY pyproject.toml setup.py README.md LICENSE NOTICE MANIFEST.in constraints.txt ./
 COPY samclip samclip
-RUN python -m pip install --constraint constraints.txt . 'cuda-python>=12.9.2,<13' \
+RUN python -m pip install --constraint constraints.txt '.[serve]' 'cuda-python==12.9.6' \
     && rm -rf /src/*
 
 # Plans are built for one GPU and one TensorRT, so they belong to the machine, not to the image.
 # samclip loads only plans of the user who runs it, or of root: a new volume takes over this owner.
 RUN useradd --create-home --uid 1000 --groups video samclip \
     && mkdir /cache && chown samclip: /cache
-ENV SAMCLIP_CACHE_DIR=/cache
+ENV SAMCLIP_CACHE_DIR=/cache TMPDIR=/cache PYTHONDONTWRITEBYTECODE=1
 VOLUME /cache
 WORKDIR /photos
-USER samclip
+USER 1000:1000
+EXPOSE 8000
 
 # Whether TensorRT still reaches the GPU. It imports the library, so it is asked for seldom.
 HEALTHCHECK --interval=5m --timeout=60s --start-period=60s \

@@ -46,7 +46,9 @@ def read_frames(source: str) -> Iterator[Frame | Path]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Answer each frame, and print a line for it."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("source", help="a camera's number, a video, or a folder of photos")
     parser.add_argument("--names", default="a person,a cup,a cat,a rocket")
     parser.add_argument("--bundle", default=None)

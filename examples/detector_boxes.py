@@ -30,7 +30,9 @@ def read_boxes(path: Path, least: float) -> dict[str, list[list[float]]]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Segment all boxes, and write a PNG for each mask."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("photos", type=Path)
     parser.add_argument("detections", type=Path)
     parser.add_argument("--names", required=True)

@@ -18,7 +18,9 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the COCO file."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("photos", type=Path)
     parser.add_argument("target", type=Path)
     parser.add_argument("--names", required=True)

@@ -27,7 +27,9 @@ def read_labels(path: Path) -> dict[str, list[str]]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the three best names of each photo."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("labels", type=Path)
     parser.add_argument("photos", type=Path, nargs="+")
     parser.add_argument("--bundle", default=None)

@@ -14,7 +14,9 @@ import samclip
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Answer both, and write both pictures."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("photo", type=Path)
     parser.add_argument("x", type=float)
     parser.add_argument("y", type=float)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from samclip.errors import (
     BackendUnavailableError,
+    BatchError,
     BundleError,
     BundleNotFoundError,
     CalibrationError,
@@ -87,7 +88,7 @@ if TYPE_CHECKING:
     from samclip.runtime.scene import Scene
     from samclip.runtime.tasks.follow import Memory
     from samclip.runtime.text.templates import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
-    from samclip.runtime.text.vocabulary import Vocabulary
+    from samclip.runtime.text.vocabulary import Vocabulary, load_vocabulary
     from samclip.video.answers import FrameResult
     from samclip.video.frames import Frame
     from samclip.video.stream import VideoStream, open_video
@@ -100,6 +101,7 @@ __all__ = [
     "AnnotationWriter",
     "AutoMasks",
     "BackendUnavailableError",
+    "BatchError",
     "BundleError",
     "BundleNotFoundError",
     "CalibrationError",
@@ -168,6 +170,7 @@ __all__ = [
     "WriteError",
     "__version__",
     "load",
+    "load_vocabulary",
     "open_video",
     "write_coco",
 ]
@@ -196,6 +199,7 @@ _HOMES = {
     "Vocabulary": "runtime.text.vocabulary",
     "Watch": "video.watch",
     "load": "runtime.model",
+    "load_vocabulary": "runtime.text.vocabulary",
     "open_video": "video.stream",
     "write_coco": "runtime.results.coco_export",
 }

@@ -225,7 +225,7 @@ class CropFeature:
         def name(masks: Masks, vocabulary: Vocabulary) -> Masks:
             features = get_features()
             spread = TokenSpread(features.letterbox, features.token_mask)
-            pooled = pool_tokens(masks.packed, prompt_centres(masks), features.tokens, spread)
+            pooled, _ = pool_tokens(masks.packed, prompt_centres(masks), features.tokens, spread)
             return attach_names(masks, self._encoder.embed_pooled(pooled), vocabulary)
 
         return BaselineScene(scene, name, self._vocabulary)

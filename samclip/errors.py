@@ -47,6 +47,7 @@ expected and what to do::
     |-- WriteError (OSError)     a result cannot be written; what was there before is whole
     |-- ServerError              a server cannot start, be reached, or answer
     |   `-- ServerBusyError      it has as many requests as it takes; ask again later
+    |-- BatchError               a batch job cannot begin or go on; what it wrote stays
     |-- PeerError                a peer of a benchmark cannot be installed, loaded or run
     `-- TrainingError            a training run cannot begin, go on or be resumed
 
@@ -63,6 +64,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 _REPR = reprlib.Repr()
 _REPR.maxlevel, _REPR.maxlist, _REPR.maxtuple, _REPR.maxdict = 2, 4, 4, 2
@@ -267,6 +269,10 @@ class ServerBusyError(ServerError):
         self.retry_after = retry_after
 
 
+class BatchError(SamclipError):
+    """A batch job cannot begin or go on; the rows that it wrote stay, and it can be run again."""
+
+
 class PeerError(SamclipError):
     """A peer that a benchmark compares with samclip cannot be installed, loaded or run."""
 
@@ -335,6 +341,15 @@ def error_context(subject: str) -> Iterator[None]:
         if subject not in str(error):
             error.args = (f"{subject}: {error}",)
         raise
+
+
+def kind_named(name: object, *bases: type) -> Any:
+    """Return the class of this module of that name, one of `bases`; None for any other name.
+
+    For errors and warnings that came as texts from another process.
+    """
+    kind = globals().get(str(name))
+    return kind if isinstance(kind, type) and issubclass(kind, bases) else None
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

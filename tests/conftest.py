@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fetched_packages import CACHE
 from filelock import FileLock
 from hypothesis import settings
+from made_once import made_once, run_folder
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -23,7 +27,57 @@ settings.register_profile("same", derandomize=True, deadline=None, print_blob=Tr
 settings.register_profile("random", derandomize=False, deadline=None, print_blob=True)
 settings.load_profile("same")
 
-CACHE = Path(os.environ.get("SAMCLIP_TEST_CACHE", Path.home() / ".cache" / "samclip-tests"))
+# A process takes whole files. These take longest, so that they come first, and short ones last.
+LONG_FILES = (
+    "tests/runtime/test_box_miou.py",  # makes a bundle that others wait for
+    "tests/export/test_exporter_ovsam.py",
+    "tests/export/test_exporter.py",
+    "tests/export/test_uint8_input.py",
+    "tests/export/test_exporter_radio.py",
+    "tests/export/test_exporter_two_towers.py",
+    "tests/merge/training/test_launcher.py",
+    "tests/test_page_commands.py",
+    "tests/test_docstring_examples.py",
+    "tests/test_packaging.py",
+    "tests/test_lean_imports.py",
+)
+LONG_FOLDERS = ("tests/export/", "tests/runtime/", "tests/merge/", "tests/attacks/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put long files first: a process that begins one last lets the other wait for it."""
+
+    def rank(item: pytest.Item) -> int:
+        file = item.nodeid.partition("::")[0]
+        if file in LONG_FILES:
+            return LONG_FILES.index(file)
+        return len(LONG_FILES) + (not file.startswith(LONG_FOLDERS))
+
+    items.sort(key=rank)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what collecting has made out of garbage collections, and make exports quicker."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+    if "onnxscript.rewriter" in sys.modules:  # if not, no test of this run exports
+        import quick_rewriting
+
+        quick_rewriting.install()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread_an_engine() -> Iterator[None]:
+    """Take one thread for an engine, if nobody asks for more, where processes share the cores.
+
+    A second thread would wait for its turn in a loop, which costs the other process its time.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            for backend in ("onnxruntime", "openvino"):
+                patch.setattr(f"samclip.engines.{backend}.backend.usable_cores", lambda: 1)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -97,12 +151,10 @@ def graphs_traced_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
 
     from samclip.export import graphs
 
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent  # of all workers
-    (folder / "graphs").mkdir(exist_ok=True)
+    folder = run_folder(tmp_path_factory) / "graphs"
+    folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(graphs, "export_graph", traced_once(folder / "graphs"))
+        patch.setattr(graphs, "export_graph", traced_once(folder))
         yield
 
 
@@ -132,10 +184,13 @@ def lite2_checkpoint(
     from samclip.export.families.merged_assembly import save_merged
     from samclip.export.families.stitched import assemble_stitched
 
-    made = assemble_stitched(
-        recogniser_checkpoint, mobile_sam_checkpoint, text_checkpoint, image_size=256
-    )
-    return save_merged(made, tmp_path_factory.mktemp("lite2") / "lite2.safetensors")
+    def make(folder: Path) -> None:
+        made = assemble_stitched(
+            recogniser_checkpoint, mobile_sam_checkpoint, text_checkpoint, image_size=256
+        )
+        save_merged(made, folder / "lite2.safetensors")
+
+    return made_once(tmp_path_factory, "lite2-checkpoint", make) / "lite2.safetensors"
 
 
 @pytest.fixture(scope="session")
@@ -158,15 +213,18 @@ def two_towers_bundle(
     from samclip.export.exporter import export_bundle
     from samclip.export.options import ExportOptions, TwoTowers
 
-    options = ExportOptions(
-        checkpoint=mobile_sam_checkpoint,
-        clip_checkpoint=small_clip,
-        two_towers=TwoTowers(),
-        image_size=256,
-        output=tmp_path_factory.mktemp("bundles") / "two-towers",
-        templates="none",
-    )
-    return export_bundle(options).path
+    def make(folder: Path) -> None:
+        options = ExportOptions(
+            checkpoint=mobile_sam_checkpoint,
+            clip_checkpoint=small_clip,
+            two_towers=TwoTowers(),
+            image_size=256,
+            output=folder / "two-towers",
+            templates="none",
+        )
+        export_bundle(options)
+
+    return made_once(tmp_path_factory, "two-towers-bundle", make) / "two-towers"
 
 
 @pytest.fixture(scope="session")
@@ -177,9 +235,11 @@ def lite2_bundle(
     from samclip.export.exporter import export_bundle
     from samclip.export.options import ExportOptions
 
-    output = tmp_path_factory.mktemp("bundles") / "lite2"
-    options = ExportOptions(lite2_checkpoint, output, templates="simple", verify=False)
-    return export_bundle(options).path
+    def make(folder: Path) -> None:
+        output = folder / "lite2"
+        export_bundle(ExportOptions(lite2_checkpoint, output, templates="simple", verify=False))
+
+    return made_once(tmp_path_factory, "lite2-bundle", make) / "lite2"
 
 
 @pytest.fixture(scope="session")
@@ -193,11 +253,15 @@ def mobile_sam_bundle(
     from samclip.export.exporter import export_bundle
     from samclip.export.options import ExportOptions
 
-    options = ExportOptions(
-        checkpoint=mobile_sam_checkpoint,
-        text_checkpoint=text_checkpoint,
-        output=tmp_path_factory.mktemp("bundles") / "mobile_sam",
-        templates="simple",
-        verify=False,  # test_exporter.py verifies
-    )
-    return export_bundle(options).path
+    def make(folder: Path) -> None:
+        options = ExportOptions(
+            checkpoint=mobile_sam_checkpoint,
+            text_checkpoint=text_checkpoint,
+            output=folder / "mobile_sam",
+            attention=("chunk",),  # the form that CPUs run
+            templates="simple",
+            verify=False,  # test_exporter.py verifies
+        )
+        export_bundle(options)
+
+    return made_once(tmp_path_factory, "mobile-sam-bundle", make) / "mobile_sam"

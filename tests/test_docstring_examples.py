@@ -31,7 +31,7 @@ WITHOUT = {
         (
             *("Client", "Client.encode", "Client.encode_all", "Client.answer_all"),
             *("Client.answers", "Client.vocabulary", "Client.describe", "Client.close"),
-            *("RemoteScene", "RemoteScene.classify", "RemoteScene.segment"),
+            *("RemoteScene", "RemoteScene.classify", "RemoteScene.segment", "RemoteScene.name"),
             *("RemoteScene.semantic", "RemoteScene.everything", "RemoteScene.close"),
         ),
         "needs a server; tests/client/test_client.py",

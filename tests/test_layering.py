@@ -38,6 +38,9 @@ FLOORS = (
     ("video",),
     ("client",),
     ("server",),
+    ("triton",),
+    ("batch",),
+    ("ray",),
     ("baselines", "cli"),
     ("export",),
     ("merge",),
@@ -45,7 +48,7 @@ FLOORS = (
 )
 LEAN = {
     *("errors", "json_text", "library_errors", "progress", "version"),
-    *("disk", "engines", "runtime", "video", "client", "server"),
+    *("disk", "engines", "runtime", "video", "client", "server", "triton", "batch", "ray"),
 }
 # The one door upwards: `Model.watch` opens what stands on it, when it is called.
 DOORS = {("samclip.runtime.model", "samclip.video.watch")}
@@ -185,7 +188,7 @@ def words_in_strings(source: str, words: re.Pattern[str]) -> list[tuple[int, str
 
 
 @pytest.mark.parametrize(
-    "name", ["errors", "disk", "engines", "runtime", "video", "client", "server"]
+    "name", ["errors", "disk", "engines", "runtime", "video", "client", "server", "batch", "ray"]
 )
 def test_no_command_line_below_the_commands(name: str, command_words: re.Pattern[str]) -> None:
     """Only `cli` and what stands on it words a command; errors below name steps as facts."""

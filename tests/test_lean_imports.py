@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import samclip.batch
 import samclip.engines
 import samclip.runtime
 import samclip.video
@@ -17,7 +18,7 @@ import samclip.video
 TORCH_SIDE = ("torch", "torchvision", "onnx", "onnxscript", "onnx_ir", "transformers", "onnxslim")
 DEV_SIDE = ("pytest", "matplotlib", "scipy", "skimage", "supervision", "open_clip", "timm")
 LATE = ("onnxruntime", "cv2", "tokenizers", "ftfy", "pycocotools", "PIL", "numpy", "supervision")
-LATE += ("msgspec", "av")
+LATE += ("msgspec", "av", "pyarrow", "ray", "pandas")
 
 BLOCK = f"""
 import importlib.abc, sys
@@ -82,7 +83,9 @@ def test_help_needs_no_heavy_package(arguments: list[str]) -> None:
     assert not modules_after(code) & {*TORCH_SIDE, *DEV_SIDE, *LATE}
 
 
-@pytest.mark.parametrize("package", [samclip.runtime, samclip.engines, samclip.video])
+@pytest.mark.parametrize(
+    "package", [samclip.runtime, samclip.engines, samclip.video, samclip.batch]
+)
 def test_every_module_imports_while_torch_and_onnx_are_blocked(package: object) -> None:
     code = (
         f"{BLOCK}\nimport importlib\nfor name in {walk(package)!r}: importlib.import_module(name)"
@@ -103,7 +106,7 @@ def test_doctor_runs_while_torch_and_onnx_are_blocked() -> None:
 
 
 def test_tasks_answer_while_torch_and_onnx_are_blocked(
-    mobile_sam_bundle: Path, photo_path: Path, tmp_path: Path
+    lite2_bundle: Path, photo_path: Path, tmp_path: Path
 ) -> None:
     tasks = {
         "classify": ["--names", "a cup,a dog"],
@@ -112,7 +115,7 @@ def test_tasks_answer_while_torch_and_onnx_are_blocked(
         "everything": ["--points-per-side", "2"],
         "demo": ["--names", "a cup,a table", "--box", "172,17,410,308"],
     }
-    shared = [str(photo_path), "--bundle", str(mobile_sam_bundle), "--json"]
+    shared = [str(photo_path), "--bundle", str(lite2_bundle), "--json"]
     shared += ["--output", str(tmp_path)]  # a picture too: drawing must be as lean
     commands = [[task, *shared, *options] for task, options in tasks.items()]
     run = f"for command in {commands!r}: app(command, standalone_mode=False)"

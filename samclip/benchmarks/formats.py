@@ -82,7 +82,8 @@ def format_interval(row: Row) -> str:
     """Write the interval of a row, in the unit of its value; "-" for none, as AP has none."""
     if row.low is None and row.high is None:
         return NONE
-    return " - ".join(format_value(end, row.unit).partition(" ")[0] for end in (row.low, row.high))
+    ends = (format_value(end, row.unit).partition(" ")[0] for end in (row.low, row.high))
+    return (" to " if row.unit == "difference" else " - ").join(ends)
 
 
 def _share(value: float) -> str:
@@ -96,6 +97,7 @@ def _short_seconds(value: float) -> str:
 
 _ROW_FORMATS: dict[Unit, Callable[[float], str]] = {
     "share": _share,
+    "difference": "{:+.4f}".format,
     "seconds": _short_seconds,
     "ratio": more,
     "per second": "{:.2f} /s".format,

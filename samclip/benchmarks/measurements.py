@@ -5,12 +5,15 @@ Fields that came later have defaults, so that reports of earlier versions can be
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
 
 Kind = Literal["stage", "task", "pipeline", "process"]
 State = Literal["cold", "warm"]
+Statistic = Literal["median", "minimum"]
 Arithmetic = Literal["fp32", "int8", "copy"]
 
 
@@ -220,6 +223,47 @@ class Roofline(Record, frozen=True, kw_only=True):
     estimate_note: str = ""
 
 
+class NodeProfile(Record, frozen=True, kw_only=True):
+    """One node of a graph as the library runs it; `samples`: its seconds in each run.
+
+    `operator` and `kernel`: the library's names. `scope`: the modules whose parameters it reads, or
+    that it lies between; empty where that is not known. `shapes`: of its inputs and outputs, or of
+    its outputs alone, as the library says. `macs`: multiply-accumulates, None where they were not
+    counted.
+    """
+
+    name: str
+    operator: str
+    kernel: str
+    scope: tuple[str, ...]
+    shapes: str
+    macs: int | None
+    samples: tuple[float, ...]
+
+
+class GraphProfile(Record, frozen=True, kw_only=True):
+    """Where the time of one graph went, node by node, in the order in which they ran.
+
+    `samples`: seconds of each run, of which nodes took all but those in `between`. `statistic`:
+    which of a node's samples is shown as its time. `macs`: multiply-accumulates of the whole graph,
+    None where they were not counted; of nodes those that are known to be theirs.
+    """
+
+    model: str
+    graph: str
+    backend: str
+    precision: str
+    statistic: Statistic
+    macs: int | None
+    samples: tuple[float, ...]
+    between: tuple[float, ...]
+    nodes: tuple[NodeProfile, ...]
+
+    def time(self, samples: Sequence[float]) -> float:
+        """Return the one of a node's samples, or of the graph's, that is shown."""
+        return min(samples) if self.statistic == "minimum" else statistics.median(samples)
+
+
 class Participant(Record, frozen=True, kw_only=True):
     """One of several programs that were compared, each a process in a separate environment.
 
@@ -251,3 +295,4 @@ class Measurements(Record, frozen=True, kw_only=True):
     conditions: Conditions | None = None
     roofline: Roofline | None = None
     peers: tuple[Participant, ...] = ()
+    profiles: tuple[GraphProfile, ...] = ()

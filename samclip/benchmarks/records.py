@@ -10,15 +10,16 @@ import msgspec
 
 from samclip.benchmarks.measurements import Measurements, Record
 
-Unit = Literal["share", "seconds", "ratio", "per second", "bytes", "joules", "count"]
+Unit = Literal["share", "difference", "seconds", "ratio", "per second", "bytes", "joules", "count"]
 
 
 class Row(Record, frozen=True, kw_only=True):
     """One figure: `measure` of `model` over `subset`, with the ends of its 95 % interval.
 
     `n`: how many objects, photos or pixels it is over, from `photos` photos. A `share` is in
-    [0, 1]; a `ratio` says in its measure what is divided by what; a `count` is of parameters or
-    multiply-accumulates. Rows of `detail` are for files; tables leave them out.
+    [0, 1]; a `difference` is of two shares of the same objects, in [-1, 1]; a `ratio` says in its
+    measure what is divided by what; a `count` is of parameters or multiply-accumulates. Rows of
+    `detail` are for files; tables leave them out.
     """
 
     model: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import os
 import shlex
 import stat
@@ -25,7 +24,7 @@ from samclip.engines.machine.device import describe_device
 from samclip.engines.machine.host import usable_cores
 from samclip.errors import InputError
 from samclip.json_text import to_json
-from samclip.runtime.bundles.manifest import MANIFEST_NAME
+from samclip.runtime.bundles.manifest_file import manifest_sha256
 from samclip.runtime.model import Model
 from samclip.version import __version__
 
@@ -65,12 +64,11 @@ def make_report(
 def describe_bundle(model: Model, name: str, role: str, precision: str | None = None) -> Subject:
     """Describe the bundle of a model, down to the SHA-256 of its manifest file."""
     manifest = model.manifest
-    data = (model.bundle.path / MANIFEST_NAME).read_bytes()
     return Subject(
         name=name,
         role=role,
         path=str(model.bundle.path),
-        manifest_sha256=hashlib.sha256(data).hexdigest(),
+        manifest_sha256=manifest_sha256(model.bundle.path),
         backend=model.backend,
         precision=precision,
         image_size=manifest.preprocessing.image_size,

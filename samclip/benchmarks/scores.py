@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ PHOTOS = "all photos"
 BASE, NOVEL = "base classes", "novel classes"
 
 Subsets = dict[str, NDArray[np.bool_]]
+Contrast = Literal["ratio", "difference"]
 
 
 def of_objects(
@@ -93,8 +95,11 @@ class Scores:
         return tuple(model for model, other in self.values if other == measure)
 
 
-def compare(scores: Scores, subsets: Subsets) -> Iterator[Row]:
-    """Average every measure over every part; divide the first model's by each of the others'."""
+def compare(scores: Scores, subsets: Subsets, unit: Contrast = "ratio") -> Iterator[Row]:
+    """Average every measure over every part, and compare the first model with each of the others.
+
+    By the ratio of the means, or by the mean of the objects' differences.
+    """
     photos = np.asarray(scores.photos)
     for measure in scores.measures():
         for part, chosen in subsets.items():
@@ -103,15 +108,18 @@ def compare(scores: Scores, subsets: Subsets) -> Iterator[Row]:
                     model: np.asarray(scores.values[model, measure])[chosen]
                     for model in scores.models(measure)
                 }
-                yield from _rows(measure, part, values, photos[chosen])
+                yield from _rows(measure, part, values, photos[chosen], unit)
 
 
 def _rows(
-    measure: str, part: str, values: Mapping[str, np.ndarray], photos: np.ndarray
+    measure: str, part: str, values: Mapping[str, np.ndarray], photos: np.ndarray, unit: Contrast
 ) -> Iterator[Row]:
     for model, numbers in values.items():
         yield make_row(model, measure, part, mean(numbers, photos))
     first, *others = values
     for other in others:
-        estimate = ratio(values[first], values[other], photos)
-        yield make_row(f"{first} / {other}", measure, part, estimate, "ratio")
+        if unit == "ratio":
+            sign, estimate = "/", ratio(values[first], values[other], photos)
+        else:
+            sign, estimate = "-", mean(values[first] - values[other], photos)
+        yield make_row(f"{first} {sign} {other}", measure, part, estimate, unit)

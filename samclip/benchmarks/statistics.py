@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from samclip.runtime.results.shares import calibration_gaps
+
 RESAMPLES = 2000
 LEVEL = 0.95
 SEED = 0
@@ -89,6 +91,20 @@ def mean_iou(tallies: NDArray[np.int64]) -> Estimate:
         return out
 
     return _estimate(len(tallies), int(tallies[:, 1].sum()), evaluate)
+
+
+def calibration_error(shares: ArrayLike, correct: ArrayLike, photos: ArrayLike) -> Estimate:
+    """Average the gap between shares and accuracy over bins of equal width, weighted by answers.
+
+    The expected calibration error of Guo et al. (arXiv 1706.04599), section 3, with their 15 bins:
+    see `calibration_gaps`.
+    `shares`: N in [0, 1], `correct`: N bool, `photos`: N integers. It cannot be negative, so draws
+    of few photos lie above the value of all of them: the interval is not centred on it.
+    """
+    _, place = np.unique(np.asarray(photos), return_inverse=True)
+    gaps = calibration_gaps(np.asarray(shares), np.asarray(correct), place)
+    counts = np.bincount(place).astype(np.float64)
+    return _estimate(len(gaps), len(place), lambda w: np.abs(w @ gaps).sum(axis=1) / (w @ counts))
 
 
 def class_ious(sums: NDArray[np.floating] | NDArray[np.int64]) -> Floats:

@@ -10,13 +10,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from samclip.cli.options import Box, Point
 from samclip.disk.paths import user_path
 from samclip.disk.user_files import read_user_text
 from samclip.errors import InputWarning, PromptError, VocabularyError, warn_caller
 from samclip.json_text import SURROGATE
+
+if TYPE_CHECKING:
+    from samclip.runtime.text.vocabulary import Vocabulary
 
 MAX_LABELS_BYTES = 10_000_000
 # What lists in other forms leave in their lines: comments, numbers before a name, tabs, quotes,
@@ -26,6 +29,35 @@ OTHER_FORM = re.compile(
     re.DOTALL,
 )
 LISTS = (".txt", ".csv", ".tsv", ".json", ".names", ".yaml", ".yml")
+
+
+def read_vocabulary(
+    names: Sequence[str] | None, labels: Path | None, file: Path | None
+) -> list[str | Vocabulary] | None:
+    """Return the vocabulary of `file`, then the names as `read_names` does; None without either.
+
+    Raises VocabularyError as `read_names` and `samclip.load_vocabulary` do.
+    """
+    given = read_names(names, labels)
+    if file is None:
+        return None if given is None else [*given]
+    import samclip  # brings in numpy
+
+    return [samclip.load_vocabulary(file), *(given or ())]
+
+
+def count_names(given: Sequence[str | Vocabulary]) -> int:
+    """Count the different names, those of vocabularies with the others."""
+    groups = [[each] if isinstance(each, str) else each.names for each in given]
+    return len({name for group in groups for name in group})
+
+
+def choose_floor(background: float, given: Sequence[str | Vocabulary]) -> float | None:
+    """Return the probability that a pixel's name needs, None where each pixel has a name.
+
+    The best of K names has at least 1 / K: a floor up to that leaves nothing out.
+    """
+    return background if background > 1 / max(1, count_names(given)) else None
 
 
 def read_names(names: Sequence[str] | None, labels: Path | None) -> list[str] | None:
@@ -77,11 +109,12 @@ def read_lines(file: Path) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def require_names(names: list[str] | None, task: str) -> list[str]:
+def require_names(names: list[str | Vocabulary] | None, task: str) -> list[str | Vocabulary]:
     """Return `names`; raises VocabularyError when there are none, which `task` needs."""
     if names is None:
         raise VocabularyError(
-            f'{task} needs names to choose from: add --names "car,bus" or --labels FILE.'
+            f'{task} needs names to choose from: add --names "car,bus", --labels FILE or '
+            "--vocabulary FILE."
         )
     return names
 

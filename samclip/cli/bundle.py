@@ -53,6 +53,7 @@ def info(
     bundle: options.BundleArgument = None,
     verify: Verify = False,
     public_key: PublicKey = None,
+    wide: options.Wide = False,
     as_json: AsJson = False,
     debug: options.Debug = False,
 ) -> None:
@@ -74,7 +75,7 @@ def info(
         if as_json:
             write_json(bundle_record(opened, verify, signer), indent=2)
         else:
-            print_bundle(opened, verify, signer)
+            print_bundle(opened, verify, signer, wide)
 
 
 def bundle_record(bundle: Bundle, verified: bool, signer: str | None) -> dict[str, object]:
@@ -98,7 +99,7 @@ def bundle_record(bundle: Bundle, verified: bool, signer: str | None) -> dict[st
     }
 
 
-def print_bundle(bundle: Bundle, verified: bool, signer: str | None) -> None:
+def print_bundle(bundle: Bundle, verified: bool, signer: str | None, wide: bool) -> None:
     """Print the bundle for people, one table per subject."""
     from samclip.cli import tables
     from samclip.cli.doctor import print_auto
@@ -109,22 +110,19 @@ def print_bundle(bundle: Bundle, verified: bool, signer: str | None) -> None:
     if manifest.head is not None and not manifest.head.trained:
         warn_untrained_head()
     say(out, f"{manifest.name}  {bundle.path}", style="bold")
-    for table in (
-        tables.summary_table(manifest),
-        tables.graphs_table(manifest),
-        tables.tensors_table(manifest),
-        tables.files_table(manifest),
-        tables.provenance_table(manifest),
-    ):
-        out.print(table)
-    for table in (
-        tables.parity_table(manifest),
-        tables.rounding_table(manifest),
-        tables.gates_table(manifest),
-        tables.exceptions_table(manifest),
+    for table, less in (
+        (tables.summary_table(manifest), ()),
+        (tables.graphs_table(manifest), ("opset", "attention", "backends")),
+        (tables.tensors_table(manifest), ()),
+        (tables.files_table(manifest), ()),
+        (tables.provenance_table(manifest), ()),
+        (tables.parity_table(manifest), ("variants x photos",)),
+        (tables.rounding_table(manifest), ("measure", "weights")),
+        (tables.gates_table(manifest), ("photos", "samples")),
+        (tables.exceptions_table(manifest), ()),
     ):
         if table.row_count:
-            out.print(table)
+            tables.print_table(tables.fit_words(table, less, wide=wide), wide)
     origin = manifest.provenance
     say(out, f"exported with samclip {origin.samclip}, torch {origin.torch}, onnx {origin.onnx}")
     if origin.notes:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from samclip.cli import options
-from samclip.cli.arguments import read_names
+from samclip.cli.arguments import read_vocabulary
 from samclip.cli.exits import heed_stops, report_errors
 from samclip.cli.run_task import Request, Task, answer_images, open_model
 from samclip.cli.terminal import in_one_line
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from samclip.progress import Progress
     from samclip.runtime.results.poster import Overview
     from samclip.runtime.scene import Scene
+    from samclip.runtime.text.vocabulary import Vocabulary
 
 EXAMPLES = """
 **Examples:**
@@ -66,6 +67,7 @@ def demo(
     boxes: options.Boxes = None,
     names: options.Names = None,
     labels: options.Labels = None,
+    vocabulary: options.VocabularyFile = None,
     templates: options.Templates = None,
     output: options.Output = None,
     as_json: options.AsJson = False,
@@ -87,7 +89,7 @@ def demo(
     Draws STEM.demo.png into the current folder unless --output or --json is given.
     """
     with report_errors(debug, verbose):
-        given = read_names(names, labels)
+        given = read_vocabulary(names, labels, vocabulary)
         if video:
             check_video_options(images, boxes, recursive)
             follow_clip(
@@ -105,13 +107,13 @@ def demo(
                 output,
             )
             return
-        vocabulary = given or list(COMMON_NAMES if images else PHOTO_NAMES)
+        chosen = given or list(COMMON_NAMES if images else PHOTO_NAMES)
         shown = boxes or (None if images else PHOTO_BOXES)
 
         def ask(scene: Scene, _: Progress) -> Overview:
             from samclip.cli.overview import look_over
 
-            return look_over(scene, vocabulary, shown, templates)
+            return look_over(scene, chosen, shown, templates)
 
         request = Request(
             images=images or [str(packaged_photos() / PHOTO)],
@@ -146,7 +148,7 @@ def check_video_options(images: object, boxes: object, recursive: bool) -> None:
 
 
 def follow_clip(
-    request: Request, names: list[str], templates: str | None, output: str | None
+    request: Request, names: Sequence[str | Vocabulary], templates: str | None, output: str | None
 ) -> None:
     """Follow the cup of the packaged clip; the video goes to `output`, None for the usual place."""
     from samclip.cli.watch import Run, check_output

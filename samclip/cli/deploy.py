@@ -116,7 +116,7 @@ def deploy(
     The bundle is copied to DIR/releases, verified, its TensorRT plans are built and compared with
     FP32, and it answers once in another process. Then the link DIR/current leads to it, in one
     step. DIR/previous is the release to roll back to. Running programs keep the release that they
-    loaded until they start again.
+    loaded until they start again. For NVIDIA's Triton server: `samclip deploy triton --help`.
     """
     with report_errors(debug):
         from samclip.cli.progress import ConsoleProgress

@@ -6,7 +6,19 @@ from typing import Annotated
 
 import typer
 
-from samclip.cli import bundle, demo, deploy, doctor, engine, serve, tasks, watch
+from samclip.cli import (
+    batch,
+    bundle,
+    demo,
+    deploy,
+    deploy_triton,
+    doctor,
+    engine,
+    serve,
+    tasks,
+    teach,
+    watch,
+)
 from samclip.cli.exits import CommandApp
 from samclip.cli.terminal import accept_any_text, out, say
 from samclip.cli.word_hints import WORDS, hinting_group
@@ -59,11 +71,14 @@ app.command(epilog=tasks.CLASSIFY_EXAMPLES)(tasks.classify)
 app.command(epilog=tasks.SEGMENT_EXAMPLES)(tasks.segment)
 app.command(epilog=tasks.SEMANTIC_EXAMPLES)(tasks.semantic)
 app.command(epilog=tasks.EVERYTHING_EXAMPLES)(tasks.everything)
+app.command(epilog=batch.EXAMPLES)(batch.batch)
 app.command(epilog=watch.EXAMPLES)(watch.watch)
+app.command(epilog=teach.EXAMPLES)(teach.teach)
 app.command(epilog=demo.EXAMPLES)(demo.demo)
 app.command(epilog=bundle.INFO_EXAMPLES)(bundle.info)
 app.command(epilog=bundle.SIGN_EXAMPLES)(bundle.sign)
 app.command(epilog=deploy.EXAMPLES)(deploy.deploy)
+app.command("deploy triton", epilog=deploy_triton.EXAMPLES)(deploy_triton.deploy_triton)
 app.command(epilog=serve.EXAMPLES)(serve.serve)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 app.add_typer(engine.app, name="engine")

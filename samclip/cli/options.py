@@ -193,6 +193,18 @@ Labels = Annotated[
         help="A text file with one name per line, added to --names; a name may hold commas there.",
     ),
 ]
+VocabularyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--vocabulary",
+        parser=parse_path,
+        metavar="FILE",
+        rich_help_panel=_NAMES,
+        show_default=False,
+        help="Names with their examples, from a file of `samclip teach` or Vocabulary.save; the "
+        "names of --names and --labels are added to them.",
+    ),
+]
 Templates = Annotated[
     str | None,
     typer.Option(

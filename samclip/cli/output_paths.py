@@ -115,6 +115,14 @@ def check_place(text: str, option: str) -> Path:
     return user_path(text, option)
 
 
+def check_file(place: Path, text: str, option: str) -> Path:
+    """Return a file to write whose folder must be there; raises InputError, before a model runs."""
+    check_writable([place.parent], [place])
+    if not place.parent.is_dir():
+        raise InputError(f"{option} {text}: there is no folder {place.parent}. Make it first.")
+    return place
+
+
 @dataclass(frozen=True)
 class MaskFolder:
     """The folder of --masks; for each image the stem of its files, and those of an earlier run."""

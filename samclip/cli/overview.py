@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from samclip.runtime.results.masks import AutoMasks, Masks
 from samclip.runtime.results.poster import Overview
-from samclip.runtime.scene import Scene, Templates
+from samclip.runtime.scene import Names, Scene, Templates
 
 POINTS_PER_SIDE = 8  # 64 prompts find the large objects
 MOST_MASKS = 3
@@ -19,7 +19,7 @@ MAX_OVERLAP = 0.2  # share of the smaller mask
 
 def look_over(
     scene: Scene,
-    names: Sequence[str],
+    names: Names,
     boxes: Sequence[tuple[float, float, float, float]] | None = None,
     templates: Templates = None,
 ) -> Overview:
@@ -37,7 +37,7 @@ def look_over(
 
 def _find(
     scene: Scene,
-    names: Sequence[str],
+    names: Names,
     boxes: Sequence[tuple[float, float, float, float]] | None,
     templates: Templates,
 ) -> Masks:

@@ -188,7 +188,7 @@ def answer_images(request: Request, task: Task[Answer]) -> None:
     if request.streams is None and len(images.paths) > 1:
         request = replace(request, streams=SERIES_STREAMS)
     places = _plan(request, task, images)
-    opened = nullcontext() if places.data_set is None else places.data_set.open()
+    opened = nullcontext() if places.data_set is None else places.data_set.data_set.open()
     with heed_stops(), open_model(request) as model, opened as writer:
         failed = _Series(request, task, images, places, model, writer).run()
     if writer is not None and not request.as_json:

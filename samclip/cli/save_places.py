@@ -25,6 +25,21 @@ class DataSet:
     kind: Format
     folder: Path
 
+    def check(self) -> None:
+        """Raise InputError for a folder that is not empty, or cannot be written to."""
+        from samclip.runtime.formats.annotations import check_empty
+
+        check_empty(self.folder)
+        check_writable([self.folder], ())
+
+    @contextmanager
+    def open(self) -> Iterator[AnnotationWriter]:
+        """Make the folder and open the data set for the block; raises InputError, WriteError."""
+        from samclip.runtime.formats.annotations import AnnotationWriter
+
+        with AnnotationWriter(self.kind, self.folder) as writer:
+            yield writer
+
 
 def read_save(kind: str | None, folder: str | None) -> DataSet | None:
     """Return what --save asks for, None without it; raises InputError.
@@ -52,14 +67,6 @@ class SavePlan:
     names: tuple[str, ...]
     sources: tuple[Path | None, ...]
 
-    @contextmanager
-    def open(self) -> Iterator[AnnotationWriter]:
-        """Make the folder and open the data set for the block; raises InputError, WriteError."""
-        from samclip.runtime.formats.annotations import AnnotationWriter
-
-        with AnnotationWriter(self.data_set.kind, self.data_set.folder) as writer:
-            yield writer
-
     def add(self, writer: AnnotationWriter, index: int, answer: Any) -> None:
         """Write the answer to an image."""
         writer.add(self.names[index], answer, source=self.sources[index])
@@ -71,10 +78,7 @@ def plan_save(images: ImageList, data_set: DataSet) -> SavePlan:
     No folder is made yet. Raises InputError for an image that was given twice, and for a folder
     that is not empty or cannot be written to.
     """
-    from samclip.runtime.formats.annotations import check_empty
-
-    check_empty(data_set.folder)
-    check_writable([data_set.folder], ())
+    data_set.check()
     files = [Path(os.path.abspath(path)) for path in images.paths if path != STDIN]  # noqa: PTH100
     shared = os.path.commonpath([file.parent for file in files]) if files else ""
     left = iter(files)

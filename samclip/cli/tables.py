@@ -11,13 +11,17 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
+from rich.cells import cell_len
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from samclip.cli.terminal import SafeConsole, in_one_line, out
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.measure import Measurement
+    from rich.text import TextType
 
     from samclip.runtime.bundles.manifest import (
         Graph,
@@ -35,9 +39,11 @@ BOX = "box x1,y1,x2,y2"  # a column
 WIDEST = 100_000  # columns of a table that needs not fit a terminal
 
 
-def make_table(*columns: str, left: Sequence[str] = ("name",)) -> Table:
+def make_table(
+    *columns: str, left: Sequence[str] = ("name",), caption: TextType | None = None
+) -> Table:
     """Make an empty table; columns named in `left` hold text, the others numbers."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="", caption=caption)
     for column in columns:
         if column in left:
             table.add_column(column, overflow="fold")  # folded, for a name must not be cut
@@ -49,6 +55,52 @@ def make_table(*columns: str, left: Sequence[str] = ("name",)) -> Table:
 def cell(text: str) -> str:
     """Return a name for a cell: no markup is read in it, and it stays on one line."""
     return escape(in_one_line(text))
+
+
+def fit_words(
+    table: Table, less: Sequence[str] = (), whole: Sequence[str] = (), wide: bool = False
+) -> Table:
+    """Return the table without as many columns of `less` as would have a word broken.
+
+    `less`: columns, the least important first. `whole`: columns whose cells stay on one line. The
+    caption names what is left out. Where even the rest is too wide, words are broken, for nothing
+    may be cut. If `wide`, all columns stay.
+    """
+    for column in table.columns:
+        cells = [Text.from_markup(str(part)).plain for part in (column.header, *column.cells)]
+        words = [word for each in cells for word in each.split()]
+        column.min_width = max(map(cell_len, cells if column.header in whole else words), default=0)
+        column.no_wrap = column.no_wrap or column.min_width == max(map(cell_len, cells))
+    left_out: list[str] = []
+    for name in less:
+        if wide or _full_measure(table).minimum <= out.width:
+            break
+        left_out += [str(column.header) for column in table.columns if column.header == name]
+        table = _without_column(table, name)
+    if not wide and _full_measure(table).minimum > out.width:
+        for column in table.columns:
+            column.min_width, column.no_wrap = None, column.overflow != "fold"
+    if left_out:
+        notes = [str(table.caption)] if table.caption else []
+        table.caption = "; ".join([*notes, f"{', '.join(left_out)}: see --wide"])
+    return table
+
+
+def _without_column(table: Table, name: str) -> Table:
+    """Return the table as `make_table` makes them, but for one column."""
+    kept = [column for column in table.columns if column.header != name]
+    made = make_table(caption=table.caption)
+    for column in kept:
+        made.add_column(
+            column.header,
+            justify=column.justify,
+            overflow=column.overflow,
+            min_width=column.min_width,
+            no_wrap=column.no_wrap,
+        )
+    for cells in zip(*(column.cells for column in kept), strict=True):
+        made.add_row(*cells)
+    return made
 
 
 def text_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
@@ -82,7 +134,11 @@ def print_table(table: RenderableType, wide: bool = False) -> None:
 
 def full_width(table: RenderableType) -> int:
     """Return the columns that a table takes when no line of it is broken."""
-    return out.measure(table, options=out.options.update(width=WIDEST)).maximum
+    return _full_measure(table).maximum
+
+
+def _full_measure(table: RenderableType) -> Measurement:
+    return out.measure(table, options=out.options.update(width=WIDEST))
 
 
 def list_shares(named: Iterable[tuple[str, float]], most: int) -> str:
@@ -111,25 +167,12 @@ def show_masks(answer: Masks, top: int | None = None, wide: bool = False) -> Tab
     chosen = answer if top is None else answer.best(top)
     most = MOST_ROWS if top is None else top
     rows = [_mask_cells(chosen, row) for row in range(min(len(chosen), most))]
-    left_out: list[str] = []
-    table = _masks_table(rows)
-    for column in () if wide else (BOX, "object", "score"):
-        if rows and column in rows[0] and full_width(table) > out.width:
-            left_out.append(column)
-            rows = [{name: text for name, text in row.items() if name != column} for row in rows]
-            table = _masks_table(rows)
-    more = len(answer) - len(rows)
-    notes = [f"and {more} more; --json lists all"] if more else []
-    notes += [f"{', '.join(left_out)}: see --wide"] if left_out else []
-    table.caption = "; ".join(notes) or None
-    return table
-
-
-def _masks_table(rows: Sequence[dict[str, str]]) -> Table:
     table = make_table(*(rows[0] if rows else ("#",)))
     for cells in rows:
         table.add_row(*cells.values())
-    return table
+    more = len(answer) - len(rows)
+    table.caption = f"and {more} more; --json lists all" if more else None
+    return fit_words(table, less=(BOX, "object", "score"), whole=("name",), wide=wide)
 
 
 def sum_up_masks(answer: Masks) -> str:

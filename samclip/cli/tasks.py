@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from samclip.cli import options
-from samclip.cli.arguments import gather_prompts, read_names, require_names
+from samclip.cli.arguments import choose_floor, gather_prompts, read_vocabulary, require_names
 from samclip.cli.output_paths import make_folder
 from samclip.cli.run_task import MaskFiles, Task, task_command
 from samclip.cli.save_places import read_save
@@ -37,6 +37,8 @@ CLASSIFY_EXAMPLES = """
 - `samclip classify photos/ --labels labels.txt --top 3`
 
 - `samclip classify street.jpg --labels labels.txt --json`
+
+- Names with examples: `samclip classify street.jpg --vocabulary plant.safetensors --names "wall"`
 """
 
 Top = Annotated[int, typer.Option("--top", "-k", min=1, metavar="K", help="Show the K best names.")]
@@ -46,6 +48,7 @@ Top = Annotated[int, typer.Option("--top", "-k", min=1, metavar="K", help="Show 
 def classify(
     names: options.Names = None,
     labels: options.Labels = None,
+    vocabulary: options.VocabularyFile = None,
     templates: options.Templates = None,
     top: Top = 5,
 ) -> Task[Any]:
@@ -54,10 +57,10 @@ def classify(
     Prints a table, or with --json every name and its probability. A picture is drawn only when
     --output says where.
     """
-    vocabulary = require_names(read_names(names, labels), "classify")
+    given = require_names(read_vocabulary(names, labels, vocabulary), "classify")
     return Task(
         name="classify",
-        ask=lambda scene, _: scene.classify(vocabulary, templates=templates),
+        ask=lambda scene, _: scene.classify(given, templates=templates),
         record=lambda answer: answer.to_dict(),
         show=lambda answer, _: show_classification(answer, top),
         sum_up=lambda answer: list_shares(answer.top(len(answer.names)), top),
@@ -97,6 +100,7 @@ def segment(
     multimask: options.Multimask = False,
     names: options.Names = None,
     labels: options.Labels = None,
+    vocabulary: options.VocabularyFile = None,
     templates: options.Templates = None,
     name_by: options.NameBy = None,
     captions: options.CaptionKind = "names",
@@ -114,7 +118,7 @@ def segment(
     unless --output, --masks, --save or --json is given. With --json, masks come as COCO run-length
     encoding.
     """
-    vocabulary = read_names(names, labels)
+    given = read_vocabulary(names, labels, vocabulary)
     prompts = gather_prompts(points, point_labels, boxes, separate)
     return Task(
         name="segment",
@@ -123,7 +127,7 @@ def segment(
             labels=prompts.labels,
             boxes=prompts.boxes,
             multimask=multimask,
-            names=vocabulary,
+            names=given,
             templates=templates,
             name_by=name_by,
         ),
@@ -188,6 +192,7 @@ Denoise = Annotated[
 def semantic(
     names: options.Names = None,
     labels: options.Labels = None,
+    vocabulary: options.VocabularyFile = None,
     templates: options.Templates = None,
     refine: Refine = False,
     background: Background = FLOOR,
@@ -204,13 +209,12 @@ def semantic(
     was found come as COCO run-length encoding. Pixels whose best name is less probable than all
     others together get no name, see --background.
     """
-    vocabulary = require_names(read_names(names, labels), "semantic")
-    # The best of K names has at least 1 / K: a floor up to that leaves nothing out.
-    floor = background if background > 1 / len(set(vocabulary)) else None
+    given = require_names(read_vocabulary(names, labels, vocabulary), "semantic")
+    floor = choose_floor(background, given)
     return Task(
         name="semantic",
         ask=lambda scene, _: scene.semantic(
-            vocabulary,
+            given,
             templates=templates,
             refine=refine,
             background=floor,
@@ -319,6 +323,7 @@ def everything(
     min_mask_region_area: MinArea = 0,
     names: options.Names = None,
     labels: options.Labels = None,
+    vocabulary: options.VocabularyFile = None,
     templates: options.Templates = None,
     name_by: options.NameBy = None,
     captions: options.CaptionKind = "names",
@@ -333,11 +338,11 @@ def everything(
     samclip-everything/) unless --output, --masks, --save or --json is given. With --json, each mask
     has the keys of SamAutomaticMaskGenerator, and its name if names were given.
     """
-    vocabulary = read_names(names, labels)
+    given = read_vocabulary(names, labels, vocabulary)
     return Task(
         name="everything",
         ask=lambda scene, progress: scene.everything(
-            names=vocabulary,
+            names=given,
             templates=templates,
             name_by=name_by,
             points_per_side=points_per_side,

@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import typer
+from typing import TYPE_CHECKING, Any, Literal
 
 from samclip.cli import options
-from samclip.cli.arguments import gather_prompts, read_names
+from samclip.cli import watch_options as stream
+from samclip.cli.arguments import gather_prompts, read_vocabulary
 from samclip.cli.exits import heed_stops, report_errors
-from samclip.cli.output_paths import check_place, check_writable
+from samclip.cli.output_paths import check_file, check_place
 from samclip.cli.run_task import Request, open_model
+from samclip.cli.save_places import DataSet, read_save
 from samclip.cli.terminal import err, in_one_line, out, say, warn_untrained_head, write_json
 from samclip.errors import CapabilityError, InputError
 
@@ -30,6 +30,9 @@ EXAMPLES = """
 - One object, followed from its box in the first frame:
   `samclip watch street.mp4 --box 300,80,420,200 --output followed.mp4`
 
+- A data set of every tenth frame, with tracks:
+  `samclip watch street.mp4 --names "car,bus" --every 10 --save labelme --save-to street-frames`
+
 - The first camera, the newest frame each time, for another program:
   `samclip watch 0 --names "person,cup" --json`
 
@@ -37,144 +40,34 @@ EXAMPLES = """
 """
 
 WINDOW = "samclip watch"
+FRAME_NAME = "{:06d}.jpg"  # of a frame's number, in a data set
 QUIT_KEYS = (ord("q"), 27)  # q and Escape
-_STREAM = "Stream"
-
-SourceArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="SOURCE",
-        show_default=False,
-        help="A video file, a camera's number, an address (RTSP, HTTP), a pipeline of GStreamer, a "
-        "folder of images, or - for JPEG images on stdin.",
-    ),
-]
-Video = Annotated[
-    str | None,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="FILE",
-        show_default=False,
-        help="Write a video of the answers: .mp4, .mkv, .mov or .avi.",
-    ),
-]
-Show = Annotated[
-    bool, typer.Option("--show", help="Show the answers in a window; q or Escape ends it.")
-]
-Every = Annotated[
-    int,
-    typer.Option(
-        "--every", min=1, metavar="N", rich_help_panel=_STREAM, help="Answer every N-th frame."
-    ),
-]
-MaxFps = Annotated[
-    float | None,
-    typer.Option(
-        "--max-fps",
-        min=0.001,
-        metavar="N",
-        rich_help_panel=_STREAM,
-        show_default="no limit",
-        help="Answer at most N frames a second of the stream.",
-    ),
-]
-Latest = Annotated[
-    bool | None,
-    typer.Option(
-        "--latest/--every-frame",
-        rich_help_panel=_STREAM,
-        show_default="--latest for live sources",
-        help="Drop frames that come too fast, or answer each one.",
-    ),
-]
-Limit = Annotated[
-    int | None,
-    typer.Option(
-        "--limit",
-        min=1,
-        metavar="N",
-        rich_help_panel=_STREAM,
-        show_default="no limit",
-        help="End after N answers.",
-    ),
-]
-SkipStill = Annotated[
-    float | None,
-    typer.Option(
-        "--skip-still",
-        min=0,
-        metavar="LEVELS",
-        rich_help_panel=_STREAM,
-        show_default="off",
-        help="Reuse the masks where nothing differs by so many grey levels (0 to 255); try 4.",
-    ),
-]
-BudgetMs = Annotated[
-    float | None,
-    typer.Option(
-        "--budget-ms",
-        min=1,
-        metavar="MS",
-        rich_help_panel=_STREAM,
-        show_default="off",
-        help="Try fewer points where a frame takes longer than this.",
-    ),
-]
-PointsPerSide = Annotated[
-    int | None,
-    typer.Option(
-        "--points-per-side",
-        min=1,
-        metavar="N",
-        rich_help_panel=_STREAM,
-        show_default="16",
-        help="Without --box and --point: try a grid of N by N points in each frame.",
-    ),
-]
-Wait = Annotated[
-    float,
-    typer.Option(
-        "--wait",
-        min=0.1,
-        metavar="SECONDS",
-        rich_help_panel=_STREAM,
-        help="The time that opening the source, and each of its frames, may take.",
-    ),
-]
-Reconnect = Annotated[
-    float,
-    typer.Option(
-        "--reconnect",
-        min=0,
-        metavar="SECONDS",
-        rich_help_panel=_STREAM,
-        help="Try so long to open a live source again that was lost.",
-    ),
-]
 
 
 def watch(
-    source: SourceArgument,
+    source: stream.SourceArgument,
     names: options.Names = None,
     labels: options.Labels = None,
+    vocabulary: options.VocabularyFile = None,
     templates: options.Templates = None,
     points: options.Points = None,
     point_labels: options.PointLabels = None,
     boxes: options.Boxes = None,
     separate: options.Separate = False,
-    output: Video = None,
-    show: Show = False,
+    output: stream.Video = None,
+    show: stream.Show = False,
+    save: options.Save = None,
+    save_to: options.SaveTo = None,
     as_json: options.AsJson = False,
-    every: Every = 1,
-    max_fps: MaxFps = None,
-    latest: Latest = None,
-    limit: Limit = None,
-    skip_still: SkipStill = None,
-    budget_ms: BudgetMs = None,
-    points_per_side: PointsPerSide = None,
-    wait: Wait = 10.0,
-    reconnect: Reconnect = 60.0,
+    every: stream.Every = 1,
+    max_fps: stream.MaxFps = None,
+    latest: stream.Latest = None,
+    limit: stream.Limit = None,
+    skip_still: stream.SkipStill = None,
+    budget_ms: stream.BudgetMs = None,
+    points_per_side: stream.PointsPerSide = None,
+    wait: stream.Wait = 10.0,
+    reconnect: stream.Reconnect = 60.0,
     bundle: options.Bundle = None,
     backend: options.Backend = "auto",
     device: options.Device = None,
@@ -197,6 +90,9 @@ def watch(
         if points_per_side is not None:
             given["points_per_side"] = points_per_side
         place = None if output is None else check_output(output)
+        data_set = read_save(save, save_to)
+        if data_set is not None:
+            data_set.check()
         request = Request(
             images=[source],
             bundle=bundle,
@@ -208,7 +104,7 @@ def watch(
         with heed_stops(), open_model(request) as model:
             watching = model.watch(
                 source,
-                read_names(names, labels),
+                read_vocabulary(names, labels, vocabulary),
                 templates=templates,
                 every_n=every,
                 max_fps=max_fps,
@@ -217,7 +113,7 @@ def watch(
                 **given,
             )
             with watching:
-                Run(model, source, watching, place, show, as_json, limit).run()
+                Run(model, source, watching, place, show, as_json, limit, data_set).run()
 
 
 def _policy(latest: bool | None) -> Literal["latest", "every"] | None:
@@ -233,10 +129,7 @@ def check_output(output: str) -> Path:
         raise InputError(
             f"--output {output}: videos are written as {', '.join(FORMATS)}. Choose one of these."
         )
-    check_writable([place.parent], [place])
-    if not place.parent.is_dir():
-        raise InputError(f"--output {output}: there is no folder {place.parent}. Make it first.")
-    return place
+    return check_file(place, output, "--output")
 
 
 class Run:
@@ -251,6 +144,7 @@ class Run:
         show: bool = False,
         as_json: bool = False,
         limit: int | None = None,
+        data_set: DataSet | None = None,
     ) -> None:
         from samclip.video.containers import without_password
 
@@ -261,6 +155,7 @@ class Run:
         self._show = show
         self._as_json = as_json
         self._limit = limit
+        self._data_set = data_set
         self._warned = False
         self._answered = 0
 
@@ -275,6 +170,7 @@ class Run:
             writer = None
             if self._output is not None:
                 writer = exits.enter_context(VideoWriter(self._output, stream.rate))
+            saved = None if self._data_set is None else exits.enter_context(self._data_set.open())
             stage = None
             if err.is_terminal or self._output is not None:
                 stage = exits.enter_context(ConsoleProgress(err).stage("frames", total))
@@ -288,7 +184,10 @@ class Run:
                     if writer is not None:
                         writer.write(picture, result.time)
                     closed = self._show and _show(picture)
-                self._print(result)  # once its frame is in the video
+                if saved is not None:
+                    name = FRAME_NAME.format(result.number)
+                    saved.add(name, result.masks, tracks=result.tracks)
+                self._print(result)  # once its frame is in the files
                 while stage is not None and seen <= result.number:
                     stage.advance(f"{len(result.masks)} masks")
                     seen += 1
@@ -337,6 +236,8 @@ class Run:
         say(out, f"{self._answered:,} frames answered, {rate:.1f} a second{more}")
         if self._output is not None and self._output.exists():
             say(out, f"video: {in_one_line(str(self._output))}")
+        if self._data_set is not None:
+            say(out, f"{self._data_set.kind} data set: {in_one_line(str(self._data_set.folder))}")
 
 
 def _show(picture: Any) -> bool:

@@ -20,6 +20,7 @@ _BENCHMARKS = (
     "compare",
     "latency",
     "memory",
+    "profile",
     "report",
     "roofline",
 )
@@ -53,6 +54,10 @@ WORDS: Mapping[str, str] = {
     "build": "plans are built by `samclip engine build`",
     "engines": "plans are listed by `samclip engine list`",
     "trtexec": "plans are built by `samclip engine build`",
+    **dict.fromkeys(
+        ("ray", "bulk", "annotate", "label", "embed", "extract"),
+        "`samclip batch` answers many images into parquet files",
+    ),
     "server": "`samclip serve` answers over HTTP",
     "api": "`samclip serve` answers over HTTP",
     "web": "`samclip serve` answers over HTTP, with a page for the browser",
@@ -75,7 +80,8 @@ BENCH_WORDS: Mapping[str, str] = {
     "miou": _ACCURACY,
     "ram": "`samclip-bench memory` measures memory",
     "flops": "`samclip-bench roofline` counts the work of graphs",
-    "profile": "`samclip-bench latency` times each stage, `samclip-bench roofline` counts work",
+    "flamegraph": "`samclip-bench profile` draws where the time of graphs goes",
+    "trace": "`samclip-bench profile` draws where the time of graphs goes",
     **{
         word: f"this is `samclip {word}`"
         for word in ("classify", "segment", "semantic", "everything", "doctor", "info", "engine")
@@ -86,7 +92,8 @@ BENCH_WORDS: Mapping[str, str] = {
 def hinting_group(words: Mapping[str, str]) -> type[TyperGroup]:
     """Return the class of an app whose error for one of the `words` says what may be meant.
 
-    The words are lower case. For any other unknown word the closest commands are named.
+    The words are lower case. For any other unknown word the closest commands are named. A command
+    may have two words: `deploy triton` goes before `deploy`.
     """
 
     class HintingGroup(TyperGroup):
@@ -94,6 +101,8 @@ def hinting_group(words: Mapping[str, str]) -> type[TyperGroup]:
             hint = words.get(args[0].lower()) if args else None
             if hint is not None and args[0] not in self.commands:
                 ctx.fail(f"No such command {args[0]!r}: {hint}.")
+            if (both := " ".join(args[:2])) in self.commands:
+                return both, self.commands[both], args[2:]
             return super().resolve_command(ctx, args)
 
     return HintingGroup

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.errors import ServerError
-from samclip.runtime.photo import Photo
+from samclip.runtime.photo import Photo, changed
 from samclip.runtime.pixels.mask_ops import PackedMasks
 from samclip.runtime.results.classification import Classification, SemanticMap
 from samclip.runtime.results.coco import check_counts, check_size, unpack_counts
@@ -58,6 +58,24 @@ def read_masks(answer: Record, image: Photo) -> Masks:
         return Masks(**_mask_fields(answer, image))
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise MalformedError(f"masks with {error!r}") from error
+
+
+def read_names(answer: Record, masks: Masks) -> Masks:
+    """Return masks that were sent, with the names that they got."""
+    try:
+        found: Sequence[Record] = answer["masks"]
+        if len(found) != len(masks):
+            raise ValueError(f"{len(found)} names for {len(masks)} masks")
+        return changed(
+            masks,
+            vocabulary=tuple(map(str, answer["vocabulary"])),
+            class_ids=np.asarray([each["class_id"] for each in found], np.int64),
+            name_probabilities=_numbers(found, "probability"),
+            trained_head=answer.get("trained_head"),
+            timings=_timings(answer),
+        )
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise MalformedError(f"names of masks with {error!r}") from error
 
 
 def read_auto_masks(answer: Record, image: Photo) -> AutoMasks:
@@ -141,7 +159,7 @@ def decode_rle(rle: Record, size: tuple[int, int]) -> NDArray[np.bool_]:
     """Decode COCO run lengths of a mask of (h, w) pixels: HxW bool; ValueError for others."""
     counts = rle["counts"]
     if tuple(rle["size"]) != size or not isinstance(counts, str):
-        raise ValueError("run lengths of another size")
+        raise ValueError("has run lengths of another size")
     check_counts(counts, size)
     runs = unpack_counts(counts)  # of pixels outside and inside in turn, column after column
     pixels = np.repeat(np.arange(len(runs)) % 2 == 1, runs)

@@ -15,16 +15,19 @@ from samclip.client.decoding import (
     read_classification,
     read_map,
     read_masks,
+    read_names,
     write_array,
 )
 from samclip.client.transport import Transport
 from samclip.errors import ClosedError, InputError, PromptError, brief
 from samclip.runtime.photo import LazyPhoto, Photo, Pixels, pixels_of
 from samclip.runtime.pixels.image import load_image
+from samclip.runtime.pixels.mask_ops import encode_rle
 from samclip.runtime.pixels.prompts import Arrays
 from samclip.runtime.results.classification import Classification, SemanticMap
 from samclip.runtime.results.masks import AutoMasks, Masks
 from samclip.runtime.scene import Templates
+from samclip.runtime.tasks.regions import parse_given
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,20 @@ class RemoteScene:
             include=include,
         )
         return read_masks(answer, self._image)
+
+    def name(
+        self,
+        masks: Masks | ArrayLike,
+        names: RemoteNames,
+        templates: Templates = None,
+        *,
+        name_by: str | None = None,
+    ) -> Masks:
+        """Name masks that exist already, see `Scene.name`; they are sent as run lengths."""
+        given = parse_given(masks, self._image)
+        sent = [encode_rle(mask) for mask in given.packed]
+        answer = self._ask("name", names, templates, masks=sent, name_by=name_by)
+        return read_names(answer, given)
 
     def semantic(
         self,

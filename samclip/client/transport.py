@@ -11,16 +11,15 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
-from samclip import errors
 from samclip.errors import (
     CapabilityError,
     ClosedError,
     InputError,
-    SamclipError,
     SamclipWarning,
     ServerBusyError,
     ServerError,
     brief,
+    kind_named,
     warn_caller,
 )
 
@@ -29,12 +28,8 @@ BUSY = frozenset({429, 503})
 LONGEST_WAIT = 60.0  # seconds that a server may ask to wait
 SHOWN = 300  # characters of what a server says
 MOST_BYTES = 2**30  # of an answer
-# The errors about input that a problem may name. Others would be claims about this machine.
-KNOWN: Mapping[str, type[SamclipError]] = {
-    kind.__name__: kind
-    for kind in vars(errors).values()
-    if isinstance(kind, type) and issubclass(kind, (InputError, CapabilityError))
-}
+# The errors that a problem may name. Others would be claims about this machine.
+OF_INPUT = (InputError, CapabilityError)
 CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
@@ -127,8 +122,8 @@ class Transport:
         if not isinstance(answer, dict):
             raise ServerError(f"{self.address} answered with {brief(answer)}, expected an object.")
         for warning in answer.get("warnings", ()):
-            kind = getattr(errors, str(warning.get("kind")), None)
-            if isinstance(kind, type) and issubclass(kind, SamclipWarning):
+            kind = kind_named(warning.get("kind"), SamclipWarning)
+            if kind is not None:
                 warn_caller(str(warning.get("message")), kind)
         return answer
 
@@ -173,7 +168,7 @@ def _checked(response: Any, address: str) -> Any:
         problem = {}
     detail = problem.get("detail") if isinstance(problem, dict) else None
     said = CONTROLS.sub(" ", str(detail or response.reason_phrase))[: 4 * SHOWN]
-    kind = KNOWN.get(str(problem.get("error"))) if isinstance(problem, dict) else None
+    kind = kind_named(problem.get("error"), *OF_INPUT) if isinstance(problem, dict) else None
     status = response.status_code
     if kind is not None:
         raise kind(said)

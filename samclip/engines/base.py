@@ -142,6 +142,7 @@ class EngineOptions:
     For TensorRT's engines: `contexts`, how many callers run at once, each in separate memory, None
     for 4, or 1 where the GPU shares the machine's memory;
     `cuda_graphs`, whether runs of the same shapes are replayed from a captured CUDA graph.
+    `profile`: time each node of each run, for engines of backends whose traits say `profiles`.
     Fewer than 1 `threads` raise EngineRunError.
     """
 
@@ -150,6 +151,7 @@ class EngineOptions:
     device: int = 0
     contexts: int | None = None
     cuda_graphs: bool = True
+    profile: bool = False
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
@@ -221,7 +223,7 @@ class Traits:
     `on_host`: its tensors lie in the host's memory; `captures_graphs`: runs of the same shapes are
     replayed from a captured CUDA graph; `slow_convolutions`: networks of many short convolutions
     run slower on it than on the backends that "auto" takes next; `by_name_alone`: "auto" never
-    takes it.
+    takes it; `profiles`: its engines are `engines.profile.Profiled`.
     """
 
     lowerings: tuple[str, ...] = ()
@@ -233,6 +235,7 @@ class Traits:
     captures_graphs: bool = False
     slow_convolutions: bool = False
     by_name_alone: bool = False
+    profiles: bool = False
 
 
 class Backend(Protocol):

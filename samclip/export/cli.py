@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING
 from samclip.cli.arguments import read_names
 from samclip.cli.engine_build import build_and_show
 from samclip.cli.exits import CommandApp, report_errors
-from samclip.cli.terminal import err, say, write_line
+from samclip.cli.terminal import err, say, write_json, write_line
 from samclip.disk.paths import user_path
 from samclip.errors import ExportError, InputError
 from samclip.export.cli_options import ExportArguments, ExportCommand, command_of
@@ -22,6 +24,22 @@ from samclip.runtime.plans.building import PlanSettings, check_library
 if TYPE_CHECKING:
     from samclip.export.options import ExportOptions, TwoTowers
 
+MAX_PAIR_PHOTOS = 2  # on which the files of --for are run
+# Options of bundles alone, of which other programs' files know nothing.
+NOT_FOR_OTHERS = (
+    "precision",
+    "fp16",
+    "bf16",
+    "int8",
+    "engine",
+    "uint8_input",
+    "aspects",
+    "vocabulary",
+    "templates",
+    "mask_upscaler",
+    "weights_dtype",
+    "two_towers",
+)
 PACKAGES = ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "filelock")
 EXAMPLES = """
 [bold]Examples[/]
@@ -63,6 +81,10 @@ C-RADIO with SAM ViT-H's decoder, and without a text tower:
     samclip-export --checkpoint c-radio_v3-b_half.pth.tar --sam-checkpoint sam_vit_h_4b8939.pth
     --imgsz 768
 
+Clicks in X-AnyLabeling, by the model that comes with samclip: two ONNX files and a YAML:
+
+    samclip-export --checkpoint samclip-tiny --for x-anylabeling --output tiny-for-labels
+
 A device without a text tower, with its vocabulary embedded:
 
     samclip-export --checkpoint merged.safetensors --vocabulary names.txt --no-text-encoder
@@ -83,6 +105,9 @@ def export(given: ExportArguments) -> None:
         from samclip.export.report import print_export, to_json  # noqa: PLC0415
 
         plans = plan_settings(given)
+        if given.annotator is not None:
+            export_pair(given)
+            return
         made = export_bundle(export_options(given), ConsoleProgress(err))
         if given.as_json:
             write_line(to_json(made))
@@ -90,6 +115,44 @@ def export(given: ExportArguments) -> None:
             print_export(made, err)
         if plans is not None:
             build_and_show(Bundle.open_unsigned(made.path), plans)
+
+
+def export_pair(given: ExportArguments) -> None:
+    """Write the files of --for, from a bundle that is given, or that is made and removed again."""
+    from samclip.cli.progress import ConsoleProgress  # noqa: PLC0415
+    from samclip.export.exporter import export_bundle  # noqa: PLC0415
+    from samclip.export.x_anylabeling import AnnotatorPair, check_place, write_pair  # noqa: PLC0415
+    from samclip.runtime.pixels.image import photo_paths  # noqa: PLC0415
+
+    if vain := [name for name in NOT_FOR_OTHERS if getattr(given, name)]:
+        flag = vain[0].replace("_", "-")
+        raise InputError(
+            f"--{flag} is for bundles, and --for {given.annotator} writes FP32 graphs for clicks "
+            "and boxes. Leave it out."
+        )
+    progress = ConsoleProgress(err)
+    options = export_options(given)
+    name = options.checkpoint.stem
+    output = user_path(given.output or Path(f"{name}-{given.annotator}"), "the output").absolute()
+    check_place(output, options.overwrite)
+    photos = photo_paths(options.photos)[:MAX_PAIR_PHOTOS] if options.verify else []
+
+    def write(bundle: Bundle) -> AnnotatorPair:
+        with progress.stage(f"writing the files for {given.annotator}"):
+            return write_pair(bundle, output, name, photos, options.overwrite)
+
+    if options.checkpoint.is_dir() and given.imgsz is None:
+        pair = write(Bundle.open(options.checkpoint))  # its graphs, which were verified
+    else:
+        with tempfile.TemporaryDirectory(prefix="samclip-") as scratch:
+            options = replace(options, output=Path(scratch) / name, text_encoder=False)
+            pair = write(Bundle.open_unsigned(export_bundle(options, progress).path))
+    if given.as_json:
+        write_json({"path": str(pair.path), "files": pair.files, "iou": pair.agreement})
+        return
+    agreement = "" if pair.agreement is None else f", IoU with samclip {pair.agreement:.4f}"
+    say(err, f"{pair.path}: {', '.join(pair.files)}{agreement}")
+    say(err, f"Open {name}.yaml in X-AnyLabeling: the list of models, Load Custom Model.")
 
 
 def check_packages() -> None:

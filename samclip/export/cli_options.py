@@ -196,6 +196,16 @@ class ExportArguments:
             rich_help_panel=_WHAT,
         ),
     ] = None
+    annotator: Annotated[
+        Literal["x-anylabeling"] | None,
+        typer.Option(
+            "--for",
+            help="Write files for another program in place of a bundle: x-anylabeling gets the "
+            "encoder, the decoder and the YAML that its menu Load Custom Model opens.",
+            show_default="a bundle",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None
     precision: Annotated[
         list[PrecisionName] | None,
         typer.Option(

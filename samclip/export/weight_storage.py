@@ -9,7 +9,9 @@ INT8 is symmetric, with one FP32 scale per output channel: w ~ q * s with s = ma
 [-127, 127] (Krishnamoorthi, 2018, sections 2.2 and 3.1.1). It is for the largest factors of
 products and the largest tables, whose channels can be identified. The rest is stored as FP16: small
 weights cost as much accuracy in INT8 as large ones, and save less.
-Vectors (norms, biases) and small tensors stay as they are. TensorRT takes INT8 constants only in
+Vectors (norms, biases) and small tensors stay as they are. So does what a sine or a cosine is
+computed from, such as the cells of SAM's grid and their phases: a phase of 20 would be rounded by
+0.008, and the sine with it. TensorRT takes INT8 constants only in
 front of a DequantizeLinear, which ONNX Runtime would not fold. Building a plan expands them first
 (`samclip.engines.plans.network`); ONNX Runtime's TensorRT provider cannot.
 """
@@ -28,6 +30,7 @@ from numpy.typing import NDArray
 from samclip.errors import ExportError
 from samclip.export.graph_files import GraphFiles
 from samclip.export.options import EXPORT_BACKENDS
+from samclip.export.precision.graph_edits import add_initializer, ancestors
 from samclip.runtime.bundles.manifest import WeightsDtype
 from samclip.runtime.bundles.weights import parse_weights
 
@@ -67,10 +70,11 @@ def store_weights(files: GraphFiles, dtype: WeightsDtype) -> GraphFiles:
         return files
     models = files.models(None)
     summed = _summed_axes(models.values()) if dtype == "int8" else {}
+    phases = frozenset().union(*map(_phases, models.values()))
     rounded = {
         name: round_weight(name, weight, summed.get(name))
         for name, weight in parse_weights(files.files[location]).items()
-        if _is_large(weight)
+        if _is_large(weight) and name not in phases
     }
     for model in models.values():
         for name in rounded.keys() & set(model.graph.initializers):
@@ -116,6 +120,12 @@ def _is_large(weight: Array) -> bool:
     return weight.dtype == np.float32 and weight.nbytes >= MIN_ROUNDED_BYTES and sides > 1
 
 
+def _phases(model: ir.Model) -> frozenset[str]:
+    """Return the names of the constants that arguments of sines and cosines are computed from."""
+    waves = [node.outputs[0] for node in model.graph if node.op_type in {"Sin", "Cos"}]
+    return frozenset(str(value.name) for value in ancestors(*waves) if value.is_initializer())
+
+
 def _summed_axes(models: Iterable[ir.Model]) -> dict[str, Axes]:
     """Return, by weight, the axes that its products sum over; not for weights whose uses differ."""
     found: dict[str, set[Axes]] = {}
@@ -150,8 +160,10 @@ def _expand(graph: ir.Graph, value: ir.Value, rounded: Rounded) -> None:
     name = str(value.name)
     uses = tuple(value.uses())
     del graph.initializers[name]
-    stored = _initializer(graph, name, rounded.values)
-    scale = None if rounded.scale is None else _initializer(graph, f"{name}_scale", rounded.scale)
+    stored = add_initializer(graph, name, rounded.values)
+    scale = (
+        None if rounded.scale is None else add_initializer(graph, f"{name}_scale", rounded.scale)
+    )
     if all(index == 0 and _is_lookup(node) for node, index in uses):
         for node, _ in uses:
             _expand_rows(graph, node, stored, scale)
@@ -176,12 +188,3 @@ def _to_float(stored: ir.Value, scale: ir.Value | None) -> list[ir.Node]:
     if scale is not None:
         nodes.append(ir.node("Mul", [nodes[0].outputs[0], scale]))
     return nodes
-
-
-def _initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(
-        name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
-    graph.register_initializer(value)
-    return value

@@ -25,6 +25,7 @@ from samclip.engines.process_edges import stop_at_exit
 from samclip.errors import CapabilityError, ClosedError, EngineRunError
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import Graph, Variant, base_name
+from samclip.runtime.bundles.ready_shapes import ReadyShapes
 from samclip.runtime.graph_outputs import Feeds, OutputCheck
 from samclip.runtime.stages import debug_time
 
@@ -45,6 +46,7 @@ class EnginePool:
     Any method may be called from any thread. An engine does not survive a fork: in a forked
     child every run raises EngineRunError, because the backends' own threads are gone there.
     `make_trial` makes the cases by which a plan that was never judged here is judged.
+    `max_shapes`: of how many shapes of input engines are kept, see `ReadyShapes`; None for all.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class EnginePool:
         options: EngineOptions,
         precision: str | None = None,
         make_trial: MakeTrial | None = None,
+        max_shapes: int | None = None,
     ) -> None:
         self.bundle = bundle
         self._make_trial = make_trial
@@ -61,6 +64,7 @@ class EnginePool:
         self._options = options
         self._precision = precision
         self._engines: dict[str, Checked] = {}
+        self._shapes = ReadyShapes(bundle.manifest, max_shapes)
         self._loading = threading.RLock()
         self._usage = Usage()
         self._process = os.getpid()
@@ -98,7 +102,7 @@ class EnginePool:
 
     def load(self, graph: str) -> None:
         """Load `graph` now instead of on its first run."""
-        with self._in_use():
+        with self._in_use(graph):
             self._engine(graph)
 
     def run(
@@ -110,20 +114,20 @@ class EnginePool:
         EngineRunError when the backend fails, or an output is not what it must be, see
         `graph_outputs`.
         """
-        with self._in_use():
+        with self._in_use(graph):
             return self._run(graph, feeds, outputs)[1]
 
     def compute(
         self, graph: str, feeds: Feeds, outputs: Sequence[str]
     ) -> list[NDArray[np.float32]]:
         """Compute `outputs` of `graph` and copy them to the host as float32; raises as `run`."""
-        with self._in_use():
+        with self._in_use(graph):
             check, results = self._run(graph, feeds, outputs)
             return [check.to_host(name, results[name]) for name in outputs]
 
     def to_host(self, graph: str, output: str, tensor: Tensor) -> NDArray[np.float32]:
         """Copy an output that `run` returned to the host as float32; raises as `run`."""
-        with self._in_use():
+        with self._in_use(graph):
             return self._engine(graph)[1].to_host(output, tensor)
 
     def keep(self, graph: str, array: ForeignTensor, columns: int) -> CudaTensor | None:
@@ -131,7 +135,7 @@ class EnginePool:
 
         None where the engine is not on that GPU. Raises as `run`.
         """
-        with self._in_use():
+        with self._in_use(graph):
             engine, _ = self._engine(graph)
             return engine.keep(array, columns) if isinstance(engine, Keeper) else None
 
@@ -161,12 +165,12 @@ class EnginePool:
             )
 
     @contextmanager
-    def _in_use(self) -> Iterator[None]:
-        """Hold off `close` while a run is under way."""
+    def _in_use(self, graph: str) -> Iterator[None]:
+        """Hold off `close`, and the freeing of a graph's shape, while a run is under way."""
         self._check_process()
         check_stack()
         stop_at_exit()
-        with self._usage.hold(self._free):
+        with self._usage.hold(self._free), self._shapes.hold(graph):
             yield
 
     def _run(
@@ -185,10 +189,22 @@ class EnginePool:
             return ready
         with self._loading:  # a signal handler may come here in the middle of a load
             if graph not in self._engines:
+                self._free_surplus()
                 loaded = self._load(graph)
                 if self._engines.setdefault(graph, loaded) is not loaded:
                     loaded[0].close()
             return self._engines[graph]
+
+    def _free_surplus(self) -> None:
+        """Free the engines of shapes beyond the bound, before others are loaded."""
+        with self._shapes.lock:
+            shapes = self._shapes.surplus()
+            names = [name for name in self._engines if self._shapes.shape_of(name) in shapes]
+            engines = [self._engines.pop(name) for name in names]
+        for engine, _ in engines:
+            engine.close()
+        if names:
+            _logger.debug("freed %s", ", ".join(names))
 
     def _load(self, graph: str) -> Checked:
         described = self._described(graph)

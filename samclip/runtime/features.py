@@ -15,6 +15,7 @@ from samclip.engines.base import Tensor
 from samclip.engines.device_tensor import DeviceTensor, part_of
 from samclip.engines.limits import MAX_HOST_PROMPTS, MAX_PHOTO_SIDE, MAX_PROMPTS
 from samclip.errors import BundleError, CapabilityError, ClosedError, InputError, did_you_mean
+from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import ClipHead
 from samclip.runtime.engine_pool import EnginePool
 from samclip.runtime.graph_outputs import (
@@ -108,6 +109,11 @@ class Features:
         self._clip: ClipFeatures | None = None
         self._image_embed: NDArray[np.float32] | None = None
         self._clip_lock = threading.RLock()
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle whose graphs these are of."""
+        return self._pool.bundle
 
     @property
     def closed(self) -> bool:

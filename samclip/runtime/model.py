@@ -43,6 +43,7 @@ from samclip.runtime.bundles.signature import chosen_public_key
 from samclip.runtime.clip_tower import ClipOfPhoto, PassCounter, Passes
 from samclip.runtime.devices import check_device, parse_device
 from samclip.runtime.engine_pool import EnginePool
+from samclip.runtime.example_regions import GivenExamples, add_examples, picture_space
 from samclip.runtime.features import Features
 from samclip.runtime.photo import DevicePhoto, Photo
 from samclip.runtime.pixels.encoder_input import DeviceFeeds, EncoderFeeds, EncoderInput
@@ -66,14 +67,9 @@ from samclip.runtime.tasks.token_naming import TokenNamer
 from samclip.runtime.tasks.tower_naming import TowerNamer
 from samclip.runtime.text.bundle_text import open_text_space, space_digest
 from samclip.runtime.text.losses import warn_same
+from samclip.runtime.text.names import as_names, gather_texts, mark_seen
 from samclip.runtime.text.text_space import TextSpace
-from samclip.runtime.text.vocabulary import (
-    Vocabulary,
-    as_names,
-    gather_texts,
-    mark_seen,
-    warn_untrained,
-)
+from samclip.runtime.text.vocabulary import Vocabulary, join_vocabularies, warn_untrained
 
 if TYPE_CHECKING:
     from samclip.engines.plans.gate.cases import Trial
@@ -105,6 +101,7 @@ def load(  # noqa: PLR0913 - each is one choice of a caller
     max_pixels: int | None = None,
     timeout: float | None = None,
     aspects: str | Sequence[str] | None = None,
+    max_shapes: int | None = None,
 ) -> Model:
     """Load a bundle and make its encoder ready.
 
@@ -137,6 +134,8 @@ def load(  # noqa: PLR0913 - each is one choice of a caller
     ["4:3", "3:4"]; None means all. The encoder of the first is made ready, and the graphs of each
     other shape when the first image of it comes; they stay, so that several shapes take the memory
     of several models. An image of yet another shape is padded to one of these, or made smaller.
+    `max_shapes`: the number of shapes whose graphs are kept ready. For one more, the graphs of the
+    shape that was used longest ago are freed, and loaded again when it comes back. None means all.
 
     Raises BundleError (BundleNotFoundError, SignatureError, GraphError), BackendUnavailableError,
     PlanError, EngineRunError, InputError.
@@ -149,6 +148,7 @@ def load(  # noqa: PLR0913 - each is one choice of a caller
     begun = time.perf_counter()
     check_precision(precision)
     limit = check_max_pixels(max_pixels)
+    kept = _check_count("max_shapes", max_shapes, capped=False)
     seconds = _check_timeout(timeout)
     wish = parse_device(device)
     folder = check_cache_dir(cache_dir)
@@ -167,7 +167,7 @@ def load(  # noqa: PLR0913 - each is one choice of a caller
     def start(choice: Choice) -> Model:
         if seconds is not None:
             choice = replace(choice, backend=IsolatedBackend(choice.backend, seconds))
-        model = Model(bundle, choice, options, precision or choice.precision, folder, limit)
+        model = Model(bundle, choice, options, precision or choice.precision, folder, limit, kept)
         took = (time.perf_counter() - begun) * 1e3
         _logger.info("load %s on %s: %.1f ms", bundle.manifest.name, choice.backend.name, took)
         return model
@@ -177,8 +177,8 @@ def load(  # noqa: PLR0913 - each is one choice of a caller
     return start_fastest(bundle, options, precision, start, wish)
 
 
-def _check_count(what: str, number: int | None) -> int | None:
-    """Check a number of threads or streams, and cap it at the number of processors."""
+def _check_count(what: str, number: int | None, capped: bool = True) -> int | None:
+    """Check a number, and cap one of threads or streams at the number of processors."""
     if number is None:
         return None
     try:
@@ -189,7 +189,7 @@ def _check_count(what: str, number: int | None) -> int | None:
         raise InputError(
             f"{what} must be a whole number of at least 1 or None; got {number!r:.100}."
         )
-    return min(count, os.cpu_count() or 1)
+    return min(count, os.cpu_count() or 1) if capped else count
 
 
 def _check_timeout(seconds: float | None) -> float | None:
@@ -243,15 +243,15 @@ class Model:
         precision: str | None = None,
         cache_dir: str | Path | None = None,
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        max_shapes: int | None = None,
     ) -> None:
         self.bundle = bundle
         self._max_pixels = max_pixels
         self._streams = options.streams
         self._choice = backend if isinstance(backend, Choice) else Choice(backend)
         self._hold = hold_release(bundle.path)
-        self._pool = EnginePool(
-            bundle, self._choice.backend, options, precision, partial(_make_trial, bundle)
-        )
+        trial = partial(_make_trial, bundle)
+        self._pool = EnginePool(bundle, self._choice.backend, options, precision, trial, max_shapes)
         self._pool.load(first_encoder(bundle))
         manifest = bundle.manifest
         self._namer = _namer_of(manifest)
@@ -471,11 +471,12 @@ class Model:
     @as_memory_error
     def vocabulary(
         self,
-        names: Sequence[str] | Vocabulary,
+        names: Names,
         templates: Templates = None,
         *,
         synonyms: Mapping[str, Sequence[str]] | None = None,
         seen: Sequence[str] | None = None,
+        examples: GivenExamples | None = None,
     ) -> Vocabulary:
         """Embed names in the bundle's text space, once for all tasks that take `names`.
 
@@ -488,10 +489,20 @@ class Model:
         and `seen` changes nothing.
 
         A vocabulary in place of `names` is checked and returned: it must have been made in the same
-        text space, by this model or another one.
+        text space, by this model or another one. A list may hold vocabularies among its names: the
+        result has the names of the vocabularies, then those of the other names that are new.
+
+        `examples`: for some of the names, pictures of them: a list of pairs (scene, region). The
+        scene is of this bundle. The region is a mask HxW bool, a box of 4 numbers XYXY, from which
+        the decoder makes a mask, `Masks`, of which each is an example, or None for the whole photo.
+        The mean of the examples turns a name's embedding towards them, the more the more examples
+        there are, see `samclip.runtime.text.examples`. With a vocabulary as `names` they are added
+        to the examples that it has.
 
         Raises VocabularyError, for names of which the tokenizer knows nothing as well, ClosedError,
-        and CapabilityError for a bundle that cannot name or has no text. On every call, warns with
+        and CapabilityError for a bundle that cannot name or has no text, or for examples where
+        regions are named by classifiers (Open-Vocabulary SAM). PromptError for a region that does
+        not fit its scene or shows nothing. On every call, warns with
         UntrainedHeadWarning when the bundle's head was never trained, and with InputWarning about
         names of which a part is unknown to the tokenizer or cut off, and about names that are the
         same to the text encoder.
@@ -501,7 +512,32 @@ class Model:
             >>> vocabulary = model.vocabulary(["drink", "cat"], synonyms=synonyms)
             >>> scene.classify(vocabulary).best
             'drink'
+            >>> examples = {"my mug": [(scene, (172, 17, 410, 308))]}
+            >>> taught = model.vocabulary(["my mug", "table"], examples=examples)
+            >>> scene.segment(boxes=[(172, 17, 410, 308)], names=taught).names
+            ('my mug',)
         """
+        made = self._embed_names(names, templates, synonyms, seen)
+        return made if examples is None else add_examples(made, examples, self.bundle)
+
+    def _embed_names(
+        self,
+        names: Names,
+        templates: Templates,
+        synonyms: Mapping[str, Sequence[str]] | None,
+        seen: Sequence[str] | None,
+    ) -> Vocabulary:
+        """Embed names without examples, or check those that are embedded; see `vocabulary`."""
+        if isinstance(names, list | tuple):
+            made = [each for each in names if isinstance(each, Vocabulary)]
+            if made:
+                parts = [self._embed_names(each, None, None, None) for each in made]
+                known = {name for each in made for name in each.names}
+                others = [each for each in names if not isinstance(each, Vocabulary)]
+                new = [name for name in others if name not in known]
+                if new or synonyms is not None or seen is not None:
+                    parts.append(self._embed_names(new, templates, synonyms, seen))
+                return join_vocabularies(parts)
         head, text = self.manifest.head, self.manifest.text
         if head is None or text is None:
             lacking = "CLIP head" if head is None else "text"
@@ -514,7 +550,8 @@ class Model:
             warn_untrained(self.manifest.name)
         if isinstance(names, Vocabulary):
             if synonyms is None and seen is None:
-                names.check(self._text_space, text.embed_dim)
+                pictures = None if names.examples is None else self._picture_space
+                names.check(self._text_space, text.embed_dim, pictures)
                 is_own = names.trained_head == head.trained
                 return names if is_own else replace(names, trained_head=head.trained)
             given = "synonyms" if seen is None else "seen"
@@ -539,6 +576,7 @@ class Model:
             first_rows=first_rows,
             seen=marked,
             space=self._text_space,
+            templates=space.resolve(templates),
         )
 
     @as_memory_error
@@ -579,6 +617,11 @@ class Model:
         """The digest of the bundle's text space."""
         text = self.manifest.text
         return "" if text is None else space_digest(self.bundle, text)
+
+    @cached_property
+    def _picture_space(self) -> str:
+        """The digest of what embeds the bundle's pictures."""
+        return picture_space(self.bundle)
 
     def close(self) -> None:
         """Wait for calls under way, then free the engines; later calls raise ClosedError.

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from samclip.engines.device_tensor import DeviceTensor
 from samclip.engines.machine.host import as_memory_error
-from samclip.errors import InputError, InputWarning, brief, warn_caller
+from samclip.errors import CapabilityError, InputError, InputWarning, brief, warn_caller
 from samclip.progress import SILENT, Progress
 from samclip.runtime.bundles.manifest import NameBy
 from samclip.runtime.clip_tower import PassCounter, Passes
@@ -35,7 +35,7 @@ from samclip.runtime.tasks.tower_naming import TowerNamer, check_name_by
 from samclip.runtime.text.vocabulary import Vocabulary
 
 Templates = str | Sequence[str] | None
-Names = Sequence[str] | Vocabulary
+Names = Sequence[str | Vocabulary] | Vocabulary
 GetVocabulary = Callable[[Names, Templates], Vocabulary]
 Namer = TokenNamer | RegionNamer | TowerNamer
 
@@ -49,7 +49,8 @@ class Scene(Viewable):
     ends with `close()`, at the end of its `with` block, or with its model; after that tasks raise
     ClosedError.
 
-    Tasks take `names` as a list of str or as a vocabulary from `Model.vocabulary`, and
+    Tasks take `names` as a list of str or as a vocabulary from `Model.vocabulary`, or as a list of
+    both, and
     `templates` as the name of a template set or as templates with one `{}` each; None means the
     bundle's templates. Names need a bundle with text and with a CLIP head, classifiers of
     regions or a separate CLIP, else CapabilityError is raised. A head that was never trained
@@ -289,6 +290,29 @@ class Scene(Viewable):
         with stage("names"):
             given = parse_given(masks, self._image)
         return self._name(given, self._embed(names, templates), name_by)
+
+    @as_memory_error
+    def embed_masks(self, masks: Masks | ArrayLike) -> NDArray[np.float32]:
+        """Embed what masks show, as names are compared with it: NxD float32, not normalised.
+
+        `masks`: as `name` takes them. Tokens are averaged inside each mask, or a crop around it is
+        embedded, as the bundle names masks. Raises PromptError, ClosedError, CapabilityError for a
+        bundle without such embeddings.
+
+        Examples:
+            >>> cup = scene.segment(boxes=[(172, 17, 410, 308)])
+            >>> len(scene.embed_masks(cup))
+            1
+        """
+        self._features.check_open()
+        given = parse_given(masks, self._image)
+        if isinstance(self._namer, RegionNamer):
+            raise CapabilityError(
+                f"bundle {self._features.bundle.manifest.name!r} names masks by two classifiers, "
+                "which take texts and return scores: it has no embeddings of masks. Choose a "
+                "bundle with a CLIP head or with two towers."
+            )
+        return self._namer.embed(given, self._features)
 
     @as_memory_error
     @timed("semantic")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -88,6 +88,11 @@ def _too_long(size: int, most: int) -> ProblemError:
         f"the answer would have {size:,} bytes; at most {most:,} are sent. Ask for fewer masks at "
         "once, or leave out arrays.",
     )
+
+
+def list_warnings(warned: Iterable[tuple[type[Warning], str]]) -> list[dict[str, str]]:
+    """Return warnings as plain values."""
+    return [{"kind": kind.__name__, "message": message} for kind, message in warned]
 
 
 def record_classification(answer: Classification) -> dict[str, Any]:

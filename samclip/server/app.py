@@ -18,20 +18,22 @@ from samclip.errors import SamclipError
 from samclip.json_text import to_json
 from samclip.runtime.assets import packaged_photos
 from samclip.server import metrics as figures
-from samclip.server.answers import Content, choose_picture
+from samclip.server.answers import Content, choose_picture, list_warnings
 from samclip.server.bodies import BodyReader, parse_body
 from samclip.server.gate import STATIC, Gate, GoneError
 from samclip.server.metrics import Metrics
 from samclip.server.problems import KINDS, MEDIA_TYPE, ProblemError, describe
 from samclip.server.questions import (
+    AnyQuestion,
     Classify,
     Everything,
+    Name,
     NewScene,
     Segment,
     Semantic,
     schema_of,
 )
-from samclip.server.service import Service, list_warnings, to_json_content
+from samclip.server.service import Service, to_json_content
 from samclip.server.settings import ServerSettings
 from samclip.version import __version__
 
@@ -45,11 +47,12 @@ PAGE_FILES = {
     "docs.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
-TASKS: dict[str, type[Classify | Segment | Semantic | Everything]] = {
+TASKS: dict[str, type[AnyQuestion]] = {
     "classify": Classify,
     "segment": Segment,
     "semantic": Semantic,
     "everything": Everything,
+    "name": Name,
 }
 ABOUT = """One encoder pass over an image, then any number of questions about it. Send an image with
 a question, or keep its scene first and ask about that. Coordinates are (x, y) in pixels of the
@@ -171,9 +174,7 @@ class _Paths:
         self._bodies = bodies
         self._metrics = metrics
 
-    async def ask(
-        self, kind: type[Classify | Segment | Semantic | Everything], request: Request
-    ) -> Response:
+    async def ask(self, kind: type[AnyQuestion], request: Request) -> Response:
         """Answer a question."""
         async with self._parsed(request, kind) as (question, image):
             picture = choose_picture(request.headers.get("accept", ""))
@@ -247,9 +248,7 @@ class _Paths:
             raise GoneError from gone
 
 
-def _endpoint(
-    paths: _Paths, kind: type[Classify | Segment | Semantic | Everything]
-) -> Callable[[Request], Awaitable[Response]]:
+def _endpoint(paths: _Paths, kind: type[AnyQuestion]) -> Callable[[Request], Awaitable[Response]]:
     async def ask(request: Request) -> Response:
         return await paths.ask(kind, request)
 

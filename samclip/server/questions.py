@@ -10,16 +10,22 @@ import base64
 import binascii
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
+from samclip.client.decoding import decode_rle
 from samclip.runtime.bundles.manifest import NameBy
+from samclip.runtime.pixels.mask_ops import PackedMasks
 from samclip.server.problems import ProblemError
 from samclip.server.settings import Limits
+
+if TYPE_CHECKING:
+    from samclip.runtime.model import Model
+    from samclip.runtime.scene import Names as GivenNames
 
 Number = int | float
 Numbers = list[Number | list[Number]]  # N, or BxN; the prompts' own checks say which may be
@@ -93,6 +99,17 @@ class Vocabulary(Question, frozen=True, kw_only=True):
     ] = None
     seen: Annotated[list[str] | None, about("the names that the model was trained with")] = None
 
+    @property
+    def scene_templates(self) -> str | list[str] | None:
+        """The templates that a scene is given; None where `names_for` has used them already."""
+        return None if self.synonyms or self.seen else self.templates
+
+    def names_for(self, model: Model) -> GivenNames | None:
+        """Return the names, embedded where they have synonyms or were seen in training."""
+        if self.names is None or not (self.synonyms or self.seen):
+            return self.names
+        return model.vocabulary(self.names, self.templates, synonyms=self.synonyms, seen=self.seen)
+
 
 class NewScene(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """An image to be encoded and kept."""
@@ -161,7 +178,34 @@ class Everything(Vocabulary, frozen=True, kw_only=True):
         }
 
 
-AnyQuestion = Classify | Segment | Semantic | Everything
+class RunLengths(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A mask as COCO's compressed run lengths."""
+
+    size: Annotated[list[int], about("[h, w] of the image", min_length=2, max_length=2)]
+    counts: Annotated[str, about("the packed lengths of runs, column after column")]
+
+
+class Name(Vocabulary, frozen=True, kw_only=True):
+    """The names that fit given masks best, as those of another model."""
+
+    masks: Annotated[list[RunLengths], about("masks in pixels of the image")]
+    name_by: Annotated[NameBy | None, about("how a bundle with two towers names masks")] = None
+
+    def decode(self, size: tuple[int, int]) -> PackedMasks:
+        """Return the masks of an image of (h, w) pixels; ProblemError 422 for others."""
+        try:
+            return PackedMasks.pack(
+                (decode_rle(msgspec.structs.asdict(mask), size) for mask in self.masks), size
+            )
+        except ValueError as error:
+            raise ProblemError(
+                "invalid-question",
+                f"a mask {error}. Send COCO run lengths of masks of the image, whose (h, w) is "
+                f"{size}.",
+            ) from error
+
+
+AnyQuestion = Classify | Segment | Semantic | Everything | Name
 
 
 def check_amounts(question: AnyQuestion, limits: Limits) -> None:
@@ -177,6 +221,8 @@ def check_amounts(question: AnyQuestion, limits: Limits) -> None:
         prompts, points = count_prompts(question)
         _check("prompts", prompts, limits.prompts)
         _check("points", points, limits.points)
+    if isinstance(question, Name):
+        _check("masks", len(question.masks), limits.prompts)
     if isinstance(question, Everything):
         _check("points_per_side", question.points_per_side, limits.grid)
         _check("points_per_batch", question.points_per_batch, limits.grid**2)

@@ -16,8 +16,9 @@ from samclip.runtime.graph_outputs import MASK_STRIDE
 from samclip.runtime.model import Model
 from samclip.runtime.results.classification import SemanticMap
 from samclip.runtime.results.masks import Masks
-from samclip.runtime.scene import Names, Scene
-from samclip.server.answers import AnyAnswer, Content, draw, to_content
+from samclip.runtime.scene import Scene
+from samclip.runtime.tasks.regions import pack_given
+from samclip.server.answers import AnyAnswer, Content, draw, list_warnings, to_content
 from samclip.server.joining import Joiner, SegmentQuestion, Warned
 from samclip.server.lanes import Lane
 from samclip.server.metrics import Metrics
@@ -26,9 +27,9 @@ from samclip.server.questions import (
     AnyQuestion,
     Classify,
     Everything,
+    Name,
     Segment,
     Semantic,
-    Vocabulary,
     check_amounts,
 )
 from samclip.server.scenes import KeptScene, SceneStore
@@ -144,8 +145,8 @@ class Service:
             boxes=question.boxes,
             mask=mask,
             multimask=question.multimask,
-            get_names=partial(self._names, question),
-            templates=None if question.synonyms or question.seen else question.templates,
+            get_names=partial(question.names_for, self.model),
+            templates=question.scene_templates,
             return_logits="logits" in question.include,
             name_by=question.name_by,
             render=render,
@@ -153,14 +154,13 @@ class Service:
 
     def _answer(
         self,
-        question: Classify | Semantic | Everything,
+        question: Classify | Semantic | Everything | Name,
         scene: Scene,
         render: Callable[[AnyAnswer, Warned], Content],
     ) -> Content:
         """Answer a question in a thread of a lane."""
         with collect_warnings() as warned:
-            names = self._names(question)
-            templates = None if question.synonyms or question.seen else question.templates
+            names, templates = question.names_for(self.model), question.scene_templates
             answer: AnyAnswer
             if isinstance(question, Everything):
                 answer = scene.everything(names, templates, **question.options())
@@ -170,21 +170,15 @@ class Service:
                 )
             elif isinstance(question, Classify):
                 answer = scene.classify(names, templates)
+            elif isinstance(question, Name):
+                packed = question.decode(scene.size)
+                given = pack_given(packed, scene.image)
+                answer = scene.name(given, names, templates, name_by=question.name_by)
             else:
                 answer = scene.semantic(
                     names, templates, refine=question.refine, background=question.background
                 )
         return render(answer, warned)
-
-    def _names(self, question: Vocabulary) -> Names | None:
-        """Return the names, embedded where they have synonyms or were seen in training."""
-        if question.names is None:
-            return None
-        if not question.synonyms and not question.seen:
-            return question.names
-        return self.model.vocabulary(
-            question.names, question.templates, synonyms=question.synonyms, seen=question.seen
-        )
 
     def _render(
         self,
@@ -236,11 +230,6 @@ def _arrays(question: AnyQuestion, answer: AnyAnswer) -> dict[str, NDArray[np.fl
             if name in wanted and array is not None:
                 found[name] = array
     return found
-
-
-def list_warnings(warned: Warned) -> list[dict[str, str]]:
-    """Return warnings as plain values."""
-    return [{"kind": kind.__name__, "message": message} for kind, message in warned]
 
 
 def to_json_content(record: dict[str, Any]) -> Content:

@@ -66,7 +66,7 @@ class Stillness:
     def __init__(self, least: float | None, image_size: int) -> None:
         self._least = check_number("skip_still", least, 0)
         self._side = max(1, image_size // CELL)
-        self._last: NDArray[np.float32] | None = None
+        self._last: tuple[tuple[int, int], NDArray[np.float32]] | None = None
 
     def is_still(self, image: Pixels) -> bool:
         """Whether the image is as the last one; if not, it is the one to compare with next."""
@@ -77,10 +77,10 @@ class Stillness:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         small = cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.float32)
         last = self._last
-        self._last = small
-        if last is None or last.shape != small.shape:
-            return False
-        if float(np.abs(small - last).max()) >= self._least:
+        self._last = ((height, width), small)
+        if last is None or last[0] != (height, width):
+            return False  # masks have the size of their frame
+        if float(np.abs(small - last[1]).max()) >= self._least:
             return False
         self._last = last  # slow changes add up
         return True

@@ -22,8 +22,8 @@ from samclip.errors import ConfigError, PromptError, SamclipError, VocabularyErr
 from samclip.merge.config.run import parse_config
 from samclip.runtime.pixels.image import load_image
 from samclip.runtime.tasks.grid import AutoMaskOptions
+from samclip.runtime.text.names import as_names
 from samclip.runtime.text.templates import resolve_templates
-from samclip.runtime.text.vocabulary import as_names
 
 if sys.version_info >= (3, 11):
     import tomllib

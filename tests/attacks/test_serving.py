@@ -23,6 +23,7 @@ from typing import Any
 
 import httpx
 import pytest
+from figures import Figures
 
 import samclip
 
@@ -93,9 +94,13 @@ def is_right(response: httpx.Response, wanted: list[dict[str, Any]]) -> bool:
 
 
 def test_latency_and_answers_by_number_of_clients(
-    process: tuple[str, int], truth: list[list[dict[str, Any]]], photo_path: Path
+    process: tuple[str, int],
+    truth: list[list[dict[str, Any]]],
+    photo_path: Path,
+    figures: Figures,
 ) -> None:
     address, _ = process
+    everyone: Counter[int] = Counter()
     with httpx.Client(base_url=address, timeout=300, trust_env=False) as http:
         scene = scene_of(http, photo_path.read_bytes())
 
@@ -112,6 +117,7 @@ def test_latency_and_answers_by_number_of_clients(
             with ThreadPoolExecutor(clients) as pool:
                 results = list(pool.map(click, range(max(20, 4 * clients))))
             statuses = Counter(status for status, _ in results)
+            everyone += statuses
             times = sorted(took for status, took in results if status == 200)
             assert set(statuses) <= {200, 429}
             assert clients > 16 or statuses == {200: len(results)}  # 2 are worked on, 16 wait
@@ -119,10 +125,15 @@ def test_latency_and_answers_by_number_of_clients(
                 f"{clients} clients: median {statistics.median(times) * 1e3:.0f} ms, worst "
                 f"{times[-1] * 1e3:.0f} ms, {statuses[429]} of {len(results)} turned away"
             )
+    found = f"{everyone[200]} answers of the API, bit by bit; {everyone[429]} turned away with 429"
+    figures.add("server: 1, 4, 16 and 64 clients", count=everyone.total(), found=found)
 
 
 def test_twenty_uploads_at_once(
-    process: tuple[str, int], truth: list[list[dict[str, Any]]], photo_path: Path
+    process: tuple[str, int],
+    truth: list[list[dict[str, Any]]],
+    photo_path: Path,
+    figures: Figures,
 ) -> None:
     address, _ = process
     files = {
@@ -139,10 +150,15 @@ def test_twenty_uploads_at_once(
     assert set(statuses) <= {200, 429}, statuses
     assert statuses[200] >= 17  # one is encoded, 16 wait; more where one ends before the last comes
     assert all(is_right(each, truth[0]) for each in responses if each.status_code == 200)
+    found = f"{statuses[200]} answers of the API, bit by bit; {statuses[429]} turned away with 429"
+    figures.add("server: uploads at once", count=len(responses), found=found)
 
 
 def test_memory_stays_over_many_requests_with_faults_among_them(
-    process: tuple[str, int], truth: list[list[dict[str, Any]]], photo_path: Path
+    process: tuple[str, int],
+    truth: list[list[dict[str, Any]]],
+    photo_path: Path,
+    figures: Figures,
 ) -> None:
     """Right and wrong questions, uploads, cut bodies, and clients that leave."""
     address, number = process
@@ -191,3 +207,9 @@ def test_memory_stays_over_many_requests_with_faults_among_them(
     assert set(seen) <= {"right", "400", "404", "413", "422", "201", "429", "left"}
     assert seen["right"] > REQUESTS // 2
     assert growth <= GROWTH
+    refused = sum(count for status, count in seen.items() if status.startswith("4"))
+    found = (
+        f"{seen['right']:,} answers of the API, bit by bit, {refused:,} refusals, {seen['left']:,} "
+        f"clients that left; {max(0, growth) / 2**20:.0f} MiB more memory"
+    )
+    figures.add("server: questions, faults among them", count=seen.total(), found=found)

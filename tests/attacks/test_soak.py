@@ -74,7 +74,7 @@ def test_many_names(
     assert ends["all"] <= NAMES_BUDGET
 
 
-@pytest.mark.parametrize("threads", [2, 1])
+@pytest.mark.parametrize("threads", [2, pytest.param(1, marks=pytest.mark.slow)])
 def test_too_little_memory(
     coloured_bundle: Path,
     backend: str,

@@ -20,9 +20,9 @@ import samclip
 from samclip.errors import InputWarning, VocabularyError
 from samclip.runtime.assets import packaged_bundles
 from samclip.runtime.model import Model
+from samclip.runtime.text.names import MAX_NAMES
 from samclip.runtime.text.text_space import MEMORY_ROWS
 from samclip.runtime.text.tokenizer import MAX_CHARACTERS, Tokenizer
-from samclip.runtime.text.vocabulary import MAX_NAMES
 
 ODD: dict[str, list[str]] = {
     "one": ["a cat"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,23 +28,27 @@ class PlacedBundle(FakeBundle):
 def loads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any]]:
     """Make `samclip.load` and `open_variant` give fresh fake models; lists what was asked for.
 
-    Of a name with "untrained", "sam" or "regions" in it, models that are so.
+    Of a name with "untrained", "sam", "regions" or "shapes" in it, models that are so.
     """
     (tmp_path / "bundle").mkdir()
     (tmp_path / "bundle" / "manifest.json").write_text("{}\n")
     asked: list[dict[str, Any]] = []
 
-    def make(name: str, wrap: Callable[[FakeBackend], Any]) -> Model:
+    def make(
+        name: str, wrap: Callable[[FakeBackend], Any], aspects: Sequence[str] | None = None
+    ) -> Model:
         trained, clip = "untrained" not in name, "sam" not in name
-        manifest, backend = fake_manifest(trained=trained, clip=clip), FakeBackend()
+        canvases = ((192, 256), (256, 192)) if "shapes" in name else ()
+        manifest = fake_manifest(trained=trained, clip=clip, canvases=canvases)
+        backend = FakeBackend()
         if "regions" in name:
             manifest, backend = region_manifest(trained=trained), FakeBackend(graphs=REGION_GRAPHS)
         bundle: Any = PlacedBundle(manifest, path=tmp_path / "bundle")
-        return Model(bundle, wrap(backend), EngineOptions())
+        return Model(bundle.limited_to(aspects), wrap(backend), EngineOptions())
 
     def load(name: str | None, **options: Any) -> Model:
         asked.append({"name": name, **options})
-        return make(name or "", lambda backend: backend)
+        return make(name or "", lambda backend: backend, options.get("aspects"))
 
     def load_timed(
         variant: Variant, cache: Path | None, wrap: Callable[..., TimedBackend]
@@ -56,7 +60,7 @@ def loads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any
             made.append(wrap(backend, StageClock()))
             return made[0]
 
-        return make(variant.bundle or "", time), made[0]
+        return make(variant.bundle or "", time, variant.aspects), made[0]
 
     monkeypatch.setattr("samclip.load", load)
     monkeypatch.setattr("samclip.benchmarks.cli.session.open_variant", load_timed)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from samclip.benchmarks.statistics import (
+    calibration_error,
     class_ious,
     mean,
     mean_iou,
@@ -11,6 +12,7 @@ from samclip.benchmarks.statistics import (
     median_ratio,
     ratio,
 )
+from samclip.merge.training.teaching import expected_calibration_error
 
 
 def test_a_mean_over_objects_has_the_interval_of_its_photos() -> None:
@@ -87,3 +89,16 @@ def test_a_photo_without_truth_changes_nothing() -> None:
     counted = np.array([[[3, 1], [4, 2], [4, 2]]])
     nothing = np.zeros((1, 3, 2), np.int64)
     assert mean_iou(np.concatenate([counted, nothing])).value == mean_iou(counted).value
+
+
+def test_calibration_error_of_bins() -> None:
+    """The same figure as the merge's, and an interval over photos."""
+    generator = np.random.default_rng(4)
+    shares = generator.uniform(0, 1, 300)
+    correct = generator.uniform(0, 1, 300) < shares**2
+    found = calibration_error(shares, correct, np.arange(300) // 5)
+    assert found.value == pytest.approx(expected_calibration_error(shares, correct), abs=1e-12)
+    assert (found.n, found.photos) == (300, 60)
+    assert found.low < found.high
+    assert calibration_error([1.0, 0.5, 0.5], [True, True, False], [0, 1, 1]).value == 0
+    assert calibration_error([1.0, 1.0], [False, True], [0, 1]).value == pytest.approx(0.5)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 from msgspec.structs import replace
 from rich.console import Console
 from rich.table import Table
 from tiny_bundle import graph, tiny_manifest
 
 from samclip.cli import tables
+from samclip.cli.bundle import print_bundle
+from samclip.runtime.bundles.bundle import Bundle
+from samclip.runtime.bundles.home import find_bundle
 from samclip.runtime.bundles.manifest import (
     ClipHead,
     GateRow,
@@ -87,3 +91,23 @@ def test_the_classifiers_of_regions_are_listed() -> None:
     shown = text(tables.graphs_table(replace(manifest, graphs=graphs)))
     places = [shown.index(name) for name in ("mask_decoder", "roi_classifier", "clip_roi")]
     assert places == sorted(places)
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_no_name_is_broken_where_a_column_can_be_left_out(
+    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`samclip info` of the shipped bundle: in 80 columns each file and output is in one piece."""
+    monkeypatch.setattr(tables.out, "_width", columns)
+    bundle = Bundle.open(find_bundle("samclip-tiny"))
+    manifest = bundle.manifest
+    print_bundle(bundle, verified=False, signer=None, wide=False)
+    shown = capsys.readouterr().out.split("exported with")[0]  # lines, from here on
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines()[1:])) <= columns
+    names = {*manifest.files, *(row.output for row in (*manifest.parity, *manifest.rounding))}
+    broken = {name for name in names if name not in shown}
+    assert not broken or columns < 80
+    assert ("see --wide" in shown) == (columns < 200)
+    print_bundle(bundle, verified=False, signer=None, wide=True)
+    assert "onnxruntime, openvino, cuda, tensorrt, tensorrt-rtx" in capsys.readouterr().out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -96,10 +98,51 @@ def test_the_video_has_every_answer_at_its_time(
     assert not np.array_equal(frames[0].image, square(4, 10))  # masks are drawn
 
 
+def test_a_data_set_of_the_frames_has_their_tracks(
+    run: Run, squares: CommandModel, clip: Path, tmp_path: Path
+) -> None:
+    from pycocotools.coco import COCO
+
+    options = ("--names", "cup", "--every", 3, "--save", "coco", "--save-to", "frames")
+    result = run("watch", clip, *options)
+    assert result.exit_code == 0, result.stderr
+    assert "coco data set: frames" in result.stdout
+    with contextlib.redirect_stdout(io.StringIO()):
+        read = COCO(tmp_path / "frames" / "annotations.json")
+    images = read.loadImgs(read.getImgIds())
+    assert [image["file_name"] for image in images] == [
+        f"{number:06d}.jpg" for number in (0, 3, 6, 9)
+    ]
+    assert {(image["height"], image["width"]) for image in images} == {(48, 64)}
+    found = read.loadAnns(read.getAnnIds())
+    assert [annotation["track_id"] for annotation in found] == [1] * 4
+    lefts = [annotation["bbox"][0] for annotation in found]
+    assert lefts == sorted(lefts) and lefts[0] < lefts[-1]  # the square moves
+    assert [category["name"] for category in read.loadCats(read.getCatIds())] == ["cup"]
+    again = run("watch", clip, *options)
+    assert again.exit_code != 0 and "frames" in again.stderr  # nothing is replaced
+
+
+def test_a_data_set_for_labelme_has_frames_and_tracks(
+    run: Run, squares: CommandModel, clip: Path, tmp_path: Path
+) -> None:
+    result = run("watch", clip, "--names", "cup", "--limit", 2, "--save", "labelme", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert len(result.stdout.splitlines()) == 2
+    folder = tmp_path / "samclip-labelme"
+    for number in range(2):
+        document = json.loads((folder / f"{number:06d}.json").read_text("utf-8"))
+        (shape,) = document["shapes"]
+        assert (shape["label"], shape["group_id"]) == ("cup", 1)
+        assert (folder / document["imagePath"]).is_file()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["gone.mp4"], "there is no file"),
+        (["in.mp4", "--save", "cocoa"], "coco"),
+        (["in.mp4", "--save-to", "frames"], "needs a format"),
         (["in.mp4", "--output", "out.png"], ".mp4"),
         (["in.mp4", "--output", "no/out.mp4"], "no folder"),
         (["in.mp4", "--point", "1,1", "--label", "3"], "--label"),

@@ -94,6 +94,10 @@ def test_answers_are_those_of_a_model(remote: samclip.RemoteScene, scene: Scene)
     )
     logits = first.low_res_logits
     same(remote.segment(mask=logits), scene.segment(mask=logits))
+    drawn = np.zeros((2, *scene.size), bool)
+    drawn[0, 20:300, 180:400] = True  # the second stays empty
+    for given in (drawn, first, drawn[0]):
+        same(remote.name(given, NAMES), scene.name(given, NAMES))
     same(remote.semantic(NAMES, background=0.4), scene.semantic(NAMES, background=0.4))
     found = remote.everything(NAMES, **GRID)
     assert isinstance(found, AutoMasks)
@@ -140,6 +144,12 @@ def test_images_of_all_kinds_are_sent(
         (lambda remote: remote.segment("all"), InputError, "points"),
         (lambda remote: remote.classify([" "]), VocabularyError, "blank"),
         (lambda remote: remote.classify(["a"] * 5000), InputError, "2,000 names"),
+        (lambda remote: remote.name(np.zeros((4, 4), bool), NAMES), PromptError, "HxW"),
+        (
+            lambda remote: remote.name(np.zeros((257, 400, 600), bool), ["a"]),
+            InputError,
+            "256 masks",
+        ),
         (lambda remote: remote.everything(point=1), InputError, "unknown field"),
     ],
 )

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import cv2
 import nbformat
@@ -14,7 +12,7 @@ import numpy as np
 import pytest
 from nbclient import NotebookClient
 from pycocotools import mask as coco_mask
-from tree import ROOT
+from tree import ROOT, load_script
 
 from samclip.runtime.assets import packaged_photos
 
@@ -24,17 +22,14 @@ TESTED = {
     "camera_loop.py", "detector_boxes.py", "folder_to_coco.py", "own_vocabulary.py",
     "two_answers.py",
     "service.py",  # tests/examples/test_service.py
+    "triton_client.py",  # tests/triton/test_server.py
 }  # fmt: skip
 CUP = (172, 17, 410, 308)  # XYXY in coffee.jpg
 
 
 def run(name: str, *arguments: str | Path) -> None:
     """Run the `main` of a script of `examples/`."""
-    spec = importlib.util.spec_from_file_location(Path(name).stem, EXAMPLES / name)
-    assert spec is not None
-    assert spec.loader is not None
-    module: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script(EXAMPLES / name)
     module.main([str(argument) for argument in arguments])
 
 

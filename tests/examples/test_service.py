@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -15,12 +14,11 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import typer
 from coloured_bundle import write_coloured_bundle
-from tree import ROOT
+from tree import ROOT, load_script
 
 from samclip.cli.main import app
 
@@ -102,15 +100,6 @@ def test_the_program_reports_answers_and_ends(
     )
 
 
-def load_program() -> Any:
-    spec = importlib.util.spec_from_file_location("service", PROGRAM)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_a_hung_engine_feeds_no_watchdog(
     listener: tuple[str, Listener], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,7 +107,7 @@ def test_a_hung_engine_feeds_no_watchdog(
     monkeypatch.setenv("NOTIFY_SOCKET", address)
     monkeypatch.setenv("WATCHDOG_USEC", "200000")
     monkeypatch.delenv("WATCHDOG_PID", raising=False)
-    service = load_program()
+    service = load_script(PROGRAM)
     hangs, released = threading.Event(), threading.Event()
 
     def answer(*_: object) -> dict[str, object]:
@@ -145,7 +134,7 @@ def test_the_watchdog_of_another_process_is_not_fed(monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     monkeypatch.setenv("WATCHDOG_USEC", "200000")
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid() + 1))
-    systemd = load_program().Systemd()
+    systemd = load_script(PROGRAM).Systemd()
     assert systemd.interval is None
     systemd.report("READY=1")  # without systemd nothing happens
 

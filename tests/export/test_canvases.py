@@ -13,6 +13,7 @@ from onnx import helper
 from small_graphs import graph_files, small_graph
 
 import samclip
+from samclip.benchmarks.accuracy.instances import iou
 from samclip.errors import ExportError
 from samclip.export.canvases import (
     canvases_of,
@@ -22,7 +23,8 @@ from samclip.export.canvases import (
 )
 from samclip.export.exporter import export_bundle
 from samclip.export.graph_files import GraphFiles
-from samclip.export.options import ExportOptions
+from samclip.export.options import ExportOptions, PrecisionOptions
+from samclip.runtime.assets import packaged_photos
 from samclip.runtime.bundles.manifest import Preprocessing
 from samclip.runtime.bundles.weights import parse_weights
 
@@ -134,3 +136,58 @@ def test_a_bundle_of_several_shapes(lite2_checkpoint: Path, tmp_path: Path) -> N
     with only as model, model.encode(photo.transpose(1, 0, 2)) as scene:
         assert scene.features.letterbox.canvas == (192, 256)
         assert scene.features.letterbox.input_size == (192, 144)
+
+
+@pytest.mark.slow
+def test_shapes_in_every_precision_and_form(mobile_sam_checkpoint: Path, tmp_path: Path) -> None:
+    """A first shape that is no square, uint8 pixels, masks on the device, FP16, INT8, OpenVINO."""
+    folders = tmp_path / "calib", tmp_path / "held"
+    for folder, names in zip(folders, (("chelsea", "rocket"), ("coffee",)), strict=True):
+        folder.mkdir()
+        for name in names:
+            source = packaged_photos() / f"{name}.jpg"
+            (folder / source.name).write_bytes(source.read_bytes())
+    options = ExportOptions(
+        mobile_sam_checkpoint,
+        tmp_path / "all",
+        image_size=256,
+        canvas=(192, 256),
+        aspects=("1:1",),
+        precision=PrecisionOptions(("fp16", "int8"), calib=folders[0]),
+        uint8_input=True,
+        mask_upscaler=True,
+        photos=folders[1],
+    )
+    manifest = export_bundle(options).manifest
+    assert manifest.canvases == ((192, 256), (256, 256))
+    assert [row.precision for row in manifest.reductions] == ["fp16", "int8"]
+    assert all(row.passed for reduction in manifest.reductions for row in reduction.gates)
+    assert "Inputs of 256 x 192, 256 x 256 pixels" in manifest.provenance.notes
+    for name in ("encoder", "encoder-256x256", "mask_decoder-256x256"):
+        made = {variant.precision for variant in manifest.all_graphs[name].variants}
+        assert made >= {"fp32", "fp16", "int8"}, name
+    assert "mask_upscaler-256x256" in manifest.all_graphs
+    photo = packaged_photos() / "coffee.jpg"
+    boxes = [(170, 20, 410, 310)]
+    sizes = ((1, 3000), (3000, 1), (1, 1), (7, 5), (400, 600), (600, 400))
+    expected = None
+    for backend, precision in (
+        *(("onnxruntime", None), ("onnxruntime", "int8")),
+        *(("openvino", None), ("openvino", "int8")),
+    ):
+        with samclip.load(tmp_path / "all", backend, precision=precision) as model:
+            with model.encode(photo) as scene:
+                found = scene.segment(boxes=boxes).masks[0]
+                whole = next(iter(scene.segment_on_device(boxes=boxes))).numpy().astype(bool)
+                assert iou(whole, found) > 0.98, (backend, precision)
+                assert scene.features.letterbox.canvas == (192, 256)
+            expected = found if expected is None else expected
+            assert iou(found, expected) > (0.999 if precision is None else 0.9), backend
+            for height, width in sizes:
+                image = np.full((height, width, 3), 90, np.uint8)
+                image[height // 2 :, width // 2 :] = (200, 30, 30)
+                with model.encode(image) as scene:
+                    masks = scene.segment(points=[(width / 2, height / 2)])
+                    assert masks.packed.size == (height, width)
+                    wide = width * 3 >= height * 4
+                    assert scene.features.letterbox.canvas == ((192, 256) if wide else (256, 256))

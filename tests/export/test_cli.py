@@ -24,7 +24,8 @@ def common(mobile_sam_checkpoint: Path, text_checkpoint: Path, tmp_path: Path) -
 def test_json_is_all_that_stdout_holds(common: list[object], tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("cat\ndog\n", "utf-8")
     rounded = ["--weights-dtype", "fp16", "--weights-dtype", "text_encoder=int8"]
-    result = _run(*common, "--labels", tmp_path / "names.txt", "--head-pool", 2, *rounded, "--json")
+    options = ["--labels", tmp_path / "names.txt", "--photos", _two_photos(common), *rounded]
+    result = _run(*common, *options, "--head-pool", 2, "--json")
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
     assert document["path"] == str(tmp_path / "bundle")

@@ -1,19 +1,17 @@
-import copy
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
-import torch
 
 import samclip
 from samclip.errors import CheckpointError, ExportError, ParityError
-from samclip.export import verification
+from samclip.export import graphs, verification
 from samclip.export.exporter import Export, export_bundle
 from samclip.export.graphs import GraphSpec
-from samclip.export.models.merged import MergedModel
 from samclip.export.options import (
     LOWERINGS_BY_BACKEND,
     ExportOptions,
@@ -152,17 +150,21 @@ def test_a_wrong_graph_fails_the_gate(
     options: ExportOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A graph that computes something slightly else is caught, by how much it matters."""
-    from samclip.export.families import merged
+    original = graphs.export_graph
 
-    original = merged.mask_decoder_spec
+    def damaged(spec: GraphSpec, opset: int) -> ir.Model:
+        model = original(spec, opset)
+        if spec.name == "mask_decoder":
+            (bias,) = (
+                value
+                for name, value in model.graph.initializers.items()
+                if name.endswith("iou_prediction_head.layers.2.bias")
+            )
+            assert bias.const_value is not None
+            bias.const_value = ir.tensor(bias.const_value.numpy() + np.float32(0.01))
+        return model
 
-    def damaged(model: MergedModel) -> GraphSpec:
-        other = copy.deepcopy(model)
-        with torch.no_grad():
-            other.mask_decoder.iou_prediction_head.layers[2].bias += 0.01
-        return original(other)
-
-    monkeypatch.setattr(merged, "mask_decoder_spec", damaged)
+    monkeypatch.setattr(graphs, "export_graph", damaged)
     wrong = replace(options, output=tmp_path / "wrong", attention=("chunk",))
     with pytest.raises(ParityError, match="iou_predictions"):
         export_bundle(wrong)

@@ -2,13 +2,17 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+import quick_rewriting
 import torch
+from onnxscript.rewriter.pattern import SimplePatternMatcher
 from torch import nn
 
 from samclip.errors import ExportError
 from samclip.export.graph_files import externalise
 from samclip.export.graphs import MAX_OPSET, MIN_OPSET, GraphSpec, export_graph
+from samclip.export.models.text_tower import TextTower, TextTowerConfig
 from samclip.export.options import DEFAULT_OPSET
+from samclip.export.text_part import text_encoder_spec
 from samclip.runtime.bundles.weights import parse_weights
 
 
@@ -122,3 +126,15 @@ def test_one_name_with_other_content_is_kept_apart() -> None:
     for file, data in graphs.items():
         (name,) = {i.name for i in onnx.load_from_string(data).graph.initializer} & set(tensors)
         assert float(tensors[name][0, 0]) == float(file.removesuffix(".onnx"))
+
+
+def test_the_quick_rewriter_of_these_tests_changes_no_graph(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    tower = TextTower(TextTowerConfig(32, 2, 1, 16, vocab_size=600, quick_gelu=True)).eval()
+    spec = text_encoder_spec(tower)
+    quick_rewriting.install()
+    quick = ir.to_proto(export_graph(spec)).SerializeToString(deterministic=True)
+    monkeypatch.setattr(SimplePatternMatcher, "match", quick_rewriting.MATCH)
+    assert ir.to_proto(export_graph(spec)).SerializeToString(deterministic=True) == quick

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,20 @@ from samclip.merge.training.state import StateFolder
 from samclip.merge.training.step_log import StepLog
 
 
-@pytest.fixture
-def config(tmp_path: Path) -> RunConfig:
-    """Two steps on generated photos; the teachers' files exist, and their content is not read."""
-    photos = str(write_photos(tmp_path / "photos"))
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with generated photos, and the teachers' files, whose content is not read."""
+    folder = tmp_path_factory.mktemp("merge")
+    write_photos(folder / "photos")
     for name in ("names.pth", "masks.pth"):
-        (tmp_path / name).write_bytes(name.encode())
+        (folder / name).write_bytes(name.encode())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(place: Path) -> RunConfig:
+    """Two steps on those photos."""
+    photos = str(place / "photos")
     base = tiny_config()
     stage = msgspec.structs.replace(base.stages[0], steps=2)
     return msgspec.structs.replace(
@@ -38,8 +47,8 @@ def config(tmp_path: Path) -> RunConfig:
         stages=(stage,),
         teachers=msgspec.convert(
             {
-                "names": {"kind": "conse", "checkpoint": str(tmp_path / "names.pth")},
-                "masks": {"checkpoint": str(tmp_path / "masks.pth")},
+                "names": {"kind": "conse", "checkpoint": str(place / "names.pth")},
+                "masks": {"checkpoint": str(place / "masks.pth")},
             },
             type(base.teachers),
         ),
@@ -63,42 +72,60 @@ class Call:
         return MergeSession(config, SessionOptions(self.output, self.file, **options), console)
 
 
+MADE = {
+    "make_student": lambda config: tiny_assembly(),
+    "make_teachers": lambda config, cache, device: tiny_teachers(cache),
+    "make_vocabulary": lambda config, teacher: torch.eye(DIM),
+}
+
+
 @pytest.fixture
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
-    made = {
-        "make_student": lambda config: tiny_assembly(),
-        "make_teachers": lambda config, cache, device: tiny_teachers(cache),
-        "make_vocabulary": lambda config, teacher: torch.eye(DIM),
-    }
-    for name, make in made.items():
+    for name, make in MADE.items():
         monkeypatch.setattr(merge_session, name, make)
     return Call(tmp_path)
 
 
-def test_a_run_leaves_its_results(call: Call, config: RunConfig, tmp_path: Path) -> None:
-    call(config).train()
-    assert {path.name for path in call.output.iterdir()} == {
+@pytest.fixture(scope="module")
+def finished(config: RunConfig, place: Path) -> Call:
+    """A run that was trained to its end."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, make in MADE.items():
+            patch.setattr(merge_session, name, make)
+        trained = Call(place)
+        trained(config).train()
+    return trained
+
+
+@pytest.fixture
+def trained(finished: Call, call: Call) -> Call:
+    """A copy of that run."""
+    shutil.copytree(finished.output, call.output)
+    return call
+
+
+def test_a_run_leaves_its_results(finished: Call) -> None:
+    assert {path.name for path in finished.output.iterdir()} == {
         *("cache", "config.toml", "curves.png", "evaluation.json", "held_back.txt", "log.csv"),
         *("merged.safetensors", "state"),
     }
-    assert (call.output / "config.toml").read_text() == "# the file\n"
-    assert len(StepLog(call.output / "log.csv").rows()) == 2
-    assert [(r.stage, r.step) for r in read_records(call.output / "evaluation.json")] == [
+    assert (finished.output / "config.toml").read_text() == "# the file\n"
+    assert len(StepLog(finished.output / "log.csv").rows()) == 2
+    assert [(r.stage, r.step) for r in read_records(finished.output / "evaluation.json")] == [
         ("head", None)
     ]
-    assert "export it with samclip-export" in call.printed.getvalue()
+    assert "export it with samclip-export" in finished.printed.getvalue()
 
 
-def test_the_checkpoint_records_the_run(call: Call, config: RunConfig, tmp_path: Path) -> None:
-    call(config).train()
-    merged = assemble(Checkpoints(call.output / "merged.safetensors"))
+def test_the_checkpoint_records_the_run(finished: Call, config: RunConfig, place: Path) -> None:
+    merged = assemble(Checkpoints(finished.output / "merged.safetensors"))
     metadata = merged.metadata
     assert (metadata.name, metadata.license, metadata.notes) == ("tiny", "MIT", "a test")
     assert metadata.head_trained
     assert [(s.role, s.file, s.sha256) for s in metadata.sources[1:]] == [
-        ("teacher", name, file_sha256(tmp_path / name)) for name in ("names.pth", "masks.pth")
+        ("teacher", name, file_sha256(place / name)) for name in ("names.pth", "masks.pth")
     ]
-    state = StateFolder(call.output / "state").read(config.digest)
+    state = StateFolder(finished.output / "state").read(config.digest)
     assert state is not None
     own = merged.model.state_dict()
     assert state.model
@@ -122,31 +149,29 @@ def test_an_untrained_head_is_not_recorded_as_trained(call: Call, config: RunCon
     assert not assemble(Checkpoints(call.output / "merged.safetensors")).metadata.head_trained
 
 
-def test_a_finished_run_is_not_run_again(call: Call, config: RunConfig) -> None:
-    call(config).train()
-    before = (call.output / "merged.safetensors").read_bytes()
-    call(config).train()
-    assert (call.output / "merged.safetensors").read_bytes() == before
-    assert "every stage is done already" in call.printed.getvalue()
-    assert len(StepLog(call.output / "log.csv").rows()) == 2
+def test_a_finished_run_is_not_run_again(trained: Call, config: RunConfig) -> None:
+    before = (trained.output / "merged.safetensors").read_bytes()
+    trained(config).train()
+    assert (trained.output / "merged.safetensors").read_bytes() == before
+    assert "every stage is done already" in trained.printed.getvalue()
+    assert len(StepLog(trained.output / "log.csv").rows()) == 2
 
 
-def test_another_configuration_needs_resume_or_restart(call: Call, config: RunConfig) -> None:
-    call(config).train()
+def test_another_configuration_needs_resume_or_restart(trained: Call, config: RunConfig) -> None:
     longer = msgspec.structs.replace(
         config, stages=(*config.stages, msgspec.structs.replace(config.stages[0], name="more"))
     )
     with pytest.raises(TrainingError, match="another configuration"):
-        call(longer).train()
-    call(longer, resume=True).train()  # goes on: the first stage is done
-    assert [row["stage"] for row in StepLog(call.output / "log.csv").rows()] == [
+        trained(longer).train()
+    trained(longer, resume=True).train()  # goes on: the first stage is done
+    assert [row["stage"] for row in StepLog(trained.output / "log.csv").rows()] == [
         *("head", "head", "more", "more")
     ]
     with pytest.raises(TrainingError, match="the state stands at stage 3, and the file has 1"):
-        call(config, resume=True).train()
-    call(config, restart=True).train()
-    assert len(StepLog(call.output / "log.csv").rows()) == 2
-    assert len(read_records(call.output / "evaluation.json")) == 1
+        trained(config, resume=True).train()
+    trained(config, restart=True).train()
+    assert len(StepLog(trained.output / "log.csv").rows()) == 2
+    assert len(read_records(trained.output / "evaluation.json")) == 1
 
 
 def test_resume_insists_on_a_state(call: Call, config: RunConfig) -> None:
@@ -155,26 +180,24 @@ def test_resume_insists_on_a_state(call: Call, config: RunConfig) -> None:
 
 
 def test_a_state_of_another_model_is_refused(
-    call: Call, config: RunConfig, monkeypatch: pytest.MonkeyPatch
+    trained: Call, config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    call(config).train()
     monkeypatch.setattr(
         merge_session, "make_student", lambda config: tiny_assembly(embed_dim=DIM + 1)
     )
     monkeypatch.setattr(merge_session.MergeSession, "_evaluator", lambda *_: None)
     with pytest.raises(TrainingError, match=r"another model: its clip_head\.mlp\S* does not fit"):
-        call(config).train()
+        trained(config).train()
 
 
-def test_a_checkpoint_is_evaluated(call: Call, config: RunConfig) -> None:
-    call(config).train()
-    start = call.printed.tell()
-    call(config).evaluate(call.output / "merged.safetensors")
-    call.printed.seek(start)
-    ours = read_records(call.output / "evaluation.json")[0]
-    assert ours.line().replace("'head'", "'merged.safetensors'") in call.printed.read()
+def test_a_checkpoint_is_evaluated(trained: Call, config: RunConfig) -> None:
+    start = trained.printed.tell()
+    trained(config).evaluate(trained.output / "merged.safetensors")
+    trained.printed.seek(start)
+    ours = read_records(trained.output / "evaluation.json")[0]
+    assert ours.line().replace("'head'", "'merged.safetensors'") in trained.printed.read()
     with pytest.raises(CheckpointError, match="no checkpoint at"):
-        call(config).evaluate(call.output / "gone.safetensors")
+        trained(config).evaluate(trained.output / "gone.safetensors")
 
 
 def test_without_held_back_photos_nothing_is_evaluated(call: Call, config: RunConfig) -> None:

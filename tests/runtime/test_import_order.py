@@ -33,6 +33,7 @@ ORDER = (
     "clip_tower",
     "tasks",
     "scene",
+    "example_regions",
     "model",
     "predictor",
     "mask_generator",

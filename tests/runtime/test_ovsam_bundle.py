@@ -38,7 +38,9 @@ def network() -> Ovsam:
 
 
 @pytest.fixture(scope="module")
-def bundle(network: Ovsam, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(
+    network: Ovsam, graphs_traced_once: None, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     return write_ovsam_bundle(network, tmp_path_factory.mktemp("ovsam") / "small")
 
 

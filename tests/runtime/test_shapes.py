@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import IMAGE_SIZE, NAMES, FakeBackend, fake_manifest, fake_model
+from fakes import IMAGE_SIZE, NAMES, FakeBackend, FakeBundle, fake_manifest, fake_model
 from numpy.typing import NDArray
 
 import samclip
+from samclip.engines.base import Engine, EngineOptions, GraphSource
 from samclip.errors import ImageError, InputError, ManifestError
 from samclip.runtime.bundles.aspects import find_canvases, graphs_for
 from samclip.runtime.bundles.manifest_file import check_manifest, decode_manifest, encode_manifest
@@ -191,3 +192,68 @@ def test_a_resized_image_that_no_encoder_holds_is_refused() -> None:
         )
         with pytest.raises(ImageError, match="no encoder"):
             model.encode_resized(np.zeros((256, 128, 3), np.float32), (200, 100))
+
+
+def bounded(max_shapes: int | None, delay: float = 0.0) -> tuple[Model, FakeBackend]:
+    """A model of five shapes that keeps so many ready; engines that are freed can load again."""
+    backend = ReloadingBackend(delay=delay)
+    bundle: Any = FakeBundle(fake_manifest(canvases=CANVASES))
+    return Model(bundle, backend, EngineOptions(streams=2), max_shapes=max_shapes), backend
+
+
+class ReloadingBackend(FakeBackend):
+    """Loads a graph once more after its engine was closed."""
+
+    def load(self, source: GraphSource, options: EngineOptions) -> Engine:
+        found = self.engines.pop(source.name, None)
+        assert found is None or found.closed, f"{source.name} loaded twice"
+        self.loads = [*getattr(self, "loads", []), source.name]
+        return super().load(source, options)
+
+
+def ready(backend: FakeBackend) -> set[str]:
+    return {name for name, engine in backend.engines.items() if not engine.closed}
+
+
+def test_engines_of_shapes_are_bounded() -> None:
+    model, backend = bounded(2)
+    wide, tall, square = photo((480, 640)), photo((640, 480)), photo((300, 300))
+    with model:
+        scene = model.encode(square)
+        boxes = scene.segment(boxes=[50, 50, 200, 200])
+        scene.classify(NAMES)
+        model.encode(wide).segment(boxes=[50, 50, 200, 200])
+        assert ready(backend) == {
+            *("encoder", "mask_decoder", "clip_head"),
+            *("encoder-192x256", "mask_decoder-192x256"),
+        }
+        model.encode(square)  # used again: the wide one is the older now
+        model.encode(tall)
+        assert ready(backend) == {"encoder", "mask_decoder", "clip_head", "encoder-256x192"}
+        model.encode(wide)
+        assert ready(backend) == {"encoder-256x192", "encoder-192x256"}
+        again = scene.segment(boxes=[50, 50, 200, 200])  # a scene outlives the engines it came from
+        assert np.array_equal(again.masks, boxes.masks)
+        assert ready(backend) == {"encoder-192x256", "mask_decoder"}
+    assert ready(backend) == set()
+
+
+def test_shapes_in_use_are_not_freed() -> None:
+    model, backend = bounded(1, delay=0.02)
+    images = [photo(size) for size in ((480, 640), (640, 480), (300, 300), (720, 1280)) * 3]
+    with model:
+        found = model.answer_all(images, lambda scene: scene.segment(boxes=[50, 50, 200, 200]))
+        for image, masks in zip(images, found, strict=True):
+            assert masks.packed.size == image.shape[:2]
+        model.encode(images[0])
+        assert ready(backend) == {"encoder-192x256"}
+    with pytest.raises(InputError, match="max_shapes must be a whole number"):
+        samclip.load(max_shapes=0)
+
+
+def test_all_shapes_stay_without_a_bound() -> None:
+    model, backend = bounded(None)
+    with model:
+        for size in ((480, 640), (640, 480), (720, 1280), (1280, 720)):
+            model.encode(photo(size))
+        assert len(ready(backend)) == 5

@@ -135,6 +135,21 @@ def test_masks_are_named_by_crops(count: int, model: Model, image: NDArray[np.ui
     assert model.encoder_passes == before.sam
 
 
+def test_examples_are_embedded_as_masks_are_named(model: Model, image: NDArray[np.uint8]) -> None:
+    masks = squares(image, 2)
+    scene = model.encode(image)
+    given = {NAMES[3]: [(scene, masks[0]), (scene, masks[1])]}
+    taught = model.vocabulary(NAMES, examples=given)
+    expected = embed(crops(image, masks, 0.1)).sum(axis=0)
+    assert taught.examples is not None
+    np.testing.assert_allclose(taught.examples.sums[3], expected, atol=2 * TOLERANCE)
+    assert taught.examples.counts.tolist() == [0, 0, 0, 2, 0]
+    # One pass over the photo, for what all pictures have in common.
+    assert scene.passes == Passes(sam=1, clip=1, crops=2)
+    assert scene.name(masks, taught).vocabulary == tuple(NAMES)
+    assert scene.semantic(taught).names == tuple(NAMES)
+
+
 def test_masks_are_named_by_tokens_when_asked(model: Model, image: NDArray[np.uint8]) -> None:
     scene = model.encode(image)
     masks = scene.segment(boxes=BOXES, names=NAMES, name_by="crop-feature")

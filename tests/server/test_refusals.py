@@ -50,6 +50,10 @@ def asks(**question: Any) -> dict[str, Any]:
     return {"json": {"scene": "SCENE", **question}}
 
 
+def names_masks(*masks: Any) -> dict[str, Any]:
+    return asks(names=["a", "b"], masks=list(masks))
+
+
 DEEP = b'{"points":' + b"[" * 200_000 + b"]" * 200_000 + b"}"
 NAMES_10_MB = json.dumps({"scene": "SCENE", "names": ["x" * 99] * 100_000}).encode()
 PART = b'--b\r\nContent-Disposition: form-data; name="image"\r\n\r\nx\r\n'
@@ -119,6 +123,31 @@ CASES: dict[str, tuple[str, int, dict[str, Any], str]] = {
         asks(boxes=[[0, 0, 99, 99]] * 80, multimask=True, include=["logits"]),
         "the answer would have",
     ),
+    "a mask of another size": (
+        "name",
+        422,
+        names_masks({"size": [4, 4], "counts": "@"}),
+        "(400, 600)",
+    ),
+    "a mask that is too long": (
+        "name",
+        422,
+        names_masks({"size": [400, 600], "counts": "PPPP7"}),
+        "do not add up",
+    ),
+    "odd run lengths": (
+        "name",
+        422,
+        names_masks({"size": [400, 600], "counts": "\u20ac"}),
+        "not allowed",
+    ),
+    "too many masks": (
+        "name",
+        422,
+        names_masks(*[{"size": [1, 1], "counts": "1"}] * 257),
+        "256 masks",
+    ),
+    "masks without names": ("name", 422, asks(masks=[]), "no names"),
     "no names": ("classify", 422, asks(names=[]), "names"),
     "null names": ("classify", 422, asks(), "no names"),
     "blank names": ("classify", 422, asks(names=[" "]), "blank"),

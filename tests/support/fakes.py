@@ -11,7 +11,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from samclip.engines.base import (
     Traits,
 )
 from samclip.errors import CapabilityError, ClosedError
+from samclip.runtime.bundles.aspects import find_canvases, graphs_for
 from samclip.runtime.bundles.manifest import (
     ClipHead,
     FileEntry,
@@ -229,18 +230,19 @@ class FakeBundle:
     manifest: Manifest
     path: Path = Path("fake")
     requested: list[tuple[str, str, str | None]] = field(default_factory=list)
+    only: tuple[tuple[int, int], ...] | None = None
 
     @property
     def canvases(self) -> tuple[tuple[int, int], ...]:
-        return self.manifest.canvases
+        return self.manifest.canvases if self.only is None else self.only
 
     @property
     def graph_names(self) -> tuple[str, ...]:
-        return tuple(self.manifest.all_graphs)
+        return graphs_for(self.manifest, self.canvases)
 
     def limited_to(self, aspects: str | Sequence[str] | None) -> FakeBundle:
-        assert aspects is None
-        return self
+        found = None if aspects is None else find_canvases(self.manifest, aspects)
+        return replace(self, only=found)
 
     def read(self, name: str) -> bytes:
         if name == "labels.json":

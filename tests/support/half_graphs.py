@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -14,8 +15,10 @@ from onnx import NodeProto, checker, shape_inference
 from small_graphs import small_graph
 from torch import nn
 
+from samclip.export import graphs
 from samclip.export.families.merged import clip_head_spec, encoder_spec, mask_decoder_spec
-from samclip.export.graphs import GraphSpec, export_graph
+from samclip.export.families.merged_assembly import Checkpoints, assemble
+from samclip.export.graphs import GraphSpec
 from samclip.export.models.merged import MergedConfig, MergedModel
 from samclip.export.models.sam_vit import SamVit, SamVitConfig
 
@@ -39,7 +42,8 @@ def make_vit() -> SamVit:
 def vit_graph(model: SamVit, opset: int = 20) -> ir.Model:
     """The encoder's graph, with fused attention's bias form."""
     inputs = {"image": torch.rand(1, 3, VIT_SIZE, VIT_SIZE)}
-    return export_graph(GraphSpec("encoder", model, inputs, ("features", "embeddings")), opset)
+    spec = GraphSpec("encoder", model, inputs, ("features", "embeddings"))
+    return graphs.export_graph(spec, opset)
 
 
 @cache
@@ -49,24 +53,30 @@ def vit(opset: int = 20) -> ir.Model:
 
 
 @cache
-def tiny_sam(name: str) -> ir.Model:
-    """A graph of a TinyViT SAM at 256 px with random weights: encoder, clip_head, mask_decoder."""
+def tiny_sam(name: str, mobile_sam: Path) -> ir.Model:
+    """A graph of MobileSAM's weights at 256 px, "encoder" or "mask_decoder".
+
+    test_exporter.py exports the same, so that they are traced once.
+    """
+    model = assemble(Checkpoints(mobile_sam), image_size=256).model
+    spec = encoder_spec(model, "bias") if name == "encoder" else mask_decoder_spec(model)
+    return graphs.export_graph(spec)
+
+
+@cache
+def clip_head() -> ir.Model:
+    """The graph of a CLIP head for a TinyViT SAM at 256 px, with random weights."""
     torch.manual_seed(0)
     model = MergedModel(MergedConfig("vit_t", image_size=256, embed_dim=32)).eval()
     model.initialise_head()
-    specs = {
-        "encoder": lambda: encoder_spec(model, "bias"),
-        "clip_head": lambda: clip_head_spec(model, "bias"),
-        "mask_decoder": lambda: mask_decoder_spec(model),
-    }
-    return export_graph(specs[name]())
+    return graphs.export_graph(clip_head_spec(model, "bias"))
 
 
 def vit_b(size: int) -> ir.Model:
     """The encoder of SAM ViT-B with random weights."""
     torch.manual_seed(0)
     model = MergedModel(MergedConfig("vit_b", image_size=size, embed_dim=32)).eval()
-    return export_graph(encoder_spec(model, "bias"))
+    return graphs.export_graph(encoder_spec(model, "bias"))
 
 
 def hand_made(

@@ -27,6 +27,8 @@ def schema_name(arguments: list[str]) -> str | None:
         return f"engine-{rest[0]}"
     if command == "demo" and "--video" in rest:
         return "watch"
+    if command == "deploy" and rest[0] == "triton":
+        return "deploy-triton"
     return "deploy-status" if command == "deploy" and "--status" in rest else command
 
 

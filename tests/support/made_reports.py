@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from made_profiles import made_profile
 
 from samclip.benchmarks.latency.results import make_rows
 from samclip.benchmarks.measurements import (
@@ -17,6 +18,7 @@ from samclip.benchmarks.measurements import (
     RunSettings,
     Timing,
 )
+from samclip.benchmarks.profiling.operators import make_rows as make_profile_rows
 from samclip.benchmarks.records import Data, Machine, Report, Row, Subject, Threads
 from samclip.benchmarks.roofline.jetson_estimates import NOTE, estimate
 
@@ -124,6 +126,12 @@ def roofline(model: str) -> Report:
     )
     found = Roofline(graphs=graphs, rates=rates, estimates=estimate(graphs), estimate_note=NOTE)
     return report("roofline", model, roofline=found)
+
+
+def profile(model: str) -> Report:
+    profiles = (made_profile(model), made_profile(model, "mask_decoder"))
+    rows = make_profile_rows(profiles)
+    return report("profile", model, profiles=profiles, rows=rows)
 
 
 def accuracy(*models: str, seconds: bool = False) -> Report:

@@ -21,6 +21,8 @@ FIGURE = re.compile(r"(?<![\w.])\d+(?:\.\d+(?![\w.]*\.\d)|,\d{3}| (?:s|ms|%|[kMG
 # Tables of numbers that nobody measured here, by their page and header.
 SPECIFICATIONS = {
     ("README.md", "system | Python | CPU | NVIDIA GPU | state"),
+    ("docs/deploy/triton.md", "bound | default | option"),
+    ("docs/deploy/triton.md", " | state"),  # versions of what was run
     ("docs/deploy/engines.md", "measure | asked for"),  # the limits of the gate
     (
         "docs/deploy/engines.md",

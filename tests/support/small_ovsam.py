@@ -27,7 +27,9 @@ def random_ovsam(
     config: OvsamConfig = SMALL_OVSAM, seed: int = 0, with_text: bool = False
 ) -> Ovsam:
     """The model in eval mode; its batch norms have statistics that are neither 0 nor 1."""
-    model = Ovsam(config, with_text)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # of the positions' random directions
+        model = Ovsam(config, with_text)
     randomise(model, seed)
     generator = torch.Generator().manual_seed(seed + 1)
     model.neck.pos_embed.normal_(generator=generator)

@@ -17,14 +17,15 @@ from torch import nn
 
 from samclip.export.graphs import GraphSpec, export_graph
 from samclip.export.models import attention
+from samclip.export.options import DEFAULT_OPSET
 
 OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 
-def traced_once(folder: Path) -> Callable[[GraphSpec, int], ir.Model]:
+def traced_once(folder: Path) -> Callable[..., ir.Model]:
     """Return an `export_graph` that reads a graph of the very same module and inputs from here."""
 
-    def export_once(spec: GraphSpec, opset: int) -> ir.Model:
+    def export_once(spec: GraphSpec, opset: int = DEFAULT_OPSET) -> ir.Model:
         file = folder / f"{fingerprint(spec, opset)}.onnx"
         with FileLock(f"{file}.lock"):
             if not file.exists():

@@ -116,6 +116,13 @@ def test_still_frames_are_answered_without_the_encoder() -> None:
     with model.watch(frames) as watch:
         list(watch)
     assert model.encoded == 10  # off by default
+    model = SquareModel()
+    small = square(10, 10)
+    sizes = [small, small.repeat(2, 0).repeat(2, 1), small]  # the same picture, in other sizes
+    with model.watch(sizes, skip_still=8) as watch:
+        results = list(watch)
+    assert model.encoded == 3
+    assert [r.masks.packed.size for r in results] == [frame.shape[:2] for frame in sizes]
 
 
 def test_a_slow_loop_over_a_live_source_answers_the_newest_frame() -> None:

@@ -178,6 +178,19 @@ class Watched(Record, frozen=True, kw_only=True):
     trained_head: Trained
 
 
+class Taught(Record, frozen=True, kw_only=True):
+    """The vocabulary file after an example was added to it."""
+
+    task: Annotated[str, about("the command")]
+    name: Annotated[str, about("the name that was taught")]
+    examples: Annotated[int, about("how many examples it has now", ge=1)]
+    weight: Annotated[Share, about("what they weigh against the name's text")]
+    names: Annotated[dict[str, int], about("all names of the file, and the examples of each")]
+    vocabulary: Annotated[str, about("the file")]
+    bundle: Annotated[str, about("the bundle's name")]
+    trained_head: Trained
+
+
 class DemoClassify(Record, frozen=True, kw_only=True):
     """What `classify` prints, without the fields of the image."""
 
@@ -297,6 +310,18 @@ class DeployStatus(Record, frozen=True, kw_only=True):
     previous: str | None
     busy: Annotated[bool, about("whether a process is deploying to it now")]
     releases: list[KnownRelease]
+
+
+class TritonRepository(Record, frozen=True, kw_only=True):
+    """A model repository that was written for Triton."""
+
+    folder: str
+    front: Annotated[str, about("the model that clients ask with images, prompts and names")]
+    models: Annotated[list[str], about("all models, the front first")]
+    bundle: str
+    backend: Annotated[str, about("Triton's back end for the graphs")]
+    device: Annotated[str, about("`cpu` or `gpu`")]
+    bytes: int
 
 
 class Plan(Record, frozen=True, kw_only=True):
@@ -449,11 +474,13 @@ RECORDS: dict[str, tuple[str, type[msgspec.Struct]]] = {
     "semantic": ("`samclip semantic`", Semantic),
     "demo": ("`samclip demo`", Demo),
     "watch": ("`samclip watch`, and `samclip demo --video`", Watched),
+    "teach": ("`samclip teach`", Taught),
     "failed": ("a photo that failed, of any of these", Failed),
     "info": ("`samclip info`", Info),
     "sign": ("`samclip sign`", Signed),
     "deploy": ("`samclip deploy`", Deployed),
     "deploy-status": ("`samclip deploy --status`", DeployStatus),
+    "deploy-triton": ("`samclip deploy triton`", TritonRepository),
     "engine-build": ("`samclip engine build`", BuiltPlans),
     "engine-list": ("`samclip engine list`", Plans),
     "engine-remove": ("`samclip engine remove`", RemovedPlans),

@@ -150,7 +150,7 @@ def evaluate_instances(
             with candidate.model.encode(image) as scene:
                 for start in range(0, len(photo.objects), PROMPTS_AT_ONCE):
                     part = photo.objects[start : start + PROMPTS_AT_ONCE]
-                    for kind, outcomes in _ask(scene, part, refine):
+                    for kind, outcomes in ask_objects(scene, part, refine):
                         tally.add(candidate.name, kind, outcomes, number, part)
     precisions = {
         place: average_precision(photos, categories, finds) for place, finds in tally.finds.items()
@@ -179,7 +179,7 @@ class _Tally:
             )
 
 
-def _ask(
+def ask_objects(
     scene: Scene, objects: Sequence[CocoObject], refine: bool
 ) -> Iterator[tuple[str, Outcomes]]:
     """Ask for N objects of a scene by each kind of prompt."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
 
@@ -13,7 +13,9 @@ from samclip.baselines import ImageEncoder, check_margin, cut
 from samclip.benchmarks.data.coco import CocoObject, CocoPhoto
 from samclip.benchmarks.data.image_folder import ClassPhoto
 from samclip.benchmarks.records import Row
-from samclip.benchmarks.scores import PHOTOS, Candidate, Scores, compare, of_objects
+from samclip.benchmarks.rows import make_row
+from samclip.benchmarks.scores import PHOTOS, Candidate, Scores, Subsets, compare, of_objects
+from samclip.benchmarks.statistics import calibration_error
 from samclip.progress import SILENT, Progress, track
 from samclip.runtime.pixels.image import load_image
 from samclip.runtime.scene import Scene
@@ -21,6 +23,7 @@ from samclip.runtime.text.vocabulary import Vocabulary
 
 MASKS_AT_ONCE = 64  # bounds the masks that are held
 TOP1 = "name top-1"
+CALIBRATION = "calibration error of shares"
 ONE_PASS, ON_CROPS = "in one pass", "on crops"
 PROTOCOL = (
     "in one pass: the photo is encoded once; patch embeddings are averaged inside "
@@ -28,6 +31,8 @@ PROTOCOL = (
     "bundle that names boxes takes the box around the true mask.",
     "on crops: the object's box, with its margin, is cut out and encoded by itself; the "
     "whole crop's embedding is compared with the names.",
+    "calibration error: the mean gap between the share of the answer and how often such answers "
+    "are right, over 15 bins (Guo et al., arXiv 1706.04599).",
     "All names of the data set compete for every object. Crowds are left out. Areas are pixels of "
     "the object's mask in the original photo.",
     "Intervals: percentile bootstrap over photos, seeded, 95 %.",
@@ -62,6 +67,7 @@ def evaluate_names(
     """
     check_margin(margin)
     scores = Scores()
+    shares: dict[str, list[float]] = {}
     objects: list[CocoObject] = []
     for number, photo in enumerate(track(progress, photos, "names")):
         image = photo.pixels()
@@ -70,23 +76,42 @@ def evaluate_names(
         objects += photo.objects
         with candidate.model.encode(image) as scene:
             for label, asked in {ONE_PASS: vocabulary, **against}.items():
-                answers = _name_masks(scene, photo, asked)
-                scores.add(f"{candidate.name} {label}", TOP1, answers == truth)
+                answers, sure = name_objects(scene, photo, asked)
+                name = f"{candidate.name} {label}"
+                scores.add(name, TOP1, answers == truth)
+                shares.setdefault(name, []).extend(sure)
         crops = [cut(image, found.box, margin) for found in photo.objects]
         for name, encoder in croppers.items():
             cosines = vocabulary.cosines(encoder.embed_images(crops))  # NxK
             scores.add(name, TOP1, cosines.argmax(axis=1) == truth)
-    return list(compare(scores, of_objects(objects, vocabulary.names, apart)))
+    parts = of_objects(objects, vocabulary.names, apart)
+    return [*compare(scores, parts), *_calibrations(scores, shares, parts)]
 
 
-def _name_masks(scene: Scene, photo: CocoPhoto, vocabulary: Vocabulary) -> NDArray[np.int64]:
-    """Name the objects of a photo by their true masks; return N indices of names."""
-    parts = []
+def _calibrations(
+    scores: Scores, shares: Mapping[str, Sequence[float]], parts: Subsets
+) -> Iterator[Row]:
+    """Yield how far the shares of each model's answers are from their accuracy, part by part."""
+    photos = np.asarray(scores.photos)
+    for part, chosen in parts.items():
+        for name, sure in shares.items():
+            if chosen.any():
+                correct = np.asarray(scores.values[name, TOP1])[chosen]
+                error = calibration_error(np.asarray(sure)[chosen], correct, photos[chosen])
+                yield make_row(name, CALIBRATION, part, error)
+
+
+def name_objects(
+    scene: Scene, photo: CocoPhoto, vocabulary: Vocabulary
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Name the objects of a photo by their true masks: N indices of names, and N shares."""
+    parts, shares = [], []
     for start in range(0, len(photo.objects), MASKS_AT_ONCE):
         objects = photo.objects[start : start + MASKS_AT_ONCE]
         named = scene.name(np.stack([found.mask() for found in objects]), vocabulary)
         parts.append(np.asarray(named.class_ids))
-    return np.concatenate(parts)
+        shares.append(np.asarray(named.name_probabilities))
+    return np.concatenate(parts), np.concatenate(shares)
 
 
 class Classifier(Protocol):

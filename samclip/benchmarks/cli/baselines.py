@@ -29,7 +29,8 @@ from samclip.cli import options as shared
 from samclip.errors import InputError
 from samclip.runtime.model import Model
 from samclip.runtime.scene import Templates
-from samclip.runtime.text.vocabulary import Vocabulary, mark_seen
+from samclip.runtime.text.names import mark_seen
+from samclip.runtime.text.vocabulary import Vocabulary
 
 EXAMPLES = """
 **Examples:**

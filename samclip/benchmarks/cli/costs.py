@@ -23,7 +23,7 @@ from samclip.benchmarks.cli.session import Outcome, Session
 from samclip.benchmarks.latency.contenders import Variant, describe_conditions
 from samclip.benchmarks.latency.rounds import ORDER, Schedule
 from samclip.benchmarks.measurements import Measurements, Roofline
-from samclip.benchmarks.records import Data, Subject
+from samclip.benchmarks.records import Subject
 from samclip.benchmarks.roofline.counted import (
     Counted,
     CountedBackend,
@@ -41,7 +41,6 @@ from samclip.engines.base import EngineOptions
 from samclip.engines.machine.host import usable_cores
 from samclip.engines.registry import get_backend
 from samclip.errors import CapabilityError
-from samclip.runtime.assets import packaged_photos
 from samclip.runtime.pixels.image import load_image
 
 AMORTISED_EXAMPLES = """
@@ -160,7 +159,7 @@ def roofline(
     rates are measured with graphs of nothing but products, and a copy of memory. Jetson figures
     are ESTIMATES from published rates. Needs the extra `bench`.
     """
-    chosen = photo or sorted(packaged_photos().glob("*.jpg"))[0]
+    chosen, data = options.choose_photo(photo)
     load_image(chosen)  # what is wrong with it is said now, and not when the rates are measured
     opened = session.open_all(models.variants(), CountedBackend)
     hosts = {one.backend.name for one in opened if one.backend.on_host} | {"onnxruntime"}
@@ -173,6 +172,5 @@ def roofline(
     found = Roofline(graphs=graphs, rates=rates, estimates=estimate(graphs), estimate_note=NOTE)
     session.show(rates_table(rates), graphs_table(found), estimates_table(found.estimates))
     say(out, NOTE, style="dim")
-    data = Data.of(chosen, "photos", [chosen], [chosen])
     measured = Measurements(roofline=found)
     return Outcome(data, ROOFLINE_PROTOCOL, make_roofline_rows(found), measured)

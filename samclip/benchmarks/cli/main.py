@@ -13,8 +13,11 @@ from samclip.benchmarks.cli import (
     board,
     choose,
     costs,
+    examples,
+    profile,
     reports,
     semantic,
+    shapes,
     speed,
     video,
 )
@@ -63,6 +66,7 @@ def samclip_bench(
 accuracy_app.command(epilog=accuracy.INSTANCES_EXAMPLES)(accuracy.instances)
 accuracy_app.command(epilog=accuracy.NAMES_EXAMPLES)(accuracy.names)
 accuracy_app.command(epilog=accuracy.IMAGES_EXAMPLES)(accuracy.images)
+accuracy_app.command(epilog=examples.EXAMPLES)(examples.examples)
 accuracy_app.command(epilog=semantic.EXAMPLES)(semantic.semantic)
 accuracy_app.command(epilog=baselines.EXAMPLES)(baselines.baselines)
 app.add_typer(accuracy_app, name="accuracy")
@@ -70,11 +74,13 @@ app.command(epilog=agreement.EXAMPLES)(agreement.agreement)
 app.command(epilog=video.EXAMPLES)(video.video)
 app.command(epilog=speed.LATENCY_EXAMPLES)(speed.latency)
 app.command(epilog=speed.MEMORY_EXAMPLES)(speed.memory)
+app.command(epilog=shapes.EXAMPLES)(shapes.shapes)
 app.command(epilog=board.EXAMPLES)(board.board)
 app.command(epilog=choose.EXAMPLES)(choose.choose)
 app.command(epilog=costs.AMORTISED_EXAMPLES)(costs.amortised)
 app.command(epilog=reports.COMPARE_EXAMPLES)(reports.compare)
 app.command(epilog=costs.ROOFLINE_EXAMPLES)(costs.roofline)
+app.command(epilog=profile.EXAMPLES)(profile.profile)
 app.command(epilog=reports.REPORT_EXAMPLES)(reports.report)
 
 if __name__ == "__main__":

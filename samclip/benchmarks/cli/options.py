@@ -171,6 +171,16 @@ TeacherOptions = Annotated[
         "centre, framing (whole or centre), dense_size; may be repeated.",
     ),
 ]
+Aspects = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--aspects",
+        metavar="W:H",
+        rich_help_panel=_BUNDLE,
+        show_default="all of the bundle's",
+        help="Keep to these shapes of input, as 1:1; may be repeated.",
+    ),
+]
 Json = Annotated[
     Path | None,
     typer.Option(
@@ -255,11 +265,13 @@ class ModelOptions:
     precision: shared.Precision = None
     threads: shared.Threads = None
     device: shared.Device = None
+    aspects: Aspects = None
     debug: shared.Debug = False
 
     def variant(self, bundle: str | None) -> Variant:
         """Return a bundle, by name or path, as these options run it; None for the default one."""
-        return Variant(bundle, self.backend, self.precision, self.threads, self.device)
+        aspects = None if self.aspects is None else tuple(self.aspects)
+        return Variant(bundle, self.backend, self.precision, self.threads, self.device, aspects)
 
 
 @dataclass(frozen=True)
@@ -309,6 +321,12 @@ class ReportOptions:
 
     json: Json = None
     debug: shared.Debug = False
+
+
+def choose_photo(photo: Path | None) -> tuple[Path, Data]:
+    """Return the one photo to measure on, by default one of samclip's, and its description."""
+    chosen = photo or sorted(PACKAGED.glob("*.jpg"))[0]
+    return chosen, Data.of(chosen, "photos", [chosen], [chosen])
 
 
 def find_photos(folder: Path | None) -> PhotoListing:

@@ -18,8 +18,14 @@ from samclip.benchmarks.cli.options import TeacherChoice
 from samclip.benchmarks.latency.contenders import OpenModel, Variant, name_all, open_variant
 from samclip.benchmarks.latency.timed import StageClock, TimedBackend
 from samclip.benchmarks.measurements import Measurements
-from samclip.benchmarks.records import Data, Row, Subject
-from samclip.benchmarks.report import check_writable, describe_bundle, make_report, write_report
+from samclip.benchmarks.records import Data, Report, Row, Subject
+from samclip.benchmarks.report import (
+    check_writable,
+    describe_bundle,
+    make_report,
+    write_report,
+    write_whole,
+)
 from samclip.benchmarks.roofline.counted import Counted, CountedBackend
 from samclip.benchmarks.rows import rows_table
 from samclip.benchmarks.scores import Candidate
@@ -42,12 +48,16 @@ WIDTH_OF_FILES = 150  # columns of a table where stdout is not a terminal
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a benchmark returns: the data, how figures are defined, the rows, raw measurements."""
+    """What a benchmark returns: the data, how figures are defined, the rows, raw measurements.
+
+    `files`: what else is to be written, each with what makes its bytes of the report.
+    """
 
     data: Data
     protocol: Sequence[str]
     rows: Sequence[Row]
     measured: Measurements | None = None
+    files: Sequence[tuple[Path, Callable[[Report], bytes]]] = ()
 
 
 class Session:
@@ -81,6 +91,7 @@ class Session:
             precision=variant.precision,
             threads=variant.threads,
             device=variant.device,
+            aspects=variant.aspects,
         )
         self._stack.enter_context(model)
         name = self._unique(model.manifest.name, role)
@@ -170,6 +181,9 @@ class Session:
         if self._json is not None:
             write_report(report, self._json)
             say(err, f"report: {self._json}")
+        for path, write in outcome.files:
+            write_whole(path, write(report))
+            say(err, f"written: {path}")
 
     def _unique(self, name: str, role: str) -> str:
         """Return a name that no other model has: with its role, then with a number."""

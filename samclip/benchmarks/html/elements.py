@@ -61,6 +61,8 @@ svg .s { fill: var(--soft); font-size: 10px; }
 svg .b { font-weight: 600; }
 svg .grid { stroke: var(--line); stroke-width: 1; }
 svg .track { fill: var(--card); }
+svg .frame { stroke: var(--page); stroke-width: .5; }
+.wide { min-width: 44rem; } .keys span + .key { margin-left: .9em; }
 .scroll { overflow-x: auto; margin: .5rem 0; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
 th { text-align: left; color: var(--soft); font-weight: 500; vertical-align: bottom; }
@@ -84,7 +86,8 @@ details { margin: .5rem 0; } summary { cursor: pointer; }
 ul { padding-left: 1.2rem; margin: .4rem 0; font-size: .875rem; max-width: 46rem; }
 @media (max-width: 30rem) { dl { grid-template-columns: 1fr; gap: 0; }
  dd { margin-bottom: .4rem; } }
-@media print { body { max-width: none; } details { display: block; } }
+@media print { body { max-width: none; } details { display: block; } .wide { min-width: 0; }
+ svg, .key { print-color-adjust: exact; } }
 """
 
 

@@ -23,6 +23,7 @@ from samclip.benchmarks.html.cost_sections import (
 )
 from samclip.benchmarks.html.elements import STYLE, bullets, el, to_html
 from samclip.benchmarks.html.named_reports import NamedReports, TimedRun
+from samclip.benchmarks.html.profile_section import profile_section
 from samclip.benchmarks.html.provenance_section import participants_section, provenance_section
 from samclip.benchmarks.html.speed_sections import (
     energy_section,
@@ -192,6 +193,7 @@ SECTIONS = (
     memory_section,
     energy_section,
     roofline_section,
+    profile_section,
     participants_section,
     rows_section,
     provenance_section,

@@ -31,13 +31,17 @@ CUDA_GRAPHS = frozenset({"tensorrt", "tensorrt-rtx"})  # backends that capture t
 
 @dataclass(frozen=True)
 class Variant:
-    """A bundle by name or path (None: the default one), and how to run it."""
+    """A bundle by name or path (None: the default one), and how to run it.
+
+    `aspects`: the shapes of input that it keeps to, see `samclip.load`; None for all.
+    """
 
     bundle: str | None = None
     backend: str = AUTO
     precision: str | None = None
     threads: int | None = None
     device: str | None = None
+    aspects: tuple[str, ...] | None = None
 
     @property
     def options(self) -> EngineOptions:
@@ -88,7 +92,7 @@ def open_variant(
     class derived from it. `cache`: folder of text embeddings, None for the usual one.
     """
     check_precision(variant.precision)
-    bundle = Bundle.open(find_bundle(variant.bundle))
+    bundle = Bundle.open(find_bundle(variant.bundle)).limited_to(variant.aspects)
     options, wish = variant.options, parse_device(variant.device)
 
     def start(choice: Choice) -> tuple[Model, B_co]:
@@ -106,6 +110,8 @@ def open_variant(
 def name_all(opened: Sequence[tuple[Variant, Model, B_co]]) -> tuple[OpenModel[B_co], ...]:
     """Name models by what distinguishes them: bundle, then backend, then precision of the encoder.
 
+    The shapes of input that a model was limited to are always named.
+
     Names that are still alike, as of two folders of one name, are numbered.
     """
     facts = [
@@ -114,8 +120,9 @@ def name_all(opened: Sequence[tuple[Variant, Model, B_co]]) -> tuple[OpenModel[B
     ]
     differs = [len({fact[kind] for fact in facts}) > 1 for kind in range(3)]
     names: list[str] = []
-    for fact in facts:
+    for fact, (variant, *_) in zip(facts, opened, strict=True):
         parts = [text for text, needed in zip(fact, [True, *differs[1:]], strict=True) if needed]
+        parts += variant.aspects or ()
         name = " ".join(parts)
         alike = sum(other == name or other.startswith(f"{name} #") for other in names)
         names.append(f"{name} #{alike + 1}" if alike else name)

@@ -81,11 +81,11 @@ def measure_cold(
     """
     records = [RoundLog() for _ in contenders]
     for number in track(progress, range(schedule.cold), "fresh models"):
-        for place in _turn(len(contenders), number):
+        for place in turn(len(contenders), number):
             folder = cache / f"cold-{number}-{place}"
             pieces = _first_photo(contenders[place], photos[number % len(photos)], folder)
             records[place].rounds.append(pieces)
-    return _timings(contenders, records, "cold", len(photos))
+    return to_timings(contenders, records, "cold", len(photos))
 
 
 def measure_warm(
@@ -105,11 +105,11 @@ def measure_warm(
         kept = number - schedule.warm_up
         if kept >= FEWEST and schedule.is_over(time.monotonic() - start):
             break
-        for place in _turn(len(contenders), number):
+        for place in turn(len(contenders), number):
             pieces = walks[place].run(photos[kept % len(photos)])
             if kept >= 0:
                 records[place].rounds.append(pieces)
-    return _timings(contenders, records, "warm", len(photos))
+    return to_timings(contenders, records, "warm", len(photos))
 
 
 def _first_photo(contender: Contender, photo: Path, cache: Path) -> tuple[Piece, ...]:
@@ -122,14 +122,15 @@ def _first_photo(contender: Contender, photo: Path, cache: Path) -> tuple[Piece,
         return (load, *walk.prepare(), *walk.run(photo))
 
 
-def _turn(count: int, number: int) -> Sequence[int]:
+def turn(count: int, number: int) -> Sequence[int]:
     """Return the order of the models in one round."""
     return range(count) if number % 2 == 0 else range(count - 1, -1, -1)
 
 
-def _timings(
+def to_timings(
     contenders: Sequence[Contender], records: Sequence[RoundLog], state: State, photos: int
 ) -> list[Timing]:
+    """Return the timings of all models, one model after the other."""
     return [
         timing
         for contender, record in zip(contenders, records, strict=True)

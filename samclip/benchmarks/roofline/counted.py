@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from samclip.benchmarks.latency.timed import TimedBackend, TimedEngine
 from samclip.benchmarks.measurements import GraphRoofline, OperatorShare, Rate
 from samclip.benchmarks.roofline.count import GraphWork, count
 from samclip.benchmarks.roofline.efficiency import ideal_seconds, reached
+from samclip.benchmarks.roofline.macs import ShapedGraph
 from samclip.benchmarks.roofline.read_graph import read_graph
 from samclip.engines.base import Engine, GraphSource, Tensor
 from samclip.errors import UntrainedHeadWarning
@@ -76,7 +77,11 @@ Counted = OpenModel[CountedBackend]
 
 
 def time_graphs(
-    models: Sequence[Counted], photo: Path, repeats: int, progress: Progress
+    models: Sequence[Counted],
+    photo: Path,
+    repeats: int,
+    progress: Progress,
+    on_warm: Callable[[], None] = lambda: None,
 ) -> dict[str, Samples]:
     """Run every graph of every model `repeats` times, in turn, after once to warm up.
 
@@ -87,6 +92,8 @@ def time_graphs(
     found: dict[str, Samples] = {counted.name: defaultdict(list) for counted in models}
     pixels, number = load_image(photo), itertools.count()
     for turn in track(progress, range(repeats + 1), "graphs"):
+        if turn == 1:
+            on_warm()
         for counted in models if turn % 2 else reversed(models):
             for graph, seconds in _run_once(counted, pixels, next(number)):
                 if turn:
@@ -137,10 +144,18 @@ def count_in_shapes(
     counted: Counted, graph: str, shapes: Shapes
 ) -> tuple[GraphWork, dict[str, int]]:
     """Count one graph that was loaded, with inputs of given shapes; as `count_graph`."""
+    shaped, sizes = read_in_shapes(counted, graph, shapes)
+    return count(shaped), sizes
+
+
+def read_in_shapes(
+    counted: Counted, graph: str, shapes: Shapes
+) -> tuple[ShapedGraph, dict[str, int]]:
+    """Read one graph that was loaded, with inputs of given shapes; as `count_graph`."""
     source = counted.backend.sources[graph].whole()
     described = counted.model.manifest.all_graphs[source.name]
     sizes = _sizes(described, shapes)
-    return count(read_graph(source.onnx, graph, sizes, source.weights)), sizes
+    return read_graph(source.onnx, graph, sizes, source.weights), sizes
 
 
 def _describe(

@@ -16,13 +16,12 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Any, cast
+from typing import IO, cast
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip import errors
 from samclip.engines.base import (
     REMEDY,
     ArrayTensor,
@@ -60,6 +59,7 @@ from samclip.errors import (
     EngineRunError,
     EngineTimeoutError,
     SamclipError,
+    kind_named,
 )
 
 START = starting("samclip.engines.isolated.worker")
@@ -311,6 +311,4 @@ def _place_weights(source: GraphSource) -> tuple[tuple[Placed, ...], list[Array]
 
 def _passed_on(failure: Failure) -> SamclipError:
     """Return the error that an engine raised in its process."""
-    kind: Any = getattr(errors, failure.kind, EngineRunError)
-    known = isinstance(kind, type) and issubclass(kind, PASSED_ON)
-    return (kind if known else EngineRunError)(failure.message)
+    return (kind_named(failure.kind, *PASSED_ON) or EngineRunError)(failure.message)

@@ -61,7 +61,9 @@ from samclip.engines.onnxruntime.library import (
     preload,
     tensorrt_options,
 )
+from samclip.engines.onnxruntime.trace import Trace
 from samclip.engines.process_edges import keep_in_children
+from samclip.engines.profile import ProfiledRun, not_profiled
 from samclip.errors import BackendUnavailableError
 
 # what `session.get_inputs()` calls the dtypes that graphs of bundles take
@@ -168,9 +170,17 @@ class OrtEngine(GuardedEngine):
     """One graph in an ONNX Runtime session; `device` is "cpu" or "cuda", `index` its number."""
 
     def __init__(
-        self, library: Any, session: Any, name: str, device: str, index: int, held: Any = None
+        self,
+        library: Any,
+        session: Any,
+        name: str,
+        device: str,
+        index: int,
+        held: Any = None,
+        trace: Trace | None = None,
     ) -> None:
         self._library = library
+        self._trace = trace
         self._session: Any = session
         self._device, self._index = device, index
         self._held = held  # memory that the session reads
@@ -214,11 +224,19 @@ class OrtEngine(GuardedEngine):
             name: OrtTensor(value, self._index) for name, value in zip(names, results, strict=True)
         }
 
+    def end_profile(self) -> tuple[ProfiledRun, ...]:
+        """Return all runs so far, as `Profiled` says."""
+        session = self._guard.check_open(self._session)
+        trace, self._trace = self._trace, None
+        if trace is None:
+            raise not_profiled(self._guard.graph)
+        return trace.read(session, self._guard.graph)
+
     def close(self) -> None:
         """Free the session once the runs in flight have ended; again: do nothing."""
         if self._session is not None and self._guard.is_here():
             self._session = None
-            self._held = None
+            self._held = self._trace = None
             release_free_memory()
 
     def _compute(self, session: Any, names: Sequence[str], values: Mapping[str, Any]) -> list[Any]:
@@ -263,6 +281,7 @@ class OnnxRuntimeBackend:
         providers = self._providers(library, source, options)
         try:
             settings = _settings(library, options, self.device)
+            trace = Trace(settings) if options.profile else None
             held = _add_weights(library, settings, source)
             session = library.InferenceSession(
                 source.onnx,
@@ -282,7 +301,7 @@ class OnnxRuntimeBackend:
         if self.provider not in session.get_providers():  # it falls back without an error
             raise self._fallen_back(library, options.device)
         release_free_memory()
-        return OrtEngine(library, session, source.name, self.device, options.device, held)
+        return OrtEngine(library, session, source.name, self.device, options.device, held, trace)
 
     def _providers(self, library: Any, source: GraphSource, options: EngineOptions) -> list[Any]:
         """List the providers with their options, the preferred one first."""
@@ -322,6 +341,7 @@ CPU = OnnxRuntimeBackend(
         precisions=("int8",),  # it has no kernels for FP16 and BF16
         contrib_operators=True,
         on_host=True,
+        profiles=True,
     ),
 )
 CUDA = OnnxRuntimeBackend(
@@ -332,6 +352,7 @@ CUDA = OnnxRuntimeBackend(
         lowerings=("bias", "wide", "chunk", "fold"),
         precisions=("fp16", "bf16"),  # INT8 it would only convert, having no integer products
         contrib_operators=True,
+        profiles=True,
     ),
 )
 TENSORRT = OnnxRuntimeBackend(

@@ -17,8 +17,9 @@ has failed is never freed.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,9 @@ from samclip.engines.openvino.library import (
     open_core,
     suits_processor,
 )
+from samclip.engines.openvino.node_times import NodeTimes, read_nodes
 from samclip.engines.process_edges import keep_in_children, never_destroy
+from samclip.engines.profile import ProfiledRun, not_profiled
 from samclip.errors import EngineError
 
 SETTINGS: dict[str, Any] = {
@@ -73,10 +76,15 @@ EXACT_INT8 = {"LP_TRANSFORMS_MODE": "NO"}
 
 
 class Computing:
-    """The model of `compile_graph`, compiled again after a failure; for one thread at a time."""
+    """The model of `compile_graph`, compiled again after a failure; for one thread at a time.
 
-    def __init__(self, compile_graph: Callable[[], Compiled]) -> None:
+    `runs`: those so far, where nodes are timed, else None.
+    """
+
+    def __init__(self, compile_graph: Callable[[], Compiled], profile: bool = False) -> None:
         self._compile = compile_graph
+        self.runs: list[ProfiledRun] | None = [] if profile else None
+        self._times = NodeTimes()
         self._compiled: Compiled | None = compile_graph()
         self._request: Any = None
         self._is_silent = self.model.get_property("INFERENCE_NUM_THREADS") == 1
@@ -97,7 +105,11 @@ class Computing:
         """
         request, self._request = self._request or self.model.create_infer_request(), None
         try:
+            start = time.perf_counter()
             request.infer(values, share_inputs=True, share_outputs=True)
+            if self.runs is not None:
+                seconds = time.perf_counter() - start
+                self.runs.append(ProfiledRun(seconds, self._times.of_run(request.profiling_info)))
             found = [request.get_tensor(name).data.copy() for name in names]
             self._request = None if self._is_silent else request
         except BaseException as error:
@@ -115,6 +127,7 @@ class Computing:
         if self._is_silent and self._compiled is not None:
             never_destroy(self._compiled)
         self._compiled = self._request = None
+        self._times = NodeTimes()
 
 
 def to_ov_tensor(
@@ -179,6 +192,19 @@ class OvEngine(GuardedEngine):
         self._check_computed(computing, values, results)
         return dict(results)
 
+    def end_profile(self) -> tuple[ProfiledRun, ...]:
+        """Return all runs so far, as `Profiled` says."""
+        computing = self._guard.check_open(self._computing)
+        with self._turn:
+            runs, computing.runs = computing.runs, None
+            if runs is None:
+                raise not_profiled(self._guard.graph)
+            described = read_nodes(computing.model.get_runtime_model())
+        return tuple(
+            replace(run, nodes=tuple(described.complete(node) for node in run.nodes))
+            for run in runs
+        )
+
     def close(self) -> None:
         """Free the model once the runs in flight have ended; again: do nothing."""
         if self._computing is not None and self._guard.is_here():
@@ -215,6 +241,7 @@ class OpenVinoBackend:
             on_host=True,
             slow_convolutions=True,  # once other programs want a core: docs/evidence/cpu.md
             by_name_alone=not suits_processor(),
+            profiles=True,
         )
 
     def probe(self) -> Probe:
@@ -233,7 +260,8 @@ class OpenVinoBackend:
         if saturates_int8():
             settings |= EXACT_INT8
         try:
-            computing = Computing(Compiler(library, open_core(library), source, settings).compiled)
+            compiler = Compiler(library, open_core(library), source, settings, options.profile)
+            computing = Computing(compiler.compiled, options.profile)
             engine = OvEngine(library, computing, source.name)
         except EngineError:  # ours, with its own advice
             raise

@@ -39,6 +39,7 @@ from samclip.engines.openvino.library import (
     read_graph,
 )
 
+PROFILE = {"PERF_COUNT": True}
 SCHEMA = 1  # of the key: another one makes all blobs before it stale
 _logger = logging.getLogger("samclip")
 _reported: set[Path] = set()  # folders that cannot be written to, each logged once
@@ -54,12 +55,16 @@ class Compiled:
 
 @dataclass(frozen=True)
 class Compiler:
-    """OpenVINO, one graph, and how it is to be compiled."""
+    """OpenVINO, one graph, and how it is to be compiled.
+
+    `profile`: nodes are timed, which changes nothing that a blob holds.
+    """
 
     library: Any
     core: Any
     source: GraphSource
     settings: Mapping[str, Any]
+    profile: bool = False
 
     def compiled(self) -> Compiled:
         """Import the graph from the cache, or compile and keep it; errors of OpenVINO pass through.
@@ -80,6 +85,11 @@ class Compiler:
         except OSError as error:
             _warn_once(folder, error)
         return Compiled(self._compile())
+
+    @property
+    def _given(self) -> dict[str, Any]:
+        """What OpenVINO is given: the settings, of which the key has all but the profile."""
+        return {**self.settings, **(PROFILE if self.profile else {})}
 
     @cached_property
     def _key(self) -> str:
@@ -117,7 +127,7 @@ class Compiler:
         self.source.release()
         tensor = self.library.Tensor(np.frombuffer(blob, np.uint8), shared_memory=True)
         try:
-            model = self.core.import_model(tensor, DEVICE, dict(self.settings))
+            model = self.core.import_model(tensor, DEVICE, self._given)
         except Exception as error:  # its exceptions share no base class
             if not is_fault(error, PACKAGE):
                 raise
@@ -130,7 +140,7 @@ class Compiler:
 
     def _compile(self) -> Any:
         with read_graph(self.core, self.source.whole()) as model:
-            return self.core.compile_model(model, DEVICE, dict(self.settings))
+            return self.core.compile_model(model, DEVICE, self._given)
 
     def _compile_and_keep(self, folder: Path, key: str) -> Compiled:
         """Compile, write the blob and import it, so that memory holds the weights only once."""

@@ -17,7 +17,7 @@ from samclip.export.models.bert_tower import BertTowerConfig
 from samclip.export.models.siglip_tower import SiglipTowerConfig
 from samclip.export.models.taught_names import TaughtConfig
 from samclip.export.models.text_tower import TextTowerConfig
-from samclip.runtime.bundles.manifest import Positive, Record, Source, Triple
+from samclip.runtime.bundles.manifest import Confidence, Positive, Record, Source, Triple
 
 HEAD = "clip_head."  # the prefix of the keys that only merged checkpoints have
 TAUGHT = "taught."  # the prefix of the texts of taught names
@@ -67,8 +67,8 @@ class TaughtMetadata(Record, frozen=True, kw_only=True):
     untaught: float
 
 
-class MergedMetadata(Record, frozen=True, kw_only=True):
-    """Everything needed to rebuild the model around the tensors.
+class MergedMetadata(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """Everything needed to rebuild the model around the tensors; defaults are left out of a file.
 
     `pyramid` is a stitched encoder's: divisors of the image size. `embed_dim` is that of the text
     tower's space; with `taught` names the head's embeddings have more dimensions (`joint_dim`).
@@ -86,6 +86,7 @@ class MergedMetadata(Record, frozen=True, kw_only=True):
     std: Triple = SAM_STD
     text: TextMetadata | None = None
     taught: TaughtMetadata | None = None
+    confidence: Confidence | None = None
     license: str = "unknown"
     sources: tuple[Source, ...] = ()
     notes: str = ""

@@ -70,6 +70,7 @@ def merged_exportable(assembly: Assembly, dense: DenseNames = AS_TRAINED) -> Exp
         trained=metadata.head_trained,
         embed_dim=metadata.joint_dim,
         grid=model.clip_head.config.tokens,
+        confidence=metadata.confidence,
     )
     exportable = Exportable(
         model_type=metadata.model_type,

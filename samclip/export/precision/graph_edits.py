@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -19,6 +19,19 @@ def name_nodes(model: ir.Model) -> None:
                 name += "_"
             node.name = name
             taken.add(name)
+
+
+def ancestors(*values: ir.Value) -> Iterator[ir.Value]:
+    """Yield every value that one of `values` is computed from, each once."""
+    seen: set[ir.Value] = set()
+    waiting = [*values]
+    while waiting:
+        node = waiting.pop().producer()
+        for source in () if node is None else node.inputs:
+            if source is not None and source not in seen:
+                seen.add(source)
+                waiting.append(source)
+                yield source
 
 
 def add_initializer(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> ir.Value:

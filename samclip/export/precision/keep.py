@@ -21,7 +21,7 @@ from fnmatch import fnmatchcase
 import onnx_ir as ir
 
 from samclip.errors import ExportError, did_you_mean
-from samclip.export.precision.graph_edits import name_nodes
+from samclip.export.precision.graph_edits import ancestors, name_nodes
 from samclip.runtime.bundles.manifest import Graphs
 
 GRAPHS = Graphs.__struct_fields__
@@ -159,7 +159,7 @@ def _is_residual(node: ir.Node) -> bool:
     terms = (_before_shaping(first), _before_shaping(second))
     if any(term.producer() is None and not term.is_graph_input() for term in terms):
         return False  # a bias or a table of positions
-    return terms[0] in set(_ancestors(terms[1])) or terms[1] in set(_ancestors(terms[0]))
+    return terms[0] in set(ancestors(terms[1])) or terms[1] in set(ancestors(terms[0]))
 
 
 def _broadcasts(first: ir.Value, second: ir.Value) -> bool:
@@ -178,19 +178,6 @@ def _before_shaping(value: ir.Value) -> ir.Value:
         value = node.inputs[0]
         node = value.producer()
     return value
-
-
-def _ancestors(value: ir.Value) -> Iterator[ir.Value]:
-    """Yield every value that `value` is computed from."""
-    seen: set[ir.Value] = set()
-    waiting = [value]
-    while waiting:
-        node = waiting.pop().producer()
-        for source in () if node is None else node.inputs:
-            if source is not None and source not in seen:
-                seen.add(source)
-                waiting.append(source)
-                yield source
 
 
 FOUND: Mapping[str, Callable[[ir.Graph], set[ir.Node]]] = {

@@ -128,12 +128,18 @@ def _constant(value: ir.Value | None) -> NDArray[np.float32] | None:
 
 def _stem(node: ir.Node) -> str:
     """Name a layer after its bias or weight, whichever is named like a parameter, or its node."""
-    for value in (_bias(node), node.inputs[1]):
+    for value in (_bias(node), _untransposed(node.inputs[1])):
         name = "" if value is None else str(value.name)
         stem, dot, last = name.rpartition(".")
         if dot and last in {"bias", "weight"}:
             return stem
     return str(node.name)
+
+
+def _untransposed(value: ir.Value | None) -> ir.Value | None:
+    """Return the value that a Transpose reads, where one makes `value`; else the value itself."""
+    producer = None if value is None else value.producer()
+    return producer.inputs[0] if producer and producer.op_type == "Transpose" else value
 
 
 def _bias(node: ir.Node) -> ir.Value | None:

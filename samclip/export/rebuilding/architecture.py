@@ -78,6 +78,7 @@ def read_architecture(bundle: Bundle, graphs: Sequence[StoredGraph]) -> Metadata
         mean=pixels.mean,
         std=pixels.std,
         head_trained=manifest.head is not None and manifest.head.trained,
+        **({} if manifest.clip_head is None else {"confidence": manifest.clip_head.confidence}),
         text=text,
         license=_license(manifest.provenance.sources),
         sources=manifest.provenance.sources,

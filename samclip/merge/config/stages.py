@@ -334,6 +334,20 @@ class LabelSource(TomlTable, frozen=True, kw_only=True):
     """Single tokens of a region that are rows too. Range: at least 0."""
 
 
+class RegionConfidence(TomlTable, frozen=True, kw_only=True):
+    """How sure the head is of a region with highest cosine c and t tokens.
+
+    A factor on the scale: (c / cosine) to the power -cosine_power, times t to the power size_power.
+    """
+
+    cosine: float
+    """The highest cosine of a region at which the factor is 1. Range: 0.01 to 1."""
+    cosine_power: float
+    """How much less high cosines tell. Range: 0 to 1."""
+    size_power: float
+    """How much more large regions tell. Range: 0 to 1."""
+
+
 class TeachStage(TomlTable, frozen=True, kw_only=True, tag_field="kind", tag="teach"):
     """The fit of taught names to labelled regions, on features of the frozen encoder.
 
@@ -387,6 +401,10 @@ class TeachStage(TomlTable, frozen=True, kw_only=True, tag_field="kind", tag="te
     confidence: float = 0.65
     """Factor on `logit_scale` in the probabilities that users see. Choose it by the calibration on
     held-back regions, which the stage reports. Range: above 0.
+    """
+    region_confidence: RegionConfidence | None = None
+    """How sure the head is of regions by their highest cosine and their size; without it, all have
+    the scale above.
     """
 
     @property
@@ -452,6 +470,10 @@ def _check_teach(stage: TeachStage) -> None:
     _require(stage, max(stage.balance, stage.centre) <= 1, "balance and centre up to 1")
     scales = (stage.sharpness, stage.slope, stage.conse_scale, stage.logit_scale, stage.confidence)
     _require(stage, min(scales) > 0, "sharpness, slope and scales above 0")
+    if (sure := stage.region_confidence) is not None:
+        within = 0.01 <= sure.cosine <= 1 and min(sure.cosine_power, sure.size_power) >= 0
+        within = within and max(sure.cosine_power, sure.size_power) <= 1
+        _require(stage, within, "region_confidence.cosine from 0.01 to 1, and powers from 0 to 1")
     for source in stage.sources:
         fits = source.size % LABEL_STEP == 0 and 64 <= source.size <= 4096
         _require(stage, fits, f"sizes of sources that are multiples of {LABEL_STEP}, 64 to 4096")

@@ -41,6 +41,7 @@ from samclip.merge.training.teaching import (
     expected_calibration_error,
     fit_taught,
 )
+from samclip.runtime.bundles.manifest import Confidence
 
 FEWEST_PHOTOS = 2  # that show a concept
 
@@ -106,7 +107,9 @@ def add_taught_names(assembly: Assembly, stage: TeachStage, concepts: Concepts) 
         image_share=stage.image_share,
         untaught=stage.untaught,
     )
-    metadata = msgspec.structs.replace(metadata, taught=described)
+    sure = stage.region_confidence
+    confidence = None if sure is None else Confidence(**msgspec.structs.asdict(sure))
+    metadata = msgspec.structs.replace(metadata, taught=described, confidence=confidence)
     config = metadata.taught_config
     if config is None:
         raise TrainingError("metadata with taught names describes none: a defect, report it")

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from samclip.errors import TrainingError
 from samclip.export.models.taught_names import SHARE, TaughtScores, TaughtTexts
 from samclip.merge.config.stages import TeachStage
+from samclip.runtime.results.shares import calibration_gaps
 
 NEAR = 0.45  # cosine of a name with a concept's text above which the two do not compete
 SPREAD = 1e-2  # added to each feature's standard deviation, so that dead features stay at rest
@@ -166,14 +167,11 @@ def balance(concepts: Tensor, count: int, power: float) -> Tensor:
 
 
 def expected_calibration_error(
-    confidence: NDArray[np.floating], correct: NDArray[np.bool_], bins: int = 15
+    confidence: NDArray[np.floating], correct: NDArray[np.bool_]
 ) -> float:
-    """Return the mean gap between confidence and accuracy over bins of confidence.
+    """Return the mean gap between confidence and accuracy over bins: see `calibration_gaps`.
 
-    `confidence` are the shares of N answers, `correct` N bool (Guo et al., arXiv 1706.04599).
+    `confidence` are the shares of N answers, `correct` N bool.
     """
-    places = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = [
-        abs(confidence[places == one].sum() - correct[places == one].sum()) for one in range(bins)
-    ]
-    return float(sum(gaps) / max(1, len(confidence)))
+    gaps = calibration_gaps(confidence, correct, np.zeros(len(correct), np.intp))
+    return float(np.abs(gaps).sum() / max(1, len(confidence)))

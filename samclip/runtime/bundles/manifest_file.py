@@ -94,6 +94,11 @@ def encode_manifest(manifest: Manifest) -> bytes:
     return msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
 
 
+def manifest_sha256(root: Path) -> str:
+    """Return the SHA-256 of a bundle's manifest file, which tells it from other bundles."""
+    return hashlib.sha256((root / MANIFEST_NAME).read_bytes()).hexdigest()
+
+
 def digest_line(data: bytes) -> bytes:
     """Return the line that `sha256sum manifest.json` writes for a manifest of these bytes."""
     return f"{hashlib.sha256(data).hexdigest()}  {MANIFEST_NAME}\n".encode()

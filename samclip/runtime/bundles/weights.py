@@ -8,7 +8,9 @@ the end of the header, spaces allowed after it; the tensors, C order, little-end
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Annotated
 
 import msgspec
@@ -35,6 +37,13 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 Length = Annotated[int, msgspec.Meta(ge=0, le=MAX_ELEMENTS)]
 
 
+NO_METADATA: Mapping[str, str] = MappingProxyType({})
+
+
+class TensorFileError(ValueError):
+    """What is wrong with a safetensors byte string, as words that can follow a colon."""
+
+
 class TensorInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A tensor's entry in the header; `data_offsets` count from the end of the header."""
 
@@ -51,8 +60,19 @@ def parse_weights(data: bytes) -> dict[str, NDArray[np.generic]]:
     malformed, an unknown dtype, offsets that overlap, leave holes, leave the file or contradict
     the shape.
     """
-    start, header = _read_header(data)
-    return {name: _view(data, start, info) for name, info in header.items()}
+    with _as_integrity_error():
+        return parse_tensors(data)[0]
+
+
+def parse_tensors(
+    data: bytes, max_header: int = MAX_HEADER_BYTES
+) -> tuple[dict[str, NDArray[np.generic]], dict[str, str]]:
+    """Return the tensors, as `parse_weights` does, and the metadata, empty where there is none.
+
+    Raises TensorFileError on anything but a valid file with a header of up to `max_header` bytes.
+    """
+    start, header, metadata = _read_header(data, max_header)
+    return {name: _view(data, start, info) for name, info in header.items()}, metadata
 
 
 def weight_offsets(data: bytes) -> dict[str, tuple[int, int]]:
@@ -61,14 +81,19 @@ def weight_offsets(data: bytes) -> dict[str, tuple[int, int]]:
     They are the `offset` and `length` of ONNX external data. Raises IntegrityError as
     `parse_weights` does.
     """
-    start, header = _read_header(data)
+    with _as_integrity_error():
+        start, header, _ = _read_header(data, MAX_HEADER_BYTES)
     return {
         name: (start + info.data_offsets[0], info.data_offsets[1] - info.data_offsets[0])
         for name, info in header.items()
     }
 
 
-def serialise_weights(arrays: Mapping[str, NDArray[np.generic]]) -> bytes:
+def serialise_weights(
+    arrays: Mapping[str, NDArray[np.generic]],
+    metadata: Mapping[str, str] = NO_METADATA,
+    max_header: int = MAX_HEADER_BYTES,
+) -> bytes:
     """Serialise arrays as safetensors; the same arrays always give the same bytes.
 
     Tensors are ordered by descending item size, then by name, and the header is padded with
@@ -76,17 +101,17 @@ def serialise_weights(arrays: Mapping[str, NDArray[np.generic]]) -> bytes:
     Raises ExportError for a dtype that the format or numpy does not have.
     """
     order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
-    header: dict[str, TensorInfo] = {}
+    header: dict[str, TensorInfo | Mapping[str, str]] = {METADATA: metadata} if metadata else {}
     end = 0
     for name in order:
         begin, end = end, end + arrays[name].nbytes
         header[name] = TensorInfo(_dtype_name(name, arrays[name]), arrays[name].shape, (begin, end))
     encoded = msgspec.json.encode(header)
     encoded += b" " * (-(LENGTH_BYTES + len(encoded)) % ALIGNMENT)
-    if len(encoded) > MAX_HEADER_BYTES:
+    if len(encoded) > max_header:
         raise ExportError(
             f"the header of {len(order):,} tensors has {len(encoded):,} bytes; at most "
-            f"{MAX_HEADER_BYTES:,} are allowed. Use shorter names or fewer tensors."
+            f"{max_header:,} are allowed. Use shorter names or fewer tensors."
         )
     parts = [len(encoded).to_bytes(LENGTH_BYTES, "little"), encoded]
     return b"".join([*parts, *(_little_endian(arrays[name]) for name in order)])
@@ -107,30 +132,34 @@ def _little_endian(array: NDArray[np.generic]) -> memoryview:
     return plain.reshape(-1).view(np.uint8).data
 
 
-def _read_header(data: bytes) -> tuple[int, dict[str, TensorInfo]]:
-    """Return the offset at which the tensors begin, and the header's entries, all checked."""
+def _read_header(data: bytes, max_header: int) -> tuple[int, dict[str, TensorInfo], dict[str, str]]:
+    """Return the offset at which the tensors begin, the header's entries, and the metadata."""
     if len(data) < LENGTH_BYTES:
-        raise _invalid_error(f"it has {len(data)} bytes, fewer than the {LENGTH_BYTES} of a length")
+        raise TensorFileError(
+            f"it has {len(data)} bytes, fewer than the {LENGTH_BYTES} of a length"
+        )
     length = int.from_bytes(data[:LENGTH_BYTES], "little")
     start = LENGTH_BYTES + length
-    if length > MAX_HEADER_BYTES or start > len(data):
-        raise _invalid_error(
+    if length > max_header or start > len(data):
+        raise TensorFileError(
             f"its header claims {length:,} bytes of a file of {len(data):,}, "
-            f"at most {MAX_HEADER_BYTES:,} are accepted"
+            f"at most {max_header:,} are accepted"
         )
-    header = _decode_header(data[LENGTH_BYTES:start])
+    header, metadata = _decode_header(data[LENGTH_BYTES:start])
     _check_layout(header, len(data) - start)
-    return start, header
+    return start, header, metadata
 
 
-def _decode_header(encoded: bytes) -> dict[str, TensorInfo]:
+def _decode_header(encoded: bytes) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     try:
         raw = msgspec.json.decode(encoded, type=dict[str, msgspec.Raw])
+        metadata: dict[str, str] = {}
         if METADATA in raw:
-            msgspec.json.decode(raw.pop(METADATA), type=dict[str, str])
-        return {name: msgspec.json.decode(entry, type=TensorInfo) for name, entry in raw.items()}
+            metadata = msgspec.json.decode(raw.pop(METADATA), type=dict[str, str])
+        entries = {name: msgspec.json.decode(entry, type=TensorInfo) for name, entry in raw.items()}
+        return entries, metadata
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise _invalid_error(f"its header is malformed: {error}") from error
+        raise TensorFileError(f"its header is malformed: {error}") from error
 
 
 def _check_layout(header: Mapping[str, TensorInfo], size: int) -> None:
@@ -139,24 +168,24 @@ def _check_layout(header: Mapping[str, TensorInfo], size: int) -> None:
     for name, info in sorted(header.items(), key=lambda item: item[1].data_offsets):
         begin, end = info.data_offsets
         if begin != position or end < begin:
-            raise _invalid_error(
+            raise TensorFileError(
                 f"{name!r} lies at bytes {begin:,}-{end:,}, expected at {position:,}"
             )
         if info.dtype not in DTYPES:
-            raise _invalid_error(
+            raise TensorFileError(
                 f"{name!r} has dtype {info.dtype!r}, expected one of {', '.join(DTYPES)}"
             )
         if math.prod(side or 1 for side in info.shape) > MAX_ELEMENTS:  # numpy refuses it too
-            raise _invalid_error(f"{name!r} has the impossible shape {list(info.shape)}")
+            raise TensorFileError(f"{name!r} has the impossible shape {list(info.shape)}")
         expected = math.prod(info.shape) * DTYPES[info.dtype].itemsize
         if end - begin != expected:
-            raise _invalid_error(
+            raise TensorFileError(
                 f"{name!r} has {end - begin:,} bytes, but {info.dtype} of shape "
                 f"{list(info.shape)} needs {expected:,}"
             )
         position = end
     if position != size:
-        raise _invalid_error(f"its tensors end at byte {position:,} of {size:,}")
+        raise TensorFileError(f"its tensors end at byte {position:,} of {size:,}")
 
 
 def _view(data: bytes, start: int, info: TensorInfo) -> NDArray[np.generic]:
@@ -170,7 +199,12 @@ def _view(data: bytes, start: int, info: TensorInfo) -> NDArray[np.generic]:
     return array if array.flags.aligned else array.copy()
 
 
-def _invalid_error(reason: str) -> IntegrityError:
-    return IntegrityError(
-        f"the weights are not a valid safetensors file: {reason}. Copy or export the bundle again."
-    )
+@contextmanager
+def _as_integrity_error() -> Iterator[None]:
+    try:
+        yield
+    except TensorFileError as fault:
+        raise IntegrityError(
+            f"the weights are not a valid safetensors file: {fault}. Copy or export the bundle "
+            "again."
+        ) from fault

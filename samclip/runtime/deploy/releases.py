@@ -26,7 +26,7 @@ NAME_DIGITS = 12  # of the identity, in a release's name
 def identify_bundle(root: Path) -> str:
     """Return the SHA-256 of a bundle's manifest and signature, which cover all that it holds."""
     digest = hashlib.sha256()
-    for name in _own_files(root):
+    for name in own_files(root):
         digest.update(b"".join(_read(root, name)))
     return digest.hexdigest()
 
@@ -62,7 +62,7 @@ def copy_release(bundle: Bundle, place: Path, key: PublicKey | None, progress: P
     with as_write_error(place):
         try_place(place, sum(entry.size for entry in entries.values()))
         with partial_directory(place) as partial:
-            for name in track(progress, [*_own_files(bundle.path), *entries], "copying"):
+            for name in track(progress, [*own_files(bundle.path), *entries], "copying"):
                 written = write_entry(partial / name, _read(bundle.path, name))
                 if name in entries and written != entries[name]:
                     raise IntegrityError(
@@ -102,7 +102,7 @@ def choose_kept(folder: DeploymentFolder, standing: Standing, count: int | None)
     return list(dict.fromkeys(filter(None, wanted)))[:count]
 
 
-def _own_files(root: Path) -> list[str]:
+def own_files(root: Path) -> list[str]:
     """List the files of a bundle that its manifest does not list: itself, digest and signature."""
     return [MANIFEST_NAME, DIGEST_NAME, *([SIGNATURE_NAME] if is_signed(root) else [])]
 

@@ -29,7 +29,7 @@ from samclip.runtime.results.mask_files import write_labels
 from samclip.runtime.results.palette import NO_NAME, colour
 from samclip.runtime.results.shares import in_percent
 from samclip.runtime.results.viewing import Viewable, describe_names, describe_size
-from samclip.runtime.text.vocabulary import index_of
+from samclip.runtime.text.names import index_of
 
 NAMELESS = "no name"  # of pixels without a label, in legends
 

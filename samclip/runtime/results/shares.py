@@ -1,4 +1,4 @@
-"""Shares of one whole, rounded so that what is shown adds up to it."""
+"""Shares of one whole: rounded so that they add up to it, and compared with what is right."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ROUNDING = 1e-6  # of a part: sums of float32 differ from 1 by as much
+BINS = 15  # of shares, in a calibration error
 
 
 def round_shares(
@@ -40,3 +41,19 @@ def in_percent(
     counts = round_shares([share for _, share in pairs], 100 * scale).tolist()
     texts = [f"{count / scale:.{decimals}f}%" for count in counts]
     return [(name, share, text) for (name, share), text in zip(pairs, texts, strict=True)]
+
+
+def calibration_gaps(
+    shares: NDArray[np.floating], correct: NDArray[np.generic], groups: NDArray[np.integer]
+) -> NDArray[np.float64]:
+    """Sum what the shares of answers are above their correctness, by group and bin: GxBINS.
+
+    The expected calibration error of Guo et al. (arXiv 1706.04599), section 3, is the sum of these
+    gaps' sizes over all bins, divided by the number of answers. `shares`: N in [0, 1]; `correct`:
+    N bool or 0 and 1; `groups`: N integers from 0 to G - 1.
+    """
+    sure = np.asarray(shares, np.float64)
+    bins = np.minimum((sure * BINS).astype(np.intp), BINS - 1)
+    gaps = np.zeros((int(groups.max(initial=-1)) + 1, BINS))
+    np.add.at(gaps, (groups, bins), sure - np.asarray(correct, np.float64))
+    return gaps

@@ -33,13 +33,17 @@ def parse_given(masks: Masks | ArrayLike, image: Photo) -> Masks:
                 "Give masks of the scene's own image."
             )
         return masks
-    array = _as_bool_masks(_masks_of(masks), size)
-    boxes = [mask_box(mask) for mask in array]
+    return pack_given(PackedMasks.pack(_as_bool_masks(_masks_of(masks), size), size), image)
+
+
+def pack_given(packed: PackedMasks, image: Photo) -> Masks:
+    """Return masks of `image` that no model made as `Masks`: their scores are NaN."""
+    boxes = [mask_box(mask) for mask in packed]
     return Masks(
-        packed=PackedMasks.pack(array, size),
-        scores=np.full(len(array), np.nan, np.float32),
+        packed=packed,
+        scores=np.full(len(packed), np.nan, np.float32),
         boxes=np.asarray(boxes, np.float32).reshape(-1, 4),
-        prompt_index=np.arange(len(array)),
+        prompt_index=np.arange(len(packed)),
         image=image,
     )
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip.runtime.bundles.manifest import Confidence
 from samclip.runtime.features import Features
 from samclip.runtime.photo import Photo, changed
 from samclip.runtime.pixels.image import Letterbox
@@ -18,6 +20,8 @@ from samclip.runtime.tasks.regions import prompt_centres
 from samclip.runtime.text.vocabulary import Vocabulary
 
 AnyMasks = TypeVar("AnyMasks", bound=Masks)
+LEAST_COSINE = 0.01  # of those that tell how sure a head is of a region
+TOKENS = (0.125, 256)
 
 
 class TokenNamer:
@@ -27,22 +31,37 @@ class TokenNamer:
     """
 
     def name(self, masks: AnyMasks, features: Features, vocabulary: Vocabulary) -> AnyMasks:
-        """Name each of N masks by the tokens that it covers.
+        """Name each of N masks by the tokens that it covers: the cosines go through the softmax.
 
-        The patch embeddings are averaged, each weighted by the share of its token that the mask
-        covers; the mean's cosines with the names go through the softmax. This is the second
-        baseline of Open-Vocabulary SAM, CLIP features pooled inside SAM's mask. Its paper does not
-        say whether patches are normalised first. They are not here: a patch's length tells how
-        sure the head is of it (docs/models/samclip-tiny.md shows the gain). A mask that covers no
-        token of the image, such as an empty one, takes the token nearest to its centre: see
-        `prompt_centres`.
+        Its scale is that of the text space, or what the head's `Confidence` makes of it.
         Raises ClosedError, EngineRunError.
         """
+        embeddings, tokens = self._pool(masks, features)
+        head = features.bundle.manifest.clip_head
+        if head is None or head.confidence is None:
+            return attach_names(masks, embeddings, vocabulary)
+        sharpen = partial(sharpness, head.confidence, tokens)
+        return attach_names(masks, embeddings, vocabulary, sharpen)
+
+    def embed(self, masks: Masks, features: Features) -> NDArray[np.float32]:
+        """Embed each of N masks by the tokens that it covers: NxD, not normalised.
+
+        The patch embeddings are averaged, each weighted by the share of its token that the mask
+        covers. This is the second baseline of Open-Vocabulary SAM, CLIP features pooled inside
+        SAM's mask. Its paper does not say whether patches are normalised first. They are not here:
+        a patch's length tells how sure the head is of it (docs/models/samclip-tiny.md shows the
+        gain). A mask that covers no token of the image, such as an empty one, takes the token
+        nearest to its centre: see `prompt_centres`.
+        """
+        return self._pool(masks, features)[0]
+
+    def _pool(
+        self, masks: Masks, features: Features
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         clip = features.clip()
         tokens = clip.patch_embeds.reshape(len(clip.patch_embeds), -1).T  # Dxhxw -> hwxD
         spread = TokenSpread(clip.letterbox, clip.token_mask)
-        embeddings = pool_tokens(masks.packed, prompt_centres(masks), tokens, spread)  # NxD
-        return attach_names(masks, embeddings, vocabulary)
+        return pool_tokens(masks.packed, prompt_centres(masks), tokens, spread)
 
     def classify(self, features: Features, vocabulary: Vocabulary, image: Photo) -> Classification:
         """Compare the image embedding with the names: softmax of logit scale times cosine.
@@ -65,26 +84,37 @@ def pool_tokens(
     centres: Iterable[NDArray[np.float64] | None],
     tokens: NDArray[np.float32],
     spread: TokenSpread,
-) -> NDArray[np.float32]:
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Average hwxD `tokens` inside each of N masks, weighted by area: NxD float32.
 
     A mask that covers no token takes the one nearest to its entry of `centres`: (x, y) in pixels
-    of the original image, None for the middle of the image.
+    of the original image, None for the middle of the image. Returns how many tokens each mask
+    covers, too, parts of tokens included: N float32.
     """
-    pooled = [
-        spread.weights(mask, centre).reshape(-1) @ tokens  # hxw -> hw, @ hwxD
-        for mask, centre in zip(masks, centres, strict=True)
-    ]
-    return np.asarray(pooled, np.float32).reshape(-1, tokens.shape[1])
+    pooled: list[NDArray[np.float32]] = []
+    counts: list[float] = []
+    for mask, centre in zip(masks, centres, strict=True):
+        covered = spread.covered(mask)
+        pooled.append(spread.as_weights(covered, centre).reshape(-1) @ tokens)  # hw @ hwxD
+        counts.append(spread.count(covered))
+    embeddings = np.asarray(pooled, np.float32).reshape(-1, tokens.shape[1])
+    return embeddings, np.asarray(counts, np.float32)
 
 
 def attach_names(
-    masks: AnyMasks, embeddings: NDArray[np.float32], vocabulary: Vocabulary
+    masks: AnyMasks,
+    embeddings: NDArray[np.float32],
+    vocabulary: Vocabulary,
+    sharpen: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None,
 ) -> AnyMasks:
-    """Name each of N masks by its embedding, NxD: the name with the highest cosine."""
+    """Name each of N masks by its embedding, NxD: the name with the highest cosine.
+
+    `sharpen` gives the N factors of the logit scale that belong to NxK cosines; None: all 1.
+    """
     cosines = vocabulary.cosines(embeddings)
     best = cosines.argmax(axis=1)  # N
-    probabilities = vocabulary.probabilities(cosines)  # NxK
+    factors = None if sharpen is None else sharpen(cosines)
+    probabilities = vocabulary.probabilities(cosines, factors)  # NxK
     return changed(
         masks,
         vocabulary=vocabulary.names,
@@ -92,6 +122,19 @@ def attach_names(
         name_probabilities=np.take_along_axis(probabilities, best[:, None], axis=1)[:, 0],
         trained_head=vocabulary.trained_head,
     )
+
+
+def sharpness(
+    confidence: Confidence, tokens: NDArray[np.floating], cosines: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return the N factors of the logit scale of regions: see `Confidence`.
+
+    `tokens`: how many each covers, N; `cosines` with the names: NxK.
+    """
+    highest = np.maximum(cosines.max(axis=1), LEAST_COSINE)
+    by_cosine = (highest / confidence.cosine) ** -confidence.cosine_power
+    by_size = np.clip(tokens, *TOKENS) ** confidence.size_power
+    return np.asarray(by_cosine * by_size, np.float32)
 
 
 class TokenSpread:
@@ -114,9 +157,14 @@ class TokenSpread:
 
         A mask that covers no token has weight 1 on the token nearest to `centre`, (x, y).
         """
-        shares = self.covered(mask)
-        total = shares.sum()
-        return shares / total if total > 0 else self._nearest(centre)
+        return self.as_weights(self.covered(mask), centre)
+
+    def as_weights(
+        self, covered: NDArray[np.float32], centre: NDArray[np.float64] | None
+    ) -> NDArray[np.float32]:
+        """Return the `weights` of a mask whose areas, hxw as `covered` returns them, are known."""
+        total = covered.sum()
+        return covered / total if total > 0 else self._nearest(centre)
 
     def covered(self, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Return hxw: the area of the HxW mask in each token of the image, 0 on padding.
@@ -127,6 +175,10 @@ class TokenSpread:
         inside = mask[y0:y1, x0:x1].astype(np.float32)
         shares = self._rows[:, y0:y1] @ inside @ self._columns[:, x0:x1].T  # rows, columns
         return np.asarray(shares * self._token_mask, np.float32)
+
+    def count(self, covered: NDArray[np.float32]) -> float:
+        """Return how many tokens the areas of `covered` add up to, parts of tokens included."""
+        return float(covered.sum()) / self._token_side**2
 
     def _overlap(self, original: int, resized: int, tokens: int) -> NDArray[np.float32]:
         """Return tokens x original: the length of each resized pixel inside each token."""

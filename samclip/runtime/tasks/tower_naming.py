@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from typing import get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
 from samclip.errors import InputError, brief, did_you_mean
 from samclip.runtime.bundles.manifest import NameBy
 from samclip.runtime.features import Features
 from samclip.runtime.photo import Photo
 from samclip.runtime.results.classification import Classification
+from samclip.runtime.results.masks import Masks
 from samclip.runtime.tasks.token_naming import AnyMasks, TokenNamer, attach_names
 from samclip.runtime.text.vocabulary import Vocabulary
 
@@ -42,9 +46,15 @@ class TowerNamer:
         "crop-feature" costs one pass for all masks of a scene, over the whole photo: MaskCLIP's
         tokens are averaged in each mask as a merged model's are (`TokenNamer.name`).
         """
+        return attach_names(masks, self.embed(masks, features, name_by), vocabulary)
+
+    def embed(
+        self, masks: Masks, features: Features, name_by: NameBy | None = None
+    ) -> NDArray[np.float32]:
+        """Embed each of N masks by its crop or its tokens, as `name` does: NxD, not normalised."""
         if (name_by or self._default) == "crop-feature" and len(masks):
-            return self._by_tokens.name(masks, features, vocabulary)
-        return attach_names(masks, features.tower().crops(masks.packed), vocabulary)
+            return self._by_tokens.embed(masks, features)
+        return features.tower().crops(masks.packed)
 
     def classify(self, features: Features, vocabulary: Vocabulary, image: Photo) -> Classification:
         """Compare the whole photo with the names by CLIP's zero-shot rule, as CLIP itself does."""

@@ -34,12 +34,12 @@ from samclip.errors import BundleError, VocabularyError, error_context
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.manifest import BakedLabels, Text, Variant
 from samclip.runtime.engine_pool import EnginePool
+from samclip.runtime.text.names import MAX_NAMES
 from samclip.runtime.text.templates import resolve_templates
 from samclip.runtime.text.text_cache import TextCache
 from samclip.runtime.text.text_space import GRAPH, OUTPUT, TextSpace
 from samclip.runtime.text.tokenizer import Tokenizer
 from samclip.runtime.text.tokenizer_file import MAX_BYTES as MAX_TOKENIZER_BYTES
-from samclip.runtime.text.vocabulary import MAX_NAMES
 
 MAX_LABELS_BYTES = 10_000_000
 TEXT_PACKAGES = ("ftfy", "tokenizers")  # they clean and split texts, by tables of their versions
@@ -100,8 +100,7 @@ def space_digest(bundle: Bundle, text: Text) -> str:
         names = [name for each in sets for name in (each.labels, each.label_embeddings)]
         files = [name for name in names if name is not None]
         return _digest(text, [_file_digest(bundle, name) for name in files], ())
-    full = [variant for variant in graph.variants if variant.precision == "fp32"]
-    return _digest(text, _tower_digests(bundle, text, (full or graph.variants)[0]), ())
+    return _digest(text, _tower_digests(bundle, text, graph.first_full), ())
 
 
 def _computed_digest(pool: EnginePool, text: Text) -> str:

@@ -28,10 +28,11 @@ from samclip.errors import (
     did_you_mean,
 )
 from samclip.runtime.text.losses import NO_LOSS, Loss, find_unknown_parts, warn_losses
+from samclip.runtime.text.names import as_names, check_characters
 from samclip.runtime.text.templates import fill, resolve_templates
 from samclip.runtime.text.text_cache import TextCache, embedding_keys
 from samclip.runtime.text.tokenizer import UNSEEN, Tokenizer, canonicalise, clean_text
-from samclip.runtime.text.vocabulary import as_names, check_characters, unit_rows
+from samclip.runtime.text.vocabulary import unit_rows
 
 MEMORY_ROWS = 16_384  # 50 MB of 768-d vectors
 SHOWN_NAMES = 5
@@ -115,7 +116,7 @@ class TextSpace:
             raise VocabularyError(
                 f"name {blank[0]} is blank: {names[blank[0]]!r:.60}; leave it out"
             )
-        chosen = self.templates if templates is None else resolve_templates(templates)
+        chosen = self.resolve(templates)
         if len(names) * len(chosen) > MAX_PROMPTS:
             raise VocabularyError(
                 f"{len(names):,} names in {len(chosen):,} templates each are more than "
@@ -129,6 +130,10 @@ class TextSpace:
             found |= self._supply(missing, chosen)
         self._warn(wanted, found)
         return np.stack([found[key].vector for key in keys])  # K, D
+
+    def resolve(self, templates: str | Sequence[str] | None) -> tuple[str, ...]:
+        """Return the sentences that `templates` stand for; None stands for the bundle's."""
+        return self.templates if templates is None else resolve_templates(templates)
 
     def _warn(self, wanted: Mapping[bytes, str], found: Found) -> None:
         losses = {name: found[key].loss for key, name in wanted.items() if found[key].loss}

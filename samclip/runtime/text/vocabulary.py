@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip.errors import UntrainedHeadWarning, VocabularyError, brief, did_you_mean, warn_caller
+from samclip.disk.paths import user_path
+from samclip.errors import UntrainedHeadWarning, VocabularyError, warn_caller
+from samclip.runtime.text.examples import Examples, find_examples_fault
+from samclip.runtime.text.names import check_characters, check_count
+from samclip.runtime.text.vocabulary_file import (
+    OF_EXAMPLES,
+    Facts,
+    read_vocabulary,
+    write_vocabulary,
+)
 
 UNTRAINED_MESSAGE = (
     "the CLIP head of bundle {name!r} was never trained: the names and probabilities of this "
     "answer mean nothing. Masks are not affected."
 )
 
-MAX_NAMES = 50_000  # with their synonyms: 154 MB of 768-d vectors
-MAX_NAMES_CHARACTERS = 10_000_000  # of all of them together
 MAX_LOGIT_SCALE = 1e6  # CLIP's are at most 100
 UNIT_TOLERANCE = 1e-3  # of a row's length: vectors that were kept in FP16 are within it
 
@@ -32,6 +41,9 @@ class Vocabulary:
     synonyms, when R = K; `seen`: K bool, True for names that the model was trained with, None if
     unknown; `space`: a digest of the text space that made the embeddings, "" for embeddings from
     elsewhere. Models with the same text space can share a vocabulary; others refuse it.
+    `templates`: the sentences that names were put into, () where unknown; `examples`: those of the
+    names, which are part of `embeddings`, None without. Examples belong to the bundle whose
+    pictures they are from, and other bundles refuse them.
 
     Examples:
         >>> vocabulary = model.vocabulary(["a cup of coffee", "a cat"])
@@ -48,12 +60,15 @@ class Vocabulary:
     first_rows: NDArray[np.int64] | None = None
     seen: NDArray[np.bool_] | None = None
     space: str = ""
+    templates: tuple[str, ...] = ()
+    examples: Examples | None = None
 
-    def check(self, space: str, width: int) -> None:
+    def check(self, space: str, width: int, pictures: str | None = None) -> None:
         """Check that a model can use this: its text space is `space`, of `width` dimensions.
 
-        Raises VocabularyError, also for arrays that do not fit together, rows that are not of unit
-        length, and values that are not finite.
+        `pictures`: the digest of what embeds the model's pictures, with which examples are
+        compared; None leaves that out. Raises VocabularyError, also for arrays that do not fit
+        together, rows that are not of unit length, and values that are not finite.
         """
         if self.space and self.space != space:
             raise VocabularyError(
@@ -65,6 +80,55 @@ class Vocabulary:
             raise VocabularyError(
                 f"this vocabulary cannot be used: {fault}. Make it with the model's vocabulary()."
             )
+        if self.examples is not None and pictures not in {None, self.examples.space}:
+            raise VocabularyError(
+                f"the examples of this vocabulary were embedded by the bundle whose pictures are "
+                f"{self.examples.space[:12]}, and this bundle's are {pictures or 'none'!s:.12}: "
+                "their embeddings do not compare. Give the examples again, with this bundle."
+            )
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write this as a safetensors file, whole or not at all; return the path.
+
+        `load_vocabulary` reads it. It holds names, embeddings, and the sums of examples, so that
+        more can be added; no picture. Raises VocabularyError for a vocabulary that `check` refuses,
+        InputError for a path that is none, WriteError when the disk refuses.
+
+        Examples:
+            >>> model.vocabulary(["cup", "cat"]).save("names.safetensors").name
+            'names.safetensors'
+        """
+        target = user_path(path, "the vocabulary's path")
+        width = self.embeddings.shape[-1] if isinstance(self.embeddings, np.ndarray) else 0
+        self.check(self.space, width)
+        arrays: dict[str, NDArray[np.generic]] = {"embeddings": self.embeddings}
+        if self.first_rows is not None:
+            arrays["first_rows"] = self.first_rows.astype(np.int64)
+        if self.seen is not None:
+            arrays["seen"] = self.seen
+        facts: dict[str, Any] = {}
+        if (given := self.examples) is not None:
+            arrays |= {name: getattr(given, name) for name in OF_EXAMPLES}
+            facts = {
+                "pictures": given.space,
+                "photos": given.photos,
+                "counts": dict(zip(self.names, given.counts.tolist(), strict=True)),
+                "weights": dict(zip(self.names, given.weights.tolist(), strict=True)),
+            }
+        known = Facts(
+            names=self.names,
+            templates=self.templates,
+            logit_scale=float(self.logit_scale),
+            trained_head=bool(self.trained_head),
+            space=self.space,
+            **facts,
+        )
+        write_vocabulary(target, known, arrays)
+        return target
+
+    def with_examples(self, examples: Examples) -> Vocabulary:
+        """Return these names with these examples, mixed into their embeddings."""
+        return replace(self, embeddings=examples.mix(self.first_rows), examples=examples)
 
     def cosines(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the cosines of MxD vectors with the names: MxK in [-1, 1], 0 for zero vectors."""
@@ -81,11 +145,118 @@ class Vocabulary:
         best: NDArray[np.float32] = np.maximum.reduceat(scores, self.first_rows, axis=axis)
         return best
 
-    def probabilities(self, cosines: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Turn MxK cosines into probabilities: softmax of `logit_scale` times the cosine."""
+    def probabilities(
+        self, cosines: NDArray[np.float32], sharpness: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Turn MxK cosines into probabilities: softmax of `logit_scale` times the cosine.
+
+        `sharpness`: M factors of the scale, each of a row.
+        """
         logits = cosines * np.float32(self.logit_scale)
+        if sharpness is not None:
+            logits *= sharpness[:, None]
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+
+
+def load_vocabulary(path: str | os.PathLike[str]) -> Vocabulary:
+    """Read a vocabulary that `Vocabulary.save` wrote.
+
+    Tasks take it in place of names. Whether it fits a model is checked there: its text space, and
+    with examples its pictures, must be those of the model's bundle. Raises VocabularyError for a
+    file that is damaged, that is something else, or that a later version wrote; InputError for a
+    path that is none. Nothing in a file is run.
+
+    Examples:
+        >>> path = model.vocabulary(["a cup of coffee", "a cat"]).save("names.safetensors")
+        >>> scene.classify(samclip.load_vocabulary(path)).best
+        'a cup of coffee'
+    """
+    place = user_path(path, "the vocabulary's path")
+    facts, arrays = read_vocabulary(place)
+    found: dict[str, Any] = dict(arrays)
+    examples = None
+    if "texts" in found:
+        fields = {name: found[name] for name in OF_EXAMPLES}
+        examples = Examples(**fields, photos=facts.photos, space=facts.pictures)
+    made = Vocabulary(
+        names=facts.names,
+        embeddings=found["embeddings"],
+        logit_scale=facts.logit_scale,
+        trained_head=facts.trained_head,
+        first_rows=found.get("first_rows"),
+        seen=found.get("seen"),
+        space=facts.space,
+        templates=facts.templates,
+        examples=examples,
+    )
+    fault = _find_fault(made, made.embeddings.shape[-1]) if made.embeddings.ndim else "no rows"
+    if fault:
+        raise VocabularyError(
+            f"the vocabulary {place} cannot be used: {fault}. Make it again with the model's "
+            "vocabulary()."
+        )
+    check_count(len(made.embeddings))
+    check_characters(made.names)
+    return made
+
+
+def join_vocabularies(parts: Sequence[Vocabulary]) -> Vocabulary:
+    """Return all names of one vocabulary or more, in order; settings are those of the first.
+
+    Raises VocabularyError for text spaces or pictures that differ, and for a name that two have.
+    """
+    joined, *others = parts
+    for other in others:
+        joined = _join(joined, other)
+    check_count(len(joined.embeddings))
+    return joined
+
+
+def _join(one: Vocabulary, other: Vocabulary) -> Vocabulary:
+    other.check(one.space, one.embeddings.shape[1])
+    if twice := {*one.names} & {*other.names}:
+        raise VocabularyError(
+            f"two vocabularies have the name {sorted(twice)[0]!r:.60}. Leave it out of one, or add "
+            "the examples of both to one."
+        )
+    first_rows = None
+    if one.first_rows is not None or other.first_rows is not None:
+        first_rows = np.concatenate([_starts(one), _starts(other) + len(one.embeddings)])
+    seen = None
+    if one.seen is not None or other.seen is not None:
+        seen = np.concatenate([_marks(one), _marks(other)])
+    joined = replace(
+        one,
+        names=one.names + other.names,
+        embeddings=np.concatenate([one.embeddings, other.embeddings]),
+        first_rows=first_rows,
+        seen=seen,
+    )
+    if one.examples is None and other.examples is None:
+        return joined
+    spaces = {each.examples.space for each in (one, other) if each.examples is not None}
+    if len(spaces) > 1:
+        raise VocabularyError(
+            "two vocabularies have examples of two bundles' pictures: "
+            f"{' and '.join(space[:12] for space in sorted(spaces))}. Their embeddings do not "
+            "compare. Give the examples again, with one bundle."
+        )
+    space = spaces.pop()
+    return joined.with_examples(examples_of(one, space).join(examples_of(other, space)))
+
+
+def examples_of(made: Vocabulary, space: str) -> Examples:
+    """Return the examples of a vocabulary, none of any name where it has none."""
+    return made.examples or Examples.none(made.embeddings, len(made.names), space)
+
+
+def _starts(made: Vocabulary) -> NDArray[np.int64]:
+    return np.arange(len(made.names)) if made.first_rows is None else made.first_rows
+
+
+def _marks(made: Vocabulary) -> NDArray[np.bool_]:
+    return np.zeros(len(made.names), np.bool_) if made.seen is None else made.seen
 
 
 def _find_fault(made: Vocabulary, width: int) -> str:
@@ -105,6 +276,8 @@ def _find_fault(made: Vocabulary, width: int) -> str:
         _find_rows_fault(made.first_rows, len(names), len(rows))
         or _find_seen_fault(made.seen, len(names))
         or _find_scale_fault(made.logit_scale)
+        or (made.examples and find_examples_fault(made.examples, len(names), len(rows), width))
+        or ""
     )
 
 
@@ -140,113 +313,6 @@ def unit_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scale the rows of MxD to length 1; rows of zeros stay zeros."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(vectors / np.maximum(lengths, np.finfo(np.float32).tiny), np.float32)
-
-
-def as_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Check that `names` are from 1 to MAX_NAMES str, not one str; raises VocabularyError."""
-    result = _as_strings("names", names)
-    if not result:
-        raise VocabularyError("names is empty. Give at least one name.")
-    return result
-
-
-def _as_strings(what: str, given: Iterable[str]) -> tuple[str, ...]:
-    if isinstance(given, str):
-        raise VocabularyError(f"{what} must be a list; got one str. Write [{given[:40]!r}].")
-    try:
-        texts = iter(given)
-    except TypeError as error:
-        raise VocabularyError(
-            f"{what} must be a list of str; got {type(given).__name__}."
-        ) from error
-    result = tuple(islice(texts, MAX_NAMES + 1))
-    if len(result) > MAX_NAMES:
-        raise VocabularyError(
-            f"{what} has more than the {MAX_NAMES:,} texts that a vocabulary may have. Split it, "
-            "or leave some out."
-        )
-    wrong = [text for text in result if not isinstance(text, str)]
-    if wrong:
-        raise VocabularyError(
-            f"{what} must be str; got {brief(wrong[0])}, a {type(wrong[0]).__name__}. Leave it "
-            "out, or write it as text."
-        )
-    return tuple(str.__str__(text) for text in result)  # of numpy's str, a plain one
-
-
-def check_count(texts: int) -> None:
-    """Check the number of names and synonyms together; raises VocabularyError."""
-    if texts > MAX_NAMES:
-        raise VocabularyError(
-            f"names and synonyms are {texts:,} texts, and a vocabulary may have {MAX_NAMES:,}. "
-            "Split it, or leave some out."
-        )
-
-
-def check_characters(texts: Sequence[str]) -> None:
-    """Check the number of characters of all texts together; raises VocabularyError."""
-    if (characters := sum(map(len, texts))) > MAX_NAMES_CHARACTERS:
-        raise VocabularyError(
-            f"the names have {characters:,} characters together; a vocabulary may have "
-            f"{MAX_NAMES_CHARACTERS:,}. Shorten them."
-        )
-
-
-def gather_texts(
-    names: Sequence[str], synonyms: Mapping[str, Sequence[str]] | None
-) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:
-    """List the texts of K names, each name before its synonyms, and the first row of each name.
-
-    The rows are K int64, None when there are no synonyms. Raises VocabularyError for synonyms of
-    an unknown name, or that are not a list of str.
-    """
-    if not synonyms:
-        return tuple(names), None
-    if not isinstance(synonyms, Mapping):
-        raise VocabularyError(
-            f"synonyms must be a mapping of name: [text, ...]; got {type(synonyms).__name__}."
-        )
-    _check_known("synonyms", synonyms, names)
-    groups = {
-        name: _as_strings(f"synonyms of {name!r:.60}", texts) for name, texts in synonyms.items()
-    }
-    check_count(sum(1 + len(groups.get(name, ())) for name in names))
-    chosen = [(name, *groups.get(name, ())) for name in names]
-    ends = np.cumsum([len(group) for group in chosen])
-    first_rows = np.concatenate([[0], ends[:-1]]).astype(np.int64)
-    return tuple(text for group in chosen for text in group), first_rows
-
-
-def mark_seen(names: Sequence[str], seen: Iterable[str] | None) -> NDArray[np.bool_] | None:
-    """Mark those of K names that `seen` lists: K bool; None for None.
-
-    Raises VocabularyError when it lists anything that is not one of the names.
-    """
-    if seen is None:
-        return None
-    chosen = set(_as_strings("seen", seen))
-    _check_known("seen", chosen, names)
-    return np.asarray([name in chosen for name in names], np.bool_)
-
-
-def _check_known(what: str, given: Iterable[str], names: Sequence[str]) -> None:
-    known = set(names)
-    for name in given:
-        if name not in known:
-            raise VocabularyError(
-                f"{what} has {name!r:.60}, which is not among the {len(names)} names"
-                f"{did_you_mean(str(name), names)}. Add it to the names, or leave it out."
-            )
-
-
-def index_of(name: str, names: Sequence[str]) -> int:
-    """Return the index of `name`; VocabularyError, with the nearest name, when it is unknown."""
-    if name in names:
-        return names.index(name)
-    raise VocabularyError(
-        f"{name!r:.60} is not among the {len(names)} names{did_you_mean(name, names)}. Choose one "
-        "of them."
-    )
 
 
 def warn_untrained(bundle_name: str) -> None:

@@ -22,7 +22,7 @@ from samclip.benchmarks.data.coco import CocoFolder, read_coco
 from samclip.benchmarks.formats import as_fast
 from samclip.benchmarks.records import Row
 from samclip.benchmarks.tables import Table
-from samclip.runtime.text.vocabulary import mark_seen
+from samclip.runtime.text.names import mark_seen
 
 Found = dict[tuple[str, str, str], Row]
 

@@ -32,8 +32,10 @@ def photos(tmp_path: Path) -> tuple[CocoPhoto, ...]:
     return read_coco(write_coco(tmp_path, {"a.png": (PHOTO, objects)})).photos
 
 
-def shares(rows: list[Row]) -> dict[tuple[str, str], tuple[float | None, int]]:
-    return {(row.model, row.subset): (row.value, row.n) for row in rows}
+def shares(
+    rows: list[Row], measure: str = names.TOP1
+) -> dict[tuple[str, str], tuple[float | None, int]]:
+    return {(row.model, row.subset): (row.value, row.n) for row in rows if row.measure == measure}
 
 
 class Blue:
@@ -65,6 +67,14 @@ def test_top1_by_hand(photos: tuple[CocoPhoto, ...]) -> None:
     assert found["fake with templates none", "all objects"] == (0.5, 4)
     assert found["fake in one pass / fake with templates none", "all objects"] == (1.5, 4)
     assert model.encoder_passes == 1 + 4
+    # Shares are nearly 1 everywhere, and a quarter of the answers is wrong.
+    sure = shares(rows, names.CALIBRATION)
+    assert sure["fake in one pass", "all objects"] == (pytest.approx(0.25, abs=1e-3), 4)
+    assert sure["fake in one pass", "area > 1,024 px, without green"] == (
+        pytest.approx(0, abs=1e-3),
+        2,
+    )
+    assert not any(model == "crops" for model, _ in sure)
 
 
 def test_a_margin_shows_the_surroundings(photos: tuple[CocoPhoto, ...]) -> None:

@@ -44,5 +44,8 @@ def test_masks_and_names_of_a_cup(
     result = bench("accuracy", "names", *shared, "--no-crops")
     assert result.exit_code == 0, result.stderr
     assert "UNTRAINED" in result.stderr
-    (row, _) = json.loads(report.read_bytes())["rows"]
+    rows = json.loads(report.read_bytes())["rows"]
+    (row, _) = [each for each in rows if each["measure"] == "name top-1"]
+    (sure, _) = [each for each in rows if each["measure"] == "calibration error of shares"]
+    assert 0 <= sure["value"] <= 1
     assert row["value"] in {0.0, 1.0}

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from made_reports import STAGES, WHOLE, accuracy, latency, memory, report, roofline
+from made_reports import STAGES, WHOLE, accuracy, latency, memory, profile, report, roofline
 
 from samclip.benchmarks.html.named_reports import NamedReport, NamedReports
 from samclip.benchmarks.html.page import render
@@ -65,11 +65,15 @@ def page(*reports: Report) -> Page:
 @pytest.fixture(scope="module")
 def full() -> Page:
     models = ("tiny", "vit_b")
-    return page(latency(*models), memory(*models), accuracy(*models), roofline("tiny"))
+    return page(
+        latency(*models), memory(*models), accuracy(*models), roofline("tiny"), profile("tiny")
+    )
 
 
 def test_it_begins_with_what_matters(full: Page) -> None:
-    assert full.said("h1") == ["tiny, vit_b: latency, memory, accuracy instances and roofline"]
+    assert full.said("h1") == [
+        "tiny, vit_b: latency, memory, accuracy instances, roofline and profile"
+    ]
     lead = next(text for tag, text in full.texts if tag == "p" and "goes from" in text)
     assert re.match(r"tiny goes from photo file to three answers in \d+ ms, the median of 40", lead)
     assert re.search(r"vit_b is 0\.6\dx as fast \(0\.\d+ - 0\.\d+, measured in turns\)", lead)
@@ -91,7 +95,7 @@ def test_it_loads_nothing_and_runs_nothing(full: Page) -> None:
 
 def test_every_section_is_there_and_every_drawing_says_what_it_shows(full: Page) -> None:
     assert {given.get("id") for given in full.all("h2")} >= {
-        "latency", "stages", "tradeoff", "memory", "roofline", "how"
+        "latency", "stages", "tradeoff", "memory", "roofline", "profile", "how"
     }  # fmt: skip
     drawings = full.all("svg")
     assert len(drawings) >= 8
@@ -130,7 +134,8 @@ def test_time_that_no_stage_explains_is_shown() -> None:
 
 
 def test_names_are_text_whatever_they_hold() -> None:
-    found = page(latency(HOSTILE), memory(HOSTILE), accuracy(HOSTILE), roofline(HOSTILE))
+    made = (latency, memory, accuracy, roofline, profile)
+    found = page(*(one(HOSTILE) for one in made))
     assert not found.all("script")
     assert not any(name.startswith("on") for _, given in found.tags for name in given)
     assert '<script>alert("x")</script>' in found.text

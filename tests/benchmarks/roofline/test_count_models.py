@@ -139,7 +139,7 @@ def test_classifiers_of_regions_are_counted_by_hand(
 
 
 @pytest.fixture(scope="module")
-def classifiers() -> dict[str, GraphFiles]:
+def classifiers(graphs_traced_once: None) -> dict[str, GraphFiles]:
     model = random_ovsam()
     with torch.no_grad():
         return {

@@ -63,7 +63,7 @@ def test_the_container_pins_the_tensorrt_of_a_jetpack() -> None:
 
 def test_the_container_has_a_user_a_health_check_that_runs_and_a_stop() -> None:
     lines = DOCKERFILE.splitlines()
-    assert lines.index("USER samclip") > DOCKERFILE[: DOCKERFILE.index("VOLUME")].count("\n")
+    assert lines.index("USER 1000:1000") > DOCKERFILE[: DOCKERFILE.index("VOLUME")].count("\n")
     assert "STOPSIGNAL SIGTERM" in lines
     (command,) = (line.strip() for line in lines if line.strip().startswith('CMD ["python"'))
     program, flag, code = json.loads(command.removeprefix("CMD "))

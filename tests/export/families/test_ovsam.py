@@ -17,6 +17,7 @@ from reference_segment_anything import relative_error
 from small_ovsam import SMALL_OVSAM, random_ovsam, small_assembly
 from torch import Tensor
 
+from samclip.export import graphs
 from samclip.export.families.ovsam import (
     OVSAM_ENCODER_OUTPUTS,
     ROI_MAX_OPSET,
@@ -27,7 +28,7 @@ from samclip.export.families.ovsam import (
     ovsam_mask_decoder_spec,
     roi_classifier_spec,
 )
-from samclip.export.graphs import GraphSpec, export_graph
+from samclip.export.graphs import GraphSpec
 from samclip.export.models.attention import Lowering
 from samclip.export.models.ovsam.clip_resnet import ResNetConfig
 from samclip.export.models.ovsam.convnext import ConvNextConfig
@@ -55,7 +56,7 @@ class Exported:
 
     def __init__(self, spec: GraphSpec, folder: Path, opset: int = 20) -> None:
         with torch.no_grad():
-            model = export_graph(spec, opset)
+            model = graphs.export_graph(spec, opset)
         assert {node.domain for node in model.graph} == {""}  # no custom operators
         self.operators = Counter(node.op_type for node in model.graph)
         assert not FORBIDDEN & set(self.operators)

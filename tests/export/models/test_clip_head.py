@@ -100,8 +100,7 @@ def test_padding_is_left_out_of_the_pooling() -> None:
     torch.testing.assert_close(patch_embeds, head(features, torch.ones(1, 6, 6))[1])
 
 
-@pytest.mark.parametrize("opset", [18, 20])
-@pytest.mark.parametrize("pool", [1, 2])
+@pytest.mark.parametrize(("opset", "pool"), [(18, 1), (20, 2)])
 def test_exports_to_onnx(opset: int, pool: int) -> None:
     head = small_head(pool=pool)
     features, mask = torch.randn(1, 32, 6, 6), torch.ones(1, 6 // pool, 6 // pool)

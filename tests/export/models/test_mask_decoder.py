@@ -213,7 +213,11 @@ def exported(decoder: PromptedMaskDecoder, feeds: Prompts, opset: int) -> bytes:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("opset", [18, 20, pytest.param(23, marks=pytest.mark.slow)])
+# The graph in opset 20 is compared with torch by test_exporter.py.
+@pytest.mark.parametrize(
+    "opset",
+    [18, pytest.param(20, marks=pytest.mark.slow), pytest.param(23, marks=pytest.mark.slow)],
+)
 def test_export(opset: int, small_decoder: PromptedMaskDecoder) -> None:
     image = {"image_embeddings": torch.randn(1, 256, 16, 16)}
     graph = exported(small_decoder, image | prompts(2, 3, image_size=256), opset)

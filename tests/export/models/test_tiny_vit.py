@@ -87,7 +87,8 @@ def test_folding_computes_the_same(weights: dict[str, Tensor], photo: NDArray[np
         assert relative_error(found, expected) < 1e-5
 
 
-@pytest.mark.parametrize("opset", [18, 20])
+# The graph in opset 20 is compared with torch by test_exporter.py.
+@pytest.mark.parametrize("opset", [18, pytest.param(20, marks=pytest.mark.slow)])
 def test_exports_to_onnx(weights: dict[str, Tensor], photo: NDArray[np.uint8], opset: int) -> None:
     model, image = fold_batch_norms(real_tiny_vit(weights, 256)), sam_input(photo, 256)
     outputs = ["backbone_features", "image_embeddings"]
@@ -139,7 +140,7 @@ def test_windows_do_not_see_each_other() -> None:
     block = TinyVitBlock(8, num_heads=2, window_size=3, mlp_ratio=2.0).eval()
     x = torch.randn(1, 6, 6, 8)
     changed = x.clone()
-    changed[:, 3:, 3:] += 1
+    changed[:, 3:, 3:] += torch.randn(3, 3, 8)  # LayerNorm takes away what all channels share
     with torch.inference_mode():
         difference = (block._attend(changed) - block._attend(x)).abs().amax(-1)[0]
     assert difference[3:, 3:].min() > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -123,8 +124,8 @@ def test_an_encoder_in_half_comes_close_to_fp32_and_is_not_it(keep: frozenset[st
             assert error / 100 < difference < error
 
 
-def test_emulated_graphs_hold_no_half_but_in_roundings() -> None:
-    half = to_half(tiny_sam("encoder"), "fp16", NOTHING)
+def test_emulated_graphs_hold_no_half_but_in_roundings(mobile_sam_checkpoint: Path) -> None:
+    half = to_half(tiny_sam("encoder", mobile_sam_checkpoint), "fp16", NOTHING)
     emulated = emulate(half)
     for node in emulated.graph:
         if node.op_type != "Cast":

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import pytest
-from half_graphs import check, hand_made, operators, run, tiny_sam, vit, vit_b
+from half_graphs import check, clip_head, hand_made, operators, run, tiny_sam, vit, vit_b
 from onnx import NodeProto, helper
 
 from samclip.errors import ExportError
@@ -18,11 +20,11 @@ from samclip.export.precision.keep import DEFAULT_KEEP, KeepList, parse_keep
 
 NOTHING: frozenset[str] = frozenset()
 F32, F16 = ir.DataType.FLOAT, ir.DataType.FLOAT16
-GRAPHS: dict[str, Callable[[], ir.Model]] = {
-    "vit": vit,
-    "encoder": lambda: tiny_sam("encoder"),
-    "clip_head": lambda: tiny_sam("clip_head"),
-    "mask_decoder": lambda: tiny_sam("mask_decoder"),
+GRAPHS: dict[str, Callable[[Path], ir.Model]] = {
+    "vit": lambda _: vit(),
+    "encoder": partial(tiny_sam, "encoder"),
+    "clip_head": lambda _: clip_head(),
+    "mask_decoder": partial(tiny_sam, "mask_decoder"),
 }
 
 
@@ -35,8 +37,10 @@ def node(op: str, inputs: str, outputs: str, **attributes: object) -> NodeProto:
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
 @pytest.mark.parametrize("keep", [DEFAULT_KEEP, KeepList()], ids=["default", "nothing"])
 @pytest.mark.parametrize("name", list(GRAPHS))
-def test_real_graphs_are_well_typed(name: str, keep: KeepList, dtype: HalfPrecision) -> None:
-    model = GRAPHS[name]()
+def test_real_graphs_are_well_typed(
+    name: str, keep: KeepList, dtype: HalfPrecision, mobile_sam_checkpoint: Path
+) -> None:
+    model = GRAPHS[name](mobile_sam_checkpoint)
     half = to_half(model, dtype, keep.nodes("encoder", model))
     check(half)
     for values in (half.graph.inputs, half.graph.outputs):

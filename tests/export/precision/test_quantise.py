@@ -11,6 +11,8 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 from int8_graphs import cosine, photo_feeds, run, small_network
+from onnx import helper
+from small_graphs import small_graph
 
 from samclip.errors import ExportError
 from samclip.export.precision.calibration import Calibration, Range, calibrate
@@ -171,3 +173,19 @@ def test_scales(span: Range, form: Form, step: float, zero: int) -> None:
     assert scale.step == pytest.approx(step)
     assert scale.zero == zero
     assert scale.zero.dtype == (np.int8 if form == "symmetric" else np.uint8)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_layer_keeps_its_name_without_a_bias(form: Form) -> None:
+    """A Gemm becomes a Transpose and a MatMul: its parameter still names its range."""
+    weight = np.random.default_rng(5).standard_normal((24, 32), np.float32)
+    nodes = [helper.make_node("Gemm", ["x", "taught.context.weight"], ["y"], "node_3", transB=1)]
+    model = small_graph(
+        "g", nodes, {"x": (4, 32)}, {"y": (4, 24)}, {"taught.context.weight": weight}
+    )
+    spans = {"taught.context": Range(-4, 4)}
+    known = Calibration(method="minmax", photos=1, inputs=spans, outputs=spans)
+    made = quantise(model, known, form=form)
+    assert "QuantizeLinear" in {node.op_type for node in made.graph}
+    feed = {"x": np.random.default_rng(6).uniform(-4, 4, (4, 32)).astype(np.float32)}
+    assert cosine(run(made, feed)["y"], run(model, feed)["y"]) > 0.999

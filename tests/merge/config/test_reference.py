@@ -67,6 +67,7 @@ TEACH: dict[str, Any] = {
         {
             "kind": "teach",
             "name": "taught",
+            "region_confidence": {"cosine": 0.03, "cosine_power": 0.5, "size_power": 0.1},
             "vocabulary": "names.txt",
             "sources": [{"kind": "coco", "folder": "coco"}],
         }
@@ -81,6 +82,7 @@ PLACES: dict[str, tuple[dict[str, Any], tuple[str | int, ...]]] = {
     "TrainStage": (MERGED, ("stages", 0)),
     "StitchStage": (MERGED, ("stages", 1)),
     "TeachStage": (TEACH, ("stages", 0)),
+    "RegionConfidence": (TEACH, ("stages", 0, "region_confidence")),
     "LabelSource": (TEACH, ("stages", 0, "sources", 0)),
     "HiddenConfig": (MERGED, ("stages", 1, "hidden")),
     "ViewConfig": (MERGED, ("stages", 0, "names", "view")),

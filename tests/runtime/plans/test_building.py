@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from plan_samples import HOST, fake_library
 from recorded_progress import RecordedProgress
 from recorded_tensorrt import Script
-from tiny_bundle import negation_model, tiny_files, tiny_manifest, write_tiny_bundle
+from tiny_bundle import graph, negation_model, tiny_files, tiny_manifest, write_tiny_bundle
 
 from samclip.engines.plans.library import Library
 from samclip.engines.plans.match import find_plan
@@ -26,7 +26,7 @@ from samclip.engines.plans.store import (
 from samclip.engines.steps import BuildPlans
 from samclip.errors import BackendUnavailableError, CapabilityError, InputError, PlanStaleError
 from samclip.runtime.bundles.bundle import Bundle
-from samclip.runtime.bundles.manifest import LibraryNeed
+from samclip.runtime.bundles.manifest import LibraryNeed, ShapedGraphs, Variant
 from samclip.runtime.bundles.writing import write_bundle
 from samclip.runtime.plans import building, state
 from samclip.runtime.plans.building import PlanSettings, build_plans, plan_source
@@ -76,6 +76,44 @@ def test_all_graphs_are_meant_when_none_is_named(bundle: Bundle) -> None:
     (stored,) = list_plans([plan_folder()])  # the encoder's, built before, stays
     assert stored.sidecar is not None
     assert stored.sidecar.graph.name == "encoder"
+
+
+def test_plans_of_shapes_are_built_by_aspect_and_by_graph(tmp_path: Path) -> None:
+    manifest, files = tiny_manifest(), tiny_files()
+    pixels = replace(manifest.preprocessing, image_size=128)
+    manifest = replace(manifest, preprocessing=pixels)
+    shapes = []
+    for height, width in ((96, 128), (128, 96)):
+        name = f"encoder-{height}x{width}.onnx"
+        said = name.encode()
+        files[name] = negation_model() + b"\x32" + bytes([len(said)]) + said  # its doc_string
+        variant = Variant(file=name, precision="fp16", opset=18, backends=("tensorrt",))
+        shapes.append(
+            ShapedGraphs(
+                canvas=(height, width),
+                encoder=graph(variant),
+                mask_decoder=manifest.graphs.mask_decoder,
+            )
+        )
+    write_bundle(tmp_path / "shapes", replace(manifest, shapes=tuple(shapes)), files)
+    bundle = Bundle.open(tmp_path / "shapes")
+
+    def built(*graphs: str, **settings: object) -> list[str]:
+        plans = build_plans(bundle, PlanSettings(graphs=graphs, **settings))
+        return [plan.stored.sidecar.graph.name for plan in plans if plan.stored.sidecar]
+
+    assert built("encoder", aspects=("4:3",)) == ["encoder-96x128"]
+    assert [plan.sidecar.graph.name for plan in list_plans([plan_folder()]) if plan.sidecar] == [
+        "encoder-96x128"
+    ]
+    wide = bundle.limited_to("4:3").source("encoder-96x128", "tensorrt")
+    assert find_plan(wide, HOST).sidecar.graph.name == "encoder-96x128"
+    assert built("encoder-128x96") == ["encoder-128x96"]
+    assert built("encoder") == ["encoder", "encoder-96x128", "encoder-128x96"]
+    with pytest.raises(CapabilityError, match="no graph 'encoder-128x96'"):
+        built("encoder-128x96", aspects=("4:3",))
+    with pytest.raises(InputError, match="no encoder for 16:9"):
+        built("encoder", aspects=("16:9",))
 
 
 def test_unknown_graphs_targets_and_precisions_are_refused(bundle: Bundle) -> None:

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from fakes import MASK_SIZE, fake_model, flag
 
-from samclip.runtime.pixels.image import Letterbox
-from samclip.runtime.tasks.token_naming import TokenSpread
+import samclip
+from samclip.runtime.bundles.manifest import Confidence
+from samclip.runtime.pixels.image import Letterbox, photo_paths
+from samclip.runtime.tasks.token_naming import TokenSpread, sharpness
 
 ALL = ("red", "green", "blue")
 
@@ -92,3 +94,39 @@ def test_weights_of_any_mask_sum_to_one() -> None:
         assert weights.sum() == 1
         assert weights[2:].sum() == 0  # padding
     assert spread.weights(np.zeros((30, 64), bool), np.array([63.0, 29.0]))[1, 3] == 1
+
+
+def test_the_shipped_head_is_less_sure_of_small_regions_and_of_high_cosines() -> None:
+    """Shares of names follow the formula of `Confidence`, here computed from its parts in FP64."""
+    names = ["cup", "spoon", "table", "cat"]
+    with samclip.load("samclip-tiny", "onnxruntime") as model:
+        head = model.manifest.clip_head
+        assert head is not None
+        sure = head.confidence
+        assert sure is not None
+        scene = model.encode(photo_paths()[2])  # the cup of coffee, 600x400: 1.71 pixels a pixel
+        masks = np.zeros((3, 400, 600), np.bool_)
+        masks[0, 40:300, 180:400] = masks[1, 0:8, 0:8] = True
+        masks[2, 100:104, 100:104] = True  # below an eighth of a token
+        vocabulary = model.vocabulary(names)
+        named = scene.name(masks, vocabulary)
+        cosines = np.asarray(vocabulary.cosines(scene.embed_masks(masks)), np.float64)
+    tokens = np.maximum(masks.sum(axis=(1, 2)) * (1024 / 600) ** 2 / 32**2, 1 / 8)
+    highest = np.maximum(cosines.max(axis=1), 0.01)
+    factors = (highest / sure.cosine) ** -sure.cosine_power * tokens**sure.size_power
+    logits = vocabulary.logit_scale * factors[:, None] * cosines
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    expected = (shares / shares.sum(axis=1, keepdims=True)).max(axis=1)
+    assert named.name_probabilities is not None
+    # float32, and resized pixels that a token's edge cuts: a hundredth of a share at most
+    np.testing.assert_allclose(named.name_probabilities, expected, atol=0.01)
+    assert np.array_equal(np.asarray(named.class_ids), cosines.argmax(axis=1))
+
+
+def test_how_sure_a_head_is_has_bounds() -> None:
+    sure = Confidence(cosine=0.04, cosine_power=0.5, size_power=0.5)
+    cosines = np.float32([[0.01, 0.04], [0.16, 0.0], [-0.3, -0.2], [0.04, 0.04]])
+    tokens = np.float32([1, 4, 1, 0])
+    found = sharpness(sure, tokens, cosines)
+    # a cosine below 0.01 counts as 0.01, and fewer than 1/8 tokens as 1/8
+    np.testing.assert_allclose(found, [1, 1, 2, np.sqrt(1 / 8)], rtol=1e-6)

@@ -10,15 +10,8 @@ import numpy as np
 import pytest
 
 from samclip.errors import UntrainedHeadWarning, VocabularyError
-from samclip.runtime.text.vocabulary import (
-    Vocabulary,
-    as_names,
-    gather_texts,
-    index_of,
-    mark_seen,
-    unit_rows,
-    warn_untrained,
-)
+from samclip.runtime.text.names import as_names, gather_texts, index_of, mark_seen
+from samclip.runtime.text.vocabulary import Vocabulary, unit_rows, warn_untrained
 
 EYE = Vocabulary(("a", "b", "c"), np.eye(3, dtype=np.float32), 10.0, True)
 

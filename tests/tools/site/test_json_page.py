@@ -41,6 +41,7 @@ def test_schemas_are_valid_and_refuse_unknown_fields(name: str) -> None:
         made_reports.latency("one", "two"),
         made_reports.memory("one"),
         made_reports.roofline("one"),
+        made_reports.profile("one"),
         made_reports.accuracy("one", "two"),
     ],
     ids=lambda report: report.benchmark,

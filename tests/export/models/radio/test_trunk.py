@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import product
 
@@ -241,21 +242,24 @@ def test_global_blocks_of_published_sizes() -> None:
     assert global_blocks("radio-v4-h", 0) == tuple(range(32))
 
 
-@pytest.mark.parametrize("window", [0, 4])
-@pytest.mark.parametrize("lowering", LOWERINGS)
+# Of eight blocks with windows every other one attends within them.
+@pytest.mark.parametrize(
+    ("lowering", "window", "depth"), [*((each, 0, 4) for each in LOWERINGS), ("chunk", 4, 8)]
+)
 def test_graphs_of_every_lowering(
-    lowering: Lowering, window: int, monkeypatch: pytest.MonkeyPatch
+    lowering: Lowering, window: int, depth: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attention, "MAX_CHUNK_SCORES", 2**12)
     monkeypatch.setattr(attention, "MAX_WIDE_CHUNK_SCORES", 2**13)
-    state = small_state()
-    trunk = trunk_of(SMALL, state, (128, 128), window)
+    small = replace(SMALL, depth=depth)
+    state = small_state(small)
+    trunk = trunk_of(small, state, (128, 128), window)
     photo = F.pad(image_of((96, 128)), (0, 0, 0, 32))
     expected = trunk(photo)
     set_attention_lowering(trunk, lowering)
     opset = 23 if lowering == "fused" else 20
     with torch.inference_mode(mode=False):
-        trunk = trunk_of(SMALL, {k: v.clone() for k, v in state.items()}, (128, 128), window)
+        trunk = trunk_of(small, {k: v.clone() for k, v in state.items()}, (128, 128), window)
         set_attention_lowering(trunk, lowering)
         names = ("prefix", "patches", "mask")
         graph = export_onnx(trunk, (photo.clone(),), ("image",), names, opset)

@@ -1,0 +1,1 @@
+"""The time inside graphs: by operator, by module, by node."""
