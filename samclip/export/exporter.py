@@ -22,6 +22,7 @@ from samclip.export.naming_head import WAYS_OUT, is_untrained_clip, untrained_no
 from samclip.export.options import ExportOptions
 from samclip.export.plan import ExportPlan, ReductionPlan, plan_export, require_place
 from samclip.export.rebuilding.architecture import CHECKPOINT_FILE, encode_header
+from samclip.export.strips import in_strips
 from samclip.export.text_part import bundle_text, text_encoder_graph, text_samples
 from samclip.export.uint8_input import with_uint8_input
 from samclip.export.verification import GraphPair, Proof, Sample, verify
@@ -110,8 +111,9 @@ def _export_in_fp32(plan: ExportPlan, progress: Progress) -> _Draft:
     if model.header:
         texts[CHECKPOINT_FILE] = encode_header(model.header)
     graphs = share_weights_files(write_graphs(model, options, progress, models[1:]))
-    stored = share_weights_files([_store(files, options) for files in graphs])
-    pairs = list(map(GraphPair, graphs, stored))
+    striped = [in_strips(files) for files in graphs]
+    stored = share_weights_files([_store(files, options) for files in striped])
+    pairs = list(map(GraphPair, striped, stored))
     written = {name: len(data) for files in stored for name, data in files.files.items()}
     require_place(options, sum(written.values()))
     proof = Proof()
@@ -134,7 +136,7 @@ def _export_in_fp32(plan: ExportPlan, progress: Progress) -> _Draft:
     manifest = with_graphs(manifest, graphs)
     if options.verify and manifest.shaped:
         manifest = _compare_shapes(plan, manifest, pairs, texts, progress)
-    return _Draft(manifest, texts, tuple(pairs))
+    return _Draft(manifest, texts, tuple(map(GraphPair, graphs, stored)))
 
 
 def _compare_shapes(
@@ -233,7 +235,11 @@ def _reduce(
     originals = [pair.original for pair in draft.graphs]
     files = {name: data for graph in originals for name, data in graph.files.items()}
     bundle = DraftBundle(options.output, draft.manifest, {**draft.texts, **files})
-    reduced = reduce_graphs(bundle, originals, plan, lambda graph: _store(graph, options), progress)
+
+    def store(files: GraphFiles) -> GraphFiles:
+        return _store(in_strips(files), options)
+
+    reduced = reduce_graphs(bundle, originals, plan, store, progress)
     manifest = replace(draft.manifest, reductions=reduced.reductions)
     pairs = map(GraphPair, originals, reduced.graphs)
     return _Draft(manifest, draft.texts, tuple(pairs))

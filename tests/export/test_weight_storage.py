@@ -121,25 +121,32 @@ def test_the_graph_computes_with_the_rounded_weights_in_fp32(dtype: WeightsDtype
 
 @pytest.mark.parametrize("dtype", ["fp16", "int8"])
 def test_phases_stay_exact(dtype: WeightsDtype) -> None:
-    """What a sine is computed from is not rounded, whether or not the exporter folded the product.
+    """What makes up a phase is not rounded, whether or not the exporter folded the product.
 
-    A grid's phases of up to 20 in FP16 would move its sines by 0.008.
+    A grid's phases of up to 20 in FP16 would move its sines by 0.008. A gate's angle is bounded by
+    its sigmoid, so that the layers in front of it are rounded as any others.
     """
     cells = np.random.default_rng(3).uniform(-1, 1, (64, 512)).astype(np.float32)
     phases = 20 * np.random.default_rng(4).uniform(-1, 1, (64, 512)).astype(np.float32)
     constants = {"grid.cells": cells, "grid.folded": phases, "turn": np.float32([2 * np.pi])}
     constants["after.weight"] = normal(512, 512)
+    constants["gate.weight"] = normal(512, 512)
     nodes = [
+        helper.make_node("MatMul", ["x", "gate.weight"], ["gated"]),
+        helper.make_node("Sigmoid", ["gated"], ["share"]),
+        helper.make_node("Mul", ["share", "turn"], ["angle"]),
+        helper.make_node("Sin", ["angle"], ["gate"]),
         helper.make_node("Mul", ["grid.cells", "turn"], ["scaled"]),
         helper.make_node("Cos", ["scaled"], ["cosines"]),
         helper.make_node("Sin", ["grid.folded"], ["sines"]),
         helper.make_node("Add", ["sines", "cosines"], ["positions"]),
         helper.make_node("MatMul", ["positions", "after.weight"], ["product"]),
-        helper.make_node("Add", ["product", "x"], ["y"]),
+        helper.make_node("Add", ["product", "gate"], ["y"]),
     ]
     graph = small_graph("g", nodes, {"x": (64, 512)}, {"y": (64, 512)}, constants)
     tensors = stored(store_weights(graph_files("g", graph), dtype))
-    assert str(tensors["after.weight"].dtype) == {"fp16": "float16", "int8": "int8"}[dtype]
+    for name in ("after.weight", "gate.weight"):
+        assert str(tensors[name].dtype) == {"fp16": "float16", "int8": "int8"}[dtype]
     np.testing.assert_array_equal(tensors["grid.cells"], cells)
     np.testing.assert_array_equal(tensors["grid.folded"], phases)
 

@@ -1,14 +1,15 @@
 """ONNX Runtime on the CPU, and on NVIDIA GPUs through its CUDA and TensorRT providers.
 
-Choices. Threads: one per physical core that this process may use, not pinned. CPU memory: the arena
-stays on and keeps the largest pass's working memory until `close`, because shrinking it after each
-pass costs time; memory patterns are off, which plan one more block of that size and gain no speed;
-so is the plan by which tensors take over each other's buffers, as it holds the buffers in between,
-and the arena reuses memory better (ViT-B at 1024 px: half the peak, no slower); a sum and the norm
-behind it are not fused, as the fused kernel takes twice the time of the two. CUDA: the arena grows
-by what is asked for, convolutions are chosen by heuristic, because the mask decoder's shapes change
-from call to call, and TF32 is off: FP32 graphs compute in FP32, FP16 graphs are there for speed.
-TensorRT: see `tensorrt_options` in `library.py`; CUDA computes the nodes that TensorRT refuses.
+Choices. Threads: one per physical core that this process may use, not pinned. CPU memory: all
+sessions work in one arena (`arena.py`), which keeps its memory until a graph is loaded or closed,
+because giving it back after each pass costs time; memory patterns are off, which plan one more
+block of that size and gain no speed; so is the plan by which tensors take over each other's
+buffers, as it holds the buffers in between, and the arena reuses memory better (ViT-B at 1024 px:
+half the peak, no slower); a sum and the norm behind it are not fused, as the fused kernel takes
+twice the time of the two. CUDA: the arena grows by what is asked for, convolutions are chosen by
+heuristic, because the mask decoder's shapes change from call to call, and TF32 is off: FP32 graphs
+compute in FP32, FP16 graphs are there for speed. TensorRT: see `tensorrt_options` in `library.py`;
+CUDA computes the nodes that TensorRT refuses.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ from samclip.engines.machine.host import (
     shortage,
     usable_cores,
 )
+from samclip.engines.onnxruntime import arena
 from samclip.engines.onnxruntime.library import (
     CUDA_PROVIDER,
     NAME,
@@ -237,7 +239,7 @@ class OrtEngine(GuardedEngine):
         if self._session is not None and self._guard.is_here():
             self._session = None
             self._held = self._trace = None
-            release_free_memory()
+            arena.give_back(self._library)
 
     def _compute(self, session: Any, names: Sequence[str], values: Mapping[str, Any]) -> list[Any]:
         if self._device == "cpu":
@@ -281,6 +283,9 @@ class OnnxRuntimeBackend:
         providers = self._providers(library, source, options)
         try:
             settings = _settings(library, options, self.device)
+            if self.device == "cpu":
+                arena.give_back(library)  # so that what only loading needs finds room
+                arena.share(library, settings)
             trace = Trace(settings) if options.profile else None
             held = _add_weights(library, settings, source)
             session = library.InferenceSession(

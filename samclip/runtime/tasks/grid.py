@@ -29,7 +29,7 @@ class AutoMaskOptions:
     """Options of automatic mask generation; raises PromptError for values out of range.
 
     `points_per_side`: the grid is that many points wide and high, None with `point_grids`;
-    `points_per_batch`: points per run of the decoder, at most 16 in this package, 4 on a
+    `points_per_batch`: points per run of the decoder, at most 16 in this package, 2 on a
     CPU, see `batch_prompts`; results do not depend on it;
     `pred_iou_thresh`, `stability_score_thresh`: masks below are dropped;
     `stability_score_offset`: the shift of the threshold for the stability score, in logits;
