@@ -38,7 +38,14 @@ def test_a_process_that_fails_is_an_error(
         measure_processes([contender()], 1, [photo_path], SILENT)
 
 
-def test_a_real_process_is_timed_from_its_start(photo_path: Path) -> None:
-    """The fake's bundle does not exist, which only a process that got that far can say."""
+def test_a_real_process_is_timed_from_its_start(
+    photo_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fake's bundle does not exist, which only a process that got that far can say.
+
+    It leaves compiled modules for the next one, where the environment forbids that, too.
+    """
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     with pytest.raises(EngineRunError, match="BundleNotFoundError"):
-        startup.run_process(contender(), photo_path)
+        startup.run_process(contender(), photo_path, tmp_path)
+    assert list(tmp_path.rglob("samclip/runtime/model.*.pyc"))
