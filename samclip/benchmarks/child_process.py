@@ -20,9 +20,10 @@ def run_python(
 ) -> str:
     """Run `code` in a new process to its end, and return what it prints.
 
-    `compiled`: a folder that keeps compiled modules for the next process, whatever this process's
-    environment says of them; an installation has them from the start. When it fails, raises EngineRunError, which names the process, `what`, its last line, and the
-    command that shows what is wrong, `retry`.
+    `compiled` is a folder that keeps compiled modules for the next process, whatever the
+    environment says of them; an installation has them from the start. When the process fails,
+    raises EngineRunError, which names the process, `what`, its last line, and the command that
+    shows what is wrong, `retry`.
     """
     command = [sys.executable, "-c", code, *arguments]
     environment = dict(os.environ)
