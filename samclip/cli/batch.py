@@ -260,7 +260,7 @@ def batch(
             "public_key": None if public_key is None else str(public_key.absolute()),
         }
         job = Job(question, load_options)
-        opened, _ = job.identify()
+        opened, identity = job.identify()
         head = opened.manifest.head
         if vocabulary is not None and head is not None and not head.trained:
             warn_untrained_head()
@@ -273,6 +273,7 @@ def batch(
             listing,
             to,
             chosen,
+            identity=identity,
             rows_per_file=rows_per_file,
             retry_errors=retry_errors,
             progress=ConsoleProgress(err),
