@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -268,16 +270,17 @@ def batch(
         for note in listing.notes:
             say_note(note)
         chosen, job = choose_runner(runner, workers, ray_address, batch_size, job)
-        summary = run_job(
-            job,
-            listing,
-            to,
-            chosen,
-            identity=identity,
-            rows_per_file=rows_per_file,
-            retry_errors=retry_errors,
-            progress=ConsoleProgress(err),
-        )
+        with redirect_stdout(sys.stderr):  # Ray prints there that a worker died
+            summary = run_job(
+                job,
+                listing,
+                to,
+                chosen,
+                identity=identity,
+                rows_per_file=rows_per_file,
+                retry_errors=retry_errors,
+                progress=ConsoleProgress(err),
+            )
         show_summary(summary)
 
 

@@ -109,7 +109,9 @@ def test_killed_workers_of_ray_lose_no_image_and_double_none(
     second = Command(words, tmp_path / "cache")
     wait_until(lambda: shard_count(out) >= before + 5)
     kill_a_worker(second)
-    assert "600 images" in second.finish()
+    printed = second.finish()
+    assert printed.startswith(str(out)), printed  # and nothing of Ray's before it
+    assert "600 images" in printed
     check(out, keys, bad)
     found = "each of 600 images in one row, 30 bad ones with an error"
     figures.add("2 workers of Ray: a worker, then all, then a worker killed", count=3, found=found)
