@@ -269,7 +269,10 @@ class _Parts:
         if not self._name:
             raise ProblemError("bad-request", 'each part needs a name, as in name="image".')
         if self._name in self.found:
-            raise ProblemError("bad-request", f"the part {self._name!r} comes twice.")
+            raise ProblemError(
+                "bad-request",
+                f"the part {self._name!r} comes twice. Give it once, names with commas.",
+            )
         self.found[self._name] = bytes(self._data)
 
     def _end(self) -> None:
