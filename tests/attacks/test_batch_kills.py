@@ -14,6 +14,7 @@ from command_process import CODES, LINES, Command, wait_until
 from figures import Figures
 
 from samclip.batch.shards import JOB_NAME, LOCK_NAME, SHARD
+from samclip.runtime.assets import packaged_photos
 
 pq = pytest.importorskip("pyarrow.parquet", reason="needs samclip[batch]")
 ENTRY = "samclip.commands:run"
@@ -48,6 +49,15 @@ def check(out: Path, keys: set[str], bad: set[str]) -> None:
     assert {row["error_type"] for row in rows} == {None, "ImageError"}
     names = {path.name for path in out.iterdir()}
     assert {name for name in names if not SHARD.fullmatch(name)} == {JOB_NAME, LOCK_NAME}
+
+
+def workers(command: Command) -> list[int]:
+    return [pid for pid, title in command.processes() if title.startswith("ray::MapWorker")]
+
+
+def kill_a_worker(command: Command) -> None:
+    wait_until(lambda: workers(command))
+    os.kill(workers(command)[0], signal.SIGKILL)
 
 
 def shard_count(out: Path) -> int:
@@ -91,13 +101,6 @@ def test_killed_workers_of_ray_lose_no_image_and_double_none(
     words += ["--backend", "onnxruntime", "--rows-per-file", "3"]
     words += ["--workers", "2", "--runner", "ray", "--batch-size", "4"]
 
-    def workers(command: Command) -> list[int]:
-        return [pid for pid, title in command.processes() if title.startswith("ray::MapWorker")]
-
-    def kill_a_worker(command: Command) -> None:
-        wait_until(lambda: workers(command))
-        os.kill(workers(command)[0], signal.SIGKILL)
-
     first = Command(words, tmp_path / "cache")
     wait_until(lambda: shard_count(out) >= 5)
     kill_a_worker(first)
@@ -115,3 +118,33 @@ def test_killed_workers_of_ray_lose_no_image_and_double_none(
     check(out, keys, bad)
     found = "each of 600 images in one row, 30 bad ones with an error"
     figures.add("2 workers of Ray: a worker, then all, then a worker killed", count=3, found=found)
+
+
+@needs_ray
+def test_two_thousand_photos_with_bad_ones_and_killed_workers(
+    coloured_bundle: Path, tmp_path: Path, figures: Figures
+) -> None:
+    """Cut photos, text, empty files and broken PNGs; a worker is killed early, another one late."""
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+    photos = [path.read_bytes() for path in sorted(packaged_photos().glob("*.jpg"))]
+    bad = set()
+    for number in range(2000):
+        path, data = folder / f"{number:04}.jpg", photos[number % len(photos)]
+        if number % 20 == 7:
+            faults = (data[: len(data) // 2], b"text", b"", b"\x89PNG\r\n\x1a\n" + bytes(50))
+            data = faults[number // 20 % len(faults)]
+            bad.add(path.name)
+        path.write_bytes(data)
+    words = [ENTRY, "batch", folder, "--to", out, "--task", "embed", "--bundle", coloured_bundle]
+    words += ["--backend", "onnxruntime", "--rows-per-file", "50", "--workers", "2"]
+    command = Command([*words, "--runner", "ray"], tmp_path / "cache")
+    for target in (5, 20):
+        wait_until(lambda target=target: shard_count(out) >= target)  # type: ignore[misc]
+        kill_a_worker(command)
+    printed = command.finish()
+    assert "2,000 images" in printed
+    assert "100 with an error" in printed
+    check(out, {path.name for path in folder.iterdir()}, bad)
+    found = "each of 2,000 photos in one row, 100 bad ones with an error; 2 workers killed"
+    figures.add("2,000 photos on 2 workers of Ray, two workers killed", count=2000, found=found)
