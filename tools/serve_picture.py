@@ -1,19 +1,22 @@
 """The picture of `samclip serve`'s page in docs/images, taken in a headless Chromium.
 
-`python -m tools.serve_picture docs/images/serve.png` serves a bundle on loopback, opens the example,
-boxes the cup and names it. The photo is encoded `--passes` times, and the picture shows the quickest
-pass: other processes make passes slower, and none quicker. Needs `samclip[serve,browser]`, and a
-Chromium of the system (Debian: chromium-headless-shell).
+`python -m tools.serve_picture docs/images/serve.png` serves a bundle on loopback, opens the
+example, boxes the cup and names it. The photo is encoded `--passes` times, and the picture shows
+the quickest pass: other processes make passes slower, and none quicker. Further options are those
+of `samclip serve`. Needs `samclip[serve,browser]`, and a Chromium of the system (Debian:
+chromium-headless-shell), or its path in $SAMCLIP_BROWSER.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +37,12 @@ TIMEOUT = 120_000  # ms
 PASS = re.compile(r"pass:\s(\d+)\sms")
 
 
+def find_browser() -> str | None:
+    """Return the path of a Chromium, None where there is none."""
+    found = map(shutil.which, BROWSERS)
+    return os.environ.get("SAMCLIP_BROWSER") or next(filter(None, found), None)
+
+
 @contextmanager
 def serving(arguments: list[str]) -> Iterator[str]:
     """Run `samclip serve`; yield its address."""
@@ -43,6 +52,7 @@ def serving(arguments: list[str]) -> Iterator[str]:
             assert server.stderr is not None  # noqa: S101 - it is a pipe
             for line in server.stderr:
                 if found := re.match(r"(http://\S+) serves", line):
+                    threading.Thread(target=server.stderr.read, daemon=True).start()  # its log
                     yield found[1]
                     return
             raise SystemExit(f"samclip serve ended with exit code {server.wait()}")
@@ -96,7 +106,7 @@ def main() -> None:
     given, arguments = parser.parse_known_args()
     from playwright.sync_api import sync_playwright  # noqa: PLC0415 - of an extra
 
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    program = find_browser()
     if program is None:
         parser.error("there is no Chromium here")
     with serving(arguments) as address, sync_playwright() as driver:
@@ -104,11 +114,10 @@ def main() -> None:
         data, times = take_picture(browser, address, given.passes)
         browser.close()
     buffer = io.BytesIO()
-    Image.open(io.BytesIO(data)).convert("RGB").quantize(COLOURS).save(buffer, "PNG", optimize=True)
+    small = Image.open(io.BytesIO(data)).convert("RGB").quantize(COLOURS)
+    small.save(buffer, "PNG", optimize=True)
     write_whole(given.picture, buffer.getvalue())
-    say(
-        out, f"{given.picture}: {len(buffer.getvalue()):,} bytes; ms of the passes: {sorted(times)}"
-    )
+    say(out, f"{given.picture}: {buffer.tell():,} bytes; ms of the passes: {sorted(times)}")
 
 
 if __name__ == "__main__":

@@ -6,9 +6,7 @@ Needs the package playwright and a Chromium of the system (Debian: chromium-head
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,19 +17,17 @@ from served import served
 from samclip.runtime.model import Model
 from samclip.runtime.scene import Scene
 from samclip.server.run import Server
+from tools.serve_picture import find_browser
 
 pytestmark = pytest.mark.slow
 playwright = pytest.importorskip("playwright.sync_api", reason="needs samclip[browser]")
-BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 TIMEOUT = 120_000  # ms
 TOKEN = "a-token-of-24-characters"
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    path = os.environ.get("SAMCLIP_BROWSER") or next(
-        filter(None, map(shutil.which, BROWSERS)), None
-    )
+    path = find_browser()
     if path is None:
         pytest.skip("there is no Chromium here")
     playwright.expect.set_options(timeout=TIMEOUT)
