@@ -16,17 +16,15 @@ was stopped goes on there.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samclip.batch.annotator import ImageAnswers, base_columns
-from samclip.batch.items import ADDRESS
+from samclip.batch.items import read_value
 from samclip.batch.packages import import_pyarrow, import_ray
 from samclip.batch.questions import as_question
-from samclip.batch.sources import IMAGE_COLUMNS, PATH_COLUMNS
-from samclip.disk.user_files import read_user_file
-from samclip.errors import ImageError, InputError, did_you_mean
-from samclip.runtime.pixels.decode import MAX_IMAGE_BYTES
+from samclip.batch.sources import choose_column
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -92,8 +90,9 @@ class Annotator:
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Return the rows of a table with their answers."""
         pa = import_pyarrow()
-        column = choose_column(batch.column_names, self._column)
-        answered = list(self._answers.rows(_sources(batch.column(column)), _read))
+        column = choose_column(batch.column_names, self._column, "the data set")
+        read = partial(read_value, folder=Path())
+        answered = list(self._answers.rows(_sources(batch.column(column)), read))
         is_path = pa.types.is_string(batch.schema.field(column).type)
         kept = batch if self._keep_images or is_path else batch.drop_columns([column])
         kept = kept.drop_columns([name for name in kept.column_names if name in self._schema.names])
@@ -147,18 +146,6 @@ def annotate(
     )
 
 
-def choose_column(present: Sequence[str], wanted: str | None) -> str:
-    """Return the column of images; raises InputError where it is not there, or not known."""
-    found = [wanted] if wanted else [c for c in IMAGE_COLUMNS + PATH_COLUMNS if c in present]
-    if not found or found[0] not in present:
-        named = f"no column {wanted!r}{did_you_mean(wanted, present)}" if wanted else "no image"
-        raise InputError(
-            f"the data set has {named}; its columns are {', '.join(present)}. Name the column of "
-            "the images' bytes, pixels or paths."
-        )
-    return str(found[0])
-
-
 def _sources(column: Any) -> Iterator[Any]:
     """Yield what a column has for each row: bytes, a path, a dict of both, or pixels."""
     for chunk in column.chunks:
@@ -168,14 +155,3 @@ def _sources(column: Any) -> Iterator[Any]:
             yield from chunk.to_numpy(zero_copy_only=False)
         else:
             yield from (value.as_py() for value in chunk)
-
-
-def _read(source: Any) -> Any:
-    """Return the bytes or the pixels of a row's image; raises ImageError."""
-    if isinstance(source, Mapping):  # as Hugging Face's datasets store images
-        source = source.get("bytes") or source.get("path")
-    if not isinstance(source, str):
-        return source
-    if ADDRESS.match(source):
-        raise ImageError(f"{source[:200]!r} is an address; nothing is fetched. Download it first.")
-    return read_user_file(Path(source), MAX_IMAGE_BYTES, "the image", ImageError)

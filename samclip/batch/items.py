@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samclip.batch.packages import import_pyarrow
+from samclip.disk.paths import is_address
 from samclip.disk.user_files import open_user_file, read_user_file
 from samclip.errors import ImageError
 from samclip.runtime.pixels.decode import MAX_IMAGE_BYTES
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 MAX_GROUP_BYTES = 2**31  # of the images in a row group of parquet, which is held in memory
 NOWHERE = -1
-ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _ADVICE = "Check the input of the job."
 
 
@@ -83,23 +82,13 @@ class ItemReader:
             return self._read_row(path, item)
         if item.offset != NOWHERE:
             return _read_part(path, item)
-        return read_user_file(path, MAX_IMAGE_BYTES, "the image", ImageError, _ADVICE)
+        return _read_file(path)
 
     def _read_row(self, path: Path, item: Item) -> bytes:
-        value = self._value(path, item)
-        if isinstance(value, dict):  # as Hugging Face's datasets store images
-            value = value.get("bytes") or value.get("path")
+        value = read_value(self._value(path, item), path.parent)
         if value is None:
             raise ImageError(f"row {item.row} of {path} has no image in column {self._column!r}.")
-        if isinstance(value, bytes):
-            return value
-        if ADDRESS.match(value):
-            raise ImageError(
-                f"row {item.row} of {path} has the address {value[:200]!r}; nothing is fetched. "
-                "Download the images first."
-            )
-        place = path.parent / value
-        return read_user_file(place, MAX_IMAGE_BYTES, "the image", ImageError, _ADVICE)
+        return bytes(value)
 
     def _value(self, path: Path, item: Item) -> Any:
         with self._lock:
@@ -134,6 +123,24 @@ class ItemReader:
                 return range(start, start + found.num_rows), column
         except (pa.ArrowException, OSError, IndexError) as error:
             raise ImageError(f"row {row} of {path} cannot be read: {error}. {_ADVICE}") from error
+
+
+def read_value(value: Any, folder: Path) -> Any:
+    """Return the bytes that a row's value has or leads to; pixels and None as they are.
+
+    A text is a path, relative to `folder`. Raises ImageError, also for an address.
+    """
+    if isinstance(value, Mapping):  # as Hugging Face's datasets store images
+        value = value.get("bytes") or value.get("path")
+    if not isinstance(value, str):
+        return value
+    if is_address(value):
+        raise ImageError(f"{value[:200]!r} is an address; nothing is fetched. Download it first.")
+    return _read_file(folder / value)
+
+
+def _read_file(path: Path) -> bytes:
+    return read_user_file(path, MAX_IMAGE_BYTES, "the image", ImageError, _ADVICE)
 
 
 def _read_part(path: Path, item: Item) -> bytes:

@@ -96,16 +96,19 @@ def run_job(
     folder: Path,
     runner: Runner,
     *,
+    identity: Identity | None = None,
     rows_per_file: int = 1000,
     retry_errors: bool = False,
     progress: Progress = SILENT,
 ) -> Summary:
     """Answer every item that the folder does not have yet, and write its row.
 
+    `identity`: what `Job.identify` returned, where it was called already.
     Raises BatchError, WriteError, and what ends a job, see `ImageAnswers.rows`; the rows that were
     answered until then are in the folder.
     """
-    _, identity = job.identify()
+    if identity is None:
+        _, identity = job.identify()
     opened = open_job_folder(
         folder,
         row_schema(job.question),
@@ -126,7 +129,7 @@ def run_job(
                         output.add(table)
                         for _ in range(len(table)):
                             done += 1
-                            stage.advance(_pace(done, len(todo), time.monotonic() - begun))
+                            stage.advance(f"{done / (time.monotonic() - begun):.1f} images/s")
         seconds = time.monotonic() - begun
     return Summary(
         folder=folder,
@@ -136,12 +139,3 @@ def run_job(
         files=len(output.written),
         seconds=seconds,
     )
-
-
-def _pace(done: int, total: int, seconds: float) -> str:
-    """Return the images per second so far, and the time that the rest takes at that pace."""
-    if seconds <= 0:
-        return ""
-    left = round((total - done) * seconds / done)
-    clock = f"{left // 3600}:{left % 3600 // 60:02d}:{left % 60:02d}"
-    return f"{done / seconds:.1f} images/s, {clock} left"

@@ -11,7 +11,7 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -169,7 +169,7 @@ def open_job_folder(
         raise InputError(f"rows_per_file must be at least 1; got {brief(rows_per_file)}.")
     with as_write_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / LOCK_NAME).exists():
+        with suppress(FileExistsError):  # of an earlier run, or of one that starts now
             make_empty_file()(folder / LOCK_NAME)
         lock = Lock(folder / LOCK_NAME)
     with closing(lock):

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from samclip.batch.items import ADDRESS, Item, printable
+from samclip.batch.items import Item, printable
 from samclip.batch.packages import import_pyarrow
-from samclip.disk.paths import user_path
+from samclip.disk.paths import is_address, user_path
 from samclip.disk.user_files import read_user_text
 from samclip.errors import InputError, did_you_mean
 from samclip.runtime.pixels.image import SUFFIXES
@@ -69,7 +69,7 @@ def list_items(
 def _expand(source: str | os.PathLike[str]) -> list[Path]:
     """Return the path of a source, or the paths that fit a pattern; raises InputError for none."""
     text = os.fspath(source)
-    if ADDRESS.match(text) and not os.path.lexists(text):
+    if is_address(text):
         raise InputError(f"{text} is an address; nothing is fetched. Download it first.")
     path = user_path(text, "the source")
     if glob.has_magic(text) and not os.path.lexists(path):
@@ -174,9 +174,11 @@ class _Lister:
         pa = import_pyarrow()
         try:
             with pa.parquet.ParquetFile(path) as file:
-                self._choose_column(file.schema_arrow.names, path)
+                names = file.schema_arrow.names
+                self.column = choose_column(names, self.column, str(path))
                 keys = None
                 if self._key_column is not None:
+                    check_column(names, self._key_column, str(path))
                     keys = file.read([self._key_column]).column(0).to_pylist()
                 for row in range(file.metadata.num_rows):
                     given = None if keys is None else keys[row]
@@ -186,23 +188,32 @@ class _Lister:
             fault = f"{path} is not a parquet file that can be read: {error}. Copy it again."
             self.items.append(Item(name, place, fault=fault))
 
-    def _choose_column(self, names: Sequence[str], path: Path) -> None:
-        """Choose the column of images, the same in all files; raises InputError for none."""
-        for wanted in filter(None, (self.column, self._key_column)):
-            if wanted not in names:
-                raise InputError(
-                    f"{path} has no column {wanted!r}{did_you_mean(wanted, names)}, only "
-                    f"{', '.join(names[:20])}. Name one of these."
-                )
-        if self.column is None:
-            usual = (name for name in IMAGE_COLUMNS + PATH_COLUMNS if name in names)
-            self.column = next(usual, None)
-            if self.column is None:
-                raise InputError(
-                    f"{path} has no column with a usual name of images, such as "
-                    f"{', '.join(IMAGE_COLUMNS[:3])} or {PATH_COLUMNS[0]}; it has "
-                    f"{', '.join(names[:20])}. Name the column."
-                )
+
+def choose_column(present: Sequence[str], wanted: str | None, where: str) -> str:
+    """Return the column of images, the wanted one or one of a usual name; raises InputError.
+
+    `where`: what has the columns `present`, the begin of the message.
+    """
+    if wanted is not None:
+        return check_column(present, wanted, where)
+    for name in IMAGE_COLUMNS + PATH_COLUMNS:
+        if name in present:
+            return name
+    raise InputError(
+        f"{where} has no column with a usual name of images, such as "
+        f"{', '.join(IMAGE_COLUMNS[:3])} or {PATH_COLUMNS[0]}; it has {', '.join(present[:20])}. "
+        "Name the column of the images' bytes, pixels or paths."
+    )
+
+
+def check_column(present: Sequence[str], wanted: str, where: str) -> str:
+    """Return a column that is there; raises InputError for another one."""
+    if wanted not in present:
+        raise InputError(
+            f"{where} has no column {wanted!r}{did_you_mean(wanted, present)}, only "
+            f"{', '.join(present[:20])}. Name one of these."
+        )
+    return wanted
 
 
 def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:

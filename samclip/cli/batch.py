@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -260,7 +262,7 @@ def batch(
             "public_key": None if public_key is None else str(public_key.absolute()),
         }
         job = Job(question, load_options)
-        opened, _ = job.identify()
+        opened, identity = job.identify()
         head = opened.manifest.head
         if vocabulary is not None and head is not None and not head.trained:
             warn_untrained_head()
@@ -268,15 +270,17 @@ def batch(
         for note in listing.notes:
             say_note(note)
         chosen, job = choose_runner(runner, workers, ray_address, batch_size, job)
-        summary = run_job(
-            job,
-            listing,
-            to,
-            chosen,
-            rows_per_file=rows_per_file,
-            retry_errors=retry_errors,
-            progress=ConsoleProgress(err),
-        )
+        with redirect_stdout(sys.stderr):  # Ray prints there that a worker died
+            summary = run_job(
+                job,
+                listing,
+                to,
+                chosen,
+                identity=identity,
+                rows_per_file=rows_per_file,
+                retry_errors=retry_errors,
+                progress=ConsoleProgress(err),
+            )
         show_summary(summary)
 
 

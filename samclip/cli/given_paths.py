@@ -9,15 +9,8 @@ from pathlib import Path
 
 import typer
 
-from samclip.disk.paths import user_path
+from samclip.disk.paths import is_address, user_path
 from samclip.errors import InputError
-
-ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.+", re.DOTALL)
-
-
-def is_address(text: str) -> bool:
-    """Whether a text is an address such as "https://example.com/a.jpg", and no file is there."""
-    return ADDRESS.fullmatch(text) is not None and not os.path.lexists(text)
 
 
 def how_to_fetch(address: str) -> str:

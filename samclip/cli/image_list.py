@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from samclip.cli.given_paths import how_to_fetch, is_address, working_folder_exists
-from samclip.disk.paths import user_path
+from samclip.cli.given_paths import how_to_fetch, working_folder_exists
+from samclip.disk.paths import is_address, user_path
 from samclip.errors import ImageError, InputError
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from samclip.cli.given_paths import is_address, working_folder_exists
+from samclip.cli.given_paths import working_folder_exists
 from samclip.cli.image_list import ImageList
-from samclip.disk.paths import LONGEST_NAME, user_path
+from samclip.disk.paths import LONGEST_NAME, is_address, user_path
 from samclip.disk.safe_names import DistinctNames
 from samclip.errors import ImageError, InputError, WriteError
 

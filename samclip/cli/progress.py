@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
 from rich.markup import escape
@@ -33,7 +34,8 @@ class ConsoleProgress:
 
     A stage of unknown length has a spinner, and at its end a line with its seconds; any other has
     a bar with the time left. Where the console is not a terminal, a stage with steps prints a line
-    every `steps_between_lines` steps and after its last one, or every 30 seconds if that is None.
+    every `steps_between_lines` steps and after its last one; if that is None, one every 30 seconds
+    with the time left.
     """
 
     def __init__(self, console: Console, steps_between_lines: int | None = None) -> None:
@@ -97,7 +99,7 @@ class _Lines:
         self._console = console
         self._name = name
         self._total = total
-        self._done = done
+        self._done = self._begun = done
         self._steps = steps
         self._start = self._printed = time.monotonic()
 
@@ -105,8 +107,11 @@ class _Lines:
         self._done += 1
         if self._total is not None and self._is_due():
             self._printed = time.monotonic()
-            seconds = f"{self._printed - self._start:.0f} s"
-            line = f"{self._name}: {self._done} of {self._total}, {text or seconds}"
+            seconds = self._printed - self._start
+            line = f"{self._name}: {self._done} of {self._total}, {text or f'{seconds:.0f} s'}"
+            left = seconds * (self._total - self._done) / (self._done - self._begun)
+            if self._steps is None and self._done < self._total:
+                line += f", {timedelta(seconds=round(left))} left"
             say(self._console, in_one_line(line))
 
     def _is_due(self) -> bool:

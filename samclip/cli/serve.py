@@ -22,6 +22,8 @@ EXAMPLES = """
 
 - `samclip serve my-bundle/ --port 9000 --threads 2`
 
+- `samclip serve --vocabulary plant.safetensors`, with the names that `samclip teach` has learned
+
 - `samclip serve --host 0.0.0.0 --token-file token.txt --tls-cert cert.pem --tls-key key.pem`
 """
 _ACCESS = "Who may ask"
@@ -29,6 +31,17 @@ _LIMITS = "Limits"
 MIB = 2**20
 PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
 
+SavedNames = Annotated[
+    Path | None,
+    typer.Option(
+        "--vocabulary",
+        parser=parse_path,
+        metavar="FILE",
+        show_default=False,
+        help="Names with their examples, from a file of `samclip teach` or Vocabulary.save: a "
+        "request that asks for one of these names is answered with it.",
+    ),
+]
 Host = Annotated[
     str,
     typer.Option(
@@ -182,6 +195,7 @@ Streams = Annotated[
 
 def serve(
     bundle: options.BundleArgument = None,
+    vocabulary: SavedNames = None,
     host: Host = "127.0.0.1",
     port: Port = 8000,
     token_file: TokenFile = None,
@@ -246,6 +260,7 @@ def serve(
                 scene_seconds=scene_seconds,
             ),
         )
+        saved = None if vocabulary is None else samclip.load_vocabulary(vocabulary)
         log_to_stderr(logging.DEBUG if verbose else logging.INFO)
         model = samclip.load(
             bundle,
@@ -260,7 +275,7 @@ def serve(
         )
         with model:
             try:
-                serve_model(model, settings, streams, announce)
+                serve_model(model, settings, streams, announce, saved)
             except KeyboardInterrupt:  # the signal, after all requests were answered
                 say(err, "stopped; all requests under way were answered or given up")
 

@@ -7,12 +7,14 @@ that but InputError, and no path returned has a `~` that stands for an unknown h
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
 from samclip.errors import InputError
 
 SEPARATORS = frozenset(filter(None, ("/", os.sep, os.altsep)))
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.+", re.DOTALL)
 MAX_SHOWN = 200  # characters of a path in a message
 LONGEST_NAME = 255  # bytes of a file's name, in all common file systems
 # The folders below the home, where the variable is not set to an absolute path (XDG).
@@ -20,6 +22,11 @@ XDG_FOLDERS = {
     "cache": ("XDG_CACHE_HOME", ".cache"),
     "data": ("XDG_DATA_HOME", os.path.join(".local", "share")),  # noqa: PTH118 - a part, not a path
 }
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is an address such as "https://example.com/a.jpg", and no file is there."""
+    return ADDRESS.fullmatch(text) is not None and not os.path.lexists(text)
 
 
 def path_text(given: object, what: str = "the path") -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,6 +23,8 @@ from samclip.server.questions import Array
 AnyAnswer = Masks | Classification | SemanticMap
 MaskForm = Literal["rle", "png"]
 PICTURES = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WEBP"}
+JSON_TYPES = ("application/json", "application/*", "*/*")
+WEIGHT = re.compile(r"q=([01](?:\.\d{0,3})?)")
 QUALITY = 92  # of JPEG and WebP
 ARRAY_GROWTH = 4 / 3  # base64
 
@@ -43,16 +46,19 @@ def draw(answer: AnyAnswer, media_type: str) -> Content:
 
 
 def choose_picture(accept: str) -> str | None:
-    """Return the type of picture that a header Accept asks for first; None for JSON."""
-    for part in accept.split(","):
-        media = part.partition(";")[0].strip().lower()
-        if media in PICTURES:
-            return media
-        if media == "image/*":
-            return "image/png"
-        if media in {"application/json", "*/*", "application/*"}:
-            return None
-    return None
+    """Return the type of picture that a header Accept wants most; None for JSON.
+
+    Among those of the same weight (RFC 9110, 12.4.2) the first one counts.
+    """
+    best, wanted = 0.0, None
+    for part in accept.lower().split(","):
+        media, *parameters = map(str.strip, part.split(";"))
+        weights = (WEIGHT.fullmatch(parameter) for parameter in parameters)
+        weight = next((float(found[1]) for found in weights if found), 1.0)
+        if media not in {*PICTURES, "image/*", *JSON_TYPES} or weight <= best:
+            continue
+        best, wanted = weight, {"image/*": "image/png"}.get(media, media)
+    return wanted if wanted in PICTURES else None
 
 
 def to_content(

@@ -19,7 +19,7 @@ from samclip.json_text import to_json
 from samclip.runtime.assets import packaged_photos
 from samclip.server import metrics as figures
 from samclip.server.answers import Content, choose_picture, list_warnings
-from samclip.server.bodies import BodyReader, parse_body
+from samclip.server.bodies import BodyReader, check_coding, parse_body
 from samclip.server.gate import STATIC, Gate, GoneError
 from samclip.server.metrics import Metrics
 from samclip.server.problems import KINDS, MEDIA_TYPE, ProblemError, describe
@@ -61,8 +61,13 @@ image."""
 Result = TypeVar("Result")
 
 
-def make_app(service: Service, settings: ServerSettings, metrics: Metrics) -> Gate:
-    """Return the ASGI app that answers for `service`."""
+def make_app(
+    service: Service,
+    settings: ServerSettings,
+    metrics: Metrics,
+    count_connections: Callable[[], int],
+) -> Gate:
+    """Return the ASGI app that answers for `service`; `count_connections`: those that are open."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -79,6 +84,7 @@ def make_app(service: Service, settings: ServerSettings, metrics: Metrics) -> Ga
         description=ABOUT,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         lifespan=lifespan,
     )
     paths = _Paths(service, BodyReader(settings.limits), metrics)
@@ -133,14 +139,14 @@ def make_app(service: Service, settings: ServerSettings, metrics: Metrics) -> Ga
         app.add_api_route(
             path,
             _file(_read_page(name), "text/html; charset=utf-8"),
-            methods=["GET", "HEAD"],
+            methods=["GET"],
             include_in_schema=False,
         )
     files = {name: (_read_page(name), media) for name, media in PAGE_FILES.items()}
     files[EXAMPLE] = ((packaged_photos() / EXAMPLE).read_bytes(), "image/jpeg")
     for name, (data, media) in files.items():
         app.add_api_route(
-            STATIC + name, _file(data, media), methods=["GET", "HEAD"], include_in_schema=False
+            STATIC + name, _file(data, media), methods=["GET"], include_in_schema=False
         )
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(SamclipError, _answer_error)
@@ -163,7 +169,7 @@ def make_app(service: Service, settings: ServerSettings, metrics: Metrics) -> Ga
             return path
         return SCENE_PATH + "{scene_id}" if path.startswith(SCENE_PATH) else "other"
 
-    return Gate(app, settings, metrics, known_path)
+    return Gate(app, settings, metrics, known_path, count_connections)
 
 
 class _Paths:
@@ -239,6 +245,7 @@ class _Paths:
     ) -> AsyncIterator[tuple[Any, bytes | None]]:
         """Read and parse the body of a request; in a thread, since it may be large."""
         try:
+            check_coding(request.headers.get("content-encoding", ""))
             declared = request.headers.get("content-length", "")
             async with self._bodies.read(request.stream(), declared) as body:
                 media = request.headers.get("content-type", "")

@@ -78,6 +78,16 @@ class BodyReader:
             self.bytes -= len(body)
 
 
+def check_coding(coding: str) -> None:
+    """Check the header Content-Encoding of a body; ProblemError 415 for any but identity."""
+    if coding.strip().lower() not in {"", "identity"}:
+        raise ProblemError(
+            "unsupported-type",
+            f"a body of the content coding {coding[:60]!r} is not read. Send it as it is.",
+            headers={"Accept-Encoding": "identity"},
+        )
+
+
 def parse_body(
     body: bytes, content_type: str, kind: type[Record], limits: Limits
 ) -> tuple[Record, bytes | None]:
@@ -162,6 +172,8 @@ def _split_multipart(
     fields: dict[str, bytes] = {}
     if QUESTION in parts:
         fields, own = _split_json(parts.pop(QUESTION), kind)
+        if own is not None and image is not None:
+            raise _twice(IMAGE)
         image = own if image is None else image
     known = {field.name: field.type for field in msgspec.structs.fields(kind)}
     for name, value in parts.items():
@@ -170,8 +182,15 @@ def _split_multipart(
                 "invalid-question",
                 f"there is no field {name!r}, only {', '.join(sorted(known))} and {QUESTION}.",
             )
-        fields[name] = _as_json(name, value)
+        if name in fields:
+            raise _twice(name)
+        fields[name] = bytes(_decode(_as_json(name, value), msgspec.Raw))
     return fields, image
+
+
+def _twice(name: str) -> ProblemError:
+    detail = f"the question has {name!r} twice, as a part and in the part {QUESTION!r}."
+    return ProblemError("bad-request", detail)
 
 
 def _as_json(name: str, value: bytes) -> bytes:
@@ -250,7 +269,10 @@ class _Parts:
         if not self._name:
             raise ProblemError("bad-request", 'each part needs a name, as in name="image".')
         if self._name in self.found:
-            raise ProblemError("bad-request", f"the part {self._name!r} comes twice.")
+            raise ProblemError(
+                "bad-request",
+                f"the part {self._name!r} comes twice. Give it once, names with commas.",
+            )
         self.found[self._name] = bytes(self._data)
 
     def _end(self) -> None:

@@ -1,14 +1,48 @@
-"""Connections with time limits on what HTTP libraries wait for without end."""
+"""Connections: time limits on what HTTP libraries wait for, and problems for what is not HTTP."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from samclip.server.settings import Limits
 
 TICKS = 4  # looks at a connection in the time that a header may take
+# Returns status, headers and body of the answer to a client's bytes that are not HTTP, with the
+# status that the parser proposes and its reason.
+Refuse = Callable[[str, int, str], tuple[int, Mapping[str, str], bytes]]
+
+
+class HttpConnection(H11Protocol):
+    """Uvicorn's protocol, with problem details for what is not HTTP."""
+
+    def __init__(self, *, refuse: Refuse, **options: Any) -> None:
+        super().__init__(**options)
+        self._refuse = refuse
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer a malformed request, and close; uvicorn calls it where the parser raised.
+
+        Where an answer has begun already, its end is all that can be said.
+        """
+        error = sys.exc_info()[1]
+        client = self.client[0] if self.client else ""
+        status = getattr(error, "error_status_hint", 400)
+        status, headers, body = self._refuse(client, status, str(error or msg))
+        if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
+            fields = [(name.encode(), text.encode()) for name, text in headers.items()]
+            for event in (
+                h11.Response(status_code=status, headers=fields),
+                h11.Data(data=body),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
 
 class GuardedConnection(asyncio.Protocol):
@@ -92,10 +126,10 @@ class GuardedConnection(asyncio.Protocol):
         self._look_later()
 
 
-def guarded_by(make: Callable[..., Any], limits: Limits) -> Callable[..., GuardedConnection]:
-    """Return what makes guarded connections, to take the place of the protocol class `make`."""
+def guarded(limits: Limits, refuse: Refuse) -> Callable[..., GuardedConnection]:
+    """Return what makes guarded connections, to take the place of uvicorn's class of protocols."""
 
     def protocol(**options: Any) -> GuardedConnection:
-        return GuardedConnection(make(**options), limits)
+        return GuardedConnection(HttpConnection(refuse=refuse, **options), limits)
 
     return protocol

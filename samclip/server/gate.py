@@ -11,9 +11,8 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from samclip.json_text import to_json
 from samclip.server.metrics import Metrics
-from samclip.server.problems import MEDIA_TYPE, Problem, ProblemError, describe
+from samclip.server.problems import Problem, ProblemError, describe
 from samclip.server.settings import ServerSettings
 
 Message = MutableMapping[str, Any]
@@ -27,6 +26,7 @@ OPEN_PATHS = frozenset({"/", "/docs", "/openapi.json", "/healthz", "/readyz"})
 STATIC = "/static/"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 OWN_SITES = frozenset({"same-origin", "none"})
+ID = "X-Request-Id"
 GONE = 499  # in logs and figures: the client left before its answer
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
@@ -59,11 +59,13 @@ class Gate:
         settings: ServerSettings,
         metrics: Metrics,
         known_path: Callable[[str], str],
+        count_connections: Callable[[], int],
     ) -> None:
         self._app = app
         self._settings = settings
         self._metrics = metrics
         self._known_path = known_path
+        self._count_connections = count_connections
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it with a problem."""
@@ -79,10 +81,12 @@ class Gate:
         scope.setdefault("state", {})["request_id"] = request_id
         exchange = _Exchange(send, request_id, self._extra_headers(scope["path"]))
         status: int | None = None
+        # An app that knows GET answers HEAD as well: the connection sends no body then.
+        asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         try:
             try:
                 self._check(scope, headers)
-                await self._app(scope, receive, exchange.send)
+                await self._app(asked, receive, exchange.send)
             except GoneError:
                 status = GONE
             except Exception as error:
@@ -93,27 +97,56 @@ class Gate:
                     await exchange.send_problem(problem)
         finally:
             took = time.perf_counter() - begun
-            code = status or exchange.status or GONE
-            path = self._known_path(scope["path"])
-            self._metrics.requests.labels(path, str(code)).inc()
-            self._metrics.seconds.labels(path).observe(took)
             client = scope.get("client") or ("", 0)
             fields = {
                 "id": request_id,
                 "client": client[0],
                 "method": scope["method"],
                 "path": scope["path"][:200],
-                "status": code,
+                "status": status or exchange.status or GONE,
                 "ms": round(took * 1e3, 1),
                 "bytes": exchange.sent,
             }
-            quiet = path in {"/healthz", "/readyz", "/metrics"}
-            logger.log(
-                logging.DEBUG if quiet else logging.INFO, "request", extra={"fields": fields}
-            )
+            self._record(fields, took)
+
+    def refuse(self, client: str, status: int, reason: str) -> tuple[int, dict[str, str], bytes]:
+        """Return status, headers and body of the answer to what is not HTTP, see `connection`."""
+        request_id = secrets.token_hex(8)
+        error = ProblemError(
+            {431: "large-header", 501: "unknown-coding"}.get(status, "bad-request"),
+            f"this is not a request of HTTP/1.1 that is read here: {reason[:200]}.",
+            headers={"Connection": "close"},
+        )
+        problem = describe(error, request_id)
+        body, headers = problem.encode()
+        fields = {"id": request_id, "client": client, "method": "", "path": ""}
+        self._record({**fields, "status": problem.status, "ms": 0.0, "bytes": len(body)}, 0.0)
+        return problem.status, {**headers, **self._extra_headers(""), ID: request_id}, body
+
+    def _record(self, fields: dict[str, Any], took: float) -> None:
+        """Count a request, and write its line to the log."""
+        path = self._known_path(fields["path"])
+        self._metrics.requests.labels(path, str(fields["status"])).inc()
+        self._metrics.seconds.labels(path).observe(took)
+        quiet = path in {"/healthz", "/readyz", "/metrics"}
+        logger.log(logging.DEBUG if quiet else logging.INFO, "request", extra={"fields": fields})
 
     def _check(self, scope: Scope, headers: dict[str, str]) -> None:
         """Raise ProblemError for a request that is not let through."""
+        if self._count_connections() > self._settings.limits.connections:
+            raise ProblemError(
+                "unavailable",
+                "too many connections are open. Ask again later.",
+                retry_after=1,
+                headers={"Connection": "close"},
+            )
+        if "content-length" in headers and "transfer-encoding" in headers:
+            raise ProblemError(
+                "bad-request",
+                "the request states the length of its body twice, as Content-Length and by "
+                "Transfer-Encoding. Send one of the two.",
+                headers={"Connection": "close"},
+            )
         self._check_host(headers)
         self._check_site(scope["method"], headers)
         path, token = scope["path"], self._settings.token
@@ -172,7 +205,7 @@ class _Exchange:
         self.status: int | None = None
         self.sent = 0
         self._send = send
-        self._headers = {**headers, "X-Request-Id": request_id}
+        self._headers = {**headers, ID: request_id}
 
     @property
     def started(self) -> bool:
@@ -193,8 +226,7 @@ class _Exchange:
 
     async def send_problem(self, problem: Problem) -> None:
         """Send a problem as the response."""
-        body = to_json(problem.members).encode()
-        headers = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(body)), **problem.headers}
+        body, headers = problem.encode()
         await self.send(
             {
                 "type": "http.response.start",

@@ -29,8 +29,8 @@ Warned = list[tuple[type[SamclipWarning], str]]
 class SegmentQuestion:
     """The arguments of `Scene.segment`, and what makes an answer's content of the masks.
 
-    `get_names`: returns the names, or a vocabulary of them; `render` gets the masks and the
-    warnings about the question.
+    `get_names`: returns the names, or a vocabulary of them, and the templates; `render` gets the
+    masks and the warnings about the question.
     """
 
     points: Any = None
@@ -38,22 +38,22 @@ class SegmentQuestion:
     boxes: Any = None
     mask: Any = None
     multimask: bool = False
-    get_names: Callable[[], Names | None] = lambda: None
-    templates: Templates = None
+    get_names: Callable[[], tuple[Names | None, Templates]] = lambda: (None, None)
     return_logits: bool = False
     name_by: Any = None
     render: Callable[[Masks, Warned], Content]
 
     def ask(self, scene: Scene) -> Masks:
         """Answer this question alone."""
+        names, templates = self.get_names()
         return scene.segment(
             self.points,
             self.labels,
             self.boxes,
             self.mask,
             multimask=self.multimask,
-            names=self.get_names(),
-            templates=self.templates,
+            names=names,
+            templates=templates,
             return_logits=self.return_logits,
             name_by=self.name_by,
         )
@@ -136,8 +136,9 @@ def _answer(
             else:
                 masks, earlier = joined
                 warned.extend(earlier)
-                if (names := question.get_names()) is not None:
-                    named = scene.name(masks, names, question.templates)
+                names, templates = question.get_names()
+                if names is not None:
+                    named = scene.name(masks, names, templates)
                     own = {
                         stage: took - scene.timings.get(stage, 0.0)
                         for stage, took in named.timings.items()

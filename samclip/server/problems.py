@@ -15,6 +15,7 @@ from samclip.errors import (
     InputError,
     SamclipError,
 )
+from samclip.json_text import to_json
 
 MEDIA_TYPE = "application/problem+json"
 DOCS = "/docs#problem-"  # a problem's `type` leads to its row there
@@ -43,7 +44,9 @@ _KINDS = (
     Kind("invalid-question", 422, "A field has a value that cannot be used"),
     Kind("not-capable", 422, "The bundle has no graph for this task"),
     Kind("busy", 429, "Too many requests wait already"),
+    Kind("large-header", 431, "The header of the request is too large"),
     Kind("failed", 500, "The server failed; its log has the request's id"),
+    Kind("unknown-coding", 501, "The transfer coding of the request is not known"),
     Kind("unavailable", 503, "The server cannot answer now"),
 )
 KINDS: Mapping[str, Kind] = {kind.name: kind for kind in _KINDS}
@@ -79,6 +82,11 @@ class Problem:
     status: int
     members: dict[str, Any]
     headers: dict[str, str] = field(default_factory=dict)
+
+    def encode(self) -> tuple[bytes, dict[str, str]]:
+        """Return the body, and all headers that it needs."""
+        body = to_json(self.members).encode()
+        return body, {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(body)), **self.headers}
 
 
 def describe(error: BaseException, request_id: str) -> Problem:

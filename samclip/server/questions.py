@@ -20,12 +20,14 @@ from numpy.typing import NDArray
 from samclip.client.decoding import decode_rle
 from samclip.runtime.bundles.manifest import NameBy
 from samclip.runtime.pixels.mask_ops import PackedMasks
+from samclip.runtime.text.names import as_names
 from samclip.server.problems import ProblemError
 from samclip.server.settings import Limits
 
 if TYPE_CHECKING:
     from samclip.runtime.model import Model
     from samclip.runtime.scene import Names as GivenNames
+    from samclip.runtime.text.vocabulary import Vocabulary as SavedNames
 
 Number = int | float
 Numbers = list[Number | list[Number]]  # N, or BxN; the prompts' own checks say which may be
@@ -99,16 +101,27 @@ class Vocabulary(Question, frozen=True, kw_only=True):
     ] = None
     seen: Annotated[list[str] | None, about("the names that the model was trained with")] = None
 
-    @property
-    def scene_templates(self) -> str | list[str] | None:
-        """The templates that a scene is given; None where `names_for` has used them already."""
-        return None if self.synonyms or self.seen else self.templates
+    def names_for(
+        self, model: Model, saved: SavedNames | None = None
+    ) -> tuple[GivenNames | None, Templates]:
+        """Return the names and the templates that a scene is given.
 
-    def names_for(self, model: Model) -> GivenNames | None:
-        """Return the names, embedded where they have synonyms or were seen in training."""
-        if self.names is None or not (self.synonyms or self.seen):
-            return self.names
-        return model.vocabulary(self.names, self.templates, synonyms=self.synonyms, seen=self.seen)
+        The names are embedded already where they have synonyms, were seen in training, or are among
+        those of `saved`, whose embeddings are taken then; synonyms of the question go before these.
+        """
+        if self.names is None:
+            return None, self.templates
+        names = as_names(self.names)
+        known = set(() if saved is None else saved.names) - set(self.synonyms or {})
+        taken = [name for name in names if name in known]
+        if not (taken or self.synonyms or self.seen):
+            return self.names, self.templates
+        given: list[Any] = [name for name in names if name not in known]
+        seen = [name for name in self.seen or () if name not in taken] or None
+        if saved is not None and taken:
+            given.insert(0, saved.select(taken))
+        made = model.vocabulary(given, self.templates, synonyms=self.synonyms, seen=seen)
+        return (made.select(names) if taken else made), None
 
 
 class NewScene(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

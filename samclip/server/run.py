@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from samclip.errors import SamclipError, ServerError, collect_warnings
 from samclip.runtime.model import Model
+from samclip.runtime.text.vocabulary import Vocabulary
 from samclip.server.app import make_app
-from samclip.server.connection import guarded_by
+from samclip.server.connection import guarded
 from samclip.server.gate import JsonLines
 from samclip.server.metrics import Metrics
 from samclip.server.service import Service
@@ -34,16 +34,23 @@ logger = logging.getLogger("samclip.server")
 class Server:
     """A model behind a port, from the socket to the app.
 
-    Made, it listens: connections wait until `run` is called. Raises ServerError where the address
-    cannot be had or TLS's files cannot be used.
+    Made, it listens: connections wait until `run` is called. `saved`: see `Service`. Raises
+    ServerError where the address cannot be had or TLS's files cannot be used, VocabularyError.
     """
 
-    def __init__(self, model: Model, settings: ServerSettings, streams: int = 1) -> None:
+    def __init__(
+        self,
+        model: Model,
+        settings: ServerSettings,
+        streams: int = 1,
+        saved: Vocabulary | None = None,
+    ) -> None:
         self.metrics = Metrics()
-        self.service = Service(model, settings.limits, self.metrics, streams)
-        protocol: Any = guarded_by(H11Protocol, settings.limits)  # in place of a class
+        self.service = Service(model, settings.limits, self.metrics, streams, saved)
+        gate = make_app(self.service, settings, self.metrics, self._count_connections)
+        protocol: Any = guarded(settings.limits, gate.refuse)  # in place of a class
         config = uvicorn.Config(
-            make_app(self.service, settings, self.metrics),
+            gate,
             http=protocol,
             ws="none",
             loop="asyncio",
@@ -54,7 +61,6 @@ class Server:
             proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
-            limit_concurrency=settings.limits.connections,
             backlog=BACKLOG,
         )
         config.load()
@@ -79,6 +85,9 @@ class Server:
             watch.cancel()
             self._listener.close()
 
+    def _count_connections(self) -> int:
+        return len(self._server.server_state.connections)
+
     def stop(self) -> None:
         """End the server as SIGTERM does; may be called from any thread."""
         self._server.should_exit = True
@@ -100,12 +109,13 @@ def serve(
     settings: ServerSettings,
     streams: int = 1,
     started: Callable[[str], object] | None = None,
+    saved: Vocabulary | None = None,
 ) -> None:
     """Serve a model until SIGTERM or SIGINT, see `Server`; call it in the main thread.
 
     The graphs have run once before the first request. `started` is called with the address.
     """
-    server = Server(model, settings, streams)
+    server = Server(model, settings, streams, saved)
     warm_up(model)
     fields = {"address": server.address, "bundle": model.manifest.name}
     logger.info("start", extra={"fields": fields})

@@ -18,6 +18,7 @@ from samclip.runtime.results.classification import SemanticMap
 from samclip.runtime.results.masks import Masks
 from samclip.runtime.scene import Scene
 from samclip.runtime.tasks.regions import pack_given
+from samclip.runtime.text.vocabulary import Vocabulary
 from samclip.server.answers import AnyAnswer, Content, draw, list_warnings, to_content
 from samclip.server.joining import Joiner, SegmentQuestion, Warned
 from samclip.server.lanes import Lane
@@ -45,10 +46,21 @@ class Service:
     An image waits for the encoder, which runs as often at once as `streams` says; masks of
     everything wait there as well, since they take as long. Other questions about a scene wait for
     the heads. Coroutines belong to one event loop.
+
+    `saved`: names with their embeddings; questions with these names are answered by them. Raises
+    VocabularyError where the model cannot use it.
     """
 
-    def __init__(self, model: Model, limits: Limits, metrics: Metrics, streams: int = 1) -> None:
+    def __init__(
+        self,
+        model: Model,
+        limits: Limits,
+        metrics: Metrics,
+        streams: int = 1,
+        saved: Vocabulary | None = None,
+    ) -> None:
         self.model = model
+        self.saved = None if saved is None else model.vocabulary(saved)
         self.limits = limits
         self.is_open = True
         self.scenes = SceneStore(limits.scenes, limits.scene_bytes, limits.scene_seconds)
@@ -86,6 +98,7 @@ class Service:
                     "names": head is not None and manifest.text is not None,
                     "semantic": manifest.clip_head is not None or manifest.clip_tower is not None,
                     "trained_head": None if head is None else head.trained,
+                    "saved_names": [] if self.saved is None else list(self.saved.names),
                 }
             ],
             "limits": {name: getattr(self.limits, name) for name in Limits.__dataclass_fields__},
@@ -145,8 +158,7 @@ class Service:
             boxes=question.boxes,
             mask=mask,
             multimask=question.multimask,
-            get_names=partial(question.names_for, self.model),
-            templates=question.scene_templates,
+            get_names=partial(question.names_for, self.model, self.saved),
             return_logits="logits" in question.include,
             name_by=question.name_by,
             render=render,
@@ -160,7 +172,7 @@ class Service:
     ) -> Content:
         """Answer a question in a thread of a lane."""
         with collect_warnings() as warned:
-            names, templates = question.names_for(self.model), question.scene_templates
+            names, templates = question.names_for(self.model, self.saved)
             answer: AnyAnswer
             if isinstance(question, Everything):
                 answer = scene.everything(names, templates, **question.options())

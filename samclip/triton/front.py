@@ -124,7 +124,7 @@ class Front:
                 scene.close()
 
     def _ask(self, scene: Scene, question: TaskQuestion, prompts: Mapping[str, Any]) -> AnyAnswer:
-        names, templates = question.names_for(self._model), question.scene_templates
+        names, templates = question.names_for(self._model)
         if isinstance(question, Segment):
             return scene.segment(
                 **prompts,

@@ -6,12 +6,15 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Sequence
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
+MARK = "SAMCLIP_TEST_MARK"
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 LINES = {signal.SIGINT: "stopped by Ctrl-C", signal.SIGTERM: "stopped by SIGTERM"}
 PATIENCE = 600  # seconds in which a command ends after the signal, on a busy machine
@@ -29,22 +32,30 @@ command()
 
 
 class Command:
-    """A command in a separate session, so that all the processes it starts can be found."""
+    """A command in a separate session, and with a mark, so that all its processes can be found.
+
+    `words`: the entry as "module:name", and its arguments. What it prints goes to files in `cache`,
+    since a pipe could fill up while nobody reads it.
+    """
 
     def __init__(self, words: Sequence[object], cache: Path) -> None:
+        self._mark = f"{MARK}={uuid.uuid4().hex}"
+        cache.mkdir(parents=True, exist_ok=True)
+        self._printed = cache / f"{self._mark}.out"
+        self._errors = cache / f"{self._mark}.err"
         environment = {**os.environ, "SAMCLIP_CACHE_DIR": str(cache)}
-        # A pipe could fill up while nobody reads it.
-        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - `stop` closes it
+        environment |= dict([self._mark.split("=")])
         entry, *arguments = map(str, words)
         module, _, name = entry.partition(":")
         code = CODE.format(module=module, name=name, arguments=[entry, *arguments])
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            stdout=subprocess.DEVNULL,
-            stderr=self.errors,
-            env=environment,
-            start_new_session=True,
-        )
+        with self._printed.open("wb") as printed, self._errors.open("wb") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", code],
+                stdout=printed,
+                stderr=errors,
+                env=environment,
+                start_new_session=True,
+            )
 
     def stop(self, number: int, seconds: float) -> tuple[int, str]:
         """Send a signal after so many seconds; returns exit code and stderr."""
@@ -52,10 +63,30 @@ class Command:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             self.process.send_signal(number)
-        code = self.process.wait(PATIENCE)
-        self.errors.seek(0)
-        with self.errors:
-            return code, self.errors.read().decode(errors="replace")
+        return self.process.wait(PATIENCE), self._errors.read_text("utf-8", "replace")
+
+    def finish(self) -> str:
+        """Wait for its end, which must be a success; returns stdout."""
+        code, errors = self.stop(signal.SIGKILL, PATIENCE)
+        assert code == 0, errors
+        return self._printed.read_text("utf-8", "replace")
+
+    def kill(self) -> None:
+        """Kill the command's first process, and wait until none of the others is left."""
+        self.process.kill()
+        self.process.wait(PATIENCE)
+        wait_until(lambda: not list(self.processes()))
+
+    def processes(self) -> Iterator[tuple[int, str]]:
+        """The numbers and titles of the processes of the command, those in other sessions too."""
+        for place in Path("/proc").iterdir():
+            if place.name.isdigit():
+                try:
+                    if self._mark.encode() in (place / "environ").read_bytes():
+                        title = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                        yield int(place.name), title
+                except OSError:
+                    continue
 
     def is_running(self) -> bool:
         return self.process.poll() is None
@@ -72,6 +103,14 @@ class Command:
             if entry.name.isdigit() and int(rest.split()[3]) == self.process.pid:
                 found.append(name)
         return found
+
+
+def wait_until(happened: Callable[[], Any]) -> None:
+    """Wait until something is true; AssertionError after a long time."""
+    until = time.monotonic() + PATIENCE
+    while not happened():
+        assert time.monotonic() < until, "nothing happened in time"
+        time.sleep(0.02)
 
 
 def check_stopped(number: int, code: int, errors: str, folder: Path) -> str:

@@ -5,24 +5,19 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
-import subprocess
-import sys
-import time
-import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from colour_files import write_colour
+from command_process import CODES, LINES, Command, wait_until
 from figures import Figures
 
 from samclip.batch.shards import JOB_NAME, LOCK_NAME, SHARD
+from samclip.runtime.assets import packaged_photos
 
 pq = pytest.importorskip("pyarrow.parquet", reason="needs samclip[batch]")
-MARK = "SAMCLIP_TEST_MARK"
-SECONDS = 900.0
+ENTRY = "samclip.commands:run"
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs samclip[ray]")
 pytestmark = [
     pytest.mark.slow,
@@ -45,55 +40,6 @@ def images(tmp_path: Path) -> tuple[Path, set[str], set[str]]:
     return folder, {path.name for path in folder.iterdir()}, bad
 
 
-class Command:
-    """`samclip batch` in a new process group; all its processes carry a mark."""
-
-    def __init__(self, *arguments: str | Path) -> None:
-        self.mark = uuid.uuid4().hex
-        code = "from samclip.commands import run; run()"
-        command = [sys.executable, "-c", code, "batch", *map(str, arguments)]
-        environment = os.environ | {MARK: self.mark, "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            command,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-
-    def finish(self) -> str:
-        printed, _ = self.process.communicate(timeout=SECONDS)
-        assert self.process.returncode == 0, printed
-        return printed
-
-    def processes(self) -> Iterator[tuple[int, str]]:
-        """The numbers and titles of the processes that this command started, itself included."""
-        for place in Path("/proc").iterdir():
-            if place.name.isdigit():
-                try:
-                    if f"{MARK}={self.mark}".encode() in (place / "environ").read_bytes():
-                        title = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-                        yield int(place.name), title
-                except OSError:
-                    continue
-
-    def kill(self) -> None:
-        """Kill the command's own process, and wait until nothing of it is left."""
-        self.process.kill()
-        self.process.wait(60)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-        wait_until(lambda: not list(self.processes()))
-
-
-def wait_until(happened: Callable[[], Any]) -> None:
-    until = time.monotonic() + SECONDS
-    while not happened():
-        assert time.monotonic() < until, "nothing happened in time"
-        time.sleep(0.02)
-
-
 def check(out: Path, keys: set[str], bad: set[str]) -> None:
     """Each image is in exactly one row of the whole files, and nothing else is there."""
     rows = pq.ParquetDataset(out).read(columns=["key", "error_type", "embedding"]).to_pylist()
@@ -105,6 +51,15 @@ def check(out: Path, keys: set[str], bad: set[str]) -> None:
     assert {name for name in names if not SHARD.fullmatch(name)} == {JOB_NAME, LOCK_NAME}
 
 
+def workers(command: Command) -> list[int]:
+    return [pid for pid, title in command.processes() if title.startswith("ray::MapWorker")]
+
+
+def kill_a_worker(command: Command) -> None:
+    wait_until(lambda: workers(command))
+    os.kill(workers(command)[0], signal.SIGKILL)
+
+
 def shard_count(out: Path) -> int:
     return len(list(out.glob("part-*.parquet")))
 
@@ -114,20 +69,20 @@ def test_a_killed_process_loses_no_image_and_doubles_none(
 ) -> None:
     folder, keys, bad = images
     out = tmp_path / "out"
-    options = ("--bundle", coloured_bundle, "--backend", "onnxruntime", "--rows-per-file", "3")
+    words = [ENTRY, "batch", folder, "--to", out, "--task", "embed", "--bundle", coloured_bundle]
+    words += ["--backend", "onnxruntime", "--rows-per-file", "3"]
     for target in (1, 20, 55):
-        command = Command(folder, "--to", out, "--task", "embed", *options)
+        command = Command(words, tmp_path / "cache")
         wait_until(lambda target=target: shard_count(out) >= target)  # type: ignore[misc]
-        assert command.process.poll() is None
+        assert command.is_running()
         command.kill()
     assert shard_count(out) < 200
-    stopped = Command(folder, "--to", out, "--task", "embed", *options)
+    stopped = Command(words, tmp_path / "cache")
     wait_until(lambda: shard_count(out) >= 90)
-    stopped.process.send_signal(signal.SIGINT)
-    printed, _ = stopped.process.communicate(timeout=60)
-    assert stopped.process.returncode == 128 + signal.SIGINT, printed
-    assert "stopped by Ctrl-C" in printed
-    printed = Command(folder, "--to", out, "--task", "embed", *options).finish()
+    code, errors = stopped.stop(signal.SIGINT, 0)
+    assert code == CODES[signal.SIGINT], errors
+    assert LINES[signal.SIGINT] in errors
+    printed = Command(words, tmp_path / "cache").finish()
     assert "600 images" in printed
     assert "30 with an error" in printed
     check(out, keys, bad)
@@ -142,28 +97,54 @@ def test_killed_workers_of_ray_lose_no_image_and_double_none(
     """A worker is killed, then all at once; a second run finishes, and loses a worker too."""
     folder, keys, bad = images
     out = tmp_path / "out"
-    options = ("--bundle", coloured_bundle, "--backend", "onnxruntime", "--rows-per-file", "3")
-    options += ("--workers", "2", "--runner", "ray", "--batch-size", "4")
+    words = [ENTRY, "batch", folder, "--to", out, "--task", "embed", "--bundle", coloured_bundle]
+    words += ["--backend", "onnxruntime", "--rows-per-file", "3"]
+    words += ["--workers", "2", "--runner", "ray", "--batch-size", "4"]
 
-    def workers(command: Command) -> list[int]:
-        return [pid for pid, title in command.processes() if title.startswith("ray::MapWorker")]
-
-    def kill_a_worker(command: Command) -> None:
-        wait_until(lambda: workers(command))
-        os.kill(workers(command)[0], signal.SIGKILL)
-
-    first = Command(folder, "--to", out, "--task", "embed", *options)
+    first = Command(words, tmp_path / "cache")
     wait_until(lambda: shard_count(out) >= 5)
     kill_a_worker(first)
     wait_until(lambda: shard_count(out) >= 40)
-    assert first.process.poll() is None
+    assert first.is_running()
     first.kill()
     before = shard_count(out)
     assert before < 200
-    second = Command(folder, "--to", out, "--task", "embed", *options)
+    second = Command(words, tmp_path / "cache")
     wait_until(lambda: shard_count(out) >= before + 5)
     kill_a_worker(second)
-    assert "600 images" in second.finish()
+    printed = second.finish()
+    assert printed.startswith(str(out)), printed  # and nothing of Ray's before it
+    assert "600 images" in printed
     check(out, keys, bad)
     found = "each of 600 images in one row, 30 bad ones with an error"
     figures.add("2 workers of Ray: a worker, then all, then a worker killed", count=3, found=found)
+
+
+@needs_ray
+def test_two_thousand_photos_with_bad_ones_and_killed_workers(
+    coloured_bundle: Path, tmp_path: Path, figures: Figures
+) -> None:
+    """Cut photos, text, empty files and broken PNGs; a worker is killed early, another one late."""
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+    photos = [path.read_bytes() for path in sorted(packaged_photos().glob("*.jpg"))]
+    bad = set()
+    for number in range(2000):
+        path, data = folder / f"{number:04}.jpg", photos[number % len(photos)]
+        if number % 20 == 7:
+            faults = (data[: len(data) // 2], b"text", b"", b"\x89PNG\r\n\x1a\n" + bytes(50))
+            data = faults[number // 20 % len(faults)]
+            bad.add(path.name)
+        path.write_bytes(data)
+    words = [ENTRY, "batch", folder, "--to", out, "--task", "embed", "--bundle", coloured_bundle]
+    words += ["--backend", "onnxruntime", "--rows-per-file", "50", "--workers", "2"]
+    command = Command([*words, "--runner", "ray"], tmp_path / "cache")
+    for target in (5, 20):
+        wait_until(lambda target=target: shard_count(out) >= target)  # type: ignore[misc]
+        kill_a_worker(command)
+    printed = command.finish()
+    assert "2,000 images" in printed
+    assert "100 with an error" in printed
+    check(out, {path.name for path in folder.iterdir()}, bad)
+    found = "each of 2,000 photos in one row, 100 bad ones with an error; 2 workers killed"
+    figures.add("2,000 photos on 2 workers of Ray, two workers killed", count=2000, found=found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +182,23 @@ def test_a_folder_of_another_job_is_refused(
     (out / shards.JOB_NAME).unlink()
     with pytest.raises(BatchError, match="its job is not known"):
         run(photos, out, coloured_bundle)
+
+
+def test_two_first_runs_at_once_do_not_disturb_each_other(
+    photos: Path, tmp_path: Path, coloured_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run makes the file of the lock just before this one does."""
+    real = shards.make_empty_file
+
+    def late() -> Callable[[Path], None]:
+        def make(path: Path) -> None:
+            real()(path)
+            real()(path)
+
+        return make
+
+    monkeypatch.setattr(shards, "make_empty_file", late)
+    assert run(photos, tmp_path / "out", coloured_bundle).images == 5
 
 
 def test_only_a_run_of_failures_that_no_image_is_to_blame_for_ends_a_job(

@@ -72,7 +72,7 @@ def test_bad_images_are_rows_and_wrong_arguments_are_errors(coloured_bundle: Pat
     assert "nothing is fetched" in rows[1]["error"]
     with pytest.raises(InputError, match=r"no column 'pth' \(did you mean 'path'\?\)"):
         annotator(coloured_bundle, column="pth")(odd)
-    with pytest.raises(InputError, match="no image; its columns are x"):
+    with pytest.raises(InputError, match=r"no column with a usual name of images.*; it has x"):
         worker(pa.table({"x": [1]}))
     with pytest.raises(VocabularyError):
         samclip.ray.Annotator(coloured_bundle, tasks="semantic")

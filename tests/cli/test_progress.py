@@ -43,7 +43,15 @@ def test_lines_come_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     assert printed(console) == ""
     monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", -1.0)
     list(track(ConsoleProgress(console), [1, 2], "photos"))
-    assert printed(console).splitlines() == ["photos: 1 of 2, 0 s", "photos: 2 of 2, 0 s"]
+    assert printed(console).splitlines() == [
+        "photos: 1 of 2, 0 s, 0:00:00 left",
+        "photos: 2 of 2, 0 s",
+    ]
+    times = iter([100.0, 110.0, 110.0])
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(times))
+    with ConsoleProgress(console).stage("images", 402, 200) as stage:
+        stage.advance("0.2 images/s")
+    assert printed(console).splitlines()[-1] == "images: 201 of 402, 0.2 images/s, 0:33:30 left"
 
 
 def test_bars_nest_and_go() -> None:

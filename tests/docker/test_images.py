@@ -30,6 +30,7 @@ FOLDER = ROOT / "docker"
 IMAGES = sorted(path.name for path in FOLDER.glob("*.Dockerfile"))
 SERVERS = ("cpu.Dockerfile", "gpu.Dockerfile")
 PATIENCE = 300  # seconds, on a busy machine
+INSTALL = 1800  # seconds of pip, likewise: it fetches and writes some 500 MB
 
 
 @cache
@@ -151,7 +152,9 @@ def run_image(root: Path) -> None:
             for path, instead in where.items():
                 line = re.sub(rf"(?<![\w/]){path}(?![\w])", instead, line)
             line = line.replace("python -m venv", f"{shlex.quote(sys.executable)} -m venv")
-            subprocess.run(["sh", "-ec", line], cwd=source, env=environment, check=True)
+            subprocess.run(
+                ["sh", "-ec", line], cwd=source, env=environment, check=True, timeout=INSTALL
+            )
     serve_image(root, venv, cache, final)
 
 
@@ -203,7 +206,7 @@ def serve_image(root: Path, venv: Path, cache: Path, final: list[tuple[str, str]
         with httpx.Client(base_url=address, timeout=PATIENCE, trust_env=False) as client:
             assert client.get("/metrics").status_code == 401
             client.headers["Authorization"] = f"Bearer {token.read_text()}"
-            question = {"names": ["a cup of coffee", "a cat"]}
+            question = {"names": "a cup of coffee,a cat"}
             answer = client.post("/v1/classify", files={"image": photo}, data=question)
             assert answer.status_code == 200, answer.text
             assert answer.json()["task"] == "classify"

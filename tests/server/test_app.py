@@ -6,6 +6,7 @@ import base64
 import io
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from served import served
 
 from samclip.client.decoding import decode_rle
-from samclip.errors import InputWarning
+from samclip.errors import InputWarning, VocabularyError
 from samclip.runtime.model import Model
 from samclip.runtime.results.classification import SemanticMap
 from samclip.runtime.scene import Scene
+from samclip.runtime.text.vocabulary import load_vocabulary
 from samclip.server.answers import choose_picture
 from samclip.server.run import Server
 
@@ -108,7 +111,15 @@ def test_masks_come_as_png_and_answers_as_pictures(
         assert (response.headers["content-type"], picture.format) == (f"image/{kind.lower()}", kind)
         if kind == "PNG":
             np.testing.assert_array_equal(np.asarray(picture), drawn)
-    assert choose_picture("text/html, application/json;q=0.9, image/png") is None
+    for accept, wanted in (
+        ("text/html, application/json;q=0.9, image/png", "image/png"),
+        ("application/json, image/png", None),
+        ("image/png;q=0, */*", None),
+        ("image/jpeg;q=0.5, image/webp; q=0.8, */*;q=0.1", "image/webp"),
+        ("image/*", "image/png"),
+        ("text/html", None),
+    ):
+        assert choose_picture(accept) == wanted, accept
 
 
 def test_label_maps_cover_the_photo(http: httpx.Client, scene_id: str, small_scene: Scene) -> None:
@@ -117,6 +128,59 @@ def test_label_maps_cover_the_photo(http: httpx.Client, scene_id: str, small_sce
     for each in answer["classes"]:
         decoded = decode_rle(each["segmentation"], expected.labels.shape)
         np.testing.assert_array_equal(decoded, expected.labels == each["index"])
+
+
+def test_names_of_a_saved_vocabulary_are_answered_with_it(
+    small_model: Model, small_scene: Scene, photo_path: Path, tmp_path: Path
+) -> None:
+    """Alone, joined and with other names, in the order of the question, as by the API."""
+    mug = {"our mug": [(small_scene, (172, 17, 410, 308))]}
+    path = small_model.vocabulary(["our mug", "wooden table"], examples=mug).save(tmp_path / "v")
+    saved = load_vocabulary(path)
+    names = ["cat", "our mug", "dog"]
+    taught = small_model.vocabulary([saved, "cat", "dog"]).select(names)
+    points = {"points": [[290, 150]]}
+    with (
+        served(small_model, saved=saved) as server,
+        httpx.Client(base_url=server.address, timeout=120, trust_env=False) as http,
+    ):
+        kept = http.post("/v1/scenes", files={"image": photo_path.read_bytes()}).json()["id"]
+
+        def ask(task: str, **question: Any) -> dict[str, Any]:
+            response = http.post(f"/v1/{task}", json={"scene": kept, **question})
+            assert response.status_code == 200, response.text
+            return dict(response.json())
+
+        def logits(**question: Any) -> dict[str, float]:
+            answer = ask("classify", **question)
+            texts = answer["names"]
+            assert [question["names"][place] for place in answer["indices"]] == texts
+            return dict(zip(texts, answer["logits"], strict=True))
+
+        def expected(vocabulary: Any, templates: Any = None) -> dict[str, float]:
+            found = small_scene.classify(vocabulary, templates)
+            return dict(zip(found.names, map(float, found.logits), strict=True))
+
+        assert logits(names=names) == expected(taught)
+        assert logits(names=names)["our mug"] != expected(names)["our mug"]
+        assert logits(names=["cat", "dog"]) == expected(["cat", "dog"])
+        own = {"our mug": ["cup of coffee"]}  # a definition of the question goes before it
+        plain = small_model.vocabulary(names, synonyms=own)
+        assert logits(names=names, synonyms=own) == expected(plain)
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(
+                pool.map(lambda _: ask("segment", names=names, **points)["masks"][0], range(16))
+            )
+        (mask,) = json.loads(json.dumps(small_scene.segment([(290, 150)], names=taught).to_dict()))[
+            "masks"
+        ]
+        assert all({key: answer[key] for key in mask} == mask for answer in answers)
+        (model,) = http.get("/v1/models").json()["models"]
+        assert model["saved_names"] == ["our mug", "wooden table"]
+        assert len(ask("classify", names=["our mug", "our mug"])["names"]) == 2
+    foreign = replace(saved, space="0" * 64)
+    with pytest.raises(VocabularyError, match="text space"), served(small_model, saved=foreign):
+        pass
 
 
 def test_questions_about_one_scene_are_joined_and_stay_right(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import struct
 import sys
@@ -81,6 +82,31 @@ CASES: dict[str, tuple[str, int, dict[str, Any], str]] = {
     "no part": ("segment", 400, body(b"garbage", FORM), "malformed"),
     "no name": ("segment", 400, body(b"--b\r\n\r\nx\r\n--b--\r\n", FORM), "needs a name"),
     "a part twice": ("segment", 400, body(PART + PART + b"--b--\r\n", FORM), "comes twice"),
+    "a field as a part and in the question": (
+        "segment",
+        400,
+        {"files": {"question": (None, b'{"points": [[1, 1]]}'), "points": (None, b"[[2, 2]]")}},
+        "'points' twice",
+    ),
+    "an image as a part and in the question": (
+        "segment",
+        400,
+        {"files": {"question": (None, b'{"image": "AAAA"}'), "image": b"x"}},
+        "'image' twice",
+    ),
+    "two fields in a part": (
+        "segment",
+        400,
+        {"files": {"points": (None, b'[[1, 1]], "boxes": [0, 0, 9, 9]')}},
+        "not JSON",
+    ),
+    "a compressed body": (
+        "segment",
+        415,
+        body(gzip.compress(b'{"points": [[1, 1]]}'), {**JSON, "Content-Encoding": "gzip"}),
+        "coding 'gzip'",
+    ),
+    "half of a surrogate pair": ("classify", 400, body(b'{"names": ["\\ud800"]}'), "not JSON"),
     "a long header": (
         "segment",
         400,
@@ -206,6 +232,10 @@ def test_paths_and_methods_that_are_not_there(http: httpx.Client, scene_id: str)
         assert http.get(path).json()["type"].endswith("not-found"), path
     wrong = http.get("/v1/segment")
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+    for path in ("/healthz", "/v1/models", "/metrics", "/", "/static/page.js"):
+        assert http.head(path).status_code == 200, path
+        assert http.head(path).headers["content-type"] == http.get(path).headers["content-type"]
+    assert http.get("/healthz/").json()["type"].endswith("not-found")
     for method, path in (("GET", "x" * 2000), ("DELETE", "..%2f..%2fetc"), ("GET", "nope")):
         assert http.request(method, f"/v1/scenes/{path}").status_code == 404
     assert http.delete(f"/v1/scenes/{scene_id}x").status_code == 404
@@ -230,9 +260,6 @@ def test_clients_that_send_no_header_or_read_no_answer_are_cut_off(small_model: 
     with served(small_model, Limits(header_seconds=0.5, body_seconds=0.5)) as server:
         for start in (b"", b"GET / HTTP/1.1\r\nHost: loc"):
             assert send_raw(server.address, start) == b""
-        assert send_raw(server.address, b"\x16\x03\x01 nonsense\r\n\r\n").startswith(
-            b"HTTP/1.1 400"
-        )
         ask = b"GET /static/page.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
         with (
             connect(server.address) as connection,  # asks on and on, and reads nothing
@@ -240,6 +267,81 @@ def test_clients_that_send_no_header_or_read_no_answer_are_cut_off(small_model: 
         ):
             for _ in range(100_000):
                 connection.sendall(ask)
+
+
+HOST = b"Host: localhost\r\n"
+POST = b"POST /v1/segment HTTP/1.1\r\nContent-Type: application/json\r\n" + HOST
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n"
+MALFORMED: dict[str, tuple[bytes, int]] = {
+    "TLS": (b"\x16\x03\x01 nonsense\r\n\r\n", 400),
+    "no host": (b"GET /healthz HTTP/1.1\r\n\r\n", 400),
+    "two hosts": (b"GET /healthz HTTP/1.1\r\n" + HOST + HOST + b"\r\n", 400),
+    "a space before the colon": (b"GET / HTTP/1.1\r\nX : a\r\n" + HOST + b"\r\n", 400),
+    "a large header": (b"GET / HTTP/1.1\r\nX: " + b"a" * 66_000, 431),
+    "a coding of transfer": (POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n", 501),
+    "two lengths": (POST + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}", 400),
+    "a length and chunks": (CHUNKED + b"Content-Length: 2\r\n\r\n2\r\n{}\r\n0\r\n\r\n", 400),
+    "a chunk without a size": (CHUNKED + b"\r\n2\r\n{}\r\nsize\r\n", 400),
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_what_is_not_http_gets_a_problem_and_the_end_of_the_connection(
+    case: str, server: Server
+) -> None:
+    data, status = MALFORMED[case]
+    head, _, content = send_raw(server.address, data).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status), head
+    problem = json.loads(content)
+    assert problem["status"] == status
+    lines = head.decode().lower().split("\r\n")
+    assert {f"content-type: {MEDIA_TYPE}", "connection: close"} <= set(lines)
+    assert f"x-request-id: {problem['request_id']}" in lines
+
+
+def test_what_is_not_http_after_an_early_answer_is_dropped(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The path is refused before the body has come, and then the body is malformed."""
+    with connect(server.address) as connection:
+        connection.sendall(CHUNKED.replace(b"segment", b"nope") + b"\r\n")
+        received = connection.recv(65_536)
+        connection.sendall(b"size\r\n")
+        while chunk := connection.recv(65_536):
+            received += chunk
+    assert received.count(b"HTTP/1.1 ") == 1
+    assert received.startswith(b"HTTP/1.1 404")
+    assert httpx.get(f"{server.address}/readyz", trust_env=False).status_code == 200
+    assert "Traceback" not in caplog.text
+
+
+def test_requests_one_after_the_other_on_a_connection_are_answered_in_order(
+    server: Server, scene_id: str
+) -> None:
+    question = json.dumps({"scene": scene_id, "points": [[290, 150]]}).encode()
+    ask = POST + b"Content-Length: %d\r\n\r\n%b" % (len(question), question)
+    last = b"GET /healthz HTTP/1.1\r\nConnection: close\r\n" + HOST + b"\r\n"
+    head = b"HEAD /v1/models HTTP/1.1\r\n" + HOST + b"\r\n"
+    wrong = POST + b"Content-Length: 1\r\n\r\n{"
+    answers = send_raw(server.address, ask + head + wrong + ask + last).split(b"HTTP/1.1 ")[1:]
+    assert [int(answer[:3]) for answer in answers] == [200, 200, 400, 200, 200]
+    first, again = (json.loads(answers[n].partition(b"\r\n\r\n")[2])["masks"] for n in (0, 3))
+    assert first == again
+    assert answers[1].endswith(b"\r\n\r\n")  # no body, and the length that GET would have
+    assert b"content-length: 0" not in answers[1].lower()
+
+
+def test_connections_are_bounded(small_model: Model) -> None:
+    with served(small_model, Limits(connections=2)) as server:
+        with connect(server.address), connect(server.address):
+            refused = httpx.get(f"{server.address}/healthz", trust_env=False)
+        assert refused.status_code == 503
+        assert refused.headers["content-type"] == MEDIA_TYPE
+        assert refused.headers["retry-after"] == "1"
+        assert refused.headers["connection"] == "close"
+        deadline = time.monotonic() + 30  # the closed ones are noticed
+        while httpx.get(f"{server.address}/healthz", trust_env=False).status_code != 200:
+            assert time.monotonic() < deadline
 
 
 @pytest.fixture(scope="module")

@@ -56,6 +56,7 @@ PATTERNS: dict[str, str] = {
     r"python -m tools\.site": "tests/tools/site",
     r"python -m tools\.dense_names": "tests/tools/test_dense_names.py",
     r"python -m tools\.batch_pace": "tests/tools/test_batch_pace.py",
+    r"python -m tools\.serve_picture": "not run: needs a browser; tests/server/test_page.py",
     r"python -m tools\.peers": "not run: installs other projects; tests/tools/peers",
     r"python examples/": "tests/examples/test_scripts.py",
     r"python tests/gpu/": GPU + "tests/gpu",

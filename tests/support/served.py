@@ -10,15 +10,18 @@ from contextlib import contextmanager
 from typing import Any
 
 from samclip.runtime.model import Model
+from samclip.runtime.text.vocabulary import Vocabulary
 from samclip.server.run import Server
 from samclip.server.settings import Limits, ServerSettings
 
 
 @contextmanager
-def served(model: Model, limits: Limits | None = None, **settings: Any) -> Iterator[Server]:
+def served(
+    model: Model, limits: Limits | None = None, saved: Vocabulary | None = None, **settings: Any
+) -> Iterator[Server]:
     """A server of `model` on a free loopback port; it is stopped at the end."""
     options = {"port": 0, "drain_seconds": 20.0, "limits": limits or Limits(), **settings}
-    server = Server(model, ServerSettings(**options))
+    server = Server(model, ServerSettings(**options), saved=saved)
     started = threading.Event()
     failed: list[BaseException] = []
 

@@ -64,7 +64,7 @@ class Jpeg:
     has_adobe: bool = False
     has_end: bool = False
     scans: list[Scan] = field(default_factory=list)
-    exif: bytes = b""
+    exif: bytearray = field(default_factory=bytearray)  # of all its segments
     xmp: bytes | None = None
     icc_parts: dict[int, bytes] = field(default_factory=dict)
     # For each component, how many low bits of each of the 64 coefficients are still missing.
@@ -280,7 +280,7 @@ def _decode(
     if not feeder.finished:
         raise HeaderError(_damage(SHORT))
     image.tile = []
-    return Picture(image, jpeg.exif or None, jpeg.xmp, jpeg.icc)
+    return Picture(image, bytes(jpeg.exif) or None, jpeg.xmp, jpeg.icc)
 
 
 def _damage(what: str) -> str:

@@ -84,6 +84,12 @@ class Examples:
             space=self.space,
         )
 
+    def select(self, names: NDArray[np.int64], rows: NDArray[np.int64]) -> Examples:
+        """Return those of the names at these places, whose texts are in these rows."""
+        return replace(
+            self, texts=self.texts[rows], sums=self.sums[names], counts=self.counts[names]
+        )
+
     @property
     def weights(self) -> Vectors:
         """The weight of each name's examples against its text: K float32 in [0, 1)."""

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip.disk.paths import user_path
-from samclip.errors import UntrainedHeadWarning, VocabularyError, warn_caller
+from samclip.errors import UntrainedHeadWarning, VocabularyError, did_you_mean, warn_caller
 from samclip.runtime.text.examples import Examples, find_examples_fault
-from samclip.runtime.text.names import check_characters, check_count
+from samclip.runtime.text.names import as_names, check_characters, check_count
 from samclip.runtime.text.vocabulary_file import (
     OF_EXAMPLES,
     Facts,
@@ -129,6 +129,39 @@ class Vocabulary:
     def with_examples(self, examples: Examples) -> Vocabulary:
         """Return these names with these examples, mixed into their embeddings."""
         return replace(self, embeddings=examples.mix(self.first_rows), examples=examples)
+
+    def select(self, names: Sequence[str]) -> Vocabulary:
+        """Return the vocabulary of some of these names, in the given order.
+
+        Their embeddings, synonyms and examples are the same, bit by bit. Raises VocabularyError for
+        a name that is not there, and for none.
+
+        Examples:
+            >>> vocabulary = model.vocabulary(["cup", "cat", "dog"])
+            >>> vocabulary.select(["dog", "cup"]).names
+            ('dog', 'cup')
+        """
+        places = {name: place for place, name in enumerate(self.names)}
+        asked = as_names(names)
+        if missing := [name for name in asked if name not in places]:
+            raise VocabularyError(
+                f"this vocabulary has no name {missing[0]!r:.60}"
+                f"{did_you_mean(missing[0], self.names)}. Ask for names that it has."
+            )
+        chosen = np.array([places[name] for name in asked])
+        starts = _starts(self)
+        counts = np.diff([*starts, len(self.embeddings)])[chosen]  # texts of each name
+        first_rows = np.cumsum(counts) - counts
+        within = np.arange(counts.sum()) - np.repeat(first_rows, counts)
+        rows = np.repeat(starts[chosen], counts) + within
+        return replace(
+            self,
+            names=asked,
+            embeddings=self.embeddings[rows],
+            first_rows=None if self.first_rows is None else first_rows,
+            seen=None if self.seen is None else self.seen[chosen],
+            examples=None if self.examples is None else self.examples.select(chosen, rows),
+        )
 
     def cosines(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the cosines of MxD vectors with the names: MxK in [-1, 1], 0 for zero vectors."""

@@ -96,13 +96,14 @@ function warn(warnings) {
   if (warnings?.length) complain({ message: warnings.map((each) => each.message).join(" ") });
 }
 
-const milliseconds = (number) => `${number < 10 ? number.toFixed(1) : Math.round(number)} ms`;
+const milliseconds = (number) => `${number < 10 ? number.toFixed(1) : Math.round(number)}\u00a0ms`;
 
 function showTimes() {
   const parts = [];
   if (state.encode !== null) parts.push(`one encoder pass: ${milliseconds(state.encode)}`);
   if (state.took !== null) parts.push(`this ${state.asked}: ${milliseconds(state.took)}`);
-  $("timing").textContent = parts.join("; ") || "No photo yet.";
+  const whole = parts.map((part) => part.replaceAll(" ", "\u00a0")); // lines break between them
+  $("timing").textContent = whole.join("; ") || "No photo yet.";
 }
 
 async function whileBusy(text, work) {

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from samclip.errors import UntrainedHeadWarning, VocabularyError
+from samclip.runtime.text.examples import Examples
 from samclip.runtime.text.names import as_names, gather_texts, index_of, mark_seen
 from samclip.runtime.text.vocabulary import Vocabulary, unit_rows, warn_untrained
 
@@ -175,3 +176,29 @@ def test_errors_of_the_callers_generator_pass() -> None:
 
     with pytest.raises(TypeError, match="of the caller"):
         as_names(names())  # type: ignore[arg-type]
+
+
+def test_some_names_keep_their_texts_and_examples_in_the_order_asked_for() -> None:
+    rng = np.random.default_rng(5)
+    texts = unit_rows(rng.normal(size=(5, 8)).astype(np.float32))
+    rows = np.array([0, 2, 3])
+    sums = unit_rows(np.abs(rng.normal(size=(3, 8))).astype(np.float32))
+    centre = unit_rows(np.ones((1, 8), np.float32))[0]
+    shown = Examples(texts, sums, np.array([1, 0, 1]), centre, 1, "pictures")
+    whole = Vocabulary(("a", "b", "c"), texts, 10.0, True, rows, np.array([True, False, False]))
+    whole = whole.with_examples(shown)
+    chosen = whole.select(["c", "a"])
+    assert chosen.names == ("c", "a")
+    np.testing.assert_array_equal(chosen.embeddings, whole.embeddings[[3, 4, 0, 1]])
+    assert chosen.first_rows is not None and chosen.first_rows.tolist() == [0, 2]
+    assert chosen.seen is not None and chosen.seen.tolist() == [False, True]
+    assert chosen.examples is not None
+    mixed = chosen.with_examples(chosen.examples)  # mixed from what was kept: the same bits
+    np.testing.assert_array_equal(mixed.embeddings, chosen.embeddings)
+    assert not np.array_equal(chosen.embeddings[0], texts[3])
+    chosen.check("", 8)
+    np.testing.assert_array_equal(EYE.select(["b"]).embeddings, EYE.embeddings[1:2])
+    assert whole.select(["a", "a"]).names == ("a", "a")  # as names that are embedded
+    for names in (["d"], []):
+        with pytest.raises(VocabularyError):
+            whole.select(names)
