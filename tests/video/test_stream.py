@@ -26,7 +26,7 @@ from stream_server import (
 )
 
 import samclip
-from samclip.video.frames import Grab, Source
+from samclip.video.frames import DamagedFrameError, Grab, Source
 from samclip.video.stream import VideoStream, open_video
 
 LEVELS = range(0, 250, 10)
@@ -262,6 +262,59 @@ def test_a_server_that_cuts_is_opened_again_and_frames_go_on() -> None:
     assert levels == pytest.approx(list(range(10, 100, 10)), abs=NEAR)
     assert [frame.number for frame in frames] == list(range(9))
     assert frames[8].image.shape == (96, 128, 3)  # a stream may change its size
+
+
+class Scripted:
+    """A live source that is opened once for each script; a step is a grey level or an error."""
+
+    is_live, total, rate = True, None, None
+
+    def __init__(self, *scripts: list[int | Exception]) -> None:
+        self.scripts = list(scripts)
+        self.opened = 0
+
+    def open(self, seconds: float) -> Scripted:
+        self.steps = list(self.scripts[min(self.opened, len(self.scripts) - 1)])
+        self.opened += 1
+        return self
+
+    def read(self) -> Grab:
+        step = self.steps.pop(0)
+        if isinstance(step, Exception):
+            time.sleep(0.5)  # as long as a read of a connection that fell silent
+            raise step
+        return Grab(made_frame(step))
+
+    def close(self) -> None:
+        pass
+
+    def stream(self, timeout: float, reconnect: float) -> VideoStream:
+        return VideoStream(Source("a camera", True, self.open), "every", 4, timeout, reconnect)
+
+
+def test_a_camera_that_opens_again_and_sends_nothing_is_lost() -> None:
+    silent = samclip.StreamTimeoutError("it sent nothing")
+    camera = Scripted([10, silent], [silent])
+    with camera.stream(0.3, 3.0) as stream:
+        assert level(next(stream).image) == 10
+        with pytest.raises(samclip.StreamLostError, match="not be opened again in 3 s"):
+            next(stream)
+    assert 2 <= camera.opened <= 4  # with pauses that grow
+
+
+def test_damaged_frames_for_longer_than_the_timeout_open_a_camera_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The caller's own limit, 0.2 s and a second of slack, does not come before that."""
+    damage: list[int | Exception] = [DamagedFrameError("garbage") for _ in range(20)]
+    camera = Scripted([10, *damage], [20, 30])
+    with camera.stream(0.2, 20.0) as stream:
+        assert [level(next(stream).image) for _ in range(3)] == [10, 20, 30]
+    assert 1 <= stream.damaged <= 2
+    monkeypatch.setattr("samclip.video.stream.MOST_DAMAGED", 2)
+    with Scripted([10, *damage], [20, 30]).stream(60.0, 20.0) as stream:
+        assert [level(next(stream).image) for _ in range(3)] == [10, 20, 30]
+    assert stream.damaged == 2
 
 
 def test_a_damaged_frame_of_a_server_is_counted_and_the_next_ones_come() -> None:
