@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,6 +37,9 @@ EXAMPLES = """
 - The first camera, the newest frame each time, for another program:
   `samclip watch 0 --names "person,cup" --json`
 
+- At most 100 ms a frame, by smaller encoder inputs where they are needed:
+  `samclip watch 0 --names "person" --budget-ms 100 --smaller tiny-512 --smaller tiny-256`
+
 - A camera of the network: `samclip watch rtsp://USER:PASSWORD@host/stream --show`
 """
 
@@ -65,6 +69,7 @@ def watch(
     limit: stream.Limit = None,
     skip_still: stream.SkipStill = None,
     budget_ms: stream.BudgetMs = None,
+    smaller: stream.Smaller = None,
     points_per_side: stream.PointsPerSide = None,
     wait: stream.Wait = 10.0,
     reconnect: stream.Reconnect = 60.0,
@@ -101,7 +106,11 @@ def watch(
             precision=precision,
             threads=threads,
         )
-        with heed_stops(), open_model(request) as model:
+        with heed_stops(), open_model(request) as model, ExitStack() as exits:
+            lesser = [
+                exits.enter_context(open_model(replace(request, bundle=one)))
+                for one in smaller or ()
+            ]
             watching = model.watch(
                 source,
                 read_vocabulary(names, labels, vocabulary),
@@ -110,6 +119,7 @@ def watch(
                 max_fps=max_fps,
                 skip_still=skip_still,
                 budget_ms=budget_ms,
+                smaller=lesser,
                 **given,
             )
             with watching:

@@ -86,7 +86,18 @@ BudgetMs = Annotated[
         metavar="MS",
         rich_help_panel=_STREAM,
         show_default="off",
-        help="Try fewer points where a frame takes longer than this.",
+        help="Where a frame takes longer than this: use a smaller input of the encoder, and try "
+        "fewer points.",
+    ),
+]
+Smaller = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--smaller",
+        metavar="NAME_OR_PATH",
+        rich_help_panel=_STREAM,
+        show_default="none",
+        help="A bundle of the same kind with a smaller input, for --budget-ms; may be repeated.",
     ),
 ]
 PointsPerSide = Annotated[

@@ -35,6 +35,7 @@ from samclip.errors import (
     did_you_mean,
 )
 from samclip.runtime.backend_choice import check_precision, first_encoder, start_fastest
+from samclip.runtime.bundles.aspects import find_canvases
 from samclip.runtime.bundles.bundle import Bundle
 from samclip.runtime.bundles.holds import hold_release
 from samclip.runtime.bundles.home import find_bundle
@@ -325,7 +326,9 @@ class Model:
                 return scene.segment(**given, names=names, **options)
             return scene.everything(names, **options)
 
-    def encode(self, image: Any, *, color: str = "rgb") -> Scene:
+    def encode(
+        self, image: Any, *, color: str = "rgb", aspects: str | Sequence[str] | None = None
+    ) -> Scene:
         """Run the encoder once on an image: a path, a file's bytes, a PIL image, or HWC uint8 RGB.
 
         `color`: "bgr" for arrays of OpenCV. An array may be numpy's, or a tensor of torch, cupy and
@@ -337,6 +340,9 @@ class Model:
         A file's picture is turned as its EXIF orientation says, and its colours are converted to
         sRGB; a PIL image is taken as it is, and its scene has its size. Warns with InputWarning
         about a PIL image that was opened from a file and not turned upright.
+        `aspects`: for bundles with several shapes of input, those to choose among for this image,
+        see `load`; None means all. A flatter one than the image's takes less time, and makes the
+        image smaller.
 
         Raises ImageError, InputError, ClosedError, EngineRunError.
 
@@ -345,7 +351,10 @@ class Model:
             ...     scene.size
             (400, 600)
         """
-        return self._encode_prepared(self._prepare(image, check_colour(color)))
+        form = self._encoder_input
+        if aspects is not None:
+            form = replace(form, canvases=find_canvases(self.manifest, aspects))
+        return self._encode_prepared(self._prepare(image, check_colour(color), form))
 
     def encode_all(self, images: Iterable[Any], *, color: str = "rgb") -> Iterator[Scene]:
         """Encode images in order; yields one scene at a time.
@@ -417,6 +426,7 @@ class Model:
         every_n: int = 1,
         max_fps: float | None = None,
         budget_ms: float | None = None,
+        smaller: Sequence[Model] = (),
         skip_still: float | None = None,
         tracker: Any = None,
         **options: Any,
@@ -432,8 +442,9 @@ class Model:
         `names`, `templates`: give each mask the name that fits it best; `Watch.names` may be set
         while the loop runs.
         `every_n`: answer every n-th frame; `max_fps`: at most so many a second of the stream.
-        `budget_ms`: what encoder and answer of a frame may take; `everything` tries fewer points
-        to keep it.
+        `budget_ms`: what encoder and answer of a frame may take. To keep it the encoder's input
+        gets smaller, where this bundle has a flatter shape, or `smaller` has models of the same
+        kind with smaller inputs; and `everything` tries fewer points.
         `skip_still`: frames in which nothing differs by this many grey levels of 0 to 255 from
         the last one that was encoded get its masks again, without an encoder pass; 4 suits most
         cameras. None of these four is on by default.
@@ -463,6 +474,7 @@ class Model:
             every_n=every_n,
             max_fps=max_fps,
             budget_ms=budget_ms,
+            smaller=smaller,
             skip_still=skip_still,
             tracker=tracker,
             options=options,
@@ -633,20 +645,24 @@ class Model:
             self._hold.close()
 
     @as_memory_error
-    def _prepare(self, image: Any, is_bgr: bool = False) -> Prepared:
+    def _prepare(
+        self, image: Any, is_bgr: bool = False, form: EncoderInput | None = None
+    ) -> Prepared:
         with stopwatch() as watch:
-            photo, feeds, letterbox = self._prepare_untimed(image, is_bgr)
+            photo, feeds, letterbox = self._prepare_untimed(
+                image, is_bgr, form or self._encoder_input
+            )
         return photo, feeds, letterbox, watch.times
 
     def _prepare_untimed(
-        self, image: Any, is_bgr: bool
+        self, image: Any, is_bgr: bool, form: EncoderInput
     ) -> tuple[Photo, EncoderFeeds | DeviceFeeds, Letterbox]:
         with stage("decode"):
             given: Any = self._taken(image) if is_foreign(image) else image
             if isinstance(given, ForeignTensor):
                 reason = "its colours are BGR"
                 if not is_bgr:
-                    reason, prepared = self._prepare_on_device(given)
+                    reason, prepared = self._prepare_on_device(given, form)
                     if prepared is not None:
                         return prepared
                 given = self._copied(given, reason)
@@ -659,7 +675,7 @@ class Model:
                 pixels = pixels.copy()  # the scene must not change with the caller's array
             pixels.flags.writeable = False
         with stage("preprocess"):
-            feeds, letterbox = self._encoder_input.feeds(pixels)
+            feeds, letterbox = form.feeds(pixels)
         return pixels, feeds, letterbox
 
     def _taken(self, image: Any) -> NDArray[np.generic] | ForeignTensor:
@@ -670,10 +686,9 @@ class Model:
             raise ImageError(str(error)) from error
 
     def _prepare_on_device(
-        self, image: ForeignTensor
+        self, image: ForeignTensor, form: EncoderInput
     ) -> tuple[str, tuple[Photo, DeviceFeeds, Letterbox] | None]:
         """Copy an image within its GPU; else return why not, and None."""
-        form = self._encoder_input
         reason = form.misfit(image.shape, image.dtype)
         if reason is not None or math.prod(image.shape[:2]) > self._max_pixels:
             return reason or "it has more than max_pixels", None

@@ -29,7 +29,8 @@ class FrameResult(Viewable):
     from then to this answer; `dropped`, `damaged`: frames of the stream so far that were dropped
     because they came too fast, and that could not be decoded; `skipped`: frames so far that were
     left out on purpose (`every_n`, `max_fps`); `reused`: whether the frame hardly changed, and the
-    masks are those of the frame before; `timings`: ms by stage, see `Scene.timings`, and "tracks".
+    masks are those of the frame before; `input_size`: (h, w) of the encoder's input, which
+    `budget_ms` chooses; `timings`: ms by stage, see `Scene.timings`, and "tracks".
 
     Examples:
         >>> with model.watch([scene.image], boxes=[(172, 17, 410, 308)]) as watch:
@@ -48,6 +49,7 @@ class FrameResult(Viewable):
     damaged: int = 0
     skipped: int = 0
     reused: bool = False
+    input_size: tuple[int, int] = (0, 0)
     timings: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -111,6 +113,7 @@ class FrameResult(Viewable):
             "damaged": self.damaged,
             "skipped": self.skipped,
             "reused": self.reused,
+            "input_size": list(self.input_size),
             "timings": {name: float(ms) for name, ms in self.timings.items()},
             **record,
         }

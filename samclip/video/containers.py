@@ -63,9 +63,7 @@ class ContainerConnection:
     StreamOpenError, StreamTimeoutError, CapabilityError without PyAV.
     """
 
-    def __init__(
-        self, place: str | BinaryIO, name: str, seconds: float, form: str | None = None
-    ) -> None:
+    def __init__(self, place: str | BinaryIO, name: str, seconds: float) -> None:
         self._av = import_av()
         self._name = name
         self._seconds = seconds
@@ -73,7 +71,6 @@ class ContainerConnection:
         try:
             self._container = self._av.open(
                 place,
-                format=form,
                 timeout=None if not isinstance(place, str) else (seconds, seconds),
                 options=OPTIONS.get(scheme, {}),
             )

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from samclip.errors import InputError, brief
+from samclip.runtime.bundles.bundle import Bundle
+from samclip.runtime.bundles.manifest import Manifest
+from samclip.runtime.pixels.image import Letterbox
 from samclip.video.frames import Frame, Pixels
 
 CELL = 16  # pixels of the encoder's input that are averaged before frames are compared
 GRIDS = (32, 24, 16, 12, 8, 6, 4)  # points along a side, the finest first
-SPARE = 0.5  # of the budget: below it for so many frames in a row a finer grid is tried
-FRAMES_BELOW = 10
+ROOM = 0.9  # of the budget: what a frame may take after a step back, as it is expected
+FRAMES_BELOW, MOST_FRAMES_BELOW = 10, 320  # that must leave room in a row before one
 
 
 def check_number(what: str, value: float | None, least: float, whole: bool = False) -> float | None:
@@ -86,33 +91,156 @@ class Stillness:
         return True
 
 
-class Budget:
-    """The grid of points of `everything` that keeps a frame within a budget of milliseconds.
+class HasInputs(Protocol):
+    """What a budget needs of a model: the inputs that its encoders take."""
 
-    Encoders have one input size, so the number of points is what can be chosen. A frame above the
-    budget makes the next one coarser; ten in a row below half of it make it finer.
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest, whose `preprocessing` has the longer side of the inputs."""
+        ...
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle, whose `canvases` are the (h, w) of the inputs."""
+        ...
+
+
+Encoder = TypeVar("Encoder", bound=HasInputs)
+
+
+@dataclass(frozen=True)
+class EncoderChoice(Generic[Encoder]):
+    """An input for a frame: the model, and the canvas (h, w) that the frame is placed on."""
+
+    model: Encoder
+    canvas: tuple[int, int]
+
+    @property
+    def pixels(self) -> int:
+        """The pixels of the input, by which the encoder's time grows."""
+        return math.prod(self.canvas)
+
+
+def choices_for(
+    models: Sequence[Encoder], size: tuple[int, int]
+) -> tuple[EncoderChoice[Encoder], ...]:
+    """Return the inputs for a frame of (h, w) pixels, the one that the first model takes first.
+
+    Those that follow have fewer pixels each. An input on which the frame is no larger than on one
+    with fewer pixels is left out.
+    """
+    first = models[0]
+    usual = Letterbox.choose(size, first.manifest.preprocessing.image_size, first.bundle.canvases)
+    scales: dict[EncoderChoice[Encoder], float] = {}
+    for model in models:
+        for canvas in model.bundle.canvases:
+            side = model.manifest.preprocessing.image_size
+            placed = Letterbox.choose(size, side, (canvas,)).input_size
+            scales[EncoderChoice(model, canvas)] = min(placed[0] / size[0], placed[1] / size[1])
+    best = EncoderChoice(first, usual.canvas)
+    found: list[EncoderChoice[Encoder]] = []
+    for choice in sorted(scales, key=lambda each: (each.pixels, -scales[each])):
+        if choice.pixels < best.pixels and scales[choice] > max(
+            (scales[other] for other in found), default=0.0
+        ):
+            found.append(choice)
+    return (best, *reversed(found))
+
+
+@dataclass(frozen=True)
+class Effort(Generic[Encoder]):
+    """The input that was chosen for a frame, its place among those there are, and the one before.
+
+    `finer`: the pixels of the next larger input, as a multiple of this one's.
     """
 
-    def __init__(self, budget_ms: float | None, options: dict[str, Any]) -> None:
+    choice: EncoderChoice[Encoder]
+    place: int
+    last: int
+    finer: float
+
+
+class Budget(Generic[Encoder]):
+    """The encoder's input and the grid of `everything` that keep a frame within milliseconds.
+
+    A frame above the budget makes that of the two coarser that took more of it, or the other one
+    where the first has nothing left. One is made finer again when enough frames in a row leave room
+    for it: the encoder's time grows with the pixels of its input, the answer's with the points of
+    the grid. Where that turns out to be above the budget, it takes twice as many frames the next
+    time. The first frame on an input loads its graphs, and does not count.
+    """
+
+    def __init__(
+        self, budget_ms: float | None, options: dict[str, Any], *, has_grid: bool = True
+    ) -> None:
         self._budget = check_number("budget_ms", budget_ms, 1)
         self._options = options
         start = int(options.get("points_per_side") or 16)
-        self._grids = [grid for grid in GRIDS if grid <= start] or [start]
-        self._place = 0
-        self._below = 0
+        grids = [grid for grid in GRIDS if grid < start] if has_grid else []
+        self._grids = [start, *grids]
+        self._grid = self._input = 0
+        self._known: set[EncoderChoice[Encoder]] = set()
+        self._fitting, self._wait = 0, FRAMES_BELOW
+        self._since_finer: int | None = None
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a budget."""
+        return self._budget is not None
+
+    def choose(self, choices: Sequence[EncoderChoice[Encoder]]) -> Effort[Encoder]:
+        """Choose the input of the next frame among those of `choices_for`."""
+        last = len(choices) - 1
+        place = min(self._input, last)
+        finer = choices[max(0, place - 1)].pixels / choices[place].pixels
+        return Effort(choices[place], place, last, finer)
 
     def options(self) -> dict[str, Any]:
         """Return the options of the next `everything`."""
         if self._budget is None:
             return self._options
-        return {**self._options, "points_per_side": self._grids[self._place]}
+        return {**self._options, "points_per_side": self._grids[self._grid]}
 
-    def spent(self, milliseconds: float) -> None:
-        """Note what a frame took."""
-        if self._budget is None:
+    def spent(self, effort: Effort[Encoder], encode_ms: float, answer_ms: float) -> None:
+        """Note what the encoder and the answer of a frame took.
+
+        Frames that were encoded before the last step, and wait while it is taken, do not count.
+        """
+        if self._budget is None or effort.place != min(self._input, effort.last):
             return
-        self._below = self._below + 1 if milliseconds < SPARE * self._budget else 0
-        if milliseconds > self._budget:
-            self._place = min(self._place + 1, len(self._grids) - 1)
-        elif self._below >= FRAMES_BELOW:
-            self._place, self._below = max(0, self._place - 1), 0
+        if effort.choice not in self._known:
+            self._known.add(effort.choice)
+            return
+        if self._since_finer is not None:
+            self._since_finer += 1
+        if encode_ms + answer_ms > self._budget:
+            self._coarser(effort, encode_ms >= answer_ms)
+        else:
+            self._maybe_finer(effort, encode_ms, answer_ms)
+
+    def _coarser(self, effort: Effort[Encoder], encoder_first: bool) -> None:
+        if self._since_finer is not None and self._since_finer <= self._wait:
+            self._wait = min(2 * self._wait, MOST_FRAMES_BELOW)
+        self._fitting, self._since_finer = 0, None
+        can_shrink = effort.place < effort.last
+        can_thin = self._grid < len(self._grids) - 1
+        if can_shrink and (encoder_first or not can_thin):
+            self._input = effort.place + 1
+        elif can_thin:
+            self._grid += 1
+
+    def _maybe_finer(self, effort: Effort[Encoder], encode_ms: float, answer_ms: float) -> None:
+        assert self._budget is not None  # noqa: S101 - `spent` returns without one
+        room = ROOM * self._budget
+        grids = self._grids[max(0, self._grid - 1)], self._grids[self._grid]
+        larger = effort.place > 0 and encode_ms * effort.finer + answer_ms <= room
+        denser = self._grid > 0 and encode_ms + answer_ms * (grids[0] / grids[1]) ** 2 <= room
+        self._fitting = self._fitting + 1 if larger or denser else 0
+        if self._since_finer is not None and self._since_finer > self._wait:
+            self._since_finer, self._wait = None, FRAMES_BELOW
+        if self._fitting >= self._wait:
+            if larger:
+                self._input = effort.place - 1
+            else:
+                self._grid -= 1
+            self._fitting, self._since_finer = 0, 0

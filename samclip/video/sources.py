@@ -10,7 +10,7 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import cv2
 import numpy as np
@@ -25,10 +25,11 @@ from samclip.errors import (
 )
 from samclip.runtime.pixels.image import SUFFIXES, load_image
 from samclip.video.containers import LIVE_SCHEMES, ContainerConnection, without_password
-from samclip.video.frames import DamagedFrameError, Grab, Source
+from samclip.video.frames import Connection, DamagedFrameError, Grab, Source
+from samclip.video.jpeg_pipe import START, JpegConnection
 
 STDIN = "-"
-JPEG_START = b"\xff\xd8\xff"
+BOUNDARY = b"--"  # of the answer of a camera's HTTP server
 HIGHEST_CAMERA = 1023  # of Linux's /dev/video
 MISSES = 30  # reads in a row without a frame after which a camera is lost
 
@@ -74,13 +75,46 @@ def _camera(number: int) -> Source:
     return Source(f"camera {number}", True, lambda _: CaptureConnection(number, api))
 
 
-def _open_stdin(seconds: float) -> ContainerConnection:
+def _open_stdin(seconds: float) -> Connection:
     """Open standard input: images of JPEG one after the other, or a container that can be piped."""
-    stdin = sys.stdin.buffer
-    peek = getattr(stdin, "peek", None)
-    start = b"" if peek is None else peek(len(JPEG_START))[: len(JPEG_START)]
-    form = "mjpeg" if start == JPEG_START else None
-    return ContainerConnection(stdin, "standard input", seconds, form)
+    pipe = _Rewindable(sys.stdin.buffer)
+    if pipe.peek(len(START)).startswith((START, BOUNDARY)):
+        return JpegConnection(sys.stdin.buffer, pipe.begun)
+    try:
+        connection = ContainerConnection(cast("BinaryIO", pipe), "standard input", seconds)
+    except StreamOpenError:
+        if START not in pipe.begun:
+            raise
+        return JpegConnection(sys.stdin.buffer, pipe.begun)
+    pipe.keeps = False
+    return connection
+
+
+class _Rewindable:
+    """A pipe that keeps what was read of it, for another reader, until `keeps` is False."""
+
+    def __init__(self, pipe: BinaryIO) -> None:
+        self._pipe = pipe
+        self._read = getattr(pipe, "read1", pipe.read)
+        self._ahead = b""
+        self.begun = b""
+        self.keeps = True
+
+    def peek(self, count: int) -> bytes:
+        """Return the next bytes, which are read again; fewer at the end."""
+        self._ahead = self._pipe.read(count)
+        self.begun = self._ahead
+        return self._ahead
+
+    def read(self, count: int) -> bytes:
+        """Return up to so many bytes, none at the end."""
+        if self._ahead:
+            found, self._ahead = self._ahead[:count], self._ahead[count:]
+            return found
+        found = bytes(self._read(count))
+        if self.keeps:
+            self.begun += found
+        return found
 
 
 class CaptureConnection:

@@ -126,7 +126,9 @@ class VideoStream:
         self._total: int | None = None
         self._rate: float | None = None
         self._retrying = False
-        self._began = time.monotonic()
+        self._lost_since: float | None = None  # until a frame comes again
+        self._pause = FIRST_PAUSE
+        self._began = self._read_began = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="samclip-video", daemon=True)
         self._thread.start()
         self._wait_until_open()
@@ -171,7 +173,7 @@ class VideoStream:
 
     def __next__(self) -> Frame:
         with self._changed:
-            until = time.monotonic() + self._timeout + SLACK_SECONDS
+            asked = time.monotonic()
             while not self._waiting:
                 if self._closed:
                     raise ClosedError(f"the stream of {self.name} is closed. Open it again.")
@@ -179,9 +181,10 @@ class VideoStream:
                     raise self._failure
                 if self._finished:
                     raise StopIteration
-                if self._retrying:  # the thread counts the seconds of that itself
-                    until = time.monotonic() + self._timeout + SLACK_SECONDS
-                left = until - time.monotonic()
+                # The thread ends a read that takes too long by itself, and opens a live source
+                # again; this limit is for one that does not come back.
+                begun = time.monotonic() if self._retrying else max(asked, self._read_began)
+                left = begun + self._timeout + SLACK_SECONDS - time.monotonic()
                 if left <= 0:
                     raise StreamTimeoutError(
                         f"no frame of {self.name} came for {self._timeout:g} s. Check it, or give "
@@ -272,8 +275,9 @@ class VideoStream:
 
     def _read(self, connection: Connection) -> None:
         """Read frames until the end, or until this stream is closed."""
-        damaged = 0
+        damaged, last = 0, time.monotonic()
         while not self._closed:
+            self._read_began = time.monotonic()
             try:
                 grab = connection.read()
             except DamagedFrameError as error:
@@ -281,9 +285,15 @@ class VideoStream:
                 damaged += 1
                 _logger.debug("%s: a damaged frame was skipped: %s", self.name, error)
                 if damaged >= MOST_DAMAGED:
-                    raise StreamDamagedError(
+                    kind = StreamLostError if connection.is_live else StreamDamagedError
+                    raise kind(
                         f"{damaged} frames in a row of {self.name} cannot be decoded, the last one "
                         f"because: {error}. Check the source and the connection to it."
+                    ) from error
+                if connection.is_live and time.monotonic() - last > self._timeout:
+                    raise StreamTimeoutError(
+                        f"{self.name} sent no whole frame for {self._timeout:g} s. Check the "
+                        "camera and the network, or give it more time."
                     ) from error
                 continue
             if grab is None:
@@ -292,7 +302,8 @@ class VideoStream:
                         f"none of the {damaged} frames of {self.name} can be decoded. Check it."
                     )
                 return
-            damaged = 0
+            damaged, last = 0, time.monotonic()
+            self._lost_since = None
             self._put(grab)
 
     def _put(self, grab: Grab) -> None:
@@ -322,10 +333,11 @@ class VideoStream:
 
     def _open_again(self, lost: StreamError) -> Connection | None:
         """Open a lost source, with growing pauses; None when this stream is closed meanwhile."""
-        began, pause = time.monotonic(), FIRST_PAUSE
+        if self._lost_since is None:  # else it was opened again, and no frame came
+            self._lost_since, self._pause = time.monotonic(), FIRST_PAUSE
         self._retrying = True
         while True:
-            left = self._patience - (time.monotonic() - began)
+            left = self._patience - (time.monotonic() - self._lost_since)
             if left <= 0:
                 if self._patience == 0:
                     raise lost
@@ -333,12 +345,12 @@ class VideoStream:
                     f"{self.name} was lost, and could not be opened again in {self._patience:g} s: "
                     f"{lost}"
                 ) from lost
-            _logger.info("%s was lost, opened again in %.1f s: %s", self.name, pause, lost)
+            _logger.info("%s was lost, opened again in %.1f s: %s", self.name, self._pause, lost)
             with self._changed:
-                self._changed.wait_for(lambda: self._closed, min(pause, left))
+                self._changed.wait_for(lambda: self._closed, min(self._pause, left))
             if self._closed:
                 return None
-            pause = min(2 * pause, LONGEST_PAUSE)
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)
             try:
                 connection = self._source.open(self._timeout)
             except StreamError as error:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,7 +26,7 @@ from samclip.runtime.tasks.follow import Memory, region_embeddings
 from samclip.runtime.text.vocabulary import Vocabulary
 from samclip.video.answers import FrameResult
 from samclip.video.frames import DamagedFrameError, Frame, Grab, Source
-from samclip.video.pace import Budget, FrameChoice, Stillness
+from samclip.video.pace import Budget, Effort, FrameChoice, HasInputs, Stillness, choices_for
 from samclip.video.stream import QUEUE, VideoStream, check_policy, open_video
 from samclip.video.tracks import OtherTracker, Tracker, Tracks
 
@@ -35,10 +35,10 @@ STREAM_OPTIONS = ("policy", "queue", "timeout", "reconnect")
 Ask = Callable[[Scene], Masks]
 
 
-class Encoder(Protocol):
+class Encoder(HasInputs, Protocol):
     """What a watch needs of a model."""
 
-    def encode(self, image: Any) -> Scene:
+    def encode(self, image: Any, *, aspects: str | None = None) -> Scene:
         """Run the encoder on a frame."""
         ...
 
@@ -76,6 +76,7 @@ class Watch:
         every_n: int,
         max_fps: float | None,
         budget_ms: float | None,
+        smaller: Sequence[Encoder] = (),
         skip_still: float | None,
         tracker: Any,
         options: dict[str, Any],
@@ -95,14 +96,20 @@ class Watch:
                 f"{next(iter(options))} is an option of `everything`, and prompts are followed. "
                 "Leave one of them out."
             )
-        self._model = model
+        if smaller and budget_ms is None:
+            raise InputError("smaller models are for budget_ms; give it, or leave smaller out.")
+        self._model, self._smaller = model, tuple(smaller)
         self._templates = templates
         self._prompts, self._ask = prompts, ask
         self._vocabulary: Vocabulary | None = None
         self.names = names
         self._choice = FrameChoice(every_n, max_fps)
         self._stillness = Stillness(skip_still, image_size)
-        self._budget = Budget(budget_ms, {"points_per_side": POINTS_PER_SIDE, **options})
+        self._budget: Budget[Encoder] = Budget(
+            budget_ms,
+            {"points_per_side": POINTS_PER_SIDE, **options},
+            has_grid=not prompts and ask is None,
+        )
         self._tracker = _choose_tracker(tracker)
         self._memory: Memory | None = None
         self._numbers: NDArray[np.int64] = np.zeros(0, np.int64)
@@ -127,7 +134,10 @@ class Watch:
 
     @names.setter
     def names(self, names: Names | None) -> None:
-        self._vocabulary = None if names is None else self._model.vocabulary(names, self._templates)
+        vocabulary = None if names is None else self._model.vocabulary(names, self._templates)
+        for model in self._smaller if vocabulary is not None else ():
+            model.vocabulary(vocabulary)  # checks that it has the same text space
+        self._vocabulary = vocabulary
 
     @property
     def stream(self) -> VideoStream:
@@ -151,10 +161,11 @@ class Watch:
             with encoded.scene as scene:
                 began = time.perf_counter()
                 masks, tracks, times = self._answer(scene, vocabulary)
-                self._budget.spent(
-                    (time.perf_counter() - began) * 1e3 + sum(scene.timings.values())
-                )
-            result = _result(encoded, masks, tracks, {**masks.timings, **times})
+                answer_ms = (time.perf_counter() - began) * 1e3
+                canvas = scene.features.letterbox.canvas
+            if encoded.effort is not None:
+                self._budget.spent(encoded.effort, sum(scene.timings.values()), answer_ms)
+            result = _result(encoded, masks, tracks, canvas, {**masks.timings, **times})
         self._last = result
         return result
 
@@ -214,7 +225,7 @@ class Watch:
         last = self._last
         assert last is not None  # noqa: S101 - the first frame is never still
         masks = changed(last.masks, image=encoded.frame.image)
-        return _result(encoded, masks, last.tracks, {}, reused=True)
+        return _result(encoded, masks, last.tracks, last.input_size, {}, reused=True)
 
     def _take(self) -> _Encoded:
         with self._changed:
@@ -253,11 +264,19 @@ class Watch:
             return not self._closed
 
     def _encode(self, frame: Frame) -> None:
-        still = self._stillness.is_still(frame.image)
-        scene = None if still else self._model.encode(frame.image)
+        effort = scene = None
+        if not self._stillness.is_still(frame.image):
+            if self._budget.is_on:
+                height, width = frame.image.shape[:2]
+                models = (self._model, *self._smaller)
+                effort = self._budget.choose(choices_for(models, (height, width)))
+                high, wide = effort.choice.canvas
+                scene = effort.choice.model.encode(frame.image, aspects=f"{wide}:{high}")
+            else:
+                scene = self._model.encode(frame.image)
         with self._changed:
             if not self._closed:
-                self._ready = _Encoded(frame, scene, self._choice.skipped)
+                self._ready = _Encoded(frame, scene, self._choice.skipped, effort)
                 self._changed.notify_all()
                 return
         if scene is not None:
@@ -271,12 +290,14 @@ class _Encoded:
     frame: Frame
     scene: Scene | None
     skipped: int
+    effort: Effort[Encoder] | None
 
 
 def _result(
     encoded: _Encoded,
     masks: Masks,
     tracks: NDArray[np.int64],
+    input_size: tuple[int, int],
     timings: dict[str, float],
     *,
     reused: bool = False,
@@ -294,6 +315,7 @@ def _result(
         damaged=frame.damaged,
         skipped=encoded.skipped,
         reused=reused,
+        input_size=input_size,
         timings=timings,
     )
 

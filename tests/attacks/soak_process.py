@@ -10,7 +10,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,19 +90,23 @@ def soak(model: samclip.Model, calls: int, warm_up: int) -> Iterator[Row]:
             yield Row(call - warm_up, time.monotonic() - began, rss())
 
 
+def report(rows: Iterable[Row]) -> None:
+    """Print each row as it comes with its growth since the first one, then the growth as JSON."""
+    seen: list[Row] = []
+    print("   calls  seconds   RSS MB  growth MB", flush=True)
+    for row in rows:
+        seen.append(row)
+        growth = row.rss - seen[0].rss
+        print(f"{row.calls:8,} {row.seconds:8,.0f} {row.rss:8.1f} {growth:10.1f}", flush=True)
+    growths = [row.rss - seen[0].rss for row in seen]
+    print(json.dumps({"calls": seen[-1].calls, "last": growths[-1], "most": max(growths)}))
+
+
 def main(arguments: Sequence[str]) -> None:
     bundle, backend, calls, *more = arguments
     warm_up = int(more[0]) if more else WARM_UP
-    rows: list[Row] = []
-    print("   calls  seconds   RSS MB  growth MB", flush=True)
     with samclip.load(bundle, backend, threads=2) as model:
-        for row in soak(model, int(calls), warm_up):
-            rows.append(row)
-            growth = row.rss - rows[0].rss
-            line = f"{row.calls:8,} {row.seconds:8,.0f} {row.rss:8.1f} {growth:10.1f}"
-            print(line, flush=True)
-    growths = [row.rss - rows[0].rss for row in rows]
-    print(json.dumps({"calls": rows[-1].calls, "last": growths[-1], "most": max(growths)}))
+        report(soak(model, int(calls), warm_up))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import pytest
 from figures import Figures
 
 HERE = Path(__file__).parent
+FRAMES = int(os.environ.get("SAMCLIP_SOAK_FRAMES", "10000"))
 CALLS = int(os.environ.get("SAMCLIP_SOAK_CALLS", "10000"))
 WARM_UP = 4000  # until caches with a bound are full: OpenVINO keeps kernels of many shapes
 BUNDLE = os.environ.get("SAMCLIP_SOAK_BUNDLE")
@@ -55,6 +56,20 @@ def test_a_soak_of_ten_thousand_calls(
     ends = run("soak_process.py", bundle, backend, CALLS, WARM_UP, environment=environment)
     found = f"{backend}: {ends['most']:.1f} MB more RSS than after the warm-up, at most"
     figures.add("soak by calls of all kinds", count=ends["calls"], found=found)
+    assert ends["most"] <= MOST_GROWTH
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["followed", "found"])
+def test_a_soak_of_ten_thousand_frames(
+    lite2_bundle: Path, kind: str, environment: dict[str, str], figures: Figures
+) -> None:
+    """A video file, decoded and answered by real weights, its answers written as a video."""
+    bundle = BUNDLE or lite2_bundle
+    ends = run("watch_process.py", bundle, "onnxruntime", FRAMES, kind, environment=environment)
+    found = f"{kind}: {ends['most']:.1f} MB more RSS than after 500 frames, at most"
+    figures.add("soak by frames of a video", count=ends["calls"], found=found)
+    assert ends["calls"] == FRAMES
     assert ends["most"] <= MOST_GROWTH
 
 

@@ -26,9 +26,14 @@ SUPPORT = ROOT / "tests" / "support"
 
 
 class CommandModel(SquareModel):
-    """The model that `samclip.load` returns."""
+    """The model that `samclip.load` returns, for whatever bundle it is."""
 
-    def load(self, *_: object, **__: object) -> CommandModel:
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded: list[object] = []
+
+    def load(self, bundle: object, **_: object) -> CommandModel:
+        self.loaded.append(bundle)
         return self
 
     def __enter__(self) -> CommandModel:
@@ -82,7 +87,19 @@ def test_json_has_a_document_for_each_frame(run: Run, squares: CommandModel, cli
     assert [record["frame"] for record in records] == [0, 1, 2]
     assert [[mask["track"] for mask in record["masks"]] for record in records] == [[1]] * 3
     assert records[0]["size"] == [48, 64]
+    assert records[0]["input_size"] == [64, 64]
     assert squares.asked == [{"boxes": [(4.0, 10.0, 16.0, 22.0)]}]
+
+
+def test_a_budget_takes_bundles_with_smaller_inputs(
+    run: Run, squares: CommandModel, clip: Path
+) -> None:
+    smaller = ("--smaller", "tiny-512", "--smaller", "tiny-256")
+    result = run("watch", clip, "--budget-ms", 60_000, *smaller, "--limit", 2)
+    assert result.exit_code == 0, result.stderr
+    assert squares.loaded == [None, "tiny-512", "tiny-256"]
+    refused = run("watch", clip, *smaller)
+    assert refused.exit_code == 2 and "budget_ms" in refused.stderr
 
 
 def test_the_video_has_every_answer_at_its_time(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -49,9 +50,13 @@ def masks_of(image: NDArray[np.uint8], masks: list[NDArray[np.bool_]], names: An
 class SquareScene:
     """Finds the square; `features` has an embedding for `region_embeddings`, two channels."""
 
-    def __init__(self, model: SquareModel, image: NDArray[np.uint8]) -> None:
+    def __init__(
+        self, model: SquareModel, image: NDArray[np.uint8], canvas: tuple[int, int] | None = None
+    ) -> None:
         self.model, self.image = model, image
-        self.timings = {"encode": 1.0}
+        self.canvas = canvas or model.bundle.canvases[0]
+        pixels = self.canvas[0] * self.canvas[1]
+        self.timings = {"encode": 1.0 if model.ms_a_pixel is None else model.ms_a_pixel * pixels}
         self.closed = False
 
     def __enter__(self) -> SquareScene:
@@ -101,14 +106,24 @@ class SquareScene:
         grid[0, 0, :48] = level
         grid[0, 1, :48] = 255 - level
         return SimpleNamespace(
-            image_embeddings=lambda: grid, letterbox=Letterbox.fit(self.image.shape[:2], 64)
+            image_embeddings=lambda: grid,
+            letterbox=replace(Letterbox.fit(self.image.shape[:2], 64), canvas=self.canvas),
         )
 
 
 class SquareModel:
-    """Encodes in `encode_seconds`; counts scenes that are open at the same time."""
+    """Encodes in `encode_seconds`; counts scenes that are open at the same time.
 
-    def __init__(self, encode_seconds: float = 0.0, answer_seconds: float = 0.0) -> None:
+    `canvases`: of its encoders; `ms_a_pixel`: what their scenes say that a pixel of them took.
+    """
+
+    def __init__(
+        self,
+        encode_seconds: float = 0.0,
+        answer_seconds: float = 0.0,
+        canvases: tuple[tuple[int, int], ...] = ((64, 64),),
+        ms_a_pixel: float | None = None,
+    ) -> None:
         self.encode_seconds, self.answer_seconds = encode_seconds, answer_seconds
         self.encoded = self.open_scenes = self.most_open = 0
         self.asked: list[dict[str, Any]] = []
@@ -118,21 +133,26 @@ class SquareModel:
             name="squares",
             head=SimpleNamespace(trained=True),
             clip_tower=None,
-            preprocessing=SimpleNamespace(image_size=64),
+            preprocessing=SimpleNamespace(image_size=max(canvases[0])),
         )
+        self.bundle = SimpleNamespace(canvases=canvases)
+        self.ms_a_pixel = ms_a_pixel
 
-    def encode(self, image: NDArray[np.uint8]) -> SquareScene:
+    def encode(self, image: NDArray[np.uint8], *, aspects: str | None = None) -> SquareScene:
         time.sleep(self.encode_seconds)
         self.threads.add(("encode", threading.get_ident()))
         with self.lock:
             self.encoded += 1
             self.open_scenes += 1
             self.most_open = max(self.most_open, self.open_scenes)
-        return SquareScene(self, image)
+        wide, _, high = (aspects or "").partition(":")
+        return SquareScene(self, image, (int(high), int(wide)) if aspects else None)
 
     def vocabulary(self, names: Any, templates: Any = None) -> Any:
         from samclip.errors import VocabularyError
 
+        if isinstance(names, SimpleNamespace):
+            return names
         if isinstance(names, str) or not names:
             raise VocabularyError(f"no names: {names!r}")
         return SimpleNamespace(names=tuple(names))

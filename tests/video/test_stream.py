@@ -7,14 +7,26 @@ import subprocess
 import sys
 import threading
 import time
+from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from stream_server import CUT, DAMAGED, GARBAGE, STALL, jpeg, made_frame, served, write_video
+from stream_server import (
+    CUT,
+    DAMAGED,
+    GARBAGE,
+    STALL,
+    MjpegServer,
+    jpeg,
+    made_frame,
+    served,
+    write_video,
+)
 
 import samclip
-from samclip.video.frames import Grab, Source
+from samclip.video.frames import DamagedFrameError, Grab, Source
 from samclip.video.stream import VideoStream, open_video
 
 LEVELS = range(0, 250, 10)
@@ -91,16 +103,59 @@ def test_a_folder_skips_and_counts_images_that_cannot_be_read(tmp_path: Path) ->
     assert (stream.total, stream.damaged) == (4, 1)
 
 
-def test_standard_input_takes_images_of_jpeg_one_after_the_other() -> None:
+NOISE = bytes(np.random.default_rng(1).integers(0, 255, 3000, np.uint8))
+BEGUN = b"\xff\xd8\xff\xe0"  # a start of an image, whose header would be longer than its neighbours
+FIRST, SECOND, THIRD = (jpeg(made_frame(value)) for value in (40, 80, 120))
+THUMBNAIL = SECOND[:2] + b"\xff\xe1" + (len(FIRST) + 2).to_bytes(2, "big") + FIRST + SECOND[2:]
+
+
+@pytest.mark.parametrize(
+    ("data", "levels", "damaged"),
+    [
+        (FIRST + SECOND + THIRD, [40, 80, 120], 0),
+        (FIRST + NOISE + SECOND + b"\r\n" + THIRD, [40, 80, 120], 0),
+        (NOISE + FIRST + SECOND, [40, 80], 0),
+        (FIRST + SECOND[:400] + THIRD, [40, 120], 1),
+        (FIRST + SECOND + THIRD[:-2], [40, 80], 1),
+        (FIRST + BEGUN + SECOND + BEGUN + THIRD, [40, 80, 120], 2),
+        (b"\xff\xd8\xff\xfe" + NOISE[:9] + FIRST, [40], 1),
+        (b"".join(MjpegServer.body(step) for step in (40, GARBAGE, 80, 120)), [40, 80, 120], 0),
+        (THUMBNAIL + THIRD, [80, 120], 0),  # the picture within the header is no frame
+        (FIRST + jpeg(made_frame(80, (96, 128))), [40, 80], 0),
+    ],
+)
+def test_standard_input_takes_images_of_jpeg_with_anything_between_them(
+    data: bytes, levels: list[int], damaged: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=BytesIO(data)))
+    with open_video("-") as stream:
+        found = [level(frame.image) for frame in stream]
+    assert found == pytest.approx(levels, abs=NEAR)
+    assert stream.damaged == damaged
+
+
+def test_images_in_a_pipe_are_answered_as_they_come() -> None:
+    """A camera's program writes on, and no frame waits for the next one's bytes."""
     code = (
         "from samclip.video.stream import open_video\n"
-        "print([int(f.image.mean()) for f in open_video('-')])"
+        "for frame in open_video('-'): print(int(frame.image.mean()), flush=True)"
     )
-    data = b"".join(jpeg(made_frame(value)) for value in (40, 80, 120))
-    result = subprocess.run(
-        [sys.executable, "-c", code], input=data, capture_output=True, check=True
-    )
-    assert result.stdout.split() == [b"[40,", b"80,", b"120]"]
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        for value in (40, 80, 120):
+            process.stdin.write(jpeg(made_frame(value)))
+            process.stdin.flush()
+            assert int(process.stdout.readline()) == pytest.approx(value, abs=NEAR)
+        process.stdin.close()
+
+
+def test_standard_input_takes_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write_video(tmp_path / "a.ts", LEVELS).read_bytes()
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=BytesIO(data)))
+    with open_video("-") as stream:
+        assert [level(frame.image) for frame in stream] == pytest.approx(list(LEVELS), abs=NEAR)
 
 
 class TestEnds:
@@ -207,6 +262,59 @@ def test_a_server_that_cuts_is_opened_again_and_frames_go_on() -> None:
     assert levels == pytest.approx(list(range(10, 100, 10)), abs=NEAR)
     assert [frame.number for frame in frames] == list(range(9))
     assert frames[8].image.shape == (96, 128, 3)  # a stream may change its size
+
+
+class Scripted:
+    """A live source that is opened once for each script; a step is a grey level or an error."""
+
+    is_live, total, rate = True, None, None
+
+    def __init__(self, *scripts: list[int | Exception]) -> None:
+        self.scripts = list(scripts)
+        self.opened = 0
+
+    def open(self, seconds: float) -> Scripted:
+        self.steps = list(self.scripts[min(self.opened, len(self.scripts) - 1)])
+        self.opened += 1
+        return self
+
+    def read(self) -> Grab:
+        step = self.steps.pop(0)
+        if isinstance(step, Exception):
+            time.sleep(0.5)  # as long as a read of a connection that fell silent
+            raise step
+        return Grab(made_frame(step))
+
+    def close(self) -> None:
+        pass
+
+    def stream(self, timeout: float, reconnect: float) -> VideoStream:
+        return VideoStream(Source("a camera", True, self.open), "every", 4, timeout, reconnect)
+
+
+def test_a_camera_that_opens_again_and_sends_nothing_is_lost() -> None:
+    silent = samclip.StreamTimeoutError("it sent nothing")
+    camera = Scripted([10, silent], [silent])
+    with camera.stream(0.3, 3.0) as stream:
+        assert level(next(stream).image) == 10
+        with pytest.raises(samclip.StreamLostError, match="not be opened again in 3 s"):
+            next(stream)
+    assert 2 <= camera.opened <= 4  # with pauses that grow
+
+
+def test_damaged_frames_for_longer_than_the_timeout_open_a_camera_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The caller's own limit, 0.2 s and a second of slack, does not come before that."""
+    damage: list[int | Exception] = [DamagedFrameError("garbage") for _ in range(20)]
+    camera = Scripted([10, *damage], [20, 30])
+    with camera.stream(0.2, 20.0) as stream:
+        assert [level(next(stream).image) for _ in range(3)] == [10, 20, 30]
+    assert 1 <= stream.damaged <= 2
+    monkeypatch.setattr("samclip.video.stream.MOST_DAMAGED", 2)
+    with Scripted([10, *damage], [20, 30]).stream(60.0, 20.0) as stream:
+        assert [level(next(stream).image) for _ in range(3)] == [10, 20, 30]
+    assert stream.damaged == 2
 
 
 def test_a_damaged_frame_of_a_server_is_counted_and_the_next_ones_come() -> None:

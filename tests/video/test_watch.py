@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ from watch_fakes import SquareModel, SquareScene, masks_of, square
 
 import samclip
 from samclip.runtime.results.masks import Masks
-from samclip.video.pace import Budget
+from samclip.video.pace import Budget, choices_for
 
 
 def moving(count: int) -> list[np.ndarray]:
@@ -199,12 +200,88 @@ def test_options_that_are_refused(options: dict) -> None:
         SquareModel().watch(moving(1), **options)
 
 
-def test_a_budget_makes_the_grid_coarser_and_finer_again() -> None:
-    budget = Budget(100.0, {"points_per_side": 16})
+BIG, FLAT = (64, 64), (48, 64)  # canvases (h, w)
+LITTLE = (24, 32)
+
+
+def test_the_inputs_for_a_frame_are_those_that_show_it_best_for_their_pixels() -> None:
+    model = SquareModel(canvases=(BIG, FLAT, (64, 48), (36, 64)))
+    small = SquareModel(canvases=((32, 32), LITTLE))
+
+    def canvases(size: tuple[int, int]) -> list[tuple[int, int]]:
+        return [choice.canvas for choice in choices_for([model, small], size)]
+
+    # 4:3: the square is no better than 48 x 64, upright ones and the small square show less.
+    assert canvases((480, 640)) == [FLAT, (36, 64), LITTLE]
+    assert canvases((500, 500)) == [BIG, FLAT, (36, 64), (32, 32), LITTLE]
+    assert canvases((360, 640)) == [(36, 64), LITTLE]
+
+
+def spend(budget: Budget, frames: int, ms_a_pixel: float, ms_a_point: float) -> list[tuple]:
+    """Let frames take time by a model of their costs; return the work on each."""
+    choices = choices_for(
+        [SquareModel(canvases=(BIG, (32, 64))), SquareModel(canvases=((16, 16),))], BIG
+    )
     seen = []
-    for spent in [150, 150, 90, *[20] * 11]:
-        seen.append(budget.options()["points_per_side"])
-        budget.spent(spent)
-    assert seen[:4] == [16, 12, 8, 8]
-    assert budget.options()["points_per_side"] == 12
+    for _ in range(frames):
+        effort, points = budget.choose(choices), budget.options()["points_per_side"]
+        seen.append((effort.choice.canvas, points))
+        budget.spent(effort, ms_a_pixel * effort.choice.pixels, ms_a_point * points**2)
+    return seen
+
+
+def test_a_budget_chooses_inputs_and_grids_that_keep_it() -> None:
+    budget: Budget = Budget(100.0, {"points_per_side": 16})
+    easy = spend(budget, 20, 0.01, 0.1)  # 41 + 26 ms
+    assert set(easy) == {(BIG, 16)}
+    slow_encoder = spend(budget, 20, 0.04, 0.05)  # 164 ms for the largest input
+    assert slow_encoder[0] == (BIG, 16) and slow_encoder[-1] == ((32, 64), 16)
+    slow_answer = spend(budget, 20, 0.01, 0.6)  # 154 ms for 16 points a side
+    assert slow_answer[-1] == (BIG, 8)  # the encoder has room again
+    hopeless = spend(budget, 20, 10.0, 10.0)
+    assert hopeless[-1] == ((16, 16), 4)  # as small as it gets, and no further
+    again = spend(budget, 400, 0.01, 0.1)
+    assert again[-1] == (BIG, 16)
+    assert [work[0] for work in again] == sorted((work[0] for work in again), key=math.prod)
+
+
+def test_a_budget_does_not_swing_between_two_inputs() -> None:
+    """Where a step back fits by the model of costs and not in truth, it is tried ever less."""
+    budget: Budget = Budget(100.0, {"points_per_side": 4})
+    choices = choices_for([SquareModel(canvases=(BIG, (32, 64)))], BIG)
+    large = 0
+    for _ in range(2000):
+        effort = budget.choose(choices)
+        large += effort.place == 0
+        budget.spent(effort, 150.0 if effort.place == 0 else 10.0, 1.0)
+    assert 3 <= large <= 16
+
+
+def test_the_first_frame_of_an_input_loads_its_graphs_and_does_not_count() -> None:
+    budget: Budget = Budget(100.0, {}, has_grid=False)
+    choices = choices_for([SquareModel(canvases=(BIG, (32, 64), (16, 64)))], BIG)
+    places = []
+    for encode_ms in (5000, 150, 5000, 80, 80):
+        effort = budget.choose(choices)
+        places.append(effort.place)
+        budget.spent(effort, encode_ms, 1)
+    assert places == [0, 0, 1, 1, 1]
     assert Budget(None, {"points_per_side": 32}).options() == {"points_per_side": 32}
+
+
+def test_a_watch_keeps_its_budget_by_smaller_inputs_and_off_by_default() -> None:
+    frames = [square(2 + step % 40, 10) for step in range(40)]
+    large = SquareModel(canvases=(BIG, FLAT), ms_a_pixel=5.0)  # 15 s for the 4:3 input
+    small = SquareModel(canvases=(LITTLE,), ms_a_pixel=5.0)  # 3.8 s
+    with large.watch(frames, ["cup"], budget_ms=5000, smaller=[small]) as watch:
+        results = list(watch)
+    assert [result.number for result in results] == list(range(40))
+    assert [result.tracks.tolist() for result in results] == [[1]] * 40
+    sizes = [result.input_size for result in results]
+    assert (sizes[0], sizes[-1]) == (FLAT, LITTLE)
+    assert sizes == sorted(sizes, reverse=True)  # and stays: no step back would fit
+    assert large.encoded + small.encoded == 40 and large.open_scenes == small.open_scenes == 0
+    with large.watch(frames) as watch:
+        assert {result.input_size for result in watch} == {BIG}  # what encode takes by itself
+    with pytest.raises(samclip.InputError, match="budget_ms"):
+        large.watch(frames, smaller=[small])

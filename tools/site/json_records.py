@@ -172,6 +172,7 @@ class Watched(Record, frozen=True, kw_only=True):
     damaged: Annotated[int, about("frames so far that could not be decoded", ge=0)]
     skipped: Annotated[int, about("frames so far that were left out on purpose", ge=0)]
     reused: Annotated[bool, about("whether the masks are those of the frame before")]
+    input_size: Annotated[Size, about("height and width of the encoder's input")]
     timings: Annotated[dict[str, float], about("ms by stage")]
     size: Annotated[Size, about("height and width of the frame")]
     masks: Annotated[list[Followed], about("what was found")]

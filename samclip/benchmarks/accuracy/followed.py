@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from samclip.benchmarks.records import Row
+from samclip.benchmarks.records import Row, Unit
 from samclip.benchmarks.rows import make_row
 from samclip.benchmarks.scores import Candidate
 from samclip.benchmarks.statistics import Estimate, mean
@@ -30,14 +30,14 @@ from samclip.runtime.scene import Scene
 from samclip.runtime.tasks.follow import Memory, region_embeddings
 from samclip.video.tracks import Tracks
 
-MEASURE, SWITCHES = "J", "identity switches a clip"
-FOLLOWED, MASKS, FIRST_BOX, MIL, TRUE_BOX = (
+MEASURE, SWITCHES, FOUND = "J", "identity switches a clip", "frames with the object"
+FOLLOWED, MASKS, FIRST_BOX, TRUE_BOX = (
     "followed, with memory",
     "the last mask as prompt",
     "the first box in each frame",
-    "OpenCV's MIL tracker, its box as prompt",
     "the true box in each frame",
 )
+BOX_TRACKERS = ("MIL", "KCF", "CSRT")  # of OpenCV, without a network; the last two are of contrib
 SEEN = 0.5  # IoU from which a mask of `everything` counts as the object
 PROTOCOL = (
     "J: IoU of the mask with the truth, averaged over the frames of a clip without its first one, "
@@ -45,8 +45,10 @@ PROTOCOL = (
     "The 95 % interval is a bootstrap over clips, which few clips make wide.",
     f"{TRUE_BOX!r} is what the decoder could do if it knew where the object is. {FIRST_BOX!r} is "
     "the baseline that follows nothing.",
+    "KCF and CSRT are in opencv-contrib-python-headless, MIL in each OpenCV package. A tracker "
+    "that lost the object answers with an empty mask.",
     "A switch: the mask of `everything` that is the object (IoU of 0.5 or more) has another track "
-    "number than the one before it.",
+    f"number than the one before it. {FOUND!r}: the share of frames that have such a mask.",
 )
 
 
@@ -86,6 +88,18 @@ def read_clips(folder: Path, every: int = 1, limit: int | None = None) -> tuple[
     return tuple(clips)
 
 
+def named(kind: str) -> str:
+    """Return how rows call a tracker of OpenCV."""
+    return f"OpenCV's {kind} tracker, its box as prompt"
+
+
+def _box_trackers() -> Iterator[tuple[str, Any]]:
+    """Yield those of OpenCV's trackers that the installed package has, each made for one object."""
+    for kind in BOX_TRACKERS:
+        if hasattr(cv2, f"Tracker{kind}"):
+            yield kind, getattr(cv2, f"Tracker{kind}").create()
+
+
 class _Ways:
     """All ways to follow one object, each with its state."""
 
@@ -94,10 +108,10 @@ class _Ways:
         begun = scene.segment(boxes=[box])
         self._masks: Masks = begun
         self._memory: Memory | None = scene.remember(begun) if begun.areas[0] else None
-        self._tracker: Any = cv2.TrackerMIL.create() if hasattr(cv2, "TrackerMIL") else None
-        if self._tracker is not None:
-            x0, y0, x1, y1 = (int(edge) for edge in box)
-            self._tracker.init(scene.image[..., ::-1].copy(), (x0, y0, x1 - x0, y1 - y0))
+        self._trackers = {named(kind): tracker for kind, tracker in _box_trackers()}
+        x0, y0, x1, y1 = (int(edge) for edge in box)
+        for tracker in self._trackers.values():
+            tracker.init(scene.image[..., ::-1].copy(), (x0, y0, x1 - x0, y1 - y0))
 
     def answers(
         self, scene: Scene, truth: NDArray[np.bool_]
@@ -108,9 +122,9 @@ class _Ways:
         self._masks = scene.follow(self._masks)
         yield MASKS, self._masks.masks[0]
         yield FIRST_BOX, _by_box(scene, self._first_box)
-        if self._tracker is not None:
-            found, (x, y, width, height) = self._tracker.update(scene.image[..., ::-1].copy())
-            yield MIL, _by_box(scene, (x, y, x + width, y + height)) if found else empty
+        for way, tracker in self._trackers.items():
+            found, (x, y, width, height) = tracker.update(scene.image[..., ::-1].copy())
+            yield way, _by_box(scene, (x, y, x + width, y + height)) if found else empty
         yield TRUE_BOX, _by_box(scene, mask_box(truth)) if truth.any() else empty
 
 
@@ -131,6 +145,7 @@ def evaluate_followed(
     """
     values: dict[str, list[list[float]]] = {}
     switches: list[float] = []
+    shares: list[float] = []
     for number, clip in enumerate(clips):
         tracks, numbers = Tracks(), []
         ways: _Ways | None = None
@@ -149,13 +164,14 @@ def evaluate_followed(
                     embeddings = region_embeddings(scene.features, found.packed)
                     given = tracks.update(found, embeddings)
                     overlaps = [_iou(mask, truth) for mask in found.packed]
-                    if overlaps and max(overlaps) >= SEEN:
+                    if truth.any() and overlaps and max(overlaps) >= SEEN:
                         numbers.append(int(given[int(np.argmax(overlaps))]))
         switches.append(float(sum(a != b for a, b in pairwise(numbers))))
+        shares.append(len(numbers) / len(clip.frames))
     results = list(_rows(values, clips))
     if points is not None:
-        of_all = mean(switches, range(len(switches)))
-        results.append(make_row(candidate.name, SWITCHES, "all clips", of_all, "count"))
+        results += _by_clip(candidate.name, SWITCHES, switches, clips, "count")
+        results += _by_clip(candidate.name, FOUND, shares, clips, "share")
     return results
 
 
@@ -164,8 +180,21 @@ def _rows(values: dict[str, list[list[float]]], clips: Sequence[Clip]) -> Iterat
         means = [float(np.mean(ious)) for ious in by_clip]
         yield make_row(way, MEASURE, "all clips", _over_clips(means))
         for clip, ious in zip(clips, by_clip, strict=True):
-            one = Estimate(float(np.mean(ious)), float("nan"), float("nan"), len(ious), 1)
+            one = _one(float(np.mean(ious)), len(ious))
             yield make_row(way, MEASURE, clip.name, one, detail=True)
+
+
+def _by_clip(
+    name: str, measure: str, values: Sequence[float], clips: Sequence[Clip], unit: Unit
+) -> Iterator[Row]:
+    yield make_row(name, measure, "all clips", _over_clips(values), unit)
+    for clip, value in zip(clips, values, strict=True):
+        yield make_row(name, measure, clip.name, _one(value, 1), unit, detail=True)
+
+
+def _one(value: float, count: int) -> Estimate:
+    """Return the figure of one clip, which has no interval."""
+    return Estimate(value, float("nan"), float("nan"), count, 1)
 
 
 def _over_clips(means: Sequence[float]) -> Estimate:

@@ -12,6 +12,7 @@ frame, within a neighbourhood, weighted by a softmax of their cosines.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -55,20 +56,34 @@ class _Look:
 class _Object:
     """An object that is followed: its first look, its last one, and for how long it is lost.
 
-    `box`: XYXY in tokens, of its last look; `last`: None until there is a second look.
+    `box`: XYXY in tokens, of its last look; `grid`: the (rows, columns) of its picture's tokens.
     """
 
     first: _Look
     last: _Look
     box: tuple[int, int, int, int]
+    grid: tuple[int, int]
     lost: int = 0
+
+    def on(self, grid: tuple[int, int]) -> _Object:
+        """Return it with the places of its last look on a grid of other (rows, columns)."""
+        if grid == self.grid:
+            return self
+        down, across = grid[0] / self.grid[0], grid[1] / self.grid[1]
+        centres = (self.last.places + 0.5) * (down, across)
+        x0, y0, x1, y1 = self.box
+        left, top = int(x0 * across), int(y0 * down)
+        right, bottom = math.ceil(x1 * across), math.ceil(y1 * down)
+        last = replace(self.last, places=centres.astype(np.int32))
+        first = last if self.first is self.last else self.first
+        return _Object(first, last, (left, top, right, bottom), grid, self.lost)
 
 
 class Memory:
     """What is remembered of N objects between the pictures of a stream; made by `Scene.remember`.
 
     `Scene.follow` finds the objects and updates it. It keeps two looks at each object, whatever
-    the length of the stream. Pictures may have another size each.
+    the length of the stream. Pictures may have another size each, and other encoder inputs.
 
     Examples:
         >>> cup = scene.segment(boxes=[(172, 17, 410, 308)])
@@ -101,6 +116,12 @@ class _Grid:
     side: int  # the longer one of the whole grid, padding included
     letterbox: Letterbox
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """The (rows, columns) of tokens."""
+        rows, columns = self.tokens.shape[:2]
+        return rows, columns
+
 
 def remember(features: Features, masks: Masks) -> Memory:
     """Return a memory of the objects that N masks of this picture show.
@@ -116,7 +137,7 @@ def remember(features: Features, masks: Masks) -> Memory:
                 f"mask {index} is empty, so there is nothing to follow. Leave it out."
             )
         look, box = _look_at(grid, _shares(spread, mask, grid))
-        objects.append(_Object(look, look, box))
+        objects.append(_Object(look, look, box, grid.size))
     return Memory(objects)
 
 
@@ -269,6 +290,7 @@ def _cut(
 
 def _propagate(grid: _Grid, known: _Object) -> NDArray[np.float32] | None:
     """Return RxK: how likely each token is the object; None where it is not found."""
+    known = known.on(grid.size)
     reach = REACH + LOST_GROWTH * known.lost
     empty = np.zeros(grid.tokens.shape[:2], np.float32)
     window = _cut(grid, known.box, reach, empty)
@@ -332,7 +354,7 @@ def _update(memory: Memory, grid: _Grid, packed: PackedMasks) -> None:
             memory._objects[index] = replace(known, lost=known.lost + 1)
             continue
         look, box = _look_at(grid, shares)
-        memory._objects[index] = _Object(known.first, look, box)
+        memory._objects[index] = _Object(known.first, look, box, grid.size)
 
 
 def _iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:

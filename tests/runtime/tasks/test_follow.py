@@ -25,18 +25,18 @@ class TokenFeatures:
     """Features whose tokens look like the object where it is; the decoder draws its prompt.
 
     `seen`: whether the object is in the picture at all. `contrary`: the decoder draws something
-    else.
+    else. `cells`: tokens along a side, in which x, y and side are.
     """
 
     mask_size = (SIDE, SIDE)
 
     def __init__(
         self, x: int, y: int, side: int = 6, size: tuple[int, int] = (384, 512), seen: bool = True,
-        contrary: bool = False,
+        contrary: bool = False, cells: int = GRID,
     ) -> None:  # fmt: skip
         self.letterbox = Letterbox.fit(size, IMAGE)
         generator = np.random.default_rng(3)
-        ground = generator.normal(0, 1, (8, GRID, GRID)).astype(np.float32)
+        ground = generator.normal(0, 1, (8, cells, cells)).astype(np.float32)
         look = np.zeros(8, np.float32)
         look[0] = 12
         if seen:
@@ -122,6 +122,17 @@ def test_the_picture_may_change_its_size() -> None:
     found = step(TokenFeatures(7, 5, size=(768, 1024)), memory)
     assert found.masks.shape == (1, 768, 1024)
     assert iou(found.masks[0], truth(7, 5, size=(768, 1024))) > 0.9
+
+
+def test_the_encoders_input_may_change_its_size() -> None:
+    """A smaller input has fewer tokens, and the object is looked for where it was."""
+    memory = begin(26, 16)
+    for shift in (0, 2, 0):
+        coarse = TokenFeatures((26 - shift) // 2, 8, side=3, cells=GRID // 2)
+        assert iou(step(coarse, memory).masks[0], truth(26 - shift, 16)) > 0.85  # half the tokens
+    found = step(TokenFeatures(25, 16), memory)
+    assert iou(found.masks[0], truth(25, 16)) > 0.9
+    assert memory.lost == (0,)
 
 
 def test_memory_stays_as_large_as_two_looks() -> None:
