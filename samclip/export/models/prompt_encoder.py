@@ -28,6 +28,8 @@ class PromptEncoder(nn.Module):
     tensor depends on the image size.
     """
 
+    outside: Tensor  # 1x1xC: a cell that is outside of a mask; there after `crop`
+
     def __init__(
         self, image_size: int = 1024, embed_dim: int = 256, mask_channels: int = 16
     ) -> None:
@@ -57,10 +59,14 @@ class PromptEncoder(nn.Module):
 
         The rest of the square stays in sight as padding. Dense results have all of its cells, in
         the order of `padding_last`. Positions stay shares of the square: each place has the code
-        that it has there, where it was learned.
+        that it has there, where it was learned. Call it after the weights are loaded: what padding
+        is in a mask is computed here.
         """
         rows, columns = (side // PATCH for side in canvas)
         self.cells = (rows, columns)
+        with torch.no_grad():
+            cell = self.no_mask_embed.weight.new_full((1, 1, 4, 4), OUTSIDE)
+            self.register_buffer("outside", self._downscale(cell), persistent=False)
 
     def forward(
         self, point_coords: Tensor, point_labels: Tensor, mask_input: Tensor, has_mask_input: Tensor
@@ -95,9 +101,8 @@ class PromptEncoder(nn.Module):
         given = (has_mask_input > 0.5).reshape(-1, 1, 1)  # Bx1x1
         embedded = self._downscale(mask_input)
         if padding := self.grid**2 - math.prod(self.cells):
-            outside = self._downscale(mask_input.new_full((1, 1, 4, 4), OUTSIDE))  # 1x1xC, a cell
-            everywhere = outside.expand(embedded.shape[0], padding, -1)
-            embedded = torch.cat([embedded, everywhere], dim=1)
+            outside = self.outside.expand(embedded.shape[0], padding, -1)
+            embedded = torch.cat([embedded, outside], dim=1)
         return torch.where(given, embedded, self.no_mask_embed.weight)
 
     def _downscale(self, masks: Tensor) -> Tensor:
