@@ -15,15 +15,24 @@ from samclip.runtime.model import Model
 
 
 def timed_model(
-    delay: float = 0.0, clip: bool = True, path: Path = Path("fake")
+    delay: float = 0.0,
+    clip: bool = True,
+    path: Path = Path("fake"),
+    canvases: tuple[tuple[int, int], ...] = (),
 ) -> tuple[Model, TimedBackend]:
-    bundle: Any = FakeBundle(fake_manifest(clip=clip, trained=False), path=path)
+    manifest = fake_manifest(clip=clip, trained=False, canvases=canvases)
+    bundle: Any = FakeBundle(manifest, path=path)
     backend = TimedBackend(FakeBackend(delay=delay), StageClock())
     return Model(bundle, backend, EngineOptions()), backend
 
 
-def contender(name: str = "a", delay: float = 0.0, clip: bool = True) -> Contender:
-    return Contender(name, Variant("fake"), *timed_model(delay, clip))
+def contender(
+    name: str = "a",
+    delay: float = 0.0,
+    clip: bool = True,
+    canvases: tuple[tuple[int, int], ...] = (),
+) -> Contender:
+    return Contender(name, Variant("fake"), *timed_model(delay, clip, canvases=canvases))
 
 
 def region_contender(name: str = "a", delay: float = 0.0) -> Contender:

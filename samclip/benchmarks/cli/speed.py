@@ -36,12 +36,12 @@ from samclip.benchmarks.latency.throughput import (
 )
 from samclip.benchmarks.latency.timed import TimedBackend
 from samclip.benchmarks.measurements import Measurements, Timing
-from samclip.benchmarks.memory.stages import measure_memory
+from samclip.benchmarks.memory.stages import Shapes, measure_memory
 from samclip.benchmarks.memory.usage import PROTOCOL as MEMORY_PROTOCOL
 from samclip.benchmarks.memory.usage import make_memory_rows, memory_tables
 from samclip.benchmarks.records import Data
 from samclip.cli.terminal import err, out, say
-from samclip.errors import BackendUnavailableError
+from samclip.errors import BackendUnavailableError, InputError
 
 LATENCY_EXAMPLES = """
 **Examples:**
@@ -182,6 +182,8 @@ MEMORY_EXAMPLES = """
 - `samclip-bench memory my-bundle --json memory.json`
 
 - `samclip-bench memory my-bundle --backend onnxruntime --backend openvino --everything`
+
+- `samclip-bench memory my-shapes --shapes --max-shapes 2`
 """
 
 MemoryEverything = Annotated[
@@ -189,6 +191,22 @@ MemoryEverything = Annotated[
 ]
 MemoryRepeats = Annotated[
     int, typer.Option("--repeats", min=1, metavar="N", help="Processes for each stage.")
+]
+MemoryShapes = Annotated[
+    bool,
+    typer.Option(
+        "--shapes", help="Measure a mask on each of the bundle's shapes of input, and no names."
+    ),
+]
+MaxShapes = Annotated[
+    int | None,
+    typer.Option(
+        "--max-shapes",
+        min=1,
+        metavar="N",
+        show_default="all",
+        help="With --shapes: how many shapes stay ready, as max_shapes= of samclip.load.",
+    ),
 ]
 
 
@@ -200,19 +218,30 @@ def memory(
     photos: options.Photos = None,
     repeats: MemoryRepeats = 2,
     everything: MemoryEverything = False,
+    shapes: MemoryShapes = False,
+    max_shapes: MaxShapes = None,
     report: options.ReportOptions,  # noqa: ARG001 - the harness reads it
 ) -> Outcome:
     """Measure the peak memory of fresh processes, one for each stage, and bytes on disk.
 
     On a GPU also what the process holds there, which needs nvidia-ml-py.
     """
+    if max_shapes is not None and not shapes:
+        raise InputError("--max-shapes bounds what --shapes measures. Give both, or neither.")
+    if everything and shapes:
+        raise InputError("--everything is measured on the first shape. Leave out --shapes.")
     listing = options.find_photos(photos)
     chosen = listing.paths[:1]
     contenders = session.open_all(models.variants(), TimedBackend)
     for contender in contenders:
         contender.model.close()  # their memory would be missing on the device
     uses = measure_memory(
-        contenders, chosen[0], session.progress, repeats=repeats, everything=everything
+        contenders,
+        chosen[0],
+        session.progress,
+        repeats=repeats,
+        everything=everything,
+        shapes=Shapes(max_shapes) if shapes else None,
     )
     session.show(*memory_tables(uses))
     settings = tuple(describe_settings(contender, 0, []) for contender in contenders)

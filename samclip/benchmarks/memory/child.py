@@ -21,7 +21,8 @@ def main() -> None:
     """Go through the stages up to the one asked for; print the peak and the GPU's memory.
 
     The JSON: `steps`, the stages to do, in order, `bundle`, the `options` of `samclip.load`,
-    `photo`, `names`, and `gpu`, the number of the GPU that is asked for its memory, or null.
+    `photo`, `names`, `canvases`, the (h, w) of all shapes of input, and `gpu`, the number of the
+    GPU that is asked for its memory, or null.
     """
     given = json.loads(sys.argv[1])
     held: list[Any] = []  # as a program holds its model and its scene
@@ -81,10 +82,19 @@ def _segment(given: dict[str, Any], held: list[Any]) -> Any:
     return held[1].segment(points=[(width / 2, height / 2)])
 
 
+def _shapes(given: dict[str, Any], held: list[Any]) -> None:
+    import numpy as np  # noqa: PLC0415 - samclip has imported it
+
+    for height, width in given["canvases"]:
+        with held[0].encode(np.full((height, width, 3), 127, np.uint8)) as scene:
+            scene.segment(points=[(width / 2, height / 2)])
+
+
 _STEPS: dict[str, Callable[[dict[str, Any], list[Any]], Any]] = {
     "load": _load,
     "encode": lambda given, held: held[0].encode(given["photo"]),
     "segment": _segment,
+    "shapes": _shapes,
     "classify": lambda given, held: held[1].classify(given["names"]),
     "name": lambda given, held: held[1].name(held[2], given["names"]),
     "semantic": lambda given, held: held[1].semantic(given["names"]),

@@ -20,7 +20,7 @@ from samclip.benchmarks.measurements import MemoryUse
 from samclip.benchmarks.memory.child import CODE
 from samclip.errors import CapabilityError
 from samclip.progress import Progress, track
-from samclip.runtime.bundles.manifest import Graph, Manifest
+from samclip.runtime.bundles.manifest import Graph, Manifest, base_name
 
 ON_HOST = "runs on the CPU: all of it is in the resident set"
 TIMEOUT = 1800.0  # seconds: 1,024 points on a slow CPU
@@ -65,13 +65,27 @@ STAGES = (
     Stage("semantic refined, 20 names", "refine", names_by=MAPS),
 )
 EVERYTHING = Stage("everything, 1,024 points", "everything")
+FIRST_SHAPE = STAGES[:4]
 
 
-def stages_of(manifest: Manifest, everything: bool) -> tuple[Stage, ...]:
+@dataclass(frozen=True)
+class Shapes:
+    """That a bundle's shapes of input are measured; at most `stay` are ready, None: all of them."""
+
+    stay: int | None = None
+
+
+def stages_of(
+    manifest: Manifest, everything: bool, shapes: Shapes | None = None
+) -> tuple[Stage, ...]:
     """List the stages that a bundle can go through, in order.
 
-    Raises CapabilityError where `everything` is asked of one that names boxes.
+    With `shapes` they are those of the first shape up to a mask, then a mask on each shape. Raises
+    CapabilityError where `everything` is asked of one that names boxes, and `shapes` of one that
+    has a single one.
     """
+    if shapes is not None:
+        return (*FIRST_SHAPE, _on_all_shapes(manifest, shapes))
     text = manifest.text is not None
     heads = {name for name in EITHER if text and getattr(manifest, name) is not None}
     stages = tuple(stage for stage in STAGES if not stage.names_by or stage.names_by & heads)
@@ -81,6 +95,21 @@ def stages_of(manifest: Manifest, everything: bool) -> tuple[Stage, ...]:
             "everything. Leave out --everything, or choose another bundle."
         )
     return (*stages, EVERYTHING) if everything else stages
+
+
+def _on_all_shapes(manifest: Manifest, shapes: Shapes) -> Stage:
+    """Return the stage of a mask on each shape; CapabilityError where there is one shape."""
+    count = len(manifest.canvases)
+    if count == 1:
+        height, width = manifest.canvases[0]
+        raise CapabilityError(
+            f"bundle {manifest.name!r} has one shape of input, {width} x {height}. Leave out "
+            "--shapes, or export one with several: samclip-export --aspects auto"
+        )
+    used = {name for stage in FIRST_SHAPE for name in stage.graphs}
+    graphs = tuple(name for name in manifest.all_graphs if base_name(name) in used)
+    bound = "" if shapes.stay is None else f", {shapes.stay} stay"
+    return Stage(f"a point on each of {count} shapes{bound}", "shapes", graphs)
 
 
 def bytes_read(
@@ -93,7 +122,7 @@ def bytes_read(
     used = {name for stage in stages for name in stage.graphs}
     files: set[str] = set()
     for name in used:
-        graph: Graph | None = getattr(manifest.graphs, name)
+        graph = manifest.graph(name)
         if graph is not None:
             files |= _files(graph, backend, precision)
     if any(stage.names_by for stage in stages) and manifest.text is not None:
@@ -118,27 +147,32 @@ def measure_memory(
     *,
     repeats: int = 1,
     everything: bool = False,
+    shapes: Shapes | None = None,
 ) -> tuple[MemoryUse, ...]:
     """Start `repeats` processes for each stage of each model; raises EngineRunError when one fails.
 
-    `everything`: also a stage of 1,024 points.
+    `everything`: also a stage of 1,024 points; `shapes`: see `stages_of`.
     """
     work = [
         (contender, stages[: number + 1])
         for contender in contenders
-        for stages in [stages_of(contender.model.manifest, everything)]
+        for stages in [stages_of(contender.model.manifest, everything, shapes)]
         for number in range(len(stages))
     ]
     return tuple(
-        _measure(contender, stages, photo, repeats)
+        _measure(contender, stages, photo, repeats, None if shapes is None else shapes.stay)
         for contender, stages in track(progress, work, "stages")
     )
 
 
 def _measure(
-    contender: Contender, stages: tuple[Stage, ...], photo: Path, repeats: int
+    contender: Contender,
+    stages: tuple[Stage, ...],
+    photo: Path,
+    repeats: int,
+    max_shapes: int | None,
 ) -> MemoryUse:
-    found = [_run(contender, stages, photo) for _ in range(repeats)]
+    found = [_run(contender, stages, photo, max_shapes) for _ in range(repeats)]
     manifest, backend = contender.model.manifest, contender.backend.name
     disk = bytes_read(manifest, stages, backend, contender.variant.precision)
     devices = [one.device for one in found if one.device is not None]
@@ -152,10 +186,15 @@ def _measure(
     )
 
 
-def _run(contender: Contender, stages: tuple[Stage, ...], photo: Path) -> ProcessMemory:
+def _run(
+    contender: Contender, stages: tuple[Stage, ...], photo: Path, max_shapes: int | None
+) -> ProcessMemory:
     with tempfile.TemporaryDirectory() as cache:
+        described = describe_work(contender, photo, cache)
         work = {
-            **describe_work(contender, photo, cache),
+            **described,
+            "options": {**described["options"], "max_shapes": max_shapes},
+            "canvases": contender.model.manifest.canvases,
             "steps": [stage.step for stage in stages if stage.step is not None],
             "gpu": None if contender.backend.on_host else 0,
         }

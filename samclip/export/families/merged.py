@@ -137,7 +137,7 @@ def clip_head_spec(model: MergedModel, lowering: Lowering) -> GraphSpec:
 
 def mask_decoder_spec(model: MergedModel | Radio) -> GraphSpec:
     """Prompts (B prompts of N points each) on one image's embedding -> Bx4 masks and their IoU."""
-    decoder = PromptedMaskDecoder(model.prompt_encoder, model.mask_decoder)
+    decoder = PromptedMaskDecoder(model.prompt_encoder, model.mask_decoder, model.padding)
     inputs = tracing_prompts(model.canvas)
     return GraphSpec("mask_decoder", decoder, inputs, DECODER_OUTPUTS, DYNAMIC_AXES)
 
@@ -166,7 +166,7 @@ def photo_samples(
         "backbone_features": features,
         "token_mask": torch.from_numpy(letterbox.token_mask(described.grid)),
     }
-    decoder = PromptedMaskDecoder(model.prompt_encoder, model.mask_decoder)
+    decoder = PromptedMaskDecoder(model.prompt_encoder, model.mask_decoder, model.padding)
     return [
         make_sample("encoder", name, {"image": image}, encoder_outputs(encoder), encoded),
         make_sample("clip_head", name, head, HEAD_OUTPUTS, model.clip_head(*head.values())),

@@ -32,6 +32,7 @@ class TokenDecoder(nn.Module):
         image_pe: Tensor,
         sparse: Tensor,
         dense: Tensor,
+        padding: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Let the tokens [leading, masks, prompts] attend to the image, and compute the masks.
 
@@ -41,13 +42,15 @@ class TokenDecoder(nn.Module):
         """
         own = torch.cat([leading, self.mask_tokens.weight])  # (1+M)xC
         tokens = torch.cat([own.expand(sparse.shape[0], -1, -1), sparse], dim=1)  # Bx(1+M+N)xC
-        image = image_embeddings.flatten(2).mT + dense  # BxLxC
-        tokens, image = self.transformer(image, image_pe, tokens)
+        cells = image_embeddings.flatten(2).mT  # 1xlxC
+        seen = cells if padding is None else torch.cat([cells, padding], dim=1)  # 1xLxC
+        tokens, image = self.transformer(seen + dense, image_pe, tokens)
         weights = torch.stack(
             [mlp(tokens[:, 1 + place]) for place, mlp in enumerate(self.output_hypernetworks_mlps)],
             dim=1,
         )  # BxMxD, of each mask token
-        masks = weights @ self.output_upscaling(image).mT  # BxMx(16L)
+        shown = image if padding is None else image[:, : cells.shape[1]]
+        masks = weights @ self.output_upscaling(shown).mT  # BxMx(16l)
         rows, columns = image_embeddings.shape[-2:]
         return tokens[:, 0], in_rows(masks, rows, columns)
 
@@ -71,15 +74,25 @@ class SamMaskDecoder(TokenDecoder):
         self.iou_prediction_head = ReluMlp((dim, dim, dim, self.num_mask_tokens))
 
     def forward(
-        self, image_embeddings: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor
+        self,
+        image_embeddings: Tensor,
+        image_pe: Tensor,
+        sparse: Tensor,
+        dense: Tensor,
+        padding: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Predict masks for B prompts on one image.
 
         `image_embeddings`, 1xCxGxG, and `image_pe`, 1xLxC with L = G * G, are broadcast over the
         prompts; `sparse`, BxNxC, and `dense`, BxLxC, come from the prompt encoder. Returns
         iou_predictions, Bx4, and low_res_masks, Bx4x4Gx4G logits.
+
+        With `padding`, 1xPxC, the embeddings are hxw of them, the P others of L are the padding's,
+        and masks have 4hx4w.
         """
-        token, masks = self.decode(self.iou_token.weight, image_embeddings, image_pe, sparse, dense)
+        token, masks = self.decode(
+            self.iou_token.weight, image_embeddings, image_pe, sparse, dense, padding
+        )
         return self.iou_prediction_head(token), masks
 
 
@@ -89,12 +102,17 @@ class PromptedDecoder(nn.Module):
     Make it after the prompt encoder's weights are loaded: the position encoding of the image grid
     is computed once, in the constructor. An exported graph computes it from the frequencies, which
     backends do when they load the graph: as a constant it would be a fifth of the stored weights.
+
+    `padding`: the embeddings, 1xPxC, of the square's cells that the prompt encoder's `crop` cut
+    off, as `embed_padding` computes them.
     """
 
     image_pe: Tensor
+    padding: Tensor | None
 
-    def __init__(self, prompt_encoder: PromptEncoder) -> None:
+    def __init__(self, prompt_encoder: PromptEncoder, padding: Tensor | None = None) -> None:
         super().__init__()
+        self.register_buffer("padding", padding, persistent=False)
         self.prompt_encoder = prompt_encoder
         with torch.no_grad():
             image_pe = prompt_encoder.dense_positions()
@@ -117,8 +135,13 @@ class PromptedDecoder(nn.Module):
 class PromptedMaskDecoder(PromptedDecoder):
     """Prompt encoder and mask decoder in one graph, as it is exported."""
 
-    def __init__(self, prompt_encoder: PromptEncoder, mask_decoder: SamMaskDecoder) -> None:
-        super().__init__(prompt_encoder)
+    def __init__(
+        self,
+        prompt_encoder: PromptEncoder,
+        mask_decoder: SamMaskDecoder,
+        padding: Tensor | None = None,
+    ) -> None:
+        super().__init__(prompt_encoder, padding)
         self.mask_decoder = mask_decoder
 
     def forward(
@@ -138,7 +161,9 @@ class PromptedMaskDecoder(PromptedDecoder):
         logits: 0 is the single mask, 1 to 3 the multimask ones.
         """
         sparse, dense = self.prompt_encoder(point_coords, point_labels, mask_input, has_mask_input)
-        iou, masks = self.mask_decoder(image_embeddings, self.positions(), sparse, dense)
+        iou, masks = self.mask_decoder(
+            image_embeddings, self.positions(), sparse, dense, self.padding
+        )
         return iou, masks
 
     def without_masks(
@@ -146,7 +171,7 @@ class PromptedMaskDecoder(PromptedDecoder):
     ) -> tuple[Tensor, Tensor]:
         """Return the results of `forward` for prompts without masks."""
         sparse, dense = self.embed_without_masks(point_coords, point_labels)
-        iou, masks = self.mask_decoder(image_embeddings, self.image_pe, sparse, dense)
+        iou, masks = self.mask_decoder(image_embeddings, self.image_pe, sparse, dense, self.padding)
         return iou, masks
 
 

@@ -12,7 +12,8 @@ import copy
 from dataclasses import dataclass
 from typing import TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from samclip.errors import CheckpointError
 from samclip.export.models.bert_tower import BertTower, BertTowerConfig
@@ -20,7 +21,7 @@ from samclip.export.models.clip_head import SamClipHead, clip_head_config, initi
 from samclip.export.models.conse_head import ConseHead, ConseHeadConfig
 from samclip.export.models.efficientnet_lite import LITE2
 from samclip.export.models.mask_decoder import SamMaskDecoder
-from samclip.export.models.prompt_encoder import PromptEncoder
+from samclip.export.models.prompt_encoder import PromptEncoder, padding_last
 from samclip.export.models.sam_vit import SAM_VIT_CONFIGS, SamVit
 from samclip.export.models.siglip_tower import SiglipTower, SiglipTowerConfig
 from samclip.export.models.stitched_encoder import StitchedEncoder
@@ -67,6 +68,7 @@ class MergedModel(nn.Module):
         super().__init__()
         self.config = config
         self.canvas = (config.image_size, config.image_size)  # (h, w) of the input
+        self.padding: Tensor | None = None  # what the decoder sees around it, see `embed_padding`
         self.image_encoder = build_encoder(config.model_type, config.image_size, config.pyramid)
         self.prompt_encoder = PromptEncoder(image_size=config.image_size)
         self.mask_decoder = SamMaskDecoder()
@@ -89,13 +91,17 @@ class MergedModel(nn.Module):
     def at_canvas(self, canvas: tuple[int, int]) -> MergedModel:
         """Return the same model for images of `canvas` (h, w) pixels, with the same weights.
 
-        The canvas is the upper left part of the square; its sides are multiples of `step`. Raises
-        CheckpointError for any other.
+        The canvas is the upper left part of the square; its sides are multiples of `step`. The
+        decoder sees the rest as padding: the encoder's embeddings of an image that is nothing else.
+        Raises CheckpointError for any other.
         """
         side = self.config.image_size
         check_canvas(canvas, side, self.step)
         model = share_weights(self)
         model.canvas = canvas
+        with torch.no_grad():
+            _, nothing = share_weights(self.image_encoder).eval()(torch.zeros(1, 3, side, side))[:2]
+        model.padding = embed_padding(nothing, canvas)
         model.image_encoder.crop(canvas)
         model.clip_head.crop(canvas, side)
         model.prompt_encoder.crop(canvas)
@@ -122,6 +128,18 @@ def check_canvas(canvas: tuple[int, int], image_size: int, step: int) -> None:
             f"an input of {canvas[0]} x {canvas[1]} pixels (h, w) was asked for; this model of "
             f"{image_size} px takes multiples of {step}, the longer side {image_size}"
         )
+
+
+def embed_padding(nothing: Tensor, canvas: tuple[int, int]) -> Tensor:
+    """Return what SAM's decoder sees around a photo of `canvas` (h, w) pixels: 1xPxC.
+
+    SAM is trained on squares, and its decoder answers boxes worse when padding is out of its sight:
+    docs/export/shapes.md has the figures. What a square holds there depends little on the photo, so
+    it is a constant: `nothing`, 1xCxGxG, are the image embeddings of a square of padding. The P
+    cells are those of the square beyond the canvas, as `padding_last` puts them.
+    """
+    rows, columns = (side // PATCH for side in canvas)
+    return padding_last(nothing.permute(0, 2, 3, 1), (rows, columns))[:, rows * columns :]
 
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)

@@ -48,6 +48,17 @@ def test_memory_of_every_stage_is_shown_and_written(
     assert report.settings[0].backend == "fake"
 
 
+def test_memory_of_shapes_takes_a_bundle_of_several(bench: Bench, fakes: None) -> None:
+    for given, reason in (
+        (("--shapes",), "one shape of input"),
+        (("--max-shapes", "2"), "Give both"),
+        (("--shapes", "--everything"), "Leave out --shapes"),
+    ):
+        result = bench("memory", "x", *given)
+        assert result.exit_code != 0
+        assert reason in " ".join(result.stderr.split())
+
+
 @pytest.mark.slow
 def test_amortised_of_the_shipped_bundle(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -15,6 +15,7 @@ from samclip.benchmarks.memory.child import peak_rss
 from samclip.benchmarks.memory.stages import (
     STAGES,
     ProcessMemory,
+    Shapes,
     bytes_read,
     measure_memory,
     run_child,
@@ -72,6 +73,31 @@ def test_every_stage_has_processes_of_its_own(
     assert given[-1]["names"]
     assert given[0]["gpu"] == 0  # "fake" does not run on the host
     assert uses[0].device_reason == "no driver"
+
+
+def test_a_mask_on_each_shape_is_a_stage(monkeypatch: pytest.MonkeyPatch, photo_path: Path) -> None:
+    given: list[dict[str, Any]] = []
+
+    def run(name: str, text: str) -> ProcessMemory:
+        given.append(json.loads(text))
+        return ProcessMemory(peak=len(given), device=None, reason=None)
+
+    monkeypatch.setattr(stages, "run_child", run)
+    monkeypatch.setattr(stages, "bytes_read", lambda *_: 0)
+    several = contender(canvases=((192, 256), (256, 192)))
+    uses = measure_memory([several], photo_path, SILENT, shapes=Shapes(2))
+    assert [use.stage for use in uses[-2:]] == [
+        "segment a point",
+        "a point on each of 3 shapes, 2 stay",
+    ]
+    assert given[-1]["steps"] == ["load", "encode", "segment", "shapes"]
+    assert given[-1]["canvases"] == [[256, 256], [192, 256], [256, 192]]
+    assert given[-1]["options"]["max_shapes"] == 2
+    stage = stages_of(several.model.manifest, everything=False, shapes=Shapes())[-1]
+    assert stage.name == "a point on each of 3 shapes"
+    assert {"encoder", "encoder-192x256", "mask_decoder-256x192"} <= {*stage.graphs}
+    with pytest.raises(CapabilityError, match="one shape of input"):
+        stages_of(fake_manifest(), everything=False, shapes=Shapes())
 
 
 def test_bundles_without_a_head_have_fewer_stages() -> None:

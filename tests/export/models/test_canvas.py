@@ -15,8 +15,8 @@ from samclip.export.models.block import SamVitBlock
 from samclip.export.models.clip_head import ClipHeadConfig, SamClipHead
 from samclip.export.models.conse_head import ConseHead, ConseHeadConfig
 from samclip.export.models.mask_decoder import PromptedMaskDecoder, SamMaskDecoder, in_rows
-from samclip.export.models.merged import MergedConfig, MergedModel, share_weights
-from samclip.export.models.prompt_encoder import PromptEncoder
+from samclip.export.models.merged import MergedConfig, MergedModel, embed_padding, share_weights
+from samclip.export.models.prompt_encoder import OUTSIDE, PromptEncoder
 from samclip.export.models.sam_vit import SamVit, SamVitConfig
 from samclip.export.models.stitched_encoder import StitchedEncoder
 
@@ -98,19 +98,65 @@ def test_sam_clips_head_takes_the_smaller_grid() -> None:
 
 
 @torch.no_grad()
-def test_prompts_have_the_codes_of_the_square() -> None:
-    encoder = PromptEncoder(SIDE)
-    randomise(encoder)
-    points, labels = torch.tensor([[[40.0, 30.0], [100.0, 90.0]]]), torch.tensor([[1.0, 0.0]])
-    square = encoder.embed_points(points, labels), encoder.dense_positions()
-    encoder.crop(CANVAS)
-    assert torch.equal(encoder.embed_points(points, labels), square[0])
-    expected = square[1].reshape(1, GRID, GRID, -1)[:, : CELLS[0]].flatten(1, 2)
-    assert torch.equal(encoder.dense_positions(), expected)
-    decoder = PromptedMaskDecoder(encoder, SamMaskDecoder().eval())
-    mask = noise(1, 1, 4 * CELLS[0], 4 * CELLS[1])
-    iou, masks = decoder(noise(1, 256, *CELLS), points, labels, mask, torch.ones(1))
-    assert (iou.shape, masks.shape) == ((1, 4), (1, 4, 24, 32))
+@pytest.mark.parametrize("canvas", [(96, 128), (128, 80)])
+def test_a_decoder_sees_the_squares_padding(canvas: tuple[int, int]) -> None:
+    """A canvas's decoder answers as the square's does on the same embeddings, padding filled in."""
+    encoder, masks = PromptEncoder(SIDE), SamMaskDecoder().eval()
+    for module in (encoder, masks):
+        randomise(module)
+    points, labels = torch.tensor([[[40.0, 30.0], [70.0, 90.0]]]), torch.tensor([[1.0, 0.0]])
+    rows, columns = (side // 16 for side in canvas)
+    embeddings, nothing = noise(1, 256, GRID, GRID), noise(2, 256, GRID, GRID)[1:]
+    nothing[:, :, :rows, :columns] = embeddings[:, :, :rows, :columns]
+    own = embeddings[:, :, :rows, :columns]
+    mask = torch.full((1, 1, 4 * GRID, 4 * GRID), OUTSIDE)
+    mask[:, :, : 4 * rows, : 4 * columns] = 9 * noise(1, 1, 4 * rows, 4 * columns)
+    own_mask = mask[:, :, : 4 * rows, : 4 * columns]
+    square = PromptedMaskDecoder(encoder, masks)
+    positions, coded = encoder.dense_positions(), encoder.embed_points(points, labels)
+    cropped = share_weights(encoder)
+    cropped.crop(canvas)
+    assert torch.equal(cropped.embed_points(points, labels), coded)
+    in_square = positions.reshape(1, GRID, GRID, -1)[:, :rows, :columns].flatten(1, 2)
+    assert torch.equal(cropped.dense_positions()[:, : rows * columns], in_square)
+    shaped = PromptedMaskDecoder(cropped, masks, embed_padding(nothing, canvas))
+    for given in (torch.zeros(1), torch.ones(1)):
+        iou, logits = square(nothing, points, labels, mask, given)
+        own_iou, own_logits = shaped(own, points, labels, own_mask, given)
+        assert own_logits.shape == (1, 4, 4 * rows, 4 * columns)
+        assert relative_error(own_iou, iou) < TOLERANCE
+        inside = logits[:, :, : 4 * rows, : 4 * columns]
+        assert relative_error(own_logits, inside) < TOLERANCE
+        blind = square(embeddings, points, labels, mask, given)[1][:, :, : 4 * rows, : 4 * columns]
+        assert relative_error(blind, inside) > 100 * TOLERANCE  # what is in the padding matters
+    assert torch.equal(
+        shaped.without_masks(own, points, labels)[1],
+        shaped(own, points, labels, own_mask, torch.zeros(1))[1],
+    )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["vit_t", "radio"])
+def test_a_canvas_has_the_padding_of_its_encoder(kind: str) -> None:
+    if kind == "radio":
+        square = random_radio(SIDE, 0)
+        encoder = square.encoder
+    else:
+        square = MergedModel(MergedConfig("vit_t", image_size=SIDE, embed_dim=8, head_pool=2))
+        encoder = square.image_encoder
+        randomise(encoder)
+    square.train()  # as it is made: batch norms must not count the padding
+    before = {name: value.clone() for name, value in square.state_dict().items()}
+    padding = square.at_canvas(CANVAS).padding
+    assert square.padding is None and padding is not None
+    assert all(torch.equal(before[name], value) for name, value in square.state_dict().items())
+    nothing = encoder.eval()(torch.zeros(1, 3, SIDE, SIDE))[1]
+    expected = nothing[:, :, CELLS[0] :].flatten(2).mT
+    assert relative_error(padding, expected) < TOLERANCE
+    if kind == "radio":  # the same around every photo, but for the row next to it
+        photo = F.pad(noise(1, 3, *CANVAS), (0, 0, 0, SIDE - CANVAS[0]))
+        around = encoder(photo)[1][:, :, CELLS[0] + 1 :].flatten(2).mT
+        assert relative_error(padding[:, CELLS[1] :], around) < TOLERANCE
 
 
 @torch.no_grad()

@@ -30,6 +30,7 @@ from samclip.export.options import ExportOptions, WeightsDtypes
 from samclip.export.rebuilding.bundle_checkpoint import find_bundle_folder, read_bundle_checkpoint
 from samclip.runtime.assets import packaged_bundles
 from samclip.runtime.bundles.bundle import Bundle
+from samclip.runtime.bundles.manifest import WeightsDtype
 from samclip.runtime.pixels.image import photo_paths
 
 TINY = packaged_bundles() / "samclip-tiny"
@@ -127,6 +128,21 @@ def test_a_stitched_model_with_a_clip_tower_and_labels(
     require_same(first.path, second.path, photo_paths()[2:3])
     for file in ("labels.json", "label_embeddings.f32"):
         assert first.manifest.files[file] == second.manifest.files[file]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stored", ["fp32", "int8"])
+def test_a_bundle_whose_first_shape_is_no_square(
+    stored: WeightsDtype, lite2_checkpoint: Path, tmp_path: Path
+) -> None:
+    """What its decoder holds of the padding is computed again, from the weights as stored."""
+    shape: dict[str, Any] = {"canvas": (192, 256), "image_size": 256}
+    dtypes = WeightsDtypes(stored)
+    first = export(lite2_checkpoint, tmp_path / "a", weights_dtype=dtypes, **shape)
+    second = export(first.path, tmp_path / "b", verify=True, **shape)
+    assert second.manifest.canvases == ((192, 256),)
+    if stored == "fp32":
+        require_same(first.path, second.path, photo_paths()[2:3])
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from samclip.export.models.merged import (
     TextConfig,
     build_text_tower,
     check_canvas,
+    embed_padding,
     share_weights,
 )
 from samclip.export.models.prompt_encoder import PromptEncoder
@@ -108,6 +109,7 @@ class Radio(nn.Module):
         super().__init__()
         self.image_size = image_size
         self.canvas: tuple[int, int] = (image_size, image_size)  # (h, w) of the input
+        self.padding: Tensor | None = None  # what the decoder sees around it, see `embed_padding`
         self.encoder = encoder
         self.clip_head = RadioClipHead(names, encoder.trunk.config.grid)
         self.prompt_encoder = PromptEncoder(image_size=image_size)
@@ -122,12 +124,18 @@ class Radio(nn.Module):
     def at_canvas(self, canvas: tuple[int, int]) -> Radio:
         """Return the same model for images of `canvas` (h, w) pixels, with the same weights.
 
-        Raises CheckpointError unless its sides are multiples of `step`, at most `image_size`.
+        The decoder sees the rest of the square as padding, where features in front of SAM's neck
+        are zero. Raises CheckpointError unless its sides are multiples of `step`, at most
+        `image_size`.
         """
         check_canvas(canvas, self.image_size, self.step)
         before = math.prod(self.encoder.trunk.config.grid)
         model = share_weights(self)
         model.canvas = canvas
+        cells = self.image_size // PATCH
+        with torch.no_grad():
+            nothing = self.encoder.neck(torch.zeros(1, self.encoder.sam_head.out, cells, cells))
+        model.padding = embed_padding(nothing, canvas)
         model.encoder.trunk.crop(canvas)
         model.prompt_encoder.crop(canvas)
         model.clip_head.grid = model.encoder.trunk.config.grid
