@@ -226,7 +226,9 @@ def _ask(engine: Engine, case: Case, tally: Tally) -> None:
     for _ in range(REPEATS):
         found: Feeds = {name: one.numpy() for name, one in engine.run(case.feeds).items()}
         tally.add("alone", case, found)
-        if before is not None:
+        if before is None:
+            tally.add_compared("alone", case, found)
+        else:
             tally.add_repeat("alone", case, before, found)
         before = found
 
