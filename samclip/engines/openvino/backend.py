@@ -187,8 +187,7 @@ class Chain:
     def __init__(self, first: Computing, second: Computing) -> None:
         self._first, self._second = first, second
         self._outputs = tuple(name for name in first.outputs if not is_cut(name))
-        between = {name: type_ for name, type_ in second.inputs.items() if is_cut(name)}
-        self._between = tuple(between)
+        between = self._between = tuple(name for name in second.inputs if name in first.outputs)
         given = {**first.inputs, **second.inputs}
         self._inputs = {name: type_ for name, type_ in given.items() if name not in between}
 

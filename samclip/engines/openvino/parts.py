@@ -24,12 +24,19 @@ class Part:
     def of(self, library: Any, model: Any) -> Any:
         """Return this part of a model that was just read, which is changed by it."""
         kept = [result for result in model.get_results() if self._has(result)]
-        others = [result for result in model.get_results() if not self._has(result)]
+        on_the_way = {_key(node.output(0)) for node in _above(kept) if node.get_output_size()}
+        kept = [
+            result
+            for result in model.get_results()
+            if self._has(result) or _key(result.input_value(0)) in on_the_way
+        ]
+        first = {result.get_friendly_name() for result in kept}
+        others = [one for one in model.get_results() if one.get_friendly_name() not in first]
         cuts = _name_cuts(model, kept, others)
         opset = library.opset8
         if self.side == "outputs":
-            own = [result.input_value(0) for result in kept]
-            given = [opset.result(output) for output in cuts.values() if output not in own]
+            own = {_key(result.input_value(0)) for result in kept}
+            given = [opset.result(one) for one in cuts.values() if _key(one) not in own]
             return library.Model([*kept, *given], _parameters(model, [*kept, *given]), "first")
         taken = []
         for name, output in cuts.items():
@@ -83,12 +90,22 @@ def _name_cuts(model: Any, kept: Iterable[Any], others: Iterable[Any]) -> dict[s
         if is_between(output)
     ]
     places = {node.get_friendly_name(): place for place, node in enumerate(model.get_ordered_ops())}
-    keys = {(places[o.get_node().get_friendly_name()], o.get_index()): o for o in found}
-    cuts = {f"{CUT}{number}": keys[key] for number, key in enumerate(sorted(keys))}
-    own = [result.input_value(0) for result in kept]
-    for name, output in cuts.items():  # an output of the graph is called so, too
-        output.get_tensor().set_names({name, *(output.get_names() if output in own else ())})
+    ordered = {(places[_key(output)[0]], _key(output)[1]): output for output in found}
+    own = {_key(result.input_value(0)) for result in kept}
+    cuts = {}
+    for number, place in enumerate(sorted(ordered)):
+        output = ordered[place]
+        if _key(output) in own:  # it has its name already
+            cuts[output.get_any_name()] = output
+            continue
+        output.get_tensor().set_names({f"{CUT}{number}"})
+        cuts[f"{CUT}{number}"] = output
     return cuts
+
+
+def _key(output: Any) -> tuple[str, int]:
+    """Return what identifies an output of a node: OpenVINO makes a new object for it each time."""
+    return output.get_node().get_friendly_name(), output.get_index()
 
 
 def _above(results: Iterable[Any], stops: Any = lambda _: False) -> Iterator[Any]:

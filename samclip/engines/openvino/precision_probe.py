@@ -116,13 +116,13 @@ def _ask_child(precision: EnginePrecision) -> tuple[bool, str]:
         process = start_child(START, task, subprocess.DEVNULL, subprocess.PIPE)
     except OSError as error:
         return False, f"no process could be started to try {precision}: {error.strerror or error}"
-    try:
-        written, _ = process.communicate(timeout=SECONDS)
-    except subprocess.TimeoutExpired:
-        return False, late
-    finally:
-        process.kill()
-        process.wait()
+    with process:
+        try:
+            written, _ = process.communicate(timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            return False, late
+        finally:
+            process.kill()
     try:
         times = msgspec.json.decode(written, type=Times)
     except msgspec.MsgspecError:

@@ -158,10 +158,10 @@ def _not_judged(source: GraphSource, precision: str, reason: str) -> BackendUnav
 
 def _reducing(backend: Backend) -> Reducing | None:
     """Return the backend that knows about precisions: this one, or the one that it wraps."""
-    inner = getattr(backend, "inner", None)
-    while inner is not None and not isinstance(backend, Reducing):
-        backend, inner = inner, getattr(inner, "inner", None)
-    return backend if isinstance(backend, Reducing) else None
+    found: object = backend
+    while found is not None and not isinstance(found, Reducing):
+        found = getattr(found, "inner", None)
+    return found
 
 
 def _judge(
