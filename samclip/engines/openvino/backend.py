@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +75,7 @@ SETTINGS: dict[str, Any] = {
     "CPU_RUNTIME_CACHE_CAPACITY": 64,
     "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # inputs of products with INT8 weights stay FP32
 }
+Held = TypeVar("Held")
 # Computes INT8 graphs in FP32: slower, but right.
 EXACT_INT8 = {"LP_TRANSFORMS_MODE": "NO"}
 
@@ -138,7 +139,16 @@ class Computing:
         return self._compiled.model
 
     def infer(self, values: Mapping[str, Any], names: Sequence[str]) -> list[NDArray[np.generic]]:
-        """Compute the outputs `names`, as copies: the next run overwrites the request's arrays.
+        """Compute the outputs `names`, as copies: the next run overwrites the request's arrays."""
+        return self.borrow(values, names, lambda arrays: [array.copy() for array in arrays])
+
+    def borrow(
+        self,
+        values: Mapping[str, Any],
+        names: Sequence[str],
+        use: Callable[[list[NDArray[np.generic]]], Held],
+    ) -> Held:
+        """Return what `use` makes of the outputs `names`, which it must not keep.
 
         A signal handler may call this in the middle of a run of its thread: it gets another
         request.
@@ -150,7 +160,7 @@ class Computing:
             if self.runs is not None:
                 seconds = time.perf_counter() - start
                 self.runs.append(ProfiledRun(seconds, self._times.of_run(request.profiling_info)))
-            found = [request.get_tensor(name).data.copy() for name in names]
+            found = use([request.get_tensor(name).data for name in names])
             self._request = None if self._is_silent else request
         except BaseException as error:
             if is_fault(
@@ -204,15 +214,20 @@ class Chain:
     def infer(self, values: Mapping[str, Any], names: Sequence[str]) -> list[NDArray[np.generic]]:
         """Compute the outputs `names`; the second part runs only where one of them is its own."""
         wanted = [name for name in names if name in self._outputs]
-        goes_on = len(wanted) < len(names)
-        asked = [*wanted, *(self._between if goes_on else ())]
+        rest = [name for name in names if name not in self._outputs]
+        asked = [*wanted, *(self._between if rest else ())]
+
+        def go_on(arrays: list[NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
+            computed = dict(zip(asked, arrays, strict=True))
+            found = {name: computed[name].copy() for name in wanted}
+            if rest:
+                known = {**values, **computed}
+                taken = {name: known[name] for name in self._second.inputs}
+                found |= zip(rest, self._second.infer(taken, rest), strict=True)
+            return found
+
         taken = {name: values[name] for name in self._first.inputs}
-        found = dict(zip(asked, self._first.infer(taken, asked), strict=True))
-        if goes_on:
-            rest = [name for name in names if name not in found]
-            known = {**values, **found}
-            taken = {name: known[name] for name in self._second.inputs}
-            found |= zip(rest, self._second.infer(taken, rest), strict=True)
+        found = self._first.borrow(taken, asked, go_on)
         return [found[name] for name in names]
 
     def forget(self) -> None:

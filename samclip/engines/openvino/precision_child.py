@@ -1,4 +1,4 @@
-"""The process that tries a precision: a processor may be slow in it, or end whoever computes in it.
+"""The process that tries a precision: a processor may be slow in it, or end the process.
 
 It times layers of the kinds that encoders have, in FP32 and in the other precision in turn, and
 writes the least time of each to its standard output.

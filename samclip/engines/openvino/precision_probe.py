@@ -1,4 +1,4 @@
-"""Whether this machine gains by a precision: tried once in a separate process, and kept.
+"""The probe of a precision: it is tried once on a machine in a separate process, and kept.
 
 OpenVINO takes BF16 on processors that only emulate it, where it was 33 times slower than FP32, and
 its kernels have ended processes on a processor that says it has them. So a child tries it, for a

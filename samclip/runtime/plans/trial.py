@@ -131,7 +131,7 @@ class _Photo:
 
 @dataclass(frozen=True)
 class _Answered:
-    """What a graph made of an encoder's outputs `taken`; none where its answers are not known."""
+    """A graph's answer to an encoder's outputs `taken`; none where its answers are not known."""
 
     taken: tuple[str, ...]
     outputs: Feeds
